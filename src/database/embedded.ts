@@ -1,0 +1,225 @@
+import { resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { prepareDataFolder } from '../platform/data-folder.ts'
+import type { Logger } from '../platform/log.ts'
+import { type Cluster, databaseName, prepareCluster } from './embedded-cluster.ts'
+import { type Address, findPostmaster, StillInUse, startPostmaster, stopPostmaster } from './embedded-postmaster.ts'
+
+export interface EmbeddedOptions {
+  /** The data folder: the cluster is in its `postgres` folder, the password in its `database-password`. */
+  dataDir: string
+  log: Logger
+  /** False trades everything a power cut would take for speed: for tests. True by default. */
+  durable?: boolean
+  /** Gives up starting. What was started is stopped again. */
+  signal?: AbortSignal
+  /** Called once when the database was lost for good and cannot be had again: the process should end. */
+  onFatal?: (error: Error) => void
+}
+
+export interface EmbeddedPostgres {
+  /** For `pg.Pool` and `pg.Client`; stays true when PostgreSQL is started again. */
+  connection: { host: string; port: number; user: string; password: string; database: string }
+  /** The same as a URL; it holds the password. */
+  url: string
+  /** Stops PostgreSQL, whoever is connected: the last thing a process does. Throws an Error when it runs on. */
+  stop(): Promise<void>
+}
+
+/** The session lock in the database `postgres` whose holder owns the data folder. Any number does: it is alone there. */
+const ownerLock = 1_667_788_914
+
+const restartLimit = 5
+const restartWindow = 10 * 60_000
+
+/** Another process owns the data folder. */
+class InUse extends Error {
+  override name = 'InUse'
+}
+
+/** The connection whose life is the ownership of the data folder. */
+interface Ownership {
+  client: pg.Client
+  address: Address
+}
+
+async function connect(address: Address, cluster: Cluster): Promise<pg.Client> {
+  const client = new pg.Client({
+    ...address,
+    user: databaseName,
+    password: cluster.password,
+    database: 'postgres',
+    application_name: `chowder-owner pid ${process.pid}`,
+    connectionTimeoutMillis: 5000,
+    keepAlive: true,
+  })
+  // Its loss is seen by `end`, which always follows.
+  client.on('error', () => undefined)
+  try {
+    await client.connect()
+    return client
+  } catch (error) {
+    client.end().catch(() => undefined)
+    throw error
+  }
+}
+
+/** A wrong password or a missing database: time does not heal it. Everything else may be a start or an end under way. */
+const isFinal = (error: unknown): boolean =>
+  error instanceof pg.DatabaseError && (error.code?.startsWith('28') === true || error.code === '3D000')
+
+interface ReachOptions {
+  durable: boolean
+  port?: number | undefined
+  signal: AbortSignal
+  /** Called after PostgreSQL was started, not found running. */
+  onStarted: () => void
+}
+
+/** Connects to the cluster's PostgreSQL, starting it if it does not run: within 2 minutes (a recovery may take one). */
+async function reach(cluster: Cluster, { durable, port, signal, onStarted }: ReachOptions): Promise<Ownership> {
+  const startedAt = performance.now()
+  let inUseSince: number | undefined
+  for (;;) {
+    signal.throwIfAborted()
+    let failure: unknown
+    const running = await findPostmaster(cluster)
+    if (running?.address) {
+      try {
+        return { client: await connect(running.address, cluster), address: running.address }
+      } catch (error) {
+        if (isFinal(error)) throw error
+        failure = error
+      }
+    } else if (!running) {
+      try {
+        await startPostmaster(cluster, { durable, port })
+        onStarted()
+        continue
+      } catch (error) {
+        inUseSince ??= performance.now()
+        if (!(error instanceof StillInUse) || performance.now() - inUseSince > 10_000) throw error
+      }
+    }
+    if (performance.now() - startedAt > 120_000) {
+      throw new Error(`the embedded database accepts no connections (its log: ${cluster.logFile})`, { cause: failure })
+    }
+    await sleep(100, undefined, { signal })
+  }
+}
+
+/** Takes the owner's lock. One whose holder was killed is free within moments, so it is asked for during 2 s. */
+async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal): Promise<void> {
+  const deadline = performance.now() + 2000
+  for (;;) {
+    const { rows } = await client.query<{ taken: boolean }>('SELECT pg_try_advisory_lock($1) AS taken', [ownerLock])
+    if (rows[0]?.taken) return
+    if (performance.now() > deadline) break
+    await sleep(100, undefined, { signal })
+  }
+  const { rows } = await client.query<{ application_name: string }>(
+    `SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
+     WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = $1`,
+    [ownerLock],
+  )
+  const holder = rows[0]?.application_name ?? 'a process that is just ending'
+  throw new InUse(
+    `the data folder ${dataDir} is in use by another Chowder (${holder}): stop that one, or set CHOWDER_DATA_DIR to ` +
+      'another folder',
+  )
+}
+
+async function makeDatabase(client: pg.Client): Promise<void> {
+  const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [databaseName])
+  if (rowCount === 0) await client.query(`CREATE DATABASE ${databaseName}`)
+}
+
+/**
+ * Makes this process the owner of the data folder and of the real PostgreSQL in it: made at the first start, adopted
+ * when it still runs after its owner was killed, started otherwise, and started again when it dies (at most 5 times in
+ * 10 minutes, then `onFatal`). Ownership ends with the process, however it ends; PostgreSQL then runs on until the next
+ * owner adopts it. Throws an Error that says what to do, and that names the holder when another process owns the folder.
+ */
+export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
+  const { log, durable = true, onFatal } = options
+  const dataDir = resolve(options.dataDir)
+  await prepareDataFolder(dataDir)
+  const cluster = await prepareCluster(dataDir, durable)
+  const ending = new AbortController()
+  const restarts: number[] = []
+
+  async function own(signal: AbortSignal, port?: number): Promise<Ownership> {
+    let isStarted = false
+    let owned: Ownership | undefined
+    try {
+      owned = await reach(cluster, { durable, port, signal, onStarted: () => (isStarted = true) })
+      await takeLock(owned.client, dataDir, signal)
+      await makeDatabase(owned.client)
+      log.info({ folder: cluster.folder }, `embedded PostgreSQL ${isStarted ? 'started' : 'adopted, it was running'}`)
+      return owned
+    } catch (error) {
+      // Whoever owns it keeps it, even if it was started here.
+      if (isStarted && !(error instanceof InUse)) await stopPostmaster(cluster).catch(() => undefined)
+      await owned?.client.end().catch(() => undefined)
+      throw error
+    }
+  }
+
+  const { signal } = options
+  let owned = await own(signal ? AbortSignal.any([signal, ending.signal]) : ending.signal)
+  const { address } = owned
+  const loopbackPort = address.host.startsWith('/') ? undefined : address.port
+  let recovery: Promise<void> = Promise.resolve()
+
+  function giveUp(error: Error): void {
+    log.fatal({ err: error }, 'the embedded database is lost')
+    onFatal?.(error)
+  }
+
+  async function recover(): Promise<void> {
+    for (let pause = 0; !ending.signal.aborted; pause = pause * 2 || 1000) {
+      const now = performance.now()
+      if (restarts.filter((at) => at > now - restartWindow).length >= restartLimit) {
+        return giveUp(
+          new Error(`PostgreSQL was lost more than ${restartLimit} times in 10 minutes: ${cluster.logFile}`),
+        )
+      }
+      restarts.push(now)
+      try {
+        await sleep(pause, undefined, { signal: ending.signal })
+        owned = await own(ending.signal, loopbackPort)
+        return watch()
+      } catch (error) {
+        if (ending.signal.aborted) return
+        if (error instanceof InUse) return giveUp(error)
+        log.error({ err: error }, 'the embedded database cannot be reached')
+      }
+    }
+  }
+
+  function watch(): void {
+    owned.client.once('end', () => {
+      if (ending.signal.aborted) return
+      log.warn('the connection to the embedded database was lost')
+      recovery = recover()
+    })
+  }
+  watch()
+
+  async function stop(): Promise<void> {
+    ending.abort()
+    await recovery
+    // Still holding the lock: nobody can adopt what is about to stop.
+    await stopPostmaster(cluster)
+    await owned.client.end().catch(() => undefined)
+  }
+  let stopped: Promise<void> | undefined
+
+  const connection = { ...address, user: databaseName, password: cluster.password, database: databaseName }
+  return {
+    connection,
+    url: `postgresql://${databaseName}:${cluster.password}@${encodeURIComponent(address.host)}:${address.port}/${databaseName}`,
+    stop: () => (stopped ??= stop()),
+  }
+}

@@ -1,0 +1,240 @@
+import { and, desc, eq, getTableColumns, isNull, or, type SQL, sql } from 'drizzle-orm'
+import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
+import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
+import type { Endpoint } from '../openclaw/gateway.ts'
+import type { Due } from '../platform/bell.ts'
+import { AppError } from '../platform/errors.ts'
+import { isId } from '../platform/ids.ts'
+import type { Vault } from '../platform/secrets.ts'
+import { texts } from '../platform/texts.ts'
+import { hasStatus, type InstanceStatus, isNotTerminated, publicStatus } from './status.ts'
+
+/** How long a terminated instance can still be read. */
+const terminatedReadableDays = 30
+
+const configPlace = (id: string) => `instances/${id}/sealed_config`
+const tokenPlace = (id: string) => `instances/${id}/sealed_token`
+export const providerKeyPlace = (organizationId: string, provider: ModelProvider) =>
+  `provider_keys/${organizationId}.${provider}/sealed_key`
+
+/** Scoped to one organization, like everything here: another's id is simply not found. */
+const owned = (organizationId: string, id: string) =>
+  and(eq(instances.id, id), eq(instances.organizationId, organizationId))
+
+const stillReadable = or(
+  isNull(instances.terminatedAt),
+  sql`${instances.terminatedAt} > now() - make_interval(days => ${terminatedReadableDays})`,
+)
+
+/** A row that came from raw SQL, as drizzle's own queries return it. */
+function fromDriver(raw: Record<string, unknown>): Instance {
+  const fields = Object.entries(getTableColumns(instances)).map(([name, column]) => {
+    const value = raw[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)]
+    return [name, value === null ? null : column.mapFromDriverValue(value)]
+  })
+  return Object.fromEntries(fields) as Instance
+}
+
+export interface NewInstance {
+  id: string
+  organizationId: string
+  name: string
+  modelProvider: ModelProvider
+  sandboxDriver: string
+  openclawVersion: string
+  openclawConfig: Record<string, unknown> | null
+  gatewayToken: string
+}
+
+const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>
+  config && vault.seal(JSON.stringify(config), configPlace(id))
+
+/** The configuration overrides as the caller sent them. */
+export const openConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
+  row.sealedConfig === null ? null : JSON.parse(vault.open(row.sealedConfig, configPlace(row.id)))
+
+export const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
+  vault.open(row.sealedToken, tokenPlace(row.id))
+
+/**
+ * Takes a place under the organization's limit and inserts the row, in one statement: no two creates can share the
+ * last place. Throws invalid when the organization has no key for the provider, limit_reached when no place is free.
+ */
+export async function createInstance(db: Db, vault: Vault, row: NewInstance): Promise<Instance> {
+  const { rows } = await onceMoreOnDeadlock(() =>
+    db.execute(sql`
+      WITH place AS (
+        UPDATE organizations SET instance_count = instance_count + 1
+        WHERE id = ${row.organizationId} AND deleted_at IS NULL
+          AND (instance_limit IS NULL OR instance_count < instance_limit)
+          AND EXISTS (SELECT 1 FROM provider_keys
+                      WHERE organization_id = ${row.organizationId} AND provider = ${row.modelProvider})
+        RETURNING id)
+      INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
+                             sealed_config, sealed_token, desired_state)
+      SELECT ${row.id}::uuid, place.id, ${row.name}, ${row.modelProvider}, ${row.sandboxDriver}, ${row.openclawVersion},
+             ${sealConfig(vault, row.id, row.openclawConfig)}, ${vault.seal(row.gatewayToken, tokenPlace(row.id))}, 'running'
+      FROM place RETURNING *`),
+  )
+  if (rows[0]) return fromDriver(rows[0])
+  throw await whyNotCreated(db, row)
+}
+
+async function whyNotCreated(db: Db, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
+  const [organization] = await db
+    .select({ limit: organizations.instanceLimit, key: providerKeys.provider })
+    .from(organizations)
+    .leftJoin(
+      providerKeys,
+      and(eq(providerKeys.organizationId, organizations.id), eq(providerKeys.provider, modelProvider)),
+    )
+    .where(and(eq(organizations.id, organizationId), isNull(organizations.deletedAt)))
+  if (!organization) return new AppError('unauthenticated', texts.unknownKey)
+  if (organization.key) return new AppError('limit_reached', texts.instanceLimit(organization.limit ?? 0))
+  return new AppError('invalid', texts.noProviderKey(modelProvider))
+}
+
+/** All that are not terminated, newest first. */
+export const listInstances = (db: Db, organizationId: string): Promise<Instance[]> =>
+  db
+    .select()
+    .from(instances)
+    .where(and(eq(instances.organizationId, organizationId), isNotTerminated))
+    .orderBy(desc(instances.createdAt), desc(instances.id))
+
+/** Throws not_found for a missing, malformed or foreign id alike. Terminated ones are found for 30 days. */
+export async function getInstance(db: Db, organizationId: string, id: string): Promise<Instance> {
+  const [row] = isId(id)
+    ? await db
+        .select()
+        .from(instances)
+        .where(and(owned(organizationId, id), stillReadable))
+    : []
+  if (!row) throw new AppError('not_found', texts.instanceNotFound)
+  return row
+}
+
+/** What every new intent resets: it starts with a full set of attempts, at once. */
+const freshIntent = {
+  generation: sql`${instances.generation} + 1`,
+  readyAt: null,
+  attempts: 0,
+  nextAttemptAt: sql`now()`,
+  errorMessage: null,
+  updatedAt: sql`now()`,
+}
+
+const actions = {
+  start: { desiredState: 'running', allowedFrom: ['stopped', 'error'], where: or(hasStatus.stopped, hasStatus.error) },
+  stop: { desiredState: 'stopped', allowedFrom: ['running'], where: hasStatus.running },
+} as const
+
+/**
+ * Records that an instance should run, or should not. Raising the generation is what makes the row due. Throws
+ * conflict naming a status that forbids it and that held between call and answer.
+ */
+export async function changeIntent(
+  db: Db,
+  organizationId: string,
+  id: string,
+  action: keyof typeof actions,
+): Promise<Instance> {
+  const { desiredState, allowedFrom, where } = actions[action]
+  for (;;) {
+    const current = await getInstance(db, organizationId, id)
+    const [row] = await db
+      .update(instances)
+      .set({ ...freshIntent, desiredState })
+      .where(and(owned(organizationId, id), where))
+      .returning()
+    if (row) return row
+    const status = publicStatus(current)
+    // The status that was read allows it, so it changed before the UPDATE: read the new one.
+    if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
+      throw new AppError('conflict', texts.cannot(action, status))
+    }
+  }
+}
+
+/**
+ * Records that an instance is to be destroyed and frees its place under the limit, in one statement; terminated from
+ * then on. Null when it was terminated already: nothing is lowered twice.
+ */
+export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<Due | null> {
+  await getInstance(db, organizationId, id)
+  const { rows } = await onceMoreOnDeadlock(() =>
+    db.execute(sql`
+      WITH gone AS (
+        UPDATE instances SET desired_state = 'terminated', generation = generation + 1, ready_at = NULL, attempts = 0,
+               next_attempt_at = now(), error_message = NULL, terminated_at = now(), updated_at = now()
+        WHERE id = ${id} AND organization_id = ${organizationId} AND desired_state <> 'terminated' RETURNING *),
+      freed AS (
+        UPDATE organizations SET instance_count = instance_count - 1
+        WHERE id = ${organizationId} AND EXISTS (SELECT 1 FROM gone))
+      SELECT * FROM gone`),
+  )
+  return rows[0] ? fromDriver(rows[0]) : null
+}
+
+/** Renames an instance; nothing of it has to be reconciled. Throws conflict when it is terminated. */
+export async function renameInstance(db: Db, organizationId: string, id: string, name: string): Promise<Instance> {
+  const [row] = await db
+    .update(instances)
+    .set({ name, updatedAt: sql`now()` })
+    .where(and(owned(organizationId, id), isNotTerminated))
+    .returning()
+  if (row) return row
+  throw new AppError('conflict', texts.isTerminated)
+}
+
+/** A new configuration, sealed for its row. */
+export const sealedConfigFor = (vault: Vault, row: Instance, config: Record<string, unknown> | null) => ({
+  sealedConfig: sealConfig(vault, row.id, config),
+  updatedAt: sql`now()` as SQL,
+})
+
+/**
+ * Stores a configuration while the gateway does not run. A start that is under way must not settle with the old one,
+ * so a due row's generation is raised; a settled one stays settled. Null when the instance runs, or is terminated.
+ */
+export async function storeConfigAtRest(
+  db: Db,
+  row: Instance,
+  fields: { name?: string; sealedConfig: string | null; updatedAt: SQL },
+): Promise<Instance | null> {
+  const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
+  const [stored] = await db
+    .update(instances)
+    .set({ ...fields, generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END` })
+    .where(and(owned(row.organizationId, row.id), isNotTerminated, isNull(instances.readyAt)))
+    .returning()
+  return stored ?? null
+}
+
+/** What a gateway's configuration is rendered from, opened. `providerKey` is null when the organization has none. */
+export interface OpenedInstance {
+  token: string
+  providerKey: string | null
+  openclawConfig: Record<string, unknown> | null
+}
+
+export async function openInstance(db: Db, vault: Vault, row: Instance): Promise<OpenedInstance> {
+  const { organizationId, modelProvider } = row
+  const [key] = await db
+    .select({ sealed: providerKeys.sealedKey })
+    .from(providerKeys)
+    .where(and(eq(providerKeys.organizationId, organizationId), eq(providerKeys.provider, modelProvider)))
+  return {
+    token: openToken(vault, row),
+    providerKey: key ? vault.open(key.sealed, providerKeyPlace(organizationId, modelProvider)) : null,
+    openclawConfig: openConfig(vault, row),
+  }
+}
+
+/** Where a running instance's gateway is and its token. Throws not_found, or conflict naming the status. */
+export async function gatewayOf(db: Db, vault: Vault, organizationId: string, id: string) {
+  const row = await getInstance(db, organizationId, id)
+  const status = publicStatus(row)
+  if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
+  return { endpoint: row.endpoint as Endpoint, token: openToken(vault, row), provider: row.modelProvider }
+}

@@ -1,0 +1,36 @@
+import { GatewayRefusal } from '../openclaw/gateway.ts'
+import { AppError } from '../platform/errors.ts'
+
+/** A failure with a message fit for the instance's owner. `final` when trying again cannot heal it. */
+export class StepFailure extends Error {
+  override name = 'StepFailure'
+  readonly final: boolean
+  constructor(message: string, options: ErrorOptions & { final?: boolean } = {}) {
+    super(message, options)
+    this.final = options.final ?? false
+  }
+}
+
+/** Takes that may fail before an instance that should run is given up. */
+export const maxAttempts = 5
+
+const firstPauseSeconds = 1
+/** A start is somebody's wait; an end that fails is nobody's, and must not hammer a platform that is down. */
+const longestPauseSeconds = { running: 60, stopped: 600, terminated: 600 } as const
+
+/** Seconds until the next attempt: doubled each time up to the cap, and half of it by chance, so that no herd forms. */
+export function backoffSeconds(attempts: number, desired: keyof typeof longestPauseSeconds): number {
+  const full = Math.min(firstPauseSeconds * 2 ** Math.min(Math.max(0, attempts - 1), 16), longestPauseSeconds[desired])
+  return full / 2 + (Math.random() * full) / 2
+}
+
+/** Whether trying again is useless: the same input would fail the same way. */
+export const isFinal = (error: unknown): boolean =>
+  error instanceof StepFailure ? error.final : error instanceof AppError && error.kind === 'invalid'
+
+/** What the owner may read of a failure. A platform's own words stay in the log: they may name the host's paths. */
+export function messageFor(error: unknown, step: string | null): string {
+  if (error instanceof StepFailure || error instanceof AppError) return error.message
+  if (error instanceof GatewayRefusal) return `OpenClaw refused the configuration: ${error.message}`
+  return `The step ${step ?? 'start'} failed. The reason is in Chowder's log.`
+}

@@ -1,0 +1,173 @@
+import { createPostgresBackend, type Job, Queue, runMigrations, Worker } from 'bullmq'
+import { Redis } from 'ioredis'
+import pg from 'pg'
+import type { Bell, Due } from '../platform/bell.ts'
+import { type Logger, logFirstAndRecovery } from '../platform/log.ts'
+
+const name = 'reconcile-instance'
+/** Bells that may be on their way at once; more are dropped, because the sweep rings again. */
+const mostBellsInFlight = 1000
+/** The schema that BullMQ keeps its tables in. */
+const schema = 'bullmq'
+const poolSize = 8
+const closeTimeoutMs = 5000
+const reconnectAtMostMs = 2000
+
+/** What carries the bells: Redis when a URL is given, else the database itself. */
+export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
+
+export interface ReconcileQueue extends Bell {
+  /** Throws when the queue's schema is not there or behind. Waits for no Redis. */
+  check(): Promise<void>
+  /** Whether the queue answers. */
+  ping(signal: AbortSignal): Promise<boolean>
+  /** Calls `process` for each bell, at most `concurrency` at once. Resolves to what ends it, within `drainMs`. */
+  work(
+    process: (id: string, stop: AbortSignal) => Promise<void>,
+    concurrency: number,
+  ): Promise<{ stop(drainMs: number): Promise<void> }>
+  close(): Promise<void>
+}
+
+/** Creates or updates the queue's own tables. Only for the PostgreSQL backend. */
+export async function migrateQueue(client: pg.PoolClient): Promise<void> {
+  await runMigrations(client, schema)
+}
+
+/** Job data is one id: a queue is no place for secrets. */
+type Process = (job: Job<{ id: string }>) => Promise<void>
+
+/** BullMQ's constructors take a connection and, for PostgreSQL, the backend last. */
+function openBackend(
+  backend: QueueBackend,
+  prefix: string | undefined,
+  failed: (error: unknown) => void,
+  recovered: () => void,
+) {
+  const naming = prefix === undefined ? {} : { prefix }
+  if (backend.kind === 'postgres') {
+    const pool = new pg.Pool({
+      ...backend.connection,
+      max: poolSize,
+      keepAlive: true,
+      options: `-c search_path=${schema}`,
+    })
+    pool.on('connect', recovered)
+    // The pool's published types and BullMQ's own description of them differ in the overloads of `on` alone.
+    const connection = pool as unknown as Parameters<typeof createPostgresBackend>[1]['connection']
+    const options = { ...naming, connection }
+    return {
+      queue: () => new Queue(name, options, createPostgresBackend),
+      worker: (process: Process, concurrency: number) =>
+        new Worker(name, process, { ...options, ...timing, concurrency }, createPostgresBackend),
+      ping: async () => void (await pool.query('select 1')),
+      end: () => pool.end(),
+    }
+  }
+  const connections: Redis[] = []
+  const connect = (options: { maxRetriesPerRequest: number | null; enableOfflineQueue: boolean }) => {
+    const redis = new Redis(backend.url, {
+      ...options,
+      retryStrategy: (times) => Math.min(times * 100, reconnectAtMostMs),
+    })
+    redis.on('error', failed)
+    redis.on('ready', recovered)
+    connections.push(redis)
+    return redis
+  }
+  // A bell fails at once when Redis is away: the request that rings it does not wait.
+  const ringing = connect({ maxRetriesPerRequest: 1, enableOfflineQueue: false })
+  return {
+    queue: () => new Queue(name, { ...naming, connection: ringing }),
+    worker: (process: Process, concurrency: number) =>
+      new Worker(name, process, {
+        ...naming,
+        ...timing,
+        concurrency,
+        connection: connect({ maxRetriesPerRequest: null, enableOfflineQueue: true }),
+      }),
+    ping: async () => void (await ringing.ping()),
+    end: async () => {
+      for (const redis of connections) redis.disconnect()
+    },
+  }
+}
+
+/** A job that ran twice is harmless: the lease decides. So it may be found stalled soon and any number of times. */
+const timing = { lockDuration: 10_000, stalledInterval: 5000, maxStalledCount: 1000 }
+
+/** Resolves when the promise does, and at the latest after `ms`. */
+async function atMost(ms: number, promise: Promise<unknown>): Promise<void> {
+  const deadline = AbortSignal.timeout(ms)
+  await Promise.race([
+    promise.catch(() => {}),
+    new Promise((resolve) => deadline.addEventListener('abort', resolve, { once: true })),
+  ])
+}
+
+/** The one seam to BullMQ. `prefix` keeps the queues of several installations, or tests, apart. */
+export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
+  const health = logFirstAndRecovery(log, 'the queue')
+  const {
+    queue: openJobs,
+    worker: openWorker,
+    ping,
+    end,
+  } = openBackend(backend, prefix, health.failed, health.recovered)
+  const queue = openJobs()
+  queue.on('error', health.failed)
+  let bellsInFlight = 0
+
+  // One job an intent and take: ringing twice is one job. The token is in the id because a killed worker leaves its
+  // job active, and BullMQ ignores an add under the same id; each take raises the token, so the next bell has a new id.
+  async function add({ id, generation, leaseToken }: Due): Promise<void> {
+    await queue.add(
+      name,
+      { id },
+      // A kept id would swallow the next bell; attempts are counted on the row.
+      { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
+    )
+  }
+
+  return {
+    ring(row) {
+      if (bellsInFlight >= mostBellsInFlight) return
+      bellsInFlight += 1
+      add(row)
+        .then(health.recovered, health.failed)
+        .finally(() => {
+          bellsInFlight -= 1
+        })
+    },
+    async check() {
+      if (backend.kind === 'postgres') await queue.waitUntilReady()
+    },
+    ping(signal) {
+      return new Promise((resolve) => {
+        signal.addEventListener('abort', () => resolve(false), { once: true })
+        ping().then(
+          () => resolve(true),
+          () => resolve(false),
+        )
+      })
+    },
+    async work(process, concurrency) {
+      const stopping = new AbortController()
+      const worker = openWorker((job) => process(job.data.id, stopping.signal), concurrency)
+      worker.on('error', health.failed)
+      worker.on('completed', health.recovered)
+      return {
+        async stop(drainMs) {
+          const closed = worker.close() // takes no new jobs and waits for the running ones
+          await atMost(drainMs, closed)
+          stopping.abort(new Error('the worker is ending'))
+          await atMost(closeTimeoutMs, closed)
+        },
+      }
+    },
+    async close() {
+      await atMost(closeTimeoutMs, queue.close())
+      await atMost(closeTimeoutMs, end())
+    },
+  }
+}

@@ -1,0 +1,119 @@
+import { sql } from 'drizzle-orm'
+import { IntentChanged, type Lease, takeDue, withLease } from '../instances/lease.ts'
+import type { Bell } from '../platform/bell.ts'
+import type { Logger } from '../platform/log.ts'
+import { backoffSeconds, isFinal, maxAttempts, messageFor } from './failures.ts'
+import { type Pass, plans, type StepDeps } from './steps.ts'
+
+export interface LifecycleDeps extends StepDeps {
+  bell: Bell
+  log: Logger
+}
+
+/** From this failed attempt on to end a sandbox, the log line is an error: somebody has to look. */
+const alarmingAttempts = 10
+
+/** Drives one instance to its desired state; returns at once when it is not due or another worker is at it. */
+export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: AbortSignal): Promise<void> {
+  const taken = await takeDue(deps.db, id, deps.sandboxes.name)
+  if (!taken) return
+  const log = deps.log.child({ instanceId: id, organizationId: taken.organizationId, generation: taken.generation })
+  const after = await withLease(deps.db, taken, stop, (lease) => work({ ...deps, log }, lease, stop))
+  if (after?.due) deps.bell.ring(after.instance)
+}
+
+async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promise<void> {
+  const take = { startedGateway: false }
+  try {
+    if (lease.instance.desiredState === 'running' && lease.instance.attempts > maxAttempts) {
+      return await giveUp(deps, lease, lease.instance.errorMessage ?? 'The worker ended each time it was at it.')
+    }
+    while (!(await converge(deps, lease, take)));
+  } catch (error) {
+    // A deploy is no failure of the instance: the next worker starts with the same count.
+    if (stop.aborted) return await lease.write({ attempts: lease.instance.attempts - 1 })
+    if (lease.signal.aborted) throw error // somebody else's now
+    await fail(deps, lease, error)
+  }
+}
+
+/** One pass over the plan; true once the row is settled, false when the intent has changed on the way. */
+async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGateway: boolean }): Promise<boolean> {
+  await lease.write({ step: null }) // reads the row again: the intent may be a newer one
+  const { generation, desiredState } = lease.instance
+  const pass: Pass = { ...deps, lease, signal: lease.untilIntentChanges(), started: false }
+  try {
+    for (const step of plans[desiredState]) {
+      pass.signal.throwIfAborted()
+      await lease.write({ step: step.name })
+      const startedAt = performance.now()
+      await step(pass)
+      deps.log.info({ step: step.name, ms: Math.round(performance.now() - startedAt) }, 'step done')
+      take.startedGateway ||= pass.started
+    }
+  } catch (error) {
+    if (pass.signal.reason instanceof IntentChanged && !lease.signal.aborted) return false
+    throw error
+  }
+  const settled = await lease.settle(generation, await outcome(pass, take.startedGateway))
+  if (settled) deps.log.info({ desiredState }, 'settled')
+  return settled
+}
+
+/** What is known once the plan is done. Attempts start anew unless the gateway has yet to show that it lasts. */
+async function outcome(
+  { sandboxes, lease, signal }: Pass,
+  startedGateway: boolean,
+): Promise<Parameters<Lease['settle']>[1]> {
+  const { instance } = lease
+  const attempts = startedGateway ? instance.attempts : 0
+  if (instance.desiredState === 'stopped') return { attempts, errorMessage: null }
+  if (instance.desiredState === 'terminated') {
+    return {
+      attempts,
+      errorMessage: null,
+      endpoint: null,
+      ...(instance.endpoint !== null && { updatedAt: sql`now()` }),
+    }
+  }
+  const { endpoint, sandboxId } = await sandboxes.observe(instance.id, signal)
+  const isNews = instance.readyAt === null || JSON.stringify(endpoint) !== JSON.stringify(instance.endpoint)
+  return {
+    attempts,
+    errorMessage: null,
+    endpoint,
+    sandboxId,
+    ...(instance.readyAt === null && { readyAt: new Date() }),
+    ...(isNews && { updatedAt: sql`now()` }),
+  }
+}
+
+/** Puts the row off for its next attempt, or gives it up. What is to end is never given up. */
+async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<void> {
+  const { desiredState, attempts, step } = lease.instance
+  const message = messageFor(error, step)
+  const isAlarming = desiredState !== 'running' && attempts >= alarmingAttempts
+  deps.log[isAlarming ? 'error' : 'warn']({ err: error, step, attempts, desiredState }, 'step failed')
+  if (desiredState === 'running' && (isFinal(error) || attempts >= maxAttempts)) return giveUp(deps, lease, message)
+  const seconds = backoffSeconds(attempts, desiredState)
+  await lease.write({ errorMessage: message, nextAttemptAt: sql`now() + make_interval(secs => ${seconds})` })
+}
+
+/** Settles a row that should run as an error with its reason, once what was started is stopped. */
+async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): Promise<void> {
+  const { sandboxes, patience, log } = deps
+  const { id, generation, attempts } = lease.instance
+  try {
+    await sandboxes.stop(id, { graceMs: patience.graceMs }, lease.signal)
+  } catch (error) {
+    lease.signal.throwIfAborted()
+    log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')
+    await lease.write({
+      errorMessage,
+      nextAttemptAt: sql`now() + make_interval(secs => ${backoffSeconds(attempts, 'stopped')})`,
+    })
+    return
+  }
+  const settled = await lease.settle(generation, { readyAt: null, errorMessage, updatedAt: sql`now()` })
+  if (settled) log.warn({ reason: errorMessage }, 'given up')
+}

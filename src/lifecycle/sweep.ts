@@ -1,0 +1,27 @@
+import { and, asc, eq, sql } from 'drizzle-orm'
+import type { Db } from '../database/client.ts'
+import { instances } from '../database/schema.ts'
+import { isDueNow } from '../instances/status.ts'
+import type { Bell } from '../platform/bell.ts'
+
+/** Rows a sweep rings for at most; the next one, 5 s later, takes the rest. */
+const batch = 500
+
+/** Rings for due rows that nobody works on: bells that were lost, and retries whose time has come. */
+export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<void> {
+  const due = await db
+    .select({ id: instances.id, generation: instances.generation, leaseToken: instances.leaseToken })
+    .from(instances)
+    .where(and(eq(instances.sandboxDriver, sandboxDriver), isDueNow))
+    .orderBy(asc(instances.nextAttemptAt))
+    .limit(batch)
+  for (const row of due) bell.ring(row)
+}
+
+/** The engines of due rows that no worker of this kind will ever take, with how many there are of each. */
+export const dueElsewhere = (db: Db, sandboxDriver: string) =>
+  db
+    .select({ sandboxDriver: instances.sandboxDriver, rows: sql<number>`count(*)::int` })
+    .from(instances)
+    .where(and(sql`${instances.sandboxDriver} <> ${sandboxDriver}`, isDueNow))
+    .groupBy(instances.sandboxDriver)

@@ -1,0 +1,61 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { logFirstAndRecovery } from '../platform/log.ts'
+import { openDriftPass } from './drift.ts'
+import type { ReconcileQueue } from './queue.ts'
+import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
+import { dueElsewhere, sweep } from './sweep.ts'
+
+const sweepEveryMs = 5000
+const driftEveryMs = 5000
+/** One look at everything; a platform that hangs longer is asked again in the next one. */
+const driftTimeoutMs = 60_000
+/** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
+const drainMs = 20_000
+
+/**
+ * Works on due rows until it is stopped: first one drift pass, then bells, a sweep every 5 s and a drift pass every
+ * 5 s. A worker that is killed leaves nothing undone that the next one does not find.
+ */
+export async function startWorker(deps: LifecycleDeps, queue: ReconcileQueue, concurrency: number) {
+  const { db, sandboxes, log } = deps
+  const stopping = new AbortController()
+  const findDrift = openDriftPass(deps)
+
+  await findDrift(AbortSignal.timeout(driftTimeoutMs)).catch((error: unknown) => {
+    log.warn({ err: error }, 'the first look for drift failed; the next one follows')
+  })
+  const working = await queue.work((id, stop) => reconcileInstance(deps, id, stop), concurrency)
+
+  async function every(ms: number, what: string, act: () => Promise<void>): Promise<void> {
+    const health = logFirstAndRecovery(log, what)
+    while (!stopping.signal.aborted) {
+      await act().then(health.recovered, (error: unknown) => {
+        if (!stopping.signal.aborted) health.failed(error)
+      })
+      await sleep(ms, undefined, { signal: stopping.signal }).catch(() => {})
+    }
+  }
+
+  const elsewhere = new Set<string>()
+  const loops = Promise.all([
+    every(sweepEveryMs, 'the sweep', async () => {
+      await sweep(db, sandboxes.name, queue)
+      for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
+        if (elsewhere.has(sandboxDriver)) continue
+        elsewhere.add(sandboxDriver)
+        log.warn({ sandboxDriver, rows }, `due instances wait for a worker with SANDBOX_DRIVER=${sandboxDriver}`)
+      }
+    }),
+    every(driftEveryMs, 'the look for drift', () =>
+      findDrift(AbortSignal.any([stopping.signal, AbortSignal.timeout(driftTimeoutMs)])),
+    ),
+  ])
+
+  return {
+    async stop(): Promise<void> {
+      stopping.abort()
+      await working.stop(drainMs)
+      await loops
+    },
+  }
+}

@@ -1,0 +1,276 @@
+import './platform/node-version.ts'
+
+import closeWithGrace from 'close-with-grace'
+import { and, eq, sql } from 'drizzle-orm'
+import pg from 'pg'
+import { buildApp } from './app.ts'
+import { type Db, openDb } from './database/client.ts'
+import { startEmbeddedPostgres } from './database/embedded.ts'
+import { rememberFirst } from './database/installation.ts'
+import { migrate, pendingMigrations } from './database/migrate.ts'
+import { type Instance, instances } from './database/schema.ts'
+import { isRunningAtRest } from './instances/status.ts'
+import { gatewayOf } from './instances/store.ts'
+import { findCallerIn } from './keys/store.ts'
+import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
+import { defaultPatience } from './lifecycle/steps.ts'
+import { startWorker } from './lifecycle/worker.ts'
+import { installRelease } from './openclaw/install.ts'
+import { defaultRelease, openclawVersion, releaseFolder } from './openclaw/releases.ts'
+import { BadEnvironment, type Config, loadConfig } from './platform/config.ts'
+import { dataFolder, hostId, nodeBinary, prepareDataFolder } from './platform/data-folder.ts'
+import { type Logger, openLog } from './platform/log.ts'
+import { findSecretKey } from './platform/secret-key.ts'
+import { openVault, type Vault } from './platform/secrets.ts'
+import { StartupError } from './platform/startup-error.ts'
+import { welcome } from './platform/welcome.ts'
+import { openDriver } from './sandbox/index.ts'
+
+const roles = ['all', 'api', 'worker', 'migrate'] as const
+type Role = (typeof roles)[number]
+
+const readinessTimeoutMs = 1000
+const poolSize = 10
+const connectTimeoutMs = 5000
+/** No statement of ours takes long; one that does is ended, so that the pool is not used up by it. */
+const statementTimeoutMs = 15_000
+const stopAgentsGraceMs = 10_000
+/** Draining: reconciles 25 s, agents 10 s, the rest seconds. After this the process ends as it is. */
+const shutdownTimeoutMs = 60_000
+
+/** What must be closed, in the order it was opened; closed the other way round. */
+type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
+
+const postgresConnection = (url: string): pg.PoolConfig => ({ connectionString: url })
+
+/** Opens the database: the given one, which must be migrated, or the embedded one, which is migrated here. */
+async function openDatabase(config: Config, role: Role, dataDir: string, log: Logger, closers: Closers) {
+  let connection: pg.PoolConfig
+  if (config.DATABASE_URL) {
+    connection = postgresConnection(config.DATABASE_URL)
+  } else {
+    log.info({ dataDir }, 'starting the embedded PostgreSQL')
+    const embedded = await startEmbeddedPostgres({ dataDir, log })
+    closers.push({ close: () => embedded.stop() })
+    connection = embedded.connection
+  }
+  const pool = new pg.Pool({
+    ...connection,
+    max: poolSize,
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
+    keepAlive: true,
+    application_name: `chowder-${role}`,
+  })
+  pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost')) // else it ends the process
+  closers.push({ close: () => pool.end() })
+
+  const backend: QueueBackend = config.REDIS_URL
+    ? { kind: 'redis', url: config.REDIS_URL }
+    : { kind: 'postgres', connection: { ...connection, application_name: `chowder-${role}-queue` } }
+  if (role === 'migrate' || !config.DATABASE_URL) {
+    await migrate(pool, async (client) => {
+      if (backend.kind === 'postgres') await migrateQueue(client)
+    })
+  }
+  const pending = await pendingMigrations(pool)
+  if (pending > 0) {
+    throw new StartupError(`The database's schema is ${pending} migrations behind. Run npm run migrate first.`)
+  }
+  return { pool, db: openDb(pool), backend }
+}
+
+async function openQueueOf(backend: QueueBackend, log: Logger, closers: Closers): Promise<ReconcileQueue> {
+  const queue = openQueue(backend, log)
+  closers.push({ close: () => queue.close() })
+  await queue.check().catch((cause: unknown) => {
+    throw new StartupError('The queue has no schema in the database, or an old one. Run npm run migrate first.', {
+      cause,
+    })
+  })
+  return queue
+}
+
+/** Fails closed when the key is not the one that this database's secrets were sealed with. */
+async function openVaultOf(db: Db, config: Config, dataDir: string): Promise<Vault> {
+  const vault = openVault(await findSecretKey(config.CHOWDER_SECRET_KEY, dataDir))
+  const place = 'installation/secret-key-check/value'
+  const sealed = await rememberFirst(db, 'secret-key-check', vault.seal('chowder', place))
+  try {
+    vault.open(sealed, place)
+  } catch (cause) {
+    throw new StartupError('The secret key is not the one that this database was sealed with. Restore the old one.', {
+      cause,
+    })
+  }
+  return vault
+}
+
+/** The local driver is for one host: agents of another one could be neither seen nor reached from here. */
+async function claimHost(db: Db, dataDir: string): Promise<void> {
+  const own = await hostId(dataDir)
+  const known = await rememberFirst(db, 'local-host-id', own)
+  if (known === own) return
+  throw new StartupError(
+    `SANDBOX_DRIVER=local is for one host, and this database's agents are on another (or CHOWDER_DATA_DIR is not theirs). For more than one host use SANDBOX_DRIVER=docker or SANDBOX_DRIVER=kubernetes.`,
+  )
+}
+
+/** Rows whose agents are about to be stopped with Chowder: due, so that the next start brings them back. */
+const markForRestart = (db: Db, driver: string) =>
+  db
+    .update(instances)
+    .set({ generation: sql`${instances.generation} + 1`, readyAt: null, attempts: 0, updatedAt: sql`now()` })
+    .where(and(isRunningAtRest, eq(instances.sandboxDriver, driver)))
+
+async function start(config: Config, role: Role, log: Logger, closers: Closers): Promise<void> {
+  const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
+  await prepareDataFolder(dataDir)
+  const { pool, db, backend } = await openDatabase(config, role, dataDir, log, closers)
+  if (role === 'migrate') {
+    log.info('the schema is up to date')
+    return
+  }
+  const vault = await openVaultOf(db, config, dataDir)
+  await claimHost(db, dataDir)
+  const queue = await openQueueOf(backend, log, closers)
+  const sandboxes = openDriver(config.SANDBOX_DRIVER, {
+    dataDir,
+    node: await nodeBinary(dataDir),
+    installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
+    releaseFolder: (release) => releaseFolder(dataDir, release),
+  })
+  if (role === 'all') {
+    closers.push({
+      async close({ interrupted }) {
+        if (!interrupted) return
+        log.info('stopping the agents')
+        await markForRestart(db, sandboxes.name)
+        await sandboxes.stopAll({ graceMs: stopAgentsGraceMs }, AbortSignal.timeout(stopAgentsGraceMs * 2))
+      },
+    })
+  }
+  const baseUrls = {
+    anthropic: config.ANTHROPIC_BASE_URL,
+    openai: config.OPENAI_BASE_URL,
+    gemini: config.GEMINI_BASE_URL,
+  }
+
+  let publicUrl = ''
+  if (role !== 'worker') {
+    const app = await buildApp({
+      db,
+      vault,
+      bell: queue,
+      log,
+      sandboxes,
+      baseUrls,
+      sandboxDriver: sandboxes.name,
+      defaultTier: config.CHOWDER_DEFAULT_TIER,
+      publicUrl: () => publicUrl,
+      findCaller: findCallerIn(db),
+      gatewayOf: async (organizationId, id) => gatewayOf(db, vault, organizationId, id),
+      readiness: () => readiness(pool, queue),
+    })
+    const listening = await app
+      .listen({ host: config.HOST, port: config.PORT })
+      .catch((error: NodeJS.ErrnoException) => {
+        if (error.code === 'EADDRINUSE') throw portTaken(config)
+        throw error
+      })
+    closers.push({ close: () => app.close() })
+    publicUrl = (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
+  }
+
+  if (role !== 'api') {
+    const preparing = new AbortController()
+    const deps = {
+      db,
+      vault,
+      sandboxes,
+      baseUrls,
+      clawhubUrl: config.CLAWHUB_REGISTRY,
+      patience: defaultPatience,
+      bell: queue,
+      log,
+    }
+    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY)
+    closers.push({ close: () => worker.stop() })
+    closers.push({ close: async () => preparing.abort() })
+    void sandboxes
+      .prepare(defaultRelease, (line) => log.info(line), preparing.signal)
+      .then(() => log.info(`OpenClaw ${openclawVersion(defaultRelease)} is ready on this host`))
+      .catch((error: unknown) => {
+        if (!preparing.signal.aborted)
+          log.error({ err: error }, 'OpenClaw could not be prepared; the next instance tries again')
+      })
+  }
+  log.info({ url: publicUrl || undefined }, `Chowder is running as ${role}`)
+  if (role === 'all') {
+    process.stderr.write(
+      welcome({
+        url: publicUrl,
+        dataDir,
+        database: config.DATABASE_URL ? 'DATABASE_URL' : 'embedded PostgreSQL',
+        queue: config.REDIS_URL ? 'REDIS_URL' : 'in PostgreSQL',
+        isolation: sandboxes.isolation,
+        release: `OpenClaw ${openclawVersion(defaultRelease)}`,
+      }),
+    )
+  }
+}
+
+const portTaken = ({ HOST, PORT }: Config) =>
+  new StartupError(`Port ${PORT} on ${HOST} is taken by another program. Set PORT to a free one, or end that program.`)
+
+async function readiness(pool: pg.Pool, queue: ReconcileQueue) {
+  const deadline = AbortSignal.timeout(readinessTimeoutMs)
+  const late = new Promise<boolean>((answer) => deadline.addEventListener('abort', () => answer(false), { once: true }))
+  const answered = pool.query('select 1').then(
+    () => true,
+    () => false,
+  )
+  const [database, queueAnswers] = await Promise.all([Promise.race([answered, late]), queue.ping(deadline)])
+  return { database, queue: queueAnswers }
+}
+
+function roleOf(argument: string | undefined, config: Config): Role {
+  const role = roles.find((known) => known === (argument ?? config.CHOWDER_ROLE))
+  if (role) return role
+  throw new StartupError(`There is no command ${JSON.stringify(argument)}. Use one of: ${roles.join(', ')}.`)
+}
+
+async function main(): Promise<void> {
+  const config = loadConfig()
+  const role = roleOf(process.argv[2], config)
+  const log = openLog(config.LOG_LEVEL, role, process.stdout.isTTY)
+  const closers: Closers = []
+  const shutDown = async (interrupted: boolean) => {
+    for (let closer = closers.pop(); closer; closer = closers.pop()) {
+      await closer.close({ interrupted }).catch((error: unknown) => log.warn({ err: error }, 'closing failed'))
+    }
+  }
+  const shutdown = closeWithGrace({ delay: shutdownTimeoutMs, logger: log }, async ({ err, signal }) => {
+    if (err) log.fatal({ err }, 'crashed')
+    else log.info({ signal }, 'shutting down')
+    await shutDown(signal === 'SIGINT')
+  })
+  try {
+    await start(config, role, log, closers)
+    if (role === 'migrate') {
+      await shutDown(false)
+      shutdown.uninstall()
+    }
+  } catch (error) {
+    await shutDown(false)
+    throw error
+  }
+}
+
+main().catch((error: unknown) => {
+  const isExpected = error instanceof StartupError || error instanceof BadEnvironment
+  process.stderr.write(
+    isExpected ? `chowder: ${error.message}\n` : `chowder: ${error instanceof Error ? error.stack : error}\n`,
+  )
+  process.exit(1)
+})

@@ -1,0 +1,134 @@
+import type { ModelProvider } from '../database/schema.ts'
+import type { Inside } from '../sandbox/driver.ts'
+import { mergePatch } from './json.ts'
+import { gatewayProviders } from './model.ts'
+import { defaultModel } from './releases.ts'
+
+/** The content of OpenClaw's own configuration file. */
+export type GatewayConfig = Record<string, unknown>
+
+/** Where each provider's API is, without `/v1` or `/v1beta`; undefined is the vendor's own host. */
+export type BaseUrls = Readonly<Record<ModelProvider, string | undefined>>
+
+export interface ConfigInputs {
+  release: string
+  provider: ModelProvider
+  /** null when the organization has no key any more: turns then fail with the gateway's own words. */
+  providerKey: string | null
+  baseUrl: string | undefined
+  token: string
+  port: number
+  /** `tree` of parseOverrides. */
+  overrides: Record<string, unknown>
+}
+
+/** Wire formats. Without `api` OpenClaw speaks chat completions for every model that its catalog does not know. */
+const wire = {
+  anthropic: { api: 'anthropic-messages', pathPrefix: '' },
+  openai: { api: 'openai-responses', pathPrefix: '/v1' },
+  gemini: { api: 'google-generative-ai', pathPrefix: '/v1beta' },
+} as const satisfies Record<ModelProvider, { api: string; pathPrefix: string }>
+
+/** The vendors' own hosts. */
+export const providerHosts: Readonly<Record<ModelProvider, string>> = {
+  anthropic: 'https://api.anthropic.com',
+  openai: 'https://api.openai.com',
+  gemini: 'https://generativelanguage.googleapis.com',
+}
+
+/** The whole configuration of a gateway: Chowder's defaults, then the caller's overrides. */
+export function renderConfig(inputs: ConfigInputs): GatewayConfig {
+  const { release, provider, providerKey, baseUrl, token, port, overrides } = inputs
+  const id = gatewayProviders[provider]
+  const { api, pathPrefix } = wire[provider]
+  const defaults = {
+    gateway: {
+      mode: 'local',
+      port,
+      bind: 'loopback',
+      auth: { mode: 'token', token },
+      controlUi: { enabled: false },
+      http: { endpoints: { responses: { enabled: true } } },
+    },
+    models: {
+      catalogRefresh: { enabled: false },
+      providers: {
+        [id]: {
+          api,
+          baseUrl: `${(baseUrl ?? providerHosts[provider]).replace(/\/+$/, '')}${pathPrefix}`,
+          ...(providerKey !== null && { apiKey: providerKey }),
+          models: [],
+        },
+      },
+    },
+    agents: {
+      defaults: {
+        model: { primary: `${id}/${defaultModel(release, provider)}` },
+        // Else the first turn of each session makes a second, hidden model call.
+        utilityModel: '',
+        skipBootstrap: true,
+        heartbeat: { every: '0m' },
+      },
+    },
+    // Hidden behind a search tool, a client's own tools could not be called.
+    tools: { toolSearch: false },
+    plugins: { allow: [id], slots: { memory: 'none' } },
+    browser: { enabled: false },
+    discovery: { mdns: { mode: 'off' } },
+    update: { checkOnStart: false },
+    // Its log file would be /tmp/openclaw, shared by all agents of a user; the same lines go to its output.
+    logging: { level: 'silent' },
+  }
+  return mergePatch(defaults, overrides) as GatewayConfig
+}
+
+/**
+ * Top-level keys that the gateway writes into its file by itself. Seen with 2026.9.6: starts and turns leave the file
+ * as it is; the first `config.patch` adds `meta` with the version that wrote it and the migrations it need not repeat.
+ * Plugins and channels that are switched on as a consequence of other keys are kept in memory only.
+ */
+export const gatewayOwned: readonly string[] = ['meta']
+
+/** What to write while the gateway is down: what is rendered and the gateway's own keys. All else in the file is dropped. */
+export function mergeForFile(rendered: GatewayConfig, existing: GatewayConfig | null): GatewayConfig {
+  const own = Object.entries(existing ?? {}).filter(([key]) => gatewayOwned.includes(key))
+  return { ...rendered, ...Object.fromEntries(own) }
+}
+
+/** Folders below a sandbox's own that must exist before the gateway starts. */
+export const gatewayFolders = ['home', 'state', 'tmp'] as const
+
+/** Paths below a sandbox's own folder. */
+export const configPath = 'state/openclaw.json'
+export const soulPath = 'state/workspace/SOUL.md'
+
+/** The gateway's argument vector. It holds no secret: the configuration file does. */
+export const gatewayCommand = ({ node, release, port }: Inside): string[] => [
+  node,
+  `${release}/node_modules/openclaw/openclaw.mjs`,
+  'gateway',
+  'run',
+  '--port',
+  String(port),
+  '--bind',
+  'loopback',
+]
+
+/** The gateway's whole environment. Everything it writes is below the sandbox's own folder, its temporary files too. */
+export const gatewayEnv = (
+  { home }: Inside,
+  options: { clawhubUrl?: string | undefined } = {},
+): Record<string, string> => ({
+  OPENCLAW_HOME: `${home}/home`,
+  HOME: `${home}/home`,
+  OPENCLAW_STATE_DIR: `${home}/state`,
+  OPENCLAW_CONFIG_PATH: `${home}/${configPath}`,
+  TMPDIR: `${home}/tmp`,
+  PATH: '/usr/local/bin:/usr/bin:/bin',
+  OPENCLAW_NO_RESPAWN: '1', // a restart stays in this pid
+  OPENCLAW_DISABLE_BONJOUR: '1',
+  OPENCLAW_OFFLINE: '1', // no downloads of helper programs
+  OPENCLAW_NO_AUTO_UPDATE: '1',
+  OPENCLAW_EXEC_SHELL_SNAPSHOT: '0',
+  ...(options.clawhubUrl !== undefined && { CLAWHUB_URL: options.clawhubUrl }),
+})

@@ -1,0 +1,18 @@
+import { AppError } from '../platform/errors.ts'
+
+const maxSessionIdBytes = 200
+
+/**
+ * The gateway's key for a session id of the API, one to one. Hex, because the gateway trims and lower-cases keys and
+ * takes full `agent:…` ones: anything readable could be crafted to reach another session.
+ * Throws AppError `invalid` for an id that is empty, longer than 200 bytes of UTF-8, or not well-formed Unicode.
+ */
+export function sessionKey(sessionId: string): string {
+  if (sessionId === 'main') return 'main'
+  const bytes = Buffer.from(sessionId, 'utf8')
+  // A lone surrogate would be written as U+FFFD, and two different ids would share a session.
+  if (bytes.length === 0 || bytes.length > maxSessionIdBytes || !sessionId.isWellFormed()) {
+    throw new AppError('invalid', `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`)
+  }
+  return `s-${bytes.toString('hex')}`
+}

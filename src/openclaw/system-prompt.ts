@@ -1,0 +1,27 @@
+import { createHash } from 'node:crypto'
+import type { SandboxDriver, SandboxFiles } from '../sandbox/driver.ts'
+import { soulPath } from './config.ts'
+
+/** What a handler may do to a sandbox: look at it and reach its files. */
+export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'files'>
+
+/** Beside the state, so that a new file system or a restored one brings it along. */
+const digestPath = 'state/system-prompt.sha256'
+const digestBytes = 64
+
+/**
+ * Makes `SOUL.md` say the system prompt, only when the prompt differs from the one last written: agents edit that
+ * file, and what they learned is theirs. Removing the prompt removes the file. A crash half-way writes it again.
+ */
+export async function writeSystemPrompt(
+  files: SandboxFiles,
+  prompt: string | null,
+  signal: AbortSignal,
+): Promise<void> {
+  const wanted = prompt === null ? '' : createHash('sha256').update(prompt).digest('hex')
+  const written = (await files.read(digestPath, { maxBytes: digestBytes }, signal))?.toString() ?? ''
+  if (written === wanted) return
+  if (prompt === null) await files.remove(soulPath, signal)
+  else await files.write(soulPath, Buffer.from(prompt), { mode: 0o600 }, signal)
+  await files.write(digestPath, Buffer.from(wanted), { mode: 0o600 }, signal)
+}

@@ -1,0 +1,192 @@
+import { randomBytes, randomUUID } from 'node:crypto'
+import {
+  access,
+  chmod,
+  constants,
+  copyFile,
+  cp,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+} from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+
+const isRoot = process.getuid?.() === 0
+
+/** Folders others must pass through but not list. */
+const passableMode = 0o711
+
+const isCode = (error: unknown, ...codes: string[]): boolean =>
+  error instanceof Error && 'code' in error && codes.includes(String(error.code))
+
+const exists = (path: string): Promise<boolean> =>
+  lstat(path).then(
+    () => true,
+    (error) => {
+      if (isCode(error, 'ENOENT', 'ENOTDIR')) return false
+      throw error
+    },
+  )
+
+/** The folders from the root of the file system down to `path`, itself included. */
+function withParents(path: string): string[] {
+  const parent = dirname(path)
+  return parent === path ? [path] : [...withParents(parent), path]
+}
+
+async function checkPassable(path: string): Promise<void> {
+  for (const folder of withParents(path)) {
+    const { mode } = await stat(folder)
+    if ((mode & 0o001) === 0) {
+      throw new Error(
+        `the data folder ${path} cannot be used: other users, whom the database and the agents run as, cannot pass ` +
+          `through ${folder}. Run: chmod o+x '${folder}', or set CHOWDER_DATA_DIR to another folder`,
+      )
+    }
+  }
+}
+
+/** Makes a folder and its missing parents; as root passable for every user, whatever the umask, else its owner's alone. */
+async function makeFolder(folder: string): Promise<void> {
+  const firstMade = await mkdir(folder, { recursive: true, mode: 0o700 })
+  if (firstMade === undefined || !isRoot) return
+  for (const made of withParents(folder)) if (made.length >= firstMade.length) await chmod(made, passableMode)
+}
+
+/** The absolute path of the data folder: what is configured, else `./data`, as root `/var/lib/chowder`. */
+export const dataFolder = (configured: string | undefined): string =>
+  resolve(configured ?? (isRoot ? '/var/lib/chowder' : 'data'))
+
+/**
+ * Makes the data folder (absolute or relative to the working folder) if it is missing and checks that it can be used.
+ * A folder that is already there keeps its mode. As root a new one is passable for every user but not listable, and it
+ * and all its parents must be passable, since the database and the agents run as other users; otherwise a new one is
+ * its owner's alone. Throws an Error that names the folder at fault and the way out.
+ */
+export async function prepareDataFolder(path: string): Promise<void> {
+  const folder = resolve(path)
+  try {
+    await makeFolder(folder)
+    if (isRoot) await checkPassable(folder)
+    await access(folder, constants.R_OK | constants.W_OK | constants.X_OK)
+  } catch (error) {
+    if (!isCode(error, 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST')) throw error
+    const user = process.getuid ? ` by uid ${process.getuid()}` : ''
+    const reason = isCode(error, 'ENOTDIR', 'EEXIST') ? 'there is a file in its place' : `it cannot be written${user}`
+    throw new Error(`the data folder ${folder} cannot be used: ${reason}. Set CHOWDER_DATA_DIR to another folder`, {
+      cause: error,
+    })
+  }
+}
+
+const temporarySibling = (target: string): string =>
+  join(dirname(target), `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`)
+
+/** Removes what killed makers of `target` left. Whoever is still making it finds the target in place and is content. */
+async function removeTemporarySiblings(target: string): Promise<void> {
+  const prefix = `.${basename(target)}.`
+  for (const name of await readdir(dirname(target))) {
+    if (!name.startsWith(prefix) || !/^[0-9a-f]{12}\.tmp/.test(name.slice(prefix.length))) continue
+    await rm(join(dirname(target), name), { recursive: true, force: true, maxRetries: 3 })
+  }
+}
+
+/**
+ * Fills `target` once, by `make(temporary)` beside it and an atomic rename: there is never a half of it, several
+ * processes may do it at once (one wins, all return), and what a kill leaves are hidden siblings (the temporary one and
+ * any whose name begins with its name) that the next call for the same target removes. Does nothing when the target exists. Missing parents are made.
+ */
+export async function makeOnce(target: string, make: (temporary: string) => Promise<void>): Promise<void> {
+  await makeFolder(dirname(target))
+  if (!(await exists(target))) {
+    const temporary = temporarySibling(target)
+    try {
+      await make(temporary)
+      await rename(temporary, target)
+    } catch (error) {
+      await rm(temporary, { recursive: true, force: true, maxRetries: 3 }).catch(() => undefined)
+      if (!(await exists(target))) throw error
+    }
+  }
+  await removeTemporarySiblings(target)
+}
+
+/** Lets every user read `path` and all below it, and run what its owner may run, whatever umask it was installed with. */
+async function openToAll(path: string): Promise<void> {
+  const info = await lstat(path)
+  if (info.isSymbolicLink()) return
+  await chmod(path, info.isDirectory() || info.mode & 0o100 ? 0o755 : 0o644)
+  if (info.isDirectory()) for (const name of await readdir(path)) await openToAll(join(path, name))
+}
+
+export interface CopyOptions {
+  /** Which files of a folder are copied, by their path in the source; all by default. */
+  filter?: (source: string) => boolean
+  /** Completes the copy before anybody can see it. */
+  finish?: (copy: string) => Promise<void>
+}
+
+/**
+ * Copies a file or folder to `target` once, readable and runnable by every user; links inside a folder stay links.
+ * Promises what `makeOnce` does.
+ */
+export async function copyOnce(source: string, target: string, options: CopyOptions = {}): Promise<void> {
+  const { filter = () => true, finish } = options
+  await makeOnce(target, async (temporary) => {
+    // Blocks are shared instead of copied where the file system can.
+    if ((await stat(source)).isDirectory()) {
+      await cp(source, temporary, { recursive: true, verbatimSymlinks: true, filter, mode: constants.COPYFILE_FICLONE })
+    } else {
+      await copyFile(source, temporary, constants.COPYFILE_FICLONE)
+    }
+    await finish?.(temporary)
+    await openToAll(temporary)
+  })
+}
+
+/**
+ * A Node binary of this process's version that every user of the machine may run: as root a copy below the data folder
+ * (made at the first call), since the folder it was installed in may be closed to others; else this process's own.
+ */
+export async function nodeBinary(dataDir: string): Promise<string> {
+  if (!isRoot) return process.execPath
+  const copy = join(resolve(dataDir), 'node', process.version, 'node')
+  await copyOnce(process.execPath, copy)
+  return copy
+}
+
+/**
+ * The text of the file at `path` (mode 0600), which holds what `make` returns at the very first call. Of several
+ * processes calling at once one makes it and all return the same; a kill leaves the whole file or none.
+ */
+export async function textMadeOnce(path: string, make: () => string): Promise<string> {
+  for (;;) {
+    try {
+      return (await readFile(path, 'utf8')).trim()
+    } catch (error) {
+      if (!isCode(error, 'ENOENT')) throw error
+    }
+    const temporary = temporarySibling(path)
+    const file = await open(temporary, 'wx', 0o600)
+    try {
+      await file.writeFile(`${make()}\n`)
+      await file.sync()
+      // Unlike a rename, a link never replaces what another process was quicker to make.
+      await link(temporary, path)
+    } catch (error) {
+      if (!isCode(error, 'EEXIST')) throw error
+    } finally {
+      await file.close()
+      await rm(temporary, { force: true })
+    }
+  }
+}
+
+/** The identity of this machine's data folder: a random uuid, made at the first call and the same ever after. */
+export const hostId = (dataDir: string): Promise<string> => textMadeOnce(join(resolve(dataDir), 'host-id'), randomUUID)

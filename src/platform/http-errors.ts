@@ -1,0 +1,146 @@
+import { STATUS_CODES } from 'node:http'
+import { Type } from '@sinclair/typebox'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { AppError, type ErrorKind, statusOf } from './errors.ts'
+
+const Fault = Type.Object({
+  loc: Type.Array(Type.Union([Type.String(), Type.Integer()])),
+  msg: Type.String(),
+  type: Type.String(),
+})
+
+/** The documented error body. `error` stands beside `detail` only on the routes that OpenAI clients call. */
+export const ErrorBody = Type.Object(
+  {
+    detail: Type.Union([Type.String(), Type.Object({ error: Type.String() }), Type.Array(Fault)]),
+    error: Type.Optional(
+      Type.Object({ message: Type.String(), type: Type.String(), code: Type.Union([Type.String(), Type.Null()]) }),
+    ),
+  },
+  { $id: 'Error' },
+)
+
+type Thrown = FastifyError | AppError
+const nested = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
+
+/** Where Ajv stood, as `loc`: the body part, then the path; a missing or unknown property is named itself. */
+function faultsIn(error: FastifyError) {
+  const part = error.validationContext ?? 'body'
+  return (error.validation ?? []).map(({ instancePath, keyword, message, params }) => {
+    const path = instancePath.split('/').slice(1)
+    const named = params.missingProperty ?? params.additionalProperty
+    const allowed = Array.isArray(params.allowedValues) ? `: ${params.allowedValues.join(', ')}` : ''
+    const unknown = keyword === 'additionalProperties' ? 'is not a known field' : undefined
+    return {
+      loc: [part, ...path, ...(typeof named === 'string' ? [named] : [])],
+      msg: `${unknown ?? message ?? 'is not valid'}${allowed}`,
+      type: keyword,
+    }
+  })
+}
+
+/** A connection that the database, or the way to it, refused or cut: our dependency is down, the request was fine. */
+const databaseDown = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ENOENT',
+  'EPIPE',
+  'ETIMEDOUT',
+  '57P01',
+  '57P02',
+  '57P03',
+  '08000',
+  '08003',
+  '08006',
+  '25006',
+  '53300',
+])
+
+function isDatabaseDown(error: unknown): boolean {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if ('code' in cause && databaseDown.has(String(cause.code))) return true
+    if (/^(Connection terminated|timeout exceeded when trying to connect|Query read timeout)/.test(cause.message))
+      return true
+    if (cause instanceof AggregateError && cause.errors.some(isDatabaseDown)) return true
+  }
+  return false
+}
+
+/** Fastify's own refusals, in our words and statuses. */
+const fastifyCodes: Partial<Record<string, [ErrorKind, string]>> = {
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media', 'Send the body as application/json.'],
+  FST_ERR_CTP_BODY_TOO_LARGE: ['too_large', 'The body is too large.'],
+  FST_ERR_CTP_INVALID_JSON_BODY: ['invalid', 'The body is not valid JSON.'],
+  FST_ERR_CTP_EMPTY_JSON_BODY: ['invalid', 'The body is empty; send a JSON object.'],
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['invalid', 'The body has another length than Content-Length says.'],
+}
+
+function toAppError(error: Thrown): AppError | null {
+  if (error instanceof AppError) return error
+  const known = fastifyCodes[error.code]
+  if (known) return new AppError(known[0], known[1], { cause: error })
+  if (isDatabaseDown(error)) {
+    return new AppError('unavailable', 'The database is not available right now. Try again.', {
+      cause: error,
+      retryAfterSeconds: 1,
+    })
+  }
+  return null
+}
+
+const openaiType = (status: number) => {
+  if (status === 401) return 'authentication_error'
+  if (status === 403) return 'permission_error'
+  if (status === 429) return 'rate_limit_error'
+  return status < 500 ? 'invalid_request_error' : 'server_error'
+}
+
+const messageOf = (detail: unknown): string => {
+  if (typeof detail === 'string') return detail
+  if (Array.isArray(detail)) return detail.map((fault) => `${fault.loc.join('.')} ${fault.msg}`).join('; ')
+  return (detail as { error: string }).error
+}
+
+function send(request: FastifyRequest, reply: FastifyReply, status: number, detail: unknown, code: string | null) {
+  const { openaiErrors } = request.routeOptions.config
+  const error = { message: messageOf(detail), type: openaiType(status), code }
+  // A 409 is the instance's state: repeating the turn by itself, as OpenAI clients do, cannot help.
+  if (openaiErrors && status === 409) reply.header('x-should-retry', 'false')
+  return reply.code(status).send(openaiErrors ? { detail, error } : { detail })
+}
+
+/**
+ * Turns whatever was thrown into `{"detail": …}`. A 5xx keeps its cause in the log and out of the answer; every
+ * answer carries the request's id in `x-request-id`.
+ */
+export function useDetailErrors(app: FastifyInstance): void {
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
+  app.setErrorHandler<Thrown>((thrown, request, reply) => {
+    if (!(thrown instanceof AppError) && thrown.validation) {
+      return send(request, reply, 422, faultsIn(thrown), 'unprocessable')
+    }
+    const error = toAppError(thrown)
+    const status = error ? statusOf[error.kind] : ((thrown as FastifyError).statusCode ?? 500)
+    if (status >= 500) request.log.error({ err: thrown }, 'request failed')
+    if (error?.retryAfterSeconds !== undefined) reply.header('retry-after', error.retryAfterSeconds)
+    if (error?.doNotRetry) reply.header('x-should-retry', 'false')
+    if (error) {
+      const detail = nested.has(error.kind) ? { error: error.message } : error.message
+      return send(request, reply, status, detail, error.kind)
+    }
+    // Fastify's other refusals have safe messages; what is ours and unexpected is a bug and says nothing.
+    return send(request, reply, status, status < 500 ? thrown.message : 'Internal error.', null)
+  })
+  app.setNotFoundHandler((request, reply) =>
+    reply.code(404).send({ detail: `No route ${request.method} ${request.url.split('?')[0]}.` }),
+  )
+}
+
+/** How Node answers what it cannot parse as HTTP, before any route: in the documented shape. */
+export function clientErrorAnswer(code: string | undefined): string {
+  const status = code === 'HPE_HEADER_OVERFLOW' ? 431 : code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
+  const body = JSON.stringify({ detail: `${STATUS_CODES[status]}.` })
+  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`
+}

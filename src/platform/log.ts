@@ -1,0 +1,38 @@
+import pino, { type Logger } from 'pino'
+
+export type { Logger } from 'pino'
+
+/**
+ * The process's log: JSON lines on standard output, readable lines when that is a terminal. Keys and tokens in headers
+ * are taken out; bodies are never logged.
+ */
+export const openLog = (level: string, role: string, isTerminal: boolean): Logger =>
+  pino({
+    level,
+    base: { role },
+    redact: ['req.headers.authorization', 'headers.authorization'],
+    ...(isTerminal && {
+      transport: {
+        target: 'pino-pretty',
+        options: { ignore: 'pid,hostname,role,organizationId,keyId', translateTime: 'HH:MM:ss.l', singleLine: true },
+      },
+    }),
+  })
+
+/**
+ * For an emitter that repeats one error many times a second while something is away: logs the first and, after
+ * `recovered`, the recovery.
+ */
+export function logFirstAndRecovery(log: Logger, what: string) {
+  let isAway = false
+  return {
+    failed(error: unknown): void {
+      if (!isAway) log.warn({ err: error }, `${what} is away`)
+      isAway = true
+    },
+    recovered(): void {
+      if (isAway) log.info(`${what} is back`)
+      isAway = false
+    },
+  }
+}

@@ -1,0 +1,40 @@
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+
+const nonceBytes = 12
+const tagBytes = 16
+
+/** Seals secrets for the database, and opens them again. */
+export interface Vault {
+  /** `v1.` + base64url(nonce ‖ tag ‖ text). `place` is table/row/column: a sealed value opens only where it was sealed. */
+  seal(text: string, place: string): string
+  /** Throws when the value was sealed with another key, for another place, or was altered. */
+  open(sealed: string, place: string): string
+}
+
+/** AES-256-GCM under a 32-byte key, with the place as additional authenticated data. */
+export function openVault(key: Buffer): Vault {
+  if (key.length !== 32) throw new Error('the secret key must have 32 bytes')
+  return {
+    seal(text, place) {
+      const nonce = randomBytes(nonceBytes)
+      const cipher = createCipheriv('aes-256-gcm', key, nonce).setAAD(Buffer.from(place))
+      const sealed = Buffer.concat([cipher.update(text, 'utf8'), cipher.final()])
+      return `v1.${Buffer.concat([nonce, cipher.getAuthTag(), sealed]).toString('base64url')}`
+    },
+    open(sealed, place) {
+      const [version, encoded] = sealed.split('.')
+      if (version !== 'v1' || !encoded) throw new Error(`a sealed value of an unknown version at ${place}`)
+      const bytes = Buffer.from(encoded, 'base64url')
+      const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, nonceBytes), { authTagLength: tagBytes })
+        .setAAD(Buffer.from(place))
+        .setAuthTag(bytes.subarray(nonceBytes, nonceBytes + tagBytes))
+      try {
+        return Buffer.concat([decipher.update(bytes.subarray(nonceBytes + tagBytes)), decipher.final()]).toString(
+          'utf8',
+        )
+      } catch (cause) {
+        throw new Error(`the sealed value at ${place} does not open with this CHOWDER_SECRET_KEY`, { cause })
+      }
+    },
+  }
+}

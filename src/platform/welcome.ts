@@ -1,0 +1,23 @@
+export interface Welcome {
+  url: string
+  dataDir: string
+  database: string
+  queue: string
+  isolation: string
+  release: string
+}
+
+/** What a newcomer needs once everything listens: where, what, and the next command. */
+export const welcome = ({ url, dataDir, database, queue, isolation, release }: Welcome): string => `
+  Chowder is running.
+
+  API       ${url}
+  Data      ${dataDir} (database: ${database}; queue: ${queue})
+  Agents    ${release}. ${isolation}
+  Stop      Ctrl-C stops Chowder and the agents; the next start brings them back.
+
+  Next, create an organization and keep the key that it answers:
+
+  curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}'
+
+`

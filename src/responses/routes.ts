@@ -1,0 +1,231 @@
+import { Readable } from 'node:stream'
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { type Static, Type } from '@sinclair/typebox'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import { LRUCache } from 'lru-cache'
+import type { Dispatcher } from 'undici'
+import type { ModelProvider } from '../database/schema.ts'
+import { probeHealth } from '../openclaw/gateway.ts'
+import { modelPattern, toGatewayModel } from '../openclaw/model.ts'
+import { sessionKey } from '../openclaw/session-key.ts'
+import { AppError } from '../platform/errors.ts'
+import { ErrorBody } from '../platform/http-errors.ts'
+import { collect } from './byte-buffer.ts'
+import { gatewayError, providerRefusal } from './gateway-errors.ts'
+import { type Endpoint, openGatewayPool, unreachable } from './gateway-pool.ts'
+import { relayEvents } from './relay.ts'
+import { ClientLeft, defaultTimes, Turn, type TurnTimes } from './turn.ts'
+import { turnTexts } from './turn-texts.ts'
+
+const maxRequestBytes = 20 * 1024 * 1024
+const maxAnswerBytes = 64 * 1024 * 1024
+const maxErrorBytes = 64 * 1024
+
+export interface RunningGateway {
+  endpoint: Endpoint
+  token: string
+  provider: ModelProvider
+}
+
+/**
+ * Finds the gateway of a running instance of an organization. Throws AppError `not_found`, or `conflict` when the
+ * instance is not running.
+ */
+export type GatewayOf = (organizationId: string, instanceId: string) => Promise<RunningGateway>
+
+export interface ResponseDeps {
+  gatewayOf: GatewayOf
+  times?: TurnTimes
+  /** How long, in ms, a gateway keeps a key aside after the provider refused it. */
+  keyCooldownMs?: number
+}
+
+/** The one body that is not strict: what is not named here is for the gateway to judge. */
+const Message = Type.Object(
+  {
+    model: Type.String({ pattern: modelPattern }),
+    input: Type.Union([Type.String(), Type.Array(Type.Unknown())]),
+    stream: Type.Optional(Type.Union([Type.Boolean(), Type.Null()])),
+  },
+  { additionalProperties: true },
+)
+type Message = Static<typeof Message>
+
+/** The gateway takes no null for `stream`, and a `user` would select a session: only the path does that. */
+function gatewayBody({ stream, user: _user, ...rest }: Message & { user?: unknown }): string {
+  return JSON.stringify({
+    ...rest,
+    ...(stream === null ? {} : { stream }),
+    model: 'openclaw',
+  })
+}
+
+/** All that goes upstream: nothing of the client's own headers. */
+function gatewayHeaders({ token, provider }: RunningGateway, sessionId: string, { model, stream }: Message) {
+  const gatewayModel = toGatewayModel(provider, model)
+  return {
+    authorization: `Bearer ${token}`,
+    accept: stream ? 'text/event-stream' : 'application/json',
+    'x-openclaw-session-key': sessionKey(sessionId),
+    ...(gatewayModel === null ? {} : { 'x-openclaw-model': gatewayModel }),
+  }
+}
+
+function parseJson(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString('utf8'))
+  } catch {
+    return undefined
+  }
+}
+
+const broken = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
+
+async function readAnswer(answer: Dispatcher.ResponseData, turn: Turn): Promise<Record<string, unknown>> {
+  const { bytes, isWhole } = await collect(answer.body, maxAnswerBytes, () => turn.heard())
+  if (!isWhole) throw broken(turnTexts.tooLarge)
+  const response = parseJson(bytes)
+  if (typeof response !== 'object' || response === null) throw broken(turnTexts.unreadable)
+  return response as Record<string, unknown>
+}
+
+/** Talking to a running instance's agent, plain or streamed. The path alone decides the session. */
+export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
+  const { gatewayOf, times = defaultTimes, keyCooldownMs = 70_000 } = deps
+  const gateways = openGatewayPool()
+  const turns = new Set<Turn>()
+  /** What the provider refused lately, by instance. */
+  const refusals = new LRUCache<string, string>({
+    max: 10_000,
+    ttl: keyCooldownMs,
+  })
+
+  // An open turn would hold the server's close for as long as its agent thinks.
+  app.addHook('preClose', async () => {
+    for (const turn of turns)
+      turn.end(
+        new AppError('unavailable', turnTexts.shuttingDown, {
+          doNotRetry: true,
+        }),
+      )
+  })
+  app.addHook('onClose', () => gateways.close())
+
+  function beginTurn(reply: FastifyReply): Turn {
+    const turn = new Turn(times)
+    turns.add(turn)
+    // Not request.signal: that fires as soon as the body is read. This one fires after a complete answer, too.
+    reply.raw.once('close', () => {
+      turns.delete(turn)
+      turn.end(new ClientLeft())
+    })
+    return turn
+  }
+
+  /** What a failure between here and the gateway means: the reason why we ended the turn, if we did. */
+  const explain = (turn: Turn, cause: unknown): AppError | ClientLeft => {
+    if (turn.signal.aborted) return turn.signal.reason
+    return cause instanceof AppError ? cause : unreachable(cause)
+  }
+
+  async function refusal(
+    answer: Dispatcher.ResponseData,
+    { provider }: RunningGateway,
+    id: string,
+    log: FastifyBaseLogger,
+  ): Promise<AppError> {
+    const { bytes } = await collect(answer.body, maxErrorBytes)
+    const retryAfter = answer.headers['retry-after']?.toString()
+    const failure = { status: answer.statusCode, body: parseJson(bytes), retryAfter }
+    const { error, refused } = gatewayError(provider, failure, refusals.get(id))
+    if (refused === 'provider') refusals.set(id, error.message)
+    if (refused === 'chowder') {
+      log.error({ instanceId: id, status: answer.statusCode }, "the gateway refused Chowder's own token")
+    }
+    return error
+  }
+
+  /** Remembers what the provider refused, or that it does no longer. */
+  function noteOutcome({ status, error }: Record<string, unknown>, provider: ModelProvider, id: string): void {
+    if (status !== 'failed') refusals.delete(id)
+    const refused = providerRefusal(provider, error)
+    if (refused) refusals.set(id, refused)
+  }
+
+  async function passTurn(request: FastifyRequest, reply: FastifyReply, turn: Turn, id: string, sessionId: string) {
+    const body = request.body as Message
+    const gateway = await gatewayOf(request.caller.organizationId, id)
+    const headers = gatewayHeaders(gateway, sessionId, body)
+    turn.signal.throwIfAborted()
+    turn.watch((options) => probeHealth(gateway.endpoint, '/healthz', options))
+    const failed = (cause: unknown): never => {
+      throw explain(turn, cause)
+    }
+    const answer = await gateways.post(gateway.endpoint, headers, gatewayBody(body), turn.signal).catch(failed)
+    turn.heard()
+    if (answer.statusCode !== 200) throw await refusal(answer, gateway, id, request.log).catch(failed)
+
+    reply.header('cache-control', 'no-store')
+    const contentType = String(answer.headers['content-type'])
+    if (contentType.startsWith('text/event-stream')) {
+      const events = relayEvents(answer.body, {
+        model: body.model,
+        onChunk: () => turn.heard(),
+        onOutcome: (response) => noteOutcome(response, gateway.provider, id),
+        explain: (cause) => explain(turn, cause),
+        onBroken: (err) => request.log.warn({ err, instanceId: id }, 'stream ended with an error event'),
+      })
+      return reply.type('text/event-stream').send(Readable.from(events, { objectMode: false }))
+    }
+    const response = await readAnswer(answer, turn).catch(failed)
+    noteOutcome(response, gateway.provider, id)
+    return reply.type('application/json; charset=utf-8').send(JSON.stringify({ ...response, model: body.model }))
+  }
+
+  async function answerTurn(request: FastifyRequest, reply: FastifyReply, id: string, sessionId: string) {
+    const turn = beginTurn(reply)
+    try {
+      return await passTurn(request, reply, turn, id, sessionId)
+    } catch (error) {
+      if (turn.signal.reason instanceof ClientLeft) return reply.hijack() // nobody to answer
+      throw error
+    }
+  }
+
+  const route = {
+    config: { access: 'interact', openaiErrors: true },
+    bodyLimit: maxRequestBytes,
+  } as const
+  const schema = {
+    tags: ['responses'],
+    body: Message,
+    response: { 200: Type.Any(), '4xx': ErrorBody, '5xx': ErrorBody },
+  }
+
+  app.post(
+    '/v1/instances/:instance_id/responses',
+    {
+      ...route,
+      schema: {
+        ...schema,
+        params: Type.Object({ instance_id: Type.String() }),
+      },
+    },
+    (request, reply) => answerTurn(request, reply, request.params.instance_id, 'main'),
+  )
+
+  app.post(
+    '/v1/instances/:instance_id/session/:session_id/responses',
+    {
+      ...route,
+      schema: {
+        ...schema,
+        params: Type.Object({
+          instance_id: Type.String(),
+          session_id: Type.String(),
+        }),
+      },
+    },
+    (request, reply) => answerTurn(request, reply, request.params.instance_id, request.params.session_id),
+  )
+}

@@ -1,0 +1,92 @@
+import { AppError } from '../platform/errors.ts'
+import { turnTexts } from './turn-texts.ts'
+
+export interface TurnTimes {
+  /** Silence, in ms, after which the gateway is asked whether it lives. */
+  quietMs: number
+  /** Time between two such questions, and how long each may take. */
+  probeEveryMs: number
+  /** The longest a turn may take. */
+  limitMs: number
+}
+
+export const defaultTimes: TurnTimes = {
+  quietMs: 15_000,
+  probeEveryMs: 5_000,
+  limitMs: 15 * 60_000,
+}
+
+const maxFailedProbes = 3
+
+/** The reason of a turn's end when nobody is left to be told. */
+export class ClientLeft extends Error {
+  override name = 'ClientLeft'
+}
+
+type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<boolean>
+
+/**
+ * One turn of an agent, from the request to the last byte of its answer. `signal` fires once it must end, with an
+ * AppError that says why, or with ClientLeft. An agent may think in silence for minutes: what tells that from a hang
+ * is whether its gateway still answers. Must be ended by `end`, also after a clean answer: it holds timers until then.
+ */
+export class Turn {
+  readonly #times: TurnTimes
+  readonly #over = new AbortController()
+  readonly #limit: NodeJS.Timeout
+  #check: NodeJS.Timeout | undefined
+  #heardAt = performance.now()
+  #failedProbes = 0
+
+  constructor(times: TurnTimes) {
+    this.#times = times
+    const tooLong = () =>
+      this.end(new AppError('gateway_timeout', turnTexts.tooLong(times.limitMs / 60_000), { doNotRetry: true }))
+    this.#limit = setTimeout(tooLong, times.limitMs)
+  }
+
+  get signal(): AbortSignal {
+    return this.#over.signal
+  }
+
+  /** From now on silence makes the turn ask `probe`; three failures in a row end it. */
+  watch(probe: Probe): void {
+    this.heard()
+    this.#checkIn(this.#times.quietMs, probe)
+  }
+
+  /** The gateway sent something. */
+  heard(): void {
+    this.#heardAt = performance.now()
+  }
+
+  end(reason: AppError | ClientLeft): void {
+    clearTimeout(this.#limit)
+    clearTimeout(this.#check)
+    this.#over.abort(reason)
+  }
+
+  #checkIn(ms: number, probe: Probe): void {
+    this.#check = setTimeout(() => void this.#ask(probe), ms)
+  }
+
+  async #ask(probe: Probe): Promise<void> {
+    const { quietMs, probeEveryMs } = this.#times
+    const askedAt = performance.now()
+    const quietFor = askedAt - this.#heardAt
+    if (quietFor < quietMs) {
+      this.#failedProbes = 0
+      return this.#checkIn(quietMs - quietFor, probe)
+    }
+    const answers = await probe({
+      timeoutMs: probeEveryMs,
+      signal: this.signal,
+    }).catch(() => false)
+    if (this.signal.aborted) return
+    this.#failedProbes = answers || this.#heardAt > askedAt ? 0 : this.#failedProbes + 1
+    if (this.#failedProbes === maxFailedProbes) {
+      return this.end(new AppError('gateway_timeout', turnTexts.hung, { doNotRetry: true }))
+    }
+    this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - askedAt)), probe)
+  }
+}

@@ -1,0 +1,237 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, chown, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
+import pino from 'pino'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/database/embedded.ts'
+
+const isRoot = process.getuid?.() === 0
+const log = pino({ level: 'silent' })
+const holderProgram = fileURLToPath(new URL('../support/embedded-holder.ts', import.meta.url))
+
+let home: string
+let dataDir: string
+let running: EmbeddedPostgres[]
+
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'chowder-embedded-'))
+  await chmod(home, 0o711)
+  dataDir = join(home, 'data')
+  running = []
+})
+
+afterEach(async () => {
+  for (const database of running) await database.stop()
+  await rm(home, { recursive: true, force: true })
+})
+
+async function start(options: { dataDir?: string; onFatal?: (error: Error) => void } = {}): Promise<EmbeddedPostgres> {
+  const database = await startEmbeddedPostgres({ dataDir, log, durable: false, ...options })
+  running.push(database)
+  return database
+}
+
+/** Another process that owns the data folder. */
+async function startHolder(user: { uid?: number; gid?: number } = {}): Promise<ChildProcess> {
+  const child = spawn(process.execPath, [holderProgram, dataDir], { stdio: ['ignore', 'pipe', 'inherit'], ...user })
+  onTestFinished(() => void child.kill('SIGKILL'))
+  const [said] = await Promise.race([once(child.stdout!, 'data'), once(child, 'exit')])
+  expect(String(said)).toBe('ready\n')
+  return child
+}
+
+async function kill(child: ChildProcess): Promise<void> {
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+}
+
+const pidFile = (folder = dataDir) => join(folder, 'postgres', 'data', 'postmaster.pid')
+const postmasterPid = async (folder = dataDir) => Number((await readFile(pidFile(folder), 'utf8')).split('\n')[0])
+const modeOf = async (path: string) => (await stat(path)).mode & 0o777
+
+/** Kills PostgreSQL as the kernel would, without waiting for its children. */
+async function killPostmaster(folder = dataDir): Promise<number> {
+  const pid = await postmasterPid(folder)
+  process.kill(pid, 'SIGKILL')
+  return pid
+}
+
+/** Runs one statement, again and again until it succeeds for 10 s: the database may be coming back. */
+async function query(database: EmbeddedPostgres, text: string): Promise<unknown[]> {
+  const deadline = performance.now() + 10_000
+  for (;;) {
+    const client = new pg.Client({ ...database.connection, connectionTimeoutMillis: 2000 })
+    client.on('error', () => undefined)
+    try {
+      await client.connect()
+      return (await client.query(text)).rows
+    } catch (error) {
+      if (performance.now() > deadline) throw error
+      await sleep(50)
+    } finally {
+      await client.end().catch(() => undefined)
+    }
+  }
+}
+
+describe('a first start', () => {
+  test('makes a PostgreSQL 18 with an empty database in UTF-8, reachable by object and by URL', async () => {
+    const database = await start()
+    const client = new pg.Client({ connectionString: database.url })
+    await client.connect()
+    const { rows } = await client.query(
+      `SELECT current_database() AS name, current_setting('server_version_num')::int / 10000 AS major,
+              current_setting('server_encoding') AS encoding, current_setting('listen_addresses') AS addresses`,
+    )
+    await client.end()
+    expect(rows).toEqual([{ name: 'chowder', major: 18, encoding: 'UTF8', addresses: '' }])
+    expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
+  })
+
+  test('keeps the password and everything of PostgreSQL from other users, and its password from its arguments', async () => {
+    const database = await start()
+    expect(await modeOf(join(dataDir, 'database-password'))).toBe(0o600)
+    for (const folder of ['data', 'socket', 'log']) {
+      expect(await modeOf(join(dataDir, 'postgres', folder))).toBe(0o700)
+      expect((await stat(join(dataDir, 'postgres', folder))).uid === 0).toBe(false)
+    }
+    const left = await readdir(join(dataDir, 'postgres'))
+    expect(left.filter((name) => name.startsWith('.'))).toEqual([])
+    const commandLine = await readFile(`/proc/${await postmasterPid()}/cmdline`, 'utf8')
+    expect(commandLine).not.toContain(database.connection.password)
+  })
+
+  test('by two at once makes one owner; the other is told who it is', async () => {
+    const results = await Promise.allSettled([start(), start()])
+    const refused = results.filter((result) => result.status === 'rejected')
+    expect(refused).toHaveLength(1)
+    expect(String(refused[0]?.reason)).toContain(`in use by another Chowder (chowder-owner pid ${process.pid})`)
+    expect(running).toHaveLength(1)
+    expect(await query(running[0]!, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
+  })
+
+  test('in a folder too deep for a socket listens on loopback only', async () => {
+    const deep = join(home, 'd'.repeat(60), "it's deep")
+    const database = await start({ dataDir: deep })
+    expect(database.connection.host).toBe('127.0.0.1')
+    expect(await query(database, 'SHOW listen_addresses')).toEqual([{ listen_addresses: '127.0.0.1' }])
+    await killPostmaster(deep)
+    expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
+  })
+
+  test('given up leaves no PostgreSQL running', async () => {
+    await expect(
+      startEmbeddedPostgres({ dataDir, log, durable: false, signal: AbortSignal.abort(new Error('given up')) }),
+    ).rejects.toThrow('given up')
+    await expect(stat(pidFile())).rejects.toThrow('ENOENT')
+  })
+
+  test.runIf(isRoot)('works for an ordinary user, whose cluster root then leaves to them', async (context) => {
+    for (let folder = dirname(holderProgram); folder !== '/'; folder = dirname(folder)) {
+      context.skip(((await modeOf(folder)) & 0o001) === 0, 'the working copy is closed to other users')
+    }
+    const user = { uid: 20999, gid: 20999 }
+    await mkdir(dataDir, { mode: 0o711 })
+    await chown(dataDir, user.uid, user.gid)
+    const holder = await startHolder(user)
+    expect((await stat(`/proc/${await postmasterPid()}`)).uid).toBe(user.uid)
+    await kill(holder)
+    await killPostmaster()
+    await start()
+    expect((await stat(`/proc/${await postmasterPid()}`)).uid).toBe(user.uid)
+  })
+})
+
+describe('a data folder that is in use', () => {
+  test('refuses a second start, naming the holder and a way out, and goes on undisturbed', async () => {
+    const holder = await startHolder()
+    const pid = await postmasterPid()
+    const refusal = `the data folder ${dataDir} is in use by another Chowder (chowder-owner pid ${holder.pid}): stop that`
+    await expect(start()).rejects.toThrow(refusal)
+    await expect(start()).rejects.toThrow('CHOWDER_DATA_DIR')
+    expect(await postmasterPid()).toBe(pid)
+    expect(holder.exitCode).toBeNull()
+  })
+
+  test('is free again once stopped, and nothing of it runs', async () => {
+    const first = await start()
+    const pid = await postmasterPid()
+    await query(first, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    await first.stop()
+    await expect(stat(`/proc/${pid}`)).rejects.toThrow('ENOENT')
+    expect(await query(await start(), 'SELECT answer FROM kept')).toEqual([{ answer: 42 }])
+  })
+
+  test('without its password file names the file instead of making a new one', async () => {
+    const first = await start()
+    await first.stop()
+    await rm(join(dataDir, 'database-password'))
+    await expect(start()).rejects.toThrow(`put ${join(dataDir, 'database-password')} back from a backup`)
+  })
+})
+
+describe('after kill -9', () => {
+  test('of Node only, the PostgreSQL that runs on is adopted', async () => {
+    const holder = await startHolder()
+    const pid = await postmasterPid()
+    await kill(holder)
+    await start()
+    expect(await postmasterPid()).toBe(pid)
+  })
+
+  test('of both, the data is recovered', async () => {
+    const first = await start()
+    await query(first, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    await first.stop()
+    const holder = await startHolder()
+    await killPostmaster()
+    await kill(holder)
+    expect(await query(await start(), 'SELECT answer FROM kept')).toEqual([{ answer: 42 }])
+  })
+
+  test('of PostgreSQL only, it is started again in the same place and the folder is still owned', async () => {
+    const database = await start()
+    const pid = await killPostmaster()
+    expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
+    expect(await postmasterPid()).not.toBe(pid)
+    await expect(start()).rejects.toThrow(`in use by another Chowder (chowder-owner pid ${process.pid})`)
+  })
+
+  test('of PostgreSQL a sixth time in 10 minutes, the process is told that it is lost', async () => {
+    const lost = Promise.withResolvers<Error>()
+    const database = await start({ onFatal: lost.resolve })
+    for (let times = 0; times < 5; times++) {
+      await killPostmaster()
+      await query(database, 'SELECT 1')
+    }
+    await killPostmaster()
+    expect((await lost.promise).message).toContain('PostgreSQL was lost more than 5 times in 10 minutes')
+  })
+
+  test('with a pid file that now names a process of somebody else, that process is left alone', async () => {
+    const first = await start()
+    const socketLock = join(dataDir, 'postgres', 'socket', '.s.PGSQL.5432.lock')
+    const locks = await Promise.all(
+      [pidFile(), socketLock].map(async (path) => ({ path, text: await readFile(path, 'utf8') })),
+    )
+    await first.stop()
+    // Of the same user: PostgreSQL takes processes of others for dead.
+    const { uid, gid } = await stat(join(dataDir, 'postgres', 'data'))
+    const stranger = spawn('sleep', ['60'], { uid, gid, stdio: 'ignore' })
+    onTestFinished(() => void stranger.kill('SIGKILL'))
+    await once(stranger, 'spawn')
+    for (const { path, text } of locks) {
+      await writeFile(path, text.replace(/^\d+/, String(stranger.pid)))
+      await chown(path, uid, gid)
+    }
+    const next = await start()
+    expect(await postmasterPid()).not.toBe(stranger.pid)
+    await next.stop()
+    expect(stranger.exitCode ?? stranger.signalCode).toBeNull()
+  })
+})

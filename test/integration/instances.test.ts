@@ -1,0 +1,410 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+
+let chowder: TestChowder
+let key: string
+let organizationId: string
+
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+})
+beforeEach(async () => {
+  const organization = await chowder.signUp()
+  key = organization.key
+  organizationId = organization.id
+})
+afterAll(() => chowder.close())
+
+const unknown = '01234567-89ab-7def-8123-456789abcdef'
+const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown, as = key) =>
+  chowder.call(method, `/v1/instances${path}`, { key: as, ...(body !== undefined && { body }) })
+
+async function create(fields: object = {}) {
+  const { status, body } = await call('POST', '', { name: 'my-assistant', ...fields })
+  expect(status).toBe(201)
+  return body
+}
+
+/** Puts a row into a state as a worker would leave it. */
+const states = {
+  provisioning: '',
+  running: `observed_generation = generation, ready_at = now(), sandbox_id = 'local-x', endpoint = '{"kind":"tcp","host":"127.0.0.1","port":9}'`,
+  error: `observed_generation = generation, ready_at = NULL, error_message = 'no luck'`,
+  stopped: `observed_generation = generation, ready_at = NULL, desired_state = 'stopped'`,
+  terminated: `observed_generation = generation, ready_at = NULL, desired_state = 'terminated', terminated_at = now()`,
+}
+type State = keyof typeof states
+
+async function createIn(state: State, fields: object = {}): Promise<string> {
+  const { id } = await create(fields)
+  if (states[state]) await chowder.database.pool.query(`UPDATE instances SET ${states[state]} WHERE id = $1`, [id])
+  return id
+}
+
+const rowOf = async (id: string) =>
+  (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
+
+/** Settles whatever is due, as a worker would, so that start and stop do not wait for one. */
+function settleSoon() {
+  const timer = setInterval(() => {
+    void chowder.database.pool.query(
+      `UPDATE instances SET observed_generation = generation, ready_at = CASE desired_state WHEN 'running' THEN now() END
+       WHERE observed_generation < generation AND organization_id = '${organizationId}'`,
+    )
+  }, 50)
+  return { [Symbol.dispose]: () => clearInterval(timer) }
+}
+
+describe('POST /v1/instances', () => {
+  test('answers 201 at once with the documented object, provisioning, defaults filled in', async () => {
+    expect(await create()).toEqual({
+      id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      organization_id: organizationId,
+      name: 'my-assistant',
+      status: 'provisioning',
+      step: null,
+      model_provider: 'anthropic',
+      sandbox_provider: 'sandbox',
+      sandbox_id: null,
+      gateway_url: null,
+      openclaw_version: 'v1',
+      openclaw_config: null,
+      region: null,
+      error_message: null,
+      created_at: expect.stringMatching(/\.\d{6}\+00:00$/),
+      updated_at: expect.stringMatching(/\.\d{6}\+00:00$/),
+    })
+  })
+
+  test('the configuration comes back as it was sent and is sealed at rest', async () => {
+    const openclaw_config = {
+      'agents.defaults.model.primary': 'anthropic/canary-model',
+      agent: { system_prompt: 'hi' },
+    }
+    const { id, openclaw_config: echoed } = await create({ openclaw_config })
+    expect(echoed).toEqual(openclaw_config)
+    expect(JSON.stringify(await rowOf(id))).not.toContain('canary')
+  })
+
+  test.each([
+    ['no name', { name: undefined }, 'name'],
+    ['an empty name', { name: '' }, 'name'],
+    ['an unknown provider', { model_provider: 'mistral' }, 'model_provider'],
+    ['another sandbox provider', { sandbox_provider: 'vm' }, 'sandbox_provider'],
+    ['a region', { region: 'eu' }, 'region'],
+    ['a configuration that is no object', { openclaw_config: 'x' }, 'openclaw_config'],
+    ['an unknown field', { flavour: 'x' }, 'flavour'],
+    ['a field that is Chowder’s to set', { status: 'running' }, 'status'],
+    ['another organization', { organization_id: unknown }, 'organization_id'],
+  ])('%s is a 422 naming the field', async (_what, fields, field) => {
+    const { status, body } = await call('POST', '', { name: 'x', ...fields })
+    expect(status).toBe(422)
+    expect(body.detail.map((fault: { loc: string[] }) => fault.loc[1])).toContain(field)
+    expect((await call('GET', '')).body).toEqual([])
+  })
+
+  test('an unknown openclaw_version is a 400 that lists the known ones', async () => {
+    const { status, body } = await call('POST', '', { name: 'x', openclaw_version: 'v0' })
+    expect([status, body.detail]).toEqual([400, expect.stringContaining('Use one of: v1')])
+  })
+
+  test('an organization without a key for the provider gets a 400 that says how to set one', async () => {
+    const { status, body } = await call('POST', '', { name: 'x', model_provider: 'openai' })
+    expect([status, body.detail]).toEqual([400, expect.stringContaining('model_api_keys.openai')])
+    expect((await chowder.call('GET', '/v1/organization', { key })).body.instance_count).toBe(0)
+  })
+
+  test.each([
+    'gateway.port',
+    'plugins',
+    'env.vars',
+    'auth',
+    'secrets.x',
+    'update',
+    'discovery',
+    'models',
+    'models.providers.x',
+    'agents',
+    'agents.defaults.workspace',
+    'agents.entries.main.workspace',
+    '__proto__.x',
+    'a.constructor.b',
+  ])('the override %s is refused with a 400 that names it', async (path) => {
+    const { status, body } = await call('POST', '', { name: 'x', openclaw_config: { [path]: 'x' } })
+    expect([status, body.detail]).toEqual([400, expect.stringContaining(path.split('.')[0] as string)])
+  })
+
+  test('without a key it is a 401', async () => {
+    expect((await chowder.call('POST', '/v1/instances', { body: { name: 'x' } })).status).toBe(401)
+  })
+
+  test('over the limit it is the documented 402, and a deleted instance frees its place at once', async () => {
+    await chowder.database.pool.query('UPDATE organizations SET instance_limit = 2 WHERE id = $1', [organizationId])
+    const first = await create()
+    await create()
+    const refused = await call('POST', '', { name: 'x' })
+    expect([refused.status, refused.body]).toEqual([
+      402,
+      { detail: 'Instance limit reached (2/2). Upgrade your subscription.' },
+    ])
+    await call('DELETE', `/${first.id}`)
+    await create()
+  })
+
+  test('I3: of 60 creates at once under a limit of 10 exactly 10 are accepted', async () => {
+    await chowder.database.pool.query('UPDATE organizations SET instance_limit = 10 WHERE id = $1', [organizationId])
+    const answers = await Promise.all(Array.from({ length: 60 }, () => call('POST', '', { name: 'x' })))
+    const count = (status: number) => answers.filter((answer) => answer.status === status).length
+    expect([count(201), count(402)]).toEqual([10, 50])
+    expect((await chowder.call('GET', '/v1/organization', { key })).body.instance_count).toBe(10)
+  })
+})
+
+describe('GET /v1/instances', () => {
+  test('lists what is not terminated, newest first, of the own organization alone', async () => {
+    const [first, second] = [await createIn('running'), await createIn('stopped')]
+    await createIn('terminated')
+    const other = await chowder.signUp()
+    await call('POST', '', { name: 'theirs' }, other.key)
+    const { status, body } = await call('GET', '')
+    expect([status, body.map((instance: { id: string }) => instance.id)]).toEqual([200, [second, first]])
+  })
+
+  test('without a key it is a 401', async () => {
+    expect((await chowder.call('GET', '/v1/instances')).status).toBe(401)
+  })
+})
+
+describe('reading one instance', () => {
+  test.each([
+    ['provisioning', null, null],
+    ['running', 'gateway', null],
+    ['error', null, 'no luck'],
+    ['stopped', null, null],
+    ['terminated', null, null],
+  ] as const)('status, gateway_url and error_message of a %s one are the truth', async (state, url, error) => {
+    const id = await createIn(state)
+    const gateway_url = url && `http://chowder.test/v1/instances/${id}`
+    expect((await call('GET', `/${id}`)).body).toMatchObject({ status: state, gateway_url, error_message: error })
+    expect((await call('GET', `/${id}/status`)).body).toEqual({ id, status: state, step: null, gateway_url })
+  })
+
+  test('gateway_url stays while it is stopped', async () => {
+    const id = await createIn('running')
+    await chowder.database.pool.query(`UPDATE instances SET ${states.stopped} WHERE id = $1`, [id])
+    expect((await call('GET', `/${id}`)).body.gateway_url).toBe(`http://chowder.test/v1/instances/${id}`)
+  })
+
+  test('a terminated one answers for 30 days, then it is unknown', async () => {
+    const id = await createIn('terminated')
+    await chowder.database.pool.query(`UPDATE instances SET terminated_at = now() - interval '29 days' WHERE id = $1`, [
+      id,
+    ])
+    expect((await call('GET', `/${id}`)).status).toBe(200)
+    await chowder.database.pool.query(`UPDATE instances SET terminated_at = now() - interval '31 days' WHERE id = $1`, [
+      id,
+    ])
+    expect((await call('GET', `/${id}`)).status).toBe(404)
+  })
+})
+
+describe('another organization’s instance, an unknown and a malformed id', () => {
+  test.each([
+    ['GET', ''],
+    ['GET', '/status'],
+    ['PATCH', ''],
+    ['DELETE', ''],
+    ['POST', '/start'],
+    ['POST', '/stop'],
+    ['POST', '/responses'],
+    ['POST', '/session/a/responses'],
+  ] as const)('%s %s answers the same 404, byte for byte', async (method, path) => {
+    const id = await createIn('running')
+    const stranger = await chowder.signUp()
+    const body = path.endsWith('responses')
+      ? { model: 'openclaw', input: 'hi' }
+      : method === 'PATCH'
+        ? { name: 'x' }
+        : undefined
+    const texts = []
+    for (const asked of [id, unknown, 'nonsense', '..%2f', `${id}'`]) {
+      const { status, body: answer } = await call(method, `/${asked}${path}`, body, stranger.key)
+      texts.push(JSON.stringify([status, answer]))
+    }
+    expect(new Set(texts).size).toBe(1)
+    expect(JSON.parse(texts[0] as string)).toMatchObject([404, { detail: 'Instance not found.' }])
+    expect((await call('GET', `/${id}`)).body.status).toBe('running')
+  })
+
+  test.each([
+    ['GET', ''],
+    ['GET', '/status'],
+    ['PATCH', ''],
+    ['DELETE', ''],
+    ['POST', '/start'],
+    ['POST', '/stop'],
+    ['POST', '/responses'],
+    ['POST', '/session/a/responses'],
+  ] as const)('%s %s without a key is a 401, before anything else', async (method, path) => {
+    const { status } = await chowder.call(method, `/v1/instances/${unknown}${path}`)
+    expect(status).toBe(401)
+  })
+})
+
+describe('start and stop', () => {
+  test.each([
+    ['start', 'stopped', 'running'],
+    ['start', 'error', 'running'],
+    ['stop', 'running', 'stopped'],
+  ] as const)('%s from %s waits and answers 200 with a %s object', async (action, from, to) => {
+    const id = await createIn(from)
+    using _worker = settleSoon()
+    const { status, body } = await call('POST', `/${id}/${action}`)
+    expect([status, body.status]).toEqual([200, to])
+  })
+
+  test.each([
+    ['start', 'running'],
+    ['start', 'provisioning'],
+    ['start', 'terminated'],
+    ['stop', 'stopped'],
+    ['stop', 'provisioning'],
+    ['stop', 'error'],
+    ['stop', 'terminated'],
+  ] as const)('%s from %s is a 409 that names the status and changes nothing', async (action, from) => {
+    const id = await createIn(from)
+    const before = await rowOf(id)
+    const { status, body } = await call('POST', `/${id}/${action}`)
+    expect([status, body.detail]).toEqual([409, expect.stringContaining(from)])
+    expect(await rowOf(id)).toEqual(before)
+  })
+
+  test('a start that ends in error answers 200 with that object: it is the settled truth', async () => {
+    const id = await createIn('stopped')
+    const answering = call('POST', `/${id}/start`)
+    await chowder.database.pool.query('SELECT pg_sleep(0.3)')
+    await chowder.database.pool.query(`UPDATE instances SET ${states.error} WHERE id = $1`, [id])
+    const { status, body } = await answering
+    expect([status, body.status, body.error_message]).toEqual([200, 'error', 'no luck'])
+  })
+
+  test('a new intent starts with a full set of attempts, at once, and without the old reason', async () => {
+    const id = await createIn('error')
+    await chowder.database.pool.query(
+      `UPDATE instances SET attempts = 5, next_attempt_at = now() + interval '1 hour' WHERE id = $1`,
+      [id],
+    )
+    using _worker = settleSoon()
+    await call('POST', `/${id}/start`)
+    const row = await rowOf(id)
+    expect([row.attempts, row.error_message, row.generation]).toEqual([0, null, 2])
+    expect(row.next_attempt_at.getTime()).toBeLessThanOrEqual(Date.now())
+  })
+
+  test('a body is not needed, an empty one with a JSON content type is fine, and an unknown field in one is a 422', async () => {
+    const id = await createIn('running')
+    using _worker = settleSoon()
+    const send = (action: string, payload: string) =>
+      chowder.app.inject({
+        method: 'POST',
+        url: `/v1/instances/${id}/${action}`,
+        headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+        payload,
+      })
+    expect((await send('stop', '{"force": true}')).statusCode).toBe(422)
+    expect((await send('stop', '')).statusCode).toBe(200)
+    expect((await send('start', '{}')).statusCode).toBe(200)
+  })
+})
+
+describe('DELETE /v1/instances/{id}', () => {
+  test.each(['provisioning', 'running', 'error', 'stopped'] as const)(
+    'a %s one is terminated from the 204 on, its place is free, and everything else is a 409',
+    async (state) => {
+      const id = await createIn(state)
+      const { status, body } = await call('DELETE', `/${id}`)
+      expect([status, body]).toEqual([204, undefined])
+      expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
+      expect((await chowder.call('GET', '/v1/organization', { key })).body.instance_count).toBe(0)
+      const refusals = await Promise.all([
+        call('PATCH', `/${id}`, { name: 'x' }),
+        call('PATCH', `/${id}`, { openclaw_config: {} }),
+        call('POST', `/${id}/start`),
+        call('POST', `/${id}/stop`),
+        call('POST', `/${id}/responses`, { model: 'openclaw', input: 'x' }),
+      ])
+      expect(refusals.map((refusal) => refusal.status)).toEqual([409, 409, 409, 409, 409])
+    },
+  )
+
+  test('a second one is a 204 again and lowers no counter', async () => {
+    await create()
+    const { id } = await create()
+    await Promise.all(Array.from({ length: 5 }, () => call('DELETE', `/${id}`)))
+    expect((await call('DELETE', `/${id}`)).status).toBe(204)
+    expect((await chowder.call('GET', '/v1/organization', { key })).body.instance_count).toBe(1)
+  })
+})
+
+describe('PATCH /v1/instances/{id} while nothing runs', () => {
+  test('a rename changes the name alone and makes nothing due', async () => {
+    const id = await createIn('running')
+    const { status, body } = await call('PATCH', `/${id}`, { name: 'renamed' })
+    expect([status, body.name, body.status]).toEqual([200, 'renamed', 'running'])
+    expect((await rowOf(id)).generation).toBe(1)
+  })
+
+  test.each(['stopped', 'error'] as const)(
+    'on a settled %s one the configuration is replaced and nothing becomes due',
+    async (state) => {
+      const id = await createIn(state, { openclaw_config: { 'session.dmScope': 'main', 'tools.toolSearch': true } })
+      const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: { 'tools.toolSearch': false } })
+      expect([status, body.openclaw_config, body.status]).toEqual([200, { 'tools.toolSearch': false }, state])
+      const { generation, observed_generation } = await rowOf(id)
+      expect([generation, observed_generation]).toEqual([1, 1])
+    },
+  )
+
+  test('a start under way does not settle with the old one: the generation is raised', async () => {
+    const id = await createIn('provisioning')
+    expect((await call('PATCH', `/${id}`, { openclaw_config: { 'tools.toolSearch': false } })).status).toBe(200)
+    expect((await rowOf(id)).generation).toBe(2)
+  })
+
+  test.each([
+    ['a forbidden path', { openclaw_config: { gateway: { port: 1 } } }, 400],
+    ['a forbidden dot path', { openclaw_config: { 'models.providers.x.apiKey': 'y' } }, 400],
+    ['a system prompt that is no text', { openclaw_config: { agent: { system_prompt: 7 } } }, 400],
+    ['an empty name', { name: '' }, 422],
+    ['another provider', { model_provider: 'openai' }, 422],
+    ['an unknown field', { desired_state: 'running' }, 422],
+  ])('%s is refused and changes nothing', async (_what, body, expected) => {
+    const id = await createIn('stopped')
+    const before = await rowOf(id)
+    expect((await call('PATCH', `/${id}`, body)).status).toBe(expected)
+    expect(await rowOf(id)).toEqual(before)
+  })
+
+  test('an empty patch answers the object as it is', async () => {
+    const id = await createIn('stopped')
+    const { status, body } = await call('PATCH', `/${id}`, {})
+    expect([status, body.id]).toEqual([200, id])
+  })
+})
+
+describe('POST …/responses while nothing runs', () => {
+  test.each(['provisioning', 'stopped', 'error'] as const)(
+    'a %s one is a 409 in both shapes, not to be retried',
+    async (state) => {
+      const id = await createIn(state)
+      const { status, body, headers } = await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'hi' })
+      expect(status).toBe(409)
+      expect(body).toEqual({
+        detail: expect.stringContaining(state),
+        error: { message: body.detail, type: 'invalid_request_error', code: 'conflict' },
+      })
+      expect(headers['x-should-retry']).toBe('false')
+    },
+  )
+})

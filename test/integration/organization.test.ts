@@ -1,0 +1,167 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+
+let chowder: TestChowder
+
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver(), defaultTier: 'shrimp' })
+})
+afterAll(() => chowder.close())
+
+const timestamp = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$/
+
+describe('POST /v1/organization/signup', () => {
+  test('answers 201 with the documented organization and a key that is shown once', async () => {
+    const { status, body, headers } = await chowder.call('POST', '/v1/organization/signup', { body: { name: 'Acme' } })
+    expect(status).toBe(201)
+    expect(body).toEqual({
+      organization: {
+        id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+        name: 'Acme',
+        model_providers: [],
+        subscription_tier: 'shrimp',
+        instance_limit: 1,
+        instance_count: 0,
+        created_at: expect.stringMatching(timestamp),
+        updated_at: expect.stringMatching(timestamp),
+      },
+      api_key: expect.stringMatching(/^chd_org_[0-9a-f]{64}$/),
+    })
+    expect(headers['x-request-id']).toBeTruthy()
+    const { rows } = await chowder.database.pool.query('SELECT * FROM api_keys')
+    expect(JSON.stringify(rows)).not.toContain(body.api_key)
+  })
+
+  test.each([
+    ['missing', {}, ['body', 'name']],
+    ['empty', { name: '' }, ['body', 'name']],
+    ['longer than 128 code points', { name: '🦞'.repeat(129) }, ['body', 'name']],
+    ['with a control character', { name: 'a\nb' }, ['body', 'name']],
+    ['a number: nothing is coerced', { name: 7 }, ['body', 'name']],
+    ['beside an unknown field', { name: 'Acme', tier: 'whale' }, ['body', 'tier']],
+  ])('a name that is %s is a 422 that says where', async (_what, body, loc) => {
+    const answer = await chowder.call('POST', '/v1/organization/signup', { body })
+    expect(answer.status).toBe(422)
+    expect(answer.body.detail[0]).toEqual({ loc, msg: expect.any(String), type: expect.any(String) })
+  })
+
+  test('a name of 128 code points is taken as it is, spaces and all', async () => {
+    const name = ` ${'🦞'.repeat(126)} `
+    const { status, body } = await chowder.call('POST', '/v1/organization/signup', { body: { name } })
+    expect([status, body.organization.name]).toEqual([201, name])
+  })
+
+  test('malformed JSON is 400, another content type 415, a body over 1 MiB 413, each with a detail', async () => {
+    const send = (payload: string, type = 'application/json') =>
+      chowder.app.inject({ method: 'POST', url: '/v1/organization/signup', payload, headers: { 'content-type': type } })
+    const answers = await Promise.all([
+      send('{"name":'),
+      send('{"__proto__": {"name": "x"}}'),
+      send('name=Acme', 'application/x-www-form-urlencoded'),
+      send(`{"name": "${'a'.repeat(1024 * 1024)}"}`),
+    ])
+    expect(answers.map((answer) => answer.statusCode)).toEqual([400, 400, 415, 413])
+    for (const answer of answers) expect(answer.json().detail).toEqual(expect.any(String))
+  })
+})
+
+describe('GET /v1/organization', () => {
+  test('answers the organization of the key', async () => {
+    const { id, key } = await chowder.signUp({ providerKey: null })
+    const { status, body } = await chowder.call('GET', '/v1/organization', { key })
+    expect([status, body.id]).toEqual([200, id])
+  })
+
+  test.each([
+    ['no header', {}],
+    ['another scheme', { authorization: 'Basic abc' }],
+    ['no key after the scheme', { authorization: 'Bearer ' }],
+    ['a key of another form', { authorization: 'Bearer sk-123' }],
+    ['an unknown key', { authorization: `Bearer chd_org_${'0'.repeat(64)}` }],
+  ])('%s is a 401 with a detail', async (_what, headers) => {
+    const { status, body } = await chowder.call('GET', '/v1/organization', { headers })
+    expect([status, typeof body.detail]).toEqual([401, 'string'])
+  })
+
+  test('the scheme may be written in any case', async () => {
+    const { key } = await chowder.signUp({ providerKey: null })
+    const { status } = await chowder.call('GET', '/v1/organization', { headers: { authorization: `bEARER ${key}` } })
+    expect(status).toBe(200)
+  })
+})
+
+describe('PATCH /v1/organization', () => {
+  test('merges provider keys, answers their names only, and an empty one removes', async () => {
+    const { key } = await chowder.signUp({ providerKey: null })
+    const patch = async (body: unknown) => (await chowder.call('PATCH', '/v1/organization', { key, body })).body
+    const first = await patch({ name: 'Renamed', model_api_keys: { openai: 'sk-openai-canary', anthropic: 'sk-ant' } })
+    expect([first.name, first.model_providers]).toEqual(['Renamed', ['anthropic', 'openai']])
+    expect(JSON.stringify(first)).not.toContain('canary')
+    expect((await patch({ model_api_keys: { gemini: 'g' } })).model_providers).toEqual([
+      'anthropic',
+      'openai',
+      'gemini',
+    ])
+    expect((await patch({ model_api_keys: { anthropic: '' } })).model_providers).toEqual(['openai', 'gemini'])
+    const { rows } = await chowder.database.pool.query('SELECT sealed_key FROM provider_keys')
+    expect(JSON.stringify(rows)).not.toContain('canary')
+    expect(chowder.logged.join('')).not.toContain('canary')
+  })
+
+  test.each([
+    ['an unknown provider', { model_api_keys: { mistral: 'x' } }],
+    ['a key with a line break', { model_api_keys: { openai: 'a\nb' } }],
+    ['a null key', { model_api_keys: { openai: null } }],
+    ['an unknown field', { subscription_tier: 'whale' }],
+    ['a read-only field', { id: 'x' }],
+    ['an empty name', { name: '' }],
+  ])('%s is a 422 and changes nothing', async (_what, body) => {
+    const { key } = await chowder.signUp()
+    const before = (await chowder.call('GET', '/v1/organization', { key })).body
+    const { status } = await chowder.call('PATCH', '/v1/organization', { key, body: { ...body } })
+    expect(status).toBe(422)
+    expect((await chowder.call('GET', '/v1/organization', { key })).body).toEqual(before)
+  })
+
+  test('without a key it is a 401', async () => {
+    expect((await chowder.call('PATCH', '/v1/organization', { body: {} })).status).toBe(401)
+  })
+
+  test('a changed key raises the generation of running instances of that provider only, an unchanged one of none', async () => {
+    const { id, key } = await chowder.signUp()
+    await chowder.database.pool.query(`UPDATE organizations SET instance_limit = NULL WHERE id = '${id}'`)
+    const create = async (name: string) =>
+      (await chowder.call('POST', '/v1/instances', { key, body: { name } })).body.id
+    const [running, stopped, givenUp] = [await create('running'), await create('stopped'), await create('given up')]
+    const { pool } = chowder.database
+    await pool.query(`UPDATE instances SET observed_generation = 1, ready_at = now() WHERE id = $1`, [running])
+    await pool.query(`UPDATE instances SET observed_generation = 1, desired_state = 'stopped' WHERE id = $1`, [stopped])
+    await pool.query(`UPDATE instances SET observed_generation = 1 WHERE id = $1`, [givenUp])
+    const setKey = (value: string) =>
+      chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic: value } } })
+    const generations = async () => {
+      const { rows } = await pool.query('SELECT id, generation FROM instances')
+      return [running, stopped, givenUp].map((id) => rows.find((row) => row.id === id).generation)
+    }
+    await setKey('sk-test')
+    expect(await generations()).toEqual([1, 1, 1])
+    await setKey('sk-other')
+    expect(await generations()).toEqual([2, 1, 1])
+    await setKey('')
+    expect(await generations()).toEqual([3, 1, 1])
+  })
+})
+
+describe('the rest', () => {
+  test('an unknown route is a 404 with a detail', async () => {
+    const { status, body } = await chowder.call('GET', '/v1/nothing?secret=1')
+    expect([status, body]).toEqual([404, { detail: 'No route GET /v1/nothing.' }])
+  })
+
+  test('healthz answers while the process lives, readyz what it stands on', async () => {
+    expect((await chowder.call('GET', '/healthz')).body).toEqual({ status: 'ok' })
+    const { status, body } = await chowder.call('GET', '/readyz')
+    expect([status, body]).toEqual([200, { status: 'ready', checks: { database: true, queue: true } }])
+  })
+})

@@ -1,0 +1,871 @@
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as wait } from 'node:timers/promises'
+import fastify, { type FastifyBaseLogger } from 'fastify'
+import OpenAI from 'openai'
+import { pino } from 'pino'
+import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { AppError } from '../../src/platform/errors.ts'
+import { useDetailErrors } from '../../src/platform/http-errors.ts'
+import { texts } from '../../src/platform/texts.ts'
+import { strictBodies } from '../../src/platform/validation.ts'
+import { type ResponseDeps, type RunningGateway, responseRoutes } from '../../src/responses/routes.ts'
+import {
+  type Answer,
+  answerFailed,
+  answerJson,
+  answerStream,
+  delta,
+  responseObject,
+  type StubGateway,
+  sse,
+  startStream,
+  startStubGateway,
+  streamHead,
+  wholeStream,
+} from '../support/stub-responses-gateway.ts'
+
+const token = 'gateway-token-0123456789'
+const quick = { quietMs: 60, probeEveryMs: 40, limitMs: 20_000 }
+const until = <T>(check: () => T | Promise<T>, timeout = 5_000) => vi.waitFor(check, { timeout, interval: 10 })
+
+async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<ResponseDeps> = {}) {
+  const logLines: string[] = []
+  const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
+  const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
+  app.setValidatorCompiler(strictBodies)
+  useDetailErrors(app)
+  app.decorateRequest('caller')
+  app.addHook('onRequest', async (request) => {
+    request.caller = { organizationId: 'org-1', keyId: 'key-1' }
+  })
+  await app.register(responseRoutes, { gatewayOf, ...over })
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  return { app, url, logLines }
+}
+
+const echo: Answer = answerJson(200, responseObject())
+const gateway: StubGateway = await startStubGateway(echo)
+const running: RunningGateway = { endpoint: gateway.endpoint, token, provider: 'openai' }
+const asked: [string, string][] = []
+const api = await startApi(async (organizationId, instanceId) => {
+  asked.push([organizationId, instanceId])
+  if (instanceId === 'unknown') throw new AppError('not_found', texts.instanceNotFound)
+  if (instanceId === 'stopped') throw new AppError('conflict', texts.notRunning('stopped'))
+  return running
+})
+
+afterAll(async () => {
+  await api.app.close()
+  await gateway.close()
+})
+beforeEach(() => {
+  gateway.answer = echo
+  gateway.health = 'ok'
+  gateway.received.length = 0
+  gateway.healthProbes = 0
+  api.logLines.length = 0
+})
+// Each test has an instance of its own: what a provider refused is remembered by instance.
+let instance = 0
+beforeEach(() => {
+  instance++
+})
+// What a test left hanging.
+afterEach(() => {
+  for (const { response } of gateway.received) response.destroy()
+})
+
+const pathOf = (session?: string) =>
+  `/v1/instances/i-${instance}/${session === undefined ? '' : `session/${encodeURIComponent(session)}/`}responses`
+
+const post = (
+  body: unknown,
+  { path = pathOf(), url = api.url, ...init }: RequestInit & { path?: string; url?: string } = {},
+) =>
+  fetch(url + path, {
+    method: 'POST',
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+    ...init,
+    headers: { 'content-type': 'application/json', ...(init.headers as Record<string, string>) },
+  })
+const hello = { model: 'gpt-4o', input: 'hello' }
+const lastReceived = () => {
+  const last = gateway.received.at(-1)
+  if (!last) throw new Error('the gateway received nothing')
+  return last
+}
+async function failure(response: Response) {
+  const body = (await response.json()) as {
+    detail: string | { error: string }
+    error: { message: string; type: string; code: string }
+  }
+  return { status: response.status, ...body, shouldRetry: response.headers.get('x-should-retry') }
+}
+
+/** A client whose connection can be cut, and whose answer can be left unread. */
+async function openRaw(
+  body: unknown,
+  url = api.url,
+): Promise<{ request: ClientRequest; response: Promise<IncomingMessage> }> {
+  const request = httpRequest(url + pathOf(), { method: 'POST', headers: { 'content-type': 'application/json' } })
+  request.on('error', () => {})
+  const response = once(request, 'response').then(([message]) => message as IncomingMessage)
+  response.catch(() => {})
+  request.end(JSON.stringify(body))
+  await until(() => expect(gateway.received.length).toBeGreaterThan(0))
+  return { request, response }
+}
+
+describe('a message', () => {
+  test('is answered with the model that was asked for, and nothing of the gateway’s headers but the type', async () => {
+    gateway.answer = answerJson(200, responseObject(), { 'set-cookie': 'a=b', 'x-openclaw-agent': 'main', server: 'x' })
+    const response = await post(hello)
+    expect(response.status).toBe(200)
+    expect(await response.json()).toEqual(responseObject({ model: 'gpt-4o' }))
+    expect(response.headers.get('cache-control')).toBe('no-store')
+    expect(response.headers.get('content-type')).toBe('application/json; charset=utf-8')
+    expect([...response.headers.keys()].sort()).toEqual(
+      ['cache-control', 'connection', 'content-length', 'content-type', 'date', 'keep-alive', 'x-request-id'].sort(),
+    )
+    expect(asked.at(-1)).toEqual(['org-1', `i-${instance}`])
+  })
+
+  test('goes to the exact path, for the gateway’s own agent, with the model in a header', async () => {
+    await post({ ...hello, instructions: 'be brief', store: false, foo: { bar: [1] } })
+    expect(lastReceived().url).toBe('/v1/responses')
+    expect(lastReceived().body).toEqual({
+      model: 'openclaw',
+      input: 'hello',
+      instructions: 'be brief',
+      store: false,
+      foo: { bar: [1] },
+    })
+    expect(lastReceived().headers['x-openclaw-model']).toBe('openai/gpt-4o')
+  })
+
+  test('for `openclaw` leaves the choice of the model to the instance', async () => {
+    const response = await post({ ...hello, model: 'openclaw' })
+    expect(lastReceived().headers).not.toHaveProperty('x-openclaw-model')
+    expect(await response.json()).toMatchObject({ model: 'openclaw' })
+  })
+
+  test('may have items as input', async () => {
+    const input = [{ type: 'message', role: 'user', content: 'hi' }]
+    expect((await post({ ...hello, input })).status).toBe(200)
+    expect(lastReceived().body.input).toEqual(input)
+  })
+
+  test('loses `user`, which would select a session, and a `stream` of null, which the gateway refuses', async () => {
+    expect((await post({ ...hello, user: 'alice', stream: null })).status).toBe(200)
+    expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello' })
+    await post({ ...hello, stream: false })
+    expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello', stream: false })
+  })
+
+  test('passes previous_response_id on beside the session of the path', async () => {
+    await post({ ...hello, previous_response_id: 'resp_other' }, { path: pathOf('a') })
+    expect(lastReceived().body.previous_response_id).toBe('resp_other')
+    expect(lastReceived().headers['x-openclaw-session-key']).toBe('s-61')
+  })
+
+  test('brings no header of the client to the gateway', async () => {
+    const request = httpRequest(api.url + pathOf(), {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        authorization: 'Bearer chd_org_of_the_caller',
+        'x-openclaw-session-key': 'agent:main:other',
+        'x-openclaw-model': 'openai/other',
+        'x-openclaw-agent-id': 'other',
+        'x-openclaw-scopes': 'operator.admin',
+        'X-OpenClaw-Message-Channel': 'telegram',
+        'x-forwarded-for': '1.2.3.4',
+        'x-forwarded-host': 'evil',
+        forwarded: 'for=1.2.3.4',
+        'x-real-ip': '1.2.3.4',
+        cookie: 'a=b',
+        te: 'trailers',
+        'proxy-authorization': 'Basic x',
+        connection: 'x-openclaw-agent-id, keep-alive',
+        'accept-encoding': 'gzip',
+        accept: 'text/html',
+        'x-request-id': 'of-the-client',
+        'idempotency-key': 'k',
+        host: 'evil.example',
+      },
+    })
+    request.end(JSON.stringify(hello))
+    const [response] = (await once(request, 'response')) as [IncomingMessage]
+    response.resume()
+    expect(response.statusCode).toBe(200)
+    const { host, ...headers } = lastReceived().headers
+    expect(headers).toEqual({
+      connection: 'keep-alive',
+      authorization: `Bearer ${token}`,
+      accept: 'application/json',
+      'content-type': 'application/json',
+      'content-length': String(JSON.stringify({ input: 'hello', model: 'openclaw' }).length),
+      'x-openclaw-session-key': 'main',
+      'x-openclaw-model': 'openai/gpt-4o',
+    })
+    expect(host).not.toContain('evil')
+    expect(lastReceived().rawHeaders.length).toBe(2 * (Object.keys(headers).length + 1))
+  })
+
+  test('that is sent in two contradicting lengths never reaches the gateway', async () => {
+    const request = httpRequest(api.url + pathOf(), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'content-length': '5', 'transfer-encoding': 'chunked' },
+    })
+    request.end(JSON.stringify(hello))
+    const [response] = (await once(request, 'response')) as [IncomingMessage]
+    response.resume()
+    expect(response.statusCode).toBe(400)
+    expect(gateway.received).toEqual([])
+  })
+
+  test('reaches a gateway behind a unix socket', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'responses-'))
+    onTestFinished(() => rm(folder, { recursive: true }))
+    const behindSocket = await startStubGateway(echo, join(folder, 'Gateway_ü.sock'))
+    onTestFinished(() => behindSocket.close())
+    const other = await startApi(async () => ({ ...running, endpoint: behindSocket.endpoint }))
+    onTestFinished(() => other.app.close())
+    expect((await post(hello, { url: other.url })).status).toBe(200)
+    expect(behindSocket.received[0]?.headers).toMatchObject({ host: 'localhost', authorization: `Bearer ${token}` })
+  })
+
+  test('carries the headers that an endpoint asks for, which cannot replace ours', async () => {
+    if (gateway.endpoint.kind !== 'tcp') throw new Error('the stub listens on tcp')
+    const endpoint = { ...gateway.endpoint, headers: { 'x-preview-token': 'p', authorization: 'no' } }
+    const other = await startApi(async () => ({ ...running, endpoint }))
+    onTestFinished(() => other.app.close())
+    await post(hello, { url: other.url })
+    expect(lastReceived().headers).toMatchObject({ 'x-preview-token': 'p', authorization: `Bearer ${token}` })
+  })
+})
+
+describe('the session', () => {
+  const keyOf = async (path: string) => {
+    const response = await post(hello, { path })
+    expect(response.status).toBe(200)
+    return lastReceived().headers['x-openclaw-session-key']
+  }
+
+  test('is `main` without one in the path, and by that name', async () => {
+    expect(await keyOf(pathOf())).toBe('main')
+    expect(await keyOf(pathOf('main'))).toBe('main')
+  })
+
+  test('is another for every id, however it is crafted', async () => {
+    const ids = [
+      ...[
+        'sa',
+        'SA',
+        ' sa ',
+        'sa ',
+        'Main',
+        'MAIN',
+        ' main',
+        'main ',
+        'agent:main:sa',
+        'agent:main:main',
+        's-7361',
+        '%2F',
+        '/',
+        '%252F',
+      ],
+      ...[
+        '../sa',
+        '..',
+        '.',
+        'a/../sa',
+        'sa\n',
+        'sa\0',
+        'sa?x=1',
+        'sa#x',
+        'sa;x',
+        '🦞',
+        'é',
+        'e\u0301',
+        'subagent:x',
+        'cron:x',
+        'acp:x',
+      ],
+      ...['constructor', '__proto__', '*', ':session_id', 'x'.repeat(200), '🦞'.repeat(50)],
+    ]
+    const keys = new Set<unknown>()
+    for (const id of ids) {
+      // A client's URL parser would resolve a dot segment, so it is escaped as a hostile client would.
+      const segment = encodeURIComponent(id).replaceAll('.', '%2E')
+      const key = await keyOfRaw(`/v1/instances/i/session/${segment}/responses`)
+      expect(key).toBe(`s-${Buffer.from(id).toString('hex')}`)
+      keys.add(key)
+    }
+    expect(keys.size).toBe(ids.length)
+  })
+
+  test('id is at most 200 bytes', async () => {
+    for (const id of ['x'.repeat(201), '🦞'.repeat(51), 'x'.repeat(1000)]) {
+      const response = await failure(await post(hello, { path: pathOf(id) }))
+      expect(response).toMatchObject({ status: 400, error: { type: 'invalid_request_error' } })
+    }
+    expect(gateway.received).toEqual([])
+  })
+
+  /** By node:http, which sends a path as it is. */
+  async function keyOfRaw(path: string) {
+    const { port } = new URL(api.url)
+    const request = httpRequest({
+      port,
+      host: '127.0.0.1',
+      path,
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+    })
+    request.end(JSON.stringify(hello))
+    const [response] = (await once(request, 'response')) as [IncomingMessage]
+    response.resume()
+    expect(response.statusCode).toBe(200)
+    return lastReceived().headers['x-openclaw-session-key']
+  }
+})
+
+describe('a message that is refused here', () => {
+  test.each([
+    ['no model', { input: 'x' }],
+    ['no input', { model: 'gpt-4o' }],
+    ['a number as input', { model: 'gpt-4o', input: 5 }],
+    ['null as input', { model: 'gpt-4o', input: null }],
+    ['a number as model', { model: 5, input: 'x' }],
+    ['a line break in the model', { model: 'gpt\r\nx-evil: 1', input: 'x' }],
+    ['an empty model', { model: '', input: 'x' }],
+    ['a model of 201 characters', { model: 'm'.repeat(201), input: 'x' }],
+    ['a text as stream', { ...hello, stream: 'true' }],
+    ['a list as body', [hello]],
+  ])('%s: 422 with both kinds of error, and the gateway hears nothing', async (_name, body) => {
+    const { status, detail, error } = await failure(await post(body))
+    expect(status).toBe(422)
+    expect(detail).toEqual(expect.arrayContaining([expect.objectContaining({ loc: expect.arrayContaining(['body']) })]))
+    expect(error).toMatchObject({ type: 'invalid_request_error', message: expect.any(String) })
+    expect(gateway.received).toEqual([])
+  })
+
+  test('another provider’s model: 400', async () => {
+    const { status, detail } = await failure(await post({ ...hello, model: 'anthropic/claude-opus-5' }))
+    expect({ status, detail }).toMatchObject({ status: 400, detail: expect.stringContaining('openai') })
+    expect(gateway.received).toEqual([])
+  })
+
+  test('JSON that is none: 400', async () => {
+    expect((await failure(await post('{"model":'))).status).toBe(400)
+  })
+
+  test('more than 20 MB: 413; just below: passed on', async () => {
+    const bodyOf = (bytes: number) => JSON.stringify({ ...hello, input: 'x'.repeat(bytes) })
+    expect((await post(bodyOf(20 * 1024 * 1024 - 100))).status).toBe(200)
+    expect((lastReceived().body.input as string).length).toBe(20 * 1024 * 1024 - 100)
+    expect(await failure(await post(bodyOf(20 * 1024 * 1024)))).toMatchObject({ status: 413 })
+    expect(gateway.received).toHaveLength(1)
+  })
+
+  test('an unknown instance: 404', async () => {
+    expect(await failure(await post(hello, { path: '/v1/instances/unknown/responses' }))).toMatchObject({
+      status: 404,
+      detail: 'Instance not found.',
+      error: { message: 'Instance not found.', type: 'invalid_request_error' },
+    })
+  })
+
+  test.each(['/v1/instances/stopped/responses', '/v1/instances/stopped/session/a/responses'])(
+    'an instance that does not run: 409 that an OpenAI client does not repeat (%s)',
+    async (path) => {
+      expect(await failure(await post(hello, { path }))).toMatchObject({
+        status: 409,
+        detail: texts.notRunning('stopped'),
+        shouldRetry: 'false',
+      })
+    },
+  )
+
+  test('a failure of our own is not blamed on the gateway', async () => {
+    const other = await startApi(async () => {
+      throw new Error('secret bug')
+    })
+    onTestFinished(() => other.app.close())
+    const { status, error } = await failure(await post(hello, { url: other.url }))
+    expect({ status, error }).toMatchObject({ status: 500, error: { message: 'Internal error.' } })
+  })
+})
+
+describe('what a gateway refuses', () => {
+  const before = (status: number, message: string, type = 'invalid_request_error', headers = {}) =>
+    answerJson(status, { error: { message, type } }, headers)
+
+  test.each([400, 413, 422, 429])('with %i keeps its status and message', async (status) => {
+    gateway.answer = before(status, 'Unrecognized key: "foo"', 'invalid_request_error', { 'retry-after': '7' })
+    const response = await post(hello)
+    expect(response.headers.get('retry-after')).toBe('7')
+    expect(await failure(response)).toMatchObject({
+      status,
+      detail: 'Unrecognized key: "foo"',
+      error: { message: 'Unrecognized key: "foo"' },
+      shouldRetry: null,
+    })
+  })
+
+  test('as an unknown model is a 400', async () => {
+    gateway.answer = answerFailed(404, 'invalid_request_error', 'Unknown model: openai/gpt-4o')
+    expect(await failure(await post(hello))).toMatchObject({ status: 400, detail: 'Unknown model: openai/gpt-4o' })
+  })
+
+  test('for the provider’s sake is a 502 about the organization’s key, also in the minute of `internal error`', async () => {
+    const refused = {
+      status: 502,
+      detail: { error: expect.stringContaining("(openai) refused your organization's API key") },
+      error: { type: 'server_error' },
+      shouldRetry: 'false',
+    }
+    gateway.answer = answerFailed(401, 'authentication_error', '401: bad key sk-secret')
+    expect(await failure(await post(hello))).toMatchObject(refused)
+    gateway.answer = answerFailed(500, 'api_error', 'internal error')
+    expect(await failure(await post(hello))).toMatchObject(refused)
+    expect(await failure(await post(hello))).toMatchObject(refused)
+    expect(api.logLines.join('')).not.toContain('sk-secret')
+
+    instance++ // another instance has another key
+    expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('500') })
+  })
+
+  test('within a stream is remembered for that minute too', async () => {
+    const failed = responseObject({ status: 'failed', error: { code: 'authentication_error', message: '401' } })
+    gateway.answer = answerStream(`${streamHead}${sse({ type: 'response.failed', response: failed })}data: [DONE]\n\n`)
+    const streamed = await post({ ...hello, stream: true })
+    expect(streamed.status).toBe(200)
+    expect(await streamed.text()).toContain('"model":"gpt-4o","output":[{"type":"message"')
+    gateway.answer = answerFailed(500, 'api_error', 'internal error')
+    expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('refused') })
+  })
+
+  test('is forgotten once the gateway answers again, and after its time', async () => {
+    const forgetful = await startApi(async () => running, { keyCooldownMs: 50 })
+    onTestFinished(() => forgetful.app.close())
+    const refuse = (url: string) => {
+      gateway.answer = answerFailed(401, 'authentication_error', '401')
+      return post(hello, { url })
+    }
+    const internalError = async (url: string) => {
+      gateway.answer = answerFailed(500, 'api_error', 'internal error')
+      return (await failure(await post(hello, { url }))).detail
+    }
+    const forgotten = { error: expect.stringContaining('failed with 500') }
+
+    await refuse(api.url)
+    gateway.answer = echo
+    await post(hello)
+    expect(await internalError(api.url)).toMatchObject(forgotten)
+
+    await refuse(forgetful.url)
+    await until(async () => expect(await internalError(forgetful.url)).toMatchObject(forgotten))
+  })
+
+  test.each([401, 403])('as our own token (%i) is a 502 and an ERROR in the log, without the token', async (status) => {
+    gateway.answer = before(status, 'Unauthorized', 'unauthorized')
+    const { detail, ...rest } = await failure(await post(hello))
+    expect(rest).toMatchObject({ status: 502, error: { type: 'server_error' } })
+    expect(detail).toMatchObject({ error: expect.stringContaining('did not accept Chowder') })
+    const lines = api.logLines.map((line) => JSON.parse(line))
+    expect(lines).toContainEqual(
+      expect.objectContaining({
+        level: 50,
+        instanceId: `i-${instance}`,
+        msg: expect.stringContaining("Chowder's own token"),
+      }),
+    )
+    expect(api.logLines.join('') + JSON.stringify(detail)).not.toContain(token)
+  })
+
+  test.each([500, 502, 503, 504, 404, 302])('with %i before the turn is a 502 that says which', async (status) => {
+    gateway.answer = (response) => response.writeHead(status, { location: 'http://127.0.0.1:1/' }).end('Not Found')
+    expect(await failure(await post(hello))).toMatchObject({
+      status: 502,
+      detail: { error: `The gateway of this instance failed with ${status}.` },
+      shouldRetry: null,
+    })
+  })
+
+  test('after the turn began is not to be repeated', async () => {
+    gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
+    expect(await failure(await post(hello))).toMatchObject({ status: 502, shouldRetry: 'false' })
+  })
+
+  test('is read only so far', async () => {
+    gateway.answer = (response) => {
+      response.writeHead(400, { 'content-type': 'application/json' })
+      const fill = () => {
+        while (!response.destroyed && response.write('x'.repeat(65_536)));
+      }
+      response.on('drain', fill)
+      fill()
+    }
+    expect(await failure(await post(hello))).toMatchObject({ status: 400, detail: 'The gateway refused the request.' })
+    await until(() => expect(lastReceived().abortedAt).toBeDefined())
+  })
+})
+
+describe('a gateway that cannot be reached', () => {
+  test.each([
+    { kind: 'tcp' as const, host: '127.0.0.1', port: 1 },
+    { kind: 'tcp' as const, host: '::1', port: 1 },
+    { kind: 'unix' as const, path: '/tmp/no-such-gateway.sock' },
+  ])('is a 502 with the documented text; the turn has not begun ($kind $host)', async (endpoint) => {
+    const other = await startApi(async () => ({ ...running, endpoint }))
+    onTestFinished(() => other.app.close())
+    expect(await failure(await post(hello, { url: other.url }))).toMatchObject({
+      status: 502,
+      detail: { error: texts.gatewayUnavailable },
+      error: { message: texts.gatewayUnavailable, type: 'server_error' },
+      shouldRetry: null,
+    })
+  })
+
+  test('any more once it has the message is a 502 not to be repeated', async () => {
+    for (const answer of [
+      (response) => response.destroy(),
+      (response) => {
+        response.writeHead(200, { 'content-type': 'application/json', 'content-length': '1000' })
+        response.write('{"id":')
+        setImmediate(() => response.destroy())
+      },
+    ] satisfies Answer[]) {
+      gateway.answer = answer
+      expect(await failure(await post(hello))).toMatchObject({
+        status: 502,
+        detail: { error: texts.gatewayUnavailable },
+        shouldRetry: 'false',
+      })
+    }
+  })
+
+  test.each(['<html>', '"text"', 'null', '{"id":'])('sensibly (it answers %j) is a 502', async (text) => {
+    gateway.answer = (response) => response.writeHead(200, { 'content-type': 'text/html' }).end(text)
+    const { status, detail } = await failure(await post(hello))
+    expect({ status, detail }).toMatchObject({
+      status: 502,
+      detail: { error: expect.stringContaining('cannot be read') },
+    })
+  })
+
+  test('without an end to its answer is a 502, and is left', async () => {
+    const part = Buffer.alloc(4 * 1024 * 1024, ' ')
+    gateway.answer = (response) => {
+      response.writeHead(200, { 'content-type': 'application/json' })
+      const fill = () => {
+        while (!response.destroyed && response.write(part));
+      }
+      response.on('drain', fill)
+      fill()
+    }
+    const { status, detail } = await failure(await post(hello))
+    expect({ status, detail }).toMatchObject({ status: 502, detail: { error: expect.stringContaining('too large') } })
+    await until(() => expect(lastReceived().abortedAt).toBeDefined())
+  })
+})
+
+describe('a streamed message', () => {
+  const stream = { ...hello, stream: true }
+  const passedOn = wholeStream.replaceAll('"model":"openclaw"', '"model":"gpt-4o"')
+
+  test('is passed on as it came, with the model that was asked for', async () => {
+    gateway.answer = answerStream(wholeStream)
+    const response = await post(stream)
+    expect(response.headers.get('content-type')).toBe('text/event-stream')
+    expect(response.headers.get('cache-control')).toBe('no-store')
+    expect(await response.text()).toBe(passedOn)
+    expect(lastReceived().headers.accept).toBe('text/event-stream')
+    expect(lastReceived().body.stream).toBe(true)
+  })
+
+  test('arrives event by event, while the gateway still works', async () => {
+    gateway.answer = (response) => startStream(response).write(streamHead)
+    const response = await post(stream)
+    const reader = (response.body as ReadableStream<Uint8Array>).getReader()
+    const readText = async () => Buffer.from((await reader.read()).value ?? []).toString()
+    expect(await readText()).toContain('event: response.created')
+    lastReceived().response.write(delta('one'))
+    expect(await readText()).toBe(delta('one'))
+    lastReceived().response.end(wholeStream.slice(wholeStream.indexOf(delta(' 🦞'))))
+    expect(await readText()).toContain('event: response.completed')
+  })
+
+  test.each(['ends', 'resets'])(
+    'that the gateway %s in the middle ends with an error event, never [DONE]',
+    async (how) => {
+      gateway.answer = (response) => {
+        startStream(response).write(`${streamHead}${delta('a')}`, () => {
+          if (how === 'ends') response.end()
+          else response.destroy()
+        })
+      }
+      const text = await (await post(stream)).text()
+      expect(text).toContain(delta('a'))
+      expect(text).not.toContain('[DONE]')
+      expect(text).toMatch(/event: error\ndata: \{"type":"error",.*"code":"gateway_unreachable".*\}\n\n$/)
+      expect(api.logLines.join('')).toContain('stream ended with an error event')
+    },
+  )
+
+  test('keeps the gateway waiting when its reader is slow, and then loses nothing', { timeout: 60_000 }, async () => {
+    const large = delta('x'.repeat(50_000))
+    const events = 1000 // 50 MB
+    let written = 0
+    let isWaiting = false
+    gateway.answer = (response) => {
+      startStream(response).write(streamHead)
+      const fill = () => {
+        isWaiting = false
+        while (written < events) {
+          written++
+          if (!response.write(large)) {
+            isWaiting = true
+            return
+          }
+        }
+        response.end(sse({ type: 'response.completed', response: responseObject() }))
+      }
+      response.on('drain', fill)
+      fill()
+    }
+    const { response } = await openRaw(stream)
+    const answer = await response // not read yet
+    let before = -1
+    await until(async () => {
+      const now = written
+      await wait(300)
+      const isStill = isWaiting && before === now && now === written
+      before = written
+      expect(isStill).toBe(true)
+    }, 20_000)
+    expect(written).toBeLessThan(events * 0.6) // what is beyond are the kernel's socket buffers
+    let bytes = 0
+    for await (const chunk of answer) bytes += chunk.length
+    expect(written).toBe(events)
+    expect(bytes).toBeGreaterThan(events * large.length)
+  })
+})
+
+const connectionsOf = (server: { getConnections(done: (error: Error | null, count: number) => void): unknown }) =>
+  new Promise<number>((resolve) => server.getConnections((_error, count) => resolve(count)))
+
+describe('a client that leaves', () => {
+  const hang: Answer = () => {}
+  const begin: Answer = (response) => startStream(response).write(streamHead)
+  const beginJson: Answer = (response) => {
+    response.writeHead(200, { 'content-type': 'application/json' })
+    response.write('{')
+  }
+
+  test.each([
+    ['before the answer', hang, hello],
+    ['in the middle of a stream', begin, { ...hello, stream: true }],
+    ['in the middle of an answer', beginJson, hello],
+  ])('%s ends the turn at the gateway within a second', async (_name, answer, body) => {
+    gateway.answer = answer
+    const { request, response } = await openRaw(body)
+    if (answer === begin) (await response).resume()
+    const leftAt = performance.now()
+    request.destroy()
+    await until(() => expect(lastReceived().abortedAt).toBeDefined(), 2_000)
+    expect((lastReceived().abortedAt ?? Number.POSITIVE_INFINITY) - leftAt).toBeLessThan(1_000)
+    expect(api.logLines.filter((line) => JSON.parse(line).level >= 50)).toEqual([])
+  })
+
+  test('300 times leaves no connection behind', { timeout: 60_000 }, async () => {
+    gateway.answer = begin
+    const leave = async () => {
+      const request = httpRequest(api.url + pathOf(), {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        agent: false,
+      })
+      request.on('error', () => {})
+      request.end(JSON.stringify({ ...hello, stream: true }))
+      const [response] = (await once(request, 'response')) as [IncomingMessage]
+      response.on('error', () => {})
+      await once(response, 'data')
+      request.destroy()
+    }
+    for (let round = 0; round < 15; round++) await Promise.all(Array.from({ length: 20 }, leave))
+    await until(() => expect(gateway.received.filter(({ abortedAt }) => abortedAt === undefined)).toEqual([]))
+    await until(async () => expect(await gateway.connections()).toBe(0))
+  })
+
+  test('while its instance is looked up never reaches the gateway', async () => {
+    let found = () => {}
+    let wasAsked = false
+    const other = await startApi(async () => {
+      wasAsked = true
+      await new Promise<void>((resolve) => {
+        found = resolve
+      })
+      return running
+    })
+    onTestFinished(() => other.app.close())
+    const request = httpRequest(other.url + pathOf(), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+    })
+    request.on('error', () => {})
+    request.end(JSON.stringify(hello))
+    await until(() => expect(wasAsked).toBe(true))
+    request.destroy()
+    await until(async () => expect(await connectionsOf(other.app.server)).toBe(0))
+    found()
+    await wait(50)
+    expect(gateway.received).toEqual([])
+  })
+})
+
+describe('a server that closes', () => {
+  test('ends streams with an error event and messages with a 503, at once', async () => {
+    const other = await startApi(async () => running)
+    gateway.answer = (response, { body }) => {
+      if (body.stream) startStream(response).write(streamHead)
+    }
+    const streamed = await post({ ...hello, stream: true }, { url: other.url })
+    const plain = post(hello, { url: other.url })
+    await until(() => expect(gateway.received).toHaveLength(2))
+    const startedAt = performance.now()
+    const closed = other.app.close()
+    expect(await streamed.text()).toMatch(/event: error\ndata: .*shutting down.*\n\n$/)
+    expect(await failure(await plain)).toMatchObject({ status: 503, shouldRetry: 'false' })
+    await closed
+    expect(performance.now() - startedAt).toBeLessThan(2_000)
+    await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
+  })
+})
+
+describe('a gateway that falls silent', () => {
+  const open = async (over: Partial<typeof quick> = {}) => {
+    const other = await startApi(async () => running, { times: { ...quick, ...over } })
+    onTestFinished(() => other.app.close())
+    return other.url
+  }
+
+  test('but lives may think, and its answer arrives', async () => {
+    const url = await open()
+    gateway.answer = () => {}
+    const answer = post(hello, { url })
+    await until(() => expect(gateway.healthProbes).toBeGreaterThan(4))
+    echo(lastReceived().response, lastReceived())
+    expect((await answer).status).toBe(200)
+    const probes = gateway.healthProbes
+    await wait(200)
+    expect(gateway.healthProbes).toBe(probes)
+  })
+
+  test.each(['failing', 'hung'] as const)('and whose health is %s is a 504 not to be repeated', async (health) => {
+    const url = await open()
+    gateway.answer = () => {}
+    gateway.health = health
+    expect(await failure(await post(hello, { url }))).toMatchObject({
+      status: 504,
+      detail: { error: expect.stringContaining('does not respond') },
+      error: { type: 'server_error' },
+      shouldRetry: 'false',
+    })
+    expect(gateway.healthProbes).toBe(3)
+    await until(() => expect(lastReceived().abortedAt).toBeDefined())
+  })
+
+  test('in the middle of a stream ends it with an error event', async () => {
+    const url = await open()
+    gateway.health = 'hung'
+    gateway.answer = (response) => startStream(response).write(streamHead)
+    const text = await (await post({ ...hello, stream: true }, { url })).text()
+    expect(text).toMatch(/event: error\ndata: .*"code":"gateway_timeout".*\n\n$/)
+  })
+
+  test.each([true, false])('is ended at the hard limit although it lives (stream: %s)', async (isStream) => {
+    const url = await open({ limitMs: 300 })
+    gateway.answer = (response) => {
+      if (isStream) startStream(response).write(streamHead)
+    }
+    const response = await post({ ...hello, stream: isStream }, { url })
+    expect(response.status).toBe(isStream ? 200 : 504)
+    expect(await response.text()).toMatch(/it took longer than/)
+  })
+})
+
+describe('the official OpenAI client', () => {
+  const clientOf = (path = `/v1/instances/i-${instance}`) =>
+    new OpenAI({ baseURL: api.url + path, apiKey: 'chd_org_x', maxRetries: 2 })
+
+  test('gets an answer', async () => {
+    const response = await clientOf().responses.create({ model: 'gpt-4o', input: 'hello' })
+    expect(response).toMatchObject({ model: 'gpt-4o', status: 'completed', output_text: 'Grüße 🦞' })
+  })
+
+  test('gets an answer in a session', async () => {
+    await clientOf(`/v1/instances/i-${instance}/session/user-42`).responses.create({ model: 'gpt-4o', input: 'hello' })
+    expect(lastReceived().headers['x-openclaw-session-key']).toBe(`s-${Buffer.from('user-42').toString('hex')}`)
+  })
+
+  test('gets a stream', async () => {
+    gateway.answer = answerStream(wholeStream)
+    const types: string[] = []
+    let text = ''
+    for await (const event of await clientOf().responses.create({ model: 'gpt-4o', input: 'hello', stream: true })) {
+      types.push(event.type)
+      if (event.type === 'response.output_text.delta') text += event.delta
+      if (event.type === 'response.completed') expect(event.response.model).toBe('gpt-4o')
+    }
+    expect(types.at(0)).toBe('response.created')
+    expect(types.at(-1)).toBe('response.completed')
+    expect(text).toBe('Grüße 🦞')
+  })
+
+  test('throws when a stream is cut, with the reason', async () => {
+    gateway.answer = answerStream(streamHead + delta('a'))
+    const stream = await clientOf().responses.create({ model: 'gpt-4o', input: 'hello', stream: true })
+    const readAll = async () => {
+      for await (const _event of stream);
+    }
+    await expect(readAll()).rejects.toThrow(/ended its answer before it was complete/)
+  })
+
+  test('that stops reading ends the turn', async () => {
+    gateway.answer = (response) => startStream(response).write(streamHead)
+    const stream = await clientOf().responses.create({ model: 'gpt-4o', input: 'hello', stream: true })
+    for await (const _event of stream) break
+    await until(() => expect(lastReceived().abortedAt).toBeDefined(), 1_000)
+  })
+
+  test('throws its own kinds of errors, with our texts', async () => {
+    await expect(
+      clientOf('/v1/instances/unknown').responses.create({ model: 'gpt-4o', input: 'x' }),
+    ).rejects.toMatchObject({
+      name: expect.any(String),
+      status: 404,
+      type: 'invalid_request_error',
+      message: expect.stringContaining('Instance not found.'),
+    })
+  })
+
+  test('does not repeat a turn that may have begun, nor a message to an instance that does not run', async () => {
+    gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
+    await expect(clientOf().responses.create({ model: 'gpt-4o', input: 'x' })).rejects.toMatchObject({ status: 502 })
+    expect(gateway.received).toHaveLength(1)
+    asked.length = 0
+    await expect(
+      clientOf('/v1/instances/stopped').responses.create({ model: 'gpt-4o', input: 'x' }),
+    ).rejects.toMatchObject({
+      status: 409,
+    })
+    expect(asked).toHaveLength(1)
+  })
+})

@@ -1,0 +1,139 @@
+import { execFile, spawn } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { Redis } from 'ioredis'
+import pg from 'pg'
+import { pino } from 'pino'
+import type { TestProject } from 'vitest/node'
+import { startEmbeddedPostgres } from '../../src/database/embedded.ts'
+import { migrate } from '../../src/database/migrate.ts'
+import { migrateQueue } from '../../src/lifecycle/queue.ts'
+import { prepareDataFolder } from '../../src/platform/data-folder.ts'
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** How to reach the PostgreSQL server of this run. */
+    postgres: pg.PoolConfig
+    /** null when there is no Redis on this machine: what needs one is reported as skipped. */
+    redisUrl: string | null
+  }
+}
+
+export const templateDatabase = 'chowder_template'
+const run = promisify(execFile)
+const startTimeoutMs = 15_000
+
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  await new Promise((resolve) => server.close(resolve))
+  if (typeof address !== 'object' || !address) throw new Error('no port')
+  return address.port
+}
+
+const hasRedis = () =>
+  run('redis-server', ['--version']).then(
+    () => true,
+    () => false,
+  )
+
+/** On Debian and Ubuntu as root the package is installed; anywhere else the caller is told that there is none. */
+async function findRedis(): Promise<boolean> {
+  if (await hasRedis()) return true
+  const system = await readFile('/etc/os-release', 'utf8').catch(() => '')
+  if (process.getuid?.() !== 0 || !/^ID(_LIKE)?=.*(debian|ubuntu)/m.test(system)) return false
+  await run('apt-get', ['update'], { timeout: 120_000 }).catch(() => {})
+  await run('apt-get', ['install', '-y', '--no-install-recommends', 'redis-server'], {
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+    timeout: 180_000,
+  })
+  return hasRedis()
+}
+
+async function startRedis(): Promise<{ url: string; stop(): Promise<void> } | null> {
+  if (process.env.TEST_REDIS_URL) return { url: process.env.TEST_REDIS_URL, stop: async () => {} }
+  if (!(await findRedis())) {
+    const why = 'no redis-server on PATH, none could be installed, and TEST_REDIS_URL is not set'
+    if (process.env.CI) throw new Error(`the Redis half of the tests cannot run: ${why}`)
+    process.stderr.write(`\nSKIPPED: the Redis half of the tests does not run: ${why}.\n\n`)
+    return null
+  }
+  const port = await freePort()
+  const child = spawn(
+    'redis-server',
+    ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'],
+    {
+      stdio: 'ignore',
+    },
+  )
+  const url = `redis://127.0.0.1:${port}`
+  const probe = new Redis(url, { retryStrategy: () => 50, maxRetriesPerRequest: null })
+  probe.on('error', () => {})
+  await Promise.race([
+    probe.ping(),
+    sleep(startTimeoutMs, undefined, { ref: false }).then(() =>
+      Promise.reject(new Error('redis-server does not answer')),
+    ),
+  ])
+  probe.disconnect()
+  const ended = new Promise((resolve) => child.once('exit', resolve))
+  return {
+    url,
+    async stop() {
+      child.kill()
+      await ended
+    },
+  }
+}
+
+async function startPostgres(): Promise<{ connection: pg.PoolConfig; stop(): Promise<void> }> {
+  if (process.env.TEST_DATABASE_URL) {
+    return { connection: { connectionString: process.env.TEST_DATABASE_URL }, stop: async () => {} }
+  }
+  const dataDir = await mkdtemp(join(tmpdir(), 'chowder-test-'))
+  await prepareDataFolder(dataDir)
+  const embedded = await startEmbeddedPostgres({ dataDir, log: pino({ level: 'silent' }), durable: false })
+  return {
+    connection: embedded.connection,
+    async stop() {
+      await embedded.stop()
+      await rm(dataDir, { recursive: true, force: true })
+    },
+  }
+}
+
+/** Migrated once; each test file clones it. */
+async function makeTemplate(connection: pg.PoolConfig): Promise<void> {
+  const admin = new pg.Client(connection)
+  await admin.connect()
+  await admin.query(`DROP DATABASE IF EXISTS ${templateDatabase} WITH (FORCE)`)
+  await admin.query(`CREATE DATABASE ${templateDatabase}`)
+  await admin.end()
+  const pool = new pg.Pool(inDatabase(connection, templateDatabase))
+  await migrate(pool, migrateQueue)
+  await pool.end()
+}
+
+/** The same server, another database. */
+export function inDatabase({ connectionString, ...rest }: pg.PoolConfig, database: string): pg.PoolConfig {
+  if (connectionString === undefined) return { ...rest, database }
+  const url = new URL(connectionString)
+  url.pathname = `/${database}`
+  return { ...rest, connectionString: url.href }
+}
+
+/** Starts the servers that the integration tests stand on, once for the run. */
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const [postgres, redis] = await Promise.all([startPostgres(), startRedis()])
+  await makeTemplate(postgres.connection)
+  project.provide('postgres', postgres.connection)
+  project.provide('redisUrl', redis?.url ?? null)
+  return async () => {
+    await Promise.all([postgres.stop(), redis?.stop()])
+  }
+}

@@ -1,0 +1,135 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyInstance, InjectOptions } from 'fastify'
+import { pino } from 'pino'
+import { buildApp } from '../../src/app.ts'
+import type { Tier } from '../../src/database/schema.ts'
+import { gatewayOf } from '../../src/instances/store.ts'
+import { findCallerIn } from '../../src/keys/store.ts'
+import { openQueue, type QueueBackend, type ReconcileQueue } from '../../src/lifecycle/queue.ts'
+import type { LifecycleDeps } from '../../src/lifecycle/reconcile.ts'
+import type { Patience } from '../../src/lifecycle/steps.ts'
+import { startWorker } from '../../src/lifecycle/worker.ts'
+import { openVault, type Vault } from '../../src/platform/secrets.ts'
+import type { SandboxDriver } from '../../src/sandbox/driver.ts'
+import { cloneDatabase, type TestDatabase } from './test-database.ts'
+
+export interface TestChowderOptions {
+  sandboxes: SandboxDriver
+  database?: TestDatabase
+  queue?: (database: TestDatabase) => QueueBackend
+  defaultTier?: Tier
+  patience?: Partial<Patience>
+  /** Where the provider's API is, so that no test asks a real one. */
+  providerUrl?: string
+}
+
+const quick: Patience = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
+/** A port that nobody listens on: a refused connection is no verdict on a key. */
+const nowhere = 'http://127.0.0.1:9'
+
+export interface Answer {
+  status: number
+  // biome-ignore lint/suspicious/noExplicitAny: a test reads what it expects
+  body: any
+  headers: Record<string, unknown>
+}
+
+export interface TestChowder {
+  app: FastifyInstance
+  database: TestDatabase
+  vault: Vault
+  queue: ReconcileQueue
+  deps: LifecycleDeps
+  /** The lines that were logged. */
+  logged: string[]
+  call(
+    method: InjectOptions['method'],
+    url: string,
+    options?: { key?: string; body?: unknown; headers?: Record<string, string> },
+  ): Promise<Answer>
+  /** An organization with its key and, unless told otherwise, an Anthropic key. */
+  signUp(options?: { providerKey?: string | null }): Promise<{ id: string; key: string }>
+  startWorker(concurrency?: number): Promise<{ stop(): Promise<void> }>
+  close(): Promise<void>
+}
+
+/** The whole product in this process on a real database and queue, with the sandboxes that a test hands in. */
+export async function openTestChowder(options: TestChowderOptions): Promise<TestChowder> {
+  const { sandboxes, patience, providerUrl = nowhere, defaultTier = 'lobster' } = options
+  const database = options.database ?? (await cloneDatabase())
+  const logged: string[] = []
+  const log = pino({ level: 'trace' }, { write: (line: string) => void logged.push(line) })
+  const vault = openVault(randomBytes(32))
+  const prefix = `test-${database.connection.database ?? new URL(database.connection.connectionString ?? '').pathname.slice(1)}`
+  const queue = openQueue(
+    options.queue?.(database) ?? { kind: 'postgres', connection: database.connection },
+    log,
+    prefix,
+  )
+  const { db } = database
+  const baseUrls = { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl }
+  const deps: LifecycleDeps = {
+    db,
+    vault,
+    sandboxes,
+    baseUrls,
+    clawhubUrl: undefined,
+    patience: { ...quick, ...patience },
+    bell: queue,
+    log,
+  }
+  const app = (await buildApp({
+    db,
+    vault,
+    bell: queue,
+    log,
+    sandboxes,
+    baseUrls,
+    sandboxDriver: sandboxes.name,
+    defaultTier,
+    publicUrl: () => 'http://chowder.test',
+    findCaller: findCallerIn(db),
+    gatewayOf: async (organizationId, id) => gatewayOf(db, vault, organizationId, id),
+    readiness: async () => ({ database: true, queue: true }),
+  })) as unknown as FastifyInstance
+  const workers: { stop(): Promise<void> }[] = []
+
+  const chowder: TestChowder = {
+    app,
+    database,
+    vault,
+    queue,
+    deps,
+    logged,
+    async call(method, url, { key, body, headers } = {}) {
+      const answer = await app.inject({
+        method: method ?? 'GET',
+        url,
+        headers: { ...(key !== undefined && { authorization: `Bearer ${key}` }), ...headers },
+        ...(body !== undefined && { payload: body as object }),
+      })
+      const text = answer.body
+      return { status: answer.statusCode, body: text === '' ? undefined : JSON.parse(text), headers: answer.headers }
+    },
+    async signUp({ providerKey = 'sk-test' } = {}) {
+      const { body } = await chowder.call('POST', '/v1/organization/signup', { body: { name: 'Acme' } })
+      const key: string = body.api_key
+      if (providerKey !== null) {
+        await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic: providerKey } } })
+      }
+      return { id: body.organization.id, key }
+    },
+    async startWorker(concurrency = 8) {
+      const worker = await startWorker(deps, queue, concurrency)
+      workers.push(worker)
+      return worker
+    },
+    async close() {
+      await Promise.all(workers.map((worker) => worker.stop()))
+      await app.close()
+      await queue.close()
+      if (!options.database) await database.drop()
+    },
+  }
+  return chowder
+}

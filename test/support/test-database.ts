@@ -1,0 +1,50 @@
+import { randomUUID } from 'node:crypto'
+import pg from 'pg'
+import { inject } from 'vitest'
+import { type Db, openDb } from '../../src/database/client.ts'
+import { inDatabase, templateDatabase } from './servers.ts'
+
+export interface TestDatabase {
+  db: Db
+  pool: pg.Pool
+  connection: pg.PoolConfig
+  drop(): Promise<void>
+}
+
+/** A database of its own for a test file: a clone of the migrated template. */
+export async function cloneDatabase(): Promise<TestDatabase> {
+  const name = `test_${randomUUID().replaceAll('-', '')}`
+  const server = inject('postgres')
+  await administer(`CREATE DATABASE ${name} TEMPLATE ${templateDatabase}`)
+  const connection = inDatabase(server, name)
+  const pool = new pg.Pool({ ...connection, max: 10 })
+  pool.on('error', () => {}) // dropped while idle, at the end
+  return {
+    db: openDb(pool),
+    pool,
+    connection,
+    async drop() {
+      await pool.end()
+      await administer(`DROP DATABASE ${name} WITH (FORCE)`)
+    },
+  }
+}
+
+async function administer(statement: string): Promise<void> {
+  const admin = new pg.Client(inject('postgres'))
+  await admin.connect()
+  try {
+    // Two clones at once: the template is in use by the other for a moment.
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        return void (await admin.query(statement))
+      } catch (error) {
+        const isBusy = error instanceof Error && 'code' in error && error.code === '55006'
+        if (!isBusy || attempt >= 100) throw error
+        await new Promise((resolve) => setTimeout(resolve, 100))
+      }
+    }
+  } finally {
+    await admin.end()
+  }
+}

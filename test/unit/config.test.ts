@@ -1,0 +1,81 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { BadEnvironment, Env, loadConfig } from '../../src/platform/config.ts'
+
+const key = Buffer.alloc(32, 7).toString('base64')
+
+function complaints(env: NodeJS.ProcessEnv): string {
+  try {
+    loadConfig(env)
+  } catch (error) {
+    if (error instanceof BadEnvironment) return error.message
+    throw error
+  }
+  return ''
+}
+
+describe('the environment', () => {
+  test('an empty one has every documented default', () => {
+    expect(loadConfig({})).toEqual({
+      HOST: '127.0.0.1',
+      PORT: 8080,
+      CHOWDER_ROLE: 'all',
+      SANDBOX_DRIVER: 'local',
+      CHOWDER_DEFAULT_TIER: 'shrimp',
+      WORKER_CONCURRENCY: 8,
+      LOG_LEVEL: 'info',
+    })
+  })
+
+  test('an empty variable counts as unset', () => {
+    expect(loadConfig({ PORT: '', DATABASE_URL: '' }).PORT).toBe(8080)
+  })
+
+  test.each([
+    ['PORT', 'canary'],
+    ['PORT', '65536'],
+    ['PORT', '80.5'],
+    ['WORKER_CONCURRENCY', '0'],
+    ['CHOWDER_ROLE', 'canary'],
+    ['SANDBOX_DRIVER', 'canary'],
+    ['CHOWDER_DEFAULT_TIER', 'canary'],
+    ['LOG_LEVEL', 'canary'],
+    ['DATABASE_URL', 'mysql://canary'],
+    ['REDIS_URL', 'http://canary'],
+    ['CHOWDER_SECRET_KEY', 'canary'],
+    ['CHOWDER_PUBLIC_URL', 'canary'],
+    ['ANTHROPIC_BASE_URL', 'canary'],
+    ['OPENAI_BASE_URL', 'canary'],
+    ['GEMINI_BASE_URL', 'canary'],
+    ['CLAWHUB_REGISTRY', 'canary'],
+  ])('a bad %s is named, its value is not shown', (name, value) => {
+    const message = complaints({ [name]: value, CHOWDER_SECRET_KEY: name === 'CHOWDER_SECRET_KEY' ? value : key })
+    expect(message).toContain(name)
+    expect(message).not.toContain('canary')
+  })
+
+  test('all bad ones are reported at once, one line each', () => {
+    const message = complaints({ PORT: 'x', LOG_LEVEL: 'loud', DATABASE_URL: 'mysql://', CHOWDER_ROLE: 'boss' })
+    expect(message.split('\n').slice(1)).toHaveLength(5) // with the secret key that DATABASE_URL asks for
+  })
+
+  test('DATABASE_URL asks for CHOWDER_SECRET_KEY and says how to make one', () => {
+    expect(complaints({ DATABASE_URL: 'postgres://x/y' })).toContain('openssl rand -base64 32')
+    expect(complaints({ DATABASE_URL: 'postgres://x/y', CHOWDER_SECRET_KEY: key })).toBe('')
+  })
+
+  test.each(['README.md', '.env.example'])('%s names every variable and no other', (file) => {
+    const text = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
+    const pattern = file === 'README.md' ? /^\| `([A-Z_]+)` \|/gm : /^#? ?([A-Z_]+)=/gm
+    expect([...text.matchAll(pattern)].map((match) => match[1]).sort()).toEqual(Object.keys(Env.properties).sort())
+  })
+
+  test('the README says of each variable what the schema says', () => {
+    const text = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+    for (const [name, schema] of Object.entries(Env.properties)) {
+      const row = text.split('\n').find((line) => line.startsWith(`| \`${name}\` |`))
+      expect(row).toContain(`| ${schema.description} |`)
+      if (schema.default !== undefined) expect(row).toContain(`\`${schema.default}\``)
+    }
+  })
+})

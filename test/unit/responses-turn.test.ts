@@ -1,0 +1,88 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { AppError } from '../../src/platform/errors.ts'
+import { ClientLeft, defaultTimes, Turn } from '../../src/responses/turn.ts'
+
+beforeEach(() => {
+  vi.useFakeTimers()
+})
+afterEach(() => {
+  vi.useRealTimers()
+})
+
+const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)
+
+function begin(probe: () => Promise<boolean>) {
+  const turn = new Turn(defaultTimes)
+  const probes = vi.fn(probe)
+  turn.watch(probes)
+  return { turn, probes }
+}
+
+const hangs = () => new Promise<boolean>((resolve) => setTimeout(() => resolve(false), defaultTimes.probeEveryMs))
+
+test('a gateway is asked after 15 s of silence and then every 5 s', async () => {
+  const { turn, probes } = begin(async () => true)
+  await seconds(14.9)
+  expect(probes).toHaveBeenCalledTimes(0)
+  await seconds(0.2)
+  expect(probes).toHaveBeenCalledTimes(1)
+  await seconds(60)
+  expect(probes).toHaveBeenCalledTimes(13)
+  turn.end(new ClientLeft())
+})
+
+test('an agent whose gateway answers may think for as long as a turn may take', async () => {
+  const { turn } = begin(async () => true)
+  await seconds(15 * 60 - 1)
+  expect(turn.signal.aborted).toBe(false)
+  await seconds(1)
+  expect(turn.signal.reason).toMatchObject({ kind: 'gateway_timeout', doNotRetry: true, message: /15 minutes/ })
+})
+
+test('three failures in a row end the turn: 25 s after the last byte, 30 s when the gateway hangs', async () => {
+  const refusing = begin(async () => false).turn
+  const throwing = begin(async () => Promise.reject(new Error('refused'))).turn
+  const hanging = begin(hangs).turn
+  await seconds(24.9)
+  expect([refusing, throwing].map(({ signal }) => signal.aborted)).toEqual([false, false])
+  await seconds(0.2)
+  expect([refusing, throwing].map(({ signal }) => signal.aborted)).toEqual([true, true])
+  expect(refusing.signal.reason).toBeInstanceOf(AppError)
+  expect(refusing.signal.reason).toMatchObject({ kind: 'gateway_timeout', doNotRetry: true })
+  expect(hanging.signal.aborted).toBe(false)
+  await seconds(5)
+  expect(hanging.signal.aborted).toBe(true)
+})
+
+test('one answer in between starts the count anew', async () => {
+  let count = 0
+  const { turn, probes } = begin(async () => ++count % 3 === 0)
+  await seconds(120)
+  expect(turn.signal.aborted).toBe(false)
+  expect(probes.mock.calls.length).toBeGreaterThan(20)
+  turn.end(new ClientLeft())
+})
+
+test('bytes start the silence and the count anew, also those that come while the gateway is asked', async () => {
+  const { turn, probes } = begin(hangs)
+  await seconds(27) // two failures, the third question is out
+  turn.heard()
+  await seconds(5)
+  expect(turn.signal.aborted).toBe(false)
+  const asked = probes.mock.calls.length
+  await seconds(9)
+  expect(probes).toHaveBeenCalledTimes(asked)
+  await seconds(20)
+  expect(turn.signal.aborted).toBe(true)
+})
+
+test('a turn that has ended keeps its first reason and no timers, and asks nothing more', async () => {
+  const { turn, probes } = begin(async () => true)
+  await seconds(15)
+  turn.end(new ClientLeft())
+  turn.end(new AppError('unavailable', 'later'))
+  expect(turn.signal.reason).toBeInstanceOf(ClientLeft)
+  expect(vi.getTimerCount()).toBe(0)
+  await seconds(60)
+  expect(probes).toHaveBeenCalledTimes(1)
+})

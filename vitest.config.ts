@@ -1,0 +1,20 @@
+import { defineConfig } from 'vitest/config'
+
+const minute = 60_000
+
+const project = (name: string, options: { testTimeout: number; globalSetup?: string[] }) => ({
+  test: { name, include: [`test/${name}/**/*.test.ts`], hookTimeout: 4 * minute, ...options },
+})
+
+export default defineConfig({
+  test: {
+    fileParallelism: true,
+    maxWorkers: 2,
+    projects: [
+      project('unit', { testTimeout: 5000 }),
+      project('integration', { testTimeout: 30_000, globalSetup: ['test/support/servers.ts'] }),
+      project('e2e', { testTimeout: 3 * minute, globalSetup: ['test/support/release.ts'] }),
+      project('chaos', { testTimeout: 10 * minute, globalSetup: ['test/support/servers.ts'] }),
+    ],
+  },
+})
