@@ -50,7 +50,7 @@ export async function buildApp(deps: AppDeps) {
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
     if (body === '')
       done(null, undefined) // the schema says whether one is needed
-    else parseJson(request, body, done)
+    else void parseJson(request, body, done)
   })
   useDetailErrors(app)
 

@@ -150,7 +150,8 @@ export class StillInUse extends Error {
   override name = 'StillInUse'
 }
 
-const stillInUse = /lock file "[^"]*" already exists|shared memory block|could not create any|did not start in time/
+const stillInUse =
+  /lock file "[^"]*" (already exists|is empty)|shared memory block|could not create any|did not start in time/
 
 /**
  * Starts PostgreSQL in a session of its own, where it outlives us, and waits up to 60 s until it accepts connections.

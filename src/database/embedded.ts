@@ -109,9 +109,9 @@ async function reach(cluster: Cluster, { durable, port, signal, onStarted }: Rea
   }
 }
 
-/** Takes the owner's lock. One whose holder was killed is free within moments, so it is asked for during 2 s. */
+/** Takes the owner's lock. One whose holder was killed is free within moments, so it is asked for during 1 s. */
 async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal): Promise<void> {
-  const deadline = performance.now() + 2000
+  const deadline = performance.now() + 1000
   for (;;) {
     const { rows } = await client.query<{ taken: boolean }>('SELECT pg_try_advisory_lock($1) AS taken', [ownerLock])
     if (rows[0]?.taken) return

@@ -25,7 +25,8 @@ export interface InstanceDeps extends PatchDeps {
 // A malformed id is an unknown one: 404.
 const ById = Type.Object({ instance_id: Type.String() })
 const failures = { '4xx': ErrorBody, '5xx': ErrorBody }
-const NoBody = Type.Optional(Type.Object({}, { additionalProperties: false }))
+// Fastify hands an absent body over as null.
+const NoBody = Type.Union([Type.Null(), Type.Object({}, { additionalProperties: false })])
 
 /** Fires when the client has gone before its answer was out. */
 function whenLeft(reply: FastifyReply): AbortSignal {

@@ -4,6 +4,8 @@ import { WebSocket } from 'ws'
 import type { Endpoint } from '../sandbox/driver.ts'
 import { isObject } from './json.ts'
 
+export type { Endpoint }
+
 export interface ConfigIssue {
   path: string
   message: string
@@ -45,6 +47,8 @@ export interface GatewayClient {
   call(method: string, params?: Record<string, unknown>, options?: { timeoutMs?: number }): Promise<unknown>
   /** Ends the connection; calls still open throw GatewayUnreachable. */
   close(): void
+  /** Fulfilled once the connection has ended, whoever ended it. Never rejected. */
+  readonly closed: Promise<void>
 }
 
 const maxPayloadBytes = 32 * 1024 * 1024
@@ -105,6 +109,7 @@ function open(endpoint: Endpoint, deadline: number, signal: AbortSignal) {
   let calls = 0
   let broken: GatewayUnreachable | undefined
   const challenged = Promise.withResolvers<void>()
+  const closed = Promise.withResolvers<void>()
   challenged.promise.catch(() => {}) // whoever waits for it sees it; a socket that breaks later has nobody waiting
 
   const end = (message: string, cause?: unknown) => {
@@ -112,6 +117,7 @@ function open(endpoint: Endpoint, deadline: number, signal: AbortSignal) {
     challenged.reject(broken)
     for (const { reject } of pending.values()) reject(new GatewayUnreachable(message, { cause, outcomeUnknown: true }))
     pending.clear()
+    closed.resolve()
     signal.removeEventListener('abort', onAbort)
     socket.terminate()
   }
@@ -147,7 +153,7 @@ function open(endpoint: Endpoint, deadline: number, signal: AbortSignal) {
       pending.delete(id)
     })
   }
-  return { send, end, challenged: challenged.promise }
+  return { send, end, challenged: challenged.promise, closed: closed.promise }
 }
 
 function parseFrame(text: string): Record<string, unknown> {
@@ -198,6 +204,7 @@ export async function connectGateway(
         return whileUnavailable(until, signal, () => connection.send(method, params, until))
       },
       close: () => connection.end('the connection was closed'),
+      closed: connection.closed,
     }
   } catch (error) {
     signal.throwIfAborted()

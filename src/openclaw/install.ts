@@ -1,4 +1,10 @@
+import { spawn } from 'node:child_process'
+import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Progress } from '../sandbox/driver.ts'
+import { openclawVersion, packageCount, releaseFolder, releaseSource } from './releases.ts'
 
 export interface InstallOptions {
   dataDir: string
@@ -7,6 +13,156 @@ export interface InstallOptions {
   signal: AbortSignal
 }
 
-export async function installRelease(_options: InstallOptions): Promise<string> {
-  throw new Error('not yet')
+const deadlineMs = 15 * 60_000
+const progressMs = 2000
+const lockPollMs = 500
+const keptErrorBytes = 4096
+const sqliteBusy = 5
+
+/** `npm ci` leaves nothing to chance: exactly the locked packages, checked against their hashes, and no script is run. */
+const npmArgs = ['ci', '--ignore-scripts', '--omit=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=error']
+
+const exists = (path: string) =>
+  stat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return false
+      throw error
+    },
+  )
+
+/** Runs a program to its end. Throws with the last of its error output, or the signal's reason once all of it is killed. */
+async function run(command: string, args: readonly string[], signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  const { promise: ended, resolve, reject } = Promise.withResolvers<number | null>()
+  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], detached: true })
+  let errors = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    errors = (errors + text).slice(-keptErrorBytes)
+  })
+  child.once('error', reject).once('close', resolve)
+  const killAll = () => {
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+  }
+  signal.addEventListener('abort', killAll, { once: true })
+  try {
+    const code = await ended
+    signal.throwIfAborted()
+    if (code !== 0) throw new Error(errors.trim() || `${command} ended with code ${code}`)
+  } finally {
+    signal.removeEventListener('abort', killAll)
+  }
+}
+
+/**
+ * Holds the one right to install, across processes, until disposed of. The operating system frees SQLite's lock when
+ * its holder dies, however it dies, so nobody has to judge whether a holder is alive.
+ */
+async function lock(path: string, onWait: () => void, signal: AbortSignal): Promise<Disposable> {
+  for (let waited = false; ; waited = true) {
+    signal.throwIfAborted()
+    const database = new DatabaseSync(path, { timeout: 0 })
+    try {
+      database.exec('BEGIN EXCLUSIVE')
+      return { [Symbol.dispose]: () => database.close() }
+    } catch (error) {
+      database.close()
+      if ((error as { errcode?: number }).errcode !== sqliteBusy) throw error
+    }
+    if (!waited) onWait()
+    await sleep(lockPollMs, undefined, { signal })
+  }
+}
+
+/** Removes a folder that may have been made read-only already. */
+async function discard(folder: string): Promise<void> {
+  await run('chmod', ['-R', 'u+w', folder], AbortSignal.timeout(60_000)).catch(() => {}) // rm says what is wrong
+  await rm(folder, { recursive: true, force: true, maxRetries: 5 })
+}
+
+/** npm makes all folders at once and fills them one by one: those that are filled count. */
+async function countPackages(nodeModules: string): Promise<number> {
+  const list = (folder: string) => readdir(folder).catch(() => [])
+  const names = await list(nodeModules)
+  const scoped = await Promise.all(
+    names
+      .filter((name) => name.startsWith('@'))
+      .map(async (scope) => (await list(join(nodeModules, scope))).map((name) => `${scope}/${name}`)),
+  )
+  const folders = [...names.filter((name) => !/^[@.]/.test(name)), ...scoped.flat()]
+  const filled = await Promise.all(
+    folders.map((name) => exists(join(nodeModules, name, 'package.json')).catch(() => false)),
+  )
+  return filled.filter(Boolean).length
+}
+
+async function checkInstalled(folder: string, version: string): Promise<void> {
+  const openclaw = join(folder, 'node_modules/openclaw')
+  const manifest = JSON.parse(await readFile(join(openclaw, 'package.json'), 'utf8')) as { version?: unknown }
+  if (manifest.version !== version || !(await exists(join(openclaw, 'openclaw.mjs')))) {
+    throw new Error(`npm installed something else than openclaw ${version}`)
+  }
+}
+
+async function fill(folder: string, { release, progress }: InstallOptions, signal: AbortSignal): Promise<void> {
+  const version = openclawVersion(release)
+  const total = packageCount(release)
+  const report = async () => {
+    const count = Math.min(await countPackages(join(folder, 'node_modules')), total)
+    progress(`installing OpenClaw ${version}: ${count} of ${total} packages`)
+  }
+  await mkdir(folder)
+  for (const file of ['package.json', 'package-lock.json']) {
+    await copyFile(join(releaseSource(release), file), join(folder, file))
+  }
+  void report()
+  const timer = setInterval(() => void report(), progressMs)
+  try {
+    // Told its folder in so many words: npm exports another one to the scripts that it runs, as this process may be.
+    await run('npm', [...npmArgs, '--prefix', folder], signal)
+  } finally {
+    clearInterval(timer)
+  }
+  await checkInstalled(folder, version)
+  await run('chmod', ['-R', 'a-w,a+rX', folder], signal)
+  // A power cut must not leave the folder's name without its content.
+  await run('sync', ['-f', folder], signal).catch(() => signal.throwIfAborted())
+}
+
+/**
+ * Installs a release on this host and answers its folder; at once when it is there. Of several processes one installs
+ * and the others wait. Other users can read it, and nobody can write. A crash or failure half-way leaves a folder that
+ * is never used and is removed by the next call. Throws with npm's last words when npm fails or the disk is full, after
+ * 15 minutes, or the signal's reason.
+ */
+export async function installRelease(options: InstallOptions): Promise<string> {
+  const { dataDir, release, progress } = options
+  const folder = releaseFolder(dataDir, release)
+  if (await exists(folder)) return folder
+  const version = openclawVersion(release)
+  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(deadlineMs)])
+  const parent = dirname(folder)
+  const prefix = `${basename(folder)}.installing-`
+  await mkdir(parent, { recursive: true })
+  await chmod(parent, 0o755) // whatever the umask: agents run from it as other users
+
+  using _ = await lock(
+    `${folder}.lock`,
+    () => progress(`OpenClaw ${version} is being installed by another process: waiting for it`),
+    signal,
+  )
+  if (await exists(folder)) return folder
+  for (const name of await readdir(parent)) if (name.startsWith(prefix)) await discard(join(parent, name))
+  // Never the name of a dead process's folder: its npm may live on for a while and write there.
+  const temporary = join(parent, `${prefix}${process.pid}-${Date.now()}`)
+  try {
+    await fill(temporary, options, signal)
+    await rename(temporary, folder)
+  } catch (cause) {
+    await discard(temporary)
+    options.signal.throwIfAborted()
+    throw new Error(`OpenClaw ${version} could not be installed: ${(cause as Error).message}`, { cause })
+  }
+  progress(`OpenClaw ${version} is installed`)
+  return folder
 }

@@ -40,16 +40,26 @@ function withParents(path: string): string[] {
   return parent === path ? [path] : [...withParents(parent), path]
 }
 
-async function checkPassable(path: string): Promise<void> {
-  for (const folder of withParents(path)) {
-    const { mode } = await stat(folder)
-    if ((mode & 0o001) === 0) {
-      throw new Error(
-        `the data folder ${path} cannot be used: other users, whom the database and the agents run as, cannot pass ` +
-          `through ${folder}. Run: chmod o+x '${folder}', or set CHOWDER_DATA_DIR to another folder`,
-      )
-    }
+/** Whether others may pass through a folder, or will when it is made; a file in its place is another fault. */
+async function isPassable(folder: string): Promise<boolean> {
+  try {
+    const info = await stat(folder)
+    return !info.isDirectory() || (info.mode & 0o001) !== 0
+  } catch (error) {
+    if (isCode(error, 'ENOENT', 'ENOTDIR')) return true
+    throw error
   }
+}
+
+async function checkPassable(path: string): Promise<void> {
+  const closed: string[] = []
+  for (const folder of withParents(path)) if (!(await isPassable(folder))) closed.push(folder)
+  if (closed.length === 0) return
+  throw new Error(
+    `the data folder ${path} cannot be used: other users, whom the database and the agents run as, cannot pass through ` +
+      `${closed.join(' and ')}. Run: chmod o+x ${closed.map((folder) => `'${folder}'`).join(' ')}, or set ` +
+      'CHOWDER_DATA_DIR to another folder',
+  )
 }
 
 /** Makes a folder and its missing parents; as root passable for every user, whatever the umask, else its owner's alone. */
@@ -72,8 +82,8 @@ export const dataFolder = (configured: string | undefined): string =>
 export async function prepareDataFolder(path: string): Promise<void> {
   const folder = resolve(path)
   try {
-    await makeFolder(folder)
     if (isRoot) await checkPassable(folder)
+    await makeFolder(folder)
     await access(folder, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
     if (!isCode(error, 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST')) throw error
@@ -88,12 +98,15 @@ export async function prepareDataFolder(path: string): Promise<void> {
 const temporarySibling = (target: string): string =>
   join(dirname(target), `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`)
 
-/** Removes what killed makers of `target` left. Whoever is still making it finds the target in place and is content. */
+/**
+ * Removes what killed makers of `target`, which exists, left. One that is still at work finds the target in place and is
+ * content; what it writes into meanwhile may stay until the next call.
+ */
 async function removeTemporarySiblings(target: string): Promise<void> {
   const prefix = `.${basename(target)}.`
   for (const name of await readdir(dirname(target))) {
     if (!name.startsWith(prefix) || !/^[0-9a-f]{12}\.tmp/.test(name.slice(prefix.length))) continue
-    await rm(join(dirname(target), name), { recursive: true, force: true, maxRetries: 3 })
+    await rm(join(dirname(target), name), { recursive: true, force: true, maxRetries: 3 }).catch(() => undefined)
   }
 }
 
@@ -168,7 +181,9 @@ export async function nodeBinary(dataDir: string): Promise<string> {
 export async function textMadeOnce(path: string, make: () => string): Promise<string> {
   for (;;) {
     try {
-      return (await readFile(path, 'utf8')).trim()
+      const text = await readFile(path, 'utf8')
+      await removeTemporarySiblings(path)
+      return text.trim()
     } catch (error) {
       if (!isCode(error, 'ENOENT')) throw error
     }
@@ -180,7 +195,8 @@ export async function textMadeOnce(path: string, make: () => string): Promise<st
       // Unlike a rename, a link never replaces what another process was quicker to make.
       await link(temporary, path)
     } catch (error) {
-      if (!isCode(error, 'EEXIST')) throw error
+      // Missing is the temporary file, tidied away by whoever was quicker.
+      if (!isCode(error, 'EEXIST', 'ENOENT')) throw error
     } finally {
       await file.close()
       await rm(temporary, { force: true })

@@ -2,7 +2,7 @@ import type { ModelProvider } from '../database/schema.ts'
 import { AppError, type ErrorKind } from '../platform/errors.ts'
 import { turnTexts } from './turn-texts.ts'
 
-export interface GatewayFailure {
+interface GatewayFailure {
   status: number
   /** The parsed body; anything when the gateway sent something else than JSON. */
   body: unknown
@@ -10,7 +10,7 @@ export interface GatewayFailure {
 }
 
 /** Whose credentials a failure is about, if it is about any: the organization's at the provider, or ours at the gateway. */
-export type Refused = 'provider' | 'chowder' | null
+type Refused = 'provider' | 'chowder' | null
 
 const maxMessageLength = 1000
 

@@ -43,7 +43,7 @@ function originOf(endpoint: Endpoint): string {
   return `http://${host}:${endpoint.port}`
 }
 
-export interface GatewayPool {
+interface GatewayPool {
   /**
    * Sends a turn to a gateway and returns its answer as soon as the head of it is there. Sets no deadline of its own:
    * the signal must. Throws what undici throws, or the signal's reason.

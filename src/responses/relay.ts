@@ -1,5 +1,12 @@
 import { AppError } from '../platform/errors.ts'
-import { EventCutter, readEvent, replaceData, type ServerSentEvent, writeEvent } from './server-sent-events.ts'
+import {
+  EventCutter,
+  leadingName,
+  readEvent,
+  replaceData,
+  type ServerSentEvent,
+  writeEvent,
+} from './server-sent-events.ts'
 import { turnTexts } from './turn-texts.ts'
 
 const maxEventBytes = 8 * 1024 * 1024
@@ -10,7 +17,7 @@ const terminalEvents = new Set(['response.completed', 'response.incomplete', 're
 /** The only events that carry the whole response, and in it the model. */
 const responseEvents = new Set([...terminalEvents, 'response.created', 'response.in_progress'])
 
-export interface RelayOptions {
+interface RelayOptions {
   /** The model that the caller asked for: the gateway only knows its own name for it. */
   model: string
   onChunk(): void
@@ -51,12 +58,7 @@ function withModel(type: string, bytes: Buffer, event: ServerSentEvent, options:
 }
 
 function errorEvent(failure: AppError, sequenceNumber: number): Buffer {
-  const error = {
-    type: 'server_error',
-    code: failure.kind,
-    message: failure.message,
-    param: null,
-  }
+  const error = { type: 'server_error', code: failure.kind, message: failure.message, param: null }
   return writeEvent(['event: error'], JSON.stringify({ type: 'error', sequence_number: sequenceNumber, error }))
 }
 
@@ -76,6 +78,11 @@ export async function* relayEvents(body: AsyncIterable<Buffer>, options: RelayOp
       isPassing = false
       return bytes
     }
+    const name = leadingName(bytes)
+    if (name !== null && !responseEvents.has(name)) {
+      events++
+      return bytes
+    }
     const event = readEvent(bytes)
     if (event.data === null) return bytes
     // A client takes it for a clean end.
@@ -90,12 +97,12 @@ export async function* relayEvents(body: AsyncIterable<Buffer>, options: RelayOp
 
   const relayHeld = (): Buffer | null => {
     if (!isPassing && cutter.heldBytes <= maxEventBytes) return null
-    if (!isPassing && responseEvents.has(readEvent(cutter.peek(headBytes)).name ?? '')) throw broken(turnTexts.tooLarge)
+    if (!isPassing && responseEvents.has(leadingName(cutter.peek(headBytes)) ?? '')) throw broken(turnTexts.tooLarge)
     isPassing = true
     return cutter.release()
   }
 
-  let failure: Error = broken(turnTexts.cut)
+  let failure: Error | undefined
   try {
     for await (const chunk of body) {
       options.onChunk()
@@ -105,7 +112,12 @@ export async function* relayEvents(body: AsyncIterable<Buffer>, options: RelayOp
   } catch (cause) {
     failure = cause instanceof AppError ? cause : options.explain(cause)
   }
-  if (isTerminated || !(failure instanceof AppError)) return
+  if (isTerminated) {
+    if (cutter.heldBytes > 0) yield cutter.release()
+    return
+  }
+  failure ??= broken(turnTexts.cut)
+  if (!(failure instanceof AppError)) return
   options.onBroken(failure)
   if (isPassing) yield Buffer.from('\n\n')
   yield errorEvent(failure, events)

@@ -14,7 +14,7 @@ import { collect } from './byte-buffer.ts'
 import { gatewayError, providerRefusal } from './gateway-errors.ts'
 import { type Endpoint, openGatewayPool, unreachable } from './gateway-pool.ts'
 import { relayEvents } from './relay.ts'
-import { ClientLeft, defaultTimes, Turn, type TurnTimes } from './turn.ts'
+import { clientLeft, defaultTimes, Turn, type TurnTimes } from './turn.ts'
 import { turnTexts } from './turn-texts.ts'
 
 const maxRequestBytes = 20 * 1024 * 1024
@@ -50,6 +50,10 @@ const Message = Type.Object(
   { additionalProperties: true },
 )
 type Message = Static<typeof Message>
+
+// A malformed id is an unknown one: 404.
+const ById = Type.Object({ instance_id: Type.String() })
+const BySession = Type.Object({ instance_id: Type.String(), session_id: Type.String() })
 
 /** The gateway takes no null for `stream`, and a `user` would select a session: only the path does that. */
 function gatewayBody({ stream, user: _user, ...rest }: Message & { user?: unknown }): string {
@@ -95,35 +99,29 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const gateways = openGatewayPool()
   const turns = new Set<Turn>()
   /** What the provider refused lately, by instance. */
-  const refusals = new LRUCache<string, string>({
-    max: 10_000,
-    ttl: keyCooldownMs,
-  })
+  const refusals = new LRUCache<string, string>({ max: 10_000, ttl: keyCooldownMs })
 
   // An open turn would hold the server's close for as long as its agent thinks.
   app.addHook('preClose', async () => {
-    for (const turn of turns)
-      turn.end(
-        new AppError('unavailable', turnTexts.shuttingDown, {
-          doNotRetry: true,
-        }),
-      )
+    const reason = new AppError('unavailable', turnTexts.shuttingDown, { doNotRetry: true })
+    for (const turn of turns) turn.end(reason)
   })
   app.addHook('onClose', () => gateways.close())
 
   function beginTurn(reply: FastifyReply): Turn {
     const turn = new Turn(times)
     turns.add(turn)
-    // Not request.signal: that fires as soon as the body is read. This one fires after a complete answer, too.
+    // Not request.signal: that one fires as soon as the body is read.
     reply.raw.once('close', () => {
       turns.delete(turn)
-      turn.end(new ClientLeft())
+      if (reply.raw.writableFinished) turn.finish()
+      else turn.end(clientLeft)
     })
     return turn
   }
 
   /** What a failure between here and the gateway means: the reason why we ended the turn, if we did. */
-  const explain = (turn: Turn, cause: unknown): AppError | ClientLeft => {
+  const explain = (turn: Turn, cause: unknown): Error => {
     if (turn.signal.aborted) return turn.signal.reason
     return cause instanceof AppError ? cause : unreachable(cause)
   }
@@ -187,45 +185,24 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     try {
       return await passTurn(request, reply, turn, id, sessionId)
     } catch (error) {
-      if (turn.signal.reason instanceof ClientLeft) return reply.hijack() // nobody to answer
+      if (turn.signal.reason === clientLeft) return reply.hijack() // nobody to answer
       throw error
     }
   }
 
-  const route = {
-    config: { access: 'interact', openaiErrors: true },
-    bodyLimit: maxRequestBytes,
-  } as const
-  const schema = {
-    tags: ['responses'],
-    body: Message,
-    response: { 200: Type.Any(), '4xx': ErrorBody, '5xx': ErrorBody },
-  }
+  const config = { access: 'interact', openaiErrors: true } as const
+  const response = { 200: Type.Any(), '4xx': ErrorBody, '5xx': ErrorBody }
+  const schema = { tags: ['responses'], body: Message, response }
 
   app.post(
     '/v1/instances/:instance_id/responses',
-    {
-      ...route,
-      schema: {
-        ...schema,
-        params: Type.Object({ instance_id: Type.String() }),
-      },
-    },
+    { config, bodyLimit: maxRequestBytes, schema: { ...schema, params: ById } },
     (request, reply) => answerTurn(request, reply, request.params.instance_id, 'main'),
   )
 
   app.post(
     '/v1/instances/:instance_id/session/:session_id/responses',
-    {
-      ...route,
-      schema: {
-        ...schema,
-        params: Type.Object({
-          instance_id: Type.String(),
-          session_id: Type.String(),
-        }),
-      },
-    },
+    { config, bodyLimit: maxRequestBytes, schema: { ...schema, params: BySession } },
     (request, reply) => answerTurn(request, reply, request.params.instance_id, request.params.session_id),
   )
 }

@@ -72,6 +72,12 @@ export interface ServerSentEvent {
   otherLines: string[]
 }
 
+/** An event's name when its first line has it, as a gateway's do: enough to tell most events without reading them. */
+export function leadingName(bytes: Buffer): string | null {
+  const end = bytes.indexOf(lineFeed)
+  return end !== -1 && bytes.toString('latin1', 0, 6) === 'event:' ? bytes.toString('latin1', 6, end).trim() : null
+}
+
 /** Reads one event as a client would. */
 export function readEvent(bytes: Buffer): ServerSentEvent {
   const event: ServerSentEvent = { name: null, data: null, otherLines: [] }

@@ -18,17 +18,15 @@ export const defaultTimes: TurnTimes = {
 
 const maxFailedProbes = 3
 
-/** The reason of a turn's end when nobody is left to be told. */
-export class ClientLeft extends Error {
-  override name = 'ClientLeft'
-}
+/** The reason of a turn's end when nobody is left to be told. One for all: a stack trace a turn would be dear. */
+export const clientLeft = new Error('the client left')
 
 type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<boolean>
 
 /**
  * One turn of an agent, from the request to the last byte of its answer. `signal` fires once it must end, with an
- * AppError that says why, or with ClientLeft. An agent may think in silence for minutes: what tells that from a hang
- * is whether its gateway still answers. Must be ended by `end`, also after a clean answer: it holds timers until then.
+ * AppError that says why, or with `clientLeft`. An agent may think in silence for minutes: what tells that from a hang
+ * is whether its gateway still answers. It holds timers until `end` or, after a complete answer, `finish`.
  */
 export class Turn {
   readonly #times: TurnTimes
@@ -60,9 +58,13 @@ export class Turn {
     this.#heardAt = performance.now()
   }
 
-  end(reason: AppError | ClientLeft): void {
+  finish(): void {
     clearTimeout(this.#limit)
     clearTimeout(this.#check)
+  }
+
+  end(reason: AppError | typeof clientLeft): void {
+    this.finish()
     this.#over.abort(reason)
   }
 

@@ -1,34 +1,63 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, chown, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  chown,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import pino from 'pino'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/database/embedded.ts'
 
 const isRoot = process.getuid?.() === 0
 const log = pino({ level: 'silent' })
 const holderProgram = fileURLToPath(new URL('../support/embedded-holder.ts', import.meta.url))
 
+/** A data folder that is made once for the tests that do not need a new one. */
+let madeHome: string
 let home: string
 let dataDir: string
 let running: EmbeddedPostgres[]
+let holders: ChildProcess[]
+
+async function makeHome(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-embedded-'))
+  await chmod(folder, 0o711)
+  return folder
+}
+
+beforeAll(async () => {
+  madeHome = await makeHome()
+})
 
 beforeEach(async () => {
-  home = await mkdtemp(join(tmpdir(), 'chowder-embedded-'))
-  await chmod(home, 0o711)
+  home = await makeHome()
   dataDir = join(home, 'data')
   running = []
+  holders = []
 })
 
 afterEach(async () => {
+  for (const holder of holders) await kill(holder)
   for (const database of running) await database.stop()
+  if (holders.length > 0) await (await start()).stop()
   await rm(home, { recursive: true, force: true })
 })
+
+afterAll(() => rm(madeHome, { recursive: true, force: true }))
 
 async function start(options: { dataDir?: string; onFatal?: (error: Error) => void } = {}): Promise<EmbeddedPostgres> {
   const database = await startEmbeddedPostgres({ dataDir, log, durable: false, ...options })
@@ -39,14 +68,14 @@ async function start(options: { dataDir?: string; onFatal?: (error: Error) => vo
 /** Another process that owns the data folder. */
 async function startHolder(user: { uid?: number; gid?: number } = {}): Promise<ChildProcess> {
   const child = spawn(process.execPath, [holderProgram, dataDir], { stdio: ['ignore', 'pipe', 'inherit'], ...user })
-  onTestFinished(() => void child.kill('SIGKILL'))
+  holders.push(child)
   const [said] = await Promise.race([once(child.stdout!, 'data'), once(child, 'exit')])
   expect(String(said)).toBe('ready\n')
   return child
 }
 
 async function kill(child: ChildProcess): Promise<void> {
-  child.kill('SIGKILL')
+  if (!child.kill('SIGKILL')) return
   await once(child, 'exit')
 }
 
@@ -79,6 +108,13 @@ async function query(database: EmbeddedPostgres, text: string): Promise<unknown[
   }
 }
 
+/** Waits until the folder is owned again: for a moment anybody might take it. */
+async function ownedAgain(database: EmbeddedPostgres): Promise<void> {
+  await expect
+    .poll(() => query(database, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"), { timeout: 10_000 })
+    .toHaveLength(1)
+}
+
 describe('a first start', () => {
   test('makes a PostgreSQL 18 with an empty database in UTF-8, reachable by object and by URL', async () => {
     const database = await start()
@@ -91,19 +127,6 @@ describe('a first start', () => {
     await client.end()
     expect(rows).toEqual([{ name: 'chowder', major: 18, encoding: 'UTF8', addresses: '' }])
     expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
-  })
-
-  test('keeps the password and everything of PostgreSQL from other users, and its password from its arguments', async () => {
-    const database = await start()
-    expect(await modeOf(join(dataDir, 'database-password'))).toBe(0o600)
-    for (const folder of ['data', 'socket', 'log']) {
-      expect(await modeOf(join(dataDir, 'postgres', folder))).toBe(0o700)
-      expect((await stat(join(dataDir, 'postgres', folder))).uid === 0).toBe(false)
-    }
-    const left = await readdir(join(dataDir, 'postgres'))
-    expect(left.filter((name) => name.startsWith('.'))).toEqual([])
-    const commandLine = await readFile(`/proc/${await postmasterPid()}/cmdline`, 'utf8')
-    expect(commandLine).not.toContain(database.connection.password)
   })
 
   test('by two at once makes one owner; the other is told who it is', async () => {
@@ -124,18 +147,11 @@ describe('a first start', () => {
     expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
   })
 
-  test('given up leaves no PostgreSQL running', async () => {
-    await expect(
-      startEmbeddedPostgres({ dataDir, log, durable: false, signal: AbortSignal.abort(new Error('given up')) }),
-    ).rejects.toThrow('given up')
-    await expect(stat(pidFile())).rejects.toThrow('ENOENT')
-  })
-
   test.runIf(isRoot)('works for an ordinary user, whose cluster root then leaves to them', async (context) => {
     for (let folder = dirname(holderProgram); folder !== '/'; folder = dirname(folder)) {
       context.skip(((await modeOf(folder)) & 0o001) === 0, 'the working copy is closed to other users')
     }
-    const user = { uid: 20999, gid: 20999 }
+    const user = { uid: 1, gid: 1 } // PostgreSQL wants a user with a name
     await mkdir(dataDir, { mode: 0o711 })
     await chown(dataDir, user.uid, user.gid)
     const holder = await startHolder(user)
@@ -147,13 +163,18 @@ describe('a first start', () => {
   })
 })
 
-describe('a data folder that is in use', () => {
-  test('refuses a second start, naming the holder and a way out, and goes on undisturbed', async () => {
+describe('a data folder', () => {
+  beforeEach(() => {
+    dataDir = join(madeHome, 'data')
+  })
+
+  test('in use refuses a second start, naming the holder and a way out, and goes on undisturbed', async () => {
     const holder = await startHolder()
     const pid = await postmasterPid()
-    const refusal = `the data folder ${dataDir} is in use by another Chowder (chowder-owner pid ${holder.pid}): stop that`
-    await expect(start()).rejects.toThrow(refusal)
-    await expect(start()).rejects.toThrow('CHOWDER_DATA_DIR')
+    await expect(start()).rejects.toThrow(
+      `the data folder ${dataDir} is in use by another Chowder (chowder-owner pid ${holder.pid}): stop that one, or set ` +
+        'CHOWDER_DATA_DIR to another folder',
+    )
     expect(await postmasterPid()).toBe(pid)
     expect(holder.exitCode).toBeNull()
   })
@@ -161,21 +182,48 @@ describe('a data folder that is in use', () => {
   test('is free again once stopped, and nothing of it runs', async () => {
     const first = await start()
     const pid = await postmasterPid()
-    await query(first, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    await query(first, 'CREATE TABLE stopped AS SELECT 42 AS answer')
     await first.stop()
-    await expect(stat(`/proc/${pid}`)).rejects.toThrow('ENOENT')
-    expect(await query(await start(), 'SELECT answer FROM kept')).toEqual([{ answer: 42 }])
+    // A zombie may stay, where nobody waits for orphans; it runs no program.
+    await expect(readlink(`/proc/${pid}/exe`)).rejects.toThrow('ENOENT')
+    expect(await query(await start(), 'SELECT answer FROM stopped')).toEqual([{ answer: 42 }])
+  })
+
+  test('keeps the password and everything of PostgreSQL from other users, and its password from its arguments', async () => {
+    const database = await start()
+    expect(await modeOf(join(dataDir, 'database-password'))).toBe(0o600)
+    for (const folder of ['data', 'socket', 'log']) {
+      expect(await modeOf(join(dataDir, 'postgres', folder))).toBe(0o700)
+      expect((await stat(join(dataDir, 'postgres', folder))).uid === 0).toBe(false)
+    }
+    const left = await readdir(join(dataDir, 'postgres'))
+    expect(left.filter((name) => name.startsWith('.'))).toEqual([])
+    const commandLine = await readFile(`/proc/${await postmasterPid()}/cmdline`, 'utf8')
+    expect(commandLine).not.toContain(database.connection.password)
+  })
+
+  test('whose start is given up has no PostgreSQL running', async () => {
+    await expect(
+      startEmbeddedPostgres({ dataDir, log, durable: false, signal: AbortSignal.abort(new Error('given up')) }),
+    ).rejects.toThrow('given up')
+    await expect(stat(pidFile())).rejects.toThrow('ENOENT')
   })
 
   test('without its password file names the file instead of making a new one', async () => {
     const first = await start()
     await first.stop()
-    await rm(join(dataDir, 'database-password'))
-    await expect(start()).rejects.toThrow(`put ${join(dataDir, 'database-password')} back from a backup`)
+    const passwordFile = join(dataDir, 'database-password')
+    await rename(passwordFile, `${passwordFile}.away`)
+    await expect(start()).rejects.toThrow(`put ${passwordFile} back from a backup`)
+    await rename(`${passwordFile}.away`, passwordFile)
   })
 })
 
 describe('after kill -9', () => {
+  beforeEach(() => {
+    dataDir = join(madeHome, 'data')
+  })
+
   test('of Node only, the PostgreSQL that runs on is adopted', async () => {
     const holder = await startHolder()
     const pid = await postmasterPid()
@@ -186,12 +234,12 @@ describe('after kill -9', () => {
 
   test('of both, the data is recovered', async () => {
     const first = await start()
-    await query(first, 'CREATE TABLE kept AS SELECT 42 AS answer')
+    await query(first, 'CREATE TABLE killed AS SELECT 42 AS answer')
     await first.stop()
     const holder = await startHolder()
     await killPostmaster()
     await kill(holder)
-    expect(await query(await start(), 'SELECT answer FROM kept')).toEqual([{ answer: 42 }])
+    expect(await query(await start(), 'SELECT answer FROM killed')).toEqual([{ answer: 42 }])
   })
 
   test('of PostgreSQL only, it is started again in the same place and the folder is still owned', async () => {
@@ -199,6 +247,7 @@ describe('after kill -9', () => {
     const pid = await killPostmaster()
     expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
     expect(await postmasterPid()).not.toBe(pid)
+    await ownedAgain(database)
     await expect(start()).rejects.toThrow(`in use by another Chowder (chowder-owner pid ${process.pid})`)
   })
 
@@ -207,7 +256,7 @@ describe('after kill -9', () => {
     const database = await start({ onFatal: lost.resolve })
     for (let times = 0; times < 5; times++) {
       await killPostmaster()
-      await query(database, 'SELECT 1')
+      await ownedAgain(database)
     }
     await killPostmaster()
     expect((await lost.promise).message).toContain('PostgreSQL was lost more than 5 times in 10 minutes')

@@ -403,11 +403,11 @@ describe('a message that is refused here', () => {
 })
 
 describe('what a gateway refuses', () => {
-  const before = (status: number, message: string, type = 'invalid_request_error', headers = {}) =>
+  const beforeRun = (status: number, message: string, type = 'invalid_request_error', headers = {}) =>
     answerJson(status, { error: { message, type } }, headers)
 
   test.each([400, 413, 422, 429])('with %i keeps its status and message', async (status) => {
-    gateway.answer = before(status, 'Unrecognized key: "foo"', 'invalid_request_error', { 'retry-after': '7' })
+    gateway.answer = beforeRun(status, 'Unrecognized key: "foo"', 'invalid_request_error', { 'retry-after': '7' })
     const response = await post(hello)
     expect(response.headers.get('retry-after')).toBe('7')
     expect(await failure(response)).toMatchObject({
@@ -474,7 +474,7 @@ describe('what a gateway refuses', () => {
   })
 
   test.each([401, 403])('as our own token (%i) is a 502 and an ERROR in the log, without the token', async (status) => {
-    gateway.answer = before(status, 'Unauthorized', 'unauthorized')
+    gateway.answer = beforeRun(status, 'Unauthorized', 'unauthorized')
     const { detail, ...rest } = await failure(await post(hello))
     expect(rest).toMatchObject({ status: 502, error: { type: 'server_error' } })
     expect(detail).toMatchObject({ error: expect.stringContaining('did not accept Chowder') })

@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,7 +12,6 @@ import type { TestProject } from 'vitest/node'
 import { startEmbeddedPostgres } from '../../src/database/embedded.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { migrateQueue } from '../../src/lifecycle/queue.ts'
-import { prepareDataFolder } from '../../src/platform/data-folder.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -96,7 +95,7 @@ async function startPostgres(): Promise<{ connection: pg.PoolConfig; stop(): Pro
     return { connection: { connectionString: process.env.TEST_DATABASE_URL }, stop: async () => {} }
   }
   const dataDir = await mkdtemp(join(tmpdir(), 'chowder-test-'))
-  await prepareDataFolder(dataDir)
+  await chmod(dataDir, 0o711) // as root the database runs as another user
   const embedded = await startEmbeddedPostgres({ dataDir, log: pino({ level: 'silent' }), durable: false })
   return {
     connection: embedded.connection,

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { gatewayError } from '../../src/responses/gateway-errors.ts'
 
-const before = (message: string, type = 'invalid_request_error') => ({ error: { message, type } })
+const beforeRun = (message: string, type = 'invalid_request_error') => ({ error: { message, type } })
 const during = (code: string, message: string) => ({
   object: 'response',
   status: 'failed',
@@ -20,7 +20,10 @@ describe('a gateway’s refusal', () => {
     [422, 'unprocessable'],
     [429, 'rate_limited'],
   ])('of %i keeps its status and its message', (status, kind) => {
-    expect(judge(status, before('Unrecognized key: "foo"'))).toMatchObject({ kind, message: 'Unrecognized key: "foo"' })
+    expect(judge(status, beforeRun('Unrecognized key: "foo"'))).toMatchObject({
+      kind,
+      message: 'Unrecognized key: "foo"',
+    })
     expect(judge(status, during('rate_limit_error', '429: slow down'))).toMatchObject({
       kind,
       message: '429: slow down',
@@ -28,18 +31,18 @@ describe('a gateway’s refusal', () => {
   })
 
   test('without a readable message still has a text', () => {
-    for (const body of [undefined, null, 7, 'text', [], { error: 'x' }, { error: { message: 5 } }, before('')]) {
+    for (const body of [undefined, null, 7, 'text', [], { error: 'x' }, { error: { message: 5 } }, beforeRun('')]) {
       expect(judge(400, body).message).toBe('The gateway refused the request.')
     }
   })
 
   test('has a bounded message', () => {
-    expect(judge(400, before('x'.repeat(60_000))).message).toHaveLength(1000)
+    expect(judge(400, beforeRun('x'.repeat(60_000))).message).toHaveLength(1000)
   })
 
   test('passes the seconds of Retry-After on, and nothing else that may stand there', () => {
     const seconds = (retryAfter: string) =>
-      gatewayError('openai', { status: 429, body: before('slow'), retryAfter }).error.retryAfterSeconds
+      gatewayError('openai', { status: 429, body: beforeRun('slow'), retryAfter }).error.retryAfterSeconds
     expect(seconds('12')).toBe(12)
     for (const odd of ['', '-1', 'Wed, 21 Oct 2026 07:28:00 GMT', '1e9', '12\r\nx: y'])
       expect(seconds(odd)).toBeUndefined()
@@ -51,7 +54,7 @@ describe('a gateway’s refusal', () => {
   })
 
   test.each([401, 403])('of our own token (%i before the run) is a 502 that is told apart', (status) => {
-    expect(judge(status, before('Unauthorized', 'unauthorized'))).toMatchObject({
+    expect(judge(status, beforeRun('Unauthorized', 'unauthorized'))).toMatchObject({
       kind: 'gateway_unreachable',
       refused: 'chowder',
       doNotRetry: true,
@@ -59,7 +62,7 @@ describe('a gateway’s refusal', () => {
   })
 
   test('to listen to us after too many bad tokens is not the caller’s rate limit', () => {
-    const body = before('Too many failed authentication attempts. Please try again later.', 'rate_limited')
+    const body = beforeRun('Too many failed authentication attempts. Please try again later.', 'rate_limited')
     expect(judge(429, body)).toMatchObject({ kind: 'gateway_unreachable', refused: 'chowder' })
   })
 })

@@ -1,0 +1,56 @@
+/** One thing measured, beside the limit that was measured in the same minutes. */
+export interface Figure {
+  name: string
+  unit: string
+  chowder: number
+  limit: number
+  /** The median of each round's own ratio: a machine that is busy for a while is so for both sides. */
+  ratio: number
+  bar: { atLeast: number } | { atMost: number }
+}
+
+/** What one round measured on both sides. */
+export interface Round {
+  chowder: number
+  limit: number
+}
+
+export const median = (values: number[]): number => {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = Math.floor(sorted.length / 2)
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+/** The figure that the medians of some rounds make. */
+export const figure = (name: string, unit: string, bar: Figure['bar'], rounds: Round[]): Figure => ({
+  name,
+  unit,
+  chowder: median(rounds.map(({ chowder }) => chowder)),
+  limit: median(rounds.map(({ limit }) => limit)),
+  ratio: median(rounds.map(({ chowder, limit }) => chowder / limit)),
+  bar,
+})
+
+export const isHeld = ({ ratio, bar }: Figure): boolean =>
+  'atLeast' in bar ? ratio >= bar.atLeast : ratio <= bar.atMost
+
+const written = (value: number) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
+
+/** The figures as a table for reading. */
+export function table(figures: Figure[]): string {
+  const rows = figures.map((one) => [
+    one.name,
+    `${written(one.chowder)} ${one.unit}`,
+    `${written(one.limit)} ${one.unit}`,
+    one.ratio.toFixed(2),
+    'atLeast' in one.bar ? `≥ ${one.bar.atLeast.toFixed(2)}` : `≤ ${one.bar.atMost.toFixed(2)}`,
+    isHeld(one) ? 'held' : 'MISSED',
+  ])
+  const all = [['', 'Chowder', 'limit', 'ratio', 'bar', ''], ...rows]
+  const widths = all[0]!.map((_, column) => Math.max(...all.map((row) => row[column]!.length)))
+  const line = (row: string[]) =>
+    row.map((cell, column) =>
+      column === 0 || column === 5 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!),
+    )
+  return all.map((row) => `  ${line(row).join('   ').trimEnd()}`).join('\n')
+}

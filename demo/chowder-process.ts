@@ -1,0 +1,111 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, mkdir, mkdtemp, open, readFile, rm, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Env } from '../src/platform/config.ts'
+import { dataFolder, prepareDataFolder } from '../src/platform/data-folder.ts'
+
+const root = join(import.meta.dirname, '..')
+const startTimeoutMs = 120_000
+/** Longer than Chowder takes to drain and to stop its agents at worst. */
+const stopTimeoutMs = 75_000
+const isRoot = process.getuid?.() === 0
+
+export interface ChowderOptions {
+  role: 'all' | 'api' | 'migrate'
+  dataDir: string
+  /** Where its log goes; added to when there is one. */
+  logFile: string
+  /** Its settings. Those of the caller's own environment are not handed on. */
+  env?: Record<string, string>
+  /** Gives up starting; what was started is stopped. */
+  signal?: AbortSignal
+}
+
+export interface ChowderProcess {
+  url: string
+  /** SIGINT stops the agents too. Resolves when the process has ended; kills it if it does not, after 75 s. */
+  stop(signal: 'SIGINT' | 'SIGTERM'): Promise<void>
+}
+
+/** This process's environment without anything that Chowder would take for a setting. */
+const withoutSettings = () =>
+  Object.fromEntries(Object.entries(process.env).filter(([name]) => !(name in Env.properties)))
+
+function spawnChowder({ role, dataDir, env = {} }: ChowderOptions, log: number) {
+  const child = spawn(process.execPath, [join(root, 'src/main.ts'), role], {
+    cwd: root,
+    detached: true, // a Ctrl-C on this terminal is the caller's to pass on
+    stdio: ['ignore', log, log],
+    env: { ...withoutSettings(), PORT: '0', ...env, CHOWDER_DATA_DIR: dataDir },
+  })
+  return { child, ended: once(child, 'exit') }
+}
+
+/** Its messages fit for reading, oldest first. */
+export async function messagesIn(logFile: string): Promise<string[]> {
+  const lines = (await readFile(logFile, 'utf8')).split('\n')
+  return lines
+    .map((line) => (line.startsWith('{') ? (/"msg":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? '') : line))
+    .filter(Boolean)
+}
+
+/** Runs Chowder's migrations to their end. Throws with its last words when they fail. */
+export async function migrateWithChowder(options: Omit<ChowderOptions, 'role'>): Promise<void> {
+  const log = await open(options.logFile, 'a')
+  const { ended } = spawnChowder({ ...options, role: 'migrate' }, log.fd)
+  await log.close()
+  const [code] = await ended
+  if (code !== 0) throw new Error(`migrating failed:\n${(await messagesIn(options.logFile)).slice(-10).join('\n')}`)
+}
+
+/**
+ * Starts Chowder as a process of its own, on a port that the system chooses, and resolves once it listens. Throws with
+ * its last words when it ends or takes longer than 2 minutes. It outlives a caller that is killed.
+ */
+export async function startChowder(options: ChowderOptions): Promise<ChowderProcess> {
+  const log = await open(options.logFile, 'a')
+  const { size } = await log.stat()
+  const { child, ended } = spawnChowder(options, log.fd)
+  await log.close()
+
+  async function stop(signal: 'SIGINT' | 'SIGTERM'): Promise<void> {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    child.kill(signal)
+    const deadline = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs)
+    await ended
+    clearTimeout(deadline)
+  }
+
+  const deadline = performance.now() + startTimeoutMs
+  for (;;) {
+    const written = (await readFile(options.logFile)).subarray(size).toString()
+    const url = /"url":"([^"]+)","msg":"Chowder is running/.exec(written)?.[1]
+    if (url) return { url, stop }
+    const hasEnded = child.exitCode !== null || child.signalCode !== null
+    if (hasEnded || performance.now() > deadline || options.signal?.aborted) {
+      await stop('SIGINT')
+      options.signal?.throwIfAborted()
+      throw new Error(`Chowder did not start:\n${(await messagesIn(options.logFile)).slice(-10).join('\n')}`)
+    }
+    await sleep(50)
+  }
+}
+
+/**
+ * A data folder for one run, named after `prefix`. Its OpenClaw releases are those of the default data folder, which
+ * they are installed into if they are not there: the next run finds them.
+ */
+export async function makeTemporaryDataDir(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
+  const kept = dataFolder(undefined)
+  await prepareDataFolder(kept)
+  const releases = join(kept, 'releases')
+  const made = await mkdir(releases, { recursive: true, mode: 0o700 })
+  if (made !== undefined && isRoot) await chmod(releases, 0o711)
+  const path = await mkdtemp(join(tmpdir(), prefix))
+  if (isRoot) await chmod(path, 0o711) // agents and database run as other users
+  await symlink(releases, join(path, 'releases'))
+  return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5 }) }
+}

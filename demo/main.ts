@@ -1,0 +1,270 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ModelProvider } from '../src/database/schema.ts'
+import { defaultModel, defaultRelease } from '../src/openclaw/releases.ts'
+import { makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'
+import { type Live, show, showFact, showTitle, showWarning, step } from './display.ts'
+import { startEchoModel } from './echo-model.ts'
+
+/** The first start on a machine installs OpenClaw, which takes minutes on a slow line. */
+const runningTimeoutMs = 15 * 60_000
+const answerTimeoutMs = 3 * 60_000
+const pollMs = 300
+const session = 'demo'
+const name = 'Ada'
+const questions = {
+  first: `Hello! My name is ${name}. Please greet me.`,
+  second: 'What is my name?',
+  streamed: 'Tell me in one sentence what you know about me.',
+}
+
+const vendors = { anthropic: 'ANTHROPIC', openai: 'OPENAI', gemini: 'GEMINI' } as const satisfies Record<
+  ModelProvider,
+  string
+>
+
+/** Which model answers: a real one when the environment holds a key for it. */
+interface Model {
+  provider: ModelProvider
+  key: string
+  /** How the key is written in the commands shown. */
+  shownKey: string
+  about: string
+  isEcho: boolean
+  /** Where Chowder is to send model calls to, if not to the vendor. */
+  env: Record<string, string>
+}
+
+const json = `-H 'content-type: application/json'`
+const auth = '-H "authorization: Bearer $KEY"'
+const quote = (value: unknown) => `'${JSON.stringify(value)}'`
+
+const ending = new AbortController()
+const undo: (() => unknown)[] = []
+
+async function chooseModel(): Promise<Model> {
+  for (const provider of Object.keys(vendors) as ModelProvider[]) {
+    const vendor = vendors[provider]
+    const key = process.env[`${vendor}_API_KEY`]
+    if (!key) continue
+    const baseUrl = process.env[`${vendor}_BASE_URL`]
+    return {
+      provider,
+      key,
+      shownKey: `$${vendor}_API_KEY`,
+      about: `${provider}/${defaultModel(defaultRelease, provider)}, with the key in ${vendor}_API_KEY`,
+      isEcho: false,
+      env: baseUrl ? { [`${vendor}_BASE_URL`]: baseUrl } : {},
+    }
+  }
+  const echo = await startEchoModel()
+  undo.push(() => echo.stop())
+  return {
+    provider: 'anthropic',
+    key: 'offline-echo',
+    shownKey: 'offline-echo',
+    about: 'OFFLINE ECHO MODEL: no real one, it only repeats what it was told',
+    isEcho: true,
+    env: { ANTHROPIC_BASE_URL: echo.url },
+  }
+}
+
+/** The folder everything happens in; a temporary one goes away with the demo. */
+async function chooseDataDir(): Promise<{ dataDir: string; about: string }> {
+  const given = process.env.CHOWDER_DATA_DIR
+  if (given) return { dataDir: given, about: `${given} (CHOWDER_DATA_DIR, it stays)` }
+  const temporary = await makeTemporaryDataDir('chowder-demo-')
+  undo.push(() => temporary.remove())
+  return { dataDir: temporary.path, about: `${temporary.path} (removed at the end)` }
+}
+
+/** The demo's own client: one JSON call, an answer that is not 2xx is thrown with its `detail`. */
+function client(url: string) {
+  let key: string | undefined
+  async function send(method: string, path: string, body?: object, timeoutMs = 30_000): Promise<Response> {
+    const answer = await fetch(url + path, {
+      method,
+      headers: { ...(key && { authorization: `Bearer ${key}` }), ...(body && { 'content-type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body) }),
+      signal: AbortSignal.any([ending.signal, AbortSignal.timeout(timeoutMs)]),
+    })
+    if (!answer.ok) throw new Error(`${method} ${path} answered ${answer.status}: ${await answer.text()}`)
+    return answer
+  }
+  return {
+    useKey: (given: string) => (key = given),
+    send,
+    json: async <T>(...request: Parameters<typeof send>) => (await (await send(...request)).json()) as T,
+  }
+}
+type Client = ReturnType<typeof client>
+
+interface Turn {
+  status: string
+  output: { type: string; content?: { type: string; text?: string }[] }[]
+}
+
+const textOf = ({ output }: Turn) => output.flatMap(({ content = [] }) => content.map(({ text = '' }) => text)).join('')
+
+/** An answer only counts when it shows that the agent knows who it talks to. */
+function checkAnswer(text: string): void {
+  if (!text.includes(name)) throw new Error(`the answer does not mention ${name}: ${JSON.stringify(text)}`)
+}
+
+async function waitUntilRunning(api: Client, id: string, logFile: string, live: Live): Promise<void> {
+  const deadline = performance.now() + runningTimeoutMs
+  for (;;) {
+    const now = await api.json<{ status: string; step: string | null }>('GET', `/v1/instances/${id}/status`)
+    if (now.status === 'running') return
+    if (now.status === 'error') {
+      const { error_message } = await api.json<{ error_message: string }>('GET', `/v1/instances/${id}`)
+      throw new Error(`the instance is in error: ${error_message}`)
+    }
+    const installing = now.step === 'prepareRelease' ? `: ${(await messagesIn(logFile)).at(-1)}` : ''
+    live.now(`${now.status}${now.step ? `, step ${now.step}${installing}` : ''}`)
+    if (performance.now() > deadline) throw new Error('the instance is still not running')
+    await sleep(pollMs, undefined, { signal: ending.signal })
+  }
+}
+
+/** Says the words of a streamed answer as they come; returns them all. */
+async function sayStream(answer: Response, live: Live): Promise<string> {
+  let said = ''
+  let rest = ''
+  for await (const text of answer.body?.pipeThrough(new TextDecoderStream()) ?? []) {
+    const events = (rest + text).split('\n\n')
+    rest = events.pop() ?? ''
+    for (const event of events) {
+      const data = /^data: (\{.*\})$/m.exec(event)?.[1]
+      const { type, delta } = data ? (JSON.parse(data) as { type: string; delta?: string }) : {}
+      if (type === 'error' || type === 'response.failed') throw new Error(`the stream failed: ${data}`)
+      if (type !== 'response.output_text.delta' || !delta) continue
+      live.say(delta)
+      said += delta
+    }
+  }
+  return said
+}
+
+async function walk(): Promise<void> {
+  const model = await chooseModel()
+  const { dataDir, about } = await chooseDataDir()
+  await mkdir(dataDir, { recursive: true })
+  const logFile = join(dataDir, 'chowder-demo.log')
+
+  showTitle('Chowder, from nothing to an agent’s answer')
+  showFact('Model', model.about)
+  if (model.isEcho) {
+    showWarning('        For a real answer set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY.')
+  }
+  showFact('Data', about)
+
+  const chowder = await step(
+    'Start Chowder with its own database and queue',
+    'npm start',
+    (live) => {
+      live.now('starting')
+      return startChowder({ role: 'all', dataDir, logFile, env: model.env, signal: ending.signal })
+    },
+    ({ url }) => `it listens on ${url}`,
+  )
+  undo.push(() => chowder.stop('SIGINT'))
+  const api = client(chowder.url)
+
+  const organization = { name: 'Demo' }
+  await step(
+    'Sign up',
+    `URL=${chowder.url}\ncurl -s $URL/v1/organization/signup ${json} -d ${quote(organization)}`,
+    () => api.json<{ api_key: string }>('POST', '/v1/organization/signup', organization),
+    ({ api_key }) => {
+      api.useKey(api_key)
+      return `KEY=${api_key.slice(0, 12)}…`
+    },
+  )
+
+  const shownKeys = JSON.stringify({ model_api_keys: { [model.provider]: model.shownKey } })
+  await step(
+    'Give it the model provider’s key',
+    // In double quotes, so that the shell fills in the variable.
+    `curl -s -X PATCH $URL/v1/organization ${auth} ${json} \\\n  -d "${shownKeys.replaceAll('"', '\\"')}"`,
+    () => api.send('PATCH', '/v1/organization', { model_api_keys: { [model.provider]: model.key } }),
+    () => 'stored, sealed',
+  )
+
+  const agent = { name: 'my first agent', model_provider: model.provider }
+  const { id } = await step(
+    'Create an agent',
+    `curl -s $URL/v1/instances ${auth} ${json} \\\n  -d ${quote(agent)}`,
+    () => api.json<{ id: string }>('POST', '/v1/instances', agent),
+    (created) => `ID=${created.id}`,
+  )
+
+  await step(
+    'Wait until it runs',
+    `curl -s $URL/v1/instances/$ID/status ${auth}`,
+    (live) => waitUntilRunning(api, id, logFile, live),
+    () => 'running: an OpenClaw gateway of its own',
+  )
+
+  const path = `/session/${session}/responses`
+  const turn = (input: string) => ({ model: defaultModel(defaultRelease, model.provider), input })
+  const curlTurn = (body: object, flags: string) =>
+    `curl ${flags} $URL/v1/instances/$ID${path} ${auth} ${json} \\\n  -d ${quote(body)}`
+  for (const [title, input] of [
+    ['Ask it something', questions.first],
+    ['Ask again: it remembers', questions.second],
+  ] as const) {
+    await step(
+      title,
+      curlTurn(turn(input), '-s'),
+      async (live) => {
+        live.now('the agent thinks')
+        const text = textOf(await api.json<Turn>('POST', `/v1/instances/${id}${path}`, turn(input), answerTimeoutMs))
+        live.say(text)
+        checkAnswer(text)
+      },
+      () => 'answered',
+    )
+  }
+
+  const streamed = { ...turn(questions.streamed), stream: true }
+  await step(
+    'Ask for a stream',
+    curlTurn(streamed, '-sN'),
+    async (live) => {
+      live.now('the agent thinks')
+      const answer = await api.send('POST', `/v1/instances/${id}${path}`, streamed, answerTimeoutMs)
+      checkAnswer(await sayStream(answer, live))
+    },
+    () => 'answered, word by word as it was written',
+  )
+
+  await step(
+    'Delete the agent',
+    `curl -s -X DELETE $URL/v1/instances/$ID ${auth}`,
+    () => api.send('DELETE', `/v1/instances/${id}`),
+    () => 'gone from the moment of the answer',
+  )
+}
+
+async function cleanUp(): Promise<void> {
+  for (let next = undo.pop(); next; next = undo.pop()) await next()
+}
+
+const startedAt = performance.now()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ending.abort())
+try {
+  await walk()
+  const tidy = async (live: Live) => {
+    live.now('stopping')
+    await cleanUp()
+  }
+  await step('Stop Chowder and clean up', 'Ctrl-C', tidy, () => 'nothing runs any more')
+  show(`\n  All of it took ${((performance.now() - startedAt) / 1000).toFixed(0)} s. With your own hands: npm start\n`)
+} catch (error) {
+  process.exitCode = 1
+  if (ending.signal.aborted) showWarning('\n  Interrupted: stopping Chowder and its agent.')
+  else show(`\n  ${error instanceof Error ? error.message : error}\n`)
+  await cleanUp()
+}

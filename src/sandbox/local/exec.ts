@@ -1,0 +1,72 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { constants } from 'node:os'
+import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ExecOptions, ExecResult } from '../driver.ts'
+import type { SandboxRecord } from './folder.ts'
+import { setpriv } from './launch.ts'
+import { signalProcess } from './processes.ts'
+
+const defaultMaxBytes = 1024 * 1024
+/** A process that left the group may keep the pipes open for ever. */
+const pipesCloseMs = 1000
+
+function collect(stream: Readable, maxBytes: number): () => string {
+  const chunks: Buffer[] = []
+  let room = maxBytes
+  stream.on('data', (chunk: Buffer) => {
+    const kept = chunk.subarray(0, room)
+    room -= kept.length
+    if (kept.length > 0) chunks.push(kept)
+  })
+  stream.on('error', () => {})
+  return () => Buffer.concat(chunks).toString()
+}
+
+/** The exit code, or null when the signal came first; all of the group is killed then and at the end. */
+async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number | null> {
+  const killGroup = () => {
+    if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL')
+  }
+  signal.addEventListener('abort', killGroup, { once: true })
+  if (signal.aborted) killGroup()
+  const closed = once(child, 'close')
+  try {
+    const [code, killedBy] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
+    killGroup()
+    await Promise.race([closed, sleep(pipesCloseMs, undefined, { ref: false })])
+    for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy()
+    return signal.aborted ? null : (code ?? (killedBy ? 128 + constants.signals[killedBy] : null))
+  } finally {
+    signal.removeEventListener('abort', killGroup)
+  }
+}
+
+/**
+ * Runs a program as the sandbox's user, in a process group of its own that is killed at the deadline, at the abort and
+ * when the program itself has ended. A program that is not there is exit code 127. `folder` is an open folder to run in.
+ */
+export async function execBeside(
+  record: SandboxRecord,
+  folder: { fd: number },
+  argv: readonly string[],
+  options: ExecOptions,
+  signal: AbortSignal,
+): Promise<ExecResult> {
+  const { timeoutMs, env, stdin, maxBytes = defaultMaxBytes } = options
+  const child = spawn(setpriv, ['--no-new-privs', '--', ...argv], {
+    ...(record.uid !== null && { uid: record.uid, gid: record.uid }),
+    cwd: `/proc/${process.pid}/fd/${folder.fd}`,
+    env: { ...record.env, ...env },
+    detached: true,
+    stdio: 'pipe',
+  })
+  const stdout = collect(child.stdout, maxBytes)
+  const stderr = collect(child.stderr, maxBytes)
+  child.stdin.on('error', () => {}) // the program need not read it
+  child.stdin.end(stdin)
+  const exitCode = await endOf(child, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]))
+  signal.throwIfAborted()
+  return { exitCode, stdout: stdout(), stderr: stderr() }
+}

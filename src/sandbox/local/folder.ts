@@ -1,0 +1,115 @@
+import { randomUUID } from 'node:crypto'
+import { chmod, link, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Inside } from '../driver.ts'
+import type { ProcessId } from './processes.ts'
+
+/** What is known of a sandbox, in its `sandbox.json`. No secrets. */
+export interface SandboxRecord {
+  id: string
+  organizationId: string
+  release: string
+  labels: Record<string, string>
+  /** The user (and group) it runs as; null when that is the control plane's own. */
+  uid: number | null
+  inside: Inside
+  command: readonly string[]
+  env: Record<string, string>
+}
+
+const isRoot = process.getuid?.() === 0
+/** Agents pass through the control plane's folders to their own home, and see nothing on the way. */
+const passableMode = isRoot ? 0o711 : 0o700
+const staleUploadMs = 60 * 60_000
+
+const hasCode = (error: unknown, code: string) => (error as NodeJS.ErrnoException).code === code
+
+async function textOf(path: string): Promise<string | null> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return null
+    throw error
+  }
+}
+
+async function processIn(path: string): Promise<ProcessId | null> {
+  const [, pid, startTime] = /^(\d+) (\d+)\n$/.exec((await textOf(path)) ?? '') ?? []
+  return pid && startTime ? { pid: Number(pid), startTime } : null
+}
+
+export type SandboxFolder = ReturnType<typeof sandboxFolder>
+
+/** A sandbox's folder: the control plane's own part, which the tenant can neither list nor write, and in it `home`. */
+export function sandboxFolder(parent: string, id: string) {
+  if (!/^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$/.test(id)) throw new Error('an id that cannot name a sandbox')
+  const path = join(parent, id)
+  const home = join(path, 'home')
+  const recordPath = join(path, 'sandbox.json')
+  /** Files on their way into the home, where the tenant cannot meddle with them. */
+  const uploads = join(path, 'uploads')
+
+  const writeNew = async (record: SandboxRecord): Promise<string> => {
+    const temporary = join(uploads, `${randomUUID()}.json`)
+    await writeFile(temporary, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, flush: true })
+    return temporary
+  }
+
+  return {
+    id,
+    path,
+    home,
+    uploads,
+    log: join(path, 'gateway.log'),
+    exists: () =>
+      stat(path).then(
+        () => true,
+        (error) => {
+          if (hasCode(error, 'ENOENT')) return false
+          throw error
+        },
+      ),
+    async make(): Promise<void> {
+      await mkdir(uploads, { recursive: true, mode: 0o700 })
+      await chmod(path, passableMode) // whatever the umask
+      await chmod(parent, passableMode)
+    },
+    async readRecord(): Promise<SandboxRecord | null> {
+      const text = await textOf(recordPath)
+      return text === null ? null : JSON.parse(text)
+    },
+    async replaceRecord(record: SandboxRecord): Promise<void> {
+      await rename(await writeNew(record), recordPath)
+    },
+    /** False when another create was quicker: its record holds. */
+    async publishRecord(record: SandboxRecord): Promise<boolean> {
+      const temporary = await writeNew(record)
+      try {
+        await link(temporary, recordPath)
+        return true
+      } catch (error) {
+        if (hasCode(error, 'EEXIST')) return false
+        throw error
+      } finally {
+        await unlink(temporary)
+      }
+    },
+    /** Removes what writers left that were killed. */
+    async removeStaleUploads(): Promise<void> {
+      for (const name of await readdir(uploads)) {
+        const upload = join(uploads, name)
+        const { mtimeMs } = await stat(upload).catch(() => ({ mtimeMs: Date.now() }))
+        if (Date.now() - mtimeMs > staleUploadMs) await rm(upload, { force: true })
+      }
+    },
+    /** The last gateway that was started; it need not live. */
+    gateway: () => processIn(join(path, 'gateway')),
+    /** The launcher that waits for the gateway's end. */
+    supervisor: () => processIn(join(path, 'supervisor')),
+    /** null while it is unknown. */
+    async exitCode(): Promise<number | null> {
+      const [, code] = /^(\d+)\n$/.exec((await textOf(join(path, 'exit'))) ?? '') ?? []
+      return code === undefined ? null : Number(code)
+    },
+  }
+}

@@ -1,0 +1,46 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { isAlive } from './processes.ts'
+
+export const setpriv = '/usr/bin/setpriv'
+
+const launcher = join(import.meta.dirname, 'launcher.sh')
+const launcherPath = '/usr/sbin:/usr/bin:/sbin:/bin'
+const deadlineMs = 10_000
+const pollMs = 10
+
+/**
+ * Starts a sandbox's gateway by a launcher that lives on beside it to record its exit code, both independent of this
+ * process. Returns once the gateway's process exists, or has already ended. A kill of this process half-way leaves no
+ * gateway, or one that is on record.
+ */
+export async function launchGateway(folder: SandboxFolder, record: SandboxRecord, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  const { uid, command, env } = record
+  const dropRoot = uid === null ? [] : [setpriv, `--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--']
+  // The environment is set after root is dropped, so that no variable can act on a program of root's. The second
+  // setpriv also stands between `env` and a program whose path has a `=` in it.
+  const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
+  const program = [...dropRoot, '/usr/bin/env', '-i', ...variables, setpriv, '--no-new-privs', '--', ...command]
+  await using log = await open(folder.log, 'a', 0o600)
+  const child = spawn('/bin/sh', [launcher, folder.path, folder.home, ...program], {
+    cwd: '/',
+    env: { PATH: launcherPath },
+    detached: true,
+    stdio: ['ignore', log.fd, log.fd],
+  })
+  await once(child, 'spawn')
+  child.unref()
+  for (const deadline = performance.now() + deadlineMs; performance.now() < deadline; ) {
+    const gateway = await folder.gateway()
+    if (gateway && (await isAlive(gateway, uid))) return
+    if (child.exitCode === 0) return // the gateway ran and ended
+    if (child.exitCode !== null || child.signalCode !== null) throw new Error('the gateway could not be launched')
+    await sleep(pollMs, undefined, { signal })
+  }
+  throw new Error(`no gateway process ${deadlineMs / 1000} s after its launch`)
+}

@@ -1,0 +1,187 @@
+import OpenAI from 'openai'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import {
+  type Answer,
+  type Api,
+  api,
+  type StreamEvent,
+  say,
+  sessionPath,
+  signUp,
+  textOf,
+  waitForStatus,
+} from '../support/api-client.ts'
+import {
+  type ChowderProcess,
+  findGateway,
+  makeDataDir,
+  removeDataDir,
+  startChowder,
+} from '../support/chowder-process.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { until } from '../support/until.ts'
+
+const providerKey = 'sk-ant-canary-provider-key'
+const model = 'claude-sonnet-4-20250514'
+
+describe('talking to a real agent', () => {
+  let provider: FakeModelProvider
+  let dataDir: string
+  let chowder: ChowderProcess
+  let key: string
+  let client: Api
+  let created: Answer
+  let id: string
+  /** The gateway retries a provider's 5xx for about a minute: it may do so while the other tests run. */
+  let failing: Promise<Answer>
+
+  beforeAll(async () => {
+    provider = await startFakeModelProvider({ apiKey: providerKey })
+    dataDir = await makeDataDir()
+    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+    key = await signUp(chowder.url, providerKey)
+    client = api(chowder.url, key)
+    created = await client.post('/v1/instances', { name: 'my-assistant', model_provider: 'anthropic' })
+    id = created.body.id
+    await waitForStatus(client, id, 'running')
+    failing = client.post(sessionPath(id, 'failing'), { model, input: '[[fake:status=500]]' })
+    failing.catch(() => {}) // whoever waits for it sees it
+  })
+
+  afterAll(async () => {
+    await chowder?.kill('SIGINT')
+    await removeDataDir(dataDir)
+    await provider?.close()
+  })
+
+  it('a create answers 201 at once, provisioning, and the agent is running without another call', async () => {
+    expect(created.status).toBe(201)
+    expect(created.body).toMatchObject({
+      status: 'provisioning',
+      sandbox_id: null,
+      gateway_url: null,
+      error_message: null,
+    })
+    const { body } = await client.get(`/v1/instances/${id}`)
+    expect(body).toMatchObject({ status: 'running', step: null, gateway_url: `${chowder.url}/v1/instances/${id}` })
+    expect(body.sandbox_id).toEqual(expect.any(String))
+  })
+
+  it('the default session remembers, and is the session `main`', async () => {
+    expect(await say(client, sessionPath(id), 'my name is Ada')).toContain('turns=1 last="my name is Ada"')
+    const second = await say(client, sessionPath(id), 'what is my name?')
+    expect(second).toContain('turns=2 last="what is my name?" first="my name is Ada"')
+    expect(await say(client, sessionPath(id, 'main'), 'still here')).toContain('turns=3')
+  })
+
+  it('sessions are apart, and no crafted id reaches another one', async () => {
+    expect(await say(client, sessionPath(id, 'sa'), 'the secret of sa')).toContain('turns=1')
+    const crafted = ['SA', ' sa ', 'agent:main:sa', 's-7361', 'Main', '/', '%2F', 'sa%2F..', '🦀', 'x'.repeat(200)]
+    for (const session of crafted) {
+      const answer = await say(client, sessionPath(id, session), 'what is the secret?')
+      expect(answer, session).toContain('turns=1 last="what is the secret?"')
+    }
+    expect(await say(client, sessionPath(id, 'sa'), 'and again')).toContain(
+      'turns=2 last="and again" first="the secret of sa"',
+    )
+  })
+
+  it('a session id of more than 200 bytes is refused', async () => {
+    const answer = await client.post(sessionPath(id, `${'x'.repeat(199)}é`), { model, input: 'hello' })
+    expect(answer.status).toBe(400)
+    expect(answer.body.detail).toContain('200 bytes')
+  })
+
+  it('the model that the caller names is the one that is asked, and the answer names it', async () => {
+    const { status, body } = await client.post(sessionPath(id, 'model'), { model, input: 'hello' })
+    expect(status).toBe(200)
+    expect(body.model).toBe(model)
+    expect(textOf(body)).toContain(`model=${model}`)
+  })
+
+  it('a stream arrives as the model speaks, and ends with response.completed and [DONE]', async () => {
+    const input = '[[fake:chunk-delay=200]] [[fake:words=100]]'
+    const stream = client.stream(sessionPath(id, 'stream'), { model, input }, AbortSignal.timeout(60_000))
+    const events: StreamEvent[] = []
+    for await (const event of stream) events.push(event)
+    expect(events[0]?.name).toBe('response.created')
+    expect(JSON.parse(events[0]?.data ?? '').response.model).toBe(model)
+    const deltas = events.filter(({ name }) => name === 'response.output_text.delta')
+    expect(deltas.map(({ data }) => JSON.parse(data).delta).join('')).toMatch(/^word1 .* word100$/)
+    const [completed, done] = events.slice(-2)
+    expect(completed?.name).toBe('response.completed')
+    expect(done?.data).toBe('[DONE]')
+    // The provider takes over two seconds for its words: held back, the first would come with the last.
+    expect((completed?.at ?? 0) - (deltas[0]?.at ?? 0)).toBeGreaterThan(1000)
+  })
+
+  it('the official OpenAI client works with the gateway_url, streamed and not', async () => {
+    const { body } = await client.get(`/v1/instances/${id}`)
+    const openai = new OpenAI({ baseURL: body.gateway_url, apiKey: key, maxRetries: 0 })
+    const whole = await openai.responses.create({ model, input: 'hello from openai' })
+    expect(whole.output_text).toContain('last="hello from openai"')
+    expect(whole.model).toBe(model)
+
+    const stream = await openai.responses.create({ model, input: 'streamed to openai', stream: true })
+    let text = ''
+    let last: string | undefined
+    for await (const event of stream) {
+      if (event.type === 'response.output_text.delta') text += event.delta
+      last = event.type
+    }
+    expect(text).toContain('last="streamed to openai"')
+    expect(last).toBe('response.completed')
+  })
+
+  it('a client that leaves ends the turn at the provider', async () => {
+    const leaving = new AbortController()
+    const turn = client.stream(
+      sessionPath(id, 'leaving'),
+      { model, input: 'leaving [[fake:chunk-delay=2000]]' },
+      leaving.signal,
+    )
+    for await (const { name } of turn) if (name === 'response.output_text.delta') break
+    const asked = provider.requests.find(({ last }) => last.startsWith('leaving'))
+    expect(asked).toMatchObject({ cut: false })
+    leaving.abort()
+    await until('the end of the call to the provider', () => asked?.cut, 5000)
+    expect(provider.requests.filter(({ last }) => last.startsWith('leaving'))).toHaveLength(1)
+  })
+
+  it('an agent whose provider key is refused ends in `error`, with the reason in words', async () => {
+    const other = api(chowder.url, await signUp(chowder.url, 'sk-ant-not-the-key'))
+    const { body } = await other.post('/v1/instances', { name: 'wrong key' })
+    await expect(waitForStatus(other, body.id, 'running', 30_000)).rejects.toThrow(
+      "refused your organization's API key",
+    )
+    expect((await other.get(`/v1/instances/${body.id}`)).body).toMatchObject({ status: 'error', gateway_url: null })
+    const answer = await other.post(sessionPath(body.id), { model, input: 'hello' })
+    expect(answer.status).toBe(409)
+    expect(answer.headers.get('x-should-retry')).toBe('false')
+  })
+
+  it("a provider's 500 is a 502 that says so, once the gateway has tried long enough", async () => {
+    const { status, body, headers } = await failing
+    expect(status).toBe(502)
+    expect(body.detail.error).toMatch(/gateway of this instance failed with 50\d/)
+    expect(body.error).toMatchObject({ message: body.detail.error, type: 'server_error' })
+    expect(headers.get('x-should-retry')).toBe('false')
+  })
+
+  it("a provider's 401 is a 502 that names the organization's key, also while the gateway rests the key", async () => {
+    const refused = "The model provider (anthropic) refused your organization's API key."
+    for (const input of ['[[fake:status=401]]', 'and now?']) {
+      const { status, body } = await client.post(sessionPath(id, 'refused'), { model, input })
+      expect(status).toBe(502)
+      expect(body.detail.error).toContain(refused)
+    }
+    expect((await client.get(`/v1/instances/${id}/status`)).body.status).toBe('running')
+  })
+
+  it('no secret is in the logs', async () => {
+    const gateway = await findGateway(id)
+    expect(gateway?.token).toMatch(/^[0-9a-f]{64}$/)
+    for (const secret of [providerKey, key, gateway?.token]) expect(chowder.output()).not.toContain(secret)
+    expect(chowder.output()).not.toContain('my name is Ada')
+  })
+})

@@ -1,0 +1,171 @@
+import { access, readFile } from 'node:fs/promises'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import {
+  type ChowderProcess,
+  findGateway,
+  makeDataDir,
+  processesIn,
+  removeDataDir,
+  startChowder,
+} from '../support/chowder-process.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { until } from '../support/until.ts'
+
+const exists = (path: string) =>
+  access(path).then(
+    () => true,
+    () => false,
+  )
+
+/** The command lines of the processes that live in a folder. */
+const commandsIn = async (folder: string): Promise<string[]> =>
+  Promise.all(
+    (await processesIn(folder)).map(async (pid) => {
+      const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
+      return command.replaceAll('\0', ' ').trim()
+    }),
+  )
+
+describe('the life of a real agent', () => {
+  let provider: FakeModelProvider
+  let dataDir: string
+  let chowder: ChowderProcess
+  let client: Api
+  let id: string
+  let path: string
+
+  beforeAll(async () => {
+    provider = await startFakeModelProvider()
+    dataDir = await makeDataDir()
+    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+    client = api(chowder.url, await signUp(chowder.url, 'sk-ant-test'))
+    const { body } = await client.post('/v1/instances', {
+      name: 'my-assistant',
+      openclaw_config: { 'agents.defaults.model.primary': 'anthropic/model-at-create' },
+    })
+    id = body.id
+    path = `/v1/instances/${id}`
+    await waitForStatus(client, id, 'running')
+  })
+
+  afterAll(async () => {
+    await chowder?.kill('SIGINT')
+    await removeDataDir(dataDir)
+    await provider?.close()
+  })
+
+  /** What the model was told as its system prompt in a new session. */
+  async function systemTextOf(session: string): Promise<string> {
+    await say(client, sessionPath(id, session), `question of ${session}`)
+    return provider.requests.findLast(({ last }) => last === `question of ${session}`)?.system ?? ''
+  }
+
+  it('starts with the configuration that it was created with', async () => {
+    expect(await say(client, sessionPath(id), 'remember this')).toContain('turns=1 last="remember this"')
+    expect(await say(client, sessionPath(id, 'created'), 'hello')).toContain('model=model-at-create')
+  })
+
+  it('takes a changed configuration while it runs, nested or as dot paths, and answers by it', async () => {
+    const before = await findGateway(id)
+    const nested = { agent: { system_prompt: 'You are a crab called Nested.' } }
+    const patched = await client.patch(path, { openclaw_config: nested })
+    expect(patched.status).toBe(200)
+    expect(patched.body).toMatchObject({ status: 'running', openclaw_config: nested })
+    expect(await systemTextOf('nested')).toContain('You are a crab called Nested.')
+    // What the new configuration does not name is as if it had never been set.
+    expect(await say(client, sessionPath(id, 'default-model'), 'hello')).not.toContain('model=model-at-create')
+
+    const dotted = {
+      'agent.system_prompt': 'You are a crab called Dotted.',
+      'agents.defaults.model.primary': 'anthropic/model-by-dots',
+    }
+    const again = await client.patch(path, { openclaw_config: dotted })
+    expect(again.status).toBe(200)
+    expect(again.body.openclaw_config).toEqual(dotted)
+    const system = await systemTextOf('dotted')
+    expect(system).toContain('You are a crab called Dotted.')
+    expect(system).not.toContain('Nested')
+    expect(await say(client, sessionPath(id, 'model'), 'hello')).toContain('model=model-by-dots')
+    expect((await findGateway(id))?.pid).toBe(before?.pid)
+  })
+
+  it('a configuration that OpenClaw refuses is a 400 with its words, and all stays as it was', async () => {
+    const before = (await client.get(path)).body
+    for (const config of [{ agents: { defaults: { nonsense: 1 } } }, { 'agents.defaults.model': 42 }]) {
+      const refused = await client.patch(path, { openclaw_config: config })
+      expect(refused.status).toBe(400)
+      expect(refused.body.detail).toMatch(/OpenClaw refused the configuration: .*agents\.defaults/)
+    }
+    expect((await client.get(path)).body).toEqual(before)
+    expect(await say(client, sessionPath(id, 'after-refusal'), 'hello')).toContain('model=model-by-dots')
+  })
+
+  it("a configuration that would reach Chowder's own settings is a 400 that names the path", async () => {
+    for (const config of [
+      { 'gateway.port': 1 },
+      { gateway: { auth: { mode: 'none' } } },
+      { models: { providers: {} } },
+    ]) {
+      const refused = await client.patch(path, { openclaw_config: config })
+      expect(refused.status).toBe(400)
+      expect(refused.body.detail).toMatch(/gateway|models\.providers/)
+    }
+  })
+
+  it('a stop ends the process and refuses messages; a start brings it back with its memory and the newest configuration', async () => {
+    const stopped = await client.post(`${path}/stop`)
+    expect(stopped).toMatchObject({ status: 200, body: { status: 'stopped', gateway_url: `${chowder.url}${path}` } })
+    expect(await findGateway(id)).toBeNull()
+    const refused = await client.post(sessionPath(id), { model: 'openclaw', input: 'hello' })
+    expect(refused.status).toBe(409)
+    expect(refused.body.detail).toContain('stopped')
+    expect((await client.post(`${path}/stop`)).status).toBe(409)
+
+    const config = { 'agents.defaults.model.primary': 'anthropic/model-set-while-stopped' }
+    expect((await client.patch(path, { openclaw_config: config })).status).toBe(200)
+
+    const started = await client.post(`${path}/start`)
+    expect(started).toMatchObject({ status: 200, body: { status: 'running', error_message: null } })
+    expect((await client.post(`${path}/start`)).status).toBe(409)
+    const answer = await say(client, sessionPath(id), 'what did I say?')
+    expect(answer).toContain('turns=2 last="what did I say?" first="remember this"')
+    expect(await say(client, sessionPath(id, 'restarted'), 'hello')).toContain('model=model-set-while-stopped')
+  })
+
+  it('a gateway that is killed comes back by itself, with its memory', async () => {
+    const killed = await findGateway(id)
+    process.kill(killed?.pid ?? 0, 'SIGKILL')
+    const next = await until(
+      'another gateway process',
+      async () => {
+        const found = await findGateway(id)
+        return found?.pid === killed?.pid ? null : found
+      },
+      30_000,
+    )
+    expect(next.uid).toBe(killed?.uid)
+    await waitForStatus(client, id, 'running')
+    expect(await say(client, sessionPath(id), 'are you back?')).toContain('turns=3 last="are you back?"')
+  })
+
+  it('a delete leaves no process, no file and no way back', async () => {
+    const gateway = await findGateway(id)
+    if (!gateway) throw new Error('the agent does not run')
+    expect(await exists(gateway.home)).toBe(true)
+    const orphan = 'sleep 86399'
+    await say(client, sessionPath(id, 'tool'), `[[fake:tool=exec {"command":"setsid -f ${orphan} >/dev/null 2>&1"}]]`)
+    expect(await commandsIn(gateway.home)).toContain(orphan) // nobody's child and in no group of the gateway's
+    expect((await client.delete(path)).status).toBe(204)
+    expect((await client.get(path)).body).toMatchObject({ status: 'terminated' })
+    expect((await client.get('/v1/instances')).body).toEqual([])
+    await until('the end of the folder', async () => !(await exists(gateway.home)), 30_000)
+    expect(await findGateway(id)).toBeNull()
+    expect(await commandsIn(gateway.home)).toEqual([])
+
+    expect((await client.delete(path)).status).toBe(204)
+    expect((await client.get('/v1/organization')).body.instance_count).toBe(0)
+    expect((await client.post(`${path}/start`)).status).toBe(409)
+    expect((await client.post(sessionPath(id), { model: 'openclaw', input: 'hello' })).status).toBe(409)
+  })
+})

@@ -1,0 +1,117 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import {
+  type ChowderProcess,
+  findGateway,
+  type GatewayProcess,
+  makeDataDir,
+  processesIn,
+  removeDataDir,
+  startChowder,
+} from '../support/chowder-process.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { until } from '../support/until.ts'
+
+describe('an agent and the end of its control plane', () => {
+  let provider: FakeModelProvider
+  let dataDir: string
+  let chowder: ChowderProcess
+  let key: string
+  let client: Api
+  let id: string
+  let gateway: GatewayProcess
+  let turns = 0
+
+  const start = async () => {
+    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+  }
+
+  beforeAll(async () => {
+    provider = await startFakeModelProvider()
+    dataDir = await makeDataDir()
+    await start()
+    key = await signUp(chowder.url, 'sk-ant-test')
+    client = api(chowder.url, key)
+    id = (await client.post('/v1/instances', { name: 'survivor' })).body.id
+    await waitForStatus(client, id, 'running')
+    gateway = await runningGateway()
+    await expectMemory()
+  })
+
+  afterAll(async () => {
+    await chowder?.kill('SIGINT')
+    await removeDataDir(dataDir)
+    await provider?.close()
+  })
+
+  async function runningGateway(): Promise<GatewayProcess> {
+    const found = await findGateway(id)
+    if (!found) throw new Error('no gateway process')
+    return found
+  }
+
+  /** Each turn is remembered by the next, whatever happened between the two. */
+  async function expectMemory(): Promise<void> {
+    turns += 1
+    expect(await say(client, sessionPath(id), `turn ${turns}`)).toContain(`turns=${turns} last="turn ${turns}"`)
+  }
+
+  /** The same process, not only the same instance, and it answers without Chowder. */
+  async function expectAlive(): Promise<void> {
+    const answer = await fetch(`http://127.0.0.1:${gateway.port}/healthz`, { signal: AbortSignal.timeout(10_000) })
+    expect(answer.status).toBe(200)
+    expect(await findGateway(id)).toEqual(gateway)
+  }
+
+  /** Starts Chowder again, which must find its agent running: nothing is started, nothing is repaired. */
+  async function expectAdoption(): Promise<void> {
+    await start()
+    client = api(chowder.url, key)
+    expect((await client.get(`/v1/instances/${id}/status`)).body.status).toBe('running')
+    await expectMemory()
+    expect(await findGateway(id)).toEqual(gateway)
+  }
+
+  const killPostgres = async () => {
+    const [pid = ''] = (await readFile(join(dataDir, 'postgres/data/postmaster.pid'), 'utf8')).split('\n')
+    process.kill(Number(pid), 'SIGKILL')
+  }
+
+  it('kill -9 of Chowder: the agent lives, and the next start adopts it', async () => {
+    await chowder.kill('SIGKILL')
+    await expectAlive()
+    await expectAdoption()
+  })
+
+  it('kill -9 of Chowder and its database: the same', async () => {
+    await Promise.all([chowder.kill('SIGKILL'), killPostgres()])
+    await expectAlive()
+    await expectAdoption()
+  })
+
+  it('kill -9 of the database alone: Chowder starts it again', async () => {
+    await killPostgres()
+    await until('the database to answer', async () => (await client.get('/v1/organization')).status === 200, 30_000)
+    await expectMemory()
+    await expectAlive()
+  })
+
+  it('SIGTERM: Chowder and its database end, the agent lives, and the next start adopts it', async () => {
+    expect(await chowder.kill('SIGTERM')).toBe(0)
+    await expectAlive()
+    expect(await processesIn(join(dataDir, 'postgres'))).toEqual([])
+    await expectAdoption()
+  })
+
+  it('SIGINT ends the agent too, and the next start brings it back with its memory', async () => {
+    expect(await chowder.kill('SIGINT')).toBe(0)
+    expect(await processesIn(dataDir)).toEqual([])
+    await start()
+    client = api(chowder.url, key)
+    await waitForStatus(client, id, 'running')
+    gateway = await runningGateway()
+    await expectMemory()
+  })
+})

@@ -1,0 +1,174 @@
+import { spawn } from 'node:child_process'
+import { chmod, mkdtemp, readdir, readFile, readlink, rm, stat, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { inject } from 'vitest'
+import { until } from './until.ts'
+
+const main = join(import.meta.dirname, '../../src/main.ts')
+const startTimeoutMs = 90_000
+/** Longer than Chowder gives itself to close. */
+const exitTimeoutMs = 75_000
+
+export interface ChowderOptions {
+  dataDir: string
+  role?: string
+  /** Added to PATH, HOME, PORT=0 and the data folder: nothing of the test's own environment is passed on. */
+  env?: Record<string, string>
+}
+
+export interface ChowderProcess {
+  /** Where its API listens; empty for a worker. */
+  url: string
+  pid: number
+  /** Everything that it has written to standard output and standard error. */
+  output(): string
+  /** Sends a signal and waits for the end; returns the exit code, null when the signal itself ended the process. */
+  kill(signal: NodeJS.Signals): Promise<number | null>
+}
+
+function spawnChowder({ dataDir, role, env }: ChowderOptions) {
+  const { PATH = '', HOME = dataDir } = process.env
+  const child = spawn(process.execPath, [main, ...(role === undefined ? [] : [role])], {
+    env: { PATH, HOME, PORT: '0', CHOWDER_DATA_DIR: dataDir, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+    })
+  }
+  let hasExited = false
+  const exited = new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject)
+    // Not `close`: a database that lives on may hold the pipes.
+    child.once('exit', (code) => {
+      hasExited = true
+      resolve(code)
+    })
+  })
+  return { child, exited, output: () => output, hasExited: () => hasExited }
+}
+
+/** The log line that says what runs and where, once it is there. */
+function runningLine(output: string): { url?: string } | undefined {
+  const line = output.split('\n').find((text) => text.includes('"msg":"Chowder is running as'))
+  return line === undefined ? undefined : JSON.parse(line)
+}
+
+async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
+  const late = new AbortController()
+  try {
+    return await Promise.race([
+      promise,
+      sleep(ms, undefined, { signal: late.signal }).then(() => Promise.reject(new Error(`${what} took over ${ms} ms`))),
+    ])
+  } finally {
+    late.abort()
+  }
+}
+
+/** Starts Chowder as an operator does, and returns once it says that it runs. Throws with its output when it ends. */
+export async function startChowder(options: ChowderOptions): Promise<ChowderProcess> {
+  const { child, exited, output, hasExited } = spawnChowder(options)
+  const line = await until(
+    'Chowder to run',
+    () => {
+      if (hasExited()) throw new Error(`Chowder ended while it started:\n${output()}`)
+      return runningLine(output())
+    },
+    startTimeoutMs,
+  ).catch((error: unknown) => {
+    child.kill('SIGKILL')
+    throw new Error(`${error instanceof Error ? error.message : error}\n${output()}`)
+  })
+  return {
+    url: line.url ?? '',
+    pid: child.pid ?? 0,
+    output,
+    async kill(signal) {
+      child.kill(signal)
+      return within(exitTimeoutMs, `ending Chowder by ${signal}`, exited).catch((error: unknown) => {
+        child.kill('SIGKILL')
+        throw error
+      })
+    },
+  }
+}
+
+/** Runs Chowder to its end: for a command, or a start that must fail. */
+export async function runChowder(options: ChowderOptions): Promise<{ code: number | null; output: string }> {
+  const { child, exited, output } = spawnChowder(options)
+  const code = await within(startTimeoutMs, 'a run of Chowder', exited).finally(() => child.kill('SIGKILL'))
+  return { code, output: output() }
+}
+
+/** A data folder of its own, with the OpenClaw release that was installed once for all. */
+export async function makeDataDir(): Promise<string> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'chowder-e2e-'))
+  await chmod(dataDir, 0o711) // the database and the agents run as other users
+  await symlink(inject('releases'), join(dataDir, 'releases'))
+  return dataDir
+}
+
+const pids = async (): Promise<number[]> => (await readdir('/proc')).map(Number).filter((pid) => pid > 0)
+
+/** Processes that work in a folder, as PostgreSQL does in its own, or were given a path in it. */
+export async function processesIn(folder: string): Promise<number[]> {
+  const found: number[] = []
+  for (const pid of await pids()) {
+    if (pid === process.pid) continue
+    const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '')
+    const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
+    if (`${cwd}\0`.startsWith(folder) || environment.includes(folder) || command.includes(folder)) found.push(pid)
+  }
+  return found
+}
+
+/** Ends whatever still runs in a data folder, however a test ended, and removes the folder. */
+export async function removeDataDir(dataDir: string): Promise<void> {
+  await until(
+    `the end of what runs in ${dataDir}`,
+    async () => {
+      const left = await processesIn(dataDir)
+      for (const pid of left) {
+        try {
+          process.kill(pid, 'SIGKILL')
+        } catch {
+          // It has just ended.
+        }
+      }
+      return left.length === 0
+    },
+    20_000,
+  )
+  await rm(dataDir, { recursive: true, force: true, maxRetries: 5 })
+}
+
+export interface GatewayProcess {
+  pid: number
+  uid: number
+  /** The instance's own folder. */
+  home: string
+  port: number
+  token: string
+}
+
+/** The process of an instance's gateway, found as `ps` would find it, and what its own configuration says. */
+export async function findGateway(instanceId: string): Promise<GatewayProcess | null> {
+  for (const pid of await pids()) {
+    const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
+    const configPath = /OPENCLAW_CONFIG_PATH=([^\0]+)/.exec(environment)?.[1]
+    if (!configPath?.includes(instanceId)) continue
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
+    // Its parent and its children have the same environment; it gives itself this name soon after it began.
+    if (!/^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/.test(command)) continue
+    const { gateway } = JSON.parse(await readFile(configPath, 'utf8'))
+    const { uid } = await stat(`/proc/${pid}`)
+    return { pid, uid, home: join(configPath, '../..'), port: gateway.port, token: gateway.auth.token }
+  }
+  return null
+}

@@ -1,0 +1,199 @@
+import { posix } from 'node:path'
+import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type Endpoint,
+  type ExecResult,
+  type Observation,
+  type Progress,
+  type SandboxDriver,
+  type SandboxFiles,
+  SandboxPathError,
+  type SandboxSpec,
+} from '../../src/sandbox/driver.ts'
+
+/** What may go wrong in a call, and when: before it had its effect, or after (the reply was lost). */
+export interface Fault {
+  method: 'prepare' | 'create' | 'start' | 'stop' | 'destroy' | 'observe' | 'list' | 'exec'
+  error?: Error
+  when?: 'before' | 'after'
+  /** How many calls it strikes; one unless said otherwise. */
+  times?: number
+  /** Hangs this long first, or until the call is aborted. */
+  hangMs?: number
+}
+
+interface FakeSandbox {
+  spec: SandboxSpec
+  running: boolean
+  exit: { code: number | null; oom: boolean } | null
+  files: Map<string, { content: Buffer; mode: number }>
+}
+
+/**
+ * A driver whose sandboxes are entries in memory, with faults on demand. It keeps the driver's contract; its gateway
+ * is wherever the test says.
+ */
+export class FakeDriver implements SandboxDriver {
+  readonly name = 'fake'
+  readonly isolation = 'Nothing runs.'
+  readonly sandboxes = new Map<string, FakeSandbox>()
+  readonly calls: { method: Fault['method']; id: string }[] = []
+  /** Most sandboxes that ever lived at once, and starts of a gateway, by instance. */
+  readonly starts = new Map<string, number>()
+  /** Called before each call; may throw or wait. */
+  onCall: (method: Fault['method'], id: string) => void | Promise<void> = () => {}
+  /** What a gateway does right after it was started: an exit code ends it. */
+  exitAfterStart: ((id: string) => number | null) | null = null
+  /** What `exec` answers: the health as seen from inside. */
+  execResult: ExecResult = { exitCode: 0, stdout: '', stderr: '' }
+  output = 'starting\n'
+  readonly #endpoint: (id: string) => Endpoint
+  readonly #faults: Required<Fault>[] = []
+
+  constructor(endpoint: (id: string) => Endpoint = () => ({ kind: 'tcp', host: '127.0.0.1', port: 9 })) {
+    this.#endpoint = endpoint
+  }
+
+  fail(fault: Fault): void {
+    this.#faults.push({ error: new Error('the platform failed'), when: 'before', times: 1, hangMs: 0, ...fault })
+  }
+
+  heal(): void {
+    this.#faults.length = 0
+  }
+
+  /** The gateway ends by itself. */
+  die(id: string, code: number | null = 1, oom = false): void {
+    const sandbox = this.sandboxes.get(id)
+    if (!sandbox) throw new Error(`no sandbox ${id}`)
+    sandbox.running = false
+    sandbox.exit = { code, oom }
+  }
+
+  file(id: string, path: string): string | null {
+    return this.sandboxes.get(id)?.files.get(path)?.content.toString() ?? null
+  }
+
+  async #call<T>(method: Fault['method'], id: string, signal: AbortSignal, effect: () => T): Promise<T> {
+    signal.throwIfAborted()
+    this.calls.push({ method, id })
+    await this.onCall(method, id)
+    const fault = this.#faults.find((candidate) => candidate.method === method && candidate.times > 0)
+    if (fault) {
+      fault.times -= 1
+      if (fault.when === 'after') effect()
+      if (fault.hangMs > 0) await sleep(fault.hangMs, undefined, { signal })
+      throw fault.error
+    }
+    const result = effect()
+    await sleep(1, undefined, { signal })
+    return result
+  }
+
+  prepare(release: string, _progress: Progress, signal: AbortSignal) {
+    return this.#call('prepare', release, signal, () => {})
+  }
+
+  create(spec: SandboxSpec, signal: AbortSignal) {
+    return this.#call('create', spec.id, signal, () => {
+      if (this.sandboxes.has(spec.id)) return
+      this.sandboxes.set(spec.id, { spec, running: false, exit: null, files: new Map() })
+    })
+  }
+
+  start(id: string, signal: AbortSignal) {
+    return this.#call('start', id, signal, () => {
+      const sandbox = this.sandboxes.get(id)
+      if (!sandbox) throw new Error(`start of ${id}, which was not created`)
+      if (sandbox.running) return
+      this.starts.set(id, (this.starts.get(id) ?? 0) + 1)
+      const code = this.exitAfterStart?.(id) ?? null
+      sandbox.running = code === null
+      sandbox.exit = code === null ? null : { code, oom: false }
+    })
+  }
+
+  stop(id: string, _options: { graceMs: number }, signal: AbortSignal) {
+    return this.#call('stop', id, signal, () => {
+      const sandbox = this.sandboxes.get(id)
+      if (sandbox?.running) this.die(id, 0)
+    })
+  }
+
+  destroy(id: string, signal: AbortSignal) {
+    return this.#call('destroy', id, signal, () => void this.sandboxes.delete(id))
+  }
+
+  observe(id: string, signal: AbortSignal): Promise<Observation> {
+    return this.#call('observe', id, signal, () => {
+      const sandbox = this.sandboxes.get(id)
+      if (!sandbox) return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
+      const inside = { node: process.execPath, release: '/release', home: `/sandbox/${id}`, port: 18789 }
+      const seen = { sandboxId: `fake-${id.slice(0, 8)}`, inside }
+      if (sandbox.running) return { ...seen, state: 'running', endpoint: this.#endpoint(id) }
+      return { ...seen, state: 'stopped', endpoint: null, ...(sandbox.exit && { exit: sandbox.exit }) }
+    })
+  }
+
+  async *list(signal: AbortSignal) {
+    await this.#call('list', '', signal, () => {})
+    for (const [id, { running }] of this.sandboxes) yield { id, state: running ? ('running' as const) : ('stopped' as const) }
+  }
+
+  exec(id: string, _argv: readonly string[], _options: object, signal: AbortSignal) {
+    return this.#call('exec', id, signal, () => this.execResult)
+  }
+
+  async logs() {
+    return this.output
+  }
+
+  files(id: string): SandboxFiles {
+    const filesOf = () => {
+      const sandbox = this.sandboxes.get(id)
+      if (!sandbox) throw new Error(`files of ${id}, which was not created`)
+      return sandbox.files
+    }
+    const confined = (path: string) => {
+      const normal = posix.normalize(path)
+      if (normal.startsWith('..') || normal.startsWith('/')) throw new SandboxPathError(`${path} is outside`)
+      return normal
+    }
+    const statOf = (path: string) => {
+      const file = filesOf().get(path)
+      if (!file) return null
+      const { content, mode } = file
+      return { name: posix.basename(path), kind: 'file' as const, size: content.length, modifiedAt: new Date(0), mode }
+    }
+    return {
+      async list(path) {
+        const within = [...filesOf().keys()].filter((name) => posix.dirname(name) === confined(path))
+        return within.flatMap((name) => statOf(name) ?? [])
+      },
+      async stat(path) {
+        return statOf(confined(path))
+      },
+      async read(path, { maxBytes }) {
+        const content = filesOf().get(confined(path))?.content ?? null
+        if (content && content.length > maxBytes) throw new SandboxPathError(`${path} is too large`)
+        return content
+      },
+      async write(path, content, { mode }) {
+        const bytes = content instanceof Readable ? Buffer.concat(await content.toArray()) : content
+        filesOf().set(confined(path), { content: bytes, mode })
+      },
+      async move(from, to) {
+        const file = filesOf().get(confined(from))
+        if (!file) throw new SandboxPathError(`${from} is not there`)
+        filesOf().delete(confined(from))
+        filesOf().set(confined(to), file)
+      },
+      async remove(path) {
+        for (const name of filesOf().keys()) {
+          if (name === confined(path) || name.startsWith(`${confined(path)}/`)) filesOf().delete(name)
+        }
+      },
+    }
+  }
+}

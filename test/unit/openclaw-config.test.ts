@@ -1,0 +1,115 @@
+import { describe, expect, test } from 'vitest'
+import { type ConfigInputs, gatewayCommand, gatewayEnv, mergeForFile, renderConfig } from '../../src/openclaw/config.ts'
+import { looksApplied, patchFor } from '../../src/openclaw/config-patch.ts'
+
+const inputs: ConfigInputs = {
+  release: 'v1',
+  provider: 'anthropic',
+  providerKey: 'sk-1',
+  baseUrl: undefined,
+  token: 'secret-token',
+  port: 18789,
+  overrides: {},
+}
+
+describe('renderConfig', () => {
+  test.each([
+    ['anthropic', undefined, 'anthropic', 'anthropic-messages', 'https://api.anthropic.com'],
+    ['anthropic', 'http://fake:1', 'anthropic', 'anthropic-messages', 'http://fake:1'],
+    ['openai', undefined, 'openai', 'openai-responses', 'https://api.openai.com/v1'],
+    ['openai', 'http://fake:1/', 'openai', 'openai-responses', 'http://fake:1/v1'],
+    ['gemini', undefined, 'google', 'google-generative-ai', 'https://generativelanguage.googleapis.com/v1beta'],
+    ['gemini', 'http://fake:1', 'google', 'google-generative-ai', 'http://fake:1/v1beta'],
+  ] as const)('%s at %s gets its wire format and path', (provider, baseUrl, id, api, url) => {
+    const config = renderConfig({ ...inputs, provider, baseUrl })
+    expect(config.models).toMatchObject({ providers: { [id]: { api, baseUrl: url, apiKey: 'sk-1', models: [] } } })
+    expect(config.plugins).toMatchObject({ allow: [id] })
+    expect(config.agents).toMatchObject({
+      defaults: { model: { primary: expect.stringMatching(`^${id}/[a-z]`) }, utilityModel: '' },
+    })
+  })
+
+  test('without a provider key there is no apiKey', () => {
+    expect(JSON.stringify(renderConfig({ ...inputs, providerKey: null }))).not.toContain('apiKey')
+  })
+
+  test('overrides win, null removes, arrays replace', () => {
+    const overrides = {
+      agents: { defaults: { model: { primary: 'anthropic/x' }, heartbeat: null } },
+      tools: { deny: ['exec'] },
+    }
+    const { agents, tools } = renderConfig({ ...inputs, overrides })
+    expect(agents).toEqual({ defaults: { model: { primary: 'anthropic/x' }, utilityModel: '', skipBootstrap: true } })
+    expect(tools).toEqual({ toolSearch: false, deny: ['exec'] })
+  })
+})
+
+test('the file keeps what the gateway wrote for itself, and nothing else', () => {
+  const rendered = renderConfig(inputs)
+  expect(mergeForFile(rendered, null)).toEqual(rendered)
+  const meta = { lastTouchedVersion: '2026.9.6' }
+  expect(mergeForFile(rendered, { meta, gateway: { port: 1 }, channels: { telegram: {} } })).toEqual({
+    ...rendered,
+    meta,
+  })
+})
+
+test('secrets are in neither the command nor the environment, and everything written is below the own folder', () => {
+  const inside = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
+  expect(gatewayCommand(inside).slice(0, 4)).toEqual([
+    '/n/node',
+    '/r/node_modules/openclaw/openclaw.mjs',
+    'gateway',
+    'run',
+  ])
+  const env = gatewayEnv(inside, { clawhubUrl: 'http://hub' })
+  expect(env).toMatchObject({ CLAWHUB_URL: 'http://hub', TMPDIR: '/h/tmp', HOME: '/h/home' })
+  expect(Object.keys(gatewayEnv(inside))).not.toContain('CLAWHUB_URL')
+})
+
+describe('patchFor', () => {
+  const hidden = '__OPENCLAW_REDACTED__'
+
+  test('equal configurations need no patch', () => {
+    const config = { a: { b: [1, { c: 2 }] } }
+    expect(patchFor(config, config, structuredClone(config))).toBeNull()
+  })
+
+  test('only what differs is sent, null for what is no longer wanted', () => {
+    expect(patchFor({ a: { b: 1, c: 2 }, d: 3 }, {}, { a: { b: 1, c: 4 }, e: { f: 1 } })).toEqual({
+      patch: { a: { c: 4 }, d: null, e: { f: 1 } },
+      replacePaths: [],
+    })
+  })
+
+  test('arrays that change or go are confirmed, those of the gateway’s defaults too', () => {
+    const shown = { a: { list: [1, 2] }, gone: { deep: { list: [1] } } }
+    const effective = { ...shown, gone: { deep: { list: [1], more: [] } } }
+    expect(patchFor(shown, effective, { a: { list: [1] } })).toEqual({
+      patch: { a: { list: [1] }, gone: null },
+      replacePaths: ['a.list', 'gone.deep.list', 'gone.deep.more'],
+    })
+  })
+
+  test('what the gateway keeps for itself is left alone', () => {
+    expect(patchFor({ meta: { x: 1 }, a: 1 }, {}, { a: 1 })).toBeNull()
+    expect(patchFor({ a: { meta: 1 } }, {}, { a: {} })).toEqual({ patch: { a: { meta: null } }, replacePaths: [] })
+  })
+
+  test('a hidden secret is always sent, for it may have changed', () => {
+    expect(patchFor({ a: { apiKey: hidden, b: 1 } }, {}, { a: { apiKey: 'k', b: 1 } })).toEqual({
+      patch: { a: { apiKey: 'k' } },
+      replacePaths: [],
+    })
+    expect(patchFor({ a: { apiKey: hidden } }, {}, { a: {} })).toEqual({
+      patch: { a: { apiKey: null } },
+      replacePaths: [],
+    })
+  })
+
+  test('a secret is applied when it is present', () => {
+    expect(looksApplied({ a: { apiKey: hidden }, meta: {} }, { a: { apiKey: 'k' } })).toBe(true)
+    expect(looksApplied({ a: { apiKey: hidden } }, { a: {} })).toBe(false)
+    expect(looksApplied({ a: {} }, { a: { apiKey: 'k' } })).toBe(false)
+  })
+})

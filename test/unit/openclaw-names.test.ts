@@ -1,0 +1,80 @@
+import { describe, expect, test } from 'vitest'
+import { modelPattern, toGatewayModel } from '../../src/openclaw/model.ts'
+import {
+  defaultModel,
+  defaultRelease,
+  knownReleases,
+  openclawVersion,
+  releaseFolder,
+} from '../../src/openclaw/releases.ts'
+import { sessionKey } from '../../src/openclaw/session-key.ts'
+
+describe('sessions', () => {
+  test('main is main, any other id is its bytes in hex', () => {
+    expect(sessionKey('main')).toBe('main')
+    expect(sessionKey('sa')).toBe('s-7361')
+    expect(sessionKey('🦞')).toBe('s-f09fa69e')
+  })
+
+  test('no two ids share a key, whatever the gateway does to keys', () => {
+    const ids = [
+      'main',
+      'sa',
+      'SA',
+      ' sa',
+      'sa ',
+      ' sa ',
+      's-7361',
+      'agent:main:sa',
+      'agent:main:main',
+      'Main',
+      '%2F',
+      '/',
+    ]
+    const keys = ids.map((id) => sessionKey(id).trim().toLowerCase())
+    expect(new Set(keys).size).toBe(ids.length)
+    for (const key of keys) expect(key).toMatch(/^(main|s-[0-9a-f]+)$/)
+  })
+
+  test('200 bytes are the most, and none is too few', () => {
+    expect(sessionKey('é'.repeat(100))).toHaveLength(402)
+    for (const id of ['', 'é'.repeat(100).concat('a'), '\ud800']) {
+      expect(() => sessionKey(id)).toThrow('A session id must have 1 to 200 bytes of UTF-8.')
+    }
+  })
+})
+
+describe('models', () => {
+  test.each([
+    ['anthropic', 'claude-opus-5', 'anthropic/claude-opus-5'],
+    ['anthropic', 'anthropic/claude-opus-5', 'anthropic/claude-opus-5'],
+    ['gemini', 'gemini-2.5-flash', 'google/gemini-2.5-flash'],
+    ['gemini', 'gemini/gemini-2.5-flash', 'google/gemini-2.5-flash'],
+    ['gemini', 'google/gemini-2.5-flash', 'google/gemini-2.5-flash'],
+    ['openai', 'openai/meta/llama', 'openai/meta/llama'],
+    ['openai', 'openclaw', null],
+  ] as const)('%s, asked for %s, gets %s', (provider, model, expected) => {
+    expect(toGatewayModel(provider, model)).toBe(expected)
+  })
+
+  test.each(['openai/gpt-4o', 'google/x', 'openclaw/main', 'anthropic/'])('%s is no model of anthropic', (model) => {
+    expect(() => toGatewayModel('anthropic', model)).toThrow('This instance uses anthropic')
+  })
+
+  test.each(['a\r\nx: y', 'a b', '-a', '', 'é', 'a'.repeat(201)])('%j cannot become a header', (model) => {
+    expect(new RegExp(modelPattern).test(model)).toBe(false)
+  })
+})
+
+test('the default release is known, locks one OpenClaw, and has a model of each provider', () => {
+  expect(knownReleases()).toContain(defaultRelease)
+  expect(openclawVersion(defaultRelease)).toMatch(/^\d{4}\.\d+\.\d+$/)
+  for (const provider of ['anthropic', 'openai', 'gemini'] as const) {
+    expect(defaultModel(defaultRelease, provider)).toMatch(new RegExp(modelPattern))
+  }
+  expect(releaseFolder('/data', 'v1')).toMatch(/^\/data\/releases\/v1-[0-9a-f]{12}$/)
+})
+
+test('an unknown release is an error that lists the known ones', () => {
+  expect(() => openclawVersion('../v1')).toThrow('there are v1')
+})
