@@ -10,6 +10,7 @@ import type { BareSetup } from './bare-fastify.ts'
 import { type Figure, figure, type Round } from './figures.ts'
 import type { Load, Measured } from './load.ts'
 import { startProgram } from './program.ts'
+import { connect, type Tenant } from './tenant.ts'
 
 const organizations = 64
 const connections = 64
@@ -22,8 +23,8 @@ export interface Scale {
 }
 
 /** A customer with one running agent. */
-interface Tenant {
-  auth: { authorization: string }
+interface Owner {
+  auth: Tenant['auth']
   instanceId: string
 }
 
@@ -31,26 +32,18 @@ type Request = Load['requests'][number]
 
 const json = { 'content-type': 'application/json' }
 
-async function post<T>(url: string, method: string, body: object, headers: object = {}): Promise<T> {
-  const answer = await fetch(url, { method, headers: { ...json, ...headers }, body: JSON.stringify(body) })
-  if (!answer.ok) throw new Error(`${method} ${url} answered ${answer.status}: ${await answer.text()}`)
-  return (await answer.json()) as T
-}
-
-async function makeTenant(url: string): Promise<Tenant> {
-  const { api_key } = await post<{ api_key: string }>(`${url}/v1/organization/signup`, 'POST', { name: 'Bench' })
-  const auth = { authorization: `Bearer ${api_key}` }
-  await post(`${url}/v1/organization`, 'PATCH', { model_api_keys: { anthropic: 'bench' } }, auth)
-  const { id } = await post<{ id: string }>(`${url}/v1/instances`, 'POST', { name: 'agent' }, auth)
+async function makeOwner(url: string): Promise<Owner> {
+  const { auth, call } = await connect(url)
+  const { id } = await call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
   return { auth, instanceId: id }
 }
 
 /** What a worker would have written once each agent ran, with the stub as everybody's gateway. */
-async function markRunning(pool: pg.Pool, tenants: Tenant[], port: number): Promise<void> {
+async function markRunning(pool: pg.Pool, owners: Owner[], port: number): Promise<void> {
   const endpoint = { kind: 'tcp', host: '127.0.0.1', port }
   await pool.query(
     'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = ANY($2)',
-    [endpoint, tenants.map(({ instanceId }) => instanceId)],
+    [endpoint, owners.map(({ instanceId }) => instanceId)],
   )
 }
 
@@ -130,9 +123,9 @@ export async function measureApi(
     const generator = startProgram(import.meta.resolve('./load.ts'))
     undo.push(() => generator.stop())
 
-    const tenants: Tenant[] = []
-    while (tenants.length < organizations) tenants.push(await makeTenant(api.url))
-    await markRunning(pool, tenants, gatewayPort)
+    const owners: Owner[] = []
+    while (owners.length < organizations) owners.push(await makeOwner(api.url))
+    await markRunning(pool, owners, gatewayPort)
 
     const load = async (port: number, requests: Request[], status: number, ms: number): Promise<Measured> => {
       const measured = await generator.ask<Measured>({ port, requests, connections, ms, status } satisfies Load)
@@ -162,7 +155,7 @@ export async function measureApi(
     const creates = await compare(
       'creates',
       201,
-      [apiPort, tenants.map(({ auth }) => ({ ...newAgent, path: '/v1/instances', headers: { ...json, ...auth } }))],
+      [apiPort, owners.map(({ auth }) => ({ ...newAgent, path: '/v1/instances', headers: { ...json, ...auth } }))],
       [barePort, [{ ...newAgent, path: '/instances', headers: json }]],
     )
     const polls = await compare(
@@ -170,7 +163,7 @@ export async function measureApi(
       200,
       [
         apiPort,
-        tenants.map(({ auth, instanceId }) => ({
+        owners.map(({ auth, instanceId }) => ({
           method: 'GET',
           path: `/v1/instances/${instanceId}/status`,
           headers: auth,
@@ -178,11 +171,11 @@ export async function measureApi(
       ],
       [
         barePort,
-        tenants.map(({ instanceId }) => ({ method: 'GET', path: `/instances/${instanceId}/status`, headers: {} })),
+        owners.map(({ instanceId }) => ({ method: 'GET', path: `/instances/${instanceId}/status`, headers: {} })),
       ],
     )
     const turn = { method: 'POST', body: JSON.stringify({ model: 'claude-opus-5', input: 'Hello, who are you?' }) }
-    const passed: Request[] = tenants.map(({ auth }) => ({
+    const passed: Request[] = owners.map(({ auth }) => ({
       ...turn,
       path: '/v1/responses',
       headers: { ...json, ...auth },
@@ -192,7 +185,7 @@ export async function measureApi(
       200,
       [
         apiPort,
-        tenants.map(({ auth, instanceId }) => ({
+        owners.map(({ auth, instanceId }) => ({
           ...turn,
           path: `/v1/instances/${instanceId}/responses`,
           headers: { ...json, ...auth },

@@ -1,3 +1,158 @@
-export async function measureStart(_: number, _say: unknown): Promise<never> {
-  throw new Error('no')
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { installOpenclaw, makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
+import { configPath, gatewayFolders } from '../src/openclaw/config.ts'
+import { type Figure, figure, median } from './figures.ts'
+import { connect, type Tenant } from './tenant.ts'
+
+const startTimeoutMs = 3 * 60_000
+/** Only on a machine that never did. */
+const installTimeoutMs = 15 * 60_000
+const stopTimeoutMs = 60_000
+const pollMs = 100
+
+/** What the driver keeps of a sandbox in its `sandbox.json`. */
+interface SandboxRecord {
+  uid: number | null
+  command: string[]
+  env: Record<string, string>
+}
+
+/** Everything it takes to start an instance's gateway again, elsewhere. */
+interface Recipe extends SandboxRecord {
+  /** The folder that the gateway takes for its own. */
+  home: string
+  config: Buffer
+}
+
+async function until(what: string, timeoutMs: number, isSo: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + timeoutMs
+  while (!(await isSo())) {
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs / 1000} s`)
+    await sleep(pollMs)
+  }
+}
+
+const exists = (path: string) =>
+  stat(path).then(
+    () => true,
+    () => false,
+  )
+
+/** Creates an instance and deletes it once it runs; returns how long that took in seconds, and its recipe. */
+async function startByChowder(tenant: Tenant, dataDir: string) {
+  const startedAt = performance.now()
+  const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
+  await until('running', startTimeoutMs, async () => {
+    const { status } = await tenant.call<{ status: string }>('GET', `/v1/instances/${id}/status`)
+    if (status === 'error') {
+      const { error_message } = await tenant.call<{ error_message: string }>('GET', `/v1/instances/${id}`)
+      throw new Error(`the instance is in error: ${error_message}`)
+    }
+    return status === 'running'
+  })
+  const seconds = (performance.now() - startedAt) / 1000
+  const folder = join(dataDir, 'sandboxes', id)
+  const record = JSON.parse(await readFile(join(folder, 'sandbox.json'), 'utf8')) as SandboxRecord
+  const home = dirname(record.env.OPENCLAW_HOME ?? '')
+  const recipe: Recipe = { ...record, home, config: await readFile(join(home, configPath)) }
+  await tenant.call('DELETE', `/v1/instances/${id}`)
+  await until('gone', stopTimeoutMs, async () => !(await exists(folder)))
+  return { seconds, recipe }
+}
+
+const isReady = (port: number) =>
+  fetch(`http://127.0.0.1:${port}/readyz`).then(
+    (answer) => answer.ok,
+    () => false,
+  )
+
+/** Starts the same gateway on the same configuration in a new folder; returns how long it took in seconds. */
+async function startByHand(recipe: Recipe, folder: string): Promise<number> {
+  const { uid, command, env, config } = recipe
+  const home = join(folder, 'home')
+  const here = (text: string) => text.replaceAll(recipe.home, home)
+  const { gateway } = JSON.parse(config.toString()) as { gateway: { port: number } }
+  const startedAt = performance.now()
+  for (const path of ['', ...gatewayFolders]) {
+    await mkdir(join(home, path), { recursive: true, mode: 0o700 })
+    if (uid !== null) await chown(join(home, path), uid, uid)
+  }
+  if (uid !== null) await chmod(folder, 0o711)
+  const file = await open(join(home, configPath), 'wx', 0o600)
+  await file.writeFile(config)
+  if (uid !== null) await file.chown(uid, uid)
+  await file.close()
+
+  const log = await open(join(folder, 'gateway.log'), 'w')
+  const [program = '', ...args] = command.map(here)
+  const child = spawn(program, args, {
+    cwd: home,
+    env: Object.fromEntries(Object.entries(env).map(([name, value]) => [name, here(value)])),
+    detached: true,
+    stdio: ['ignore', log.fd, log.fd],
+    ...(uid !== null && { uid, gid: uid }),
+  })
+  await log.close()
+  const ended = once(child, 'exit')
+  try {
+    await until('ready', startTimeoutMs, () => {
+      if (child.exitCode !== null) throw new Error(`the gateway started by hand ended with ${child.exitCode}`)
+      return isReady(gateway.port)
+    })
+    return (performance.now() - startedAt) / 1000
+  } finally {
+    child.kill('SIGTERM')
+    const deadline = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs)
+    await ended
+    clearTimeout(deadline)
+  }
+}
+
+/**
+ * From a create to a running agent, beside starting the same gateway with the same configuration by hand: both from
+ * an empty folder, in turn, one gateway at a time.
+ */
+export async function measureStart(count: number, say: (text: string) => void): Promise<Figure> {
+  await installOpenclaw(say, AbortSignal.timeout(installTimeoutMs))
+  const dataDir = await makeTemporaryDataDir('chowder-bench-')
+  try {
+    say('starting Chowder')
+    const chowder = await startChowder({
+      role: 'all',
+      dataDir: dataDir.path,
+      logFile: join(dataDir.path, 'chowder.log'),
+      env: { ANTHROPIC_BASE_URL: 'http://127.0.0.1:9', CHOWDER_DEFAULT_TIER: 'whale' },
+    })
+    try {
+      const tenant = await connect(chowder.url)
+      say('a first agent, which does not count')
+      let { recipe } = await startByChowder(tenant, dataDir.path)
+      const byChowder = async () => {
+        const started = await startByChowder(tenant, dataDir.path)
+        recipe = started.recipe
+        return started.seconds
+      }
+      const seconds = { chowder: [] as number[], limit: [] as number[] }
+      for (let round = 1; round <= count; round += 1) {
+        say(`an agent by Chowder and one by hand, round ${round} of ${count}`)
+        const folder = join(dataDir.path, `by-hand-${round}`)
+        const sides = [
+          async () => void seconds.limit.push(await startByHand(recipe, folder)),
+          async () => void seconds.chowder.push(await byChowder()),
+        ]
+        for (const side of round % 2 === 1 ? sides : sides.reverse()) await side()
+      }
+      // Minutes apart, and few: the medians tell more than the ratios of neighbours.
+      const medians = { chowder: median(seconds.chowder), limit: median(seconds.limit) }
+      return figure('create to running', 's', { atMost: 1.15 }, [medians])
+    } finally {
+      await chowder.stop('SIGINT')
+    }
+  } finally {
+    await dataDir.remove()
+  }
 }

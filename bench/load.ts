@@ -63,7 +63,8 @@ async function run({ port, requests, connections, ms, status }: Load): Promise<M
         received = received.length > 0 ? Buffer.concat([received, chunk]) : chunk
         const length = answerLength(received)
         if (length === undefined || received.length < length) return
-        if (received.toString('latin1', 9, 12) !== String(status)) return reject(new Error(received.toString('utf8', 0, 2000)))
+        if (received.toString('latin1', 9, 12) !== String(status))
+          return reject(new Error(received.toString('utf8', 0, 2000)))
         tookMs.push(performance.now() - sentAt)
         received = Buffer.alloc(0)
         send()

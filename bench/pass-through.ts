@@ -13,8 +13,8 @@ answerMessages(async ({ target }: { target: string }) => {
       body: asked,
     })
     reply.writeHead(answer.statusCode, {
-      'content-type': answer.headers['content-type'],
-      'content-length': answer.headers['content-length'],
+      'content-type': `${answer.headers['content-type']}`,
+      'content-length': `${answer.headers['content-length']}`,
     })
     answer.body.pipe(reply)
   })

@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, mkdir, mkdtemp, open, readFile, rm, symlink } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, open, readFile, realpath, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { installRelease } from '../src/openclaw/install.ts'
+import { defaultRelease } from '../src/openclaw/releases.ts'
 import { Env } from '../src/platform/config.ts'
 import { dataFolder, prepareDataFolder } from '../src/platform/data-folder.ts'
 
@@ -44,12 +46,16 @@ function spawnChowder({ role, dataDir, env = {} }: ChowderOptions, log: number) 
   return { child, ended: once(child, 'exit') }
 }
 
-/** Its messages fit for reading, oldest first. */
+/** Its messages fit for reading, oldest first, without those about single requests. */
 export async function messagesIn(logFile: string): Promise<string[]> {
   const lines = (await readFile(logFile, 'utf8')).split('\n')
   return lines
-    .map((line) => (line.startsWith('{') ? (/"msg":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? '') : line))
-    .filter(Boolean)
+    .filter((line) => line && !line.includes('"reqId":'))
+    .map((line) => {
+      if (!line.startsWith('{')) return line
+      const { msg, err } = JSON.parse(line) as { msg?: string; err?: { message?: string } }
+      return err?.message ? `${msg}: ${err.message.split('\n')[0]}` : (msg ?? '')
+    })
 }
 
 /** Runs Chowder's migrations to their end. Throws with its last words when they fail. */
@@ -94,16 +100,22 @@ export async function startChowder(options: ChowderOptions): Promise<ChowderProc
   }
 }
 
-/**
- * A data folder for one run, named after `prefix`. Its OpenClaw releases are those of the default data folder, which
- * they are installed into if they are not there: the next run finds them.
- */
-export async function makeTemporaryDataDir(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
+/** The default data folder, made if it is missing. */
+async function keptDataDir(): Promise<string> {
   const kept = dataFolder(undefined)
   await prepareDataFolder(kept)
-  const releases = join(kept, 'releases')
-  const made = await mkdir(releases, { recursive: true, mode: 0o700 })
-  if (made !== undefined && isRoot) await chmod(releases, 0o711)
+  return realpath(kept)
+}
+
+/** Installs OpenClaw in the default data folder, from where every temporary one takes it; at once when it is there. */
+export async function installOpenclaw(progress: (line: string) => void, signal: AbortSignal): Promise<void> {
+  await installRelease({ dataDir: await keptDataDir(), release: defaultRelease, progress, signal })
+}
+
+/** A data folder for one run, named after `prefix`, with the OpenClaw that `installOpenclaw` installs. */
+export async function makeTemporaryDataDir(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
+  const releases = join(await keptDataDir(), 'releases')
+  await mkdir(releases, { recursive: true })
   const path = await mkdtemp(join(tmpdir(), prefix))
   if (isRoot) await chmod(path, 0o711) // agents and database run as other users
   await symlink(releases, join(path, 'releases'))

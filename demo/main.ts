@@ -1,9 +1,9 @@
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ModelProvider } from '../src/database/schema.ts'
-import { defaultModel, defaultRelease } from '../src/openclaw/releases.ts'
-import { makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'
+import { defaultModel, defaultRelease, openclawVersion } from '../src/openclaw/releases.ts'
+import { prepareDataFolder } from '../src/platform/data-folder.ts'
+import { installOpenclaw, makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'
 import { type Live, show, showFact, showTitle, showWarning, step } from './display.ts'
 import { startEchoModel } from './echo-model.ts'
 
@@ -73,7 +73,10 @@ async function chooseModel(): Promise<Model> {
 /** The folder everything happens in; a temporary one goes away with the demo. */
 async function chooseDataDir(): Promise<{ dataDir: string; about: string }> {
   const given = process.env.CHOWDER_DATA_DIR
-  if (given) return { dataDir: given, about: `${given} (CHOWDER_DATA_DIR, it stays)` }
+  if (given) {
+    await prepareDataFolder(given)
+    return { dataDir: given, about: `${given} (CHOWDER_DATA_DIR, it stays)` }
+  }
   const temporary = await makeTemporaryDataDir('chowder-demo-')
   undo.push(() => temporary.remove())
   return { dataDir: temporary.path, about: `${temporary.path} (removed at the end)` }
@@ -147,18 +150,24 @@ async function sayStream(answer: Response, live: Live): Promise<string> {
   return said
 }
 
-async function walk(): Promise<void> {
-  const model = await chooseModel()
-  const { dataDir, about } = await chooseDataDir()
-  await mkdir(dataDir, { recursive: true })
-  const logFile = join(dataDir, 'chowder-demo.log')
+/** Shows the end of Chowder's log: the reason of a failure is often there, and the folder may go away. */
+async function showLog(logFile: string): Promise<void> {
+  const messages = await messagesIn(logFile).catch(() => [])
+  show(
+    `\n  Chowder’s log ended with:\n${messages
+      .slice(-8)
+      .map((line) => `    ${line}`)
+      .join('\n')}`,
+  )
+}
 
-  showTitle('Chowder, from nothing to an agent’s answer')
-  showFact('Model', model.about)
-  if (model.isEcho) {
-    showWarning('        For a real answer set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY.')
-  }
-  showFact('Data', about)
+async function walk(model: Model, dataDir: string, logFile: string): Promise<void> {
+  await step(
+    'Install OpenClaw, once for this machine',
+    `npm run release -- ${defaultRelease}`,
+    (live) => installOpenclaw(live.now, ending.signal),
+    () => `OpenClaw ${openclawVersion(defaultRelease)} is there`,
+  )
 
   const chowder = await step(
     'Start Chowder with its own database and queue',
@@ -252,16 +261,31 @@ async function cleanUp(): Promise<void> {
   for (let next = undo.pop(); next; next = undo.pop()) await next()
 }
 
-const startedAt = performance.now()
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ending.abort())
-try {
-  await walk()
+async function main(): Promise<void> {
+  const startedAt = performance.now()
+  const model = await chooseModel()
+  const { dataDir, about } = await chooseDataDir()
+  const logFile = join(dataDir, 'chowder-demo.log')
+
+  showTitle('Chowder, from nothing to an agent’s answer')
+  showFact('Model', model.about)
+  if (model.isEcho) showFact('', 'For a real answer set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY.')
+  showFact('Data', about)
+  await walk(model, dataDir, logFile).catch(async (error: unknown) => {
+    if (!ending.signal.aborted) await showLog(logFile)
+    throw error
+  })
   const tidy = async (live: Live) => {
     live.now('stopping')
     await cleanUp()
   }
   await step('Stop Chowder and clean up', 'Ctrl-C', tidy, () => 'nothing runs any more')
   show(`\n  All of it took ${((performance.now() - startedAt) / 1000).toFixed(0)} s. With your own hands: npm start\n`)
+}
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ending.abort())
+try {
+  await main()
 } catch (error) {
   process.exitCode = 1
   if (ending.signal.aborted) showWarning('\n  Interrupted: stopping Chowder and its agent.')

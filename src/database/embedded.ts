@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { prepareDataFolder } from '../platform/data-folder.ts'
 import type { Logger } from '../platform/log.ts'
+import { StartupError } from '../platform/startup-error.ts'
 import { type Cluster, databaseName, prepareCluster } from './embedded-cluster.ts'
 import { type Address, findPostmaster, StillInUse, startPostmaster, stopPostmaster } from './embedded-postmaster.ts'
 
@@ -34,7 +35,7 @@ const restartLimit = 5
 const restartWindow = 10 * 60_000
 
 /** Another process owns the data folder. */
-class InUse extends Error {
+class InUse extends StartupError {
   override name = 'InUse'
 }
 

@@ -3,7 +3,7 @@ import type { Db } from '../database/client.ts'
 import type { Instance } from '../database/schema.ts'
 import { applyConfig } from '../openclaw/apply-config.ts'
 import { type BaseUrls, renderConfig } from '../openclaw/config.ts'
-import { connectGateway, GatewayRefusal, GatewayUnreachable } from '../openclaw/gateway.ts'
+import { connectGateway, type Endpoint, GatewayRefusal, GatewayUnreachable, probeHealth } from '../openclaw/gateway.ts'
 import { parseOverrides } from '../openclaw/overrides.ts'
 import { type SandboxAccess, writeSystemPrompt } from '../openclaw/system-prompt.ts'
 import type { Bell } from '../platform/bell.ts'
@@ -15,11 +15,13 @@ import { publicStatus } from './status.ts'
 import { getInstance, openInstance, renameInstance, sealedConfigFor, storeConfigAtRest } from './store.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
-const changeTimeoutMs = 45_000
+const changeTimeoutMs = 90_000
 /** How long a change waits for a worker, or another change, to let go of the row. */
 const waitForRowMs = 10_000
 const pauseMs = 200
 const connectTimeoutMs = 15_000
+const restartTimeoutMs = 30_000
+const probeTimeoutMs = 2000
 
 export interface PatchDeps {
   db: Db
@@ -120,11 +122,21 @@ async function applyToGateway(
   })
   const gateway = await connectGateway(endpoint, token, { signal, timeoutMs: connectTimeoutMs })
   try {
-    await applyConfig(gateway, wanted, signal)
+    const { restarts } = await applyConfig(gateway, wanted, signal)
+    if (restarts) await waitForRestart(endpoint, signal)
   } finally {
     gateway.close()
   }
   return systemPrompt
+}
+
+/** Some keys make the gateway start anew by itself, 5 to 9 s: the answer waits, so that the next message finds it up. */
+async function waitForRestart(endpoint: Endpoint, signal: AbortSignal): Promise<void> {
+  for (const deadline = performance.now() + restartTimeoutMs; performance.now() < deadline; ) {
+    if (await probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })) return
+    await sleep(pauseMs, undefined, { signal })
+  }
+  throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
 }
 
 /** What is left is unknown until a worker has looked: the client may ask again. */

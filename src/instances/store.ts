@@ -1,7 +1,7 @@
 import { and, desc, eq, getTableColumns, isNull, or, type SQL, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
-import type { probeHealth } from '../openclaw/gateway.ts'
+import type { Endpoint } from '../openclaw/gateway.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import { isId } from '../platform/ids.ts'
@@ -236,5 +236,5 @@ export async function gatewayOf(db: Db, vault: Vault, organizationId: string, id
   const row = await getInstance(db, organizationId, id)
   const status = publicStatus(row)
   if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
-  return { endpoint: row.endpoint as Parameters<typeof probeHealth>[0], token: openToken(vault, row), provider: row.modelProvider }
+  return { endpoint: row.endpoint as Endpoint, token: openToken(vault, row), provider: row.modelProvider }
 }

@@ -2,8 +2,8 @@ import { sql } from 'drizzle-orm'
 import { IntentChanged, type Lease, takeDue, withLease } from '../instances/lease.ts'
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
-import { backoffSeconds, isFinal, maxAttempts, messageFor } from './failures.ts'
-import { type Pass, plans, type StepDeps } from './steps.ts'
+import { backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
+import { type Pass, plans, type Step, type StepDeps } from './steps.ts'
 
 export interface LifecycleDeps extends StepDeps {
   bell: Bell
@@ -41,23 +41,42 @@ async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promi
 async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGateway: boolean }): Promise<boolean> {
   await lease.write({ step: null }) // reads the row again: the intent may be a newer one
   const { generation, desiredState } = lease.instance
-  const pass: Pass = { ...deps, lease, signal: lease.untilIntentChanges(), started: false }
+  const signal = lease.untilIntentChanges()
+  const pass: Pass = { ...deps, lease, signal, started: false }
   try {
-    for (const step of plans[desiredState]) {
-      pass.signal.throwIfAborted()
+    for (const { step, limitMs } of plans[desiredState]) {
+      signal.throwIfAborted()
       await lease.write({ step: step.name })
       const startedAt = performance.now()
-      await step(pass)
+      await withLimit(step, limitMs, pass, signal)
       deps.log.info({ step: step.name, ms: Math.round(performance.now() - startedAt) }, 'step done')
       take.startedGateway ||= pass.started
     }
   } catch (error) {
-    if (pass.signal.reason instanceof IntentChanged && !lease.signal.aborted) return false
+    if (signal.reason instanceof IntentChanged && !lease.signal.aborted) return false
     throw error
   }
   const settled = await lease.settle(generation, await outcome(pass, take.startedGateway))
   if (settled) deps.log.info({ desiredState }, 'settled')
   return settled
+}
+
+/** How long a step may take to end once it was told to. */
+const abortGraceMs = 10_000
+
+/** Runs a step that must end in time; one that ignores that it was told to is left behind, and the row is released. */
+async function withLimit(step: Step, limitMs: number, pass: Pass, signal: AbortSignal): Promise<void> {
+  const late = AbortSignal.timeout(limitMs)
+  pass.signal = AbortSignal.any([signal, late])
+  const abandoned = AbortSignal.timeout(limitMs + abortGraceMs)
+  const tooLate = () => new StepFailure(`The step ${step.name} took longer than ${limitMs / 1000} s.`)
+  const running = step(pass).catch((error: unknown) => {
+    throw late.aborted && !signal.aborted ? tooLate() : error
+  })
+  const leaving = new Promise<never>((_, reject) => {
+    abandoned.addEventListener('abort', () => reject(tooLate()), { once: true })
+  })
+  await Promise.race([running, leaving])
 }
 
 /** What is known once the plan is done. Attempts start anew unless the gateway has yet to show that it lasts. */

@@ -188,9 +188,10 @@ export const checkHealth: Step = async (pass) => {
   await waitUntilReady(pass)
 }
 
-const isAnswering = async ({ signal }: Pass, { endpoint }: Observation, path: '/healthz' | '/readyz' = '/healthz') =>
+const isAnswering = async ({ signal }: Pass, { endpoint }: Observation, path: '/healthz' | '/startupz' = '/healthz') =>
   endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
 
+/** Not `/readyz`: that one is no as long as any chat channel fails, and a wrong bot token is no reason to end an agent. */
 async function waitUntilReady(pass: Pass): Promise<void> {
   const { lease, sandboxes, patience, signal } = pass
   const { id } = lease.instance
@@ -200,7 +201,7 @@ async function waitUntilReady(pass: Pass): Promise<void> {
   for (let round = 0; ; round += 1) {
     const seen = await sandboxes.observe(id, signal)
     if (seen.state !== 'running') throw await endedEarly(pass, seen)
-    if (await isAnswering(pass, seen, '/readyz')) return
+    if (await isAnswering(pass, seen, '/startupz')) return
     if (round % 10 === 0) {
       const latest = await sandboxes.logs(id, progressLines)
       if (latest !== output) progressAt = performance.now()
@@ -265,7 +266,8 @@ export const patchConfig: Step = async (pass) => {
   const { tree, systemPrompt } = parseOverrides(opened.openclawConfig ?? {})
   const gateway = await connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
   try {
-    await applyConfig(gateway, render(pass, opened, inside.port, tree), signal)
+    const { restarts } = await applyConfig(gateway, render(pass, opened, inside.port, tree), signal)
+    if (restarts) await waitUntilReady(pass)
   } finally {
     gateway.close()
   }
@@ -277,9 +279,23 @@ export const stopSandbox: Step = ({ sandboxes, lease, patience, signal }) =>
 
 export const destroySandbox: Step = ({ sandboxes, lease, signal }) => sandboxes.destroy(lease.instance.id, signal)
 
-/** The whole life of an instance: for each intent, the steps that make it true. */
-export const plans: Record<Instance['desiredState'], readonly Step[]> = {
-  running: [prepareRelease, createSandbox, writeConfig, startGateway, checkHealth, patchConfig],
-  stopped: [stopSandbox],
-  terminated: [destroySandbox],
+/** What a call of the platform, files or the gateway's RPC may take together; each is far quicker when all is well. */
+const usualLimitMs = 60_000
+/** The install's own limit, and a little. */
+const prepareLimitMs = 16 * 60_000
+/** A start's own limit, after a look at a gateway that hangs, its end, and a little. */
+const healthLimitMs = 7 * 60_000
+
+/** The whole life of an instance: for each intent, the steps that make it true, and how long each may take. */
+export const plans: Record<Instance['desiredState'], readonly { step: Step; limitMs: number }[]> = {
+  running: [
+    { step: prepareRelease, limitMs: prepareLimitMs },
+    { step: createSandbox, limitMs: usualLimitMs },
+    { step: writeConfig, limitMs: usualLimitMs },
+    { step: startGateway, limitMs: usualLimitMs },
+    { step: checkHealth, limitMs: healthLimitMs },
+    { step: patchConfig, limitMs: usualLimitMs },
+  ],
+  stopped: [{ step: stopSandbox, limitMs: usualLimitMs }],
+  terminated: [{ step: destroySandbox, limitMs: usualLimitMs }],
 }

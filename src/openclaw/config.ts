@@ -95,8 +95,11 @@ export function mergeForFile(rendered: GatewayConfig, existing: GatewayConfig | 
   return { ...rendered, ...Object.fromEntries(own) }
 }
 
-/** Folders below a sandbox's own that must exist before the gateway starts. */
-export const gatewayFolders = ['home', 'state', 'tmp'] as const
+/**
+ * Folders below a sandbox's own that must exist, with a file in each, before the gateway starts. A workspace that has
+ * become empty within a day of its last use counts as lost to OpenClaw, which then refuses every turn.
+ */
+export const gatewayFolders = ['home', 'state', 'state/workspace', 'tmp'] as const
 
 /** Paths below a sandbox's own folder. */
 export const configPath = 'state/openclaw.json'

@@ -19,8 +19,11 @@ const lockPollMs = 500
 const keptErrorBytes = 4096
 const sqliteBusy = 5
 
+/** How npm reports a file that it could not write, on a full disk for one. It goes on to the end, and exits with 0. */
+const unwritten = /TAR_ENTRY_ERROR.*/
+
 /** `npm ci` leaves nothing to chance: exactly the locked packages, checked against their hashes, and no script is run. */
-const npmArgs = ['ci', '--ignore-scripts', '--omit=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=error']
+const npmArgs = ['ci', '--ignore-scripts', '--omit=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=warn']
 
 const exists = (path: string) =>
   stat(path).then(
@@ -31,23 +34,37 @@ const exists = (path: string) =>
     },
   )
 
-/** Runs a program to its end. Throws with the last of its error output, or the signal's reason once all of it is killed. */
-async function run(command: string, args: readonly string[], signal: AbortSignal): Promise<void> {
+/**
+ * Runs a program to its end. Throws with the last of its error output, or the signal's reason once all of it is killed.
+ * Output that matches `fatal` ends it and is the error.
+ */
+async function run(
+  command: string,
+  args: readonly string[],
+  signal: AbortSignal,
+  { fatal, env }: { fatal?: RegExp; env?: Record<string, string> } = {},
+): Promise<void> {
   signal.throwIfAborted()
   const { promise: ended, resolve, reject } = Promise.withResolvers<number | null>()
-  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], detached: true })
+  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], detached: true, ...(env && { env }) })
+  const killAll = () => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+    } catch {} // all of it has ended
+  }
   let errors = ''
+  let failure: string | undefined
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     errors = (errors + text).slice(-keptErrorBytes)
+    failure ??= fatal?.exec(errors)?.[0]
+    if (failure !== undefined) killAll()
   })
   child.once('error', reject).once('close', resolve)
-  const killAll = () => {
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-  }
   signal.addEventListener('abort', killAll, { once: true })
   try {
     const code = await ended
     signal.throwIfAborted()
+    if (failure !== undefined) throw new Error(failure)
     if (code !== 0) throw new Error(errors.trim() || `${command} ended with code ${code}`)
   } finally {
     signal.removeEventListener('abort', killAll)
@@ -104,6 +121,17 @@ async function checkInstalled(folder: string, version: string): Promise<void> {
   }
 }
 
+/**
+ * Lets OpenClaw finish what its own install script would have done. Its launcher does that at the first call that finds
+ * it pending, and cannot once the folder is read-only and another user's.
+ */
+async function completeInstall(folder: string, signal: AbortSignal): Promise<void> {
+  const env = { PATH: '/usr/bin:/bin', HOME: folder, OPENCLAW_NO_AUTO_UPDATE: '1', OPENCLAW_OFFLINE: '1' }
+  const openclaw = join(folder, 'node_modules/openclaw')
+  await run(process.execPath, [join(openclaw, 'openclaw.mjs'), '--version'], signal, { env })
+  if (await exists(join(openclaw, '.openclaw-lifecycle-pending'))) throw new Error('OpenClaw did not finish its install')
+}
+
 async function fill(folder: string, { release, progress }: InstallOptions, signal: AbortSignal): Promise<void> {
   const version = openclawVersion(release)
   const total = packageCount(release)
@@ -119,11 +147,12 @@ async function fill(folder: string, { release, progress }: InstallOptions, signa
   const timer = setInterval(() => void report(), progressMs)
   try {
     // Told its folder in so many words: npm exports another one to the scripts that it runs, as this process may be.
-    await run('npm', [...npmArgs, '--prefix', folder], signal)
+    await run('npm', [...npmArgs, '--prefix', folder], signal, { fatal: unwritten })
   } finally {
     clearInterval(timer)
   }
   await checkInstalled(folder, version)
+  await completeInstall(folder, signal)
   await run('chmod', ['-R', 'a-w,a+rX', folder], signal)
   // A power cut must not leave the folder's name without its content.
   await run('sync', ['-f', folder], signal).catch(() => signal.throwIfAborted())

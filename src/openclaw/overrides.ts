@@ -123,7 +123,7 @@ function place(tree: Record<string, unknown>, path: Path, value: unknown): void 
     const here = at as Record<Segment, unknown>
     const existing = here[segment]
     if (depth === path.length - 1) {
-      if (existing === undefined) here[segment] = value
+      if (existing === undefined) here[segment] = structuredClone(value)
       else if (!(isObject(existing) && isObject(value))) throw conflict()
       return
     }

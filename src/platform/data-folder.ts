@@ -16,6 +16,7 @@ import {
   stat,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
+import { StartupError } from './startup-error.ts'
 
 const isRoot = process.getuid?.() === 0
 
@@ -55,7 +56,7 @@ async function checkPassable(path: string): Promise<void> {
   const closed: string[] = []
   for (const folder of withParents(path)) if (!(await isPassable(folder))) closed.push(folder)
   if (closed.length === 0) return
-  throw new Error(
+  throw new StartupError(
     `the data folder ${path} cannot be used: other users, whom the database and the agents run as, cannot pass through ` +
       `${closed.join(' and ')}. Run: chmod o+x ${closed.map((folder) => `'${folder}'`).join(' ')}, or set ` +
       'CHOWDER_DATA_DIR to another folder',
@@ -89,9 +90,12 @@ export async function prepareDataFolder(path: string): Promise<void> {
     if (!isCode(error, 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST')) throw error
     const user = process.getuid ? ` by uid ${process.getuid()}` : ''
     const reason = isCode(error, 'ENOTDIR', 'EEXIST') ? 'there is a file in its place' : `it cannot be written${user}`
-    throw new Error(`the data folder ${folder} cannot be used: ${reason}. Set CHOWDER_DATA_DIR to another folder`, {
-      cause: error,
-    })
+    throw new StartupError(
+      `the data folder ${folder} cannot be used: ${reason}. Set CHOWDER_DATA_DIR to another folder`,
+      {
+        cause: error,
+      },
+    )
   }
 }
 

@@ -75,6 +75,8 @@ describe('the life of a real agent', () => {
     expect(await systemTextOf('nested')).toContain('You are a crab called Nested.')
     // What the new configuration does not name is as if it had never been set.
     expect(await say(client, sessionPath(id, 'default-model'), 'hello')).not.toContain('model=model-at-create')
+    expect((await client.patch(path, { openclaw_config: null })).status).toBe(200)
+    expect(await systemTextOf('removed')).not.toContain('Nested')
 
     const dotted = {
       'agent.system_prompt': 'You are a crab called Dotted.',

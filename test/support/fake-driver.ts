@@ -1,16 +1,14 @@
-import { posix } from 'node:path'
-import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import {
-  type Endpoint,
-  type ExecResult,
-  type Observation,
-  type Progress,
-  type SandboxDriver,
-  type SandboxFiles,
-  SandboxPathError,
-  type SandboxSpec,
+import type {
+  Endpoint,
+  ExecResult,
+  Observation,
+  Progress,
+  SandboxDriver,
+  SandboxFiles,
+  SandboxSpec,
 } from '../../src/sandbox/driver.ts'
+import { type MemoryFolder, memoryFiles } from './memory-files.ts'
 
 /** What may go wrong in a call, and when: before it had its effect, or after (the reply was lost). */
 export interface Fault {
@@ -27,7 +25,7 @@ interface FakeSandbox {
   spec: SandboxSpec
   running: boolean
   exit: { code: number | null; oom: boolean } | null
-  files: Map<string, { content: Buffer; mode: number }>
+  files: MemoryFolder
 }
 
 /**
@@ -39,7 +37,9 @@ export class FakeDriver implements SandboxDriver {
   readonly isolation = 'Nothing runs.'
   readonly sandboxes = new Map<string, FakeSandbox>()
   readonly calls: { method: Fault['method']; id: string }[] = []
-  /** Most sandboxes that ever lived at once, and starts of a gateway, by instance. */
+  /** How often a sandbox was made, by instance: more often than it was destroyed is two of one instance. */
+  readonly creations = new Map<string, number>()
+  /** How often a gateway was started, by instance. */
   readonly starts = new Map<string, number>()
   /** Called before each call; may throw or wait. */
   onCall: (method: Fault['method'], id: string) => void | Promise<void> = () => {}
@@ -65,8 +65,7 @@ export class FakeDriver implements SandboxDriver {
 
   /** The gateway ends by itself. */
   die(id: string, code: number | null = 1, oom = false): void {
-    const sandbox = this.sandboxes.get(id)
-    if (!sandbox) throw new Error(`no sandbox ${id}`)
+    const sandbox = this.#existing(id)
     sandbox.running = false
     sandbox.exit = { code, oom }
   }
@@ -83,11 +82,11 @@ export class FakeDriver implements SandboxDriver {
     if (fault) {
       fault.times -= 1
       if (fault.when === 'after') effect()
-      if (fault.hangMs > 0) await sleep(fault.hangMs, undefined, { signal })
+      if (fault.hangMs > 0) await sleep(fault.hangMs, undefined, { signal }).catch(() => signal.throwIfAborted())
       throw fault.error
     }
     const result = effect()
-    await sleep(1, undefined, { signal })
+    await sleep(1, undefined, { signal }).catch(() => signal.throwIfAborted())
     return result
   }
 
@@ -98,14 +97,14 @@ export class FakeDriver implements SandboxDriver {
   create(spec: SandboxSpec, signal: AbortSignal) {
     return this.#call('create', spec.id, signal, () => {
       if (this.sandboxes.has(spec.id)) return
+      this.creations.set(spec.id, (this.creations.get(spec.id) ?? 0) + 1)
       this.sandboxes.set(spec.id, { spec, running: false, exit: null, files: new Map() })
     })
   }
 
   start(id: string, signal: AbortSignal) {
     return this.#call('start', id, signal, () => {
-      const sandbox = this.sandboxes.get(id)
-      if (!sandbox) throw new Error(`start of ${id}, which was not created`)
+      const sandbox = this.#existing(id)
       if (sandbox.running) return
       this.starts.set(id, (this.starts.get(id) ?? 0) + 1)
       const code = this.exitAfterStart?.(id) ?? null
@@ -138,11 +137,15 @@ export class FakeDriver implements SandboxDriver {
 
   async *list(signal: AbortSignal) {
     await this.#call('list', '', signal, () => {})
-    for (const [id, { running }] of this.sandboxes) yield { id, state: running ? ('running' as const) : ('stopped' as const) }
+    for (const [id, { running }] of this.sandboxes)
+      yield { id, state: running ? ('running' as const) : ('stopped' as const) }
   }
 
   exec(id: string, _argv: readonly string[], _options: object, signal: AbortSignal) {
-    return this.#call('exec', id, signal, () => this.execResult)
+    return this.#call('exec', id, signal, () => {
+      this.#existing(id)
+      return this.execResult
+    })
   }
 
   async logs() {
@@ -150,50 +153,12 @@ export class FakeDriver implements SandboxDriver {
   }
 
   files(id: string): SandboxFiles {
-    const filesOf = () => {
-      const sandbox = this.sandboxes.get(id)
-      if (!sandbox) throw new Error(`files of ${id}, which was not created`)
-      return sandbox.files
-    }
-    const confined = (path: string) => {
-      const normal = posix.normalize(path)
-      if (normal.startsWith('..') || normal.startsWith('/')) throw new SandboxPathError(`${path} is outside`)
-      return normal
-    }
-    const statOf = (path: string) => {
-      const file = filesOf().get(path)
-      if (!file) return null
-      const { content, mode } = file
-      return { name: posix.basename(path), kind: 'file' as const, size: content.length, modifiedAt: new Date(0), mode }
-    }
-    return {
-      async list(path) {
-        const within = [...filesOf().keys()].filter((name) => posix.dirname(name) === confined(path))
-        return within.flatMap((name) => statOf(name) ?? [])
-      },
-      async stat(path) {
-        return statOf(confined(path))
-      },
-      async read(path, { maxBytes }) {
-        const content = filesOf().get(confined(path))?.content ?? null
-        if (content && content.length > maxBytes) throw new SandboxPathError(`${path} is too large`)
-        return content
-      },
-      async write(path, content, { mode }) {
-        const bytes = content instanceof Readable ? Buffer.concat(await content.toArray()) : content
-        filesOf().set(confined(path), { content: bytes, mode })
-      },
-      async move(from, to) {
-        const file = filesOf().get(confined(from))
-        if (!file) throw new SandboxPathError(`${from} is not there`)
-        filesOf().delete(confined(from))
-        filesOf().set(confined(to), file)
-      },
-      async remove(path) {
-        for (const name of filesOf().keys()) {
-          if (name === confined(path) || name.startsWith(`${confined(path)}/`)) filesOf().delete(name)
-        }
-      },
-    }
+    return memoryFiles(() => this.#existing(id).files)
+  }
+
+  #existing(id: string): FakeSandbox {
+    const sandbox = this.sandboxes.get(id)
+    if (!sandbox) throw new Error(`there is no sandbox ${id}`)
+    return sandbox
   }
 }

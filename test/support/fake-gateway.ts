@@ -10,7 +10,7 @@ import type { Endpoint } from '../../src/sandbox/driver.ts'
 type Json = Record<string, unknown>
 
 /** What may go wrong, or slow. Tests change it at any time. */
-export interface Behaviour {
+interface Behaviour {
   health: 'ok' | 'starting' | 'hung'
   /** `cut` ends the connection after the first piece of text; `hung` never answers. */
   turns: 'ok' | 'failed' | 'internal error' | 'cut' | 'hung'

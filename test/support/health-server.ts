@@ -2,11 +2,11 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Endpoint } from '../../src/sandbox/driver.ts'
 
-/** Answers `/healthz` and `/readyz` as a gateway does, for tests that need no more of one. */
+/** Answers `/healthz` and `/startupz` as a gateway does, for tests that need no more of one. */
 export async function startHealthServer() {
   const state = { live: true, ready: true }
   const server = createServer((request, response) => {
-    const ok = request.url === '/healthz' ? state.live : request.url === '/readyz' && state.ready
+    const ok = request.url === '/healthz' ? state.live : request.url === '/startupz' && state.ready
     response.writeHead(ok ? 200 : 503).end('{}')
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

@@ -54,7 +54,7 @@ test('the file keeps what the gateway wrote for itself, and nothing else', () =>
   })
 })
 
-test('secrets are in neither the command nor the environment, and everything written is below the own folder', () => {
+test('the gateway is the release’s own, and has no folder but the sandbox’s', () => {
   const inside = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
   expect(gatewayCommand(inside).slice(0, 4)).toEqual([
     '/n/node',
@@ -62,9 +62,12 @@ test('secrets are in neither the command nor the environment, and everything wri
     'gateway',
     'run',
   ])
-  const env = gatewayEnv(inside, { clawhubUrl: 'http://hub' })
-  expect(env).toMatchObject({ CLAWHUB_URL: 'http://hub', TMPDIR: '/h/tmp', HOME: '/h/home' })
-  expect(Object.keys(gatewayEnv(inside))).not.toContain('CLAWHUB_URL')
+  const { CLAWHUB_URL, PATH, ...env } = gatewayEnv(inside, { clawhubUrl: 'http://hub' })
+  expect(CLAWHUB_URL).toBe('http://hub')
+  const paths = Object.values(env).filter((value) => value.startsWith('/'))
+  expect(paths).toHaveLength(5)
+  for (const path of paths) expect(path).toMatch(/^\/h\/(home|state|tmp)/)
+  expect(gatewayEnv(inside)).not.toHaveProperty('CLAWHUB_URL')
 })
 
 describe('patchFor', () => {

@@ -162,8 +162,8 @@ test('depth, number and size have limits', () => {
 })
 
 test('what is given is not changed', () => {
-  const config = { agents: { defaults: { model: { primary: 'x' } } }, 'agents.defaults.model.fallbacks[0]': 'y' }
+  const config = { a: {}, 'a.b': 1, list: ['x'], 'list[1]': 'y' }
   const before = structuredClone(config)
-  parseOverrides(config)
+  expect(parseOverrides(config).tree).toEqual({ a: { b: 1 }, list: ['x', 'y'] })
   expect(config).toEqual(before)
 })

@@ -29,17 +29,20 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
   const killGroup = () => {
     if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL')
   }
+  const closed = once(child, 'close').catch(() => {})
   signal.addEventListener('abort', killGroup, { once: true })
   if (signal.aborted) killGroup()
-  const closed = once(child, 'close')
   try {
     const [code, killedBy] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
+    const isLate = signal.aborted
+    signal.removeEventListener('abort', killGroup)
     killGroup()
     await Promise.race([closed, sleep(pipesCloseMs, undefined, { ref: false })])
-    for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy()
-    return signal.aborted ? null : (code ?? (killedBy ? 128 + constants.signals[killedBy] : null))
+    if (isLate) return null
+    return killedBy ? 128 + constants.signals[killedBy] : code
   } finally {
     signal.removeEventListener('abort', killGroup)
+    for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy()
   }
 }
 

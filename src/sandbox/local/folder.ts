@@ -38,11 +38,14 @@ async function processIn(path: string): Promise<ProcessId | null> {
   return pid && startTime ? { pid: Number(pid), startTime } : null
 }
 
+/** Whether the name of a folder can be a sandbox's. */
+export const isSandboxId = (name: string): boolean => /^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$/.test(name)
+
 export type SandboxFolder = ReturnType<typeof sandboxFolder>
 
 /** A sandbox's folder: the control plane's own part, which the tenant can neither list nor write, and in it `home`. */
 export function sandboxFolder(parent: string, id: string) {
-  if (!/^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$/.test(id)) throw new Error('an id that cannot name a sandbox')
+  if (!isSandboxId(id)) throw new Error('an id that cannot name a sandbox')
   const path = join(parent, id)
   const home = join(path, 'home')
   const recordPath = join(path, 'sandbox.json')

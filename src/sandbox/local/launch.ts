@@ -2,8 +2,8 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { pause } from './pause.ts'
 import { isAlive } from './processes.ts'
 
 export const setpriv = '/usr/bin/setpriv'
@@ -12,6 +12,8 @@ const launcher = join(import.meta.dirname, 'launcher.sh')
 const launcherPath = '/usr/sbin:/usr/bin:/sbin:/bin'
 const deadlineMs = 10_000
 const pollMs = 10
+/** The launcher's exit code when another one, started at the same time, holds the folder. */
+const heldByAnother = 75
 
 /**
  * Starts a sandbox's gateway by a launcher that lives on beside it to record its exit code, both independent of this
@@ -39,8 +41,9 @@ export async function launchGateway(folder: SandboxFolder, record: SandboxRecord
     const gateway = await folder.gateway()
     if (gateway && (await isAlive(gateway, uid))) return
     if (child.exitCode === 0) return // the gateway ran and ended
-    if (child.exitCode !== null || child.signalCode !== null) throw new Error('the gateway could not be launched')
-    await sleep(pollMs, undefined, { signal })
+    const isOver = child.exitCode !== null || child.signalCode !== null
+    if (isOver && child.exitCode !== heldByAnother) throw new Error('the gateway could not be launched')
+    await pause(pollMs, signal)
   }
   throw new Error(`no gateway process ${deadlineMs / 1000} s after its launch`)
 }

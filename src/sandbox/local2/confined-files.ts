@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises'
 import { posix } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { type FileStat, type SandboxFiles, SandboxPathError } from '../driver.ts'
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
@@ -141,9 +140,7 @@ export function confinedFiles(home: string, owner: number | null): SandboxFiles 
         const draft = entry(opened, `.${randomUUID()}`)
         const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
         try {
-          await pipeline(Buffer.isBuffer(content) ? [content] : content, file.createWriteStream({ autoClose: false }), {
-            signal,
-          })
+          await file.writeFile(content, { signal })
           await file.chmod(mode)
           if (owner !== null) await file.chown(owner, owner)
           await rename(draft, entry(opened, name))

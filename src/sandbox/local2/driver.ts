@@ -41,7 +41,7 @@ const uids = { first: 20_000, last: 29_999 }
 /** Below the ports that systems hand out by themselves, so that few strangers come in between. */
 const ports = { first: 21_000, last: 31_999 }
 const launchTimeoutMs = 10_000
-const exitRecordTimeoutMs = 2000
+const exitRecordTimeoutMs = 500
 const pollMs = 20
 const logMaxBytes = 5 * 1024 * 1024
 const logKeptBytes = 1024 * 1024
@@ -238,8 +238,9 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
       await rotateLog(id)
       return { ...seen, state: 'running', endpoint: { kind: 'tcp', host: '127.0.0.1', port: sandbox.port } }
     }
-    const recorded = await readIfThere(join(controlOf(id), launcherFiles.exit))
     const wasStarted = (await readIfThere(join(controlOf(id), launcherFiles.process))) !== null
+    if (wasStarted) await waitForExitRecord(id, signal)
+    const recorded = await readIfThere(join(controlOf(id), launcherFiles.exit))
     const exit = recorded === null ? null : Number(recorded)
     return { ...seen, state: 'stopped', endpoint: null, ...(wasStarted && { exit: { code: exit, oom: false } }) }
   }

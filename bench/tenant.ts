@@ -1,0 +1,27 @@
+const json = { 'content-type': 'application/json' }
+
+/** A customer: an organization of its own that may create agents. */
+export interface Tenant {
+  auth: { authorization: string }
+  /** One call of the API with the tenant's key. Throws unless the answer is 2xx. */
+  call<T>(method: string, path: string, body?: object): Promise<T>
+}
+
+async function call<T>(url: string, method: string, body?: object, headers: object = {}): Promise<T> {
+  const answer = await fetch(url, {
+    method,
+    headers: { ...(body && json), ...headers },
+    ...(body && { body: JSON.stringify(body) }),
+  })
+  const text = await answer.text()
+  if (!answer.ok) throw new Error(`${method} ${url} answered ${answer.status}: ${text}`)
+  return (text ? JSON.parse(text) : null) as T
+}
+
+/** Signs up with the Chowder at `url`, with a model provider's key that opens nothing. */
+export async function connect(url: string): Promise<Tenant> {
+  const { api_key } = await call<{ api_key: string }>(`${url}/v1/organization/signup`, 'POST', { name: 'Bench' })
+  const auth = { authorization: `Bearer ${api_key}` }
+  await call(`${url}/v1/organization`, 'PATCH', { model_api_keys: { anthropic: 'bench' } }, auth)
+  return { auth, call: (method, path, body) => call(url + path, method, body, auth) }
+}

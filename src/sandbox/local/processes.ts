@@ -1,0 +1,121 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readdir, readFile, readlink } from 'node:fs/promises'
+import { pause } from './pause.ts'
+
+/** A process for good: its pid may be another's one day, but then with another start time. */
+export interface ProcessId {
+  pid: number
+  /** In the kernel's ticks since boot. */
+  startTime: string
+}
+
+/** Whose processes are meant. */
+export interface Owner {
+  /** The user that only this sandbox has; null when it runs as the control plane's own. */
+  uid: number | null
+  home: string
+  /** The leader of the gateway's session, alive or not. */
+  gateway: ProcessId | null
+}
+
+interface ProcessStat extends ProcessId {
+  session: number
+  terminal: string
+}
+
+const pollMs = 50
+const killDeadlineMs = 10_000
+
+/** null for a process that is gone, is a zombie, or is hidden from this user. */
+async function readStat(pid: number): Promise<ProcessStat | null> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+  // The program's name, in parentheses, may hold anything, parentheses too.
+  const [state, , , session, terminal, ...rest] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  const startTime = rest[14]
+  if (!startTime || !state || 'ZX'.includes(state)) return null
+  return { pid, startTime, session: Number(session), terminal: terminal ?? '0' }
+}
+
+/** The real user of a living process; its folder's owner would be root's for one that hides its memory. */
+async function readUid(pid: number): Promise<number | null> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
+  const uid = /^Uid:\t(\d+)/m.exec(status)?.[1]
+  return uid === undefined || /^State:\t[ZX]/m.test(status) ? null : Number(uid)
+}
+
+/** Whether that very process lives, and, with a uid, is that user's. */
+export async function isAlive({ pid, startTime }: ProcessId, uid: number | null): Promise<boolean> {
+  if ((await readStat(pid))?.startTime !== startTime) return false
+  return uid === null || (await readUid(pid)) === uid
+}
+
+const allPids = async () => (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+
+/** The users that have a living process. */
+export async function usersWithProcesses(): Promise<Set<number>> {
+  const users = await Promise.all((await allPids()).map(readUid))
+  return new Set(users.filter((uid) => uid !== null))
+}
+
+/** Without a user of its own a sandbox's process is known by its session, its home, or the folder it is in. */
+async function isOfHome({ home, gateway }: Owner, pid: number): Promise<boolean> {
+  const stat = await readStat(pid)
+  if (!stat || pid === process.pid) return false
+  if (gateway && stat.session === gateway.pid) {
+    const leader = await readStat(gateway.pid)
+    if (!leader || leader.startTime === gateway.startTime) return true // else the session is another's by now
+  }
+  const isBelow = (path: string) => path === home || path.startsWith(`${home}/`)
+  const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
+  if (environment.split('\0').some((line) => line.startsWith('HOME=') && isBelow(line.slice(5)))) return true
+  // On a terminal it may be the shell of somebody who looks around.
+  return stat.terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
+}
+
+/** The living processes of a sandbox, also those that left the gateway's session. */
+export async function processesOf(owner: Owner): Promise<number[]> {
+  const pids = await allPids()
+  const isOwn = await Promise.all(
+    pids.map(async (pid) => (owner.uid === null ? isOfHome(owner, pid) : (await readUid(pid)) === owner.uid)),
+  )
+  return pids.filter((_, index) => isOwn[index])
+}
+
+/** Signals a process, or with a negative pid its group; nothing when it is gone. */
+export function signalProcess(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/** Signals all at once. As the user itself, so that the kernel lets it hit nobody else, and no fork gets away. */
+async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | 'KILL'): Promise<void> {
+  if (owner.uid === null) {
+    for (const pid of pids) signalProcess(pid, `SIG${name}`)
+    return
+  }
+  const user = { uid: owner.uid, gid: owner.uid }
+  const child = spawn('/bin/sh', ['-c', `kill -${name} -1`], { ...user, env: {}, cwd: '/', stdio: 'ignore' })
+  await once(child, 'exit')
+}
+
+/**
+ * Ends every process of a sandbox: asks first, and kills what is left after the grace time. Throws when some are there
+ * even 10 s after that.
+ */
+export async function endProcesses(owner: Owner, options: { graceMs: number }, signal: AbortSignal): Promise<void> {
+  const killAt = performance.now() + options.graceMs
+  for (let round = 0; ; round += 1) {
+    signal.throwIfAborted()
+    const left = await processesOf(owner)
+    if (left.length === 0) return
+    const now = performance.now()
+    if (now > killAt + killDeadlineMs) throw new Error(`${left.length} processes of a sandbox cannot be killed`)
+    if (now >= killAt) await signalAll(owner, left, 'KILL')
+    else if (round === 0) await signalAll(owner, left, 'TERM')
+    await pause(pollMs, signal)
+  }
+}

@@ -1,0 +1,126 @@
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { installRelease } from '../../src/openclaw/install.ts'
+import { openclawVersion, releaseFolder } from '../../src/openclaw/releases.ts'
+import { until } from '../support/until.ts'
+
+const version = openclawVersion('v1')
+const good = `
+mkdir -p "$prefix/node_modules/openclaw"
+echo '{"version":"${version}"}' > "$prefix/node_modules/openclaw/package.json"
+echo > "$prefix/node_modules/openclaw/openclaw.mjs"`
+
+let root: string
+let dataDir: string
+let folder: string
+const lines: string[] = []
+
+/** Puts a program called npm first on PATH: it notes its arguments, knows its folder as $prefix, and does as told. */
+async function npmDoes(script: string): Promise<void> {
+  const head = '#!/bin/sh\necho "$$ $*" >> "$0.calls"\nwhile [ "$1" != --prefix ]; do shift; done\nprefix=$2\n'
+  await writeFile(join(root, 'bin/npm'), head + script)
+  await chmod(join(root, 'bin/npm'), 0o755)
+}
+const npmCalls = async () =>
+  (await readFile(join(root, 'bin/npm.calls'), 'utf8').catch(() => '')).split('\n').filter(Boolean)
+
+const install = (signal: AbortSignal = AbortSignal.timeout(20_000)) =>
+  installRelease({ dataDir, release: 'v1', progress: (line) => lines.push(line), signal })
+
+/** What is in the releases' folder besides the lock. */
+const leftovers = async () => (await readdir(join(dataDir, 'releases'))).filter((name) => !name.includes('.lock'))
+
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), 'openclaw-install-'))
+  dataDir = join(root, 'data')
+  folder = releaseFolder(dataDir, 'v1')
+  lines.length = 0
+  await mkdir(join(root, 'bin'))
+  vi.stubEnv('PATH', `${join(root, 'bin')}${delimiter}${process.env.PATH}`)
+})
+
+afterEach(async () => {
+  vi.unstubAllEnvs()
+  await rm(root, { recursive: true })
+})
+
+test('the release is installed from its lock without scripts, and nobody can write to it', async () => {
+  await npmDoes(good)
+  expect(await install()).toBe(folder)
+  expect(await npmCalls()).toEqual([expect.stringMatching(/ ci --ignore-scripts --omit=dev /)])
+  for (const path of ['', 'package-lock.json', 'node_modules/openclaw/openclaw.mjs']) {
+    const { mode } = await stat(join(folder, path))
+    expect(mode & 0o222).toBe(0)
+    expect(mode & 0o444).toBe(0o444)
+  }
+  expect(lines[0]).toMatch(/^installing OpenClaw [\d.]+: 0 of \d+ packages$/)
+  expect(lines.at(-1)).toBe(`OpenClaw ${version} is installed`)
+})
+
+test('what is there is not installed again', async () => {
+  await npmDoes(good)
+  await install()
+  await install()
+  expect(await npmCalls()).toHaveLength(1)
+})
+
+test('of several at once one installs and the others wait', async () => {
+  await npmDoes(`sleep 0.3${good}`)
+  expect(await Promise.all([install(), install(), install()])).toEqual([folder, folder, folder])
+  expect(await npmCalls()).toHaveLength(1)
+  expect(lines.filter((line) => line.includes('waiting for it'))).toHaveLength(2)
+})
+
+test('what a killed process left is removed and never used', async () => {
+  await npmDoes(good)
+  const left = join(dataDir, 'releases', `${folder.split('/').at(-1)}.installing-1-1`)
+  await mkdir(join(left, 'node_modules/half'), { recursive: true })
+  await chmod(left, 0o555)
+  await install()
+  expect(await leftovers()).toEqual([folder.split('/').at(-1)])
+  expect(await readdir(join(folder, 'node_modules'))).toEqual(['openclaw'])
+})
+
+test.each([
+  ['npm fails', 'echo "npm error code E404" >&2; exit 1', 'E404'],
+  ['the disk is full', 'mkdir -p "$prefix/node_modules/a"; echo "npm error code ENOSPC" >&2; exit 228', 'ENOSPC'],
+  [
+    'npm cannot write a file and goes on',
+    `echo "npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write" >&2${good}`,
+    'no space left on device',
+  ],
+  ['npm ends without a word', 'exit 3', 'npm ended with code 3'],
+  ['another version came', good.replaceAll(version, '1.0.0'), 'something else than openclaw'],
+  ['nothing came', 'exit 0', 'ENOENT'],
+])('when %s, the error says so and nothing is left', async (_when, script, words) => {
+  await npmDoes(script)
+  await expect(install()).rejects.toThrow(
+    new RegExp(`^OpenClaw ${version.replaceAll('.', '\\.')} could not be installed: [^]*${words}`),
+  )
+  expect(await leftovers()).toEqual([])
+  await npmDoes(good)
+  expect(await install()).toBe(folder)
+})
+
+test('an abort ends npm and its children, and nothing is left', async () => {
+  await npmDoes('mkdir -p "$prefix/node_modules/a"; sleep 60 & echo $! >> "$0.calls"; wait')
+  const stop = new AbortController()
+  const installing = expect(install(stop.signal)).rejects.toThrow('enough')
+  const [npm, sleeper] = await until('npm and its child', async () => {
+    const pids = (await npmCalls()).map((line) => Number(line.split(' ')[0]))
+    return pids.length === 2 ? pids : null
+  })
+  stop.abort(new Error('enough'))
+  await installing
+  expect(await leftovers()).toEqual([])
+  for (const pid of [npm, sleeper]) await until(`the end of ${pid}`, () => hasEnded(Number(pid)))
+})
+
+/** A zombie has ended too: whoever inherited it just did not look yet. */
+const hasEnded = (pid: number) =>
+  readFile(`/proc/${pid}/stat`, 'utf8').then(
+    (line) => line.split(') ')[1]?.startsWith('Z') ?? true,
+    () => true,
+  )

@@ -1,0 +1,413 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { appendFile, link, mkdir, readdir, readFile, readlink, stat, symlink, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Observation, SandboxPathError } from '../../src/sandbox/driver.ts'
+import { describeDriver } from '../support/driver-contract.ts'
+import { LocalHost } from '../support/local-host.ts'
+import { until } from '../support/until.ts'
+
+const isRoot = process.getuid?.() === 0
+const asRoot = test.skipIf(!isRoot)
+const within = () => AbortSignal.timeout(20_000)
+
+function portOf({ endpoint }: Observation): number {
+  if (endpoint?.kind !== 'tcp') throw new Error('a running local sandbox has a port')
+  return endpoint.port
+}
+
+/** What the gateway of these tests knows to answer. */
+interface Answers {
+  '/whoami': { pid: number; uid: number; groups: number[]; cwd: string; umask: number }
+  '/env': Record<string, string>
+  '/spawn': number
+}
+
+/** Asks a gateway, as soon as it listens. */
+const ask = <P extends keyof Answers>(seen: Observation, path: P): Promise<Answers[P]> =>
+  until(`an answer to ${path}`, () =>
+    fetch(`http://127.0.0.1:${portOf(seen)}${path}`).then(
+      (answer) => answer.json() as Promise<Answers[P]>,
+      () => null,
+    ),
+  )
+
+async function endGateway(seen: Observation, code: number): Promise<void> {
+  await ask(seen, '/whoami')
+  await fetch(`http://127.0.0.1:${portOf(seen)}/exit/${code}`).catch(() => {}) // it ends instead of answering
+}
+
+const isRunning = (pid: number) =>
+  readFile(`/proc/${pid}/stat`, 'utf8').then(
+    (line) => !/\) [ZX] /.test(line),
+    () => false,
+  )
+
+describeDriver('local', async () => {
+  const host = await LocalHost.make()
+  return {
+    driver: host.driver,
+    command: (inside) => host.command(inside),
+    endGateway: (_id, seen, code) => endGateway(seen, code),
+    runsPrograms: true,
+    close: () => host.remove(),
+  }
+})
+
+describe('a local sandbox', () => {
+  let host: LocalHost
+  const helpers: ChildProcess[] = []
+
+  beforeAll(async () => {
+    host = await LocalHost.make()
+  })
+  afterAll(async () => {
+    for (const helper of helpers) helper.kill('SIGKILL')
+    await host.remove()
+  })
+
+  const created = async (overrides = {}) => {
+    const id = randomUUID()
+    await host.driver.create(host.specOf(id, overrides), within())
+    return id
+  }
+  const started = async (overrides = {}) => {
+    const id = await created(overrides)
+    await host.driver.start(id, within())
+    return id
+  }
+  const observe = (id: string) => host.driver.observe(id, within())
+  const stop = (id: string, graceMs = 5000) => host.driver.stop(id, { graceMs }, within())
+  const listed = async () => {
+    const found: { id: string; state: string }[] = []
+    for await (const sandbox of host.driver.list(within())) found.push(sandbox)
+    return found
+  }
+  const recordOf = async (id: string) => JSON.parse(await readFile(host.controlFile(id, 'sandbox.json'), 'utf8'))
+  const gatewayPid = async (id: string) =>
+    Number((await readFile(host.controlFile(id, 'gateway'), 'utf8')).split(' ')[0])
+  const helper = (program: string, args: string[], options = {}) => {
+    const child = spawn(program, args, { stdio: 'ignore', ...options })
+    helpers.push(child)
+    return child
+  }
+
+  test('outlives the control plane that started it, and the next one learns how it ended', async () => {
+    const id = randomUUID()
+    const starter = join(import.meta.dirname, '../support/sandbox-starter.ts')
+    const first = helper(process.execPath, [starter, host.dataDir, id], { stdio: ['ignore', 'pipe', 'inherit'] })
+    await once(first.stdout!, 'data')
+    first.kill('SIGKILL')
+    await once(first, 'exit')
+
+    const next = LocalHost.on(host.dataDir).driver
+    const seen = await next.observe(id, within())
+    expect(seen.state).toBe('running')
+    const { pid } = await ask(seen, '/whoami')
+    await next.start(id, within())
+    expect((await ask(await next.observe(id, within()), '/whoami')).pid).toBe(pid)
+    await endGateway(seen, 42)
+    await until('the end', async () => (await next.observe(id, within())).state === 'stopped')
+    expect((await next.observe(id, within())).exit).toEqual({ code: 42, oom: false })
+  })
+
+  test('has an unknown exit code when its launcher was killed', async () => {
+    const id = await started()
+    const launcher = Number((await readFile(host.controlFile(id, 'supervisor'), 'utf8')).split(' ')[0])
+    process.kill(launcher, 'SIGKILL')
+    await until('the launcher to end', async () => !(await isRunning(launcher)))
+    const seen = await observe(id)
+    expect(seen.state).toBe('running')
+    await endGateway(seen, 3)
+    await until('the end', async () => (await observe(id)).state === 'stopped')
+    expect((await observe(id)).exit).toEqual({ code: null, oom: false })
+    await host.driver.start(id, within())
+    expect((await observe(id)).state).toBe('running')
+  })
+
+  test('does not run, and kills nobody, when its recorded pid is a process that started at another time', async () => {
+    const id = await started()
+    await stop(id)
+    const stranger = helper('sleep', ['300'])
+    await writeFile(host.controlFile(id, 'gateway'), `${stranger.pid} 1\n`)
+    expect((await observe(id)).state).toBe('stopped')
+    await stop(id, 0)
+    await host.driver.destroy(id, within())
+    expect(await isRunning(stranger.pid!)).toBe(true)
+  })
+
+  asRoot('does not run, and kills nobody, when its recorded process is of another user', async () => {
+    const id = await started()
+    await stop(id)
+    const stranger = helper('sleep', ['300'])
+    const startTime = (await readFile(`/proc/${stranger.pid}/stat`, 'utf8')).split(') ')[1]?.split(' ')[19]
+    await writeFile(host.controlFile(id, 'gateway'), `${stranger.pid} ${startTime}\n`)
+    expect((await observe(id)).state).toBe('stopped')
+    await stop(id, 0)
+    expect(await isRunning(stranger.pid!)).toBe(true)
+  })
+
+  test('has exactly its own environment, folder and umask, in a session of its own', async () => {
+    const id = await started()
+    const { env, inside, uid } = await recordOf(id)
+    const seen = await observe(id)
+    expect(await ask(seen, '/env')).toEqual(env)
+    const { pid, ...self } = await ask(seen, '/whoami')
+    expect(self).toMatchObject({ cwd: inside.home, umask: 0o077, uid: uid ?? process.getuid?.() })
+    if (isRoot) expect(self.groups).toEqual([uid])
+    const [, , , session] = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? []
+    expect(Number(session)).toBe(pid)
+    expect(pid).toBe(await gatewayPid(id))
+    expect(await readFile(`/proc/${pid}/status`, 'utf8')).toMatch(/^NoNewPrivs:\t1$/m)
+    const descriptors = await readdir(`/proc/${pid}/fd`)
+    const open = await Promise.all(descriptors.map((name) => readlink(`/proc/${pid}/fd/${name}`).catch(() => '')))
+    expect(open).toContain(host.controlFile(id, 'gateway.log'))
+    expect(open).not.toContain(host.controlFile(id, 'lock'))
+  })
+
+  asRoot('has a user and a folder that no other sandbox can enter', async () => {
+    const [one, other] = [await started(), await started()]
+    const { uid, inside } = await recordOf(one)
+    expect(uid).toBeGreaterThanOrEqual(20_000)
+    expect(uid).toBeLessThanOrEqual(29_999)
+    expect(uid).not.toBe((await recordOf(other)).uid)
+    const home = await stat(inside.home)
+    expect([home.mode & 0o777, home.uid, home.gid]).toEqual([0o700, uid, uid])
+    for (const path of [inside.home, host.controlFile(one, ''), host.controlFile('', '')]) {
+      const looked = await host.driver.exec(other, ['ls', path], { timeoutMs: 5000 }, within())
+      expect([path, looked.exitCode, looked.stdout]).toEqual([path, 2, ''])
+    }
+    for (const name of ['sandbox.json', 'gateway', 'supervisor', 'gateway.log']) {
+      const script = `cat ${host.controlFile(one, name)} || echo x >> ${host.controlFile(one, name)}`
+      const tried = await host.driver.exec(one, ['sh', '-c', script], { timeoutMs: 5000 }, within())
+      expect([name, tried.exitCode === 0, tried.stdout]).toEqual([name, false, ''])
+    }
+  })
+
+  test('takes what the gateway started with it when it stops, also what left its session', async () => {
+    const id = await started()
+    const left = await ask(await observe(id), '/spawn')
+    const inExec = `setsid sh -c 'echo $$ >pid; exec sleep 300' & until [ -s pid ]; do sleep 0.05; done; cat pid`
+    const { stdout } = await host.driver.exec(id, ['sh', '-c', inExec], { timeoutMs: 5000 }, within())
+    const escaped = Number(stdout)
+    expect([await isRunning(left), await isRunning(escaped)]).toEqual([true, true])
+    await stop(id)
+    expect([await isRunning(left), await isRunning(escaped)]).toEqual([false, false])
+    expect((await observe(id)).exit).toEqual({ code: 0, oom: false })
+  })
+
+  test('is killed after the grace time when it does not end by itself', async () => {
+    const id = await started({ command: (inside: never) => host.command(inside, 'stubborn') })
+    await ask(await observe(id), '/whoami')
+    const startedAt = performance.now()
+    await stop(id, 300)
+    expect(performance.now() - startedAt).toBeGreaterThanOrEqual(300)
+    expect((await observe(id)).exit).toEqual({ code: 137, oom: false })
+  })
+
+  test('stops waiting for its end when the call is aborted', async () => {
+    const id = await started({ command: (inside: never) => host.command(inside, 'stubborn') })
+    await ask(await observe(id), '/whoami')
+    const reason = new Error('enough')
+    const abort = new AbortController()
+    const stopping = host.driver.stop(id, { graceMs: 60_000 }, abort.signal)
+    abort.abort(reason)
+    await expect(stopping).rejects.toBe(reason)
+    expect((await observe(id)).state).toBe('running')
+    await stop(id, 0)
+  })
+
+  test('ends what an earlier gateway left before it starts, and the gateway that nobody knows of', async () => {
+    const id = await started()
+    const orphan = await gatewayPid(id)
+    const left = await ask(await observe(id), '/spawn')
+    await writeFile(host.controlFile(id, 'gateway'), '') // as if its record had been lost
+    await host.driver.start(id, within())
+    expect([await isRunning(orphan), await isRunning(left)]).toEqual([false, false])
+    expect(await gatewayPid(id)).not.toBe(orphan)
+    expect((await ask(await observe(id), '/whoami')).pid).toBe(await gatewayPid(id))
+  })
+
+  test('gets another port when a stranger took its own, and refuses to start before that', async () => {
+    const id = await created()
+    const { port } = (await recordOf(id)).inside
+    const stranger = createServer().listen(port, '127.0.0.1')
+    await once(stranger, 'listening')
+    await expect(host.driver.start(id, within())).rejects.toThrow(`port ${port}`)
+    await host.driver.create(host.specOf(id), within())
+    const seen = await observe(id)
+    expect(seen.inside?.port).not.toBe(port)
+    await host.driver.start(id, within())
+    expect(await ask(await observe(id), '/env')).toMatchObject({ MARK: id })
+    expect((await recordOf(id)).command.at(-1)).toBe(String(seen.inside?.port))
+    stranger.close()
+  })
+
+  test('shares neither user nor port with any of fifty made at once, and gives them back', async () => {
+    const ids = await Promise.all(Array.from({ length: 50 }, () => created()))
+    const records = await Promise.all(ids.map(recordOf))
+    expect(new Set(records.map(({ inside }) => inside.port)).size).toBe(50)
+    if (isRoot) expect(new Set(records.map(({ uid }) => uid)).size).toBe(50)
+    await Promise.all(ids.map((id) => host.driver.destroy(id, within())))
+    const held = await readdir(join(host.dataDir, 'ports'))
+    expect(held.filter((port) => records.some(({ inside }) => String(inside.port) === port))).toEqual([])
+  })
+
+  test('is one sandbox when it is made twice at once', async () => {
+    const id = randomUUID()
+    await Promise.all(Array.from({ length: 5 }, () => host.driver.create(host.specOf(id), within())))
+    const { uid, inside } = await recordOf(id)
+    const heldIn = async (folder: string) => {
+      const names = await readdir(join(host.dataDir, folder)).catch(() => [])
+      const holders = await Promise.all(names.map((name) => readlink(join(host.dataDir, folder, name))))
+      return names.filter((_, index) => holders[index] === id)
+    }
+    expect(await heldIn('ports')).toEqual([String(inside.port)])
+    expect(await heldIn('uids')).toEqual(isRoot ? [String(uid)] : [])
+  })
+
+  test('of which a killed create left a part is listed, completed by another create, or destroyed', async () => {
+    const [completed, destroyed] = [randomUUID(), randomUUID()]
+    for (const [id, number] of [
+      [completed, 20_900],
+      [destroyed, 20_901],
+    ] as const) {
+      await mkdir(host.controlFile(id, ''))
+      for (const folder of ['uids', 'ports']) {
+        await mkdir(join(host.dataDir, folder), { recursive: true })
+        await symlink(id, join(host.dataDir, folder, String(number)))
+      }
+    }
+    expect(await listed()).toContainEqual({ id: completed, state: 'stopped' })
+    await host.driver.create(host.specOf(completed), within())
+    await host.driver.start(completed, within())
+    expect(await recordOf(completed)).toMatchObject({ inside: { port: 20_900 }, uid: isRoot ? 20_900 : null })
+    await host.driver.destroy(destroyed, within())
+    expect((await listed()).map(({ id }) => id)).not.toContain(destroyed)
+    for (const folder of ['uids', 'ports']) expect(await readdir(join(host.dataDir, folder))).not.toContain('20901')
+  })
+
+  test('keeps the control plane inside its folder, whatever links it plants', async () => {
+    const id = await started()
+    const secret = join(host.dataDir, 'secret')
+    await writeFile(secret, 'secret', { mode: 0o600 })
+    const { inside } = await recordOf(id)
+    const plant = `ln -s ${secret} file; ln -s ${host.dataDir} folder; ln -s . self; mkfifo pipe; mkdir real`
+    expect((await host.driver.exec(id, ['sh', '-c', plant], { timeoutMs: 5000 }, within())).exitCode).toBe(0)
+    const files = host.driver.files(id)
+    const one = { maxBytes: 1000 }
+    const refused = [
+      files.read('file', one, within()),
+      files.read('folder/secret', one, within()),
+      files.read('self/file', one, within()),
+      files.read('pipe', one, within()),
+      files.list('folder', within()),
+      files.stat('folder/secret', within()),
+      files.write('folder/new', Buffer.from('x'), { mode: 0o600 }, within()),
+      files.remove('folder/secret', within()),
+      files.move('folder/secret', 'real/stolen', within()),
+      files.move('real', 'folder/real', within()),
+    ]
+    for (const outcome of await Promise.allSettled(refused)) {
+      expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(SandboxPathError) })
+    }
+    await expect(
+      host.driver.exec(id, ['ls'], { timeoutMs: 5000, cwd: `${inside.home}/folder` }, within()),
+    ).rejects.toThrow(SandboxPathError)
+    expect((await files.stat('file', within()))?.kind).toBe('other')
+
+    await files.write('file', Buffer.from('mine'), { mode: 0o600 }, within())
+    await files.remove('folder', within())
+    expect(await readFile(secret, 'utf8')).toBe('secret')
+    expect((await files.read('file', one, within()))?.toString()).toBe('mine')
+    await host.driver.destroy(id, within())
+    expect(await readFile(secret, 'utf8')).toBe('secret')
+  })
+
+  asRoot('is not read through a hard link to the file of another user', async () => {
+    const id = await created()
+    await writeFile(join(host.dataDir, 'linked'), 'secret', { mode: 0o600 })
+    await link(join(host.dataDir, 'linked'), host.controlFile(id, 'home/linked'))
+    await expect(host.driver.files(id).read('linked', { maxBytes: 100 }, within())).rejects.toThrow(SandboxPathError)
+  })
+
+  test('stays confined while a running agent swaps a folder for a link again and again', async () => {
+    const id = await started()
+    await mkdir(join(host.dataDir, 'outside'), { recursive: true })
+    const swap = `mkdir a; while :; do mv a b; ln -s ${host.dataDir}/outside a; rm a; mv b a; done`
+    const swapping = host.driver.exec(id, ['sh', '-c', swap], { timeoutMs: 1500 }, within())
+    const files = host.driver.files(id)
+    let written = 0
+    while (written < 200) {
+      const end = await Promise.race([swapping, null])
+      if (end) break
+      await files.write('a/x/file', Buffer.from('x'), { mode: 0o600 }, within()).then(
+        () => written++,
+        (error) => expect(error).toBeInstanceOf(SandboxPathError),
+      )
+      await files.remove('a/x', within()).catch((error) => expect(error).toBeInstanceOf(SandboxPathError))
+    }
+    expect(written).toBeGreaterThan(0)
+    expect(await readdir(join(host.dataDir, 'outside'))).toEqual([])
+    await stop(id, 0)
+  })
+
+  asRoot('owns the files that are written for it', async () => {
+    const id = await created()
+    await host.driver.files(id).write('a/b', Buffer.from('x'), { mode: 0o600 }, within())
+    const { uid } = await recordOf(id)
+    for (const [name, mode] of [
+      ['a', 0o700],
+      ['a/b', 0o600],
+    ] as const) {
+      const seen = await stat(host.controlFile(id, `home/${name}`))
+      expect([name, seen.uid, seen.gid, seen.mode & 0o777]).toEqual([name, uid, uid, mode])
+    }
+  })
+
+  test('is destroyed also when its folders are nested deeper than a path can be long', async () => {
+    const id = await created()
+    const nest = `for i in $(seq 200); do mkdir ${'d'.repeat(200)} && cd ${'d'.repeat(200)} || exit 1; done`
+    const nested = await host.driver.exec(id, ['bash', '-c', nest], { timeoutMs: 10_000 }, within())
+    expect(nested).toMatchObject({ exitCode: 0 })
+    await host.driver.destroy(id, within())
+    expect((await observe(id)).state).toBe('absent')
+  })
+
+  test('keeps its log small while it runs', async () => {
+    const id = await started()
+    await until('output', async () => (await host.driver.logs(id, 5)).includes('ready'))
+    await appendFile(host.controlFile(id, 'gateway.log'), `${'x'.repeat(6 * 1024 * 1024)}\nlast line\n`)
+    await observe(id)
+    expect((await stat(host.controlFile(id, 'gateway.log'))).size).toBe(0)
+    expect((await stat(host.controlFile(id, 'gateway.log.1'))).size).toBe(5 * 1024 * 1024)
+    expect(await host.driver.logs(id, 1)).toBe('last line')
+    expect((await host.driver.logs(id, 10_000)).length).toBeLessThanOrEqual(64 * 1024)
+    await appendFile(host.controlFile(id, 'gateway.log'), 'and on\n')
+    expect(await host.driver.logs(id, 2)).toBe('last line\nand on')
+  })
+
+  test('has no secrets in its record, which only the control plane can read', async () => {
+    const id = await created()
+    const path = host.controlFile(id, 'sandbox.json')
+    expect((await stat(path)).mode & 0o777).toBe(0o600)
+    expect(Object.keys(await recordOf(id)).sort()).toEqual(
+      ['command', 'env', 'id', 'inside', 'labels', 'organizationId', 'release', 'uid'].sort(),
+    )
+  })
+
+  test('stops with all others side by side', async () => {
+    const own = await LocalHost.make()
+    const ids = [randomUUID(), randomUUID(), randomUUID()]
+    for (const id of ids) {
+      await own.driver.create(own.specOf(id), within())
+      await own.driver.start(id, within())
+    }
+    await own.driver.stopAll({ graceMs: 5000 }, within())
+    for (const id of ids) expect((await own.driver.observe(id, within())).state).toBe('stopped')
+    await own.remove()
+  })
+})

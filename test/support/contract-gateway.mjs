@@ -1,0 +1,26 @@
+// A gateway as far as sandboxes go: argument 1 is its port; `GET /exit/<code>` ends it, `GET /spawn` leaves a process
+// behind that is in a session of its own, `GET /env` answers its environment. With argument `stubborn` SIGTERM is ignored.
+import { spawn } from 'node:child_process'
+import { createServer } from 'node:http'
+
+const [port, manner] = process.argv.slice(2)
+process.on('SIGTERM', () => manner === 'stubborn' || process.exit(0))
+console.log('starting')
+
+const answers = {
+  '/env': () => process.env,
+  '/spawn': () => spawn('sleep', ['300'], { detached: true, stdio: 'ignore' }).pid,
+  '/whoami': () => ({
+    pid: process.pid,
+    uid: process.getuid(),
+    groups: process.getgroups(),
+    cwd: process.cwd(),
+    umask: process.umask(),
+  }),
+}
+
+createServer(({ url }, response) => {
+  const [, code] = /^\/exit\/(\d+)$/.exec(url) ?? []
+  if (code) process.exit(Number(code))
+  response.end(JSON.stringify(answers[url]?.() ?? null))
+}).listen(Number(port), '127.0.0.1', () => console.log('ready'))

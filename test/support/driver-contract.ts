@@ -1,0 +1,270 @@
+import { randomUUID } from 'node:crypto'
+import { Readable } from 'node:stream'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Observation, type SandboxDriver, SandboxPathError, type SandboxSpec } from '../../src/sandbox/driver.ts'
+import { until } from './until.ts'
+
+/** A driver under test and what its platform needs besides. */
+export interface DriverUnderTest {
+  driver: SandboxDriver
+  /** A gateway that writes the line `starting` and runs until it is ended. */
+  command: SandboxSpec['command']
+  /** Makes a running gateway end by itself. */
+  endGateway(id: string, seen: Observation, code: number): Promise<void>
+  /** Whether `exec` really runs programs. */
+  runsPrograms: boolean
+  close(): Promise<void>
+}
+
+const deadlineMs = 15_000
+const within = () => AbortSignal.timeout(deadlineMs)
+
+/** What every sandbox driver promises. */
+export function describeDriver(name: string, open: () => Promise<DriverUnderTest>): void {
+  describe(`the ${name} driver`, () => {
+    let subject: DriverUnderTest
+    let driver: SandboxDriver
+    const made: string[] = []
+
+    beforeAll(async () => {
+      subject = await open()
+      driver = subject.driver
+    })
+    afterAll(async () => {
+      for (const id of made) await driver.destroy(id, within())
+      await subject.close()
+    })
+
+    const specOf = (id: string): SandboxSpec => ({
+      id,
+      organizationId: randomUUID(),
+      release: 'v1',
+      command: subject.command,
+      env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
+      resources: { memoryMb: 512, cpus: 1, pids: 64 },
+      labels: { installation: 'contract' },
+    })
+    const created = async () => {
+      const id = randomUUID()
+      made.push(id)
+      await driver.create(specOf(id), within())
+      return id
+    }
+    const started = async () => {
+      const id = await created()
+      await driver.start(id, within())
+      return id
+    }
+    const listed = async () => {
+      const found = new Map<string, Observation['state']>()
+      for await (const { id, state } of driver.list(within())) {
+        expect(found.has(id)).toBe(false)
+        found.set(id, state)
+      }
+      return found
+    }
+    const stop = (id: string) => driver.stop(id, { graceMs: 5000 }, within())
+    const stateOf = async (id: string) => (await driver.observe(id, within())).state
+
+    test('a sandbox that was never made is absent, and stopping and destroying it does nothing', async () => {
+      const id = randomUUID()
+      expect(await driver.observe(id, within())).toEqual({
+        state: 'absent',
+        sandboxId: null,
+        endpoint: null,
+        inside: null,
+      })
+      await driver.destroy(id, within())
+      await expect(driver.start(id, within())).rejects.toThrow()
+      await expect(driver.exec(id, ['true'], { timeoutMs: 1000 }, within())).rejects.toThrow()
+      await expect(driver.files(id).read('a', { maxBytes: 1 }, within())).rejects.toThrow()
+      expect((await listed()).has(id)).toBe(false)
+    })
+
+    test('a second create finds the first, stopped or running', async () => {
+      const id = await created()
+      const first = await driver.observe(id, within())
+      expect(first).toMatchObject({ state: 'stopped', endpoint: null, sandboxId: expect.any(String) })
+      expect(first.exit).toBeUndefined()
+      await driver.files(id).write('kept', Buffer.from('yes'), { mode: 0o600 }, within())
+      await driver.create(specOf(id), within())
+      expect(await driver.observe(id, within())).toEqual(first)
+      await driver.start(id, within())
+      await driver.create(specOf(id), within())
+      expect(await driver.observe(id, within())).toMatchObject({ state: 'running', inside: first.inside })
+      expect((await driver.files(id).read('kept', { maxBytes: 10 }, within()))?.toString()).toBe('yes')
+    })
+
+    test('a second start leaves the gateway running that the first one started', async () => {
+      const id = await created()
+      await Promise.all([driver.start(id, within()), driver.start(id, within())])
+      const first = await driver.observe(id, within())
+      expect(first).toMatchObject({ state: 'running', endpoint: expect.anything() })
+      await driver.start(id, within())
+      expect(await driver.observe(id, within())).toEqual(first)
+    })
+
+    test('stop ends the gateway and keeps the files; a second stop does nothing; start brings it back', async () => {
+      const id = await started()
+      await driver.files(id).write('memory', Buffer.from('x'), { mode: 0o600 }, within())
+      await stop(id)
+      await stop(id)
+      expect(await driver.observe(id, within())).toMatchObject({ state: 'stopped', endpoint: null })
+      expect(await driver.files(id).stat('memory', within())).toMatchObject({ size: 1 })
+      await driver.start(id, within())
+      expect(await stateOf(id)).toBe('running')
+    })
+
+    test('destroy removes a running sandbox and all its files, and may be repeated', async () => {
+      const id = await started()
+      await driver.files(id).write('memory', Buffer.from('x'), { mode: 0o600 }, within())
+      await driver.destroy(id, within())
+      await driver.destroy(id, within())
+      expect(await stateOf(id)).toBe('absent')
+      expect((await listed()).has(id)).toBe(false)
+      await driver.create(specOf(id), within())
+      expect(await driver.files(id).read('memory', { maxBytes: 10 }, within())).toBeNull()
+      expect((await driver.observe(id, within())).exit).toBeUndefined()
+    })
+
+    test('the exit code of a gateway that ends by itself is seen, and forgotten by the next start', async () => {
+      const id = await started()
+      await subject.endGateway(id, await driver.observe(id, within()), 78)
+      await until('the end to be seen', async () => (await stateOf(id)) === 'stopped')
+      expect((await driver.observe(id, within())).exit).toEqual({ code: 78, oom: false })
+      await driver.start(id, within())
+      const again = await driver.observe(id, within())
+      expect(again.state).toBe('running')
+      expect(again.exit).toBeUndefined()
+    })
+
+    test('list tells of every sandbox once, with its state', async () => {
+      const [stopped, running] = [await created(), await started()]
+      const found = await listed()
+      expect([found.get(stopped), found.get(running)]).toEqual(['stopped', 'running'])
+    })
+
+    test('logs are the last lines of the output', async () => {
+      const id = await started()
+      await until('output', async () => (await driver.logs(id, 50)).includes('starting'))
+      expect((await driver.logs(id, 1)).trimEnd().split('\n')).toHaveLength(1)
+    })
+
+    test('files come back as they were written, in folders that are made for them', async () => {
+      const id = await created()
+      const files = driver.files(id)
+      await files.write('a/b/one', Buffer.from([0, 255, 10]), { mode: 0o600 }, within())
+      await files.write('a/two', Readable.from([Buffer.from('st'), Buffer.from('ream')]), { mode: 0o640 }, within())
+      expect(await files.read('a/b/one', { maxBytes: 3 }, within())).toEqual(Buffer.from([0, 255, 10]))
+      expect((await files.read('./a//two', { maxBytes: 100 }, within()))?.toString()).toBe('stream')
+      expect(await files.stat('a/two', within())).toMatchObject({ name: 'two', kind: 'file', size: 6, mode: 0o640 })
+      expect((await files.list('a', within())).map(({ name, kind }) => [name, kind])).toEqual([
+        ['b', 'directory'],
+        ['two', 'file'],
+      ])
+      await files.write('a/two', Buffer.from('new'), { mode: 0o600 }, within())
+      await files.move('a/two', 'c/moved', within())
+      expect((await files.read('c/moved', { maxBytes: 100 }, within()))?.toString()).toBe('new')
+      expect(await files.read('a/two', { maxBytes: 100 }, within())).toBeNull()
+      await files.remove('a', within())
+      await files.remove('a', within())
+      expect(await files.stat('a/b/one', within())).toBeNull()
+      expect((await files.list('.', within())).map(({ name }) => name)).toEqual(['c'])
+    })
+
+    test('what is not there is null to read and stat, and an error to list and move', async () => {
+      const id = await created()
+      const files = driver.files(id)
+      expect(await files.read('no/where', { maxBytes: 1 }, within())).toBeNull()
+      expect(await files.stat('no/where', within())).toBeNull()
+      await files.remove('no/where', within())
+      await expect(files.list('no', within())).rejects.toThrow(SandboxPathError)
+      await expect(files.move('no', 'there', within())).rejects.toThrow(SandboxPathError)
+    })
+
+    test.each(['../x', '/etc/passwd', 'a/../../x', '..', 'a\0b', 'file/x', '.'])(
+      'the path %j is refused',
+      async (path) => {
+        const id = await created()
+        const files = driver.files(id)
+        await files.write('file', Buffer.from('x'), { mode: 0o600 }, within())
+        const refused = [
+          files.read(path, { maxBytes: 10 }, within()),
+          files.write(path, Buffer.from('y'), { mode: 0o600 }, within()),
+          files.move('file', path, within()),
+        ]
+        for (const outcome of await Promise.allSettled(refused)) {
+          expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(SandboxPathError) })
+        }
+        expect((await files.read('file', { maxBytes: 10 }, within()))?.toString()).toBe('x')
+      },
+    )
+
+    test('a file larger than the caller takes, and a folder read as a file, are refused', async () => {
+      const id = await created()
+      const files = driver.files(id)
+      await files.write('a/file', Buffer.alloc(11), { mode: 0o600 }, within())
+      await expect(files.read('a/file', { maxBytes: 10 }, within())).rejects.toThrow(SandboxPathError)
+      await expect(files.read('a', { maxBytes: 10 }, within())).rejects.toThrow(SandboxPathError)
+      await expect(files.write('a', Buffer.alloc(1), { mode: 0o600 }, within())).rejects.toThrow(SandboxPathError)
+    })
+
+    test('an aborted call ends with its reason and changes nothing', async () => {
+      const id = await created()
+      const running = await started()
+      const reason = new Error('the lease is lost')
+      const signal = AbortSignal.abort(reason)
+      const files = driver.files(id)
+      const other = randomUUID()
+      const listing = async () => {
+        for await (const _ of driver.list(signal));
+      }
+      const calls = [
+        driver.create(specOf(other), signal),
+        driver.start(id, signal),
+        driver.stop(running, { graceMs: 0 }, signal),
+        driver.destroy(running, signal),
+        driver.observe(id, signal),
+        driver.exec(running, ['true'], { timeoutMs: 1000 }, signal),
+        listing(),
+        files.write('x', Buffer.alloc(1), { mode: 0o600 }, signal),
+        files.read('x', { maxBytes: 1 }, signal),
+        files.list('.', signal),
+      ]
+      for (const outcome of await Promise.allSettled(calls)) expect(outcome).toEqual({ status: 'rejected', reason })
+      expect([await stateOf(other), await stateOf(id), await stateOf(running)]).toEqual([
+        'absent',
+        'stopped',
+        'running',
+      ])
+      expect(await files.stat('x', within())).toBeNull()
+    })
+
+    test('exec answers the exit code and what was written to each stream', async ({ skip }) => {
+      if (!subject.runsPrograms) skip('its exec runs nothing')
+      const id = await started()
+      const exec = (script: string, options = {}) =>
+        driver.exec(id, ['sh', '-c', script], { timeoutMs: 10_000, ...options }, within())
+      expect(await exec('cat; echo no >&2; exit 3', { stdin: Buffer.from('yes') })).toEqual({
+        exitCode: 3,
+        stdout: 'yes',
+        stderr: 'no\n',
+      })
+      const inside = (await driver.observe(id, within())).inside
+      expect((await exec('pwd; echo $HOME $MARK')).stdout).toBe(`${inside?.home}\n${inside?.home} ${id}\n`)
+      expect((await exec('kill -9 $$')).exitCode).toBe(137)
+      expect((await exec('yes | head -c 100000', { maxBytes: 1000 })).stdout).toHaveLength(1000)
+      expect((await driver.exec(id, ['/no/such/program'], { timeoutMs: 5000 }, within())).exitCode).toBe(127)
+    })
+
+    test('exec ends at its deadline with all that it started, and answers null', async ({ skip }) => {
+      if (!subject.runsPrograms) skip('its exec runs nothing')
+      const id = await started()
+      const startedAt = performance.now()
+      const answer = await driver.exec(id, ['sh', '-c', 'echo begun; sleep 60 & wait'], { timeoutMs: 300 }, within())
+      expect(answer).toEqual({ exitCode: null, stdout: 'begun\n', stderr: '' })
+      expect(performance.now() - startedAt).toBeLessThan(5000)
+      expect(await stateOf(id)).toBe('running')
+    })
+  })
+}

@@ -1,0 +1,67 @@
+import { chmod, copyFile, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { nodeBinary } from '../../src/platform/data-folder.ts'
+import type { Inside, SandboxSpec } from '../../src/sandbox/driver.ts'
+import { type LocalDriver, openLocalDriver } from '../../src/sandbox/local/driver.ts'
+
+const gateway = join(import.meta.dirname, 'contract-gateway.mjs')
+
+/** A data folder with local sandboxes whose gateway is a small program, and what tests need to look behind them. */
+export class LocalHost {
+  readonly dataDir: string
+  readonly driver: LocalDriver
+
+  private constructor(dataDir: string) {
+    this.dataDir = dataDir
+    this.driver = openLocalDriver({
+      dataDir,
+      node: process.getuid?.() === 0 ? join(dataDir, 'node', process.version, 'node') : process.execPath,
+      installRelease: async () => dataDir,
+      releaseFolder: () => dataDir,
+    })
+  }
+
+  /** Another control plane on the same data folder. */
+  static on(dataDir: string): LocalHost {
+    return new LocalHost(dataDir)
+  }
+
+  static async make(): Promise<LocalHost> {
+    const dataDir = await mkdtemp(join(tmpdir(), 'chowder-sandboxes-'))
+    await chmod(dataDir, 0o711)
+    await nodeBinary(dataDir)
+    await copyFile(gateway, join(dataDir, 'gateway.mjs'))
+    await chmod(join(dataDir, 'gateway.mjs'), 0o644)
+    return new LocalHost(dataDir)
+  }
+
+  command = ({ node, release, port }: Inside, ...manner: string[]): string[] => [
+    node,
+    join(release, 'gateway.mjs'),
+    String(port),
+    ...manner,
+  ]
+
+  specOf(id: string, overrides: Partial<SandboxSpec> = {}): SandboxSpec {
+    return {
+      id,
+      organizationId: 'organization',
+      release: 'v1',
+      command: (inside) => this.command(inside),
+      env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
+      resources: { memoryMb: 512, cpus: 1, pids: 64 },
+      labels: { installation: 'test' },
+      ...overrides,
+    }
+  }
+
+  /** A file of the control plane's own part of a sandbox's folder. */
+  controlFile = (id: string, name: string): string => join(this.dataDir, 'sandboxes', id, name)
+
+  async remove(): Promise<void> {
+    const signal = AbortSignal.timeout(60_000)
+    for await (const { id } of this.driver.list(signal)) await this.driver.destroy(id, signal)
+    await rm(this.dataDir, { recursive: true, force: true })
+  }
+}
