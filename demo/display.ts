@@ -76,7 +76,7 @@ export async function step<T>(
     return result
   } catch (error) {
     quiet()
-    show(`    ${paint('red', '✗')} failed after ${seconds(startedAt)}`)
+    show(`    ${paint('red', '✗')} ${paint('dim', seconds(startedAt))}`)
     throw error
   }
 }

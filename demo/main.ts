@@ -36,9 +36,17 @@ interface Model {
   env: Record<string, string>
 }
 
-const json = `-H 'content-type: application/json'`
-const auth = '-H "authorization: Bearer $KEY"'
-const quote = (value: unknown) => `'${JSON.stringify(value)}'`
+/** Ready to be pasted into a shell that has URL, KEY and ID; lines fit into 80 columns. */
+function curl(options: string, path: string, { auth = true, data = '' } = {}): string {
+  const headers = [
+    ...(auth ? ['-H "authorization: Bearer $KEY"'] : []),
+    ...(data ? ["-H 'content-type: application/json'"] : []),
+  ]
+  return [`curl ${options} $URL${path}`, `  ${headers.join(' ')}`, ...(data ? [`  -d ${data}`] : [])].join(' \\\n')
+}
+const quote = (body: object) => `'${JSON.stringify(body)}'`
+/** In double quotes, so that the shell fills in a variable. */
+const quoteLoosely = (body: object) => `"${JSON.stringify(body).replaceAll('"', '\\"')}"`
 
 const ending = new AbortController()
 const undo: (() => unknown)[] = []
@@ -184,7 +192,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
   const organization = { name: 'Demo' }
   await step(
     'Sign up',
-    `URL=${chowder.url}\ncurl -s $URL/v1/organization/signup ${json} -d ${quote(organization)}`,
+    `URL=${chowder.url}\n${curl('-s', '/v1/organization/signup', { auth: false, data: quote(organization) })}`,
     () => api.json<{ api_key: string }>('POST', '/v1/organization/signup', organization),
     ({ api_key }) => {
       api.useKey(api_key)
@@ -192,11 +200,10 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
     },
   )
 
-  const shownKeys = JSON.stringify({ model_api_keys: { [model.provider]: model.shownKey } })
+  const shownKeys = { model_api_keys: { [model.provider]: model.shownKey } }
   await step(
     'Give it the model provider’s key',
-    // In double quotes, so that the shell fills in the variable.
-    `curl -s -X PATCH $URL/v1/organization ${auth} ${json} \\\n  -d "${shownKeys.replaceAll('"', '\\"')}"`,
+    curl('-s -X PATCH', '/v1/organization', { data: quoteLoosely(shownKeys) }),
     () => api.send('PATCH', '/v1/organization', { model_api_keys: { [model.provider]: model.key } }),
     () => 'stored, sealed',
   )
@@ -204,22 +211,21 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
   const agent = { name: 'my first agent', model_provider: model.provider }
   const { id } = await step(
     'Create an agent',
-    `curl -s $URL/v1/instances ${auth} ${json} \\\n  -d ${quote(agent)}`,
+    curl('-s', '/v1/instances', { data: quote(agent) }),
     () => api.json<{ id: string }>('POST', '/v1/instances', agent),
     (created) => `ID=${created.id}`,
   )
 
   await step(
     'Wait until it runs',
-    `curl -s $URL/v1/instances/$ID/status ${auth}`,
+    curl('-s', '/v1/instances/$ID/status'),
     (live) => waitUntilRunning(api, id, logFile, live),
     () => 'running: an OpenClaw gateway of its own',
   )
 
   const path = `/session/${session}/responses`
   const turn = (input: string) => ({ model: defaultModel(defaultRelease, model.provider), input })
-  const curlTurn = (body: object, flags: string) =>
-    `curl ${flags} $URL/v1/instances/$ID${path} ${auth} ${json} \\\n  -d ${quote(body)}`
+  const curlTurn = (body: object, options: string) => curl(options, `/v1/instances/$ID${path}`, { data: quote(body) })
   for (const [title, input] of [
     ['Ask it something', questions.first],
     ['Ask again: it remembers', questions.second],
@@ -251,7 +257,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
 
   await step(
     'Delete the agent',
-    `curl -s -X DELETE $URL/v1/instances/$ID ${auth}`,
+    curl('-s -X DELETE', '/v1/instances/$ID'),
     () => api.send('DELETE', `/v1/instances/${id}`),
     () => 'gone from the moment of the answer',
   )
@@ -269,7 +275,7 @@ async function main(): Promise<void> {
 
   showTitle('Chowder, from nothing to an agent’s answer')
   showFact('Model', model.about)
-  if (model.isEcho) showFact('', 'For a real answer set ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY.')
+  if (model.isEcho) showFact('', 'A real one needs ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY.')
   showFact('Data', about)
   await walk(model, dataDir, logFile).catch(async (error: unknown) => {
     if (!ending.signal.aborted) await showLog(logFile)

@@ -5,8 +5,13 @@ import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
 
-const sweepEveryMs = 5000
-const driftEveryMs = 5000
+/** How often a worker looks at everything, in ms: also how long a lost bell, or a death, goes unnoticed. */
+export interface Rounds {
+  sweepEveryMs: number
+  driftEveryMs: number
+}
+
+const defaultRounds: Rounds = { sweepEveryMs: 5000, driftEveryMs: 5000 }
 /** One look at everything; a platform that hangs longer is asked again in the next one. */
 const driftTimeoutMs = 60_000
 /** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
@@ -16,7 +21,12 @@ const drainMs = 20_000
  * Works on due rows until it is stopped: first one drift pass, then bells, a sweep every 5 s and a drift pass every
  * 5 s. A worker that is killed leaves nothing undone that the next one does not find.
  */
-export async function startWorker(deps: LifecycleDeps, queue: ReconcileQueue, concurrency: number) {
+export async function startWorker(
+  deps: LifecycleDeps,
+  queue: ReconcileQueue,
+  concurrency: number,
+  { sweepEveryMs, driftEveryMs }: Rounds = defaultRounds,
+) {
   const { db, sandboxes, log } = deps
   const stopping = new AbortController()
   const findDrift = openDriftPass(deps)

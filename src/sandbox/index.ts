@@ -1,4 +1,4 @@
-import { type LocalDriver, type LocalDriverOptions, openLocalDriver } from './local2/driver.ts'
+import { type LocalDriver, type LocalDriverOptions, openLocalDriver } from './local/driver.ts'
 
 /** Opens the driver of that name. It touches nothing before it is asked to. */
 export const openDriver = (_name: 'local', options: LocalDriverOptions): LocalDriver => openLocalDriver(options)

@@ -1,11 +1,11 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { startHealthServer } from '../support/health-server.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-const gateway = await startHealthServer()
+const gateway = await startFakeGateway({})
 afterAll(() => gateway.close())
 
 describe.each(queueKinds)('on the %s queue', (kind) => {
@@ -29,7 +29,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       driver.heal()
       driver.onCall = () => {}
       driver.exitAfterStart = null
-      Object.assign(gateway.state, { live: true, ready: true })
+      gateway.behaviour.health = 'ok'
     })
     afterEach(async () => {
       driver.heal()
@@ -39,12 +39,17 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
 
     const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
       chowder.call(method, `/v1/instances${path}`, { key, ...(body !== undefined && { body }) })
-    const create = async (fields: object = {}): Promise<string> => (await call('POST', '', { name: 'x', ...fields })).body.id
+    const create = async (fields: object = {}): Promise<string> =>
+      (await call('POST', '', { name: 'x', ...fields })).body.id
     const isIn = (id: string, status: string, timeoutMs = 15_000) =>
-      until(`${id} to be ${status}`, async () => {
-        const { body } = await call('GET', `/${id}`)
-        return body.status === status && body.step === null ? body : null
-      }, timeoutMs)
+      until(
+        `${id} to be ${status}`,
+        async () => {
+          const { body } = await call('GET', `/${id}`)
+          return body.status === status && body.step === null ? body : null
+        },
+        timeoutMs,
+      )
     const rowOf = async (id: string) =>
       (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
     const makeDueNow = () => chowder.database.pool.query(`UPDATE instances SET next_attempt_at = now()`)
@@ -52,7 +57,10 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     test('that is created comes up with its configuration, its token and its sandbox shown', async () => {
       const id = await create({ openclaw_config: { agent: { system_prompt: 'You are a lobster.' } } })
       const instance = await isIn(id, 'running')
-      expect(instance).toMatchObject({ sandbox_id: `fake-${id.slice(0, 8)}`, gateway_url: `http://chowder.test/v1/instances/${id}` })
+      expect(instance).toMatchObject({
+        sandbox_id: `fake-${id.slice(0, 8)}`,
+        gateway_url: `http://chowder.test/v1/instances/${id}`,
+      })
       const config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
       expect(config.gateway.auth).toEqual({ mode: 'token', token: expect.stringMatching(/^[0-9a-f]{64}$/) })
       expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('You are a lobster.')
@@ -71,7 +79,10 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     test('stops and starts with the same sandbox', async () => {
       const id = await create()
       await isIn(id, 'running')
-      expect((await call('POST', `/${id}/stop`)).body).toMatchObject({ status: 'stopped', gateway_url: expect.any(String) })
+      expect((await call('POST', `/${id}/stop`)).body).toMatchObject({
+        status: 'stopped',
+        gateway_url: expect.any(String),
+      })
       expect(driver.sandboxes.get(id)?.running).toBe(false)
       expect((await call('POST', `/${id}/start`)).body).toMatchObject({ status: 'running' })
       expect(driver.starts.get(id)).toBe(2)
@@ -86,7 +97,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     })
 
     test('that is deleted while it is provisioned is gone, and nothing was started for it afterwards', async () => {
-      gateway.state.ready = false
+      gateway.behaviour.health = 'starting'
       const id = await create()
       await until('the gateway to be started', () => driver.sandboxes.get(id)?.running)
       await call('DELETE', `/${id}`)
@@ -94,14 +105,18 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('that is stopped by a lost reply, a retry or twice at once has one sandbox and one gateway', async () => {
+    test('whose platform’s replies are lost has one sandbox and one gateway all the same', async () => {
       driver.fail({ method: 'create', when: 'after' })
       driver.fail({ method: 'start', when: 'after' })
       const id = await create()
-      await until('both faults to have struck', async () => {
-        await makeDueNow()
-        return (await call('GET', `/${id}`)).body.status === 'running'
-      }, 20_000)
+      await until(
+        'both faults to have struck',
+        async () => {
+          await makeDueNow()
+          return (await call('GET', `/${id}`)).body.status === 'running'
+        },
+        20_000,
+      )
       expect(driver.starts.get(id)).toBe(1)
       expect([...driver.sandboxes.keys()].filter((known) => known === id)).toHaveLength(1)
     })
@@ -112,12 +127,18 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await until('the first failure', async () => (await rowOf(id)).error_message)
       expect((await rowOf(id)).next_attempt_at.getTime()).toBeGreaterThan(Date.now() - 1000)
       expect((await call('GET', `/${id}`)).body).toMatchObject({ status: 'provisioning', error_message: null })
-      await until('it to be given up', async () => {
-        await makeDueNow()
-        return (await call('GET', `/${id}`)).body.status === 'error'
-      }, 40_000)
+      await until(
+        'it to be given up',
+        async () => {
+          await makeDueNow()
+          return (await call('GET', `/${id}`)).body.status === 'error'
+        },
+        40_000,
+      )
       const { body } = await call('GET', `/${id}`)
-      expect(body.error_message).toBe('The step createSandbox failed. The reason is in Chowder’s log.'.replace('’', "'"))
+      expect(body.error_message).toBe(
+        'The step createSandbox failed. The reason is in Chowder’s log.'.replace('’', "'"),
+      )
       expect(driver.calls.filter((made) => made.method === 'create' && made.id === id)).toHaveLength(5)
       driver.heal()
       expect((await call('POST', `/${id}/start`)).body.status).toBe('running')
@@ -139,20 +160,28 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       let crashes = 2
       driver.exitAfterStart = () => (crashes-- > 0 ? 1 : null)
       const id = await create()
-      await until('it to run', async () => {
-        await makeDueNow()
-        return (await call('GET', `/${id}`)).body.status === 'running'
-      }, 30_000)
+      await until(
+        'it to run',
+        async () => {
+          await makeDueNow()
+          return (await call('GET', `/${id}`)).body.status === 'running'
+        },
+        30_000,
+      )
       expect(driver.starts.get(id)).toBe(3)
     }, 40_000)
 
     test('whose gateway shows no progress ends in a reason, and what was started is stopped', async () => {
-      gateway.state.ready = false
+      gateway.behaviour.health = 'starting'
       const id = await create()
-      await until('it to be given up', async () => {
-        await makeDueNow()
-        return (await call('GET', `/${id}`)).body.status === 'error'
-      }, 60_000)
+      await until(
+        'it to be given up',
+        async () => {
+          await makeDueNow()
+          return (await call('GET', `/${id}`)).body.status === 'error'
+        },
+        60_000,
+      )
       expect((await call('GET', `/${id}`)).body.error_message).toContain('was not ready')
       expect(driver.sandboxes.get(id)?.running).toBe(false)
     }, 70_000)
@@ -160,10 +189,14 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     test('whose gateway dies by itself is provisioning, then running again', async () => {
       const id = await create()
       await isIn(id, 'running')
-      gateway.state.ready = false
+      gateway.behaviour.health = 'starting'
       driver.die(id, 137)
-      await until('the death to be noticed', async () => (await call('GET', `/${id}`)).body.status === 'provisioning', 15_000)
-      gateway.state.ready = true
+      await until(
+        'the death to be noticed',
+        async () => (await call('GET', `/${id}`)).body.status === 'provisioning',
+        15_000,
+      )
+      gateway.behaviour.health = 'ok'
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(2)
     }, 40_000)
@@ -185,10 +218,14 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       driver.fail({ method: 'destroy', times: 3 })
       await call('DELETE', `/${id}`)
       expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
-      await until('the sandbox to be gone', async () => {
-        await makeDueNow()
-        return !driver.sandboxes.has(id)
-      }, 30_000)
+      await until(
+        'the sandbox to be gone',
+        async () => {
+          await makeDueNow()
+          return !driver.sandboxes.has(id)
+        },
+        30_000,
+      )
       expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
     }, 40_000)
 
@@ -213,14 +250,18 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     test('that hangs is restarted only after the look from inside failed too', async () => {
       const id = await create()
       await isIn(id, 'running')
-      gateway.state.live = false
+      gateway.behaviour.health = 'hung'
       driver.execResult = { exitCode: 0, stdout: '', stderr: '' }
-      await until('a look from inside', () => driver.calls.some((made) => made.method === 'exec' && made.id === id), 25_000)
+      await until(
+        'a look from inside',
+        () => driver.calls.some((made) => made.method === 'exec' && made.id === id),
+        25_000,
+      )
       expect(driver.starts.get(id)).toBe(1)
       expect((await call('GET', `/${id}`)).body.status).toBe('running')
       driver.execResult = { exitCode: 1, stdout: '', stderr: '' }
       await until('a restart', () => driver.starts.get(id) === 2, 30_000)
-      gateway.state.live = true
+      gateway.behaviour.health = 'ok'
       await isIn(id, 'running')
     }, 70_000)
   })

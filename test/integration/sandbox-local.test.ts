@@ -131,9 +131,14 @@ describe('a local sandbox', () => {
   test('does not run, and kills nobody, when its recorded pid is a process that started at another time', async () => {
     const id = await started()
     await stop(id)
+    const { uid } = await recordOf(id)
     const stranger = helper('sleep', ['300'])
+    const ownUser = helper('sleep', ['300'], uid === null ? {} : { uid, gid: uid })
+    for (const { pid } of [stranger, ownUser]) {
+      await writeFile(host.controlFile(id, 'gateway'), `${pid} 1\n`)
+      expect((await observe(id)).state).toBe('stopped')
+    }
     await writeFile(host.controlFile(id, 'gateway'), `${stranger.pid} 1\n`)
-    expect((await observe(id)).state).toBe('stopped')
     await stop(id, 0)
     await host.driver.destroy(id, within())
     expect(await isRunning(stranger.pid!)).toBe(true)

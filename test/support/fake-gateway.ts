@@ -82,7 +82,8 @@ function shrunkArrays(before: unknown, patch: unknown, path: string): string[] {
  * and the WebSocket's handshake, `config.get` and `config.patch`, in shapes recorded from the real one.
  */
 export async function startFakeGateway(options: {
-  token: string
+  /** The only token that is taken; without one any is. */
+  token?: string
   config?: Json
   socketPath?: string
 }): Promise<FakeGateway> {
@@ -121,7 +122,12 @@ export async function startFakeGateway(options: {
 const sendJson = (response: ServerResponse, status: number, body: Json) =>
   response.writeHead(status, { 'content-type': 'application/json; charset=utf-8' }).end(JSON.stringify(body))
 
-async function answer(gateway: FakeGateway, token: string, request: IncomingMessage, response: ServerResponse) {
+async function answer(
+  gateway: FakeGateway,
+  token: string | undefined,
+  request: IncomingMessage,
+  response: ServerResponse,
+) {
   const { behaviour } = gateway
   const path = request.url ?? '/'
   if (path === '/healthz' || path === '/startupz' || path === '/readyz') {
@@ -132,7 +138,7 @@ async function answer(gateway: FakeGateway, token: string, request: IncomingMess
       return sendJson(response, ready ? 200 : 503, { ready, failing: ready ? [] : ['startup-sidecars'] })
     return sendJson(response, ready ? 200 : 503, { ok: ready, status: ready ? 'started' : 'starting' })
   }
-  if (request.headers.authorization !== `Bearer ${token}`) {
+  if (token !== undefined && request.headers.authorization !== `Bearer ${token}`) {
     return sendJson(response, 401, { error: { message: 'Unauthorized', type: 'unauthorized' } })
   }
   if (path !== '/v1/responses') return response.writeHead(404).end('Not Found')
@@ -204,7 +210,7 @@ async function takeTurn(gateway: FakeGateway, headers: IncomingHttpHeaders, body
   response.end('data: [DONE]\n\n')
 }
 
-function converse(gateway: FakeGateway, token: string, socket: WebSocket): void {
+function converse(gateway: FakeGateway, token: string | undefined, socket: WebSocket): void {
   const send = (frame: Json) => socket.send(JSON.stringify(frame))
   let greeted = false
   send({ type: 'event', event: 'connect.challenge', payload: { nonce: randomUUID(), ts: Date.now() } })
@@ -224,8 +230,8 @@ function converse(gateway: FakeGateway, token: string, socket: WebSocket): void 
   })
 }
 
-function greet(token: string, params: Json): Json {
-  if (!isObject(params.auth) || params.auth.token !== token) {
+function greet(token: string | undefined, params: Json): Json {
+  if (!isObject(params.auth) || (token !== undefined && params.auth.token !== token)) {
     throw invalid('unauthorized: gateway token mismatch (provide gateway auth token)')
   }
   return {

@@ -8,7 +8,7 @@ import { findCallerIn } from '../../src/keys/store.ts'
 import { openQueue, type QueueBackend, type ReconcileQueue } from '../../src/lifecycle/queue.ts'
 import type { LifecycleDeps } from '../../src/lifecycle/reconcile.ts'
 import type { Patience } from '../../src/lifecycle/steps.ts'
-import { startWorker } from '../../src/lifecycle/worker.ts'
+import { type Rounds, startWorker } from '../../src/lifecycle/worker.ts'
 import { openVault, type Vault } from '../../src/platform/secrets.ts'
 import type { SandboxDriver } from '../../src/sandbox/driver.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
@@ -19,11 +19,13 @@ export interface TestChowderOptions {
   queue?: (database: TestDatabase) => QueueBackend
   defaultTier?: Tier
   patience?: Partial<Patience>
+  rounds?: Rounds
   /** Where the provider's API is, so that no test asks a real one. */
   providerUrl?: string
 }
 
 const quick: Patience = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
+const quickRounds: Rounds = { sweepEveryMs: 200, driftEveryMs: 200 }
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 
@@ -120,7 +122,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       return { id: body.organization.id, key }
     },
     async startWorker(concurrency = 8) {
-      const worker = await startWorker(deps, queue, concurrency)
+      const worker = await startWorker(deps, queue, concurrency, options.rounds ?? quickRounds)
       workers.push(worker)
       return worker
     },
