@@ -45,12 +45,17 @@ const postgresConnection = (url: string): pg.PoolConfig => ({ connectionString: 
 
 /** Opens the database: the given one, which must be migrated, or the embedded one, which is migrated here. */
 async function openDatabase(config: Config, role: Role, dataDir: string, log: Logger, closers: Closers) {
+  // Without its database the process can do nothing any more: it ends, and whoever keeps it running starts it again.
+  const fail = (error: Error) => {
+    log.fatal({ err: error }, 'the database is lost')
+    process.kill(process.pid, 'SIGTERM')
+  }
   let connection: pg.PoolConfig
   if (config.DATABASE_URL) {
     connection = postgresConnection(config.DATABASE_URL)
   } else {
     log.info({ dataDir }, 'starting the embedded PostgreSQL')
-    const embedded = await startEmbeddedPostgres({ dataDir, log })
+    const embedded = await startEmbeddedPostgres({ dataDir, log, onFatal: fail })
     closers.push({ close: () => embedded.stop() })
     connection = embedded.connection
   }

@@ -10,7 +10,7 @@ import { StartupError } from '../platform/startup-error.ts'
 export const databaseName = 'chowder'
 
 /** Who runs PostgreSQL, when that is not this process's own user. */
-export interface SystemUser {
+interface SystemUser {
   uid: number
   gid: number
 }

@@ -13,7 +13,7 @@ const holdAtMostMs = 25_000
 const lookEveryMs = 1000
 
 /** Somebody else may hold the row now: nothing may be written or done any more. */
-export class LeaseLost extends Error {
+class LeaseLost extends Error {
   override name = 'LeaseLost'
 }
 

@@ -53,7 +53,7 @@ const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | 
 export const openConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
   row.sealedConfig === null ? null : JSON.parse(vault.open(row.sealedConfig, configPlace(row.id)))
 
-export const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
+const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
   vault.open(row.sealedToken, tokenPlace(row.id))
 
 /**

@@ -74,11 +74,11 @@ const progressLines = 20
 const resources = { memoryMb: 2048, cpus: 2, pids: 512 }
 
 /** Installs the release on this host if it is not there yet. Takes as long as the network does. */
-export const prepareRelease: Step = ({ sandboxes, lease, log, signal }) =>
+const prepareRelease: Step = ({ sandboxes, lease, log, signal }) =>
   sandboxes.prepare(lease.instance.openclawVersion, (line) => log.info(line), signal)
 
 /** Makes the sandbox, or finds the one that bears the id; a new one only for a key that the provider takes. */
-export const createSandbox: Step = async (pass) => {
+const createSandbox: Step = async (pass) => {
   const { sandboxes, lease, clawhubUrl, signal } = pass
   const { instance } = lease
   const { state } = await sandboxes.observe(instance.id, signal)
@@ -127,7 +127,7 @@ const render = (
 }
 
 /** Writes the gateway's configuration while it is down; a live gateway's file is never touched. */
-export const writeConfig: Step = async (pass) => {
+const writeConfig: Step = async (pass) => {
   const { db, vault, sandboxes, lease, signal } = pass
   const { state, inside } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running' || !inside) return
@@ -152,7 +152,7 @@ function parseJson(content: Buffer | null): Record<string, unknown> | null {
 }
 
 /** Starts the gateway if it does not run. The row stops being ready first, so that nobody is sent to a dead one. */
-export const startGateway: Step = async (pass) => {
+const startGateway: Step = async (pass) => {
   const { sandboxes, lease, signal } = pass
   const seen = await sandboxes.observe(lease.instance.id, signal)
   if (seen.state === 'running') return
@@ -175,7 +175,7 @@ async function forgetReadiness(lease: Lease, { exit }: Observation): Promise<voi
  * Waits until the gateway is ready. One that ran before and does not answer any more is asked from inside its sandbox,
  * and restarted only when that fails too: a broken way to it is no reason to end an agent.
  */
-export const checkHealth: Step = async (pass) => {
+const checkHealth: Step = async (pass) => {
   const { lease, sandboxes, patience, signal } = pass
   if (lease.instance.readyAt && (await isAnswering(pass, await sandboxes.observe(lease.instance.id, signal)))) return
   if (lease.instance.readyAt && !(await isHung(pass))) return
@@ -257,7 +257,7 @@ async function isHung(pass: Pass): Promise<boolean> {
 }
 
 /** Gives a gateway that was running already the stored configuration, without a restart. */
-export const patchConfig: Step = async (pass) => {
+const patchConfig: Step = async (pass) => {
   const { db, vault, sandboxes, lease, started, signal } = pass
   if (started) return
   const { endpoint, inside } = await sandboxes.observe(lease.instance.id, signal)
@@ -274,10 +274,10 @@ export const patchConfig: Step = async (pass) => {
   await writeSystemPrompt(sandboxes.files(lease.instance.id), systemPrompt, signal)
 }
 
-export const stopSandbox: Step = ({ sandboxes, lease, patience, signal }) =>
+const stopSandbox: Step = ({ sandboxes, lease, patience, signal }) =>
   sandboxes.stop(lease.instance.id, { graceMs: patience.graceMs }, signal)
 
-export const destroySandbox: Step = ({ sandboxes, lease, signal }) => sandboxes.destroy(lease.instance.id, signal)
+const destroySandbox: Step = ({ sandboxes, lease, signal }) => sandboxes.destroy(lease.instance.id, signal)
 
 /** What a call of the platform, files or the gateway's RPC may take together; each is far quicker when all is well. */
 const usualLimitMs = 60_000

@@ -129,7 +129,8 @@ async function completeInstall(folder: string, signal: AbortSignal): Promise<voi
   const env = { PATH: '/usr/bin:/bin', HOME: folder, OPENCLAW_NO_AUTO_UPDATE: '1', OPENCLAW_OFFLINE: '1' }
   const openclaw = join(folder, 'node_modules/openclaw')
   await run(process.execPath, [join(openclaw, 'openclaw.mjs'), '--version'], signal, { env })
-  if (await exists(join(openclaw, '.openclaw-lifecycle-pending'))) throw new Error('OpenClaw did not finish its install')
+  if (await exists(join(openclaw, '.openclaw-lifecycle-pending')))
+    throw new Error('OpenClaw did not finish its install')
 }
 
 async function fill(folder: string, { release, progress }: InstallOptions, signal: AbortSignal): Promise<void> {

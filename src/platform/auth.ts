@@ -3,11 +3,10 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from './errors.ts'
 import { texts } from './texts.ts'
 
-export const permissions = ['read', 'interact', 'configure', 'files', 'channels'] as const
-export type Permission = (typeof permissions)[number]
+type Permission = 'read' | 'interact' | 'configure' | 'files' | 'channels'
 
 /** Who may call a route: anybody, an organization's key, or also a scoped key that holds the permission. */
-export type Access = 'public' | 'org' | Permission
+type Access = 'public' | 'org' | Permission
 
 /** Whose key came with a request. An organization key may do everything in its organization. */
 export interface Caller {

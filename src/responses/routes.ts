@@ -31,7 +31,7 @@ export interface RunningGateway {
  * Finds the gateway of a running instance of an organization. Throws AppError `not_found`, or `conflict` when the
  * instance is not running.
  */
-export type GatewayOf = (organizationId: string, instanceId: string) => Promise<RunningGateway>
+type GatewayOf = (organizationId: string, instanceId: string) => Promise<RunningGateway>
 
 export interface ResponseDeps {
   gatewayOf: GatewayOf

@@ -2,7 +2,7 @@ import { createServer, type IncomingHttpHeaders, type Server, type ServerRespons
 import type { AddressInfo } from 'node:net'
 
 /** What the stub gateway was sent. */
-export interface Received {
+interface Received {
   url: string
   headers: IncomingHttpHeaders
   rawHeaders: string[]

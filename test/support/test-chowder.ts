@@ -29,7 +29,7 @@ const quickRounds: Rounds = { sweepEveryMs: 200, driftEveryMs: 200 }
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 
-export interface Answer {
+interface Answer {
   status: number
   // biome-ignore lint/suspicious/noExplicitAny: a test reads what it expects
   body: any
