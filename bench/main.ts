@@ -12,7 +12,7 @@ const say = (text: string) => void process.stderr.write(`${text} …\n`)
 
 const startedAt = performance.now()
 const figures: Figure[] = await measureApi(
-  quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 7, roundMs: 1500, warmUpMs: 3000 },
+  quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 5, roundMs: 1500, warmUpMs: 2500 },
   say,
 )
 if (!quick) figures.push(await measureStart(3, say))

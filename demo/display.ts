@@ -25,7 +25,7 @@ let steps = 0
 
 /**
  * Shows one step: its title, the command a person would type, what `work` reports meanwhile, and in the end its outcome
- * in words beside the time it took. Returns what `work` does; what that throws is shown as failed and thrown on.
+ * in words beside the time it took. Returns what `work` does; what that throws is thrown on.
  */
 export async function step<T>(
   title: string,

@@ -250,7 +250,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     test('that hangs is restarted only after the look from inside failed too', async () => {
       const id = await create()
       await isIn(id, 'running')
-      gateway.behaviour.health = 'hung'
+      gateway.behaviour.health = 'failing'
       driver.execResult = { exitCode: 0, stdout: '', stderr: '' }
       await until(
         'a look from inside',

@@ -11,7 +11,8 @@ type Json = Record<string, unknown>
 
 /** What may go wrong, or slow. Tests change it at any time. */
 interface Behaviour {
-  health: 'ok' | 'starting' | 'hung'
+  /** `failing` answers at once that it is not alive, `hung` never answers. */
+  health: 'ok' | 'starting' | 'failing' | 'hung'
   /** `cut` ends the connection after the first piece of text; `hung` never answers. */
   turns: 'ok' | 'failed' | 'internal error' | 'cut' | 'hung'
   /** What an answer says; the pieces are sent one by one. */
@@ -132,6 +133,7 @@ async function answer(
   const path = request.url ?? '/'
   if (path === '/healthz' || path === '/startupz' || path === '/readyz') {
     if (behaviour.health === 'hung') return
+    if (behaviour.health === 'failing') return sendJson(response, 503, {})
     if (path === '/healthz') return sendJson(response, 200, { ok: true, status: 'live' })
     const ready = behaviour.health === 'ok'
     if (path === '/readyz')

@@ -1,0 +1,153 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+let gateway: FakeGateway
+let driver: FakeDriver
+let chowder: TestChowder
+let key: string
+let id: string
+
+const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
+  chowder.call(method, `/v1/instances${path}`, { key, ...(body !== undefined && { body }) })
+const rowOf = async () => (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
+const patches = () => gateway.calls.filter(({ method }) => method === 'config.patch').length
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  driver = new FakeDriver(() => gateway.endpoint)
+  chowder = await openTestChowder({ sandboxes: driver })
+  await chowder.startWorker()
+  key = (await chowder.signUp()).key
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+})
+
+beforeEach(async () => {
+  gateway.behaviour.onCall = () => {}
+  id = (await call('POST', '', { name: 'x', openclaw_config: { 'tools.toolSearch': true } })).body.id
+  await until('it to run', async () => (await call('GET', `/${id}`)).body.status === 'running')
+  gateway.config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
+  gateway.calls.length = 0
+})
+
+describe('PATCH of a running instance', () => {
+  test('is applied hot, read back, stored, and replaces what was there before', async () => {
+    const openclaw_config = { 'session.dmScope': 'main', agent: { system_prompt: 'Be brief.' } }
+    const { status, body } = await call('PATCH', `/${id}`, { name: 'renamed', openclaw_config })
+    expect([status, body.status, body.name, body.openclaw_config]).toEqual([200, 'running', 'renamed', openclaw_config])
+    expect(gateway.config).toMatchObject({ session: { dmScope: 'main' }, tools: { toolSearch: false } })
+    expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('Be brief.')
+    expect(gateway.calls.at(-1)?.method).toBe('config.get')
+    const { generation, observed_generation, ready_at } = await rowOf()
+    expect([generation, observed_generation, ready_at]).toEqual([2, 2, expect.any(Date)])
+  })
+
+  test('a system prompt that did not change leaves alone what the agent made of the file', async () => {
+    await call('PATCH', `/${id}`, { openclaw_config: { agent: { system_prompt: 'Be brief.' } } })
+    const soul = driver.sandboxes.get(id)
+    await driver
+      .files(id)
+      .write('state/workspace/SOUL.md', Buffer.from('I learned.'), { mode: 0o600 }, AbortSignal.timeout(1000))
+    await call('PATCH', `/${id}`, {
+      openclaw_config: { agent: { system_prompt: 'Be brief.' }, 'session.dmScope': 'main' },
+    })
+    expect([soul === driver.sandboxes.get(id), driver.file(id, 'state/workspace/SOUL.md')]).toEqual([
+      true,
+      'I learned.',
+    ])
+    await call('PATCH', `/${id}`, { openclaw_config: {} })
+    expect(driver.file(id, 'state/workspace/SOUL.md')).toBe(null)
+  })
+
+  test('the gateway’s refusal is a 400 with its own words, and nothing of the request is stored', async () => {
+    const before = (await call('GET', `/${id}`)).body
+    const { status, body } = await call('PATCH', `/${id}`, { name: 'other', openclaw_config: { nonsense: 1 } })
+    expect([status, body.detail]).toEqual([400, expect.stringContaining('Unrecognized key: "nonsense"')])
+    expect((await call('GET', `/${id}`)).body).toMatchObject({
+      name: before.name,
+      openclaw_config: before.openclaw_config,
+      status: 'running',
+    })
+    const { generation, observed_generation } = await rowOf()
+    expect(observed_generation).toBe(generation)
+  })
+
+  test('an unknown outcome is not stored, and a worker brings back the stored configuration', async () => {
+    gateway.behaviour.onCall = async (method) => {
+      if (method !== 'config.patch') return
+      gateway.config = { ...gateway.config, session: { dmScope: 'main' } }
+      gateway.disconnect() // it was done, and nobody was told
+    }
+    const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: { 'session.dmScope': 'main' } })
+    expect([502, 504]).toContain(status)
+    expect(body.detail.error).toEqual(expect.any(String))
+    gateway.behaviour.onCall = () => {}
+    await until('a worker to settle it', async () => {
+      const { generation, observed_generation } = await rowOf()
+      return generation === observed_generation
+    })
+    expect(gateway.config.session).not.toMatchObject({ dmScope: 'main' })
+    expect((await call('GET', `/${id}`)).body).toMatchObject({
+      status: 'running',
+      openclaw_config: { 'tools.toolSearch': true },
+    })
+  })
+
+  test('a handler that dies half-way leaves a due row, and a worker brings back the stored configuration', async () => {
+    // What a killed handler leaves: the lease taken, the generation raised, the gateway changed, nothing stored.
+    await chowder.database.pool.query(
+      `UPDATE instances SET lease_token = lease_token + 1, lease_until = now() + interval '300 ms', generation = generation + 1 WHERE id = $1`,
+      [id],
+    )
+    gateway.config = { ...gateway.config, session: { dmScope: 'main' } }
+    await until('a worker to settle it', async () => {
+      const { generation, observed_generation } = await rowOf()
+      return generation === observed_generation
+    })
+    expect(gateway.config.session).not.toMatchObject({ dmScope: 'main' })
+  })
+
+  test('two at once are done one after the other, and the later answer is what is stored', async () => {
+    const answers = await Promise.all(
+      ['main', 'per-peer'].map((dmScope) =>
+        call('PATCH', `/${id}`, { openclaw_config: { 'session.dmScope': dmScope } }),
+      ),
+    )
+    expect(answers.map(({ status }) => status)).toEqual([200, 200])
+    const stored = (await call('GET', `/${id}`)).body.openclaw_config['session.dmScope']
+    expect(gateway.config).toMatchObject({ session: { dmScope: stored } })
+  })
+
+  test('while another change holds the row for long it is a 409 that says to try again', async () => {
+    await chowder.database.pool.query(`UPDATE instances SET lease_until = now() + interval '11 s' WHERE id = $1`, [id])
+    const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: {} })
+    expect([status, body.detail]).toEqual([409, expect.stringContaining('Try again')])
+    await chowder.database.pool.query(`UPDATE instances SET lease_until = now() WHERE id = $1`, [id])
+  }, 20_000)
+
+  test('a delete that comes in between wins: the change is a 409', async () => {
+    gateway.behaviour.onCall = async (method) => {
+      if (method === 'config.patch') await call('DELETE', `/${id}`)
+    }
+    expect((await call('PATCH', `/${id}`, { openclaw_config: { 'session.dmScope': 'main' } })).status).toBe(409)
+    gateway.behaviour.onCall = () => {}
+    await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
+  })
+})
+
+describe('a changed provider key', () => {
+  test('reaches the running gateway without a restart', async () => {
+    const starts = driver.starts.get(id)
+    const body = { model_api_keys: { anthropic: 'sk-changed' } }
+    await chowder.call('PATCH', '/v1/organization', { key, body })
+    await until('the gateway to have it', () => JSON.stringify(gateway.config).includes('sk-changed'))
+    expect([driver.starts.get(id), (await call('GET', `/${id}`)).body.status]).toEqual([starts, 'running'])
+    expect(patches()).toBeGreaterThan(0)
+    expect(chowder.logged.join('')).not.toContain('sk-changed')
+  })
+})
