@@ -3,7 +3,8 @@ import { IntentChanged, type Lease, takeDue, withLease } from '../instances/leas
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
 import { backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
-import { type Pass, plans, type Step, type StepDeps } from './steps.ts'
+import type { Pass, Step, StepDeps } from './pass.ts'
+import { plans } from './steps.ts'
 
 export interface LifecycleDeps extends StepDeps {
   bell: Bell

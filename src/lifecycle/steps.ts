@@ -1,12 +1,9 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
 import type { Instance } from '../database/schema.ts'
 import type { Lease } from '../instances/lease.ts'
 import { type OpenedInstance, openInstance } from '../instances/store.ts'
 import { applyConfig } from '../openclaw/apply-config.ts'
 import {
-  type BaseUrls,
   configPath,
   gatewayCommand,
   gatewayEnv,
@@ -14,61 +11,17 @@ import {
   mergeForFile,
   renderConfig,
 } from '../openclaw/config.ts'
-import { connectGateway, probeHealth } from '../openclaw/gateway.ts'
+import { connectGateway } from '../openclaw/gateway.ts'
 import { parseOverrides } from '../openclaw/overrides.ts'
 import { writeSystemPrompt } from '../openclaw/system-prompt.ts'
-import type { Logger } from '../platform/log.ts'
-import type { Vault } from '../platform/secrets.ts'
-import type { Observation, SandboxDriver } from '../sandbox/driver.ts'
+import type { Observation } from '../sandbox/driver.ts'
 import { StepFailure } from './failures.ts'
+import { isAnswering, isHung, waitUntilReady } from './health.ts'
+import type { Pass, Step } from './pass.ts'
 import { isRefusedByProvider } from './provider-key.ts'
 
-/** How patient the steps are, in ms; tests shorten them. */
-export interface Patience {
-  /** A gateway that starts and shows no progress is given up after this. */
-  startWithoutProgressMs: number
-  /** However much progress it shows, a start ends after this. */
-  startMs: number
-  /** A gateway that ran and does not answer is asked from inside its sandbox for this long before it is restarted. */
-  hungMs: number
-  /** What a gateway gets to end its turns before it is killed. */
-  graceMs: number
-}
-
-export const defaultPatience: Patience = {
-  startWithoutProgressMs: 120_000,
-  startMs: 300_000,
-  hungMs: 30_000,
-  graceMs: 10_000,
-}
-
-export interface StepDeps {
-  db: Db
-  vault: Vault
-  sandboxes: SandboxDriver
-  baseUrls: BaseUrls
-  clawhubUrl: string | undefined
-  patience: Patience
-}
-
-/** One pass over an instance's plan. */
-export interface Pass extends StepDeps {
-  lease: Lease
-  /** Aborted when the lease is lost, the process is to end, or the intent has changed. */
-  signal: AbortSignal
-  log: Logger
-  /** Whether this pass started the gateway, from the configuration that it wrote. */
-  started: boolean
-}
-
-/** One idempotent move: look first, act only if the world is not yet so, record what must be remembered. */
-export type Step = (pass: Pass) => Promise<void>
-
-const pollMs = 100
-const probeTimeoutMs = 2000
 const connectTimeoutMs = 30_000
 const configMaxBytes = 4 * 1024 * 1024
-const progressLines = 20
 
 /** Enough for OpenClaw 2026.9.6, which was seen to need up to 1.15 GB; drivers that cannot limit ignore it. */
 const resources = { memoryMb: 2048, cpus: 2, pids: 512 }
@@ -186,74 +139,6 @@ const checkHealth: Step = async (pass) => {
     await startGateway(pass)
   }
   await waitUntilReady(pass)
-}
-
-const isAnswering = async ({ signal }: Pass, { endpoint }: Observation, path: '/healthz' | '/startupz' = '/healthz') =>
-  endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
-
-/** Not `/readyz`: that one is no as long as any chat channel fails, and a wrong bot token is no reason to end an agent. */
-async function waitUntilReady(pass: Pass): Promise<void> {
-  const { lease, sandboxes, patience, signal } = pass
-  const { id } = lease.instance
-  const startedAt = performance.now()
-  let progressAt = startedAt
-  let output = ''
-  for (let round = 0; ; round += 1) {
-    const seen = await sandboxes.observe(id, signal)
-    if (seen.state !== 'running') throw await endedEarly(pass, seen)
-    if (await isAnswering(pass, seen, '/startupz')) return
-    if (round % 10 === 0) {
-      const latest = await sandboxes.logs(id, progressLines)
-      if (latest !== output) progressAt = performance.now()
-      output = latest
-    }
-    const now = performance.now()
-    if (now - progressAt > patience.startWithoutProgressMs || now - startedAt > patience.startMs) {
-      throw new StepFailure(`The gateway was not ready after ${Math.round((now - startedAt) / 1000)} s.`)
-    }
-    await sleep(pollMs, undefined, { signal })
-  }
-}
-
-/** OpenClaw's own code for a configuration that it cannot start with; the driver saw to it that the folder was free. */
-const configurationExit = 78
-
-async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
-  const code = exit?.code ?? null
-  const why = exit?.oom ? 'it ran out of memory' : code === null ? 'it was ended' : `exit code ${code}`
-  const words = await lastWords(pass)
-  return new StepFailure(`The gateway ended while it started (${why})${words && `: ${words}`}`, {
-    final: code === configurationExit,
-  })
-}
-
-const quotedLines = 6
-const quotedCharacters = 600
-
-/** What the gateway said last, without the secrets that it was given. */
-async function lastWords({ db, vault, lease, sandboxes }: Pass): Promise<string> {
-  const { token, providerKey } = await openInstance(db, vault, lease.instance)
-  let words = (await sandboxes.logs(lease.instance.id, quotedLines)).trim()
-  for (const secret of [token, providerKey]) if (secret) words = words.replaceAll(secret, '***')
-  return words.slice(-quotedCharacters)
-}
-
-/** Asks the gateway from inside its sandbox until it answers, there or here, or the patience for it is over. */
-async function isHung(pass: Pass): Promise<boolean> {
-  const { lease, sandboxes, patience, signal } = pass
-  const { id } = lease.instance
-  const deadline = performance.now() + patience.hungMs
-  while (performance.now() < deadline) {
-    const seen = await sandboxes.observe(id, signal)
-    if (seen.state !== 'running') return true
-    if (await isAnswering(pass, seen)) return false
-    const { node, port } = seen.inside ?? { node: 'node', port: 0 }
-    const ask = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(5000)}).then((a)=>process.exit(a.ok?0:1),()=>process.exit(1))`
-    const { exitCode } = await sandboxes.exec(id, [node, '-e', ask], { timeoutMs: 10_000 }, signal)
-    if (exitCode === 0) return false
-    await sleep(1000, undefined, { signal })
-  }
-  return true
 }
 
 /** Gives a gateway that was running already the stored configuration, without a restart. */

@@ -74,10 +74,8 @@ describe('an agent and the end of its control plane', () => {
     expect(await findGateway(id)).toEqual(gateway)
   }
 
-  const killPostgres = async () => {
-    const [pid = ''] = (await readFile(join(dataDir, 'postgres/data/postmaster.pid'), 'utf8')).split('\n')
-    process.kill(Number(pid), 'SIGKILL')
-  }
+  const postmaster = async () =>
+    Number((await readFile(join(dataDir, 'postgres/data/postmaster.pid'), 'utf8')).split('\n')[0])
 
   it('kill -9 of Chowder: the agent lives, and the next start adopts it', async () => {
     await chowder.kill('SIGKILL')
@@ -86,13 +84,17 @@ describe('an agent and the end of its control plane', () => {
   })
 
   it('kill -9 of Chowder and its database: the same', async () => {
-    await Promise.all([chowder.kill('SIGKILL'), killPostgres()])
+    process.kill(await postmaster(), 'SIGKILL')
+    await chowder.kill('SIGKILL')
     await expectAlive()
     await expectAdoption()
   })
 
   it('kill -9 of the database alone: Chowder starts it again', async () => {
-    await killPostgres()
+    const killed = await postmaster()
+    process.kill(killed, 'SIGKILL')
+    await until('another postmaster', async () => ![0, killed].includes(await postmaster().catch(() => 0)), 30_000)
+    // Backends of the killed one answer for a moment, so this alone would say nothing.
     await until('the database to answer', async () => (await client.get('/v1/organization')).status === 200, 30_000)
     await expectMemory()
     await expectAlive()

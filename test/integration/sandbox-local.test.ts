@@ -2,8 +2,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { appendFile, link, mkdir, readdir, readFile, readlink, stat, symlink, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxPathError } from '../../src/sandbox/driver.ts'
 import { describeDriver } from '../support/driver-contract.ts'
@@ -38,6 +39,15 @@ const ask = <P extends keyof Answers>(seen: Observation, path: P): Promise<Answe
 async function endGateway(seen: Observation, code: number): Promise<void> {
   await ask(seen, '/whoami')
   await fetch(`http://127.0.0.1:${portOf(seen)}/exit/${code}`).catch(() => {}) // it ends instead of answering
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
 }
 
 const isRunning = (pid: number) =>
@@ -97,7 +107,7 @@ describe('a local sandbox', () => {
 
   test('outlives the control plane that started it, and the next one learns how it ended', async () => {
     const id = randomUUID()
-    const starter = join(import.meta.dirname, '../support/sandbox-starter.ts')
+    const starter = fileURLToPath(new URL('../support/sandbox-starter.ts', import.meta.url))
     const first = helper(process.execPath, [starter, host.dataDir, id], { stdio: ['ignore', 'pipe', 'inherit'] })
     await once(first.stdout!, 'data')
     first.kill('SIGKILL')
@@ -276,23 +286,28 @@ describe('a local sandbox', () => {
 
   test('of which a killed create left a part is listed, completed by another create, or destroyed', async () => {
     const [completed, destroyed] = [randomUUID(), randomUUID()]
-    for (const [id, number] of [
-      [completed, 20_900],
-      [destroyed, 20_901],
+    const uids = { [completed]: 29_998, [destroyed]: 29_999 }
+    const [port, otherPort] = [await freePort(), await freePort()]
+    const reserve = async (folder: string, number: number, id: string) => {
+      await mkdir(join(host.dataDir, folder), { recursive: true })
+      await symlink(id, join(host.dataDir, folder, String(number)))
+    }
+    for (const [id, ownPort] of [
+      [completed, port],
+      [destroyed, otherPort],
     ] as const) {
       await mkdir(host.controlFile(id, ''))
-      for (const folder of ['uids', 'ports']) {
-        await mkdir(join(host.dataDir, folder), { recursive: true })
-        await symlink(id, join(host.dataDir, folder, String(number)))
-      }
+      await reserve('ports', ownPort, id)
+      if (isRoot) await reserve('uids', uids[id]!, id)
     }
     expect(await listed()).toContainEqual({ id: completed, state: 'stopped' })
     await host.driver.create(host.specOf(completed), within())
     await host.driver.start(completed, within())
-    expect(await recordOf(completed)).toMatchObject({ inside: { port: 20_900 }, uid: isRoot ? 20_900 : null })
+    expect(await recordOf(completed)).toMatchObject({ inside: { port }, uid: isRoot ? uids[completed] : null })
     await host.driver.destroy(destroyed, within())
     expect((await listed()).map(({ id }) => id)).not.toContain(destroyed)
-    for (const folder of ['uids', 'ports']) expect(await readdir(join(host.dataDir, folder))).not.toContain('20901')
+    expect(await readdir(join(host.dataDir, 'ports'))).not.toContain(String(otherPort))
+    if (isRoot) expect(await readdir(join(host.dataDir, 'uids'))).not.toContain('29999')
   })
 
   test('keeps the control plane inside its folder, whatever links it plants', async () => {

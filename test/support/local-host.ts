@@ -1,11 +1,12 @@
 import { chmod, copyFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { nodeBinary } from '../../src/platform/data-folder.ts'
 import type { Inside, SandboxSpec } from '../../src/sandbox/driver.ts'
 import { type LocalDriver, openLocalDriver } from '../../src/sandbox/local/driver.ts'
 
-const gateway = join(import.meta.dirname, 'contract-gateway.mjs')
+const gateway = fileURLToPath(new URL('./contract-gateway.mjs', import.meta.url))
 
 /** A data folder with local sandboxes whose gateway is a small program, and what tests need to look behind them. */
 export class LocalHost {

@@ -126,7 +126,8 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
     const folder = folderOf(id)
     if (!(await folder.exists())) return
     // Half-made and half-removed ones have no record any more, but their user.
-    const uid = (await folder.readRecord())?.uid ?? (await userIds.heldBy(id))[0] ?? null
+    const record = await folder.readRecord()
+    const uid = record ? record.uid : ((await userIds.heldBy(id))[0] ?? null)
     if (isRoot && uid === null) return // nothing of it can run
     const deadline = performance.now() + graceMs
     for (let gateway = await liveGateway(folder, uid), asked = false; gateway && performance.now() < deadline; ) {

@@ -1,0 +1,81 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { openInstance } from '../instances/store.ts'
+import { probeHealth } from '../openclaw/gateway.ts'
+import type { Observation } from '../sandbox/driver.ts'
+import { StepFailure } from './failures.ts'
+import type { Pass } from './pass.ts'
+
+const pollMs = 100
+const probeTimeoutMs = 2000
+const progressLines = 20
+
+export const isAnswering = async (
+  { signal }: Pass,
+  { endpoint }: Observation,
+  path: '/healthz' | '/startupz' = '/healthz',
+) => endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
+
+/** Not `/readyz`: that one is no as long as any chat channel fails, and a wrong bot token is no reason to end an agent. */
+export async function waitUntilReady(pass: Pass): Promise<void> {
+  const { lease, sandboxes, patience, signal } = pass
+  const { id } = lease.instance
+  const startedAt = performance.now()
+  let progressAt = startedAt
+  let output = ''
+  for (let round = 0; ; round += 1) {
+    const seen = await sandboxes.observe(id, signal)
+    if (seen.state !== 'running') throw await endedEarly(pass, seen)
+    if (await isAnswering(pass, seen, '/startupz')) return
+    if (round % 10 === 0) {
+      const latest = await sandboxes.logs(id, progressLines)
+      if (latest !== output) progressAt = performance.now()
+      output = latest
+    }
+    const now = performance.now()
+    if (now - progressAt > patience.startWithoutProgressMs || now - startedAt > patience.startMs) {
+      throw new StepFailure(`The gateway was not ready after ${Math.round((now - startedAt) / 1000)} s.`)
+    }
+    await sleep(pollMs, undefined, { signal })
+  }
+}
+
+/** OpenClaw's own code for a configuration that it cannot start with; the driver saw to it that the folder was free. */
+const configurationExit = 78
+
+async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
+  const code = exit?.code ?? null
+  const why = exit?.oom ? 'it ran out of memory' : code === null ? 'it was ended' : `exit code ${code}`
+  const words = await lastWords(pass)
+  return new StepFailure(`The gateway ended while it started (${why})${words && `: ${words}`}`, {
+    final: code === configurationExit,
+  })
+}
+
+const quotedLines = 6
+const quotedCharacters = 600
+
+/** What the gateway said last, without the secrets that it was given. */
+async function lastWords({ db, vault, lease, sandboxes }: Pass): Promise<string> {
+  const { token, providerKey } = await openInstance(db, vault, lease.instance)
+  let words = (await sandboxes.logs(lease.instance.id, quotedLines)).trim()
+  for (const secret of [token, providerKey]) if (secret) words = words.replaceAll(secret, '***')
+  return words.slice(-quotedCharacters)
+}
+
+/** Asks the gateway from inside its sandbox until it answers, there or here, or the patience for it is over. */
+export async function isHung(pass: Pass): Promise<boolean> {
+  const { lease, sandboxes, patience, signal } = pass
+  const { id } = lease.instance
+  const deadline = performance.now() + patience.hungMs
+  while (performance.now() < deadline) {
+    const seen = await sandboxes.observe(id, signal)
+    if (seen.state !== 'running') return true
+    if (await isAnswering(pass, seen)) return false
+    const { node, port } = seen.inside ?? { node: 'node', port: 0 }
+    const ask = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(5000)}).then((a)=>process.exit(a.ok?0:1),()=>process.exit(1))`
+    const { exitCode } = await sandboxes.exec(id, [node, '-e', ask], { timeoutMs: 10_000 }, signal)
+    if (exitCode === 0) return false
+    await sleep(1000, undefined, { signal })
+  }
+  return true
+}
