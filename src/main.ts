@@ -144,6 +144,7 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
     node: await nodeBinary(dataDir),
     installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
     releaseFolder: (release) => releaseFolder(dataDir, release),
+    log,
   })
   if (role === 'all') {
     closers.push({

@@ -286,7 +286,8 @@ describe('a local sandbox', () => {
 
   test('of which a killed create left a part is listed, completed by another create, or destroyed', async () => {
     const [completed, destroyed] = [randomUUID(), randomUUID()]
-    const uids = { [completed]: 29_998, [destroyed]: 29_999 }
+    // Outside of the range, so that no other sandbox has them.
+    const uids = { [completed]: 19_998, [destroyed]: 19_999 }
     const [port, otherPort] = [await freePort(), await freePort()]
     const reserve = async (folder: string, number: number, id: string) => {
       await mkdir(join(host.dataDir, folder), { recursive: true })
@@ -307,7 +308,7 @@ describe('a local sandbox', () => {
     await host.driver.destroy(destroyed, within())
     expect((await listed()).map(({ id }) => id)).not.toContain(destroyed)
     expect(await readdir(join(host.dataDir, 'ports'))).not.toContain(String(otherPort))
-    if (isRoot) expect(await readdir(join(host.dataDir, 'uids'))).not.toContain('29999')
+    if (isRoot) expect(await readdir(join(host.dataDir, 'uids'))).not.toContain('19999')
   })
 
   test('keeps the control plane inside its folder, whatever links it plants', async () => {

@@ -38,12 +38,23 @@ const defaultPorts: Range = { first: 21_000, last: 29_999 }
 const pollMs = 50
 const leftOverGraceMs = 5000
 const destroyGraceMs = 2000
+const portReleaseMs = 1000
 /** The launcher needs a moment to record how the gateway ended. */
 const exitRecordMs = 2000
 
 const isolation = isRoot
   ? 'Each agent runs as a user of its own, but agents are not isolated from this machine.'
   : 'Agents run as the user that runs Chowder: agents are not isolated from this machine, nor from each other.'
+
+/** Whether a port is free, or is so soon: the kernel takes a moment to close that of a gateway that was killed. */
+async function becomesFree(port: number, signal: AbortSignal): Promise<boolean> {
+  const deadline = performance.now() + portReleaseMs
+  while (!(await isPortFree(port))) {
+    if (performance.now() > deadline) return false
+    await pause(pollMs, signal)
+  }
+  return true
+}
 
 const run = promisify(execFile)
 
@@ -113,9 +124,14 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
   }
 
   /** Brings a stopped sandbox's record up to date, and gives it another port if a stranger has taken its own. */
-  async function renewRecord(spec: SandboxSpec, folder: SandboxFolder, old: SandboxRecord): Promise<void> {
+  async function renewRecord(
+    spec: SandboxSpec,
+    folder: SandboxFolder,
+    old: SandboxRecord,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { port } = old.inside
-    const isFree = await isPortFree(port)
+    const isFree = await becomesFree(port, signal)
     const record = describe(spec, folder, old.uid, isFree ? port : await ports.take(spec.id, isPortFree))
     if (JSON.stringify(record) !== JSON.stringify(old)) await folder.replaceRecord(record)
     if (!isFree) await ports.free(port)
@@ -188,7 +204,7 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
       if (uid !== null) await chown(folder.home, uid, uid)
       if (!old || (await liveGateway(folder, uid))) return
       await folder.removeStaleUploads()
-      await renewRecord(spec, folder, old)
+      await renewRecord(spec, folder, old, signal)
     },
     async start(id, signal) {
       signal.throwIfAborted()
@@ -204,7 +220,8 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
         log?.warn({ instanceId: id, processes: leftOver.length }, 'ended what an earlier gateway left running')
       }
       await launcherEnded(folder, signal)
-      if (!(await isPortFree(record.inside.port))) throw new Error(`port ${record.inside.port} is taken by a stranger`)
+      if (!(await becomesFree(record.inside.port, signal)))
+        throw new Error(`port ${record.inside.port} is taken by a stranger`)
       await rotateLog(folder.log)
       await launchGateway(folder, record, signal)
     },

@@ -27,13 +27,16 @@ interface ProcessStat extends ProcessId {
 const pollMs = 50
 const killDeadlineMs = 10_000
 
+/** Nothing is left but the exit code. While other threads end, files and ports are still held. */
+const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
+
 /** null for a process that is gone, is a zombie, or is hidden from this user. */
 async function readStat(pid: number): Promise<ProcessStat | null> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
   // The program's name, in parentheses, may hold anything, parentheses too.
   const [state, , , session, terminal, ...rest] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   const startTime = rest[14]
-  if (!startTime || !state || 'ZX'.includes(state)) return null
+  if (!startTime || !state || isZombie(state, Number(rest[12]))) return null
   return { pid, startTime, session: Number(session), terminal: terminal ?? '0' }
 }
 
@@ -41,7 +44,9 @@ async function readStat(pid: number): Promise<ProcessStat | null> {
 async function readUid(pid: number): Promise<number | null> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
   const uid = /^Uid:\t(\d+)/m.exec(status)?.[1]
-  return uid === undefined || /^State:\t[ZX]/m.test(status) ? null : Number(uid)
+  const state = /^State:\t(.)/m.exec(status)?.[1]
+  const threads = /^Threads:\t(\d+)/m.exec(status)?.[1]
+  return !uid || !state || isZombie(state, Number(threads)) ? null : Number(uid)
 }
 
 /** Whether that very process lives, and, with a uid, is that user's. */
