@@ -5,6 +5,7 @@ import { type OrganizationDeps, organizationRoutes } from './organization/routes
 import { type FindCaller, useApiKeys } from './platform/auth.ts'
 import { clientErrorAnswer, useDetailErrors } from './platform/http-errors.ts'
 import { newId } from './platform/ids.ts'
+import { useRequestLog } from './platform/request-log.ts'
 import { strictBodies } from './platform/validation.ts'
 import { type ResponseDeps, responseRoutes } from './responses/routes.ts'
 
@@ -29,6 +30,7 @@ const safeRequestId = /^[\w.:-]{1,128}$/
 export async function buildApp(deps: AppDeps) {
   const app = fastify({
     loggerInstance: deps.log,
+    disableRequestLogging: true, // two lines a request; useRequestLog writes one
     genReqId: ({ headers }) => {
       const given = headers['x-request-id']
       return typeof given === 'string' && safeRequestId.test(given) ? given : newId()
@@ -53,9 +55,10 @@ export async function buildApp(deps: AppDeps) {
     else void parseJson(request, body, done)
   })
   useDetailErrors(app)
+  useRequestLog(app)
 
-  app.get('/healthz', { config: { access: 'public' }, logLevel: 'warn' }, async () => ({ status: 'ok' }))
-  app.get('/readyz', { config: { access: 'public' }, logLevel: 'warn' }, async (_request, reply) => {
+  app.get('/healthz', { config: { access: 'public' } }, async () => ({ status: 'ok' }))
+  app.get('/readyz', { config: { access: 'public' } }, async (_request, reply) => {
     const { database, queue } = await deps.readiness()
     // Without the queue intents are still accepted, and the sweep rings for them later.
     const status = database ? (queue ? 'ready' : 'degraded') : 'unavailable'

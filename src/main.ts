@@ -9,8 +9,8 @@ import { startEmbeddedPostgres } from './database/embedded.ts'
 import { rememberFirst } from './database/installation.ts'
 import { migrate, pendingMigrations } from './database/migrate.ts'
 import { instances } from './database/schema.ts'
+import { findGatewayIn, findHeadIn } from './instances/lookup.ts'
 import { isRunningAtRest } from './instances/status.ts'
-import { gatewayOf } from './instances/store.ts'
 import { findCallerIn } from './keys/store.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
@@ -164,6 +164,7 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
 
   let publicUrl = ''
   if (role !== 'worker') {
+    const findHead = findHeadIn(db)
     const app = await buildApp({
       db,
       vault,
@@ -175,7 +176,8 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
       defaultTier: config.CHOWDER_DEFAULT_TIER,
       publicUrl: () => publicUrl,
       findCaller: findCallerIn(db),
-      gatewayOf: async (organizationId, id) => gatewayOf(db, vault, organizationId, id),
+      findHead,
+      gatewayOf: findGatewayIn(vault, findHead),
       readiness: () => readiness(pool, queue),
     })
     const listening = await app

@@ -1,7 +1,7 @@
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type pg from 'pg'
 
-export type Db = NodePgDatabase
+export type Db = NodePgDatabase & { $client: pg.Pool }
 
 /** The query builder over a pool; opens nothing itself. */
 export const openDb = (pool: pg.Pool): Db => drizzle({ client: pool, casing: 'snake_case' })

@@ -10,12 +10,14 @@ import { AppError } from '../platform/errors.ts'
 import { ErrorBody } from '../platform/http-errors.ts'
 import { newId } from '../platform/ids.ts'
 import { texts } from '../platform/texts.ts'
+import type { FindHead } from './lookup.ts'
 import { type PatchDeps, patchInstance } from './patch.ts'
 import { CreateInstance, Instance, InstanceStatus, PatchInstance, toInstance, toInstanceStatus } from './schemas.ts'
 import { waitUntilSettled } from './settled.ts'
 import { changeIntent, createInstance, getInstance, listInstances, openConfig, terminateInstance } from './store.ts'
 
 export interface InstanceDeps extends PatchDeps {
+  findHead: FindHead
   /** How clients reach the API; asked at each answer, because a port that the system chose is known late. */
   publicUrl(): string
   /** The driver new instances are created on. */
@@ -37,7 +39,7 @@ function whenLeft(reply: FastifyReply): AbortSignal {
 
 /** The eight endpoints of instances. They record intent and ring; workers do the work. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, bell, publicUrl, sandboxDriver } = deps
+  const { db, vault, bell, findHead, publicUrl, sandboxDriver } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
 
@@ -96,7 +98,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       schema: { tags: ['instances'], params: ById, response: { 200: InstanceStatus, ...failures } },
     },
     async ({ caller, params }) =>
-      toInstanceStatus(await getInstance(db, caller.organizationId, params.instance_id), publicUrl()),
+      toInstanceStatus(await findHead(caller.organizationId, params.instance_id), publicUrl()),
   )
 
   app.patch(

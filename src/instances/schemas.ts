@@ -2,6 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Instance as Row } from '../database/schema.ts'
 import { toMicroseconds } from '../platform/timestamps.ts'
 import { Name, Nullable, OneOf } from '../platform/validation.ts'
+import type { InstanceHead } from './lookup.ts'
 import { instanceStatuses, publicStatus } from './status.ts'
 
 const Overrides = Type.Record(Type.String(), Type.Unknown())
@@ -19,7 +20,7 @@ export const Instance = Type.Object(
     sandbox_id: Nullable(Type.String()),
     gateway_url: Nullable(Type.String()),
     openclaw_version: Type.String(),
-    openclaw_config: Nullable(Overrides),
+    openclaw_config: Type.Unsafe<Record<string, unknown> | null>({}),
     region: Type.Null(),
     error_message: Nullable(Type.String()),
     created_at: Type.String(),
@@ -59,10 +60,10 @@ export interface Shown {
 }
 
 /** The instance's base URL for clients: stable and opaque; the real endpoint stays private. */
-const gatewayUrl = (row: Row, publicUrl: string): string | null =>
+const gatewayUrl = (row: InstanceHead, publicUrl: string): string | null =>
   row.endpoint && publicStatus(row) !== 'error' ? `${publicUrl}/v1/instances/${row.id}` : null
 
-export const toInstanceStatus = (row: Row, publicUrl: string): Static<typeof InstanceStatus> => ({
+export const toInstanceStatus = (row: InstanceHead, publicUrl: string): Static<typeof InstanceStatus> => ({
   id: row.id,
   status: publicStatus(row),
   step: row.step,

@@ -1,7 +1,6 @@
 import { and, desc, eq, getTableColumns, isNull, or, type SQL, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
-import type { Endpoint } from '../openclaw/gateway.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import { isId } from '../platform/ids.ts'
@@ -10,7 +9,7 @@ import { texts } from '../platform/texts.ts'
 import { hasStatus, type InstanceStatus, isNotTerminated, publicStatus } from './status.ts'
 
 /** How long a terminated instance can still be read. */
-const terminatedReadableDays = 30
+export const terminatedReadableDays = 30
 
 const configPlace = (id: string) => `instances/${id}/sealed_config`
 const tokenPlace = (id: string) => `instances/${id}/sealed_token`
@@ -53,8 +52,19 @@ const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | 
 export const openConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
   row.sealedConfig === null ? null : JSON.parse(vault.open(row.sealedConfig, configPlace(row.id)))
 
-const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
+export const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
   vault.open(row.sealedToken, tokenPlace(row.id))
+
+// Prepared once a connection: of all that writes, creating is what comes in floods.
+const createText = `
+  WITH place AS (
+    UPDATE organizations SET instance_count = instance_count + 1
+    WHERE id = $2 AND deleted_at IS NULL AND (instance_limit IS NULL OR instance_count < instance_limit)
+      AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
+    RETURNING id)
+  INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
+                         sealed_config, sealed_token, desired_state)
+  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, 'running' FROM place RETURNING *`
 
 /**
  * Takes a place under the organization's limit and inserts the row, in one statement: no two creates can share the
@@ -62,19 +72,20 @@ const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): str
  */
 export async function createInstance(db: Db, vault: Vault, row: NewInstance): Promise<Instance> {
   const { rows } = await onceMoreOnDeadlock(() =>
-    db.execute(sql`
-      WITH place AS (
-        UPDATE organizations SET instance_count = instance_count + 1
-        WHERE id = ${row.organizationId} AND deleted_at IS NULL
-          AND (instance_limit IS NULL OR instance_count < instance_limit)
-          AND EXISTS (SELECT 1 FROM provider_keys
-                      WHERE organization_id = ${row.organizationId} AND provider = ${row.modelProvider})
-        RETURNING id)
-      INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
-                             sealed_config, sealed_token, desired_state)
-      SELECT ${row.id}::uuid, place.id, ${row.name}, ${row.modelProvider}, ${row.sandboxDriver}, ${row.openclawVersion},
-             ${sealConfig(vault, row.id, row.openclawConfig)}, ${vault.seal(row.gatewayToken, tokenPlace(row.id))}, 'running'
-      FROM place RETURNING *`),
+    db.$client.query({
+      name: 'create_instance',
+      text: createText,
+      values: [
+        row.id,
+        row.organizationId,
+        row.name,
+        row.modelProvider,
+        row.sandboxDriver,
+        row.openclawVersion,
+        sealConfig(vault, row.id, row.openclawConfig),
+        vault.seal(row.gatewayToken, tokenPlace(row.id)),
+      ],
+    }),
   )
   if (rows[0]) return fromDriver(rows[0])
   throw await whyNotCreated(db, row)
@@ -229,12 +240,4 @@ export async function openInstance(db: Db, vault: Vault, row: Instance): Promise
     providerKey: key ? vault.open(key.sealed, providerKeyPlace(organizationId, modelProvider)) : null,
     openclawConfig: openConfig(vault, row),
   }
-}
-
-/** Where a running instance's gateway is and its token. Throws not_found, or conflict naming the status. */
-export async function gatewayOf(db: Db, vault: Vault, organizationId: string, id: string) {
-  const row = await getInstance(db, organizationId, id)
-  const status = publicStatus(row)
-  if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
-  return { endpoint: row.endpoint as Endpoint, token: openToken(vault, row), provider: row.modelProvider }
 }

@@ -5,11 +5,13 @@ import type { Bell, Due } from '../platform/bell.ts'
 import { type Logger, logFirstAndRecovery } from '../platform/log.ts'
 
 const name = 'reconcile-instance'
-/** Bells that may be on their way at once; more are dropped, because the sweep rings again. */
-const mostBellsInFlight = 1000
+/** Bells that may wait for those on their way; more are dropped, because the sweep rings again. */
+const mostPendingBells = 1000
 /** The schema that BullMQ keeps its tables in. */
 const schema = 'bullmq'
 const poolSize = 8
+const connectTimeoutMs = 5000
+const statementTimeoutMs = 15_000
 const closeTimeoutMs = 5000
 const reconnectAtMostMs = 2000
 
@@ -50,6 +52,8 @@ function openBackend(
       ...backend.connection,
       max: poolSize,
       keepAlive: true,
+      connectionTimeoutMillis: connectTimeoutMs,
+      statement_timeout: statementTimeoutMs,
       options: `-c search_path=${schema}`,
     })
     pool.on('connect', recovered)
@@ -94,7 +98,13 @@ function openBackend(
 }
 
 /** A job that ran twice is harmless: the lease decides. So it may be found stalled soon and any number of times. */
-const timing = { lockDuration: 10_000, stalledInterval: 5000, maxStalledCount: 1000 }
+const timing = {
+  lockDuration: 10_000,
+  stalledInterval: 5000,
+  maxStalledCount: 1000,
+  // Else a worker that has lost its connection once is deaf for 15 s, and takes as long to close.
+  runRetryDelay: 1000,
+}
 
 /** Resolves when the promise does, and at the latest after `ms`. */
 async function atMost(ms: number, promise: Promise<unknown>): Promise<void> {
@@ -116,28 +126,34 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
   } = openBackend(backend, prefix, health.failed, health.recovered)
   const queue = openJobs()
   queue.on('error', health.failed)
-  let bellsInFlight = 0
+  let pending: Due[] = []
+  let isRinging = false
 
-  // One job an intent and take: ringing twice is one job. The token is in the id because a killed worker leaves its
-  // job active, and BullMQ ignores an add under the same id; each take raises the token, so the next bell has a new id.
-  async function add({ id, generation, leaseToken }: Due): Promise<void> {
-    await queue.add(
-      name,
-      { id },
-      // A kept id would swallow the next bell; attempts are counted on the row.
-      { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
-    )
+  // One job an intent and take: ringing twice is one job. The token is in the id because a killed worker leaves its job
+  // active, and BullMQ ignores an add under the same id; each take raises the token, so the next bell has a new id.
+  const jobFor = ({ id, generation, leaseToken }: Due) => ({
+    name,
+    data: { id },
+    // A kept id would swallow the next bell; attempts are counted on the row.
+    opts: { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
+  })
+
+  /** Those that ring while others are on their way share the next trip. */
+  async function ringPending(): Promise<void> {
+    isRinging = true
+    while (pending.length > 0) {
+      const batch = pending
+      pending = []
+      await queue.addBulk(batch.map(jobFor)).then(health.recovered, health.failed)
+    }
+    isRinging = false
   }
 
   return {
     ring(row) {
-      if (bellsInFlight >= mostBellsInFlight) return
-      bellsInFlight += 1
-      add(row)
-        .then(health.recovered, health.failed)
-        .finally(() => {
-          bellsInFlight -= 1
-        })
+      if (pending.length >= mostPendingBells) return
+      pending.push(row)
+      if (!isRinging) void ringPending()
     },
     async check() {
       if (backend.kind === 'postgres') await queue.waitUntilReady()

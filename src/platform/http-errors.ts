@@ -123,7 +123,12 @@ export function useDetailErrors(app: FastifyInstance): void {
     }
     const error = toAppError(thrown)
     const status = error ? statusOf[error.kind] : ((thrown as FastifyError).statusCode ?? 500)
-    if (status >= 500) request.log.error({ err: thrown }, 'request failed')
+    if (status >= 500) {
+      request.log.error(
+        { err: thrown, organizationId: request.caller?.organizationId, url: request.url },
+        'request failed',
+      )
+    }
     if (error?.retryAfterSeconds !== undefined) reply.header('retry-after', error.retryAfterSeconds)
     if (error?.doNotRetry) reply.header('x-should-retry', 'false')
     if (error) {

@@ -6,18 +6,13 @@ export type { Logger } from 'pino'
  * The process's log: JSON lines on standard output, readable lines when that is a terminal. Keys and tokens in headers
  * are taken out; bodies are never logged.
  */
-export const openLog = (level: string, role: string, isTerminal: boolean): Logger =>
-  pino({
-    level,
-    base: { role },
-    redact: ['req.headers.authorization', 'headers.authorization'],
-    ...(isTerminal && {
-      transport: {
-        target: 'pino-pretty',
-        options: { ignore: 'pid,hostname,role,organizationId,keyId', translateTime: 'HH:MM:ss.l', singleLine: true },
-      },
-    }),
-  })
+export function openLog(level: string, role: string, isTerminal: boolean): Logger {
+  const options = { level, base: { role }, redact: ['req.headers.authorization', 'headers.authorization'] }
+  // Asynchronous: a slow reader of the log, or a slow disk, must not hold up every request. It is flushed at the end.
+  if (!isTerminal) return pino(options, pino.destination({ dest: 1, sync: false }))
+  const pretty = { ignore: 'pid,hostname,role,organizationId,keyId', translateTime: 'HH:MM:ss.l', singleLine: true }
+  return pino({ ...options, transport: { target: 'pino-pretty', options: pretty } })
+}
 
 /**
  * For an emitter that repeats one error many times a second while something is away: logs the first and, after

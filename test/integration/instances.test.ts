@@ -237,6 +237,16 @@ describe('another organization’s instance, an unknown and a malformed id', () 
     expect((await call('GET', `/${id}`)).body.status).toBe('running')
   })
 
+  test('stay apart when two organizations poll for the same ids at the same moment', async () => {
+    const id = await createIn('running')
+    const stranger = await chowder.signUp()
+    const polls = Array.from({ length: 40 }, (_, index) =>
+      call('GET', `/${id}/status`, undefined, index % 2 ? key : stranger.key),
+    )
+    const statuses = (await Promise.all(polls)).map(({ status }) => status)
+    expect(statuses).toEqual(Array.from({ length: 40 }, (_, index) => (index % 2 ? 200 : 404)))
+  })
+
   test.each([
     ['GET', ''],
     ['GET', '/status'],

@@ -3,7 +3,7 @@ import type { FastifyInstance, InjectOptions } from 'fastify'
 import { pino } from 'pino'
 import { buildApp } from '../../src/app.ts'
 import type { Tier } from '../../src/database/schema.ts'
-import { gatewayOf } from '../../src/instances/store.ts'
+import { findGatewayIn, findHeadIn } from '../../src/instances/lookup.ts'
 import { findCallerIn } from '../../src/keys/store.ts'
 import type { Patience } from '../../src/lifecycle/pass.ts'
 import { openQueue, type QueueBackend, type ReconcileQueue } from '../../src/lifecycle/queue.ts'
@@ -80,6 +80,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     bell: queue,
     log,
   }
+  const findHead = findHeadIn(db)
   const app = (await buildApp({
     db,
     vault,
@@ -91,7 +92,8 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     defaultTier,
     publicUrl: () => 'http://chowder.test',
     findCaller: findCallerIn(db),
-    gatewayOf: async (organizationId, id) => gatewayOf(db, vault, organizationId, id),
+    findHead,
+    gatewayOf: findGatewayIn(vault, findHead),
     readiness: async () => ({ database: true, queue: true }),
   })) as unknown as FastifyInstance
   const workers: { stop(): Promise<void> }[] = []

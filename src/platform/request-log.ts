@@ -1,0 +1,26 @@
+import type { FastifyInstance } from 'fastify'
+
+/** Asked every few seconds by whoever watches the process: no news. */
+const unlogged = new Set(['/healthz', '/readyz'])
+
+/** One line a request, once its answer is out or its client gone: who, what, how it ended, and how long it took. */
+export function useRequestLog(app: FastifyInstance): void {
+  app.addHook('onRequest', async (request, reply) => {
+    const { url } = request.routeOptions
+    if (url !== undefined && unlogged.has(url)) return
+    reply.raw.once('close', () => {
+      const { caller } = request
+      request.log.info(
+        {
+          method: request.method,
+          url: request.url.split('?')[0],
+          status: reply.raw.statusCode,
+          ms: Math.round(reply.elapsedTime),
+          ...(!reply.raw.writableFinished && { clientLeft: true }),
+          ...(caller && { organizationId: caller.organizationId, keyId: caller.keyId }),
+        },
+        'request',
+      )
+    })
+  })
+}
