@@ -1,22 +1,24 @@
-import { createServer } from 'node:http'
+import fastify from 'fastify'
 import { Agent, request } from 'undici'
 import { answerMessages, listen } from './program.ts'
 
-/** The limit of the proxy: a server that sends each request on by undici and pipes the answer back. */
+/** The limit of the proxy: bare Fastify, as in the other limits, that sends each body on by undici and pipes the answer. */
 answerMessages(async ({ target }: { target: string }) => {
   const dispatcher = new Agent()
-  const server = createServer(async (asked, reply) => {
-    const answer = await request(target + asked.url, {
+  const app = fastify()
+  app.post('/v1/responses', async (asked, reply) => {
+    const answer = await request(`${target}/v1/responses`, {
       method: 'POST',
       dispatcher,
-      headers: { authorization: `${asked.headers.authorization}`, 'content-type': `${asked.headers['content-type']}` },
-      body: asked,
+      headers: { authorization: String(asked.headers.authorization), 'content-type': 'application/json' },
+      body: JSON.stringify(asked.body),
     })
-    reply.writeHead(answer.statusCode, {
-      'content-type': `${answer.headers['content-type']}`,
-      'content-length': `${answer.headers['content-length']}`,
-    })
-    answer.body.pipe(reply)
+    return reply
+      .code(answer.statusCode)
+      .header('content-type', answer.headers['content-type'])
+      .header('content-length', answer.headers['content-length'])
+      .send(answer.body)
   })
-  return { port: await listen(server) }
+  await app.ready()
+  return { port: await listen(app.server) }
 })

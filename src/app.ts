@@ -1,5 +1,5 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import fastify, { type FastifyBaseLogger } from 'fastify'
+import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
 import { type InstanceDeps, instanceRoutes } from './instances/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './organization/routes.ts'
 import { type FindCaller, useApiKeys } from './platform/auth.ts'
@@ -30,7 +30,7 @@ const safeRequestId = /^[\w.:-]{1,128}$/
 export async function buildApp(deps: AppDeps) {
   const app = fastify({
     loggerInstance: deps.log,
-    disableRequestLogging: true, // two lines a request; useRequestLog writes one
+    logController: new LogController({ disableRequestLogging: true }), // two lines a request; useRequestLog writes one
     genReqId: ({ headers }) => {
       const given = headers['x-request-id']
       return typeof given === 'string' && safeRequestId.test(given) ? given : newId()

@@ -165,6 +165,7 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
   let publicUrl = ''
   if (role !== 'worker') {
     const findHead = findHeadIn(db)
+    const gatewayOf = findGatewayIn(vault, findHead)
     const app = await buildApp({
       db,
       vault,
@@ -177,7 +178,8 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
       publicUrl: () => publicUrl,
       findCaller: findCallerIn(db),
       findHead,
-      gatewayOf: findGatewayIn(vault, findHead),
+      gatewayOf,
+      forgetGateway: gatewayOf.forget,
       readiness: () => readiness(pool, queue),
     })
     const listening = await app

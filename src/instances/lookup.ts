@@ -1,7 +1,7 @@
 import DataLoader from 'dataloader'
 import { LRUCache } from 'lru-cache'
 import type { Db } from '../database/client.ts'
-import type { Instance } from '../database/schema.ts'
+import type { Instance, ModelProvider } from '../database/schema.ts'
 import type { Endpoint } from '../openclaw/gateway.ts'
 import { AppError } from '../platform/errors.ts'
 import { isId } from '../platform/ids.ts'
@@ -32,7 +32,7 @@ export type FindHead = (organizationId: string, id: string) => Promise<InstanceH
 const largestBatch = 500
 /** While so many queries are out, those who ask meanwhile share the next one: the busier, the fewer queries a request. */
 const mostQueriesAtOnce = 2
-const rememberedTokens = 10_000
+const rememberedGateways = 10_000
 
 const text = `
   SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation, i.observed_generation AS "observedGeneration",
@@ -82,19 +82,37 @@ export function findHeadIn(db: Db): FindHead {
   }
 }
 
-/** Where a running instance's gateway is, and its token. Throws not_found, or conflict naming the status. */
-export function findGatewayIn(vault: Vault, findHead: FindHead) {
-  // Opening a sealed token costs more than all else here, and a token never changes under its seal.
-  const tokens = new LRUCache<string, string>({ max: rememberedTokens })
-  return async (organizationId: string, id: string) => {
+export interface FindGateway {
+  /**
+   * Where a running instance's gateway is, and its token. Throws not_found, or conflict naming the status. A process
+   * that did not record the change itself may take an instance for running for 100 ms longer.
+   */
+  (organizationId: string, id: string): Promise<{ endpoint: Endpoint; token: string; provider: ModelProvider }>
+  /** To be called once an intent was recorded and before it is answered: messages get their 409 from then on. */
+  forget(organizationId: string, id: string): void
+}
+
+/** A burst of turns asks the database once; short beside a turn, which takes a third of a second at the least. */
+const gatewayRememberedMs = 100
+
+export function findGatewayIn(vault: Vault, findHead: FindHead): FindGateway {
+  const gateways = new LRUCache<string, Awaited<ReturnType<FindGateway>>>({
+    max: rememberedGateways,
+    ttl: gatewayRememberedMs,
+  })
+  const find = async (organizationId: string, id: string) => {
+    const key = keyOf({ organizationId, id: id.toLowerCase() })
+    const known = gateways.get(key)
+    if (known) return known
     const head = await findHead(organizationId, id)
     const status = publicStatus(head)
     if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
-    let token = tokens.get(head.sealedToken)
-    if (token === undefined) {
-      token = openToken(vault, head)
-      tokens.set(head.sealedToken, token)
-    }
-    return { endpoint: head.endpoint as Endpoint, token, provider: head.modelProvider }
+    const gateway = { endpoint: head.endpoint as Endpoint, token: openToken(vault, head), provider: head.modelProvider }
+    gateways.set(key, gateway)
+    return gateway
   }
+  return Object.assign(find, {
+    forget: (organizationId: string, id: string) =>
+      void gateways.delete(keyOf({ organizationId, id: id.toLowerCase() })),
+  })
 }

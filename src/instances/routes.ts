@@ -10,7 +10,7 @@ import { AppError } from '../platform/errors.ts'
 import { ErrorBody } from '../platform/http-errors.ts'
 import { newId } from '../platform/ids.ts'
 import { texts } from '../platform/texts.ts'
-import type { FindHead } from './lookup.ts'
+import type { FindGateway, FindHead } from './lookup.ts'
 import { type PatchDeps, patchInstance } from './patch.ts'
 import { CreateInstance, Instance, InstanceStatus, PatchInstance, toInstance, toInstanceStatus } from './schemas.ts'
 import { waitUntilSettled } from './settled.ts'
@@ -18,6 +18,8 @@ import { changeIntent, createInstance, getInstance, listInstances, openConfig, t
 
 export interface InstanceDeps extends PatchDeps {
   findHead: FindHead
+  /** Called with what stops being sent turns, before that is answered. */
+  forgetGateway: FindGateway['forget']
   /** How clients reach the API; asked at each answer, because a port that the system chose is known late. */
   publicUrl(): string
   /** The driver new instances are created on. */
@@ -39,7 +41,7 @@ function whenLeft(reply: FastifyReply): AbortSignal {
 
 /** The eight endpoints of instances. They record intent and ring; workers do the work. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, bell, findHead, publicUrl, sandboxDriver } = deps
+  const { db, vault, bell, findHead, forgetGateway, publicUrl, sandboxDriver } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
 
@@ -119,6 +121,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
     async ({ caller, params }, reply) => {
       const due = await terminateInstance(db, caller.organizationId, params.instance_id)
+      forgetGateway(caller.organizationId, params.instance_id)
       if (due) ringAfter(reply, due)
       return reply.code(204).send(null)
     },
@@ -138,6 +141,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
       async ({ caller, params }, reply) => {
         const written = await changeIntent(db, caller.organizationId, params.instance_id, action)
+        forgetGateway(caller.organizationId, params.instance_id)
         bell.ring(written)
         const { row, settled } = await waitUntilSettled(db, written, AbortSignal.any([whenLeft(reply), closing.signal]))
         return reply.code(settled ? 200 : 202).send(show(row))

@@ -28,15 +28,14 @@ export function issueOrganizationKey(organizationId: string) {
 export function findCallerIn(db: Db): FindCaller {
   const cache = new LRUCache<string, { caller: Caller | null }>({ max: cachedKeys, ttl: cacheMs })
   return async (keyHash) => {
-    const id = keyHash.toString('base64')
-    const cached = cache.get(id)
+    const cached = cache.get(keyHash)
     if (cached) return cached.caller
     const [found] = await db
       .select({ keyId: apiKeys.id, organizationId: apiKeys.organizationId })
       .from(apiKeys)
       .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
-      .where(and(eq(apiKeys.keyHash, keyHash), isNull(organizations.deletedAt)))
-    cache.set(id, { caller: found ?? null })
+      .where(and(eq(apiKeys.keyHash, Buffer.from(keyHash, 'base64')), isNull(organizations.deletedAt)))
+    cache.set(keyHash, { caller: found ?? null })
     return found ?? null
   }
 }

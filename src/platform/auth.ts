@@ -14,8 +14,8 @@ export interface Caller {
   keyId: string
 }
 
-/** Finds the caller that a key's SHA-256 belongs to; null when unknown or revoked. */
-export type FindCaller = (keyHash: Buffer) => Promise<Caller | null>
+/** Finds the caller that a key's SHA-256, in base64, belongs to; null when unknown or revoked. */
+export type FindCaller = (keyHash: string) => Promise<Caller | null>
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -52,7 +52,7 @@ export function useApiKeys(app: FastifyInstance, findCaller: FindCaller): void {
   app.addHook('onRequest', async (request) => {
     if (request.is404 || request.routeOptions.config.access === 'public') return
     const key = presentedKey(request)
-    const caller = keyFormat.test(key) ? await findCaller(hash('sha256', key, 'buffer')) : null
+    const caller = keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
     if (!caller) throw new AppError('unauthenticated', texts.unknownKey)
     request.caller = caller
   })

@@ -114,8 +114,9 @@ function send(request: FastifyRequest, reply: FastifyReply, status: number, deta
  * answer carries the request's id in `x-request-id`.
  */
 export function useDetailErrors(app: FastifyInstance): void {
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    done()
   })
   app.setErrorHandler<Thrown>((thrown, request, reply) => {
     if (!(thrown instanceof AppError) && thrown.validation) {

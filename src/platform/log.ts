@@ -2,12 +2,28 @@ import pino, { type Logger } from 'pino'
 
 export type { Logger } from 'pino'
 
+/** A failed statement's error quotes its parameters, which are sealed values, names and hashes: not for a log. */
+function withoutParameters(error: Error): unknown {
+  const { params: _params, ...shown } = pino.stdSerializers.err(error) as ReturnType<typeof pino.stdSerializers.err> & {
+    params?: unknown
+  }
+  const cut = (text: string) => text.replace(/\nparams: [\s\S]*?(?=\n {4}at |\ncaused by: |$)/g, '')
+  return { ...shown, message: cut(shown.message), stack: cut(shown.stack) }
+}
+
+export const logSerializers = { err: withoutParameters }
+
 /**
  * The process's log: JSON lines on standard output, readable lines when that is a terminal. Keys and tokens in headers
  * are taken out; bodies are never logged.
  */
 export function openLog(level: string, role: string, isTerminal: boolean): Logger {
-  const options = { level, base: { role }, redact: ['req.headers.authorization', 'headers.authorization'] }
+  const options = {
+    level,
+    base: { role },
+    serializers: logSerializers,
+    redact: ['req.headers.authorization', 'headers.authorization'],
+  }
   // Asynchronous: a slow reader of the log, or a slow disk, must not hold up every request. It is flushed at the end.
   if (!isTerminal) return pino(options, pino.destination({ dest: 1, sync: false }))
   const pretty = { ignore: 'pid,hostname,role,organizationId,keyId', translateTime: 'HH:MM:ss.l', singleLine: true }

@@ -5,7 +5,8 @@ const unlogged = new Set(['/healthz', '/readyz'])
 
 /** One line a request, once its answer is out or its client gone: who, what, how it ended, and how long it took. */
 export function useRequestLog(app: FastifyInstance): void {
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
+    done()
     const { url } = request.routeOptions
     if (url !== undefined && unlogged.has(url)) return
     reply.raw.once('close', () => {

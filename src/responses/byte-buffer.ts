@@ -1,3 +1,5 @@
+import type { Readable } from 'node:stream'
+
 /** Bytes collected from chunks. Grows by doubling: neither many tiny chunks nor a few large ones make it slow or fat. */
 export class ByteBuffer {
   #bytes = Buffer.alloc(0)
@@ -32,17 +34,25 @@ export class ByteBuffer {
   }
 }
 
-/** Collects a body's bytes, and stops reading once there are more than `limit`. */
-export async function collect(
-  body: AsyncIterable<Buffer>,
+/** Collects a body's bytes, and stops reading once there are more than `limit`. Rejects when the body breaks off. */
+export function collect(
+  body: Readable,
   limit: number,
   onChunk: () => void = () => {},
 ): Promise<{ bytes: Buffer; isWhole: boolean }> {
+  const { promise, resolve, reject } = Promise.withResolvers<{ bytes: Buffer; isWhole: boolean }>()
   const collected = new ByteBuffer()
-  for await (const chunk of body) {
+  body.on('data', (chunk: Buffer) => {
     onChunk()
-    if (collected.length + chunk.length > limit) return { bytes: collected.take(), isWhole: false }
-    collected.append(chunk)
-  }
-  return { bytes: collected.take(), isWhole: true }
+    if (collected.length + chunk.length <= limit) return collected.append(chunk)
+    resolve({ bytes: collected.take(), isWhole: false })
+    body.destroy()
+  })
+  body.once('end', () => resolve({ bytes: collected.take(), isWhole: true }))
+  body.once('error', reject)
+  body.once('close', () => {
+    // After `end` or `error` this changes nothing, and an error that nobody sees would cost its stack trace.
+    if (!body.readableEnded && !body.errored) reject(new Error('the body broke off'))
+  })
+  return promise
 }

@@ -1,9 +1,7 @@
-import { Agent, type Dispatcher, Pool, request } from 'undici'
-import type { probeHealth } from '../openclaw/gateway.ts'
+import { Agent, type Dispatcher, Pool } from 'undici'
+import type { Endpoint } from '../openclaw/gateway.ts'
 import { AppError } from '../platform/errors.ts'
 import { texts } from '../platform/texts.ts'
-
-export type Endpoint = Parameters<typeof probeHealth>[0]
 
 /** Node's and undici's codes for a connection that never came about: the gateway has seen nothing of the request. */
 const neverConnected = new Set([
@@ -67,9 +65,10 @@ export function openGatewayPool(): GatewayPool {
   })
   return {
     post: (endpoint, headers, body, signal) =>
-      request(`${originOf(endpoint)}/v1/responses`, {
+      agent.request({
+        origin: originOf(endpoint),
+        path: '/v1/responses',
         method: 'POST',
-        dispatcher: agent,
         headers: {
           ...(endpoint.kind === 'tcp' ? endpoint.headers : {}),
           ...headers,

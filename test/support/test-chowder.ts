@@ -81,6 +81,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     log,
   }
   const findHead = findHeadIn(db)
+  const gatewayOf = findGatewayIn(vault, findHead)
   const app = (await buildApp({
     db,
     vault,
@@ -93,7 +94,8 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     publicUrl: () => 'http://chowder.test',
     findCaller: findCallerIn(db),
     findHead,
-    gatewayOf: findGatewayIn(vault, findHead),
+    gatewayOf,
+    forgetGateway: gatewayOf.forget,
     readiness: async () => ({ database: true, queue: true }),
   })) as unknown as FastifyInstance
   const workers: { stop(): Promise<void> }[] = []

@@ -1,0 +1,16 @@
+import { DrizzleQueryError } from 'drizzle-orm'
+import { pino } from 'pino'
+import { expect, test } from 'vitest'
+import { logSerializers } from '../../src/platform/log.ts'
+
+test('the parameters of a failed statement stay out of the log, its text and cause do not', () => {
+  const lines: string[] = []
+  const log = pino({ serializers: logSerializers }, { write: (line: string) => void lines.push(line) })
+  const cause = new Error('relation "x" does not exist')
+  const failed = new DrizzleQueryError('select $1', ['canary-1', 'canary\n-2'], cause)
+  log.error({ err: failed }, 'failed')
+  log.error({ err: new Error('outer', { cause: failed }) }, 'failed')
+  expect(lines.join('')).not.toContain('canary')
+  expect(lines[0]).toContain('select $1')
+  expect(lines[0]).toContain('does not exist')
+})
