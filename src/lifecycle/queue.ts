@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createPostgresBackend, type Job, Queue, runMigrations, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
@@ -5,8 +6,12 @@ import type { Bell, Due } from '../platform/bell.ts'
 import { type Logger, logFirstAndRecovery } from '../platform/log.ts'
 
 const name = 'reconcile-instance'
-/** Bells that may wait for those on their way; more are dropped, because the sweep rings again. */
-const mostPendingBells = 1000
+/**
+ * In a flood the bells that come within this time travel together, and no more of them than workers can have use for:
+ * the rest is dropped, and the sweep rings for it before a worker is free.
+ */
+const betweenBellsMs = 100
+const mostPendingBells = 64
 /** The schema that BullMQ keeps its tables in. */
 const schema = 'bullmq'
 const poolSize = 8
@@ -138,13 +143,14 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
     opts: { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
   })
 
-  /** Those that ring while others are on their way share the next trip. */
+  /** The first rings at once; those that ring soon after share the next trip. */
   async function ringPending(): Promise<void> {
     isRinging = true
     while (pending.length > 0) {
       const batch = pending
       pending = []
       await queue.addBulk(batch.map(jobFor)).then(health.recovered, health.failed)
+      await sleep(betweenBellsMs, undefined, { ref: false })
     }
     isRinging = false
   }
