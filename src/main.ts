@@ -250,6 +250,29 @@ function roleOf(argument: string | undefined, config: Config): Role {
   throw new StartupError(`There is no command ${JSON.stringify(argument)}. Use one of: ${roles.join(', ')}.`)
 }
 
+/** A person who presses Ctrl-C again wants out; nobody does that within this time. */
+const twinWithinMs = 1000
+
+/**
+ * Under npm one Ctrl-C comes twice within a millisecond, from the terminal and from npm; the second signal would end
+ * the process as it is, with agents and database left running. Returns what makes the twin of a first signal harmless;
+ * a later second signal still ends the process at once.
+ */
+function ignoreTwins(): (signal: NodeJS.Signals) => void {
+  let firstAt = Number.POSITIVE_INFINITY
+  // There from the start: a moment without any listener, and the twin would kill the process.
+  const onSignal = () => {
+    if (performance.now() - firstAt > twinWithinMs) process.exit(1)
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal)
+  return (signal) => {
+    firstAt = performance.now()
+    for (const listener of process.listeners(signal)) {
+      if (listener !== onSignal) process.removeListener(signal, listener)
+    }
+  }
+}
+
 async function main(): Promise<void> {
   const config = loadConfig()
   const role = roleOf(process.argv[2], config)
@@ -260,7 +283,9 @@ async function main(): Promise<void> {
       await closer.close({ interrupted }).catch((error: unknown) => log.warn({ err: error }, 'closing failed'))
     }
   }
+  const ignoreTwinOf = ignoreTwins()
   const shutdown = closeWithGrace({ delay: shutdownTimeoutMs, logger: log }, async ({ err, signal }) => {
+    if (signal) ignoreTwinOf(signal)
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')
     await shutDown(signal === 'SIGINT')

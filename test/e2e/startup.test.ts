@@ -80,6 +80,13 @@ describe('starting Chowder', () => {
     expect(output).toContain('all, api, worker, migrate')
   })
 
+  it('a Ctrl-C that comes twice, as it does under npm, stops everything in order', async () => {
+    process.kill(chowder.pid, 'SIGINT')
+    expect(await chowder.kill('SIGINT')).toBe(0)
+    expect(await processesIn(dataDir)).toEqual([])
+    chowder = await startChowder({ dataDir })
+  })
+
   it("after kill -9 of everything, a stale pid file that names somebody else's process does not keep it from starting", async () => {
     const pidFile = join(dataDir, 'postgres/data/postmaster.pid')
     const [pid = '', ...rest] = (await readFile(pidFile, 'utf8')).split('\n')
