@@ -14,11 +14,12 @@ import { isRunningAtRest } from './instances/status.ts'
 import { findCallerIn } from './keys/store.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
-import { startWorker } from './lifecycle/worker.ts'
+import { defaultRounds, startWorker } from './lifecycle/worker.ts'
 import { installRelease } from './openclaw/install.ts'
 import { defaultRelease, openclawVersion, releaseFolder } from './openclaw/releases.ts'
 import { BadEnvironment, type Config, loadConfig } from './platform/config.ts'
 import { dataFolder, hostId, nodeBinary, prepareDataFolder } from './platform/data-folder.ts'
+import { atMost } from './platform/deadline.ts'
 import { type Logger, openLog } from './platform/log.ts'
 import { findSecretKey } from './platform/secret-key.ts'
 import { openVault, type Vault } from './platform/secrets.ts'
@@ -35,8 +36,10 @@ const connectTimeoutMs = 5000
 /** No statement of ours takes long; one that does is ended, so that the pool is not used up by it. */
 const statementTimeoutMs = 15_000
 const stopAgentsGraceMs = 10_000
-/** Draining: reconciles 25 s, agents 10 s, the rest seconds. After this the process ends as it is. */
-const shutdownTimeoutMs = 60_000
+const closeTimeoutMs = 5000
+const startEndsMs = 30_000
+/** Draining: reconciles 30 s, agents 20 s, PostgreSQL 40 s, the rest seconds. After this the process ends as it is. */
+const shutdownTimeoutMs = 120_000
 
 /** What must be closed, in the order it was opened; closed the other way round. */
 type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
@@ -44,18 +47,26 @@ type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
 const postgresConnection = (url: string): pg.PoolConfig => ({ connectionString: url })
 
 /** Opens the database: the given one, which must be migrated, or the embedded one, which is migrated here. */
-async function openDatabase(config: Config, role: Role, dataDir: string, log: Logger, closers: Closers) {
+async function openDatabase(
+  config: Config,
+  role: Role,
+  dataDir: string,
+  log: Logger,
+  closers: Closers,
+  signal: AbortSignal,
+) {
   // Without its database the process can do nothing any more: it ends, and whoever keeps it running starts it again.
   const fail = (error: Error) => {
-    log.fatal({ err: error }, 'the database is lost')
-    process.kill(process.pid, 'SIGTERM')
+    setImmediate(() => {
+      throw error
+    })
   }
   let connection: pg.PoolConfig
   if (config.DATABASE_URL) {
     connection = postgresConnection(config.DATABASE_URL)
   } else {
     log.info({ dataDir }, 'starting the embedded PostgreSQL')
-    const embedded = await startEmbeddedPostgres({ dataDir, log, onFatal: fail })
+    const embedded = await startEmbeddedPostgres({ dataDir, log, signal, onFatal: fail })
     closers.push({ close: () => embedded.stop() })
     connection = embedded.connection
   }
@@ -64,19 +75,23 @@ async function openDatabase(config: Config, role: Role, dataDir: string, log: Lo
     max: poolSize,
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
+    query_timeout: statementTimeoutMs + connectTimeoutMs, // should the server never answer
     keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
     application_name: `chowder-${role}`,
   })
   pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost')) // else it ends the process
-  closers.push({ close: () => pool.end() })
+  closers.push({ close: () => atMost(closeTimeoutMs, pool.end()) })
 
   const backend: QueueBackend = config.REDIS_URL
     ? { kind: 'redis', url: config.REDIS_URL }
     : { kind: 'postgres', connection: { ...connection, application_name: `chowder-${role}-queue` } }
   if (role === 'migrate' || !config.DATABASE_URL) {
-    await migrate(pool, async (client) => {
+    // A pool of its own: a migration takes as long as the data it moves.
+    const migrating = new pg.Pool({ ...connection, max: 1, application_name: 'chowder-migrate' })
+    await migrate(migrating, async (client) => {
       if (backend.kind === 'postgres') await migrateQueue(client)
-    })
+    }).finally(() => migrating.end())
   }
   const pending = await pendingMigrations(pool)
   if (pending > 0) {
@@ -128,14 +143,15 @@ const markForRestart = (db: Db, driver: string) =>
     .set({ generation: sql`${instances.generation} + 1`, readyAt: null, attempts: 0, updatedAt: sql`now()` })
     .where(and(isRunningAtRest, eq(instances.sandboxDriver, driver)))
 
-async function start(config: Config, role: Role, log: Logger, closers: Closers): Promise<void> {
+async function start(config: Config, role: Role, log: Logger, closers: Closers, signal: AbortSignal): Promise<void> {
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)
-  const { pool, db, backend } = await openDatabase(config, role, dataDir, log, closers)
+  const { pool, db, backend } = await openDatabase(config, role, dataDir, log, closers, signal)
   if (role === 'migrate') {
     log.info('the schema is up to date')
     return
   }
+  signal.throwIfAborted()
   const vault = await openVaultOf(db, config, dataDir)
   await claimHost(db, dataDir)
   const queue = await openQueueOf(backend, log, closers)
@@ -151,7 +167,9 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
       async close({ interrupted }) {
         if (!interrupted) return
         log.info('stopping the agents')
-        await markForRestart(db, sandboxes.name)
+        await markForRestart(db, sandboxes.name).catch((error: unknown) => {
+          log.warn({ err: error }, 'the agents could not be marked; the next start finds them stopped')
+        })
         await sandboxes.stopAll({ graceMs: stopAgentsGraceMs }, AbortSignal.timeout(stopAgentsGraceMs * 2))
       },
     })
@@ -188,7 +206,13 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
         if (error.code === 'EADDRINUSE') throw portTaken(config)
         throw error
       })
-    closers.push({ close: () => app.close() })
+    closers.push({
+      async close() {
+        // Whoever still sends or reads slowly is cut off: agents and database are to be stopped in time.
+        const cut = setTimeout(() => app.server.closeAllConnections(), closeTimeoutMs)
+        await app.close().finally(() => clearTimeout(cut))
+      },
+    })
     publicUrl = (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
   }
 
@@ -204,7 +228,7 @@ async function start(config: Config, role: Role, log: Logger, closers: Closers):
       bell: queue,
       log,
     }
-    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY)
+    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultRounds, signal)
     closers.push({ close: () => worker.stop() })
     closers.push({ close: async () => preparing.abort() })
     void sandboxes
@@ -278,27 +302,37 @@ async function main(): Promise<void> {
   const role = roleOf(process.argv[2], config)
   const log = openLog(config.LOG_LEVEL, role, process.stdout.isTTY)
   const closers: Closers = []
-  const shutDown = async (interrupted: boolean) => {
-    for (let closer = closers.pop(); closer; closer = closers.pop()) {
-      await closer.close({ interrupted }).catch((error: unknown) => log.warn({ err: error }, 'closing failed'))
-    }
+  const ending = new AbortController()
+  let closing: Promise<void> | undefined
+  const shutDown = (interrupted: boolean): Promise<void> => {
+    closing ??= closeAll(closers, interrupted, log)
+    return closing
   }
+  const starting = Promise.withResolvers<void>()
   const ignoreTwinOf = ignoreTwins()
   const shutdown = closeWithGrace({ delay: shutdownTimeoutMs, logger: log }, async ({ err, signal }) => {
     if (signal) ignoreTwinOf(signal)
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')
+    ending.abort(new StartupError('It was told to end while it started.'))
+    await atMost(startEndsMs, starting.promise) // what it is just opening must be there to be closed
     await shutDown(signal === 'SIGINT')
   })
   try {
-    await start(config, role, log, closers)
-    if (role === 'migrate') {
-      await shutDown(false)
-      shutdown.uninstall()
-    }
+    await start(config, role, log, closers, ending.signal).finally(starting.resolve)
+    if (role !== 'migrate') return
+    await shutDown(false)
+    shutdown.uninstall()
   } catch (error) {
+    if (ending.signal.aborted) return // the shutdown has the word
     await shutDown(false)
     throw error
+  }
+}
+
+async function closeAll(closers: Closers, interrupted: boolean, log: Logger): Promise<void> {
+  for (let closer = closers.pop(); closer; closer = closers.pop()) {
+    await closer.close({ interrupted }).catch((error: unknown) => log.warn({ err: error }, 'closing failed'))
   }
 }
 

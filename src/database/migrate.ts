@@ -17,7 +17,6 @@ export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Pr
   try {
     await client.query(`SET lock_timeout = ${waitForOthersMs}`)
     await client.query('SELECT pg_advisory_lock($1)', [advisoryLock])
-    await client.query('SET statement_timeout = 0') // a migration takes as long as the data it moves
     await applyMigrations(drizzle(client), { migrationsFolder: folder.pathname })
     await also(client)
   } finally {

@@ -24,11 +24,8 @@ export class IntentChanged extends Error {
 
 /** Columns that only the holder of the lease writes. */
 type Observed = Partial<
-  Pick<
-    Instance,
-    'attempts' | 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'sealedConfig' | 'step' | 'terminatedAt'
-  >
-> & { nextAttemptAt?: SQL; updatedAt?: SQL }
+  Pick<Instance, 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'sealedConfig' | 'step' | 'terminatedAt'>
+> & { attempts?: number | SQL; updatedAt?: SQL }
 
 /** The right to work on one row, fenced by a token that every write carries. */
 export interface Lease {
@@ -45,6 +42,8 @@ export interface Lease {
    * intent has changed meanwhile: a newer change is never swallowed. Throws LeaseLost.
    */
   settle(generation: number, fields: Observed): Promise<boolean>
+  /** Puts the work on `generation` off; an intent that is newer is not kept waiting by it. Throws LeaseLost. */
+  postpone(generation: number, seconds: number, errorMessage: string): Promise<void>
   /**
    * Stores a verified change of a running gateway, and settles if the intent is still the one of `generation`. False,
    * with nothing written, when the instance was terminated meanwhile. Throws LeaseLost.
@@ -77,7 +76,7 @@ export async function takeDue(db: Db, id: string, sandboxDriver: string): Promis
 export async function takeForChange(db: Db, organizationId: string, id: string): Promise<Instance | null> {
   const [row] = await db
     .update(instances)
-    .set({ leaseToken: nextToken, leaseUntil: held, generation: sql`${instances.generation} + 1` })
+    .set({ leaseToken: nextToken, leaseUntil: held, generation: sql`${instances.generation} + 1`, attempts: 0 })
     .where(and(eq(instances.id, id), eq(instances.organizationId, organizationId), isRunningAtRest))
     .returning()
   return row ?? null
@@ -174,6 +173,16 @@ export async function withLease(
       }
       await lease.write(unchanged) // throws if it is not ours any more
       return false
+    },
+    async postpone(generation, seconds, errorMessage) {
+      lost.signal.throwIfAborted()
+      const [row] = await db
+        .update(instances)
+        .set({ errorMessage, nextAttemptAt: sql`now() + make_interval(secs => ${seconds})` })
+        .where(and(mine, eq(instances.generation, generation)))
+        .returning()
+      if (row) instance = row
+      else await lease.write(unchanged)
     },
     async store(generation, fields) {
       lost.signal.throwIfAborted()

@@ -100,19 +100,23 @@ export function findGatewayIn(vault: Vault, findHead: FindHead): FindGateway {
     max: rememberedGateways,
     ttl: gatewayRememberedMs,
   })
+  let forgotten = 0
   const find = async (organizationId: string, id: string) => {
     const key = keyOf({ organizationId, id: id.toLowerCase() })
     const known = gateways.get(key)
     if (known) return known
+    const before = forgotten
     const head = await findHead(organizationId, id)
     const status = publicStatus(head)
     if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
     const gateway = { endpoint: head.endpoint as Endpoint, token: openToken(vault, head), provider: head.modelProvider }
-    gateways.set(key, gateway)
+    if (before === forgotten) gateways.set(key, gateway) // else it may be what was just forgotten
     return gateway
   }
   return Object.assign(find, {
-    forget: (organizationId: string, id: string) =>
-      void gateways.delete(keyOf({ organizationId, id: id.toLowerCase() })),
+    forget: (organizationId: string, id: string) => {
+      forgotten += 1
+      gateways.delete(keyOf({ organizationId, id: id.toLowerCase() }))
+    },
   })
 }

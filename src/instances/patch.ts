@@ -10,6 +10,7 @@ import type { Bell } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import type { Vault } from '../platform/secrets.ts'
 import { texts } from '../platform/texts.ts'
+import { SandboxCapacityError, SandboxPathError } from '../sandbox/driver.ts'
 import { type Lease, takeForChange, withLease } from './lease.ts'
 import { publicStatus } from './status.ts'
 import { getInstance, openInstance, renameInstance, sealedConfigFor, storeConfigAtRest } from './store.ts'
@@ -93,7 +94,7 @@ async function applyAndStore(deps: PatchDeps, lease: Lease, { name, config }: Ch
     const systemPrompt = await applyToGateway(deps, lease, config)
     await writeSystemPrompt(sandboxes.files(instance.id), systemPrompt, lease.signal)
   } catch (error) {
-    if (!(error instanceof GatewayRefusal)) throw asUnreachable(error)
+    if (!isConfigRefusal(error)) throw asAnswer(error, lease)
     await lease.settle(generation, {})
     throw new AppError('invalid', `OpenClaw refused the configuration: ${error.message}`, { cause: error })
   }
@@ -139,9 +140,21 @@ async function waitForRestart(endpoint: Endpoint, signal: AbortSignal): Promise<
   throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
 }
 
-/** What is left is unknown until a worker has looked: the client may ask again. */
-function asUnreachable(error: unknown): unknown {
-  if (!(error instanceof GatewayUnreachable)) return error
-  const kind = error.outcomeUnknown ? 'gateway_timeout' : 'gateway_unreachable'
-  return new AppError(kind, texts.gatewayUnavailable, { cause: error })
+/** The gateway's verdict on the configuration itself: nothing has changed. Its other refusals say nothing of that. */
+const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
+  error instanceof GatewayRefusal && error.code === 'INVALID_REQUEST'
+
+/** Any other failure: what the gateway has is unknown until a worker has looked, so the row is left due. */
+function asAnswer(error: unknown, { signal }: Lease): unknown {
+  const { gatewayUnavailable } = texts
+  if (error instanceof SandboxPathError) return new AppError('invalid', error.message, { cause: error })
+  if (error instanceof SandboxCapacityError) return new AppError('no_space', error.message, { cause: error })
+  if (error instanceof GatewayUnreachable && !error.outcomeUnknown) {
+    return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
+  }
+  if (error instanceof GatewayRefusal) return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
+  if (error instanceof GatewayUnreachable || signal.aborted) {
+    return new AppError('gateway_timeout', gatewayUnavailable, { cause: error })
+  }
+  return error
 }

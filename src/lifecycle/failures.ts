@@ -1,13 +1,21 @@
 import { GatewayRefusal } from '../openclaw/gateway.ts'
 import { AppError } from '../platform/errors.ts'
+import { SandboxCapacityError, SandboxPathError } from '../sandbox/driver.ts'
 
 /** A failure with a message fit for the instance's owner. `final` when trying again cannot heal it. */
 export class StepFailure extends Error {
   override name = 'StepFailure'
   readonly final: boolean
-  constructor(message: string, options: ErrorOptions & { final?: boolean } = {}) {
+  /** The gateway's own words, for its owner alone: what an agent says is no matter for Chowder's log. */
+  readonly #quote: string
+  constructor(message: string, options: ErrorOptions & { final?: boolean; quote?: string } = {}) {
     super(message, options)
     this.final = options.final ?? false
+    this.#quote = options.quote ?? ''
+  }
+
+  get ownersMessage(): string {
+    return this.#quote ? `${this.message}: ${this.#quote}` : this.message
   }
 }
 
@@ -30,7 +38,9 @@ export const isFinal = (error: unknown): boolean =>
 
 /** What the owner may read of a failure. A platform's own words stay in the log: they may name the host's paths. */
 export function messageFor(error: unknown, step: string | null): string {
-  if (error instanceof StepFailure || error instanceof AppError) return error.message
+  if (error instanceof StepFailure) return error.ownersMessage
+  if (error instanceof AppError || error instanceof SandboxPathError || error instanceof SandboxCapacityError)
+    return error.message
   if (error instanceof GatewayRefusal) return `OpenClaw refused the configuration: ${error.message}`
   return `The step ${step ?? 'start'} failed. The reason is in Chowder's log.`
 }

@@ -45,9 +45,9 @@ const configurationExit = 78
 async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
   const code = exit?.code ?? null
   const why = exit?.oom ? 'it ran out of memory' : code === null ? 'it was ended' : `exit code ${code}`
-  const words = await lastWords(pass)
-  return new StepFailure(`The gateway ended while it started (${why})${words && `: ${words}`}`, {
+  return new StepFailure(`The gateway ended while it started (${why})`, {
     final: code === configurationExit,
+    quote: await lastWords(pass),
   })
 }
 

@@ -3,6 +3,7 @@ import { createPostgresBackend, type Job, Queue, runMigrations, Worker } from 'b
 import { Redis } from 'ioredis'
 import pg from 'pg'
 import type { Bell, Due } from '../platform/bell.ts'
+import { atMost } from '../platform/deadline.ts'
 import { type Logger, logFirstAndRecovery } from '../platform/log.ts'
 
 const name = 'reconcile-instance'
@@ -15,7 +16,11 @@ const mostPendingBells = 64
 /** The schema that BullMQ keeps its tables in. */
 const schema = 'bullmq'
 const poolSize = 8
+/** Without it a connection that was cut in silence is noticed after two hours. */
+const keepAliveInitialDelayMillis = 10_000
 const connectTimeoutMs = 5000
+/** A trip that takes longer is left behind: the sweep rings again for what it carried. */
+const ringTimeoutMs = 5000
 const statementTimeoutMs = 15_000
 const closeTimeoutMs = 5000
 const reconnectAtMostMs = 2000
@@ -57,6 +62,7 @@ function openBackend(
       ...backend.connection,
       max: poolSize,
       keepAlive: true,
+      keepAliveInitialDelayMillis,
       connectionTimeoutMillis: connectTimeoutMs,
       statement_timeout: statementTimeoutMs,
       options: `-c search_path=${schema}`,
@@ -77,6 +83,7 @@ function openBackend(
   const connect = (options: { maxRetriesPerRequest: number | null; enableOfflineQueue: boolean }) => {
     const redis = new Redis(backend.url, {
       ...options,
+      keepAlive: keepAliveInitialDelayMillis,
       retryStrategy: (times) => Math.min(times * 100, reconnectAtMostMs),
     })
     redis.on('error', failed)
@@ -111,15 +118,6 @@ const timing = {
   runRetryDelay: 1000,
 }
 
-/** Resolves when the promise does, and at the latest after `ms`. */
-async function atMost(ms: number, promise: Promise<unknown>): Promise<void> {
-  const deadline = AbortSignal.timeout(ms)
-  await Promise.race([
-    promise.catch(() => {}),
-    new Promise((resolve) => deadline.addEventListener('abort', resolve, { once: true })),
-  ])
-}
-
 /** The one seam to BullMQ. `prefix` keeps the queues of several installations, or tests, apart. */
 export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
   const health = logFirstAndRecovery(log, 'the queue')
@@ -149,7 +147,7 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
     while (pending.length > 0) {
       const batch = pending
       pending = []
-      await queue.addBulk(batch.map(jobFor)).then(health.recovered, health.failed)
+      await atMost(ringTimeoutMs, queue.addBulk(batch.map(jobFor)).then(health.recovered, health.failed))
       await sleep(betweenBellsMs, undefined, { ref: false })
     }
     isRinging = false

@@ -1,4 +1,5 @@
 import { sql } from 'drizzle-orm'
+import { instances } from '../database/schema.ts'
 import { IntentChanged, type Lease, takeDue, withLease } from '../instances/lease.ts'
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
@@ -26,16 +27,22 @@ export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: A
 async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promise<void> {
   const take = { startedGateway: false }
   try {
-    if (lease.instance.desiredState === 'running' && lease.instance.attempts > maxAttempts) {
+    if (await isUsedUp(deps, lease)) {
       return await giveUp(deps, lease, lease.instance.errorMessage ?? 'The worker ended each time it was at it.')
     }
     while (!(await converge(deps, lease, take)));
   } catch (error) {
     // A deploy is no failure of the instance: the next worker starts with the same count.
-    if (stop.aborted) return await lease.write({ attempts: lease.instance.attempts - 1 })
+    if (stop.aborted) return await lease.write({ attempts: sql`greatest(${instances.attempts} - 1, 0)` })
     if (lease.signal.aborted) throw error // somebody else's now
     await fail(deps, lease, error)
   }
+}
+
+/** Whether all attempts went without a gateway that lasts. One that runs is looked after, whatever came before. */
+async function isUsedUp({ sandboxes }: LifecycleDeps, { instance, signal }: Lease): Promise<boolean> {
+  if (instance.desiredState !== 'running' || instance.attempts <= maxAttempts) return false
+  return instance.readyAt === null || (await sandboxes.observe(instance.id, signal)).state !== 'running'
 }
 
 /** One pass over the plan; true once the row is settled, false when the intent has changed on the way. */
@@ -44,6 +51,7 @@ async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGatewa
   const { generation, desiredState } = lease.instance
   const signal = lease.untilIntentChanges()
   const pass: Pass = { ...deps, lease, signal, started: false }
+  let last: Parameters<Lease['settle']>[1]
   try {
     for (const { step, limitMs } of plans[desiredState]) {
       signal.throwIfAborted()
@@ -53,11 +61,12 @@ async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGatewa
       deps.log.info({ step: step.name, ms: Math.round(performance.now() - startedAt) }, 'step done')
       take.startedGateway ||= pass.started
     }
+    last = await outcome({ ...pass, signal }, take.startedGateway)
   } catch (error) {
     if (signal.reason instanceof IntentChanged && !lease.signal.aborted) return false
     throw error
   }
-  const settled = await lease.settle(generation, await outcome(pass, take.startedGateway))
+  const settled = await lease.settle(generation, last)
   if (settled) deps.log.info({ desiredState }, 'settled')
   return settled
 }
@@ -110,13 +119,13 @@ async function outcome(
 
 /** Puts the row off for its next attempt, or gives it up. What is to end is never given up. */
 async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<void> {
-  const { desiredState, attempts, step } = lease.instance
+  const { desiredState, generation, attempts, step } = lease.instance
   const message = messageFor(error, step)
   const isAlarming = desiredState !== 'running' && attempts >= alarmingAttempts
   deps.log[isAlarming ? 'error' : 'warn']({ err: error, step, attempts, desiredState }, 'step failed')
   if (desiredState === 'running' && (isFinal(error) || attempts >= maxAttempts)) return giveUp(deps, lease, message)
   const seconds = backoffSeconds(attempts, desiredState)
-  await lease.write({ errorMessage: message, nextAttemptAt: sql`now() + make_interval(secs => ${seconds})` })
+  await lease.postpone(generation, seconds, message)
 }
 
 /** Settles a row that should run as an error with its reason, once what was started is stopped. */
@@ -128,12 +137,9 @@ async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): 
   } catch (error) {
     lease.signal.throwIfAborted()
     log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')
-    await lease.write({
-      errorMessage,
-      nextAttemptAt: sql`now() + make_interval(secs => ${backoffSeconds(attempts, 'stopped')})`,
-    })
+    await lease.postpone(generation, backoffSeconds(attempts, 'stopped'), errorMessage)
     return
   }
   const settled = await lease.settle(generation, { readyAt: null, errorMessage, updatedAt: sql`now()` })
-  if (settled) log.warn({ reason: errorMessage }, 'given up')
+  if (settled) log.warn('given up; the reason is in the instance')
 }

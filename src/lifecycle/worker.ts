@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { atMost } from '../platform/deadline.ts'
 import { logFirstAndRecovery } from '../platform/log.ts'
 import { openDriftPass } from './drift.ts'
 import type { ReconcileQueue } from './queue.ts'
@@ -11,11 +12,12 @@ export interface Rounds {
   driftEveryMs: number
 }
 
-const defaultRounds: Rounds = { sweepEveryMs: 5000, driftEveryMs: 5000 }
+export const defaultRounds: Rounds = { sweepEveryMs: 5000, driftEveryMs: 5000 }
 /** One look at everything; a platform that hangs longer is asked again in the next one. */
 const driftTimeoutMs = 60_000
 /** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
 const drainMs = 20_000
+const loopsEndMs = 5000
 
 /**
  * Works on due rows until it is stopped: first one drift pass, then bells, a sweep every 5 s and a drift pass every
@@ -25,15 +27,17 @@ export async function startWorker(
   deps: LifecycleDeps,
   queue: ReconcileQueue,
   concurrency: number,
-  { sweepEveryMs, driftEveryMs }: Rounds = defaultRounds,
+  { sweepEveryMs, driftEveryMs }: Rounds,
+  starting: AbortSignal,
 ) {
   const { db, sandboxes, log } = deps
   const stopping = new AbortController()
   const findDrift = openDriftPass(deps)
 
-  await findDrift(AbortSignal.timeout(driftTimeoutMs)).catch((error: unknown) => {
+  await findDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch((error: unknown) => {
     log.warn({ err: error }, 'the first look for drift failed; the next one follows')
   })
+  starting.throwIfAborted()
   const working = await queue.work((id, stop) => reconcileInstance(deps, id, stop), concurrency)
 
   async function every(ms: number, what: string, act: () => Promise<void>): Promise<void> {
@@ -65,7 +69,7 @@ export async function startWorker(
     async stop(): Promise<void> {
       stopping.abort()
       await working.stop(drainMs)
-      await loops
+      await atMost(loopsEndMs, loops)
     },
   }
 }

@@ -1,5 +1,5 @@
 import { and, eq, isNotNull, or, sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
+import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
 import {
   apiKeys,
   instances,
@@ -59,7 +59,7 @@ export interface OrganizationPatch {
  * the instances that must learn a changed key: their generation is raised in the same transaction.
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
-  return db.transaction(async (tx) => {
+  const change = async (tx: Transaction) => {
     const [organization] = await tx
       .update(organizations)
       .set({ ...(patch.name !== undefined && { name: patch.name }), updatedAt: sql`now()` })
@@ -73,7 +73,9 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       if (await changeProviderKey(tx, vault, id, provider, key)) due.push(...(await raiseGenerations(tx, id, provider)))
     }
     return { organization, providers: await providersOf(tx, id), due }
-  })
+  }
+  // It locks the organization before the instances, a delete the other way round.
+  return onceMoreOnDeadlock(() => db.transaction(change))
 }
 
 type Transaction = Parameters<Parameters<Db['transaction']>[0]>[0]
@@ -106,7 +108,7 @@ async function changeProviderKey(
 const raiseGenerations = (tx: Transaction, organizationId: string, provider: ModelProvider): Promise<Due[]> =>
   tx
     .update(instances)
-    .set({ generation: sql`${instances.generation} + 1` })
+    .set({ generation: sql`${instances.generation} + 1`, attempts: 0 })
     .where(
       and(
         eq(instances.organizationId, organizationId),

@@ -40,25 +40,17 @@ function faultsIn(error: FastifyError) {
 }
 
 /** A connection that the database, or the way to it, refused or cut: our dependency is down, the request was fine. */
-const databaseDown = new Set([
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'ENOENT',
-  'EPIPE',
-  'ETIMEDOUT',
-  '57P01',
-  '57P02',
-  '57P03',
-  '08000',
-  '08003',
-  '08006',
-  '25006',
-  '53300',
-])
+const databaseDown = new Set(['57P01', '57P02', '57P03', '08000', '08003', '08006', '25006', '53300', '55P03', '57014'])
+
+/** Of a socket's system calls; a file that is missing has the same codes. */
+const connectionCut = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT'])
+const socketCalls = new Set(['connect', 'read', 'write'])
 
 function isDatabaseDown(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    if ('code' in cause && databaseDown.has(String(cause.code))) return true
+    const code = 'code' in cause ? String(cause.code) : ''
+    if (databaseDown.has(code)) return true
+    if (connectionCut.has(code) && 'syscall' in cause && socketCalls.has(String(cause.syscall))) return true
     if (/^(Connection terminated|timeout exceeded when trying to connect|Query read timeout)/.test(cause.message))
       return true
     if (cause instanceof AggregateError && cause.errors.some(isDatabaseDown)) return true

@@ -126,7 +126,13 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       return { id: body.organization.id, key }
     },
     async startWorker(concurrency = 8) {
-      const worker = await startWorker(deps, queue, concurrency, options.rounds ?? quickRounds)
+      const worker = await startWorker(
+        deps,
+        queue,
+        concurrency,
+        options.rounds ?? quickRounds,
+        new AbortController().signal,
+      )
       workers.push(worker)
       return worker
     },
