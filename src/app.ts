@@ -3,7 +3,7 @@ import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
 import { type InstanceDeps, instanceRoutes } from './instances/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './organization/routes.ts'
 import { type FindCaller, useApiKeys } from './platform/auth.ts'
-import { clientErrorAnswer, useDetailErrors } from './platform/http-errors.ts'
+import { answerUnroutable, clientErrorAnswer, useDetailErrors } from './platform/http-errors.ts'
 import { newId } from './platform/ids.ts'
 import { useRequestLog } from './platform/request-log.ts'
 import { strictBodies } from './platform/validation.ts'
@@ -36,6 +36,7 @@ export async function buildApp(deps: AppDeps) {
       return typeof given === 'string' && safeRequestId.test(given) ? given : newId()
     },
     bodyLimit: bodyLimitBytes,
+    frameworkErrors: answerUnroutable,
     routerOptions: { maxParamLength },
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,

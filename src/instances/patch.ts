@@ -142,7 +142,7 @@ async function waitForRestart(endpoint: Endpoint, signal: AbortSignal): Promise<
 
 /** The gateway's verdict on the configuration itself: nothing has changed. Its other refusals say nothing of that. */
 const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
-  error instanceof GatewayRefusal && error.code === 'INVALID_REQUEST'
+  error instanceof GatewayRefusal && error.code === 'INVALID_REQUEST' && !error.message.includes('persisted')
 
 /** Any other failure: what the gateway has is unknown until a worker has looked, so the row is left due. */
 function asAnswer(error: unknown, { signal }: Lease): unknown {

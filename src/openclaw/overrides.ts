@@ -15,9 +15,11 @@ export interface Overrides {
 const maxBytes = 256 * 1024
 const maxDepth = 32
 const maxValues = 2000
+const maxKeyCharacters = 512
+const shownCharacters = 200
 
 /**
- * What keeps an instance reachable, its keys its own and its folder confined; `*` is any one key. `agents.list` is the
+ * What keeps an instance reachable, its keys its own and its files in its folder; `*` is any one key. `agents.list` is the
  * former form of `agents.entries`, which the gateway still translates when it starts.
  */
 const forbidden = [
@@ -32,6 +34,10 @@ const forbidden = [
   'models.providers',
   'agents.defaults.workspace',
   'agents.entries.*.workspace',
+  'agents.defaults.agentDir',
+  'agents.entries.*.agentDir',
+  'session.store',
+  'logging.file',
   'agents.list',
 ].map((rule) => ({ rule, keys: rule.split('.') }))
 
@@ -39,7 +45,7 @@ const forbidden = [
 const poisonous = new Set(['__proto__', 'constructor', 'prototype', '$include'])
 
 const refuse = (path: string, rule: string) =>
-  new AppError('invalid', `openclaw_config: ${JSON.stringify(path)} ${rule}`)
+  new AppError('invalid', `openclaw_config: ${JSON.stringify(path.slice(0, shownCharacters))} ${rule}`)
 
 const token = /([^.[\]"]+)|\[(\d{1,4})\]|\["((?:[^"\\]|\\.)*)"\]|\['((?:[^'\\]|\\.)*)'\]/y
 
@@ -83,7 +89,7 @@ function check(path: Path): void {
   for (const segment of path) {
     if (poisonous.has(String(segment))) throw refuse(name, `must not contain the key ${segment}.`)
   }
-  if (path.length > maxDepth) throw refuse(name.slice(0, 200), `is nested deeper than ${maxDepth} levels.`)
+  if (path.length > maxDepth) throw refuse(name, `is nested deeper than ${maxDepth} levels.`)
   // A key with dots is one key to the gateway, but whoever nests "defaults.workspace" means the protected path.
   const spelledOut = path.flatMap((segment) => String(segment).split('.'))
   for (const { rule, keys } of forbidden) {
@@ -133,6 +139,24 @@ function place(tree: Record<string, unknown>, path: Path, value: unknown): void 
   }
 }
 
+/** Refuses what would cost more to look at closely than it can be worth; a loop, because nesting may be of any depth. */
+function checkSize(config: Record<string, unknown>): void {
+  const open: { value: unknown; depth: number }[] = [{ value: config, depth: 0 }]
+  let values = 0
+  for (let next = open.pop(); next; next = open.pop()) {
+    const { value, depth } = next
+    if (typeof value !== 'object' || value === null) continue
+    if (depth > maxDepth) throw new AppError('invalid', `openclaw_config is nested deeper than ${maxDepth} levels.`)
+    for (const [key, inner] of Object.entries(value)) {
+      values += 1
+      if (values > maxValues)
+        throw new AppError('invalid', `openclaw_config must not set more than ${maxValues} values.`)
+      if (key.length > maxKeyCharacters) throw refuse(key, `is a key of more than ${maxKeyCharacters} characters.`)
+      open.push({ value: inner, depth: depth + 1 })
+    }
+  }
+}
+
 /**
  * Reads `openclaw_config`. Keys of the outermost object are paths, with dots, `[0]` and `["a.b"]`; keys further in are
  * taken to the letter; both ways may be mixed. null removes what Chowder would set. `agent.system_prompt` is Chowder's
@@ -140,19 +164,14 @@ function place(tree: Record<string, unknown>, path: Path, value: unknown): void 
  * Throws AppError `invalid` naming the path for one that is malformed, protected, set twice, or beyond the limits.
  */
 export function parseOverrides(config: Record<string, unknown>): Overrides {
+  checkSize(config)
   if (Buffer.byteLength(JSON.stringify(config)) > maxBytes) {
     throw new AppError('invalid', `openclaw_config must not be larger than ${maxBytes / 1024} KiB.`)
   }
   const tree: Record<string, unknown> = {}
   let systemPrompt: string | null = null
-  let values = 0
   for (const key of Object.keys(config)) {
-    for (const [path, value] of leaves(parsePath(key), config[key])) {
-      values += 1
-      if (values > maxValues)
-        throw new AppError('invalid', `openclaw_config must not set more than ${maxValues} values.`)
-      place(tree, path, value)
-    }
+    for (const [path, value] of leaves(parsePath(key), config[key])) place(tree, path, value)
   }
   const { agent } = tree
   if (isObject(agent) && 'system_prompt' in agent) {

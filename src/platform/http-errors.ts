@@ -2,6 +2,7 @@ import { STATUS_CODES } from 'node:http'
 import { Type } from '@sinclair/typebox'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { AppError, type ErrorKind, statusOf } from './errors.ts'
+import { texts } from './texts.ts'
 
 const Fault = Type.Object({
   loc: Type.Array(Type.Union([Type.String(), Type.Integer()])),
@@ -21,12 +22,15 @@ export const ErrorBody = Type.Object(
 )
 
 type Thrown = FastifyError | AppError
+
+/** Faults that one answer lists: nobody reads more, and a body may have thousands. */
+const mostFaults = 20
 const nested = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
 
 /** Where Ajv stood, as `loc`: the body part, then the path; a missing or unknown property is named itself. */
 function faultsIn(error: FastifyError) {
   const part = error.validationContext ?? 'body'
-  return (error.validation ?? []).map(({ instancePath, keyword, message, params }) => {
+  return (error.validation ?? []).slice(0, mostFaults).map(({ instancePath, keyword, message, params }) => {
     const path = instancePath.split('/').slice(1)
     const named = params.missingProperty ?? params.additionalProperty
     const allowed = Array.isArray(params.allowedValues) ? `: ${params.allowedValues.join(', ')}` : ''
@@ -69,6 +73,9 @@ const fastifyCodes: Partial<Record<string, [ErrorKind, string]>> = {
 
 function toAppError(error: Thrown): AppError | null {
   if (error instanceof AppError) return error
+  if (error instanceof RangeError && error.message.includes('call stack')) {
+    return new AppError('invalid', 'The body is nested too deeply.', { cause: error })
+  }
   const known = fastifyCodes[error.code]
   if (known) return new AppError(known[0], known[1], { cause: error })
   if (isDatabaseDown(error)) {
@@ -141,4 +148,10 @@ export function clientErrorAnswer(code: string | undefined): string {
   const status = code === 'HPE_HEADER_OVERFLOW' ? 431 : code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
   const body = JSON.stringify({ detail: `${STATUS_CODES[status]}.` })
   return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`
+}
+
+/** What the router refuses before any route: a path that cannot be decoded, or an id that is too long, is an unknown one. */
+export function answerUnroutable(_error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
+  const detail = request.url.startsWith('/v1/instances/') ? texts.instanceNotFound : 'Not found.'
+  void reply.header('x-request-id', request.id).code(404).send({ detail })
 }

@@ -2,11 +2,12 @@ import pino, { type Logger } from 'pino'
 
 export type { Logger } from 'pino'
 
-/** A failed statement's error quotes its parameters, which are sealed values, names and hashes: not for a log. */
+type SerializedError = ReturnType<typeof pino.stdSerializers.err> &
+  Partial<Record<'params' | 'detail' | 'where' | 'internalQuery', unknown>>
+
+/** A failed statement's error quotes its parameters and whole rows: sealed values, names and hashes, not for a log. */
 function withoutParameters(error: Error): unknown {
-  const { params: _params, ...shown } = pino.stdSerializers.err(error) as ReturnType<typeof pino.stdSerializers.err> & {
-    params?: unknown
-  }
+  const { params, detail, where, internalQuery, ...shown } = pino.stdSerializers.err(error) as SerializedError
   const cut = (text: string) => text.replace(/\nparams: [\s\S]*?(?=\n {4}at |\ncaused by: |$)/g, '')
   return { ...shown, message: cut(shown.message), stack: cut(shown.stack) }
 }

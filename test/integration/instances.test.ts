@@ -128,11 +128,40 @@ describe('POST /v1/instances', () => {
     'agents',
     'agents.defaults.workspace',
     'agents.entries.main.workspace',
+    'agents.entries.main.agentDir',
+    'session.store',
+    'logging.file',
     '__proto__.x',
     'a.constructor.b',
   ])('the override %s is refused with a 400 that names it', async (path) => {
     const { status, body } = await call('POST', '', { name: 'x', openclaw_config: { [path]: 'x' } })
     expect([status, body.detail]).toEqual([400, expect.stringContaining(path.split('.')[0] as string)])
+  })
+
+  test.each([
+    ['nested 5,000 levels deep', `{"a":${'['.repeat(5000)}${']'.repeat(5000)}}`],
+    ['with one key of 32,000 dots over 32,000 items', `{"x":{"${'.'.repeat(32_000)}":[${'1,'.repeat(31_999)}1]}}`],
+    ['with 60,000 brackets for a path', `{"${'a['.repeat(60_000)}":1}`],
+  ])('A16: a configuration %s is a short 400 at once', async (_what, config) => {
+    const startedAt = performance.now()
+    const { status, body } = await call('POST', '', `{"name":"x","openclaw_config":${config}}`)
+    expect([status, JSON.stringify(body).length < 600]).toEqual([400, true])
+    expect(performance.now() - startedAt).toBeLessThan(500)
+  })
+
+  test.each(['/v1/instances/%ff', '/v1/instances/%', `/v1/instances/${'a'.repeat(1025)}`])(
+    'a path that cannot be routed is the 404 of an unknown id (%#)',
+    async (url) => {
+      const { status, body, headers } = await chowder.call('GET', url, { key })
+      expect([status, body]).toEqual([404, { detail: 'Instance not found.' }])
+      expect(headers['x-request-id']).toBeTruthy()
+    },
+  )
+
+  test('a 422 lists at most 20 faults', async () => {
+    const body = Object.fromEntries(Array.from({ length: 500 }, (_, index) => [`unknown${index}`, 1]))
+    const answer = await call('POST', '', body)
+    expect([answer.status, answer.body.detail.length]).toEqual([422, 20])
   })
 
   test('without a key it is a 401', async () => {

@@ -111,7 +111,11 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       const answer = await app.inject({
         method: method ?? 'GET',
         url,
-        headers: { ...(key !== undefined && { authorization: `Bearer ${key}` }), ...headers },
+        headers: {
+          ...(typeof body === 'string' && { 'content-type': 'application/json' }),
+          ...(key !== undefined && { authorization: `Bearer ${key}` }),
+          ...headers,
+        },
         ...(body !== undefined && { payload: body as object }),
       })
       const text = answer.body
