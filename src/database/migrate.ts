@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { migrate as applyMigrations } from 'drizzle-orm/node-postgres/migrator'
 import type pg from 'pg'
@@ -17,7 +18,7 @@ export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Pr
   try {
     await client.query(`SET lock_timeout = ${waitForOthersMs}`)
     await client.query('SELECT pg_advisory_lock($1)', [advisoryLock])
-    await applyMigrations(drizzle(client), { migrationsFolder: folder.pathname })
+    await applyMigrations(drizzle(client), { migrationsFolder: fileURLToPath(folder) })
     await also(client)
   } finally {
     client.release(true) // its session, and with it the lock, ends here
