@@ -1,6 +1,9 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
+import { type ChannelDeps, channelRoutes } from './channels/routes.ts'
+import { type FileDeps, fileRoutes } from './files/routes.ts'
 import { type InstanceDeps, instanceRoutes } from './instances/routes.ts'
+import { type KeyDeps, keyRoutes } from './keys/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './organization/routes.ts'
 import { type FindCaller, useApiKeys } from './platform/auth.ts'
 import { answerUnroutable, clientErrorAnswer, useDetailErrors } from './platform/http-errors.ts'
@@ -8,8 +11,20 @@ import { newId } from './platform/ids.ts'
 import { useRequestLog } from './platform/request-log.ts'
 import { strictBodies } from './platform/validation.ts'
 import { type ResponseDeps, responseRoutes } from './responses/routes.ts'
+import { type SessionDeps, sessionRoutes } from './sessions/routes.ts'
+import { type SkillDeps, skillRoutes } from './skills/routes.ts'
+import { type SubscriptionDeps, subscriptionRoutes } from './subscription/routes.ts'
 
-export interface AppDeps extends OrganizationDeps, InstanceDeps, ResponseDeps {
+export interface AppDeps
+  extends OrganizationDeps,
+    KeyDeps,
+    SubscriptionDeps,
+    InstanceDeps,
+    ResponseDeps,
+    SessionDeps,
+    ChannelDeps,
+    SkillDeps,
+    FileDeps {
   findCaller: FindCaller
   log: FastifyBaseLogger
   /** Whether each thing the API stands on answers within its deadline. */
@@ -69,8 +84,14 @@ export async function buildApp(deps: AppDeps) {
   await app.register(async (v1) => {
     useApiKeys(v1, deps.findCaller)
     await v1.register(organizationRoutes, deps)
+    await v1.register(keyRoutes, deps)
+    await v1.register(subscriptionRoutes, deps)
     await v1.register(instanceRoutes, deps)
     await v1.register(responseRoutes, deps)
+    await v1.register(sessionRoutes, deps)
+    await v1.register(channelRoutes, deps)
+    await v1.register(skillRoutes, deps)
+    await v1.register(fileRoutes, deps)
   })
   return app
 }

@@ -6,6 +6,7 @@ import { startEmbeddedPostgres } from './database/embedded.ts'
 import { rememberFirst } from './database/installation.ts'
 import { migrate, pendingMigrations } from './database/migrate.ts'
 import { instances } from './database/schema.ts'
+import { askGatewayIn } from './instances/ask-gateway.ts'
 import { findGatewayIn, findHeadIn } from './instances/lookup.ts'
 import { isRunningAtRest } from './instances/status.ts'
 import { findCallerIn } from './keys/store.ts'
@@ -202,7 +203,9 @@ export async function start(
       findCaller: findCallerIn(db),
       findHead,
       gatewayOf,
+      askGateway: askGatewayIn(gatewayOf),
       forgetGateway: gatewayOf.forget,
+      clawhubUrl: config.CLAWHUB_REGISTRY,
       readiness: () => readiness(pool, queue),
     })
     const listening = await app

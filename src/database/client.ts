@@ -3,6 +3,8 @@ import type pg from 'pg'
 
 export type Db = NodePgDatabase & { $client: pg.Pool }
 
+export type Transaction = Parameters<Parameters<Db['transaction']>[0]>[0]
+
 /** The query builder over a pool; opens nothing itself. */
 export const openDb = (pool: pg.Pool): Db => drizzle({ client: pool, casing: 'snake_case' })
 

@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm'
 import {
   bigint,
+  boolean,
   customType,
   index,
   integer,
@@ -18,6 +19,9 @@ export type ModelProvider = (typeof modelProviders)[number]
 
 export const desiredStates = ['running', 'stopped', 'terminated'] as const
 export type DesiredState = (typeof desiredStates)[number]
+
+export const permissions = ['read', 'interact', 'configure', 'files', 'channels'] as const
+export type Permission = (typeof permissions)[number]
 
 export const tiers = ['shrimp', 'crab', 'lobster', 'whale'] as const
 export type Tier = (typeof tiers)[number]
@@ -39,9 +43,20 @@ export const organizations = pgTable('organizations', {
   instanceLimit: integer(),
   /** Instances not terminated. Raised and lowered by the statements that create and terminate, never counted. */
   instanceCount: integer().notNull().default(0),
+  /** Null without a billing relation; the subscription's also without a paid plan. */
+  stripeCustomerId: text(),
+  stripeSubscriptionId: text(),
+  /** The quantity that Stripe was last told; behind `instanceCount` it is to be told anew. */
+  billedCount: integer(),
+  billingAttempts: integer().notNull().default(0),
+  nextBillingAt: instant().notNull().defaultNow(),
   createdAt: instant().notNull().defaultNow(),
   updatedAt: instant().notNull().defaultNow(),
+  /** Set by the operator: all its keys are refused until it is taken back. */
+  disabledAt: instant(),
   deletedAt: instant(),
+  /** When the last sandbox of a deleted organization was gone. */
+  erasedAt: instant(),
 })
 
 /** Model provider keys, sealed; one a provider and organization. */
@@ -69,9 +84,40 @@ export const apiKeys = pgTable(
     keyHash: bytea().notNull(),
     /** The first characters, for people to tell keys apart. */
     keyPrefix: text().notNull(),
+    name: text().notNull().default('First key'),
+    /** What a scoped key may do, on which instances; both null for an organization key, which may do everything. */
+    permissions: text({ enum: permissions }).array(),
+    instanceIds: uuid().array(),
+    expiresAt: instant(),
+    revokedAt: instant(),
+    /** Written at most once a minute. */
+    lastUsedAt: instant(),
     createdAt: instant().notNull().defaultNow(),
   },
-  (table) => [uniqueIndex('api_keys_key_hash').on(table.keyHash)],
+  (table) => [
+    uniqueIndex('api_keys_key_hash').on(table.keyHash),
+    index('api_keys_organization').on(table.organizationId, table.createdAt, table.id),
+  ],
+)
+
+/** The answers to requests that may be repeated: one a key and organization, kept for 24 hours. */
+export const idempotencyKeys = pgTable(
+  'idempotency_keys',
+  {
+    organizationId: uuid()
+      .notNull()
+      .references(() => organizations.id),
+    key: text().notNull(),
+    /** SHA-256 of the request: the same key with another one is refused. */
+    requestHash: bytea().notNull(),
+    /** Status and body, sealed because they may hold a new API key. */
+    sealedAnswer: text(),
+    expiresAt: instant().notNull(),
+  },
+  (table) => [
+    primaryKey({ columns: [table.organizationId, table.key] }),
+    index('idempotency_keys_expiry').on(table.expiresAt),
+  ],
 )
 
 /**
@@ -86,6 +132,8 @@ export const instances = pgTable(
       .notNull()
       .references(() => organizations.id),
     name: text().notNull(),
+    /** The caller's own labels: string pairs. */
+    metadata: jsonb().$type<Record<string, string>>().notNull().default({}),
     modelProvider: text({ enum: modelProviders }).notNull(),
     /** Which driver this row's sandbox lives on; workers with another one leave it alone. */
     sandboxDriver: text().notNull(),
@@ -128,6 +176,57 @@ export const instances = pgTable(
   ],
 )
 
+/** The chat channels that an instance was ever connected to. */
+export const channels = pgTable(
+  'channels',
+  {
+    instanceId: uuid()
+      .notNull()
+      .references(() => instances.id),
+    channel: text().notNull(),
+    enabled: boolean().notNull(),
+    /** What stands under `channels.<channel>` in the gateway's configuration, credentials included, sealed. */
+    sealedConfig: text().notNull(),
+    /** What a worker is doing for it; null when nothing is to be done. */
+    step: text(),
+    /** Why the last work for it failed; null when it did not. */
+    errorMessage: text(),
+    createdAt: instant().notNull().defaultNow(),
+    updatedAt: instant().notNull().defaultNow(),
+  },
+  (table) => [primaryKey({ columns: [table.instanceId, table.channel] })],
+)
+
+/** The skills that were installed on an instance, or configured there. */
+export const skills = pgTable(
+  'skills',
+  {
+    instanceId: uuid()
+      .notNull()
+      .references(() => instances.id),
+    /** OpenClaw's key of the skill. */
+    name: text().notNull(),
+    /** Where it came from, `@owner/slug`, at which version and content; null for those that OpenClaw brings along. */
+    slug: text(),
+    version: text(),
+    digest: text(),
+    /** What stands under `skills.entries.<name>` in the gateway's configuration, sealed; null when nothing was set. */
+    sealedSettings: text(),
+    createdAt: instant().notNull().defaultNow(),
+    updatedAt: instant().notNull().defaultNow(),
+  },
+  (table) => [primaryKey({ columns: [table.instanceId, table.name] })],
+)
+
+/** Events of Stripe that were taken in: each counts once. */
+export const stripeEvents = pgTable('stripe_events', {
+  id: text().primaryKey(),
+  receivedAt: instant().notNull().defaultNow(),
+})
+
 export type Organization = typeof organizations.$inferSelect
 export type Instance = typeof instances.$inferSelect
 export type NewInstance = typeof instances.$inferInsert
+export type ApiKey = typeof apiKeys.$inferSelect
+export type Channel = typeof channels.$inferSelect
+export type Skill = typeof skills.$inferSelect

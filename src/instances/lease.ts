@@ -1,5 +1,5 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
+import type { Db, Transaction } from '../database/client.ts'
 import { type Instance, instances } from '../database/schema.ts'
 import { isDueNow, isNotTerminated, isRunningAtRest, isSettled } from './status.ts'
 
@@ -24,8 +24,11 @@ export class IntentChanged extends Error {
 
 /** Columns that only the holder of the lease writes. */
 type Observed = Partial<
-  Pick<Instance, 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'sealedConfig' | 'step' | 'terminatedAt'>
+  Pick<Instance, 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'step' | 'terminatedAt'>
 > & { attempts?: number | SQL; updatedAt?: SQL }
+
+/** Columns that a caller's change may set. */
+export type Changed = Pick<Instance, 'name' | 'metadata' | 'sealedConfig'>
 
 /** The right to work on one row, fenced by a token that every write carries. */
 export interface Lease {
@@ -45,10 +48,15 @@ export interface Lease {
   /** Puts the work on `generation` off; an intent that is newer is not kept waiting by it. Throws LeaseLost. */
   postpone(generation: number, seconds: number, errorMessage: string): Promise<void>
   /**
-   * Stores a verified change of a running gateway, and settles if the intent is still the one of `generation`. False,
-   * with nothing written, when the instance was terminated meanwhile. Throws LeaseLost.
+   * Stores a verified change of a running gateway, and settles if the intent is still the one of `generation`; `also`
+   * writes what belongs to it in the same transaction. False, with nothing written, when the instance was terminated
+   * meanwhile. Throws LeaseLost.
    */
-  store(generation: number, fields: Observed & { name?: string }): Promise<boolean>
+  store(
+    generation: number,
+    fields: Observed & Partial<Changed>,
+    also?: (tx: Transaction) => Promise<unknown>,
+  ): Promise<boolean>
 }
 
 const held = sql`now() + make_interval(secs => ${leaseSeconds})`
@@ -184,16 +192,20 @@ export async function withLease(
       if (row) instance = row
       else await lease.write(unchanged)
     },
-    async store(generation, fields) {
+    async store(generation, fields, also) {
       lost.signal.throwIfAborted()
-      const [row] = await db
-        .update(instances)
-        .set({
-          ...fields,
-          observedGeneration: sql`CASE WHEN ${instances.generation} = ${generation} THEN ${generation} ELSE ${instances.observedGeneration} END`,
-        })
-        .where(and(mine, isNotTerminated))
-        .returning()
+      const row = await db.transaction(async (tx) => {
+        const [stored] = await tx
+          .update(instances)
+          .set({
+            ...fields,
+            observedGeneration: sql`CASE WHEN ${instances.generation} = ${generation} THEN ${generation} ELSE ${instances.observedGeneration} END`,
+          })
+          .where(and(mine, isNotTerminated))
+          .returning()
+        if (stored) await also?.(tx)
+        return stored
+      })
       if (row) {
         instance = row
         return true

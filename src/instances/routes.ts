@@ -10,13 +10,14 @@ import { AppError } from '../platform/errors.ts'
 import { ErrorBody } from '../platform/http-errors.ts'
 import { newId } from '../platform/ids.ts'
 import { texts } from '../platform/texts.ts'
+import type { ChangeDeps } from './change.ts'
 import type { FindGateway, FindHead } from './lookup.ts'
-import { type PatchDeps, patchInstance } from './patch.ts'
+import { patchInstance } from './patch.ts'
 import { CreateInstance, Instance, InstanceStatus, PatchInstance, toInstance, toInstanceStatus } from './schemas.ts'
 import { waitUntilSettled } from './settled.ts'
 import { changeIntent, createInstance, getInstance, listInstances, openConfig, terminateInstance } from './store.ts'
 
-export interface InstanceDeps extends PatchDeps {
+export interface InstanceDeps extends ChangeDeps {
   findHead: FindHead
   /** Called with what stops being sent turns, before that is answered. */
   forgetGateway: FindGateway['forget']

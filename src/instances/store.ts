@@ -1,4 +1,4 @@
-import { and, desc, eq, getTableColumns, isNull, or, type SQL, sql } from 'drizzle-orm'
+import { and, desc, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
 import type { Due } from '../platform/bell.ts'
@@ -45,7 +45,7 @@ export interface NewInstance {
   gatewayToken: string
 }
 
-const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>
+export const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>
   config && vault.seal(JSON.stringify(config), configPlace(id))
 
 /** The configuration overrides as the caller sent them. */
@@ -187,57 +187,18 @@ export async function terminateInstance(db: Db, organizationId: string, id: stri
   return rows[0] ? fromDriver(rows[0]) : null
 }
 
-/** Renames an instance; nothing of it has to be reconciled. Throws conflict when it is terminated. */
-export async function renameInstance(db: Db, organizationId: string, id: string, name: string): Promise<Instance> {
+/** Changes what only people read; nothing of it has to be reconciled. Throws conflict when it is terminated. */
+export async function relabelInstance(
+  db: Db,
+  organizationId: string,
+  id: string,
+  labels: { name?: string; metadata?: Record<string, string> },
+): Promise<Instance> {
   const [row] = await db
     .update(instances)
-    .set({ name, updatedAt: sql`now()` })
+    .set({ ...labels, updatedAt: sql`now()` })
     .where(and(owned(organizationId, id), isNotTerminated))
     .returning()
   if (row) return row
   throw new AppError('conflict', texts.isTerminated)
-}
-
-/** A new configuration, sealed for its row. */
-export const sealedConfigFor = (vault: Vault, row: Instance, config: Record<string, unknown> | null) => ({
-  sealedConfig: sealConfig(vault, row.id, config),
-  updatedAt: sql`now()` as SQL,
-})
-
-/**
- * Stores a configuration while the gateway does not run. A start that is under way must not settle with the old one,
- * so a due row's generation is raised; a settled one stays settled. Null when the instance runs, or is terminated.
- */
-export async function storeConfigAtRest(
-  db: Db,
-  row: Instance,
-  fields: { name?: string; sealedConfig: string | null; updatedAt: SQL },
-): Promise<Instance | null> {
-  const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
-  const [stored] = await db
-    .update(instances)
-    .set({ ...fields, generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END` })
-    .where(and(owned(row.organizationId, row.id), isNotTerminated, isNull(instances.readyAt)))
-    .returning()
-  return stored ?? null
-}
-
-/** What a gateway's configuration is rendered from, opened. `providerKey` is null when the organization has none. */
-export interface OpenedInstance {
-  token: string
-  providerKey: string | null
-  openclawConfig: Record<string, unknown> | null
-}
-
-export async function openInstance(db: Db, vault: Vault, row: Instance): Promise<OpenedInstance> {
-  const { organizationId, modelProvider } = row
-  const [key] = await db
-    .select({ sealed: providerKeys.sealedKey })
-    .from(providerKeys)
-    .where(and(eq(providerKeys.organizationId, organizationId), eq(providerKeys.provider, modelProvider)))
-  return {
-    token: openToken(vault, row),
-    providerKey: key ? vault.open(key.sealed, providerKeyPlace(organizationId, modelProvider)) : null,
-    openclawConfig: openConfig(vault, row),
-  }
 }

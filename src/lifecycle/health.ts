@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openInstance } from '../instances/store.ts'
+import { openInstance } from '../instances/gateway-config.ts'
 import { probeHealth } from '../openclaw/gateway.ts'
 import type { Observation } from '../sandbox/driver.ts'
 import { StepFailure } from './failures.ts'

@@ -1,18 +1,10 @@
 import { sql } from 'drizzle-orm'
 import type { Instance } from '../database/schema.ts'
+import { openInstance, renderGateway } from '../instances/gateway-config.ts'
 import type { Lease } from '../instances/lease.ts'
-import { type OpenedInstance, openInstance } from '../instances/store.ts'
 import { applyConfig } from '../openclaw/apply-config.ts'
-import {
-  configPath,
-  gatewayCommand,
-  gatewayEnv,
-  gatewayFolders,
-  mergeForFile,
-  renderConfig,
-} from '../openclaw/config.ts'
+import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, mergeForFile } from '../openclaw/config.ts'
 import { connectGateway } from '../openclaw/gateway.ts'
-import { parseOverrides } from '../openclaw/overrides.ts'
 import { writeSystemPrompt } from '../openclaw/system-prompt.ts'
 import type { Observation } from '../sandbox/driver.ts'
 import { StepFailure } from './failures.ts'
@@ -69,28 +61,18 @@ const noKey = (provider: string) =>
     { final: true },
   )
 
-const render = (
-  pass: Pass,
-  { token, providerKey }: OpenedInstance,
-  port: number,
-  overrides: Record<string, unknown>,
-) => {
-  const { openclawVersion: release, modelProvider: provider } = pass.lease.instance
-  return renderConfig({ release, provider, providerKey, baseUrl: pass.baseUrls[provider], token, port, overrides })
-}
-
 /** Writes the gateway's configuration while it is down; a live gateway's file is never touched. */
 const writeConfig: Step = async (pass) => {
-  const { db, vault, sandboxes, lease, signal } = pass
+  const { db, vault, baseUrls, sandboxes, lease, signal } = pass
   const { state, inside } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running' || !inside) return
   const opened = await openInstance(db, vault, lease.instance)
   if (opened.providerKey === null) throw noKey(lease.instance.modelProvider)
-  const { tree, systemPrompt } = parseOverrides(opened.openclawConfig ?? {})
+  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: inside.port })
   const files = sandboxes.files(lease.instance.id)
   for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
-  const wanted = mergeForFile(render(pass, opened, inside.port, tree), parseJson(existing))
+  const wanted = mergeForFile(config, parseJson(existing))
   await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
 }
@@ -143,15 +125,15 @@ const checkHealth: Step = async (pass) => {
 
 /** Gives a gateway that was running already the stored configuration, without a restart. */
 const patchConfig: Step = async (pass) => {
-  const { db, vault, sandboxes, lease, started, signal } = pass
+  const { db, vault, baseUrls, sandboxes, lease, started, signal } = pass
   if (started) return
   const { endpoint, inside } = await sandboxes.observe(lease.instance.id, signal)
   if (!endpoint || !inside) throw new StepFailure('The gateway ended while its configuration was changed.')
   const opened = await openInstance(db, vault, lease.instance)
-  const { tree, systemPrompt } = parseOverrides(opened.openclawConfig ?? {})
+  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: inside.port })
   const gateway = await connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
   try {
-    const { restarts } = await applyConfig(gateway, render(pass, opened, inside.port, tree), signal)
+    const { restarts } = await applyConfig(gateway, config, signal)
     if (restarts) await waitUntilReady(pass)
   } finally {
     gateway.close()

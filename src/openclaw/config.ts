@@ -18,8 +18,19 @@ export interface ConfigInputs {
   baseUrl: string | undefined
   token: string
   port: number
+  /** The chat channels, by OpenClaw's names for them. */
+  channels: readonly ChannelSettings[]
+  /** What stands under `skills.entries`, by OpenClaw's key of the skill. */
+  skills: Readonly<Record<string, Record<string, unknown>>>
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
+}
+
+export interface ChannelSettings {
+  channel: string
+  enabled: boolean
+  /** Everything else that stands under `channels.<channel>`, under OpenClaw's own names. */
+  config: Record<string, unknown>
 }
 
 /** Wire formats. Without `api` OpenClaw speaks chat completions for every model that its catalog does not know. */
@@ -36,9 +47,9 @@ export const providerHosts: Readonly<Record<ModelProvider, string>> = {
   gemini: 'https://generativelanguage.googleapis.com',
 }
 
-/** The whole configuration of a gateway: Chowder's defaults, then the caller's overrides. */
+/** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
 export function renderConfig(inputs: ConfigInputs): GatewayConfig {
-  const { release, provider, providerKey, baseUrl, token, port, overrides } = inputs
+  const { release, provider, providerKey, baseUrl, token, port, channels, skills, overrides } = inputs
   const id = gatewayProviders[provider]
   const { api, pathPrefix } = wire[provider]
   const defaults = {
@@ -72,7 +83,13 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     },
     // Hidden behind a search tool, a client's own tools could not be called.
     tools: { toolSearch: false },
-    plugins: { allow: [id], slots: { memory: 'none' } },
+    plugins: { allow: [id, ...channels.map(({ channel }) => channel)], slots: { memory: 'none' } },
+    // One person's messages never show up in another's conversation.
+    session: { dmScope: 'per-channel-peer' },
+    ...(channels.length > 0 && {
+      channels: Object.fromEntries(channels.map(({ channel, enabled, config }) => [channel, { ...config, enabled }])),
+    }),
+    ...(Object.keys(skills).length > 0 && { skills: { entries: skills } }),
     browser: { enabled: false },
     discovery: { mdns: { mode: 'off' } },
     update: { checkOnStart: false },

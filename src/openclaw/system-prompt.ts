@@ -1,9 +1,6 @@
 import { createHash } from 'node:crypto'
-import type { SandboxDriver, SandboxFiles } from '../sandbox/driver.ts'
+import type { SandboxFiles } from '../sandbox/driver.ts'
 import { soulPath } from './config.ts'
-
-/** What a handler may do to a sandbox: look at it and reach its files. */
-export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'files'>
 
 /** Beside the state, so that a new file system or a restored one brings it along. */
 const digestPath = 'state/system-prompt.sha256'

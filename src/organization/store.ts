@@ -1,5 +1,5 @@
 import { and, eq, isNotNull, or, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
+import { type Db, onceMoreOnDeadlock, type Transaction } from '../database/client.ts'
 import {
   apiKeys,
   instances,
@@ -77,8 +77,6 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
   // It locks the organization before the instances, a delete the other way round.
   return onceMoreOnDeadlock(() => db.transaction(change))
 }
-
-type Transaction = Parameters<Parameters<Db['transaction']>[0]>[0]
 
 /** Whether the stored key is another one than before. The row of the organization is locked by the caller. */
 async function changeProviderKey(

@@ -120,3 +120,6 @@ export interface SandboxDriver {
   logs(id: string, lines: number): Promise<string>
   files(id: string): SandboxFiles
 }
+
+/** What a request may do to a sandbox: look at it, run a program in it, reach its files. Only workers start and stop. */
+export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files'>

@@ -46,6 +46,8 @@ const render = (overrides: Record<string, unknown> = {}, provider: ModelProvider
     baseUrl: model.url,
     token,
     port: inside.port,
+    channels: [],
+    skills: {},
     overrides: parseOverrides(overrides).tree,
   })
 

@@ -12,7 +12,17 @@ import { until } from '../support/until.ts'
 const token = 'the-token'
 const signal = new AbortController().signal
 const render = (overrides: Record<string, unknown> = {}, providerKey: string | null = 'sk-1') =>
-  renderConfig({ release: 'v1', provider: 'anthropic', providerKey, baseUrl: undefined, token, port: 1, overrides })
+  renderConfig({
+    release: 'v1',
+    provider: 'anthropic',
+    providerKey,
+    baseUrl: undefined,
+    token,
+    port: 1,
+    channels: [],
+    skills: {},
+    overrides,
+  })
 
 let fake: FakeGateway
 let client: GatewayClient | undefined

@@ -3,6 +3,7 @@ import type { FastifyInstance, InjectOptions } from 'fastify'
 import { pino } from 'pino'
 import { buildApp } from '../../src/app.ts'
 import type { Tier } from '../../src/database/schema.ts'
+import { askGatewayIn } from '../../src/instances/ask-gateway.ts'
 import { findGatewayIn, findHeadIn } from '../../src/instances/lookup.ts'
 import { findCallerIn } from '../../src/keys/store.ts'
 import type { Patience } from '../../src/lifecycle/pass.ts'
@@ -22,6 +23,7 @@ export interface TestChowderOptions {
   rounds?: Rounds
   /** Where the provider's API is, so that no test asks a real one. */
   providerUrl?: string
+  clawhubUrl?: string
 }
 
 const quick: Patience = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
@@ -75,7 +77,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     vault,
     sandboxes,
     baseUrls,
-    clawhubUrl: undefined,
+    clawhubUrl: options.clawhubUrl,
     patience: { ...quick, ...patience },
     bell: queue,
     log,
@@ -95,7 +97,9 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     findCaller: findCallerIn(db),
     findHead,
     gatewayOf,
+    askGateway: askGatewayIn(gatewayOf),
     forgetGateway: gatewayOf.forget,
+    clawhubUrl: options.clawhubUrl,
     readiness: async () => ({ database: true, queue: true }),
   })) as unknown as FastifyInstance
   const workers: { stop(): Promise<void> }[] = []

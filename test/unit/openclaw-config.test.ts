@@ -9,6 +9,8 @@ const inputs: ConfigInputs = {
   baseUrl: undefined,
   token: 'secret-token',
   port: 18789,
+  channels: [],
+  skills: {},
   overrides: {},
 }
 
