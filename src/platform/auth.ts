@@ -1,21 +1,40 @@
 import { hash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from './errors.ts'
+import type { AuthCounts } from './rate-limit.ts'
 import { texts } from './texts.ts'
 
 type Permission = 'read' | 'interact' | 'configure' | 'files' | 'channels'
 
 /** Who may call a route: anybody, an organization's key, or also a scoped key that holds the permission. */
-type Access = 'public' | 'org' | Permission
+export type Access = 'public' | 'org' | Permission
 
-/** Whose key came with a request. An organization key may do everything in its organization. */
+/** The same for people to read. */
+export function inWords(access: Access): string {
+  if (access === 'public') return 'Needs no key.'
+  if (access === 'org') return 'Needs an organization key.'
+  return `Needs an organization key, or a scoped key for the instance with the permission \`${access}\`.`
+}
+
+/** Whose key came with a request. */
 export interface Caller {
   organizationId: string
   keyId: string
+  /** By which it can be found anew. */
+  keyHash: string
+  /** What a scoped key may do, on which instances; both null for an organization key, which may do everything. */
+  permissions: readonly Permission[] | null
+  instanceIds: readonly string[] | null
 }
 
-/** Finds the caller that a key's SHA-256, in base64, belongs to; null when unknown or revoked. */
+/**
+ * Finds the caller that a key's SHA-256, in base64, belongs to; null when it is unknown, revoked or expired. Throws
+ * AppError `forbidden` when the operator disabled its organization.
+ */
 export type FindCaller = (keyHash: string) => Promise<Caller | null>
+
+/** Throws AppError `not_found` for an instance that is missing, malformed or another organization's. */
+type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -32,28 +51,59 @@ declare module 'fastify' {
 /** What every key looks like: other text is refused without asking the database. */
 const keyFormat = /^chd_(org|sk)_[0-9a-f]{64}$/
 
-function presentedKey(request: FastifyRequest): string {
+function presentedKey(request: FastifyRequest): string | null {
   const [scheme, key, more] = request.headers.authorization?.split(' ') ?? []
-  if (scheme?.toLowerCase() !== 'bearer' || !key || more !== undefined) {
-    throw new AppError('unauthenticated', texts.sendKey)
-  }
-  return key
+  return scheme?.toLowerCase() === 'bearer' && key && more === undefined ? key : null
 }
 
 /**
- * Checks the key of every request before its body is read. A route that declares no access stops the boot, so that
- * no route is public by accident. Adds the caller to `request`.
+ * Throws AppError `forbidden`, naming what is needed, when a scoped key may not make a call; `not_found` when the
+ * instance is not its organization's, so that it cannot be told from one that never was.
  */
-export function useApiKeys(app: FastifyInstance, findCaller: FindCaller): void {
+export async function authorize(
+  { permissions, instanceIds, organizationId }: Caller,
+  access: Exclude<Access, 'public'>,
+  instanceId: string | undefined,
+  requireInstance: RequireInstance,
+): Promise<void> {
+  if (permissions === null) return
+  if (access === 'org') throw new AppError('forbidden', texts.needsOrganizationKey)
+  if (instanceId !== undefined && !instanceIds?.includes(instanceId.toLowerCase())) {
+    await requireInstance(organizationId, instanceId)
+    throw new AppError('forbidden', texts.notForInstance)
+  }
+  if (!permissions.includes(access)) throw new AppError('forbidden', texts.lacksPermission(access))
+}
+
+/**
+ * Checks the key of every request before its body is read. A route that declares no access, or one for scoped keys
+ * without an `instance_id` to hold them to, stops the boot: no route is open by accident. Adds the caller to `request`.
+ */
+export function useApiKeys(
+  app: FastifyInstance,
+  findCaller: FindCaller,
+  requireInstance: RequireInstance,
+  counts: AuthCounts,
+): void {
   app.decorateRequest('caller')
   app.addHook('onRoute', ({ method, url, config }) => {
-    if (!config?.access) throw new Error(`${method} ${url} declares no access`)
+    const access = config?.access
+    if (!access) throw new Error(`${method} ${url} declares no access`)
+    if (access !== 'public' && access !== 'org' && !url.includes('/:instance_id')) {
+      throw new Error(`${method} ${url} is for scoped keys and has no instance_id`)
+    }
   })
-  app.addHook('onRequest', async (request) => {
-    if (request.is404 || request.routeOptions.config.access === 'public') return
+  app.addHook('onRequest', async (request, reply) => {
+    const { access } = request.routeOptions.config
+    if (request.is404 || access === undefined || access === 'public') return
     const key = presentedKey(request)
-    const caller = keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
-    if (!caller) throw new AppError('unauthenticated', texts.unknownKey)
+    const caller = key && keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
+    if (!caller) {
+      await counts.countFailure(request, reply)
+      throw new AppError('unauthenticated', key ? texts.unknownKey : texts.sendKey)
+    }
     request.caller = caller
+    await counts.countRequest(request, reply)
+    await authorize(caller, access, (request.params as { instance_id?: string }).instance_id, requireInstance)
   })
 }
