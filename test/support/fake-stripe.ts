@@ -14,7 +14,10 @@ interface FakeSubscription {
   status: string
   created: number
   metadata: Record<string, string>
-  items: { object: 'list'; data: { id: string; object: 'subscription_item'; price: { id: string }; quantity: number }[] }
+  items: {
+    object: 'list'
+    data: { id: string; object: 'subscription_item'; price: { id: string }; quantity: number }[]
+  }
 }
 
 interface FakeSession {
@@ -183,11 +186,17 @@ export class FakeStripe {
     const before = received.method === 'POST' && this.#answers.get(received.idempotencyKey ?? '')
     if (before) {
       if (before.request === requestOf(received)) return { status: before.status, answer: before.body }
-      return { status: 400, answer: failure('idempotency_error', 'Keys for idempotent requests can only be used once.') }
+      return {
+        status: 400,
+        answer: failure('idempotency_error', 'Keys for idempotent requests can only be used once.'),
+      }
     }
     const answer = this.#route(received)
     if (answer) return this.#remember(received, 200, structuredClone(answer))
-    return { status: 404, answer: failure('invalid_request_error', `No such thing: ${received.path}`, 'resource_missing') }
+    return {
+      status: 404,
+      answer: failure('invalid_request_error', `No such thing: ${received.path}`, 'resource_missing'),
+    }
   }
 
   #route({ method, path, form }: Received): unknown {
@@ -215,7 +224,9 @@ export class FakeStripe {
         return session
       }
       case 'POST billing_portal':
-        return this.customers.has(form.customer ?? '') && { id: newId('bps'), url: `${this.url}/portal/${form.customer}` }
+        return (
+          this.customers.has(form.customer ?? '') && { id: newId('bps'), url: `${this.url}/portal/${form.customer}` }
+        )
       case 'GET subscriptions':
         return { object: 'list', has_more: false, data: this.#subscriptionsOf(form.customer ?? '', form.status) }
       case 'DELETE subscriptions': {

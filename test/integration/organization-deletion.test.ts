@@ -1,0 +1,212 @@
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { openBilling } from '../../src/subscription/stripe.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+let gateway: FakeGateway
+let stripe: FakeStripe
+let driver: FakeDriver
+let chowder: TestChowder
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  stripe = await new FakeStripe().open()
+  driver = new FakeDriver(() => gateway.endpoint)
+  const billing = await openBilling({
+    secretKey: stripeSecretKey,
+    webhookSecret: stripeWebhookSecret,
+    prices: stripePrices,
+    apiUrl: stripe.url,
+    returnUrl: () => 'https://app.example.com',
+    timeoutMs: 500,
+  })
+  chowder = await openTestChowder({ sandboxes: driver, billing })
+  await chowder.startWorker()
+})
+afterEach(() => {
+  driver.heal()
+  stripe.heal()
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+  await stripe.close()
+})
+
+const remove = (key: string, body: unknown = { name: 'Acme' }) =>
+  chowder.call('DELETE', '/v1/organization', { key, body })
+const create = async (key: string): Promise<string> =>
+  (await chowder.call('POST', '/v1/instances', { key, body: { name: 'canary of a name' } })).body?.id
+const isRunning = (key: string, id: string) =>
+  until(
+    `${id} to run`,
+    async () => (await chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running',
+  )
+const query = async (text: string, ...values: unknown[]) => (await chowder.database.pool.query(text, values)).rows
+const linesOf = (message: string, organizationId: string) =>
+  chowder.logged
+    .map((line) => JSON.parse(line))
+    .filter((line) => line.msg === message && line.organizationId === organizationId)
+const erased = (organizationId: string) =>
+  until('the proof', () => linesOf('organization erased', organizationId)[0], 15_000)
+
+describe('DELETE /v1/organization', () => {
+  test('another name than the organization’s is a 400, none a 422, and nothing changes', async () => {
+    const { key } = await chowder.signUp()
+    const id = await create(key)
+    const answers = [
+      await remove(key, { name: 'acme' }),
+      await remove(key, { name: 'Acme ' }),
+      await remove(key, { name: '' }),
+      await remove(key, {}),
+      await remove(key, { name: 'Acme', force: true }),
+    ]
+    expect(answers.map(({ status }) => status)).toEqual([400, 400, 400, 422, 422])
+    expect(answers[0]?.body.detail).toContain('Repeat it exactly')
+    await isRunning(key, id)
+    expect((await chowder.call('DELETE', '/v1/organization', { body: { name: 'Acme' } })).status).toBe(401)
+  })
+
+  test('A23: everything is gone: keys, secrets, agents; the log has the request and the proof', async () => {
+    const { id: organizationId, key } = await chowder.signUp({ providerKey: 'sk-canary' })
+    const ids = [await create(key), await create(key)]
+    for (const id of ids) await isRunning(key, id)
+    await query(
+      `INSERT INTO channels (instance_id, channel, enabled, sealed_config) VALUES ($1, 'telegram', true, 'v1.x')`,
+      ids[0],
+    )
+    await query(`INSERT INTO skills (instance_id, name, sealed_settings) VALUES ($1, 'weather', 'v1.x')`, ids[0])
+    await query(
+      `INSERT INTO idempotency_keys (organization_id, key, request_hash, sealed_answer, expires_at)
+       VALUES ($1, 'k', '', 'v1.x', now() + interval '1 day')`,
+      organizationId,
+    )
+
+    expect(await remove(key)).toMatchObject({ status: 204, body: undefined })
+
+    expect((await chowder.call('GET', '/v1/organization', { key })).status).toBe(401)
+    for (const table of ['api_keys', 'provider_keys', 'idempotency_keys']) {
+      expect(await query(`SELECT * FROM ${table} WHERE organization_id = $1`, organizationId)).toEqual([])
+    }
+    for (const table of ['channels', 'skills']) {
+      expect(await query(`SELECT * FROM ${table} WHERE instance_id = ANY($1)`, ids)).toEqual([])
+    }
+    expect(linesOf('organization deleted; its sandboxes are being destroyed', organizationId)[0]).toMatchObject({
+      instances: 2,
+      keys: 1,
+      secrets: 4,
+    })
+    expect(await erased(organizationId)).toMatchObject({ instances: 2, deletedAt: expect.any(String) })
+    expect(ids.filter((id) => driver.sandboxes.has(id))).toEqual([])
+    await until('the mark', async () => {
+      return (await query('SELECT erased_at FROM organizations WHERE id = $1', organizationId))[0]?.erased_at
+    })
+    const [organization] = await query('SELECT * FROM organizations WHERE id = $1', organizationId)
+    expect(organization).toMatchObject({ name: '', instance_count: 0, deleted_at: expect.any(Date) })
+    const rows = await query('SELECT * FROM instances WHERE organization_id = $1', organizationId)
+    for (const row of rows) {
+      expect(row).toMatchObject({ name: '', metadata: {}, sealed_config: null, sealed_token: '', endpoint: null })
+    }
+    expect(JSON.stringify(rows)).not.toContain('canary')
+    expect(linesOf('organization erased', organizationId).length).toBe(1)
+  })
+
+  test('the proof waits for the last sandbox, and survives a restart of the worker', async () => {
+    const own = await openTestChowder({ sandboxes: driver })
+    const { body } = await own.call('POST', '/v1/organization/signup', { body: { name: 'Acme' } })
+    const { api_key: key, organization } = body
+    await own.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic: 'sk' } } })
+    const first = await own.startWorker()
+    const created = await own.call('POST', '/v1/instances', { key, body: { name: 'x' } })
+    await until('it to run', async () => {
+      return (await own.call('GET', `/v1/instances/${created.body.id}`, { key })).body.status === 'running'
+    })
+    driver.fail({ method: 'destroy', times: 1000 })
+    await own.call('DELETE', '/v1/organization', { key, body: { name: 'Acme' } })
+    await until('a destroy to fail', () =>
+      own.logged.some((line) => line.includes('"step":"destroySandbox"') && line.includes('step failed')),
+    )
+    await first.stop()
+    const proofs = () => own.logged.filter((line) => line.includes('organization erased'))
+    expect(proofs()).toEqual([])
+    driver.heal()
+    await own.database.pool.query('UPDATE instances SET next_attempt_at = now()')
+    await own.startWorker()
+    await until('the proof', () => proofs().length > 0)
+    expect(driver.sandboxes.has(created.body.id)).toBe(false)
+    expect(JSON.parse(proofs()[0] ?? '')).toMatchObject({ organizationId: organization.id, instances: 1 })
+    await own.close()
+  })
+
+  test('A23: creates, deletes, keys and a second deletion at the same time leave nothing, and answer no 5xx', async () => {
+    for (let round = 0; round < 10; round += 1) {
+      const { id: organizationId, key } = await chowder.signUp()
+      const before = [await create(key), await create(key)]
+      const setKey = (openai: string) =>
+        chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { openai } } })
+      const answers = await Promise.all([
+        ...Array.from({ length: 8 }, () => chowder.call('POST', '/v1/instances', { key, body: { name: 'late' } })),
+        setKey('sk-early'),
+        chowder.call('DELETE', `/v1/instances/${before[0]}`, { key }),
+        remove(key),
+        remove(key),
+        setKey('sk-late'),
+        ...Array.from({ length: 8 }, () => chowder.call('POST', '/v1/instances', { key, body: { name: 'late' } })),
+      ])
+      expect(
+        answers.map(({ status }) => status).filter((status) => ![200, 201, 204, 400, 401].includes(status)),
+      ).toEqual([])
+      expect(
+        await query(
+          `SELECT id FROM instances WHERE organization_id = $1 AND desired_state <> 'terminated'`,
+          organizationId,
+        ),
+      ).toEqual([])
+      expect(await query('SELECT instance_count FROM organizations WHERE id = $1', organizationId)).toEqual([
+        { instance_count: 0 },
+      ])
+      expect(await query('SELECT * FROM provider_keys WHERE organization_id = $1', organizationId)).toEqual([])
+      expect(linesOf('organization deleted; its sandboxes are being destroyed', organizationId).length).toBe(1)
+      await erased(organizationId)
+      const ids = await query('SELECT id FROM instances WHERE organization_id = $1', organizationId)
+      expect(ids.filter(({ id }) => driver.sandboxes.has(id))).toEqual([])
+    }
+  }, 60_000)
+
+  test('a paid subscription is cancelled, also when Stripe is down at first', async () => {
+    const { id: organizationId, key } = await chowder.signUp()
+    await chowder.call('POST', '/v1/subscription/checkout', { key, body: { tier: 'crab' } })
+    const { stripe_customer_id } = (await chowder.call('GET', '/v1/subscription', { key })).body
+    const paid = [
+      stripe.subscribe(stripe_customer_id, stripePrices.crab, 1),
+      stripe.subscribe(stripe_customer_id, stripePrices.lobster, 1),
+    ]
+    stripe.fail({ path: /./, status: 500, times: 1000 })
+    expect((await remove(key)).status).toBe(204)
+    await until(
+      'a failure',
+      () => linesOf('the subscription could not be brought in line with Stripe; it is tried again', organizationId)[0],
+    )
+    stripe.heal()
+    await until('both to be cancelled', async () => {
+      await query('UPDATE organizations SET next_billing_at = now() WHERE id = $1', organizationId)
+      return paid.every(({ status }) => status === 'canceled')
+    })
+    await erased(organizationId)
+  })
+
+  test('a payment that comes after it is ended too', async () => {
+    const { key } = await chowder.signUp()
+    const { body } = await chowder.call('POST', '/v1/subscription/checkout', { key, body: { tier: 'crab' } })
+    const session = stripe.sessions.get(body.url.split('/').at(-1))!
+    await remove(key)
+    const subscription = stripe.pay(session)
+    const { payload, signature } = stripe.deliver(stripe.event('checkout.session.completed', session))
+    const headers = { 'content-type': 'application/json', 'stripe-signature': signature }
+    await chowder.app.inject({ method: 'POST', url: '/v1/webhooks/stripe', headers, payload })
+    await until('it to be cancelled', () => subscription.status === 'canceled')
+  })
+})
