@@ -36,7 +36,10 @@ export interface FakeClawHub {
 }
 
 /** A SKILL.md; `env` are the variables that the skill needs. */
-export function skillMd(name: string, { env = [], body = 'Say hello.' }: { env?: string[]; body?: string } = {}): string {
+export function skillMd(
+  name: string,
+  { env = [], body = 'Say hello.' }: { env?: string[]; body?: string } = {},
+): string {
   const metadata = JSON.stringify({ openclaw: { requires: { env }, ...(env[0] && { primaryEnv: env[0] }) } })
   return `---\nname: ${name}\ndescription: The ${name} skill.\nmetadata: ${metadata}\n---\n${body}\n`
 }
@@ -58,7 +61,7 @@ function zip(files: Record<string, string>): Buffer {
     const local = Buffer.concat([Buffer.from('504b030414000000000000000000', 'hex'), sizes, name, content])
     const place = Buffer.alloc(14)
     place.writeUInt32LE(offset, 10)
-    directory.push(Buffer.concat([Buffer.from('504b01021400140000000000000000 00'.replace(' ', ''), 'hex'), sizes, place, name]))
+    directory.push(Buffer.concat([Buffer.from('504b0102140014000000000000000000', 'hex'), sizes, place, name]))
     locals.push(local)
     offset += local.length
   }
@@ -106,7 +109,8 @@ export async function startFakeClawHub(): Promise<FakeClawHub> {
 
 async function answer(hub: FakeClawHub, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const { pathname, searchParams } = new URL(request.url ?? '/', hub.url)
-  if (pathname === '/api/v1/search') return void send(response, 200, { results: search(hub, searchParams.get('q') ?? '') })
+  if (pathname === '/api/v1/search')
+    return void send(response, 200, { results: search(hub, searchParams.get('q') ?? '') })
   if (pathname === '/api/v1/skills/-/security-verdicts') {
     const chunks = await request.toArray()
     const { items } = JSON.parse(Buffer.concat(chunks).toString()) as { items: Record<string, string>[] }
@@ -202,33 +206,36 @@ const detail = ({ owner, slug, summary, versions }: FakeSkill, latest: FakeVersi
 })
 
 /** Why a version does not pass. The first three are ClawHub's own words, the others its states of moderation. */
-const reasons: Record<Exclude<FakeVerdict, 'none'>, string[]> = {
+const reasons: Record<Exclude<FakeVerdict, 'none' | 'revoked'>, string[]> = {
   clean: [],
   suspicious: ['security.status_not_clean'],
   malicious: ['moderation.malware_blocked', 'security.status_not_clean'],
   pending: ['security.status_not_clean', 'security.pending'],
   held: ['moderation.held'],
   quarantined: ['moderation.quarantined'],
-  revoked: ['version.unavailable'],
 }
 
 function verdictOn(hub: FakeClawHub, { slug = '', ownerHandle, version = '' }: Record<string, string>): Json {
-  const requested = { requestedSlug: slug, ...(ownerHandle && { requestedOwnerHandle: ownerHandle }), requestedVersion: version }
+  const requested = {
+    requestedSlug: slug,
+    ...(ownerHandle && { requestedOwnerHandle: ownerHandle }),
+    requestedVersion: version,
+  }
   const [skill] = find(hub, slug, ownerHandle)
-  const found = skill?.versions.find((one) => one.version === version)
-  const verdict = found?.verdict
+  const verdict = skill?.versions.find((one) => one.version === version)?.verdict
   if (!skill || verdict === undefined || verdict === 'revoked' || verdict === 'none') {
-    const code = { undefined: 'version_not_found', revoked: 'version_unavailable', none: 'scan_unavailable' }[String(verdict)]
+    const code =
+      verdict === 'revoked' ? 'version_unavailable' : verdict === 'none' ? 'scan_missing' : 'version_not_found'
     return {
       ok: false,
       decision: 'fail',
-      reasons: [code === 'version_unavailable' ? 'version.unavailable' : `${code}`.replace('_', '.')],
+      reasons: [code.replace('_', '.')],
       ...requested,
       slug,
       version: null,
       publisherHandle: null,
       security: null,
-      error: { code, message: 'Version not available' },
+      error: { code, message: 'There is no verdict on this version.' },
     }
   }
   const passed = verdict === 'clean'

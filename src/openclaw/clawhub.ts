@@ -1,0 +1,231 @@
+import { AppError } from '../platform/errors.ts'
+import { type Verdict, verdictOf } from './clawhub-verdict.ts'
+import { isObject } from './json.ts'
+
+/** OpenClaw's own default. */
+const defaultRegistry = 'https://clawhub.ai'
+
+const defaultTimeoutMs = 10_000
+const maxAnswerBytes = 2 * 1024 * 1024
+const maxFiles = 1000
+const shownCharacters = 200
+const maxDescriptionCharacters = 2000
+const defaultRetrySeconds = 30
+const longestRetrySeconds = 3600
+
+const owner = '[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?'
+const slug = '[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?'
+
+/** A skill as callers name it: `@owner/slug`, or the slug alone. Nothing that a path, a URL or a command could trip over. */
+export const slugPattern = `^(?:@${owner}/)?${slug}$`
+export const versionPattern = '^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$'
+
+const isOwner = new RegExp(`^${owner}$`)
+const isSlug = new RegExp(`^${slug}$`)
+const isVersion = new RegExp(versionPattern)
+
+/** One skill of the registry: several publishers may use the same slug. */
+export interface SkillReference {
+  owner: string
+  slug: string
+}
+
+export const referenceText = ({ owner, slug }: SkillReference) => `@${owner}/${slug}`
+
+/** Null unless both are what they should be. */
+export const referenceOf = (owner: unknown, slug: unknown): SkillReference | null =>
+  typeof owner === 'string' && isOwner.test(owner) && typeof slug === 'string' && isSlug.test(slug)
+    ? { owner, slug }
+    : null
+
+/** Null for a slug without its owner, and for what is neither. */
+export function parseReference(text: string): SkillReference | null {
+  const [owner, slug, more] = text.startsWith('@') ? text.slice(1).split('/') : []
+  return more === undefined ? referenceOf(owner, slug) : null
+}
+
+interface FoundSkill extends SkillReference {
+  name: string
+  description: string
+  version: string | null
+}
+
+/** One version, and whether it may be installed. */
+export interface SkillRelease {
+  version: string
+  verdict: Verdict
+  /** The published files with their SHA-256 in hex; null when the registry does not tell. */
+  files: ReadonlyMap<string, string> | null
+}
+
+/**
+ * The registry of skills. It is not trusted: answers are read up to 2 MiB within 10 s, redirects are not followed, and
+ * what is malformed is an AppError `gateway_unreachable` like no answer at all; `unavailable` when it asks to wait.
+ */
+export interface ClawHub {
+  search(query: string, limit: number): Promise<FoundSkill[]>
+  /** The version asked for, or the latest. Throws `invalid` when there is none. */
+  release(reference: SkillReference, version: string | undefined): Promise<SkillRelease>
+}
+
+interface Answer {
+  status: number
+  text: string
+}
+
+const unreachable = (what: string, cause?: unknown) =>
+  new AppError('gateway_unreachable', `The skill registry ${what}. Try again later.`, { cause })
+
+async function readBounded(body: ReadableStream<Uint8Array> | null): Promise<string> {
+  const chunks: Uint8Array[] = []
+  let bytes = 0
+  for await (const chunk of body ?? []) {
+    bytes += chunk.length
+    if (bytes > maxAnswerBytes) throw unreachable('answered with more than it should')
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString()
+}
+
+function retrySeconds(header: string | null): number {
+  const seconds = /^\d{1,6}$/.test(header ?? '') ? Number(header) : defaultRetrySeconds
+  return Math.min(Math.max(seconds, 1), longestRetrySeconds)
+}
+
+async function ask(url: URL, init: RequestInit): Promise<Answer> {
+  try {
+    const response = await fetch(url, { ...init, redirect: 'manual' })
+    const text = await readBounded(response.body)
+    if (response.status === 429) {
+      throw new AppError('unavailable', 'The skill registry asks to wait before the next request.', {
+        retryAfterSeconds: retrySeconds(response.headers.get('retry-after')),
+      })
+    }
+    if (response.status < 200 || response.status >= 500 || (response.status >= 300 && response.status < 400)) {
+      throw unreachable(`answered with status ${response.status}`)
+    }
+    return { status: response.status, text }
+  } catch (cause) {
+    if (cause instanceof AppError) throw cause
+    throw unreachable(
+      cause instanceof Error && cause.name === 'TimeoutError' ? 'did not answer in time' : 'does not answer',
+      cause,
+    )
+  }
+}
+
+const malformed = () => unreachable('answered with something that is not its protocol')
+
+function parse({ status, text }: Answer): Record<string, unknown> {
+  if (status !== 200) throw malformed()
+  try {
+    const body: unknown = JSON.parse(text)
+    if (isObject(body)) return body
+  } catch {} // said below
+  throw malformed()
+}
+
+/** A moderator's no, which ClawHub gives as a status with a sentence. */
+const isWithheld = ({ status }: Answer) => status === 403 || status === 410 || status === 423
+
+const sentence = (text: string) =>
+  text
+    .replace(/\p{Cc}+/gu, ' ')
+    .trim()
+    .slice(0, shownCharacters)
+
+const textOr = (value: unknown, fallback: string) => (typeof value === 'string' ? value : fallback)
+
+function foundIn(row: unknown): FoundSkill[] {
+  if (!isObject(row) || row.source !== 'clawhub') return []
+  const reference = referenceOf(row.ownerHandle, row.slug)
+  if (!reference) return []
+  const { displayName, summary, version } = row
+  return [
+    {
+      ...reference,
+      name: sentence(textOr(displayName, reference.slug)),
+      description: textOr(summary, '').slice(0, maxDescriptionCharacters),
+      version: typeof version === 'string' && isVersion.test(version) ? version : null,
+    },
+  ]
+}
+
+function filesIn(body: Record<string, unknown>): ReadonlyMap<string, string> | null {
+  const files = isObject(body.version) ? body.version.files : undefined
+  if (files === undefined || files === null) return null
+  if (!Array.isArray(files) || files.length > maxFiles) throw malformed()
+  return new Map(
+    files.map((file) => {
+      const { path, sha256 } = isObject(file) ? file : {}
+      if (typeof path !== 'string' || typeof sha256 !== 'string' || !/^[0-9a-f]{64}$/.test(sha256)) throw malformed()
+      if (path.split('/').some((part) => part === '' || part === '.' || part === '..') || /[\\\0]/.test(path)) {
+        throw malformed()
+      }
+      return [path, sha256]
+    }),
+  )
+}
+
+/** Opens nothing; `url` undefined is OpenClaw's default registry. One request takes at most `timeoutMs`, its answer included. */
+export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs): ClawHub {
+  const base = (url ?? defaultRegistry).replace(/\/+$/, '')
+
+  const place = (path: string, query: Record<string, string>) => {
+    const target = new URL(`${base}/api/v1${path}`)
+    for (const [name, value] of Object.entries(query)) target.searchParams.set(name, value)
+    return target
+  }
+  const askAt = (target: URL, init: RequestInit = {}) =>
+    ask(target, { ...init, signal: AbortSignal.timeout(timeoutMs) })
+  const at = ({ owner, slug }: SkillReference, below = '') =>
+    place(`/skills/${encodeURIComponent(slug)}${below}`, { ownerHandle: owner })
+
+  async function verdictItem(reference: SkillReference, version: string): Promise<Record<string, unknown>> {
+    const wanted = { slug: reference.slug, ownerHandle: reference.owner, version }
+    const answer = await askAt(place('/skills/-/security-verdicts', {}), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ items: [wanted] }),
+    })
+    const { items } = parse(answer)
+    const [item] = Array.isArray(items) ? items : []
+    if (!isObject(item) || item.requestedSlug !== reference.slug || item.requestedVersion !== version) throw malformed()
+    const publisher = textOr(item.publisherHandle, reference.owner).replace(/^@/, '').toLowerCase()
+    if (publisher !== reference.owner) throw malformed() // a verdict on somebody else's skill
+    return item
+  }
+
+  return {
+    async search(query, limit) {
+      const { results } = parse(await askAt(place('/search', { q: query, limit: String(limit) })))
+      if (!Array.isArray(results)) throw malformed()
+      return results.flatMap(foundIn).slice(0, limit)
+    },
+    async release(reference, wanted) {
+      const skill = referenceText(reference)
+      const about = await askAt(at(reference))
+      if (about.status === 404) throw new AppError('invalid', `The registry has no skill ${skill}.`)
+      if (isWithheld(about)) throw withheld(skill, about)
+      const detail = parse(about)
+      const latest = isObject(detail.latestVersion) ? detail.latestVersion.version : undefined
+      const version = wanted ?? latest
+      if (typeof version !== 'string' || !isVersion.test(version)) {
+        throw new AppError('invalid', `${skill} has no version in the registry that can be pinned.`)
+      }
+      const item = await verdictItem(reference, version)
+      const code = isObject(item.error) ? item.error.code : undefined
+      if (code === 'version_not_found' || code === 'skill_not_found') {
+        throw new AppError('invalid', `The registry has no version ${version} of ${skill}.`)
+      }
+      const verdict = verdictOf(item, detail)
+      if (verdict.kind === 'refused') return { version, verdict, files: null }
+      const published = await askAt(at(reference, `/versions/${encodeURIComponent(version)}`))
+      if (isWithheld(published)) throw withheld(skill, published)
+      return { version, verdict, files: published.status === 404 ? null : filesIn(parse(published)) }
+    },
+  }
+}
+
+const withheld = (skill: string, { text }: Answer) =>
+  new AppError('invalid', `${skill} is not installed: the registry withholds it. It says: ${sentence(text)}`)

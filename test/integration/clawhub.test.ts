@@ -1,0 +1,157 @@
+import type { ServerResponse } from 'node:http'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { type ClawHub, clawHubAt } from '../../src/openclaw/clawhub.ts'
+import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
+
+let hub: FakeClawHub
+let client: ClawHub
+const reference = { owner: 'acme', slug: 'web-search' }
+const publish = (version = '1.0.0') => hub.publish(reference, { version, files: { 'SKILL.md': 'x' }, verdict: 'clean' })
+const answerWith = (respond: (response: ServerResponse) => unknown, only: RegExp = /./) => {
+  hub.intercept = ({ url = '' }, response) => {
+    if (!only.test(url)) return false
+    respond(response)
+    return true
+  }
+}
+const json = (body: unknown) => (response: ServerResponse) =>
+  response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
+
+beforeAll(async () => {
+  hub = await startFakeClawHub()
+  client = clawHubAt(hub.url, 1000)
+})
+afterEach(() => {
+  hub.intercept = null
+  hub.skills.length = 0
+})
+afterAll(() => hub.close())
+
+test('a release is its version, its verdict and the published files', async () => {
+  publish()
+  expect(await client.release(reference, undefined)).toEqual({
+    version: '1.0.0',
+    verdict: { kind: 'clean' },
+    files: new Map([['SKILL.md', '2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881']]),
+  })
+})
+
+test('a registry that does not list files still serves releases', async () => {
+  publish()
+  answerWith((response) => response.writeHead(404).end(), /versions/)
+  expect(await client.release(reference, undefined)).toMatchObject({ files: null, verdict: { kind: 'clean' } })
+})
+
+test('what a moderator withholds is refused with the registry’s sentence', async () => {
+  publish()
+  for (const [status, only] of [
+    [403, /versions/],
+    [410, /web-search\?/],
+    [423, /versions/],
+  ] as const) {
+    answerWith((response) => response.writeHead(status).end('Under\nreview.'), only)
+    await expect(client.release(reference, undefined)).rejects.toMatchObject({
+      kind: 'invalid',
+      message: expect.stringContaining('Under review.'),
+    })
+  }
+})
+
+test('skills of other sources, and names that are none, are not found', async () => {
+  const row = { slug: 'x', ownerHandle: 'acme', source: 'clawhub' }
+  const others = [
+    { ...row, source: 'skills-sh' },
+    { ...row, slug: '../x' },
+    { ...row, ownerHandle: '@a/b' },
+    { ...row, ownerHandle: null },
+    null,
+  ]
+  answerWith(json({ results: [...others, row, { ...row, version: '1; rm', displayName: 'X\u001b[31m' }] }))
+  expect(await client.search('x', 50)).toEqual([
+    { owner: 'acme', slug: 'x', name: 'x', description: '', version: null },
+    { owner: 'acme', slug: 'x', name: 'X [31m', description: '', version: null },
+  ])
+})
+
+test('a registry that asks to wait is waited for', async () => {
+  answerWith((response) => response.writeHead(429, { 'retry-after': '7' }).end('slow down'))
+  await expect(client.search('x', 1)).rejects.toMatchObject({ kind: 'unavailable', retryAfterSeconds: 7 })
+})
+
+describe('A21: a hostile registry is a typed 502, soon', () => {
+  let secrets = 0
+  const inside = createServer((_request, response) => {
+    secrets += 1
+    response.end('{"results":[]}')
+  })
+  beforeAll(() => new Promise<void>((resolve) => void inside.listen(0, '127.0.0.1', resolve)))
+  afterAll(() => new Promise((resolve) => inside.close(resolve)))
+
+  const drip = (response: ServerResponse) => {
+    response.writeHead(200)
+    const timer = setInterval(() => response.write(' '), 20)
+    response.once('close', () => clearInterval(timer))
+  }
+  const flood = (response: ServerResponse) => {
+    response.writeHead(200, { 'content-length': String(2 ** 31) })
+    const chunk = Buffer.alloc(256 * 1024, ' ')
+    const pour = () => {
+      while (!response.destroyed && response.write(chunk)) {}
+    }
+    response.on('drain', pour)
+    pour()
+  }
+  test.each<[string, (response: ServerResponse) => unknown]>([
+    ['never answers', () => {}],
+    ['answers in drops', drip],
+    ['answers with 2 GB', flood],
+    ['hangs up', (response) => response.destroy()],
+    ['fails', (response) => response.writeHead(500).end('<script>')],
+    [
+      'redirects inside',
+      (response) =>
+        response.writeHead(302, { location: `http://127.0.0.1:${(inside.address() as AddressInfo).port}/` }).end(),
+    ],
+    ['sends a huge header', (response) => response.writeHead(200, { 'x-large': 'x'.repeat(100_000) }).end('{}')],
+    ['answers HTML', (response) => response.writeHead(200).end('<html>')],
+    ['answers an array', json([])],
+    [
+      'answers wrong types',
+      json({ results: 'none', items: [{ requestedSlug: 1 }], skill: 7, latestVersion: { version: '1.0.0' } }),
+    ],
+  ])('that %s', async (_what, respond) => {
+    publish()
+    answerWith(respond)
+    const began = performance.now()
+    for (const ask of [() => client.search('x', 1), () => client.release(reference, '1.0.0')]) {
+      await expect(ask()).rejects.toMatchObject({ name: 'AppError', kind: 'gateway_unreachable' })
+    }
+    expect(performance.now() - began).toBeLessThan(5000)
+    expect(secrets).toBe(0)
+  })
+
+  test('that answers about another release than it was asked for', async () => {
+    publish()
+    for (const changed of [{ requestedVersion: '0.9.0' }, { requestedSlug: 'other' }, { publisherHandle: 'bob' }]) {
+      const item = { ok: true, decision: 'pass', reasons: [], requestedSlug: 'web-search', requestedVersion: '1.0.0' }
+      answerWith(json({ items: [{ ...item, security: { status: 'clean' }, ...changed }] }), /verdicts/)
+      await expect(client.release(reference, undefined)).rejects.toMatchObject({ kind: 'gateway_unreachable' })
+    }
+  })
+
+  test.each([
+    [[{ path: '../../x', sha256: 'a'.repeat(64) }]],
+    [[{ path: '/etc/passwd', sha256: 'a'.repeat(64) }]],
+    [[{ path: 'a\\b', sha256: 'a'.repeat(64) }]],
+    [[{ path: 'a', sha256: 'short' }]],
+    [['a']],
+    [Array.from({ length: 1001 }, (_, at) => ({ path: `f${at}`, sha256: 'a'.repeat(64) }))],
+    ['files'],
+  ])('that lists files which are none: %j', async (files) => {
+    publish()
+    answerWith(json({ version: { files } }), /versions/)
+    await expect(client.release(reference, undefined)).rejects.toMatchObject({ kind: 'gateway_unreachable' })
+  })
+})

@@ -1,0 +1,83 @@
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { removeSkill } from '../../src/openclaw/skills.ts'
+import type { SandboxFiles } from '../../src/sandbox/driver.ts'
+import { LocalHost } from '../support/local-host.ts'
+
+const id = '0199a000-0000-7000-8000-000000000001'
+const reference = { owner: 'acme', slug: 'web-search' }
+const signal = AbortSignal.timeout(60_000)
+const gateway = {
+  call: async () => ({ workspaceDir: '/w', skills: [] }),
+  close: () => {},
+  closed: Promise.resolve(),
+}
+
+let host: LocalHost
+let files: SandboxFiles
+let workspace: string
+
+const remove = () => removeSkill(gateway, files, reference, signal)
+
+beforeAll(async () => {
+  host = await LocalHost.make()
+  await host.driver.create(host.specOf(id), signal)
+  files = host.driver.files(id)
+  const { inside } = await host.driver.observe(id, signal)
+  workspace = join(inside?.home ?? '', 'state/workspace')
+})
+afterAll(() => host.remove())
+
+beforeEach(async () => {
+  await rm(workspace, { recursive: true, force: true })
+  for (const path of ['skills/web-search/SKILL.md', 'skills/notes/SKILL.md', 'precious/SKILL.md']) {
+    await files.write(`state/workspace/${path}`, Buffer.from(path), {}, signal)
+  }
+})
+
+describe('removing a skill whose agent has prepared for it', () => {
+  test('takes away its folder and nothing beside it', async () => {
+    await remove()
+    expect(await readdir(join(workspace, 'skills'))).toEqual(['notes'])
+  })
+
+  test('a link in its place is removed, not what it points to', async () => {
+    await rm(join(workspace, 'skills/web-search'), { recursive: true })
+    await symlink(join(workspace, 'precious'), join(workspace, 'skills/web-search'))
+    await remove()
+    expect(await readdir(join(workspace, 'skills'))).toEqual(['notes'])
+    expect(await readdir(join(workspace, 'precious'))).toEqual(['SKILL.md'])
+  })
+
+  test('a link inside it is removed, not what it points to', async () => {
+    await symlink(join(workspace, 'precious'), join(workspace, 'skills/web-search/way-out'))
+    await remove()
+    expect(await readdir(join(workspace, 'precious'))).toEqual(['SKILL.md'])
+  })
+
+  test('a link in place of the folder of all skills is refused', async () => {
+    const elsewhere = join(workspace, 'elsewhere')
+    await mkdir(join(elsewhere, 'web-search'), { recursive: true })
+    await rm(join(workspace, 'skills'), { recursive: true })
+    await symlink(elsewhere, join(workspace, 'skills'))
+    await expect(remove()).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'unusable' })
+    expect(await readdir(elsewhere)).toEqual(['web-search'])
+  })
+
+  test('a list of skills that is a link, or no list, is left as it is', async () => {
+    const target = join(workspace, 'precious/lock.json')
+    const lock = JSON.stringify({ version: 1, skills: { 'web-search': {} } })
+    await writeFile(target, lock)
+    await mkdir(join(workspace, '.clawhub'))
+    await symlink(target, join(workspace, '.clawhub/lock.json'))
+    await remove()
+    expect(await readFile(target, 'utf8')).toBe(lock)
+    await rm(join(workspace, '.clawhub/lock.json'))
+    for (const spoilt of ['{{{', '[]', '{"skills":[]}', '']) {
+      await writeFile(join(workspace, '.clawhub/lock.json'), spoilt)
+      await remove()
+      expect(await readFile(join(workspace, '.clawhub/lock.json'), 'utf8')).toBe(spoilt)
+    }
+  })
+})
