@@ -59,31 +59,79 @@ export interface ExecResult {
 
 export interface FileStat {
   name: string
-  kind: 'file' | 'directory' | 'other'
+  /** What is neither of the first three is a device, a pipe or a socket. */
+  kind: 'file' | 'directory' | 'link' | 'other'
   size: number
   modifiedAt: Date
+  /** Permission bits. */
   mode: number
 }
 
+/** A file that was opened for reading: the same one from then on, whatever takes its place. */
+export interface OpenFile {
+  size: number
+  modifiedAt: Date
+  /**
+   * The bytes from `start` up to but not including `end`, by default all `size` of them; fails when the file has become
+   * shorter. The file is closed at the end, or when this is destroyed. To be called once.
+   */
+  content(range?: { start: number; end: number }): Readable
+  /** For what is not read: closes the file. */
+  close(): Promise<void>
+}
+
 /**
- * Files in a sandbox's own folder. Paths are relative to it, with `/`; a path that would leave it, also through a
- * symbolic link planted by the tenant, is refused with a SandboxPathError. Works whether the gateway runs or not.
+ * Files in a sandbox's own folder. Paths are relative to it, with `/`. A path that would leave it and one that leads
+ * through a symbolic link, wherever that points, are refused with a SandboxPathError, as is what is no plain file or
+ * folder; no call waits for a pipe. Works whether the gateway runs or not. Throws SandboxAbsentError when there is no
+ * sandbox, and SandboxCapacityError when its disk is full.
  */
 export interface SandboxFiles {
-  list(path: string, signal: AbortSignal): Promise<FileStat[]>
+  /** A folder's entries, sorted by name, links as themselves. Of a folder with more than `maxEntries`, any so many. */
+  list(
+    path: string,
+    options: { maxEntries: number },
+    signal: AbortSignal,
+  ): Promise<{ entries: FileStat[]; isWhole: boolean }>
+  /** null when there is nothing. Tells of a link itself. */
   stat(path: string, signal: AbortSignal): Promise<FileStat | null>
-  /** null when there is no such file. Reads at most `maxBytes`, more is a SandboxPathError. */
-  read(path: string, options: { maxBytes: number }, signal: AbortSignal): Promise<Buffer | null>
-  /** Atomic: the file has its old content or the new one. Makes missing folders. The sandbox's own user owns the file. */
-  write(path: string, content: Buffer | Readable, options: { mode: number }, signal: AbortSignal): Promise<void>
-  move(from: string, to: string, signal: AbortSignal): Promise<void>
-  /** Removes a file or a whole folder; no-op when absent. */
-  remove(path: string, signal: AbortSignal): Promise<void>
+  /** null when there is no such file; more than `maxBytes` in it is a SandboxPathError. The signal ends the content too. */
+  read(path: string, options: { maxBytes: number }, signal: AbortSignal): Promise<OpenFile | null>
+  /**
+   * Atomic: the file has its old content or the new one, also after a failure, an abort or a kill half-way. Makes missing
+   * folders. The sandbox's own user owns the file. Without `mode` it keeps that of the file it replaces, a new one is
+   * 0600. More than `maxBytes` is a SandboxPathError.
+   */
+  write(
+    path: string,
+    content: Buffer | Readable,
+    options: { mode?: number; maxBytes?: number },
+    signal: AbortSignal,
+  ): Promise<void>
+  /** Makes a folder, and those above it; no-op when it is there. */
+  mkdir(path: string, signal: AbortSignal): Promise<void>
+  /** Renames a file, folder or link; missing folders are made. Only a file takes the place of another, and if asked to. */
+  move(from: string, to: string, options: { overwrite: boolean }, signal: AbortSignal): Promise<void>
+  /** Removes a file or a link itself, or a folder: an empty one unless `recursive`. False when there was nothing. */
+  remove(path: string, options: { recursive: boolean }, signal: AbortSignal): Promise<boolean>
 }
+
+/** `unusable`: the path leads through a link or a file, or to what is neither file nor folder. */
+export type PathFault = 'outside' | 'missing' | 'exists' | 'directory' | 'not_empty' | 'too_large' | 'unusable'
 
 /** A path that is not inside the sandbox's folder, or is not what the call needs. The message is safe to show. */
 export class SandboxPathError extends Error {
   override name = 'SandboxPathError'
+  readonly fault: PathFault
+  constructor(fault: PathFault, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.fault = fault
+  }
+}
+
+/** There is no sandbox of that id: it was not made yet, or is gone. */
+export class SandboxAbsentError extends Error {
+  override name = 'SandboxAbsentError'
 }
 
 /** The platform has no room left for what was asked: retrying at once is useless. */
@@ -105,6 +153,8 @@ export interface SandboxDriver {
   readonly isolation: string
   /** Makes a release available where this driver's sandboxes run; immediate when it already is. Minutes on the first call. */
   prepare(release: string, progress: Progress, signal: AbortSignal): Promise<void>
+  /** The same for the plugin of a chat channel: programs in the sandbox see it beside the release, under its own name. */
+  prepareChannel(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<void>
   create(spec: SandboxSpec, signal: AbortSignal): Promise<void>
   /** Returns once the gateway's process exists; readiness is the caller's to check. */
   start(id: string, signal: AbortSignal): Promise<void>

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { appendFile, link, mkdir, readdir, readFile, readlink, stat, symlink, writeFile } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxPathError } from '../../src/sandbox/driver.ts'
@@ -325,12 +326,12 @@ describe('a local sandbox', () => {
       files.read('folder/secret', one, within()),
       files.read('self/file', one, within()),
       files.read('pipe', one, within()),
-      files.list('folder', within()),
+      files.list('folder', { maxEntries: 10 }, within()),
       files.stat('folder/secret', within()),
       files.write('folder/new', Buffer.from('x'), { mode: 0o600 }, within()),
-      files.remove('folder/secret', within()),
-      files.move('folder/secret', 'real/stolen', within()),
-      files.move('real', 'folder/real', within()),
+      files.remove('folder/secret', { recursive: true }, within()),
+      files.move('folder/secret', 'real/stolen', { overwrite: true }, within()),
+      files.move('real', 'folder/real', { overwrite: true }, within()),
     ]
     for (const outcome of await Promise.allSettled(refused)) {
       expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(SandboxPathError) })
@@ -338,12 +339,12 @@ describe('a local sandbox', () => {
     await expect(
       host.driver.exec(id, ['ls'], { timeoutMs: 5000, cwd: `${inside.home}/folder` }, within()),
     ).rejects.toThrow(SandboxPathError)
-    expect((await files.stat('file', within()))?.kind).toBe('other')
+    expect((await files.stat('file', within()))?.kind).toBe('link')
 
     await files.write('file', Buffer.from('mine'), { mode: 0o600 }, within())
-    await files.remove('folder', within())
+    await files.remove('folder', { recursive: true }, within())
     expect(await readFile(secret, 'utf8')).toBe('secret')
-    expect((await files.read('file', one, within()))?.toString()).toBe('mine')
+    expect(await text((await files.read('file', one, within()))!.content())).toBe('mine')
     await host.driver.destroy(id, within())
     expect(await readFile(secret, 'utf8')).toBe('secret')
   })
@@ -353,6 +354,29 @@ describe('a local sandbox', () => {
     await writeFile(join(host.dataDir, 'linked'), 'secret', { mode: 0o600 })
     await link(join(host.dataDir, 'linked'), host.controlFile(id, 'home/linked'))
     await expect(host.driver.files(id).read('linked', { maxBytes: 100 }, within())).rejects.toThrow(SandboxPathError)
+  })
+
+  asRoot('has devices and sockets refused at once, and replaced only by name', async () => {
+    const id = await created()
+    const home = host.controlFile(id, 'home')
+    await once(helper('mknod', [join(home, 'device'), 'c', '1', '5']), 'exit')
+    const listener = createServer().listen(join(home, 'socket'))
+    await once(listener, 'listening')
+    const files = host.driver.files(id)
+    for (const name of ['device', 'socket']) {
+      const refused = [
+        files.read(name, { maxBytes: 10 }, within()),
+        files.list(name, { maxEntries: 10 }, within()),
+        files.write(`${name}/x`, Buffer.from('x'), {}, within()),
+      ]
+      for (const outcome of await Promise.allSettled(refused)) {
+        expect(outcome).toMatchObject({ status: 'rejected', reason: expect.objectContaining({ fault: 'unusable' }) })
+      }
+      expect(await files.stat(name, within())).toMatchObject({ kind: 'other' })
+      await files.write(name, Buffer.from('mine'), {}, within())
+      expect(await files.stat(name, within())).toMatchObject({ kind: 'file', size: 4 })
+    }
+    listener.close()
   })
 
   test('stays confined while a running agent swaps a folder for a link again and again', async () => {
@@ -369,7 +393,9 @@ describe('a local sandbox', () => {
         () => written++,
         (error) => expect(error).toBeInstanceOf(SandboxPathError),
       )
-      await files.remove('a/x', within()).catch((error) => expect(error).toBeInstanceOf(SandboxPathError))
+      await files
+        .remove('a/x', { recursive: true }, within())
+        .catch((error) => expect(error).toBeInstanceOf(SandboxPathError))
     }
     expect(written).toBeGreaterThan(0)
     expect(await readdir(join(host.dataDir, 'outside'))).toEqual([])

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Observation, type SandboxDriver, SandboxPathError, type SandboxSpec } from '../../src/sandbox/driver.ts'
+import { type Observation, SandboxAbsentError, type SandboxDriver, type SandboxSpec } from '../../src/sandbox/driver.ts'
+import { describeFiles } from './files-contract.ts'
 import { until } from './until.ts'
 
 /** A driver under test and what its platform needs besides. */
@@ -77,7 +78,9 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       await driver.destroy(id, within())
       await expect(driver.start(id, within())).rejects.toThrow()
       await expect(driver.exec(id, ['true'], { timeoutMs: 1000 }, within())).rejects.toThrow()
-      await expect(driver.files(id).read('a', { maxBytes: 1 }, within())).rejects.toThrow()
+      await expect(driver.files(id).read('a', { maxBytes: 1 }, within())).rejects.toThrow(SandboxAbsentError)
+      await expect(driver.files(id).list('.', { maxEntries: 1 }, within())).rejects.toThrow(SandboxAbsentError)
+      await expect(driver.files(id).stat('.', within())).rejects.toThrow(SandboxAbsentError)
       expect((await listed()).has(id)).toBe(false)
     })
 
@@ -92,7 +95,8 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       await driver.start(id, within())
       await driver.create(specOf(id), within())
       expect(await driver.observe(id, within())).toMatchObject({ state: 'running', inside: first.inside })
-      expect((await driver.files(id).read('kept', { maxBytes: 10 }, within()))?.toString()).toBe('yes')
+      const kept = await driver.files(id).read('kept', { maxBytes: 10 }, within())
+      expect(await text(kept!.content())).toBe('yes')
     })
 
     test('a second start leaves the gateway running that the first one started', async () => {
@@ -150,63 +154,12 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect((await driver.logs(id, 1)).trimEnd().split('\n')).toHaveLength(1)
     })
 
-    test('files come back as they were written, in folders that are made for them', async () => {
-      const id = await created()
-      const files = driver.files(id)
-      await files.write('a/b/one', Buffer.from([0, 255, 10]), { mode: 0o600 }, within())
-      await files.write('a/two', Readable.from([Buffer.from('st'), Buffer.from('ream')]), { mode: 0o640 }, within())
-      expect(await files.read('a/b/one', { maxBytes: 3 }, within())).toEqual(Buffer.from([0, 255, 10]))
-      expect((await files.read('./a//two', { maxBytes: 100 }, within()))?.toString()).toBe('stream')
-      expect(await files.stat('a/two', within())).toMatchObject({ name: 'two', kind: 'file', size: 6, mode: 0o640 })
-      expect((await files.list('a', within())).map(({ name, kind }) => [name, kind])).toEqual([
-        ['b', 'directory'],
-        ['two', 'file'],
-      ])
-      await files.write('a/two', Buffer.from('new'), { mode: 0o600 }, within())
-      await files.move('a/two', 'c/moved', within())
-      expect((await files.read('c/moved', { maxBytes: 100 }, within()))?.toString()).toBe('new')
-      expect(await files.read('a/two', { maxBytes: 100 }, within())).toBeNull()
-      await files.remove('a', within())
-      await files.remove('a', within())
-      expect(await files.stat('a/b/one', within())).toBeNull()
-      expect((await files.list('.', within())).map(({ name }) => name)).toEqual(['c'])
-    })
-
-    test('what is not there is null to read and stat, and an error to list and move', async () => {
-      const id = await created()
-      const files = driver.files(id)
-      expect(await files.read('no/where', { maxBytes: 1 }, within())).toBeNull()
-      expect(await files.stat('no/where', within())).toBeNull()
-      await files.remove('no/where', within())
-      await expect(files.list('no', within())).rejects.toThrow(SandboxPathError)
-      await expect(files.move('no', 'there', within())).rejects.toThrow(SandboxPathError)
-    })
-
-    test.each(['../x', '/etc/passwd', 'a/../../x', '..', 'a\0b', 'file/x', '.'])(
-      'the path %j is refused',
-      async (path) => {
-        const id = await created()
-        const files = driver.files(id)
-        await files.write('file', Buffer.from('x'), { mode: 0o600 }, within())
-        const refused = [
-          files.read(path, { maxBytes: 10 }, within()),
-          files.write(path, Buffer.from('y'), { mode: 0o600 }, within()),
-          files.move('file', path, within()),
-        ]
-        for (const outcome of await Promise.allSettled(refused)) {
-          expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(SandboxPathError) })
-        }
-        expect((await files.read('file', { maxBytes: 10 }, within()))?.toString()).toBe('x')
-      },
-    )
-
-    test('a file larger than the caller takes, and a folder read as a file, are refused', async () => {
-      const id = await created()
-      const files = driver.files(id)
-      await files.write('a/file', Buffer.alloc(11), { mode: 0o600 }, within())
-      await expect(files.read('a/file', { maxBytes: 10 }, within())).rejects.toThrow(SandboxPathError)
-      await expect(files.read('a', { maxBytes: 10 }, within())).rejects.toThrow(SandboxPathError)
-      await expect(files.write('a', Buffer.alloc(1), { mode: 0o600 }, within())).rejects.toThrow(SandboxPathError)
+    describeFiles({
+      runsPrograms: () => subject.runsPrograms,
+      files: (id) => driver.files(id),
+      exec: (id, script, timeoutMs) => driver.exec(id, ['sh', '-c', script], { timeoutMs }, within()),
+      created,
+      started,
     })
 
     test('an aborted call ends with its reason and changes nothing', async () => {
@@ -229,7 +182,11 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         listing(),
         files.write('x', Buffer.alloc(1), { mode: 0o600 }, signal),
         files.read('x', { maxBytes: 1 }, signal),
-        files.list('.', signal),
+        files.list('.', { maxEntries: 1 }, signal),
+        files.stat('x', signal),
+        files.mkdir('x', signal),
+        files.move('x', 'y', { overwrite: true }, signal),
+        files.remove('x', { recursive: true }, signal),
       ]
       for (const outcome of await Promise.allSettled(calls)) expect(outcome).toEqual({ status: 'rejected', reason })
       expect([await stateOf(other), await stateOf(id), await stateOf(running)]).toEqual([

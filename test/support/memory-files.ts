@@ -1,75 +1,126 @@
 import { posix } from 'node:path'
-import { Readable } from 'node:stream'
-import { type FileStat, type SandboxFiles, SandboxPathError } from '../../src/sandbox/driver.ts'
+import { addAbortSignal, Readable } from 'node:stream'
+import { type FileStat, type PathFault, type SandboxFiles, SandboxPathError } from '../../src/sandbox/driver.ts'
 
-export type MemoryFolder = Map<string, { content: Buffer; mode: number }>
+/** By whole paths; a folder has no content. */
+export type MemoryFolder = Map<string, { content: Buffer | null; mode: number }>
 
-/** The files of a fake sandbox, by their whole paths. A folder is there as long as it has a file. */
+/** The files of a fake sandbox. */
 export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
+  const fault = (kind: PathFault, path: string) => new SandboxPathError(kind, `${JSON.stringify(path)} is ${kind}`)
   const confined = (path: string): string => {
     const normal = posix.normalize(path).replace(/\/$/, '')
-    if (/^(\.\.)?(\/|$)/.test(normal) || path.includes('\0')) throw new SandboxPathError(`${path} is outside`)
+    if (/^(\.\.)?(\/|$)/.test(normal) || path.includes('\0')) throw fault('outside', path)
+    if (normal.split('/').some((name) => name.length > 255)) throw fault('unusable', path)
+    for (let folder = posix.dirname(normal); folder !== '.'; folder = posix.dirname(folder)) {
+      if (find().get(folder)?.content) throw fault('unusable', path)
+    }
     return normal
   }
-  const isFolder = (path: string) => path === '.' || [...find().keys()].some((name) => name.startsWith(`${path}/`))
-  const statOf = (path: string): FileStat | null => {
-    const file = find().get(path)
-    const seen = { name: posix.basename(path), modifiedAt: new Date(0) }
-    if (file) return { ...seen, kind: 'file', size: file.content.length, mode: file.mode }
-    return isFolder(path) ? { ...seen, kind: 'directory', size: 0, mode: 0o700 } : null
+  const named = (path: string): string => {
+    const name = confined(path)
+    if (name === '.') throw fault('directory', path)
+    return name
   }
-  const throughFolders = (path: string): string => {
-    for (let folder = posix.dirname(path); folder !== '.'; folder = posix.dirname(folder)) {
-      if (find().has(folder)) throw new SandboxPathError(`${path} leads through a file`)
-    }
-    return path
+  const fileOf = (path: string): string => {
+    const name = named(path)
+    if (path.endsWith('/') || isFolder(name)) throw fault('directory', path)
+    return name
+  }
+  const isFolder = (path: string) => path === '.' || find().get(path)?.content === null
+  const below = (path: string) => [...find().keys()].filter((name) => path === '.' || name.startsWith(`${path}/`))
+  const makeFolder = (path: string): void => {
+    if (path === '.') return
+    makeFolder(posix.dirname(path))
+    if (!find().has(path)) find().set(path, { content: null, mode: 0o700 })
+  }
+  const statOf = (path: string): FileStat | null => {
+    const found = path === '.' ? { content: null, mode: 0o700 } : find().get(path)
+    if (!found) return null
+    const { content, mode } = found
+    const kind = content ? 'file' : 'directory'
+    return { name: posix.basename(path), kind, size: content?.length ?? 0, modifiedAt: new Date(0), mode }
   }
   return {
-    async list(path, signal) {
+    async list(path, { maxEntries }, signal) {
       signal.throwIfAborted()
       const folder = confined(path)
-      if (!isFolder(folder)) throw new SandboxPathError(`${path} is no folder`)
-      const below = [...find().keys()]
-        .map((name) => posix.relative(folder, name))
-        .filter((name) => !name.startsWith('..'))
-      const names = new Set(below.map((name) => name.split('/')[0] ?? ''))
-      return [...names].sort().flatMap((name) => statOf(posix.join(folder, name)) ?? [])
+      find()
+      if (!isFolder(folder)) throw fault(statOf(folder) ? 'unusable' : 'missing', path)
+      const names = below(folder).filter((name) => posix.dirname(name) === folder)
+      const entries = names
+        .slice(0, maxEntries)
+        .sort()
+        .flatMap((name) => statOf(name) ?? [])
+      return { entries, isWhole: names.length <= maxEntries }
     },
     async stat(path, signal) {
       signal.throwIfAborted()
-      return statOf(throughFolders(confined(path)))
+      find()
+      return statOf(confined(path))
     },
     async read(path, { maxBytes }, signal) {
       signal.throwIfAborted()
-      const name = throughFolders(confined(path))
-      if (isFolder(name)) throw new SandboxPathError(`${path} is a folder`)
-      const content = find().get(name)?.content ?? null
-      if (content && content.length > maxBytes) throw new SandboxPathError(`${path} is too large`)
-      return content
-    },
-    async write(path, content, { mode }, signal) {
-      signal.throwIfAborted()
-      const name = throughFolders(confined(path))
-      if (isFolder(name)) throw new SandboxPathError(`${path} is a folder`)
-      const bytes = content instanceof Readable ? Buffer.concat(await content.toArray({ signal })) : content
-      find().set(name, { content: bytes, mode })
-    },
-    async move(from, to, signal) {
-      signal.throwIfAborted()
-      const [source, target] = [throughFolders(confined(from)), throughFolders(confined(to))]
-      if (isFolder(target)) throw new SandboxPathError(`${to} is a folder`)
-      const moved = [...find()].filter(([name]) => name === source || name.startsWith(`${source}/`))
-      if (moved.length === 0) throw new SandboxPathError(`${from} is not there`)
-      for (const [name, file] of moved) {
-        find().delete(name)
-        find().set(target + name.slice(source.length), file)
+      const content = find().get(fileOf(path))?.content
+      if (!content) return null
+      if (content.length > maxBytes) throw fault('too_large', path)
+      return {
+        size: content.length,
+        modifiedAt: new Date(0),
+        content: ({ start, end } = { start: 0, end: content.length }) =>
+          addAbortSignal(signal, Readable.from([content.subarray(start, end)])),
+        close: async () => {},
       }
     },
-    async remove(path, signal) {
+    async write(path, content, { mode, maxBytes = Number.POSITIVE_INFINITY }, signal) {
       signal.throwIfAborted()
-      const gone = confined(path)
-      if (gone === '.') throw new SandboxPathError('the whole folder cannot be removed')
-      for (const name of [...find().keys()]) if (name === gone || name.startsWith(`${gone}/`)) find().delete(name)
+      const name = fileOf(path)
+      const chunks: Buffer[] = []
+      let size = 0
+      try {
+        for await (const chunk of addAbortSignal(
+          signal,
+          Buffer.isBuffer(content) ? Readable.from([content]) : content,
+        )) {
+          size += chunk.length
+          if (size > maxBytes) throw fault('too_large', path)
+          chunks.push(chunk)
+        }
+      } finally {
+        signal.throwIfAborted()
+      }
+      makeFolder(posix.dirname(name))
+      find().set(name, { content: Buffer.concat(chunks), mode: mode ?? find().get(name)?.mode ?? 0o600 })
+    },
+    async mkdir(path, signal) {
+      signal.throwIfAborted()
+      const name = named(path)
+      if (find().get(name)?.content) throw fault('unusable', path)
+      makeFolder(name)
+    },
+    async move(from, to, { overwrite }, signal) {
+      signal.throwIfAborted()
+      const [source, target] = [named(from), named(to)]
+      const what = statOf(source)
+      const replaced = statOf(target)
+      if (!what) throw fault('missing', from)
+      if (replaced && (!overwrite || what.kind === 'directory')) throw fault('exists', to)
+      if (replaced?.kind === 'directory') throw fault('directory', to)
+      if (target.startsWith(`${source}/`)) throw fault('unusable', to)
+      makeFolder(posix.dirname(target))
+      for (const name of [source, ...below(source)]) {
+        const moved = find().get(name)
+        find().delete(name)
+        if (moved) find().set(target + name.slice(source.length), moved)
+      }
+    },
+    async remove(path, { recursive }, signal) {
+      signal.throwIfAborted()
+      const name = named(path)
+      if (!statOf(name)) return false
+      if (!recursive && below(name).length > 0) throw fault('not_empty', path)
+      for (const gone of [name, ...below(name)]) find().delete(gone)
+      return true
     },
   }
 }

@@ -4,12 +4,20 @@ import { join, relative, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import type { Logger } from '../../platform/log.ts'
 import { StartupError } from '../../platform/startup-error.ts'
-import type { Inside, Observation, Progress, SandboxDriver, SandboxSpec } from '../driver.ts'
+import {
+  type Inside,
+  type Observation,
+  type Progress,
+  SandboxAbsentError,
+  type SandboxDriver,
+  type SandboxSpec,
+} from '../driver.ts'
 import { execBeside } from './exec.ts'
-import { filesIn, openFolderAt } from './files.ts'
+import { filesIn } from './files.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launchGateway } from './launch.ts'
 import { lastLines, rotateLog } from './log-file.ts'
+import { openFolderAt } from './open-folder.ts'
 import { pause } from './pause.ts'
 import { endProcesses, isAlive, type Owner, processesOf, signalProcess } from './processes.ts'
 import { isPortFree, openReservations, type Range, unusedUids } from './reservations.ts'
@@ -20,6 +28,8 @@ export interface LocalDriverOptions {
   node: string
   /** Makes a release available on this host, readable by any user. */
   installRelease(release: string, progress: Progress, signal: AbortSignal): Promise<unknown>
+  /** The same for a channel's plugin, which is put beside the release. */
+  installChannelPlugin(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<unknown>
   /** Where an installed release is: the folder that holds its `node_modules`. */
   releaseFolder(release: string): string
   ports?: Range
@@ -65,7 +75,7 @@ const run = promisify(execFile)
  */
 export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
   if (process.platform !== 'linux') throw new StartupError('SANDBOX_DRIVER=local runs on Linux only.')
-  const { node, installRelease, releaseFolder, log } = options
+  const { node, installRelease, installChannelPlugin, releaseFolder, log } = options
   const dataDir = resolve(options.dataDir)
   const parent = join(dataDir, 'sandboxes')
   const userIds = openReservations(join(dataDir, 'uids'), uids, 'user id')
@@ -74,7 +84,7 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
 
   async function recordOf(folder: SandboxFolder): Promise<SandboxRecord> {
     const record = await folder.readRecord()
-    if (!record) throw new Error(`there is no sandbox ${folder.id}`)
+    if (!record) throw new SandboxAbsentError(`there is no sandbox ${folder.id}`)
     // Else what ran as an ordinary user would run as root now.
     if (isRoot && record.uid === null) throw new Error(`sandbox ${folder.id} was not made by root and cannot run as it`)
     return record
@@ -194,6 +204,9 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
     stop,
     async prepare(release, progress, signal) {
       await installRelease(release, progress, signal)
+    },
+    async prepareChannel(release, channel, progress, signal) {
+      await installChannelPlugin(release, channel, progress, signal)
     },
     async create(spec, signal) {
       signal.throwIfAborted()

@@ -2,99 +2,31 @@ import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { constants } from 'node:fs'
-import { type FileHandle, lstat, mkdir, open, readdir, rename, unlink } from 'node:fs/promises'
-import { join, posix } from 'node:path'
-import { type FileStat, SandboxCapacityError, type SandboxFiles, SandboxPathError } from '../driver.ts'
+import { type FileHandle, lstat, open, opendir, rename, rmdir, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { addAbortSignal, Readable } from 'node:stream'
+import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
+import { at, fault, type Home, inWords, isCode, openBelow, type Place, placeOf } from './open-folder.ts'
 
-const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants
+const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants
 
-interface Home {
-  path: string
-  /** Who owns what is written; null when that is the control plane's own user. */
-  uid: number | null
-  /** A folder on the same file system that the tenant cannot reach. */
-  uploads: string
-}
+const chunkBytes = 256 * 1024
 
-interface Place {
-  path: string
-  folders: string[]
-  /** Empty for the home itself. */
-  name: string
-}
-
-const isCode = (error: unknown, ...codes: string[]) => codes.includes((error as NodeJS.ErrnoException).code ?? '')
-
-/** What the tenant's own files, links and pipes can make a call end with. */
-const refusals = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENOTEMPTY', 'EEXIST', 'EINVAL', 'ENXIO', 'ENAMETOOLONG', 'EACCES']
-
-function inWords(error: unknown, path: string): unknown {
-  if (isCode(error, 'ENOSPC', 'EDQUOT')) {
-    return new SandboxCapacityError('the disk has no room left for this file', { cause: error })
-  }
-  if (!isCode(error, ...refusals)) return error
-  return new SandboxPathError(`${JSON.stringify(path)} is not a path that can be used here`, { cause: error })
-}
-
-const absent = (path: string) => new SandboxPathError(`${JSON.stringify(path)} does not exist`)
-
-function placeOf(path: string): Place {
-  const normal = posix.normalize(path)
-  if (path.includes('\0') || normal.startsWith('/') || normal === '..' || normal.startsWith('../')) {
-    throw new SandboxPathError(`${JSON.stringify(path)} leads out of the folder`)
-  }
-  const folders = normal.split('/').filter((part) => part !== '.' && part !== '')
-  return { path, folders, name: folders.pop() ?? '' }
-}
-
-function fileOf(path: string): Place {
+function named(path: string): Place {
   const place = placeOf(path)
-  if (place.name === '' || path.endsWith('/')) throw new SandboxPathError(`${JSON.stringify(path)} names no file`)
+  if (place.name === '') throw fault('directory', path)
   return place
 }
 
-/**
- * A name in an open folder. The kernel goes by the folder itself, not by its path, so a tenant who puts a symbolic link
- * in the place of a folder in that very moment changes nothing.
- */
-const at = (folder: FileHandle, name: string) => `/proc/self/fd/${folder.fd}/${name}`
-
-const openFolder = (path: string) => open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
-
-/** Opens a folder below the home, one name at a time and through no link. With `make`, missing ones are made. */
-async function openBelow(home: Home, folders: readonly string[], make = false): Promise<FileHandle> {
-  let folder = await openFolder(home.path)
-  for (const name of folders) {
-    await using parent = folder
-    const path = at(parent, name)
-    try {
-      folder = await openFolder(path)
-    } catch (error) {
-      if (!make || !isCode(error, 'ENOENT')) throw error
-      await mkdir(path, { mode: 0o700 }).catch((late) => {
-        if (!isCode(late, 'EEXIST')) throw late
-      })
-      folder = await openFolder(path)
-      if (home.uid !== null) await folder.chown(home.uid, home.uid)
-    }
-  }
-  return folder
-}
-
-/** Opens a folder by its path below the home; throws a SandboxPathError for one that leads elsewhere or is not there. */
-export async function openFolderAt(home: Home, path: string): Promise<FileHandle> {
-  const { folders, name } = placeOf(path)
-  try {
-    return await openBelow(home, name ? [...folders, name] : folders)
-  } catch (error) {
-    throw isCode(error, 'ENOENT') ? absent(path) : inWords(error, path)
-  }
+function fileOf(path: string): Place {
+  if (path.endsWith('/')) throw fault('directory', path)
+  return named(path)
 }
 
 async function statOf(path: string, name: string): Promise<FileStat | null> {
   try {
     const stat = await lstat(path)
-    const kind = stat.isFile() ? 'file' : stat.isDirectory() ? 'directory' : 'other'
+    const kind = stat.isFile() ? 'file' : stat.isDirectory() ? 'directory' : stat.isSymbolicLink() ? 'link' : 'other'
     return { name, kind, size: stat.size, modifiedAt: stat.mtime, mode: stat.mode & 0o7777 }
   } catch (error) {
     if (isCode(error, 'ENOENT')) return null
@@ -102,25 +34,86 @@ async function statOf(path: string, name: string): Promise<FileStat | null> {
   }
 }
 
-/** Reads a plain file of the tenant's own: no pipe or device, and no other link to somebody else's file. */
-async function readPlain(path: string, home: Home, place: Place, maxBytes: number): Promise<Buffer> {
-  await using file = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-  const stat = await file.stat()
-  if (!stat.isFile() || (stat.nlink > 1 && home.uid !== null && stat.uid !== home.uid)) {
-    throw new SandboxPathError(`${JSON.stringify(place.path)} is not a file that can be read`)
+function contentOf(file: FileHandle, range: { start: number; end: number }, signal: AbortSignal): Readable {
+  let { start } = range
+  const content = new Readable({
+    highWaterMark: chunkBytes,
+    async read() {
+      if (start >= range.end) return void this.push(null)
+      try {
+        const chunk = Buffer.allocUnsafeSlow(Math.min(chunkBytes, range.end - start))
+        const { bytesRead } = await file.read(chunk, 0, chunk.length, start)
+        if (bytesRead === 0) throw new Error('the file became shorter while it was read')
+        start += bytesRead
+        this.push(chunk.subarray(0, bytesRead))
+      } catch (error) {
+        this.destroy(error as Error)
+      }
+    },
+    destroy(error, done) {
+      file.close().then(() => done(error), done)
+    },
+  })
+  return addAbortSignal(signal, content)
+}
+
+/** Opens a plain file of the tenant's own: no pipe or device, and no other link to somebody else's file. */
+async function openPlain(
+  path: string,
+  home: Home,
+  place: Place,
+  maxBytes: number,
+  signal: AbortSignal,
+): Promise<OpenFile> {
+  const file = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+  try {
+    const stat = await file.stat()
+    if (stat.isDirectory()) throw fault('directory', place.path)
+    const isForeign = stat.nlink > 1 && home.uid !== null && stat.uid !== home.uid
+    if (!stat.isFile() || isForeign) throw fault('unusable', place.path)
+    if (stat.size > maxBytes) throw fault('too_large', place.path)
+    const { size, mtime } = stat
+    return {
+      size,
+      modifiedAt: mtime,
+      content: (range = { start: 0, end: size }) => contentOf(file, range, signal),
+      close: () => file.close(),
+    }
+  } catch (error) {
+    await file.close()
+    throw error
   }
-  const chunks: Buffer[] = []
+}
+
+interface NewFile {
+  place: Place
+  uid: number | null
+  mode: number
+  maxBytes: number
+}
+
+/** Writes a file that was not there, down to the disk. */
+async function fill(path: string, content: Readable, options: NewFile, signal: AbortSignal): Promise<void> {
+  const { place, uid, mode, maxBytes } = options
+  await using file = await open(path, 'wx', 0o600)
+  if (uid !== null) await file.chown(uid, uid)
+  await file.chmod(mode & 0o777)
   let size = 0
-  for await (const chunk of file.createReadStream({ end: maxBytes, autoClose: false })) {
+  for await (const chunk of addAbortSignal(signal, content)) {
     size += chunk.length
-    chunks.push(chunk)
+    if (size > maxBytes) throw fault('too_large', place.path)
+    await file.appendFile(chunk)
   }
-  if (size > maxBytes) throw new SandboxPathError(`${JSON.stringify(place.path)} has more than ${maxBytes} bytes`)
-  return Buffer.concat(chunks)
+  await file.datasync()
 }
 
 /** By `rm`, which goes by open folders, as the tenant: whatever it is led to, it removes only what the tenant may. */
-async function removeTree(folder: FileHandle, name: string, uid: number | null, signal: AbortSignal): Promise<void> {
+async function removeTree(
+  folder: FileHandle,
+  { path, name }: Place,
+  uid: number | null,
+  signal: AbortSignal,
+): Promise<void> {
   const child = spawn('/bin/rm', ['-rf', '--', `./${name}`], {
     ...(uid !== null && { uid, gid: uid }),
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
@@ -129,40 +122,50 @@ async function removeTree(folder: FileHandle, name: string, uid: number | null, 
     signal,
   })
   const [code] = await once(child, 'exit')
-  if (code !== 0) throw new Error(`rm ended with code ${code}`)
+  if (code !== 0) throw fault('unusable', path) // some of it is not the tenant's to remove
 }
 
 /** The files of a sandbox, read and written by the control plane as the folder's owner could and not beyond. */
 export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
-  /** Runs a call on the folder that holds the place; null when something on the way or at its end is not there. */
-  async function inFolder<T>(
+  /** Runs a call on the home; null when something on the way or at its end is not there. */
+  async function inHome<T>(path: string, signal: AbortSignal, call: (home: Home) => Promise<T>): Promise<T | null> {
+    signal.throwIfAborted()
+    const home = await findHome()
+    try {
+      return await call(home)
+    } catch (error) {
+      signal.throwIfAborted()
+      if (isCode(error, 'ENOENT')) return null
+      throw inWords(error, path)
+    }
+  }
+
+  /** Runs a call on the folder that holds the place. */
+  const inFolder = <T>(
     place: Place,
     missing: 'make' | 'leave',
     signal: AbortSignal,
     call: (folder: FileHandle, home: Home) => Promise<T>,
-  ): Promise<T | null> {
-    signal.throwIfAborted()
-    const home = await findHome()
-    try {
+  ): Promise<T | null> =>
+    inHome(place.path, signal, async (home) => {
       await using folder = await openBelow(home, place.folders, missing === 'make')
       return await call(folder, home)
-    } catch (error) {
-      signal.throwIfAborted()
-      if (isCode(error, 'ENOENT')) return null
-      throw inWords(error, place.path)
-    }
-  }
+    })
 
   return {
-    async list(path, signal) {
+    async list(path, { maxEntries }, signal) {
       const { folders, name } = placeOf(path)
       const place = { path, folders: name ? [...folders, name] : folders, name: '' }
-      const stats = await inFolder(place, 'leave', signal, async (folder) => {
-        const names = await readdir(at(folder, '.'))
-        return Promise.all(names.sort().map((entry) => statOf(at(folder, entry), entry)))
+      const listed = await inFolder(place, 'leave', signal, async (folder) => {
+        const names: string[] = []
+        for await (const { name } of await opendir(at(folder, '.'))) if (names.push(name) > maxEntries) break
+        const isWhole = names.length <= maxEntries
+        const shown = names.slice(0, maxEntries).sort()
+        const entries = await Promise.all(shown.map((entry) => statOf(at(folder, entry), entry)))
+        return { entries: entries.filter((entry) => entry !== null), isWhole }
       })
-      if (!stats) throw absent(path)
-      return stats.filter((stat) => stat !== null)
+      if (!listed) throw fault('missing', path)
+      return listed
     },
     async stat(path, signal) {
       const place = placeOf(path)
@@ -172,19 +175,21 @@ export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
     async read(path, { maxBytes }, signal) {
       const place = fileOf(path)
       return inFolder(place, 'leave', signal, (folder, home) =>
-        readPlain(at(folder, place.name), home, place, maxBytes),
+        openPlain(at(folder, place.name), home, place, maxBytes, signal),
       )
     },
-    async write(path, content, { mode }, signal) {
+    async write(path, content, { mode, maxBytes = Number.POSITIVE_INFINITY }, signal) {
       const place = fileOf(path)
-      const written = await inFolder(place, 'make', signal, async (folder, home) => {
+      const replaced = await inFolder(place, 'leave', signal, (folder) => statOf(at(folder, place.name), place.name))
+      if (replaced?.kind === 'directory') throw fault('directory', path)
+      const kept = replaced?.kind === 'file' ? replaced.mode : 0o600
+      const written = await inHome(path, signal, async (home) => {
         const upload = join(home.uploads, randomUUID())
         try {
-          await using file = await open(upload, 'wx', 0o600)
-          await file.writeFile(content, { signal })
-          if (home.uid !== null) await file.chown(home.uid, home.uid)
-          await file.chmod(mode & 0o777)
-          await file.datasync()
+          const source = Buffer.isBuffer(content) ? Readable.from([content]) : content
+          await fill(upload, source, { place, uid: home.uid, mode: mode ?? kept, maxBytes }, signal)
+          // Only now: what fails leaves no folders behind.
+          await using folder = await openBelow(home, place.folders, true)
           await rename(upload, at(folder, place.name))
           return true
         } catch (error) {
@@ -192,31 +197,43 @@ export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
           throw error
         }
       })
-      if (!written) throw absent(path) // the tenant has removed its folder meanwhile
+      if (!written) throw fault('missing', path) // the tenant has removed its folder meanwhile
     },
-    async move(from, to, signal) {
-      const source = fileOf(from)
-      const target = fileOf(to)
+    async mkdir(path, signal) {
+      const { folders, name } = named(path)
+      const made = await inHome(path, signal, async (home) => {
+        await using _folder = await openBelow(home, [...folders, name], true)
+        return true
+      })
+      if (!made) throw fault('missing', path)
+    },
+    async move(from, to, { overwrite }, signal) {
+      const source = named(from)
+      const target = named(to)
       const moved = await inFolder(source, 'leave', signal, async (sourceFolder) => {
-        if (!(await statOf(at(sourceFolder, source.name), source.name))) return null
+        const what = await statOf(at(sourceFolder, source.name), source.name)
+        if (!what) return null
         return inFolder(target, 'make', signal, async (targetFolder) => {
+          const replaced = await statOf(at(targetFolder, target.name), target.name)
+          if (replaced && (!overwrite || what.kind === 'directory')) throw fault('exists', to)
+          if (replaced?.kind === 'directory') throw fault('directory', to)
           await rename(at(sourceFolder, source.name), at(targetFolder, target.name))
           return true
         })
       })
-      if (!moved) throw absent(from)
+      if (!moved) throw fault('missing', from)
     },
-    async remove(path, signal) {
-      const place = placeOf(path)
-      if (!place.name) throw new SandboxPathError('the whole folder cannot be removed')
-      await inFolder(place, 'leave', signal, async (folder, home) => {
-        try {
-          await unlink(at(folder, place.name))
-        } catch (error) {
-          if (!isCode(error, 'EISDIR')) throw error
-          await removeTree(folder, place.name, home.uid, signal)
-        }
+    async remove(path, { recursive }, signal) {
+      const place = named(path)
+      const removed = await inFolder(place, 'leave', signal, async (folder, home) => {
+        const target = at(folder, place.name)
+        const what = await statOf(target, place.name)
+        if (what?.kind !== 'directory') await unlink(target)
+        else if (recursive) await removeTree(folder, place, home.uid, signal)
+        else await rmdir(target)
+        return true
       })
+      return removed ?? false
     },
   }
 }

@@ -1,0 +1,92 @@
+import { execFile } from 'node:child_process'
+import { mkdir, readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { describe, expect, test } from 'vitest'
+import { LocalHost } from '../support/local-host.ts'
+import { openTestChowder } from '../support/test-chowder.ts'
+import { formOf, openWorkspaces } from '../support/workspaces.ts'
+
+const run = promisify(execFile)
+const isRoot = process.getuid?.() === 0
+const within = () => AbortSignal.timeout(20_000)
+const mebibyte = 1024 * 1024
+const transferClient = fileURLToPath(new URL('../support/transfer-client.mjs', import.meta.url))
+
+test('a file of 1 GiB goes up and down whole while the memory of the server stays flat', {
+  timeout: 120_000,
+}, async () => {
+  const workspaces = await openWorkspaces()
+  const { base } = await workspaces.made()
+  const transfer = async (action: 'upload' | 'download', bytes: number) => {
+    const target = `${workspaces.url}${base}/${action}?path=large.bin`
+    const { stdout } = await run(process.execPath, [
+      transferClient,
+      action,
+      target,
+      workspaces.organization.key,
+      String(bytes),
+    ])
+    return JSON.parse(stdout)
+  }
+  await transfer('upload', 16 * mebibyte)
+  await transfer('download', 16 * mebibyte)
+  const before = process.memoryUsage.rss()
+  let most = before
+  const watch = setInterval(() => {
+    most = Math.max(most, process.memoryUsage.rss())
+  }, 20)
+  const startedAt = performance.now()
+  const up = await transfer('upload', 1024 * mebibyte)
+  const upMs = performance.now() - startedAt
+  const down = await transfer('download', 1024 * mebibyte)
+  const downMs = performance.now() - startedAt - upMs
+  clearInterval(watch)
+  console.info(
+    `1 GiB: up ${Math.round(upMs)} ms, down ${Math.round(downMs)} ms, ${Math.round((most - before) / mebibyte)} MiB more memory`,
+  )
+  await workspaces.close()
+  expect(up.status).toBe(204)
+  expect(down).toEqual({ status: 200, received: 1024 * mebibyte, sha256: up.sha256 })
+  expect(most - before).toBeLessThan(150 * mebibyte)
+})
+
+describe.skipIf(!isRoot)('a full disk (needs root, to mount a small one)', () => {
+  test('is 507 with the cause, leaves the old file and no part of the new one, and is over once there is room', async () => {
+    const host = await LocalHost.make()
+    const disk = join(host.dataDir, 'sandboxes')
+    await mkdir(disk)
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk])
+    const chowder = await openTestChowder({ sandboxes: host.driver })
+    try {
+      const { key } = await chowder.signUp()
+      const { body: instance } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'agent' } })
+      await host.driver.create(host.specOf(instance.id), within())
+      const base = `/v1/instances/${instance.id}/files`
+      const put = (path: string, content: string) =>
+        chowder.call('PUT', `${base}/content`, { key, body: { path, content } })
+      expect((await put('file', 'old')).status).toBe(204)
+      const form = new Response(formOf([['path', 'file'], ['file', new Blob([Buffer.alloc(8 * mebibyte)])]])) // biome-ignore format: short
+      const upload = await chowder.app.inject({
+        method: 'POST',
+        url: `${base}/upload`,
+        headers: { authorization: `Bearer ${key}`, 'content-type': form.headers.get('content-type') ?? '' },
+        payload: Buffer.from(await form.arrayBuffer()),
+      })
+      expect([upload.statusCode, upload.json().detail]).toEqual([507, expect.stringContaining('full')])
+      expect(await readdir(host.controlFile(instance.id, 'uploads'))).toEqual([])
+      const { body } = await chowder.call('GET', `${base}/content?path=file`, { key })
+      expect(body.content).toBe('old')
+      for (let index = 0; index < 3; index += 1)
+        expect((await put(`full${index}`, 'x'.repeat(mebibyte))).status).toBe(204)
+      expect((await put('file', 'x'.repeat(mebibyte))).status).toBe(507)
+      expect((await chowder.call('DELETE', `${base}?path=full0`, { key })).status).toBe(204)
+      expect((await put('file', 'new')).status).toBe(204)
+    } finally {
+      await chowder.close()
+      await run('umount', ['-l', disk])
+      await rm(host.dataDir, { recursive: true, force: true })
+    }
+  })
+})

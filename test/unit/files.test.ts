@@ -1,0 +1,45 @@
+import { describe, expect, test } from 'vitest'
+import { existingPath, movablePath, newFilePath, newPath, pathOf } from '../../src/files/paths.ts'
+import { rangeOf } from '../../src/files/range.ts'
+
+describe('a path in the workspace', () => {
+  test.each([
+    ['a/b', 'a/b'],
+    ['./a//b/', 'a/b'],
+    ['.', '.'],
+    ['./', '.'],
+    ['...', '...'],
+    ['a..b/..c', 'a..b/..c'],
+    ['.keep', '.keep'],
+  ])('%j is %j', (given, path) => {
+    expect(pathOf(given)).toBe(path)
+  })
+
+  test.each(['..', '../a', 'a/../b', 'a/..', '/', '/a', '//a', 'a\\b', '..\\a', 'a\0'])('%j is refused', (given) => {
+    for (const check of [pathOf, existingPath, movablePath, newPath, newFilePath]) {
+      expect(() => check(given)).toThrow(expect.objectContaining({ kind: 'invalid' }))
+    }
+  })
+})
+
+test.each([
+  [undefined, 10, null],
+  ['bytes=0-0', 10, { start: 0, end: 1 }],
+  ['bytes=9-9', 10, { start: 9, end: 10 }],
+  ['bytes=3-', 10, { start: 3, end: 10 }],
+  ['bytes=-4', 10, { start: 6, end: 10 }],
+  ['bytes=-40', 10, { start: 0, end: 10 }],
+  ['bytes=10-', 10, 'none'],
+  ['bytes=-0', 10, 'none'],
+  ['bytes=0-', 0, 'none'],
+  ['bytes=-5', 0, 'none'],
+  ['bytes=4-2', 10, null],
+  ['bytes=-', 10, null],
+  ['bytes=a-b', 10, null],
+  ['bytes=0-1,2-3', 10, null],
+  ['lines=0-1', 10, null],
+  [`bytes=0-${'9'.repeat(400)}`, 10, { start: 0, end: 10 }],
+  [`bytes=${'9'.repeat(400)}-`, 10, 'none'],
+])('the range %j of %d bytes is %j', (header, size, range) => {
+  expect(rangeOf(header, size)).toEqual(range)
+})
