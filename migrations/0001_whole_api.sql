@@ -54,4 +54,6 @@ ALTER TABLE "channels" ADD CONSTRAINT "channels_instance_id_instances_id_fk" FOR
 ALTER TABLE "idempotency_keys" ADD CONSTRAINT "idempotency_keys_organization_id_organizations_id_fk" FOREIGN KEY ("organization_id") REFERENCES "public"."organizations"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "skills" ADD CONSTRAINT "skills_instance_id_instances_id_fk" FOREIGN KEY ("instance_id") REFERENCES "public"."instances"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 CREATE INDEX "idempotency_keys_expiry" ON "idempotency_keys" USING btree ("expires_at");--> statement-breakpoint
-CREATE INDEX "api_keys_organization" ON "api_keys" USING btree ("organization_id","created_at","id");
+CREATE INDEX "api_keys_organization" ON "api_keys" USING btree ("organization_id","created_at","id");--> statement-breakpoint
+CREATE UNIQUE INDEX "organizations_stripe_customer" ON "organizations" USING btree ("stripe_customer_id");--> statement-breakpoint
+CREATE INDEX "organizations_to_erase" ON "organizations" USING btree ("id") WHERE deleted_at IS NOT NULL AND erased_at IS NULL;

@@ -131,6 +131,23 @@ async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal)
   )
 }
 
+const connectionTo = (address: Address, cluster: Cluster): EmbeddedPostgres['connection'] => ({
+  ...address,
+  user: databaseName,
+  password: cluster.password,
+  database: databaseName,
+})
+
+/**
+ * How to reach the PostgreSQL that a running Chowder owns, for another process beside it; undefined when none runs in
+ * the data folder. It owns nothing: when Chowder ends, the connection does.
+ */
+export async function reachEmbeddedPostgres(dataDir: string): Promise<EmbeddedPostgres['connection'] | undefined> {
+  const cluster = await prepareCluster(resolve(dataDir), true)
+  const running = await findPostmaster(cluster)
+  return running?.address && connectionTo(running.address, cluster)
+}
+
 async function makeDatabase(client: pg.Client): Promise<void> {
   const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [databaseName])
   if (rowCount === 0) await client.query(`CREATE DATABASE ${databaseName}`)
@@ -217,9 +234,8 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   }
   let stopped: Promise<void> | undefined
 
-  const connection = { ...address, user: databaseName, password: cluster.password, database: databaseName }
   return {
-    connection,
+    connection: connectionTo(address, cluster),
     url: `postgresql://${databaseName}:${cluster.password}@${encodeURIComponent(address.host)}:${address.port}/${databaseName}`,
     stop: () => (stopped ??= stop()),
   }

@@ -35,29 +35,37 @@ export const installation = pgTable('installation', {
   value: text().notNull(),
 })
 
-export const organizations = pgTable('organizations', {
-  id: uuid().primaryKey(),
-  name: text().notNull(),
-  subscriptionTier: text({ enum: tiers }).notNull(),
-  /** Most instances that may exist at once; null is no limit. */
-  instanceLimit: integer(),
-  /** Instances not terminated. Raised and lowered by the statements that create and terminate, never counted. */
-  instanceCount: integer().notNull().default(0),
-  /** Null without a billing relation; the subscription's also without a paid plan. */
-  stripeCustomerId: text(),
-  stripeSubscriptionId: text(),
-  /** The quantity that Stripe was last told; behind `instanceCount` it is to be told anew. */
-  billedCount: integer(),
-  billingAttempts: integer().notNull().default(0),
-  nextBillingAt: instant().notNull().defaultNow(),
-  createdAt: instant().notNull().defaultNow(),
-  updatedAt: instant().notNull().defaultNow(),
-  /** Set by the operator: all its keys are refused until it is taken back. */
-  disabledAt: instant(),
-  deletedAt: instant(),
-  /** When the last sandbox of a deleted organization was gone. */
-  erasedAt: instant(),
-})
+export const organizations = pgTable(
+  'organizations',
+  {
+    id: uuid().primaryKey(),
+    name: text().notNull(),
+    subscriptionTier: text({ enum: tiers }).notNull(),
+    /** Most instances that may exist at once; null is no limit. */
+    instanceLimit: integer(),
+    /** Instances not terminated. Raised and lowered by the statements that create and terminate, never counted. */
+    instanceCount: integer().notNull().default(0),
+    /** Null without a billing relation; the subscription's also without a paid plan. */
+    stripeCustomerId: text(),
+    stripeSubscriptionId: text(),
+    /** The quantity that Stripe charges: another one than `instanceCount` is to be told, null is to be asked. */
+    billedCount: integer(),
+    billingAttempts: integer().notNull().default(0),
+    /** When Stripe may be asked next. Whoever asks sets it ahead: it is also the lease, and its token. */
+    nextBillingAt: instant().notNull().defaultNow(),
+    createdAt: instant().notNull().defaultNow(),
+    updatedAt: instant().notNull().defaultNow(),
+    /** Set by the operator: all its keys are refused until it is taken back. */
+    disabledAt: instant(),
+    deletedAt: instant(),
+    /** When the last sandbox of a deleted organization was gone. */
+    erasedAt: instant(),
+  },
+  (table) => [
+    uniqueIndex('organizations_stripe_customer').on(table.stripeCustomerId),
+    index('organizations_to_erase').on(table.id).where(sql`deleted_at IS NOT NULL AND erased_at IS NULL`),
+  ],
+)
 
 /** Model provider keys, sealed; one a provider and organization. */
 export const providerKeys = pgTable(
@@ -110,7 +118,7 @@ export const idempotencyKeys = pgTable(
     key: text().notNull(),
     /** SHA-256 of the request: the same key with another one is refused. */
     requestHash: bytea().notNull(),
-    /** Status and body, sealed because they may hold a new API key. */
+    /** The body, sealed because it may hold a new API key. */
     sealedAnswer: text(),
     expiresAt: instant().notNull(),
   },

@@ -1,6 +1,6 @@
-import { and, asc, eq } from 'drizzle-orm'
+import { and, asc, eq, isNull } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
-import { channels, type Instance, providerKeys, skills } from '../database/schema.ts'
+import { type Channel, channels, type Instance, providerKeys, skills } from '../database/schema.ts'
 import { type BaseUrls, type ChannelSettings, type GatewayConfig, renderConfig } from '../openclaw/config.ts'
 import { parseOverrides } from '../openclaw/overrides.ts'
 import type { Vault } from '../platform/secrets.ts'
@@ -21,17 +21,24 @@ export const channelConfigPlace = (instanceId: string, channel: string) =>
   `channels/${instanceId}.${channel}/sealed_config`
 export const skillSettingsPlace = (instanceId: string, name: string) => `skills/${instanceId}.${name}/sealed_settings`
 
+/** A stored channel as the gateway's configuration is rendered from it. */
+export const openChannel = (
+  vault: Vault,
+  { instanceId, channel, enabled, sealedConfig }: Channel,
+): ChannelSettings => ({
+  channel,
+  enabled,
+  config: JSON.parse(vault.open(sealedConfig, channelConfigPlace(instanceId, channel))),
+})
+
+/** Only those that the gateway has taken: settings that it refuses would keep it from starting. */
 async function openChannels(db: Db, vault: Vault, instanceId: string): Promise<ChannelSettings[]> {
   const rows = await db
     .select()
     .from(channels)
-    .where(eq(channels.instanceId, instanceId))
+    .where(and(eq(channels.instanceId, instanceId), isNull(channels.step), isNull(channels.errorMessage)))
     .orderBy(asc(channels.channel))
-  return rows.map(({ channel, enabled, sealedConfig }) => ({
-    channel,
-    enabled,
-    config: JSON.parse(vault.open(sealedConfig, channelConfigPlace(instanceId, channel))),
-  }))
+  return rows.map((row) => openChannel(vault, row))
 }
 
 async function openSkills(db: Db, vault: Vault, instanceId: string) {

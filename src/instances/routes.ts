@@ -5,16 +5,29 @@ import type { FastifyReply } from 'fastify'
 import type { Instance as Row } from '../database/schema.ts'
 import { parseOverrides } from '../openclaw/overrides.ts'
 import { defaultRelease, knownReleases } from '../openclaw/releases.ts'
+import { IdempotencyHeaders, idempotent } from '../organization/idempotency.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
-import { ErrorBody } from '../platform/http-errors.ts'
-import { newId } from '../platform/ids.ts'
+import { isId, newId } from '../platform/ids.ts'
+import { failures } from '../platform/openapi.ts'
+import { linkNext, positionOf } from '../platform/paging.ts'
 import { texts } from '../platform/texts.ts'
+import { NoBody } from '../platform/validation.ts'
 import type { ChangeDeps } from './change.ts'
-import type { FindGateway, FindHead } from './lookup.ts'
+import type { FindGateway, FindHead, InstanceHead } from './lookup.ts'
 import { patchInstance } from './patch.ts'
-import { CreateInstance, Instance, InstanceStatus, PatchInstance, toInstance, toInstanceStatus } from './schemas.ts'
-import { waitUntilSettled } from './settled.ts'
+import {
+  CreateInstance,
+  Instance,
+  InstanceStatus,
+  ListInstances,
+  PatchInstance,
+  toInstance,
+  toInstanceStatus,
+  WaitForStatus,
+} from './schemas.ts'
+import { readUntil, waitUntilSettled } from './settled.ts'
+import { isGettingTo } from './status.ts'
 import { changeIntent, createInstance, getInstance, listInstances, openConfig, terminateInstance } from './store.ts'
 
 export interface InstanceDeps extends ChangeDeps {
@@ -28,10 +41,20 @@ export interface InstanceDeps extends ChangeDeps {
 }
 
 // A malformed id is an unknown one: 404.
-const ById = Type.Object({ instance_id: Type.String() })
-const failures = { '4xx': ErrorBody, '5xx': ErrorBody }
-// Fastify hands an absent body over as null.
-const NoBody = Type.Union([Type.Null(), Type.Object({}, { additionalProperties: false })])
+const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
+
+const intentTexts = {
+  start: {
+    summary: 'Start an instance',
+    description:
+      'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the end, which may be `error`; a 202 means that it goes on.',
+  },
+  stop: {
+    summary: 'Stop an instance',
+    description:
+      'Stops a `running` instance and keeps its files and sessions. Messages are refused from now on. Waits up to 60 seconds for the end; a 202 means that it goes on.',
+  },
+}
 
 /** Fires when the client has gone before its answer was out. */
 function whenLeft(reply: FastifyReply): AbortSignal {
@@ -53,26 +76,40 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     '/v1/instances',
     {
       config: { access: 'org' },
-      schema: { tags: ['instances'], body: CreateInstance, response: { 201: Instance, ...failures } },
+      schema: {
+        operationId: 'createInstance',
+        summary: 'Create an instance',
+        description:
+          'Answers at once with an instance that is `provisioning`; it is `running` once its agent takes messages. Your organization must have a key for the model provider, and a free place under its plan.',
+        tags: ['instances'],
+        headers: IdempotencyHeaders,
+        body: CreateInstance,
+        response: { 201: Instance, ...failures(400, 402, 409) },
+      },
     },
-    async ({ body, caller }, reply) => {
+    async (request, reply) => {
+      const { body, caller } = request
       const openclawVersion = body.openclaw_version ?? defaultRelease
       if (!knownReleases().includes(openclawVersion)) {
         throw new AppError('invalid', texts.unknownVersion(openclawVersion, knownReleases()))
       }
       if (body.openclaw_config) parseOverrides(body.openclaw_config)
-      const row = await createInstance(db, vault, {
-        id: newId(),
-        organizationId: caller.organizationId,
-        name: body.name,
-        modelProvider: body.model_provider ?? 'anthropic',
-        sandboxDriver,
-        openclawVersion,
-        openclawConfig: body.openclaw_config ?? null,
-        gatewayToken: randomBytes(32).toString('hex'),
+      const created = await idempotent(deps, request, reply, async (statements) => {
+        const row = await createInstance(statements, vault, {
+          id: newId(),
+          organizationId: caller.organizationId,
+          name: body.name,
+          metadata: body.metadata ?? {},
+          modelProvider: body.model_provider ?? 'anthropic',
+          sandboxDriver,
+          openclawVersion,
+          openclawConfig: body.openclaw_config ?? null,
+          gatewayToken: randomBytes(32).toString('hex'),
+        })
+        ringAfter(reply, row)
+        return show(row)
       })
-      ringAfter(reply, row)
-      return reply.code(201).send(show(row))
+      return reply.code(201).send(created)
     },
   )
 
@@ -80,16 +117,36 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     '/v1/instances',
     {
       config: { access: 'org' },
-      schema: { tags: ['instances'], response: { 200: Type.Array(Instance), ...failures } },
+      schema: {
+        operationId: 'listInstances',
+        summary: 'List instances',
+        description:
+          'Newest first; terminated ones only when asked for by `status`. With `limit`, the header `Link` names the next page as long as there is one.',
+        tags: ['instances'],
+        querystring: ListInstances,
+        response: { 200: Type.Array(Instance), ...failures(400) },
+      },
     },
-    async ({ caller }) => (await listInstances(db, caller.organizationId)).map(show),
+    async ({ caller, query: { cursor, ...filter } }, reply) => {
+      const position = positionOf(cursor, isId)
+      const { rows, next } = await listInstances(db, caller.organizationId, { ...filter, position })
+      if (next) linkNext(reply, publicUrl(), next)
+      return rows.map(show)
+    },
   )
 
   app.get(
     '/v1/instances/:instance_id',
     {
       config: { access: 'read' },
-      schema: { tags: ['instances'], params: ById, response: { 200: Instance, ...failures } },
+      schema: {
+        operationId: 'getInstance',
+        summary: 'Read an instance',
+        description: 'A terminated instance can be read for 30 days.',
+        tags: ['instances'],
+        params: ById,
+        response: { 200: Instance, ...failures(404) },
+      },
     },
     async ({ caller, params }) => show(await getInstance(db, caller.organizationId, params.instance_id)),
   )
@@ -98,17 +155,41 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     '/v1/instances/:instance_id/status',
     {
       config: { access: 'read' },
-      schema: { tags: ['instances'], params: ById, response: { 200: InstanceStatus, ...failures } },
+      schema: {
+        operationId: 'getInstanceStatus',
+        summary: 'Read the status of an instance',
+        description:
+          'Cheap enough to be polled. With `wait` the answer comes as soon as the instance has that status, as soon as it will not get there by itself, or after `timeout` seconds: read `status` to see which.',
+        tags: ['instances'],
+        params: ById,
+        querystring: WaitForStatus,
+        response: { 200: InstanceStatus, ...failures(404) },
+      },
     },
-    async ({ caller, params }) =>
-      toInstanceStatus(await findHead(caller.organizationId, params.instance_id), publicUrl()),
+    async ({ caller, params, query: { wait, timeout } }, reply) => {
+      const read = () => findHead(caller.organizationId, params.instance_id)
+      const head = await read()
+      if (wait === undefined) return toInstanceStatus(head, publicUrl())
+      const signal = AbortSignal.any([whenLeft(reply), closing.signal])
+      const isOver = (latest: InstanceHead) => !isGettingTo(wait, latest)
+      return toInstanceStatus(await readUntil(head, isOver, read, { waitMs: timeout * 1000, signal }), publicUrl())
+    },
   )
 
   app.patch(
     '/v1/instances/:instance_id',
     {
       config: { access: 'configure' },
-      schema: { tags: ['instances'], params: ById, body: PatchInstance, response: { 200: Instance, ...failures } },
+      schema: {
+        operationId: 'updateInstance',
+        summary: 'Change an instance',
+        description:
+          'Changes what is sent and leaves the rest. `openclaw_config` and `metadata` replace what was stored. A running agent has the new configuration when this is answered, or it is a 400 in OpenClaw’s words and nothing has changed.',
+        tags: ['instances'],
+        params: ById,
+        body: PatchInstance,
+        response: { 200: Instance, ...failures(400, 404, 409, 502, 504) },
+      },
     },
     async ({ body, caller, params }) =>
       show(await patchInstance(deps, caller.organizationId, params.instance_id, body)),
@@ -118,7 +199,15 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     '/v1/instances/:instance_id',
     {
       config: { access: 'org' },
-      schema: { tags: ['instances'], params: ById, response: { 204: Type.Null(), ...failures } },
+      schema: {
+        operationId: 'deleteInstance',
+        summary: 'Delete an instance',
+        description:
+          'Destroys the agent with its files, sessions and settings, for good, and frees its place under the plan at once. Deleting it again changes nothing.',
+        tags: ['instances'],
+        params: ById,
+        response: { 204: Type.Null(), ...failures(404) },
+      },
     },
     async ({ caller, params }, reply) => {
       const due = await terminateInstance(db, caller.organizationId, params.instance_id)
@@ -134,10 +223,12 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       {
         config: { access: 'org' },
         schema: {
+          operationId: `${action}Instance`,
           tags: ['instances'],
+          ...intentTexts[action],
           params: ById,
           body: NoBody,
-          response: { 200: Instance, 202: Instance, ...failures },
+          response: { 200: Instance, 202: Instance, ...failures(404, 409) },
         },
       },
       async ({ caller, params }, reply) => {

@@ -17,8 +17,17 @@ export function publicStatus(row: StatusColumns): InstanceStatus {
   return isSettled(row) ? 'error' : 'provisioning'
 }
 
-/** The same rule in SQL, for the statuses that statements are guarded by. */
+/** Whether a row has not this status with everything that goes with it yet, and is on the way there. */
+export const isGettingTo = (status: 'running' | 'stopped', row: StatusColumns): boolean =>
+  publicStatus(row) === (status === 'running' ? 'provisioning' : 'stopped') && !isSettled(row)
+
+/** The same rule in SQL. */
 export const hasStatus = {
+  provisioning: and(
+    eq(instances.desiredState, 'running'),
+    isNull(instances.readyAt),
+    ne(instances.observedGeneration, instances.generation),
+  ),
   running: and(eq(instances.desiredState, 'running'), isNotNull(instances.readyAt)),
   stopped: eq(instances.desiredState, 'stopped'),
   error: and(
@@ -27,7 +36,7 @@ export const hasStatus = {
     eq(instances.observedGeneration, instances.generation),
   ),
   terminated: eq(instances.desiredState, 'terminated'),
-} satisfies Partial<Record<InstanceStatus, SQL | undefined>>
+} satisfies Record<InstanceStatus, SQL | undefined>
 
 /** Rows that want work now: due, held by nobody, and past the time of their next attempt. */
 export const isDueNow = and(

@@ -1,5 +1,6 @@
 import { and, desc, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock } from '../database/client.ts'
+import { type Db, onceMoreOnDeadlock, type Statements } from '../database/client.ts'
+import { after, cutPage } from '../database/page.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
@@ -38,6 +39,7 @@ export interface NewInstance {
   id: string
   organizationId: string
   name: string
+  metadata: Record<string, string>
   modelProvider: ModelProvider
   sandboxDriver: string
   openclawVersion: string
@@ -63,35 +65,34 @@ const createText = `
       AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
     RETURNING id)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
-                         sealed_config, sealed_token, desired_state)
-  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, 'running' FROM place RETURNING *`
+                         sealed_config, sealed_token, metadata, desired_state)
+  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, $9, 'running' FROM place RETURNING *`
 
 /**
  * Takes a place under the organization's limit and inserts the row, in one statement: no two creates can share the
  * last place. Throws invalid when the organization has no key for the provider, limit_reached when no place is free.
  */
-export async function createInstance(db: Db, vault: Vault, row: NewInstance): Promise<Instance> {
-  const { rows } = await onceMoreOnDeadlock(() =>
-    db.$client.query({
-      name: 'create_instance',
-      text: createText,
-      values: [
-        row.id,
-        row.organizationId,
-        row.name,
-        row.modelProvider,
-        row.sandboxDriver,
-        row.openclawVersion,
-        sealConfig(vault, row.id, row.openclawConfig),
-        vault.seal(row.gatewayToken, tokenPlace(row.id)),
-      ],
-    }),
-  )
+export async function createInstance(db: Statements, vault: Vault, row: NewInstance): Promise<Instance> {
+  const { rows } = await db.$client.query({
+    name: 'create_instance',
+    text: createText,
+    values: [
+      row.id,
+      row.organizationId,
+      row.name,
+      row.modelProvider,
+      row.sandboxDriver,
+      row.openclawVersion,
+      sealConfig(vault, row.id, row.openclawConfig),
+      vault.seal(row.gatewayToken, tokenPlace(row.id)),
+      JSON.stringify(row.metadata),
+    ],
+  })
   if (rows[0]) return fromDriver(rows[0])
   throw await whyNotCreated(db, row)
 }
 
-async function whyNotCreated(db: Db, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
+async function whyNotCreated(db: Statements, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
   const [organization] = await db
     .select({ limit: organizations.instanceLimit, key: providerKeys.provider })
     .from(organizations)
@@ -105,13 +106,31 @@ async function whyNotCreated(db: Db, { organizationId, modelProvider }: NewInsta
   return new AppError('invalid', texts.noProviderKey(modelProvider))
 }
 
-/** All that are not terminated, newest first. */
-export const listInstances = (db: Db, organizationId: string): Promise<Instance[]> =>
-  db
+export interface InstanceFilter {
+  status?: InstanceStatus
+  name?: string
+  limit?: number
+  /** The id of the last one on the page before. */
+  position?: string | undefined
+}
+
+/** Newest first; without a status all that are not terminated. `next` is the position of the page after this one. */
+export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter) {
+  const { status, name, limit, position } = filter
+  const listed = db
     .select()
     .from(instances)
-    .where(and(eq(instances.organizationId, organizationId), isNotTerminated))
+    .where(
+      and(
+        eq(instances.organizationId, organizationId),
+        status === undefined ? isNotTerminated : and(hasStatus[status], stillReadable),
+        name === undefined ? undefined : sql`strpos(lower(${instances.name}), lower(${name})) > 0`,
+        position === undefined ? undefined : after(instances, position),
+      ),
+    )
     .orderBy(desc(instances.createdAt), desc(instances.id))
+  return cutPage(limit === undefined ? await listed : await listed.limit(limit + 1), limit)
+}
 
 /** Throws not_found for a missing, malformed or foreign id alike. Terminated ones are found for 30 days. */
 export async function getInstance(db: Db, organizationId: string, id: string): Promise<Instance> {
@@ -169,16 +188,18 @@ export async function changeIntent(
 
 /**
  * Records that an instance is to be destroyed and frees its place under the limit, in one statement; terminated from
- * then on. Null when it was terminated already: nothing is lowered twice.
+ * then on. Null when it was terminated already: nothing is lowered twice. Like all that changes both, it locks the
+ * organization before the instance: the other way round it would meet them in a deadlock.
  */
 export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<Due | null> {
   await getInstance(db, organizationId, id)
   const { rows } = await onceMoreOnDeadlock(() =>
     db.execute(sql`
-      WITH gone AS (
+      WITH locked AS (SELECT id FROM organizations WHERE id = ${organizationId} FOR UPDATE),
+      gone AS (
         UPDATE instances SET desired_state = 'terminated', generation = generation + 1, ready_at = NULL, attempts = 0,
                next_attempt_at = now(), error_message = NULL, terminated_at = now(), updated_at = now()
-        WHERE id = ${id} AND organization_id = ${organizationId} AND desired_state <> 'terminated' RETURNING *),
+        WHERE id = ${id} AND organization_id = (SELECT id FROM locked) AND desired_state <> 'terminated' RETURNING *),
       freed AS (
         UPDATE organizations SET instance_count = instance_count - 1
         WHERE id = ${organizationId} AND EXISTS (SELECT 1 FROM gone))

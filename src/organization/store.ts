@@ -1,4 +1,4 @@
-import { and, eq, isNotNull, or, sql } from 'drizzle-orm'
+import { and, eq, isNotNull, isNull, or, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock, type Transaction } from '../database/client.ts'
 import {
   apiKeys,
@@ -34,6 +34,8 @@ export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organi
   return { organization, key }
 }
 
+const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
+
 /** The providers that have a key stored, in the documented order. */
 async function providersOf(db: Pick<Db, 'select'>, organizationId: string): Promise<ModelProvider[]> {
   const stored = await db
@@ -44,7 +46,7 @@ async function providersOf(db: Pick<Db, 'select'>, organizationId: string): Prom
 }
 
 export async function getOrganization(db: Db, id: string) {
-  const [organization] = await db.select().from(organizations).where(eq(organizations.id, id))
+  const [organization] = await db.select().from(organizations).where(existing(id))
   if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
   return { organization, providers: await providersOf(db, id) }
 }
@@ -63,7 +65,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
     const [organization] = await tx
       .update(organizations)
       .set({ ...(patch.name !== undefined && { name: patch.name }), updatedAt: sql`now()` })
-      .where(eq(organizations.id, id))
+      .where(existing(id))
       .returning()
     if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
     const due: Due[] = []
@@ -74,7 +76,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
     }
     return { organization, providers: await providersOf(tx, id), due }
   }
-  // It locks the organization before the instances, a delete the other way round.
+  // It locks many instances, and what marks them all at a shutdown does so in another order.
   return onceMoreOnDeadlock(() => db.transaction(change))
 }
 

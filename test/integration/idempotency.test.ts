@@ -1,0 +1,280 @@
+import pg from 'pg'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { inTransaction } from '../../src/database/client.ts'
+import { clearExpiredAnswers } from '../../src/organization/idempotency.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+let chowder: TestChowder
+let key: string
+let organizationId: string
+
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+})
+beforeEach(async () => {
+  const organization = await chowder.signUp()
+  key = organization.key
+  organizationId = organization.id
+})
+afterAll(() => chowder.close())
+
+const post = (path: string, idempotencyKey: string, body: unknown, as = key) =>
+  chowder.call('POST', path, { key: as, body, headers: { 'idempotency-key': idempotencyKey } })
+const instancesOf = async (as = key) => (await chowder.call('GET', '/v1/instances', { key: as })).body
+const stored = async () =>
+  (await chowder.database.pool.query('SELECT * FROM idempotency_keys WHERE organization_id = $1', [organizationId]))
+    .rows
+
+const creating = {
+  '/v1/instances': () => ({ name: 'agent', metadata: { b: '1', a: '2' } }),
+  '/v1/keys': (instanceId: string) => ({ name: 'k', permissions: ['read'], instance_ids: [instanceId] }),
+  '/v1/organization/keys': () => ({ name: 'k' }),
+}
+
+describe.each(Object.keys(creating) as (keyof typeof creating)[])('POST %s with an Idempotency-Key', (path) => {
+  test('answers the same again, marked as replayed, and creates nothing more', async () => {
+    const [{ id }] = [(await chowder.call('POST', '/v1/instances', { key, body: { name: 'first' } })).body]
+    const body = creating[path](id)
+    const first = await post(path, 'same', body)
+    expect([first.status, first.headers['idempotent-replayed']]).toEqual([201, undefined])
+    const listed = (await chowder.call('GET', path, { key })).body.length
+    const again = await post(path, 'same', body)
+    expect([again.status, again.headers['idempotent-replayed']]).toEqual([201, 'true'])
+    expect(again.body).toEqual(first.body)
+    expect((await chowder.call('GET', path, { key })).body).toHaveLength(listed)
+  })
+
+  test('refuses the key with another body, and creates nothing', async () => {
+    const [{ id }] = [(await chowder.call('POST', '/v1/instances', { key, body: { name: 'first' } })).body]
+    const body = creating[path](id)
+    await post(path, 'same', body)
+    const other = await post(path, 'same', { ...body, name: 'another' })
+    expect(other.status).toBe(422)
+    expect(other.body.detail).toEqual([
+      { loc: ['header', 'idempotency-key'], msg: expect.stringContaining('another request'), type: 'idempotency' },
+    ])
+    const names = (await chowder.call('GET', path, { key })).body.map(({ name }: { name: string }) => name)
+    expect(names).not.toContain('another')
+  })
+})
+
+test('of 100 concurrent twins one creates and all are answered the same', async () => {
+  const answers = await Promise.all(Array.from({ length: 100 }, () => post('/v1/instances', 'burst', { name: 'one' })))
+  expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([201]))
+  expect(new Set(answers.map(({ body }) => JSON.stringify(body))).size).toBe(1)
+  expect(answers.filter(({ headers }) => headers['idempotent-replayed'] === undefined)).toHaveLength(1)
+  expect(await instancesOf()).toHaveLength(1)
+})
+
+test('100 keys of their own create 100 instances', async () => {
+  const answers = await Promise.all(
+    Array.from({ length: 100 }, (_, i) => post('/v1/instances', `own-${i}`, { name: 'one' })),
+  )
+  expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([201]))
+  expect(await instancesOf()).toHaveLength(100)
+})
+
+test('two organizations with the same key are nothing to each other', async () => {
+  const theirs = await chowder.signUp()
+  const mine = await post('/v1/instances', 'same', { name: 'mine' })
+  const other = await post('/v1/instances', 'same', { name: 'theirs' }, theirs.key)
+  expect([mine.status, other.status]).toEqual([201, 201])
+  expect((await instancesOf(theirs.key)).map(({ name }: { name: string }) => name)).toEqual(['theirs'])
+})
+
+test('all keys of an organization replay each other’s answers', async () => {
+  const { body } = await chowder.call('POST', '/v1/organization/keys', { key, body: { name: 'second' } })
+  const first = await post('/v1/instances', 'same', { name: 'one' })
+  expect((await post('/v1/instances', 'same', { name: 'one' }, body.raw_key)).body).toEqual(first.body)
+})
+
+test('the order of the body’s fields says nothing, anything else does, and so does the route', async () => {
+  await post('/v1/instances', 'same', { name: 'one', metadata: { a: '1', b: '2' } })
+  const turned = await post('/v1/instances', 'same', { metadata: { b: '2', a: '1' }, name: 'one' })
+  expect([turned.status, turned.headers['idempotent-replayed']]).toEqual([201, 'true'])
+  for (const body of [{ name: 'one' }, { name: 'one', metadata: { a: '2', b: '1' } }]) {
+    expect((await post('/v1/instances', 'same', body)).status).toBe(422)
+  }
+  await post('/v1/organization/keys', 'route', { name: 'one' })
+  expect((await post('/v1/instances', 'route', { name: 'one' })).status).toBe(422)
+})
+
+test('what fails is not kept: the same request with the same key may succeed later', async () => {
+  const bare = await chowder.signUp({ providerKey: null })
+  const refused = await post('/v1/instances', 'later', { name: 'one' }, bare.key)
+  expect(refused.status).toBe(400)
+  await chowder.call('PATCH', '/v1/organization', { key: bare.key, body: { model_api_keys: { anthropic: 'sk-1' } } })
+  const { status, headers } = await post('/v1/instances', 'later', { name: 'one' }, bare.key)
+  expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
+})
+
+test('a replay under a full plan is the first answer, and takes no place', async () => {
+  await chowder.database.pool.query('UPDATE organizations SET instance_limit = 1 WHERE id = $1', [organizationId])
+  const first = await post('/v1/instances', 'one', { name: 'one' })
+  expect((await post('/v1/instances', 'one', { name: 'one' })).body).toEqual(first.body)
+  expect((await post('/v1/instances', 'two', { name: 'one' })).status).toBe(402)
+  expect(await stored()).toHaveLength(1)
+})
+
+test.each([
+  ['', 'empty'],
+  [' ', 'blank'],
+  ['a b', 'with a space'],
+  ['ü', 'not ASCII'],
+  ['k'.repeat(256), 'too long'],
+])('the key %j (%s) is a 422 and creates nothing', async (bad) => {
+  const { status, body } = await post('/v1/instances', bad, { name: 'one' })
+  expect([status, body.detail?.[0]?.loc]).toEqual([422, ['header', 'idempotency-key']])
+  expect(await instancesOf()).toEqual([])
+})
+
+test('the longest key, of every sign it may have, is taken', async () => {
+  const signs = String.fromCharCode(...Array.from({ length: 94 }, (_, i) => 0x21 + i))
+  expect((await post('/v1/instances', signs.repeat(3).slice(0, 255), { name: 'one' })).status).toBe(201)
+})
+
+test('a client that was gone before the answer gets it by asking again', async () => {
+  const url = await listening()
+  // The lock on the organization holds the create between its beginning and its commit, until the client has left.
+  const holder = new pg.Client(chowder.database.connection)
+  await holder.connect()
+  await holder.query('BEGIN')
+  await holder.query('SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE', [organizationId])
+  const leaving = new AbortController()
+  const lost = fetch(`${url}/v1/instances`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', 'idempotency-key': 'lost' },
+    body: JSON.stringify({ name: 'one' }),
+    signal: leaving.signal,
+  })
+  await until('the create to wait for the lock', waitsForLock)
+  leaving.abort()
+  await expect(lost).rejects.toThrow()
+  await holder.query('COMMIT')
+  await holder.end()
+  const { status, body } = await post('/v1/instances', 'lost', { name: 'one' })
+  expect(status).toBe(201)
+  expect(await instancesOf()).toMatchObject([{ id: body.id }])
+})
+
+test('when its database connection dies in the middle nothing is created, the process lives, and a retry creates', async () => {
+  const holder = new pg.Client(chowder.database.connection)
+  await holder.connect()
+  await holder.query('BEGIN')
+  await holder.query('SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE', [organizationId])
+  const cut = post('/v1/instances', 'cut', { name: 'one' })
+  await until('the create to wait for the lock', waitsForLock)
+  await holder.query(
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,
+  )
+  expect((await cut).status).toBe(503)
+  await holder.query('COMMIT')
+  await holder.end()
+  expect([await instancesOf(), await stored()]).toEqual([[], []])
+  const { status, headers } = await post('/v1/instances', 'cut', { name: 'one' })
+  expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
+})
+
+describe('a twin that is still under way', () => {
+  /** Another request with the same key, as another process has it in the works. */
+  async function underWay(idempotencyKey: string) {
+    const holder = new pg.Client(chowder.database.connection)
+    await holder.connect()
+    await holder.query('BEGIN')
+    await holder.query(
+      `INSERT INTO idempotency_keys (organization_id, key, request_hash, expires_at) VALUES ($1, $2, '\\x00', now() + interval '1 day')`,
+      [organizationId, idempotencyKey],
+    )
+    return {
+      async end(how: 'COMMIT' | 'ROLLBACK') {
+        await holder.query(how)
+        await holder.end()
+      },
+    }
+  }
+
+  test('is waited for, and when it fails this request creates', async () => {
+    const twin = await underWay('fails')
+    const answer = post('/v1/instances', 'fails', { name: 'one' })
+    await until('the request to wait for its twin', waitsForLock)
+    await twin.end('ROLLBACK')
+    expect((await answer).status).toBe(201)
+  })
+
+  test('after 10 s is a 409 that says to come again, and creates nothing', async () => {
+    const twin = await underWay('slow')
+    const began = performance.now()
+    const { status, body, headers } = await post('/v1/instances', 'slow', { name: 'one' })
+    expect([status, headers['retry-after']]).toEqual([409, '1'])
+    expect(body.detail).toContain('Idempotency-Key')
+    expect(performance.now() - began).toBeGreaterThan(9900)
+    await twin.end('ROLLBACK')
+    expect(await instancesOf()).toEqual([])
+  })
+})
+
+describe('after 24 hours', () => {
+  const expire = () =>
+    chowder.database.pool.query(
+      `UPDATE idempotency_keys SET expires_at = now() - interval '1 s' WHERE organization_id = $1`,
+      [organizationId],
+    )
+
+  test('the key is free, for the same request as for another one', async () => {
+    await post('/v1/instances', 'k', { name: 'one' })
+    await expire()
+    const other = await post('/v1/instances', 'k', { name: 'two' })
+    expect([other.status, other.headers['idempotent-replayed'], other.body.name]).toEqual([201, undefined, 'two'])
+    expect((await post('/v1/instances', 'k', { name: 'two' })).body).toEqual(other.body)
+  })
+
+  test('the answers are deleted, and those that are younger are kept', async () => {
+    const { pool } = chowder.database
+    await pool.query(
+      `INSERT INTO idempotency_keys (organization_id, key, request_hash, expires_at)
+       SELECT $1, 'old-' || i, '\\x00', now() - interval '1 s' FROM generate_series(1, 1100) i`,
+      [organizationId],
+    )
+    await post('/v1/instances', 'young', { name: 'one' })
+    await clearExpiredAnswers(chowder.database.db)
+    expect((await stored()).map((row) => row.key)).toEqual(['young'])
+    const [{ hours }] = (
+      await pool.query(
+        `SELECT extract(epoch FROM expires_at - now())::float8 / 3600 AS hours FROM idempotency_keys WHERE key = 'young'`,
+      )
+    ).rows
+    expect(hours).toBeGreaterThan(23.9)
+    expect(hours).toBeLessThanOrEqual(24)
+  })
+})
+
+test('a stored answer shows nothing of the key that it holds', async () => {
+  const { body } = await post('/v1/organization/keys', 'secret', { name: 'k' })
+  const rows = JSON.stringify(await stored())
+  expect(body.raw_key).toMatch(/^chd_org_/)
+  expect(rows).not.toContain(body.raw_key)
+  expect(rows).not.toContain('chd_org_')
+})
+
+test('a transaction that fails leaves no connection behind', async () => {
+  const { db, pool } = chowder.database
+  for (let i = 0; i < 20; i += 1) {
+    await expect(inTransaction(db, () => Promise.reject(new Error('no')))).rejects.toThrow('no')
+  }
+  expect(pool.idleCount).toBe(pool.totalCount)
+})
+
+const waitsForLock = async () => {
+  const { rows } = await chowder.database.pool.query(
+    `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,
+  )
+  return rows.length > 0
+}
+
+let url: string | undefined
+const listening = async () => {
+  url ??= await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+  return url
+}

@@ -1,0 +1,319 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+let chowder: TestChowder
+let key: string
+let organizationId: string
+
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+})
+beforeEach(async () => {
+  const organization = await chowder.signUp()
+  key = organization.key
+  organizationId = organization.id
+})
+afterAll(() => chowder.close())
+
+const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown, as = key) =>
+  chowder.call(method, `/v1/instances${path}`, { key: as, ...(body !== undefined && { body }) })
+
+async function create(fields: object = {}): Promise<string> {
+  const { status, body } = await call('POST', '', { name: 'agent', ...fields })
+  expect(status).toBe(201)
+  return body.id
+}
+
+/** Puts a row into a state as a worker would leave it. */
+const become = (id: string, columns: string) =>
+  chowder.database.pool.query(`UPDATE instances SET observed_generation = generation, ${columns} WHERE id = $1`, [id])
+const states = {
+  provisioning: '',
+  running: 'ready_at = now()',
+  error: 'ready_at = NULL',
+  stopped: `ready_at = NULL, desired_state = 'stopped'`,
+  terminated: `ready_at = NULL, desired_state = 'terminated', terminated_at = now()`,
+}
+type State = keyof typeof states
+
+async function createIn(state: State, fields: object = {}): Promise<string> {
+  const id = await create(fields)
+  if (state !== 'provisioning') await become(id, states[state])
+  return id
+}
+
+const idsOf = (body: { id: string }[]) => body.map(({ id }) => id)
+const nextOf = (headers: Record<string, unknown>) => /^<(.*)>; rel="next"$/.exec(String(headers.link ?? ''))?.[1]
+
+/** Every page from the first on, each by the link of the one before. */
+async function pages(query: string): Promise<string[][]> {
+  const found: string[][] = []
+  for (let path: string | undefined = `/v1/instances?${query}`; path; ) {
+    const { status, body, headers } = await chowder.call('GET', path, { key })
+    expect(status).toBe(200)
+    found.push(idsOf(body))
+    const next = nextOf(headers)
+    expect(next ?? 'http://chowder.test/').toMatch(/^http:\/\/chowder\.test\//)
+    path = next?.slice('http://chowder.test'.length)
+  }
+  return found
+}
+
+describe('GET /v1/instances', () => {
+  test('pages lead through every instance once, newest first, also where many have one creation time', async () => {
+    const ids: string[] = []
+    for (let i = 0; i < 7; i += 1) ids.push(await create())
+    // Apart by microseconds, which no JavaScript date tells apart; the last three are the same.
+    await chowder.database.pool.query(
+      `UPDATE instances SET created_at = timestamptz '2026-02-14T12:00:00.000100Z' + least(i, 4) * interval '1 microsecond'
+       FROM unnest($1::uuid[]) WITH ORDINALITY AS listed (id, i) WHERE instances.id = listed.id`,
+      [ids],
+    )
+    const newestFirst = ids.toReversed()
+    expect(idsOf((await call('GET', '')).body)).toEqual(newestFirst)
+    expect(await pages('limit=3')).toEqual([newestFirst.slice(0, 3), newestFirst.slice(3, 6), newestFirst.slice(6)])
+    expect((await pages('limit=7')).length).toBe(1)
+  })
+
+  test('a page that follows one whose last instance was deleted meanwhile begins where that ended', async () => {
+    const ids = [await create(), await create(), await create()].toReversed()
+    const first = await call('GET', '?limit=2')
+    await call('DELETE', `/${ids[1]}`)
+    const rest = await chowder.call(
+      'GET',
+      new URL(nextOf(first.headers) ?? '').pathname + new URL(nextOf(first.headers) ?? '').search,
+      { key },
+    )
+    expect(idsOf(rest.body)).toEqual([ids[2]])
+    expect(rest.headers.link).toBeUndefined()
+  })
+
+  test('holds nothing of another organization', async () => {
+    await create()
+    await call('POST', '', { name: 'theirs' }, (await chowder.signUp()).key)
+    expect((await call('GET', '')).body).toMatchObject([{ organization_id: organizationId }])
+  })
+
+  test('without parameters all of them are one bare array without a link', async () => {
+    await Promise.all(Array.from({ length: 103 }, () => create()))
+    const { body, headers } = await call('GET', '')
+    expect([body.length, headers.link]).toEqual([103, undefined])
+  })
+
+  test('the link keeps the filters', async () => {
+    for (const name of ['one & two', 'other', 'ONE & TWO']) await createIn('running', { name })
+    const first = await call('GET', `?limit=1&status=running&name=${encodeURIComponent('ne & t')}`)
+    const next = new URL(nextOf(first.headers) ?? '')
+    expect(Object.fromEntries(next.searchParams)).toMatchObject({ limit: '1', status: 'running', name: 'ne & t' })
+    expect((await pages(`limit=1&status=running&name=${encodeURIComponent('ne & t')}`)).flat()).toHaveLength(2)
+  })
+
+  test('each status lists exactly those that have it, terminated ones only when asked for', async () => {
+    const ids = {} as Record<State, string>
+    for (const state of Object.keys(states) as State[]) ids[state] = await createIn(state)
+    for (const [state, id] of Object.entries(ids)) {
+      const { body } = await call('GET', `?status=${state}`)
+      expect(body).toMatchObject([{ id, status: state }])
+    }
+    const listed = idsOf((await call('GET', '')).body)
+    expect(listed.toSorted()).toEqual(
+      Object.values({ ...ids, terminated: '' })
+        .filter(Boolean)
+        .toSorted(),
+    )
+  })
+
+  test('a terminated instance is no longer listed after 30 days', async () => {
+    await become(await create(), `desired_state = 'terminated', terminated_at = now() - interval '30 days 1 minute'`)
+    expect((await call('GET', '?status=terminated')).body).toEqual([])
+  })
+
+  test.each([
+    ['%', ['100% agent']],
+    ['_', ['a_b']],
+    ['\\', ['back\\slash']],
+    ['ÄRGER', ['ärger']],
+    ['AGENT', ['100% agent']],
+    ['nothing', []],
+  ])('a name that holds %s is found by exactly that', async (part, expected) => {
+    for (const name of ['100% agent', 'a_b', 'back\\slash', 'ärger', 'axb']) await create({ name })
+    const { body } = await call('GET', `?name=${encodeURIComponent(part)}`)
+    expect(body.map(({ name }: { name: string }) => name)).toEqual(expected)
+  })
+
+  test.each([
+    'limit=0',
+    'limit=101',
+    'limit=1.5',
+    'limit=',
+    'limit=x',
+    'limit=1&limit=2',
+    'status=asleep',
+    'status=running&status=stopped',
+    'name=',
+    'name=%00',
+    `name=${'x'.repeat(129)}`,
+    'sort=name',
+    `cursor=${'x'.repeat(513)}`,
+  ])('%s is a 422 that names the parameter', async (query) => {
+    const { status, body } = await call('GET', `?${query}`)
+    expect(status).toBe(422)
+    expect(body.detail[0].loc).toEqual(['query', query.split('=')[0]])
+  })
+
+  test.each(['', 'x', 'MTIz', 'MDEyMzQ1Njctd2hhdGV2ZXI', '%00', '%F0%9F%A6%9E'])(
+    'a cursor %j that no page named is a 400',
+    async (cursor) => {
+      const { status, body } = await call('GET', `?cursor=${cursor}`)
+      expect([status, body.detail]).toEqual([400, expect.stringContaining('Link header')])
+    },
+  )
+
+  test('a cursor of another organization leads to nothing of either', async () => {
+    const theirs = await chowder.signUp()
+    for (let i = 0; i < 3; i += 1) await call('POST', '', { name: 'theirs' }, theirs.key)
+    const { headers } = await call('GET', '?limit=1', undefined, theirs.key)
+    const { search } = new URL(nextOf(headers) ?? '')
+    const { status, body } = await call('GET', search)
+    expect([status, body]).toEqual([200, []])
+  })
+})
+
+describe('metadata', () => {
+  const full = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`${i}`.padEnd(64, 'ü'), '🦞'.repeat(512)]))
+
+  test('is answered as it was sent, everywhere an instance is', async () => {
+    const { status, body } = await call('POST', '', { name: 'a', metadata: full })
+    expect([status, body.metadata]).toEqual([201, full])
+    expect((await call('GET', `/${body.id}`)).body.metadata).toEqual(full)
+    expect((await call('GET', '')).body[0].metadata).toEqual(full)
+  })
+
+  test('a PATCH replaces it whole and leaves the rest, also on a running instance', async () => {
+    const id = await createIn('running', { metadata: { a: '1', b: '2' } })
+    const { status, body } = await call('PATCH', `/${id}`, { metadata: { b: '3' } })
+    expect([status, body.metadata, body.name, body.status]).toEqual([200, { b: '3' }, 'agent', 'running'])
+    expect((await call('PATCH', `/${id}`, { name: 'other' })).body.metadata).toEqual({ b: '3' })
+    expect((await call('PATCH', `/${id}`, { metadata: {} })).body.metadata).toEqual({})
+  })
+
+  test.each([
+    ['17 pairs', { ...full, more: 'x' }],
+    ['an empty key', { '': 'x' }],
+    ['a key of 65 characters', { ['k'.repeat(65)]: 'x' }],
+    ['a value of 513 characters', { k: 'x'.repeat(513) }],
+    ['a number', { k: 1 }],
+    ['null', { k: null }],
+    ['an object', { k: {} }],
+    ['a control character in a key', { 'a\u0000b': 'x' }],
+    ['a control character in a value', { k: 'a\nb' }],
+    ['no object', ['x']],
+  ])('%s is a 422, at create and at PATCH', async (_what, metadata) => {
+    const id = await create()
+    for (const answer of [
+      await call('POST', '', { name: 'a', metadata }),
+      await call('PATCH', `/${id}`, { metadata }),
+    ]) {
+      expect(answer.status).toBe(422)
+      expect(answer.body.detail[0].loc.slice(0, 2)).toEqual(['body', 'metadata'])
+    }
+  })
+})
+
+describe('GET /v1/instances/{id}/status?wait', () => {
+  const wait = async (id: string, query: string) => {
+    const began = performance.now()
+    const { status, body } = await call('GET', `/${id}/status?${query}`)
+    expect(status).toBe(200)
+    return { status: body.status as string, ms: performance.now() - began }
+  }
+
+  test('answers as soon as the instance runs', async () => {
+    const id = await create()
+    const answer = wait(id, 'wait=running')
+    await until('a poll of the waiting one', async () => (await call('GET', `/${id}/status`)).status === 200)
+    await become(id, states.running)
+    expect(await answer).toMatchObject({ status: 'running' })
+    expect((await answer).ms).toBeLessThan(5000)
+  })
+
+  test.each(['error', 'stopped', 'terminated'] as const)(
+    'waiting for running ends when the instance becomes %s meanwhile',
+    async (state) => {
+      const id = await create()
+      const answer = wait(id, 'wait=running&timeout=20')
+      await become(id, states[state])
+      expect((await answer).status).toBe(state)
+      expect((await answer).ms).toBeLessThan(5000)
+    },
+  )
+
+  test.each([
+    ['running', 'running'],
+    ['running', 'error'],
+    ['running', 'stopped'],
+    ['running', 'terminated'],
+    ['stopped', 'running'],
+    ['stopped', 'stopped'],
+    ['stopped', 'error'],
+    ['stopped', 'terminated'],
+  ] as const)('waiting for %s is answered at once when it is %s', async (wanted, state) => {
+    const { status, ms } = await wait(await createIn(state), `wait=${wanted}&timeout=20`)
+    expect(status).toBe(state)
+    expect(ms).toBeLessThan(1000)
+  })
+
+  test('waiting for stopped lasts until the agent has been stopped', async () => {
+    const id = await create()
+    await chowder.database.pool.query(
+      `UPDATE instances SET desired_state = 'stopped', observed_generation = generation - 1 WHERE id = $1`,
+      [id],
+    )
+    const short = await wait(id, 'wait=stopped&timeout=1')
+    expect(short.ms).toBeGreaterThan(900)
+    const answer = wait(id, 'wait=stopped&timeout=20')
+    await become(id, states.stopped)
+    expect((await answer).ms).toBeLessThan(5000)
+  })
+
+  test('answers with what there is when the time is over', async () => {
+    const { status, ms } = await wait(await create(), 'wait=running&timeout=1')
+    expect(status).toBe('provisioning')
+    expect(ms).toBeGreaterThan(900)
+    expect(ms).toBeLessThan(5000)
+    expect((await wait(await create(), 'wait=running&timeout=0')).ms).toBeLessThan(1000)
+  })
+
+  test.each(['wait=error', 'wait=', 'timeout=61', 'timeout=-1', 'timeout=x', 'until=running'])(
+    '%s is a 422',
+    async (query) => {
+      expect((await call('GET', `/${await create()}/status?${query}`)).status).toBe(422)
+    },
+  )
+
+  test('an unknown instance is a 404 at once, whatever is waited for', async () => {
+    const { status } = await call('GET', `/01234567-89ab-7def-8123-456789abcdef/status?wait=running`)
+    expect(status).toBe(404)
+  })
+
+  test('a server that closes answers those who wait', async () => {
+    const other = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
+    const id = await create()
+    const url = await other.app.listen({ port: 0, host: '127.0.0.1' })
+    const queries = vi.spyOn(chowder.database.pool, 'query')
+    onTestFinished(() => queries.mockRestore())
+    const answer = fetch(`${url}/v1/instances/${id}/status?wait=running`, {
+      headers: { authorization: `Bearer ${key}` },
+    })
+    await until('the request to be waiting', () => lookups(queries) > 1)
+    const began = performance.now()
+    await other.close()
+    expect(await (await answer).json()).toMatchObject({ id, status: 'provisioning' })
+    expect(performance.now() - began).toBeLessThan(5000)
+  })
+})
+
+const lookups = ({ mock }: { mock: { calls: unknown[][] } }) =>
+  mock.calls.filter(([query]) => (query as { name?: string }).name === 'find_heads').length

@@ -1,0 +1,211 @@
+import { createServer, type Server } from 'node:net'
+import { pino } from 'pino'
+import { afterEach, describe, expect, inject, test } from 'vitest'
+import { connectLimits, type RateLimits } from '../../src/platform/rate-limit.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { cloneDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+
+const silent = pino({ level: 'silent' })
+const unknownKey = `chd_org_${'0'.repeat(64)}`
+const undo: (() => Promise<unknown> | unknown)[] = []
+afterEach(async () => {
+  for (const act of undo.splice(0).reverse()) await act()
+})
+
+async function open(limits: Partial<RateLimits>, more: Partial<Parameters<typeof openTestChowder>[0]> = {}) {
+  const chowder = await openTestChowder({ sandboxes: new FakeDriver(), limits, ...more })
+  undo.push(() => chowder.close())
+  return chowder
+}
+
+const read = (chowder: TestChowder, key?: string, headers = {}) =>
+  chowder.call('GET', '/v1/organization', { ...(key && { key }), headers })
+const statuses = (answers: { status: number }[]) => answers.map(({ status }) => status)
+
+async function times<T>(count: number, act: () => Promise<T>): Promise<T[]> {
+  const results: T[] = []
+  for (let i = 0; i < count; i += 1) results.push(await act())
+  return results
+}
+
+describe('requests of one key', () => {
+  test('are told what is left, and past the limit are a 429 that says when to come again', async () => {
+    const chowder = await open({ requestsPerMinute: 4 })
+    const { key } = await chowder.signUp() // its PATCH is the first request
+    const answers = await times(4, () => read(chowder, key))
+    expect(statuses(answers)).toEqual([200, 200, 200, 429])
+    for (const { headers } of answers) {
+      expect(headers['ratelimit-policy']).toBe('"key";q=4;w=60')
+      expect(headers.ratelimit).toMatch(/^"key";r=\d+;t=([1-5]\d|60|\d)$/)
+    }
+    expect(answers.map(({ headers }) => /r=(\d+)/.exec(String(headers.ratelimit))?.[1])).toEqual(['2', '1', '0', '0'])
+    const refused = answers.at(-1)
+    const seconds = Number(refused?.headers['retry-after'])
+    expect(seconds).toBeGreaterThan(0)
+    expect(seconds).toBeLessThanOrEqual(60)
+    expect(refused?.body).toEqual({ detail: `Too many requests. Try again in ${seconds} seconds.` })
+  })
+
+  test('are limited for that key alone, not for another one of the same organization', async () => {
+    const chowder = await open({ requestsPerMinute: 3 })
+    const { key } = await chowder.signUp()
+    const { body } = await chowder.call('POST', '/v1/organization/keys', { key, body: { name: 'second' } })
+    expect(statuses(await times(2, () => read(chowder, key)))).toEqual([200, 429])
+    expect((await read(chowder, body.raw_key)).status).toBe(200)
+  })
+
+  test('count also when they are refused for what they ask', async () => {
+    const chowder = await open({ requestsPerMinute: 3 })
+    const { key } = await chowder.signUp()
+    const bad = () => chowder.call('POST', '/v1/instances', { key, body: { nmae: 'x' } })
+    expect(statuses(await times(3, bad))).toEqual([422, 422, 429])
+  })
+
+  test('are refused before their body is read, on the responses routes also in the shape of OpenAI', async () => {
+    const chowder = await open({ requestsPerMinute: 1 })
+    const { key } = await chowder.signUp()
+    const path = '/v1/instances/01234567-89ab-7def-8123-456789abcdef/responses'
+    const { status, body } = await chowder.call('POST', path, { key, body: '{not json' })
+    expect(status).toBe(429)
+    expect(body.error).toEqual({ message: body.detail, type: 'rate_limit_error', code: 'rate_limited' })
+  })
+
+  test('are not limited, nor is anything said of limits, where the limit is 0', async () => {
+    const chowder = await open({ requestsPerMinute: 0 })
+    const { key } = await chowder.signUp()
+    const answers = await times(20, () => read(chowder, key))
+    expect(new Set(statuses(answers))).toEqual(new Set([200]))
+    expect(answers[0]?.headers.ratelimit).toBeUndefined()
+  })
+})
+
+describe('signups', () => {
+  const signUp = (chowder: TestChowder, body: unknown = { name: 'Acme' }, headers = {}) =>
+    chowder.call('POST', '/v1/organization/signup', { body, headers })
+
+  test('are limited by address; those that are invalid do not count', async () => {
+    const chowder = await open({ signupsPerHour: 2 })
+    expect(statuses(await times(3, () => signUp(chowder, {})))).toEqual([422, 422, 422])
+    const answers = await times(3, () => signUp(chowder))
+    expect(statuses(answers)).toEqual([201, 201, 429])
+    expect(answers[0]?.headers['ratelimit-policy']).toBe('"signup";q=2;w=3600')
+    expect(Number(answers[2]?.headers['retry-after'])).toBeGreaterThan(3500)
+  })
+
+  test('count for the sender of the connection, whoever X-Forwarded-For names, unless a proxy is trusted', async () => {
+    const chowder = await open({ signupsPerHour: 1 })
+    const from = (address: string) => signUp(chowder, { name: 'a' }, { 'x-forwarded-for': address })
+    expect(statuses([await from('203.0.113.1'), await from('203.0.113.2')])).toEqual([201, 429])
+  })
+
+  test('behind one trusted proxy count for the address that it appended, not for one that the client made up', async () => {
+    const chowder = await open({ signupsPerHour: 1 }, { trustedProxies: 1 })
+    const from = (addresses: string) => signUp(chowder, { name: 'a' }, { 'x-forwarded-for': addresses })
+    expect(statuses([await from('203.0.113.1'), await from('203.0.113.2')])).toEqual([201, 201])
+    expect(statuses([await from('198.51.100.7, 203.0.113.1'), await from('203.0.113.2')])).toEqual([429, 429])
+  })
+
+  test('of one IPv6 network count together', async () => {
+    const chowder = await open({ signupsPerHour: 1 }, { trustedProxies: 1 })
+    const from = (address: string) => signUp(chowder, { name: 'a' }, { 'x-forwarded-for': address })
+    expect(statuses([await from('2001:db8::1'), await from('2001:db8::2'), await from('2001:db8:1::1')])).toEqual([
+      201, 429, 201,
+    ])
+  })
+})
+
+describe('requests without a good key', () => {
+  test('are a 429 past the limit of their address, while a good key from there is still taken', async () => {
+    const chowder = await open({ failedAuthPerMinute: 3 })
+    const { key } = await chowder.signUp()
+    const bad = [await read(chowder), await read(chowder, 'nonsense'), await read(chowder, unknownKey)]
+    expect(statuses(bad)).toEqual([401, 401, 401])
+    expect(bad[0]?.headers['ratelimit-policy']).toBe('"failed-auth";q=3;w=60')
+    const refused = [await read(chowder), await read(chowder, 'nonsense'), await read(chowder, unknownKey)]
+    expect(statuses(refused)).toEqual([429, 429, 429])
+    expect(Number(refused[0]?.headers['retry-after'])).toBeGreaterThan(0)
+    expect((await read(chowder, key)).status).toBe(200)
+  })
+
+  test('do not count when the key is good, however often it comes', async () => {
+    const chowder = await open({ failedAuthPerMinute: 1 })
+    const { key } = await chowder.signUp()
+    await times(5, () => read(chowder, key))
+    expect((await read(chowder)).status).toBe(401)
+  })
+})
+
+test('what needs no key is never limited but for signing up', async () => {
+  const chowder = await open({ requestsPerMinute: 1, signupsPerHour: 1, failedAuthPerMinute: 1 })
+  for (const path of ['/healthz', '/readyz', '/openapi.json']) {
+    const answers = await times(5, () => chowder.call('GET', path))
+    expect(new Set(statuses(answers))).toEqual(new Set([200]))
+    expect(answers[0]?.headers.ratelimit).toBeUndefined()
+  }
+})
+
+describe.skipIf(inject('redisUrl') === null)('with Redis', () => {
+  async function connected() {
+    const redis = connectLimits(inject('redisUrl') ?? '', silent)
+    undo.push(() => redis.disconnect())
+    await until('Redis', () => redis.status === 'ready')
+    return redis
+  }
+
+  test('two processes count together', async () => {
+    const database = await cloneDatabase()
+    undo.push(() => database.drop())
+    const one = await open({ requestsPerMinute: 3, redis: await connected() }, { database })
+    const two = await open({ requestsPerMinute: 3, redis: await connected() }, { database })
+    const { key } = await one.signUp() // its PATCH is the first request
+    const answers = [await read(two, key), await read(one, key), await read(two, key), await read(one, key)]
+    expect(statuses(answers)).toEqual([200, 200, 429, 429])
+    expect(answers[0]?.headers.ratelimit).toMatch(/^"key";r=1;t=\d+$/)
+  })
+})
+
+describe('without an answer from Redis', () => {
+  async function listen(server: Server): Promise<string> {
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    undo.push(() => new Promise((resolve) => server.close(resolve)))
+    const address = server.address()
+    return `redis://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`
+  }
+
+  /** Answers what ioredis asks at its start, and nothing after. */
+  const hangs = () => {
+    const server = createServer((socket) => {
+      undo.push(() => socket.destroy())
+      socket.on('error', () => {})
+      socket.on('data', (data) => {
+        for (const [, command = ''] of String(data).matchAll(/\*\d+\r\n\$\d+\r\n(\w+)/g)) {
+          const answer = { info: '$21\r\nredis_version:7.0.0\r\n\r\n', client: '+OK\r\n' }[command.toLowerCase()]
+          if (answer) socket.write(answer)
+        }
+      })
+    })
+    return listen(server)
+  }
+
+  test.each([
+    ['away', async () => 'redis://127.0.0.1:9', 'reconnecting'],
+    ['hung', hangs, 'ready'],
+  ])('that is %s every request is let through, none held up for 100 ms', async (_what, start, status) => {
+    const redis = connectLimits(await start(), silent)
+    undo.push(() => redis.disconnect())
+    await until(`the connection to be ${status}`, () => redis.status === status)
+    const chowder = await open({ requestsPerMinute: 1, signupsPerHour: 1, failedAuthPerMinute: 1, redis })
+    const { key } = await chowder.signUp()
+    await read(chowder, key)
+    for (let i = 0; i < 5; i += 1) {
+      const began = performance.now()
+      const { status, headers } = await read(chowder, key)
+      expect([status, headers.ratelimit]).toEqual([200, undefined])
+      expect(performance.now() - began).toBeLessThan(100)
+    }
+    expect((await read(chowder, 'nonsense')).status).toBe(401)
+    expect((await read(chowder, 'nonsense')).status).toBe(401)
+  })
+})
