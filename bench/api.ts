@@ -98,6 +98,8 @@ export async function measureApi(
       dataDir: dataDir.path,
       logFile: join(dataDir.path, 'chowder.log'),
       env: {
+        RATE_LIMIT_PER_MINUTE: '0',
+        SIGNUP_LIMIT_PER_HOUR: '0',
         DATABASE_URL: database.url,
         CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),
         CHOWDER_DEFAULT_TIER: 'whale',

@@ -1,13 +1,20 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
 import { type ChannelDeps, channelRoutes } from './channels/routes.ts'
+import { about } from './docs/introduction.ts'
+import { docsRoutes } from './docs/routes.ts'
 import { type FileDeps, fileRoutes } from './files/routes.ts'
 import { type InstanceDeps, instanceRoutes } from './instances/routes.ts'
 import { type KeyDeps, keyRoutes } from './keys/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './organization/routes.ts'
 import { type FindCaller, useApiKeys } from './platform/auth.ts'
+import { type BodyTimes, useBodyDeadlines } from './platform/body-deadlines.ts'
+import { type HealthDeps, healthRoutes } from './platform/health.ts'
 import { answerUnroutable, clientErrorAnswer, useDetailErrors } from './platform/http-errors.ts'
 import { newId } from './platform/ids.ts'
+import { useJsonBodies } from './platform/json-body.ts'
+import { useOpenApi } from './platform/openapi.ts'
+import { type RateLimits, useRateLimits } from './platform/rate-limit.ts'
 import { useRequestLog } from './platform/request-log.ts'
 import { strictBodies } from './platform/validation.ts'
 import { type ResponseDeps, responseRoutes } from './responses/routes.ts'
@@ -24,17 +31,21 @@ export interface AppDeps
     SessionDeps,
     ChannelDeps,
     SkillDeps,
-    FileDeps {
+    FileDeps,
+    HealthDeps {
   findCaller: FindCaller
   log: FastifyBaseLogger
-  /** Whether each thing the API stands on answers within its deadline. */
-  readiness(): Promise<{ database: boolean; queue: boolean }>
+  limits: RateLimits
+  bodyTimes?: BodyTimes
+  /** How many proxies stand before Chowder: that many of the addresses in `X-Forwarded-For` are believed. */
+  trustedProxies: number
 }
 
 const bodyLimitBytes = 1024 * 1024
 /** A session id is a path segment of up to 200 bytes, three characters each when encoded. */
 const maxParamLength = 1024
-const requestTimeoutMs = 60_000
+/** For the largest upload over a slow line; useBodyDeadlines ends what makes no progress, and other bodies, far sooner. */
+const requestTimeoutMs = 2 * 60 * 60_000
 /** Longer than the idle timeouts of common load balancers, so that they close first and no request meets a closed socket. */
 const keepAliveTimeoutMs = 75_000
 
@@ -50,39 +61,32 @@ export async function buildApp(deps: AppDeps) {
       const given = headers['x-request-id']
       return typeof given === 'string' && safeRequestId.test(given) ? given : newId()
     },
+    trustProxy: (_address, hop) => hop < deps.trustedProxies,
     bodyLimit: bodyLimitBytes,
     frameworkErrors: answerUnroutable,
     routerOptions: { maxParamLength },
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
+    http: { requireHostHeader: false }, // useDetailErrors requires it
     return503OnClosing: true,
     clientErrorHandler: (error, socket) => {
-      if (socket.writable) socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined))
+      if (socket.writable) socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined, newId()))
       else socket.destroy()
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
 
   app.setValidatorCompiler(strictBodies)
-  app.removeAllContentTypeParsers() // only JSON is spoken here
-  const parseJson = app.getDefaultJsonParser('error', 'error')
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
-    if (body === '')
-      done(null, undefined) // the schema says whether one is needed
-    else void parseJson(request, body, done)
-  })
+  useJsonBodies(app)
   useDetailErrors(app)
   useRequestLog(app)
+  useBodyDeadlines(app, deps.bodyTimes)
+  await useOpenApi(app, about)
+  await app.register(docsRoutes, deps)
 
-  app.get('/healthz', { config: { access: 'public' } }, async () => ({ status: 'ok' }))
-  app.get('/readyz', { config: { access: 'public' } }, async (_request, reply) => {
-    const { database, queue } = await deps.readiness()
-    // Without the queue intents are still accepted, and the sweep rings for them later.
-    const status = database ? (queue ? 'ready' : 'degraded') : 'unavailable'
-    return reply.code(database ? 200 : 503).send({ status, checks: { database, queue } })
-  })
-
+  await app.register(healthRoutes, deps)
+  const counts = await useRateLimits(app, deps.limits)
   await app.register(async (v1) => {
-    useApiKeys(v1, deps.findCaller)
+    useApiKeys(v1, deps.findCaller, deps.findHead, counts)
     await v1.register(organizationRoutes, deps)
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)

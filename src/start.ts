@@ -9,21 +9,26 @@ import { instances } from './database/schema.ts'
 import { askGatewayIn } from './instances/ask-gateway.ts'
 import { findGatewayIn, findHeadIn } from './instances/lookup.ts'
 import { isRunningAtRest } from './instances/status.ts'
-import { findCallerIn } from './keys/store.ts'
+import { openCallers } from './keys/callers.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
-import { defaultRounds, startWorker } from './lifecycle/worker.ts'
-import { installRelease } from './openclaw/install.ts'
+import { defaultRounds, type Round, startWorker } from './lifecycle/worker.ts'
+import { installChannelPlugin, installRelease } from './openclaw/install.ts'
 import { defaultRelease, openclawVersion, releaseFolder } from './openclaw/releases.ts'
+import { eraseDeleted } from './organization/delete.ts'
+import { clearExpiredAnswers } from './organization/idempotency.ts'
 import type { Config } from './platform/config.ts'
 import { dataFolder, hostId, nodeBinary, prepareDataFolder } from './platform/data-folder.ts'
 import { atMost } from './platform/deadline.ts'
 import type { Logger } from './platform/log.ts'
+import { connectLimits } from './platform/rate-limit.ts'
 import { findSecretKey } from './platform/secret-key.ts'
 import { openVault, type Vault } from './platform/secrets.ts'
 import { StartupError } from './platform/startup-error.ts'
 import { welcome } from './platform/welcome.ts'
 import { openDriver } from './sandbox/index.ts'
+import { type BillingSettings, openBilling } from './subscription/stripe.ts'
+import { syncSubscriptions } from './subscription/sync.ts'
 
 export const roles = ['all', 'api', 'worker', 'migrate'] as const
 export type Role = (typeof roles)[number]
@@ -35,6 +40,9 @@ const connectTimeoutMs = 5000
 const statementTimeoutMs = 15_000
 const stopAgentsGraceMs = 10_000
 const closeTimeoutMs = 5000
+const eraseEveryMs = 5000
+const billingEveryMs = 10_000
+const clearEveryMs = 60_000
 
 /** What must be closed, in the order it was opened; closed the other way round. */
 export type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
@@ -75,6 +83,7 @@ async function openDatabase(
     keepAliveInitialDelayMillis: 10_000,
     application_name: `chowder-${role}`,
   })
+  const db = openDb(pool)
   pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost')) // else it ends the process
   closers.push({ close: () => atMost(closeTimeoutMs, pool.end()) })
 
@@ -92,7 +101,7 @@ async function openDatabase(
   if (pending > 0) {
     throw new StartupError(`The database's schema is ${pending} migrations behind. Run npm run migrate first.`)
   }
-  return { pool, db: openDb(pool), backend }
+  return { pool, db, backend }
 }
 
 async function openQueueOf(backend: QueueBackend, log: Logger, closers: Closers): Promise<ReconcileQueue> {
@@ -131,6 +140,19 @@ async function claimHost(db: Db, dataDir: string): Promise<void> {
   )
 }
 
+/** Null without Stripe's settings: they come all together or not at all. */
+function stripeSettings(config: Config, publicUrl: () => string): BillingSettings | null {
+  const { STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET, STRIPE_PRICE_CRAB, STRIPE_PRICE_LOBSTER } = config
+  if (!STRIPE_SECRET_KEY || !STRIPE_WEBHOOK_SECRET || !STRIPE_PRICE_CRAB || !STRIPE_PRICE_LOBSTER) return null
+  return {
+    secretKey: STRIPE_SECRET_KEY,
+    webhookSecret: STRIPE_WEBHOOK_SECRET,
+    prices: { crab: STRIPE_PRICE_CRAB, lobster: STRIPE_PRICE_LOBSTER },
+    apiUrl: config.STRIPE_API_URL,
+    returnUrl: () => config.BILLING_RETURN_URL ?? publicUrl(),
+  }
+}
+
 /** Rows whose agents are about to be stopped with Chowder: due, so that the next start brings them back. */
 const markForRestart = (db: Db, driver: string) =>
   db
@@ -165,6 +187,8 @@ export async function start(
     dataDir,
     node: await nodeBinary(dataDir),
     installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
+    installChannelPlugin: (release, channel, progress, signal) =>
+      installChannelPlugin({ dataDir, release, channel, progress, signal }),
     releaseFolder: (release) => releaseFolder(dataDir, release),
     log,
   })
@@ -187,9 +211,15 @@ export async function start(
   }
 
   let publicUrl = ''
+  const stripe = stripeSettings(config, () => publicUrl)
+  const billing = stripe && (await openBilling(stripe))
   if (role !== 'worker') {
     const findHead = findHeadIn(db)
     const gatewayOf = findGatewayIn(vault, findHead)
+    const callers = openCallers(db, log)
+    closers.push(callers)
+    const limitsRedis = config.REDIS_URL ? connectLimits(config.REDIS_URL, log) : null
+    closers.push({ close: async () => limitsRedis?.disconnect() })
     const app = await buildApp({
       db,
       vault,
@@ -200,12 +230,22 @@ export async function start(
       sandboxDriver: sandboxes.name,
       defaultTier: config.CHOWDER_DEFAULT_TIER,
       publicUrl: () => publicUrl,
-      findCaller: findCallerIn(db),
+      findCaller: callers.find,
+      forgetCaller: callers.forget,
       findHead,
       gatewayOf,
       askGateway: askGatewayIn(gatewayOf),
       forgetGateway: gatewayOf.forget,
       clawhubUrl: config.CLAWHUB_REGISTRY,
+      filesMaxBytes: config.FILES_MAX_BYTES,
+      billing,
+      limits: {
+        requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+        signupsPerHour: config.SIGNUP_LIMIT_PER_HOUR,
+        failedAuthPerMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE,
+        redis: limitsRedis,
+      },
+      trustedProxies: config.TRUST_PROXY,
       readiness: () => readiness(pool, queue),
     })
     const listening = await app
@@ -236,7 +276,15 @@ export async function start(
       bell: queue,
       log,
     }
-    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultRounds, signal)
+    const others: Round[] = [
+      { what: 'the erasing of deleted organizations', everyMs: eraseEveryMs, act: () => eraseDeleted(db, log) },
+      { what: 'the clearing of old answers', everyMs: clearEveryMs, act: () => clearExpiredAnswers(db) },
+    ]
+    if (billing) {
+      const act = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)
+      others.push({ what: 'billing', everyMs: billingEveryMs, act })
+    }
+    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultRounds, signal, others)
     closers.push({ close: () => worker.stop() })
     closers.push({ close: async () => preparing.abort() })
     void sandboxes

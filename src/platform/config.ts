@@ -3,6 +3,15 @@ import { Value } from '@sinclair/typebox/value'
 
 const httpUrl = (description: string) => Type.String({ pattern: '^https?://[^\\s]+$', description })
 
+const price = (tier: string) =>
+  Type.String({
+    pattern: '^\\S+$',
+    description: `id of the Stripe price of one instance on \`${tier}\`; required with \`STRIPE_SECRET_KEY\``,
+  })
+
+const limit = (fallback: number, what: string) =>
+  Type.Integer({ default: fallback, minimum: 0, maximum: 1_000_000, description: `${what}; \`0\`: no limit` })
+
 /** Every environment variable Chowder reads. Nothing else in the code base touches process.env. */
 export const Env = Type.Object({
   HOST: Type.String({ default: '127.0.0.1', minLength: 1, description: 'address the API listens on' }),
@@ -41,11 +50,44 @@ export const Env = Type.Object({
   OPENAI_BASE_URL: Type.Optional(httpUrl('where OpenAI calls go: the host, without `/v1`')),
   GEMINI_BASE_URL: Type.Optional(httpUrl('where Gemini calls go: the host, without `/v1beta`')),
   CLAWHUB_REGISTRY: Type.Optional(httpUrl('where skills come from')),
+  STRIPE_SECRET_KEY: Type.Optional(
+    Type.String({ pattern: '^(sk|rk)_\\S+$', description: 'Stripe’s secret key; billing is off without it' }),
+  ),
+  STRIPE_WEBHOOK_SECRET: Type.Optional(
+    Type.String({
+      pattern: '^whsec_\\S+$',
+      description: 'signs what Stripe sends to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
+    }),
+  ),
+  STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
+  STRIPE_PRICE_LOBSTER: Type.Optional(price('lobster')),
+  STRIPE_API_URL: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^/\\s]+/?$',
+      description: 'where Stripe’s API is, for a proxy or a test server',
+    }),
+  ),
+  BILLING_RETURN_URL: Type.Optional(httpUrl('where Stripe’s pages lead back to')),
+  FILES_MAX_BYTES: Type.Integer({
+    default: 2 * 1024 ** 3,
+    minimum: 1,
+    maximum: Number.MAX_SAFE_INTEGER,
+    description: 'largest file that may be uploaded',
+  }),
   WORKER_CONCURRENCY: Type.Integer({
     default: 8,
     minimum: 1,
     maximum: 256,
     description: 'reconciles at once in one worker',
+  }),
+  RATE_LIMIT_PER_MINUTE: limit(6000, 'requests of one key a minute'),
+  SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations from one address an hour'),
+  FAILED_AUTH_LIMIT_PER_MINUTE: limit(60, 'requests without a good key from one address a minute'),
+  TRUST_PROXY: Type.Integer({
+    default: 0,
+    minimum: 0,
+    maximum: 10,
+    description: 'how many proxies stand before Chowder, whose `X-Forwarded-For` names the client',
   }),
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
@@ -79,6 +121,19 @@ export class BadEnvironment extends Error {
   override name = 'BadEnvironment'
 }
 
+const stripeTogether = ['STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRET', 'STRIPE_PRICE_CRAB', 'STRIPE_PRICE_LOBSTER']
+
+/** Half of a billing would take money and give nothing, or the other way round: all of Stripe's settings, or none. */
+function stripeFaults(set: NodeJS.ProcessEnv): string[] {
+  const missing = stripeTogether.filter((name) => !set[name])
+  if (missing.length === stripeTogether.length) return []
+  const lines = missing.map((name) => `${name} is required with Stripe's other settings: ${stripeTogether.join(', ')}`)
+  if (set.STRIPE_PRICE_CRAB && set.STRIPE_PRICE_CRAB === set.STRIPE_PRICE_LOBSTER) {
+    lines.push('STRIPE_PRICE_LOBSTER must be another price than STRIPE_PRICE_CRAB')
+  }
+  return lines
+}
+
 /**
  * Parses the environment once. An empty variable counts as unset, as docker-compose and .env files write them.
  * Throws BadEnvironment naming every bad variable at once.
@@ -91,6 +146,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   if (set.DATABASE_URL && !set.CHOWDER_SECRET_KEY) {
     lines.push('CHOWDER_SECRET_KEY is required with DATABASE_URL: make one with `openssl rand -base64 32` and keep it')
   }
+  lines.push(...stripeFaults(set))
   if (lines.length > 0) throw new BadEnvironment(`bad environment:\n  ${lines.join('\n  ')}`)
   return Object.freeze(candidate as Config)
 }

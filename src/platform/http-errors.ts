@@ -2,6 +2,7 @@ import { STATUS_CODES } from 'node:http'
 import { Type } from '@sinclair/typebox'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { AppError, type ErrorKind, statusOf } from './errors.ts'
+import { newId } from './ids.ts'
 import { texts } from './texts.ts'
 
 const Fault = Type.Object({
@@ -27,9 +28,11 @@ type Thrown = FastifyError | AppError
 const mostFaults = 20
 const nested = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
 
-/** Where Ajv stood, as `loc`: the body part, then the path; a missing or unknown property is named itself. */
+const parts = { body: 'body', querystring: 'query', params: 'path', headers: 'header' }
+
+/** Where Ajv stood, as `loc`: the part of the request, then the path in it; a missing or unknown property is named itself. */
 function faultsIn(error: FastifyError) {
-  const part = error.validationContext ?? 'body'
+  const part = parts[error.validationContext ?? 'body']
   return (error.validation ?? []).slice(0, mostFaults).map(({ instancePath, keyword, message, params }) => {
     const path = instancePath.split('/').slice(1)
     const named = params.missingProperty ?? params.additionalProperty
@@ -115,7 +118,19 @@ function send(request: FastifyRequest, reply: FastifyReply, status: number, deta
 export function useDetailErrors(app: FastifyInstance): void {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
-    done()
+    // Left to us by `requireHostHeader: false`, as Node would answer it without a body.
+    const lacksHost = request.raw.httpVersion === '1.1' && request.headers.host === undefined
+    done(lacksHost ? new AppError('invalid', texts.noHost) : undefined)
+  })
+  app.server.on('checkExpectation', (_request, response) => {
+    const body = JSON.stringify({ detail: texts.noExpectations })
+    response.writeHead(417, {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(body),
+      'x-request-id': newId(),
+      connection: 'close',
+    })
+    response.end(body)
   })
   app.setErrorHandler<Thrown>((thrown, request, reply) => {
     if (!(thrown instanceof AppError) && thrown.validation) {
@@ -144,10 +159,10 @@ export function useDetailErrors(app: FastifyInstance): void {
 }
 
 /** How Node answers what it cannot parse as HTTP, before any route: in the documented shape. */
-export function clientErrorAnswer(code: string | undefined): string {
+export function clientErrorAnswer(code: string | undefined, requestId: string): string {
   const status = code === 'HPE_HEADER_OVERFLOW' ? 431 : code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
   const body = JSON.stringify({ detail: `${STATUS_CODES[status]}.` })
-  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`
+  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nx-request-id: ${requestId}\r\nconnection: close\r\n\r\n${body}`
 }
 
 /** What the router refuses before any route: a path that cannot be decoded, or an id that is too long, is an unknown one. */

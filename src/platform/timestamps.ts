@@ -1,2 +1,16 @@
 /** The documented form of organization and instance timestamps: `2026-02-14T16:00:00.000000+00:00`. */
 export const toMicroseconds = (date: Date): string => date.toISOString().replace('Z', '000+00:00')
+
+/** The documented form of the timestamps of keys and files: `2026-02-14T12:00:00Z`. Fractions of a second are cut off. */
+export const toSeconds = (date: Date): string => date.toISOString().replace(/\.\d{3}Z$/, 'Z')
+
+const iso8601 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/
+
+/** Reads an ISO 8601 time with a zone, in any of the documented forms. Null when it is none, or no day of the calendar. */
+export function parseTimestamp(text: string): Date | null {
+  const day = iso8601.exec(text)?.[1]
+  const date = new Date(text)
+  if (day === undefined || Number.isNaN(date.getTime())) return null
+  // A 30th of February would otherwise be taken for a day in March.
+  return new Date(`${day}T00:00:00Z`).toISOString().startsWith(day) ? date : null
+}

@@ -2,21 +2,28 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Ajv } from 'ajv'
 import type { FastifySchemaCompiler } from 'fastify'
 
+/** No control characters. */
+export const plainText = '^[^\\u0000-\\u001f\\u007f-\\u009f]*$'
+
 /** 1 to 128 code points without control characters; kept as given, not trimmed. */
-export const Name = Type.String({ minLength: 1, maxLength: 128, pattern: '^[^\\u0000-\\u001f\\u007f-\\u009f]*$' })
+export const Name = Type.String({ minLength: 1, maxLength: 128, pattern: plainText })
 
 /** Of a schema with a plain type that becomes `[type, "null"]`, which is serialized many times faster than a union. */
 export const Nullable = <S extends TSchema>(schema: S) =>
   Type.Unsafe<Static<S> | null>({ ...schema, type: [schema.type, 'null'] })
 
 /** The enum of a tuple. `Type.Enum(tuple)` would silently build a wrong schema on TypeBox 0.34. */
-export const OneOf = <const T extends readonly string[]>(values: T) =>
-  Type.Unsafe<T[number]>({ type: 'string', enum: [...values] })
+export const OneOf = <const T extends readonly string[]>(values: T, description?: string) =>
+  Type.Unsafe<T[number]>({ type: 'string', enum: [...values], ...(description && { description }) })
+
+/** Of a call that needs no body: none, or an empty object. Fastify hands an absent one over as null. */
+export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
 
 const common = { removeAdditional: false, useDefaults: true, allErrors: true, allowUnionTypes: true } as const
 const bodies = new Ajv({ ...common, coerceTypes: false })
-// Everything outside a body arrives as text.
-const others = new Ajv({ ...common, coerceTypes: true })
+// Everything outside a body arrives as text. A number too large for one becomes Infinity, which strictNumbers would
+// let past the limits.
+const others = new Ajv({ ...common, coerceTypes: true, strictNumbers: false })
 
 /** Validates a body as it came: nothing is coerced and unknown fields are refused. */
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>

@@ -1,25 +1,30 @@
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { type Static, Type } from '@sinclair/typebox'
+import { Type } from '@sinclair/typebox'
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
 import type { ModelProvider } from '../database/schema.ts'
 import { type Endpoint, probeHealth } from '../openclaw/gateway.ts'
-import { modelPattern, toGatewayModel } from '../openclaw/model.ts'
+import { toGatewayModel } from '../openclaw/model.ts'
 import { sessionKey } from '../openclaw/session-key.ts'
+import type { Caller, FindCaller } from '../platform/auth.ts'
 import { AppError } from '../platform/errors.ts'
-import { ErrorBody } from '../platform/http-errors.ts'
+import { failures } from '../platform/openapi.ts'
+import { texts } from '../platform/texts.ts'
 import { collect } from './byte-buffer.ts'
 import { gatewayError, providerRefusal } from './gateway-errors.ts'
 import { openGatewayPool, unreachable } from './gateway-pool.ts'
 import { relayEvents } from './relay.ts'
+import { answers, Message } from './schemas.ts'
 import { clientLeft, defaultTimes, Turn, type TurnTimes } from './turn.ts'
 import { turnTexts } from './turn-texts.ts'
 
 const maxRequestBytes = 20 * 1024 * 1024
 const maxAnswerBytes = 64 * 1024 * 1024
 const maxErrorBytes = 64 * 1024
+/** Callers are remembered for up to a second: a key that is refused from now on has its turns ended in under 5 s. */
+const recheckEveryMs = 2000
 
 export interface RunningGateway {
   endpoint: Endpoint
@@ -35,25 +40,21 @@ type GatewayOf = (organizationId: string, instanceId: string) => Promise<Running
 
 export interface ResponseDeps {
   gatewayOf: GatewayOf
+  findCaller: FindCaller
   times?: TurnTimes
   /** How long, in ms, a gateway keeps a key aside after the provider refused it. */
   keyCooldownMs?: number
 }
 
-/** The one body that is not strict: what is not named here is for the gateway to judge. */
-const Message = Type.Object(
-  {
-    model: Type.String({ pattern: modelPattern }),
-    input: Type.Union([Type.String(), Type.Array(Type.Unknown())]),
-    stream: Type.Optional(Type.Union([Type.Boolean(), Type.Null()])),
-  },
-  { additionalProperties: true },
-)
-type Message = Static<typeof Message>
-
 // A malformed id is an unknown one: 404.
-const ById = Type.Object({ instance_id: Type.String() })
-const BySession = Type.Object({ instance_id: Type.String(), session_id: Type.String() })
+const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
+const BySession = Type.Object({
+  ...ById.properties,
+  session_id: Type.String({
+    description:
+      'Any name you pick, up to 200 bytes: a user id, a ticket number. The session begins with its first message.',
+  }),
+})
 
 /** The gateway takes no null for `stream`, and a `user` would select a session: only the path does that. */
 function gatewayBody({ stream, user: _user, ...rest }: Message & { user?: unknown }): string {
@@ -104,7 +105,7 @@ function readAnswer(bytes: Buffer): Record<string, unknown> {
 
 /** Talking to a running instance's agent, plain or streamed. The path alone decides the session. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { gatewayOf, times = defaultTimes, keyCooldownMs = 70_000 } = deps
+  const { gatewayOf, findCaller, times = defaultTimes, keyCooldownMs = 70_000 } = deps
   const gateways = openGatewayPool()
   const turns = new Set<Turn>()
   /** What the provider refused lately, by instance. */
@@ -117,12 +118,23 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   })
   app.addHook('onClose', () => gateways.close())
 
+  /** Ends the turn of a key that was revoked or has expired meanwhile. A database that is away says nothing about a key. */
+  async function endIfRefused(turn: Turn, { keyHash }: Caller): Promise<void> {
+    try {
+      if (!(await findCaller(keyHash))) turn.end(new AppError('unauthenticated', texts.unknownKey))
+    } catch (error) {
+      if (error instanceof AppError) turn.end(error)
+    }
+  }
+
   function beginTurn(reply: FastifyReply): Turn {
     const turn = new Turn(times)
     turns.add(turn)
+    const recheck = setInterval(endIfRefused, recheckEveryMs, turn, reply.request.caller)
     // Not request.signal: that one fires as soon as the body is read.
     reply.raw.once('close', () => {
       turns.delete(turn)
+      clearInterval(recheck)
       if (reply.raw.writableFinished) turn.finish()
       else turn.end(clientLeft)
     })
@@ -208,18 +220,43 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   }
 
   const config = { access: 'interact', openaiErrors: true } as const
-  const response = { 200: Type.Any(), '4xx': ErrorBody, '5xx': ErrorBody }
-  const schema = { tags: ['responses'], body: Message, response }
+  const schema = {
+    tags: ['responses'],
+    body: Message,
+    response: { ...answers, ...failures(400, 404, 409, 413, 502, 504) },
+  }
+  const outcome =
+    'Answers when the agent is done, after up to 15 minutes, or streams. 409 unless the instance is `running`; 502 and 504 are the gateway’s and the provider’s failures. `x-should-retry: false` says that a turn may have begun.'
 
   app.post(
     '/v1/instances/:instance_id/responses',
-    { config, bodyLimit: maxRequestBytes, schema: { ...schema, params: ById } },
+    {
+      config,
+      bodyLimit: maxRequestBytes,
+      schema: {
+        ...schema,
+        operationId: 'createResponse',
+        summary: 'Say something to an agent',
+        description: `Speaks to the session \`main\`, which remembers what was said. ${outcome}`,
+        params: ById,
+      },
+    },
     (request, reply) => answerTurn(request, reply, request.params.instance_id, 'main'),
   )
 
   app.post(
     '/v1/instances/:instance_id/session/:session_id/responses',
-    { config, bodyLimit: maxRequestBytes, schema: { ...schema, params: BySession } },
+    {
+      config,
+      bodyLimit: maxRequestBytes,
+      schema: {
+        ...schema,
+        operationId: 'createSessionResponse',
+        summary: 'Say something to an agent in a session',
+        description: `Each session has its own history and context; skills and files are shared by all. ${outcome}`,
+        params: BySession,
+      },
+    },
     (request, reply) => answerTurn(request, reply, request.params.instance_id, request.params.session_id),
   )
 }

@@ -64,6 +64,7 @@ describe('POST /v1/instances', () => {
       name: 'my-assistant',
       status: 'provisioning',
       step: null,
+      metadata: {},
       model_provider: 'anthropic',
       sandbox_provider: 'sandbox',
       sandbox_id: null,

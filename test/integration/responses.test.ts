@@ -8,6 +8,7 @@ import fastify, { type FastifyBaseLogger } from 'fastify'
 import OpenAI from 'openai'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import type { Caller } from '../../src/platform/auth.ts'
 import { AppError } from '../../src/platform/errors.ts'
 import { useDetailErrors } from '../../src/platform/http-errors.ts'
 import { texts } from '../../src/platform/texts.ts'
@@ -32,6 +33,14 @@ const token = 'gateway-token-0123456789'
 const quick = { quietMs: 60, probeEveryMs: 40, limitMs: 20_000 }
 const until = <T>(check: () => T | Promise<T>, timeout = 5_000) => vi.waitFor(check, { timeout, interval: 10 })
 
+const caller: Caller = {
+  organizationId: 'org-1',
+  keyId: 'key-1',
+  keyHash: 'hash',
+  permissions: null,
+  instanceIds: null,
+}
+
 async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<ResponseDeps> = {}) {
   const logLines: string[] = []
   const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
@@ -40,9 +49,9 @@ async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<Resp
   useDetailErrors(app)
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
-    request.caller = { organizationId: 'org-1', keyId: 'key-1' }
+    request.caller = caller
   })
-  await app.register(responseRoutes, { gatewayOf, ...over })
+  await app.register(responseRoutes, { gatewayOf, findCaller: async () => caller, ...over })
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   return { app, url, logLines }
 }
@@ -746,6 +755,50 @@ describe('a server that closes', () => {
     await closed
     expect(performance.now() - startedAt).toBeLessThan(2_000)
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
+  })
+})
+
+describe('A12: while a turn runs', () => {
+  const open = async (findCaller: ResponseDeps['findCaller']) => {
+    const other = await startApi(async () => running, { findCaller })
+    onTestFinished(() => other.app.close())
+    gateway.answer = (response, { body }) => {
+      if (body.stream) startStream(response).write(streamHead)
+    }
+    return other.url
+  }
+
+  test('a key that is refused from then on ends it in under 5 s, with an error event or a 401', async () => {
+    const startedAt = performance.now()
+    const url = await open(async () => null)
+    const [streamed, plain] = await Promise.all([post({ ...hello, stream: true }, { url }), post(hello, { url })])
+    expect(await streamed.text()).toMatch(/event: error\ndata: .*"code":"unauthenticated".*\n\n$/)
+    expect(await failure(plain)).toMatchObject({ status: 401, detail: texts.unknownKey })
+    expect(performance.now() - startedAt).toBeLessThan(5_000)
+    await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
+  })
+
+  test('an organization that is disabled ends it, with the reason', async () => {
+    const url = await open(async () => {
+      throw new AppError('forbidden', texts.disabled)
+    })
+    const streamed = await post({ ...hello, stream: true }, { url })
+    expect(await streamed.text()).toContain(texts.disabled)
+  })
+
+  test('a database that is away does not, and nobody asks once it is over', async () => {
+    let asked = 0
+    const url = await open(async (keyHash) => {
+      expect(keyHash).toBe(caller.keyHash)
+      asked += 1
+      throw new Error('the database is away')
+    })
+    const streamed = await post({ ...hello, stream: true }, { url })
+    await until(() => expect(asked).toBe(2))
+    lastReceived().response.end(wholeStream.slice(streamHead.length))
+    expect(await streamed.text()).toContain('event: response.completed')
+    await wait(2_500)
+    expect(asked).toBe(2)
   })
 })
 

@@ -5,13 +5,18 @@ import { buildApp } from '../../src/app.ts'
 import type { Tier } from '../../src/database/schema.ts'
 import { askGatewayIn } from '../../src/instances/ask-gateway.ts'
 import { findGatewayIn, findHeadIn } from '../../src/instances/lookup.ts'
-import { findCallerIn } from '../../src/keys/store.ts'
+import { openCallers } from '../../src/keys/callers.ts'
 import type { Patience } from '../../src/lifecycle/pass.ts'
 import { openQueue, type QueueBackend, type ReconcileQueue } from '../../src/lifecycle/queue.ts'
 import type { LifecycleDeps } from '../../src/lifecycle/reconcile.ts'
-import { type Rounds, startWorker } from '../../src/lifecycle/worker.ts'
+import { type Round, type Rounds, startWorker } from '../../src/lifecycle/worker.ts'
+import { eraseDeleted } from '../../src/organization/delete.ts'
+import type { BodyTimes } from '../../src/platform/body-deadlines.ts'
+import type { RateLimits } from '../../src/platform/rate-limit.ts'
 import { openVault, type Vault } from '../../src/platform/secrets.ts'
 import type { SandboxDriver } from '../../src/sandbox/driver.ts'
+import type { Billing } from '../../src/subscription/stripe.ts'
+import { syncSubscriptions } from '../../src/subscription/sync.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
 
 export interface TestChowderOptions {
@@ -24,10 +29,16 @@ export interface TestChowderOptions {
   /** Where the provider's API is, so that no test asks a real one. */
   providerUrl?: string
   clawhubUrl?: string
+  filesMaxBytes?: number
+  bodyTimes?: BodyTimes
+  billing?: Billing
+  limits?: Partial<RateLimits>
+  trustedProxies?: number
 }
 
 const quick: Patience = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
 const quickRounds: Rounds = { sweepEveryMs: 200, driftEveryMs: 200 }
+const otherRoundsEveryMs = 200
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 
@@ -84,6 +95,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   }
   const findHead = findHeadIn(db)
   const gatewayOf = findGatewayIn(vault, findHead)
+  const callers = openCallers(db, log)
   const app = (await buildApp({
     db,
     vault,
@@ -94,15 +106,34 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     sandboxDriver: sandboxes.name,
     defaultTier,
     publicUrl: () => 'http://chowder.test',
-    findCaller: findCallerIn(db),
+    findCaller: callers.find,
+    forgetCaller: callers.forget,
     findHead,
     gatewayOf,
     askGateway: askGatewayIn(gatewayOf),
     forgetGateway: gatewayOf.forget,
     clawhubUrl: options.clawhubUrl,
+    filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
+    billing: options.billing ?? null,
+    limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
+    trustedProxies: options.trustedProxies ?? 0,
+    ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),
     readiness: async () => ({ database: true, queue: true }),
   })) as unknown as FastifyInstance
   const workers: { stop(): Promise<void> }[] = []
+  const { billing } = options
+  const otherRounds: Round[] = [
+    { what: 'erasing', everyMs: otherRoundsEveryMs, act: () => eraseDeleted(db, log) },
+    ...(billing
+      ? [
+          {
+            what: 'billing',
+            everyMs: otherRoundsEveryMs,
+            act: (signal: AbortSignal) => syncSubscriptions({ db, billing, log }, signal),
+          },
+        ]
+      : []),
+  ]
 
   const chowder: TestChowder = {
     app,
@@ -140,6 +171,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         concurrency,
         options.rounds ?? quickRounds,
         new AbortController().signal,
+        otherRounds,
       )
       workers.push(worker)
       return worker
@@ -147,6 +179,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     async close() {
       await Promise.all(workers.map((worker) => worker.stop()))
       await app.close()
+      await callers.close()
       await queue.close()
       if (!options.database) await database.drop()
     },

@@ -23,6 +23,11 @@ describe('the environment', () => {
       SANDBOX_DRIVER: 'local',
       CHOWDER_DEFAULT_TIER: 'shrimp',
       WORKER_CONCURRENCY: 8,
+      RATE_LIMIT_PER_MINUTE: 6000,
+      SIGNUP_LIMIT_PER_HOUR: 100,
+      FAILED_AUTH_LIMIT_PER_MINUTE: 60,
+      TRUST_PROXY: 0,
+      FILES_MAX_BYTES: 2147483648,
       LOG_LEVEL: 'info',
     })
   })
@@ -48,6 +53,12 @@ describe('the environment', () => {
     ['OPENAI_BASE_URL', 'canary'],
     ['GEMINI_BASE_URL', 'canary'],
     ['CLAWHUB_REGISTRY', 'canary'],
+    ['STRIPE_SECRET_KEY', 'canary'],
+    ['STRIPE_WEBHOOK_SECRET', 'canary'],
+    ['STRIPE_PRICE_CRAB', 'a canary'],
+    ['STRIPE_PRICE_LOBSTER', 'a canary'],
+    ['STRIPE_API_URL', 'https://canary/v1'],
+    ['BILLING_RETURN_URL', 'canary'],
   ])('a bad %s is named, its value is not shown', (name, value) => {
     const message = complaints({ [name]: value, CHOWDER_SECRET_KEY: name === 'CHOWDER_SECRET_KEY' ? value : key })
     expect(message).toContain(name)
@@ -62,6 +73,20 @@ describe('the environment', () => {
   test('DATABASE_URL asks for CHOWDER_SECRET_KEY and says how to make one', () => {
     expect(complaints({ DATABASE_URL: 'postgres://x/y' })).toContain('openssl rand -base64 32')
     expect(complaints({ DATABASE_URL: 'postgres://x/y', CHOWDER_SECRET_KEY: key })).toBe('')
+  })
+
+  test('Stripe’s settings come all together, with two prices, or not at all', () => {
+    const all = {
+      STRIPE_SECRET_KEY: 'sk_test_1',
+      STRIPE_WEBHOOK_SECRET: 'whsec_1',
+      STRIPE_PRICE_CRAB: 'price_1',
+      STRIPE_PRICE_LOBSTER: 'price_2',
+    }
+    expect(loadConfig(all)).toMatchObject(all)
+    for (const missing of Object.keys(all)) {
+      expect(complaints({ ...all, [missing]: '' })).toContain(`${missing} is required with Stripe's other settings`)
+    }
+    expect(complaints({ ...all, STRIPE_PRICE_LOBSTER: 'price_1' })).toContain('STRIPE_PRICE_LOBSTER must be another')
   })
 
   test.each(['README.md', '.env.example'])('%s names every variable and no other', (file) => {

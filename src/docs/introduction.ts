@@ -1,0 +1,81 @@
+/** What stands above the reference, and the order of its sections. */
+export const about = {
+  info: {
+    title: 'Chowder API',
+    version: '1.0.0',
+    description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An **instance** is one agent: a real
+OpenClaw gateway in a sandbox of its own, with its own memory, files, skills and chat channels. You create instances,
+Chowder keeps them running, and you talk to them with the OpenAI Responses format.
+
+## Keys
+
+Send a key with every call: \`Authorization: Bearer <key>\`.
+
+- An organization key, \`chd_org_…\`, may do everything in its organization. It is for your backend.
+- A scoped key, \`chd_sk_…\`, may do what it was given, on the instances it was given. It is for a browser, a bot, a third party.
+
+Signing up gives the first organization key. A scoped key holds any of five permissions: \`read\`, \`interact\`,
+\`configure\`, \`files\` and \`channels\`; none implies another. Each key is shown once.
+
+## Errors
+
+A failure is a status and a \`detail\` for people: a sentence, \`{"error": …}\` when an instance's gateway is the cause,
+or a list of faults with a 422. What is another organization's answers 404, like what does not exist.
+The responses calls carry OpenAI's \`error\` object as well. Every answer has an \`x-request-id\`; yours is taken over.
+
+## Repeating calls
+
+Repeat 429 and 503 after \`Retry-After\` seconds. Reads, PUT, PATCH and DELETE may be repeated always. A POST that creates
+takes an \`Idempotency-Key\` header: within 24 hours the same key and body give the same answer, and create nothing again.
+Do not repeat what carries \`x-should-retry: false\`: a turn may have begun.
+
+## Lists
+
+Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` header with \`rel="next"\` until there is none.`,
+  },
+  servers: [{ url: '/', description: 'The server that this document came from.' }],
+  tags: [
+    {
+      name: 'organization',
+      'x-displayName': 'Organization',
+      description: 'Sign up, and keep the keys of your model providers.',
+    },
+    {
+      name: 'keys',
+      'x-displayName': 'Keys',
+      description: 'Scoped keys for front ends and third parties, and further organization keys.',
+    },
+    {
+      name: 'instances',
+      'x-displayName': 'Instances',
+      description: 'Create agents, start, stop, configure and delete them.',
+    },
+    {
+      name: 'responses',
+      'x-displayName': 'Responses',
+      description: 'Talk to an agent in the OpenAI Responses format, plain or streamed.',
+    },
+    {
+      name: 'sessions',
+      'x-displayName': 'Sessions',
+      description: 'The conversations of an agent: read, reset and delete them.',
+    },
+    {
+      name: 'channels',
+      'x-displayName': 'Channels',
+      description: 'Put an agent on Telegram, WhatsApp, Slack and other chat platforms.',
+    },
+    {
+      name: 'skills',
+      'x-displayName': 'Skills',
+      description: 'What an agent can do: install skills from ClawHub and configure them.',
+    },
+    { name: 'files', 'x-displayName': 'Files', description: 'The files in an agent’s workspace.' },
+    {
+      name: 'subscription',
+      'x-displayName': 'Subscription',
+      description: 'The plan, its limits, and Stripe’s pages to change it.',
+    },
+    { name: 'operations', 'x-displayName': 'Operations', description: 'For whoever operates this server.' },
+  ],
+}

@@ -1,0 +1,208 @@
+import { randomBytes, randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { permissions } from '../../src/database/schema.ts'
+import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { addSessions } from '../support/fake-sessions.ts'
+import { addFakeSkills } from '../support/fake-skills.ts'
+import {
+  checkerOf,
+  type DocumentedOperation,
+  operationsOf,
+  readDocument,
+  requestOf,
+  resolve,
+} from '../support/operations.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const document = await readDocument()
+const check = checkerOf(document)
+
+/** What ends something comes after what needs it. */
+const rank = ({ name }: DocumentedOperation) => {
+  if (name === 'DELETE /v1/organization') return 4
+  if (name === 'DELETE /v1/instances/{instance_id}') return 3
+  if (name.startsWith('DELETE')) return 2
+  return /\/(start|stop)$/.test(name) ? 1 : 0
+}
+const operations = operationsOf(document).sort((a, b) => rank(a) - rank(b))
+
+let gateway: FakeGateway
+let hub: FakeClawHub
+let chowder: TestChowder
+
+/** What stands in the path, by parameter: ours, and another organization's. */
+let ours: Record<string, string>
+let theirs: Record<string, string>
+let missing: Record<string, string>
+
+const organizationKey: Record<string, string> = {}
+/** Scoped keys by what they hold. */
+const scoped: Record<string, string> = {}
+
+const everywhere = { session_id: 'main', channel: 'whatsapp', skill_name: 'web-search', path: 'notes.txt', q: 'web' }
+
+async function create(path: string, key: string, body: object): Promise<{ id: string; raw_key: string }> {
+  const answer = await chowder.call('POST', path, { key, body })
+  expect(answer.status).toBe(201)
+  return answer.body
+}
+
+const issue = (key: string, instanceId: string, held: readonly string[] = permissions) =>
+  create('/v1/keys', key, { name: 'k', instance_ids: [instanceId], permissions: held })
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  hub = await startFakeClawHub()
+  const driver = new FakeDriver(() => gateway.endpoint)
+  addFakeSkills(gateway, hub, () => driver.files(ours.instance_id!))
+  addSessions(gateway)
+  chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url })
+  await chowder.startWorker()
+  const [own, other, disabled] = [
+    await chowder.signUp(),
+    await chowder.signUp(),
+    await chowder.signUp({ providerKey: null }), // a key that was used is remembered for a second
+  ]
+  const [instance, sibling, foreign] = [
+    await create('/v1/instances', own.key, { name: 'mine' }),
+    await create('/v1/instances', own.key, { name: 'sibling' }),
+    await create('/v1/instances', other.key, { name: 'theirs' }),
+  ]
+  Object.assign(organizationKey, { own: own.key, other: other.key, disabled: disabled.key })
+  for (const permission of permissions) {
+    scoped[permission] = (await issue(own.key, instance.id, [permission])).raw_key
+  }
+  scoped.all = (await issue(own.key, instance.id)).raw_key
+  scoped.sibling = (await issue(own.key, sibling.id)).raw_key
+  scoped.foreign = (await issue(other.key, foreign.id)).raw_key
+  const [expired, revoked] = [await issue(own.key, instance.id), await issue(own.key, instance.id)]
+  scoped.expired = expired.raw_key
+  scoped.revoked = revoked.raw_key
+  const { pool } = chowder.database
+  await pool.query(`UPDATE api_keys SET expires_at = now() - interval '1 second' WHERE id = $1`, [expired.id])
+  expect((await chowder.call('DELETE', `/v1/keys/${revoked.id}`, { key: own.key })).status).toBe(204)
+  await pool.query('UPDATE organizations SET disabled_at = now() WHERE id = $1', [disabled.id])
+
+  // A key to be read and revoked, of the kind that each path is for.
+  const keysOf = async (key: string, instanceId: string) => ({
+    '/v1/keys': (await issue(key, instanceId)).id,
+    '/v1/organization/keys': (await create('/v1/organization/keys', key, { name: 'k' })).id,
+  })
+  ours = { ...everywhere, instance_id: instance.id, ...(await keysOf(own.key, instance.id)) }
+  theirs = { ...everywhere, instance_id: foreign.id, ...(await keysOf(other.key, foreign.id)) }
+  missing = {
+    ...everywhere,
+    instance_id: randomUUID(),
+    '/v1/keys': randomUUID(),
+    '/v1/organization/keys': randomUUID(),
+  }
+  for (const [id, key] of [
+    [instance.id, own.key],
+    [foreign.id, other.key],
+  ]) {
+    const status = async () => (await chowder.call('GET', `/v1/instances/${id}/status`, { key: key! })).body.status
+    await until('the instance to run', async () => (await status()) === 'running')
+  }
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+  await hub.close()
+})
+
+/** The document's own request for an operation, on one of three sets of things, with a whole Authorization header. */
+async function call(operation: DocumentedOperation, values: Record<string, string>, authorization?: string) {
+  const keyId = values[operation.path.replace('/{key_id}', '')]
+  const request = requestOf(document, operation, { ...values, ...(keyId !== undefined && { key_id: keyId }) })
+  const headers = { ...request.headers, ...(authorization !== undefined && { authorization }) }
+  const answer = await chowder.app.inject({ ...request, headers })
+  expect(Object.keys(operation.operation.responses), `the document has no ${answer.statusCode}`).toContain(
+    String(answer.statusCode),
+  )
+  expect(answer.headers['x-request-id']).toEqual(expect.any(String))
+  if (answer.statusCode >= 400) expect(check(resolve(document, { $ref: '#/Error' }), answer.json())).toEqual([])
+  return answer
+}
+
+const bearer = (key: string | undefined) => `Bearer ${key}`
+
+/** All that a caller can tell two answers apart by. */
+function seen({ statusCode, body, headers }: Awaited<ReturnType<typeof call>>) {
+  const { 'x-request-id': _id, date: _date, ...rest } = headers
+  return { statusCode, body, headers: rest }
+}
+
+describe('A1, A2: who may call what', () => {
+  test.each(operations)('$name', async (documented) => {
+    const { 'x-permission': access } = documented.operation
+    const { path } = documented
+    if (access === 'public') {
+      for (const authorization of [
+        undefined,
+        'Bearer nonsense',
+        bearer(organizationKey.other),
+        bearer(scoped.expired),
+      ]) {
+        const { statusCode } = await call(documented, ours, authorization)
+        expect([401, 403, 404]).not.toContain(statusCode)
+      }
+      return
+    }
+
+    const unauthenticated = {
+      'no key': undefined,
+      'an empty one': 'Bearer ',
+      'another scheme': `Basic ${organizationKey.own}`,
+      'a malformed key': 'Bearer chd_org_short',
+      'two keys': `Bearer ${organizationKey.own} ${organizationKey.own}`,
+      'an unknown organization key': bearer(`chd_org_${randomBytes(32).toString('hex')}`),
+      'an unknown scoped key': bearer(`chd_sk_${randomBytes(32).toString('hex')}`),
+      'an expired key': bearer(scoped.expired),
+      'a revoked key': bearer(scoped.revoked),
+    }
+    for (const [caller, authorization] of Object.entries(unauthenticated)) {
+      expect((await call(documented, ours, authorization)).statusCode, caller).toBe(401)
+    }
+    expect((await call(documented, ours, bearer(organizationKey.disabled))).statusCode).toBe(403)
+
+    const mayBeScoped = access !== 'org'
+    const forbidden = mayBeScoped
+      ? [...permissions.filter((permission) => permission !== access), 'sibling']
+      : [...permissions, 'all', 'sibling', 'foreign']
+    for (const caller of forbidden) {
+      expect((await call(documented, ours, bearer(scoped[caller]))).statusCode, caller).toBe(403)
+    }
+
+    if (path.includes('{instance_id}') || path.includes('{key_id}')) {
+      const strangers = mayBeScoped ? [organizationKey.other, scoped.foreign] : [organizationKey.other]
+      for (const key of strangers) {
+        const foreign = await call(documented, ours, bearer(key))
+        expect(foreign.statusCode).toBe(404)
+        expect(seen(foreign)).toEqual(seen(await call(documented, missing, bearer(key))))
+      }
+      const malformed = {
+        ...ours,
+        instance_id: 'nonsense',
+        '/v1/keys': 'nonsense',
+        '/v1/organization/keys': 'nonsense',
+      }
+      for (const key of mayBeScoped ? [organizationKey.own, scoped.all] : [organizationKey.own]) {
+        const foreign = seen(await call(documented, theirs, bearer(key)))
+        expect(foreign.statusCode).toBe(404)
+        expect(foreign).toEqual(seen(await call(documented, missing, bearer(key))))
+        expect(foreign).toEqual(seen(await call(documented, malformed, bearer(key))))
+      }
+    }
+
+    const allowed = mayBeScoped ? [scoped[access], scoped.all, organizationKey.own] : [organizationKey.own]
+    for (const key of allowed) {
+      const { statusCode, body } = await call(documented, ours, bearer(key))
+      expect([401, 403]).not.toContain(statusCode)
+      if (path.includes('{key_id}')) expect(statusCode).not.toBe(404)
+      expect(body.startsWith('{"detail":"Instance not found."')).toBe(false)
+    }
+  })
+})

@@ -1,0 +1,258 @@
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { type AddressInfo, connect } from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openBilling } from '../../src/subscription/stripe.ts'
+import { badRequests, notTheirs } from '../support/bad-requests.ts'
+import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { addSessions } from '../support/fake-sessions.ts'
+import { addFakeSkills } from '../support/fake-skills.ts'
+import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
+import { checkerOf, type DocumentedOperation, operationsOf, readDocument, requestOf } from '../support/operations.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const inputs = Number(process.env.INPUTS ?? 10_000)
+const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
+const megabyte = 1024 * 1024
+/** What the heap may grow by over all inputs but the first thousands, which fill caches and compile code. */
+const growthBytes = 24 * megabyte
+
+const document = await readDocument()
+const operations = operationsOf(document)
+const check = checkerOf(document)
+/** What the document says that each operation may answer. */
+const statusesOf = new Map(operations.map(({ name, operation }) => [name, new Set(Object.keys(operation.responses))]))
+const errorSchema = { $ref: '#/components/schemas/Error' }
+
+let gateway: FakeGateway
+let hub: FakeClawHub
+let stripe: FakeStripe
+let chowder: TestChowder
+let key: string
+let values: Record<string, string>
+
+/** What would end the world of this test if it were taken for good: it gets ids of nothing. */
+const ends = new Set([
+  'DELETE /v1/instances/{instance_id}',
+  'POST /v1/instances/{instance_id}/stop',
+  'DELETE /v1/keys/{key_id}',
+  'DELETE /v1/organization/keys/{key_id}',
+])
+const valuesFor = ({ name }: DocumentedOperation) =>
+  ends.has(name) ? { ...values, instance_id: randomUUID(), key_id: randomUUID() } : values
+
+/** Its organization may get the name that is then repeated, so it is another one, and a new one after that. */
+const deletion = 'DELETE /v1/organization'
+let doomedKey: string
+
+const authorized = <T extends { headers: Record<string, string> }>(request: T, as = key): T => ({
+  ...request,
+  headers: { ...request.headers, authorization: `Bearer ${as}` },
+})
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  hub = await startFakeClawHub()
+  const driver = new FakeDriver(() => gateway.endpoint)
+  addFakeSkills(gateway, hub, () => driver.files(values.instance_id!))
+  stripe = await new FakeStripe().open()
+  const billing = await openBilling({
+    secretKey: stripeSecretKey,
+    webhookSecret: stripeWebhookSecret,
+    prices: stripePrices,
+    apiUrl: stripe.url,
+    returnUrl: () => 'https://app.example.com',
+  })
+  addSessions(gateway)
+  chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url, billing })
+  await chowder.startWorker()
+  key = (await chowder.signUp()).key
+  doomedKey = (await chowder.signUp()).key
+  const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
+  const instance_id: string = body.id
+  await until('it to run', async () => {
+    return (await chowder.call('GET', `/v1/instances/${instance_id}/status`, { key })).body.status === 'running'
+  })
+  gateway.config = JSON.parse(driver.file(instance_id, 'state/openclaw.json') ?? '{}')
+  const grant = { name: 'k', instance_ids: [instance_id], permissions: ['read'] }
+  const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
+  values = {
+    instance_id,
+    key_id: issued.body.id,
+    session_id: 'main',
+    channel: 'telegram',
+    skill_name: 'web-search',
+    path: 'notes.txt',
+    q: 'web',
+  }
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+  await hub.close()
+  await stripe.close()
+})
+
+/** Throws unless an answer keeps the contract, whatever was asked. */
+function judge(answer: { statusCode: number; headers: Record<string, unknown>; body: string }): void {
+  const { statusCode, headers, body } = answer
+  if (typeof headers['x-request-id'] !== 'string') throw new Error(`${statusCode} without x-request-id`)
+  if (statusCode >= 500) throw new Error(`${statusCode}: ${body.slice(0, 300)}`)
+  if (statusCode < 400) return
+  const faults = check(errorSchema, JSON.parse(body))
+  if (faults.length > 0) throw new Error(`${statusCode} in another shape: ${body.slice(0, 300)}`)
+  if (/\bat \w+.*\.[tj]s:\d+/.test(body)) throw new Error(`a stack trace: ${body.slice(0, 300)}`)
+}
+
+function heapBytes(): number {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  return process.memoryUsage().heapUsed
+}
+
+describe('A15: bad input', () => {
+  test(`${inputs} of them: never a 5xx, always the documented shape, and the memory stays flat`, {
+    timeout: 180_000,
+  }, async () => {
+    let sent = 0
+    let before = 0
+    await fc
+      .assert(
+        fc.asyncProperty(badRequests(document, operations, valuesFor), async ({ operation, mutation, ...request }) => {
+          const isDeletion = operation === deletion
+          const answer = await chowder.app.inject(authorized(request, isDeletion ? doomedKey : key))
+          if (isDeletion && answer.statusCode === 204) doomedKey = (await chowder.signUp()).key
+          judge(answer)
+          const isDocumented = statusesOf.get(operation)?.has(String(answer.statusCode))
+          if (!isDocumented && !mutation.startsWith('path'))
+            throw new Error(`${operation} has no ${answer.statusCode}: ${answer.body}`)
+          sent += 1
+          chowder.logged.length = 0
+          if (sent === Math.floor(inputs / 4)) before = heapBytes()
+        }),
+        { numRuns: inputs, seed, endOnFailure: true },
+      )
+      .catch((error: unknown) => {
+        throw new Error(`repeat with SEED=${seed}`, { cause: error })
+      })
+    expect(heapBytes() - before).toBeLessThan(growthBytes)
+    const { status, body } = await chowder.call('GET', `/v1/instances/${values.instance_id}`, { key })
+    expect([status, body.status], 'or most of it met no agent').toEqual([200, 'running'])
+  })
+})
+
+describe('A15: what no HTTP client library would send', () => {
+  let port: number
+  beforeAll(async () => {
+    await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+    port = (chowder.app.server.address() as AddressInfo).port
+  })
+
+  /** What comes back for some bytes, until the server ends the connection. */
+  async function exchange(...pieces: (string | Buffer)[]): Promise<string> {
+    const socket = connect(port, '127.0.0.1')
+    socket.setTimeout(10_000, () => socket.destroy(new Error('no end after 10 s')))
+    const chunks: Buffer[] = []
+    socket.on('data', (chunk) => chunks.push(chunk))
+    const failed = new Promise<never>((_, reject) => socket.once('error', reject))
+    failed.catch(() => {})
+    const closed = once(socket, 'close')
+    for (const piece of pieces) socket.write(piece)
+    await closed.catch(() => failed)
+    return Buffer.concat(chunks).toString()
+  }
+
+  function read(text: string) {
+    const [head = '', body = ''] = text.split('\r\n\r\n')
+    const [line = '', ...lines] = head.split('\r\n')
+    const headers = Object.fromEntries(lines.map((header) => header.split(/: ?/, 2).map((part) => part.toLowerCase())))
+    return { statusCode: Number(line.split(' ')[1]), headers, body }
+  }
+
+  const host = 'host: chowder.test\r\nconnection: close\r\n'
+  const get = (path: string) => `GET ${path} HTTP/1.1\r\n${host}`
+  const post = `POST /v1/organization/signup HTTP/1.1\r\n${host}content-type: application/json\r\n`
+
+  test.each<[string, number, (string | Buffer)[]]>([
+    ['headers of 64 kB', 431, [`${get('/healthz')}x-long: ${'x'.repeat(64 * 1024)}\r\n\r\n`]],
+    ['5,000 headers', 431, [`${get('/healthz')}${'x-more: 1\r\n'.repeat(5000)}\r\n`]],
+    ['a path of 64 kB', 431, [`${get(`/${'x'.repeat(64 * 1024)}`)}\r\n`]],
+    ['no HTTP', 400, ['EHLO chowder.test\r\n\r\n']],
+    ['an unknown method', 400, [`PLEASE /healthz HTTP/1.1\r\n${host}\r\n`]],
+    ['a method that no route has', 404, [`PROPFIND /v1/instances HTTP/1.1\r\n${host}\r\n`]],
+    [
+      'an upgrade',
+      200,
+      [`GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n`],
+    ],
+    ['no host', 400, ['GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n']],
+    ['an expectation that nobody can meet', 417, [`${post}expect: the-unexpected\r\ncontent-length: 2\r\n\r\n{}`]],
+    ['a control character in a header', 400, [`${get('/healthz')}x-bad: a\u0001b\r\n\r\n`]],
+    ['a folded header', 400, [`${get('/healthz')}x-folded: a\r\n b\r\n\r\n`]],
+    [
+      'bytes that are no UTF-8 in the path',
+      400,
+      [Buffer.concat([Buffer.from('GET /v1/\xff\xfe', 'latin1'), Buffer.from(` HTTP/1.1\r\n${host}\r\n`)])],
+    ],
+    ['a negative length', 400, [`${post}content-length: -1\r\n\r\n`]],
+    ['two lengths', 400, [`${post}content-length: 2\r\ncontent-length: 3\r\n\r\n{}`]],
+    ['a length and chunks', 400, [`${post}content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`]],
+    ['a chunk without a length', 400, [`${post}transfer-encoding: chunked\r\n\r\nzz\r\n`]],
+    ['a body of 100 MB, announced', 413, [`${post}content-length: ${100 * megabyte}\r\n\r\n`]],
+    [
+      'a body of 2 MB, not announced',
+      413,
+      [`${post}transfer-encoding: chunked\r\n\r\n200000\r\n`, Buffer.alloc(2 * megabyte, 'x'), '\r\n0\r\n\r\n'],
+    ],
+  ])('%s: %i', async (_what, status, pieces) => {
+    const answer = read(await exchange(...pieces))
+    expect(answer).toMatchObject({ statusCode: status, headers: { 'x-request-id': expect.stringMatching(/./) } })
+    judge(answer)
+  })
+})
+
+describe('bodies are Unicode, or refused', () => {
+  const signUp = async (payload: string | Buffer) => {
+    const headers = { 'content-type': 'application/json' }
+    const answer = await chowder.app.inject({ method: 'POST', url: '/v1/organization/signup', headers, payload })
+    return [answer.statusCode, answer.json().detail ?? answer.json().organization.name]
+  }
+
+  test('half a surrogate pair is a 400 wherever it stands, a whole one is taken', async () => {
+    const refused = [400, expect.stringContaining('surrogate')]
+    expect(await signUp('{"name":"a\\ud83d"}')).toEqual(refused)
+    expect(await signUp('{"name":"a","more":[{"\\udc00":1}]}')).toEqual(refused)
+    expect(await signUp('{"name":"\\ud83e\\udd63"}')).toEqual([201, '🥣'])
+    expect(await signUp('{"name":"\\\\ud83d"}')).toEqual([201, '\\ud83d'])
+  })
+
+  test('bytes that are no UTF-8 are a 400', async () => {
+    expect(await signUp(Buffer.from('{"name":"caf\xe9"}', 'latin1'))).toEqual([400, 'The body is not valid UTF-8.'])
+    expect(await signUp(Buffer.from('{"name":"café"}'))).toEqual([201, 'café'])
+  })
+})
+
+describe('A3: what is the server’s to say', () => {
+  const bodies = operations.filter(
+    ({ operation, name }) => operation.requestBody?.content['application/json'] && !name.endsWith('/responses'),
+  )
+  test.each(bodies)('$name refuses it by name', async (operation) => {
+    const { properties = {} } = operation.operation.requestBody!.content['application/json']!.schema
+    const request = authorized(requestOf(document, operation, valuesFor(operation)))
+    for (const field of notTheirs.filter((field) => !(field in (properties as object)))) {
+      const payload = JSON.stringify({ ...JSON.parse(request.payload ?? '{}'), [field]: 'x' })
+      const answer = await chowder.app.inject({ ...request, payload })
+      expect([answer.statusCode, answer.json().detail]).toEqual([
+        422,
+        [{ loc: ['body', field], msg: 'is not a known field', type: 'additionalProperties' }],
+      ])
+    }
+  })
+})

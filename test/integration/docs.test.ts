@@ -1,0 +1,62 @@
+import { hash } from 'node:crypto'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { ApiDocument } from '../../src/platform/openapi.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { operationsOf } from '../support/operations.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+
+let chowder: TestChowder
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+})
+afterAll(() => chowder.close())
+
+const get = (url: string) => chowder.app.inject({ method: 'GET', url })
+
+test('anybody may read the OpenAPI document, and keep it for a while', async () => {
+  const { statusCode, headers, json } = await get('/openapi.json')
+  expect([statusCode, headers['cache-control']]).toEqual([200, 'public, max-age=300'])
+  expect(json()).toEqual(JSON.parse(JSON.stringify(chowder.app.swagger())))
+})
+
+test('the page asks for nothing from any other host, and could not', async () => {
+  const { statusCode, headers, body } = await get('/docs/')
+  expect([statusCode, headers['content-type']]).toEqual([200, 'text/html; charset=utf-8'])
+  expect(body).toContain('<title>Chowder API</title>')
+  expect(body.match(/https?:/g)).toBe(null)
+  const asked = [...body.matchAll(/(?:src|href)="([^"]+)"|"url": "([^"]+)"/g)].map(([, link, url]) => link ?? url ?? '')
+  expect(asked).toEqual(['js/scalar.js', '../openapi.json'])
+  for (const url of asked) {
+    expect((await get(new URL(url, 'http://chowder.test/docs/').pathname)).statusCode).toBe(200)
+  }
+  const [inline = ''] = [...body.matchAll(/<script type="text\/javascript">(.*?)<\/script>/gs)].map(([, text]) => text)
+  const policy = Object.fromEntries(
+    String(headers['content-security-policy'])
+      .split('; ')
+      .map((directive) => [directive.split(' ')[0], directive.split(' ').slice(1)]),
+  )
+  expect(policy).toMatchObject({
+    'default-src': ["'none'"],
+    'script-src': ["'self'", `'sha256-${hash('sha256', inline, 'base64')}'`],
+    'connect-src': ["'self'"],
+    'font-src': ["'self'", 'data:'],
+  })
+  expect(Object.values(policy).flat().join(' ')).not.toMatch(/https?:|\*|unsafe-eval/)
+})
+
+test('/docs leads to the page', async () => {
+  const { statusCode, headers } = await get('/docs')
+  expect([statusCode, headers.location]).toEqual([301, '/docs/'])
+})
+
+test('llms.txt has the walk, every call with what it needs, and links on this server', async () => {
+  const { headers, body } = await get('/llms.txt')
+  expect(headers['content-type']).toBe('text/plain; charset=utf-8')
+  expect(body).toContain('curl -s http://chowder.test/v1/organization/signup')
+  for (const link of body.matchAll(/\]\(http:\/\/chowder\.test(\/[^)]+)\)/g)) {
+    expect((await get(link[1] ?? '')).statusCode).toBeLessThan(400)
+  }
+  for (const { name, operation } of operationsOf(chowder.app.swagger() as unknown as ApiDocument)) {
+    expect(body).toContain(`- ${name}: ${operation.summary} (`)
+  }
+})

@@ -1,0 +1,101 @@
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import { documentText, routesOnly } from '../../src/openapi.ts'
+import type { ApiDocument, Operation } from '../../src/platform/openapi.ts'
+
+export type Schema = Record<string, unknown>
+export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
+
+export interface DocumentedOperation {
+  /** `GET /v1/instances/{instance_id}` */
+  name: string
+  method: Method
+  path: string
+  operation: Operation
+}
+
+export interface DocumentedRequest {
+  method: Method
+  url: string
+  headers: Record<string, string>
+  payload?: string
+}
+
+/** The document, made from the routes without a server. */
+export async function readDocument(): Promise<ApiDocument> {
+  const app = await routesOnly()
+  const document = JSON.parse(documentText(app)) as ApiDocument
+  await app.close()
+  return document
+}
+
+/** Every operation of the document, in its order. */
+export const operationsOf = ({ paths }: ApiDocument): DocumentedOperation[] =>
+  Object.entries(paths).flatMap(([path, operations]) =>
+    Object.entries(operations).map(([lower, operation]) => {
+      const method = lower.toUpperCase() as Method
+      return { name: `${method} ${path}`, method, path, operation }
+    }),
+  )
+
+/** The schema that a reference stands for. */
+export function resolve(document: ApiDocument, schema: Schema): Schema {
+  const name = typeof schema.$ref === 'string' ? schema.$ref.split('/').at(-1) : undefined
+  return name === undefined ? schema : (document.components.schemas[name] as Schema)
+}
+
+/** What does not fit a schema of the document; empty when all does. */
+export function checkerOf(document: ApiDocument): (schema: Schema, value: unknown) => unknown[] {
+  const ajv = new Ajv2020({ strict: false, validateFormats: false, allErrors: true })
+  ajv.addSchema({ $id: 'document', components: document.components })
+  const compiled = new Map<Schema, ReturnType<typeof ajv.compile>>()
+  return (schema, value) => {
+    const validate =
+      compiled.get(schema) ?? ajv.compile(JSON.parse(JSON.stringify(schema).replaceAll('"#/', '"document#/')))
+    compiled.set(schema, validate)
+    return validate(value) ? [] : (validate.errors ?? [])
+  }
+}
+
+const boundary = 'documented-form'
+
+/** A form with a small file. */
+function formOf(fields: Record<string, string>): string {
+  const parts = Object.entries(fields).map(
+    ([name, value]) => `--${boundary}\r\ncontent-disposition: form-data; name="${name}"\r\n\r\n${value}\r\n`,
+  )
+  const file = `--${boundary}\r\ncontent-disposition: form-data; name="file"; filename="f"\r\ncontent-type: application/octet-stream\r\n\r\nhello\r\n`
+  return `${parts.join('')}${file}--${boundary}--\r\n`
+}
+
+/**
+ * A request as the document shows it, with its parameters from `values`. Throws for a parameter that `values` does not
+ * know, and for a body without an example: then the document, or the test that asks, has to be completed.
+ */
+export function requestOf(
+  document: ApiDocument,
+  { name, method, path, operation }: DocumentedOperation,
+  values: Record<string, string>,
+): DocumentedRequest {
+  const given = (parameter: string): string => {
+    const value = values[parameter]
+    if (value === undefined) throw new Error(`${name}: no value for the parameter ${parameter}`)
+    return value
+  }
+  const query = (operation.parameters ?? []).filter(({ in: place, required }) => place === 'query' && required)
+  const search = query.map((parameter) => `${parameter.name}=${encodeURIComponent(given(parameter.name))}`).join('&')
+  const url = path.replace(/\{(\w+)\}/g, (_, parameter: string) => encodeURIComponent(given(parameter)))
+  const request = { method, url: search ? `${url}?${search}` : url }
+  const [body] = Object.entries(operation.requestBody?.content ?? {})
+  if (!body) return { ...request, headers: {} }
+  const [type, { schema, example }] = body
+  if (type === 'multipart/form-data') {
+    return {
+      ...request,
+      headers: { 'content-type': `${type}; boundary=${boundary}` },
+      payload: formOf({ path: given('path') }),
+    }
+  }
+  const shown = example ?? (resolve(document, schema).examples as unknown[] | undefined)?.[0]
+  if (shown === undefined) throw new Error(`${name}: the body has no example`)
+  return { ...request, headers: { 'content-type': type }, payload: JSON.stringify(shown) }
+}

@@ -1,0 +1,141 @@
+import { readFile } from 'node:fs/promises'
+import { afterAll, describe, expect, test } from 'vitest'
+import { documentText, routesOnly } from '../../src/openapi.ts'
+import type { ApiDocument } from '../../src/platform/openapi.ts'
+import { checkerOf, operationsOf, resolve, type Schema } from '../support/operations.ts'
+
+const app = await routesOnly()
+const document = app.swagger() as unknown as ApiDocument
+const operations = operationsOf(document)
+afterAll(() => app.close())
+
+/** Routes that are the documentation, so they are not in it. */
+const undocumented = ['/openapi.json', '/llms.txt', '/docs', '/docs/', '/docs/js/scalar.js'].map(
+  (path) => `GET ${path}`,
+)
+
+/** `GET /v1/instances/{instance_id}` of every route that answers, as the router itself lists them. */
+function runningRoutes(): string[] {
+  const above: string[] = []
+  return app
+    .printRoutes({ commonPrefix: false })
+    .split('\n')
+    .flatMap((line) => {
+      const [, indent = '', part = '', methods = ''] = /^((?:│ {3}| {4})*)[├└]── (\S+) \((.+)\)$/.exec(line) ?? []
+      if (part === '') return []
+      const depth = indent.length / 4
+      above.splice(depth, above.length, part)
+      const path = above.join('').replace(/:(\w+)/g, '{$1}')
+      return methods
+        .split(', ')
+        .filter((method) => method !== 'HEAD')
+        .map((method) => `${method} ${path}`)
+    })
+}
+
+describe('A20: the routes are told in one way everywhere', () => {
+  test('the document has every running route and no other', () => {
+    const routes = runningRoutes()
+    expect(routes).toContain('GET /v1/instances/{instance_id}')
+    expect(routes.filter((route) => !undocumented.includes(route)).sort()).toEqual(
+      operations.map(({ name }) => name).sort(),
+    )
+  })
+
+  test("README's table of endpoints has every route of the document and no other", async () => {
+    const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+    const rows = [...readme.matchAll(/^\| (GET|POST|PUT|PATCH|DELETE) +\| `(\/[^`]+)` +\|/gm)]
+    expect(rows.map(([, method, path]) => `${method} ${path}`).sort()).toEqual(
+      operations.map(({ name }) => name).sort(),
+    )
+  })
+
+  test('the committed openapi.json is the document; run `npm run openapi` and review what changed', async () => {
+    const committed = await readFile(new URL('../../openapi.json', import.meta.url), 'utf8')
+    expect(JSON.parse(documentText(app))).toEqual(JSON.parse(committed))
+  })
+})
+
+describe('every operation says what a caller has to know', () => {
+  test('operation ids are unique', () => {
+    const ids = operations.map(({ operation }) => operation.operationId)
+    expect(ids).toEqual([...new Set(ids)])
+  })
+
+  const check = checkerOf(document)
+
+  test.each(operations)('$name: words, permission, failures', ({ operation, path }) => {
+    expect(operation).toMatchObject({
+      operationId: expect.stringMatching(/^[a-z]+([A-Z][a-z]+)+$/),
+      summary: expect.stringMatching(/^[A-Z].*[^.]$/),
+      tags: [expect.toBeOneOf(document.tags.map(({ name }) => name))],
+    })
+    expect(operation.description).toMatch(/\S+\n\nNeeds /)
+    const { 'x-permission': access, responses, parameters = [] } = operation
+    expect(['public', 'org', 'read', 'interact', 'configure', 'files', 'channels']).toContain(access)
+    expect(operation.security).toEqual(access === 'public' ? [] : undefined)
+    const statuses = Object.keys(responses)
+    expect(statuses.filter((status) => !/^[1-5]\d\d$/.test(status))).toEqual([])
+    expect(statuses.some((status) => status.startsWith('2'))).toBe(true)
+    expect(statuses).toEqual(
+      expect.arrayContaining(access === 'public' ? ['500', '503'] : ['401', '403', '429', '500']),
+    )
+    if (path.includes('{instance_id}') && access !== 'public') expect(statuses).toContain('404')
+    for (const { name, schema } of parameters.filter(({ schema }) => schema.type === 'integer')) {
+      expect(schema, `${name} takes any number`).toMatchObject({
+        minimum: expect.any(Number),
+        maximum: expect.any(Number),
+      })
+    }
+    expect(parameters.filter(({ in: place }) => place === 'path').map(({ name }) => `{${name}}`)).toEqual(
+      path.match(/\{\w+\}/g) ?? [],
+    )
+  })
+
+  const bodies = operations.flatMap(({ name, operation }) =>
+    Object.entries(operation.requestBody?.content ?? {}).map(([type, content]) => ({ name, type, ...content })),
+  )
+  test.each(bodies)('$name: the body ($type) has an example that fits it', ({ type, schema, example }) => {
+    if (type === 'multipart/form-data') return
+    const shown = example ?? (resolve(document, schema).examples as unknown[] | undefined)?.[0]
+    expect(shown).toBeDefined()
+    expect(check(schema, shown)).toEqual([])
+  })
+
+  test.each(bodies.filter(({ name }) => !name.endsWith('/responses')))(
+    '$name: unknown fields of the body ($type) are refused',
+    ({ type, schema }) => {
+      if (type !== 'multipart/form-data') expect(resolve(document, schema).additionalProperties).toBe(false)
+    },
+  )
+
+  const answers = operations.flatMap(({ name, operation }) =>
+    Object.entries(operation.responses).flatMap(([status, answer]) =>
+      'content' in answer
+        ? Object.entries(answer.content ?? {}).map(([type, content]) => ({ name, status, type, ...content }))
+        : [],
+    ),
+  )
+  test.each(answers)('$name: the answer $status ($type) has an example that fits it', ({ type, schema, example }) => {
+    if (type !== 'application/json') return
+    const shown = example ?? exampleOf(schema)
+    expect(shown).toBeDefined()
+    expect(check(schema, shown)).toEqual([])
+  })
+
+  test.each(Object.entries(document.components.responses))(
+    'the example of %s fits its schema',
+    (_name, { content }) => {
+      const { schema, example } = (content as Record<string, { schema: Schema; example: unknown }>)['application/json']!
+      expect(check(schema, example)).toEqual([])
+    },
+  )
+})
+
+/** Its own example, or for a list one of its items'. */
+function exampleOf(schema: Schema): unknown {
+  const resolved = resolve(document, schema)
+  if (Array.isArray(resolved.examples)) return resolved.examples[0]
+  const item = resolved.type === 'array' ? exampleOf(resolved.items as Schema) : undefined
+  return item === undefined ? undefined : [item]
+}
