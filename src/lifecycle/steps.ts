@@ -1,5 +1,6 @@
-import { sql } from 'drizzle-orm'
-import type { Instance } from '../database/schema.ts'
+import { text } from 'node:stream/consumers'
+import { eq, sql } from 'drizzle-orm'
+import { channels, type Instance, skills } from '../database/schema.ts'
 import { openInstance, renderGateway } from '../instances/gateway-config.ts'
 import type { Lease } from '../instances/lease.ts'
 import { applyConfig } from '../openclaw/apply-config.ts'
@@ -7,6 +8,7 @@ import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, mergeForFile } 
 import { connectGateway } from '../openclaw/gateway.ts'
 import { writeSystemPrompt } from '../openclaw/system-prompt.ts'
 import type { Observation } from '../sandbox/driver.ts'
+import { connectChannels } from './channels.ts'
 import { StepFailure } from './failures.ts'
 import { isAnswering, isHung, waitUntilReady } from './health.ts'
 import type { Pass, Step } from './pass.ts'
@@ -72,15 +74,15 @@ const writeConfig: Step = async (pass) => {
   const files = sandboxes.files(lease.instance.id)
   for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
-  const wanted = mergeForFile(config, parseJson(existing))
+  const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
 }
 
 /** The tenant may have written anything there; what cannot be read has nothing worth keeping. */
-function parseJson(content: Buffer | null): Record<string, unknown> | null {
+function parseJson(content: string | null): Record<string, unknown> | null {
   try {
-    return content ? JSON.parse(content.toString()) : null
+    return content ? JSON.parse(content) : null
   } catch {
     return null
   }
@@ -144,7 +146,13 @@ const patchConfig: Step = async (pass) => {
 const stopSandbox: Step = ({ sandboxes, lease, patience, signal }) =>
   sandboxes.stop(lease.instance.id, { graceMs: patience.graceMs }, signal)
 
-const destroySandbox: Step = ({ sandboxes, lease, signal }) => sandboxes.destroy(lease.instance.id, signal)
+/** Credentials of channels and skills go with what they were for. */
+const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => {
+  const { id } = lease.instance
+  await sandboxes.destroy(id, signal)
+  await db.delete(channels).where(eq(channels.instanceId, id))
+  await db.delete(skills).where(eq(skills.instanceId, id))
+}
 
 /** What a call of the platform, files or the gateway's RPC may take together; each is far quicker when all is well. */
 const usualLimitMs = 60_000
@@ -152,6 +160,8 @@ const usualLimitMs = 60_000
 const prepareLimitMs = 16 * 60_000
 /** A start's own limit, after a look at a gateway that hangs, its end, and a little. */
 const healthLimitMs = 7 * 60_000
+/** The step's own limit, the last change under way when it passes, and a little. */
+const channelsLimitMs = 6 * 60_000
 
 /** The whole life of an instance: for each intent, the steps that make it true, and how long each may take. */
 export const plans: Record<Instance['desiredState'], readonly { step: Step; limitMs: number }[]> = {
@@ -162,6 +172,7 @@ export const plans: Record<Instance['desiredState'], readonly { step: Step; limi
     { step: startGateway, limitMs: usualLimitMs },
     { step: checkHealth, limitMs: healthLimitMs },
     { step: patchConfig, limitMs: usualLimitMs },
+    { step: connectChannels, limitMs: channelsLimitMs },
   ],
   stopped: [{ step: stopSandbox, limitMs: usualLimitMs }],
   terminated: [{ step: destroySandbox, limitMs: usualLimitMs }],

@@ -12,6 +12,13 @@ export interface Rounds {
   driftEveryMs: number
 }
 
+/** What else is done every so often while a worker runs. */
+export interface Round {
+  what: string
+  everyMs: number
+  act(signal: AbortSignal): Promise<void>
+}
+
 export const defaultRounds: Rounds = { sweepEveryMs: 5000, driftEveryMs: 5000 }
 /** One look at everything; a platform that hangs longer is asked again in the next one. */
 const driftTimeoutMs = 60_000
@@ -20,8 +27,8 @@ const drainMs = 20_000
 const loopsEndMs = 5000
 
 /**
- * Works on due rows until it is stopped: first one drift pass, then bells, a sweep every 5 s and a drift pass every
- * 5 s. A worker that is killed leaves nothing undone that the next one does not find.
+ * Works on due rows until it is stopped: first one drift pass, then bells, a sweep every 5 s, a drift pass every
+ * 5 s, and the other rounds. A worker that is killed leaves nothing undone that the next one does not find.
  */
 export async function startWorker(
   deps: LifecycleDeps,
@@ -29,6 +36,7 @@ export async function startWorker(
   concurrency: number,
   { sweepEveryMs, driftEveryMs }: Rounds,
   starting: AbortSignal,
+  others: readonly Round[],
 ) {
   const { db, sandboxes, log } = deps
   const stopping = new AbortController()
@@ -63,6 +71,7 @@ export async function startWorker(
     every(driftEveryMs, 'the look for drift', () =>
       findDrift(AbortSignal.any([stopping.signal, AbortSignal.timeout(driftTimeoutMs)])),
     ),
+    ...others.map(({ what, everyMs, act }) => every(everyMs, what, () => act(stopping.signal))),
   ])
 
   return {

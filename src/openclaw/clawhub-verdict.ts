@@ -52,7 +52,7 @@ export function verdictOf(item: Record<string, unknown>, detail: Record<string, 
   if (moderation.isHiddenByMod === true || moderation.isRemoved === true) {
     return { kind: 'refused', why: 'ClawHub has taken it out of the registry' }
   }
-  const isSuspicious = moderation.isSuspicious === true || security.status === 'suspicious'
+  const isSuspicious = moderation.isSuspicious === true || [moderation.verdict, security.status].includes('suspicious')
   if (isSuspicious) return { kind: 'unverified', why: 'its scan found it suspicious' }
   const passed = item.ok === true && item.decision === 'pass' && reasons.length === 0
   if (passed && security.status === 'clean' && security.passed !== false) return { kind: 'clean' }

@@ -8,6 +8,8 @@ const defaultRegistry = 'https://clawhub.ai'
 const defaultTimeoutMs = 10_000
 const maxAnswerBytes = 2 * 1024 * 1024
 const maxFiles = 1000
+/** The registry's own limit. */
+const maxPathCharacters = 500
 const shownCharacters = 200
 const maxDescriptionCharacters = 2000
 const defaultRetrySeconds = 30
@@ -159,7 +161,7 @@ function filesIn(body: Record<string, unknown>): ReadonlyMap<string, string> | n
     files.map((file) => {
       const { path, sha256 } = isObject(file) ? file : {}
       if (typeof path !== 'string' || typeof sha256 !== 'string' || !/^[0-9a-f]{64}$/.test(sha256)) throw malformed()
-      if (path.split('/').some((part) => part === '' || part === '.' || part === '..') || /[\\\0]/.test(path)) {
+      if (path.length > maxPathCharacters || path.split('/').some((part) => part === '' || part === '.' || part === '..') || /[\\\0]/.test(path)) {
         throw malformed()
       }
       return [path, sha256]

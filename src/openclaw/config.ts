@@ -120,19 +120,19 @@ export const gatewayFolders = ['home', 'state', 'state/workspace', 'tmp'] as con
 
 /** Paths below a sandbox's own folder. */
 export const configPath = 'state/openclaw.json'
-export const soulPath = 'state/workspace/SOUL.md'
+export const workspacePath = 'state/workspace'
+export const soulPath = `${workspacePath}/SOUL.md`
 
-/** The gateway's argument vector. It holds no secret: the configuration file does. */
-export const gatewayCommand = ({ node, release, port }: Inside): string[] => [
+/** The argument vector of OpenClaw's command line, for a program beside the gateway. */
+export const openclawCommand = ({ node, release }: Inside, ...args: string[]): string[] => [
   node,
   `${release}/node_modules/openclaw/openclaw.mjs`,
-  'gateway',
-  'run',
-  '--port',
-  String(port),
-  '--bind',
-  'loopback',
+  ...args,
 ]
+
+/** The gateway's argument vector. It holds no secret: the configuration file does. */
+export const gatewayCommand = (inside: Inside): string[] =>
+  openclawCommand(inside, 'gateway', 'run', '--port', String(inside.port), '--bind', 'loopback')
 
 /** The gateway's whole environment. Everything it writes is below the sandbox's own folder, its temporary files too. */
 export const gatewayEnv = (

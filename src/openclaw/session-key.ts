@@ -16,3 +16,13 @@ export function sessionKey(sessionId: string): string {
   }
   return `s-${bytes.toString('hex')}`
 }
+
+const apiKey = /^agent:main:(?:main|s-((?:[0-9a-f]{2}){1,200}))$/
+
+/** The session id of the API that a full key of the gateway belongs to; null for the sessions of channels and its own. */
+export function sessionIdOf(key: string): string | null {
+  const match = apiKey.exec(key)
+  if (!match) return null
+  const id = match[1] === undefined ? 'main' : Buffer.from(match[1], 'hex').toString('utf8')
+  return id.isWellFormed() && key === `agent:main:${sessionKey(id)}` ? id : null
+}

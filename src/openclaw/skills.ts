@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import { posix } from 'node:path'
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AppError } from '../platform/errors.ts'
@@ -39,8 +40,8 @@ const maxLockBytes = 4 * 1024 * 1024
 const shownCharacters = 500
 const maxOutputCharacters = 4000
 const lockPath = `${workspacePath}/.clawhub/lock.json`
-/** Made by the registry for each download, and not published with the others. */
-const generated = new Set(['skill-card.md'])
+/** What the registry adds to each download, in place of a published one too, and the gateway to each install. */
+const generated = new Set(['skill-card.md', '_meta.json', '.clawhub'])
 
 const strings = (value: unknown): string[] =>
   Array.isArray(value) ? value.filter((item): item is string => typeof item === 'string') : []
@@ -107,8 +108,8 @@ async function noticed(
 export type Objection = (skill: GatewaySkill, all: readonly GatewaySkill[]) => string | null
 
 /**
- * Lets the gateway download and install one version, and makes sure that its files are the published ones, byte for
- * byte: the gateway itself does not compare them. With `replace` it takes the place of what is in its folder. Throws
+ * Lets the gateway download and install one version, and makes sure that its files are the published ones, all of them,
+ * no others, and byte for byte, unless the registry lists none: the gateway itself does not compare them. With `replace` it takes the place of what is in its folder. Throws
  * AppError `invalid` when the gateway refuses, or when what came is not what was published, not usable or objected to:
  * it is removed then. A crash half-way leaves it in the workspace; done again with `replace`, it is checked anew.
  */
@@ -167,18 +168,38 @@ function faultOf(
 async function differenceFrom(
   { files: published }: SkillRelease,
   files: SandboxFiles,
-  reference: SkillReference,
+  { slug }: SkillReference,
   signal: AbortSignal,
 ): Promise<string | null> {
+  if (!published) return null
   let checked = 0
-  for (const [path, sha256] of published ?? []) {
+  for (const [path, sha256] of published) {
     if (generated.has(path)) continue
-    const content = await contentOf(files, `${folderOf(reference.slug)}/${path}`, maxFileBytes, signal)
+    const content = await contentOf(files, `${folderOf(slug)}/${path}`, maxFileBytes, signal)
     if (!content || hash('sha256', content, 'hex') !== sha256) {
       return `its file ${JSON.stringify(path)} is not the one that was published.`
     }
     checked += content.length
     if (checked > maxCheckedBytes) return 'it is too large to be checked.'
+  }
+  const stranger = await unpublishedIn(files, folderOf(slug), [...published.keys()], signal)
+  return stranger === null ? null : `it holds ${JSON.stringify(stranger)}, which was not published.`
+}
+
+/** The first file, link or folder of a folder that is none of the published paths, nor on the way to one. */
+async function unpublishedIn(
+  files: SandboxFiles,
+  folder: string,
+  published: readonly string[],
+  signal: AbortSignal,
+): Promise<string | null> {
+  const folders = new Set(['.'])
+  for (const path of published) for (let up = posix.dirname(path); up !== '.'; up = posix.dirname(up)) folders.add(up)
+  const known = new Set([...published, ...folders, ...generated])
+  for (const below of folders) {
+    const { entries } = await files.list(`${folder}/${below}`, { maxEntries: known.size }, signal)
+    const stranger = entries.map(({ name }) => posix.join(below, name)).find((path) => !known.has(path))
+    if (stranger !== undefined) return stranger
   }
   return null
 }
@@ -210,19 +231,19 @@ export async function removeSkill(
   await noticed(gateway, reference, false, signal)
 }
 
-/** The list is the agent's to spoil: one that cannot be read has nothing to take out. */
 async function unlist(files: SandboxFiles, { slug }: SkillReference, signal: AbortSignal): Promise<void> {
   const content = await contentOf(files, lockPath, maxLockBytes, signal)
-  const lock = parseJson(content)
-  if (!isObject(lock?.skills) || !Object.hasOwn(lock.skills, slug)) return
-  const { [slug]: _removed, ...skills } = lock.skills
-  await files.write(lockPath, Buffer.from(`${JSON.stringify({ ...lock, skills }, null, 2)}\n`), {}, signal)
+  const left = content && listWithout(slug, content.toString())
+  if (left) await files.write(lockPath, Buffer.from(left), {}, signal)
 }
 
-function parseJson(content: Buffer | null): Record<string, unknown> | null {
+/** Null when the skill is not on it. The list is the agent's to spoil: one that cannot be read has nothing to take out. */
+function listWithout(slug: string, list: string): string | null {
   try {
-    const value: unknown = content && JSON.parse(content.toString())
-    return isObject(value) ? value : null
+    const lock: unknown = JSON.parse(list)
+    if (!isObject(lock) || !isObject(lock.skills) || !Object.hasOwn(lock.skills, slug)) return null
+    const { [slug]: _removed, ...skills } = lock.skills
+    return JSON.stringify({ ...lock, skills }) // indented, deep nesting would grow without bound
   } catch {
     return null
   }

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { text } from 'node:stream/consumers'
 import type { SandboxFiles } from '../sandbox/driver.ts'
 import { soulPath } from './config.ts'
 
@@ -16,9 +17,10 @@ export async function writeSystemPrompt(
   signal: AbortSignal,
 ): Promise<void> {
   const wanted = prompt === null ? '' : createHash('sha256').update(prompt).digest('hex')
-  const written = (await files.read(digestPath, { maxBytes: digestBytes }, signal))?.toString() ?? ''
+  const digest = await files.read(digestPath, { maxBytes: digestBytes }, signal)
+  const written = digest ? await text(digest.content()) : ''
   if (written === wanted) return
-  if (prompt === null) await files.remove(soulPath, signal)
+  if (prompt === null) await files.remove(soulPath, { recursive: true }, signal)
   else await files.write(soulPath, Buffer.from(prompt), { mode: 0o600 }, signal)
   await files.write(digestPath, Buffer.from(wanted), { mode: 0o600 }, signal)
 }

@@ -12,6 +12,7 @@ export const welcome = ({ url, dataDir, database, queue, isolation, release }: W
   Chowder is running.
 
   API       ${url}
+  Docs      ${url}/docs
   Data      ${dataDir} (database: ${database}; queue: ${queue})
   Agents    ${release}. ${isolation}
   Stop      Ctrl-C stops Chowder and the agents; the next start brings them back.

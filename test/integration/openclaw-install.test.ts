@@ -1,8 +1,9 @@
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { installRelease } from '../../src/openclaw/install.ts'
+import { channelPluginFolder } from '../../src/openclaw/channel-plugins.ts'
+import { installChannelPlugin, installRelease } from '../../src/openclaw/install.ts'
 import { openclawVersion, releaseFolder } from '../../src/openclaw/releases.ts'
 import { until } from '../support/until.ts'
 
@@ -124,3 +125,22 @@ const hasEnded = (pid: number) =>
     (line) => line.split(') ')[1]?.startsWith('Z') ?? true,
     () => true,
   )
+
+test('a channel’s plugin is installed beside its release, finds that, and cannot be written to', async () => {
+  await npmDoes(good)
+  await install()
+  await npmDoes(
+    'cd "$prefix"; mkdir -p node_modules/@openclaw/discord; echo > node_modules/@openclaw/discord/openclaw.plugin.json',
+  )
+  const options = { dataDir, release: 'v1', progress: () => {}, signal: AbortSignal.timeout(20_000) }
+  const plugin = await installChannelPlugin({ ...options, channel: 'discord' })
+  expect(plugin).toBe(channelPluginFolder(folder, 'v1', 'discord'))
+  expect((await npmCalls()).at(-1)).toMatch(/ ci --ignore-scripts .*--omit=peer --legacy-peer-deps /)
+  const inside = join(plugin, 'node_modules/@openclaw/discord')
+  expect(await realpath(join(inside, 'node_modules/openclaw'))).toBe(
+    await realpath(join(folder, 'node_modules/openclaw')),
+  )
+  expect((await stat(join(inside, 'openclaw.plugin.json'))).mode & 0o222).toBe(0)
+  await npmDoes('exit 0')
+  await expect(installChannelPlugin({ ...options, channel: 'slack' })).rejects.toThrow('npm installed no plugin')
+})

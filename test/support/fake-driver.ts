@@ -1,18 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type {
-  Endpoint,
-  ExecResult,
-  Observation,
-  Progress,
-  SandboxDriver,
-  SandboxFiles,
-  SandboxSpec,
+import {
+  type Endpoint,
+  type ExecResult,
+  type Observation,
+  type Progress,
+  SandboxAbsentError,
+  type SandboxDriver,
+  type SandboxFiles,
+  type SandboxSpec,
 } from '../../src/sandbox/driver.ts'
 import { type MemoryFolder, memoryFiles } from './memory-files.ts'
 
 /** What may go wrong in a call, and when: before it had its effect, or after (the reply was lost). */
 export interface Fault {
-  method: 'prepare' | 'create' | 'start' | 'stop' | 'destroy' | 'observe' | 'list' | 'exec'
+  method: 'prepare' | 'prepareChannel' | 'create' | 'start' | 'stop' | 'destroy' | 'observe' | 'list' | 'exec'
   error?: Error
   when?: 'before' | 'after'
   /** How many calls it strikes; one unless said otherwise. */
@@ -47,6 +48,8 @@ export class FakeDriver implements SandboxDriver {
   exitAfterStart: ((id: string) => number | null) | null = null
   /** What `exec` answers: the health as seen from inside. */
   execResult: ExecResult = { exitCode: 0, stdout: '', stderr: '' }
+  /** What `exec` answers to a program; without an answer it is `execResult`. */
+  onExec: (argv: readonly string[]) => ExecResult | undefined = () => undefined
   output = 'starting\n'
   readonly #endpoint: (id: string) => Endpoint
   readonly #faults: Required<Fault>[] = []
@@ -71,7 +74,7 @@ export class FakeDriver implements SandboxDriver {
   }
 
   file(id: string, path: string): string | null {
-    return this.sandboxes.get(id)?.files.get(path)?.content.toString() ?? null
+    return this.sandboxes.get(id)?.files.get(path)?.content?.toString() ?? null
   }
 
   async #call<T>(method: Fault['method'], id: string, signal: AbortSignal, effect: () => T): Promise<T> {
@@ -92,6 +95,10 @@ export class FakeDriver implements SandboxDriver {
 
   prepare(release: string, _progress: Progress, signal: AbortSignal) {
     return this.#call('prepare', release, signal, () => {})
+  }
+
+  prepareChannel(_release: string, channel: string, _progress: Progress, signal: AbortSignal) {
+    return this.#call('prepareChannel', channel, signal, () => {})
   }
 
   create(spec: SandboxSpec, signal: AbortSignal) {
@@ -141,10 +148,10 @@ export class FakeDriver implements SandboxDriver {
       yield { id, state: running ? ('running' as const) : ('stopped' as const) }
   }
 
-  exec(id: string, _argv: readonly string[], _options: object, signal: AbortSignal) {
+  exec(id: string, argv: readonly string[], _options: object, signal: AbortSignal) {
     return this.#call('exec', id, signal, () => {
       this.#existing(id)
-      return this.execResult
+      return this.onExec(argv) ?? this.execResult
     })
   }
 
@@ -158,7 +165,7 @@ export class FakeDriver implements SandboxDriver {
 
   #existing(id: string): FakeSandbox {
     const sandbox = this.sandboxes.get(id)
-    if (!sandbox) throw new Error(`there is no sandbox ${id}`)
+    if (!sandbox) throw new SandboxAbsentError(`there is no sandbox ${id}`)
     return sandbox
   }
 }

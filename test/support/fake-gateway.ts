@@ -29,6 +29,8 @@ export interface FakeGateway {
   config: Json
   turns: { headers: IncomingHttpHeaders; body: Json }[]
   calls: { method: string; params: Json }[]
+  /** What it answers beyond `config.*`; may throw a Refusal. */
+  methods: Record<string, (params: Json) => Json | Promise<Json>>
   /** Ends all connections, as a gateway that dies. */
   disconnect(): void
   close(): Promise<void>
@@ -95,6 +97,7 @@ export async function startFakeGateway(options: {
     config: options.config ?? {},
     turns: [],
     calls: [],
+    methods: {},
     disconnect() {
       server.closeAllConnections()
       for (const socket of sockets.clients) socket.terminate()
@@ -221,7 +224,7 @@ function converse(gateway: FakeGateway, token: string | undefined, socket: WebSo
     try {
       if (!greeted && method !== 'connect') throw invalid('invalid handshake: first request must be connect')
       await gateway.behaviour.onCall(method, params)
-      const payload = method === 'connect' ? greet(token, params) : call(gateway, method, params)
+      const payload = method === 'connect' ? greet(token, params) : await call(gateway, method, params)
       greeted = true
       send({ type: 'res', id, ok: true, payload })
     } catch (error) {
@@ -246,8 +249,10 @@ function greet(token: string | undefined, params: Json): Json {
 
 const hashOf = (config: Json) => createHash('sha256').update(JSON.stringify(config)).digest('base64url')
 
-function call(gateway: FakeGateway, method: string, params: Json): Json {
+function call(gateway: FakeGateway, method: string, params: Json): Json | Promise<Json> {
   gateway.calls.push({ method, params })
+  const added = gateway.methods[method]
+  if (added) return added(params)
   if (method === 'config.get') {
     const shown = redact(gateway.config)
     return { exists: true, valid: true, parsed: shown, config: shown, hash: hashOf(gateway.config), issues: [] }

@@ -19,6 +19,7 @@ export class LocalHost {
       dataDir,
       node: process.getuid?.() === 0 ? join(dataDir, 'node', process.version, 'node') : process.execPath,
       installRelease: async () => dataDir,
+      installChannelPlugin: async () => dataDir,
       releaseFolder: () => dataDir,
     })
   }

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
-import { installRelease } from '../../src/openclaw/install.ts'
+import { pluginChannels } from '../../src/openclaw/channel-plugins.ts'
+import { installChannelPlugin, installRelease } from '../../src/openclaw/install.ts'
 import { defaultRelease } from '../../src/openclaw/releases.ts'
 
 declare module 'vitest' {
@@ -21,17 +22,24 @@ const dataDir =
 
 const installMs = 10 * 60_000
 
+const options = () => ({
+  dataDir,
+  release: defaultRelease,
+  progress: (line: string) => console.log(line),
+  signal: AbortSignal.timeout(installMs),
+})
+
 /** The folder of the installed default release; the first call on a machine takes as long as the download. */
-export const preparedRelease = (): Promise<string> =>
-  installRelease({
-    dataDir,
-    release: defaultRelease,
-    progress: (line) => console.log(line),
-    signal: AbortSignal.timeout(installMs),
-  })
+export const preparedRelease = (): Promise<string> => installRelease(options())
+
+/** The same for the plugins of all channels: the agents of tests reach no registry. */
+async function prepareChannels(): Promise<void> {
+  for (const channel of pluginChannels(defaultRelease)) await installChannelPlugin({ ...options(), channel })
+}
 
 /** As a global setup of Vitest: no test's own time is spent on the download. */
 export default async function setup(project: TestProject): Promise<void> {
   await preparedRelease()
+  await prepareChannels()
   project.provide('releases', join(dataDir, 'releases'))
 }

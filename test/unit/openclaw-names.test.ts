@@ -7,7 +7,7 @@ import {
   openclawVersion,
   releaseFolder,
 } from '../../src/openclaw/releases.ts'
-import { sessionKey } from '../../src/openclaw/session-key.ts'
+import { sessionIdOf, sessionKey } from '../../src/openclaw/session-key.ts'
 
 describe('sessions', () => {
   test('main is main, any other id is its bytes in hex', () => {
@@ -35,6 +35,23 @@ describe('sessions', () => {
     expect(new Set(keys).size).toBe(ids.length)
     for (const key of keys) expect(key).toMatch(/^(main|s-[0-9a-f]+)$/)
   })
+
+  test.each(['main', 'sa', 'SA', ' sa ', 's-7361', 'agent:main:main', '🦞/%', 'é'.repeat(100)])(
+    'the id %j is found again by its full key',
+    (id) => expect(sessionIdOf(`agent:main:${sessionKey(id)}`)).toBe(id),
+  )
+
+  test.each(['main', 's-7361', 'agent:other:main', 'agent:main:telegram:direct:1', 'agent:main:s-', 'agent:main:s-ff'])(
+    'the key %s belongs to no id',
+    (key) => expect(sessionIdOf(key)).toBeNull(),
+  )
+
+  test.each([
+    `agent:main:s-${Buffer.from('main').toString('hex')}`,
+    'agent:main:s-736',
+    'agent:main:s-7A',
+    `agent:main:s-${'61'.repeat(201)}`,
+  ])('nor does the key %s, which no id makes', (key) => expect(sessionIdOf(key)).toBeNull())
 
   test('200 bytes are the most, and none is too few', () => {
     expect(sessionKey('é'.repeat(100))).toHaveLength(402)

@@ -1,0 +1,102 @@
+import type { AskGateway } from '../instances/ask-gateway.ts'
+import { openclawCommand } from '../openclaw/config.ts'
+import type { GatewayClient } from '../openclaw/gateway.ts'
+import { isObject } from '../openclaw/json.ts'
+import { AppError } from '../platform/errors.ts'
+import { texts } from '../platform/texts.ts'
+import type { SandboxAccess } from '../sandbox/driver.ts'
+
+/** OpenClaw's command line takes seconds to start. */
+const listTimeoutMs = 45_000
+const listMaxBytes = 256 * 1024
+
+/** Somebody who wrote to the agent and may not talk to it yet. */
+export interface PairingRequest {
+  requestId: string
+  accountId: string
+  senderId: string
+  /** What the platform tells about the person. */
+  sender: Record<string, unknown>
+  createdAt: string
+  expiresAt: string
+}
+
+/** Everybody who waits for approval. Their codes are not known to the gateway. */
+export async function listPairings(gateway: GatewayClient, channel: string): Promise<PairingRequest[]> {
+  const answer = await gateway.call('channels.pairing.list', { channel })
+  const requests = isObject(answer) && Array.isArray(answer.requests) ? answer.requests.filter(isObject) : []
+  return requests.map(({ requestId, accountId, senderId, metadata, createdAt, expiresAt }) => ({
+    requestId: String(requestId),
+    accountId: String(accountId),
+    senderId: String(senderId),
+    sender: isObject(metadata) ? metadata : {},
+    createdAt: String(createdAt),
+    expiresAt: String(expiresAt),
+  }))
+}
+
+interface PairingCode {
+  code: string
+  senderId: string
+  accountId: string | undefined
+}
+
+/** Only OpenClaw's command line tells the codes: asked in the sandbox, where it reads the gateway's database. */
+async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, signal: AbortSignal) {
+  const { inside } = await sandboxes.observe(id, signal)
+  if (!inside) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
+  const { exitCode, stdout, stderr } = await sandboxes.exec(
+    id,
+    openclawCommand(inside, 'pairing', 'list', channel, '--json'),
+    { timeoutMs: listTimeoutMs, maxBytes: listMaxBytes },
+    signal,
+  )
+  if (exitCode === null) throw new AppError('gateway_timeout', texts.gatewayUnavailable)
+  const listed = parse(stdout)
+  if (exitCode !== 0 || !listed) throw new Error(`openclaw pairing list failed with ${exitCode}: ${stderr.slice(-500)}`)
+  return listed.map(
+    ({ code, id: senderId, meta }): PairingCode => ({
+      code: String(code),
+      senderId: String(senderId),
+      accountId: isObject(meta) && typeof meta.accountId === 'string' ? meta.accountId : undefined,
+    }),
+  )
+}
+
+function parse(stdout: string): Record<string, unknown>[] | null {
+  try {
+    const answer: unknown = JSON.parse(stdout)
+    return isObject(answer) && Array.isArray(answer.requests) ? answer.requests.filter(isObject) : null
+  } catch {
+    return null
+  }
+}
+
+/** As people read codes out: in any case, with dashes or without. */
+const plain = (code: string) => code.replaceAll('-', '').toUpperCase()
+
+/**
+ * Lets the person with the code talk to the agent, and answers who that is. Throws invalid when no pending request has
+ * the code.
+ */
+export const approvePairing = (
+  { askGateway, sandboxes }: { askGateway: AskGateway; sandboxes: SandboxAccess },
+  organizationId: string,
+  id: string,
+  { channel, code }: { channel: string; code: string },
+): Promise<string> =>
+  askGateway(organizationId, id, async (gateway, signal) => {
+    const unknown = new AppError('invalid', texts.unknownPairingCode)
+    if ((await listPairings(gateway, channel)).length === 0) throw unknown
+    const codes = await listCodes(sandboxes, id, channel, signal)
+    const found = codes.find((pending) => plain(pending.code) === plain(code))
+    if (!found) throw unknown
+    const requests = await listPairings(gateway, channel)
+    const request = requests.find(
+      ({ senderId, accountId }) => senderId === found.senderId && (found.accountId ?? accountId) === accountId,
+    )
+    if (!request) throw unknown
+    const { requestId, accountId, senderId } = request
+    await gateway.call('channels.pairing.approve', { channel, accountId, requestId })
+    return senderId
+  })

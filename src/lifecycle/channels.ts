@@ -1,0 +1,108 @@
+import { and, eq, sql } from 'drizzle-orm'
+import type { Db } from '../database/client.ts'
+import { type Channel, channels } from '../database/schema.ts'
+import { openChannel, openInstance, renderGateway } from '../instances/gateway-config.ts'
+import { applyConfig } from '../openclaw/apply-config.ts'
+import { linkChannelPlugin, needsPlugin } from '../openclaw/channel-plugins.ts'
+import { connectGateway, type GatewayClient, GatewayRefusal } from '../openclaw/gateway.ts'
+import type { Inside } from '../sandbox/driver.ts'
+import type { Pass, Step } from './pass.ts'
+
+const connectTimeoutMs = 30_000
+const loadTimeoutMs = 60_000
+/** npm goes on for pages; it begins with what is wrong. */
+const maxReasonLength = 500
+/** All of it together: an instance is not kept from running for longer by a registry that is away. */
+const patienceMs = 3 * 60_000
+
+/**
+ * Gives the gateway the plugins of its channels, and then the settings of those that it has not taken yet. A channel
+ * for which that fails bears the reason itself, and is tried again at the next pass; the instance goes on.
+ */
+export const connectChannels: Step = async (pass) => {
+  const { db, lease, log, sandboxes, signal } = pass
+  const { id, openclawVersion: release } = lease.instance
+  const enabled = await db
+    .select()
+    .from(channels)
+    .where(and(eq(channels.instanceId, id), eq(channels.enabled, true)))
+  const rows = enabled.filter(({ channel }) => needsPlugin(release, channel))
+  if (rows.length === 0) return
+  const { endpoint, inside } = await sandboxes.observe(id, signal)
+  if (!endpoint || !inside) return // its end is the next pass's
+  const patience = AbortSignal.any([signal, AbortSignal.timeout(patienceMs)])
+
+  const failed = async (row: Channel, error: unknown) => {
+    signal.throwIfAborted()
+    log.warn({ err: error, channel: row.channel }, 'a channel could not be prepared')
+    if (!isWaiting(row)) return // it has worked: the next pass looks again
+    const reason = (error as Error).message.slice(0, maxReasonLength)
+    await note(db, row, { step: null, errorMessage: `The channel could not be prepared: ${reason}` })
+  }
+  const present: { row: Channel; isNew: boolean }[] = []
+  for (const row of rows) {
+    try {
+      present.push({ row, isNew: await installPlugin(pass, row, inside, patience) })
+    } catch (error) {
+      await failed(row, error)
+    }
+  }
+
+  const waiting = new Set(present.map(({ row }) => row).filter(isWaiting))
+  if (waiting.size === 0 && !present.some(({ isNew }) => isNew)) return
+  try {
+    const { token } = await openInstance(db, pass.vault, lease.instance)
+    const gateway = await connectGateway(endpoint, token, { signal: patience, timeoutMs: connectTimeoutMs })
+    try {
+      await gateway.call('plugins.refresh', {}, { timeoutMs: loadTimeoutMs })
+      for (const row of waiting) {
+        await configureChannel(pass, gateway, inside.port, row, patience)
+        waiting.delete(row)
+      }
+    } finally {
+      gateway.close()
+    }
+  } catch (error) {
+    for (const row of waiting) await failed(row, error)
+  }
+}
+
+const isWaiting = ({ step, errorMessage }: Channel) => step !== null || errorMessage !== null
+
+/** Writes about a channel unless it was given other settings meanwhile. */
+async function note(db: Db, row: Channel, fields: Partial<Pick<Channel, 'step' | 'enabled' | 'errorMessage'>>) {
+  await db
+    .update(channels)
+    .set({ ...fields, updatedAt: sql`now()` })
+    .where(
+      and(
+        eq(channels.instanceId, row.instanceId),
+        eq(channels.channel, row.channel),
+        eq(channels.sealedConfig, row.sealedConfig),
+      ),
+    )
+}
+
+async function installPlugin({ db, lease, log, sandboxes }: Pass, row: Channel, inside: Inside, signal: AbortSignal) {
+  const { id, openclawVersion: release } = lease.instance
+  if (isWaiting(row)) await note(db, row, { step: 'installPlugin' })
+  await sandboxes.prepareChannel(release, row.channel, (line) => log.info(line), signal)
+  return linkChannelPlugin(sandboxes, id, { inside, release, channel: row.channel }, signal)
+}
+
+/** Settings that the gateway refuses are switched off with its reason: trying them again would change nothing. */
+async function configureChannel(pass: Pass, gateway: GatewayClient, port: number, row: Channel, signal: AbortSignal) {
+  const { db, vault, lease, baseUrls } = pass
+  const opened = await openInstance(db, vault, lease.instance)
+  const withChannel = { ...opened, channels: [...opened.channels, openChannel(vault, row)] }
+  const { config } = renderGateway(lease.instance, withChannel, { baseUrls, port })
+  await note(db, row, { step: 'configureChannel' })
+  try {
+    await applyConfig(gateway, config, signal)
+  } catch (error) {
+    if (!(error instanceof GatewayRefusal)) throw error
+    const errorMessage = `OpenClaw refused the settings: ${error.message}`
+    return note(db, row, { step: null, enabled: false, errorMessage })
+  }
+  return note(db, row, { step: null, errorMessage: null })
+}

@@ -1,0 +1,146 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import {
+  type ChowderProcess,
+  findGateway,
+  type GatewayProcess,
+  makeDataDir,
+  removeDataDir,
+  startChowder,
+} from '../support/chowder-process.ts'
+import { type FakeMatrix, startFakeMatrix } from '../support/fake-matrix.ts'
+import { type FakeMattermost, startFakeMattermost } from '../support/fake-mattermost.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { type FakeSignal, startFakeSignal } from '../support/fake-signal.ts'
+import { type FakeTelegram, startFakeTelegram } from '../support/fake-telegram.ts'
+import { until } from '../support/until.ts'
+
+const botToken = '4242:the-right-token'
+const signalAccount = '+15550001111'
+const code = /\b[A-Z0-9]{8}\b/
+
+describe('chat channels of a real agent', () => {
+  let provider: FakeModelProvider
+  let telegram: FakeTelegram
+  let mattermost: FakeMattermost
+  let signal: FakeSignal
+  let matrix: FakeMatrix
+  let dataDir: string
+  let chowder: ChowderProcess
+  let client: Api
+  let id: string
+  let gateway: GatewayProcess | null
+
+  const channelPath = (channel: string, action = '') => `/v1/instances/${id}/channels/${channel}${action}`
+  const connect = (channel: string, config?: Record<string, unknown>) =>
+    client.post(channelPath(channel, '/connect'), config && { config })
+
+  beforeAll(async () => {
+    provider = await startFakeModelProvider()
+    telegram = await startFakeTelegram(botToken)
+    mattermost = await startFakeMattermost('mm-token')
+    signal = await startFakeSignal(signalAccount)
+    matrix = await startFakeMatrix('syt_a')
+    dataDir = await makeDataDir()
+    chowder = await startChowder({
+      dataDir,
+      env: { ANTHROPIC_BASE_URL: provider.url, npm_config_registry: 'http://127.0.0.1:9' },
+    })
+    client = api(chowder.url, await signUp(chowder.url, 'sk-ant-key'))
+    id = (await client.post('/v1/instances', { name: 'chatty' })).body.id
+    await waitForStatus(client, id, 'running')
+    gateway = await findGateway(id)
+  })
+
+  afterAll(async () => {
+    await chowder?.kill('SIGINT')
+    await removeDataDir(dataDir)
+    await Promise.all([provider?.close(), telegram?.close(), mattermost?.close(), signal?.close(), matrix?.close()])
+  })
+
+  it('a token that Telegram refuses is a 400 with its words, and nothing is stored', async () => {
+    const answer = await connect('telegram', { token: '1:wrong', apiRoot: telegram.url })
+    expect(answer).toMatchObject({ status: 400, body: { detail: expect.stringContaining('401') } })
+    expect((await client.get(channelPath('telegram', '/status'))).body).toMatchObject({
+      enabled: false,
+      connected: false,
+    })
+  })
+
+  /** A stranger is sent a code, approved by it, and then answered, in a conversation of their own. */
+  async function pairAndTalk(channel: string, write: (text: string) => void, sent: readonly { text: string }[]) {
+    write('let me in')
+    const asked = await until('a pairing code', () => sent.find(({ text }) => code.test(text)))
+    const [pairingCode = ''] = code.exec(asked.text) ?? []
+    expect((await client.get(channelPath(channel, '/pairings'))).body).toHaveLength(1)
+    expect(await client.post(channelPath(channel, '/pair'), { code: 'WRONG123' })).toMatchObject({ status: 400 })
+    const paired = await client.post(channelPath(channel, '/pair'), { code: pairingCode.toLowerCase() })
+    expect(paired).toMatchObject({ status: 200, body: { code: pairingCode.toLowerCase(), status: 'approved' } })
+    expect((await client.get(channelPath(channel, '/pairings'))).body).toEqual([])
+    await talk(channel, write, sent)
+  }
+
+  async function talk(channel: string, write: (text: string) => void, sent: readonly { text: string }[]) {
+    write(`hello from ${channel}`)
+    const answered = () => sent.some(({ text }) => /turns=1 /.test(text) && text.includes(`hello from ${channel}`))
+    await until('an answer', answered, 60_000)
+  }
+
+  it('Telegram is connected by the gateway’s word, and a stranger is paired and answered', async () => {
+    expect(await connect('telegram', { token: botToken, apiRoot: telegram.url })).toMatchObject({
+      status: 200,
+      body: { channel: 'telegram', status: 'connected', qr_data: null, qr_image_base64: null, message: null },
+    })
+    expect((await client.get(channelPath('telegram', '/status'))).body).toMatchObject({
+      enabled: true,
+      connected: true,
+      details: { account: 'chowder_test_bot' },
+    })
+    await pairAndTalk('telegram', (text) => telegram.write({ id: 777, name: 'Ann' }, text), telegram.sent)
+  })
+
+  it('Mattermost’s plugin is put into the running agent, which is not restarted, and a stranger is paired and answered', async () => {
+    const config = {
+      bot_token: 'mm-token',
+      base_url: mattermost.url,
+      network: { dangerouslyAllowPrivateNetwork: true },
+    }
+    expect(await connect('mattermost', config)).toMatchObject({ status: 200, body: { status: 'connected' } })
+    expect(await findGateway(id)).toEqual(gateway)
+    await pairAndTalk('mattermost', (text) => mattermost.write({ id: 'bob', name: 'bob' }, text), mattermost.posts)
+  })
+
+  it('Signal’s plugin likewise', async () => {
+    const transport = { kind: 'external-native', url: signal.url }
+    expect(await connect('signal', { account: signalAccount, transport })).toMatchObject({
+      status: 200,
+      body: { status: 'connected' },
+    })
+    await pairAndTalk('signal', (text) => signal.write({ number: '+15550002222', name: 'Cleo' }, text), signal.sent)
+  })
+
+  it('Matrix’s plugin likewise, and with OpenClaw’s own keys a stranger need not be paired', async () => {
+    const config = {
+      homeserver: matrix.url,
+      user_id: matrix.userId,
+      access_token: 'syt_a',
+      network: { dangerouslyAllowPrivateNetwork: true },
+      dm: { policy: 'open', allowFrom: ['*'] },
+    }
+    expect(await connect('matrix', config)).toMatchObject({ status: 200, body: { status: 'connected' } })
+    await talk('matrix', matrix.write, matrix.sent)
+  })
+
+  it('all of it is there again after a stop and a start', async () => {
+    expect((await client.post(`/v1/instances/${id}/stop`)).status).toBe(200)
+    expect((await client.post(`/v1/instances/${id}/start`)).body).toMatchObject({ status: 'running' })
+    for (const channel of ['telegram', 'mattermost', 'signal', 'matrix']) {
+      const isUp = async () => (await client.get(channelPath(channel, '/status'))).body.connected === true
+      await until(`${channel} to be connected`, isUp, 60_000)
+    }
+  })
+
+  it('people of different channels have conversations of their own, and the API’s is another', async () => {
+    expect(await say(client, sessionPath(id), 'who wrote to you?')).toContain('turns=1')
+  })
+})

@@ -1,0 +1,71 @@
+import { expect, test } from 'vitest'
+import { channelEntry, knownChannels, settingsFrom } from '../../src/channels/catalogue.ts'
+import { channelPlugin, channelPluginFolder, needsPlugin, pluginChannels } from '../../src/openclaw/channel-plugins.ts'
+
+test('every channel but Telegram has its plugin locked with the release, and there is no other plugin', () => {
+  const others = knownChannels.filter((channel) => channel !== 'telegram')
+  expect(pluginChannels('v1')).toEqual(others.toSorted())
+  expect(needsPlugin('v1', 'telegram')).toBe(false)
+  for (const channel of others) {
+    expect(channelPlugin('v1', channel)).toMatchObject({
+      packageName: `@openclaw/${channel}`,
+      version: expect.stringMatching(/^2026\.9\.[56]$/),
+    })
+  }
+})
+
+test('a plugin lies beside its release, under a name that changes with its lock', () => {
+  expect(channelPluginFolder('/data/releases/v1-0123456789ab', 'v1', 'discord')).toMatch(
+    /^\/data\/releases\/v1-0123456789ab-discord-[0-9a-f]{12}$/,
+  )
+})
+
+test.each([
+  ['telegram', { token: 'a' }, { botToken: 'a', dmPolicy: 'pairing' }],
+  ['discord', { token: 'a' }, { token: 'a', dmPolicy: 'pairing' }],
+  [
+    'slack',
+    { bot_token: 'xoxb-a', app_token: 'xapp-a' },
+    { mode: 'socket', botToken: 'xoxb-a', appToken: 'xapp-a', dmPolicy: 'pairing' },
+  ],
+  ['whatsapp', {}, { dmPolicy: 'pairing' }],
+  [
+    'googlechat',
+    { audience_type: 'app-url', audience: 'https://a' },
+    { audienceType: 'app-url', audience: 'https://a', dmPolicy: 'pairing' },
+  ],
+  ['signal', { account: '+15551234567' }, { account: '+15551234567', dmPolicy: 'pairing' }],
+  [
+    'matrix',
+    { homeserver: 'https://a', user_id: '@b:a', access_token: 'c' },
+    { homeserver: 'https://a', userId: '@b:a', accessToken: 'c', dm: { policy: 'pairing' } },
+  ],
+  [
+    'msteams',
+    { app_id: 'a', app_password: 'b', tenant_id: 'c' },
+    { appId: 'a', appPassword: 'b', tenantId: 'c', dmPolicy: 'pairing' },
+  ],
+  [
+    'mattermost',
+    { bot_token: 'a', base_url: 'https://b' },
+    { botToken: 'a', baseUrl: 'https://b', dmPolicy: 'pairing' },
+  ],
+  ['nostr', {}, { privateKey: expect.stringMatching(/^[0-9a-f]{64}$/), dmPolicy: 'pairing' }],
+  [
+    'line',
+    { channel_access_token: 'a', channel_secret: 'b' },
+    { channelAccessToken: 'a', channelSecret: 'b', dmPolicy: 'pairing' },
+  ],
+])('the documented fields of %s are put under OpenClaw’s own names', (channel, given, settings) => {
+  expect(settingsFrom(channel, given, null)).toEqual(settings)
+  expect(Object.keys(channelEntry(channel).fields).every((name) => name in given)).toBe(true)
+})
+
+test('what is given goes on top of what is stored, null takes a key away, and a made-up key is kept', () => {
+  const stored = settingsFrom('nostr', { relays: ['wss://a'] }, null)
+  expect(settingsFrom('nostr', {}, stored)).toEqual(stored)
+  expect(settingsFrom('nostr', { relays: null, dmPolicy: 'open' }, stored)).toEqual({
+    privateKey: stored.privateKey,
+    dmPolicy: 'open',
+  })
+})
