@@ -9,6 +9,7 @@ import { type KeyDeps, keyRoutes } from './keys/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './organization/routes.ts'
 import { type FindCaller, useApiKeys } from './platform/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './platform/body-deadlines.ts'
+import { useClosing } from './platform/closing.ts'
 import { type HealthDeps, healthRoutes } from './platform/health.ts'
 import { answerUnroutable, clientErrorAnswer, useDetailErrors } from './platform/http-errors.ts'
 import { newId } from './platform/ids.ts'
@@ -68,7 +69,7 @@ export async function buildApp(deps: AppDeps) {
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: { requireHostHeader: false }, // useDetailErrors requires it
-    return503OnClosing: true,
+    return503OnClosing: false, // its answer has another shape than ours: useClosing refuses
     clientErrorHandler: (error, socket) => {
       if (socket.writable) socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined, newId()))
       else socket.destroy()
@@ -79,6 +80,7 @@ export async function buildApp(deps: AppDeps) {
   useJsonBodies(app)
   useDetailErrors(app)
   useRequestLog(app)
+  useClosing(app)
   useBodyDeadlines(app, deps.bodyTimes)
   await useOpenApi(app, about)
   await app.register(docsRoutes, deps)

@@ -12,7 +12,8 @@ curl -s -X PATCH ${url}/v1/organization -H "authorization: Bearer $KEY" \\
 curl -s ${url}/v1/instances -H "authorization: Bearer $KEY" \\
   -H 'content-type: application/json' -d '{"name": "my-assistant"}'
 
-# 4. Wait until "status" is "running"; "error" is final, GET /v1/instances/{id} has its error_message.
+# 4. Wait until "status" is "running": ask again while it is "provisioning". With "error", GET /v1/instances/$ID says why
+#    in "error_message", and POST /v1/instances/$ID/start tries again.
 curl -s "${url}/v1/instances/$ID/status?wait=running&timeout=60" -H "authorization: Bearer $KEY"
 
 # 5. Talk to it. It remembers. Another conversation: /v1/instances/$ID/session/<any name>/responses

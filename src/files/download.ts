@@ -22,7 +22,7 @@ const entityTag = ({ size, modifiedAt }: OpenFile) => `"${size.toString(16)}-${m
 
 /** With the name in quotes also where HTTP does without: clients look for them. */
 const attachment = (path: string) =>
-  contentDisposition(posix.basename(path)).replace(/filename=([^";]+)/, 'filename="$1"')
+  contentDisposition(posix.basename(path)).replace(/^attachment; filename=([^";]+)/, 'attachment; filename="$1"')
 
 /** A file's bytes, streamed. */
 export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app, deps) => {

@@ -5,7 +5,7 @@
 export function rangeOf(header: string | undefined, size: number): { start: number; end: number } | 'none' | null {
   const [, from, to] = /^bytes=(\d*)-(\d*)$/.exec(header ?? '') ?? []
   if (from === undefined || to === undefined || (from === '' && to === '')) return null
-  if (from === '') return to === '0' || size === 0 ? 'none' : { start: Math.max(0, size - Number(to)), end: size }
+  if (from === '') return Number(to) === 0 || size === 0 ? 'none' : { start: Math.max(0, size - Number(to)), end: size }
   const start = Number(from)
   const end = to === '' ? size : Math.min(size, Number(to) + 1)
   if (to !== '' && Number(to) < start) return null

@@ -1,10 +1,12 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { FileStat } from '../sandbox/driver.ts'
 
+export const mostPathCharacters = 4096
+
 /** Relative to the workspace. */
 const FilePath = Type.String({
   minLength: 1,
-  maxLength: 4096,
+  maxLength: mostPathCharacters,
   description: 'Relative to the workspace, with `/` between names; without `..`, leading `/` and backslashes.',
 })
 
@@ -38,7 +40,7 @@ export const FileEntry = Type.Object(
     is_dir: Type.Boolean(),
     size: Type.Integer({ description: 'In bytes; 0 for a directory.' }),
     mod_time: Type.String({ description: 'When it was last changed, ISO 8601 in UTC.' }),
-    permissions: Type.String({ description: 'As `ls -l` shows them; those of a symbolic link begin with `l`.' }),
+    permissions: Type.String({ description: 'In the style of `ls -l`; those of a symbolic link begin with `l`.' }),
   },
   {
     $id: 'FileEntry',

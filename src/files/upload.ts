@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { Readable } from 'node:stream'
 import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
@@ -8,7 +9,7 @@ import { failures } from '../platform/openapi.ts'
 import { texts } from '../platform/texts.ts'
 import type { SandboxFiles } from '../sandbox/driver.ts'
 import { newFilePath } from './paths.ts'
-import { ById, UploadFile } from './schemas.ts'
+import { ById, mostPathCharacters, UploadFile } from './schemas.ts'
 import { inWorkspace, type WorkspaceDeps, whenLeft, withFiles } from './workspace.ts'
 
 /** What a form may have beside the file's bytes. */
@@ -27,6 +28,12 @@ async function* partsOf(request: FastifyRequest): AsyncGenerator<Multipart> {
   }
 }
 
+/** A file's bytes, which end well only if its form ends with them: else what is refused would be written. */
+async function* lastOf(file: Readable, parts: AsyncGenerator<Multipart>): AsyncGenerator<Buffer> {
+  yield* file
+  if (!(await parts.next()).done) throw broken()
+}
+
 /** A file into the workspace, streamed to its disk. */
 export const uploadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app, deps) => {
   app.removeAllContentTypeParsers()
@@ -41,12 +48,16 @@ export const uploadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app,
     let path: string | undefined
     let written: string | undefined
     try {
-      for await (const part of partsOf(request)) {
+      const parts = partsOf(request)
+      for await (const part of parts) {
         if (part.type === 'field' && part.fieldname === 'path' && typeof part.value === 'string') {
+          if (part.value.length > mostPathCharacters) throw new AppError('invalid', texts.pathTooLong)
           path = inWorkspace(newFilePath(part.value))
         } else if (part.type === 'file' && part.fieldname === 'file') {
           written = path ?? waiting
-          await files.write(written, part.file, { maxBytes: deps.filesMaxBytes }, signal).catch((error) => {
+          const content =
+            path === undefined ? part.file : Readable.from(lastOf(part.file, parts), { objectMode: false })
+          await files.write(written, content, { maxBytes: deps.filesMaxBytes }, signal).catch((error) => {
             throw error === part.file.errored ? broken(error) : error
           })
         } else {

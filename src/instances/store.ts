@@ -94,7 +94,7 @@ export async function createInstance(db: Statements, vault: Vault, row: NewInsta
 
 async function whyNotCreated(db: Statements, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
   const [organization] = await db
-    .select({ limit: organizations.instanceLimit, key: providerKeys.provider })
+    .select({ count: organizations.instanceCount, limit: organizations.instanceLimit, key: providerKeys.provider })
     .from(organizations)
     .leftJoin(
       providerKeys,
@@ -102,8 +102,10 @@ async function whyNotCreated(db: Statements, { organizationId, modelProvider }: 
     )
     .where(and(eq(organizations.id, organizationId), isNull(organizations.deletedAt)))
   if (!organization) return new AppError('unauthenticated', texts.unknownKey)
-  if (organization.key) return new AppError('limit_reached', texts.instanceLimit(organization.limit ?? 0))
-  return new AppError('invalid', texts.noProviderKey(modelProvider))
+  const { count, limit, key } = organization
+  if (!key) return new AppError('invalid', texts.noProviderKey(modelProvider))
+  // Read a moment after the refusal: a place may have been freed meanwhile, or the limit lifted.
+  return new AppError('limit_reached', texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count))
 }
 
 export interface InstanceFilter {
@@ -125,7 +127,7 @@ export async function listInstances(db: Db, organizationId: string, filter: Inst
         eq(instances.organizationId, organizationId),
         status === undefined ? isNotTerminated : and(hasStatus[status], stillReadable),
         name === undefined ? undefined : sql`strpos(lower(${instances.name}), lower(${name})) > 0`,
-        position === undefined ? undefined : after(instances, position),
+        position === undefined ? undefined : after(instances, organizationId, position),
       ),
     )
     .orderBy(desc(instances.createdAt), desc(instances.id))

@@ -102,7 +102,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       config: { access: 'org' },
       schema: {
         operationId: 'getKey',
-        summary: 'Get a scoped key with its grants',
+        summary: 'Read a scoped key with its grants',
         description: 'Answers the key with the instances it is for and what it may do there.',
         tags: ['keys'],
         params: ById,

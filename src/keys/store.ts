@@ -115,7 +115,7 @@ export async function listKeys(
       and(
         eq(apiKeys.organizationId, organizationId),
         kinds[kind].where,
-        position === undefined ? undefined : after(apiKeys, position),
+        position === undefined ? undefined : after(apiKeys, organizationId, position),
       ),
     )
     .orderBy(desc(apiKeys.createdAt), desc(apiKeys.id))

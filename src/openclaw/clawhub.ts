@@ -161,7 +161,11 @@ function filesIn(body: Record<string, unknown>): ReadonlyMap<string, string> | n
     files.map((file) => {
       const { path, sha256 } = isObject(file) ? file : {}
       if (typeof path !== 'string' || typeof sha256 !== 'string' || !/^[0-9a-f]{64}$/.test(sha256)) throw malformed()
-      if (path.length > maxPathCharacters || path.split('/').some((part) => part === '' || part === '.' || part === '..') || /[\\\0]/.test(path)) {
+      if (
+        path.length > maxPathCharacters ||
+        path.split('/').some((part) => part === '' || part === '.' || part === '..') ||
+        /[\\\0]/.test(path)
+      ) {
         throw malformed()
       }
       return [path, sha256]

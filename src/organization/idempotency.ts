@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Type } from '@sinclair/typebox'
-import { and, eq, lt, sql } from 'drizzle-orm'
+import { and, eq, gt, lt, sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Db, inTransaction, onceMoreOnDeadlock, type Statements } from '../database/client.ts'
 import { idempotencyKeys } from '../database/schema.ts'
@@ -23,7 +24,7 @@ export const IdempotencyHeaders = Type.Object({
 
 const keptFor = sql`now() + interval '24 hours'`
 const twinWaitMs = 10_000
-const lockNotAvailable = '55P03'
+const pauseMs = 100
 /** Rows that one statement clears at most; the next one follows at once. */
 const batch = 500
 
@@ -64,7 +65,7 @@ const otherRequest = () =>
  * Answers what `act` creates. With an `Idempotency-Key` the answer is stored in the same transaction, and the same
  * request gets it again: `act` creates once, however often and however concurrently it is asked, and when the process
  * dies before it could answer. What `act` throws is stored nowhere. Throws a 422 when the key came with another request,
- * AppError `conflict` when a twin takes longer than 10 s.
+ * AppError `conflict` when a twin takes longer than 10 s; it is waited for without a connection to the database.
  */
 export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
@@ -75,53 +76,62 @@ export async function idempotent<Body>(
   const key = request.headers['idempotency-key']
   if (typeof key !== 'string') return onceMoreOnDeadlock(() => act(db))
   const { organizationId } = request.caller
-  const { body, replayed } = await onceMoreOnDeadlock(() =>
-    inTransaction(db, async (statements): Promise<Answered> => {
-      const stored = await claim(statements, organizationId, key, hashOf(request))
-      const place = answerPlace(organizationId, key)
-      if (stored !== null) return { body: JSON.parse(vault.open(stored, place)), replayed: true }
+  const requestHash = hashOf(request)
+  const place = answerPlace(organizationId, key)
+  const answer = () =>
+    inTransaction(db, async (statements): Promise<Answered | null> => {
+      const claimed = await claim(statements, organizationId, key, requestHash)
+      if (claimed === 'by a twin') return null
+      if (claimed !== 'here') return { body: JSON.parse(vault.open(claimed.sealedAnswer, place)), replayed: true }
       const body = await act(statements)
       const sealedAnswer = vault.seal(JSON.stringify(body), place)
       await statements.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))
       return { body, replayed: false }
-    }),
-  )
-  if (replayed) reply.header('idempotent-replayed', 'true')
-  return body as Body
+    })
+  for (const deadline = performance.now() + twinWaitMs; performance.now() < deadline; await sleep(pauseMs)) {
+    const answered = await onceMoreOnDeadlock(answer)
+    if (!answered) continue
+    if (answered.replayed) reply.header('idempotent-replayed', 'true')
+    return answered.body as Body
+  }
+  throw new AppError('conflict', texts.twinUnderWay, { retryAfterSeconds: 1 })
 }
 
 const owned = (organizationId: string, key: string) =>
   and(eq(idempotencyKeys.organizationId, organizationId), eq(idempotencyKeys.key, key))
 
 /**
- * Takes the key for this transaction: null, or the sealed answer of the request that had it before. A twin in another
- * transaction is waited for by the unique index.
+ * Takes the key for this transaction, unless a twin in another one has it right now, or it has an answer already. Never
+ * waits: a hundred twins of a slow request would otherwise keep all connections from everybody else.
  */
 async function claim(
   statements: Statements,
   organizationId: string,
   key: string,
   requestHash: Buffer,
-): Promise<string | null> {
-  await statements.execute(sql`SELECT set_config('lock_timeout', ${String(twinWaitMs)}, true)`)
-  const claimed = await statements
-    .insert(idempotencyKeys)
-    .values({ organizationId, key, requestHash, expiresAt: keptFor })
-    .onConflictDoUpdate({
-      target: [idempotencyKeys.organizationId, idempotencyKeys.key],
-      set: { requestHash, sealedAnswer: null, expiresAt: keptFor },
-      setWhere: lt(idempotencyKeys.expiresAt, sql`now()`),
-    })
-    .returning({ key: idempotencyKeys.key })
-    .catch((error: unknown) => {
-      const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
-      if (!(cause instanceof Error && 'code' in cause && cause.code === lockNotAvailable)) throw error
-      throw new AppError('conflict', texts.twinUnderWay, { cause: error, retryAfterSeconds: 1 })
-    })
-  if (claimed.length > 0) return null
-  const [stored] = await statements.select().from(idempotencyKeys).where(owned(organizationId, key))
-  if (!stored?.requestHash.equals(requestHash)) throw otherRequest()
-  return stored.sealedAnswer
+): Promise<'here' | 'by a twin' | { sealedAnswer: string }> {
+  const { rows } = await statements.execute(
+    sql`SELECT pg_try_advisory_xact_lock(hashtextextended(${`${organizationId} ${key}`}, 0)) AS mine`,
+  )
+  if (rows[0]?.mine) {
+    const claimed = await statements
+      .insert(idempotencyKeys)
+      .values({ organizationId, key, requestHash, expiresAt: keptFor })
+      .onConflictDoUpdate({
+        target: [idempotencyKeys.organizationId, idempotencyKeys.key],
+        set: { requestHash, sealedAnswer: null, expiresAt: keptFor },
+        setWhere: lt(idempotencyKeys.expiresAt, sql`now()`),
+      })
+      .returning({ key: idempotencyKeys.key })
+    if (claimed.length > 0) return 'here'
+  }
+  const [stored] = await statements
+    .select()
+    .from(idempotencyKeys)
+    .where(and(owned(organizationId, key), gt(idempotencyKeys.expiresAt, sql`now()`)))
+  if (!stored) return 'by a twin'
+  if (!stored.requestHash.equals(requestHash)) throw otherRequest()
+  return { sealedAnswer: stored.sealedAnswer! } // written by the transaction that made the row
 }
 
 /** Deletes the answers that are no longer kept, in batches. */

@@ -11,7 +11,7 @@ const meanings: Record<ErrorKind, { means: string; detail: Detail }> = {
     detail: texts.unknownVersion('v9', ['v1']),
   },
   unauthenticated: { means: 'No key came, or one that is unknown, revoked or expired.', detail: texts.sendKey },
-  limit_reached: { means: 'The plan’s limit is reached.', detail: texts.instanceLimit(1) },
+  limit_reached: { means: 'The plan’s limit is reached.', detail: texts.instanceLimit(1, 1) },
   forbidden: {
     means: 'The key does not hold what this call needs, is not for this instance, or its organization is disabled.',
     detail: texts.lacksPermission('configure'),

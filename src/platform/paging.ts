@@ -34,7 +34,9 @@ const cursorOf = (position: string): string => Buffer.from(position).toString('b
 
 /** Names the next page in the answer's `Link` header: this request, from `position` on. */
 export function linkNext(reply: FastifyReply, publicUrl: string, position: string): void {
-  const url = new URL(publicUrl + reply.request.url)
+  // A request may name its target as a whole URL, with a host of the client's own.
+  const { pathname, search } = new URL(reply.request.url, publicUrl)
+  const url = new URL(publicUrl + pathname + search)
   url.searchParams.set('cursor', cursorOf(position))
   reply.header('link', `<${url}>; rel="next"`)
 }

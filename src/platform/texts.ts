@@ -12,10 +12,12 @@ export const texts = {
   instanceNotFound: 'Instance not found.',
   gatewayUnavailable:
     'Gateway unavailable – the sandbox may have been stopped or deleted. Try restarting the instance.',
-  instanceLimit: (limit: number) => `Instance limit reached (${limit}/${limit}). Upgrade your subscription.`,
+  instanceLimit: (count: number, limit: number) =>
+    `Instance limit reached (${count}/${limit}). Upgrade your subscription.`,
   sendKey: 'Send your API key in the header: Authorization: Bearer <key>.',
   noHost: 'An HTTP/1.1 request must have a Host header.',
   noExpectations: 'The only expectation that can be met is 100-continue.',
+  shuttingDown: 'This server is shutting down. Try again.',
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body holds half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',
   unknownKey: 'Unknown, revoked or expired API key.',
@@ -81,6 +83,7 @@ export const texts = {
   pathUpwards: 'A path must not contain "..": only files in the workspace can be reached.',
   pathBackslash: 'A path must not contain a backslash: separate names with /.',
   pathNul: 'A path must not contain NUL.',
+  pathTooLong: 'A path must not be longer than 4096 characters.',
   pathUnusable:
     'The path leads through a file or a symbolic link (no call follows one), has a name that is too long, is neither a file nor a directory, or its permissions forbid it.',
   pathIsFolder: 'The path is that of a directory, where a file is needed.',

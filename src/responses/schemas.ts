@@ -70,7 +70,7 @@ const Answer = Type.Object(
 
 const Events = Type.String({
   description:
-    'With `"stream": true`: `response.created`, `response.output_text.delta` and the other events of the Responses format, each with a line `event:` and a line `data:` of JSON. The last but one is `response.completed`, `response.incomplete`, `response.failed` or, when it broke, `error`; then comes `data: [DONE]`.',
+    'With `"stream": true`: `response.created`, `response.output_text.delta` and the other events of the Responses format, each with a line `event:` and a line `data:` of JSON. The last is `response.completed`, `response.incomplete` or `response.failed`, and then comes `data: [DONE]`. A stream that broke ends with `error` instead, and without `[DONE]`.',
   examples: ['event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"README.md"}\n\n'],
 })
 

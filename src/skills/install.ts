@@ -13,7 +13,7 @@ import { AppError } from '../platform/errors.ts'
 import { texts } from '../platform/texts.ts'
 import { changeSettings, withSettings } from './configure.ts'
 import { findSkill, type KnownSkill, requireRunning, type SkillWork } from './lookup.ts'
-import { checkVariables, isUsableName } from './settings.ts'
+import { checkVariables, isUsableName, mergeSettings } from './settings.ts'
 import { forgetSkill, listRecorded, recordRelease } from './store.ts'
 
 /** How many of the registry's answers are looked through for a slug without its owner. */
@@ -122,6 +122,7 @@ export async function installSkill(
   wanted: Wanted & { slug: string; env: Record<string, string> },
 ): Promise<Installed> {
   checkVariables(wanted.env)
+  mergeSettings({}, { env: wanted.env }) // too large ones are refused before anything is installed
   const instanceId = await requireRunning(work, organizationId, id)
   const reference = await resolve(work, wanted.slug)
   const release = await admit(work, reference, wanted)

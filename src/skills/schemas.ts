@@ -106,8 +106,8 @@ export const ConfigureSkill = Type.Object(
     apiKey: Type.Optional(
       Nullable(
         Type.String({
+          ...Value,
           minLength: 1,
-          maxLength: 16_384,
           description: 'For the one variable that the skill calls its key.',
         }),
       ),

@@ -32,7 +32,7 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
       config: { access: 'org' },
       schema: {
         operationId: 'getSubscription',
-        summary: 'Get the tier and what of it is used',
+        summary: 'Read the tier and what of it is used',
         description:
           'The tier of the organization, how many instances it may have and how many it has. Stopped instances count, terminated ones do not.',
         tags: ['subscription'],

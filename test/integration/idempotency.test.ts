@@ -137,11 +137,7 @@ test('the longest key, of every sign it may have, is taken', async () => {
 
 test('a client that was gone before the answer gets it by asking again', async () => {
   const url = await listening()
-  // The lock on the organization holds the create between its beginning and its commit, until the client has left.
-  const holder = new pg.Client(chowder.database.connection)
-  await holder.connect()
-  await holder.query('BEGIN')
-  await holder.query('SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE', [organizationId])
+  const creates = await holdCreates()
   const leaving = new AbortController()
   const lost = fetch(`${url}/v1/instances`, {
     method: 'POST',
@@ -152,55 +148,51 @@ test('a client that was gone before the answer gets it by asking again', async (
   await until('the create to wait for the lock', waitsForLock)
   leaving.abort()
   await expect(lost).rejects.toThrow()
-  await holder.query('COMMIT')
-  await holder.end()
+  await creates.letGo()
   const { status, body } = await post('/v1/instances', 'lost', { name: 'one' })
   expect(status).toBe(201)
   expect(await instancesOf()).toMatchObject([{ id: body.id }])
 })
 
 test('when its database connection dies in the middle nothing is created, the process lives, and a retry creates', async () => {
-  const holder = new pg.Client(chowder.database.connection)
-  await holder.connect()
-  await holder.query('BEGIN')
-  await holder.query('SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE', [organizationId])
+  const creates = await holdCreates()
   const cut = post('/v1/instances', 'cut', { name: 'one' })
   await until('the create to wait for the lock', waitsForLock)
-  await holder.query(
-    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,
-  )
+  await creates.cut()
   expect((await cut).status).toBe(503)
-  await holder.query('COMMIT')
-  await holder.end()
+  await creates.letGo()
   expect([await instancesOf(), await stored()]).toEqual([[], []])
   const { status, headers } = await post('/v1/instances', 'cut', { name: 'one' })
   expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
 })
 
 describe('a twin that is still under way', () => {
-  /** Another request with the same key, as another process has it in the works. */
+  /** A create that has its key and goes no further for now. */
   async function underWay(idempotencyKey: string) {
-    const holder = new pg.Client(chowder.database.connection)
-    await holder.connect()
-    await holder.query('BEGIN')
-    await holder.query(
-      `INSERT INTO idempotency_keys (organization_id, key, request_hash, expires_at) VALUES ($1, $2, '\\x00', now() + interval '1 day')`,
-      [organizationId, idempotencyKey],
-    )
-    return {
-      async end(how: 'COMMIT' | 'ROLLBACK') {
-        await holder.query(how)
-        await holder.end()
-      },
-    }
+    const creates = await holdCreates()
+    const answer = post('/v1/instances', idempotencyKey, { name: 'one' })
+    await until('the create to wait for the lock', waitsForLock)
+    return { answer, ...creates }
   }
+
+  test('is waited for and its answer replayed', async () => {
+    const twin = await underWay('succeeds')
+    const answer = post('/v1/instances', 'succeeds', { name: 'one' })
+    await twin.letGo()
+    const { status, body, headers } = await answer
+    expect([status, headers['idempotent-replayed']]).toEqual([201, 'true'])
+    expect(body).toEqual((await twin.answer).body)
+  })
 
   test('is waited for, and when it fails this request creates', async () => {
     const twin = await underWay('fails')
     const answer = post('/v1/instances', 'fails', { name: 'one' })
-    await until('the request to wait for its twin', waitsForLock)
-    await twin.end('ROLLBACK')
-    expect((await answer).status).toBe(201)
+    await twin.cut()
+    expect((await twin.answer).status).toBe(503)
+    await twin.letGo()
+    const { status, headers } = await answer
+    expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
+    expect(await instancesOf()).toHaveLength(1)
   })
 
   test('after 10 s is a 409 that says to come again, and creates nothing', async () => {
@@ -210,8 +202,23 @@ describe('a twin that is still under way', () => {
     expect([status, headers['retry-after']]).toEqual([409, '1'])
     expect(body.detail).toContain('Idempotency-Key')
     expect(performance.now() - began).toBeGreaterThan(9900)
-    await twin.end('ROLLBACK')
-    expect(await instancesOf()).toEqual([])
+    await twin.letGo()
+    expect((await twin.answer).status).toBe(201)
+    expect(await instancesOf()).toHaveLength(1)
+  })
+
+  test('keeps nobody else waiting, however many ask for its answer', async () => {
+    const other = await chowder.signUp()
+    const twin = await underWay('crowd')
+    const answers = Promise.all(Array.from({ length: 100 }, () => post('/v1/instances', 'crowd', { name: 'one' })))
+    for (let i = 0; i < 5; i += 1) {
+      const began = performance.now()
+      expect((await chowder.call('GET', '/v1/subscription', { key: other.key })).status).toBe(200)
+      expect(performance.now() - began).toBeLessThan(2000)
+    }
+    await twin.letGo()
+    expect(new Set((await answers).map(({ status }) => status))).toEqual(new Set([201]))
+    expect(await instancesOf()).toHaveLength(1)
   })
 })
 
@@ -265,6 +272,25 @@ test('a transaction that fails leaves no connection behind', async () => {
   }
   expect(pool.idleCount).toBe(pool.totalCount)
 })
+
+/** Holds creates of the organization between their beginning and their commit, by the lock on its row. */
+async function holdCreates() {
+  const holder = new pg.Client(chowder.database.connection)
+  await holder.connect()
+  await holder.query('BEGIN')
+  await holder.query('SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE', [organizationId])
+  return {
+    /** Ends the connections of those that are held. */
+    cut: () =>
+      holder.query(
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,
+      ),
+    async letGo() {
+      await holder.query('COMMIT')
+      await holder.end()
+    },
+  }
+}
 
 const waitsForLock = async () => {
   const { rows } = await chowder.database.pool.query(

@@ -171,13 +171,17 @@ describe('GET /v1/instances', () => {
     },
   )
 
-  test('a cursor of another organization leads to nothing of either', async () => {
+  test('a cursor of another organization leads to nothing of either, like one of nobody', async () => {
+    const mine = await call('POST', '', { name: 'mine' })
     const theirs = await chowder.signUp()
     for (let i = 0; i < 3; i += 1) await call('POST', '', { name: 'theirs' }, theirs.key)
     const { headers } = await call('GET', '?limit=1', undefined, theirs.key)
     const { search } = new URL(nextOf(headers) ?? '')
-    const { status, body } = await call('GET', search)
-    expect([status, body]).toEqual([200, []])
+    const nobodys = Buffer.from(mine.body.id.replace(/^./, 'f')).toString('base64url')
+    for (const query of [search, `?cursor=${nobodys}`]) {
+      const { status, body } = await call('GET', query)
+      expect([status, body]).toEqual([200, []])
+    }
   })
 })
 

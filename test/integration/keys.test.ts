@@ -154,6 +154,15 @@ describe('GET /v1/keys', () => {
     expect(paged).toEqual(ids)
     expect((await chowder.call('GET', '/v1/keys?cursor=nonsense', { key: tenant.key })).status).toBe(400)
   })
+
+  test('a key of another organization is no place in the list to go on from', async () => {
+    const tenant = await newTenant()
+    await create(tenant)
+    const foreign = (await create(await newTenant())).body.id
+    const cursor = Buffer.from(foreign).toString('base64url')
+    const { status, body } = await chowder.call('GET', `/v1/keys?cursor=${cursor}`, { key: tenant.key })
+    expect([status, body]).toEqual([200, []])
+  })
 })
 
 describe('GET /v1/keys/{key_id}', () => {

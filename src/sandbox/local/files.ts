@@ -8,7 +8,7 @@ import { addAbortSignal, Readable } from 'node:stream'
 import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
 import { at, fault, type Home, inWords, isCode, openBelow, type Place, placeOf } from './open-folder.ts'
 
-const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants
+const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_IROTH } = constants
 
 const chunkBytes = 256 * 1024
 
@@ -57,7 +57,7 @@ function contentOf(file: FileHandle, range: { start: number; end: number }, sign
   return addAbortSignal(signal, content)
 }
 
-/** Opens a plain file of the tenant's own: no pipe or device, and no other link to somebody else's file. */
+/** Opens a plain file, no pipe or device, and of somebody else's, to which it may be a link, only what all may read. */
 async function openPlain(
   path: string,
   home: Home,
@@ -69,8 +69,8 @@ async function openPlain(
   try {
     const stat = await file.stat()
     if (stat.isDirectory()) throw fault('directory', place.path)
-    const isForeign = stat.nlink > 1 && home.uid !== null && stat.uid !== home.uid
-    if (!stat.isFile() || isForeign) throw fault('unusable', place.path)
+    const isReadable = home.uid === null || stat.uid === home.uid || (stat.mode & S_IROTH) !== 0
+    if (!stat.isFile() || !isReadable) throw fault('unusable', place.path)
     if (stat.size > maxBytes) throw fault('too_large', place.path)
     const { size, mtime } = stat
     return {
@@ -120,6 +120,7 @@ async function removeTree(
     env: {},
     stdio: 'ignore',
     signal,
+    killSignal: 'SIGKILL', // the tenant may have stopped it
   })
   const [code] = await once(child, 'exit')
   if (code !== 0) throw fault('unusable', path) // some of it is not the tenant's to remove

@@ -33,6 +33,8 @@ const faults: Partial<Record<string, PathFault>> = {
   ENXIO: 'unusable',
   ENAMETOOLONG: 'unusable',
   EACCES: 'unusable',
+  EPERM: 'unusable',
+  EAGAIN: 'unusable', // leased by the tenant
   EISDIR: 'directory',
   ENOTEMPTY: 'not_empty',
   EEXIST: 'exists',
