@@ -26,7 +26,7 @@ The responses calls carry OpenAI's \`error\` object as well. Every answer has an
 ## Repeating calls
 
 Repeat 429 and 503 after \`Retry-After\` seconds. Reads, PUT, PATCH and DELETE may be repeated always. A POST that creates
-takes an \`Idempotency-Key\` header: within 24 hours the same key and body give the same answer, and create nothing again.
+an instance or a key takes an \`Idempotency-Key\` header: within 24 hours the same key and body give the same answer, and create nothing again.
 Do not repeat what carries \`x-should-retry: false\`: a turn may have begun.
 
 ## Lists

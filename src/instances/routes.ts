@@ -59,7 +59,8 @@ const intentTexts = {
 /** Fires when the client has gone before its answer was out. */
 function whenLeft(reply: FastifyReply): AbortSignal {
   const left = new AbortController()
-  reply.raw.once('close', () => left.abort())
+  if (reply.raw.closed) left.abort()
+  else reply.raw.once('close', () => left.abort())
   return left.signal
 }
 
@@ -142,13 +143,18 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       schema: {
         operationId: 'getInstance',
         summary: 'Read an instance',
-        description: 'A terminated instance can be read for 30 days.',
+        description:
+          'A terminated instance can be read for 30 days. `openclaw_config` may hold tokens: a scoped key without `configure` gets null.',
         tags: ['instances'],
         params: ById,
         response: { 200: Instance, ...failures(404) },
       },
     },
-    async ({ caller, params }) => show(await getInstance(db, caller.organizationId, params.instance_id)),
+    async ({ caller, params }) => {
+      const shown = show(await getInstance(db, caller.organizationId, params.instance_id))
+      const mayConfigure = caller.permissions === null || caller.permissions.includes('configure')
+      return mayConfigure ? shown : { ...shown, openclaw_config: null }
+    },
   )
 
   app.get(

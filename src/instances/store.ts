@@ -26,10 +26,12 @@ const stillReadable = or(
   sql`${instances.terminatedAt} > now() - make_interval(days => ${terminatedReadableDays})`,
 )
 
+const columnName = (field: string) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+
 /** A row that came from raw SQL, as drizzle's own queries return it. */
 function fromDriver(raw: Record<string, unknown>): Instance {
   const fields = Object.entries(getTableColumns(instances)).map(([name, column]) => {
-    const value = raw[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)]
+    const value = raw[columnName(name)]
     return [name, value === null ? null : column.mapFromDriverValue(value)]
   })
   return Object.fromEntries(fields) as Instance
@@ -57,7 +59,8 @@ export const openConfig = (vault: Vault, row: Instance): Record<string, unknown>
 export const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
   vault.open(row.sealedToken, tokenPlace(row.id))
 
-// Prepared once a connection: of all that writes, creating is what comes in floods.
+// Prepared once a connection: of all that writes, creating is what comes in floods. By the columns' names, because what
+// is prepared with * fails once a newer version's migration has added one.
 const createText = `
   WITH place AS (
     UPDATE organizations SET instance_count = instance_count + 1
@@ -66,7 +69,8 @@ const createText = `
     RETURNING id)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
                          sealed_config, sealed_token, metadata, desired_state)
-  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, $9, 'running' FROM place RETURNING *`
+  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, $9, 'running' FROM place
+  RETURNING ${Object.keys(getTableColumns(instances)).map(columnName).join(', ')}`
 
 /**
  * Takes a place under the organization's limit and inserts the row, in one statement: no two creates can share the

@@ -56,7 +56,7 @@ async function readExpiry(db: Pick<Db, 'execute'>, text: string | null | undefin
   return expiresAt
 }
 
-/** The ids in the database's spelling. Throws invalid naming those that are no instances of the organization, or are terminated. */
+/** The ids as given, in the database's spelling and each once. Throws invalid naming those that are no instances of the organization, or are terminated. */
 async function readInstanceIds(db: Reading, organizationId: string, ids: readonly string[]): Promise<string[]> {
   const found = await db
     .select({ id: instances.id })
@@ -65,7 +65,7 @@ async function readInstanceIds(db: Reading, organizationId: string, ids: readonl
   const known = new Set(found.map(({ id }) => id))
   const unknown = ids.filter((id) => !known.has(id.toLowerCase()))
   if (unknown.length > 0) throw new AppError('invalid', texts.unknownInstances(unknown))
-  return [...known]
+  return [...new Set(ids.map((id) => id.toLowerCase()))]
 }
 
 export interface NewKey {

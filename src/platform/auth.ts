@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { AppError } from './errors.ts'
 import type { AuthCounts } from './rate-limit.ts'
 import { texts } from './texts.ts'
@@ -41,6 +41,8 @@ declare module 'fastify' {
     access?: Access
     /** These routes are called with OpenAI clients: errors also carry `error: {message, type, code}`. */
     openaiErrors?: boolean
+    /** The route calls `onceRefused` itself, to tell its client why it ends. */
+    endsRefused?: boolean
   }
   interface FastifyRequest {
     /** Set on every route whose access is not `public`. */
@@ -75,8 +77,30 @@ export async function authorize(
   if (!permissions.includes(access)) throw new AppError('forbidden', texts.lacksPermission(access))
 }
 
+/** Callers are remembered for up to a second: with this a key that is refused from now on is cut off in under 5 s. */
+const recheckEveryMs = 2000
+
 /**
- * Checks the key of every request before its body is read. A route that declares no access, or one for scoped keys
+ * Calls `end`, maybe more than once, when the key of a request is revoked, expires or is disabled before its answer is
+ * out. A database that is away says nothing about a key.
+ */
+export function onceRefused(reply: FastifyReply, findCaller: FindCaller, end: (reason: AppError) => void): void {
+  if (reply.raw.closed) return
+  const { keyHash } = reply.request.caller
+  const look = async () => {
+    try {
+      if (!(await findCaller(keyHash))) end(new AppError('unauthenticated', texts.unknownKey))
+    } catch (error) {
+      if (error instanceof AppError) end(error)
+    }
+  }
+  const recheck = setInterval(look, recheckEveryMs)
+  reply.raw.once('close', () => clearInterval(recheck))
+}
+
+/**
+ * Checks the key of every request before its body is read, and cuts off what is still open when the key is refused
+ * later: uploads, downloads and waits may take long. A route that declares no access, or one for scoped keys
  * without an `instance_id` to hold them to, stops the boot: no route is open by accident. Adds the caller to `request`.
  */
 export function useApiKeys(
@@ -94,7 +118,7 @@ export function useApiKeys(
     }
   })
   app.addHook('onRequest', async (request, reply) => {
-    const { access } = request.routeOptions.config
+    const { access, endsRefused } = request.routeOptions.config
     if (request.is404 || access === undefined || access === 'public') return
     const key = presentedKey(request)
     const caller = key && keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
@@ -105,5 +129,6 @@ export function useApiKeys(
     request.caller = caller
     await counts.countRequest(request, reply)
     await authorize(caller, access, (request.params as { instance_id?: string }).instance_id, requireInstance)
+    if (!endsRefused) onceRefused(reply, findCaller, () => reply.raw.destroy())
   })
 }

@@ -6,11 +6,14 @@ export const toSeconds = (date: Date): string => date.toISOString().replace(/\.\
 
 const iso8601 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/
 
-/** Reads an ISO 8601 time with a zone, in any of the documented forms. Null when it is none, or no day of the calendar. */
+/**
+ * Reads an ISO 8601 time with a zone, in any of the documented forms. Null when it is none, no day of the calendar, or in
+ * UTC outside the years 1 to 9999, which the database would not take.
+ */
 export function parseTimestamp(text: string): Date | null {
   const day = iso8601.exec(text)?.[1]
   const date = new Date(text)
-  if (day === undefined || Number.isNaN(date.getTime())) return null
+  if (day === undefined || Number.isNaN(date.getTime()) || !/^(?!0000)\d{4}-/.test(date.toISOString())) return null
   // A 30th of February would otherwise be taken for a day in March.
   return new Date(`${day}T00:00:00Z`).toISOString().startsWith(day) ? date : null
 }

@@ -8,10 +8,9 @@ import type { ModelProvider } from '../database/schema.ts'
 import { type Endpoint, probeHealth } from '../openclaw/gateway.ts'
 import { toGatewayModel } from '../openclaw/model.ts'
 import { sessionKey } from '../openclaw/session-key.ts'
-import type { Caller, FindCaller } from '../platform/auth.ts'
+import { type FindCaller, onceRefused } from '../platform/auth.ts'
 import { AppError } from '../platform/errors.ts'
 import { failures } from '../platform/openapi.ts'
-import { texts } from '../platform/texts.ts'
 import { collect } from './byte-buffer.ts'
 import { gatewayError, providerRefusal } from './gateway-errors.ts'
 import { openGatewayPool, unreachable } from './gateway-pool.ts'
@@ -23,8 +22,6 @@ import { turnTexts } from './turn-texts.ts'
 const maxRequestBytes = 20 * 1024 * 1024
 const maxAnswerBytes = 64 * 1024 * 1024
 const maxErrorBytes = 64 * 1024
-/** Callers are remembered for up to a second: a key that is refused from now on has its turns ended in under 5 s. */
-const recheckEveryMs = 2000
 
 export interface RunningGateway {
   endpoint: Endpoint
@@ -118,23 +115,13 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   })
   app.addHook('onClose', () => gateways.close())
 
-  /** Ends the turn of a key that was revoked or has expired meanwhile. A database that is away says nothing about a key. */
-  async function endIfRefused(turn: Turn, { keyHash }: Caller): Promise<void> {
-    try {
-      if (!(await findCaller(keyHash))) turn.end(new AppError('unauthenticated', texts.unknownKey))
-    } catch (error) {
-      if (error instanceof AppError) turn.end(error)
-    }
-  }
-
   function beginTurn(reply: FastifyReply): Turn {
     const turn = new Turn(times)
     turns.add(turn)
-    const recheck = setInterval(endIfRefused, recheckEveryMs, turn, reply.request.caller)
+    onceRefused(reply, findCaller, (reason) => turn.end(reason))
     // Not request.signal: that one fires as soon as the body is read.
     reply.raw.once('close', () => {
       turns.delete(turn)
-      clearInterval(recheck)
       if (reply.raw.writableFinished) turn.finish()
       else turn.end(clientLeft)
     })
@@ -219,7 +206,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     }
   }
 
-  const config = { access: 'interact', openaiErrors: true } as const
+  const config = { access: 'interact', openaiErrors: true, endsRefused: true } as const
   const schema = {
     tags: ['responses'],
     body: Message,

@@ -22,13 +22,15 @@ export interface Page {
 
 const objects = (value: unknown): Json[] => (Array.isArray(value) ? value.filter(isObject) : [])
 const objectOf = (value: unknown): Json => (isObject(value) ? value : {})
-const timeOf = (ms: unknown): string | null => (typeof ms === 'number' ? toMicroseconds(new Date(ms)) : null)
+/** Null also for a number that no date has: what a gateway tells may be anything. */
+const timeOf = (ms: unknown): string | null =>
+  typeof ms === 'number' && !Number.isNaN(new Date(ms).getTime()) ? toMicroseconds(new Date(ms)) : null
 const next = ({ nextOffset }: Json) => (typeof nextOffset === 'number' ? nextOffset : undefined)
 
 const toSession = (id: string, { hasActiveRun, totalTokens, updatedAt }: Json): Static<typeof Session> => ({
   id,
   is_active: hasActiveRun === true,
-  total_tokens: typeof totalTokens === 'number' ? totalTokens : 0,
+  total_tokens: typeof totalTokens === 'number' && Number.isInteger(totalTokens) ? totalTokens : 0,
   updated_at: timeOf(updatedAt),
 })
 

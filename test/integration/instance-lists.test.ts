@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -300,6 +301,33 @@ describe('GET /v1/instances/{id}/status?wait', () => {
   test('an unknown instance is a 404 at once, whatever is waited for', async () => {
     const { status } = await call('GET', `/01234567-89ab-7def-8123-456789abcdef/status?wait=running`)
     expect(status).toBe(404)
+  })
+
+  test('is not waited for by a client that left before the waiting began', async () => {
+    const other = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
+    onTestFinished(() => other.close())
+    const url = await other.app.listen({ port: 0, host: '127.0.0.1' })
+    const { pool } = chowder.database
+    const id = await create()
+    const gone = Promise.withResolvers<void>()
+    const query = pool.query.bind(pool) as (...asked: unknown[]) => unknown
+    const queries = vi.spyOn(pool, 'query').mockImplementation(async (...asked: unknown[]) => {
+      if (lookups(queries) > 0) await gone.promise
+      return query(...asked)
+    })
+    onTestFinished(() => queries.mockRestore())
+    const client = new AbortController()
+    const asked = fetch(`${url}/v1/instances/${id}/status?wait=running`, {
+      headers: { authorization: `Bearer ${key}` },
+      signal: client.signal,
+    })
+    await until('the instance to be looked up', () => lookups(queries) === 1)
+    client.abort()
+    await expect(asked).rejects.toThrow()
+    await until('the connection to be gone', () => other.logged.some((line) => line.includes('"clientLeft":true')))
+    gone.resolve()
+    await sleep(1000)
+    expect(lookups(queries)).toBe(1)
   })
 
   test('a server that closes answers those who wait', async () => {

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 
@@ -86,6 +86,30 @@ describe('POST /v1/instances', () => {
     const { id, openclaw_config: echoed } = await create({ openclaw_config })
     expect(echoed).toEqual(openclaw_config)
     expect(JSON.stringify(await rowOf(id))).not.toContain('canary')
+  })
+
+  test('F22: goes on while a newer version’s migration adds columns', async () => {
+    const { pool } = chowder.database
+    await create()
+    await pool.query('ALTER TABLE instances ADD COLUMN from_the_future text')
+    onTestFinished(async () => void (await pool.query('ALTER TABLE instances DROP COLUMN from_the_future')))
+    await create()
+  })
+
+  test('the configuration may hold tokens: a scoped key sees it only with `configure`', async () => {
+    const openclaw_config = { 'channels.telegram.botToken': 'canary' }
+    const { id } = await create({ openclaw_config })
+    const seenWith = async (...permissions: string[]) => {
+      const body = { name: 'k', instance_ids: [id], permissions }
+      const { raw_key } = (await chowder.call('POST', '/v1/keys', { key, body })).body
+      const { status, body: seen } = await call('GET', `/${id}`, undefined, raw_key)
+      expect([status, seen.id]).toEqual([200, id])
+      return seen
+    }
+    expect((await seenWith('read', 'configure')).openclaw_config).toEqual(openclaw_config)
+    const seen = await seenWith('read', 'interact', 'files', 'channels')
+    expect(seen.openclaw_config).toBeNull()
+    expect(JSON.stringify(seen)).not.toContain('canary')
   })
 
   test.each([

@@ -96,16 +96,20 @@ describe('POST /v1/keys', () => {
     ['without a zone', '2099-01-01T00:00:00', /ISO 8601/],
     ['on a day that is none', '2099-02-30T00:00:00Z', /ISO 8601/],
     ['no time', 'never', /ISO 8601/],
+    ['in a year that the database does not know', '0000-01-01T00:00:00Z', /ISO 8601/],
+    ['after the last year, in UTC', '9999-12-31T23:59:59-01:00', /ISO 8601/],
   ])('an expiry %s is a 400', async (_what, expires_at, detail) => {
     const answer = await create(await newTenant(), { expires_at })
     expect([answer.status, answer.body.detail]).toEqual([400, expect.stringMatching(detail)])
   })
 
-  test('an expiry is taken in both documented forms', async () => {
+  test('an expiry is taken in both documented forms, up to the last second there is', async () => {
     const tenant = await newTenant()
     for (const expires_at of ['2099-12-31T23:59:59Z', '2099-12-31T23:59:59.000000+00:00']) {
       expect((await create(tenant, { expires_at })).body.expires_at).toBe('2099-12-31T23:59:59Z')
     }
+    const last = '9999-12-31T23:59:59Z'
+    expect((await create(tenant, { expires_at: last })).body.expires_at).toBe(last)
   })
 
   test('instances that are unknown, malformed, terminated or another organization’s are a 400 that names them', async () => {
@@ -166,18 +170,15 @@ describe('GET /v1/keys', () => {
 })
 
 describe('GET /v1/keys/{key_id}', () => {
-  test('adds what the key may do, on which instances', async () => {
+  test('adds what the key may do, on which instances, in the order they were given in', async () => {
     const tenant = await newTenant()
-    const second = await createInstance(tenant.key)
-    const instance_ids = [tenant.instanceId, second]
+    const [second, third] = [await createInstance(tenant.key), await createInstance(tenant.key)]
+    const instance_ids = [third, tenant.instanceId, second]
     const { raw_key, ...created } = (await create(tenant, { instance_ids, permissions: ['channels', 'files'] })).body
     const { status, body } = await chowder.call('GET', `/v1/keys/${created.id}`, { key: tenant.key })
     const { instances, ...rest } = body
     expect([status, rest]).toEqual([200, created])
-    expect(instances).toHaveLength(2)
-    for (const instance_id of instance_ids) {
-      expect(instances).toContainEqual({ instance_id, permissions: ['channels', 'files'] })
-    }
+    expect(instances).toEqual(instance_ids.map((instance_id) => ({ instance_id, permissions: ['channels', 'files'] })))
   })
 })
 
@@ -412,6 +413,22 @@ describe('A12: the end of a key', () => {
       expect(await kept.text()).toContain('"delta":"done"')
     },
   )
+
+  test('a wait that is under way is cut off in under 5 s once its key is revoked', async () => {
+    const tenant = await newTenant()
+    const { id, key } = await scopedKey(tenant)
+    const wait = (key: string, timeout: number) =>
+      fetch(`${url}/v1/instances/${tenant.instanceId}/status?wait=running&timeout=${timeout}`, {
+        headers: { authorization: `Bearer ${key}` },
+      })
+    const [kept, cut] = [wait(tenant.key, 6), wait(key, 20)]
+    await sleep(200)
+    const endedAt = performance.now()
+    await replica.call('DELETE', `/v1/keys/${id}`, { key: tenant.key })
+    await expect(cut).rejects.toThrow()
+    expect(performance.now() - endedAt).toBeLessThan(5000)
+    expect((await kept).status).toBe(200)
+  })
 
   test('keys of an organization that was disabled are a 403, of a deleted one a 401', async () => {
     const tenant = await newTenant()

@@ -74,6 +74,19 @@ describe('GET …/sessions', () => {
     })
   })
 
+  test('a gateway that tells of times and sums that there are not is no fault of the server', async () => {
+    sessions.set(keyOf('odd'), { sessionId: 'x', updatedAt: 1e20, messages: [said('user', 'hi', 1e20)] })
+    const tell = gateway.methods['sessions.list']!
+    gateway.methods['sessions.list'] = async (params) => {
+      const answer = (await tell(params)) as { sessions: object[] }
+      return { ...answer, sessions: answer.sessions.map((session) => ({ ...session, totalTokens: 0.5 })) }
+    }
+    const { status, body } = await call('GET', '')
+    Object.assign(gateway.methods, { 'sessions.list': tell })
+    expect([status, body]).toEqual([200, [{ id: 'odd', is_active: false, total_tokens: 0, updated_at: null }]])
+    expect((await call('GET', '/odd')).body.messages).toEqual([{ role: 'user', content: 'hi', created_at: '' }])
+  })
+
   test('passes over what people say on channels, and what the agent does by itself', async () => {
     for (const other of ['telegram:direct:123', 'cron:x', 'subagent:1', 's-zz', 's-FF', 's-ff', 's-'])
       add(`agent:main:${other}`)
