@@ -88,12 +88,23 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(2)
     })
 
-    test('that is deleted leaves no sandbox', async () => {
+    test('that is deleted leaves no sandbox, and no credentials of its channels and skills', async () => {
       const id = await create()
       await isIn(id, 'running')
+      const { pool } = chowder.database
+      await pool.query(
+        `INSERT INTO channels (instance_id, channel, enabled, sealed_config) VALUES ($1, 'slack', false, 'v1.x')`,
+        [id],
+      )
+      await pool.query(`INSERT INTO skills (instance_id, name, sealed_settings) VALUES ($1, 'weather', 'v1.x')`, [id])
       await call('DELETE', `/${id}`)
       await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
       await isIn(id, 'terminated')
+      const { rows } = await pool.query(
+        'SELECT instance_id FROM channels WHERE instance_id = $1 UNION ALL SELECT instance_id FROM skills WHERE instance_id = $1',
+        [id],
+      )
+      expect(rows).toEqual([])
     })
 
     test('that is deleted while it is provisioned is gone, and nothing was started for it afterwards', async () => {
