@@ -112,7 +112,20 @@ const maxDepth = 16
 const maxValues = 1000
 const maxFieldLength = 4096
 /** The first three reach JavaScript's prototypes; the gateway reads the file, or runs the program, that the others name. */
-const poisonous = new Set(['__proto__', 'constructor', 'prototype', '$include', 'cliPath'])
+const poisonous = new Set([
+  '__proto__',
+  'constructor',
+  'prototype',
+  '$include',
+  'cliPath',
+  'tokenFile',
+  'secretFile',
+  'serviceAccountFile',
+  'certificatePath',
+  'configPath',
+  'authDir',
+  'trustedLocalFileRoots',
+])
 
 /** Every channel that there is, in the documented order. */
 export const knownChannels: readonly string[] = Object.keys(catalogue)

@@ -34,12 +34,13 @@ export type Connection =
 export async function connectChannel(
   deps: ConnectDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
   { channel, given, left }: { channel: string; given: Record<string, unknown>; left: AbortSignal },
 ): Promise<Connection> {
   const { db, vault, askGateway } = deps
   const { type } = channelEntry(channel)
-  const row = await getInstance(db, organizationId, id)
+  const row = await getInstance(db, organizationId, instanceId)
+  const { id } = row // as it is stored: credentials are sealed for it, and sandboxes are named by it
   const recorded = await findRecorded(db, id, channel)
   const config = settingsFrom(channel, given, recorded ? openChannel(vault, recorded).config : null)
   const settings = { channel, enabled: true, config }
@@ -49,34 +50,38 @@ export async function connectChannel(
     const prepared = await prepareChannel(deps, row, settings, left)
     if (prepared === 'still preparing') return { status: 'preparing', qr: null, message: texts.channelPreparing }
   }
+  if (isPrepared) await configureChannel(deps, organizationId, id, { channel, given })
   if (type === 'interactive') {
-    if (isPrepared) await configureChannel(deps, organizationId, id, settings)
     return askGateway(organizationId, id, (gateway) => startLogin(gateway, channel))
   }
-  if (isPrepared) {
-    await configureChannel(deps, organizationId, id, settings, (gateway, signal) =>
-      waitUntilConnected(gateway, channel, signal),
-    )
-  } else {
-    await verifyPrepared(deps, organizationId, id, channel)
-  }
+  if (!isPrepared) await verifyPrepared(deps, organizationId, id, settings)
   return { status: 'connected', qr: null, message: null }
 }
 
 const without = (channels: readonly ChannelSettings[], channel: string) =>
   channels.filter((other) => other.channel !== channel)
 
-function configureChannel(
+/**
+ * Puts what is given on top of what is stored at that moment, so that two who connect at once lose nothing of each other
+ * and nobody brings back what was forgotten meanwhile.
+ */
+async function configureChannel(
   deps: ConnectDeps,
   organizationId: string,
   id: string,
-  settings: ChannelSettings,
-  verify?: Parameters<typeof changeConfig>[3]['verify'],
-): Promise<Instance> {
-  return changeConfig(deps, organizationId, id, {
-    next: (stored) => ({ ...stored, channels: [...without(stored.channels, settings.channel), settings] }),
+  { channel, given }: { channel: string; given: Record<string, unknown> },
+): Promise<void> {
+  let settings: ChannelSettings
+  await changeConfig(deps, organizationId, id, {
+    next(stored) {
+      const before = stored.channels.find((other) => other.channel === channel)
+      settings = { channel, enabled: true, config: settingsFrom(channel, given, before?.config ?? null) }
+      return { ...stored, channels: [...without(stored.channels, channel), settings] }
+    },
     store: (tx) => recordChannel(tx, deps.vault, id, settings),
-    ...(verify && { verify }),
+    async verify(gateway, signal) {
+      if (channelEntry(channel).type === 'token') await waitUntilConnected(gateway, settings, signal)
+    },
     atRest: 'refuse',
   })
 }
@@ -103,11 +108,16 @@ async function prepareChannel(
   throw new AppError(after.enabled ? 'unavailable' : 'invalid', after.errorMessage)
 }
 
-async function verifyPrepared(deps: ConnectDeps, organizationId: string, id: string, channel: string): Promise<void> {
+async function verifyPrepared(
+  deps: ConnectDeps,
+  organizationId: string,
+  id: string,
+  settings: ChannelSettings,
+): Promise<void> {
   try {
-    await deps.askGateway(organizationId, id, (gateway, signal) => waitUntilConnected(gateway, channel, signal))
+    await deps.askGateway(organizationId, id, (gateway, signal) => waitUntilConnected(gateway, settings, signal))
   } catch (error) {
-    await removeChannel(deps, organizationId, id, channel)
+    await removeChannel(deps, organizationId, id, settings.channel)
     throw error
   }
 }

@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { withoutCredentials } from '../openclaw/channel-credentials.ts'
 import { readChannelStatus } from '../openclaw/channel-status.ts'
+import type { ChannelSettings } from '../openclaw/config.ts'
 import { type GatewayClient, GatewayRefusal } from '../openclaw/gateway.ts'
 import { AppError } from '../platform/errors.ts'
 import { texts } from '../platform/texts.ts'
@@ -15,14 +17,19 @@ const standingErrorMs = 5000
  * and gateway_unreachable when the platform cannot be reached or the channel does not come up within 30 s, both with the
  * gateway's words.
  */
-export async function waitUntilConnected(gateway: GatewayClient, channel: string, signal: AbortSignal): Promise<void> {
+export async function waitUntilConnected(
+  gateway: GatewayClient,
+  { channel, config }: Pick<ChannelSettings, 'channel' | 'config'>,
+  signal: AbortSignal,
+): Promise<void> {
   const { title } = channelEntry(channel)
   const deadline = performance.now() + waitAtMostMs
   let failingSince: number | undefined
   for (let started = false; ; await sleep(pauseMs, undefined, { signal })) {
     const status = await readChannelStatus(gateway, channel)
     if (status.connected) return
-    const { error, configured, refused, running } = status
+    const { configured, refused, running } = status
+    const error = status.error && withoutCredentials(status.error, config)
     if (refused && configured)
       throw new AppError('invalid', texts.channelNotConnected(title, error ?? 'no reason given'))
     if (refused) throw new AppError('invalid', texts.channelUnconfigured(title))

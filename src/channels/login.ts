@@ -11,7 +11,13 @@ import { channelEntry } from './catalogue.ts'
 const startTimeoutMs = 30_000
 const answerMarginMs = 10_000
 const pngDataUrl = /^data:image\/png;base64,([A-Za-z0-9+/=]+)$/
+const maxMessageCharacters = 2000
 const maxImageBytes = 256 * 1024
+/** The largest QR code has 177 modules; one that is larger than this is not unpacked, it may be gigabytes. */
+const maxSidePixels = 1024
+const headerAt = 12
+const widthAt = 16
+const heightAt = 20
 
 interface QrCode {
   /** What the code says; null when it cannot be read here. */
@@ -28,14 +34,19 @@ function readQr(dataUrl: unknown): QrCode | null {
   const image = typeof dataUrl === 'string' ? pngDataUrl.exec(dataUrl)?.[1] : undefined
   if (image === undefined || image.length > maxImageBytes) return null
   try {
-    const { width, height, data } = PNG.sync.read(Buffer.from(image, 'base64'))
+    const png = Buffer.from(image, 'base64')
+    const isSmall = Math.max(png.readUInt32BE(widthAt), png.readUInt32BE(heightAt)) <= maxSidePixels
+    // A second header would hold in place of the first.
+    if (!isSmall || png.lastIndexOf('IHDR') !== headerAt) return { data: null, image }
+    const { width, height, data } = PNG.sync.read(png)
     return { data: decodeQr({ width, height, data }), image }
   } catch {
     return { data: null, image }
   }
 }
 
-const messageOf = (answer: Record<string, unknown>) => (typeof answer.message === 'string' ? answer.message : null)
+const messageOf = (answer: Record<string, unknown>) =>
+  typeof answer.message === 'string' ? answer.message.slice(0, maxMessageCharacters) : null
 
 /**
  * Begins to link a channel by QR code, or answers the code of the attempt under way, as fresh as it is. Throws

@@ -9,6 +9,11 @@ import type { SandboxAccess } from '../sandbox/driver.ts'
 /** OpenClaw's command line takes seconds to start. */
 const listTimeoutMs = 45_000
 const listMaxBytes = 256 * 1024
+/** OpenClaw lets three people of an account wait. */
+const maxRequests = 100
+
+/** A string as it is, also where the agent answers in its gateway's place: another value may have no text form at all. */
+const text = (value: unknown) => (typeof value === 'string' ? value : '')
 
 /** Somebody who wrote to the agent and may not talk to it yet. */
 export interface PairingRequest {
@@ -25,13 +30,13 @@ export interface PairingRequest {
 export async function listPairings(gateway: GatewayClient, channel: string): Promise<PairingRequest[]> {
   const answer = await gateway.call('channels.pairing.list', { channel })
   const requests = isObject(answer) && Array.isArray(answer.requests) ? answer.requests.filter(isObject) : []
-  return requests.map(({ requestId, accountId, senderId, metadata, createdAt, expiresAt }) => ({
-    requestId: String(requestId),
-    accountId: String(accountId),
-    senderId: String(senderId),
+  return requests.slice(0, maxRequests).map(({ requestId, accountId, senderId, metadata, createdAt, expiresAt }) => ({
+    requestId: text(requestId),
+    accountId: text(accountId),
+    senderId: text(senderId),
     sender: isObject(metadata) ? metadata : {},
-    createdAt: String(createdAt),
-    expiresAt: String(expiresAt),
+    createdAt: text(createdAt),
+    expiresAt: text(expiresAt),
   }))
 }
 
@@ -56,8 +61,8 @@ async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, 
   if (exitCode !== 0 || !listed) throw new Error(`openclaw pairing list failed with ${exitCode}: ${stderr.slice(-500)}`)
   return listed.map(
     ({ code, id: senderId, meta }): PairingCode => ({
-      code: String(code),
-      senderId: String(senderId),
+      code: text(code),
+      senderId: text(senderId),
       accountId: isObject(meta) && typeof meta.accountId === 'string' ? meta.accountId : undefined,
     }),
   )

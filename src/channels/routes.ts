@@ -234,8 +234,8 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         response: { 200: ChannelPairing, ...failures(400, 404, 409, 502, 504) },
       },
     },
-    async ({ body: { code }, caller, params: { instance_id: id, channel } }) => {
-      await requireConnected(deps, caller.organizationId, id, channel)
+    async ({ body: { code }, caller, params: { instance_id: instanceId, channel } }) => {
+      const id = await requireConnected(deps, caller.organizationId, instanceId, channel)
       const senderId = await approvePairing(deps, caller.organizationId, id, { channel, code })
       return { channel, code, status: 'approved' as const, output: `Pairing approved for user ${senderId}.` }
     },

@@ -1,8 +1,10 @@
 import type { Channel, Instance } from '../database/schema.ts'
-import { openInstance, renderGateway } from '../instances/gateway-config.ts'
+import { openChannel, openInstance, renderGateway } from '../instances/gateway-config.ts'
 import { publicStatus } from '../instances/status.ts'
 import { getInstance } from '../instances/store.ts'
+import { withoutCredentials } from '../openclaw/channel-credentials.ts'
 import { type ChannelStatus, readChannelStatus } from '../openclaw/channel-status.ts'
+import type { GatewayClient } from '../openclaw/gateway.ts'
 import { isObject } from '../openclaw/json.ts'
 import { AppError } from '../platform/errors.ts'
 import { texts } from '../platform/texts.ts'
@@ -75,26 +77,37 @@ export async function seeChannel(
     login: null,
   }
   if (!isTaken(recorded) || publicStatus(row) !== 'running') return seen
-  return deps.askGateway(organizationId, id, async (gateway) => {
+  const { config } = openChannel(deps.vault, recorded)
+  const read = async (gateway: GatewayClient) => {
     const status = await readChannelStatus(gateway, channel)
+    const shown = (words: string) => withoutCredentials(words, config)
+    const issues = status.issues.map(({ message, fix }) => ({
+      message: shown(message),
+      ...(fix !== undefined && { fix: shown(fix) }),
+    }))
+    return { ...status, error: status.error && shown(status.error), issues }
+  }
+  return deps.askGateway(organizationId, id, async (gateway) => {
+    const status = await read(gateway)
     if (type !== 'interactive' || !enabled || status.connected) return { ...seen, gateway: status }
     const login = await waitForScan(gateway, channel, scanWaitMs)
-    if (login.state === 'connected') return { ...seen, gateway: await readChannelStatus(gateway, channel), login }
+    if (login.state === 'connected') return { ...seen, gateway: await read(gateway), login }
     return { ...seen, gateway: status, login }
   })
 }
 
-/** Throws conflict unless the instance has the channel switched on, and its gateway has taken it. */
+/** The id as it is stored. Throws conflict unless the instance has the channel switched on, and its gateway has taken it. */
 export async function requireConnected(
   deps: ConnectDeps,
   organizationId: string,
   id: string,
   channel: string,
-): Promise<void> {
+): Promise<string> {
   channelEntry(channel)
   const row = await getInstance(deps.db, organizationId, id)
   const status = publicStatus(row)
   if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
   const recorded = await findRecorded(deps.db, id, channel)
   if (!isTaken(recorded) || !recorded.enabled) throw new AppError('conflict', texts.channelOff(channel))
+  return row.id
 }

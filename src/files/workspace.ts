@@ -40,6 +40,7 @@ const answers: Record<PathFault, (deps: WorkspaceDeps) => [ErrorKind, string]> =
   missing: () => ['not_found', texts.noSuchFile],
   exists: () => ['conflict', texts.destinationExists],
   not_empty: () => ['conflict', texts.folderNotEmpty],
+  changed: () => ['conflict', texts.fileChanges],
   too_large: ({ filesMaxBytes }) => ['too_large', texts.fileTooLarge(filesMaxBytes)],
 }
 

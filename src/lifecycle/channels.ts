@@ -3,9 +3,11 @@ import type { Db } from '../database/client.ts'
 import { type Channel, channels } from '../database/schema.ts'
 import { openChannel, openInstance, renderGateway } from '../instances/gateway-config.ts'
 import { applyConfig } from '../openclaw/apply-config.ts'
+import { withoutCredentials } from '../openclaw/channel-credentials.ts'
 import { linkChannelPlugin, needsPlugin } from '../openclaw/channel-plugins.ts'
 import { connectGateway, type GatewayClient, GatewayRefusal } from '../openclaw/gateway.ts'
 import type { Inside } from '../sandbox/driver.ts'
+import { messageFor } from './failures.ts'
 import type { Pass, Step } from './pass.ts'
 
 const connectTimeoutMs = 30_000
@@ -32,19 +34,19 @@ export const connectChannels: Step = async (pass) => {
   if (!endpoint || !inside) return // its end is the next pass's
   const patience = AbortSignal.any([signal, AbortSignal.timeout(patienceMs)])
 
-  const failed = async (row: Channel, error: unknown) => {
+  const failed = async (row: Channel, step: string, error: unknown) => {
     signal.throwIfAborted()
     log.warn({ err: error, channel: row.channel }, 'a channel could not be prepared')
     if (!isWaiting(row)) return // it has worked: the next pass looks again
-    const reason = (error as Error).message.slice(0, maxReasonLength)
-    await note(db, row, { step: null, errorMessage: `The channel could not be prepared: ${reason}` })
+    const errorMessage = `The channel could not be prepared. ${messageFor(error, step).slice(0, maxReasonLength)}`
+    await note(db, row, { step: null, errorMessage })
   }
   const present: { row: Channel; isNew: boolean }[] = []
   for (const row of rows) {
     try {
       present.push({ row, isNew: await installPlugin(pass, row, inside, patience) })
     } catch (error) {
-      await failed(row, error)
+      await failed(row, installPlugin.name, error)
     }
   }
 
@@ -63,7 +65,7 @@ export const connectChannels: Step = async (pass) => {
       gateway.close()
     }
   } catch (error) {
-    for (const row of waiting) await failed(row, error)
+    for (const row of waiting) await failed(row, configureChannel.name, error)
   }
 }
 
@@ -94,14 +96,15 @@ async function installPlugin({ db, lease, log, sandboxes }: Pass, row: Channel, 
 async function configureChannel(pass: Pass, gateway: GatewayClient, port: number, row: Channel, signal: AbortSignal) {
   const { db, vault, lease, baseUrls } = pass
   const opened = await openInstance(db, vault, lease.instance)
-  const withChannel = { ...opened, channels: [...opened.channels, openChannel(vault, row)] }
+  const settings = openChannel(vault, row)
+  const withChannel = { ...opened, channels: [...opened.channels, settings] }
   const { config } = renderGateway(lease.instance, withChannel, { baseUrls, port })
   await note(db, row, { step: 'configureChannel' })
   try {
     await applyConfig(gateway, config, signal)
   } catch (error) {
     if (!(error instanceof GatewayRefusal)) throw error
-    const errorMessage = `OpenClaw refused the settings: ${error.message}`
+    const errorMessage = `OpenClaw refused the settings: ${withoutCredentials(error.message, settings.config)}`
     return note(db, row, { step: null, enabled: false, errorMessage })
   }
   return note(db, row, { step: null, errorMessage: null })

@@ -4,6 +4,8 @@ import { isObject } from './json.ts'
 const statusTimeoutMs = 20_000
 /** How long the gateway may ask the platform. */
 const probeTimeoutMs = 8000
+const maxTextCharacters = 2000
+const maxIssues = 100
 
 /** What a gateway says of one of its channels. */
 export interface ChannelStatus {
@@ -30,7 +32,8 @@ const absent: ChannelStatus = {
   issues: [],
 }
 
-const text = (value: unknown) => (typeof value === 'string' && value !== '' ? value : null)
+/** The agent may answer in its gateway's place, with as much as it likes. */
+const text = (value: unknown) => (typeof value === 'string' && value !== '' ? value.slice(0, maxTextCharacters) : null)
 const object = (value: unknown) => (isObject(value) ? value : {})
 
 /** Of a web API: too many requests and timeouts are no verdict on the credentials. */
@@ -67,7 +70,11 @@ export async function readChannelStatus(gateway: GatewayClient, channel: string)
     error: error ?? (account.running === true ? null : text(account.stateReason)),
     account: text(object(probe.bot).username) ?? text(object(probe.bot).name) ?? text(account.publicKey),
     issues: issues
-      .filter((issue) => issue.channel === channel && text(issue.message))
-      .map(({ message, fix }) => ({ message: String(message), ...(text(fix) && { fix: String(fix) }) })),
+      .filter((issue) => issue.channel === channel)
+      .flatMap(({ message, fix }) => {
+        const [said, proposed] = [text(message), text(fix)]
+        return said === null ? [] : [{ message: said, ...(proposed !== null && { fix: proposed }) }]
+      })
+      .slice(0, maxIssues),
   }
 }

@@ -197,6 +197,7 @@ export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs)
     const { items } = parse(answer)
     const [item] = Array.isArray(items) ? items : []
     if (!isObject(item) || item.requestedSlug !== reference.slug || item.requestedVersion !== version) throw malformed()
+    if (textOr(item.version, version) !== version) throw malformed() // a verdict on another version
     const publisher = textOr(item.publisherHandle, reference.owner).replace(/^@/, '').toLowerCase()
     if (publisher !== reference.owner) throw malformed() // a verdict on somebody else's skill
     return item

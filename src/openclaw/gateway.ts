@@ -70,11 +70,18 @@ interface Pending {
   reject(error: Error): void
 }
 
+/** Longer than any text of OpenClaw's own; what stands at the other end may be the agent itself. */
+const mostTextCharacters = 4000
+
+/** What an agent sends in its gateway's place may have no text form: `String` of it throws. */
+const textOr = (value: unknown, otherwise: string) =>
+  typeof value === 'string' ? value.slice(0, mostTextCharacters) : otherwise
+
 function refusalFrom(error: unknown): GatewayRefusal {
   const { code, message, details, retryAfterMs } = isObject(error) ? error : {}
   const issues = isObject(details) && Array.isArray(details.issues) ? details.issues.filter(isObject) : []
-  return new GatewayRefusal(String(code ?? 'UNKNOWN'), String(message ?? 'the gateway refused without saying why'), {
-    issues: issues.map((issue) => ({ path: String(issue.path ?? ''), message: String(issue.message ?? '') })),
+  return new GatewayRefusal(textOr(code, 'UNKNOWN'), textOr(message, 'the gateway refused without saying why'), {
+    issues: issues.map((issue) => ({ path: textOr(issue.path, ''), message: textOr(issue.message, '') })),
     ...(typeof retryAfterMs === 'number' && { retryAfterMs }),
   })
 }
@@ -129,8 +136,9 @@ function open(endpoint: Endpoint, deadline: number, signal: AbortSignal) {
     const frame = parseFrame(String(data))
     if (frame.type === 'event' && frame.event === 'connect.challenge') challenged.resolve()
     if (frame.type !== 'res') return
-    const call = pending.get(String(frame.id))
-    pending.delete(String(frame.id))
+    const id = textOr(frame.id, '')
+    const call = pending.get(id)
+    pending.delete(id)
     if (frame.ok === true) call?.resolve(frame.payload)
     else call?.reject(refusalFrom(frame.error))
   })

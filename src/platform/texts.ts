@@ -95,6 +95,7 @@ export const texts = {
   fileIsNoText: 'The file is not UTF-8 text. Get it with GET /v1/instances/{instance_id}/files/download.',
   fileTooLarge: (maxBytes: number) =>
     `The file is too large. files/content reads and writes up to 1 MiB of text, files/upload takes up to ${maxBytes} bytes, and files/download has no limit.`,
+  fileChanges: 'The file became shorter while it was read. Try again.',
   diskFull: 'The disk that the instance is on is full. Delete files and try again.',
   noSuchRange: (size: number) => `The file has ${size} bytes and none of that range.`,
   clientLeft: 'The client has left.',

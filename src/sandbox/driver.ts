@@ -72,8 +72,8 @@ export interface OpenFile {
   size: number
   modifiedAt: Date
   /**
-   * The bytes from `start` up to but not including `end`, by default all `size` of them; fails when the file has become
-   * shorter. The file is closed at the end, or when this is destroyed. To be called once.
+   * The bytes from `start` up to but not including `end`, by default all `size` of them; fails with a SandboxPathError
+   * when the file has become shorter. The file is closed at the end, or when this is destroyed. To be called once.
    */
   content(range?: { start: number; end: number }): Readable
   /** For what is not read: closes the file. */
@@ -116,8 +116,19 @@ export interface SandboxFiles {
   remove(path: string, options: { recursive: boolean }, signal: AbortSignal): Promise<boolean>
 }
 
-/** `unusable`: the path leads through a link or a file, or to what is neither file nor folder. */
-export type PathFault = 'outside' | 'missing' | 'exists' | 'directory' | 'not_empty' | 'too_large' | 'unusable'
+/**
+ * `unusable`: the path leads through a link or a file, or to what is neither file nor folder. `changed`: the file became
+ * shorter while it was read.
+ */
+export type PathFault =
+  | 'outside'
+  | 'missing'
+  | 'exists'
+  | 'directory'
+  | 'not_empty'
+  | 'too_large'
+  | 'changed'
+  | 'unusable'
 
 /** A path that is not inside the sandbox's folder, or is not what the call needs. The message is safe to show. */
 export class SandboxPathError extends Error {

@@ -1,3 +1,4 @@
+import { crc32, deflateSync } from 'node:zlib'
 import { PNG } from 'pngjs'
 import encodeQr from 'qr'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -54,6 +55,27 @@ function qrImage(text: string): string {
     png.data.set([dark ? 0 : 255, dark ? 0 : 255, dark ? 0 : 255, 255], at * 4)
   }
   return PNG.sync.write(png).toString('base64')
+}
+
+const signatureEnd = 8
+const headerEnd = 33
+
+/** A picture of a few kilobytes that unpacks to hundreds of megabytes: the header of another, made larger. */
+function hugeImage(png: Buffer): Buffer {
+  const side = 8000
+  const chunk = (typed: Buffer) => {
+    const framed = Buffer.concat([Buffer.alloc(4), typed, Buffer.alloc(4)])
+    framed.writeUInt32BE(typed.length - 4)
+    framed.writeUInt32BE(crc32(typed), framed.length - 4)
+    return framed
+  }
+  const header = Buffer.from(png.subarray(signatureEnd + 4, headerEnd - 4))
+  header.writeUInt32BE(side, 4)
+  header.writeUInt32BE(side, 8)
+  header.set([1, 0], 12) // one bit a pixel, grey
+  const pixels = deflateSync(Buffer.alloc(side * (1 + side / 8)))
+  const data = chunk(Buffer.concat([Buffer.from('IDAT'), pixels]))
+  return Buffer.concat([png.subarray(0, signatureEnd), chunk(header), data, chunk(Buffer.from('IEND'))])
 }
 
 beforeAll(async () => {
@@ -169,6 +191,27 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect(driver.starts.get(id)).toBe(1)
   })
 
+  test('is sealed for the instance as it is stored, however its id is written', async () => {
+    const path = `/v1/instances/${id.toUpperCase()}/channels/telegram`
+    const answer = await chowder.call('POST', `${path}/connect`, { key, body: { config: { token: '1:a' } } })
+    expect(answer.status).toBe(200)
+    expect(await statusOf('telegram')).toMatchObject({ enabled: true, connected: true })
+    expect((await connect('telegram')).status).toBe(200)
+  })
+
+  test('has no more to say of itself than fits, whoever answers for the gateway', async () => {
+    await connect('telegram', { token: '1:a' })
+    accounts.telegram = () => ({ ...up, connected: false, lastError: 'x'.repeat(100_000) })
+    expect((await statusOf('telegram')).details.error).toHaveLength(2000)
+    const listed = gateway.methods['channels.pairing.list']!
+    gateway.methods['channels.pairing.list'] = () => ({
+      requests: Array(1000).fill({ requestId: { toString: 1, valueOf: 1 } }),
+    })
+    const { status, body } = await call('GET', '/channels/telegram/pairings')
+    gateway.methods['channels.pairing.list'] = listed
+    expect([status, body.length]).toEqual([200, 100])
+  })
+
   test('whose credentials are refused is a 400 with the gateway’s words, and the old ones stay', async () => {
     accounts.telegram = ({ botToken }) => (botToken === '1:good' ? up : unauthorized)
     expect(await connect('telegram', { token: '1:bad' })).toMatchObject({
@@ -189,6 +232,20 @@ describe('a channel that OpenClaw speaks by itself', () => {
       body: { detail: { error: expect.stringContaining('ENOTFOUND api.telegram.org') } },
     })
     expect(settingsOf('telegram')).toBeUndefined()
+  })
+
+  test('never tells its credentials, whatever the platform’s errors quote', async () => {
+    const token = '123456:a-secret-token'
+    const failing = { ...up, connected: false, lastError: `GET https://u:pass@a/bot${token}/getMe failed` }
+    accounts.telegram = () => failing
+    const refused = await connect('telegram', { token })
+    expect(refused.body.detail.error).toContain('GET https://***@a/bot***/getMe failed')
+    accounts.telegram = () => up
+    expect((await connect('telegram', { token })).status).toBe(200)
+    accounts.telegram = () => failing
+    const { details } = await statusOf('telegram')
+    expect(details.error).toBe('GET https://***@a/bot***/getMe failed')
+    expect(chowder.logged.join()).not.toContain(token)
   })
 
   test('that was stopped by hand is told to start', async () => {
@@ -212,6 +269,16 @@ describe('a channel that OpenClaw speaks by itself', () => {
     })
   })
 
+  test('has the settings of both when two connect it at once', async () => {
+    await connect('telegram', { token: '1:a' })
+    const [one, other] = await Promise.all([
+      connect('telegram', { historyLimit: 7 }),
+      connect('telegram', { mediaMaxMb: 3 }),
+    ])
+    expect([one.status, other.status]).toEqual([200, 200])
+    expect(settingsOf('telegram')).toMatchObject({ botToken: '1:a', historyLimit: 7, mediaMaxMb: 3 })
+  })
+
   test('takes only settings that are complete, bounded and its own', async () => {
     for (const [config, named] of [
       [{}, 'token'],
@@ -221,6 +288,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
       [{ token: 'a', enabled: false }, 'enabled'],
       [{ token: 'a', accounts: { $include: '/etc/passwd' } }, '$include'],
       [{ token: 'a', transport: { cliPath: '/bin/sh' } }, 'cliPath'],
+      [{ token: 'a', accounts: { b: { tokenFile: '../openclaw.json', apiRoot: 'https://a' } } }, 'tokenFile'],
       [{ token: 'a', groups: Array(2000).fill(1) }, '1000 values'],
       [{ token: 'a', groups: JSON.parse(`${'{"a":'.repeat(20)}1${'}'.repeat(20)}`) }, '16 levels'],
     ] as const) {
@@ -266,16 +334,17 @@ describe('a channel that needs a plugin', () => {
   })
 
   test('that cannot be prepared bears the reason, the instance goes on, and a connect tries again', async () => {
-    driver.fail({ method: 'prepareChannel', error: new Error('npm cannot reach the registry') })
-    expect(await connect('discord', { token: 'MTIz' })).toMatchObject({
-      status: 503,
-      body: { detail: expect.stringContaining('npm cannot reach the registry') },
-    })
-    expect(await statusOf('discord')).toMatchObject({
+    driver.fail({ method: 'prepareChannel', error: new Error('npm cannot write /srv/secret-path-of-the-host') })
+    const refused = await connect('discord', { token: 'MTIz' })
+    expect(refused).toMatchObject({ status: 503, body: { detail: expect.stringContaining('installPlugin failed') } })
+    const seen = await statusOf('discord')
+    expect(seen).toMatchObject({
       enabled: true,
       connected: false,
-      details: { error: expect.stringContaining('npm cannot reach the registry') },
+      details: { error: expect.stringContaining('installPlugin failed') },
     })
+    expect(JSON.stringify([refused.body, seen])).not.toContain('secret-path-of-the-host')
+    expect(chowder.logged.join('')).toContain('secret-path-of-the-host')
     expect((await call('GET', '')).body).toMatchObject({ status: 'running', error_message: null })
     expect((await connect('discord')).status).toBe(200)
   })
@@ -342,6 +411,19 @@ describe('a channel that is linked by QR code', () => {
     })
   })
 
+  test('does not unpack an image that is far larger than any code, whoever answers for the gateway', async () => {
+    login = { message: 'x'.repeat(100_000), qrDataUrl: login.qrDataUrl }
+    expect((await connect('whatsapp')).body.message).toHaveLength(2000)
+    const small = Buffer.from(image, 'base64')
+    const huge = hugeImage(small)
+    for (const png of [huge, Buffer.concat([small.subarray(0, headerEnd), huge.subarray(signatureEnd)])]) {
+      login = { message: 'Scan this QR.', qrDataUrl: `data:image/png;base64,${png.toString('base64')}` }
+      const begun = performance.now()
+      expect((await connect('whatsapp')).body).toMatchObject({ status: 'awaiting_scan', qr_data: null })
+      expect(performance.now() - begun).toBeLessThan(1000)
+    }
+  })
+
   test('is logged out at the platform, and forgotten', async () => {
     await connect('whatsapp')
     expect((await call('POST', '/channels/whatsapp/logout')).status).toBe(204)
@@ -381,6 +463,11 @@ describe('pairing', () => {
       accountId: 'default',
       requestId: 'r-1',
     })
+  })
+
+  test('approves also when the instance’s id is written in capitals', async () => {
+    const path = `/v1/instances/${id.toUpperCase()}/channels/telegram/pair`
+    expect((await chowder.call('POST', path, { key, body: { code: '5GJBEXZ6' } })).status).toBe(200)
   })
 
   test('approves nobody for a code that nobody has, or that is none', async () => {

@@ -134,7 +134,8 @@ describe('A21: a hostile registry is a typed 502, soon', () => {
 
   test('that answers about another release than it was asked for', async () => {
     publish()
-    for (const changed of [{ requestedVersion: '0.9.0' }, { requestedSlug: 'other' }, { publisherHandle: 'bob' }]) {
+    const others = [{ requestedVersion: '0.9.0' }, { version: '0.9.0' }, { requestedSlug: 'other' }]
+    for (const changed of [...others, { publisherHandle: 'bob' }]) {
       const item = { ok: true, decision: 'pass', reasons: [], requestedSlug: 'web-search', requestedVersion: '1.0.0' }
       answerWith(json({ items: [{ ...item, security: { status: 'clean' }, ...changed }] }), /verdicts/)
       await expect(client.release(reference, undefined)).rejects.toMatchObject({ kind: 'gateway_unreachable' })

@@ -1,8 +1,10 @@
+import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { WebSocketServer } from 'ws'
 import { applyConfig } from '../../src/openclaw/apply-config.ts'
 import { renderConfig } from '../../src/openclaw/config.ts'
 import { connectGateway, type GatewayClient, probeHealth } from '../../src/openclaw/gateway.ts'
@@ -125,6 +127,38 @@ describe('calling', () => {
       message: 'invalid config: a.b: no',
       issues: [{ path: 'a.b', message: 'no' }],
     })
+  })
+
+  test('A21: whatever a peer in the gateway’s place sends, it is a refusal of bounded length', async () => {
+    const textless = { toString: 1, valueOf: 1 }
+    const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+    server.on('connection', (socket) => {
+      const send = (frame: unknown) => socket.send(JSON.stringify(frame))
+      send({ type: 'event', event: 'connect.challenge' })
+      socket.on('message', (data) => {
+        const { id, method } = JSON.parse(String(data))
+        send({ type: 'res', id: textless })
+        if (method === 'connect') return send({ type: 'res', id, ok: true, payload: {} })
+        const message = method === 'long' ? 'x'.repeat(1_000_000) : textless
+        send({
+          type: 'res',
+          id,
+          ok: false,
+          error: { code: textless, message, details: { issues: [{ path: textless }] } },
+        })
+      })
+    })
+    await once(server, 'listening')
+    const { port } = server.address() as AddressInfo
+    const hostile = await connectGateway({ kind: 'tcp', host: '127.0.0.1', port }, token, { signal, timeoutMs: 2000 })
+    await expect(hostile.call('odd')).rejects.toMatchObject({ name: 'GatewayRefusal', code: 'UNKNOWN' })
+    const refusal: Error = await hostile.call('long').then(
+      () => new Error('no refusal'),
+      (error) => error,
+    )
+    expect(refusal.message.length).toBeLessThan(5000)
+    hostile.close()
+    server.close()
   })
 
   test('no answer in time leaves the outcome unknown, and the connection usable', async () => {

@@ -1,13 +1,28 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { appendFile, link, mkdir, readdir, readFile, readlink, stat, symlink, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import {
+  appendFile,
+  link,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxPathError } from '../../src/sandbox/driver.ts'
+import { filesIn } from '../../src/sandbox/local/files.ts'
 import { describeDriver } from '../support/driver-contract.ts'
 import { LocalHost } from '../support/local-host.ts'
 import { until } from '../support/until.ts'
@@ -444,6 +459,22 @@ describe('a local sandbox', () => {
     expect(Object.keys(await recordOf(id)).sort()).toEqual(
       ['command', 'env', 'id', 'inside', 'labels', 'organizationId', 'release', 'uid'].sort(),
     )
+  })
+
+  test.skipIf(!existsSync('/dev/shm'))('shows files with a time beyond any Date, and reads them', async () => {
+    const home = await mkdtemp('/dev/shm/chowder-times-') // its file system takes any time
+    try {
+      await writeFile(join(home, 'far'), 'x')
+      await promisify(execFile)('touch', ['-d', '@99999999999999', join(home, 'far')])
+      const files = filesIn(async () => ({ path: home, uid: null, uploads: home }))
+      const { entries } = await files.list('.', { maxEntries: 10 }, within())
+      expect(entries.map(({ modifiedAt }) => modifiedAt.toISOString())).toEqual(['+275760-09-13T00:00:00.000Z'])
+      const file = await files.read('far', { maxBytes: 1 }, within())
+      expect(file?.modifiedAt).toEqual(entries[0]?.modifiedAt)
+      await file?.close()
+    } finally {
+      await rm(home, { recursive: true })
+    }
   })
 
   test('stops with all others side by side', async () => {

@@ -200,6 +200,18 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     },
   )
 
+  test('a file that became shorter after it was opened is no short content but an error that says so', async ({
+    skip,
+  }) => {
+    if (!runsPrograms()) skip('its exec runs nothing')
+    const id = await started()
+    const { files } = filesOf(id)
+    await files.write('work/file', Buffer.from('0123456789'), {}, within())
+    const file = await files.read('work/file', { maxBytes: 10 }, within())
+    expect(await exec(id, 'echo -n 012 > work/file', 5000)).toMatchObject({ exitCode: 0 })
+    await expect(buffer(file!.content())).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'changed' })
+  })
+
   test('a file larger than the caller takes, and a folder read as a file, are refused', async () => {
     const { files } = filesOf(await created())
     await files.write('a/file', Buffer.alloc(11), {}, within())

@@ -11,6 +11,7 @@ import { at, fault, type Home, inWords, isCode, openBelow, type Place, placeOf }
 const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_IROTH } = constants
 
 const chunkBytes = 256 * 1024
+const longestMs = 8.64e15
 
 function named(path: string): Place {
   const place = placeOf(path)
@@ -23,18 +24,26 @@ function fileOf(path: string): Place {
   return named(path)
 }
 
+/** A file system may hold times, which the tenant sets at will, beyond those of a Date. */
+const dateOf = (ms: number) => new Date(Math.max(-longestMs, Math.min(longestMs, ms)))
+
 async function statOf(path: string, name: string): Promise<FileStat | null> {
   try {
     const stat = await lstat(path)
     const kind = stat.isFile() ? 'file' : stat.isDirectory() ? 'directory' : stat.isSymbolicLink() ? 'link' : 'other'
-    return { name, kind, size: stat.size, modifiedAt: stat.mtime, mode: stat.mode & 0o7777 }
+    return { name, kind, size: stat.size, modifiedAt: dateOf(stat.mtimeMs), mode: stat.mode & 0o7777 }
   } catch (error) {
     if (isCode(error, 'ENOENT')) return null
     throw error
   }
 }
 
-function contentOf(file: FileHandle, range: { start: number; end: number }, signal: AbortSignal): Readable {
+function contentOf(
+  file: FileHandle,
+  path: string,
+  range: { start: number; end: number },
+  signal: AbortSignal,
+): Readable {
   let { start } = range
   const content = new Readable({
     highWaterMark: chunkBytes,
@@ -43,7 +52,7 @@ function contentOf(file: FileHandle, range: { start: number; end: number }, sign
       try {
         const chunk = Buffer.allocUnsafeSlow(Math.min(chunkBytes, range.end - start))
         const { bytesRead } = await file.read(chunk, 0, chunk.length, start)
-        if (bytesRead === 0) throw new Error('the file became shorter while it was read')
+        if (bytesRead === 0) throw fault('changed', path)
         start += bytesRead
         this.push(chunk.subarray(0, bytesRead))
       } catch (error) {
@@ -72,11 +81,11 @@ async function openPlain(
     const isReadable = home.uid === null || stat.uid === home.uid || (stat.mode & S_IROTH) !== 0
     if (!stat.isFile() || !isReadable) throw fault('unusable', place.path)
     if (stat.size > maxBytes) throw fault('too_large', place.path)
-    const { size, mtime } = stat
+    const { size, mtimeMs } = stat
     return {
       size,
-      modifiedAt: mtime,
-      content: (range = { start: 0, end: size }) => contentOf(file, range, signal),
+      modifiedAt: dateOf(mtimeMs),
+      content: (range = { start: 0, end: size }) => contentOf(file, place.path, range, signal),
       close: () => file.close(),
     }
   } catch (error) {

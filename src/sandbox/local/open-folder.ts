@@ -47,6 +47,7 @@ const words: Record<PathFault, string> = {
   directory: 'is a folder',
   not_empty: 'is a folder that is not empty',
   too_large: 'is too large',
+  changed: 'became shorter while it was read',
   unusable: 'is not a path that can be used here',
 }
 
