@@ -12,6 +12,7 @@ import { listOrganizations, mustExist, setDisabled, setTier } from './organizati
 import { type Config, loadConfig } from './platform/config.ts'
 import { dataFolder } from './platform/data-folder.ts'
 import { openLog } from './platform/log.ts'
+import { runAs } from './platform/origin.ts'
 
 const connectTimeoutMs = 5000
 const statementTimeoutMs = 60_000
@@ -76,7 +77,7 @@ async function main([name = '', org = '', tier = '']: string[]): Promise<void> {
       throw new Error(`The database's schema is ${pending} migrations behind. Run npm run migrate first.`)
     const db = openDb(pool)
     if (name !== 'list-orgs') await mustExist(db, org)
-    console.log(await command(db, org, tier as Tier))
+    console.log(await runAs({ actor: { type: 'operator' } }, () => command(db, org, tier as Tier)))
   } finally {
     await pool.end()
     await close()

@@ -3,6 +3,8 @@ import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
 import { type ChannelDeps, channelRoutes } from './channels/routes.ts'
 import { about } from './docs/introduction.ts'
 import { docsRoutes } from './docs/routes.ts'
+import { useEvents } from './events/recording.ts'
+import { type EventDeps, eventRoutes } from './events/routes.ts'
 import { type FileDeps, fileRoutes } from './files/routes.ts'
 import { type InstanceDeps, instanceRoutes } from './instances/routes.ts'
 import { type KeyDeps, keyRoutes } from './keys/routes.ts'
@@ -26,6 +28,7 @@ import { type SubscriptionDeps, subscriptionRoutes } from './subscription/routes
 export interface AppDeps
   extends OrganizationDeps,
     KeyDeps,
+    EventDeps,
     SubscriptionDeps,
     InstanceDeps,
     ResponseDeps,
@@ -89,6 +92,8 @@ export async function buildApp(deps: AppDeps) {
   const counts = await useRateLimits(app, deps.limits)
   await app.register(async (v1) => {
     useApiKeys(v1, deps.findCaller, deps.findHead, counts)
+    useEvents(v1, deps.db)
+    await v1.register(eventRoutes, deps)
     await v1.register(organizationRoutes, deps)
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)

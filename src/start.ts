@@ -6,6 +6,7 @@ import { startEmbeddedPostgres } from './database/embedded.ts'
 import { rememberFirst } from './database/installation.ts'
 import { migrate, pendingMigrations } from './database/migrate.ts'
 import { instances } from './database/schema.ts'
+import { changedBy, clearOldEvents } from './events/store.ts'
 import { askGatewayIn } from './instances/ask-gateway.ts'
 import { findGatewayIn, findHeadIn } from './instances/lookup.ts'
 import { isRunningAtRest } from './instances/status.ts'
@@ -157,7 +158,13 @@ function stripeSettings(config: Config, publicUrl: () => string): BillingSetting
 const markForRestart = (db: Db, driver: string) =>
   db
     .update(instances)
-    .set({ generation: sql`${instances.generation} + 1`, readyAt: null, attempts: 0, updatedAt: sql`now()` })
+    .set({
+      generation: sql`${instances.generation} + 1`,
+      readyAt: null,
+      attempts: 0,
+      updatedAt: sql`now()`,
+      changedBy: changedBy({ type: 'instance.due', reason: 'Chowder was stopped with its agents.' }),
+    })
     .where(and(isRunningAtRest, eq(instances.sandboxDriver, driver)))
 
 /**
@@ -279,6 +286,7 @@ export async function start(
     const others: Round[] = [
       { what: 'the erasing of deleted organizations', everyMs: eraseEveryMs, act: () => eraseDeleted(db, log) },
       { what: 'the clearing of old answers', everyMs: clearEveryMs, act: () => clearExpiredAnswers(db) },
+      { what: 'the clearing of old events', everyMs: clearEveryMs, act: () => clearOldEvents(db) },
     ]
     if (billing) {
       const act = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)

@@ -137,7 +137,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/connect`,
     {
-      config,
+      config: { ...config, event: 'channel.connect' },
       schema: {
         ...common,
         operationId: 'connectChannel',
@@ -160,7 +160,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/qr`,
     {
-      config,
+      config: { ...config, event: null },
       schema: {
         ...common,
         operationId: 'getChannelQrCode',
@@ -183,7 +183,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/disconnect`,
     {
-      config,
+      config: { ...config, event: 'channel.disconnect' },
       schema: {
         ...common,
         operationId: 'disconnectChannel',
@@ -203,7 +203,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/logout`,
     {
-      config,
+      config: { ...config, event: 'channel.logout' },
       schema: {
         ...common,
         operationId: 'logOutChannel',
@@ -223,7 +223,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/pair`,
     {
-      config,
+      config: { ...config, event: 'channel.pair' },
       schema: {
         ...common,
         operationId: 'pairChannel',

@@ -1,6 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db, Transaction } from '../database/client.ts'
 import { type Channel, channels, type Instance, instances } from '../database/schema.ts'
+import { changedBy } from '../events/store.ts'
 import { channelConfigPlace } from '../instances/gateway-config.ts'
 import { hasStatus } from '../instances/status.ts'
 import type { ChannelSettings } from '../openclaw/config.ts'
@@ -60,6 +61,7 @@ export const requestChannel = (
         generation: sql`${instances.generation} + 1`,
         attempts: 0,
         nextAttemptAt: sql`now()`,
+        changedBy: changedBy(),
       })
       .where(and(eq(instances.id, instanceId), hasStatus.running))
       .returning()

@@ -23,11 +23,25 @@ export type DesiredState = (typeof desiredStates)[number]
 export const permissions = ['read', 'interact', 'configure', 'files', 'channels'] as const
 export type Permission = (typeof permissions)[number]
 
+export const actorTypes = ['key', 'operator', 'stripe', 'worker'] as const
+export type ActorType = (typeof actorTypes)[number]
+
 export const tiers = ['shrimp', 'crab', 'lobster', 'whale'] as const
 export type Tier = (typeof tiers)[number]
 
 const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
 const instant = () => timestamp({ withTimezone: true, mode: 'date' })
+
+/** Who changed something, in which request and for what reason: what an event is written with. */
+export interface ChangedBy {
+  actor_type: ActorType
+  actor_id?: string
+  request_id?: string
+  /** Left out for what the change itself tells, such as `instance.running`. */
+  type?: string
+  subject?: string
+  reason?: string
+}
 
 /** Facts about this installation that outlive every process: one row a name. */
 export const installation = pgTable('installation', {
@@ -176,6 +190,8 @@ export const instances = pgTable(
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
     terminatedAt: instant(),
+    /** Not a fact but an argument to the trigger that writes the row's events, which empties it again. */
+    changedBy: jsonb().$type<ChangedBy>(),
   },
   (table) => [
     index('instances_organization').on(table.organizationId, table.createdAt, table.id),
@@ -226,6 +242,37 @@ export const skills = pgTable(
   (table) => [primaryKey({ columns: [table.instanceId, table.name] })],
 )
 
+/**
+ * The history: one row for each change of an instance's state and for each mutation somebody asked for, written in the
+ * transaction that made it. Those of instances are written by the trigger `instances_events` of the migrations. The ids of
+ * one instance's events grow in the order in which its changes were committed: whoever writes one holds the row's lock.
+ */
+export const events = pgTable(
+  'events',
+  {
+    id: bigint({ mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+    organizationId: uuid().notNull(),
+    /** Null for what is the organization's: its keys, its tier, itself. */
+    instanceId: uuid(),
+    type: text().notNull(),
+    /** What it was about beside the instance: a key, a channel, a skill, a path. */
+    subject: text(),
+    actorType: text({ enum: actorTypes }).notNull(),
+    actorId: text(),
+    requestId: text(),
+    fromStatus: text(),
+    toStatus: text(),
+    generation: integer(),
+    reason: text(),
+    createdAt: instant().notNull().defaultNow(),
+  },
+  (table) => [
+    index('events_instance').on(table.instanceId, table.id),
+    index('events_organization').on(table.organizationId, table.id),
+    index('events_created').on(table.createdAt),
+  ],
+)
+
 /** Events of Stripe that were taken in: each counts once. */
 export const stripeEvents = pgTable('stripe_events', {
   id: text().primaryKey(),
@@ -236,5 +283,6 @@ export type Organization = typeof organizations.$inferSelect
 export type Instance = typeof instances.$inferSelect
 export type NewInstance = typeof instances.$inferInsert
 export type ApiKey = typeof apiKeys.$inferSelect
+export type Event = typeof events.$inferSelect
 export type Channel = typeof channels.$inferSelect
 export type Skill = typeof skills.$inferSelect

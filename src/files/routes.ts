@@ -117,7 +117,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
   app.put(
     '/v1/instances/:instance_id/files/content',
     {
-      config,
+      config: { ...config, event: 'file.write' },
       bodyLimit: contentBodyLimit,
       schema: {
         ...common,
@@ -141,7 +141,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
   app.post(
     '/v1/instances/:instance_id/files/move',
     {
-      config,
+      config: { ...config, event: 'file.move' },
       schema: {
         ...common,
         operationId: 'moveFile',
@@ -163,7 +163,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
   app.post(
     '/v1/instances/:instance_id/files/mkdir',
     {
-      config,
+      config: { ...config, event: 'file.mkdir' },
       schema: {
         ...common,
         operationId: 'makeDirectory',
@@ -184,7 +184,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
   app.delete(
     '/v1/instances/:instance_id/files',
     {
-      config,
+      config: { ...config, event: 'file.delete' },
       schema: {
         ...common,
         operationId: 'deleteFile',

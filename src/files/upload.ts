@@ -77,7 +77,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app,
   app.post(
     '/v1/instances/:instance_id/files/upload',
     {
-      config: { access: 'files', streamsBody: true },
+      config: { access: 'files', streamsBody: true, event: 'file.upload' },
       // The form is read part by part: there is no body to validate.
       validatorCompiler: () => () => true,
       schema: {

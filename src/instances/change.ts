@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { and, eq, isNull, sql } from 'drizzle-orm'
 import type { Db, Transaction } from '../database/client.ts'
 import { type Instance, instances } from '../database/schema.ts'
+import { changedBy } from '../events/store.ts'
 import { applyConfig } from '../openclaw/apply-config.ts'
 import type { BaseUrls } from '../openclaw/config.ts'
 import {
@@ -102,6 +103,7 @@ async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: Con
       .set({
         ...change.fields?.(row),
         updatedAt: sql`now()`,
+        changedBy: changedBy(),
         generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
       })
       .where(and(eq(instances.id, row.id), isNotTerminated, isNull(instances.readyAt)))
@@ -137,10 +139,10 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
     const refusal = asRefusal(error)
     if (!refusal) throw asAnswer(error, lease)
     if (!isConfigRefusal(error)) await applyToGateway(deps, lease, stored) // it was taken over and found wanting
-    await lease.settle(generation, {})
+    await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
     throw refusal
   }
-  const fields = { ...change.fields?.(lease.instance), updatedAt: sql`now()` }
+  const fields = { ...change.fields?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
   const also = change.store && ((tx: Transaction) => change.store!(tx, lease.instance))
   if (await lease.store(generation, fields, also)) return lease.instance
   throw new AppError('conflict', texts.isTerminated)

@@ -1,6 +1,7 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
 import type { Db, Transaction } from '../database/client.ts'
 import { type Instance, instances } from '../database/schema.ts'
+import { changedBy } from '../events/store.ts'
 import { isDueNow, isNotTerminated, isRunningAtRest, isSettled } from './status.ts'
 
 /** How long a take or a renewal holds: also how long a killed holder blocks its row. */
@@ -24,7 +25,7 @@ export class IntentChanged extends Error {
 
 /** Columns that only the holder of the lease writes. */
 type Observed = Partial<
-  Pick<Instance, 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'step' | 'terminatedAt'>
+  Pick<Instance, 'changedBy' | 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'step' | 'terminatedAt'>
 > & { attempts?: number | SQL; updatedAt?: SQL }
 
 /** Columns that a caller's change may set. */
@@ -84,7 +85,13 @@ export async function takeDue(db: Db, id: string, sandboxDriver: string): Promis
 export async function takeForChange(db: Db, organizationId: string, id: string): Promise<Instance | null> {
   const [row] = await db
     .update(instances)
-    .set({ leaseToken: nextToken, leaseUntil: held, generation: sql`${instances.generation} + 1`, attempts: 0 })
+    .set({
+      leaseToken: nextToken,
+      leaseUntil: held,
+      generation: sql`${instances.generation} + 1`,
+      attempts: 0,
+      changedBy: changedBy({ type: 'instance.change_begun' }),
+    })
     .where(and(eq(instances.id, id), eq(instances.organizationId, organizationId), isRunningAtRest))
     .returning()
   return row ?? null

@@ -76,7 +76,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.post(
     '/v1/instances',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'instance.create' },
       schema: {
         operationId: 'createInstance',
         summary: 'Create an instance',
@@ -95,21 +95,27 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         throw new AppError('invalid', texts.unknownVersion(openclawVersion, knownReleases()))
       }
       if (body.openclaw_config) parseOverrides(body.openclaw_config)
-      const created = await idempotent(deps, request, reply, async (statements) => {
-        const row = await createInstance(statements, vault, {
-          id: newId(),
-          organizationId: caller.organizationId,
-          name: body.name,
-          metadata: body.metadata ?? {},
-          modelProvider: body.model_provider ?? 'anthropic',
-          sandboxDriver,
-          openclawVersion,
-          openclawConfig: body.openclaw_config ?? null,
-          gatewayToken: randomBytes(32).toString('hex'),
-        })
-        ringAfter(reply, row)
-        return show(row)
-      })
+      const created = await idempotent(
+        deps,
+        request,
+        reply,
+        async (statements) => {
+          const row = await createInstance(statements, vault, {
+            id: newId(),
+            organizationId: caller.organizationId,
+            name: body.name,
+            metadata: body.metadata ?? {},
+            modelProvider: body.model_provider ?? 'anthropic',
+            sandboxDriver,
+            openclawVersion,
+            openclawConfig: body.openclaw_config ?? null,
+            gatewayToken: randomBytes(32).toString('hex'),
+          })
+          ringAfter(reply, row)
+          return show(row)
+        },
+        { isOneStatement: true },
+      )
       return reply.code(201).send(created)
     },
   )
@@ -185,7 +191,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.patch(
     '/v1/instances/:instance_id',
     {
-      config: { access: 'configure' },
+      config: { access: 'configure', event: 'instance.update' },
       schema: {
         operationId: 'updateInstance',
         summary: 'Change an instance',
@@ -204,7 +210,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.delete(
     '/v1/instances/:instance_id',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'instance.delete' },
       schema: {
         operationId: 'deleteInstance',
         summary: 'Delete an instance',
@@ -227,7 +233,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     app.post(
       `/v1/instances/:instance_id/${action}`,
       {
-        config: { access: 'org' },
+        config: { access: 'org', event: `instance.${action}` },
         schema: {
           operationId: `${action}Instance`,
           tags: ['instances'],

@@ -2,6 +2,7 @@ import { and, desc, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock, type Statements } from '../database/client.ts'
 import { after, cutPage } from '../database/page.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
+import { changedBy } from '../events/store.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import { isId } from '../platform/ids.ts'
@@ -68,8 +69,8 @@ const createText = `
       AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
     RETURNING id)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
-                         sealed_config, sealed_token, metadata, desired_state)
-  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, $9, 'running' FROM place
+                         sealed_config, sealed_token, metadata, changed_by, desired_state)
+  SELECT $1, place.id, $3, $4, $5, $6, $7, $8, $9, $10, 'running' FROM place
   RETURNING ${Object.keys(getTableColumns(instances)).map(columnName).join(', ')}`
 
 /**
@@ -90,6 +91,7 @@ export async function createInstance(db: Statements, vault: Vault, row: NewInsta
       sealConfig(vault, row.id, row.openclawConfig),
       vault.seal(row.gatewayToken, tokenPlace(row.id)),
       JSON.stringify(row.metadata),
+      JSON.stringify(changedBy()),
     ],
   })
   if (rows[0]) return fromDriver(rows[0])
@@ -180,7 +182,7 @@ export async function changeIntent(
     const current = await getInstance(db, organizationId, id)
     const [row] = await db
       .update(instances)
-      .set({ ...freshIntent, desiredState })
+      .set({ ...freshIntent, desiredState, changedBy: changedBy() })
       .where(and(owned(organizationId, id), where))
       .returning()
     if (row) return row
@@ -204,7 +206,8 @@ export async function terminateInstance(db: Db, organizationId: string, id: stri
       WITH locked AS (SELECT id FROM organizations WHERE id = ${organizationId} FOR UPDATE),
       gone AS (
         UPDATE instances SET desired_state = 'terminated', generation = generation + 1, ready_at = NULL, attempts = 0,
-               next_attempt_at = now(), error_message = NULL, terminated_at = now(), updated_at = now()
+               next_attempt_at = now(), error_message = NULL, terminated_at = now(), updated_at = now(),
+               changed_by = ${JSON.stringify(changedBy())}::jsonb
         WHERE id = ${id} AND organization_id = (SELECT id FROM locked) AND desired_state <> 'terminated' RETURNING *),
       freed AS (
         UPDATE organizations SET instance_count = instance_count - 1
@@ -223,7 +226,7 @@ export async function relabelInstance(
 ): Promise<Instance> {
   const [row] = await db
     .update(instances)
-    .set({ ...labels, updatedAt: sql`now()` })
+    .set({ ...labels, updatedAt: sql`now()`, changedBy: changedBy() })
     .where(and(owned(organizationId, id), isNotTerminated))
     .returning()
   if (row) return row

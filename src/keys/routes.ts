@@ -57,7 +57,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.post(
     '/v1/keys',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'key.create' },
       schema: {
         operationId: 'createKey',
         summary: 'Create a scoped key',
@@ -115,7 +115,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.patch(
     '/v1/keys/:key_id',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'key.update' },
       schema: {
         operationId: 'updateKey',
         summary: 'Rename a scoped key or set when it expires',
@@ -138,7 +138,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.delete(
     '/v1/keys/:key_id',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'key.revoke' },
       schema: {
         operationId: 'revokeKey',
         summary: 'Revoke a scoped key',
@@ -158,7 +158,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.post(
     '/v1/organization/keys',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'key.create' },
       schema: {
         operationId: 'createOrganizationKey',
         summary: 'Create a further organization key',
@@ -199,7 +199,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.delete(
     '/v1/organization/keys/:key_id',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'key.revoke' },
       schema: {
         operationId: 'revokeOrganizationKey',
         summary: 'Revoke an organization key',

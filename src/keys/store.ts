@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { and, desc, eq, getTableColumns, inArray, isNotNull, isNull, ne, sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
+import type { Db, Transaction } from '../database/client.ts'
 import { after, cutPage } from '../database/page.ts'
 import { type ApiKey, apiKeys, instances, organizations, type Permission } from '../database/schema.ts'
+import { recordEvent } from '../events/store.ts'
 import { isNotTerminated } from '../instances/status.ts'
 import { AppError } from '../platform/errors.ts'
 import { isId, newId } from '../platform/ids.ts'
@@ -84,6 +85,7 @@ async function insertKey(
   const { key, row } = issueKey(organizationId, kind)
   const values = { ...row, ...scope, name, expiresAt: await readExpiry(db, expiresAt) }
   const [created] = await db.insert(apiKeys).values(values).returning(columns)
+  await recordEvent(db, { organizationId, subject: row.id })
   return { key, row: created as KeyRow }
 }
 
@@ -144,29 +146,39 @@ export async function patchKey(
   const { revokedAt } = await getKey(db, organizationId, 'scoped', id)
   if (revokedAt) throw new AppError('conflict', texts.keyRevoked)
   const expiresAt = await readExpiry(db, patch.expiresAt)
-  const [row] = await db
-    .update(apiKeys)
-    .set({ name: patch.name ?? sql`${apiKeys.name}`, ...(patch.expiresAt !== undefined && { expiresAt }) })
-    .where(and(owned(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
-    .returning(columns)
-  if (!row) throw new AppError('conflict', texts.keyRevoked)
-  return row
+  return db.transaction(async (tx) => {
+    const [row] = await tx
+      .update(apiKeys)
+      .set({ name: patch.name ?? sql`${apiKeys.name}`, ...(patch.expiresAt !== undefined && { expiresAt }) })
+      .where(and(owned(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
+      .returning(columns)
+    if (!row) throw new AppError('conflict', texts.keyRevoked)
+    await recordEvent(tx, { organizationId, subject: row.id })
+    return row
+  })
 }
 
 /** Revokes a key for good; one that is revoked stays as it is. Throws not_found. */
-async function revoke(db: Pick<Db, 'update'>, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
+async function revoke(
+  tx: Pick<Transaction, 'update' | 'insert'>,
+  organizationId: string,
+  kind: Kind,
+  id: string,
+): Promise<KeyRow> {
   const [row] = isId(id)
-    ? await db
+    ? await tx
         .update(apiKeys)
         .set({ revokedAt: sql`coalesce(${apiKeys.revokedAt}, now())` })
         .where(owned(organizationId, kind, id))
         .returning(columns)
     : []
   if (!row) throw new AppError('not_found', texts.keyNotFound)
+  await recordEvent(tx, { organizationId, subject: row.id })
   return row
 }
 
-export const revokeKey = (db: Db, organizationId: string, id: string) => revoke(db, organizationId, 'scoped', id)
+export const revokeKey = (db: Db, organizationId: string, id: string) =>
+  db.transaction((tx) => revoke(tx, organizationId, 'scoped', id))
 
 /**
  * Revokes an organization key for good. Throws conflict when it is the last active one: revocations of one organization

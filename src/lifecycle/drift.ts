@@ -1,5 +1,6 @@
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import { type Instance, instances } from '../database/schema.ts'
+import { changedBy } from '../events/store.ts'
 import { isRunningAtRest, isSettled, publicStatus } from '../instances/status.ts'
 import { probeHealth } from '../openclaw/gateway.ts'
 import { isId } from '../platform/ids.ts'
@@ -31,6 +32,7 @@ export function openDriftPass(deps: LifecycleDeps) {
       .set({
         generation: sql`${instances.generation} + 1`,
         nextAttemptAt: sql`now() + make_interval(secs => ${pauseSeconds})`,
+        changedBy: changedBy({ type: 'instance.due', reason }),
       })
       .where(
         and(

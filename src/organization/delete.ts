@@ -9,6 +9,7 @@ import {
   providerKeys,
   skills,
 } from '../database/schema.ts'
+import { changedBy, forgetWords, recordEvent } from '../events/store.ts'
 import { isNotTerminated } from '../instances/status.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
@@ -49,6 +50,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
         errorMessage: null,
         terminatedAt: sql`now()`,
         updatedAt: sql`now()`,
+        changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
       })
       .where(and(eq(instances.organizationId, id), isNotTerminated))
       .returning({ id: instances.id, generation: instances.generation, leaseToken: instances.leaseToken })
@@ -65,6 +67,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
         nextBillingAt: sql`now()`,
       })
       .where(eq(organizations.id, id))
+    await recordEvent(tx, { organizationId: id, type: 'organization.delete' })
     return { due, ...(await eraseSecrets(tx, id)) }
   }
   // It locks many instances, and what marks them all at a shutdown does so in another order.
@@ -111,8 +114,16 @@ const eraseNext = (db: Db, log: Pick<Logger, 'info'>): Promise<boolean> =>
     await eraseSecrets(tx, organizationId)
     const { rowCount } = await tx
       .update(instances)
-      .set({ name: '', metadata: {}, sealedConfig: null, sealedToken: '' })
+      .set({
+        name: '',
+        metadata: {},
+        sealedConfig: null,
+        sealedToken: '',
+        changedBy: changedBy({ type: 'instance.erased' }),
+      })
       .where(eq(instances.organizationId, organizationId))
+    await recordEvent(tx, { organizationId, type: 'organization.erased' })
+    await forgetWords(tx, organizationId)
     log.info({ organizationId, instances: rowCount ?? 0, deletedAt }, 'organization erased')
     await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))
     return true

@@ -72,9 +72,10 @@ export async function idempotent<Body>(
   request: FastifyRequest,
   reply: FastifyReply,
   act: (statements: Statements) => Promise<Body>,
+  { isOneStatement = false } = {},
 ): Promise<Body> {
   const key = request.headers['idempotency-key']
-  if (typeof key !== 'string') return onceMoreOnDeadlock(() => act(db))
+  if (typeof key !== 'string') return onceMoreOnDeadlock(() => (isOneStatement ? act(db) : inTransaction(db, act)))
   const { organizationId } = request.caller
   const requestHash = hashOf(request)
   const place = answerPlace(organizationId, key)

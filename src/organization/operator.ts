@@ -1,6 +1,7 @@
 import { and, asc, eq, isNull, or, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { type Organization, organizations, type Tier } from '../database/schema.ts'
+import { recordEvent } from '../events/store.ts'
 import { isId } from '../platform/ids.ts'
 import { instanceLimits } from './tiers.ts'
 
@@ -26,18 +27,22 @@ export async function mustExist(db: Db, id: string): Promise<void> {
  */
 export async function setTier(db: Db, id: string, tier: Tier): Promise<Organization> {
   const isFree = or(isNull(organizations.stripeSubscriptionId), eq(organizations.subscriptionTier, 'whale'))
-  const [row] = await db
-    .update(organizations)
-    .set({
-      subscriptionTier: tier,
-      instanceLimit: instanceLimits[tier],
-      updatedAt: sql`now()`,
-      // Without a known quantity Stripe is asked: after `whale` the tier is again the one that is paid for.
-      billedCount: null,
-      nextBillingAt: sql`now()`,
-    })
-    .where(and(existing(id), tier === 'whale' ? undefined : isFree))
-    .returning()
+  const row = await db.transaction(async (tx) => {
+    const [changed] = await tx
+      .update(organizations)
+      .set({
+        subscriptionTier: tier,
+        instanceLimit: instanceLimits[tier],
+        updatedAt: sql`now()`,
+        // Without a known quantity Stripe is asked: after `whale` the tier is again the one that is paid for.
+        billedCount: null,
+        nextBillingAt: sql`now()`,
+      })
+      .where(and(existing(id), tier === 'whale' ? undefined : isFree))
+      .returning()
+    if (changed) await recordEvent(tx, { organizationId: id, type: 'organization.tier_changed', reason: tier })
+    return changed
+  })
   if (row) return row
   throw new Error(`The organization ${id} has the tier it pays for at Stripe. Only whale can be given to it here.`)
 }
@@ -47,11 +52,15 @@ export async function setTier(db: Db, id: string, tier: Tier): Promise<Organizat
  * and answer on their channels. Throws an Error when it was deleted meanwhile.
  */
 export async function setDisabled(db: Db, id: string, isDisabled: boolean): Promise<Organization> {
-  const [row] = await db
-    .update(organizations)
-    .set({ disabledAt: isDisabled ? sql`now()` : null, updatedAt: sql`now()` })
-    .where(existing(id))
-    .returning()
-  if (!row) throw new Error(`The organization ${id} was deleted meanwhile.`)
-  return row
+  const type = isDisabled ? 'organization.disable' : 'organization.enable'
+  return db.transaction(async (tx) => {
+    const [row] = await tx
+      .update(organizations)
+      .set({ disabledAt: isDisabled ? sql`now()` : null, updatedAt: sql`now()` })
+      .where(existing(id))
+      .returning()
+    if (!row) throw new Error(`The organization ${id} was deleted meanwhile.`)
+    await recordEvent(tx, { organizationId: id, type })
+    return row
+  })
 }

@@ -33,7 +33,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
   app.post(
     '/v1/organization/signup',
     {
-      config: { access: 'public', isSignup: true },
+      config: { access: 'public', isSignup: true, event: 'organization.create' },
       schema: {
         operationId: 'signUp',
         summary: 'Sign up',
@@ -70,7 +70,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
   app.patch(
     '/v1/organization',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'organization.update' },
       schema: {
         operationId: 'updateOrganization',
         summary: 'Change the organization',
@@ -91,7 +91,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
   app.delete(
     '/v1/organization',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: 'organization.delete' },
       schema: {
         operationId: 'deleteOrganization',
         summary: 'Delete the organization',

@@ -10,6 +10,7 @@ import {
   providerKeys,
   type Tier,
 } from '../database/schema.ts'
+import { changedBy, recordEvent } from '../events/store.ts'
 import { providerKeyPlace } from '../instances/store.ts'
 import { issueOrganizationKey } from '../keys/store.ts'
 import type { Due } from '../platform/bell.ts'
@@ -29,6 +30,7 @@ export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organi
       .values({ id, name, subscriptionTier: tier, instanceLimit: instanceLimits[tier] })
       .returning()
     await tx.insert(apiKeys).values(row)
+    await recordEvent(tx, { organizationId: row.organizationId })
     return created as Organization
   })
   return { organization, key }
@@ -74,6 +76,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       if (key === undefined) continue
       if (await changeProviderKey(tx, vault, id, provider, key)) due.push(...(await raiseGenerations(tx, id, provider)))
     }
+    await recordEvent(tx, { organizationId: id })
     return { organization, providers: await providersOf(tx, id), due }
   }
   // It locks many instances, and what marks them all at a shutdown does so in another order.
@@ -108,7 +111,11 @@ async function changeProviderKey(
 const raiseGenerations = (tx: Transaction, organizationId: string, provider: ModelProvider): Promise<Due[]> =>
   tx
     .update(instances)
-    .set({ generation: sql`${instances.generation} + 1`, attempts: 0 })
+    .set({
+      generation: sql`${instances.generation} + 1`,
+      attempts: 0,
+      changedBy: changedBy({ type: 'instance.due', reason: 'The key of its model provider was changed.' }),
+    })
     .where(
       and(
         eq(instances.organizationId, organizationId),

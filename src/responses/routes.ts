@@ -218,7 +218,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   app.post(
     '/v1/instances/:instance_id/responses',
     {
-      config,
+      config: { ...config, event: null },
       bodyLimit: maxRequestBytes,
       schema: {
         ...schema,
@@ -234,7 +234,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   app.post(
     '/v1/instances/:instance_id/session/:session_id/responses',
     {
-      config,
+      config: { ...config, event: null },
       bodyLimit: maxRequestBytes,
       schema: {
         ...schema,

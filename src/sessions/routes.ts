@@ -93,7 +93,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
   app.post(
     '/v1/instances/:instance_id/sessions/:session_id/reset',
     {
-      config,
+      config: { ...config, event: 'session.reset' },
       schema: {
         operationId: 'resetSession',
         summary: 'Empty a session',
@@ -114,7 +114,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
   app.delete(
     '/v1/instances/:instance_id/sessions/:session_id',
     {
-      config,
+      config: { ...config, event: 'session.delete' },
       schema: {
         operationId: 'deleteSession',
         summary: 'Delete a session',

@@ -111,7 +111,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
   app.post(
     '/v1/instances/:instance_id/skills/install',
     {
-      config,
+      config: { ...config, event: 'skill.install' },
       schema: {
         ...common,
         operationId: 'installSkill',
@@ -150,7 +150,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
   app.patch(
     '/v1/instances/:instance_id/skills/:skill_name',
     {
-      config,
+      config: { ...config, event: 'skill.configure' },
       schema: {
         ...common,
         operationId: 'configureSkill',
@@ -171,7 +171,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
   app.post(
     '/v1/instances/:instance_id/skills/:skill_name/update',
     {
-      config,
+      config: { ...config, event: 'skill.update' },
       schema: {
         ...common,
         operationId: 'updateSkill',
@@ -193,7 +193,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
   app.delete(
     '/v1/instances/:instance_id/skills/:skill_name',
     {
-      config,
+      config: { ...config, event: 'skill.uninstall' },
       schema: {
         ...common,
         operationId: 'uninstallSkill',

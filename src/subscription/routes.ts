@@ -45,7 +45,7 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
   app.post(
     '/v1/subscription/checkout',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: null },
       schema: {
         operationId: 'createCheckout',
         summary: 'Get an address to subscribe at',
@@ -73,7 +73,7 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
   app.post(
     '/v1/subscription/portal',
     {
-      config: { access: 'org' },
+      config: { access: 'org', event: null },
       schema: {
         operationId: 'createPortal',
         summary: 'Get an address to manage the subscription at',

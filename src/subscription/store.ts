@@ -1,6 +1,7 @@
 import { and, eq, isNull, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { type Organization, organizations, stripeEvents } from '../database/schema.ts'
+import { recordEvent } from '../events/store.ts'
 import { AppError } from '../platform/errors.ts'
 import { texts } from '../platform/texts.ts'
 
@@ -97,19 +98,27 @@ type Billed = Pick<Organization, 'stripeSubscriptionId' | 'billedCount'> &
   Partial<Pick<Organization, 'subscriptionTier' | 'instanceLimit'>>
 
 /** Writes what Stripe said and lets the row go; nothing, when an event came meanwhile: then it is asked again. */
-export async function settleBilling(db: Db, taken: Organization, billed: Billed): Promise<boolean> {
+export function settleBilling(db: Db, taken: Organization, billed: Billed): Promise<boolean> {
   const isNews = billed.subscriptionTier !== undefined && billed.subscriptionTier !== taken.subscriptionTier
-  const settled = await db
-    .update(organizations)
-    .set({
-      ...billed,
-      billingAttempts: 0,
-      nextBillingAt: sql`now() + make_interval(secs => ${pauseSeconds})`,
-      ...(isNews && { updatedAt: sql`now()` }),
-    })
-    .where(stillMine(taken))
-    .returning({ id: organizations.id })
-  return settled.length > 0
+  return db.transaction(async (tx) => {
+    const settled = await tx
+      .update(organizations)
+      .set({
+        ...billed,
+        billingAttempts: 0,
+        nextBillingAt: sql`now() + make_interval(secs => ${pauseSeconds})`,
+        ...(isNews && { updatedAt: sql`now()` }),
+      })
+      .where(stillMine(taken))
+      .returning({ id: organizations.id })
+    if (settled.length > 0 && isNews)
+      await recordEvent(tx, {
+        organizationId: taken.id,
+        type: 'organization.tier_changed',
+        reason: billed.subscriptionTier,
+      })
+    return settled.length > 0
+  })
 }
 
 export async function postponeBilling(db: Db, taken: Organization, seconds: number): Promise<void> {

@@ -2,6 +2,7 @@ import type { Db } from '../database/client.ts'
 import type { Organization } from '../database/schema.ts'
 import { instanceLimits } from '../organization/tiers.ts'
 import type { Logger } from '../platform/log.ts'
+import { runAs } from '../platform/origin.ts'
 import { forgetOldEvents, postponeBilling, settleBilling, takeOutOfSync } from './store.ts'
 import type { Billing, PaidTier } from './stripe.ts'
 
@@ -27,7 +28,9 @@ export async function syncSubscription(deps: SyncDeps, organizationId?: string):
   if (!taken) return false
   const about = { organizationId: taken.id, attempts: taken.billingAttempts }
   try {
-    await (taken.deletedAt ? endSubscription(deps, taken) : agree(deps, taken))
+    await runAs({ actor: { type: 'stripe' } }, () =>
+      taken.deletedAt ? endSubscription(deps, taken) : agree(deps, taken),
+    )
     return true
   } catch (error) {
     const level = taken.billingAttempts >= alarmingAttempts ? 'error' : 'warn'

@@ -32,7 +32,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app,
   app.post(
     '/v1/webhooks/stripe',
     {
-      config: { access: 'public' },
+      config: { access: 'public', event: null },
       schema: {
         operationId: 'receiveStripeEvent',
         summary: 'Receive an event from Stripe',

@@ -1,0 +1,175 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { publicStatus } from '../../src/instances/status.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+let chowder: TestChowder
+let organization: { id: string; key: string }
+
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: driver })
+  organization = await chowder.signUp()
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+})
+
+type Method = 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE'
+const call = (method: Method, url: string, body?: unknown, headers: Record<string, string> = {}) =>
+  chowder.call(method, url, { key: organization.key, headers, ...(body !== undefined && { body }) })
+const create = async () => (await call('POST', '/v1/instances', { name: 'a' })).body.id as string
+const eventsOf = async (id: string) => (await call('GET', `/v1/instances/${id}/events`)).body
+const typesOf = async (id: string): Promise<string[]> =>
+  (await eventsOf(id)).map(({ type }: { type: string }) => type).reverse()
+
+describe('the history of an instance', () => {
+  test('names who asked for what in which request, and what came of it, each once and in order', async () => {
+    const id = await create()
+    const worker = await chowder.startWorker()
+    await until('running', async () => (await call('GET', `/v1/instances/${id}`)).body.status === 'running')
+    await call('POST', `/v1/instances/${id}/stop`, undefined, { 'x-request-id': 'my-stop' })
+    await call('PATCH', `/v1/instances/${id}`, { name: 'b' })
+    await call('DELETE', `/v1/instances/${id}`)
+    await until('the end', async () => (await typesOf(id)).includes('instance.destroyed'))
+    await worker.stop()
+    const listed = await eventsOf(id)
+    expect(await typesOf(id)).toEqual([
+      'instance.create',
+      'instance.running',
+      'instance.stop',
+      'instance.stopped',
+      'instance.update',
+      'instance.delete',
+      'instance.destroyed',
+    ])
+    const [created, running, stop] = listed.toReversed()
+    expect(created).toMatchObject({
+      from_status: null,
+      to_status: 'provisioning',
+      generation: 1,
+      actor: { type: 'key' },
+    })
+    expect(running).toMatchObject({
+      from_status: 'provisioning',
+      to_status: 'running',
+      actor: { type: 'worker', id: null },
+    })
+    expect(stop).toMatchObject({ from_status: 'running', to_status: 'stopped', request_id: 'my-stop', generation: 2 })
+    const [key] = (await call('GET', '/v1/organization/keys')).body
+    expect(stop.actor).toEqual({ type: 'key', id: key.id })
+  })
+
+  test('is a chain: each change begins where the one before it ended', async () => {
+    const id = await create()
+    driver.fail({ method: 'start', times: 2 })
+    const worker = await chowder.startWorker()
+    await until('running', async () => (await call('GET', `/v1/instances/${id}`)).body.status === 'running', 20_000)
+    driver.die(id)
+    await until(
+      'running again',
+      async () => (await typesOf(id)).filter((type) => type === 'instance.running').length === 2,
+      20_000,
+    )
+    await worker.stop()
+    const told = (await eventsOf(id)).toReversed()
+    for (const [index, event] of told.entries()) expect(event.from_status).toBe(told[index - 1]?.to_status ?? null)
+    const { rows } = await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])
+    const [{ desired_state: desiredState, generation, observed_generation: observedGeneration, ready_at: readyAt }] =
+      rows
+    expect(told.at(-1).to_status).toBe(publicStatus({ desiredState, generation, observedGeneration, readyAt }))
+    const types = await typesOf(id)
+    expect(types.filter((type) => type === 'instance.attempt_failed').length).toBeGreaterThan(0)
+    expect(types).toContain('instance.gateway_ended')
+    expect(types).toContain('instance.due')
+    await call('DELETE', `/v1/instances/${id}`)
+  })
+
+  test('has no row for what was refused, and none for the replay of an answer', async () => {
+    const one = await call('POST', '/v1/instances', { name: 'a' }, { 'idempotency-key': 'once' })
+    await call('POST', '/v1/instances', { name: 'a' }, { 'idempotency-key': 'once' })
+    const { id } = one.body
+    expect((await call('POST', `/v1/instances/${id}/start`)).status).toBe(409)
+    expect((await call('PATCH', `/v1/instances/${id}`, { name: '' })).status).toBe(422)
+    expect(await typesOf(id)).toEqual(['instance.create'])
+    await call('DELETE', `/v1/instances/${id}`)
+    await call('DELETE', `/v1/instances/${id}`)
+    expect(await typesOf(id)).toEqual(['instance.create', 'instance.delete'])
+  })
+
+  test('comes in pages, and only to its organization', async () => {
+    const id = await create()
+    for (let i = 0; i < 4; i += 1) await call('PATCH', `/v1/instances/${id}`, { name: `n${i}` })
+    const seen: number[] = []
+    let url: string | undefined = `/v1/instances/${id}/events?limit=2`
+    while (url) {
+      const page = await call('GET', url)
+      seen.push(...page.body.map((event: { id: number }) => event.id))
+      const next = /<([^>]+)>/.exec(String(page.headers.link ?? ''))?.[1]
+      url = next && new URL(next).pathname + new URL(next).search
+    }
+    expect(seen).toHaveLength(5)
+    expect(seen).toEqual(seen.toSorted((a, b) => b - a))
+    const stranger = await chowder.signUp()
+    expect((await chowder.call('GET', `/v1/instances/${id}/events`, { key: stranger.key })).status).toBe(404)
+    expect((await call('GET', `/v1/instances/${id}/events?cursor=bogus`)).status).toBe(400)
+    await call('DELETE', `/v1/instances/${id}`)
+  })
+})
+
+describe('the history of an organization', () => {
+  test('has its keys, files and its end, without the words that were its own', async () => {
+    const tenant = await chowder.signUp()
+    const as = (method: Method, url: string, body?: unknown) =>
+      chowder.call(method, url, { key: tenant.key, ...(body !== undefined && { body }) })
+    const { body: instance } = await as('POST', '/v1/instances', { name: 'a' })
+    const worker = await chowder.startWorker()
+    await until('running', async () => (await as('GET', `/v1/instances/${instance.id}`)).body.status === 'running')
+    const { body: key } = await as('POST', '/v1/keys', {
+      name: 'k',
+      instance_ids: [instance.id],
+      permissions: ['read'],
+    })
+    await as('PATCH', `/v1/keys/${key.id}`, { name: 'l' })
+    await as('DELETE', `/v1/keys/${key.id}`)
+    await as('PUT', `/v1/instances/${instance.id}/files/content`, { path: 'notes.md', content: 'x' })
+    const { body: told } = await as('GET', '/v1/organization/events')
+    expect(told.map(({ type }: { type: string }) => type).reverse()).toEqual([
+      'organization.create',
+      'organization.update',
+      'instance.create',
+      'instance.running',
+      'key.create',
+      'key.update',
+      'key.revoke',
+      'file.write',
+    ])
+    expect(told[0]).toMatchObject({ instance_id: instance.id, subject: 'notes.md', from_status: null })
+    expect(told[1]).toMatchObject({ instance_id: null, subject: key.id })
+    await as('DELETE', '/v1/organization', { name: 'Acme' })
+    const left = () =>
+      chowder.database.pool
+        .query('SELECT type, subject, reason FROM events WHERE organization_id = $1 ORDER BY id', [tenant.id])
+        .then(({ rows }) => rows)
+    await until('it to be erased', async () => (await left()).some(({ type }) => type === 'organization.erased'))
+    await worker.stop()
+    for (const { subject, reason } of await left()) expect([subject, reason]).toEqual([null, null])
+  })
+})
+
+test('the database computes the status of a row as the code does', async () => {
+  const { pool } = chowder.database
+  for (const desiredState of ['running', 'stopped', 'terminated'] as const)
+    for (const observedGeneration of [1, 2])
+      for (const readyAt of [null, new Date()]) {
+        const { rows } = await pool.query(
+          `SELECT instance_status(jsonb_populate_record(NULL::instances, $1)) AS status`,
+          [{ desired_state: desiredState, generation: 2, observed_generation: observedGeneration, ready_at: readyAt }],
+        )
+        expect(rows[0].status).toBe(publicStatus({ desiredState, generation: 2, observedGeneration, readyAt }))
+      }
+})
