@@ -42,11 +42,15 @@ export async function waitUntilReady(pass: Pass): Promise<void> {
 /** OpenClaw's own code for a configuration that it cannot start with; the driver saw to it that the folder was free. */
 const configurationExit = 78
 
+/** How a gateway ended, in words for its owner. */
+export function howItEnded(exit: Observation['exit']): string {
+  if (exit?.oom) return 'it ran out of memory (oom)'
+  return exit?.code == null ? 'it was ended' : `exit code ${exit.code}`
+}
+
 async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
-  const code = exit?.code ?? null
-  const why = exit?.oom ? 'it ran out of memory' : code === null ? 'it was ended' : `exit code ${code}`
-  return new StepFailure(`The gateway ended while it started (${why})`, {
-    final: code === configurationExit,
+  return new StepFailure(`The gateway ended while it started (${howItEnded(exit)})`, {
+    final: exit?.code === configurationExit,
     quote: await lastWords(pass),
   })
 }
@@ -55,7 +59,12 @@ const quotedLines = 6
 const quotedCharacters = 600
 
 /** What the gateway said last, without the secrets that it was given. */
-async function lastWords({ db, vault, lease, sandboxes }: Pass): Promise<string> {
+export async function lastWords({
+  db,
+  vault,
+  lease,
+  sandboxes,
+}: Pick<Pass, 'db' | 'vault' | 'lease' | 'sandboxes'>): Promise<string> {
   const { token, providerKey } = await openInstance(db, vault, lease.instance)
   let words = (await sandboxes.logs(lease.instance.id, quotedLines)).trim()
   for (const secret of [token, providerKey]) if (secret) words = words.replaceAll(secret, '***')

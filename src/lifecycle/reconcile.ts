@@ -4,6 +4,7 @@ import { IntentChanged, type Lease, takeDue, withLease } from '../instances/leas
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
 import { backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
+import { howItEnded, lastWords } from './health.ts'
 import type { Pass, Step, StepDeps } from './pass.ts'
 import { plans } from './steps.ts'
 
@@ -28,7 +29,7 @@ async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promi
   const take = { startedGateway: false }
   try {
     if (await isUsedUp(deps, lease)) {
-      return await giveUp(deps, lease, lease.instance.errorMessage ?? 'The worker ended each time it was at it.')
+      return await giveUp(deps, lease, await whyUsedUp(deps, lease))
     }
     while (!(await converge(deps, lease, take)));
   } catch (error) {
@@ -43,6 +44,15 @@ async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promi
 async function isUsedUp({ sandboxes }: LifecycleDeps, { instance, signal }: Lease): Promise<boolean> {
   if (instance.desiredState !== 'running' || instance.attempts <= maxAttempts) return false
   return instance.readyAt === null || (await sandboxes.observe(instance.id, signal)).state !== 'running'
+}
+
+/** Why no attempt lasted: the last failure, or how the gateway ended that came up each time, with its last words. */
+async function whyUsedUp(deps: LifecycleDeps, lease: Lease): Promise<string> {
+  if (lease.instance.errorMessage !== null) return lease.instance.errorMessage
+  const { state, exit } = await deps.sandboxes.observe(lease.instance.id, lease.signal)
+  if (state !== 'stopped' || !exit) return 'The worker ended each time it was at it.'
+  const words = await lastWords({ ...deps, lease })
+  return `The gateway ended by itself ${maxAttempts} times, the last time with: ${howItEnded(exit)}. ${words}`
 }
 
 /** One pass over the plan; true once the row is settled, false when the intent has changed on the way. */

@@ -10,7 +10,7 @@ import { writeSystemPrompt } from '../openclaw/system-prompt.ts'
 import type { Observation } from '../sandbox/driver.ts'
 import { connectChannels } from './channels.ts'
 import { StepFailure } from './failures.ts'
-import { isAnswering, isHung, waitUntilReady } from './health.ts'
+import { howItEnded, isAnswering, isHung, waitUntilReady } from './health.ts'
 import type { Pass, Step } from './pass.ts'
 import { isRefusedByProvider } from './provider-key.ts'
 
@@ -100,12 +100,8 @@ const startGateway: Step = async (pass) => {
 
 async function forgetReadiness(lease: Lease, { exit }: Observation): Promise<void> {
   if (lease.instance.readyAt === null) return
-  const how = exit?.oom
-    ? 'for want of memory'
-    : exit?.code == null
-      ? 'by itself'
-      : `by itself with exit code ${exit.code}`
-  await lease.write({ readyAt: null, errorMessage: `The gateway ended ${how}.`, updatedAt: sql`now()` })
+  const errorMessage = `The gateway ended by itself (${howItEnded(exit)}).`
+  await lease.write({ readyAt: null, errorMessage, updatedAt: sql`now()` })
 }
 
 /**

@@ -1,4 +1,4 @@
-import { and, asc, eq, sql } from 'drizzle-orm'
+import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { instances } from '../database/schema.ts'
 import { isDueNow } from '../instances/status.ts'
@@ -7,15 +7,21 @@ import type { Bell } from '../platform/bell.ts'
 /** Rows a sweep rings for at most; the next one, 5 s later, takes the rest. */
 const batch = 500
 
-/** Rings for due rows that nobody works on: bells that were lost, and retries whose time has come. */
-export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<void> {
+/**
+ * Rings for due rows that nobody works on: bells that were lost, and retries whose time has come. Organizations take
+ * turns, so that one with thousands of due rows keeps no other waiting. Returns how many it rang for.
+ */
+export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<number> {
+  const { id, generation, leaseToken, nextAttemptAt, organizationId } = instances
+  const turn = sql<number>`row_number() OVER (PARTITION BY ${organizationId} ORDER BY ${nextAttemptAt}, ${id})`
   const due = await db
-    .select({ id: instances.id, generation: instances.generation, leaseToken: instances.leaseToken })
+    .select({ id, generation, leaseToken })
     .from(instances)
     .where(and(eq(instances.sandboxDriver, sandboxDriver), isDueNow))
-    .orderBy(asc(instances.nextAttemptAt))
+    .orderBy(turn, nextAttemptAt)
     .limit(batch)
   for (const row of due) bell.ring(row)
+  return due.length
 }
 
 /** The engines of due rows that no worker of this kind will ever take, with how many there are of each. */

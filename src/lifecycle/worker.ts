@@ -24,6 +24,9 @@ export const defaultRounds: Rounds = { sweepEveryMs: 5000, driftEveryMs: 5000 }
 const driftTimeoutMs = 60_000
 /** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
 const drainMs = 20_000
+/** More due rows than a sweep's bells can carry: the next one does not wait for the usual time. */
+const backlog = 64
+const backlogSweepMs = 500
 const loopsEndMs = 5000
 
 /**
@@ -48,30 +51,44 @@ export async function startWorker(
   starting.throwIfAborted()
   const working = await queue.work((id, stop) => reconcileInstance(deps, id, stop), concurrency)
 
-  async function every(ms: number, what: string, act: () => Promise<void>): Promise<void> {
+  async function every(pauseMs: () => number, what: string, act: () => Promise<void>): Promise<void> {
     const health = logFirstAndRecovery(log, what)
     while (!stopping.signal.aborted) {
       await act().then(health.recovered, (error: unknown) => {
         if (!stopping.signal.aborted) health.failed(error)
       })
-      await sleep(ms, undefined, { signal: stopping.signal }).catch(() => {})
+      await sleep(pauseMs(), undefined, { signal: stopping.signal }).catch(() => {})
     }
   }
 
+  let sweepPauseMs = sweepEveryMs
   const elsewhere = new Set<string>()
   const loops = Promise.all([
-    every(sweepEveryMs, 'the sweep', async () => {
-      await sweep(db, sandboxes.name, queue)
-      for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
-        if (elsewhere.has(sandboxDriver)) continue
-        elsewhere.add(sandboxDriver)
-        log.warn({ sandboxDriver, rows }, `due instances wait for a worker with SANDBOX_DRIVER=${sandboxDriver}`)
-      }
-    }),
-    every(driftEveryMs, 'the look for drift', () =>
-      findDrift(AbortSignal.any([stopping.signal, AbortSignal.timeout(driftTimeoutMs)])),
+    every(
+      () => sweepPauseMs,
+      'the sweep',
+      async () => {
+        const due = await sweep(db, sandboxes.name, queue)
+        sweepPauseMs = due >= backlog ? Math.min(backlogSweepMs, sweepEveryMs) : sweepEveryMs
+        for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
+          if (elsewhere.has(sandboxDriver)) continue
+          elsewhere.add(sandboxDriver)
+          log.warn({ sandboxDriver, rows }, `due instances wait for a worker with SANDBOX_DRIVER=${sandboxDriver}`)
+        }
+      },
     ),
-    ...others.map(({ what, everyMs, act }) => every(everyMs, what, () => act(stopping.signal))),
+    every(
+      () => driftEveryMs,
+      'the look for drift',
+      () => findDrift(AbortSignal.any([stopping.signal, AbortSignal.timeout(driftTimeoutMs)])),
+    ),
+    ...others.map(({ what, everyMs, act }) =>
+      every(
+        () => everyMs,
+        what,
+        () => act(stopping.signal),
+      ),
+    ),
   ])
 
   return {
