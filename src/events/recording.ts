@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest, onSendAsyncHookHandler, preHandlerHookHandler } from 'fastify'
 import type { Db } from '../database/client.ts'
 import { originNow, runAs } from '../platform/origin.ts'
 import { recordEvent } from './store.ts'
@@ -30,29 +30,28 @@ function subjectOf({ params, query, body }: FastifyRequest): string | undefined 
  * the answer. A route that may change something and names no event stops the boot.
  */
 export function useEvents(app: FastifyInstance, db: Db): void {
-  app.addHook('onRoute', ({ method, url, config }) => {
-    const changes = [method].flat().some((one) => !['GET', 'HEAD', 'OPTIONS'].includes(one))
-    if (changes && config?.event === undefined) throw new Error(`${method} ${url} names no event`)
-  })
-  app.addHook('preHandler', (request, _reply, done) => {
-    const { event } = request.routeOptions.config
-    const { caller, id } = request
-    if (!event) return done()
+  const begin: preHandlerHookHandler = (request, _reply, done) => {
+    const { caller, id, routeOptions } = request
     const subject = subjectOf(request)
     const actor = { type: 'key' as const, ...(caller && { id: caller.keyId }) }
-    runAs({ actor, requestId: id, type: event, ...(subject !== undefined && { subject }) }, done)
-  })
-  app.addHook('onSend', async (request, reply) => {
-    const { caller, params } = request
-    const origin = originNow()
-    if (origin.type === undefined || !caller || reply.statusCode >= 300) return
-    if (origin.isRecorded || reply.hasHeader('idempotent-replayed')) return
+    const type = routeOptions.config.event as string
+    runAs({ actor, requestId: id, type, ...(subject !== undefined && { subject }) }, done)
+  }
+  const record: onSendAsyncHookHandler = async ({ caller, params, log }, reply) => {
+    const { type, isRecorded } = originNow()
+    if (!caller || reply.statusCode >= 300 || isRecorded || reply.hasHeader('idempotent-replayed')) return
     const { instance_id: instanceId } = params as { instance_id?: string }
     await recordEvent(db, {
       organizationId: caller.organizationId,
       instanceId: instanceId?.toLowerCase() ?? null,
-    }).catch((error: unknown) => {
-      request.log.error({ err: error, event: origin.type }, 'what was done could not be recorded')
-    })
+    }).catch((error: unknown) => log.error({ err: error, event: type }, 'what was done could not be recorded'))
+  }
+  app.addHook('onRoute', (route) => {
+    const { method, url, config } = route
+    const changes = [method].flat().some((one) => !['GET', 'HEAD', 'OPTIONS'].includes(one))
+    if (changes && config?.event === undefined) throw new Error(`${method} ${url} names no event`)
+    if (!config?.event) return
+    route.preHandler = [begin, ...[route.preHandler ?? []].flat()]
+    route.onSend = [record, ...[route.onSend ?? []].flat()]
   })
 }

@@ -119,7 +119,7 @@ export function openDriftPass(deps: LifecycleDeps) {
 
   const isLeftOver = (row: Instance, state: string | undefined): boolean => {
     const status = publicStatus(row)
-    return status === 'terminated' || (status === 'stopped' && state === 'running')
+    return status === 'terminated' || ((status === 'stopped' || status === 'error') && state === 'running')
   }
 
   function report(id: string): void {

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { publicStatus } from '../../src/instances/status.ts'
 import { changeIntent, getInstance, terminateInstance } from '../../src/instances/store.ts'
+import { openDriftPass } from '../../src/lifecycle/drift.ts'
 import { reconcileInstance } from '../../src/lifecycle/reconcile.ts'
 import { AppError } from '../../src/platform/errors.ts'
 import { FakeDriver, type Fault } from '../support/fake-driver.ts'
@@ -11,10 +12,12 @@ const gateway = await startFakeGateway({})
 const driver = new FakeDriver(() => gateway.endpoint)
 let chowder: TestChowder
 let organization: { id: string; key: string }
+let findDrift: ReturnType<typeof openDriftPass>
 
 beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver, patience: { graceMs: 10, hungMs: 50 } })
   organization = await chowder.signUp()
+  findDrift = openDriftPass(chowder.deps)
   await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
 })
 afterAll(async () => {
@@ -37,24 +40,61 @@ const methods: Fault['method'][] = ['prepare', 'create', 'start', 'stop', 'destr
 const operations = 12
 const mostPasses = 40
 
-/** Runs a worker over the row; when `dies` it hangs for ever at a random call, as one that was killed, and is fenced off. */
-async function runWorker(id: string, dies: boolean, callsUntilDeath: number): Promise<void> {
+/** A worker that was stopped in the middle, as by SIGSTOP or a machine that sleeps: it goes on when it is woken. */
+interface Sleeper {
+  /** The fencing token of its lease. */
+  token: number
+  wake(): Promise<void>
+}
+
+/**
+ * Runs a worker over the row. At one of its calls it may be gone for good, as one that was killed, or fall asleep: then it
+ * goes on, lease or no lease, once the answer is called.
+ */
+async function runWorker(
+  id: string,
+  fate: 'lives' | 'is killed' | 'falls asleep',
+  callsUntilThen: number,
+): Promise<Sleeper | null> {
   const stop = new AbortController()
+  const gone = Promise.withResolvers<void>()
+  const awake = Promise.withResolvers<void>()
   let calls = 0
-  let died = () => {}
-  const death = new Promise<void>((resolve) => {
-    died = resolve
-  })
-  if (dies) {
+  if (fate !== 'lives') {
     driver.onCall = async (_method, called) => {
       calls += 1
-      if (called !== id || calls !== callsUntilDeath) return
-      died()
-      await new Promise(() => {}) // nothing of this worker goes on
+      if (called !== id || calls !== callsUntilThen) return
+      gone.resolve()
+      await (fate === 'is killed' ? new Promise(() => {}) : awake.promise)
     }
   }
-  await Promise.race([reconcileInstance(chowder.deps, id, stop.signal), death])
+  const working = reconcileInstance(chowder.deps, id, stop.signal)
+  working.catch(() => {}) // a sleeper that has lost its lease ends so
+  let isGone = false
+  await Promise.race([
+    working,
+    gone.promise.then(() => {
+      isGone = true
+    }),
+  ])
   driver.onCall = () => {}
+  if (!isGone || fate !== 'falls asleep') return null
+  return {
+    token: (await rowOf(id)).lease_token,
+    async wake() {
+      awake.resolve()
+      await working.catch(() => {})
+    },
+  }
+}
+
+const rowOf = async (id: string) =>
+  (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
+
+async function wakeUp(id: string, { token, wake }: Sleeper): Promise<void> {
+  const before = await rowOf(id)
+  await wake()
+  if (before.lease_token !== token) expect(await rowOf(id), 'who lost its lease writes nothing').toEqual(before)
 }
 
 /** The clock goes on: a dead worker's lease runs out, and the time of the next attempt comes. */
@@ -74,6 +114,8 @@ async function liveThrough(seed: number): Promise<void> {
   })
   const id: string = body.id
   let wanted: 'running' | 'stopped' | 'terminated' = 'running'
+  const sleepers: Sleeper[] = []
+  let woken = 0
 
   for (let step = 0; step < operations; step += 1) {
     const what = random()
@@ -90,25 +132,44 @@ async function liveThrough(seed: number): Promise<void> {
       driver.fail({ method: pick(methods), when: pick(['before', 'after']), times: 1 + Math.floor(random() * 3) })
     } else if (what < 0.65) {
       if (driver.sandboxes.get(id)?.running) driver.die(id, pick([1, 137, null]))
+    } else if (what < 0.72 && sleepers.length > 0) {
+      woken += 1
+      await wakeUp(id, sleepers.shift() as Sleeper)
     } else {
       await letTimePass(id)
-      await runWorker(id, random() < 0.4, 1 + Math.floor(random() * 12))
+      const fate = pick(['lives', 'lives', 'lives', 'is killed', 'falls asleep'] as const)
+      const sleeper = await runWorker(id, fate, 1 + Math.floor(random() * 12))
+      if (sleeper) sleepers.push(sleeper)
     }
+  }
+  for (const sleeper of sleepers) {
+    woken += 1
+    await wakeUp(id, sleeper)
   }
 
   driver.heal()
   let row = await getInstance(db, organization.id, id)
-  for (let pass = 0; pass < mostPasses && row.observedGeneration < row.generation; pass += 1) {
-    await letTimePass(id)
-    await runWorker(id, false, 0)
-    row = await getInstance(db, organization.id, id)
+  const settle = async () => {
+    for (let pass = 0; pass < mostPasses && row.observedGeneration < row.generation; pass += 1) {
+      await letTimePass(id)
+      await runWorker(id, 'lives', 0)
+      row = await getInstance(db, organization.id, id)
+    }
   }
+  await settle()
+  expect(row.observedGeneration, 'it settles').toBe(row.generation)
+  // What a sleeper did to the sandbox after its lease was another's is found by the look for drift.
+  await letTimePass(id)
+  await findDrift(AbortSignal.timeout(10_000))
+  row = await getInstance(db, organization.id, id)
+  await settle()
 
   expect(row.observedGeneration, 'it settles').toBe(row.generation)
   expect(row.desiredState, 'the last accepted intent wins').toBe(wanted)
   const sandbox = driver.sandboxes.get(id)
   const made = driver.creations.get(id) ?? 0
-  expect(made, 'one sandbox at most, and none is made again').toBeLessThanOrEqual(1)
+  // Who wakes up in its create after a delete makes one again, which the look for drift finds.
+  expect(made, 'one sandbox at most, and none is made again').toBeLessThanOrEqual(1 + woken)
   const status = publicStatus(row)
   if (wanted === 'terminated') expect([status, sandbox]).toEqual(['terminated', undefined])
   if (wanted === 'stopped') expect([status, sandbox?.running ?? false]).toEqual(['stopped', false])
@@ -117,6 +178,7 @@ async function liveThrough(seed: number): Promise<void> {
   }
   if (wanted === 'running' && status !== 'error') expect(status).toBe('running')
   driver.sandboxes.delete(id)
+  await chowder.database.pool.query('DELETE FROM instances WHERE id = $1', [id]) // the look for drift is for the next seed's
 }
 
 test('whatever is asked, whatever fails, whoever is killed: it settles as the last intent wants, with one sandbox at most', async () => {
@@ -128,3 +190,26 @@ test('whatever is asked, whatever fails, whoever is killed: it settles as the la
     })
   }
 }, 120_000)
+
+test('a delete that comes while a worker is at any of its calls is never swallowed', async () => {
+  const { db } = chowder.deps
+  for (let calls = 1; ; calls += 1) {
+    const { body } = await chowder.call('POST', '/v1/instances', { key: organization.key, body: { name: 'x' } })
+    const id: string = body.id
+    const sleeper = await runWorker(id, 'falls asleep', calls)
+    await terminateInstance(db, organization.id, id)
+    await sleeper?.wake()
+    for (let pass = 0; pass < mostPasses && (await isDue(id)); pass += 1) {
+      await letTimePass(id)
+      await runWorker(id, 'lives', 0)
+    }
+    expect(driver.sandboxes.has(id), `a sandbox is left when it comes at call ${calls}`).toBe(false)
+    if (!sleeper) break // it was through before so many calls
+    expect(calls).toBeLessThan(50)
+  }
+})
+
+const isDue = async (id: string) => {
+  const { generation, observedGeneration } = await getInstance(chowder.deps.db, organization.id, id)
+  return observedGeneration < generation
+}

@@ -9,6 +9,7 @@ describeDriver('fake', async () => {
     driver,
     command: () => ['gateway'],
     endGateway: async (id, _seen, code) => driver.die(id, code),
+    gatewayOf: async (id) => driver.starts.get(id),
     runsPrograms: false,
     close: async () => {},
   }

@@ -78,6 +78,7 @@ describeDriver('local', async () => {
     driver: host.driver,
     command: (inside) => host.command(inside),
     endGateway: (_id, seen, code) => endGateway(seen, code),
+    gatewayOf: async (_id, seen) => (await ask(seen, '/whoami')).pid,
     runsPrograms: true,
     close: () => host.remove(),
   }

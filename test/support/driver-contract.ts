@@ -12,6 +12,8 @@ export interface DriverUnderTest {
   command: SandboxSpec['command']
   /** Makes a running gateway end by itself. */
   endGateway(id: string, seen: Observation, code: number): Promise<void>
+  /** What tells a running gateway from the one that is started in its place. */
+  gatewayOf(id: string, seen: Observation): Promise<unknown>
   /** Whether `exec` really runs programs. */
   runsPrograms: boolean
   close(): Promise<void>
@@ -104,8 +106,10 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       await Promise.all([driver.start(id, within()), driver.start(id, within())])
       const first = await driver.observe(id, within())
       expect(first).toMatchObject({ state: 'running', endpoint: expect.anything() })
+      const gateway = await subject.gatewayOf(id, first)
       await driver.start(id, within())
       expect(await driver.observe(id, within())).toEqual(first)
+      expect(await subject.gatewayOf(id, first)).toEqual(gateway)
     })
 
     test('stop ends the gateway and keeps the files; a second stop does nothing; start brings it back', async () => {
