@@ -14,7 +14,10 @@ export default defineConfig({
       project('unit', { testTimeout: 5000 }),
       project('integration', { testTimeout: 30_000, globalSetup: ['test/support/servers.ts'] }),
       project('e2e', { testTimeout: 3 * minute, globalSetup: ['test/support/release.ts', 'test/support/servers.ts'] }),
-      project('chaos', { testTimeout: 10 * minute, globalSetup: ['test/support/servers.ts'] }),
+      project('chaos', {
+        testTimeout: 10 * minute,
+        globalSetup: ['test/support/release.ts', 'test/support/servers.ts'],
+      }),
     ],
   },
 })

@@ -14,12 +14,12 @@ import { openCallers } from './keys/callers.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
 import { defaultRounds, type Round, startWorker } from './lifecycle/worker.ts'
-import { installChannelPlugin, installRelease } from './openclaw/install.ts'
-import { defaultRelease, openclawVersion, releaseFolder } from './openclaw/releases.ts'
+import { openSandboxes } from './open-sandboxes.ts'
+import { defaultRelease, openclawVersion } from './openclaw/releases.ts'
 import { eraseDeleted } from './organization/delete.ts'
 import { clearExpiredAnswers } from './organization/idempotency.ts'
 import type { Config } from './platform/config.ts'
-import { dataFolder, hostId, nodeBinary, prepareDataFolder } from './platform/data-folder.ts'
+import { dataFolder, hostId, prepareDataFolder } from './platform/data-folder.ts'
 import { atMost } from './platform/deadline.ts'
 import type { Logger } from './platform/log.ts'
 import { connectLimits } from './platform/rate-limit.ts'
@@ -27,7 +27,8 @@ import { findSecretKey } from './platform/secret-key.ts'
 import { openVault, type Vault } from './platform/secrets.ts'
 import { StartupError } from './platform/startup-error.ts'
 import { welcome } from './platform/welcome.ts'
-import { openDriver } from './sandbox/index.ts'
+import type { SandboxDriver } from './sandbox/driver.ts'
+import type { LocalDriver } from './sandbox/local/driver.ts'
 import { type BillingSettings, openBilling } from './subscription/stripe.ts'
 import { syncSubscriptions } from './subscription/sync.ts'
 
@@ -44,6 +45,13 @@ const closeTimeoutMs = 5000
 const eraseEveryMs = 5000
 const billingEveryMs = 10_000
 const clearEveryMs = 60_000
+
+/** Opens what instances run in; only a driver whose agents are this host's own can stop them all with Chowder. */
+export type OpenSandboxes = (
+  config: Config,
+  dataDir: string,
+  log: Logger,
+) => Promise<SandboxDriver & Partial<Pick<LocalDriver, 'stopAll'>>>
 
 /** What must be closed, in the order it was opened; closed the other way round. */
 export type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
@@ -169,8 +177,8 @@ const markForRestart = (db: Db, driver: string) =>
 
 /**
  * Composes Chowder from its parts and sets it going in a role: resolves once it serves or works, or has migrated. What it
- * opens goes into `closers` as it opens it, also when it fails half-way: closing is the caller's. Throws StartupError with
- * words for whoever started it.
+ * opens goes into `closers` as it opens it, also when it fails half-way: closing is the caller's. Sandboxes are those of
+ * SANDBOX_DRIVER unless `open` opens others. Throws StartupError with words for whoever started it.
  */
 export async function start(
   config: Config,
@@ -178,6 +186,7 @@ export async function start(
   log: Logger,
   closers: Closers,
   signal: AbortSignal,
+  open: OpenSandboxes = openSandboxes,
 ): Promise<void> {
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)
@@ -188,18 +197,11 @@ export async function start(
   }
   signal.throwIfAborted()
   const vault = await openVaultOf(db, config, dataDir)
-  await claimHost(db, dataDir)
+  const sandboxes = await open(config, dataDir, log)
+  const { stopAll } = sandboxes
+  if (stopAll) await claimHost(db, dataDir)
   const queue = await openQueueOf(backend, log, closers)
-  const sandboxes = openDriver(config.SANDBOX_DRIVER, {
-    dataDir,
-    node: await nodeBinary(dataDir),
-    installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
-    installChannelPlugin: (release, channel, progress, signal) =>
-      installChannelPlugin({ dataDir, release, channel, progress, signal }),
-    releaseFolder: (release) => releaseFolder(dataDir, release),
-    log,
-  })
-  if (role === 'all') {
+  if (role === 'all' && stopAll) {
     closers.push({
       async close({ interrupted }) {
         if (!interrupted) return
@@ -207,7 +209,7 @@ export async function start(
         await markForRestart(db, sandboxes.name).catch((error: unknown) => {
           log.warn({ err: error }, 'the agents could not be marked; the next start finds them stopped')
         })
-        await sandboxes.stopAll({ graceMs: stopAgentsGraceMs }, AbortSignal.timeout(stopAgentsGraceMs * 2))
+        await stopAll({ graceMs: stopAgentsGraceMs }, AbortSignal.timeout(stopAgentsGraceMs * 2))
       },
     })
   }

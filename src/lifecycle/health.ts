@@ -15,7 +15,11 @@ export const isAnswering = async (
   path: '/healthz' | '/startupz' = '/healthz',
 ) => endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
 
-/** Not `/readyz`: that one is no as long as any chat channel fails, and a wrong bot token is no reason to end an agent. */
+/**
+ * Waits until a gateway that starts is ready. Throws StepFailure when it ended, with its last words, and when its time
+ * is over: it is stopped then. Not `/readyz`: that one is no as long as any chat channel fails, and a wrong bot
+ * token is no reason to end an agent.
+ */
 export async function waitUntilReady(pass: Pass): Promise<void> {
   const { lease, sandboxes, patience, signal } = pass
   const { id } = lease.instance
@@ -33,6 +37,8 @@ export async function waitUntilReady(pass: Pass): Promise<void> {
     }
     const now = performance.now()
     if (now - progressAt > patience.startWithoutProgressMs || now - startedAt > patience.startMs) {
+      // The next attempt starts it anew: one that hangs would go on hanging.
+      await sandboxes.stop(id, { graceMs: patience.graceMs }, signal)
       throw new StepFailure(`The gateway was not ready after ${Math.round((now - startedAt) / 1000)} s.`)
     }
     await sleep(pollMs, undefined, { signal })
@@ -48,7 +54,8 @@ export function howItEnded(exit: Observation['exit']): string {
   return exit?.code == null ? 'it was ended' : `exit code ${exit.code}`
 }
 
-async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
+/** A gateway that is not there any more before it was seen to last, with its last words. */
+export async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
   return new StepFailure(`The gateway ended while it started (${howItEnded(exit)})`, {
     final: exit?.code === configurationExit,
     quote: await lastWords(pass),
@@ -71,7 +78,20 @@ export async function lastWords({
   return words.slice(-quotedCharacters)
 }
 
-/** Asks the gateway from inside its sandbox until it answers, there or here, or the patience for it is over. */
+/** An agent that is fine, seen from inside its sandbox: what keeps us from it is no failure of its own. */
+export class Unreachable extends StepFailure {
+  override name = 'Unreachable'
+  constructor() {
+    super('The gateway runs, but Chowder cannot reach it.')
+  }
+}
+
+const insideTimeoutMs = 5000
+
+/**
+ * Asks the gateway, from here and from inside its sandbox, until it answers here or the patience for it is over. Throws
+ * Unreachable when it answers inside alone.
+ */
 export async function isHung(pass: Pass): Promise<boolean> {
   const { lease, sandboxes, patience, signal } = pass
   const { id } = lease.instance
@@ -81,9 +101,14 @@ export async function isHung(pass: Pass): Promise<boolean> {
     if (seen.state !== 'running') return true
     if (await isAnswering(pass, seen)) return false
     const { node, port } = seen.inside ?? { node: 'node', port: 0 }
-    const ask = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(5000)}).then((a)=>process.exit(a.ok?0:1),()=>process.exit(1))`
-    const { exitCode } = await sandboxes.exec(id, [node, '-e', ask], { timeoutMs: 10_000 }, signal)
-    if (exitCode === 0) return false
+    const ask = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(${insideTimeoutMs})}).then((a)=>process.exit(a.ok?0:1),()=>process.exit(1))`
+    const { exitCode } = await sandboxes.exec(id, [node, '-e', ask], { timeoutMs: 2 * insideTimeoutMs }, signal)
+    if (exitCode === 0) {
+      // It may only be slow: it gets as long here as it got there.
+      if (seen.endpoint && (await probeHealth(seen.endpoint, '/healthz', { timeoutMs: insideTimeoutMs, signal })))
+        return false
+      throw new Unreachable()
+    }
     await sleep(1000, undefined, { signal })
   }
   return true

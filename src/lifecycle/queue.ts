@@ -22,8 +22,11 @@ const connectTimeoutMs = 5000
 /** A trip that takes longer is left behind: the sweep rings again for what it carried. */
 const ringTimeoutMs = 5000
 const statementTimeoutMs = 15_000
+/** A connection that was cut in silence never answers: it is given up then. A worker's waits up to 10 s for a job. */
+const silenceMs = 20_000
 const closeTimeoutMs = 5000
 const reconnectAtMostMs = 2000
+const firstConnectAgainMs = 1000
 
 /** What carries the bells: Redis when a URL is given, else the database itself. */
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
@@ -33,6 +36,8 @@ export interface ReconcileQueue extends Bell {
   check(): Promise<void>
   /** Whether the queue answers. */
   ping(signal: AbortSignal): Promise<boolean>
+  /** How long the oldest bell has waited to be taken; null when none waits. */
+  longestWaitMs(): Promise<number | null>
   /** Calls `process` for each bell, at most `concurrency` at once. Resolves to what ends it, within `drainMs`. */
   work(
     process: (id: string, stop: AbortSignal) => Promise<void>,
@@ -65,6 +70,7 @@ function openBackend(
       keepAliveInitialDelayMillis,
       connectionTimeoutMillis: connectTimeoutMs,
       statement_timeout: statementTimeoutMs,
+      query_timeout: silenceMs,
       options: `-c search_path=${schema}`,
     })
     pool.on('connect', recovered)
@@ -80,7 +86,11 @@ function openBackend(
     }
   }
   const connections: Redis[] = []
-  const connect = (options: { maxRetriesPerRequest: number | null; enableOfflineQueue: boolean }) => {
+  const connect = (options: {
+    maxRetriesPerRequest: number | null
+    enableOfflineQueue: boolean
+    socketTimeout: number
+  }) => {
     const redis = new Redis(backend.url, {
       ...options,
       keepAlive: keepAliveInitialDelayMillis,
@@ -92,7 +102,7 @@ function openBackend(
     return redis
   }
   // A bell fails at once when Redis is away: the request that rings it does not wait.
-  const ringing = connect({ maxRetriesPerRequest: 1, enableOfflineQueue: false })
+  const ringing = connect({ maxRetriesPerRequest: 1, enableOfflineQueue: false, socketTimeout: ringTimeoutMs })
   return {
     queue: () => new Queue(name, { ...naming, connection: ringing }),
     worker: (process: Process, concurrency: number) =>
@@ -100,7 +110,7 @@ function openBackend(
         ...naming,
         ...timing,
         concurrency,
-        connection: connect({ maxRetriesPerRequest: null, enableOfflineQueue: true }),
+        connection: connect({ maxRetriesPerRequest: null, enableOfflineQueue: true, socketTimeout: silenceMs }),
       }),
     ping: async () => void (await ringing.ping()),
     end: async () => {
@@ -111,6 +121,7 @@ function openBackend(
 
 /** A job that ran twice is harmless: the lease decides. So it may be found stalled soon and any number of times. */
 const timing = {
+  autorun: false,
   lockDuration: 10_000,
   stalledInterval: 5000,
   maxStalledCount: 1000,
@@ -171,15 +182,41 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
         )
       })
     },
+    async longestWaitMs() {
+      const [oldest] = await queue.getWaiting(0, 0)
+      return oldest ? Date.now() - oldest.timestamp : null
+    },
     async work(process, concurrency) {
+      const ending = new AbortController()
       const stopping = new AbortController()
-      const worker = openWorker((job) => process(job.data.id, stopping.signal), concurrency)
-      worker.on('error', health.failed)
-      worker.on('completed', health.recovered)
+      const open = () => {
+        const opened = openWorker((job) => process(job.data.id, stopping.signal), concurrency)
+        opened.on('error', health.failed)
+        opened.on('completed', health.recovered)
+        return opened
+      }
+      let worker = open()
+
+      /** BullMQ remembers for ever that a first connection failed: such a worker would turn in circles, and take no job. */
+      async function begin(): Promise<void> {
+        while (!(await worker.waitUntilReady().then(() => true, health.failed))) {
+          do {
+            await sleep(firstConnectAgainMs, undefined, { signal: ending.signal }).catch(() => {})
+            if (ending.signal.aborted) return
+          } while (!(await ping().then(() => true, health.failed)))
+          await worker.close(true)
+          worker = open()
+        }
+        if (!ending.signal.aborted) await worker.run()
+      }
+      void begin().catch(health.failed)
+
       return {
         async stop(drainMs) {
+          ending.abort()
+          const isRunning = worker.isRunning()
           const closed = worker.close() // takes no new jobs and waits for the running ones
-          await atMost(drainMs, closed)
+          if (isRunning) await atMost(drainMs, closed)
           stopping.abort(new Error('the worker is ending'))
           await atMost(closeTimeoutMs, closed)
         },

@@ -4,7 +4,7 @@ import { IntentChanged, type Lease, takeDue, withLease } from '../instances/leas
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
 import { backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
-import { howItEnded, lastWords } from './health.ts'
+import { endedEarly, howItEnded, lastWords, Unreachable } from './health.ts'
 import type { Pass, Step, StepDeps } from './pass.ts'
 import { plans } from './steps.ts'
 
@@ -15,6 +15,10 @@ export interface LifecycleDeps extends StepDeps {
 
 /** From this failed attempt on to end a sandbox, the log line is an error: somebody has to look. */
 const alarmingAttempts = 10
+/** Between looks at an agent that cannot be reached: as soon as it can be, it is used again. */
+const unreachablePauseSeconds = 10
+/** For an attempt that says nothing about the instance. */
+const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
 /** Drives one instance to its desired state; returns at once when it is not due or another worker is at it. */
 export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: AbortSignal): Promise<void> {
@@ -34,7 +38,7 @@ async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promi
     while (!(await converge(deps, lease, take)));
   } catch (error) {
     // A deploy is no failure of the instance: the next worker starts with the same count.
-    if (stop.aborted) return await lease.write({ attempts: sql`greatest(${instances.attempts} - 1, 0)` })
+    if (stop.aborted) return await lease.write({ attempts: notCounted })
     if (lease.signal.aborted) throw error // somebody else's now
     await fail(deps, lease, error)
   }
@@ -86,24 +90,24 @@ const abortGraceMs = 10_000
 
 /** Runs a step that must end in time; one that ignores that it was told to is left behind, and the row is released. */
 async function withLimit(step: Step, limitMs: number, pass: Pass, signal: AbortSignal): Promise<void> {
-  const late = AbortSignal.timeout(limitMs)
-  pass.signal = AbortSignal.any([signal, late])
-  const abandoned = AbortSignal.timeout(limitMs + abortGraceMs)
+  const late = new AbortController()
+  pass.signal = AbortSignal.any([signal, late.signal])
   const tooLate = () => new StepFailure(`The step ${step.name} took longer than ${limitMs / 1000} s.`)
+  const { promise: leaving, reject: leave } = Promise.withResolvers<never>()
+  // Cleared at the end: a signal with a timeout of its own would keep the whole pass in memory until then.
+  const timers = [
+    setTimeout(() => late.abort(tooLate()), limitMs),
+    setTimeout(() => leave(tooLate()), limitMs + abortGraceMs),
+  ]
   const running = step(pass).catch((error: unknown) => {
-    throw late.aborted && !signal.aborted ? tooLate() : error
+    throw late.signal.aborted && !signal.aborted ? tooLate() : error
   })
-  const leaving = new Promise<never>((_, reject) => {
-    abandoned.addEventListener('abort', () => reject(tooLate()), { once: true })
-  })
-  await Promise.race([running, leaving])
+  await Promise.race([running, leaving]).finally(() => timers.forEach(clearTimeout))
 }
 
 /** What is known once the plan is done. Attempts start anew unless the gateway has yet to show that it lasts. */
-async function outcome(
-  { sandboxes, lease, signal }: Pass,
-  startedGateway: boolean,
-): Promise<Parameters<Lease['settle']>[1]> {
+async function outcome(pass: Pass, startedGateway: boolean): Promise<Parameters<Lease['settle']>[1]> {
+  const { sandboxes, lease, signal } = pass
   const { instance } = lease
   const attempts = startedGateway ? instance.attempts : 0
   if (instance.desiredState === 'stopped') return { attempts, errorMessage: null }
@@ -115,7 +119,9 @@ async function outcome(
       ...(instance.endpoint !== null && { updatedAt: sql`now()` }),
     }
   }
-  const { endpoint, sandboxId } = await sandboxes.observe(instance.id, signal)
+  const seen = await sandboxes.observe(instance.id, signal)
+  const { endpoint, sandboxId } = seen
+  if (!endpoint) throw await endedEarly(pass, seen)
   const isNews = instance.readyAt === null || JSON.stringify(endpoint) !== JSON.stringify(instance.endpoint)
   return {
     attempts,
@@ -131,6 +137,11 @@ async function outcome(
 async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<void> {
   const { desiredState, generation, attempts, step } = lease.instance
   const message = messageFor(error, step)
+  if (error instanceof Unreachable) {
+    deps.log.warn({ step }, 'an agent that runs cannot be reached, and is left as it is')
+    await lease.write({ attempts: notCounted })
+    return await lease.postpone(generation, unreachablePauseSeconds, message)
+  }
   const isAlarming = desiredState !== 'running' && attempts >= alarmingAttempts
   deps.log[isAlarming ? 'error' : 'warn']({ err: error, step, attempts, desiredState }, 'step failed')
   if (desiredState === 'running' && (isFinal(error) || attempts >= maxAttempts)) return giveUp(deps, lease, message)

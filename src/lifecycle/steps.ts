@@ -63,11 +63,15 @@ const noKey = (provider: string) =>
     { final: true },
   )
 
+/** A platform that says so of a sandbox that was just made may be wrong: the next attempt looks again. */
+const absent = () => new StepFailure('The sandbox was not there when it was to be started.')
+
 /** Writes the gateway's configuration while it is down; a live gateway's file is never touched. */
 const writeConfig: Step = async (pass) => {
   const { db, vault, baseUrls, sandboxes, lease, signal } = pass
   const { state, inside } = await sandboxes.observe(lease.instance.id, signal)
-  if (state === 'running' || !inside) return
+  if (state === 'running') return
+  if (!inside) throw absent()
   const opened = await openInstance(db, vault, lease.instance)
   if (opened.providerKey === null) throw noKey(lease.instance.modelProvider)
   const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: inside.port })
@@ -93,6 +97,7 @@ const startGateway: Step = async (pass) => {
   const { sandboxes, lease, signal } = pass
   const seen = await sandboxes.observe(lease.instance.id, signal)
   if (seen.state === 'running') return
+  if (seen.state === 'absent') throw absent()
   await forgetReadiness(lease, seen)
   await sandboxes.start(lease.instance.id, signal)
   pass.started = true

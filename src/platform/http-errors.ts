@@ -46,8 +46,12 @@ function faultsIn(error: FastifyError) {
   })
 }
 
-/** A connection that the database, or the way to it, refused or cut: our dependency is down, the request was fine. */
-const databaseDown = new Set(['57P01', '57P02', '57P03', '08000', '08003', '08006', '25006', '53300', '55P03', '57014'])
+/** What the database, or the way to it, refused or cut, its disk full (53100): our dependency is down, the request was fine. */
+const databaseDown = new Set('57P01 57P02 57P03 08000 08003 08006 25006 53100 53300 55P03 57014'.split(' '))
+
+/** What the database's client says of a connection that has ended, or could not be had. */
+const connectionEnded =
+  /^(Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client (was closed|has encountered))/
 
 /** Of a socket's system calls; a file that is missing has the same codes. */
 const connectionCut = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT'])
@@ -58,8 +62,7 @@ function isDatabaseDown(error: unknown): boolean {
     const code = 'code' in cause ? String(cause.code) : ''
     if (databaseDown.has(code)) return true
     if (connectionCut.has(code) && 'syscall' in cause && socketCalls.has(String(cause.syscall))) return true
-    if (/^(Connection terminated|timeout exceeded when trying to connect|Query read timeout)/.test(cause.message))
-      return true
+    if (connectionEnded.test(cause.message)) return true
     if (cause instanceof AggregateError && cause.errors.some(isDatabaseDown)) return true
   }
   return false

@@ -3,11 +3,14 @@ import pino, { type Logger } from 'pino'
 export type { Logger } from 'pino'
 
 type SerializedError = ReturnType<typeof pino.stdSerializers.err> &
-  Partial<Record<'params' | 'detail' | 'where' | 'internalQuery', unknown>>
+  Partial<Record<'params' | 'detail' | 'where' | 'internalQuery' | 'client', unknown>>
 
-/** A failed statement's error quotes its parameters and whole rows: sealed values, names and hashes, not for a log. */
+/**
+ * A failed statement's error quotes its parameters and whole rows: sealed values, names and hashes, not for a log. That of
+ * a lost connection holds its whole client, with the key that cancels its statements.
+ */
 function withoutParameters(error: Error): unknown {
-  const { params, detail, where, internalQuery, ...shown } = pino.stdSerializers.err(error) as SerializedError
+  const { params, detail, where, internalQuery, client, ...shown } = pino.stdSerializers.err(error) as SerializedError
   const cut = (text: string) => text.replace(/\nparams: [\s\S]*?(?=\n {4}at |\ncaused by: |$)/g, '')
   return { ...shown, message: cut(shown.message), stack: cut(shown.stack) }
 }

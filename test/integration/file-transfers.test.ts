@@ -127,7 +127,7 @@ describe('the files of an instance,', () => {
     })
   })
 
-  test('a JSON body that trickles in is ended with 408, however steadily it does', async () => {
+  test('F19: a JSON body that trickles in is ended with 408, however steadily it does', async () => {
     const files = await made()
     const socket = createConnection(Number(new URL(workspaces.url).port), '127.0.0.1')
     socket.write(

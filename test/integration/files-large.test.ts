@@ -53,7 +53,7 @@ test('a file of 1 GiB goes up and down whole while the memory of the server stay
 })
 
 describe.skipIf(!isRoot)('a full disk (needs root, to mount a small one)', () => {
-  test('is 507 with the cause, leaves the old file and no part of the new one, and is over once there is room', async () => {
+  test('F20: is 507 with the cause, leaves the old file and no part of the new one, and is over once there is room', async () => {
     const host = await LocalHost.make()
     const disk = join(host.dataDir, 'sandboxes')
     await mkdir(disk)

@@ -62,8 +62,8 @@ async function runWorker(
   let calls = 0
   if (fate !== 'lives') {
     driver.onCall = async (_method, called) => {
-      calls += 1
-      if (called !== id || calls !== callsUntilThen) return
+      if (called === id) calls += 1
+      if (calls !== callsUntilThen) return
       gone.resolve()
       await (fate === 'is killed' ? new Promise(() => {}) : awake.promise)
     }
@@ -204,8 +204,10 @@ test('a delete that comes while a worker is at any of its calls is never swallow
       await runWorker(id, 'lives', 0)
     }
     expect(driver.sandboxes.has(id), `a sandbox is left when it comes at call ${calls}`).toBe(false)
-    if (!sleeper) break // it was through before so many calls
-    expect(calls).toBeLessThan(50)
+    if (!sleeper) {
+      expect(calls, 'calls of a whole start').toBeGreaterThan(5)
+      break
+    }
   }
 })
 

@@ -9,6 +9,7 @@ import {
   type Observation,
   type Progress,
   SandboxAbsentError,
+  SandboxCapacityError,
   type SandboxDriver,
   type SandboxSpec,
 } from '../driver.ts'
@@ -17,7 +18,7 @@ import { filesIn } from './files.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launchGateway } from './launch.ts'
 import { lastLines, rotateLog } from './log-file.ts'
-import { openFolderAt } from './open-folder.ts'
+import { isCode, openFolderAt } from './open-folder.ts'
 import { pause } from './pause.ts'
 import { endProcesses, isAlive, type Owner, processesOf, signalProcess } from './processes.ts'
 import { isPortFree, openReservations, type Range, unusedUids } from './reservations.ts'
@@ -40,6 +41,8 @@ export interface LocalDriverOptions {
 export interface LocalDriver extends SandboxDriver {
   /** Stops every sandbox that runs, side by side. Throws what failed once all were tried. */
   stopAll(options: { graceMs: number }, signal: AbortSignal): Promise<void>
+  /** Processes that run in sandboxes that do not. What is being started or stopped at that moment may be among them. */
+  strays(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
 }
 
 const isRoot = process.getuid?.() === 0
@@ -147,6 +150,18 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
     if (!isFree) await ports.free(port)
   }
 
+  async function create(spec: SandboxSpec, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    const folder = folderOf(spec.id)
+    const old = (await folder.readRecord()) ? await recordOf(folder) : null
+    const { uid } = old ?? (await makeRecord(spec, folder))
+    await mkdir(folder.home, { recursive: true, mode: 0o700 })
+    if (uid !== null) await chown(folder.home, uid, uid)
+    if (!old || (await liveGateway(folder, uid))) return
+    await folder.removeStaleUploads()
+    await renewRecord(spec, folder, old, signal)
+  }
+
   async function stop(id: string, { graceMs }: { graceMs: number }, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     const folder = folderOf(id)
@@ -208,17 +223,11 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
     async prepareChannel(release, channel, progress, signal) {
       await installChannelPlugin(release, channel, progress, signal)
     },
-    async create(spec, signal) {
-      signal.throwIfAborted()
-      const folder = folderOf(spec.id)
-      const old = (await folder.readRecord()) ? await recordOf(folder) : null
-      const { uid } = old ?? (await makeRecord(spec, folder))
-      await mkdir(folder.home, { recursive: true, mode: 0o700 })
-      if (uid !== null) await chown(folder.home, uid, uid)
-      if (!old || (await liveGateway(folder, uid))) return
-      await folder.removeStaleUploads()
-      await renewRecord(spec, folder, old, signal)
-    },
+    create: (spec, signal) =>
+      create(spec, signal).catch((error: unknown) => {
+        if (!isCode(error, 'ENOSPC', 'EDQUOT')) throw error
+        throw new SandboxCapacityError('the disk has no room left for this sandbox', { cause: error })
+      }),
     async start(id, signal) {
       signal.throwIfAborted()
       const folder = folderOf(id)
@@ -260,6 +269,17 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
     files(id) {
       const folder = folderOf(id)
       return filesIn(async () => homeOf(folder, await recordOf(folder)))
+    },
+    async strays(signal) {
+      const found: { what: string; pids: number[] }[] = []
+      for await (const { id, state } of list(signal)) {
+        const folder = folderOf(id)
+        const record = await folder.readRecord()
+        if (!record) continue
+        const pids = state === 'running' ? [] : await processesOf(await ownerOf(folder, record.uid))
+        if (pids.length > 0) found.push({ what: `The sandbox ${id} is stopped`, pids })
+      }
+      return found
     },
     async stopAll(stopOptions, signal) {
       const stopping: Promise<void>[] = []

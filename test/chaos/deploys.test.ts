@@ -1,0 +1,376 @@
+import { once } from 'node:events'
+import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
+import { createServer, type Server } from 'node:net'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type pg from 'pg'
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { defaultRelease, releaseFolder } from '../../src/openclaw/releases.ts'
+import { type ChowderProcess, findGateway, removeDataDir } from '../support/chowder-process.ts'
+import { type StubGateway, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
+import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+import {
+  databaseUrl,
+  type Installation,
+  makeInstallation,
+  type Replica,
+  signUp,
+  startReplica,
+  startRole,
+} from './api-replicas.ts'
+
+vi.setConfig({ testTimeout: 90_000 })
+
+/** What an API process gives open requests. */
+const apiDrainMs = 5000
+/** What a worker gives the reconciles in flight. */
+const workerDrainMs = 20_000
+/** A released lease is found by the bell, or by the next sweep; one that was left behind lasts up to 30 s. */
+const goesOnWithinMs = 8000
+const settlesWithinMs = 60_000
+/** Longer than the start of a gateway may take to be seen, and than a worker drains. */
+const slowStartMs = workerDrainMs + 12_000
+
+/** What an agent's own connection to the outside, a chat channel's, has seen. */
+interface Channel {
+  pid: number
+  connections: number
+  isOpen: boolean
+  heardAt: number
+  longestSilenceMs: number
+}
+
+let database: TestDatabase
+let installation: Installation
+let outside: Server
+const channels = new Map<string, Channel>()
+/** Stands in for an agent whose turns take as long as the test wants. */
+let talker: StubGateway
+/** Ends with everything; the replica that a test ends is its own. */
+let api: Replica
+let worker: ChowderProcess
+const extra: ChowderProcess[] = []
+const proxies: TcpProxy[] = []
+let organization: { id: string; key: string }
+/** It lives through all of it. */
+let witness: string
+let witnessPid: number
+/** An instance that was being started when its worker was told to end, and what came of that. */
+let slow: {
+  id: string
+  pid: number
+  ended: Promise<{ code: number | null; at: number; ms: number }>
+  /** When another worker had it, and that worker's attempt. */
+  taken: Promise<{ at: number; attempts: number }>
+}
+
+/** Keeps count of what agents send: each line is a process and the path of its configuration. */
+async function listenOutside(): Promise<{ server: Server; port: number }> {
+  const server = createServer((socket) => {
+    let channel: Channel | undefined
+    socket.on('error', () => {})
+    socket.setEncoding('utf8').on('data', (text: string) => {
+      const [, pid, id] = /^(\d+) \S*\/sandboxes\/([^/]+)\//m.exec(text) ?? []
+      if (!pid || !id) return
+      if (!channel) {
+        const before = channels.get(id)
+        const heardAt = performance.now()
+        channel = { pid: Number(pid), connections: (before?.connections ?? 0) + 1, isOpen: true, heardAt, longestSilenceMs: 0 } // biome-ignore format: short
+        channels.set(id, channel)
+      }
+      const now = performance.now()
+      channel.longestSilenceMs = Math.max(channel.longestSilenceMs, now - channel.heardAt)
+      channel.heardAt = now
+    })
+    socket.on('close', () => {
+      if (channel) channel.isOpen = false
+    })
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  if (typeof address !== 'object' || !address) throw new Error('no port')
+  return { server, port: address.port }
+}
+
+const releaseOf = ({ dataDir }: Installation) => join(releaseFolder(dataDir, defaultRelease), 'node_modules/openclaw')
+
+/** Installs, in OpenClaw's place, the stub with a connection to the outside that is never opened a second time. */
+async function installStub(port: number): Promise<void> {
+  const folder = releaseOf(installation)
+  await mkdir(folder, { recursive: true })
+  await chmod(join(folder, '../../..'), 0o755)
+  await copyFile(join(import.meta.dirname, '../support/stub-openclaw.mjs'), join(folder, 'stub.mjs'))
+  await writeFile(
+    join(folder, 'openclaw.mjs'),
+    `import { connect } from 'node:net'
+import './stub.mjs'
+const channel = connect(${port}, '127.0.0.1')
+channel.on('error', () => {})
+setInterval(() => channel.write(process.pid + ' ' + process.env.OPENCLAW_CONFIG_PATH + '\\n'), 50)
+`,
+  )
+  await behave({})
+  for (const name of ['stub.mjs', 'openclaw.mjs', 'behaviour.json']) await chmod(join(folder, name), 0o644)
+}
+
+/** How the gateways behave that are started from now on. */
+const behave = (behaviour: { readyAfterMs?: number; progressEveryMs?: number }) =>
+  writeFile(join(releaseOf(installation), 'behaviour.json'), JSON.stringify(behaviour))
+
+/** How often an instance's gateway was started, by what it wrote. */
+async function startsOf(id: string): Promise<number> {
+  const log = await readFile(join(installation.dataDir, 'sandboxes', id, 'gateway.log'), 'utf8')
+  return log.split('\n').filter((line) => line === 'starting').length
+}
+
+const call = (...[method, path, options]: Parameters<Replica['call']>) =>
+  api.call(method, path, { key: organization.key, ...options })
+const statusOf = async (id: string): Promise<string> => (await call('GET', `/v1/instances/${id}/status`)).body.status
+const isRunning = (id: string) => until(`${id} to run`, async () => (await statusOf(id)) === 'running', settlesWithinMs)
+
+async function create(name: string): Promise<string> {
+  const { status, body } = await call('POST', '/v1/instances', { body: { name } })
+  if (status !== 201) throw new Error(`create: ${status} ${JSON.stringify(body)}`)
+  return body.id
+}
+
+async function rowOf(id: string): Promise<pg.QueryResultRow> {
+  const { rows } = await database.pool.query(
+    'SELECT step, attempts, lease_token, lease_until > now() AS is_leased FROM instances WHERE id = $1',
+    [id],
+  )
+  return rows[0]!
+}
+
+async function gatewayPid(id: string): Promise<number> {
+  const gateway = await findGateway(id)
+  if (!gateway) throw new Error(`${id} has no gateway`)
+  return gateway.pid
+}
+
+beforeAll(async () => {
+  database = await cloneDatabase()
+  installation = await makeInstallation(database.connection)
+  const listening = await listenOutside()
+  outside = listening.server
+  await installStub(listening.port)
+  talker = await startStubGateway((response, { body }) => {
+    if (body.stream) startStream(response).write(streamHead)
+  })
+  api = await startReplica(installation)
+  organization = await signUp(api)
+  const first = await startRole('worker', installation)
+  extra.push(first)
+  witness = await create('witness')
+  await isRunning(witness)
+  witnessPid = await gatewayPid(witness)
+
+  await behave({ readyAfterMs: slowStartMs, progressEveryMs: 200 })
+  const id = await create('slow')
+  await until('its gateway', async () => (await rowOf(id)).step === 'checkHealth', settlesWithinMs)
+  await until('its start', () => startsOf(id).catch(() => 0))
+  await behave({})
+  worker = await startRole('worker', installation)
+  const toldAt = performance.now()
+  const { lease_token: token } = await rowOf(id)
+  // The other tests run while it drains.
+  const ended = first.kill('SIGTERM').then((code) => ({ code, at: performance.now(), ms: performance.now() - toldAt }))
+  const isTaken = async () => {
+    const { lease_token, is_leased, attempts } = await rowOf(id)
+    return lease_token !== token && is_leased ? { at: performance.now(), attempts } : null
+  }
+  const taken = until('another worker to take it', isTaken, workerDrainMs + 30_000)
+  for (const promise of [ended, taken]) promise.catch(() => {})
+  slow = { id, pid: await gatewayPid(id), ended, taken }
+})
+
+afterEach(() => {
+  for (const { response } of talker.received) response.destroy()
+  talker.received.length = 0
+})
+
+afterAll(async () => {
+  await Promise.allSettled([slow?.ended, slow?.taken])
+  await Promise.all([api, worker, ...extra].map((started) => started?.kill('SIGKILL')))
+  await Promise.all(proxies.map((proxy) => proxy.close()))
+  if (installation) await removeDataDir(installation.dataDir)
+  outside?.close()
+  await talker?.close()
+  await database?.drop()
+})
+
+/** Another API process, which the test ends, behind a proxy before its database. */
+async function startDoomed() {
+  const { host = '', port } = database.connection
+  const target = host.startsWith('/') ? { path: `${host}/.s.PGSQL.${port}` } : { host, port: port ?? 5432 }
+  const proxy = await openProxy(target)
+  proxies.push(proxy)
+  const url = databaseUrl({ ...database.connection, host: proxy.host, port: proxy.port })
+  const replica = await startReplica({ ...installation, databaseUrl: url })
+  extra.push(replica)
+  const asked = await replica.call('GET', '/v1/organization', { key: organization.key })
+  expect(asked.status).toBe(200)
+  return { replica, proxy }
+}
+
+const named = async (name: string): Promise<string[]> =>
+  (await database.pool.query('SELECT id FROM instances WHERE name = $1', [name])).rows.map(({ id }) => id)
+
+const post = (replica: Pick<Replica, 'call'>, name: string, key?: string) =>
+  replica.call('POST', '/v1/instances', {
+    key: organization.key,
+    body: { name },
+    headers: key === undefined ? {} : { 'idempotency-key': key },
+  })
+
+/** There once, worked on, and with one gateway. */
+async function expectMadeOnce(name: string): Promise<void> {
+  const ids = await named(name)
+  expect(ids).toHaveLength(1)
+  await isRunning(ids[0]!)
+  expect(await startsOf(ids[0]!)).toBe(1)
+  expect((await call('DELETE', `/v1/instances/${ids[0]}`)).status).toBe(204)
+}
+
+test('F4: an API killed after the commit and before its answer: the retry with the same key gets that instance', async () => {
+  const { replica, proxy } = await startDoomed()
+  const hold = proxy.holdWhen('commit\0', 'to server', { after: 'request' })
+  const answer = post(replica, 'committed', 'key-1').catch((error: unknown) => error)
+  await hold.held
+  const [id] = await until('the commit', async () =>
+    (await named('committed')).length > 0 ? named('committed') : null,
+  )
+  await replica.kill('SIGKILL')
+  expect(await answer).toBeInstanceOf(Error)
+  const retries = [await post(api, 'committed', 'key-1'), await post(api, 'committed', 'key-1')]
+  for (const { status, headers, body } of retries) {
+    expect([status, headers['idempotent-replayed'], body.id]).toEqual([201, 'true', id])
+    expect(body).toMatchObject({ name: 'committed', status: 'provisioning' })
+  }
+  expect(retries[1]!.body).toEqual(retries[0]!.body)
+  await expectMadeOnce('committed')
+})
+
+test('F4: an API killed before the commit has made nothing, and the retry with the same key makes it', async () => {
+  const { replica, proxy } = await startDoomed()
+  const hold = proxy.holdWhen('commit\0', 'to server')
+  const answer = post(replica, 'not committed', 'key-2').catch((error: unknown) => error)
+  await hold.held
+  await replica.kill('SIGKILL')
+  expect(await answer).toBeInstanceOf(Error)
+  expect(await named('not committed')).toEqual([])
+  hold.drop()
+  const retry = await post(api, 'not committed', 'key-2')
+  expect([retry.status, retry.headers['idempotent-replayed']]).toEqual([201, undefined])
+  expect(await named('not committed')).toEqual([retry.body.id])
+  await expectMadeOnce('not committed')
+})
+
+test('F4: an API killed before its answer and before it rang, without a key: the instance is there once and is worked on', async () => {
+  const { replica, proxy } = await startDoomed()
+  const hold = proxy.holdWhen('INSERT INTO instances', 'to server', { after: 'request' })
+  const answer = post(replica, 'without a key').catch((error: unknown) => error)
+  await hold.held
+  await until('the commit', async () => (await named('without a key')).length > 0)
+  await replica.kill('SIGKILL')
+  expect(await answer).toBeInstanceOf(Error)
+  await expectMadeOnce('without a key')
+})
+
+test('F3: an API that is told to end takes no more, ends its open requests cleanly within 5 s, and leaves the rest to the others', async () => {
+  const { replica } = await startDoomed()
+  const id = await create('talker')
+  await isRunning(id)
+  const pid = await gatewayPid(id)
+  await database.pool.query('UPDATE instances SET endpoint = $2 WHERE id = $1', [id, JSON.stringify(talker.endpoint)])
+  const base = `/v1/instances/${id}`
+  const headers = { authorization: `Bearer ${organization.key}`, 'content-type': 'application/json' }
+  const turn = (stream: boolean) => JSON.stringify({ model: 'openclaw', input: 'hello', stream })
+
+  const streamed = await fetch(`${replica.url}${base}/responses`, { method: 'POST', headers, body: turn(true) })
+  const plain = replica.call('POST', `${base}/responses`, { key: organization.key, body: turn(false) })
+  const polled = replica.call('GET', `${base}/status?wait=stopped`, { key: organization.key })
+  // One who has more to send, and one who never will.
+  const bodies = ['{"name":"renamed"', '{'].map((begin) => {
+    const sending = httpRequest(`${replica.url}${base}`, { method: 'PATCH', headers })
+    sending.write(begin)
+    const answer = once(sending, 'response').then(([message]) => message as IncomingMessage)
+    answer.catch(() => {})
+    sending.on('error', () => {})
+    return { sending, answer }
+  })
+  await until('the turns', () => talker.received.length === 2)
+
+  const toldAt = performance.now()
+  const ended = replica.kill('SIGTERM').then((code) => ({ code, ms: performance.now() - toldAt }))
+  let others = 0
+  const rest = (async () => {
+    for (let isOver = false; !isOver; others += 1) {
+      isOver = await Promise.race([ended.then(() => true), sleep(50).then(() => false)])
+      expect((await call('GET', '/v1/organization')).status).toBe(200)
+    }
+  })()
+  expect(await streamed.text()).toMatch(/event: error\ndata: .*shutting down.*\n\n$/)
+  const refused = await plain
+  expect([refused.status, refused.headers['x-should-retry']]).toEqual([503, 'false'])
+  expect((await polled).status).toBe(200)
+  expect(performance.now() - toldAt, 'turns and waits end at once').toBeLessThan(2000)
+  await expect(fetch(`${replica.url}/v1/organization`, { headers })).rejects.toThrow()
+  bodies[0]!.sending.end('}')
+  const finished = await bodies[0]!.answer
+  finished.resume()
+  expect(finished.statusCode).toBe(200)
+  await expect(bodies[1]!.answer).rejects.toThrow()
+  const { code, ms } = await ended
+  expect(code).toBe(0)
+  expect(ms).toBeLessThan(apiDrainMs + 3000)
+  await rest
+  expect(others).toBeGreaterThan(10)
+  expect(talker.received.map(({ abortedAt }) => abortedAt !== undefined)).toEqual([true, true])
+  expect((await call('GET', base)).body).toMatchObject({ name: 'renamed', status: 'running' })
+  expect(await gatewayPid(id), 'the sandbox is untouched').toBe(pid)
+  await call('DELETE', base)
+})
+
+test('F3: a worker that is told to end in the middle of a step lets go of its lease, and another goes on at once', async () => {
+  const { id, pid, ended, taken } = slow
+  const { code, at, ms } = await ended
+  expect(code).toBe(0)
+  expect(ms).toBeGreaterThan(workerDrainMs - 1000)
+  expect(ms).toBeLessThan(workerDrainMs + 5000)
+  const next = await taken
+  console.info(`taken ${Math.round(next.at - at)} ms after the other had ended`)
+  expect(next.at - at).toBeLessThan(goesOnWithinMs)
+  expect(next.attempts, 'a deploy is no failed attempt').toBe(1)
+  // It sees the start through; the stub takes no configuration, so this is as far as it comes.
+  await until('the next step', async () => (await rowOf(id)).step === 'patchConfig', settlesWithinMs)
+  expect([await gatewayPid(id), await startsOf(id)], 'the sandbox is untouched').toEqual([pid, 1])
+  expect((await call('DELETE', `/v1/instances/${id}`)).status).toBe(204)
+})
+
+test('I8: an agent’s own connection never notices that API and workers are killed, deployed, or away', async () => {
+  /** Without the address of the API, which has another port each time. */
+  const shown = async () => {
+    const { gateway_url: _, ...instance } = (await call('GET', `/v1/instances/${witness}`)).body
+    return { instance, events: (await call('GET', `/v1/instances/${witness}/events`)).body }
+  }
+  const before = await shown()
+  for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+    const toldAt = performance.now()
+    await Promise.all([api.kill(signal), worker.kill(signal)])
+    expect(performance.now() - toldAt, 'without work nothing is waited for').toBeLessThan(4000)
+    ;[api, worker] = await Promise.all([startReplica(installation), startRole('worker', installation)])
+  }
+  // The first look for drift is done when a worker says that it runs.
+  const channel = channels.get(witness)!
+  expect(channel).toMatchObject({ pid: witnessPid, connections: 1, isOpen: true })
+  expect(await gatewayPid(witness)).toBe(witnessPid)
+  console.info(`longest silence ${Math.round(channel.longestSilenceMs)} ms`)
+  expect(channel.longestSilenceMs).toBeLessThan(2000)
+  expect(performance.now() - channel.heardAt).toBeLessThan(2000)
+  expect(await shown()).toEqual(before)
+})

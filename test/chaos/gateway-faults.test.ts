@@ -1,0 +1,274 @@
+import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { maxAttempts } from '../../src/lifecycle/failures.ts'
+import { defaultPatience } from '../../src/lifecycle/pass.ts'
+import { defaultRounds } from '../../src/lifecycle/worker.ts'
+import { type Api, api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { findGateway } from '../support/chowder-process.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { LocalHost } from '../support/local-host.ts'
+import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import { openTestChowder, type TestChowder, type TestChowderOptions } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+interface Behaviour {
+  readyAfterMs?: number
+  progressEveryMs?: number
+  exitAfterMs?: number
+  exitCode?: number
+}
+
+/** Chowder with local sandboxes, real processes in which OpenClaw is a stub. */
+async function openStubbed(options: Omit<TestChowderOptions, 'sandboxes'>) {
+  const host = await LocalHost.make()
+  const folder = join(host.dataDir, 'node_modules/openclaw')
+  await mkdir(folder, { recursive: true })
+  await copyFile(join(import.meta.dirname, '../support/stub-openclaw.mjs'), join(folder, 'openclaw.mjs'))
+  const behave = (behaviour: Behaviour) => writeFile(join(folder, 'behaviour.json'), JSON.stringify(behaviour))
+  await behave({})
+  for (const path of ['openclaw.mjs', 'behaviour.json']) await chmod(join(folder, path), 0o644)
+  const chowder = await openTestChowder({ ...options, sandboxes: host.driver })
+  await chowder.startWorker()
+  const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+  const client = api(url, (await chowder.signUp()).key)
+  return {
+    client,
+    behave,
+    create: async (): Promise<string> => (await client.post('/v1/instances', { name: 'x' })).body.id,
+    gatewayOf: async (id: string) => {
+      const gateway = await findGateway(id)
+      if (!gateway) throw new Error(`${id} has no gateway`)
+      return gateway
+    },
+    /** How often its gateway was started, by what it wrote. */
+    starts: async (id: string) =>
+      (await host.driver.logs(id, 1000)).split('\n').filter((line) => line === 'starting').length,
+    close: async () => {
+      await chowder.close()
+      await host.remove()
+    },
+  }
+}
+
+type Stubbed = Awaited<ReturnType<typeof openStubbed>>
+
+const read = async (client: Api, id: string) => (await client.get(`/v1/instances/${id}`)).body
+const eventsOf = async (client: Api, id: string): Promise<{ type: string; reason: string | null }[]> =>
+  (await client.get(`/v1/instances/${id}/events?limit=100`)).body
+const secondsSince = (start: number) => (performance.now() - start) / 1000
+
+/** Connections to a port of this machine that are open at both ends. */
+async function connectionsTo(port: number): Promise<number> {
+  const remote = `:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const lines = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/))
+  return lines.filter(([, , to, state]) => to?.endsWith(remote) && state === '01').length
+}
+
+describe('a gateway that fails under the limits as they are', () => {
+  const noticedWithinSeconds = 15
+  /** 15 s of silence, and three questions of 5 s; the rest is this machine's. */
+  const hungTurnSeconds = 30 + 10
+  let chowder: Stubbed
+
+  beforeAll(async () => {
+    chowder = await openStubbed({ rounds: defaultRounds, patience: defaultPatience })
+  })
+  afterAll(() => chowder?.close())
+
+  it('F14: a gateway that is killed is noticed within 15 s and comes back', async () => {
+    await chowder.behave({})
+    const id = await chowder.create()
+    await waitForStatus(chowder.client, id, 'running')
+    const killed = await chowder.gatewayOf(id)
+    const start = performance.now()
+    process.kill(killed.pid, 'SIGKILL')
+    const isNoticed = async () => (await eventsOf(chowder.client, id)).find(({ type }) => type === 'instance.due')
+    const noticed = await until('the death to be noticed', isNoticed, 30_000)
+    expect(secondsSince(start)).toBeLessThan(noticedWithinSeconds)
+    expect(noticed.reason).toContain('does not run any more')
+    const back = async () => {
+      const gateway = await findGateway(id)
+      return gateway && gateway.pid !== killed.pid && (await read(chowder.client, id)).status === 'running'
+    }
+    await until('the gateway to be back', back, 30_000)
+    const ended = (await eventsOf(chowder.client, id)).find(({ type }) => type === 'instance.gateway_ended')
+    expect(ended?.reason).toContain('exit code 137')
+    expect(await say(chowder.client, sessionPath(id), 'hello')).toBe('Hello')
+    await chowder.client.delete(`/v1/instances/${id}`)
+  })
+
+  it('F14: a gateway that ends each time it was up is an error after the fifth, with its code and last words', async () => {
+    await chowder.behave({ exitAfterMs: 300, exitCode: 3 })
+    const id = await chowder.create()
+    const isError = async () => (await read(chowder.client, id)).status === 'error'
+    await until('the instance to be given up', isError, 120_000)
+    const { error_message: reason } = await read(chowder.client, id)
+    expect(reason).toContain('exit code 3')
+    expect(reason).toContain('out of lobsters')
+    expect(await chowder.starts(id)).toBe(maxAttempts)
+    await sleep(2 * defaultRounds.driftEveryMs)
+    expect(await chowder.starts(id)).toBe(maxAttempts)
+    expect((await read(chowder.client, id)).status).toBe('error')
+    // A new intent is a new chance.
+    await chowder.behave({})
+    await chowder.client.post(`/v1/instances/${id}/start`)
+    await waitForStatus(chowder.client, id, 'running')
+    await chowder.client.delete(`/v1/instances/${id}`)
+  })
+
+  it('F15: turns of a gateway that hangs are 504 in time, none is left behind, and it is restarted', async () => {
+    await chowder.behave({})
+    const id = await chowder.create()
+    await waitForStatus(chowder.client, id, 'running')
+    expect(await say(chowder.client, sessionPath(id), 'hello')).toBe('Hello')
+    const hung = await chowder.gatewayOf(id)
+    process.kill(hung.pid, 'SIGSTOP')
+    const start = performance.now()
+    const turn = async () => {
+      const { status } = await chowder.client.post(sessionPath(id), { model: 'openclaw', input: 'hello' })
+      return { status, isInTime: secondsSince(start) < hungTurnSeconds }
+    }
+    const answers = await Promise.all(Array.from({ length: 30 }, turn))
+    expect(answers.filter(({ status, isInTime }) => status !== 504 || !isInTime)).toEqual([])
+    const restarted = async () => ![undefined, hung.pid].includes((await findGateway(id))?.pid)
+    await until('the gateway to be restarted', restarted, 90_000)
+    await until('an answer', () => say(chowder.client, sessionPath(id), 'hello').catch(() => ''), 30_000)
+    expect(await chowder.starts(id)).toBe(2)
+    // The connection that the last turn went by may wait for the next one.
+    await until('the connections to be gone', async () => (await connectionsTo(hung.port)) <= 1, 10_000)
+    await chowder.client.delete(`/v1/instances/${id}`)
+  }, 240_000)
+})
+
+describe('a gateway that starts slowly', () => {
+  const patience = { startWithoutProgressMs: 3000, startMs: 9000 }
+  let chowder: Stubbed
+
+  beforeAll(async () => {
+    chowder = await openStubbed({ patience })
+  })
+  afterAll(() => chowder?.close())
+
+  it('F16: is left to it while it makes progress', async () => {
+    await chowder.behave({ readyAfterMs: 2 * patience.startWithoutProgressMs, progressEveryMs: 200 })
+    const id = await chowder.create()
+    const begun = await until('its process', () => findGateway(id), 30_000)
+    await waitForStatus(chowder.client, id, 'running')
+    expect((await chowder.gatewayOf(id)).pid).toBe(begun.pid)
+    expect(await chowder.starts(id)).toBe(1)
+    await chowder.client.delete(`/v1/instances/${id}`)
+  })
+
+  it('F16: is ended at the cap, however much progress it makes, and started anew', async () => {
+    await chowder.behave({ readyAfterMs: 10 * patience.startMs, progressEveryMs: 200 })
+    const id = await chowder.create()
+    const begun = await until('its process', () => findGateway(id), 30_000)
+    const start = performance.now()
+    await until('a failed attempt', async () => (await read(chowder.client, id)).error_message, 60_000)
+    expect(secondsSince(start)).toBeGreaterThan(0.8 * (patience.startMs / 1000))
+    expect((await read(chowder.client, id)).error_message).toMatch(/not ready after (9|1\d) s/)
+    expect((await findGateway(id))?.pid).not.toBe(begun.pid)
+    await chowder.behave({})
+    await waitForStatus(chowder.client, id, 'running')
+    expect(await chowder.starts(id)).toBeGreaterThan(1)
+    await chowder.client.delete(`/v1/instances/${id}`)
+  })
+})
+
+describe('an agent beyond a network that fails', () => {
+  let gateway: FakeGateway
+  let proxy: TcpProxy
+  let driver: FakeDriver
+  let chowder: TestChowder
+  let key: string
+
+  beforeAll(async () => {
+    gateway = await startFakeGateway({})
+    if (gateway.endpoint.kind !== 'tcp') throw new Error('no port to stand before')
+    proxy = await openProxy(gateway.endpoint)
+    driver = new FakeDriver(() => ({ kind: 'tcp', host: proxy.host, port: proxy.port }))
+    chowder = await openTestChowder({ sandboxes: driver, patience: { hungMs: 1000 } })
+    await chowder.startWorker()
+    key = (await chowder.signUp()).key
+  })
+  afterAll(async () => {
+    await chowder?.close()
+    await proxy?.close()
+    await gateway?.close()
+  })
+
+  const create = async (): Promise<string> =>
+    (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+  const shown = async (id: string) => (await chowder.call('GET', `/v1/instances/${id}`, { key })).body
+  const isSettledAs = (id: string, status: string) =>
+    until(
+      `${id} to be ${status}`,
+      async () => {
+        const body = await shown(id)
+        return body.status === status && body.step === null ? body : null
+      },
+      30_000,
+    )
+  const looks = (id: string) => driver.calls.filter((made) => made.id === id && made.method === 'exec').length
+
+  it.each(['freeze', 'cut'] as const)(
+    'F26: stays as it is behind a %s, however long it lasts',
+    async (fault) => {
+      const id = await create()
+      await isSettledAs(id, 'running')
+      const before = driver.calls.length
+      proxy[fault]()
+      await until(
+        'more looks from inside than an instance has attempts',
+        async () => {
+          // As if the pauses between them had passed.
+          await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
+          expect((await shown(id)).status).toBe('running')
+          return looks(id) > maxAttempts + 2
+        },
+        120_000,
+      )
+      expect(await shown(id)).toMatchObject({
+        status: 'running',
+        step: 'checkHealth',
+        error_message: expect.stringContaining('cannot reach it'),
+      })
+      const touched = driver.calls
+        .slice(before)
+        .filter((made) => ['create', 'start', 'stop', 'destroy'].includes(made.method))
+      expect(touched).toEqual([])
+
+      // An agent that dies while it cannot be reached has all its attempts.
+      if (fault === 'cut') driver.die(id)
+      proxy.heal()
+      await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
+      expect(await isSettledAs(id, 'running')).toMatchObject({ error_message: null })
+      expect(driver.starts.get(id)).toBe(fault === 'cut' ? 2 : 1)
+      expect(driver.creations.get(id)).toBe(1)
+      await chowder.call('DELETE', `/v1/instances/${id}`, { key })
+    },
+    180_000,
+  )
+
+  it('F14: a gateway that runs out of memory each time is an error that says so', async () => {
+    const id = await create()
+    const isError = async () => {
+      const { status } = await shown(id)
+      const sandbox = driver.sandboxes.get(id)
+      if (status === 'running' && sandbox?.running) {
+        driver.output = 'all lobsters\n'
+        driver.die(id, null, true)
+      }
+      await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
+      return status === 'error'
+    }
+    await until('the instance to be given up', isError, 60_000)
+    const { error_message: reason } = await shown(id)
+    expect(reason).toContain('oom')
+    expect(reason).toContain('all lobsters')
+    expect(driver.starts.get(id)).toBe(maxAttempts)
+  }, 90_000)
+})

@@ -1,0 +1,63 @@
+// npm run test:chaos [-- --minutes N] [--seed S] [--queue postgres|redis]
+import { spawn } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { type Report, tableOf } from './table.ts'
+
+const usage = 'usage: npm run test:chaos -- [--minutes N] [--seed S] [--queue postgres|redis]'
+const vitest = join(import.meta.dirname, '../../node_modules/vitest/vitest.mjs')
+
+/** What the command line asks for; throws with its usage when that makes no sense. */
+function readArguments() {
+  const { values } = parseArgs({
+    options: { minutes: { type: 'string' }, seed: { type: 'string' }, queue: { type: 'string' } },
+  })
+  const minutes = values.minutes === undefined ? null : Number(values.minutes)
+  const isSound =
+    (minutes === null || minutes > 0) &&
+    /^\d{1,9}$/.test(values.seed ?? '0') &&
+    ['postgres', 'redis'].includes(values.queue ?? 'redis')
+  if (!isSound) throw new Error(usage)
+  return { ...values, minutes }
+}
+
+/**
+ * Runs the crash suite, or with `minutes` the nemesis alone for so long (half of it on each queue unless one is named),
+ * and ends with the table of what the nemesis did and found. Everything it needs it starts itself.
+ */
+async function main(): Promise<void> {
+  const { minutes, seed, queue } = readArguments()
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-chaos-'))
+  const reports = join(folder, 'reports')
+  const seconds = minutes === null ? null : (minutes * 60) / (queue === undefined ? 2 : 1)
+  const child = spawn(
+    process.execPath,
+    [vitest, 'run', '--project', 'chaos', ...(seconds === null ? [] : ['chaos/nemesis'])],
+    {
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        CHAOS_REPORT: reports,
+        ...(seconds !== null && { CHAOS_SECONDS: String(seconds) }),
+        ...(queue !== undefined && { CHAOS_QUEUE: queue }),
+        ...(seed !== undefined && { SEED: seed }),
+      },
+    },
+  )
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('exit', resolve)
+  })
+  const lines = (await readFile(reports, 'utf8').catch(() => '')).split('\n').filter((line) => line !== '')
+  await rm(folder, { recursive: true, force: true })
+  const found: Report[] = lines.map((line) => JSON.parse(line))
+  process.stdout.write(`\n${tableOf(found)}\n`)
+  process.exitCode = code === 0 && found.length > 0 && found.every(({ violations }) => violations.length === 0) ? 0 : 1
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`${error instanceof Error ? error.message : error}\n`)
+  process.exitCode = 1
+})

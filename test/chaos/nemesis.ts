@@ -1,0 +1,487 @@
+import { randomBytes } from 'node:crypto'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import type pg from 'pg'
+import { pino } from 'pino'
+import { openDb } from '../../src/database/client.ts'
+import { examine } from '../../src/doctor/examine.ts'
+import { openQueue } from '../../src/lifecycle/queue.ts'
+import { isObject } from '../../src/openclaw/json.ts'
+import { openVault } from '../../src/platform/secrets.ts'
+import { openCloudDriver } from '../support/cloud-driver.ts'
+import { type CloudCall, cloudFaultKinds, type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
+import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import {
+  findDoubled,
+  findIllegalTransitions,
+  findLost,
+  findOverLimit,
+  findSecretsInDatabase,
+  findSecretsInFiles,
+  findUndocumented,
+  findUnrecorded,
+  findUnsettled,
+  findWrongConflicts,
+  type Secrets,
+  type Violation,
+} from './checker.ts'
+import { type Journal, runClient, startOnce } from './client.ts'
+import { type Random, randomFrom } from './random.ts'
+import { openRecovery, type Recovery } from './recovery.ts'
+import { type Crash, type Replica, superviseReplica } from './replicas.ts'
+import type { Report } from './table.ts'
+
+export interface NemesisOptions {
+  /** The database that Chowder is to use, migrated and empty: directly, and how to reach it. */
+  pool: pg.Pool
+  connection: pg.PoolConfig
+  /** Null for the queue in PostgreSQL. The database of this index is emptied. */
+  redisUrl: string | null
+  seed: number
+  /** How long faults are injected. */
+  durationMs: number
+  /** For the data of Chowder's processes, and their logs; passable for others. */
+  folder: string
+  log(line: string): void
+}
+
+/** Of the Redis server; others use 0. */
+const redisDatabase = 7
+const clientsOfEach = 3
+/** Few enough that the clients meet it. */
+const smallLimit = 5
+const bootMs = 150
+const startTimeoutMs = 90_000
+/** The clients' last answers, once they were told to end. */
+const clientsEndMs = 180_000
+/** From the end of all faults until everything accepted came true: a hung gateway takes about 60 s to be found and started. */
+const quiescenceMs = 180_000
+/** Longer than a look for drift, so that one has found nothing to do. */
+const quietForMs = 7000
+const startsWithinMs = 90_000
+
+const processFaults = ['worker: kill -9', 'api: kill -9', 'worker: SIGTERM', 'api: SIGTERM'] as const
+const databaseFaults = ['database: connections ended', 'database: cut off', 'database: half-open'] as const
+const sandboxFaults = ['sandbox: dies', 'sandbox: out of memory', 'sandbox: gateway hangs'] as const
+type FaultKind =
+  | (typeof processFaults)[number]
+  | (typeof databaseFaults)[number]
+  | (typeof sandboxFaults)[number]
+  | 'queue: emptied'
+  | 'queue: cut off'
+  | `cloud: ${(typeof cloudFaultKinds)[number]}`
+
+/** How often each is chosen. */
+const weights: Record<FaultKind, number> = {
+  'worker: kill -9': 6,
+  'api: kill -9': 4,
+  'worker: SIGTERM': 3,
+  'api: SIGTERM': 3,
+  'database: connections ended': 4,
+  'database: cut off': 3,
+  'database: half-open': 2,
+  'queue: emptied': 4,
+  'queue: cut off': 3,
+  'sandbox: dies': 5,
+  'sandbox: out of memory': 2,
+  'sandbox: gateway hangs': 2,
+  'cloud: lost reply': 3,
+  'cloud: too many requests': 2,
+  'cloud: server error': 2,
+  'cloud: hang': 2,
+  'cloud: wrong 404': 3,
+  'cloud: out of capacity': 2,
+  'cloud: slow': 3,
+}
+
+const cloudCalls: readonly CloudCall[] = ['create', 'start', 'stop', 'destroy', 'observe', 'list', 'files', 'exec']
+
+/** Everything that a run stands on. */
+interface Stage {
+  options: NemesisOptions
+  random: Random
+  cloud: FakeCloud
+  database: TcpProxy
+  redis: { proxy: TcpProxy; direct: Redis } | null
+  replicas: Replica[]
+  /** Replicas that are being ended right now. */
+  busy: Set<Replica>
+  recovery: Recovery
+  /** When nobody can say what was committed. */
+  disturbances: { from: number; to: number }[]
+  background: Set<Promise<unknown>>
+}
+
+const targetOf = ({ host = 'localhost', port = 5432 }: pg.PoolConfig) =>
+  host.startsWith('/') ? { path: `${host}/.s.PGSQL.${port}` } : { host, port }
+
+function urlThrough(proxy: TcpProxy, { user, password, database }: pg.PoolConfig): string {
+  const url = new URL(`postgresql://${proxy.host}:${proxy.port}/${database}`)
+  url.username = user ?? ''
+  url.password = String(password ?? '')
+  return url.href
+}
+
+/** A connection may come as a URL. */
+function spelledOut(connection: pg.PoolConfig): pg.PoolConfig {
+  if (connection.connectionString === undefined) return connection
+  const url = new URL(connection.connectionString)
+  return {
+    host: url.hostname,
+    port: Number(url.port || 5432),
+    user: decodeURIComponent(url.username),
+    password: decodeURIComponent(url.password),
+    database: url.pathname.slice(1),
+  }
+}
+
+async function openRedis(redisUrl: string) {
+  const url = new URL(redisUrl)
+  const proxy = await openProxy({ host: url.hostname, port: Number(url.port || 6379) })
+  const direct = new Redis(redisUrl, { db: redisDatabase, maxRetriesPerRequest: 3 })
+  await direct.flushdb()
+  return { proxy, direct, url: `redis://${proxy.host}:${proxy.port}/${redisDatabase}` }
+}
+
+/** Empties the queue as a FLUSHALL, or a restart without data, does. */
+async function emptyQueue({ redis, options: { pool } }: Stage): Promise<void> {
+  if (redis) return void (await redis.direct.flushdb())
+  await pool.query('TRUNCATE bullmq.job CASCADE')
+}
+
+/**
+ * Injects one fault and heals it again; resolves once it is healed, with what has to recover from then on. False when
+ * there is nothing that it could strike.
+ */
+async function inject(stage: Stage, kind: FaultKind): Promise<boolean> {
+  const { random, cloud, database, redis, replicas, busy, recovery, options } = stage
+  const holdMs = random.between(500, 5000)
+  const [where, what] = kind.split(': ') as [string, string]
+
+  const disturbed = async (act: () => Promise<unknown>) => {
+    const window = { from: Date.now(), to: Number.POSITIVE_INFINITY }
+    stage.disturbances.push(window)
+    await act()
+    window.to = Date.now() + 1000
+  }
+
+  if (where === 'worker' || where === 'api') {
+    const replica = random.pick(replicas.filter((one) => one.role === where && one.isRunning() && !busy.has(one)))
+    if (!replica) return false
+    busy.add(replica)
+    await recovery.watchDue(kind)
+    const ended = replica.kill(what === 'SIGTERM' ? 'SIGTERM' : 'SIGKILL').finally(() => busy.delete(replica))
+    stage.background.add(ended)
+    return true
+  }
+  if (where === 'sandbox') {
+    const running = cloud.sandboxes().filter(({ isHealthy }) => isHealthy)
+    const { id } = random.pick(running) ?? {}
+    if (id === undefined) return false
+    if (what === 'gateway hangs') cloud.hang(id)
+    else
+      await cloud.die(
+        id,
+        what === 'dies' ? { code: random.pick([1, 137, null]), oom: false } : { code: 137, oom: true },
+      )
+    recovery.watchSandbox(kind, id)
+    return true
+  }
+  if (where === 'cloud') {
+    const fault = cloudFaultKinds.find((one) => one === what)!
+    cloud.fail({
+      kind: fault,
+      calls: random.next() < 0.5 ? [] : [random.pick(cloudCalls)!],
+      times: random.between(1, 6),
+      slowMs: random.between(200, 4000),
+    })
+    await sleep(holdMs)
+    cloud.heal()
+  } else if (kind === 'database: connections ended') {
+    await disturbed(() =>
+      options.pool.query(
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name LIKE 'chowder-%'`,
+      ),
+    )
+  } else if (where === 'database') {
+    await disturbed(async () => {
+      if (what === 'cut off') database.cut()
+      else database.freeze()
+      await sleep(holdMs)
+      database.heal()
+    })
+  } else if (kind === 'queue: emptied') {
+    await emptyQueue(stage)
+  } else {
+    if (!redis) return false
+    redis.proxy.cut()
+    await sleep(holdMs)
+    redis.proxy.heal()
+  }
+  await recovery.watchDue(kind)
+  return true
+}
+
+const markerIn = (config: Record<string, unknown> | null): string | null | undefined => {
+  if (!config) return undefined
+  const assistant = isObject(config.ui) ? config.ui.assistant : null
+  return isObject(assistant) && typeof assistant.name === 'string' ? assistant.name : null
+}
+
+/** A new organization with a key for the model provider, and room for `limit` instances. */
+async function signUp(url: string, pool: pg.Pool, providerKey: string, limit: number | null) {
+  const call = async (path: string, method: string, body: object, key = ''): Promise<Record<string, unknown>> => {
+    const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` }
+    const response = await fetch(`${url}${path}`, { method, headers, body: JSON.stringify(body) })
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`)
+    return (await response.json()) as Record<string, unknown>
+  }
+  const { organization, api_key: key } = await call('/v1/organization/signup', 'POST', { name: 'Acme' })
+  const { id } = organization as { id: string }
+  await call('/v1/organization', 'PATCH', { model_api_keys: { anthropic: providerKey } }, String(key))
+  await pool.query('UPDATE organizations SET instance_limit = $1 WHERE id = $2', [limit, id])
+  return { id, key: String(key), limit }
+}
+
+async function waitFor(what: string, timeoutMs: number, check: () => boolean): Promise<void> {
+  for (const deadline = performance.now() + timeoutMs; !check(); await sleep(50))
+    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`)
+}
+
+/**
+ * Two APIs and two workers of Chowder, as real processes on a fake cloud, behind proxies; clients that create, start, stop,
+ * configure and delete instances; and all the while one fault after the other, as the seed says. Then all faults end, and
+ * what must always hold is checked. The same seed makes the same choices, though not to the same moment. Throws when
+ * Chowder cannot be started at all.
+ */
+export async function runNemesis(options: NemesisOptions): Promise<Report> {
+  const { pool, redisUrl, seed, durationMs, folder, log } = options
+  const startedAt = performance.now()
+  const connection = spelledOut(options.connection)
+  const providerKey = `sk-ant-canary-${randomBytes(12).toString('hex')}`
+  const overrideSecret = `canary-${randomBytes(12).toString('hex')}`
+  const secretKey = randomBytes(32)
+  const crashes: Crash[] = []
+  const provider = await startFakeModelProvider({ apiKey: providerKey })
+  const cloud = await startFakeCloud({ bootMs })
+  const database = await openProxy(targetOf(connection))
+  const redis = redisUrl === null ? null : await openRedis(redisUrl)
+  await mkdir(folder, { recursive: true })
+  const logFiles: string[] = []
+  const replicas = (['api', 'api', 'worker', 'worker'] as const).map((role, at) => {
+    const logFile = join(folder, `${role}-${at}.log`)
+    logFiles.push(logFile)
+    const env = {
+      PATH: process.env.PATH ?? '',
+      HOME: folder,
+      PORT: '0',
+      LOG_LEVEL: 'debug',
+      CLOUD_URL: cloud.url,
+      CHOWDER_DATA_DIR: join(folder, 'data'),
+      CHOWDER_SECRET_KEY: secretKey.toString('base64'),
+      DATABASE_URL: urlThrough(database, connection),
+      ANTHROPIC_BASE_URL: provider.url,
+      RATE_LIMIT_PER_MINUTE: '0',
+      ...(redis && { REDIS_URL: redis.url }),
+    }
+    return superviseReplica({ role, env, logFile, crashes })
+  })
+  const recovery = openRecovery(pool, cloud)
+  const stage: Stage = {
+    options,
+    random: randomFrom(seed),
+    cloud,
+    database,
+    redis,
+    replicas,
+    busy: new Set(),
+    recovery,
+    disturbances: [],
+    background: new Set(),
+  }
+  const urls = () => replicas.flatMap((replica) => replica.url() ?? [])
+  const allRun = () => replicas.every((replica) => replica.isRunning())
+  const violations: Violation[] = []
+  const faults: Record<string, number> = {}
+  const journal: Journal = { operations: [], expected: new Map() }
+
+  async function suffer(organizations: { id: string; key: string }[]): Promise<void> {
+    const ending = new AbortController()
+    const clients = organizations.flatMap((organization, at) =>
+      Array.from({ length: clientsOfEach }, (_, which) =>
+        runClient(
+          {
+            random: randomFrom(seed, 1 + at * clientsOfEach + which),
+            urls,
+            organization,
+            journal,
+            prefix: `${'ab'[at]}${which}`,
+            secret: overrideSecret,
+            mostInstances: 3,
+          },
+          ending.signal,
+        ),
+      ),
+    )
+    const deadline = performance.now() + durationMs
+    while (performance.now() < deadline) {
+      await sleep(stage.random.between(200, 2000))
+      const kind = stage.random.weighted(weights)
+      if (!(await inject(stage, kind))) continue
+      faults[kind] = (faults[kind] ?? 0) + 1
+    }
+    cloud.heal()
+    database.heal()
+    redis?.proxy.heal()
+    log('the faults have ended')
+    ending.abort()
+    const ended = await Promise.race([
+      Promise.all(clients).then(() => true),
+      sleep(clientsEndMs, false, { ref: false }),
+    ])
+    if (!ended) throw new Error(`the clients had no answer ${clientsEndMs} ms after the last fault`)
+    await Promise.all(stage.background)
+    await waitFor('all processes to run again', startTimeoutMs, allRun)
+  }
+
+  /** Until nothing is left to be done, for as long as a look for drift takes; what is left at the bound is a violation. */
+  async function settle(): Promise<Violation[]> {
+    let quietSince = performance.now()
+    for (const deadline = performance.now() + quiescenceMs; ; await sleep(250)) {
+      const unsettled = await findUnsettled(pool, cloud.sandboxes())
+      const now = performance.now()
+      if (unsettled.length > 0) quietSince = now
+      if (now - quietSince > quietForMs || now > deadline) return unsettled
+    }
+  }
+
+  /** With all faults over, what was given up comes back when its owner starts it. */
+  async function startGivenUp(keys: ReadonlyMap<string, string>): Promise<Violation[]> {
+    const { rows } = await pool.query<{ id: string; organization_id: string }>(
+      `SELECT id, organization_id FROM instances WHERE desired_state = 'running' AND ready_at IS NULL
+       AND observed_generation = generation`,
+    )
+    log(`${rows.length} instances were given up with a reason, and are started`)
+    const answers = await Promise.all(
+      rows.map(async ({ id, organization_id: organizationId }) => ({
+        id,
+        answer: await Promise.race([
+          startOnce(urls()[0]!, keys.get(organizationId)!, id),
+          sleep(startsWithinMs, 'no answer', { ref: false }),
+        ]),
+      })),
+    )
+    return answers
+      .filter(({ answer }) => !answer.startsWith('200 ') || !answer.includes('"status":"running"'))
+      .map(({ id, answer }) => ({
+        what: 'lost',
+        instanceId: id,
+        why: `it could not be started when all was well again: ${answer.slice(0, 300)}`,
+      }))
+  }
+
+  /** What an operator's doctor finds, with all at rest. */
+  async function askDoctor(): Promise<Violation[]> {
+    const log = pino({ level: 'silent' })
+    const queue = openQueue(redis ? { kind: 'redis', url: redis.url } : { kind: 'postgres', connection }, log)
+    try {
+      const sandboxes = openCloudDriver(cloud.url, 'doctor')
+      const found = await examine({ db: openDb(pool), sandboxes, vault: openVault(secretKey), queue })
+      return found.map(({ check, what }) => ({
+        what: 'found by the doctor',
+        instanceId: null,
+        why: `${check}: ${what}`,
+      }))
+    } finally {
+      await queue.close()
+    }
+  }
+
+  try {
+    await waitFor('Chowder to run', startTimeoutMs, allRun)
+    const organizations = await Promise.all([
+      signUp(urls()[0]!, pool, providerKey, smallLimit),
+      signUp(urls()[0]!, pool, providerKey, null),
+    ])
+    log(`${redis ? 'redis' : 'postgres'}: Chowder runs, seed ${seed}`)
+    await suffer(organizations)
+    violations.push(...(await settle()))
+    violations.push(...(await startGivenUp(new Map(organizations.map(({ id, key }) => [id, key])))))
+    violations.push(...(await settle()))
+    log('at rest')
+
+    const secrets: Secrets = {
+      words: [
+        providerKey,
+        overrideSecret,
+        secretKey.toString('base64'),
+        ...organizations.map(({ key }) => key),
+        ...(connection.password ? [String(connection.password)] : []),
+      ],
+      tokens: cloud.tokens,
+    }
+    violations.push(
+      ...(await findIllegalTransitions(pool)),
+      ...(await findOverLimit(pool, new Map(organizations.map(({ id, limit }) => [id, limit])))),
+      ...(await findDoubled(pool, cloud.history, cloud.overlaps)),
+      ...(await findLost(pool, journal, (id) => markerIn(cloud.config(id)))),
+      ...(await findUnrecorded(pool, journal)),
+      ...(await findWrongConflicts(pool, journal, stage.disturbances)),
+      ...findUndocumented(journal),
+      ...(await askDoctor()),
+      ...(await findSecretsInDatabase(pool, secrets)),
+      ...(await findSecretsInFiles(logFiles, secrets)),
+      ...crashes
+        .filter(({ wasRunning }) => wasRunning)
+        .map(({ role, code }) => ({
+          what: 'crashed process' as const,
+          instanceId: null,
+          why: `a process of the role ${role} ended by itself with exit code ${code}`,
+        })),
+    )
+    if (redis) violations.push(...(await findSecretsInRedis(redis.direct, secrets)))
+  } finally {
+    recovery.close()
+    await Promise.all(replicas.map((replica) => replica.close()))
+    await database.close()
+    await redis?.proxy.close()
+    redis?.direct.disconnect()
+    await cloud.close()
+    await provider.close()
+  }
+
+  const countBy = <T>(items: readonly T[], of: (item: T) => string): Record<string, number> =>
+    Object.fromEntries(Array.from(Map.groupBy(items, of), ([name, group]) => [name, group.length]))
+  const { rows: counted } = await pool.query<{ count: number }>('SELECT count(*)::int AS count FROM instances')
+  return {
+    seed,
+    queue: redis ? 'redis' : 'postgres',
+    seconds: (performance.now() - startedAt) / 1000,
+    faults,
+    operations: countBy(journal.operations, ({ kind }) => kind),
+    answers: countBy(
+      journal.operations.flatMap(({ attempts }) => attempts),
+      ({ status }) => String(status ?? 'none'),
+    ),
+    instances: counted[0]?.count ?? 0,
+    violations,
+    recovery: recovery.times,
+  }
+}
+
+/** I7, in the queue: whatever kind each key is, what it holds is shown by DUMP. */
+async function findSecretsInRedis(redis: Redis, { words }: Secrets): Promise<Violation[]> {
+  const found: Violation[] = []
+  for await (const keys of redis.scanStream({ count: 500 }) as AsyncIterable<string[]>) {
+    for (const key of keys) {
+      const content = await redis.dumpBuffer(key)
+      if (content && words.some((word) => content.includes(word)))
+        found.push({ what: 'secret in the clear', instanceId: null, why: `the key ${key} in Redis holds a secret` })
+    }
+  }
+  return found
+}

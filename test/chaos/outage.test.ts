@@ -1,0 +1,168 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { defaultRounds } from '../../src/lifecycle/worker.ts'
+import { defaultRelease } from '../../src/openclaw/releases.ts'
+import type { SandboxSpec } from '../../src/sandbox/driver.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const dueRows = 5000
+const organizations = 20
+const ofTheBigOne = 4000
+const concurrency = 8
+/** From the worker's start until nothing is due; it is about a third of it on two cores. */
+const finishesWithinMs = 120_000
+/** What the process may grow by at most while it works all of it off, in MiB. */
+const growsByAtMost = 600
+/** What may be left of each row afterwards, in KiB. Most of it is the test's own: the fake sandbox with its files. */
+const keepsByRowAtMost = 8
+const sampleEveryMs = 250
+
+/** A platform that counts how much is asked of it at once, and keeps nothing for a test to read. */
+class CountingDriver extends FakeDriver {
+  inFlight = 0
+  most = 0
+  changes = 0
+
+  override onCall = () => {
+    this.calls.length = 0
+  }
+
+  async #counted<T>(change: Promise<T>): Promise<T> {
+    this.inFlight += 1
+    this.changes += 1
+    this.most = Math.max(this.most, this.inFlight)
+    return change.finally(() => {
+      this.inFlight -= 1
+    })
+  }
+
+  override create(spec: SandboxSpec, signal: AbortSignal) {
+    // As a platform would: without the functions, which hold on to all that the worker has at hand.
+    return this.#counted(super.create({ ...spec, command: () => [], env: () => ({}) }, signal))
+  }
+
+  override start(id: string, signal: AbortSignal) {
+    return this.#counted(super.start(id, signal))
+  }
+
+  override stop(id: string, options: { graceMs: number }, signal: AbortSignal) {
+    return this.#counted(super.stop(id, options, signal))
+  }
+
+  override destroy(id: string, signal: AbortSignal) {
+    return this.#counted(super.destroy(id, signal))
+  }
+}
+
+let gateway: FakeGateway
+let driver: CountingDriver
+let chowder: TestChowder
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  driver = new CountingDriver(() => gateway.endpoint)
+  chowder = await openTestChowder({ sandboxes: driver, rounds: defaultRounds, defaultTier: 'whale' })
+  chowder.deps.log.level = 'warn' // its lines are kept in this process
+})
+afterAll(async () => {
+  await chowder?.close()
+  await gateway?.close()
+})
+
+/** Instances that were asked for an hour ago and later, while no worker ran. */
+async function insertDue(organizationId: string, count: number): Promise<void> {
+  const ids = Array.from({ length: count }, () => randomUUID())
+  const sealed = ids.map((id) => chowder.vault.seal(randomUUID().replaceAll('-', ''), `instances/${id}/sealed_token`))
+  await chowder.database.pool.query(
+    `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
+                            sealed_token, created_at, next_attempt_at, lease_until)
+     SELECT id, $1, 'x', 'anthropic', $4, $5, 'running', token, since, since, since
+     FROM (SELECT id, token, now() - random() * interval '1 hour' AS since FROM unnest($2::uuid[], $3::text[]) AS t(id, token)) AS due`,
+    [organizationId, ids, sealed, driver.name, defaultRelease],
+  )
+  await chowder.database.pool.query('UPDATE organizations SET instance_count = $2 WHERE id = $1', [
+    organizationId,
+    count,
+  ])
+}
+
+const count = async (what: string): Promise<number> =>
+  (await chowder.database.pool.query(`SELECT count(*)::int AS count FROM instances WHERE ${what}`)).rows[0].count
+
+const mebibytes = () => process.memoryUsage.rss() / 2 ** 20
+
+setFlagsFromString('--expose-gc')
+const collectGarbage: () => void = runInNewContext('gc')
+
+/** What is still in use, in KiB. */
+function kept(): number {
+  collectGarbage()
+  return process.memoryUsage().heapUsed / 2 ** 10
+}
+
+test(
+  `F27: ${dueRows} rows that came due during an outage are worked off in bounded time, few at once, and small organizations do not wait for a big one`,
+  async () => {
+    const [big, ...small] = await Promise.all(Array.from({ length: organizations }, () => chowder.signUp()))
+    await insertDue(big!.id, ofTheBigOne)
+    for (const [index, { id }] of small.entries()) {
+      const left = dueRows - ofTheBigOne
+      await insertDue(id, Math.floor(left / small.length) + (index < left % small.length ? 1 : 0))
+    }
+    expect(await count('observed_generation < generation')).toBe(dueRows)
+
+    const keptBefore = kept()
+    const before = mebibytes()
+    let most = before
+    let mostHeld = 0
+    const startedAt = performance.now()
+    await chowder.startWorker(concurrency)
+    for (let left = dueRows; left > 0; left = await count('observed_generation < generation')) {
+      expect(performance.now() - startedAt, `${left} are left`).toBeLessThan(finishesWithinMs)
+      most = Math.max(most, mebibytes())
+      mostHeld = Math.max(mostHeld, await count('lease_until > now()'))
+      await sleep(sampleEveryMs)
+    }
+    const seconds = (performance.now() - startedAt) / 1000
+    const keptByRow = (kept() - keptBefore) / dueRows
+    process.stderr.write(
+      `F27: ${dueRows} rows in ${seconds.toFixed(1)} s, ${(most - before).toFixed(0)} MiB more at most, ${keptByRow.toFixed(1)} KiB a row kept, ${driver.most} changes at once\n`,
+    )
+
+    expect(await count(`desired_state = 'running' AND ready_at IS NOT NULL AND attempts = 1`), 'all run').toBe(dueRows)
+    expect(driver.sandboxes.size).toBe(dueRows)
+    expect(
+      [...driver.creations.values(), ...driver.starts.values()].every((times) => times === 1),
+      'once',
+    ).toBe(true)
+    expect(driver.changes, 'no call of the platform was in vain').toBe(2 * dueRows)
+    expect(mostHeld, 'as many at once as were allowed, and no more').toBe(concurrency)
+    expect(driver.most, 'calls of the platform at once').toBeLessThanOrEqual(concurrency)
+    expect(driver.most, 'and they were counted').toBeGreaterThan(1)
+    expect(most - before, 'growth in MiB').toBeLessThan(growsByAtMost)
+    expect(keptByRow, 'KiB that each row has left behind').toBeLessThan(keepsByRowAtMost)
+
+    // The order in which they were done is that of their events.
+    const { rows: ends } = await chowder.database.pool.query<{ organization_id: string; last: number }>(
+      `SELECT organization_id, max(place)::int AS last
+       FROM (SELECT organization_id, row_number() OVER (ORDER BY id) AS place FROM events WHERE type = 'instance.running') AS done
+       GROUP BY organization_id`,
+    )
+    expect(ends).toHaveLength(organizations)
+    const lastOfSmall = Math.max(...ends.filter(({ organization_id: id }) => id !== big!.id).map(({ last }) => last))
+    expect(lastOfSmall, 'the small ones are done long before the big one').toBeLessThan(0.5 * dueRows)
+
+    // What is asked for now does not wait for anything.
+    const { body } = await chowder.call('POST', '/v1/instances', { key: small[0]!.key, body: { name: 'x' } })
+    const isRunning = async () =>
+      (await chowder.call('GET', `/v1/instances/${body.id}`, { key: small[0]!.key })).body.status === 'running'
+    await until('one that is asked for afterwards to run', isRunning, 10_000)
+  },
+  finishesWithinMs + 60_000,
+)

@@ -1,0 +1,361 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import type pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { QueueBackend } from '../../src/lifecycle/queue.ts'
+import { defaultRounds } from '../../src/lifecycle/worker.ts'
+import { api, signUp, waitForStatus } from '../support/api-client.ts'
+import { startFakeCloud } from '../support/fake-cloud.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { hasQueue, queueKinds } from '../support/queue-backends.ts'
+import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+import { databaseUrl } from './api-replicas.ts'
+import { type Crash, superviseReplica } from './replicas.ts'
+
+/** How long the queue is away: 60 s in a soak, less where every push waits for it. */
+const awayMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
+/** What a request may take while the queue is away. */
+const answersWithinMs = 2000
+/** From the queue's return until what waited is done: it is reached again, a sweep rings, and the work itself. */
+const doneWithinMs = 2000 + defaultRounds.sweepEveryMs + 8000
+/** A connection that was cut in silence is given up, and then as above. */
+const noticedWithinMs = 20_000 + doneWithinMs
+
+/** What carries the queue, in a test's hands. Chowder reaches it through `proxy` alone. */
+interface Carrier {
+  proxy: TcpProxy
+  backend: QueueBackend
+  /** How many jobs there are. */
+  jobs(): Promise<number>
+  /** Takes all that is in the queue. */
+  empty(): Promise<void>
+  /** Ends, and is there again at once, with nothing in it. */
+  restartEmpty(): Promise<void>
+  leave(): Promise<void>
+  comeBack(): Promise<void>
+  close(): Promise<void>
+}
+
+/** A Redis of the test's own, that keeps nothing. */
+async function openRedis(): Promise<Carrier> {
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-redis-'))
+  const path = join(folder, 'redis.sock')
+  const startServer = async () => {
+    const args = ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', folder]
+    const server = spawn('redis-server', args, { stdio: 'ignore' })
+    await once(server, 'spawn')
+    return { server, ended: once(server, 'exit') }
+  }
+  const direct = new Redis(path, { retryStrategy: () => 50, maxRetriesPerRequest: null })
+  direct.on('error', () => {})
+  let running: Awaited<ReturnType<typeof startServer>> | null = await startServer()
+  const leave = async () => {
+    running?.server.kill('SIGKILL')
+    await running?.ended
+    running = null
+  }
+  const comeBack = async () => {
+    running = await startServer()
+    await direct.ping()
+  }
+  await direct.ping()
+  const proxy = await openProxy({ path })
+  return {
+    proxy,
+    backend: { kind: 'redis', url: `redis://${proxy.host}:${proxy.port}` },
+    async jobs() {
+      const keys = await direct.keys('*')
+      return keys.filter((key) => /:[0-9a-f-]{36}\.\d+\.\d+$/.test(key)).length
+    },
+    empty: async () => void (await direct.flushall()),
+    async restartEmpty() {
+      await leave()
+      await comeBack()
+    },
+    leave,
+    comeBack,
+    async close() {
+      await proxy.close()
+      direct.disconnect()
+      await leave()
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+const queueApplication = 'the queue under test'
+
+/** The way to a database through a proxy before it. */
+async function proxied(connection: pg.PoolConfig): Promise<{ proxy: TcpProxy; connection: pg.PoolConfig }> {
+  if (connection.connectionString !== undefined) {
+    const url = new URL(connection.connectionString)
+    const proxy = await openProxy({ host: url.hostname, port: Number(url.port || 5432) })
+    url.host = `${proxy.host}:${proxy.port}`
+    return { proxy, connection: { ...connection, connectionString: url.href } }
+  }
+  const { host = 'localhost', port = 5432 } = connection
+  const proxy = await openProxy(host.startsWith('/') ? { path: join(host, `.s.PGSQL.${port}`) } : { host, port })
+  return { proxy, connection: { ...connection, host: proxy.host, port: proxy.port } }
+}
+
+/** The queue in the database. Only the queue's own connections go through the proxy: everything else goes on. */
+async function openQueueTables({ connection: direct, pool }: TestDatabase): Promise<Carrier> {
+  const { proxy, connection } = await proxied(direct)
+  const empty = async () => void (await pool.query('TRUNCATE bullmq.job CASCADE'))
+  return {
+    proxy,
+    backend: { kind: 'postgres', connection: { ...connection, application_name: queueApplication } },
+    jobs: async () => (await pool.query('SELECT count(*)::int AS count FROM bullmq.job')).rows[0].count,
+    empty,
+    async restartEmpty() {
+      await pool.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [
+        queueApplication,
+      ])
+      await empty()
+    },
+    leave: async () => proxy.cut(),
+    comeBack: async () => proxy.heal(),
+    close: () => proxy.close(),
+  }
+}
+
+/** The two queues at the same time, each test of one after the other. */
+const inTurn = { concurrent: false }
+
+const gateway = await startFakeGateway({})
+afterAll(() => gateway.close())
+
+describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
+  describe.runIf(hasQueue(kind))('the queue is no more than a bell', () => {
+    let database: TestDatabase
+    let carrier: Carrier
+    let driver: FakeDriver
+    let chowder: TestChowder
+    let key: string
+
+    // It is away from the first moment on. Without its database Chowder does not even start, so there it is away from the
+    // moment on in which the worker makes its own first connection.
+    beforeAll(async () => {
+      database = await cloneDatabase()
+      carrier = kind === 'redis' ? await openRedis() : await openQueueTables(database)
+      if (kind === 'redis') await carrier.leave()
+      driver = new FakeDriver(() => gateway.endpoint)
+      chowder = await openTestChowder({
+        sandboxes: driver,
+        database,
+        queue: () => carrier.backend,
+        rounds: defaultRounds,
+        defaultTier: 'whale',
+      })
+      await chowder.queue.check()
+      if (kind === 'postgres') await carrier.leave()
+      await chowder.startWorker(4)
+      key = (await chowder.signUp()).key
+    })
+    afterAll(async () => {
+      await chowder?.close()
+      await carrier?.close()
+      await database?.drop()
+    })
+
+    const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
+      chowder.call(method, `/v1/instances${path}`, { key, ...(body !== undefined && { body }) })
+
+    /** Asks, and expects to be answered as if nothing were wrong. */
+    async function askSoon(method: 'POST' | 'PATCH' | 'DELETE', path: string, status: number, body?: unknown) {
+      const askedAt = performance.now()
+      const answer = await call(method, path, body)
+      expect(answer.status, JSON.stringify(answer.body)).toBe(status)
+      expect(performance.now() - askedAt, `${method} is answered at once`).toBeLessThan(answersWithinMs)
+      return answer.body
+    }
+
+    const create = async (name: string): Promise<string> => (await askSoon('POST', '', 201, { name })).id
+    const isAnswering = () => chowder.queue.ping(AbortSignal.timeout(1000))
+
+    async function isAtRest(id: string, status: string): Promise<boolean> {
+      const { body } = await call('GET', `/${id}`)
+      return body.status === status && body.step === null
+    }
+
+    /** All of them run within the time, each with one sandbox whose gateway was started once. */
+    async function expectRunning(ids: string[], withinMs: number): Promise<void> {
+      const since = performance.now()
+      for (const id of ids) await until(`${id} to run`, () => isAtRest(id, 'running'), withinMs)
+      expect(performance.now() - since, 'the delay').toBeLessThan(withinMs)
+      for (const id of ids) expect([driver.creations.get(id), driver.starts.get(id)]).toEqual([1, 1])
+    }
+
+    /** Creates 50, and does something to the queue when some of them run and others wait in it. */
+    async function inTheMiddleOfFifty(act: () => Promise<void>): Promise<void> {
+      driver.onCall = (method) => (method === 'create' ? sleep(200) : undefined)
+      const before = driver.starts.size
+      const ids = await Promise.all(Array.from({ length: 50 }, (_, index) => create(`one of fifty ${index}`)))
+      await until('some of them to be started', () => driver.starts.size >= before + 4)
+      expect(await carrier.jobs(), 'others wait').toBeGreaterThan(10)
+      await act()
+      await expectRunning(ids, doneWithinMs)
+      driver.onCall = () => {}
+    }
+
+    test(
+      'F8: a create is accepted while the queue is away from the first moment on, and comes true',
+      inTurn,
+      async () => {
+        expect(await isAnswering()).toBe(false)
+        const ids = [await create('before there is a queue'), await create('and another')]
+        await carrier.comeBack()
+        await expectRunning(ids, doneWithinMs)
+        expect(await isAnswering()).toBe(true)
+      },
+    )
+
+    test('F7: a flushed queue costs a delay, not an instance', inTurn, () => inTheMiddleOfFifty(() => carrier.empty()))
+
+    test('F7: a queue that restarts without its data costs a delay, not an instance', inTurn, () =>
+      inTheMiddleOfFifty(() => carrier.restartEmpty()),
+    )
+
+    test(
+      `F7: what is asked for while the queue is away for ${awayMs / 1000} s is accepted, and comes true`,
+      inTurn,
+      async () => {
+        const [stopped = '', deleted = ''] = await Promise.all([create('to stop'), create('to delete')])
+        await expectRunning([stopped, deleted], doneWithinMs)
+        await carrier.leave()
+        const leftAt = performance.now()
+        const created = [await create('asked for while it is away')]
+        const stopping = call('POST', `/${stopped}/stop`)
+        await askSoon('DELETE', `/${deleted}`, 204)
+        await askSoon('PATCH', `/${created[0]}`, 200, { name: 'renamed' })
+        expect(await isAnswering()).toBe(false)
+        await sleep(Math.max(0, awayMs - (performance.now() - leftAt)))
+        created.push(await create('asked for at its end'))
+
+        await carrier.comeBack()
+        const backAt = performance.now()
+        await expectRunning(created, doneWithinMs)
+        const { status, body } = await stopping
+        expect([200, 202], JSON.stringify(body)).toContain(status)
+        await until('it to be stopped', () => isAtRest(stopped, 'stopped'), doneWithinMs)
+        await until('the other to be destroyed', () => !driver.sandboxes.has(deleted), doneWithinMs)
+        expect(performance.now() - backAt).toBeLessThan(doneWithinMs)
+        expect(driver.sandboxes.get(stopped)?.running).toBe(false)
+      },
+    )
+
+    test('F8: a create is accepted while the queue is half-open, and comes true', inTurn, async () => {
+      carrier.proxy.freeze()
+      const ids = [await create('while nothing passes')]
+      expect(await isAnswering()).toBe(false)
+      // Longer than a trip of the bells is waited for.
+      await sleep(6000)
+      ids.push(await create('and nothing has passed for long'))
+      carrier.proxy.heal()
+      await expectRunning(ids, doneWithinMs)
+    })
+
+    test(
+      'F8: connections to the queue that were cut in silence are given up, and what waited comes true',
+      inTurn,
+      async () => {
+        await expectRunning([await create('before')], doneWithinMs)
+        const holds = Array.from({ length: carrier.proxy.connections() }, () => carrier.proxy.holdWhen('', 'to server'))
+        const ids = [await create('into the silence')]
+        // All that is used within this time is dead; connections that are made later are not.
+        await sleep(6000)
+        const caught = await Promise.all(
+          holds.map((hold) => Promise.race([hold.held.then(() => true), sleep(0).then(() => false)])),
+        )
+        holds.forEach((hold, index) => {
+          if (!caught[index]) hold.release()
+        })
+        expect(caught.filter(Boolean).length, 'connections that are dead').toBeGreaterThan(0)
+        await expectRunning(ids, noticedWithinMs)
+        for (const hold of holds) hold.drop()
+      },
+    )
+
+    test('F8: no row is left that nobody works on', inTurn, async () => {
+      const { rows } = await database.pool.query('SELECT id FROM instances WHERE observed_generation < generation')
+      expect(rows).toEqual([])
+    })
+  })
+})
+
+describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
+  test.runIf(hasQueue('redis'))(
+    'F8: starts and accepts while Redis is away, says so at /readyz, and makes it true when Redis is there',
+    async () => {
+      const folder = await mkdtemp(join(tmpdir(), 'chowder-queue-'))
+      await chmod(folder, 0o711)
+      const database = await cloneDatabase()
+      const redis = await openRedis()
+      await redis.leave()
+      const cloud = await startFakeCloud({ bootMs: 100 })
+      const crashes: Crash[] = []
+      const env = {
+        PATH: process.env.PATH ?? '',
+        HOME: folder,
+        PORT: '0',
+        CLOUD_URL: cloud.url,
+        CHOWDER_DATA_DIR: join(folder, 'data'),
+        CHOWDER_SECRET_KEY: Buffer.alloc(32, 7).toString('base64'),
+        DATABASE_URL: databaseUrl(database.connection),
+        REDIS_URL: redis.backend.kind === 'redis' ? redis.backend.url : '',
+        CHOWDER_DEFAULT_TIER: 'whale',
+        ANTHROPIC_BASE_URL: 'http://127.0.0.1:9',
+      }
+      const replicas = (['api', 'worker'] as const).map((role) =>
+        superviseReplica({ role, env, logFile: join(folder, `${role}.log`), crashes }),
+      )
+      try {
+        await until('Chowder to run', () => replicas.every((replica) => replica.isRunning()), 60_000)
+        const base = replicas[0]!.url()!
+        const ready = async () => {
+          const { status, body } = await api(base).get('/readyz')
+          return [status, body.status, body.checks.database, body.checks.queue]
+        }
+        expect(await ready()).toEqual([200, 'degraded', true, false])
+        const key = await signUp(base, 'sk-test')
+        const client = api(base, key)
+        const create = async (body: object): Promise<string> => {
+          const askedAt = performance.now()
+          const answer = await client.post('/v1/instances', body)
+          expect(answer.status, JSON.stringify(answer.body)).toBe(201)
+          expect(performance.now() - askedAt).toBeLessThan(answersWithinMs)
+          return answer.body.id
+        }
+        const first = await create({ name: 'while Redis is away' })
+        await redis.comeBack()
+        await waitForStatus(client, first, 'running', doneWithinMs)
+        await until('it to be ready', async () => (await ready())[1] === 'ready', 5000)
+
+        redis.proxy.freeze()
+        expect(await ready()).toEqual([200, 'degraded', true, false])
+        const second = await create({ name: 'while Redis is half-open' })
+        redis.proxy.heal()
+        await waitForStatus(client, second, 'running', doneWithinMs)
+        await until('it to be ready', async () => (await ready())[1] === 'ready', 5000)
+        expect(crashes).toEqual([])
+        expect(cloud.history.filter(({ what }) => what === 'created').map(({ id }) => id)).toEqual([first, second])
+      } finally {
+        await Promise.all(replicas.map((replica) => replica.close()))
+        await cloud.close()
+        await redis.close()
+        await database.drop()
+        await rm(folder, { recursive: true, force: true })
+      }
+    },
+    120_000,
+  )
+})

@@ -1,0 +1,554 @@
+import { randomBytes } from 'node:crypto'
+import { access, readdir, readFile, readlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { prepareCluster } from '../../src/database/embedded-cluster.ts'
+import { findPostmaster, StillInUse, startPostmaster } from '../../src/database/embedded-postmaster.ts'
+import { migrate } from '../../src/database/migrate.ts'
+import { migrateQueue } from '../../src/lifecycle/queue.ts'
+import { configPath } from '../../src/openclaw/config.ts'
+import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import {
+  type ChowderProcess,
+  findGateway,
+  makeDataDir,
+  processesIn,
+  removeDataDir,
+  startChowder,
+} from '../support/chowder-process.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { type Hold, openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+import { findIllegalTransitions } from './checker.ts'
+
+/** From the kill until another worker has taken the row, and until it is settled where no gateway has to start. */
+const resumesWithinMs = 45_000
+/** OpenClaw needs seconds of a processor to start, and several start at once. */
+const startsWithinMs = 60_000
+const firstKey = 'sk-ant-first'
+const secondKey = 'sk-ant-second'
+
+/**
+ * Where the worker is killed. `unrecorded`: what comes before `step` is done, and the statement that records `step` is on
+ * its way. `recorded`: that statement was carried out, its answer is on its way, and `step` has done nothing yet.
+ */
+interface Boundary {
+  step: string
+  moment: 'unrecorded' | 'recorded'
+}
+
+const nameOf = ({ step, moment }: Boundary) => `${step} ${moment}`
+
+/** What there is of an instance on this machine, of each the furthest; `processes` are its gateway's, however young it is. */
+type World = 'nothing' | 'sandbox' | 'configuration' | 'processes'
+
+const exists = (path: string) =>
+  access(path).then(
+    () => true,
+    () => false,
+  )
+
+/** The processes of an instance's sandbox that are a gateway; its launcher and its programs are not. */
+async function gatewaysOf(folder: string): Promise<number[]> {
+  const found: number[] = []
+  for (const pid of await processesIn(folder)) {
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
+    if (/^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/.test(command)) found.push(pid)
+  }
+  return found
+}
+
+interface Row {
+  generation: number
+  observed_generation: number
+  step: string | null
+  lease_token: string
+  /** Whether somebody may still be at it. */
+  is_leased: boolean
+}
+
+const isSettled = (row: Row) => row.observed_generation === row.generation
+
+/** What is recorded otherwise than in the column `step`: what its statement holds on the wire, and how a row shows it. */
+const otherRecords: Record<string, { words: string; isIn(row: Row): boolean }> = {
+  settled: { words: 'set "observed_generation" =', isIn: isSettled },
+  'change begun': { words: 'instance.change_begun', isIn: (row) => !isSettled(row) },
+  'change stored': { words: '"observed_generation" = CASE', isIn: isSettled },
+}
+
+const recordOf = (step: string) => otherRecords[step] ?? { words: step, isIn: (row: Row) => row.step === step }
+
+/** Chowder as an operator runs it on a database of their own: an API and a worker. */
+async function run(
+  role: 'api' | 'worker',
+  dataDir: string,
+  url: string,
+  secretKey: string,
+  provider: FakeModelProvider,
+) {
+  return startChowder({
+    dataDir,
+    role,
+    env: {
+      DATABASE_URL: url,
+      CHOWDER_SECRET_KEY: secretKey,
+      ANTHROPIC_BASE_URL: provider.url,
+      CHOWDER_DEFAULT_TIER: 'whale',
+    },
+  })
+}
+
+/** A database's address by another way to it. */
+function urlThrough(
+  { host, port }: { host: string; port: number },
+  { user, password, database }: pg.PoolConfig,
+): string {
+  return `postgresql://${user}:${encodeURIComponent(String(password))}@${host}:${port}/${database}`
+}
+
+/** The parts of a connection, also of one that is given as a URL. */
+function addressOf(connection: pg.PoolConfig) {
+  const { connectionString, ...parts } = connection
+  if (connectionString === undefined) return parts
+  const { hostname, port, username, password, pathname } = new URL(connectionString)
+  return {
+    host: decodeURIComponent(hostname),
+    port: Number(port || 5432),
+    user: decodeURIComponent(username),
+    password: decodeURIComponent(password),
+    database: pathname.slice(1),
+  }
+}
+
+const targetOf = ({ host = '', port }: pg.PoolConfig) =>
+  host.startsWith('/') ? { path: join(host, `.s.PGSQL.${port}`) } : { host, port: port ?? 5432 }
+
+/** Chowder on a PostgreSQL of its own, which is killed with it right after it accepted a create. */
+async function surviveEverything(provider: FakeModelProvider): Promise<void> {
+  const dataDir = await makeDataDir()
+  const secretKey = randomBytes(32).toString('base64')
+  let running: ChowderProcess[] = []
+  try {
+    const cluster = await prepareCluster(dataDir, false)
+    await startPostmaster(cluster, { durable: true })
+    const address = (await findPostmaster(cluster))?.address
+    if (!address) throw new Error('PostgreSQL has no address')
+    const connection = { ...address, user: 'chowder', password: cluster.password, database: 'postgres' }
+    const migrating = new pg.Pool({ ...connection, max: 1 })
+    await migrate(migrating, migrateQueue).finally(() => migrating.end())
+    const url = urlThrough({ ...address, host: encodeURIComponent(address.host) }, connection)
+    const start = async () => {
+      const roles = ['api', 'worker'] as const
+      running = await Promise.all(roles.map((role) => run(role, dataDir, url, secretKey, provider)))
+      return running[0]!.url
+    }
+    const before = await start()
+    const key = await signUp(before, firstKey)
+    const created = await api(before, key).post('/v1/instances', { name: 'accepted' })
+    expect(created.status).toBe(201)
+    await sleep(1)
+    const postmaster = Number((await readFile(join(cluster.folder, 'postmaster.pid'), 'utf8')).split('\n')[0])
+    process.kill(postmaster, 'SIGKILL')
+    await Promise.all(running.map((one) => one.kill('SIGKILL')))
+
+    // What is left of it ends by itself, and keeps the next one out until then.
+    const isStarted = () =>
+      startPostmaster(cluster, { durable: true }).then(
+        () => true,
+        (error) => {
+          if (error instanceof StillInUse) return false
+          throw error
+        },
+      )
+    await until('PostgreSQL to start again', isStarted, 30_000)
+    const client = api(await start(), key)
+    const { id } = created.body
+    await waitForStatus(client, id, 'running', resumesWithinMs + startsWithinMs)
+    expect(await gatewaysOf(join(dataDir, 'sandboxes', id))).toHaveLength(1)
+    expect(await say(client, sessionPath(id), 'hello')).toContain('last="hello"')
+    const pool = new pg.Pool({ ...connection, max: 1 })
+    expect(await findIllegalTransitions(pool).finally(() => pool.end())).toEqual([])
+  } finally {
+    await Promise.all(running.map((one) => one.kill('SIGKILL')))
+    await removeDataDir(dataDir)
+  }
+}
+
+describe('workers that are killed at the boundaries of steps', () => {
+  let provider: FakeModelProvider
+  let database: TestDatabase
+  let dataDir: string
+  const secretKey = randomBytes(32).toString('base64')
+  /** Between the worker and the database, and between the API and it. */
+  let workerProxy: TcpProxy
+  let apiProxy: TcpProxy
+  let chowder: ChowderProcess
+  let worker: ChowderProcess
+  let key: string | undefined
+  let client: Api
+  /** Its waits are those of the others. */
+  let survived: Promise<void>
+  /** All that were created, in that order. */
+  const ids: string[] = []
+
+  const startWorker = async () => {
+    worker = await run('worker', dataDir, urlThrough(workerProxy, addressOf(database.connection)), secretKey, provider)
+  }
+  const startApi = async () => {
+    chowder = await run('api', dataDir, urlThrough(apiProxy, addressOf(database.connection)), secretKey, provider)
+    client = api(chowder.url, key)
+  }
+
+  beforeAll(async () => {
+    provider = await startFakeModelProvider()
+    database = await cloneDatabase()
+    dataDir = await makeDataDir()
+    const target = targetOf(addressOf(database.connection))
+    workerProxy = await openProxy(target)
+    apiProxy = await openProxy(target)
+    await Promise.all([startWorker(), startApi()])
+    survived = surviveEverything(provider)
+    survived.catch(() => {}) // the test says it
+    key = await signUp(chowder.url, firstKey)
+    client = api(chowder.url, key)
+  })
+
+  afterAll(async () => {
+    await Promise.allSettled([survived, worker?.kill('SIGKILL'), chowder?.kill('SIGKILL')])
+    if (dataDir) await removeDataDir(dataDir)
+    await workerProxy?.close()
+    await apiProxy?.close()
+    await database?.drop()
+    await provider?.close()
+  })
+
+  const rowOf = async (id: string): Promise<Row> =>
+    (
+      await database.pool.query(
+        'SELECT generation, observed_generation, step, lease_token, lease_until > now() AS is_leased FROM instances WHERE id = $1',
+        [id],
+      )
+    ).rows[0]
+
+  const folderOf = (id: string) => join(dataDir, 'sandboxes', id)
+
+  async function worldOf(id: string): Promise<World> {
+    if ((await processesIn(folderOf(id))).length > 0) return 'processes'
+    if (await exists(join(folderOf(id), 'home', configPath))) return 'configuration'
+    return (await exists(join(folderOf(id), 'sandbox.json'))) ? 'sandbox' : 'nothing'
+  }
+
+  interface Kill {
+    id: string
+    boundary: Boundary
+    hold: Hold
+    isHeld: boolean
+    /** How things were at the kill: the row, what was on this machine, and the gateway's configuration. */
+    row: Row
+    world: World
+    config: string
+    /** In ms after the kill: when another worker had taken it, and when it was settled. */
+    takenAfter: number
+    settledAfter: number
+    /** Fulfilled when its agent was found to run as it should; begun as soon as it was settled. */
+    runs: Promise<void>
+  }
+
+  /** Holds the connection by which this instance's step is recorded, on its way there or back. */
+  function holdAt(id: string, boundary: Boundary, proxy = workerProxy): Kill {
+    const { step, moment } = boundary
+    const texts = [id, recordOf(step).words]
+    const hold = proxy.holdWhen(texts, 'to server', moment === 'recorded' ? { after: 'request' } : {})
+    const kill = { id, boundary, hold, isHeld: false } as Kill
+    void hold.held.then(() => {
+      kill.isHeld = true
+    })
+    return kill
+  }
+
+  async function untilHeld(kill: Kill): Promise<void> {
+    const { id, boundary } = kill
+    const where = `${id} to be held with ${nameOf(boundary)}`
+    await until(where, () => kill.isHeld, startsWithinMs)
+    if (boundary.moment === 'unrecorded') return
+    await until(`${where}, in the database`, async () => recordOf(boundary.step).isIn(await rowOf(id)))
+  }
+
+  /** Kills the worker once all are held, follows it with another, and waits until all rows are settled. */
+  async function killAll(kills: readonly Kill[], { api: alsoApi = false, check = async (_id: string) => {} } = {}) {
+    for (const kill of kills) await untilHeld(kill)
+    for (const kill of kills) {
+      kill.row = await rowOf(kill.id)
+      kill.world = await worldOf(kill.id)
+      kill.config = await readFile(join(folderOf(kill.id), 'home', configPath), 'utf8').catch(() => '')
+    }
+    const killedAt = performance.now()
+    await Promise.all([worker.kill('SIGKILL'), alsoApi && chowder.kill('SIGKILL')])
+    for (const { hold } of kills) hold.drop()
+    await Promise.all([startWorker(), alsoApi && startApi()])
+    const followUp = async (kill: Kill) => {
+      const { id, boundary, row: before } = kill
+      const hasSettled = async () => {
+        const row = await rowOf(id)
+        if (row.lease_token !== before.lease_token) kill.takenAfter ??= performance.now() - killedAt
+        return isSettled(row)
+      }
+      const what = `${id}, killed with ${nameOf(boundary)}, to be settled`
+      await until(what, hasSettled, resumesWithinMs + startsWithinMs)
+      kill.settledAfter = performance.now() - killedAt
+      kill.runs = check(id)
+      kill.runs.catch(() => {}) // the test says it
+    }
+    await Promise.all(kills.map(followUp))
+  }
+
+  /** Else the kill was elsewhere, and proves nothing. */
+  function expectKilledThere({ boundary, row, world: seen }: Kill, world: World): void {
+    expect(recordOf(boundary.step).isIn(row), JSON.stringify(row)).toBe(boundary.moment === 'recorded')
+    expect(row.is_leased, 'its holder had not let go').toBe(true)
+    expect(seen).toBe(world)
+  }
+
+  function expectInTime({ row, takenAfter, settledAfter }: Kill, startsGateway: boolean): void {
+    if (!isSettled(row)) expect(takenAfter).toBeLessThan(resumesWithinMs)
+    expect(settledAfter).toBeLessThan(resumesWithinMs + (startsGateway ? startsWithinMs : 0))
+  }
+
+  /** One sandbox with one gateway, whose token the API has, and nobody else. */
+  async function expectRuns(id: string): Promise<void> {
+    const { body } = await client.get(`/v1/instances/${id}`)
+    expect(body).toMatchObject({ status: 'running', step: null, error_message: null })
+    expect((await readdir(join(dataDir, 'sandboxes'))).filter((name) => name.includes(id))).toEqual([id])
+    expect(await gatewaysOf(folderOf(id))).toHaveLength(1)
+    expect(await reservationsOf(id)).toEqual(process.getuid?.() === 0 ? { uids: 1, ports: 1 } : { uids: 0, ports: 1 })
+    const gateway = await findGateway(id)
+    if (!gateway) throw new Error(`${id} has no gateway`)
+    expect(await say(client, sessionPath(id), 'hello')).toContain('last="hello"')
+    const ask = (token: string) =>
+      fetch(`http://127.0.0.1:${gateway.port}/v1/responses`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+        body: '{}',
+        signal: AbortSignal.timeout(30_000),
+      })
+    // A turn costs seconds of a processor: this is none, but only whose token is good is told so.
+    expect((await ask(gateway.token)).status).toBe(400)
+    expect((await ask('0'.repeat(64))).status).toBe(401)
+  }
+
+  /** The user ids and ports that are reserved for an instance. */
+  async function reservationsOf(id: string): Promise<{ uids: number; ports: number }> {
+    const count = async (kind: string) => {
+      const folder = join(dataDir, kind)
+      const numbers = await readdir(folder).catch(() => [])
+      const holders = await Promise.all(numbers.map((number) => readlink(join(folder, number))))
+      return holders.filter((holder) => holder === id).length
+    }
+    return { uids: await count('uids'), ports: await count('ports') }
+  }
+
+  async function expectNothingLeft(id: string): Promise<void> {
+    expect(await exists(folderOf(id))).toBe(false)
+    expect(await processesIn(folderOf(id))).toEqual([])
+    expect(await reservationsOf(id)).toEqual({ uids: 0, ports: 0 })
+    expect((await client.get(`/v1/instances/${id}`)).body).toMatchObject({ status: 'terminated', error_message: null })
+  }
+
+  const create = async (): Promise<string> => {
+    const { status, body } = await client.post('/v1/instances', { name: 'killed' })
+    expect(status).toBe(201)
+    ids.push(body.id)
+    return body.id
+  }
+
+  const namedCases = <T extends Boundary>(boundaries: readonly T[]) =>
+    boundaries.map((boundary) => ({ ...boundary, name: nameOf(boundary) }))
+
+  describe('while they create', () => {
+    const early = [
+      { step: 'prepareRelease', moment: 'recorded', world: 'nothing' },
+      { step: 'createSandbox', moment: 'unrecorded', world: 'nothing' },
+      { step: 'writeConfig', moment: 'unrecorded', world: 'sandbox' },
+      { step: 'startGateway', moment: 'unrecorded', world: 'configuration' },
+      { step: 'checkHealth', moment: 'unrecorded', world: 'processes' },
+    ] as const
+    const late = [{ step: 'settled', moment: 'unrecorded', world: 'processes' }] as const
+    const killed = new Map<string, Kill>()
+
+    /** Nothing reaches the worker meanwhile: it would be at the row before its id is known here. */
+    async function createHeld(boundaries: readonly Boundary[]): Promise<Kill[]> {
+      workerProxy.freeze()
+      const held = await Promise.all(
+        boundaries.map(async (boundary) => {
+          const kill = holdAt(await create(), boundary)
+          killed.set(nameOf(boundary), kill)
+          return kill
+        }),
+      )
+      workerProxy.heal()
+      return held
+    }
+
+    beforeAll(async () => {
+      // Those that need a gateway that is up come first: the others would be held for too long.
+      for (const kill of await createHeld(late)) await untilHeld(kill)
+      await createHeld(early)
+      await killAll([...killed.values()], { check: expectRuns })
+    })
+
+    it.each(namedCases([...early, ...late]))(
+      'F1: a create whose worker was killed with $name runs, once',
+      async ({ name, world }) => {
+        const kill = killed.get(name)!
+        expectKilledThere(kill, world)
+        expectInTime(kill, world !== 'processes')
+        await kill.runs
+      },
+    )
+  })
+
+  describe('while they start again, or change the configuration', () => {
+    const again = [
+      { step: 'startGateway', moment: 'recorded' },
+      { step: 'checkHealth', moment: 'unrecorded' },
+    ] as const
+    const newKey = [
+      { step: 'patchConfig', moment: 'recorded' },
+      { step: 'connectChannels', moment: 'unrecorded' },
+    ] as const
+    const patch = [
+      { step: 'change begun', moment: 'recorded' },
+      { step: 'change stored', moment: 'unrecorded' },
+    ] as const
+    const neverStored = 'model-never-stored'
+    const killed = new Map<string, Kill>()
+    const pidsBefore = new Map<string, number[]>()
+
+    beforeAll(async () => {
+      const [stopped, running] = [ids.slice(0, again.length), ids.slice(again.length)]
+      for (const id of running) pidsBefore.set(id, await gatewaysOf(folderOf(id)))
+      const stops = await Promise.all(stopped.map((id) => client.post(`/v1/instances/${id}/stop`)))
+      expect(stops.map(({ status, body }) => [status, body.status])).toEqual(stopped.map(() => [200, 'stopped']))
+
+      const hold = (id: string, boundary: Boundary, proxy?: TcpProxy) =>
+        killed.set(nameOf(boundary), holdAt(id, boundary, proxy))
+      for (const [index, boundary] of patch.entries()) hold(running[index]!, boundary, apiProxy)
+      const patched = patch.map((boundary) =>
+        client
+          .patch(`/v1/instances/${killed.get(nameOf(boundary))!.id}`, {
+            openclaw_config: { 'agents.defaults.model.primary': `anthropic/${neverStored}` },
+          })
+          .catch(() => null),
+      )
+      for (const boundary of patch) await untilHeld(killed.get(nameOf(boundary))!)
+
+      for (const [index, boundary] of newKey.entries()) hold(running[patch.length + index]!, boundary)
+      for (const [index, boundary] of again.entries()) hold(stopped[index]!, boundary)
+      expect((await client.patch('/v1/organization', { model_api_keys: { anthropic: secondKey } })).status).toBe(200)
+      const started = stopped.map((id) => client.post(`/v1/instances/${id}/start`).catch(() => null))
+      await killAll([...killed.values()], { api: true, check: expectRuns })
+      // Nobody was left to answer.
+      expect(await Promise.all([...patched, ...started])).toEqual([...patch, ...again].map(() => null))
+    })
+
+    it.each(namedCases(again))(
+      'F2: a start whose worker was killed with $name ends as running, once',
+      async (boundary) => {
+        const kill = killed.get(boundary.name)!
+        expectKilledThere(kill, boundary.step === 'checkHealth' ? 'processes' : 'configuration')
+        expectInTime(kill, boundary.step !== 'checkHealth')
+        await kill.runs
+      },
+    )
+
+    it.each(namedCases(newKey))(
+      'F2: a new provider key whose worker was killed with $name is with the agent, which was not disturbed',
+      async ({ name }) => {
+        const kill = killed.get(name)!
+        expectKilledThere(kill, 'processes')
+        expectInTime(kill, false)
+        await kill.runs
+        expect(await gatewaysOf(folderOf(kill.id))).toEqual(pidsBefore.get(kill.id))
+        await say(client, sessionPath(kill.id), `after ${name}`)
+        expect(provider.requests.findLast(({ last }) => last === `after ${name}`)?.key).toBe(secondKey)
+      },
+    )
+
+    it.each(namedCases(patch))(
+      'F2: a PATCH whose API and worker were killed with $name is undone, and the agent was not disturbed',
+      async ({ name, moment }) => {
+        const kill = killed.get(name)!
+        expectKilledThere(kill, 'processes')
+        expect(kill.config.includes(neverStored), 'the gateway had it').toBe(moment === 'unrecorded')
+        expectInTime(kill, false)
+        await kill.runs
+        expect(await gatewaysOf(folderOf(kill.id))).toEqual(pidsBefore.get(kill.id))
+        expect((await client.get(`/v1/instances/${kill.id}`)).body.openclaw_config).toBeNull()
+        expect(await say(client, sessionPath(kill.id, 'undone'), 'hello')).not.toContain(neverStored)
+      },
+    )
+  })
+
+  describe('while they stop and delete', () => {
+    const boundariesOf = (effect: string) =>
+      [
+        { step: effect, moment: 'unrecorded' },
+        { step: effect, moment: 'recorded' },
+        { step: 'settled', moment: 'unrecorded' },
+      ] as const
+    const stops = boundariesOf('stopSandbox')
+    const deletes = boundariesOf('destroySandbox')
+    const stopped = new Map<string, Kill>()
+    const deleted = new Map<string, Kill>()
+
+    beforeAll(async () => {
+      for (const [index, boundary] of stops.entries()) stopped.set(nameOf(boundary), holdAt(ids[index]!, boundary))
+      for (const [index, boundary] of deletes.entries())
+        deleted.set(nameOf(boundary), holdAt(ids[stops.length + index]!, boundary))
+      const answers = [...stopped.values()].map(({ id }) => client.post(`/v1/instances/${id}/stop`))
+      const gone = await Promise.all([...deleted.values()].map(({ id }) => client.delete(`/v1/instances/${id}`)))
+      expect(gone.map(({ status }) => status)).toEqual(deletes.map(() => 204))
+      await killAll([...stopped.values(), ...deleted.values()])
+      // The API lived on, and whoever asked it waited for the next worker.
+      for (const { status, body } of await Promise.all(answers)) expect([status, body.status]).toEqual([200, 'stopped'])
+    })
+
+    const worldAt = ({ step }: Boundary, after: World): World => (step === 'settled' ? after : 'processes')
+
+    it.each(namedCases(stops))('F2: a stop whose worker was killed with $name is stopped', async (boundary) => {
+      const kill = stopped.get(boundary.name)!
+      expectKilledThere(kill, worldAt(boundary, 'configuration'))
+      expectInTime(kill, false)
+      const { body } = await client.get(`/v1/instances/${kill.id}`)
+      expect(body).toMatchObject({ status: 'stopped', step: null, error_message: null })
+      expect(await processesIn(folderOf(kill.id))).toEqual([])
+      expect(await worldOf(kill.id)).toBe('configuration')
+    })
+
+    it.each(namedCases(deletes))('F2: a delete whose worker was killed with $name leaves nothing', async (boundary) => {
+      const kill = deleted.get(boundary.name)!
+      expectKilledThere(kill, worldAt(boundary, 'nothing'))
+      expectInTime(kill, false)
+      await expectNothingLeft(kill.id)
+    })
+
+    it('F2: nothing is left of any of them once all are deleted, and their histories are legal', async () => {
+      for (const { id } of stopped.values()) expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)
+      const isSettled = async (id: string) => {
+        const row = await rowOf(id)
+        return row.observed_generation === row.generation
+      }
+      for (const { id } of stopped.values()) await until(`${id} to be gone`, () => isSettled(id), resumesWithinMs)
+      for (const id of ids) await expectNothingLeft(id)
+      for (const folder of ['sandboxes', 'uids', 'ports'])
+        expect(await readdir(join(dataDir, folder)).catch(() => []), folder).toEqual([])
+      expect(await findIllegalTransitions(database.pool)).toEqual([])
+    })
+  })
+
+  it('F1: an accepted create survives kill -9 of everything (API, worker, PostgreSQL) one millisecond after the 201', () =>
+    survived)
+})

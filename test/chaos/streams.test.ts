@@ -1,0 +1,265 @@
+import { once } from 'node:events'
+import { readdir, readFile, readlink } from 'node:fs/promises'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
+import { createConnection, type Socket } from 'node:net'
+import { text as textOf } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import { FakeDriver } from '../support/fake-driver.ts'
+import {
+  delta,
+  responseObject,
+  type StubGateway,
+  sse,
+  startStream,
+  startStubGateway,
+  streamHead,
+  wholeStream,
+} from '../support/stub-responses-gateway.ts'
+import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+import { type Replica, signUp, startReplicas } from './api-replicas.ts'
+
+vi.setConfig({ testTimeout: 60_000 })
+
+const mebibyte = 1024 * 1024
+
+describe('streams through an API process', () => {
+  let database: TestDatabase
+  let started: Awaited<ReturnType<typeof startReplicas>>
+  let api: Replica
+  let gateway: StubGateway
+  /** Between the API and the gateway. */
+  let proxy: TcpProxy
+  let path: string
+  let headers: Record<string, string>
+
+  beforeAll(async () => {
+    database = await cloneDatabase()
+    started = await startReplicas(1, database.connection)
+    api = started.replicas[0]!
+    gateway = await startStubGateway((response) => response.end())
+    if (gateway.endpoint.kind !== 'tcp') throw new Error('the stub listens on tcp')
+    proxy = await openProxy(gateway.endpoint)
+    const { key } = await signUp(api)
+    headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
+    const { body } = await api.call('POST', '/v1/instances', { key, body: { name: 'agent' } })
+    path = `/v1/instances/${body.id}/responses`
+    // As a worker writes it once the gateway is ready.
+    await database.pool.query(
+      'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
+      [body.id, JSON.stringify({ kind: 'tcp', host: proxy.host, port: proxy.port })],
+    )
+  })
+  afterAll(async () => {
+    await started?.close()
+    await proxy?.close()
+    await gateway?.close()
+    await database?.drop()
+  })
+  afterEach(() => {
+    proxy.heal()
+    for (const { response } of gateway.received) response.destroy()
+    gateway.received.length = 0
+  })
+
+  /** Begins a streamed turn on a connection of its own; resolves with the head of its answer. */
+  async function begin(input: string) {
+    const request = httpRequest(api.url + path, { method: 'POST', headers, agent: false })
+    request.on('error', () => {})
+    request.end(JSON.stringify({ model: 'openclaw', input, stream: true }))
+    const [response] = (await once(request, 'response')) as [IncomingMessage]
+    response.on('error', () => {})
+    return { response, leave: () => void request.destroy() }
+  }
+
+  /** What the API process holds: its memory in bytes, and its sockets. */
+  async function footprint(): Promise<{ memory: number; sockets: number }> {
+    const status = await readFile(`/proc/${api.pid}/status`, 'utf8')
+    const folder = `/proc/${api.pid}/fd`
+    const links = await Promise.all((await readdir(folder)).map((fd) => readlink(`${folder}/${fd}`).catch(() => '')))
+    return {
+      memory: Number(/^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024,
+      sockets: links.filter((link) => link.startsWith('socket:')).length,
+    }
+  }
+
+  const allAborted = () => gateway.received.every(({ abortedAt }) => abortedAt !== undefined)
+
+  test('F17: of 1,000 clients that leave in the middle each turn is ended within a second, and nothing of them stays', async () => {
+    const leaves = 1000
+    const atOnce = 20
+    const bytes = mebibyte / 2
+    const large = delta('x'.repeat(bytes))
+    gateway.answer = (response) => void startStream(response).write(streamHead + large)
+    const leftAt = new Map<unknown, number>()
+    const leave = async (input: string) => {
+      const { response, leave } = await begin(input)
+      await once(response, 'data')
+      leftAt.set(input, performance.now())
+      leave()
+    }
+    const leaveInTurns = async (what: string, count: number) => {
+      for (let index = 0; index < count; index += atOnce)
+        await Promise.all(Array.from({ length: atOnce }, (_, place) => leave(`${what} ${index + place}`)))
+      await until('the turns to be ended', allAborted)
+      await until('the connections to be gone', async () => (await gateway.connections()) === 0)
+    }
+    await leaveInTurns('before', 200)
+    const before = await footprint()
+    gateway.received.length = 0
+    await leaveInTurns('leave', leaves)
+    const took = gateway.received.map(({ abortedAt = 0, body }) => abortedAt - leftAt.get(body.input)!)
+    expect(took).toHaveLength(leaves)
+    expect(Math.max(...took)).toBeLessThan(1000)
+    const after = await footprint()
+    console.info(`ended within ${Math.round(Math.max(...took))} ms`, before, after)
+    expect(after.sockets).toBeLessThanOrEqual(before.sockets + 5)
+    // Held on to, what was under way would be four times as much.
+    expect(after.memory - before.memory).toBeLessThan((leaves * bytes) / 4)
+    expect(api.output().split('\n').filter((line) => line.startsWith('{') && JSON.parse(line).level >= 50)).toEqual([]) // biome-ignore format: short
+    gateway.answer = (response) => void startStream(response).end(wholeStream)
+    expect(await textOf((await begin('afterwards')).response)).toBe(wholeStream)
+  })
+
+  const expectBroken = (text: string) => {
+    expect(text).toContain(delta('a'))
+    expect(text).not.toMatch(/\[DONE\]|event: response\.(completed|incomplete|failed)/)
+    expect(text).toMatch(/\n\nevent: error\ndata: \{"type":"error",.*"code":"gateway_unreachable".*\}\n\n$/)
+  }
+
+  test('F18: streams whose gateway is cut off all end with an error event, and none looks complete', async () => {
+    gateway.answer = (response) => void startStream(response).write(streamHead + delta('a'))
+    const streams = await Promise.all(Array.from({ length: 50 }, (_, index) => begin(`cut ${index}`)))
+    const texts = streams.map(() => '')
+    const ends = streams.map(async ({ response }, index) => {
+      for await (const chunk of response.setEncoding('utf8')) texts[index] += chunk
+    })
+    await until('their text to have come', () => texts.every((text) => text.includes(delta('a'))))
+    proxy.cut()
+    await Promise.all(ends)
+    for (const text of texts) expectBroken(text)
+  })
+
+  const final = sse({ type: 'response.completed', response: responseObject() })
+
+  test.each([
+    ['in the middle of an event', delta('b').slice(0, -20)],
+    ['in the middle of the final event', final.slice(0, -20)],
+    ['before the last line break of the final event', final.slice(0, -1)],
+  ])('F18: a stream that ends %s ends with an error event', async (_where, end) => {
+    gateway.answer = (response) => void startStream(response).end(streamHead + delta('a') + end)
+    const text = await textOf((await begin('cut')).response)
+    expectBroken(text)
+  })
+
+  test('F19: readers that do not read keep their gateways waiting, cost no memory, and then get everything', async () => {
+    const readers = 8
+    const large = delta('x'.repeat(mebibyte / 16))
+    const end = sse({ type: 'response.completed', response: responseObject() })
+    const events = 960 // 60 MiB
+    const written = new Map<unknown, number>()
+    gateway.answer = (response, { body: { input } }) => {
+      startStream(response).write(streamHead)
+      let count = 0
+      const fill = () => {
+        while (count < events) {
+          count += 1
+          written.set(input, count)
+          if (!response.write(large)) return
+        }
+        response.off('drain', fill).end(end)
+      }
+      response.on('drain', fill)
+      fill()
+    }
+    const before = await footprint()
+    const streams = await Promise.all(Array.from({ length: readers }, (_, index) => begin(`slow ${index}`)))
+    const sum = () => [...written.values()].reduce((total, count) => total + count, 0)
+    await until(
+      'the gateways to wait',
+      async () => {
+        const seen = sum()
+        await sleep(500)
+        return sum() === seen
+      },
+      20_000,
+    )
+    const during = await footprint()
+    console.info(`${Math.round(sum() / readers / 16)} MiB each were sent`, before, during)
+    // Beyond what the kernel's buffers take nothing is read.
+    expect(Math.max(...written.values())).toBeLessThan(events * 0.6)
+    expect(during.memory - before.memory).toBeLessThan(100 * mebibyte)
+    const received = await Promise.all(
+      streams.map(async ({ response }) => {
+        let bytes = 0
+        let last = ''
+        for await (const chunk of response as AsyncIterable<Buffer>) {
+          bytes += chunk.length
+          last = (last + chunk.toString('latin1')).slice(-end.length * 2)
+        }
+        return { bytes, isWhole: last.includes('response.completed') }
+      }),
+    )
+    const whole = Buffer.byteLength(streamHead) + events * Buffer.byteLength(large) + Buffer.byteLength(end)
+    expect(received).toEqual(streams.map(() => ({ bytes: whole, isWhole: true })))
+  })
+})
+
+describe('bodies that come slowly', () => {
+  const bodyTimes = { whole: 2000, idle: 2000, linger: 500 }
+  let chowder: TestChowder
+  let url: URL
+  let key: string
+
+  beforeAll(async () => {
+    chowder = await openTestChowder({ sandboxes: new FakeDriver(), bodyTimes })
+    url = new URL(await chowder.app.listen({ port: 0, host: '127.0.0.1' }))
+    key = (await chowder.signUp()).key
+  })
+  afterAll(() => chowder?.close())
+
+  test('F19: 300 senders that trickle are each ended with 408 in time, and others are served meanwhile', async () => {
+    const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'agent' } })
+    const sockets: Socket[] = []
+    const trickle = setInterval(() => {
+      for (const socket of sockets) if (socket.writable) socket.write(' ')
+    }, 100)
+    const startedAt = performance.now()
+    const ends = Array.from({ length: 300 }, async () => {
+      const socket = createConnection(Number(url.port), url.hostname)
+      socket.on('error', () => {})
+      socket.write(
+        `POST /v1/instances/${body.id}/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${key}\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n{`,
+      )
+      sockets.push(socket)
+      return { answer: await textOf(socket), ms: performance.now() - startedAt }
+    })
+    try {
+      const asked: number[] = []
+      while (performance.now() - startedAt < bodyTimes.whole) {
+        const askedAt = performance.now()
+        const answer = await fetch(new URL('/v1/organization', url), { headers: { authorization: `Bearer ${key}` } })
+        expect(answer.status).toBe(200)
+        await answer.arrayBuffer()
+        asked.push(performance.now() - askedAt)
+      }
+      expect(Math.max(...asked)).toBeLessThan(1000)
+      for (const { answer, ms } of await Promise.all(ends)) {
+        expect(answer).toMatch(/^HTTP\/1\.1 408 /)
+        expect(ms).toBeLessThan(2 * bodyTimes.whole)
+      }
+    } finally {
+      clearInterval(trickle)
+      for (const socket of sockets) socket.destroy()
+    }
+    const open = () =>
+      new Promise<number>((resolve, reject) =>
+        chowder.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count))),
+      )
+    // Those of the one that asked meanwhile are kept alive.
+    await until('the connections to be gone', async () => (await open()) <= 5)
+  })
+})

@@ -1,0 +1,294 @@
+import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { examine, repair } from '../../src/doctor/examine.ts'
+import type { DoctorDeps, Finding } from '../../src/doctor/finding.ts'
+import { removeDataDir, startChowder } from '../support/chowder-process.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const gateway = await startFakeGateway({})
+const driver = new FakeDriver(() => gateway.endpoint)
+const quick = { secondLookAfterMs: 20, repairTimeoutMs: 10_000 }
+let chowder: TestChowder
+let deps: DoctorDeps
+let organization: { id: string; key: string }
+
+beforeAll(async () => {
+  chowder = await openTestChowder({ sandboxes: driver })
+  deps = { db: chowder.deps.db, sandboxes: driver, vault: chowder.vault, queue: chowder.queue }
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+})
+
+const query = (text: string, ...values: unknown[]) => chowder.database.pool.query(text, values)
+const call = (method: 'GET' | 'POST' | 'DELETE', url: string, body?: unknown) =>
+  chowder.call(method, url, { key: organization.key, ...(body !== undefined && { body }) })
+const statusOf = async (id: string) => (await call('GET', `/v1/instances/${id}`)).body.status
+const rowOf = async (id: string) => (await query('SELECT * FROM instances WHERE id = $1', id)).rows[0]
+const look = () => examine(deps, quick)
+
+const isAtRest = async () =>
+  (await query('SELECT 1 FROM instances WHERE observed_generation < generation')).rowCount === 0
+
+/** With a worker, which ends once all is done: nobody but the doctor repairs anything in these tests. */
+async function workedOff<T>(act: () => Promise<T>): Promise<T> {
+  const worker = await chowder.startWorker()
+  try {
+    const answer = await act()
+    await until('all to be done', isAtRest)
+    return answer
+  } finally {
+    await worker.stop()
+  }
+}
+
+const running = (): Promise<string> =>
+  workedOff(async () => (await call('POST', '/v1/instances', { name: 'a' })).body.id)
+
+let id: string
+
+beforeEach(async () => {
+  organization = await chowder.signUp()
+  id = await running()
+})
+afterEach(async () => {
+  driver.heal()
+  await query('TRUNCATE events, channels, skills, idempotency_keys, instances CASCADE')
+  await query('UPDATE organizations SET instance_count = 0')
+  driver.sandboxes.clear()
+})
+
+test('finds nothing on a healthy system', async () => {
+  await workedOff(() => call('POST', `/v1/instances/${id}/stop`))
+  await running()
+  const { id: deleted } = await workedOff(async () => (await call('POST', '/v1/instances', { name: 'b' })).body)
+  await workedOff(() => call('DELETE', `/v1/instances/${deleted}`))
+  expect(await look()).toEqual([])
+})
+
+/** What is planted, the words that must be said of it, and whether it can be repaired. */
+const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?(): Promise<void> }[] = [
+  {
+    what: 'I1: a sandbox without an instance',
+    says: /has no instance/,
+    plant: async () => driver.create(specOf(randomUUID()), AbortSignal.timeout(5000)),
+    isMended: async () => expect([...driver.sandboxes.keys()]).toEqual([id]),
+  },
+  {
+    what: 'I1: an instance that counts as running without a sandbox that runs',
+    says: /counts as running, and its sandbox is stopped/,
+    plant: async () => driver.die(id),
+    isMended: async () => expect([await statusOf(id), driver.sandboxes.get(id)?.running]).toEqual(['running', true]),
+  },
+  {
+    what: 'I1: a sandbox that a terminated instance has left',
+    says: /is running, and the instance is terminated/,
+    plant: () =>
+      query(
+        `UPDATE instances SET desired_state = 'terminated', ready_at = NULL, terminated_at = now(), generation = 9,
+         observed_generation = 9 WHERE id = $1`,
+        id,
+      ).then(() => query('UPDATE organizations SET instance_count = 0 WHERE id = $1', organization.id)),
+    isMended: async () => expect(driver.sandboxes.size).toBe(0),
+  },
+  {
+    what: 'I1: a delete that fails again and again',
+    says: /The delete of the instance .* has failed/,
+    plant: async () => {
+      await call('DELETE', `/v1/instances/${id}`)
+      await query(
+        `UPDATE instances SET attempts = 40, next_attempt_at = now() + interval '10 minutes' WHERE id = $1`,
+        id,
+      )
+    },
+    isMended: async () => expect(driver.sandboxes.size).toBe(0),
+  },
+  {
+    what: 'I2: a lease that nobody can have taken',
+    says: /is held for ever/,
+    plant: () => query(`UPDATE instances SET lease_until = now() + interval '1 day' WHERE id = $1`, id),
+    isMended: async () => expect((await rowOf(id)).lease_until.getTime()).toBeLessThan(Date.now() + 40_000),
+  },
+  {
+    what: 'I2: a due row that nobody takes',
+    says: /no worker has taken it/,
+    plant: () =>
+      query(
+        `UPDATE instances SET generation = generation + 1, next_attempt_at = now() - interval '1 hour',
+             lease_until = now() - interval '1 hour' WHERE id = $1`,
+        id,
+      ),
+    isMended: async () => expect((await rowOf(id)).observed_generation).toBe((await rowOf(id)).generation),
+  },
+  {
+    what: 'I2: more worked off than asked for',
+    says: /more was worked off than was asked for/,
+    plant: () => query('UPDATE instances SET observed_generation = generation + 5 WHERE id = $1', id),
+    isMended: async () => expect((await rowOf(id)).observed_generation).toBe((await rowOf(id)).generation),
+  },
+  {
+    what: 'I3: a wrong count',
+    says: /is counted with 7 instances and has 1/,
+    plant: () => query('UPDATE organizations SET instance_count = 7 WHERE id = $1', organization.id),
+    isMended: async () => expect((await call('GET', '/v1/organization')).body.instance_count).toBe(1),
+  },
+  {
+    what: 'I4: answers that are kept for too long',
+    says: /expired more than 60 min ago/,
+    plant: () =>
+      query(
+        `INSERT INTO idempotency_keys (organization_id, key, request_hash, sealed_answer, expires_at)
+             VALUES ($1, 'k', '\\x00', $2, now() - interval '2 hours')`,
+        organization.id,
+        chowder.vault.seal('{}', `idempotency_keys/${organization.id}.k/sealed_answer`),
+      ),
+    isMended: async () => expect((await query('SELECT 1 FROM idempotency_keys')).rowCount).toBe(0),
+  },
+  {
+    what: 'I5: a chain of events that is broken',
+    says: /begins with running, and the one before it ended with stopped/,
+    plant: () =>
+      query(
+        `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status)
+             VALUES ($1, $2, 'x', 'worker', 'running', 'stopped'), ($1, $2, 'x', 'worker', 'running', 'running')`,
+        organization.id,
+        id,
+      ),
+  },
+  {
+    what: 'I5: a row that is not as its history says',
+    says: /is running, and the last of its events says stopped/,
+    plant: () =>
+      query(
+        `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status)
+             VALUES ($1, $2, 'x', 'worker', 'running', 'stopped')`,
+        organization.id,
+        id,
+      ),
+  },
+  {
+    what: 'I6: an instance without a beginning',
+    says: /has no event of its creation/,
+    plant: async () => {
+      await query(`DELETE FROM events WHERE instance_id = $1 AND from_status IS NULL`, id)
+      await query(
+        `INSERT INTO events (organization_id, type, actor_type, created_at) VALUES ($1, 'x', 'worker', now() - interval '1 day')`,
+        organization.id,
+      )
+    },
+  },
+  {
+    what: 'I7: a secret that does not open',
+    says: /instances\.sealed_token of .* does not open/,
+    plant: () =>
+      query('UPDATE instances SET sealed_token = $2 WHERE id = $1', id, chowder.vault.seal('x', 'elsewhere')),
+  },
+  {
+    what: 'I7: a secret that is not sealed',
+    says: /instances\.sealed_config of .* is not sealed/,
+    plant: () => query(`UPDATE instances SET sealed_config = '{"a": 1}' WHERE id = $1`, id),
+  },
+  {
+    what: 'a platform that cannot be reached',
+    says: /cannot be listed/,
+    plant: async () => driver.fail({ method: 'list', times: 1000 }),
+  },
+]
+
+describe.each(faults)('$what', ({ says, plant, isMended }) => {
+  test('is found', async () => {
+    await plant()
+    const found = await look()
+    expect(found.map(({ what }) => what)).toContainEqual(expect.stringMatching(says))
+    expect(found.every(({ whatToDo }) => whatToDo.length > 10)).toBe(true)
+  })
+
+  test.runIf(isMended)('is repaired', async () => {
+    await plant()
+    const found = (await look()).filter(({ what }) => says.test(what))
+    const lines: string[] = []
+    // Without a worker: it would find some of these by itself. What the doctor made due is then worked off.
+    await repair(deps, found, (line) => lines.push(line), { secondLookAfterMs: 1, repairTimeoutMs: 1 })
+    expect(lines).toEqual([expect.stringMatching(/^repaired: /)])
+    expect(await workedOff(() => repair(deps, [], () => {}, quick))).toEqual([])
+    await isMended?.()
+  })
+})
+
+test('what a worker holds is left alone', async () => {
+  driver.die(id)
+  const found = (await look()) as Finding[]
+  await query(`UPDATE instances SET lease_until = now() + interval '20 seconds' WHERE id = $1`, id)
+  const before = await rowOf(id)
+  const lines: string[] = []
+  await repair(deps, found, (line) => lines.push(line), { secondLookAfterMs: 1, repairTimeoutMs: 1 })
+  expect(lines).toEqual([expect.stringMatching(/^left alone/)])
+  expect(await rowOf(id)).toEqual(before)
+})
+
+function specOf(sandbox: string) {
+  const resources = { memoryMb: 1, cpus: 1, pids: 1 }
+  return {
+    id: sandbox,
+    organizationId: sandbox,
+    release: 'v1',
+    command: () => [],
+    env: () => ({}),
+    resources,
+    labels: {},
+  }
+}
+
+describe('npm run doctor', () => {
+  const run = promisify(execFile)
+  const main = join(import.meta.dirname, '../../src/doctor.ts')
+  let dataDir: string
+
+  beforeAll(async () => {
+    dataDir = await mkdtemp(join(tmpdir(), 'chowder-doctor-'))
+    await chmod(dataDir, 0o711)
+  })
+  afterAll(() => removeDataDir(dataDir))
+
+  const doctor = (...options: string[]) =>
+    run(process.execPath, [main, ...options], {
+      env: { PATH: process.env.PATH, HOME: dataDir, CHOWDER_DATA_DIR: dataDir },
+      timeout: 60_000,
+    }).then(
+      ({ stdout }) => ({ code: 0, text: stdout }),
+      (error: { code: number; stdout: string; stderr: string }) => ({
+        code: error.code,
+        text: error.stdout + error.stderr,
+      }),
+    )
+
+  test('cannot look where there is no Chowder', async () => {
+    const { code, text } = await doctor()
+    expect([code, text]).toEqual([2, expect.stringContaining('There is no database in')])
+  })
+
+  test('looks beside a running Chowder and without one, and repairs', { timeout: 120_000 }, async () => {
+    const process = await startChowder({ dataDir, role: 'api' })
+    expect(await doctor()).toEqual({ code: 0, text: 'Everything is as it must be.\n' })
+    const answer = await fetch(`${process.url}/v1/organization/signup`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"name": "Acme"}',
+    })
+    expect(answer.status).toBe(201)
+    await process.kill('SIGTERM')
+    expect((await doctor()).code).toBe(0)
+    await rm(join(dataDir, 'secret-key'))
+    const { code, text } = await doctor('--fix')
+    expect([code, text]).toEqual([1, expect.stringMatching(/^I7 .*The secret key is missing[\s\S]*1 findings/)])
+  })
+})
