@@ -167,9 +167,13 @@ describe('a gateway that starts slowly', () => {
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
     const start = performance.now()
-    await until('a failed attempt', async () => (await read(chowder.client, id)).error_message, 60_000)
+    const failed = await until(
+      'a failed attempt',
+      async () => (await eventsOf(chowder.client, id)).find(({ type }) => type === 'instance.attempt_failed'),
+      60_000,
+    )
     expect(secondsSince(start)).toBeGreaterThan(0.8 * (patience.startMs / 1000))
-    expect((await read(chowder.client, id)).error_message).toMatch(/not ready after (9|1\d) s/)
+    expect(failed.reason).toMatch(/not ready after (9|1\d) s/)
     expect((await findGateway(id))?.pid).not.toBe(begun.pid)
     await chowder.behave({})
     await waitForStatus(chowder.client, id, 'running')
@@ -231,11 +235,11 @@ describe('an agent beyond a network that fails', () => {
         },
         120_000,
       )
-      expect(await shown(id)).toMatchObject({
-        status: 'running',
-        step: 'checkHealth',
-        error_message: expect.stringContaining('cannot reach it'),
-      })
+      const { body: events } = await chowder.call('GET', `/v1/instances/${id}/events`, { key })
+      expect(events).toContainEqual(
+        expect.objectContaining({ to_status: 'running', reason: expect.stringContaining('cannot reach it') }),
+      )
+      await until('the step to say so', async () => (await shown(id)).step === 'checkHealth', 10_000)
       const touched = driver.calls
         .slice(before)
         .filter((made) => ['create', 'start', 'stop', 'destroy'].includes(made.method))
