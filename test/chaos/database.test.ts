@@ -335,8 +335,9 @@ test('F5: connections that were cut in silence are noticed within 20 s, and the 
   // And the rest of the pool, where already the beginning of a transaction is lost.
   for (let count = caught.length; count < poolSize; count += 1) {
     holds.push(apiProxy.holdWhen('begin\0', 'to server'))
-    caught.push(api.call('POST', '/v1/organization/keys', { key, body: { name: 'cut in silence' } }))
+    caught.push(api.call('PATCH', '/v1/organization', { key, body: { name: 'cut in silence' } }))
   }
+  await Promise.all(holds.map(({ held }) => held))
   for (const answer of await Promise.all(caught)) {
     expectUnavailable(answer)
     expect(answer.ms).toBeLessThan(noticedWithinMs)
