@@ -183,15 +183,19 @@ async function liveThrough(seed: number): Promise<void> {
 
 const manySeeds = Number(process.env.SEEDS ?? 120)
 
-test('whatever is asked, whatever fails, whoever is killed: it settles as the last intent wants, with one sandbox at most', async () => {
-  const first = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
-  const seeds = process.env.SEED ? 1 : manySeeds
-  for (let seed = first; seed < first + seeds; seed += 1) {
-    await liveThrough(seed).catch((error: unknown) => {
-      throw new Error(`SEED=${seed} repeats this failure`, { cause: error })
-    })
-  }
-}, 1000 * Math.max(120, manySeeds))
+test(
+  'whatever is asked, whatever fails, whoever is killed: it settles as the last intent wants, with one sandbox at most',
+  async () => {
+    const first = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
+    const seeds = process.env.SEED ? 1 : manySeeds
+    for (let seed = first; seed < first + seeds; seed += 1) {
+      await liveThrough(seed).catch((error: unknown) => {
+        throw new Error(`SEED=${seed} repeats this failure`, { cause: error })
+      })
+    }
+  },
+  1000 * Math.max(120, manySeeds),
+)
 
 test('a delete that comes while a worker is at any of its calls is never swallowed', async () => {
   const { db } = chowder.deps
