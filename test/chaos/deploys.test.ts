@@ -28,8 +28,8 @@ vi.setConfig({ testTimeout: 90_000 })
 const apiDrainMs = 5000
 /** What a worker gives the reconciles in flight. */
 const workerDrainMs = 20_000
-/** A released lease is found by the bell, or by the next sweep; one that was left behind lasts up to 30 s. */
-const goesOnWithinMs = 8000
+/** A released lease is found by the bell, or by the next sweep; one that was left behind lasts at least 15 s more. */
+const goesOnWithinMs = 12_000
 const settlesWithinMs = 60_000
 /** Longer than the start of a gateway may take to be seen, and than a worker drains. */
 const slowStartMs = workerDrainMs + 12_000
@@ -341,7 +341,7 @@ test('F3: a worker that is told to end in the middle of a step lets go of its le
   const { code, at, ms } = await ended
   expect(code).toBe(0)
   expect(ms).toBeGreaterThan(workerDrainMs - 1000)
-  expect(ms).toBeLessThan(workerDrainMs + 5000)
+  expect(ms).toBeLessThan(workerDrainMs + 10_000)
   const next = await taken
   console.info(`taken ${Math.round(next.at - at)} ms after the other had ended`)
   expect(next.at - at).toBeLessThan(goesOnWithinMs)
