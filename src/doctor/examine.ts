@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runAs } from '../platform/origin.ts'
 import { expiredAnswers, impossibleAnswers } from './answers.ts'
-import type { Check, DoctorDeps, Finding } from './finding.ts'
+import { type Check, type DoctorDeps, type Finding, inWords } from './finding.ts'
 import { brokenChains, missingBeginnings, recordingTriggers } from './history.ts'
 import { miscounted } from './limits.ts'
 import { queueAnswers } from './queue.ts'
@@ -92,7 +92,7 @@ export async function repair(
       const done = await runAs({ actor: { type: 'operator' } }, fix)
       say(done === null ? `left alone, it is in work or has changed: ${what}` : `repaired: ${done}`)
     } catch (error) {
-      say(`could not be repaired: ${what} ${error instanceof Error ? error.message : error}`)
+      say(`could not be repaired: ${what} ${inWords(error)}`)
     }
   }
   const deadline = performance.now() + (patience.repairTimeoutMs ?? repairTimeoutMs)

@@ -35,3 +35,7 @@ export type Check = (deps: DoctorDeps, signal: AbortSignal) => AsyncIterable<Fin
 
 /** Rows that a check reads at once. */
 export const pageSize = 500
+
+/** A failure with what caused it, as an operator needs it. */
+export const inWords = (error: unknown): string =>
+  error instanceof Error ? [error.message, ...(error.cause ? [inWords(error.cause)] : [])].join(' ') : String(error)

@@ -3,8 +3,7 @@ import type { Db } from '../database/client.ts'
 import { type Instance, instances } from '../database/schema.ts'
 import { isSettled, publicStatus } from '../instances/status.ts'
 import { isId } from '../platform/ids.ts'
-import type { Check, DoctorDeps, Finding } from './finding.ts'
-import { pageSize } from './finding.ts'
+import { type Check, type DoctorDeps, type Finding, inWords, pageSize } from './finding.ts'
 import { makeDue } from './repairs.ts'
 
 /** For one call of the platform; an end of a sandbox takes longest. */
@@ -16,7 +15,7 @@ const within = (signal: AbortSignal) => AbortSignal.any([signal, AbortSignal.tim
 
 const unreachable = (what: string, error: unknown): Finding => ({
   check: 'platform',
-  what: `${what} ${error instanceof Error ? error.message : error}`,
+  what: `${what} ${inWords(error)}`,
   whatToDo: 'See that the platform of SANDBOX_DRIVER can be reached from here, and run it again.',
 })
 

@@ -18,7 +18,13 @@ import type { Bell } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import type { Vault } from '../platform/secrets.ts'
 import { texts } from '../platform/texts.ts'
-import { type SandboxAccess, SandboxCapacityError, SandboxPathError } from '../sandbox/driver.ts'
+import {
+  SandboxAbsentError,
+  type SandboxAccess,
+  SandboxCapacityError,
+  SandboxPathError,
+  SandboxUnavailableError,
+} from '../sandbox/driver.ts'
 import { type OpenedInstance, openInstance, renderGateway } from './gateway-config.ts'
 import { type Changed, type Lease, takeForChange, withLease } from './lease.ts'
 import { isNotTerminated, publicStatus } from './status.ts'
@@ -60,7 +66,7 @@ export interface ConfigChange {
  * anything is stored; the gateway's refusal is `invalid` with its own text, and everything stays as it was. On others
  * it is stored for the next start, or refused. A crash half-way leaves the row due, and a worker restores the stored
  * configuration. Throws not_found, conflict (another status, or busy for 10 s), invalid, gateway_unreachable,
- * gateway_timeout, no_space.
+ * gateway_timeout, no_space, unavailable.
  */
 export async function changeConfig(
   deps: ChangeDeps,
@@ -131,14 +137,17 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   const { db, vault } = deps
   const { generation } = lease.instance
   const stored = await openInstance(db, vault, lease.instance)
+  const answerFailure = (error: unknown): never => {
+    throw asAnswer(error, lease)
+  }
   try {
     await applyToGateway(deps, lease, change.next(stored, lease.instance), async (gateway) => {
       await change.verify?.(gateway, lease.signal)
     })
   } catch (error) {
-    const refusal = asRefusal(error)
-    if (!refusal) throw asAnswer(error, lease)
-    if (!isConfigRefusal(error)) await applyToGateway(deps, lease, stored) // it was taken over and found wanting
+    const refusal = asRefusal(error) ?? answerFailure(error)
+    // Unless the gateway itself refused, it was taken over and found wanting.
+    if (!isConfigRefusal(error)) await applyToGateway(deps, lease, stored).catch(answerFailure)
     await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
     throw refusal
   }
@@ -188,6 +197,7 @@ const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
 
 /** What the caller is told when the change is not to be: null when what the gateway has is unknown. */
 function asRefusal(error: unknown): AppError | null {
+  if (error instanceof SandboxUnavailableError) return null
   if (error instanceof AppError) return error
   if (!isConfigRefusal(error)) return null
   return new AppError('invalid', `OpenClaw refused the configuration: ${error.message}`, { cause: error })
@@ -201,7 +211,8 @@ function asAnswer(error: unknown, { signal }: Lease): unknown {
   if (error instanceof GatewayUnreachable && !error.outcomeUnknown) {
     return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
   }
-  if (error instanceof GatewayRefusal) return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
+  if (error instanceof GatewayRefusal || error instanceof SandboxAbsentError)
+    return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
   if (error instanceof GatewayUnreachable || signal.aborted) {
     return new AppError('gateway_timeout', gatewayUnavailable, { cause: error })
   }

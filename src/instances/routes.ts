@@ -200,7 +200,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         tags: ['instances'],
         params: ById,
         body: PatchInstance,
-        response: { 200: Instance, ...failures(400, 404, 409, 502, 504) },
+        response: { 200: Instance, ...failures(400, 404, 409, 502, 504, 507) },
       },
     },
     async ({ body, caller, params }) =>

@@ -98,7 +98,7 @@ export async function isHung(pass: Pass): Promise<boolean> {
   const deadline = performance.now() + patience.hungMs
   while (performance.now() < deadline) {
     const seen = await sandboxes.observe(id, signal)
-    if (seen.state !== 'running') return true
+    if (seen.state === 'stopped') return true
     if (await isAnswering(pass, seen)) return false
     const { node, port } = seen.inside ?? { node: 'node', port: 0 }
     const ask = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(${insideTimeoutMs})}).then((a)=>process.exit(a.ok?0:1),()=>process.exit(1))`

@@ -17,6 +17,7 @@ export const texts = {
   sendKey: 'Send your API key in the header: Authorization: Bearer <key>.',
   noHost: 'An HTTP/1.1 request must have a Host header.',
   noExpectations: 'The only expectation that can be met is 100-continue.',
+  sandboxesUnavailable: 'The platform that runs the sandboxes is not available right now. Try again.',
   shuttingDown: 'This server is shutting down. Try again.',
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body holds half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',

@@ -1,4 +1,6 @@
 import type { Readable } from 'node:stream'
+import { AppError } from '../platform/errors.ts'
+import { texts } from '../platform/texts.ts'
 
 /** What a program in the sandbox sees: its Node.js, its release, its own folder, and the port its gateway must listen on. */
 export interface Inside {
@@ -150,13 +152,28 @@ export class SandboxCapacityError extends Error {
   override name = 'SandboxCapacityError'
 }
 
+/** Longer than a platform's hiccup, shorter than a caller's patience. */
+const retryAfterSeconds = 5
+
+/**
+ * The platform could not be reached, failed, or has too much to do: the same call may succeed later, and what became of
+ * this one is unknown. The platform's own words are the cause, for the log alone: they may name hosts and paths.
+ */
+export class SandboxUnavailableError extends AppError {
+  constructor(cause: unknown) {
+    super('unavailable', texts.sandboxesUnavailable, { cause, retryAfterSeconds })
+    this.name = 'SandboxUnavailableError'
+  }
+}
+
 /** Called with one line fit for reading each time there is progress to show. */
 export type Progress = (line: string) => void
 
 /**
  * Where instances run, addressed by the instance's id. Any method may be called again after a crash: create finds the
  * one that already bears the id; start, stop and destroy are no-ops when already true. A driver reports what its
- * platform says and decides nothing. Every method ends soon after its signal is aborted, by throwing the signal's reason.
+ * platform says and decides nothing. Every method ends soon after its signal is aborted, by throwing the signal's reason,
+ * and throws SandboxUnavailableError when a remote platform did not do its part.
  */
 export interface SandboxDriver {
   readonly name: string

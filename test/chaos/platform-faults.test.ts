@@ -22,8 +22,9 @@ import { findDoubled, findIllegalTransitions } from './checker.ts'
 /** Longer than it takes until a gateway that starts is looked at first, so that its output is read too. */
 const bootMs = 400
 const comesTrueWithinMs = 60_000
-/** The usual answer to an owner whose platform failed: its own words may name what is not theirs. */
-const seeTheLog = (step: string) => `The step ${step} failed. The reason is in Chowder's log.`
+/** What an owner reads: the platform's own words may name what is not theirs. */
+const seeTheLog = "The step createSandbox failed. The reason is in Chowder's log."
+const unavailable = 'The platform that runs the sandboxes is not available right now. Try again.'
 const noRoom = 'The platform has no room for another sandbox.'
 
 /** Has every pause noted in the statement that begins it. */
@@ -49,7 +50,7 @@ async function openStage(sandboxes: TestChowder['deps']['sandboxes'], concurrenc
   const { key } = await chowder.signUp()
   const { pool } = chowder.database
   await pool.query(notePauses)
-  const call = (method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown) =>
+  const call = (method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
     chowder.call(method, `/v1/instances${path}`, { key, ...(body !== undefined && { body }) })
   const stage = {
     chowder,
@@ -194,7 +195,7 @@ describe.concurrent('a platform that fails', () => {
     'F9: %s for long: pauses that grow by chance, an end with a reason, and another chance',
     inTurn,
     async (kind) => {
-      const message = kind === 'out of capacity' ? noRoom : seeTheLog('createSandbox')
+      const message = { 'out of capacity': noRoom, 'wrong 404': seeTheLog }[kind as string] ?? unavailable
       const { cloud, happened } = stage
       cloud.fail({ kind, calls: ['create'], times: Number.POSITIVE_INFINITY })
       const ids = await Promise.all(Array.from({ length: 4 }, stage.create))
@@ -244,6 +245,46 @@ describe.concurrent('a platform that fails', () => {
     },
   )
 
+  test.each([
+    ['lost reply', 503],
+    ['too many requests', 503],
+    ['server error', 503],
+    ['wrong 404', 502],
+    ['out of capacity', 507],
+  ] as const)(
+    'F9: %s during a request: %i, nothing of it is kept, and the next one is done',
+    inTurn,
+    async (kind, status) => {
+      const { cloud, call } = stage
+      const id = await stage.create()
+      const prompted = (system_prompt: string) => ({ openclaw_config: { agent: { system_prompt } } })
+      const soul = async () => (await call('GET', `/${id}/files/content?path=SOUL.md`)).body.content
+      await stage.allAre([id], 'running')
+      expect((await call('PATCH', `/${id}`, prompted('Be brief.'))).status).toBe(200)
+      const requests = [
+        ['observe', () => call('PATCH', `/${id}`, prompted('Shout.'))],
+        ['files', () => call('PATCH', `/${id}`, prompted('Shout.'))],
+        ['files', () => call('GET', `/${id}/files`)],
+        ['files', () => call('PUT', `/${id}/files/content`, { path: 'a.txt', content: 'a' })],
+      ] as const
+      for (const [struck, request] of requests) {
+        cloud.fail({ kind, calls: [struck] })
+        const answer = await request()
+        expect([answer.status, answer.headers['retry-after']], JSON.stringify(answer.body)).toEqual([
+          status,
+          status === 503 ? '5' : undefined,
+        ])
+        await stage.allAre([id], 'running')
+        expect((await stage.shown(id)).openclaw_config).toEqual(prompted('Be brief.').openclaw_config)
+        expect(await soul()).toBe('Be brief.')
+        expect((await request()).status).toBeLessThan(300)
+        expect((await call('PATCH', `/${id}`, prompted('Be brief.'))).status).toBe(200)
+      }
+      await call('DELETE', `/${id}`)
+      await stage.allAre([id], 'terminated')
+    },
+  )
+
   test(
     'F10: a delete that fails 100 times: pauses of at most 10 min, an alarm from the 10th on, never given up, and the doctor finishes it',
     inTurn,
@@ -267,7 +308,7 @@ describe.concurrent('a platform that fails', () => {
       expect(cloud.struck.get('server error')).toBe(before + 100)
       expect(await stage.shown(id)).toMatchObject({ status: 'terminated', step: 'destroySandbox' })
       const { body: events } = await stage.call('GET', `/${id}/events?limit=1`)
-      expect(events).toMatchObject([{ type: 'instance.attempt_failed', reason: seeTheLog('destroySandbox') }])
+      expect(events).toMatchObject([{ type: 'instance.attempt_failed', reason: unavailable }])
       expect(await stage.rowOf(id)).toMatchObject({ attempts: 100, observed_generation: 1, generation: 2 })
       const levels = stage.chowder.logged
         .map((line) => JSON.parse(line))
@@ -362,7 +403,9 @@ describe.concurrent('a worker with a poison instance', () => {
     )
     expect((await stage.shown(first)).status, 'it has attempts left').toBe('provisioning')
     await stage.allAre([first], 'error')
-    expect(await stage.shown(first)).toMatchObject({ error_message: seeTheLog('createSandbox') })
+    expect(await stage.shown(first)).toMatchObject({
+      error_message: seeTheLog,
+    })
     expect(driver.calls.filter(({ method, id }) => method === 'create' && id === first)).toHaveLength(maxAttempts)
     driver.onCall = () => {}
   })

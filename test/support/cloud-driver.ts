@@ -8,6 +8,7 @@ import {
   type SandboxDriver,
   type SandboxFiles,
   SandboxPathError,
+  SandboxUnavailableError,
 } from '../../src/sandbox/driver.ts'
 
 /** A call that the platform has not answered by then has failed; what became of it is unknown. */
@@ -20,33 +21,33 @@ interface Asked {
 
 /**
  * The driver of the fake cloud at `url`: what a vendor's would be. It reports what the platform answers and repeats
- * nothing: a 404 is an absent sandbox, a 507 no capacity, everything else a failure. `caller` is what the platform knows
- * this process by.
+ * nothing: a 404 is an absent sandbox, a 507 no capacity, everything else an unavailable platform. `caller` is what the
+ * platform knows this process by.
  */
 export function openCloudDriver(url: string, caller: string): SandboxDriver {
-  /** Throws the signal's reason, SandboxAbsentError, SandboxCapacityError, SandboxPathError, or a plain failure. */
-  async function call(path: string, { method = 'GET', body }: Asked, signal: AbortSignal): Promise<unknown> {
+  async function ask(path: string, { method = 'GET', body }: Asked, signal: AbortSignal) {
+    const response = await fetch(`${url}/sandboxes${path}`, {
+      method,
+      headers: { 'x-caller': caller, 'content-type': 'application/json' },
+      ...(method !== 'GET' && { body: JSON.stringify(body ?? {}) }),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(callTimeoutMs)]),
+    })
+    return { status: response.status, answer: (await response.json()) as { error?: string; fault?: PathFault } }
+  }
+
+  /** Throws the signal's reason, SandboxAbsentError, SandboxCapacityError, SandboxPathError, or SandboxUnavailableError. */
+  async function call(path: string, asked: Asked, signal: AbortSignal): Promise<unknown> {
     signal.throwIfAborted()
-    const deadline = AbortSignal.timeout(callTimeoutMs)
-    try {
-      const response = await fetch(`${url}/sandboxes${path}`, {
-        method,
-        headers: { 'x-caller': caller, 'content-type': 'application/json' },
-        ...(method !== 'GET' && { body: JSON.stringify(body ?? {}) }),
-        signal: AbortSignal.any([signal, deadline]),
-      })
-      const answer = (await response.json()) as { error?: string; fault?: PathFault }
-      if (response.ok) return answer
-      const { error = '', fault } = answer
-      if (response.status === 404) throw new SandboxAbsentError(error)
-      if (response.status === 507) throw new SandboxCapacityError('The platform has no room for another sandbox.')
-      if (fault) throw new SandboxPathError(fault, error)
-      throw new Error(`the platform answered ${response.status}`)
-    } catch (error) {
+    const { status, answer } = await ask(path, asked, signal).catch((error: unknown) => {
       signal.throwIfAborted()
-      if (deadline.aborted) throw new Error(`the platform did not answer in ${callTimeoutMs} ms`, { cause: error })
-      throw error
-    }
+      throw new SandboxUnavailableError(error)
+    })
+    if (status === 200) return answer
+    const { error = '', fault } = answer
+    if (status === 404) throw new SandboxAbsentError(error)
+    if (status === 507) throw new SandboxCapacityError('The platform has no room for another sandbox.')
+    if (fault) throw new SandboxPathError(fault, error)
+    throw new SandboxUnavailableError(new Error(`the platform answered ${status}`))
   }
 
   const unlessAbsent = (error: unknown): void => {
