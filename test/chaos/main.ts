@@ -24,14 +24,14 @@ function readArguments() {
 }
 
 /**
- * Runs the crash suite, or with `minutes` the nemesis alone for so long (half of it on each queue unless one is named),
+ * Runs the crash suite, or with `minutes` the nemesis alone for so long (on both queues at once unless one is named),
  * and ends with the table of what the nemesis did and found. Everything it needs it starts itself.
  */
 async function main(): Promise<void> {
   const { minutes, seed, queue } = readArguments()
   const folder = await mkdtemp(join(tmpdir(), 'chowder-chaos-'))
   const reports = join(folder, 'reports')
-  const seconds = minutes === null ? null : (minutes * 60) / (queue === undefined ? 2 : 1)
+  const seconds = minutes === null ? null : minutes * 60
   const child = spawn(
     process.execPath,
     [vitest, 'run', '--project', 'chaos', ...(seconds === null ? [] : ['chaos/nemesis'])],

@@ -13,7 +13,7 @@ const seconds = Number(CHAOS_SECONDS ?? 30)
 /** For starting, ending, settling and checking: the bounds of the nemesis itself are shorter together. */
 const aroundMs = 15 * 60_000
 
-test.for(queueKinds.filter((queue) => CHAOS_QUEUE === undefined || queue === CHAOS_QUEUE))(
+test.concurrent.for(queueKinds.filter((queue) => CHAOS_QUEUE === undefined || queue === CHAOS_QUEUE))(
   'F31: all faults mixed: nothing is lost, leaked or doubled, with the queue in %s',
   { timeout: seconds * 1000 + aroundMs },
   async (queue, { skip }) => {

@@ -41,7 +41,7 @@ export interface NemesisOptions {
   /** Null for the queue in PostgreSQL. The database of this index is emptied. */
   redisUrl: string | null
   seed: number
-  /** How long faults are injected. */
+  /** How long faults are injected: two thirds of it one upon the other, then one at a time. */
   durationMs: number
   /** For the data of Chowder's processes, and their logs; passable for others. */
   folder: string
@@ -63,19 +63,8 @@ const quiescenceMs = 180_000
 const quietForMs = 7000
 const startsWithinMs = 90_000
 
-const processFaults = ['worker: kill -9', 'api: kill -9', 'worker: SIGTERM', 'api: SIGTERM'] as const
-const databaseFaults = ['database: connections ended', 'database: cut off', 'database: half-open'] as const
-const sandboxFaults = ['sandbox: dies', 'sandbox: out of memory', 'sandbox: gateway hangs'] as const
-type FaultKind =
-  | (typeof processFaults)[number]
-  | (typeof databaseFaults)[number]
-  | (typeof sandboxFaults)[number]
-  | 'queue: emptied'
-  | 'queue: cut off'
-  | `cloud: ${(typeof cloudFaultKinds)[number]}`
-
 /** How often each is chosen. */
-const weights: Record<FaultKind, number> = {
+const weights = {
   'worker: kill -9': 6,
   'api: kill -9': 4,
   'worker: SIGTERM': 3,
@@ -95,7 +84,12 @@ const weights: Record<FaultKind, number> = {
   'cloud: wrong 404': 3,
   'cloud: out of capacity': 2,
   'cloud: slow': 3,
-}
+} satisfies Record<string, number>
+type FaultKind = keyof typeof weights
+
+/** The last part of a run: one fault at a time, the next when the system has recovered from it. */
+const aloneShare = 1 / 3
+const recoversWithinMs = 120_000
 
 const cloudCalls: readonly CloudCall[] = ['create', 'start', 'stop', 'destroy', 'observe', 'list', 'files', 'exec']
 
@@ -290,7 +284,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     }
     return superviseReplica({ role, env, logFile, crashes })
   })
-  const recovery = openRecovery(pool, cloud)
+  const together = openRecovery(pool, cloud)
   const stage: Stage = {
     options,
     random: randomFrom(seed),
@@ -299,7 +293,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     redis,
     replicas,
     busy: new Set(),
-    recovery,
+    recovery: together,
     disturbances: [],
     background: new Set(),
   }
@@ -308,6 +302,14 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
   const violations: Violation[] = []
   const faults: Record<string, number> = {}
   const journal: Journal = { operations: [], expected: new Map() }
+
+  /** Until all processes run, and what the last faults have left to do is done. */
+  async function recovered(): Promise<void> {
+    const isOver = () => allRun() && stage.busy.size === 0 && [together, stage.recovery].every((one) => one.isIdle())
+    for (const deadline = performance.now() + recoversWithinMs; !isOver() && performance.now() < deadline; ) {
+      await sleep(100)
+    }
+  }
 
   async function suffer(organizations: { id: string; key: string }[]): Promise<void> {
     const ending = new AbortController()
@@ -327,16 +329,22 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
         ),
       ),
     )
-    const deadline = performance.now() + durationMs
-    while (performance.now() < deadline) {
-      await sleep(stage.random.between(200, 2000))
-      const kind = stage.random.weighted(weights)
-      if (!(await inject(stage, kind))) continue
-      faults[kind] = (faults[kind] ?? 0) + 1
+    const strike = async (kind: FaultKind) => {
+      if (await inject(stage, kind)) faults[kind] = (faults[kind] ?? 0) + 1
     }
-    cloud.heal()
-    database.heal()
-    redis?.proxy.heal()
+    const end = performance.now() + durationMs
+    while (performance.now() < end - durationMs * aloneShare) {
+      await sleep(stage.random.between(200, 2000))
+      await strike(stage.random.weighted(weights))
+    }
+    log('from now on one fault at a time')
+    stage.recovery = openRecovery(pool, cloud)
+    while (performance.now() < end) {
+      await recovered()
+      await sleep(stage.random.between(500, 2000))
+      await strike(stage.random.weighted(weights))
+    }
+    await recovered()
     log('the faults have ended')
     ending.abort()
     const ended = await Promise.race([
@@ -445,7 +453,8 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     )
     if (redis) violations.push(...(await findSecretsInRedis(redis.direct, secrets)))
   } finally {
-    recovery.close()
+    together.close()
+    stage.recovery.close()
     await Promise.all(replicas.map((replica) => replica.close()))
     await database.close()
     await redis?.proxy.close()
@@ -469,7 +478,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     ),
     instances: counted[0]?.count ?? 0,
     violations,
-    recovery: recovery.times,
+    recovery: { together: together.times, alone: stage.recovery === together ? {} : stage.recovery.times },
   }
 }
 

@@ -12,6 +12,8 @@ export interface Recovery {
   watchDue(kind: string): Promise<void>
   /** From now until this sandbox's gateway answers again and its row says so. */
   watchSandbox(kind: string, id: string): void
+  /** Whether all that was to be watched has come about. */
+  isIdle(): boolean
   close(): void
 }
 
@@ -81,6 +83,7 @@ export function openRecovery(pool: pg.Pool, cloud: FakeCloud): Recovery {
       if (due.size > 0) watches.add({ kind, since, due, sandbox: null })
     },
     watchSandbox: (kind, id) => void watches.add({ kind, since: performance.now(), due: new Map(), sandbox: id }),
+    isIdle: () => watches.size === 0,
     close: () => closing.abort(),
   }
 }

@@ -13,8 +13,11 @@ export interface Report {
   answers: Record<string, number>
   instances: number
   violations: Violation[]
-  /** By kind of fault, in ms: from its end, or from the kill, until all work that was due then was done. */
-  recovery: Record<string, number[]>
+  /**
+   * By kind of fault, in ms: from its end, or from the kill, until all work that was due then was done; while the next
+   * faults strike, and when none does.
+   */
+  recovery: Record<'together' | 'alone', Record<string, number[]>>
 }
 
 const quantile = (sorted: readonly number[], share: number): number =>
@@ -35,13 +38,15 @@ export function tableOf(reports: readonly Report[]): string {
   const lines: string[] = []
   for (const { queue, seed, seconds } of reports)
     lines.push(`queue in ${queue}, ${Math.round(seconds)} s, --seed ${seed}`)
-  lines.push('', 'fault                            injected   recovered in p50       p95       max')
+  const columns = ['n', 'p50', 'p95', 'max'].map((name) => name.padStart(9)).join('')
+  lines.push('', `${' '.repeat(38)}recovered, next faults upon it         recovered, alone`)
+  lines.push(`${'fault'.padEnd(30)}injected${columns}${columns}`)
   for (const [kind, count] of summed(reports, ({ faults }) => faults)) {
-    const times = reports.flatMap(({ recovery }) => recovery[kind] ?? []).sort((a, b) => a - b)
-    const figures = [quantile(times, 0.5), quantile(times, 0.95), quantile(times, 1)].map(inSeconds)
-    lines.push(
-      `${kind.padEnd(32)} ${String(count).padStart(8)} ${figures[0]!.padStart(18)} ${figures[1]!.padStart(9)} ${figures[2]!.padStart(9)}`,
-    )
+    const figures = (['together', 'alone'] as const).flatMap((when) => {
+      const times = reports.flatMap(({ recovery }) => recovery[when][kind] ?? []).sort((a, b) => a - b)
+      return [String(times.length), ...[0.5, 0.95, 1].map((share) => inSeconds(quantile(times, share)))]
+    })
+    lines.push(`${kind.padEnd(30)}${String(count).padStart(8)}${figures.map((one) => one.padStart(9)).join('')}`)
   }
   const operations = summed(reports, (report) => report.operations)
   const total = operations.reduce((sum, [, count]) => sum + count, 0)
