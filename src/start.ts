@@ -11,6 +11,7 @@ import { askGatewayIn } from './instances/ask-gateway.ts'
 import { findGatewayIn, findHeadIn } from './instances/lookup.ts'
 import { isRunningAtRest } from './instances/status.ts'
 import { openCallers } from './keys/callers.ts'
+import { openBacklog } from './lifecycle/backlog.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
 import { defaultRounds, type Round, startWorker } from './lifecycle/worker.ts'
@@ -22,6 +23,7 @@ import type { Config } from './platform/config.ts'
 import { dataFolder, hostId, prepareDataFolder } from './platform/data-folder.ts'
 import { atMost } from './platform/deadline.ts'
 import type { Logger } from './platform/log.ts'
+import { serveMetrics } from './platform/metrics.ts'
 import { connectLimits } from './platform/rate-limit.ts'
 import { findSecretKey } from './platform/secret-key.ts'
 import { openVault, type Vault } from './platform/secrets.ts'
@@ -29,6 +31,7 @@ import { StartupError } from './platform/startup-error.ts'
 import { welcome } from './platform/welcome.ts'
 import type { SandboxDriver } from './sandbox/driver.ts'
 import type { LocalDriver } from './sandbox/local/driver.ts'
+import { measureDriver } from './sandbox/measured.ts'
 import { type BillingSettings, openBilling } from './subscription/stripe.ts'
 import { syncSubscriptions } from './subscription/sync.ts'
 
@@ -197,10 +200,16 @@ export async function start(
   }
   signal.throwIfAborted()
   const vault = await openVaultOf(db, config, dataDir)
-  const sandboxes = await open(config, dataDir, log)
+  const sandboxes = measureDriver(await open(config, dataDir, log))
   const { stopAll } = sandboxes
   if (stopAll) await claimHost(db, dataDir)
   const queue = await openQueueOf(backend, log, closers)
+  if (config.METRICS_PORT !== undefined) {
+    const sources = role === 'api' ? [] : [openBacklog({ db, queue })]
+    const { port, close } = await serveMetrics({ host: config.METRICS_HOST, port: config.METRICS_PORT }, sources, log)
+    closers.push({ close })
+    log.info({ port }, 'metrics are served at /metrics')
+  }
   if (role === 'all' && stopAll) {
     closers.push({
       async close({ interrupted }) {

@@ -1,6 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { instances } from '../database/schema.ts'
+import { alarmingAttempts } from '../lifecycle/failures.ts'
 import type { Check } from './finding.ts'
 import { pageSize } from './finding.ts'
 import { endLease, makeDue, tryNow } from './repairs.ts'
@@ -11,8 +12,6 @@ const longestLeaseSeconds = 60
 const longestPauseSeconds = 15 * 60
 /** A sweep rings every 5 s. */
 const untakenMinutes = 5
-/** From this failed attempt on to end a sandbox the worker's log line is an error too. */
-const alarmingAttempts = 10
 
 const firstId = '00000000-0000-0000-0000-000000000000'
 const isDue = sql`observed_generation < generation`

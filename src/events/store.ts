@@ -66,6 +66,29 @@ export async function listEvents(
   return { rows: page, next: rows.length > limit ? page.at(-1)?.id : undefined }
 }
 
+/** Which intent raised an instance to this generation, if it wants it to run, and how long ago that was. */
+export async function findIntent(
+  db: Db,
+  instanceId: string,
+  generation: number,
+): Promise<{ intent: 'create' | 'start'; seconds: number } | null> {
+  const [found] = await db
+    .select({
+      intent: sql<'create' | 'start'>`substr(${events.type}, length('instance.') + 1)`,
+      seconds: sql<number>`extract(epoch FROM now() - ${events.createdAt})::float8`,
+    })
+    .from(events)
+    .where(
+      and(
+        eq(events.instanceId, instanceId),
+        eq(events.generation, generation),
+        inArray(events.type, ['instance.create', 'instance.start']),
+      ),
+    )
+    .limit(1)
+  return found ?? null
+}
+
 /** Empties the words in an organization's history, which may be its own: what happened and when stays. */
 export const forgetWords = (statements: Pick<Statements, 'update'>, organizationId: string) =>
   statements.update(events).set({ subject: null, reason: null }).where(eq(events.organizationId, organizationId))

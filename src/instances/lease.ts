@@ -2,6 +2,7 @@ import { and, eq, type SQL, sql } from 'drizzle-orm'
 import type { Db, Transaction } from '../database/client.ts'
 import { type Instance, instances } from '../database/schema.ts'
 import { changedBy } from '../events/store.ts'
+import { leasesLost } from '../platform/metrics.ts'
 import { isDueNow, isNotTerminated, isRunningAtRest, isSettled } from './status.ts'
 
 /** How long a take or a renewal holds: also how long a killed holder blocks its row. */
@@ -116,6 +117,7 @@ export async function withLease(
   const watchers = new Set<{ generation: number; changed: AbortController }>()
 
   const lose = () => {
+    if (!lost.signal.aborted) leasesLost.inc()
     lost.abort(new LeaseLost(`the lease on ${taken.id} was lost`))
     return lost.signal.reason
   }

@@ -22,6 +22,9 @@ export class StepFailure extends Error {
 /** Takes that may fail before an instance that should run is given up. */
 export const maxAttempts = 5
 
+/** From this failed attempt on to end a sandbox somebody has to look: the log line is an error. */
+export const alarmingAttempts = 10
+
 const firstPauseSeconds = 1
 /** A start is somebody's wait; an end that fails is nobody's, and must not hammer a platform that is down. */
 const longestPauseSeconds = { running: 60, stopped: 600, terminated: 600 } as const

@@ -36,6 +36,8 @@ export interface ReconcileQueue extends Bell {
   check(): Promise<void>
   /** Whether the queue answers. */
   ping(signal: AbortSignal): Promise<boolean>
+  /** How many bells wait to be taken. */
+  countWaiting(): Promise<number>
   /** How long the oldest bell has waited to be taken; null when none waits. */
   longestWaitMs(): Promise<number | null>
   /** Calls `process` for each bell, at most `concurrency` at once. Resolves to what ends it, within `drainMs`. */
@@ -182,6 +184,7 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
         )
       })
     },
+    countWaiting: () => queue.getWaitingCount(),
     async longestWaitMs() {
       const [oldest] = await queue.getWaiting(0, 0)
       return oldest ? Date.now() - oldest.timestamp : null

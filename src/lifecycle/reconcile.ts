@@ -1,9 +1,11 @@
 import { sql } from 'drizzle-orm'
 import { instances } from '../database/schema.ts'
+import { findIntent } from '../events/store.ts'
 import { IntentChanged, type Lease, takeDue, withLease } from '../instances/lease.ts'
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
-import { backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
+import { stepDuration, timeToRunning } from '../platform/metrics.ts'
+import { alarmingAttempts, backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
 import { endedEarly, howItEnded, lastWords, Unreachable } from './health.ts'
 import type { Pass, Step, StepDeps } from './pass.ts'
 import { plans } from './steps.ts'
@@ -13,8 +15,6 @@ export interface LifecycleDeps extends StepDeps {
   log: Logger
 }
 
-/** From this failed attempt on to end a sandbox, the log line is an error: somebody has to look. */
-const alarmingAttempts = 10
 /** Between looks at an agent that cannot be reached: as soon as it can be, it is used again. */
 const unreachablePauseSeconds = 10
 /** For an attempt that says nothing about the instance. */
@@ -70,9 +70,13 @@ async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGatewa
     for (const { step, limitMs } of plans[desiredState]) {
       signal.throwIfAborted()
       await lease.write({ step: step.name })
-      const startedAt = performance.now()
-      await withLimit(step, limitMs, pass, signal)
-      deps.log.info({ step: step.name, ms: Math.round(performance.now() - startedAt) }, 'step done')
+      const measure = stepDuration.startTimer({ step: step.name })
+      await withLimit(step, limitMs, pass, signal).catch((error: unknown) => {
+        measure({ outcome: signal.aborted ? 'left' : 'failed' })
+        throw error
+      })
+      const seconds = measure({ outcome: 'done' })
+      deps.log.info({ step: step.name, ms: Math.round(seconds * 1000) }, 'step done')
       take.startedGateway ||= pass.started
     }
     last = await outcome({ ...pass, signal }, take.startedGateway)
@@ -81,8 +85,16 @@ async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGatewa
     throw error
   }
   const settled = await lease.settle(generation, last)
-  if (settled) deps.log.info({ desiredState }, 'settled')
-  return settled
+  if (!settled) return false
+  deps.log.info({ desiredState }, 'settled')
+  if (last.readyAt) await noteTimeToRunning(deps, lease.instance.id, generation)
+  return true
+}
+
+/** Only where an intent asked for it: a gateway that came back by itself was not waited for. */
+async function noteTimeToRunning({ db, log }: LifecycleDeps, id: string, generation: number): Promise<void> {
+  const asked = await findIntent(db, id, generation).catch((err: unknown) => log.warn({ err }, 'a figure is missing'))
+  if (asked) timeToRunning.observe({ intent: asked.intent }, asked.seconds)
 }
 
 /** How long a step may take to end once it was told to. */

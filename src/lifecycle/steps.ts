@@ -7,7 +7,7 @@ import { applyConfig } from '../openclaw/apply-config.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, mergeForFile } from '../openclaw/config.ts'
 import { connectGateway } from '../openclaw/gateway.ts'
 import { writeSystemPrompt } from '../openclaw/system-prompt.ts'
-import type { Observation } from '../sandbox/driver.ts'
+import { sandboxRestarts } from '../platform/metrics.ts'
 import { connectChannels } from './channels.ts'
 import { StepFailure } from './failures.ts'
 import { howItEnded, isAnswering, isHung, waitUntilReady } from './health.ts'
@@ -98,15 +98,16 @@ const startGateway: Step = async (pass) => {
   const seen = await sandboxes.observe(lease.instance.id, signal)
   if (seen.state === 'running') return
   if (seen.state === 'absent') throw absent()
-  await forgetReadiness(lease, seen)
+  const { exit } = seen
+  await forgetReadiness(lease, exit?.oom ? 'oom' : 'ended', `The gateway ended by itself (${howItEnded(exit)}).`)
   await sandboxes.start(lease.instance.id, signal)
   pass.started = true
 }
 
-async function forgetReadiness(lease: Lease, { exit }: Observation): Promise<void> {
+async function forgetReadiness(lease: Lease, reason: 'ended' | 'oom' | 'hung', errorMessage: string): Promise<void> {
   if (lease.instance.readyAt === null) return
-  const errorMessage = `The gateway ended by itself (${howItEnded(exit)}).`
   await lease.write({ readyAt: null, errorMessage, updatedAt: sql`now()` })
+  sandboxRestarts.inc({ reason })
 }
 
 /**
@@ -120,6 +121,7 @@ const checkHealth: Step = async (pass) => {
   if (lease.instance.readyAt) {
     pass.log.warn('the gateway hangs and is restarted')
     await sandboxes.stop(lease.instance.id, { graceMs: patience.graceMs }, signal)
+    await forgetReadiness(lease, 'hung', 'The gateway did not answer any more, and was ended.')
     await writeConfig(pass)
     await startGateway(pass)
   }

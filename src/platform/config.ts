@@ -89,6 +89,18 @@ export const Env = Type.Object({
     maximum: 10,
     description: 'how many proxies stand before Chowder, whose `X-Forwarded-For` names the client',
   }),
+  METRICS_PORT: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: 65535,
+      description: 'port of Prometheus’ `/metrics`, each process its own; there is none without it',
+    }),
+  ),
+  METRICS_HOST: Type.String({
+    default: '127.0.0.1',
+    minLength: 1,
+    description: 'address of `/metrics`, which asks for no key',
+  }),
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
     { default: 'info', description: 'pino level; JSON unless on a terminal' },

@@ -1,9 +1,10 @@
 import type { FastifyInstance } from 'fastify'
+import { requestDuration } from './metrics.ts'
 
 /** Asked every few seconds by whoever watches the process: no news. */
 const unlogged = new Set(['/healthz', '/readyz'])
 
-/** One line a request, once its answer is out or its client gone: who, what, how it ended, and how long it took. */
+/** One line and one observation a request, once its answer is out or its client gone: who, what, how it ended, and how long it took. */
 export function useRequestLog(app: FastifyInstance): void {
   app.addHook('onRequest', (request, reply, done) => {
     done()
@@ -11,13 +12,16 @@ export function useRequestLog(app: FastifyInstance): void {
     if (url !== undefined && unlogged.has(url)) return
     reply.raw.once('close', () => {
       const { caller } = request
+      const isWhole = reply.raw.writableFinished
+      const status = isWhole ? reply.raw.statusCode : 'client_left'
+      requestDuration.observe({ method: request.method, route: url ?? 'none', status }, reply.elapsedTime / 1000)
       request.log.info(
         {
           method: request.method,
           url: request.url.split('?')[0],
           status: reply.raw.statusCode,
           ms: Math.round(reply.elapsedTime),
-          ...(!reply.raw.writableFinished && { clientLeft: true }),
+          ...(!isWhole && { clientLeft: true }),
           ...(caller && { organizationId: caller.organizationId, keyId: caller.keyId }),
         },
         'request',

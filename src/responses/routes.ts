@@ -10,6 +10,7 @@ import { toGatewayModel } from '../openclaw/model.ts'
 import { sessionKey } from '../openclaw/session-key.ts'
 import { type FindCaller, onceRefused } from '../platform/auth.ts'
 import { AppError } from '../platform/errors.ts'
+import { openStreams, turnAddedDuration } from '../platform/metrics.ts'
 import { failures } from '../platform/openapi.ts'
 import { collect } from './byte-buffer.ts'
 import { gatewayError, providerRefusal } from './gateway-errors.ts'
@@ -100,6 +101,12 @@ function readAnswer(bytes: Buffer): Record<string, unknown> {
   return response as Record<string, unknown>
 }
 
+function countStream({ raw }: FastifyReply): void {
+  if (raw.closed) return
+  openStreams.inc()
+  raw.once('close', () => openStreams.dec())
+}
+
 /** Talking to a running instance's agent, plain or streamed. The path alone decides the session. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
   const { gatewayOf, findCaller, times = defaultTimes, keyCooldownMs = 70_000 } = deps
@@ -167,10 +174,13 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     const failed = (cause: unknown): never => {
       throw explain(turn, cause)
     }
+    const askedAt = reply.elapsedTime
     const answer = await gateways.post(gateway.endpoint, headers, gatewayBody(body), turn.signal).catch(failed)
     turn.heard()
     if (answer.statusCode !== 200) throw await refusal(answer, gateway, id, request.log).catch(failed)
 
+    let answeredAt = reply.elapsedTime
+    const noteAdded = () => turnAddedDuration.observe((askedAt + reply.elapsedTime - answeredAt) / 1000)
     reply.header('cache-control', 'no-store')
     const contentType = String(answer.headers['content-type'])
     if (contentType.startsWith('text/event-stream')) {
@@ -181,18 +191,23 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         explain: (cause) => explain(turn, cause),
         onBroken: (err) => request.log.warn({ err, instanceId: id }, 'stream ended with an error event'),
       })
+      noteAdded()
+      countStream(reply)
       return reply.type('text/event-stream').send(Readable.from(events, { objectMode: false }))
     }
     const { bytes, isWhole } = await collect(answer.body, maxAnswerBytes, () => turn.heard()).catch(failed)
+    answeredAt = reply.elapsedTime
     if (!isWhole) throw broken(turnTexts.tooLarge)
     reply.type('application/json; charset=utf-8')
     const completed = withModel(bytes, body.model)
     if (completed) {
       refusals.delete(id)
+      noteAdded()
       return reply.send(completed)
     }
     const response = readAnswer(bytes)
     noteOutcome(response, gateway.provider, id)
+    noteAdded()
     return reply.send(JSON.stringify({ ...response, model: body.model }))
   }
 

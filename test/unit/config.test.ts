@@ -29,6 +29,7 @@ describe('the environment', () => {
       TRUST_PROXY: 0,
       FILES_MAX_BYTES: 2147483648,
       LOG_LEVEL: 'info',
+      METRICS_HOST: '127.0.0.1',
     })
   })
 

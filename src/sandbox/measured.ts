@@ -1,0 +1,57 @@
+import { AppError } from '../platform/errors.ts'
+import { driverCallDuration } from '../platform/metrics.ts'
+import {
+  SandboxAbsentError,
+  SandboxCapacityError,
+  type SandboxDriver,
+  type SandboxFiles,
+  SandboxPathError,
+} from './driver.ts'
+
+function outcomeOf(error: unknown, signal: AbortSignal): string {
+  if (signal.aborted) return 'aborted'
+  if (error instanceof SandboxAbsentError) return 'absent'
+  if (error instanceof SandboxCapacityError) return 'no_room'
+  if (error instanceof SandboxPathError) return 'ok' // it did what it promises
+  return error instanceof AppError ? error.kind : 'failed'
+}
+
+async function measured<T>(call: string, signal: AbortSignal, run: () => Promise<T>): Promise<T> {
+  const measure = driverCallDuration.startTimer({ call })
+  try {
+    const answer = await run()
+    measure({ outcome: 'ok' })
+    return answer
+  } catch (error) {
+    measure({ outcome: outcomeOf(error, signal) })
+    throw error
+  }
+}
+
+/** The same files, each call of which is measured. */
+function measureFiles(files: SandboxFiles): SandboxFiles {
+  const call = <T>(name: string, signal: AbortSignal, run: () => Promise<T>) => measured(`files.${name}`, signal, run)
+  return {
+    list: (path, options, signal) => call('list', signal, () => files.list(path, options, signal)),
+    stat: (path, signal) => call('stat', signal, () => files.stat(path, signal)),
+    read: (path, options, signal) => call('read', signal, () => files.read(path, options, signal)),
+    write: (path, content, options, signal) => call('write', signal, () => files.write(path, content, options, signal)),
+    mkdir: (path, signal) => call('mkdir', signal, () => files.mkdir(path, signal)),
+    move: (from, to, options, signal) => call('move', signal, () => files.move(from, to, options, signal)),
+    remove: (path, options, signal) => call('remove', signal, () => files.remove(path, options, signal)),
+  }
+}
+
+/** The same driver, each call of which is measured: how long it took and how it ended. */
+export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Driver {
+  return {
+    ...driver,
+    create: (spec, signal) => measured('create', signal, () => driver.create(spec, signal)),
+    start: (id, signal) => measured('start', signal, () => driver.start(id, signal)),
+    stop: (id, options, signal) => measured('stop', signal, () => driver.stop(id, options, signal)),
+    destroy: (id, signal) => measured('destroy', signal, () => driver.destroy(id, signal)),
+    observe: (id, signal) => measured('observe', signal, () => driver.observe(id, signal)),
+    exec: (id, argv, options, signal) => measured('exec', signal, () => driver.exec(id, argv, options, signal)),
+    files: (id) => measureFiles(driver.files(id)),
+  } satisfies SandboxDriver as Driver
+}

@@ -1,0 +1,192 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { pino } from 'pino'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openBacklog } from '../../src/lifecycle/backlog.ts'
+import { type MetricSource, serveMetrics } from '../../src/platform/metrics.ts'
+import { SandboxUnavailableError } from '../../src/sandbox/driver.ts'
+import { measureDriver } from '../../src/sandbox/measured.ts'
+import { openCloudDriver } from '../support/cloud-driver.ts'
+import { type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const log = pino({ level: 'silent' })
+const anywhere = { host: '127.0.0.1', port: 0 }
+
+let cloud: FakeCloud
+let chowder: TestChowder
+let served: Awaited<ReturnType<typeof serveMetrics>>
+let organization: { id: string; key: string }
+let url: string
+let id: string
+
+const scrape = async (port = served.port): Promise<string> => (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+
+/** The sum of all series of this name whose labels include these; null when there is none. */
+async function read(name: string, labels: Record<string, string> = {}): Promise<number | null> {
+  const wanted = Object.entries(labels).map(([label, value]) => `${label}="${value}"`)
+  const values = (await scrape())
+    .split('\n')
+    .filter((line) => new RegExp(`^${name}[ {]`).test(line) && wanted.every((one) => line.includes(one)))
+    .map((line) => Number(line.split(' ').at(-1)))
+  return values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0)
+}
+
+/** Over a connection: a request is counted once its answer has left. */
+async function call(method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown) {
+  const answer = await fetch(`${url}/v1/instances${path}`, {
+    method,
+    headers: {
+      authorization: `Bearer ${organization.key}`,
+      ...(body !== undefined && { 'content-type': 'application/json' }),
+    },
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+  })
+  const text = await answer.text()
+  return { status: answer.status, text, body: text.startsWith('{') ? JSON.parse(text) : undefined }
+}
+const hasStatus = (status: string) =>
+  until(`it to be ${status}`, async () => (await call('GET', `/${id}`)).body.status === status)
+
+beforeAll(async () => {
+  cloud = await startFakeCloud()
+  const sandboxes = measureDriver(openCloudDriver(cloud.url, 'the test'))
+  chowder = await openTestChowder({ sandboxes })
+  organization = await chowder.signUp()
+  url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+  served = await serveMetrics(anywhere, [openBacklog({ db: chowder.database.db, queue: chowder.queue })], log)
+})
+afterAll(async () => {
+  await served?.close()
+  await chowder?.close()
+  await cloud?.close()
+})
+
+describe('metrics', () => {
+  test('what waits is seen while there is no worker, and gone once there is one', async () => {
+    id = (await call('POST', '', { name: 'x' })).body.id
+    await sleep(100)
+    expect(await read('chowder_due_instances')).toBe(1)
+    expect(await read('chowder_oldest_due_seconds')).toBeGreaterThan(0.05)
+    expect(await read('chowder_queue_waiting_jobs')).toBe(1)
+    expect(await read('chowder_queue_oldest_waiting_seconds')).toBeGreaterThan(0.05)
+    expect(await read('chowder_instances', { status: 'provisioning' })).toBe(1)
+    await chowder.startWorker()
+    await hasStatus('running')
+    await until('nothing to wait', async () => (await read('chowder_due_instances')) === 0)
+    expect(await read('chowder_oldest_due_seconds')).toBe(0)
+    expect(await read('chowder_queue_waiting_jobs')).toBe(0)
+    expect(await read('chowder_instances', { status: 'running' })).toBe(1)
+    expect(await read('chowder_instances', { status: 'provisioning' })).toBe(0)
+  })
+
+  test('requests are counted by route and status, also those of no route', async () => {
+    const created = { method: 'POST', route: '/v1/instances', status: '201' }
+    expect(await read('chowder_http_request_duration_seconds_count', created)).toBe(1)
+    await fetch(`${url}/no/such/path`)
+    await fetch(`${url}/no/such/other`)
+    const unrouted = { route: 'none', status: '404' }
+    await until('both', async () => (await read('chowder_http_request_duration_seconds_count', unrouted)) === 2)
+  })
+
+  test('a turn is counted with what was added to it, and a stream while it is open', async () => {
+    const before = (await read('chowder_turn_added_seconds_count')) ?? 0
+    const { status } = await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'hello' })
+    expect(status).toBe(200)
+    const streamed = await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'hello', stream: true })
+    expect(streamed.text).toContain('event: response.completed')
+    expect(await read('chowder_turn_added_seconds_count')).toBe(before + 2)
+    expect(await read('chowder_turn_added_seconds_sum')).toBeGreaterThan(0)
+    await until('the stream to be over', async () => (await read('chowder_open_streams')) === 0)
+  })
+
+  test('steps and the time to running are measured from what was asked for', async () => {
+    for (const step of ['createSandbox', 'writeConfig', 'startGateway', 'checkHealth']) {
+      expect(await read('chowder_reconcile_step_duration_seconds_count', { step, outcome: 'done' }), step).toBe(1)
+    }
+    expect(await read('chowder_time_to_running_seconds_count', { intent: 'create' })).toBe(1)
+    expect(await read('chowder_time_to_running_seconds_sum', { intent: 'create' })).toBeGreaterThan(0.1)
+    await call('POST', `/${id}/stop`)
+    await hasStatus('stopped')
+    await call('POST', `/${id}/start`)
+    await hasStatus('running')
+    expect(await read('chowder_time_to_running_seconds_count', { intent: 'start' })).toBe(1)
+  })
+
+  test.each([
+    ['ended', { code: 1, oom: false }],
+    ['oom', { code: 137, oom: true }],
+  ])('a gateway that came back by itself is a restart with its reason: %s', async (reason, exit) => {
+    const count = async () => (await read('chowder_sandbox_restarts_total', { reason })) ?? 0
+    const [before, toRunning] = [await count(), await read('chowder_time_to_running_seconds_count')]
+    await cloud.die(id, exit)
+    await until('the restart', async () => (await count()) === before + 1)
+    await hasStatus('running')
+    expect(await read('chowder_time_to_running_seconds_count'), 'nobody waited for it').toBe(toRunning)
+  })
+
+  test('the platform’s failures are counted by call, apart from what it does', async () => {
+    const before = (await read('chowder_driver_call_duration_seconds_count', { outcome: 'unavailable' })) ?? 0
+    const driver = measureDriver(openCloudDriver(cloud.url, 'the test'))
+    cloud.fail({ kind: 'server error', calls: ['exec', 'files'], times: 2 })
+    await expect(driver.exec(id, ['true'], { timeoutMs: 1000 }, AbortSignal.timeout(5000))).rejects.toThrow(
+      SandboxUnavailableError,
+    )
+    await expect(driver.files(id).stat('x', AbortSignal.timeout(5000))).rejects.toThrow(SandboxUnavailableError)
+    expect(await read('chowder_driver_call_duration_seconds_count', { outcome: 'unavailable' })).toBe(before + 2)
+    expect(
+      await read('chowder_driver_call_duration_seconds_count', { call: 'files.stat', outcome: 'unavailable' }),
+    ).toBe(1)
+    expect(await read('chowder_driver_call_duration_seconds_count', { call: 'start', outcome: 'ok' })).toBeGreaterThan(
+      2,
+    )
+  })
+
+  test('a delete that has failed 10 times is seen until it is done', async () => {
+    expect(await read('chowder_failing_ends')).toBe(0)
+    cloud.fail({ kind: 'server error', calls: ['destroy'], times: Number.POSITIVE_INFINITY })
+    await call('DELETE', `/${id}`)
+    await until('it to fail', async () => {
+      await chowder.database.pool.query(
+        'UPDATE instances SET next_attempt_at = now() WHERE lease_until < now() AND attempts < 10',
+      )
+      return (await read('chowder_failing_ends')) === 1
+    })
+    expect(await read('chowder_instances', { status: 'terminated' }), 'it is not gone yet').toBe(1)
+    cloud.heal()
+    await until('it to be done', async () => {
+      await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE lease_until < now()')
+      return (await read('chowder_failing_ends')) === 0
+    })
+    expect(await read('chowder_instances', { status: 'terminated' })).toBe(0)
+  })
+
+  test('no figure names an instance, an organization or a key', async () => {
+    const text = await scrape()
+    for (const secret of [id, organization.id, organization.key]) expect(text).not.toContain(secret)
+    expect(text).not.toMatch(/[0-9a-f]{8}-[0-9a-f]{4}/)
+  })
+
+  test('a source that fails or hangs is left out, and the rest is told', async () => {
+    const broken: MetricSource = { metrics: () => Promise.reject(new Error('away')) }
+    const hanging: MetricSource = { metrics: () => new Promise(() => {}) }
+    const fine: MetricSource = { metrics: async () => 'fine 1\n' }
+    const { port, close } = await serveMetrics(anywhere, [broken, hanging, fine], log)
+    try {
+      const text = await scrape(port)
+      expect(text).toContain('fine 1\n')
+      expect(text).toContain('process_cpu_seconds_total')
+      expect(text).toContain('chowder_leases_lost_total')
+    } finally {
+      await close()
+    }
+  })
+
+  test('nothing else is served on that port, and a taken one says what to do', async () => {
+    expect((await fetch(`http://127.0.0.1:${served.port}/healthz`)).status).toBe(404)
+    expect((await fetch(`http://127.0.0.1:${served.port}/metrics`, { method: 'POST' })).status).toBe(404)
+    await expect(serveMetrics({ ...anywhere, port: served.port }, [], log)).rejects.toThrow(
+      /^METRICS_PORT \d+ on 127\.0\.0\.1 is taken by another program\. Set it to a free one/,
+    )
+  })
+})
