@@ -188,6 +188,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     expect((await client.post(`/v1/instances/${late}/start`)).body).toMatchObject({ status: 'running' })
     await expectUnaffected(late)
     await expectUnaffected(running)
+    await Promise.all([late, running].map(remove)) // with their disk nobody would find them any more
   })
 })
 
