@@ -113,7 +113,8 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     )
   const remove = async (id: string) => {
     expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)
-    await until(`the end of ${id}`, async () => (await shown(id)).step === null, 20_000)
+    const state = async () => (await host.driver.observe(id, AbortSignal.timeout(5000))).state
+    await until(`the end of ${id}`, async () => (await state()) === 'absent', 20_000)
   }
   const put = async (id: string, path: string) =>
     (await chowder.call('PUT', `/v1/instances/${id}/files/content`, { key, body: { path, content: 'x' } })).status
