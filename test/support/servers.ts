@@ -1,10 +1,9 @@
-import { execFile, spawn } from 'node:child_process'
-import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
 import pg from 'pg'
 import { pino } from 'pino'
@@ -12,6 +11,7 @@ import type { TestProject } from 'vitest/node'
 import { startEmbeddedPostgres } from '../../src/database/embedded.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { migrateQueue } from '../../src/lifecycle/queue.ts'
+import { provideProgram } from './debian-package.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -23,7 +23,6 @@ declare module 'vitest' {
 }
 
 export const templateDatabase = 'chowder_template'
-const run = promisify(execFile)
 const startTimeoutMs = 15_000
 
 async function freePort(): Promise<number> {
@@ -35,28 +34,9 @@ async function freePort(): Promise<number> {
   return address.port
 }
 
-const hasRedis = () =>
-  run('redis-server', ['--version']).then(
-    () => true,
-    () => false,
-  )
-
-/** On Debian and Ubuntu as root the package is installed; anywhere else the caller is told that there is none. */
-async function findRedis(): Promise<boolean> {
-  if (await hasRedis()) return true
-  const system = await readFile('/etc/os-release', 'utf8').catch(() => '')
-  if (process.getuid?.() !== 0 || !/^ID(_LIKE)?=.*(debian|ubuntu)/m.test(system)) return false
-  await run('apt-get', ['update'], { timeout: 120_000 }).catch(() => {})
-  await run('apt-get', ['install', '-y', '--no-install-recommends', 'redis-server'], {
-    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-    timeout: 180_000,
-  })
-  return hasRedis()
-}
-
 async function startRedis(): Promise<{ url: string; stop(): Promise<void> } | null> {
   if (process.env.TEST_REDIS_URL) return { url: process.env.TEST_REDIS_URL, stop: async () => {} }
-  if (!(await findRedis())) {
+  if (!(await provideProgram('redis-server', 'redis-server'))) {
     const why = 'no redis-server on PATH, none could be installed, and TEST_REDIS_URL is not set'
     if (process.env.CI) throw new Error(`the Redis half of the tests cannot run: ${why}`)
     process.stderr.write(`\nSKIPPED: the Redis half of the tests does not run: ${why}.\n\n`)
