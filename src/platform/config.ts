@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 
@@ -146,19 +147,62 @@ function stripeFaults(set: NodeJS.ProcessEnv): string[] {
   return lines
 }
 
+/** Each may come as `<name>_FILE`, the path of a file that holds it: an environment is shown by more than one command. */
+export const secretVariables = [
+  'DATABASE_URL',
+  'REDIS_URL',
+  'CHOWDER_SECRET_KEY',
+  'STRIPE_SECRET_KEY',
+  'STRIPE_WEBHOOK_SECRET',
+] as const
+
+/** Replaces `<name>_FILE` by what the file holds, without the line's end. Answers what is wrong, a line each. */
+function readSecretFiles(set: NodeJS.ProcessEnv): string[] {
+  const faults: string[] = []
+  for (const name of secretVariables) {
+    const path = set[`${name}_FILE`]
+    if (path === undefined) continue
+    if (set[name] !== undefined) faults.push(`${name} and ${name}_FILE are both set: set one of them`)
+    try {
+      const text = readFileSync(path, 'utf8').trim()
+      if (text === '') faults.push(`${name}_FILE names ${path}, which is empty`)
+      else set[name] = text
+    } catch (error) {
+      faults.push(`${name}_FILE names ${path}, which cannot be read: ${(error as NodeJS.ErrnoException).code}`)
+    }
+  }
+  return faults
+}
+
+/** What examples hold where a secret belongs. */
+const placeholder = /^(<.*>|(change|replace)[-_ ]?me|(your[-_ ]?)?password|placeholder|secret|example)$/i
+
+function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJS.ProcessEnv): string[] {
+  const faults: string[] = []
+  const password = /^\w+:\/\/[^:@/]*:([^@]*)@/.exec(DATABASE_URL)?.[1] ?? ''
+  if (placeholder.test(password)) {
+    faults.push('DATABASE_URL has a placeholder for its password: set the real one')
+  }
+  if (/^A{42}[A-Za-z0-9+/]=$/.test(CHOWDER_SECRET_KEY)) {
+    faults.push('CHOWDER_SECRET_KEY is a placeholder: make one with `openssl rand -base64 32` and keep it')
+  }
+  return faults
+}
+
 /**
  * Parses the environment once. An empty variable counts as unset, as docker-compose and .env files write them.
  * Throws BadEnvironment naming every bad variable at once.
  */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''))
+  const fileFaults = readSecretFiles(set)
   const candidate = Value.Clean(Env, Value.Default(Env, Object.fromEntries(Object.entries(set).map(toNumber))))
   const faults = new Set([...Value.Errors(Env, candidate)].map((fault) => fault.path.split('/')[1] ?? ''))
   const lines = [...faults].map((name) => `${name} ${rule(name)}`)
   if (set.DATABASE_URL && !set.CHOWDER_SECRET_KEY) {
     lines.push('CHOWDER_SECRET_KEY is required with DATABASE_URL: make one with `openssl rand -base64 32` and keep it')
   }
-  lines.push(...stripeFaults(set))
+  lines.push(...fileFaults, ...placeholderFaults(set), ...stripeFaults(set))
   if (lines.length > 0) throw new BadEnvironment(`bad environment:\n  ${lines.join('\n  ')}`)
   return Object.freeze(candidate as Config)
 }

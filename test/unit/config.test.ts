@@ -1,6 +1,8 @@
-import { readFileSync } from 'node:fs'
-import { describe, expect, test } from 'vitest'
-import { BadEnvironment, Env, loadConfig } from '../../src/platform/config.ts'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { BadEnvironment, Env, loadConfig, secretVariables } from '../../src/platform/config.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 
@@ -74,6 +76,65 @@ describe('the environment', () => {
   test('DATABASE_URL asks for CHOWDER_SECRET_KEY and says how to make one', () => {
     expect(complaints({ DATABASE_URL: 'postgres://x/y' })).toContain('openssl rand -base64 32')
     expect(complaints({ DATABASE_URL: 'postgres://x/y', CHOWDER_SECRET_KEY: key })).toBe('')
+  })
+
+  describe('secrets in files', () => {
+    let folder: string
+    beforeAll(() => {
+      folder = mkdtempSync(join(tmpdir(), 'chowder-config-'))
+    })
+    afterAll(() => rmSync(folder, { recursive: true }))
+    const inFile = (name: string, content: string) => {
+      writeFileSync(join(folder, name), content)
+      return join(folder, name)
+    }
+
+    test('each secret may be in a file, with or without a line’s end', () => {
+      const env = {
+        DATABASE_URL_FILE: inFile('database', 'postgres://chowder:canary@db/chowder\n'),
+        CHOWDER_SECRET_KEY_FILE: inFile('key', key),
+        REDIS_URL_FILE: inFile('redis', 'redis://:canary@redis:6379\r\n'),
+      }
+      expect(loadConfig(env)).toMatchObject({
+        DATABASE_URL: 'postgres://chowder:canary@db/chowder',
+        CHOWDER_SECRET_KEY: key,
+        REDIS_URL: 'redis://:canary@redis:6379',
+      })
+    })
+
+    test('one that is missing, empty, bad or there twice is named, and not what it holds', () => {
+      const message = complaints({
+        DATABASE_URL_FILE: join(folder, 'none'),
+        CHOWDER_SECRET_KEY_FILE: inFile('bad', 'canary'),
+        REDIS_URL_FILE: inFile('empty', ' \n'),
+        STRIPE_SECRET_KEY: 'sk_canary',
+        STRIPE_SECRET_KEY_FILE: inFile('stripe', 'sk_canary'),
+      })
+      expect(message).toContain(`DATABASE_URL_FILE names ${join(folder, 'none')}, which cannot be read: ENOENT`)
+      expect(message).toContain('CHOWDER_SECRET_KEY must be 32 bytes in base64')
+      expect(message).toContain('REDIS_URL_FILE names')
+      expect(message).toContain('STRIPE_SECRET_KEY and STRIPE_SECRET_KEY_FILE are both set')
+      expect(message).not.toContain('canary')
+    })
+
+    test('the README names each', () => {
+      const text = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+      for (const name of secretVariables) expect(text).toContain(`\`${name}_FILE\``)
+    })
+  })
+
+  test.each(['password', 'changeme', 'change-me', 'CHANGE_ME', '<password>', 'your-password', 'placeholder', 'secret'])(
+    'a placeholder is no password: %s',
+    (password) => {
+      const message = complaints({ DATABASE_URL: `postgres://chowder:${password}@db/chowder`, CHOWDER_SECRET_KEY: key })
+      expect(message).toContain('DATABASE_URL has a placeholder for its password')
+      const real = { DATABASE_URL: `postgres://chowder:my-${password}1@db/chowder`, CHOWDER_SECRET_KEY: key }
+      expect(complaints(real)).toBe('')
+    },
+  )
+
+  test('a key of zeros is no key', () => {
+    expect(complaints({ CHOWDER_SECRET_KEY: Buffer.alloc(32).toString('base64') })).toContain('is a placeholder')
   })
 
   test('Stripe’s settings come all together, with two prices, or not at all', () => {
