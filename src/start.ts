@@ -204,12 +204,6 @@ export async function start(
   const { stopAll } = sandboxes
   if (stopAll) await claimHost(db, dataDir)
   const queue = await openQueueOf(backend, log, closers)
-  if (config.METRICS_PORT !== undefined) {
-    const sources = role === 'api' ? [] : [openBacklog({ db, queue })]
-    const { port, close } = await serveMetrics({ host: config.METRICS_HOST, port: config.METRICS_PORT }, sources, log)
-    closers.push({ close })
-    log.info({ port }, 'metrics are served at /metrics')
-  }
   if (role === 'all' && stopAll) {
     closers.push({
       async close({ interrupted }) {
@@ -313,6 +307,13 @@ export async function start(
         if (!preparing.signal.aborted)
           log.error({ err: error }, 'OpenClaw could not be prepared; the next instance tries again')
       })
+  }
+  // Last: that it answers says that the process does its work.
+  if (config.METRICS_PORT !== undefined) {
+    const sources = role === 'api' ? [] : [openBacklog({ db, queue })]
+    const { port, close } = await serveMetrics({ host: config.METRICS_HOST, port: config.METRICS_PORT }, sources, log)
+    closers.push({ close })
+    log.info({ port }, 'metrics are served at /metrics')
   }
   log.info({ url: publicUrl || undefined }, `Chowder is running as ${role}`)
   if (role === 'all') {

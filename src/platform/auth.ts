@@ -80,6 +80,10 @@ export async function authorize(
 /** Callers are remembered for up to a second: with this a key that is refused from now on is cut off in under 5 s. */
 const recheckEveryMs = 2000
 
+/** All that are open, looked at by one timer: one each would be dear beside a short request. */
+const openRequests = new Set<() => Promise<void>>()
+setInterval(() => openRequests.forEach((look) => void look()), recheckEveryMs).unref()
+
 /**
  * Calls `end`, maybe more than once, when the key of a request is revoked, expires or is disabled before its answer is
  * out. A database that is away says nothing about a key.
@@ -94,8 +98,8 @@ export function onceRefused(reply: FastifyReply, findCaller: FindCaller, end: (r
       if (error instanceof AppError) end(error)
     }
   }
-  const recheck = setInterval(look, recheckEveryMs)
-  reply.raw.once('close', () => clearInterval(recheck))
+  openRequests.add(look)
+  reply.raw.on('close', () => openRequests.delete(look))
 }
 
 /**

@@ -42,16 +42,16 @@ export function useBodyDeadlines(app: FastifyInstance, times: BodyTimes = usual)
     const isStreamed = request.routeOptions.config.streamsBody === true
     let deadline = isStreamed ? undefined : setTimeout(cut, times.whole)
     if (isStreamed) raw.setTimeout(times.idle, cut)
-    raw.once('end', () => {
+    raw.on('end', () => {
       clearTimeout(deadline)
       if (isStreamed) raw.setTimeout(0) // what is done with it now may take longer
     })
-    reply.raw.once('finish', () => {
+    reply.raw.on('finish', () => {
       clearTimeout(deadline)
       if (raw.complete) return
       deadline = setTimeout(() => socket.destroy(), times.linger)
       raw.resume() // else he could neither finish nor be seen to leave
     })
-    raw.once('close', () => clearTimeout(deadline))
+    raw.on('close', () => clearTimeout(deadline))
   })
 }

@@ -12,7 +12,7 @@ export function useClosing(app: FastifyInstance): void {
     isClosing = true
   })
   app.addHook('onRequest', (request, reply, done) => {
-    reply.raw.once('finish', () => {
+    reply.raw.on('finish', () => {
       if (isClosing) request.raw.socket.destroySoon?.() // one that was injected has no real socket
     })
     done(isClosing ? new AppError('unavailable', texts.shuttingDown, { retryAfterSeconds: 1 }) : undefined)

@@ -79,8 +79,8 @@ export interface MetricSource {
 const sourceTimeoutMs = 3000
 
 /**
- * Serves `GET /metrics` on a port of its own, and nothing else: this process's figures and those of `sources`. Throws
- * StartupError when the port is taken.
+ * Serves on a port of its own, and nothing else: `GET /metrics`, this process's figures and those of `sources`, and
+ * `GET /healthz`, which answers as long as its event loop turns. Throws StartupError when the port is taken.
  */
 export async function serveMetrics(
   { host, port }: { host: string; port: number },
@@ -116,9 +116,11 @@ export async function serveMetrics(
   }
 
   const server = createServer((request, response) => {
+    if (request.method === 'GET' && request.url === '/healthz') return void response.end('alive\n')
     if (request.method !== 'GET' || request.url !== '/metrics') {
-      response.writeHead(404, { 'content-type': 'text/plain' }).end('There is GET /metrics.\n')
-      return
+      return void response
+        .writeHead(404, { 'content-type': 'text/plain' })
+        .end('There is GET /metrics and GET /healthz.\n')
     }
     void text().then((answer) => response.writeHead(200, { 'content-type': registry.contentType }).end(answer))
   })

@@ -10,7 +10,7 @@ export function useRequestLog(app: FastifyInstance): void {
     done()
     const { url } = request.routeOptions
     if (url !== undefined && unlogged.has(url)) return
-    reply.raw.once('close', () => {
+    reply.raw.on('close', () => {
       const { caller } = request
       const isWhole = reply.raw.writableFinished
       const status = isWhole ? reply.raw.statusCode : 'client_left'

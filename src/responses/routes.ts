@@ -127,7 +127,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     turns.add(turn)
     onceRefused(reply, findCaller, (reason) => turn.end(reason))
     // Not request.signal: that one fires as soon as the body is read.
-    reply.raw.once('close', () => {
+    reply.raw.on('close', () => {
       turns.delete(turn)
       if (reply.raw.writableFinished) turn.finish()
       else turn.end(clientLeft)

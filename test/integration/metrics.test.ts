@@ -183,7 +183,8 @@ describe('metrics', () => {
   })
 
   test('nothing else is served on that port, and a taken one says what to do', async () => {
-    expect((await fetch(`http://127.0.0.1:${served.port}/healthz`)).status).toBe(404)
+    expect((await fetch(`http://127.0.0.1:${served.port}/healthz`)).status).toBe(200)
+    expect((await fetch(`http://127.0.0.1:${served.port}/v1/organization`)).status).toBe(404)
     expect((await fetch(`http://127.0.0.1:${served.port}/metrics`, { method: 'POST' })).status).toBe(404)
     await expect(serveMetrics({ ...anywhere, port: served.port }, [], log)).rejects.toThrow(
       /^METRICS_PORT \d+ on 127\.0\.0\.1 is taken by another program\. Set it to a free one/,
