@@ -1,11 +1,13 @@
 import { Gauge, Registry } from '@prometheus-io/client'
-import { sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { instances } from '../database/schema.ts'
-import { hasStatus, instanceStatuses, isDueNow } from '../instances/status.ts'
+import { hasStatus, instanceStatuses, isDueNow, isNotTerminated } from '../instances/status.ts'
 import type { MetricSource } from '../platform/metrics.ts'
 import { alarmingAttempts } from './failures.ts'
 import type { ReconcileQueue } from './queue.ts'
+
+const counted = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
 
 /**
  * What there is to do, of the whole installation, as the database and the queue say it at that moment: every worker tells
@@ -39,23 +41,25 @@ export function openBacklog({ db, queue }: { db: Db; queue: ReconcileQueue }): M
   })
 
   async function askDatabase(): Promise<void> {
+    const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
     const since = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
-    const isUnfinished = sql`NOT (${hasStatus.terminated} AND ${instances.observedGeneration} = ${instances.generation})`
     const [row] = await db
       .select({
-        due: sql<number>`count(*) FILTER (WHERE ${isDueNow})::int`,
+        provisioning: counted(hasStatus.provisioning),
+        running: counted(hasStatus.running),
+        stopped: counted(hasStatus.stopped),
+        error: counted(hasStatus.error),
+        terminated: counted(hasStatus.terminated),
+        due: counted(isDueNow),
         oldestDue: sql<number>`coalesce(max(extract(epoch FROM now() - ${since})) FILTER (WHERE ${isDueNow}), 0)::float8`,
-        failingEnds: sql<number>`count(*) FILTER (WHERE ${instances.observedGeneration} < ${instances.generation}
-          AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts})::int`,
-        ...Object.fromEntries(
-          instanceStatuses.map((status) => [status, sql<number>`count(*) FILTER (WHERE ${hasStatus[status]})::int`]),
+        failingEnds: counted(
+          sql`${isDue} AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts}`,
         ),
       })
       .from(instances)
-      .where(isUnfinished)
+      .where(sql`${isNotTerminated} OR ${isDue}`)
     if (!row) return
-    const counts = row as unknown as Record<string, number>
-    for (const status of instanceStatuses) byStatus.set({ status }, counts[status] ?? 0)
+    for (const status of instanceStatuses) byStatus.set({ status }, row[status])
     due.set(row.due)
     oldestDue.set(row.oldestDue)
     failingEnds.set(row.failingEnds)
