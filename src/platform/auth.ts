@@ -132,7 +132,8 @@ export function useApiKeys(
     }
     request.caller = caller
     await counts.countRequest(request, reply)
-    await authorize(caller, access, (request.params as { instance_id?: string }).instance_id, requireInstance)
+    const { instance_id: instanceId } = request.params as { instance_id?: string }
+    if (caller.permissions !== null) await authorize(caller, access, instanceId, requireInstance)
     if (!endsRefused) onceRefused(reply, findCaller, () => reply.raw.destroy())
   })
 }

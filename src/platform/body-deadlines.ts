@@ -19,6 +19,9 @@ export interface BodyTimes {
   linger: number
 }
 
+/** How often in the time for a whole body it is looked whether that is over. */
+const looksInTime = 20
+
 const usual: BodyTimes = { whole: 60_000, idle: 60_000, linger: 10_000 }
 
 const hasBody = ({ headers }: FastifyRequest) =>
@@ -26,6 +29,19 @@ const hasBody = ({ headers }: FastifyRequest) =>
 
 /** Ends the connection of a sender who is too slow, with 408 if nothing was answered yet. */
 export function useBodyDeadlines(app: FastifyInstance, times: BodyTimes = usual): void {
+  /** What ends the senders of bodies that are not whole yet, with the time when it does. One timer for all. */
+  const deadlines = new Map<() => void, number>()
+  const look = () => {
+    const now = performance.now()
+    for (const [cut, at] of deadlines) {
+      if (at > now) return // the others began later
+      deadlines.delete(cut)
+      cut()
+    }
+  }
+  const looking = setInterval(look, times.whole / looksInTime).unref()
+  app.addHook('onClose', async () => clearInterval(looking))
+
   app.addHook('onRequest', (request, reply, done) => {
     done()
     const { raw } = request
@@ -40,18 +56,19 @@ export function useBodyDeadlines(app: FastifyInstance, times: BodyTimes = usual)
       socket.destroySoon()
     }
     const isStreamed = request.routeOptions.config.streamsBody === true
-    let deadline = isStreamed ? undefined : setTimeout(cut, times.whole)
     if (isStreamed) raw.setTimeout(times.idle, cut)
+    else deadlines.set(cut, performance.now() + times.whole)
     raw.on('end', () => {
-      clearTimeout(deadline)
+      deadlines.delete(cut)
       if (isStreamed) raw.setTimeout(0) // what is done with it now may take longer
     })
     reply.raw.on('finish', () => {
-      clearTimeout(deadline)
+      deadlines.delete(cut)
       if (raw.complete) return
-      deadline = setTimeout(() => socket.destroy(), times.linger)
+      const lingering = setTimeout(() => socket.destroy(), times.linger)
+      raw.once('close', () => clearTimeout(lingering))
       raw.resume() // else he could neither finish nor be seen to leave
     })
-    raw.on('close', () => clearTimeout(deadline))
+    raw.on('close', () => deadlines.delete(cut))
   })
 }

@@ -108,8 +108,8 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
 
   const addressOf = (request: FastifyRequest) => rateLimit.normalizeIP(request.ip)
   const countSignup = counting('signup', limits.signupsPerHour, hour, addressOf)
-  app.addHook('preHandler', async (request, reply) => {
-    if (request.routeOptions.config.isSignup) await countSignup(request, reply)
+  app.addHook('onRoute', (route) => {
+    if (route.config?.isSignup) route.preHandler = [countSignup, ...[route.preHandler ?? []].flat()]
   })
   return {
     countRequest: counting('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId),

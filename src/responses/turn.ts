@@ -31,16 +31,15 @@ type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<bo
 export class Turn {
   readonly #times: TurnTimes
   readonly #over = new AbortController()
-  readonly #limit: NodeJS.Timeout
+  readonly #endsAt: number
   #check: NodeJS.Timeout | undefined
-  #heardAt = performance.now()
+  #heardAt: number
   #failedProbes = 0
 
   constructor(times: TurnTimes) {
     this.#times = times
-    const tooLong = () =>
-      this.end(new AppError('gateway_timeout', turnTexts.tooLong(times.limitMs / 60_000), { doNotRetry: true }))
-    this.#limit = setTimeout(tooLong, times.limitMs)
+    this.#heardAt = performance.now()
+    this.#endsAt = this.#heardAt + times.limitMs
   }
 
   get signal(): AbortSignal {
@@ -59,7 +58,6 @@ export class Turn {
   }
 
   finish(): void {
-    clearTimeout(this.#limit)
     clearTimeout(this.#check)
   }
 
@@ -68,13 +66,19 @@ export class Turn {
     this.#over.abort(reason)
   }
 
+  /** One timer for both limits: a turn is short beside them, and there are many. */
   #checkIn(ms: number, probe: Probe): void {
-    this.#check = setTimeout(() => void this.#ask(probe), ms)
+    const leftMs = this.#endsAt - performance.now()
+    this.#check = setTimeout(() => void this.#ask(probe), Math.min(ms, leftMs))
   }
 
   async #ask(probe: Probe): Promise<void> {
     const { quietMs, probeEveryMs } = this.#times
     const askedAt = performance.now()
+    if (askedAt >= this.#endsAt) {
+      const minutes = this.#times.limitMs / 60_000
+      return this.end(new AppError('gateway_timeout', turnTexts.tooLong(minutes), { doNotRetry: true }))
+    }
     const quietFor = askedAt - this.#heardAt
     if (quietFor < quietMs) {
       this.#failedProbes = 0

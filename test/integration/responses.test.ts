@@ -711,20 +711,27 @@ describe('A12: while a turn runs', () => {
   }
 
   test('a key that is refused from then on ends it in under 5 s, with an error event or a 401', async () => {
+    let isRefused = false
+    const url = await open(async () => (isRefused ? null : caller))
+    const waiting = post(hello, { url })
+    const streamed = await post({ ...hello, stream: true }, { url })
+    await until(() => expect(gateway.received).toHaveLength(2))
+    isRefused = true
     const startedAt = performance.now()
-    const url = await open(async () => null)
-    const [streamed, plain] = await Promise.all([post({ ...hello, stream: true }, { url }), post(hello, { url })])
     expect(await streamed.text()).toMatch(/event: error\ndata: .*"code":"unauthenticated".*\n\n$/)
-    expect(await failure(plain)).toMatchObject({ status: 401, detail: texts.unknownKey })
+    expect(await failure(await waiting)).toMatchObject({ status: 401, detail: texts.unknownKey })
     expect(performance.now() - startedAt).toBeLessThan(5_000)
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
   })
 
   test('an organization that is disabled ends it, with the reason', async () => {
+    let isDisabled = false
     const url = await open(async () => {
-      throw new AppError('forbidden', texts.disabled)
+      if (isDisabled) throw new AppError('forbidden', texts.disabled)
+      return caller
     })
     const streamed = await post({ ...hello, stream: true }, { url })
+    isDisabled = true
     expect(await streamed.text()).toContain(texts.disabled)
   })
 
