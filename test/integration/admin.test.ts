@@ -32,7 +32,7 @@ describe('npm run admin with DATABASE_URL', () => {
 
   beforeAll(async () => {
     chowder = await openTestChowder({ sandboxes: new FakeDriver(), defaultTier: 'shrimp' })
-    const secretKey = Buffer.alloc(32).toString('base64')
+    const secretKey = Buffer.alloc(32, 1).toString('base64')
     env = { DATABASE_URL: urlOf(chowder.database.connection), CHOWDER_SECRET_KEY: secretKey }
   })
   afterAll(() => chowder.close())
