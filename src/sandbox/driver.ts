@@ -2,6 +2,8 @@ import type { Readable } from 'node:stream'
 import { AppError } from '../platform/errors.ts'
 import { texts } from '../platform/texts.ts'
 
+export { type PathFault, SandboxAbsentError, SandboxCapacityError, SandboxPathError } from './errors.ts'
+
 /** What a program in the sandbox sees: its Node.js, its release, its own folder, and the port its gateway must listen on. */
 export interface Inside {
   node: string
@@ -116,40 +118,6 @@ export interface SandboxFiles {
   move(from: string, to: string, options: { overwrite: boolean }, signal: AbortSignal): Promise<void>
   /** Removes a file or a link itself, or a folder: an empty one unless `recursive`. False when there was nothing. */
   remove(path: string, options: { recursive: boolean }, signal: AbortSignal): Promise<boolean>
-}
-
-/**
- * `unusable`: the path leads through a link or a file, or to what is neither file nor folder. `changed`: the file became
- * shorter while it was read.
- */
-export type PathFault =
-  | 'outside'
-  | 'missing'
-  | 'exists'
-  | 'directory'
-  | 'not_empty'
-  | 'too_large'
-  | 'changed'
-  | 'unusable'
-
-/** A path that is not inside the sandbox's folder, or is not what the call needs. The message is safe to show. */
-export class SandboxPathError extends Error {
-  override name = 'SandboxPathError'
-  readonly fault: PathFault
-  constructor(fault: PathFault, message: string, options?: ErrorOptions) {
-    super(message, options)
-    this.fault = fault
-  }
-}
-
-/** There is no sandbox of that id: it was not made yet, or is gone. */
-export class SandboxAbsentError extends Error {
-  override name = 'SandboxAbsentError'
-}
-
-/** The platform has no room left for what was asked: retrying at once is useless. */
-export class SandboxCapacityError extends Error {
-  override name = 'SandboxCapacityError'
 }
 
 /** Longer than a platform's hiccup, shorter than a caller's patience. */

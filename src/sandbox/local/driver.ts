@@ -13,13 +13,13 @@ import {
   type SandboxDriver,
   type SandboxSpec,
 } from '../driver.ts'
+import { filesIn } from '../home/files.ts'
+import { isCode, openFolderAt } from '../home/open-folder.ts'
+import { pause } from '../pause.ts'
 import { execBeside } from './exec.ts'
-import { filesIn } from './files.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launchGateway } from './launch.ts'
 import { lastLines, rotateLog } from './log-file.ts'
-import { isCode, openFolderAt } from './open-folder.ts'
-import { pause } from './pause.ts'
 import { endProcesses, isAlive, type Owner, processesOf, signalProcess } from './processes.ts'
 import { isPortFree, openReservations, type Range, unusedUids } from './reservations.ts'
 

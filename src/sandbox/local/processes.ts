@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdir, readFile, readlink } from 'node:fs/promises'
-import { pause } from './pause.ts'
+import { pause } from '../pause.ts'
 
 /** A process for good: its pid may be another's one day, but then with another start time. */
 export interface ProcessId {
