@@ -33,7 +33,7 @@ async function look(config: Config, fix: boolean): Promise<number> {
       return 1
     }
     const key = await readSecretKey(config.CHOWDER_SECRET_KEY, dataDir)
-    const sandboxes = await openSandboxes(config, dataDir, log)
+    const sandboxes = await openSandboxes({ config, dataDir, db, log })
     const deps = { db, sandboxes, vault: key && openVault(key), queue }
     const found = await examine(deps)
     found.forEach(print)

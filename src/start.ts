@@ -15,7 +15,7 @@ import { openBacklog } from './lifecycle/backlog.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
 import { defaultRounds, type Round, startWorker } from './lifecycle/worker.ts'
-import { openSandboxes } from './open-sandboxes.ts'
+import { openSandboxes, type SandboxesOf } from './open-sandboxes.ts'
 import { defaultRelease, openclawVersion } from './openclaw/releases.ts'
 import { eraseDeleted } from './organization/delete.ts'
 import { clearExpiredAnswers } from './organization/idempotency.ts'
@@ -29,8 +29,7 @@ import { findSecretKey } from './platform/secret-key.ts'
 import { openVault, type Vault } from './platform/secrets.ts'
 import { StartupError } from './platform/startup-error.ts'
 import { welcome } from './platform/welcome.ts'
-import type { SandboxDriver } from './sandbox/driver.ts'
-import type { LocalDriver } from './sandbox/local/driver.ts'
+import type { OpenedDriver } from './sandbox/index.ts'
 import { measureDriver } from './sandbox/measured.ts'
 import { type BillingSettings, openBilling } from './subscription/stripe.ts'
 import { syncSubscriptions } from './subscription/sync.ts'
@@ -50,11 +49,7 @@ const billingEveryMs = 10_000
 const clearEveryMs = 60_000
 
 /** Opens what instances run in; only a driver whose agents are this host's own can stop them all with Chowder. */
-export type OpenSandboxes = (
-  config: Config,
-  dataDir: string,
-  log: Logger,
-) => Promise<SandboxDriver & Partial<Pick<LocalDriver, 'stopAll'>>>
+export type OpenSandboxes = (what: SandboxesOf) => Promise<OpenedDriver>
 
 /** What must be closed, in the order it was opened; closed the other way round. */
 export type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
@@ -200,7 +195,7 @@ export async function start(
   }
   signal.throwIfAborted()
   const vault = await openVaultOf(db, config, dataDir)
-  const sandboxes = measureDriver(await open(config, dataDir, log))
+  const sandboxes = measureDriver(await open({ config, dataDir, db, log }))
   const { stopAll } = sandboxes
   if (stopAll) await claimHost(db, dataDir)
   const queue = await openQueueOf(backend, log, closers)

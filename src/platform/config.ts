@@ -41,7 +41,36 @@ export const Env = Type.Object({
         '32 bytes in base64 that seal stored secrets; generated with the embedded database, required with `DATABASE_URL`',
     }),
   ),
-  SANDBOX_DRIVER: Type.Union([Type.Literal('local')], { default: 'local', description: 'where agents run: `local`' }),
+  SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker')], {
+    default: 'local',
+    description: 'where agents run: `local` processes of this host, or `docker` containers',
+  }),
+  DOCKER_HOST: Type.String({
+    default: 'unix:///var/run/docker.sock',
+    minLength: 1,
+    description: 'where dockerd listens: `unix:///path` or `tcp://host:port`',
+  }),
+  DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
+    default: 'published',
+    description:
+      'how gateways in containers are reached: `published` on this host’s loopback, or by `network` address, from a control plane in a container of `DOCKER_NETWORK`',
+  }),
+  DOCKER_NETWORK: Type.String({
+    default: 'chowder-agents',
+    pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
+    description: 'the agents’ own network, made when it is missing, and the name of its bridge',
+  }),
+  DOCKER_BUILD_NETWORK: Type.String({
+    default: 'default',
+    minLength: 1,
+    description: 'the network that agents’ images are built in, as of `docker build --network`',
+  }),
+  DOCKER_EXTRA_CA_FILE: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'certificates in PEM that the building of images and the agents trust besides the usual',
+    }),
+  ),
   CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('how clients reach the API')),
   CHOWDER_DEFAULT_TIER: Type.Union(
     [Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')],

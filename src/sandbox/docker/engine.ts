@@ -1,0 +1,84 @@
+import Docker from 'dockerode'
+import { StartupError } from '../../platform/startup-error.ts'
+import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '../driver.ts'
+
+/** Longer than dockerd was seen to need for anything on a busy host but for what waits by itself. */
+const usualDeadlineMs = 30_000
+
+interface CallOptions {
+  deadlineMs?: number
+}
+
+/** dockerd, asked so that no call waits for ever. */
+export interface Engine {
+  /**
+   * Carries out calls of dockerd, which get the signal that ends them. Throws the caller's own reason,
+   * SandboxCapacityError on a full disk, and SandboxUnavailableError for all else, also past the deadline (30 s unless
+   * said otherwise): what became of the call is unknown then.
+   */
+  call<T>(
+    signal: AbortSignal,
+    calls: (docker: Docker, abortSignal: AbortSignal) => Promise<T>,
+    options?: CallOptions,
+  ): Promise<T>
+  /** The same, but null when dockerd answers one of these HTTP statuses. */
+  callUnless<T>(
+    statuses: readonly number[],
+    signal: AbortSignal,
+    calls: (docker: Docker, abortSignal: AbortSignal) => Promise<T>,
+    options?: CallOptions,
+  ): Promise<T | null>
+}
+
+/** Where dockerd is, from the words of DOCKER_HOST. */
+function addressOf(host: string): Docker.DockerOptions {
+  const [, path] = /^unix:\/\/(\/.+)$/.exec(host) ?? []
+  // The empty host: else that of the environment would win.
+  if (path) return { socketPath: path, host: '' }
+  const [, name, port] = /^tcp:\/\/([^/:]+):(\d+)\/?$/.exec(host) ?? []
+  if (name && port) return { protocol: 'http', host: name, port: Number(port) }
+  throw new StartupError(
+    'DOCKER_HOST must be unix:///path/of/a/socket or tcp://host:port: set it to where dockerd listens, or leave it out for unix:///var/run/docker.sock.',
+  )
+}
+
+const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCode ?? 0
+
+/** Opens the way to dockerd; nothing is asked of it yet. Throws a StartupError for words that name no address. */
+export function openEngine(host: string): Engine {
+  const docker = new Docker(addressOf(host))
+
+  async function callUnless<T>(
+    statuses: readonly number[],
+    signal: AbortSignal,
+    calls: (docker: Docker, abortSignal: AbortSignal) => Promise<T>,
+    { deadlineMs = usualDeadlineMs }: CallOptions = {},
+  ): Promise<T | null> {
+    signal.throwIfAborted()
+    const deadline = new AbortController()
+    const timer = setTimeout(() => deadline.abort(new Error(`dockerd did not answer in ${deadlineMs} ms`)), deadlineMs)
+    const limit = AbortSignal.any([signal, deadline.signal])
+    const { promise: ending, reject: end } = Promise.withResolvers<never>()
+    const onAbort = () => end(limit.reason)
+    limit.addEventListener('abort', onAbort, { once: true })
+    try {
+      return await Promise.race([calls(docker, limit), ending])
+    } catch (error) {
+      signal.throwIfAborted()
+      if (statuses.includes(statusOf(error))) return null
+      if (/no space left on device|disk quota exceeded/i.test(String(error)))
+        throw new SandboxCapacityError('the disk has no room left for this sandbox', { cause: error })
+      if (error instanceof SandboxPathError || error instanceof SandboxAbsentError) throw error
+      throw new SandboxUnavailableError(deadline.signal.aborted ? deadline.signal.reason : error)
+    } finally {
+      clearTimeout(timer)
+      limit.removeEventListener('abort', onAbort)
+    }
+  }
+
+  return {
+    callUnless,
+    call: async (signal, calls, options) =>
+      (await callUnless([], signal, calls, options)) as Awaited<ReturnType<typeof calls>>,
+  }
+}

@@ -1,0 +1,194 @@
+import { addAbortSignal, Readable } from 'node:stream'
+import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
+import type { FilesSession } from './files-session.ts'
+import type { FilesAnswer, FilesCall } from './image/files-program.ts'
+
+/** How many calls on the files of one sandbox are under way at once; others wait. */
+const mostSessions = 16
+/** How long a session is kept for the next call. */
+const keptMs = 10_000
+
+/** The sessions of one sandbox. */
+export interface FilesPool {
+  /** A session of the caller's own until it is given back. Throws what opening one throws, or the signal's reason. */
+  take(signal: AbortSignal): Promise<FilesSession>
+  give(session: FilesSession): void
+  /** Ends those that nobody uses. */
+  clear(): void
+}
+
+/** Sessions are kept for a while after their use: opening one takes longer than most calls. */
+export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>): FilesPool {
+  const idle = new Map<FilesSession, NodeJS.Timeout>()
+  const waiting: PromiseWithResolvers<void>[] = []
+  let taken = 0
+
+  function leave(session: FilesSession): void {
+    clearTimeout(idle.get(session))
+    idle.delete(session)
+  }
+
+  async function wait(signal: AbortSignal): Promise<void> {
+    const turn = Promise.withResolvers<void>()
+    const onAbort = () => {
+      const index = waiting.indexOf(turn)
+      if (index >= 0) waiting.splice(index, 1)
+      turn.reject(signal.reason)
+    }
+    waiting.push(turn)
+    signal.addEventListener('abort', onAbort, { once: true })
+    await turn.promise.finally(() => signal.removeEventListener('abort', onAbort))
+  }
+
+  /** The place of whoever is done is the next one's. */
+  function release(): void {
+    const next = waiting.shift()
+    if (next) next.resolve()
+    else taken -= 1
+  }
+
+  return {
+    async take(signal) {
+      if (taken < mostSessions) taken += 1
+      else await wait(signal)
+      for (const session of [...idle.keys()].reverse()) {
+        leave(session)
+        if (!session.isOver) return session
+      }
+      try {
+        const session = await open(signal)
+        void session.over.then(() => leave(session))
+        return session
+      } catch (error) {
+        release()
+        throw error
+      }
+    },
+    give(session) {
+      release()
+      if (!session.isOver) idle.set(session, setTimeout(() => session.end(), keptMs).unref())
+    },
+    clear() {
+      for (const session of idle.keys()) session.end()
+    },
+  }
+}
+
+type Result = Extract<FilesAnswer, { result: unknown }>['result']
+type StoredStat = Omit<FileStat, 'modifiedAt'> & { modifiedAt: string }
+
+const statOf = (stat: StoredStat): FileStat => ({ ...stat, modifiedAt: new Date(stat.modifiedAt) })
+
+/** The files of a sandbox, by the files program in a container beside it. */
+export function filesBy(pool: FilesPool): SandboxFiles {
+  /** Takes a session for a call; one that was not used to its end is ended, as at an abort. */
+  async function withSession<T>(signal: AbortSignal, use: (session: FilesSession) => Promise<T>): Promise<T> {
+    signal.throwIfAborted()
+    const session = await pool.take(signal)
+    const onAbort = () => session.end()
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) session.end()
+    try {
+      return await use(session)
+    } catch (error) {
+      session.end()
+      signal.throwIfAborted()
+      throw error
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+      pool.give(session)
+    }
+  }
+
+  const ask = (call: FilesCall, signal: AbortSignal, content?: AsyncIterable<Buffer>): Promise<Result> =>
+    withSession(signal, async (session) => {
+      const answer = await session.ask(call, content)
+      return 'result' in answer ? answer.result : null
+    })
+
+  async function read(path: string, maxBytes: number, signal: AbortSignal): Promise<OpenFile | null> {
+    signal.throwIfAborted()
+    const session = await pool.take(signal)
+    const onAbort = () => session.end()
+    const give = () => {
+      signal.removeEventListener('abort', onAbort)
+      pool.give(session)
+    }
+    signal.addEventListener('abort', onAbort, { once: true })
+    try {
+      const answer = await session.ask({ call: 'read', path, maxBytes })
+      signal.throwIfAborted()
+      if ('opened' in answer && answer.opened) return openFile(session, answer.opened, signal, give)
+      give()
+      return null
+    } catch (error) {
+      session.end()
+      give()
+      signal.throwIfAborted()
+      throw error
+    }
+  }
+
+  return {
+    read: (path, { maxBytes }, signal) => read(path, maxBytes, signal),
+    async list(path, { maxEntries }, signal) {
+      const listed = (await ask({ call: 'list', path, maxEntries }, signal)) as {
+        entries: StoredStat[]
+        isWhole: boolean
+      }
+      return { entries: listed.entries.map(statOf), isWhole: listed.isWhole }
+    },
+    async stat(path, signal) {
+      const stat = (await ask({ call: 'stat', path }, signal)) as StoredStat | null
+      return stat && statOf(stat)
+    },
+    async write(path, content, options, signal) {
+      const source = Buffer.isBuffer(content) ? Readable.from([content]) : content
+      signal.throwIfAborted()
+      try {
+        await ask({ call: 'write', path, ...options }, signal, addAbortSignal(signal, source))
+      } finally {
+        source.destroy()
+      }
+    },
+    async mkdir(path, signal) {
+      await ask({ call: 'mkdir', path }, signal)
+    },
+    async move(from, to, { overwrite }, signal) {
+      await ask({ call: 'move', from, to, overwrite }, signal)
+    },
+    async remove(path, { recursive }, signal) {
+      return (await ask({ call: 'remove', path, recursive }, signal)) === true
+    },
+  }
+}
+
+/** A file that a session has opened, and whose session is given back once it is read, closed or given up. */
+function openFile(
+  session: FilesSession,
+  { size, modifiedAt }: { size: number; modifiedAt: number },
+  signal: AbortSignal,
+  give: () => void,
+): OpenFile {
+  let isUsed = false
+  signal.addEventListener('abort', () => isUsed || give(), { once: true })
+  return {
+    size,
+    modifiedAt: new Date(modifiedAt),
+    content(range = { start: 0, end: size }) {
+      isUsed = true
+      const content = Readable.from(session.take(range), { objectMode: false })
+      content.once('close', () => {
+        if (!content.readableEnded) session.end() // the rest of it is still on its way
+        give()
+      })
+      return addAbortSignal(signal, content)
+    },
+    async close() {
+      if (isUsed) return
+      isUsed = true
+      for await (const _ of session.take(null));
+      give()
+    },
+  }
+}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# fence.sh <bridge> [<port>]: keeps the containers of a bridge from this host and from the cloud's metadata service, by
+# rules that are put in place unless they are there. Runs in the host's network. With a port the containers of the bridge
+# reach each other on that one, which is refused otherwise.
+set -e
+bridge=$1
+port=$2
+
+rule() {
+  table=$1
+  chain=$2
+  shift 2
+  iptables -w 5 -t "$table" -C "$chain" "$@" 2>/dev/null || iptables -w 5 -t "$table" -I "$chain" "$@"
+}
+
+# Before addresses are translated, so that published ports of other containers count as the host's too.
+rule mangle PREROUTING -i "$bridge" -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP
+# All but UDP: some clouds have their name servers there.
+rule mangle PREROUTING -i "$bridge" -d 169.254.0.0/16 ! -p udp -j DROP
+if [ -n "$port" ]; then
+  rule filter DOCKER-USER -i "$bridge" -o "$bridge" -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+  rule filter DOCKER-USER -i "$bridge" -o "$bridge" -p tcp --dport "$port" -j ACCEPT
+fi

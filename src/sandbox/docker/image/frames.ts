@@ -1,0 +1,50 @@
+/**
+ * How the control plane and the files program speak over a pair of streams: a letter, the length of what follows in four
+ * bytes, and that. `head` is JSON; `data` is bytes of a file, up to an `end`.
+ */
+export interface Frame {
+  kind: 'head' | 'data' | 'end'
+  payload: Buffer
+}
+
+const letters = { head: 'h', data: 'd', end: 'e' } as const
+const kinds = new Map(Object.entries(letters).map(([kind, letter]) => [letter.charCodeAt(0), kind as Frame['kind']]))
+const prefixBytes = 5
+/** A list of a million names is not more. */
+const mostBytes = 256 * 1024 * 1024
+
+/** The bytes of a frame. */
+export function frame(kind: Frame['kind'], payload: Buffer = Buffer.alloc(0)): Buffer {
+  const prefix = Buffer.alloc(prefixBytes)
+  prefix.write(letters[kind], 'latin1')
+  prefix.writeUInt32BE(payload.length, 1)
+  return Buffer.concat([prefix, payload])
+}
+
+export const headFrame = (head: unknown): Buffer => frame('head', Buffer.from(JSON.stringify(head)))
+
+/** The frames of a stream, read no faster than they are taken. Throws at what is no frame, and at half of one. */
+export async function* readFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Frame, void> {
+  let chunks: Buffer[] = []
+  let length = 0
+  let wanted = prefixBytes
+  for await (const chunk of source) {
+    chunks.push(chunk)
+    length += chunk.length
+    while (length >= wanted) {
+      const bytes = Buffer.concat(chunks)
+      const kind = kinds.get(bytes[0] ?? 0)
+      const size = bytes.readUInt32BE(1)
+      if (!kind || size > mostBytes) throw new Error('the other end of the stream does not speak in frames')
+      wanted = prefixBytes + size
+      chunks = [bytes]
+      if (length < wanted) break
+      yield { kind, payload: bytes.subarray(prefixBytes, wanted) }
+      const rest = bytes.subarray(wanted)
+      chunks = [rest]
+      length = rest.length
+      wanted = prefixBytes
+    }
+  }
+  if (length > 0) throw new Error('the stream ended within a frame')
+}

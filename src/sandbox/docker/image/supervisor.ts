@@ -1,0 +1,29 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { constants } from 'node:os'
+import { type Admission, openForwarder } from './forwarder.ts'
+
+/** What the container's first program is told, as JSON in its first argument. What follows is the gateway's command. */
+export interface SupervisorSettings {
+  /** Where the gateway listens, on loopback. */
+  gatewayPort: number
+  /** Where the forwarder listens, on every address of the container. */
+  port: number
+  admission: Admission
+}
+
+const [text, command, ...args] = process.argv.slice(2)
+if (!text || !command) throw new Error('usage: supervisor <settings> <command> [<argument> ...]')
+const { gatewayPort, port, admission }: SupervisorSettings = JSON.parse(text)
+
+process.umask(0o077)
+// Before the gateway runs, whose agent could take the port.
+await once(openForwarder(gatewayPort, admission).listen(port, '0.0.0.0'), 'listening')
+const gateway = spawn(command, args, { stdio: 'inherit' })
+for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => gateway.kill(name))
+gateway.on('error', (error) => {
+  console.error(error.message)
+  process.exit(127)
+})
+// The container ends as its gateway does, with everything else in it.
+gateway.on('exit', (code, signal) => process.exit(signal ? 128 + constants.signals[signal] : (code ?? 1)))

@@ -1,0 +1,44 @@
+import { fileURLToPath } from 'node:url'
+import { openDockerDriver } from '../../src/sandbox/docker/driver.ts'
+import type { ReleaseSource } from '../../src/sandbox/docker/image.ts'
+import type { Inside, SandboxDriver, SandboxSpec } from '../../src/sandbox/driver.ts'
+
+/** A release whose gateway is a small program. */
+const contractRelease: ReleaseSource = {
+  root: fileURLToPath(new URL('../..', import.meta.url)),
+  files: ['test/support/contract-gateway.mjs'],
+  install: 'cp -r test/support',
+  folder: (base) => `${base}/support`,
+}
+
+/** The driver of an installation on a dockerd, with sandboxes whose gateway is a small program. */
+export const contractDriver = (host: string, installation: string, overrides = {}): SandboxDriver =>
+  openDockerDriver({
+    installation,
+    host,
+    reach: 'published',
+    network: 'chowder-test',
+    buildNetwork: 'host',
+    extraCaFile: null,
+    releaseSource: () => contractRelease,
+    admission: { tokenFile: 'token.json', tokenKeys: ['token'], openPaths: ['/healthz'] },
+    ...overrides,
+  })
+
+export const contractCommand = ({ node, release, port }: Inside, ...manner: string[]): string[] => [
+  node,
+  `${release}/contract-gateway.mjs`,
+  String(port),
+  ...manner,
+]
+
+export const contractSpec = (id: string, overrides: Partial<SandboxSpec> = {}): SandboxSpec => ({
+  id,
+  organizationId: 'organization',
+  release: 'v1',
+  command: (inside) => contractCommand(inside),
+  env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
+  resources: { memoryMb: 512, cpus: 1, pids: 64 },
+  labels: { organization: 'organization' },
+  ...overrides,
+})

@@ -1,0 +1,157 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { access, constants, cp, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { until } from './until.ts'
+
+const run = promisify(execFile)
+
+const cache = '/var/cache/chowder-test'
+const needed = ['/usr/sbin/dockerd', '/usr/bin/docker', '/usr/bin/mmdebstrap']
+const packages = 'ca-certificates,curl,git,iptables,procps'
+const startTimeoutMs = 30_000
+
+/** A dockerd of the tests' own, which has the image `node:24-slim`. */
+export interface TestDockerd {
+  /** As of DOCKER_HOST. */
+  host: string
+  /** Runs Docker's command line and answers its output. */
+  docker(...args: string[]): Promise<string>
+  close(): Promise<void>
+}
+
+const answers = (socket: string) => {
+  const { promise, resolve } = Promise.withResolvers<boolean>()
+  const connection = connect(socket, () => resolve(true)).once('error', () => resolve(false))
+  return promise.finally(() => connection.destroy())
+}
+
+/**
+ * Why there can be no dockerd here, or null. In CI there must be one. Beside another dockerd there is none: one that
+ * starts takes the firewall's rules of the others away.
+ */
+export async function whyNoDockerd(): Promise<string | null> {
+  if (process.env.TEST_DOCKER_HOST || process.env.CI) return null
+  if (process.getuid?.() !== 0) return 'starting dockerd takes root'
+  for (const program of needed)
+    if (
+      await access(program, constants.X_OK).then(
+        () => false,
+        () => true,
+      )
+    )
+      return `there is no ${program}`
+  return (await answers('/var/run/docker.sock')) ? 'another dockerd runs on this machine' : null
+}
+
+/** A Debian with the Node.js and the npm that the tests run with, in the place of the image that there is no registry for. */
+async function makeBaseImage(docker: TestDockerd['docker']): Promise<void> {
+  if ((await docker('images', '-q', 'node:24-slim')).trim() !== '') return
+  const debian = join(cache, 'debian.tar')
+  if (
+    await access(debian).then(
+      () => false,
+      () => true,
+    )
+  ) {
+    await run('mmdebstrap', ['--variant=minbase', `--include=${packages}`, 'trixie', `${debian}.part.tar`])
+    await rename(`${debian}.part.tar`, debian)
+  }
+  const context = await mkdtemp(join(tmpdir(), 'chowder-base-'))
+  try {
+    const npm = dirname(
+      dirname((await run('readlink', ['-f', (await run('which', ['npm'])).stdout.trim()])).stdout.trim()),
+    )
+    await cp(process.execPath, join(context, 'node'))
+    await cp(npm, join(context, 'npm'), { recursive: true })
+    await docker('import', debian, 'chowder-test-debian')
+    const dockerfile = `FROM chowder-test-debian
+      COPY node /usr/local/bin/node
+      COPY npm /usr/local/lib/node_modules/npm
+      RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm`
+    await writeFile(join(context, 'Dockerfile'), dockerfile)
+    await docker('build', '-q', '-t', 'node:24-slim', context)
+  } finally {
+    await rm(context, { recursive: true })
+  }
+}
+
+function commandLine(host: string): TestDockerd['docker'] {
+  const env = { ...process.env, DOCKER_HOST: host, DOCKER_BUILDKIT: '0' }
+  return async (...args) => (await run('/usr/bin/docker', args, { env, maxBuffer: 64 * 1024 * 1024 })).stdout
+}
+
+async function end(dockerd: ChildProcess): Promise<void> {
+  const exited = dockerd.exitCode === null ? once(dockerd, 'exit') : null
+  dockerd.kill('SIGTERM')
+  await exited
+}
+
+/**
+ * Starts a dockerd on a socket of its own; `TEST_DOCKER_HOST` is taken instead when it is set. Its images are kept for
+ * the next time, containers and volumes are not. Of several test files one has it, and the others wait.
+ */
+export async function startDockerd(): Promise<TestDockerd> {
+  const { TEST_DOCKER_HOST } = process.env
+  if (TEST_DOCKER_HOST) {
+    const docker = commandLine(TEST_DOCKER_HOST)
+    await makeBaseImage(docker)
+    return { host: TEST_DOCKER_HOST, docker, close: async () => {} }
+  }
+  await mkdir(cache, { recursive: true })
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-dockerd-'))
+  const socket = join(folder, 'sock')
+  const options = [
+    '--data-root',
+    join(cache, 'docker'),
+    '--exec-root',
+    join(folder, 'exec'),
+    '--pidfile',
+    join(folder, 'pid'),
+  ]
+  // The lock is freed when dockerd ends, however it ends.
+  const dockerd = spawn(
+    '/usr/bin/flock',
+    [
+      '--no-fork',
+      join(cache, 'docker.lock'),
+      '/usr/sbin/dockerd',
+      ...options,
+      '--host',
+      `unix://${socket}`,
+      '--bip',
+      '10.89.77.1/24',
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  )
+  let words = ''
+  dockerd.stderr.setEncoding('utf8').on('data', (text: string) => {
+    words = (words + text).slice(-4000)
+  })
+  const close = async () => {
+    await end(dockerd)
+    await rm(folder, { recursive: true, force: true })
+  }
+  try {
+    await until(
+      'dockerd to answer',
+      async () => {
+        if (dockerd.exitCode !== null) throw new Error(`dockerd ended: ${words}`)
+        return answers(socket)
+      },
+      startTimeoutMs,
+    )
+    const docker = commandLine(`unix://${socket}`)
+    const left = (await docker('ps', '-aq')).split('\n').filter(Boolean)
+    if (left.length > 0) await docker('rm', '-f', ...left)
+    await docker('volume', 'prune', '-af')
+    await makeBaseImage(docker)
+    return { host: `unix://${socket}`, docker, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
