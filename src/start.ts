@@ -199,10 +199,11 @@ export async function start(
   const { stopAll } = sandboxes
   if (stopAll) await claimHost(db, dataDir)
   const queue = await openQueueOf(backend, log, closers)
-  if (role === 'all' && stopAll) {
+  if (role === 'all') {
     closers.push({
       async close({ interrupted }) {
         if (!interrupted) return
+        if (!stopAll) return log.info('the agents go on running in their containers; the next start adopts them')
         log.info('stopping the agents')
         await markForRestart(db, sandboxes.name).catch((error: unknown) => {
           log.warn({ err: error }, 'the agents could not be marked; the next start finds them stopped')
@@ -319,6 +320,7 @@ export async function start(
         database: config.DATABASE_URL ? 'DATABASE_URL' : 'embedded PostgreSQL',
         queue: config.REDIS_URL ? 'REDIS_URL' : 'in PostgreSQL',
         isolation: sandboxes.isolation,
+        stopsAgents: stopAll !== undefined,
         release: `OpenClaw ${openclawVersion(defaultRelease)}`,
       }),
     )

@@ -105,12 +105,16 @@ const socketUrl = (endpoint: Endpoint) =>
   endpoint.kind === 'unix' ? `ws+unix://${endpoint.path}:/` : `ws://${endpoint.host}:${endpoint.port}/`
 
 /** A socket with calls numbered on it. Messages before the greeting's answer, and events, are not calls' business. */
-function open(endpoint: Endpoint, deadline: number, signal: AbortSignal) {
+function open(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
   const socket = new WebSocket(socketUrl(endpoint), {
     maxPayload: maxPayloadBytes,
     perMessageDeflate: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
-    headers: endpoint.kind === 'tcp' ? (endpoint.headers ?? {}) : {},
+    headers: {
+      ...(endpoint.kind === 'tcp' && endpoint.headers),
+      // Not for the gateway, which asks for it later, but for what may stand before it.
+      authorization: `Bearer ${token}`,
+    },
   })
   const pending = new Map<string, Pending>()
   let calls = 0
@@ -174,7 +178,7 @@ function parseFrame(text: string): Record<string, unknown> {
 }
 
 async function greet(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
-  const connection = open(endpoint, deadline, signal)
+  const connection = open(endpoint, token, deadline, signal)
   const timer = setTimeout(
     () => connection.end('the gateway did not greet in time'),
     Math.max(0, deadline - performance.now()),
