@@ -1,12 +1,31 @@
+import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { contractCommand, contractDriver } from '../support/docker-host.ts'
+import { StartupError } from '../../src/platform/startup-error.ts'
+import {
+  type Observation,
+  SandboxAbsentError,
+  type SandboxDriver,
+  type SandboxSpec,
+  SandboxUnavailableError,
+} from '../../src/sandbox/driver.ts'
+import { contractCommand, contractDriver, contractSpec } from '../support/docker-host.ts'
 import { startDockerd, type TestDockerd, whyNoDockerd } from '../support/dockerd.ts'
 import { describeDriver } from '../support/driver-contract.ts'
+import { type Outside, openOutside } from '../support/outside.ts'
 import { until } from '../support/until.ts'
 
-const within = (ms = 20_000) => AbortSignal.timeout(ms)
+const within = (ms = 30_000) => AbortSignal.timeout(ms)
 const minute = 60_000
+const token = 'the-gateways-token'
+const authorization = `Bearer ${token}`
 
 const missing = await whyNoDockerd()
 if (missing) console.warn(`sandboxes in containers are not tested: ${missing}`)
@@ -18,7 +37,7 @@ describe.skipIf(missing)('with a dockerd', () => {
     dockerd = await startDockerd()
     await contractDriver(dockerd.host, 'image').prepare('v1', () => {}, within(5 * minute))
   }, 15 * minute)
-  afterAll(() => dockerd.close(), minute)
+  afterAll(() => dockerd?.close(), minute)
 
   describeDriver('docker', async () => {
     const driver = contractDriver(dockerd.host, randomUUID())
@@ -34,11 +53,468 @@ describe.skipIf(missing)('with a dockerd', () => {
       command: (inside) => contractCommand(inside),
       endGateway: async (id, _seen, code) => {
         await ask(id, '/whoami')
-        await ask(id, `/exit/${code}`).catch(() => {})
+        await ask(id, `/exit/${code}`).catch(() => {}) // it ends with its sandbox
       },
       gatewayOf: async (id) => (await ask(id, '/whoami')).stdout,
       runsPrograms: true,
       close: async () => {},
     }
+  })
+
+  describe('a sandbox in a container', () => {
+    const installation = randomUUID()
+    let driver: SandboxDriver
+    const made: string[] = []
+
+    beforeAll(() => {
+      driver = contractDriver(dockerd.host, installation)
+    })
+    afterAll(async () => {
+      for (const id of made) await driver.destroy(id, within())
+    }, minute)
+
+    const created = async (overrides: Partial<SandboxSpec> = {}) => {
+      const id = randomUUID()
+      made.push(id)
+      await driver.create(contractSpec(id, overrides), within())
+      return id
+    }
+    const started = async (overrides: Partial<SandboxSpec> = {}) => {
+      const id = await created(overrides)
+      await driver.start(id, within())
+      return id
+    }
+    const observe = (id: string) => driver.observe(id, within())
+    const stop = (id: string, graceMs = 5000) => driver.stop(id, { graceMs }, within())
+    const exec = (id: string, script: string) => driver.exec(id, ['sh', '-c', script], { timeoutMs: 15_000 }, within())
+    const ended = (id: string) =>
+      until('its end', async () => {
+        const seen = await observe(id)
+        return seen.state === 'stopped' && seen.exit
+      })
+    const listening = (port: number) =>
+      until('the gateway to listen', () =>
+        fetch(`http://127.0.0.1:${port}/healthz`).then(
+          ({ ok }) => ok,
+          () => false,
+        ),
+      )
+    const textOf = async (id: string, path: string, by = driver) => {
+      const file = await by.files(id).read(path, { maxBytes: 1000 }, within())
+      return file && text(file.content())
+    }
+    const give = (id: string, path: string, content: string, by = driver) =>
+      by.files(id).write(path, Buffer.from(content), {}, within())
+    const listed = async (by = driver) => {
+      const found: { id: string; state: string }[] = []
+      for await (const sandbox of by.list(within())) found.push(sandbox)
+      return found
+    }
+    const inspect = async (id: string) => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
+    const addressOf = async (id: string) => (await inspect(id)).NetworkSettings.Networks['chowder-test'].IPAddress
+    const containersOf = async (id: string) =>
+      (await dockerd.docker('ps', '-a', '--filter', `label=chowder.instance=${id}`, '--format', '{{.Names}}'))
+        .split('\n')
+        .filter(Boolean)
+
+    /** What a program finds out about what it may do: limits of cgroups in either version, or `max`. */
+    const lookAround = `
+      grep -E '^(CapEff|CapBnd|CapPrm|NoNewPrivs|Uid|Seccomp):' /proc/self/status
+      cd /sys/fs/cgroup
+      echo memory: $(cat memory.max memory/memory.limit_in_bytes 2>/dev/null)
+      echo pids: $(cat pids.max pids/pids.max 2>/dev/null)
+      echo cpu: $(cat cpu.max cpu/cpu.cfs_quota_us 2>/dev/null)
+      (echo x >/written) 2>/dev/null && echo root: writable || echo root: read-only
+      ls /run/docker.sock /var/run/docker.sock 2>/dev/null && echo docker: there || echo docker: none`
+    const seenIn = (output: string) =>
+      Object.fromEntries(
+        output
+          .trim()
+          .split('\n')
+          .map((line) => line.split(/:\s+/, 2) as [string, string]),
+      )
+
+    test('may do nothing that its gateway does not need, and a container without these limits may', async () => {
+      const id = await started({ resources: { memoryMb: 300, cpus: 0.5, pids: 77 } })
+      const looked = seenIn((await exec(id, lookAround)).stdout)
+      expect(looked).toMatchObject({
+        CapEff: '0000000000000000',
+        CapBnd: '0000000000000000',
+        CapPrm: '0000000000000000',
+        NoNewPrivs: '1',
+        Uid: '10001\t10001\t10001\t10001',
+        Seccomp: '2',
+        memory: String(300 * 1024 * 1024),
+        pids: '77',
+        root: 'read-only',
+        docker: 'none',
+      })
+      expect(looked.cpu).toMatch(/^50000\b/)
+      const twin = seenIn(await dockerd.docker('run', '--rm', 'node:24-slim', 'sh', '-c', lookAround))
+      expect(twin).toMatchObject({ NoNewPrivs: '0', Uid: '0\t0\t0\t0', root: 'writable' })
+      expect(twin.CapEff).not.toBe(looked.CapEff)
+      for (const limit of ['memory', 'pids', 'cpu']) expect([limit, twin[limit]]).not.toEqual([limit, looked[limit]])
+    })
+
+    test('has its own volume, no other mount of this host, and one port on its loopback', async () => {
+      const id = await started()
+      const { HostConfig, Mounts, NetworkSettings, Config } = await inspect(id)
+      expect(Mounts.map(({ Type, Name, Destination }: Record<string, string>) => [Type, Name, Destination])).toEqual([
+        ['volume', `chowder-${id}`, '/agent'],
+      ])
+      expect(Object.keys(NetworkSettings.Ports)).toEqual(['18790/tcp'])
+      expect(NetworkSettings.Ports['18790/tcp'].map(({ HostIp }: { HostIp: string }) => HostIp)).toEqual(['127.0.0.1'])
+      expect(HostConfig).toMatchObject({
+        Privileged: false,
+        CapAdd: null,
+        Binds: null,
+        MemorySwap: HostConfig.Memory,
+        RestartPolicy: { Name: 'no' },
+        LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
+        PidMode: '',
+        IpcMode: 'private',
+      })
+      expect(Config.Labels).toMatchObject({
+        'chowder.installation': installation,
+        'chowder.instance': id,
+        'chowder.organization': 'organization',
+        'chowder.label.organization': 'organization',
+      })
+    })
+
+    describe('on its network', () => {
+      let outside: Outside
+      const host = createServer((_, answer) => answer.end('host'))
+      beforeAll(async () => {
+        outside = await openOutside()
+        await once(host.listen(0, '0.0.0.0'), 'listening')
+      })
+      afterAll(async () => {
+        host.close()
+        host.closeAllConnections()
+        await outside?.close()
+      })
+
+      const get = (address: string, port: number) => `curl -s -m 2 http://${address}:${port}/healthz || echo refused`
+
+      test('reaches the world, but no service of this host, no metadata service and no other sandbox', async () => {
+        const [id, other] = [await started(), await started()]
+        const { port } = host.address() as AddressInfo
+        const { Gateway } = (await inspect(id)).NetworkSettings.Networks['chowder-test']
+        const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+        const hosts = new Set([Gateway, ...own.filter(({ family }) => family === 'IPv4').map(({ address }) => address)])
+        expect(hosts.size).toBeGreaterThan(2)
+        for (const address of hosts)
+          expect([address, (await exec(id, get(address, port))).stdout.trim()]).toEqual([address, 'refused'])
+        expect((await exec(id, get(outside.linkLocal, outside.port))).stdout).toBe('refused\n')
+        expect((await exec(id, get(await addressOf(other), 18_790))).stdout).toBe('refused\n')
+        expect((await exec(id, get(outside.address, outside.port))).stdout).toBe('outside')
+
+        const twin = (script: string) => dockerd.docker('run', '--rm', 'node:24-slim', 'sh', '-c', script)
+        expect(await twin(get(Gateway, port))).toBe('host')
+        expect(await twin(get(outside.linkLocal, outside.port))).toBe('outside')
+      })
+
+      test('has the rules put up again that somebody took down, at the next start of any', async () => {
+        const id = await created()
+        const { port } = host.address() as AddressInfo
+        const rule = '-i chowder-test -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP'
+        const iptables = (does: '-C' | '-D') =>
+          promisify(execFile)('iptables', ['-t', 'mangle', does, 'PREROUTING', ...rule.split(' ')])
+        await iptables('-D')
+        await expect(iptables('-C')).rejects.toThrow()
+        await driver.start(id, within())
+        await iptables('-C')
+        const { Gateway } = (await inspect(id)).NetworkSettings.Networks['chowder-test']
+        expect((await exec(id, get(Gateway, port))).stdout).toBe('refused\n')
+      })
+    })
+
+    test('is not on a network whose containers reach each other', async () => {
+      await dockerd.docker('network', 'create', 'chowder-open')
+      const open = contractDriver(dockerd.host, installation, { network: 'chowder-open' })
+      const id = randomUUID()
+      made.push(id)
+      await expect(open.create(contractSpec(id), within())).rejects.toThrow(StartupError)
+      await dockerd.docker('network', 'rm', 'chowder-open')
+    })
+
+    test('is reached at its address by a control plane in its network, and by others there at no other port', async () => {
+      const near = contractDriver(dockerd.host, installation, { reach: 'network', network: 'chowder-near' })
+      const [id, other] = [randomUUID(), randomUUID()]
+      made.push(id, other)
+      for (const each of [id, other]) {
+        await near.create(contractSpec(each), within())
+        await near.start(each, within())
+      }
+      await give(id, 'token.json', JSON.stringify({ token }))
+      const { endpoint } = await near.observe(id, within())
+      expect(endpoint).toMatchObject({ kind: 'tcp', port: 18_790 })
+      const { host } = endpoint as { host: string }
+      expect((await inspect(id)).HostConfig.PortBindings ?? {}).toEqual({})
+      const fromControlPlane = (...args: string[]) =>
+        dockerd.docker('run', '--rm', '--network', 'chowder-near', 'node:24-slim', 'curl', '-s', '-m', '3', ...args)
+      await until(
+        'the gateway to listen',
+        async () => (await fromControlPlane(`http://${host}:18790/healthz`)) === 'null',
+      )
+      expect(await fromControlPlane('-H', `authorization: ${authorization}`, `http://${host}:18790/whoami`)).toContain(
+        'uid',
+      )
+      const listen = `require('node:http').createServer((_, answer) => answer.end('mine')).listen(9000)`
+      const { inside } = await near.observe(id, within())
+      await exec(id, `setsid ${inside?.node} -e "${listen}" >/dev/null 2>&1 &`)
+      expect((await exec(other, `curl -s -m 2 http://${host}:9000/ || echo refused`)).stdout).toBe('refused\n')
+      expect((await exec(other, `curl -s -m 2 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
+    })
+
+    test('lets nobody through to its gateway who has no token, at any request of a connection', async () => {
+      const id = await started()
+      await give(id, 'token.json', JSON.stringify({ token }))
+      const { port } = (await observe(id)).endpoint as { port: number }
+      const url = `http://127.0.0.1:${port}`
+      await listening(port)
+      expect((await fetch(`${url}/whoami`)).status).toBe(403)
+      expect((await fetch(`${url}/whoami`, { headers: { authorization: 'Bearer wrong' } })).status).toBe(403)
+      const known = await fetch(`${url}/whoami`, { headers: { authorization } })
+      expect(await known.json()).toMatchObject({ uid: 10_001, cwd: '/agent/home', umask: 0o077 })
+      const socket = connect(port, '127.0.0.1')
+      socket.write(`GET /whoami HTTP/1.1\r\nhost: x\r\nauthorization: ${authorization}\r\n\r\n`)
+      await once(socket, 'data')
+      socket.write('GET /exit/3 HTTP/1.1\r\nhost: x\r\n\r\n')
+      expect(await text(socket)).toContain('HTTP/1.1 403')
+      const upgrade = connect(port, '127.0.0.1')
+      upgrade.write('GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n')
+      expect(await text(upgrade)).toMatch(/^HTTP\/1.1 403/)
+      expect((await observe(id)).state).toBe('running')
+      expect(JSON.stringify(await inspect(id))).not.toContain(token)
+    })
+
+    test('tells where its gateway is after each start anew', async () => {
+      const id = await started()
+      const first = (await observe(id)).endpoint
+      await stop(id)
+      expect((await observe(id)).endpoint).toBeNull()
+      await driver.start(id, within())
+      const { port } = (await observe(id)).endpoint as { port: number }
+      expect(port).not.toBe((first as { port: number }).port)
+      await listening(port)
+    })
+
+    test('that takes too much memory is ended, and says why', async () => {
+      const hog = 'const kept = []; setInterval(() => kept.push(Buffer.alloc(32e6, 1)), 20)'
+      const id = await started({
+        command: ({ node }) => [node, '-e', hog],
+        resources: { memoryMb: 200, cpus: 1, pids: 64 },
+      })
+      expect(await ended(id)).toEqual({ code: 137, oom: true })
+    })
+
+    test('that is killed from outside is seen to be, and comes back', async () => {
+      const id = await started()
+      await dockerd.docker('kill', `chowder-${id}`)
+      expect(await ended(id)).toEqual({ code: 137, oom: false })
+      await driver.start(id, within())
+      expect((await observe(id)).state).toBe('running')
+    })
+
+    test('is killed after the grace time when it does not end by itself, with all that it started', async () => {
+      const id = await started({ command: (inside) => contractCommand(inside, 'stubborn') })
+      await until('its start', async () => (await driver.logs(id, 5)).includes('ready'))
+      await exec(id, 'setsid sleep 300 >/dev/null 2>&1 &')
+      const startedAt = performance.now()
+      await stop(id, 1000)
+      expect(performance.now() - startedAt).toBeGreaterThanOrEqual(1000)
+      expect((await observe(id)).exit).toEqual({ code: 137, oom: false })
+    })
+
+    test('keeps its files when it is made anew, with another size, command or environment', async () => {
+      const id = await started()
+      await give(id, 'memory', 'kept')
+      await stop(id)
+      const before = await observe(id)
+      await driver.create(contractSpec(id), within())
+      expect(await observe(id)).toEqual(before)
+      const changes: Partial<SandboxSpec>[] = [
+        { resources: { memoryMb: 600, cpus: 1, pids: 64 } },
+        { command: (inside) => contractCommand(inside, 'stubborn') },
+        { env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: 'other' }) },
+      ]
+      let last = before.sandboxId
+      for (const change of changes) {
+        await driver.create(contractSpec(id, change), within())
+        const now = await observe(id)
+        expect(now).toMatchObject({ state: 'stopped' })
+        expect(now.sandboxId).not.toBe(last)
+        last = now.sandboxId
+        expect(await textOf(id, 'memory')).toBe('kept')
+      }
+      await driver.start(id, within())
+      expect((await exec(id, 'cat memory; echo $MARK')).stdout).toBe('keptother\n')
+    })
+
+    test('is one for control planes that make, start, stop and destroy it at once', async () => {
+      const id = randomUUID()
+      made.push(id)
+      const all = [driver, contractDriver(dockerd.host, installation), contractDriver(dockerd.host, installation)]
+      await Promise.all(all.map((each) => each.create(contractSpec(id), within())))
+      await Promise.all(all.map((each, index) => give(id, `file-${index}`, String(index), each)))
+      expect(await Promise.all(all.map((each, index) => textOf(id, `file-${(index + 1) % 3}`, each)))).toEqual([
+        '1',
+        '2',
+        '0',
+      ])
+      expect((await containersOf(id)).length).toBe(2)
+      await Promise.all(all.map((each) => each.start(id, within())))
+      expect((await Promise.all(all.map((each) => each.observe(id, within())))).map(({ state }) => state)).toEqual(
+        Array(3).fill('running'),
+      )
+      await Promise.all(all.map((each) => each.stop(id, { graceMs: 3000 }, within())))
+      await Promise.all(all.map((each) => each.destroy(id, within())))
+      expect(await containersOf(id)).toEqual([])
+      await expect(textOf(id, 'file-0', all[1])).rejects.toThrow(SandboxAbsentError)
+    })
+
+    test('has its files reached by a container that ends once nobody asks', { timeout: 2 * minute }, async () => {
+      const id = await created()
+      await give(id, 'one', '1')
+      const names = await containersOf(id)
+      expect(names).toHaveLength(2)
+      expect((await listed()).filter((sandbox) => sandbox.id === id)).toEqual([{ id, state: 'stopped' }])
+      expect((await observe(id)).state).toBe('stopped')
+      const beside = names.find((name) => name.includes('files'))!
+      const { HostConfig, Mounts } = JSON.parse(await dockerd.docker('inspect', beside))[0]
+      expect(HostConfig).toMatchObject({
+        NetworkMode: 'none',
+        CapDrop: ['ALL'],
+        ReadonlyRootfs: true,
+        AutoRemove: true,
+      })
+      expect(Mounts.map(({ Name }: { Name: string }) => Name)).toEqual([`chowder-${id}`])
+      await driver.start(id, within())
+      expect(await textOf(id, 'one')).toBe('1')
+      await stop(id)
+      await until('the end of the container', async () => (await containersOf(id)).length === 1, 90_000)
+      expect(await textOf(id, 'one')).toBe('1')
+      await driver.destroy(id, within())
+      expect(await containersOf(id)).toEqual([])
+      expect(await dockerd.docker('volume', 'ls', '-q', '--filter', `name=chowder-${id}`)).toBe('')
+    })
+
+    test('reads and writes what is far larger than memory that the files may take', async () => {
+      const id = await created()
+      const size = 700 * 1024 * 1024
+      const block = Buffer.alloc(1024 * 1024, 7)
+      async function* blocks() {
+        for (let sent = 0; sent < size; sent += block.length) yield block
+      }
+      const files = driver.files(id)
+      await files.write('large', Readable.from(blocks(), { objectMode: false }), {}, within(minute))
+      const file = await files.read('large', { maxBytes: size }, within(minute))
+      let seen = 0
+      for await (const chunk of file!.content()) seen += chunk.length
+      expect(seen).toBe(size)
+    })
+
+    test('leaves nothing of a file half-written by a control plane that is gone', async () => {
+      const id = await created()
+      await give(id, 'file', 'old')
+      const abort = new AbortController()
+      const endless = new Readable({ read() {} })
+      endless.push(Buffer.alloc(100_000))
+      const writing = driver.files(id).write('file', endless, {}, abort.signal)
+      const beside = (await containersOf(id)).find((name) => name.includes('files'))!
+      const uploads = () => dockerd.docker('exec', beside, 'ls', '/agent/uploads')
+      await until('the upload', async () => (await uploads()) !== '')
+      abort.abort(new Error('gone'))
+      await expect(writing).rejects.toThrow('gone')
+      await until('its removal', async () => (await uploads()) === '')
+      expect(await textOf(id, 'file')).toBe('old')
+    })
+
+    test('of which a killed create left the volume alone is listed, completed by another, or destroyed', async () => {
+      const [completed, destroyed] = [randomUUID(), randomUUID()]
+      made.push(completed)
+      for (const id of [completed, destroyed]) {
+        const labels = ['--label', `chowder.installation=${installation}`, '--label', `chowder.instance=${id}`]
+        await dockerd.docker('volume', 'create', ...labels, `chowder-${id}`)
+      }
+      expect(await listed()).toEqual(
+        expect.arrayContaining([completed, destroyed].map((id) => ({ id, state: 'stopped' }))),
+      )
+      await driver.create(contractSpec(completed), within())
+      await driver.start(completed, within())
+      await driver.destroy(destroyed, within())
+      expect((await listed()).map(({ id }) => id)).not.toContain(destroyed)
+    })
+
+    test('is not seen by other installations', async () => {
+      const id = await created()
+      const others = await listed(contractDriver(dockerd.host, randomUUID()))
+      expect(others.map((sandbox) => sandbox.id)).not.toContain(id)
+    })
+
+    test('that is made while its network is away gets it back', async () => {
+      const own = contractDriver(dockerd.host, installation, { network: 'chowder-gone' })
+      const id = randomUUID()
+      made.push(id)
+      await own.create(contractSpec(id), within())
+      await dockerd.docker('network', 'rm', 'chowder-gone')
+      await own.start(id, within())
+      expect(await own.observe(id, within())).toMatchObject({ state: 'running', endpoint: { kind: 'tcp' } })
+    })
+  })
+
+  test('a release is built once, with words about it, and again after a failure', { timeout: 5 * minute }, async () => {
+    const release = {
+      root: new URL('../..', import.meta.url).pathname,
+      files: ['test/support/contract-gateway.mjs'],
+      install: 'cp -r no/such/folder',
+      folder: (base: string) => `${base}/support`,
+    }
+    const failing = contractDriver(dockerd.host, 'builds', { releaseSource: () => release })
+    await expect(failing.prepare('v1', () => {}, within(2 * minute))).rejects.toThrow(SandboxUnavailableError)
+    const mark = `chowder: ${randomUUID()}`
+    const other = { ...release, install: `echo ${mark}` }
+    const builds = contractDriver(dockerd.host, 'builds', { releaseSource: () => other })
+    const lines: string[] = []
+    const progress = (line: string) => lines.push(line)
+    await Promise.all([1, 2, 3].map(() => builds.prepare('v1', progress, within(2 * minute))))
+    expect(lines.filter((line) => line.includes('is built'))).toHaveLength(1)
+    expect(lines.some((line) => mark.includes(line.split(' ')[0]!))).toBe(true)
+    const startedAt = performance.now()
+    await builds.prepareChannel('v1', 'discord', progress, within())
+    expect(performance.now() - startedAt).toBeLessThan(1000)
+    const image = lines.join(' ').match(/chowder-openclaw:\S+/)![0]
+    await dockerd.docker('rmi', image)
+  })
+})
+
+describe('a dockerd that is not there', () => {
+  test('is a platform that is not available', async () => {
+    const driver = contractDriver('unix:///no/such/socket', randomUUID())
+    const signal = within()
+    const seen: Promise<Observation> = driver.observe('x', signal)
+    await expect(seen).rejects.toThrow(SandboxUnavailableError)
+    await expect(driver.files('x').stat('a', signal)).rejects.toThrow(SandboxUnavailableError)
+    await expect(driver.logs('x', 1)).rejects.toThrow(SandboxUnavailableError)
+  })
+
+  test('and one that never answers holds up no call beyond its signal', async () => {
+    const mute = createServer(() => {})
+    await once(mute.listen(0, '127.0.0.1'), 'listening')
+    const { port } = mute.address() as AddressInfo
+    const driver = contractDriver(`tcp://127.0.0.1:${port}`, randomUUID())
+    const abort = new AbortController()
+    const reason = new Error('enough')
+    setTimeout(() => abort.abort(reason), 100)
+    await expect(driver.observe('x', abort.signal)).rejects.toBe(reason)
+    mute.close()
+    mute.closeAllConnections()
+  })
+
+  test('is named by a bad address, with the way out', () => {
+    for (const host of ['nowhere', 'ssh://somewhere', 'unix://', 'tcp://host'])
+      expect(() => contractDriver(host, 'x')).toThrow(/DOCKER_HOST must be/)
   })
 })

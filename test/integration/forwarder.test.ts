@@ -1,0 +1,163 @@
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer, type Server } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { connectGateway, GatewayUnreachable, probeHealth } from '../../src/openclaw/gateway.ts'
+import { openForwarder } from '../../src/sandbox/docker/image/forwarder.ts'
+import type { Endpoint } from '../../src/sandbox/driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { until } from '../support/until.ts'
+
+const token = 'the-gateways-token'
+const authorization = `Bearer ${token}`
+const turn = JSON.stringify({ model: 'openclaw', input: 'Hi' })
+
+describe('the forwarder before a gateway', () => {
+  let gateway: FakeGateway
+  let forwarder: Server
+  let folder: string
+  let port: number
+  let url: string
+  const endpoint = (): Endpoint => ({ kind: 'tcp', host: '127.0.0.1', port })
+  const writeToken = (value: unknown) =>
+    writeFile(join(folder, 'config.json'), JSON.stringify({ gateway: { token: value } }))
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chowder-forwarder-'))
+    gateway = await startFakeGateway({ token })
+    forwarder = openForwarder((gateway.endpoint as { port: number }).port, {
+      tokenFile: join(folder, 'config.json'),
+      tokenKeys: ['gateway', 'token'],
+      openPaths: ['/healthz', '/startupz'],
+    }).listen(0, '127.0.0.1')
+    await once(forwarder, 'listening')
+    port = (forwarder.address() as AddressInfo).port
+    url = `http://127.0.0.1:${port}`
+  })
+  beforeEach(async () => {
+    gateway.turns.length = 0
+    gateway.calls.length = 0
+    await writeToken(token)
+  })
+  afterAll(async () => {
+    forwarder.close()
+    forwarder.closeAllConnections()
+    await gateway.close()
+    await rm(folder, { recursive: true })
+  })
+
+  const post = (headers: Record<string, string>, body = turn) =>
+    fetch(`${url}/v1/responses`, { method: 'POST', headers: { 'content-type': 'application/json', ...headers }, body })
+
+  test('lets through who has the token, and nobody else', async () => {
+    const refused = [{}, { authorization: 'Bearer wrong' }, { authorization: token }, { authorization: 'Bearer ' }]
+    for (const headers of refused) expect((await post(headers as Record<string, string>)).status).toBe(403)
+    expect(gateway.turns).toEqual([])
+    const answer = await post({ authorization, 'x-openclaw-session-key': 'main' })
+    expect(await answer.json()).toMatchObject({ status: 'completed' })
+    expect(gateway.turns[0]?.headers).toMatchObject({ authorization, 'x-openclaw-session-key': 'main' })
+    expect(gateway.turns[0]?.body).toEqual(JSON.parse(turn))
+  })
+
+  test('makes every caller one of the gateway’s own host', async () => {
+    await post({ authorization, 'x-forwarded-for': '203.0.113.9' })
+    const { headers } = gateway.turns[0]!
+    expect(headers.host).toBe(`127.0.0.1:${(gateway.endpoint as { port: number }).port}`)
+  })
+
+  test('lets anybody ask how the gateway is, by these paths and GET alone', async () => {
+    expect(await probeHealth(endpoint(), '/healthz', { timeoutMs: 2000, signal: AbortSignal.timeout(5000) })).toBe(true)
+    const statuses = await Promise.all([
+      fetch(`${url}/healthz`, { method: 'POST' }),
+      fetch(`${url}/healthz?x`),
+      fetch(`${url}/healthz/`),
+      fetch(`${url}/readyz`),
+      fetch(`${url}/`),
+    ])
+    expect(statuses.map(({ status }) => status)).toEqual([403, 403, 403, 403, 403])
+  })
+
+  test('asks again at each request of a connection that is kept, whatever it let through before', async () => {
+    const socket = connect(port, '127.0.0.1')
+    const head = (path: string, ...lines: string[]) =>
+      `GET ${path} HTTP/1.1\r\n${['host: x', ...lines].join('\r\n')}\r\n\r\n`
+    socket.write(head('/healthz') + head('/v1/responses', `authorization: ${authorization}`))
+    let answers = ''
+    socket.setEncoding('utf8').on('data', (part: string) => {
+      answers += part
+    })
+    await until('two answers', () => answers.match(/HTTP\/1.1 (200|405)/g)?.length === 2)
+    socket.write(head('/v1/responses'))
+    await once(socket, 'close')
+    expect(answers.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 200', 'HTTP/1.1 405', 'HTTP/1.1 403'])
+  })
+
+  test('upgrades a connection with the token, and refuses one without', async () => {
+    const signal = AbortSignal.timeout(10_000)
+    const client = await connectGateway(endpoint(), token, { signal, timeoutMs: 5000 })
+    expect(await client.call('config.get')).toMatchObject({ hash: expect.any(String) })
+    client.close()
+    await client.closed
+    const refused = connectGateway(endpoint(), 'wrong', { signal, timeoutMs: 5000 })
+    await expect(refused).rejects.toThrow(GatewayUnreachable)
+    const socket = connect(port, '127.0.0.1')
+    socket.write('GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n')
+    expect(await text(socket)).toMatch(/^HTTP\/1.1 403/)
+  })
+
+  test('knows the token of the moment, and lets nobody through while there is none', async () => {
+    for (const none of [undefined, '', 7, null]) {
+      await writeToken(none)
+      expect((await post({ authorization: `Bearer ${none}` })).status).toBe(403)
+    }
+    await rm(join(folder, 'config.json'))
+    expect((await post({ authorization })).status).toBe(403)
+    await writeToken(token)
+    expect((await post({ authorization })).status).toBe(200)
+  })
+
+  test('passes each piece of an answer on when it comes, and the end of a client who leaves', async () => {
+    const left = Promise.withResolvers<void>()
+    const slow = createServer((_, answer) => {
+      answer.on('close', () => left.resolve())
+      answer.write('first')
+    }).listen(0, '127.0.0.1')
+    await once(slow, 'listening')
+    const before = openForwarder((slow.address() as AddressInfo).port, {
+      tokenFile: '/none',
+      tokenKeys: [],
+      openPaths: ['/slow'],
+    }).listen(0, '127.0.0.1')
+    await once(before, 'listening')
+    const leave = new AbortController()
+    const address = `http://127.0.0.1:${(before.address() as AddressInfo).port}/slow`
+    const answer = await fetch(address, { signal: leave.signal })
+    const { value } = await answer.body!.getReader().read()
+    expect(Buffer.from(value!).toString()).toBe('first')
+    leave.abort()
+    await left.promise
+    for (const server of [before, slow]) server.close().closeAllConnections()
+  })
+
+  test('answers 502 while the gateway does not listen', async () => {
+    const idle = openForwarder(1, {
+      tokenFile: join(folder, 'config.json'),
+      tokenKeys: ['gateway', 'token'],
+      openPaths: ['/healthz'],
+    })
+    idle.listen(0, '127.0.0.1')
+    await once(idle, 'listening')
+    const { port } = idle.address() as AddressInfo
+    expect((await fetch(`http://127.0.0.1:${port}/healthz`)).status).toBe(502)
+    const signal = AbortSignal.timeout(5000)
+    await expect(
+      connectGateway({ kind: 'tcp', host: '127.0.0.1', port }, token, { signal, timeoutMs: 2000 }),
+    ).rejects.toThrow(GatewayUnreachable)
+    idle.close()
+    idle.closeAllConnections()
+  })
+})

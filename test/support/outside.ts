@@ -1,0 +1,60 @@
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { promisify } from 'node:util'
+
+const run = promisify(execFile)
+const ip = (...args: string[]) => run('ip', args)
+
+const name = 'chowder-outside'
+const link = 'chowder-out'
+
+/** Another host, as far as this one can tell: a network namespace with a web server. */
+export interface Outside {
+  /** An address as any on the internet. */
+  address: string
+  /** One of those that clouds have their metadata service at. */
+  linkLocal: string
+  port: number
+  close(): Promise<void>
+}
+
+const webServer = (port: number) => [
+  '-e',
+  `require('node:http').createServer((_, answer) => answer.end('outside')).listen(${port}, () => console.log('ready'))`,
+]
+
+/**
+ * Makes the host, in the place of one that was left over. What it serves is a Node.js program that writes something once
+ * it listens, without one a page that says `outside`. Needs root, and `ip`.
+ */
+export async function openOutside(server: (port: number) => string[] = webServer): Promise<Outside> {
+  const remove = async () => {
+    await ip('netns', 'del', name).catch(() => {})
+    await ip('link', 'del', `${link}0`).catch(() => {})
+  }
+  const outside = { address: '203.0.113.2', linkLocal: '169.254.77.77', port: 8000 }
+  await remove()
+  await ip('netns', 'add', name)
+  await ip('link', 'add', `${link}0`, 'type', 'veth', 'peer', 'name', `${link}1`, 'netns', name)
+  await ip('addr', 'add', '203.0.113.1/30', 'dev', `${link}0`)
+  await ip('link', 'set', `${link}0`, 'up')
+  const inside = (...args: string[]) => ip('-n', name, ...args)
+  await inside('addr', 'add', `${outside.address}/30`, 'dev', `${link}1`)
+  await inside('addr', 'add', `${outside.linkLocal}/32`, 'dev', `${link}1`)
+  await inside('link', 'set', `${link}1`, 'up')
+  await inside('link', 'set', 'lo', 'up')
+  await inside('route', 'add', 'default', 'via', '203.0.113.1')
+  await ip('route', 'add', `${outside.linkLocal}/32`, 'via', outside.address)
+  const program = spawn('ip', ['netns', 'exec', name, process.execPath, ...server(outside.port)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  await once(program.stdout, 'data')
+  return {
+    ...outside,
+    async close() {
+      program.kill('SIGKILL')
+      await once(program, 'exit')
+      await remove()
+    },
+  }
+}
