@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { access, constants, cp, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
-import { connect } from 'node:net'
+import { get } from 'node:http'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -23,10 +23,14 @@ export interface TestDockerd {
   close(): Promise<void>
 }
 
-const answers = (socket: string) => {
+function answers(socketPath: string): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>()
-  const connection = connect(socket, () => resolve(true)).once('error', () => resolve(false))
-  return promise.finally(() => connection.destroy())
+  const asking = get({ socketPath, path: '/_ping', timeout: 1000 }, (response) => {
+    resolve(response.statusCode === 200)
+    response.destroy()
+  })
+  asking.on('error', () => resolve(false)).on('timeout', () => asking.destroy())
+  return promise
 }
 
 /**
@@ -133,6 +137,7 @@ export async function startDockerd(): Promise<TestDockerd> {
   })
   const close = async () => {
     await end(dockerd)
+    await run('umount', [join(folder, 'exec/netns/default')]).catch(() => {}) // there once a container was in the host's
     await rm(folder, { recursive: true, force: true })
   }
   try {
