@@ -64,10 +64,12 @@ describe.skipIf(missing)('with a dockerd', () => {
   describe('a sandbox in a container', () => {
     const installation = randomUUID()
     let driver: SandboxDriver
+    let image: string
     const made: string[] = []
 
-    beforeAll(() => {
+    beforeAll(async () => {
       driver = contractDriver(dockerd.host, installation)
+      image = (await inspect(await created())).Config.Image
     })
     afterAll(async () => {
       for (const id of made) await driver.destroy(id, within())
@@ -112,6 +114,8 @@ describe.skipIf(missing)('with a dockerd', () => {
     }
     const inspect = async (id: string) => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
     const addressOf = async (id: string) => (await inspect(id)).NetworkSettings.Networks['chowder-test'].IPAddress
+    /** Runs a script in a container of the same image that nothing is kept from. */
+    const twin = (script: string) => dockerd.docker('run', '--rm', '--user', '0', image, 'sh', '-c', script)
     const containersOf = async (id: string) =>
       (await dockerd.docker('ps', '-a', '--filter', `label=chowder.instance=${id}`, '--format', '{{.Names}}'))
         .split('\n')
@@ -150,10 +154,10 @@ describe.skipIf(missing)('with a dockerd', () => {
         docker: 'none',
       })
       expect(looked.cpu).toMatch(/^50000\b/)
-      const twin = seenIn(await dockerd.docker('run', '--rm', 'node:24-slim', 'sh', '-c', lookAround))
-      expect(twin).toMatchObject({ NoNewPrivs: '0', Uid: '0\t0\t0\t0', root: 'writable' })
-      expect(twin.CapEff).not.toBe(looked.CapEff)
-      for (const limit of ['memory', 'pids', 'cpu']) expect([limit, twin[limit]]).not.toEqual([limit, looked[limit]])
+      const free = seenIn(await twin(lookAround))
+      expect(free).toMatchObject({ NoNewPrivs: '0', Uid: '0\t0\t0\t0', root: 'writable' })
+      expect(free.CapEff).not.toBe(looked.CapEff)
+      for (const limit of ['memory', 'pids', 'cpu']) expect([limit, free[limit]]).not.toEqual([limit, looked[limit]])
     })
 
     test('has its own volume, no other mount of this host, and one port on its loopback', async () => {
@@ -210,7 +214,6 @@ describe.skipIf(missing)('with a dockerd', () => {
         expect((await exec(id, get(await addressOf(other), 18_790))).stdout).toBe('refused\n')
         expect((await exec(id, get(outside.address, outside.port))).stdout).toBe('outside')
 
-        const twin = (script: string) => dockerd.docker('run', '--rm', 'node:24-slim', 'sh', '-c', script)
         expect(await twin(get(Gateway, port))).toBe('host')
         expect(await twin(get(outside.linkLocal, outside.port))).toBe('outside')
       })
@@ -253,7 +256,7 @@ describe.skipIf(missing)('with a dockerd', () => {
       const { host } = endpoint as { host: string }
       expect((await inspect(id)).HostConfig.PortBindings ?? {}).toEqual({})
       const fromControlPlane = (...args: string[]) =>
-        dockerd.docker('run', '--rm', '--network', 'chowder-near', 'node:24-slim', 'curl', '-s', '-m', '3', ...args)
+        dockerd.docker('run', '--rm', '--network', 'chowder-near', image, 'curl', '-s', '-m', '3', ...args)
       await until(
         'the gateway to listen',
         async () => (await fromControlPlane(`http://${host}:18790/healthz`)) === 'null',

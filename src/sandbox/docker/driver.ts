@@ -113,12 +113,12 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     const old = await inspect(spec.id, signal)
     if (old?.State.Running || (old && old.Config.Labels[labels.spec] === wanted.Labels?.[labels.spec])) return
     // A crash from here on leaves the volume, which the next create finds, or the container without its network.
-    if (old) await removeContainer(engine, old.Id, signal)
+    if (old) await removeContainer(engine, old.Id, signal, { force: false })
     await engine.call(signal, (docker, abortSignal) =>
       docker.createVolume({ Name: name, Labels: ownership(installation, spec.id, 'sandbox'), abortSignal }),
     )
     await network.make(signal)
-    // Another create may have been quicker: its container holds.
+    // Another create, or a start, may have been quicker: that container holds.
     await engine.callUnless([409], signal, (docker, abortSignal) => docker.createContainer({ ...wanted, abortSignal }))
   }
 
@@ -188,10 +188,7 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     const container = await inspect(id, signal)
     if (!container) return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
     const { Running, Status, ExitCode, OOMKilled } = container.State
-    const seen = {
-      sandboxId: `docker-${container.Id.slice(0, 12)}`,
-      inside: insideOf(container),
-    }
+    const seen = { sandboxId: `docker-${container.Id.slice(0, 12)}`, inside: insideOf(container) }
     if (Running) return { ...seen, state: 'running', endpoint: endpointOf(container) }
     const stopped = { ...seen, state: 'stopped' as const, endpoint: null }
     if (Status === 'created') return stopped
@@ -252,8 +249,7 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     // The image holds every plugin of its release.
     prepareChannel: (release, _channel, progress, signal) => images.make(release, progress, signal),
     async exec(id, argv, execOptions, signal) {
-      const { Config } = await existing(id, signal)
-      const inside: Inside = JSON.parse(Config.Labels[labels.inside] ?? '')
+      const inside = insideOf(await existing(id, signal))
       const result = await execBeside(engine, sandboxName(id), inside, argv, execOptions, signal)
       if (!result) throw new SandboxUnavailableError(new Error('the sandbox does not run'))
       return result
@@ -279,7 +275,10 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     files(id) {
       let pool = pools.get(id)
       if (!pool) {
-        pool = filesPool((signal) => openSession(id, signal))
+        pool = filesPool(
+          (signal) => openSession(id, signal),
+          () => pools.delete(id),
+        )
         pools.set(id, pool)
       }
       return filesBy(pool)
@@ -293,8 +292,8 @@ async function* only(bytes: Buffer): AsyncGenerator<Buffer, void> {
   yield bytes
 }
 
-/** Removes a container, also one that runs or is being removed; none is fine. */
-const removeContainer = (engine: Engine, name: string, signal: AbortSignal) =>
+/** Removes a container, one that runs only by force; none, or one that is going already, is fine. */
+const removeContainer = (engine: Engine, name: string, signal: AbortSignal, { force = true } = {}) =>
   engine.callUnless([404, 409], signal, (docker, abortSignal) =>
-    docker.getContainer(name).remove({ force: true, abortSignal }),
+    docker.getContainer(name).remove({ force, abortSignal }),
   )

@@ -33,8 +33,8 @@ export interface Engine {
 /** Where dockerd is, from the words of DOCKER_HOST. */
 function addressOf(host: string): Docker.DockerOptions {
   const [, path] = /^unix:\/\/(\/.+)$/.exec(host) ?? []
-  // The empty host: else that of the environment would win.
-  if (path) return { socketPath: path, host: '' }
+  // All that the environment would set otherwise.
+  if (path) return { protocol: 'http', socketPath: path, host: '' }
   const [, name, port] = /^tcp:\/\/([^/:]+):(\d+)\/?$/.exec(host) ?? []
   if (name && port) return { protocol: 'http', host: name, port: Number(port) }
   throw new StartupError(

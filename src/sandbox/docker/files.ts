@@ -17,8 +17,11 @@ export interface FilesPool {
   clear(): void
 }
 
-/** Sessions are kept for a while after their use: opening one takes longer than most calls. */
-export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>): FilesPool {
+/**
+ * Sessions are kept for a while after their use: opening one takes longer than most calls. `onEmpty` is told when there
+ * is none left.
+ */
+export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, onEmpty: () => void): FilesPool {
   const idle = new Map<FilesSession, NodeJS.Timeout>()
   const waiting: PromiseWithResolvers<void>[] = []
   let taken = 0
@@ -45,6 +48,11 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>):
     const next = waiting.shift()
     if (next) next.resolve()
     else taken -= 1
+    tell()
+  }
+
+  function tell(): void {
+    if (taken === 0 && idle.size === 0) onEmpty()
   }
 
   return {
@@ -57,7 +65,10 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>):
       }
       try {
         const session = await open(signal)
-        void session.over.then(() => leave(session))
+        void session.over.then(() => {
+          leave(session)
+          tell()
+        })
         return session
       } catch (error) {
         release()
@@ -65,8 +76,8 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>):
       }
     },
     give(session) {
-      release()
       if (!session.isOver) idle.set(session, setTimeout(() => session.end(), keptMs).unref())
+      release()
     },
     clear() {
       for (const session of idle.keys()) session.end()

@@ -141,7 +141,7 @@ export function openImages(
     let shared = building.get(name)
     if (!shared) {
       const abort = new AbortController()
-      const done = build(name, release, progress, abort.signal).finally(() => building.delete(name))
+      const done = build(name, release, progress, abort.signal)
       shared = { done, callers: 0, abort }
       building.set(name, shared)
     }
@@ -155,7 +155,10 @@ export function openImages(
     } finally {
       signal.removeEventListener('abort', onAbort)
       shared.callers -= 1
-      if (shared.callers === 0) abort.abort(new Error('nobody waits for this build any more'))
+      if (shared.callers === 0) {
+        building.delete(name)
+        abort.abort(new Error('nobody waits for this build any more'))
+      }
     }
   }
 

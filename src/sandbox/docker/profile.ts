@@ -146,6 +146,7 @@ export const fenceContainer = (image: string, bridge: string, port: number | nul
     AutoRemove: true,
     CapAdd: ['NET_ADMIN'],
     NetworkMode: 'host',
+    UsernsMode: 'host',
     Tmpfs: { '/run': 'rw,nosuid,nodev,size=1m' },
     Memory: 64 * 1024 * 1024,
     PidsLimit: 64,
