@@ -21,6 +21,9 @@ export interface FilesSession {
   end(): void
 }
 
+/** Of content in one frame: each is held in memory at either end. */
+const mostDataBytes = 1024 * 1024
+
 const ended = () => new SandboxUnavailableError(new Error('the files program has ended'))
 
 async function* outputOf(socket: Duplex, onError: (text: string) => void): AsyncGenerator<Buffer, void> {
@@ -55,7 +58,10 @@ export function openFilesSession(socket: Duplex): FilesSession {
   }
 
   async function sendAll(content: AsyncIterable<Buffer>): Promise<void> {
-    for await (const chunk of content) await send(frame('data', chunk))
+    for await (const chunk of content) {
+      for (let start = 0; start < chunk.length; start += mostDataBytes)
+        await send(frame('data', chunk.subarray(start, start + mostDataBytes)))
+    }
     await send(frame('end'))
   }
 

@@ -1,7 +1,7 @@
 import { addAbortSignal, Readable } from 'node:stream'
 import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
 import type { FilesSession } from './files-session.ts'
-import type { FilesAnswer, FilesCall } from './image/files-program.ts'
+import type { FilesCall } from './image/files-program.ts'
 
 /** How many calls on the files of one sandbox are under way at once; others wait. */
 const mostSessions = 16
@@ -85,7 +85,6 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, 
   }
 }
 
-type Result = Extract<FilesAnswer, { result: unknown }>['result']
 type StoredStat = Omit<FileStat, 'modifiedAt'> & { modifiedAt: string }
 
 const statOf = (stat: StoredStat): FileStat => ({ ...stat, modifiedAt: new Date(stat.modifiedAt) })
@@ -98,8 +97,8 @@ export function filesBy(pool: FilesPool): SandboxFiles {
     const session = await pool.take(signal)
     const onAbort = () => session.end()
     signal.addEventListener('abort', onAbort, { once: true })
-    if (signal.aborted) session.end()
     try {
+      signal.throwIfAborted()
       return await use(session)
     } catch (error) {
       session.end()
@@ -111,7 +110,7 @@ export function filesBy(pool: FilesPool): SandboxFiles {
     }
   }
 
-  const ask = (call: FilesCall, signal: AbortSignal, content?: AsyncIterable<Buffer>): Promise<Result> =>
+  const ask = (call: FilesCall, signal: AbortSignal, content?: AsyncIterable<Buffer>): Promise<unknown> =>
     withSession(signal, async (session) => {
       const answer = await session.ask(call, content)
       return 'result' in answer ? answer.result : null
@@ -120,10 +119,16 @@ export function filesBy(pool: FilesPool): SandboxFiles {
   async function read(path: string, maxBytes: number, signal: AbortSignal): Promise<OpenFile | null> {
     signal.throwIfAborted()
     const session = await pool.take(signal)
-    const onAbort = () => session.end()
+    let isGiven = false
     const give = () => {
+      if (isGiven) return
+      isGiven = true
       signal.removeEventListener('abort', onAbort)
       pool.give(session)
+    }
+    const onAbort = () => {
+      session.end()
+      give()
     }
     signal.addEventListener('abort', onAbort, { once: true })
     try {
@@ -174,7 +179,7 @@ export function filesBy(pool: FilesPool): SandboxFiles {
   }
 }
 
-/** A file that a session has opened, and whose session is given back once it is read, closed or given up. */
+/** A file that a session has opened. The session is the file's until it is read, closed or given up. */
 function openFile(
   session: FilesSession,
   { size, modifiedAt }: { size: number; modifiedAt: number },
@@ -182,7 +187,6 @@ function openFile(
   give: () => void,
 ): OpenFile {
   let isUsed = false
-  signal.addEventListener('abort', () => isUsed || give(), { once: true })
   return {
     size,
     modifiedAt: new Date(modifiedAt),
@@ -198,8 +202,11 @@ function openFile(
     async close() {
       if (isUsed) return
       isUsed = true
-      for await (const _ of session.take(null));
-      give()
+      try {
+        for await (const _ of session.take(null));
+      } finally {
+        give()
+      }
     },
   }
 }

@@ -85,7 +85,6 @@ export function openImages(
   { network, extraCaFile }: BuildOptions,
 ): Images {
   const building = new Map<string, { done: Promise<void>; callers: number; abort: AbortController }>()
-
   const names = new Map<string, Promise<string>>()
 
   async function nameOfNow(release: string): Promise<string> {
