@@ -40,7 +40,8 @@ async function prepare(): Promise<void> {
   const { signal } = interrupted
   if (driver === 'docker') {
     const options = { ...(await dockerSettings(config)), installation: '' }
-    return openDriver({ name: 'docker', options }).prepare(release, progress, signal)
+    await openDriver({ name: 'docker', options }).prepare(release, progress, signal)
+    return console.log(`the image of ${release} is ready`)
   }
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)

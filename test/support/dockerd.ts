@@ -12,7 +12,8 @@ const run = promisify(execFile)
 const cache = '/var/cache/chowder-test'
 const needed = ['/usr/sbin/dockerd', '/usr/bin/docker', '/usr/bin/mmdebstrap']
 const packages = 'ca-certificates,curl,git,iptables,procps'
-const startTimeoutMs = 30_000
+/** Another test file may have the dockerd, and build the image of a release. */
+const waitMs = 12 * 60_000
 
 /** A dockerd of the tests' own, which has the image `node:24-slim`. */
 export interface TestDockerd {
@@ -89,9 +90,25 @@ function commandLine(host: string): TestDockerd['docker'] {
 }
 
 async function end(dockerd: ChildProcess): Promise<void> {
-  const exited = dockerd.exitCode === null ? once(dockerd, 'exit') : null
+  if (dockerd.exitCode !== null || dockerd.signalCode !== null) return
+  const exited = once(dockerd, 'exit')
   dockerd.kill('SIGTERM')
   await exited
+}
+
+/** Starts a program that holds the one right to test with Docker, which is freed when it ends: with this process at last. */
+const holding = (program: string, args: string[]) =>
+  spawn('setpriv', ['--pdeathsig', 'TERM', 'flock', '--no-fork', join(cache, 'docker.lock'), program, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+
+/** The given dockerd, for as long as no other test file has it. */
+async function takeDockerd(host: string): Promise<TestDockerd> {
+  const holder = holding('sh', ['-c', 'echo held; exec sleep infinity'])
+  await once(holder.stdout, 'data')
+  const docker = commandLine(host)
+  await makeBaseImage(docker)
+  return { host, docker, close: () => end(holder) }
 }
 
 /**
@@ -99,38 +116,16 @@ async function end(dockerd: ChildProcess): Promise<void> {
  * the next time, containers and volumes are not. Of several test files one has it, and the others wait.
  */
 export async function startDockerd(): Promise<TestDockerd> {
-  const { TEST_DOCKER_HOST } = process.env
-  if (TEST_DOCKER_HOST) {
-    const docker = commandLine(TEST_DOCKER_HOST)
-    await makeBaseImage(docker)
-    return { host: TEST_DOCKER_HOST, docker, close: async () => {} }
-  }
   await mkdir(cache, { recursive: true })
+  const { TEST_DOCKER_HOST } = process.env
+  if (TEST_DOCKER_HOST) return takeDockerd(TEST_DOCKER_HOST)
   const folder = await mkdtemp(join(tmpdir(), 'chowder-dockerd-'))
   const socket = join(folder, 'sock')
-  const options = [
-    '--data-root',
-    join(cache, 'docker'),
-    '--exec-root',
-    join(folder, 'exec'),
-    '--pidfile',
-    join(folder, 'pid'),
-  ]
-  // The lock is freed when dockerd ends, however it ends.
-  const dockerd = spawn(
-    '/usr/bin/flock',
-    [
-      '--no-fork',
-      join(cache, 'docker.lock'),
-      '/usr/sbin/dockerd',
-      ...options,
-      '--host',
-      `unix://${socket}`,
-      '--bip',
-      '10.89.77.1/24',
-    ],
-    { stdio: ['ignore', 'ignore', 'pipe'] },
-  )
+  const dockerd = holding('/usr/sbin/dockerd', [
+    ...['--data-root', join(cache, 'docker'), '--exec-root', join(folder, 'exec'), '--pidfile', join(folder, 'pid')],
+    ...['--host', `unix://${socket}`, '--bip', '10.89.77.1/24'],
+  ])
+  dockerd.stdout.resume()
   let words = ''
   dockerd.stderr.setEncoding('utf8').on('data', (text: string) => {
     words = (words + text).slice(-4000)
@@ -144,10 +139,10 @@ export async function startDockerd(): Promise<TestDockerd> {
     await until(
       'dockerd to answer',
       async () => {
-        if (dockerd.exitCode !== null) throw new Error(`dockerd ended: ${words}`)
+        if (dockerd.exitCode !== null || dockerd.signalCode !== null) throw new Error(`dockerd ended: ${words}`)
         return answers(socket)
       },
-      startTimeoutMs,
+      waitMs,
     )
     const docker = commandLine(`unix://${socket}`)
     const left = (await docker('ps', '-aq')).split('\n').filter(Boolean)
