@@ -10,8 +10,8 @@ export interface Frame {
 const letters = { head: 'h', data: 'd', end: 'e' } as const
 const kinds = new Map(Object.entries(letters).map(([kind, letter]) => [letter.charCodeAt(0), kind as Frame['kind']]))
 const prefixBytes = 5
-/** A list of a million names is not more. */
-const mostBytes = 256 * 1024 * 1024
+/** A list of ten thousand long names is not more; what the other end sends is held in memory, and an agent may be at it. */
+const mostBytes = 16 * 1024 * 1024
 
 /** The bytes of a frame. */
 export function frame(kind: Frame['kind'], payload: Buffer = Buffer.alloc(0)): Buffer {
