@@ -114,7 +114,7 @@ async function takeDockerd(host: string): Promise<TestDockerd> {
 
 /**
  * Starts a dockerd on a socket of its own; `TEST_DOCKER_HOST` is taken instead when it is set. Its images are kept for
- * the next time, containers and volumes are not. Of several test files one has it, and the others wait.
+ * the next time, containers, volumes and networks are not. Of several test files one has it, and the others wait.
  */
 export async function startDockerd(): Promise<TestDockerd> {
   await mkdir(cache, { recursive: true })
@@ -149,6 +149,7 @@ export async function startDockerd(): Promise<TestDockerd> {
     const left = (await docker('ps', '-aq')).split('\n').filter(Boolean)
     if (left.length > 0) await docker('rm', '-f', ...left)
     await docker('volume', 'prune', '-af')
+    await docker('network', 'prune', '-f')
     await makeBaseImage(docker)
     return { host: `unix://${socket}`, docker, close }
   } catch (error) {
