@@ -1,6 +1,7 @@
 import { defineConfig } from 'vitest/config'
 
 const minute = 60_000
+const withAgents = ['test/support/release.ts', 'test/support/servers.ts', 'test/support/agent-sandboxes.ts']
 
 const project = (name: string, options: { testTimeout: number; globalSetup?: string[] }) => ({
   test: { name, include: [`test/${name}/**/*.test.ts`], hookTimeout: 4 * minute, ...options },
@@ -13,10 +14,14 @@ export default defineConfig({
     projects: [
       project('unit', { testTimeout: 5000 }),
       project('integration', { testTimeout: 30_000, globalSetup: ['test/support/servers.ts'] }),
-      project('e2e', { testTimeout: 3 * minute, globalSetup: ['test/support/release.ts', 'test/support/servers.ts'] }),
+      project('e2e', {
+        testTimeout: 3 * minute,
+        globalSetup: withAgents,
+      }),
+      project('docker', { testTimeout: 3 * minute }),
       project('chaos', {
         testTimeout: 10 * minute,
-        globalSetup: ['test/support/release.ts', 'test/support/servers.ts'],
+        globalSetup: withAgents,
       }),
     ],
   },

@@ -1,8 +1,12 @@
-/** One thing measured, beside the limit that was measured in the same minutes. */
-export interface Figure {
+/** One thing measured. */
+export interface Fact {
   name: string
   unit: string
   chowder: number
+}
+
+/** One thing measured, beside the limit that was measured in the same minutes. */
+export interface Figure extends Fact {
   limit: number
   /** The median of each round's own ratio: a machine that is busy for a while is so for both sides. */
   ratio: number
@@ -31,21 +35,30 @@ export const figure = (name: string, unit: string, bar: Figure['bar'], rounds: R
   bar,
 })
 
-export const isHeld = ({ ratio, bar }: Figure): boolean =>
-  'atLeast' in bar ? ratio >= bar.atLeast : ratio <= bar.atMost
+/** Null without a bar. */
+export function isHeld(one: Fact | Figure): boolean | null {
+  if (!('bar' in one)) return null
+  const { ratio, bar } = one
+  return 'atLeast' in bar ? ratio >= bar.atLeast : ratio <= bar.atMost
+}
 
 const written = (value: number) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
 
-/** The figures as a table for reading. */
-export function table(figures: Figure[]): string {
-  const rows = figures.map((one) => [
-    one.name,
-    `${written(one.chowder)} ${one.unit}`,
+function cells(one: Fact | Figure): string[] {
+  const own = [one.name, `${written(one.chowder)} ${one.unit}`]
+  if (!('bar' in one)) return [...own, '', '', '', '']
+  return [
+    ...own,
     `${written(one.limit)} ${one.unit}`,
     one.ratio.toFixed(2),
     'atLeast' in one.bar ? `≥ ${one.bar.atLeast.toFixed(2)}` : `≤ ${one.bar.atMost.toFixed(2)}`,
     isHeld(one) ? 'held' : 'MISSED',
-  ])
+  ]
+}
+
+/** The figures as a table for reading. */
+export function table(figures: (Fact | Figure)[]): string {
+  const rows = figures.map(cells)
   const all = [['', 'Chowder', 'limit', 'ratio', 'bar', ''], ...rows]
   const widths = all[0]!.map((_, column) => Math.max(...all.map((row) => row[column]!.length)))
   const line = (row: string[]) =>

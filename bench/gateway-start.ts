@@ -2,17 +2,16 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { installOpenclaw, makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
 import { configPath, gatewayFolders } from '../src/openclaw/config.ts'
-import { type Figure, figure, median } from './figures.ts'
+import { answers, createAgent, inTurn, secondsOf, until } from './agents.ts'
+import type { Figure } from './figures.ts'
 import { connect, type Tenant } from './tenant.ts'
 
 const startTimeoutMs = 3 * 60_000
 /** Only on a machine that never did. */
 const installTimeoutMs = 15 * 60_000
 const stopTimeoutMs = 60_000
-const pollMs = 100
 
 /** What the driver keeps of a sandbox in its `sandbox.json`. */
 interface SandboxRecord {
@@ -28,14 +27,6 @@ interface Recipe extends SandboxRecord {
   config: Buffer
 }
 
-async function until(what: string, timeoutMs: number, isSo: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + timeoutMs
-  while (!(await isSo())) {
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs / 1000} s`)
-    await sleep(pollMs)
-  }
-}
-
 const exists = (path: string) =>
   stat(path).then(
     () => true,
@@ -44,17 +35,10 @@ const exists = (path: string) =>
 
 /** Creates an instance and deletes it once it runs; returns how long that took in seconds, and its recipe. */
 async function startByChowder(tenant: Tenant, dataDir: string) {
-  const startedAt = performance.now()
-  const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
-  await until('running', startTimeoutMs, async () => {
-    const { status } = await tenant.call<{ status: string }>('GET', `/v1/instances/${id}/status`)
-    if (status === 'error') {
-      const { error_message } = await tenant.call<{ error_message: string }>('GET', `/v1/instances/${id}`)
-      throw new Error(`the instance is in error: ${error_message}`)
-    }
-    return status === 'running'
+  let id = ''
+  const seconds = await secondsOf(async () => {
+    id = await createAgent(tenant, startTimeoutMs)
   })
-  const seconds = (performance.now() - startedAt) / 1000
   const folder = join(dataDir, 'sandboxes', id)
   const record = JSON.parse(await readFile(join(folder, 'sandbox.json'), 'utf8')) as SandboxRecord
   const home = dirname(record.env.OPENCLAW_HOME ?? '')
@@ -63,12 +47,6 @@ async function startByChowder(tenant: Tenant, dataDir: string) {
   await until('gone', stopTimeoutMs, async () => !(await exists(folder)))
   return { seconds, recipe }
 }
-
-const isReady = (port: number) =>
-  fetch(`http://127.0.0.1:${port}/readyz`).then(
-    (answer) => answer.ok,
-    () => false,
-  )
 
 /** Starts the same gateway on the same configuration in a new folder; returns how long it took in seconds. */
 async function startByHand(recipe: Recipe, folder: string): Promise<number> {
@@ -101,7 +79,7 @@ async function startByHand(recipe: Recipe, folder: string): Promise<number> {
   try {
     await until('ready', startTimeoutMs, () => {
       if (child.exitCode !== null) throw new Error(`the gateway started by hand ended with ${child.exitCode}`)
-      return isReady(gateway.port)
+      return answers(gateway.port, '/readyz')
     })
     return (performance.now() - startedAt) / 1000
   } finally {
@@ -131,24 +109,18 @@ export async function measureStart(count: number, say: (text: string) => void): 
       const tenant = await connect(chowder.url)
       say('a first agent, which does not count')
       let { recipe } = await startByChowder(tenant, dataDir.path)
-      const byChowder = async () => {
-        const started = await startByChowder(tenant, dataDir.path)
-        recipe = started.recipe
-        return started.seconds
-      }
-      const seconds = { chowder: [] as number[], limit: [] as number[] }
-      for (let round = 1; round <= count; round += 1) {
-        say(`an agent by Chowder and one by hand, round ${round} of ${count}`)
-        const folder = join(dataDir.path, `by-hand-${round}`)
-        const sides = [
-          async () => void seconds.limit.push(await startByHand(recipe, folder)),
-          async () => void seconds.chowder.push(await byChowder()),
-        ]
-        for (const side of round % 2 === 1 ? sides : sides.reverse()) await side()
-      }
-      // Minutes apart, and few: the medians tell more than the ratios of neighbours.
-      const medians = { chowder: median(seconds.chowder), limit: median(seconds.limit) }
-      return figure('create to running', 's', { atMost: 1.15 }, [medians])
+      return await inTurn(
+        'create to running',
+        { atMost: 1.15 },
+        count,
+        say,
+        async () => {
+          const started = await startByChowder(tenant, dataDir.path)
+          recipe = started.recipe
+          return started.seconds
+        },
+        (round) => startByHand(recipe, join(dataDir.path, `by-hand-${round}`)),
+      )
     } finally {
       await chowder.stop('SIGINT')
     }

@@ -16,7 +16,7 @@ const stopTimeoutMs = 75_000
 const isRoot = process.getuid?.() === 0
 
 export interface ChowderOptions {
-  role: 'all' | 'api' | 'migrate'
+  role: 'all' | 'api' | 'worker' | 'migrate'
   dataDir: string
   /** Where its log goes; added to when there is one. */
   logFile: string
@@ -27,7 +27,9 @@ export interface ChowderOptions {
 }
 
 export interface ChowderProcess {
+  /** Where its API listens; empty for a worker. */
   url: string
+  pid: number
   /** SIGINT stops the agents too. Resolves when the process has ended; kills it if it does not, after 75 s. */
   stop(signal: 'SIGINT' | 'SIGTERM'): Promise<void>
 }
@@ -68,7 +70,7 @@ export async function migrateWithChowder(options: Omit<ChowderOptions, 'role'>):
 }
 
 /**
- * Starts Chowder as a process of its own, on a port that the system chooses, and resolves once it listens. Throws with
+ * Starts Chowder as a process of its own, on a port that the system chooses, and resolves once it runs. Throws with
  * its last words when it ends or takes longer than 2 minutes. It outlives a caller that is killed.
  */
 export async function startChowder(options: ChowderOptions): Promise<ChowderProcess> {
@@ -88,8 +90,8 @@ export async function startChowder(options: ChowderOptions): Promise<ChowderProc
   const deadline = performance.now() + startTimeoutMs
   for (;;) {
     const written = (await readFile(options.logFile)).subarray(size).toString()
-    const url = /"url":"([^"]+)","msg":"Chowder is running/.exec(written)?.[1]
-    if (url) return { url, stop }
+    const [running, url = ''] = /(?:"url":"([^"]+)",)?"msg":"Chowder is running/.exec(written) ?? []
+    if (running) return { url, pid: child.pid ?? 0, stop }
     const hasEnded = child.exitCode !== null || child.signalCode !== null
     if (hasEnded || performance.now() > deadline || options.signal?.aborted) {
       await stop('SIGINT')

@@ -19,8 +19,9 @@ import { useJsonBodies } from './platform/json-body.ts'
 import { useOpenApi } from './platform/openapi.ts'
 import { type RateLimits, useRateLimits } from './platform/rate-limit.ts'
 import { useRequestLog } from './platform/request-log.ts'
-import { strictBodies } from './platform/validation.ts'
+import { sharedSerializers, strictBodies } from './platform/validation.ts'
 import { type ResponseDeps, responseRoutes } from './responses/routes.ts'
+import { asksForWebSocket } from './responses/web-socket.ts'
 import { type SessionDeps, sessionRoutes } from './sessions/routes.ts'
 import { type SkillDeps, skillRoutes } from './skills/routes.ts'
 import { type SubscriptionDeps, subscriptionRoutes } from './subscription/routes.ts'
@@ -71,8 +72,11 @@ export async function buildApp(deps: AppDeps) {
     routerOptions: { maxParamLength },
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
-    http: { requireHostHeader: false }, // useDetailErrors requires it
-    return503OnClosing: false, // its answer has another shape than ours: useClosing refuses
+    http: {
+      requireHostHeader: false, // useDetailErrors requires it
+      shouldUpgradeCallback: asksForWebSocket,
+    },
+    return503OnClosing: false, // useClosing has its own way
     clientErrorHandler: (error, socket) => {
       if (socket.writable) socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined, newId()))
       else socket.destroy()
@@ -80,6 +84,7 @@ export async function buildApp(deps: AppDeps) {
   }).withTypeProvider<TypeBoxTypeProvider>()
 
   app.setValidatorCompiler(strictBodies)
+  app.setSerializerCompiler(sharedSerializers())
   useJsonBodies(app)
   useDetailErrors(app)
   useRequestLog(app)
@@ -98,7 +103,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)
     await v1.register(instanceRoutes, deps)
-    await v1.register(responseRoutes, deps)
+    await v1.register(responseRoutes, { ...deps, countTurn: counts.countRequest })
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, deps)
     await v1.register(skillRoutes, deps)

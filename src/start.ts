@@ -1,8 +1,6 @@
 import { and, eq, sql } from 'drizzle-orm'
 import pg from 'pg'
-import { buildApp } from './app.ts'
 import { type Db, openDb } from './database/client.ts'
-import { startEmbeddedPostgres } from './database/embedded.ts'
 import { rememberFirst } from './database/installation.ts'
 import { migrate, pendingMigrations } from './database/migrate.ts'
 import { instances } from './database/schema.ts'
@@ -14,7 +12,7 @@ import { openCallers } from './keys/callers.ts'
 import { openBacklog } from './lifecycle/backlog.ts'
 import { defaultPatience } from './lifecycle/pass.ts'
 import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from './lifecycle/queue.ts'
-import { defaultRounds, type Round, startWorker } from './lifecycle/worker.ts'
+import type { Round } from './lifecycle/worker.ts'
 import { openSandboxes, type SandboxesOf } from './open-sandboxes.ts'
 import { defaultRelease, openclawVersion } from './openclaw/releases.ts'
 import { eraseDeleted } from './organization/delete.ts'
@@ -29,6 +27,8 @@ import { findSecretKey } from './platform/secret-key.ts'
 import { openVault, type Vault } from './platform/secrets.ts'
 import { StartupError } from './platform/startup-error.ts'
 import { welcome } from './platform/welcome.ts'
+import { clearOldResponses } from './responses/clearing.ts'
+import { openPassingSessions } from './responses/passing-sessions.ts'
 import type { OpenedDriver } from './sandbox/index.ts'
 import { measureDriver } from './sandbox/measured.ts'
 import { type BillingSettings, openBilling } from './subscription/stripe.ts'
@@ -76,6 +76,7 @@ async function openDatabase(
     connection = postgresConnection(config.DATABASE_URL)
   } else {
     log.info({ dataDir }, 'starting the embedded PostgreSQL')
+    const { startEmbeddedPostgres } = await import('./database/embedded.ts')
     const embedded = await startEmbeddedPostgres({ dataDir, log, signal, onFatal: fail })
     closers.push({ close: () => embedded.stop() })
     connection = embedded.connection
@@ -143,7 +144,7 @@ async function claimHost(db: Db, dataDir: string): Promise<void> {
   const known = await rememberFirst(db, 'local-host-id', own)
   if (known === own) return
   throw new StartupError(
-    `SANDBOX_DRIVER=local is for one host, and this database's agents are on another (or CHOWDER_DATA_DIR is not theirs). For more than one host use SANDBOX_DRIVER=docker or SANDBOX_DRIVER=kubernetes.`,
+    `SANDBOX_DRIVER=local is for one host, and this database's agents are on another (or CHOWDER_DATA_DIR is not theirs). For more than one host use SANDBOX_DRIVER=docker, with a DOCKER_HOST that all of them reach.`,
   )
 }
 
@@ -221,13 +222,15 @@ export async function start(
   let publicUrl = ''
   const stripe = stripeSettings(config, () => publicUrl)
   const billing = stripe && (await openBilling(stripe))
+  const findHead = findHeadIn(db)
+  const gatewayOf = findGatewayIn(db, vault, findHead)
+  const askGateway = askGatewayIn(gatewayOf)
   if (role !== 'worker') {
-    const findHead = findHeadIn(db)
-    const gatewayOf = findGatewayIn(vault, findHead)
     const callers = openCallers(db, log)
     closers.push(callers)
     const limitsRedis = config.REDIS_URL ? connectLimits(config.REDIS_URL, log) : null
     closers.push({ close: async () => limitsRedis?.disconnect() })
+    const { buildApp } = await import('./app.ts')
     const app = await buildApp({
       db,
       vault,
@@ -242,7 +245,7 @@ export async function start(
       forgetCaller: callers.forget,
       findHead,
       gatewayOf,
-      askGateway: askGatewayIn(gatewayOf),
+      askGateway,
       forgetGateway: gatewayOf.forget,
       clawhubUrl: config.CLAWHUB_REGISTRY,
       filesMaxBytes: config.FILES_MAX_BYTES,
@@ -288,11 +291,18 @@ export async function start(
       { what: 'the erasing of deleted organizations', everyMs: eraseEveryMs, act: () => eraseDeleted(db, log) },
       { what: 'the clearing of old answers', everyMs: clearEveryMs, act: () => clearExpiredAnswers(db) },
       { what: 'the clearing of old events', everyMs: clearEveryMs, act: () => clearOldEvents(db) },
+      {
+        what: 'the deleting of passing sessions',
+        everyMs: eraseEveryMs,
+        act: openPassingSessions(db, askGateway, log),
+      },
+      { what: 'the clearing of old responses', everyMs: clearEveryMs, act: () => clearOldResponses(db) },
     ]
     if (billing) {
       const act = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)
       others.push({ what: 'billing', everyMs: billingEveryMs, act })
     }
+    const { defaultRounds, startWorker } = await import('./lifecycle/worker.ts')
     const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultRounds, signal, others)
     closers.push({ close: () => worker.stop() })
     closers.push({ close: async () => preparing.abort() })

@@ -110,6 +110,8 @@ const catalogue: Readonly<Record<string, Entry>> = {
 
 const maxDepth = 16
 const maxValues = 1000
+/** Of all settings of a channel: every look at the instance reads them. */
+const maxCharacters = 128 * 1024
 const maxFieldLength = 4096
 /** The first three reach JavaScript's prototypes; the gateway reads the file, or runs the program, that the others name. */
 const poisonous = new Set([
@@ -170,6 +172,11 @@ export function settingsFrom(channel: string, given: Settings, stored: Settings 
   )
   const before = stored ?? { ...defaults, ...generate?.() }
   const settings = mergePatch(before, translated) as Settings
+  if (JSON.stringify(settings).length > maxCharacters)
+    throw new AppError(
+      'invalid',
+      `config comes to more than ${maxCharacters} characters with what is stored. Remove some of that with null.`,
+    )
   const missing = Object.keys(fields).filter((name) => !isFilled(settings[fields[name]!.key]))
   if (missing.length > 0) throw new AppError('invalid', texts.missingChannelFields(channel, missing))
   return settings

@@ -18,6 +18,7 @@ const maxSidePixels = 1024
 const headerAt = 12
 const widthAt = 16
 const heightAt = 20
+const interlaceAt = 28
 
 interface QrCode {
   /** What the code says; null when it cannot be read here. */
@@ -30,14 +31,19 @@ export type Login =
   | { status: 'connected'; qr: null; message: string | null }
   | { status: 'awaiting_scan'; qr: QrCode; message: string | null }
 
-function readQr(dataUrl: unknown): QrCode | null {
+function imageIn(dataUrl: unknown): string | null {
   const image = typeof dataUrl === 'string' ? pngDataUrl.exec(dataUrl)?.[1] : undefined
-  if (image === undefined || image.length > maxImageBytes) return null
+  return image === undefined || image.length > maxImageBytes ? null : image
+}
+
+function readQr(dataUrl: unknown): QrCode | null {
+  const image = imageIn(dataUrl)
+  if (image === null) return null
   try {
     const png = Buffer.from(image, 'base64')
     const isSmall = Math.max(png.readUInt32BE(widthAt), png.readUInt32BE(heightAt)) <= maxSidePixels
-    // A second header would hold in place of the first.
-    if (!isSmall || png.lastIndexOf('IHDR') !== headerAt) return { data: null, image }
+    // What is interlaced is unpacked whole, whatever its size; a second header would hold in place of the first.
+    if (!isSmall || png[interlaceAt] !== 0 || png.lastIndexOf('IHDR') !== headerAt) return { data: null, image }
     const { width, height, data } = PNG.sync.read(png)
     return { data: decodeQr({ width, height, data }), image }
   } catch {
@@ -87,6 +93,6 @@ export async function waitForScan(gateway: GatewayClient, channel: string, waitM
   const given = isObject(answer) ? answer : {}
   const message = messageOf(given)
   if (given.connected === true) return { state: 'connected', message }
-  const isOpen = message?.startsWith('Still waiting') || readQr(given.qrDataUrl) !== null
+  const isOpen = message?.startsWith('Still waiting') || imageIn(given.qrDataUrl) !== null
   return { state: isOpen ? 'awaiting_scan' : 'ended', message }
 }

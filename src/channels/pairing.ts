@@ -11,6 +11,8 @@ const listTimeoutMs = 45_000
 const listMaxBytes = 256 * 1024
 /** OpenClaw lets three people of an account wait. */
 const maxRequests = 100
+const maxSenderFields = 50
+const maxSenderCharacters = 500
 
 /** A string as it is, also where the agent answers in its gateway's place: another value may have no text form at all. */
 const text = (value: unknown) => (typeof value === 'string' ? value : '')
@@ -26,6 +28,17 @@ export interface PairingRequest {
   expiresAt: string
 }
 
+function senderIn(metadata: unknown): PairingRequest['sender'] {
+  const told = isObject(metadata) ? Object.entries(metadata).slice(0, maxSenderFields) : []
+  const plainOnes = told.filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value))
+  return Object.fromEntries(
+    plainOnes.map(([name, value]) => [
+      name.slice(0, maxSenderCharacters),
+      typeof value === 'string' ? value.slice(0, maxSenderCharacters) : value,
+    ]),
+  )
+}
+
 /** Everybody who waits for approval. Their codes are not known to the gateway. */
 export async function listPairings(gateway: GatewayClient, channel: string): Promise<PairingRequest[]> {
   const answer = await gateway.call('channels.pairing.list', { channel })
@@ -34,7 +47,7 @@ export async function listPairings(gateway: GatewayClient, channel: string): Pro
     requestId: text(requestId),
     accountId: text(accountId),
     senderId: text(senderId),
-    sender: isObject(metadata) ? metadata : {},
+    sender: senderIn(metadata),
     createdAt: text(createdAt),
     expiresAt: text(expiresAt),
   }))
@@ -50,7 +63,7 @@ interface PairingCode {
 async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, signal: AbortSignal) {
   const { inside } = await sandboxes.observe(id, signal)
   if (!inside) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
-  const { exitCode, stdout, stderr } = await sandboxes.exec(
+  const { exitCode, stdout } = await sandboxes.exec(
     id,
     openclawCommand(inside, 'pairing', 'list', channel, '--json'),
     { timeoutMs: listTimeoutMs, maxBytes: listMaxBytes },
@@ -58,7 +71,7 @@ async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, 
   )
   if (exitCode === null) throw new AppError('gateway_timeout', texts.gatewayUnavailable)
   const listed = parse(stdout)
-  if (exitCode !== 0 || !listed) throw new Error(`openclaw pairing list failed with ${exitCode}: ${stderr.slice(-500)}`)
+  if (exitCode !== 0 || !listed) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
   return listed.map(
     ({ code, id: senderId, meta }): PairingCode => ({
       code: text(code),

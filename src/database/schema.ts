@@ -242,6 +242,56 @@ export const skills = pgTable(
   (table) => [primaryKey({ columns: [table.instanceId, table.name] })],
 )
 
+export const responseStatuses = ['in_progress', 'completed', 'incomplete', 'failed', 'cancelled'] as const
+export type ResponseStatus = (typeof responseStatuses)[number]
+
+/**
+ * The turns of agents: what was answered, for reading later and for what may follow it. Written before a turn and after it;
+ * one that is in progress and was not seen for half a minute has lost its process (`responses/rows.ts`).
+ */
+export const responses = pgTable(
+  'responses',
+  {
+    /** As clients know it: `resp_` and this without its dashes. */
+    id: uuid().primaryKey(),
+    organizationId: uuid().notNull(),
+    instanceId: uuid().notNull(),
+    /** The gateway's key of the session: an id of the API may hold what PostgreSQL does not. */
+    sessionKey: text().notNull(),
+    status: text({ enum: responseStatuses }).notNull(),
+    /** The ids of the items in its output, of the calls among them, and of the calls that its input answers. */
+    itemIds: text().array().notNull().default([]),
+    callIds: text().array().notNull().default([]),
+    answeredCallIds: text().array().notNull().default([]),
+    /** The object and the input items, sealed; null when they are not to be kept, or are too large to be. */
+    sealedObject: text(),
+    sealedInput: text(),
+    /** When a process last said that it works on it. */
+    seenAt: instant().notNull().defaultNow(),
+    createdAt: instant().notNull().defaultNow(),
+  },
+  (table) => [
+    index('responses_session').on(table.instanceId, table.sessionKey, table.createdAt, table.id),
+    index('responses_instance').on(table.instanceId, table.createdAt, table.id),
+  ],
+)
+
+/**
+ * Sessions of a gateway that were made for one call, to be deleted once it is over: the row is written before the session
+ * comes to be, and goes after it.
+ */
+export const passingSessions = pgTable(
+  'passing_sessions',
+  {
+    sessionKey: text().primaryKey(),
+    organizationId: uuid().notNull(),
+    instanceId: uuid().notNull(),
+    /** When it may be deleted: once its turn has ended, at the latest once it must have. */
+    dueAt: instant().notNull(),
+  },
+  (table) => [index('passing_sessions_due').on(table.dueAt)],
+)
+
 /**
  * The history: one row for each change of an instance's state and for each mutation somebody asked for, written in the
  * transaction that made it. Those of instances are written by the trigger `instances_events` of the migrations. The ids of

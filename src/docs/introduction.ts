@@ -53,7 +53,8 @@ Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` he
     {
       name: 'responses',
       'x-displayName': 'Responses',
-      description: 'Talk to an agent in the OpenAI Responses format, plain or streamed.',
+      description:
+        'Talk to an agent in the OpenAI Responses format, plain, streamed or over a WebSocket, and read its answers again. Clients that speak only Chat Completions are served too.',
     },
     {
       name: 'sessions',

@@ -1,6 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { instances } from '../database/schema.ts'
+import { isFailingEnd } from '../lifecycle/backlog.ts'
 import { alarmingAttempts } from '../lifecycle/failures.ts'
 import type { Check } from './finding.ts'
 import { pageSize } from './finding.ts'
@@ -104,10 +105,9 @@ export const untakenRows: Check = async function* ({ db, sandboxes }) {
   }
 }
 
-/** I1: what is to end does end. Workers never give it up, but somebody has to look. */
+/** I1: what is to end does end. */
 export const failingEnds: Check = async function* ({ db }) {
-  const isFailing = sql`${isDue} AND desired_state <> 'running' AND attempts >= ${alarmingAttempts}`
-  for await (const page of instancesWhere(db, isFailing)) {
+  for await (const page of instancesWhere(db, isFailingEnd)) {
     for (const row of page) {
       const act = row.desired_state === 'terminated' ? 'delete' : 'stop'
       yield {

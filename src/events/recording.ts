@@ -11,14 +11,20 @@ declare module 'fastify' {
 }
 
 /** Which part of a request names what an event is about. */
-const subjects = ['channel', 'skill_name', 'session_id', 'path', 'source', 'slug']
+const subjects = ['channel', 'skill_name', 'session_id', 'response_id', 'path', 'source', 'slug']
 
-function subjectOf({ params, query, body }: FastifyRequest): string | undefined {
-  for (const part of [params, query, body]) {
+/** Only what the route has asked for: a caller may send anything beside it. */
+function subjectOf({ params, query, body, routeOptions: { schema } }: FastifyRequest): string | undefined {
+  for (const [part, asked] of [
+    [params, schema?.params],
+    [query, schema?.querystring],
+    [body, schema?.body],
+  ]) {
     if (typeof part !== 'object' || part === null) continue
+    const { properties = {} } = (asked ?? {}) as { properties?: object }
     for (const name of subjects) {
-      const value = (part as Record<string, unknown>)[name]
-      if (typeof value === 'string') return value
+      const value = Object.hasOwn(properties, name) ? (part as Record<string, unknown>)[name] : undefined
+      if (typeof value === 'string') return value.replaceAll('\0', '\uFFFD') // no text of PostgreSQL holds it
     }
   }
   return undefined

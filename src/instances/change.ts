@@ -80,8 +80,9 @@ export async function changeConfig(
     const row = await getInstance(db, organizationId, id)
     if (row.desiredState === 'terminated') throw new AppError('conflict', texts.isTerminated)
     if (publicStatus(row) === 'running') {
+      const takenAt = performance.now()
       const taken = await takeForChange(db, organizationId, id)
-      if (taken) return changeRunning(deps, taken, change, signal)
+      if (taken) return changeRunning(deps, taken, takenAt, change, signal)
     } else if (change.atRest === 'refuse') {
       throw new AppError('conflict', texts.notRunning(publicStatus(row)))
     } else {
@@ -98,11 +99,13 @@ export async function changeConfig(
 
 /**
  * Stores a change while the gateway does not run. A start that is under way must not settle with the old one, so a due
- * row's generation is raised; a settled one stays settled. Null when the instance runs meanwhile, or is terminated.
+ * row's generation is raised, and a start has all its attempts again; a settled one stays settled. Null when the instance
+ * runs meanwhile, or is terminated.
  */
 async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: ConfigChange): Promise<Instance | null> {
   change.next(await openInstance(db, vault, row), row)
   const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
+  const isToStart = sql`${isDue} AND ${instances.desiredState} = 'running'`
   return db.transaction(async (tx) => {
     const [stored] = await tx
       .update(instances)
@@ -111,6 +114,9 @@ async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: Con
         updatedAt: sql`now()`,
         changedBy: changedBy(),
         generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
+        // What it starts with now is another than what failed.
+        attempts: sql`CASE WHEN ${isToStart} THEN 0 ELSE ${instances.attempts} END`,
+        nextAttemptAt: sql`CASE WHEN ${isToStart} THEN now() ELSE ${instances.nextAttemptAt} END`,
       })
       .where(and(eq(instances.id, row.id), isNotTerminated, isNull(instances.readyAt)))
       .returning()
@@ -123,11 +129,12 @@ async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: Con
 async function changeRunning(
   deps: ChangeDeps,
   taken: Instance,
+  takenAt: number,
   change: ConfigChange,
   signal: AbortSignal,
 ): Promise<Instance> {
   let changed = taken
-  const after = await withLease(deps.db, taken, signal, async (lease) => {
+  const after = await withLease(deps.db, taken, takenAt, signal, async (lease) => {
     changed = await applyAndStore(deps, lease, change)
   }).finally(() => deps.bell.ring(taken)) // a worker restores what an unknown outcome left; at rest it finds nothing due
   return after?.instance ?? changed

@@ -26,8 +26,8 @@ export class IntentChanged extends Error {
 
 /** Columns that only the holder of the lease writes. */
 type Observed = Partial<
-  Pick<Instance, 'changedBy' | 'endpoint' | 'errorMessage' | 'readyAt' | 'sandboxId' | 'step' | 'terminatedAt'>
-> & { attempts?: number | SQL; updatedAt?: SQL }
+  Pick<Instance, 'changedBy' | 'endpoint' | 'errorMessage' | 'sandboxId' | 'step' | 'terminatedAt'>
+> & { attempts?: number | SQL; readyAt?: SQL | null; updatedAt?: SQL }
 
 /** Columns that a caller's change may set. */
 export type Changed = Pick<Instance, 'name' | 'metadata' | 'sealedConfig'>
@@ -99,18 +99,19 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
 }
 
 /**
- * Works on a row that was just taken: renews the lease until `work` ends, then releases it. Returns the row's state
- * after the release, so that the caller rings if it is due; null when the lease was lost.
+ * Works on a row that was taken, by a statement sent at `takenAt` of `performance.now()`: renews the lease until `work`
+ * ends, then releases it. Returns the row's state after the release, so that the caller rings if it is due; null when the lease was lost.
  */
 export async function withLease(
   db: Db,
   taken: Instance,
+  takenAt: number,
   stop: AbortSignal,
   work: (lease: Lease) => Promise<void>,
 ): Promise<{ instance: Instance; due: boolean } | null> {
   let instance = taken
   let latestGeneration = taken.generation
-  let heldSince = performance.now()
+  let heldSince = takenAt
   let renewedAt = heldSince
   const lost = new AbortController()
   const mine = and(eq(instances.id, taken.id), eq(instances.leaseToken, taken.leaseToken))

@@ -3,6 +3,8 @@ import { type Db, onceMoreOnDeadlock, type Statements } from '../database/client
 import { after, cutPage } from '../database/page.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '../database/schema.ts'
 import { changedBy } from '../events/store.ts'
+import { overriddenModel } from '../openclaw/overrides.ts'
+import { defaultModel } from '../openclaw/releases.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import { isId } from '../platform/ids.ts'
@@ -56,6 +58,12 @@ export const sealConfig = (vault: Vault, id: string, config: Record<string, unkn
 /** The configuration overrides as the caller sent them. */
 export const openConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
   row.sealedConfig === null ? null : JSON.parse(vault.open(row.sealedConfig, configPlace(row.id)))
+
+/** The model that `openclaw` stands for at an agent, without its provider's name. */
+export function ownModel(vault: Vault, row: Instance): string {
+  const config = openConfig(vault, row)
+  return (config && overriddenModel(config)) ?? defaultModel(row.openclawVersion, row.modelProvider)
+}
 
 export const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
   vault.open(row.sealedToken, tokenPlace(row.id))
@@ -209,6 +217,7 @@ export async function terminateInstance(db: Db, organizationId: string, id: stri
                next_attempt_at = now(), error_message = NULL, terminated_at = now(), updated_at = now(),
                changed_by = ${JSON.stringify(changedBy())}::jsonb
         WHERE id = ${id} AND organization_id = (SELECT id FROM locked) AND desired_state <> 'terminated' RETURNING *),
+      forgotten AS (DELETE FROM responses WHERE instance_id = (SELECT id FROM gone)),
       freed AS (
         UPDATE organizations SET instance_count = instance_count - 1
         WHERE id = ${organizationId} AND EXISTS (SELECT 1 FROM gone))

@@ -7,6 +7,11 @@ import type { MetricSource } from '../platform/metrics.ts'
 import { alarmingAttempts } from './failures.ts'
 import type { ReconcileQueue } from './queue.ts'
 
+const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
+
+/** What is to stop or to be deleted, and fails at it. Workers never give it up, but somebody has to look. */
+export const isFailingEnd = sql`${isDue} AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts}`
+
 const counted = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
 
 /**
@@ -41,7 +46,6 @@ export function openBacklog({ db, queue }: { db: Db; queue: ReconcileQueue }): M
   })
 
   async function askDatabase(): Promise<void> {
-    const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
     const since = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
     const [row] = await db
       .select({
@@ -52,9 +56,7 @@ export function openBacklog({ db, queue }: { db: Db; queue: ReconcileQueue }): M
         terminated: counted(hasStatus.terminated),
         due: counted(isDueNow),
         oldestDue: sql<number>`coalesce(max(extract(epoch FROM now() - ${since})) FILTER (WHERE ${isDueNow}), 0)::float8`,
-        failingEnds: counted(
-          sql`${isDue} AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts}`,
-        ),
+        failingEnds: counted(isFailingEnd),
       })
       .from(instances)
       .where(sql`${isNotTerminated} OR ${isDue}`)

@@ -1,10 +1,10 @@
+import { isDeepStrictEqual } from 'node:util'
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import { type Instance, instances } from '../database/schema.ts'
 import { changedBy } from '../events/store.ts'
 import { isRunningAtRest, isSettled, publicStatus } from '../instances/status.ts'
 import { probeHealth } from '../openclaw/gateway.ts'
 import { isId } from '../platform/ids.ts'
-import type { Endpoint } from '../sandbox/driver.ts'
 import { backoffSeconds } from './failures.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 
@@ -25,6 +25,7 @@ export function openDriftPass(deps: LifecycleDeps) {
   const { db, sandboxes, bell, log } = deps
   const silences = new Map<string, number>()
   const reported = new Set<string>()
+  let listedBefore = new Set<string>()
 
   async function makeDue(row: Instance, pauseSeconds: number, reason: string): Promise<void> {
     const [raised] = await db
@@ -49,7 +50,7 @@ export function openDriftPass(deps: LifecycleDeps) {
   }
 
   async function lookAt(row: Instance, signal: AbortSignal): Promise<void> {
-    const { state } = await sandboxes.observe(row.id, signal)
+    const { state, endpoint } = await sandboxes.observe(row.id, signal)
     if (state !== 'running') {
       silences.delete(row.id)
       return makeDue(
@@ -58,7 +59,10 @@ export function openDriftPass(deps: LifecycleDeps) {
         'the sandbox does not run any more',
       )
     }
-    const endpoint = row.endpoint as Endpoint | null
+    if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) {
+      silences.delete(row.id)
+      return makeDue(row, 0, 'the gateway is somewhere else now')
+    }
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
       silences.delete(row.id)
       return
@@ -104,6 +108,7 @@ export function openDriftPass(deps: LifecycleDeps) {
     const found = new Map<string, string>()
     for await (const { id, state } of sandboxes.list(signal)) found.set(id, state)
     const ids = [...found.keys()].filter(isId)
+    const leftOver: Instance[] = []
     for (let start = 0; start < ids.length; start += batch) {
       const page = ids.slice(start, start + batch)
       const rows = new Map(
@@ -112,9 +117,18 @@ export function openDriftPass(deps: LifecycleDeps) {
       for (const id of page) {
         const row = rows.get(id)
         if (!row) report(id)
-        else if (isSettled(row) && isLeftOver(row, found.get(id))) await makeDue(row, 0, 'a sandbox was left over')
+        else if (isSettled(row) && isLeftOver(row, found.get(id))) leftOver.push(row)
       }
     }
+    const before = listedBefore
+    listedBefore = new Set(leftOver.map(({ id }) => id))
+    const look = async (row: Instance) => {
+      // The list may be older than the row. Of what a list alone shows, a volume, the next one has to show it again.
+      const { state } = await sandboxes.observe(row.id, signal)
+      const isStillThere = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
+      if (isStillThere) await makeDue(row, 0, 'a sandbox was left over')
+    }
+    await inLanes(leftOver, look, signal)
   }
 
   const isLeftOver = (row: Instance, state: string | undefined): boolean => {

@@ -47,6 +47,8 @@ export async function waitUntilReady(pass: Pass): Promise<void> {
 
 /** OpenClaw's own code for a configuration that it cannot start with; the driver saw to it that the folder was free. */
 const configurationExit = 78
+/** The same code has another reason on a host that is too busy: its lock on its state was not refreshed in time. */
+const tooBusy = 'gateway.maintenance_required'
 
 /** How a gateway ended, in words for its owner. */
 export function howItEnded(exit: Observation['exit']): string {
@@ -56,8 +58,9 @@ export function howItEnded(exit: Observation['exit']): string {
 
 /** A gateway that is not there any more before it was seen to last, with its last words. */
 export async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
+  const words = await pass.sandboxes.logs(pass.lease.instance.id, progressLines)
   return new StepFailure(`The gateway ended while it started (${howItEnded(exit)})`, {
-    final: exit?.code === configurationExit,
+    final: exit?.code === configurationExit && !words.includes(tooBusy),
     quote: await lastWords(pass),
   })
 }

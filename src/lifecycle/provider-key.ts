@@ -28,7 +28,8 @@ export async function isRefusedByProvider(
   const { path, headers } = modelLists[provider](key)
   const deadline = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
   try {
-    const answer = await request(new URL(path, baseUrl ?? providerHosts[provider]), { headers, signal: deadline })
+    const base = (baseUrl ?? providerHosts[provider]).replace(/\/+$/, '')
+    const answer = await request(`${base}${path}`, { headers, signal: deadline })
     if (answer.statusCode === 401) {
       await answer.body.dump()
       return true

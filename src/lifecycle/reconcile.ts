@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
 import { instances } from '../database/schema.ts'
 import { findIntent } from '../events/store.ts'
@@ -22,10 +23,11 @@ const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
 /** Drives one instance to its desired state; returns at once when it is not due or another worker is at it. */
 export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: AbortSignal): Promise<void> {
+  const takenAt = performance.now()
   const taken = await takeDue(deps.db, id, deps.sandboxes.name)
   if (!taken) return
   const log = deps.log.child({ instanceId: id, organizationId: taken.organizationId, generation: taken.generation })
-  const after = await withLease(deps.db, taken, stop, (lease) => work({ ...deps, log }, lease, stop))
+  const after = await withLease(deps.db, taken, takenAt, stop, (lease) => work({ ...deps, log }, lease, stop))
   if (after?.due) deps.bell.ring(after.instance)
 }
 
@@ -134,13 +136,13 @@ async function outcome(pass: Pass, startedGateway: boolean): Promise<Parameters<
   const seen = await sandboxes.observe(instance.id, signal)
   const { endpoint, sandboxId } = seen
   if (!endpoint) throw await endedEarly(pass, seen)
-  const isNews = instance.readyAt === null || JSON.stringify(endpoint) !== JSON.stringify(instance.endpoint)
+  const isNews = instance.readyAt === null || !isDeepStrictEqual(endpoint, instance.endpoint)
   return {
     attempts,
     errorMessage: null,
     endpoint,
     sandboxId,
-    ...(instance.readyAt === null && { readyAt: new Date() }),
+    ...(instance.readyAt === null && { readyAt: sql`now()` }),
     ...(isNews && { updatedAt: sql`now()` }),
   }
 }

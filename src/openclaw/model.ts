@@ -30,3 +30,6 @@ export function toGatewayModel(provider: ModelProvider, model: string): string |
   }
   return `${gatewayProvider}/${name}`
 }
+
+/** A model's name without the provider that may stand before it. */
+export const bareModel = (model: string): string => model.slice(model.indexOf('/') + 1)

@@ -1,9 +1,19 @@
 import { AppError } from '../platform/errors.ts'
 import { isObject } from './json.ts'
+import { bareModel } from './model.ts'
 
 /** A step down the configuration: a key of an object, or an index of an array. */
 type Segment = string | number
 type Path = readonly Segment[]
+
+/** What a caller made its agent's own model, without its provider's name; null when the default is. */
+export function overriddenModel(config: Record<string, unknown>): string | null {
+  const { agents } = parseOverrides(config).tree
+  const defaults = isObject(agents) ? agents.defaults : null
+  const model = isObject(defaults) ? defaults.model : null
+  const primary = isObject(model) ? model.primary : model
+  return typeof primary === 'string' ? bareModel(primary) : null
+}
 
 export interface Overrides {
   /** Text of the workspace's SOUL.md; null when the caller set none. */

@@ -16,7 +16,7 @@ const known = readdirSync(root, { withFileTypes: true })
 /** Every release that Chowder ships, by name, in order. */
 export const knownReleases = (): readonly string[] => known
 
-/** Where Chowder keeps what the release installs: `package.json`, `package-lock.json`, `models.json`. */
+/** Where Chowder keeps what the release installs (`package.json`, `package-lock.json`) and what is known of it (`models.json`, `abilities.json`). */
 export function releaseSource(release: string): string {
   if (!known.includes(release)) throw new Error(`no release ${JSON.stringify(release)}: there are ${known.join(', ')}`)
   return join(root, release)
@@ -27,6 +27,7 @@ interface Facts {
   packages: number
   lockHash: string
   models: Record<ModelProvider, string>
+  abilities: Record<ModelProvider, { images: string[]; noTemperature: string[]; noTopP: string[] }>
 }
 
 const facts = new Map<string, Facts>()
@@ -46,6 +47,7 @@ function factsOf(release: string): Facts {
     packages: Object.values(packages).filter((entry) => entry.version && !entry.optional).length,
     lockHash: createHash('sha256').update(lock).digest('hex'),
     models: JSON.parse(readFileSync(join(source, 'models.json'), 'utf8')) as Facts['models'],
+    abilities: JSON.parse(readFileSync(join(source, 'abilities.json'), 'utf8')) as Facts['abilities'],
   }
   facts.set(release, now)
   return now
@@ -59,6 +61,23 @@ export const packageCount = (release: string): number => factsOf(release).packag
 
 /** The model of an instance that chose none, without the provider's name. */
 export const defaultModel = (release: string, provider: ModelProvider): string => factsOf(release).models[provider]
+
+/** What of a message OpenClaw hands on to a model; it drops the rest in silence. */
+export interface Abilities {
+  images: boolean
+  temperature: boolean
+  topP: boolean
+}
+
+/**
+ * What was seen to reach a model, without the provider's name, through this release: OpenClaw shows images only to those
+ * it knows to see, and tells models that think no temperature.
+ */
+export function abilitiesOf(release: string, provider: ModelProvider, model: string): Abilities {
+  const { images, noTemperature, noTopP } = factsOf(release).abilities[provider]
+  const isIn = (list: readonly string[]) => list.includes(model) || list.includes('*')
+  return { images: isIn(images), temperature: !isIn(noTemperature), topP: !isIn(noTopP) }
+}
 
 /**
  * Where an installed release is on this host. Named after its lock file, so that a changed lock is another folder and

@@ -61,13 +61,14 @@ function toSkill(raw: Record<string, unknown>, workspace: unknown): GatewaySkill
     clawhub.status === 'linked' && reference && typeof version === 'string'
       ? { reference, version, digest: typeof digest === 'string' && /^[0-9a-f]{64}$/.test(digest) ? digest : null }
       : null
-  const isInWorkspace = typeof baseDir === 'string' && baseDir.startsWith(`${workspace}/`)
+  const isInWorkspace =
+    typeof workspace === 'string' && typeof baseDir === 'string' && baseDir.startsWith(`${workspace}/`)
   return [
     {
       key,
       description: typeof description === 'string' ? description.slice(0, maxDescriptionCharacters) : '',
       source: installed ? 'clawhub' : isInWorkspace ? 'workspace' : 'openclaw',
-      path: isInWorkspace ? baseDir.slice(String(workspace).length) : null,
+      path: isInWorkspace ? baseDir.slice(workspace.length) : null,
       enabled: raw.disabled !== true,
       ready: raw.eligible === true,
       missing: { env: strings(missing.env), bins: [...strings(missing.bins), ...strings(missing.anyBins)] },

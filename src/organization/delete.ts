@@ -7,6 +7,7 @@ import {
   instances,
   organizations,
   providerKeys,
+  responses,
   skills,
 } from '../database/schema.ts'
 import { changedBy, forgetWords, recordEvent } from '../events/store.ts'
@@ -74,7 +75,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
   return onceMoreOnDeadlock(() => db.transaction(erase))
 }
 
-/** Keys, secrets and remembered answers of an organization. Those of requests under way may come after it. */
+/** Keys, secrets, remembered answers and responses of an organization. Those of requests under way may come after it. */
 async function eraseSecrets(tx: Transaction, id: string): Promise<Omit<Deletion, 'due'>> {
   const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
   const itsInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
@@ -84,6 +85,7 @@ async function eraseSecrets(tx: Transaction, id: string): Promise<Omit<Deletion,
     await tx.delete(channels).where(inArray(channels.instanceId, itsInstances)),
     await tx.delete(skills).where(inArray(skills.instanceId, itsInstances)),
   ]
+  await tx.delete(responses).where(eq(responses.organizationId, id))
   const secrets = erased.reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0)
   return { keyHashes: keys.map(({ hash }) => hash), secrets }
 }

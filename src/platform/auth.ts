@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from './errors.ts'
 import type { AuthCounts } from './rate-limit.ts'
 import { texts } from './texts.ts'
@@ -85,12 +85,15 @@ const openRequests = new Set<() => Promise<void>>()
 setInterval(() => openRequests.forEach((look) => void look()), recheckEveryMs).unref()
 
 /**
- * Calls `end`, maybe more than once, when the key of a request is revoked, expires or is disabled before its answer is
- * out. A database that is away says nothing about a key.
+ * Calls `end`, maybe more than once, when a key is revoked, expires or is disabled before the connection it came with has
+ * closed. A database that is away says nothing about a key.
  */
-export function onceRefused(reply: FastifyReply, findCaller: FindCaller, end: (reason: AppError) => void): void {
-  if (reply.raw.closed) return
-  const { keyHash } = reply.request.caller
+export function onceRefused(
+  { keyHash }: Caller,
+  connection: { on(event: 'close', listener: () => void): unknown },
+  findCaller: FindCaller,
+  end: (reason: AppError) => void,
+): void {
   const look = async () => {
     try {
       if (!(await findCaller(keyHash))) end(new AppError('unauthenticated', texts.unknownKey))
@@ -99,7 +102,7 @@ export function onceRefused(reply: FastifyReply, findCaller: FindCaller, end: (r
     }
   }
   openRequests.add(look)
-  reply.raw.on('close', () => openRequests.delete(look))
+  connection.on('close', () => openRequests.delete(look))
 }
 
 /**
@@ -134,6 +137,6 @@ export function useApiKeys(
     await counts.countRequest(request, reply)
     const { instance_id: instanceId } = request.params as { instance_id?: string }
     if (caller.permissions !== null) await authorize(caller, access, instanceId, requireInstance)
-    if (!endsRefused) onceRefused(reply, findCaller, () => reply.raw.destroy())
+    if (!endsRefused && !reply.raw.closed) onceRefused(caller, reply.raw, findCaller, () => reply.raw.destroy())
   })
 }

@@ -1,10 +1,8 @@
 import type { FastifyInstance } from 'fastify'
-import { AppError } from './errors.ts'
-import { texts } from './texts.ts'
 
 /**
- * While the server closes it refuses new requests, and ends the connections of the others once they are answered: kept
- * alive, they would hold the close up.
+ * While the server closes, who is connected already is still answered, and each connection ends with its answer: kept alive, it
+ * would hold the close up.
  */
 export function useClosing(app: FastifyInstance): void {
   let isClosing = false
@@ -15,6 +13,6 @@ export function useClosing(app: FastifyInstance): void {
     reply.raw.on('finish', () => {
       if (isClosing) request.raw.socket.destroySoon?.() // one that was injected has no real socket
     })
-    done(isClosing ? new AppError('unavailable', texts.shuttingDown, { retryAfterSeconds: 1 }) : undefined)
+    done()
   })
 }

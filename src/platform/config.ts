@@ -71,6 +71,11 @@ export const Env = Type.Object({
       description: 'certificates in PEM that the building of images and the agents trust besides the usual',
     }),
   ),
+  DOCKER_PROXY_DIR: Type.String({
+    default: '/run/docker-proxy',
+    minLength: 1,
+    description: 'where the Docker proxy has its sockets, `api/docker.sock` and `worker/docker.sock`',
+  }),
   CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('how clients reach the API')),
   CHOWDER_DEFAULT_TIER: Type.Union(
     [Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')],

@@ -47,7 +47,7 @@ const meanings: Record<ErrorKind, { means: string; detail: Detail }> = {
   },
   unavailable: {
     means: 'Something this server stands on is down. Repeat the call after `Retry-After` seconds.',
-    detail: 'The database is not available right now. Try again.',
+    detail: texts.databaseDown,
   },
   gateway_timeout: {
     means: 'The instance’s gateway did not answer in time. What was asked may still happen.',

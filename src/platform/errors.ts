@@ -26,6 +26,9 @@ export interface AppErrorOptions extends ErrorOptions {
   retryAfterSeconds?: number
   /** Tells API clients not to repeat the request by themselves: a turn may already have begun. */
   doNotRetry?: boolean
+  /** On the routes for OpenAI clients: the field that is at fault, and the format's own code if there is one. */
+  param?: string
+  code?: string
 }
 
 /** An expected failure whose message is safe to show the caller. Anything else is a bug and answers 500. */
@@ -33,6 +36,8 @@ export class AppError extends Error {
   readonly kind: ErrorKind
   readonly retryAfterSeconds: number | undefined
   readonly doNotRetry: boolean
+  readonly param: string | undefined
+  readonly code: string | undefined
 
   constructor(kind: ErrorKind, message: string, options: AppErrorOptions = {}) {
     super(message, options)
@@ -40,5 +45,7 @@ export class AppError extends Error {
     this.kind = kind
     this.retryAfterSeconds = options.retryAfterSeconds
     this.doNotRetry = options.doNotRetry ?? false
+    this.param = options.param
+    this.code = options.code
   }
 }

@@ -16,7 +16,12 @@ export const ErrorBody = Type.Object(
   {
     detail: Type.Union([Type.String(), Type.Object({ error: Type.String() }), Type.Array(Fault)]),
     error: Type.Optional(
-      Type.Object({ message: Type.String(), type: Type.String(), code: Type.Union([Type.String(), Type.Null()]) }),
+      Type.Object({
+        message: Type.String(),
+        type: Type.String(),
+        code: Type.Union([Type.String(), Type.Null()]),
+        param: Type.Optional(Type.String({ description: 'The field that is at fault.' })),
+      }),
     ),
   },
   { $id: 'Error' },
@@ -31,7 +36,7 @@ const nested = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
 const parts = { body: 'body', querystring: 'query', params: 'path', headers: 'header' }
 
 /** Where Ajv stood, as `loc`: the part of the request, then the path in it; a missing or unknown property is named itself. */
-function faultsIn(error: FastifyError) {
+function faultsIn(error: Pick<FastifyError, 'validation' | 'validationContext'>) {
   const part = parts[error.validationContext ?? 'body']
   return (error.validation ?? []).slice(0, mostFaults).map(({ instancePath, keyword, message, params }) => {
     const path = instancePath.split('/').slice(1)
@@ -53,9 +58,11 @@ const databaseDown = new Set('57P01 57P02 57P03 08000 08003 08006 25006 53100 53
 const connectionEnded =
   /^(Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client (was closed|has encountered))/
 
-/** Of a socket's system calls; a file that is missing has the same codes. */
-const connectionCut = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT'])
-const socketCalls = new Set(['connect', 'read', 'write'])
+/** Of a socket's system calls; a file that is missing has the same codes. A container that is away has no address. */
+const connectionCut = new Set(
+  'ECONNREFUSED ECONNRESET EHOSTUNREACH ENETUNREACH ENOENT ENOTFOUND EAI_AGAIN EPIPE ETIMEDOUT'.split(' '),
+)
+const socketCalls = new Set(['connect', 'getaddrinfo', 'read', 'write'])
 
 function isDatabaseDown(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
@@ -77,15 +84,13 @@ const fastifyCodes: Partial<Record<string, [ErrorKind, string]>> = {
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['invalid', 'The body has another length than Content-Length says.'],
 }
 
-function toAppError(error: Thrown): AppError | null {
+/** What was thrown as an expected failure, if it is one. */
+export function toAppError(error: Thrown): AppError | null {
   if (error instanceof AppError) return error
-  if (error instanceof RangeError && error.message.includes('call stack')) {
-    return new AppError('invalid', 'The body is nested too deeply.', { cause: error })
-  }
   const known = fastifyCodes[error.code]
   if (known) return new AppError(known[0], known[1], { cause: error })
   if (isDatabaseDown(error)) {
-    return new AppError('unavailable', 'The database is not available right now. Try again.', {
+    return new AppError('unavailable', texts.databaseDown, {
       cause: error,
       retryAfterSeconds: 1,
     })
@@ -93,12 +98,17 @@ function toAppError(error: Thrown): AppError | null {
   return null
 }
 
-const openaiType = (status: number) => {
+/** The `type` of an error in OpenAI's formats. */
+export const openaiType = (status: number) => {
   if (status === 401) return 'authentication_error'
   if (status === 403) return 'permission_error'
   if (status === 429) return 'rate_limit_error'
   return status < 500 ? 'invalid_request_error' : 'server_error'
 }
+
+/** The faults of what does not fit its schema, in one line. */
+export const inOneLine = (validation: NonNullable<FastifyError['validation']>): string =>
+  messageOf(faultsIn({ validation }))
 
 const messageOf = (detail: unknown): string => {
   if (typeof detail === 'string') return detail
@@ -106,9 +116,16 @@ const messageOf = (detail: unknown): string => {
   return (detail as { error: string }).error
 }
 
-function send(request: FastifyRequest, reply: FastifyReply, status: number, detail: unknown, code: string | null) {
+function send(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  status: number,
+  detail: unknown,
+  code: string | null,
+  param: string | null = null,
+) {
   const { openaiErrors } = request.routeOptions.config
-  const error = { message: messageOf(detail), type: openaiType(status), code }
+  const error = { message: messageOf(detail), type: openaiType(status), code, ...(param && { param }) }
   // A 409 is the instance's state: repeating the turn by itself, as OpenAI clients do, cannot help.
   if (openaiErrors && status === 409) reply.header('x-should-retry', 'false')
   return reply.code(status).send(openaiErrors ? { detail, error } : { detail })
@@ -137,7 +154,8 @@ export function useDetailErrors(app: FastifyInstance): void {
   })
   app.setErrorHandler<Thrown>((thrown, request, reply) => {
     if (!(thrown instanceof AppError) && thrown.validation) {
-      return send(request, reply, 422, faultsIn(thrown), 'unprocessable')
+      const faults = faultsIn(thrown)
+      return send(request, reply, 422, faults, 'unprocessable', faults[0]?.loc.slice(1).join('.') || null)
     }
     const error = toAppError(thrown)
     const status = error ? statusOf[error.kind] : ((thrown as FastifyError).statusCode ?? 500)
@@ -151,7 +169,7 @@ export function useDetailErrors(app: FastifyInstance): void {
     if (error?.doNotRetry) reply.header('x-should-retry', 'false')
     if (error) {
       const detail = nested.has(error.kind) ? { error: error.message } : error.message
-      return send(request, reply, status, detail, error.kind)
+      return send(request, reply, status, detail, error.code ?? error.kind, error.param)
     }
     // Fastify's other refusals have safe messages; what is ours and unexpected is a bug and says nothing.
     return send(request, reply, status, status < 500 ? thrown.message : 'Internal error.', null)

@@ -12,7 +12,8 @@ export function useRequestLog(app: FastifyInstance): void {
     if (url !== undefined && unlogged.has(url)) return
     reply.raw.on('close', () => {
       const { caller } = request
-      const isWhole = reply.raw.writableFinished
+      // 101: it became a WebSocket, which has ended.
+      const isWhole = reply.raw.writableFinished || reply.raw.statusCode === 101
       const status = isWhole ? reply.raw.statusCode : 'client_left'
       requestDuration.observe({ method: request.method, route: url ?? 'none', status }, reply.elapsedTime / 1000)
       request.log.info(

@@ -18,7 +18,9 @@ export const texts = {
   noHost: 'An HTTP/1.1 request must have a Host header.',
   noExpectations: 'The only expectation that can be met is 100-continue.',
   sandboxesUnavailable: 'The platform that runs the sandboxes is not available right now. Try again.',
-  shuttingDown: 'This server is shutting down. Try again.',
+  databaseDown: 'The database is not available right now. Try again.',
+  tooDeep: (levels: number) =>
+    `The body nests lists and objects more than ${levels} levels deep. Send one that is flatter.`,
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body holds half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',
   unknownKey: 'Unknown, revoked or expired API key.',

@@ -1,6 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Ajv } from 'ajv'
-import type { FastifySchemaCompiler } from 'fastify'
+import fastJson from 'fast-json-stringify'
+import type { FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 
 /** No control characters. */
 export const plainText = '^[^\\u0000-\\u001f\\u007f-\\u009f]*$'
@@ -28,3 +29,13 @@ const others = new Ajv({ ...common, coerceTypes: true, strictNumbers: false })
 /** Validates a body as it came: nothing is coerced and unknown fields are refused. */
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>
   (httpPart === 'body' ? bodies : others).compile(schema)
+
+/** Compiles each schema once, however many routes answer with it: most have their failures in common. */
+export function sharedSerializers(): FastifySerializerCompiler<TSchema> {
+  const known = new WeakMap<TSchema, ReturnType<FastifySerializerCompiler<TSchema>>>()
+  return ({ schema }) => {
+    const serialize = known.get(schema) ?? fastJson(schema)
+    known.set(schema, serialize)
+    return serialize
+  }
+}

@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream'
 
 /** Bytes collected from chunks. Grows by doubling: neither many tiny chunks nor a few large ones make it slow or fat. */
-export class ByteBuffer {
+class ByteBuffer {
   #bytes = Buffer.alloc(0)
   #length = 0
 
@@ -20,14 +20,9 @@ export class ByteBuffer {
     this.#length = needed
   }
 
-  /** The bytes from the first on, at most `end` of them. Valid until the next append. */
-  peek(end = this.#length): Buffer {
-    return this.#bytes.subarray(0, Math.min(end, this.#length))
-  }
-
   /** All of the bytes; the buffer is empty from then on. */
   take(): Buffer {
-    const taken = this.peek()
+    const taken = this.#bytes.subarray(0, this.#length)
     this.#bytes = Buffer.alloc(0)
     this.#length = 0
     return taken

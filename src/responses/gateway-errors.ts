@@ -31,11 +31,22 @@ const secondsIn = (retryAfter: string | undefined) =>
   retryAfter && /^\d{1,5}$/.test(retryAfter) ? { retryAfterSeconds: Number(retryAfter) } : {}
 
 /** Whether a failed response's error says that the provider refused the organization's key or account. */
-export function providerRefusal(provider: ModelProvider, error: unknown): string | null {
+function providerRefusal(provider: ModelProvider, error: unknown): string | null {
   const code = property(error, 'code')
   if (code === 'authentication_error' || code === 'permission_error') return turnTexts.keyRefused(provider)
   return code === 'insufficient_quota' ? turnTexts.noCredit(provider) : null
 }
+
+/** The status that a gateway answers a failure with, which within a stream only the failure's code tells. */
+const statusOfCode: Partial<Record<string, number>> = { rate_limit_error: 429, invalid_request_error: 400 }
+
+/** The same for a turn that failed within a stream. */
+export const failedTurn = (provider: ModelProvider, error: unknown, earlierRefusal?: string) =>
+  gatewayError(
+    provider,
+    { status: statusOfCode[String(property(error, 'code'))] ?? 500, body: { object: 'response', error } },
+    earlierRefusal,
+  )
 
 /**
  * What a gateway's refusal means to the caller. Before a run the gateway answers `{"error": {message, type}}`, and
@@ -73,10 +84,14 @@ export function gatewayError(
       error: badGateway(turnTexts.gatewayFailed(status, message)),
       refused: null,
     }
-  return {
-    error: new AppError(kind, message ?? turnTexts.gatewayRefusedRequest, secondsIn(retryAfter)),
-    refused: null,
-  }
+  const text = message === null ? turnTexts.gatewayRefusedRequest : (plainer[message] ?? message)
+  return { error: new AppError(kind, text, secondsIn(retryAfter)), refused: null }
+}
+
+/** Refusals whose reason OpenClaw writes to its log only. */
+const plainer: Partial<Record<string, string>> = {
+  'invalid request': turnTexts.mediaRefused,
+  'invalid tool configuration': turnTexts.toolRefused,
 }
 
 /** The gateway's 429 for too many bad tokens, which says nothing about the caller. A provider's has a response around it. */

@@ -1,34 +1,33 @@
 import { Readable } from 'node:stream'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
-import { LRUCache } from 'lru-cache'
-import type { Dispatcher } from 'undici'
-import type { ModelProvider } from '../database/schema.ts'
-import { type Endpoint, probeHealth } from '../openclaw/gateway.ts'
-import { toGatewayModel } from '../openclaw/model.ts'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Db } from '../database/client.ts'
+import type { FindHead, RunningGateway } from '../instances/lookup.ts'
+import { getInstance, ownModel } from '../instances/store.ts'
 import { sessionKey } from '../openclaw/session-key.ts'
 import { type FindCaller, onceRefused } from '../platform/auth.ts'
-import { AppError } from '../platform/errors.ts'
 import { openStreams, turnAddedDuration } from '../platform/metrics.ts'
 import { failures } from '../platform/openapi.ts'
-import { collect } from './byte-buffer.ts'
-import { gatewayError, providerRefusal } from './gateway-errors.ts'
-import { openGatewayPool, unreachable } from './gateway-pool.ts'
-import { relayEvents } from './relay.ts'
-import { answers, Message } from './schemas.ts'
-import { clientLeft, defaultTimes, Turn, type TurnTimes } from './turn.ts'
-import { turnTexts } from './turn-texts.ts'
+import type { Vault } from '../platform/secrets.ts'
+import { NoBody } from '../platform/validation.ts'
+import { CreateChatCompletion, chatAnswers } from './chat-schemas.ts'
+import { chat } from './chatting.ts'
+import type { EventOut } from './events-out.ts'
+import { CreateResponse } from './input.ts'
+import { ResponseObject } from './objects.ts'
+import { endPassingSession, makePassingSession } from './passing-sessions.ts'
+import { respond } from './responding.ts'
+import { answers, DeletedResponse, InputItems, InputItemsPage, Models } from './schemas.ts'
+import { openResponseStore } from './store.ts'
+import { clientLeft, defaultTimes, type Turn, type TurnTimes } from './turn.ts'
+import type { AgentAnswer } from './turns.ts'
+import { openTurns } from './turns.ts'
+import { taggedBodies } from './validation.ts'
+import { refuseHttp, useWebSockets } from './web-socket.ts'
 
 const maxRequestBytes = 20 * 1024 * 1024
-const maxAnswerBytes = 64 * 1024 * 1024
-const maxErrorBytes = 64 * 1024
-
-export interface RunningGateway {
-  endpoint: Endpoint
-  token: string
-  provider: ModelProvider
-}
+const json = 'application/json; charset=utf-8'
 
 /**
  * Finds the gateway of a running instance of an organization. Throws AppError `not_found`, or `conflict` when the
@@ -37,11 +36,16 @@ export interface RunningGateway {
 type GatewayOf = (organizationId: string, instanceId: string) => Promise<RunningGateway>
 
 export interface ResponseDeps {
+  db: Db
+  vault: Vault
   gatewayOf: GatewayOf
+  findHead: FindHead
   findCaller: FindCaller
   times?: TurnTimes
   /** How long, in ms, a gateway keeps a key aside after the provider refused it. */
   keyCooldownMs?: number
+  /** Counts a turn on an open connection as a request. Throws AppError rate_limited for one too many. */
+  countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
 }
 
 // A malformed id is an unknown one: 404.
@@ -53,53 +57,10 @@ const BySession = Type.Object({
       'Any name you pick, up to 200 bytes: a user id, a ticket number. The session begins with its first message.',
   }),
 })
-
-/** The gateway takes no null for `stream`, and a `user` would select a session: only the path does that. */
-function gatewayBody({ stream, user: _user, ...rest }: Message & { user?: unknown }): string {
-  return JSON.stringify({
-    ...rest,
-    ...(stream === null ? {} : { stream }),
-    model: 'openclaw',
-  })
-}
-
-/** All that goes upstream: nothing of the client's own headers. */
-function gatewayHeaders({ token, provider }: RunningGateway, sessionId: string, { model, stream }: Message) {
-  const gatewayModel = toGatewayModel(provider, model)
-  return {
-    authorization: `Bearer ${token}`,
-    accept: stream ? 'text/event-stream' : 'application/json',
-    'x-openclaw-session-key': sessionKey(sessionId),
-    ...(gatewayModel === null ? {} : { 'x-openclaw-model': gatewayModel }),
-  }
-}
-
-function parseJson(bytes: Buffer): unknown {
-  try {
-    return JSON.parse(bytes.toString('utf8'))
-  } catch {
-    return undefined
-  }
-}
-
-const broken = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
-
-/** How the gateway begins the answer of a turn that went well: enough to name another model without reading the rest. */
-const completedHead = /^(\{"id":"[\w-]+","object":"response","created_at":\d+,"status":"completed","model":)"openclaw"/
-const headBytes = 256
-
-/** The answer with the caller's model in it, if it begins as answers do; anything else is worth a closer look. */
-function withModel(bytes: Buffer, model: string): Buffer | null {
-  const head = completedHead.exec(bytes.toString('latin1', 0, headBytes))
-  if (!head) return null
-  return Buffer.concat([Buffer.from(head[1] + JSON.stringify(model)), bytes.subarray(head[0].length)])
-}
-
-function readAnswer(bytes: Buffer): Record<string, unknown> {
-  const response = parseJson(bytes)
-  if (typeof response !== 'object' || response === null) throw broken(turnTexts.unreadable)
-  return response as Record<string, unknown>
-}
+const ByResponse = Type.Object({
+  ...ById.properties,
+  response_id: Type.String({ description: 'The id of the response, `resp_…`.' }),
+})
 
 function countStream({ raw }: FastifyReply): void {
   if (raw.closed) return
@@ -107,134 +68,133 @@ function countStream({ raw }: FastifyReply): void {
   raw.once('close', () => openStreams.dec())
 }
 
-/** Talking to a running instance's agent, plain or streamed. The path alone decides the session. */
+/** Each event in one piece, and all that came at once together. */
+async function* serverSent(stream: AsyncIterable<EventOut[]>): AsyncGenerator<string> {
+  for await (const events of stream)
+    yield events.map(({ type, json }) => `event: ${type}\ndata: ${json()}\n\n`).join('')
+  yield 'data: [DONE]\n\n'
+}
+
+async function* chunked(stream: AsyncIterable<string[]>): AsyncGenerator<string> {
+  for await (const chunks of stream) yield chunks.map((chunk) => `data: ${chunk}\n\n`).join('')
+}
+
+/** What Chowder added to a turn so far: all that was not waiting for the gateway. */
+function noteAdded({ elapsedTime }: FastifyReply, { askedAt, answeredAt }: AgentAnswer): void {
+  turnAddedDuration.observe((elapsedTime - (answeredAt - askedAt)) / 1000)
+}
+
+/** Talking to a running instance's agent, plain or streamed, and reading again what it answered. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { gatewayOf, findCaller, times = defaultTimes, keyCooldownMs = 70_000 } = deps
-  const gateways = openGatewayPool()
-  const turns = new Set<Turn>()
-  /** What the provider refused lately, by instance. */
-  const refusals = new LRUCache<string, string>({ max: 10_000, ttl: keyCooldownMs })
+  const { db, gatewayOf, findHead, findCaller } = deps
+  const times = deps.times ?? defaultTimes
+  const { graceMs } = times
+  const turns = openTurns(times, deps.keyCooldownMs ?? 70_000)
+  const store = openResponseStore(db, deps.vault, app.log)
 
   // An open turn would hold the server's close for as long as its agent thinks.
-  app.addHook('preClose', async () => {
-    const reason = new AppError('unavailable', turnTexts.shuttingDown, { doNotRetry: true })
-    for (const turn of turns) turn.end(reason)
+  app.addHook('preClose', async () => turns.endAll())
+  const converse = await useWebSockets(app, { turns, store, gatewayOf, findCaller, graceMs, countTurn: deps.countTurn })
+  app.addHook('onClose', async () => {
+    await turns.close()
+    await store.close()
   })
-  app.addHook('onClose', () => gateways.close())
 
   function beginTurn(reply: FastifyReply): Turn {
-    const turn = new Turn(times)
-    turns.add(turn)
-    onceRefused(reply, findCaller, (reason) => turn.end(reason))
+    const turn = turns.begin()
+    if (!reply.raw.closed) onceRefused(reply.request.caller, reply.raw, findCaller, (reason) => turn.end(reason))
+    let cutting: NodeJS.Timeout | undefined
+    // Who does not read would never learn of the end, and hold open what waits for him.
+    turn.signal.addEventListener('abort', () => {
+      cutting = setTimeout(() => reply.raw.destroy(), graceMs)
+    })
     // Not request.signal: that one fires as soon as the body is read.
     reply.raw.on('close', () => {
-      turns.delete(turn)
-      if (reply.raw.writableFinished) turn.finish()
-      else turn.end(clientLeft)
+      if (!reply.raw.writableFinished) turn.end(clientLeft)
+      clearTimeout(cutting)
+      turns.over(turn)
     })
     return turn
   }
 
-  /** What a failure between here and the gateway means: the reason why we ended the turn, if we did. */
-  const explain = (turn: Turn, cause: unknown): Error => {
-    if (turn.signal.aborted) return turn.signal.reason
-    return cause instanceof AppError ? cause : unreachable(cause)
-  }
-
-  async function refusal(
-    answer: Dispatcher.ResponseData,
-    { provider }: RunningGateway,
-    id: string,
-    log: FastifyBaseLogger,
-  ): Promise<AppError> {
-    const { bytes } = await collect(answer.body, maxErrorBytes)
-    const retryAfter = answer.headers['retry-after']?.toString()
-    const failure = { status: answer.statusCode, body: parseJson(bytes), retryAfter }
-    const { error, refused } = gatewayError(provider, failure, refusals.get(id))
-    if (refused === 'provider') refusals.set(id, error.message)
-    if (refused === 'chowder') {
-      log.error({ instanceId: id, status: answer.statusCode }, "the gateway refused Chowder's own token")
-    }
-    return error
-  }
-
-  /** Remembers what the provider refused, or that it does no longer. */
-  function noteOutcome({ status, error }: Record<string, unknown>, provider: ModelProvider, id: string): void {
-    if (status !== 'failed') refusals.delete(id)
-    const refused = providerRefusal(provider, error)
-    if (refused) refusals.set(id, refused)
-  }
-
-  async function passTurn(request: FastifyRequest, reply: FastifyReply, turn: Turn, id: string, sessionId: string) {
-    const body = request.body as Message
-    const gateway = await gatewayOf(request.caller.organizationId, id)
-    const headers = gatewayHeaders(gateway, sessionId, body)
-    turn.signal.throwIfAborted()
-    turn.watch((options) => probeHealth(gateway.endpoint, '/healthz', options))
-    const failed = (cause: unknown): never => {
-      throw explain(turn, cause)
-    }
-    const askedAt = reply.elapsedTime
-    const answer = await gateways.post(gateway.endpoint, headers, gatewayBody(body), turn.signal).catch(failed)
-    turn.heard()
-    if (answer.statusCode !== 200) throw await refusal(answer, gateway, id, request.log).catch(failed)
-
-    let answeredAt = reply.elapsedTime
-    const noteAdded = () => turnAddedDuration.observe((askedAt + reply.elapsedTime - answeredAt) / 1000)
-    reply.header('cache-control', 'no-store')
-    const contentType = String(answer.headers['content-type'])
-    if (contentType.startsWith('text/event-stream')) {
-      const events = relayEvents(answer.body, {
-        model: body.model,
-        onChunk: () => turn.heard(),
-        onOutcome: (response) => noteOutcome(response, gateway.provider, id),
-        explain: (cause) => explain(turn, cause),
-        onBroken: (err) => request.log.warn({ err, instanceId: id }, 'stream ended with an error event'),
-      })
-      noteAdded()
-      countStream(reply)
-      return reply.type('text/event-stream').send(Readable.from(events, { objectMode: false }))
-    }
-    const { bytes, isWhole } = await collect(answer.body, maxAnswerBytes, () => turn.heard()).catch(failed)
-    answeredAt = reply.elapsedTime
-    if (!isWhole) throw broken(turnTexts.tooLarge)
-    reply.type('application/json; charset=utf-8')
-    const completed = withModel(bytes, body.model)
-    if (completed) {
-      refusals.delete(id)
-      noteAdded()
-      return reply.send(completed)
-    }
-    const response = readAnswer(bytes)
-    noteOutcome(response, gateway.provider, id)
-    noteAdded()
-    return reply.send(JSON.stringify({ ...response, model: body.model }))
-  }
-
-  async function answerTurn(request: FastifyRequest, reply: FastifyReply, id: string, sessionId: string) {
+  /** Runs a turn, and answers it as a stream of bytes or in one piece. */
+  async function answer(
+    reply: FastifyReply,
+    run: (
+      turn: Turn,
+    ) => Promise<{ answer: AgentAnswer; stream?: AsyncIterable<string>; whole?: () => Promise<string> }>,
+  ) {
     const turn = beginTurn(reply)
     try {
-      return await passTurn(request, reply, turn, id, sessionId)
+      const { answer, stream, whole } = await run(turn)
+      reply.header('cache-control', 'no-store')
+      if (stream) {
+        noteAdded(reply, answer)
+        countStream(reply)
+        return reply.type('text/event-stream').send(Readable.from(stream, { objectMode: false }))
+      }
+      const text = await whole?.()
+      noteAdded(reply, answer)
+      return reply.type(json).send(text)
     } catch (error) {
       if (turn.signal.reason === clientLeft) return reply.hijack() // nobody to answer
       throw error
     }
   }
 
-  const config = { access: 'interact', openaiErrors: true, endsRefused: true } as const
+  const answerTurn = (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId: string) =>
+    answer(reply, async (turn) => {
+      const { organizationId } = request.caller
+      const body = request.body as CreateResponse
+      const isStreamed = body.stream === true
+      const { answer, stream, whole } = await respond(turns, store, turn, {
+        organizationId,
+        gateway: await gatewayOf(organizationId, instanceId),
+        instanceId: instanceId.toLowerCase(),
+        sessionKey: sessionKey(sessionId),
+        body,
+        isStreamed,
+        log: request.log,
+      })
+      return isStreamed ? { answer, stream: serverSent(stream()) } : { answer, whole }
+    })
+
+  const answerChat = (request: FastifyRequest, reply: FastifyReply, instanceId: string) =>
+    answer(reply, async (turn) => {
+      const { organizationId } = request.caller
+      const body = request.body as CreateChatCompletion
+      const { answer, stream, whole } = await chat(turns, turn, {
+        gateway: await gatewayOf(organizationId, instanceId),
+        instanceId: instanceId.toLowerCase(),
+        body,
+        log: request.log,
+        async makeSession() {
+          const key = await makePassingSession(db, { organizationId, instanceId: instanceId.toLowerCase() })
+          const end = () =>
+            void endPassingSession(db, key).catch((err) => request.log.warn({ err }, 'a passing session ends later'))
+          if (reply.raw.closed) end()
+          else reply.raw.on('close', end)
+          return key
+        },
+      })
+      return body.stream === true ? { answer, stream: chunked(stream()) } : { answer, whole }
+    })
+
+  const config = { access: 'interact', openaiErrors: true, endsRefused: true, event: null } as const
   const schema = {
     tags: ['responses'],
-    body: Message,
+    body: CreateResponse,
     response: { ...answers, ...failures(400, 404, 409, 413, 502, 504) },
   }
   const outcome =
-    'Answers when the agent is done, after up to 15 minutes, or streams. 409 unless the instance is `running`; 502 and 504 are the gateway’s and the provider’s failures. `x-should-retry: false` says that a turn may have begun.'
+    'Answers when the agent is done, after up to 15 minutes, or streams. 409 unless the instance is `running`; 502 and 504 are the gateway’s and the provider’s failures. `x-should-retry: false` says that a turn may have begun. Turns of one session run one after the other.'
 
   app.post(
     '/v1/instances/:instance_id/responses',
     {
-      config: { ...config, event: null },
+      config,
       bodyLimit: maxRequestBytes,
+      validatorCompiler: taggedBodies,
       schema: {
         ...schema,
         operationId: 'createResponse',
@@ -249,8 +209,9 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   app.post(
     '/v1/instances/:instance_id/session/:session_id/responses',
     {
-      config: { ...config, event: null },
+      config,
       bodyLimit: maxRequestBytes,
+      validatorCompiler: taggedBodies,
       schema: {
         ...schema,
         operationId: 'createSessionResponse',
@@ -260,5 +221,192 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       },
     },
     (request, reply) => answerTurn(request, reply, request.params.instance_id, request.params.session_id),
+  )
+
+  const connected = {
+    method: 'GET',
+    config,
+    handler: refuseHttp,
+    preHandler: async ({ caller, params }: FastifyRequest) => {
+      const { instance_id, session_id = 'main' } = params as { instance_id: string; session_id?: string }
+      await findHead(caller.organizationId, instance_id)
+      sessionKey(session_id)
+    },
+  } as const
+  const connecting = {
+    tags: ['responses'],
+    description:
+      'Speaks the WebSocket mode of the Responses format: each text frame `{"type": "response.create", …}` is a turn, and each of its events a frame. Ask for `Upgrade: websocket`; a plain GET is a 400.',
+    response: { 101: Type.Null({ description: 'The connection is a WebSocket now.' }), ...failures(400, 404) },
+  }
+  app.route({
+    ...connected,
+    url: '/v1/instances/:instance_id/responses',
+    schema: {
+      ...connecting,
+      operationId: 'connectResponses',
+      summary: 'Talk to an agent over a WebSocket',
+      params: ById,
+    },
+    wsHandler: (socket, request) => converse(socket, request, 'main'),
+  })
+  app.route({
+    ...connected,
+    url: '/v1/instances/:instance_id/session/:session_id/responses',
+    schema: {
+      ...connecting,
+      operationId: 'connectSessionResponses',
+      summary: 'Talk to an agent in a session over a WebSocket',
+      params: BySession,
+    },
+    wsHandler: (socket, request) => converse(socket, request, (request.params as { session_id: string }).session_id),
+  })
+
+  app.post(
+    '/v1/instances/:instance_id/chat/completions',
+    {
+      config,
+      bodyLimit: maxRequestBytes,
+      schema: {
+        ...schema,
+        body: CreateChatCompletion,
+        response: { ...chatAnswers, ...failures(400, 404, 409, 413, 502, 504) },
+        operationId: 'createChatCompletion',
+        summary: 'Say something to an agent in the Chat Completions format',
+        description: `For clients that speak no other format, and send the whole conversation each time: the call runs in a session of its own that is deleted after it. ${outcome}`,
+        params: ById,
+      },
+    },
+    (request, reply) => answerChat(request, reply, request.params.instance_id),
+  )
+
+  /** Whose responses these are. Throws AppError not_found for another organization's instance as for none. */
+  async function ownerOf({ caller, params }: FastifyRequest) {
+    const { organizationId } = caller
+    const { id } = await findHead(organizationId, (params as { instance_id: string }).instance_id)
+    return { organizationId, instanceId: id }
+  }
+
+  const read = { access: 'interact', openaiErrors: true } as const
+  const found = failures(404)
+
+  app.get(
+    '/v1/instances/:instance_id/models',
+    {
+      config: read,
+      schema: {
+        operationId: 'listModels',
+        summary: 'List the models of an agent',
+        description:
+          '`openclaw` is the agent with the model it is set to. Any model of its provider can be named instead, also one that is not listed.',
+        tags: ['responses'],
+        params: ById,
+        response: { 200: Models, ...found },
+      },
+    },
+    async ({ caller, params }) => {
+      const instance = await getInstance(db, caller.organizationId, params.instance_id)
+      const created = Math.floor(instance.createdAt.getTime() / 1000)
+      const model = ownModel(deps.vault, instance)
+      return {
+        object: 'list' as const,
+        data: [
+          { id: 'openclaw', object: 'model' as const, created, owned_by: 'openclaw' },
+          { id: model, object: 'model' as const, created, owned_by: instance.modelProvider },
+        ],
+      }
+    },
+  )
+
+  app.get(
+    '/v1/instances/:instance_id/responses/:response_id',
+    {
+      config: read,
+      schema: {
+        operationId: 'getResponse',
+        summary: 'Read a response again',
+        description:
+          'Responses are kept for 30 days, the latest 1,000 of an instance, unless they were made with `"store": false`; they go with their session and their instance.',
+        tags: ['responses'],
+        params: ByResponse,
+        response: { 200: ResponseObject, ...found },
+      },
+    },
+    async (request, reply) => {
+      const response = await store.find(await ownerOf(request), request.params.response_id)
+      return reply.type(json).send(JSON.stringify(response) as never)
+    },
+  )
+
+  app.get(
+    '/v1/instances/:instance_id/responses/:response_id/input_items',
+    {
+      config: read,
+      schema: {
+        operationId: 'listInputItems',
+        summary: 'Read what a response answers',
+        description: 'The items of the request. The bytes of images and files are not kept.',
+        tags: ['responses'],
+        params: ByResponse,
+        querystring: InputItemsPage,
+        response: { 200: InputItems, ...found },
+      },
+    },
+    async (request) => {
+      const { limit = 20, order = 'desc', after } = request.query
+      const all = (await store.findInput(await ownerOf(request), request.params.response_id)) as {
+        id: string
+        type: string
+      }[]
+      const inOrder = order === 'asc' ? all : all.toReversed()
+      const rest = inOrder.slice(inOrder.findIndex(({ id }) => id === after) + 1)
+      const data = rest.slice(0, limit)
+      const [first_id = null, last_id = null] = [data[0]?.id, data.at(-1)?.id]
+      return { object: 'list' as const, data, first_id, last_id, has_more: rest.length > data.length }
+    },
+  )
+
+  app.post(
+    '/v1/instances/:instance_id/responses/:response_id/cancel',
+    {
+      config: { ...read, event: 'response.cancel' },
+      schema: {
+        operationId: 'cancelResponse',
+        summary: 'Cancel a response',
+        description:
+          'Ends the agent’s turn. Whoever waits for it gets the response as it stands, with the status `cancelled`; a stream ends with `response.incomplete`. What was said to the agent stays in the session. 409 once it has ended.',
+        tags: ['responses'],
+        params: ByResponse,
+        body: NoBody,
+        response: { 200: ResponseObject, ...failures(404, 409) },
+      },
+    },
+    async (request, reply) => {
+      const owner = await ownerOf(request)
+      const { response_id: id } = request.params
+      await store.cancel(owner, id)
+      return reply.type(json).send(JSON.stringify(await store.find(owner, id)) as never)
+    },
+  )
+
+  app.delete(
+    '/v1/instances/:instance_id/responses/:response_id',
+    {
+      config: { ...read, event: 'response.delete' },
+      schema: {
+        operationId: 'deleteResponse',
+        summary: 'Delete a response',
+        description:
+          'It can be read no longer. The agent still remembers what was said; DELETE the session to change that.',
+        tags: ['responses'],
+        params: ByResponse,
+        response: { 200: DeletedResponse, ...failures(404, 409) },
+      },
+    },
+    async (request) => {
+      const { response_id: id } = request.params
+      await store.remove(await ownerOf(request), id)
+      return { id, object: 'response' as const, deleted: true as const }
+    },
   )
 }

@@ -8,12 +8,15 @@ export interface TurnTimes {
   probeEveryMs: number
   /** The longest a turn may take. */
   limitMs: number
+  /** How long a reader has for what is left, in ms, once a turn or a connection was ended. */
+  graceMs: number
 }
 
 export const defaultTimes: TurnTimes = {
   quietMs: 15_000,
   probeEveryMs: 5_000,
   limitMs: 15 * 60_000,
+  graceMs: 5_000,
 }
 
 const maxFailedProbes = 3
@@ -21,20 +24,27 @@ const maxFailedProbes = 3
 /** The reason of a turn's end when nobody is left to be told. One for all: a stack trace a turn would be dear. */
 export const clientLeft = new Error('the client left')
 
+/** The reason of a turn's end that somebody asked for by its response's id. */
+export const turnCancelled = new Error('the turn was cancelled')
+
 type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<boolean>
 
 /**
  * One turn of an agent, from the request to the last byte of its answer. `signal` fires once it must end, with an
- * AppError that says why, or with `clientLeft`. An agent may think in silence for minutes: what tells that from a hang
- * is whether its gateway still answers. It holds timers until `end` or, after a complete answer, `finish`.
+ * AppError that says why, with `clientLeft`, or with `turnCancelled`. An agent may think in silence for minutes: what tells that from a hang
+ * is whether its gateway still answers. It holds timers until `end` or `finish`.
  */
 export class Turn {
   readonly #times: TurnTimes
   readonly #over = new AbortController()
   readonly #endsAt: number
   #check: NodeJS.Timeout | undefined
+  #isStopped = false
   #heardAt: number
   #failedProbes = 0
+
+  /** What is left to do once nobody waits for the turn any more. */
+  onFinish: () => void = () => {}
 
   constructor(times: TurnTimes) {
     this.#times = times
@@ -57,13 +67,25 @@ export class Turn {
     this.#heardAt = performance.now()
   }
 
-  finish(): void {
-    clearTimeout(this.#check)
+  /** The gateway said all that it will: it is asked nothing more, and only the limit of the whole turn is left. */
+  answered(): void {
+    this.#heardAt = Number.POSITIVE_INFINITY
   }
 
-  end(reason: AppError | typeof clientLeft): void {
-    this.finish()
+  /** Nobody waits for it any more, however it ended. */
+  finish(): void {
+    this.#stop()
+    this.onFinish()
+  }
+
+  end(reason: Error): void {
+    this.#stop()
     this.#over.abort(reason)
+  }
+
+  #stop(): void {
+    this.#isStopped = true
+    clearTimeout(this.#check)
   }
 
   /** One timer for both limits: a turn is short beside them, and there are many. */
@@ -88,7 +110,7 @@ export class Turn {
       timeoutMs: probeEveryMs,
       signal: this.signal,
     }).catch(() => false)
-    if (this.signal.aborted) return
+    if (this.#isStopped) return
     this.#failedProbes = answers || this.#heardAt > askedAt ? 0 : this.#failedProbes + 1
     if (this.#failedProbes === maxFailedProbes) {
       return this.end(new AppError('gateway_timeout', turnTexts.hung, { doNotRetry: true }))

@@ -1,6 +1,6 @@
-import { type DockerDriverOptions, openDockerDriver } from './docker/driver.ts'
+import type { DockerDriverOptions } from './docker/driver.ts'
 import type { SandboxDriver } from './driver.ts'
-import { type LocalDriver, type LocalDriverOptions, openLocalDriver } from './local/driver.ts'
+import type { LocalDriver, LocalDriverOptions } from './local/driver.ts'
 
 /** What only some drivers can do. */
 export type OpenedDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'strays'>>
@@ -9,6 +9,8 @@ export type DriverOptions =
   | { name: 'local'; options: LocalDriverOptions }
   | { name: 'docker'; options: DockerDriverOptions }
 
-/** Opens the driver of that name. It touches nothing before it is asked to. */
-export const openDriver = (driver: DriverOptions): OpenedDriver =>
-  driver.name === 'local' ? openLocalDriver(driver.options) : openDockerDriver(driver.options)
+/** Opens the driver of that name, and loads no other. It touches nothing before it is asked to. */
+export async function openDriver(driver: DriverOptions): Promise<OpenedDriver> {
+  if (driver.name === 'local') return (await import('./local/driver.ts')).openLocalDriver(driver.options)
+  return (await import('./docker/driver.ts')).openDockerDriver(driver.options)
+}

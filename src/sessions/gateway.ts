@@ -11,6 +11,8 @@ type Json = Record<string, unknown>
 
 /** Sessions that the gateway is asked for at once. */
 const batch = 100
+/** The most that one answer of ours is made from: the next page goes on. */
+const mostRounds = 20
 /** The most that OpenClaw tells of one message. */
 const maxMessageCharacters = 500_000
 
@@ -25,7 +27,8 @@ const objectOf = (value: unknown): Json => (isObject(value) ? value : {})
 /** Null also for a number that no date has: what a gateway tells may be anything. */
 const timeOf = (ms: unknown): string | null =>
   typeof ms === 'number' && !Number.isNaN(new Date(ms).getTime()) ? toMicroseconds(new Date(ms)) : null
-const next = ({ nextOffset }: Json) => (typeof nextOffset === 'number' ? nextOffset : undefined)
+const next = ({ nextOffset }: Json) =>
+  typeof nextOffset === 'number' && Number.isSafeInteger(nextOffset) ? nextOffset : undefined
 
 const toSession = (id: string, { hasActiveRun, totalTokens, updatedAt }: Json): Static<typeof Session> => ({
   id,
@@ -40,17 +43,21 @@ const toSession = (id: string, { hasActiveRun, totalTokens, updatedAt }: Json): 
  */
 export async function listSessions(gateway: GatewayClient, { limit, offset }: Page) {
   const sessions: Static<typeof Session>[] = []
-  for (let from: number | undefined = offset; from !== undefined; ) {
+  let from = offset
+  for (let round = 0; round < mostRounds; round += 1) {
     const answer = objectOf(await gateway.call('sessions.list', { limit: batch, offset: from }))
     for (const [i, session] of objects(answer.sessions).entries()) {
-      const id = sessionIdOf(String(session.key))
+      const id = typeof session.key === 'string' ? sessionIdOf(session.key) : null
       if (id === null) continue
       if (sessions.length === limit) return { sessions, next: from + i }
       sessions.push(toSession(id, session))
     }
-    from = next(answer)
+    const after = next(answer)
+    // What stands at the other end may be the agent itself, and lead in circles.
+    if (after === undefined || after <= from) return { sessions, next: undefined }
+    from = after
   }
-  return { sessions, next: undefined }
+  return { sessions, next: from }
 }
 
 const textOf = (content: unknown): string =>

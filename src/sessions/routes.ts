@@ -1,13 +1,17 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
+import type { Db } from '../database/client.ts'
 import type { AskGateway } from '../instances/ask-gateway.ts'
+import { sessionKey } from '../openclaw/session-key.ts'
 import { failures } from '../platform/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '../platform/paging.ts'
 import { NoBody } from '../platform/validation.ts'
+import { forgetSession } from '../responses/clearing.ts'
 import { deleteSession, listSessions, readSession, resetSession } from './gateway.ts'
 import { Session, SessionHistory } from './schemas.ts'
 
 export interface SessionDeps {
+  db: Db
   /** Talks to a running instance's gateway. */
   askGateway: AskGateway
   publicUrl(): string
@@ -39,7 +43,7 @@ const gatewayFailures = failures(400, 404, 409, 502, 504)
 const config = { access: 'interact' } as const
 
 /** The sessions that were begun by messages to the API, as the running agent has them. */
-export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app, { askGateway, publicUrl }) => {
+export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app, { db, askGateway, publicUrl }) => {
   app.get(
     '/v1/instances/:instance_id/sessions',
     {
@@ -98,7 +102,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'resetSession',
         summary: 'Empty a session',
         description:
-          'The agent forgets what was said in it; the session stays. A turn that is under way fails. The instance must be `running`.',
+          'The agent forgets what was said in it, and its responses can be read no longer; the session stays. A turn that is under way fails. The instance must be `running`.',
         tags: ['sessions'],
         params: BySession,
         body: NoBody,
@@ -107,6 +111,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
     },
     async ({ caller, params }, reply) => {
       await askGateway(caller.organizationId, params.instance_id, (gateway) => resetSession(gateway, params.session_id))
+      await forgetSession(db, params.instance_id, sessionKey(params.session_id))
       return reply.code(204).send(null)
     },
   )
@@ -119,7 +124,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'deleteSession',
         summary: 'Delete a session',
         description:
-          'Deletes the session with all that was said in it; a turn that is under way fails. `main` always exists: it is emptied. The instance must be `running`.',
+          'Deletes the session with all that was said in it, its responses too; a turn that is under way fails. `main` always exists: it is emptied. The instance must be `running`.',
         tags: ['sessions'],
         params: BySession,
         response: { 204: Type.Null(), ...gatewayFailures },
@@ -129,6 +134,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
       await askGateway(caller.organizationId, params.instance_id, (gateway) =>
         deleteSession(gateway, params.session_id),
       )
+      await forgetSession(db, params.instance_id, sessionKey(params.session_id))
       return reply.code(204).send(null)
     },
   )

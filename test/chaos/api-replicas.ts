@@ -34,6 +34,7 @@ export interface Installation {
   dataDir: string
   databaseUrl: string
   secretKey: Buffer
+  env?: Record<string, string>
 }
 
 /** How to reach a database, as DATABASE_URL says it. */
@@ -51,7 +52,7 @@ export async function makeInstallation(connection: pg.PoolConfig): Promise<Insta
 }
 
 /** Starts a process of an installation in a role, without limits on requests, as an operator does. */
-export const startRole = (role: 'api' | 'worker', { dataDir, databaseUrl, secretKey }: Installation) =>
+export const startRole = (role: 'api' | 'worker', { dataDir, databaseUrl, secretKey, env }: Installation) =>
   startChowder({
     dataDir,
     role,
@@ -63,6 +64,7 @@ export const startRole = (role: 'api' | 'worker', { dataDir, databaseUrl, secret
       RATE_LIMIT_PER_MINUTE: '0',
       SIGNUP_LIMIT_PER_HOUR: '0',
       FAILED_AUTH_LIMIT_PER_MINUTE: '0',
+      ...env,
     },
   })
 
@@ -97,8 +99,8 @@ export async function startReplica(installation: Installation): Promise<Replica>
 }
 
 /** Starts API processes of one installation. `close` ends them and whatever else runs in its data folder. */
-export async function startReplicas(count: number, connection: pg.PoolConfig) {
-  const installation = await makeInstallation(connection)
+export async function startReplicas(count: number, connection: pg.PoolConfig, env?: Installation['env']) {
+  const installation = { ...(await makeInstallation(connection)), ...(env && { env }) }
   const replicas: Replica[] = []
   const close = async () => {
     await Promise.all(replicas.map((replica) => replica.kill('SIGKILL')))

@@ -206,6 +206,7 @@ test(`F5: PostgreSQL is away for ${awayMs / 1000} s: every route is a 503 with R
     session_id: 'main',
     channel: 'whatsapp',
     skill_name: 'web-search',
+    response_id: `resp_${held.id.replaceAll('-', '')}`,
     key_id: held.id,
     path: 'notes.txt',
     q: 'web',

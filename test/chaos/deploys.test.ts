@@ -1,13 +1,11 @@
 import { once } from 'node:events'
-import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
-import { createServer, type Server } from 'node:net'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
-import { defaultRelease, releaseFolder } from '../../src/openclaw/releases.ts'
-import { type ChowderProcess, findGateway, removeDataDir } from '../support/chowder-process.ts'
+import { type ChowderProcess, findGateway, type GatewayProcess, removeDataDir } from '../support/chowder-process.ts'
+import { type SandboxesSeen, sandboxesSeen } from '../support/sandboxes-seen.ts'
+import { installStub, type StubProvider, startStubProvider } from '../support/stub-agents.ts'
 import { type StubGateway, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
 import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
@@ -34,19 +32,11 @@ const settlesWithinMs = 60_000
 /** Longer than the start of a gateway may take to be seen, and than a worker drains. */
 const slowStartMs = workerDrainMs + 12_000
 
-/** What an agent's own connection to the outside, a chat channel's, has seen. */
-interface Channel {
-  pid: number
-  connections: number
-  isOpen: boolean
-  heardAt: number
-  longestSilenceMs: number
-}
-
 let database: TestDatabase
 let installation: Installation
-let outside: Server
-const channels = new Map<string, Channel>()
+let sandboxes: SandboxesSeen
+/** What the agents hold their own connections to. */
+let provider: StubProvider
 /** Stands in for an agent whose turns take as long as the test wants. */
 let talker: StubGateway
 /** Ends with everything; the replica that a test ends is its own. */
@@ -57,7 +47,7 @@ const proxies: TcpProxy[] = []
 let organization: { id: string; key: string }
 /** It lives through all of it. */
 let witness: string
-let witnessPid: number
+let witnessGateway: GatewayProcess
 /** An instance that was being started when its worker was told to end, and what came of that. */
 let slow: {
   id: string
@@ -67,65 +57,9 @@ let slow: {
   taken: Promise<{ at: number; attempts: number }>
 }
 
-/** Keeps count of what agents send: each line is a process and the path of its configuration. */
-async function listenOutside(): Promise<{ server: Server; port: number }> {
-  const server = createServer((socket) => {
-    let channel: Channel | undefined
-    socket.on('error', () => {})
-    socket.setEncoding('utf8').on('data', (text: string) => {
-      const [, pid, id] = /^(\d+) \S*\/sandboxes\/([^/]+)\//m.exec(text) ?? []
-      if (!pid || !id) return
-      if (!channel) {
-        const before = channels.get(id)
-        const heardAt = performance.now()
-        channel = { pid: Number(pid), connections: (before?.connections ?? 0) + 1, isOpen: true, heardAt, longestSilenceMs: 0 } // biome-ignore format: short
-        channels.set(id, channel)
-      }
-      const now = performance.now()
-      channel.longestSilenceMs = Math.max(channel.longestSilenceMs, now - channel.heardAt)
-      channel.heardAt = now
-    })
-    socket.on('close', () => {
-      if (channel) channel.isOpen = false
-    })
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  if (typeof address !== 'object' || !address) throw new Error('no port')
-  return { server, port: address.port }
-}
-
-const releaseOf = ({ dataDir }: Installation) => join(releaseFolder(dataDir, defaultRelease), 'node_modules/openclaw')
-
-/** Installs, in OpenClaw's place, the stub with a connection to the outside that is never opened a second time. */
-async function installStub(port: number): Promise<void> {
-  const folder = releaseOf(installation)
-  await mkdir(folder, { recursive: true })
-  await chmod(join(folder, '../../..'), 0o755)
-  await copyFile(join(import.meta.dirname, '../support/stub-openclaw.mjs'), join(folder, 'stub.mjs'))
-  await writeFile(
-    join(folder, 'openclaw.mjs'),
-    `import { connect } from 'node:net'
-import './stub.mjs'
-const channel = connect(${port}, '127.0.0.1')
-channel.on('error', () => {})
-setInterval(() => channel.write(process.pid + ' ' + process.env.OPENCLAW_CONFIG_PATH + '\\n'), 50)
-`,
-  )
-  await behave({})
-  for (const name of ['stub.mjs', 'openclaw.mjs', 'behaviour.json']) await chmod(join(folder, name), 0o644)
-}
-
-/** How the gateways behave that are started from now on. */
-const behave = (behaviour: { readyAfterMs?: number; progressEveryMs?: number }) =>
-  writeFile(join(releaseOf(installation), 'behaviour.json'), JSON.stringify(behaviour))
-
 /** How often an instance's gateway was started, by what it wrote. */
-async function startsOf(id: string): Promise<number> {
-  const log = await readFile(join(installation.dataDir, 'sandboxes', id, 'gateway.log'), 'utf8')
-  return log.split('\n').filter((line) => line === 'starting').length
-}
+const startsOf = async (id: string): Promise<number> =>
+  (await sandboxes.outputOf(id)).split('\n').filter((line) => line === 'starting').length
 
 const call = (...[method, path, options]: Parameters<Replica['call']>) =>
   api.call(method, path, { key: organization.key, ...options })
@@ -146,18 +80,19 @@ async function rowOf(id: string): Promise<pg.QueryResultRow> {
   return rows[0]!
 }
 
-async function gatewayPid(id: string): Promise<number> {
+async function gatewayOf(id: string): Promise<GatewayProcess> {
   const gateway = await findGateway(id)
   if (!gateway) throw new Error(`${id} has no gateway`)
-  return gateway.pid
+  return gateway
 }
+const gatewayPid = async (id: string) => (await gatewayOf(id)).pid
 
 beforeAll(async () => {
   database = await cloneDatabase()
+  provider = await startStubProvider()
   installation = await makeInstallation(database.connection)
-  const listening = await listenOutside()
-  outside = listening.server
-  await installStub(listening.port)
+  installation.env = { ...(await installStub(installation.dataDir)), ANTHROPIC_BASE_URL: provider.url }
+  sandboxes = sandboxesSeen(installation.dataDir)
   talker = await startStubGateway((response, { body }) => {
     if (body.stream) startStream(response).write(streamHead)
   })
@@ -167,13 +102,13 @@ beforeAll(async () => {
   extra.push(first)
   witness = await create('witness')
   await isRunning(witness)
-  witnessPid = await gatewayPid(witness)
+  witnessGateway = await gatewayOf(witness)
 
-  await behave({ readyAfterMs: slowStartMs, progressEveryMs: 200 })
+  provider.behave({ readyAfterMs: slowStartMs, progressEveryMs: 200 })
   const id = await create('slow')
   await until('its gateway', async () => (await rowOf(id)).step === 'checkHealth', settlesWithinMs)
   await until('its start', () => startsOf(id).catch(() => 0))
-  await behave({})
+  provider.behave({})
   worker = await startRole('worker', installation)
   const toldAt = performance.now()
   const { lease_token: token } = await rowOf(id)
@@ -198,7 +133,7 @@ afterAll(async () => {
   await Promise.all([api, worker, ...extra].map((started) => started?.kill('SIGKILL')))
   await Promise.all(proxies.map((proxy) => proxy.close()))
   if (installation) await removeDataDir(installation.dataDir)
-  outside?.close()
+  await provider?.close()
   await talker?.close()
   await database?.drop()
 })
@@ -314,7 +249,7 @@ test('F3: an API that is told to end takes no more, ends its open requests clean
       expect((await call('GET', '/v1/organization')).status).toBe(200)
     }
   })()
-  expect(await streamed.text()).toMatch(/event: error\ndata: .*shutting down.*\n\n$/)
+  expect(await streamed.text()).toMatch(/event: response\.failed\ndata: .*shutting down.*\n\ndata: \[DONE\]\n\n$/)
   const refused = await plain
   expect([refused.status, refused.headers['x-should-retry']]).toEqual([503, 'false'])
   expect((await polled).status).toBe(200)
@@ -366,9 +301,9 @@ test('I8: an agent’s own connection never notices that API and workers are kil
     ;[api, worker] = await Promise.all([startReplica(installation), startRole('worker', installation)])
   }
   // The first look for drift is done when a worker says that it runs.
-  const channel = channels.get(witness)!
-  expect(channel).toMatchObject({ pid: witnessPid, connections: 1, isOpen: true })
-  expect(await gatewayPid(witness)).toBe(witnessPid)
+  const channel = provider.channels.get(witnessGateway.token)!
+  expect(channel).toMatchObject({ connections: 1, isOpen: true })
+  expect(await gatewayPid(witness)).toBe(witnessGateway.pid)
   console.info(`longest silence ${Math.round(channel.longestSilenceMs)} ms`)
   expect(channel.longestSilenceMs).toBeLessThan(2000)
   expect(performance.now() - channel.heardAt).toBeLessThan(2000)

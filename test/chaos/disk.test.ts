@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chmod, copyFile, mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -11,7 +11,7 @@ import type { SandboxDriver } from '../../src/sandbox/driver.ts'
 import { type Api, api, say, sessionPath, signUp } from '../support/api-client.ts'
 import { type ChowderProcess, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { LocalHost } from '../support/local-host.ts'
+import { openStubSandboxes, type StubProvider, type StubSandboxes, startStubProvider } from '../support/stub-agents.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -49,7 +49,8 @@ async function fill(folder: string): Promise<() => Promise<void>> {
 const title = isRoot ? 'a full disk' : 'a full disk (needs root, to mount a small one)'
 
 describe.skipIf(!isRoot)(`${title} below agents`, () => {
-  let host: LocalHost
+  let stubs: StubSandboxes
+  let provider: StubProvider
   let chowder: TestChowder
   let client: Api
   let key: string
@@ -60,24 +61,21 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
   let isHeld = false
 
   beforeAll(async () => {
-    host = await LocalHost.make()
-    const folder = join(host.dataDir, 'node_modules/openclaw')
-    await mkdir(folder, { recursive: true })
-    await copyFile(join(import.meta.dirname, '../support/stub-openclaw.mjs'), join(folder, 'openclaw.mjs'))
-    await writeFile(join(folder, 'behaviour.json'), '{}')
-    for (const name of ['openclaw.mjs', 'behaviour.json']) await chmod(join(folder, name), 0o644)
+    provider = await startStubProvider()
+    stubs = await openStubSandboxes()
+    const { driver } = stubs
     // Real processes in real folders; what the stub does not know, the gateway's RPC, is answered by the fake.
     const sandboxes: SandboxDriver = {
-      ...host.driver,
+      ...driver,
       async prepare() {
         await until('the disk', () => !isHeld)
       },
       async observe(id, signal) {
-        const seen = await host.driver.observe(id, signal)
+        const seen = await driver.observe(id, signal)
         return seen.endpoint ? { ...seen, endpoint: gatewayOf.get(id)!.endpoint } : seen
       },
     }
-    chowder = await openTestChowder({ sandboxes })
+    chowder = await openTestChowder({ sandboxes, providerUrl: provider.url })
     key = (await chowder.signUp()).key
     client = api(await chowder.app.listen({ host: '127.0.0.1', port: 0 }), key)
     await chowder.startWorker()
@@ -85,11 +83,11 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
   afterAll(async () => {
     await chowder?.close()
     for (const folder of mounted.reverse()) await run('umount', ['-l', folder])
-    await host?.remove()
+    await stubs?.close()
+    await provider?.close()
     await Promise.all(gateways.map((gateway) => gateway.close()))
   })
 
-  const folderOf = (id: string) => join(host.dataDir, 'sandboxes', id)
   const shown = async (id: string) => (await client.get(`/v1/instances/${id}`)).body
   const isSettledAs = (id: string, status: string) =>
     until(
@@ -113,7 +111,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     )
   const remove = async (id: string) => {
     expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)
-    const state = async () => (await host.driver.observe(id, AbortSignal.timeout(5000))).state
+    const state = async () => (await stubs.driver.observe(id, AbortSignal.timeout(5000))).state
     await until(`the end of ${id}`, async () => (await state()) === 'absent', 20_000)
   }
   const put = async (id: string, path: string) =>
@@ -127,8 +125,8 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     const { body } = await client.post('/v1/instances', { name: 'agent' })
     gatewayOf.set(body.id, gateway)
     if (size !== undefined) {
-      await mount(folderOf(body.id), size)
-      mounted.push(folderOf(body.id))
+      await mount(stubs.folderOf(body.id), size)
+      mounted.push(stubs.folderOf(body.id))
     }
     isHeld = false
     return body.id
@@ -147,7 +145,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     for (const id of [full, other]) await isSettledAs(id, 'running')
     expect((await client.patch(`/v1/instances/${full}`, prompt('Be brief.'))).status).toBe(200)
     const before = await shown(full)
-    const freeUp = await fill(folderOf(full))
+    const freeUp = await fill(stubs.folderOf(full))
 
     expect(await put(full, 'notes.txt')).toBe(507)
     const refused = await client.patch(`/v1/instances/${full}`, prompt('Be verbose.'))
@@ -168,18 +166,17 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     expect(await put(full, 'notes.txt')).toBe(204)
 
     expect((await client.post(`/v1/instances/${full}/stop`)).status).toBe(200)
-    await run('umount', ['-l', folderOf(full)])
+    await run('umount', ['-l', stubs.folderOf(full)])
     mounted.pop()
     await Promise.all([full, other].map(remove))
   })
 
   test('F20: on a full disk of all agents those that run go on, a new one says why it cannot start, and a delete makes room', async () => {
-    const disk = join(host.dataDir, 'sandboxes')
-    await mount(disk, '4m')
-    mounted.push(disk)
+    await mount(stubs.folder, '4m')
+    mounted.push(stubs.folder)
     const [running, large] = [await create(), await create()]
     for (const id of [running, large]) await isSettledAs(id, 'running')
-    await fill(join(folderOf(large), 'home'))
+    await fill(join(stubs.folderOf(large), 'home'))
 
     const late = await create()
     expect(await isGivenUp(late)).toMatch(/disk .*(full|no room)/)

@@ -1,5 +1,4 @@
-import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { maxAttempts } from '../../src/lifecycle/failures.ts'
@@ -9,34 +8,22 @@ import { type Api, api, say, sessionPath, waitForStatus } from '../support/api-c
 import { findGateway } from '../support/chowder-process.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
-import { LocalHost } from '../support/local-host.ts'
+import { openStubSandboxes, startStubProvider } from '../support/stub-agents.ts'
 import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import { openTestChowder, type TestChowder, type TestChowderOptions } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-interface Behaviour {
-  readyAfterMs?: number
-  progressEveryMs?: number
-  exitAfterMs?: number
-  exitCode?: number
-}
-
-/** Chowder with local sandboxes, real processes in which OpenClaw is a stub. */
+/** Chowder with real sandboxes, in which OpenClaw is a stub. */
 async function openStubbed(options: Omit<TestChowderOptions, 'sandboxes'>) {
-  const host = await LocalHost.make()
-  const folder = join(host.dataDir, 'node_modules/openclaw')
-  await mkdir(folder, { recursive: true })
-  await copyFile(join(import.meta.dirname, '../support/stub-openclaw.mjs'), join(folder, 'openclaw.mjs'))
-  const behave = (behaviour: Behaviour) => writeFile(join(folder, 'behaviour.json'), JSON.stringify(behaviour))
-  await behave({})
-  for (const path of ['openclaw.mjs', 'behaviour.json']) await chmod(join(folder, path), 0o644)
-  const chowder = await openTestChowder({ ...options, sandboxes: host.driver })
+  const { driver, close } = await openStubSandboxes()
+  const provider = await startStubProvider()
+  const chowder = await openTestChowder({ ...options, sandboxes: driver, providerUrl: provider.url })
   await chowder.startWorker()
   const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
   const client = api(url, (await chowder.signUp()).key)
   return {
     client,
-    behave,
+    behave: provider.behave,
     create: async (): Promise<string> => (await client.post('/v1/instances', { name: 'x' })).body.id,
     gatewayOf: async (id: string) => {
       const gateway = await findGateway(id)
@@ -45,10 +32,11 @@ async function openStubbed(options: Omit<TestChowderOptions, 'sandboxes'>) {
     },
     /** How often its gateway was started, by what it wrote. */
     starts: async (id: string) =>
-      (await host.driver.logs(id, 1000)).split('\n').filter((line) => line === 'starting').length,
+      (await driver.logs(id, 1000)).split('\n').filter((line) => line === 'starting').length,
     close: async () => {
       await chowder.close()
-      await host.remove()
+      await provider.close()
+      await close()
     },
   }
 }
@@ -79,7 +67,7 @@ describe('a gateway that fails under the limits as they are', () => {
   afterAll(() => chowder?.close())
 
   it('F14: a gateway that is killed is noticed within 15 s and comes back', async () => {
-    await chowder.behave({})
+    chowder.behave({})
     const id = await chowder.create()
     await waitForStatus(chowder.client, id, 'running')
     const killed = await chowder.gatewayOf(id)
@@ -101,7 +89,7 @@ describe('a gateway that fails under the limits as they are', () => {
   })
 
   it('F14: a gateway that ends each time it was up is an error after the fifth, with its code and last words', async () => {
-    await chowder.behave({ exitAfterMs: 300, exitCode: 3 })
+    chowder.behave({ exitAfterMs: 300, exitCode: 3 })
     const id = await chowder.create()
     const isError = async () => (await read(chowder.client, id)).status === 'error'
     await until('the instance to be given up', isError, 120_000)
@@ -113,14 +101,14 @@ describe('a gateway that fails under the limits as they are', () => {
     expect(await chowder.starts(id)).toBe(maxAttempts)
     expect((await read(chowder.client, id)).status).toBe('error')
     // A new intent is a new chance.
-    await chowder.behave({})
+    chowder.behave({})
     await chowder.client.post(`/v1/instances/${id}/start`)
     await waitForStatus(chowder.client, id, 'running')
     await chowder.client.delete(`/v1/instances/${id}`)
   })
 
   it('F15: turns of a gateway that hangs are 504 in time, none is left behind, and it is restarted', async () => {
-    await chowder.behave({})
+    chowder.behave({})
     const id = await chowder.create()
     await waitForStatus(chowder.client, id, 'running')
     expect(await say(chowder.client, sessionPath(id), 'hello')).toBe('Hello')
@@ -153,7 +141,7 @@ describe('a gateway that starts slowly', () => {
   afterAll(() => chowder?.close())
 
   it('F16: is left to it while it makes progress', async () => {
-    await chowder.behave({ readyAfterMs: 2 * patience.startWithoutProgressMs, progressEveryMs: 200 })
+    chowder.behave({ readyAfterMs: 2 * patience.startWithoutProgressMs, progressEveryMs: 200 })
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
     await waitForStatus(chowder.client, id, 'running')
@@ -163,7 +151,7 @@ describe('a gateway that starts slowly', () => {
   })
 
   it('F16: is ended at the cap, however much progress it makes, and started anew', async () => {
-    await chowder.behave({ readyAfterMs: 10 * patience.startMs, progressEveryMs: 200 })
+    chowder.behave({ readyAfterMs: 10 * patience.startMs, progressEveryMs: 200 })
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
     const start = performance.now()
@@ -175,7 +163,7 @@ describe('a gateway that starts slowly', () => {
     expect(secondsSince(start)).toBeGreaterThan(0.8 * (patience.startMs / 1000))
     expect(failed.reason).toMatch(/not ready after (9|1\d) s/)
     expect((await findGateway(id))?.pid).not.toBe(begun.pid)
-    await chowder.behave({})
+    chowder.behave({})
     await waitForStatus(chowder.client, id, 'running')
     expect(await chowder.starts(id)).toBeGreaterThan(1)
     await chowder.client.delete(`/v1/instances/${id}`)

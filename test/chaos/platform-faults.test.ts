@@ -400,7 +400,7 @@ describe.concurrent('a worker with a poison instance', () => {
       if (id === poison.id) throw new TypeError("Cannot read properties of undefined (reading 'x')")
     }
     const first = await stage.create()
-    await until('it to be at work', () => poison.id === first)
+    await until('it to be at work', () => poison.id === first, comesTrueWithinMs)
     const others = await Promise.all(Array.from({ length: 20 }, stage.create))
     await until(
       'the others to run',
@@ -428,7 +428,7 @@ describe.concurrent('a worker with a poison instance', () => {
         return hanging
       }
       const id = await stage.create()
-      await until('it to hang', () => hung.id === id)
+      await until('it to hang', () => hung.id === id, comesTrueWithinMs)
       const startedAt = performance.now()
       const others = await Promise.all(Array.from({ length: 10 }, stage.create))
       await stage.allAre(others, 'running')

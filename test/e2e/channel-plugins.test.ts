@@ -17,7 +17,7 @@ import { until } from '../support/until.ts'
 
 const token = 'a-token-of-this-test-and-of-no-other'
 const signal = new AbortController().signal
-const startMs = 150_000
+const startMs = 210_000
 /** A port that nobody listens on: no platform is asked. */
 const nowhere = 'http://127.0.0.1:9'
 

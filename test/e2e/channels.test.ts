@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { agentEnv, forAgents } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
   type ChowderProcess,
@@ -44,7 +45,7 @@ describe('chat channels of a real agent', () => {
     dataDir = await makeDataDir()
     chowder = await startChowder({
       dataDir,
-      env: { ANTHROPIC_BASE_URL: provider.url, npm_config_registry: 'http://127.0.0.1:9' },
+      env: { ...(await agentEnv(provider.url)), npm_config_registry: 'http://127.0.0.1:9' },
     })
     client = api(chowder.url, await signUp(chowder.url, 'sk-ant-key'))
     id = (await client.post('/v1/instances', { name: 'chatty' })).body.id
@@ -59,7 +60,7 @@ describe('chat channels of a real agent', () => {
   })
 
   it('a token that Telegram refuses is a 400 with its words, and nothing is stored', async () => {
-    const answer = await connect('telegram', { token: '1:wrong', apiRoot: telegram.url })
+    const answer = await connect('telegram', { token: '1:wrong', apiRoot: await forAgents(telegram.url) })
     expect(answer).toMatchObject({ status: 400, body: { detail: expect.stringContaining('401') } })
     expect((await client.get(channelPath('telegram', '/status'))).body).toMatchObject({
       enabled: false,
@@ -87,7 +88,7 @@ describe('chat channels of a real agent', () => {
   }
 
   it('Telegram is connected by the gateway’s word, and a stranger is paired and answered', async () => {
-    expect(await connect('telegram', { token: botToken, apiRoot: telegram.url })).toMatchObject({
+    expect(await connect('telegram', { token: botToken, apiRoot: await forAgents(telegram.url) })).toMatchObject({
       status: 200,
       body: { channel: 'telegram', status: 'connected', qr_data: null, qr_image_base64: null, message: null },
     })
@@ -102,7 +103,7 @@ describe('chat channels of a real agent', () => {
   it('Mattermost’s plugin is put into the running agent, which is not restarted, and a stranger is paired and answered', async () => {
     const config = {
       bot_token: 'mm-token',
-      base_url: mattermost.url,
+      base_url: await forAgents(mattermost.url),
       network: { dangerouslyAllowPrivateNetwork: true },
     }
     expect(await connect('mattermost', config)).toMatchObject({ status: 200, body: { status: 'connected' } })
@@ -111,7 +112,7 @@ describe('chat channels of a real agent', () => {
   })
 
   it('Signal’s plugin likewise', async () => {
-    const transport = { kind: 'external-native', url: signal.url }
+    const transport = { kind: 'external-native', url: await forAgents(signal.url) }
     expect(await connect('signal', { account: signalAccount, transport })).toMatchObject({
       status: 200,
       body: { status: 'connected' },
@@ -121,7 +122,7 @@ describe('chat channels of a real agent', () => {
 
   it('Matrix’s plugin likewise, and with OpenClaw’s own keys a stranger need not be paired', async () => {
     const config = {
-      homeserver: matrix.url,
+      homeserver: await forAgents(matrix.url),
       user_id: matrix.userId,
       access_token: 'syt_a',
       network: { dangerouslyAllowPrivateNetwork: true },
@@ -133,7 +134,8 @@ describe('chat channels of a real agent', () => {
 
   it('all of it is there again after a stop and a start', async () => {
     expect((await client.post(`/v1/instances/${id}/stop`)).status).toBe(200)
-    expect((await client.post(`/v1/instances/${id}/start`)).body).toMatchObject({ status: 'running' })
+    expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
+    await waitForStatus(client, id, 'running')
     for (const channel of ['telegram', 'mattermost', 'signal', 'matrix']) {
       const isUp = async () => (await client.get(channelPath(channel, '/status'))).body.connected === true
       await until(`${channel} to be connected`, isUp, 60_000)

@@ -1,5 +1,6 @@
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { agentEnv } from '../support/agent-sandboxes.ts'
 import {
   type Answer,
   type Api,
@@ -38,7 +39,7 @@ describe('talking to a real agent', () => {
   beforeAll(async () => {
     provider = await startFakeModelProvider({ apiKey: providerKey })
     dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
     key = await signUp(chowder.url, providerKey)
     client = api(chowder.url, key)
     created = await client.post('/v1/instances', { name: 'my-assistant', model_provider: 'anthropic' })

@@ -3,6 +3,7 @@ import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
+import { agentEnv } from '../support/agent-sandboxes.ts'
 import { api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
   type ChowderProcess,
@@ -43,7 +44,7 @@ describe('Chowder on a database and a Redis of yours', () => {
       DATABASE_URL: databaseUrl(inject('postgres'), database),
       ...(redisUrl !== null && { REDIS_URL: redisUrl }),
       CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),
-      ANTHROPIC_BASE_URL: provider.url,
+      ...(await agentEnv(provider.url)),
     }
   })
 

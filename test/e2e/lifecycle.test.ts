@@ -1,5 +1,6 @@
 import { access, readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
   type ChowderProcess,
@@ -18,10 +19,10 @@ const exists = (path: string) =>
     () => false,
   )
 
-/** The command lines of the processes that live in a folder. */
-const commandsIn = async (folder: string): Promise<string[]> =>
+/** The command lines of the processes of a sandbox. */
+const commandsIn = async (sandbox: string): Promise<string[]> =>
   Promise.all(
-    (await processesIn(folder)).map(async (pid) => {
+    (await processesIn(sandbox)).map(async (pid) => {
       const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
       return command.replaceAll('\0', ' ').trim()
     }),
@@ -38,7 +39,7 @@ describe('the life of a real agent', () => {
   beforeAll(async () => {
     provider = await startFakeModelProvider()
     dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
     client = api(chowder.url, await signUp(chowder.url, 'sk-ant-test'))
     const { body } = await client.post('/v1/instances', {
       name: 'my-assistant',
@@ -160,13 +161,13 @@ describe('the life of a real agent', () => {
     expect(await exists(gateway.home)).toBe(true)
     const orphan = 'sleep 86399'
     await say(client, sessionPath(id, 'tool'), `[[fake:tool=exec {"command":"setsid -f ${orphan} >/dev/null 2>&1"}]]`)
-    expect(await commandsIn(gateway.home)).toContain(orphan) // nobody's child and in no group of the gateway's
+    expect(await commandsIn(gateway.sandbox)).toContain(orphan) // nobody's child and in no group of the gateway's
     expect((await client.delete(path)).status).toBe(204)
     expect((await client.get(path)).body).toMatchObject({ status: 'terminated' })
     expect((await client.get('/v1/instances')).body).toEqual([])
     await until('the end of the folder', async () => !(await exists(gateway.home)), 30_000)
     expect(await findGateway(id)).toBeNull()
-    expect(await commandsIn(gateway.home)).toEqual([])
+    expect(await commandsIn(gateway.sandbox)).toEqual([])
 
     expect((await client.delete(path)).status).toBe(204)
     expect((await client.get('/v1/organization')).body.instance_count).toBe(0)

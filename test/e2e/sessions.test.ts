@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
@@ -20,7 +21,7 @@ describe('the sessions of a real agent', () => {
   beforeAll(async () => {
     provider = await startFakeModelProvider()
     dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
     client = api(chowder.url, await signUp(chowder.url, 'sk-any'))
     id = (await client.post('/v1/instances', { name: 'agent' })).body.id
     await waitForStatus(client, id, 'running')

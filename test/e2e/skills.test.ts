@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { agentEnv, forAgents } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { type FakeClawHub, type FakeVersion, skillMd, startFakeClawHub } from '../support/fake-clawhub.ts'
@@ -38,7 +39,10 @@ describe('skills of a real agent', () => {
     provider = await startFakeModelProvider({ apiKey: providerKey })
     hub = await startFakeClawHub()
     dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url, CLAWHUB_REGISTRY: hub.url } })
+    chowder = await startChowder({
+      dataDir,
+      env: { ...(await agentEnv(provider.url)), CLAWHUB_REGISTRY: await forAgents(hub.url) },
+    })
     client = api(chowder.url, await signUp(chowder.url, providerKey))
     id = (await client.post('/v1/instances', { name: 'my-assistant' })).body.id
     await waitForStatus(client, id, 'running')

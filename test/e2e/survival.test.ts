@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
+import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
   type ChowderProcess,
@@ -25,7 +26,7 @@ describe('an agent and the end of its control plane', () => {
   let turns = 0
 
   const start = async () => {
-    chowder = await startChowder({ dataDir, env: { ANTHROPIC_BASE_URL: provider.url } })
+    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
   }
 
   beforeAll(async () => {
@@ -107,7 +108,9 @@ describe('an agent and the end of its control plane', () => {
     await expectAdoption()
   })
 
-  it('SIGINT ends the agent too, and the next start brings it back with its memory', async () => {
+  const isInContainer = inject('agentDockerHost') !== null
+
+  it.skipIf(isInContainer)('SIGINT ends the agent too, and the next start brings it back with its memory', async () => {
     expect(await chowder.kill('SIGINT')).toBe(0)
     expect(await processesIn(dataDir)).toEqual([])
     await start()
@@ -115,5 +118,11 @@ describe('an agent and the end of its control plane', () => {
     await waitForStatus(client, id, 'running')
     gateway = await runningGateway()
     await expectMemory()
+  })
+
+  it.runIf(isInContainer)('SIGINT leaves an agent in a container as it is', async () => {
+    expect(await chowder.kill('SIGINT')).toBe(0)
+    await expectAlive()
+    await expectAdoption()
   })
 })

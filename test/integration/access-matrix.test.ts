@@ -105,6 +105,10 @@ beforeAll(async () => {
   ]) {
     const status = async () => (await chowder.call('GET', `/v1/instances/${id}/status`, { key: key! })).body.status
     await until('the instance to run', async () => (await status()) === 'running')
+    const said = { model: 'openclaw', input: 'hello' }
+    const { body } = await chowder.call('POST', `/v1/instances/${id}/responses`, { key: key!, body: said })
+    if (id === instance.id) ours.response_id = missing.response_id = body.id
+    else theirs.response_id = body.id
   }
 })
 afterAll(async () => {

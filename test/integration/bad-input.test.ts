@@ -39,6 +39,7 @@ let values: Record<string, string>
 
 /** What would end the world of this test if it were taken for good: it gets ids of nothing. */
 const ends = new Set([
+  'DELETE /v1/instances/{instance_id}/responses/{response_id}',
   'DELETE /v1/instances/{instance_id}',
   'POST /v1/instances/{instance_id}/stop',
   'DELETE /v1/keys/{key_id}',
@@ -82,8 +83,11 @@ beforeAll(async () => {
   gateway.config = JSON.parse(driver.file(instance_id, 'state/openclaw.json') ?? '{}')
   const grant = { name: 'k', instance_ids: [instance_id], permissions: ['read'] }
   const issued = await chowder.call('POST', '/v1/keys', { key, body: grant })
+  const said = { model: 'openclaw', input: 'hello' }
+  const answered = await chowder.call('POST', `/v1/instances/${instance_id}/responses`, { key, body: said })
   values = {
     instance_id,
+    response_id: answered.body.id,
     key_id: issued.body.id,
     session_id: 'main',
     channel: 'telegram',
@@ -241,7 +245,8 @@ describe('bodies are Unicode, or refused', () => {
 
 describe('A3: what is the server’s to say', () => {
   const bodies = operations.filter(
-    ({ operation, name }) => operation.requestBody?.content['application/json'] && !name.endsWith('/responses'),
+    ({ operation, name }) =>
+      operation.requestBody?.content['application/json'] && !/\/(responses|completions)$/.test(name),
   )
   test.each(bodies)('$name refuses it by name', async (operation) => {
     const { properties = {} } = operation.operation.requestBody!.content['application/json']!.schema

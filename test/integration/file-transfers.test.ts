@@ -184,7 +184,7 @@ describe('the files of an instance,', () => {
       const startedAt = performance.now()
       const head = await files.download('sparse', {}, 'HEAD')
       expect([head.status, head.headers.get('content-length')]).toEqual([200, String(10 * 1024 ** 3)])
-      expect(performance.now() - startedAt).toBeLessThan(1000)
+      expect(performance.now() - startedAt).toBeLessThan(3000)
     })
 
     test('close the file when their reader leaves half-way', async () => {

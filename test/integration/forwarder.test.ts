@@ -81,6 +81,32 @@ describe('the forwarder before a gateway', () => {
     expect(statuses.map(({ status }) => status)).toEqual([403, 403, 403, 403, 403])
   })
 
+  test('takes nothing along with that question, and no more connections of one address than it can hold', async () => {
+    const asking = connect(port, '127.0.0.1')
+    asking.write('GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n')
+    expect((await once(asking, 'data')).toString()).toMatch(/^HTTP\/1.1 200/) // of a body that never comes
+    asking.destroy()
+    const sockets = Array.from({ length: 300 }, () => connect(port, '127.0.0.1').on('error', () => {}))
+    try {
+      await until('some to be ended', () => sockets.filter((socket) => socket.closed).length >= 44)
+      expect(sockets.filter((socket) => !socket.closed).length).toBeGreaterThan(200)
+    } finally {
+      for (const socket of sockets) socket.destroy()
+    }
+    await until('another', async () => (await post({ authorization }).catch(() => null))?.status === 200)
+  })
+
+  test('waits for a request’s head for seconds, and for a small one', async () => {
+    const socket = connect(port, '127.0.0.1')
+    socket.write('GET /healthz HTTP/1.1\r\nhost: x\r\n')
+    const large = connect(port, '127.0.0.1')
+    large.write(`GET /healthz HTTP/1.1\r\nhost: x\r\nx: ${'x'.repeat(10_000)}\r\n\r\n`)
+    expect(await text(large)).toMatch(/^HTTP\/1.1 431/)
+    const startedAt = performance.now()
+    expect(await text(socket)).toMatch(/^HTTP\/1.1 408/)
+    expect(performance.now() - startedAt).toBeLessThan(10_000)
+  })
+
   test('asks again at each request of a connection that is kept, whatever it let through before', async () => {
     const socket = connect(port, '127.0.0.1')
     const head = (path: string, ...lines: string[]) =>

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { permissions } from '../../src/database/schema.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
 import { delta, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -383,7 +384,7 @@ describe('A12: the end of a key', () => {
       (id: string) => chowder.database.pool.query('UPDATE api_keys SET expires_at = now() WHERE id = $1', [id]),
     ],
   ])(
-    'a stream is cut with an error event in under 5 s once its key %s; an organization key’s goes on',
+    'a stream is cut with response.failed in under 5 s once its key %s; an organization key’s goes on',
     async (_what, end) => {
       const gateway = await startStubGateway((response) => startStream(response).write(streamHead))
       onTestFinished(() => gateway.close())
@@ -405,7 +406,9 @@ describe('A12: the end of a key', () => {
 
       const endedAt = performance.now()
       await end(id, tenant.key)
-      expect(await cut.text()).toMatch(/event: error\ndata: .*"code":"unauthenticated".*\n\n$/)
+      const { events } = readEvents(await cut.text())
+      expectWholeStream(events)
+      expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { error: { code: 'unauthenticated' } } })
       expect(performance.now() - endedAt).toBeLessThan(5000)
       const [ofCut, ofKept] = gateway.received
       await until('the gateway to be left', () => ofCut?.abortedAt !== undefined)

@@ -1,4 +1,6 @@
+import { isDeepStrictEqual } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { openDriftPass } from '../../src/lifecycle/drift.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'
@@ -167,20 +169,32 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('whose gateway crashes at its start is tried again', async () => {
-      let crashes = 2
-      driver.exitAfterStart = () => (crashes-- > 0 ? 1 : null)
-      const id = await create()
-      await until(
-        'it to run',
-        async () => {
-          await makeDueNow()
-          return (await call('GET', `/${id}`)).body.status === 'running'
-        },
-        30_000,
-      )
-      expect(driver.starts.get(id)).toBe(3)
-    }, 40_000)
+    test.each([
+      ['crashes at its start', 1, 'a stack trace'],
+      [
+        'is too slow for its own lock at its start',
+        78,
+        'gateway.maintenance_required: the lease was not refreshed in time',
+      ],
+    ])(
+      'whose gateway %s is tried again',
+      async (_, code, words) => {
+        let crashes = 2
+        driver.output = words
+        driver.exitAfterStart = () => (crashes-- > 0 ? code : null)
+        const id = await create()
+        await until(
+          'it to run',
+          async () => {
+            await makeDueNow()
+            return (await call('GET', `/${id}`)).body.status === 'running'
+          },
+          30_000,
+        )
+        expect(driver.starts.get(id)).toBe(3)
+      },
+      40_000,
+    )
 
     test('whose gateway shows no progress ends in a reason, and what was started is stopped', async () => {
       gateway.behaviour.health = 'starting'
@@ -211,6 +225,38 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(2)
     }, 40_000)
+
+    test('whose gateway is found somewhere else is reached there, and was not disturbed', async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      const other = await startFakeGateway({})
+      try {
+        // It answers, as the gateway of another agent would.
+        await chowder.database.pool.query('UPDATE instances SET endpoint = $2 WHERE id = $1', [id, JSON.stringify(other.endpoint)]) // biome-ignore format: short
+        const endpointOf = async () =>
+          (await chowder.database.pool.query('SELECT endpoint FROM instances WHERE id = $1', [id])).rows[0].endpoint
+        await until('the row to say so', async () => isDeepStrictEqual(await endpointOf(), gateway.endpoint), 15_000)
+        await isIn(id, 'running')
+        expect(driver.starts.get(id)).toBe(1)
+      } finally {
+        await other.close()
+      }
+    }, 30_000)
+
+    test('that has stopped since its sandbox was listed is left alone', async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      await call('POST', `/${id}/stop`)
+      await isIn(id, 'stopped')
+      const list = async function* () {
+        yield { id, state: 'running' as const }
+      }
+      const sandboxes = Object.create(driver, { list: { value: list } })
+      const look = openDriftPass({ ...chowder.deps, sandboxes })
+      const { generation } = await rowOf(id)
+      for (let count = 0; count < 2; count += 1) await look(AbortSignal.timeout(5000))
+      expect((await rowOf(id)).generation).toBe(generation)
+    })
 
     test('whose sandbox was left over after its end is destroyed', async () => {
       const id = await create()
@@ -295,11 +341,14 @@ describe('an instance of another engine', () => {
 
 describe('a key that the provider refuses', () => {
   test('is an error with words at the first start', async () => {
-    const provider = (await import('node:http')).createServer((_request, response) => response.writeHead(401).end('{}'))
+    // Below a path, as of a gateway to several vendors, which knows no other.
+    const provider = (await import('node:http')).createServer((request, response) =>
+      response.writeHead(request.url?.startsWith('/anthropic/v1/models') ? 401 : 404).end('{}'),
+    )
     await new Promise<void>((resolve) => provider.listen(0, '127.0.0.1', resolve))
     const { port } = provider.address() as import('node:net').AddressInfo
     const driver = new FakeDriver(() => gateway.endpoint)
-    const chowder = await openTestChowder({ sandboxes: driver, providerUrl: `http://127.0.0.1:${port}` })
+    const chowder = await openTestChowder({ sandboxes: driver, providerUrl: `http://127.0.0.1:${port}/anthropic/` })
     await chowder.startWorker()
     const { key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })

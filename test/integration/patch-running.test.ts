@@ -124,7 +124,11 @@ describe('PATCH of a running instance', () => {
   })
 
   test('while another change holds the row for long it is a 409 that says to try again', async () => {
-    await chowder.database.pool.query(`UPDATE instances SET lease_until = now() + interval '11 s' WHERE id = $1`, [id])
+    // With a token of its own: a worker that still held the row would let go of this lease along with its own.
+    await chowder.database.pool.query(
+      `UPDATE instances SET lease_token = lease_token + 1, lease_until = now() + interval '1 minute' WHERE id = $1`,
+      [id],
+    )
     const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: {} })
     expect([status, body.detail]).toEqual([409, expect.stringContaining('Try again')])
     await chowder.database.pool.query(`UPDATE instances SET lease_until = now() WHERE id = $1`, [id])

@@ -192,19 +192,22 @@ describe('without an answer from Redis', () => {
   test.each([
     ['away', async () => 'redis://127.0.0.1:9', 'reconnecting'],
     ['hung', hangs, 'ready'],
-  ])('that is %s every request is let through, none held up for 100 ms', async (_what, start, status) => {
+  ])('that is %s every request is let through, and not held up for 100 ms', async (_what, start, status) => {
     const redis = connectLimits(await start(), silent)
     undo.push(() => redis.disconnect())
     await until(`the connection to be ${status}`, () => redis.status === status)
     const chowder = await open({ requestsPerMinute: 1, signupsPerHour: 1, failedAuthPerMinute: 1, redis })
     const { key } = await chowder.signUp()
     await read(chowder, key)
+    const tookMs: number[] = []
     for (let i = 0; i < 5; i += 1) {
       const began = performance.now()
       const { status, headers } = await read(chowder, key)
       expect([status, headers.ratelimit]).toEqual([200, undefined])
-      expect(performance.now() - began).toBeLessThan(100)
+      tookMs.push(performance.now() - began)
     }
+    // The median: a busy machine may hold up one, Redis holds up all.
+    expect(tookMs.toSorted((a, b) => a - b)[2]).toBeLessThan(100)
     expect((await read(chowder, 'nonsense')).status).toBe(401)
     expect((await read(chowder, 'nonsense')).status).toBe(401)
   })

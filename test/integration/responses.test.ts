@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
@@ -8,12 +9,17 @@ import fastify, { type FastifyBaseLogger } from 'fastify'
 import OpenAI from 'openai'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { WebSocket } from 'ws'
+import type { RunningGateway } from '../../src/instances/lookup.ts'
 import type { Caller } from '../../src/platform/auth.ts'
 import { AppError } from '../../src/platform/errors.ts'
 import { useDetailErrors } from '../../src/platform/http-errors.ts'
+import { openVault } from '../../src/platform/secrets.ts'
 import { texts } from '../../src/platform/texts.ts'
 import { strictBodies } from '../../src/platform/validation.ts'
-import { type ResponseDeps, type RunningGateway, responseRoutes } from '../../src/responses/routes.ts'
+import { type ResponseDeps, responseRoutes } from '../../src/responses/routes.ts'
+import type { StreamEvent } from '../../src/responses/stream-events.ts'
+import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import {
   type Answer,
   answerFailed,
@@ -28,13 +34,16 @@ import {
   streamHead,
   wholeStream,
 } from '../support/stub-responses-gateway.ts'
+import { cloneDatabase } from '../support/test-database.ts'
 
 const token = 'gateway-token-0123456789'
-const quick = { quietMs: 60, probeEveryMs: 40, limitMs: 20_000 }
+const quick = { quietMs: 60, probeEveryMs: 40, limitMs: 20_000, graceMs: 200 }
 const until = <T>(check: () => T | Promise<T>, timeout = 5_000) => vi.waitFor(check, { timeout, interval: 10 })
 
+const database = await cloneDatabase()
+const organizationId = randomUUID()
 const caller: Caller = {
-  organizationId: 'org-1',
+  organizationId,
   keyId: 'key-1',
   keyHash: 'hash',
   permissions: null,
@@ -51,14 +60,27 @@ async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<Resp
   app.addHook('onRequest', async (request) => {
     request.caller = caller
   })
-  await app.register(responseRoutes, { gatewayOf, findCaller: async () => caller, ...over })
+  await app.register(responseRoutes, {
+    db: database.db,
+    vault: openVault(Buffer.alloc(32, 7)),
+    gatewayOf,
+    findHead: async (_organization, id) => ({ id }) as never,
+    findCaller: async () => caller,
+    ...over,
+  })
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   return { app, url, logLines }
 }
 
 const echo: Answer = answerJson(200, responseObject())
 const gateway: StubGateway = await startStubGateway(echo)
-const running: RunningGateway = { endpoint: gateway.endpoint, token, provider: 'openai' }
+const running: RunningGateway = {
+  endpoint: gateway.endpoint,
+  token,
+  provider: 'openai',
+  release: 'v1',
+  model: 'gpt-4o',
+}
 const asked: [string, string][] = []
 const api = await startApi(async (organizationId, instanceId) => {
   asked.push([organizationId, instanceId])
@@ -70,6 +92,7 @@ const api = await startApi(async (organizationId, instanceId) => {
 afterAll(async () => {
   await api.app.close()
   await gateway.close()
+  await database.drop()
 })
 beforeEach(() => {
   gateway.answer = echo
@@ -79,17 +102,28 @@ beforeEach(() => {
   api.logLines.length = 0
 })
 // Each test has an instance of its own: what a provider refused is remembered by instance.
-let instance = 0
-beforeEach(() => {
-  instance++
+let instance: string
+beforeEach(async () => {
+  instance = await newInstance()
 })
+
+async function newInstance(): Promise<string> {
+  const id = randomUUID()
+  await database.pool.query(
+    `WITH o AS (INSERT INTO organizations (id, name, subscription_tier) VALUES ($2, 'Acme', 'whale') ON CONFLICT DO NOTHING)
+     INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token, desired_state)
+     VALUES ($1, $2, 'x', 'openai', 'fake', 'v1', '', 'running')`,
+    [id, organizationId],
+  )
+  return id
+}
 // What a test left hanging.
 afterEach(() => {
   for (const { response } of gateway.received) response.destroy()
 })
 
 const pathOf = (session?: string) =>
-  `/v1/instances/i-${instance}/${session === undefined ? '' : `session/${encodeURIComponent(session)}/`}responses`
+  `/v1/instances/${instance}/${session === undefined ? '' : `session/${encodeURIComponent(session)}/`}responses`
 
 const post = (
   body: unknown,
@@ -115,6 +149,15 @@ async function failure(response: Response) {
   return { status: response.status, ...body, shouldRetry: response.headers.get('x-should-retry') }
 }
 
+/** The events of a stream that broke: whole in themselves, and failed with a reason. */
+function expectFailed(events: StreamEvent[], code: string, message: unknown = expect.any(String)): void {
+  expectWholeStream(events)
+  expect(events.at(-1)).toMatchObject({
+    type: 'response.failed',
+    response: { status: 'failed', completed_at: null, error: { code, message } },
+  })
+}
+
 /** A client whose connection can be cut, and whose answer can be left unread. */
 async function openRaw(
   body: unknown,
@@ -134,24 +177,25 @@ describe('a message', () => {
     gateway.answer = answerJson(200, responseObject(), { 'set-cookie': 'a=b', 'x-openclaw-agent': 'main', server: 'x' })
     const response = await post(hello)
     expect(response.status).toBe(200)
-    expect(await response.json()).toEqual(responseObject({ model: 'gpt-4o' }))
+    const body = await response.json()
+    expect(faultsOfResponse(body)).toEqual([])
+    expect(body).toMatchObject({ status: 'completed', model: 'gpt-4o', output: [{ content: [{ text: 'Grüße 🦞' }] }] })
     expect(response.headers.get('cache-control')).toBe('no-store')
     expect(response.headers.get('content-type')).toBe('application/json; charset=utf-8')
     expect([...response.headers.keys()].sort()).toEqual(
       ['cache-control', 'connection', 'content-length', 'content-type', 'date', 'keep-alive', 'x-request-id'].sort(),
     )
-    expect(asked.at(-1)).toEqual(['org-1', `i-${instance}`])
+    expect(asked.at(-1)).toEqual([organizationId, instance])
   })
 
   test('goes to the exact path, for the gateway’s own agent, with the model in a header', async () => {
-    await post({ ...hello, instructions: 'be brief', store: false, foo: { bar: [1] } })
+    await post({ ...hello, instructions: 'be brief', store: false, metadata: { a: 'b' }, temperature: 0.5 })
     expect(lastReceived().url).toBe('/v1/responses')
     expect(lastReceived().body).toEqual({
       model: 'openclaw',
       input: 'hello',
       instructions: 'be brief',
-      store: false,
-      foo: { bar: [1] },
+      temperature: 0.5,
     })
     expect(lastReceived().headers['x-openclaw-model']).toBe('openai/gpt-4o')
   })
@@ -168,16 +212,19 @@ describe('a message', () => {
     expect(lastReceived().body.input).toEqual(input)
   })
 
-  test('loses `user`, which would select a session, and a `stream` of null, which the gateway refuses', async () => {
-    expect((await post({ ...hello, user: 'alice', stream: null })).status).toBe(200)
+  test('loses `user`, which would select a session, and every null, which the gateway refuses', async () => {
+    expect((await post({ ...hello, user: 'alice', stream: null, tools: null, temperature: null })).status).toBe(200)
     expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello' })
     await post({ ...hello, stream: false })
-    expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello', stream: false })
+    expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello' })
   })
 
-  test('passes previous_response_id on beside the session of the path', async () => {
-    await post({ ...hello, previous_response_id: 'resp_other' }, { path: pathOf('a') })
-    expect(lastReceived().body.previous_response_id).toBe('resp_other')
+  test('never brings a previous_response_id to the gateway: the path decides the session', async () => {
+    const { id } = (await (await post(hello, { path: pathOf('a') })).json()) as { id: string }
+    const next = await post({ ...hello, previous_response_id: id }, { path: pathOf('a') })
+    expect(next.status).toBe(200)
+    expect(await next.json()).toMatchObject({ previous_response_id: id })
+    expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello' })
     expect(lastReceived().headers['x-openclaw-session-key']).toBe('s-61')
   })
 
@@ -217,7 +264,7 @@ describe('a message', () => {
       authorization: `Bearer ${token}`,
       accept: 'application/json',
       'content-type': 'application/json',
-      'content-length': String(JSON.stringify({ input: 'hello', model: 'openclaw' }).length),
+      'content-length': String(JSON.stringify({ model: 'openclaw', input: 'hello' }).length),
       'x-openclaw-session-key': 'main',
       'x-openclaw-model': 'openai/gpt-4o',
     })
@@ -311,7 +358,7 @@ describe('the session', () => {
     for (const id of ids) {
       // A client's URL parser would resolve a dot segment, so it is escaped as a hostile client would.
       const segment = encodeURIComponent(id).replaceAll('.', '%2E')
-      const key = await keyOfRaw(`/v1/instances/i/session/${segment}/responses`)
+      const key = await keyOfRaw(`/v1/instances/${instance}/session/${segment}/responses`)
       expect(key).toBe(`s-${Buffer.from(id).toString('hex')}`)
       keys.add(key)
     }
@@ -446,7 +493,7 @@ describe('what a gateway refuses', () => {
     expect(await failure(await post(hello))).toMatchObject(refused)
     expect(api.logLines.join('')).not.toContain('sk-secret')
 
-    instance++ // another instance has another key
+    instance = await newInstance() // another instance has another key
     expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('500') })
   })
 
@@ -455,7 +502,12 @@ describe('what a gateway refuses', () => {
     gateway.answer = answerStream(`${streamHead}${sse({ type: 'response.failed', response: failed })}data: [DONE]\n\n`)
     const streamed = await post({ ...hello, stream: true })
     expect(streamed.status).toBe(200)
-    expect(await streamed.text()).toContain('"model":"gpt-4o","output":[{"type":"message"')
+    const { events } = readEvents(await streamed.text())
+    expectWholeStream(events)
+    expect(events.at(-1)).toMatchObject({
+      type: 'response.failed',
+      response: { model: 'gpt-4o', status: 'failed', error: { message: expect.stringContaining('refused') } },
+    })
     gateway.answer = answerFailed(500, 'api_error', 'internal error')
     expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('refused') })
   })
@@ -491,7 +543,7 @@ describe('what a gateway refuses', () => {
     expect(lines).toContainEqual(
       expect.objectContaining({
         level: 50,
-        instanceId: `i-${instance}`,
+        instanceId: instance,
         msg: expect.stringContaining("Chowder's own token"),
       }),
     )
@@ -587,14 +639,29 @@ describe('a gateway that cannot be reached', () => {
 
 describe('a streamed message', () => {
   const stream = { ...hello, stream: true }
-  const passedOn = wholeStream.replaceAll('"model":"openclaw"', '"model":"gpt-4o"')
 
-  test('is passed on as it came, with the model that was asked for', async () => {
+  test('comes as the format’s events, with the model that was asked for', async () => {
     gateway.answer = answerStream(wholeStream)
     const response = await post(stream)
     expect(response.headers.get('content-type')).toBe('text/event-stream')
     expect(response.headers.get('cache-control')).toBe('no-store')
-    expect(await response.text()).toBe(passedOn)
+    const { events, isDone } = readEvents(await response.text())
+    expectWholeStream(events)
+    expect(isDone).toBe(true)
+    expect(events.map(({ type }) => type.replace('response.', ''))).toEqual([
+      ...[
+        'created',
+        'in_progress',
+        'output_item.added',
+        'content_part.added',
+        'output_text.delta',
+        'output_text.delta',
+      ],
+      ...['output_text.done', 'content_part.done', 'output_item.done', 'completed'],
+    ])
+    expect(events.at(-1)).toMatchObject({
+      response: { model: 'gpt-4o', output: [{ content: [{ text: 'Grüße 🦞' }] }] },
+    })
     expect(lastReceived().headers.accept).toBe('text/event-stream')
     expect(lastReceived().body.stream).toBe(true)
   })
@@ -605,14 +672,35 @@ describe('a streamed message', () => {
     const reader = (response.body as ReadableStream<Uint8Array>).getReader()
     const readText = async () => Buffer.from((await reader.read()).value ?? []).toString()
     expect(await readText()).toContain('event: response.created')
-    lastReceived().response.write(delta('one'))
-    expect(await readText()).toBe(delta('one'))
-    lastReceived().response.end(wholeStream.slice(wholeStream.indexOf(delta(' 🦞'))))
+    for (const text of ['one', ' two']) {
+      lastReceived().response.write(delta(text))
+      expect(await readText()).toContain(`"delta":"${text}"`)
+    }
+    const completed = sse({ type: 'response.completed', response: responseObject() })
+    lastReceived().response.end(completed)
     expect(await readText()).toContain('event: response.completed')
   })
 
+  test('that ends before its connection does leaves the connection for the next', async () => {
+    const other = await startApi(async () => running)
+    onTestFinished(() => other.app.close())
+    const done = 'data: [DONE]\n\n'
+    const ports: (number | undefined)[] = []
+    gateway.answer = (response) => {
+      ports.push(response.socket?.remotePort)
+      startStream(response).write(wholeStream.slice(0, -done.length))
+      setTimeout(() => response.end(done), 50)
+    }
+    for (const count of [1, 2]) {
+      await (await post(stream, { url: other.url })).text()
+      await until(() => expect(lastReceived().response.closed).toBe(true))
+      expect(gateway.received.filter(({ abortedAt }) => abortedAt === undefined)).toHaveLength(count)
+    }
+    expect(ports[1]).toBe(ports[0])
+  })
+
   test.each(['ends', 'resets'])(
-    'F18: that the gateway %s in the middle ends with an error event, never [DONE]',
+    'F18: that the gateway %s in the middle ends with response.failed, and never looks complete',
     async (how) => {
       gateway.answer = (response) => {
         startStream(response).write(`${streamHead}${delta('a')}`, () => {
@@ -620,11 +708,12 @@ describe('a streamed message', () => {
           else response.destroy()
         })
       }
-      const text = await (await post(stream)).text()
-      expect(text).toContain(delta('a'))
-      expect(text).not.toContain('[DONE]')
-      expect(text).toMatch(/event: error\ndata: \{"type":"error",.*"code":"gateway_unreachable".*\}\n\n$/)
-      expect(api.logLines.join('')).toContain('stream ended with an error event')
+      const { events } = readEvents(await (await post(stream)).text())
+      expectFailed(events, 'gateway_unreachable')
+      expect(events.at(-1)).toMatchObject({
+        response: { output: [{ status: 'incomplete', content: [{ text: 'a' }] }] },
+      })
+      expect(api.logLines.join('')).toContain('a streamed turn failed')
     },
   )
 })
@@ -651,7 +740,7 @@ describe('a client that leaves', () => {
     const leftAt = performance.now()
     request.destroy()
     await until(() => expect(lastReceived().abortedAt).toBeDefined(), 2_000)
-    expect((lastReceived().abortedAt ?? Number.POSITIVE_INFINITY) - leftAt).toBeLessThan(1_000)
+    expect((lastReceived().abortedAt ?? Number.POSITIVE_INFINITY) - leftAt).toBeLessThan(3_000)
     expect(api.logLines.filter((line) => JSON.parse(line).level >= 50)).toEqual([])
   })
 
@@ -681,8 +770,95 @@ describe('a client that leaves', () => {
   })
 })
 
+/** A stream that no buffers on the way can take. */
+const endless: Answer = (response) => {
+  const large = delta('x'.repeat(64 * 1024))
+  const fill = () => {
+    while (!response.destroyed && response.write(large));
+  }
+  startStream(response).on('drain', fill).write(streamHead)
+  fill()
+}
+
+describe('a client that does not read', () => {
+  test('is cut off once its turn was ended, and how that ended is written down', async () => {
+    const other = await startApi(async () => running, { times: { ...quick, limitMs: 500 } })
+    onTestFinished(() => other.app.close())
+    gateway.answer = endless
+    const { response } = await openRaw({ ...hello, stream: true }, other.url)
+    ;(await response).on('error', () => {}).pause()
+    await until(async () => {
+      const { rows } = await database.pool.query('SELECT status FROM responses WHERE instance_id = $1', [instance])
+      expect(rows).toEqual([{ status: 'failed' }])
+    }, 3_000)
+  })
+
+  test('does not keep a server from closing', async () => {
+    const other = await startApi(async () => running, { times: quick })
+    gateway.answer = endless
+    const { request, response } = await openRaw({ ...hello, stream: true }, other.url)
+    onTestFinished(() => void request.destroy())
+    ;(await response).on('error', () => {}).pause()
+    const startedAt = performance.now()
+    const closed = other.app.close()
+    await Promise.race([closed, wait(3_000)])
+    expect(performance.now() - startedAt).toBeLessThan(2_500)
+    const { rows } = await database.pool.query('SELECT status FROM responses WHERE instance_id = $1', [instance])
+    expect(rows).toEqual([{ status: 'failed' }])
+  })
+})
+
+describe('a WebSocket', () => {
+  const connect = (url: string) => {
+    const socket = new WebSocket(url.replace('http', 'ws') + pathOf())
+    onTestFinished(() => socket.terminate())
+    return socket
+  }
+
+  test('that is closed while its turn is counted begins none', async () => {
+    const counting = Promise.withResolvers<void>()
+    let counted = 0
+    const other = await startApi(async () => running, {
+      countTurn: () => {
+        counted += 1
+        return counting.promise
+      },
+    })
+    onTestFinished(() => other.app.close())
+    const socket = connect(other.url)
+    await once(socket, 'open')
+    socket.send(JSON.stringify({ type: 'response.create', ...hello }))
+    await until(() => expect(counted).toBe(1))
+    socket.terminate()
+    await until(async () => expect(await connectionsOf(other.app.server)).toBe(0))
+    counting.resolve()
+    await wait(100)
+    expect(gateway.received).toEqual([])
+  })
+
+  test('that comes to be while the server closes is closed', async () => {
+    const found = Promise.withResolvers<void>()
+    let asked = 0
+    const other = await startApi(async () => running, {
+      findHead: async (_organization, id) => {
+        asked += 1
+        await found.promise
+        return { id } as never
+      },
+    })
+    const socket = connect(other.url)
+    const ended = once(socket, 'close')
+    await until(() => expect(asked).toBe(1))
+    const closed = other.app.close()
+    await wait(50)
+    found.resolve()
+    expect((await Promise.race([ended, wait(2_000, [])]))[0]).toBe(1012)
+    await closed
+  })
+})
+
 describe('a server that closes', () => {
-  test('ends streams with an error event and messages with a 503, at once', async () => {
+  test('ends streams with response.failed and messages with a 503, at once', async () => {
     const other = await startApi(async () => running)
     gateway.answer = (response, { body }) => {
       if (body.stream) startStream(response).write(streamHead)
@@ -692,7 +868,7 @@ describe('a server that closes', () => {
     await until(() => expect(gateway.received).toHaveLength(2))
     const startedAt = performance.now()
     const closed = other.app.close()
-    expect(await streamed.text()).toMatch(/event: error\ndata: .*shutting down.*\n\n$/)
+    expectFailed(readEvents(await streamed.text()).events, 'unavailable', expect.stringContaining('shutting down'))
     expect(await failure(await plain)).toMatchObject({ status: 503, shouldRetry: 'false' })
     await closed
     expect(performance.now() - startedAt).toBeLessThan(2_000)
@@ -710,7 +886,7 @@ describe('A12: while a turn runs', () => {
     return other.url
   }
 
-  test('a key that is refused from then on ends it in under 5 s, with an error event or a 401', async () => {
+  test('a key that is refused from then on ends it in under 5 s, with response.failed or a 401', async () => {
     let isRefused = false
     const url = await open(async () => (isRefused ? null : caller))
     const waiting = post(hello, { url })
@@ -718,7 +894,7 @@ describe('A12: while a turn runs', () => {
     await until(() => expect(gateway.received).toHaveLength(2))
     isRefused = true
     const startedAt = performance.now()
-    expect(await streamed.text()).toMatch(/event: error\ndata: .*"code":"unauthenticated".*\n\n$/)
+    expectFailed(readEvents(await streamed.text()).events, 'unauthenticated')
     expect(await failure(await waiting)).toMatchObject({ status: 401, detail: texts.unknownKey })
     expect(performance.now() - startedAt).toBeLessThan(5_000)
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
@@ -784,12 +960,12 @@ describe('a gateway that falls silent', () => {
     await until(() => expect(lastReceived().abortedAt).toBeDefined())
   })
 
-  test('in the middle of a stream ends it with an error event', async () => {
+  test('in the middle of a stream ends it with response.failed', async () => {
     const url = await open()
     gateway.health = 'hung'
     gateway.answer = (response) => startStream(response).write(streamHead)
-    const text = await (await post({ ...hello, stream: true }, { url })).text()
-    expect(text).toMatch(/event: error\ndata: .*"code":"gateway_timeout".*\n\n$/)
+    const { events } = readEvents(await (await post({ ...hello, stream: true }, { url })).text())
+    expectFailed(events, 'gateway_timeout')
   })
 
   test.each([true, false])('is ended at the hard limit although it lives (stream: %s)', async (isStream) => {
@@ -804,7 +980,7 @@ describe('a gateway that falls silent', () => {
 })
 
 describe('the official OpenAI client', () => {
-  const clientOf = (path = `/v1/instances/i-${instance}`) =>
+  const clientOf = (path = `/v1/instances/${instance}`) =>
     new OpenAI({ baseURL: api.url + path, apiKey: 'chd_org_x', maxRetries: 2 })
 
   test('gets an answer', async () => {
@@ -813,7 +989,7 @@ describe('the official OpenAI client', () => {
   })
 
   test('gets an answer in a session', async () => {
-    await clientOf(`/v1/instances/i-${instance}/session/user-42`).responses.create({ model: 'gpt-4o', input: 'hello' })
+    await clientOf(`/v1/instances/${instance}/session/user-42`).responses.create({ model: 'gpt-4o', input: 'hello' })
     expect(lastReceived().headers['x-openclaw-session-key']).toBe(`s-${Buffer.from('user-42').toString('hex')}`)
   })
 
@@ -831,13 +1007,12 @@ describe('the official OpenAI client', () => {
     expect(text).toBe('Grüße 🦞')
   })
 
-  test('throws when a stream is cut, with the reason', async () => {
+  test('is told when a stream is cut, with the reason', async () => {
     gateway.answer = answerStream(streamHead + delta('a'))
     const stream = await clientOf().responses.create({ model: 'gpt-4o', input: 'hello', stream: true })
-    const readAll = async () => {
-      for await (const _event of stream);
-    }
-    await expect(readAll()).rejects.toThrow(/ended its answer before it was complete/)
+    const events: unknown[] = []
+    for await (const event of stream) events.push(event)
+    expectFailed(events as StreamEvent[], 'gateway_unreachable', expect.stringContaining('before it was complete'))
   })
 
   test('that stops reading ends the turn', async () => {

@@ -87,6 +87,27 @@ describe('GET …/sessions', () => {
     expect((await call('GET', '/odd')).body.messages).toEqual([{ role: 'user', content: 'hi', created_at: '' }])
   })
 
+  test('a gateway that leads in circles, or calls what is no text a session, is left', async () => {
+    const tell = gateway.methods['sessions.list']!
+    let asked = 0
+    const answering = (answer: (offset: number) => Record<string, unknown>) => {
+      gateway.methods['sessions.list'] = async ({ offset = 0 }: { offset?: number }) => {
+        asked += 1
+        return answer(offset)
+      }
+    }
+    try {
+      answering(() => ({ sessions: [{ key: { toString: null } }, { key: keyOf('only') }], nextOffset: 0 }))
+      const { status, body } = await call('GET', '')
+      expect([status, idsOf(body), asked]).toEqual([200, ['only'], 1])
+      answering((offset) => ({ sessions: [], nextOffset: offset + 1 }))
+      expect((await call('GET', '')).body).toEqual([])
+      expect(asked).toBe(21)
+    } finally {
+      Object.assign(gateway.methods, { 'sessions.list': tell })
+    }
+  })
+
   test('passes over what people say on channels, and what the agent does by itself', async () => {
     for (const other of ['telegram:direct:123', 'cron:x', 'subagent:1', 's-zz', 's-FF', 's-ff', 's-'])
       add(`agent:main:${other}`)

@@ -1,10 +1,13 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { chmod, mkdtemp, readdir, readFile, readlink, rm, stat, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { inject } from 'vitest'
 import { until } from './until.ts'
+
+const run = promisify(execFile)
 
 const main = join(import.meta.dirname, '../../src/main.ts')
 const startTimeoutMs = 90_000
@@ -115,15 +118,15 @@ export async function makeDataDir(): Promise<string> {
 
 const pids = async (): Promise<number[]> => (await readdir('/proc')).map(Number).filter((pid) => pid > 0)
 
-/** Processes that work in a folder, as PostgreSQL does in its own, or were given a path in it. */
-export async function processesIn(folder: string): Promise<number[]> {
+/** Processes that work in a folder, as PostgreSQL does in its own, or were given a path in it; or those of a container. */
+export async function processesIn(place: string): Promise<number[]> {
   const found: number[] = []
   for (const pid of await pids()) {
     if (pid === process.pid) continue
     const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '')
-    const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
-    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
-    if (`${cwd}\0`.startsWith(folder) || environment.includes(folder) || command.includes(folder)) found.push(pid)
+    const of = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
+    const told = [await of('environ'), await of('cmdline'), await of('cgroup')]
+    if (`${cwd}\0`.startsWith(place) || told.some((text) => text.includes(place))) found.push(pid)
   }
   return found
 }
@@ -153,22 +156,46 @@ export interface GatewayProcess {
   uid: number
   /** The instance's own folder. */
   home: string
+  /** What `processesIn` knows all processes of the sandbox by. */
+  sandbox: string
+  /** Where it is reached on this host. */
   port: number
   token: string
 }
 
+// Its parent and its children have the same environment; it gives itself this name soon after it began.
+const gatewayCommand = /^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/
+
+/** Those of some processes that are a gateway. */
+export async function gatewaysAmong(among: readonly number[]): Promise<number[]> {
+  const commands = await Promise.all(among.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')))
+  return among.filter((_pid, at) => gatewayCommand.test(commands[at]!))
+}
+
 /** The process of an instance's gateway, found as `ps` would find it, and what its own configuration says. */
 export async function findGateway(instanceId: string): Promise<GatewayProcess | null> {
+  const dockerHost = inject('agentDockerHost') ?? null
+  const container = dockerHost === null ? null : await findContainer(dockerHost, instanceId)
+  if (dockerHost !== null && !container) return null
   for (const pid of await pids()) {
-    const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
-    const configPath = /OPENCLAW_CONFIG_PATH=([^\0]+)/.exec(environment)?.[1]
-    if (!configPath?.includes(instanceId)) continue
-    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
-    // Its parent and its children have the same environment; it gives itself this name soon after it began.
-    if (!/^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/.test(command)) continue
-    const { gateway } = JSON.parse(await readFile(configPath, 'utf8'))
+    const of = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
+    const configPath = /OPENCLAW_CONFIG_PATH=([^\0]+)/.exec(await of('environ'))?.[1]
+    const isMeant = container ? (await of('cgroup')).includes(container.id) : configPath?.includes(instanceId)
+    if (!configPath || !isMeant || !gatewayCommand.test(await of('cmdline'))) continue
+    const root = container ? `/proc/${pid}/root` : ''
+    const { gateway } = JSON.parse(await readFile(root + configPath, 'utf8'))
     const { uid } = await stat(`/proc/${pid}`)
-    return { pid, uid, home: join(configPath, '../..'), port: gateway.port, token: gateway.auth.token }
+    const home = container?.volume ?? join(configPath, '../..')
+    const { port = gateway.port } = container ?? {}
+    return { pid, uid, home, sandbox: container?.id ?? home, port, token: gateway.auth.token }
   }
   return null
+}
+
+async function findContainer(dockerHost: string, instanceId: string) {
+  const inspecting = run('docker', ['--host', dockerHost, 'container', 'inspect', `chowder-${instanceId}`])
+  const found = await inspecting.then(({ stdout }) => JSON.parse(stdout)[0]).catch(() => null) // there is none
+  if (!found?.State.Running) return null
+  const [published] = Object.values<{ HostPort: string }[] | null>(found.NetworkSettings.Ports).flat()
+  return { id: found.Id as string, volume: found.Mounts[0].Source as string, port: Number(published?.HostPort) }
 }

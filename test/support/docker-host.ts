@@ -1,10 +1,12 @@
 import { fileURLToPath } from 'node:url'
+import { pino } from 'pino'
 import { openDockerDriver } from '../../src/sandbox/docker/driver.ts'
 import type { ReleaseSource } from '../../src/sandbox/docker/image.ts'
+import { openDockerProxy } from '../../src/sandbox/docker/proxy/proxy.ts'
 import type { Inside, SandboxDriver, SandboxSpec } from '../../src/sandbox/driver.ts'
 
 /** A release whose gateway is a small program. */
-const contractRelease: ReleaseSource = {
+export const contractRelease: ReleaseSource = {
   root: fileURLToPath(new URL('../..', import.meta.url)),
   files: ['test/support/contract-gateway.mjs'],
   install: 'cp -r test/support',
@@ -24,6 +26,20 @@ export const contractDriver = (host: string, installation: string, overrides = {
     admission: { tokenFile: 'token.json', tokenKeys: ['token'], openPaths: ['/healthz'] },
     ...overrides,
   })
+
+/** The shares of a dockerd, for such sandboxes. */
+export const contractProxy = (host: string, folder: string) =>
+  openDockerProxy(
+    {
+      host,
+      folder,
+      network: 'chowder-test',
+      build: { network: 'host', extraCaFile: null },
+      releases: ['v1'],
+      releaseSource: () => contractRelease,
+    },
+    pino({ level: 'silent' }),
+  )
 
 export const contractCommand = ({ node, release, port }: Inside, ...manner: string[]): string[] => [
   node,

@@ -10,10 +10,16 @@ import { until } from './until.ts'
 const run = promisify(execFile)
 
 const cache = '/var/cache/chowder-test'
-const needed = ['/usr/sbin/dockerd', '/usr/bin/docker', '/usr/bin/mmdebstrap']
+const needed = [
+  '/usr/sbin/dockerd',
+  '/usr/bin/docker',
+  '/usr/bin/mmdebstrap',
+  '/usr/sbin/iptables',
+  '/usr/libexec/docker/cli-plugins/docker-compose',
+]
 const packages = 'ca-certificates,curl,git,iptables,procps'
-/** Another test file may have the dockerd, and build the image of a release. */
-const waitMs = 12 * 60_000
+/** Another run may have the dockerd, build the image of a release, and go through most of the crash suite. */
+const waitMs = 25 * 60_000
 
 /** A dockerd of the tests' own, which has the image `node:24-slim`. */
 export interface TestDockerd {
@@ -34,28 +40,25 @@ function answers(socketPath: string): Promise<boolean> {
   return promise
 }
 
-/**
- * Why there is no dockerd for the tests, or null. It must be asked for: one that starts changes this machine's firewall, and
- * beside another dockerd it would take the other's rules away.
- */
-export async function whyNoDockerd(): Promise<string | null> {
-  if (process.env.TEST_DOCKER_HOST) return null
-  if (!process.env.TEST_DOCKER) return 'TEST_DOCKER is not set'
-  if (process.getuid?.() !== 0) return 'starting dockerd takes root'
+/** Throws when a dockerd of the tests' own cannot be: beside another one it would take the other's firewall rules away. */
+async function mayStart(): Promise<void> {
+  if (process.getuid?.() !== 0) throw new Error('the tests start a dockerd, which takes root')
   for (const program of needed)
-    if (
-      await access(program, constants.X_OK).then(
-        () => false,
-        () => true,
-      )
-    )
-      return `there is no ${program}`
-  return (await answers('/var/run/docker.sock')) ? 'another dockerd runs on this machine' : null
+    await access(program, constants.X_OK).catch(() => {
+      throw new Error(`the tests start a dockerd, and there is no ${program}`)
+    })
+  if (await answers('/var/run/docker.sock'))
+    throw new Error('another dockerd runs on this machine: set TEST_DOCKER_HOST to it, or end it')
 }
 
-/** A Debian with the Node.js and the npm that the tests run with, in the place of the image that there is no registry for. */
+/**
+ * A Debian with the Node.js and the npm that the tests run with, in the place of the image that there is no registry for. It
+ * trusts the certificates that the tests' own Node.js does.
+ */
 async function makeBaseImage(docker: TestDockerd['docker']): Promise<void> {
-  if ((await docker('images', '-q', 'node:24-slim')).trim() !== '') return
+  const { NODE_EXTRA_CA_CERTS } = process.env
+  const trust = `chowder.test.trusts=${NODE_EXTRA_CA_CERTS ?? ''}`
+  if ((await docker('images', '-q', '--filter', `label=${trust}`, 'node:24-slim')).trim() !== '') return
   const debian = join(cache, 'debian.tar')
   if (
     await access(debian).then(
@@ -74,10 +77,14 @@ async function makeBaseImage(docker: TestDockerd['docker']): Promise<void> {
     await cp(process.execPath, join(context, 'node'))
     await cp(npm, join(context, 'npm'), { recursive: true })
     await docker('import', debian, 'chowder-test-debian')
+    await (NODE_EXTRA_CA_CERTS ? cp(NODE_EXTRA_CA_CERTS, join(context, 'ca')) : writeFile(join(context, 'ca'), ''))
     const dockerfile = `FROM chowder-test-debian
       COPY node /usr/local/bin/node
       COPY npm /usr/local/lib/node_modules/npm
-      RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm`
+      RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
+      COPY ca /etc/ssl/chowder-test-ca.pem
+      ENV NODE_EXTRA_CA_CERTS=/etc/ssl/chowder-test-ca.pem
+      LABEL ${trust}`
     await writeFile(join(context, 'Dockerfile'), dockerfile)
     await docker('build', '-q', '-t', 'node:24-slim', context)
   } finally {
@@ -120,6 +127,7 @@ export async function startDockerd(): Promise<TestDockerd> {
   await mkdir(cache, { recursive: true })
   const { TEST_DOCKER_HOST } = process.env
   if (TEST_DOCKER_HOST) return takeDockerd(TEST_DOCKER_HOST)
+  await mayStart()
   const folder = await mkdtemp(join(tmpdir(), 'chowder-dockerd-'))
   const socket = join(folder, 'sock')
   const dockerd = holding('/usr/sbin/dockerd', [

@@ -1,5 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { connect, type Server, type Socket } from 'node:net'
+import { pipeline } from 'node:stream'
 import { promisify } from 'node:util'
 
 const run = promisify(execFile)
@@ -7,6 +9,7 @@ const ip = (...args: string[]) => run('ip', args)
 
 const name = 'chowder-outside'
 const link = 'chowder-out'
+const address = '203.0.113.2'
 
 /** Another host, as far as this one can tell: a network namespace with a web server. */
 export interface Outside {
@@ -32,7 +35,7 @@ export async function openOutside(server: (port: number) => string[] = webServer
     await ip('netns', 'del', name).catch(() => {})
     await ip('link', 'del', `${link}0`).catch(() => {})
   }
-  const outside = { address: '203.0.113.2', linkLocal: '169.254.77.77', port: 8000 }
+  const outside = { address, linkLocal: '169.254.77.77', port: 8000 }
   await remove()
   await ip('netns', 'add', name)
   await ip('link', 'add', `${link}0`, 'type', 'veth', 'peer', 'name', `${link}1`, 'netns', name)
@@ -57,4 +60,32 @@ export async function openOutside(server: (port: number) => string[] = webServer
       await remove()
     },
   }
+}
+
+/** Listens, and hands that over to its parent. */
+const listener = `const server = require('node:net').createServer().listen(Number(process.argv[1]), () => process.send('listening', server))`
+
+const listenMs = 30_000
+const served = new Map<number, Promise<Server>>()
+
+async function listenOutside(port: number): Promise<Server> {
+  const program = spawn('ip', ['netns', 'exec', name, process.execPath, '-e', listener, String(port)], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  const [, server] = (await once(program, 'message', { signal: AbortSignal.timeout(listenMs) })) as [string, Server]
+  program.kill('SIGKILL')
+  return server.unref().on('connection', (incoming: Socket) => {
+    const onHost = connect(port, '127.0.0.1')
+    pipeline(incoming, onHost, incoming, () => {}) // whichever end breaks, both are closed
+  })
+}
+
+/**
+ * Answers on the open host as this one does on its loopback, for as long as this process lives. Returns the host's address.
+ */
+export async function serveOutside(port: number): Promise<string> {
+  const serving = served.get(port) ?? listenOutside(port)
+  served.set(port, serving)
+  await serving
+  return address
 }

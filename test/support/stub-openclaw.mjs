@@ -1,13 +1,20 @@
-// A fake of OpenClaw's gateway for local sandboxes: health, and turns that are answered with "Hello". How it behaves stands
-// in `behaviour.json` beside it when it starts: `readyAfterMs`, `progressEveryMs` (it says something while it starts),
-// `exitAfterMs` after it became ready, and `exitCode`.
+// A fake of OpenClaw's gateway for real sandboxes: health, and turns that are answered with "Hello". How it behaves it asks
+// its model provider when it starts: `readyAfterMs`, `progressEveryMs` (it says something while it starts), `exitAfterMs`
+// after it became ready, and `exitCode`. It has a connection of its own to that provider, which is never opened a second time.
 import { readFileSync } from 'node:fs'
-import { createServer } from 'node:http'
+import { createServer, request } from 'node:http'
 
 const port = Number(process.argv[process.argv.indexOf('--port') + 1])
-const behaviour = JSON.parse(readFileSync(new URL('behaviour.json', import.meta.url), 'utf8'))
-const { readyAfterMs = 0, progressEveryMs = 0, exitAfterMs = null, exitCode = 1 } = behaviour
+const { gateway, models } = JSON.parse(readFileSync(process.env.OPENCLAW_CONFIG_PATH, 'utf8'))
+const { baseUrl } = models.providers.anthropic
 process.on('SIGTERM', () => process.exit(0))
+
+const { readyAfterMs = 0, progressEveryMs = 0, exitAfterMs, exitCode = 1 } = await (await fetch(`${baseUrl}/behaviour`)).json() // biome-ignore format: short
+console.log('starting')
+
+const channel = request(`${baseUrl}/channel`, { method: 'POST', headers: { authorization: gateway.auth.token } })
+channel.on('error', () => {})
+setInterval(() => channel.write('.'), 50)
 
 const output = [{ type: 'message', role: 'assistant', content: [{ type: 'output_text', text: 'Hello' }] }]
 const turn = { id: 'resp_1', object: 'response', model: 'openclaw', status: 'completed', output, error: null }
@@ -20,14 +27,13 @@ createServer((request, response) => {
   response.end(JSON.stringify(request.url === '/v1/responses' ? turn : {}))
 }).listen(port, '127.0.0.1')
 
-console.log('starting')
 let progress = 0
 const timer = progressEveryMs > 0 && setInterval(() => console.log(`progress ${++progress}`), progressEveryMs)
 setTimeout(() => {
   clearInterval(timer)
   isReady = true
   console.log('ready')
-  if (exitAfterMs === null) return
+  if (exitAfterMs === undefined) return
   setTimeout(() => {
     console.log('out of lobsters')
     process.exit(exitCode)

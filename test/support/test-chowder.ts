@@ -14,6 +14,7 @@ import { eraseDeleted } from '../../src/organization/delete.ts'
 import type { BodyTimes } from '../../src/platform/body-deadlines.ts'
 import type { RateLimits } from '../../src/platform/rate-limit.ts'
 import { openVault, type Vault } from '../../src/platform/secrets.ts'
+import type { TurnTimes } from '../../src/responses/turn.ts'
 import type { SandboxDriver } from '../../src/sandbox/driver.ts'
 import type { Billing } from '../../src/subscription/stripe.ts'
 import { syncSubscriptions } from '../../src/subscription/sync.ts'
@@ -31,6 +32,7 @@ export interface TestChowderOptions {
   clawhubUrl?: string
   filesMaxBytes?: number
   bodyTimes?: BodyTimes
+  turnTimes?: TurnTimes
   billing?: Billing
   limits?: Partial<RateLimits>
   trustedProxies?: number
@@ -94,7 +96,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     log,
   }
   const findHead = findHeadIn(db)
-  const gatewayOf = findGatewayIn(vault, findHead)
+  const gatewayOf = findGatewayIn(db, vault, findHead)
   const callers = openCallers(db, log)
   const app = (await buildApp({
     db,
@@ -117,6 +119,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     billing: options.billing ?? null,
     limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
     trustedProxies: options.trustedProxies ?? 0,
+    ...(options.turnTimes && { times: options.turnTimes }),
     ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),
     readiness: async () => ({ database: true, queue: true }),
   })) as unknown as FastifyInstance

@@ -61,6 +61,13 @@ test.each([
   expect(Object.keys(channelEntry(channel).fields).every((name) => name in given)).toBe(true)
 })
 
+test('what is stored does not grow without end, however little is given at a time', () => {
+  const part = (name: string) => ({ [name]: 'x'.repeat(60_000) })
+  const stored = settingsFrom('nostr', { relays: ['wss://a'], ...part('a'), ...part('b') }, null)
+  expect(() => settingsFrom('nostr', part('c'), stored)).toThrow(/128|131072/)
+  expect(settingsFrom('nostr', { ...part('c'), a: null }, stored)).toMatchObject(part('c'))
+})
+
 test('what is given goes on top of what is stored, null takes a key away, and a made-up key is kept', () => {
   const stored = settingsFrom('nostr', { relays: ['wss://a'] }, null)
   expect(settingsFrom('nostr', {}, stored)).toEqual(stored)

@@ -27,6 +27,7 @@ describe('the environment', () => {
       DOCKER_GATEWAY_ADDRESS: 'published',
       DOCKER_NETWORK: 'chowder-agents',
       DOCKER_BUILD_NETWORK: 'default',
+      DOCKER_PROXY_DIR: '/run/docker-proxy',
       CHOWDER_DEFAULT_TIER: 'shrimp',
       WORKER_CONCURRENCY: 8,
       RATE_LIMIT_PER_MINUTE: 6000,

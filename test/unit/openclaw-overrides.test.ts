@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { parseOverrides } from '../../src/openclaw/overrides.ts'
+import { overriddenModel, parseOverrides } from '../../src/openclaw/overrides.ts'
 import { AppError } from '../../src/platform/errors.ts'
 
 const refusal = (config: Record<string, unknown>): string => {
@@ -166,4 +166,15 @@ test('what is given is not changed', () => {
   const before = structuredClone(config)
   expect(parseOverrides(config).tree).toEqual({ a: { b: 1 }, list: ['x', 'y'] })
   expect(config).toEqual(before)
+})
+
+test.each<[Record<string, unknown>, string | null]>([
+  [{ 'agents.defaults.model.primary': 'anthropic/claude-opus-5' }, 'claude-opus-5'],
+  [{ agents: { defaults: { model: { primary: 'google/models/gemini-4' } } } }, 'models/gemini-4'],
+  [{ 'agents.defaults': { model: 'gpt-5.5' } }, 'gpt-5.5'],
+  [{ 'agents.defaults.model.primary': null }, null],
+  [{ 'agents.defaults.model.fallbacks': ['anthropic/x'] }, null],
+  [{}, null],
+])('%j makes the agent’s own model %s', (config, model) => {
+  expect(overriddenModel(config)).toBe(model)
 })

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { AppError } from '../../src/platform/errors.ts'
 import { clientLeft, defaultTimes, Turn } from '../../src/responses/turn.ts'
+import { openTurns } from '../../src/responses/turns.ts'
 
 beforeEach(() => {
   vi.useFakeTimers()
@@ -74,6 +75,35 @@ test('bytes start the silence and the count anew, also those that come while the
   expect(probes).toHaveBeenCalledTimes(asked)
   await seconds(20)
   expect(turn.signal.aborted).toBe(true)
+})
+
+test('a turn that is over while its gateway is asked asks nothing more', async () => {
+  const { turn, probes } = begin(hangs)
+  await seconds(16)
+  expect(probes).toHaveBeenCalledTimes(1)
+  turn.finish()
+  await seconds(60)
+  expect(probes).toHaveBeenCalledTimes(1)
+  expect(vi.getTimerCount()).toBe(0)
+  expect(turn.signal.aborted).toBe(false)
+})
+
+test('a gateway that has answered is asked nothing more, and the turn may still take no longer than any', async () => {
+  const { turn, probes } = begin(async () => false)
+  await seconds(10)
+  turn.answered()
+  await seconds(15 * 60 - 11)
+  expect(turn.signal.aborted).toBe(false)
+  await seconds(1)
+  expect(turn.signal.reason).toMatchObject({ kind: 'gateway_timeout', message: /15 minutes/ })
+  expect(probes).not.toHaveBeenCalled()
+})
+
+test('a turn that begins while the server closes has ended', async () => {
+  const turns = openTurns(defaultTimes, 1000)
+  turns.endAll()
+  expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: true })
+  await turns.close()
 })
 
 test('a turn that has ended keeps its first reason and no timers, and asks nothing more', async () => {

@@ -8,7 +8,7 @@ import {
   SandboxUnavailableError,
 } from '../driver.ts'
 import { pause } from '../pause.ts'
-import { type Engine, openEngine } from './engine.ts'
+import { type Engine, inBody, openEngine } from './engine.ts'
 import { execBeside, startProgram } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-session.ts'
@@ -90,10 +90,11 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
   }
 
   /** null while the container has none. */
-  function endpointOf({ NetworkSettings }: Docker.ContainerInspectInfo): Observation['endpoint'] {
+  function endpointOf(id: string, { NetworkSettings }: Docker.ContainerInspectInfo): Observation['endpoint'] {
     if (reach === 'network') {
-      const host = NetworkSettings.Networks[options.network]?.IPAddress
-      return host ? { kind: 'tcp', host, port: forwarderPort } : null
+      // Not the address: once it has ended, dockerd gives that to the next container.
+      const isThere = Boolean(NetworkSettings.Networks[options.network]?.IPAddress)
+      return isThere ? { kind: 'tcp', host: sandboxName(id), port: forwarderPort } : null
     }
     const published = NetworkSettings.Ports[forwarderKey]?.[0]
     return published ? { kind: 'tcp', host: published.HostIp, port: Number(published.HostPort) } : null
@@ -115,11 +116,16 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     // A crash from here on leaves the volume, which the next create finds, or the container without its network.
     if (old) await removeContainer(engine, old.Id, signal, { force: false })
     await engine.call(signal, (docker, abortSignal) =>
-      docker.createVolume({ Name: name, Labels: ownership(installation, spec.id, 'sandbox'), abortSignal }),
+      docker.createVolume({
+        ...inBody({ Name: name, Labels: ownership(installation, spec.id, 'sandbox') }),
+        abortSignal,
+      }),
     )
     await network.make(signal)
     // Another create, or a start, may have been quicker: that container holds.
-    await engine.callUnless([409], signal, (docker, abortSignal) => docker.createContainer({ ...wanted, abortSignal }))
+    await engine.callUnless([409], signal, (docker, abortSignal) =>
+      docker.createContainer({ ...inBody(wanted), abortSignal }),
+    )
   }
 
   async function start(id: string, signal: AbortSignal): Promise<void> {
@@ -136,7 +142,10 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
         })
       return true
     })
-    if (!started) throw new SandboxAbsentError(`there is no sandbox ${id}`)
+    if (started) return
+    // Or what it was made with is gone: its network, made anew since, is another to dockerd. What it holds is in its volume.
+    await removeContainer(engine, sandboxName(id), signal, { force: false })
+    throw new SandboxAbsentError(`there is no sandbox ${id}`)
   }
 
   async function stop(id: string, { graceMs }: { graceMs: number }, signal: AbortSignal): Promise<void> {
@@ -189,7 +198,7 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     if (!container) return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
     const { Running, Status, ExitCode, OOMKilled } = container.State
     const seen = { sandboxId: `docker-${container.Id.slice(0, 12)}`, inside: insideOf(container) }
-    if (Running) return { ...seen, state: 'running', endpoint: endpointOf(container) }
+    if (Running) return { ...seen, state: 'running', endpoint: endpointOf(id, container) }
     const stopped = { ...seen, state: 'stopped' as const, endpoint: null }
     if (Status === 'created') return stopped
     return { ...stopped, exit: { code: ExitCode, oom: OOMKilled && ExitCode === noMoreMemory } }
@@ -227,7 +236,7 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
       const container = filesContainer(installation, id, name, image)
       // Absent by now is the sandbox, or this container, which has just ended; a conflict is another's that was quicker.
       await engine.callUnless([404, 409], signal, (docker, abortSignal) =>
-        docker.createContainer({ ...container, abortSignal }),
+        docker.createContainer({ ...inBody(container), abortSignal }),
       )
       await engine.callUnless([304, 404, 409], signal, (docker, abortSignal) =>
         docker.getContainer(name).start({ abortSignal }),

@@ -30,23 +30,29 @@ export interface Engine {
   ): Promise<T | null>
 }
 
-/** Where dockerd is, from the words of DOCKER_HOST. */
-function addressOf(host: string): Docker.DockerOptions {
+/** Where dockerd is, from the words of DOCKER_HOST. Throws a StartupError for words that name no address. */
+export function addressOf(host: string): { socketPath: string } | { host: string; port: number } {
   const [, path] = /^unix:\/\/(\/.+)$/.exec(host) ?? []
-  // All that the environment would set otherwise.
-  if (path) return { protocol: 'http', socketPath: path, host: '' }
+  if (path) return { socketPath: path }
   const [, name, port] = /^tcp:\/\/([^/:]+):(\d+)\/?$/.exec(host) ?? []
-  if (name && port) return { protocol: 'http', host: name, port: Number(port) }
+  if (name && port) return { host: name, port: Number(port) }
   throw new StartupError(
     'DOCKER_HOST must be unix:///path/of/a/socket or tcp://host:port: set it to where dockerd listens, or leave it out for unix:///var/run/docker.sock.',
   )
+}
+
+/** Options of a create as its body alone: else they would all be in the query too, which has no room for them. */
+export function inBody<T extends object>(options: T): T {
+  const { name, ...body } = options as T & { name?: string }
+  return { _query: name === undefined ? {} : { name }, _body: body } as unknown as T
 }
 
 const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCode ?? 0
 
 /** Opens the way to dockerd; nothing is asked of it yet. Throws a StartupError for words that name no address. */
 export function openEngine(host: string): Engine {
-  const docker = new Docker(addressOf(host))
+  // With all that the environment would set otherwise.
+  const docker = new Docker({ protocol: 'http', host: '', ...addressOf(host) })
 
   async function callUnless<T>(
     statuses: readonly number[],

@@ -24,6 +24,15 @@ export interface BuildOptions {
   extraCaFile: string | null
 }
 
+/** What dockerd is asked to build a release's image with. */
+export interface ImageBuild {
+  name: string
+  /** As of `POST /build`. */
+  options: { t: string; networkmode: string; buildargs: Record<string, string>; rm: true; forcerm: true }
+  /** A tar of all that goes into the image. */
+  context(): Readable
+}
+
 export interface Images {
   /** The name of a release's image. It changes with anything that goes into it. */
   nameOf(release: string): Promise<string>
@@ -36,7 +45,10 @@ export interface Images {
   make(release: string, progress: Progress, signal: AbortSignal): Promise<void>
 }
 
-const deadlineMs = 15 * 60_000
+/** What names images have. */
+export const imageName = /^chowder-openclaw:v\d+-[0-9a-f]{12}$/
+/** How long a build may take. */
+export const buildDeadlineMs = 15 * 60_000
 const sandboxFolder = join(import.meta.dirname, '..')
 const programFiles = [
   'errors.ts',
@@ -78,25 +90,37 @@ function tarOf(context: readonly Entry[]): Readable {
   return tar as unknown as Readable
 }
 
+/** The build of a release's image. Its name changes with anything that goes into it. */
+export async function imageBuild(
+  release: string,
+  source: ReleaseSource,
+  { network, extraCaFile }: BuildOptions,
+): Promise<ImageBuild> {
+  const context = await contextOf(source, extraCaFile)
+  const hash = createHash('sha256').update(source.install)
+  for (const { name, content } of context) hash.update(`\0${name}\0${content.length}\0`).update(content)
+  const name = `chowder-openclaw:${release}-${hash.digest('hex').slice(0, 12)}`
+  const buildargs = { INSTALL: source.install, EXTRA_CA_FILE: extraCaFile ? extraCaPath : '' }
+  return {
+    name,
+    options: { t: name, networkmode: network, buildargs, rm: true, forcerm: true },
+    context: () => tarOf(context),
+  }
+}
+
 /** The images of releases, on the host of dockerd. */
 export function openImages(
   engine: Engine,
   sourceOf: (release: string) => ReleaseSource,
-  { network, extraCaFile }: BuildOptions,
+  buildOptions: BuildOptions,
 ): Images {
   const building = new Map<string, { done: Promise<void>; callers: number; abort: AbortController }>()
   const names = new Map<string, Promise<string>>()
 
-  async function nameOfNow(release: string): Promise<string> {
-    const source = sourceOf(release)
-    const hash = createHash('sha256').update(source.install)
-    for (const { name, content } of await contextOf(source, extraCaFile))
-      hash.update(`\0${name}\0${content.length}\0`).update(content)
-    return `chowder-openclaw:${release}-${hash.digest('hex').slice(0, 12)}`
-  }
+  const buildOf = (release: string) => imageBuild(release, sourceOf(release), buildOptions)
 
   function nameOf(release: string): Promise<string> {
-    const name = names.get(release) ?? nameOfNow(release)
+    const name = names.get(release) ?? buildOf(release).then((build) => build.name)
     names.set(release, name)
     return name
   }
@@ -105,21 +129,13 @@ export function openImages(
     (await engine.callUnless([404], signal, (docker) => docker.getImage(name).inspect())) !== null
 
   async function build(name: string, release: string, progress: Progress, signal: AbortSignal): Promise<void> {
-    const source = sourceOf(release)
-    const context = await contextOf(source, extraCaFile)
+    const { options, context } = await buildOf(release)
     progress(`building the image ${name}`)
     let words = ''
     await engine.call(
       signal,
       async (docker, abortSignal) => {
-        const options = {
-          t: name,
-          networkmode: network,
-          buildargs: { INSTALL: source.install, EXTRA_CA_FILE: extraCaFile ? extraCaPath : '' },
-          rm: true,
-          forcerm: true,
-        }
-        const output = await docker.buildImage(tarOf(context), { ...options, abortSignal })
+        const output = await docker.buildImage(context(), { ...options, abortSignal })
         for await (const event of linesOf(output)) {
           const said = JSON.parse(event) as { stream?: string; error?: string }
           const line = (said.stream ?? said.error ?? '').trimEnd()
@@ -128,7 +144,7 @@ export function openImages(
           if (said.error !== undefined) throw new Error(`the image ${name} could not be built: ${words}`)
         }
       },
-      { deadlineMs },
+      { deadlineMs: buildDeadlineMs },
     )
     if (!(await exists(name, signal))) throw new Error(`the image ${name} could not be built: ${words}`)
     progress(`the image ${name} is built`)

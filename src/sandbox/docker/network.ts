@@ -1,12 +1,25 @@
+import type Docker from 'dockerode'
 import { StartupError } from '../../platform/startup-error.ts'
 import { SandboxUnavailableError } from '../driver.ts'
-import type { Engine } from './engine.ts'
+import { type Engine, inBody } from './engine.ts'
 import { readOutput } from './output.ts'
-import { fenceContainer, forwarderPort } from './profile.ts'
+import { fenceContainer, forwarderPort, labels } from './profile.ts'
 
 const icc = 'com.docker.network.bridge.enable_icc'
 const bridgeName = 'com.docker.network.bridge.name'
 const fenceDeadlineMs = 60_000
+
+/** The network of that name, whose containers do not reach each other. */
+export const networkOptions = (name: string): Docker.NetworkCreateOptions => ({
+  Name: name,
+  Driver: 'bridge',
+  EnableIPv6: false,
+  Options: { [icc]: 'false', [bridgeName]: name },
+})
+
+/** The name of a network's bridge on the host. */
+export const bridgeOf = ({ Id, Options }: Docker.NetworkInspectInfo): string =>
+  Options?.[bridgeName] ?? `br-${Id.slice(0, 12)}`
 
 /** The agents' own network on the host of dockerd. */
 export interface AgentsNetwork {
@@ -37,32 +50,39 @@ export function agentsNetwork(engine: Engine, name: string, { reachable }: { rea
       throw new StartupError(
         `The Docker network ${name} lets its containers reach each other. Remove it, so that Chowder makes it anew, or set DOCKER_NETWORK to another name.`,
       )
-    return { bridge: found.Options[bridgeName] ?? `br-${found.Id.slice(0, 12)}` }
+    return { bridge: bridgeOf(found) }
   }
 
   async function make(signal: AbortSignal): Promise<void> {
     if (await inspect(signal)) return
     await engine.callUnless([409], signal, (docker, abortSignal) =>
-      docker.createNetwork({
-        Name: name,
-        Driver: 'bridge',
-        EnableIPv6: false,
-        Options: { [icc]: 'false', [bridgeName]: name },
-        abortSignal,
-      }),
+      docker.createNetwork({ ...inBody(networkOptions(name)), abortSignal }),
     )
     await inspect(signal)
   }
 
+  /** Removes what nobody will start any more: whoever made it was killed. Started ones remove themselves. */
+  async function removeLeftOverFences(signal: AbortSignal): Promise<void> {
+    const filters = { label: [`${labels.role}=fence`], status: ['created'] }
+    const made = await engine.call(signal, (docker, abortSignal) =>
+      docker.listContainers({ all: true, filters, abortSignal }),
+    )
+    for (const { Id, Created } of made) {
+      if (Created * 1000 > Date.now() - 2 * fenceDeadlineMs) continue
+      await engine.callUnless([404, 409], signal, (docker) => docker.getContainer(Id).remove({ force: false }))
+    }
+  }
+
   async function putUpFence(image: string): Promise<void> {
     const signal = AbortSignal.timeout(fenceDeadlineMs)
+    await removeLeftOverFences(signal)
     const network = await inspect(signal)
     if (!network) throw new SandboxUnavailableError(new Error(`the network ${name} is gone`))
     const options = fenceContainer(image, network.bridge, reachable ? forwarderPort : null)
     const [code, words] = await engine.call(
       signal,
       async (docker, abortSignal) => {
-        const container = await docker.createContainer({ ...options, abortSignal })
+        const container = await docker.createContainer({ ...inBody(options), abortSignal })
         const output = await container.attach({ stream: true, stdout: true, stderr: true, abortSignal })
         const removed: Promise<{ StatusCode: number }> = container.wait({ condition: 'removed', abortSignal })
         const [lines, { StatusCode }] = await Promise.all([wordsOf(output), removed, container.start({ abortSignal })])

@@ -17,6 +17,8 @@ export const forwarderKey = `${forwarderPort}/tcp`
 
 /** Small, for a program that does little. */
 export const nodeFlags = ['--max-old-space-size=64', '--max-semi-space-size=1']
+/** The agent has the same user, and could have a debugger opened in what stands before its gateway. */
+const supervisorFlags = [...nodeFlags, '--disable-sigusr1']
 
 export const labels = {
   installation: 'chowder.installation',
@@ -74,7 +76,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     Hostname: 'agent',
     User: user,
     WorkingDir: home,
-    Cmd: [node, ...nodeFlags, `${programs}/supervisor.js`, JSON.stringify(settings), ...spec.command(inside)],
+    Cmd: [node, ...supervisorFlags, `${programs}/supervisor.js`, JSON.stringify(settings), ...spec.command(inside)],
     Env: Object.entries(spec.env(inside)).map(([name, value]) => `${name}=${value}`),
     Labels: {
       ...Object.fromEntries(Object.entries(spec.labels).map(([name, value]) => [`chowder.label.${name}`, value])),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# fence.sh <bridge> [<port>]: keeps the containers of a bridge from this host and from the cloud's metadata service, by
+# fence.sh <bridge> [<port>]: keeps the containers of a bridge from this host and from clouds' metadata services, by
 # rules that are put in place unless they are there. Runs in the host's network. With a port the containers of the bridge
 # reach each other on that one, which is refused otherwise.
 set -e
@@ -15,8 +15,12 @@ rule() {
 
 # Before addresses are translated, so that published ports of other containers count as the host's too.
 rule mangle PREROUTING -i "$bridge" -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP
-# All but UDP: some clouds have their name servers there.
-rule mangle PREROUTING -i "$bridge" -d 169.254.0.0/16 ! -p udp -j DROP
+# What is for all who listen, by broadcast or multicast, has no local address.
+rule mangle INPUT -i "$bridge" -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP
+# The metadata services of most clouds, of Alibaba and of Azure. All but UDP: some have their name servers there.
+for address in 169.254.0.0/16 100.100.100.200/32 168.63.129.16/32; do
+  rule mangle PREROUTING -i "$bridge" -d "$address" ! -p udp -j DROP
+done
 if [ -n "$port" ]; then
   rule filter DOCKER-USER -i "$bridge" -o "$bridge" -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
   rule filter DOCKER-USER -i "$bridge" -o "$bridge" -p tcp --dport "$port" -j ACCEPT

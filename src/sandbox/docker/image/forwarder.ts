@@ -13,6 +13,9 @@ export interface Admission {
 }
 
 const host = '127.0.0.1'
+/** Of one address, and of what each may hold: neighbours share the memory of this process with the control plane. */
+const mostConnections = 256
+const limits = { maxHeaderSize: 8192, headersTimeout: 5000, connectionsCheckingInterval: 1000 }
 /** Of one connection only. */
 const hopByHop = new Set([
   'connection',
@@ -90,13 +93,30 @@ function joined(one: Duplex, other: Duplex): void {
   }
 }
 
+/** Ends what one address has too many of. */
+function boundConnections(server: Server): void {
+  const held = new Map<string, number>()
+  server.on('connection', (socket) => {
+    const from = socket.remoteAddress ?? ''
+    const count = (held.get(from) ?? 0) + 1
+    if (count > mostConnections) return void socket.destroy()
+    held.set(from, count)
+    socket.once('close', () => {
+      const left = (held.get(from) ?? 1) - 1
+      if (left === 0) held.delete(from)
+      else held.set(from, left)
+    })
+  })
+}
+
 /**
  * The way to a gateway that listens on its own loopback and takes whoever comes from there for its owner: everything that
  * is not admitted ends here, each request by itself. Told from outside by 403; 502 when the gateway does not listen.
  */
 export function openForwarder(gatewayPort: number, admission: Admission): Server {
-  const server = createServer(async (incoming, response) => {
-    if (!isOpen(incoming, admission) && !(await hasToken(incoming, admission))) {
+  const server = createServer(limits, async (incoming, response) => {
+    const isForAll = isOpen(incoming, admission)
+    if (!isForAll && !(await hasToken(incoming, admission))) {
       response.writeHead(403, { 'content-type': 'application/json', connection: 'close' }).end(refusal)
       return
     }
@@ -113,8 +133,10 @@ export function openForwarder(gatewayPort: number, admission: Admission): Server
     })
     incoming.on('error', () => outgoing.destroy())
     response.on('close', () => outgoing.destroy())
-    incoming.pipe(outgoing)
+    if (isForAll) outgoing.end(() => incoming.resume())
+    else incoming.pipe(outgoing)
   })
+  boundConnections(server)
 
   server.on('upgrade', async (incoming, socket, head) => {
     socket.on('error', () => socket.destroy())

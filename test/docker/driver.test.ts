@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
@@ -7,7 +8,7 @@ import { networkInterfaces } from 'node:os'
 import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { StartupError } from '../../src/platform/startup-error.ts'
 import {
   type Observation,
@@ -17,8 +18,7 @@ import {
   SandboxUnavailableError,
 } from '../../src/sandbox/driver.ts'
 import { contractCommand, contractDriver, contractSpec } from '../support/docker-host.ts'
-import { startDockerd, type TestDockerd, whyNoDockerd } from '../support/dockerd.ts'
-import { describeDriver } from '../support/driver-contract.ts'
+import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
 import { until } from '../support/until.ts'
 
@@ -27,10 +27,7 @@ const minute = 60_000
 const token = 'the-gateways-token'
 const authorization = `Bearer ${token}`
 
-const missing = await whyNoDockerd()
-if (missing) console.warn(`sandboxes in containers are not tested: ${missing}`)
-
-describe.skipIf(missing)('with a dockerd', () => {
+describe('with a dockerd', () => {
   let dockerd: TestDockerd
 
   beforeAll(async () => {
@@ -38,28 +35,6 @@ describe.skipIf(missing)('with a dockerd', () => {
     await contractDriver(dockerd.host, 'image').prepare('v1', () => {}, within(5 * minute))
   }, 15 * minute)
   afterAll(() => dockerd?.close(), minute)
-
-  describeDriver('docker', async () => {
-    const driver = contractDriver(dockerd.host, randomUUID())
-    const ask = async (id: string, path: string) => {
-      const { inside } = await driver.observe(id, within())
-      const script = `const url = 'http://127.0.0.1:${inside?.port}${path}'
-        const ask = (left) => fetch(url).then((answer) => answer.text()).then(console.log, () => left && setTimeout(ask, 50, left - 1))
-        ask(100)`
-      return driver.exec(id, [inside?.node ?? 'node', '-e', script], { timeoutMs: 10_000 }, within())
-    }
-    return {
-      driver,
-      command: (inside) => contractCommand(inside),
-      endGateway: async (id, _seen, code) => {
-        await ask(id, '/whoami')
-        await ask(id, `/exit/${code}`).catch(() => {}) // it ends with its sandbox
-      },
-      gatewayOf: async (id) => (await ask(id, '/whoami')).stdout,
-      runsPrograms: true,
-      close: async () => {},
-    }
-  })
 
   describe('a sandbox in a container', () => {
     const installation = randomUUID()
@@ -218,6 +193,23 @@ describe.skipIf(missing)('with a dockerd', () => {
         expect(await twin(get(outside.linkLocal, outside.port))).toBe('outside')
       })
 
+      test('is not heard by what listens on this host for everybody', async () => {
+        const heard: string[] = []
+        const listener = createSocket('udp4').on('message', (message) => heard.push(message.toString()))
+        try {
+          await once(listener.bind(0, '0.0.0.0'), 'listening')
+          const send = (word: string) =>
+            `/usr/local/bin/node -e "const s=require('node:dgram').createSocket('udp4');s.bind(()=>{s.setBroadcast(true);s.send('${word}',${listener.address().port},'255.255.255.255',()=>s.close())})"`
+          const id = await started()
+          expect(await exec(id, send('agent'))).toMatchObject({ exitCode: 0, stderr: '' })
+          await twin(send('twin'))
+          await until('the twin to be heard', () => heard.length > 0)
+          expect(heard).toEqual(['twin'])
+        } finally {
+          listener.close()
+        }
+      })
+
       test('has the rules put up again that somebody took down, at the next start of any', async () => {
         const id = await created()
         const { port } = host.address() as AddressInfo
@@ -231,6 +223,20 @@ describe.skipIf(missing)('with a dockerd', () => {
         const { Gateway } = (await inspect(id)).NetworkSettings.Networks['chowder-test']
         expect((await exec(id, get(Gateway, port))).stdout).toBe('refused\n')
       })
+    })
+
+    test('has its start remove the fences that their makers, killed, will never start', async () => {
+      await dockerd.docker('create', '--label', 'chowder.role=fence', image, 'true')
+      const fences = () => dockerd.docker('ps', '-aq', '--filter', 'label=chowder.role=fence')
+      await started()
+      expect(await fences(), 'its maker may be about to').not.toBe('')
+      vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 5 * minute })
+      try {
+        await started()
+      } finally {
+        vi.useRealTimers()
+      }
+      expect(await fences()).toBe('')
     })
 
     test('is not on a network whose containers reach each other', async () => {
@@ -254,6 +260,7 @@ describe.skipIf(missing)('with a dockerd', () => {
       const { endpoint } = await near.observe(id, within())
       expect(endpoint).toMatchObject({ kind: 'tcp', port: 18_790 })
       const { host } = endpoint as { host: string }
+      expect(host, 'its address may be another’s tomorrow').toBe(`chowder-${id}`)
       expect((await inspect(id)).HostConfig.PortBindings ?? {}).toEqual({})
       const fromControlPlane = (...args: string[]) =>
         dockerd.docker('run', '--rm', '--network', 'chowder-near', image, 'curl', '-s', '-m', '3', ...args)
@@ -457,14 +464,24 @@ describe.skipIf(missing)('with a dockerd', () => {
       expect(others.map((sandbox) => sandbox.id)).not.toContain(id)
     })
 
-    test('that is made while its network is away gets it back', async () => {
+    test('whose network is away gets it back, before its first start and after, with all that it held', async () => {
       const own = contractDriver(dockerd.host, installation, { network: 'chowder-gone' })
+      const removeNetwork = () => dockerd.docker('network', 'rm', 'chowder-gone')
       const id = randomUUID()
       made.push(id)
+      const running = { state: 'running', endpoint: { kind: 'tcp' } }
       await own.create(contractSpec(id), within())
-      await dockerd.docker('network', 'rm', 'chowder-gone')
+      await removeNetwork()
       await own.start(id, within())
-      expect(await own.observe(id, within())).toMatchObject({ state: 'running', endpoint: { kind: 'tcp' } })
+      expect(await own.observe(id, within())).toMatchObject(running)
+      await give(id, 'notes.md', 'kept', own)
+      await own.stop(id, { graceMs: 5000 }, within())
+      await removeNetwork()
+      await expect(own.start(id, within())).rejects.toThrow(SandboxAbsentError)
+      await own.create(contractSpec(id), within())
+      await own.start(id, within())
+      expect(await own.observe(id, within())).toMatchObject(running)
+      expect(await textOf(id, 'notes.md', own)).toBe('kept')
     })
   })
 

@@ -1,23 +1,52 @@
+import { execFile } from 'node:child_process'
+import { chmod, mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type Dockerode from 'dockerode'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { dockerSettings } from '../../src/open-sandboxes.ts'
-import { defaultRelease } from '../../src/openclaw/releases.ts'
-import { loadConfig } from '../../src/platform/config.ts'
-import { openDriver } from '../../src/sandbox/index.ts'
+import { dockerEnv, prepareImage } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
-import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
-import { startDockerd, type TestDockerd, whyNoDockerd } from '../support/dockerd.ts'
+import { type ChowderProcess, removeDataDir, startChowder } from '../support/chowder-process.ts'
+import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
+import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
+
+const run = promisify(execFile)
 
 const minute = 60_000
 const providerKey = 'sk-ant-canary-provider-key'
 const fakeProvider = fileURLToPath(new URL('../support/fake-model-provider.mjs', import.meta.url))
 
-const missing = await whyNoDockerd()
-if (missing) console.warn(`agents in containers are not tested: ${missing}`)
+type Container = Dockerode.ContainerInspectInfo
 
-describe.skipIf(missing)('real agents in containers', () => {
+/** What a container may, each as a number: more is looser. */
+const looseness: Record<string, (container: Container) => number> = {
+  capabilities: ({ HostConfig: { CapDrop, CapAdd } }) => (CapDrop?.includes('ALL') ? (CapAdd ?? []).length : 14),
+  'new privileges': ({ HostConfig }) => Number(!HostConfig.SecurityOpt?.includes('no-new-privileges')),
+  privileged: ({ HostConfig }) => Number(HostConfig.Privileged),
+  'the user root': ({ Config }) => Number(['', '0', 'root'].includes(Config.User)),
+  memory: ({ HostConfig }) => HostConfig.Memory || Number.POSITIVE_INFINITY,
+  swap: ({ HostConfig }) => HostConfig.MemorySwap || Number.POSITIVE_INFINITY,
+  CPU: ({ HostConfig }) => HostConfig.NanoCpus || Number.POSITIVE_INFINITY,
+  processes: ({ HostConfig }) => HostConfig.PidsLimit || Number.POSITIVE_INFINITY,
+  'a root file system to write to': ({ HostConfig }) => Number(!HostConfig.ReadonlyRootfs),
+  'folders of the host': ({ HostConfig }) => HostConfig.Binds?.length ?? 0,
+  'ports beyond this host': ({ HostConfig }) =>
+    Object.values<{ HostIp: string }[]>(HostConfig.PortBindings)
+      .flat()
+      .filter(({ HostIp }) => HostIp !== '127.0.0.1').length,
+  'namespaces of the host': ({ HostConfig: { NetworkMode, PidMode, IpcMode, UsernsMode, UTSMode } }) =>
+    [NetworkMode, PidMode, IpcMode, UsernsMode, UTSMode].filter((mode) => mode === 'host').length,
+}
+
+/** In what a container is looser than another. */
+const looserThan = (held: Container, container: Container): string[] =>
+  Object.entries(looseness).flatMap(([trait, of]) => (of(container) > of(held) ? [trait] : []))
+
+describe('real agents in containers', () => {
   let dockerd: TestDockerd
   let outside: Outside
   let dataDir: string
@@ -31,19 +60,10 @@ describe.skipIf(missing)('real agents in containers', () => {
     dockerd = await startDockerd()
     // Not on this host: agents are kept from it.
     outside = await openOutside((port) => [fakeProvider, '--host', '0.0.0.0', '--port', String(port)])
-    const { NODE_EXTRA_CA_CERTS } = process.env
-    env = {
-      SANDBOX_DRIVER: 'docker',
-      DOCKER_HOST: dockerd.host,
-      DOCKER_NETWORK: 'chowder-test',
-      DOCKER_BUILD_NETWORK: 'host',
-      ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}`,
-      ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
-    }
-    const options = { ...(await dockerSettings(loadConfig(env))), installation: '' }
-    const building = AbortSignal.timeout(15 * minute)
-    await openDriver({ name: 'docker', options }).prepare(defaultRelease, (line) => console.log(line), building)
-    dataDir = await makeDataDir()
+    env = { ...dockerEnv(dockerd.host), ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}` }
+    await prepareImage(dockerd.host)
+    dataDir = await mkdtemp(join(tmpdir(), 'chowder-docker-'))
+    await chmod(dataDir, 0o711) // the database runs as another user
     chowder = await startChowder({ dataDir, env })
     key = await signUp(chowder.url, providerKey)
     client = api(chowder.url, key)
@@ -61,6 +81,25 @@ describe.skipIf(missing)('real agents in containers', () => {
 
   const inspect = async () => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
   const content = (path: string) => client.get(`/v1/instances/${id}/files/content?path=${path}`)
+
+  it('are held by no less than the containers that OpenClaw’s own fleet command makes', {
+    timeout: 10 * minute,
+  }, async () => {
+    const openclaw = join(await preparedRelease(), 'node_modules/openclaw/openclaw.mjs')
+    const ours = await inspect()
+    const { Image } = ours.Config
+    const fleet = [openclaw, 'fleet', 'create', 'acme', '--no-start', '--image', Image]
+    const { PATH = '' } = process.env
+    await run(process.execPath, fleet, { env: { PATH, HOME: dataDir, DOCKER_HOST: dockerd.host } })
+    const loose = ['--name', 'loose', '-p', '18789', '--user', '0', '--pid', 'host']
+    await dockerd.docker('create', ...loose, Image, 'true')
+    const [upstream, anything] = JSON.parse(await dockerd.docker('inspect', 'openclaw-cell-acme', 'loose'))
+    await dockerd.docker('rm', 'openclaw-cell-acme', 'loose')
+    expect(looserThan(upstream, ours)).toEqual([])
+    expect(looserThan(ours, upstream)).toEqual(['swap', 'a root file system to write to', 'folders of the host'])
+    const also = Object.keys(looseness).filter((trait) => !/privileged|root file|folders/.test(trait))
+    expect(looserThan(upstream, anything)).toEqual(also)
+  })
 
   it('talk, and remember', async () => {
     expect((await client.get(`/v1/instances/${id}`)).body.sandbox_id).toMatch(/^docker-[0-9a-f]{12}$/)
@@ -112,6 +151,21 @@ describe.skipIf(missing)('real agents in containers', () => {
     expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=5')
   })
 
+  it('come back when they took too much memory, and their history says so', async () => {
+    const { StartedAt } = (await inspect()).State
+    // The gateway is to be ended first, not the program that takes the memory, whose own words must not match.
+    const script = `for process in /proc/[0-9]*; do
+        if tr '\\0' ' ' <$process/cmdline | grep -q '[o]penclaw'; then echo 1000 >$process/oom_score_adj; fi
+      done
+      exec node -e 'const held = []; for (;;) held.push(Buffer.alloc(16 << 20, 1))'`
+    await dockerd.docker('exec', `chowder-${id}`, 'sh', '-c', script).catch(() => {}) // it is ended, too
+    await until('the repair', async () => (await inspect()).State.StartedAt !== StartedAt, minute)
+    await waitForStatus(client, id, 'running')
+    const { body: history } = await client.get(`/v1/instances/${id}/events`)
+    expect(JSON.stringify(history)).toContain('oom')
+    expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=6')
+  })
+
   it('outlive Chowder, whose next start adopts them; deleting leaves nothing', async () => {
     const { Id, State } = await inspect()
     expect(await chowder.kill('SIGINT')).toBe(0)
@@ -119,7 +173,7 @@ describe.skipIf(missing)('real agents in containers', () => {
     chowder = await startChowder({ dataDir, env })
     await until('the welcome', () => chowder.output().includes('Each agent is a container without privileges'))
     client = api(chowder.url, key)
-    expect(await say(client, sessionPath(id), 'the same?')).toContain('turns=6')
+    expect(await say(client, sessionPath(id), 'the same?')).toContain('turns=7')
     const now = await inspect()
     expect([now.Id, now.State.StartedAt]).toEqual([Id, State.StartedAt])
     expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)

@@ -1,0 +1,68 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Figure, figure, median } from './figures.ts'
+import type { Tenant } from './tenant.ts'
+
+const pollMs = 100
+
+/** Waits until it is so. Throws with `what` after the time, and what `isSo` throws. */
+export async function until(what: string, timeoutMs: number, isSo: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + timeoutMs
+  while (!(await isSo())) {
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs / 1000} s`)
+    await sleep(pollMs)
+  }
+}
+
+/** Until an agent has the status. Throws its own words when it is in error. */
+export const untilAgentIs = (tenant: Tenant, id: string, wanted: string, timeoutMs: number): Promise<void> =>
+  until(wanted, timeoutMs, async () => {
+    const { status } = await tenant.call<{ status: string }>('GET', `/v1/instances/${id}/status`)
+    if (status === 'error') {
+      const { error_message } = await tenant.call<{ error_message: string }>('GET', `/v1/instances/${id}`)
+      throw new Error(`the instance is in error: ${error_message}`)
+    }
+    return status === wanted
+  })
+
+/** Creates an agent and waits until it runs; returns its id. */
+export async function createAgent(tenant: Tenant, timeoutMs: number): Promise<string> {
+  const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
+  await untilAgentIs(tenant, id, 'running', timeoutMs)
+  return id
+}
+
+/** Whether a gateway's own path answers 2xx on this port of loopback. */
+export const answers = (port: number, path: string): Promise<boolean> =>
+  fetch(`http://127.0.0.1:${port}${path}`).then(
+    (answer) => answer.ok,
+    () => false,
+  )
+
+/** How long it takes, in seconds. */
+export async function secondsOf(act: () => Promise<unknown>): Promise<number> {
+  const startedAt = performance.now()
+  await act()
+  return (performance.now() - startedAt) / 1000
+}
+
+/** Seconds by Chowder and by hand, each of which returns them, in turn; the one that is first changes. */
+export async function inTurn(
+  name: string,
+  bar: Figure['bar'],
+  count: number,
+  say: (text: string) => void,
+  chowder: (round: number) => Promise<number>,
+  limit: (round: number) => Promise<number>,
+): Promise<Figure> {
+  const seconds = { chowder: [] as number[], limit: [] as number[] }
+  for (let round = 1; round <= count; round += 1) {
+    say(`${name} by Chowder and by hand, round ${round} of ${count}`)
+    const sides = [
+      async () => void seconds.limit.push(await limit(round)),
+      async () => void seconds.chowder.push(await chowder(round)),
+    ]
+    for (const side of round % 2 === 1 ? sides : sides.reverse()) await side()
+  }
+  // Minutes apart, and few: the medians tell more than the ratios of neighbours.
+  return figure(name, 's', bar, [{ chowder: median(seconds.chowder), limit: median(seconds.limit) }])
+}

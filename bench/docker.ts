@@ -1,0 +1,241 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startChowder } from '../demo/chowder-process.ts'
+import { dockerSettings } from '../src/docker-settings.ts'
+import { defaultRelease } from '../src/openclaw/releases.ts'
+import { loadConfig } from '../src/platform/config.ts'
+import { StartupError } from '../src/platform/startup-error.ts'
+import { type Engine, openEngine } from '../src/sandbox/docker/engine.ts'
+import { openImages } from '../src/sandbox/docker/image.ts'
+import { createAgent, inTurn, secondsOf, until, untilAgentIs } from './agents.ts'
+import {
+  exists,
+  imageSize,
+  type Recipe,
+  recipeOf,
+  removeByHand,
+  removeNetwork,
+  restartByHand,
+  startByHand,
+} from './container.ts'
+import { type Fact, type Figure, figure } from './figures.ts'
+import { coresBusy, residentMb } from './process.ts'
+import { createsOf, makeOwners, pollsOf, type Request, setStage, turnsOf, type Undo } from './stage.ts'
+import { connect, type Tenant } from './tenant.ts'
+
+const network = 'chowder-bench'
+const rounds = 3
+const together = 10
+const idleMs = 30_000
+const warmUpMs = 2500
+const loadMs = 8000
+/** Only of a release that has no image yet. */
+const buildTimeoutMs = 15 * 60_000
+const startTimeoutMs = 3 * 60_000
+const allTimeoutMs = 10 * 60_000
+const stopTimeoutMs = 60_000
+const baseImage = 'node:24-slim'
+/** As docker-compose.yml names it. */
+const controlPlaneImage = 'chowder:local'
+
+type Say = (text: string) => void
+
+/** What is missing on this machine is said in words. */
+async function openDockerd() {
+  const { DOCKER_HOST, DOCKER_BUILD_NETWORK, DOCKER_EXTRA_CA_FILE } = process.env
+  if (!DOCKER_HOST)
+    throw new StartupError('--docker needs a dockerd: set DOCKER_HOST to where it listens, unix:///path of its socket.')
+  const env = {
+    SANDBOX_DRIVER: 'docker',
+    DOCKER_HOST,
+    DOCKER_NETWORK: network,
+    ...(DOCKER_BUILD_NETWORK && { DOCKER_BUILD_NETWORK }),
+    ...(DOCKER_EXTRA_CA_FILE && { DOCKER_EXTRA_CA_FILE }),
+  }
+  const { host, buildNetwork, extraCaFile, releaseSource } = await dockerSettings(loadConfig(env))
+  const engine = openEngine(host)
+  await engine
+    .call(AbortSignal.timeout(stopTimeoutMs), (docker) => docker.ping())
+    .catch((cause) => {
+      throw new StartupError(
+        `no dockerd answers at DOCKER_HOST, ${DOCKER_HOST}: start one, or set it to where one listens.`,
+        {
+          cause,
+        },
+      )
+    })
+  return { env, engine, images: openImages(engine, releaseSource, { network: buildNetwork, extraCaFile }) }
+}
+
+async function deleteAgent(engine: Engine, tenant: Tenant, id: string): Promise<void> {
+  await tenant.call('DELETE', `/v1/instances/${id}`)
+  await until('gone', stopTimeoutMs, async () => !(await exists(engine, id)))
+}
+
+/** From a create to a running agent, one at a time, beside the same container and gateway by hand. */
+async function measureCreates(engine: Engine, tenant: Tenant, say: Say): Promise<{ figure: Figure; recipe: Recipe }> {
+  say('a first agent, which does not count')
+  const first = await createAgent(tenant, startTimeoutMs)
+  let recipe = await recipeOf(engine, first)
+  await deleteAgent(engine, tenant, first)
+  const byChowder = async () => {
+    let id = ''
+    const seconds = await secondsOf(async () => {
+      id = await createAgent(tenant, startTimeoutMs)
+    })
+    recipe = await recipeOf(engine, id)
+    await deleteAgent(engine, tenant, id)
+    return seconds
+  }
+  const byHand = async (round: number) => {
+    const seconds = await secondsOf(() => startByHand(engine, recipe, `bench-${round}`, startTimeoutMs))
+    await removeByHand(engine, `bench-${round}`)
+    return seconds
+  }
+  return { figure: await inTurn('create to running', { atMost: 1.15 }, rounds, say, byChowder, byHand), recipe }
+}
+
+/** From asking a running agent to stop, over stopped, to running again, beside the same with a container by hand. */
+async function measureRestarts(engine: Engine, tenant: Tenant, recipe: Recipe, say: Say): Promise<Figure> {
+  say('an agent by Chowder and one by hand, to be stopped and started')
+  const id = await createAgent(tenant, startTimeoutMs)
+  const name = 'bench-restarted'
+  await startByHand(engine, recipe, name, startTimeoutMs)
+  const byChowder = () =>
+    secondsOf(async () => {
+      await tenant.call('POST', `/v1/instances/${id}/stop`)
+      await untilAgentIs(tenant, id, 'stopped', stopTimeoutMs)
+      await tenant.call('POST', `/v1/instances/${id}/start`)
+      await untilAgentIs(tenant, id, 'running', startTimeoutMs)
+    })
+  const byHand = () => secondsOf(() => restartByHand(engine, name, startTimeoutMs))
+  const restarts = await inTurn('stop to running', { atMost: 1.15 }, rounds, say, byChowder, byHand)
+  await removeByHand(engine, name)
+  await deleteAgent(engine, tenant, id)
+  return restarts
+}
+
+const fact = (name: string, chowder: number, unit: string): Fact => ({ name, chowder, unit })
+
+/**
+ * Many agents that are asked for at once until all of them run, beside as many containers by hand. On a machine that is
+ * busy enough OpenClaw ends some of them while they start: those are started again, on both sides, and counted.
+ */
+async function measureTogether(engine: Engine, tenant: Tenant, recipe: Recipe, say: Say): Promise<(Fact | Figure)[]> {
+  const each = Array.from({ length: together }, (_, index) => `bench-together-${index}`)
+  const ended = { chowder: 0, limit: 0 }
+  say(`${together} agents at once by hand`)
+  const limit = await secondsOf(() =>
+    Promise.all(
+      each.map((name) =>
+        startByHand(engine, recipe, name, allTimeoutMs, () => {
+          ended.limit += 1
+        }),
+      ),
+    ),
+  )
+  await Promise.all(each.map((name) => removeByHand(engine, name)))
+  say(`${together} agents at once by Chowder`)
+  const ids: string[] = []
+  const chowder = await secondsOf(() =>
+    Promise.all(
+      each.map(async () => {
+        const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
+        ids.push(id)
+        await until('running', allTimeoutMs, async () => {
+          const { status } = await tenant.call<{ status: string }>('GET', `/v1/instances/${id}/status`)
+          if (status !== 'error') return status === 'running'
+          ended.chowder += 1
+          await tenant.call('POST', `/v1/instances/${id}/start`)
+          return false
+        })
+      }),
+    ),
+  )
+  await Promise.all(ids.map((id) => deleteAgent(engine, tenant, id)))
+  return [
+    figure(`${together} creates at once`, 's', { atMost: 1.15 }, [{ chowder, limit }]),
+    fact('  of them in error, and started again', ended.chowder, `(by hand ${ended.limit})`),
+  ]
+}
+
+const sizes = (what: string, { all, own }: { all: number; own: number }): Fact[] => [
+  fact(`${what}, in all`, all / 1e6, 'MB'),
+  fact(`${what}, beyond ${baseImage}`, own / 1e6, 'MB'),
+]
+
+/**
+ * Agents in containers beside the same containers by hand, one replica of the API and two, the memory of the control
+ * plane's processes, and the size of its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is missing.
+ */
+export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
+  const undo: Undo = []
+  try {
+    const { env, engine, images } = await openDockerd()
+    await images.make(defaultRelease, say, AbortSignal.timeout(buildTimeoutMs))
+    say('starting PostgreSQL, an API and a worker')
+    // The provider that no key is asked of: nothing listens there.
+    const { pool, chowder, start, load } = await setStage(undo, { ...env, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' })
+    undo.push(() => removeNetwork(engine, network))
+    const startApi = async () => {
+      const api = await startChowder({ ...chowder, role: 'api' })
+      undo.push(() => api.stop('SIGTERM'))
+      return { ...api, port: Number(new URL(api.url).port) }
+    }
+    const api = await startApi()
+    const worker = await startChowder({ ...chowder, role: 'worker' })
+    undo.push(() => worker.stop('SIGTERM'))
+    say(`both idle for ${idleMs / 1000} s`)
+    await sleep(idleMs)
+    const facts = [
+      fact('memory of a worker, idle', await residentMb(worker.pid), 'MB'),
+      fact('memory of an API, idle', await residentMb(api.pid), 'MB'),
+    ]
+
+    const tenant = await connect(api.url)
+    const { figure: creates, recipe } = await measureCreates(engine, tenant, say)
+    const restarts = await measureRestarts(engine, tenant, recipe, say)
+    const all = await measureTogether(engine, tenant, recipe, say)
+    facts.push(fact(`memory of a worker, after ${together} creates`, await residentMb(worker.pid), 'MB'))
+    await worker.stop('SIGTERM')
+
+    const owners = await makeOwners(pool, api.url, await start('./stub-gateway.ts', {}))
+    const loads: [what: string, requests: Request[]][] = [
+      ['status polls', pollsOf(owners)],
+      ['proxied turns', turnsOf(owners)],
+    ]
+    const apis = [api]
+    const memory: number[] = []
+    async function underLoad(what: string, requests: Request[], status: number): Promise<void> {
+      const of = `${what}, ${apis.length} ${apis.length === 1 ? 'API' : 'APIs'}`
+      say(of)
+      const ports = apis.map(({ port }) => port)
+      await load(ports, requests, status, warmUpMs)
+      let perSecond = 0
+      const cores = await coresBusy(
+        apis.map(({ pid }) => pid),
+        async () => {
+          perSecond = (await load(ports, requests, status, loadMs)).perSecond
+        },
+      )
+      memory.push(await residentMb(api.pid))
+      facts.push(
+        fact(of, perSecond, '/s'),
+        fact('  cores busy, of them with the API', cores.own, `of ${cores.all.toFixed(2)}`),
+      )
+    }
+    await underLoad('creates', createsOf(owners), 201)
+    for (const [what, requests] of loads) await underLoad(what, requests, 200)
+    facts.push(fact('memory of an API, under load', Math.max(...memory), 'MB'))
+    apis.push(await startApi())
+    for (const [what, requests] of loads) await underLoad(what, requests, 200)
+
+    const agent = await imageSize(engine, await images.nameOf(defaultRelease), baseImage)
+    if (agent) facts.push(...sizes('image of an agent', agent))
+    const own = await imageSize(engine, controlPlaneImage, baseImage)
+    if (own) facts.push(...sizes('image of the control plane', own))
+    else say(`there is no image ${controlPlaneImage}, so its size is left out: docker build -t ${controlPlaneImage} .`)
+    return [creates, restarts, ...all, ...facts]
+  } finally {
+    for (let next = undo.pop(); next; next = undo.pop()) await next()
+  }
+}

@@ -1,0 +1,134 @@
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { pino } from 'pino'
+import { type ChowderOptions, makeTemporaryDataDir, migrateWithChowder } from '../demo/chowder-process.ts'
+import { startEmbeddedPostgres } from '../src/database/embedded.ts'
+import type { Load, Measured } from './load.ts'
+import { startProgram } from './program.ts'
+import { connect, type Tenant } from './tenant.ts'
+
+const organizations = 64
+const connections = 64
+const quietTimeoutMs = 60_000
+
+export type Request = Load['requests'][number]
+
+/** A customer with one running agent. */
+export interface Owner {
+  auth: Tenant['auth']
+  instanceId: string
+}
+
+/** What is to be undone in the end, the last first. */
+export type Undo = (() => Promise<unknown>)[]
+
+/** A PostgreSQL with Chowder's schema, and programs that load what stands on it. */
+export interface Stage {
+  pool: pg.Pool
+  connection: pg.PoolConfig
+  /** How a Chowder is started on it; it limits no rates. */
+  chowder: Omit<ChowderOptions, 'role'> & { env: { CHOWDER_SECRET_KEY: string } }
+  /** Starts one of the bench's programs; resolves to the port that it listens on. */
+  start(name: string, setup: object): Promise<number>
+  /** Sends requests to these ports in turn for so long, `atOnce` at a time, and waits until the database is at rest again. */
+  load(ports: number[], requests: Request[], status: number, ms: number, atOnce?: number): Promise<Measured>
+}
+
+/** Until what a round left behind (bells, after all) is done: it is not to burden the next round. */
+async function untilQuiet(pool: pg.Pool): Promise<void> {
+  const deadline = performance.now() + quietTimeoutMs
+  for (let quiet = 0; quiet < 3; ) {
+    const { rows } = await pool.query<{ busy: number }>(
+      `SELECT count(*)::int AS busy FROM pg_stat_activity WHERE state <> 'idle' AND backend_type = 'client backend' AND pid <> pg_backend_pid()`,
+    )
+    quiet = rows[0]?.busy === 0 ? quiet + 1 : 0
+    if (performance.now() > deadline) throw new Error('the database does not come to rest')
+    await sleep(50)
+  }
+}
+
+/** Sets the stage in a temporary folder, with these settings for every Chowder on it. */
+export async function setStage(undo: Undo, env: Record<string, string> = {}): Promise<Stage> {
+  const dataDir = await makeTemporaryDataDir('chowder-bench-')
+  undo.push(() => dataDir.remove())
+  const database = await startEmbeddedPostgres({ dataDir: dataDir.path, log: pino({ level: 'silent' }) })
+  undo.push(() => database.stop())
+  const pool = new pg.Pool({ ...database.connection, max: 2 })
+  undo.push(() => pool.end())
+  const chowder = {
+    dataDir: dataDir.path,
+    logFile: join(dataDir.path, 'chowder.log'),
+    env: {
+      RATE_LIMIT_PER_MINUTE: '0',
+      SIGNUP_LIMIT_PER_HOUR: '0',
+      DATABASE_URL: database.url,
+      CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),
+      CHOWDER_DEFAULT_TIER: 'whale',
+      ...env,
+    },
+  }
+  await migrateWithChowder(chowder)
+  const generator = startProgram(import.meta.resolve('./load.ts'))
+  undo.push(() => generator.stop())
+  return {
+    pool,
+    connection: database.connection,
+    chowder,
+    async start(name, setup) {
+      const program = startProgram(import.meta.resolve(name))
+      undo.push(() => program.stop())
+      return (await program.ask<{ port: number }>(setup)).port
+    },
+    async load(ports, requests, status, ms, atOnce = connections) {
+      const measured = await generator.ask<Measured>({
+        ports,
+        requests,
+        connections: atOnce,
+        ms,
+        status,
+      } satisfies Load)
+      await untilQuiet(pool)
+      return measured
+    },
+  }
+}
+
+/** Signs up customers, each with an agent that is marked as a worker would have once it ran, with the stub as its gateway. */
+export async function makeOwners(pool: pg.Pool, url: string, gatewayPort: number): Promise<Owner[]> {
+  const owners: Owner[] = []
+  while (owners.length < organizations) {
+    const { auth, call } = await connect(url)
+    const { id } = await call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
+    owners.push({ auth, instanceId: id })
+  }
+  const endpoint = { kind: 'tcp', host: '127.0.0.1', port: gatewayPort }
+  await pool.query(
+    'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = ANY($2)',
+    [endpoint, owners.map(({ instanceId }) => instanceId)],
+  )
+  return owners
+}
+
+export const json = { 'content-type': 'application/json' }
+export const newAgent = { method: 'POST', body: JSON.stringify({ name: 'agent' }) }
+export const turn = { method: 'POST', body: JSON.stringify({ model: 'claude-opus-5', input: 'Hello, who are you?' }) }
+
+/** One request of each owner's. */
+export const createsOf = (owners: Owner[]): Request[] =>
+  owners.map(({ auth }) => ({ ...newAgent, path: '/v1/instances', headers: { ...json, ...auth } }))
+
+export const pollsOf = (owners: Owner[]): Request[] =>
+  owners.map(({ auth, instanceId }) => ({
+    method: 'GET',
+    path: `/v1/instances/${instanceId}/status`,
+    headers: auth,
+  }))
+
+export const turnsOf = (owners: Owner[], one = turn): Request[] =>
+  owners.map(({ auth, instanceId }) => ({
+    ...one,
+    path: `/v1/instances/${instanceId}/responses`,
+    headers: { ...json, ...auth },
+  }))

@@ -1,0 +1,60 @@
+import { once } from 'node:events'
+import { Agent, request } from 'undici'
+import { WebSocket } from 'ws'
+import { residentMb } from './process.ts'
+import { json, type Owner } from './stage.ts'
+
+const manyStreams = 1000
+const openedAtOnce = 20
+
+/** How many streamed turns a second come back over one WebSocket a customer, each asked once the one before has ended. */
+export async function webSocketTurns(port: number, owners: Owner[], ms: number): Promise<number> {
+  let turns = 0
+  const startedAt = performance.now()
+  await Promise.all(
+    owners.map(async ({ auth, instanceId }) => {
+      const socket = new WebSocket(`ws://127.0.0.1:${port}/v1/instances/${instanceId}/responses`, { headers: auth })
+      await once(socket, 'open')
+      const ask = () => socket.send('{"type":"response.create","model":"openclaw","input":"Hello"}')
+      const closed = once(socket, 'close')
+      socket.on('message', (data: Buffer) => {
+        const head = data.toString('latin1', 0, 40)
+        if (head.includes('"error"') || head.includes('response.failed')) throw new Error(data.toString())
+        if (!head.includes('response.completed')) return
+        turns += 1
+        if (performance.now() - startedAt < ms) ask()
+        else socket.close()
+      })
+      ask()
+      await closed
+    }),
+  )
+  return turns / ((performance.now() - startedAt) / 1000)
+}
+
+/** What each of 1,000 streams that are open and still costs the API's process, in KiB. */
+export async function openStreamKib(pid: number, port: number, owners: Owner[]): Promise<number> {
+  const before = await residentMb(pid)
+  const leaving = new AbortController()
+  const dispatcher = new Agent()
+  for (let opened = 0; opened < manyStreams; opened += openedAtOnce) {
+    await Promise.all(
+      Array.from({ length: openedAtOnce }, async (_, at) => {
+        const { auth, instanceId } = owners[(opened + at) % owners.length]!
+        const { body } = await request(`http://127.0.0.1:${port}/v1/instances/${instanceId}/responses`, {
+          method: 'POST',
+          dispatcher,
+          headers: { ...json, ...auth },
+          body: JSON.stringify({ model: 'openclaw', input: 'stay open', stream: true }),
+          signal: leaving.signal,
+        })
+        body.on('error', () => {})
+        await once(body, 'readable')
+      }),
+    )
+  }
+  const during = await residentMb(pid)
+  leaving.abort()
+  await dispatcher.destroy()
+  return ((during - before) * 1024) / manyStreams
+}

@@ -1,0 +1,39 @@
+import type { ContentPart, InputItem } from './input.ts'
+import { newItemId } from './object-out.ts'
+
+/** A part without the bytes of its image or file: those are the client's to keep. */
+function keptPart(part: ContentPart): object {
+  if (part.type === 'input_image') {
+    const { type, image_url: url, detail } = part
+    return { type, image_url: url?.startsWith('data:') ? null : (url ?? null), detail: detail ?? 'auto' }
+  }
+  if (part.type === 'input_file') {
+    const { type, filename, file_url: url } = part
+    return { type, ...(filename && { filename }), ...(url && { file_url: url }) }
+  }
+  if (part.type === 'output_text') return { type: part.type, text: part.text, annotations: [], logprobs: [] }
+  if (part.type === 'refusal') return { type: part.type, refusal: part.refusal }
+  return 'text' in part ? { type: part.type, text: part.text } : { type: part.type }
+}
+
+/** The items of an input as they can be read later, each with an id. */
+export const keptInput = (items: readonly InputItem[]): object[] =>
+  items.map((item) => {
+    if (item.type === 'reasoning' || item.type === 'item_reference')
+      return { type: item.type, id: item.id ?? newItemId('msg') }
+    const common = {
+      type: item.type,
+      id: item.id ?? newItemId(item.type === 'message' ? 'msg' : 'fc'),
+      status: 'completed',
+    }
+    if (item.type === 'message') {
+      const { role, content } = item
+      const type = role === 'assistant' ? 'output_text' : 'input_text'
+      const parts: ContentPart[] = typeof content === 'string' ? [{ type, text: content }] : content
+      return { ...common, role, content: parts.map(keptPart) }
+    }
+    const { call_id } = item
+    if (item.type === 'function_call') return { ...common, call_id, name: item.name, arguments: item.arguments }
+    const { output } = item
+    return { ...common, call_id, output: typeof output === 'string' ? output : output.map(keptPart) }
+  })

@@ -1,0 +1,66 @@
+import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { FunctionCallOut, MessageOut, OutputItem, OutputText, ResponseObject } from './objects.ts'
+
+const sequence_number = Type.Integer({ minimum: 0, description: 'From 0, without gaps.' })
+const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>
+  Type.Object({ type: Type.Literal(name), sequence_number, ...properties }, { additionalProperties: false })
+
+const output_index = Type.Integer({ minimum: 0 })
+const item_id = Type.String()
+const inPart = { item_id, output_index, content_index: Type.Integer({ minimum: 0 }) }
+const response = ResponseObject
+
+/** Every event of a stream, by its type. */
+export const streamEvents = {
+  'response.created': event('response.created', { response }),
+  'response.in_progress': event('response.in_progress', { response }),
+  'response.output_item.added': event('response.output_item.added', {
+    output_index,
+    item: Type.Union([
+      Type.Intersect([MessageOut, Type.Object({ status: Type.Literal('in_progress'), content: Type.Tuple([]) })]),
+      Type.Intersect([
+        FunctionCallOut,
+        Type.Object({ status: Type.Literal('in_progress'), arguments: Type.Literal('') }),
+      ]),
+    ]),
+  }),
+  'response.content_part.added': event('response.content_part.added', {
+    ...inPart,
+    part: Type.Intersect([OutputText, Type.Object({ text: Type.Literal('') })]),
+  }),
+  'response.output_text.delta': event('response.output_text.delta', {
+    ...inPart,
+    delta: Type.String({ minLength: 1 }),
+    logprobs: Type.Array(Type.Unknown(), { maxItems: 0 }),
+  }),
+  'response.output_text.done': event('response.output_text.done', {
+    ...inPart,
+    text: Type.String({ minLength: 1 }),
+    logprobs: Type.Array(Type.Unknown(), { maxItems: 0 }),
+  }),
+  'response.content_part.done': event('response.content_part.done', { ...inPart, part: OutputText }),
+  'response.function_call_arguments.delta': event('response.function_call_arguments.delta', {
+    item_id,
+    output_index,
+    delta: Type.String({ minLength: 1 }),
+  }),
+  'response.function_call_arguments.done': event('response.function_call_arguments.done', {
+    item_id,
+    output_index,
+    arguments: Type.String(),
+  }),
+  'response.output_item.done': event('response.output_item.done', { output_index, item: OutputItem }),
+  'response.completed': event('response.completed', { response }),
+  'response.incomplete': event('response.incomplete', { response }),
+  'response.failed': event('response.failed', { response }),
+} as const
+
+export type StreamEvent = {
+  [N in keyof typeof streamEvents]: Static<(typeof streamEvents)[N]>
+}[keyof typeof streamEvents]
+
+export const terminalEvents: ReadonlySet<string> = new Set([
+  'response.completed',
+  'response.incomplete',
+  'response.failed',
+])

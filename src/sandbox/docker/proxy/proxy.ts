@@ -1,0 +1,40 @@
+import { mkdir } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import type { Logger } from '../../../platform/log.ts'
+import { type BuildOptions, imageBuild, type ReleaseSource } from '../image.ts'
+import { callsOf, type Share } from './calls.ts'
+import { openDockerd } from './dockerd.ts'
+import { type ServedCalls, serveCalls } from './serve.ts'
+
+export interface DockerProxyOptions {
+  /** The real dockerd, as of DOCKER_HOST. */
+  host: string
+  /** Below it are the sockets. */
+  folder: string
+  network: string
+  build: BuildOptions
+  /** The releases whose images may be built. */
+  releases: readonly string[]
+  releaseSource(release: string): ReleaseSource
+}
+
+export const proxySocket = (folder: string, share: Share): string => join(folder, share, 'docker.sock')
+
+/** Serves both shares of dockerd, each on its own socket. Throws a StartupError for a host that is no address. */
+export async function openDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
+  const { folder, network, build, releases, releaseSource } = options
+  const dockerd = openDockerd(options.host)
+  const builds = () => Promise.all(releases.map((release) => imageBuild(release, releaseSource(release), build)))
+  const served = await Promise.all(
+    (['api', 'worker'] as const).map(async (share) => {
+      const path = proxySocket(folder, share)
+      await mkdir(dirname(path), { recursive: true })
+      return serveCalls({ path, share, calls: callsOf(share, { dockerd, network, builds }), dockerd }, log)
+    }),
+  )
+  return {
+    async close() {
+      await Promise.all(served.map((share) => share.close()))
+    },
+  }
+}

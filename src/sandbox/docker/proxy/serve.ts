@@ -1,0 +1,177 @@
+import { once } from 'node:events'
+import { rm } from 'node:fs/promises'
+import { createServer, type IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import { pipeline } from 'node:stream'
+import { Value } from '@sinclair/typebox/value'
+import type { Logger } from '../../../platform/log.ts'
+import { type Asked, type Call, parseJson } from './calls.ts'
+import type { Dockerd } from './dockerd.ts'
+import { Refusal } from './refusal.ts'
+
+const mostConnections = 1024
+const mostBodyBytes = 1024 * 1024
+const mostUpgradeBytes = 4096
+/** Longer than the driver itself waits for what has no deadline of its own. */
+const usualDeadlineMs = 35_000
+/** A stream to a program is kept so long while nothing passes. */
+const quietMs = 15 * 60_000
+
+export interface ServedCalls {
+  /** Ends every call and stream, and removes the socket. */
+  close(): Promise<void>
+}
+
+/** Finds what a request asks for on the list of calls. Throws a Refusal for what is not on it. */
+function find(calls: readonly Call[], { method, url = '' }: IncomingMessage, upgrade: boolean) {
+  const [, path = '', search = ''] = /^(?:\/v1\.\d{1,2})?(\/[^?#]*)(?:\?([^#]*))?$/.exec(url) ?? []
+  for (const call of calls) {
+    const at = call.path.exec(path)
+    if (!at || call.method !== method || call.upgrade !== upgrade) continue
+    const parameters = [...new URLSearchParams(search)]
+    const query = Object.fromEntries(parameters)
+    const fault = Value.Errors(call.query, query).First()
+    if (fault) throw new Refusal(403, `its query is not as Chowder makes it: ${fault.path}: ${fault.message}`)
+    if (parameters.length > Object.keys(query).length) throw new Refusal(400, 'its query names a parameter twice')
+    return { call, at: { ...at.groups } as Asked['at'], query }
+  }
+  throw new Refusal(403, 'this call of dockerd is not on the list')
+}
+
+/** The body if it is JSON. Any other is for nobody, and goes no further. */
+async function bodyOf(request: IncomingMessage): Promise<unknown> {
+  const { 'content-length': length = '0', 'transfer-encoding': encoding, 'content-type': type } = request.headers
+  if (request.method !== 'POST' && (encoding !== undefined || length !== '0'))
+    throw new Refusal(400, 'only a POST may have a body')
+  if (type !== 'application/json') return void request.resume()
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length
+    if (size <= mostBodyBytes) chunks.push(chunk) // all of it is taken: who still sends would not see the answer
+  }
+  if (size > mostBodyBytes) throw new Refusal(413, `its body is longer than ${mostBodyBytes} bytes`)
+  return size === 0 ? undefined : parseJson(Buffer.concat(chunks).toString())
+}
+
+/** Takes the body of a request for a stream off the connection: what comes after it is for the program. */
+async function skipBody({ headers }: IncomingMessage, socket: Socket, signal: AbortSignal): Promise<void> {
+  const length = Number(headers['content-length'] ?? 0)
+  if (headers['transfer-encoding'] !== undefined || length > mostUpgradeBytes)
+    throw new Refusal(400, `with a stream the body has a length, of at most ${mostUpgradeBytes} bytes`)
+  for (let left = length; left > 0; ) {
+    const chunk: Buffer | null = socket.read()
+    if (chunk) left -= chunk.length
+    else await once(socket, 'readable', { signal })
+    if (chunk && left < 0) socket.unshift(chunk.subarray(left))
+  }
+}
+
+/** What ends a call: its deadline, which is a Refusal, or that whoever asked is gone. */
+function callLimit() {
+  const abort = new AbortController()
+  let timer: NodeJS.Timeout | undefined
+  const lift = () => clearTimeout(timer)
+  return {
+    signal: abort.signal,
+    within(ms: number) {
+      lift()
+      timer = setTimeout(() => abort.abort(new Refusal(504, `dockerd took longer than ${ms} ms`)), ms)
+    },
+    lift,
+    end() {
+      lift()
+      abort.abort()
+    },
+  }
+}
+
+/**
+ * Serves the calls on a unix socket for everybody who reaches it, in the place of one that was left there. What is not on
+ * their list is answered 403, in dockerd's form, and logged.
+ */
+export async function serveCalls(
+  { path, share, calls, dockerd }: { path: string; share: string; calls: readonly Call[]; dockerd: Dockerd },
+  log: Logger,
+): Promise<ServedCalls> {
+  const streams = new Set<Socket>()
+
+  function refuse(request: IncomingMessage, response: ServerResponse, error: unknown): void {
+    const { method, url = '' } = request
+    const { status, message } = error instanceof Refusal ? error : new Refusal(500, 'the proxy failed')
+    const asked = { share, method, path: url.split('?')[0]?.slice(0, 200) }
+    if (status === 500) log.error({ ...asked, err: error }, message)
+    else if (status !== 404) log.warn({ ...asked, status }, message)
+    if (response.headersSent) return void response.destroy()
+    const words = status === 404 ? message : `docker-proxy, ${share}: ${method} ${asked.path}: ${message}`
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify({ message: words }))
+    request.resume()
+  }
+
+  /** Makes the connection a stream to the program, each direction of which ends by itself. */
+  function join(socket: Socket, stream: Socket): void {
+    socket.setTimeout(quietMs, () => socket.destroy())
+    socket.write('HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n')
+    pipeline(socket, stream, () => {})
+    pipeline(stream, socket, () => {})
+  }
+
+  /** With a socket it is a request for a stream. */
+  async function serve(request: IncomingMessage, response: ServerResponse, socket: Socket | null): Promise<void> {
+    const limit = callLimit()
+    const { signal } = limit
+    limit.within(usualDeadlineMs)
+    ;(socket ?? response).on('close', limit.end)
+    try {
+      const { call, at, query } = find(calls, request, socket !== null)
+      const body = socket ? await skipBody(request, socket, signal) : await bodyOf(request)
+      const passed = await call.pass({ at, query, body, signal, within: limit.within })
+      if ('answer' in passed) {
+        response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(passed.answer))
+        return
+      }
+      const { deadlineMs = usualDeadlineMs, ...asked } = passed
+      limit.within(deadlineMs)
+      const { head, stream } = await dockerd.send({ method: call.method, upgrade: call.upgrade, ...asked }, signal)
+      if (socket && stream) {
+        limit.lift()
+        response.detachSocket(socket)
+        return join(socket, stream)
+      }
+      response
+        .writeHead(head.statusCode ?? 502, { 'content-type': head.headers['content-type'] ?? 'application/json' })
+        .flushHeaders()
+      pipeline(head, response, () => {})
+    } catch (error) {
+      const reason = signal.aborted ? signal.reason : error
+      if (signal.aborted && !(reason instanceof Refusal)) return // nobody is there for an answer
+      refuse(request, response, reason)
+    }
+  }
+
+  const expects = (request: IncomingMessage, response: ServerResponse) =>
+    refuse(request, response, new Refusal(400, 'no expectation is met'))
+  const server = createServer((request, response) => void serve(request, response, null))
+    .on('checkContinue', expects)
+    .on('checkExpectation', expects)
+    .on('upgrade', (request, socket: Socket, first) => {
+      streams.add(socket)
+      socket.on('close', () => streams.delete(socket)).on('error', () => {}) // its end is told by the close
+      if (first.length > 0) socket.unshift(first)
+      const response = new ServerResponse(request)
+      response.assignSocket(socket)
+      response.on('finish', () => socket.destroySoon())
+      void serve(request, response, socket)
+    })
+  server.maxConnections = mostConnections
+  await rm(path, { force: true })
+  server.listen({ path, readableAll: true, writableAll: true })
+  await once(server, 'listening')
+  return {
+    async close() {
+      for (const stream of streams) stream.destroy()
+      server.closeAllConnections()
+      await new Promise((resolve) => server.close(resolve))
+    },
+  }
+}

@@ -1,0 +1,379 @@
+import { execFile } from 'node:child_process'
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Answer, type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { type ComposeCheckout, openComposeCheckout } from '../support/compose.ts'
+import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
+import { type Outside, openOutside } from '../support/outside.ts'
+import { until } from '../support/until.ts'
+
+const run = promisify(execFile)
+const minute = 60_000
+const port = 18_088
+const url = `http://127.0.0.1:${port}`
+const providerKey = 'sk-ant-canary-provider-key'
+const support = (name: string) => fileURLToPath(new URL(`../support/${name}`, import.meta.url))
+const everyPort = '1-65535'
+/** Of workers, three seconds apart: each takes its lease of 30 s with it. */
+const kills = 6
+
+const lines = (text: string) => text.split('\n').filter(Boolean)
+
+describe('docker compose', () => {
+  let dockerd: TestDockerd
+  let outside: Outside
+  let checkout: ComposeCheckout
+  let key: string
+  let client: Api
+  let agent: string
+
+  /** What takes connections at this host, seen from another. */
+  const scanFromOutside = async (): Promise<number[]> => {
+    const args = [process.execPath, support('scan-ports.mjs'), '203.0.113.1', everyPort]
+    return JSON.parse((await run('ip', ['netns', 'exec', 'chowder-outside', ...args])).stdout)['203.0.113.1']
+  }
+  let openBefore: number[]
+
+  /** The ports of this host that something listens on, by its own word: a busy one may be late to a scan. */
+  const listening = async (): Promise<number[]> => {
+    const tables = await Promise.all(['tcp', 'tcp6'].map((name) => readFile(`/proc/net/${name}`, 'utf8')))
+    const listed = tables.flatMap((table) => [...table.matchAll(/^ *\d+: [0-9A-F]+:([0-9A-F]{4}) \S+ 0A /gm)])
+    return listed.map(([, hex = '']) => Number.parseInt(hex, 16))
+  }
+
+  beforeAll(async () => {
+    dockerd = await startDockerd()
+    // Not on this host: agents are kept from it.
+    outside = await openOutside((at) => [support('fake-model-provider.mjs'), '--host', '0.0.0.0', '--port', String(at)])
+    openBefore = await listening()
+    const { NODE_EXTRA_CA_CERTS } = process.env
+    checkout = await openComposeCheckout(dockerd, {
+      CHOWDER_PORT: String(port),
+      ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}`,
+      ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
+    })
+    await checkout.compose('up', '-d', '--wait')
+    key = await signUp(url, providerKey)
+    client = api(url, key)
+    agent = (await client.post('/v1/instances', { name: 'my-assistant' })).body.id
+    await waitForStatus(client, agent, 'running', 15 * minute) // the first builds the image of the release
+  }, 25 * minute)
+
+  afterAll(async () => {
+    await checkout?.close()
+    await outside?.close()
+    await dockerd?.close()
+  }, 5 * minute)
+
+  const inspect = async (name: string) => JSON.parse(await dockerd.docker('inspect', name))[0]
+  const sandboxOf = (id: string) => `chowder-${id}`
+  const addressesOf = async (service: string): Promise<string[]> => {
+    const found: string[] = []
+    for (const id of await checkout.containers(service))
+      for (const { IPAddress } of Object.values<{ IPAddress: string }>((await inspect(id)).NetworkSettings.Networks))
+        if (IPAddress) found.push(IPAddress)
+    return found
+  }
+  /** The API of one container, past the balancer. */
+  const apiOf = async (container: string) =>
+    api(`http://${(await inspect(container)).NetworkSettings.Networks.chowder_front.IPAddress}:8080`, key)
+  /** The names of what dockerd has of an instance. */
+  const ofInstance = async (what: 'ps' | 'volume ls', id: string, ...filter: string[]) =>
+    lines(
+      await dockerd.docker(
+        ...what.split(' '),
+        what === 'ps' ? '-aq' : '-q',
+        '--filter',
+        `label=chowder.instance=${id}`,
+        ...filter,
+      ),
+    )
+  const startOf = async (id: string) => {
+    const { Id, State } = await inspect(sandboxOf(id))
+    return [Id, State.StartedAt]
+  }
+
+  it('gives a whole Chowder, whose agents talk and remember', async () => {
+    expect(await say(client, sessionPath(agent), 'my name is Ada')).toContain('turns=1 last="my name is Ada"')
+    expect(await say(client, sessionPath(agent), 'what is my name?')).toContain('turns=2')
+    expect((await client.get(`/v1/instances/${agent}`)).body.gateway_url).toBe(`${url}/v1/instances/${agent}`)
+  })
+
+  it('publishes the API’s port, and no other', async () => {
+    const open = await scanFromOutside()
+    expect(open.filter((one) => !openBefore.includes(one))).toEqual([port])
+    for (const path of ['/metrics', '/queues', '/admin', '/debug/pprof', '/config/'])
+      expect([path, (await client.get(path)).status]).toEqual([path, 404])
+  })
+
+  it('serves a domain with TLS once it is given one, beside the port that it has', async () => {
+    const balancer = join(checkout.folder, 'deploy/compose/Caddyfile')
+    const adapted = await dockerd.docker(
+      ...['run', '--rm', '--env', 'CHOWDER_SITE=, agents.example.com', '--volume', `${balancer}:/Caddyfile:ro`],
+      ...['--entrypoint', 'caddy', 'caddy:2', 'adapt', '--adapter', 'caddyfile', '--config', '/Caddyfile'],
+    )
+    const { servers } = JSON.parse(adapted).apps.http as { servers: Record<string, { listen: string[] }> }
+    expect(Object.values(servers).flatMap(({ listen }) => listen)).toEqual([':443', ':8080'])
+    expect(adapted).toContain('"host":["agents.example.com"]')
+    expect(new Set(adapted.match(/"dial":"[^"]*"/g))).toEqual(new Set(['"dial":"api:8080"']))
+  })
+
+  it('has secrets of its own, which are in no environment, argument or log', async () => {
+    const volume = (name: string, file: string) =>
+      dockerd.docker('run', '--rm', '-v', `chowder_${name}:/v:ro`, 'redis:8', 'cat', `/v/${file}`)
+    const secrets = await Promise.all([
+      volume('chowder-secrets', 'secret-key'),
+      volume('postgres-secrets', 'password'),
+      volume('redis-secrets', 'password'),
+    ])
+    expect(secrets.map((secret) => secret.length)).toEqual([44, 43, 43])
+    const ids = lines(await dockerd.docker('ps', '-aq'))
+    const shown = [
+      await dockerd.docker('inspect', ...ids),
+      await checkout.compose('logs', '--no-color'),
+      await checkout.compose('top'),
+    ].join('\n')
+    expect(shown).toContain('chowder-worker-1')
+    for (const secret of [...secrets, key, providerKey]) expect(shown).not.toContain(secret)
+    const [postgres = ''] = await checkout.containers('postgres')
+    const asked = (...environment: string[]) =>
+      dockerd
+        .docker(
+          'exec',
+          ...environment.flatMap((one) => ['-e', one]),
+          postgres,
+          'psql',
+          '-h',
+          '127.0.0.1',
+          '-U',
+          'chowder',
+          '-wc',
+          'select 1',
+        )
+        .then(
+          () => 'let in',
+          ({ stderr }) => stderr,
+        )
+    expect(await asked()).toContain('no password supplied')
+    expect(await asked('PGPASSWORD=chowder')).toContain('password authentication failed')
+    expect(await asked(`PGPASSWORD=${secrets[1]}`)).toBe('let in')
+    const [redis = ''] = await checkout.containers('redis')
+    expect(await dockerd.docker('exec', redis, 'redis-cli', 'ping')).toContain('NOAUTH')
+    expect(await dockerd.docker('exec', '-e', `REDISCLI_AUTH=${secrets[2]}`, redis, 'redis-cli', 'ping')).toContain(
+      'PONG',
+    )
+  })
+
+  it('runs nothing with more rights than it needs, and dockerd’s socket is in one container that has no network', async () => {
+    const ids = lines(await checkout.compose('ps', '-aq'))
+    const holders: string[] = []
+    for (const { Config, HostConfig, Mounts, Name } of await Promise.all(ids.map(inspect))) {
+      const caps = Name === '/chowder-balancer-1' ? ['NET_BIND_SERVICE'] : []
+      expect([
+        Name,
+        HostConfig.CapDrop,
+        (HostConfig.CapAdd ?? []).map((cap: string) => cap.replace('CAP_', '')),
+      ]).toEqual([Name, ['ALL'], caps])
+      expect(HostConfig).toMatchObject({
+        Privileged: false,
+        ReadonlyRootfs: true,
+        SecurityOpt: ['no-new-privileges'],
+        PidMode: '',
+        IpcMode: 'private',
+      })
+      if (/api|worker|migrate/.test(Name)) expect(Config.User).toBe('chowder')
+      if (!Mounts.some(({ Source }: { Source: string }) => Source === dockerd.host.replace('unix://', ''))) continue
+      holders.push(Name)
+      expect(HostConfig.NetworkMode).toBe('none')
+    }
+    expect(holders).toEqual(['/chowder-docker-proxy-1'])
+  })
+
+  it(
+    'keeps agents, whatever they run, from all but the world',
+    async () => {
+      const other = (await client.post('/v1/instances', { name: 'neighbour' })).body.id
+      await waitForStatus(client, other, 'running')
+      const { Gateway: bridge } = (await inspect(sandboxOf(agent))).NetworkSettings.Networks['chowder-agents']
+      const neighbour = (await inspect(sandboxOf(other))).NetworkSettings.Networks['chowder-agents'].IPAddress
+      const ours = (await Promise.all(['api', 'worker', 'postgres', 'redis', 'balancer'].map(addressesOf))).flat()
+      const hosts = [bridge, '203.0.113.1', outside.linkLocal, neighbour, ...ours]
+      const served = `22,80,443,2019,2375,2376,5432,6379,8000,8080,9464,18789,18790,${port}`
+      const files = `/v1/instances/${agent}/files/content`
+      const content = await readFile(support('scan-ports.mjs'), 'utf8')
+      expect((await client.put(files, { path: 'scan-ports.mjs', content })).status).toBeLessThan(300)
+
+      /** What the agent finds, by its own tool. */
+      async function scan(targets: string[], ports: string): Promise<Record<string, number[]>> {
+        const command = `rm -f found; node scan-ports.mjs ${targets.join(',')} ${ports} >part && mv part found`
+        await say(
+          client,
+          sessionPath(agent, `scan-${targets.length}`),
+          `[[fake:tool=exec ${JSON.stringify({ command })}]]`,
+        )
+        const found = await until(
+          'the scan',
+          async () => {
+            const { status, body } = await client.get(`${files}?path=found`)
+            return status === 200 && body.content
+          },
+          2 * minute,
+        )
+        return JSON.parse(found)
+      }
+      const closed = Object.fromEntries(hosts.map((host) => [host, [] as number[]]))
+      const seen = await scan([outside.address, ...hosts], served)
+      expect(seen).toEqual({ ...closed, [outside.address]: [outside.port], [neighbour]: [18_790] })
+      // All of this host's ports.
+      expect(await scan([bridge], everyPort)).toEqual({ [bridge]: [] })
+      const refused = await dockerd.docker(
+        'exec',
+        sandboxOf(agent),
+        'curl',
+        '-s',
+        '-o',
+        '/dev/null',
+        '-w',
+        '%{http_code}',
+        `http://${neighbour}:18790/`,
+      )
+      expect(refused).toBe('403')
+
+      // The same scan finds them all from where they may be reached.
+      const [worker = ''] = await checkout.containers('worker')
+      const twin = await dockerd.docker('exec', worker, 'node', '-e', content, '-', ours.join(','), served)
+      const found = Object.values<number[]>(JSON.parse(twin)).flat()
+      expect(found).toEqual(expect.arrayContaining([5432, 6379, 8080, 9464]))
+      expect((await client.delete(`/v1/instances/${other}`)).status).toBe(204)
+    },
+    6 * minute,
+  )
+
+  it('has any number of APIs and workers, which come and go', { timeout: 10 * minute }, async () => {
+    await checkout.compose('up', '-d', '--wait', '--no-recreate', '--scale', 'api=3', '--scale', 'worker=3')
+    const [first, second, third] = await Promise.all((await checkout.containers('api')).map(apiOf))
+    if (!first || !second || !third) throw new Error('there are not three APIs')
+    const before = await startOf(agent)
+    const answers: number[] = []
+    let isOver = false
+    const load = (async () => {
+      while (!isOver) {
+        answers.push((await client.get('/v1/instances')).status)
+        await sleep(20)
+      }
+    })()
+    const killing = (async () => {
+      const workers = await checkout.containers('worker')
+      for (let kill = 0; kill < kills; kill += 1) {
+        const { State } = await inspect(workers[kill % workers.length] ?? '')
+        // Not by dockerd, which would not start it again then.
+        if (State.Pid > 0) process.kill(State.Pid, 'SIGKILL')
+        await sleep(3000)
+      }
+    })()
+    try {
+      const { id } = (await first.post('/v1/instances', { name: 'roamer' })).body
+      await waitForStatus(third, id, 'running', 4 * minute)
+      expect(await say(third, sessionPath(id), 'hello')).toContain('turns=1')
+      expect((await second.post(`/v1/instances/${id}/stop`)).body.status).toBe('stopped')
+      expect((await third.post(sessionPath(id), { model: 'openclaw', input: 'hello' })).status).toBe(409)
+      expect((await third.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
+      await waitForStatus(first, id, 'running')
+      expect(await say(second, sessionPath(id), 'again')).toContain('turns=2')
+      expect(await ofInstance('ps', id, '--filter', 'label=chowder.role=sandbox')).toHaveLength(1)
+      expect((await first.delete(`/v1/instances/${id}`)).status).toBe(204)
+      await until('the end of it', async () => (await ofInstance('volume ls', id)).length === 0, 2 * minute)
+    } finally {
+      isOver = true
+      await Promise.all([killing, load])
+    }
+    console.info(`${answers.length} answers while workers were killed`)
+    expect(answers.length).toBeGreaterThan(100)
+    expect(answers.filter((status) => status !== 200)).toEqual([])
+    expect(await startOf(agent), 'no agent was restarted').toEqual(before)
+  })
+
+  it('is upgraded, with a migration, while it is used', { timeout: 10 * minute }, async () => {
+    await checkout.compose('up', '-d', '--wait', '--scale', 'api=2', '--scale', 'worker=1')
+    const before = await startOf(agent)
+    const old = await checkout.containers('api')
+    // The next version.
+    const journalPath = join(checkout.folder, 'migrations/meta/_journal.json')
+    const journal = JSON.parse(await readFile(journalPath, 'utf8'))
+    const last = journal.entries.at(-1)
+    journal.entries.push({ ...last, idx: last.idx + 1, when: last.when + 1, tag: 'next' })
+    await writeFile(journalPath, JSON.stringify(journal))
+    await writeFile(join(checkout.folder, 'migrations/next.sql'), 'ALTER TABLE organizations ADD COLUMN next text;')
+
+    let isOver = false
+    const failed: unknown[] = []
+    const done = { polls: 0, creates: 0, streams: 0, cut: 0 }
+    async function repeat(what: keyof typeof done, everyMs: number, act: () => Promise<unknown>): Promise<void> {
+      while (!isOver) {
+        const fault = await act().catch(String)
+        if (fault) failed.push([what, fault])
+        done[what] += 1
+        await sleep(everyMs)
+      }
+    }
+    const unlessDone = ({ status, body }: Answer) => (status < 300 ? null : [status, body])
+    const using = [
+      repeat('polls', 50, async () => unlessDone(await client.get(`/v1/instances/${agent}`))),
+      repeat('creates', 1000, async () => {
+        const created = await client.post('/v1/instances', { name: 'short-lived' })
+        return unlessDone(created) ?? unlessDone(await client.delete(`/v1/instances/${created.body.id}`))
+      }),
+      repeat('streams', 0, async () => {
+        const body = { model: 'openclaw', input: '[[fake:words=20]] [[fake:chunk-delay=100]]' }
+        let last = { name: null as string | null, data: '' }
+        // An API that ends says so: of a turn that had not begun to answer with a 503, of any other at its end.
+        try {
+          const events = client.stream(sessionPath(agent, 'streamed'), body, AbortSignal.timeout(minute))
+          for await (const event of events) if (event.name !== null) last = event
+        } catch (error) {
+          last = { name: 'response.failed', data: String(error) }
+        }
+        const isCut = last.name === 'response.failed' && last.data.includes('shutting down')
+        done.cut += Number(isCut)
+        return isCut || last.name === 'response.completed' ? null : last
+      }),
+    ]
+    await checkout.upgrade().finally(() => {
+      isOver = true
+    })
+    await Promise.all(using)
+    console.info(`while it was upgraded: ${JSON.stringify(done)}`)
+    expect(failed, await checkout.compose('logs', '--tail', '20', 'balancer')).toEqual([])
+    expect(Math.min(done.polls, done.creates, done.streams)).toBeGreaterThan(1)
+    const apis = await checkout.containers('api')
+    expect(apis).toHaveLength(2)
+    expect(apis.filter((id) => old.includes(id))).toEqual([])
+    const [postgres = ''] = await checkout.containers('postgres')
+    expect(await dockerd.docker('exec', postgres, 'psql', '-U', 'chowder', '-c', '\\d organizations')).toContain('next')
+    expect(await startOf(agent), 'no agent was restarted').toEqual(before)
+    expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=3')
+  })
+
+  it(
+    'comes back after its end, and the agent remembers',
+    async () => {
+      const before = await startOf(agent)
+      await checkout.compose('down')
+      expect(await checkout.compose('ps', '-aq')).toBe('')
+      await checkout.compose('up', '-d', '--wait')
+      expect(await say(client, sessionPath(agent), 'still there?')).toContain('turns=4')
+      expect(await startOf(agent), 'it went on meanwhile').toEqual(before)
+      expect((await client.post(`/v1/instances/${agent}/stop`)).status).toBeLessThan(300)
+      await checkout.compose('down')
+      await checkout.compose('up', '-d', '--wait')
+      expect((await client.post(`/v1/instances/${agent}/start`)).status).toBeLessThan(300)
+      await waitForStatus(client, agent, 'running')
+      expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=5')
+    },
+    5 * minute,
+  )
+})

@@ -1,0 +1,341 @@
+import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { request } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { json } from 'node:stream/consumers'
+import { promisify } from 'node:util'
+import { pack } from 'tar-stream'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { imageBuild } from '../../src/sandbox/docker/image.ts'
+import { fenceContainer, filesContainer } from '../../src/sandbox/docker/profile.ts'
+import type { Share } from '../../src/sandbox/docker/proxy/calls.ts'
+import { proxySocket } from '../../src/sandbox/docker/proxy/proxy.ts'
+import { type SandboxDriver, SandboxUnavailableError } from '../../src/sandbox/driver.ts'
+import {
+  contractCommand,
+  contractDriver,
+  contractProxy,
+  contractRelease,
+  contractSpec,
+} from '../support/docker-host.ts'
+import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
+import { describeDriver } from '../support/driver-contract.ts'
+import { describeFiles } from '../support/files-contract.ts'
+
+const within = (ms = 30_000) => AbortSignal.timeout(ms)
+const minute = 60_000
+
+describe('before a dockerd', () => {
+  let dockerd: TestDockerd
+  let folder: string
+  let proxy: Awaited<ReturnType<typeof contractProxy>>
+  let image: string
+  const installation = randomUUID()
+  const shares: Share[] = ['api', 'worker']
+  let drivers: Record<Share, SandboxDriver>
+  const made: string[] = []
+
+  const hostOf = (share: Share) => `unix://${proxySocket(folder, share)}`
+
+  beforeAll(async () => {
+    dockerd = await startDockerd()
+    folder = await mkdtemp(join(tmpdir(), 'chowder-docker-proxy-'))
+    proxy = await contractProxy(dockerd.host, folder)
+    drivers = {
+      api: contractDriver(hostOf('api'), installation),
+      worker: contractDriver(hostOf('worker'), installation),
+    }
+    image = (await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })).name
+    await drivers.worker.prepare('v1', () => {}, within(5 * minute))
+  }, 15 * minute)
+  afterAll(async () => {
+    for (const id of made) await drivers.worker.destroy(id, within())
+    await proxy?.close()
+    await dockerd?.close()
+    await rm(folder, { recursive: true, force: true })
+  }, minute)
+
+  const created = async () => {
+    const id = randomUUID()
+    made.push(id)
+    await drivers.worker.create(contractSpec(id), within())
+    return id
+  }
+  const started = async () => {
+    const id = await created()
+    await drivers.worker.start(id, within())
+    return id
+  }
+
+  /** Asks a share as the driver does not. */
+  async function ask(share: Share, method: string, path: string, body?: object | NodeJS.ReadableStream) {
+    const asking = request({ socketPath: proxySocket(folder, share), method, path, agent: false })
+    if (body && 'pipe' in body) body.pipe(asking.setHeader('content-type', 'application/tar'))
+    else asking.setHeader('content-type', 'application/json').end(body ? JSON.stringify(body) : '')
+    const [response] = await once(asking, 'response')
+    return { status: response.statusCode as number, response }
+  }
+
+  describeDriver('docker, through the worker’s share,', async () => {
+    const driver = contractDriver(hostOf('worker'), randomUUID())
+    const ask = async (id: string, path: string) => {
+      const { inside } = await driver.observe(id, within())
+      const script = `const url = 'http://127.0.0.1:${inside?.port}${path}'
+        const ask = (left) => fetch(url).then((answer) => answer.text()).then(console.log, () => left && setTimeout(ask, 50, left - 1))
+        ask(100)`
+      return driver.exec(id, [inside?.node ?? 'node', '-e', script], { timeoutMs: 10_000 }, within())
+    }
+    return {
+      driver,
+      command: (inside) => contractCommand(inside),
+      endGateway: async (id, _seen, code) => {
+        await ask(id, '/whoami')
+        await ask(id, `/exit/${code}`).catch(() => {}) // it ends with its sandbox
+      },
+      gatewayOf: async (id) => (await ask(id, '/whoami')).stdout,
+      runsPrograms: true,
+      close: async () => {},
+    }
+  })
+
+  describe('through the share of the api', () => {
+    describeFiles({
+      files: (id) => drivers.api.files(id),
+      created,
+      started,
+      exec: (id, script, timeoutMs) => drivers.api.exec(id, ['sh', '-c', script], { timeoutMs }, within()),
+      runsPrograms: () => true,
+    })
+
+    test('a sandbox is seen, and a release that is there is prepared', async () => {
+      const id = await started()
+      expect(await drivers.api.observe(id, within())).toEqual(await drivers.worker.observe(id, within()))
+      await drivers.api.prepareChannel('v1', 'discord', () => {}, within())
+    })
+
+    test('no sandbox is made, started, stopped, destroyed, listed or read of', async () => {
+      const id = await started()
+      const other = await created()
+      const { api } = drivers
+      const list = async () => {
+        for await (const _ of api.list(within()));
+      }
+      const refused = [
+        () => api.create(contractSpec(randomUUID()), within()),
+        () => api.start(other, within()),
+        () => api.stop(id, { graceMs: 1000 }, within()),
+        () => api.destroy(id, within()),
+        () => api.logs(id, 5),
+        list,
+      ]
+      for (const call of refused) await expect(call()).rejects.toThrow(SandboxUnavailableError)
+      expect(await drivers.worker.observe(id, within())).toMatchObject({ state: 'running' })
+      expect(await drivers.worker.observe(other, within())).toMatchObject({ state: 'stopped' })
+    })
+
+    test('no image is built, and the error says so', async () => {
+      const source = { ...contractRelease, install: 'echo other' }
+      const driver = contractDriver(hostOf('api'), installation, { releaseSource: () => source })
+      const failed = await driver.prepare('v1', () => {}, within()).catch((error) => error)
+      expect(String(failed.cause)).toMatch(/docker-proxy, api: POST \/build: this call of dockerd is not on the list/)
+    })
+  })
+
+  describe('images', () => {
+    test('are built from the proxy’s own files, whatever the worker sends', { timeout: 5 * minute }, async () => {
+      const { options } = await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })
+      const query = new URLSearchParams({
+        ...options,
+        buildargs: JSON.stringify(options.buildargs),
+        rm: 'true',
+        forcerm: 'true',
+      })
+      const evil = pack()
+      evil.entry({ name: 'Dockerfile' }, 'FROM node:24-slim\nLABEL evil=1\n')
+      evil.finalize()
+      const { status, response } = await ask(
+        'worker',
+        'POST',
+        `/build?${query}`,
+        evil as unknown as NodeJS.ReadableStream,
+      )
+      response.resume()
+      await once(response, 'end')
+      expect(status).toBe(200)
+      expect(await dockerd.docker('image', 'inspect', '-f', '{{json .Config.Labels}}', image)).not.toContain('evil')
+      await dockerd.docker('run', '--rm', image, 'test', '-x', '/opt/chowder/programs/docker/image/fence.sh')
+    })
+
+    test('of other files, names or settings are not built', async () => {
+      const other = { ...contractRelease, install: 'echo other' }
+      const cases = [
+        { releaseSource: () => other },
+        { buildNetwork: 'none', releaseSource: () => ({ ...contractRelease }) },
+      ]
+      for (const overrides of cases) {
+        const driver = contractDriver(hostOf('worker'), installation, overrides)
+        await dockerd.docker('tag', image, 'kept:1')
+        await dockerd.docker('rmi', '--no-prune', image)
+        try {
+          const failed = await driver.prepare('v1', () => {}, within()).catch((error) => error)
+          expect(String(failed.cause)).toMatch(/docker-proxy, worker: POST \/build: /)
+        } finally {
+          await dockerd.docker('tag', 'kept:1', image)
+          await dockerd.docker('rmi', 'kept:1')
+        }
+      }
+    })
+
+    test('run as the fence only when a sandbox has them', async () => {
+      await created()
+      const idOf = async (name: string) => (await dockerd.docker('image', 'inspect', '-f', '{{.Id}}', name)).trim()
+      const fence = (image: string) =>
+        ask('worker', 'POST', '/containers/create', fenceContainer(image, 'chowder-test', null))
+      expect((await fence(await idOf('node:24-slim'))).status).toBe(403)
+      const { status, response } = await fence(await idOf(image))
+      expect(status).toBe(201)
+      await dockerd.docker('rm', ((await json(response)) as { Id: string }).Id)
+    })
+  })
+
+  describe('a program that has a share', () => {
+    let id: string
+    let context: string
+    const foreign = 'chowder-foreign'
+
+    beforeAll(async () => {
+      id = await started()
+      await drivers.worker.files(id).write('file', Buffer.from('x'), {}, within())
+      context = await mkdtemp(join(tmpdir(), 'chowder-docker-context-'))
+      await writeFile(join(context, 'Dockerfile'), 'FROM node:24-slim\nLABEL evil=1\n')
+      await writeFile(join(context, 'file'), 'x')
+      await dockerd.docker('run', '-d', '--name', foreign, 'node:24-slim', 'sleep', '600')
+      await dockerd.docker('volume', 'create', foreign)
+      await dockerd.docker('network', 'create', foreign)
+    }, minute)
+    afterAll(async () => {
+      await dockerd.docker('rm', '-f', foreign, 'chowder-renamed').catch(() => {})
+      await dockerd.docker('volume', 'rm', '-f', foreign)
+      await dockerd.docker('network', 'rm', foreign).catch(() => {})
+      await rm(context, { recursive: true })
+    }, minute)
+
+    /** Docker's command line, at a share. */
+    const docker = (share: Share, ...args: string[]) => {
+      const env = { ...process.env, DOCKER_HOST: hostOf(share), DOCKER_API_VERSION: '1.45', DOCKER_BUILDKIT: '0' }
+      return promisify(execFile)('/usr/bin/docker', args, { env, timeout: 20_000 })
+    }
+
+    /** `IMAGE`, `AGENT`, `FOREIGN` and `CONTEXT` stand for what is there. */
+    const run = (...options: string[]) => ['run', '--rm', ...options, 'IMAGE', 'true']
+    const attacks: string[][] = [
+      run(),
+      run('-v', '/:/host'),
+      run('-v', 'FOREIGN:/x'),
+      run('--mount', 'type=bind,source=/,target=/host'),
+      run('--volumes-from', 'FOREIGN'),
+      run('--privileged'),
+      run('--pid=host'),
+      run('--ipc=host'),
+      run('--uts=host'),
+      run('--network', 'host'),
+      run('--network', 'container:FOREIGN'),
+      run('--cap-add', 'SYS_ADMIN'),
+      run('--security-opt', 'seccomp=unconfined'),
+      run('-v', '/var/run:/var/run', '--name', `chowder-${randomUUID()}`),
+      run('-v', '/:/host', '--name', `chowder-${randomUUID()}-files-0123456789ab`),
+      ['exec', '-u', '0', 'chowder-AGENT', 'true'],
+      ['exec', '--privileged', 'chowder-AGENT', 'true'],
+      ['exec', 'FOREIGN', 'true'],
+      ['cp', 'FOREIGN:/etc/passwd', 'CONTEXT/passwd'],
+      ['cp', 'chowder-AGENT:/etc/passwd', 'CONTEXT/passwd'],
+      ['cp', 'CONTEXT/file', 'FOREIGN:/tmp/file'],
+      ['inspect', 'FOREIGN'],
+      ['logs', 'FOREIGN'],
+      ['top', 'FOREIGN'],
+      ['stats', '--no-stream', 'FOREIGN'],
+      ['diff', 'FOREIGN'],
+      ['port', 'FOREIGN'],
+      ['export', '-o', 'CONTEXT/export', 'chowder-AGENT'],
+      ['ps', '-a'],
+      ['images'],
+      ['image', 'inspect', 'node:24-slim'],
+      ['history', 'IMAGE'],
+      ['save', '-o', 'CONTEXT/saved', 'IMAGE'],
+      ['build', '-t', 'chowder-openclaw:v1-0123456789ab', 'CONTEXT'],
+      ['build', '-t', 'evil', 'CONTEXT'],
+      ['commit', 'FOREIGN', 'evil'],
+      ['tag', 'node:24-slim', 'chowder-openclaw:v1-0123456789ab'],
+      ['import', 'CONTEXT/saved', 'evil'],
+      ['load', '-i', 'CONTEXT/saved'],
+      ['rmi', '-f', 'evil'],
+      ['volume', 'ls'],
+      ['volume', 'inspect', 'FOREIGN'],
+      ['volume', 'create', '--opt', 'type=none', '--opt', 'device=/', '--opt', 'o=bind', 'chowder-evil'],
+      ['network', 'ls'],
+      ['network', 'inspect', 'bridge'],
+      ['network', 'create', 'chowder-evil'],
+      ['network', 'connect', 'FOREIGN', 'FOREIGN'],
+      ['network', 'disconnect', 'FOREIGN', 'FOREIGN'],
+      ['update', '--memory', '1g', '--memory-swap', '1g', 'FOREIGN'],
+      ['rename', 'FOREIGN', 'chowder-renamed'],
+      ['rename', 'chowder-renamed', 'FOREIGN'],
+      ['pause', 'FOREIGN'],
+      ['unpause', 'FOREIGN'],
+      ['kill', 'FOREIGN'],
+      ['start', 'FOREIGN'],
+      ['restart', '-t', '0', 'FOREIGN'],
+      ['stop', '-t', '0', 'FOREIGN'],
+      ['wait', 'FOREIGN'],
+      ['rm', '-f', 'FOREIGN'],
+      ['network', 'rm', 'FOREIGN', 'chowder-evil'],
+      ['volume', 'rm', 'FOREIGN'],
+      ['events', '--since', '1m', '--until', '0s'],
+      ['info'],
+      ['version'],
+      ['system', 'df'],
+      ['plugin', 'ls'],
+      ['volume', 'prune', '-f'],
+      ['swarm', 'init', '--advertise-addr', '127.0.0.1'],
+      ['swarm', 'leave', '-f'],
+    ]
+    const twinless: string[][] = [
+      ['pull', 'node:24-slim'],
+      ['push', 'IMAGE'],
+      ['search', 'node'],
+      ['container', 'prune', '-f'],
+      ['system', 'prune', '-f'],
+      ['plugin', 'install', '--grant-all-permissions', 'x/y'],
+    ]
+    const meant = (words: string[]) =>
+      words.map((word) =>
+        word.replace('IMAGE', image).replace('AGENT', id).replaceAll('FOREIGN', foreign).replace('CONTEXT', context),
+      )
+
+    test.each(attacks)('may not: docker %s %s %s %s', async (...words) => {
+      for (const share of shares)
+        await expect(docker(share, ...meant(words))).rejects.toThrow(/docker-proxy, |Forbidden|403/)
+      await dockerd.docker(...meant(words)) // its twin
+    })
+
+    test.each(twinless)('may not: docker %s %s %s', async (...words) => {
+      for (const share of shares)
+        await expect(docker(share, ...meant(words))).rejects.toThrow(/docker-proxy, |Forbidden|403/)
+    })
+
+    test('does to the files of an agent what that agent may', async () => {
+      const { name, ...body } = filesContainer(installation, id, `chowder-${id}-files-${image.slice(-12)}`, image)
+      for (const share of shares) {
+        const path = `/containers/create?name=${name}`
+        const device = { PathOnHost: '/dev/null', PathInContainer: '/dev/x', CgroupPermissions: 'rwm' }
+        for (const more of [{ User: '0:0' }, { HostConfig: { ...body.HostConfig, Devices: [device] } }])
+          expect((await ask(share, 'POST', path, { ...body, ...more })).status).toBe(403)
+        await dockerd.docker('rm', '-f', name ?? '') // the driver's own, or that of the other share
+        expect((await ask(share, 'POST', path, body)).status).toBe(201)
+      }
+    })
+  })
+})

@@ -1,0 +1,544 @@
+import { setTimeout as wait } from 'node:timers/promises'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { clearOldResponses } from '../../src/responses/clearing.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
+import {
+  type Answer,
+  answerFailed,
+  answerJson,
+  delta,
+  responseObject,
+  type StubGateway,
+  startStream,
+  startStubGateway,
+  streamHead,
+} from '../support/stub-responses-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const echo: Answer = answerJson(200, responseObject())
+let gateway: StubGateway
+let chowder: TestChowder
+let url: string
+let key: string
+let id: string
+
+beforeAll(async () => {
+  gateway = await startStubGateway(echo)
+  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+  url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+  key = (await chowder.signUp()).key
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+})
+beforeEach(async () => {
+  gateway.answer = echo
+  gateway.received.length = 0
+  id = await newInstance(key)
+})
+afterEach(() => {
+  for (const { response } of gateway.received) response.destroy()
+})
+
+async function newInstance(as: string): Promise<string> {
+  const { body } = await chowder.call('POST', '/v1/instances', { key: as, body: { name: 'agent' } })
+  await chowder.database.pool.query(
+    'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
+    [body.id, gateway.endpoint],
+  )
+  return body.id
+}
+
+/** The id of the instance's only response, once it is in the database. */
+async function writtenDown(): Promise<string> {
+  const row = await until('the row', async () => {
+    const { rows } = await chowder.database.pool.query('SELECT id FROM responses WHERE instance_id = $1', [id])
+    return rows[0] as { id: string } | undefined
+  })
+  return `resp_${row.id.replaceAll('-', '')}`
+}
+
+const pathOf = (session = 'main', instance = id) => `/v1/instances/${instance}/session/${session}/responses`
+const say = (body: object = {}, path = pathOf(), as = key) =>
+  chowder.call('POST', path, { key: as, body: { model: 'openclaw', input: 'hello', ...body } })
+const read = (response: string, rest = '', instance = id, as = key) =>
+  chowder.call('GET', `/v1/instances/${instance}/responses/${response}${rest}`, { key: as })
+
+/** A turn that is answered with calls of the caller's tools. */
+const answerCalls = (...callIds: string[]): Answer =>
+  answerJson(
+    200,
+    responseObject({
+      output: callIds.map((call_id) => ({ type: 'function_call', id: 'x', call_id, name: 'f', arguments: '{}' })),
+    }),
+  )
+const result = (call_id: string) => ({ type: 'function_call_output', call_id, output: 'sunny' })
+const tools = [{ type: 'function', name: 'f' }]
+
+/** Streamed, on a connection of its own. */
+const stream = (body: object = {}, path = pathOf()) =>
+  fetch(url + path, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ model: 'openclaw', input: 'hello', stream: true, ...body }),
+  })
+async function begun(response: Response): Promise<{ id: string; rest: Promise<string> }> {
+  const reader = (response.body as ReadableStream<Uint8Array>).getReader()
+  const first = Buffer.from((await reader.read()).value ?? []).toString()
+  const rest = (async () => {
+    let text = first
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done) return text
+      text += Buffer.from(value).toString()
+    }
+  })()
+  return { id: /"id":"(resp_[0-9a-f]{32})"/.exec(first)?.[1] ?? '', rest }
+}
+const hang: Answer = (response) => startStream(response).write(streamHead + delta('so far'))
+
+describe('a response', () => {
+  test('is written down as it ended though the answer to the writing of its beginning was lost', async () => {
+    const { $client } = chowder.database.db
+    const { query } = $client
+    let lost = 0
+    $client.query = (async (...asked: [{ name?: string }]) => {
+      const answer = await query.apply($client, asked as never)
+      if (asked[0].name === 'insert_responses' && lost++ === 0) throw new Error('Connection terminated unexpectedly')
+      return answer
+    }) as typeof query
+    try {
+      gateway.answer = (response, asked) => void setTimeout(() => echo(response, asked), 100)
+      const { body } = await say()
+      expect(lost).toBe(1)
+      expect((await read(body.id)).body).toEqual(body)
+      const { rows } = await chowder.database.pool.query('SELECT status FROM responses WHERE instance_id = $1', [id])
+      expect(rows).toEqual([{ status: 'completed' }])
+    } finally {
+      $client.query = query
+    }
+  })
+
+  test('can be read again as it was answered, and so can what it answers', async () => {
+    const input = [
+      { role: 'system', content: 'be brief' },
+      { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'hi' }] },
+    ]
+    const { body } = await say({ input, metadata: { a: 'b' }, instructions: 'kind' })
+    expect(faultsOfResponse(body)).toEqual([])
+    expect(await read(body.id)).toMatchObject({ status: 200, body })
+    const listed = await read(body.id, '/input_items?order=asc')
+    expect(listed.body).toMatchObject({
+      object: 'list',
+      has_more: false,
+      data: [
+        { type: 'message', role: 'system', content: [{ type: 'input_text', text: 'be brief' }], status: 'completed' },
+        { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'hi' }] },
+      ],
+    })
+    const page = await read(body.id, '/input_items?limit=1')
+    expect(page.body).toMatchObject({ has_more: true, data: [{ role: 'user' }], last_id: expect.any(String) })
+    const next = await read(body.id, `/input_items?limit=1&after=${page.body.last_id}`)
+    expect(next.body).toMatchObject({ has_more: false, data: [{ role: 'system' }] })
+  })
+
+  test('and its input are sealed in the database', async () => {
+    const { body } = await say({ input: 'a canary in the clear' })
+    expect((await read(body.id)).status).toBe(200)
+    const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
+    expect(rows).toHaveLength(1)
+    expect(JSON.stringify(rows)).not.toMatch(/canary|Grüße/)
+    expect(rows[0].sealed_object).toMatch(/^v1\./)
+  })
+
+  test('is in progress while the agent works', async () => {
+    gateway.answer = hang
+    const turn = await begun(await stream())
+    expect(await read(turn.id)).toMatchObject({ status: 200, body: { status: 'in_progress', output: [] } })
+  })
+
+  test('that failed is read as failed', async () => {
+    gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
+    expect((await say()).status).toBe(502)
+    const { body } = await read(await writtenDown())
+    expect(body).toMatchObject({
+      status: 'failed',
+      error: { message: expect.stringContaining('upstream provider error') },
+    })
+    expect(faultsOfResponse(body)).toEqual([])
+  })
+
+  test('made with store: false leaves its id and nothing of its contents', async () => {
+    const { body } = await say({ store: false })
+    expect(body.store).toBe(false)
+    await writtenDown()
+    expect((await read(body.id)).status).toBe(404)
+    expect((await read(body.id, '/input_items')).status).toBe(404)
+    const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
+    expect(rows).toMatchObject([{ status: 'completed', sealed_object: null, sealed_input: null }])
+    expect((await say({ previous_response_id: body.id })).status).toBe(200)
+  })
+
+  test('is one’s own: another’s is as unknown as one that never was', async () => {
+    const other = (await chowder.signUp()).key
+    const theirs = await newInstance(other)
+    const foreign = await say({}, pathOf('main', theirs), other)
+    const sibling = await newInstance(key)
+    const mine = await say({}, pathOf('main', sibling))
+    const unknown = { status: 404, body: { detail: 'Response not found.' } }
+    for (const response of [foreign.body.id, mine.body.id, `resp_${'0'.repeat(32)}`, 'nonsense', 'resp_', 'a%00b']) {
+      for (const path of ['', '/input_items']) expect(await read(response, path)).toMatchObject(unknown)
+      const place = `/v1/instances/${id}/responses/${response}`
+      expect(await chowder.call('POST', `${place}/cancel`, { key })).toMatchObject(unknown)
+      expect(await chowder.call('DELETE', place, { key })).toMatchObject(unknown)
+    }
+    expect((await read(foreign.body.id, '', theirs, key)).body.detail).toBe('Instance not found.')
+    expect((await read(mine.body.id, '', sibling)).status).toBe(200)
+  })
+
+  test('can be deleted once, but not while it is in progress', async () => {
+    const { body } = await say()
+    const place = `/v1/instances/${id}/responses/${body.id}`
+    expect(await chowder.call('DELETE', place, { key })).toMatchObject({
+      status: 200,
+      body: { id: body.id, object: 'response', deleted: true },
+    })
+    expect((await chowder.call('DELETE', place, { key })).status).toBe(404)
+    expect((await read(body.id)).status).toBe(404)
+    gateway.answer = hang
+    const turn = await begun(await stream())
+    expect((await chowder.call('DELETE', `/v1/instances/${id}/responses/${turn.id}`, { key })).status).toBe(409)
+  })
+})
+
+describe('a response that was deleted', () => {
+  const remove = (response: string) =>
+    chowder.call('DELETE', `/v1/instances/${id}/responses/${response}`, { key }).then(({ status }) => status)
+
+  test('is gone for whoever reads it, and still the one that its session goes on from', async () => {
+    const first = await say()
+    gateway.answer = answerCalls('c1')
+    const second = await say({ tools, previous_response_id: first.body.id })
+    gateway.answer = echo
+    expect(await remove(second.body.id)).toBe(200)
+    const { rows } = await chowder.database.pool.query(
+      'SELECT sealed_object, sealed_input FROM responses WHERE instance_id = $1 ORDER BY id DESC LIMIT 1',
+      [id],
+    )
+    expect(rows).toEqual([{ sealed_object: null, sealed_input: null }])
+    expect((await read(second.body.id, '/input_items')).status).toBe(404)
+    expect((await say({ previous_response_id: first.body.id })).status).toBe(400)
+    const input = [result('c1')]
+    expect((await say({ input, previous_response_id: second.body.id })).status).toBe(200)
+    expect((await say({ input })).status, 'it was answered').toBe(400)
+  })
+
+  test('while its process seemed lost stays deleted when that ends it', async () => {
+    gateway.answer = hang
+    const turn = await begun(await stream())
+    await writtenDown()
+    await chowder.database.pool.query(
+      `UPDATE responses SET seen_at = now() - interval '1 minute' WHERE instance_id = $1`,
+      [id],
+    )
+    expect(await remove(turn.id)).toBe(200)
+    gateway.received[0]?.response.end()
+    await turn.rest
+    expect((await read(turn.id)).status).toBe(404)
+    const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
+    expect(rows).toMatchObject([{ status: 'failed', sealed_object: null }])
+  })
+})
+
+describe('previous_response_id', () => {
+  const refused = (text: RegExp, code = 'invalid') => ({
+    status: 400,
+    body: {
+      detail: expect.stringMatching(text),
+      error: { type: 'invalid_request_error', param: 'previous_response_id', code },
+    },
+  })
+
+  test('goes on from the latest of the session, and is never brought to the gateway', async () => {
+    const first = await say()
+    const second = await say({ previous_response_id: first.body.id })
+    expect(second).toMatchObject({ status: 200, body: { previous_response_id: first.body.id } })
+    expect(gateway.received.at(-1)?.body).toEqual({ model: 'openclaw', input: 'hello' })
+    expect(await say({ previous_response_id: first.body.id })).toMatchObject(refused(/not the latest.*resp_/))
+    expect((await say({ previous_response_id: second.body.id })).status).toBe(200)
+    expect(gateway.received).toHaveLength(3)
+  })
+
+  test('that is unknown, of another session or of another instance is refused with which of them', async () => {
+    const sibling = await newInstance(key)
+    const other = (await chowder.signUp()).key
+    const foreign = await say({}, pathOf('main', await newInstance(other)), other)
+    const [elsewhere, session] = [await say({}, pathOf('main', sibling)), await say({}, pathOf('a'))]
+    gateway.received.length = 0
+    const ask = (previous_response_id: string) => say({ previous_response_id })
+    for (const previous of ['nonsense', `resp_${'0'.repeat(32)}`, foreign.body.id]) {
+      expect(await ask(previous)).toMatchObject(refused(/no such response/, 'previous_response_not_found'))
+    }
+    expect(await ask(elsewhere.body.id)).toMatchObject(refused(/another instance/))
+    expect(await ask(session.body.id)).toMatchObject(refused(/another session/))
+    expect(gateway.received).toEqual([])
+  })
+
+  test('stays where it was when the turn after it failed', async () => {
+    const first = await say()
+    gateway.answer = answerFailed(502, 'api_error', 'broken')
+    expect((await say({ previous_response_id: first.body.id })).status).toBe(502)
+    gateway.answer = echo
+    expect((await say({ previous_response_id: first.body.id })).status).toBe(200)
+  })
+
+  test('of two turns that both go on from one only one is let in', async () => {
+    const first = await say()
+    const both = await Promise.all([1, 2, 3].map(() => say({ previous_response_id: first.body.id })))
+    expect(both.map(({ status }) => status).sort()).toEqual([200, 400, 400])
+  })
+
+  test('of one that is in progress is refused after a moment', async () => {
+    gateway.answer = hang
+    const turn = await begun(await stream())
+    gateway.answer = echo
+    expect(await say({ previous_response_id: turn.id })).toMatchObject(refused(/still in progress/))
+  })
+})
+
+describe('the results of calls', () => {
+  test('are taken once, for calls that the agent waits for in that session', async () => {
+    gateway.answer = answerCalls('c1', 'c2')
+    const first = await say({ tools })
+    expect(first.body.output).toMatchObject([{ call_id: 'c1' }, { call_id: 'c2' }])
+    gateway.answer = echo
+    const unknown = { status: 400, body: { error: { param: 'input.0.call_id' } } }
+    expect(await say({ input: [result('c3')] })).toMatchObject(unknown)
+    expect(await say({ input: [result('c1')] }, pathOf('other'))).toMatchObject(unknown)
+    const input = [result('c1'), result('c2')]
+    expect((await say({ input, previous_response_id: first.body.id })).status).toBe(200)
+    expect(gateway.received.at(-1)?.body.input).toEqual(input)
+    expect(await say({ input: [result('c1')] })).toMatchObject({
+      status: 400,
+      body: { detail: expect.stringContaining('already') },
+    })
+  })
+
+  test('of a turn that failed may be sent again', async () => {
+    gateway.answer = answerCalls('c1')
+    await say({ tools })
+    gateway.answer = answerFailed(502, 'api_error', 'broken')
+    expect((await say({ input: [result('c1')] })).status).toBe(502)
+    gateway.answer = echo
+    expect((await say({ input: [result('c1')] })).status).toBe(200)
+  })
+
+  test('with store: false too', async () => {
+    gateway.answer = answerCalls('c1')
+    await say({ tools, store: false })
+    gateway.answer = echo
+    expect((await say({ input: [result('c1')] })).status).toBe(200)
+  })
+
+  test('of which only one of two requests with the same is let in', async () => {
+    gateway.answer = answerCalls('c1')
+    await say({ tools })
+    gateway.answer = echo
+    const both = await Promise.all([1, 2].map(() => say({ input: [result('c1')] })))
+    expect(both.map(({ status }) => status).sort()).toEqual([200, 400])
+  })
+})
+
+describe('a conversation that is sent anew with every turn', () => {
+  const user = (content: string) => ({ role: 'user', content })
+  const call = (call_id: string) => ({ type: 'function_call', call_id, name: 'f', arguments: '{}' })
+
+  test('is told to the agent only from where its session ends', async () => {
+    gateway.answer = answerCalls('c1')
+    await say({ tools, input: [user('one')] })
+    gateway.answer = echo
+    const answered = await say({ input: [user('one'), call('c1'), result('c1')] })
+    expect(gateway.received.at(-1)?.body.input).toEqual([result('c1')])
+    const reference = { type: 'item_reference', id: answered.body.output[0].id }
+    await say({ input: [user('one'), call('c1'), result('c1'), reference, user('two')] })
+    expect(gateway.received.at(-1)?.body.input).toEqual([{ type: 'message', ...user('two') }])
+  })
+
+  test('and is another’s goes to the agent as its history', async () => {
+    const input = [user('one'), call('theirs'), result('theirs'), { role: 'assistant', content: 'ah' }, user('two')]
+    expect((await say({ input })).status).toBe(200)
+    expect(gateway.received.at(-1)?.body.input).toMatchObject([
+      { role: 'user', content: 'one' },
+      { type: 'function_call', call_id: 'theirs' },
+      { type: 'function_call_output', call_id: 'theirs' },
+      { role: 'assistant' },
+      { role: 'user', content: 'two' },
+    ])
+  })
+
+  test('with ids that no text of the database holds is one that the session does not know', async () => {
+    const nul = 'c\u0000'
+    const unknown = (param: string) => ({ status: 400, body: { error: { param } } })
+    expect(await say({ input: [{ type: 'item_reference', id: nul }, user('x')] })).toMatchObject(unknown('input.0.id'))
+    expect(await say({ input: [result(nul)] })).toMatchObject(unknown('input.0.call_id'))
+    const history = [{ ...user('one'), id: nul }, call(nul), result(nul), user('two')]
+    expect((await say({ input: history })).status).toBe(200)
+    expect(gateway.received.at(-1)?.body.input).toHaveLength(4)
+  })
+
+  test('with a reference to what the session does not have is refused', async () => {
+    const reference = { type: 'item_reference', id: 'msg_nowhere' }
+    expect(await say({ input: [reference, user('x')] })).toMatchObject({
+      status: 400,
+      body: { error: { param: 'input.0.id' } },
+    })
+  })
+})
+
+describe('a response that is cancelled', () => {
+  const cancel = (response: string) => chowder.call('POST', `/v1/instances/${id}/responses/${response}/cancel`, { key })
+
+  test('ends the turn at the gateway, and its stream, with what was said so far', async () => {
+    gateway.answer = hang
+    const turn = await begun(await stream())
+    await wait(50)
+    const { status, body } = await cancel(turn.id)
+    expect(status).toBe(200)
+    expect(faultsOfResponse(body)).toEqual([])
+    expect(body).toMatchObject({ status: 'cancelled', incomplete_details: { reason: 'cancelled' } })
+    const { events, isDone } = readEvents(await turn.rest)
+    expectWholeStream(events)
+    expect(isDone).toBe(true)
+    expect(events.at(-1)).toMatchObject({
+      type: 'response.incomplete',
+      response: { status: 'cancelled', output: [{ status: 'incomplete', content: [{ text: 'so far' }] }] },
+    })
+    await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
+    await until('it to be written down', async () => (await read(turn.id)).body.output.length === 1)
+    expect(await cancel(turn.id)).toMatchObject({ status: 200, body: { status: 'cancelled' } })
+  })
+
+  test('answers whoever waits for it', async () => {
+    gateway.answer = () => {}
+    const waiting = say()
+    expect((await cancel(await writtenDown())).status).toBe(200)
+    expect(await waiting).toMatchObject({ status: 200, body: { status: 'cancelled', output: [] } })
+  })
+
+  test('elsewhere ends within seconds too', async () => {
+    gateway.answer = hang
+    const turn = await begun(await stream())
+    await writtenDown()
+    // As another process marks it.
+    await chowder.database.pool.query(`UPDATE responses SET status = 'cancelled' WHERE instance_id = $1`, [id])
+    const startedAt = performance.now()
+    expect(readEvents(await turn.rest).events.at(-1)).toMatchObject({ response: { status: 'cancelled' } })
+    expect(performance.now() - startedAt).toBeLessThan(5000)
+  })
+
+  test('once it has ended is a 409', async () => {
+    const { body } = await say()
+    expect((await cancel(body.id)).status).toBe(409)
+  })
+})
+
+describe('what a lost process leaves', () => {
+  const lose = () =>
+    chowder.database.pool.query(
+      `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute', sealed_object = sealed_object WHERE instance_id = $1`,
+      [id],
+    )
+
+  test('is read as failed, does not stand in the way, and is marked', async () => {
+    const first = await say()
+    await read((await say()).body.id) // what it came to is written down
+    await chowder.database.pool.query(
+      `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute'
+       WHERE instance_id = $1 AND id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY id DESC LIMIT 1)`,
+      [id],
+    )
+    const third = await say({ previous_response_id: first.body.id })
+    expect(third.status).toBe(200)
+    await read(third.body.id)
+    await clearOldResponses(chowder.database.db)
+    const { rows } = await chowder.database.pool.query(
+      'SELECT status FROM responses WHERE instance_id = $1 ORDER BY id',
+      [id],
+    )
+    expect(rows.map(({ status }) => status)).toEqual(['completed', 'failed', 'completed'])
+  })
+
+  test('can be gone on from as what failed, before it is marked', async () => {
+    const first = await say()
+    const second = await say({ previous_response_id: first.body.id })
+    await read(second.body.id)
+    await chowder.database.pool.query(
+      `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute'
+       WHERE id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY id DESC LIMIT 1)`,
+      [id],
+    )
+    expect((await say({ previous_response_id: second.body.id })).status).toBe(200)
+  })
+
+  test('cannot be cancelled, and is not by trying', async () => {
+    const { body } = await say()
+    await read(body.id)
+    await lose()
+    expect((await chowder.call('POST', `/v1/instances/${id}/responses/${body.id}/cancel`, { key })).status).toBe(409)
+    expect((await read(body.id)).body).toMatchObject({ status: 'failed', error: { code: 'lost' } })
+  })
+
+  test('says so to whoever reads it', async () => {
+    const { body } = await say()
+    expect((await read(body.id)).body).toEqual(body)
+    await lose()
+    expect((await read(body.id)).body).toMatchObject({ status: 'failed', error: { code: 'lost' } })
+  })
+})
+
+describe('responses go', () => {
+  const count = async () =>
+    Number(
+      (await chowder.database.pool.query('SELECT count(*) FROM responses WHERE instance_id = $1', [id])).rows[0].count,
+    )
+
+  test('with their instance', async () => {
+    await say()
+    await writtenDown()
+    expect((await chowder.call('DELETE', `/v1/instances/${id}`, { key })).status).toBe(204)
+    expect(await count()).toBe(0)
+  })
+
+  test('with their organization', async () => {
+    const own = (await chowder.signUp()).key
+    id = await newInstance(own)
+    await say({}, pathOf(), own)
+    await writtenDown()
+    expect(await count()).toBe(1)
+    const deleted = await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
+    expect(deleted.status).toBe(204)
+    expect(await count()).toBe(0)
+  })
+
+  test('after 30 days, and when an instance has more than 1,000', async () => {
+    await say()
+    await writtenDown()
+    const { pool, db } = chowder.database
+    const old = `0${(Date.now() - 31 * 86_400_000).toString(16)}`
+    await pool.query(
+      `INSERT INTO responses (id, organization_id, instance_id, session_key, status, created_at)
+       SELECT (replace(gen_random_uuid()::text, '-', ''))::uuid, organization_id, instance_id, session_key, status, now() - n * interval '1 second'
+       FROM responses, generate_series(1, 1100) n WHERE instance_id = $1`,
+      [id],
+    )
+    await pool.query(
+      `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid WHERE id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY created_at LIMIT 1)`,
+      [id, `${old.slice(0, 8)}-${old.slice(8, 12)}`],
+    )
+    await clearOldResponses(db)
+    expect(await count()).toBe(1000)
+  })
+})

@@ -1,0 +1,63 @@
+import { inject } from 'vitest'
+import type { TestProject } from 'vitest/node'
+import { dockerSettings } from '../../src/docker-settings.ts'
+import { defaultRelease } from '../../src/openclaw/releases.ts'
+import { loadConfig } from '../../src/platform/config.ts'
+import { openDriver } from '../../src/sandbox/index.ts'
+import { startDockerd } from './dockerd.ts'
+import { openOutside, serveOutside } from './outside.ts'
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** The dockerd in whose containers the agents of the end-to-end tests live; null when they live on this host. */
+    agentDockerHost: string | null
+  }
+}
+
+const buildMs = 15 * 60_000
+
+/** Settings with which Chowder has its agents in containers of a dockerd. */
+export function dockerEnv(dockerHost: string): Record<string, string> {
+  const { NODE_EXTRA_CA_CERTS } = process.env
+  return {
+    SANDBOX_DRIVER: 'docker',
+    DOCKER_HOST: dockerHost,
+    DOCKER_NETWORK: 'chowder-test',
+    DOCKER_BUILD_NETWORK: 'host',
+    ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
+  }
+}
+
+/** Builds the default release's image, if there is none yet. */
+export async function prepareImage(dockerHost: string): Promise<void> {
+  const options = { ...(await dockerSettings(loadConfig(dockerEnv(dockerHost)))), installation: '' }
+  const driver = await openDriver({ name: 'docker', options })
+  await driver.prepare(defaultRelease, (line) => console.log(line), AbortSignal.timeout(buildMs))
+}
+
+/** The URL by which agents reach a server of the test's that listens on this host's loopback. */
+export async function forAgents(url: string): Promise<string> {
+  if (inject('agentDockerHost') === null) return url
+  const { port } = new URL(url)
+  return url.replace(/127\.0\.0\.1|localhost/, await serveOutside(Number(port)))
+}
+
+/** Settings with which Chowder has its agents where these tests are to have them, and a model provider that they reach. */
+export async function agentEnv(providerUrl: string): Promise<Record<string, string>> {
+  const dockerHost = inject('agentDockerHost')
+  return { ...(dockerHost !== null && dockerEnv(dockerHost)), ANTHROPIC_BASE_URL: await forAgents(providerUrl) }
+}
+
+/** As a global setup of Vitest: with TEST_SANDBOX_DRIVER=docker, agents live in containers of a dockerd of their own. */
+export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
+  project.provide('agentDockerHost', null)
+  if (process.env.TEST_SANDBOX_DRIVER !== 'docker') return
+  const dockerd = await startDockerd()
+  const outside = await openOutside()
+  await prepareImage(dockerd.host)
+  project.provide('agentDockerHost', dockerd.host)
+  return async () => {
+    await outside.close()
+    await dockerd.close()
+  }
+}

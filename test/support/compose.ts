@@ -1,0 +1,80 @@
+import { execFile } from 'node:child_process'
+import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import type { TestDockerd } from './dockerd.ts'
+
+const run = promisify(execFile)
+const root = join(import.meta.dirname, '../..')
+const checkout = [
+  '.dockerignore',
+  'Dockerfile',
+  'deploy',
+  'docker-compose.yml',
+  'migrations',
+  'openapi.json',
+  'package-lock.json',
+  'package.json',
+  'releases',
+  'src',
+]
+const standIns = ['postgres:17', 'redis:8', 'caddy:2']
+
+/** A checkout of Chowder on a machine with Docker, as an operator has it. */
+export interface ComposeCheckout {
+  folder: string
+  /** Runs `docker compose` in it and answers its output. */
+  compose(...args: string[]): Promise<string>
+  /** Replaces what runs by what is in the folder. */
+  upgrade(): Promise<void>
+  /** The ids of a service's containers. */
+  containers(service: string): Promise<string[]>
+  /** Removes all that was made, agents too. */
+  close(): Promise<void>
+}
+
+/**
+ * Opens the checkout. The images that docker-compose.yml names are Debian's of the same programs where there is no registry; the one
+ * of Chowder is not there yet. Settings are given by the environment.
+ */
+export async function openComposeCheckout(
+  { host, docker }: TestDockerd,
+  settings: Record<string, string>,
+): Promise<ComposeCheckout> {
+  for (const image of standIns) {
+    const target = image.split(':')[0] ?? ''
+    const context = join(import.meta.dirname, 'compose-images')
+    await docker('build', '-q', '--network', 'host', '--target', target, '-t', image, context)
+  }
+  await docker('image', 'rm', '-f', 'chowder:local').catch(() => {}) // there was none
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-checkout-'))
+  for (const path of checkout) await cp(join(root, path), join(folder, path), { recursive: true })
+  const env = {
+    PATH: '/usr/bin:/bin',
+    HOME: folder,
+    DOCKER_HOST: host,
+    DOCKER_SOCKET: host.replace('unix://', ''),
+    DOCKER_BUILD_NETWORK: 'host',
+    ...settings,
+  }
+  const options = { cwd: folder, env, maxBuffer: 64 * 1024 * 1024 }
+  const compose = async (...args: string[]) => (await run('docker', ['compose', ...args], options)).stdout
+  const lines = (text: string) => text.split('\n').filter(Boolean)
+  return {
+    folder,
+    compose,
+    upgrade: async () => {
+      await run('deploy/compose/upgrade.sh', options)
+    },
+    containers: async (service) => lines(await compose('ps', '-q', service)),
+    async close() {
+      await compose('kill').catch(() => {}) // nothing ran
+      for (const id of lines(await docker('ps', '-aq', '--filter', 'label=chowder.instance')))
+        await docker('rm', '-f', id)
+      await compose('down', '--volumes', '--timeout', '5')
+      await docker('volume', 'prune', '-af')
+      await rm(folder, { recursive: true })
+    },
+  }
+}

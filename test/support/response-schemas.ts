@@ -1,0 +1,76 @@
+import { Ajv } from 'ajv'
+import { expect } from 'vitest'
+import { ResponseObject } from '../../src/responses/objects.ts'
+import { type StreamEvent, streamEvents, terminalEvents } from '../../src/responses/stream-events.ts'
+
+// One each: all of them hold the response, which has a name of its own.
+const compile = (schema: object) => new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)
+const validators = new Map(Object.entries(streamEvents).map(([type, schema]) => [type, compile(schema)]))
+const isResponse = compile(ResponseObject)
+
+/** What does not fit the format, in words; empty when all does. */
+export function faultsOfResponse(response: unknown): string[] {
+  return isResponse(response) ? [] : (isResponse.errors ?? []).map((e) => `${e.instancePath} ${e.message}`)
+}
+
+export function faultsOfEvent(event: unknown): string[] {
+  const { type } = event as { type: string }
+  const validate = validators.get(type)
+  if (!validate) return [`unknown event ${type}`]
+  return validate(event) ? [] : (validate.errors ?? []).map((e) => `${type}${e.instancePath} ${e.message}`)
+}
+
+/** Throws unless these are the events of one whole response, in the format's order. */
+export function expectWholeStream(events: readonly StreamEvent[]): void {
+  expect(events.flatMap(faultsOfEvent)).toEqual([])
+  expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, at) => at))
+  expect(events.slice(0, 2).map(({ type }) => type)).toEqual(['response.created', 'response.in_progress'])
+  const terminals = events.filter(({ type }) => terminalEvents.has(type))
+  expect(terminals, 'exactly one terminal event').toHaveLength(1)
+  const last = events.at(-1)!
+  expect(last).toBe(terminals[0])
+  if (!('response' in last)) throw new Error('a terminal event without a response')
+
+  // Each item opens empty at the next index, is added to only while it is open, and closes with all that was added.
+  const texts = new Map<number, string>()
+  const closed: unknown[] = []
+  let open: number | null = null
+  for (const event of events) {
+    if (!('output_index' in event)) continue
+    if (event.type === 'response.output_item.added') {
+      expect(open).toBeNull()
+      expect(event.output_index).toBe(closed.length)
+      open = event.output_index
+      texts.set(open, '')
+      continue
+    }
+    expect(event.output_index, event.type).toBe(open)
+    if ('delta' in event) texts.set(event.output_index, texts.get(event.output_index) + event.delta)
+    if (event.type === 'response.output_text.done') expect(event.text).toBe(texts.get(event.output_index))
+    if (event.type === 'response.function_call_arguments.done')
+      expect(event.arguments).toBe(texts.get(event.output_index))
+    if (event.type === 'response.content_part.done') expect(event.part.text).toBe(texts.get(event.output_index))
+    if (event.type !== 'response.output_item.done') continue
+    const { item } = event
+    const content = item.type === 'message' ? item.content.map(({ text }) => text).join('') : item.arguments
+    expect(content).toBe(texts.get(event.output_index))
+    closed.push(item)
+    open = null
+  }
+  expect(open, 'an item that was not closed').toBeNull()
+  expect(last.response.output).toEqual(closed)
+}
+
+/** The events of a stream as a client reads them, and whether it ended with `[DONE]`. */
+export function readEvents(text: string): { events: StreamEvent[]; isDone: boolean } {
+  const pieces = text.split('\n\n').filter((piece) => piece !== '')
+  const isDone = pieces.at(-1) === 'data: [DONE]'
+  const events = (isDone ? pieces.slice(0, -1) : pieces).map((piece) => {
+    const [name, data, ...more] = piece.split('\n')
+    if (more.length > 0 || !data?.startsWith('data: ')) throw new Error(`not one event: ${piece}`)
+    const event = JSON.parse(data.slice('data: '.length)) as StreamEvent
+    expect(name).toBe(`event: ${event.type}`)
+    return event
+  })
+  return { events, isDone }
+}

@@ -1,0 +1,50 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
+import { describe, expect, test } from 'vitest'
+
+const source = (path: string) => import.meta.resolve(`../../src/${path}`)
+
+/** What a program writes as JSON, run by a Node.js of its own. */
+async function answerOf(program: string): Promise<unknown> {
+  const args = ['--no-warnings', '--input-type=module', '--eval', program]
+  return JSON.parse((await promisify(execFile)(process.execPath, args)).stdout)
+}
+
+const residentMb = (...imports: string[]) =>
+  answerOf(`
+    for (const url of ${JSON.stringify(imports)}) await import(url)
+    console.log(process.memoryUsage.rss() / 2 ** 20)`) as Promise<number>
+
+/** The packages whose files are loaded with a file. */
+const packagesOf = (path: string) =>
+  answerOf(`
+    import { registerHooks } from 'node:module'
+    const names = new Set()
+    registerHooks({
+      load(url, context, next) {
+        const [, name] = /.*\\/node_modules\\/((?:@[^/]+\\/)?[^/]+)/.exec(url) ?? []
+        if (name) names.add(name)
+        return next(url, context)
+      },
+    })
+    await import(${JSON.stringify(source(path))})
+    console.log(JSON.stringify([...names]))`) as Promise<string[]>
+
+describe('what a process loads', { timeout: 30_000 }, () => {
+  test('is Drizzle without its package.json once for each of its files', async () => {
+    const drizzle = import.meta.resolve('drizzle-orm/node-postgres')
+    const [nothing, plain, spared] = [
+      await residentMb(),
+      await residentMb(drizzle),
+      await residentMb(source('platform/package-lookups.ts'), drizzle),
+    ]
+    expect(spared - nothing).toBeLessThan((plain - nothing) / 2)
+  })
+
+  test('is neither the API nor a driver before its role asks for it', async () => {
+    const packages = await packagesOf('start.ts')
+    expect(packages).toContain('drizzle-orm')
+    for (const name of ['fastify', 'ajv', '@scalar/fastify-api-reference', 'stripe', 'dockerode'])
+      expect(packages).not.toContain(name)
+  })
+})

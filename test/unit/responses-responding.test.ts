@@ -1,0 +1,69 @@
+import { pino } from 'pino'
+import { expect, test, vi } from 'vitest'
+import type { ResponseObject } from '../../src/responses/objects.ts'
+import { respond } from '../../src/responses/responding.ts'
+import type { ResponseStore } from '../../src/responses/store.ts'
+import { defaultTimes } from '../../src/responses/turn.ts'
+import { openTurns, type Turns } from '../../src/responses/turns.ts'
+
+/** Parsed JSON can be as deep, and is too deep to be written. */
+let deep = {}
+for (let depth = 0; depth < 100_000; depth++) deep = { deep }
+
+function begin(ask: (turns: Turns) => Turns['ask'], tools: object[] = []) {
+  const turns = openTurns(defaultTimes, 1000)
+  const turn = turns.begin()
+  const finish = vi.fn<(response: ResponseObject, json: string) => void>()
+  const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore
+  const responding = respond({ ...turns, ask: ask(turns) }, store, turn, {
+    organizationId: 'o',
+    instanceId: 'i',
+    sessionKey: 's',
+    gateway: {
+      endpoint: { kind: 'tcp', host: '127.0.0.1', port: 9 },
+      token: 't',
+      provider: 'openai',
+      release: 'v1',
+      model: 'gpt-4o',
+    },
+    body: { model: 'openclaw', input: 'hello', tools } as never,
+    isStreamed: true,
+    log: pino({ level: 'silent' }),
+  })
+  return { turns, turn, finish, responding }
+}
+const neverEnds: Turns['ask'] = async () => ({
+  events: { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => {}) }) },
+  askedAt: 0,
+  answeredAt: 0,
+})
+const tooDeep = [{ type: 'function', name: 'f', parameters: deep }]
+
+function expectFailedOnce(finish: ReturnType<typeof begin>['finish'], code: string) {
+  expect(finish).toHaveBeenCalledOnce()
+  const [response, json] = finish.mock.calls[0]!
+  expect(response).toMatchObject({ status: 'failed', error: { code } })
+  expect(JSON.parse(json)).toEqual(response)
+}
+
+test('a response that cannot be told is written down as failed, and not left open', async () => {
+  const { finish, responding } = begin((turns) => turns.ask, tooDeep)
+  await expect(responding).rejects.toThrow(RangeError)
+  expectFailedOnce(finish, 'internal')
+})
+
+test('nor does it disturb whoever ends the turn', async () => {
+  const { turns, turn, finish, responding } = begin(() => neverEnds, tooDeep)
+  await responding
+  turns.over(turn)
+  expectFailedOnce(finish, 'internal')
+})
+
+test('a turn that is over before its stream was read to the end is written down, with the reason of its own end', async () => {
+  const { turns, turn, finish, responding } = begin(() => neverEnds)
+  await (await responding).stream().next()
+  turn.end(new Error('ended'))
+  expect(finish).not.toHaveBeenCalled()
+  turns.over(turn)
+  expectFailedOnce(finish, 'internal')
+})

@@ -1,0 +1,133 @@
+import { randomBytes } from 'node:crypto'
+import { setImmediate as turnOfTheLoop } from 'node:timers/promises'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import type { Db } from '../../src/database/client.ts'
+import { openVault } from '../../src/platform/secrets.ts'
+import { newResponseId, responseObject, underWay } from '../../src/responses/object-out.ts'
+import { readRequest } from '../../src/responses/request-in.ts'
+import { toUuid } from '../../src/responses/rows.ts'
+import { type Begun, openResponseStore, type ResponseStore } from '../../src/responses/store.ts'
+
+const { echo } = readRequest(
+  { model: 'gpt-4o', input: 'hello' },
+  { provider: 'openai', release: 'v1', model: 'gpt-4o' },
+)
+const place = { organizationId: 'o', instanceId: 'i', sessionKey: 's' }
+
+let isAway: boolean
+/** The ids of the rows that were written, with whether an end was. */
+let written: [id: string, name: string][]
+let warned: unknown[]
+let store: ResponseStore
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] })
+  isAway = false
+  written = []
+  warned = []
+  const query = async ({ name, values }: { name: string; values: string[][] }) => {
+    if (isAway) throw new Error('Connection terminated unexpectedly')
+    if (name !== 'see_responses') for (const id of values[0] ?? []) written.push([id, name])
+    return { rows: [] }
+  }
+  const log = { warn: (fields: { err: Error }) => void warned.push(fields.err.message) }
+  store = openResponseStore({ $client: { query } } as unknown as Db, openVault(randomBytes(32)), log as never)
+})
+afterEach(async () => {
+  isAway = false
+  const closed = store.close()
+  await pass(6000)
+  await closed
+  vi.useRealTimers()
+})
+
+/** Lets time go by, and what is due then be done. */
+async function pass(ms: number): Promise<void> {
+  for (let left = ms; left >= 0; left -= 1000) {
+    await vi.advanceTimersByTimeAsync(Math.min(left, 1000))
+    for (let turns = 0; turns < 4; turns += 1) await turnOfTheLoop()
+  }
+}
+
+function begin(over: Partial<Begun> = {}) {
+  const id = newResponseId()
+  const response = responseObject({ id, createdAt: 1, echo }, underWay, [])
+  store.begin({ ...place, id, isKept: true, response: () => response, input: () => [], answeredCallIds: [], ...over })
+  const ended = { ...response, status: 'completed' as const }
+  return { id, uuid: toUuid(id), end: (json = JSON.stringify(ended)) => store.finish(ended, json) }
+}
+
+describe('how a turn ended', () => {
+  test.each([
+    ['whose beginning was written', 'finish_responses', 1000],
+    ['whose beginning was not', 'insert_responses', 0],
+  ])('is written down once the database is back after a minute: one %s', async (_what, name, beforeMs) => {
+    const turn = begin()
+    await pass(beforeMs)
+    isAway = true
+    turn.end()
+    await pass(60_000)
+    isAway = false
+    written.length = 0
+    await pass(6000)
+    expect(written).toEqual([[turn.uuid, name]])
+    expect(warned).toEqual([])
+  })
+
+  test('is given up after minutes, with a line in the log', async () => {
+    const turn = begin()
+    await pass(1000)
+    isAway = true
+    turn.end()
+    await pass(6 * 60_000)
+    expect(warned).toEqual(['Connection terminated unexpectedly'])
+  })
+
+  test('is waited for by whoever reads it for some seconds only', async () => {
+    const turn = begin()
+    await pass(1000)
+    isAway = true
+    turn.end()
+    const reading = expect(store.find(place, turn.id)).rejects.toMatchObject({ kind: 'unavailable' })
+    await pass(11_000)
+    await reading
+  })
+
+  test('is not waited for by the close', async () => {
+    const turns = [begin(), begin()]
+    await pass(1000)
+    isAway = true
+    turns[0]?.end()
+    await pass(60_000)
+    turns[1]?.end()
+    const closed = store.close()
+    await pass(5000)
+    await closed
+    expect(warned).toHaveLength(2)
+  })
+
+  test('waits with as many as 64 MiB, and the others are given up', async () => {
+    const turns = Array.from({ length: 60 }, () => begin())
+    await pass(1000)
+    isAway = true
+    written.length = 0
+    for (const turn of turns) turn.end(' '.repeat(1024 * 1024))
+    await pass(10_000)
+    isAway = false
+    await pass(6000)
+    // Sealed, each is a third larger.
+    expect([written.length, warned.length]).toEqual([47, 13])
+  })
+})
+
+test('a response that has no JSON is nobody else’s failure', async () => {
+  const unwritable = () => {
+    throw new RangeError('Maximum call stack size exceeded')
+  }
+  const turns = [begin(), begin({ input: unwritable }), begin()]
+  await pass(1000)
+  expect(written.map(([id]) => id)).toEqual([turns[0]?.uuid, turns[2]?.uuid])
+  turns[1]?.end()
+  await pass(1000)
+  expect(warned).toEqual(['Maximum call stack size exceeded'])
+})
