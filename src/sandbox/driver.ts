@@ -48,7 +48,6 @@ export interface Observation {
 export interface ExecOptions {
   timeoutMs: number
   cwd?: string
-  env?: Record<string, string>
   stdin?: Buffer
   /** Output beyond this many bytes a stream is dropped. */
   maxBytes?: number

@@ -17,6 +17,7 @@ import {
 } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -229,6 +230,27 @@ describe('a local sandbox', () => {
     await stop(id)
     expect([await isRunning(left), await isRunning(escaped)]).toEqual([false, false])
     expect((await observe(id)).exit).toEqual({ code: 0, oom: false })
+  })
+
+  test('holds nobody up by stopping all that its user runs, and can be ended', async () => {
+    const id = await started()
+    const stopAll = 'while :; do kill -STOP -1; done'
+    const stopping = host.driver.exec(id, ['sh', '-c', stopAll], { timeoutMs: 3000 }, within())
+    const lag = monitorEventLoopDelay({ resolution: 10 })
+    lag.enable()
+    for (let round = 0; round < 20; round += 1) {
+      const soon = AbortSignal.timeout(100)
+      await host.driver.files(id).write('folder/file', Buffer.from('x'), { mode: 0o600 }, within())
+      await Promise.allSettled([
+        host.driver.exec(id, ['true'], { timeoutMs: 100 }, soon),
+        host.driver.files(id).remove('folder', { recursive: true }, soon),
+      ])
+    }
+    expect((await stopping).exitCode).toBeNull()
+    await stop(id, 300)
+    lag.disable()
+    expect((await observe(id)).state).toBe('stopped')
+    expect(lag.max / 1e6).toBeLessThan(1000)
   })
 
   test('is killed after the grace time when it does not end by itself', async () => {

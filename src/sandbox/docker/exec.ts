@@ -66,14 +66,13 @@ export async function execBeside(
   container: string,
   inside: Inside,
   argv: readonly string[],
-  { timeoutMs, cwd = '', env = {}, stdin, maxBytes = defaultMaxBytes }: ExecOptions,
+  { timeoutMs, cwd = '', stdin, maxBytes = defaultMaxBytes }: ExecOptions,
   signal: AbortSignal,
 ): Promise<ExecResult | null> {
   const startedAt = performance.now()
   const options: Docker.ExecCreateOptions = {
     Cmd: [`${programs}/exec.sh`, String(timeoutMs / 1000), ...argv],
     WorkingDir: folderIn(inside.home, cwd),
-    Env: Object.entries(env).map(([name, value]) => `${name}=${value}`),
   }
   const program = await startProgram(engine, container, options, signal)
   if (!program) return null

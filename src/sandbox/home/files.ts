@@ -6,6 +6,7 @@ import { type FileHandle, lstat, open, opendir, rename, rmdir, unlink } from 'no
 import { join } from 'node:path'
 import { addAbortSignal, Readable } from 'node:stream'
 import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
+import { asUser } from './as-user.ts'
 import { at, fault, type Home, inWords, isCode, openBelow, type Place, placeOf } from './open-folder.ts'
 
 const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_IROTH } = constants
@@ -123,8 +124,8 @@ async function removeTree(
   uid: number | null,
   signal: AbortSignal,
 ): Promise<void> {
-  const child = spawn('/bin/rm', ['-rf', '--', `./${name}`], {
-    ...(uid !== null && { uid, gid: uid }),
+  const [program, ...rest] = asUser(uid, ['/bin/rm', '-rf', '--', `./${name}`])
+  const child = spawn(program, rest, {
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
     env: {},
     stdio: 'ignore',

@@ -5,7 +5,7 @@ import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecOptions, ExecResult } from '../driver.ts'
 import type { SandboxRecord } from './folder.ts'
-import { setpriv } from './launch.ts'
+import { inside } from './launch.ts'
 import { signalProcess } from './processes.ts'
 
 const defaultMaxBytes = 1024 * 1024
@@ -57,11 +57,11 @@ export async function execBeside(
   options: ExecOptions,
   signal: AbortSignal,
 ): Promise<ExecResult> {
-  const { timeoutMs, env, stdin, maxBytes = defaultMaxBytes } = options
-  const child = spawn(setpriv, ['--no-new-privs', '--', ...argv], {
-    ...(record.uid !== null && { uid: record.uid, gid: record.uid }),
+  const { timeoutMs, stdin, maxBytes = defaultMaxBytes } = options
+  const [program, ...rest] = inside(record, argv)
+  const child = spawn(program, rest, {
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
-    env: { ...record.env, ...env },
+    env: {},
     detached: true,
     stdio: 'pipe',
   })

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdir, readFile, readlink } from 'node:fs/promises'
+import { asUser } from '../home/as-user.ts'
 import { pause } from '../pause.ts'
 
 /** A process for good: its pid may be another's one day, but then with another start time. */
@@ -26,6 +27,7 @@ interface ProcessStat extends ProcessId {
 
 const pollMs = 50
 const killDeadlineMs = 10_000
+const signalTimeoutMs = 1000
 
 /** Nothing is left but the exit code. While other threads end, files and ports are still held. */
 const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
@@ -102,8 +104,10 @@ async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | '
     for (const pid of pids) signalProcess(pid, `SIG${name}`)
     return
   }
-  const user = { uid: owner.uid, gid: owner.uid }
-  const child = spawn('/bin/sh', ['-c', `kill -${name} -1`], { ...user, env: {}, cwd: '/', stdio: 'ignore' })
+  const [program, ...rest] = asUser(owner.uid, ['/bin/sh', '-c', `kill -${name} -1`])
+  // The others may stop it before it has signalled them: then the next one is sooner.
+  const limit = { timeout: signalTimeoutMs, killSignal: 'SIGKILL' } as const
+  const child = spawn(program, rest, { ...limit, env: {}, cwd: '/', stdio: 'ignore' })
   await once(child, 'exit')
 }
 
