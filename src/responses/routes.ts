@@ -10,16 +10,15 @@ import { type FindCaller, onceRefused } from '../platform/auth.ts'
 import { openStreams, turnAddedDuration } from '../platform/metrics.ts'
 import { failures } from '../platform/openapi.ts'
 import type { Vault } from '../platform/secrets.ts'
-import { NoBody } from '../platform/validation.ts'
 import { CreateChatCompletion, chatAnswers } from './chat-schemas.ts'
 import { chat } from './chatting.ts'
 import type { EventOut } from './events-out.ts'
 import { CreateResponse } from './input.ts'
-import { ResponseObject } from './objects.ts'
 import { endPassingSession, makePassingSession } from './passing-sessions.ts'
 import { respond } from './responding.ts'
-import { answers, DeletedResponse, InputItems, InputItemsPage, Models } from './schemas.ts'
+import { answers, ById, json, Models } from './schemas.ts'
 import { openResponseStore } from './store.ts'
+import { storedResponseRoutes } from './stored-routes.ts'
 import { clientLeft, defaultTimes, type Turn, type TurnTimes } from './turn.ts'
 import type { AgentAnswer } from './turns.ts'
 import { openTurns } from './turns.ts'
@@ -27,7 +26,6 @@ import { taggedBodies } from './validation.ts'
 import { refuseHttp, useWebSockets } from './web-socket.ts'
 
 const maxRequestBytes = 20 * 1024 * 1024
-const json = 'application/json; charset=utf-8'
 
 /**
  * Finds the gateway of a running instance of an organization. Throws AppError `not_found`, or `conflict` when the
@@ -48,8 +46,6 @@ export interface ResponseDeps {
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
 }
 
-// A malformed id is an unknown one: 404.
-const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
 const BySession = Type.Object({
   ...ById.properties,
   session_id: Type.String({
@@ -57,11 +53,6 @@ const BySession = Type.Object({
       'Any name you pick, up to 200 bytes: a user id, a ticket number. The session begins with its first message.',
   }),
 })
-const ByResponse = Type.Object({
-  ...ById.properties,
-  response_id: Type.String({ description: 'The id of the response, `resp_…`.' }),
-})
-
 function countStream({ raw }: FastifyReply): void {
   if (raw.closed) return
   openStreams.inc()
@@ -280,20 +271,10 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answerChat(request, reply, request.params.instance_id),
   )
 
-  /** Whose responses these are. Throws AppError not_found for another organization's instance as for none. */
-  async function ownerOf({ caller, params }: FastifyRequest) {
-    const { organizationId } = caller
-    const { id } = await findHead(organizationId, (params as { instance_id: string }).instance_id)
-    return { organizationId, instanceId: id }
-  }
-
-  const read = { access: 'interact', openaiErrors: true } as const
-  const found = failures(404)
-
   app.get(
     '/v1/instances/:instance_id/models',
     {
-      config: read,
+      config: { access: 'interact', openaiErrors: true },
       schema: {
         operationId: 'listModels',
         summary: 'List the models of an agent',
@@ -301,7 +282,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
           '`openclaw` is the agent with the model it is set to. Any model of its provider can be named instead, also one that is not listed.',
         tags: ['responses'],
         params: ById,
-        response: { 200: Models, ...found },
+        response: { 200: Models, ...failures(404) },
       },
     },
     async ({ caller, params }) => {
@@ -318,95 +299,5 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     },
   )
 
-  app.get(
-    '/v1/instances/:instance_id/responses/:response_id',
-    {
-      config: read,
-      schema: {
-        operationId: 'getResponse',
-        summary: 'Read a response again',
-        description:
-          'Responses are kept for 30 days, the latest 1,000 of an instance, unless they were made with `"store": false`; they go with their session and their instance.',
-        tags: ['responses'],
-        params: ByResponse,
-        response: { 200: ResponseObject, ...found },
-      },
-    },
-    async (request, reply) => {
-      const response = await store.find(await ownerOf(request), request.params.response_id)
-      return reply.type(json).send(JSON.stringify(response) as never)
-    },
-  )
-
-  app.get(
-    '/v1/instances/:instance_id/responses/:response_id/input_items',
-    {
-      config: read,
-      schema: {
-        operationId: 'listInputItems',
-        summary: 'Read what a response answers',
-        description: 'The items of the request. The bytes of images and files are not kept.',
-        tags: ['responses'],
-        params: ByResponse,
-        querystring: InputItemsPage,
-        response: { 200: InputItems, ...found },
-      },
-    },
-    async (request) => {
-      const { limit = 20, order = 'desc', after } = request.query
-      const all = (await store.findInput(await ownerOf(request), request.params.response_id)) as {
-        id: string
-        type: string
-      }[]
-      const inOrder = order === 'asc' ? all : all.toReversed()
-      const rest = inOrder.slice(inOrder.findIndex(({ id }) => id === after) + 1)
-      const data = rest.slice(0, limit)
-      const [first_id = null, last_id = null] = [data[0]?.id, data.at(-1)?.id]
-      return { object: 'list' as const, data, first_id, last_id, has_more: rest.length > data.length }
-    },
-  )
-
-  app.post(
-    '/v1/instances/:instance_id/responses/:response_id/cancel',
-    {
-      config: { ...read, event: 'response.cancel' },
-      schema: {
-        operationId: 'cancelResponse',
-        summary: 'Cancel a response',
-        description:
-          'Ends the agent’s turn. Whoever waits for it gets the response as it stands, with the status `cancelled`; a stream ends with `response.incomplete`. What was said to the agent stays in the session. 409 once it has ended.',
-        tags: ['responses'],
-        params: ByResponse,
-        body: NoBody,
-        response: { 200: ResponseObject, ...failures(404, 409) },
-      },
-    },
-    async (request, reply) => {
-      const owner = await ownerOf(request)
-      const { response_id: id } = request.params
-      await store.cancel(owner, id)
-      return reply.type(json).send(JSON.stringify(await store.find(owner, id)) as never)
-    },
-  )
-
-  app.delete(
-    '/v1/instances/:instance_id/responses/:response_id',
-    {
-      config: { ...read, event: 'response.delete' },
-      schema: {
-        operationId: 'deleteResponse',
-        summary: 'Delete a response',
-        description:
-          'It can be read no longer. The agent still remembers what was said; DELETE the session to change that.',
-        tags: ['responses'],
-        params: ByResponse,
-        response: { 200: DeletedResponse, ...failures(404, 409) },
-      },
-    },
-    async (request) => {
-      const { response_id: id } = request.params
-      await store.remove(await ownerOf(request), id)
-      return { id, object: 'response' as const, deleted: true as const }
-    },
-  )
+  await app.register(storedResponseRoutes, { store, findHead })
 }
