@@ -6,6 +6,7 @@ import { migrate, pendingMigrations } from './database/migrate.ts'
 import { instances } from './database/schema.ts'
 import { changedBy, clearOldEvents } from './events/store.ts'
 import { askGatewayIn } from './instances/ask-gateway.ts'
+import { eraseTerminated } from './instances/erase.ts'
 import { findGatewayIn, findHeadIn } from './instances/lookup.ts'
 import { isRunningAtRest } from './instances/status.ts'
 import { openCallers } from './keys/callers.ts'
@@ -289,6 +290,11 @@ export async function start(
     }
     const others: Round[] = [
       { what: 'the erasing of deleted organizations', everyMs: eraseEveryMs, act: () => eraseDeleted(db, log) },
+      {
+        what: 'the erasing of terminated instances',
+        everyMs: clearEveryMs,
+        act: async () => void (await eraseTerminated(db)),
+      },
       { what: 'the clearing of old answers', everyMs: clearEveryMs, act: () => clearExpiredAnswers(db) },
       { what: 'the clearing of old events', everyMs: clearEveryMs, act: () => clearOldEvents(db) },
       {

@@ -196,6 +196,7 @@ export const instances = pgTable(
   (table) => [
     index('instances_organization').on(table.organizationId, table.createdAt, table.id),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
+    index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND sealed_token <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
   ],
 )

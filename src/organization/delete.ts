@@ -11,7 +11,8 @@ import {
   skills,
 } from '../database/schema.ts'
 import { changedBy, forgetWords, recordEvent } from '../events/store.ts'
-import { isNotTerminated } from '../instances/status.ts'
+import { eraseInstances } from '../instances/erase.ts'
+import { dueColumns, isNotTerminated } from '../instances/status.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
 import type { Logger } from '../platform/log.ts'
@@ -54,7 +55,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
         changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
       })
       .where(and(eq(instances.organizationId, id), isNotTerminated))
-      .returning({ id: instances.id, generation: instances.generation, leaseToken: instances.leaseToken })
+      .returning(dueColumns)
     await tx
       .update(organizations)
       .set({
@@ -95,38 +96,37 @@ async function eraseSecrets(tx: Transaction, id: string): Promise<Omit<Deletion,
  * Rows without secrets and names stay, so that a sandbox that comes to light later is known for what it is.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>): Promise<void> {
-  while (await eraseNext(db, log));
+  const left = await db
+    .select({ id: organizations.id })
+    .from(organizations)
+    .where(isToErase)
+    .orderBy(organizations.deletedAt)
+  for (const { id } of left) await eraseOrganization(db, id, log)
 }
 
-/** The line is written before the mark: a crash in between makes two lines, never none. */
-const eraseNext = (db: Db, log: Pick<Logger, 'info'>): Promise<boolean> =>
-  db.transaction(async (tx) => {
+const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL AND NOT EXISTS (
+  SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id}
+  AND ${instances.observedGeneration} < ${instances.generation})`
+
+/**
+ * One that another worker is at is left to it. The line is written before the mark: a crash in between makes two lines,
+ * never none.
+ */
+async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logger, 'info'>): Promise<void> {
+  // In transactions of their own, each within its time however many there are.
+  await eraseInstances(db, eq(instances.organizationId, organizationId))
+  await db.transaction(async (tx) => {
     const [organization] = await tx
-      .select({ id: organizations.id, deletedAt: organizations.deletedAt })
+      .select({ deletedAt: organizations.deletedAt })
       .from(organizations)
-      .where(
-        sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL AND NOT EXISTS (
-          SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id}
-          AND ${instances.observedGeneration} < ${instances.generation})`,
-      )
-      .limit(1)
+      .where(and(eq(organizations.id, organizationId), isToErase))
       .for('update', { skipLocked: true })
-    if (!organization) return false
-    const { id: organizationId, deletedAt } = organization
+    if (!organization) return
     await eraseSecrets(tx, organizationId)
-    const { rowCount } = await tx
-      .update(instances)
-      .set({
-        name: '',
-        metadata: {},
-        sealedConfig: null,
-        sealedToken: '',
-        changedBy: changedBy({ type: 'instance.erased' }),
-      })
-      .where(eq(instances.organizationId, organizationId))
     await recordEvent(tx, { organizationId, type: 'organization.erased' })
     await forgetWords(tx, organizationId)
-    log.info({ organizationId, instances: rowCount ?? 0, deletedAt }, 'organization erased')
+    const erased = await tx.$count(instances, eq(instances.organizationId, organizationId))
+    log.info({ organizationId, instances: erased, deletedAt: organization.deletedAt }, 'organization erased')
     await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))
-    return true
   })
+}

@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { eraseTerminated } from '../../src/instances/erase.ts'
 import { openBilling } from '../../src/subscription/stripe.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
@@ -52,6 +53,30 @@ const linesOf = (message: string, organizationId: string) =>
     .filter((line) => line.msg === message && line.organizationId === organizationId)
 const erased = (organizationId: string) =>
   until('the proof', () => linesOf('organization erased', organizationId)[0], 15_000)
+
+test('what was a caller’s own of a terminated instance is erased once its 30 days are over, and not before', async () => {
+  const { key } = await chowder.signUp({ providerKey: 'sk-canary' })
+  const body = { name: 'canary of a name', metadata: { canary: 'yes' }, openclaw_config: { 'session.dmScope': 'main' } }
+  const ids: string[] = []
+  for (const days of [29, 31]) {
+    const { id } = (await chowder.call('POST', '/v1/instances', { key, body })).body
+    ids.push(id)
+    await isRunning(key, id)
+    await chowder.call('DELETE', `/v1/instances/${id}`, { key })
+    const isSettled = async () =>
+      (await query('SELECT FROM instances WHERE id = $1 AND observed_generation = generation', id)).length === 1
+    await until('the sandbox to be gone', isSettled)
+    await query(`UPDATE instances SET terminated_at = now() - make_interval(days => $2) WHERE id = $1`, id, days)
+  }
+  const [kept, over] = ids
+  const rowOf = async (id: string | undefined) =>
+    (await query('SELECT name, metadata, sealed_config, sealed_token FROM instances WHERE id = $1', id))[0]
+  expect(await eraseTerminated(chowder.database.db)).toBe(1)
+  expect(await rowOf(over)).toEqual({ name: '', metadata: {}, sealed_config: null, sealed_token: '' })
+  expect(await rowOf(kept)).toMatchObject({ name: 'canary of a name', metadata: { canary: 'yes' } })
+  expect(await eraseTerminated(chowder.database.db)).toBe(0)
+  expect((await chowder.call('GET', `/v1/instances/${kept}`, { key })).body.name).toBe('canary of a name')
+})
 
 describe('DELETE /v1/organization', () => {
   test('another name than the organization’s is a 400, none a 422, and nothing changes', async () => {

@@ -1,0 +1,41 @@
+import { and, eq, inArray, ne, type SQL, sql } from 'drizzle-orm'
+import type { Db } from '../database/client.ts'
+import { instances } from '../database/schema.ts'
+import { changedBy } from '../events/store.ts'
+import { terminatedReadableDays } from './store.ts'
+
+/** Rows that one statement empties at most; the next one follows at once. */
+const batch = 500
+
+/**
+ * Empties terminated instances that nobody can read any more of what may be a caller's own: configuration, token, name and
+ * metadata. The rows stay, so that a sandbox that comes to light later is known for what it is. Returns how many they were.
+ */
+export async function eraseInstances(db: Db, which: SQL): Promise<number> {
+  const { id, sealedToken, terminatedAt, generation, observedGeneration } = instances
+  const next = db
+    .select({ id })
+    .from(instances)
+    .where(and(which, sql`${terminatedAt} IS NOT NULL`, ne(sealedToken, ''), eq(observedGeneration, generation)))
+    .orderBy(terminatedAt, id) // two workers at it lock in the same order
+    .limit(batch)
+    .for('update')
+  for (let erased = 0; ; ) {
+    const { rowCount } = await db
+      .update(instances)
+      .set({
+        name: '',
+        metadata: {},
+        sealedConfig: null,
+        sealedToken: '',
+        changedBy: changedBy({ type: 'instance.erased' }),
+      })
+      .where(inArray(id, next))
+    erased += rowCount ?? 0
+    if ((rowCount ?? 0) < batch) return erased
+  }
+}
+
+/** Erases terminated instances whose time to be read is over. */
+export const eraseTerminated = (db: Db): Promise<number> =>
+  eraseInstances(db, sql`${instances.terminatedAt} <= now() - make_interval(days => ${terminatedReadableDays})`)
