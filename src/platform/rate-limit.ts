@@ -51,8 +51,9 @@ class MemoryStore {
     answer(null, { current: window.count, ttl: window.endsAt - now })
   }
 
+  /** Each limit has windows of its own: a flood of addresses pushes no key's out. */
   child(): MemoryStore {
-    return this
+    return new MemoryStore()
   }
 }
 
