@@ -7,6 +7,14 @@ export type InstanceStatus = (typeof instanceStatuses)[number]
 /** Everything a status depends on. */
 type StatusColumns = Pick<Instance, 'desiredState' | 'generation' | 'observedGeneration' | 'readyAt'>
 
+/** What a bell is rung with. */
+export const dueColumns = {
+  id: instances.id,
+  organizationId: instances.organizationId,
+  generation: instances.generation,
+  leaseToken: instances.leaseToken,
+}
+
 /** Whether the world is as the last intent wants it, or as near as it will get without a new one. */
 export const isSettled = (row: StatusColumns): boolean => row.observedGeneration === row.generation
 

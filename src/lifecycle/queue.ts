@@ -42,7 +42,7 @@ export interface ReconcileQueue extends Bell {
   longestWaitMs(): Promise<number | null>
   /** Calls `process` for each bell, at most `concurrency` at once. Resolves to what ends it, within `drainMs`. */
   work(
-    process: (id: string, stop: AbortSignal) => Promise<void>,
+    process: (due: Due, stop: AbortSignal) => Promise<void>,
     concurrency: number,
   ): Promise<{ stop(drainMs: number): Promise<void> }>
   close(): Promise<void>
@@ -53,8 +53,8 @@ export async function migrateQueue(client: pg.PoolClient): Promise<void> {
   await runMigrations(client, schema)
 }
 
-/** Job data is one id: a queue is no place for secrets. */
-type Process = (job: Job<{ id: string }>) => Promise<void>
+/** Job data is ids and counts: a queue is no place for secrets. */
+type Process = (job: Job<Due>) => Promise<void>
 
 /** BullMQ's constructors take a connection and, for PostgreSQL, the backend last. */
 function openBackend(
@@ -147,9 +147,9 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
 
   // One job an intent and take: ringing twice is one job. The token is in the id because a killed worker leaves its job
   // active, and BullMQ ignores an add under the same id; each take raises the token, so the next bell has a new id.
-  const jobFor = ({ id, generation, leaseToken }: Due) => ({
+  const jobFor = ({ id, organizationId, generation, leaseToken }: Due) => ({
     name,
-    data: { id },
+    data: { id, organizationId, generation, leaseToken } satisfies Due,
     // A kept id would swallow the next bell; attempts are counted on the row.
     opts: { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
   })
@@ -193,7 +193,7 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
       const ending = new AbortController()
       const stopping = new AbortController()
       const open = () => {
-        const opened = openWorker((job) => process(job.data.id, stopping.signal), concurrency)
+        const opened = openWorker((job) => process(job.data, stopping.signal), concurrency)
         opened.on('error', health.failed)
         opened.on('completed', health.recovered)
         return opened

@@ -163,12 +163,16 @@ async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<
   await lease.postpone(generation, seconds, message)
 }
 
+/** What the stop of an instance that is given up may take; the next attempt goes on. */
+const giveUpLimitMs = 60_000
+
 /** Settles a row that should run as an error with its reason, once what was started is stopped. */
 async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): Promise<void> {
   const { sandboxes, patience, log } = deps
   const { id, generation, attempts } = lease.instance
   try {
-    await sandboxes.stop(id, { graceMs: patience.graceMs }, lease.signal)
+    const limit = AbortSignal.any([lease.signal, AbortSignal.timeout(giveUpLimitMs)])
+    await sandboxes.stop(id, { graceMs: patience.graceMs }, limit)
   } catch (error) {
     lease.signal.throwIfAborted()
     log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')

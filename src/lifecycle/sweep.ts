@@ -1,7 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '../database/client.ts'
 import { instances } from '../database/schema.ts'
-import { isDueNow } from '../instances/status.ts'
+import { dueColumns, isDueNow } from '../instances/status.ts'
 import type { Bell } from '../platform/bell.ts'
 
 /** Rows a sweep rings for at most; the next one, 5 s later, takes the rest. */
@@ -12,10 +12,10 @@ const batch = 500
  * turns, so that one with thousands of due rows keeps no other waiting. Returns how many it rang for.
  */
 export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<number> {
-  const { id, generation, leaseToken, nextAttemptAt, organizationId } = instances
+  const { id, nextAttemptAt, organizationId } = instances
   const turn = sql<number>`row_number() OVER (PARTITION BY ${organizationId} ORDER BY ${nextAttemptAt}, ${id})`
   const due = await db
-    .select({ id, generation, leaseToken })
+    .select(dueColumns)
     .from(instances)
     .where(and(eq(instances.sandboxDriver, sandboxDriver), isDueNow))
     .orderBy(turn, nextAttemptAt)

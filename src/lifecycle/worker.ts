@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { atMost } from '../platform/deadline.ts'
 import { logFirstAndRecovery } from '../platform/log.ts'
 import { openDriftPass } from './drift.ts'
+import { openLanes } from './lanes.ts'
 import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
@@ -49,7 +50,8 @@ export async function startWorker(
     log.warn({ err: error }, 'the first look for drift failed; the next one follows')
   })
   starting.throwIfAborted()
-  const working = await queue.work((id, stop) => reconcileInstance(deps, id, stop), concurrency)
+  const inLane = openLanes(concurrency, queue)
+  const working = await queue.work((due, stop) => inLane(due, () => reconcileInstance(deps, due.id, stop)), concurrency)
 
   async function every(pauseMs: () => number, what: string, act: () => Promise<void>): Promise<void> {
     const health = logFirstAndRecovery(log, what)

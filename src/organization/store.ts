@@ -11,6 +11,7 @@ import {
   type Tier,
 } from '../database/schema.ts'
 import { changedBy, recordEvent } from '../events/store.ts'
+import { dueColumns } from '../instances/status.ts'
 import { providerKeyPlace } from '../instances/store.ts'
 import { issueOrganizationKey } from '../keys/store.ts'
 import type { Due } from '../platform/bell.ts'
@@ -124,4 +125,4 @@ const raiseGenerations = (tx: Transaction, organizationId: string, provider: Mod
         or(isNotNull(instances.readyAt), sql`${instances.observedGeneration} < ${instances.generation}`),
       ),
     )
-    .returning({ id: instances.id, generation: instances.generation, leaseToken: instances.leaseToken })
+    .returning(dueColumns)

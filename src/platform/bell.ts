@@ -1,6 +1,7 @@
 /** What a bell needs to know of a row: one job an intent and take, see `lifecycle/queue.ts`. */
 export interface Due {
   id: string
+  organizationId: string
   generation: number
   leaseToken: number
 }

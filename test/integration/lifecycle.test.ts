@@ -298,7 +298,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
 
     test('that is rung for twenty times at once is started once', async () => {
       const id = await create()
-      const row = { id, generation: 1, leaseToken: 0 }
+      const row = { id, organizationId: '', generation: 1, leaseToken: 0 }
       for (let bell = 0; bell < 20; bell += 1) chowder.queue.ring({ ...row, leaseToken: bell })
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(1)
