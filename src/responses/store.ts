@@ -1,6 +1,5 @@
 import { and, eq, sql } from 'drizzle-orm'
-import { batched } from '../database/batched.ts'
-import { type Db, inTransaction, type Statements } from '../database/client.ts'
+import { type Db, inTransaction } from '../database/client.ts'
 import { type ResponseStatus, responses } from '../database/schema.ts'
 import { atMost } from '../platform/deadline.ts'
 import { AppError } from '../platform/errors.ts'
@@ -10,12 +9,11 @@ import { texts } from '../platform/texts.ts'
 import { knownOf, type Named, notContinued, type Place, requireLatest } from './continuation.ts'
 import type { Known } from './history.ts'
 import type { ResponseObject } from './objects.ts'
-import { type Columns, openRetriedWrites } from './retried-writes.ts'
+import { openRetriedWrites } from './retried-writes.ts'
 import { isLost, isResponseId, toResponseId, toUuid } from './rows.ts'
+import { type Begun, type Ended, openSealedRows } from './sealed-rows.ts'
 import { turnTexts } from './turn-texts.ts'
 
-/** Larger contents are not kept: only that there was such a response. */
-const maxKeptCharacters = 1024 * 1024
 const seenEveryMs = 2000
 const seenAgainAfterSeconds = 10
 /** For what another process is about to write. */
@@ -25,19 +23,6 @@ const settlePauseMs = 25
 const readWithinMs = 10_000
 /** A turn takes longer, and what takes less is written once, with others. */
 const beginAfterMs = 10
-
-const objectPlace = (uuid: string) => `responses/${uuid}/sealed_object`
-const inputPlace = (uuid: string) => `responses/${uuid}/sealed_input`
-
-export interface Begun extends Place {
-  id: string
-  /** Whether its contents are to be kept. */
-  isKept: boolean
-  /** The response as it begins, and the input items as they can be read later. */
-  response(): ResponseObject
-  input(): readonly object[]
-  answeredCallIds: readonly string[]
-}
 
 export interface ResponseStore {
   /**
@@ -77,29 +62,6 @@ interface Owner {
 
 const notFound = () => new AppError('not_found', turnTexts.responseNotFound)
 
-/**
- * One whose beginning was written, and the answer to that lost, is there already; it must not fail the others. What is there
- * without contents, never kept or deleted, gets none at its end.
- */
-const insertText = `
-  INSERT INTO responses (id, organization_id, instance_id, session_key, status, answered_call_ids, sealed_object, sealed_input, item_ids, call_ids)
-  SELECT x.id, x.organization, x.instance, x.session, x.status, ARRAY(SELECT jsonb_array_elements_text(x.answered)), x.object, x.input,
-    ARRAY(SELECT jsonb_array_elements_text(x.items)), ARRAY(SELECT jsonb_array_elements_text(x.calls))
-  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::jsonb[], $10::jsonb[])
-    AS x (id, organization, instance, session, status, answered, object, input, items, calls)
-  JOIN instances i ON i.id = x.instance AND i.desired_state <> 'terminated'
-  ON CONFLICT (id) DO UPDATE SET status = CASE responses.status WHEN 'cancelled' THEN 'cancelled' ELSE excluded.status END,
-    sealed_object = CASE WHEN responses.sealed_object IS NOT NULL THEN excluded.sealed_object END,
-    item_ids = excluded.item_ids, call_ids = excluded.call_ids
-  WHERE excluded.status <> 'in_progress'`
-
-const finishText = `
-  UPDATE responses r SET status = CASE r.status WHEN 'cancelled' THEN 'cancelled' ELSE x.status END,
-    sealed_object = CASE WHEN r.sealed_object IS NOT NULL THEN x.object END,
-    item_ids = ARRAY(SELECT jsonb_array_elements_text(x.items)), call_ids = ARRAY(SELECT jsonb_array_elements_text(x.calls))
-  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[]) AS x (id, status, object, items, calls)
-  WHERE r.id = x.id`
-
 interface Row {
   id: string
   status: ResponseStatus
@@ -121,15 +83,9 @@ interface Open {
   end(): void
 }
 
-interface Ended {
-  response: ResponseObject
-  json: string
-}
-
-const byColumn = (rows: readonly Columns[]) => rows[0]!.map((_, at) => rows.map((row) => row[at]))
-
 /** Responses in the database, their contents sealed. */
 export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'>): ResponseStore {
+  const rows = openSealedRows(db, vault)
   const writes = openRetriedWrites()
   /** Turns of this process that are not written down as ended. */
   const open = new Map<string, Open>()
@@ -138,46 +94,6 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
   /** Writes that are under way, by response: whoever reads waits for them. */
   const writing = new Map<string, Promise<void>>()
   const sessionOf = ({ instanceId, sessionKey }: Place) => `${instanceId} ${sessionKey}`
-
-  const sealed = (text: string, place: string): string | null =>
-    text.length > maxKeptCharacters ? null : vault.seal(text, place)
-  const itemIds = ({ output }: ResponseObject) => JSON.stringify(output.map(({ id }) => id))
-  const callIds = ({ output }: ResponseObject) =>
-    JSON.stringify(output.flatMap((item) => (item.type === 'function_call' ? [item.call_id] : [])))
-
-  // Made before the batch: one that cannot be made is nobody else's failure.
-  function insertRow(begun: Begun, ended?: Ended): Columns {
-    const uuid = toUuid(begun.id)
-    const object = () => sealed(ended?.json ?? JSON.stringify(begun.response()), objectPlace(uuid))
-    const input = () => sealed(JSON.stringify(begun.input()), inputPlace(uuid))
-    return [
-      uuid,
-      begun.organizationId,
-      begun.instanceId,
-      begun.sessionKey,
-      ended?.response.status ?? 'in_progress',
-      JSON.stringify(begun.answeredCallIds),
-      begun.isKept ? object() : null,
-      begun.isKept ? input() : null,
-      ended ? itemIds(ended.response) : '[]',
-      ended ? callIds(ended.response) : '[]',
-    ]
-  }
-  function updateRow({ response, json }: Ended): Columns {
-    const uuid = toUuid(response.id)
-    const object = response.store ? sealed(json, objectPlace(uuid)) : null
-    return [uuid, response.status, object, itemIds(response), callIds(response)]
-  }
-  const insert = (statements: Pick<Statements, '$client'>, rows: readonly Columns[]) =>
-    statements.$client.query({ name: 'insert_responses', text: insertText, values: byColumn(rows) })
-  const insertOne = batched(1, async (rows: readonly Columns[]) => {
-    await insert(db, rows)
-    return rows.map(() => undefined)
-  })
-  const updateOne = batched(1, async (rows: readonly Columns[]) => {
-    await db.$client.query({ name: 'finish_responses', text: finishText, values: byColumn(rows) })
-    return rows.map(() => undefined)
-  })
 
   /** Whoever reads waits for it. */
   function track({ id }: Open, done: Promise<void>): void {
@@ -203,7 +119,7 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
 
   async function beginWith(turn: Open): Promise<void> {
     try {
-      await insertOne(insertRow(turn.begun!))
+      await rows.insertOne(rows.toInsert(turn.begun!))
       turn.isWritten = true
     } catch {}
   }
@@ -213,11 +129,11 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
     const giveUp = (error: unknown) => log.warn({ err: error }, 'how a turn ended could not be written down')
     const over = () => void open.delete(turn.id)
     try {
-      const row = turn.isWritten ? updateRow(ended) : insertRow(turn.begun!, ended)
+      const row = turn.isWritten ? rows.toFinish(ended) : rows.toInsert(turn.begun!, ended)
       turn.begun = turn.ended = null
       turn.end = () => {}
       return writes
-        .untilWritten(row, turn.isWritten ? updateOne : insertOne)
+        .untilWritten(row, turn.isWritten ? rows.finishOne : rows.insertOne)
         .catch(giveUp)
         .then(over)
     } catch (error) {
@@ -230,14 +146,14 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
   async function look(): Promise<void> {
     const ids = [...open.values()].flatMap(({ id, isWritten }) => (isWritten ? [toUuid(id)] : []))
     if (ids.length === 0) return
-    const { rows } = await db.$client.query<{ id: string }>({
+    const { rows: cancelled } = await db.$client.query<{ id: string }>({
       name: 'see_responses',
       text: `WITH seen AS (UPDATE responses SET seen_at = now() WHERE id = ANY($1::uuid[]) AND status = 'in_progress'
                AND seen_at < now() - interval '${seenAgainAfterSeconds} seconds')
              SELECT id FROM responses WHERE id = ANY($1::uuid[]) AND status = 'cancelled'`,
       values: [ids],
     })
-    for (const { id } of rows) open.get(toResponseId(id))?.end()
+    for (const { id } of cancelled) open.get(toResponseId(id))?.end()
   }
   const looking = setInterval(() => void look().catch(() => {}), seenEveryMs).unref()
 
@@ -282,7 +198,7 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
   /** The object was sealed by whoever worked on it; that it was cancelled, or lost, may be news. */
   function opened({ id, status, sealedObject, isLost }: Row): ResponseObject {
     if (sealedObject === null) throw notFound()
-    const object: ResponseObject = JSON.parse(vault.open(sealedObject, objectPlace(id)))
+    const object = rows.openObject(id, sealedObject)
     if (isLost || (status === 'failed' && object.status === 'in_progress')) {
       return { ...object, status: 'failed', error: { code: 'lost', message: turnTexts.lost } }
     }
@@ -306,7 +222,7 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
           await tx.$client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [session])
           if (previousId !== null && (await requireLatest(tx, place, previousId)) === 'unsettled') return null
           const prepared = prepare(await knownOf(tx, place, named))
-          await insert(tx, [insertRow(prepared)])
+          await rows.insert(tx, [rows.toInsert(prepared)])
           return prepared
         })
         if (begun) {
@@ -340,7 +256,7 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
     async findInput(owner, id) {
       const found = await row(owner, id)
       if (found.sealedInput === null) throw notFound()
-      return JSON.parse(vault.open(found.sealedInput, inputPlace(found.id)))
+      return rows.openInput(found.id, found.sealedInput)
     },
     async cancel(owner, id) {
       const { status, sealedObject } = await row(owner, id)

@@ -6,7 +6,8 @@ import { openVault } from '../../src/platform/secrets.ts'
 import { newResponseId, responseObject, underWay } from '../../src/responses/object-out.ts'
 import { readRequest } from '../../src/responses/request-in.ts'
 import { toUuid } from '../../src/responses/rows.ts'
-import { type Begun, openResponseStore, type ResponseStore } from '../../src/responses/store.ts'
+import type { Begun } from '../../src/responses/sealed-rows.ts'
+import { openResponseStore, type ResponseStore } from '../../src/responses/store.ts'
 
 const { echo } = readRequest(
   { model: 'gpt-4o', input: 'hello' },

@@ -50,8 +50,10 @@ export const imageName = /^chowder-openclaw:v\d+-[0-9a-f]{12}$/
 /** How long a build may take. */
 export const buildDeadlineMs = 15 * 60_000
 const sandboxFolder = join(import.meta.dirname, '..')
-const programFiles = [
+/** The programs in the image, and all that they import, by their paths below src/sandbox. */
+export const programFiles = [
   'errors.ts',
+  'home/as-user.ts',
   'home/files.ts',
   'home/open-folder.ts',
   'docker/image/exec.sh',
