@@ -15,6 +15,7 @@ const waitForOthersMs = 60_000
  */
 export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Promise<void>): Promise<void> {
   const client = await pool.connect()
+  client.on('error', () => {}) // what is asked of it fails
   try {
     await client.query(`SET lock_timeout = ${waitForOthersMs}`)
     await client.query('SELECT pg_advisory_lock($1)', [advisoryLock])

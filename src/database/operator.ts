@@ -47,6 +47,8 @@ export async function openForOperator(config: Config, command: string): Promise<
     query_timeout: statementTimeoutMs + connectTimeoutMs,
     application_name: `chowder-${command}`,
   })
+  // One that is lost while nobody asks anything of it, also by the database's own end below, must not end the command.
+  pool.on('error', () => {})
   const end = async () => {
     await pool.end()
     await close()

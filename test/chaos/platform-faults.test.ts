@@ -452,6 +452,36 @@ describe.concurrent('a worker with a poison instance', () => {
       expect(await findIllegalTransitions(stage.pool)).toEqual([])
     },
   )
+
+  test('F28: leaves a lane to the others when whatever one organization starts hangs', inTurn, async () => {
+    const { key } = await stage.chowder.signUp()
+    const another = async (): Promise<string> =>
+      (await stage.chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+    const runs = (id: string) =>
+      until(
+        `${id} to run`,
+        async () => (await stage.chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running',
+        comesTrueWithinMs,
+      )
+    await runs(await another())
+    const { promise: hanging, resolve: goOn } = Promise.withResolvers<void>()
+    const hung = new Set<string>()
+    const made = new Set(await Promise.all(Array.from({ length: 3 }, another)))
+    driver.onCall = (method, id) => {
+      if (method !== 'create' || made.has(id)) return undefined
+      hung.add(id)
+      return hanging
+    }
+    const ids = await Promise.all(Array.from({ length: 5 }, stage.create))
+    await until('one to hang', () => hung.size > 0, comesTrueWithinMs)
+    const later = await another()
+    made.add(later)
+    await runs(later)
+    expect(hung.size).toBe(1)
+    goOn()
+    driver.onCall = () => {}
+    await stage.allAre(ids, 'running')
+  })
 })
 
 const entry = join(import.meta.dirname, 'chowder.ts')

@@ -5,8 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { openForOperator } from '../../src/database/operator.ts'
 import { examine, repair } from '../../src/doctor/examine.ts'
 import type { DoctorDeps, Finding } from '../../src/doctor/finding.ts'
+import type { Config } from '../../src/platform/config.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -247,6 +249,20 @@ function specOf(sandbox: string) {
     labels: {},
   }
 }
+
+test('a connection that is lost while a command asks nothing of it is made anew', async () => {
+  const { user, password, host, port, database } = chowder.database.connection
+  const url = `postgresql://${user}:${password}@${encodeURIComponent(host ?? '')}:${port}/${database}`
+  const opened = await openForOperator({ DATABASE_URL: url } as Config, 'doctor')
+  const ended = await query(
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1`,
+    'chowder-doctor',
+  )
+  expect(ended.rowCount).toBe(1)
+  await until('it to be lost', () => opened.db.$client.totalCount === 0)
+  expect((await opened.db.execute('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
+  await opened.close()
+})
 
 describe('npm run doctor', () => {
   const run = promisify(execFile)
