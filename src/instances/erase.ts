@@ -7,16 +7,18 @@ import { terminatedReadableDays } from './store.ts'
 /** Rows that one statement empties at most; the next one follows at once. */
 const batch = 500
 
+export const isNotErased = ne(instances.sealedToken, '')
+
 /**
  * Empties terminated instances that nobody can read any more of what may be a caller's own: configuration, token, name and
  * metadata. The rows stay, so that a sandbox that comes to light later is known for what it is. Returns how many they were.
  */
 export async function eraseInstances(db: Db, which: SQL): Promise<number> {
-  const { id, sealedToken, terminatedAt, generation, observedGeneration } = instances
+  const { id, terminatedAt, generation, observedGeneration } = instances
   const next = db
     .select({ id })
     .from(instances)
-    .where(and(which, sql`${terminatedAt} IS NOT NULL`, ne(sealedToken, ''), eq(observedGeneration, generation)))
+    .where(and(which, isNotErased, eq(observedGeneration, generation)))
     .orderBy(terminatedAt, id) // two workers at it lock in the same order
     .limit(batch)
     .for('update')
@@ -38,4 +40,7 @@ export async function eraseInstances(db: Db, which: SQL): Promise<number> {
 
 /** Erases terminated instances whose time to be read is over. */
 export const eraseTerminated = (db: Db): Promise<number> =>
-  eraseInstances(db, sql`${instances.terminatedAt} <= now() - make_interval(days => ${terminatedReadableDays})`)
+  eraseInstances(
+    db,
+    sql`${instances.terminatedAt} IS NOT NULL AND ${instances.terminatedAt} <= now() - make_interval(days => ${terminatedReadableDays})`,
+  )

@@ -1,23 +1,16 @@
-import { LRUCache } from 'lru-cache'
 import type { Bell, Due } from '../platform/bell.ts'
 
-/** An organization has all lanes once no other has had work for this long. */
-const othersCountForMs = 10 * 60_000
 /** Bells an organization has kept for it; a sweep rings for what is beyond. */
 const mostKept = 64
 
 /**
- * Leaves one of a worker's lanes to the others, whatever hangs in an organization's own: runs `work` at once, or, when
- * the row's organization has all lanes but one and is not alone, not at all: its bell is rung again once it has a lane less.
+ * Shares a worker's lanes between organizations: runs `work` at once, or, when the row's organization has `mostOfOne`
+ * lanes, not at all: its bell is rung again once it has one less. With a lane more than that there is always one for the
+ * others, whatever hangs in an organization's own.
  */
-export function openLanes(concurrency: number, bell: Bell) {
-  const mostOfOne = Math.max(1, concurrency - 1)
+export function openLanes(mostOfOne: number, bell: Bell) {
   const lanes = new Map<string, number>()
   const kept = new Map<string, Map<string, Due>>()
-  /** The two that had work last. */
-  const seen = new LRUCache<string, true>({ max: 2, ttl: othersCountForMs })
-
-  const isAlone = (organizationId: string) => [...seen.keys()].every((other) => other === organizationId)
 
   function keep(due: Due): void {
     const its = kept.get(due.organizationId) ?? new Map<string, Due>()
@@ -38,9 +31,8 @@ export function openLanes(concurrency: number, bell: Bell) {
 
   return async (due: Due, work: () => Promise<void>): Promise<void> => {
     const { organizationId } = due
-    seen.set(organizationId, true)
     const taken = lanes.get(organizationId) ?? 0
-    if (taken >= mostOfOne && !isAlone(organizationId)) return keep(due)
+    if (taken >= mostOfOne) return keep(due)
     lanes.set(organizationId, taken + 1)
     await work().finally(() => free(organizationId))
   }

@@ -163,16 +163,13 @@ async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<
   await lease.postpone(generation, seconds, message)
 }
 
-/** What the stop of an instance that is given up may take; the next attempt goes on. */
-const giveUpLimitMs = 60_000
-
 /** Settles a row that should run as an error with its reason, once what was started is stopped. */
 async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): Promise<void> {
-  const { sandboxes, patience, log } = deps
-  const { id, generation, attempts } = lease.instance
+  const { log } = deps
+  const { generation, attempts } = lease.instance
   try {
-    const limit = AbortSignal.any([lease.signal, AbortSignal.timeout(giveUpLimitMs)])
-    await sandboxes.stop(id, { graceMs: patience.graceMs }, limit)
+    const pass: Pass = { ...deps, lease, signal: lease.signal, started: false }
+    for (const { step, limitMs } of plans.stopped) await withLimit(step, limitMs, pass, lease.signal)
   } catch (error) {
     lease.signal.throwIfAborted()
     log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')

@@ -51,7 +51,10 @@ export async function startWorker(
   })
   starting.throwIfAborted()
   const inLane = openLanes(concurrency, queue)
-  const working = await queue.work((due, stop) => inLane(due, () => reconcileInstance(deps, due.id, stop)), concurrency)
+  const working = await queue.work(
+    (due, stop) => inLane(due, () => reconcileInstance(deps, due.id, stop)),
+    concurrency + 1,
+  )
 
   async function every(pauseMs: () => number, what: string, act: () => Promise<void>): Promise<void> {
     const health = logFirstAndRecovery(log, what)

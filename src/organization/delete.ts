@@ -1,4 +1,4 @@
-import { and, eq, inArray, isNull, sql } from 'drizzle-orm'
+import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock, type Transaction } from '../database/client.ts'
 import {
   apiKeys,
@@ -11,7 +11,7 @@ import {
   skills,
 } from '../database/schema.ts'
 import { changedBy, forgetWords, recordEvent } from '../events/store.ts'
-import { eraseInstances } from '../instances/erase.ts'
+import { eraseInstances, isNotErased } from '../instances/erase.ts'
 import { dueColumns, isNotTerminated } from '../instances/status.ts'
 import type { Due } from '../platform/bell.ts'
 import { AppError } from '../platform/errors.ts'
@@ -116,10 +116,14 @@ async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logge
   // In transactions of their own, each within its time however many there are.
   await eraseInstances(db, eq(instances.organizationId, organizationId))
   await db.transaction(async (tx) => {
+    const unerased = tx
+      .select()
+      .from(instances)
+      .where(and(eq(instances.organizationId, organizationId), isNotErased))
     const [organization] = await tx
       .select({ deletedAt: organizations.deletedAt })
       .from(organizations)
-      .where(and(eq(organizations.id, organizationId), isToErase))
+      .where(and(eq(organizations.id, organizationId), isToErase, notExists(unerased)))
       .for('update', { skipLocked: true })
     if (!organization) return
     await eraseSecrets(tx, organizationId)

@@ -113,7 +113,7 @@ export const Env = Type.Object({
     default: 8,
     minimum: 1,
     maximum: 256,
-    description: 'reconciles at once in one worker',
+    description: 'reconciles of one organization at once in one worker, which has one more for the others',
   }),
   RATE_LIMIT_PER_MINUTE: limit(6000, 'requests of one key a minute'),
   SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations from one address an hour'),

@@ -167,23 +167,35 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
       await database?.drop()
     })
 
-    const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
-      chowder.call(method, `/v1/instances${path}`, { key, ...(body !== undefined && { body }) })
+    const call = (method: 'GET' | 'POST' | 'PATCH' | 'DELETE', path: string, body?: unknown, as = key) =>
+      chowder.call(method, `/v1/instances${path}`, { key: as, ...(body !== undefined && { body }) })
 
     /** Asks, and expects to be answered as if nothing were wrong. */
-    async function askSoon(method: 'POST' | 'PATCH' | 'DELETE', path: string, status: number, body?: unknown) {
+    async function askSoon(
+      method: 'POST' | 'PATCH' | 'DELETE',
+      path: string,
+      status: number,
+      body?: unknown,
+      as = key,
+    ) {
       const askedAt = performance.now()
-      const answer = await call(method, path, body)
+      const answer = await call(method, path, body, as)
       expect(answer.status, JSON.stringify(answer.body)).toBe(status)
       expect(performance.now() - askedAt, `${method} is answered at once`).toBeLessThan(answersWithinMs)
       return answer.body
     }
 
-    const create = async (name: string): Promise<string> => (await askSoon('POST', '', 201, { name })).id
+    /** Whose each instance is, by its key. */
+    const owners = new Map<string, string>()
+    async function create(name: string, as = key): Promise<string> {
+      const { id } = await askSoon('POST', '', 201, { name }, as)
+      owners.set(id, as)
+      return id
+    }
     const isAnswering = () => chowder.queue.ping(AbortSignal.timeout(1000))
 
     async function isAtRest(id: string, status: string): Promise<boolean> {
-      const { body } = await call('GET', `/${id}`)
+      const { body } = await call('GET', `/${id}`, undefined, owners.get(id))
       return body.status === status && body.step === null
     }
 
@@ -195,11 +207,17 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
       for (const id of ids) expect([driver.creations.get(id), driver.starts.get(id)]).toEqual([1, 1])
     }
 
-    /** Creates 50, and does something to the queue when some of them run and others wait in it. */
+    /**
+     * Creates 50, of many organizations, since a worker keeps no more than some lanes for each, and does something to the
+     * queue when some of them run and others wait in it.
+     */
     async function inTheMiddleOfFifty(act: () => Promise<void>): Promise<void> {
       driver.onCall = (method) => (method === 'create' ? sleep(200) : undefined)
       const before = driver.starts.size
-      const ids = await Promise.all(Array.from({ length: 50 }, (_, index) => create(`one of fifty ${index}`)))
+      const keys = await Promise.all(Array.from({ length: 10 }, async () => (await chowder.signUp()).key))
+      const ids = await Promise.all(
+        Array.from({ length: 50 }, (_, index) => create(`one of fifty ${index}`, keys[index % keys.length])),
+      )
       await until('some of them to be started', () => driver.starts.size >= before + 4)
       expect(await carrier.jobs(), 'others wait').toBeGreaterThan(10)
       await act()

@@ -97,9 +97,9 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   ['the network', sent(networkOptions(network)), networkShape(network), /^never$/],
   [
     'a program',
-    { AttachStdin: true, AttachStdout: true, AttachStderr: true, Cmd: ['a', 'b'], WorkingDir: '/agent', Env: ['A=b'] },
+    { AttachStdin: true, AttachStdout: true, AttachStderr: true, Cmd: ['a', 'b'], WorkingDir: '/agent' },
     execShape,
-    /^(Cmd(\.\d+)?|Env(\.\d+)?|WorkingDir)$/,
+    /^(Cmd(\.\d+)?|WorkingDir)$/,
   ],
 ]
 

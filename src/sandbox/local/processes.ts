@@ -105,10 +105,12 @@ async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | '
     return
   }
   const [program, ...rest] = asUser(owner.uid, ['/bin/sh', '-c', `kill -${name} -1`])
-  // The others may stop it before it has signalled them: then the next one is sooner.
+  // The others may stop it before it has signalled them.
   const limit = { timeout: signalTimeoutMs, killSignal: 'SIGKILL' } as const
   const child = spawn(program, rest, { ...limit, env: {}, cwd: '/', stdio: 'ignore' })
   await once(child, 'exit')
+  if (child.signalCode === null || name !== 'KILL') return
+  for (const pid of pids) if ((await readUid(pid)) === owner.uid) signalProcess(pid, 'SIGKILL')
 }
 
 /**

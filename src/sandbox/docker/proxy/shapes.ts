@@ -92,7 +92,6 @@ export const execShape = closed({
   AttachStderr: On,
   Cmd: Type.Array(Text, { minItems: 1 }),
   WorkingDir: Type.Optional(Text),
-  Env: Type.Optional(Texts),
 })
 
 /** Filters of a list, which names the installation whose parts it is to show, or asks for fences that were never started. */
