@@ -1,4 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import { mkdirSync } from 'node:fs'
 import {
   access,
   chmod,
@@ -63,11 +64,18 @@ async function checkPassable(path: string): Promise<void> {
   )
 }
 
-/** Makes a folder and its missing parents; as root passable for every user, whatever the umask, else its owner's alone. */
+/**
+ * Makes a folder and its missing parents; as root passable for every user, whatever the umask, else its owner's alone. It has
+ * its mode from its first moment on: another process that starts at the same time must not find it closed.
+ */
 async function makeFolder(folder: string): Promise<void> {
-  const firstMade = await mkdir(folder, { recursive: true, mode: 0o700 })
-  if (firstMade === undefined || !isRoot) return
-  for (const made of withParents(folder)) if (made.length >= firstMade.length) await chmod(made, passableMode)
+  if (!isRoot) return void (await mkdir(folder, { recursive: true, mode: 0o700 }))
+  const umask = process.umask(0o777 & ~passableMode)
+  try {
+    mkdirSync(folder, { recursive: true, mode: passableMode })
+  } finally {
+    process.umask(umask)
+  }
 }
 
 /** The absolute path of the data folder: what is configured, else `./data`, as root `/var/lib/chowder`. */

@@ -378,6 +378,7 @@ describe.concurrent('a platform that does not answer', () => {
 })
 
 describe.concurrent('a worker with a poison instance', () => {
+  const concurrency = 2
   let gateway: FakeGateway
   let driver: FakeDriver
   let stage: Stage
@@ -385,7 +386,7 @@ describe.concurrent('a worker with a poison instance', () => {
   beforeAll(async () => {
     gateway = await startFakeGateway({})
     driver = new FakeDriver(() => gateway.endpoint)
-    stage = await openStage(driver, { concurrency: 2 })
+    stage = await openStage(driver, { concurrency })
   })
   afterAll(async () => {
     await stage?.chowder.close()
@@ -473,11 +474,11 @@ describe.concurrent('a worker with a poison instance', () => {
       return hanging
     }
     const ids = await Promise.all(Array.from({ length: 5 }, stage.create))
-    await until('one to hang', () => hung.size > 0, comesTrueWithinMs)
+    await until('as many to hang as may', () => hung.size === concurrency, comesTrueWithinMs)
     const later = await another()
     made.add(later)
     await runs(later)
-    expect(hung.size).toBe(1)
+    expect(hung.size).toBe(concurrency)
     goOn()
     driver.onCall = () => {}
     await stage.allAre(ids, 'running')

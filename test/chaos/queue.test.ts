@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -364,7 +364,7 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
         redis.proxy.heal()
         await waitForStatus(client, second, 'running', doneWithinMs)
         await until('it to be ready', async () => (await ready())[1] === 'ready', 5000)
-        expect(crashes).toEqual([])
+        expect(crashes, await readFile(join(folder, 'worker.log'), 'utf8')).toEqual([])
         expect(cloud.history.filter(({ what }) => what === 'created').map(({ id }) => id)).toEqual([first, second])
       } finally {
         await Promise.all(replicas.map((replica) => replica.close()))

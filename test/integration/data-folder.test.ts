@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { copyOnce, dataFolder, hostId, nodeBinary, prepareDataFolder } from '../../src/platform/data-folder.ts'
@@ -34,6 +35,17 @@ test('a new data folder and its new parents can be passed but not listed, as an 
     `process.umask(${umask}); await (await import('${new URL('../../src/platform/data-folder.ts', import.meta.url)}')).prepareDataFolder('${home}/a/b')`,
   ])
   for (const folder of ['a', 'a/b']) expect(await modeOf(join(home, folder))).toBe(isRoot ? 0o711 : 0o700)
+})
+
+test('of processes that start at the same time none finds the folder that another one is making closed', async () => {
+  for (let round = 0; round < 50; round += 1) {
+    const data = join(home, `${round}`, 'data')
+    const afterTurns = async (turns: number) => {
+      for (let turn = 0; turn < turns; turn += 1) await setImmediate()
+      await prepareDataFolder(data)
+    }
+    await Promise.all(Array.from({ length: 20 }, (_, index) => afterTurns(2 * index)))
+  }
 })
 
 test.runIf(isRoot)('as root, closed folders on the way are named with the command that opens them', async () => {
