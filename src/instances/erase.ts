@@ -7,11 +7,13 @@ import { terminatedReadableDays } from './store.ts'
 /** Rows that one statement empties at most; the next one follows at once. */
 const batch = 500
 
+/** A row that was created has a sealed token until it is erased. */
 export const isNotErased = ne(instances.sealedToken, '')
 
 /**
- * Empties terminated instances that nobody can read any more of what may be a caller's own: configuration, token, name and
- * metadata. The rows stay, so that a sandbox that comes to light later is known for what it is. Returns how many they were.
+ * Empties the settled instances that `which` means, which nobody may be able to read any more, of what may be a caller's own:
+ * configuration, token, name and metadata. The rows stay, so that a sandbox that comes to light later is known for what it
+ * is. Returns how many they were; a crash half-way leaves the rest to the next call.
  */
 export async function eraseInstances(db: Db, which: SQL): Promise<number> {
   const { id, terminatedAt, generation, observedGeneration } = instances

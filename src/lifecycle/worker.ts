@@ -53,7 +53,7 @@ export async function startWorker(
   const inLane = openLanes(concurrency, queue)
   const working = await queue.work(
     (due, stop) => inLane(due, () => reconcileInstance(deps, due.id, stop)),
-    concurrency + 1,
+    concurrency + 1, // the one more is for the other organizations
   )
 
   async function every(pauseMs: () => number, what: string, act: () => Promise<void>): Promise<void> {
