@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
-import { request } from 'node:http'
+import { type ClientRequest, request } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -496,17 +496,18 @@ test('images are built one after another, however many workers ask', async () =>
     const { name: t, options } = await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })
     const { buildargs, networkmode } = options
     const query = new URLSearchParams({ t, networkmode, buildargs: JSON.stringify(buildargs), rm: 'true', forcerm: 'true' }) // biome-ignore format: short
+    const begun: ClientRequest[] = []
     const build = () => {
       const asking = request({ socketPath: proxySocket(inUse, 'worker'), method: 'POST', path: `/build?${query}` })
-      asking.on('error', () => {}).end()
-      return asking
+      asking.on('error', () => {}).on('response', () => begun.push(asking))
+      asking.end()
     }
-    const asked = [build(), build(), build()]
-    for (const [index, one] of asked.entries()) {
-      await until('a build', () => builder.received.length === index + 1)
+    for (let asked = 0; asked < 3; asked += 1) build()
+    for (let ended = 0; ended < 3; ended += 1) {
+      await until('a build', () => begun[ended] && builder.open === 1)
       await sleep(100)
-      expect(builder.open).toBe(1)
-      one.destroy()
+      expect([begun.length, builder.received.length, builder.open]).toEqual([ended + 1, ended + 1, 1])
+      begun[ended]?.destroy()
     }
   } finally {
     await guarded.close()
