@@ -12,7 +12,7 @@ export default defineConfig({
     fileParallelism: true,
     maxWorkers: 2,
     projects: [
-      project('unit', { testTimeout: 5000 }),
+      project('unit', { testTimeout: 30_000 }),
       project('integration', { testTimeout: 30_000, globalSetup: ['test/support/servers.ts'] }),
       project('e2e', {
         testTimeout: 3 * minute,

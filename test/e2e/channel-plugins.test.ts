@@ -1,6 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -12,6 +11,7 @@ import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, renderConfig } 
 import { connectGateway, type GatewayClient, probeHealth } from '../../src/openclaw/gateway.ts'
 import { defaultRelease } from '../../src/openclaw/releases.ts'
 import type { Endpoint, Inside, SandboxAccess } from '../../src/sandbox/driver.ts'
+import { freePort } from '../support/free-port.ts'
 import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
@@ -43,13 +43,6 @@ const given: Record<string, Record<string, unknown>> = {
 let inside: Inside
 let child: ChildProcess
 let gateway: GatewayClient
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  const address = await until('a free port', () => server.address())
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' ? address.port : 0
-}
 
 /** Just enough of a sandbox for a folder of this machine. */
 const folderAsSandbox = (home: string) =>

@@ -1,6 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -18,6 +17,7 @@ import { connectGateway, type GatewayClient, probeHealth } from '../../src/openc
 import { parseOverrides } from '../../src/openclaw/overrides.ts'
 import type { Endpoint, Inside } from '../../src/sandbox/driver.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { freePort } from '../support/free-port.ts'
 import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
@@ -30,13 +30,6 @@ let inside: Inside
 let endpoint: Endpoint & { kind: 'tcp' }
 let child: ChildProcess
 let gateway: GatewayClient
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  const address = await until('a free port', () => server.address())
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' ? address.port : 0
-}
 
 const render = (overrides: Record<string, unknown> = {}, provider: ModelProvider = 'anthropic', providerKey = 'sk-1') =>
   renderConfig({

@@ -137,4 +137,4 @@ test('with the embedded database it works beside a running Chowder and without o
   const again = await startEmbeddedPostgres({ dataDir, log, durable: false })
   await again.stop()
   await rm(home, { recursive: true, force: true })
-})
+}, 120_000)

@@ -316,7 +316,8 @@ describe('a channel that needs a plugin', () => {
       dependencies: { '@openclaw/discord': '2026.9.6' },
     })
     expect(driver.starts.get(id)).toBe(1)
-    expect((await call('GET', '')).body).toMatchObject({ status: 'running', step: null, error_message: null })
+    await until('the instance to rest', async () => (await call('GET', '')).body.step === null)
+    expect((await call('GET', '')).body).toMatchObject({ status: 'running', error_message: null })
   })
 
   test('says what is being prepared meanwhile, and is not in the gateway’s configuration yet', async () => {
@@ -422,7 +423,7 @@ describe('a channel that is linked by QR code', () => {
       login = { message: 'Scan this QR.', qrDataUrl: `data:image/png;base64,${png.toString('base64')}` }
       const begun = performance.now()
       expect((await connect('whatsapp')).body).toMatchObject({ status: 'awaiting_scan', qr_data: null })
-      expect(performance.now() - begun).toBeLessThan(3000)
+      expect(performance.now() - begun).toBeLessThan(10_000)
     }
   })
 

@@ -21,7 +21,7 @@ const json = (body: unknown) => (response: ServerResponse) =>
 
 beforeAll(async () => {
   hub = await startFakeClawHub()
-  client = clawHubAt(hub.url, 1000)
+  client = clawHubAt(hub.url)
 })
 afterEach(() => {
   hub.intercept = null
@@ -124,11 +124,12 @@ describe('A21: a hostile registry is a typed 502, soon', () => {
   ])('that %s', async (_what, respond) => {
     publish()
     answerWith(respond)
+    const client = clawHubAt(hub.url, 1000)
     const began = performance.now()
     for (const ask of [() => client.search('x', 1), () => client.release(reference, '1.0.0')]) {
       await expect(ask()).rejects.toMatchObject({ name: 'AppError', kind: 'gateway_unreachable' })
     }
-    expect(performance.now() - began).toBeLessThan(5000)
+    expect(performance.now() - began).toBeLessThan(15_000)
     expect(secrets).toBe(0)
   })
 

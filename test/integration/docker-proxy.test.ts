@@ -61,15 +61,15 @@ const dial = (share: Share, allowHalfOpen = true) => {
   return socket
 }
 
-/** Sends bytes, and answers all that comes back until the other end has ended the connection, or said nothing for a while. */
-async function raw(share: Share, bytes: string): Promise<string> {
+/** Sends bytes, and answers all that comes back until the other end has ended the connection, or said nothing more for a while. */
+async function raw(share: Share, bytes: string, quietMs = 50): Promise<string> {
   const socket = dial(share, false)
   socket.write(Buffer.from(bytes, 'latin1'))
-  socket.setTimeout(300, () => socket.destroy())
+  socket.setTimeout(5000, () => socket.destroy())
   let answer = ''
   socket.setEncoding('latin1').on('data', (chunk) => {
     answer += chunk
-    socket.setTimeout(50)
+    socket.setTimeout(quietMs)
   })
   await once(socket, 'close')
   return answer
@@ -240,8 +240,8 @@ describe.each(shares)('the share of the %s', (share) => {
   })
 
   test('answers one request after another, each by itself', async () => {
-    const foreign = 'GET /containers/foreign/json HTTP/1.1\r\nhost: x\r\n\r\n'
-    const answers = await raw(share, `GET /_ping HTTP/1.1\r\nhost: x\r\n\r\n${hidden}${foreign}`)
+    const foreign = 'GET /containers/foreign/json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'
+    const answers = await raw(share, `GET /_ping HTTP/1.1\r\nhost: x\r\n\r\n${hidden}${foreign}`, 5000)
     expect(answers.match(/(?<=HTTP\/1\.1 )\d+/g)).toEqual(['200', '200', '403'])
     expect(reached()).toEqual(['GET /_ping', `GET /images/${image}/json`])
   })
@@ -261,7 +261,8 @@ describe.each(shares)('the share of the %s', (share) => {
 
   test('sends on what it has read of a body, and not its bytes', async () => {
     const body = `{"HostConfig":{"Privileged":true},${JSON.stringify(filesBody).slice(1)}`
-    expect(await raw(share, create(`content-length: ${Buffer.byteLength(body)}`, body))).toContain('"made"')
+    const lines = `connection: close\r\ncontent-length: ${Buffer.byteLength(body)}`
+    expect(await raw(share, create(lines, body), 5000)).toContain('"made"')
     const [{ body: seen, headers }] = stub.received as [StubDockerd['received'][number]]
     expect(seen).not.toContain('"Privileged":true')
     expect(JSON.parse(seen)).toEqual(JSON.parse(JSON.stringify(filesBody)))

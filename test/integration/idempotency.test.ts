@@ -211,10 +211,10 @@ describe('a twin that is still under way', () => {
     const other = await chowder.signUp()
     const twin = await underWay('crowd')
     const answers = Promise.all(Array.from({ length: 100 }, () => post('/v1/instances', 'crowd', { name: 'one' })))
-    for (let i = 0; i < 5; i += 1) {
+    for (let i = 0; i < 2; i += 1) {
       const began = performance.now()
       expect((await chowder.call('GET', '/v1/subscription', { key: other.key })).status).toBe(200)
-      expect(performance.now() - began).toBeLessThan(2000)
+      expect(performance.now() - began).toBeLessThan(4500) // one that held a connection would do so for 10 s
     }
     await twin.letGo()
     expect(new Set((await answers).map(({ status }) => status))).toEqual(new Set([201]))
@@ -270,7 +270,7 @@ test('a transaction that fails leaves no connection behind', async () => {
   for (let i = 0; i < 20; i += 1) {
     await expect(inTransaction(db, () => Promise.reject(new Error('no')))).rejects.toThrow('no')
   }
-  expect(pool.idleCount).toBe(pool.totalCount)
+  await until('all connections to be back', () => pool.idleCount === pool.totalCount)
 })
 
 /** Holds creates of the organization between their beginning and their commit, by the lock on its row. */

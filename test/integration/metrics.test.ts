@@ -65,6 +65,7 @@ afterAll(async () => {
 describe('metrics', () => {
   test('what waits is seen while there is no worker, and gone once there is one', async () => {
     id = (await call('POST', '', { name: 'x' })).body.id
+    await until('the job', async () => (await read('chowder_queue_waiting_jobs')) === 1)
     await sleep(100)
     expect(await read('chowder_due_instances')).toBe(1)
     expect(await read('chowder_oldest_due_seconds')).toBeGreaterThan(0.05)
@@ -110,7 +111,11 @@ describe('metrics', () => {
     await hasStatus('stopped')
     await call('POST', `/${id}/start`)
     await hasStatus('running')
-    expect(await read('chowder_time_to_running_seconds_count', { intent: 'start' })).toBe(1)
+    // Taken down after the row is settled.
+    await until(
+      'the figure',
+      async () => (await read('chowder_time_to_running_seconds_count', { intent: 'start' })) === 1,
+    )
   })
 
   test.each([
@@ -142,16 +147,20 @@ describe('metrics', () => {
     )
   })
 
-  test('a delete that has failed 10 times is seen until it is done', async () => {
+  test('a delete that has failed 10 times is seen until it is done', { timeout: 90_000 }, async () => {
     expect(await read('chowder_failing_ends')).toBe(0)
     cloud.fail({ kind: 'server error', calls: ['destroy'], times: Number.POSITIVE_INFINITY })
     await call('DELETE', `/${id}`)
-    await until('it to fail', async () => {
-      await chowder.database.pool.query(
-        'UPDATE instances SET next_attempt_at = now() WHERE lease_until < now() AND attempts < 10',
-      )
-      return (await read('chowder_failing_ends')) === 1
-    })
+    await until(
+      'it to fail',
+      async () => {
+        await chowder.database.pool.query(
+          'UPDATE instances SET next_attempt_at = now() WHERE lease_until < now() AND attempts < 10',
+        )
+        return (await read('chowder_failing_ends')) === 1
+      },
+      60_000,
+    )
     expect(await read('chowder_instances', { status: 'terminated' }), 'it is not gone yet').toBe(1)
     cloud.heal()
     await until('it to be done', async () => {

@@ -22,7 +22,7 @@ beforeAll(async () => {
     prices: stripePrices,
     apiUrl: stripe.url,
     returnUrl: () => 'https://app.example.com',
-    timeoutMs: 500,
+    timeoutMs: 4000,
   })
   chowder = await openTestChowder({ sandboxes: driver, billing })
   await chowder.startWorker()

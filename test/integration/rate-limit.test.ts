@@ -151,6 +151,7 @@ describe.skipIf(inject('redisUrl') === null)('with Redis', () => {
     const redis = connectLimits(inject('redisUrl') ?? '', silent)
     undo.push(() => redis.disconnect())
     await until('Redis', () => redis.status === 'ready')
+    redis.options.commandTimeout = 10_000 // what an answer that is late does is for the tests below
     return redis
   }
 
@@ -206,8 +207,8 @@ describe('without an answer from Redis', () => {
       expect([status, headers.ratelimit]).toEqual([200, undefined])
       tookMs.push(performance.now() - began)
     }
-    // The median: a busy machine may hold up one, Redis holds up all.
-    expect(tookMs.toSorted((a, b) => a - b)[2]).toBeLessThan(100)
+    // The shortest: a busy machine holds up some, Redis would hold up all.
+    expect(Math.min(...tookMs)).toBeLessThan(100)
     expect((await read(chowder, 'nonsense')).status).toBe(401)
     expect((await read(chowder, 'nonsense')).status).toBe(401)
   })

@@ -111,7 +111,7 @@ describe('a response', () => {
       return answer
     }) as typeof query
     try {
-      gateway.answer = (response, asked) => void setTimeout(() => echo(response, asked), 100)
+      gateway.answer = (response, asked) => void until('the loss', () => lost === 1).then(() => echo(response, asked))
       const { body } = await say()
       expect(lost).toBe(1)
       expect((await read(body.id)).body).toEqual(body)
@@ -240,11 +240,13 @@ describe('a response that was deleted', () => {
     gateway.answer = hang
     const turn = await begun(await stream())
     await writtenDown()
-    await chowder.database.pool.query(
-      `UPDATE responses SET seen_at = now() - interval '1 minute' WHERE instance_id = $1`,
-      [id],
-    )
-    expect(await remove(turn.id)).toBe(200)
+    await until('a deletion before the turn is seen again', async () => {
+      await chowder.database.pool.query(
+        `UPDATE responses SET seen_at = now() - interval '1 minute' WHERE instance_id = $1`,
+        [id],
+      )
+      return (await remove(turn.id)) === 200
+    })
     gateway.received[0]?.response.end()
     await turn.rest
     expect((await read(turn.id)).status).toBe(404)
@@ -436,7 +438,7 @@ describe('a response that is cancelled', () => {
     await chowder.database.pool.query(`UPDATE responses SET status = 'cancelled' WHERE instance_id = $1`, [id])
     const startedAt = performance.now()
     expect(readEvents(await turn.rest).events.at(-1)).toMatchObject({ response: { status: 'cancelled' } })
-    expect(performance.now() - startedAt).toBeLessThan(5000)
+    expect(performance.now() - startedAt).toBeLessThan(10_000)
   })
 
   test('once it has ended is a 409', async () => {

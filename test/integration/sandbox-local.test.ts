@@ -15,7 +15,7 @@ import {
   symlink,
   writeFile,
 } from 'node:fs/promises'
-import { type AddressInfo, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { text } from 'node:stream/consumers'
@@ -25,6 +25,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxPathError } from '../../src/sandbox/driver.ts'
 import { filesIn } from '../../src/sandbox/home/files.ts'
 import { describeDriver } from '../support/driver-contract.ts'
+import { freePort } from '../support/free-port.ts'
 import { LocalHost } from '../support/local-host.ts'
 import { until } from '../support/until.ts'
 
@@ -56,15 +57,6 @@ const ask = <P extends keyof Answers>(seen: Observation, path: P): Promise<Answe
 async function endGateway(seen: Observation, code: number): Promise<void> {
   await ask(seen, '/whoami')
   await fetch(`http://127.0.0.1:${portOf(seen)}/exit/${code}`).catch(() => {}) // it ends instead of answering
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 const isRunning = (pid: number) =>

@@ -175,19 +175,15 @@ describe('install', () => {
     ['that OpenClaw cannot list', '---\nname:\n---\n', /finds no skill in it/],
     ['that calls itself __proto__', skillMd('__proto__'), /the name that it gives itself/],
     ['that takes the name of another', skillMd('other'), /takes the name of another skill, "other"/],
-  ])(
-    'a skill %s is removed again',
-    async (_what, text, reason) => {
-      publish('other')
-      await install('@acme/other')
-      hub.publish({ owner: 'acme', slug: 'bad' }, { version: '1.0.0', files: { 'SKILL.md': text }, verdict: 'clean' })
-      const { status, body } = await install('@acme/bad')
-      expect([status, body.detail]).toEqual([400, expect.stringMatching(reason)])
-      expect(file('skills/bad/SKILL.md')).toBe(null)
-      expect(await rows()).toMatchObject([{ name: 'other' }])
-    },
-    15_000,
-  )
+  ])('a skill %s is removed again', async (_what, text, reason) => {
+    publish('other')
+    await install('@acme/other')
+    hub.publish({ owner: 'acme', slug: 'bad' }, { version: '1.0.0', files: { 'SKILL.md': text }, verdict: 'clean' })
+    const { status, body } = await install('@acme/bad')
+    expect([status, body.detail]).toEqual([400, expect.stringMatching(reason)])
+    expect(file('skills/bad/SKILL.md')).toBe(null)
+    expect(await rows()).toMatchObject([{ name: 'other' }])
+  })
 
   test('an install that was cut off before it was recorded is checked and recorded by the next one', async () => {
     publish('web-search')

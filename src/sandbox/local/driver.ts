@@ -242,8 +242,9 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
         log?.warn({ instanceId: id, processes: leftOver.length }, 'ended what an earlier gateway left running')
       }
       await launcherEnded(folder, signal)
-      if (!(await becomesFree(record.inside.port, signal)))
-        throw new Error(`port ${record.inside.port} is taken by a stranger`)
+      const isFree = await becomesFree(record.inside.port, signal)
+      if (await liveGateway(folder, record.uid)) return // another start's launcher was about to put it on record
+      if (!isFree) throw new Error(`port ${record.inside.port} is taken by a stranger`)
       await rotateLog(folder.log)
       await launchGateway(folder, record, signal)
     },
