@@ -4,7 +4,7 @@ const minute = 60_000
 const withAgents = ['test/support/release.ts', 'test/support/servers.ts', 'test/support/agent-sandboxes.ts']
 
 const project = (name: string, options: { testTimeout: number; globalSetup?: string[] }) => ({
-  test: { name, include: [`test/${name}/**/*.test.ts`], hookTimeout: 4 * minute, ...options },
+  test: { name, include: [`test/${name}/**/*.test.ts`], hookTimeout: 10 * minute, ...options },
 })
 
 export default defineConfig({

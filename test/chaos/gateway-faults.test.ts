@@ -132,7 +132,7 @@ describe('a gateway that fails under the limits as they are', () => {
 })
 
 describe('a gateway that starts slowly', () => {
-  const patience = { startWithoutProgressMs: 3000, startMs: 9000 }
+  const patience = { startWithoutProgressMs: 8000, startMs: 24_000 }
   let chowder: Stubbed
 
   beforeAll(async () => {
@@ -152,16 +152,16 @@ describe('a gateway that starts slowly', () => {
 
   it('F16: is ended at the cap, however much progress it makes, and started anew', async () => {
     chowder.behave({ readyAfterMs: 10 * patience.startMs, progressEveryMs: 200 })
+    const start = performance.now()
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
-    const start = performance.now()
     const failed = await until(
       'a failed attempt',
       async () => (await eventsOf(chowder.client, id)).find(({ type }) => type === 'instance.attempt_failed'),
-      60_000,
+      120_000,
     )
     expect(secondsSince(start)).toBeGreaterThan(0.8 * (patience.startMs / 1000))
-    expect(failed.reason).toMatch(/not ready after (9|1\d) s/)
+    expect(failed.reason).toMatch(/not ready after (2[4-9]|[345]\d) s/)
     expect((await findGateway(id))?.pid).not.toBe(begun.pid)
     chowder.behave({})
     await waitForStatus(chowder.client, id, 'running')
@@ -237,6 +237,7 @@ describe('an agent beyond a network that fails', () => {
       if (fault === 'cut') driver.die(id)
       proxy.heal()
       await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
+      if (fault === 'cut') await until('its start', () => driver.starts.get(id) === 2, 30_000)
       expect(await isSettledAs(id, 'running')).toMatchObject({ error_message: null })
       expect(driver.starts.get(id)).toBe(fault === 'cut' ? 2 : 1)
       expect(driver.creations.get(id)).toBe(1)

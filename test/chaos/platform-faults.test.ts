@@ -20,8 +20,8 @@ import { databaseUrl } from './api-replicas.ts'
 import { findDoubled, findIllegalTransitions } from './checker.ts'
 
 /** Longer than it takes until a gateway that starts is looked at first, so that its output is read too. */
-const bootMs = 400
-const comesTrueWithinMs = 60_000
+const bootMs = 1500
+const comesTrueWithinMs = 240_000
 /** What an owner reads: the platform's own words may name what is not theirs. */
 const seeTheLog = "The step createSandbox failed. The reason is in Chowder's log."
 const unavailable = 'The platform that runs the sandboxes is not available right now. Try again.'
@@ -46,6 +46,7 @@ async function openStage(sandboxes: TestChowder['deps']['sandboxes'], { concurre
     sandboxes,
     defaultTier: 'whale',
     rounds: { sweepEveryMs: 50, driftEveryMs },
+    patience: { startWithoutProgressMs: 30_000, startMs: 60_000 },
   })
   const { key } = await chowder.signUp()
   const { pool } = chowder.database
@@ -573,12 +574,12 @@ describe.concurrent('a worker whose event loop stands still', () => {
       const [history, events] = [[...cloud.history], await eventsOf(id)]
 
       // Alone and awake: that it brings another one up shows that it is past what it was at.
-      other.signal('SIGTERM')
+      await other.close()
       blocked.signal('SIGCONT')
       const second: string = (await client.post('/v1/instances', { name: 'y' })).body.id
       await waitForStatus(client, second, 'running', 60_000)
       const taken = () => blocked.lines().some(({ msg, instanceId }) => msg === 'settled' && instanceId === second)
-      await until('the one that slept to have made it', taken, 10_000)
+      await until('the one that slept to have made it', taken, 30_000)
 
       expect(await rowOf(id)).toEqual(settled)
       expect(await eventsOf(id)).toEqual(events)

@@ -4,6 +4,7 @@ import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { Redis } from 'ioredis'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -23,10 +24,10 @@ import { type Crash, superviseReplica } from './replicas.ts'
 
 /** How long the queue is away: 60 s in a soak, less where every push waits for it. */
 const awayMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
-/** What a request may take while the queue is away. */
-const answersWithinMs = 2000
+/** What a request may take while the queue is away: less than the 5 s of one that waits for it. */
+const answersWithinMs = 4500
 /** From the queue's return until what waited is done: it is reached again, a sweep rings, and the work itself. */
-const doneWithinMs = 2000 + defaultRounds.sweepEveryMs + 8000
+const doneWithinMs = 2000 + defaultRounds.sweepEveryMs + 25_000
 /** A connection that was cut in silence is given up, and then as above. */
 const noticedWithinMs = 20_000 + doneWithinMs
 
@@ -192,7 +193,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
       owners.set(id, as)
       return id
     }
-    const isAnswering = () => chowder.queue.ping(AbortSignal.timeout(1000))
+    const isAnswering = () => chowder.queue.ping(AbortSignal.timeout(4000))
 
     async function isAtRest(id: string, status: string): Promise<boolean> {
       const { body } = await call('GET', `/${id}`, undefined, owners.get(id))
@@ -343,7 +344,7 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
           const { status, body } = await api(base).get('/readyz')
           return [status, body.status, body.checks.database, body.checks.queue]
         }
-        expect(await ready()).toEqual([200, 'degraded', true, false])
+        await until('it to be degraded', async () => isDeepStrictEqual(await ready(), [200, 'degraded', true, false]))
         const key = await signUp(base, 'sk-test')
         const client = api(base, key)
         const create = async (body: object): Promise<string> => {
@@ -356,14 +357,14 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
         const first = await create({ name: 'while Redis is away' })
         await redis.comeBack()
         await waitForStatus(client, first, 'running', doneWithinMs)
-        await until('it to be ready', async () => (await ready())[1] === 'ready', 5000)
+        await until('it to be ready', async () => (await ready())[1] === 'ready', 15_000)
 
         redis.proxy.freeze()
-        expect(await ready()).toEqual([200, 'degraded', true, false])
+        await until('it to be degraded', async () => isDeepStrictEqual(await ready(), [200, 'degraded', true, false]))
         const second = await create({ name: 'while Redis is half-open' })
         redis.proxy.heal()
         await waitForStatus(client, second, 'running', doneWithinMs)
-        await until('it to be ready', async () => (await ready())[1] === 'ready', 5000)
+        await until('it to be ready', async () => (await ready())[1] === 'ready', 15_000)
         expect(crashes, await readFile(join(folder, 'worker.log'), 'utf8')).toEqual([])
         expect(cloud.history.filter(({ what }) => what === 'created').map(({ id }) => id)).toEqual([first, second])
       } finally {
@@ -374,6 +375,6 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
         await rm(folder, { recursive: true, force: true })
       }
     },
-    120_000,
+    300_000,
   )
 })

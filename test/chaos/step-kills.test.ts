@@ -255,8 +255,10 @@ describe('workers that are killed at the boundaries of steps', () => {
   /** Kills the worker once all are held, follows it with another, and waits until all rows are settled. */
   async function killAll(kills: readonly Kill[], { api: alsoApi = false, check = async (_id: string) => {} } = {}) {
     for (const kill of kills) await untilHeld(kill)
+    // Nor has a statement that is held been waited for too long while things are looked at.
+    for (const { pid } of [worker, ...(alsoApi ? [chowder] : [])]) process.kill(pid, 'SIGSTOP')
+    for (const kill of kills) kill.row = await rowOf(kill.id)
     for (const kill of kills) {
-      kill.row = await rowOf(kill.id)
       kill.world = await sandboxes.worldOf(kill.id)
       kill.config = await sandboxes.configOf(kill.id)
     }
@@ -287,9 +289,9 @@ describe('workers that are killed at the boundaries of steps', () => {
     expect(seen).toBe(world)
   }
 
-  function expectInTime({ row, takenAfter, settledAfter }: Kill, startsGateway: boolean): void {
+  function expectInTime({ row, takenAfter, settledAfter }: Kill): void {
     if (!isSettled(row)) expect(takenAfter).toBeLessThan(resumesWithinMs)
-    expect(settledAfter).toBeLessThan(resumesWithinMs + (startsGateway ? startsWithinMs : 0))
+    expect(settledAfter).toBeLessThan(resumesWithinMs + startsWithinMs)
   }
 
   /** One sandbox with one gateway, whose token the API has, and nobody else. */
@@ -366,7 +368,7 @@ describe('workers that are killed at the boundaries of steps', () => {
       async ({ name, world }) => {
         const kill = killed.get(name)!
         expectKilledThere(kill, world)
-        expectInTime(kill, world !== 'processes')
+        expectInTime(kill)
         await kill.runs
       },
     )
@@ -421,7 +423,7 @@ describe('workers that are killed at the boundaries of steps', () => {
       async (boundary) => {
         const kill = killed.get(boundary.name)!
         expectKilledThere(kill, boundary.step === 'checkHealth' ? 'processes' : 'configuration')
-        expectInTime(kill, boundary.step !== 'checkHealth')
+        expectInTime(kill)
         await kill.runs
       },
     )
@@ -431,7 +433,7 @@ describe('workers that are killed at the boundaries of steps', () => {
       async ({ name }) => {
         const kill = killed.get(name)!
         expectKilledThere(kill, 'processes')
-        expectInTime(kill, false)
+        expectInTime(kill)
         await kill.runs
         expect(await sandboxes.gatewaysOf(kill.id)).toEqual(pidsBefore.get(kill.id))
         await say(client, sessionPath(kill.id), `after ${name}`)
@@ -445,7 +447,7 @@ describe('workers that are killed at the boundaries of steps', () => {
         const kill = killed.get(name)!
         expectKilledThere(kill, 'processes')
         expect(kill.config.includes(neverStored), 'the gateway had it').toBe(moment === 'unrecorded')
-        expectInTime(kill, false)
+        expectInTime(kill)
         await kill.runs
         expect(await sandboxes.gatewaysOf(kill.id)).toEqual(pidsBefore.get(kill.id))
         expect((await client.get(`/v1/instances/${kill.id}`)).body.openclaw_config).toBeNull()
@@ -474,8 +476,11 @@ describe('workers that are killed at the boundaries of steps', () => {
       const gone = await Promise.all([...deleted.values()].map(({ id }) => client.delete(`/v1/instances/${id}`)))
       expect(gone.map(({ status }) => status)).toEqual(deletes.map(() => 204))
       await killAll([...stopped.values(), ...deleted.values()])
-      // The API lived on, and whoever asked it waited for the next worker.
-      for (const { status, body } of await Promise.all(answers)) expect([status, body.status]).toEqual([200, 'stopped'])
+      // The API lived on, and whoever asked it waited for the next worker: a minute at most, then it is a 202.
+      for (const { status, body } of await Promise.all(answers)) {
+        expect([200, 202]).toContain(status)
+        expect(body.status).toBe('stopped')
+      }
     })
 
     const worldAt = ({ step }: Boundary, after: World): World => (step === 'settled' ? after : 'processes')
@@ -483,7 +488,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     it.each(namedCases(stops))('F2: a stop whose worker was killed with $name is stopped', async (boundary) => {
       const kill = stopped.get(boundary.name)!
       expectKilledThere(kill, worldAt(boundary, 'configuration'))
-      expectInTime(kill, false)
+      expectInTime(kill)
       const { body } = await client.get(`/v1/instances/${kill.id}`)
       expect(body).toMatchObject({ status: 'stopped', step: null, error_message: null })
       expect(await sandboxes.worldOf(kill.id)).toBe('configuration')
@@ -492,7 +497,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     it.each(namedCases(deletes))('F2: a delete whose worker was killed with $name leaves nothing', async (boundary) => {
       const kill = deleted.get(boundary.name)!
       expectKilledThere(kill, worldAt(boundary, 'nothing'))
-      expectInTime(kill, false)
+      expectInTime(kill)
       await expectNothingLeft(kill.id)
     })
 

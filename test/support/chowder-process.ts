@@ -183,8 +183,10 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
     const isMeant = container ? (await of('cgroup')).includes(container.id) : configPath?.includes(instanceId)
     if (!configPath || !isMeant || !gatewayCommand.test(await of('cmdline'))) continue
     const root = container ? `/proc/${pid}/root` : ''
-    const { gateway } = JSON.parse(await readFile(root + configPath, 'utf8'))
-    const { uid } = await stat(`/proc/${pid}`)
+    const seen = await Promise.all([readFile(root + configPath, 'utf8'), stat(`/proc/${pid}`)]).catch(() => null)
+    if (!seen) continue // it has just ended
+    const [config, { uid }] = seen
+    const { gateway } = JSON.parse(config)
     const home = container?.volume ?? join(configPath, '../..')
     const { port = gateway.port } = container ?? {}
     return { pid, uid, home, sandbox: container?.id ?? home, port, token: gateway.auth.token }
