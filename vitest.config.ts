@@ -13,7 +13,7 @@ export default defineConfig({
     maxWorkers: 2,
     projects: [
       project('unit', { testTimeout: 30_000 }),
-      project('integration', { testTimeout: 30_000, globalSetup: ['test/support/servers.ts'] }),
+      project('integration', { testTimeout: minute, globalSetup: ['test/support/servers.ts'] }),
       project('e2e', {
         testTimeout: 3 * minute,
         globalSetup: withAgents,

@@ -110,9 +110,9 @@ async function reach(cluster: Cluster, { durable, port, signal, onStarted }: Rea
   }
 }
 
-/** Takes the owner's lock. One whose holder was killed is free within moments, so it is asked for during 1 s. */
+/** Takes the owner's lock. One whose holder was killed is free within moments, so it is asked for during 3 s. */
 async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal): Promise<void> {
-  const deadline = performance.now() + 1000
+  const deadline = performance.now() + 3000
   for (;;) {
     const { rows } = await client.query<{ taken: boolean }>('SELECT pg_try_advisory_lock($1) AS taken', [ownerLock])
     if (rows[0]?.taken) return

@@ -49,7 +49,7 @@ describe('docker compose', () => {
     dockerd = await startDockerd()
     // Not on this host: agents are kept from it.
     outside = await openOutside((at) => [support('fake-model-provider.mjs'), '--host', '0.0.0.0', '--port', String(at)])
-    openBefore = await listening()
+    openBefore = [...(await listening()), 3978] // that of Microsoft Teams’ plugin, in a test beside this one
     const { NODE_EXTRA_CA_CERTS } = process.env
     checkout = await openComposeCheckout(dockerd, {
       CHOWDER_PORT: String(port),

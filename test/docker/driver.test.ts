@@ -174,7 +174,8 @@ describe('with a dockerd', () => {
         await outside?.close()
       })
 
-      const get = (address: string, port: number) => `curl -s -m 2 http://${address}:${port}/healthz || echo refused`
+      const get = (address: string, port: number, seconds = 2) =>
+        `curl -s -m ${seconds} http://${address}:${port}/healthz || echo refused`
 
       test('reaches the world, but no service of this host, no metadata service and no other sandbox', async () => {
         const [id, other] = [await started(), await started()]
@@ -187,10 +188,10 @@ describe('with a dockerd', () => {
           expect([address, (await exec(id, get(address, port))).stdout.trim()]).toEqual([address, 'refused'])
         expect((await exec(id, get(outside.linkLocal, outside.port))).stdout).toBe('refused\n')
         expect((await exec(id, get(await addressOf(other), 18_790))).stdout).toBe('refused\n')
-        expect((await exec(id, get(outside.address, outside.port))).stdout).toBe('outside')
+        expect((await exec(id, get(outside.address, outside.port, 20))).stdout).toBe('outside')
 
-        expect(await twin(get(Gateway, port))).toBe('host')
-        expect(await twin(get(outside.linkLocal, outside.port))).toBe('outside')
+        expect(await twin(get(Gateway, port, 20))).toBe('host')
+        expect(await twin(get(outside.linkLocal, outside.port, 20))).toBe('outside')
       })
 
       test('is not heard by what listens on this host for everybody', async () => {
@@ -263,10 +264,11 @@ describe('with a dockerd', () => {
       expect(host, 'its address may be another’s tomorrow').toBe(`chowder-${id}`)
       expect((await inspect(id)).HostConfig.PortBindings ?? {}).toEqual({})
       const fromControlPlane = (...args: string[]) =>
-        dockerd.docker('run', '--rm', '--network', 'chowder-near', image, 'curl', '-s', '-m', '3', ...args)
+        dockerd.docker('run', '--rm', '--network', 'chowder-near', image, 'curl', '-s', '-m', '20', ...args)
       await until(
         'the gateway to listen',
-        async () => (await fromControlPlane(`http://${host}:18790/healthz`)) === 'null',
+        async () => (await fromControlPlane(`http://${host}:18790/healthz`).catch(() => '')) === 'null',
+        60_000,
       )
       expect(await fromControlPlane('-H', `authorization: ${authorization}`, `http://${host}:18790/whoami`)).toContain(
         'uid',
@@ -275,7 +277,7 @@ describe('with a dockerd', () => {
       const { inside } = await near.observe(id, within())
       await exec(id, `setsid ${inside?.node} -e "${listen}" >/dev/null 2>&1 &`)
       expect((await exec(other, `curl -s -m 2 http://${host}:9000/ || echo refused`)).stdout).toBe('refused\n')
-      expect((await exec(other, `curl -s -m 2 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
+      expect((await exec(other, `curl -s -m 20 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
     })
 
     test('lets nobody through to its gateway who has no token, at any request of a connection', async () => {
@@ -502,9 +504,8 @@ describe('with a dockerd', () => {
     await Promise.all([1, 2, 3].map(() => builds.prepare('v1', progress, within(2 * minute))))
     expect(lines.filter((line) => line.includes('is built'))).toHaveLength(1)
     expect(lines.some((line) => mark.includes(line.split(' ')[0]!))).toBe(true)
-    const startedAt = performance.now()
     await builds.prepareChannel('v1', 'discord', progress, within())
-    expect(performance.now() - startedAt).toBeLessThan(1000)
+    expect(lines.filter((line) => line.includes('is built'))).toHaveLength(1)
     const image = lines.join(' ').match(/chowder-openclaw:\S+/)![0]
     await dockerd.docker('rmi', image)
   })

@@ -71,7 +71,7 @@ describe('chat channels of a real agent', () => {
   /** A stranger is sent a code, approved by it, and then answered, in a conversation of their own. */
   async function pairAndTalk(channel: string, write: (text: string) => void, sent: readonly { text: string }[]) {
     write('let me in')
-    const asked = await until('a pairing code', () => sent.find(({ text }) => code.test(text)))
+    const asked = await until('a pairing code', () => sent.find(({ text }) => code.test(text)), 60_000)
     const [pairingCode = ''] = code.exec(asked.text) ?? []
     expect((await client.get(channelPath(channel, '/pairings'))).body).toHaveLength(1)
     expect(await client.post(channelPath(channel, '/pair'), { code: 'WRONG123' })).toMatchObject({ status: 400 })

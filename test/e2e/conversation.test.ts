@@ -101,7 +101,7 @@ describe('talking to a real agent', () => {
   })
 
   it('a stream arrives as the model speaks, and ends with response.completed and [DONE]', async () => {
-    const input = '[[fake:chunk-delay=200]] [[fake:words=100]]'
+    const input = '[[fake:chunk-delay=500]] [[fake:words=100]]'
     const stream = client.stream(sessionPath(id, 'stream'), { model, input }, AbortSignal.timeout(60_000))
     const events: StreamEvent[] = []
     for await (const event of stream) events.push(event)
@@ -112,7 +112,7 @@ describe('talking to a real agent', () => {
     const [completed, done] = events.slice(-2)
     expect(completed?.name).toBe('response.completed')
     expect(done?.data).toBe('[DONE]')
-    // The provider takes over two seconds for its words: held back, the first would come with the last.
+    // The provider takes over five seconds for its words: held back, the first would come with the last.
     expect((completed?.at ?? 0) - (deltas[0]?.at ?? 0)).toBeGreaterThan(1000)
   })
 
@@ -145,7 +145,7 @@ describe('talking to a real agent', () => {
     const asked = provider.requests.find(({ last }) => last.startsWith('leaving'))
     expect(asked).toMatchObject({ cut: false })
     leaving.abort()
-    await until('the end of the call to the provider', () => asked?.cut, 5000)
+    await until('the end of the call to the provider', () => asked?.cut, 15_000)
     expect(provider.requests.filter(({ last }) => last.startsWith('leaving'))).toHaveLength(1)
   })
 

@@ -216,7 +216,7 @@ describe('clients of the Responses format and a real agent', () => {
       expectWholeStream(events)
       expect(events.at(-1)).toMatchObject({ type: 'response.incomplete', response: { status: 'cancelled' } })
       const slow = provider.requests.find(({ last }) => last.startsWith('slow'))
-      await until('the end of the call to the provider', () => slow?.cut, 5000)
+      await until('the end of the call to the provider', () => slow?.cut, 15_000)
     })
   })
 
@@ -430,14 +430,12 @@ describe('clients of the Responses format and a real agent', () => {
 
   it('two turns of one session at once run one after the other', async () => {
     const { responses } = openai('at-once')
-    const [one, two] = await Promise.all(
-      ['[[fake:chunk-delay=100]] one', 'two'].map(async (input, at) => {
-        await new Promise((resolve) => setTimeout(resolve, at * 500))
-        return responses.create({ model: plain, input })
-      }),
-    )
-    expect(one!.output_text).toContain('turns=1')
-    expect(two!.output_text).toContain('turns=2 last="two"')
+    const turn = (input: string) => responses.create({ model: plain, input })
+    const first = turn('[[fake:chunk-delay=500]] the first')
+    await until('its model to be asked', () => provider.requests.some(({ last }) => last.endsWith('the first')))
+    const [one, two] = await Promise.all([first, turn('two')])
+    expect(one.output_text).toContain('turns=1')
+    expect(two.output_text).toContain('turns=2 last="two"')
   })
 
   it('every answer was held against the format', () => {

@@ -15,7 +15,7 @@ import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-const gateway = await startFakeGateway({})
+const gateway = await startFakeGateway({ config: { browser: { enabled: false } } })
 const driver = new FakeDriver(() => gateway.endpoint)
 const quick = { secondLookAfterMs: 20, repairTimeoutMs: 10_000 }
 let chowder: TestChowder

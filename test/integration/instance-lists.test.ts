@@ -341,9 +341,10 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     })
     await until('the request to be waiting', () => lookups(queries) > 1)
     const began = performance.now()
-    await other.close()
+    const closed = other.close()
     expect(await (await answer).json()).toMatchObject({ id, status: 'provisioning' })
-    expect(performance.now() - began).toBeLessThan(5000)
+    expect(performance.now() - began).toBeLessThan(10_000)
+    await closed
   })
 })
 

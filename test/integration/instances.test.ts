@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
 
 let chowder: TestChowder
 let key: string
@@ -171,7 +172,7 @@ describe('POST /v1/instances', () => {
     const startedAt = performance.now()
     const { status, body } = await call('POST', '', `{"name":"x","openclaw_config":${config}}`)
     expect([status, JSON.stringify(body).length < 600]).toEqual([400, true])
-    expect(performance.now() - startedAt).toBeLessThan(2000)
+    expect(performance.now() - startedAt).toBeLessThan(10_000)
   })
 
   test.each(['/v1/instances/%ff', '/v1/instances/%', `/v1/instances/${'a'.repeat(1025)}`])(
@@ -347,7 +348,7 @@ describe('start and stop', () => {
   test('a start that ends in error answers 200 with that object: it is the settled truth', async () => {
     const id = await createIn('stopped')
     const answering = call('POST', `/${id}/start`)
-    await chowder.database.pool.query('SELECT pg_sleep(0.3)')
+    await until('the intent', async () => (await rowOf(id)).generation === 2)
     await chowder.database.pool.query(`UPDATE instances SET ${states.error} WHERE id = $1`, [id])
     const { status, body } = await answering
     expect([status, body.status, body.error_message]).toEqual([200, 'error', 'no luck'])

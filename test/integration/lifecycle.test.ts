@@ -7,7 +7,7 @@ import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-const gateway = await startFakeGateway({})
+const gateway = await startFakeGateway({ config: { browser: { enabled: false } } })
 afterAll(() => gateway.close())
 
 describe.each(queueKinds)('on the %s queue', (kind) => {
@@ -114,7 +114,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       const id = await create()
       await until('the gateway to be started', () => driver.sandboxes.get(id)?.running)
       await call('DELETE', `/${id}`)
-      await until('the sandbox to be gone', () => !driver.sandboxes.has(id), 5000)
+      await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
       expect(driver.starts.get(id)).toBe(1)
     })
 
@@ -214,14 +214,11 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     test('whose gateway dies by itself is provisioning, then running again', async () => {
       const id = await create()
       await isIn(id, 'running')
-      gateway.behaviour.health = 'starting'
+      const seen = Promise.withResolvers<void>()
+      driver.onCall = (method, of) => (method === 'start' && of === id ? seen.promise : undefined)
       driver.die(id, 137)
-      await until(
-        'the death to be noticed',
-        async () => (await call('GET', `/${id}`)).body.status === 'provisioning',
-        15_000,
-      )
-      gateway.behaviour.health = 'ok'
+      await until('the death to be noticed', async () => (await call('GET', `/${id}`)).body.status === 'provisioning')
+      seen.resolve()
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(2)
     }, 40_000)

@@ -40,7 +40,7 @@ afterEach(async () => {
 })
 
 const connect = async (options: { signal?: AbortSignal; timeoutMs?: number; token?: string } = {}) => {
-  client = await connectGateway(fake.endpoint, options.token ?? token, { signal, timeoutMs: 2000, ...options })
+  client = await connectGateway(fake.endpoint, options.token ?? token, { signal, timeoutMs: 20_000, ...options })
   return client
 }
 
@@ -52,10 +52,10 @@ describe('connecting', () => {
     const folder = await mkdtemp(join(tmpdir(), 'openclaw-gateway-'))
     const other = await startFakeGateway({ token, socketPath: join(folder, 's') })
     try {
-      const gateway = await connectGateway(other.endpoint, token, { signal, timeoutMs: 2000 })
+      const gateway = await connectGateway(other.endpoint, token, { signal, timeoutMs: 20_000 })
       expect(await gateway.call('config.get')).toMatchObject({ valid: true })
       gateway.close()
-      expect(await probeHealth(other.endpoint, '/readyz', { timeoutMs: 2000, signal })).toBe(true)
+      expect(await probeHealth(other.endpoint, '/readyz', { timeoutMs: 20_000, signal })).toBe(true)
     } finally {
       await other.close()
       await rm(folder, { recursive: true })
@@ -97,9 +97,9 @@ describe('connecting', () => {
 
   test('a gateway that keeps starting is given up at the deadline, with its own words', async () => {
     fake.behaviour.onCall = () => {
-      throw unavailable(50)
+      throw unavailable(3000)
     }
-    await expect(connect({ timeoutMs: 300 })).rejects.toMatchObject({
+    await expect(connect({ timeoutMs: 5900 })).rejects.toMatchObject({
       code: 'UNAVAILABLE',
       message: 'gateway starting',
     })
@@ -150,7 +150,7 @@ describe('calling', () => {
     })
     await once(server, 'listening')
     const { port } = server.address() as AddressInfo
-    const hostile = await connectGateway({ kind: 'tcp', host: '127.0.0.1', port }, token, { signal, timeoutMs: 2000 })
+    const hostile = await connectGateway({ kind: 'tcp', host: '127.0.0.1', port }, token, { signal, timeoutMs: 20_000 })
     await expect(hostile.call('odd')).rejects.toMatchObject({ name: 'GatewayRefusal', code: 'UNKNOWN' })
     const refusal: Error = await hostile.call('long').then(
       () => new Error('no refusal'),
@@ -207,7 +207,7 @@ describe('calling', () => {
 
 describe('health', () => {
   const probe = (path: '/healthz' | '/startupz' | '/readyz') =>
-    probeHealth(fake.endpoint, path, { timeoutMs: 300, signal })
+    probeHealth(fake.endpoint, path, { timeoutMs: fake.behaviour.health === 'hung' ? 300 : 20_000, signal })
 
   test.each([
     ['ok', true, true],

@@ -100,11 +100,11 @@ describe('PATCH of a running instance', () => {
 
   test('a handler that dies half-way leaves a due row, and a worker brings back the stored configuration', async () => {
     // What a killed handler leaves: the lease taken, the generation raised, the gateway changed, nothing stored.
+    gateway.config = { ...gateway.config, session: { dmScope: 'main' } }
     await chowder.database.pool.query(
       `UPDATE instances SET lease_token = lease_token + 1, lease_until = now() + interval '300 ms', generation = generation + 1 WHERE id = $1`,
       [id],
     )
-    gateway.config = { ...gateway.config, session: { dmScope: 'main' } }
     await until('a worker to settle it', async () => {
       const { generation, observed_generation } = await rowOf()
       return generation === observed_generation
@@ -132,7 +132,7 @@ describe('PATCH of a running instance', () => {
     const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: {} })
     expect([status, body.detail]).toEqual([409, expect.stringContaining('Try again')])
     await chowder.database.pool.query(`UPDATE instances SET lease_until = now() WHERE id = $1`, [id])
-  }, 20_000)
+  })
 
   test('a delete that comes in between wins: the change is a 409', async () => {
     gateway.behaviour.onCall = async (method) => {

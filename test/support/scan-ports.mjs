@@ -18,7 +18,7 @@ const isOpen = (host, port) =>
       socket.destroy()
       resolve(answer)
     }
-    const timer = setTimeout(end, waitMs, false)
+    const timer = setTimeout(() => setImmediate(end, false), waitMs) // what came while this process slept is seen first
     socket.on('connect', () => end(true)).on('error', () => end(false))
   })
 
