@@ -3,12 +3,25 @@ import type { Bell, Due } from '../platform/bell.ts'
 /** Bells an organization has kept for it; a sweep rings for what is beyond. */
 const mostKept = 64
 
+/** A worker's lanes, shared between organizations. */
+export interface Lanes {
+  /**
+   * Runs `work` at once, or, when the row's organization has all that it may have, not at all: its bell is kept, and rung
+   * again once it has a lane less.
+   */
+  run(due: Due, work: () => Promise<void>): Promise<void>
+  /**
+   * A bell for one sweep. It does not ring for rows whose own is kept, nor for more of an organization's than there may
+   * be lanes and kept bells: others would be in vain, and a slow worker would be busy with them alone.
+   */
+  bellOfSweep(): Bell
+}
+
 /**
- * Shares a worker's lanes between organizations: runs `work` at once, or, when the row's organization has `mostOfOne`
- * lanes, not at all: its bell is rung again once it has one less. With a lane more than that there is always one for the
- * others, whatever hangs in an organization's own.
+ * Gives an organization `mostOfOne` lanes at most. With a lane more than that there is always one for the others,
+ * whatever hangs in an organization's own.
  */
-export function openLanes(mostOfOne: number, bell: Bell) {
+export function openLanes(mostOfOne: number, bell: Bell): Lanes {
   const lanes = new Map<string, number>()
   const kept = new Map<string, Map<string, Due>>()
 
@@ -29,11 +42,27 @@ export function openLanes(mostOfOne: number, bell: Bell) {
     bell.ring(next)
   }
 
-  return async (due: Due, work: () => Promise<void>): Promise<void> => {
-    const { organizationId } = due
-    const taken = lanes.get(organizationId) ?? 0
-    if (taken >= mostOfOne) return keep(due)
-    lanes.set(organizationId, taken + 1)
-    await work().finally(() => free(organizationId))
+  return {
+    async run(due, work) {
+      const { organizationId } = due
+      const taken = lanes.get(organizationId) ?? 0
+      if (taken >= mostOfOne) return keep(due)
+      lanes.set(organizationId, taken + 1)
+      await work().finally(() => free(organizationId))
+    },
+    bellOfSweep() {
+      const rung = new Map<string, number>()
+      return {
+        ring(due) {
+          const { organizationId, id } = due
+          const [its, taken] = [kept.get(organizationId), lanes.get(organizationId) ?? 0]
+          if (taken > 0 && its?.has(id)) return // a lane that gets free rings
+          const count = rung.get(organizationId) ?? 0
+          if (count >= mostOfOne - taken + mostKept - (its?.size ?? 0)) return
+          rung.set(organizationId, count + 1)
+          bell.ring(due)
+        },
+      }
+    },
   }
 }

@@ -50,9 +50,9 @@ export async function startWorker(
     log.warn({ err: error }, 'the first look for drift failed; the next one follows')
   })
   starting.throwIfAborted()
-  const inLane = openLanes(concurrency, queue)
+  const lanes = openLanes(concurrency, queue)
   const working = await queue.work(
-    (due, stop) => inLane(due, () => reconcileInstance(deps, due.id, stop)),
+    (due, stop) => lanes.run(due, () => reconcileInstance(deps, due.id, stop)),
     concurrency + 1, // the one more is for the other organizations
   )
 
@@ -73,7 +73,7 @@ export async function startWorker(
       () => sweepPauseMs,
       'the sweep',
       async () => {
-        const due = await sweep(db, sandboxes.name, queue)
+        const due = await sweep(db, sandboxes.name, lanes.bellOfSweep())
         sweepPauseMs = due >= backlog ? Math.min(backlogSweepMs, sweepEveryMs) : sweepEveryMs
         for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
           if (elsewhere.has(sandboxDriver)) continue

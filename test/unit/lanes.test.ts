@@ -17,35 +17,62 @@ function openWorks() {
 
 test('no organization has more than its lanes, whoever else has some', () => {
   const { started, workOn } = openWorks()
-  const inLane = openLanes(3, { ring() {} })
-  for (const id of ['a1', 'a2', 'a3', 'a4', 'a5']) void inLane(row('a', id), workOn(id))
-  void inLane(row('b', 'b1'), workOn('b1'))
+  const { run } = openLanes(3, { ring() {} })
+  for (const id of ['a1', 'a2', 'a3', 'a4', 'a5']) void run(row('a', id), workOn(id))
+  void run(row('b', 'b1'), workOn('b1'))
   expect(started).toEqual(['a1', 'a2', 'a3', 'b1'])
 })
 
 test('what was passed over is rung for as lanes of its organization get free, each once', async () => {
   const { workOn, end } = openWorks()
   const rung: string[] = []
-  const inLane = openLanes(1, { ring: ({ id }) => rung.push(id) })
-  const other = inLane(row('b', 'b1'), workOn('b1'))
-  const first = inLane(row('a', 'a1'), workOn('a1'))
-  for (const id of ['a2', 'a3', 'a2']) await inLane(row('a', id), workOn(id))
+  const { run } = openLanes(1, { ring: ({ id }) => rung.push(id) })
+  const other = run(row('b', 'b1'), workOn('b1'))
+  const first = run(row('a', 'a1'), workOn('a1'))
+  for (const id of ['a2', 'a3', 'a2']) await run(row('a', id), workOn(id))
   end('b1')
   await other
   expect(rung).toEqual([])
   end('a1')
   await first
   expect(rung).toEqual(['a2'])
-  const second = inLane(row('a', 'a2'), workOn('a2'))
+  const second = run(row('a', 'a2'), workOn('a2'))
   end('a2')
   await second
   expect(rung).toEqual(['a2', 'a3'])
 })
 
 test('a lane is free again also after work that failed', async () => {
-  const inLane = openLanes(1, { ring() {} })
-  await expect(inLane(row('a', 'a1'), () => Promise.reject(new Error('it failed')))).rejects.toThrow('it failed')
+  const { run } = openLanes(1, { ring() {} })
+  await expect(run(row('a', 'a1'), () => Promise.reject(new Error('it failed')))).rejects.toThrow('it failed')
   const { started, workOn } = openWorks()
-  void inLane(row('a', 'a2'), workOn('a2'))
+  void run(row('a', 'a2'), workOn('a2'))
   expect(started).toEqual(['a2'])
+})
+
+test('a sweep rings for no more of an organization than can be of use, and not for what is kept', async () => {
+  const { workOn, end } = openWorks()
+  const rung: string[] = []
+  const { run, bellOfSweep } = openLanes(2, { ring: ({ id }) => rung.push(id) })
+  const all = Array.from({ length: 100 }, (_, index) => `a${index}`)
+  const sweep = () => {
+    rung.length = 0
+    const bell = bellOfSweep()
+    for (const id of all) bell.ring(row('a', id))
+    bell.ring(row('b', 'b0'))
+    return rung
+  }
+  expect(sweep()).toEqual([...all.slice(0, 2 + 64), 'b0'])
+  const works = all.slice(0, 2).map((id) => run(row('a', id), workOn(id)))
+  for (const id of all.slice(10, 40)) await run(row('a', id), workOn(id))
+  all.splice(0, 2) // leased, and so not due
+  expect(sweep()).toEqual([...all.slice(0, 8), ...all.slice(38, 38 + 64 - 30 - 8), 'b0'])
+  rung.length = 0
+  end('a0')
+  await works[0]
+  expect(rung).toEqual(['a10'])
+  expect(sweep(), 'had that bell been lost').toContain('a10')
+  end('a1')
+  await works[1]
+  expect(sweep(), 'nobody else rings').toContain('a12')
 })
