@@ -5,7 +5,6 @@ import { changedBy } from '../events/store.ts'
 import { isRunningAtRest, isSettled, publicStatus } from '../instances/status.ts'
 import { probeHealth } from '../openclaw/gateway.ts'
 import { isId } from '../platform/ids.ts'
-import { backoffSeconds } from './failures.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 
 /** Sandboxes looked at side by side. */
@@ -27,12 +26,12 @@ export function openDriftPass(deps: LifecycleDeps) {
   const reported = new Set<string>()
   let listedBefore = new Set<string>()
 
-  async function makeDue(row: Instance, pauseSeconds: number, reason: string): Promise<void> {
+  async function makeDue(row: Instance, reason: string): Promise<void> {
     const [raised] = await db
       .update(instances)
       .set({
         generation: sql`${instances.generation} + 1`,
-        nextAttemptAt: sql`now() + make_interval(secs => ${pauseSeconds})`,
+        nextAttemptAt: sql`now()`,
         changedBy: changedBy({ type: 'instance.due', reason }),
       })
       .where(
@@ -53,15 +52,11 @@ export function openDriftPass(deps: LifecycleDeps) {
     const { state, endpoint } = await sandboxes.observe(row.id, signal)
     if (state !== 'running') {
       silences.delete(row.id)
-      return makeDue(
-        row,
-        row.attempts === 0 ? 0 : backoffSeconds(row.attempts, 'running'),
-        'the sandbox does not run any more',
-      )
+      return makeDue(row, 'the sandbox does not run any more')
     }
     if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) {
       silences.delete(row.id)
-      return makeDue(row, 0, 'the gateway is somewhere else now')
+      return makeDue(row, 'the gateway is somewhere else now')
     }
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
       silences.delete(row.id)
@@ -71,7 +66,7 @@ export function openDriftPass(deps: LifecycleDeps) {
     silences.set(row.id, silent)
     if (silent < silentLooks) return
     silences.delete(row.id)
-    await makeDue(row, 0, 'the gateway does not answer')
+    await makeDue(row, 'the gateway does not answer')
   }
 
   async function inLanes<T>(items: readonly T[], look: (item: T) => Promise<void>, signal: AbortSignal): Promise<void> {
@@ -126,7 +121,7 @@ export function openDriftPass(deps: LifecycleDeps) {
       // The list may be older than the row. Of what a list alone shows, a volume, the next one has to show it again.
       const { state } = await sandboxes.observe(row.id, signal)
       const isStillThere = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
-      if (isStillThere) await makeDue(row, 0, 'a sandbox was left over')
+      if (isStillThere) await makeDue(row, 'a sandbox was left over')
     }
     await inLanes(leftOver, look, signal)
   }

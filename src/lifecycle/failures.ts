@@ -19,6 +19,16 @@ export class StepFailure extends Error {
   }
 }
 
+/** Says nothing against the attempt, which is not counted; the next one comes after a pause of its own. */
+export class Uncounted extends StepFailure {
+  override name = 'Uncounted'
+  readonly pauseSeconds: number
+  constructor(message: string, pauseSeconds: number) {
+    super(message)
+    this.pauseSeconds = pauseSeconds
+  }
+}
+
 /** Takes that may fail before an instance that should run is given up. */
 export const maxAttempts = 5
 
@@ -26,12 +36,12 @@ export const maxAttempts = 5
 export const alarmingAttempts = 10
 
 const firstPauseSeconds = 1
-/** A start is somebody's wait; an end that fails is nobody's, and must not hammer a platform that is down. */
-const longestPauseSeconds = { running: 60, stopped: 600, terminated: 600 } as const
+/** A start has no more than five attempts; an end has no last one, and must not hammer a platform that is down. */
+const longestPauseSeconds = 600
 
 /** Seconds until the next attempt: doubled each time up to the cap, and half of it by chance, so that no herd forms. */
-export function backoffSeconds(attempts: number, desired: keyof typeof longestPauseSeconds): number {
-  const full = Math.min(firstPauseSeconds * 2 ** Math.min(Math.max(0, attempts - 1), 16), longestPauseSeconds[desired])
+export function backoffSeconds(attempts: number): number {
+  const full = Math.min(firstPauseSeconds * 2 ** Math.min(Math.max(0, attempts - 1), 16), longestPauseSeconds)
   return full / 2 + (Math.random() * full) / 2
 }
 

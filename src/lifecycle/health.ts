@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { openInstance } from '../instances/gateway-config.ts'
 import { probeHealth } from '../openclaw/gateway.ts'
 import type { Observation } from '../sandbox/driver.ts'
-import { StepFailure } from './failures.ts'
+import { StepFailure, Uncounted } from './failures.ts'
 import type { Pass } from './pass.ts'
 
 const pollMs = 100
@@ -81,19 +81,13 @@ export async function lastWords({
   return words.slice(-quotedCharacters)
 }
 
-/** An agent that is fine, seen from inside its sandbox: what keeps us from it is no failure of its own. */
-export class Unreachable extends StepFailure {
-  override name = 'Unreachable'
-  constructor() {
-    super('The gateway runs, but Chowder cannot reach it.')
-  }
-}
-
 const insideTimeoutMs = 5000
+/** Between looks at an agent that cannot be reached: as soon as it can be, it is used again. */
+const unreachablePauseSeconds = 10
 
 /**
  * Asks the gateway, from here and from inside its sandbox, until it answers here or the patience for it is over. Throws
- * Unreachable when it answers inside alone.
+ * Uncounted when it answers inside alone: what keeps us from an agent that is fine is no failure of its own.
  */
 export async function isHung(pass: Pass): Promise<boolean> {
   const { lease, sandboxes, patience, signal } = pass
@@ -110,7 +104,7 @@ export async function isHung(pass: Pass): Promise<boolean> {
       // It may only be slow: it gets as long here as it got there.
       if (seen.endpoint && (await probeHealth(seen.endpoint, '/healthz', { timeoutMs: insideTimeoutMs, signal })))
         return false
-      throw new Unreachable()
+      throw new Uncounted('The gateway runs, but Chowder cannot reach it.', unreachablePauseSeconds)
     }
     await sleep(1000, undefined, { signal })
   }

@@ -56,7 +56,7 @@ export function openLanes(mostOfOne: number, bell: Bell): Lanes {
         ring(due) {
           const { organizationId, id } = due
           const [its, taken] = [kept.get(organizationId), lanes.get(organizationId) ?? 0]
-          if (taken > 0 && its?.has(id)) return // a lane that gets free rings
+          if (taken >= mostOfOne && its?.has(id)) return // the next lane that gets free rings for one of them
           const count = rung.get(organizationId) ?? 0
           if (count >= mostOfOne - taken + mostKept - (its?.size ?? 0)) return
           rung.set(organizationId, count + 1)

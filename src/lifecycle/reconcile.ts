@@ -6,8 +6,16 @@ import { IntentChanged, type Lease, takeDue, withLease } from '../instances/leas
 import type { Bell } from '../platform/bell.ts'
 import type { Logger } from '../platform/log.ts'
 import { stepDuration, timeToRunning } from '../platform/metrics.ts'
-import { alarmingAttempts, backoffSeconds, isFinal, maxAttempts, messageFor, StepFailure } from './failures.ts'
-import { endedEarly, howItEnded, lastWords, Unreachable } from './health.ts'
+import {
+  alarmingAttempts,
+  backoffSeconds,
+  isFinal,
+  maxAttempts,
+  messageFor,
+  StepFailure,
+  Uncounted,
+} from './failures.ts'
+import { endedEarly, howItEnded, lastWords } from './health.ts'
 import type { Pass, Step, StepDeps } from './pass.ts'
 import { plans } from './steps.ts'
 
@@ -16,8 +24,6 @@ export interface LifecycleDeps extends StepDeps {
   log: Logger
 }
 
-/** Between looks at an agent that cannot be reached: as soon as it can be, it is used again. */
-const unreachablePauseSeconds = 10
 /** For an attempt that says nothing about the instance. */
 const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
@@ -74,7 +80,7 @@ async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGatewa
       await lease.write({ step: step.name })
       const measure = stepDuration.startTimer({ step: step.name })
       await withLimit(step, limitMs, pass, signal).catch((error: unknown) => {
-        measure({ outcome: signal.aborted ? 'left' : 'failed' })
+        measure({ outcome: signal.aborted ? 'left' : error instanceof Uncounted ? 'postponed' : 'failed' })
         throw error
       })
       const seconds = measure({ outcome: 'done' })
@@ -151,15 +157,15 @@ async function outcome(pass: Pass, startedGateway: boolean): Promise<Parameters<
 async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<void> {
   const { desiredState, generation, attempts, step } = lease.instance
   const message = messageFor(error, step)
-  if (error instanceof Unreachable) {
-    deps.log.warn({ step }, 'an agent that runs cannot be reached, and is left as it is')
+  if (error instanceof Uncounted) {
+    deps.log.warn({ step, err: error }, 'step postponed')
     await lease.write({ attempts: notCounted })
-    return await lease.postpone(generation, unreachablePauseSeconds, message)
+    return await lease.postpone(generation, error.pauseSeconds, message)
   }
   const isAlarming = desiredState !== 'running' && attempts >= alarmingAttempts
   deps.log[isAlarming ? 'error' : 'warn']({ err: error, step, attempts, desiredState }, 'step failed')
   if (desiredState === 'running' && (isFinal(error) || attempts >= maxAttempts)) return giveUp(deps, lease, message)
-  const seconds = backoffSeconds(attempts, desiredState)
+  const seconds = backoffSeconds(attempts)
   await lease.postpone(generation, seconds, message)
 }
 
@@ -173,7 +179,7 @@ async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): 
   } catch (error) {
     lease.signal.throwIfAborted()
     log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')
-    await lease.postpone(generation, backoffSeconds(attempts, 'stopped'), errorMessage)
+    await lease.postpone(generation, backoffSeconds(attempts), errorMessage)
     return
   }
   const settled = await lease.settle(generation, { readyAt: null, errorMessage, updatedAt: sql`now()` })

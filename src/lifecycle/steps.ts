@@ -9,7 +9,7 @@ import { connectGateway } from '../openclaw/gateway.ts'
 import { writeSystemPrompt } from '../openclaw/system-prompt.ts'
 import { sandboxRestarts } from '../platform/metrics.ts'
 import { connectChannels } from './channels.ts'
-import { StepFailure } from './failures.ts'
+import { backoffSeconds, StepFailure, Uncounted } from './failures.ts'
 import { howItEnded, isAnswering, isHung, waitUntilReady } from './health.ts'
 import type { Pass, Step } from './pass.ts'
 import { isRefusedByProvider } from './provider-key.ts'
@@ -92,14 +92,21 @@ function parseJson(content: string | null): Record<string, unknown> | null {
   }
 }
 
-/** Starts the gateway if it does not run. The row stops being ready first, so that nobody is sent to a dead one. */
+/**
+ * Starts the gateway if it does not run. The row stops being ready first, so that nobody is sent to a dead one. One that
+ * has ended by itself again, before it was seen to last, is started after a pause.
+ */
 const startGateway: Step = async (pass) => {
   const { sandboxes, lease, signal } = pass
   const seen = await sandboxes.observe(lease.instance.id, signal)
   if (seen.state === 'running') return
   if (seen.state === 'absent') throw absent()
   const { exit } = seen
-  await forgetReadiness(lease, exit?.oom ? 'oom' : 'ended', `The gateway ended by itself (${howItEnded(exit)}).`)
+  const { readyAt, attempts, errorMessage } = lease.instance
+  const reason = `The gateway ended by itself (${howItEnded(exit)}).`
+  await forgetReadiness(lease, exit?.oom ? 'oom' : 'ended', reason)
+  const isFirstTry = readyAt !== null && errorMessage === null
+  if (isFirstTry && attempts > 1) throw new Uncounted(reason, backoffSeconds(attempts - 1))
   await sandboxes.start(lease.instance.id, signal)
   pass.started = true
 }

@@ -9,7 +9,7 @@ const batch = 500
 
 /**
  * Rings for due rows that nobody works on: bells that were lost, and retries whose time has come. Organizations take
- * turns, so that one with thousands of due rows keeps no other waiting. Returns how many it rang for.
+ * turns, so that one with thousands of due rows keeps no other waiting. Returns how many are due, `batch` at most.
  */
 export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<number> {
   const { id, nextAttemptAt, organizationId } = instances

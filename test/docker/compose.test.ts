@@ -106,6 +106,7 @@ describe('docker compose', () => {
   it('publishes the API’s port, and no other', async () => {
     const open = await scanFromOutside()
     expect(open.filter((one) => !openBefore.includes(one))).toEqual([port])
+    expect(await dockerd.docker('ps', '--format', '{{.Ports}}')).not.toContain(':3978->')
     for (const path of ['/metrics', '/queues', '/admin', '/debug/pprof', '/config/'])
       expect([path, (await client.get(path)).status]).toEqual([path, 404])
   })

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vit
 import { permissions } from '../../src/database/schema.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
+import { watchStalls } from '../support/stalls.ts'
 import { delta, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -396,7 +397,7 @@ describe('A12: the end of a key', () => {
       (id: string) => chowder.database.pool.query('UPDATE api_keys SET expires_at = now() WHERE id = $1', [id]),
     ],
   ])(
-    'a stream is cut with response.failed within seconds once its key %s; an organization key’s goes on',
+    'a stream is cut with response.failed in under 5 s once its key %s; an organization key’s goes on',
     async (_what, end) => {
       const gateway = await startStubGateway((response) => startStream(response).write(streamHead))
       onTestFinished(() => gateway.close())
@@ -417,11 +418,12 @@ describe('A12: the end of a key', () => {
       expect([cut.status, kept.status]).toEqual([200, 200])
 
       const endedAt = performance.now()
+      const stalledMs = watchStalls()
       await end(id, tenant.key)
       const { events } = readEvents(await cut.text())
       expectWholeStream(events)
       expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { error: { code: 'unauthenticated' } } })
-      expect(performance.now() - endedAt).toBeLessThan(10_000)
+      expect(performance.now() - endedAt - stalledMs()).toBeLessThan(5000)
       const [ofCut, ofKept] = gateway.received
       await until('the gateway to be left', () => ofCut?.abortedAt !== undefined)
       ofKept?.response.end(delta('done'))
@@ -429,7 +431,7 @@ describe('A12: the end of a key', () => {
     },
   )
 
-  test('a wait that is under way is cut off within seconds once its key is revoked', async () => {
+  test('a wait that is under way is cut off in under 5 s once its key is revoked', async () => {
     const tenant = await newTenant()
     const { id, key } = await scopedKey(tenant)
     const wait = (key: string, timeout: number) =>
@@ -446,9 +448,10 @@ describe('A12: the end of a key', () => {
     await until('both waits', () => waiting === 2)
     await Promise.all([statusOf(tenant.key, tenant), statusOf(key, tenant)]) // a look at a key is shared
     const endedAt = performance.now()
+    const stalledMs = watchStalls()
     await replica.call('DELETE', `/v1/keys/${id}`, { key: tenant.key })
     await expect(cut).rejects.toThrow()
-    expect(performance.now() - endedAt).toBeLessThan(10_000)
+    expect(performance.now() - endedAt - stalledMs()).toBeLessThan(5000)
     expect((await kept).status).toBe(200)
   })
 

@@ -199,7 +199,7 @@ describe('DELETE /v1/organization', () => {
       const ids = await query('SELECT id FROM instances WHERE organization_id = $1', organizationId)
       expect(ids.filter(({ id }) => driver.sandboxes.has(id))).toEqual([])
     }
-  }, 60_000)
+  })
 
   test('a paid subscription is cancelled, also when Stripe is down at first', async () => {
     const { id: organizationId, key } = await chowder.signUp()

@@ -10,6 +10,7 @@ import type { StreamEvent } from '../../src/responses/stream-events.ts'
 import { defaultTimes } from '../../src/responses/turn.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream } from '../support/response-schemas.ts'
+import { watchStalls } from '../support/stalls.ts'
 import {
   type Answer,
   answerFailed,
@@ -335,7 +336,7 @@ describe('who may connect', () => {
     expect(await turn()).toMatchObject([{ type: 'error', status: 409 }])
   })
 
-  test('a key that is revoked is cut off within seconds, with and without a turn', async () => {
+  test('a key that is revoked is cut off within 5 s, with and without a turn', async () => {
     const issued = await chowder.call('POST', '/v1/keys', {
       key,
       body: { name: 'k', instance_ids: [id], permissions: ['interact'] },
@@ -346,8 +347,9 @@ describe('who may connect', () => {
     await until('the turn', () => gateway.received.length === 1)
     expect((await chowder.call('DELETE', `/v1/keys/${issued.body.id}`, { key })).status).toBe(204)
     const revokedAt = performance.now()
+    const stalledMs = watchStalls()
     expect(await Promise.all([idle.closed, busy.closed])).toEqual([1008, 1008])
-    expect(performance.now() - revokedAt).toBeLessThan(10_000)
+    expect(performance.now() - revokedAt - stalledMs()).toBeLessThan(5000)
     expect(idle.frames).toMatchObject([{ type: 'error', status: 401 }])
     expect(busy.frames.at(-1)).toMatchObject({ type: 'error', status: 401 })
     expect(busy.frames.at(-2)).toMatchObject({

@@ -20,6 +20,7 @@ import { strictBodies } from '../../src/platform/validation.ts'
 import { type ResponseDeps, responseRoutes } from '../../src/responses/routes.ts'
 import type { StreamEvent } from '../../src/responses/stream-events.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
+import { watchStalls } from '../support/stalls.ts'
 import {
   type Answer,
   answerFailed,
@@ -802,7 +803,7 @@ describe('a client that does not read', () => {
     ;(await response).on('error', () => {}).pause()
     const startedAt = performance.now()
     const closed = other.app.close()
-    await Promise.race([closed, wait(10_000)])
+    await Promise.race([closed, wait(quick.limitMs)])
     expect(performance.now() - startedAt).toBeLessThan(quick.limitMs / 2)
     const { rows } = await database.pool.query('SELECT status FROM responses WHERE instance_id = $1', [instance])
     expect(rows).toEqual([{ status: 'failed' }])
@@ -887,7 +888,7 @@ describe('A12: while a turn runs', () => {
     return other.url
   }
 
-  test('a key that is refused from then on ends it within seconds, with response.failed or a 401', async () => {
+  test('a key that is refused from then on ends it in under 5 s, with response.failed or a 401', async () => {
     let isRefused = false
     const url = await open(async () => (isRefused ? null : caller))
     const waiting = post(hello, { url })
@@ -895,9 +896,10 @@ describe('A12: while a turn runs', () => {
     await until(() => expect(gateway.received).toHaveLength(2))
     isRefused = true
     const startedAt = performance.now()
+    const stalledMs = watchStalls()
     expectFailed(readEvents(await streamed.text()).events, 'unauthenticated')
     expect(await failure(await waiting)).toMatchObject({ status: 401, detail: texts.unknownKey })
-    expect(performance.now() - startedAt).toBeLessThan(10_000)
+    expect(performance.now() - startedAt - stalledMs()).toBeLessThan(5_000)
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
   })
 

@@ -76,3 +76,18 @@ test('a sweep rings for no more of an organization than can be of use, and not f
   await works[1]
   expect(sweep(), 'nobody else rings').toContain('a12')
 })
+
+test('a sweep rings for what is kept while a lane of its organization is free', async () => {
+  const { workOn, end } = openWorks()
+  const rung: string[] = []
+  const { run, bellOfSweep } = openLanes(2, { ring: ({ id }) => rung.push(id) })
+  void run(row('a', 'hangs'), workOn('hangs'))
+  const other = run(row('a', 'ends'), workOn('ends'))
+  for (const id of ['a1', 'a2']) await run(row('a', id), workOn(id))
+  end('ends')
+  await other
+  expect(rung.splice(0)).toEqual(['a1'])
+  // Another worker took that one: this one's lane stays free.
+  bellOfSweep().ring(row('a', 'a2'))
+  expect(rung).toEqual(['a2'])
+})
