@@ -15,10 +15,10 @@ export default defineConfig({
       project('unit', { testTimeout: 30_000 }),
       project('integration', { testTimeout: minute, globalSetup: ['test/support/servers.ts'] }),
       project('e2e', {
-        testTimeout: 3 * minute,
+        testTimeout: 6 * minute,
         globalSetup: withAgents,
       }),
-      project('docker', { testTimeout: 3 * minute }),
+      project('docker', { testTimeout: 6 * minute }),
       project('chaos', {
         testTimeout: 10 * minute,
         globalSetup: withAgents,

@@ -108,6 +108,7 @@ describe('chat channels of a real agent', () => {
     }
     expect(await connect('mattermost', config)).toMatchObject({ status: 200, body: { status: 'connected' } })
     expect(await findGateway(id)).toEqual(gateway)
+    await until('the bot to be let in', () => mattermost.isListening())
     await pairAndTalk('mattermost', (text) => mattermost.write({ id: 'bob', name: 'bob' }, text), mattermost.posts)
   })
 

@@ -161,7 +161,8 @@ describe('the life of a real agent', () => {
     expect(await exists(gateway.home)).toBe(true)
     const orphan = 'sleep 86399'
     await say(client, sessionPath(id, 'tool'), `[[fake:tool=exec {"command":"setsid -f ${orphan} >/dev/null 2>&1"}]]`)
-    expect(await commandsIn(gateway.sandbox)).toContain(orphan) // nobody's child and in no group of the gateway's
+    // Nobody's child, and in no group of the gateway's.
+    await until('the orphan', async () => (await commandsIn(gateway.sandbox)).includes(orphan))
     expect((await client.delete(path)).status).toBe(204)
     expect((await client.get(path)).body).toMatchObject({ status: 'terminated' })
     expect((await client.get('/v1/instances')).body).toEqual([])

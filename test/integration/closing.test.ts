@@ -35,7 +35,7 @@ test('a server that closes answers what still comes in on its connections, and i
   expect(head).toMatch(/^HTTP\/1\.1 200 /)
   expect(JSON.parse(body)).toMatchObject({ id: organizationId })
   await closed
-  expect(performance.now() - began).toBeLessThan(5000)
+  expect(performance.now() - began).toBeLessThan(15_000)
 })
 
 const connections = () =>

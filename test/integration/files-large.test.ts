@@ -15,7 +15,7 @@ const mebibyte = 1024 * 1024
 const transferClient = fileURLToPath(new URL('../support/transfer-client.mjs', import.meta.url))
 
 test('a file of 1 GiB goes up and down whole while the memory of the server stays flat', {
-  timeout: 120_000,
+  timeout: 300_000,
 }, async () => {
   const workspaces = await openWorkspaces()
   const { base } = await workspaces.made()

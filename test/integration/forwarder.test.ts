@@ -70,7 +70,9 @@ describe('the forwarder before a gateway', () => {
   })
 
   test('lets anybody ask how the gateway is, by these paths and GET alone', async () => {
-    expect(await probeHealth(endpoint(), '/healthz', { timeoutMs: 2000, signal: AbortSignal.timeout(5000) })).toBe(true)
+    expect(await probeHealth(endpoint(), '/healthz', { timeoutMs: 20_000, signal: AbortSignal.timeout(20_000) })).toBe(
+      true,
+    )
     const statuses = await Promise.all([
       fetch(`${url}/healthz`, { method: 'POST' }),
       fetch(`${url}/healthz?x`),

@@ -241,7 +241,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     await until('a poll of the waiting one', async () => (await call('GET', `/${id}/status`)).status === 200)
     await become(id, states.running)
     expect(await answer).toMatchObject({ status: 'running' })
-    expect((await answer).ms).toBeLessThan(5000)
+    expect((await answer).ms).toBeLessThan(15_000)
   })
 
   test.each(['error', 'stopped', 'terminated'] as const)(
@@ -251,7 +251,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
       const answer = wait(id, 'wait=running&timeout=20')
       await become(id, states[state])
       expect((await answer).status).toBe(state)
-      expect((await answer).ms).toBeLessThan(5000)
+      expect((await answer).ms).toBeLessThan(15_000)
     },
   )
 
@@ -267,7 +267,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
   ] as const)('waiting for %s is answered at once when it is %s', async (wanted, state) => {
     const { status, ms } = await wait(await createIn(state), `wait=${wanted}&timeout=20`)
     expect(status).toBe(state)
-    expect(ms).toBeLessThan(5000)
+    expect(ms).toBeLessThan(15_000)
   })
 
   test('waiting for stopped lasts until the agent has been stopped', async () => {
@@ -280,15 +280,15 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     expect(short.ms).toBeGreaterThan(900)
     const answer = wait(id, 'wait=stopped&timeout=20')
     await become(id, states.stopped)
-    expect((await answer).ms).toBeLessThan(5000)
+    expect((await answer).ms).toBeLessThan(15_000)
   })
 
   test('answers with what there is when the time is over', async () => {
     const { status, ms } = await wait(await create(), 'wait=running&timeout=1')
     expect(status).toBe('provisioning')
     expect(ms).toBeGreaterThan(900)
-    expect(ms).toBeLessThan(5000)
-    expect((await wait(await create(), 'wait=running&timeout=0')).ms).toBeLessThan(5000)
+    expect(ms).toBeLessThan(15_000)
+    expect((await wait(await create(), 'wait=running&timeout=0')).ms).toBeLessThan(15_000)
   })
 
   test.each(['wait=error', 'wait=', 'timeout=61', 'timeout=-1', 'timeout=x', 'until=running'])(

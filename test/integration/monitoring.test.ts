@@ -10,6 +10,7 @@ import { openQueue } from '../../src/lifecycle/queue.ts'
 import { serveMetrics } from '../../src/platform/metrics.ts'
 import { provideProgram } from '../support/debian-package.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
 
 const run = promisify(execFile)
 const log = pino({ level: 'silent' })
@@ -34,7 +35,11 @@ beforeAll(async () => {
     [openBacklog({ db: database.db, queue })],
     log,
   )
-  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+  // The database's figures are left out of an answer that they are too late for.
+  const text = await until('all figures', async () => {
+    const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+    return ['chowder_due_instances', 'chowder_queue_waiting_jobs'].every((name) => text.includes(name)) ? text : null
+  })
   await close()
   await queue.close()
   served = new Set([...text.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => name!))

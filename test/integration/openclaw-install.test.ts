@@ -68,10 +68,12 @@ test('what is there is not installed again', async () => {
 })
 
 test('of several at once one installs and the others wait', async () => {
-  await npmDoes(`sleep 0.3${good}`)
-  expect(await Promise.all([install(), install(), install()])).toEqual([folder, folder, folder])
+  await npmDoes(`until [ -e "$0.go" ]; do sleep 0.05; done${good}`)
+  const installing = Promise.all([install(), install(), install()])
+  await until('two to wait', () => lines.filter((line) => line.includes('waiting for it')).length === 2)
+  await writeFile(join(root, 'bin/npm.go'), '')
+  expect(await installing).toEqual([folder, folder, folder])
   expect(await npmCalls()).toHaveLength(1)
-  expect(lines.filter((line) => line.includes('waiting for it'))).toHaveLength(2)
 })
 
 test('what a killed process left is removed and never used', async () => {

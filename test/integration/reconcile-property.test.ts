@@ -194,7 +194,7 @@ test(
       })
     }
   },
-  1000 * Math.max(120, manySeeds),
+  1000 * Math.max(300, manySeeds),
 )
 
 test('a delete that comes while a worker is at any of its calls is never swallowed', async () => {

@@ -691,7 +691,7 @@ describe('a streamed message', () => {
     gateway.answer = (response) => {
       ports.push(response.socket?.remotePort)
       startStream(response).write(wholeStream.slice(0, -done.length))
-      setTimeout(() => response.end(done), 50)
+      setTimeout(() => response.end(done), 5)
     }
     for (const count of [1, 2]) {
       await (await post(stream, { url: other.url })).text()
@@ -784,7 +784,7 @@ const endless: Answer = (response) => {
 
 describe('a client that does not read', () => {
   test('is cut off once its turn was ended, and how that ended is written down', async () => {
-    const other = await startApi(async () => running, { times: { ...quick, limitMs: 500 } })
+    const other = await startApi(async () => running, { times: { ...quick, limitMs: 5_000 } })
     onTestFinished(() => other.app.close())
     gateway.answer = endless
     const { response } = await openRaw({ ...hello, stream: true }, other.url)
@@ -952,7 +952,7 @@ describe('a gateway that falls silent', () => {
   })
 
   test.each(['failing', 'hung'] as const)('and whose health is %s is a 504 not to be repeated', async (health) => {
-    const url = await open()
+    const url = await open({ probeEveryMs: 3_000 })
     gateway.answer = () => {}
     gateway.health = health
     expect(await failure(await post(hello, { url }))).toMatchObject({
@@ -961,7 +961,7 @@ describe('a gateway that falls silent', () => {
       error: { type: 'server_error' },
       shouldRetry: 'false',
     })
-    expect(gateway.healthProbes).toBe(3)
+    await until(() => expect(gateway.healthProbes).toBe(3))
     await until(() => expect(lastReceived().abortedAt).toBeDefined())
   })
 

@@ -216,7 +216,7 @@ describe('a local sandbox', () => {
     const id = await started()
     const left = await ask(await observe(id), '/spawn')
     const inExec = `setsid sh -c 'echo $$ >pid; exec sleep 300' & until [ -s pid ]; do sleep 0.05; done; cat pid`
-    const { stdout } = await host.driver.exec(id, ['sh', '-c', inExec], { timeoutMs: 5000 }, within())
+    const { stdout } = await host.driver.exec(id, ['sh', '-c', inExec], { timeoutMs: 15_000 }, within())
     const escaped = Number(stdout)
     expect([await isRunning(left), await isRunning(escaped)]).toEqual([true, true])
     await stop(id)
@@ -447,7 +447,7 @@ describe('a local sandbox', () => {
   test('is destroyed also when its folders are nested deeper than a path can be long', async () => {
     const id = await created()
     const nest = `for i in $(seq 200); do mkdir ${'d'.repeat(200)} && cd ${'d'.repeat(200)} || exit 1; done`
-    const nested = await host.driver.exec(id, ['bash', '-c', nest], { timeoutMs: 10_000 }, within())
+    const nested = await host.driver.exec(id, ['bash', '-c', nest], { timeoutMs: 15_000 }, within())
     expect(nested).toMatchObject({ exitCode: 0 })
     await host.driver.destroy(id, within())
     expect((await observe(id)).state).toBe('absent')

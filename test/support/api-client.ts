@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
-const requestTimeoutMs = 150_000
+const requestTimeoutMs = 300_000
 const statusEveryMs = 200
 
 export interface Answer {
@@ -78,7 +78,7 @@ export async function signUp(url: string, anthropicKey: string): Promise<string>
 }
 
 /** Polls an instance as a client does until it has a status; throws when it is `error` instead, or after `timeoutMs`. */
-export async function waitForStatus(client: Api, id: string, wanted: string, timeoutMs = 180_000): Promise<void> {
+export async function waitForStatus(client: Api, id: string, wanted: string, timeoutMs = 240_000): Promise<void> {
   const deadline = performance.now() + timeoutMs
   for (;;) {
     const { status, body } = await client.get(`/v1/instances/${id}/status`)

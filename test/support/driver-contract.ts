@@ -19,7 +19,7 @@ export interface DriverUnderTest {
   close(): Promise<void>
 }
 
-const deadlineMs = 15_000
+const deadlineMs = 45_000
 const within = () => AbortSignal.timeout(deadlineMs)
 
 /** What every sandbox driver promises. */

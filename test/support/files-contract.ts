@@ -15,7 +15,7 @@ interface FilesUnderTest {
   runsPrograms(): boolean
 }
 
-const deadlineMs = 15_000
+const deadlineMs = 45_000
 const within = () => AbortSignal.timeout(deadlineMs)
 
 /** What every sandbox's files promise. */
@@ -275,7 +275,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await files.write('state/secret', Buffer.from('secret'), {}, within())
     await files.write('work/a/secret', Buffer.from('mine'), {}, within())
     const swap = `cd work; while :; do mv a b; ln -s ../state a; rm a; mv b a; done`
-    const swapping = exec(id, swap, 1500)
+    const swapping = exec(id, swap, 5000)
     let isSwapping = true
     const swapped = swapping.finally(() => {
       isSwapping = false

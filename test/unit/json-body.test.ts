@@ -29,6 +29,6 @@ describe('a JSON body', () => {
     const text = JSON.stringify([`${'\\"'.repeat(2_000_000)}`, 'x'.repeat(12_000_000)])
     const startedAt = performance.now()
     parse(text)
-    expect(performance.now() - startedAt).toBeLessThan(2000)
+    expect(performance.now() - startedAt).toBeLessThan(15_000)
   })
 })
