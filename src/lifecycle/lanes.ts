@@ -11,8 +11,8 @@ export interface Lanes {
    */
   run(due: Due, work: () => Promise<void>): Promise<void>
   /**
-   * A bell for one sweep. It does not ring for rows whose own is kept, nor for more of an organization's than there may
-   * be lanes and kept bells: others would be in vain, and a slow worker would be busy with them alone.
+   * A bell for one sweep. While an organization has all its lanes it does not ring for rows whose own bell is kept, and
+   * never for more than there may be lanes and kept bells: others would be in vain, and a slow worker busy with them alone.
    */
   bellOfSweep(): Bell
 }
