@@ -307,10 +307,12 @@ test('F6: slow queries hold every connection: health is honest and quick, the re
 
   for (let round = 0; round < 100 / poolSize; round += 1) {
     const after = await Promise.all(
-      Array.from(
-        { length: poolSize },
-        (_, index) =>
-        api.call('POST', '/v1/instances', { key, body: { name: `after load ${round} ${index}` }, headers: { 'idempotency-key': `a${round}-${index}` } }), // biome-ignore format: short
+      Array.from({ length: poolSize }, (_, index) =>
+        api.call('POST', '/v1/instances', {
+          key,
+          body: { name: `after load ${round} ${index}` },
+          headers: { 'idempotency-key': `a${round}-${index}` },
+        }),
       ),
     )
     expect(new Set(after.map(({ status }) => status))).toEqual(new Set([201]))

@@ -1,3 +1,5 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+
 const tickMs = 20
 
 /**
@@ -5,15 +7,10 @@ const tickMs = 20
  * answer, in ms, is of the time until it is asked for.
  */
 export function watchStalls(): () => number {
-  let stalledMs = 0
-  let lastAt = performance.now()
-  const timer = setInterval(() => {
-    const now = performance.now()
-    stalledMs += Math.max(0, now - lastAt - tickMs)
-    lastAt = now
-  }, tickMs)
+  const ticks = monitorEventLoopDelay({ resolution: tickMs })
+  ticks.enable()
   return () => {
-    clearInterval(timer)
-    return stalledMs + Math.max(0, performance.now() - lastAt - tickMs)
+    ticks.disable()
+    return ticks.count === 0 ? 0 : Math.max(0, (ticks.mean / 1e6 - tickMs) * ticks.count)
   }
 }
