@@ -1,6 +1,6 @@
 import type pg from 'pg'
+import { newId } from '#platform/ids.ts'
 import { startChowder } from '../demo/chowder-process.ts'
-import { newId } from '../src/platform/ids.ts'
 import type { BareSetup } from './bare-fastify.ts'
 import { type Figure, figure, type Round } from './figures.ts'
 import type { Measured } from './load.ts'

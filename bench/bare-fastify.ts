@@ -1,6 +1,6 @@
 import fastify from 'fastify'
 import pg from 'pg'
-import { newId } from '../src/platform/ids.ts'
+import { newId } from '#platform/ids.ts'
 import { answerMessages, listen } from './program.ts'
 
 export interface BareSetup {

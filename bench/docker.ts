@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { dockerSettings } from '#composition/docker-settings.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
+import { loadConfig } from '#platform/config.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import { type Engine, openEngine } from '#sandbox/docker/engine.ts'
+import { openImages } from '#sandbox/docker/image.ts'
 import { startChowder } from '../demo/chowder-process.ts'
-import { dockerSettings } from '../src/docker-settings.ts'
-import { defaultRelease } from '../src/openclaw/releases.ts'
-import { loadConfig } from '../src/platform/config.ts'
-import { StartupError } from '../src/platform/startup-error.ts'
-import { type Engine, openEngine } from '../src/sandbox/docker/engine.ts'
-import { openImages } from '../src/sandbox/docker/image.ts'
 import { createAgent, inTurn, secondsOf, until, untilAgentIs } from './agents.ts'
 import {
   exists,

@@ -1,6 +1,6 @@
 import { availableParallelism, cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
-import { StartupError } from '../src/platform/startup-error.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import { measureApi } from './api.ts'
 import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'

@@ -1,7 +1,7 @@
 import fastify from 'fastify'
 import pg from 'pg'
 import { Agent, request } from 'undici'
-import { newId } from '../src/platform/ids.ts'
+import { newId } from '#platform/ids.ts'
 import { answerMessages, listen } from './program.ts'
 
 export interface PassThrough {

@@ -4,10 +4,10 @@ import { chmod, mkdir, mkdtemp, open, readFile, realpath, rm, symlink } from 'no
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { installRelease } from '../src/openclaw/install.ts'
-import { defaultRelease } from '../src/openclaw/releases.ts'
-import { Env } from '../src/platform/config.ts'
-import { dataFolder, prepareDataFolder } from '../src/platform/data-folder.ts'
+import { installRelease } from '#openclaw/install.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
+import { Env } from '#platform/config.ts'
+import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
 
 const root = join(import.meta.dirname, '..')
 const startTimeoutMs = 120_000

@@ -2,14 +2,14 @@ import './platform/node-version.ts'
 import './platform/package-lookups.ts'
 
 import closeWithGrace from 'close-with-grace'
+import type { Closers, Role } from './composition/start.ts'
 import { BadEnvironment, type Config, loadConfig } from './platform/config.ts'
 import { atMost } from './platform/deadline.ts'
 import { type Logger, openLog } from './platform/log.ts'
 import { StartupError } from './platform/startup-error.ts'
-import type { Closers, Role } from './start.ts'
 
 // Once all of the above has had its effect.
-const { roles, start } = await import('./start.ts')
+const { roles, start } = await import('./composition/start.ts')
 
 /** Draining: reconciles 30 s, agents 20 s, PostgreSQL 40 s, the rest seconds. After this the process ends as it is. */
 const shutdownTimeoutMs = 120_000

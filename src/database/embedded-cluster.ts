@@ -3,8 +3,8 @@ import { randomBytes } from 'node:crypto'
 import { access, chown, lchown, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
-import { copyOnce, makeOnce, textMadeOnce } from '../platform/data-folder.ts'
-import { StartupError } from '../platform/startup-error.ts'
+import { copyOnce, makeOnce, textMadeOnce } from '#platform/data-folder.ts'
+import { StartupError } from '#platform/startup-error.ts'
 
 /** The name of the embedded cluster's superuser, whom Chowder is, and of its database. */
 export const databaseName = 'chowder'

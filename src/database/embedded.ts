@@ -1,9 +1,9 @@
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { prepareDataFolder } from '../platform/data-folder.ts'
-import type { Logger } from '../platform/log.ts'
-import { StartupError } from '../platform/startup-error.ts'
+import { prepareDataFolder } from '#platform/data-folder.ts'
+import type { Logger } from '#platform/log.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import { type Cluster, databaseName, prepareCluster } from './embedded-cluster.ts'
 import { type Address, findPostmaster, StillInUse, startPostmaster, stopPostmaster } from './embedded-postmaster.ts'
 

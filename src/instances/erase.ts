@@ -1,8 +1,8 @@
 import { and, eq, inArray, ne, type SQL, sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
-import { instances } from '../database/schema.ts'
-import { changedBy } from '../events/store.ts'
-import { terminatedReadableDays } from './store.ts'
+import type { Db } from '#database/client.ts'
+import { instances } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { terminatedReadableDays } from './row.ts'
 
 /** Rows that one statement empties at most; the next one follows at once. */
 const batch = 500

@@ -1,8 +1,8 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
-import type { Db, Transaction } from '../database/client.ts'
-import { type Instance, instances } from '../database/schema.ts'
-import { changedBy } from '../events/store.ts'
-import { leasesLost } from '../platform/metrics.ts'
+import type { Db, Transaction } from '#database/client.ts'
+import { type Instance, instances } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { leasesLost } from '#platform/metrics.ts'
 import { isDueNow, isNotTerminated, isRunningAtRest, isSettled } from './status.ts'
 
 /** How long a take or a renewal holds: also how long a killed holder blocks its row. */

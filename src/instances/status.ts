@@ -1,5 +1,5 @@
 import { and, eq, isNotNull, isNull, ne, type SQL, sql } from 'drizzle-orm'
-import { type Instance, instances } from '../database/schema.ts'
+import { type Instance, instances } from '#database/schema.ts'
 
 export const instanceStatuses = ['provisioning', 'running', 'stopped', 'error', 'terminated'] as const
 export type InstanceStatus = (typeof instanceStatuses)[number]

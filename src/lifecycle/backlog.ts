@@ -1,9 +1,9 @@
 import { Gauge, Registry } from '@prometheus-io/client'
 import { type SQL, sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
-import { instances } from '../database/schema.ts'
-import { hasStatus, instanceStatuses, isDueNow, isNotTerminated } from '../instances/status.ts'
-import type { MetricSource } from '../platform/metrics.ts'
+import type { Db } from '#database/client.ts'
+import { instances } from '#database/schema.ts'
+import { hasStatus, instanceStatuses, isDueNow, isNotTerminated } from '#instances/status.ts'
+import type { MetricSource } from '#platform/metrics.ts'
 import { alarmingAttempts } from './failures.ts'
 import type { ReconcileQueue } from './queue.ts'
 

@@ -1,10 +1,10 @@
 import { isDeepStrictEqual } from 'node:util'
 import { and, eq, inArray, sql } from 'drizzle-orm'
-import { type Instance, instances } from '../database/schema.ts'
-import { changedBy } from '../events/store.ts'
-import { isRunningAtRest, isSettled, publicStatus } from '../instances/status.ts'
-import { probeHealth } from '../openclaw/gateway.ts'
-import { isId } from '../platform/ids.ts'
+import { type Instance, instances } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { isRunningAtRest, isSettled, publicStatus } from '#instances/status.ts'
+import { probeHealth } from '#openclaw/gateway.ts'
+import { isId } from '#platform/ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 
 /** Sandboxes looked at side by side. */

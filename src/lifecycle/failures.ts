@@ -1,6 +1,6 @@
-import { GatewayRefusal } from '../openclaw/gateway.ts'
-import { AppError } from '../platform/errors.ts'
-import { SandboxCapacityError, SandboxPathError } from '../sandbox/driver.ts'
+import { GatewayRefusal } from '#openclaw/gateway.ts'
+import { AppError } from '#platform/errors.ts'
+import { SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
 
 /** A failure with a message fit for the instance's owner. `final` when trying again cannot heal it. */
 export class StepFailure extends Error {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openInstance } from '../instances/gateway-config.ts'
-import { probeHealth } from '../openclaw/gateway.ts'
-import type { Observation } from '../sandbox/driver.ts'
+import { openInstance } from '#instances/gateway/configuration.ts'
+import { probeHealth } from '#openclaw/gateway.ts'
+import type { Observation } from '#sandbox/driver.ts'
 import { StepFailure, Uncounted } from './failures.ts'
 import type { Pass } from './pass.ts'
 

@@ -1,4 +1,4 @@
-import type { Bell, Due } from '../platform/bell.ts'
+import type { Bell, Due } from '#instances/queue.ts'
 
 /** Bells an organization has kept for it; a sweep rings for what is beyond. */
 const mostKept = 64

@@ -1,9 +1,9 @@
-import type { Db } from '../database/client.ts'
-import type { Lease } from '../instances/lease.ts'
-import type { BaseUrls } from '../openclaw/config.ts'
-import type { Logger } from '../platform/log.ts'
-import type { Vault } from '../platform/secrets.ts'
-import type { SandboxDriver } from '../sandbox/driver.ts'
+import type { Db } from '#database/client.ts'
+import type { Lease } from '#instances/lease.ts'
+import type { BaseUrls } from '#openclaw/config.ts'
+import type { Logger } from '#platform/log.ts'
+import type { Vault } from '#platform/secrets.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
 
 /** How patient the steps are, in ms; tests shorten them. */
 export interface Patience {

@@ -2,9 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createPostgresBackend, type Job, Queue, runMigrations, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
-import type { Bell, Due } from '../platform/bell.ts'
-import { atMost } from '../platform/deadline.ts'
-import { type Logger, logFirstAndRecovery } from '../platform/log.ts'
+import type { Bell, Due } from '#instances/queue.ts'
+import { atMost } from '#platform/deadline.ts'
+import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 
 const name = 'reconcile-instance'
 /**

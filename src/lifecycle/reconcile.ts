@@ -1,11 +1,11 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
-import { instances } from '../database/schema.ts'
-import { findIntent } from '../events/store.ts'
-import { IntentChanged, type Lease, takeDue, withLease } from '../instances/lease.ts'
-import type { Bell } from '../platform/bell.ts'
-import type { Logger } from '../platform/log.ts'
-import { stepDuration, timeToRunning } from '../platform/metrics.ts'
+import { instances } from '#database/schema.ts'
+import { findIntent } from '#history/record.ts'
+import { IntentChanged, type Lease, takeDue, withLease } from '#instances/lease.ts'
+import type { Bell } from '#instances/queue.ts'
+import type { Logger } from '#platform/log.ts'
+import { stepDuration, timeToRunning } from '#platform/metrics.ts'
 import {
   alarmingAttempts,
   backoffSeconds,

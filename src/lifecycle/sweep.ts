@@ -1,8 +1,8 @@
 import { and, eq, sql } from 'drizzle-orm'
-import type { Db } from '../database/client.ts'
-import { instances } from '../database/schema.ts'
-import { dueColumns, isDueNow } from '../instances/status.ts'
-import type { Bell } from '../platform/bell.ts'
+import type { Db } from '#database/client.ts'
+import { instances } from '#database/schema.ts'
+import type { Bell } from '#instances/queue.ts'
+import { dueColumns, isDueNow } from '#instances/status.ts'
 
 /** Rows a sweep rings for at most; the next one, 5 s later, takes the rest. */
 const batch = 500

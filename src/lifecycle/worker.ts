@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { atMost } from '../platform/deadline.ts'
-import { logFirstAndRecovery } from '../platform/log.ts'
+import { atMost } from '#platform/deadline.ts'
+import { logFirstAndRecovery } from '#platform/log.ts'
 import { openDriftPass } from './drift.ts'
 import { openLanes } from './lanes.ts'
 import type { ReconcileQueue } from './queue.ts'

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Inside, SandboxAccess } from '../sandbox/driver.ts'
+import type { Inside, SandboxAccess } from '#sandbox/driver.ts'
 import { releaseSource } from './releases.ts'
 
 const execTimeoutMs = 30_000

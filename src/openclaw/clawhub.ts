@@ -1,4 +1,4 @@
-import { AppError } from '../platform/errors.ts'
+import { AppError } from '#platform/errors.ts'
 import { type Verdict, verdictOf } from './clawhub-verdict.ts'
 import { isObject } from './json.ts'
 

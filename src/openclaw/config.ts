@@ -1,5 +1,5 @@
-import type { ModelProvider } from '../database/schema.ts'
-import type { Inside } from '../sandbox/driver.ts'
+import type { ModelProvider } from '#database/schema.ts'
+import type { Inside } from '#sandbox/driver.ts'
 import { mergePatch } from './json.ts'
 import { gatewayProviders } from './model.ts'
 import { defaultModel } from './releases.ts'

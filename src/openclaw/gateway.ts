@@ -1,7 +1,7 @@
 import { request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { WebSocket } from 'ws'
-import type { Endpoint } from '../sandbox/driver.ts'
+import type { Endpoint } from '#sandbox/driver.ts'
 import { isObject } from './json.ts'
 
 export type { Endpoint }

@@ -3,7 +3,7 @@ import { chmod, copyFile, mkdir, readdir, realpath, rename, rm, stat } from 'nod
 import { basename, dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Progress } from '../sandbox/driver.ts'
+import type { Progress } from '#sandbox/driver.ts'
 
 const deadlineMs = 15 * 60_000
 const progressMs = 2000

@@ -1,6 +1,6 @@
 import { mkdir, readFile, symlink } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import type { Progress } from '../sandbox/driver.ts'
+import type { Progress } from '#sandbox/driver.ts'
 import { channelPlugin, channelPluginFolder } from './channel-plugins.ts'
 import { exists, installLocked, run } from './install-locked.ts'
 import { openclawVersion, packageCount, releaseFolder, releaseSource } from './releases.ts'

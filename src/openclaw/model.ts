@@ -1,5 +1,5 @@
-import type { ModelProvider } from '../database/schema.ts'
-import { AppError } from '../platform/errors.ts'
+import type { ModelProvider } from '#database/schema.ts'
+import { AppError } from '#platform/errors.ts'
 
 /** What a model name may look like: it becomes a header. For schemas, which answer 422. */
 export const modelPattern = '^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,199}$'

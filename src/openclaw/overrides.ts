@@ -1,4 +1,4 @@
-import { AppError } from '../platform/errors.ts'
+import { AppError } from '#platform/errors.ts'
 import { isObject } from './json.ts'
 import { bareModel } from './model.ts'
 

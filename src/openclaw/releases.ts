@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { ModelProvider } from '../database/schema.ts'
+import type { ModelProvider } from '#database/schema.ts'
 
 const root = join(import.meta.dirname, '../../releases')
 

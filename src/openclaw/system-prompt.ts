@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { text } from 'node:stream/consumers'
-import type { SandboxFiles } from '../sandbox/driver.ts'
+import type { SandboxFiles } from '#sandbox/driver.ts'
 import { soulPath } from './config.ts'
 
 /** Beside the state, so that a new file system or a restored one brings it along. */

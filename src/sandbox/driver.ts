@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream'
-import { AppError } from '../platform/errors.ts'
-import { texts } from '../platform/texts.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
 
 export { type PathFault, SandboxAbsentError, SandboxCapacityError, SandboxPathError } from './errors.ts'
 

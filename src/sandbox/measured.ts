@@ -1,5 +1,5 @@
-import { AppError } from '../platform/errors.ts'
-import { driverCallDuration } from '../platform/metrics.ts'
+import { AppError } from '#platform/errors.ts'
+import { driverCallDuration } from '#platform/metrics.ts'
 import {
   SandboxAbsentError,
   SandboxCapacityError,

@@ -1,7 +1,7 @@
 import { createReadStream } from 'node:fs'
 import { createInterface } from 'node:readline'
 import type pg from 'pg'
-import { publicStatus } from '../../src/instances/status.ts'
+import { publicStatus } from '#instances/status.ts'
 import type { CloudEvent } from '../support/fake-cloud.ts'
 import type { Attempt, Journal, Operation } from './client.ts'
 

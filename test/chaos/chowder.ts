@@ -1,9 +1,9 @@
 // The product as an operator runs it, `chowder.ts <role>`, on the fake cloud at CLOUD_URL instead of SANDBOX_DRIVER.
 import closeWithGrace from 'close-with-grace'
-import { loadConfig } from '../../src/platform/config.ts'
-import { atMost } from '../../src/platform/deadline.ts'
-import { openLog } from '../../src/platform/log.ts'
-import { type Closers, roles, start } from '../../src/start.ts'
+import { type Closers, roles, start } from '#composition/start.ts'
+import { loadConfig } from '#platform/config.ts'
+import { atMost } from '#platform/deadline.ts'
+import { openLog } from '#platform/log.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 
 const shutdownTimeoutMs = 120_000

@@ -9,14 +9,14 @@ import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { StartupError } from '../../src/platform/startup-error.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import {
   type Observation,
   SandboxAbsentError,
   type SandboxDriver,
   type SandboxSpec,
   SandboxUnavailableError,
-} from '../../src/sandbox/driver.ts'
+} from '#sandbox/driver.ts'
 import { contractCommand, contractDriver, contractSpec } from '../support/docker-host.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'

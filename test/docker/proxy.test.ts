@@ -9,11 +9,11 @@ import { json } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { pack } from 'tar-stream'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { imageBuild } from '../../src/sandbox/docker/image.ts'
-import { fenceContainer, filesContainer } from '../../src/sandbox/docker/profile.ts'
-import type { Share } from '../../src/sandbox/docker/proxy/calls.ts'
-import { proxySocket } from '../../src/sandbox/docker/proxy/proxy.ts'
-import { type SandboxDriver, SandboxUnavailableError } from '../../src/sandbox/driver.ts'
+import { imageBuild } from '#sandbox/docker/image.ts'
+import { fenceContainer, filesContainer } from '#sandbox/docker/profile.ts'
+import type { Share } from '#sandbox/docker/proxy/calls.ts'
+import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
+import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import {
   contractCommand,
   contractDriver,

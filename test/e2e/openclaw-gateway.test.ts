@@ -3,19 +3,12 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { ModelProvider } from '../../src/database/schema.ts'
-import { applyConfig } from '../../src/openclaw/apply-config.ts'
-import {
-  configPath,
-  gatewayCommand,
-  gatewayEnv,
-  gatewayFolders,
-  gatewayOwned,
-  renderConfig,
-} from '../../src/openclaw/config.ts'
-import { connectGateway, type GatewayClient, probeHealth } from '../../src/openclaw/gateway.ts'
-import { parseOverrides } from '../../src/openclaw/overrides.ts'
-import type { Endpoint, Inside } from '../../src/sandbox/driver.ts'
+import type { ModelProvider } from '#database/schema.ts'
+import { applyConfig } from '#openclaw/apply-config.ts'
+import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, gatewayOwned, renderConfig } from '#openclaw/config.ts'
+import { connectGateway, type GatewayClient, probeHealth } from '#openclaw/gateway.ts'
+import { parseOverrides } from '#openclaw/overrides.ts'
+import type { Endpoint, Inside } from '#sandbox/driver.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { freePort } from '../support/free-port.ts'
 import { preparedRelease } from '../support/release.ts'

@@ -4,7 +4,7 @@ import OpenAI from 'openai'
 import { ResponsesWS } from 'openai/resources/responses/ws'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { connectGateway } from '../../src/openclaw/gateway.ts'
+import { connectGateway } from '#openclaw/gateway.ts'
 import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, signUp, waitForStatus } from '../support/api-client.ts'
 import {

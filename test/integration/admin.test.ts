@@ -6,13 +6,13 @@ import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import pino from 'pino'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { startEmbeddedPostgres } from '../../src/database/embedded.ts'
-import { migrate } from '../../src/database/migrate.ts'
+import { startEmbeddedPostgres } from '#database/embedded.ts'
+import { migrate } from '#database/migrate.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-const program = fileURLToPath(new URL('../../src/admin.ts', import.meta.url))
+const program = fileURLToPath(import.meta.resolve('#commands/admin.ts'))
 const unknownId = '00000000-0000-7000-8000-000000000000'
 
 /** Runs the program with an environment of its own: what it prints, and its exit code. */

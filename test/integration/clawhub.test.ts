@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { type ClawHub, clawHubAt } from '../../src/openclaw/clawhub.ts'
+import { type ClawHub, clawHubAt } from '#openclaw/clawhub.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 
 let hub: FakeClawHub

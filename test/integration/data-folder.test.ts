@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { copyOnce, dataFolder, hostId, nodeBinary, prepareDataFolder } from '../../src/platform/data-folder.ts'
+import { copyOnce, dataFolder, hostId, nodeBinary, prepareDataFolder } from '#platform/data-folder.ts'
 
 const isRoot = process.getuid?.() === 0
 const run = promisify(execFile)
@@ -32,7 +32,7 @@ test('a new data folder and its new parents can be passed but not listed, as an 
   const umask = process.platform === 'win32' ? 0 : 0o077
   await run(process.execPath, [
     ...['--input-type=module', '--eval'],
-    `process.umask(${umask}); await (await import('${new URL('../../src/platform/data-folder.ts', import.meta.url)}')).prepareDataFolder('${home}/a/b')`,
+    `process.umask(${umask}); await (await import('${import.meta.resolve('#platform/data-folder.ts')}')).prepareDataFolder('${home}/a/b')`,
   ])
   for (const folder of ['a', 'a/b']) expect(await modeOf(join(home, folder))).toBe(isRoot ? 0o711 : 0o700)
 })

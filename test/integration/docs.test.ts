@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { ApiDocument } from '../../src/platform/openapi.ts'
+import type { ApiDocument } from '#http/openapi.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { operationsOf } from '../support/operations.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'

@@ -3,12 +3,13 @@ import { randomUUID } from 'node:crypto'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { openForOperator } from '../../src/database/operator.ts'
-import { examine, repair } from '../../src/doctor/examine.ts'
-import type { DoctorDeps, Finding } from '../../src/doctor/finding.ts'
-import type { Config } from '../../src/platform/config.ts'
+import { examine, repair } from '#commands/doctor/examine.ts'
+import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
+import { openForOperator } from '#composition/operator-database.ts'
+import type { Config } from '#platform/config.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -266,7 +267,7 @@ test('a connection that is lost while a command asks nothing of it is made anew'
 
 describe('npm run doctor', () => {
   const run = promisify(execFile)
-  const main = join(import.meta.dirname, '../../src/doctor.ts')
+  const main = fileURLToPath(import.meta.resolve('#commands/doctor.ts'))
   let dataDir: string
 
   beforeAll(async () => {

@@ -20,7 +20,7 @@ import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import pino from 'pino'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/database/embedded.ts'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '#database/embedded.ts'
 
 const isRoot = process.getuid?.() === 0
 const log = pino({ level: 'silent' })

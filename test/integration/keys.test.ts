@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { permissions } from '../../src/database/schema.ts'
+import { permissions } from '#database/schema.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'

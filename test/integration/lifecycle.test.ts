@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { openDriftPass } from '../../src/lifecycle/drift.ts'
+import { openDriftPass } from '#lifecycle/drift.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'

@@ -2,9 +2,9 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, writeFile
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { channelPluginFolder } from '../../src/openclaw/channel-plugins.ts'
-import { installChannelPlugin, installRelease } from '../../src/openclaw/install.ts'
-import { openclawVersion, releaseFolder } from '../../src/openclaw/releases.ts'
+import { channelPluginFolder } from '#openclaw/channel-plugins.ts'
+import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
+import { openclawVersion, releaseFolder } from '#openclaw/releases.ts'
 import { until } from '../support/until.ts'
 
 const version = openclawVersion('v1')

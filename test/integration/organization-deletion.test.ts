@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { eraseTerminated } from '../../src/instances/erase.ts'
-import { openBilling } from '../../src/subscription/stripe.ts'
+import { openBilling } from '#api/subscription/stripe.ts'
+import { eraseTerminated } from '#instances/erase.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'

@@ -1,7 +1,7 @@
 import { createServer, type Server } from 'node:net'
 import { pino } from 'pino'
 import { afterEach, describe, expect, inject, test } from 'vitest'
-import { connectLimits, type RateLimits } from '../../src/platform/rate-limit.ts'
+import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { cloneDatabase } from '../support/test-database.ts'

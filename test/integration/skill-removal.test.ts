@@ -1,8 +1,8 @@
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { removeSkill } from '../../src/openclaw/skills.ts'
-import type { SandboxFiles } from '../../src/sandbox/driver.ts'
+import { removeSkill } from '#openclaw/skills.ts'
+import type { SandboxFiles } from '#sandbox/driver.ts'
 import { LocalHost } from '../support/local-host.ts'
 
 const id = '0199a000-0000-7000-8000-000000000001'

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { openBilling } from '../../src/subscription/stripe.ts'
+import { openBilling } from '#api/subscription/stripe.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import {
   type Delivery,

@@ -1,9 +1,9 @@
 import { inject } from 'vitest'
 import type { TestProject } from 'vitest/node'
-import { dockerSettings } from '../../src/docker-settings.ts'
-import { defaultRelease } from '../../src/openclaw/releases.ts'
-import { loadConfig } from '../../src/platform/config.ts'
-import { openDriver } from '../../src/sandbox/index.ts'
+import { dockerSettings } from '#composition/docker-settings.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
+import { loadConfig } from '#platform/config.ts'
+import { openDriver } from '#sandbox/index.ts'
 import { startDockerd } from './dockerd.ts'
 import { openOutside, serveOutside } from './outside.ts'
 

@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import type { ApiDocument } from '../../src/platform/openapi.ts'
+import type { ApiDocument } from '#http/openapi.ts'
 import { type DocumentedOperation, type DocumentedRequest, requestOf, resolve, type Schema } from './operations.ts'
 
 export interface BadRequest extends Omit<DocumentedRequest, 'payload'> {

@@ -3,13 +3,14 @@ import { chmod, mkdtemp, readdir, readFile, readlink, rm, stat, symlink } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
 
-const main = join(import.meta.dirname, '../../src/main.ts')
+const main = fileURLToPath(import.meta.resolve('#main.ts'))
 const startTimeoutMs = 90_000
 /** Longer than Chowder gives itself to close. */
 const exitTimeoutMs = 75_000

@@ -9,7 +9,7 @@ import {
   type SandboxFiles,
   SandboxPathError,
   SandboxUnavailableError,
-} from '../../src/sandbox/driver.ts'
+} from '#sandbox/driver.ts'
 
 /** A call that the platform has not answered by then has failed; what became of it is unknown. */
 const callTimeoutMs = 10_000

@@ -1,9 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
-import { openDockerDriver } from '../../src/sandbox/docker/driver.ts'
-import type { ReleaseSource } from '../../src/sandbox/docker/image.ts'
-import { openDockerProxy } from '../../src/sandbox/docker/proxy/proxy.ts'
-import type { Inside, SandboxDriver, SandboxSpec } from '../../src/sandbox/driver.ts'
+import { openDockerDriver } from '#sandbox/docker/driver.ts'
+import type { ReleaseSource } from '#sandbox/docker/image.ts'
+import { openDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
+import type { Inside, SandboxDriver, SandboxSpec } from '#sandbox/driver.ts'
 
 /** A release whose gateway is a small program. */
 export const contractRelease: ReleaseSource = {

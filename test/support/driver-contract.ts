@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Observation, SandboxAbsentError, type SandboxDriver, type SandboxSpec } from '../../src/sandbox/driver.ts'
+import { type Observation, SandboxAbsentError, type SandboxDriver, type SandboxSpec } from '#sandbox/driver.ts'
 import { describeFiles } from './files-contract.ts'
 import { until } from './until.ts'
 

@@ -1,6 +1,6 @@
 // Owns the data folder named by its argument until it is killed; says `ready` when it does.
 import pino from 'pino'
-import { startEmbeddedPostgres } from '../../src/database/embedded.ts'
+import { startEmbeddedPostgres } from '#database/embedded.ts'
 
 const [dataDir] = process.argv.slice(2)
 if (!dataDir) throw new Error('usage: embedded-holder.ts <data folder>')

@@ -8,7 +8,7 @@ import {
   type SandboxDriver,
   type SandboxFiles,
   type SandboxSpec,
-} from '../../src/sandbox/driver.ts'
+} from '#sandbox/driver.ts'
 import { type MemoryFolder, memoryFiles } from './memory-files.ts'
 
 /** What may go wrong in a call, and when: before it had its effect, or after (the reply was lost). */

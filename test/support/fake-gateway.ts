@@ -4,8 +4,8 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { isObject, mergePatch } from '../../src/openclaw/json.ts'
-import type { Endpoint } from '../../src/sandbox/driver.ts'
+import { isObject, mergePatch } from '#openclaw/json.ts'
+import type { Endpoint } from '#sandbox/driver.ts'
 
 type Json = Record<string, unknown>
 

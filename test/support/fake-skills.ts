@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import { buffer } from 'node:stream/consumers'
-import { isObject } from '../../src/openclaw/json.ts'
-import type { SandboxFiles } from '../../src/sandbox/driver.ts'
+import { isObject } from '#openclaw/json.ts'
+import type { SandboxFiles } from '#sandbox/driver.ts'
 import type { FakeClawHub } from './fake-clawhub.ts'
 import { type FakeGateway, Refusal } from './fake-gateway.ts'
 

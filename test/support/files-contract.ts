@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
 import { expect, test } from 'vitest'
-import { type ExecResult, type SandboxFiles, SandboxPathError } from '../../src/sandbox/driver.ts'
+import { type ExecResult, type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 
 /** A driver's files under test. */
 interface FilesUnderTest {

@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto'
-import { isPortFree } from '../../src/sandbox/local/reservations.ts'
+import { isPortFree } from '#sandbox/local/reservations.ts'
 
 /** A port of this machine that nobody has, nor gets by chance: the kernel hands out others, as do sandboxes' drivers. */
 export async function freePort(): Promise<number> {

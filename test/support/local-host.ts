@@ -2,9 +2,9 @@ import { chmod, copyFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { nodeBinary } from '../../src/platform/data-folder.ts'
-import type { Inside, SandboxSpec } from '../../src/sandbox/driver.ts'
-import { type LocalDriver, openLocalDriver } from '../../src/sandbox/local/driver.ts'
+import { nodeBinary } from '#platform/data-folder.ts'
+import type { Inside, SandboxSpec } from '#sandbox/driver.ts'
+import { type LocalDriver, openLocalDriver } from '#sandbox/local/driver.ts'
 
 const gateway = fileURLToPath(new URL('./contract-gateway.mjs', import.meta.url))
 

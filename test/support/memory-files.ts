@@ -1,6 +1,6 @@
 import { posix } from 'node:path'
 import { addAbortSignal, Readable } from 'node:stream'
-import { type FileStat, type PathFault, type SandboxFiles, SandboxPathError } from '../../src/sandbox/driver.ts'
+import { type FileStat, type PathFault, type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 
 /** By whole paths; a folder has no content. */
 export type MemoryFolder = Map<string, { content: Buffer | null; mode: number }>

@@ -1,6 +1,6 @@
 import { Ajv2020 } from 'ajv/dist/2020.js'
-import { documentText, routesOnly } from '../../src/openapi.ts'
-import type { ApiDocument, Operation } from '../../src/platform/openapi.ts'
+import { documentText, routesOnly } from '#commands/openapi.ts'
+import type { ApiDocument, Operation } from '#http/openapi.ts'
 
 export type Schema = Record<string, unknown>
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'

@@ -1,8 +1,8 @@
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
-import { pluginChannels } from '../../src/openclaw/channel-plugins.ts'
-import { installChannelPlugin, installRelease } from '../../src/openclaw/install.ts'
-import { defaultRelease } from '../../src/openclaw/releases.ts'
+import { pluginChannels } from '#openclaw/channel-plugins.ts'
+import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {

@@ -1,7 +1,7 @@
 import { Ajv } from 'ajv'
 import { expect } from 'vitest'
-import { ResponseObject } from '../../src/responses/objects.ts'
-import { type StreamEvent, streamEvents, terminalEvents } from '../../src/responses/stream-events.ts'
+import { ResponseObject } from '#api/responses/format/objects.ts'
+import { type StreamEvent, streamEvents, terminalEvents } from '#api/responses/format/stream-events.ts'
 
 // One each: all of them hold the response, which has a name of its own.
 const compile = (schema: object) => new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { inject } from 'vitest'
-import { type Db, openDb } from '../../src/database/client.ts'
+import { type Db, openDb } from '#database/client.ts'
 import { inDatabase, templateDatabase } from './servers.ts'
 
 export interface TestDatabase {

@@ -1,8 +1,8 @@
 import fastify from 'fastify'
 import { describe, expect, test } from 'vitest'
-import { authorize, type Caller, useApiKeys } from '../../src/platform/auth.ts'
-import { AppError } from '../../src/platform/errors.ts'
-import { texts } from '../../src/platform/texts.ts'
+import { authorize, type Caller, useApiKeys } from '#http/auth.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
 
 const own = '0199f7a2-5b1e-7c3d-9a4f-2e6b8d0c1f35'
 const other = '0199f7a2-5b1e-7c3d-9a4f-2e6b8d0c1f36'

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import { channelEntry, knownChannels, settingsFrom } from '../../src/channels/catalogue.ts'
-import { channelPlugin, channelPluginFolder, needsPlugin, pluginChannels } from '../../src/openclaw/channel-plugins.ts'
+import { channelEntry, knownChannels, settingsFrom } from '#api/channels/catalogue.ts'
+import { channelPlugin, channelPluginFolder, needsPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 
 test('every channel but Telegram has its plugin locked with the release, and there is no other plugin', () => {
   const others = knownChannels.filter((channel) => channel !== 'telegram')

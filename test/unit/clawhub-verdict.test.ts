@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { parseReference, slugPattern } from '../../src/openclaw/clawhub.ts'
-import { verdictOf } from '../../src/openclaw/clawhub-verdict.ts'
+import { parseReference, slugPattern } from '#openclaw/clawhub.ts'
+import { verdictOf } from '#openclaw/clawhub-verdict.ts'
 
 const passing = { ok: true, decision: 'pass', reasons: [], security: { status: 'clean', passed: true } }
 

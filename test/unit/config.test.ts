@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { BadEnvironment, Env, loadConfig, secretVariables } from '../../src/platform/config.ts'
+import { BadEnvironment, Env, loadConfig, secretVariables } from '#platform/config.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 

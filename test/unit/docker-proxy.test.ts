@@ -2,8 +2,8 @@ import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { networkOptions } from '../../src/sandbox/docker/network.ts'
-import { fenceContainer, filesContainer, ownership, sandboxContainer } from '../../src/sandbox/docker/profile.ts'
+import { networkOptions } from '#sandbox/docker/network.ts'
+import { fenceContainer, filesContainer, ownership, sandboxContainer } from '#sandbox/docker/profile.ts'
 import {
   execShape,
   fenceShape,
@@ -12,7 +12,7 @@ import {
   networkShape,
   sandboxShape,
   volumeShape,
-} from '../../src/sandbox/docker/proxy/shapes.ts'
+} from '#sandbox/docker/proxy/shapes.ts'
 
 const id = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e7f'
 const other = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e80'

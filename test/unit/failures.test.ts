@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
-import { backoffSeconds, isFinal, messageFor, StepFailure } from '../../src/lifecycle/failures.ts'
-import { GatewayRefusal } from '../../src/openclaw/gateway.ts'
-import { AppError } from '../../src/platform/errors.ts'
+import { backoffSeconds, isFinal, messageFor, StepFailure } from '#lifecycle/failures.ts'
+import { GatewayRefusal } from '#openclaw/gateway.ts'
+import { AppError } from '#platform/errors.ts'
 
 test('the pause doubles, is never longer than the cap, never zero', () => {
   for (let attempts = 1; attempts < 2000; attempts += 1) {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { existingPath, movablePath, newFilePath, newPath, pathOf } from '../../src/files/paths.ts'
-import { rangeOf } from '../../src/files/range.ts'
+import { existingPath, movablePath, newFilePath, newPath, pathOf } from '#api/files/paths.ts'
+import { rangeOf } from '#api/files/range.ts'
 
 describe('a path in the workspace', () => {
   test.each([

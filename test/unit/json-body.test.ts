@@ -1,6 +1,6 @@
 import Fastify from 'fastify'
 import { describe, expect, test } from 'vitest'
-import { jsonParser } from '../../src/platform/json-body.ts'
+import { jsonParser } from '#http/json-body.ts'
 
 const parse = jsonParser(Fastify())
 const nested = (levels: number, inside: string) => `${'[{"a":'.repeat(levels / 2)}${inside}${'}]'.repeat(levels / 2)}`

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import { openLanes } from '../../src/lifecycle/lanes.ts'
-import type { Due } from '../../src/platform/bell.ts'
+import type { Due } from '#instances/queue.ts'
+import { openLanes } from '#lifecycle/lanes.ts'
 
 const row = (organizationId: string, id: string): Due => ({ organizationId, id, generation: 1, leaseToken: 0 })
 

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 
-const source = (path: string) => import.meta.resolve(`../../src/${path}`)
+const source = (path: string) => import.meta.resolve(`#${path}`)
 
 /** What a program writes as JSON, run by a Node.js of its own. */
 async function answerOf(program: string): Promise<unknown> {
@@ -42,7 +42,7 @@ describe('what a process loads', { timeout: 30_000 }, () => {
   })
 
   test('is neither the API nor a driver before its role asks for it', async () => {
-    const packages = await packagesOf('start.ts')
+    const packages = await packagesOf('composition/start.ts')
     expect(packages).toContain('drizzle-orm')
     for (const name of ['fastify', 'ajv', '@scalar/fastify-api-reference', 'stripe', 'dockerode'])
       expect(packages).not.toContain(name)

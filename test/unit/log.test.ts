@@ -1,7 +1,7 @@
 import { DrizzleQueryError } from 'drizzle-orm'
 import { pino } from 'pino'
 import { expect, test } from 'vitest'
-import { logSerializers } from '../../src/platform/log.ts'
+import { logSerializers } from '#platform/log.ts'
 
 test('the parameters of a failed statement stay out of the log, its text and cause do not', () => {
   const lines: string[] = []

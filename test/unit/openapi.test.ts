@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, describe, expect, test } from 'vitest'
-import { documentText, routesOnly } from '../../src/openapi.ts'
-import type { ApiDocument } from '../../src/platform/openapi.ts'
+import { documentText, routesOnly } from '#commands/openapi.ts'
+import type { ApiDocument } from '#http/openapi.ts'
 import { checkerOf, operationsOf, resolve, type Schema } from '../support/operations.ts'
 
 const app = await routesOnly()

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { type ConfigInputs, gatewayCommand, gatewayEnv, mergeForFile, renderConfig } from '../../src/openclaw/config.ts'
-import { looksApplied, patchFor } from '../../src/openclaw/config-patch.ts'
+import { type ConfigInputs, gatewayCommand, gatewayEnv, mergeForFile, renderConfig } from '#openclaw/config.ts'
+import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
 
 const inputs: ConfigInputs = {
   release: 'v1',

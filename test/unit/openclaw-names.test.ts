@@ -1,13 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { modelPattern, toGatewayModel } from '../../src/openclaw/model.ts'
-import {
-  defaultModel,
-  defaultRelease,
-  knownReleases,
-  openclawVersion,
-  releaseFolder,
-} from '../../src/openclaw/releases.ts'
-import { sessionIdOf, sessionKey } from '../../src/openclaw/session-key.ts'
+import { modelPattern, toGatewayModel } from '#openclaw/model.ts'
+import { defaultModel, defaultRelease, knownReleases, openclawVersion, releaseFolder } from '#openclaw/releases.ts'
+import { sessionIdOf, sessionKey } from '#openclaw/session-key.ts'
 
 describe('sessions', () => {
   test('main is main, any other id is its bytes in hex', () => {

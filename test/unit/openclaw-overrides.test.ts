@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { overriddenModel, parseOverrides } from '../../src/openclaw/overrides.ts'
-import { AppError } from '../../src/platform/errors.ts'
+import { overriddenModel, parseOverrides } from '#openclaw/overrides.ts'
+import { AppError } from '#platform/errors.ts'
 
 const refusal = (config: Record<string, unknown>): string => {
   try {

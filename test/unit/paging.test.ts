@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import { expect, test } from 'vitest'
-import { linkNext, positionOf } from '../../src/platform/paging.ts'
+import { linkNext, positionOf } from '#http/paging.ts'
 
 function linkFor(target: string, publicUrl: string): string {
   let link = ''

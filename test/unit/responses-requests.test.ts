@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { AppError } from '../../src/platform/errors.ts'
-import { readChat } from '../../src/responses/chat-in.ts'
-import { CreateChatCompletion } from '../../src/responses/chat-schemas.ts'
-import { knowsNothing, splitKnown } from '../../src/responses/history.ts'
-import { type CreateResponse, CreateResponse as Schema } from '../../src/responses/input.ts'
-import { gatewayRequest, readRequest } from '../../src/responses/request-in.ts'
-import { taggedBodies } from '../../src/responses/validation.ts'
+import { readChat } from '#api/responses/chat/chat-in.ts'
+import { CreateChatCompletion } from '#api/responses/chat/chat-schemas.ts'
+import { type CreateResponse, CreateResponse as Schema } from '#api/responses/format/input.ts'
+import { gatewayRequest, readRequest } from '#api/responses/format/request-in.ts'
+import { knowsNothing, splitKnown } from '#api/responses/store/history.ts'
+import { taggedBodies } from '#api/responses/validation.ts'
+import { AppError } from '#platform/errors.ts'
 
 const png = `data:image/png;base64,${Buffer.from('89504e470d0a1a0a0000000d', 'hex').toString('base64')}`
 const to = { provider: 'openai', release: 'v1', model: 'gpt-5.5' } as const

@@ -1,10 +1,10 @@
 import { pino } from 'pino'
 import { expect, test, vi } from 'vitest'
-import type { ResponseObject } from '../../src/responses/objects.ts'
-import { respond } from '../../src/responses/responding.ts'
-import type { ResponseStore } from '../../src/responses/store.ts'
-import { defaultTimes } from '../../src/responses/turn.ts'
-import { openTurns, type Turns } from '../../src/responses/turns.ts'
+import type { ResponseObject } from '#api/responses/format/objects.ts'
+import { respond } from '#api/responses/responding.ts'
+import type { ResponseStore } from '#api/responses/store/store.ts'
+import { defaultTimes } from '#api/responses/turns/turn.ts'
+import { openTurns, type Turns } from '#api/responses/turns/turns.ts'
 
 /** Parsed JSON can be as deep, and is too deep to be written. */
 let deep = {}

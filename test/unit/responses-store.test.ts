@@ -1,13 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import { setImmediate as turnOfTheLoop } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import type { Db } from '../../src/database/client.ts'
-import { openVault } from '../../src/platform/secrets.ts'
-import { newResponseId, responseObject, underWay } from '../../src/responses/object-out.ts'
-import { readRequest } from '../../src/responses/request-in.ts'
-import { toUuid } from '../../src/responses/rows.ts'
-import type { Begun } from '../../src/responses/sealed-rows.ts'
-import { openResponseStore, type ResponseStore } from '../../src/responses/store.ts'
+import { newResponseId, responseObject, underWay } from '#api/responses/format/object-out.ts'
+import { readRequest } from '#api/responses/format/request-in.ts'
+import { toUuid } from '#api/responses/store/rows.ts'
+import type { Begun } from '#api/responses/store/sealed-rows.ts'
+import { openResponseStore, type ResponseStore } from '#api/responses/store/store.ts'
+import type { Db } from '#database/client.ts'
+import { openVault } from '#platform/secrets.ts'
 
 const { echo } = readRequest(
   { model: 'gpt-4o', input: 'hello' },

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { AppError } from '../../src/platform/errors.ts'
-import { clientLeft, defaultTimes, Turn } from '../../src/responses/turn.ts'
-import { openTurns } from '../../src/responses/turns.ts'
+import { clientLeft, defaultTimes, Turn } from '#api/responses/turns/turn.ts'
+import { openTurns } from '#api/responses/turns/turns.ts'
+import { AppError } from '#platform/errors.ts'
 
 beforeEach(() => {
   vi.useFakeTimers()

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { openVault } from '../../src/platform/secrets.ts'
+import { openVault } from '#platform/secrets.ts'
 
 const vault = openVault(randomBytes(32))
 

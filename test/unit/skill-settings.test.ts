@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { checkPatch, isUsableName, masked, mergeSettings } from '../../src/skills/settings.ts'
+import { checkPatch, isUsableName, masked, mergeSettings } from '#api/skills/settings.ts'
 
 describe('masked', () => {
   test('shows the end of long secrets and nothing of short ones', () => {

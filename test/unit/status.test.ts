@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { publicStatus } from '../../src/instances/status.ts'
+import { publicStatus } from '#instances/status.ts'
 
 const row = (desiredState: 'running' | 'stopped' | 'terminated', settled: boolean, ready: boolean) =>
   publicStatus({ desiredState, generation: 2, observedGeneration: settled ? 2 : 1, readyAt: ready ? new Date() : null })

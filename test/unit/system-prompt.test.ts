@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import { writeSystemPrompt } from '../../src/openclaw/system-prompt.ts'
-import type { SandboxFiles } from '../../src/sandbox/driver.ts'
+import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import type { SandboxFiles } from '#sandbox/driver.ts'
 import { type MemoryFolder, memoryFiles } from '../support/memory-files.ts'
 
 const soul = 'state/workspace/SOUL.md'

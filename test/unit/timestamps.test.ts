@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { parseTimestamp, toMicroseconds, toSeconds } from '../../src/platform/timestamps.ts'
+import { parseTimestamp, toMicroseconds, toSeconds } from '#platform/timestamps.ts'
 
 test('a time is read in both documented forms and written in each', () => {
   const date = new Date('2026-02-14T16:00:00.123Z')

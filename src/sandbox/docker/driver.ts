@@ -6,8 +6,8 @@ import {
   type SandboxDriver,
   type SandboxSpec,
   SandboxUnavailableError,
-} from '../driver.ts'
-import { pause } from '../pause.ts'
+} from '#sandbox/driver.ts'
+import { pause } from '#sandbox/pause.ts'
 import { type Engine, inBody, openEngine } from './engine.ts'
 import { execBeside, startProgram } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'

@@ -1,6 +1,6 @@
 import Docker from 'dockerode'
-import { StartupError } from '../../platform/startup-error.ts'
-import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '../driver.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 
 /** Longer than dockerd was seen to need for anything on a busy host but for what waits by itself. */
 const usualDeadlineMs = 30_000

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import type { Duplex } from 'node:stream'
-import { SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '../driver.ts'
+import { SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { FilesAnswer, FilesCall, FilesRange } from './image/files-program.ts'
 import { type Frame, frame, headFrame, readFrames } from './image/frames.ts'
 import { readOutput } from './output.ts'

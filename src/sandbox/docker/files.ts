@@ -1,5 +1,5 @@
 import { addAbortSignal, Readable } from 'node:stream'
-import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
+import type { FileStat, OpenFile, SandboxFiles } from '#sandbox/driver.ts'
 import type { FilesSession } from './files-session.ts'
 import type { FilesCall } from './image/files-program.ts'
 

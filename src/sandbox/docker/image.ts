@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { pack } from 'tar-stream'
-import type { Progress } from '../driver.ts'
+import type { Progress } from '#sandbox/driver.ts'
 import type { Engine } from './engine.ts'
 
 /** What a release is installed from, in the build of its image. */

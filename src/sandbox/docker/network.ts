@@ -1,6 +1,6 @@
 import type Docker from 'dockerode'
-import { StartupError } from '../../platform/startup-error.ts'
-import { SandboxUnavailableError } from '../driver.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type Engine, inBody } from './engine.ts'
 import { readOutput } from './output.ts'
 import { fenceContainer, forwarderPort, labels } from './profile.ts'

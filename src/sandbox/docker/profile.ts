@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
-import type { Inside, SandboxSpec } from '../driver.ts'
+import type { Inside, SandboxSpec } from '#sandbox/driver.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 

@@ -5,7 +5,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, lstat, open, opendir, rename, rmdir, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { addAbortSignal, Readable } from 'node:stream'
-import type { FileStat, OpenFile, SandboxFiles } from '../driver.ts'
+import type { FileStat, OpenFile, SandboxFiles } from '#sandbox/driver.ts'
 import { asUser } from './as-user.ts'
 import { at, fault, type Home, inWords, isCode, openBelow, type Place, placeOf } from './open-folder.ts'
 

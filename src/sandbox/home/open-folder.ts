@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open } from 'node:fs/promises'
 import { posix } from 'node:path'
-import { type PathFault, SandboxCapacityError, SandboxPathError } from '../errors.ts'
+import { type PathFault, SandboxCapacityError, SandboxPathError } from '#sandbox/errors.ts'
 
 const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants
 

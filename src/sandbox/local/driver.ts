@@ -2,8 +2,8 @@ import { execFile } from 'node:child_process'
 import { chown, mkdir, readdir } from 'node:fs/promises'
 import { join, relative, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import type { Logger } from '../../platform/log.ts'
-import { StartupError } from '../../platform/startup-error.ts'
+import type { Logger } from '#platform/log.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import {
   type Inside,
   type Observation,
@@ -12,10 +12,10 @@ import {
   SandboxCapacityError,
   type SandboxDriver,
   type SandboxSpec,
-} from '../driver.ts'
-import { filesIn } from '../home/files.ts'
-import { isCode, openFolderAt } from '../home/open-folder.ts'
-import { pause } from '../pause.ts'
+} from '#sandbox/driver.ts'
+import { filesIn } from '#sandbox/home/files.ts'
+import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
+import { pause } from '#sandbox/pause.ts'
 import { execBeside } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launchGateway } from './launch.ts'

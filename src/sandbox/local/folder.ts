@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { chmod, link, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Inside } from '../driver.ts'
+import type { Inside } from '#sandbox/driver.ts'
 import type { ProcessId } from './processes.ts'
 
 /** What is known of a sandbox, in its `sandbox.json`. No secrets. */

@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdir, readFile, readlink } from 'node:fs/promises'
-import { asUser } from '../home/as-user.ts'
-import { pause } from '../pause.ts'
+import { asUser } from '#sandbox/home/as-user.ts'
+import { pause } from '#sandbox/pause.ts'
 
 /** A process for good: its pid may be another's one day, but then with another start time. */
 export interface ProcessId {

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, readlink, symlink, unlink } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { SandboxCapacityError } from '../driver.ts'
+import { SandboxCapacityError } from '#sandbox/driver.ts'
 import { usersWithProcesses } from './processes.ts'
 
 export interface Range {

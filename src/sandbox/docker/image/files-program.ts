@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { Readable } from 'node:stream'
-import { SandboxCapacityError, SandboxPathError } from '../../errors.ts'
-import { filesIn } from '../../home/files.ts'
+import { SandboxCapacityError, SandboxPathError } from '#sandbox/errors.ts'
+import { filesIn } from '#sandbox/home/files.ts'
 import { type Frame, frame, headFrame, readFrames } from './frames.ts'
 
 /** What is asked of the program: a method of SandboxFiles with its arguments. A write is followed by its content. */

@@ -11,4 +11,5 @@ for (const name of readdirSync(folder, { recursive: true })) {
   writeFileSync(path.replace(/\.ts$/, '.js'), code.replaceAll(/(from '\.[^']*)\.ts'/g, "$1.js'"))
   rmSync(path)
 }
-writeFileSync(join(folder, 'package.json'), '{ "type": "module" }\n')
+const imports = { '#sandbox/*.ts': './*.js' }
+writeFileSync(join(folder, 'package.json'), `${JSON.stringify({ type: 'module', imports })}\n`)

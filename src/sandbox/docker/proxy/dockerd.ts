@@ -2,7 +2,7 @@ import { Agent, type IncomingMessage, request } from 'node:http'
 import type { Socket } from 'node:net'
 import { pipeline, type Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
-import { addressOf } from '../engine.ts'
+import { addressOf } from '#sandbox/docker/engine.ts'
 import { Refusal } from './refusal.ts'
 
 /** A call that dockerd is sent: all of it is the proxy's own words. */

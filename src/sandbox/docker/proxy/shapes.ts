@@ -1,6 +1,6 @@
 import { type TProperties, type TSchema, Type } from '@sinclair/typebox'
-import { imageName } from '../image.ts'
-import { networkOptions } from '../network.ts'
+import { imageName } from '#sandbox/docker/image.ts'
+import { networkOptions } from '#sandbox/docker/network.ts'
 import {
   fenceContainer,
   filesContainer,
@@ -9,7 +9,7 @@ import {
   ownership,
   sandboxContainer,
   sandboxName,
-} from '../profile.ts'
+} from '#sandbox/docker/profile.ts'
 
 /*
  * What bodies of calls may look like. Each is made from what the driver itself would send: whatever differs from that in

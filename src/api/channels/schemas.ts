@@ -1,0 +1,186 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { Nullable, OneOf } from '#http/validation.ts'
+import type { Connection } from './connect.ts'
+import type { PairingRequest } from './pairing.ts'
+import type { SeenChannel } from './status.ts'
+
+const ChannelName = Type.String({ description: 'The channel, as in the path.' })
+const ConnectionType = OneOf(['token', 'interactive'])
+
+export const Channel = Type.Object(
+  {
+    channel: ChannelName,
+    connection_type: ConnectionType,
+    enabled: Type.Boolean({ description: 'Whether the instance has it switched on.' }),
+  },
+  { $id: 'Channel', examples: [{ channel: 'discord', connection_type: 'token', enabled: true }] },
+)
+
+export const ChannelInfo = Type.Object(
+  {
+    channel: ChannelName,
+    connection_type: ConnectionType,
+    required_fields: Type.Record(Type.String(), Type.String(), {
+      description: 'What `config` must hold to connect, with a description of each for a person.',
+    }),
+  },
+  {
+    $id: 'ChannelInfo',
+    examples: [
+      {
+        channel: 'discord',
+        connection_type: 'token',
+        required_fields: { token: 'Your Discord bot token from the Developer Portal.' },
+      },
+    ],
+  },
+)
+
+const Issue = Type.Object({
+  message: Type.String(),
+  fix: Type.Optional(Type.String({ description: 'What OpenClaw proposes.' })),
+})
+
+export const ChannelStatus = Type.Object(
+  {
+    channel: ChannelName,
+    enabled: Type.Boolean({ description: 'Whether the instance has it switched on.' }),
+    connected: Type.Boolean({ description: 'Whether it is up, by the word of the gateway and of the platform.' }),
+    details: Type.Object(
+      {
+        step: Type.Optional(Type.String({ description: 'What is being done to prepare the channel.' })),
+        error: Type.Optional(Type.String({ description: 'Why it is not connected.' })),
+        configured: Type.Optional(Type.Boolean({ description: 'Whether OpenClaw has all that it needs.' })),
+        running: Type.Optional(Type.Boolean({ description: 'Whether OpenClaw is at it.' })),
+        account: Type.Optional(Type.String({ description: 'What the bot is called on the platform.' })),
+        login: Type.Optional(OneOf(['connected', 'awaiting_scan', 'ended'] as const)),
+        message: Type.Optional(Type.String({ description: 'OpenClaw’s words on the login.' })),
+        issues: Type.Optional(Type.Array(Issue, { description: 'What OpenClaw finds wrong with the settings.' })),
+      },
+      { description: 'Only what is known.' },
+    ),
+  },
+  {
+    $id: 'ChannelStatus',
+    examples: [
+      {
+        channel: 'telegram',
+        enabled: true,
+        connected: true,
+        details: { configured: true, running: true, account: 'acme_support_bot', issues: [] },
+      },
+    ],
+  },
+)
+
+export const ConnectChannel = Type.Object(
+  {
+    config: Type.Optional(
+      Type.Union([Type.Null(), Type.Record(Type.String(), Type.Unknown())], {
+        description:
+          'The required fields of the channel, and any of OpenClaw’s own keys for it. Keys that are left out keep what is stored; null removes one.',
+      }),
+    ),
+  },
+  { additionalProperties: false, examples: [{ config: { token: '110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw' } }] },
+)
+
+export const ChannelConnection = Type.Object(
+  {
+    channel: ChannelName,
+    status: OneOf(['connected', 'awaiting_scan', 'preparing']),
+    qr_data: Nullable(Type.String({ description: 'What the QR code says, to be drawn by you.' })),
+    qr_image_base64: Nullable(Type.String({ description: 'The QR code as a PNG, in base64.' })),
+    message: Nullable(Type.String()),
+  },
+  {
+    $id: 'ChannelConnection',
+    examples: [{ channel: 'telegram', status: 'connected', qr_data: null, qr_image_base64: null, message: null }],
+  },
+)
+
+export const PairChannel = Type.Object(
+  {
+    code: Type.String({
+      minLength: 4,
+      maxLength: 32,
+      pattern: '^[A-Za-z0-9][A-Za-z0-9-]*$',
+      description: 'The code that the person was sent; case and dashes do not matter.',
+    }),
+  },
+  { additionalProperties: false, examples: [{ code: '5GJBEXZ6' }] },
+)
+
+export const ChannelPairing = Type.Object(
+  {
+    channel: ChannelName,
+    code: Type.String({ description: 'The code, as it was sent.' }),
+    status: OneOf(['approved']),
+    output: Nullable(Type.String()),
+  },
+  {
+    $id: 'ChannelPairing',
+    examples: [
+      { channel: 'telegram', code: '5GJBEXZ6', status: 'approved', output: 'Pairing approved for user 123456789.' },
+    ],
+  },
+)
+
+export const PendingPairing = Type.Object(
+  {
+    sender_id: Type.String({ description: 'The person’s id on the platform.' }),
+    sender: Type.Record(Type.String(), Type.Unknown(), { description: 'What the platform tells about the person.' }),
+    created_at: Type.String(),
+    expires_at: Type.String({ description: 'When the code becomes void.' }),
+  },
+  {
+    $id: 'PendingPairing',
+    examples: [
+      {
+        sender_id: '123456789',
+        sender: { firstName: 'Ann' },
+        created_at: '2026-11-25T04:03:59.981Z',
+        expires_at: '2026-11-25T05:03:59.981Z',
+      },
+    ],
+  },
+)
+
+export const toConnection = (channel: string, connection: Connection): Static<typeof ChannelConnection> => ({
+  channel,
+  status: connection.status,
+  qr_data: connection.qr?.data ?? null,
+  qr_image_base64: connection.qr?.image ?? null,
+  message: connection.message,
+})
+
+export function toChannelStatus({
+  channel,
+  enabled,
+  step,
+  error,
+  gateway,
+  login,
+}: SeenChannel): Static<typeof ChannelStatus> {
+  const why = error ?? gateway?.error
+  return {
+    channel,
+    enabled,
+    connected: enabled && gateway?.connected === true,
+    details: {
+      ...(step !== null && { step }),
+      ...(why != null && { error: why }),
+      ...(gateway && { configured: gateway.configured, running: gateway.running, issues: gateway.issues }),
+      ...(gateway?.account != null && { account: gateway.account }),
+      ...(login && { login: login.state }),
+      ...(login?.message != null && { message: login.message }),
+    },
+  }
+}
+
+export const toPendingPairing = (request: PairingRequest): Static<typeof PendingPairing> => ({
+  sender_id: request.senderId,
+  sender: request.sender,
+  created_at: request.createdAt,
+  expires_at: request.expiresAt,
+})

@@ -1,0 +1,71 @@
+import { hash } from 'node:crypto'
+import scalar from '@scalar/fastify-api-reference'
+import type { FastifyPluginAsync, FastifyReply, FastifySchema } from 'fastify'
+import type { ApiDocument } from '#http/openapi.ts'
+import { about } from './introduction.ts'
+import { llmsText } from './llms-text.ts'
+
+export interface DocsDeps {
+  /** How clients reach the API. */
+  publicUrl(): string
+}
+
+const hidden: FastifySchema = { hide: true }
+const cacheSeconds = 300
+
+const cached = (reply: FastifyReply) => reply.header('cache-control', `public, max-age=${cacheSeconds}`)
+
+/** Only what this server sends itself; the page's own inline script by its hash. */
+function contentSecurityPolicy(html: string): string {
+  const inline = [...html.matchAll(/<script type="text\/javascript">(.*?)<\/script>/gs)].map(([, text = '']) => text)
+  const hashes = inline.map((text) => `'sha256-${hash('sha256', text, 'base64')}'`)
+  return [
+    "default-src 'none'",
+    `script-src 'self' ${hashes.join(' ')}`,
+    "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data: blob:",
+    "font-src 'self' data:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ].join('; ')
+}
+
+/** The API's description, for programs (`/openapi.json`), people (`/docs`) and coding agents (`/llms.txt`). */
+export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl }) => {
+  const document = () => app.swagger() as unknown as ApiDocument
+
+  app.get('/openapi.json', { schema: hidden }, async (_request, reply) => cached(reply).send(document()))
+
+  app.get('/llms.txt', { schema: hidden }, async (_request, reply) =>
+    cached(reply).type('text/plain; charset=utf-8').send(llmsText(document(), publicUrl())),
+  )
+
+  await app.register(async (docs) => {
+    docs.addHook('onSend', async (_request, reply, payload) => {
+      cached(reply).header('x-content-type-options', 'nosniff')
+      const isPage = String(reply.getHeader('content-type')).startsWith('text/html')
+      if (isPage) reply.header('content-security-policy', contentSecurityPolicy(String(payload)))
+      return payload
+    })
+    await docs.register(scalar, {
+      routePrefix: '/docs',
+      configuration: {
+        url: '../openapi.json',
+        pageTitle: about.info.title,
+        // Nothing is asked of any other host: no fonts, no proxy, no telemetry, no assistants.
+        withDefaultFonts: false,
+        telemetry: false,
+        hideClientButton: true,
+        showDeveloperTools: 'never',
+        agent: { disabled: true },
+        mcp: { disabled: true },
+        favicon: 'data:,',
+        authentication: { preferredSecurityScheme: 'apiKey' },
+        documentDownloadType: 'json',
+        defaultHttpClient: { targetKey: 'shell', clientKey: 'curl' },
+      },
+    })
+  })
+}

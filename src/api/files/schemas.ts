@@ -1,0 +1,112 @@
+import { type Static, Type } from '@sinclair/typebox'
+import type { FileStat } from '#sandbox/driver.ts'
+
+export const mostPathCharacters = 4096
+
+/** Relative to the workspace. */
+const FilePath = Type.String({
+  minLength: 1,
+  maxLength: mostPathCharacters,
+  description: 'Relative to the workspace, with `/` between names; without `..`, leading `/` and backslashes.',
+})
+
+// A malformed id is an unknown one: 404.
+export const ById = Type.Object({ instance_id: Type.String() })
+
+export const ByPath = Type.Object({ path: FilePath })
+
+export const ByFolder = Type.Object({ path: Type.Optional({ ...FilePath, default: '.' }) })
+
+export const RemoveFile = Type.Object({
+  path: FilePath,
+  recursive: Type.Optional(
+    Type.Boolean({ default: false, description: 'Whether a directory is deleted with all that is in it.' }),
+  ),
+})
+
+const exampleEntry = {
+  name: 'web-search',
+  path: 'skills/web-search',
+  is_dir: true,
+  size: 0,
+  mod_time: '2026-01-15T10:30:00.000Z',
+  permissions: 'drwx------',
+}
+
+export const FileEntry = Type.Object(
+  {
+    name: Type.String(),
+    path: Type.String({ description: 'Relative to the workspace.' }),
+    is_dir: Type.Boolean(),
+    size: Type.Integer({ description: 'In bytes; 0 for a directory.' }),
+    mod_time: Type.String({ description: 'When it was last changed, ISO 8601 in UTC.' }),
+    permissions: Type.String({ description: 'In the style of `ls -l`; those of a symbolic link begin with `l`.' }),
+  },
+  {
+    $id: 'FileEntry',
+    examples: [exampleEntry],
+  },
+)
+
+export const mostEntries = 10_000
+
+export const FileList = Type.Object(
+  {
+    path: Type.String(),
+    entries: Type.Array(FileEntry, { description: 'Sorted by name, hidden ones included, not recursive.' }),
+    truncated: Type.Boolean({ description: `Whether there are more than the ${mostEntries} entries shown.` }),
+  },
+  { $id: 'FileList', examples: [{ path: 'skills', entries: [exampleEntry], truncated: false }] },
+)
+
+/** What `content` may have as UTF-8, in bytes. */
+export const mostContentBytes = 1024 * 1024
+
+/** No length in the schema: too much is 413, not 422. */
+export const FileContent = Type.Object(
+  { path: FilePath, content: Type.String({ description: 'Text, of 1 MiB at the most as UTF-8.' }) },
+  {
+    $id: 'FileContent',
+    additionalProperties: false,
+    examples: [{ path: 'config/custom.json', content: '{\n  "key": "value"\n}' }],
+  },
+)
+
+/** Only documents the form: it is read part by part. */
+export const UploadFile = Type.Object({
+  path: FilePath,
+  file: Type.Unsafe<unknown>({ type: 'string', format: 'binary', description: "The file's bytes." }),
+})
+
+export const MoveFile = Type.Object(
+  {
+    source: FilePath,
+    destination: FilePath,
+    overwrite: Type.Optional(
+      Type.Boolean({ default: false, description: 'Whether a file may take the place of another file.' }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    examples: [{ source: 'config/old-name.json', destination: 'config/new-name.json' }],
+  },
+)
+
+export const MakeFolder = Type.Object(
+  { path: FilePath },
+  { additionalProperties: false, examples: [{ path: 'reports/2026' }] },
+)
+
+const kindLetters: Record<FileStat['kind'], string> = { file: '-', directory: 'd', link: 'l', other: '?' }
+
+const lsPermissions = ({ kind, mode }: FileStat): string =>
+  kindLetters[kind] + [...'rwxrwxrwx'].map((letter, index) => (mode & (0o400 >> index) ? letter : '-')).join('')
+
+export const toEntry = (path: string, stat: FileStat): Static<typeof FileEntry> => ({
+  name: path.slice(path.lastIndexOf('/') + 1),
+  path,
+  is_dir: stat.kind === 'directory',
+  size: stat.kind === 'directory' ? 0 : stat.size,
+  mod_time: stat.modifiedAt.toISOString(),
+  permissions: lsPermissions(stat),
+})

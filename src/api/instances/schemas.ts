@@ -1,0 +1,179 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { modelProviders, type Instance as Row } from '#database/schema.ts'
+import { PageQuery } from '#http/paging.ts'
+import { Name, Nullable, OneOf, plainText } from '#http/validation.ts'
+import type { InstanceHead } from '#instances/find.ts'
+import { instanceStatuses, publicStatus } from '#instances/status.ts'
+import { toMicroseconds } from '#platform/timestamps.ts'
+
+const overridesInWords =
+  'What is to differ from Chowder’s OpenClaw configuration: dot-path keys, nested objects, or both. `agent.system_prompt` is the system prompt.'
+const Overrides = Type.Record(Type.String(), Type.Unknown())
+
+const Metadata = Type.Unsafe<Record<string, string>>({
+  type: 'object',
+  maxProperties: 16,
+  propertyNames: { minLength: 1, maxLength: 64, pattern: plainText },
+  additionalProperties: { type: 'string', maxLength: 512, pattern: plainText },
+  description:
+    'Your own labels: at most 16 keys of 1 to 64 characters, with values of at most 512. Chowder reads none of them.',
+})
+
+const exampleId = 'f47ac10b-58cc-4372-a567-0e02b2c3d479'
+const exampleUrl = `https://chowder.example.com/v1/instances/${exampleId}`
+
+export const Instance = Type.Object(
+  {
+    id: Type.String(),
+    organization_id: Type.String(),
+    name: Type.String(),
+    status: OneOf(instanceStatuses),
+    step: Nullable(Type.String({ description: 'What is being done right now; null when nothing is.' })),
+    metadata: Metadata,
+    model_provider: OneOf(modelProviders),
+    sandbox_provider: Type.Literal('sandbox'),
+    sandbox_id: Nullable(Type.String({ description: 'The platform’s name for the sandbox, once there is one.' })),
+    gateway_url: Nullable(
+      Type.String({ description: 'The base URL for an OpenAI client; null until the agent ran, and in `error`.' }),
+    ),
+    openclaw_version: Type.String(),
+    openclaw_config: Type.Unsafe<Record<string, unknown> | null>({ description: 'The overrides, as they were sent.' }),
+    region: Type.Null(),
+    error_message: Nullable(Type.String({ description: 'Why the status is `error`; null otherwise.' })),
+    created_at: Type.String(),
+    updated_at: Type.String(),
+  },
+  {
+    $id: 'Instance',
+    examples: [
+      {
+        id: exampleId,
+        organization_id: 'a1b2c3d4-e5f6-7890-abcd-ef1234567890',
+        name: 'my-assistant',
+        status: 'running',
+        step: null,
+        metadata: { customer: 'cust-42' },
+        model_provider: 'anthropic',
+        sandbox_provider: 'sandbox',
+        sandbox_id: 'local-f47ac10b',
+        gateway_url: exampleUrl,
+        openclaw_version: 'v1',
+        openclaw_config: { 'agent.system_prompt': 'You are a helpful assistant.' },
+        region: null,
+        error_message: null,
+        created_at: '2026-02-14T16:00:00.000000+00:00',
+        updated_at: '2026-02-14T16:00:09.000000+00:00',
+      },
+    ],
+  },
+)
+
+export const CreateInstance = Type.Object(
+  {
+    name: Name,
+    metadata: Type.Optional(Metadata),
+    model_provider: Type.Optional(
+      OneOf(modelProviders, 'Whose models the agent uses: your organization must have a key. `anthropic` if left out.'),
+    ),
+    sandbox_provider: Type.Optional(OneOf(['sandbox'])),
+    openclaw_version: Type.Optional(
+      Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest one that is known if left out.' }),
+    ),
+    openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesInWords })),
+    region: Type.Optional(Type.Null()),
+  },
+  {
+    additionalProperties: false,
+    examples: [{ name: 'my-assistant', model_provider: 'anthropic', metadata: { customer: 'cust-42' } }],
+  },
+)
+
+export const PatchInstance = Type.Object(
+  {
+    name: Type.Optional(Name),
+    metadata: Type.Optional({ ...Metadata, description: 'Your own labels, replacing all there were.' }),
+    openclaw_config: Type.Optional(
+      Nullable({ ...Overrides, description: `${overridesInWords} Replaces all there were; null takes them back.` }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    examples: [
+      {
+        name: 'my-assistant-v2',
+        openclaw_config: { agent: { system_prompt: 'You are a helpful coding assistant.' } },
+      },
+    ],
+  },
+)
+
+export const ListInstances = Type.Object(
+  {
+    ...PageQuery.properties,
+    status: Type.Optional(
+      OneOf(instanceStatuses, 'Only those with this status. Terminated ones are listed only here, for 30 days.'),
+    ),
+    name: Type.Optional({ ...Name, description: 'Only those with this in their name, whatever its case.' }),
+  },
+  { additionalProperties: false },
+)
+
+export const WaitForStatus = Type.Object(
+  {
+    wait: Type.Optional(
+      OneOf(
+        ['running', 'stopped'],
+        'Answer only once the status is this and the agent with it, or will not be by itself; at the latest after `timeout` seconds.',
+      ),
+    ),
+    timeout: Type.Integer({ minimum: 0, maximum: 60, default: 60, description: 'Most seconds that `wait` may take.' }),
+  },
+  { additionalProperties: false },
+)
+
+export const InstanceStatus = Type.Object(
+  {
+    id: Type.String(),
+    status: OneOf(instanceStatuses),
+    step: Nullable(Type.String({ description: 'What is being done right now; null when nothing is.' })),
+    gateway_url: Nullable(Type.String()),
+  },
+  {
+    $id: 'InstanceStatus',
+    examples: [{ id: exampleId, status: 'running', step: null, gateway_url: exampleUrl }],
+  },
+)
+
+/** A row and its opened configuration, as callers see them. */
+export interface Shown {
+  row: Row
+  openclawConfig: Record<string, unknown> | null
+}
+
+/** The instance's base URL for clients: stable and opaque; the real endpoint stays private. */
+const gatewayUrl = (row: InstanceHead, publicUrl: string): string | null =>
+  row.endpoint && publicStatus(row) !== 'error' ? `${publicUrl}/v1/instances/${row.id}` : null
+
+export const toInstanceStatus = (row: InstanceHead, publicUrl: string): Static<typeof InstanceStatus> => ({
+  id: row.id,
+  status: publicStatus(row),
+  step: row.step,
+  gateway_url: gatewayUrl(row, publicUrl),
+})
+
+/** The one place where a row becomes what callers see: a new column stays private until it is named here. */
+export const toInstance = ({ row, openclawConfig }: Shown, publicUrl: string): Static<typeof Instance> => ({
+  ...toInstanceStatus(row, publicUrl),
+  organization_id: row.organizationId,
+  name: row.name,
+  metadata: row.metadata,
+  model_provider: row.modelProvider,
+  sandbox_provider: 'sandbox',
+  sandbox_id: row.sandboxId,
+  openclaw_version: row.openclawVersion,
+  openclaw_config: openclawConfig,
+  region: null,
+  error_message: publicStatus(row) === 'error' ? row.errorMessage : null,
+  created_at: toMicroseconds(row.createdAt),
+  updated_at: toMicroseconds(row.updatedAt),
+})

@@ -1,0 +1,218 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { type Static, Type } from '@sinclair/typebox'
+import type { FastifyReply } from 'fastify'
+import type { Db } from '#database/client.ts'
+import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
+import { failures } from '#http/openapi.ts'
+import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import { isId } from '#platform/ids.ts'
+import type { Vault } from '#platform/secrets.ts'
+import type { Callers } from './callers.ts'
+import {
+  CreateKey,
+  CreateOrganizationKey,
+  Key,
+  KeyWithGrants,
+  NewKey,
+  PatchKey,
+  toKey,
+  toKeyWithGrants,
+} from './schemas.ts'
+import {
+  createKey,
+  createOrganizationKey,
+  getKey,
+  listKeys,
+  patchKey,
+  revokeKey,
+  revokeOrganizationKey,
+} from './store.ts'
+
+export interface KeyDeps {
+  db: Db
+  vault: Vault
+  /** Called with a key that was changed, before that is answered. */
+  forgetCaller: Callers['forget']
+  publicUrl(): string
+}
+
+// A malformed id is an unknown one: 404.
+const ById = Type.Object({ key_id: Type.String() })
+
+/** Scoped keys, and the organization's own further ones. Only organization keys may call these. */
+export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
+  const { db, forgetCaller, publicUrl } = deps
+
+  async function answerList(
+    reply: FastifyReply,
+    kind: 'scoped' | 'organization',
+    { limit, cursor }: Static<typeof PageQuery>,
+  ) {
+    const { organizationId } = reply.request.caller
+    const { rows, next } = await listKeys(db, organizationId, kind, { limit, position: positionOf(cursor, isId) })
+    if (next) linkNext(reply, publicUrl(), next)
+    return rows.map(toKey)
+  }
+
+  app.post(
+    '/v1/keys',
+    {
+      config: { access: 'org', event: 'key.create' },
+      schema: {
+        operationId: 'createKey',
+        summary: 'Create a scoped key',
+        description:
+          'Creates a key that may do what its permissions name on the instances it lists, and nothing else: for browsers, chat widgets and third parties. The key itself is in this answer only.',
+        tags: ['keys'],
+        headers: IdempotencyHeaders,
+        body: CreateKey,
+        response: { 201: NewKey, ...failures(400, 409) },
+      },
+    },
+    async (request, reply) => {
+      const { name, instance_ids: instanceIds, permissions, expires_at: expiresAt } = request.body
+      const wanted = { name, instanceIds, permissions, expiresAt }
+      const created = await idempotent(deps, request, reply, async (statements) => {
+        const { key, row } = await createKey(statements, request.caller.organizationId, wanted)
+        return { ...toKey(row), raw_key: key }
+      })
+      return reply.code(201).send(created)
+    },
+  )
+
+  app.get(
+    '/v1/keys',
+    {
+      config: { access: 'org' },
+      schema: {
+        operationId: 'listKeys',
+        summary: 'List scoped keys',
+        description: 'Newest first. Revoked and expired keys stay in the list with `is_active: false`.',
+        tags: ['keys'],
+        querystring: PageQuery,
+        response: { 200: Type.Array(Key), ...failures(400) },
+      },
+    },
+    ({ query }, reply) => answerList(reply, 'scoped', query),
+  )
+
+  app.get(
+    '/v1/keys/:key_id',
+    {
+      config: { access: 'org' },
+      schema: {
+        operationId: 'getKey',
+        summary: 'Read a scoped key with its grants',
+        description: 'Answers the key with the instances it is for and what it may do there.',
+        tags: ['keys'],
+        params: ById,
+        response: { 200: KeyWithGrants, ...failures(404) },
+      },
+    },
+    async ({ caller, params }) => toKeyWithGrants(await getKey(db, caller.organizationId, 'scoped', params.key_id)),
+  )
+
+  app.patch(
+    '/v1/keys/:key_id',
+    {
+      config: { access: 'org', event: 'key.update' },
+      schema: {
+        operationId: 'updateKey',
+        summary: 'Rename a scoped key or set when it expires',
+        description:
+          'Changes the name, the expiry or both; what the key may do never changes. To rotate a key, create a new one and set an expiry on the old. A revoked key cannot be changed.',
+        tags: ['keys'],
+        params: ById,
+        body: PatchKey,
+        response: { 200: KeyWithGrants, ...failures(400, 404, 409) },
+      },
+    },
+    async ({ body, caller, params }) => {
+      const patch = { name: body.name, expiresAt: body.expires_at }
+      const row = await patchKey(db, caller.organizationId, params.key_id, patch)
+      forgetCaller(row.keyHash)
+      return toKeyWithGrants(row)
+    },
+  )
+
+  app.delete(
+    '/v1/keys/:key_id',
+    {
+      config: { access: 'org', event: 'key.revoke' },
+      schema: {
+        operationId: 'revokeKey',
+        summary: 'Revoke a scoped key',
+        description:
+          'The key is refused at once, on other servers of the same installation within a second, and answers that it still streams are cut within five. It stays in the list. Revoking it again changes nothing.',
+        tags: ['keys'],
+        params: ById,
+        response: { 204: Type.Null(), ...failures(404) },
+      },
+    },
+    async ({ caller, params }, reply) => {
+      forgetCaller((await revokeKey(db, caller.organizationId, params.key_id)).keyHash)
+      return reply.code(204).send(null)
+    },
+  )
+
+  app.post(
+    '/v1/organization/keys',
+    {
+      config: { access: 'org', event: 'key.create' },
+      schema: {
+        operationId: 'createOrganizationKey',
+        summary: 'Create a further organization key',
+        description:
+          'Creates another key that may do everything in the organization, so that the first can be rotated: create one, move your services over, revoke the old one. The key itself is in this answer only.',
+        tags: ['keys'],
+        headers: IdempotencyHeaders,
+        body: CreateOrganizationKey,
+        response: { 201: NewKey, ...failures(400, 409) },
+      },
+    },
+    async (request, reply) => {
+      const wanted = { name: request.body.name, expiresAt: request.body.expires_at }
+      const created = await idempotent(deps, request, reply, async (statements) => {
+        const { key, row } = await createOrganizationKey(statements, request.caller.organizationId, wanted)
+        return { ...toKey(row), raw_key: key }
+      })
+      return reply.code(201).send(created)
+    },
+  )
+
+  app.get(
+    '/v1/organization/keys',
+    {
+      config: { access: 'org' },
+      schema: {
+        operationId: 'listOrganizationKeys',
+        summary: 'List organization keys',
+        description: 'Newest first, with the one from signup. Revoked and expired keys stay in the list.',
+        tags: ['keys'],
+        querystring: PageQuery,
+        response: { 200: Type.Array(Key), ...failures(400) },
+      },
+    },
+    ({ query }, reply) => answerList(reply, 'organization', query),
+  )
+
+  app.delete(
+    '/v1/organization/keys/:key_id',
+    {
+      config: { access: 'org', event: 'key.revoke' },
+      schema: {
+        operationId: 'revokeOrganizationKey',
+        summary: 'Revoke an organization key',
+        description:
+          'Works as for scoped keys, also on the key that the call is made with. The last active one cannot be revoked: 409. One with an expiry counts while it is active, so keep one without.',
+        tags: ['keys'],
+        params: ById,
+        response: { 204: Type.Null(), ...failures(404, 409) },
+      },
+    },
+    async ({ caller, params }, reply) => {
+      forgetCaller((await revokeOrganizationKey(db, caller.organizationId, params.key_id)).keyHash)
+      return reply.code(204).send(null)
+    },
+  )
+}

@@ -1,0 +1,202 @@
+import { createHash, randomBytes } from 'node:crypto'
+import { and, desc, eq, getTableColumns, inArray, isNotNull, isNull, ne, sql } from 'drizzle-orm'
+import type { Db, Transaction } from '#database/client.ts'
+import { after, cutPage } from '#database/page.ts'
+import { type ApiKey, apiKeys, instances, organizations, type Permission } from '#database/schema.ts'
+import { recordEvent } from '#history/record.ts'
+import { isNotTerminated } from '#instances/status.ts'
+import { AppError } from '#platform/errors.ts'
+import { isId, newId } from '#platform/ids.ts'
+import { texts } from '#platform/texts.ts'
+import { parseTimestamp } from '#platform/timestamps.ts'
+
+const shownCharacters = 4
+
+const kinds = {
+  organization: { prefix: 'chd_org_', where: isNull(apiKeys.permissions) },
+  scoped: { prefix: 'chd_sk_', where: isNotNull(apiKeys.permissions) },
+} as const
+type Kind = keyof typeof kinds
+
+/** By database time: no process's own clock decides when a key ends. */
+export const isActive = sql<boolean>`(${apiKeys.revokedAt} IS NULL AND (${apiKeys.expiresAt} IS NULL OR ${apiKeys.expiresAt} > now()))`
+
+/** A key with whether it is good now. */
+export type KeyRow = ApiKey & { isActive: boolean }
+const columns = { ...getTableColumns(apiKeys), isActive }
+
+type Reading = Pick<Db, 'select'>
+type Creating = Pick<Db, 'select' | 'insert' | 'execute'>
+
+/** Scoped to one organization and kind, like everything here: any other id is simply not found. */
+const owned = (organizationId: string, kind: Kind, id: string) =>
+  and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId), kinds[kind].where)
+
+/** A new key that nobody knows yet: the row that remembers it and the key itself, which is shown once and never stored. */
+function issueKey(organizationId: string, kind: Kind) {
+  const { prefix } = kinds[kind]
+  const key = prefix + randomBytes(32).toString('hex')
+  const row = {
+    id: newId(),
+    organizationId,
+    keyHash: createHash('sha256').update(key).digest(),
+    keyPrefix: `${key.slice(0, prefix.length + shownCharacters)}....`,
+  }
+  return { key, row }
+}
+
+export const issueOrganizationKey = (organizationId: string) => issueKey(organizationId, 'organization')
+
+/** Throws invalid when it is no time, or a past one by the database's clock. */
+async function readExpiry(db: Pick<Db, 'execute'>, text: string | null | undefined): Promise<Date | null> {
+  if (text === undefined || text === null) return null
+  const expiresAt = parseTimestamp(text)
+  if (!expiresAt) throw new AppError('invalid', texts.badExpiry)
+  const { rowCount } = await db.execute(sql`SELECT WHERE ${expiresAt.toISOString()}::timestamptz > now()`)
+  if (rowCount === 0) throw new AppError('invalid', texts.pastExpiry)
+  return expiresAt
+}
+
+/** The ids as given, in the database's spelling and each once. Throws invalid naming those that are no instances of the organization, or are terminated. */
+async function readInstanceIds(db: Reading, organizationId: string, ids: readonly string[]): Promise<string[]> {
+  const found = await db
+    .select({ id: instances.id })
+    .from(instances)
+    .where(and(inArray(instances.id, ids.filter(isId)), eq(instances.organizationId, organizationId), isNotTerminated))
+  const known = new Set(found.map(({ id }) => id))
+  const unknown = ids.filter((id) => !known.has(id.toLowerCase()))
+  if (unknown.length > 0) throw new AppError('invalid', texts.unknownInstances(unknown))
+  return [...new Set(ids.map((id) => id.toLowerCase()))]
+}
+
+export interface NewKey {
+  name: string
+  /** ISO 8601; a key without one lives until it is revoked. */
+  expiresAt?: string | null | undefined
+}
+
+async function insertKey(
+  db: Creating,
+  organizationId: string,
+  kind: Kind,
+  { name, expiresAt }: NewKey,
+  scope: { instanceIds: string[]; permissions: Permission[] } | null,
+): Promise<{ key: string; row: KeyRow }> {
+  const { key, row } = issueKey(organizationId, kind)
+  const values = { ...row, ...scope, name, expiresAt: await readExpiry(db, expiresAt) }
+  const [created] = await db.insert(apiKeys).values(values).returning(columns)
+  await recordEvent(db, { organizationId, subject: row.id })
+  return { key, row: created as KeyRow }
+}
+
+/** Creates a key for some instances. It is in this answer and nowhere else. Throws invalid for a bad expiry or instance. */
+export async function createKey(
+  db: Creating,
+  organizationId: string,
+  { instanceIds, permissions, ...rest }: NewKey & { instanceIds: readonly string[]; permissions: Permission[] },
+) {
+  const scope = { permissions, instanceIds: await readInstanceIds(db, organizationId, instanceIds) }
+  return insertKey(db, organizationId, 'scoped', rest, scope)
+}
+
+/** Creates a further key that may do everything. It is in this answer and nowhere else. Throws invalid for a bad expiry. */
+export const createOrganizationKey = (db: Creating, organizationId: string, key: NewKey) =>
+  insertKey(db, organizationId, 'organization', key, null)
+
+/** A page of an organization's keys of one kind, newest first, with those that are revoked or expired. */
+export async function listKeys(
+  db: Reading,
+  organizationId: string,
+  kind: Kind,
+  { limit, position }: { limit: number | undefined; position: string | undefined },
+) {
+  const listed = db
+    .select(columns)
+    .from(apiKeys)
+    .where(
+      and(
+        eq(apiKeys.organizationId, organizationId),
+        kinds[kind].where,
+        position === undefined ? undefined : after(apiKeys, organizationId, position),
+      ),
+    )
+    .orderBy(desc(apiKeys.createdAt), desc(apiKeys.id))
+  return cutPage(limit === undefined ? await listed : await listed.limit(limit + 1), limit)
+}
+
+/** Throws not_found for a missing, malformed or foreign id alike. */
+export async function getKey(db: Reading, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
+  const [row] = isId(id)
+    ? await db
+        .select(columns)
+        .from(apiKeys)
+        .where(owned(organizationId, kind, id))
+    : []
+  if (!row) throw new AppError('not_found', texts.keyNotFound)
+  return row
+}
+
+/** Renames a scoped key or moves its end; null lets it live until it is revoked. Throws conflict when it is revoked. */
+export async function patchKey(
+  db: Db,
+  organizationId: string,
+  id: string,
+  patch: { name?: string | undefined; expiresAt?: string | null | undefined },
+): Promise<KeyRow> {
+  const { revokedAt } = await getKey(db, organizationId, 'scoped', id)
+  if (revokedAt) throw new AppError('conflict', texts.keyRevoked)
+  const expiresAt = await readExpiry(db, patch.expiresAt)
+  return db.transaction(async (tx) => {
+    const [row] = await tx
+      .update(apiKeys)
+      .set({ name: patch.name ?? sql`${apiKeys.name}`, ...(patch.expiresAt !== undefined && { expiresAt }) })
+      .where(and(owned(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
+      .returning(columns)
+    if (!row) throw new AppError('conflict', texts.keyRevoked)
+    await recordEvent(tx, { organizationId, subject: row.id })
+    return row
+  })
+}
+
+/** Revokes a key for good; one that is revoked stays as it is. Throws not_found. */
+async function revoke(
+  tx: Pick<Transaction, 'update' | 'insert'>,
+  organizationId: string,
+  kind: Kind,
+  id: string,
+): Promise<KeyRow> {
+  const [row] = isId(id)
+    ? await tx
+        .update(apiKeys)
+        .set({ revokedAt: sql`coalesce(${apiKeys.revokedAt}, now())` })
+        .where(owned(organizationId, kind, id))
+        .returning(columns)
+    : []
+  if (!row) throw new AppError('not_found', texts.keyNotFound)
+  await recordEvent(tx, { organizationId, subject: row.id })
+  return row
+}
+
+export const revokeKey = (db: Db, organizationId: string, id: string) =>
+  db.transaction((tx) => revoke(tx, organizationId, 'scoped', id))
+
+/**
+ * Revokes an organization key for good. Throws conflict when it is the last active one: revocations of one organization
+ * wait for each other, so that two at once cannot take the last two.
+ */
+export const revokeOrganizationKey = (db: Db, organizationId: string, id: string): Promise<KeyRow> =>
+  db.transaction(async (tx) => {
+    await tx
+      .select({ id: organizations.id })
+      .from(organizations)
+      .where(eq(organizations.id, organizationId))
+      .for('no key update')
+    const { isActive: isOneOfThem } = await getKey(tx, organizationId, 'organization', id)
+    const [other] = await tx
+      .select({ id: apiKeys.id })
+      .from(apiKeys)
+      .where(and(eq(apiKeys.organizationId, organizationId), kinds.organization.where, isActive, ne(apiKeys.id, id)))
+      .limit(1)
+    if (isOneOfThem && !other) throw new AppError('conflict', texts.lastOrganizationKey)
+    return revoke(tx, organizationId, 'organization', id)
+  })

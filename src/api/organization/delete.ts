@@ -1,0 +1,136 @@
+import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
+import { type Db, onceMoreOnDeadlock, type Transaction } from '#database/client.ts'
+import {
+  apiKeys,
+  channels,
+  idempotencyKeys,
+  instances,
+  organizations,
+  providerKeys,
+  responses,
+  skills,
+} from '#database/schema.ts'
+import { changedBy, forgetWords, recordEvent } from '#history/record.ts'
+import { eraseInstances, isNotErased } from '#instances/erase.ts'
+import type { Due } from '#instances/queue.ts'
+import { dueColumns, isNotTerminated } from '#instances/status.ts'
+import { AppError } from '#platform/errors.ts'
+import type { Logger } from '#platform/log.ts'
+import { texts } from '#platform/texts.ts'
+
+export interface Deletion {
+  /** The instances whose sandboxes workers are to destroy. */
+  due: Due[]
+  /** The hashes of the API keys that were erased. */
+  keyHashes: Buffer[]
+  /** How many other secrets were erased. */
+  secrets: number
+}
+
+/**
+ * Deletes an organization, all or nothing: its keys are dead, its secrets erased, its instances terminated. Workers then
+ * destroy the sandboxes, and `eraseDeleted` erases what is left and says so. Creates at the same time wait for the row's
+ * lock and are refused. Throws unauthenticated when there is none, invalid when `name` is given and not its name.
+ */
+export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
+  const erase = async (tx: Transaction): Promise<Deletion> => {
+    const [organization] = await tx
+      .select({ name: organizations.name })
+      .from(organizations)
+      .where(and(eq(organizations.id, id), isNull(organizations.deletedAt)))
+      .for('update')
+    if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
+    if (name !== undefined && name !== organization.name) throw new AppError('invalid', texts.otherName)
+    const due = await tx
+      .update(instances)
+      .set({
+        desiredState: 'terminated',
+        generation: sql`${instances.generation} + 1`,
+        readyAt: null,
+        attempts: 0,
+        nextAttemptAt: sql`now()`,
+        errorMessage: null,
+        terminatedAt: sql`now()`,
+        updatedAt: sql`now()`,
+        changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
+      })
+      .where(and(eq(instances.organizationId, id), isNotTerminated))
+      .returning(dueColumns)
+    await tx
+      .update(organizations)
+      .set({
+        name: '',
+        deletedAt: sql`now()`,
+        updatedAt: sql`now()`,
+        instanceCount: 0,
+        // Makes Stripe be asked for a subscription, which is then ended.
+        billedCount: null,
+        billingAttempts: 0,
+        nextBillingAt: sql`now()`,
+      })
+      .where(eq(organizations.id, id))
+    await recordEvent(tx, { organizationId: id, type: 'organization.delete' })
+    return { due, ...(await eraseSecrets(tx, id)) }
+  }
+  // It locks many instances, and what marks them all at a shutdown does so in another order.
+  return onceMoreOnDeadlock(() => db.transaction(erase))
+}
+
+/** Keys, secrets, remembered answers and responses of an organization. Those of requests under way may come after it. */
+async function eraseSecrets(tx: Transaction, id: string): Promise<Omit<Deletion, 'due'>> {
+  const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
+  const itsInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
+  const erased = [
+    await tx.delete(providerKeys).where(eq(providerKeys.organizationId, id)),
+    await tx.delete(idempotencyKeys).where(eq(idempotencyKeys.organizationId, id)),
+    await tx.delete(channels).where(inArray(channels.instanceId, itsInstances)),
+    await tx.delete(skills).where(inArray(skills.instanceId, itsInstances)),
+  ]
+  await tx.delete(responses).where(eq(responses.organizationId, id))
+  const secrets = erased.reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0)
+  return { keyHashes: keys.map(({ hash }) => hash), secrets }
+}
+
+/**
+ * Erases what is left of deleted organizations whose last sandbox is gone, with one line in the log for each: the proof.
+ * Rows without secrets and names stay, so that a sandbox that comes to light later is known for what it is.
+ */
+export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>): Promise<void> {
+  const left = await db
+    .select({ id: organizations.id })
+    .from(organizations)
+    .where(isToErase)
+    .orderBy(organizations.deletedAt)
+  for (const { id } of left) await eraseOrganization(db, id, log)
+}
+
+const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL AND NOT EXISTS (
+  SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id}
+  AND ${instances.observedGeneration} < ${instances.generation})`
+
+/**
+ * One that another worker is at is left to it. The line is written before the mark: a crash in between makes two lines,
+ * never none.
+ */
+async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logger, 'info'>): Promise<void> {
+  // In transactions of their own, each within its time however many there are.
+  await eraseInstances(db, eq(instances.organizationId, organizationId))
+  await db.transaction(async (tx) => {
+    const unerased = tx
+      .select()
+      .from(instances)
+      .where(and(eq(instances.organizationId, organizationId), isNotErased))
+    const [organization] = await tx
+      .select({ deletedAt: organizations.deletedAt })
+      .from(organizations)
+      .where(and(eq(organizations.id, organizationId), isToErase, notExists(unerased)))
+      .for('update', { skipLocked: true })
+    if (!organization) return
+    await eraseSecrets(tx, organizationId)
+    await recordEvent(tx, { organizationId, type: 'organization.erased' })
+    await forgetWords(tx, organizationId)
+    const erased = await tx.$count(instances, eq(instances.organizationId, organizationId))
+    log.info({ organizationId, instances: erased, deletedAt: organization.deletedAt }, 'organization erased')
+    await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))
+  })
+}

@@ -1,0 +1,66 @@
+import { and, asc, eq, isNull, or, sql } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { type Organization, organizations, type Tier } from '#database/schema.ts'
+import { recordEvent } from '#history/record.ts'
+import { isId } from '#platform/ids.ts'
+import { instanceLimits } from './tiers.ts'
+
+/** Every organization that is not deleted, oldest first. */
+export const listOrganizations = (db: Db): Promise<Organization[]> =>
+  db
+    .select()
+    .from(organizations)
+    .where(isNull(organizations.deletedAt))
+    .orderBy(asc(organizations.createdAt), asc(organizations.id))
+
+const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
+
+/** Throws an Error in words for the operator, also for what is no id. */
+export async function mustExist(db: Db, id: string): Promise<void> {
+  const found = isId(id) ? await db.select({ id: organizations.id }).from(organizations).where(existing(id)) : []
+  if (found.length === 0) throw new Error(`There is no organization ${id}. npm run admin -- list-orgs shows all.`)
+}
+
+/**
+ * Gives an organization a tier and its limit; a lower limit stops nothing. One with a subscription at Stripe has the
+ * tier it pays for, so that only `whale` can be given to it, and taken back. Throws an Error in words for the operator.
+ */
+export async function setTier(db: Db, id: string, tier: Tier): Promise<Organization> {
+  const isFree = or(isNull(organizations.stripeSubscriptionId), eq(organizations.subscriptionTier, 'whale'))
+  const row = await db.transaction(async (tx) => {
+    const [changed] = await tx
+      .update(organizations)
+      .set({
+        subscriptionTier: tier,
+        instanceLimit: instanceLimits[tier],
+        updatedAt: sql`now()`,
+        // Without a known quantity Stripe is asked: after `whale` the tier is again the one that is paid for.
+        billedCount: null,
+        nextBillingAt: sql`now()`,
+      })
+      .where(and(existing(id), tier === 'whale' ? undefined : isFree))
+      .returning()
+    if (changed) await recordEvent(tx, { organizationId: id, type: 'organization.tier_changed', reason: tier })
+    return changed
+  })
+  if (row) return row
+  throw new Error(`The organization ${id} has the tier it pays for at Stripe. Only whale can be given to it here.`)
+}
+
+/**
+ * Refuses all keys of an organization within a second, or takes that back. Its agents are left as they are: they run,
+ * and answer on their channels. Throws an Error when it was deleted meanwhile.
+ */
+export async function setDisabled(db: Db, id: string, isDisabled: boolean): Promise<Organization> {
+  const type = isDisabled ? 'organization.disable' : 'organization.enable'
+  return db.transaction(async (tx) => {
+    const [row] = await tx
+      .update(organizations)
+      .set({ disabledAt: isDisabled ? sql`now()` : null, updatedAt: sql`now()` })
+      .where(existing(id))
+      .returning()
+    if (!row) throw new Error(`The organization ${id} was deleted meanwhile.`)
+    await recordEvent(tx, { organizationId: id, type })
+    return row
+  })
+}

@@ -1,0 +1,116 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from '@sinclair/typebox'
+import type { Db } from '#database/client.ts'
+import type { Tier } from '#database/schema.ts'
+import { failures } from '#http/openapi.ts'
+import type { Bell } from '#instances/queue.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { deleteOrganization } from './delete.ts'
+import {
+  DeleteOrganization,
+  NewOrganization,
+  Organization,
+  PatchOrganization,
+  Signup,
+  toOrganization,
+} from './schemas.ts'
+import { getOrganization, patchOrganization, signUp } from './store.ts'
+
+export interface OrganizationDeps {
+  db: Db
+  vault: Vault
+  bell: Bell
+  /** Called with the hashes of keys that are no more, before that is answered. */
+  forgetCaller(keyHash: Buffer): void
+  /** Tier of a new organization. */
+  defaultTier: Tier
+}
+
+/** Sign up, read and change an organization and its model provider keys. */
+export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = async (app, deps) => {
+  const { db, vault, bell, forgetCaller, defaultTier } = deps
+
+  app.post(
+    '/v1/organization/signup',
+    {
+      config: { access: 'public', isSignup: true, event: 'organization.create' },
+      schema: {
+        operationId: 'signUp',
+        summary: 'Sign up',
+        description: 'Creates an organization and its first key, which is in this answer only: keep it.',
+        tags: ['organization'],
+        body: Signup,
+        response: { 201: NewOrganization, ...failures(429) },
+      },
+    },
+    async ({ body }, reply) => {
+      const { organization, key } = await signUp(db, body.name, defaultTier)
+      return reply.code(201).send({ organization: toOrganization(organization, []), api_key: key })
+    },
+  )
+
+  app.get(
+    '/v1/organization',
+    {
+      config: { access: 'org' },
+      schema: {
+        operationId: 'getOrganization',
+        summary: 'Read the organization',
+        description: 'The organization of the key, its plan, and which model providers it has a key for.',
+        tags: ['organization'],
+        response: { 200: Organization },
+      },
+    },
+    async ({ caller }) => {
+      const { organization, providers } = await getOrganization(db, caller.organizationId)
+      return toOrganization(organization, providers)
+    },
+  )
+
+  app.patch(
+    '/v1/organization',
+    {
+      config: { access: 'org', event: 'organization.update' },
+      schema: {
+        operationId: 'updateOrganization',
+        summary: 'Change the organization',
+        description:
+          'Renames it, and sets or removes keys of model providers; a provider that is not named keeps its key. Running instances take a new key over within seconds, without a restart.',
+        tags: ['organization'],
+        body: PatchOrganization,
+        response: { 200: Organization },
+      },
+    },
+    async ({ body, caller }, reply) => {
+      const { organization, providers, due } = await patchOrganization(db, vault, caller.organizationId, body)
+      reply.raw.once('finish', () => due.forEach(bell.ring))
+      return toOrganization(organization, providers)
+    },
+  )
+
+  app.delete(
+    '/v1/organization',
+    {
+      config: { access: 'org', event: 'organization.delete' },
+      schema: {
+        operationId: 'deleteOrganization',
+        summary: 'Delete the organization',
+        description:
+          'Deletes everything: all keys stop working within a second, provider keys and other secrets are erased, every instance is terminated and its sandbox destroyed, and a paid subscription is cancelled. The body repeats the name of the organization. It cannot be undone.',
+        tags: ['organization'],
+        body: DeleteOrganization,
+        response: { 204: Type.Null(), ...failures(400) },
+      },
+    },
+    async ({ body, caller, log }, reply) => {
+      const { due, keyHashes, secrets } = await deleteOrganization(db, caller.organizationId, body.name)
+      keyHashes.forEach(forgetCaller)
+      log.info(
+        { organizationId: caller.organizationId, instances: due.length, keys: keyHashes.length, secrets },
+        'organization deleted; its sandboxes are being destroyed',
+      )
+      reply.raw.once('finish', () => due.forEach(bell.ring))
+      return reply.code(204).send(null)
+    },
+  )
+}

@@ -1,0 +1,96 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
+import { Name, Nullable, OneOf } from '#http/validation.ts'
+import { toMicroseconds } from '#platform/timestamps.ts'
+
+const example = {
+  id: 'a1b2c3d4-e5f6-7890-abcd-ef1234567890',
+  name: 'Acme',
+  model_providers: ['anthropic'],
+  subscription_tier: 'crab' as const,
+  instance_limit: 10,
+  instance_count: 1,
+  created_at: '2026-02-14T12:00:00.000000+00:00',
+  updated_at: '2026-02-14T14:30:00.000000+00:00',
+}
+
+export const Organization = Type.Object(
+  {
+    id: Type.String(),
+    name: Type.String(),
+    model_providers: Type.Array(Type.String(), { description: 'The model providers that a key is stored for.' }),
+    subscription_tier: OneOf(tiers),
+    instance_limit: Nullable(
+      Type.Integer({ description: 'How many instances the plan allows; null when there is no limit.' }),
+    ),
+    instance_count: Type.Integer({ description: 'Instances that are not terminated: stopped ones count.' }),
+    created_at: Type.String(),
+    updated_at: Type.String(),
+  },
+  { $id: 'Organization', examples: [example] },
+)
+
+export const Signup = Type.Object({ name: Name }, { additionalProperties: false, examples: [{ name: 'Acme' }] })
+
+export const NewOrganization = Type.Object(
+  {
+    organization: Organization,
+    api_key: Type.String({ description: 'The organization key. It cannot be fetched again.' }),
+  },
+  {
+    $id: 'NewOrganization',
+    examples: [
+      {
+        organization: {
+          ...example,
+          model_providers: [],
+          subscription_tier: 'shrimp',
+          instance_limit: 1,
+          instance_count: 0,
+        },
+        api_key: 'chd_org_f3a8…',
+      },
+    ],
+  },
+)
+
+/** It becomes an HTTP header, so it holds visible ASCII only. */
+const ProviderKey = Type.String({
+  maxLength: 512,
+  pattern: '^[\\x21-\\x7e]*$',
+  description: 'Sealed when stored and never shown again. An empty string removes the key.',
+})
+
+export const PatchOrganization = Type.Object(
+  {
+    name: Type.Optional(Name),
+    model_api_keys: Type.Optional(
+      Type.Object(Object.fromEntries(modelProviders.map((provider) => [provider, Type.Optional(ProviderKey)])), {
+        additionalProperties: false,
+      }),
+    ),
+  },
+  { additionalProperties: false, examples: [{ model_api_keys: { anthropic: 'sk-ant-api03-example' } }] },
+)
+
+export const DeleteOrganization = Type.Object(
+  {
+    name: Type.String({
+      maxLength: 128,
+      description: 'The exact name of the organization, so that none is deleted by mistake.',
+    }),
+  },
+  { additionalProperties: false, examples: [{ name: 'Acme' }] },
+)
+
+/** What callers see of an organization: never a key, only which providers have one. */
+export const toOrganization = (row: Row, modelProviders: readonly string[]): Static<typeof Organization> => ({
+  id: row.id,
+  name: row.name,
+  model_providers: [...modelProviders],
+  subscription_tier: row.subscriptionTier,
+  instance_limit: row.instanceLimit,
+  instance_count: row.instanceCount,
+  created_at: toMicroseconds(row.createdAt),
+  updated_at: toMicroseconds(row.updatedAt),
+})

@@ -1,0 +1,128 @@
+import { and, eq, isNotNull, isNull, or, sql } from 'drizzle-orm'
+import { issueOrganizationKey } from '#api/keys/store.ts'
+import { type Db, onceMoreOnDeadlock, type Transaction } from '#database/client.ts'
+import {
+  apiKeys,
+  instances,
+  type ModelProvider,
+  modelProviders,
+  type Organization,
+  organizations,
+  providerKeys,
+  type Tier,
+} from '#database/schema.ts'
+import { changedBy, recordEvent } from '#history/record.ts'
+import type { Due } from '#instances/queue.ts'
+import { providerKeyPlace } from '#instances/row.ts'
+import { dueColumns } from '#instances/status.ts'
+import { AppError } from '#platform/errors.ts'
+import { newId } from '#platform/ids.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+import { instanceLimits } from './tiers.ts'
+
+/** Creates an organization and its first key, or neither. The key is in this answer and nowhere else. */
+export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organization: Organization; key: string }> {
+  const id = newId()
+  const { key, row } = issueOrganizationKey(id)
+  const organization = await db.transaction(async (tx) => {
+    const [created] = await tx
+      .insert(organizations)
+      .values({ id, name, subscriptionTier: tier, instanceLimit: instanceLimits[tier] })
+      .returning()
+    await tx.insert(apiKeys).values(row)
+    await recordEvent(tx, { organizationId: row.organizationId })
+    return created as Organization
+  })
+  return { organization, key }
+}
+
+const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
+
+/** The providers that have a key stored, in the documented order. */
+async function providersOf(db: Pick<Db, 'select'>, organizationId: string): Promise<ModelProvider[]> {
+  const stored = await db
+    .select({ provider: providerKeys.provider })
+    .from(providerKeys)
+    .where(eq(providerKeys.organizationId, organizationId))
+  return modelProviders.filter((provider) => stored.some((row) => row.provider === provider))
+}
+
+export async function getOrganization(db: Db, id: string) {
+  const [organization] = await db.select().from(organizations).where(existing(id))
+  if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
+  return { organization, providers: await providersOf(db, id) }
+}
+
+export interface OrganizationPatch {
+  name?: string
+  model_api_keys?: Partial<Record<ModelProvider, string>>
+}
+
+/**
+ * Renames the organization and merges provider keys into what is stored (empty removes), all or nothing. Answers also
+ * the instances that must learn a changed key: their generation is raised in the same transaction.
+ */
+export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
+  const change = async (tx: Transaction) => {
+    const [organization] = await tx
+      .update(organizations)
+      .set({ ...(patch.name !== undefined && { name: patch.name }), updatedAt: sql`now()` })
+      .where(existing(id))
+      .returning()
+    if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
+    const due: Due[] = []
+    for (const provider of modelProviders) {
+      const key = patch.model_api_keys?.[provider]
+      if (key === undefined) continue
+      if (await changeProviderKey(tx, vault, id, provider, key)) due.push(...(await raiseGenerations(tx, id, provider)))
+    }
+    await recordEvent(tx, { organizationId: id })
+    return { organization, providers: await providersOf(tx, id), due }
+  }
+  // It locks many instances, and what marks them all at a shutdown does so in another order.
+  return onceMoreOnDeadlock(() => db.transaction(change))
+}
+
+/** Whether the stored key is another one than before. The row of the organization is locked by the caller. */
+async function changeProviderKey(
+  tx: Transaction,
+  vault: Vault,
+  organizationId: string,
+  provider: ModelProvider,
+  key: string,
+) {
+  const stored = and(eq(providerKeys.organizationId, organizationId), eq(providerKeys.provider, provider))
+  if (key === '') return (await tx.delete(providerKeys).where(stored).returning()).length > 0
+  const place = providerKeyPlace(organizationId, provider)
+  const [before] = await tx.select().from(providerKeys).where(stored)
+  if (before && vault.open(before.sealedKey, place) === key) return false
+  const sealedKey = vault.seal(key, place)
+  await tx
+    .insert(providerKeys)
+    .values({ organizationId, provider, sealedKey })
+    .onConflictDoUpdate({
+      target: [providerKeys.organizationId, providerKeys.provider],
+      set: { sealedKey, updatedAt: sql`now()` },
+    })
+  return true
+}
+
+/** Makes the instances of a provider due that run, or are on their way to: workers hand them the new key. */
+const raiseGenerations = (tx: Transaction, organizationId: string, provider: ModelProvider): Promise<Due[]> =>
+  tx
+    .update(instances)
+    .set({
+      generation: sql`${instances.generation} + 1`,
+      attempts: 0,
+      changedBy: changedBy({ type: 'instance.due', reason: 'The key of its model provider was changed.' }),
+    })
+    .where(
+      and(
+        eq(instances.organizationId, organizationId),
+        eq(instances.modelProvider, provider),
+        eq(instances.desiredState, 'running'),
+        or(isNotNull(instances.readyAt), sql`${instances.observedGeneration} < ${instances.generation}`),
+      ),
+    )
+    .returning(dueColumns)

@@ -1,0 +1,105 @@
+import { randomUUID } from 'node:crypto'
+import type { AgentEnd, Said } from '#api/responses/format/agent-events.ts'
+import { nowInSeconds } from '#api/responses/format/object-out.ts'
+import type { Usage } from '#api/responses/format/objects.ts'
+import type { ChatCompletion, ChatUsage, FinishReason } from './chat-schemas.ts'
+
+const usageOf = (usage: Usage): ChatUsage => ({
+  prompt_tokens: usage.input_tokens,
+  completion_tokens: usage.output_tokens,
+  total_tokens: usage.total_tokens,
+  prompt_tokens_details: { cached_tokens: usage.input_tokens_details.cached_tokens, audio_tokens: 0 },
+  completion_tokens_details: {
+    reasoning_tokens: usage.output_tokens_details.reasoning_tokens,
+    audio_tokens: 0,
+    accepted_prediction_tokens: 0,
+    rejected_prediction_tokens: 0,
+  },
+})
+
+type End = Extract<AgentEnd, { kind: 'end' }>
+
+/** One chat completion as it comes to be: in one piece at its end, or in chunks. */
+export class ChatOut {
+  readonly #common: { id: string; created: number; model: string }
+  readonly #includeUsage: boolean
+  #text = ''
+  readonly #calls: Extract<Said, { kind: 'call' }>[] = []
+
+  constructor(model: string, includeUsage: boolean) {
+    this.#common = { id: `chatcmpl-${randomUUID().replaceAll('-', '')}`, created: nowInSeconds(), model }
+    this.#includeUsage = includeUsage
+  }
+
+  begin(): string {
+    return this.#chunk({ role: 'assistant', content: '', refusal: null })
+  }
+
+  /** Notes what was said, and answers it as chunks. */
+  say(said: Said): string[] {
+    if (said.kind === 'text') {
+      this.#text += said.text
+      return [this.#chunk({ content: said.text })]
+    }
+    const { callId: id, name, arguments: args } = said
+    const index = this.#calls.push(said) - 1
+    const opened = { index, id, type: 'function', function: { name, arguments: '' } }
+    return [
+      this.#chunk({ tool_calls: [opened] }),
+      this.#chunk({ tool_calls: [{ index, function: { arguments: args } }] }),
+    ]
+  }
+
+  end({ status, usage }: End): string[] {
+    const last = this.#chunk({}, this.#finish(status))
+    const total = { ...this.#envelope(), choices: [], usage: usage && usageOf(usage) }
+    return this.#includeUsage ? [last, JSON.stringify(total)] : [last]
+  }
+
+  whole({ status, usage }: End): ChatCompletion {
+    const calls = this.#calls.map(({ callId: id, name, arguments: args }) => ({
+      id,
+      type: 'function' as const,
+      function: { name, arguments: args },
+    }))
+    const content = this.#text === '' && calls.length > 0 ? null : this.#text
+    const message = { role: 'assistant' as const, content, refusal: null, annotations: [] }
+    return {
+      ...this.#common,
+      object: 'chat.completion',
+      choices: [
+        {
+          index: 0,
+          message: calls.length > 0 ? { ...message, tool_calls: calls } : message,
+          logprobs: null,
+          finish_reason: this.#finish(status),
+        },
+      ],
+      ...(usage && { usage: usageOf(usage) }),
+      service_tier: 'default',
+      system_fingerprint: null,
+    }
+  }
+
+  #finish(status: End['status']): FinishReason {
+    if (this.#calls.length > 0) return 'tool_calls'
+    return status === 'incomplete' ? 'length' : 'stop'
+  }
+
+  #envelope() {
+    return {
+      ...this.#common,
+      object: 'chat.completion.chunk',
+      service_tier: 'default',
+      system_fingerprint: null,
+    }
+  }
+
+  #chunk(delta: object, finish_reason: FinishReason | null = null): string {
+    return JSON.stringify({
+      ...this.#envelope(),
+      choices: [{ index: 0, delta, logprobs: null, finish_reason }],
+      ...(this.#includeUsage && { usage: null }),
+    })
+  }
+}

@@ -1,0 +1,196 @@
+import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { responseStatuses } from '#database/schema.ts'
+import { Nullable, OneOf } from '#http/validation.ts'
+import { Metadata } from './input.ts'
+
+// What clients get. Strict on purpose: the tests hold every object and event against these.
+const exact = { additionalProperties: false } as const
+const NullOr = <S extends TSchema>(schema: S) => Type.Union([schema, Type.Null()])
+
+const ItemStatus = OneOf(['in_progress', 'completed', 'incomplete'])
+
+export const OutputText = Type.Object(
+  {
+    type: Type.Literal('output_text'),
+    text: Type.String(),
+    annotations: Type.Array(Type.Unknown(), { maxItems: 0, description: 'Always empty: an agent annotates nothing.' }),
+    logprobs: Type.Array(Type.Unknown(), { maxItems: 0 }),
+  },
+  exact,
+)
+
+export const MessageOut = Type.Object(
+  {
+    type: Type.Literal('message'),
+    id: Type.String(),
+    status: ItemStatus,
+    role: Type.Literal('assistant'),
+    content: Type.Array(OutputText),
+    phase: Type.Optional(
+      OneOf(
+        ['commentary', 'final_answer'],
+        'Whether it is the answer, or was said on the way to a call of your tools.',
+      ),
+    ),
+  },
+  exact,
+)
+
+export const FunctionCallOut = Type.Object(
+  {
+    type: Type.Literal('function_call'),
+    id: Type.String(),
+    call_id: Type.String({ description: 'What the `function_call_output` with the result must name.' }),
+    name: Type.String(),
+    arguments: Type.String({ description: 'JSON.' }),
+    status: ItemStatus,
+  },
+  exact,
+)
+
+export const OutputItem = Type.Union([MessageOut, FunctionCallOut])
+export type OutputItem = Static<typeof OutputItem>
+
+export const Usage = Type.Object(
+  {
+    input_tokens: Type.Integer({ minimum: 0 }),
+    input_tokens_details: Type.Object(
+      { cached_tokens: Type.Integer({ minimum: 0 }), cache_write_tokens: Type.Integer({ minimum: 0 }) },
+      exact,
+    ),
+    output_tokens: Type.Integer({ minimum: 0 }),
+    output_tokens_details: Type.Object({ reasoning_tokens: Type.Integer({ minimum: 0 }) }, exact),
+    total_tokens: Type.Integer({ minimum: 0 }),
+  },
+  exact,
+)
+export type Usage = Static<typeof Usage>
+
+export const ToolOut = Type.Object(
+  {
+    type: Type.Literal('function'),
+    name: Type.String(),
+    description: Nullable(Type.String()),
+    parameters: NullOr(Type.Record(Type.String(), Type.Unknown())),
+    strict: Nullable(Type.Boolean({ description: 'Never true: the agent does not hold its model to a schema.' })),
+  },
+  exact,
+)
+export type ToolOut = Static<typeof ToolOut>
+
+const ToolMode = OneOf(['none', 'auto', 'required'])
+const NamedTool = Type.Object({ type: Type.Literal('function'), name: Type.String() }, exact)
+export const ToolChoiceOut = Type.Union([
+  ToolMode,
+  NamedTool,
+  Type.Object({ type: Type.Literal('allowed_tools'), mode: ToolMode, tools: Type.Array(NamedTool) }, exact),
+])
+export type ToolChoiceOut = Static<typeof ToolChoiceOut>
+
+/** What of a request its response repeats: what the agent was told, and the neutral value of what does not apply to it. */
+const echoed = {
+  model: Type.String({ description: 'The model as you named it.' }),
+  previous_response_id: Nullable(Type.String()),
+  instructions: Nullable(Type.String()),
+  metadata: Metadata,
+  tools: Type.Array(ToolOut),
+  tool_choice: ToolChoiceOut,
+  parallel_tool_calls: Type.Literal(true),
+  text: Type.Object({ format: Type.Object({ type: Type.Literal('text') }, exact) }, exact),
+  reasoning: Type.Object({ effort: Type.Null(), summary: Type.Null() }, exact),
+  temperature: Type.Number({ description: 'Yours if the model is told it, else 1.' }),
+  top_p: Type.Number({ description: 'Yours if the model is told it, else 1.' }),
+  presence_penalty: Type.Literal(0),
+  frequency_penalty: Type.Literal(0),
+  top_logprobs: Type.Literal(0),
+  max_output_tokens: Nullable(Type.Integer()),
+  max_tool_calls: Type.Null(),
+  truncation: Type.Literal('auto', { description: 'An agent shortens its own conversation when it grows too long.' }),
+  store: Type.Boolean(),
+  background: Type.Literal(false),
+  service_tier: Type.Literal('default'),
+  safety_identifier: Type.Null(),
+  prompt_cache_key: Type.Null(),
+}
+const Echo = Type.Object(echoed, exact)
+export type Echo = Static<typeof Echo>
+
+export const ResponseError = Type.Object({ code: Type.String(), message: Type.String() }, exact)
+export type ResponseError = Static<typeof ResponseError>
+
+const IncompleteDetails = Type.Object(
+  { reason: OneOf(['max_output_tokens', 'cancelled'], '`cancelled` with the status `cancelled`.') },
+  exact,
+)
+
+export const ResponseObject = Type.Object(
+  {
+    id: Type.String({ description: 'May be sent back as `previous_response_id`; the session remembers without it.' }),
+    object: Type.Literal('response'),
+    created_at: Type.Integer({ description: 'Unix time in seconds.' }),
+    completed_at: Nullable(Type.Integer({ description: 'Null unless `completed`.' })),
+    status: OneOf(responseStatuses),
+    incomplete_details: NullOr(IncompleteDetails),
+    error: NullOr(ResponseError),
+    output: Type.Array(OutputItem, {
+      description: 'What the agent says, and the calls of your tools. Its own tools are its own business.',
+    }),
+    usage: NullOr(Usage),
+    ...echoed,
+  },
+  {
+    $id: 'Response',
+    ...exact,
+    examples: [
+      {
+        id: 'resp_019aa7d0c0ff7e5e9d1f0a2b3c4d5e6f',
+        object: 'response',
+        created_at: 1771066800,
+        completed_at: 1771066804,
+        status: 'completed',
+        incomplete_details: null,
+        error: null,
+        output: [
+          {
+            type: 'message',
+            id: 'msg_5f0c9a3e7b214d6f8a1b2c3d4e5f6071',
+            status: 'completed',
+            role: 'assistant',
+            content: [{ type: 'output_text', text: 'README.md and package.json.', annotations: [], logprobs: [] }],
+            phase: 'final_answer',
+          },
+        ],
+        usage: {
+          input_tokens: 42,
+          input_tokens_details: { cached_tokens: 0, cache_write_tokens: 0 },
+          output_tokens: 8,
+          output_tokens_details: { reasoning_tokens: 0 },
+          total_tokens: 50,
+        },
+        model: 'openclaw',
+        previous_response_id: null,
+        instructions: null,
+        metadata: {},
+        tools: [],
+        tool_choice: 'auto',
+        parallel_tool_calls: true,
+        text: { format: { type: 'text' } },
+        reasoning: { effort: null, summary: null },
+        temperature: 1,
+        top_p: 1,
+        presence_penalty: 0,
+        frequency_penalty: 0,
+        top_logprobs: 0,
+        max_output_tokens: null,
+        max_tool_calls: null,
+        truncation: 'auto',
+        store: true,
+        background: false,
+        service_tier: 'default',
+        safety_identifier: null,
+        prompt_cache_key: null,
+      },
+    ],
+  },
+)
+export type ResponseObject = Static<typeof ResponseObject>

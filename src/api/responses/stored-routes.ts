@@ -1,0 +1,122 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from '@sinclair/typebox'
+import type { FastifyRequest } from 'fastify'
+import { failures } from '#http/openapi.ts'
+import { NoBody } from '#http/validation.ts'
+import type { FindHead } from '#instances/find.ts'
+import { ResponseObject } from './format/objects.ts'
+import { ById, DeletedResponse, InputItems, InputItemsPage, json } from './schemas.ts'
+import type { ResponseStore } from './store/store.ts'
+
+const ByResponse = Type.Object({
+  ...ById.properties,
+  response_id: Type.String({ description: 'The id of the response, `resp_…`.' }),
+})
+
+/** What an agent answered, to be read again, cancelled while it is made, and deleted. */
+export const storedResponseRoutes: FastifyPluginAsyncTypebox<{ store: ResponseStore; findHead: FindHead }> = async (
+  app,
+  { store, findHead },
+) => {
+  /** Whose responses these are. Throws AppError not_found for another organization's instance as for none. */
+  async function ownerOf({ caller, params }: FastifyRequest) {
+    const { organizationId } = caller
+    const { id } = await findHead(organizationId, (params as { instance_id: string }).instance_id)
+    return { organizationId, instanceId: id }
+  }
+
+  const read = { access: 'interact', openaiErrors: true } as const
+  const found = failures(404)
+
+  app.get(
+    '/v1/instances/:instance_id/responses/:response_id',
+    {
+      config: read,
+      schema: {
+        operationId: 'getResponse',
+        summary: 'Read a response again',
+        description:
+          'Responses are kept for 30 days, the latest 1,000 of an instance, unless they were made with `"store": false`; they go with their session and their instance.',
+        tags: ['responses'],
+        params: ByResponse,
+        response: { 200: ResponseObject, ...found },
+      },
+    },
+    async (request, reply) => {
+      const response = await store.find(await ownerOf(request), request.params.response_id)
+      return reply.type(json).send(JSON.stringify(response) as never)
+    },
+  )
+
+  app.get(
+    '/v1/instances/:instance_id/responses/:response_id/input_items',
+    {
+      config: read,
+      schema: {
+        operationId: 'listInputItems',
+        summary: 'Read what a response answers',
+        description: 'The items of the request. The bytes of images and files are not kept.',
+        tags: ['responses'],
+        params: ByResponse,
+        querystring: InputItemsPage,
+        response: { 200: InputItems, ...found },
+      },
+    },
+    async (request) => {
+      const { limit = 20, order = 'desc', after } = request.query
+      const all = (await store.findInput(await ownerOf(request), request.params.response_id)) as {
+        id: string
+        type: string
+      }[]
+      const inOrder = order === 'asc' ? all : all.toReversed()
+      const rest = inOrder.slice(inOrder.findIndex(({ id }) => id === after) + 1)
+      const data = rest.slice(0, limit)
+      const [first_id = null, last_id = null] = [data[0]?.id, data.at(-1)?.id]
+      return { object: 'list' as const, data, first_id, last_id, has_more: rest.length > data.length }
+    },
+  )
+
+  app.post(
+    '/v1/instances/:instance_id/responses/:response_id/cancel',
+    {
+      config: { ...read, event: 'response.cancel' },
+      schema: {
+        operationId: 'cancelResponse',
+        summary: 'Cancel a response',
+        description:
+          'Ends the agent’s turn. Whoever waits for it gets the response as it stands, with the status `cancelled`; a stream ends with `response.incomplete`. What was said to the agent stays in the session. 409 once it has ended.',
+        tags: ['responses'],
+        params: ByResponse,
+        body: NoBody,
+        response: { 200: ResponseObject, ...failures(404, 409) },
+      },
+    },
+    async (request, reply) => {
+      const owner = await ownerOf(request)
+      const { response_id: id } = request.params
+      await store.cancel(owner, id)
+      return reply.type(json).send(JSON.stringify(await store.find(owner, id)) as never)
+    },
+  )
+
+  app.delete(
+    '/v1/instances/:instance_id/responses/:response_id',
+    {
+      config: { ...read, event: 'response.delete' },
+      schema: {
+        operationId: 'deleteResponse',
+        summary: 'Delete a response',
+        description:
+          'It can be read no longer. The agent still remembers what was said; DELETE the session to change that.',
+        tags: ['responses'],
+        params: ByResponse,
+        response: { 200: DeletedResponse, ...failures(404, 409) },
+      },
+    },
+    async (request) => {
+      const { response_id: id } = request.params
+      await store.remove(await ownerOf(request), id)
+      return { id, object: 'response' as const, deleted: true as const }
+    },
+  )
+}

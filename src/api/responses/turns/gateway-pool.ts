@@ -1,0 +1,82 @@
+import { Agent, type Dispatcher, Pool } from 'undici'
+import type { Endpoint } from '#openclaw/gateway.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+
+/** Node's and undici's codes for a connection that never came about: the gateway has seen nothing of the request. */
+const neverConnected = new Set([
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOENT',
+  'ENOTFOUND',
+  'UND_ERR_CONNECT_TIMEOUT',
+])
+
+const isNeverConnected = (error: unknown): boolean =>
+  error instanceof AggregateError
+    ? error.errors.every(isNeverConnected)
+    : error instanceof Error && 'code' in error && neverConnected.has(String(error.code))
+
+/** The failure of a request to a gateway, fit for showing. A turn that may have begun is not to be repeated. */
+export const unreachable = (cause: unknown): AppError =>
+  new AppError('gateway_unreachable', texts.gatewayUnavailable, {
+    cause,
+    doNotRetry: !isNeverConnected(cause),
+  })
+
+const unixSuffix = '.unix'
+
+// A socket's path travels in the origin as a host name, so that one agent pools both kinds and drops idle ones.
+function openPool(origin: string | URL, options: object): Dispatcher {
+  const { hostname } = new URL(origin)
+  if (!hostname.endsWith(unixSuffix)) return new Pool(origin, options)
+  const socketPath = Buffer.from(hostname.slice(0, -unixSuffix.length), 'hex').toString()
+  return new Pool('http://localhost', { ...options, socketPath })
+}
+
+function originOf(endpoint: Endpoint): string {
+  if (endpoint.kind === 'unix') return `http://${Buffer.from(endpoint.path).toString('hex')}${unixSuffix}`
+  const host = endpoint.host.includes(':') ? `[${endpoint.host}]` : endpoint.host
+  return `http://${host}:${endpoint.port}`
+}
+
+interface GatewayPool {
+  /**
+   * Sends a turn to a gateway and returns its answer as soon as the head of it is there. Sets no deadline of its own:
+   * the signal must. Throws what undici throws, or the signal's reason.
+   */
+  post(
+    endpoint: Endpoint,
+    headers: Record<string, string>,
+    body: string,
+    signal: AbortSignal,
+  ): Promise<Dispatcher.ResponseData>
+  close(): Promise<void>
+}
+
+/** Connections to gateways, kept for the next turn. */
+export function openGatewayPool(): GatewayPool {
+  const agent = new Agent({
+    factory: openPool,
+    bodyTimeout: 0,
+    headersTimeout: 0,
+    connect: { timeout: 5_000 },
+  })
+  return {
+    post: (endpoint, headers, body, signal) =>
+      agent.request({
+        origin: originOf(endpoint),
+        path: '/v1/responses',
+        method: 'POST',
+        headers: {
+          ...(endpoint.kind === 'tcp' ? endpoint.headers : {}),
+          ...headers,
+          'content-type': 'application/json',
+        },
+        body,
+        signal,
+      }),
+    close: () => agent.destroy(),
+  }
+}

@@ -1,0 +1,141 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from '@sinclair/typebox'
+import { forgetSession } from '#api/responses/store/clearing.ts'
+import type { Db } from '#database/client.ts'
+import { failures } from '#http/openapi.ts'
+import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import { NoBody } from '#http/validation.ts'
+import type { AskGateway } from '#instances/gateway/ask.ts'
+import { sessionKey } from '#openclaw/session-key.ts'
+import { deleteSession, listSessions, readSession, resetSession } from './gateway.ts'
+import { Session, SessionHistory } from './schemas.ts'
+
+export interface SessionDeps {
+  db: Db
+  /** Talks to a running instance's gateway. */
+  askGateway: AskGateway
+  publicUrl(): string
+}
+
+// A malformed id is an unknown one: 404.
+const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
+const BySession = Type.Object({
+  ...ById.properties,
+  session_id: Type.String({ description: 'The id that messages are sent to; `main` always exists.' }),
+})
+
+const defaultLimit = 50
+const SessionPage = Type.Object(
+  {
+    ...PageQuery.properties,
+    limit: { ...PageQuery.properties.limit, default: defaultLimit, description: 'The most items to answer.' },
+  },
+  { additionalProperties: false },
+)
+
+const isOffset = (text: string) => /^(0|[1-9]\d{0,8})$/.test(text)
+const pageOf = ({ limit = defaultLimit, cursor }: { limit?: number; cursor?: string }) => ({
+  limit,
+  offset: Number(positionOf(cursor, isOffset) ?? 0),
+})
+
+const gatewayFailures = failures(400, 404, 409, 502, 504)
+const config = { access: 'interact' } as const
+
+/** The sessions that were begun by messages to the API, as the running agent has them. */
+export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app, { db, askGateway, publicUrl }) => {
+  app.get(
+    '/v1/instances/:instance_id/sessions',
+    {
+      config,
+      schema: {
+        operationId: 'listSessions',
+        summary: 'List sessions',
+        description:
+          'The sessions that messages were sent to, the one that changed last first. Conversations on chat channels are not among them. Pages follow the agent as it is: a session that is spoken to meanwhile may come twice. The instance must be `running`.',
+        tags: ['sessions'],
+        params: ById,
+        querystring: SessionPage,
+        response: { 200: Type.Array(Session), ...gatewayFailures },
+      },
+    },
+    async ({ caller, params, query }, reply) => {
+      const page = pageOf(query)
+      const { sessions, next } = await askGateway(caller.organizationId, params.instance_id, (gateway) =>
+        listSessions(gateway, page),
+      )
+      if (next !== undefined) linkNext(reply, publicUrl(), String(next))
+      return sessions
+    },
+  )
+
+  app.get(
+    '/v1/instances/:instance_id/sessions/:session_id',
+    {
+      config,
+      schema: {
+        operationId: 'getSession',
+        summary: 'Read a session with what was said in it',
+        description:
+          'Answers the newest messages; the header `Link` names the page with older ones. A page holds at most `limit` messages and may hold fewer, because what tools were asked and answered counts and is left out. The instance must be `running`.',
+        tags: ['sessions'],
+        params: BySession,
+        querystring: SessionPage,
+        response: { 200: SessionHistory, ...gatewayFailures },
+      },
+    },
+    async ({ caller, params, query }, reply) => {
+      const page = pageOf(query)
+      const { history, next } = await askGateway(caller.organizationId, params.instance_id, (gateway) =>
+        readSession(gateway, params.session_id, page),
+      )
+      if (next !== undefined) linkNext(reply, publicUrl(), String(next))
+      return history
+    },
+  )
+
+  app.post(
+    '/v1/instances/:instance_id/sessions/:session_id/reset',
+    {
+      config: { ...config, event: 'session.reset' },
+      schema: {
+        operationId: 'resetSession',
+        summary: 'Empty a session',
+        description:
+          'The agent forgets what was said in it, and its responses can be read no longer; the session stays. A turn that is under way fails. The instance must be `running`.',
+        tags: ['sessions'],
+        params: BySession,
+        body: NoBody,
+        response: { 204: Type.Null(), ...gatewayFailures },
+      },
+    },
+    async ({ caller, params }, reply) => {
+      await askGateway(caller.organizationId, params.instance_id, (gateway) => resetSession(gateway, params.session_id))
+      await forgetSession(db, params.instance_id, sessionKey(params.session_id))
+      return reply.code(204).send(null)
+    },
+  )
+
+  app.delete(
+    '/v1/instances/:instance_id/sessions/:session_id',
+    {
+      config: { ...config, event: 'session.delete' },
+      schema: {
+        operationId: 'deleteSession',
+        summary: 'Delete a session',
+        description:
+          'Deletes the session with all that was said in it, its responses too; a turn that is under way fails. `main` always exists: it is emptied. The instance must be `running`.',
+        tags: ['sessions'],
+        params: BySession,
+        response: { 204: Type.Null(), ...gatewayFailures },
+      },
+    },
+    async ({ caller, params }, reply) => {
+      await askGateway(caller.organizationId, params.instance_id, (gateway) =>
+        deleteSession(gateway, params.session_id),
+      )
+      await forgetSession(db, params.instance_id, sessionKey(params.session_id))
+      return reply.code(204).send(null)
+    },
+  )
+}

@@ -1,0 +1,222 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { Nullable, OneOf } from '#http/validation.ts'
+import { slugPattern, versionPattern } from '#openclaw/clawhub.ts'
+import type { Installed } from './install.ts'
+import type { KnownSkill } from './lookup.ts'
+import { masked } from './settings.ts'
+
+const SkillName = Type.String({ description: 'The name under which the agent knows the skill.' })
+const Ready = Type.Boolean({ description: 'Installed, enabled, and everything it needs is there.' })
+const Source = OneOf(['clawhub', 'openclaw', 'workspace'])
+const Version = Nullable(
+  Type.String({ description: 'The pinned version; null for skills that did not come from the registry.' }),
+)
+
+const webSearch = {
+  name: 'web-search',
+  description: 'Search the web and return summarized results.',
+  source: 'clawhub' as const,
+  ready: true,
+  version: '1.4.0',
+}
+
+export const SkillSummary = Type.Object(
+  {
+    name: SkillName,
+    description: Type.String({ description: 'Empty while the instance does not run.' }),
+    source: Source,
+    ready: Ready,
+    version: Version,
+  },
+  { $id: 'SkillSummary', examples: [webSearch] },
+)
+
+export const Skill = Type.Object(
+  {
+    ...SkillSummary.properties,
+    path: Nullable(
+      Type.String({
+        description: 'Its folder in the workspace; null when it is elsewhere or the instance does not run.',
+      }),
+    ),
+    slug: Nullable(Type.String({ description: 'The registry’s name of it, with its owner.' })),
+    digest: Nullable(Type.String({ description: 'SHA-256, in hex, of the archive that was installed.' })),
+    enabled: Type.Boolean(),
+    required_env: Type.Array(Type.String(), { description: 'Variables that it needs and does not have yet.' }),
+    required_programs: Type.Array(Type.String(), {
+      description: 'Programs that it needs and the sandbox does not have.',
+    }),
+  },
+  {
+    $id: 'Skill',
+    examples: [
+      {
+        ...webSearch,
+        path: '/skills/web-search',
+        slug: '@acme/web-search',
+        digest: '97f28db72f3df03b2849b0a1ba921983932e2740015ec812061a30e07f0b02c1',
+        enabled: true,
+        required_env: [],
+        required_programs: [],
+      },
+    ],
+  },
+)
+
+const Value = Type.String({ maxLength: 16_384, pattern: '^[^\\u0000]*$' })
+const Env = Type.Record(Type.String(), Value, {
+  maxProperties: 64,
+  description: 'Variables for the skill, by name. Their values are sealed and never shown again.',
+})
+const WantedVersion = Type.Optional(
+  Type.String({ pattern: versionPattern, maxLength: 64, description: 'The version to pin; the latest without it.' }),
+)
+const AllowUnverified = Type.Optional(
+  Type.Boolean({
+    description:
+      'Also take a version whose scan is pending, found it suspicious, or gave no verdict; false without it.',
+  }),
+)
+
+export const InstallSkill = Type.Object(
+  {
+    slug: Type.String({
+      pattern: slugPattern,
+      maxLength: 142,
+      description: '`@owner/slug`, or the slug alone when only one skill of the registry has it.',
+    }),
+    version: WantedVersion,
+    env: Type.Optional(Env),
+    allow_unverified: AllowUnverified,
+  },
+  {
+    additionalProperties: false,
+    examples: [{ slug: '@acme/web-search', env: { SEARCH_API_KEY: 'sk-…' } }],
+  },
+)
+
+export const UpdateSkill = Type.Object(
+  { version: WantedVersion, allow_unverified: AllowUnverified },
+  { additionalProperties: false, examples: [{ version: '1.5.0' }] },
+)
+
+export const ConfigureSkill = Type.Object(
+  {
+    enabled: Type.Optional(Type.Boolean({ description: 'false turns the skill off without uninstalling it.' })),
+    apiKey: Type.Optional(
+      Nullable(
+        Type.String({
+          ...Value,
+          minLength: 1,
+          description: 'For the one variable that the skill calls its key.',
+        }),
+      ),
+    ),
+    env: Type.Optional(
+      Type.Record(Type.String(), Nullable(Value), {
+        maxProperties: 64,
+        description: 'Merged with the variables that are set; null removes one.',
+      }),
+    ),
+    config: Type.Optional(
+      Type.Record(Type.String(), Type.Unknown(), {
+        description: 'Settings of the skill’s own, merged key by key; null removes one.',
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    examples: [{ enabled: true, env: { SEARCH_API_KEY: 'sk-…' }, config: { max_results: 5 } }],
+  },
+)
+
+export const InstalledSkill = Type.Object(
+  {
+    skill: SkillName,
+    status: OneOf(['installed', 'installed_missing_env']),
+    version: Type.String(),
+    output: Type.String({ description: 'What the installer said.' }),
+    env_applied: Type.Optional(
+      Type.Record(Type.String(), Type.String(), { description: 'The variables that were set, their values masked.' }),
+    ),
+    required_env: Type.Optional(Type.Array(Type.String(), { description: 'Variables that are still missing.' })),
+    message: Type.String(),
+  },
+  {
+    $id: 'InstalledSkill',
+    examples: [
+      {
+        skill: 'web-search',
+        status: 'installed_missing_env',
+        version: '1.4.0',
+        output: 'Installed web-search@1.4.0',
+        required_env: ['SEARCH_API_KEY'],
+        message: 'Skill installed. To use it, set SEARCH_API_KEY.',
+      },
+    ],
+  },
+)
+
+export const FoundSkill = Type.Object(
+  {
+    slug: Type.String({ description: 'To be sent to install it.' }),
+    name: Type.String(),
+    description: Type.String(),
+    version: Nullable(Type.String({ description: 'The latest; null when the registry does not say.' })),
+  },
+  {
+    $id: 'FoundSkill',
+    examples: [
+      {
+        slug: '@acme/web-search',
+        name: 'Web Search',
+        description: 'Search the web and return summarized results.',
+        version: '1.4.0',
+      },
+    ],
+  },
+)
+
+export const toSummary = ({ name, seen, recorded }: KnownSkill): Static<typeof SkillSummary> => ({
+  name,
+  description: seen?.description ?? '',
+  source: recorded?.slug ? 'clawhub' : (seen?.source ?? 'openclaw'),
+  ready: seen?.ready ?? false,
+  version: recorded?.version ?? seen?.installed?.version ?? null,
+})
+
+export const toSkill = (known: KnownSkill): Static<typeof Skill> => ({
+  ...toSummary(known),
+  path: known.seen?.path ?? null,
+  slug: known.recorded?.slug ?? null,
+  digest: known.recorded?.digest ?? null,
+  enabled: known.enabled,
+  required_env: known.seen?.missing.env ?? [],
+  required_programs: known.seen?.missing.bins ?? [],
+})
+
+function messageOf(requiredEnv: readonly string[], programs: readonly string[]): string {
+  const needs = [
+    ...(requiredEnv.length > 0 ? [`To use it, set ${requiredEnv.join(', ')}.`] : []),
+    ...(programs.length > 0 ? [`It needs programs that the sandbox does not have: ${programs.join(', ')}.`] : []),
+  ]
+  return needs.length > 0 ? `Skill installed. ${needs.join(' ')}` : 'Skill installed and ready to use.'
+}
+
+/** `env` are the variables that were set after it was installed. */
+export function toInstalledSkill(
+  { skill, version, output }: Installed,
+  env: Record<string, string> = {},
+): Static<typeof InstalledSkill> {
+  const names = Object.keys(env)
+  const requiredEnv = skill.missing.env.filter((name) => !env[name])
+  return {
+    skill: skill.key,
+    status: requiredEnv.length > 0 ? 'installed_missing_env' : 'installed',
+    version,
+    output,
+    ...(names.length > 0 && { env_applied: Object.fromEntries(names.map((name) => [name, masked(env[name] ?? '')])) }),
+    ...(requiredEnv.length > 0 && { required_env: requiredEnv }),
+    message: messageOf(requiredEnv, skill.missing.bins),
+  }
+}

@@ -1,0 +1,49 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { type Organization, tiers } from '#database/schema.ts'
+import { Nullable, OneOf } from '#http/validation.ts'
+import { paidTiers } from './stripe.ts'
+
+export const Subscription = Type.Object(
+  {
+    tier: OneOf(tiers),
+    instance_limit: Nullable(Type.Integer({ description: 'Most instances that may exist at once; null is no limit.' })),
+    instance_count: Type.Integer({ description: 'Instances that exist: all but the terminated ones.' }),
+    stripe_customer_id: Nullable(Type.String({ description: 'Null without a billing relation.' })),
+    stripe_subscription_id: Nullable(Type.String({ description: 'Null without a paid plan.' })),
+  },
+  {
+    $id: 'Subscription',
+    examples: [
+      {
+        tier: 'lobster',
+        instance_limit: 500,
+        instance_count: 12,
+        stripe_customer_id: 'cus_abc123',
+        stripe_subscription_id: 'sub_def456',
+      },
+    ],
+  },
+)
+
+export const Checkout = Type.Object(
+  { tier: OneOf(paidTiers) },
+  { additionalProperties: false, examples: [{ tier: 'crab' }] },
+)
+
+export const CheckoutUrl = Type.Object(
+  { url: Type.String({ description: 'Where to send the user. It is good for 24 hours.' }) },
+  { examples: [{ url: 'https://checkout.stripe.com/c/pay/cs_test_a1b2c3' }] },
+)
+
+export const PortalUrl = Type.Object(
+  { url: Type.String({ description: 'Where to send the user. It is good for a few minutes.' }) },
+  { examples: [{ url: 'https://billing.stripe.com/p/session/test_x1y2z3' }] },
+)
+
+export const toSubscription = (row: Organization): Static<typeof Subscription> => ({
+  tier: row.subscriptionTier,
+  instance_limit: row.instanceLimit,
+  instance_count: row.instanceCount,
+  stripe_customer_id: row.stripeCustomerId,
+  stripe_subscription_id: row.stripeSubscriptionId,
+})

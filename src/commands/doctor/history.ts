@@ -1,0 +1,106 @@
+import { sql } from 'drizzle-orm'
+import { keptDays } from '#history/record.ts'
+import type { Check, Finding } from './finding.ts'
+import { instancesWhere } from './rows.ts'
+
+const triggers = ['instances_events', 'instances_events_insert'] as const
+
+/** Every way a status may change. What is not here did not come about by an intent and a worker. */
+const transitions = [
+  'provisioning>running',
+  'provisioning>error',
+  'provisioning>terminated',
+  'running>provisioning',
+  'running>error',
+  'running>stopped',
+  'running>terminated',
+  'stopped>provisioning',
+  'stopped>terminated',
+  'error>provisioning',
+  'error>terminated',
+]
+
+const somebodyWrote =
+  'History cannot be repaired. Find out who writes the database beside Chowder, or which version did it, and keep a dump.'
+
+/** I6: what records the changes of instances is there and switched on. */
+export const recordingTriggers: Check = async function* ({ db }) {
+  const { rows } = await db.execute<{ name: string }>(sql`
+    SELECT tgname AS name FROM pg_trigger WHERE tgrelid = 'instances'::regclass AND tgenabled IN ('O', 'A')`)
+  for (const trigger of triggers) {
+    if (rows.some(({ name }) => name === trigger)) continue
+    yield {
+      check: 'I6',
+      what: `The trigger ${trigger} on the table instances is gone or switched off: changes are not recorded.`,
+      whatToDo: `Switch it on: ALTER TABLE instances ENABLE TRIGGER ${trigger}. If it is gone, restore it from the migrations.`,
+    }
+  }
+}
+
+/** I2, I5: each event of an instance begins where the one before it ended, changes the status in a legal way, and the last one is the row's. */
+export const brokenChains: Check = async function* ({ db }) {
+  for await (const page of instancesWhere(db, sql`true`)) {
+    if (page.length === 0) return
+    const ids = sql`ANY(${sql.param(page.map(({ id }) => id))}::uuid[])`
+    const links = await db.execute<{ instance: string; event: string; before: string; from: string; to: string }>(sql`
+      SELECT instance_id AS instance, id AS event, before, from_status AS from, to_status AS to
+      FROM (
+        SELECT instance_id, id, from_status, to_status,
+               lag(to_status) OVER (PARTITION BY instance_id ORDER BY id) AS before
+        FROM events WHERE instance_id = ${ids} AND to_status IS NOT NULL
+      ) chain
+      WHERE (before IS NOT NULL AND from_status IS DISTINCT FROM before)
+         OR (from_status <> to_status AND from_status || '>' || to_status <> ALL (${sql.param(transitions)}::text[]))
+         OR (from_status IS NULL AND to_status <> 'provisioning')
+      ORDER BY instance_id, id`)
+    for (const link of links.rows) yield brokenLink(link)
+    const ends = await db.execute<{ instance: string; told: string; status: string; generation: number }>(sql`
+      SELECT i.id AS instance, e.to_status AS told, instance_status(i) AS status, i.generation
+      FROM instances i CROSS JOIN LATERAL (
+        SELECT to_status FROM events WHERE instance_id = i.id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1
+      ) e
+      WHERE i.id = ${ids} AND e.to_status <> instance_status(i)`)
+    for (const { instance, told, status, generation } of ends.rows) {
+      yield {
+        check: 'I5',
+        what: `The instance ${instance} is ${status}, and the last of its events says ${told}.`,
+        whatToDo: somebodyWrote,
+        seen: generation,
+      }
+    }
+  }
+}
+
+function brokenLink(link: { instance: string; event: string; before: string | null; from: string | null; to: string }) {
+  const { instance, event, before, from, to } = link
+  const isGap = before !== null && from !== before
+  const finding: Finding = {
+    check: isGap ? 'I5' : 'I2',
+    what: isGap
+      ? `The event ${event} of the instance ${instance} begins with ${from}, and the one before it ended with ${before}.`
+      : `The event ${event} of the instance ${instance} leads from ${from ?? 'nothing'} to ${to}: nothing does that.`,
+    whatToDo: somebodyWrote,
+  }
+  return finding
+}
+
+/**
+ * I6: a reader can rebuild the history from its beginning, as far as it goes back: every instance that is younger than the
+ * oldest event has one that made it.
+ */
+export const missingBeginnings: Check = async function* ({ db }) {
+  const isWithoutBeginning = sql`
+    created_at > (SELECT min(created_at) FROM events)
+    AND created_at > now() - make_interval(days => ${keptDays - 1})
+    AND NOT EXISTS (
+      SELECT FROM events e WHERE e.instance_id = instances.id AND e.from_status IS NULL AND e.to_status IS NOT NULL)`
+  for await (const page of instancesWhere(db, isWithoutBeginning)) {
+    for (const { id } of page) {
+      yield {
+        check: 'I6',
+        what: `The instance ${id} has no event of its creation.`,
+        whatToDo: somebodyWrote,
+      }
+    }
+  }
+}

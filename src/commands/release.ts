@@ -1,0 +1,56 @@
+import '#platform/node-version.ts'
+
+import { parseArgs } from 'node:util'
+import { dockerSettings } from '#composition/docker-settings.ts'
+import { pluginChannels } from '#openclaw/channel-plugins.ts'
+import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
+import { knownReleases } from '#openclaw/releases.ts'
+import { loadConfig } from '#platform/config.ts'
+import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
+import { openDriver } from '#sandbox/index.ts'
+
+const usage = () =>
+  new Error(
+    `usage: npm run release -- <release> [--driver local|docker] [--channels <channel>,…]\n` +
+      `  Installs it on this host, or builds the image that agents run from in Docker, with every channel's plugin.\n` +
+      knownReleases()
+        .map((release) => `  ${release}: ${pluginChannels(release).join(', ')}`)
+        .join('\n'),
+  )
+
+/** Makes a release available ahead of time, with plugins of channels, so that no instance waits for it. */
+async function prepare(): Promise<void> {
+  const { positionals, values } = parseArgs({
+    allowPositionals: true,
+    options: { channels: { type: 'string' }, driver: { type: 'string' } },
+  })
+  const [release] = positionals
+  if (release === undefined || positionals.length > 1 || !knownReleases().includes(release)) throw usage()
+  const channels = values.channels?.split(',') ?? []
+  if (!channels.every((channel) => pluginChannels(release).includes(channel))) throw usage()
+
+  const config = loadConfig()
+  const driver = values.driver ?? config.SANDBOX_DRIVER
+  if (driver !== 'local' && driver !== 'docker') throw usage()
+
+  const interrupted = new AbortController()
+  for (const name of ['SIGINT', 'SIGTERM'] as const)
+    process.once(name, () => interrupted.abort(new Error('interrupted')))
+  const progress = (line: string) => console.log(line)
+  const { signal } = interrupted
+  if (driver === 'docker') {
+    const options = { ...(await dockerSettings(config)), installation: '' }
+    await (await openDriver({ name: 'docker', options })).prepare(release, progress, signal)
+    return console.log(`the image of ${release} is ready`)
+  }
+  const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
+  await prepareDataFolder(dataDir)
+  const options = { dataDir, release, progress, signal }
+  console.log(await installRelease(options))
+  for (const channel of channels) console.log(await installChannelPlugin({ ...options, channel }))
+}
+
+await prepare().catch((error: Error) => {
+  console.error(error.message)
+  process.exitCode = 1
+})

@@ -1,0 +1,38 @@
+import type { Db } from '#database/client.ts'
+import { rememberFirst } from '#database/installation.ts'
+import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
+import { releaseFolder } from '#openclaw/releases.ts'
+import type { Config } from '#platform/config.ts'
+import { nodeBinary } from '#platform/data-folder.ts'
+import { newId } from '#platform/ids.ts'
+import type { Logger } from '#platform/log.ts'
+import { type OpenedDriver, openDriver } from '#sandbox/index.ts'
+import { dockerSettings } from './docker-settings.ts'
+
+/** What sandboxes are opened with: the configuration, and the database of the installation that they belong to. */
+export interface SandboxesOf {
+  config: Config
+  dataDir: string
+  db: Db
+  log: Logger
+}
+
+/** Opens what instances run in, as the configuration says. It touches no sandbox before it is asked to. */
+export async function openSandboxes({ config, dataDir, db, log }: SandboxesOf): Promise<OpenedDriver> {
+  if (config.SANDBOX_DRIVER === 'docker') {
+    const installation = await rememberFirst(db, 'installation-id', newId())
+    return openDriver({ name: 'docker', options: { ...(await dockerSettings(config)), installation } })
+  }
+  return openDriver({
+    name: 'local',
+    options: {
+      dataDir,
+      node: await nodeBinary(dataDir),
+      installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
+      installChannelPlugin: (release, channel, progress, signal) =>
+        installChannelPlugin({ dataDir, release, channel, progress, signal }),
+      releaseFolder: (release) => releaseFolder(dataDir, release),
+      log,
+    },
+  })
+}

@@ -1,0 +1,190 @@
+import { isDeepStrictEqual } from 'node:util'
+import swagger from '@fastify/swagger'
+import type { FastifyInstance, FastifySchema } from 'fastify'
+import { answerHeaders, headers } from './answer-headers.ts'
+import { type Access, inWords } from './auth.ts'
+import { errorResponses, responseOf } from './error-responses.ts'
+import { ErrorBody } from './errors.ts'
+
+/**
+ * The answers of a route that are failures of its own. Those that any route like it may give (400, 401, 403, 413, 415,
+ * 422, 429, 500, 503) are added to the document by themselves.
+ */
+export const failures = <const S extends readonly number[]>(...statuses: S) =>
+  Object.fromEntries(statuses.map((status) => [status, ErrorBody])) as { [K in S[number]]: typeof ErrorBody }
+
+type Schema = Record<string, unknown>
+type Reference = { $ref: string }
+
+interface Response {
+  description: string
+  headers?: Record<string, unknown>
+  content?: Record<string, { schema: Schema; example?: unknown }>
+}
+
+export interface Operation {
+  operationId: string
+  summary: string
+  description: string
+  tags: string[]
+  /** Who may call it. */
+  'x-permission': Access
+  'x-optional-body'?: true
+  security?: Record<string, string[]>[]
+  parameters?: { in: 'path' | 'query' | 'header'; name: string; required: boolean; schema: Schema }[]
+  requestBody?: {
+    required: boolean
+    description?: string
+    content: Record<string, { schema: Schema; example?: unknown }>
+  }
+  responses: Record<string, Response | Reference>
+}
+
+/** The part of an OpenAPI 3.1 document that this API has. */
+export interface ApiDocument {
+  openapi: string
+  info: { title: string; version: string; description: string }
+  servers: { url: string; description: string }[]
+  security: Record<string, string[]>[]
+  tags: { name: string; 'x-displayName': string; description: string }[]
+  paths: Record<string, Record<string, Operation>>
+  components: Record<'schemas' | 'responses' | 'headers' | 'securitySchemes', Record<string, Schema>>
+}
+
+const isObject = (value: unknown): value is Schema => typeof value === 'object' && value !== null
+
+/** What has a default may be left out. */
+const mayBeMissing = ({ properties }: Schema, name: unknown) =>
+  isObject(properties) && isObject(properties[String(name)]) && 'default' in (properties[String(name)] as Schema)
+
+/** The schema with a reference wherever a named one stands; `named` collects those. */
+function withReferences(schema: unknown, named: Map<string, Schema>): unknown {
+  if (Array.isArray(schema)) return schema.map((part) => withReferences(part, named))
+  if (!isObject(schema)) return schema
+  const { $id, ...rest } = schema
+  const parts = Object.fromEntries(Object.entries(rest).map(([key, part]) => [key, withReferences(part, named)]))
+  if (Array.isArray(rest.required)) parts.required = rest.required.filter((name) => !mayBeMissing(rest, name))
+  if (typeof $id !== 'string') return parts
+  if (named.has($id) && !isDeepStrictEqual(named.get($id), parts)) throw new Error(`two schemas are called ${$id}`)
+  named.set($id, parts)
+  return { $ref: `#/components/schemas/${$id}` }
+}
+
+/** The body as one sends it: what may be null may be left out, and what can only be empty is no body. */
+function bodyOf(body: unknown): { body?: unknown; isOptional: boolean } {
+  if (!isObject(body) || !Array.isArray(body.type) || !body.type.includes('null')) return { body, isOptional: false }
+  const isEmpty = Object.keys(body.properties ?? {}).length === 0
+  return isEmpty ? { isOptional: true } : { body: { ...body, type: 'object' }, isOptional: true }
+}
+
+function describe(schema: FastifySchema, access: Access, named: Map<string, Schema>): FastifySchema {
+  const { body: validated, querystring, response, description = '', ...rest } = schema
+  const { body, isOptional } = bodyOf(validated)
+  const described = {
+    ...rest,
+    ...(querystring !== undefined && { querystring: withReferences(querystring, named) }),
+    ...(body !== undefined && { body: withReferences(body, named) }),
+    response: withReferences(response, named),
+    description: `${description}\n\n${inWords(access)}`.trim(),
+    ...(access === 'public' && { security: [] }),
+    'x-permission': access,
+    ...(isOptional && { 'x-optional-body': true }),
+  }
+  return described
+}
+
+const isFailure = (status: number) => status >= 400
+const successes: Record<string, string> = {
+  200: 'The answer.',
+  201: 'It was created.',
+  202: 'It goes on.',
+  204: 'It is done.',
+}
+
+/** Gives an operation the answers that every route like it may have, and each answer its headers; tells which failures. */
+function complete([method, operation]: [string, Operation]): number[] {
+  const { requestBody, parameters = [], responses } = operation
+  const isLimited = operation['x-permission'] !== 'public' || responses[429] !== undefined
+  const mayHaveBody = requestBody !== undefined || operation['x-optional-body'] === true
+  const failed = new Set([500, 503, ...Object.keys(responses).map(Number).filter(isFailure)])
+  const add = (...statuses: number[]) => {
+    for (const status of statuses) failed.add(status)
+  }
+  if (operation['x-permission'] !== 'public') add(401, 403, 429)
+  if (method !== 'get') add(400, 413, 415) // whatever the body is for
+  if (requestBody) {
+    delete requestBody.description // the schema has it
+    requestBody.required = operation['x-optional-body'] !== true
+  }
+  if (mayHaveBody || parameters.some((parameter) => parameter.in === 'query')) add(422)
+  const takes = (name: string) => parameters.some((parameter) => parameter.name === name)
+  if (takes('idempotency-key')) add(409)
+  for (const [status, answer] of Object.entries(responses)) {
+    if ('$ref' in answer || isFailure(Number(status))) continue
+    if (answer.description === 'Default Response') answer.description = successes[status] ?? 'The answer.'
+    answer.headers = {
+      ...answer.headers,
+      ...answerHeaders.every,
+      ...(isLimited && answerHeaders.limited),
+      ...(takes('cursor') && answerHeaders.paged),
+      ...(takes('idempotency-key') && answerHeaders.replayable),
+    }
+  }
+  delete operation['x-optional-body']
+  const statuses = [...failed].sort((a, b) => a - b)
+  for (const status of statuses) responses[status] = responseOf(status)
+  return statuses
+}
+
+/**
+ * Makes `app.swagger()` the OpenAPI 3.1 document of the routes that are registered afterwards, from the very schemas
+ * that validate them. A schema with an `$id` becomes a component of that name; a route with `hide` in its schema is
+ * left out.
+ */
+export async function useOpenApi(
+  app: FastifyInstance,
+  about: Pick<ApiDocument, 'info' | 'servers' | 'tags'>,
+): Promise<void> {
+  const named = new Map<string, Schema>()
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      ...about,
+      security: [{ apiKey: [] }],
+      components: {
+        securitySchemes: {
+          apiKey: {
+            type: 'http',
+            scheme: 'bearer',
+            description:
+              'An organization key (`chd_org_…`), which may do everything in its organization, or a scoped key (`chd_sk_…`), which may do what it was given, on the instances it was given.',
+          },
+        },
+      },
+    },
+    convertConstToEnum: false,
+    transform: ({ schema, url, route }) => ({
+      url,
+      schema: schema?.hide ? schema : describe(schema ?? {}, route.config?.access ?? 'public', named),
+    }),
+    transformObject: (made) => {
+      const document = ('openapiObject' in made ? made.openapiObject : {}) as unknown as ApiDocument
+      const statuses = Object.values(document.paths).flatMap((operations) =>
+        Object.entries(operations).flatMap(complete),
+      )
+      withReferences(ErrorBody, named)
+      const { openapi, info, servers, security, tags, paths, components } = document
+      const schemas = Object.fromEntries([...named].sort(([a], [b]) => (a < b ? -1 : 1)))
+      const responses = errorResponses(new Set(statuses))
+      return {
+        openapi,
+        info,
+        servers,
+        security,
+        tags,
+        paths,
+        components: { ...components, schemas, responses, headers },
+      } as never
+    },
+  })
+}

@@ -1,0 +1,32 @@
+import type { FastifyInstance } from 'fastify'
+import { requestDuration } from '#platform/metrics.ts'
+
+/** Asked every few seconds by whoever watches the process: no news. */
+const unlogged = new Set(['/healthz', '/readyz'])
+
+/** One line and one observation a request, once its answer is out or its client gone: who, what, how it ended, and how long it took. */
+export function useRequestLog(app: FastifyInstance): void {
+  app.addHook('onRequest', (request, reply, done) => {
+    done()
+    const { url } = request.routeOptions
+    if (url !== undefined && unlogged.has(url)) return
+    reply.raw.on('close', () => {
+      const { caller } = request
+      // 101: it became a WebSocket, which has ended.
+      const isWhole = reply.raw.writableFinished || reply.raw.statusCode === 101
+      const status = isWhole ? reply.raw.statusCode : 'client_left'
+      requestDuration.observe({ method: request.method, route: url ?? 'none', status }, reply.elapsedTime / 1000)
+      request.log.info(
+        {
+          method: request.method,
+          url: request.url.split('?')[0],
+          status: reply.raw.statusCode,
+          ms: Math.round(reply.elapsedTime),
+          ...(!isWhole && { clientLeft: true }),
+          ...(caller && { organizationId: caller.organizationId, keyId: caller.keyId }),
+        },
+        'request',
+      )
+    })
+  })
+}

@@ -1,0 +1,50 @@
+import type { FindGateway } from '#instances/find.ts'
+import { connectGateway, type GatewayClient, GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+
+const connectTimeoutMs = 10_000
+/** All calls of one request together. */
+const askTimeoutMs = 60_000
+
+/** Lets a request talk to a running instance's gateway, which it neither configures nor restarts. */
+export type AskGateway = <T>(
+  organizationId: string,
+  id: string,
+  ask: (gateway: GatewayClient, signal: AbortSignal) => Promise<T>,
+) => Promise<T>
+
+/**
+ * Connects, asks and closes. Throws not_found, conflict when the instance does not run, invalid with the gateway's words
+ * when it refuses the request, gateway_unreachable and gateway_timeout.
+ */
+export const askGatewayIn =
+  (gatewayOf: FindGateway): AskGateway =>
+  async (organizationId, id, ask) => {
+    const { endpoint, token } = await gatewayOf(organizationId, id)
+    const signal = AbortSignal.timeout(askTimeoutMs)
+    try {
+      const gateway = await connectGateway(endpoint, token, { signal, timeoutMs: connectTimeoutMs })
+      try {
+        return await ask(gateway, signal)
+      } finally {
+        gateway.close()
+      }
+    } catch (error) {
+      throw asAnswer(error, signal)
+    }
+  }
+
+function asAnswer(cause: unknown, signal: AbortSignal): unknown {
+  if (cause instanceof GatewayRefusal) {
+    if (cause.code === 'INVALID_REQUEST') return new AppError('invalid', `OpenClaw: ${cause.message}`, { cause })
+    return new AppError('gateway_unreachable', texts.gatewayUnavailable, { cause })
+  }
+  if (cause instanceof GatewayUnreachable && !cause.outcomeUnknown) {
+    return new AppError('gateway_unreachable', texts.gatewayUnavailable, { cause })
+  }
+  if (cause instanceof GatewayUnreachable || signal.aborted) {
+    return new AppError('gateway_timeout', texts.gatewayUnavailable, { cause })
+  }
+  return cause
+}

@@ -1,0 +1,227 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { and, eq, isNull, sql } from 'drizzle-orm'
+import type { Db, Transaction } from '#database/client.ts'
+import { type Instance, instances } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { type Changed, type Lease, takeForChange, withLease } from '#instances/lease.ts'
+import type { Bell } from '#instances/queue.ts'
+import { getInstance } from '#instances/row.ts'
+import { isNotTerminated, publicStatus } from '#instances/status.ts'
+import { applyConfig } from '#openclaw/apply-config.ts'
+import type { BaseUrls } from '#openclaw/config.ts'
+import {
+  connectGateway,
+  type Endpoint,
+  type GatewayClient,
+  GatewayRefusal,
+  GatewayUnreachable,
+  probeHealth,
+} from '#openclaw/gateway.ts'
+import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import { AppError } from '#platform/errors.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+import {
+  SandboxAbsentError,
+  type SandboxAccess,
+  SandboxCapacityError,
+  SandboxPathError,
+  SandboxUnavailableError,
+} from '#sandbox/driver.ts'
+import { type OpenedInstance, openInstance, renderGateway } from './configuration.ts'
+
+/** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
+const changeTimeoutMs = 90_000
+/** How long a change waits for a worker, or another change, to let go of the row. */
+const waitForRowMs = 10_000
+const pauseMs = 200
+const connectTimeoutMs = 15_000
+const restartTimeoutMs = 30_000
+const probeTimeoutMs = 2000
+
+export interface ChangeDeps {
+  db: Db
+  vault: Vault
+  bell: Bell
+  baseUrls: BaseUrls
+  sandboxes: SandboxAccess
+}
+
+/** A change of what an instance's gateway is configured from. */
+export interface ConfigChange {
+  /** What is stored, changed. Throws AppError to refuse; called anew when the row was busy. */
+  next(stored: OpenedInstance, row: Instance): OpenedInstance
+  /** Columns of the row that are written along. */
+  fields?(row: Instance): Partial<Changed>
+  /** Writes what belongs to the change in other tables, in the transaction that settles it. */
+  store?(tx: Transaction, row: Instance): Promise<unknown>
+  /** Asks the gateway, which has taken the change over, whether it is well. A throw undoes the change there. */
+  verify?(gateway: GatewayClient, signal: AbortSignal): Promise<void>
+  /** Whether an instance that does not run gets the change at its next start, or is a conflict. */
+  atRest: 'store' | 'refuse'
+}
+
+/**
+ * Changes the configuration of an instance. On a running one it is applied to the gateway hot and read back before
+ * anything is stored; the gateway's refusal is `invalid` with its own text, and everything stays as it was. On others
+ * it is stored for the next start, or refused. A crash half-way leaves the row due, and a worker restores the stored
+ * configuration. Throws not_found, conflict (another status, or busy for 10 s), invalid, gateway_unreachable,
+ * gateway_timeout, no_space, unavailable.
+ */
+export async function changeConfig(
+  deps: ChangeDeps,
+  organizationId: string,
+  id: string,
+  change: ConfigChange,
+): Promise<Instance> {
+  const { db, bell } = deps
+  const signal = AbortSignal.timeout(changeTimeoutMs)
+  for (const deadline = performance.now() + waitForRowMs; performance.now() < deadline; ) {
+    const row = await getInstance(db, organizationId, id)
+    if (row.desiredState === 'terminated') throw new AppError('conflict', texts.isTerminated)
+    if (publicStatus(row) === 'running') {
+      const takenAt = performance.now()
+      const taken = await takeForChange(db, organizationId, id)
+      if (taken) return changeRunning(deps, taken, takenAt, change, signal)
+    } else if (change.atRest === 'refuse') {
+      throw new AppError('conflict', texts.notRunning(publicStatus(row)))
+    } else {
+      const stored = await storeAtRest(deps, row, change)
+      if (stored) {
+        if (stored.generation !== stored.observedGeneration) bell.ring(stored)
+        return stored
+      }
+    }
+    await sleep(pauseMs, undefined, { signal })
+  }
+  throw new AppError('conflict', texts.isBusy)
+}
+
+/**
+ * Stores a change while the gateway does not run. A start that is under way must not settle with the old one, so a due
+ * row's generation is raised, and a start has all its attempts again; a settled one stays settled. Null when the instance
+ * runs meanwhile, or is terminated.
+ */
+async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: ConfigChange): Promise<Instance | null> {
+  change.next(await openInstance(db, vault, row), row)
+  const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
+  const isToStart = sql`${isDue} AND ${instances.desiredState} = 'running'`
+  return db.transaction(async (tx) => {
+    const [stored] = await tx
+      .update(instances)
+      .set({
+        ...change.fields?.(row),
+        updatedAt: sql`now()`,
+        changedBy: changedBy(),
+        generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
+        // What it starts with now is another than what failed.
+        attempts: sql`CASE WHEN ${isToStart} THEN 0 ELSE ${instances.attempts} END`,
+        nextAttemptAt: sql`CASE WHEN ${isToStart} THEN now() ELSE ${instances.nextAttemptAt} END`,
+      })
+      .where(and(eq(instances.id, row.id), isNotTerminated, isNull(instances.readyAt)))
+      .returning()
+    if (!stored) return null
+    await change.store?.(tx, stored)
+    return stored
+  })
+}
+
+async function changeRunning(
+  deps: ChangeDeps,
+  taken: Instance,
+  takenAt: number,
+  change: ConfigChange,
+  signal: AbortSignal,
+): Promise<Instance> {
+  let changed = taken
+  const after = await withLease(deps.db, taken, takenAt, signal, async (lease) => {
+    changed = await applyAndStore(deps, lease, change)
+  }).finally(() => deps.bell.ring(taken)) // a worker restores what an unknown outcome left; at rest it finds nothing due
+  return after?.instance ?? changed
+}
+
+async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChange): Promise<Instance> {
+  const { db, vault } = deps
+  const { generation } = lease.instance
+  const stored = await openInstance(db, vault, lease.instance)
+  const answerFailure = (error: unknown): never => {
+    throw asAnswer(error, lease)
+  }
+  try {
+    await applyToGateway(deps, lease, change.next(stored, lease.instance), async (gateway) => {
+      await change.verify?.(gateway, lease.signal)
+    })
+  } catch (error) {
+    const refusal = asRefusal(error) ?? answerFailure(error)
+    // Unless the gateway itself refused, it was taken over and found wanting.
+    if (!isConfigRefusal(error)) await applyToGateway(deps, lease, stored).catch(answerFailure)
+    await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
+    throw refusal
+  }
+  const fields = { ...change.fields?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
+  const also = change.store && ((tx: Transaction) => change.store!(tx, lease.instance))
+  if (await lease.store(generation, fields, also)) return lease.instance
+  throw new AppError('conflict', texts.isTerminated)
+}
+
+async function applyToGateway(
+  { baseUrls, sandboxes }: ChangeDeps,
+  { instance, signal }: Lease,
+  opened: OpenedInstance,
+  verify?: (gateway: GatewayClient) => Promise<void>,
+): Promise<void> {
+  const { endpoint, inside } = await sandboxes.observe(instance.id, signal)
+  if (!endpoint || !inside) throw new GatewayUnreachable('the gateway does not run')
+  const { config, systemPrompt } = renderGateway(instance, opened, { baseUrls, port: inside.port })
+  const connect = () => connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
+  let gateway = await connect()
+  try {
+    const { restarts } = await applyConfig(gateway, config, signal)
+    if (restarts) {
+      await waitForRestart(endpoint, signal)
+      gateway.close()
+      gateway = await connect()
+    }
+    await verify?.(gateway)
+  } finally {
+    gateway.close()
+  }
+  await writeSystemPrompt(sandboxes.files(instance.id), systemPrompt, signal)
+}
+
+/** Some keys make the gateway start anew by itself, 5 to 9 s: the answer waits, so that the next message finds it up. */
+async function waitForRestart(endpoint: Endpoint, signal: AbortSignal): Promise<void> {
+  for (const deadline = performance.now() + restartTimeoutMs; performance.now() < deadline; ) {
+    if (await probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })) return
+    await sleep(pauseMs, undefined, { signal })
+  }
+  throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
+}
+
+/** The gateway's verdict on the configuration itself: nothing has changed. Its other refusals say nothing of that. */
+const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
+  error instanceof GatewayRefusal && error.code === 'INVALID_REQUEST' && !error.message.includes('persisted')
+
+/** What the caller is told when the change is not to be: null when what the gateway has is unknown. */
+function asRefusal(error: unknown): AppError | null {
+  if (error instanceof SandboxUnavailableError) return null
+  if (error instanceof AppError) return error
+  if (!isConfigRefusal(error)) return null
+  return new AppError('invalid', `OpenClaw refused the configuration: ${error.message}`, { cause: error })
+}
+
+/** Any other failure: what the gateway has is unknown until a worker has looked, so the row is left due. */
+function asAnswer(error: unknown, { signal }: Lease): unknown {
+  const { gatewayUnavailable } = texts
+  if (error instanceof SandboxPathError) return new AppError('invalid', error.message, { cause: error })
+  if (error instanceof SandboxCapacityError) return new AppError('no_space', error.message, { cause: error })
+  if (error instanceof GatewayUnreachable && !error.outcomeUnknown) {
+    return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
+  }
+  if (error instanceof GatewayRefusal || error instanceof SandboxAbsentError)
+    return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
+  if (error instanceof GatewayUnreachable || signal.aborted) {
+    return new AppError('gateway_timeout', gatewayUnavailable, { cause: error })
+  }
+  return error
+}
