@@ -2,12 +2,12 @@ import '#platform/node-version.ts'
 
 import { parseArgs } from 'node:util'
 import { dockerSettings } from '#composition/docker-settings.ts'
+import { openDriver } from '#composition/sandboxes.ts'
 import { pluginChannels } from '#openclaw/channel-plugins.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
-import { openDriver } from '#sandbox/index.ts'
 
 const usage = () =>
   new Error(

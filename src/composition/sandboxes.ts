@@ -6,8 +6,21 @@ import type { Config } from '#platform/config.ts'
 import { nodeBinary } from '#platform/data-folder.ts'
 import { newId } from '#platform/ids.ts'
 import type { Logger } from '#platform/log.ts'
-import { type OpenedDriver, openDriver } from '#sandbox/index.ts'
+import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
+import type { LocalDriver, LocalDriverOptions } from '#sandbox/local/driver.ts'
 import { dockerSettings } from './docker-settings.ts'
+
+/** What only some drivers can do. */
+export type OpenedDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'strays'>>
+
+type DriverOptions = { name: 'local'; options: LocalDriverOptions } | { name: 'docker'; options: DockerDriverOptions }
+
+/** Opens the driver of that name, and loads no other. It touches nothing before it is asked to. */
+export async function openDriver(driver: DriverOptions): Promise<OpenedDriver> {
+  if (driver.name === 'local') return (await import('#sandbox/local/driver.ts')).openLocalDriver(driver.options)
+  return (await import('#sandbox/docker/driver.ts')).openDockerDriver(driver.options)
+}
 
 /** What sandboxes are opened with: the configuration, and the database of the installation that they belong to. */
 export interface SandboxesOf {

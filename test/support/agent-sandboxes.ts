@@ -1,9 +1,9 @@
 import { inject } from 'vitest'
 import type { TestProject } from 'vitest/node'
 import { dockerSettings } from '#composition/docker-settings.ts'
+import { openDriver } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
-import { openDriver } from '#sandbox/index.ts'
 import { startDockerd } from './dockerd.ts'
 import { openOutside, serveOutside } from './outside.ts'
 
