@@ -3,7 +3,7 @@ import { buffer } from 'node:stream/consumers'
 import type Docker from 'dockerode'
 import { extract, pack } from 'tar-stream'
 import { configPath, gatewayFolders } from '#openclaw/config.ts'
-import type { Engine } from '#sandbox/docker/engine.ts'
+import type { DockerClient } from '#sandbox/docker/engine.ts'
 import { forwarderKey, sandboxName } from '#sandbox/docker/profile.ts'
 import { answers, until } from './agents.ts'
 
@@ -19,11 +19,11 @@ export interface Recipe {
   config: Buffer
 }
 
-const call = <T>(engine: Engine, ask: (docker: Docker) => Promise<T>): Promise<T> =>
+const call = <T>(engine: DockerClient, ask: (docker: Docker) => Promise<T>): Promise<T> =>
   engine.call(AbortSignal.timeout(callTimeoutMs), ask, { deadlineMs: callTimeoutMs })
 
 /** Reads the recipe off a sandbox that Chowder has made. */
-export const recipeOf = (engine: Engine, id: string): Promise<Recipe> =>
+export const recipeOf = (engine: DockerClient, id: string): Promise<Recipe> =>
   call(engine, async (docker) => {
     const sandbox = docker.getContainer(sandboxName(id))
     const container = await sandbox.inspect()
@@ -47,7 +47,7 @@ function filesFor(config: Buffer): NodeJS.ReadableStream {
 }
 
 /** A container whose gateway ends before it was ready is started again, as Chowder does, and counted by `ended`. */
-async function untilReady(engine: Engine, name: string, timeoutMs: number, ended: () => void): Promise<void> {
+async function untilReady(engine: DockerClient, name: string, timeoutMs: number, ended: () => void): Promise<void> {
   await until(`${name} ready`, timeoutMs, async () => {
     const { NetworkSettings, State } = await call(engine, (docker) => docker.getContainer(name).inspect())
     if (State.Running) return answers(Number(NetworkSettings.Ports[forwarderKey]?.[0]?.HostPort), '/startupz')
@@ -63,7 +63,7 @@ const mustNotEnd = () => {
 
 /** Makes and starts the same container on the same configuration, on a new volume; resolves once its gateway is ready. */
 export async function startByHand(
-  engine: Engine,
+  engine: DockerClient,
   recipe: Recipe,
   name: string,
   timeoutMs: number,
@@ -83,7 +83,7 @@ export async function startByHand(
 }
 
 /** Stops a container and starts it again; resolves once its gateway is ready. */
-export async function restartByHand(engine: Engine, name: string, timeoutMs: number): Promise<void> {
+export async function restartByHand(engine: DockerClient, name: string, timeoutMs: number): Promise<void> {
   await call(engine, async (docker) => {
     await docker.getContainer(name).stop({ t: stopGraceSeconds })
     await docker.getContainer(name).start()
@@ -92,19 +92,19 @@ export async function restartByHand(engine: Engine, name: string, timeoutMs: num
 }
 
 /** Removes a container with its volume, whether it runs or not. */
-export const removeByHand = (engine: Engine, name: string): Promise<void> =>
+export const removeByHand = (engine: DockerClient, name: string): Promise<void> =>
   call(engine, async (docker) => {
     await docker.getContainer(name).remove({ force: true })
     await docker.getVolume(name).remove()
   })
 
-export const exists = async (engine: Engine, id: string): Promise<boolean> =>
+export const exists = async (engine: DockerClient, id: string): Promise<boolean> =>
   (await engine.callUnless([404], AbortSignal.timeout(callTimeoutMs), (docker) =>
     docker.getContainer(sandboxName(id)).inspect(),
   )) !== null
 
 /** Removes a network with all containers on it and their volumes, should any of it be left. */
-export const removeNetwork = (engine: Engine, network: string): Promise<void> =>
+export const removeNetwork = (engine: DockerClient, network: string): Promise<void> =>
   call(engine, async (docker) => {
     for (const { Id, Mounts } of await docker.listContainers({ all: true, filters: { network: [network] } })) {
       await docker.getContainer(Id).remove({ force: true })
@@ -119,7 +119,11 @@ export const removeNetwork = (engine: Engine, network: string): Promise<void> =>
   })
 
 /** How large an image is in bytes, in all and beyond the one that it was built from; null without it on the host. */
-export const imageSize = (engine: Engine, name: string, base: string): Promise<{ all: number; own: number } | null> =>
+export const imageSize = (
+  engine: DockerClient,
+  name: string,
+  base: string,
+): Promise<{ all: number; own: number } | null> =>
   call(engine, async (docker) => {
     const sizeOf = (image: string) =>
       docker

@@ -3,8 +3,8 @@ import { dockerSettings } from '#composition/docker-settings.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
-import { type Engine, openEngine } from '#sandbox/docker/engine.ts'
-import { openImages } from '#sandbox/docker/image.ts'
+import { createDockerClient, type DockerClient } from '#sandbox/docker/engine.ts'
+import { createImages } from '#sandbox/docker/image.ts'
 import { startChowder } from '../demo/chowder-process.ts'
 import { createAgent, inTurn, secondsOf, until, untilAgentIs } from './agents.ts'
 import {
@@ -52,7 +52,7 @@ async function openDockerd() {
     ...(DOCKER_EXTRA_CA_FILE && { DOCKER_EXTRA_CA_FILE }),
   }
   const { host, buildNetwork, extraCaFile, releaseSource } = await dockerSettings(loadConfig(env))
-  const engine = openEngine(host)
+  const engine = createDockerClient(host)
   await engine
     .call(AbortSignal.timeout(stopTimeoutMs), (docker) => docker.ping())
     .catch((cause) => {
@@ -63,16 +63,20 @@ async function openDockerd() {
         },
       )
     })
-  return { env, engine, images: openImages(engine, releaseSource, { network: buildNetwork, extraCaFile }) }
+  return { env, engine, images: createImages(engine, releaseSource, { network: buildNetwork, extraCaFile }) }
 }
 
-async function deleteAgent(engine: Engine, tenant: Tenant, id: string): Promise<void> {
+async function deleteAgent(engine: DockerClient, tenant: Tenant, id: string): Promise<void> {
   await tenant.call('DELETE', `/v1/instances/${id}`)
   await until('gone', stopTimeoutMs, async () => !(await exists(engine, id)))
 }
 
 /** From a create to a running agent, one at a time, beside the same container and gateway by hand. */
-async function measureCreates(engine: Engine, tenant: Tenant, say: Say): Promise<{ figure: Figure; recipe: Recipe }> {
+async function measureCreates(
+  engine: DockerClient,
+  tenant: Tenant,
+  say: Say,
+): Promise<{ figure: Figure; recipe: Recipe }> {
   say('a first agent, which does not count')
   const first = await createAgent(tenant, startTimeoutMs)
   let recipe = await recipeOf(engine, first)
@@ -95,7 +99,7 @@ async function measureCreates(engine: Engine, tenant: Tenant, say: Say): Promise
 }
 
 /** From asking a running agent to stop, over stopped, to running again, beside the same with a container by hand. */
-async function measureRestarts(engine: Engine, tenant: Tenant, recipe: Recipe, say: Say): Promise<Figure> {
+async function measureRestarts(engine: DockerClient, tenant: Tenant, recipe: Recipe, say: Say): Promise<Figure> {
   say('an agent by Chowder and one by hand, to be stopped and started')
   const id = await createAgent(tenant, startTimeoutMs)
   const name = 'bench-restarted'
@@ -120,7 +124,12 @@ const fact = (name: string, chowder: number, unit: string): Fact => ({ name, cho
  * Many agents that are asked for at once until all of them run, beside as many containers by hand. On a machine that is
  * busy enough OpenClaw ends some of them while they start: those are started again, on both sides, and counted.
  */
-async function measureTogether(engine: Engine, tenant: Tenant, recipe: Recipe, say: Say): Promise<(Fact | Figure)[]> {
+async function measureTogether(
+  engine: DockerClient,
+  tenant: Tenant,
+  recipe: Recipe,
+  say: Say,
+): Promise<(Fact | Figure)[]> {
   const each = Array.from({ length: together }, (_, index) => `bench-together-${index}`)
   const ended = { chowder: 0, limit: 0 }
   say(`${together} agents at once by hand`)

@@ -1,13 +1,13 @@
 import pg from 'pg'
 import { pino } from 'pino'
 import { Agent, request } from 'undici'
-import { openCallers } from '#api/keys/callers.ts'
+import { createCallers } from '#api/keys/callers.ts'
 import { buildApp } from '#app.ts'
 import { nothingBehind } from '#commands/openapi.ts'
-import { openDb } from '#database/client.ts'
+import { createDb } from '#database/client.ts'
 import { useApiKeys } from '#http/auth.ts'
-import { findGatewayIn, findHeadIn } from '#instances/find.ts'
-import { openVault } from '#platform/secrets.ts'
+import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createVault } from '#platform/secrets.ts'
 import { answerMessages, listen } from './program.ts'
 
 export interface WithoutAdapter {
@@ -20,16 +20,16 @@ export interface WithoutAdapter {
  * passes bytes both ways as they come.
  */
 answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
-  const db = openDb(new pg.Pool({ ...connection, max: 10 }))
+  const db = createDb(new pg.Pool({ ...connection, max: 10 }))
   const log = pino({ level: 'silent' })
-  const findHead = findHeadIn(db)
-  const gatewayOf = findGatewayIn(db, openVault(Buffer.from(secretKey, 'base64')), findHead)
-  const { find: findCaller } = openCallers(db, log)
+  const findSummary = createFindSummary(db)
+  const gatewayOf = createFindGateway(db, createVault(Buffer.from(secretKey, 'base64')), findSummary)
+  const { find: findCaller } = createCallers(db, log)
   const limits = { ...nothingBehind.limits, requestsPerMinute: 0, failedAuthPerMinute: 0 }
-  const app = await buildApp({ ...nothingBehind, log, limits, findCaller, findHead, gatewayOf })
+  const app = await buildApp({ ...nothingBehind, log, limits, findCaller, findSummary, gatewayOf })
   const dispatcher = new Agent()
   app.register(async (v1) => {
-    useApiKeys(v1, findCaller, findHead, { countFailure: async () => {}, countRequest: async () => {} })
+    useApiKeys(v1, findCaller, findSummary, { countFailure: async () => {}, countRequest: async () => {} })
     v1.post<{ Params: { instance_id: string } }>(
       '/passed/:instance_id',
       { config: { access: 'interact', event: null }, schema: { hide: true } },

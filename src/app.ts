@@ -96,7 +96,7 @@ export async function buildApp(deps: AppDeps) {
   await app.register(healthRoutes, deps)
   const counts = await useRateLimits(app, deps.limits)
   await app.register(async (v1) => {
-    useApiKeys(v1, deps.findCaller, deps.findHead, counts)
+    useApiKeys(v1, deps.findCaller, deps.findSummary, counts)
     useEvents(v1, deps.db)
     await v1.register(eventRoutes, deps)
     await v1.register(organizationRoutes, deps)

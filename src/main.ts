@@ -5,7 +5,7 @@ import closeWithGrace from 'close-with-grace'
 import type { Closers, Role } from './composition/start.ts'
 import { BadEnvironment, type Config, loadConfig } from './platform/config.ts'
 import { atMost } from './platform/deadline.ts'
-import { type Logger, openLog } from './platform/log.ts'
+import { createLog, type Logger } from './platform/log.ts'
 import { StartupError } from './platform/startup-error.ts'
 
 // Once all of the above has had its effect.
@@ -47,7 +47,7 @@ function ignoreTwins(): (signal: NodeJS.Signals) => void {
 async function main(): Promise<void> {
   const config = loadConfig()
   const role = roleOf(process.argv[2], config)
-  const log = openLog(config.LOG_LEVEL, role, process.stdout.isTTY)
+  const log = createLog(config.LOG_LEVEL, role, process.stdout.isTTY)
   const closers: Closers = []
   const ending = new AbortController()
   let closing: Promise<void> | undefined

@@ -4,8 +4,8 @@ import closeWithGrace from 'close-with-grace'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
-import { openLog } from '#platform/log.ts'
-import { openDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
+import { createLog } from '#platform/log.ts'
+import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
 
 const closingMs = 5000
 
@@ -15,11 +15,11 @@ const closingMs = 5000
  */
 async function main(): Promise<void> {
   const config = loadConfig()
-  const log = openLog(config.LOG_LEVEL, 'docker-proxy', process.stdout.isTTY)
+  const log = createLog(config.LOG_LEVEL, 'docker-proxy', process.stdout.isTTY)
   const { host, network, buildNetwork, extraCaFile, releaseSource } = await dockerSettings(config)
   const folder = config.DOCKER_PROXY_DIR
   const build = { network: buildNetwork, extraCaFile }
-  const proxy = await openDockerProxy({ host, folder, network, build, releases: knownReleases(), releaseSource }, log)
+  const proxy = await createDockerProxy({ host, folder, network, build, releases: knownReleases(), releaseSource }, log)
   closeWithGrace({ delay: closingMs, logger: log }, async ({ err, signal }) => {
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')

@@ -2,13 +2,13 @@ import '#platform/node-version.ts'
 
 import { parseArgs } from 'node:util'
 import { openForOperator } from '#composition/operator-database.ts'
-import { openSandboxes } from '#composition/sandboxes.ts'
-import { openQueue, type QueueBackend } from '#lifecycle/queue.ts'
+import { createSandboxes } from '#composition/sandboxes.ts'
+import { createQueue, type QueueBackend } from '#lifecycle/queue.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
-import { openLog } from '#platform/log.ts'
+import { createLog } from '#platform/log.ts'
 import { readSecretKey } from '#platform/secret-key.ts'
-import { openVault } from '#platform/secrets.ts'
+import { createVault } from '#platform/secrets.ts'
 import { examine, repair } from './doctor/examine.ts'
 import type { Finding } from './doctor/finding.ts'
 
@@ -20,21 +20,21 @@ const print = ({ check, what, whatToDo }: Finding) => console.log(`${check.padEn
 
 /** The number of findings that are left. */
 async function look(config: Config, fix: boolean): Promise<number> {
-  const log = openLog('error', 'doctor', false)
+  const log = createLog('error', 'doctor', false)
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   const { db, connection, pending, close } = await openForOperator(config, 'doctor')
   const backend: QueueBackend = config.REDIS_URL
     ? { kind: 'redis', url: config.REDIS_URL }
     : { kind: 'postgres', connection: { ...connection, application_name: 'chowder-doctor-queue' } }
-  const queue = openQueue(backend, log)
+  const queue = createQueue(backend, log)
   try {
     if (pending > 0) {
       print({ check: 'schema', what: `The schema is ${pending} migrations behind.`, whatToDo: 'Run npm run migrate.' })
       return 1
     }
     const key = await readSecretKey(config.CHOWDER_SECRET_KEY, dataDir)
-    const sandboxes = await openSandboxes({ config, dataDir, db, log })
-    const deps = { db, sandboxes, vault: key && openVault(key), queue }
+    const sandboxes = await createSandboxes({ config, dataDir, db, log })
+    const deps = { db, sandboxes, vault: key && createVault(key), queue }
     const found = await examine(deps)
     found.forEach(print)
     if (!fix || found.length === 0) return found.length

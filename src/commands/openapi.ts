@@ -15,7 +15,7 @@ const standIn = new Proxy(absent, { get: absent }) as never
 export const nothingBehind: AppDeps = {
   db: standIn,
   vault: standIn,
-  bell: standIn,
+  queue: standIn,
   log: pino({ level: 'silent' }),
   limits: { requestsPerMinute: 1, signupsPerHour: 1, failedAuthPerMinute: 1, redis: null },
   trustedProxies: 0,
@@ -28,7 +28,7 @@ export const nothingBehind: AppDeps = {
   publicUrl: absent,
   findCaller: absent,
   forgetCaller: absent,
-  findHead: absent,
+  findSummary: absent,
   gatewayOf: absent,
   askGateway: absent,
   forgetGateway: absent,

@@ -2,7 +2,7 @@ import '#platform/node-version.ts'
 
 import { parseArgs } from 'node:util'
 import { dockerSettings } from '#composition/docker-settings.ts'
-import { openDriver } from '#composition/sandboxes.ts'
+import { createDriver } from '#composition/sandboxes.ts'
 import { pluginChannels } from '#openclaw/channel-plugins.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { knownReleases } from '#openclaw/releases.ts'
@@ -40,7 +40,7 @@ async function prepare(): Promise<void> {
   const { signal } = interrupted
   if (driver === 'docker') {
     const options = { ...(await dockerSettings(config)), installation: '' }
-    await (await openDriver({ name: 'docker', options })).prepare(release, progress, signal)
+    await (await createDriver({ name: 'docker', options })).prepare(release, progress, signal)
     return console.log(`the image of ${release} is ready`)
   }
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)

@@ -1,12 +1,12 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
-import { type Db, openDb } from '#database/client.ts'
+import { createDb, type Db } from '#database/client.ts'
 import { reachEmbeddedPostgres, startEmbeddedPostgres } from '#database/embedded.ts'
 import { pendingMigrations } from '#database/migrate.ts'
 import type { Config } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
-import { openLog } from '#platform/log.ts'
+import { createLog } from '#platform/log.ts'
 
 const connectTimeoutMs = 5000
 const statementTimeoutMs = 60_000
@@ -29,7 +29,7 @@ async function reach(config: Config, command: string): Promise<{ connection: pg.
   })
   const running = await reachEmbeddedPostgres(dataDir)
   if (running) return { connection: running, close: async () => {} }
-  const started = await startEmbeddedPostgres({ dataDir, log: openLog('warn', command, false) })
+  const started = await startEmbeddedPostgres({ dataDir, log: createLog('warn', command, false) })
   return { connection: started.connection, close: () => started.stop() }
 }
 
@@ -54,7 +54,7 @@ export async function openForOperator(config: Config, command: string): Promise<
     await close()
   }
   try {
-    return { db: openDb(pool), connection, pending: await pendingMigrations(pool), close: end }
+    return { db: createDb(pool), connection, pending: await pendingMigrations(pool), close: end }
   } catch (error) {
     await end()
     throw error

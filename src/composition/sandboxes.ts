@@ -12,14 +12,14 @@ import type { LocalDriver, LocalDriverOptions } from '#sandbox/local/driver.ts'
 import { dockerSettings } from './docker-settings.ts'
 
 /** What only some drivers can do. */
-export type OpenedDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'strays'>>
+export type CreatedDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans'>>
 
 type DriverOptions = { name: 'local'; options: LocalDriverOptions } | { name: 'docker'; options: DockerDriverOptions }
 
 /** Opens the driver of that name, and loads no other. It touches nothing before it is asked to. */
-export async function openDriver(driver: DriverOptions): Promise<OpenedDriver> {
-  if (driver.name === 'local') return (await import('#sandbox/local/driver.ts')).openLocalDriver(driver.options)
-  return (await import('#sandbox/docker/driver.ts')).openDockerDriver(driver.options)
+export async function createDriver(driver: DriverOptions): Promise<CreatedDriver> {
+  if (driver.name === 'local') return (await import('#sandbox/local/driver.ts')).createLocalDriver(driver.options)
+  return (await import('#sandbox/docker/driver.ts')).createDockerDriver(driver.options)
 }
 
 /** What sandboxes are opened with: the configuration, and the database of the installation that they belong to. */
@@ -31,12 +31,12 @@ export interface SandboxesOf {
 }
 
 /** Opens what instances run in, as the configuration says. It touches no sandbox before it is asked to. */
-export async function openSandboxes({ config, dataDir, db, log }: SandboxesOf): Promise<OpenedDriver> {
+export async function createSandboxes({ config, dataDir, db, log }: SandboxesOf): Promise<CreatedDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await rememberFirst(db, 'installation-id', newId())
-    return openDriver({ name: 'docker', options: { ...(await dockerSettings(config)), installation } })
+    return createDriver({ name: 'docker', options: { ...(await dockerSettings(config)), installation } })
   }
-  return openDriver({
+  return createDriver({
     name: 'local',
     options: {
       dataDir,

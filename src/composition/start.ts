@@ -1,12 +1,12 @@
 import { and, eq, sql } from 'drizzle-orm'
 import pg from 'pg'
-import { openCallers } from '#api/keys/callers.ts'
+import { createCallers } from '#api/keys/callers.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
-import { openPassingSessions } from '#api/responses/chat/passing-sessions.ts'
+import { createEphemeralSessionCleanup } from '#api/responses/chat/passing-sessions.ts'
 import { clearOldResponses } from '#api/responses/store/clearing.ts'
-import { type BillingSettings, openBilling } from '#api/subscription/stripe.ts'
+import { type BillingSettings, createBilling } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
-import { type Db, openDb } from '#database/client.ts'
+import { createDb, type Db } from '#database/client.ts'
 import { rememberFirst } from '#database/installation.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { instances } from '#database/schema.ts'
@@ -14,12 +14,12 @@ import { changedBy, clearOldEvents } from '#history/record.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { connectLimits } from '#http/rate-limit.ts'
 import { eraseTerminated } from '#instances/erase.ts'
-import { findGatewayIn, findHeadIn } from '#instances/find.ts'
-import { askGatewayIn } from '#instances/gateway/ask.ts'
+import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createAskGateway } from '#instances/gateway/ask.ts'
 import { isRunningAtRest } from '#instances/status.ts'
-import { openBacklog } from '#lifecycle/backlog.ts'
-import { defaultPatience } from '#lifecycle/pass.ts'
-import { migrateQueue, openQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
+import { createBacklogMetrics } from '#lifecycle/backlog.ts'
+import { defaultTimeouts } from '#lifecycle/pass.ts'
+import { createQueue, migrateQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Round } from '#lifecycle/worker.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
@@ -28,11 +28,11 @@ import { atMost } from '#platform/deadline.ts'
 import type { Logger } from '#platform/log.ts'
 import { serveMetrics } from '#platform/metrics.ts'
 import { findSecretKey } from '#platform/secret-key.ts'
-import { openVault, type Vault } from '#platform/secrets.ts'
+import { createVault, type Vault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { measureDriver } from '#sandbox/measured.ts'
-import type { OpenedDriver } from './sandboxes.ts'
-import { openSandboxes, type SandboxesOf } from './sandboxes.ts'
+import type { CreatedDriver } from './sandboxes.ts'
+import { createSandboxes, type SandboxesOf } from './sandboxes.ts'
 import { welcome } from './welcome.ts'
 
 export const roles = ['all', 'api', 'worker', 'migrate'] as const
@@ -50,7 +50,7 @@ const billingEveryMs = 10_000
 const clearEveryMs = 60_000
 
 /** Opens what instances run in; only a driver whose agents are this host's own can stop them all with Chowder. */
-export type OpenSandboxes = (what: SandboxesOf) => Promise<OpenedDriver>
+export type CreateSandboxes = (what: SandboxesOf) => Promise<CreatedDriver>
 
 /** What must be closed, in the order it was opened; closed the other way round. */
 export type Closers = { close(reason: { interrupted: boolean }): Promise<unknown> }[]
@@ -58,7 +58,7 @@ export type Closers = { close(reason: { interrupted: boolean }): Promise<unknown
 const postgresConnection = (url: string): pg.PoolConfig => ({ connectionString: url })
 
 /** Opens the database: the given one, which must be migrated, or the embedded one, which is migrated here. */
-async function openDatabase(
+async function createDatabase(
   config: Config,
   role: Role,
   dataDir: string,
@@ -92,7 +92,7 @@ async function openDatabase(
     keepAliveInitialDelayMillis: 10_000,
     application_name: `chowder-${role}`,
   })
-  const db = openDb(pool)
+  const db = createDb(pool)
   pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost')) // else it ends the process
   closers.push({ close: () => atMost(closeTimeoutMs, pool.end()) })
 
@@ -114,8 +114,8 @@ async function openDatabase(
   return { pool, db, backend }
 }
 
-async function openQueueOf(backend: QueueBackend, log: Logger, closers: Closers): Promise<ReconcileQueue> {
-  const queue = openQueue(backend, log)
+async function createQueueOf(backend: QueueBackend, log: Logger, closers: Closers): Promise<ReconcileQueue> {
+  const queue = createQueue(backend, log)
   closers.push({ close: () => queue.close() })
   await queue.check().catch((cause: unknown) => {
     throw new StartupError('The queue has no schema in the database, or an old one. Run npm run migrate first.', {
@@ -126,12 +126,12 @@ async function openQueueOf(backend: QueueBackend, log: Logger, closers: Closers)
 }
 
 /** Fails closed when the key is not the one that this database's secrets were sealed with. */
-async function openVaultOf(db: Db, config: Config, dataDir: string): Promise<Vault> {
-  const vault = openVault(await findSecretKey(config.CHOWDER_SECRET_KEY, dataDir))
+async function createVaultOf(db: Db, config: Config, dataDir: string): Promise<Vault> {
+  const vault = createVault(await findSecretKey(config.CHOWDER_SECRET_KEY, dataDir))
   const place = 'installation/secret-key-check/value'
   const sealed = await rememberFirst(db, 'secret-key-check', vault.seal('chowder', place))
   try {
-    vault.open(sealed, place)
+    vault.unseal(sealed, place)
   } catch (cause) {
     throw new StartupError('The secret key is not the one that this database was sealed with. Restore the old one.', {
       cause,
@@ -187,21 +187,21 @@ export async function start(
   log: Logger,
   closers: Closers,
   signal: AbortSignal,
-  open: OpenSandboxes = openSandboxes,
+  open: CreateSandboxes = createSandboxes,
 ): Promise<void> {
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)
-  const { pool, db, backend } = await openDatabase(config, role, dataDir, log, closers, signal)
+  const { pool, db, backend } = await createDatabase(config, role, dataDir, log, closers, signal)
   if (role === 'migrate') {
     log.info('the schema is up to date')
     return
   }
   signal.throwIfAborted()
-  const vault = await openVaultOf(db, config, dataDir)
+  const vault = await createVaultOf(db, config, dataDir)
   const sandboxes = measureDriver(await open({ config, dataDir, db, log }))
   const { stopAll } = sandboxes
   if (stopAll) await claimHost(db, dataDir)
-  const queue = await openQueueOf(backend, log, closers)
+  const queue = await createQueueOf(backend, log, closers)
   if (role === 'all') {
     closers.push({
       async close({ interrupted }) {
@@ -223,12 +223,12 @@ export async function start(
 
   let publicUrl = ''
   const stripe = stripeSettings(config, () => publicUrl)
-  const billing = stripe && (await openBilling(stripe))
-  const findHead = findHeadIn(db)
-  const gatewayOf = findGatewayIn(db, vault, findHead)
-  const askGateway = askGatewayIn(gatewayOf)
+  const billing = stripe && (await createBilling(stripe))
+  const findSummary = createFindSummary(db)
+  const gatewayOf = createFindGateway(db, vault, findSummary)
+  const askGateway = createAskGateway(gatewayOf)
   if (role !== 'worker') {
-    const callers = openCallers(db, log)
+    const callers = createCallers(db, log)
     closers.push(callers)
     const limitsRedis = config.REDIS_URL ? connectLimits(config.REDIS_URL, log) : null
     closers.push({ close: async () => limitsRedis?.disconnect() })
@@ -236,7 +236,7 @@ export async function start(
     const app = await buildApp({
       db,
       vault,
-      bell: queue,
+      queue,
       log,
       sandboxes,
       baseUrls,
@@ -245,7 +245,7 @@ export async function start(
       publicUrl: () => publicUrl,
       findCaller: callers.find,
       forgetCaller: callers.forget,
-      findHead,
+      findSummary,
       gatewayOf,
       askGateway,
       forgetGateway: gatewayOf.forget,
@@ -285,8 +285,8 @@ export async function start(
       sandboxes,
       baseUrls,
       clawhubUrl: config.CLAWHUB_REGISTRY,
-      patience: defaultPatience,
-      bell: queue,
+      timeouts: defaultTimeouts,
+      queue,
       log,
     }
     const others: Round[] = [
@@ -301,7 +301,7 @@ export async function start(
       {
         what: 'the deleting of passing sessions',
         everyMs: eraseEveryMs,
-        act: openPassingSessions(db, askGateway, log),
+        act: createEphemeralSessionCleanup(db, askGateway, log),
       },
       { what: 'the clearing of old responses', everyMs: clearEveryMs, act: () => clearOldResponses(db) },
     ]
@@ -309,7 +309,7 @@ export async function start(
       const act = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)
       others.push({ what: 'billing', everyMs: billingEveryMs, act })
     }
-    const { defaultRounds, startWorker } = await import('#lifecycle/worker.ts')
+    const { defaultIntervals: defaultRounds, startWorker } = await import('#lifecycle/worker.ts')
     const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultRounds, signal, others)
     closers.push({ close: () => worker.stop() })
     closers.push({ close: async () => preparing.abort() })
@@ -323,7 +323,7 @@ export async function start(
   }
   // Last: that it answers says that the process does its work.
   if (config.METRICS_PORT !== undefined) {
-    const sources = role === 'api' ? [] : [openBacklog({ db, queue })]
+    const sources = role === 'api' ? [] : [createBacklogMetrics({ db, queue })]
     const { port, close } = await serveMetrics({ host: config.METRICS_HOST, port: config.METRICS_PORT }, sources, log)
     closers.push({ close })
     log.info({ port }, 'metrics are served at /metrics')

@@ -9,7 +9,7 @@ const largestBatch = 500
  * what was asked for, and answers in the same order.
  */
 export function batched<Asked, Answer>(
-  mostAtOnce: number,
+  maxConcurrent: number,
   query: (asked: readonly Asked[]) => Promise<Answer[]>,
 ): (asked: Asked) => Promise<Answer> {
   let queriesOut = 0
@@ -28,7 +28,7 @@ export function batched<Asked, Answer>(
       cache: false,
       maxBatchSize: largestBatch,
       batchScheduleFn: (send) => {
-        if (queriesOut < mostAtOnce) setImmediate(send)
+        if (queriesOut < maxConcurrent) setImmediate(send)
         else waiting.push(send)
       },
     },

@@ -33,7 +33,7 @@ function endWhenSilent(client: pg.PoolClient): void {
  * The query builder over a pool that has no connections yet; opens nothing itself. A connection that dies in the middle of
  * a transaction fails what is asked of it, and not the process.
  */
-export function openDb(pool: pg.Pool): Db {
+export function createDb(pool: pg.Pool): Db {
   pool.on('connect', (client) => {
     client.on('error', () => {})
     endWhenSilent(client)

@@ -15,7 +15,7 @@ const socketPort = 5432
 const socketFile = (cluster: Cluster): string => join(cluster.socketFolder, `.s.PGSQL.${socketPort}`)
 
 /** The kernel allows 107 bytes, and PostgreSQL adds to the name. */
-const longestSocketPath = 99
+const maxSocketPath = 99
 
 const failedWith = (error: unknown, ...codes: string[]): boolean =>
   error instanceof Error && 'code' in error && codes.includes(String(error.code))
@@ -117,7 +117,7 @@ const quote = (text: string): string =>
   process.platform === 'win32' ? `"${text}"` : `'${text.replaceAll("'", "'\\''")}'`
 
 async function settings(cluster: Cluster, durable: boolean, port: number | undefined): Promise<string> {
-  const fits = process.platform !== 'win32' && Buffer.byteLength(socketFile(cluster)) <= longestSocketPath
+  const fits = process.platform !== 'win32' && Buffer.byteLength(socketFile(cluster)) <= maxSocketPath
   const place = fits
     ? ['listen_addresses=', `unix_socket_directories="${cluster.socketFolder}"`, `port=${socketPort}`]
     : ['listen_addresses=127.0.0.1', 'unix_socket_directories=', `port=${port ?? (await freePort())}`]

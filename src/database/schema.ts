@@ -281,7 +281,7 @@ export const responses = pgTable(
  * Sessions of a gateway that were made for one call, to be deleted once it is over: the row is written before the session
  * comes to be, and goes after it.
  */
-export const passingSessions = pgTable(
+export const ephemeralSessions = pgTable(
   'passing_sessions',
   {
     sessionKey: text().primaryKey(),

@@ -30,7 +30,7 @@ export const ErrorBody = Type.Object(
 type Thrown = FastifyError | AppError
 
 /** Faults that one answer lists: nobody reads more, and a body may have thousands. */
-const mostFaults = 20
+const maxFaults = 20
 const nested = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
 
 const parts = { body: 'body', querystring: 'query', params: 'path', headers: 'header' }
@@ -38,7 +38,7 @@ const parts = { body: 'body', querystring: 'query', params: 'path', headers: 'he
 /** Where Ajv stood, as `loc`: the part of the request, then the path in it; a missing or unknown property is named itself. */
 function faultsIn(error: Pick<FastifyError, 'validation' | 'validationContext'>) {
   const part = parts[error.validationContext ?? 'body']
-  return (error.validation ?? []).slice(0, mostFaults).map(({ instancePath, keyword, message, params }) => {
+  return (error.validation ?? []).slice(0, maxFaults).map(({ instancePath, keyword, message, params }) => {
     const path = instancePath.split('/').slice(1)
     const named = params.missingProperty ?? params.additionalProperty
     const allowed = Array.isArray(params.allowedValues) ? `: ${params.allowedValues.join(', ')}` : ''

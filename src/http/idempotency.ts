@@ -83,7 +83,7 @@ export async function idempotent<Body>(
     inTransaction(db, async (statements): Promise<Answered | null> => {
       const claimed = await claim(statements, organizationId, key, requestHash)
       if (claimed === 'by a twin') return null
-      if (claimed !== 'here') return { body: JSON.parse(vault.open(claimed.sealedAnswer, place)), replayed: true }
+      if (claimed !== 'here') return { body: JSON.parse(vault.unseal(claimed.sealedAnswer, place)), replayed: true }
       const body = await act(statements)
       const sealedAnswer = vault.seal(JSON.stringify(body), place)
       await statements.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))

@@ -8,11 +8,11 @@ import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import { getInstance, openToken, ownModel, terminatedReadableDays } from './row.ts'
+import { getInstance, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
 import { publicStatus } from './status.ts'
 
 /** The columns that every poll and every turn reads: few, because there are many of those. */
-export type InstanceHead = Pick<
+export type InstanceSummary = Pick<
   Instance,
   | 'id'
   | 'organizationId'
@@ -27,16 +27,16 @@ export type InstanceHead = Pick<
   | 'openclawVersion'
 >
 
-interface FoundHead extends InstanceHead {
+interface FoundSummary extends InstanceSummary {
   /** Whether its caller configured OpenClaw. */
   hasConfig: boolean
 }
 
 /** Finds the head of an organization's instance. Throws not_found for a missing, malformed or foreign id alike. */
-export type FindHead = (organizationId: string, id: string) => Promise<FoundHead>
+export type FindSummary = (organizationId: string, id: string) => Promise<FoundSummary>
 
 /** While so many queries are out, those who ask meanwhile share the next one. */
-const mostQueriesAtOnce = 2
+const maxQueriesAtOnce = 2
 const rememberedGateways = 10_000
 
 const text = `
@@ -50,11 +50,11 @@ const text = `
 const keyOf = ({ id, organizationId }: { id: string; organizationId: string }) => `${organizationId}.${id}`
 
 /** Looks heads up in batches. */
-export function findHeadIn(db: Db): FindHead {
-  const find = batched(mostQueriesAtOnce, async (asked: readonly { id: string; organizationId: string }[]) => {
+export function createFindSummary(db: Db): FindSummary {
+  const find = batched(maxQueriesAtOnce, async (asked: readonly { id: string; organizationId: string }[]) => {
     const ids = asked.map(({ id }) => id)
     const organizationIds = asked.map(({ organizationId }) => organizationId)
-    const { rows } = await db.$client.query<FoundHead>({ name: 'find_heads', text, values: [ids, organizationIds] })
+    const { rows } = await db.$client.query<FoundSummary>({ name: 'find_heads', text, values: [ids, organizationIds] })
     // By both: two organizations may ask for one id in the same batch, and only its owner may have it.
     const found = new Map(rows.map((row) => [keyOf(row), row]))
     return asked.map((one) => found.get(keyOf(one)) ?? null)
@@ -89,14 +89,14 @@ export interface FindGateway {
 /** A burst of turns asks the database once; short beside a turn, which takes a third of a second at the least. */
 const gatewayRememberedMs = 100
 
-export function findGatewayIn(db: Db, vault: Vault, findHead: FindHead): FindGateway {
+export function createFindGateway(db: Db, vault: Vault, findSummary: FindSummary): FindGateway {
   const gateways = new LRUCache<string, RunningGateway>({
     max: rememberedGateways,
     ttl: gatewayRememberedMs,
   })
   let forgotten = 0
 
-  async function modelOf({ id, organizationId, openclawVersion, modelProvider, hasConfig }: FoundHead) {
+  async function modelOf({ id, organizationId, openclawVersion, modelProvider, hasConfig }: FoundSummary) {
     if (!hasConfig) return defaultModel(openclawVersion, modelProvider)
     return ownModel(vault, await getInstance(db, organizationId, id))
   }
@@ -106,12 +106,12 @@ export function findGatewayIn(db: Db, vault: Vault, findHead: FindHead): FindGat
     const known = gateways.get(key)
     if (known) return known
     const before = forgotten
-    const head = await findHead(organizationId, id)
+    const head = await findSummary(organizationId, id)
     const status = publicStatus(head)
     if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
     const gateway = {
       endpoint: head.endpoint as Endpoint,
-      token: openToken(vault, head),
+      token: unsealToken(vault, head),
       provider: head.modelProvider,
       release: head.openclawVersion,
       model: await modelOf(head),

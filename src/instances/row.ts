@@ -9,7 +9,7 @@ import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import type { Due } from './queue.ts'
+import type { InstanceRef } from './queue.ts'
 import { hasStatus, type InstanceStatus, isNotTerminated, publicStatus } from './status.ts'
 
 /** How long a terminated instance can still be read. */
@@ -56,17 +56,17 @@ export const sealConfig = (vault: Vault, id: string, config: Record<string, unkn
   config && vault.seal(JSON.stringify(config), configPlace(id))
 
 /** The configuration overrides as the caller sent them. */
-export const openConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
-  row.sealedConfig === null ? null : JSON.parse(vault.open(row.sealedConfig, configPlace(row.id)))
+export const unsealConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
+  row.sealedConfig === null ? null : JSON.parse(vault.unseal(row.sealedConfig, configPlace(row.id)))
 
 /** The model that `openclaw` stands for at an agent, without its provider's name. */
 export function ownModel(vault: Vault, row: Instance): string {
-  const config = openConfig(vault, row)
+  const config = unsealConfig(vault, row)
   return (config && overriddenModel(config)) ?? defaultModel(row.openclawVersion, row.modelProvider)
 }
 
-export const openToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
-  vault.open(row.sealedToken, tokenPlace(row.id))
+export const unsealToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
+  vault.unseal(row.sealedToken, tokenPlace(row.id))
 
 // Prepared once a connection: of all that writes, creating is what comes in floods. By the columns' names, because what
 // is prepared with * fails once a newer version's migration has added one.
@@ -207,7 +207,7 @@ export async function changeIntent(
  * then on. Null when it was terminated already: nothing is lowered twice. Like all that changes both, it locks the
  * organization before the instance: the other way round it would meet them in a deadlock.
  */
-export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<Due | null> {
+export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
   await getInstance(db, organizationId, id)
   const { rows } = await onceMoreOnDeadlock(() =>
     db.execute(sql`

@@ -5,9 +5,9 @@ import { type Instance, instances } from '#database/schema.ts'
 
 const waitAtMostMs = 60_000
 const firstPauseMs = 100
-const longestPauseMs = 1000
+const maxPauseMs = 1000
 /** Each waiter polls the database: more than these are answered at once. */
-const mostWaiters = 500
+const maxWaiters = 500
 
 let waiters = 0
 
@@ -21,12 +21,12 @@ export async function readUntil<T>(
   read: () => Promise<T>,
   { waitMs, signal }: { waitMs: number; signal: AbortSignal },
 ): Promise<T> {
-  if (isOver(first) || waiters >= mostWaiters) return first
+  if (isOver(first) || waiters >= maxWaiters) return first
   waiters += 1
   try {
     const deadline = performance.now() + waitMs
     let latest = first
-    for (let pause = firstPauseMs; ; pause = Math.min(pause * 1.5, longestPauseMs)) {
+    for (let pause = firstPauseMs; ; pause = Math.min(pause * 1.5, maxPauseMs)) {
       const left = deadline - performance.now()
       if (left <= 0) return latest
       await sleep(Math.min(pause, left), undefined, { signal }).catch(() => {})

@@ -18,7 +18,7 @@ const counted = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHE
  * What there is to do, of the whole installation, as the database and the queue say it at that moment: every worker tells
  * the same. For alerts on work that nobody takes, and on ends that keep failing.
  */
-export function openBacklog({ db, queue }: { db: Db; queue: ReconcileQueue }): MetricSource {
+export function createBacklogMetrics({ db, queue }: { db: Db; queue: ReconcileQueue }): MetricSource {
   const registry = new Registry()
   const registers = [registry]
   const byStatus = new Gauge({
@@ -68,7 +68,7 @@ export function openBacklog({ db, queue }: { db: Db; queue: ReconcileQueue }): M
   }
 
   async function askQueue(): Promise<void> {
-    const [count, oldestMs] = await Promise.all([queue.countWaiting(), queue.longestWaitMs()])
+    const [count, oldestMs] = await Promise.all([queue.countWaiting(), queue.oldestWaitMs()])
     waiting.set(count)
     longestWait.set((oldestMs ?? 0) / 1000)
   }

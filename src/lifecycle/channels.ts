@@ -1,28 +1,28 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Channel, channels } from '#database/schema.ts'
-import { openChannel, openInstance, renderGateway } from '#instances/gateway/configuration.ts'
+import { renderGateway, unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import { withoutCredentials } from '#openclaw/channel-credentials.ts'
 import { linkChannelPlugin, needsPlugin } from '#openclaw/channel-plugins.ts'
 import { connectGateway, type GatewayClient, GatewayRefusal } from '#openclaw/gateway.ts'
-import type { Inside } from '#sandbox/driver.ts'
+import type { SandboxPaths } from '#sandbox/driver.ts'
 import { messageFor } from './failures.ts'
-import type { Pass, Step } from './pass.ts'
+import type { Step, StepContext } from './pass.ts'
 
 const connectTimeoutMs = 30_000
 const loadTimeoutMs = 60_000
 /** npm goes on for pages; it begins with what is wrong. */
 const maxReasonLength = 500
 /** All of it together: an instance is not kept from running for longer by a registry that is away. */
-const patienceMs = 3 * 60_000
+const maxDurationMs = 3 * 60_000
 
 /**
  * Gives the gateway the plugins of its channels, and then the settings of those that it has not taken yet. A channel
  * for which that fails bears the reason itself, and is tried again at the next pass; the instance goes on.
  */
-export const connectChannels: Step = async (pass) => {
-  const { db, lease, log, sandboxes, signal } = pass
+export const connectChannels: Step = async (context) => {
+  const { db, lease, log, sandboxes, signal } = context
   const { id, openclawVersion: release } = lease.instance
   const enabled = await db
     .select()
@@ -30,9 +30,9 @@ export const connectChannels: Step = async (pass) => {
     .where(and(eq(channels.instanceId, id), eq(channels.enabled, true)))
   const rows = enabled.filter(({ channel }) => needsPlugin(release, channel))
   if (rows.length === 0) return
-  const { endpoint, inside } = await sandboxes.observe(id, signal)
-  if (!endpoint || !inside) return // its end is the next pass's
-  const patience = AbortSignal.any([signal, AbortSignal.timeout(patienceMs)])
+  const { endpoint, paths } = await sandboxes.observe(id, signal)
+  if (!endpoint || !paths) return // its end is the next pass's
+  const deadline = AbortSignal.any([signal, AbortSignal.timeout(maxDurationMs)])
 
   const failed = async (row: Channel, step: string, error: unknown) => {
     signal.throwIfAborted()
@@ -44,7 +44,7 @@ export const connectChannels: Step = async (pass) => {
   const present: { row: Channel; isNew: boolean }[] = []
   for (const row of rows) {
     try {
-      present.push({ row, isNew: await installPlugin(pass, row, inside, patience) })
+      present.push({ row, isNew: await installPlugin(context, row, paths, deadline) })
     } catch (error) {
       await failed(row, installPlugin.name, error)
     }
@@ -53,12 +53,12 @@ export const connectChannels: Step = async (pass) => {
   const waiting = new Set(present.map(({ row }) => row).filter(isWaiting))
   if (waiting.size === 0 && !present.some(({ isNew }) => isNew)) return
   try {
-    const { token } = await openInstance(db, pass.vault, lease.instance)
-    const gateway = await connectGateway(endpoint, token, { signal: patience, timeoutMs: connectTimeoutMs })
+    const { token } = await unsealInstance(db, context.vault, lease.instance)
+    const gateway = await connectGateway(endpoint, token, { signal: deadline, timeoutMs: connectTimeoutMs })
     try {
       await gateway.call('plugins.refresh', {}, { timeoutMs: loadTimeoutMs })
       for (const row of waiting) {
-        await configureChannel(pass, gateway, inside.port, row, patience)
+        await configureChannel(context, gateway, paths.port, row, deadline)
         waiting.delete(row)
       }
     } finally {
@@ -85,18 +85,29 @@ async function note(db: Db, row: Channel, fields: Partial<Pick<Channel, 'step' |
     )
 }
 
-async function installPlugin({ db, lease, log, sandboxes }: Pass, row: Channel, inside: Inside, signal: AbortSignal) {
+async function installPlugin(
+  { db, lease, log, sandboxes }: StepContext,
+  row: Channel,
+  paths: SandboxPaths,
+  signal: AbortSignal,
+) {
   const { id, openclawVersion: release } = lease.instance
   if (isWaiting(row)) await note(db, row, { step: 'installPlugin' })
   await sandboxes.prepareChannel(release, row.channel, (line) => log.info(line), signal)
-  return linkChannelPlugin(sandboxes, id, { inside, release, channel: row.channel }, signal)
+  return linkChannelPlugin(sandboxes, id, { paths, release, channel: row.channel }, signal)
 }
 
 /** Settings that the gateway refuses are switched off with its reason: trying them again would change nothing. */
-async function configureChannel(pass: Pass, gateway: GatewayClient, port: number, row: Channel, signal: AbortSignal) {
-  const { db, vault, lease, baseUrls } = pass
-  const opened = await openInstance(db, vault, lease.instance)
-  const settings = openChannel(vault, row)
+async function configureChannel(
+  context: StepContext,
+  gateway: GatewayClient,
+  port: number,
+  row: Channel,
+  signal: AbortSignal,
+) {
+  const { db, vault, lease, baseUrls } = context
+  const opened = await unsealInstance(db, vault, lease.instance)
+  const settings = unsealChannel(vault, row)
   const withChannel = { ...opened, channels: [...opened.channels, settings] }
   const { config } = renderGateway(lease.instance, withChannel, { baseUrls, port })
   await note(db, row, { step: 'configureChannel' })

@@ -20,8 +20,8 @@ const batch = 1000
  * Compares what should be with what is, and raises the generation of rows that are not as they should be: the same
  * loop repairs them. It never touches a sandbox.
  */
-export function openDriftPass(deps: LifecycleDeps) {
-  const { db, sandboxes, bell, log } = deps
+export function createDriftDetector(deps: LifecycleDeps) {
+  const { db, sandboxes, queue, log } = deps
   const silences = new Map<string, number>()
   const reported = new Set<string>()
   let listedBefore = new Set<string>()
@@ -45,7 +45,7 @@ export function openDriftPass(deps: LifecycleDeps) {
       .returning()
     if (!raised) return
     log.warn({ instanceId: row.id, organizationId: row.organizationId, generation: raised.generation }, reason)
-    bell.ring(raised)
+    queue.enqueue(raised)
   }
 
   async function lookAt(row: Instance, signal: AbortSignal): Promise<void> {

@@ -37,11 +37,11 @@ export const alarmingAttempts = 10
 
 const firstPauseSeconds = 1
 /** A start has no more than five attempts; an end has no last one, and must not hammer a platform that is down. */
-const longestPauseSeconds = 600
+const maxPauseSeconds = 600
 
 /** Seconds until the next attempt: doubled each time up to the cap, and half of it by chance, so that no herd forms. */
 export function backoffSeconds(attempts: number): number {
-  const full = Math.min(firstPauseSeconds * 2 ** Math.min(Math.max(0, attempts - 1), 16), longestPauseSeconds)
+  const full = Math.min(firstPauseSeconds * 2 ** Math.min(Math.max(0, attempts - 1), 16), maxPauseSeconds)
   return full / 2 + (Math.random() * full) / 2
 }
 

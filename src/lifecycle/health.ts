@@ -1,16 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openInstance } from '#instances/gateway/configuration.ts'
+import { unsealInstance } from '#instances/gateway/configuration.ts'
 import { probeHealth } from '#openclaw/gateway.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { StepFailure, Uncounted } from './failures.ts'
-import type { Pass } from './pass.ts'
+import type { StepContext } from './pass.ts'
 
 const pollMs = 100
 const probeTimeoutMs = 2000
 const progressLines = 20
 
 export const isAnswering = async (
-  { signal }: Pass,
+  { signal }: StepContext,
   { endpoint }: Observation,
   path: '/healthz' | '/startupz' = '/healthz',
 ) => endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
@@ -20,25 +20,25 @@ export const isAnswering = async (
  * is over: it is stopped then. Not `/readyz`: that one is no as long as any chat channel fails, and a wrong bot
  * token is no reason to end an agent.
  */
-export async function waitUntilReady(pass: Pass): Promise<void> {
-  const { lease, sandboxes, patience, signal } = pass
+export async function waitUntilReady(context: StepContext): Promise<void> {
+  const { lease, sandboxes, timeouts, signal } = context
   const { id } = lease.instance
   const startedAt = performance.now()
   let progressAt = startedAt
   let output = ''
   for (let round = 0; ; round += 1) {
     const seen = await sandboxes.observe(id, signal)
-    if (seen.state !== 'running') throw await endedEarly(pass, seen)
-    if (await isAnswering(pass, seen, '/startupz')) return
+    if (seen.state !== 'running') throw await endedEarly(context, seen)
+    if (await isAnswering(context, seen, '/startupz')) return
     if (round % 10 === 0) {
       const latest = await sandboxes.logs(id, progressLines)
       if (latest !== output) progressAt = performance.now()
       output = latest
     }
     const now = performance.now()
-    if (now - progressAt > patience.startWithoutProgressMs || now - startedAt > patience.startMs) {
+    if (now - progressAt > timeouts.startWithoutProgressMs || now - startedAt > timeouts.startMs) {
       // The next attempt starts it anew: one that hangs would go on hanging.
-      await sandboxes.stop(id, { graceMs: patience.graceMs }, signal)
+      await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
       throw new StepFailure(`The gateway was not ready after ${Math.round((now - startedAt) / 1000)} s.`)
     }
     await sleep(pollMs, undefined, { signal })
@@ -57,11 +57,11 @@ export function howItEnded(exit: Observation['exit']): string {
 }
 
 /** A gateway that is not there any more before it was seen to last, with its last words. */
-export async function endedEarly(pass: Pass, { exit }: Observation): Promise<StepFailure> {
-  const words = await pass.sandboxes.logs(pass.lease.instance.id, progressLines)
+export async function endedEarly(context: StepContext, { exit }: Observation): Promise<StepFailure> {
+  const words = await context.sandboxes.logs(context.lease.instance.id, progressLines)
   return new StepFailure(`The gateway ended while it started (${howItEnded(exit)})`, {
     final: exit?.code === configurationExit && !words.includes(tooBusy),
-    quote: await lastWords(pass),
+    quote: await lastWords(context),
   })
 }
 
@@ -74,8 +74,8 @@ export async function lastWords({
   vault,
   lease,
   sandboxes,
-}: Pick<Pass, 'db' | 'vault' | 'lease' | 'sandboxes'>): Promise<string> {
-  const { token, providerKey } = await openInstance(db, vault, lease.instance)
+}: Pick<StepContext, 'db' | 'vault' | 'lease' | 'sandboxes'>): Promise<string> {
+  const { token, providerKey } = await unsealInstance(db, vault, lease.instance)
   let words = (await sandboxes.logs(lease.instance.id, quotedLines)).trim()
   for (const secret of [token, providerKey]) if (secret) words = words.replaceAll(secret, '***')
   return words.slice(-quotedCharacters)
@@ -89,15 +89,15 @@ const unreachablePauseSeconds = 10
  * Asks the gateway, from here and from inside its sandbox, until it answers here or the patience for it is over. Throws
  * Uncounted when it answers inside alone: what keeps us from an agent that is fine is no failure of its own.
  */
-export async function isHung(pass: Pass): Promise<boolean> {
-  const { lease, sandboxes, patience, signal } = pass
+export async function isHung(context: StepContext): Promise<boolean> {
+  const { lease, sandboxes, timeouts, signal } = context
   const { id } = lease.instance
-  const deadline = performance.now() + patience.hungMs
+  const deadline = performance.now() + timeouts.hungMs
   while (performance.now() < deadline) {
     const seen = await sandboxes.observe(id, signal)
     if (seen.state === 'stopped') return true
-    if (await isAnswering(pass, seen)) return false
-    const { node, port } = seen.inside ?? { node: 'node', port: 0 }
+    if (await isAnswering(context, seen)) return false
+    const { node, port } = seen.paths ?? { node: 'node', port: 0 }
     const ask = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(${insideTimeoutMs})}).then((a)=>process.exit(a.ok?0:1),()=>process.exit(1))`
     const { exitCode } = await sandboxes.exec(id, [node, '-e', ask], { timeoutMs: 2 * insideTimeoutMs }, signal)
     if (exitCode === 0) {

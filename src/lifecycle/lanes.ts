@@ -1,33 +1,36 @@
-import type { Bell, Due } from '#instances/queue.ts'
+import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
 
 /** Bells an organization has kept for it; a sweep rings for what is beyond. */
-const mostKept = 64
+const maxKept = 64
 
 /** A worker's lanes, shared between organizations. */
-export interface Lanes {
+export interface OrganizationConcurrency {
   /**
    * Runs `work` at once, or, when the row's organization has all that it may have, not at all: its bell is kept, and rung
    * again once it has a lane less.
    */
-  run(due: Due, work: () => Promise<void>): Promise<void>
+  run(due: InstanceRef, work: () => Promise<void>): Promise<void>
   /**
    * A bell for one sweep. While an organization has all its lanes it does not ring for rows whose own bell is kept, and
    * never for more than there may be lanes and kept bells: others would be in vain, and a slow worker busy with them alone.
    */
-  bellOfSweep(): Bell
+  sweepQueue(): InstanceQueue
 }
 
 /**
  * Gives an organization `mostOfOne` lanes at most. With a lane more than that there is always one for the others,
  * whatever hangs in an organization's own.
  */
-export function openLanes(mostOfOne: number, bell: Bell): Lanes {
+export function createOrganizationConcurrency(
+  maxPerOrganization: number,
+  queue: InstanceQueue,
+): OrganizationConcurrency {
   const lanes = new Map<string, number>()
-  const kept = new Map<string, Map<string, Due>>()
+  const kept = new Map<string, Map<string, InstanceRef>>()
 
-  function keep(due: Due): void {
-    const its = kept.get(due.organizationId) ?? new Map<string, Due>()
-    if (its.size < mostKept) kept.set(due.organizationId, its.set(due.id, due))
+  function keep(due: InstanceRef): void {
+    const its = kept.get(due.organizationId) ?? new Map<string, InstanceRef>()
+    if (its.size < maxKept) kept.set(due.organizationId, its.set(due.id, due))
   }
 
   function free(organizationId: string): void {
@@ -39,28 +42,28 @@ export function openLanes(mostOfOne: number, bell: Bell): Lanes {
     if (!its || !next) return
     its.delete(next.id)
     if (its.size === 0) kept.delete(organizationId)
-    bell.ring(next)
+    queue.enqueue(next)
   }
 
   return {
     async run(due, work) {
       const { organizationId } = due
       const taken = lanes.get(organizationId) ?? 0
-      if (taken >= mostOfOne) return keep(due)
+      if (taken >= maxPerOrganization) return keep(due)
       lanes.set(organizationId, taken + 1)
       await work().finally(() => free(organizationId))
     },
-    bellOfSweep() {
+    sweepQueue() {
       const rung = new Map<string, number>()
       return {
-        ring(due) {
+        enqueue(due) {
           const { organizationId, id } = due
           const [its, taken] = [kept.get(organizationId), lanes.get(organizationId) ?? 0]
-          if (taken >= mostOfOne && its?.has(id)) return // the next lane that gets free rings for one of them
+          if (taken >= maxPerOrganization && its?.has(id)) return // the next lane that gets free rings for one of them
           const count = rung.get(organizationId) ?? 0
-          if (count >= mostOfOne - taken + mostKept - (its?.size ?? 0)) return
+          if (count >= maxPerOrganization - taken + maxKept - (its?.size ?? 0)) return
           rung.set(organizationId, count + 1)
-          bell.ring(due)
+          queue.enqueue(due)
         },
       }
     },

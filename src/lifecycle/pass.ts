@@ -6,7 +6,7 @@ import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
 /** How patient the steps are, in ms; tests shorten them. */
-export interface Patience {
+export interface Timeouts {
   /** A gateway that starts and shows no progress is given up after this. */
   startWithoutProgressMs: number
   /** However much progress it shows, a start ends after this. */
@@ -17,7 +17,7 @@ export interface Patience {
   graceMs: number
 }
 
-export const defaultPatience: Patience = {
+export const defaultTimeouts: Timeouts = {
   startWithoutProgressMs: 120_000,
   startMs: 300_000,
   hungMs: 30_000,
@@ -30,11 +30,11 @@ export interface StepDeps {
   sandboxes: SandboxDriver
   baseUrls: BaseUrls
   clawhubUrl: string | undefined
-  patience: Patience
+  timeouts: Timeouts
 }
 
 /** One pass over an instance's plan. */
-export interface Pass extends StepDeps {
+export interface StepContext extends StepDeps {
   lease: Lease
   /** Aborted when the lease is lost, the process is to end, or the intent has changed. */
   signal: AbortSignal
@@ -44,4 +44,4 @@ export interface Pass extends StepDeps {
 }
 
 /** One idempotent move: look first, act only if the world is not yet so, record what must be remembered. */
-export type Step = (pass: Pass) => Promise<void>
+export type Step = (context: StepContext) => Promise<void>

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createPostgresBackend, type Job, Queue, runMigrations, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
-import type { Bell, Due } from '#instances/queue.ts'
+import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
 import { atMost } from '#platform/deadline.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 
@@ -12,7 +12,7 @@ const name = 'reconcile-instance'
  * the rest is dropped, and the sweep rings for it before a worker is free.
  */
 const betweenBellsMs = 100
-const mostPendingBells = 64
+const maxPending = 64
 /** The schema that BullMQ keeps its tables in. */
 const schema = 'bullmq'
 const poolSize = 8
@@ -31,7 +31,7 @@ const firstConnectAgainMs = 1000
 /** What carries the bells: Redis when a URL is given, else the database itself. */
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
 
-export interface ReconcileQueue extends Bell {
+export interface ReconcileQueue extends InstanceQueue {
   /** Throws when the queue's schema is not there or behind. Waits for no Redis. */
   check(): Promise<void>
   /** Whether the queue answers. */
@@ -39,10 +39,10 @@ export interface ReconcileQueue extends Bell {
   /** How many bells wait to be taken. */
   countWaiting(): Promise<number>
   /** How long the oldest bell has waited to be taken; null when none waits. */
-  longestWaitMs(): Promise<number | null>
+  oldestWaitMs(): Promise<number | null>
   /** Calls `process` for each bell, at most `concurrency` at once. Resolves to what ends it, within `drainMs`. */
   work(
-    process: (due: Due, stop: AbortSignal) => Promise<void>,
+    process: (due: InstanceRef, stop: AbortSignal) => Promise<void>,
     concurrency: number,
   ): Promise<{ stop(drainMs: number): Promise<void> }>
   close(): Promise<void>
@@ -54,10 +54,10 @@ export async function migrateQueue(client: pg.PoolClient): Promise<void> {
 }
 
 /** Job data is ids and counts: a queue is no place for secrets. */
-type Process = (job: Job<Due>) => Promise<void>
+type Process = (job: Job<InstanceRef>) => Promise<void>
 
 /** BullMQ's constructors take a connection and, for PostgreSQL, the backend last. */
-function openBackend(
+function createBackend(
   backend: QueueBackend,
   prefix: string | undefined,
   failed: (error: unknown) => void,
@@ -132,24 +132,24 @@ const timing = {
 }
 
 /** The one seam to BullMQ. `prefix` keeps the queues of several installations, or tests, apart. */
-export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
+export function createQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
   const health = logFirstAndRecovery(log, 'the queue')
   const {
     queue: openJobs,
     worker: openWorker,
     ping,
     end,
-  } = openBackend(backend, prefix, health.failed, health.recovered)
+  } = createBackend(backend, prefix, health.failed, health.recovered)
   const queue = openJobs()
   queue.on('error', health.failed)
-  let pending: Due[] = []
+  let pending: InstanceRef[] = []
   let isRinging = false
 
   // One job an intent and take: ringing twice is one job. The token is in the id because a killed worker leaves its job
   // active, and BullMQ ignores an add under the same id; each take raises the token, so the next bell has a new id.
-  const jobFor = ({ id, organizationId, generation, leaseToken }: Due) => ({
+  const jobFor = ({ id, organizationId, generation, leaseToken }: InstanceRef) => ({
     name,
-    data: { id, organizationId, generation, leaseToken } satisfies Due,
+    data: { id, organizationId, generation, leaseToken } satisfies InstanceRef,
     // A kept id would swallow the next bell; attempts are counted on the row.
     opts: { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
   })
@@ -167,8 +167,8 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
   }
 
   return {
-    ring(row) {
-      if (pending.length >= mostPendingBells) return
+    enqueue(row) {
+      if (pending.length >= maxPending) return
       pending.push(row)
       if (!isRinging) void ringPending()
     },
@@ -185,7 +185,7 @@ export function openQueue(backend: QueueBackend, log: Logger, prefix?: string): 
       })
     },
     countWaiting: () => queue.getWaitingCount(),
-    async longestWaitMs() {
+    async oldestWaitMs() {
       const [oldest] = await queue.getWaiting(0, 0)
       return oldest ? Date.now() - oldest.timestamp : null
     },

@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm'
 import { instances } from '#database/schema.ts'
 import { findIntent } from '#history/record.ts'
 import { IntentChanged, type Lease, takeDue, withLease } from '#instances/lease.ts'
-import type { Bell } from '#instances/queue.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'
 import { stepDuration, timeToRunning } from '#platform/metrics.ts'
 import {
@@ -16,11 +16,11 @@ import {
   Uncounted,
 } from './failures.ts'
 import { endedEarly, howItEnded, lastWords } from './health.ts'
-import type { Pass, Step, StepDeps } from './pass.ts'
+import type { Step, StepContext, StepDeps } from './pass.ts'
 import { plans } from './steps.ts'
 
 export interface LifecycleDeps extends StepDeps {
-  bell: Bell
+  queue: InstanceQueue
   log: Logger
 }
 
@@ -34,7 +34,7 @@ export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: A
   if (!taken) return
   const log = deps.log.child({ instanceId: id, organizationId: taken.organizationId, generation: taken.generation })
   const after = await withLease(deps.db, taken, takenAt, stop, (lease) => work({ ...deps, log }, lease, stop))
-  if (after?.due) deps.bell.ring(after.instance)
+  if (after?.due) deps.queue.enqueue(after.instance)
 }
 
 async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promise<void> {
@@ -72,22 +72,22 @@ async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGatewa
   await lease.write({ step: null }) // reads the row again: the intent may be a newer one
   const { generation, desiredState } = lease.instance
   const signal = lease.untilIntentChanges()
-  const pass: Pass = { ...deps, lease, signal, started: false }
+  const context: StepContext = { ...deps, lease, signal, started: false }
   let last: Parameters<Lease['settle']>[1]
   try {
     for (const { step, limitMs } of plans[desiredState]) {
       signal.throwIfAborted()
       await lease.write({ step: step.name })
       const measure = stepDuration.startTimer({ step: step.name })
-      await withLimit(step, limitMs, pass, signal).catch((error: unknown) => {
+      await withLimit(step, limitMs, context, signal).catch((error: unknown) => {
         measure({ outcome: signal.aborted ? 'left' : error instanceof Uncounted ? 'postponed' : 'failed' })
         throw error
       })
       const seconds = measure({ outcome: 'done' })
       deps.log.info({ step: step.name, ms: Math.round(seconds * 1000) }, 'step done')
-      take.startedGateway ||= pass.started
+      take.startedGateway ||= context.started
     }
-    last = await outcome({ ...pass, signal }, take.startedGateway)
+    last = await outcome({ ...context, signal }, take.startedGateway)
   } catch (error) {
     if (signal.reason instanceof IntentChanged && !lease.signal.aborted) return false
     throw error
@@ -109,9 +109,9 @@ async function noteTimeToRunning({ db, log }: LifecycleDeps, id: string, generat
 const abortGraceMs = 10_000
 
 /** Runs a step that must end in time; one that ignores that it was told to is left behind, and the row is released. */
-async function withLimit(step: Step, limitMs: number, pass: Pass, signal: AbortSignal): Promise<void> {
+async function withLimit(step: Step, limitMs: number, context: StepContext, signal: AbortSignal): Promise<void> {
   const late = new AbortController()
-  pass.signal = AbortSignal.any([signal, late.signal])
+  context.signal = AbortSignal.any([signal, late.signal])
   const tooLate = () => new StepFailure(`The step ${step.name} took longer than ${limitMs / 1000} s.`)
   const { promise: leaving, reject: leave } = Promise.withResolvers<never>()
   // Cleared at the end: a signal with a timeout of its own would keep the whole pass in memory until then.
@@ -119,15 +119,15 @@ async function withLimit(step: Step, limitMs: number, pass: Pass, signal: AbortS
     setTimeout(() => late.abort(tooLate()), limitMs),
     setTimeout(() => leave(tooLate()), limitMs + abortGraceMs),
   ]
-  const running = step(pass).catch((error: unknown) => {
+  const running = step(context).catch((error: unknown) => {
     throw late.signal.aborted && !signal.aborted ? tooLate() : error
   })
   await Promise.race([running, leaving]).finally(() => timers.forEach(clearTimeout))
 }
 
 /** What is known once the plan is done. Attempts start anew unless the gateway has yet to show that it lasts. */
-async function outcome(pass: Pass, startedGateway: boolean): Promise<Parameters<Lease['settle']>[1]> {
-  const { sandboxes, lease, signal } = pass
+async function outcome(context: StepContext, startedGateway: boolean): Promise<Parameters<Lease['settle']>[1]> {
+  const { sandboxes, lease, signal } = context
   const { instance } = lease
   const attempts = startedGateway ? instance.attempts : 0
   if (instance.desiredState === 'stopped') return { attempts, errorMessage: null }
@@ -141,7 +141,7 @@ async function outcome(pass: Pass, startedGateway: boolean): Promise<Parameters<
   }
   const seen = await sandboxes.observe(instance.id, signal)
   const { endpoint, sandboxId } = seen
-  if (!endpoint) throw await endedEarly(pass, seen)
+  if (!endpoint) throw await endedEarly(context, seen)
   const isNews = instance.readyAt === null || !isDeepStrictEqual(endpoint, instance.endpoint)
   return {
     attempts,
@@ -174,8 +174,8 @@ async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): 
   const { log } = deps
   const { generation, attempts } = lease.instance
   try {
-    const pass: Pass = { ...deps, lease, signal: lease.signal, started: false }
-    for (const { step, limitMs } of plans.stopped) await withLimit(step, limitMs, pass, lease.signal)
+    const context: StepContext = { ...deps, lease, signal: lease.signal, started: false }
+    for (const { step, limitMs } of plans.stopped) await withLimit(step, limitMs, context, lease.signal)
   } catch (error) {
     lease.signal.throwIfAborted()
     log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')

@@ -1,7 +1,7 @@
 import { text } from 'node:stream/consumers'
 import { eq, sql } from 'drizzle-orm'
 import { channels, type Instance, skills } from '#database/schema.ts'
-import { openInstance, renderGateway } from '#instances/gateway/configuration.ts'
+import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import type { Lease } from '#instances/lease.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, mergeForFile } from '#openclaw/config.ts'
@@ -11,7 +11,7 @@ import { sandboxRestarts } from '#platform/metrics.ts'
 import { connectChannels } from './channels.ts'
 import { backoffSeconds, StepFailure, Uncounted } from './failures.ts'
 import { howItEnded, isAnswering, isHung, waitUntilReady } from './health.ts'
-import type { Pass, Step } from './pass.ts'
+import type { Step, StepContext } from './pass.ts'
 import { isRefusedByProvider } from './provider-key.ts'
 
 const connectTimeoutMs = 30_000
@@ -25,19 +25,19 @@ const prepareRelease: Step = ({ sandboxes, lease, log, signal }) =>
   sandboxes.prepare(lease.instance.openclawVersion, (line) => log.info(line), signal)
 
 /** Makes the sandbox, or finds the one that bears the id; a new one only for a key that the provider takes. */
-const createSandbox: Step = async (pass) => {
-  const { sandboxes, lease, clawhubUrl, signal } = pass
+const createSandbox: Step = async (context) => {
+  const { sandboxes, lease, clawhubUrl, signal } = context
   const { instance } = lease
   const { state } = await sandboxes.observe(instance.id, signal)
   if (state === 'running') return
-  if (state === 'absent') await refuseBadKey(pass)
+  if (state === 'absent') await refuseBadKey(context)
   await sandboxes.create(
     {
       id: instance.id,
       organizationId: instance.organizationId,
       release: instance.openclawVersion,
       command: gatewayCommand,
-      env: (inside) => gatewayEnv(inside, { clawhubUrl }),
+      env: (paths) => gatewayEnv(paths, { clawhubUrl }),
       resources,
       labels: { organization: instance.organizationId },
     },
@@ -45,9 +45,9 @@ const createSandbox: Step = async (pass) => {
   )
 }
 
-async function refuseBadKey({ db, vault, lease, baseUrls, signal }: Pass): Promise<void> {
+async function refuseBadKey({ db, vault, lease, baseUrls, signal }: StepContext): Promise<void> {
   const provider = lease.instance.modelProvider
-  const { providerKey } = await openInstance(db, vault, lease.instance)
+  const { providerKey } = await unsealInstance(db, vault, lease.instance)
   if (providerKey === null) throw noKey(provider)
   if (await isRefusedByProvider(provider, baseUrls[provider], providerKey, signal)) {
     throw new StepFailure(
@@ -67,14 +67,14 @@ const noKey = (provider: string) =>
 const absent = () => new StepFailure('The sandbox was not there when it was to be started.')
 
 /** Writes the gateway's configuration while it is down; a live gateway's file is never touched. */
-const writeConfig: Step = async (pass) => {
-  const { db, vault, baseUrls, sandboxes, lease, signal } = pass
-  const { state, inside } = await sandboxes.observe(lease.instance.id, signal)
+const writeConfig: Step = async (context) => {
+  const { db, vault, baseUrls, sandboxes, lease, signal } = context
+  const { state, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return
-  if (!inside) throw absent()
-  const opened = await openInstance(db, vault, lease.instance)
+  if (!paths) throw absent()
+  const opened = await unsealInstance(db, vault, lease.instance)
   if (opened.providerKey === null) throw noKey(lease.instance.modelProvider)
-  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: inside.port })
+  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: paths.port })
   const files = sandboxes.files(lease.instance.id)
   for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
@@ -96,8 +96,8 @@ function parseJson(content: string | null): Record<string, unknown> | null {
  * Starts the gateway if it does not run. The row stops being ready first, so that nobody is sent to a dead one. One that
  * has ended by itself again, before it was seen to last, is started after a pause.
  */
-const startGateway: Step = async (pass) => {
-  const { sandboxes, lease, signal } = pass
+const startGateway: Step = async (context) => {
+  const { sandboxes, lease, signal } = context
   const seen = await sandboxes.observe(lease.instance.id, signal)
   if (seen.state === 'running') return
   if (seen.state === 'absent') throw absent()
@@ -108,7 +108,7 @@ const startGateway: Step = async (pass) => {
   const isFirstTry = readyAt !== null && errorMessage === null
   if (isFirstTry && attempts > 1) throw new Uncounted(reason, backoffSeconds(attempts - 1))
   await sandboxes.start(lease.instance.id, signal)
-  pass.started = true
+  context.started = true
 }
 
 async function forgetReadiness(lease: Lease, reason: 'ended' | 'oom' | 'hung', errorMessage: string): Promise<void> {
@@ -121,40 +121,40 @@ async function forgetReadiness(lease: Lease, reason: 'ended' | 'oom' | 'hung', e
  * Waits until the gateway is ready. One that ran before and does not answer any more is asked from inside its sandbox,
  * and restarted only when that fails too: a broken way to it is no reason to end an agent.
  */
-const checkHealth: Step = async (pass) => {
-  const { lease, sandboxes, patience, signal } = pass
-  if (lease.instance.readyAt && (await isAnswering(pass, await sandboxes.observe(lease.instance.id, signal)))) return
-  if (lease.instance.readyAt && !(await isHung(pass))) return
+const checkHealth: Step = async (context) => {
+  const { lease, sandboxes, timeouts, signal } = context
+  if (lease.instance.readyAt && (await isAnswering(context, await sandboxes.observe(lease.instance.id, signal)))) return
+  if (lease.instance.readyAt && !(await isHung(context))) return
   if (lease.instance.readyAt) {
-    pass.log.warn('the gateway hangs and is restarted')
-    await sandboxes.stop(lease.instance.id, { graceMs: patience.graceMs }, signal)
+    context.log.warn('the gateway hangs and is restarted')
+    await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
     await forgetReadiness(lease, 'hung', 'The gateway did not answer any more, and was ended.')
-    await writeConfig(pass)
-    await startGateway(pass)
+    await writeConfig(context)
+    await startGateway(context)
   }
-  await waitUntilReady(pass)
+  await waitUntilReady(context)
 }
 
 /** Gives a gateway that was running already the stored configuration, without a restart. */
-const patchConfig: Step = async (pass) => {
-  const { db, vault, baseUrls, sandboxes, lease, started, signal } = pass
+const patchConfig: Step = async (context) => {
+  const { db, vault, baseUrls, sandboxes, lease, started, signal } = context
   if (started) return
-  const { endpoint, inside } = await sandboxes.observe(lease.instance.id, signal)
-  if (!endpoint || !inside) throw new StepFailure('The gateway ended while its configuration was changed.')
-  const opened = await openInstance(db, vault, lease.instance)
-  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: inside.port })
+  const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
+  if (!endpoint || !paths) throw new StepFailure('The gateway ended while its configuration was changed.')
+  const opened = await unsealInstance(db, vault, lease.instance)
+  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: paths.port })
   const gateway = await connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
   try {
     const { restarts } = await applyConfig(gateway, config, signal)
-    if (restarts) await waitUntilReady(pass)
+    if (restarts) await waitUntilReady(context)
   } finally {
     gateway.close()
   }
   await writeSystemPrompt(sandboxes.files(lease.instance.id), systemPrompt, signal)
 }
 
-const stopSandbox: Step = ({ sandboxes, lease, patience, signal }) =>
-  sandboxes.stop(lease.instance.id, { graceMs: patience.graceMs }, signal)
+const stopSandbox: Step = ({ sandboxes, lease, timeouts, signal }) =>
+  sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
 
 /** Credentials of channels and skills go with what they were for. */
 const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => {

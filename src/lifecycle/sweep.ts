@@ -1,7 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
-import type { Bell } from '#instances/queue.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
 import { dueColumns, isDueNow } from '#instances/status.ts'
 
 /** Rows a sweep rings for at most; the next one, 5 s later, takes the rest. */
@@ -11,7 +11,7 @@ const batch = 500
  * Rings for due rows that nobody works on: bells that were lost, and retries whose time has come. Organizations take
  * turns, so that one with thousands of due rows keeps no other waiting. Returns how many are due, `batch` at most.
  */
-export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<number> {
+export async function sweep(db: Db, sandboxDriver: string, queue: InstanceQueue): Promise<number> {
   const { id, nextAttemptAt, organizationId } = instances
   const turn = sql<number>`row_number() OVER (PARTITION BY ${organizationId} ORDER BY ${nextAttemptAt}, ${id})`
   const due = await db
@@ -20,7 +20,7 @@ export async function sweep(db: Db, sandboxDriver: string, bell: Bell): Promise<
     .where(and(eq(instances.sandboxDriver, sandboxDriver), isDueNow))
     .orderBy(turn, nextAttemptAt)
     .limit(batch)
-  for (const row of due) bell.ring(row)
+  for (const row of due) queue.enqueue(row)
   return due.length
 }
 

@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { atMost } from '#platform/deadline.ts'
 import { logFirstAndRecovery } from '#platform/log.ts'
-import { openDriftPass } from './drift.ts'
-import { openLanes } from './lanes.ts'
+import { createDriftDetector } from './drift.ts'
+import { createOrganizationConcurrency } from './lanes.ts'
 import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
 
 /** How often a worker looks at everything, in ms: also how long a lost bell, or a death, goes unnoticed. */
-export interface Rounds {
+export interface Intervals {
   sweepEveryMs: number
   driftEveryMs: number
 }
@@ -20,7 +20,7 @@ export interface Round {
   act(signal: AbortSignal): Promise<void>
 }
 
-export const defaultRounds: Rounds = { sweepEveryMs: 5000, driftEveryMs: 5000 }
+export const defaultIntervals: Intervals = { sweepEveryMs: 5000, driftEveryMs: 5000 }
 /** One look at everything; a platform that hangs longer is asked again in the next one. */
 const driftTimeoutMs = 60_000
 /** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
@@ -38,19 +38,19 @@ export async function startWorker(
   deps: LifecycleDeps,
   queue: ReconcileQueue,
   concurrency: number,
-  { sweepEveryMs, driftEveryMs }: Rounds,
+  { sweepEveryMs, driftEveryMs }: Intervals,
   starting: AbortSignal,
   others: readonly Round[],
 ) {
   const { db, sandboxes, log } = deps
   const stopping = new AbortController()
-  const findDrift = openDriftPass(deps)
+  const findDrift = createDriftDetector(deps)
 
   await findDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch((error: unknown) => {
     log.warn({ err: error }, 'the first look for drift failed; the next one follows')
   })
   starting.throwIfAborted()
-  const lanes = openLanes(concurrency, queue)
+  const lanes = createOrganizationConcurrency(concurrency, queue)
   const working = await queue.work(
     (due, stop) => lanes.run(due, () => reconcileInstance(deps, due.id, stop)),
     concurrency + 1, // the one more is for the other organizations
@@ -73,7 +73,7 @@ export async function startWorker(
       () => sweepPauseMs,
       'the sweep',
       async () => {
-        const due = await sweep(db, sandboxes.name, lanes.bellOfSweep())
+        const due = await sweep(db, sandboxes.name, lanes.sweepQueue())
         sweepPauseMs = due >= backlog ? Math.min(backlogSweepMs, sweepEveryMs) : sweepEveryMs
         for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
           if (elsewhere.has(sandboxDriver)) continue

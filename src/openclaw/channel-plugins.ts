@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Inside, SandboxAccess } from '#sandbox/driver.ts'
+import type { SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
 import { releaseSource } from './releases.ts'
 
 const execTimeoutMs = 30_000
@@ -63,13 +63,13 @@ export const channelPluginFolder = (releaseFolder: string, release: string, chan
 export async function linkChannelPlugin(
   sandboxes: SandboxAccess,
   id: string,
-  { inside, release, channel }: { inside: Inside; release: string; channel: string },
+  { paths, release, channel }: { paths: SandboxPaths; release: string; channel: string },
   signal: AbortSignal,
 ): Promise<boolean> {
   const { packageName, version } = channelPlugin(release, channel)
   const project = `state/npm/projects/chowder-${channel}`
-  const link = `${inside.home}/${project}/node_modules`
-  const target = `${channelPluginFolder(inside.release, release, channel)}/node_modules`
+  const link = `${paths.home}/${project}/node_modules`
+  const target = `${channelPluginFolder(paths.release, release, channel)}/node_modules`
   const exec = (...argv: string[]) => sandboxes.exec(id, argv, { timeoutMs: execTimeoutMs }, signal)
   if ((await exec('readlink', link)).stdout.trim() === target) return false
   const manifest = JSON.stringify({ private: true, dependencies: { [packageName]: version } })

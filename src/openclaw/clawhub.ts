@@ -13,7 +13,7 @@ const maxPathCharacters = 500
 const shownCharacters = 200
 const maxDescriptionCharacters = 2000
 const defaultRetrySeconds = 30
-const longestRetrySeconds = 3600
+const maxRetrySeconds = 3600
 
 const owner = '[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?'
 const slug = '[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?'
@@ -91,7 +91,7 @@ async function readBounded(body: ReadableStream<Uint8Array> | null): Promise<str
 
 function retrySeconds(header: string | null): number {
   const seconds = /^\d{1,6}$/.test(header ?? '') ? Number(header) : defaultRetrySeconds
-  return Math.min(Math.max(seconds, 1), longestRetrySeconds)
+  return Math.min(Math.max(seconds, 1), maxRetrySeconds)
 }
 
 async function ask(url: URL, init: RequestInit): Promise<Answer> {

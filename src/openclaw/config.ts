@@ -1,5 +1,5 @@
 import type { ModelProvider } from '#database/schema.ts'
-import type { Inside } from '#sandbox/driver.ts'
+import type { SandboxPaths } from '#sandbox/driver.ts'
 import { mergePatch } from './json.ts'
 import { gatewayProviders } from './model.ts'
 import { defaultModel } from './releases.ts'
@@ -124,19 +124,19 @@ export const workspacePath = 'state/workspace'
 export const soulPath = `${workspacePath}/SOUL.md`
 
 /** The argument vector of OpenClaw's command line, for a program beside the gateway. */
-export const openclawCommand = ({ node, release }: Inside, ...args: string[]): string[] => [
+export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string[]): string[] => [
   node,
   `${release}/node_modules/openclaw/openclaw.mjs`,
   ...args,
 ]
 
 /** The gateway's argument vector. It holds no secret: the configuration file does. */
-export const gatewayCommand = (inside: Inside): string[] =>
-  openclawCommand(inside, 'gateway', 'run', '--port', String(inside.port), '--bind', 'loopback')
+export const gatewayCommand = (paths: SandboxPaths): string[] =>
+  openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback')
 
 /** The gateway's whole environment. Everything it writes is below the sandbox's own folder, its temporary files too. */
 export const gatewayEnv = (
-  { home }: Inside,
+  { home }: SandboxPaths,
   options: { clawhubUrl?: string | undefined } = {},
 ): Record<string, string> => ({
   OPENCLAW_HOME: `${home}/home`,

@@ -71,11 +71,11 @@ interface Pending {
 }
 
 /** Longer than any text of OpenClaw's own; what stands at the other end may be the agent itself. */
-const mostTextCharacters = 4000
+const maxTextCharacters = 4000
 
 /** What an agent sends in its gateway's place may have no text form: `String` of it throws. */
 const textOr = (value: unknown, otherwise: string) =>
-  typeof value === 'string' ? value.slice(0, mostTextCharacters) : otherwise
+  typeof value === 'string' ? value.slice(0, maxTextCharacters) : otherwise
 
 function refusalFrom(error: unknown): GatewayRefusal {
   const { code, message, details, retryAfterMs } = isObject(error) ? error : {}

@@ -21,7 +21,7 @@ export const logSerializers = { err: withoutParameters }
  * The process's log: JSON lines on standard output, readable lines when that is a terminal. Keys and tokens in headers
  * are taken out; bodies are never logged.
  */
-export function openLog(level: string, role: string, isTerminal: boolean): Logger {
+export function createLog(level: string, role: string, isTerminal: boolean): Logger {
   const options = {
     level,
     base: { role },

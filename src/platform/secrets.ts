@@ -8,11 +8,11 @@ export interface Vault {
   /** `v1.` + base64url(nonce ‖ tag ‖ text). `place` is table/row/column: a sealed value opens only where it was sealed. */
   seal(text: string, place: string): string
   /** Throws when the value was sealed with another key, for another place, or was altered. */
-  open(sealed: string, place: string): string
+  unseal(sealed: string, place: string): string
 }
 
 /** AES-256-GCM under a 32-byte key, with the place as additional authenticated data. */
-export function openVault(key: Buffer): Vault {
+export function createVault(key: Buffer): Vault {
   if (key.length !== 32) throw new Error('the secret key must have 32 bytes')
   const secret = createSecretKey(key) // made once: it takes as long as sealing a short text
   return {
@@ -22,7 +22,7 @@ export function openVault(key: Buffer): Vault {
       const sealed = Buffer.concat([cipher.update(text, 'utf8'), cipher.final()])
       return `v1.${Buffer.concat([nonce, cipher.getAuthTag(), sealed]).toString('base64url')}`
     },
-    open(sealed, place) {
+    unseal(sealed, place) {
       const [version, encoded] = sealed.split('.')
       if (version !== 'v1' || !encoded) throw new Error(`a sealed value of an unknown version at ${place}`)
       const bytes = Buffer.from(encoded, 'base64url')

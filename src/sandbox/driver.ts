@@ -5,7 +5,7 @@ import { texts } from '#platform/texts.ts'
 export { type PathFault, SandboxAbsentError, SandboxCapacityError, SandboxPathError } from './errors.ts'
 
 /** What a program in the sandbox sees: its Node.js, its release, its own folder, and the port its gateway must listen on. */
-export interface Inside {
+export interface SandboxPaths {
   node: string
   /** The folder of the prepared release, holding `node_modules`. Read-only for the program. */
   release: string
@@ -21,9 +21,9 @@ export interface SandboxSpec {
   /** Version name of a release that `prepare` has made available. */
   release: string
   /** Argument vector of the gateway. Secrets never go in here: they travel as 0600 files. */
-  command(inside: Inside): readonly string[]
+  command(paths: SandboxPaths): readonly string[]
   /** The whole environment of the gateway; nothing of the control plane's own is added. */
-  env(inside: Inside): Record<string, string>
+  env(paths: SandboxPaths): Record<string, string>
   resources: { memoryMb: number; cpus: number; pids: number }
   labels: Record<string, string>
 }
@@ -40,7 +40,7 @@ export interface Observation {
   /** Set while the sandbox runs. */
   endpoint: Endpoint | null
   /** Set unless the sandbox is absent. */
-  inside: Inside | null
+  paths: SandboxPaths | null
   /** How the gateway ended, when it is stopped and its end was seen. A signal is reported as 128 + its number. */
   exit?: { code: number | null; oom: boolean }
 }

@@ -3,7 +3,7 @@ import closeWithGrace from 'close-with-grace'
 import { type Closers, roles, start } from '#composition/start.ts'
 import { loadConfig } from '#platform/config.ts'
 import { atMost } from '#platform/deadline.ts'
-import { openLog } from '#platform/log.ts'
+import { createLog } from '#platform/log.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 
 const shutdownTimeoutMs = 120_000
@@ -13,7 +13,7 @@ const role = roles.find((known) => known === process.argv[2])
 const { CLOUD_URL: cloudUrl } = process.env
 if (!role || !cloudUrl) throw new Error('usage: CLOUD_URL=… chowder.ts <role>')
 const config = loadConfig()
-const log = openLog(config.LOG_LEVEL, role, false)
+const log = createLog(config.LOG_LEVEL, role, false)
 const closers: Closers = []
 const ending = new AbortController()
 const starting = Promise.withResolvers<void>()

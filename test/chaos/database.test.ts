@@ -5,13 +5,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { openDb } from '#database/client.ts'
+import { createDb } from '#database/client.ts'
 import { type Cluster, prepareCluster } from '#database/embedded-cluster.ts'
 import { findPostmaster, startPostmaster, stopPostmaster } from '#database/embedded-postmaster.ts'
 import { migrate } from '#database/migrate.ts'
-import { migrateQueue, openQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
+import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import { startWorker } from '#lifecycle/worker.ts'
-import { openVault } from '#platform/secrets.ts'
+import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { operationsOf, readDocument, requestOf } from '../support/operations.ts'
@@ -92,15 +92,15 @@ beforeAll(async () => {
     query_timeout: 20_000,
   })
   workerPool.on('error', () => {})
-  queue = openQueue({ kind: 'postgres', connection }, log)
+  queue = createQueue({ kind: 'postgres', connection }, log)
   const deps = {
-    db: openDb(workerPool),
-    vault: openVault(started.secretKey),
+    db: createDb(workerPool),
+    vault: createVault(started.secretKey),
     sandboxes: driver,
     baseUrls: { anthropic: 'http://127.0.0.1:9', openai: 'http://127.0.0.1:9', gemini: 'http://127.0.0.1:9' },
     clawhubUrl: undefined,
-    patience: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 },
-    bell: queue,
+    timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 },
+    queue,
     log,
   }
   const rounds = { sweepEveryMs: 1000, driftEveryMs: 5000 }

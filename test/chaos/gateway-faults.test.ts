@@ -2,8 +2,8 @@ import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { maxAttempts } from '#lifecycle/failures.ts'
-import { defaultPatience } from '#lifecycle/pass.ts'
-import { defaultRounds } from '#lifecycle/worker.ts'
+import { defaultTimeouts } from '#lifecycle/pass.ts'
+import { defaultIntervals } from '#lifecycle/worker.ts'
 import { type Api, api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -62,7 +62,7 @@ describe('a gateway that fails under the limits as they are', () => {
   let chowder: Stubbed
 
   beforeAll(async () => {
-    chowder = await openStubbed({ rounds: defaultRounds, patience: defaultPatience })
+    chowder = await openStubbed({ intervals: defaultIntervals, timeouts: defaultTimeouts })
   })
   afterAll(() => chowder?.close())
 
@@ -97,7 +97,7 @@ describe('a gateway that fails under the limits as they are', () => {
     expect(reason).toContain('exit code 3')
     expect(reason).toContain('out of lobsters')
     expect(await chowder.starts(id)).toBe(maxAttempts)
-    await sleep(2 * defaultRounds.driftEveryMs)
+    await sleep(2 * defaultIntervals.driftEveryMs)
     expect(await chowder.starts(id)).toBe(maxAttempts)
     expect((await read(chowder.client, id)).status).toBe('error')
     // A new intent is a new chance.
@@ -132,16 +132,16 @@ describe('a gateway that fails under the limits as they are', () => {
 })
 
 describe('a gateway that starts slowly', () => {
-  const patience = { startWithoutProgressMs: 8000, startMs: 24_000 }
+  const timeouts = { startWithoutProgressMs: 8000, startMs: 24_000 }
   let chowder: Stubbed
 
   beforeAll(async () => {
-    chowder = await openStubbed({ patience })
+    chowder = await openStubbed({ timeouts })
   })
   afterAll(() => chowder?.close())
 
   it('F16: is left to it while it makes progress', async () => {
-    chowder.behave({ readyAfterMs: 2 * patience.startWithoutProgressMs, progressEveryMs: 200 })
+    chowder.behave({ readyAfterMs: 2 * timeouts.startWithoutProgressMs, progressEveryMs: 200 })
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
     await waitForStatus(chowder.client, id, 'running')
@@ -151,7 +151,7 @@ describe('a gateway that starts slowly', () => {
   })
 
   it('F16: is ended at the cap, however much progress it makes, and started anew', async () => {
-    chowder.behave({ readyAfterMs: 10 * patience.startMs, progressEveryMs: 200 })
+    chowder.behave({ readyAfterMs: 10 * timeouts.startMs, progressEveryMs: 200 })
     const start = performance.now()
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
@@ -160,7 +160,7 @@ describe('a gateway that starts slowly', () => {
       async () => (await eventsOf(chowder.client, id)).find(({ type }) => type === 'instance.attempt_failed'),
       120_000,
     )
-    expect(secondsSince(start)).toBeGreaterThan(0.8 * (patience.startMs / 1000))
+    expect(secondsSince(start)).toBeGreaterThan(0.8 * (timeouts.startMs / 1000))
     expect(failed.reason).toMatch(/not ready after (2[4-9]|[345]\d) s/)
     expect((await findGateway(id))?.pid).not.toBe(begun.pid)
     chowder.behave({})
@@ -182,7 +182,7 @@ describe('an agent beyond a network that fails', () => {
     if (gateway.endpoint.kind !== 'tcp') throw new Error('no port to stand before')
     proxy = await openProxy(gateway.endpoint)
     driver = new FakeDriver(() => ({ kind: 'tcp', host: proxy.host, port: proxy.port }))
-    chowder = await openTestChowder({ sandboxes: driver, patience: { hungMs: 1000 } })
+    chowder = await openTestChowder({ sandboxes: driver, timeouts: { hungMs: 1000 } })
     await chowder.startWorker()
     key = (await chowder.signUp()).key
   })

@@ -6,10 +6,10 @@ import { Redis } from 'ioredis'
 import type pg from 'pg'
 import { pino } from 'pino'
 import { examine } from '#commands/doctor/examine.ts'
-import { openDb } from '#database/client.ts'
-import { openQueue } from '#lifecycle/queue.ts'
+import { createDb } from '#database/client.ts'
+import { createQueue } from '#lifecycle/queue.ts'
 import { isObject } from '#openclaw/json.ts'
-import { openVault } from '#platform/secrets.ts'
+import { createVault } from '#platform/secrets.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 import { type CloudCall, cloudFaultKinds, type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
@@ -395,10 +395,10 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
   /** What an operator's doctor finds, with all at rest. */
   async function askDoctor(): Promise<Violation[]> {
     const log = pino({ level: 'silent' })
-    const queue = openQueue(redis ? { kind: 'redis', url: redis.url } : { kind: 'postgres', connection }, log)
+    const queue = createQueue(redis ? { kind: 'redis', url: redis.url } : { kind: 'postgres', connection }, log)
     try {
       const sandboxes = openCloudDriver(cloud.url, 'doctor')
-      const found = await examine({ db: openDb(pool), sandboxes, vault: openVault(secretKey), queue })
+      const found = await examine({ db: createDb(pool), sandboxes, vault: createVault(secretKey), queue })
       return found.map(({ check, what }) => ({
         what: 'found by the doctor',
         instanceId: null,

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { defaultRounds } from '#lifecycle/worker.ts'
+import { defaultIntervals } from '#lifecycle/worker.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { SandboxSpec } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -102,7 +102,7 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
     driver = new CountingDriver(() => gateway.endpoint)
     chowder = await openTestChowder({
       sandboxes: driver,
-      rounds: defaultRounds,
+      intervals: defaultIntervals,
       defaultTier: 'whale',
       queue: (database) => queueBackend(kind, database),
     })

@@ -45,8 +45,8 @@ async function openStage(sandboxes: TestChowder['deps']['sandboxes'], { concurre
   const chowder = await openTestChowder({
     sandboxes,
     defaultTier: 'whale',
-    rounds: { sweepEveryMs: 50, driftEveryMs },
-    patience: { startWithoutProgressMs: 30_000, startMs: 60_000 },
+    intervals: { sweepEveryMs: 50, driftEveryMs },
+    timeouts: { startWithoutProgressMs: 30_000, startMs: 60_000 },
   })
   const { key } = await chowder.signUp()
   const { pool } = chowder.database
@@ -102,7 +102,7 @@ function expectPauses(pauses: readonly number[], longest: number): void {
 async function openCloudStage(options: { driftEveryMs?: number } = {}) {
   const cloud = await startFakeCloud({ bootMs })
   const platform = openCloudDriver(cloud.url, 'the test')
-  const absent: Observation = { state: 'absent', sandboxId: null, endpoint: null, inside: null }
+  const absent: Observation = { state: 'absent', sandboxId: null, endpoint: null, paths: null }
   /** How often each was looked at since lies are told, in the order of their first looks; null while none is. */
   let looks: Map<string, number> | null = null
   const isNextALie = (id: string): boolean => {

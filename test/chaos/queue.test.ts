@@ -9,7 +9,7 @@ import { Redis } from 'ioredis'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { QueueBackend } from '#lifecycle/queue.ts'
-import { defaultRounds } from '#lifecycle/worker.ts'
+import { defaultIntervals } from '#lifecycle/worker.ts'
 import { api, signUp, waitForStatus } from '../support/api-client.ts'
 import { startFakeCloud } from '../support/fake-cloud.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -28,7 +28,7 @@ const awayMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
 /** What a request may take while the queue is away: less than the 5 s of one that waits for it. */
 const answersWithinMs = 4500
 /** From the queue's return until what waited is done: it is reached again, a sweep rings, and the work itself. */
-const doneWithinMs = 2000 + defaultRounds.sweepEveryMs + 8000
+const doneWithinMs = 2000 + defaultIntervals.sweepEveryMs + 8000
 /** What is waited for at most, on a machine that is slow. */
 const patienceMs = 60_000
 /** A connection that was cut in silence is given up, and then as above. */
@@ -157,7 +157,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
         sandboxes: driver,
         database,
         queue: () => carrier.backend,
-        rounds: defaultRounds,
+        intervals: defaultIntervals,
         defaultTier: 'whale',
       })
       await chowder.queue.check()

@@ -98,7 +98,7 @@ describe('one instance', () => {
 
   beforeAll(async () => {
     driver.onCall = () => sleep(Math.random() * 10)
-    chowder = await openTestChowder({ sandboxes: driver, rounds: { sweepEveryMs: 500, driftEveryMs: 2000 } })
+    chowder = await openTestChowder({ sandboxes: driver, intervals: { sweepEveryMs: 500, driftEveryMs: 2000 } })
     organization = await chowder.signUp()
     await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
     gateways.push(...(await times(lanes, () => startFakeGateway({}))))

@@ -274,8 +274,8 @@ describe('with a dockerd', () => {
         'uid',
       )
       const listen = `require('node:http').createServer((_, answer) => answer.end('mine')).listen(9000)`
-      const { inside } = await near.observe(id, within())
-      await exec(id, `setsid ${inside?.node} -e "${listen}" >/dev/null 2>&1 &`)
+      const { paths } = await near.observe(id, within())
+      await exec(id, `setsid ${paths?.node} -e "${listen}" >/dev/null 2>&1 &`)
       expect((await exec(other, `curl -s -m 2 http://${host}:9000/ || echo refused`)).stdout).toBe('refused\n')
       expect((await exec(other, `curl -s -m 20 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
     })
@@ -331,7 +331,7 @@ describe('with a dockerd', () => {
     })
 
     test('is killed after the grace time when it does not end by itself, with all that it started', async () => {
-      const id = await started({ command: (inside) => contractCommand(inside, 'stubborn') })
+      const id = await started({ command: (paths) => contractCommand(paths, 'stubborn') })
       await until('its start', async () => (await driver.logs(id, 5)).includes('ready'))
       await exec(id, 'setsid sleep 300 >/dev/null 2>&1 &')
       const startedAt = performance.now()
@@ -349,7 +349,7 @@ describe('with a dockerd', () => {
       expect(await observe(id)).toEqual(before)
       const changes: Partial<SandboxSpec>[] = [
         { resources: { memoryMb: 600, cpus: 1, pids: 64 } },
-        { command: (inside) => contractCommand(inside, 'stubborn') },
+        { command: (paths) => contractCommand(paths, 'stubborn') },
         { env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: 'other' }) },
       ]
       let last = before.sandboxId

@@ -82,15 +82,15 @@ describe('before a dockerd', () => {
   describeDriver('docker, through the worker’s share,', async () => {
     const driver = contractDriver(hostOf('worker'), randomUUID())
     const ask = async (id: string, path: string) => {
-      const { inside } = await driver.observe(id, within())
-      const script = `const url = 'http://127.0.0.1:${inside?.port}${path}'
+      const { paths } = await driver.observe(id, within())
+      const script = `const url = 'http://127.0.0.1:${paths?.port}${path}'
         const ask = (left) => fetch(url).then((answer) => answer.text()).then(console.log, () => left && setTimeout(ask, 50, left - 1))
         ask(100)`
-      return driver.exec(id, [inside?.node ?? 'node', '-e', script], { timeoutMs: 10_000 }, within())
+      return driver.exec(id, [paths?.node ?? 'node', '-e', script], { timeoutMs: 10_000 }, within())
     }
     return {
       driver,
-      command: (inside) => contractCommand(inside),
+      command: (paths) => contractCommand(paths),
       endGateway: async (id, _seen, code) => {
         await ask(id, '/whoami')
         await ask(id, `/exit/${code}`).catch(() => {}) // it ends with its sandbox

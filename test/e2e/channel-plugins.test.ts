@@ -10,7 +10,7 @@ import { readChannelStatus } from '#openclaw/channel-status.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, renderConfig } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient, probeHealth } from '#openclaw/gateway.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
-import type { Endpoint, Inside, SandboxAccess } from '#sandbox/driver.ts'
+import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
 import { freePort } from '../support/free-port.ts'
 import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
@@ -40,7 +40,7 @@ const given: Record<string, Record<string, unknown>> = {
   line: { channel_access_token: 'made-up', channel_secret: 'made-up' },
 }
 
-let inside: Inside
+let paths: SandboxPaths
 let child: ChildProcess
 let gateway: GatewayClient
 
@@ -62,11 +62,11 @@ const folderAsSandbox = (home: string) =>
 beforeAll(async () => {
   const release = await preparedRelease()
   const home = await mkdtemp(join(tmpdir(), 'openclaw-channels-'))
-  inside = { node: process.execPath, release, home, port: await freePort() }
-  const endpoint: Endpoint = { kind: 'tcp', host: '127.0.0.1', port: inside.port }
+  paths = { node: process.execPath, release, home, port: await freePort() }
+  const endpoint: Endpoint = { kind: 'tcp', host: '127.0.0.1', port: paths.port }
   for (const folder of gatewayFolders) await mkdir(join(home, folder))
   for (const channel of pluginChannels(defaultRelease)) {
-    await linkChannelPlugin(folderAsSandbox(home), 'x', { inside, release: defaultRelease, channel }, signal)
+    await linkChannelPlugin(folderAsSandbox(home), 'x', { paths, release: defaultRelease, channel }, signal)
   }
   const config = renderConfig({
     release: defaultRelease,
@@ -74,7 +74,7 @@ beforeAll(async () => {
     providerKey: 'sk-1',
     baseUrl: nowhere,
     token,
-    port: inside.port,
+    port: paths.port,
     channels: knownChannels.map((channel) => ({
       channel,
       enabled: true,
@@ -84,9 +84,9 @@ beforeAll(async () => {
     overrides: {},
   })
   await writeFile(join(home, configPath), JSON.stringify(config), { mode: 0o600 })
-  const [command = '', ...args] = gatewayCommand(inside)
+  const [command = '', ...args] = gatewayCommand(paths)
   const proxied = { HTTPS_PROXY: nowhere, HTTP_PROXY: nowhere, NO_PROXY: '127.0.0.1' }
-  child = spawn(command, args, { env: { ...gatewayEnv(inside), ...proxied }, stdio: 'ignore' })
+  child = spawn(command, args, { env: { ...gatewayEnv(paths), ...proxied }, stdio: 'ignore' })
   await until('the gateway', () => probeHealth(endpoint, '/startupz', { timeoutMs: 2000, signal }), startMs)
   gateway = await connectGateway(endpoint, token, { signal, timeoutMs: 30_000 })
 })
@@ -95,7 +95,7 @@ afterAll(async () => {
   gateway?.close()
   child?.kill('SIGKILL')
   await until('the gateway to end', () => child === undefined || child.signalCode !== null || child.exitCode !== null)
-  await rm(inside.home, { recursive: true, force: true, maxRetries: 5 })
+  await rm(paths.home, { recursive: true, force: true, maxRetries: 5 })
 })
 
 describe('a real gateway that was given every channel at once', () => {

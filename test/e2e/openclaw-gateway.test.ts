@@ -8,7 +8,7 @@ import { applyConfig } from '#openclaw/apply-config.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, gatewayOwned, renderConfig } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient, probeHealth } from '#openclaw/gateway.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
-import type { Endpoint, Inside } from '#sandbox/driver.ts'
+import type { Endpoint, SandboxPaths } from '#sandbox/driver.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { freePort } from '../support/free-port.ts'
 import { preparedRelease } from '../support/release.ts'
@@ -19,7 +19,7 @@ const signal = new AbortController().signal
 const startMs = 120_000
 
 let model: FakeModelProvider
-let inside: Inside
+let paths: SandboxPaths
 let endpoint: Endpoint & { kind: 'tcp' }
 let child: ChildProcess
 let gateway: GatewayClient
@@ -31,21 +31,21 @@ const render = (overrides: Record<string, unknown> = {}, provider: ModelProvider
     providerKey,
     baseUrl: model.url,
     token,
-    port: inside.port,
+    port: paths.port,
     channels: [],
     skills: {},
     overrides: parseOverrides(overrides).tree,
   })
 
 const configOnDisk = async (): Promise<Record<string, unknown>> =>
-  JSON.parse(await readFile(join(inside.home, configPath), 'utf8'))
+  JSON.parse(await readFile(join(paths.home, configPath), 'utf8'))
 
 async function withoutOwn(): Promise<Record<string, unknown>> {
   return Object.fromEntries(Object.entries(await configOnDisk()).filter(([key]) => !gatewayOwned.includes(key)))
 }
 
 async function say(input: string): Promise<string> {
-  const answer = await fetch(`http://127.0.0.1:${inside.port}/v1/responses`, {
+  const answer = await fetch(`http://127.0.0.1:${paths.port}/v1/responses`, {
     method: 'POST',
     headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
     body: JSON.stringify({ model: 'openclaw', input }),
@@ -59,12 +59,12 @@ beforeAll(async () => {
   const release = await preparedRelease()
   model = await startFakeModelProvider()
   const home = await mkdtemp(join(tmpdir(), 'openclaw-e2e-'))
-  inside = { node: process.execPath, release, home, port: await freePort() }
-  endpoint = { kind: 'tcp', host: '127.0.0.1', port: inside.port }
+  paths = { node: process.execPath, release, home, port: await freePort() }
+  endpoint = { kind: 'tcp', host: '127.0.0.1', port: paths.port }
   for (const folder of gatewayFolders) await mkdir(join(home, folder))
   await writeFile(join(home, configPath), JSON.stringify(render()), { mode: 0o600 })
-  const [command = '', ...args] = gatewayCommand(inside)
-  child = spawn(command, args, { env: gatewayEnv(inside), cwd: home, stdio: 'ignore' })
+  const [command = '', ...args] = gatewayCommand(paths)
+  child = spawn(command, args, { env: gatewayEnv(paths), cwd: home, stdio: 'ignore' })
   await until(
     'the gateway to start',
     () => {
@@ -84,7 +84,7 @@ afterAll(async () => {
     await ended
   }
   await model?.close()
-  if (inside) await rm(inside.home, { recursive: true, maxRetries: 10, retryDelay: 200 })
+  if (paths) await rm(paths.home, { recursive: true, maxRetries: 10, retryDelay: 200 })
 })
 
 test('a rendered configuration starts the gateway, which leaves the file as it is', async () => {

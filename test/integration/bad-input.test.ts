@@ -5,7 +5,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { openBilling } from '#api/subscription/stripe.ts'
+import { createBilling } from '#api/subscription/stripe.ts'
 import { badRequests, notTheirs } from '../support/bad-requests.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -63,7 +63,7 @@ beforeAll(async () => {
   const driver = new FakeDriver(() => gateway.endpoint)
   addFakeSkills(gateway, hub, () => driver.files(values.instance_id!))
   stripe = await new FakeStripe().open()
-  const billing = await openBilling({
+  const billing = await createBilling({
     secretKey: stripeSecretKey,
     webhookSecret: stripeWebhookSecret,
     prices: stripePrices,

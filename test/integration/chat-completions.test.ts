@@ -2,9 +2,9 @@ import { Ajv } from 'ajv'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { ChatChunk, ChatCompletion } from '#api/responses/chat/chat-schemas.ts'
-import { openPassingSessions } from '#api/responses/chat/passing-sessions.ts'
-import { findGatewayIn, findHeadIn } from '#instances/find.ts'
-import { askGatewayIn } from '#instances/gateway/ask.ts'
+import { createEphemeralSessionCleanup } from '#api/responses/chat/passing-sessions.ts'
+import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createAskGateway } from '#instances/gateway/ask.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -65,8 +65,8 @@ const isDue = () => until('the session to be due', async () => (await passing())
 /** A round as a worker has it. */
 function rounds() {
   const { db } = chowder.database
-  const askGateway = askGatewayIn(findGatewayIn(db, chowder.vault, findHeadIn(db)))
-  return openPassingSessions(db, askGateway, { warn: () => {} })
+  const askGateway = createAskGateway(createFindGateway(db, chowder.vault, createFindSummary(db)))
+  return createEphemeralSessionCleanup(db, askGateway, { warn: () => {} })
 }
 const deleteDue = () => rounds()()
 const makeDue = () => chowder.database.pool.query(`UPDATE passing_sessions SET due_at = now() - interval '1 second'`)

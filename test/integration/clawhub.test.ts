@@ -82,12 +82,12 @@ test('a registry that asks to wait is waited for', async () => {
 
 describe('A21: a hostile registry is a typed 502, soon', () => {
   let secrets = 0
-  const inside = createServer((_request, response) => {
+  const paths = createServer((_request, response) => {
     secrets += 1
     response.end('{"results":[]}')
   })
-  beforeAll(() => new Promise<void>((resolve) => void inside.listen(0, '127.0.0.1', resolve)))
-  afterAll(() => new Promise((resolve) => inside.close(resolve)))
+  beforeAll(() => new Promise<void>((resolve) => void paths.listen(0, '127.0.0.1', resolve)))
+  afterAll(() => new Promise((resolve) => paths.close(resolve)))
 
   const drip = (response: ServerResponse) => {
     response.writeHead(200)
@@ -112,7 +112,7 @@ describe('A21: a hostile registry is a typed 502, soon', () => {
     [
       'redirects inside',
       (response) =>
-        response.writeHead(302, { location: `http://127.0.0.1:${(inside.address() as AddressInfo).port}/` }).end(),
+        response.writeHead(302, { location: `http://127.0.0.1:${(paths.address() as AddressInfo).port}/` }).end(),
     ],
     ['sends a huge header', (response) => response.writeHead(200, { 'x-large': 'x'.repeat(100_000) }).end('{}')],
     ['answers HTML', (response) => response.writeHead(200).end('<html>')],

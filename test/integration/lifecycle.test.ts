@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { openDriftPass } from '#lifecycle/drift.ts'
+import { createDriftDetector } from '#lifecycle/drift.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'
@@ -22,7 +22,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       chowder = await openTestChowder({
         sandboxes: driver,
         queue: (database) => queueBackend(kind, database),
-        patience: { startWithoutProgressMs: 1500 },
+        timeouts: { startWithoutProgressMs: 1500 },
       })
       await chowder.startWorker()
       key = (await chowder.signUp()).key
@@ -268,7 +268,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
         yield { id, state: 'running' as const }
       }
       const sandboxes = Object.create(driver, { list: { value: list } })
-      const look = openDriftPass({ ...chowder.deps, sandboxes })
+      const look = createDriftDetector({ ...chowder.deps, sandboxes })
       const { generation } = await rowOf(id)
       for (let count = 0; count < 2; count += 1) await look(AbortSignal.timeout(5000))
       expect((await rowOf(id)).generation).toBe(generation)
@@ -303,19 +303,19 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     })
 
     test('whose bell was lost is found by the sweep', async () => {
-      const { ring } = chowder.queue
-      chowder.queue.ring = () => {}
-      chowder.deps.bell.ring = () => {}
+      const { enqueue: ring } = chowder.queue
+      chowder.queue.enqueue = () => {}
+      chowder.deps.queue.enqueue = () => {}
       const id = await create()
-      chowder.queue.ring = ring
-      chowder.deps.bell.ring = ring
+      chowder.queue.enqueue = ring
+      chowder.deps.queue.enqueue = ring
       await isIn(id, 'running')
     })
 
     test('that is rung for twenty times at once is started once', async () => {
       const id = await create()
       const row = { id, organizationId: '', generation: 1, leaseToken: 0 }
-      for (let bell = 0; bell < 20; bell += 1) chowder.queue.ring({ ...row, leaseToken: bell })
+      for (let queue = 0; queue < 20; queue += 1) chowder.queue.enqueue({ ...row, leaseToken: queue })
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(1)
     })

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { openBacklog } from '#lifecycle/backlog.ts'
+import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { type MetricSource, serveMetrics } from '#platform/metrics.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
@@ -54,7 +54,7 @@ beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes })
   organization = await chowder.signUp()
   url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-  served = await serveMetrics(anywhere, [openBacklog({ db: chowder.database.db, queue: chowder.queue })], log)
+  served = await serveMetrics(anywhere, [createBacklogMetrics({ db: chowder.database.db, queue: chowder.queue })], log)
 })
 afterAll(async () => {
   await served?.close()

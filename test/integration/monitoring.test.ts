@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { openBacklog } from '#lifecycle/backlog.ts'
-import { openQueue } from '#lifecycle/queue.ts'
+import { createBacklogMetrics } from '#lifecycle/backlog.ts'
+import { createQueue } from '#lifecycle/queue.ts'
 import { serveMetrics } from '#platform/metrics.ts'
 import { provideProgram } from '../support/debian-package.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
@@ -29,10 +29,10 @@ let hasPromtool: boolean
 
 beforeAll(async () => {
   database = await cloneDatabase()
-  const queue = openQueue({ kind: 'postgres', connection: database.connection }, log)
+  const queue = createQueue({ kind: 'postgres', connection: database.connection }, log)
   const { port, close } = await serveMetrics(
     { host: '127.0.0.1', port: 0 },
-    [openBacklog({ db: database.db, queue })],
+    [createBacklogMetrics({ db: database.db, queue })],
     log,
   )
   // The database's figures are left out of an answer that they are too late for.

@@ -138,11 +138,11 @@ test('a channel’s plugin is installed beside its release, finds that, and cann
   const plugin = await installChannelPlugin({ ...options, channel: 'discord' })
   expect(plugin).toBe(channelPluginFolder(folder, 'v1', 'discord'))
   expect((await npmCalls()).at(-1)).toMatch(/ ci --ignore-scripts .*--omit=peer --legacy-peer-deps /)
-  const inside = join(plugin, 'node_modules/@openclaw/discord')
-  expect(await realpath(join(inside, 'node_modules/openclaw'))).toBe(
+  const paths = join(plugin, 'node_modules/@openclaw/discord')
+  expect(await realpath(join(paths, 'node_modules/openclaw'))).toBe(
     await realpath(join(folder, 'node_modules/openclaw')),
   )
-  expect((await stat(join(inside, 'openclaw.plugin.json'))).mode & 0o222).toBe(0)
+  expect((await stat(join(paths, 'openclaw.plugin.json'))).mode & 0o222).toBe(0)
   await npmDoes('exit 0')
   await expect(installChannelPlugin({ ...options, channel: 'slack' })).rejects.toThrow('npm installed no plugin')
 })

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { openBilling } from '#api/subscription/stripe.ts'
+import { createBilling } from '#api/subscription/stripe.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
@@ -16,7 +16,7 @@ beforeAll(async () => {
   gateway = await startFakeGateway({})
   stripe = await new FakeStripe().open()
   driver = new FakeDriver(() => gateway.endpoint)
-  const billing = await openBilling({
+  const billing = await createBilling({
     secretKey: stripeSecretKey,
     webhookSecret: stripeWebhookSecret,
     prices: stripePrices,

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { changeIntent, getInstance, terminateInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
-import { openDriftPass } from '#lifecycle/drift.ts'
+import { createDriftDetector } from '#lifecycle/drift.ts'
 import { reconcileInstance } from '#lifecycle/reconcile.ts'
 import { AppError } from '#platform/errors.ts'
 import { FakeDriver, type Fault } from '../support/fake-driver.ts'
@@ -12,12 +12,12 @@ const gateway = await startFakeGateway({})
 const driver = new FakeDriver(() => gateway.endpoint)
 let chowder: TestChowder
 let organization: { id: string; key: string }
-let findDrift: ReturnType<typeof openDriftPass>
+let findDrift: ReturnType<typeof createDriftDetector>
 
 beforeAll(async () => {
-  chowder = await openTestChowder({ sandboxes: driver, patience: { graceMs: 10, hungMs: 50 } })
+  chowder = await openTestChowder({ sandboxes: driver, timeouts: { graceMs: 10, hungMs: 50 } })
   organization = await chowder.signUp()
-  findDrift = openDriftPass(chowder.deps)
+  findDrift = createDriftDetector(chowder.deps)
   await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
 })
 afterAll(async () => {

@@ -17,7 +17,7 @@ import { useDetailErrors } from '#http/errors.ts'
 import { strictBodies } from '#http/validation.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
-import { openVault } from '#platform/secrets.ts'
+import { createVault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
@@ -64,9 +64,9 @@ async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<Resp
   })
   await app.register(responseRoutes, {
     db: database.db,
-    vault: openVault(Buffer.alloc(32, 7)),
+    vault: createVault(Buffer.alloc(32, 7)),
     gatewayOf,
-    findHead: async (_organization, id) => ({ id }) as never,
+    findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
     ...over,
   })
@@ -842,7 +842,7 @@ describe('a WebSocket', () => {
     const found = Promise.withResolvers<void>()
     let asked = 0
     const other = await startApi(async () => running, {
-      findHead: async (_organization, id) => {
+      findSummary: async (_organization, id) => {
         asked += 1
         await found.promise
         return { id } as never

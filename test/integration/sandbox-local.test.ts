@@ -69,7 +69,7 @@ describeDriver('local', async () => {
   const host = await LocalHost.make()
   return {
     driver: host.driver,
-    command: (inside) => host.command(inside),
+    command: (paths) => host.command(paths),
     endGateway: (_id, seen, code) => endGateway(seen, code),
     gatewayOf: async (_id, seen) => (await ask(seen, '/whoami')).pid,
     runsPrograms: true,
@@ -177,11 +177,11 @@ describe('a local sandbox', () => {
 
   test('has exactly its own environment, folder and umask, in a session of its own', async () => {
     const id = await started()
-    const { env, inside, uid } = await recordOf(id)
+    const { env, inside: paths, uid } = await recordOf(id)
     const seen = await observe(id)
     expect(await ask(seen, '/env')).toEqual(env)
     const { pid, ...self } = await ask(seen, '/whoami')
-    expect(self).toMatchObject({ cwd: inside.home, umask: 0o077, uid: uid ?? process.getuid?.() })
+    expect(self).toMatchObject({ cwd: paths.home, umask: 0o077, uid: uid ?? process.getuid?.() })
     if (isRoot) expect(self.groups).toEqual([uid])
     const [, , , session] = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? []
     expect(Number(session)).toBe(pid)
@@ -195,13 +195,13 @@ describe('a local sandbox', () => {
 
   asRoot('has a user and a folder that no other sandbox can enter', async () => {
     const [one, other] = [await started(), await started()]
-    const { uid, inside } = await recordOf(one)
+    const { uid, inside: paths } = await recordOf(one)
     expect(uid).toBeGreaterThanOrEqual(20_000)
     expect(uid).toBeLessThanOrEqual(29_999)
     expect(uid).not.toBe((await recordOf(other)).uid)
-    const home = await stat(inside.home)
+    const home = await stat(paths.home)
     expect([home.mode & 0o777, home.uid, home.gid]).toEqual([0o700, uid, uid])
-    for (const path of [inside.home, host.controlFile(one, ''), host.controlFile('', '')]) {
+    for (const path of [paths.home, host.controlFile(one, ''), host.controlFile('', '')]) {
       const looked = await host.driver.exec(other, ['ls', path], { timeoutMs: 5000 }, within())
       expect([path, looked.exitCode, looked.stdout]).toEqual([path, 2, ''])
     }
@@ -245,7 +245,7 @@ describe('a local sandbox', () => {
   })
 
   test('is killed after the grace time when it does not end by itself', async () => {
-    const id = await started({ command: (inside: never) => host.command(inside, 'stubborn') })
+    const id = await started({ command: (paths: never) => host.command(paths, 'stubborn') })
     await ask(await observe(id), '/whoami')
     const startedAt = performance.now()
     await stop(id, 300)
@@ -254,7 +254,7 @@ describe('a local sandbox', () => {
   })
 
   test('stops waiting for its end when the call is aborted', async () => {
-    const id = await started({ command: (inside: never) => host.command(inside, 'stubborn') })
+    const id = await started({ command: (paths: never) => host.command(paths, 'stubborn') })
     await ask(await observe(id), '/whoami')
     const reason = new Error('enough')
     const abort = new AbortController()
@@ -284,33 +284,33 @@ describe('a local sandbox', () => {
     await expect(host.driver.start(id, within())).rejects.toThrow(`port ${port}`)
     await host.driver.create(host.specOf(id), within())
     const seen = await observe(id)
-    expect(seen.inside?.port).not.toBe(port)
+    expect(seen.paths?.port).not.toBe(port)
     await host.driver.start(id, within())
     expect(await ask(await observe(id), '/env')).toMatchObject({ MARK: id })
-    expect((await recordOf(id)).command.at(-1)).toBe(String(seen.inside?.port))
+    expect((await recordOf(id)).command.at(-1)).toBe(String(seen.paths?.port))
     stranger.close()
   })
 
   test('shares neither user nor port with any of fifty made at once, and gives them back', async () => {
     const ids = await Promise.all(Array.from({ length: 50 }, () => created()))
     const records = await Promise.all(ids.map(recordOf))
-    expect(new Set(records.map(({ inside }) => inside.port)).size).toBe(50)
+    expect(new Set(records.map(({ inside: paths }) => paths.port)).size).toBe(50)
     if (isRoot) expect(new Set(records.map(({ uid }) => uid)).size).toBe(50)
     await Promise.all(ids.map((id) => host.driver.destroy(id, within())))
     const held = await readdir(join(host.dataDir, 'ports'))
-    expect(held.filter((port) => records.some(({ inside }) => String(inside.port) === port))).toEqual([])
+    expect(held.filter((port) => records.some(({ inside: paths }) => String(paths.port) === port))).toEqual([])
   })
 
   test('is one sandbox when it is made twice at once', async () => {
     const id = randomUUID()
     await Promise.all(Array.from({ length: 5 }, () => host.driver.create(host.specOf(id), within())))
-    const { uid, inside } = await recordOf(id)
+    const { uid, inside: paths } = await recordOf(id)
     const heldIn = async (folder: string) => {
       const names = await readdir(join(host.dataDir, folder)).catch(() => [])
       const holders = await Promise.all(names.map((name) => readlink(join(host.dataDir, folder, name))))
       return names.filter((_, index) => holders[index] === id)
     }
-    expect(await heldIn('ports')).toEqual([String(inside.port)])
+    expect(await heldIn('ports')).toEqual([String(paths.port)])
     expect(await heldIn('uids')).toEqual(isRoot ? [String(uid)] : [])
   })
 
@@ -334,7 +334,7 @@ describe('a local sandbox', () => {
     expect(await listed()).toContainEqual({ id: completed, state: 'stopped' })
     await host.driver.create(host.specOf(completed), within())
     await host.driver.start(completed, within())
-    expect(await recordOf(completed)).toMatchObject({ inside: { port }, uid: isRoot ? uids[completed] : null })
+    expect(await recordOf(completed)).toMatchObject({ paths: { port }, uid: isRoot ? uids[completed] : null })
     await host.driver.destroy(destroyed, within())
     expect((await listed()).map(({ id }) => id)).not.toContain(destroyed)
     expect(await readdir(join(host.dataDir, 'ports'))).not.toContain(String(otherPort))
@@ -345,7 +345,7 @@ describe('a local sandbox', () => {
     const id = await started()
     const secret = join(host.dataDir, 'secret')
     await writeFile(secret, 'secret', { mode: 0o600 })
-    const { inside } = await recordOf(id)
+    const { inside: paths } = await recordOf(id)
     const plant = `ln -s ${secret} file; ln -s ${host.dataDir} folder; ln -s . self; mkfifo pipe; mkdir real`
     expect((await host.driver.exec(id, ['sh', '-c', plant], { timeoutMs: 5000 }, within())).exitCode).toBe(0)
     const files = host.driver.files(id)
@@ -366,7 +366,7 @@ describe('a local sandbox', () => {
       expect(outcome).toMatchObject({ status: 'rejected', reason: expect.any(SandboxPathError) })
     }
     await expect(
-      host.driver.exec(id, ['ls'], { timeoutMs: 5000, cwd: `${inside.home}/folder` }, within()),
+      host.driver.exec(id, ['ls'], { timeoutMs: 5000, cwd: `${paths.home}/folder` }, within()),
     ).rejects.toThrow(SandboxPathError)
     expect((await files.stat('file', within()))?.kind).toBe('link')
 

@@ -24,8 +24,8 @@ beforeAll(async () => {
   host = await LocalHost.make()
   await host.driver.create(host.specOf(id), signal)
   files = host.driver.files(id)
-  const { inside } = await host.driver.observe(id, signal)
-  workspace = join(inside?.home ?? '', 'state/workspace')
+  const { paths } = await host.driver.observe(id, signal)
+  workspace = join(paths?.home ?? '', 'state/workspace')
 })
 afterAll(() => host.remove())
 

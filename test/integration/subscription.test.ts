@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { openBilling } from '#api/subscription/stripe.ts'
+import { createBilling } from '#api/subscription/stripe.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import {
   type Delivery,
@@ -27,7 +27,7 @@ const settings = () => ({
 
 beforeAll(async () => {
   stripe = await new FakeStripe().open()
-  const billing = await openBilling(settings())
+  const billing = await createBilling(settings())
   const sandboxes = new FakeDriver()
   // No agent gets anywhere here, so that no worker is kept.
   sandboxes.fail({ method: 'prepare', times: Number.POSITIVE_INFINITY })
@@ -189,7 +189,7 @@ describe('Stripe fails', () => {
   })
 
   test('a wrong setting is a 503 that sends the operator to the log; the log has Stripe’s reason and no secret', async () => {
-    const billing = await openBilling({ ...settings(), secretKey: 'sk_test_canary_of_a_wrong_key' })
+    const billing = await createBilling({ ...settings(), secretKey: 'sk_test_canary_of_a_wrong_key' })
     const other = await openTestChowder({ sandboxes: new FakeDriver(), billing, database: chowder.database })
     const { key } = await other.signUp()
     const { status, body } = await other.call('POST', '/v1/subscription/checkout', { key, body: { tier: 'crab' } })

@@ -1,7 +1,7 @@
 import { inject } from 'vitest'
 import type { TestProject } from 'vitest/node'
 import { dockerSettings } from '#composition/docker-settings.ts'
-import { openDriver } from '#composition/sandboxes.ts'
+import { createDriver } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { startDockerd } from './dockerd.ts'
@@ -31,7 +31,7 @@ export function dockerEnv(dockerHost: string): Record<string, string> {
 /** Builds the default release's image, if there is none yet. */
 export async function prepareImage(dockerHost: string): Promise<void> {
   const options = { ...(await dockerSettings(loadConfig(dockerEnv(dockerHost)))), installation: '' }
-  const driver = await openDriver({ name: 'docker', options })
+  const driver = await createDriver({ name: 'docker', options })
   await driver.prepare(defaultRelease, (line) => console.log(line), AbortSignal.timeout(buildMs))
 }
 

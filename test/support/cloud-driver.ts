@@ -69,11 +69,11 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
     },
     observe: async (id, signal) => {
       try {
-        const { state, sandboxId, endpoint, inside, exit } = (await call(`/${id}`, {}, signal)) as Observation
-        return { state, sandboxId, endpoint, inside, ...(exit && { exit }) }
+        const { state, sandboxId, endpoint, paths, exit } = (await call(`/${id}`, {}, signal)) as Observation
+        return { state, sandboxId, endpoint, paths, ...(exit && { exit }) }
       } catch (error) {
         unlessAbsent(error)
-        return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
+        return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
       }
     },
     async *list(signal) {

@@ -1,9 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
-import { openDockerDriver } from '#sandbox/docker/driver.ts'
+import { createDockerDriver } from '#sandbox/docker/driver.ts'
 import type { ReleaseSource } from '#sandbox/docker/image.ts'
-import { openDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
-import type { Inside, SandboxDriver, SandboxSpec } from '#sandbox/driver.ts'
+import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
+import type { SandboxDriver, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 
 /** A release whose gateway is a small program. */
 export const contractRelease: ReleaseSource = {
@@ -15,7 +15,7 @@ export const contractRelease: ReleaseSource = {
 
 /** The driver of an installation on a dockerd, with sandboxes whose gateway is a small program. */
 export const contractDriver = (host: string, installation: string, overrides = {}): SandboxDriver =>
-  openDockerDriver({
+  createDockerDriver({
     installation,
     host,
     reach: 'published',
@@ -29,7 +29,7 @@ export const contractDriver = (host: string, installation: string, overrides = {
 
 /** The shares of a dockerd, for such sandboxes. */
 export const contractProxy = (host: string, folder: string) =>
-  openDockerProxy(
+  createDockerProxy(
     {
       host,
       folder,
@@ -41,7 +41,7 @@ export const contractProxy = (host: string, folder: string) =>
     pino({ level: 'silent' }),
   )
 
-export const contractCommand = ({ node, release, port }: Inside, ...manner: string[]): string[] => [
+export const contractCommand = ({ node, release, port }: SandboxPaths, ...manner: string[]): string[] => [
   node,
   `${release}/contract-gateway.mjs`,
   String(port),
@@ -52,7 +52,7 @@ export const contractSpec = (id: string, overrides: Partial<SandboxSpec> = {}): 
   id,
   organizationId: 'organization',
   release: 'v1',
-  command: (inside) => contractCommand(inside),
+  command: (paths) => contractCommand(paths),
   env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
   resources: { memoryMb: 512, cpus: 1, pids: 64 },
   labels: { organization: 'organization' },

@@ -75,7 +75,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         state: 'absent',
         sandboxId: null,
         endpoint: null,
-        inside: null,
+        paths: null,
       })
       await driver.destroy(id, within())
       await expect(driver.start(id, within())).rejects.toThrow()
@@ -96,7 +96,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect(await driver.observe(id, within())).toEqual(first)
       await driver.start(id, within())
       await driver.create(specOf(id), within())
-      expect(await driver.observe(id, within())).toMatchObject({ state: 'running', inside: first.inside })
+      expect(await driver.observe(id, within())).toMatchObject({ state: 'running', paths: first.paths })
       const kept = await driver.files(id).read('kept', { maxBytes: 10 }, within())
       expect(await text(kept!.content())).toBe('yes')
     })
@@ -211,8 +211,8 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         stdout: 'yes',
         stderr: 'no\n',
       })
-      const inside = (await driver.observe(id, within())).inside
-      expect((await exec('pwd; echo $HOME $MARK')).stdout).toBe(`${inside?.home}\n${inside?.home} ${id}\n`)
+      const paths = (await driver.observe(id, within())).paths
+      expect((await exec('pwd; echo $HOME $MARK')).stdout).toBe(`${paths?.home}\n${paths?.home} ${id}\n`)
       expect((await exec('kill -9 $$')).exitCode).toBe(137)
       expect((await exec('yes | head -c 100000', { maxBytes: 1000 })).stdout).toHaveLength(1000)
       expect((await driver.exec(id, ['/no/such/program'], { timeoutMs: 5000 }, within())).exitCode).toBe(127)

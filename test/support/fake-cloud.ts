@@ -152,7 +152,7 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
       labels,
       state: gateway ? 'running' : 'stopped',
       endpoint: gateway?.endpoint ?? null,
-      inside: { node: 'node', release: '/release', home: `/sandboxes/${id}`, port: 18_789 },
+      paths: { node: 'node', release: '/release', home: `/sandboxes/${id}`, port: 18_789 },
       ...(exit && { exit }),
     }
   }

@@ -134,9 +134,9 @@ export class FakeDriver implements SandboxDriver {
   observe(id: string, signal: AbortSignal): Promise<Observation> {
     return this.#call('observe', id, signal, () => {
       const sandbox = this.sandboxes.get(id)
-      if (!sandbox) return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
-      const inside = { node: process.execPath, release: '/release', home: `/sandbox/${id}`, port: 18789 }
-      const seen = { sandboxId: `fake-${id.slice(0, 8)}`, inside }
+      if (!sandbox) return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
+      const paths = { node: process.execPath, release: '/release', home: `/sandbox/${id}`, port: 18789 }
+      const seen = { sandboxId: `fake-${id.slice(0, 8)}`, paths }
       if (sandbox.running) return { ...seen, state: 'running', endpoint: this.#endpoint(id) }
       return { ...seen, state: 'stopped', endpoint: null, ...(sandbox.exit && { exit: sandbox.exit }) }
     })

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { nodeBinary } from '#platform/data-folder.ts'
-import type { Inside, SandboxSpec } from '#sandbox/driver.ts'
-import { type LocalDriver, openLocalDriver } from '#sandbox/local/driver.ts'
+import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import { createLocalDriver, type LocalDriver } from '#sandbox/local/driver.ts'
 
 const gateway = fileURLToPath(new URL('./contract-gateway.mjs', import.meta.url))
 
@@ -15,7 +15,7 @@ export class LocalHost {
 
   private constructor(dataDir: string) {
     this.dataDir = dataDir
-    this.driver = openLocalDriver({
+    this.driver = createLocalDriver({
       dataDir,
       node: process.getuid?.() === 0 ? join(dataDir, 'node', process.version, 'node') : process.execPath,
       installRelease: async () => dataDir,
@@ -38,7 +38,7 @@ export class LocalHost {
     return new LocalHost(dataDir)
   }
 
-  command = ({ node, release, port }: Inside, ...manner: string[]): string[] => [
+  command = ({ node, release, port }: SandboxPaths, ...manner: string[]): string[] => [
     node,
     join(release, 'gateway.mjs'),
     String(port),
@@ -50,7 +50,7 @@ export class LocalHost {
       id,
       organizationId: 'organization',
       release: 'v1',
-      command: (inside) => this.command(inside),
+      command: (paths) => this.command(paths),
       env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
       resources: { memoryMb: 512, cpus: 1, pids: 64 },
       labels: { installation: 'test' },

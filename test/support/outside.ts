@@ -41,12 +41,12 @@ export async function openOutside(server: (port: number) => string[] = webServer
   await ip('link', 'add', `${link}0`, 'type', 'veth', 'peer', 'name', `${link}1`, 'netns', name)
   await ip('addr', 'add', '203.0.113.1/30', 'dev', `${link}0`)
   await ip('link', 'set', `${link}0`, 'up')
-  const inside = (...args: string[]) => ip('-n', name, ...args)
-  await inside('addr', 'add', `${outside.address}/30`, 'dev', `${link}1`)
-  await inside('addr', 'add', `${outside.linkLocal}/32`, 'dev', `${link}1`)
-  await inside('link', 'set', `${link}1`, 'up')
-  await inside('link', 'set', 'lo', 'up')
-  await inside('route', 'add', 'default', 'via', '203.0.113.1')
+  const paths = (...args: string[]) => ip('-n', name, ...args)
+  await paths('addr', 'add', `${outside.address}/30`, 'dev', `${link}1`)
+  await paths('addr', 'add', `${outside.linkLocal}/32`, 'dev', `${link}1`)
+  await paths('link', 'set', `${link}1`, 'up')
+  await paths('link', 'set', 'lo', 'up')
+  await paths('route', 'add', 'default', 'via', '203.0.113.1')
   await ip('route', 'add', `${outside.linkLocal}/32`, 'via', outside.address)
   const program = spawn('ip', ['netns', 'exec', name, process.execPath, ...server(outside.port)], {
     stdio: ['ignore', 'pipe', 'inherit'],

@@ -12,7 +12,7 @@ import { dockerSettings } from '#composition/docker-settings.ts'
 import { releaseImage } from '#openclaw/release-image.ts'
 import { defaultRelease, releaseFolder } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
-import { type DockerDriverOptions, openDockerDriver } from '#sandbox/docker/driver.ts'
+import { createDockerDriver, type DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import { imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { dockerEnv, forAgents } from './agent-sandboxes.ts'
@@ -121,7 +121,7 @@ async function containerOptions(dockerHost: string): Promise<DockerDriverOptions
 
 async function openInContainers(dockerHost: string) {
   await using source = await stubSource()
-  const driver = openDockerDriver({ ...(await containerOptions(dockerHost)), releaseSource: () => source })
+  const driver = createDockerDriver({ ...(await containerOptions(dockerHost)), releaseSource: () => source })
   await driver.prepare(defaultRelease, () => {}, AbortSignal.timeout(buildMs))
   const close = async () => {
     const signal = AbortSignal.timeout(60_000)
@@ -158,7 +158,7 @@ export function openStubSandboxes(): Promise<StubSandboxes> {
 async function buildInPlaceOfOpenClaw(dockerHost: string, extraCaFile: string): Promise<void> {
   await using source = await stubSource()
   const options = { ...(await containerOptions(dockerHost)), extraCaFile, releaseSource: () => source }
-  await openDockerDriver(options).prepare(defaultRelease, () => {}, AbortSignal.timeout(buildMs))
+  await createDockerDriver(options).prepare(defaultRelease, () => {}, AbortSignal.timeout(buildMs))
   const nameOf = async (from: ReleaseSource) =>
     (await imageBuild(defaultRelease, from, { network: options.buildNetwork, extraCaFile })).name
   const names = [await nameOf(source), await nameOf(releaseImage(defaultRelease))]

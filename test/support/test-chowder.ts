@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { pino } from 'pino'
-import { openCallers } from '#api/keys/callers.ts'
+import { createCallers } from '#api/keys/callers.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
 import type { TurnTimes } from '#api/responses/turns/turn.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
@@ -10,13 +10,13 @@ import { buildApp } from '#app.ts'
 import type { Tier } from '#database/schema.ts'
 import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
-import { findGatewayIn, findHeadIn } from '#instances/find.ts'
-import { askGatewayIn } from '#instances/gateway/ask.ts'
-import type { Patience } from '#lifecycle/pass.ts'
-import { openQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
+import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createAskGateway } from '#instances/gateway/ask.ts'
+import type { Timeouts } from '#lifecycle/pass.ts'
+import { createQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
-import { type Round, type Rounds, startWorker } from '#lifecycle/worker.ts'
-import { openVault, type Vault } from '#platform/secrets.ts'
+import { type Intervals, type Round, startWorker } from '#lifecycle/worker.ts'
+import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
 
@@ -25,8 +25,8 @@ export interface TestChowderOptions {
   database?: TestDatabase
   queue?: (database: TestDatabase) => QueueBackend
   defaultTier?: Tier
-  patience?: Partial<Patience>
-  rounds?: Rounds
+  timeouts?: Partial<Timeouts>
+  intervals?: Intervals
   /** Where the provider's API is, so that no test asks a real one. */
   providerUrl?: string
   clawhubUrl?: string
@@ -38,8 +38,8 @@ export interface TestChowderOptions {
   trustedProxies?: number
 }
 
-const quick: Patience = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
-const quickRounds: Rounds = { sweepEveryMs: 200, driftEveryMs: 200 }
+const quick: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
+const quickIntervals: Intervals = { sweepEveryMs: 200, driftEveryMs: 200 }
 const otherRoundsEveryMs = 200
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
@@ -72,13 +72,13 @@ export interface TestChowder {
 
 /** The whole product in this process on a real database and queue, with the sandboxes that a test hands in. */
 export async function openTestChowder(options: TestChowderOptions): Promise<TestChowder> {
-  const { sandboxes, patience, providerUrl = nowhere, defaultTier = 'lobster' } = options
+  const { sandboxes, timeouts, providerUrl = nowhere, defaultTier = 'lobster' } = options
   const database = options.database ?? (await cloneDatabase())
   const logged: string[] = []
   const log = pino({ level: 'trace' }, { write: (line: string) => void logged.push(line) })
-  const vault = openVault(randomBytes(32))
+  const vault = createVault(randomBytes(32))
   const prefix = `test-${database.connection.database ?? new URL(database.connection.connectionString ?? '').pathname.slice(1)}`
-  const queue = openQueue(
+  const queue = createQueue(
     options.queue?.(database) ?? { kind: 'postgres', connection: database.connection },
     log,
     prefix,
@@ -91,17 +91,17 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     sandboxes,
     baseUrls,
     clawhubUrl: options.clawhubUrl,
-    patience: { ...quick, ...patience },
-    bell: queue,
+    timeouts: { ...quick, ...timeouts },
+    queue,
     log,
   }
-  const findHead = findHeadIn(db)
-  const gatewayOf = findGatewayIn(db, vault, findHead)
-  const callers = openCallers(db, log)
+  const findSummary = createFindSummary(db)
+  const gatewayOf = createFindGateway(db, vault, findSummary)
+  const callers = createCallers(db, log)
   const app = (await buildApp({
     db,
     vault,
-    bell: queue,
+    queue,
     log,
     sandboxes,
     baseUrls,
@@ -110,9 +110,9 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     publicUrl: () => 'http://chowder.test',
     findCaller: callers.find,
     forgetCaller: callers.forget,
-    findHead,
+    findSummary,
     gatewayOf,
-    askGateway: askGatewayIn(gatewayOf),
+    askGateway: createAskGateway(gatewayOf),
     forgetGateway: gatewayOf.forget,
     clawhubUrl: options.clawhubUrl,
     filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
@@ -172,7 +172,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         deps,
         queue,
         concurrency,
-        options.rounds ?? quickRounds,
+        options.intervals ?? quickIntervals,
         new AbortController().signal,
         otherRounds,
       )

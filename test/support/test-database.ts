@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { inject } from 'vitest'
-import { type Db, openDb } from '#database/client.ts'
+import { createDb, type Db } from '#database/client.ts'
 import { inDatabase, templateDatabase } from './servers.ts'
 
 export interface TestDatabase {
@@ -20,7 +20,7 @@ export async function cloneDatabase(): Promise<TestDatabase> {
   const pool = new pg.Pool({ ...connection, max: 10 })
   pool.on('error', () => {}) // dropped while idle, at the end
   return {
-    db: openDb(pool),
+    db: createDb(pool),
     pool,
     connection,
     async drop() {

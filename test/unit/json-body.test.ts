@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { jsonParser } from '#http/json-body.ts'
 
 const parse = jsonParser(Fastify())
-const nested = (levels: number, inside: string) => `${'[{"a":'.repeat(levels / 2)}${inside}${'}]'.repeat(levels / 2)}`
+const nested = (levels: number, paths: string) => `${'[{"a":'.repeat(levels / 2)}${paths}${'}]'.repeat(levels / 2)}`
 
 describe('a JSON body', () => {
   test('may be 200 levels deep and no more, however many there are beside one another', () => {

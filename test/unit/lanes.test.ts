@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
-import type { Due } from '#instances/queue.ts'
-import { openLanes } from '#lifecycle/lanes.ts'
+import type { InstanceRef } from '#instances/queue.ts'
+import { createOrganizationConcurrency } from '#lifecycle/lanes.ts'
 
-const row = (organizationId: string, id: string): Due => ({ organizationId, id, generation: 1, leaseToken: 0 })
+const row = (organizationId: string, id: string): InstanceRef => ({ organizationId, id, generation: 1, leaseToken: 0 })
 
 /** Work that ends when it is told to. */
 function openWorks() {
@@ -17,7 +17,7 @@ function openWorks() {
 
 test('no organization has more than its lanes, whoever else has some', () => {
   const { started, workOn } = openWorks()
-  const { run } = openLanes(3, { ring() {} })
+  const { run } = createOrganizationConcurrency(3, { enqueue() {} })
   for (const id of ['a1', 'a2', 'a3', 'a4', 'a5']) void run(row('a', id), workOn(id))
   void run(row('b', 'b1'), workOn('b1'))
   expect(started).toEqual(['a1', 'a2', 'a3', 'b1'])
@@ -26,7 +26,7 @@ test('no organization has more than its lanes, whoever else has some', () => {
 test('what was passed over is rung for as lanes of its organization get free, each once', async () => {
   const { workOn, end } = openWorks()
   const rung: string[] = []
-  const { run } = openLanes(1, { ring: ({ id }) => rung.push(id) })
+  const { run } = createOrganizationConcurrency(1, { enqueue: ({ id }) => rung.push(id) })
   const other = run(row('b', 'b1'), workOn('b1'))
   const first = run(row('a', 'a1'), workOn('a1'))
   for (const id of ['a2', 'a3', 'a2']) await run(row('a', id), workOn(id))
@@ -43,7 +43,7 @@ test('what was passed over is rung for as lanes of its organization get free, ea
 })
 
 test('a lane is free again also after work that failed', async () => {
-  const { run } = openLanes(1, { ring() {} })
+  const { run } = createOrganizationConcurrency(1, { enqueue() {} })
   await expect(run(row('a', 'a1'), () => Promise.reject(new Error('it failed')))).rejects.toThrow('it failed')
   const { started, workOn } = openWorks()
   void run(row('a', 'a2'), workOn('a2'))
@@ -53,13 +53,13 @@ test('a lane is free again also after work that failed', async () => {
 test('a sweep rings for no more of an organization than can be of use, and not for what is kept', async () => {
   const { workOn, end } = openWorks()
   const rung: string[] = []
-  const { run, bellOfSweep } = openLanes(2, { ring: ({ id }) => rung.push(id) })
+  const { run, sweepQueue: bellOfSweep } = createOrganizationConcurrency(2, { enqueue: ({ id }) => rung.push(id) })
   const all = Array.from({ length: 100 }, (_, index) => `a${index}`)
   const sweep = () => {
     rung.length = 0
-    const bell = bellOfSweep()
-    for (const id of all) bell.ring(row('a', id))
-    bell.ring(row('b', 'b0'))
+    const queue = bellOfSweep()
+    for (const id of all) queue.enqueue(row('a', id))
+    queue.enqueue(row('b', 'b0'))
     return rung
   }
   expect(sweep()).toEqual([...all.slice(0, 2 + 64), 'b0'])
@@ -80,7 +80,7 @@ test('a sweep rings for no more of an organization than can be of use, and not f
 test('a sweep rings for what is kept while a lane of its organization is free', async () => {
   const { workOn, end } = openWorks()
   const rung: string[] = []
-  const { run, bellOfSweep } = openLanes(2, { ring: ({ id }) => rung.push(id) })
+  const { run, sweepQueue: bellOfSweep } = createOrganizationConcurrency(2, { enqueue: ({ id }) => rung.push(id) })
   void run(row('a', 'hangs'), workOn('hangs'))
   const other = run(row('a', 'ends'), workOn('ends'))
   for (const id of ['a1', 'a2']) await run(row('a', id), workOn(id))
@@ -88,6 +88,6 @@ test('a sweep rings for what is kept while a lane of its organization is free', 
   await other
   expect(rung.splice(0)).toEqual(['a1'])
   // Another worker took that one: this one's lane stays free.
-  bellOfSweep().ring(row('a', 'a2'))
+  bellOfSweep().enqueue(row('a', 'a2'))
   expect(rung).toEqual(['a2'])
 })

@@ -57,19 +57,19 @@ test('the file keeps what the gateway wrote for itself, and nothing else', () =>
 })
 
 test('the gateway is the release’s own, and has no folder but the sandbox’s', () => {
-  const inside = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
-  expect(gatewayCommand(inside).slice(0, 4)).toEqual([
+  const paths = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
+  expect(gatewayCommand(paths).slice(0, 4)).toEqual([
     '/n/node',
     '/r/node_modules/openclaw/openclaw.mjs',
     'gateway',
     'run',
   ])
-  const { CLAWHUB_URL, PATH, ...env } = gatewayEnv(inside, { clawhubUrl: 'http://hub' })
+  const { CLAWHUB_URL, PATH, ...env } = gatewayEnv(paths, { clawhubUrl: 'http://hub' })
   expect(CLAWHUB_URL).toBe('http://hub')
-  const paths = Object.values(env).filter((value) => value.startsWith('/'))
-  expect(paths).toHaveLength(5)
-  for (const path of paths) expect(path).toMatch(/^\/h\/(home|state|tmp)/)
-  expect(gatewayEnv(inside)).not.toHaveProperty('CLAWHUB_URL')
+  const folders = Object.values(env).filter((value) => value.startsWith('/'))
+  expect(folders).toHaveLength(5)
+  for (const path of folders) expect(path).toMatch(/^\/h\/(home|state|tmp)/)
+  expect(gatewayEnv(paths)).not.toHaveProperty('CLAWHUB_URL')
 })
 
 describe('patchFor', () => {

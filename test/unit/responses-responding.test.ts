@@ -4,14 +4,14 @@ import type { ResponseObject } from '#api/responses/format/objects.ts'
 import { respond } from '#api/responses/responding.ts'
 import type { ResponseStore } from '#api/responses/store/store.ts'
 import { defaultTimes } from '#api/responses/turns/turn.ts'
-import { openTurns, type Turns } from '#api/responses/turns/turns.ts'
+import { createTurns, type Turns } from '#api/responses/turns/turns.ts'
 
 /** Parsed JSON can be as deep, and is too deep to be written. */
 let deep = {}
 for (let depth = 0; depth < 100_000; depth++) deep = { deep }
 
 function begin(ask: (turns: Turns) => Turns['ask'], tools: object[] = []) {
-  const turns = openTurns(defaultTimes, 1000)
+  const turns = createTurns(defaultTimes, 1000)
   const turn = turns.begin()
   const finish = vi.fn<(response: ResponseObject, json: string) => void>()
   const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore

@@ -5,9 +5,9 @@ import { newResponseId, responseObject, underWay } from '#api/responses/format/o
 import { readRequest } from '#api/responses/format/request-in.ts'
 import { toUuid } from '#api/responses/store/rows.ts'
 import type { Begun } from '#api/responses/store/sealed-rows.ts'
-import { openResponseStore, type ResponseStore } from '#api/responses/store/store.ts'
+import { createResponseStore, type ResponseStore } from '#api/responses/store/store.ts'
 import type { Db } from '#database/client.ts'
-import { openVault } from '#platform/secrets.ts'
+import { createVault } from '#platform/secrets.ts'
 
 const { echo } = readRequest(
   { model: 'gpt-4o', input: 'hello' },
@@ -32,7 +32,7 @@ beforeEach(() => {
     return { rows: [] }
   }
   const log = { warn: (fields: { err: Error }) => void warned.push(fields.err.message) }
-  store = openResponseStore({ $client: { query } } as unknown as Db, openVault(randomBytes(32)), log as never)
+  store = createResponseStore({ $client: { query } } as unknown as Db, createVault(randomBytes(32)), log as never)
 })
 afterEach(async () => {
   isAway = false

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { clientLeft, defaultTimes, Turn } from '#api/responses/turns/turn.ts'
-import { openTurns } from '#api/responses/turns/turns.ts'
+import { createTurns } from '#api/responses/turns/turns.ts'
 import { AppError } from '#platform/errors.ts'
 
 beforeEach(() => {
@@ -100,7 +100,7 @@ test('a gateway that has answered is asked nothing more, and the turn may still 
 })
 
 test('a turn that begins while the server closes has ended', async () => {
-  const turns = openTurns(defaultTimes, 1000)
+  const turns = createTurns(defaultTimes, 1000)
   turns.endAll()
   expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: true })
   await turns.close()

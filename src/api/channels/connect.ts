@@ -1,7 +1,7 @@
 import type { Channel, Instance } from '#database/schema.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import { type ChangeDeps, changeConfig } from '#instances/gateway/change.ts'
-import { openChannel } from '#instances/gateway/configuration.ts'
+import { unsealChannel } from '#instances/gateway/configuration.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { readUntil } from '#instances/wait.ts'
@@ -42,7 +42,7 @@ export async function connectChannel(
   const row = await getInstance(db, organizationId, instanceId)
   const { id } = row // as it is stored: credentials are sealed for it, and sandboxes are named by it
   const recorded = await findRecorded(db, id, channel)
-  const config = settingsFrom(channel, given, recorded ? openChannel(vault, recorded).config : null)
+  const config = settingsFrom(channel, given, recorded ? unsealChannel(vault, recorded).config : null)
   const settings = { channel, enabled: true, config }
 
   const isPrepared = isTaken(recorded) || !needsPlugin(row.openclawVersion, channel)
@@ -88,7 +88,7 @@ async function configureChannel(
 
 /** Has a worker put in the plugin and give the settings to the gateway, and waits for it. */
 async function prepareChannel(
-  { db, vault, bell }: ConnectDeps,
+  { db, vault, queue }: ConnectDeps,
   row: Instance,
   settings: ChannelSettings,
   left: AbortSignal,
@@ -98,7 +98,7 @@ async function prepareChannel(
     const status = publicStatus(row)
     throw new AppError('conflict', status === 'running' ? texts.isBusy : texts.notRunning(status))
   }
-  bell.ring(requested)
+  queue.enqueue(requested)
   const read = () => findRecorded(db, row.id, settings.channel)
   const isOver = (channel: Channel | undefined) => channel?.step == null
   const after = await readUntil(await read(), isOver, read, { waitMs: prepareAtMostMs, signal: left })

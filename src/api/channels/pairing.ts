@@ -61,11 +61,11 @@ interface PairingCode {
 
 /** Only OpenClaw's command line tells the codes: asked in the sandbox, where it reads the gateway's database. */
 async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, signal: AbortSignal) {
-  const { inside } = await sandboxes.observe(id, signal)
-  if (!inside) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
+  const { paths } = await sandboxes.observe(id, signal)
+  if (!paths) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
   const { exitCode, stdout } = await sandboxes.exec(
     id,
-    openclawCommand(inside, 'pairing', 'list', channel, '--json'),
+    openclawCommand(paths, 'pairing', 'list', channel, '--json'),
     { timeoutMs: listTimeoutMs, maxBytes: listMaxBytes },
     signal,
   )

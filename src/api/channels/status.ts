@@ -1,5 +1,5 @@
 import type { Channel, Instance } from '#database/schema.ts'
-import { openChannel, openInstance, renderGateway } from '#instances/gateway/configuration.ts'
+import { renderGateway, unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { withoutCredentials } from '#openclaw/channel-credentials.ts'
@@ -30,7 +30,7 @@ export interface SeenChannel {
 
 /** Whether each channel is switched on, by the caller's own overrides in the end. */
 async function enabledChannels(deps: ConnectDeps, row: Instance): Promise<(recorded: Channel | undefined) => boolean> {
-  const opened = await openInstance(deps.db, deps.vault, row)
+  const opened = await unsealInstance(deps.db, deps.vault, row)
   const { config } = renderGateway(row, opened, { baseUrls: deps.baseUrls, port: 0 })
   const rendered = isObject(config.channels) ? config.channels : {}
   return (recorded) => {
@@ -77,7 +77,7 @@ export async function seeChannel(
     login: null,
   }
   if (!isTaken(recorded) || publicStatus(row) !== 'running') return seen
-  const { config } = openChannel(deps.vault, recorded)
+  const { config } = unsealChannel(deps.vault, recorded)
   const read = async (gateway: GatewayClient) => {
     const status = await readChannelStatus(gateway, channel)
     const shown = (words: string) => withoutCredentials(words, config)

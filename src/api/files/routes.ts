@@ -15,8 +15,8 @@ import {
   FileList,
   MakeFolder,
   MoveFile,
-  mostContentBytes,
-  mostEntries,
+  maxContentBytes,
+  maxEntries,
   RemoveFile,
   toEntry,
 } from './schemas.ts'
@@ -26,7 +26,7 @@ import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
 export type FileDeps = WorkspaceDeps
 
 /** JSON writes a byte of text with six at the most; and a little for the rest. */
-const contentBodyLimit = 6 * mostContentBytes + 64 * 1024
+const contentBodyLimit = 6 * maxContentBytes + 64 * 1024
 const callTimeoutMs = 30_000
 
 const within = () => AbortSignal.timeout(callTimeoutMs)
@@ -64,7 +64,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     ({ caller, params, query }) =>
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path ?? '.')
-        const { entries, isWhole } = await files.list(inWorkspace(path), { maxEntries: mostEntries }, within())
+        const { entries, isWhole } = await files.list(inWorkspace(path), { maxEntries: maxEntries }, within())
         const shown = entries.map((stat) => toEntry(path === '.' ? stat.name : `${path}/${stat.name}`, stat))
         return { path, entries: shown.filter((entry) => !isHidden(entry.path)), truncated: !isWhole }
       }),
@@ -108,7 +108,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     ({ caller, params, query }) =>
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path)
-        const file = await files.read(inWorkspace(path), { maxBytes: mostContentBytes }, within())
+        const file = await files.read(inWorkspace(path), { maxBytes: maxContentBytes }, within())
         if (!file) throw new AppError('not_found', texts.noSuchFile)
         return { path, content: decode(await buffer(file.content())) }
       }),
@@ -132,7 +132,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     async ({ caller, params, body }, reply) => {
       const content = Buffer.from(body.content)
       await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
-        files.write(inWorkspace(newFilePath(body.path)), content, { maxBytes: mostContentBytes }, within()),
+        files.write(inWorkspace(newFilePath(body.path)), content, { maxBytes: maxContentBytes }, within()),
       )
       return reply.code(204).send(null)
     },

@@ -1,12 +1,12 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { FileStat } from '#sandbox/driver.ts'
 
-export const mostPathCharacters = 4096
+export const maxPathCharacters = 4096
 
 /** Relative to the workspace. */
 const FilePath = Type.String({
   minLength: 1,
-  maxLength: mostPathCharacters,
+  maxLength: maxPathCharacters,
   description: 'Relative to the workspace, with `/` between names; without `..`, leading `/` and backslashes.',
 })
 
@@ -48,19 +48,19 @@ export const FileEntry = Type.Object(
   },
 )
 
-export const mostEntries = 10_000
+export const maxEntries = 10_000
 
 export const FileList = Type.Object(
   {
     path: Type.String(),
     entries: Type.Array(FileEntry, { description: 'Sorted by name, hidden ones included, not recursive.' }),
-    truncated: Type.Boolean({ description: `Whether there are more than the ${mostEntries} entries shown.` }),
+    truncated: Type.Boolean({ description: `Whether there are more than the ${maxEntries} entries shown.` }),
   },
   { $id: 'FileList', examples: [{ path: 'skills', entries: [exampleEntry], truncated: false }] },
 )
 
 /** What `content` may have as UTF-8, in bytes. */
-export const mostContentBytes = 1024 * 1024
+export const maxContentBytes = 1024 * 1024
 
 /** No length in the schema: too much is 413, not 422. */
 export const FileContent = Type.Object(

@@ -9,7 +9,7 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import { newFilePath } from './paths.ts'
-import { ById, mostPathCharacters, UploadFile } from './schemas.ts'
+import { ById, maxPathCharacters, UploadFile } from './schemas.ts'
 import { inWorkspace, type WorkspaceDeps, whenLeft, withFiles } from './workspace.ts'
 
 /** What a form may have beside the file's bytes. */
@@ -51,7 +51,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app,
       const parts = partsOf(request)
       for await (const part of parts) {
         if (part.type === 'field' && part.fieldname === 'path' && typeof part.value === 'string') {
-          if (part.value.length > mostPathCharacters) throw new AppError('invalid', texts.pathTooLong)
+          if (part.value.length > maxPathCharacters) throw new AppError('invalid', texts.pathTooLong)
           path = inWorkspace(newFilePath(part.value))
         } else if (part.type === 'file' && part.fieldname === 'file') {
           written = path ?? waiting

@@ -7,16 +7,16 @@ import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
-import type { FindGateway, FindHead, InstanceHead } from '#instances/find.ts'
+import type { FindGateway, FindSummary, InstanceSummary } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
-import type { Due } from '#instances/queue.ts'
+import type { InstanceRef } from '#instances/queue.ts'
 import {
   changeIntent,
   createInstance,
   getInstance,
   listInstances,
-  openConfig,
   terminateInstance,
+  unsealConfig,
 } from '#instances/row.ts'
 import { isGettingTo } from '#instances/status.ts'
 import { readUntil, waitUntilSettled } from '#instances/wait.ts'
@@ -38,7 +38,7 @@ import {
 } from './schemas.ts'
 
 export interface InstanceDeps extends ChangeDeps {
-  findHead: FindHead
+  findSummary: FindSummary
   /** Called with what stops being sent turns, before that is answered. */
   forgetGateway: FindGateway['forget']
   /** How clients reach the API; asked at each answer, because a port that the system chose is known late. */
@@ -73,12 +73,12 @@ function whenLeft(reply: FastifyReply): AbortSignal {
 
 /** The eight endpoints of instances. They record intent and ring; workers do the work. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, bell, findHead, forgetGateway, publicUrl, sandboxDriver } = deps
+  const { db, vault, queue, findSummary, forgetGateway, publicUrl, sandboxDriver } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
 
-  const show = (row: Row) => toInstance({ row, openclawConfig: openConfig(vault, row) }, publicUrl())
-  const ringAfter = (reply: FastifyReply, row: Due) => reply.raw.once('finish', () => bell.ring(row)) // the sweep covers a lost bell
+  const show = (row: Row) => toInstance({ row, openclawConfig: unsealConfig(vault, row) }, publicUrl())
+  const enqueueAfter = (reply: FastifyReply, row: InstanceRef) => reply.raw.once('finish', () => queue.enqueue(row)) // the sweep covers a lost bell
 
   app.post(
     '/v1/instances',
@@ -118,7 +118,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
             openclawConfig: body.openclaw_config ?? null,
             gatewayToken: randomBytes(32).toString('hex'),
           })
-          ringAfter(reply, row)
+          enqueueAfter(reply, row)
           return show(row)
         },
         { isOneStatement: true },
@@ -186,11 +186,11 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async ({ caller, params, query: { wait, timeout } }, reply) => {
-      const read = () => findHead(caller.organizationId, params.instance_id)
+      const read = () => findSummary(caller.organizationId, params.instance_id)
       const head = await read()
       if (wait === undefined) return toInstanceStatus(head, publicUrl())
       const signal = AbortSignal.any([whenLeft(reply), closing.signal])
-      const isOver = (latest: InstanceHead) => !isGettingTo(wait, latest)
+      const isOver = (latest: InstanceSummary) => !isGettingTo(wait, latest)
       return toInstanceStatus(await readUntil(head, isOver, read, { waitMs: timeout * 1000, signal }), publicUrl())
     },
   )
@@ -231,7 +231,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async ({ caller, params }, reply) => {
       const due = await terminateInstance(db, caller.organizationId, params.instance_id)
       forgetGateway(caller.organizationId, params.instance_id)
-      if (due) ringAfter(reply, due)
+      if (due) enqueueAfter(reply, due)
       return reply.code(204).send(null)
     },
   )
@@ -253,7 +253,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       async ({ caller, params }, reply) => {
         const written = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
-        bell.ring(written)
+        queue.enqueue(written)
         const { row, settled } = await waitUntilSettled(db, written, AbortSignal.any([whenLeft(reply), closing.signal]))
         return reply.code(settled ? 200 : 202).send(show(row))
       },

@@ -2,7 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { PageQuery } from '#http/paging.ts'
 import { Name, Nullable, OneOf, plainText } from '#http/validation.ts'
-import type { InstanceHead } from '#instances/find.ts'
+import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, publicStatus } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
@@ -151,10 +151,10 @@ export interface Shown {
 }
 
 /** The instance's base URL for clients: stable and opaque; the real endpoint stays private. */
-const gatewayUrl = (row: InstanceHead, publicUrl: string): string | null =>
+const gatewayUrl = (row: InstanceSummary, publicUrl: string): string | null =>
   row.endpoint && publicStatus(row) !== 'error' ? `${publicUrl}/v1/instances/${row.id}` : null
 
-export const toInstanceStatus = (row: InstanceHead, publicUrl: string): Static<typeof InstanceStatus> => ({
+export const toInstanceStatus = (row: InstanceSummary, publicUrl: string): Static<typeof InstanceStatus> => ({
   id: row.id,
   status: publicStatus(row),
   step: row.step,

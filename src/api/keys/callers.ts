@@ -6,7 +6,7 @@ import type { Caller, FindCaller } from '#http/auth.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
-import { isUseDue, openKeyUses } from './last-use.ts'
+import { createKeyUses, isUseDue } from './last-use.ts'
 import { isActive } from './store.ts'
 
 /** How long a process that has just seen a key may take it for valid after it was revoked: with the asking, under 1 s. */
@@ -32,9 +32,9 @@ export interface Callers {
  * Looks callers up by the hash of their key. Remembers each answer, also that there is none, for less than a second from
  * the asking on, and no key beyond its expiry.
  */
-export function openCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
+export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
   const cache = new LRUCache<string, Promise<Found | null>>({ max: rememberedKeys, ttl: rememberedMs })
-  const uses = openKeyUses(db, log)
+  const uses = createKeyUses(db, log)
 
   async function look(keyHash: string): Promise<Found | null> {
     const askedAt = performance.now()

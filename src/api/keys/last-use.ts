@@ -12,7 +12,7 @@ export const isUseDue = sql<boolean>`(${apiKeys.lastUsedAt} IS NULL OR ${apiKeys
  * Writes down when keys were last used, in the background and many at once. What could not be written is dropped: the
  * next use is due again.
  */
-export function openKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
+export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
   const used = new Set<string>()
   let isFailing = false
   let timer: NodeJS.Timeout | undefined

@@ -12,7 +12,7 @@ import {
 } from '#database/schema.ts'
 import { changedBy, forgetWords, recordEvent } from '#history/record.ts'
 import { eraseInstances, isNotErased } from '#instances/erase.ts'
-import type { Due } from '#instances/queue.ts'
+import type { InstanceRef } from '#instances/queue.ts'
 import { dueColumns, isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
@@ -20,7 +20,7 @@ import { texts } from '#platform/texts.ts'
 
 export interface Deletion {
   /** The instances whose sandboxes workers are to destroy. */
-  due: Due[]
+  due: InstanceRef[]
   /** The hashes of the API keys that were erased. */
   keyHashes: Buffer[]
   /** How many other secrets were erased. */

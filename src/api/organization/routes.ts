@@ -3,7 +3,7 @@ import { Type } from '@sinclair/typebox'
 import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
 import { failures } from '#http/openapi.ts'
-import type { Bell } from '#instances/queue.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { deleteOrganization } from './delete.ts'
 import {
@@ -19,7 +19,7 @@ import { getOrganization, patchOrganization, signUp } from './store.ts'
 export interface OrganizationDeps {
   db: Db
   vault: Vault
-  bell: Bell
+  queue: InstanceQueue
   /** Called with the hashes of keys that are no more, before that is answered. */
   forgetCaller(keyHash: Buffer): void
   /** Tier of a new organization. */
@@ -28,7 +28,7 @@ export interface OrganizationDeps {
 
 /** Sign up, read and change an organization and its model provider keys. */
 export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = async (app, deps) => {
-  const { db, vault, bell, forgetCaller, defaultTier } = deps
+  const { db, vault, queue, forgetCaller, defaultTier } = deps
 
   app.post(
     '/v1/organization/signup',
@@ -83,7 +83,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
     },
     async ({ body, caller }, reply) => {
       const { organization, providers, due } = await patchOrganization(db, vault, caller.organizationId, body)
-      reply.raw.once('finish', () => due.forEach(bell.ring))
+      reply.raw.once('finish', () => due.forEach(queue.enqueue))
       return toOrganization(organization, providers)
     },
   )
@@ -109,7 +109,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
         { organizationId: caller.organizationId, instances: due.length, keys: keyHashes.length, secrets },
         'organization deleted; its sandboxes are being destroyed',
       )
-      reply.raw.once('finish', () => due.forEach(bell.ring))
+      reply.raw.once('finish', () => due.forEach(queue.enqueue))
       return reply.code(204).send(null)
     },
   )

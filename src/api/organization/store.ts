@@ -12,7 +12,7 @@ import {
   type Tier,
 } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
-import type { Due } from '#instances/queue.ts'
+import type { InstanceRef } from '#instances/queue.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import { dueColumns } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
@@ -71,7 +71,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       .where(existing(id))
       .returning()
     if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
-    const due: Due[] = []
+    const due: InstanceRef[] = []
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
       if (key === undefined) continue
@@ -96,7 +96,7 @@ async function changeProviderKey(
   if (key === '') return (await tx.delete(providerKeys).where(stored).returning()).length > 0
   const place = providerKeyPlace(organizationId, provider)
   const [before] = await tx.select().from(providerKeys).where(stored)
-  if (before && vault.open(before.sealedKey, place) === key) return false
+  if (before && vault.unseal(before.sealedKey, place) === key) return false
   const sealedKey = vault.seal(key, place)
   await tx
     .insert(providerKeys)
@@ -109,7 +109,7 @@ async function changeProviderKey(
 }
 
 /** Makes the instances of a provider due that run, or are on their way to: workers hand them the new key. */
-const raiseGenerations = (tx: Transaction, organizationId: string, provider: ModelProvider): Promise<Due[]> =>
+const raiseGenerations = (tx: Transaction, organizationId: string, provider: ModelProvider): Promise<InstanceRef[]> =>
   tx
     .update(instances)
     .set({

@@ -5,23 +5,23 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { type FindCaller, onceRefused } from '#http/auth.ts'
 import { failures } from '#http/openapi.ts'
-import type { FindHead, RunningGateway } from '#instances/find.ts'
+import type { FindSummary, RunningGateway } from '#instances/find.ts'
 import { getInstance, ownModel } from '#instances/row.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { openStreams, turnAddedDuration } from '#platform/metrics.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { CreateChatCompletion, chatAnswers } from './chat/chat-schemas.ts'
 import { chat } from './chat/chatting.ts'
-import { endPassingSession, makePassingSession } from './chat/passing-sessions.ts'
+import { createEphemeralSession, endEphemeralSession } from './chat/passing-sessions.ts'
 import type { EventOut } from './format/events-out.ts'
 import { CreateResponse } from './format/input.ts'
 import { respond } from './responding.ts'
 import { answers, ById, json, Models } from './schemas.ts'
-import { openResponseStore } from './store/store.ts'
+import { createResponseStore } from './store/store.ts'
 import { storedResponseRoutes } from './stored-routes.ts'
 import { clientLeft, defaultTimes, type Turn, type TurnTimes } from './turns/turn.ts'
 import type { AgentAnswer } from './turns/turns.ts'
-import { openTurns } from './turns/turns.ts'
+import { createTurns } from './turns/turns.ts'
 import { taggedBodies } from './validation.ts'
 import { refuseHttp, useWebSockets } from './web-socket.ts'
 
@@ -37,7 +37,7 @@ export interface ResponseDeps {
   db: Db
   vault: Vault
   gatewayOf: GatewayOf
-  findHead: FindHead
+  findSummary: FindSummary
   findCaller: FindCaller
   times?: TurnTimes
   /** How long, in ms, a gateway keeps a key aside after the provider refused it. */
@@ -77,11 +77,11 @@ function noteAdded({ elapsedTime }: FastifyReply, { askedAt, answeredAt }: Agent
 
 /** Talking to a running instance's agent, plain or streamed, and reading again what it answered. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, gatewayOf, findHead, findCaller } = deps
+  const { db, gatewayOf, findSummary, findCaller } = deps
   const times = deps.times ?? defaultTimes
   const { graceMs } = times
-  const turns = openTurns(times, deps.keyCooldownMs ?? 70_000)
-  const store = openResponseStore(db, deps.vault, app.log)
+  const turns = createTurns(times, deps.keyCooldownMs ?? 70_000)
+  const store = createResponseStore(db, deps.vault, app.log)
 
   // An open turn would hold the server's close for as long as its agent thinks.
   app.addHook('preClose', async () => turns.endAll())
@@ -160,9 +160,9 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         body,
         log: request.log,
         async makeSession() {
-          const key = await makePassingSession(db, { organizationId, instanceId: instanceId.toLowerCase() })
+          const key = await createEphemeralSession(db, { organizationId, instanceId: instanceId.toLowerCase() })
           const end = () =>
-            void endPassingSession(db, key).catch((err) => request.log.warn({ err }, 'a passing session ends later'))
+            void endEphemeralSession(db, key).catch((err) => request.log.warn({ err }, 'a passing session ends later'))
           if (reply.raw.closed) end()
           else reply.raw.on('close', end)
           return key
@@ -220,7 +220,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     handler: refuseHttp,
     preHandler: async ({ caller, params }: FastifyRequest) => {
       const { instance_id, session_id = 'main' } = params as { instance_id: string; session_id?: string }
-      await findHead(caller.organizationId, instance_id)
+      await findSummary(caller.organizationId, instance_id)
       sessionKey(session_id)
     },
   } as const
@@ -299,5 +299,5 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     },
   )
 
-  await app.register(storedResponseRoutes, { store, findHead })
+  await app.register(storedResponseRoutes, { store, findSummary })
 }

@@ -3,7 +3,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
 import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
-import type { FindHead } from '#instances/find.ts'
+import type { FindSummary } from '#instances/find.ts'
 import { ResponseObject } from './format/objects.ts'
 import { ById, DeletedResponse, InputItems, InputItemsPage, json } from './schemas.ts'
 import type { ResponseStore } from './store/store.ts'
@@ -14,14 +14,14 @@ const ByResponse = Type.Object({
 })
 
 /** What an agent answered, to be read again, cancelled while it is made, and deleted. */
-export const storedResponseRoutes: FastifyPluginAsyncTypebox<{ store: ResponseStore; findHead: FindHead }> = async (
-  app,
-  { store, findHead },
-) => {
+export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
+  store: ResponseStore
+  findSummary: FindSummary
+}> = async (app, { store, findSummary }) => {
   /** Whose responses these are. Throws AppError not_found for another organization's instance as for none. */
   async function ownerOf({ caller, params }: FastifyRequest) {
     const { organizationId } = caller
-    const { id } = await findHead(organizationId, (params as { instance_id: string }).instance_id)
+    const { id } = await findSummary(organizationId, (params as { instance_id: string }).instance_id)
     return { organizationId, instanceId: id }
   }
 

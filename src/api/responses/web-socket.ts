@@ -27,13 +27,13 @@ export const asksForWebSocket = ({ method, url = '', headers }: IncomingMessage)
 
 const maxMessageBytes = 20 * 1024 * 1024
 /** Turns that may wait on a connection while one runs; all together may be as large as one. */
-const mostWaiting = 4
+const maxWaiting = 4
 /** What may be unsent before the agent has to wait for the reader. */
 const maxUnsentBytes = 64 * 1024
 /** What may be unsent before nothing more is taken from who does not read what he is told. */
 const maxUnreadBytes = 1024 * 1024
 const pingEveryMs = 30_000
-const longestConnectionMs = 60 * 60_000
+const maxConnectionMs = 60 * 60_000
 
 /** WebSocket close codes. */
 const policyViolation = 1008
@@ -138,7 +138,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
       connection.end(policyViolation, reason)
     })
     const tooOld = new AppError('invalid', turnTexts.connectionTooOld, { code: 'websocket_connection_limit_reached' })
-    const lasting = setTimeout(() => connection.end(policyViolation, tooOld), longestConnectionMs)
+    const lasting = setTimeout(() => connection.end(policyViolation, tooOld), maxConnectionMs)
     // Whoever has yet to read what was sent is not asked.
     const pinging = setInterval(() => {
       if (!isAlive && socket.bufferedAmount === 0) return socket.terminate()
@@ -229,7 +229,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
 
     socket.on('message', (data: Buffer, isBinary: boolean) => {
       if (ending || socket.readyState !== socket.OPEN) return
-      if (waiting.length >= mostWaiting || waitingBytes + data.length > maxMessageBytes) {
+      if (waiting.length >= maxWaiting || waitingBytes + data.length > maxMessageBytes) {
         return tell(new AppError('rate_limited', turnTexts.tooManyWaiting))
       }
       waiting.push({ data, isBinary })

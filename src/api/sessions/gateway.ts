@@ -12,7 +12,7 @@ type Json = Record<string, unknown>
 /** Sessions that the gateway is asked for at once. */
 const batch = 100
 /** The most that one answer of ours is made from: the next page goes on. */
-const mostRounds = 20
+const maxRounds = 20
 /** The most that OpenClaw tells of one message. */
 const maxMessageCharacters = 500_000
 
@@ -44,7 +44,7 @@ const toSession = (id: string, { hasActiveRun, totalTokens, updatedAt }: Json): 
 export async function listSessions(gateway: GatewayClient, { limit, offset }: Page) {
   const sessions: Static<typeof Session>[] = []
   let from = offset
-  for (let round = 0; round < mostRounds; round += 1) {
+  for (let round = 0; round < maxRounds; round += 1) {
     const answer = objectOf(await gateway.call('sessions.list', { limit: batch, offset: from }))
     for (const [i, session] of objects(answer.sessions).entries()) {
       const id = typeof session.key === 'string' ? sessionIdOf(session.key) : null

@@ -1,12 +1,12 @@
 import { changeConfig } from '#instances/gateway/change.ts'
-import type { OpenedInstance } from '#instances/gateway/configuration.ts'
+import type { UnsealedInstance } from '#instances/gateway/configuration.ts'
 import { AppError } from '#platform/errors.ts'
 import { findSkill, type SkillWork } from './lookup.ts'
 import { checkPatch, isUsableName, mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'
 import { patchSettings } from './store.ts'
 
 /** The configuration with other settings for one skill; none when they are empty. */
-export function withSettings(stored: OpenedInstance, name: string, settings: SkillSettings): OpenedInstance {
+export function withSettings(stored: UnsealedInstance, name: string, settings: SkillSettings): UnsealedInstance {
   const { [name]: _replaced, ...others } = stored.skills
   return { ...stored, skills: Object.keys(settings).length > 0 ? { ...others, [name]: settings } : others }
 }

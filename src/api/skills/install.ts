@@ -17,7 +17,7 @@ import { checkVariables, isUsableName, mergeSettings } from './settings.ts'
 import { forgetSkill, listRecorded, recordRelease } from './store.ts'
 
 /** How many of the registry's answers are looked through for a slug without its owner. */
-const mostCandidates = 50
+const maxCandidates = 50
 
 export interface Installed {
   skill: GatewaySkill
@@ -35,7 +35,7 @@ interface Wanted {
 async function resolve({ clawhub }: SkillWork, slug: string): Promise<SkillReference> {
   const reference = parseReference(slug)
   if (reference) return reference
-  const found = (await clawhub.search(slug, mostCandidates)).filter((one) => one.slug === slug)
+  const found = (await clawhub.search(slug, maxCandidates)).filter((one) => one.slug === slug)
   const names = [...new Set(found.map(referenceText))]
   if (names.length > 1) throw new AppError('invalid', texts.ambiguousSkill(slug, names))
   if (!found[0]) throw new AppError('invalid', texts.noSuchSkill(slug))

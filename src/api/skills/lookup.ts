@@ -7,7 +7,7 @@ import type { ClawHub } from '#openclaw/clawhub.ts'
 import { type GatewaySkill, readSkills } from '#openclaw/skills.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import { listRecorded, openSettings } from './store.ts'
+import { listRecorded, unsealSettings } from './store.ts'
 
 export interface SkillWork extends ChangeDeps {
   askGateway: AskGateway
@@ -38,7 +38,7 @@ export async function listSkills(
   if (status === 'terminated') throw new AppError('conflict', texts.notRunning(status))
   const known = new Map<string, KnownSkill>()
   for (const recorded of await listRecorded(db, row.id)) {
-    const enabled = openSettings(vault, recorded).enabled !== false
+    const enabled = unsealSettings(vault, recorded).enabled !== false
     known.set(recorded.name, { name: recorded.name, seen: null, recorded, enabled })
   }
   for (const skill of status === 'running' ? await askGateway(organizationId, id, readSkills) : []) {

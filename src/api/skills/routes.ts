@@ -31,7 +31,7 @@ export interface SkillDeps extends ChangeDeps {
   publicUrl(): string
 }
 
-const mostFound = 50
+const maxFound = 50
 const OfInstance = Type.Object({ instance_id: Type.String() })
 const ByName = Type.Object({ instance_id: Type.String(), skill_name: Type.String() })
 
@@ -89,7 +89,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         querystring: Type.Object(
           {
             q: Type.String({ minLength: 1, maxLength: 200, description: 'What to look for.' }),
-            limit: Type.Integer({ minimum: 1, maximum: mostFound, default: 20 }),
+            limit: Type.Integer({ minimum: 1, maximum: maxFound, default: 20 }),
           },
           { additionalProperties: false },
         ),

@@ -11,8 +11,8 @@ const named = (instanceId: string, name: string) => and(eq(skills.instanceId, in
 export const listRecorded = (db: Db, instanceId: string): Promise<Skill[]> =>
   db.select().from(skills).where(eq(skills.instanceId, instanceId))
 
-export const openSettings = (vault: Vault, { instanceId, name, sealedSettings }: Skill): SkillSettings =>
-  sealedSettings === null ? {} : JSON.parse(vault.open(sealedSettings, skillSettingsPlace(instanceId, name)))
+export const unsealSettings = (vault: Vault, { instanceId, name, sealedSettings }: Skill): SkillSettings =>
+  sealedSettings === null ? {} : JSON.parse(vault.unseal(sealedSettings, skillSettingsPlace(instanceId, name)))
 
 /** Pins what was installed; settings that are there stay. */
 export async function recordRelease(
@@ -42,7 +42,7 @@ export async function patchSettings(
   patch: SettingsPatch,
 ): Promise<void> {
   const [stored] = await tx.select().from(skills).where(named(instanceId, name))
-  const settings = mergeSettings(stored ? openSettings(vault, stored) : {}, patch)
+  const settings = mergeSettings(stored ? unsealSettings(vault, stored) : {}, patch)
   const isEmpty = Object.keys(settings).length === 0
   if (isEmpty && !stored?.slug) return forgetSkill(tx, instanceId, name)
   const sealedSettings = isEmpty ? null : vault.seal(JSON.stringify(settings), skillSettingsPlace(instanceId, name))

@@ -64,7 +64,7 @@ const addressOf = (apiUrl: string) => {
   return { protocol: protocol === 'http:' ? 'http' : 'https', host: hostname, ...(port && { port }) } as const
 }
 
-export async function openBilling(settings: BillingSettings): Promise<Billing> {
+export async function createBilling(settings: BillingSettings): Promise<Billing> {
   const { secretKey, webhookSecret, prices, apiUrl, returnUrl, timeoutMs = usualTimeoutMs } = settings
   // 30 MB of memory that an installation without billing does not need.
   const { default: StripeClient } = await import('stripe')

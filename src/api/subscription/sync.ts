@@ -13,7 +13,7 @@ export interface SyncDeps {
 }
 
 const firstRetrySeconds = 10
-const longestRetrySeconds = 600
+const maxRetrySeconds = 600
 /** From this attempt on the log line is an error: somebody has to look. */
 const alarmingAttempts = 10
 
@@ -35,7 +35,7 @@ export async function syncSubscription(deps: SyncDeps, organizationId?: string):
   } catch (error) {
     const level = taken.billingAttempts >= alarmingAttempts ? 'error' : 'warn'
     log[level]({ err: error, ...about }, 'the subscription could not be brought in line with Stripe; it is tried again')
-    const seconds = Math.min(firstRetrySeconds * 2 ** (taken.billingAttempts - 1), longestRetrySeconds)
+    const seconds = Math.min(firstRetrySeconds * 2 ** (taken.billingAttempts - 1), maxRetrySeconds)
     await postponeBilling(db, taken, seconds)
     return false
   }

@@ -5,7 +5,7 @@ import type { Check } from './finding.ts'
 /** Workers clear every minute. */
 const unclearedMinutes = 60
 /** Answers are kept for 24 h; the database's clock may be set a little meanwhile. */
-const longestKeptHours = 25
+const maxKeptHours = 25
 
 /** I4: answers are kept for the stated time, and no longer: they may hold keys. */
 export const expiredAnswers: Check = async function* ({ db }) {
@@ -29,7 +29,7 @@ export const expiredAnswers: Check = async function* ({ db }) {
 export const impossibleAnswers: Check = async function* ({ db }) {
   const { rows } = await db.execute<{ empty: number; endless: number }>(sql`
     SELECT count(*) FILTER (WHERE sealed_answer IS NULL)::int AS empty,
-           count(*) FILTER (WHERE expires_at > now() + make_interval(hours => ${longestKeptHours}))::int AS endless
+           count(*) FILTER (WHERE expires_at > now() + make_interval(hours => ${maxKeptHours}))::int AS endless
     FROM idempotency_keys`)
   const { empty = 0, endless = 0 } = rows[0] ?? {}
   if (empty > 0) {

@@ -6,7 +6,7 @@ import { brokenChains, missingBeginnings, recordingTriggers } from './history.ts
 import { miscounted } from './limits.ts'
 import { queueAnswers } from './queue.ts'
 import { failingEnds, impossibleRows, impossibleTimes, untakenRows } from './rows.ts'
-import { rowsAgainstSandboxes, sandboxesAgainstRows, strayProcesses } from './sandboxes.ts'
+import { orphanProcesses, rowsAgainstSandboxes, sandboxesAgainstRows } from './sandboxes.ts'
 import { sealedColumns, secretKey } from './secrets.ts'
 
 /** Leases first: what holds a row for ever would keep the other repairs from it. */
@@ -17,7 +17,7 @@ const allChecks: readonly Check[] = [
   failingEnds,
   sandboxesAgainstRows,
   rowsAgainstSandboxes,
-  strayProcesses,
+  orphanProcesses,
   miscounted,
   expiredAnswers,
   impossibleAnswers,
@@ -33,7 +33,7 @@ const allChecks: readonly Check[] = [
 const secondLookAfterMs = 12_000
 const checkTimeoutMs = 10 * 60_000
 /** What is not listed of one check is told by its last line; more would be read by nobody. */
-const mostFindings = 500
+const maxFindings = 500
 /** What workers get to work off what a repair made due. */
 const repairTimeoutMs = 30_000
 const betweenLooksMs = 1000
@@ -49,9 +49,9 @@ async function findingsOf(check: Check, deps: DoctorDeps): Promise<Finding[]> {
   const findings: Finding[] = []
   for await (const finding of check(deps, AbortSignal.timeout(checkTimeoutMs))) {
     findings.push(finding)
-    if (findings.length < mostFindings) continue
+    if (findings.length < maxFindings) continue
     const { check: name } = finding
-    const what = `There may be more like the last ${mostFindings}.`
+    const what = `There may be more like the last ${maxFindings}.`
     return [...findings, { check: name, what, whatToDo: 'Run it again once these are repaired.' }]
   }
   return findings

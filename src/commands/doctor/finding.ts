@@ -8,11 +8,11 @@ export interface DoctorDeps {
   db: Db
   sandboxes: SandboxDriver & {
     /** Processes of agents that run outside a running sandbox, where the driver's sandboxes are processes. */
-    strays?(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
+    orphans?(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
   }
   /** null when there is no secret key where Chowder would look for it. */
   vault: Vault | null
-  queue: Pick<ReconcileQueue, 'check' | 'ping' | 'longestWaitMs'>
+  queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
 }
 
 /** Something that is not as it must be. All texts are for an operator, and hold no secrets. */

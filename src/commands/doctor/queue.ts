@@ -4,7 +4,7 @@ import type { Check, DoctorDeps } from './finding.ts'
 const answerWithinMs = 5000
 const betweenAsksMs = 200
 /** Bells are taken in moments; in a flood no more of them wait than workers have use for. */
-const longestWaitMs = 10 * 60_000
+const oldestWaitMs = 10 * 60_000
 
 const isAnswering = async ({ queue }: DoctorDeps): Promise<boolean> => {
   for (const deadline = performance.now() + answerWithinMs; performance.now() < deadline; await sleep(betweenAsksMs)) {
@@ -41,11 +41,11 @@ export const queueAnswers: Check = async function* (deps) {
     }
     return
   }
-  const waited = await within(answerWithinMs, queue.longestWaitMs())
-  if (waited === null || waited < longestWaitMs) return
+  const waited = await within(answerWithinMs, queue.oldestWaitMs())
+  if (waited === null || waited < oldestWaitMs) return
   yield {
     check: 'queue',
-    what: `A job has waited in the queue for over ${longestWaitMs / 60_000} min.`,
+    what: `A job has waited in the queue for over ${oldestWaitMs / 60_000} min.`,
     whatToDo: 'See that a worker runs, and raise WORKER_CONCURRENCY or add workers if they are all busy.',
   }
 }

@@ -8,9 +8,9 @@ import { pageSize } from './finding.ts'
 import { endLease, makeDue, tryNow } from './repairs.ts'
 
 /** A take and each renewal hold for 30 s by the database's clock, which may be set a little meanwhile. */
-const longestLeaseSeconds = 60
+const maxLeaseSeconds = 60
 /** The longest pause between attempts is 10 min. */
-const longestPauseSeconds = 15 * 60
+const maxPauseSeconds = 15 * 60
 /** A sweep rings every 5 s. */
 const untakenMinutes = 5
 
@@ -47,8 +47,8 @@ const minutes = (seconds: unknown) => `${Math.round(Number(seconds) / 60)} min`
 
 /** I2: every state that passes has a deadline: no lease and no pause is longer than they are ever made. */
 export const impossibleTimes: Check = async function* ({ db }) {
-  const isHeldTooLong = sql`lease_until > now() + make_interval(secs => ${longestLeaseSeconds})`
-  const isPutOffTooLong = sql`${isDue} AND next_attempt_at > now() + make_interval(secs => ${longestPauseSeconds})`
+  const isHeldTooLong = sql`lease_until > now() + make_interval(secs => ${maxLeaseSeconds})`
+  const isPutOffTooLong = sql`${isDue} AND next_attempt_at > now() + make_interval(secs => ${maxPauseSeconds})`
   const held = sql`, lease_token::int8 AS token, lease_until::text AS until, extract(epoch FROM lease_until - now()) AS ahead`
   for await (const page of instancesWhere<{ token: string; until: string; ahead: string }>(db, isHeldTooLong, held)) {
     for (const { id, token, until, ahead } of page) {

@@ -120,10 +120,10 @@ export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, s
 }
 
 /** I1: no process of an agent runs outside a running sandbox. */
-export const strayProcesses: Check = async function* ({ sandboxes }, signal) {
-  if (!sandboxes.strays) return
+export const orphanProcesses: Check = async function* ({ sandboxes }, signal) {
+  if (!sandboxes.orphans) return
   try {
-    for (const stray of await sandboxes.strays(within(signal))) {
+    for (const stray of await sandboxes.orphans(within(signal))) {
       yield {
         check: 'I1',
         what: `${stray.what}: ${stray.pids.length} processes run there.`,

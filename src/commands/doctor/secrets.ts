@@ -9,7 +9,7 @@ const sealedText = /^v1\.[A-Za-z0-9_-]{38,}$/
 
 const canOpen = (vault: Vault, sealed: string, place: string): boolean => {
   try {
-    vault.open(sealed, place)
+    vault.unseal(sealed, place)
     return true
   } catch {
     return false

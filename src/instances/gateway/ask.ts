@@ -18,7 +18,7 @@ export type AskGateway = <T>(
  * Connects, asks and closes. Throws not_found, conflict when the instance does not run, invalid with the gateway's words
  * when it refuses the request, gateway_unreachable and gateway_timeout.
  */
-export const askGatewayIn =
+export const createAskGateway =
   (gatewayOf: FindGateway): AskGateway =>
   async (organizationId, id, ask) => {
     const { endpoint, token } = await gatewayOf(organizationId, id)

@@ -4,7 +4,7 @@ import type { Db, Transaction } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { type Changed, type Lease, takeForChange, withLease } from '#instances/lease.ts'
-import type { Bell } from '#instances/queue.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
 import { getInstance } from '#instances/row.ts'
 import { isNotTerminated, publicStatus } from '#instances/status.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
@@ -28,7 +28,7 @@ import {
   SandboxPathError,
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
-import { type OpenedInstance, openInstance, renderGateway } from './configuration.ts'
+import { renderGateway, type UnsealedInstance, unsealInstance } from './configuration.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
 const changeTimeoutMs = 90_000
@@ -42,7 +42,7 @@ const probeTimeoutMs = 2000
 export interface ChangeDeps {
   db: Db
   vault: Vault
-  bell: Bell
+  queue: InstanceQueue
   baseUrls: BaseUrls
   sandboxes: SandboxAccess
 }
@@ -50,7 +50,7 @@ export interface ChangeDeps {
 /** A change of what an instance's gateway is configured from. */
 export interface ConfigChange {
   /** What is stored, changed. Throws AppError to refuse; called anew when the row was busy. */
-  next(stored: OpenedInstance, row: Instance): OpenedInstance
+  next(stored: UnsealedInstance, row: Instance): UnsealedInstance
   /** Columns of the row that are written along. */
   fields?(row: Instance): Partial<Changed>
   /** Writes what belongs to the change in other tables, in the transaction that settles it. */
@@ -74,7 +74,7 @@ export async function changeConfig(
   id: string,
   change: ConfigChange,
 ): Promise<Instance> {
-  const { db, bell } = deps
+  const { db, queue } = deps
   const signal = AbortSignal.timeout(changeTimeoutMs)
   for (const deadline = performance.now() + waitForRowMs; performance.now() < deadline; ) {
     const row = await getInstance(db, organizationId, id)
@@ -88,7 +88,7 @@ export async function changeConfig(
     } else {
       const stored = await storeAtRest(deps, row, change)
       if (stored) {
-        if (stored.generation !== stored.observedGeneration) bell.ring(stored)
+        if (stored.generation !== stored.observedGeneration) queue.enqueue(stored)
         return stored
       }
     }
@@ -103,7 +103,7 @@ export async function changeConfig(
  * runs meanwhile, or is terminated.
  */
 async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: ConfigChange): Promise<Instance | null> {
-  change.next(await openInstance(db, vault, row), row)
+  change.next(await unsealInstance(db, vault, row), row)
   const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
   const isToStart = sql`${isDue} AND ${instances.desiredState} = 'running'`
   return db.transaction(async (tx) => {
@@ -136,14 +136,14 @@ async function changeRunning(
   let changed = taken
   const after = await withLease(deps.db, taken, takenAt, signal, async (lease) => {
     changed = await applyAndStore(deps, lease, change)
-  }).finally(() => deps.bell.ring(taken)) // a worker restores what an unknown outcome left; at rest it finds nothing due
+  }).finally(() => deps.queue.enqueue(taken)) // a worker restores what an unknown outcome left; at rest it finds nothing due
   return after?.instance ?? changed
 }
 
 async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChange): Promise<Instance> {
   const { db, vault } = deps
   const { generation } = lease.instance
-  const stored = await openInstance(db, vault, lease.instance)
+  const stored = await unsealInstance(db, vault, lease.instance)
   const answerFailure = (error: unknown): never => {
     throw asAnswer(error, lease)
   }
@@ -167,12 +167,12 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
 async function applyToGateway(
   { baseUrls, sandboxes }: ChangeDeps,
   { instance, signal }: Lease,
-  opened: OpenedInstance,
+  opened: UnsealedInstance,
   verify?: (gateway: GatewayClient) => Promise<void>,
 ): Promise<void> {
-  const { endpoint, inside } = await sandboxes.observe(instance.id, signal)
-  if (!endpoint || !inside) throw new GatewayUnreachable('the gateway does not run')
-  const { config, systemPrompt } = renderGateway(instance, opened, { baseUrls, port: inside.port })
+  const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
+  if (!endpoint || !paths) throw new GatewayUnreachable('the gateway does not run')
+  const { config, systemPrompt } = renderGateway(instance, opened, { baseUrls, port: paths.port })
   const connect = () => connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
   let gateway = await connect()
   try {

@@ -1,19 +1,19 @@
 import type Docker from 'dockerode'
 import {
-  type Inside,
   type Observation,
   SandboxAbsentError,
   type SandboxDriver,
+  type SandboxPaths,
   type SandboxSpec,
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
 import { pause } from '#sandbox/pause.ts'
-import { type Engine, inBody, openEngine } from './engine.ts'
+import { createDockerClient, type DockerClient, inBody } from './engine.ts'
 import { execBeside, startProgram } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
-import { openFilesSession } from './files-session.ts'
+import { createFilesSession } from './files-session.ts'
 import type { Admission } from './image/forwarder.ts'
-import { openImages, type ReleaseSource } from './image.ts'
+import { createImages, type ReleaseSource } from './image.ts'
 import { agentsNetwork } from './network.ts'
 import { readOutput } from './output.ts'
 import {
@@ -52,7 +52,7 @@ export interface DockerDriverOptions {
 /** What dockerd needs besides the grace time. */
 const stopMarginMs = 20_000
 const logsDeadlineMs = 15_000
-const mostLogBytes = 64 * 1024
+const maxLogBytes = 64 * 1024
 const attempts = 10
 const retryMs = 200
 const noMoreMemory = 137
@@ -68,10 +68,10 @@ const isolation = {
  * Opens the sandboxes of an installation on the host of a dockerd: for each instance a container and a volume, named by
  * its id. They live on when this process ends. Nothing is asked of dockerd yet. Throws a StartupError for a bad address.
  */
-export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
+export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, reach, admission } = options
-  const engine = openEngine(options.host)
-  const images = openImages(engine, options.releaseSource, {
+  const engine = createDockerClient(options.host)
+  const images = createImages(engine, options.releaseSource, {
     network: options.buildNetwork,
     extraCaFile: options.extraCaFile,
   })
@@ -195,9 +195,9 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
 
   async function observe(id: string, signal: AbortSignal): Promise<Observation> {
     const container = await inspect(id, signal)
-    if (!container) return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
+    if (!container) return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
     const { Running, Status, ExitCode, OOMKilled } = container.State
-    const seen = { sandboxId: `docker-${container.Id.slice(0, 12)}`, inside: insideOf(container) }
+    const seen = { sandboxId: `docker-${container.Id.slice(0, 12)}`, paths: pathsOf(container) }
     if (Running) return { ...seen, state: 'running', endpoint: endpointOf(id, container) }
     const stopped = { ...seen, state: 'stopped' as const, endpoint: null }
     if (Status === 'created') return stopped
@@ -231,7 +231,7 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
       const name = `${sandboxName(id)}-files-${image.slice(-12)}`
       const program = { Cmd: [node, ...nodeFlags, `${programs}/files-program.js`] }
       const running = await startProgram(engine, name, program, signal)
-      if (running) return openFilesSession(running.socket)
+      if (running) return createFilesSession(running.socket)
       if (attempt === attempts) throw new SandboxUnavailableError(new Error(`the container ${name} does not start`))
       const container = filesContainer(installation, id, name, image)
       // Absent by now is the sandbox, or this container, which has just ended; a conflict is another's that was quicker.
@@ -258,8 +258,8 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
     // The image holds every plugin of its release.
     prepareChannel: (release, _channel, progress, signal) => images.make(release, progress, signal),
     async exec(id, argv, execOptions, signal) {
-      const inside = insideOf(await existing(id, signal))
-      const result = await execBeside(engine, sandboxName(id), inside, argv, execOptions, signal)
+      const paths = pathsOf(await existing(id, signal))
+      const result = await execBeside(engine, sandboxName(id), paths, argv, execOptions, signal)
       if (!result) throw new SandboxUnavailableError(new Error('the sandbox does not run'))
       return result
     },
@@ -277,7 +277,7 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
         },
       )
       const text = Buffer.concat(chunks ?? [])
-        .subarray(-mostLogBytes)
+        .subarray(-maxLogBytes)
         .toString()
       return text.replace(/\n$/, '').split('\n').slice(-lines).join('\n')
     },
@@ -295,14 +295,15 @@ export function openDockerDriver(options: DockerDriverOptions): SandboxDriver {
   }
 }
 
-const insideOf = ({ Config }: Docker.ContainerInspectInfo): Inside => JSON.parse(Config.Labels[labels.inside] ?? '')
+const pathsOf = ({ Config }: Docker.ContainerInspectInfo): SandboxPaths =>
+  JSON.parse(Config.Labels[labels.inside] ?? '')
 
 async function* only(bytes: Buffer): AsyncGenerator<Buffer, void> {
   yield bytes
 }
 
 /** Removes a container, one that runs only by force; none, or one that is going already, is fine. */
-const removeContainer = (engine: Engine, name: string, signal: AbortSignal, { force = true } = {}) =>
+const removeContainer = (engine: DockerClient, name: string, signal: AbortSignal, { force = true } = {}) =>
   engine.callUnless([404, 409], signal, (docker, abortSignal) =>
     docker.getContainer(name).remove({ force, abortSignal }),
   )

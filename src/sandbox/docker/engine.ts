@@ -10,7 +10,7 @@ interface CallOptions {
 }
 
 /** dockerd, asked so that no call waits for ever. */
-export interface Engine {
+export interface DockerClient {
   /**
    * Carries out calls of dockerd, which get the signal that ends them. Throws the caller's own reason,
    * SandboxCapacityError on a full disk, and SandboxUnavailableError for all else, also past the deadline (30 s unless
@@ -50,7 +50,7 @@ export function inBody<T extends object>(options: T): T {
 const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCode ?? 0
 
 /** Opens the way to dockerd; nothing is asked of it yet. Throws a StartupError for words that name no address. */
-export function openEngine(host: string): Engine {
+export function createDockerClient(host: string): DockerClient {
   // With all that the environment would set otherwise.
   const docker = new Docker({ protocol: 'http', host: '', ...addressOf(host) })
 

@@ -1,9 +1,9 @@
 import { posix } from 'node:path'
 import type { Duplex } from 'node:stream'
 import type Docker from 'dockerode'
-import { type ExecOptions, type ExecResult, type Inside, SandboxPathError } from '#sandbox/driver.ts'
+import { type ExecOptions, type ExecResult, SandboxPathError, type SandboxPaths } from '#sandbox/driver.ts'
 import { pause } from '#sandbox/pause.ts'
-import type { Engine } from './engine.ts'
+import type { DockerClient } from './engine.ts'
 import { readOutput } from './output.ts'
 import { programs } from './profile.ts'
 
@@ -22,7 +22,7 @@ export interface Program {
 
 /** Starts a program in a container; null when there is no such container, or it does not run. */
 export const startProgram = (
-  engine: Engine,
+  engine: DockerClient,
   container: string,
   options: Docker.ExecCreateOptions,
   signal: AbortSignal,
@@ -62,9 +62,9 @@ async function exitCodeOf({ exec }: Program, signal: AbortSignal): Promise<numbe
  * whose call was aborted runs on until its deadline.
  */
 export async function execBeside(
-  engine: Engine,
+  engine: DockerClient,
   container: string,
-  inside: Inside,
+  paths: SandboxPaths,
   argv: readonly string[],
   { timeoutMs, cwd = '', stdin, maxBytes = defaultMaxBytes }: ExecOptions,
   signal: AbortSignal,
@@ -72,7 +72,7 @@ export async function execBeside(
   const startedAt = performance.now()
   const options: Docker.ExecCreateOptions = {
     Cmd: [`${programs}/exec.sh`, String(timeoutMs / 1000), ...argv],
-    WorkingDir: folderIn(inside.home, cwd),
+    WorkingDir: folderIn(paths.home, cwd),
   }
   const program = await startProgram(engine, container, options, signal)
   if (!program) return null

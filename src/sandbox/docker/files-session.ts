@@ -22,7 +22,7 @@ export interface FilesSession {
 }
 
 /** Of content in one frame: each is held in memory at either end. */
-const mostDataBytes = 1024 * 1024
+const maxDataBytes = 1024 * 1024
 
 const ended = () => new SandboxUnavailableError(new Error('the files program has ended'))
 
@@ -34,7 +34,7 @@ async function* outputOf(socket: Duplex, onError: (text: string) => void): Async
 }
 
 /** Speaks with the files program over the stream to it. */
-export function openFilesSession(socket: Duplex): FilesSession {
+export function createFilesSession(socket: Duplex): FilesSession {
   let complaint = ''
   const over = Promise.withResolvers<void>()
   socket.once('close', () => over.resolve())
@@ -59,8 +59,8 @@ export function openFilesSession(socket: Duplex): FilesSession {
 
   async function sendAll(content: AsyncIterable<Buffer>): Promise<void> {
     for await (const chunk of content) {
-      for (let start = 0; start < chunk.length; start += mostDataBytes)
-        await send(frame('data', chunk.subarray(start, start + mostDataBytes)))
+      for (let start = 0; start < chunk.length; start += maxDataBytes)
+        await send(frame('data', chunk.subarray(start, start + maxDataBytes)))
     }
     await send(frame('end'))
   }

@@ -4,7 +4,7 @@ import type { FilesSession } from './files-session.ts'
 import type { FilesCall } from './image/files-program.ts'
 
 /** How many calls on the files of one sandbox are under way at once; others wait. */
-const mostSessions = 16
+const maxSessions = 16
 /** How long a session is kept for the next call. */
 const keptMs = 10_000
 
@@ -57,7 +57,7 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, 
 
   return {
     async take(signal) {
-      if (taken < mostSessions) taken += 1
+      if (taken < maxSessions) taken += 1
       else await wait(signal)
       for (const session of [...idle.keys()].reverse()) {
         leave(session)

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { pack } from 'tar-stream'
 import type { Progress } from '#sandbox/driver.ts'
-import type { Engine } from './engine.ts'
+import type { DockerClient } from './engine.ts'
 
 /** What a release is installed from, in the build of its image. */
 export interface ReleaseSource {
@@ -111,8 +111,8 @@ export async function imageBuild(
 }
 
 /** The images of releases, on the host of dockerd. */
-export function openImages(
-  engine: Engine,
+export function createImages(
+  engine: DockerClient,
   sourceOf: (release: string) => ReleaseSource,
   buildOptions: BuildOptions,
 ): Images {

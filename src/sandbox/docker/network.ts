@@ -1,7 +1,7 @@
 import type Docker from 'dockerode'
 import { StartupError } from '#platform/startup-error.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
-import { type Engine, inBody } from './engine.ts'
+import { type DockerClient, inBody } from './engine.ts'
 import { readOutput } from './output.ts'
 import { fenceContainer, forwarderPort, labels } from './profile.ts'
 
@@ -40,7 +40,11 @@ async function wordsOf(output: NodeJS.ReadableStream): Promise<string> {
 }
 
 /** The network of that name. With `reachable`, what else is attached to it reaches the forwarders of the agents. */
-export function agentsNetwork(engine: Engine, name: string, { reachable }: { reachable: boolean }): AgentsNetwork {
+export function agentsNetwork(
+  engine: DockerClient,
+  name: string,
+  { reachable }: { reachable: boolean },
+): AgentsNetwork {
   let fencing: Promise<void> | undefined
 
   async function inspect(signal: AbortSignal): Promise<{ bridge: string } | null> {

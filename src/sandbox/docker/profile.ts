@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
-import type { Inside, SandboxSpec } from '#sandbox/driver.ts'
+import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
@@ -63,7 +63,7 @@ export interface SandboxSetup {
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
   const { installation, image, releaseFolder, network, published, admission } = setup
-  const inside: Inside = { node, release: releaseFolder, home, port: gatewayPort }
+  const paths: SandboxPaths = { node, release: releaseFolder, home, port: gatewayPort }
   const settings: SupervisorSettings = {
     gatewayPort,
     port: forwarderPort,
@@ -76,12 +76,12 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     Hostname: 'agent',
     User: user,
     WorkingDir: home,
-    Cmd: [node, ...supervisorFlags, `${programs}/supervisor.js`, JSON.stringify(settings), ...spec.command(inside)],
-    Env: Object.entries(spec.env(inside)).map(([name, value]) => `${name}=${value}`),
+    Cmd: [node, ...supervisorFlags, `${programs}/supervisor.js`, JSON.stringify(settings), ...spec.command(paths)],
+    Env: Object.entries(spec.env(paths)).map(([name, value]) => `${name}=${value}`),
     Labels: {
       ...Object.fromEntries(Object.entries(spec.labels).map(([name, value]) => [`chowder.label.${name}`, value])),
       [labels.release]: spec.release,
-      [labels.inside]: JSON.stringify(inside),
+      [labels.inside]: JSON.stringify(paths),
       ...ownership(installation, spec.id, 'sandbox'),
     },
     ExposedPorts: { [forwarderKey]: {} },

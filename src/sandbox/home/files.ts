@@ -12,7 +12,7 @@ import { at, fault, type Home, inWords, isCode, openBelow, type Place, placeOf }
 const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_IROTH } = constants
 
 const chunkBytes = 256 * 1024
-const longestMs = 8.64e15
+const maxMs = 8.64e15
 
 function named(path: string): Place {
   const place = placeOf(path)
@@ -26,7 +26,7 @@ function fileOf(path: string): Place {
 }
 
 /** A file system may hold times, which the tenant sets at will, beyond those of a Date. */
-const dateOf = (ms: number) => new Date(Math.max(-longestMs, Math.min(longestMs, ms)))
+const dateOf = (ms: number) => new Date(Math.max(-maxMs, Math.min(maxMs, ms)))
 
 async function statOf(path: string, name: string): Promise<FileStat | null> {
   try {

@@ -5,12 +5,12 @@ import { promisify } from 'node:util'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import {
-  type Inside,
   type Observation,
   type Progress,
   SandboxAbsentError,
   SandboxCapacityError,
   type SandboxDriver,
+  type SandboxPaths,
   type SandboxSpec,
 } from '#sandbox/driver.ts'
 import { filesIn } from '#sandbox/home/files.ts'
@@ -21,7 +21,7 @@ import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } fr
 import { launchGateway } from './launch.ts'
 import { lastLines, rotateLog } from './log-file.ts'
 import { endProcesses, isAlive, type Owner, processesOf, signalProcess } from './processes.ts'
-import { isPortFree, openReservations, type Range, unusedUids } from './reservations.ts'
+import { createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
 
 export interface LocalDriverOptions {
   dataDir: string
@@ -42,7 +42,7 @@ export interface LocalDriver extends SandboxDriver {
   /** Stops every sandbox that runs, side by side. Throws what failed once all were tried. */
   stopAll(options: { graceMs: number }, signal: AbortSignal): Promise<void>
   /** Processes that run in sandboxes that do not. What is being started or stopped at that moment may be among them. */
-  strays(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
+  orphans(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
 }
 
 const isRoot = process.getuid?.() === 0
@@ -76,13 +76,13 @@ const run = promisify(execFile)
  * finds them. As root each has a user of its own; otherwise all run as the control plane's. Throws where there is no
  * Linux to tell about processes.
  */
-export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
+export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   if (process.platform !== 'linux') throw new StartupError('SANDBOX_DRIVER=local runs on Linux only.')
   const { node, installRelease, installChannelPlugin, releaseFolder, log } = options
   const dataDir = resolve(options.dataDir)
   const parent = join(dataDir, 'sandboxes')
-  const userIds = openReservations(join(dataDir, 'uids'), uids, 'user id')
-  const ports = openReservations(join(dataDir, 'ports'), options.ports ?? defaultPorts, 'port')
+  const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id')
+  const ports = createReservations(join(dataDir, 'ports'), options.ports ?? defaultPorts, 'port')
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   async function recordOf(folder: SandboxFolder): Promise<SandboxRecord> {
@@ -117,7 +117,7 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
 
   const describe = (spec: SandboxSpec, folder: SandboxFolder, uid: number | null, port: number): SandboxRecord => {
     const { id, organizationId, release, labels } = spec
-    const inside: Inside = { node, release: releaseFolder(release), home: folder.home, port }
+    const inside: SandboxPaths = { node, release: releaseFolder(release), home: folder.home, port }
     return { id, organizationId, release, labels, uid, inside, command: spec.command(inside), env: spec.env(inside) }
   }
 
@@ -185,9 +185,9 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
     signal.throwIfAborted()
     const folder = folderOf(id)
     const record = await folder.readRecord()
-    if (!record) return { state: 'absent', sandboxId: null, endpoint: null, inside: null }
+    if (!record) return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
     const { inside, uid } = record
-    const seen = { sandboxId: `local-${id.slice(0, 8)}`, inside }
+    const seen = { sandboxId: `local-${id.slice(0, 8)}`, paths: inside }
     await rotateLog(folder.log)
     if (await liveGateway(folder, uid)) {
       return { ...seen, state: 'running', endpoint: { kind: 'tcp', host: '127.0.0.1', port: inside.port } }
@@ -271,7 +271,7 @@ export function openLocalDriver(options: LocalDriverOptions): LocalDriver {
       const folder = folderOf(id)
       return filesIn(async () => homeOf(folder, await recordOf(folder)))
     },
-    async strays(signal) {
+    async orphans(signal) {
       const found: { what: string; pids: number[] }[] = []
       for await (const { id, state } of list(signal)) {
         const folder = folderOf(id)

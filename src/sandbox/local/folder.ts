@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { chmod, link, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Inside } from '#sandbox/driver.ts'
+import type { SandboxPaths } from '#sandbox/driver.ts'
 import type { ProcessId } from './processes.ts'
 
 /** What is known of a sandbox, in its `sandbox.json`. No secrets. */
@@ -12,7 +12,7 @@ export interface SandboxRecord {
   labels: Record<string, string>
   /** The user (and group) it runs as; null when that is the control plane's own. */
   uid: number | null
-  inside: Inside
+  inside: SandboxPaths
   command: readonly string[]
   env: Record<string, string>
 }

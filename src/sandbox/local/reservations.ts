@@ -14,7 +14,7 @@ export interface Range {
  * text is the sandbox's id: making one is exclusive, and it is never there without its content, whatever is killed.
  * What a killed create leaves is found and freed by its id.
  */
-export function openReservations(folder: string, range: Range, what: string) {
+export function createReservations(folder: string, range: Range, what: string) {
   const holderOf = (number: number | string) => readlink(join(folder, String(number))).catch(() => null)
 
   async function heldBy(id: string): Promise<number[]> {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { passingSessions } from '#database/schema.ts'
+import { ephemeralSessions } from '#database/schema.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import { atMost } from '#platform/deadline.ts'
 import type { Logger } from '#platform/log.ts'
@@ -24,16 +24,16 @@ interface Place {
 }
 
 /** A key for a session of one call, which is written down before anything comes to be there. */
-export async function makePassingSession(db: Db, place: Place): Promise<string> {
+export async function createEphemeralSession(db: Db, place: Place): Promise<string> {
   // No id of the API has such a key, so the session is neither listed nor reached.
   const sessionKey = `c-${randomUUID().replaceAll('-', '')}`
-  await db.insert(passingSessions).values({ ...place, sessionKey, dueAt: latestEnd })
+  await db.insert(ephemeralSessions).values({ ...place, sessionKey, dueAt: latestEnd })
   return sessionKey
 }
 
 /** The turn is over: a worker may delete the session. */
-export const endPassingSession = (db: Db, sessionKey: string) =>
-  db.update(passingSessions).set({ dueAt: atEnd }).where(eq(passingSessions.sessionKey, sessionKey))
+export const endEphemeralSession = (db: Db, sessionKey: string) =>
+  db.update(ephemeralSessions).set({ dueAt: atEnd }).where(eq(ephemeralSessions.sessionKey, sessionKey))
 
 interface Due extends Record<string, unknown> {
   session_key: string
@@ -46,7 +46,11 @@ interface Due extends Record<string, unknown> {
  * instance by itself. One that cannot be reached is tried again a minute later, for as long as there is the instance:
  * nothing is forgotten by a crash or a stop.
  */
-export function openPassingSessions(db: Db, askGateway: AskGateway, log: Pick<Logger, 'warn'>): () => Promise<void> {
+export function createEphemeralSessionCleanup(
+  db: Db,
+  askGateway: AskGateway,
+  log: Pick<Logger, 'warn'>,
+): () => Promise<void> {
   /** Instances whose sessions are being deleted, at the latest until the asking of a gateway ends. */
   const busy = new Set<string>()
 
@@ -60,7 +64,7 @@ export function openPassingSessions(db: Db, askGateway: AskGateway, log: Pick<Lo
         for (const { session_key: key } of left) {
           try {
             await gateway.call('sessions.delete', { key, deleteTranscript: true })
-            await db.delete(passingSessions).where(eq(passingSessions.sessionKey, key))
+            await db.delete(ephemeralSessions).where(eq(ephemeralSessions.sessionKey, key))
           } catch (error) {
             warn(error)
           }

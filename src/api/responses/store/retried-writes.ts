@@ -1,9 +1,9 @@
 /** The last again and again. */
 const retryPausesMs = [100, 500, 2000, 5000] as const
-const longestPauseMs = 5000
+const maxPauseMs = 5000
 /** How long the end of a turn waits for a database that is away, and how many, and how much of their rows. */
 const retryForMs = 5 * 60_000
-const mostWaiting = 10_000
+const maxWaiting = 10_000
 const maxWaitingCharacters = 64 * 1024 * 1024
 /** What they get once the store closes. */
 const closeWithinMs = 5000
@@ -22,7 +22,7 @@ export interface RetriedWrites {
 }
 
 /** Rows that wait for a database which is away. They are held in memory: a process that ends loses them. */
-export function openRetriedWrites(): RetriedWrites {
+export function createRetriedWrites(): RetriedWrites {
   const waiting = { rows: 0, characters: 0 }
   let closesAt = Number.POSITIVE_INFINITY
   const pausing = new Set<() => void>()
@@ -48,8 +48,8 @@ export function openRetriedWrites(): RetriedWrites {
           try {
             return await write(row)
           } catch (error) {
-            const pauseMs = retryPausesMs[failures] ?? longestPauseMs
-            const isTooMuch = waiting.rows > mostWaiting || waiting.characters > maxWaitingCharacters
+            const pauseMs = retryPausesMs[failures] ?? maxPauseMs
+            const isTooMuch = waiting.rows > maxWaiting || waiting.characters > maxWaitingCharacters
             if (isTooMuch || performance.now() + pauseMs > Math.min(givesUpAt, closesAt)) throw error
             await pause(pauseMs)
           }

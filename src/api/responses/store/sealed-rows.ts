@@ -53,7 +53,7 @@ const finishText = `
 const byColumn = (rows: readonly Columns[]) => rows[0]!.map((_, at) => rows.map((row) => row[at]))
 
 /** Rows of responses with their contents sealed, and the statements that write many of them at once. */
-export function openSealedRows(db: Db, vault: Vault) {
+export function createSealedRows(db: Db, vault: Vault) {
   const sealed = (text: string, place: string): string | null =>
     text.length > maxKeptCharacters ? null : vault.seal(text, place)
   const itemIds = ({ output }: ResponseObject) => JSON.stringify(output.map(({ id }) => id))
@@ -102,7 +102,7 @@ export function openSealedRows(db: Db, vault: Vault) {
     /** These two write a row together with all that came at the same time. */
     insertOne,
     finishOne,
-    openObject: (uuid: string, text: string): ResponseObject => JSON.parse(vault.open(text, objectPlace(uuid))),
-    openInput: (uuid: string, text: string): object[] => JSON.parse(vault.open(text, inputPlace(uuid))),
+    unsealObject: (uuid: string, text: string): ResponseObject => JSON.parse(vault.unseal(text, objectPlace(uuid))),
+    unsealInput: (uuid: string, text: string): object[] => JSON.parse(vault.unseal(text, inputPlace(uuid))),
   }
 }

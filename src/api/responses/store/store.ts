@@ -10,9 +10,9 @@ import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { knownOf, type Named, notContinued, type Place, requireLatest } from './continuation.ts'
 import type { Known } from './history.ts'
-import { openRetriedWrites } from './retried-writes.ts'
+import { createRetriedWrites } from './retried-writes.ts'
 import { isLost, isResponseId, toResponseId, toUuid } from './rows.ts'
-import { type Begun, type Ended, openSealedRows } from './sealed-rows.ts'
+import { type Begun, createSealedRows, type Ended } from './sealed-rows.ts'
 
 const seenEveryMs = 2000
 const seenAgainAfterSeconds = 10
@@ -84,9 +84,9 @@ interface Open {
 }
 
 /** Responses in the database, their contents sealed. */
-export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'>): ResponseStore {
-  const rows = openSealedRows(db, vault)
-  const writes = openRetriedWrites()
+export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'>): ResponseStore {
+  const rows = createSealedRows(db, vault)
+  const writes = createRetriedWrites()
   /** Turns of this process that are not written down as ended. */
   const open = new Map<string, Open>()
   /** Of those, the ones whose beginning is yet to be written down. */
@@ -198,7 +198,7 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
   /** The object was sealed by whoever worked on it; that it was cancelled, or lost, may be news. */
   function opened({ id, status, sealedObject, isLost }: Row): ResponseObject {
     if (sealedObject === null) throw notFound()
-    const object = rows.openObject(id, sealedObject)
+    const object = rows.unsealObject(id, sealedObject)
     if (isLost || (status === 'failed' && object.status === 'in_progress')) {
       return { ...object, status: 'failed', error: { code: 'lost', message: turnTexts.lost } }
     }
@@ -256,7 +256,7 @@ export function openResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'
     async findInput(owner, id) {
       const found = await row(owner, id)
       if (found.sealedInput === null) throw notFound()
-      return rows.openInput(found.id, found.sealedInput)
+      return rows.unsealInput(found.id, found.sealedInput)
     },
     async cancel(owner, id) {
       const { status, sealedObject } = await row(owner, id)

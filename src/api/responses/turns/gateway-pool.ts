@@ -28,7 +28,7 @@ export const unreachable = (cause: unknown): AppError =>
 const unixSuffix = '.unix'
 
 // A socket's path travels in the origin as a host name, so that one agent pools both kinds and drops idle ones.
-function openPool(origin: string | URL, options: object): Dispatcher {
+function createPool(origin: string | URL, options: object): Dispatcher {
   const { hostname } = new URL(origin)
   if (!hostname.endsWith(unixSuffix)) return new Pool(origin, options)
   const socketPath = Buffer.from(hostname.slice(0, -unixSuffix.length), 'hex').toString()
@@ -56,9 +56,9 @@ interface GatewayPool {
 }
 
 /** Connections to gateways, kept for the next turn. */
-export function openGatewayPool(): GatewayPool {
+export function createGatewayPool(): GatewayPool {
   const agent = new Agent({
-    factory: openPool,
+    factory: createPool,
     bodyTimeout: 0,
     headersTimeout: 0,
     connect: { timeout: 5_000 },

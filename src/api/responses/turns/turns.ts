@@ -17,7 +17,7 @@ import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
 import { collect } from './byte-buffer.ts'
 import { failedTurn, gatewayError } from './gateway-errors.ts'
-import { openGatewayPool, unreachable } from './gateway-pool.ts'
+import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { clientLeft, Turn, type TurnTimes, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
@@ -81,8 +81,8 @@ function parseJson(bytes: Buffer): unknown {
 }
 
 /** Talks to gateways for the routes. `keyCooldownMs` is how long one keeps a key aside after the provider refused it. */
-export function openTurns(times: TurnTimes, keyCooldownMs: number): Turns {
-  const gateways = openGatewayPool()
+export function createTurns(times: TurnTimes, keyCooldownMs: number): Turns {
+  const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let isClosing = false
   const shuttingDown = () => new AppError('unavailable', turnTexts.shuttingDown, { doNotRetry: true })

@@ -14,7 +14,7 @@ export interface Admission {
 
 const host = '127.0.0.1'
 /** Of one address, and of what each may hold: neighbours share the memory of this process with the control plane. */
-const mostConnections = 256
+const maxConnections = 256
 const limits = { maxHeaderSize: 8192, headersTimeout: 5000, connectionsCheckingInterval: 1000 }
 /** Of one connection only. */
 const hopByHop = new Set([
@@ -99,7 +99,7 @@ function boundConnections(server: Server): void {
   server.on('connection', (socket) => {
     const from = socket.remoteAddress ?? ''
     const count = (held.get(from) ?? 0) + 1
-    if (count > mostConnections) return void socket.destroy()
+    if (count > maxConnections) return void socket.destroy()
     held.set(from, count)
     socket.once('close', () => {
       const left = (held.get(from) ?? 1) - 1

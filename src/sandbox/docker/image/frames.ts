@@ -11,7 +11,7 @@ const letters = { head: 'h', data: 'd', end: 'e' } as const
 const kinds = new Map(Object.entries(letters).map(([kind, letter]) => [letter.charCodeAt(0), kind as Frame['kind']]))
 const prefixBytes = 5
 /** A list of ten thousand long names is not more; what the other end sends is held in memory, and an agent may be at it. */
-const mostBytes = 16 * 1024 * 1024
+const maxBytes = 16 * 1024 * 1024
 
 /** The bytes of a frame. */
 export function frame(kind: Frame['kind'], payload: Buffer = Buffer.alloc(0)): Buffer {
@@ -35,7 +35,7 @@ export async function* readFrames(source: AsyncIterable<Buffer>): AsyncGenerator
       const bytes = Buffer.concat(chunks)
       const kind = kinds.get(bytes[0] ?? 0)
       const size = bytes.readUInt32BE(1)
-      if (!kind || size > mostBytes) throw new Error('the other end of the stream does not speak in frames')
+      if (!kind || size > maxBytes) throw new Error('the other end of the stream does not speak in frames')
       wanted = prefixBytes + size
       chunks = [bytes]
       if (length < wanted) break

@@ -32,7 +32,7 @@ export interface Dockerd {
 const gone = (cause: Error) => new Refusal(502, `dockerd does not answer: ${cause.message}`)
 
 /** The way to the real dockerd. Throws a StartupError for words that name no address. */
-export function openDockerd(host: string): Dockerd {
+export function createDockerd(host: string): Dockerd {
   const address = addressOf(host)
   // A connection for each call: one that was kept may be gone when the next call is sent.
   const agent = new Agent({ keepAlive: false })

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
 import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
 import { callsOf, type Share } from './calls.ts'
-import { openDockerd } from './dockerd.ts'
+import { createDockerd } from './dockerd.ts'
 import { type ServedCalls, serveCalls } from './serve.ts'
 
 export interface DockerProxyOptions {
@@ -21,9 +21,9 @@ export interface DockerProxyOptions {
 export const proxySocket = (folder: string, share: Share): string => join(folder, share, 'docker.sock')
 
 /** Serves both shares of dockerd, each on its own socket. Throws a StartupError for a host that is no address. */
-export async function openDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
+export async function createDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
   const { folder, network, build, releases, releaseSource } = options
-  const dockerd = openDockerd(options.host)
+  const dockerd = createDockerd(options.host)
   const builds = () => Promise.all(releases.map((release) => imageBuild(release, releaseSource(release), build)))
   const served = await Promise.all(
     (['api', 'worker'] as const).map(async (share) => {

@@ -9,9 +9,9 @@ import { type Asked, type Call, parseJson } from './calls.ts'
 import type { Dockerd } from './dockerd.ts'
 import { Refusal } from './refusal.ts'
 
-const mostConnections = 1024
-const mostBodyBytes = 1024 * 1024
-const mostUpgradeBytes = 4096
+const maxConnections = 1024
+const maxBodyBytes = 1024 * 1024
+const maxUpgradeBytes = 4096
 /** Longer than the driver itself waits for what has no deadline of its own. */
 const usualDeadlineMs = 35_000
 /** A stream to a program is kept so long while nothing passes. */
@@ -48,17 +48,17 @@ async function bodyOf(request: IncomingMessage): Promise<unknown> {
   let size = 0
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length
-    if (size <= mostBodyBytes) chunks.push(chunk) // all of it is taken: who still sends would not see the answer
+    if (size <= maxBodyBytes) chunks.push(chunk) // all of it is taken: who still sends would not see the answer
   }
-  if (size > mostBodyBytes) throw new Refusal(413, `its body is longer than ${mostBodyBytes} bytes`)
+  if (size > maxBodyBytes) throw new Refusal(413, `its body is longer than ${maxBodyBytes} bytes`)
   return size === 0 ? undefined : parseJson(Buffer.concat(chunks).toString())
 }
 
 /** Takes the body of a request for a stream off the connection: what comes after it is for the program. */
 async function skipBody({ headers }: IncomingMessage, socket: Socket, signal: AbortSignal): Promise<void> {
   const length = Number(headers['content-length'] ?? 0)
-  if (headers['transfer-encoding'] !== undefined || length > mostUpgradeBytes)
-    throw new Refusal(400, `with a stream the body has a length, of at most ${mostUpgradeBytes} bytes`)
+  if (headers['transfer-encoding'] !== undefined || length > maxUpgradeBytes)
+    throw new Refusal(400, `with a stream the body has a length, of at most ${maxUpgradeBytes} bytes`)
   for (let left = length; left > 0; ) {
     const chunk: Buffer | null = socket.read()
     if (chunk) left -= chunk.length
@@ -163,7 +163,7 @@ export async function serveCalls(
       response.on('finish', () => socket.destroySoon())
       void serve(request, response, socket)
     })
-  server.maxConnections = mostConnections
+  server.maxConnections = maxConnections
   await rm(path, { force: true })
   server.listen({ path, readableAll: true, writableAll: true })
   await once(server, 'listening')
