@@ -124,8 +124,8 @@ describe('the environment', () => {
       expect(message).not.toContain('canary')
     })
 
-    test('the README names each', () => {
-      const text = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+    test('docs/settings.md names each', () => {
+      const text = readFileSync(new URL('../../docs/settings.md', import.meta.url), 'utf8')
       for (const name of secretVariables) expect(text).toContain(`\`${name}_FILE\``)
     })
   })
@@ -158,14 +158,14 @@ describe('the environment', () => {
     expect(complaints({ ...all, STRIPE_PRICE_LOBSTER: 'price_1' })).toContain('STRIPE_PRICE_LOBSTER must be another')
   })
 
-  test.each(['README.md', '.env.example'])('%s names every variable and no other', (file) => {
+  test.each(['docs/settings.md', '.env.example'])('%s names every variable and no other', (file) => {
     const text = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
-    const pattern = file === 'README.md' ? /^\| `([A-Z_]+)` \|/gm : /^#? ?([A-Z_]+)=/gm
+    const pattern = file === 'docs/settings.md' ? /^\| `([A-Z_]+)` \|/gm : /^#? ?([A-Z_]+)=/gm
     expect([...text.matchAll(pattern)].map((match) => match[1]).sort()).toEqual(Object.keys(Env.properties).sort())
   })
 
-  test('the README says of each variable what the schema says', () => {
-    const text = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+  test('docs/settings.md says of each variable what the schema says', () => {
+    const text = readFileSync(new URL('../../docs/settings.md', import.meta.url), 'utf8')
     for (const [name, schema] of Object.entries(Env.properties)) {
       const row = text.split('\n').find((line) => line.startsWith(`| \`${name}\` |`))
       expect(row).toContain(`| ${schema.description} |`)
