@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import type { FastifyReply } from 'fastify'
+import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import { NoBody, Nullable } from '#http/validation.ts'
 import { AppError } from '#platform/errors.ts'
@@ -35,13 +35,6 @@ const OfChannel = Type.Object({
 /** A QR code is good for three minutes. */
 const followRounds = 18
 const followRoundMs = 10_000
-
-/** Fires when the client has gone before its answer was out. */
-function whenLeft(reply: FastifyReply): AbortSignal {
-  const left = new AbortController()
-  reply.raw.once('close', () => left.abort())
-  return left.signal
-}
 
 /** Chat platforms that are bridged to an instance's agent. */
 export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app, deps) => {
@@ -149,7 +142,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
       },
     },
     async ({ body, caller, params: { instance_id: id, channel } }, reply) => {
-      const left = AbortSignal.any([whenLeft(reply), closing.signal])
+      const left = AbortSignal.any([clientLeft(reply), closing.signal])
       const given = body?.config ?? {}
       const connection = await connectChannel(deps, caller.organizationId, id, { channel, given, left })
       if (connection.status === 'awaiting_scan') void followLogin(caller.organizationId, id, channel)

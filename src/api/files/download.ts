@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import { create as contentDisposition } from 'content-disposition'
 import mime from 'mime'
+import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
@@ -10,7 +11,7 @@ import type { OpenFile } from '#sandbox/driver.ts'
 import { existingPath } from './paths.ts'
 import { rangeOf } from './range.ts'
 import { ById, ByPath } from './schemas.ts'
-import { inWorkspace, type WorkspaceDeps, whenLeft, withFiles } from './workspace.ts'
+import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
 
 /** How long, in ms, a reader may take nothing. */
 const idleMs = 60_000
@@ -48,7 +49,7 @@ export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (ap
     },
     async (request, reply) => {
       const { caller, params, headers } = request
-      const left = whenLeft(reply)
+      const left = clientLeft(reply)
       const path = existingPath(request.query.path)
       reply.raw.setTimeout(idleMs, () => reply.raw.destroy())
       const file = await withFiles(deps, caller.organizationId, params.instance_id, (files) =>

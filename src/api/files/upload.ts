@@ -4,13 +4,14 @@ import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
+import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import { newFilePath } from './paths.ts'
 import { ById, maxPathCharacters, UploadFile } from './schemas.ts'
-import { inWorkspace, type WorkspaceDeps, whenLeft, withFiles } from './workspace.ts'
+import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
 
 /** What a form may have beside the file's bytes. */
 const formBytes = 64 * 1024
@@ -93,7 +94,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app,
       },
     },
     async (request, reply) => {
-      const left = whenLeft(reply)
+      const left = clientLeft(reply)
       if (!request.isMultipart()) throw new AppError('unsupported_media', texts.sendForm)
       if (Number(request.headers['content-length']) > deps.filesMaxBytes + formBytes) {
         throw new AppError('too_large', texts.fileTooLarge(deps.filesMaxBytes))

@@ -1,4 +1,3 @@
-import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
@@ -23,15 +22,6 @@ export interface WorkspaceDeps {
 
 /** A path of the workspace as the sandbox's files know it. */
 export const inWorkspace = (path: string): string => (path === '.' ? workspacePath : `${workspacePath}/${path}`)
-
-/** Fires when the client has left, with a reason that is no failure of ours. */
-export function whenLeft(reply: FastifyReply): AbortSignal {
-  const left = new AbortController()
-  const leave = () => left.abort(new AppError('timed_out', texts.clientLeft))
-  if (reply.raw.destroyed) leave()
-  else reply.raw.once('close', leave)
-  return left.signal
-}
 
 const answers: Record<PathFault, (deps: WorkspaceDeps) => [ErrorKind, string]> = {
   outside: () => ['invalid', texts.pathUpwards],

@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Instance as Row } from '#database/schema.ts'
+import { clientLeft } from '#http/client-left.ts'
 import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
@@ -61,14 +62,6 @@ const intentTexts = {
     description:
       'Stops a `running` instance and keeps its files and sessions. Messages are refused from now on. Waits up to 60 seconds for the end; a 202 means that it goes on.',
   },
-}
-
-/** Fires when the client has gone before its answer was out. */
-function whenLeft(reply: FastifyReply): AbortSignal {
-  const left = new AbortController()
-  if (reply.raw.closed) left.abort()
-  else reply.raw.once('close', () => left.abort())
-  return left.signal
 }
 
 /** The eight endpoints of instances. They record intent and ring; workers do the work. */
@@ -189,7 +182,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const read = () => findSummary(caller.organizationId, params.instance_id)
       const head = await read()
       if (wait === undefined) return toInstanceStatus(head, publicUrl())
-      const signal = AbortSignal.any([whenLeft(reply), closing.signal])
+      const signal = AbortSignal.any([clientLeft(reply), closing.signal])
       const isOver = (latest: InstanceSummary) => !isGettingTo(wait, latest)
       return toInstanceStatus(await readUntil(head, isOver, read, { waitMs: timeout * 1000, signal }), publicUrl())
     },
@@ -254,7 +247,11 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         const written = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
         queue.enqueue(written)
-        const { row, settled } = await waitUntilSettled(db, written, AbortSignal.any([whenLeft(reply), closing.signal]))
+        const { row, settled } = await waitUntilSettled(
+          db,
+          written,
+          AbortSignal.any([clientLeft(reply), closing.signal]),
+        )
         return reply.code(settled ? 200 : 202).send(show(row))
       },
     )

@@ -1,0 +1,17 @@
+import type { FastifyReply } from 'fastify'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+
+/**
+ * A signal that fires when the client closes its connection before the whole answer was sent, and at once when the client
+ * left before the call. It never fires for an answer that was sent. Its reason is an AppError, which is not logged as a bug.
+ */
+export function clientLeft({ raw }: FastifyReply): AbortSignal {
+  const left = new AbortController()
+  const leave = () => {
+    if (!raw.writableFinished) left.abort(new AppError('timed_out', texts.clientLeft))
+  }
+  if (raw.closed) leave()
+  else raw.once('close', leave)
+  return left.signal
+}
