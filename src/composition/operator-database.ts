@@ -13,6 +13,7 @@ const statementTimeoutMs = 60_000
 
 export interface OperatorDatabase {
   db: Db
+  pool: pg.Pool
   /** For whoever opens further pools, as the queue does. */
   connection: pg.PoolConfig
   /** How many migrations the schema is behind. */
@@ -54,7 +55,7 @@ export async function openForOperator(config: Config, command: string): Promise<
     await close()
   }
   try {
-    return { db: createDb(pool), connection, pending: await pendingMigrations(pool), close: end }
+    return { db: createDb(pool), pool, connection, pending: await pendingMigrations(pool), close: end }
   } catch (error) {
     await end()
     throw error

@@ -1,13 +1,11 @@
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type pg from 'pg'
 
-export type Db = NodePgDatabase & { $client: pg.Pool }
-
-export type Transaction = Parameters<Parameters<Db['transaction']>[0]>[0]
-
-/** What runs statements: the pool, or one connection of it inside a transaction. */
-export type Statements = Pick<Db, 'select' | 'insert' | 'update' | 'delete' | 'execute'> & {
+/** Runs SQL: on any connection of the pool, or, inside a transaction, on the one connection that it holds. */
+export type Db = Omit<NodePgDatabase, 'transaction'> & {
   $client: Pick<pg.Pool, 'query'>
+  /** Runs all of `act` in one transaction. When `act` throws, none of it is done and the error is thrown on. */
+  transaction<T>(act: (tx: Db) => Promise<T>): Promise<T>
 }
 
 /**
@@ -30,34 +28,35 @@ function endWhenSilent(client: pg.PoolClient): void {
 }
 
 /**
- * The query builder over a pool that has no connections yet; opens nothing itself. A connection that dies in the middle of
- * a transaction fails what is asked of it, and not the process.
+ * Runs SQL over a pool, and opens no connection itself. A connection that dies in the middle of a transaction fails the
+ * statements of that transaction, and not the process.
  */
 export function createDb(pool: pg.Pool): Db {
   pool.on('connect', (client) => {
     client.on('error', () => {})
     endWhenSilent(client)
   })
-  const db = drizzle({ client: pool, casing: 'snake_case' })
-  // Its own would never give a connection back on which already the BEGIN fails.
-  db.transaction = (act, config) => onConnection(pool, (client) => on(client).transaction(act, config))
-  return db
+  return Object.assign(drizzle({ client: pool, casing: 'snake_case' }), {
+    // Drizzle's own would never give a connection back on which already the BEGIN fails.
+    async transaction<T>(act: (tx: Db) => Promise<T>): Promise<T> {
+      const client = await pool.connect()
+      try {
+        return await withClient(drizzle({ client, casing: 'snake_case' }), client).transaction(act)
+      } finally {
+        client.release()
+      }
+    },
+  })
 }
 
-const on = (client: pg.PoolClient) => drizzle({ client, casing: 'snake_case' })
-
-async function onConnection<T>(pool: pg.Pool, act: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  const client = await pool.connect()
-  try {
-    return await act(client)
-  } finally {
-    client.release()
-  }
+/** Drizzle's transactions do not tell their connection: this adds it, also to the transactions inside. */
+function withClient(database: NodePgDatabase, client: pg.PoolClient): Db {
+  const begin = database.transaction.bind(database)
+  return Object.assign(database, {
+    $client: client,
+    transaction: <T>(act: (tx: Db) => Promise<T>) => begin((tx) => act(withClient(tx, client))),
+  })
 }
-
-/** Runs all of it in one transaction; throws what `act` throws, and then nothing of it was done. */
-export const inTransaction = <T>(db: Db, act: (statements: Statements) => Promise<T>): Promise<T> =>
-  onConnection(db.$client, (client) => on(client).transaction((tx) => act(Object.assign(tx, { $client: client }))))
 
 /** Repeats a statement, or a transaction, once if PostgreSQL ended it to break a deadlock (40P01): nothing of it was done. */
 export async function onceMoreOnDeadlock<T>(statement: () => Promise<T>): Promise<T> {

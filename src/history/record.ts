@@ -1,5 +1,5 @@
 import { and, desc, eq, inArray, lt, sql } from 'drizzle-orm'
-import type { Db, Statements } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { type ChangedBy, type Event, events } from '#database/schema.ts'
 import { originNow } from './actor.ts'
 
@@ -36,16 +36,14 @@ interface Happened {
   reason?: string | undefined
 }
 
-/** Writes what happened, on behalf of whoever this runs for, in the transaction of `statements`. */
-export async function recordEvent(statements: Pick<Statements, 'insert'>, happened: Happened): Promise<void> {
+/** Writes what happened, on behalf of whoever this runs for, in the transaction of `db` if it is one. */
+export async function recordEvent(db: Db, happened: Happened): Promise<void> {
   const origin = originNow()
   origin.isRecorded = true
   const { actor, requestId, subject } = origin
   const type = happened.type ?? origin.type
   if (type === undefined) throw new Error('an event without a type')
-  await statements
-    .insert(events)
-    .values({ subject, ...happened, type, actorType: actor.type, actorId: actor.id, requestId })
+  await db.insert(events).values({ subject, ...happened, type, actorType: actor.type, actorId: actor.id, requestId })
 }
 
 /** The history of an instance, or of an organization with all its instances, newest first; of it those before `position`. */
@@ -90,8 +88,8 @@ export async function findIntent(
 }
 
 /** Empties the words in an organization's history, which may be its own: what happened and when stays. */
-export const forgetWords = (statements: Pick<Statements, 'update'>, organizationId: string) =>
-  statements.update(events).set({ subject: null, reason: null }).where(eq(events.organizationId, organizationId))
+export const forgetWords = (db: Db, organizationId: string) =>
+  db.update(events).set({ subject: null, reason: null }).where(eq(events.organizationId, organizationId))
 
 /** Deletes what is older than the history goes back, in batches. */
 export async function clearOldEvents(db: Db): Promise<void> {

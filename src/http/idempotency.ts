@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Type } from '@sinclair/typebox'
 import { and, eq, gt, lt, sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { type Db, inTransaction, onceMoreOnDeadlock, type Statements } from '#database/client.ts'
+import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
 import { idempotencyKeys } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -71,22 +71,22 @@ export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
   request: FastifyRequest,
   reply: FastifyReply,
-  act: (statements: Statements) => Promise<Body>,
+  act: (tx: Db) => Promise<Body>,
   { isOneStatement = false } = {},
 ): Promise<Body> {
   const key = request.headers['idempotency-key']
-  if (typeof key !== 'string') return onceMoreOnDeadlock(() => (isOneStatement ? act(db) : inTransaction(db, act)))
+  if (typeof key !== 'string') return onceMoreOnDeadlock(() => (isOneStatement ? act(db) : db.transaction(act)))
   const { organizationId } = request.caller
   const requestHash = hashOf(request)
   const place = answerPlace(organizationId, key)
   const answer = () =>
-    inTransaction(db, async (statements): Promise<Answered | null> => {
-      const claimed = await claim(statements, organizationId, key, requestHash)
+    db.transaction(async (tx): Promise<Answered | null> => {
+      const claimed = await claim(tx, organizationId, key, requestHash)
       if (claimed === 'by a twin') return null
       if (claimed !== 'here') return { body: JSON.parse(vault.unseal(claimed.sealedAnswer, place)), replayed: true }
-      const body = await act(statements)
+      const body = await act(tx)
       const sealedAnswer = vault.seal(JSON.stringify(body), place)
-      await statements.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))
+      await tx.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))
       return { body, replayed: false }
     })
   for (const deadline = performance.now() + twinWaitMs; performance.now() < deadline; await sleep(pauseMs)) {
@@ -106,16 +106,16 @@ const owned = (organizationId: string, key: string) =>
  * waits: a hundred twins of a slow request would otherwise keep all connections from everybody else.
  */
 async function claim(
-  statements: Statements,
+  tx: Db,
   organizationId: string,
   key: string,
   requestHash: Buffer,
 ): Promise<'here' | 'by a twin' | { sealedAnswer: string }> {
-  const { rows } = await statements.execute(
+  const { rows } = await tx.execute(
     sql`SELECT pg_try_advisory_xact_lock(hashtextextended(${`${organizationId} ${key}`}, 0)) AS mine`,
   )
   if (rows[0]?.mine) {
-    const claimed = await statements
+    const claimed = await tx
       .insert(idempotencyKeys)
       .values({ organizationId, key, requestHash, expiresAt: keptFor })
       .onConflictDoUpdate({
@@ -126,7 +126,7 @@ async function claim(
       .returning({ key: idempotencyKeys.key })
     if (claimed.length > 0) return 'here'
   }
-  const [stored] = await statements
+  const [stored] = await tx
     .select()
     .from(idempotencyKeys)
     .where(and(owned(organizationId, key), gt(idempotencyKeys.expiresAt, sql`now()`)))

@@ -1,5 +1,5 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
-import type { Db, Transaction } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
@@ -54,11 +54,7 @@ export interface Lease {
    * writes what belongs to it in the same transaction. False, with nothing written, when the instance was terminated
    * meanwhile. Throws LeaseLost.
    */
-  store(
-    generation: number,
-    fields: Observed & Partial<Changed>,
-    also?: (tx: Transaction) => Promise<unknown>,
-  ): Promise<boolean>
+  store(generation: number, fields: Observed & Partial<Changed>, also?: (tx: Db) => Promise<unknown>): Promise<boolean>
 }
 
 const held = sql`now() + make_interval(secs => ${leaseSeconds})`

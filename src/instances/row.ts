@@ -1,5 +1,5 @@
 import { and, desc, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock, type Statements } from '#database/client.ts'
+import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
 import { after, cutPage } from '#database/page.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -85,7 +85,7 @@ const createText = `
  * Takes a place under the organization's limit and inserts the row, in one statement: no two creates can share the
  * last place. Throws invalid when the organization has no key for the provider, limit_reached when no place is free.
  */
-export async function createInstance(db: Statements, vault: Vault, row: NewInstance): Promise<Instance> {
+export async function createInstance(db: Db, vault: Vault, row: NewInstance): Promise<Instance> {
   const { rows } = await db.$client.query({
     name: 'create_instance',
     text: createText,
@@ -106,7 +106,7 @@ export async function createInstance(db: Statements, vault: Vault, row: NewInsta
   throw await whyNotCreated(db, row)
 }
 
-async function whyNotCreated(db: Statements, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
+async function whyNotCreated(db: Db, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
   const [organization] = await db
     .select({ count: organizations.instanceCount, limit: organizations.instanceLimit, key: providerKeys.provider })
     .from(organizations)

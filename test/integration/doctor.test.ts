@@ -260,7 +260,7 @@ test('a connection that is lost while a command asks nothing of it is made anew'
     'chowder-doctor',
   )
   expect(ended.rowCount).toBe(1)
-  await until('it to be lost', () => opened.db.$client.totalCount === 0)
+  await until('it to be lost', () => opened.pool.totalCount === 0)
   expect((await opened.db.execute('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
   await opened.close()
 })

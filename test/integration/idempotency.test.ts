@@ -1,6 +1,6 @@
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { inTransaction } from '#database/client.ts'
+import {} from '#database/client.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -268,7 +268,7 @@ test('a stored answer shows nothing of the key that it holds', async () => {
 test('a transaction that fails leaves no connection behind', async () => {
   const { db, pool } = chowder.database
   for (let i = 0; i < 20; i += 1) {
-    await expect(inTransaction(db, () => Promise.reject(new Error('no')))).rejects.toThrow('no')
+    await expect(db.transaction(() => Promise.reject(new Error('no')))).rejects.toThrow('no')
   }
   await until('all connections to be back', () => pool.idleCount === pool.totalCount)
 })

@@ -1,5 +1,5 @@
 import { and, eq, sql } from 'drizzle-orm'
-import type { Db, Transaction } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { type Channel, channels, type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { channelConfigPlace } from '#instances/gateway/configuration.ts'
@@ -23,7 +23,7 @@ export const isTaken = (row: Channel | undefined): row is Channel =>
 
 /** Stores a channel, sealed, and whether a worker has something to do for it. */
 async function upsert(
-  tx: Transaction,
+  tx: Db,
   vault: Vault,
   instanceId: string,
   { channel, enabled, config }: ChannelSettings,
@@ -41,7 +41,7 @@ async function upsert(
 }
 
 /** Stores what the gateway has taken over. */
-export const recordChannel = (tx: Transaction, vault: Vault, instanceId: string, settings: ChannelSettings) =>
+export const recordChannel = (tx: Db, vault: Vault, instanceId: string, settings: ChannelSettings) =>
   upsert(tx, vault, instanceId, settings, null)
 
 /**
@@ -71,11 +71,11 @@ export const requestChannel = (
   })
 
 /** Switches a channel off; what was stored stays, and so does what was still to be done. */
-export async function switchOff(tx: Transaction, instanceId: string, channel: string): Promise<void> {
+export async function switchOff(tx: Db, instanceId: string, channel: string): Promise<void> {
   await tx.update(channels).set({ enabled: false, updatedAt: sql`now()` }).where(named(instanceId, channel))
 }
 
 /** Forgets a channel and its credentials. */
-export async function forgetChannel(tx: Transaction, instanceId: string, channel: string): Promise<void> {
+export async function forgetChannel(tx: Db, instanceId: string, channel: string): Promise<void> {
   await tx.delete(channels).where(named(instanceId, channel))
 }

@@ -99,8 +99,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         deps,
         request,
         reply,
-        async (statements) => {
-          const row = await createInstance(statements, vault, {
+        async (tx) => {
+          const row = await createInstance(tx, vault, {
             id: newId(),
             organizationId: caller.organizationId,
             name: body.name,

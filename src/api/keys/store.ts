@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { and, desc, eq, getTableColumns, inArray, isNotNull, isNull, ne, sql } from 'drizzle-orm'
-import type { Db, Transaction } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { after, cutPage } from '#database/page.ts'
 import { type ApiKey, apiKeys, instances, organizations, type Permission } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
@@ -25,9 +25,6 @@ export const isActive = sql<boolean>`(${apiKeys.revokedAt} IS NULL AND (${apiKey
 export type KeyRow = ApiKey & { isActive: boolean }
 const columns = { ...getTableColumns(apiKeys), isActive }
 
-type Reading = Pick<Db, 'select'>
-type Creating = Pick<Db, 'select' | 'insert' | 'execute'>
-
 /** Scoped to one organization and kind, like everything here: any other id is simply not found. */
 const owned = (organizationId: string, kind: Kind, id: string) =>
   and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId), kinds[kind].where)
@@ -48,7 +45,7 @@ function issueKey(organizationId: string, kind: Kind) {
 export const issueOrganizationKey = (organizationId: string) => issueKey(organizationId, 'organization')
 
 /** Throws invalid when it is no time, or a past one by the database's clock. */
-async function readExpiry(db: Pick<Db, 'execute'>, text: string | null | undefined): Promise<Date | null> {
+async function readExpiry(db: Db, text: string | null | undefined): Promise<Date | null> {
   if (text === undefined || text === null) return null
   const expiresAt = parseTimestamp(text)
   if (!expiresAt) throw new AppError('invalid', texts.badExpiry)
@@ -58,7 +55,7 @@ async function readExpiry(db: Pick<Db, 'execute'>, text: string | null | undefin
 }
 
 /** The ids as given, in the database's spelling and each once. Throws invalid naming those that are no instances of the organization, or are terminated. */
-async function readInstanceIds(db: Reading, organizationId: string, ids: readonly string[]): Promise<string[]> {
+async function readInstanceIds(db: Db, organizationId: string, ids: readonly string[]): Promise<string[]> {
   const found = await db
     .select({ id: instances.id })
     .from(instances)
@@ -76,7 +73,7 @@ export interface NewKey {
 }
 
 async function insertKey(
-  db: Creating,
+  db: Db,
   organizationId: string,
   kind: Kind,
   { name, expiresAt }: NewKey,
@@ -91,7 +88,7 @@ async function insertKey(
 
 /** Creates a key for some instances. It is in this answer and nowhere else. Throws invalid for a bad expiry or instance. */
 export async function createKey(
-  db: Creating,
+  db: Db,
   organizationId: string,
   { instanceIds, permissions, ...rest }: NewKey & { instanceIds: readonly string[]; permissions: Permission[] },
 ) {
@@ -100,12 +97,12 @@ export async function createKey(
 }
 
 /** Creates a further key that may do everything. It is in this answer and nowhere else. Throws invalid for a bad expiry. */
-export const createOrganizationKey = (db: Creating, organizationId: string, key: NewKey) =>
+export const createOrganizationKey = (db: Db, organizationId: string, key: NewKey) =>
   insertKey(db, organizationId, 'organization', key, null)
 
 /** A page of an organization's keys of one kind, newest first, with those that are revoked or expired. */
 export async function listKeys(
-  db: Reading,
+  db: Db,
   organizationId: string,
   kind: Kind,
   { limit, position }: { limit: number | undefined; position: string | undefined },
@@ -125,7 +122,7 @@ export async function listKeys(
 }
 
 /** Throws not_found for a missing, malformed or foreign id alike. */
-export async function getKey(db: Reading, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
+export async function getKey(db: Db, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
   const [row] = isId(id)
     ? await db
         .select(columns)
@@ -159,12 +156,7 @@ export async function patchKey(
 }
 
 /** Revokes a key for good; one that is revoked stays as it is. Throws not_found. */
-async function revoke(
-  tx: Pick<Transaction, 'update' | 'insert'>,
-  organizationId: string,
-  kind: Kind,
-  id: string,
-): Promise<KeyRow> {
+async function revoke(tx: Db, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
   const [row] = isId(id)
     ? await tx
         .update(apiKeys)

@@ -1,5 +1,5 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock, type Transaction } from '#database/client.ts'
+import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
   channels,
@@ -33,7 +33,7 @@ export interface Deletion {
  * lock and are refused. Throws unauthenticated when there is none, invalid when `name` is given and not its name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
-  const erase = async (tx: Transaction): Promise<Deletion> => {
+  const erase = async (tx: Db): Promise<Deletion> => {
     const [organization] = await tx
       .select({ name: organizations.name })
       .from(organizations)
@@ -77,7 +77,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
 }
 
 /** Keys, secrets, remembered answers and responses of an organization. Those of requests under way may come after it. */
-async function eraseSecrets(tx: Transaction, id: string): Promise<Omit<Deletion, 'due'>> {
+async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> {
   const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
   const itsInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
   const erased = [

@@ -1,6 +1,6 @@
 import { and, eq, isNotNull, isNull, or, sql } from 'drizzle-orm'
 import { issueOrganizationKey } from '#api/keys/store.ts'
-import { type Db, onceMoreOnDeadlock, type Transaction } from '#database/client.ts'
+import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
   instances,
@@ -40,7 +40,7 @@ export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organi
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
 /** The providers that have a key stored, in the documented order. */
-async function providersOf(db: Pick<Db, 'select'>, organizationId: string): Promise<ModelProvider[]> {
+async function providersOf(db: Db, organizationId: string): Promise<ModelProvider[]> {
   const stored = await db
     .select({ provider: providerKeys.provider })
     .from(providerKeys)
@@ -64,7 +64,7 @@ export interface OrganizationPatch {
  * the instances that must learn a changed key: their generation is raised in the same transaction.
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
-  const change = async (tx: Transaction) => {
+  const change = async (tx: Db) => {
     const [organization] = await tx
       .update(organizations)
       .set({ ...(patch.name !== undefined && { name: patch.name }), updatedAt: sql`now()` })
@@ -85,13 +85,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
 }
 
 /** Whether the stored key is another one than before. The row of the organization is locked by the caller. */
-async function changeProviderKey(
-  tx: Transaction,
-  vault: Vault,
-  organizationId: string,
-  provider: ModelProvider,
-  key: string,
-) {
+async function changeProviderKey(tx: Db, vault: Vault, organizationId: string, provider: ModelProvider, key: string) {
   const stored = and(eq(providerKeys.organizationId, organizationId), eq(providerKeys.provider, provider))
   if (key === '') return (await tx.delete(providerKeys).where(stored).returning()).length > 0
   const place = providerKeyPlace(organizationId, provider)
@@ -109,7 +103,7 @@ async function changeProviderKey(
 }
 
 /** Makes the instances of a provider due that run, or are on their way to: workers hand them the new key. */
-const raiseGenerations = (tx: Transaction, organizationId: string, provider: ModelProvider): Promise<InstanceRef[]> =>
+const raiseGenerations = (tx: Db, organizationId: string, provider: ModelProvider): Promise<InstanceRef[]> =>
   tx
     .update(instances)
     .set({

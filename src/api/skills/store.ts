@@ -1,5 +1,5 @@
 import { and, eq, sql } from 'drizzle-orm'
-import type { Db, Transaction } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { type Skill, skills } from '#database/schema.ts'
 import { skillSettingsPlace } from '#instances/gateway/configuration.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -16,7 +16,7 @@ export const unsealSettings = (vault: Vault, { instanceId, name, sealedSettings 
 
 /** Pins what was installed; settings that are there stay. */
 export async function recordRelease(
-  tx: Transaction,
+  tx: Db,
   instanceId: string,
   skill: { name: string; slug: string; version: string; digest: string | null },
 ): Promise<void> {
@@ -35,7 +35,7 @@ export async function recordRelease(
  * change comes between reading and writing.
  */
 export async function patchSettings(
-  tx: Transaction,
+  tx: Db,
   vault: Vault,
   instanceId: string,
   name: string,
@@ -56,6 +56,6 @@ export async function patchSettings(
 }
 
 /** Forgets a skill and its settings. */
-export async function forgetSkill(tx: Transaction, instanceId: string, name: string): Promise<void> {
+export async function forgetSkill(tx: Db, instanceId: string, name: string): Promise<void> {
   await tx.delete(skills).where(named(instanceId, name))
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { and, eq, isNull, sql } from 'drizzle-orm'
-import type { Db, Transaction } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { type Changed, type Lease, takeForChange, withLease } from '#instances/lease.ts'
@@ -54,7 +54,7 @@ export interface ConfigChange {
   /** Columns of the row that are written along. */
   fields?(row: Instance): Partial<Changed>
   /** Writes what belongs to the change in other tables, in the transaction that settles it. */
-  store?(tx: Transaction, row: Instance): Promise<unknown>
+  store?(tx: Db, row: Instance): Promise<unknown>
   /** Asks the gateway, which has taken the change over, whether it is well. A throw undoes the change there. */
   verify?(gateway: GatewayClient, signal: AbortSignal): Promise<void>
   /** Whether an instance that does not run gets the change at its next start, or is a conflict. */
@@ -159,7 +159,7 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
     throw refusal
   }
   const fields = { ...change.fields?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
-  const also = change.store && ((tx: Transaction) => change.store!(tx, lease.instance))
+  const also = change.store && ((tx: Db) => change.store!(tx, lease.instance))
   if (await lease.store(generation, fields, also)) return lease.instance
   throw new AppError('conflict', texts.isTerminated)
 }

@@ -10,7 +10,7 @@ const keptOfInstance = 1000
 const clearBatch = 500
 
 /** Forgets what was answered in a session that is emptied or gone. */
-export const forgetSession = (db: Pick<Db, 'delete'>, instanceId: string, sessionKey: string) =>
+export const forgetSession = (db: Db, instanceId: string, sessionKey: string) =>
   db
     .delete(responses)
     .where(and(eq(responses.instanceId, instanceId.toLowerCase()), eq(responses.sessionKey, sessionKey)))

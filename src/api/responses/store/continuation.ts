@@ -1,5 +1,5 @@
 import { turnTexts } from '#api/responses/format/turn-texts.ts'
-import type { Statements } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { type Known, knowsNothing } from './history.ts'
@@ -37,12 +37,12 @@ const knownText = `
 
 /** Throws AppError invalid unless `previousId` is what the session goes on from; `unsettled` while that one's turn lasts. */
 export async function requireLatest(
-  statements: Pick<Statements, '$client'>,
+  db: Db,
   { organizationId, instanceId, sessionKey }: Place,
   previousId: string,
 ): Promise<'latest' | 'unsettled'> {
   if (!isResponseId(previousId)) throw unknownPrevious()
-  const previous = await statements.$client.query<{
+  const previous = await db.$client.query<{
     instance: string
     session: string
     status: ResponseStatus
@@ -56,7 +56,7 @@ export async function requireLatest(
   if (!found) throw unknownPrevious()
   if (found.instance !== instanceId) throw notContinued(turnTexts.previousOfOtherInstance)
   if (found.session !== sessionKey) throw notContinued(turnTexts.previousOfOtherSession)
-  const latest = await statements.$client.query<{ id: string }>(latestText, [instanceId, sessionKey])
+  const latest = await db.$client.query<{ id: string }>(latestText, [instanceId, sessionKey])
   const latestId = latest.rows[0] && toResponseId(latest.rows[0].id)
   if (latestId === previousId) return found.status === 'in_progress' ? 'unsettled' : 'latest'
   // It failed, was lost or cancelled after the latest: the session is where that one was.
@@ -66,15 +66,11 @@ export async function requireLatest(
 }
 
 /** What a session knows of the items and calls that a request names. */
-export async function knownOf(
-  statements: Pick<Statements, '$client'>,
-  { instanceId, sessionKey }: Place,
-  { itemIds, callIds }: Named,
-): Promise<Known> {
+export async function knownOf(db: Db, { instanceId, sessionKey }: Place, { itemIds, callIds }: Named): Promise<Known> {
   if (itemIds.length + callIds.length === 0) return knowsNothing
   // No text of PostgreSQL holds U+0000, so no session knows such an id.
   const storable = (ids: string[]) => ids.filter((id) => !id.includes('\0'))
-  const { rows } = await statements.$client.query<{
+  const { rows } = await db.$client.query<{
     itemIds: string[]
     callIds: string[]
     answeredCallIds: string[]

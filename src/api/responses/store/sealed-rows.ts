@@ -1,6 +1,6 @@
 import type { ResponseObject } from '#api/responses/format/objects.ts'
 import { batched } from '#database/batched.ts'
-import type { Db, Statements } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Place } from './continuation.ts'
 import type { Columns } from './retried-writes.ts'
@@ -83,8 +83,8 @@ export function createSealedRows(db: Db, vault: Vault) {
     const object = response.store ? sealed(json, objectPlace(uuid)) : null
     return [uuid, response.status, object, itemIds(response), callIds(response)]
   }
-  const insert = (statements: Pick<Statements, '$client'>, rows: readonly Columns[]) =>
-    statements.$client.query({ name: 'insert_responses', text: insertText, values: byColumn(rows) })
+  const insert = (into: Db, rows: readonly Columns[]) =>
+    into.$client.query({ name: 'insert_responses', text: insertText, values: byColumn(rows) })
   const insertOne = batched(1, async (rows: readonly Columns[]) => {
     await insert(db, rows)
     return rows.map(() => undefined)

@@ -1,7 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { ResponseObject } from '#api/responses/format/objects.ts'
 import { turnTexts } from '#api/responses/format/turn-texts.ts'
-import { type Db, inTransaction } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { type ResponseStatus, responses } from '#database/schema.ts'
 import { atMost } from '#platform/deadline.ts'
 import { AppError } from '#platform/errors.ts'
@@ -217,7 +217,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
       await settled((turn) => turn.session === session || turn.id === previousId)
       const deadline = performance.now() + settleMs
       for (;;) {
-        const begun = await inTransaction(db, async (tx) => {
+        const begun = await db.transaction(async (tx) => {
           // No two turns may both be the next one after the same.
           await tx.$client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [session])
           if (previousId !== null && (await requireLatest(tx, place, previousId)) === 'unsettled') return null
