@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { newId } from '#platform/ids.ts'
 import { startChowder } from '../demo/chowder-process.ts'
+import { present } from '../test/support/present.ts'
 import type { BareSetup } from './bare-fastify.ts'
 import { type Figure, figure, type Round } from './figures.ts'
 import type { Measured } from './load.ts'
@@ -127,7 +128,7 @@ export async function measureApi(
     const direct = await load([gatewayPort], passed, 200, roundMs)
     // One at a time: what a single caller waits for.
     const unadapted = (one: typeof turn) =>
-      turnsOf(owners, one).map((asked, at) => ({ ...asked, path: `/passed/${owners[at]!.instanceId}` }))
+      turnsOf(owners, one).map((asked, at) => ({ ...asked, path: `/passed/${present(owners[at]).instanceId}` }))
     const besideAdapter = (what: string, one: typeof turn, atOnce?: number) =>
       compare(what, 200, [apiPort, turnsOf(owners, one)], [withoutPort, unadapted(one)], atOnce)
     const turnsAlone = await besideAdapter('single turns', turn, 1)

@@ -1,3 +1,5 @@
+import { present } from '../test/support/present.ts'
+
 /** One thing measured. */
 export interface Fact {
   name: string
@@ -22,7 +24,7 @@ export interface Round {
 export const median = (values: number[]): number => {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = Math.floor(sorted.length / 2)
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+  return sorted.length % 2 === 1 ? present(sorted[middle]) : (present(sorted[middle - 1]) + present(sorted[middle])) / 2
 }
 
 /** The figure that the medians of some rounds make. */
@@ -60,10 +62,10 @@ function cells(one: Fact | Figure): string[] {
 export function table(figures: (Fact | Figure)[]): string {
   const rows = figures.map(cells)
   const all = [['', 'Chowder', 'limit', 'ratio', 'bar', ''], ...rows]
-  const widths = all[0]!.map((_, column) => Math.max(...all.map((row) => row[column]!.length)))
+  const widths = present(all[0]).map((_, column) => Math.max(...all.map((row) => present(row[column]).length)))
   const line = (row: string[]) =>
     row.map((cell, column) =>
-      column === 0 || column === 5 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!),
+      column === 0 || column === 5 ? cell.padEnd(present(widths[column])) : cell.padStart(present(widths[column])),
     )
   return all.map((row) => `  ${line(row).join('   ').trimEnd()}`).join('\n')
 }

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { Agent, request } from 'undici'
 import { WebSocket } from 'ws'
+import { present } from '../test/support/present.ts'
 import { residentMb } from './process.ts'
 import { json, type Owner } from './stage.ts'
 
@@ -40,7 +41,7 @@ export async function openStreamKib(pid: number, port: number, owners: Owner[]):
   for (let opened = 0; opened < manyStreams; opened += openedAtOnce) {
     await Promise.all(
       Array.from({ length: openedAtOnce }, async (_, at) => {
-        const { auth, instanceId } = owners[(opened + at) % owners.length]!
+        const { auth, instanceId } = present(owners[(opened + at) % owners.length])
         const { body } = await request(`http://127.0.0.1:${port}/v1/instances/${instanceId}/responses`, {
           method: 'POST',
           dispatcher,

@@ -84,7 +84,8 @@ export async function startEchoModel(): Promise<{ url: string; stop(): void }> {
     try {
       if (request.method !== 'POST' || !request.url?.split('?')[0]?.endsWith('/messages')) {
         response.writeHead(404, { 'content-type': 'application/json' })
-        return response.end('{"type":"error","error":{"type":"not_found_error","message":"no such route"}}')
+        response.end('{"type":"error","error":{"type":"not_found_error","message":"no such route"}}')
+        return
       }
       serial += 1
       await answer((await json(request)) as Request, response, serial)

@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline'
 import type pg from 'pg'
 import { publicStatus } from '#instances/status.ts'
 import type { CloudEvent } from '../support/fake-cloud.ts'
+import { present } from '../support/present.ts'
 import type { Attempt, Journal, Operation } from './client.ts'
 
 /** What must never be. Each is 0 in a run that passes. */
@@ -214,7 +215,7 @@ const wasAccepted = ({ kind }: Operation, { status }: Attempt) =>
   status !== null && status < 300 && (kind !== 'create' || status === 201)
 
 /** The first word of a name: renaming adds to it. */
-const ownName = (name: string) => name.split('/')[0]!
+const ownName = (name: string) => present(name.split('/')[0])
 
 /**
  * What was accepted is there, as it was accepted last: instances, their states, names and configurations (I4 too: one key

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { present } from '../support/present.ts'
 import type { Random } from './random.ts'
 
 type Kind = 'create' | 'start' | 'stop' | 'configure' | 'rename' | 'delete' | 'ask'
@@ -161,7 +162,7 @@ export async function runClient(options: ClientOptions, stop: AbortSignal): Prom
       markers: new Set([marker]),
     }
     if (!journal.expected.has(id)) journal.expected.set(id, expected)
-    return journal.expected.get(id)!
+    return present(journal.expected.get(id))
   }
 
   const markerOf = (name: string) => `${name} at first`

@@ -15,6 +15,7 @@ import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { operationsOf, readDocument, requestOf } from '../support/operations.ts'
+import { present } from '../support/present.ts'
 import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import { until } from '../support/until.ts'
 import { type Answer, type Replica, signUp, startReplicas } from './api-replicas.ts'
@@ -79,7 +80,7 @@ beforeAll(async () => {
   const { user, password, database } = direct
   const url = `postgresql://${user}:${password}@${apiProxy.host}:${apiProxy.port}/${database}`
   started = await startReplicas(1, { connectionString: url })
-  api = started.replicas[0]!
+  api = present(started.replicas[0])
   organization = await signUp(api)
 
   const log = pino({ level: 'info' }, { write: (line: string) => void logged.push(line) })

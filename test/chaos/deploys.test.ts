@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { type ChowderProcess, findGateway, type GatewayProcess, removeDataDir } from '../support/chowder-process.ts'
+import { present } from '../support/present.ts'
 import { type SandboxesSeen, sandboxesSeen } from '../support/sandboxes-seen.ts'
 import { installStub, type StubProvider, startStubProvider } from '../support/stub-agents.ts'
 import { type StubGateway, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
@@ -79,7 +80,7 @@ async function rowOf(id: string): Promise<pg.QueryResultRow> {
     'SELECT step, attempts, lease_token, lease_until > now() AS is_leased FROM instances WHERE id = $1',
     [id],
   )
-  return rows[0]!
+  return present(rows[0])
 }
 
 async function gatewayOf(id: string): Promise<GatewayProcess> {
@@ -173,8 +174,8 @@ const post = (replica: Pick<Replica, 'call'>, name: string, key?: string) =>
 async function expectMadeOnce(name: string): Promise<void> {
   const ids = await named(name)
   expect(ids).toHaveLength(1)
-  await isRunning(ids[0]!)
-  expect(await startsOf(ids[0]!)).toBe(1)
+  await isRunning(present(ids[0]))
+  expect(await startsOf(present(ids[0]))).toBe(1)
   expect((await call('DELETE', `/v1/instances/${ids[0]}`)).status).toBe(204)
 }
 
@@ -193,7 +194,7 @@ test('F4: an API killed after the commit and before its answer: the retry with t
     expect([status, headers['idempotent-replayed'], body.id]).toEqual([201, 'true', id])
     expect(body).toMatchObject({ name: 'committed', status: 'provisioning' })
   }
-  expect(retries[1]!.body).toEqual(retries[0]!.body)
+  expect(present(retries[1]).body).toEqual(present(retries[0]).body)
   await expectMadeOnce('committed')
 })
 
@@ -262,11 +263,11 @@ test('F3: an API that is told to end takes no more, ends its open requests clean
   expect((await polled).status).toBe(200)
   expect(performance.now() - toldAt, 'turns and waits end at once').toBeLessThan(apiDrainMs - 500)
   await expect(fetch(`${replica.url}/v1/organization`, { headers })).rejects.toThrow()
-  bodies[0]!.sending.end('}')
-  const finished = await bodies[0]!.answer
+  present(bodies[0]).sending.end('}')
+  const finished = await present(bodies[0]).answer
   finished.resume()
   expect(finished.statusCode).toBe(200)
-  await expect(bodies[1]!.answer).rejects.toThrow()
+  await expect(present(bodies[1]).answer).rejects.toThrow()
   const { code, ms } = await ended
   expect(code).toBe(0)
   expect(ms).toBeLessThan(apiDrainMs + 15_000)
@@ -306,7 +307,7 @@ test('I8: an agent’s own connection never notices that API and workers are kil
     ;[api, worker] = await Promise.all([startReplica(installation), startRole('worker', installation)])
   }
   // The first look for drift is done when a worker says that it runs.
-  const channel = provider.channels.get(witnessGateway.token)!
+  const channel = present(provider.channels.get(witnessGateway.token))
   expect(channel).toMatchObject({ connections: 1, isOpen: true })
   expect(await gatewayPid(witness)).toBe(witnessGateway.pid)
   console.info(`longest silence ${Math.round(channel.longestSilenceMs)} ms`)

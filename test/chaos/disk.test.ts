@@ -11,6 +11,7 @@ import type { SandboxDriver } from '#sandbox/driver.ts'
 import { type Api, api, say, sessionPath, signUp } from '../support/api-client.ts'
 import { type ChowderProcess, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { openStubSandboxes, type StubProvider, type StubSandboxes, startStubProvider } from '../support/stub-agents.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -72,7 +73,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
       },
       async observe(id, signal) {
         const seen = await driver.observe(id, signal)
-        return seen.endpoint ? { ...seen, endpoint: gatewayOf.get(id)!.endpoint } : seen
+        return seen.endpoint ? { ...seen, endpoint: present(gatewayOf.get(id)).endpoint } : seen
       },
     }
     chowder = await openTestChowder({ sandboxes, providerUrl: provider.url })

@@ -13,6 +13,7 @@ import { createVault } from '#platform/secrets.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 import { type CloudCall, cloudFaultKinds, type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { present } from '../support/present.ts'
 import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import {
   findDoubled,
@@ -185,10 +186,10 @@ async function inject(stage: Stage, kind: FaultKind): Promise<boolean> {
     return true
   }
   if (where === 'cloud') {
-    const fault = cloudFaultKinds.find((one) => one === what)!
+    const fault = present(cloudFaultKinds.find((one) => one === what))
     cloud.fail({
       kind: fault,
-      calls: random.next() < 0.5 ? [] : [random.pick(cloudCalls)!],
+      calls: random.next() < 0.5 ? [] : [present(random.pick(cloudCalls))],
       times: random.between(1, 6),
       slowMs: random.between(200, 4000),
     })
@@ -378,7 +379,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       rows.map(async ({ id, organization_id: organizationId }) => ({
         id,
         answer: await Promise.race([
-          startOnce(urls()[0]!, keys.get(organizationId)!, id),
+          startOnce(present(urls()[0]), present(keys.get(organizationId)), id),
           sleep(startsWithinMs, 'no answer', { ref: false }),
         ]),
       })),
@@ -412,8 +413,8 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
   try {
     await waitFor('Chowder to run', startTimeoutMs, allRun)
     const organizations = await Promise.all([
-      signUp(urls()[0]!, pool, providerKey, smallLimit),
-      signUp(urls()[0]!, pool, providerKey, null),
+      signUp(present(urls()[0]), pool, providerKey, smallLimit),
+      signUp(present(urls()[0]), pool, providerKey, null),
     ])
     log(`${redis ? 'redis' : 'postgres'}: Chowder runs, seed ${seed}`)
     await suffer(organizations)

@@ -8,6 +8,7 @@ import { defaultRelease } from '#openclaw/releases.ts'
 import type { SandboxSpec } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -118,7 +119,7 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
     async ({ skip }) => {
       if (!hasQueue(kind)) skip('there is no Redis')
       const [big, ...small] = await Promise.all(Array.from({ length: organizations }, () => chowder.signUp()))
-      await insertDue(big!.id, ofTheBigOne)
+      await insertDue(present(big).id, ofTheBigOne)
       for (const [index, { id }] of small.entries()) {
         const left = dueRows - ofTheBigOne
         await insertDue(id, Math.floor(left / small.length) + (index < left % small.length ? 1 : 0))
@@ -165,13 +166,16 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
        GROUP BY organization_id`,
       )
       expect(ends).toHaveLength(organizations)
-      const lastOfSmall = Math.max(...ends.filter(({ organization_id: id }) => id !== big!.id).map(({ last }) => last))
+      const lastOfSmall = Math.max(
+        ...ends.filter(({ organization_id: id }) => id !== present(big).id).map(({ last }) => last),
+      )
       expect(lastOfSmall, 'the small ones are done long before the big one').toBeLessThan(0.5 * dueRows)
 
       // What is asked for now does not wait for anything.
-      const { body } = await chowder.call('POST', '/v1/instances', { key: small[0]!.key, body: { name: 'x' } })
+      const { body } = await chowder.call('POST', '/v1/instances', { key: present(small[0]).key, body: { name: 'x' } })
       const isRunning = async () =>
-        (await chowder.call('GET', `/v1/instances/${body.id}`, { key: small[0]!.key })).body.status === 'running'
+        (await chowder.call('GET', `/v1/instances/${body.id}`, { key: present(small[0]).key })).body.status ===
+        'running'
       await until('one that is asked for afterwards to run', isRunning, 10_000)
     },
     finishesWithinMs + 60_000,

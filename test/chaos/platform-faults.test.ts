@@ -13,6 +13,7 @@ import { openCloudDriver } from '../support/cloud-driver.ts'
 import { type CloudCall, type CloudEvent, type CloudFault, startFakeCloud } from '../support/fake-cloud.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { cloneDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
@@ -421,7 +422,7 @@ describe.concurrent('a worker with a poison instance', () => {
     'F28: leaves a step behind that hangs and does not listen, and what that does later is harmless',
     inTurn,
     async () => {
-      const { limitMs } = plans.running.find(({ step }) => step.name === 'createSandbox')!
+      const { limitMs } = present(plans.running.find(({ step }) => step.name === 'createSandbox'))
       const { promise: hanging, resolve: goOn } = Promise.withResolvers<void>()
       const hung: { id?: string } = {}
       driver.onCall = (method, id) => {

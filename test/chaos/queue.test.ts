@@ -14,6 +14,7 @@ import { api, signUp, waitForStatus } from '../support/api-client.ts'
 import { startFakeCloud } from '../support/fake-cloud.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { hasQueue, queueKinds } from '../support/queue-backends.ts'
 import { watchStalls } from '../support/stalls.ts'
 import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
@@ -344,7 +345,7 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
       )
       try {
         await until('Chowder to run', () => replicas.every((replica) => replica.isRunning()), 60_000)
-        const base = replicas[0]!.url()!
+        const base = present(present(replicas[0]).url())
         const ready = async () => {
           const { status, body } = await api(base).get('/readyz')
           return [status, body.status, body.checks.database, body.checks.queue]

@@ -7,6 +7,7 @@ import { publicStatus } from '#instances/status.ts'
 import { texts } from '#platform/texts.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
@@ -31,7 +32,7 @@ describe('two API replicas on one database', () => {
     await database?.drop()
   })
 
-  const replica = (index: number): Replica => replicas[index % replicas.length]!
+  const replica = (index: number): Replica => present(replicas[index % replicas.length])
   const create = (index: number, key: string, name: string, headers: Record<string, string> = {}): Promise<Answer> =>
     replica(index).call('POST', '/v1/instances', { key, body: { name }, headers })
 
@@ -71,14 +72,14 @@ describe('two API replicas on one database', () => {
         times(20, (index) => create(index, other.key, 'another', headers)),
       ])
       // Whichever body came first has the key.
-      const [winners, losers] = twins[0]!.status === 201 ? [twins, strangers] : [strangers, twins]
+      const [winners, losers] = present(twins[0]).status === 201 ? [twins, strangers] : [strangers, twins]
       expect(new Set(winners.map(({ status }) => status))).toEqual(new Set([201]))
       expect(new Set(winners.map(({ body }) => body.id)).size, 'one instance').toBe(1)
       expect(winners.filter(({ headers }) => headers['idempotent-replayed'] !== 'true')).toHaveLength(1)
       expect(new Set(losers.map(({ status }) => status))).toEqual(new Set([422]))
       expect(new Set(others.map(({ status, body }) => `${status} ${body.name}`))).toEqual(new Set(['201 another']))
       expect(new Set(others.map(({ body }) => body.id)).size, 'and one of the other organization').toBe(1)
-      expect(others[0]!.body.id).not.toBe(winners[0]!.body.id)
+      expect(present(others[0]).body.id).not.toBe(present(winners[0]).body.id)
       expect([(await instancesOf(own)).length, (await instancesOf(other)).length]).toEqual([round, round])
     }
   })
@@ -166,7 +167,7 @@ describe('one instance', () => {
     if (what === 'configure' && detail === texts.isBusy)
       return void expect(answeredAt - calledAt).toBeGreaterThan(9_900)
     const held = events
-      .filter(({ id }, index) => id <= lastAfter && (id > lastBefore || events[index + 1] === undefined || events[index + 1]!.id > lastBefore)) // biome-ignore format: short
+      .filter(({ id }, index) => id <= lastAfter && (id > lastBefore || events[index + 1] === undefined || present(events[index + 1]).id > lastBefore)) // biome-ignore format: short
       .map(({ toStatus }) => toStatus)
     const named = detail === texts.isTerminated ? 'terminated' : /An instance that is (\w+) cannot be/.exec(detail)?.[1]
     expect(held, `${what} was refused with: ${detail}`).toContain(named)
@@ -217,7 +218,7 @@ describe('one instance', () => {
     if (random.next() < 0.5) plan.push({ what: 'delete', afterMs: random.next() * 150 })
     if (random.next() < 0.2) plan.push({ what: 'delete', afterMs: random.next() * 150 })
     const fired = await times(plan.length, async (index) => {
-      const { what, afterMs } = plan[index]!
+      const { what, afterMs } = present(plan[index])
       await sleep(afterMs)
       return fire(id, what, `${seed}.${index}`)
     })

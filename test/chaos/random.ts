@@ -1,3 +1,5 @@
+import { present } from '../support/present.ts'
+
 /** Choices that a seed repeats. */
 export interface Random {
   /** From 0 up to but not including 1. */
@@ -35,7 +37,7 @@ export function randomFrom(seed: number, stream = 0): Random {
         left -= weights[name]
         if (left < 0) return name
       }
-      return names.at(-1)!
+      return present(names.at(-1))
     },
   }
 }

@@ -18,6 +18,7 @@ import {
   startChowder,
 } from '../support/chowder-process.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { present } from '../support/present.ts'
 import { type SandboxesSeen, sandboxesSeen, type World } from '../support/sandboxes-seen.ts'
 import { type Hold, openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
@@ -126,7 +127,7 @@ async function surviveEverything(provider: FakeModelProvider): Promise<void> {
     const start = async () => {
       const roles = ['api', 'worker'] as const
       running = await Promise.all(roles.map((role) => run(role, dataDir, url, secretKey, provider)))
-      return running[0]!.url
+      return present(running[0]).url
     }
     const before = await start()
     const key = await signUp(before, firstKey)
@@ -368,7 +369,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     it.each(namedCases([...early, ...late]))(
       'F1: a create whose worker was killed with $name runs, once',
       async ({ name, world }) => {
-        const kill = killed.get(name)!
+        const kill = present(killed.get(name))
         expectKilledThere(kill, world)
         expectInTime(kill, world !== 'processes')
         await kill.runs
@@ -401,18 +402,18 @@ describe('workers that are killed at the boundaries of steps', () => {
 
       const hold = (id: string, boundary: Boundary, proxy?: TcpProxy) =>
         killed.set(nameOf(boundary), holdAt(id, boundary, proxy))
-      for (const [index, boundary] of patch.entries()) hold(running[index]!, boundary, apiProxy)
+      for (const [index, boundary] of patch.entries()) hold(present(running[index]), boundary, apiProxy)
       const patched = patch.map((boundary) =>
         client
-          .patch(`/v1/instances/${killed.get(nameOf(boundary))!.id}`, {
+          .patch(`/v1/instances/${present(killed.get(nameOf(boundary))).id}`, {
             openclaw_config: { 'agents.defaults.model.primary': `anthropic/${neverStored}` },
           })
           .catch(() => null),
       )
-      for (const boundary of patch) await untilHeld(killed.get(nameOf(boundary))!)
+      for (const boundary of patch) await untilHeld(present(killed.get(nameOf(boundary))))
 
-      for (const [index, boundary] of newKey.entries()) hold(running[patch.length + index]!, boundary)
-      for (const [index, boundary] of again.entries()) hold(stopped[index]!, boundary)
+      for (const [index, boundary] of newKey.entries()) hold(present(running[patch.length + index]), boundary)
+      for (const [index, boundary] of again.entries()) hold(present(stopped[index]), boundary)
       expect((await client.patch('/v1/organization', { model_api_keys: { anthropic: secondKey } })).status).toBe(200)
       const started = stopped.map((id) => client.post(`/v1/instances/${id}/start`).catch(() => null))
       await killAll([...killed.values()], { api: true, check: expectRuns })
@@ -423,7 +424,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     it.each(namedCases(again))(
       'F2: a start whose worker was killed with $name ends as running, once',
       async (boundary) => {
-        const kill = killed.get(boundary.name)!
+        const kill = present(killed.get(boundary.name))
         expectKilledThere(kill, boundary.step === 'checkHealth' ? 'processes' : 'configuration')
         expectInTime(kill, boundary.step !== 'checkHealth')
         await kill.runs
@@ -433,7 +434,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     it.each(namedCases(newKey))(
       'F2: a new provider key whose worker was killed with $name is with the agent, which was not disturbed',
       async ({ name }) => {
-        const kill = killed.get(name)!
+        const kill = present(killed.get(name))
         expectKilledThere(kill, 'processes')
         expectInTime(kill, false)
         await kill.runs
@@ -446,7 +447,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     it.each(namedCases(patch))(
       'F2: a PATCH whose API and worker were killed with $name is undone, and the agent was not disturbed',
       async ({ name, moment }) => {
-        const kill = killed.get(name)!
+        const kill = present(killed.get(name))
         expectKilledThere(kill, 'processes')
         expect(kill.config.includes(neverStored), 'the gateway had it').toBe(moment === 'unrecorded')
         expectInTime(kill, false)
@@ -471,9 +472,10 @@ describe('workers that are killed at the boundaries of steps', () => {
     const deleted = new Map<string, Kill>()
 
     beforeAll(async () => {
-      for (const [index, boundary] of stops.entries()) stopped.set(nameOf(boundary), holdAt(ids[index]!, boundary))
+      for (const [index, boundary] of stops.entries())
+        stopped.set(nameOf(boundary), holdAt(present(ids[index]), boundary))
       for (const [index, boundary] of deletes.entries())
-        deleted.set(nameOf(boundary), holdAt(ids[stops.length + index]!, boundary))
+        deleted.set(nameOf(boundary), holdAt(present(ids[stops.length + index]), boundary))
       const askedAt = performance.now()
       const answers = [...stopped.values()].map(async ({ id }) => {
         const { status, body } = await client.post(`/v1/instances/${id}/stop`)
@@ -492,7 +494,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     const worldAt = ({ step }: Boundary, after: World): World => (step === 'settled' ? after : 'processes')
 
     it.each(namedCases(stops))('F2: a stop whose worker was killed with $name is stopped', async (boundary) => {
-      const kill = stopped.get(boundary.name)!
+      const kill = present(stopped.get(boundary.name))
       expectKilledThere(kill, worldAt(boundary, 'configuration'))
       expectInTime(kill, false)
       const { body } = await client.get(`/v1/instances/${kill.id}`)
@@ -501,7 +503,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     })
 
     it.each(namedCases(deletes))('F2: a delete whose worker was killed with $name leaves nothing', async (boundary) => {
-      const kill = deleted.get(boundary.name)!
+      const kill = present(deleted.get(boundary.name))
       expectKilledThere(kill, worldAt(boundary, 'nothing'))
       expectInTime(kill, false)
       await expectNothingLeft(kill.id)

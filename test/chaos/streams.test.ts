@@ -6,6 +6,7 @@ import { text as textOf } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { present } from '../support/present.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
 import {
   delta,
@@ -44,7 +45,7 @@ describe('streams through an API process', () => {
   beforeAll(async () => {
     database = await cloneDatabase()
     started = await startReplicas(1, database.connection, { NODE_OPTIONS: tellsMemory })
-    api = started.replicas[0]!
+    api = present(started.replicas[0])
     gateway = await startStubGateway((response) => response.end())
     if (gateway.endpoint.kind !== 'tcp') throw new Error('the stub listens on tcp')
     proxy = await openProxy(gateway.endpoint)
@@ -120,14 +121,14 @@ describe('streams through an API process', () => {
     gateway.received.length = 0
     await leaveInTurns('leave', leaves)
     const took = gateway.received
-      .map(({ abortedAt = 0, body }) => abortedAt - leftAt.get(body.input)!)
+      .map(({ abortedAt = 0, body }) => abortedAt - present(leftAt.get(body.input)))
       .sort((one, other) => one - other)
     expect(took).toHaveLength(leaves)
     // A pause of this machine's may hold up some.
     expect(took[0.9 * leaves]).toBeLessThan(1000)
     expect(took.at(-1)).toBeLessThan(10_000)
     const after = await footprint()
-    console.info(`ended within ${Math.round(took.at(-1)!)} ms`, before, after)
+    console.info(`ended within ${Math.round(present(took.at(-1)))} ms`, before, after)
     expect(after.sockets).toBeLessThanOrEqual(before.sockets + 5)
     // Held on to, what was under way would be fifteen times as much.
     expect(after.memory - before.memory).toBeLessThan(32 * mebibyte)

@@ -20,6 +20,7 @@ import {
 import { contractCommand, contractDriver, contractSpec } from '../support/docker-host.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
+import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
 const within = (ms = 30_000) => AbortSignal.timeout(ms)
@@ -394,7 +395,7 @@ describe('with a dockerd', () => {
       expect(names).toHaveLength(2)
       expect((await listed()).filter((sandbox) => sandbox.id === id)).toEqual([{ id, state: 'stopped' }])
       expect((await observe(id)).state).toBe('stopped')
-      const beside = names.find((name) => name.includes('files'))!
+      const beside = present(names.find((name) => name.includes('files')))
       const { HostConfig, Mounts } = JSON.parse(await dockerd.docker('inspect', beside))[0]
       expect(HostConfig).toMatchObject({
         NetworkMode: 'none',
@@ -424,7 +425,7 @@ describe('with a dockerd', () => {
       await files.write('large', Readable.from(blocks(), { objectMode: false }), {}, within(minute))
       const file = await files.read('large', { maxBytes: size }, within(minute))
       let seen = 0
-      for await (const chunk of file!.content()) seen += chunk.length
+      for await (const chunk of present(file).content()) seen += chunk.length
       expect(seen).toBe(size)
     })
 
@@ -435,7 +436,7 @@ describe('with a dockerd', () => {
       const endless = new Readable({ read() {} })
       endless.push(Buffer.alloc(100_000))
       const writing = driver.files(id).write('file', endless, {}, abort.signal)
-      const beside = (await containersOf(id)).find((name) => name.includes('files'))!
+      const beside = present((await containersOf(id)).find((name) => name.includes('files')))
       const uploads = () => dockerd.docker('exec', beside, 'ls', '/agent/uploads')
       await until('the upload', async () => (await uploads()) !== '')
       abort.abort(new Error('gone'))
@@ -503,10 +504,10 @@ describe('with a dockerd', () => {
     const progress = (line: string) => lines.push(line)
     await Promise.all([1, 2, 3].map(() => builds.prepare('v1', progress, within(2 * minute))))
     expect(lines.filter((line) => line.includes('is built'))).toHaveLength(1)
-    expect(lines.some((line) => mark.includes(line.split(' ')[0]!))).toBe(true)
+    expect(lines.some((line) => mark.includes(present(line.split(' ')[0])))).toBe(true)
     await builds.prepareChannel('v1', 'discord', progress, within())
     expect(lines.filter((line) => line.includes('is built'))).toHaveLength(1)
-    const image = lines.join(' ').match(/chowder-openclaw:\S+/)![0]
+    const image = present(lines.join(' ').match(/chowder-openclaw:\S+/))[0]
     await dockerd.docker('rmi', image)
   })
 })

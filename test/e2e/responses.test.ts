@@ -15,6 +15,7 @@ import {
   startChowder,
 } from '../support/chowder-process.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { present } from '../support/present.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import { until } from '../support/until.ts'
 
@@ -86,7 +87,7 @@ describe('clients of the Responses format and a real agent', () => {
   const openai = (session?: string) =>
     new OpenAI({ baseURL: baseURL(session), apiKey: key, maxRetries: 0, fetch: judge as never })
   const sdk = (session?: string) => createOpenAI({ baseURL: baseURL(session), apiKey: key, fetch: judge })
-  const asked = () => provider.requests.at(-1)!
+  const asked = () => present(provider.requests.at(-1))
 
   beforeAll(async () => {
     provider = await startFakeModelProvider({ apiKey: providerKey })
@@ -141,7 +142,7 @@ describe('clients of the Responses format and a real agent', () => {
       const first = await ask({ model: 'openclaw', input: call, tools: [weather] })
       expect(first.output).toMatchObject([{ type: 'function_call', name: 'get_weather', arguments: '{"city":"Rome"}' }])
       const [made] = first.output as { call_id: string }[]
-      const input = [{ type: 'function_call_output' as const, call_id: made!.call_id, output: 'sunny as ever' }]
+      const input = [{ type: 'function_call_output' as const, call_id: present(made).call_id, output: 'sunny as ever' }]
       const second = await ask({ model: 'openclaw', input, tools: [weather], previous_response_id: first.id })
       expect(second.output_text).toContain('sunny as ever')
       await expect(ask({ model: 'openclaw', input })).rejects.toMatchObject({ status: 400 })
@@ -206,9 +207,9 @@ describe('clients of the Responses format and a real agent', () => {
         body: JSON.stringify({ model: plain, input: 'slow [[fake:chunk-delay=2000]]', stream: true }),
       })
       await until('the agent to speak', () => provider.requests.some(({ last }) => last.startsWith('slow')))
-      const reader = stream.body!.getReader()
+      const reader = present(stream.body).getReader()
       const head = Buffer.from((await reader.read()).value ?? []).toString()
-      const cancelled = await responses.cancel(/resp_[0-9a-f]{32}/.exec(head)![0])
+      const cancelled = await responses.cancel(present(/resp_[0-9a-f]{32}/.exec(head))[0])
       expect(cancelled.status).toBe('cancelled')
       let rest = head
       for (let piece = await reader.read(); !piece.done; piece = await reader.read()) rest += Buffer.from(piece.value)
@@ -347,11 +348,11 @@ describe('clients of the Responses format and a real agent', () => {
       const tools = [{ type: 'function', function: { ...weather, strict: undefined, type: undefined } }]
       const asks = [{ role: 'user', content: call }]
       const first = (await create({ model: 'openclaw', messages: asks, tools })) as OpenAI.ChatCompletion
-      const { message, finish_reason } = first.choices[0]!
+      const { message, finish_reason } = present(first.choices[0])
       expect(finish_reason).toBe('tool_calls')
       const [made] = message.tool_calls ?? []
       expect(made).toMatchObject({ function: { name: 'get_weather', arguments: '{"city":"Rome"}' } })
-      const told = [...asks, message, { role: 'tool', tool_call_id: made!.id, content: 'sunny by chat' }]
+      const told = [...asks, message, { role: 'tool', tool_call_id: present(made).id, content: 'sunny by chat' }]
       await create({ model: 'openclaw', messages: [...told, { role: 'user', content: 'so?' }], tools })
       expect(asked().last).toContain('sunny by chat')
     })
@@ -362,7 +363,7 @@ describe('clients of the Responses format and a real agent', () => {
     })
 
     it('leave no session behind', async () => {
-      const gateway = (await findGateway(id))!
+      const gateway = present(await findGateway(id))
       const endpoint = { kind: 'tcp' as const, host: '127.0.0.1', port: gateway.port }
       const signal = AbortSignal.timeout(60_000)
       const rpc = await connectGateway(endpoint, gateway.token, { signal, timeoutMs: 20_000 })

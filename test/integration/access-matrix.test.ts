@@ -14,6 +14,7 @@ import {
   requestOf,
   resolve,
 } from '../support/operations.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -57,7 +58,7 @@ beforeAll(async () => {
   gateway = await startFakeGateway({})
   hub = await startFakeClawHub()
   const driver = new FakeDriver(() => gateway.endpoint)
-  addFakeSkills(gateway, hub, () => driver.files(ours.instance_id!))
+  addFakeSkills(gateway, hub, () => driver.files(present(ours.instance_id)))
   addSessions(gateway)
   chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url })
   await chowder.startWorker()
@@ -103,10 +104,11 @@ beforeAll(async () => {
     [instance.id, own.key],
     [foreign.id, other.key],
   ]) {
-    const status = async () => (await chowder.call('GET', `/v1/instances/${id}/status`, { key: key! })).body.status
+    const status = async () =>
+      (await chowder.call('GET', `/v1/instances/${id}/status`, { key: present(key) })).body.status
     await until('the instance to run', async () => (await status()) === 'running')
     const said = { model: 'openclaw', input: 'hello' }
-    const { body } = await chowder.call('POST', `/v1/instances/${id}/responses`, { key: key!, body: said })
+    const { body } = await chowder.call('POST', `/v1/instances/${id}/responses`, { key: present(key), body: said })
     if (id === instance.id) ours.response_id = missing.response_id = body.id
     else theirs.response_id = body.id
   }

@@ -14,6 +14,7 @@ import { addSessions } from '../support/fake-sessions.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
 import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
 import { checkerOf, type DocumentedOperation, operationsOf, readDocument, requestOf } from '../support/operations.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -61,7 +62,7 @@ beforeAll(async () => {
   gateway = await startFakeGateway({})
   hub = await startFakeClawHub()
   const driver = new FakeDriver(() => gateway.endpoint)
-  addFakeSkills(gateway, hub, () => driver.files(values.instance_id!))
+  addFakeSkills(gateway, hub, () => driver.files(present(values.instance_id)))
   stripe = await new FakeStripe().open()
   const billing = await createBilling({
     secretKey: stripeSecretKey,
@@ -249,7 +250,7 @@ describe('A3: what is the server’s to say', () => {
       operation.requestBody?.content['application/json'] && !/\/(responses|completions)$/.test(name),
   )
   test.each(bodies)('$name refuses it by name', async (operation) => {
-    const { properties = {} } = operation.operation.requestBody!.content['application/json']!.schema
+    const { properties = {} } = present(present(operation.operation.requestBody).content['application/json']).schema
     const request = authorized(requestOf(document, operation, valuesFor(operation)))
     for (const field of notTheirs.filter((field) => !(field in (properties as object)))) {
       const payload = JSON.stringify({ ...JSON.parse(request.payload ?? '{}'), [field]: 'x' })

@@ -6,6 +6,7 @@ import { newId } from '#platform/ids.ts'
 import type { ExecResult } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -203,7 +204,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     await connect('telegram', { token: '1:a' })
     accounts.telegram = () => ({ ...up, connected: false, lastError: 'x'.repeat(100_000) })
     expect((await statusOf('telegram')).details.error).toHaveLength(2000)
-    const listed = gateway.methods['channels.pairing.list']!
+    const listed = present(gateway.methods['channels.pairing.list'])
     gateway.methods['channels.pairing.list'] = () => ({
       requests: Array(1000).fill({ requestId: { toString: 1, valueOf: 1 } }),
     })

@@ -21,6 +21,7 @@ import pg from 'pg'
 import pino from 'pino'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#database/embedded.ts'
+import { present } from '../support/present.ts'
 
 const isRoot = process.getuid?.() === 0
 const log = pino({ level: 'silent' })
@@ -69,7 +70,7 @@ async function start(options: { dataDir?: string; onFatal?: (error: Error) => vo
 async function startHolder(user: { uid?: number; gid?: number } = {}): Promise<ChildProcess> {
   const child = spawn(process.execPath, [holderProgram, dataDir], { stdio: ['ignore', 'pipe', 'inherit'], ...user })
   holders.push(child)
-  const [said] = await Promise.race([once(child.stdout!, 'data'), once(child, 'exit')])
+  const [said] = await Promise.race([once(present(child.stdout), 'data'), once(child, 'exit')])
   expect(String(said)).toBe('ready\n')
   return child
 }
@@ -135,7 +136,7 @@ describe('a first start', () => {
     expect(refused).toHaveLength(1)
     expect(String(refused[0]?.reason)).toContain(`in use by another Chowder (chowder-owner pid ${process.pid})`)
     expect(running).toHaveLength(1)
-    expect(await query(running[0]!, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
+    expect(await query(present(running[0]), 'SELECT 1 AS one')).toEqual([{ one: 1 }])
   })
 
   test('in a folder too deep for a socket listens on loopback only', async () => {

@@ -10,6 +10,7 @@ import { connectGateway, GatewayUnreachable, probeHealth } from '#openclaw/gatew
 import { openForwarder } from '#sandbox/docker/image/forwarder.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
 const token = 'the-gateways-token'
@@ -65,7 +66,7 @@ describe('the forwarder before a gateway', () => {
 
   test('makes every caller one of the gateway’s own host', async () => {
     await post({ authorization, 'x-forwarded-for': '203.0.113.9' })
-    const { headers } = gateway.turns[0]!
+    const { headers } = present(gateway.turns[0])
     expect(headers.host).toBe(`127.0.0.1:${(gateway.endpoint as { port: number }).port}`)
   })
 
@@ -164,8 +165,8 @@ describe('the forwarder before a gateway', () => {
     const leave = new AbortController()
     const address = `http://127.0.0.1:${(before.address() as AddressInfo).port}/slow`
     const answer = await fetch(address, { signal: leave.signal })
-    const { value } = await answer.body!.getReader().read()
-    expect(Buffer.from(value!).toString()).toBe('first')
+    const { value } = await present(answer.body).getReader().read()
+    expect(Buffer.from(present(value)).toString()).toBe('first')
     leave.abort()
     await left.promise
     for (const server of [before, slow]) server.close().closeAllConnections()

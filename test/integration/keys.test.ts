@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { permissions } from '#database/schema.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { present } from '../support/present.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
 import { delta, startStream, startStubGateway, streamHead } from '../support/stub-responses-gateway.ts'
@@ -542,7 +543,10 @@ describe('organization keys', () => {
       const second = await createKey(key)
       const ids: string[] = (await list(key)).map(({ id }: { id: string }) => id)
       await replica.call('GET', '/v1/organization', { key: second.raw_key })
-      const answers = await Promise.all([revoke(key, ids[0]!), revoke(second.raw_key, ids[1]!, replica)])
+      const answers = await Promise.all([
+        revoke(key, present(ids[0])),
+        revoke(second.raw_key, present(ids[1]), replica),
+      ])
       expect(answers.filter(({ status }) => status === 204)).toHaveLength(1)
       const { rows } = await chowder.database.pool.query(
         'SELECT count(*)::int AS active FROM api_keys WHERE id = ANY($1) AND revoked_at IS NULL',

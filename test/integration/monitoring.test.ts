@@ -9,6 +9,7 @@ import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { serveMetrics } from '#platform/metrics.ts'
 import { provideProgram } from '../support/debian-package.ts'
+import { present } from '../support/present.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
@@ -42,7 +43,7 @@ beforeAll(async () => {
   })
   await close()
   await queue.close()
-  served = new Set([...text.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => name!))
+  served = new Set([...text.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => present(name)))
   alerts = await readFile(alertsFile, 'utf8')
   dashboard = JSON.parse(await readFile(join(deploy, 'grafana/chowder.json'), 'utf8'))
   hasPromtool = await provideProgram('promtool', 'prometheus')

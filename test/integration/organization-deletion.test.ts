@@ -4,6 +4,7 @@ import { eraseTerminated } from '#instances/erase.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -226,7 +227,7 @@ describe('DELETE /v1/organization', () => {
   test('a payment that comes after it is ended too', async () => {
     const { key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/subscription/checkout', { key, body: { tier: 'crab' } })
-    const session = stripe.sessions.get(body.url.split('/').at(-1))!
+    const session = present(stripe.sessions.get(body.url.split('/').at(-1)))
     await remove(key)
     const subscription = stripe.pay(session)
     const { payload, signature } = stripe.deliver(stripe.event('checkout.session.completed', session))

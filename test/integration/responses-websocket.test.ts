@@ -9,6 +9,7 @@ import type { StreamEvent } from '#api/responses/format/stream-events.ts'
 import { defaultTimes } from '#api/responses/turns/turn.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { present } from '../support/present.ts'
 import { expectWholeStream } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
 import {
@@ -396,7 +397,7 @@ describe('the end of a connection', () => {
     const leftAt = performance.now()
     socket.terminate()
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
-    expect(gateway.received[0]!.abortedAt! - leftAt).toBeLessThan(3000)
+    expect(present(present(gateway.received[0]).abortedAt) - leftAt).toBeLessThan(3000)
   })
 
   test('that comes in the middle of a long answer leaves nothing of the turn behind', async () => {
@@ -406,7 +407,7 @@ describe('the end of a connection', () => {
     const { socket, frames, say } = await open()
     say()
     await until('the text', () => frames.some(({ type }) => type === 'response.output_text.delta'))
-    expect(await streams()).toBe(before! + 1)
+    expect(await streams()).toBe(present(before) + 1)
     socket.terminate()
     await until('the stream to be over', async () => (await streams()) === before)
   })

@@ -27,6 +27,7 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { describeDriver } from '../support/driver-contract.ts'
 import { freePort } from '../support/free-port.ts'
 import { LocalHost } from '../support/local-host.ts'
+import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
 const isRoot = process.getuid?.() === 0
@@ -119,7 +120,7 @@ describe('a local sandbox', () => {
     const id = randomUUID()
     const starter = fileURLToPath(new URL('../support/sandbox-starter.ts', import.meta.url))
     const first = helper(process.execPath, [starter, host.dataDir, id], { stdio: ['ignore', 'pipe', 'inherit'] })
-    await once(first.stdout!, 'data')
+    await once(present(first.stdout), 'data')
     first.kill('SIGKILL')
     await once(first, 'exit')
 
@@ -161,7 +162,7 @@ describe('a local sandbox', () => {
     await writeFile(host.controlFile(id, 'gateway'), `${stranger.pid} 1\n`)
     await stop(id, 0)
     await host.driver.destroy(id, within())
-    expect(await isRunning(stranger.pid!)).toBe(true)
+    expect(await isRunning(present(stranger.pid))).toBe(true)
   })
 
   asRoot('does not run, and kills nobody, when its recorded process is of another user', async () => {
@@ -172,7 +173,7 @@ describe('a local sandbox', () => {
     await writeFile(host.controlFile(id, 'gateway'), `${stranger.pid} ${startTime}\n`)
     expect((await observe(id)).state).toBe('stopped')
     await stop(id, 0)
-    expect(await isRunning(stranger.pid!)).toBe(true)
+    expect(await isRunning(present(stranger.pid))).toBe(true)
   })
 
   test('has exactly its own environment, folder and umask, in a session of its own', async () => {
@@ -329,7 +330,7 @@ describe('a local sandbox', () => {
     ] as const) {
       await mkdir(host.controlFile(id, ''))
       await reserve('ports', ownPort, id)
-      if (isRoot) await reserve('uids', uids[id]!, id)
+      if (isRoot) await reserve('uids', present(uids[id]), id)
     }
     expect(await listed()).toContainEqual({ id: completed, state: 'stopped' })
     await host.driver.create(host.specOf(completed), within())
@@ -373,7 +374,7 @@ describe('a local sandbox', () => {
     await files.write('file', Buffer.from('mine'), { mode: 0o600 }, within())
     await files.remove('folder', { recursive: true }, within())
     expect(await readFile(secret, 'utf8')).toBe('secret')
-    expect(await text((await files.read('file', one, within()))!.content())).toBe('mine')
+    expect(await text(present(await files.read('file', one, within())).content())).toBe('mine')
     await host.driver.destroy(id, within())
     expect(await readFile(secret, 'utf8')).toBe('secret')
   })

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { addSessions, type FakeSessions } from '../support/fake-sessions.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 
 let gateway: FakeGateway
@@ -76,7 +77,7 @@ describe('GET …/sessions', () => {
 
   test('a gateway that tells of times and sums that there are not is no fault of the server', async () => {
     sessions.set(keyOf('odd'), { sessionId: 'x', updatedAt: 1e20, messages: [said('user', 'hi', 1e20)] })
-    const tell = gateway.methods['sessions.list']!
+    const tell = present(gateway.methods['sessions.list'])
     gateway.methods['sessions.list'] = async (params) => {
       const answer = (await tell(params)) as { sessions: object[] }
       return { ...answer, sessions: answer.sessions.map((session) => ({ ...session, totalTokens: 0.5 })) }
@@ -88,7 +89,7 @@ describe('GET …/sessions', () => {
   })
 
   test('a gateway that leads in circles, or calls what is no text a session, is left', async () => {
-    const tell = gateway.methods['sessions.list']!
+    const tell = present(gateway.methods['sessions.list'])
     let asked = 0
     const answering = (answer: (offset: number) => Record<string, unknown>) => {
       gateway.methods['sessions.list'] = async ({ offset = 0 }: { offset?: number }) => {

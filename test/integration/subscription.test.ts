@@ -8,6 +8,7 @@ import {
   stripeSecretKey,
   stripeWebhookSecret,
 } from '../support/fake-stripe.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -54,7 +55,7 @@ async function deliver({ payload, signature }: Delivery, headers: Record<string,
   return { status: answer.statusCode, body: answer.json() }
 }
 
-const sessionAt = (url: string) => stripe.sessions.get(url.split('/').at(-1) ?? '')!
+const sessionAt = (url: string) => present(stripe.sessions.get(url.split('/').at(-1) ?? ''))
 
 /** An organization that paid for a tier, and that Chowder knows of. */
 async function subscriber(tier: 'crab' | 'lobster') {

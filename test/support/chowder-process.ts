@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
+import { present } from './present.ts'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
@@ -170,7 +171,7 @@ const gatewayCommand = /^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/
 /** Those of some processes that are a gateway. */
 export async function gatewaysAmong(among: readonly number[]): Promise<number[]> {
   const commands = await Promise.all(among.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')))
-  return among.filter((_pid, at) => gatewayCommand.test(commands[at]!))
+  return among.filter((_pid, at) => gatewayCommand.test(present(commands[at])))
 }
 
 /** The process of an instance's gateway, found as `ps` would find it, and what its own configuration says. */

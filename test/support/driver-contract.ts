@@ -3,6 +3,7 @@ import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxAbsentError, type SandboxDriver, type SandboxSpec } from '#sandbox/driver.ts'
 import { describeFiles } from './files-contract.ts'
+import { present } from './present.ts'
 import { until } from './until.ts'
 
 /** A driver under test and what its platform needs besides. */
@@ -98,7 +99,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       await driver.create(specOf(id), within())
       expect(await driver.observe(id, within())).toMatchObject({ state: 'running', paths: first.paths })
       const kept = await driver.files(id).read('kept', { maxBytes: 10 }, within())
-      expect(await text(kept!.content())).toBe('yes')
+      expect(await text(present(kept).content())).toBe('yes')
     })
 
     test('a second start leaves the gateway running that the first one started', async () => {

@@ -123,15 +123,20 @@ export async function startFakeGateway(options: {
   return gateway
 }
 
-const sendJson = (response: ServerResponse, status: number, body: Json) =>
+function sendText(response: ServerResponse, status: number, text: string): void {
+  response.writeHead(status).end(text)
+}
+
+function sendJson(response: ServerResponse, status: number, body: Json): void {
   response.writeHead(status, { 'content-type': 'application/json; charset=utf-8' }).end(JSON.stringify(body))
+}
 
 async function answer(
   gateway: FakeGateway,
   token: string | undefined,
   request: IncomingMessage,
   response: ServerResponse,
-) {
+): Promise<void> {
   const { behaviour } = gateway
   const path = request.url ?? '/'
   if (path === '/healthz' || path === '/startupz' || path === '/readyz') {
@@ -146,8 +151,8 @@ async function answer(
   if (token !== undefined && request.headers.authorization !== `Bearer ${token}`) {
     return sendJson(response, 401, { error: { message: 'Unauthorized', type: 'unauthorized' } })
   }
-  if (path !== '/v1/responses') return response.writeHead(404).end('Not Found')
-  if (request.method !== 'POST') return response.writeHead(405).end('Method Not Allowed')
+  if (path !== '/v1/responses') return sendText(response, 404, 'Not Found')
+  if (request.method !== 'POST') return sendText(response, 405, 'Method Not Allowed')
   const chunks: Buffer[] = []
   for await (const chunk of request) chunks.push(chunk as Buffer)
   await takeTurn(gateway, request.headers, JSON.parse(Buffer.concat(chunks).toString()) as Json, response)

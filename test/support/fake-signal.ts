@@ -28,7 +28,10 @@ export async function startFakeSignal(account: string): Promise<FakeSignal> {
       response.once('close', () => listeners.delete(response))
       return
     }
-    if (pathname !== '/api/v1/rpc') return response.end()
+    if (pathname !== '/api/v1/rpc') {
+      response.end()
+      return
+    }
     const { id, method, params } = JSON.parse(Buffer.concat(chunks).toString()) as Json & { params?: Json }
     if (method === 'send') sent.push({ text: String(params?.message) })
     const result = method === 'version' ? { version: '0.13.0' } : { timestamp: Date.now() }

@@ -2,6 +2,7 @@ import { Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
 import { expect, test } from 'vitest'
 import { type ExecResult, type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
+import { present } from './present.ts'
 
 /** A driver's files under test. */
 interface FilesUnderTest {
@@ -35,7 +36,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await files.write('a/two', Readable.from([Buffer.from('st'), Buffer.from('ream')]), { mode: 0o640 }, within())
     const one = await files.read('a/b/one', { maxBytes: 3 }, within())
     expect(one).toMatchObject({ size: 3, modifiedAt: expect.any(Date) })
-    expect(await buffer(one!.content())).toEqual(Buffer.from([0, 255, 10]))
+    expect(await buffer(present(one).content())).toEqual(Buffer.from([0, 255, 10]))
     expect(await textOf('./a//two')).toBe('stream')
     expect(await files.stat('a/two', within())).toMatchObject({ name: 'two', kind: 'file', size: 6, mode: 0o640 })
     const { entries, isWhole } = await files.list('a', { maxEntries: 2 }, within())
@@ -72,11 +73,11 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
       [1, 2, 3, 4].map(() => files.read('file', { maxBytes: 10 }, within())),
     )
     await files.write('file', Buffer.from('another'), {}, within())
-    expect(await text(part!.content({ start: 2, end: 5 }))).toBe('234')
-    expect(await text(empty!.content({ start: 5, end: 5 }))).toBe('')
-    expect(await text(all!.content())).toBe('0123456789')
-    await unread!.close()
-    await unread!.close()
+    expect(await text(present(part).content({ start: 2, end: 5 }))).toBe('234')
+    expect(await text(present(empty).content({ start: 5, end: 5 }))).toBe('')
+    expect(await text(present(all).content())).toBe('0123456789')
+    await present(unread).close()
+    await present(unread).close()
   })
 
   test('a write that is too large, fails or is aborted half-way leaves the old file and no new folder', async () => {
@@ -130,7 +131,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await files.write('file', Buffer.alloc(2 * 1024 * 1024), {}, within())
     const abort = new AbortController()
     const file = await files.read('file', { maxBytes: 1e9 }, abort.signal)
-    const content = file!.content()
+    const content = present(file).content()
     const reading = buffer(content)
     abort.abort()
     await expect(reading).rejects.toThrow('aborted')
@@ -209,7 +210,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await files.write('work/file', Buffer.from('0123456789'), {}, within())
     const file = await files.read('work/file', { maxBytes: 10 }, within())
     expect(await exec(id, 'echo -n 012 > work/file', 5000)).toMatchObject({ exitCode: 0 })
-    await expect(buffer(file!.content())).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'changed' })
+    await expect(buffer(present(file).content())).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'changed' })
   })
 
   test('a file larger than the caller takes, and a folder read as a file, are refused', async () => {

@@ -2,6 +2,7 @@ import { Ajv } from 'ajv'
 import { expect } from 'vitest'
 import { ResponseObject } from '#api/responses/format/objects.ts'
 import { type StreamEvent, streamEvents, terminalEvents } from '#api/responses/format/stream-events.ts'
+import { present } from './present.ts'
 
 // One each: all of them hold the response, which has a name of its own.
 const compile = (schema: object) => new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)
@@ -27,7 +28,7 @@ export function expectWholeStream(events: readonly StreamEvent[]): void {
   expect(events.slice(0, 2).map(({ type }) => type)).toEqual(['response.created', 'response.in_progress'])
   const terminals = events.filter(({ type }) => terminalEvents.has(type))
   expect(terminals, 'exactly one terminal event').toHaveLength(1)
-  const last = events.at(-1)!
+  const last = present(events.at(-1))
   expect(last).toBe(terminals[0])
   if (!('response' in last)) throw new Error('a terminal event without a response')
 

@@ -13,6 +13,7 @@ import {
   sandboxShape,
   volumeShape,
 } from '#sandbox/docker/proxy/shapes.ts'
+import { present } from '../support/present.ts'
 
 const id = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e7f'
 const other = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e80'
@@ -76,7 +77,7 @@ const optional = /^(HostConfig\.PortBindings|Cmd\.2)$/
 const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   [
     'a sandbox',
-    anySandbox!,
+    present(anySandbox),
     sandboxShape(id, network),
     /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit))$/,
   ],
@@ -185,15 +186,15 @@ function* nodesOf(value: Json, path: Path = []): Generator<[Path, Json]> {
 
 /** A copy with a change at a path. */
 function changed(body: Json, path: Path, change: (holder: Record<string, Json>, key: string) => void): Json {
-  const root: Record<string, Json> = { root: structuredClone(body) }
-  let holder = root
+  const root = { root: structuredClone(body) }
+  let holder: Record<string, Json> = root
   let key = 'root'
   for (const step of path) {
     holder = holder[key] as Record<string, Json>
     key = String(step)
   }
   change(holder, key)
-  return root.root!
+  return root.root
 }
 
 const define = (holder: object, key: string, value: Json) =>
@@ -265,14 +266,14 @@ test('limits are numbers above nothing, and no label is of others', () => {
       expect(
         passes(
           sandboxShape(id, network),
-          changed(anySandbox!, ['HostConfig', limit], (holder, key) => define(holder, key, value)),
+          changed(present(anySandbox), ['HostConfig', limit], (holder, key) => define(holder, key, value)),
         ),
       ).toBe(false)
   for (const label of ['com.docker.compose.project', 'Chowder.x', 'xchowder.x', 'chowder'])
     expect(
       passes(
         sandboxShape(id, network),
-        changed(anySandbox!, ['Labels', label], (holder, key) => define(holder, key, 'x')),
+        changed(present(anySandbox), ['Labels', label], (holder, key) => define(holder, key, 'x')),
       ),
     ).toBe(false)
 })

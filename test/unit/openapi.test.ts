@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { documentText, routesOnly } from '#commands/openapi.ts'
 import type { ApiDocument } from '#http/openapi.ts'
 import { checkerOf, operationsOf, resolve, type Schema } from '../support/operations.ts'
+import { present } from '../support/present.ts'
 
 const app = await routesOnly()
 const document = app.swagger() as unknown as ApiDocument
@@ -127,7 +128,9 @@ describe('every operation says what a caller has to know', () => {
   test.each(Object.entries(document.components.responses))(
     'the example of %s fits its schema',
     (_name, { content }) => {
-      const { schema, example } = (content as Record<string, { schema: Schema; example: unknown }>)['application/json']!
+      const { schema, example } = present(
+        (content as Record<string, { schema: Schema; example: unknown }>)['application/json'],
+      )
       expect(check(schema, example)).toEqual([])
     },
   )

@@ -7,6 +7,7 @@ import { ResponseEvents } from '#api/responses/format/events-out.ts'
 import { cancelled, type Outcome } from '#api/responses/format/object-out.ts'
 import { readRequest } from '#api/responses/format/request-in.ts'
 import type { StreamEvent } from '#api/responses/format/stream-events.ts'
+import { present } from '../support/present.ts'
 import { expectWholeStream, faultsOfResponse } from '../support/response-schemas.ts'
 import { delta, responseObject, sse, streamHead, wholeStream } from '../support/stub-responses-gateway.ts'
 
@@ -68,7 +69,7 @@ describe('streams as OpenClaw really sends them', () => {
 
   test.each(recorded)('%s: is a whole response', async (_file, bytes) => {
     const said = await read(bytes)
-    const end = said.at(-1)!
+    const end = present(said.at(-1))
     expect(said.filter(({ kind }) => kind === 'end' || kind === 'failed')).toEqual([end])
     expectWholeStream(write(said, end.kind === 'end' ? { ...outcomes[end.status], usage: end.usage } : outcomes.failed))
   })
@@ -248,7 +249,7 @@ test('whatever an agent does, and however its turn ends, is a whole response', (
     fc.property(fc.array(said, { maxLength: 30 }), fc.constantFrom(...Object.values(outcomes)), (events, outcome) => {
       const out = write(events, outcome)
       expectWholeStream(out)
-      const last = out.at(-1)!
+      const last = present(out.at(-1))
       if (!('response' in last)) throw new Error('no response')
       const texts = last.response.output.flatMap((item) => (item.type === 'message' ? item.content : []))
       expect(texts.map(({ text }) => text).join('')).toBe(textOf(events))

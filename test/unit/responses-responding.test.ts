@@ -5,6 +5,7 @@ import { respond } from '#api/responses/responding.ts'
 import type { ResponseStore } from '#api/responses/store/store.ts'
 import { defaultTimes } from '#api/responses/turns/turn.ts'
 import { createTurns, type Turns } from '#api/responses/turns/turns.ts'
+import { present } from '../support/present.ts'
 
 /** Parsed JSON can be as deep, and is too deep to be written. */
 let deep = {}
@@ -41,7 +42,7 @@ const tooDeep = [{ type: 'function', name: 'f', parameters: deep }]
 
 function expectFailedOnce(finish: ReturnType<typeof begin>['finish'], code: string) {
   expect(finish).toHaveBeenCalledOnce()
-  const [response, json] = finish.mock.calls[0]!
+  const [response, json] = present(finish.mock.calls[0])
   expect(response).toMatchObject({ status: 'failed', error: { code } })
   expect(JSON.parse(json)).toEqual(response)
 }
