@@ -8,7 +8,7 @@ import { linkChannelPlugin, needsPlugin } from '#openclaw/channel-plugins.ts'
 import { connectGateway, type GatewayClient, GatewayRefusal } from '#openclaw/gateway.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import { messageFor } from './failures.ts'
-import type { Step, StepContext } from './pass.ts'
+import type { Step, StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
 const loadTimeoutMs = 60_000

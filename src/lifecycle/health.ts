@@ -3,7 +3,7 @@ import { unsealInstance } from '#instances/gateway/configuration.ts'
 import { probeHealth } from '#openclaw/gateway.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { StepFailure, Uncounted } from './failures.ts'
-import type { StepContext } from './pass.ts'
+import type { StepContext } from './step.ts'
 
 const pollMs = 100
 const probeTimeoutMs = 2000

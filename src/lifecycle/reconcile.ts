@@ -16,7 +16,7 @@ import {
   Uncounted,
 } from './failures.ts'
 import { endedEarly, howItEnded, lastWords } from './health.ts'
-import type { Step, StepContext, StepDeps } from './pass.ts'
+import type { Step, StepContext, StepDeps } from './step.ts'
 import { plans } from './steps.ts'
 
 export interface LifecycleDeps extends StepDeps {

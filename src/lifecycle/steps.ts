@@ -11,8 +11,8 @@ import { sandboxRestarts } from '#platform/metrics.ts'
 import { connectChannels } from './channels.ts'
 import { backoffSeconds, StepFailure, Uncounted } from './failures.ts'
 import { howItEnded, isAnswering, isHung, waitUntilReady } from './health.ts'
-import type { Step, StepContext } from './pass.ts'
 import { isRefusedByProvider } from './provider-key.ts'
+import type { Step, StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
 const configMaxBytes = 4 * 1024 * 1024

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import type { InstanceRef } from '#instances/queue.ts'
-import { createOrganizationConcurrency } from '#lifecycle/lanes.ts'
+import { createOrganizationConcurrency } from '#lifecycle/concurrency.ts'
 
 const row = (organizationId: string, id: string): InstanceRef => ({ organizationId, id, generation: 1, leaseToken: 0 })
 
