@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { clearOldResponses } from '#api/responses/store/clearing.ts'
+import { clearOldResponses } from '#api/responses/store/expiry.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import {

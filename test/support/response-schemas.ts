@@ -1,7 +1,7 @@
 import { Ajv } from 'ajv'
 import { expect } from 'vitest'
-import { ResponseObject } from '#api/responses/format/objects.ts'
-import { type StreamEvent, streamEvents, terminalEvents } from '#api/responses/format/stream-events.ts'
+import { type StreamEvent, streamEvents, terminalEvents } from '#api/responses/format/event-schemas.ts'
+import { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { present } from './present.ts'
 
 // One each: all of them hold the response, which has a name of its own.

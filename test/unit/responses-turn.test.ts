@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { clientLeft, defaultTimes, Turn } from '#api/responses/turns/turn.ts'
-import { createTurns } from '#api/responses/turns/turns.ts'
+import { createTurns } from '#api/responses/turns/turn-runner.ts'
 import { AppError } from '#platform/errors.ts'
 
 beforeEach(() => {

@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 import { OneOf } from '#http/validation.ts'
-import { ResponseObject } from './format/objects.ts'
+import { ResponseObject } from './format/response-schema.ts'
 
 /** Of what was put into words by Chowder itself, and not by Fastify's serializer. */
 export const json = 'application/json; charset=utf-8'

@@ -4,9 +4,9 @@ import type { FastifyRequest } from 'fastify'
 import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
-import { ResponseObject } from './format/objects.ts'
+import { ResponseObject } from './format/response-schema.ts'
 import { ById, DeletedResponse, InputItems, InputItemsPage, json } from './schemas.ts'
-import type { ResponseStore } from './store/store.ts'
+import type { ResponseStore } from './store/response-store.ts'
 
 const ByResponse = Type.Object({
   ...ById.properties,

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { forgetSession } from '#api/responses/store/clearing.ts'
+import { forgetSession } from '#api/responses/store/expiry.ts'
 import type { Db } from '#database/client.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'

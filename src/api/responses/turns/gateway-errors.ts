@@ -1,4 +1,4 @@
-import { turnTexts } from '#api/responses/format/turn-texts.ts'
+import { turnTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { AppError, type ErrorKind } from '#platform/errors.ts'
 

@@ -1,4 +1,4 @@
-import { turnTexts } from '#api/responses/format/turn-texts.ts'
+import { turnTexts } from '#api/responses/format/error-texts.ts'
 import { AppError } from '#platform/errors.ts'
 
 export interface TurnTimes {

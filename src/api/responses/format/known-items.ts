@@ -1,5 +1,5 @@
-import type { InputItem } from '#api/responses/format/input.ts'
 import { AppError } from '#platform/errors.ts'
+import type { InputItem } from './request-schema.ts'
 
 /** What a session's earlier turns hold of the items and calls that an input names. */
 export interface Known {

@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { FunctionCallOut, MessageOut, OutputItem, OutputText, ResponseObject } from './objects.ts'
+import { FunctionCallOut, MessageOut, OutputItem, OutputText, ResponseObject } from './response-schema.ts'
 
 const sequence_number = Type.Integer({ minimum: 0, description: 'From 0, without gaps.' })
 const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>

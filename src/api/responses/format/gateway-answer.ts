@@ -1,8 +1,8 @@
 import { createParser } from 'eventsource-parser'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
-import type { Usage } from './objects.ts'
-import { turnTexts } from './turn-texts.ts'
+import { turnTexts } from './error-texts.ts'
+import type { Usage } from './response-schema.ts'
 
 /** What an agent says: its words, and calls of the client's tools. */
 export type Said = { kind: 'text'; text: string } | { kind: 'call'; callId: string; name: string; arguments: string }

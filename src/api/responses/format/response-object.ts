@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { ResponseStatus } from '#database/schema.ts'
 import { newId } from '#platform/ids.ts'
-import type { Echo, OutputItem, ResponseError, ResponseObject, Usage } from './objects.ts'
+import type { Echo, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
 
 const withoutDashes = (id: string) => id.replaceAll('-', '')
 

@@ -1,10 +1,10 @@
 import { pino } from 'pino'
 import { expect, test, vi } from 'vitest'
-import type { ResponseObject } from '#api/responses/format/objects.ts'
-import { respond } from '#api/responses/responding.ts'
-import type { ResponseStore } from '#api/responses/store/store.ts'
+import type { ResponseObject } from '#api/responses/format/response-schema.ts'
+import { respond } from '#api/responses/run-response.ts'
+import type { ResponseStore } from '#api/responses/store/response-store.ts'
 import { defaultTimes } from '#api/responses/turns/turn.ts'
-import { createTurns, type Turns } from '#api/responses/turns/turns.ts'
+import { createTurns, type Turns } from '#api/responses/turns/turn-runner.ts'
 import { present } from '../support/present.ts'
 
 /** Parsed JSON can be as deep, and is too deep to be written. */

@@ -1,10 +1,10 @@
-import type { ResponseObject } from '#api/responses/format/objects.ts'
+import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import type { Vault } from '#platform/secrets.ts'
-import type { Place } from './continuation.ts'
+import { toUuid } from './lost-turns.ts'
 import type { Columns } from './retried-writes.ts'
-import { toUuid } from './rows.ts'
+import type { Place } from './session-history.ts'
 
 /** Larger contents are not kept: only that there was such a response. */
 const maxKeptCharacters = 1024 * 1024

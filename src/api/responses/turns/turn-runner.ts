@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
+import { turnTexts } from '#api/responses/format/error-texts.ts'
 import {
   type AgentEvent,
   brokenAnswer,
@@ -8,16 +9,15 @@ import {
   readAnswer,
   readStream,
   type TurnEnd,
-} from '#api/responses/format/agent-events.ts'
-import { cancelled, type Outcome } from '#api/responses/format/object-out.ts'
-import { turnTexts } from '#api/responses/format/turn-texts.ts'
+} from '#api/responses/format/gateway-answer.ts'
+import { cancelled, type Outcome } from '#api/responses/format/response-object.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { probeHealth } from '#openclaw/gateway.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
-import { collect } from './byte-buffer.ts'
 import { failedTurn, gatewayError } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
+import { collect } from './read-body.ts'
 import { clientLeft, Turn, type TurnTimes, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024

@@ -1,7 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { responses } from '#database/schema.ts'
-import { isLost } from './rows.ts'
+import { isLost } from './lost-turns.ts'
 
 /** How long a response can be read, and how many of an instance. */
 const keptDays = 30

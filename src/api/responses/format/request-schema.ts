@@ -47,7 +47,7 @@ const InputFile = Type.Object(
 const OutputText = Type.Object({ type: Type.Literal('output_text'), text: Type.String() }, { $id: 'InputOutputText' })
 const Refusal = Type.Object({ type: Type.Literal('refusal'), refusal: Type.String() }, { $id: 'InputRefusal' })
 
-/** Of the format, and beyond what an agent takes: `request-in.ts` refuses them with words. */
+/** Of the format, and beyond what an agent takes: `request.ts` refuses them with words. */
 const OtherPart = Type.Object({ type: OneOf(['input_audio', 'input_video']) }, { $id: 'InputOtherPart' })
 
 const ContentPart = Tagged([InputText, InputImage, InputFile, OutputText, Refusal, OtherPart])
@@ -153,7 +153,7 @@ const shared = {
 
 /**
  * What `POST …/responses` takes. Every field of the format is known by name, so that one that cannot be honoured is
- * refused with words (`request-in.ts`); how each is treated is in docs/responses.md.
+ * refused with words (`request.ts`); how each is treated is in docs/responses.md.
  */
 export const CreateResponse = Type.Object(
   {

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import type { AgentEnd, Said } from '#api/responses/format/agent-events.ts'
-import { nowInSeconds } from '#api/responses/format/object-out.ts'
-import type { Usage } from '#api/responses/format/objects.ts'
-import type { ChatCompletion, ChatUsage, FinishReason } from './chat-schemas.ts'
+import type { AgentEnd, Said } from '#api/responses/format/gateway-answer.ts'
+import { nowInSeconds } from '#api/responses/format/response-object.ts'
+import type { Usage } from '#api/responses/format/response-schema.ts'
+import type { ChatCompletion, ChatUsage, FinishReason } from './completion-schema.ts'
 
 const usageOf = (usage: Usage): ChatUsage => ({
   prompt_tokens: usage.input_tokens,

@@ -1,6 +1,6 @@
-import type { Said } from './agent-events.ts'
-import { newItemId, type Outcome, outputText, responseObject, underWay } from './object-out.ts'
-import type { Echo, OutputItem, ResponseObject } from './objects.ts'
+import type { Said } from './gateway-answer.ts'
+import { newItemId, type Outcome, outputText, responseObject, underWay } from './response-object.ts'
+import type { Echo, OutputItem, ResponseObject } from './response-schema.ts'
 
 /** An event as it goes out: its type, and its whole JSON, which is not made where nobody listens to events. */
 export interface EventOut {

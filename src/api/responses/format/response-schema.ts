@@ -1,7 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { responseStatuses } from '#database/schema.ts'
 import { Nullable, OneOf } from '#http/validation.ts'
-import { Metadata } from './input.ts'
+import { Metadata } from './request-schema.ts'
 
 // What clients get. Strict on purpose: the tests hold every object and event against these.
 const exact = { additionalProperties: false } as const

@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { Metadata } from '#api/responses/format/input.ts'
+import { Metadata } from '#api/responses/format/request-schema.ts'
 import { Nullable, OneOf } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
 

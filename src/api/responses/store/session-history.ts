@@ -1,9 +1,9 @@
-import { turnTexts } from '#api/responses/format/turn-texts.ts'
+import { turnTexts } from '#api/responses/format/error-texts.ts'
+import { type Known, knowsNothing } from '#api/responses/format/known-items.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
-import { type Known, knowsNothing } from './history.ts'
-import { isResponseId, lost, toResponseId, toUuid } from './rows.ts'
+import { isResponseId, lost, toResponseId, toUuid } from './lost-turns.ts'
 
 /** Whose turn it is, and where. */
 export interface Place {

@@ -1,6 +1,6 @@
-import type { ContentPart, CreateResponse, InputItem } from '#api/responses/format/input.ts'
+import type { ContentPart, CreateResponse, InputItem } from '#api/responses/format/request-schema.ts'
 import { AppError } from '#platform/errors.ts'
-import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './chat-schemas.ts'
+import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './completion-schema.ts'
 
 const refuse = (param: string, why: string) => new AppError('invalid', `${param}: ${why}`, { param })
 

@@ -1,15 +1,15 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { follow } from '#api/responses/format/agent-events.ts'
-import { gatewayRequest, readRequest } from '#api/responses/format/request-in.ts'
-import { knowsNothing, splitKnown } from '#api/responses/store/history.ts'
+import { follow } from '#api/responses/format/gateway-answer.ts'
+import { knowsNothing, splitKnown } from '#api/responses/format/known-items.ts'
+import { gatewayRequest, readRequest } from '#api/responses/format/request.ts'
 import type { Turn } from '#api/responses/turns/turn.ts'
-import type { AgentAnswer, Question, Turns } from '#api/responses/turns/turns.ts'
+import type { AgentAnswer, Question, Turns } from '#api/responses/turns/turn-runner.ts'
 import { openaiType } from '#http/errors.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError, statusOf } from '#platform/errors.ts'
-import { readChat } from './chat-in.ts'
-import { ChatOut } from './chat-out.ts'
-import type { CreateChatCompletion } from './chat-schemas.ts'
+import type { CreateChatCompletion } from './completion-schema.ts'
+import { ChatOut } from './completion-writer.ts'
+import { readChat } from './request.ts'
 
 /** One chat completion that an agent is asked for. */
 export interface Chatting {

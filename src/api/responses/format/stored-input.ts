@@ -1,5 +1,5 @@
-import type { ContentPart, InputItem } from './input.ts'
-import { newItemId } from './object-out.ts'
+import type { ContentPart, InputItem } from './request-schema.ts'
+import { newItemId } from './response-object.ts'
 
 /** A part without the bytes of its image or file: those are the client's to keep. */
 function keptPart(part: ContentPart): object {

@@ -2,9 +2,15 @@ import type { RunningGateway } from '#instances/find.ts'
 import { bareModel } from '#openclaw/model.ts'
 import { abilitiesOf } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
-import { type ContentPart, type CreateResponse, type InputItem, type MessageItem, responseFields } from './input.ts'
 import { type MediaSource, maxUrlParts, readFileData, readFileUrl, readImage } from './media.ts'
-import type { Echo, ToolChoiceOut, ToolOut } from './objects.ts'
+import {
+  type ContentPart,
+  type CreateResponse,
+  type InputItem,
+  type MessageItem,
+  responseFields,
+} from './request-schema.ts'
+import type { Echo, ToolChoiceOut, ToolOut } from './response-schema.ts'
 
 /** A request, read and found good: what its response will repeat, and what the agent is to be told. */
 export interface TurnRequest {
