@@ -1,4 +1,5 @@
 import type { AskGateway } from '#instances/gateway/ask.ts'
+import { gatewayTimeout, gatewayUnreachable } from '#instances/gateway/errors.ts'
 import { openclawCommand } from '#openclaw/config.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
 import { isObject } from '#openclaw/json.ts'
@@ -62,16 +63,16 @@ interface PairingCode {
 /** Only OpenClaw's command line tells the codes: asked in the sandbox, where it reads the gateway's database. */
 async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, signal: AbortSignal) {
   const { paths } = await sandboxes.observe(id, signal)
-  if (!paths) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
+  if (!paths) throw gatewayUnreachable()
   const { exitCode, stdout } = await sandboxes.exec(
     id,
     openclawCommand(paths, 'pairing', 'list', channel, '--json'),
     { timeoutMs: listTimeoutMs, maxBytes: listMaxBytes },
     signal,
   )
-  if (exitCode === null) throw new AppError('gateway_timeout', texts.gatewayUnavailable)
+  if (exitCode === null) throw gatewayTimeout()
   const listed = parse(stdout)
-  if (exitCode !== 0 || !listed) throw new AppError('gateway_unreachable', texts.gatewayUnavailable)
+  if (exitCode !== 0 || !listed) throw gatewayUnreachable()
   return listed.map(
     ({ code, id: senderId, meta }): PairingCode => ({
       code: text(code),

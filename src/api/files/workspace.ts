@@ -1,4 +1,5 @@
 import type { Db } from '#database/client.ts'
+import { toCallerError } from '#instances/gateway/errors.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { workspacePath } from '#openclaw/config.ts'
@@ -59,8 +60,9 @@ export async function withFiles<T>(
     if (cause instanceof DOMException && cause.name === 'TimeoutError') {
       throw new AppError('gateway_timeout', texts.filesTooSlow, { cause })
     }
-    if (!(cause instanceof SandboxAbsentError)) throw cause
-    if (row.sandboxId === null) throw new AppError('conflict', texts.noFilesYet(status), { cause })
-    throw new AppError('gateway_unreachable', texts.gatewayUnavailable, { cause })
+    if (cause instanceof SandboxAbsentError && row.sandboxId === null) {
+      throw new AppError('conflict', texts.noFilesYet(status), { cause })
+    }
+    throw toCallerError(cause)
   }
 }

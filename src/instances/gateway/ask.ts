@@ -1,7 +1,7 @@
 import type { FindGateway } from '#instances/find.ts'
-import { connectGateway, type GatewayClient, GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway.ts'
+import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import { isInvalidRequest, toCallerError } from './errors.ts'
 
 const connectTimeoutMs = 10_000
 /** All calls of one request together. */
@@ -30,21 +30,8 @@ export const createAskGateway =
       } finally {
         gateway.close()
       }
-    } catch (error) {
-      throw asAnswer(error, signal)
+    } catch (cause) {
+      if (isInvalidRequest(cause)) throw new AppError('invalid', `OpenClaw: ${cause.message}`, { cause })
+      throw toCallerError(cause, signal)
     }
   }
-
-function asAnswer(cause: unknown, signal: AbortSignal): unknown {
-  if (cause instanceof GatewayRefusal) {
-    if (cause.code === 'INVALID_REQUEST') return new AppError('invalid', `OpenClaw: ${cause.message}`, { cause })
-    return new AppError('gateway_unreachable', texts.gatewayUnavailable, { cause })
-  }
-  if (cause instanceof GatewayUnreachable && !cause.outcomeUnknown) {
-    return new AppError('gateway_unreachable', texts.gatewayUnavailable, { cause })
-  }
-  if (cause instanceof GatewayUnreachable || signal.aborted) {
-    return new AppError('gateway_timeout', texts.gatewayUnavailable, { cause })
-  }
-  return cause
-}

@@ -13,7 +13,7 @@ import {
   connectGateway,
   type Endpoint,
   type GatewayClient,
-  GatewayRefusal,
+  type GatewayRefusal,
   GatewayUnreachable,
   probeHealth,
 } from '#openclaw/gateway.ts'
@@ -21,14 +21,9 @@ import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import {
-  SandboxAbsentError,
-  type SandboxAccess,
-  SandboxCapacityError,
-  SandboxPathError,
-  SandboxUnavailableError,
-} from '#sandbox/driver.ts'
+import { type SandboxAccess, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { renderGateway, type UnsealedInstance, unsealInstance } from './configuration.ts'
+import { isInvalidRequest, toCallerError } from './errors.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
 const changeTimeoutMs = 90_000
@@ -145,21 +140,21 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   const { generation } = lease.instance
   const stored = await unsealInstance(db, vault, lease.instance)
   const answerFailure = (error: unknown): never => {
-    throw asAnswer(error, lease)
+    throw toCallerError(error, lease.signal)
   }
   try {
     await applyToGateway(deps, lease, change.next(stored, lease.instance), async (gateway) => {
       await change.verify?.(gateway, lease.signal)
     })
   } catch (error) {
-    const refusal = asRefusal(error) ?? answerFailure(error)
+    const refusal = refusalOf(error) ?? answerFailure(error)
     // Unless the gateway itself refused, it was taken over and found wanting.
     if (!isConfigRefusal(error)) await applyToGateway(deps, lease, stored).catch(answerFailure)
     await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
     throw refusal
   }
   const fields = { ...change.fields?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
-  const also = change.store && ((tx: Db) => change.store!(tx, lease.instance))
+  const also = async (tx: Db) => change.store?.(tx, lease.instance)
   if (await lease.store(generation, fields, also)) return lease.instance
   throw new AppError('conflict', texts.isTerminated)
 }
@@ -198,30 +193,17 @@ async function waitForRestart(endpoint: Endpoint, signal: AbortSignal): Promise<
   throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
 }
 
-/** The gateway's verdict on the configuration itself: nothing has changed. Its other refusals say nothing of that. */
+/**
+ * Whether the gateway refused the configuration itself, so that it still has the old one. A refusal that says that the
+ * configuration was persisted leaves open which one it has.
+ */
 const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
-  error instanceof GatewayRefusal && error.code === 'INVALID_REQUEST' && !error.message.includes('persisted')
+  isInvalidRequest(error) && !error.message.includes('persisted')
 
-/** What the caller is told when the change is not to be: null when what the gateway has is unknown. */
-function asRefusal(error: unknown): AppError | null {
+/** The error for a change that was refused; null when it is unknown which configuration the gateway has. */
+function refusalOf(error: unknown): AppError | null {
   if (error instanceof SandboxUnavailableError) return null
   if (error instanceof AppError) return error
   if (!isConfigRefusal(error)) return null
   return new AppError('invalid', `OpenClaw refused the configuration: ${error.message}`, { cause: error })
-}
-
-/** Any other failure: what the gateway has is unknown until a worker has looked, so the row is left due. */
-function asAnswer(error: unknown, { signal }: Lease): unknown {
-  const { gatewayUnavailable } = texts
-  if (error instanceof SandboxPathError) return new AppError('invalid', error.message, { cause: error })
-  if (error instanceof SandboxCapacityError) return new AppError('no_space', error.message, { cause: error })
-  if (error instanceof GatewayUnreachable && !error.outcomeUnknown) {
-    return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
-  }
-  if (error instanceof GatewayRefusal || error instanceof SandboxAbsentError)
-    return new AppError('gateway_unreachable', gatewayUnavailable, { cause: error })
-  if (error instanceof GatewayUnreachable || signal.aborted) {
-    return new AppError('gateway_timeout', gatewayUnavailable, { cause: error })
-  }
-  return error
 }

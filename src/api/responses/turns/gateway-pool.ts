@@ -1,7 +1,7 @@
 import { Agent, type Dispatcher, Pool } from 'undici'
+import { gatewayUnreachable } from '#instances/gateway/errors.ts'
 import type { Endpoint } from '#openclaw/gateway.ts'
-import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
+import type { AppError } from '#platform/errors.ts'
 
 /** Node's and undici's codes for a connection that never came about: the gateway has seen nothing of the request. */
 const neverConnected = new Set([
@@ -20,10 +20,7 @@ const isNeverConnected = (error: unknown): boolean =>
 
 /** The failure of a request to a gateway, fit for showing. A turn that may have begun is not to be repeated. */
 export const unreachable = (cause: unknown): AppError =>
-  new AppError('gateway_unreachable', texts.gatewayUnavailable, {
-    cause,
-    doNotRetry: !isNeverConnected(cause),
-  })
+  gatewayUnreachable({ cause, doNotRetry: !isNeverConnected(cause) })
 
 const unixSuffix = '.unix'
 
