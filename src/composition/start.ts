@@ -3,7 +3,7 @@ import pg from 'pg'
 import { createCallers } from '#api/keys/callers.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
-import { clearOldResponses } from '#api/responses/store/expiry.ts'
+import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import { type BillingSettings, createBilling } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
 import { createDb, type Db } from '#database/client.ts'
@@ -303,7 +303,7 @@ export async function start(
         everyMs: eraseEveryMs,
         act: createEphemeralSessionCleanup(db, askGateway, log),
       },
-      { what: 'the clearing of old responses', everyMs: clearEveryMs, act: () => clearOldResponses(db) },
+      { what: 'the clearing of old responses', everyMs: clearEveryMs, act: () => deleteExpiredResponses(db) },
     ]
     if (billing) {
       const act = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)

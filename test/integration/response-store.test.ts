@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { clearOldResponses } from '#api/responses/store/expiry.ts'
+import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import {
@@ -465,7 +465,7 @@ describe('what a lost process leaves', () => {
     const third = await say({ previous_response_id: first.body.id })
     expect(third.status).toBe(200)
     await read(third.body.id)
-    await clearOldResponses(chowder.database.db)
+    await deleteExpiredResponses(chowder.database.db)
     const { rows } = await chowder.database.pool.query(
       'SELECT status FROM responses WHERE instance_id = $1 ORDER BY id',
       [id],
@@ -540,7 +540,7 @@ describe('responses go', () => {
       `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid WHERE id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY created_at LIMIT 1)`,
       [id, `${old.slice(0, 8)}-${old.slice(8, 12)}`],
     )
-    await clearOldResponses(db)
+    await deleteExpiredResponses(db)
     expect(await count()).toBe(1000)
   })
 })

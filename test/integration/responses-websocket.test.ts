@@ -6,7 +6,7 @@ import { ResponsesWS } from 'openai/resources/responses/ws'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
-import { defaultTimes } from '#api/responses/turns/turn.ts'
+import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
@@ -456,9 +456,9 @@ describe('the end of a connection', () => {
   })
 
   /** Another Chowder on the same database, to be closed; its agent's token is sealed with a key of its own. */
-  async function openClosing(graceMs = defaultTimes.graceMs) {
-    const turnTimes = { ...defaultTimes, graceMs }
-    const closing = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database, turnTimes })
+  async function openClosing(graceMs = defaultTurnTimeouts.graceMs) {
+    const turnTimeouts = { ...defaultTurnTimeouts, graceMs }
+    const closing = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database, turnTimeouts })
     const at = await closing.app.listen({ port: 0, host: '127.0.0.1' })
     const own = (await closing.signUp()).key
     const { body } = await closing.call('POST', '/v1/instances', { key: own, body: { name: 'agent' } })
@@ -478,7 +478,7 @@ describe('the end of a connection', () => {
     await until('the gateway to wait', gatewayWaits)
     const startedAt = performance.now()
     await Promise.race([closing.close(), wait(10_000)])
-    expect(performance.now() - startedAt).toBeLessThan(defaultTimes.graceMs)
+    expect(performance.now() - startedAt).toBeLessThan(defaultTurnTimeouts.graceMs)
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
   })
 
@@ -515,7 +515,7 @@ describe('the end of a connection', () => {
     const startedAt = performance.now()
     await closing.close()
     expect(await Promise.all([idle.closed, busy.closed])).toEqual([1012, 1012])
-    expect(performance.now() - startedAt).toBeLessThan(defaultTimes.graceMs)
+    expect(performance.now() - startedAt).toBeLessThan(defaultTurnTimeouts.graceMs)
     expect(busy.frames.at(-2)).toMatchObject({ type: 'response.failed', response: { error: { code: 'unavailable' } } })
     expect(busy.frames.at(-1)).toMatchObject({ type: 'error', status: 503 })
   })

@@ -784,7 +784,7 @@ const endless: Answer = (response) => {
 
 describe('a client that does not read', () => {
   test('is cut off once its turn was ended, and how that ended is written down', async () => {
-    const other = await startApi(async () => running, { times: { ...quick, limitMs: 5_000 } })
+    const other = await startApi(async () => running, { turnTimeouts: { ...quick, limitMs: 5_000 } })
     onTestFinished(() => other.app.close())
     gateway.answer = endless
     const { response } = await openRaw({ ...hello, stream: true }, other.url)
@@ -796,7 +796,7 @@ describe('a client that does not read', () => {
   })
 
   test('does not keep a server from closing', async () => {
-    const other = await startApi(async () => running, { times: quick })
+    const other = await startApi(async () => running, { turnTimeouts: quick })
     gateway.answer = endless
     const { request, response } = await openRaw({ ...hello, stream: true }, other.url)
     onTestFinished(() => void request.destroy())
@@ -933,7 +933,7 @@ describe('A12: while a turn runs', () => {
 
 describe('a gateway that falls silent', () => {
   const open = async (over: Partial<typeof quick> = {}) => {
-    const other = await startApi(async () => running, { times: { ...quick, ...over } })
+    const other = await startApi(async () => running, { turnTimeouts: { ...quick, ...over } })
     onTestFinished(() => other.app.close())
     return other.url
   }

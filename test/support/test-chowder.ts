@@ -3,7 +3,7 @@ import type { FastifyInstance, InjectOptions } from 'fastify'
 import { pino } from 'pino'
 import { createCallers } from '#api/keys/callers.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
-import type { TurnTimes } from '#api/responses/turns/turn.ts'
+import type { TurnTimeouts } from '#api/responses/turns/turn.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
 import { buildApp } from '#app.ts'
@@ -12,9 +12,9 @@ import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import { createFindGateway, createFindSummary } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
-import type { Timeouts } from '#lifecycle/step.ts'
 import { createQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
+import type { Timeouts } from '#lifecycle/step.ts'
 import { type Intervals, type Round, startWorker } from '#lifecycle/worker.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
@@ -32,7 +32,7 @@ export interface TestChowderOptions {
   clawhubUrl?: string
   filesMaxBytes?: number
   bodyTimes?: BodyTimes
-  turnTimes?: TurnTimes
+  turnTimeouts?: TurnTimeouts
   billing?: Billing
   limits?: Partial<RateLimits>
   trustedProxies?: number
@@ -119,7 +119,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     billing: options.billing ?? null,
     limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
     trustedProxies: options.trustedProxies ?? 0,
-    ...(options.turnTimes && { times: options.turnTimes }),
+    ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
     ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),
     readiness: async () => ({ database: true, queue: true }),
   })) as unknown as FastifyInstance

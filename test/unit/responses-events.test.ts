@@ -6,7 +6,7 @@ import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { type AgentEvent, readAnswer, readStream } from '#api/responses/format/gateway-answer.ts'
 import { readRequest } from '#api/responses/format/request.ts'
 import { cancelled, type Outcome } from '#api/responses/format/response-object.ts'
-import { ResponseEvents } from '#api/responses/format/response-writer.ts'
+import { ResponseWriter } from '#api/responses/format/response-writer.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream, faultsOfResponse } from '../support/response-schemas.ts'
 import { delta, responseObject, sse, streamHead, wholeStream } from '../support/stub-responses-gateway.ts'
@@ -39,9 +39,9 @@ const outcomes = {
 
 /** All that goes out for what an agent did. */
 function write(said: readonly AgentEvent[], outcome: Outcome): StreamEvent[] {
-  const response = new ResponseEvents({ id: 'resp_1', createdAt: 1, echo })
-  const out = [...response.begin()]
-  for (const event of said) if (event.kind === 'text' || event.kind === 'call') out.push(...response.say(event))
+  const response = new ResponseWriter({ id: 'resp_1', createdAt: 1, echo })
+  const out = [...response.start()]
+  for (const event of said) if (event.kind === 'text' || event.kind === 'call') out.push(...response.write(event))
   const { events, response: ended } = response.end(outcome)
   expect(faultsOfResponse(ended)).toEqual([])
   out.push(...events)

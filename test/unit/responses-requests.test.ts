@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { CreateChatCompletion } from '#api/responses/chat/completion-schema.ts'
-import { readChat } from '#api/responses/chat/request.ts'
-import { knowsNothing, splitKnown } from '#api/responses/format/known-items.ts'
+import { readChatRequest } from '#api/responses/chat/request.ts'
+import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
 import { gatewayRequest, readRequest } from '#api/responses/format/request.ts'
 import { type CreateResponse, CreateResponse as Schema } from '#api/responses/format/request-schema.ts'
 import { taggedBodies } from '#api/responses/validation.ts'
@@ -195,20 +195,20 @@ describe('a chat completion', () => {
     ...over,
   })
   function chatRefusal(over: object): AppError {
-    const { request, inWords } = (() => {
+    const { request, toChatError } = (() => {
       try {
-        return readChat(body(over))
+        return readChatRequest(body(over))
       } catch (error) {
-        return { request: null, inWords: () => error }
+        return { request: null, toChatError: () => error }
       }
     })()
     try {
       if (!request) throw null
       const read = readRequest(request, to)
-      splitKnown(read.items, knowsNothing)
+      skipKnownItems(read.items, noKnownItems)
       gatewayRequest(read, read.items, 0)
     } catch (error) {
-      return inWords(error) as AppError
+      return toChatError(error) as AppError
     }
     throw new Error('it was not refused')
   }
@@ -269,7 +269,7 @@ describe('a chat completion', () => {
   test('chooses tools as a response does, whatever else stands inside', () => {
     const over = (choice: object) =>
       body({ tools: [{ type: 'function', function: { name: 'f' } }], tool_choice: choice as never })
-    const chosen = (choice: object) => readRequest(readChat(over(choice)).request, to).toolChoice
+    const chosen = (choice: object) => readRequest(readChatRequest(over(choice)).request, to).toolChoice
     const odd = { name: 'f', type: 'allowed_tools', tools: [null] }
     expect(chosen({ type: 'function', function: odd })).toEqual({ type: 'function', name: 'f' })
     const allowed = { mode: 'required', type: 'function', tools: [{ type: 'function', function: { name: 'f' } }] }
@@ -297,8 +297,8 @@ describe('a chat completion', () => {
       { role: 'user', content: 'thanks' },
     ]
     const over = { messages, max_tokens: 5, tools: [{ type: 'function', function: { name: 'f' } }], n: 1, stop: null }
-    const read = readRequest(readChat(body(over)).request, to)
-    expect(splitKnown(read.items, knowsNothing)).toEqual({ offset: 0, answered: [] })
+    const read = readRequest(readChatRequest(body(over)).request, to)
+    expect(skipKnownItems(read.items, noKnownItems)).toEqual({ offset: 0, answered: [] })
     expect(gatewayRequest(read, read.items, 0)).toMatchObject({
       max_output_tokens: 5,
       tools: [{ type: 'function', name: 'f' }],

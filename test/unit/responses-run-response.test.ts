@@ -1,22 +1,22 @@
 import { pino } from 'pino'
 import { expect, test, vi } from 'vitest'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
-import { respond } from '#api/responses/run-response.ts'
+import { runResponse } from '#api/responses/run-response.ts'
 import type { ResponseStore } from '#api/responses/store/response-store.ts'
-import { defaultTimes } from '#api/responses/turns/turn.ts'
-import { createTurns, type Turns } from '#api/responses/turns/turn-runner.ts'
+import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
+import { createTurnRunner, type TurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { present } from '../support/present.ts'
 
 /** Parsed JSON can be as deep, and is too deep to be written. */
 let deep = {}
 for (let depth = 0; depth < 100_000; depth++) deep = { deep }
 
-function begin(ask: (turns: Turns) => Turns['ask'], tools: object[] = []) {
-  const turns = createTurns(defaultTimes, 1000)
+function begin(ask: (turns: TurnRunner) => TurnRunner['ask'], tools: object[] = []) {
+  const turns = createTurnRunner(defaultTurnTimeouts, 1000)
   const turn = turns.begin()
   const finish = vi.fn<(response: ResponseObject, json: string) => void>()
   const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore
-  const responding = respond({ ...turns, ask: ask(turns) }, store, turn, {
+  const responding = runResponse({ ...turns, ask: ask(turns) }, store, turn, {
     organizationId: 'o',
     instanceId: 'i',
     sessionKey: 's',
@@ -33,7 +33,7 @@ function begin(ask: (turns: Turns) => Turns['ask'], tools: object[] = []) {
   })
   return { turns, turn, finish, responding }
 }
-const neverEnds: Turns['ask'] = async () => ({
+const neverEnds: TurnRunner['ask'] = async () => ({
   events: { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => {}) }) },
   askedAt: 0,
   answeredAt: 0,
@@ -56,15 +56,15 @@ test('a response that cannot be told is written down as failed, and not left ope
 test('nor does it disturb whoever ends the turn', async () => {
   const { turns, turn, finish, responding } = begin(() => neverEnds, tooDeep)
   await responding
-  turns.over(turn)
+  turns.finish(turn)
   expectFailedOnce(finish, 'internal')
 })
 
 test('a turn that is over before its stream was read to the end is written down, with the reason of its own end', async () => {
   const { turns, turn, finish, responding } = begin(() => neverEnds)
-  await (await responding).stream().next()
+  await (await responding).events().next()
   turn.end(new Error('ended'))
   expect(finish).not.toHaveBeenCalled()
-  turns.over(turn)
+  turns.finish(turn)
   expectFailedOnce(finish, 'internal')
 })

@@ -2,9 +2,9 @@ import { randomBytes } from 'node:crypto'
 import { setImmediate as turnOfTheLoop } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { readRequest } from '#api/responses/format/request.ts'
-import { newResponseId, responseObject, underWay } from '#api/responses/format/response-object.ts'
+import { inProgress, newResponseId, responseObject } from '#api/responses/format/response-object.ts'
 import { toUuid } from '#api/responses/store/lost-turns.ts'
-import type { Begun } from '#api/responses/store/response-rows.ts'
+import type { StartedResponse } from '#api/responses/store/response-rows.ts'
 import { createResponseStore, type ResponseStore } from '#api/responses/store/response-store.ts'
 import type { Db } from '#database/client.ts'
 import { createVault } from '#platform/secrets.ts'
@@ -50,10 +50,10 @@ async function pass(ms: number): Promise<void> {
   }
 }
 
-function begin(over: Partial<Begun> = {}) {
+function begin(over: Partial<StartedResponse> = {}) {
   const id = newResponseId()
-  const response = responseObject({ id, createdAt: 1, echo }, underWay, [])
-  store.begin({ ...place, id, isKept: true, response: () => response, input: () => [], answeredCallIds: [], ...over })
+  const response = responseObject({ id, createdAt: 1, echo }, inProgress, [])
+  store.begin({ ...place, id, isStored: true, response: () => response, input: () => [], answeredCallIds: [], ...over })
   const ended = { ...response, status: 'completed' as const }
   return { id, uuid: toUuid(id), end: (json = JSON.stringify(ended)) => store.finish(ended, json) }
 }

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { clientLeft, defaultTimes, Turn } from '#api/responses/turns/turn.ts'
-import { createTurns } from '#api/responses/turns/turn-runner.ts'
+import { clientLeft, defaultTurnTimeouts, Turn } from '#api/responses/turns/turn.ts'
+import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { AppError } from '#platform/errors.ts'
 
 beforeEach(() => {
@@ -13,13 +13,14 @@ afterEach(() => {
 const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)
 
 function begin(probe: () => Promise<boolean>) {
-  const turn = new Turn(defaultTimes)
+  const turn = new Turn(defaultTurnTimeouts)
   const probes = vi.fn(probe)
   turn.watch(probes)
   return { turn, probes }
 }
 
-const hangs = () => new Promise<boolean>((resolve) => setTimeout(() => resolve(false), defaultTimes.probeEveryMs))
+const hangs = () =>
+  new Promise<boolean>((resolve) => setTimeout(() => resolve(false), defaultTurnTimeouts.probeEveryMs))
 
 test('a gateway is asked after 15 s of silence and then every 5 s', async () => {
   const { turn, probes } = begin(async () => true)
@@ -100,7 +101,7 @@ test('a gateway that has answered is asked nothing more, and the turn may still 
 })
 
 test('a turn that begins while the server closes has ended', async () => {
-  const turns = createTurns(defaultTimes, 1000)
+  const turns = createTurnRunner(defaultTurnTimeouts, 1000)
   turns.endAll()
   expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: true })
   await turns.close()

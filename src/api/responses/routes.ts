@@ -10,18 +10,18 @@ import { getInstance, ownModel } from '#instances/row.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { openStreams, turnAddedDuration } from '#platform/metrics.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { CreateChatCompletion, chatAnswers } from './chat/completion-schema.ts'
+import { CreateChatCompletion, chatCompletionAnswers } from './chat/completion-schema.ts'
 import { createEphemeralSession, endEphemeralSession } from './chat/ephemeral-sessions.ts'
-import { chat } from './chat/run-chat-completion.ts'
+import { runChatCompletion } from './chat/run-chat-completion.ts'
 import { CreateResponse } from './format/request-schema.ts'
-import type { EventOut } from './format/response-writer.ts'
-import { respond } from './run-response.ts'
-import { answers, ById, json, Models } from './schemas.ts'
+import type { ResponseEvent } from './format/response-writer.ts'
+import { runResponse } from './run-response.ts'
+import { answers, ById, jsonType, Models } from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
 import { storedResponseRoutes } from './stored-routes.ts'
-import { clientLeft, defaultTimes, type Turn, type TurnTimes } from './turns/turn.ts'
+import { clientLeft, defaultTurnTimeouts, type Turn, type TurnTimeouts } from './turns/turn.ts'
 import type { AgentAnswer } from './turns/turn-runner.ts'
-import { createTurns } from './turns/turn-runner.ts'
+import { createTurnRunner } from './turns/turn-runner.ts'
 import { taggedBodies } from './validation.ts'
 import { refuseHttp, useWebSockets } from './web-socket.ts'
 
@@ -39,7 +39,7 @@ export interface ResponseDeps {
   gatewayOf: GatewayOf
   findSummary: FindSummary
   findCaller: FindCaller
-  times?: TurnTimes
+  turnTimeouts?: TurnTimeouts
   /** How long, in ms, a gateway keeps a key aside after the provider refused it. */
   keyCooldownMs?: number
   /** Counts a turn on an open connection as a request. Throws AppError rate_limited for one too many. */
@@ -60,7 +60,7 @@ function countStream({ raw }: FastifyReply): void {
 }
 
 /** Each event in one piece, and all that came at once together. */
-async function* serverSent(stream: AsyncIterable<EventOut[]>): AsyncGenerator<string> {
+async function* serverSent(stream: AsyncIterable<ResponseEvent[]>): AsyncGenerator<string> {
   for await (const events of stream)
     yield events.map(({ type, json }) => `event: ${type}\ndata: ${json()}\n\n`).join('')
   yield 'data: [DONE]\n\n'
@@ -78,9 +78,9 @@ function noteAdded({ elapsedTime }: FastifyReply, { askedAt, answeredAt }: Agent
 /** Talking to a running instance's agent, plain or streamed, and reading again what it answered. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
   const { db, gatewayOf, findSummary, findCaller } = deps
-  const times = deps.times ?? defaultTimes
-  const { graceMs } = times
-  const turns = createTurns(times, deps.keyCooldownMs ?? 70_000)
+  const turnTimeouts = deps.turnTimeouts ?? defaultTurnTimeouts
+  const { graceMs } = turnTimeouts
+  const turns = createTurnRunner(turnTimeouts, deps.keyCooldownMs ?? 70_000)
   const store = createResponseStore(db, deps.vault, app.log)
 
   // An open turn would hold the server's close for as long as its agent thinks.
@@ -103,7 +103,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     reply.raw.on('close', () => {
       if (!reply.raw.writableFinished) turn.end(clientLeft)
       clearTimeout(cutting)
-      turns.over(turn)
+      turns.finish(turn)
     })
     return turn
   }
@@ -111,22 +111,20 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   /** Runs a turn, and answers it as a stream of bytes or in one piece. */
   async function answer(
     reply: FastifyReply,
-    run: (
-      turn: Turn,
-    ) => Promise<{ answer: AgentAnswer; stream?: AsyncIterable<string>; whole?: () => Promise<string> }>,
+    run: (turn: Turn) => Promise<{ answer: AgentAnswer; stream?: AsyncIterable<string>; json?: () => Promise<string> }>,
   ) {
     const turn = beginTurn(reply)
     try {
-      const { answer, stream, whole } = await run(turn)
+      const { answer, stream, json } = await run(turn)
       reply.header('cache-control', 'no-store')
       if (stream) {
         noteAdded(reply, answer)
         countStream(reply)
         return reply.type('text/event-stream').send(Readable.from(stream, { objectMode: false }))
       }
-      const text = await whole?.()
+      const text = await json?.()
       noteAdded(reply, answer)
-      return reply.type(json).send(text)
+      return reply.type(jsonType).send(text)
     } catch (error) {
       if (turn.signal.reason === clientLeft) return reply.hijack() // nobody to answer
       throw error
@@ -138,7 +136,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const { organizationId } = request.caller
       const body = request.body as CreateResponse
       const isStreamed = body.stream === true
-      const { answer, stream, whole } = await respond(turns, store, turn, {
+      const { answer, events, json } = await runResponse(turns, store, turn, {
         organizationId,
         gateway: await gatewayOf(organizationId, instanceId),
         instanceId: instanceId.toLowerCase(),
@@ -147,14 +145,14 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         isStreamed,
         log: request.log,
       })
-      return isStreamed ? { answer, stream: serverSent(stream()) } : { answer, whole }
+      return isStreamed ? { answer, stream: serverSent(events()) } : { answer, json }
     })
 
   const answerChat = (request: FastifyRequest, reply: FastifyReply, instanceId: string) =>
     answer(reply, async (turn) => {
       const { organizationId } = request.caller
       const body = request.body as CreateChatCompletion
-      const { answer, stream, whole } = await chat(turns, turn, {
+      const { answer, chunks, json } = await runChatCompletion(turns, turn, {
         gateway: await gatewayOf(organizationId, instanceId),
         instanceId: instanceId.toLowerCase(),
         body,
@@ -168,7 +166,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
           return key
         },
       })
-      return body.stream === true ? { answer, stream: chunked(stream()) } : { answer, whole }
+      return body.stream === true ? { answer, stream: chunked(chunks()) } : { answer, json }
     })
 
   const config = { access: 'interact', openaiErrors: true, endsRefused: true, event: null } as const
@@ -261,7 +259,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       schema: {
         ...schema,
         body: CreateChatCompletion,
-        response: { ...chatAnswers, ...failures(400, 404, 409, 413, 502, 504) },
+        response: { ...chatCompletionAnswers, ...failures(400, 404, 409, 413, 502, 504) },
         operationId: 'createChatCompletion',
         summary: 'Say something to an agent in the Chat Completions format',
         description: `For clients that speak no other format, and send the whole conversation each time: the call runs in a session of its own that is deleted after it. ${outcome}`,

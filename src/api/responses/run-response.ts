@@ -1,28 +1,28 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { RunningGateway } from '#instances/find.ts'
 import { type AgentEvent, follow, type TurnEnd } from './format/gateway-answer.ts'
-import { knowsNothing, namedIn, splitKnown } from './format/known-items.ts'
+import { noKnownItems, referencedIds, skipKnownItems } from './format/known-items.ts'
 import { gatewayRequest, readRequest } from './format/request.ts'
 import type { CreateResponse } from './format/request-schema.ts'
-import { newResponseId, nowInSeconds, type Outcome, underWay } from './format/response-object.ts'
-import { type EventOut, ResponseEvents } from './format/response-writer.ts'
-import { keptInput } from './format/stored-input.ts'
-import type { Begun } from './store/response-rows.ts'
+import { inProgress, newResponseId, nowInSeconds, type Outcome } from './format/response-object.ts'
+import { type ResponseEvent, ResponseWriter } from './format/response-writer.ts'
+import { storedInput } from './format/stored-input.ts'
+import type { StartedResponse } from './store/response-rows.ts'
 import type { ResponseStore } from './store/response-store.ts'
-import type { Place } from './store/session-history.ts'
+import type { SessionRef } from './store/session-history.ts'
 import { clientLeft, type Turn, turnCancelled } from './turns/turn.ts'
-import type { AgentAnswer, Question, Turns } from './turns/turn-runner.ts'
+import type { AgentAnswer, AgentRequest, TurnRunner } from './turns/turn-runner.ts'
 
 /** One response that an agent is asked for, from the request to what is kept of it. */
-export interface Responding {
+export interface RunningResponse {
   answer: AgentAnswer
   /** Waits for the end, and answers the response as JSON. Throws AppError when the turn failed. */
-  whole(): Promise<string>
+  json(): Promise<string>
   /** The format's events as they come to be, the terminal one last; a turn that fails ends with `response.failed`. */
-  stream(): AsyncGenerator<EventOut[]>
+  events(): AsyncGenerator<ResponseEvent[]>
 }
 
-interface Asked extends Place {
+interface Asked extends SessionRef {
   gateway: RunningGateway
   body: CreateResponse
   isStreamed: boolean
@@ -35,20 +35,25 @@ interface Asked extends Place {
  * request, or what it builds on, is at fault, when the gateway refuses or cannot be reached, and the turn's reason when
  * that was ended.
  */
-export async function respond(turns: Turns, store: ResponseStore, turn: Turn, asked: Asked): Promise<Responding> {
+export async function runResponse(
+  turns: TurnRunner,
+  store: ResponseStore,
+  turn: Turn,
+  asked: Asked,
+): Promise<RunningResponse> {
   const { gateway, body, isStreamed, log, ...place } = asked
   const request = readRequest(body, gateway)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
-  const response = new ResponseEvents(draft)
-  const begun = (answeredCallIds: string[]): Begun => ({
+  const response = new ResponseWriter(draft)
+  const begun = (answeredCallIds: string[]): StartedResponse => ({
     ...place,
     id: draft.id,
-    isKept: request.echo.store,
-    response: () => response.object(underWay),
-    input: () => keptInput(request.items),
+    isStored: request.echo.store,
+    response: () => response.object(inProgress),
+    input: () => storedInput(request.items),
     answeredCallIds,
   })
-  const question = (offset: number): Question => ({
+  const question = (offset: number): AgentRequest => ({
     instanceId: place.instanceId,
     gateway,
     sessionKey: place.sessionKey,
@@ -62,16 +67,16 @@ export async function respond(turns: Turns, store: ResponseStore, turn: Turn, as
     },
   })
 
-  const named = { ...namedIn(request.items), previousId: request.echo.previous_response_id }
+  const named = { ...referencedIds(request.items), previousId: request.echo.previous_response_id }
   const isContinuing = named.previousId !== null || named.itemIds.length + named.callIds.length > 0
-  let toAsk: Question
+  let toAsk: AgentRequest
   if (isContinuing) {
-    ;({ question: toAsk } = await store.continueFrom(place, named, (known) => {
-      const { offset, answered } = splitKnown(request.items, known)
+    ;({ question: toAsk } = await store.beginContinuation(place, named, (known) => {
+      const { offset, answered } = skipKnownItems(request.items, known)
       return { ...begun(answered), question: question(offset) }
     }))
   } else {
-    splitKnown(request.items, knowsNothing)
+    skipKnownItems(request.items, noKnownItems)
     toAsk = question(0)
     store.begin(begun([]))
   }
@@ -111,19 +116,19 @@ export async function respond(turns: Turns, store: ResponseStore, turn: Turn, as
   })
   return {
     answer,
-    async whole() {
+    async json() {
       const said = follow(answer.events)
       let step = await said.next()
-      for (; !step.done; step = await said.next()) for (const one of step.value) response.say(one)
+      for (; !step.done; step = await said.next()) for (const one of step.value) response.write(one)
       const { json, failure } = settle(step.value)
       if (failure) throw failure
       return json
     },
-    async *stream() {
-      yield response.begin()
+    async *events() {
+      yield response.start()
       const said = follow(answer.events)
       let step = await said.next()
-      for (; !step.done; step = await said.next()) yield step.value.flatMap((one) => response.say(one))
+      for (; !step.done; step = await said.next()) yield step.value.flatMap((one) => response.write(one))
       const { events, failure } = settle(step.value)
       if (failure) log.warn({ err: failure, instanceId: place.instanceId }, 'a streamed turn failed')
       yield events

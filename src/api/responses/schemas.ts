@@ -3,7 +3,7 @@ import { OneOf } from '#http/validation.ts'
 import { ResponseObject } from './format/response-schema.ts'
 
 /** Of what was put into words by Chowder itself, and not by Fastify's serializer. */
-export const json = 'application/json; charset=utf-8'
+export const jsonType = 'application/json; charset=utf-8'
 
 /** A malformed id is an unknown one: 404. */
 export const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })

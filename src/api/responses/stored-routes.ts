@@ -5,7 +5,7 @@ import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { ResponseObject } from './format/response-schema.ts'
-import { ById, DeletedResponse, InputItems, InputItemsPage, json } from './schemas.ts'
+import { ById, DeletedResponse, InputItems, InputItemsPage, jsonType } from './schemas.ts'
 import type { ResponseStore } from './store/response-store.ts'
 
 const ByResponse = Type.Object({
@@ -44,7 +44,7 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
     },
     async (request, reply) => {
       const response = await store.find(await ownerOf(request), request.params.response_id)
-      return reply.type(json).send(JSON.stringify(response) as never)
+      return reply.type(jsonType).send(JSON.stringify(response) as never)
     },
   )
 
@@ -95,7 +95,7 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
       const owner = await ownerOf(request)
       const { response_id: id } = request.params
       await store.cancel(owner, id)
-      return reply.type(json).send(JSON.stringify(await store.find(owner, id)) as never)
+      return reply.type(jsonType).send(JSON.stringify(await store.find(owner, id)) as never)
     },
   )
 
@@ -115,7 +115,7 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
     },
     async (request) => {
       const { response_id: id } = request.params
-      await store.remove(await ownerOf(request), id)
+      await store.delete(await ownerOf(request), id)
       return { id, object: 'response' as const, deleted: true as const }
     },
   )

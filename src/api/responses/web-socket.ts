@@ -10,13 +10,13 @@ import { isObject } from '#openclaw/json.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError, statusOf } from '#platform/errors.ts'
 import { openStreams } from '#platform/metrics.ts'
-import { turnTexts } from './format/error-texts.ts'
+import { errorTexts } from './format/error-texts.ts'
 import { CreateResponse } from './format/request-schema.ts'
-import type { EventOut } from './format/response-writer.ts'
-import { respond } from './run-response.ts'
+import type { ResponseEvent } from './format/response-writer.ts'
+import { runResponse } from './run-response.ts'
 import type { ResponseStore } from './store/response-store.ts'
 import { clientLeft, type Turn } from './turns/turn.ts'
-import type { Turns } from './turns/turn-runner.ts'
+import type { TurnRunner } from './turns/turn-runner.ts'
 import { taggedBodies } from './validation.ts'
 
 const paths = /^\/v1\/instances\/[^/?]+\/(?:session\/[^/?]+\/)?responses(?:\?|$)/
@@ -40,7 +40,7 @@ const policyViolation = 1008
 const serviceRestart = 1012
 
 interface Deps {
-  turns: Turns
+  turns: TurnRunner
   store: ResponseStore
   gatewayOf(organizationId: string, instanceId: string): Promise<RunningGateway>
   findCaller: FindCaller
@@ -51,7 +51,7 @@ interface Deps {
 
 /** The answer to a plain GET of such a path. */
 export function refuseHttp(): never {
-  throw new AppError('invalid', turnTexts.needsWebSocket)
+  throw new AppError('invalid', errorTexts.needsWebSocket)
 }
 
 const refuse = (param: string, message: string) => new AppError('invalid', message, { param })
@@ -78,7 +78,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
     errors: Parameters<typeof inOneLine>[0] | null
   }
   const connections = new Set<{ end(code: number, reason: AppError): void }>()
-  const shuttingDown = new AppError('unavailable', turnTexts.shuttingDown)
+  const shuttingDown = new AppError('unavailable', errorTexts.shuttingDown)
   let isClosing = false
 
   await app.register(websocket, {
@@ -98,10 +98,10 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
 
   function readFrame(text: string): CreateResponse {
     const frame = parse(text)
-    if (!isObject(frame) || frame.type !== 'response.create') throw refuse('type', turnTexts.onlyCreate)
+    if (!isObject(frame) || frame.type !== 'response.create') throw refuse('type', errorTexts.onlyCreate)
     const { type: _type, stream: _stream, stream_options: _options, stream_id, generate, ...body } = frame
-    if (stream_id != null) throw refuse('stream_id', turnTexts.oneAfterAnother)
-    if (generate != null && generate !== true) throw refuse('generate', turnTexts.noWarmUp)
+    if (stream_id != null) throw refuse('stream_id', errorTexts.oneAfterAnother)
+    if (generate != null && generate !== true) throw refuse('generate', errorTexts.noWarmUp)
     if (!validate(body)) throw new AppError('unprocessable', inOneLine(validate.errors ?? []))
     return body as CreateResponse
   }
@@ -137,7 +137,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
       turn?.end(reason)
       connection.end(policyViolation, reason)
     })
-    const tooOld = new AppError('invalid', turnTexts.connectionTooOld, { code: 'websocket_connection_limit_reached' })
+    const tooOld = new AppError('invalid', errorTexts.connectionTooOld, { code: 'websocket_connection_limit_reached' })
     const lasting = setTimeout(() => connection.end(policyViolation, tooOld), maxConnectionMs)
     // Whoever has yet to read what was sent is not asked.
     const pinging = setInterval(() => {
@@ -165,7 +165,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
     }
 
     /** Each event in a frame; resolves when the reader is ready for more. */
-    const send = (events: EventOut[], { signal }: Turn): Promise<void> | void => {
+    const send = (events: ResponseEvent[], { signal }: Turn): Promise<void> | void => {
       raw.socket.cork()
       for (const { json } of events) socket.send(json())
       raw.socket.uncork()
@@ -191,9 +191,9 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
       try {
         await countTurn?.(request, reply)
         running.signal.throwIfAborted()
-        if (isBinary) throw new AppError('invalid', turnTexts.textFrames)
+        if (isBinary) throw new AppError('invalid', errorTexts.textFrames)
         const body = readFrame(data.toString('utf8'))
-        const responding = await respond(turns, store, running, {
+        const response = await runResponse(turns, store, running, {
           organizationId: caller.organizationId,
           gateway: await gatewayOf(caller.organizationId, instanceId),
           instanceId: instanceId.toLowerCase(),
@@ -202,10 +202,10 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
           isStreamed: true,
           log: request.log,
         })
-        for await (const events of responding.stream()) await send(events, running)
+        for await (const events of response.events()) await send(events, running)
       } finally {
         openStreams.dec()
-        turns.over(running)
+        turns.finish(running)
         turn = null
       }
     }
@@ -230,7 +230,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
     socket.on('message', (data: Buffer, isBinary: boolean) => {
       if (ending || socket.readyState !== socket.OPEN) return
       if (waiting.length >= maxWaiting || waitingBytes + data.length > maxMessageBytes) {
-        return tell(new AppError('rate_limited', turnTexts.tooManyWaiting))
+        return tell(new AppError('rate_limited', errorTexts.tooManyWaiting))
       }
       waiting.push({ data, isBinary })
       waitingBytes += data.length

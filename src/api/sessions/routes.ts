@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { forgetSession } from '#api/responses/store/expiry.ts'
+import { deleteSessionResponses } from '#api/responses/store/expiry.ts'
 import type { Db } from '#database/client.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
@@ -111,7 +111,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
     },
     async ({ caller, params }, reply) => {
       await askGateway(caller.organizationId, params.instance_id, (gateway) => resetSession(gateway, params.session_id))
-      await forgetSession(db, params.instance_id, sessionKey(params.session_id))
+      await deleteSessionResponses(db, params.instance_id, sessionKey(params.session_id))
       return reply.code(204).send(null)
     },
   )
@@ -134,7 +134,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
       await askGateway(caller.organizationId, params.instance_id, (gateway) =>
         deleteSession(gateway, params.session_id),
       )
-      await forgetSession(db, params.instance_id, sessionKey(params.session_id))
+      await deleteSessionResponses(db, params.instance_id, sessionKey(params.session_id))
       return reply.code(204).send(null)
     },
   )

@@ -283,7 +283,7 @@ const Chunks = Type.String({
   examples: ['data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"README.md"}}]}\n\n'],
 })
 
-export const chatAnswers = {
+export const chatCompletionAnswers = {
   200: {
     description: 'The agent’s answer: whole, or as it comes with `"stream": true`.',
     content: { 'application/json': { schema: ChatCompletion }, 'text/event-stream': { schema: Chunks } },

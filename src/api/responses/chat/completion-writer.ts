@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { AgentEnd, Said } from '#api/responses/format/gateway-answer.ts'
+import type { AgentEnd, AgentOutput } from '#api/responses/format/gateway-answer.ts'
 import { nowInSeconds } from '#api/responses/format/response-object.ts'
 import type { Usage } from '#api/responses/format/response-schema.ts'
 import type { ChatCompletion, ChatUsage, FinishReason } from './completion-schema.ts'
@@ -20,23 +20,23 @@ const usageOf = (usage: Usage): ChatUsage => ({
 type End = Extract<AgentEnd, { kind: 'end' }>
 
 /** One chat completion as it comes to be: in one piece at its end, or in chunks. */
-export class ChatOut {
+export class ChatCompletionWriter {
   readonly #common: { id: string; created: number; model: string }
   readonly #includeUsage: boolean
   #text = ''
-  readonly #calls: Extract<Said, { kind: 'call' }>[] = []
+  readonly #calls: Extract<AgentOutput, { kind: 'call' }>[] = []
 
   constructor(model: string, includeUsage: boolean) {
     this.#common = { id: `chatcmpl-${randomUUID().replaceAll('-', '')}`, created: nowInSeconds(), model }
     this.#includeUsage = includeUsage
   }
 
-  begin(): string {
+  start(): string {
     return this.#chunk({ role: 'assistant', content: '', refusal: null })
   }
 
   /** Notes what was said, and answers it as chunks. */
-  say(said: Said): string[] {
+  write(said: AgentOutput): string[] {
     if (said.kind === 'text') {
       this.#text += said.text
       return [this.#chunk({ content: said.text })]
@@ -56,7 +56,7 @@ export class ChatOut {
     return this.#includeUsage ? [last, JSON.stringify(total)] : [last]
   }
 
-  whole({ status, usage }: End): ChatCompletion {
+  completion({ status, usage }: End): ChatCompletion {
     const calls = this.#calls.map(({ callId: id, name, arguments: args }) => ({
       id,
       type: 'function' as const,

@@ -52,7 +52,10 @@ const names: Partial<Record<string, string>> = {
  * The request as one for a response. `inWords` brings the refusal of a field back to what it is called here. Throws
  * AppError invalid that names the field which cannot be honoured.
  */
-export function readChat(body: CreateChatCompletion): { request: CreateResponse; inWords(error: unknown): unknown } {
+export function readChatRequest(body: CreateChatCompletion): {
+  request: CreateResponse
+  toChatError(error: unknown): unknown
+} {
   const unknown = Object.keys(body).find((name) => !chatFields.has(name))
   if (unknown !== undefined) throw refuse(unknown.slice(0, 100), 'is not a field that this endpoint knows.')
   for (const [name, isMeant, why] of refused) {
@@ -78,7 +81,7 @@ export function readChat(body: CreateChatCompletion): { request: CreateResponse;
   } as CreateResponse
   return {
     request,
-    inWords(error) {
+    toChatError(error) {
       if (!(error instanceof AppError) || error.param === undefined) return error
       const param =
         names[error.param] ??

@@ -1,23 +1,23 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { follow } from '#api/responses/format/gateway-answer.ts'
-import { knowsNothing, splitKnown } from '#api/responses/format/known-items.ts'
+import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
 import { gatewayRequest, readRequest } from '#api/responses/format/request.ts'
 import type { Turn } from '#api/responses/turns/turn.ts'
-import type { AgentAnswer, Question, Turns } from '#api/responses/turns/turn-runner.ts'
+import type { AgentAnswer, AgentRequest, TurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { openaiType } from '#http/errors.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError, statusOf } from '#platform/errors.ts'
 import type { CreateChatCompletion } from './completion-schema.ts'
-import { ChatOut } from './completion-writer.ts'
-import { readChat } from './request.ts'
+import { ChatCompletionWriter } from './completion-writer.ts'
+import { readChatRequest } from './request.ts'
 
 /** One chat completion that an agent is asked for. */
-export interface Chatting {
+export interface RunningChatCompletion {
   answer: AgentAnswer
   /** Waits for the end, and answers the completion as JSON. Throws AppError when the turn failed. */
-  whole(): Promise<string>
+  json(): Promise<string>
   /** The chunks, and `[DONE]`; a turn that fails ends with an `error` in their place. */
-  stream(): AsyncGenerator<string[]>
+  chunks(): AsyncGenerator<string[]>
 }
 
 interface Asked {
@@ -30,19 +30,19 @@ interface Asked {
 }
 
 /** As `respond`, for a call that brings its whole conversation along and leaves nothing behind. */
-export async function chat(turns: Turns, turn: Turn, asked: Asked): Promise<Chatting> {
+export async function runChatCompletion(turns: TurnRunner, turn: Turn, asked: Asked): Promise<RunningChatCompletion> {
   const { instanceId, gateway, body, log } = asked
-  const { request: asResponse, inWords } = readChat(body)
+  const { request: asResponse, toChatError } = readChatRequest(body)
   const isStreamed = body.stream === true
   let gatewayBody: object
   try {
     const request = readRequest(asResponse, gateway)
-    splitKnown(request.items, knowsNothing)
+    skipKnownItems(request.items, noKnownItems)
     gatewayBody = gatewayRequest(request, request.items, 0)
   } catch (error) {
-    throw inWords(error)
+    throw toChatError(error)
   }
-  const question: Question = {
+  const question: AgentRequest = {
     instanceId,
     gateway,
     sessionKey: await asked.makeSession(),
@@ -52,23 +52,23 @@ export async function chat(turns: Turns, turn: Turn, asked: Asked): Promise<Chat
     body: { ...gatewayBody, ...(isStreamed && { stream: true }) },
   }
   const answer = await turns.ask(turn, question)
-  const out = new ChatOut(body.model, body.stream_options?.include_usage === true)
+  const out = new ChatCompletionWriter(body.model, body.stream_options?.include_usage === true)
 
   return {
     answer,
-    async whole() {
+    async json() {
       const said = follow(answer.events)
       let step = await said.next()
-      for (; !step.done; step = await said.next()) for (const one of step.value) out.say(one)
+      for (; !step.done; step = await said.next()) for (const one of step.value) out.write(one)
       const { failure } = turns.outcome(turn, question, step.value)
       if (step.value.kind !== 'end') throw failure
-      return JSON.stringify(out.whole(step.value))
+      return JSON.stringify(out.completion(step.value))
     },
-    async *stream() {
-      yield [out.begin()]
+    async *chunks() {
+      yield [out.start()]
       const said = follow(answer.events)
       let step = await said.next()
-      for (; !step.done; step = await said.next()) yield step.value.flatMap((one) => out.say(one))
+      for (; !step.done; step = await said.next()) yield step.value.flatMap((one) => out.write(one))
       const { error, failure } = turns.outcome(turn, question, step.value)
       if (step.value.kind === 'end') return yield [...out.end(step.value), '[DONE]']
       log.warn({ err: failure, instanceId }, 'a streamed turn failed')

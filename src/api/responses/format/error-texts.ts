@@ -1,5 +1,5 @@
 /** The fixed texts of a turn's failures. */
-export const turnTexts = {
+export const errorTexts = {
   gatewayRefusedRequest: 'The gateway refused the request.',
   mediaRefused:
     'OpenClaw refused an image or a file in input: it cannot be fetched, is larger than 10 MB (an image) or 5 MB (a file), or is of a kind that is not taken.',

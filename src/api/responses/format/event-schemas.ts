@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { FunctionCallOut, MessageOut, OutputItem, OutputText, ResponseObject } from './response-schema.ts'
+import { OutputFunctionCall, OutputItem, OutputMessage, OutputText, ResponseObject } from './response-schema.ts'
 
 const sequence_number = Type.Integer({ minimum: 0, description: 'From 0, without gaps.' })
 const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>
@@ -17,9 +17,9 @@ export const streamEvents = {
   'response.output_item.added': event('response.output_item.added', {
     output_index,
     item: Type.Union([
-      Type.Intersect([MessageOut, Type.Object({ status: Type.Literal('in_progress'), content: Type.Tuple([]) })]),
+      Type.Intersect([OutputMessage, Type.Object({ status: Type.Literal('in_progress'), content: Type.Tuple([]) })]),
       Type.Intersect([
-        FunctionCallOut,
+        OutputFunctionCall,
         Type.Object({ status: Type.Literal('in_progress'), arguments: Type.Literal('') }),
       ]),
     ]),

@@ -1,11 +1,13 @@
 import { createParser } from 'eventsource-parser'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
-import { turnTexts } from './error-texts.ts'
+import { errorTexts } from './error-texts.ts'
 import type { Usage } from './response-schema.ts'
 
 /** What an agent says: its words, and calls of the client's tools. */
-export type Said = { kind: 'text'; text: string } | { kind: 'call'; callId: string; name: string; arguments: string }
+export type AgentOutput =
+  | { kind: 'text'; text: string }
+  | { kind: 'call'; callId: string; name: string; arguments: string }
 
 /** How its turn ended by its own account. */
 export type AgentEnd =
@@ -13,7 +15,7 @@ export type AgentEnd =
   | { kind: 'failed'; error: unknown; usage: Usage | null }
 
 /** What an agent does in a turn, in order: what it says, then exactly one end. */
-export type AgentEvent = Said | AgentEnd
+export type AgentEvent = AgentOutput | AgentEnd
 
 /** How a turn ended: by the agent's account, or because something on the way to it broke. */
 export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
@@ -21,15 +23,15 @@ export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
 const isEnd = (event: AgentEvent): event is AgentEnd => event.kind === 'end' || event.kind === 'failed'
 
 /** Hands on what an agent says, as it comes, and returns how that ended. Never throws. */
-export async function* follow(events: AsyncIterable<AgentEvent[]>): AsyncGenerator<Said[], TurnEnd> {
+export async function* follow(events: AsyncIterable<AgentEvent[]>): AsyncGenerator<AgentOutput[], TurnEnd> {
   try {
     for await (const batch of events) {
-      const said = batch.filter((event): event is Said => !isEnd(event))
+      const said = batch.filter((event): event is AgentOutput => !isEnd(event))
       if (said.length > 0) yield said
       const end = batch.find(isEnd)
       if (end) return end
     }
-    throw brokenAnswer(turnTexts.cut)
+    throw brokenAnswer(errorTexts.cut)
   } catch (cause) {
     return { kind: 'broken', cause }
   }
@@ -41,7 +43,7 @@ export const maxAnswerBytes = 64 * 1024 * 1024
 const maxCalls = 1000
 
 export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
-const unreadable = () => brokenAnswer(turnTexts.unreadable)
+const unreadable = () => brokenAnswer(errorTexts.unreadable)
 
 const count = (value: unknown): number =>
   typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : 0
@@ -67,7 +69,7 @@ function readUsage(usage: unknown): Usage | null {
 /** Those of OpenClaw have nine characters. What stands at the other end may be the agent itself. */
 const callIdFormat = /^[\x21-\x7e]{1,64}$/
 
-function readCall(item: Record<string, unknown>): Said {
+function readCall(item: Record<string, unknown>): AgentOutput {
   const { call_id: callId, name, arguments: args } = item
   if (typeof callId !== 'string' || !callIdFormat.test(callId)) throw unreadable()
   if (typeof name !== 'string' || typeof args !== 'string') throw unreadable()
@@ -88,13 +90,13 @@ const textIn = ({ content }: Record<string, unknown>): string =>
     : ''
 
 /** Takes what an agent says as long as it does not come to more than one answer may. Throws AppError gateway_unreachable. */
-function limitedAnswer(): (said: Said) => Said {
+function limitedAnswer(): (said: AgentOutput) => AgentOutput {
   let bytes = 0
   let calls = 0
   return (said) => {
     if (said.kind === 'call') calls += 1
     bytes += Buffer.byteLength(said.kind === 'text' ? said.text : said.callId + said.name + said.arguments)
-    if (bytes > maxAnswerBytes || calls > maxCalls) throw brokenAnswer(turnTexts.tooLarge)
+    if (bytes > maxAnswerBytes || calls > maxCalls) throw brokenAnswer(errorTexts.tooLarge)
     return said
   }
 }
@@ -161,7 +163,7 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
     maxBufferSize: maxAnswerBytes,
     onEvent: ({ data }) => happened.push(...read(data)),
     onError({ type }) {
-      if (type === 'max-buffer-size-exceeded') throw brokenAnswer(turnTexts.tooLarge)
+      if (type === 'max-buffer-size-exceeded') throw brokenAnswer(errorTexts.tooLarge)
     },
   })
 
@@ -172,7 +174,7 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
     if (events.length > 0) yield events
     if (isOver) return
   }
-  throw brokenAnswer(turnTexts.cut)
+  throw brokenAnswer(errorTexts.cut)
 }
 
 const ends = new Set(['response.completed', 'response.incomplete', 'response.failed'])

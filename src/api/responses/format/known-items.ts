@@ -2,7 +2,7 @@ import { AppError } from '#platform/errors.ts'
 import type { InputItem } from './request-schema.ts'
 
 /** What a session's earlier turns hold of the items and calls that an input names. */
-export interface Known {
+export interface KnownItems {
   itemIds: ReadonlySet<string>
   /** Calls that the agent made and whose results it waits for. */
   pendingCalls: ReadonlySet<string>
@@ -10,10 +10,10 @@ export interface Known {
   answeredCalls: ReadonlySet<string>
 }
 
-export const knowsNothing: Known = { itemIds: new Set(), pendingCalls: new Set(), answeredCalls: new Set() }
+export const noKnownItems: KnownItems = { itemIds: new Set(), pendingCalls: new Set(), answeredCalls: new Set() }
 
 /** The ids by which an input's items may be known to the session. */
-export function namedIn(items: readonly InputItem[]): { itemIds: string[]; callIds: string[] } {
+export function referencedIds(items: readonly InputItem[]): { itemIds: string[]; callIds: string[] } {
   const itemIds = items.flatMap((item) => (item.type === 'reasoning' || !item.id ? [] : [item.id]))
   const callIds = items.flatMap((item) => ('call_id' in item ? [item.call_id] : []))
   return { itemIds: [...new Set(itemIds)], callIds: [...new Set(callIds)] }
@@ -29,7 +29,7 @@ const refuse = (param: string, why: string) => new AppError('invalid', `${param}
  * Throws AppError invalid for a reference to an item, and for the result of a call, that the session does not know. A
  * call that the client brings along itself, before its result, is part of the history that it tells.
  */
-export function splitKnown(items: readonly InputItem[], known: Known): { offset: number; answered: string[] } {
+export function skipKnownItems(items: readonly InputItem[], known: KnownItems): { offset: number; answered: string[] } {
   const isKnown = (item: InputItem): boolean => {
     if (item.type === 'function_call') {
       return known.pendingCalls.has(item.call_id) || known.answeredCalls.has(item.call_id)

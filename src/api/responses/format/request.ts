@@ -10,17 +10,17 @@ import {
   type MessageItem,
   responseFields,
 } from './request-schema.ts'
-import type { Echo, ToolChoiceOut, ToolOut } from './response-schema.ts'
+import type { EchoedFields, ResponseTool, ResponseToolChoice } from './response-schema.ts'
 
 /** A request, read and found good: what its response will repeat, and what the agent is to be told. */
-export interface TurnRequest {
-  echo: Echo
+export interface CheckedRequest {
+  echo: EchoedFields
   items: InputItem[]
   /** What the model is told. */
   sampling: { temperature?: number; top_p?: number }
   /** Only those that `tool_choice` allows. */
-  tools: ToolOut[]
-  toolChoice: Exclude<ToolChoiceOut, { type: 'allowed_tools' }>
+  tools: ResponseTool[]
+  toolChoice: Exclude<ResponseToolChoice, { type: 'allowed_tools' }>
 }
 
 /** To whom it goes: what can be honoured depends on it. */
@@ -40,7 +40,7 @@ const refused: [keyof CreateResponse, isMeant: (value: unknown) => boolean, why:
   ['context_management', () => true, 'an agent shortens its own conversation.'],
 ]
 
-function readTools(tools: CreateResponse['tools'], isParallel: boolean): ToolOut[] {
+function readTools(tools: CreateResponse['tools'], isParallel: boolean): ResponseTool[] {
   const names = new Set<string>()
   if (!isParallel && tools?.length) {
     throw refuse('parallel_tool_calls', 'an agent cannot be kept from calling several tools at once.')
@@ -59,14 +59,14 @@ function readTools(tools: CreateResponse['tools'], isParallel: boolean): ToolOut
 
 function readToolChoice(
   choice: CreateResponse['tool_choice'],
-  tools: ToolOut[],
-): Pick<TurnRequest, 'tools' | 'toolChoice'> & { echo: ToolChoiceOut } {
+  tools: ResponseTool[],
+): Pick<CheckedRequest, 'tools' | 'toolChoice'> & { echo: ResponseToolChoice } {
   const named = (name: string | undefined, param: string) => {
     const tool = tools.find((one) => one.name === name)
     if (!tool) throw refuse(param, `there is no tool ${JSON.stringify(name ?? '')} in tools.`)
     return tool
   }
-  const mode = (wanted: 'none' | 'auto' | 'required', among: ToolOut[]) => {
+  const mode = (wanted: 'none' | 'auto' | 'required', among: ResponseTool[]) => {
     if (wanted === 'required' && among.length === 0) throw refuse('tool_choice', '"required" needs tools.')
     return { tools: among, toolChoice: wanted }
   }
@@ -84,7 +84,7 @@ function readToolChoice(
 }
 
 /** Throws AppError invalid that names the field which cannot be honoured and says why. */
-export function readRequest(body: CreateResponse, { provider, release, model: own }: Recipient): TurnRequest {
+export function readRequest(body: CreateResponse, { provider, release, model: own }: Recipient): CheckedRequest {
   const unknown = Object.keys(body).find((name) => !responseFields.has(name))
   if (unknown !== undefined) throw refuse(unknown.slice(0, 100), 'is not a field that this endpoint knows.')
   for (const [name, isMeant, why] of refused) {
@@ -119,7 +119,7 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
     ...(abilities.temperature && typeof body.temperature === 'number' && { temperature: body.temperature }),
     ...(abilities.topP && typeof body.top_p === 'number' && { top_p: body.top_p }),
   }
-  const echo: Echo = {
+  const echo: EchoedFields = {
     model: body.model,
     previous_response_id: body.previous_response_id ?? null,
     instructions: body.instructions ?? null,
@@ -243,7 +243,11 @@ function gatewayInput(items: InputItem[], offset: number): object[] {
  * What OpenClaw is asked for these items of a request, the others being known to its session already. Throws AppError as
  * `gatewayInput`.
  */
-export function gatewayRequest({ echo, sampling, tools, toolChoice }: TurnRequest, items: InputItem[], offset: number) {
+export function gatewayRequest(
+  { echo, sampling, tools, toolChoice }: CheckedRequest,
+  items: InputItem[],
+  offset: number,
+) {
   const { instructions, max_output_tokens } = echo
   return {
     model: 'openclaw',
@@ -255,7 +259,7 @@ export function gatewayRequest({ echo, sampling, tools, toolChoice }: TurnReques
   }
 }
 
-const gatewayTool = ({ type, name, description, parameters }: ToolOut) => ({
+const gatewayTool = ({ type, name, description, parameters }: ResponseTool) => ({
   type,
   name,
   ...(description !== null && { description }),

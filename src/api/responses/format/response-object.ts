@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { ResponseStatus } from '#database/schema.ts'
 import { newId } from '#platform/ids.ts'
-import type { Echo, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
+import type { EchoedFields, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
 
 const withoutDashes = (id: string) => id.replaceAll('-', '')
 
@@ -18,14 +18,14 @@ export interface Outcome {
   error: ResponseError | null
 }
 
-export const underWay: Outcome = { status: 'in_progress', usage: null, error: null }
+export const inProgress: Outcome = { status: 'in_progress', usage: null, error: null }
 export const cancelled: Outcome = { status: 'cancelled', usage: null, error: null }
 
 const reasons = { incomplete: { reason: 'max_output_tokens' }, cancelled: { reason: 'cancelled' } } as const
 
 /** The response as clients get it, whole at every moment of its life. */
 export const responseObject = (
-  { id, createdAt, echo }: { id: string; createdAt: number; echo: Echo },
+  { id, createdAt, echo }: { id: string; createdAt: number; echo: EchoedFields },
   { status, usage, error }: Outcome,
   output: readonly OutputItem[],
 ): ResponseObject => ({

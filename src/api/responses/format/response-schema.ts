@@ -19,7 +19,7 @@ export const OutputText = Type.Object(
   exact,
 )
 
-export const MessageOut = Type.Object(
+export const OutputMessage = Type.Object(
   {
     type: Type.Literal('message'),
     id: Type.String(),
@@ -36,7 +36,7 @@ export const MessageOut = Type.Object(
   exact,
 )
 
-export const FunctionCallOut = Type.Object(
+export const OutputFunctionCall = Type.Object(
   {
     type: Type.Literal('function_call'),
     id: Type.String(),
@@ -48,7 +48,7 @@ export const FunctionCallOut = Type.Object(
   exact,
 )
 
-export const OutputItem = Type.Union([MessageOut, FunctionCallOut])
+export const OutputItem = Type.Union([OutputMessage, OutputFunctionCall])
 export type OutputItem = Static<typeof OutputItem>
 
 export const Usage = Type.Object(
@@ -66,7 +66,7 @@ export const Usage = Type.Object(
 )
 export type Usage = Static<typeof Usage>
 
-export const ToolOut = Type.Object(
+export const ResponseTool = Type.Object(
   {
     type: Type.Literal('function'),
     name: Type.String(),
@@ -76,16 +76,16 @@ export const ToolOut = Type.Object(
   },
   exact,
 )
-export type ToolOut = Static<typeof ToolOut>
+export type ResponseTool = Static<typeof ResponseTool>
 
 const ToolMode = OneOf(['none', 'auto', 'required'])
 const NamedTool = Type.Object({ type: Type.Literal('function'), name: Type.String() }, exact)
-export const ToolChoiceOut = Type.Union([
+export const ResponseToolChoice = Type.Union([
   ToolMode,
   NamedTool,
   Type.Object({ type: Type.Literal('allowed_tools'), mode: ToolMode, tools: Type.Array(NamedTool) }, exact),
 ])
-export type ToolChoiceOut = Static<typeof ToolChoiceOut>
+export type ResponseToolChoice = Static<typeof ResponseToolChoice>
 
 /** What of a request its response repeats: what the agent was told, and the neutral value of what does not apply to it. */
 const echoed = {
@@ -93,8 +93,8 @@ const echoed = {
   previous_response_id: Nullable(Type.String()),
   instructions: Nullable(Type.String()),
   metadata: Metadata,
-  tools: Type.Array(ToolOut),
-  tool_choice: ToolChoiceOut,
+  tools: Type.Array(ResponseTool),
+  tool_choice: ResponseToolChoice,
   parallel_tool_calls: Type.Literal(true),
   text: Type.Object({ format: Type.Object({ type: Type.Literal('text') }, exact) }, exact),
   reasoning: Type.Object({ effort: Type.Null(), summary: Type.Null() }, exact),
@@ -112,8 +112,8 @@ const echoed = {
   safety_identifier: Type.Null(),
   prompt_cache_key: Type.Null(),
 }
-const Echo = Type.Object(echoed, exact)
-export type Echo = Static<typeof Echo>
+const EchoedFields = Type.Object(echoed, exact)
+export type EchoedFields = Static<typeof EchoedFields>
 
 export const ResponseError = Type.Object({ code: Type.String(), message: Type.String() }, exact)
 export type ResponseError = Static<typeof ResponseError>

@@ -1,9 +1,9 @@
-import type { Said } from './gateway-answer.ts'
-import { newItemId, type Outcome, outputText, responseObject, underWay } from './response-object.ts'
-import type { Echo, OutputItem, ResponseObject } from './response-schema.ts'
+import type { AgentOutput } from './gateway-answer.ts'
+import { inProgress, newItemId, type Outcome, outputText, responseObject } from './response-object.ts'
+import type { EchoedFields, OutputItem, ResponseObject } from './response-schema.ts'
 
 /** An event as it goes out: its type, and its whole JSON, which is not made where nobody listens to events. */
-export interface EventOut {
+export interface ResponseEvent {
   type: string
   json(): string
 }
@@ -13,13 +13,13 @@ export interface EventOut {
  * its output. An item opens empty with the first thing that is in it, and closes whole: with all that was said when the
  * agent goes on to the next, or incomplete when the turn ends under it.
  */
-export class ResponseEvents {
-  readonly #response: { id: string; createdAt: number; echo: Echo }
+export class ResponseWriter {
+  readonly #response: { id: string; createdAt: number; echo: EchoedFields }
   readonly #output: OutputItem[] = []
   #sequence = 0
   #message: { id: string; place: string; text: string } | null = null
 
-  constructor(response: { id: string; createdAt: number; echo: Echo }) {
+  constructor(response: { id: string; createdAt: number; echo: EchoedFields }) {
     this.#response = response
   }
 
@@ -28,19 +28,19 @@ export class ResponseEvents {
     return responseObject(this.#response, outcome, this.#output)
   }
 
-  begin(): EventOut[] {
-    const json = JSON.stringify(this.object(underWay))
+  start(): ResponseEvent[] {
+    const json = JSON.stringify(this.object(inProgress))
     return [this.#whole('response.created', json), this.#whole('response.in_progress', json)]
   }
 
-  say(said: Said): EventOut[] {
+  write(said: AgentOutput): ResponseEvent[] {
     return said.kind === 'text'
       ? this.#text(said.text)
       : [...this.#close('completed', 'commentary'), ...this.#call(said)]
   }
 
   /** Closes what is open and tells how it ended, also as the response with its JSON; nothing may follow. */
-  end(outcome: Outcome): { events: EventOut[]; response: ResponseObject; json: string } {
+  end(outcome: Outcome): { events: ResponseEvent[]; response: ResponseObject; json: string } {
     const { status } = outcome
     const isAnswer = status === 'completed' || status === 'incomplete'
     const closing = this.#close(
@@ -53,18 +53,18 @@ export class ResponseEvents {
     return { events: [...closing, this.#whole(`response.${type}`, json)], response, json }
   }
 
-  #whole(type: string, response: string): EventOut {
+  #whole(type: string, response: string): ResponseEvent {
     const at = this.#sequence++
     return { type, json: () => `{"type":"${type}","sequence_number":${at},"response":${response}}` }
   }
 
-  #event(type: string, fields: object): EventOut {
+  #event(type: string, fields: object): ResponseEvent {
     const at = this.#sequence++
     return { type, json: () => JSON.stringify({ type, sequence_number: at, ...fields }) }
   }
 
   // Written by hand: there are hundreds of these in a turn, and a few of all others.
-  #delta(place: string, text: string): EventOut {
+  #delta(place: string, text: string): ResponseEvent {
     const type = 'response.output_text.delta'
     const at = this.#sequence++
     const json = () =>
@@ -72,7 +72,7 @@ export class ResponseEvents {
     return { type, json }
   }
 
-  #text(text: string): EventOut[] {
+  #text(text: string): ResponseEvent[] {
     if (this.#message) {
       this.#message.text += text
       return [this.#delta(this.#message.place, text)]
@@ -90,7 +90,7 @@ export class ResponseEvents {
     ]
   }
 
-  #close(status: 'completed' | 'incomplete', phase: 'commentary' | 'final_answer' | undefined): EventOut[] {
+  #close(status: 'completed' | 'incomplete', phase: 'commentary' | 'final_answer' | undefined): ResponseEvent[] {
     if (!this.#message) return []
     const { id, text } = this.#message
     this.#message = null
@@ -112,7 +112,7 @@ export class ResponseEvents {
     ]
   }
 
-  #call({ callId, name, arguments: args }: { callId: string; name: string; arguments: string }): EventOut[] {
+  #call({ callId, name, arguments: args }: { callId: string; name: string; arguments: string }): ResponseEvent[] {
     const id = newItemId('fc')
     const output_index = this.#output.length
     const item = {

@@ -17,7 +17,7 @@ function keptPart(part: ContentPart): object {
 }
 
 /** The items of an input as they can be read later, each with an id. */
-export const keptInput = (items: readonly InputItem[]): object[] =>
+export const storedInput = (items: readonly InputItem[]): object[] =>
   items.map((item) => {
     if (item.type === 'reasoning' || item.type === 'item_reference')
       return { type: item.type, id: item.id ?? newItemId('msg') }

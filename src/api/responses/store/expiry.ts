@@ -10,7 +10,7 @@ const keptOfInstance = 1000
 const clearBatch = 500
 
 /** Forgets what was answered in a session that is emptied or gone. */
-export const forgetSession = (db: Db, instanceId: string, sessionKey: string) =>
+export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string) =>
   db
     .delete(responses)
     .where(and(eq(responses.instanceId, instanceId.toLowerCase()), eq(responses.sessionKey, sessionKey)))
@@ -28,7 +28,7 @@ const hourMs = 60 * 60_000
  * Clears what is not to be kept any longer: what is too old, what an instance has too many of, what is left of terminated
  * instances; and tells of turns whose process was lost that they failed.
  */
-export async function clearOldResponses(db: Db): Promise<void> {
+export async function deleteExpiredResponses(db: Db): Promise<void> {
   const clear = async (condition: ReturnType<typeof sql>) => {
     for (;;) {
       const { rowCount } = await db.execute(

@@ -5,8 +5,8 @@ import { isId } from '#platform/ids.ts'
 const lostAfterSeconds = 30
 
 /** In SQL, of a row of `responses`. */
-export const lost = `(status = 'in_progress' AND seen_at < now() - interval '${lostAfterSeconds} seconds')`
-export const isLost = sql.raw(lost)
+export const lostSql = `(status = 'in_progress' AND seen_at < now() - interval '${lostAfterSeconds} seconds')`
+export const isLost = sql.raw(lostSql)
 
 /** A response's id is that of its row with `resp_` before it, and without dashes. */
 export const toUuid = (id: string) => id.slice('resp_'.length).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')

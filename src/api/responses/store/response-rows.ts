@@ -4,7 +4,7 @@ import type { Db } from '#database/client.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { toUuid } from './lost-turns.ts'
 import type { Columns } from './retried-writes.ts'
-import type { Place } from './session-history.ts'
+import type { SessionRef } from './session-history.ts'
 
 /** Larger contents are not kept: only that there was such a response. */
 const maxKeptCharacters = 1024 * 1024
@@ -12,17 +12,17 @@ const maxKeptCharacters = 1024 * 1024
 const objectPlace = (uuid: string) => `responses/${uuid}/sealed_object`
 const inputPlace = (uuid: string) => `responses/${uuid}/sealed_input`
 
-export interface Begun extends Place {
+export interface StartedResponse extends SessionRef {
   id: string
   /** Whether its contents are to be kept. */
-  isKept: boolean
+  isStored: boolean
   /** The response as it begins, and the input items as they can be read later. */
   response(): ResponseObject
   input(): readonly object[]
   answeredCallIds: readonly string[]
 }
 
-export interface Ended {
+export interface EndedResponse {
   response: ResponseObject
   json: string
 }
@@ -53,7 +53,7 @@ const finishText = `
 const byColumn = (rows: readonly Columns[]) => rows[0]!.map((_, at) => rows.map((row) => row[at]))
 
 /** Rows of responses with their contents sealed, and the statements that write many of them at once. */
-export function createSealedRows(db: Db, vault: Vault) {
+export function createResponseRows(db: Db, vault: Vault) {
   const sealed = (text: string, place: string): string | null =>
     text.length > maxKeptCharacters ? null : vault.seal(text, place)
   const itemIds = ({ output }: ResponseObject) => JSON.stringify(output.map(({ id }) => id))
@@ -61,7 +61,7 @@ export function createSealedRows(db: Db, vault: Vault) {
     JSON.stringify(output.flatMap((item) => (item.type === 'function_call' ? [item.call_id] : [])))
 
   // Made before the batch: one that cannot be made is nobody else's failure.
-  function toInsert(begun: Begun, ended?: Ended): Columns {
+  function toInsert(begun: StartedResponse, ended?: EndedResponse): Columns {
     const uuid = toUuid(begun.id)
     const object = () => sealed(ended?.json ?? JSON.stringify(begun.response()), objectPlace(uuid))
     const input = () => sealed(JSON.stringify(begun.input()), inputPlace(uuid))
@@ -72,13 +72,13 @@ export function createSealedRows(db: Db, vault: Vault) {
       begun.sessionKey,
       ended?.response.status ?? 'in_progress',
       JSON.stringify(begun.answeredCallIds),
-      begun.isKept ? object() : null,
-      begun.isKept ? input() : null,
+      begun.isStored ? object() : null,
+      begun.isStored ? input() : null,
       ended ? itemIds(ended.response) : '[]',
       ended ? callIds(ended.response) : '[]',
     ]
   }
-  function toFinish({ response, json }: Ended): Columns {
+  function toFinish({ response, json }: EndedResponse): Columns {
     const uuid = toUuid(response.id)
     const object = response.store ? sealed(json, objectPlace(uuid)) : null
     return [uuid, response.status, object, itemIds(response), callIds(response)]

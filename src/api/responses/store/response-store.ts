@@ -1,6 +1,6 @@
 import { and, eq, sql } from 'drizzle-orm'
-import { turnTexts } from '#api/responses/format/error-texts.ts'
-import type { Known } from '#api/responses/format/known-items.ts'
+import { errorTexts } from '#api/responses/format/error-texts.ts'
+import type { KnownItems } from '#api/responses/format/known-items.ts'
 import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import type { Db } from '#database/client.ts'
 import { type ResponseStatus, responses } from '#database/schema.ts'
@@ -10,9 +10,15 @@ import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { isLost, isResponseId, toResponseId, toUuid } from './lost-turns.ts'
-import { type Begun, createSealedRows, type Ended } from './response-rows.ts'
+import { createResponseRows, type EndedResponse, type StartedResponse } from './response-rows.ts'
 import { createRetriedWrites } from './retried-writes.ts'
-import { knownOf, type Named, notContinued, type Place, requireLatest } from './session-history.ts'
+import {
+  findKnownItems,
+  previousResponseError,
+  type References,
+  requireLatestResponse,
+  type SessionRef,
+} from './session-history.ts'
 
 const seenEveryMs = 2000
 const seenAgainAfterSeconds = 10
@@ -29,13 +35,17 @@ export interface ResponseStore {
    * Writes down that a turn begins, in a moment: one that is over by then is written once, as it ended. Nothing is kept of
    * an instance that is terminated meanwhile.
    */
-  begin(begun: Begun): void
+  begin(begun: StartedResponse): void
   /**
    * The same for a turn that builds on earlier ones: `prepare` gets what the session knows of the items and calls that
    * were named, and answers what to write down. Nothing else that builds on them is let in between. Throws AppError
    * invalid when `previousId` is not the session's latest, and what `prepare` throws.
    */
-  continueFrom<T extends Begun>(place: Place, named: Named, prepare: (known: Known) => T): Promise<T>
+  beginContinuation<T extends StartedResponse>(
+    place: SessionRef,
+    named: References,
+    prepare: (known: KnownItems) => T,
+  ): Promise<T>
   /**
    * Writes down how a turn ended, with the JSON of its response. Returns at once, and tries again for minutes while the
    * database is away; whoever reads waits for it, and after some seconds is told that the database is not available.
@@ -48,7 +58,7 @@ export interface ResponseStore {
   /** Marks one that is in progress, wherever it is worked on. Throws AppError not_found, or conflict when it has ended. */
   cancel(owner: Owner, id: string): Promise<void>
   /** Throws AppError not_found, or conflict while it is in progress. */
-  remove(owner: Owner, id: string): Promise<void>
+  delete(owner: Owner, id: string): Promise<void>
   /** Calls `end` when the turn is cancelled in another process; until it is finished. */
   onCancelled(id: string, end: () => void): void
   /** Writes down what waits to be, within some seconds. */
@@ -60,7 +70,7 @@ interface Owner {
   instanceId: string
 }
 
-const notFound = () => new AppError('not_found', turnTexts.responseNotFound)
+const notFound = () => new AppError('not_found', errorTexts.responseNotFound)
 
 interface Row {
   id: string
@@ -76,16 +86,16 @@ interface Open {
   /** Whether its row is there. */
   isWritten: boolean
   /** Null once its end waits to be written down. */
-  begun: Begun | null
+  begun: StartedResponse | null
   /** How it ended, once it has. */
-  ended: Ended | null
+  ended: EndedResponse | null
   /** What to do when it is cancelled. */
   end(): void
 }
 
 /** Responses in the database, their contents sealed. */
 export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'>): ResponseStore {
-  const rows = createSealedRows(db, vault)
+  const rows = createResponseRows(db, vault)
   const writes = createRetriedWrites()
   /** Turns of this process that are not written down as ended. */
   const open = new Map<string, Open>()
@@ -93,7 +103,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
   const pending = new Set<Open>()
   /** Writes that are under way, by response: whoever reads waits for them. */
   const writing = new Map<string, Promise<void>>()
-  const sessionOf = ({ instanceId, sessionKey }: Place) => `${instanceId} ${sessionKey}`
+  const sessionOf = ({ instanceId, sessionKey }: SessionRef) => `${instanceId} ${sessionKey}`
 
   /** Whoever reads waits for it. */
   function track({ id }: Open, done: Promise<void>): void {
@@ -111,7 +121,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     for (const turn of pending) track(turn, turn.ended ? conclude(turn, turn.ended) : beginWith(turn))
     pending.clear()
   }
-  function opens(begun: Begun, isWritten: boolean): Open {
+  function opens(begun: StartedResponse, isWritten: boolean): Open {
     const turn: Open = { id: begun.id, session: sessionOf(begun), isWritten, begun, ended: null, end: () => {} }
     open.set(begun.id, turn)
     return turn
@@ -125,7 +135,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
   }
 
   // Not async: while the database is away, of a turn nothing but its row is to be held.
-  function conclude(turn: Open, ended: Ended): Promise<void> {
+  function conclude(turn: Open, ended: EndedResponse): Promise<void> {
     const giveUp = (error: unknown) => log.warn({ err: error }, 'how a turn ended could not be written down')
     const over = () => void open.delete(turn.id)
     try {
@@ -200,7 +210,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     if (sealedObject === null) throw notFound()
     const object = rows.unsealObject(id, sealedObject)
     if (isLost || (status === 'failed' && object.status === 'in_progress')) {
-      return { ...object, status: 'failed', error: { code: 'lost', message: turnTexts.lost } }
+      return { ...object, status: 'failed', error: { code: 'lost', message: errorTexts.lost } }
     }
     if (status !== 'cancelled') return object
     return { ...object, status, completed_at: null, error: null, incomplete_details: { reason: 'cancelled' } }
@@ -211,7 +221,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
       pending.add(opens(begun, false))
       flushing ??= setTimeout(flush, beginAfterMs)
     },
-    async continueFrom(place, named, prepare) {
+    async beginContinuation(place, named, prepare) {
       const { previousId } = named
       const session = sessionOf(place)
       await settled((turn) => turn.session === session || turn.id === previousId)
@@ -220,8 +230,8 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
         const begun = await db.transaction(async (tx) => {
           // No two turns may both be the next one after the same.
           await tx.$client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [session])
-          if (previousId !== null && (await requireLatest(tx, place, previousId)) === 'unsettled') return null
-          const prepared = prepare(await knownOf(tx, place, named))
+          if (previousId !== null && (await requireLatestResponse(tx, place, previousId)) === 'unsettled') return null
+          const prepared = prepare(await findKnownItems(tx, place, named))
           await rows.insert(tx, [rows.toInsert(prepared)])
           return prepared
         })
@@ -230,7 +240,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
           return begun
         }
         // Its answer may be out already, and what it came to about to be written by another process.
-        if (performance.now() > deadline) throw notContinued(turnTexts.previousInProgress)
+        if (performance.now() > deadline) throw previousResponseError(errorTexts.previousInProgress)
         await new Promise((resolve) => setTimeout(resolve, settlePauseMs))
       }
     },
@@ -266,13 +276,13 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
         .update(responses)
         .set({ status: 'cancelled' })
         .where(and(owned(owner, id), eq(responses.status, 'in_progress'), sql`NOT ${isLost}`))
-      if (rowCount === 0) throw new AppError('conflict', turnTexts.notInProgress)
+      if (rowCount === 0) throw new AppError('conflict', errorTexts.notInProgress)
       open.get(id)?.end()
     },
-    async remove(owner, id) {
+    async delete(owner, id) {
       const { status, sealedObject, isLost } = await row(owner, id)
       if (sealedObject === null) throw notFound()
-      if (status === 'in_progress' && !isLost) throw new AppError('conflict', turnTexts.stillInProgress)
+      if (status === 'in_progress' && !isLost) throw new AppError('conflict', errorTexts.stillInProgress)
       // The agent remembers the turn: its row stays, so that nobody goes on from the one before.
       await db.update(responses).set({ sealedObject: null, sealedInput: null }).where(owned(owner, id))
     },

@@ -1,4 +1,4 @@
-import { turnTexts } from '#api/responses/format/error-texts.ts'
+import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { AppError, type ErrorKind } from '#platform/errors.ts'
 
@@ -33,8 +33,8 @@ const secondsIn = (retryAfter: string | undefined) =>
 /** Whether a failed response's error says that the provider refused the organization's key or account. */
 function providerRefusal(provider: ModelProvider, error: unknown): string | null {
   const code = property(error, 'code')
-  if (code === 'authentication_error' || code === 'permission_error') return turnTexts.keyRefused(provider)
-  return code === 'insufficient_quota' ? turnTexts.noCredit(provider) : null
+  if (code === 'authentication_error' || code === 'permission_error') return errorTexts.keyRefused(provider)
+  return code === 'insufficient_quota' ? errorTexts.noCredit(provider) : null
 }
 
 /** The status that a gateway answers a failure with, which within a stream only the failure's code tells. */
@@ -66,14 +66,14 @@ export function gatewayError(
 
   if (hasBegun) {
     const refusal =
-      providerRefusal(provider, error) ?? (status === 401 || status === 403 ? turnTexts.keyRefused(provider) : null)
+      providerRefusal(provider, error) ?? (status === 401 || status === 403 ? errorTexts.keyRefused(provider) : null)
     if (refusal) return { error: badGateway(refusal), refused: 'provider' }
     if (status === 500 && message === 'internal error' && earlierRefusal) {
       return { error: badGateway(earlierRefusal), refused: null }
     }
   } else if (status === 401 || status === 403 || isLockout(status, error)) {
     // Trying again only makes the gateway lock us out for longer.
-    const refusal = new AppError('gateway_unreachable', turnTexts.chowderRefused, { doNotRetry: true })
+    const refusal = new AppError('gateway_unreachable', errorTexts.chowderRefused, { doNotRetry: true })
     return { error: refusal, refused: 'chowder' }
   }
   const isUnknownModel =
@@ -81,17 +81,17 @@ export function gatewayError(
   const kind = isUnknownModel ? 'invalid' : keptStatuses[status]
   if (!kind)
     return {
-      error: badGateway(turnTexts.gatewayFailed(status, message)),
+      error: badGateway(errorTexts.gatewayFailed(status, message)),
       refused: null,
     }
-  const text = message === null ? turnTexts.gatewayRefusedRequest : (plainer[message] ?? message)
+  const text = message === null ? errorTexts.gatewayRefusedRequest : (plainer[message] ?? message)
   return { error: new AppError(kind, text, secondsIn(retryAfter)), refused: null }
 }
 
 /** Refusals whose reason OpenClaw writes to its log only. */
 const plainer: Partial<Record<string, string>> = {
-  'invalid request': turnTexts.mediaRefused,
-  'invalid tool configuration': turnTexts.toolRefused,
+  'invalid request': errorTexts.mediaRefused,
+  'invalid tool configuration': errorTexts.toolRefused,
 }
 
 /** The gateway's 429 for too many bad tokens, which says nothing about the caller. A provider's has a response around it. */

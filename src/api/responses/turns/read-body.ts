@@ -30,7 +30,7 @@ class ByteBuffer {
 }
 
 /** Collects a body's bytes, and stops reading once there are more than `limit`. Rejects when the body breaks off. */
-export function collect(
+export function readBody(
   body: Readable,
   limit: number,
   onChunk: () => void = () => {},

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
-import { turnTexts } from '#api/responses/format/error-texts.ts'
+import { errorTexts } from '#api/responses/format/error-texts.ts'
 import {
   type AgentEvent,
   brokenAnswer,
@@ -17,8 +17,8 @@ import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
 import { failedTurn, gatewayError } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
-import { collect } from './read-body.ts'
-import { clientLeft, Turn, type TurnTimes, turnCancelled } from './turn.ts'
+import { readBody } from './read-body.ts'
+import { clientLeft, Turn, type TurnTimeouts, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
 /** How long, and how much, is waited for after the end of an answer, so that its connection can be used again. */
@@ -26,7 +26,7 @@ const restMs = 1000
 const restBytes = 64 * 1024
 
 /** What an agent is asked. */
-export interface Question {
+export interface AgentRequest {
   instanceId: string
   gateway: RunningGateway
   sessionKey: string
@@ -45,24 +45,24 @@ export interface AgentAnswer {
   answeredAt: number
 }
 
-export interface Turns {
+export interface TurnRunner {
   /** A turn that is ended when the server closes, or has ended if it does so already; `over` forgets it. */
   begin(): Turn
-  over(turn: Turn): void
+  finish(turn: Turn): void
   /**
    * Asks the gateway, and resolves once it agreed to answer. Throws AppError when it refuses or cannot be reached, the
    * turn's reason when that was ended.
    */
-  ask(turn: Turn, question: Question): Promise<AgentAnswer>
+  ask(turn: Turn, question: AgentRequest): Promise<AgentAnswer>
   /** What the end of a turn comes to, for its response; with the failure if it is one. */
-  outcome(turn: Turn, question: Question, end: TurnEnd): Outcome & { failure?: Error }
+  outcome(turn: Turn, question: AgentRequest, end: TurnEnd): Outcome & { failure?: Error }
   /** Ends all turns, with the reason that the server closes. */
   endAll(): void
   close(): Promise<void>
 }
 
 /** All that goes upstream: nothing of the client's own headers. */
-function headersOf({ gateway, sessionKey, model, isStreamed }: Question) {
+function headersOf({ gateway, sessionKey, model, isStreamed }: AgentRequest) {
   const gatewayModel = toGatewayModel(gateway.provider, model)
   return {
     authorization: `Bearer ${gateway.token}`,
@@ -81,11 +81,11 @@ function parseJson(bytes: Buffer): unknown {
 }
 
 /** Talks to gateways for the routes. `keyCooldownMs` is how long one keeps a key aside after the provider refused it. */
-export function createTurns(times: TurnTimes, keyCooldownMs: number): Turns {
+export function createTurnRunner(times: TurnTimeouts, keyCooldownMs: number): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let isClosing = false
-  const shuttingDown = () => new AppError('unavailable', turnTexts.shuttingDown, { doNotRetry: true })
+  const shuttingDown = () => new AppError('unavailable', errorTexts.shuttingDown, { doNotRetry: true })
   /** What the provider refused lately, by instance. */
   const refusals = new LRUCache<string, string>({ max: 10_000, ttl: keyCooldownMs })
 
@@ -95,8 +95,11 @@ export function createTurns(times: TurnTimes, keyCooldownMs: number): Turns {
     return cause instanceof AppError ? cause : unreachable(cause)
   }
 
-  async function refusal({ gateway, instanceId, log }: Question, answer: Dispatcher.ResponseData): Promise<AppError> {
-    const { bytes } = await collect(answer.body, maxErrorBytes)
+  async function refusal(
+    { gateway, instanceId, log }: AgentRequest,
+    answer: Dispatcher.ResponseData,
+  ): Promise<AppError> {
+    const { bytes } = await readBody(answer.body, maxErrorBytes)
     const retryAfter = answer.headers['retry-after']?.toString()
     const failure = { status: answer.statusCode, body: parseJson(bytes), retryAfter }
     const { error, refused } = gatewayError(gateway.provider, failure, refusals.get(instanceId))
@@ -148,7 +151,7 @@ export function createTurns(times: TurnTimes, keyCooldownMs: number): Turns {
       if (isClosing) turn.end(shuttingDown())
       return turn
     },
-    over(turn) {
+    finish(turn) {
       turns.delete(turn)
       turn.finish()
     },
@@ -165,10 +168,10 @@ export function createTurns(times: TurnTimes, keyCooldownMs: number): Turns {
         if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
           return { events: events(turn, answer.body), askedAt, answeredAt: performance.now() }
         }
-        const { bytes, isWhole } = await collect(answer.body, maxAnswerBytes, () => turn.heard())
+        const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.heard())
         turn.answered()
         const answeredAt = performance.now()
-        if (!isWhole) throw brokenAnswer(turnTexts.tooLarge)
+        if (!isWhole) throw brokenAnswer(errorTexts.tooLarge)
         return { events: once(readAnswer(bytes)), askedAt, answeredAt }
       } catch (cause) {
         throw explain(turn, cause)
@@ -205,7 +208,7 @@ function failed(failure: Error): Outcome {
     failure instanceof AppError
       ? { code: failure.kind, message: failure.message }
       : failure === clientLeft
-        ? { code: 'client_left', message: turnTexts.clientLeft }
+        ? { code: 'client_left', message: errorTexts.clientLeft }
         : { code: 'internal', message: 'Internal error.' }
   return { status: 'failed', usage: null, error }
 }

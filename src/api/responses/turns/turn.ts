@@ -1,7 +1,7 @@
-import { turnTexts } from '#api/responses/format/error-texts.ts'
+import { errorTexts } from '#api/responses/format/error-texts.ts'
 import { AppError } from '#platform/errors.ts'
 
-export interface TurnTimes {
+export interface TurnTimeouts {
   /** Silence, in ms, after which the gateway is asked whether it lives. */
   quietMs: number
   /** Time between two such questions, and how long each may take. */
@@ -12,7 +12,7 @@ export interface TurnTimes {
   graceMs: number
 }
 
-export const defaultTimes: TurnTimes = {
+export const defaultTurnTimeouts: TurnTimeouts = {
   quietMs: 15_000,
   probeEveryMs: 5_000,
   limitMs: 15 * 60_000,
@@ -35,7 +35,7 @@ type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<bo
  * is whether its gateway still answers. It holds timers until `end` or `finish`.
  */
 export class Turn {
-  readonly #times: TurnTimes
+  readonly #times: TurnTimeouts
   readonly #over = new AbortController()
   readonly #endsAt: number
   #check: NodeJS.Timeout | undefined
@@ -46,7 +46,7 @@ export class Turn {
   /** What is left to do once nobody waits for the turn any more. */
   onFinish: () => void = () => {}
 
-  constructor(times: TurnTimes) {
+  constructor(times: TurnTimeouts) {
     this.#times = times
     this.#heardAt = performance.now()
     this.#endsAt = this.#heardAt + times.limitMs
@@ -99,7 +99,7 @@ export class Turn {
     const askedAt = performance.now()
     if (askedAt >= this.#endsAt) {
       const minutes = this.#times.limitMs / 60_000
-      return this.end(new AppError('gateway_timeout', turnTexts.tooLong(minutes), { doNotRetry: true }))
+      return this.end(new AppError('gateway_timeout', errorTexts.tooLong(minutes), { doNotRetry: true }))
     }
     const quietFor = askedAt - this.#heardAt
     if (quietFor < quietMs) {
@@ -113,7 +113,7 @@ export class Turn {
     if (this.#isStopped) return
     this.#failedProbes = answers || this.#heardAt > askedAt ? 0 : this.#failedProbes + 1
     if (this.#failedProbes === maxFailedProbes) {
-      return this.end(new AppError('gateway_timeout', turnTexts.hung, { doNotRetry: true }))
+      return this.end(new AppError('gateway_timeout', errorTexts.hung, { doNotRetry: true }))
     }
     this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - askedAt)), probe)
   }
