@@ -1,11 +1,11 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Channel, channels } from '#database/schema.ts'
-import { renderGateway, unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
-import { applyConfig } from '#openclaw/apply-config.ts'
+import { unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
+import { configureGateway } from '#instances/gateway/configure.ts'
 import { withoutCredentials } from '#openclaw/channel-credentials.ts'
 import { linkChannelPlugin, needsPlugin } from '#openclaw/channel-plugins.ts'
-import { connectGateway, type GatewayClient, GatewayRefusal } from '#openclaw/gateway.ts'
+import { connectGateway, type Endpoint, GatewayRefusal } from '#openclaw/gateway.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import { messageFor } from './failures.ts'
 import type { Step, StepContext } from './step.ts'
@@ -57,12 +57,12 @@ export const connectChannels: Step = async (context) => {
     const gateway = await connectGateway(endpoint, token, { signal: deadline, timeoutMs: connectTimeoutMs })
     try {
       await gateway.call('plugins.refresh', {}, { timeoutMs: loadTimeoutMs })
-      for (const row of waiting) {
-        await configureChannel(context, gateway, paths.port, row, deadline)
-        waiting.delete(row)
-      }
     } finally {
       gateway.close()
+    }
+    for (const row of waiting) {
+      await configureChannel(context, { endpoint, port: paths.port }, row, deadline)
+      waiting.delete(row)
     }
   } catch (error) {
     for (const row of waiting) await failed(row, configureChannel.name, error)
@@ -100,19 +100,18 @@ async function installPlugin(
 /** Settings that the gateway refuses are switched off with its reason: trying them again would change nothing. */
 async function configureChannel(
   context: StepContext,
-  gateway: GatewayClient,
-  port: number,
+  gateway: { endpoint: Endpoint; port: number },
   row: Channel,
   signal: AbortSignal,
 ) {
-  const { db, vault, lease, baseUrls } = context
+  const { db, vault, lease, sandboxes, baseUrls } = context
+  const { instance } = lease
   const opened = await unsealInstance(db, vault, lease.instance)
   const settings = unsealChannel(vault, row)
   const withChannel = { ...opened, channels: [...opened.channels, settings] }
-  const { config } = renderGateway(lease.instance, withChannel, { baseUrls, port })
   await note(db, row, { step: 'configureChannel' })
   try {
-    await applyConfig(gateway, config, signal)
+    await configureGateway({ sandboxes, instance, ...gateway }, withChannel, { baseUrls, connectTimeoutMs, signal })
   } catch (error) {
     if (!(error instanceof GatewayRefusal)) throw error
     const errorMessage = `OpenClaw refused the settings: ${withoutCredentials(error.message, settings.config)}`

@@ -2,10 +2,9 @@ import { text } from 'node:stream/consumers'
 import { eq, sql } from 'drizzle-orm'
 import { channels, type Instance, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
+import { configureGateway } from '#instances/gateway/configure.ts'
 import type { Lease } from '#instances/lease.ts'
-import { applyConfig } from '#openclaw/apply-config.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, mergeForFile } from '#openclaw/config.ts'
-import { connectGateway } from '#openclaw/gateway.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { connectChannels } from './channels.ts'
@@ -142,15 +141,13 @@ const patchConfig: Step = async (context) => {
   const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (!endpoint || !paths) throw new StepFailure('The gateway ended while its configuration was changed.')
   const opened = await unsealInstance(db, vault, lease.instance)
-  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: paths.port })
-  const gateway = await connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
-  try {
-    const { restarts } = await applyConfig(gateway, config, signal)
-    if (restarts) await waitUntilReady(context)
-  } finally {
-    gateway.close()
-  }
-  await writeSystemPrompt(sandboxes.files(lease.instance.id), systemPrompt, signal)
+  const { instance } = lease
+  await configureGateway({ sandboxes, instance, endpoint, port: paths.port }, opened, {
+    baseUrls,
+    connectTimeoutMs,
+    signal,
+    waitForRestart: () => waitUntilReady(context),
+  })
 }
 
 const stopSandbox: Step = ({ sandboxes, lease, timeouts, signal }) =>

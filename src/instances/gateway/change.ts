@@ -7,22 +7,14 @@ import { type Changed, type Lease, takeForChange, withLease } from '#instances/l
 import type { InstanceQueue } from '#instances/queue.ts'
 import { getInstance } from '#instances/row.ts'
 import { isNotTerminated, publicStatus } from '#instances/status.ts'
-import { applyConfig } from '#openclaw/apply-config.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
-import {
-  connectGateway,
-  type Endpoint,
-  type GatewayClient,
-  type GatewayRefusal,
-  GatewayUnreachable,
-  probeHealth,
-} from '#openclaw/gateway.ts'
-import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import { type GatewayClient, type GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { type SandboxAccess, SandboxUnavailableError } from '#sandbox/driver.ts'
-import { renderGateway, type UnsealedInstance, unsealInstance } from './configuration.ts'
+import { type UnsealedInstance, unsealInstance } from './configuration.ts'
+import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
@@ -31,8 +23,6 @@ const changeTimeoutMs = 90_000
 const waitForRowMs = 10_000
 const pauseMs = 200
 const connectTimeoutMs = 15_000
-const restartTimeoutMs = 30_000
-const probeTimeoutMs = 2000
 
 export interface ChangeDeps {
   db: Db
@@ -143,13 +133,11 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
     throw toCallerError(error, lease.signal)
   }
   try {
-    await applyToGateway(deps, lease, change.next(stored, lease.instance), async (gateway) => {
-      await change.verify?.(gateway, lease.signal)
-    })
+    await configure(deps, lease, change.next(stored, lease.instance), change.verify)
   } catch (error) {
     const refusal = refusalOf(error) ?? answerFailure(error)
-    // Unless the gateway itself refused, it was taken over and found wanting.
-    if (!isConfigRefusal(error)) await applyToGateway(deps, lease, stored).catch(answerFailure)
+    // The gateway may have taken the new configuration over, unless that is what it refused.
+    if (!isConfigRefusal(error)) await configure(deps, lease, stored).catch(answerFailure)
     await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
     throw refusal
   }
@@ -159,38 +147,20 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   throw new AppError('conflict', texts.isTerminated)
 }
 
-async function applyToGateway(
+async function configure(
   { baseUrls, sandboxes }: ChangeDeps,
   { instance, signal }: Lease,
-  opened: UnsealedInstance,
-  verify?: (gateway: GatewayClient) => Promise<void>,
+  unsealed: UnsealedInstance,
+  verify?: ConfigChange['verify'],
 ): Promise<void> {
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) throw new GatewayUnreachable('the gateway does not run')
-  const { config, systemPrompt } = renderGateway(instance, opened, { baseUrls, port: paths.port })
-  const connect = () => connectGateway(endpoint, opened.token, { signal, timeoutMs: connectTimeoutMs })
-  let gateway = await connect()
-  try {
-    const { restarts } = await applyConfig(gateway, config, signal)
-    if (restarts) {
-      await waitForRestart(endpoint, signal)
-      gateway.close()
-      gateway = await connect()
-    }
-    await verify?.(gateway)
-  } finally {
-    gateway.close()
-  }
-  await writeSystemPrompt(sandboxes.files(instance.id), systemPrompt, signal)
-}
-
-/** Some keys make the gateway start anew by itself, 5 to 9 s: the answer waits, so that the next message finds it up. */
-async function waitForRestart(endpoint: Endpoint, signal: AbortSignal): Promise<void> {
-  for (const deadline = performance.now() + restartTimeoutMs; performance.now() < deadline; ) {
-    if (await probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })) return
-    await sleep(pauseMs, undefined, { signal })
-  }
-  throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
+  await configureGateway({ sandboxes, instance, endpoint, port: paths.port }, unsealed, {
+    baseUrls,
+    connectTimeoutMs,
+    signal,
+    verify: (gateway) => verify?.(gateway, signal),
+  })
 }
 
 /**

@@ -1,0 +1,74 @@
+import type { Instance } from '#database/schema.ts'
+import { applyConfig } from '#openclaw/apply-config.ts'
+import type { BaseUrls } from '#openclaw/config.ts'
+import {
+  connectGateway,
+  type Endpoint,
+  type GatewayClient,
+  GatewayRefusal,
+  GatewayUnreachable,
+  probeHealth,
+} from '#openclaw/gateway.ts'
+import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import { poll } from '#platform/poll.ts'
+import type { SandboxAccess } from '#sandbox/driver.ts'
+import { renderGateway, type UnsealedInstance } from './configuration.ts'
+
+const restartTimeoutMs = 30_000
+const probeTimeoutMs = 2000
+const pauseMs = 200
+
+interface RunningSandbox {
+  sandboxes: SandboxAccess
+  instance: Pick<Instance, 'id' | 'openclawVersion' | 'modelProvider'>
+  endpoint: Endpoint
+  /** The port that the gateway listens on inside its sandbox. */
+  port: number
+}
+
+interface ConfigureOptions {
+  baseUrls: BaseUrls
+  connectTimeoutMs: number
+  signal: AbortSignal
+  /** Waits for a gateway that restarts because of the new configuration. By default for 30 s, until it takes requests. */
+  waitForRestart?(): Promise<void>
+  /** Checks the gateway after it took the configuration over. What it throws is thrown; nothing is undone. */
+  verify?(gateway: GatewayClient): Promise<void> | undefined
+}
+
+/**
+ * Gives a running gateway the configuration that `unsealed` renders to, without a restart where OpenClaw can, and writes
+ * the system prompt. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this waits for it, so that the next message finds the gateway up. Throws GatewayRefusal when OpenClaw refuses the configuration, with
+ * its own words; GatewayUnreachable, also for a refused connection; what the sandbox's files throw; the signal's reason.
+ * After a failure the gateway may have either configuration.
+ */
+export async function configureGateway(
+  { sandboxes, instance, endpoint, port }: RunningSandbox,
+  unsealed: UnsealedInstance,
+  { baseUrls, connectTimeoutMs, signal, waitForRestart = () => restarted(endpoint, signal), verify }: ConfigureOptions,
+): Promise<void> {
+  const { config, systemPrompt } = renderGateway(instance, unsealed, { baseUrls, port })
+  const connect = () =>
+    connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
+      throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause
+    })
+  let gateway = await connect()
+  try {
+    const { restarts } = await applyConfig(gateway, config, signal)
+    if (restarts) {
+      await waitForRestart()
+      gateway.close()
+      gateway = await connect()
+    }
+    await verify?.(gateway)
+  } finally {
+    gateway.close()
+  }
+  await writeSystemPrompt(sandboxes.files(instance.id), systemPrompt, signal)
+}
+
+async function restarted(endpoint: Endpoint, signal: AbortSignal): Promise<void> {
+  const isUp = () => probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })
+  if (await poll(isUp, { pauseMs, timeoutMs: restartTimeoutMs, signal })) return
+  throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
+}
