@@ -3,7 +3,7 @@ import { and, eq, inArray, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { isRunningAtRest, isSettled, publicStatus } from '#instances/status.ts'
-import { probeHealth } from '#openclaw/gateway.ts'
+import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { unsealInstance } from '#instances/gateway/configuration.ts'
-import { probeHealth } from '#openclaw/gateway.ts'
+import { probeHealth } from '#openclaw/health.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { StepFailure, Uncounted } from './failures.ts'
 import type { StepContext } from './step.ts'

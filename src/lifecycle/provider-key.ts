@@ -1,6 +1,6 @@
 import { request } from 'undici'
 import type { ModelProvider } from '#database/schema.ts'
-import { providerHosts } from '#openclaw/config.ts'
+import { providerHosts } from '#openclaw/providers.ts'
 
 const timeoutMs = 5000
 const readAtMostBytes = 64 * 1024

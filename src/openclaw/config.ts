@@ -1,7 +1,6 @@
 import type { ModelProvider } from '#database/schema.ts'
-import type { SandboxPaths } from '#sandbox/driver.ts'
 import { mergePatch } from './json.ts'
-import { gatewayProviders } from './model.ts'
+import { gatewayProviders, providerHosts } from './providers.ts'
 import { defaultModel } from './releases.ts'
 
 /** The content of OpenClaw's own configuration file. */
@@ -33,25 +32,10 @@ export interface ChannelSettings {
   config: Record<string, unknown>
 }
 
-/** Wire formats. Without `api` OpenClaw speaks chat completions for every model that its catalog does not know. */
-const wire = {
-  anthropic: { api: 'anthropic-messages', pathPrefix: '' },
-  openai: { api: 'openai-responses', pathPrefix: '/v1' },
-  gemini: { api: 'google-generative-ai', pathPrefix: '/v1beta' },
-} as const satisfies Record<ModelProvider, { api: string; pathPrefix: string }>
-
-/** The vendors' own hosts. */
-export const providerHosts: Readonly<Record<ModelProvider, string>> = {
-  anthropic: 'https://api.anthropic.com',
-  openai: 'https://api.openai.com',
-  gemini: 'https://generativelanguage.googleapis.com',
-}
-
 /** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
 export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   const { release, provider, providerKey, baseUrl, token, port, channels, skills, overrides } = inputs
-  const id = gatewayProviders[provider]
-  const { api, pathPrefix } = wire[provider]
+  const { id, api, pathPrefix } = gatewayProviders[provider]
   const defaults = {
     gateway: {
       mode: 'local',
@@ -111,44 +95,3 @@ export function mergeForFile(rendered: GatewayConfig, existing: GatewayConfig | 
   const own = Object.entries(existing ?? {}).filter(([key]) => gatewayOwned.includes(key))
   return { ...rendered, ...Object.fromEntries(own) }
 }
-
-/**
- * Folders below a sandbox's own that must exist, with a file in each, before the gateway starts. A workspace that has
- * become empty within a day of its last use counts as lost to OpenClaw, which then refuses every turn.
- */
-export const gatewayFolders = ['home', 'state', 'state/workspace', 'tmp'] as const
-
-/** Paths below a sandbox's own folder. */
-export const configPath = 'state/openclaw.json'
-export const workspacePath = 'state/workspace'
-export const soulPath = `${workspacePath}/SOUL.md`
-
-/** The argument vector of OpenClaw's command line, for a program beside the gateway. */
-export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string[]): string[] => [
-  node,
-  `${release}/node_modules/openclaw/openclaw.mjs`,
-  ...args,
-]
-
-/** The gateway's argument vector. It holds no secret: the configuration file does. */
-export const gatewayCommand = (paths: SandboxPaths): string[] =>
-  openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback')
-
-/** The gateway's whole environment. Everything it writes is below the sandbox's own folder, its temporary files too. */
-export const gatewayEnv = (
-  { home }: SandboxPaths,
-  options: { clawhubUrl?: string | undefined } = {},
-): Record<string, string> => ({
-  OPENCLAW_HOME: `${home}/home`,
-  HOME: `${home}/home`,
-  OPENCLAW_STATE_DIR: `${home}/state`,
-  OPENCLAW_CONFIG_PATH: `${home}/${configPath}`,
-  TMPDIR: `${home}/tmp`,
-  PATH: '/usr/local/bin:/usr/bin:/bin',
-  OPENCLAW_NO_RESPAWN: '1', // a restart stays in this pid
-  OPENCLAW_DISABLE_BONJOUR: '1',
-  OPENCLAW_OFFLINE: '1', // no downloads of helper programs
-  OPENCLAW_NO_AUTO_UPDATE: '1',
-  OPENCLAW_EXEC_SHELL_SNAPSHOT: '0',
-  ...(options.clawhubUrl !== undefined && { CLAWHUB_URL: options.clawhubUrl }),
-})

@@ -1,15 +1,9 @@
 import type { ModelProvider } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
+import { gatewayProviders } from './providers.ts'
 
 /** What a model name may look like: it becomes a header. For schemas, which answer 422. */
 export const modelPattern = '^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,199}$'
-
-/** OpenClaw's names of the providers, which it wants before a model's name. */
-export const gatewayProviders = {
-  anthropic: 'anthropic',
-  openai: 'openai',
-  gemini: 'google',
-} as const satisfies Record<ModelProvider, string>
 
 /**
  * The value of `x-openclaw-model` for the model that a caller asked for; null when it asked for `openclaw`, the
@@ -17,7 +11,7 @@ export const gatewayProviders = {
  */
 export function toGatewayModel(provider: ModelProvider, model: string): string | null {
   if (model === 'openclaw') return null
-  const gatewayProvider = gatewayProviders[provider]
+  const { id: gatewayProvider } = gatewayProviders[provider]
   const slash = model.indexOf('/')
   if (slash === -1) return `${gatewayProvider}/${model}`
   const prefix = model.slice(0, slash)

@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import { configPath } from './config.ts'
+import { configPath } from './launch.ts'
 import { releaseFolder, releaseSource } from './releases.ts'
 
 const root = join(import.meta.dirname, '../..')

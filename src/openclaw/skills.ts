@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { AppError } from '#platform/errors.ts'
 import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import { referenceOf, referenceText, type SkillReference, type SkillRelease } from './clawhub.ts'
-import { workspacePath } from './config.ts'
 import { type GatewayClient, GatewayRefusal } from './gateway.ts'
 import { isObject } from './json.ts'
+import { workspacePath } from './launch.ts'
 
 /** A skill as a running gateway sees it. All texts may be the agent's or a publisher's own. */
 export interface GatewaySkill {

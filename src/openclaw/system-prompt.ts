@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import type { SandboxFiles } from '#sandbox/driver.ts'
-import { soulPath } from './config.ts'
+import { soulPath } from './launch.ts'
 
 /** Beside the state, so that a new file system or a restored one brings it along. */
 const digestPath = 'state/system-prompt.sha256'

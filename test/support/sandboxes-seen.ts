@@ -3,7 +3,7 @@ import { access, readdir, readFile, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
-import { configPath } from '#openclaw/config.ts'
+import { configPath } from '#openclaw/launch.ts'
 import { gatewaysAmong, processesIn } from './chowder-process.ts'
 
 const run = promisify(execFile)

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { type ConfigInputs, gatewayCommand, gatewayEnv, mergeForFile, renderConfig } from '#openclaw/config.ts'
+import { type ConfigInputs, mergeForFile, renderConfig } from '#openclaw/config.ts'
 import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
+import { gatewayCommand, gatewayEnv } from '#openclaw/launch.ts'
 
 const inputs: ConfigInputs = {
   release: 'v1',

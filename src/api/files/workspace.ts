@@ -2,7 +2,7 @@ import type { Db } from '#database/client.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
-import { workspacePath } from '#openclaw/config.ts'
+import { workspacePath } from '#openclaw/launch.ts'
 import { AppError, type ErrorKind } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import {

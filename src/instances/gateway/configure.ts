@@ -7,8 +7,8 @@ import {
   type GatewayClient,
   GatewayRefusal,
   GatewayUnreachable,
-  probeHealth,
 } from '#openclaw/gateway.ts'
+import { probeHealth } from '#openclaw/health.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
 import type { SandboxAccess } from '#sandbox/driver.ts'

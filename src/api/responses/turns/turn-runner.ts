@@ -12,7 +12,7 @@ import {
 } from '#api/responses/format/gateway-answer.ts'
 import { cancelled, type Outcome } from '#api/responses/format/response-object.ts'
 import type { RunningGateway } from '#instances/find.ts'
-import { probeHealth } from '#openclaw/gateway.ts'
+import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
 import { failedTurn, gatewayError } from './gateway-errors.ts'
