@@ -11,3 +11,21 @@ export function mergePatch(target: unknown, patch: unknown): unknown {
   }
   return merged
 }
+
+/** Keys that reach JavaScript's prototypes, and `$include`, which makes the gateway read another file. */
+export const unsafeKeys: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'prototype', '$include'])
+
+/**
+ * Every key and value at any depth of `root`; its own entries have the depth 1. A loop instead of a recursion, because
+ * callers may nest without end.
+ */
+export function* nestedEntries(root: object): Generator<{ key: string; value: unknown; depth: number }> {
+  const open = [{ object: root, depth: 1 }]
+  for (let next = open.pop(); next; next = open.pop()) {
+    const { object, depth } = next
+    for (const [key, value] of Object.entries(object)) {
+      yield { key, value, depth }
+      if (typeof value === 'object' && value !== null) open.push({ object: value, depth: depth + 1 })
+    }
+  }
+}

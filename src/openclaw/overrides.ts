@@ -1,5 +1,5 @@
 import { AppError } from '#platform/errors.ts'
-import { isObject } from './json.ts'
+import { isObject, nestedEntries, unsafeKeys } from './json.ts'
 import { bareModel } from './model.ts'
 
 /** A step down the configuration: a key of an object, or an index of an array. */
@@ -51,9 +51,6 @@ const forbidden = [
   'agents.list',
 ].map((rule) => ({ rule, keys: rule.split('.') }))
 
-/** Never keys: the first three reach JavaScript's prototypes, the last makes the gateway read another file. */
-const poisonous = new Set(['__proto__', 'constructor', 'prototype', '$include'])
-
 const refuse = (path: string, rule: string) =>
   new AppError('invalid', `openclaw_config: ${JSON.stringify(path.slice(0, shownCharacters))} ${rule}`)
 
@@ -97,7 +94,7 @@ const show = (path: Path) =>
 function check(path: Path): void {
   const name = show(path)
   for (const segment of path) {
-    if (poisonous.has(String(segment))) throw refuse(name, `must not contain the key ${segment}.`)
+    if (unsafeKeys.has(String(segment))) throw refuse(name, `must not contain the key ${segment}.`)
   }
   if (path.length > maxDepth) throw refuse(name, `is nested deeper than ${maxDepth} levels.`)
   // A key with dots is one key to the gateway, but whoever nests "defaults.workspace" means the protected path.
@@ -149,20 +146,15 @@ function place(tree: Record<string, unknown>, path: Path, value: unknown): void 
   }
 }
 
-/** Refuses what would cost more to look at closely than it can be worth; a loop, because nesting may be of any depth. */
+/** Refuses a configuration that is too large or nested too deeply to be checked path by path. */
 function checkSize(config: Record<string, unknown>): void {
-  const open: { value: unknown; depth: number }[] = [{ value: config, depth: 0 }]
   let values = 0
-  for (let next = open.pop(); next; next = open.pop()) {
-    const { value, depth } = next
-    if (typeof value !== 'object' || value === null) continue
-    if (depth > maxDepth) throw new AppError('invalid', `openclaw_config is nested deeper than ${maxDepth} levels.`)
-    for (const [key, inner] of Object.entries(value)) {
-      values += 1
-      if (values > maxValues)
-        throw new AppError('invalid', `openclaw_config must not set more than ${maxValues} values.`)
-      if (key.length > maxKeyCharacters) throw refuse(key, `is a key of more than ${maxKeyCharacters} characters.`)
-      open.push({ value: inner, depth: depth + 1 })
+  for (const { key, value, depth } of nestedEntries(config)) {
+    values += 1
+    if (values > maxValues) throw new AppError('invalid', `openclaw_config must not set more than ${maxValues} values.`)
+    if (key.length > maxKeyCharacters) throw refuse(key, `is a key of more than ${maxKeyCharacters} characters.`)
+    if (depth > maxDepth && typeof value === 'object' && value !== null) {
+      throw new AppError('invalid', `openclaw_config is nested deeper than ${maxDepth} levels.`)
     }
   }
 }
