@@ -1,6 +1,7 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify'
-import { type ChannelDeps, channelRoutes } from './api/channels/routes.ts'
+import type { ChannelDeps } from './api/channels/deps.ts'
+import { channelRoutes } from './api/channels/routes.ts'
 import { about } from './api/docs/introduction.ts'
 import { docsRoutes } from './api/docs/routes.ts'
 import { type EventDeps, eventRoutes } from './api/events/routes.ts'

@@ -1,5 +1,7 @@
 import { and, eq, isNotNull, isNull, ne, type SQL, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
 
 export const instanceStatuses = ['provisioning', 'running', 'stopped', 'error', 'terminated'] as const
 export type InstanceStatus = (typeof instanceStatuses)[number]
@@ -23,6 +25,12 @@ export function publicStatus(row: StatusColumns): InstanceStatus {
   if (row.desiredState !== 'running') return row.desiredState
   if (row.readyAt) return 'running'
   return isSettled(row) ? 'error' : 'provisioning'
+}
+
+/** Throws conflict, which names the status and what to do, unless the instance runs. */
+export function requireRunning(row: StatusColumns): void {
+  const status = publicStatus(row)
+  if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
 }
 
 /** Whether a row has not this status with everything that goes with it yet, and is on the way there. */

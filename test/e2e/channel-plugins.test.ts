@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { knownChannels, settingsFrom } from '#api/channels/catalogue.ts'
+import { channelNames } from '#api/channels/catalogue.ts'
+import { mergeSettings } from '#api/channels/settings.ts'
 import { linkChannelPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 import { readChannelStatus } from '#openclaw/channel-status.ts'
 import { renderConfig } from '#openclaw/config.ts'
@@ -77,10 +78,10 @@ beforeAll(async () => {
     baseUrl: nowhere,
     token,
     port: paths.port,
-    channels: knownChannels.map((channel) => ({
+    channels: channelNames.map((channel) => ({
       channel,
       enabled: true,
-      config: settingsFrom(channel, given[channel] ?? {}, null),
+      config: mergeSettings(channel, given[channel] ?? {}, null),
     })),
     skills: {},
     overrides: {},
@@ -101,7 +102,7 @@ afterAll(async () => {
 })
 
 describe('a real gateway that was given every channel at once', () => {
-  test.each(knownChannels)('speaks %s, takes its settings for complete, and is not connected', async (channel) => {
+  test.each(channelNames)('speaks %s, takes its settings for complete, and is not connected', async (channel) => {
     const status = await until(
       'the channel',
       async () => {

@@ -1,9 +1,10 @@
 import { expect, test } from 'vitest'
-import { channelEntry, knownChannels, settingsFrom } from '#api/channels/catalogue.ts'
+import { channelNames, getChannelDefinition } from '#api/channels/catalogue.ts'
+import { mergeSettings } from '#api/channels/settings.ts'
 import { channelPlugin, channelPluginFolder, needsPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 
 test('every channel but Telegram has its plugin locked with the release, and there is no other plugin', () => {
-  const others = knownChannels.filter((channel) => channel !== 'telegram')
+  const others = channelNames.filter((channel) => channel !== 'telegram')
   expect(pluginChannels('v1')).toEqual(others.toSorted())
   expect(needsPlugin('v1', 'telegram')).toBe(false)
   for (const channel of others) {
@@ -57,21 +58,21 @@ test.each([
     { channelAccessToken: 'a', channelSecret: 'b', dmPolicy: 'pairing' },
   ],
 ])('the documented fields of %s are put under OpenClaw’s own names', (channel, given, settings) => {
-  expect(settingsFrom(channel, given, null)).toEqual(settings)
-  expect(Object.keys(channelEntry(channel).fields).every((name) => name in given)).toBe(true)
+  expect(mergeSettings(channel, given, null)).toEqual(settings)
+  expect(Object.keys(getChannelDefinition(channel).fields).every((name) => name in given)).toBe(true)
 })
 
 test('what is stored does not grow without end, however little is given at a time', () => {
   const part = (name: string) => ({ [name]: 'x'.repeat(60_000) })
-  const stored = settingsFrom('nostr', { relays: ['wss://a'], ...part('a'), ...part('b') }, null)
-  expect(() => settingsFrom('nostr', part('c'), stored)).toThrow(/128|131072/)
-  expect(settingsFrom('nostr', { ...part('c'), a: null }, stored)).toMatchObject(part('c'))
+  const stored = mergeSettings('nostr', { relays: ['wss://a'], ...part('a'), ...part('b') }, null)
+  expect(() => mergeSettings('nostr', part('c'), stored)).toThrow(/128|131072/)
+  expect(mergeSettings('nostr', { ...part('c'), a: null }, stored)).toMatchObject(part('c'))
 })
 
 test('what is given goes on top of what is stored, null takes a key away, and a made-up key is kept', () => {
-  const stored = settingsFrom('nostr', { relays: ['wss://a'] }, null)
-  expect(settingsFrom('nostr', {}, stored)).toEqual(stored)
-  expect(settingsFrom('nostr', { relays: null, dmPolicy: 'open' }, stored)).toEqual({
+  const stored = mergeSettings('nostr', { relays: ['wss://a'] }, null)
+  expect(mergeSettings('nostr', {}, stored)).toEqual(stored)
+  expect(mergeSettings('nostr', { relays: null, dmPolicy: 'open' }, stored)).toEqual({
     privateKey: stored.privateKey,
     dmPolicy: 'open',
   })

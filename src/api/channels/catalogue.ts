@@ -1,26 +1,26 @@
 import { randomBytes } from 'node:crypto'
-import { mergePatch } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-type Settings = Record<string, unknown>
+/** The settings of a channel, by OpenClaw's names. */
+export type Settings = Record<string, unknown>
 
-interface Entry {
-  /** What people call it. */
+export interface ChannelDefinition {
+  /** The name that people know the channel by. */
   title: string
   type: 'token' | 'interactive'
-  /** What must be given, by the documented name: OpenClaw's key for it, and what a person is told. */
+  /** The required fields by their documented names, each with OpenClaw's name and a description for people. */
   fields: Readonly<Record<string, { key: string; description: string }>>
-  /** What stands in OpenClaw's settings unless the caller says otherwise. */
+  /** Settings that hold unless the caller sets them. */
   defaults: Settings
-  /** Settings that are made up once and then kept. */
+  /** Generates settings at the first connect; they are stored with the others. */
   generate?(): Settings
 }
 
-/** Strangers get a code first, which the operator approves. */
+/** New people receive a code, which the operator approves. */
 const pairing = { dmPolicy: 'pairing' }
 
-const catalogue: Readonly<Record<string, Entry>> = {
+const catalogue: Readonly<Record<string, ChannelDefinition>> = {
   telegram: {
     title: 'Telegram',
     type: 'token',
@@ -108,76 +108,12 @@ const catalogue: Readonly<Record<string, Entry>> = {
   },
 }
 
-const maxDepth = 16
-const maxValues = 1000
-/** Of all settings of a channel: every look at the instance reads them. */
-const maxCharacters = 128 * 1024
-const maxFieldLength = 4096
-/** The first three reach JavaScript's prototypes; the gateway reads the file, or runs the program, that the others name. */
-const poisonous = new Set([
-  '__proto__',
-  'constructor',
-  'prototype',
-  '$include',
-  'cliPath',
-  'tokenFile',
-  'secretFile',
-  'serviceAccountFile',
-  'certificatePath',
-  'configPath',
-  'authDir',
-  'trustedLocalFileRoots',
-])
+/** The names of all channels, in the documented order. */
+export const channelNames: readonly string[] = Object.keys(catalogue)
 
-/** Every channel that there is, in the documented order. */
-export const knownChannels: readonly string[] = Object.keys(catalogue)
-
-/** Throws not_found for a channel that there is not. */
-export function channelEntry(channel: string): Entry {
-  const entry = Object.hasOwn(catalogue, channel) ? catalogue[channel] : undefined
-  if (!entry) throw new AppError('not_found', texts.unknownChannel)
-  return entry
-}
-
-/** Refuses what cannot be settings of a channel; a loop, because nesting may be of any depth. */
-function check(given: Settings): void {
-  if (Object.hasOwn(given, 'enabled')) {
-    throw new AppError('invalid', 'config.enabled cannot be set: connect switches the channel on, disconnect off.')
-  }
-  const open: { value: unknown; depth: number }[] = [{ value: given, depth: 0 }]
-  for (let count = 0, next = open.pop(); next; next = open.pop(), count += 1) {
-    const { value, depth } = next
-    if (depth > maxDepth) throw new AppError('invalid', `config is nested deeper than ${maxDepth} levels.`)
-    if (count > maxValues) throw new AppError('invalid', `config has more than ${maxValues} values.`)
-    if (typeof value !== 'object' || value === null) continue
-    for (const [key, inner] of Object.entries(value)) {
-      if (poisonous.has(key)) throw new AppError('invalid', `config cannot have a key ${key}.`)
-      open.push({ value: inner, depth: depth + 1 })
-    }
-  }
-}
-
-const isFilled = (value: unknown) => typeof value === 'string' && value.trim() !== '' && value.length <= maxFieldLength
-
-/**
- * What stands under `channels.<channel>` once a caller's `config` is taken in: on top of what is stored, which may
- * already hold the credentials. Documented names are translated, OpenClaw's own are taken as they are, null removes.
- * Throws invalid, naming the fields that are missing.
- */
-export function settingsFrom(channel: string, given: Settings, stored: Settings | null): Settings {
-  const { fields, defaults, generate } = channelEntry(channel)
-  check(given)
-  const translated = Object.fromEntries(
-    Object.entries(given).map(([name, value]) => [Object.hasOwn(fields, name) ? fields[name]!.key : name, value]),
-  )
-  const before = stored ?? { ...defaults, ...generate?.() }
-  const settings = mergePatch(before, translated) as Settings
-  if (JSON.stringify(settings).length > maxCharacters)
-    throw new AppError(
-      'invalid',
-      `config comes to more than ${maxCharacters} characters with what is stored. Remove some of that with null.`,
-    )
-  const missing = Object.keys(fields).filter((name) => !isFilled(settings[fields[name]!.key]))
-  if (missing.length > 0) throw new AppError('invalid', texts.missingChannelFields(channel, missing))
-  return settings
+/** Throws not_found for an unknown channel. */
+export function getChannelDefinition(channel: string): ChannelDefinition {
+  const definition = Object.hasOwn(catalogue, channel) ? catalogue[channel] : undefined
+  if (!definition) throw new AppError('not_found', texts.unknownChannel)
+  return definition
 }

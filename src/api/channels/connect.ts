@@ -1,169 +1,129 @@
 import type { Channel, Instance } from '#database/schema.ts'
-import type { AskGateway } from '#instances/gateway/ask.ts'
-import { type ChangeDeps, changeConfig } from '#instances/gateway/change.ts'
+import { changeConfig } from '#instances/gateway/change.ts'
 import { unsealChannel } from '#instances/gateway/configuration.ts'
 import { getInstance } from '#instances/row.ts'
-import { publicStatus } from '#instances/status.ts'
+import { requireRunning } from '#instances/status.ts'
 import { readUntil } from '#instances/wait.ts'
 import { needsPlugin } from '#openclaw/channel-plugins.ts'
 import type { ChannelSettings } from '#openclaw/config.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import { channelEntry, settingsFrom } from './catalogue.ts'
-import { waitUntilConnected } from './health.ts'
-import { type Login, startLogin } from './login.ts'
-import { findRecorded, forgetChannel, isTaken, recordChannel, requestChannel, switchOff } from './store.ts'
+import { getChannelDefinition, type Settings } from './catalogue.ts'
+import type { ChannelDeps } from './deps.ts'
+import { removeChannel } from './disconnect.ts'
+import type { QrLogin, StartQrLogin } from './qr-login.ts'
+import { mergeSettings } from './settings.ts'
+import { findStoredChannel, isApplied, requestChannel, storeAppliedChannel } from './store.ts'
+import { waitUntilConnected } from './wait-until-connected.ts'
 
-export interface ConnectDeps extends ChangeDeps {
-  askGateway: AskGateway
+export interface ConnectDeps extends ChannelDeps {
+  startQrLogin: StartQrLogin
 }
 
-const prepareAtMostMs = 60_000
+const maxPreparationMs = 60_000
 
 export type Connection =
-  | Login
+  | QrLogin
   | { status: 'connected'; qr: null; message: null }
   | { status: 'preparing'; qr: null; message: string }
 
 /**
- * Connects a channel, with the credentials in `given` on top of what is stored, and answers once it is up: with an
- * interactive one once there is a code to scan, with one whose plugin takes longer than 60 s to prepare before that. A
- * platform that refuses the credentials or is not reached leaves everything as it was. `left` ends the waiting for the
- * plugin, not the preparing. Throws invalid, not_found, conflict, gateway_unreachable, gateway_timeout, unavailable.
+ * Connects a channel with `config` merged into its stored settings. Returns once the channel is connected; for an
+ * interactive channel, once there is a QR code; with `preparing`, when its plugin takes longer than 60 s. When the
+ * platform refuses the credentials or cannot be reached, everything stays as it was. `signal` ends the wait for the
+ * plugin; the preparation continues. Throws invalid, not_found, conflict, gateway_unreachable, gateway_timeout,
+ * unavailable.
  */
 export async function connectChannel(
   deps: ConnectDeps,
   organizationId: string,
   instanceId: string,
-  { channel, given, left }: { channel: string; given: Record<string, unknown>; left: AbortSignal },
+  { channel, config, signal }: { channel: string; config: Settings; signal: AbortSignal },
 ): Promise<Connection> {
-  const { db, vault, askGateway } = deps
-  const { type } = channelEntry(channel)
-  const row = await getInstance(db, organizationId, instanceId)
-  const { id } = row // as it is stored: credentials are sealed for it, and sandboxes are named by it
-  const recorded = await findRecorded(db, id, channel)
-  const config = settingsFrom(channel, given, recorded ? unsealChannel(vault, recorded).config : null)
-  const settings = { channel, enabled: true, config }
+  const { db, vault } = deps
+  const { type } = getChannelDefinition(channel)
+  const instance = await getInstance(db, organizationId, instanceId)
+  const { id } = instance // as it is stored: credentials are sealed for it, and sandboxes are named by it
+  const stored = await findStoredChannel(db, organizationId, id, channel)
+  const merged = mergeSettings(channel, config, stored ? unsealChannel(vault, stored).config : null)
+  const settings = { channel, enabled: true, config: merged }
 
-  const isPrepared = isTaken(recorded) || !needsPlugin(row.openclawVersion, channel)
-  if (!isPrepared) {
-    const prepared = await prepareChannel(deps, row, settings, left)
-    if (prepared === 'still preparing') return { status: 'preparing', qr: null, message: texts.channelPreparing }
+  const needsPreparation = !(stored && isApplied(stored)) && needsPlugin(instance.openclawVersion, channel)
+  if (needsPreparation) {
+    const isPrepared = await prepareChannel(deps, instance, settings, signal)
+    if (!isPrepared) return { status: 'preparing', qr: null, message: texts.channelPreparing }
+  } else {
+    await configureChannel(deps, organizationId, id, channel, config)
   }
-  if (isPrepared) await configureChannel(deps, organizationId, id, { channel, given })
-  if (type === 'interactive') {
-    return askGateway(organizationId, id, (gateway) => startLogin(gateway, channel))
-  }
-  if (!isPrepared) await verifyPrepared(deps, organizationId, id, settings)
+  if (type === 'interactive') return deps.startQrLogin(organizationId, id, channel)
+  if (needsPreparation) await verifyOrRemove(deps, organizationId, id, settings)
   return { status: 'connected', qr: null, message: null }
 }
 
-const without = (channels: readonly ChannelSettings[], channel: string) =>
-  channels.filter((other) => other.channel !== channel)
-
 /**
- * Puts what is given on top of what is stored at that moment, so that two who connect at once lose nothing of each other
- * and nobody brings back what was forgotten meanwhile.
+ * Merges `config` again, into what is stored at the moment of the change: of two concurrent connects neither loses
+ * its settings, and a logout in the meantime stays in effect.
  */
 async function configureChannel(
-  deps: ConnectDeps,
+  deps: ChannelDeps,
   organizationId: string,
-  id: string,
-  { channel, given }: { channel: string; given: Record<string, unknown> },
+  instanceId: string,
+  channel: string,
+  config: Settings,
 ): Promise<void> {
   let settings: ChannelSettings
-  await changeConfig(deps, organizationId, id, {
-    next(stored) {
-      const before = stored.channels.find((other) => other.channel === channel)
-      settings = { channel, enabled: true, config: settingsFrom(channel, given, before?.config ?? null) }
-      return { ...stored, channels: [...without(stored.channels, channel), settings] }
+  await changeConfig(deps, organizationId, instanceId, {
+    next({ channels, ...others }) {
+      const before = channels.find((other) => other.channel === channel)
+      settings = { channel, enabled: true, config: mergeSettings(channel, config, before?.config ?? null) }
+      return { ...others, channels: [...channels.filter((other) => other !== before), settings] }
     },
-    store: (tx) => recordChannel(tx, deps.vault, id, settings),
+    store: (tx) => storeAppliedChannel(tx, deps.vault, instanceId, settings),
     async verify(gateway, signal) {
-      if (channelEntry(channel).type === 'token') await waitUntilConnected(gateway, settings, signal)
+      if (getChannelDefinition(channel).type === 'token') await waitUntilConnected(gateway, settings, signal)
     },
     atRest: 'refuse',
   })
 }
 
-/** Has a worker put in the plugin and give the settings to the gateway, and waits for it. */
+/**
+ * Lets a worker install the plugin and apply the settings. False when `signal` is aborted or 60 s have passed first.
+ * Throws conflict when the instance does not run, unavailable or invalid with the reason of a failure.
+ */
 async function prepareChannel(
-  { db, vault, queue }: ConnectDeps,
-  row: Instance,
+  { db, vault, queue }: ChannelDeps,
+  instance: Instance,
   settings: ChannelSettings,
-  left: AbortSignal,
-): Promise<'prepared' | 'still preparing'> {
-  const requested = await requestChannel(db, vault, row.id, settings)
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { id, organizationId } = instance
+  const requested = await requestChannel(db, vault, organizationId, id, settings)
   if (!requested) {
-    const status = publicStatus(row)
-    throw new AppError('conflict', status === 'running' ? texts.isBusy : texts.notRunning(status))
+    requireRunning(instance)
+    throw new AppError('conflict', texts.isBusy) // it ran a moment ago
   }
   queue.enqueue(requested)
-  const read = () => findRecorded(db, row.id, settings.channel)
-  const isOver = (channel: Channel | undefined) => channel?.step == null
-  const after = await readUntil(await read(), isOver, read, { waitMs: prepareAtMostMs, signal: left })
-  if (!isOver(after)) return 'still preparing'
-  if (!after) throw new AppError('conflict', texts.isBusy) // forgotten meanwhile
-  if (after.errorMessage === null) return 'prepared'
-  throw new AppError(after.enabled ? 'unavailable' : 'invalid', after.errorMessage)
+  const read = () => findStoredChannel(db, organizationId, id, settings.channel)
+  const isFinished = (channel: Channel | undefined) => channel?.step == null
+  const channel = await readUntil(await read(), isFinished, read, { waitMs: maxPreparationMs, signal })
+  if (!isFinished(channel)) return false
+  if (!channel) throw new AppError('conflict', texts.isBusy) // it was logged out in the meantime
+  if (channel.errorMessage === null) return true
+  throw new AppError(channel.enabled ? 'unavailable' : 'invalid', channel.errorMessage)
 }
 
-async function verifyPrepared(
-  deps: ConnectDeps,
+async function verifyOrRemove(
+  deps: ChannelDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
   settings: ChannelSettings,
 ): Promise<void> {
   try {
-    await deps.askGateway(organizationId, id, (gateway, signal) => waitUntilConnected(gateway, settings, signal))
+    await deps.askGateway(organizationId, instanceId, (gateway, signal) =>
+      waitUntilConnected(gateway, settings, signal),
+    )
   } catch (error) {
-    await removeChannel(deps, organizationId, id, settings.channel)
+    await removeChannel(deps, organizationId, instanceId, settings.channel)
     throw error
   }
-}
-
-/** Takes a channel and its credentials out of the instance, running or not. */
-async function removeChannel(deps: ConnectDeps, organizationId: string, id: string, channel: string): Promise<void> {
-  await changeConfig(deps, organizationId, id, {
-    next: (stored) => ({ ...stored, channels: without(stored.channels, channel) }),
-    store: (tx) => forgetChannel(tx, id, channel),
-    atRest: 'store',
-  })
-}
-
-/** Switches a channel off, at the next start of an instance that does not run; its credentials are kept. */
-export async function disconnectChannel(
-  deps: ConnectDeps,
-  organizationId: string,
-  id: string,
-  channel: string,
-): Promise<void> {
-  channelEntry(channel)
-  await getInstance(deps.db, organizationId, id)
-  if (!(await findRecorded(deps.db, id, channel))?.enabled) return
-  await changeConfig(deps, organizationId, id, {
-    next: (stored) => ({
-      ...stored,
-      channels: stored.channels.map((other) => (other.channel === channel ? { ...other, enabled: false } : other)),
-    }),
-    store: (tx) => switchOff(tx, id, channel),
-    atRest: 'store',
-  })
-}
-
-/** Ends the session at the platform where the channel has one, and forgets the credentials. */
-export async function logOutChannel(
-  deps: ConnectDeps,
-  organizationId: string,
-  id: string,
-  channel: string,
-): Promise<void> {
-  const { type } = channelEntry(channel)
-  await getInstance(deps.db, organizationId, id)
-  const recorded = await findRecorded(deps.db, id, channel)
-  if (!recorded) return
-  if (type === 'interactive' && isTaken(recorded)) {
-    await deps.askGateway(organizationId, id, (gateway) => gateway.call('channels.logout', { channel }))
-  }
-  await removeChannel(deps, organizationId, id, channel)
 }

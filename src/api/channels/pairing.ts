@@ -10,37 +10,37 @@ import type { SandboxAccess } from '#sandbox/driver.ts'
 /** OpenClaw's command line takes seconds to start. */
 const listTimeoutMs = 45_000
 const listMaxBytes = 256 * 1024
-/** OpenClaw lets three people of an account wait. */
+/** More than OpenClaw keeps: it keeps three for each account of a channel. */
 const maxRequests = 100
 const maxSenderFields = 50
 const maxSenderCharacters = 500
 
-/** A string as it is, also where the agent answers in its gateway's place: another value may have no text form at all. */
+/** The agent may answer in place of its gateway, also with a value that `String` cannot convert. */
 const text = (value: unknown) => (typeof value === 'string' ? value : '')
 
-/** Somebody who wrote to the agent and may not talk to it yet. */
+/** A person who wrote to the agent and waits for approval. */
 export interface PairingRequest {
   requestId: string
   accountId: string
   senderId: string
-  /** What the platform tells about the person. */
+  /** The platform's data about the person. */
   sender: Record<string, unknown>
   createdAt: string
   expiresAt: string
 }
 
-function senderIn(metadata: unknown): PairingRequest['sender'] {
-  const told = isObject(metadata) ? Object.entries(metadata).slice(0, maxSenderFields) : []
-  const plainOnes = told.filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value))
+function senderOf(metadata: unknown): PairingRequest['sender'] {
+  const entries = isObject(metadata) ? Object.entries(metadata).slice(0, maxSenderFields) : []
+  const scalars = entries.filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value))
   return Object.fromEntries(
-    plainOnes.map(([name, value]) => [
+    scalars.map(([name, value]) => [
       name.slice(0, maxSenderCharacters),
       typeof value === 'string' ? value.slice(0, maxSenderCharacters) : value,
     ]),
   )
 }
 
-/** Everybody who waits for approval. Their codes are not known to the gateway. */
+/** The pending requests of a channel. The gateway does not know their codes. */
 export async function listPairings(gateway: GatewayClient, channel: string): Promise<PairingRequest[]> {
   const answer = await gateway.call('channels.pairing.list', { channel })
   const requests = isObject(answer) && Array.isArray(answer.requests) ? answer.requests.filter(isObject) : []
@@ -48,7 +48,7 @@ export async function listPairings(gateway: GatewayClient, channel: string): Pro
     requestId: text(requestId),
     accountId: text(accountId),
     senderId: text(senderId),
-    sender: senderIn(metadata),
+    sender: senderOf(metadata),
     createdAt: text(createdAt),
     expiresAt: text(expiresAt),
   }))
@@ -60,29 +60,32 @@ interface PairingCode {
   accountId: string | undefined
 }
 
-/** Only OpenClaw's command line tells the codes: asked in the sandbox, where it reads the gateway's database. */
-async function listCodes(sandboxes: SandboxAccess, id: string, channel: string, signal: AbortSignal) {
-  const { paths } = await sandboxes.observe(id, signal)
+/** Runs OpenClaw's command line in the sandbox, the only interface that returns the codes. */
+async function listCodes(
+  sandboxes: SandboxAccess,
+  instanceId: string,
+  channel: string,
+  signal: AbortSignal,
+): Promise<PairingCode[]> {
+  const { paths } = await sandboxes.observe(instanceId, signal)
   if (!paths) throw gatewayUnreachable()
   const { exitCode, stdout } = await sandboxes.exec(
-    id,
+    instanceId,
     openclawCommand(paths, 'pairing', 'list', channel, '--json'),
     { timeoutMs: listTimeoutMs, maxBytes: listMaxBytes },
     signal,
   )
   if (exitCode === null) throw gatewayTimeout()
-  const listed = parse(stdout)
-  if (exitCode !== 0 || !listed) throw gatewayUnreachable()
-  return listed.map(
-    ({ code, id: senderId, meta }): PairingCode => ({
-      code: text(code),
-      senderId: text(senderId),
-      accountId: isObject(meta) && typeof meta.accountId === 'string' ? meta.accountId : undefined,
-    }),
-  )
+  const requests = parseRequests(stdout)
+  if (exitCode !== 0 || !requests) throw gatewayUnreachable()
+  return requests.map(({ code, id: senderId, meta }) => ({
+    code: text(code),
+    senderId: text(senderId),
+    accountId: isObject(meta) && typeof meta.accountId === 'string' ? meta.accountId : undefined,
+  }))
 }
 
-function parse(stdout: string): Record<string, unknown>[] | null {
+function parseRequests(stdout: string): Record<string, unknown>[] | null {
   try {
     const answer: unknown = JSON.parse(stdout)
     return isObject(answer) && Array.isArray(answer.requests) ? answer.requests.filter(isObject) : null
@@ -91,30 +94,30 @@ function parse(stdout: string): Record<string, unknown>[] | null {
   }
 }
 
-/** As people read codes out: in any case, with dashes or without. */
-const plain = (code: string) => code.replaceAll('-', '').toUpperCase()
+/** People type codes in any case, with or without dashes. */
+const normalized = (code: string) => code.replaceAll('-', '').toUpperCase()
 
 /**
- * Lets the person with the code talk to the agent, and answers who that is. Throws invalid when no pending request has
- * the code.
+ * Approves the pending request that has the code, so that its sender may talk to the agent. Returns the sender's id.
+ * Throws invalid when no pending request has the code.
  */
 export const approvePairing = (
   { askGateway, sandboxes }: { askGateway: AskGateway; sandboxes: SandboxAccess },
   organizationId: string,
-  id: string,
+  instanceId: string,
   { channel, code }: { channel: string; code: string },
 ): Promise<string> =>
-  askGateway(organizationId, id, async (gateway, signal) => {
-    const unknown = new AppError('invalid', texts.unknownPairingCode)
-    if ((await listPairings(gateway, channel)).length === 0) throw unknown
-    const codes = await listCodes(sandboxes, id, channel, signal)
-    const found = codes.find((pending) => plain(pending.code) === plain(code))
-    if (!found) throw unknown
+  askGateway(organizationId, instanceId, async (gateway, signal) => {
+    const unknownCode = new AppError('invalid', texts.unknownPairingCode)
+    if ((await listPairings(gateway, channel)).length === 0) throw unknownCode
+    const codes = await listCodes(sandboxes, instanceId, channel, signal)
+    const match = codes.find((pending) => normalized(pending.code) === normalized(code))
+    if (!match) throw unknownCode
     const requests = await listPairings(gateway, channel)
     const request = requests.find(
-      ({ senderId, accountId }) => senderId === found.senderId && (found.accountId ?? accountId) === accountId,
+      ({ senderId, accountId }) => senderId === match.senderId && (match.accountId ?? accountId) === accountId,
     )
-    if (!request) throw unknown
+    if (!request) throw unknownCode
     const { requestId, accountId, senderId } = request
     await gateway.call('channels.pairing.approve', { channel, accountId, requestId })
     return senderId

@@ -1,98 +1,101 @@
-import { PNG } from 'pngjs'
-import decodeQr from 'qr/decode.js'
+import type { AskGateway } from '#instances/gateway/ask.ts'
 import { readChannelStatus } from '#openclaw/channel-status.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
+import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
-import { channelEntry } from './catalogue.ts'
+import { getChannelDefinition } from './catalogue.ts'
+import { imageOf, type QrCode, readQrCode } from './qr-code.ts'
 
-/** How long the platform may take to hand out a QR code. */
+/** How long the platform may take to issue a QR code. */
 const startTimeoutMs = 30_000
+/** How much longer Chowder waits for the gateway than the gateway waits for the platform. */
 const answerMarginMs = 10_000
-const pngDataUrl = /^data:image\/png;base64,([A-Za-z0-9+/=]+)$/
+/** A QR code is valid for about three minutes. */
+const maxScanWaits = 18
+const scanWaitMs = 10_000
 const maxMessageCharacters = 2000
-const maxImageBytes = 256 * 1024
-/** The largest QR code has 177 modules; one that is larger than this is not unpacked, it may be gigabytes. */
-const maxSidePixels = 1024
-const headerAt = 12
-const widthAt = 16
-const heightAt = 20
-const interlaceAt = 28
 
-interface QrCode {
-  /** What the code says; null when it cannot be read here. */
-  data: string | null
-  /** PNG, base64. */
-  image: string
-}
-
-export type Login =
+export type QrLogin =
   | { status: 'connected'; qr: null; message: string | null }
   | { status: 'awaiting_scan'; qr: QrCode; message: string | null }
 
-function imageIn(dataUrl: unknown): string | null {
-  const image = typeof dataUrl === 'string' ? pngDataUrl.exec(dataUrl)?.[1] : undefined
-  return image === undefined || image.length > maxImageBytes ? null : image
-}
-
-function readQr(dataUrl: unknown): QrCode | null {
-  const image = imageIn(dataUrl)
-  if (image === null) return null
-  try {
-    const png = Buffer.from(image, 'base64')
-    const isSmall = Math.max(png.readUInt32BE(widthAt), png.readUInt32BE(heightAt)) <= maxSidePixels
-    // What is interlaced is unpacked whole, whatever its size; a second header would hold in place of the first.
-    if (!isSmall || png[interlaceAt] !== 0 || png.lastIndexOf('IHDR') !== headerAt) return { data: null, image }
-    const { width, height, data } = PNG.sync.read(png)
-    return { data: decodeQr({ width, height, data }), image }
-  } catch {
-    return { data: null, image }
-  }
-}
-
-const messageOf = (answer: Record<string, unknown>) =>
-  typeof answer.message === 'string' ? answer.message.slice(0, maxMessageCharacters) : null
-
-/**
- * Begins to link a channel by QR code, or answers the code of the attempt under way, as fresh as it is. Throws
- * gateway_unreachable with the gateway's words when the platform hands out none.
- */
-export async function startLogin(gateway: GatewayClient, channel: string): Promise<Login> {
-  const answer = await gateway.call(
-    'web.login.start',
-    { channel, timeoutMs: startTimeoutMs },
-    { timeoutMs: startTimeoutMs + answerMarginMs },
-  )
-  const given = isObject(answer) ? answer : {}
-  const message = messageOf(given)
-  const qr = readQr(given.qrDataUrl)
-  if (qr) return { status: 'awaiting_scan', qr, message }
-  if (given.connected === true || (await readChannelStatus(gateway, channel)).connected) {
-    return { status: 'connected', qr: null, message }
-  }
-  const { title } = channelEntry(channel)
-  throw new AppError('gateway_unreachable', texts.channelDown(title, message ?? 'there is no QR code'))
-}
-
-/** Where a login is, in the gateway's words. */
 export interface ScanState {
   state: 'connected' | 'awaiting_scan' | 'ended'
+  /** The gateway's message. */
   message: string | null
 }
 
 /**
- * Waits for the scan; the gateway starts the channel of itself only while somebody does.
+ * Starts a login, or returns the current QR code of the login that is under way. Throws gateway_unreachable, with the
+ * gateway's message, when the platform issues no code. Until the login has ended, Chowder waits for its scan.
  */
-export async function waitForScan(gateway: GatewayClient, channel: string, waitMs: number): Promise<ScanState> {
-  const answer = await gateway.call(
-    'web.login.wait',
-    { channel, timeoutMs: waitMs },
-    { timeoutMs: waitMs + answerMarginMs },
-  )
-  const given = isObject(answer) ? answer : {}
-  const message = messageOf(given)
-  if (given.connected === true) return { state: 'connected', message }
-  const isOpen = message?.startsWith('Still waiting') || imageIn(given.qrDataUrl) !== null
+export type StartQrLogin = (organizationId: string, instanceId: string, channel: string) => Promise<QrLogin>
+
+interface QrLoginDeps {
+  askGateway: AskGateway
+  log: Pick<Logger, 'warn'>
+  /** Ends the waiting for scans. */
+  signal: AbortSignal
+}
+
+export function createQrLogins({ askGateway, log, signal }: QrLoginDeps): StartQrLogin {
+  const followed = new Set<string>()
+
+  /** The gateway starts a channel after its scan only while a client waits for the scan. */
+  async function follow(organizationId: string, instanceId: string, channel: string): Promise<void> {
+    const key = `${instanceId}/${channel}`
+    if (followed.has(key)) return
+    followed.add(key)
+    try {
+      for (let waits = 0; waits < maxScanWaits && !signal.aborted; waits += 1) {
+        const { state } = await askGateway(organizationId, instanceId, (gateway) =>
+          waitForScan(gateway, channel, scanWaitMs),
+        )
+        if (state !== 'awaiting_scan') return
+      }
+    } catch (error) {
+      log.warn({ err: error, instanceId, channel }, 'waiting for the scan of a QR code failed')
+    } finally {
+      followed.delete(key)
+    }
+  }
+
+  return async (organizationId, instanceId, channel) => {
+    const login = await askGateway(organizationId, instanceId, (gateway) => startLogin(gateway, channel))
+    if (login.status === 'awaiting_scan') void follow(organizationId, instanceId, channel)
+    return login
+  }
+}
+
+async function startLogin(gateway: GatewayClient, channel: string): Promise<QrLogin> {
+  const answer = await callLogin(gateway, 'web.login.start', channel, startTimeoutMs)
+  const { message } = answer
+  const qr = readQrCode(answer.qrDataUrl)
+  if (qr) return { status: 'awaiting_scan', qr, message }
+  if (answer.isConnected || (await readChannelStatus(gateway, channel)).connected) {
+    return { status: 'connected', qr: null, message }
+  }
+  const { title } = getChannelDefinition(channel)
+  throw new AppError('gateway_unreachable', texts.channelDown(title, message ?? 'there is no QR code'))
+}
+
+/** Waits up to `timeoutMs` for the scan of the QR code. */
+export async function waitForScan(gateway: GatewayClient, channel: string, timeoutMs: number): Promise<ScanState> {
+  const { isConnected, message, qrDataUrl } = await callLogin(gateway, 'web.login.wait', channel, timeoutMs)
+  if (isConnected) return { state: 'connected', message }
+  const isOpen = message?.startsWith('Still waiting') || imageOf(qrDataUrl) !== null
   return { state: isOpen ? 'awaiting_scan' : 'ended', message }
+}
+
+async function callLogin(gateway: GatewayClient, method: string, channel: string, timeoutMs: number) {
+  const options = { timeoutMs: timeoutMs + answerMarginMs }
+  const answer = await gateway.call(method, { channel, timeoutMs }, options)
+  const { connected, message, qrDataUrl } = isObject(answer) ? answer : {}
+  return {
+    isConnected: connected === true,
+    message: typeof message === 'string' ? message.slice(0, maxMessageCharacters) : null,
+    qrDataUrl,
+  }
 }

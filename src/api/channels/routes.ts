@@ -5,10 +5,12 @@ import { failures } from '#http/openapi.ts'
 import { NoBody, Nullable } from '#http/validation.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import { channelEntry } from './catalogue.ts'
-import { type ConnectDeps, connectChannel, disconnectChannel, logOutChannel } from './connect.ts'
-import { startLogin, waitForScan } from './login.ts'
+import { getChannelDefinition } from './catalogue.ts'
+import { connectChannel } from './connect.ts'
+import type { ChannelDeps } from './deps.ts'
+import { disconnectChannel, logOutChannel } from './disconnect.ts'
 import { approvePairing, listPairings } from './pairing.ts'
+import { createQrLogins } from './qr-login.ts'
 import {
   Channel,
   ChannelConnection,
@@ -22,9 +24,7 @@ import {
   toConnection,
   toPendingPairing,
 } from './schemas.ts'
-import { listChannels, requireConnected, seeChannel } from './status.ts'
-
-export type ChannelDeps = ConnectDeps
+import { getChannelStatus, listChannels, requireConnected } from './status.ts'
 
 const OfInstance = Type.Object({ instance_id: Type.String() })
 const OfChannel = Type.Object({
@@ -32,38 +32,15 @@ const OfChannel = Type.Object({
   channel: Type.String({ description: 'telegram, discord, slack, whatsapp, and so on: see the list of channels.' }),
 })
 
-/** A QR code is good for three minutes. */
-const followRounds = 18
-const followRoundMs = 10_000
-
-/** Chat platforms that are bridged to an instance's agent. */
+/** Chat platforms through which people talk to the agent of an instance. */
 export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app, deps) => {
   const { askGateway } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
+  const startQrLogin = createQrLogins({ askGateway, log: app.log, signal: closing.signal })
   const path = '/v1/instances/:instance_id/channels/:channel'
   const common = { tags: ['channels'], params: OfChannel }
   const config = { access: 'channels' } as const
-
-  /** Stays with a login, so that the channel starts after the scan although nobody asks for its status. */
-  const followed = new Set<string>()
-  async function followLogin(organizationId: string, id: string, channel: string): Promise<void> {
-    const name = `${id}/${channel}`
-    if (followed.has(name)) return
-    followed.add(name)
-    try {
-      for (let round = 0; round < followRounds && !closing.signal.aborted; round += 1) {
-        const { state } = await askGateway(organizationId, id, (gateway) =>
-          waitForScan(gateway, channel, followRoundMs),
-        )
-        if (state !== 'awaiting_scan') return
-      }
-    } catch (error) {
-      app.log.warn({ err: error, instanceId: id, channel }, 'a login is not followed any more')
-    } finally {
-      followed.delete(name)
-    }
-  }
 
   app.get(
     '/v1/instances/:instance_id/channels',
@@ -73,8 +50,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         tags: ['channels'],
         operationId: 'listChannels',
         summary: 'List channels',
-        description:
-          'Every channel there is, and whether the instance has it switched on. Works for a stopped instance.',
+        description: 'All channels, and whether each is enabled on the instance. The instance need not run.',
         params: OfInstance,
         response: { 200: Type.Array(Channel), ...failures(404) },
       },
@@ -92,14 +68,14 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
       schema: {
         ...common,
         operationId: 'getChannelInfo',
-        summary: 'Show what a channel needs',
+        summary: 'Describe a channel',
         description:
-          'How the channel is connected and the fields that `config` must hold, for a setup screen. The answer is the same for every instance id, also for one that does not exist.',
+          'The kind of the connection, and the fields that `config` must have, for a setup screen. The answer is the same for every instance id, even for one that does not exist.',
         response: { 200: ChannelInfo, ...failures(404) },
       },
     },
     async ({ params: { channel } }) => {
-      const { type, fields } = channelEntry(channel)
+      const { type, fields } = getChannelDefinition(channel)
       return {
         channel,
         connection_type: type,
@@ -117,14 +93,14 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
       schema: {
         ...common,
         operationId: 'getChannelStatus',
-        summary: 'Show how a channel is',
+        summary: 'Read the status of a channel',
         description:
-          'Asks the gateway, and lets the gateway ask the platform. While a plugin is prepared `details.step` says what is being done, and `details.error` why it failed; after a QR code `details.login` follows the scan to its end. On an instance that does not run no channel is connected.',
+          'Asks the gateway, which asks the platform. `details.step` is the step of a preparation, and `details.error` the reason of its failure. After a QR code was issued, `details.login` is the state of its scan. While the instance does not run, no channel is connected.',
         response: { 200: ChannelStatus, ...failures(404, 502, 504) },
       },
     },
     async ({ caller, params }) =>
-      toChannelStatus(await seeChannel(deps, caller.organizationId, params.instance_id, params.channel)),
+      toChannelStatus(await getChannelStatus(deps, caller.organizationId, params.instance_id, params.channel)),
   )
 
   app.post(
@@ -136,16 +112,18 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'connectChannel',
         summary: 'Connect a channel',
         description:
-          'Answers `connected` once the gateway says that the channel is up, `awaiting_scan` with a QR code for an interactive channel, and 202 with `preparing` when its plugin takes longer than 60 s to prepare. Credentials that the platform refuses are a 400, a platform that is not reached is a 502, both with the gateway’s words and nothing stored. Without `config` the stored credentials are used. Strangers must be approved with the pair endpoint unless `dmPolicy` says otherwise.',
+          'Answers `connected` once the gateway reports that the channel is connected, `awaiting_scan` with a QR code for an interactive channel, and 202 with `preparing` when the preparation of its plugin takes longer than 60 s. When the platform refuses the credentials the answer is a 400, when it cannot be reached a 502; both quote the gateway, and nothing is stored. Without `config` the stored credentials are used. New people must be approved with the pair endpoint unless `dmPolicy` is set otherwise.',
         body: Nullable(ConnectChannel),
         response: { 200: ChannelConnection, 202: ChannelConnection, ...failures(400, 404, 409, 502, 503, 504) },
       },
     },
     async ({ body, caller, params: { instance_id: id, channel } }, reply) => {
-      const left = AbortSignal.any([clientLeft(reply), closing.signal])
-      const given = body?.config ?? {}
-      const connection = await connectChannel(deps, caller.organizationId, id, { channel, given, left })
-      if (connection.status === 'awaiting_scan') void followLogin(caller.organizationId, id, channel)
+      const signal = AbortSignal.any([clientLeft(reply), closing.signal])
+      const connection = await connectChannel({ ...deps, startQrLogin }, caller.organizationId, id, {
+        channel,
+        config: body?.config ?? {},
+        signal,
+      })
       return reply.code(connection.status === 'preparing' ? 202 : 200).send(toConnection(channel, connection))
     },
   )
@@ -159,17 +137,16 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'getChannelQrCode',
         summary: 'Get a fresh QR code',
         description:
-          'The newest code of an interactive channel that waits for its scan: codes change every minute or so.',
+          'The current code of an interactive channel that waits for its scan. The code changes about every minute.',
         body: NoBody,
         response: { 200: ChannelConnection, ...failures(400, 404, 409, 502, 504) },
       },
     },
     async ({ caller, params: { instance_id: id, channel } }) => {
-      if (channelEntry(channel).type !== 'interactive') throw new AppError('invalid', texts.notInteractive(channel))
+      if (getChannelDefinition(channel).type !== 'interactive')
+        throw new AppError('invalid', texts.notInteractive(channel))
       await requireConnected(deps, caller.organizationId, id, channel)
-      const login = await askGateway(caller.organizationId, id, (gateway) => startLogin(gateway, channel))
-      if (login.status === 'awaiting_scan') void followLogin(caller.organizationId, id, channel)
-      return toConnection(channel, login)
+      return toConnection(channel, await startQrLogin(caller.organizationId, id, channel))
     },
   )
 
@@ -182,7 +159,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'disconnectChannel',
         summary: 'Disconnect a channel',
         description:
-          'Switches the channel off and keeps its credentials, so that connect works without them. On an instance that does not run it holds from the next start.',
+          'Disables the channel and keeps its credentials, so that connect needs none. An instance that does not run applies this at its next start.',
         body: NoBody,
         response: { 204: Type.Null(), ...failures(404, 409, 502, 504) },
       },
@@ -200,9 +177,9 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
       schema: {
         ...common,
         operationId: 'logOutChannel',
-        summary: 'Log out of a channel and forget its credentials',
+        summary: 'Log out of a channel and delete its credentials',
         description:
-          'Ends the session at the platform where there is one, which needs a running instance, and erases what was stored for the channel. To use it again, connect it with credentials or a new QR code.',
+          'Ends the session at the platform if the channel has one, for which the instance must run, and deletes everything that was stored for the channel. To use it again, connect it with credentials or a new QR code.',
         body: NoBody,
         response: { 204: Type.Null(), ...failures(404, 409, 502, 504) },
       },
@@ -220,9 +197,9 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
       schema: {
         ...common,
         operationId: 'pairChannel',
-        summary: 'Approve a person by their pairing code',
+        summary: 'Approve a person by a pairing code',
         description:
-          'Lets a person who wrote to the agent, and was sent this code, talk to it from now on. Takes several seconds. A code that nobody waits with is a 400.',
+          'Lets the person who received this code from the agent talk to it from now on. Takes several seconds. A code that no pending request has is a 400.',
         body: PairChannel,
         response: { 200: ChannelPairing, ...failures(400, 404, 409, 502, 504) },
       },
@@ -242,14 +219,15 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         ...common,
         operationId: 'listPendingPairings',
         summary: 'List people who wait for approval',
-        description: 'Who wrote to the agent and was sent a code within the last hour. The codes are theirs to tell.',
+        description:
+          'The people who wrote to the agent and received a code within the last hour. Only they know the codes.',
         response: { 200: Type.Array(PendingPairing), ...failures(404, 409, 502, 504) },
       },
     },
     async ({ caller, params: { instance_id: id, channel } }) => {
       await requireConnected(deps, caller.organizationId, id, channel)
-      const pending = await askGateway(caller.organizationId, id, (gateway) => listPairings(gateway, channel))
-      return pending.map(toPendingPairing)
+      const requests = await askGateway(caller.organizationId, id, (gateway) => listPairings(gateway, channel))
+      return requests.map(toPendingPairing)
     },
   )
 }

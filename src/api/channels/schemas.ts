@@ -2,7 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { Nullable, OneOf } from '#http/validation.ts'
 import type { Connection } from './connect.ts'
 import type { PairingRequest } from './pairing.ts'
-import type { SeenChannel } from './status.ts'
+import type { ChannelStatus as Status } from './status.ts'
 
 const ChannelName = Type.String({ description: 'The channel, as in the path.' })
 const ConnectionType = OneOf(['token', 'interactive'])
@@ -11,7 +11,7 @@ export const Channel = Type.Object(
   {
     channel: ChannelName,
     connection_type: ConnectionType,
-    enabled: Type.Boolean({ description: 'Whether the instance has it switched on.' }),
+    enabled: Type.Boolean({ description: 'Whether the channel is enabled on the instance.' }),
   },
   { $id: 'Channel', examples: [{ channel: 'discord', connection_type: 'token', enabled: true }] },
 )
@@ -21,7 +21,7 @@ export const ChannelInfo = Type.Object(
     channel: ChannelName,
     connection_type: ConnectionType,
     required_fields: Type.Record(Type.String(), Type.String(), {
-      description: 'What `config` must hold to connect, with a description of each for a person.',
+      description: 'The fields that `config` must have, each with a description for people.',
     }),
   },
   {
@@ -38,26 +38,28 @@ export const ChannelInfo = Type.Object(
 
 const Issue = Type.Object({
   message: Type.String(),
-  fix: Type.Optional(Type.String({ description: 'What OpenClaw proposes.' })),
+  fix: Type.Optional(Type.String({ description: 'How OpenClaw proposes to fix it.' })),
 })
 
 export const ChannelStatus = Type.Object(
   {
     channel: ChannelName,
-    enabled: Type.Boolean({ description: 'Whether the instance has it switched on.' }),
-    connected: Type.Boolean({ description: 'Whether it is up, by the word of the gateway and of the platform.' }),
+    enabled: Type.Boolean({ description: 'Whether the channel is enabled on the instance.' }),
+    connected: Type.Boolean({ description: 'Whether both the gateway and the platform report it as connected.' }),
     details: Type.Object(
       {
-        step: Type.Optional(Type.String({ description: 'What is being done to prepare the channel.' })),
+        step: Type.Optional(Type.String({ description: 'The step of the preparation that is under way.' })),
         error: Type.Optional(Type.String({ description: 'Why it is not connected.' })),
-        configured: Type.Optional(Type.Boolean({ description: 'Whether OpenClaw has all that it needs.' })),
-        running: Type.Optional(Type.Boolean({ description: 'Whether OpenClaw is at it.' })),
-        account: Type.Optional(Type.String({ description: 'What the bot is called on the platform.' })),
+        configured: Type.Optional(
+          Type.Boolean({ description: 'Whether OpenClaw has all settings that the channel needs.' }),
+        ),
+        running: Type.Optional(Type.Boolean({ description: 'Whether OpenClaw runs the channel.' })),
+        account: Type.Optional(Type.String({ description: 'The name of the bot on the platform.' })),
         login: Type.Optional(OneOf(['connected', 'awaiting_scan', 'ended'] as const)),
-        message: Type.Optional(Type.String({ description: 'OpenClaw’s words on the login.' })),
-        issues: Type.Optional(Type.Array(Issue, { description: 'What OpenClaw finds wrong with the settings.' })),
+        message: Type.Optional(Type.String({ description: 'OpenClaw’s message about the login.' })),
+        issues: Type.Optional(Type.Array(Issue, { description: 'Problems that OpenClaw finds in the settings.' })),
       },
-      { description: 'Only what is known.' },
+      { description: 'Fields that are not known are absent.' },
     ),
   },
   {
@@ -78,7 +80,7 @@ export const ConnectChannel = Type.Object(
     config: Type.Optional(
       Type.Union([Type.Null(), Type.Record(Type.String(), Type.Unknown())], {
         description:
-          'The required fields of the channel, and any of OpenClaw’s own keys for it. Keys that are left out keep what is stored; null removes one.',
+          'The required fields of the channel, and any of OpenClaw’s own settings for it. A key that is absent keeps its stored value; null removes a key.',
       }),
     ),
   },
@@ -89,7 +91,7 @@ export const ChannelConnection = Type.Object(
   {
     channel: ChannelName,
     status: OneOf(['connected', 'awaiting_scan', 'preparing']),
-    qr_data: Nullable(Type.String({ description: 'What the QR code says, to be drawn by you.' })),
+    qr_data: Nullable(Type.String({ description: 'The text of the QR code, for clients that draw it themselves.' })),
     qr_image_base64: Nullable(Type.String({ description: 'The QR code as a PNG, in base64.' })),
     message: Nullable(Type.String()),
   },
@@ -105,7 +107,7 @@ export const PairChannel = Type.Object(
       minLength: 4,
       maxLength: 32,
       pattern: '^[A-Za-z0-9][A-Za-z0-9-]*$',
-      description: 'The code that the person was sent; case and dashes do not matter.',
+      description: 'The code that the person received; case and dashes do not matter.',
     }),
   },
   { additionalProperties: false, examples: [{ code: '5GJBEXZ6' }] },
@@ -114,7 +116,7 @@ export const PairChannel = Type.Object(
 export const ChannelPairing = Type.Object(
   {
     channel: ChannelName,
-    code: Type.String({ description: 'The code, as it was sent.' }),
+    code: Type.String({ description: 'The code of the request.' }),
     status: OneOf(['approved']),
     output: Nullable(Type.String()),
   },
@@ -129,9 +131,9 @@ export const ChannelPairing = Type.Object(
 export const PendingPairing = Type.Object(
   {
     sender_id: Type.String({ description: 'The person’s id on the platform.' }),
-    sender: Type.Record(Type.String(), Type.Unknown(), { description: 'What the platform tells about the person.' }),
+    sender: Type.Record(Type.String(), Type.Unknown(), { description: 'The platform’s data about the person.' }),
     created_at: Type.String(),
-    expires_at: Type.String({ description: 'When the code becomes void.' }),
+    expires_at: Type.String({ description: 'When the code expires.' }),
   },
   {
     $id: 'PendingPairing',
@@ -154,22 +156,16 @@ export const toConnection = (channel: string, connection: Connection): Static<ty
   message: connection.message,
 })
 
-export function toChannelStatus({
-  channel,
-  enabled,
-  step,
-  error,
-  gateway,
-  login,
-}: SeenChannel): Static<typeof ChannelStatus> {
-  const why = error ?? gateway?.error
+export function toChannelStatus(status: Status): Static<typeof ChannelStatus> {
+  const { channel, enabled, step, gateway, login } = status
+  const error = status.error ?? gateway?.error
   return {
     channel,
     enabled,
     connected: enabled && gateway?.connected === true,
     details: {
       ...(step !== null && { step }),
-      ...(why != null && { error: why }),
+      ...(error != null && { error }),
       ...(gateway && { configured: gateway.configured, running: gateway.running, issues: gateway.issues }),
       ...(gateway?.account != null && { account: gateway.account }),
       ...(login && { login: login.state }),

@@ -1,113 +1,123 @@
 import type { Channel, Instance } from '#database/schema.ts'
 import { renderGateway, unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
 import { getInstance } from '#instances/row.ts'
-import { publicStatus } from '#instances/status.ts'
+import { publicStatus, requireRunning } from '#instances/status.ts'
 import { withoutCredentials } from '#openclaw/channel-credentials.ts'
-import { type ChannelStatus, readChannelStatus } from '#openclaw/channel-status.ts'
+import { type ChannelStatus as GatewayChannelStatus, readChannelStatus } from '#openclaw/channel-status.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import { channelEntry, knownChannels } from './catalogue.ts'
-import type { ConnectDeps } from './connect.ts'
-import { type ScanState, waitForScan } from './login.ts'
-import { findRecorded, isTaken, listRecorded } from './store.ts'
+import { channelNames, getChannelDefinition, type Settings } from './catalogue.ts'
+import type { ChannelDeps } from './deps.ts'
+import { type ScanState, waitForScan } from './qr-login.ts'
+import { findStoredChannel, isApplied, listStoredChannels } from './store.ts'
 
-/** The least that OpenClaw waits. */
+/** The shortest time that OpenClaw waits for a scan. */
 const scanWaitMs = 1000
 
-export interface SeenChannel {
+export interface ChannelStatus {
   channel: string
   enabled: boolean
-  /** What the worker that prepares it is doing. */
+  /** The step of the preparation that a worker is at. */
   step: string | null
-  /** Why preparing it failed. */
+  /** Why the preparation failed. */
   error: string | null
-  /** null while nobody can say: the instance does not run, or the channel is not prepared. */
-  gateway: ChannelStatus | null
+  /** null while it is unknown: the instance does not run, or the channel is not prepared. */
+  gateway: GatewayChannelStatus | null
   login: ScanState | null
 }
 
-/** Whether each channel is switched on, by the caller's own overrides in the end. */
-async function enabledChannels(deps: ConnectDeps, row: Instance): Promise<(recorded: Channel | undefined) => boolean> {
-  const opened = await unsealInstance(deps.db, deps.vault, row)
-  const { config } = renderGateway(row, opened, { baseUrls: deps.baseUrls, port: 0 })
-  const rendered = isObject(config.channels) ? config.channels : {}
-  return (recorded) => {
-    if (!recorded) return false
-    const { channel, enabled } = recorded
-    const settings = rendered[channel]
-    return isTaken(recorded) ? isObject(settings) && settings.enabled !== false : enabled
+/** Tells which channels are enabled. The caller's `openclaw_config` may override the stored settings. */
+async function enabledChannels(
+  { db, vault, baseUrls }: ChannelDeps,
+  instance: Instance,
+): Promise<(stored: Channel | undefined) => boolean> {
+  const { config } = renderGateway(instance, await unsealInstance(db, vault, instance), { baseUrls, port: 0 })
+  const channels = isObject(config.channels) ? config.channels : {}
+  return (stored) => {
+    if (!stored) return false
+    if (!isApplied(stored)) return stored.enabled
+    const settings = channels[stored.channel]
+    return isObject(settings) && settings.enabled !== false
   }
 }
 
-/** Every channel there is, and whether the instance has it switched on. */
+/** All channels, and whether each is enabled on the instance. */
 export async function listChannels(
-  deps: ConnectDeps,
+  deps: ChannelDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
 ): Promise<{ channel: string; connectionType: 'token' | 'interactive'; enabled: boolean }[]> {
-  const row = await getInstance(deps.db, organizationId, id)
-  const recorded = new Map((await listRecorded(deps.db, id)).map((one) => [one.channel, one]))
-  const isEnabled = await enabledChannels(deps, row)
-  return knownChannels.map((channel) => ({
+  const instance = await getInstance(deps.db, organizationId, instanceId)
+  const rows = await listStoredChannels(deps.db, organizationId, instanceId)
+  const stored = new Map(rows.map((row) => [row.channel, row]))
+  const isEnabled = await enabledChannels(deps, instance)
+  return channelNames.map((channel) => ({
     channel,
-    connectionType: channelEntry(channel).type,
-    enabled: isEnabled(recorded.get(channel)),
+    connectionType: getChannelDefinition(channel).type,
+    enabled: isEnabled(stored.get(channel)),
   }))
 }
 
-/** How a channel of an instance is, by the gateway's word while it runs. Drives a login that waits for its scan. */
-export async function seeChannel(
-  deps: ConnectDeps,
+/** The status of a channel, which the gateway reports while the instance runs. A login that waits for its scan is continued. */
+export async function getChannelStatus(
+  deps: ChannelDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
   channel: string,
-): Promise<SeenChannel> {
-  const { type } = channelEntry(channel)
-  const row = await getInstance(deps.db, organizationId, id)
-  const recorded = await findRecorded(deps.db, id, channel)
-  const enabled = (await enabledChannels(deps, row))(recorded)
-  const seen: SeenChannel = {
+): Promise<ChannelStatus> {
+  const { type } = getChannelDefinition(channel)
+  const instance = await getInstance(deps.db, organizationId, instanceId)
+  const stored = await findStoredChannel(deps.db, organizationId, instanceId, channel)
+  const enabled = (await enabledChannels(deps, instance))(stored)
+  const status: ChannelStatus = {
     channel,
     enabled,
-    step: enabled ? (recorded?.step ?? null) : null,
-    error: recorded?.errorMessage ?? null,
+    step: enabled ? (stored?.step ?? null) : null,
+    error: stored?.errorMessage ?? null,
     gateway: null,
     login: null,
   }
-  if (!isTaken(recorded) || publicStatus(row) !== 'running') return seen
-  const { config } = unsealChannel(deps.vault, recorded)
-  const read = async (gateway: GatewayClient) => {
-    const status = await readChannelStatus(gateway, channel)
-    const shown = (words: string) => withoutCredentials(words, config)
-    const issues = status.issues.map(({ message, fix }) => ({
-      message: shown(message),
-      ...(fix !== undefined && { fix: shown(fix) }),
-    }))
-    return { ...status, error: status.error && shown(status.error), issues }
-  }
-  return deps.askGateway(organizationId, id, async (gateway) => {
-    const status = await read(gateway)
-    if (type !== 'interactive' || !enabled || status.connected) return { ...seen, gateway: status }
-    const login = await waitForScan(gateway, channel, scanWaitMs)
-    if (login.state === 'connected') return { ...seen, gateway: await read(gateway), login }
-    return { ...seen, gateway: status, login }
+  if (!stored || !isApplied(stored) || publicStatus(instance) !== 'running') return status
+  const { config } = unsealChannel(deps.vault, stored)
+  return deps.askGateway(organizationId, instanceId, async (client) => {
+    const gateway = await readMaskedStatus(client, channel, config)
+    if (type !== 'interactive' || !enabled || gateway.connected) return { ...status, gateway }
+    const login = await waitForScan(client, channel, scanWaitMs)
+    if (login.state !== 'connected') return { ...status, gateway, login }
+    return { ...status, gateway: await readMaskedStatus(client, channel, config), login }
   })
 }
 
-/** The id as it is stored. Throws conflict unless the instance has the channel switched on, and its gateway has taken it. */
+async function readMaskedStatus(
+  gateway: GatewayClient,
+  channel: string,
+  config: Settings,
+): Promise<GatewayChannelStatus> {
+  const status = await readChannelStatus(gateway, channel)
+  const masked = (text: string) => withoutCredentials(text, config)
+  const issues = status.issues.map(({ message, fix }) => ({
+    message: masked(message),
+    ...(fix !== undefined && { fix: masked(fix) }),
+  }))
+  return { ...status, error: status.error && masked(status.error), issues }
+}
+
+/**
+ * Returns the id of the instance as it is stored. Throws conflict unless the instance runs, has the channel enabled,
+ * and its gateway has applied it.
+ */
 export async function requireConnected(
-  deps: ConnectDeps,
+  deps: ChannelDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
   channel: string,
 ): Promise<string> {
-  channelEntry(channel)
-  const row = await getInstance(deps.db, organizationId, id)
-  const status = publicStatus(row)
-  if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
-  const recorded = await findRecorded(deps.db, id, channel)
-  if (!isTaken(recorded) || !recorded.enabled) throw new AppError('conflict', texts.channelOff(channel))
-  return row.id
+  getChannelDefinition(channel)
+  const instance = await getInstance(deps.db, organizationId, instanceId)
+  requireRunning(instance)
+  const stored = await findStoredChannel(deps.db, organizationId, instanceId, channel)
+  if (!stored?.enabled || !isApplied(stored)) throw new AppError('conflict', texts.channelOff(channel))
+  return instance.id
 }

@@ -1,4 +1,4 @@
-import { and, eq, sql } from 'drizzle-orm'
+import { and, eq, getTableColumns, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Channel, channels, type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -7,27 +7,38 @@ import { hasStatus } from '#instances/status.ts'
 import type { ChannelSettings } from '#openclaw/config.ts'
 import type { Vault } from '#platform/secrets.ts'
 
-const named = (instanceId: string, channel: string) =>
+const owned = (organizationId: string, instanceId: string) =>
+  and(eq(instances.id, instanceId), eq(instances.organizationId, organizationId))
+
+const isChannel = (instanceId: string, channel: string) =>
   and(eq(channels.instanceId, instanceId), eq(channels.channel, channel))
 
-/** The channels that an instance was ever connected to. The instance must have been found for its organization before. */
-export const listRecorded = (db: Db, instanceId: string): Promise<Channel[]> =>
-  db.select().from(channels).where(eq(channels.instanceId, instanceId))
+const selectStored = (db: Db) =>
+  db.select(getTableColumns(channels)).from(channels).innerJoin(instances, eq(instances.id, channels.instanceId))
 
-export const findRecorded = async (db: Db, instanceId: string, channel: string): Promise<Channel | undefined> =>
-  (await db.select().from(channels).where(named(instanceId, channel)))[0]
+/** The stored channels of an instance: those that were connected and not logged out, disabled ones too. */
+export const listStoredChannels = (db: Db, organizationId: string, instanceId: string): Promise<Channel[]> =>
+  selectStored(db).where(owned(organizationId, instanceId))
 
-/** Whether the gateway has taken a channel over, so that its plugin is there and its settings are good. */
-export const isTaken = (row: Channel | undefined): row is Channel =>
-  row !== undefined && row.step === null && row.errorMessage === null
+export async function findStoredChannel(
+  db: Db,
+  organizationId: string,
+  instanceId: string,
+  channel: string,
+): Promise<Channel | undefined> {
+  const [row] = await selectStored(db).where(and(owned(organizationId, instanceId), eq(channels.channel, channel)))
+  return row
+}
 
-/** Stores a channel, sealed, and whether a worker has something to do for it. */
+/** Whether the gateway has applied a channel: its plugin is installed and its settings are accepted. */
+export const isApplied = (row: Channel): boolean => row.step === null && row.errorMessage === null
+
 async function upsert(
   tx: Db,
   vault: Vault,
   instanceId: string,
   { channel, enabled, config }: ChannelSettings,
-  step: string | null,
+  step: 'waiting' | null,
 ): Promise<void> {
   const sealedConfig = vault.seal(JSON.stringify(config), channelConfigPlace(instanceId, channel))
   const fields = { enabled, sealedConfig, step, errorMessage: null }
@@ -40,17 +51,18 @@ async function upsert(
     })
 }
 
-/** Stores what the gateway has taken over. */
-export const recordChannel = (tx: Db, vault: Vault, instanceId: string, settings: ChannelSettings) =>
+/** Stores a channel that the gateway has applied, in the transaction of that change. */
+export const storeAppliedChannel = (tx: Db, vault: Vault, instanceId: string, settings: ChannelSettings) =>
   upsert(tx, vault, instanceId, settings, null)
 
 /**
- * Stores what a worker is to prepare and to give to the gateway, and makes the instance due, at once or not at all. Null
- * when the instance does not run.
+ * Stores a channel that a worker is to prepare and to apply, and makes the instance due, in one transaction. Null when
+ * the instance does not run.
  */
 export const requestChannel = (
   db: Db,
   vault: Vault,
+  organizationId: string,
   instanceId: string,
   settings: ChannelSettings,
 ): Promise<Instance | null> =>
@@ -63,19 +75,19 @@ export const requestChannel = (
         nextAttemptAt: sql`now()`,
         changedBy: changedBy(),
       })
-      .where(and(eq(instances.id, instanceId), hasStatus.running))
+      .where(and(owned(organizationId, instanceId), hasStatus.running))
       .returning()
     if (!row) return null
-    await upsert(tx, vault, instanceId, settings, 'waiting')
+    await upsert(tx, vault, row.id, settings, 'waiting')
     return row
   })
 
-/** Switches a channel off; what was stored stays, and so does what was still to be done. */
-export async function switchOff(tx: Db, instanceId: string, channel: string): Promise<void> {
-  await tx.update(channels).set({ enabled: false, updatedAt: sql`now()` }).where(named(instanceId, channel))
+/** Disables a channel, in the transaction of that change. Its settings stay, and so does a pending preparation. */
+export async function disableChannel(tx: Db, instanceId: string, channel: string): Promise<void> {
+  await tx.update(channels).set({ enabled: false, updatedAt: sql`now()` }).where(isChannel(instanceId, channel))
 }
 
-/** Forgets a channel and its credentials. */
-export async function forgetChannel(tx: Db, instanceId: string, channel: string): Promise<void> {
-  await tx.delete(channels).where(named(instanceId, channel))
+/** Deletes a channel with its credentials, in the transaction of that change. */
+export async function deleteChannel(tx: Db, instanceId: string, channel: string): Promise<void> {
+  await tx.delete(channels).where(isChannel(instanceId, channel))
 }

@@ -1,0 +1,58 @@
+import { mergePatch, nestedEntries, unsafeKeys } from '#openclaw/json.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+import { getChannelDefinition, type Settings } from './catalogue.ts'
+
+const maxDepth = 16
+const maxValues = 1000
+/** The limit of all settings of a channel together: every request for the instance reads them. */
+const maxCharacters = 128 * 1024
+const maxFieldLength = 4096
+/** The gateway reads the file, or runs the program, that one of these names. */
+const pathKeys = new Set([
+  'cliPath',
+  'tokenFile',
+  'secretFile',
+  'serviceAccountFile',
+  'certificatePath',
+  'configPath',
+  'authDir',
+  'trustedLocalFileRoots',
+])
+
+function checkConfig(config: Settings): void {
+  if (Object.hasOwn(config, 'enabled')) {
+    throw new AppError('invalid', 'config.enabled cannot be set: connect enables the channel, disconnect disables it.')
+  }
+  let values = 0
+  for (const { key, depth } of nestedEntries(config)) {
+    values += 1
+    if (depth > maxDepth) throw new AppError('invalid', `config is nested deeper than ${maxDepth} levels.`)
+    if (values > maxValues) throw new AppError('invalid', `config has more than ${maxValues} values.`)
+    if (unsafeKeys.has(key) || pathKeys.has(key)) throw new AppError('invalid', `config cannot have a key ${key}.`)
+  }
+}
+
+const isFilled = (value: unknown) => typeof value === 'string' && value.trim() !== '' && value.length <= maxFieldLength
+
+/**
+ * The settings of a channel after a caller's `config` was merged into the stored settings, null when there are none.
+ * Documented names are translated, OpenClaw's own names are kept, null removes a key. Throws invalid when a required
+ * field is missing, naming it, and for a `config` that is unsafe or too large.
+ */
+export function mergeSettings(channel: string, config: Settings, stored: Settings | null): Settings {
+  const { fields, defaults, generate } = getChannelDefinition(channel)
+  checkConfig(config)
+  const keys = new Map(Object.entries(fields).map(([name, { key }]) => [name, key]))
+  const translated = Object.fromEntries(Object.entries(config).map(([name, value]) => [keys.get(name) ?? name, value]))
+  const settings = mergePatch(stored ?? { ...defaults, ...generate?.() }, translated) as Settings
+  if (JSON.stringify(settings).length > maxCharacters) {
+    throw new AppError(
+      'invalid',
+      `config and the stored settings have more than ${maxCharacters} characters together. Remove keys with null.`,
+    )
+  }
+  const missing = [...keys].filter(([, key]) => !isFilled(settings[key])).map(([name]) => name)
+  if (missing.length > 0) throw new AppError('invalid', texts.missingChannelFields(channel, missing))
+  return settings
+}
