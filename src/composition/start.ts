@@ -20,13 +20,13 @@ import { isRunningAtRest } from '#instances/status.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { createQueue, migrateQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
 import { defaultTimeouts } from '#lifecycle/step.ts'
-import type { Round } from '#lifecycle/worker.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
 import { dataFolder, hostId, prepareDataFolder } from '#platform/data-folder.ts'
 import { atMost } from '#platform/deadline.ts'
 import type { Logger } from '#platform/log.ts'
 import { serveMetrics } from '#platform/metrics.ts'
+import type { PeriodicTask } from '#platform/periodic.ts'
 import { findSecretKey } from '#platform/secret-key.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -48,6 +48,7 @@ const closeTimeoutMs = 5000
 const eraseEveryMs = 5000
 const billingEveryMs = 10_000
 const clearEveryMs = 60_000
+const clearTimeoutMs = 10 * 60_000
 
 /** Opens what instances run in; only a driver whose agents are this host's own can stop them all with Chowder. */
 export type CreateSandboxes = (what: SandboxesOf) => Promise<CreatedDriver>
@@ -289,28 +290,45 @@ export async function start(
       queue,
       log,
     }
-    const others: Round[] = [
-      { what: 'the erasing of deleted organizations', everyMs: eraseEveryMs, act: () => eraseDeleted(db, log) },
+    const others: PeriodicTask[] = [
       {
-        what: 'the erasing of terminated instances',
-        everyMs: clearEveryMs,
-        act: async () => void (await eraseTerminated(db)),
-      },
-      { what: 'the clearing of old answers', everyMs: clearEveryMs, act: () => clearExpiredAnswers(db) },
-      { what: 'the clearing of old events', everyMs: clearEveryMs, act: () => clearOldEvents(db) },
-      {
-        what: 'the deleting of passing sessions',
+        name: 'erasing deleted organizations',
         everyMs: eraseEveryMs,
-        act: createEphemeralSessionCleanup(db, askGateway, log),
+        timeoutMs: clearTimeoutMs,
+        run: () => eraseDeleted(db, log),
       },
-      { what: 'the clearing of old responses', everyMs: clearEveryMs, act: () => deleteExpiredResponses(db) },
+      {
+        name: 'erasing terminated instances',
+        everyMs: clearEveryMs,
+        timeoutMs: clearTimeoutMs,
+        run: async () => void (await eraseTerminated(db)),
+      },
+      {
+        name: 'clearing idempotency answers',
+        everyMs: clearEveryMs,
+        timeoutMs: clearTimeoutMs,
+        run: () => clearExpiredAnswers(db),
+      },
+      { name: 'clearing events', everyMs: clearEveryMs, timeoutMs: clearTimeoutMs, run: () => clearOldEvents(db) },
+      {
+        name: 'deleting ephemeral sessions',
+        everyMs: eraseEveryMs,
+        timeoutMs: clearTimeoutMs,
+        run: createEphemeralSessionCleanup(db, askGateway, log),
+      },
+      {
+        name: 'clearing responses',
+        everyMs: clearEveryMs,
+        timeoutMs: clearTimeoutMs,
+        run: () => deleteExpiredResponses(db),
+      },
     ]
     if (billing) {
-      const act = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)
-      others.push({ what: 'billing', everyMs: billingEveryMs, act })
+      const run = (stopping: AbortSignal) => syncSubscriptions({ db, billing, log }, stopping)
+      others.push({ name: 'syncing subscriptions', everyMs: billingEveryMs, timeoutMs: clearTimeoutMs, run })
     }
-    const { defaultIntervals: defaultRounds, startWorker } = await import('#lifecycle/worker.ts')
-    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultRounds, signal, others)
+    const { defaultIntervals, startWorker } = await import('#lifecycle/worker.ts')
+    const worker = await startWorker(deps, queue, config.WORKER_CONCURRENCY, defaultIntervals, signal, others)
     closers.push({ close: () => worker.stop() })
     closers.push({ close: async () => preparing.abort() })
     void sandboxes

@@ -66,7 +66,11 @@ export function connectLimits(url: string, log: Logger): Redis {
     connectTimeout: redisConnectsMs,
     retryStrategy: () => redisRetriesEveryMs,
   })
-  const health = logFirstAndRecovery(log, 'the Redis that rate limits are counted in')
+  const health = logFirstAndRecovery(
+    log,
+    'the Redis of the rate limits is unreachable',
+    'the Redis of the rate limits is reachable again',
+  )
   redis.on('error', health.failed)
   redis.on('ready', health.recovered)
   return redis

@@ -133,7 +133,7 @@ const timing = {
 
 /** The one seam to BullMQ. `prefix` keeps the queues of several installations, or tests, apart. */
 export function createQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
-  const health = logFirstAndRecovery(log, 'the queue')
+  const health = logFirstAndRecovery(log, 'the queue is unreachable', 'the queue is reachable again')
   const {
     queue: openJobs,
     worker: openWorker,

@@ -1,38 +1,51 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import type { InstanceQueue } from '#instances/queue.ts'
 import { atMost } from '#platform/deadline.ts'
-import { logFirstAndRecovery } from '#platform/log.ts'
+import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { createOrganizationConcurrency } from './concurrency.ts'
 import { createDriftDetector } from './drift.ts'
 import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
 
-/** How often a worker looks at everything, in ms: also how long a lost bell, or a death, goes unnoticed. */
+/** How often a worker looks at everything, in ms: also how long a lost job, or a death, goes unnoticed. */
 export interface Intervals {
   sweepEveryMs: number
   driftEveryMs: number
 }
 
-/** What else is done every so often while a worker runs. */
-export interface Round {
-  what: string
-  everyMs: number
-  act(signal: AbortSignal): Promise<void>
-}
-
 export const defaultIntervals: Intervals = { sweepEveryMs: 5000, driftEveryMs: 5000 }
-/** One look at everything; a platform that hangs longer is asked again in the next one. */
+const sweepTimeoutMs = 60_000
+/** A platform that hangs for longer is asked again in the next run. */
 const driftTimeoutMs = 60_000
 /** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
 const drainMs = 20_000
-/** More due rows than a sweep's bells can carry: the next one does not wait for the usual time. */
+/** More due rows than one sweep can enqueue: the next sweep does not wait for the usual time. */
 const backlog = 64
 const backlogSweepMs = 500
-const loopsEndMs = 5000
+const tasksEndMs = 5000
+
+/** Enqueues due rows, and warns once of each driver whose due rows need another worker. */
+function sweeping({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queueOf: () => InstanceQueue): PeriodicTask {
+  let isBacklogged = false
+  const reported = new Set<string>()
+  return {
+    name: 'the sweep',
+    everyMs: () => (isBacklogged ? Math.min(backlogSweepMs, everyMs) : everyMs),
+    timeoutMs: sweepTimeoutMs,
+    async run() {
+      isBacklogged = (await sweep(db, sandboxes.name, queueOf())) >= backlog
+      for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
+        if (reported.has(sandboxDriver)) continue
+        reported.add(sandboxDriver)
+        log.warn({ sandboxDriver, rows }, `due instances wait for a worker with SANDBOX_DRIVER=${sandboxDriver}`)
+      }
+    },
+  }
+}
 
 /**
- * Works on due rows until it is stopped: first one drift pass, then bells, a sweep every 5 s, a drift pass every
- * 5 s, and the other rounds. A worker that is killed leaves nothing undone that the next one does not find.
+ * Works on due rows until it is stopped: first it looks for drift once, then it takes jobs, and runs the sweep, the look
+ * for drift and `others` periodically. A worker that is killed leaves nothing undone that the next one does not find.
  */
 export async function startWorker(
   deps: LifecycleDeps,
@@ -40,9 +53,9 @@ export async function startWorker(
   concurrency: number,
   { sweepEveryMs, driftEveryMs }: Intervals,
   starting: AbortSignal,
-  others: readonly Round[],
+  others: readonly PeriodicTask[],
 ) {
-  const { db, sandboxes, log } = deps
+  const { log } = deps
   const stopping = new AbortController()
   const findDrift = createDriftDetector(deps)
 
@@ -55,52 +68,18 @@ export async function startWorker(
     (due, stop) => lanes.run(due, () => reconcileInstance(deps, due.id, stop)),
     concurrency + 1, // the one more is for the other organizations
   )
-
-  async function every(pauseMs: () => number, what: string, act: () => Promise<void>): Promise<void> {
-    const health = logFirstAndRecovery(log, what)
-    while (!stopping.signal.aborted) {
-      await act().then(health.recovered, (error: unknown) => {
-        if (!stopping.signal.aborted) health.failed(error)
-      })
-      await sleep(pauseMs(), undefined, { signal: stopping.signal }).catch(() => {})
-    }
-  }
-
-  let sweepPauseMs = sweepEveryMs
-  const elsewhere = new Set<string>()
-  const loops = Promise.all([
-    every(
-      () => sweepPauseMs,
-      'the sweep',
-      async () => {
-        const due = await sweep(db, sandboxes.name, lanes.sweepQueue())
-        sweepPauseMs = due >= backlog ? Math.min(backlogSweepMs, sweepEveryMs) : sweepEveryMs
-        for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
-          if (elsewhere.has(sandboxDriver)) continue
-          elsewhere.add(sandboxDriver)
-          log.warn({ sandboxDriver, rows }, `due instances wait for a worker with SANDBOX_DRIVER=${sandboxDriver}`)
-        }
-      },
-    ),
-    every(
-      () => driftEveryMs,
-      'the look for drift',
-      () => findDrift(AbortSignal.any([stopping.signal, AbortSignal.timeout(driftTimeoutMs)])),
-    ),
-    ...others.map(({ what, everyMs, act }) =>
-      every(
-        () => everyMs,
-        what,
-        () => act(stopping.signal),
-      ),
-    ),
-  ])
+  const tasks: PeriodicTask[] = [
+    sweeping(deps, sweepEveryMs, lanes.sweepQueue),
+    { name: 'the look for drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: findDrift },
+    ...others,
+  ]
+  const periodic = runPeriodically(tasks, stopping.signal, log)
 
   return {
     async stop(): Promise<void> {
       stopping.abort()
       await working.stop(drainMs)
-      await atMost(loopsEndMs, loops)
+      await atMost(tasksEndMs, periodic)
     },
   }
 }

@@ -35,19 +35,19 @@ export function createLog(level: string, role: string, isTerminal: boolean): Log
 }
 
 /**
- * For an emitter that repeats one error many times a second while something is away: logs the first and, after
- * `recovered`, the recovery.
+ * For an error that repeats while an outage lasts: logs the first error as `failure`, and after it the first success as
+ * `recovery`.
  */
-export function logFirstAndRecovery(log: Logger, what: string) {
-  let isAway = false
+export function logFirstAndRecovery(log: Pick<Logger, 'info' | 'warn'>, failure: string, recovery: string) {
+  let isFailing = false
   return {
     failed(error: unknown): void {
-      if (!isAway) log.warn({ err: error }, `${what} is away`)
-      isAway = true
+      if (!isFailing) log.warn({ err: error }, failure)
+      isFailing = true
     },
     recovered(): void {
-      if (isAway) log.info(`${what} is back`)
-      isAway = false
+      if (isFailing) log.info(recovery)
+      isFailing = false
     },
   }
 }

@@ -91,7 +91,7 @@ export async function serveMetrics(
   collectDefaultMetrics({ register: own })
   const healths = [own, registry, ...sources].map((source) => ({
     source,
-    ...logFirstAndRecovery(log, 'a source of metrics'),
+    ...logFirstAndRecovery(log, 'a source of metrics failed', 'the source of metrics works again'),
   }))
 
   async function text(): Promise<string> {

@@ -15,7 +15,8 @@ import { createAskGateway } from '#instances/gateway/ask.ts'
 import { createQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
-import { type Intervals, type Round, startWorker } from '#lifecycle/worker.ts'
+import { type Intervals, startWorker } from '#lifecycle/worker.ts'
+import type { PeriodicTask } from '#platform/periodic.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
@@ -40,7 +41,7 @@ export interface TestChowderOptions {
 
 const quick: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
 const quickIntervals: Intervals = { sweepEveryMs: 200, driftEveryMs: 200 }
-const otherRoundsEveryMs = 200
+const otherTasksEveryMs = 200
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 
@@ -125,14 +126,15 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   })) as unknown as FastifyInstance
   const workers: { stop(): Promise<void> }[] = []
   const { billing } = options
-  const otherRounds: Round[] = [
-    { what: 'erasing', everyMs: otherRoundsEveryMs, act: () => eraseDeleted(db, log) },
+  const otherTasks: PeriodicTask[] = [
+    { name: 'erasing', everyMs: otherTasksEveryMs, timeoutMs: 10_000, run: () => eraseDeleted(db, log) },
     ...(billing
       ? [
           {
-            what: 'billing',
-            everyMs: otherRoundsEveryMs,
-            act: (signal: AbortSignal) => syncSubscriptions({ db, billing, log }, signal),
+            name: 'billing',
+            everyMs: otherTasksEveryMs,
+            timeoutMs: 10_000,
+            run: (signal: AbortSignal) => syncSubscriptions({ db, billing, log }, signal),
           },
         ]
       : []),
@@ -174,7 +176,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         concurrency,
         options.intervals ?? quickIntervals,
         new AbortController().signal,
-        otherRounds,
+        otherTasks,
       )
       workers.push(worker)
       return worker

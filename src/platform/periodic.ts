@@ -1,0 +1,43 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Logger, logFirstAndRecovery } from './log.ts'
+
+/** Work that is repeated for as long as the process runs. */
+export interface PeriodicTask {
+  /** What the task does, for the log: `<name> failed`, `<name> works again`. */
+  name: string
+  /** The pause between two runs, in ms; a function for a pause that depends on what the last run found. */
+  everyMs: number | (() => number)
+  /** The signal of a run is aborted after this time, in ms. */
+  timeoutMs: number
+  run(signal: AbortSignal): Promise<void>
+}
+
+/**
+ * Runs every task at once, and again after each pause, until `signal` is aborted. Two runs of one task never overlap. The
+ * signal of a run is aborted with `signal` too. The first of several failures in a row is logged, and the success that
+ * follows them. Resolves when the last runs have ended.
+ */
+export async function runPeriodically(
+  tasks: readonly PeriodicTask[],
+  signal: AbortSignal,
+  log: Pick<Logger, 'info' | 'warn'>,
+): Promise<void> {
+  await Promise.all(tasks.map((task) => repeat(task, signal, log)))
+}
+
+async function repeat(
+  { name, everyMs, timeoutMs, run }: PeriodicTask,
+  signal: AbortSignal,
+  log: Pick<Logger, 'info' | 'warn'>,
+): Promise<void> {
+  const outage = logFirstAndRecovery(log, `${name} failed`, `${name} works again`)
+  while (!signal.aborted) {
+    try {
+      await run(AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]))
+      outage.recovered()
+    } catch (error) {
+      if (!signal.aborted) outage.failed(error)
+    }
+    await sleep(typeof everyMs === 'number' ? everyMs : everyMs(), undefined, { signal }).catch(() => {})
+  }
+}
