@@ -1,28 +1,40 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 const minute = 60_000
-const withAgents = ['test/support/release.ts', 'test/support/servers.ts', 'test/support/agent-sandboxes.ts']
+const servers = 'test/support/servers.ts'
+const agentSandboxes = 'test/support/agent-sandboxes.ts'
 
-const project = (name: string, options: { testTimeout: number; globalSetup?: string[] }) => ({
-  test: { name, include: [`test/${name}/**/*.test.ts`], hookTimeout: 10 * minute, ...options },
+/** Most tests wait for most of their time: more of them run than there are processors. */
+const waiting = Math.max(6, availableParallelism())
+
+interface Options {
+  testTimeout: number
+  maxWorkers: number
+  globalSetup?: string[]
+}
+
+/** The projects of a group run at the same time, and the groups one after another. */
+const project = (name: string, group: number, options: Options) => ({
+  test: {
+    name,
+    include: [`test/${name}/**/*.test.ts`],
+    hookTimeout: 10 * minute,
+    sequence: { groupOrder: group },
+    ...options,
+  },
 })
 
 export default defineConfig({
   test: {
-    fileParallelism: true,
-    maxWorkers: 2,
+    tags: [{ name: 'long', description: 'Repeats at length what a shorter test shows: npm run test:all' }],
     projects: [
-      project('unit', { testTimeout: 30_000 }),
-      project('integration', { testTimeout: minute, globalSetup: ['test/support/servers.ts'] }),
-      project('e2e', {
-        testTimeout: 6 * minute,
-        globalSetup: withAgents,
-      }),
-      project('docker', { testTimeout: 6 * minute }),
-      project('chaos', {
-        testTimeout: 10 * minute,
-        globalSetup: withAgents,
-      }),
+      project('unit', 0, { testTimeout: 30_000, maxWorkers: waiting }),
+      project('integration', 0, { testTimeout: minute, maxWorkers: waiting, globalSetup: [servers] }),
+      project('journey', 0, { testTimeout: 6 * minute, maxWorkers: waiting, globalSetup: [agentSandboxes] }),
+      project('e2e', 1, { testTimeout: 6 * minute, maxWorkers: 3, globalSetup: [servers, agentSandboxes] }),
+      project('docker', 2, { testTimeout: 6 * minute, maxWorkers: 1 }),
+      project('chaos', 3, { testTimeout: 10 * minute, maxWorkers: 2, globalSetup: [servers, agentSandboxes] }),
     ],
   },
 })

@@ -15,7 +15,7 @@ import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#opencla
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
 import { freePort } from '../support/free-port.ts'
-import { preparedRelease } from '../support/release.ts'
+import { prepareChannels, preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
 const token = 'a-token-of-this-test-and-of-no-other'
@@ -63,6 +63,7 @@ const folderAsSandbox = (home: string) =>
   }) as unknown as SandboxAccess
 
 beforeAll(async () => {
+  await prepareChannels()
   const release = await preparedRelease()
   const home = await mkdtemp(join(tmpdir(), 'openclaw-channels-'))
   paths = { node: process.execPath, release, home, port: await freePort() }

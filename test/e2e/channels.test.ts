@@ -14,6 +14,7 @@ import { type FakeMattermost, startFakeMattermost } from '../support/fake-matter
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { type FakeSignal, startFakeSignal } from '../support/fake-signal.ts'
 import { type FakeTelegram, startFakeTelegram } from '../support/fake-telegram.ts'
+import { prepareChannels } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
 const botToken = '4242:the-right-token'
@@ -42,6 +43,7 @@ describe('chat channels of a real agent', () => {
     mattermost = await startFakeMattermost('mm-token')
     signal = await startFakeSignal(signalAccount)
     matrix = await startFakeMatrix('syt_a')
+    await prepareChannels()
     dataDir = await makeDataDir()
     chowder = await startChowder({
       dataDir,

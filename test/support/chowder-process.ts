@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
 import { present } from './present.ts'
+import { preparedRelease, releasesFolder } from './release.ts'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
@@ -110,11 +111,12 @@ export async function runChowder(options: ChowderOptions): Promise<{ code: numbe
   return { code, output: output() }
 }
 
-/** A data folder of its own, with the OpenClaw release that was installed once for all. */
+/** A data folder of its own, with the OpenClaw release that is installed once for all tests. */
 export async function makeDataDir(): Promise<string> {
+  await preparedRelease()
   const dataDir = await mkdtemp(join(tmpdir(), 'chowder-e2e-'))
   await chmod(dataDir, 0o711) // the database and the agents run as other users
-  await symlink(inject('releases'), join(dataDir, 'releases'))
+  await symlink(releasesFolder, join(dataDir, 'releases'))
   return dataDir
 }
 

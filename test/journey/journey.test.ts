@@ -1,7 +1,7 @@
 import { access, readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { agentEnv } from '../support/agent-sandboxes.ts'
-import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { type Api, api, type StreamEvent, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
   type ChowderProcess,
   findGateway,
@@ -28,7 +28,7 @@ const commandsIn = async (sandbox: string): Promise<string[]> =>
     }),
   )
 
-describe('the life of a real agent', () => {
+describe('from npm start to the end of a real agent', () => {
   let provider: FakeModelProvider
   let dataDir: string
   let chowder: ChowderProcess
@@ -65,6 +65,21 @@ describe('the life of a real agent', () => {
   it('starts with the configuration that it was created with', async () => {
     expect(await say(client, sessionPath(id), 'remember this')).toContain('turns=1 last="remember this"')
     expect(await say(client, sessionPath(id, 'created'), 'hello')).toContain('model=model-at-create')
+  })
+
+  it('streams its answer to a key that may only talk to it', async () => {
+    const grant = { name: 'chat', instance_ids: [id], permissions: ['interact'] }
+    const { body } = await client.post('/v1/keys', grant)
+    const guest = api(chowder.url, body.raw_key)
+    expect((await guest.get(path)).status).toBe(403)
+    const events: StreamEvent[] = []
+    const said = { model: 'openclaw', input: 'hello from a guest' }
+    for await (const event of guest.stream(sessionPath(id, 'guest'), said, AbortSignal.timeout(60_000)))
+      events.push(event)
+    const deltas = events.filter(({ name }) => name === 'response.output_text.delta')
+    const text = deltas.map(({ data }) => JSON.parse(data).delta).join('')
+    expect(text).toContain('turns=1 last="hello from a guest"')
+    expect(events.at(-1)?.data).toBe('[DONE]')
   })
 
   it('takes a changed configuration while it runs, nested or as dot paths, and answers by it', async () => {
