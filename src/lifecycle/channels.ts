@@ -7,19 +7,19 @@ import { withoutCredentials } from '#openclaw/channel-credentials.ts'
 import { linkChannelPlugin, needsPlugin } from '#openclaw/channel-plugins.ts'
 import { connectGateway, type Endpoint, GatewayRefusal } from '#openclaw/gateway.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
-import { messageFor } from './failures.ts'
-import type { Step, StepContext } from './step.ts'
+import { failureOf } from './failures.ts'
+import { done, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
 const loadTimeoutMs = 60_000
-/** npm goes on for pages; it begins with what is wrong. */
+/** npm's messages are pages long and begin with the cause. */
 const maxReasonLength = 500
-/** All of it together: an instance is not kept from running for longer by a registry that is away. */
+/** For the whole step: an npm registry that does not answer delays a running instance no longer than this. */
 const maxDurationMs = 3 * 60_000
 
 /**
- * Gives the gateway the plugins of its channels, and then the settings of those that it has not taken yet. A channel
- * for which that fails bears the reason itself, and is tried again at the next pass; the instance goes on.
+ * Installs the plugins of the instance's channels, then gives the gateway the settings of the pending ones. The step is
+ * done even when a channel fails: the channel's row shows the reason, and the next attempt tries it again.
  */
 export const connectChannels: Step = async (context) => {
   const { db, lease, log, sandboxes, signal } = context
@@ -29,29 +29,29 @@ export const connectChannels: Step = async (context) => {
     .from(channels)
     .where(and(eq(channels.instanceId, id), eq(channels.enabled, true)))
   const rows = enabled.filter(({ channel }) => needsPlugin(release, channel))
-  if (rows.length === 0) return
+  if (rows.length === 0) return done
   const { endpoint, paths } = await sandboxes.observe(id, signal)
-  if (!endpoint || !paths) return // its end is the next pass's
+  if (!endpoint || !paths) return done // the gateway has ended, which this run's last check finds
   const deadline = AbortSignal.any([signal, AbortSignal.timeout(maxDurationMs)])
 
-  const failed = async (row: Channel, step: string, error: unknown) => {
+  const recordFailure = async (row: Channel, step: string, error: unknown) => {
     signal.throwIfAborted()
-    log.warn({ err: error, channel: row.channel }, 'a channel could not be prepared')
-    if (!isWaiting(row)) return // it has worked: the next pass looks again
-    const errorMessage = `The channel could not be prepared. ${messageFor(error, step).slice(0, maxReasonLength)}`
-    await note(db, row, { step: null, errorMessage })
+    log.warn({ err: error, channel: row.channel }, 'could not prepare a channel')
+    if (!isPending(row)) return // the channel has worked before: the next attempt tries again
+    const errorMessage = `The channel could not be prepared. ${failureOf(error, step).reason.slice(0, maxReasonLength)}`
+    await updateChannel(db, row, { step: null, errorMessage })
   }
-  const present: { row: Channel; isNew: boolean }[] = []
+  const installed: { row: Channel; isNew: boolean }[] = []
   for (const row of rows) {
     try {
-      present.push({ row, isNew: await installPlugin(context, row, paths, deadline) })
+      installed.push({ row, isNew: await installPlugin(context, row, paths, deadline) })
     } catch (error) {
-      await failed(row, installPlugin.name, error)
+      await recordFailure(row, installPlugin.name, error)
     }
   }
 
-  const waiting = new Set(present.map(({ row }) => row).filter(isWaiting))
-  if (waiting.size === 0 && !present.some(({ isNew }) => isNew)) return
+  const pending = new Set(installed.map(({ row }) => row).filter(isPending))
+  if (pending.size === 0 && !installed.some(({ isNew }) => isNew)) return done
   try {
     const { token } = await unsealInstance(db, context.vault, lease.instance)
     const gateway = await connectGateway(endpoint, token, { signal: deadline, timeoutMs: connectTimeoutMs })
@@ -60,19 +60,25 @@ export const connectChannels: Step = async (context) => {
     } finally {
       gateway.close()
     }
-    for (const row of waiting) {
+    for (const row of pending) {
       await configureChannel(context, { endpoint, port: paths.port }, row, deadline)
-      waiting.delete(row)
+      pending.delete(row)
     }
   } catch (error) {
-    for (const row of waiting) await failed(row, configureChannel.name, error)
+    for (const row of pending) await recordFailure(row, configureChannel.name, error)
   }
+  return done
 }
 
-const isWaiting = ({ step, errorMessage }: Channel) => step !== null || errorMessage !== null
+/** Whether the gateway has yet to accept the channel's settings. */
+const isPending = ({ step, errorMessage }: Channel) => step !== null || errorMessage !== null
 
-/** Writes about a channel unless it was given other settings meanwhile. */
-async function note(db: Db, row: Channel, fields: Partial<Pick<Channel, 'step' | 'enabled' | 'errorMessage'>>) {
+/** Updates a channel's row, unless the channel was given other settings meanwhile. */
+async function updateChannel(
+  db: Db,
+  row: Channel,
+  fields: Partial<Pick<Channel, 'step' | 'enabled' | 'errorMessage'>>,
+): Promise<void> {
   await db
     .update(channels)
     .set({ ...fields, updatedAt: sql`now()` })
@@ -92,12 +98,12 @@ async function installPlugin(
   signal: AbortSignal,
 ) {
   const { id, openclawVersion: release } = lease.instance
-  if (isWaiting(row)) await note(db, row, { step: 'installPlugin' })
+  if (isPending(row)) await updateChannel(db, row, { step: 'installPlugin' })
   await sandboxes.prepareChannel(release, row.channel, (line) => log.info(line), signal)
   return linkChannelPlugin(sandboxes, id, { paths, release, channel: row.channel }, signal)
 }
 
-/** Settings that the gateway refuses are switched off with its reason: trying them again would change nothing. */
+/** Disables a channel whose settings the gateway refuses, with the reason: another attempt would be refused too. */
 async function configureChannel(
   context: StepContext,
   gateway: { endpoint: Endpoint; port: number },
@@ -109,13 +115,13 @@ async function configureChannel(
   const opened = await unsealInstance(db, vault, lease.instance)
   const settings = unsealChannel(vault, row)
   const withChannel = { ...opened, channels: [...opened.channels, settings] }
-  await note(db, row, { step: 'configureChannel' })
+  await updateChannel(db, row, { step: 'configureChannel' })
   try {
     await configureGateway({ sandboxes, instance, ...gateway }, withChannel, { baseUrls, connectTimeoutMs, signal })
   } catch (error) {
     if (!(error instanceof GatewayRefusal)) throw error
     const errorMessage = `OpenClaw refused the settings: ${withoutCredentials(error.message, settings.config)}`
-    return note(db, row, { step: null, enabled: false, errorMessage })
+    return updateChannel(db, row, { step: null, enabled: false, errorMessage })
   }
-  return note(db, row, { step: null, errorMessage: null })
+  return updateChannel(db, row, { step: null, errorMessage: null })
 }

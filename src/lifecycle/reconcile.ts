@@ -1,22 +1,16 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
-import { instances } from '#database/schema.ts'
+import { type Instance, instances } from '#database/schema.ts'
 import { findIntent } from '#history/record.ts'
 import { IntentChanged, type Lease, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'
-import { stepDuration, timeToRunning } from '#platform/metrics.ts'
-import {
-  alarmingAttempts,
-  backoffSeconds,
-  isFinal,
-  maxAttempts,
-  messageFor,
-  StepFailure,
-  Uncounted,
-} from './failures.ts'
-import { endedEarly, howItEnded, lastWords } from './health.ts'
-import type { Step, StepContext, StepDeps } from './step.ts'
+import { timeToRunning } from '#platform/metrics.ts'
+import type { Observation } from '#sandbox/driver.ts'
+import { alarmingAttempts, backoffSeconds, failureOf, logFieldsOf, maxAttempts, messageOf } from './failures.ts'
+import { describeExit, endedDuringStart, readLastOutput } from './health.ts'
+import { runMeasuredStep, runStep } from './run-step.ts'
+import { type Again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
 import { plans } from './steps.ts'
 
 export interface LifecycleDeps extends StepDeps {
@@ -24,164 +18,170 @@ export interface LifecycleDeps extends StepDeps {
   log: Logger
 }
 
-/** For an attempt that says nothing about the instance. */
+/** Columns that are written when a row is settled. */
+type SettledFields = Parameters<Lease['settle']>[1]
+
+/** For an attempt that is no evidence against the instance. */
 const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
-/** Drives one instance to its desired state; returns at once when it is not due or another worker is at it. */
+/**
+ * Makes one attempt to bring an instance to its desired state, under a lease. Returns at once when the instance is not
+ * due or another worker holds it. A crash leaves the row due: the lease expires, and the next attempt starts over.
+ */
 export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: AbortSignal): Promise<void> {
   const takenAt = performance.now()
   const taken = await takeDue(deps.db, id, deps.sandboxes.name)
   if (!taken) return
   const log = deps.log.child({ instanceId: id, organizationId: taken.organizationId, generation: taken.generation })
-  const after = await withLease(deps.db, taken, takenAt, stop, (lease) => work({ ...deps, log }, lease, stop))
-  if (after?.due) deps.queue.enqueue(after.instance)
+  const withLog = { ...deps, log }
+  const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
+    const outcome = await attempt(withLog, lease, stop)
+    if (outcome.kind === 'again') await postpone(withLog, lease, outcome)
+    else if (outcome.kind !== 'done') await handleFailure(withLog, lease, outcome)
+  })
+  if (released?.due) deps.queue.enqueue(released.instance)
 }
 
-async function work(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promise<void> {
-  const take = { startedGateway: false }
+async function attempt(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome> {
   try {
-    if (await isUsedUp(deps, lease)) {
-      return await giveUp(deps, lease, await whyUsedUp(deps, lease))
-    }
-    while (!(await converge(deps, lease, take)));
+    if (!(await areAttemptsUsedUp(deps, lease))) return await converge(deps, lease)
+    await giveUp(deps, lease, await reasonForGivingUp(deps, lease))
+    return done
   } catch (error) {
-    // A deploy is no failure of the instance: the next worker starts with the same count.
-    if (stop.aborted) return await lease.write({ attempts: notCounted })
-    if (lease.signal.aborted) throw error // somebody else's now
-    await fail(deps, lease, error)
+    if (stop.aborted) {
+      // A deploy is no failure of the instance: the next worker starts with the same count.
+      await lease.write({ attempts: notCounted })
+      return done
+    }
+    if (lease.signal.aborted) throw error // another worker may hold the row: nothing may be written
+    return failureOf(error, lease.instance.step)
   }
 }
 
-/** Whether all attempts went without a gateway that lasts. One that runs is looked after, whatever came before. */
-async function isUsedUp({ sandboxes }: LifecycleDeps, { instance, signal }: Lease): Promise<boolean> {
+/**
+ * Whether an instance that should run has no attempt left. A failed attempt gives up by itself, in `handleFailure`. Two
+ * cases remain: the worker process ended during each attempt, or each attempt succeeded and the gateway ended soon
+ * after, because attempts are reset only once a gateway has been healthy for a while. A running gateway is looked after
+ * however many attempts there were.
+ */
+async function areAttemptsUsedUp({ sandboxes }: LifecycleDeps, { instance, signal }: Lease): Promise<boolean> {
   if (instance.desiredState !== 'running' || instance.attempts <= maxAttempts) return false
   return instance.readyAt === null || (await sandboxes.observe(instance.id, signal)).state !== 'running'
 }
 
-/** Why no attempt lasted: the last failure, or how the gateway ended that came up each time, with its last words. */
-async function whyUsedUp(deps: LifecycleDeps, lease: Lease): Promise<string> {
+async function reasonForGivingUp(deps: LifecycleDeps, lease: Lease): Promise<string> {
   if (lease.instance.errorMessage !== null) return lease.instance.errorMessage
   const { state, exit } = await deps.sandboxes.observe(lease.instance.id, lease.signal)
-  if (state !== 'stopped' || !exit) return 'The worker ended each time it was at it.'
-  const words = await lastWords({ ...deps, lease })
-  return `The gateway ended by itself ${maxAttempts} times, the last time with: ${howItEnded(exit)}. ${words}`
+  if (state !== 'stopped' || !exit) return 'The worker process ended during each attempt.'
+  const output = await readLastOutput({ ...deps, lease })
+  return `The gateway ended by itself ${maxAttempts} times, the last time with: ${describeExit(exit)}. ${output}`
 }
 
-/** One pass over the plan; true once the row is settled, false when the intent has changed on the way. */
-async function converge(deps: LifecycleDeps, lease: Lease, take: { startedGateway: boolean }): Promise<boolean> {
-  await lease.write({ step: null }) // reads the row again: the intent may be a newer one
-  const { generation, desiredState } = lease.instance
-  const signal = lease.untilIntentChanges()
-  const context: StepContext = { ...deps, lease, signal, started: false }
-  let last: Parameters<Lease['settle']>[1]
-  try {
-    for (const { step, limitMs } of plans[desiredState]) {
-      signal.throwIfAborted()
-      await lease.write({ step: step.name })
-      const measure = stepDuration.startTimer({ step: step.name })
-      await withLimit(step, limitMs, context, signal).catch((error: unknown) => {
-        measure({ outcome: signal.aborted ? 'left' : error instanceof Uncounted ? 'postponed' : 'failed' })
-        throw error
-      })
-      const seconds = measure({ outcome: 'done' })
-      deps.log.info({ step: step.name, ms: Math.round(seconds * 1000) }, 'step done')
-      take.startedGateway ||= context.started
-    }
-    last = await outcome({ ...context, signal }, take.startedGateway)
-  } catch (error) {
-    if (signal.reason instanceof IntentChanged && !lease.signal.aborted) return false
-    throw error
+/** Runs plans until one is completed for the latest intent, or a step is not done. */
+async function converge(deps: LifecycleDeps, lease: Lease): Promise<StepOutcome> {
+  let startedGateway = false
+  for (;;) {
+    const outcome = await runPlan(deps, lease, startedGateway)
+    if (outcome.kind !== 'intent changed') return outcome
+    startedGateway = outcome.startedGateway
   }
-  const settled = await lease.settle(generation, last)
-  if (!settled) return false
-  deps.log.info({ desiredState }, 'settled')
-  if (last.readyAt) await noteTimeToRunning(deps, lease.instance.id, generation)
-  return true
 }
 
-/** Only where an intent asked for it: a gateway that came back by itself was not waited for. */
-async function noteTimeToRunning({ db, log }: LifecycleDeps, id: string, generation: number): Promise<void> {
-  const asked = await findIntent(db, id, generation).catch((err: unknown) => log.warn({ err }, 'a figure is missing'))
+interface IntentChange {
+  kind: 'intent changed'
+  /** Whether this attempt has started the gateway so far. */
+  startedGateway: boolean
+}
+
+/** Runs the plan of the current intent and settles the row; abandons it when the intent changes meanwhile. */
+async function runPlan(deps: LifecycleDeps, lease: Lease, startedBefore: boolean): Promise<StepOutcome | IntentChange> {
+  await lease.write({ step: null }) // reads the row again: the intent may have changed
+  const { id, generation, desiredState } = lease.instance
+  const context = { ...deps, lease, signal: lease.untilIntentChanges() }
+  const { signal } = context
+  let startedGateway = false
+  try {
+    for (const planned of plans[desiredState]) {
+      signal.throwIfAborted()
+      await lease.write({ step: planned.step.name })
+      const outcome = await runMeasuredStep({ ...context, startedGateway }, planned)
+      if (outcome.kind !== 'done') return outcome
+      startedGateway ||= outcome.startedGateway
+    }
+    const seen = desiredState === 'running' ? await deps.sandboxes.observe(id, signal) : null
+    if (seen && !seen.endpoint) {
+      const failure = await endedDuringStart({ ...context, startedGateway }, seen)
+      signal.throwIfAborted()
+      return failure
+    }
+    const fields = settledFields(lease.instance, seen, startedBefore || startedGateway)
+    if (await lease.settle(generation, fields)) {
+      deps.log.info({ desiredState }, 'settled')
+      if (fields.readyAt) await measureTimeToRunning(deps, id, generation)
+      return done
+    }
+  } catch (error) {
+    const hasIntentChanged = signal.reason instanceof IntentChanged && !lease.signal.aborted
+    if (!hasIntentChanged) throw error
+  }
+  return { kind: 'intent changed', startedGateway: startedBefore || startedGateway }
+}
+
+/** The observations of a completed plan. Attempts are reset unless a gateway that was just started has yet to last. */
+function settledFields(instance: Instance, seen: Observation | null, startedGateway: boolean): SettledFields {
+  const fields = { attempts: startedGateway ? instance.attempts : 0, errorMessage: null }
+  if (instance.desiredState === 'stopped') return fields
+  const updatedAt = sql`now()`
+  if (!seen) return { ...fields, endpoint: null, ...(instance.endpoint !== null && { updatedAt }) }
+  const { endpoint, sandboxId } = seen
+  const isNew = instance.readyAt === null
+  const isMoved = !isDeepStrictEqual(endpoint, instance.endpoint)
+  return {
+    ...fields,
+    endpoint,
+    sandboxId,
+    ...(isNew && { readyAt: sql`now()` }),
+    ...((isNew || isMoved) && { updatedAt }),
+  }
+}
+
+/** Only for an intent of a caller: nobody waits for a gateway that is restarted after it ended by itself. */
+async function measureTimeToRunning({ db, log }: LifecycleDeps, id: string, generation: number): Promise<void> {
+  const asked = await findIntent(db, id, generation).catch((err: unknown) =>
+    log.warn({ err }, 'could not measure the time to running'),
+  )
   if (asked) timeToRunning.observe({ intent: asked.intent }, asked.seconds)
 }
 
-/** How long a step may take to end once it was told to. */
-const abortGraceMs = 10_000
-
-/** Runs a step that must end in time; one that ignores that it was told to is left behind, and the row is released. */
-async function withLimit(step: Step, limitMs: number, context: StepContext, signal: AbortSignal): Promise<void> {
-  const late = new AbortController()
-  context.signal = AbortSignal.any([signal, late.signal])
-  const tooLate = () => new StepFailure(`The step ${step.name} took longer than ${limitMs / 1000} s.`)
-  const { promise: leaving, reject: leave } = Promise.withResolvers<never>()
-  // Cleared at the end: a signal with a timeout of its own would keep the whole pass in memory until then.
-  const timers = [
-    setTimeout(() => late.abort(tooLate()), limitMs),
-    setTimeout(() => leave(tooLate()), limitMs + abortGraceMs),
-  ]
-  const running = step(context).catch((error: unknown) => {
-    throw late.signal.aborted && !signal.aborted ? tooLate() : error
-  })
-  await Promise.race([running, leaving]).finally(() => timers.forEach(clearTimeout))
+async function postpone({ log }: LifecycleDeps, lease: Lease, { reason, afterSeconds }: Again): Promise<void> {
+  const { generation, step } = lease.instance
+  log.warn({ step, reason }, 'step postponed')
+  await lease.write({ attempts: notCounted })
+  await lease.postpone(generation, afterSeconds, reason)
 }
 
-/** What is known once the plan is done. Attempts start anew unless the gateway has yet to show that it lasts. */
-async function outcome(context: StepContext, startedGateway: boolean): Promise<Parameters<Lease['settle']>[1]> {
-  const { sandboxes, lease, signal } = context
-  const { instance } = lease
-  const attempts = startedGateway ? instance.attempts : 0
-  if (instance.desiredState === 'stopped') return { attempts, errorMessage: null }
-  if (instance.desiredState === 'terminated') {
-    return {
-      attempts,
-      errorMessage: null,
-      endpoint: null,
-      ...(instance.endpoint !== null && { updatedAt: sql`now()` }),
-    }
-  }
-  const seen = await sandboxes.observe(instance.id, signal)
-  const { endpoint, sandboxId } = seen
-  if (!endpoint) throw await endedEarly(context, seen)
-  const isNews = instance.readyAt === null || !isDeepStrictEqual(endpoint, instance.endpoint)
-  return {
-    attempts,
-    errorMessage: null,
-    endpoint,
-    sandboxId,
-    ...(instance.readyAt === null && { readyAt: sql`now()` }),
-    ...(isNews && { updatedAt: sql`now()` }),
-  }
-}
-
-/** Puts the row off for its next attempt, or gives it up. What is to end is never given up. */
-async function fail(deps: LifecycleDeps, lease: Lease, error: unknown): Promise<void> {
+/** Postpones the row to its next attempt, or gives it up. A stop or a delete is never given up. */
+async function handleFailure(deps: LifecycleDeps, lease: Lease, failure: Failure): Promise<void> {
   const { desiredState, generation, attempts, step } = lease.instance
-  const message = messageFor(error, step)
-  if (error instanceof Uncounted) {
-    deps.log.warn({ step, err: error }, 'step postponed')
-    await lease.write({ attempts: notCounted })
-    return await lease.postpone(generation, error.pauseSeconds, message)
-  }
-  const isAlarming = desiredState !== 'running' && attempts >= alarmingAttempts
-  deps.log[isAlarming ? 'error' : 'warn']({ err: error, step, attempts, desiredState }, 'step failed')
-  if (desiredState === 'running' && (isFinal(error) || attempts >= maxAttempts)) return giveUp(deps, lease, message)
-  const seconds = backoffSeconds(attempts)
-  await lease.postpone(generation, seconds, message)
+  const isToRun = desiredState === 'running'
+  const level = !isToRun && attempts >= alarmingAttempts ? 'error' : 'warn'
+  deps.log[level]({ ...logFieldsOf(failure), step, attempts, desiredState }, 'step failed')
+  const isLast = failure.kind === 'failed for good' || attempts >= maxAttempts
+  if (isToRun && isLast) return giveUp(deps, lease, messageOf(failure))
+  await lease.postpone(generation, backoffSeconds(attempts), messageOf(failure))
 }
 
-/** Settles a row that should run as an error with its reason, once what was started is stopped. */
+/** Stops the sandbox of a row that should run, then settles the row as an error. The row stays due if the stop fails. */
 async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): Promise<void> {
   const { log } = deps
   const { generation, attempts } = lease.instance
-  try {
-    const context: StepContext = { ...deps, lease, signal: lease.signal, started: false }
-    for (const { step, limitMs } of plans.stopped) await withLimit(step, limitMs, context, lease.signal)
-  } catch (error) {
-    lease.signal.throwIfAborted()
-    log.error({ err: error }, 'an instance that is given up could not be stopped; it stays due')
-    await lease.postpone(generation, backoffSeconds(attempts), errorMessage)
-    return
+  const context = { ...deps, lease, signal: lease.signal, startedGateway: false }
+  for (const planned of plans.stopped) {
+    const outcome = await runStep(context, planned)
+    if (outcome.kind === 'done') continue
+    log.error(logFieldsOf(outcome), 'could not stop an instance that is given up; it stays due')
+    return lease.postpone(generation, backoffSeconds(attempts), errorMessage)
   }
-  const settled = await lease.settle(generation, { readyAt: null, errorMessage, updatedAt: sql`now()` })
-  if (settled) log.warn('given up; the reason is in the instance')
+  const isSettled = await lease.settle(generation, { readyAt: null, errorMessage, updatedAt: sql`now()` })
+  if (isSettled) log.warn('the instance is given up; its error_message has the reason')
 }

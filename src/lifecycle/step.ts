@@ -5,15 +5,15 @@ import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
-/** How patient the steps are, in ms; tests shorten them. */
+/** How long the steps wait for a gateway, in ms; tests shorten them. */
 export interface Timeouts {
-  /** A gateway that starts and shows no progress is given up after this. */
+  /** A gateway that starts and writes no output for this long is stopped. */
   startWithoutProgressMs: number
-  /** However much progress it shows, a start ends after this. */
+  /** A gateway that starts is stopped after this, whatever output it writes. */
   startMs: number
-  /** A gateway that ran and does not answer is asked from inside its sandbox for this long before it is restarted. */
+  /** A gateway that was ready and does not answer is asked from inside its sandbox for this long, then restarted. */
   hungMs: number
-  /** What a gateway gets to end its turns before it is killed. */
+  /** How long a gateway may take to end its turns before it is killed. */
   graceMs: number
 }
 
@@ -33,15 +33,50 @@ export interface StepDeps {
   timeouts: Timeouts
 }
 
-/** One pass over an instance's plan. */
+/** All that a step works with. */
 export interface StepContext extends StepDeps {
-  lease: Lease
-  /** Aborted when the lease is lost, the process is to end, or the intent has changed. */
-  signal: AbortSignal
-  log: Logger
-  /** Whether this pass started the gateway, from the configuration that it wrote. */
-  started: boolean
+  readonly lease: Lease
+  /** Aborted when the lease is lost, the process ends, the intent changes, or the step takes too long. */
+  readonly signal: AbortSignal
+  readonly log: Logger
+  /** Whether an earlier step of this run has started the gateway, from the configuration that the run wrote. */
+  readonly startedGateway: boolean
 }
 
-/** One idempotent move: look first, act only if the world is not yet so, record what must be remembered. */
-export type Step = (context: StepContext) => Promise<void>
+export interface Done {
+  readonly kind: 'done'
+  /** Whether this step has started the gateway. */
+  readonly startedGateway: boolean
+}
+
+/** The instance is not at fault: the attempt is not counted, and the next one follows after the given pause. */
+export interface Again {
+  readonly kind: 'again'
+  readonly afterSeconds: number
+  readonly reason: string
+}
+
+/** `failed` is tried again, with growing pauses, while attempts are left; `failed for good` never. */
+export interface Failure {
+  readonly kind: 'failed' | 'failed for good'
+  /** Fit for the instance's owner and for the log. */
+  readonly reason: string
+  /** The gateway's last output. Only for the owner: the output of an agent does not belong in Chowder's log. */
+  readonly gatewayOutput?: string
+  /** The exception behind the failure, for the log alone. */
+  readonly error?: unknown
+}
+
+export type StepOutcome = Done | Again | Failure
+
+/**
+ * One idempotent step towards the desired state: it looks first, acts only where the sandbox or the gateway differs, and
+ * records what later attempts need. Expected failures are outcomes. Anything thrown counts as `failed`, see `failureOf`.
+ */
+export type Step = (context: StepContext) => Promise<StepOutcome>
+
+export const done: Done = { kind: 'done', startedGateway: false }
+export const gatewayStarted: Done = { kind: 'done', startedGateway: true }
+export const again = (afterSeconds: number, reason: string): Again => ({ kind: 'again', afterSeconds, reason })
+export const failed = (reason: string): Failure => ({ kind: 'failed', reason })
+export const failedForGood = (reason: string): Failure => ({ kind: 'failed for good', reason })

@@ -9,28 +9,32 @@ import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#opencla
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { connectChannels } from './channels.ts'
-import { backoffSeconds, StepFailure, Uncounted } from './failures.ts'
-import { howItEnded, isAnswering, isHung, waitUntilReady } from './health.ts'
-import { isRefusedByProvider } from './provider-key.ts'
-import type { Step, StepContext } from './step.ts'
+import { backoffSeconds } from './failures.ts'
+import { describeExit, diagnose, isAnswering, waitUntilReady } from './health.ts'
+import { findKeyProblem, noKey } from './provider-key.ts'
+import type { PlannedStep } from './run-step.ts'
+import { again, done, failed, gatewayStarted, type Step, type StepContext, type StepOutcome } from './step.ts'
 
 const connectTimeoutMs = 30_000
 const configMaxBytes = 4 * 1024 * 1024
 
-/** Enough for OpenClaw 2026.9.6, which was seen to need up to 1.15 GB; drivers that cannot limit ignore it. */
+/** Enough for OpenClaw 2026.9.6, which was measured to need up to 1.15 GB; drivers that cannot limit ignore it. */
 const resources = { memoryMb: 2048, cpus: 2, pids: 512 }
 
-/** Installs the release on this host if it is not there yet. Takes as long as the network does. */
-const prepareRelease: Step = ({ sandboxes, lease, log, signal }) =>
-  sandboxes.prepare(lease.instance.openclawVersion, (line) => log.info(line), signal)
+/** Installs the release on this host if it is missing. Takes as long as the network does. */
+const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {
+  await sandboxes.prepare(lease.instance.openclawVersion, (line) => log.info(line), signal)
+  return done
+}
 
-/** Makes the sandbox, or finds the one that bears the id; a new one only for a key that the provider takes. */
+/** Creates the sandbox, or finds the existing one. A new one only for a key that the provider accepts. */
 const createSandbox: Step = async (context) => {
   const { sandboxes, lease, clawhubUrl, signal } = context
   const { instance } = lease
   const { state } = await sandboxes.observe(instance.id, signal)
-  if (state === 'running') return
-  if (state === 'absent') await refuseBadKey(context)
+  if (state === 'running') return done
+  const problem = state === 'absent' && (await findKeyProblem(context))
+  if (problem) return problem
   await sandboxes.create(
     {
       id: instance.id,
@@ -43,37 +47,20 @@ const createSandbox: Step = async (context) => {
     },
     signal,
   )
+  return done
 }
 
-async function refuseBadKey({ db, vault, lease, baseUrls, signal }: StepContext): Promise<void> {
-  const provider = lease.instance.modelProvider
-  const { providerKey } = await unsealInstance(db, vault, lease.instance)
-  if (providerKey === null) throw noKey(provider)
-  if (await isRefusedByProvider(provider, baseUrls[provider], providerKey, signal)) {
-    throw new StepFailure(
-      `${provider} refused your organization's API key. Set another with PATCH /v1/organization, then start the instance.`,
-      { final: true },
-    )
-  }
-}
+/** Not final: a platform may wrongly report a sandbox absent that was just created. */
+const absent = failed('The sandbox was absent when its gateway was to be started.')
 
-const noKey = (provider: string) =>
-  new StepFailure(
-    `Your organization has no ${provider} key. Set one with PATCH /v1/organization, then start the instance.`,
-    { final: true },
-  )
-
-/** A platform that says so of a sandbox that was just made may be wrong: the next attempt looks again. */
-const absent = () => new StepFailure('The sandbox was not there when it was to be started.')
-
-/** Writes the gateway's configuration while it is down; a live gateway's file is never touched. */
+/** Writes the configuration of a gateway that does not run. The file of a live gateway is never touched. */
 const writeConfig: Step = async (context) => {
   const { db, vault, baseUrls, sandboxes, lease, signal } = context
   const { state, paths } = await sandboxes.observe(lease.instance.id, signal)
-  if (state === 'running') return
-  if (!paths) throw absent()
+  if (state === 'running') return done
+  if (!paths) return absent
   const opened = await unsealInstance(db, vault, lease.instance)
-  if (opened.providerKey === null) throw noKey(lease.instance.modelProvider)
+  if (opened.providerKey === null) return noKey(lease.instance.modelProvider)
   const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: paths.port })
   const files = sandboxes.files(lease.instance.id)
   for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
@@ -81,9 +68,10 @@ const writeConfig: Step = async (context) => {
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
+  return done
 }
 
-/** The tenant may have written anything there; what cannot be read has nothing worth keeping. */
+/** The tenant may have written anything there: content that is no JSON is replaced. */
 function parseJson(content: string | null): Record<string, unknown> | null {
   try {
     return content ? JSON.parse(content) : null
@@ -93,22 +81,20 @@ function parseJson(content: string | null): Record<string, unknown> | null {
 }
 
 /**
- * Starts the gateway if it does not run. The row stops being ready first, so that nobody is sent to a dead one. One that
- * has ended by itself again, before it was seen to last, is started after a pause.
+ * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended gateway.
+ * A gateway that ended by itself repeatedly, each time before it had been healthy for long, is started after a pause.
  */
-const startGateway: Step = async (context) => {
-  const { sandboxes, lease, signal } = context
-  const seen = await sandboxes.observe(lease.instance.id, signal)
-  if (seen.state === 'running') return
-  if (seen.state === 'absent') throw absent()
-  const { exit } = seen
+const startGateway: Step = async ({ sandboxes, lease, signal }) => {
+  const { state, exit } = await sandboxes.observe(lease.instance.id, signal)
+  if (state === 'running') return done
+  if (state === 'absent') return absent
   const { readyAt, attempts, errorMessage } = lease.instance
-  const reason = `The gateway ended by itself (${howItEnded(exit)}).`
+  const reason = `The gateway ended by itself (${describeExit(exit)}).`
   await forgetReadiness(lease, exit?.oom ? 'oom' : 'ended', reason)
   const isFirstTry = readyAt !== null && errorMessage === null
-  if (isFirstTry && attempts > 1) throw new Uncounted(reason, backoffSeconds(attempts - 1))
+  if (isFirstTry && attempts > 1) return again(backoffSeconds(attempts - 1), reason)
   await sandboxes.start(lease.instance.id, signal)
-  context.started = true
+  return gatewayStarted
 }
 
 async function forgetReadiness(lease: Lease, reason: 'ended' | 'oom' | 'hung', errorMessage: string): Promise<void> {
@@ -117,71 +103,84 @@ async function forgetReadiness(lease: Lease, reason: 'ended' | 'oom' | 'hung', e
   sandboxRestarts.inc({ reason })
 }
 
+/** Between attempts to reach an agent that answers only inside its sandbox: short, so that it is soon used again. */
+const unreachablePauseSeconds = 10
+
 /**
- * Waits until the gateway is ready. One that ran before and does not answer any more is asked from inside its sandbox,
- * and restarted only when that fails too: a broken way to it is no reason to end an agent.
+ * Waits until the gateway is ready. A gateway that was ready and does not answer is restarted only when it does not
+ * answer inside its sandbox either: a broken network between Chowder and an agent is no reason to end the agent.
  */
 const checkHealth: Step = async (context) => {
-  const { lease, sandboxes, timeouts, signal } = context
-  if (lease.instance.readyAt && (await isAnswering(context, await sandboxes.observe(lease.instance.id, signal)))) return
-  if (lease.instance.readyAt && !(await isHung(context))) return
-  if (lease.instance.readyAt) {
-    context.log.warn('the gateway hangs and is restarted')
-    await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
-    await forgetReadiness(lease, 'hung', 'The gateway did not answer any more, and was ended.')
-    await writeConfig(context)
-    await startGateway(context)
-  }
-  await waitUntilReady(context)
+  const { lease, sandboxes, signal } = context
+  if (lease.instance.readyAt === null) return waitUntilReady(context)
+  if (await isAnswering(context, await sandboxes.observe(lease.instance.id, signal))) return done
+  const diagnosis = await diagnose(context)
+  if (diagnosis === 'answering') return done
+  if (diagnosis === 'hung') return restartHungGateway(context)
+  return again(unreachablePauseSeconds, 'The gateway runs, but Chowder cannot reach it.')
 }
 
-/** Gives a gateway that was running already the stored configuration, without a restart. */
+async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
+  const { lease, log, sandboxes, timeouts, signal } = context
+  log.warn('the gateway does not answer and is restarted')
+  await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
+  await forgetReadiness(lease, 'hung', 'The gateway did not answer any more and was stopped.')
+  const written = await writeConfig(context)
+  if (written.kind !== 'done') return written
+  const started = await startGateway(context)
+  if (started.kind !== 'done') return started
+  const ready = await waitUntilReady(context)
+  return ready.kind === 'done' ? started : ready
+}
+
+/** Gives a gateway that was already running the stored configuration, without a restart. */
 const patchConfig: Step = async (context) => {
-  const { db, vault, baseUrls, sandboxes, lease, started, signal } = context
-  if (started) return
+  const { db, vault, baseUrls, sandboxes, lease, startedGateway, signal } = context
+  if (startedGateway) return done
   const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
-  if (!endpoint || !paths) throw new StepFailure('The gateway ended while its configuration was changed.')
+  if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
   const opened = await unsealInstance(db, vault, lease.instance)
   const { instance } = lease
-  await configureGateway({ sandboxes, instance, endpoint, port: paths.port }, opened, {
-    baseUrls,
-    connectTimeoutMs,
-    signal,
-    waitForRestart: () => waitUntilReady(context),
-  })
+  const sandbox = { sandboxes, instance, endpoint, port: paths.port }
+  const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false }
+  const { restarts } = await configureGateway(sandbox, opened, options)
+  return restarts ? waitUntilReady(context) : done
 }
 
-const stopSandbox: Step = ({ sandboxes, lease, timeouts, signal }) =>
-  sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
+const stopSandbox: Step = async ({ sandboxes, lease, timeouts, signal }) => {
+  await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
+  return done
+}
 
-/** Credentials of channels and skills go with what they were for. */
+/** Destroys the sandbox, then deletes the credentials of its channels and skills. */
 const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => {
   const { id } = lease.instance
   await sandboxes.destroy(id, signal)
   await db.delete(channels).where(eq(channels.instanceId, id))
   await db.delete(skills).where(eq(skills.instanceId, id))
+  return done
 }
 
-/** What a call of the platform, files or the gateway's RPC may take together; each is far quicker when all is well. */
-const usualLimitMs = 60_000
-/** The install's own limit, and a little. */
+/** For calls of the platform, the files and the gateway's RPC: normally each takes far less. */
+const defaultLimitMs = 60_000
+/** The install's own limit, with a margin. */
 const prepareLimitMs = 16 * 60_000
-/** A start's own limit, after a look at a gateway that hangs, its end, and a little. */
+/** Diagnosing a hung gateway, stopping it, and the limit of a start, with a margin. */
 const healthLimitMs = 7 * 60_000
-/** The step's own limit, the last change under way when it passes, and a little. */
+/** The step's own limit and one last change of the configuration, with a margin. */
 const channelsLimitMs = 6 * 60_000
 
-/** The whole life of an instance: for each intent, the steps that make it true, and how long each may take. */
-export const plans: Record<Instance['desiredState'], readonly { step: Step; limitMs: number }[]> = {
+/** The whole life of an instance: for each intent, the steps that fulfil it, and how long each may take. */
+export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
   running: [
     { step: prepareRelease, limitMs: prepareLimitMs },
-    { step: createSandbox, limitMs: usualLimitMs },
-    { step: writeConfig, limitMs: usualLimitMs },
-    { step: startGateway, limitMs: usualLimitMs },
+    { step: createSandbox, limitMs: defaultLimitMs },
+    { step: writeConfig, limitMs: defaultLimitMs },
+    { step: startGateway, limitMs: defaultLimitMs },
     { step: checkHealth, limitMs: healthLimitMs },
-    { step: patchConfig, limitMs: usualLimitMs },
+    { step: patchConfig, limitMs: defaultLimitMs },
     { step: connectChannels, limitMs: channelsLimitMs },
   ],
-  stopped: [{ step: stopSandbox, limitMs: usualLimitMs }],
-  terminated: [{ step: destroySandbox, limitMs: usualLimitMs }],
+  stopped: [{ step: stopSandbox, limitMs: defaultLimitMs }],
+  terminated: [{ step: destroySandbox, limitMs: defaultLimitMs }],
 }

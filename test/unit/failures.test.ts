@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { backoffSeconds, isFinal, messageFor, StepFailure } from '#lifecycle/failures.ts'
+import { backoffSeconds, failureOf, logFieldsOf, messageOf } from '#lifecycle/failures.ts'
+import { failed, failedForGood } from '#lifecycle/step.ts'
 import { GatewayRefusal } from '#openclaw/gateway.ts'
 import { AppError } from '#platform/errors.ts'
 
@@ -12,15 +13,22 @@ test('the pause doubles, is never longer than the cap, never zero', () => {
   }
 })
 
-test('a platform’s own words never reach the owner; ours and OpenClaw’s do', () => {
+test('a platform’s own message never reaches the owner; Chowder’s and OpenClaw’s do', () => {
+  const messageFor = (error: unknown, step: string | null) => messageOf(failureOf(error, step))
   expect(messageFor(new Error('/var/lib/chowder/secret is closed'), 'createSandbox')).not.toContain('/var')
-  expect(messageFor(new StepFailure('too slow'), 'checkHealth')).toBe('too slow')
+  expect(messageOf(failed('too slow'))).toBe('too slow')
   expect(messageFor(new GatewayRefusal('INVALID', 'bad key'), null)).toContain('bad key')
 })
 
-test('only what the same input would fail again is final', () => {
-  expect(isFinal(new StepFailure('x', { final: true }))).toBe(true)
-  expect(isFinal(new StepFailure('x'))).toBe(false)
-  expect(isFinal(new AppError('invalid', 'x'))).toBe(true)
-  expect(isFinal(new Error('x'))).toBe(false)
+test('the gateway’s output reaches the owner and never the log', () => {
+  const failure = { ...failed('it ended'), gatewayOutput: 'a stack trace' }
+  expect(messageOf(failure)).toBe('it ended: a stack trace')
+  expect(JSON.stringify(logFieldsOf(failure))).not.toContain('a stack trace')
+})
+
+test('only a failure that the same input would cause again is final', () => {
+  expect(failedForGood('x').kind).toBe('failed for good')
+  expect(failed('x').kind).toBe('failed')
+  expect(failureOf(new AppError('invalid', 'x'), null).kind).toBe('failed for good')
+  expect(failureOf(new Error('x'), null).kind).toBe('failed')
 })

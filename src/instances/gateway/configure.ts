@@ -30,33 +30,35 @@ interface ConfigureOptions {
   baseUrls: BaseUrls
   connectTimeoutMs: number
   signal: AbortSignal
-  /** Waits for a gateway that restarts because of the new configuration. By default for 30 s, until it takes requests. */
-  waitForRestart?(): Promise<void>
+  /** Whether to wait, for 30 s at most, until a gateway that restarts takes requests. By default true. */
+  waitForRestart?: boolean
   /** Checks the gateway after it took the configuration over. What it throws is thrown; nothing is undone. */
   verify?(gateway: GatewayClient): Promise<void> | undefined
 }
 
 /**
  * Gives a running gateway the configuration that `unsealed` renders to, without a restart where OpenClaw can, and writes
- * the system prompt. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this waits for it, so that the next message finds the gateway up. Throws GatewayRefusal when OpenClaw refuses the configuration, with
- * its own words; GatewayUnreachable, also for a refused connection; what the sandbox's files throw; the signal's reason.
- * After a failure the gateway may have either configuration.
+ * the system prompt. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this waits
+ * for it, so that the next message finds the gateway up, and returns whether there was one. Throws GatewayRefusal when
+ * OpenClaw refuses the configuration, with its own words; GatewayUnreachable, also for a refused connection; what the
+ * sandbox's files throw; the signal's reason. After a failure the gateway may have either configuration.
  */
 export async function configureGateway(
   { sandboxes, instance, endpoint, port }: RunningSandbox,
   unsealed: UnsealedInstance,
-  { baseUrls, connectTimeoutMs, signal, waitForRestart = () => restarted(endpoint, signal), verify }: ConfigureOptions,
-): Promise<void> {
+  { baseUrls, connectTimeoutMs, signal, waitForRestart = true, verify }: ConfigureOptions,
+): Promise<{ restarts: boolean }> {
   const { config, systemPrompt } = renderGateway(instance, unsealed, { baseUrls, port })
   const connect = () =>
     connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
       throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause
     })
   let gateway = await connect()
+  let restarts: boolean
   try {
-    const { restarts } = await applyConfig(gateway, config, signal)
-    if (restarts) {
-      await waitForRestart()
+    restarts = (await applyConfig(gateway, config, signal)).restarts
+    if (restarts && waitForRestart) {
+      await untilRestarted(endpoint, signal)
       gateway.close()
       gateway = await connect()
     }
@@ -65,9 +67,10 @@ export async function configureGateway(
     gateway.close()
   }
   await writeSystemPrompt(sandboxes.files(instance.id), systemPrompt, signal)
+  return { restarts }
 }
 
-async function restarted(endpoint: Endpoint, signal: AbortSignal): Promise<void> {
+async function untilRestarted(endpoint: Endpoint, signal: AbortSignal): Promise<void> {
   const isUp = () => probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })
   if (await poll(isUp, { pauseMs, timeoutMs: restartTimeoutMs, signal })) return
   throw new GatewayUnreachable('the gateway did not come back from its restart', { outcomeUnknown: true })
