@@ -16,6 +16,7 @@ import { connectLimits } from '#http/rate-limit.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { createFindGateway, createFindSummary } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import { isRunningAtRest } from '#instances/status.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { createQueue, migrateQueue, type QueueBackend, type ReconcileQueue } from '#lifecycle/queue.ts'
@@ -169,10 +170,7 @@ const markForRestart = (db: Db, driver: string) =>
   db
     .update(instances)
     .set({
-      generation: sql`${instances.generation} + 1`,
-      readyAt: null,
-      attempts: 0,
-      updatedAt: sql`now()`,
+      ...raiseGeneration('restart'),
       changedBy: changedBy({ type: 'instance.due', reason: 'Chowder was stopped with its agents.' }),
     })
     .where(and(isRunningAtRest, eq(instances.sandboxDriver, driver)))

@@ -3,6 +3,7 @@ import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
+import { raiseGeneration } from './intent.ts'
 import { isDueNow, isNotTerminated, isRunningAtRest, isSettled } from './status.ts'
 
 /** How long a take or a renewal holds: also how long a killed holder blocks its row. */
@@ -85,8 +86,7 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
     .set({
       leaseToken: nextToken,
       leaseUntil: held,
-      generation: sql`${instances.generation} + 1`,
-      attempts: 0,
+      ...raiseGeneration('changeRunning'),
       changedBy: changedBy({ type: 'instance.change_begun' }),
     })
     .where(and(eq(instances.id, id), eq(instances.organizationId, organizationId), isRunningAtRest))

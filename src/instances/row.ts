@@ -1,5 +1,5 @@
 import { and, desc, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import type { Db } from '#database/client.ts'
 import { after, cutPage } from '#database/page.ts'
 import { type Instance, instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -9,8 +9,7 @@ import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import type { InstanceRef } from './queue.ts'
-import { hasStatus, type InstanceStatus, isNotTerminated, publicStatus } from './status.ts'
+import { hasStatus, type InstanceStatus, isNotTerminated } from './status.ts'
 
 /** How long a terminated instance can still be read. */
 export const terminatedReadableDays = 30
@@ -20,8 +19,8 @@ const tokenPlace = (id: string) => `instances/${id}/sealed_token`
 export const providerKeyPlace = (organizationId: string, provider: ModelProvider) =>
   `provider_keys/${organizationId}.${provider}/sealed_key`
 
-/** Scoped to one organization, like everything here: another's id is simply not found. */
-const owned = (organizationId: string, id: string) =>
+/** Limits a statement to the instance of that id, if it is the organization's. */
+export const isOwnedBy = (organizationId: string, id: string) =>
   and(eq(instances.id, id), eq(instances.organizationId, organizationId))
 
 const stillReadable = or(
@@ -154,76 +153,10 @@ export async function getInstance(db: Db, organizationId: string, id: string): P
     ? await db
         .select()
         .from(instances)
-        .where(and(owned(organizationId, id), stillReadable))
+        .where(and(isOwnedBy(organizationId, id), stillReadable))
     : []
   if (!row) throw new AppError('not_found', texts.instanceNotFound)
   return row
-}
-
-/** What every new intent resets: it starts with a full set of attempts, at once. */
-const freshIntent = {
-  generation: sql`${instances.generation} + 1`,
-  readyAt: null,
-  attempts: 0,
-  nextAttemptAt: sql`now()`,
-  errorMessage: null,
-  updatedAt: sql`now()`,
-}
-
-const actions = {
-  start: { desiredState: 'running', allowedFrom: ['stopped', 'error'], where: or(hasStatus.stopped, hasStatus.error) },
-  stop: { desiredState: 'stopped', allowedFrom: ['running'], where: hasStatus.running },
-} as const
-
-/**
- * Records that an instance should run, or should not. Raising the generation is what makes the row due. Throws
- * conflict naming a status that forbids it and that held between call and answer.
- */
-export async function changeIntent(
-  db: Db,
-  organizationId: string,
-  id: string,
-  action: keyof typeof actions,
-): Promise<Instance> {
-  const { desiredState, allowedFrom, where } = actions[action]
-  for (;;) {
-    const current = await getInstance(db, organizationId, id)
-    const [row] = await db
-      .update(instances)
-      .set({ ...freshIntent, desiredState, changedBy: changedBy() })
-      .where(and(owned(organizationId, id), where))
-      .returning()
-    if (row) return row
-    const status = publicStatus(current)
-    // The status that was read allows it, so it changed before the UPDATE: read the new one.
-    if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
-      throw new AppError('conflict', texts.cannot(action, status))
-    }
-  }
-}
-
-/**
- * Records that an instance is to be destroyed and frees its place under the limit, in one statement; terminated from
- * then on. Null when it was terminated already: nothing is lowered twice. Like all that changes both, it locks the
- * organization before the instance: the other way round it would meet them in a deadlock.
- */
-export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
-  await getInstance(db, organizationId, id)
-  const { rows } = await onceMoreOnDeadlock(() =>
-    db.execute(sql`
-      WITH locked AS (SELECT id FROM organizations WHERE id = ${organizationId} FOR UPDATE),
-      gone AS (
-        UPDATE instances SET desired_state = 'terminated', generation = generation + 1, ready_at = NULL, attempts = 0,
-               next_attempt_at = now(), error_message = NULL, terminated_at = now(), updated_at = now(),
-               changed_by = ${JSON.stringify(changedBy())}::jsonb
-        WHERE id = ${id} AND organization_id = (SELECT id FROM locked) AND desired_state <> 'terminated' RETURNING *),
-      forgotten AS (DELETE FROM responses WHERE instance_id = (SELECT id FROM gone)),
-      freed AS (
-        UPDATE organizations SET instance_count = instance_count - 1
-        WHERE id = ${organizationId} AND EXISTS (SELECT 1 FROM gone))
-      SELECT * FROM gone`),
-  )
-  return rows[0] ? fromDriver(rows[0]) : null
 }
 
 /** Changes what only people read; nothing of it has to be reconciled. Throws conflict when it is terminated. */
@@ -236,7 +169,7 @@ export async function relabelInstance(
   const [row] = await db
     .update(instances)
     .set({ ...labels, updatedAt: sql`now()`, changedBy: changedBy() })
-    .where(and(owned(organizationId, id), isNotTerminated))
+    .where(and(isOwnedBy(organizationId, id), isNotTerminated))
     .returning()
   if (row) return row
   throw new AppError('conflict', texts.isTerminated)

@@ -1,4 +1,4 @@
-import { and, eq, isNotNull, isNull, ne, type SQL, sql } from 'drizzle-orm'
+import { and, eq, isNotNull, isNull, lt, lte, ne, type SQL, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
@@ -54,18 +54,16 @@ export const hasStatus = {
   terminated: eq(instances.desiredState, 'terminated'),
 } satisfies Record<InstanceStatus, SQL | undefined>
 
-/** Rows that want work now: due, held by nobody, and past the time of their next attempt. */
-export const isDueNow = and(
-  sql`${instances.observedGeneration} < ${instances.generation}`,
-  sql`${instances.leaseUntil} < now()`,
-  sql`${instances.nextAttemptAt} <= now()`,
-)
+/** Whether a worker has yet to make the last intent true. */
+export const isDue = lt(instances.observedGeneration, instances.generation)
+
+/** Whether nobody holds the lease. */
+export const isFree = lt(instances.leaseUntil, sql`now()`)
+
+/** Whether a worker may take the row now. */
+export const isDueNow = and(isDue, isFree, lte(instances.nextAttemptAt, sql`now()`))
 
 /** Running as wanted, at rest and held by nobody: what may be looked at for drift, or changed while it runs. */
-export const isRunningAtRest = and(
-  hasStatus.running,
-  eq(instances.observedGeneration, instances.generation),
-  sql`${instances.leaseUntil} < now()`,
-)
+export const isRunningAtRest = and(hasStatus.running, eq(instances.observedGeneration, instances.generation), isFree)
 
 export const isNotTerminated = ne(instances.desiredState, 'terminated')

@@ -2,12 +2,10 @@ import { Gauge, Registry } from '@prometheus-io/client'
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
-import { hasStatus, instanceStatuses, isDueNow, isNotTerminated } from '#instances/status.ts'
+import { hasStatus, instanceStatuses, isDue, isDueNow, isNotTerminated } from '#instances/status.ts'
 import type { MetricSource } from '#platform/metrics.ts'
 import { alarmingAttempts } from './failures.ts'
 import type { ReconcileQueue } from './queue.ts'
-
-const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
 
 /** What is to stop or to be deleted, and fails at it. Workers never give it up, but somebody has to look. */
 export const isFailingEnd = sql`${isDue} AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts}`

@@ -2,7 +2,8 @@ import { isDeepStrictEqual } from 'node:util'
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
-import { isRunningAtRest, isSettled, publicStatus } from '#instances/status.ts'
+import { raiseGeneration } from '#instances/intent.ts'
+import { isFree, isRunningAtRest, isSettled, publicStatus } from '#instances/status.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
@@ -30,8 +31,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
     const [raised] = await db
       .update(instances)
       .set({
-        generation: sql`${instances.generation} + 1`,
-        nextAttemptAt: sql`now()`,
+        ...raiseGeneration('drift'),
         changedBy: changedBy({ type: 'instance.due', reason }),
       })
       .where(
@@ -39,7 +39,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
           eq(instances.id, row.id),
           eq(instances.generation, row.generation),
           eq(instances.observedGeneration, row.generation),
-          sql`${instances.leaseUntil} < now()`,
+          isFree,
         ),
       )
       .returning()

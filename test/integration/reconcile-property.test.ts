@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { changeIntent, getInstance, terminateInstance } from '#instances/row.ts'
+import { changeIntent, terminateInstance } from '#instances/intent.ts'
+import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { createDriftDetector } from '#lifecycle/drift.ts'
 import { reconcileInstance } from '#lifecycle/reconcile.ts'

@@ -3,6 +3,7 @@ import type { Db } from '#database/client.ts'
 import { type Channel, channels, type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { channelConfigPlace } from '#instances/gateway/configuration.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import { hasStatus } from '#instances/status.ts'
 import type { ChannelSettings } from '#openclaw/config.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -69,12 +70,7 @@ export const requestChannel = (
   db.transaction(async (tx) => {
     const [row] = await tx
       .update(instances)
-      .set({
-        generation: sql`${instances.generation} + 1`,
-        attempts: 0,
-        nextAttemptAt: sql`now()`,
-        changedBy: changedBy(),
-      })
+      .set({ ...raiseGeneration('connectChannel'), changedBy: changedBy() })
       .where(and(owned(organizationId, instanceId), hasStatus.running))
       .returning()
     if (!row) return null

@@ -10,15 +10,9 @@ import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindGateway, FindSummary, InstanceSummary } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
+import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
-import {
-  changeIntent,
-  createInstance,
-  getInstance,
-  listInstances,
-  terminateInstance,
-  unsealConfig,
-} from '#instances/row.ts'
+import { createInstance, getInstance, listInstances, unsealConfig } from '#instances/row.ts'
 import { isGettingTo } from '#instances/status.ts'
 import { readUntil, waitUntilSettled } from '#instances/wait.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'

@@ -12,8 +12,9 @@ import {
 } from '#database/schema.ts'
 import { changedBy, forgetWords, recordEvent } from '#history/record.ts'
 import { eraseInstances, isNotErased } from '#instances/erase.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
-import { dueColumns, isNotTerminated } from '#instances/status.ts'
+import { dueColumns, isDue, isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
@@ -44,14 +45,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     const due = await tx
       .update(instances)
       .set({
-        desiredState: 'terminated',
-        generation: sql`${instances.generation} + 1`,
-        readyAt: null,
-        attempts: 0,
-        nextAttemptAt: sql`now()`,
-        errorMessage: null,
-        terminatedAt: sql`now()`,
-        updatedAt: sql`now()`,
+        ...raiseGeneration('terminate'),
         changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
       })
       .where(and(eq(instances.organizationId, id), isNotTerminated))
@@ -106,7 +100,7 @@ export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>): Promise<v
 
 const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL AND NOT EXISTS (
   SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id}
-  AND ${instances.observedGeneration} < ${instances.generation})`
+  AND ${isDue})`
 
 /**
  * One that another worker is at is left to it. The line is written before the mark: a crash in between makes two lines,

@@ -12,9 +12,10 @@ import {
   type Tier,
 } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
 import { providerKeyPlace } from '#instances/row.ts'
-import { dueColumns } from '#instances/status.ts'
+import { dueColumns, isDue } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -107,8 +108,7 @@ const raiseGenerations = (tx: Db, organizationId: string, provider: ModelProvide
   tx
     .update(instances)
     .set({
-      generation: sql`${instances.generation} + 1`,
-      attempts: 0,
+      ...raiseGeneration('changeProviderKey'),
       changedBy: changedBy({ type: 'instance.due', reason: 'The key of its model provider was changed.' }),
     })
     .where(
@@ -116,7 +116,7 @@ const raiseGenerations = (tx: Db, organizationId: string, provider: ModelProvide
         eq(instances.organizationId, organizationId),
         eq(instances.modelProvider, provider),
         eq(instances.desiredState, 'running'),
-        or(isNotNull(instances.readyAt), sql`${instances.observedGeneration} < ${instances.generation}`),
+        or(isNotNull(instances.readyAt), isDue),
       ),
     )
     .returning(dueColumns)

@@ -2,12 +2,14 @@ import { and, eq, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
+import { raiseGeneration } from '#instances/intent.ts'
+import { isDue, isFree } from '#instances/status.ts'
 
 type Seen = Pick<Instance, 'id' | 'generation'>
 
 /** The row as it was seen, and nobody at work on it. */
 const unchangedAndFree = ({ id, generation }: Seen) =>
-  and(eq(instances.id, id), eq(instances.generation, generation), sql`${instances.leaseUntil} < now()`)
+  and(eq(instances.id, id), eq(instances.generation, generation), isFree)
 
 /**
  * Raises the generation of a row that is not as it should be: a worker makes it true again, as after any intent. False
@@ -23,9 +25,7 @@ export async function makeDue(
     .update(instances)
     .set({
       ...also,
-      generation: sql`greatest(${instances.generation}, ${instances.observedGeneration}) + 1`,
-      attempts: 0,
-      nextAttemptAt: sql`now()`,
+      ...raiseGeneration('repair'),
       changedBy: changedBy({ type: 'instance.due', reason }),
     })
     .where(unchangedAndFree(seen))
@@ -44,7 +44,7 @@ export async function tryNow(db: Db, seen: Seen, reason: string): Promise<boolea
       nextAttemptAt: sql`least(${instances.nextAttemptAt}, now())`,
       changedBy: changedBy({ type: 'instance.due', reason }),
     })
-    .where(and(unchangedAndFree(seen), sql`${instances.observedGeneration} < ${instances.generation}`))
+    .where(and(unchangedAndFree(seen), isDue))
   return rowCount === 1
 }
 

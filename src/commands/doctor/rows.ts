@@ -1,6 +1,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
+import { isDue } from '#instances/status.ts'
 import { isFailingEnd } from '#lifecycle/backlog.ts'
 import { alarmingAttempts } from '#lifecycle/failures.ts'
 import type { Check } from './finding.ts'
@@ -15,7 +16,6 @@ const maxPauseSeconds = 15 * 60
 const untakenMinutes = 5
 
 const firstId = '00000000-0000-0000-0000-000000000000'
-const isDue = sql`observed_generation < generation`
 
 interface Row {
   id: string

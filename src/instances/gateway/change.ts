@@ -3,6 +3,7 @@ import { and, eq, isNull, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import { type Changed, type Lease, takeForChange, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import { getInstance } from '#instances/row.ts'
@@ -89,19 +90,13 @@ export async function changeConfig(
  */
 async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: ConfigChange): Promise<Instance | null> {
   change.next(await unsealInstance(db, vault, row), row)
-  const isDue = sql`${instances.observedGeneration} < ${instances.generation}`
-  const isToStart = sql`${isDue} AND ${instances.desiredState} = 'running'`
   return db.transaction(async (tx) => {
     const [stored] = await tx
       .update(instances)
       .set({
         ...change.fields?.(row),
-        updatedAt: sql`now()`,
+        ...raiseGeneration('changeStored'),
         changedBy: changedBy(),
-        generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
-        // What it starts with now is another than what failed.
-        attempts: sql`CASE WHEN ${isToStart} THEN 0 ELSE ${instances.attempts} END`,
-        nextAttemptAt: sql`CASE WHEN ${isToStart} THEN now() ELSE ${instances.nextAttemptAt} END`,
       })
       .where(and(eq(instances.id, row.id), isNotTerminated, isNull(instances.readyAt)))
       .returning()

@@ -1,0 +1,120 @@
+import { and, eq, or, sql } from 'drizzle-orm'
+import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
+import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import { type Instance, instances, organizations, responses } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+import type { InstanceRef } from './queue.ts'
+import { getInstance, isOwnedBy } from './row.ts'
+import { hasStatus, type InstanceStatus, isDue, isNotTerminated, publicStatus } from './status.ts'
+
+const now = sql`now()`
+const nextGeneration = sql`${instances.generation} + 1`
+const isStarting = and(isDue, eq(instances.desiredState, 'running'))
+
+/** The customer asks for a state: nothing of the last attempts counts, and the next one begins at once. */
+const requested = { readyAt: null, attempts: 0, nextAttemptAt: now, errorMessage: null, updatedAt: now }
+
+/** Each reason for which a generation is raised, with the columns that it sets besides. */
+const intents = {
+  start: { desiredState: 'running', ...requested },
+  stop: { desiredState: 'stopped', ...requested },
+  terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
+  /** A request is about to change the configuration of a running gateway, under a lease. */
+  changeRunning: { attempts: 0 },
+  /** The stored configuration changes while the gateway does not run. Only a row that is due needs another generation. */
+  changeStored: {
+    generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
+    // The next start uses another configuration than the failed ones did.
+    attempts: sql`CASE WHEN ${isStarting} THEN 0 ELSE ${instances.attempts} END`,
+    nextAttemptAt: sql`CASE WHEN ${isStarting} THEN now() ELSE ${instances.nextAttemptAt} END`,
+    updatedAt: now,
+  },
+  changeProviderKey: { attempts: 0 },
+  connectChannel: { attempts: 0, nextAttemptAt: now },
+  /** Chowder stops its agents with itself; the next start of Chowder starts them again. */
+  restart: { readyAt: null, attempts: 0, updatedAt: now },
+  /** The sandbox differs from the row. Attempts count on: a gateway that ends again and again is given up. */
+  drift: { nextAttemptAt: now },
+  /** The doctor makes a row due, also one whose observed generation is ahead of its own. */
+  repair: {
+    generation: sql`greatest(${instances.generation}, ${instances.observedGeneration}) + 1`,
+    attempts: 0,
+    nextAttemptAt: now,
+  },
+} as const satisfies Record<string, PgUpdateSetSource<typeof instances>>
+
+export type Intent = keyof typeof intents
+
+/**
+ * The columns that an UPDATE sets to raise the generation for an intent, which makes the row due. The only place that
+ * raises one.
+ */
+export const raiseGeneration = <I extends Intent>(intent: I) => ({ generation: nextGeneration, ...intents[intent] })
+
+const actions = {
+  start: { allowedFrom: ['stopped', 'error'], where: or(hasStatus.stopped, hasStatus.error) },
+  stop: { allowedFrom: ['running'], where: hasStatus.running },
+} as const
+
+/**
+ * Records that an instance should run, or should not. Throws not_found, and conflict with the status that forbids it: one
+ * that the instance had between call and answer.
+ */
+export async function changeIntent(
+  db: Db,
+  organizationId: string,
+  id: string,
+  action: keyof typeof actions,
+): Promise<Instance> {
+  const { allowedFrom, where } = actions[action]
+  for (;;) {
+    const current = await getInstance(db, organizationId, id)
+    const [row] = await db
+      .update(instances)
+      .set({ ...raiseGeneration(action), changedBy: changedBy() })
+      .where(and(isOwnedBy(organizationId, id), where))
+      .returning()
+    if (row) return row
+    const status = publicStatus(current)
+    // The status that was read allows it, so it changed before the UPDATE: read the new one.
+    if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
+      throw new AppError('conflict', texts.cannot(action, status))
+    }
+  }
+}
+
+/**
+ * Records that an instance is to be destroyed, deletes its responses and frees its place under the limit, in one
+ * statement. Null when it was terminated before: no place is freed twice. Throws not_found.
+ */
+export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
+  await getInstance(db, organizationId, id)
+  // Whatever changes both locks the organization before the instance: in another order they would meet in a deadlock.
+  const locked = db
+    .$with('locked')
+    .as(
+      db.select({ id: organizations.id }).from(organizations).where(eq(organizations.id, organizationId)).for('update'),
+    )
+  const terminated = db.$with('terminated').as(
+    db
+      .update(instances)
+      .set({ ...raiseGeneration('terminate'), changedBy: changedBy() })
+      .where(and(eq(instances.id, id), eq(instances.organizationId, sql`(SELECT id FROM ${locked})`), isNotTerminated))
+      .returning(),
+  )
+  const withoutResponses = db
+    .$with('without_responses')
+    .as(db.delete(responses).where(eq(responses.instanceId, sql`(SELECT id FROM ${terminated})`)))
+  const withFreedPlace = db.$with('with_freed_place').as(
+    db
+      .update(organizations)
+      .set({ instanceCount: sql`${organizations.instanceCount} - 1` })
+      .where(and(eq(organizations.id, organizationId), sql`EXISTS (SELECT FROM ${terminated})`)),
+  )
+  const [row] = await onceMoreOnDeadlock(() =>
+    db.with(locked, terminated, withoutResponses, withFreedPlace).select().from(terminated),
+  )
+  return row ?? null
+}

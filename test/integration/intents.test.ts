@@ -1,0 +1,88 @@
+import { randomUUID } from 'node:crypto'
+import { eq } from 'drizzle-orm'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { instances, organizations } from '#database/schema.ts'
+import { type Intent, raiseGeneration } from '#instances/intent.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+
+let database: TestDatabase
+const organizationId = randomUUID()
+
+beforeAll(async () => {
+  database = await cloneDatabase()
+  await database.db.insert(organizations).values({ id: organizationId, name: 'Acme', subscriptionTier: 'shrimp' })
+})
+afterAll(() => database.drop())
+
+const longAgo = new Date('2026-01-01T00:00:00Z')
+const later = new Date('2100-01-01T00:00:00Z')
+
+/** A row in which no column has the value that an intent would set. */
+const row = {
+  organizationId,
+  name: 'my-assistant',
+  modelProvider: 'anthropic',
+  sandboxDriver: 'fake',
+  openclawVersion: 'v1',
+  sealedToken: 'sealed',
+  generation: 7,
+  step: 'checkHealth',
+  attempts: 3,
+  nextAttemptAt: later,
+  leaseUntil: longAgo,
+  sandboxId: 'sandbox',
+  endpoint: { kind: 'tcp', host: '127.0.0.1', port: 9 },
+  readyAt: longAgo,
+  errorMessage: 'no luck',
+  createdAt: longAgo,
+  updatedAt: longAgo,
+} as const
+
+/** The columns that raising the generation for an intent changes, with their new values; `now` for a time just now. */
+async function changedBy(intent: Intent, state: Partial<typeof instances.$inferInsert>) {
+  const id = randomUUID()
+  const { db } = database
+  const values = { ...row, id, desiredState: 'running' as const, observedGeneration: 7, ...state }
+  const [before] = await db.insert(instances).values(values).returning()
+  const [after] = await db.update(instances).set(raiseGeneration(intent)).where(eq(instances.id, id)).returning()
+  const shown = (value: unknown) =>
+    value instanceof Date && Math.abs(value.getTime() - Date.now()) < 60_000 ? 'now' : value
+  return Object.fromEntries(
+    Object.entries(after ?? {})
+      .filter(([name, value]) => String(value) !== String(before?.[name as keyof typeof before]))
+      .map(([name, value]) => [name, shown(value)]),
+  )
+}
+
+const requested = {
+  generation: 8,
+  readyAt: null,
+  attempts: 0,
+  nextAttemptAt: 'now',
+  errorMessage: null,
+  updatedAt: 'now',
+}
+const due = { observedGeneration: 6 }
+
+test.each([
+  ['start', 'a stopped instance', { desiredState: 'stopped' }, { ...requested, desiredState: 'running' }],
+  ['stop', 'a running instance', {}, { ...requested, desiredState: 'stopped' }],
+  ['terminate', 'a running instance', {}, { ...requested, desiredState: 'terminated', terminatedAt: 'now' }],
+  ['changeRunning', 'a running instance', {}, { generation: 8, attempts: 0 }],
+  ['changeStored', 'a settled instance', {}, { updatedAt: 'now' }],
+  ['changeStored', 'one that starts', due, { generation: 8, attempts: 0, nextAttemptAt: 'now', updatedAt: 'now' }],
+  ['changeStored', 'one that stops', { ...due, desiredState: 'stopped' }, { generation: 8, updatedAt: 'now' }],
+  ['changeProviderKey', 'a running instance', {}, { generation: 8, attempts: 0 }],
+  ['connectChannel', 'a running instance', {}, { generation: 8, attempts: 0, nextAttemptAt: 'now' }],
+  ['restart', 'a running instance', {}, { generation: 8, readyAt: null, attempts: 0, updatedAt: 'now' }],
+  ['drift', 'a running instance', {}, { generation: 8, nextAttemptAt: 'now' }],
+  ['repair', 'a running instance', {}, { generation: 8, attempts: 0, nextAttemptAt: 'now' }],
+  [
+    'repair',
+    'one whose observed generation is ahead',
+    { observedGeneration: 9 },
+    { generation: 10, attempts: 0, nextAttemptAt: 'now' },
+  ],
+] as const)('%s of %s resets exactly these columns', async (intent, _state, state, columns) => {
+  expect(await changedBy(intent, state)).toEqual(columns)
+})
