@@ -19,6 +19,7 @@ import { type FindCaller, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
 import { answerUnroutable, clientErrorAnswer, useDetailErrors } from './http/errors.ts'
+import { useInstanceIds } from './http/instance-params.ts'
 import { useJsonBodies } from './http/json-body.ts'
 import { useOpenApi } from './http/openapi.ts'
 import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
@@ -97,6 +98,7 @@ export async function buildApp(deps: AppDeps) {
   await app.register(healthRoutes, deps)
   const counts = await useRateLimits(app, deps.limits)
   await app.register(async (v1) => {
+    useInstanceIds(v1)
     useApiKeys(v1, deps.findCaller, deps.findSummary, counts)
     useEvents(v1, deps.db)
     await v1.register(eventRoutes, deps)

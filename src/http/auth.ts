@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { instanceIdOf } from './instance-params.ts'
 import type { AuthCounts } from './rate-limit.ts'
 
 type Permission = 'read' | 'interact' | 'configure' | 'files' | 'channels'
@@ -70,7 +71,7 @@ export async function authorize(
 ): Promise<void> {
   if (permissions === null) return
   if (access === 'org') throw new AppError('forbidden', texts.needsOrganizationKey)
-  if (instanceId !== undefined && !instanceIds?.includes(instanceId.toLowerCase())) {
+  if (instanceId !== undefined && !instanceIds?.includes(instanceId)) {
     await requireInstance(organizationId, instanceId)
     throw new AppError('forbidden', texts.notForInstance)
   }
@@ -135,8 +136,7 @@ export function useApiKeys(
     }
     request.caller = caller
     await counts.countRequest(request, reply)
-    const { instance_id: instanceId } = request.params as { instance_id?: string }
-    if (caller.permissions !== null) await authorize(caller, access, instanceId, requireInstance)
+    if (caller.permissions !== null) await authorize(caller, access, instanceIdOf(request), requireInstance)
     if (!endsRefused && !reply.raw.closed) onceRefused(caller, reply.raw, findCaller, () => reply.raw.destroy())
   })
 }

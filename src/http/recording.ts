@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyRequest, onSendAsyncHookHandler, preHandle
 import type { Db } from '#database/client.ts'
 import { originNow, runAs } from '#history/actor.ts'
 import { recordEvent } from '#history/record.ts'
+import { instanceIdOf } from './instance-params.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -43,14 +44,13 @@ export function useEvents(app: FastifyInstance, db: Db): void {
     const type = routeOptions.config.event as string
     runAs({ actor, requestId: id, type, ...(subject !== undefined && { subject }) }, done)
   }
-  const record: onSendAsyncHookHandler = async ({ caller, params, log }, reply) => {
+  const record: onSendAsyncHookHandler = async (request, reply) => {
+    const { caller, log } = request
     const { type, isRecorded } = originNow()
     if (!caller || reply.statusCode >= 300 || isRecorded || reply.hasHeader('idempotent-replayed')) return
-    const { instance_id: instanceId } = params as { instance_id?: string }
-    await recordEvent(db, {
-      organizationId: caller.organizationId,
-      instanceId: instanceId?.toLowerCase() ?? null,
-    }).catch((error: unknown) => log.error({ err: error, event: type }, 'what was done could not be recorded'))
+    await recordEvent(db, { organizationId: caller.organizationId, instanceId: instanceIdOf(request) ?? null }).catch(
+      (error: unknown) => log.error({ err: error, event: type }, 'what was done could not be recorded'),
+    )
   }
   app.addHook('onRoute', (route) => {
     const { method, url, config } = route

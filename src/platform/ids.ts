@@ -7,3 +7,6 @@ export const newId = (): string => crypto.randomUUIDv7() // not a named import: 
 
 /** A malformed id is an unknown one: asking the database would be an error there instead of a 404. */
 export const isId = (text: string): boolean => uuid.test(text)
+
+/** An id as the database writes it: a caller may send it in capitals. */
+export const canonicalId = (id: string): string => id.toLowerCase()

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import { clientLeft } from '#http/client-left.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { NoBody, Nullable } from '#http/validation.ts'
 import { AppError } from '#platform/errors.ts'
@@ -26,9 +27,8 @@ import {
 } from './schemas.ts'
 import { getChannelStatus, listChannels, requireConnected } from './status.ts'
 
-const OfInstance = Type.Object({ instance_id: Type.String() })
 const OfChannel = Type.Object({
-  instance_id: Type.String(),
+  ...InstanceParams.properties,
   channel: Type.String({ description: 'telegram, discord, slack, whatsapp, and so on: see the list of channels.' }),
 })
 
@@ -51,7 +51,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'listChannels',
         summary: 'List channels',
         description: 'All channels, and whether each is enabled on the instance. The instance need not run.',
-        params: OfInstance,
+        params: InstanceParams,
         response: { 200: Type.Array(Channel), ...failures(404) },
       },
     },

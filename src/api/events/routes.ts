@@ -3,6 +3,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { keptDays, listEvents } from '#history/record.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
@@ -12,8 +13,6 @@ export interface EventDeps {
   db: Db
   publicUrl(): string
 }
-
-const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
 
 const isPosition = (text: string) => /^[1-9]\d{0,14}$/.test(text)
 const history = `Newest first. Everything that was asked for and every change of state, each once, for ${keptDays} days; what is said to agents is not in it.`
@@ -43,7 +42,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
         summary: 'Read the history of an instance',
         description: history,
         tags: ['instances'],
-        params: ById,
+        params: InstanceParams,
         querystring: EventPage,
         response: { 200: Type.Array(Event), ...failures(400, 404) },
       },

@@ -4,13 +4,14 @@ import { Type } from '@sinclair/typebox'
 import { create as contentDisposition } from 'content-disposition'
 import mime from 'mime'
 import { clientLeft } from '#http/client-left.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { OpenFile } from '#sandbox/driver.ts'
 import { existingPath } from './paths.ts'
 import { rangeOf } from './range.ts'
-import { ById, ByPath } from './schemas.ts'
+import { ByPath } from './schemas.ts'
 import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
 
 /** How long, in ms, a reader may take nothing. */
@@ -37,7 +38,7 @@ export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (ap
         description:
           'The bytes of a file of any size. One range of bytes may be asked for with the header `Range`, for instance to go on with a download that broke off; `ETag` and `If-Range` tell whether the file is still the same.',
         tags: ['files'],
-        params: ById,
+        params: InstanceParams,
         querystring: ByPath,
         response: {
           200: { description: 'The file.', content: { 'application/octet-stream': { schema: Bytes } } },

@@ -1,6 +1,7 @@
 import { buffer } from 'node:stream/consumers'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
@@ -8,7 +9,6 @@ import { downloadRoute } from './download.ts'
 import { existingPath, isHidden, movablePath, newFilePath, newPath } from './paths.ts'
 import {
   ByFolder,
-  ById,
   ByPath,
   FileContent,
   FileEntry,
@@ -42,7 +42,7 @@ function decode(bytes: Buffer): string {
 /** The files of an instance's workspace, whether it runs or not. */
 export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps) => {
   const config = { access: 'files' } as const
-  const common = { tags: ['files'], params: ById }
+  const common = { tags: ['files'], params: InstanceParams }
 
   await app.register(uploadRoute, deps)
   await app.register(downloadRoute, deps)

@@ -10,9 +10,6 @@ const FilePath = Type.String({
   description: 'Relative to the workspace, with `/` between names; without `..`, leading `/` and backslashes.',
 })
 
-// A malformed id is an unknown one: 404.
-export const ById = Type.Object({ instance_id: Type.String() })
-
 export const ByPath = Type.Object({ path: FilePath })
 
 export const ByFolder = Type.Object({ path: Type.Optional({ ...FilePath, default: '.' }) })

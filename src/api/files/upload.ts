@@ -5,12 +5,13 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
 import { clientLeft } from '#http/client-left.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import { newFilePath } from './paths.ts'
-import { ById, maxPathCharacters, UploadFile } from './schemas.ts'
+import { maxPathCharacters, UploadFile } from './schemas.ts'
 import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
 
 /** What a form may have beside the file's bytes. */
@@ -88,7 +89,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app,
           'Creates the file or replaces it once all of it has arrived: no reader sees a half of it. Missing directories are made. A sender who sends nothing for 60 seconds is cut off.',
         tags: ['files'],
         consumes: ['multipart/form-data'],
-        params: ById,
+        params: InstanceParams,
         body: UploadFile,
         response: { 204: Type.Null(), ...failures(400, 404, 408, 409, 413, 415, 502, 507) },
       },

@@ -5,6 +5,7 @@ import type { FastifyReply } from 'fastify'
 import type { Instance as Row } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
@@ -41,9 +42,6 @@ export interface InstanceDeps extends ChangeDeps {
   /** The driver new instances are created on. */
   sandboxDriver: string
 }
-
-// A malformed id is an unknown one: 404.
-const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
 
 const intentTexts = {
   start: {
@@ -146,7 +144,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         description:
           'A terminated instance can be read for 30 days. `openclaw_config` may hold tokens: a scoped key without `configure` gets null.',
         tags: ['instances'],
-        params: ById,
+        params: InstanceParams,
         response: { 200: Instance, ...failures(404) },
       },
     },
@@ -167,7 +165,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         description:
           'Cheap enough to be polled. With `wait` the answer comes as soon as the instance has that status, as soon as it will not get there by itself, or after `timeout` seconds: read `status` to see which.',
         tags: ['instances'],
-        params: ById,
+        params: InstanceParams,
         querystring: WaitForStatus,
         response: { 200: InstanceStatus, ...failures(404) },
       },
@@ -192,7 +190,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         description:
           'Changes what is sent and leaves the rest. `openclaw_config` and `metadata` replace what was stored. A running agent has the new configuration when this is answered, or it is a 400 in OpenClaw’s words and nothing has changed.',
         tags: ['instances'],
-        params: ById,
+        params: InstanceParams,
         body: PatchInstance,
         response: { 200: Instance, ...failures(400, 404, 409, 502, 504, 507) },
       },
@@ -211,7 +209,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         description:
           'Destroys the agent with its files, sessions and settings, for good, and frees its place under the plan at once. Deleting it again changes nothing.',
         tags: ['instances'],
-        params: ById,
+        params: InstanceParams,
         response: { 204: Type.Null(), ...failures(404) },
       },
     },
@@ -232,7 +230,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
           operationId: `${action}Instance`,
           tags: ['instances'],
           ...intentTexts[action],
-          params: ById,
+          params: InstanceParams,
           body: NoBody,
           response: { 200: Instance, 202: Instance, ...failures(404, 409) },
         },

@@ -37,7 +37,7 @@ export interface KeyDeps {
 }
 
 // A malformed id is an unknown one: 404.
-const ById = Type.Object({ key_id: Type.String() })
+const KeyParams = Type.Object({ key_id: Type.String({ description: 'The id of the key.' }) })
 
 /** Scoped keys, and the organization's own further ones. Only organization keys may call these. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
@@ -105,7 +105,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         summary: 'Read a scoped key with its grants',
         description: 'Answers the key with the instances it is for and what it may do there.',
         tags: ['keys'],
-        params: ById,
+        params: KeyParams,
         response: { 200: KeyWithGrants, ...failures(404) },
       },
     },
@@ -122,7 +122,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         description:
           'Changes the name, the expiry or both; what the key may do never changes. To rotate a key, create a new one and set an expiry on the old. A revoked key cannot be changed.',
         tags: ['keys'],
-        params: ById,
+        params: KeyParams,
         body: PatchKey,
         response: { 200: KeyWithGrants, ...failures(400, 404, 409) },
       },
@@ -145,7 +145,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         description:
           'The key is refused at once, on other servers of the same installation within a second, and answers that it still streams are cut within five. It stays in the list. Revoking it again changes nothing.',
         tags: ['keys'],
-        params: ById,
+        params: KeyParams,
         response: { 204: Type.Null(), ...failures(404) },
       },
     },
@@ -206,7 +206,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         description:
           'Works as for scoped keys, also on the key that the call is made with. The last active one cannot be revoked: 409. One with an expiry counts while it is active, so keep one without.',
         tags: ['keys'],
-        params: ById,
+        params: KeyParams,
         response: { 204: Type.Null(), ...failures(404, 409) },
       },
     },

@@ -6,7 +6,7 @@ import { type ApiKey, apiKeys, instances, organizations, type Permission } from 
 import { recordEvent } from '#history/record.ts'
 import { isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
-import { isId, newId } from '#platform/ids.ts'
+import { canonicalId, isId, newId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
 
@@ -61,9 +61,9 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
     .from(instances)
     .where(and(inArray(instances.id, ids.filter(isId)), eq(instances.organizationId, organizationId), isNotTerminated))
   const known = new Set(found.map(({ id }) => id))
-  const unknown = ids.filter((id) => !known.has(id.toLowerCase()))
+  const unknown = ids.filter((id) => !known.has(canonicalId(id)))
   if (unknown.length > 0) throw new AppError('invalid', texts.unknownInstances(unknown))
-  return [...new Set(ids.map((id) => id.toLowerCase()))]
+  return [...new Set(ids.map(canonicalId))]
 }
 
 export interface NewKey {

@@ -4,6 +4,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { type FindCaller, onceRefused } from '#http/auth.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import type { FindSummary, RunningGateway } from '#instances/find.ts'
 import { getInstance, ownModel } from '#instances/row.ts'
@@ -16,7 +17,7 @@ import { runChatCompletion } from './chat/run-chat-completion.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
 import { runResponse } from './run-response.ts'
-import { answers, ById, jsonType, Models } from './schemas.ts'
+import { answers, jsonType, Models } from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
 import { storedResponseRoutes } from './stored-routes.ts'
 import { clientLeft, defaultTurnTimeouts, type Turn, type TurnTimeouts } from './turns/turn.ts'
@@ -47,7 +48,7 @@ export interface ResponseDeps {
 }
 
 const BySession = Type.Object({
-  ...ById.properties,
+  ...InstanceParams.properties,
   session_id: Type.String({
     description:
       'Any name you pick, up to 200 bytes: a user id, a ticket number. The session begins with its first message.',
@@ -139,7 +140,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const { answer, events, json } = await runResponse(turns, store, turn, {
         organizationId,
         gateway: await gatewayOf(organizationId, instanceId),
-        instanceId: instanceId.toLowerCase(),
+        instanceId,
         sessionKey: sessionKey(sessionId),
         body,
         isStreamed,
@@ -154,11 +155,11 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const body = request.body as CreateChatCompletion
       const { answer, chunks, json } = await runChatCompletion(turns, turn, {
         gateway: await gatewayOf(organizationId, instanceId),
-        instanceId: instanceId.toLowerCase(),
+        instanceId,
         body,
         log: request.log,
         async makeSession() {
-          const key = await createEphemeralSession(db, { organizationId, instanceId: instanceId.toLowerCase() })
+          const key = await createEphemeralSession(db, { organizationId, instanceId })
           const end = () =>
             void endEphemeralSession(db, key).catch((err) => request.log.warn({ err }, 'a passing session ends later'))
           if (reply.raw.closed) end()
@@ -189,7 +190,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         operationId: 'createResponse',
         summary: 'Say something to an agent',
         description: `Speaks to the session \`main\`, which remembers what was said. ${outcome}`,
-        params: ById,
+        params: InstanceParams,
       },
     },
     (request, reply) => answerTurn(request, reply, request.params.instance_id, 'main'),
@@ -235,7 +236,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       ...connecting,
       operationId: 'connectResponses',
       summary: 'Talk to an agent over a WebSocket',
-      params: ById,
+      params: InstanceParams,
     },
     wsHandler: (socket, request) => converse(socket, request, 'main'),
   })
@@ -263,7 +264,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         operationId: 'createChatCompletion',
         summary: 'Say something to an agent in the Chat Completions format',
         description: `For clients that speak no other format, and send the whole conversation each time: the call runs in a session of its own that is deleted after it. ${outcome}`,
-        params: ById,
+        params: InstanceParams,
       },
     },
     (request, reply) => answerChat(request, reply, request.params.instance_id),
@@ -279,7 +280,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         description:
           '`openclaw` is the agent with the model it is set to. Any model of its provider can be named instead, also one that is not listed.',
         tags: ['responses'],
-        params: ById,
+        params: InstanceParams,
         response: { 200: Models, ...failures(404) },
       },
     },

@@ -5,8 +5,6 @@ import { ResponseObject } from './format/response-schema.ts'
 /** Of what was put into words by Chowder itself, and not by Fastify's serializer. */
 export const jsonType = 'application/json; charset=utf-8'
 
-/** A malformed id is an unknown one: 404. */
-export const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
 const Events = Type.String({
   description:
     'With `"stream": true`: `response.created`, `response.output_text.delta` and the other events of the Responses format, each with a line `event:` and a line `data:` of JSON, numbered from 0 by `sequence_number`. The last is `response.completed`, `response.incomplete` or `response.failed`, whatever happened, and then comes `data: [DONE]`.',

@@ -1,15 +1,16 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { ResponseObject } from './format/response-schema.ts'
-import { ById, DeletedResponse, InputItems, InputItemsPage, jsonType } from './schemas.ts'
+import { DeletedResponse, InputItems, InputItemsPage, jsonType } from './schemas.ts'
 import type { ResponseStore } from './store/response-store.ts'
 
 const ByResponse = Type.Object({
-  ...ById.properties,
+  ...InstanceParams.properties,
   response_id: Type.String({ description: 'The id of the response, `resp_…`.' }),
 })
 

@@ -196,7 +196,7 @@ export async function useWebSockets(app: FastifyInstance, deps: Deps) {
         const response = await runResponse(turns, store, running, {
           organizationId: caller.organizationId,
           gateway: await gatewayOf(caller.organizationId, instanceId),
-          instanceId: instanceId.toLowerCase(),
+          instanceId,
           sessionKey: sessionKey(sessionId),
           body,
           isStreamed: true,

@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import { deleteSessionResponses } from '#api/responses/store/expiry.ts'
 import type { Db } from '#database/client.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
@@ -17,10 +18,8 @@ export interface SessionDeps {
   publicUrl(): string
 }
 
-// A malformed id is an unknown one: 404.
-const ById = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
 const BySession = Type.Object({
-  ...ById.properties,
+  ...InstanceParams.properties,
   session_id: Type.String({ description: 'The id that messages are sent to; `main` always exists.' }),
 })
 
@@ -54,7 +53,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         description:
           'The sessions that messages were sent to, the one that changed last first. Conversations on chat channels are not among them. Pages follow the agent as it is: a session that is spoken to meanwhile may come twice. The instance must be `running`.',
         tags: ['sessions'],
-        params: ById,
+        params: InstanceParams,
         querystring: SessionPage,
         response: { 200: Type.Array(Session), ...gatewayFailures },
       },

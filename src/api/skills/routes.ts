@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import { Nullable } from '#http/validation.ts'
@@ -32,8 +33,7 @@ export interface SkillDeps extends ChangeDeps {
 }
 
 const maxFound = 50
-const OfInstance = Type.Object({ instance_id: Type.String() })
-const ByName = Type.Object({ instance_id: Type.String(), skill_name: Type.String() })
+const ByName = Type.Object({ ...InstanceParams.properties, skill_name: Type.String() })
 
 /** What an agent can do beyond its model: skills of OpenClaw, and more from a registry. */
 export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, deps) => {
@@ -51,7 +51,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         summary: 'List skills',
         description:
           'Every skill of the instance by name: those from the registry, those that OpenClaw brings along, and those in the workspace. While the instance does not run only the installed and the configured ones are known, and none is ready.',
-        params: OfInstance,
+        params: InstanceParams,
         querystring: Type.Object(
           {
             ...PageQuery.properties,
@@ -85,7 +85,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         summary: 'Search the registry for skills',
         description:
           'Skills that could be installed, the best matches first. Because of this path a skill that is itself called `search` is found in the list only.',
-        params: OfInstance,
+        params: InstanceParams,
         querystring: Type.Object(
           {
             q: Type.String({ minLength: 1, maxLength: 200, description: 'What to look for.' }),
@@ -118,7 +118,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         summary: 'Install a skill',
         description:
           'Installs a skill of the registry on a running instance and pins its version. What the registry’s scan or its moderators refused is never installed; what is not known to be clean needs `allow_unverified`. Variables may be given here or later.',
-        params: OfInstance,
+        params: InstanceParams,
         body: InstallSkill,
         response: { 200: InstalledSkill, ...failures(400, 404, 409, 502, 504, 507) },
       },

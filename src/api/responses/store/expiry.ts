@@ -11,9 +11,7 @@ const clearBatch = 500
 
 /** Forgets what was answered in a session that is emptied or gone. */
 export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string) =>
-  db
-    .delete(responses)
-    .where(and(eq(responses.instanceId, instanceId.toLowerCase()), eq(responses.sessionKey, sessionKey)))
+  db.delete(responses).where(and(eq(responses.instanceId, instanceId), eq(responses.sessionKey, sessionKey)))
 
 /** The least UUID of version 7 that was made after this many milliseconds ago: rows are found by their time through it. */
 const uuidFrom = (agoMs: number): string => {

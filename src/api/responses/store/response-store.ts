@@ -202,7 +202,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     and(
       eq(responses.id, toUuid(id)),
       eq(responses.organizationId, organizationId),
-      eq(responses.instanceId, instanceId.toLowerCase()),
+      eq(responses.instanceId, instanceId),
     )
 
   /** The object was sealed by whoever worked on it; that it was cancelled, or lost, may be news. */
