@@ -12,6 +12,9 @@ const gateway = await startFakeGateway({ config: { browser: { enabled: false } }
 afterAll(() => gateway.close())
 
 describe.each(queueKinds)('on the %s queue', (kind) => {
+  // The queue carries no more than an instance's name: its other carrier repeats what does not depend on it.
+  const repeated = kind === 'redis' ? { tags: ['long'] } : {}
+
   describe.runIf(hasQueue(kind))('an instance', () => {
     let driver: FakeDriver
     let chowder: TestChowder
@@ -70,7 +73,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await rowOf(id)).attempts).toBe(1)
     })
 
-    test('shows the step it is in, and none once it is settled', async () => {
+    test('shows the step it is in, and none once it is settled', repeated, async () => {
       let seen: string | null = null
       driver.onCall = async (method, id) => {
         if (method === 'create') seen = (await call('GET', `/${id}/status`)).body.step
@@ -91,7 +94,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(2)
     })
 
-    test('that is deleted leaves no sandbox, and no credentials of its channels and skills', async () => {
+    test('that is deleted leaves no sandbox, and no credentials of its channels and skills', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const { pool } = chowder.database
@@ -119,7 +122,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('whose platform’s replies are lost has one sandbox and one gateway all the same', async () => {
+    test('whose platform’s replies are lost has one sandbox and one gateway all the same', repeated, async () => {
       driver.fail({ method: 'create', when: 'after' })
       driver.fail({ method: 'start', when: 'after' })
       const id = await create()
@@ -159,17 +162,21 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await call('POST', `/${id}/start`)).body.status).toBe('running')
     })
 
-    test('whose gateway ends with code 78 is an error at once, with the gateway’s words and without our token', async () => {
-      driver.exitAfterStart = () => 78
-      driver.onCall = (method, id) => {
-        const token = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}').gateway?.auth.token
-        if (method === 'start') driver.output = `openclaw.json:1 — gateway.port: Invalid input, token ${token}`
-      }
-      const id = await create()
-      const { error_message } = await isIn(id, 'error')
-      expect(error_message).toContain('gateway.port: Invalid input, token ***')
-      expect(driver.starts.get(id)).toBe(1)
-    })
+    test(
+      'whose gateway ends with code 78 is an error at once, with the gateway’s words and without our token',
+      repeated,
+      async () => {
+        driver.exitAfterStart = () => 78
+        driver.onCall = (method, id) => {
+          const token = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}').gateway?.auth.token
+          if (method === 'start') driver.output = `openclaw.json:1 — gateway.port: Invalid input, token ${token}`
+        }
+        const id = await create()
+        const { error_message } = await isIn(id, 'error')
+        expect(error_message).toContain('gateway.port: Invalid input, token ***')
+        expect(driver.starts.get(id)).toBe(1)
+      },
+    )
 
     test.each([
       ['crashes at its start', 1, 'a stack trace'],
@@ -178,7 +185,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
         78,
         'gateway.maintenance_required: the lease was not refreshed in time',
       ],
-    ])('whose gateway %s is tried again', async (_, code, words) => {
+    ])('whose gateway %s is tried again', repeated, async (_, code, words) => {
       let crashes = 2
       driver.output = words
       driver.exitAfterStart = () => (crashes-- > 0 ? code : null)
@@ -194,7 +201,10 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(3)
     })
 
-    test('whose gateway shows no progress ends in a reason, and what was started is stopped', async () => {
+    test('whose gateway shows no progress ends in a reason, and what was started is stopped', {
+      ...repeated,
+      timeout: 70_000,
+    }, async () => {
       gateway.behaviour.health = 'starting'
       const id = await create()
       await until(
@@ -207,9 +217,9 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       )
       expect((await call('GET', `/${id}`)).body.error_message).toContain('was not ready')
       expect(driver.sandboxes.get(id)?.running).toBe(false)
-    }, 70_000)
+    })
 
-    test('whose gateway dies by itself is provisioning, then running again', async () => {
+    test('whose gateway dies by itself is provisioning, then running again', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const seen = Promise.withResolvers<void>()
@@ -221,28 +231,32 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(2)
     })
 
-    test('whose gateway keeps ending is provisioning from then on, also while it waits for its next start', async () => {
-      const id = await create()
-      await isIn(id, 'running')
-      // As many as were started in the last minutes.
-      await chowder.database.pool.query('UPDATE instances SET attempts = 4 WHERE id = $1', [id])
-      driver.die(id, 3)
-      const isWaiting = async () => {
-        const { body } = await call('GET', `/${id}`)
-        return body.status !== 'running' && body.step === 'startGateway' && body
-      }
-      const waiting = await until('the death to be noticed', isWaiting)
-      expect(waiting).toMatchObject({ status: 'provisioning', error_message: null })
-      expect((await rowOf(id)).error_message).toBe('The gateway ended by itself (exit code 3).')
-      await sleep(1000)
-      expect(driver.starts.get(id), 'its pause is of some seconds').toBe(1)
-      expect(await rowOf(id)).toMatchObject({ attempts: 4 })
-      await isIn(id, 'running')
-      expect(driver.starts.get(id)).toBe(2)
-      expect(await rowOf(id)).toMatchObject({ attempts: 5 })
-    })
+    test(
+      'whose gateway keeps ending is provisioning from then on, also while it waits for its next start',
+      repeated,
+      async () => {
+        const id = await create()
+        await isIn(id, 'running')
+        // As many as were started in the last minutes.
+        await chowder.database.pool.query('UPDATE instances SET attempts = 4 WHERE id = $1', [id])
+        driver.die(id, 3)
+        const isWaiting = async () => {
+          const { body } = await call('GET', `/${id}`)
+          return body.status !== 'running' && body.step === 'startGateway' && body
+        }
+        const waiting = await until('the death to be noticed', isWaiting)
+        expect(waiting).toMatchObject({ status: 'provisioning', error_message: null })
+        expect((await rowOf(id)).error_message).toBe('The gateway ended by itself (exit code 3).')
+        await sleep(1000)
+        expect(driver.starts.get(id), 'its pause is of some seconds').toBe(1)
+        expect(await rowOf(id)).toMatchObject({ attempts: 4 })
+        await isIn(id, 'running')
+        expect(driver.starts.get(id)).toBe(2)
+        expect(await rowOf(id)).toMatchObject({ attempts: 5 })
+      },
+    )
 
-    test('whose gateway is found somewhere else is reached there, and was not disturbed', async () => {
+    test('whose gateway is found somewhere else is reached there, and was not disturbed', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const other = await startFakeGateway({})
@@ -259,7 +273,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       }
     })
 
-    test('that has stopped since its sandbox was listed is left alone', async () => {
+    test('that has stopped since its sandbox was listed is left alone', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       await call('POST', `/${id}/stop`)
@@ -274,7 +288,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await rowOf(id)).generation).toBe(generation)
     })
 
-    test('whose sandbox was left over after its end is destroyed', async () => {
+    test('whose sandbox was left over after its end is destroyed', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const sandbox = driver.sandboxes.get(id)
@@ -285,7 +299,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await until('it to be gone again', () => !driver.sandboxes.has(id), 15_000)
     })
 
-    test('whose destruction fails is terminated all the same and destroyed in the end', async () => {
+    test('whose destruction fails is terminated all the same and destroyed in the end', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       driver.fail({ method: 'destroy', times: 3 })
@@ -320,7 +334,10 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('that hangs is restarted only after the look from inside failed too', async () => {
+    test('that hangs is restarted only after the look from inside failed too', {
+      ...repeated,
+      timeout: 70_000,
+    }, async () => {
       const id = await create()
       await isIn(id, 'running')
       gateway.behaviour.health = 'failing'
@@ -336,7 +353,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await until('a restart', () => driver.starts.get(id) === 2, 30_000)
       gateway.behaviour.health = 'ok'
       await isIn(id, 'running')
-    }, 70_000)
+    })
   })
 })
 

@@ -182,21 +182,21 @@ async function liveThrough(seed: number): Promise<void> {
   await chowder.database.pool.query('DELETE FROM instances WHERE id = $1', [id]) // the look for drift is for the next seed's
 }
 
-const manySeeds = Number(process.env.SEEDS ?? 120)
+/** Lives through so many seeds in a row, or through SEED alone. */
+async function liveThroughSeeds(count: number): Promise<void> {
+  const first = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
+  const seeds = process.env.SEED ? 1 : count
+  for (let seed = first; seed < first + seeds; seed += 1) {
+    await liveThrough(seed).catch((error: unknown) => {
+      throw new Error(`SEED=${seed} repeats this failure`, { cause: error })
+    })
+  }
+}
 
-test(
-  'whatever is asked, whatever fails, whoever is killed: it settles as the last intent wants, with one sandbox at most',
-  async () => {
-    const first = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
-    const seeds = process.env.SEED ? 1 : manySeeds
-    for (let seed = first; seed < first + seeds; seed += 1) {
-      await liveThrough(seed).catch((error: unknown) => {
-        throw new Error(`SEED=${seed} repeats this failure`, { cause: error })
-      })
-    }
-  },
-  1000 * Math.max(300, manySeeds),
-)
+const property =
+  'whatever is asked, whatever fails, whoever is killed: it settles as the last intent wants, with one sandbox at most'
+test(property, { timeout: 300_000 }, () => liveThroughSeeds(40))
+test(`${property}, in 400 runs`, { timeout: 1_000_000, tags: ['long'] }, () => liveThroughSeeds(400))
 
 test('a delete that comes while a worker is at any of its calls is never swallowed', async () => {
   const { db } = chowder.deps

@@ -335,7 +335,7 @@ describe('a local sandbox', () => {
     expect(await listed()).toContainEqual({ id: completed, state: 'stopped' })
     await host.driver.create(host.specOf(completed), within())
     await host.driver.start(completed, within())
-    expect(await recordOf(completed)).toMatchObject({ paths: { port }, uid: isRoot ? uids[completed] : null })
+    expect(await recordOf(completed)).toMatchObject({ inside: { port }, uid: isRoot ? uids[completed] : null })
     await host.driver.destroy(destroyed, within())
     expect((await listed()).map(({ id }) => id)).not.toContain(destroyed)
     expect(await readdir(join(host.dataDir, 'ports'))).not.toContain(String(otherPort))
