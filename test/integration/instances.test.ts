@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -214,6 +214,79 @@ describe('POST /v1/instances', () => {
     expect([count(201), count(402)]).toEqual([10, 50])
     expect((await chowder.call('GET', '/v1/organization', { key })).body.instance_count).toBe(10)
   })
+})
+
+describe('a client that leaves before the response', () => {
+  let url: string
+  beforeAll(async () => {
+    url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
+  })
+
+  /** Holds the request up at the organization's row until its client has left, and returns the ids that were enqueued. */
+  async function sendAndLeave(
+    method: 'POST' | 'DELETE',
+    path: string,
+    headers: Record<string, string>,
+  ): Promise<string[]> {
+    const enqueue = vi.spyOn(chowder.queue, 'enqueue')
+    onTestFinished(() => enqueue.mockRestore())
+    const responseClosed = new Promise((resolve) => {
+      chowder.app.server.once('request', (_request, response) => response.once('close', resolve))
+    })
+    const { pool } = chowder.database
+    const holder = await pool.connect()
+    await holder.query('BEGIN')
+    await holder.query('SELECT FROM organizations WHERE id = $1 FOR UPDATE', [organizationId])
+    const client = new AbortController()
+    const response = fetch(`${url}/v1/instances${path}`, {
+      method,
+      headers: { authorization: `Bearer ${key}`, ...headers },
+      ...(method === 'POST' && { body: JSON.stringify({ name: 'my-assistant' }) }),
+      signal: client.signal,
+    })
+    await until('the request to wait for the row', async () => {
+      const { rows } = await pool.query('SELECT FROM pg_locks WHERE NOT granted')
+      return rows.length > 0
+    })
+    client.abort()
+    await expect(response).rejects.toThrow()
+    await responseClosed
+    expect(enqueue).not.toHaveBeenCalled()
+    await holder.query('COMMIT')
+    holder.release()
+    await until('the job to be enqueued', async () => enqueue.mock.calls.length > 0)
+    return enqueue.mock.calls.map(([row]) => row.id)
+  }
+
+  test.each([
+    ['', {}],
+    [' with an Idempotency-Key', { 'idempotency-key': 'left' }],
+  ])('gets its instance enqueued%s', async (_with, headers) => {
+    const enqueued = await sendAndLeave('POST', '', { 'content-type': 'application/json', ...headers })
+    const { body } = await call('GET', '')
+    expect(body).toHaveLength(1)
+    expect(enqueued).toEqual([body[0].id])
+  })
+
+  test('gets its delete enqueued', async () => {
+    const id = await createIn('running')
+    expect(await sendAndLeave('DELETE', `/${id}`, {})).toEqual([id])
+    expect((await rowOf(id)).desired_state).toBe('terminated')
+  })
+})
+
+test('a replayed create enqueues nothing', async () => {
+  const enqueue = vi.spyOn(chowder.queue, 'enqueue')
+  onTestFinished(() => enqueue.mockRestore())
+  const repeat = () =>
+    chowder.call('POST', '/v1/instances', {
+      key,
+      body: { name: 'my-assistant' },
+      headers: { 'idempotency-key': 'repeated' },
+    })
+  const { body } = await repeat()
+  expect((await repeat()).body).toEqual(body)
+  expect(enqueue.mock.calls.map(([row]) => row.id)).toEqual([body.id])
 })
 
 describe('GET /v1/instances', () => {

@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import type { FastifyReply } from 'fastify'
 import type { Instance as Row } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
@@ -63,7 +62,6 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.addHook('preClose', async () => closing.abort())
 
   const show = (row: Row) => toInstance({ row, openclawConfig: unsealConfig(vault, row) }, publicUrl())
-  const enqueueAfter = (reply: FastifyReply, row: InstanceRef) => reply.raw.once('finish', () => queue.enqueue(row)) // the sweep covers a lost bell
 
   app.post(
     '/v1/instances',
@@ -87,7 +85,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         throw new AppError('invalid', texts.unknownVersion(openclawVersion, knownReleases()))
       }
       if (body.openclaw_config) parseOverrides(body.openclaw_config)
-      const created = await idempotent(
+      let created: InstanceRef | undefined
+      const answer = await idempotent(
         deps,
         request,
         reply,
@@ -103,12 +102,13 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
             openclawConfig: body.openclaw_config ?? null,
             gatewayToken: randomBytes(32).toString('hex'),
           })
-          enqueueAfter(reply, row)
+          created = row
           return show(row)
         },
         { isOneStatement: true },
       )
-      return reply.code(201).send(created)
+      if (created) queue.enqueue(created) // after the commit: a worker must find the row
+      return reply.code(201).send(answer)
     },
   )
 
@@ -214,9 +214,9 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async ({ caller, params }, reply) => {
-      const due = await terminateInstance(db, caller.organizationId, params.instance_id)
+      const terminated = await terminateInstance(db, caller.organizationId, params.instance_id)
       forgetGateway(caller.organizationId, params.instance_id)
-      if (due) enqueueAfter(reply, due)
+      if (terminated) queue.enqueue(terminated)
       return reply.code(204).send(null)
     },
   )
