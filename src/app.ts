@@ -13,7 +13,7 @@ import { type OrganizationDeps, organizationRoutes } from './api/organization/ro
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
 import { asksForWebSocket } from './api/responses/web-socket.ts'
 import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
-import { type SkillDeps, skillRoutes } from './api/skills/routes.ts'
+import { type SkillRouteDeps, skillRoutes } from './api/skills/routes.ts'
 import { type SubscriptionDeps, subscriptionRoutes } from './api/subscription/routes.ts'
 import { type FindCaller, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
@@ -37,7 +37,7 @@ export interface AppDeps
     ResponseDeps,
     SessionDeps,
     ChannelDeps,
-    SkillDeps,
+    SkillRouteDeps,
     FileDeps,
     HealthDeps {
   findCaller: FindCaller

@@ -1,44 +1,45 @@
 import { changeConfig } from '#instances/gateway/change.ts'
 import type { UnsealedInstance } from '#instances/gateway/configuration.ts'
 import { AppError } from '#platform/errors.ts'
-import { findSkill, type SkillWork } from './lookup.ts'
+import type { SkillDeps } from './deps.ts'
+import { getSkill } from './list.ts'
 import { checkPatch, isUsableName, mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'
-import { patchSettings } from './store.ts'
+import { patchStoredSettings } from './store.ts'
 
-/** The configuration with other settings for one skill; none when they are empty. */
+/** Replaces the settings of one skill in the configuration; empty settings are left out. */
 export function withSettings(stored: UnsealedInstance, name: string, settings: SkillSettings): UnsealedInstance {
   const { [name]: _replaced, ...others } = stored.skills
   return { ...stored, skills: Object.keys(settings).length > 0 ? { ...others, [name]: settings } : others }
 }
 
 /**
- * Changes a skill's settings: on a running instance at the gateway first, on any other for its next start. Throws
- * not_found, invalid, and what `changeConfig` throws.
+ * Changes the settings of a skill: at the gateway of a running instance first, at the next start of any other. Throws
+ * not_found, invalid, and as `changeConfig`.
  */
 export async function configureSkill(
-  work: SkillWork,
+  deps: SkillDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
   name: string,
   patch: SettingsPatch,
 ): Promise<void> {
   checkPatch(patch)
-  await findSkill(work, organizationId, id, name)
-  if (!isUsableName(name)) throw new AppError('invalid', 'OpenClaw cannot keep settings under the name of this skill.')
-  if (Object.keys(patch).length > 0) await changeSettings(work, organizationId, id, name, patch)
+  await getSkill(deps, organizationId, instanceId, name)
+  if (!isUsableName(name)) throw new AppError('invalid', 'OpenClaw cannot store settings under the name of this skill.')
+  if (Object.keys(patch).length > 0) await changeSettings(deps, organizationId, instanceId, name, patch)
 }
 
-/** The same for a skill that is known to be there. */
+/** Does the same without a check that the skill exists. */
 export async function changeSettings(
-  work: SkillWork,
+  deps: SkillDeps,
   organizationId: string,
-  id: string,
+  instanceId: string,
   name: string,
   patch: SettingsPatch,
 ): Promise<void> {
-  await changeConfig(work, organizationId, id, {
+  await changeConfig(deps, organizationId, instanceId, {
     next: (stored) => withSettings(stored, name, mergeSettings(stored.skills[name] ?? {}, patch)),
-    store: (tx, row) => patchSettings(tx, work.vault, row.id, name, patch),
+    store: (tx, { id }) => patchStoredSettings(tx, deps.vault, id, name, patch),
     atRest: 'store',
   })
 }

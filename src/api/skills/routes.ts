@@ -9,8 +9,8 @@ import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
 import { clawHubAt, referenceText } from '#openclaw/clawhub.ts'
 import { configureSkill } from './configure.ts'
-import { installSkill, uninstallSkill, updateSkill } from './install.ts'
-import { findSkill, listSkills } from './lookup.ts'
+import { installSkill, updateSkill } from './install.ts'
+import { getSkill, listSkills } from './list.ts'
 import {
   ConfigureSkill,
   FoundSkill,
@@ -23,21 +23,22 @@ import {
   toSummary,
   UpdateSkill,
 } from './schemas.ts'
+import { uninstallSkill } from './uninstall.ts'
 
-export interface SkillDeps extends ChangeDeps {
+export interface SkillRouteDeps extends ChangeDeps {
   askGateway: AskGateway
-  /** The registry of skills; undefined is OpenClaw's default. */
+  /** The address of the registry; undefined for OpenClaw's default. */
   clawhubUrl: string | undefined
-  /** How clients reach the API. */
+  /** The address at which clients reach the API. */
   publicUrl(): string
 }
 
-const maxFound = 50
-const ByName = Type.Object({ ...InstanceParams.properties, skill_name: Type.String() })
+const maxSearchResults = 50
+const SkillParams = Type.Object({ ...InstanceParams.properties, skill_name: Type.String() })
 
-/** What an agent can do beyond its model: skills of OpenClaw, and more from a registry. */
-export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, deps) => {
-  const work = { ...deps, clawhub: clawHubAt(deps.clawhubUrl) }
+/** The skills of an agent: OpenClaw's own, those of the registry, and those in the workspace. */
+export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app, deps) => {
+  const skillDeps = { ...deps, clawhub: clawHubAt(deps.clawhubUrl) }
   const common = { tags: ['skills'] }
   const config = { access: 'configure' } as const
 
@@ -50,12 +51,12 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         operationId: 'listSkills',
         summary: 'List skills',
         description:
-          'Every skill of the instance by name: those from the registry, those that OpenClaw brings along, and those in the workspace. While the instance does not run only the installed and the configured ones are known, and none is ready.',
+          'All skills of the instance, sorted by name: those of the registry, those that are part of OpenClaw, and those in the workspace. While the instance does not run, only the installed and the configured skills are known, and none is ready.',
         params: InstanceParams,
         querystring: Type.Object(
           {
             ...PageQuery.properties,
-            eligible_only: Type.Boolean({ default: false, description: 'true lists only those that are ready.' }),
+            eligible_only: Type.Boolean({ default: false, description: 'true lists only skills that are ready.' }),
           },
           { additionalProperties: false },
         ),
@@ -64,13 +65,13 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
     },
     async ({ caller, params, query }, reply) => {
       const after = positionOf(query.cursor, () => true)
-      const known = await listSkills(work, caller.organizationId, params.instance_id)
-      const left = known
+      const skills = await listSkills(skillDeps, caller.organizationId, params.instance_id)
+      const rest = skills
         .map(toSummary)
         .filter(({ name, ready }) => (ready || !query.eligible_only) && (after === undefined || name > after))
-      const page = left.slice(0, query.limit)
+      const page = rest.slice(0, query.limit)
       const last = page.at(-1)
-      if (last && page.length < left.length) linkNext(reply, deps.publicUrl(), last.name)
+      if (last && page.length < rest.length) linkNext(reply, deps.publicUrl(), last.name)
       return page
     },
   )
@@ -84,12 +85,12 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         operationId: 'searchSkills',
         summary: 'Search the registry for skills',
         description:
-          'Skills that could be installed, the best matches first. Because of this path a skill that is itself called `search` is found in the list only.',
+          'Skills of the registry, the best matches first. A skill that is called `search` cannot be read at its own path because of this one; it is in the list.',
         params: InstanceParams,
         querystring: Type.Object(
           {
-            q: Type.String({ minLength: 1, maxLength: 200, description: 'What to look for.' }),
-            limit: Type.Integer({ minimum: 1, maximum: maxFound, default: 20 }),
+            q: Type.String({ minLength: 1, maxLength: 200, description: 'The words to search for.' }),
+            limit: Type.Integer({ minimum: 1, maximum: maxSearchResults, default: 20 }),
           },
           { additionalProperties: false },
         ),
@@ -98,8 +99,8 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
     },
     async ({ caller, params, query }) => {
       await getInstance(deps.db, caller.organizationId, params.instance_id)
-      const found = await work.clawhub.search(query.q, query.limit)
-      return found.map(({ name, description, version, ...reference }) => ({
+      const results = await skillDeps.clawhub.search(query.q, query.limit)
+      return results.map(({ name, description, version, ...reference }) => ({
         slug: referenceText(reference),
         name,
         description,
@@ -117,7 +118,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         operationId: 'installSkill',
         summary: 'Install a skill',
         description:
-          'Installs a skill of the registry on a running instance and pins its version. What the registry’s scan or its moderators refused is never installed; what is not known to be clean needs `allow_unverified`. Variables may be given here or later.',
+          'Installs a skill of the registry on a running instance and pins its version. A version that the registry’s scan or its moderators refused is never installed; a version that is not known to be clean needs `allow_unverified`. Variables may be set here or later.',
         params: InstanceParams,
         body: InstallSkill,
         response: { 200: InstalledSkill, ...failures(400, 404, 409, 502, 504, 507) },
@@ -125,8 +126,8 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
     },
     async ({ body, caller, params }) => {
       const { slug, version, env = {}, allow_unverified: allowUnverified = false } = body
-      const wanted = { slug, version, env, allowUnverified }
-      return toInstalledSkill(await installSkill(work, caller.organizationId, params.instance_id, wanted), env)
+      const request = { slug, version, env, allowUnverified }
+      return toInstalledSkill(await installSkill(skillDeps, caller.organizationId, params.instance_id, request), env)
     },
   )
 
@@ -138,13 +139,14 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         ...common,
         operationId: 'getSkill',
         summary: 'Read a skill',
-        description: 'What a skill is, where it is, and what it still needs to be ready.',
-        params: ByName,
+        description:
+          'The description, the source and the folder of a skill, and the variables and programs that it still needs.',
+        params: SkillParams,
         response: { 200: Skill, ...failures(404, 409, 502, 504) },
       },
     },
     async ({ caller, params }) =>
-      toSkill(await findSkill(work, caller.organizationId, params.instance_id, params.skill_name)),
+      toSkill(await getSkill(skillDeps, caller.organizationId, params.instance_id, params.skill_name)),
   )
 
   app.patch(
@@ -156,14 +158,14 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         operationId: 'configureSkill',
         summary: 'Configure a skill',
         description:
-          'Changes only what is sent: `env` and `config` are merged key by key, null removes. Takes effect at once on a running instance, at the next start on any other.',
-        params: ByName,
+          'Changes only the fields that are sent: `env` and `config` are merged key by key, null removes a key. Takes effect at once on a running instance, at the next start of any other.',
+        params: SkillParams,
         body: ConfigureSkill,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504) },
       },
     },
     async ({ body, caller, params }, reply) => {
-      await configureSkill(work, caller.organizationId, params.instance_id, params.skill_name, body)
+      await configureSkill(skillDeps, caller.organizationId, params.instance_id, params.skill_name, body)
       return reply.code(204).send(null)
     },
   )
@@ -177,8 +179,8 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         operationId: 'updateSkill',
         summary: 'Update a skill',
         description:
-          'Puts another version of an installed skill, by default the latest, in its place, under the rules of an install. Its settings stay; changes that the agent made to its files are lost.',
-        params: ByName,
+          'Replaces an installed skill by another version, the latest by default, under the same rules as an install. Its settings stay; changes that the agent made to its files are lost.',
+        params: SkillParams,
         body: Nullable(UpdateSkill),
         response: { 200: InstalledSkill, ...failures(400, 404, 409, 502, 504, 507) },
       },
@@ -186,7 +188,9 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
     async ({ body, caller, params }) => {
       const { version, allow_unverified: allowUnverified = false } = body ?? {}
       const { instance_id: id, skill_name: name } = params
-      return toInstalledSkill(await updateSkill(work, caller.organizationId, id, name, { version, allowUnverified }))
+      return toInstalledSkill(
+        await updateSkill(skillDeps, caller.organizationId, id, name, { version, allowUnverified }),
+      )
     },
   )
 
@@ -198,14 +202,13 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillDeps> = async (app, dep
         ...common,
         operationId: 'uninstallSkill',
         summary: 'Uninstall a skill',
-        description:
-          'Removes a skill that came from the registry, its files and its settings, from a running instance.',
-        params: ByName,
+        description: 'Removes a skill of the registry, with its files and its settings, from a running instance.',
+        params: SkillParams,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504) },
       },
     },
     async ({ caller, params }, reply) => {
-      await uninstallSkill(work, caller.organizationId, params.instance_id, params.skill_name)
+      await uninstallSkill(skillDeps, caller.organizationId, params.instance_id, params.skill_name)
       return reply.code(204).send(null)
     },
   )

@@ -1,15 +1,17 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Nullable, OneOf } from '#http/validation.ts'
 import { slugPattern, versionPattern } from '#openclaw/clawhub.ts'
-import type { Installed } from './install.ts'
-import type { KnownSkill } from './lookup.ts'
+import type { Installation } from './install.ts'
+import type { InstanceSkill } from './list.ts'
 import { masked } from './settings.ts'
 
 const SkillName = Type.String({ description: 'The name under which the agent knows the skill.' })
-const Ready = Type.Boolean({ description: 'Installed, enabled, and everything it needs is there.' })
+const Ready = Type.Boolean({
+  description: 'Installed, enabled, and all variables and programs that it needs are present.',
+})
 const Source = OneOf(['clawhub', 'openclaw', 'workspace'])
 const Version = Nullable(
-  Type.String({ description: 'The pinned version; null for skills that did not come from the registry.' }),
+  Type.String({ description: 'The pinned version; null for a skill that did not come from the registry.' }),
 )
 
 const webSearch = {
@@ -36,15 +38,15 @@ export const Skill = Type.Object(
     ...SkillSummary.properties,
     path: Nullable(
       Type.String({
-        description: 'Its folder in the workspace; null when it is elsewhere or the instance does not run.',
+        description: 'Its folder in the workspace; null when it is elsewhere, or the instance does not run.',
       }),
     ),
-    slug: Nullable(Type.String({ description: 'The registry’s name of it, with its owner.' })),
-    digest: Nullable(Type.String({ description: 'SHA-256, in hex, of the archive that was installed.' })),
+    slug: Nullable(Type.String({ description: 'Its name in the registry, with its owner.' })),
+    digest: Nullable(Type.String({ description: 'SHA-256, in hex, of the installed archive.' })),
     enabled: Type.Boolean(),
-    required_env: Type.Array(Type.String(), { description: 'Variables that it needs and does not have yet.' }),
+    required_env: Type.Array(Type.String(), { description: 'Variables that it needs and that are not set.' }),
     required_programs: Type.Array(Type.String(), {
-      description: 'Programs that it needs and the sandbox does not have.',
+      description: 'Programs that it needs and that the sandbox does not have.',
     }),
   },
   {
@@ -66,15 +68,15 @@ export const Skill = Type.Object(
 const Value = Type.String({ maxLength: 16_384, pattern: '^[^\\u0000]*$' })
 const Env = Type.Record(Type.String(), Value, {
   maxProperties: 64,
-  description: 'Variables for the skill, by name. Their values are sealed and never shown again.',
+  description: 'Variables for the skill, by name. Their values are sealed, and no answer shows them.',
 })
 const WantedVersion = Type.Optional(
-  Type.String({ pattern: versionPattern, maxLength: 64, description: 'The version to pin; the latest without it.' }),
+  Type.String({ pattern: versionPattern, maxLength: 64, description: 'The version to pin; the latest by default.' }),
 )
 const AllowUnverified = Type.Optional(
   Type.Boolean({
     description:
-      'Also take a version whose scan is pending, found it suspicious, or gave no verdict; false without it.',
+      'Also accept a version whose scan is pending, found it suspicious, or gave no verdict; false by default.',
   }),
 )
 
@@ -83,7 +85,7 @@ export const InstallSkill = Type.Object(
     slug: Type.String({
       pattern: slugPattern,
       maxLength: 142,
-      description: '`@owner/slug`, or the slug alone when only one skill of the registry has it.',
+      description: '`@owner/slug`, or the slug alone if only one skill of the registry has it.',
     }),
     version: WantedVersion,
     env: Type.Optional(Env),
@@ -102,25 +104,25 @@ export const UpdateSkill = Type.Object(
 
 export const ConfigureSkill = Type.Object(
   {
-    enabled: Type.Optional(Type.Boolean({ description: 'false turns the skill off without uninstalling it.' })),
+    enabled: Type.Optional(Type.Boolean({ description: 'false disables the skill without uninstalling it.' })),
     apiKey: Type.Optional(
       Nullable(
         Type.String({
           ...Value,
           minLength: 1,
-          description: 'For the one variable that the skill calls its key.',
+          description: 'The value of the variable that the skill declares as its key.',
         }),
       ),
     ),
     env: Type.Optional(
       Type.Record(Type.String(), Nullable(Value), {
         maxProperties: 64,
-        description: 'Merged with the variables that are set; null removes one.',
+        description: 'Merged with the variables that are set; null removes a variable.',
       }),
     ),
     config: Type.Optional(
       Type.Record(Type.String(), Type.Unknown(), {
-        description: 'Settings of the skill’s own, merged key by key; null removes one.',
+        description: 'The skill’s own settings, merged key by key; null removes a key.',
       }),
     ),
   },
@@ -135,11 +137,13 @@ export const InstalledSkill = Type.Object(
     skill: SkillName,
     status: OneOf(['installed', 'installed_missing_env']),
     version: Type.String(),
-    output: Type.String({ description: 'What the installer said.' }),
+    output: Type.String({ description: 'The output of the installer.' }),
     env_applied: Type.Optional(
-      Type.Record(Type.String(), Type.String(), { description: 'The variables that were set, their values masked.' }),
+      Type.Record(Type.String(), Type.String(), { description: 'The variables that were set, with masked values.' }),
     ),
-    required_env: Type.Optional(Type.Array(Type.String(), { description: 'Variables that are still missing.' })),
+    required_env: Type.Optional(
+      Type.Array(Type.String(), { description: 'Variables that it needs and that are not set.' }),
+    ),
     message: Type.String(),
   },
   {
@@ -159,10 +163,10 @@ export const InstalledSkill = Type.Object(
 
 export const FoundSkill = Type.Object(
   {
-    slug: Type.String({ description: 'To be sent to install it.' }),
+    slug: Type.String({ description: 'The slug to install it by.' }),
     name: Type.String(),
     description: Type.String(),
-    version: Nullable(Type.String({ description: 'The latest; null when the registry does not say.' })),
+    version: Nullable(Type.String({ description: 'The latest version; null when the registry does not tell.' })),
   },
   {
     $id: 'FoundSkill',
@@ -177,22 +181,22 @@ export const FoundSkill = Type.Object(
   },
 )
 
-export const toSummary = ({ name, seen, recorded }: KnownSkill): Static<typeof SkillSummary> => ({
+export const toSummary = ({ name, reported, stored }: InstanceSkill): Static<typeof SkillSummary> => ({
   name,
-  description: seen?.description ?? '',
-  source: recorded?.slug ? 'clawhub' : (seen?.source ?? 'openclaw'),
-  ready: seen?.ready ?? false,
-  version: recorded?.version ?? seen?.installed?.version ?? null,
+  description: reported?.description ?? '',
+  source: stored?.slug ? 'clawhub' : (reported?.source ?? 'openclaw'),
+  ready: reported?.ready ?? false,
+  version: stored?.version ?? reported?.installed?.version ?? null,
 })
 
-export const toSkill = (known: KnownSkill): Static<typeof Skill> => ({
-  ...toSummary(known),
-  path: known.seen?.path ?? null,
-  slug: known.recorded?.slug ?? null,
-  digest: known.recorded?.digest ?? null,
-  enabled: known.enabled,
-  required_env: known.seen?.missing.env ?? [],
-  required_programs: known.seen?.missing.bins ?? [],
+export const toSkill = (skill: InstanceSkill): Static<typeof Skill> => ({
+  ...toSummary(skill),
+  path: skill.reported?.path ?? null,
+  slug: skill.stored?.slug ?? null,
+  digest: skill.stored?.digest ?? null,
+  enabled: skill.enabled,
+  required_env: skill.reported?.missing.env ?? [],
+  required_programs: skill.reported?.missing.bins ?? [],
 })
 
 function messageOf(requiredEnv: readonly string[], programs: readonly string[]): string {
@@ -203,9 +207,9 @@ function messageOf(requiredEnv: readonly string[], programs: readonly string[]):
   return needs.length > 0 ? `Skill installed. ${needs.join(' ')}` : 'Skill installed and ready to use.'
 }
 
-/** `env` are the variables that were set after it was installed. */
+/** `env` holds the variables that were set after the installation. */
 export function toInstalledSkill(
-  { skill, version, output }: Installed,
+  { skill, version, output }: Installation,
   env: Record<string, string> = {},
 ): Static<typeof InstalledSkill> {
   const names = Object.keys(env)

@@ -1,10 +1,10 @@
-import { isObject, mergePatch } from '#openclaw/json.ts'
+import { isObject, mergePatch, nestedEntries, unsafeKeys } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 
-/** What stands under a skill's key in the gateway's configuration. */
+/** The settings of a skill, as the configuration of the gateway holds them. */
 export type SkillSettings = Record<string, unknown>
 
-/** Changes of a skill's settings: merged key by key, at every depth; null removes. */
+/** A change of a skill's settings: merged key by key, at every depth; null removes a key. */
 export interface SettingsPatch {
   enabled?: boolean
   apiKey?: string | null
@@ -15,13 +15,14 @@ export interface SettingsPatch {
 const maxBytes = 128 * 1024
 const maxDepth = 32
 const shownCharacters = 100
+/** The characters of a secret that are shown, and the length from which a secret keeps its strength without them. */
 const shownOfSecret = 4
-const longEnoughToShow = 16
+const minMaskedLength = 16
 
-const variable = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/
+const variableName = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/
 
-/** Variables that make a program run other code, or trust others, or that OpenClaw itself listens to. */
-const reserved = [
+/** Variables that make programs run other code or trust other hosts, and those that OpenClaw itself reads. */
+const reservedVariables = [
   /^(PATH|HOME|SHELL|USER|LOGNAME|PWD|OLDPWD|TMPDIR|TMP|TEMP|IFS|ENV|CDPATH|EDITOR|VISUAL|PAGER|BROWSER|PS4|PROMPT_COMMAND)$/,
   /^(LD_|DYLD_|GLIBC_|MALLOC_|BASH_|ZDOTDIR|NODE_|NPM_CONFIG_|PYTHON|PERL5|RUBY(OPT|LIB)|JAVA_TOOL_OPTIONS|JDK_JAVA_OPTIONS|_JAVA_OPTIONS)/,
   /^(OPENCLAW_|CLAWHUB_|CLAWDHUB_|OPENSSL_|SSL_CERT_|SSLKEYLOGFILE|CURL_CA_BUNDLE|REQUESTS_CA_BUNDLE|GCONV_PATH|LOCPATH)/,
@@ -29,50 +30,42 @@ const reserved = [
   /^(HTTP|HTTPS|ALL|NO)_PROXY$/,
 ]
 
-/** Throws AppError `invalid` naming the first variable that a skill must not set. */
+/** Throws invalid, naming the first variable that a skill must not set. */
 export function checkVariables(env: Record<string, unknown>): void {
   for (const name of Object.keys(env)) {
     const shown = JSON.stringify(name.slice(0, shownCharacters))
-    if (!variable.test(name)) {
+    if (!variableName.test(name)) {
       throw new AppError(
         'invalid',
-        `env: ${shown} is not the name of a variable. Use letters, digits and _, no digit first.`,
+        `env: ${shown} is not the name of a variable. Use letters, digits and _, and no digit at the beginning.`,
       )
     }
-    if (reserved.some((rule) => rule.test(name.toUpperCase()))) {
-      throw new AppError('invalid', `env: ${shown} cannot be set for a skill: it changes how programs themselves run.`)
+    if (reservedVariables.some((rule) => rule.test(name.toUpperCase()))) {
+      throw new AppError('invalid', `env: ${shown} cannot be set for a skill: it changes how programs run.`)
     }
   }
 }
 
-/** Keys that reach JavaScript's prototypes, and the one that makes the gateway read another file. */
-const poisonous = new Set(['__proto__', 'constructor', 'prototype', '$include'])
-
-/** Whether a skill may be configured under a name: publishers choose it freely. */
+/** Whether OpenClaw can store settings under the name of a skill. Publishers choose the names. */
 export const isUsableName = (name: string): boolean =>
-  name.length > 0 && name.length <= 128 && !/\p{Cc}/u.test(name) && !poisonous.has(name)
+  name.length > 0 && name.length <= 128 && !/\p{Cc}/u.test(name) && !unsafeKeys.has(name)
 
-/** A loop, because nesting may be of any depth. */
 function checkConfig(config: Record<string, unknown>): void {
-  const open: { value: unknown; depth: number }[] = [{ value: config, depth: 0 }]
-  for (let next = open.pop(); next; next = open.pop()) {
-    const { value, depth } = next
-    if (typeof value !== 'object' || value === null) continue
-    if (depth > maxDepth) throw new AppError('invalid', `config is nested deeper than ${maxDepth} levels.`)
-    for (const [key, inner] of Object.entries(value)) {
-      if (poisonous.has(key)) throw new AppError('invalid', `config must not contain the key ${key}.`)
-      open.push({ value: inner, depth: depth + 1 })
+  for (const { key, value, depth } of nestedEntries(config)) {
+    if (depth > maxDepth && typeof value === 'object' && value !== null) {
+      throw new AppError('invalid', `config is nested deeper than ${maxDepth} levels.`)
     }
+    if (unsafeKeys.has(key)) throw new AppError('invalid', `config must not contain the key ${key}.`)
   }
 }
 
-/** Refuses a patch that could never be taken, before anything is asked. Throws AppError `invalid`. */
+/** Throws invalid for a patch with a variable or a key that no skill may have. */
 export function checkPatch({ env, config }: SettingsPatch): void {
   if (env) checkVariables(env)
   if (config) checkConfig(config)
 }
 
-/** The settings after a change; empty ones have no `env` and `config` either. Throws AppError `invalid` beyond 128 KiB. */
+/** The settings after a change, without empty objects. Throws invalid when they are larger than 128 KiB. */
 export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): SkillSettings {
   const merged = mergePatch(stored, patch) as SkillSettings
   if (Buffer.byteLength(JSON.stringify(merged)) > maxBytes) {
@@ -83,6 +76,6 @@ export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): Skil
   )
 }
 
-/** Enough to recognize a secret by, never enough to use it: the last characters, of long ones only. */
+/** Shows the last characters of a long secret, by which its owner recognizes it, and nothing of a short one. */
 export const masked = (secret: string): string =>
-  `••••${secret.length >= longEnoughToShow ? secret.slice(-shownOfSecret) : ''}`
+  `••••${secret.length >= minMaskedLength ? secret.slice(-shownOfSecret) : ''}`

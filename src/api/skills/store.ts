@@ -1,21 +1,25 @@
-import { and, eq, sql } from 'drizzle-orm'
+import { and, eq, getTableColumns, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type Skill, skills } from '#database/schema.ts'
+import { instances, type Skill, skills } from '#database/schema.ts'
 import { skillSettingsPlace } from '#instances/gateway/configuration.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'
 
-const named = (instanceId: string, name: string) => and(eq(skills.instanceId, instanceId), eq(skills.name, name))
+const isSkill = (instanceId: string, name: string) => and(eq(skills.instanceId, instanceId), eq(skills.name, name))
 
-/** Installed skills, and others that were configured. The instance must have been found for its organization before. */
-export const listRecorded = (db: Db, instanceId: string): Promise<Skill[]> =>
-  db.select().from(skills).where(eq(skills.instanceId, instanceId))
+/** The stored skills of an instance: those that were installed or configured. */
+export const listStoredSkills = (db: Db, organizationId: string, instanceId: string): Promise<Skill[]> =>
+  db
+    .select(getTableColumns(skills))
+    .from(skills)
+    .innerJoin(instances, eq(instances.id, skills.instanceId))
+    .where(and(eq(instances.id, instanceId), eq(instances.organizationId, organizationId)))
 
 export const unsealSettings = (vault: Vault, { instanceId, name, sealedSettings }: Skill): SkillSettings =>
   sealedSettings === null ? {} : JSON.parse(vault.unseal(sealedSettings, skillSettingsPlace(instanceId, name)))
 
-/** Pins what was installed; settings that are there stay. */
-export async function recordRelease(
+/** Stores the release that was installed, in the transaction of that change. Stored settings stay. */
+export async function storeRelease(
   tx: Db,
   instanceId: string,
   skill: { name: string; slug: string; version: string; digest: string | null },
@@ -31,20 +35,20 @@ export async function recordRelease(
 }
 
 /**
- * Changes the stored settings of a skill, sealed. The caller's transaction holds the instance's row, so that no other
- * change comes between reading and writing.
+ * Merges a patch into the stored settings of a skill. The transaction must hold the row of the instance, so that nobody
+ * else changes the settings between the read and the write.
  */
-export async function patchSettings(
+export async function patchStoredSettings(
   tx: Db,
   vault: Vault,
   instanceId: string,
   name: string,
   patch: SettingsPatch,
 ): Promise<void> {
-  const [stored] = await tx.select().from(skills).where(named(instanceId, name))
+  const [stored] = await tx.select().from(skills).where(isSkill(instanceId, name))
   const settings = mergeSettings(stored ? unsealSettings(vault, stored) : {}, patch)
   const isEmpty = Object.keys(settings).length === 0
-  if (isEmpty && !stored?.slug) return forgetSkill(tx, instanceId, name)
+  if (isEmpty && !stored?.slug) return deleteStoredSkill(tx, instanceId, name)
   const sealedSettings = isEmpty ? null : vault.seal(JSON.stringify(settings), skillSettingsPlace(instanceId, name))
   await tx
     .insert(skills)
@@ -55,7 +59,7 @@ export async function patchSettings(
     })
 }
 
-/** Forgets a skill and its settings. */
-export async function forgetSkill(tx: Db, instanceId: string, name: string): Promise<void> {
-  await tx.delete(skills).where(named(instanceId, name))
+/** Deletes a skill with its settings, in the transaction of that change. */
+export async function deleteStoredSkill(tx: Db, instanceId: string, name: string): Promise<void> {
+  await tx.delete(skills).where(isSkill(instanceId, name))
 }

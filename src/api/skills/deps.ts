@@ -1,0 +1,8 @@
+import type { AskGateway } from '#instances/gateway/ask.ts'
+import type { ChangeDeps } from '#instances/gateway/change.ts'
+import type { ClawHub } from '#openclaw/clawhub.ts'
+
+export interface SkillDeps extends ChangeDeps {
+  askGateway: AskGateway
+  clawhub: ClawHub
+}

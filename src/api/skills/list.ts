@@ -1,0 +1,56 @@
+import type { Skill } from '#database/schema.ts'
+import { getInstance } from '#instances/row.ts'
+import { publicStatus } from '#instances/status.ts'
+import { type GatewaySkill, readSkills } from '#openclaw/skills.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+import type { SkillDeps } from './deps.ts'
+import { listStoredSkills, unsealSettings } from './store.ts'
+
+/** A skill of an instance: reported by its gateway, stored in the database, or both. */
+export interface InstanceSkill {
+  name: string
+  /** null while the instance does not run, and for a skill that the gateway does not find. */
+  reported: GatewaySkill | null
+  /** null for a skill that Chowder neither installed nor configured. */
+  stored: Skill | null
+  enabled: boolean
+}
+
+/**
+ * The skills of an instance, sorted by name: of a running one all that the gateway finds, of any other the stored ones.
+ * Throws not_found, conflict for a terminated instance, gateway_unreachable, gateway_timeout.
+ */
+export async function listSkills(
+  { db, vault, askGateway }: SkillDeps,
+  organizationId: string,
+  instanceId: string,
+): Promise<InstanceSkill[]> {
+  const status = publicStatus(await getInstance(db, organizationId, instanceId))
+  if (status === 'terminated') throw new AppError('conflict', texts.notRunning(status))
+  const skills = new Map<string, InstanceSkill>()
+  for (const stored of await listStoredSkills(db, organizationId, instanceId)) {
+    const enabled = unsealSettings(vault, stored).enabled !== false
+    skills.set(stored.name, { name: stored.name, reported: null, stored, enabled })
+  }
+  const reportedSkills = status === 'running' ? await askGateway(organizationId, instanceId, readSkills) : []
+  for (const reported of reportedSkills) {
+    const { key: name, enabled } = reported
+    const known = skills.get(name)
+    if (!known?.reported) skills.set(name, { name, reported, stored: known?.stored ?? null, enabled })
+  }
+  return [...skills.values()].sort((one, other) => (one.name < other.name ? -1 : 1))
+}
+
+/** Throws as `listSkills`, and not_found when there is no skill of that name. */
+export async function getSkill(
+  deps: SkillDeps,
+  organizationId: string,
+  instanceId: string,
+  name: string,
+): Promise<InstanceSkill> {
+  const skills = await listSkills(deps, organizationId, instanceId)
+  const skill = skills.find((other) => other.name === name)
+  if (!skill) throw new AppError('not_found', texts.skillNotFound)
+  return skill
+}
