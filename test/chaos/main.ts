@@ -1,4 +1,4 @@
-// npm run test:chaos [-- --minutes N] [--seed S] [--queue postgres|redis]
+// npm run test:chaos [-- --short] [--minutes N] [--seed S] [--queue postgres|redis]
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
@@ -7,14 +7,19 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Report, tableOf } from './table.ts'
 
-const usage = 'usage: npm run test:chaos -- [--minutes N] [--seed S] [--queue postgres|redis]'
+const usage = 'usage: npm run test:chaos -- [--short] [--minutes N] [--seed S] [--queue postgres|redis]'
 const waiting = 'gateway-faults'
 const vitest = join(import.meta.dirname, '../../node_modules/vitest/vitest.mjs')
 
 /** What the command line asks for; throws with its usage when that makes no sense. */
 function readArguments() {
   const { values } = parseArgs({
-    options: { minutes: { type: 'string' }, seed: { type: 'string' }, queue: { type: 'string' } },
+    options: {
+      short: { type: 'boolean', default: false },
+      minutes: { type: 'string' },
+      seed: { type: 'string' },
+      queue: { type: 'string' },
+    },
   })
   const minutes = values.minutes === undefined ? null : Number(values.minutes)
   const isSound =
@@ -42,11 +47,12 @@ async function runVitest(args: string[], env: NodeJS.ProcessEnv, stdio: 'inherit
 }
 
 /**
- * Runs the crash suite, or with `minutes` the nemesis alone for so long (on both queues at once unless one is named),
- * and ends with the table of what the nemesis did and found. Everything it needs it starts itself.
+ * Runs the crash suite, with `short` without what only repeats at length, or with `minutes` the nemesis alone for so
+ * long (on both queues at once unless one is named), and ends with the table of what the nemesis did and found. Everything it needs it starts itself.
  */
 async function main(): Promise<void> {
-  const { minutes, seed, queue } = readArguments()
+  const { short, minutes, seed, queue } = readArguments()
+  const chosen = short ? ['--tags-filter=!long'] : []
   const folder = await mkdtemp(join(tmpdir(), 'chowder-chaos-'))
   const reports = join(folder, 'reports')
   const seconds = minutes === null ? null : minutes * 60
@@ -58,9 +64,9 @@ async function main(): Promise<void> {
     ...(seed !== undefined && { SEED: seed }),
   }
   // Minutes of waiting for stubs, which the others do not notice.
-  const aside = seconds === null ? runVitest([waiting], env, 'pipe') : null
+  const aside = seconds === null ? runVitest([waiting, ...chosen], env, 'pipe') : null
   const { code } = await runVitest(
-    seconds === null ? ['--exclude', `**/${waiting}.test.ts`] : ['nemesis'],
+    seconds === null ? ['--exclude', `**/${waiting}.test.ts`, ...chosen] : ['nemesis'],
     env,
     'inherit',
   )

@@ -38,9 +38,8 @@ describe('two API replicas on one database', () => {
 
   const limit = 10
   const creates = 200
-  const rounds = 100
 
-  test('F11: of 200 creates at once under a limit of 10 exactly 10 succeed, a hundred times over', async () => {
+  async function createBeyondLimit(rounds: number): Promise<void> {
     const { id, key } = await signUp(replica(0))
     await database.pool.query('UPDATE organizations SET instance_limit = $2 WHERE id = $1', [id, limit])
     for (let round = 0; round < rounds; round += 1) {
@@ -58,7 +57,11 @@ describe('two API replicas on one database', () => {
       await database.pool.query('DELETE FROM instances WHERE organization_id = $1', [id])
       await database.pool.query('UPDATE organizations SET instance_count = 0 WHERE id = $1', [id])
     }
-  })
+  }
+
+  const limited = 'F11: of 200 creates at once under a limit of 10 exactly 10 succeed'
+  test(`${limited}, ten times over`, () => createBeyondLimit(10))
+  test(`${limited}, a hundred times over`, { tags: ['long'] }, () => createBeyondLimit(100))
 
   test('F12: of 100 posts at once with one Idempotency-Key one creates, another body is a 422, another organization is apart', async () => {
     const [own, other] = [await signUp(replica(0)), await signUp(replica(1))]
@@ -88,7 +91,6 @@ describe('two API replicas on one database', () => {
 describe('one instance', () => {
   const lanes = 64
   const settlesWithinMs = 30_000
-  const seeds = 1000
 
   let chowder: TestChowder
   let organization: { id: string; key: string }
@@ -253,9 +255,9 @@ describe('one instance', () => {
     gatewayOf.delete(id)
   }
 
-  test(`F13: start, stop, patch and delete fired together, ${seeds} seeds: the last accepted intent wins, and every 409 names a status that held`, async () => {
+  async function liveThroughSeeds(count: number): Promise<void> {
     const first = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
-    const toRun = Array.from({ length: process.env.SEED ? 1 : seeds }, (_, index) => first + index).values()
+    const toRun = Array.from({ length: process.env.SEED ? 1 : count }, (_, index) => first + index).values()
     await Promise.all(
       gateways.map(async (gateway) => {
         for (const seed of toRun) {
@@ -266,5 +268,10 @@ describe('one instance', () => {
       }),
     )
     console.info(Object.fromEntries([...outcomes].sort()))
-  })
+  }
+
+  const raced =
+    'start, stop, patch and delete fired together: the last accepted intent wins, and every 409 names a status that held'
+  test(`F13: ${raced}, with 200 seeds`, () => liveThroughSeeds(200))
+  test(`F13: ${raced}, with 1,000 seeds`, { tags: ['long'] }, () => liveThroughSeeds(1000))
 })
