@@ -3,6 +3,7 @@ import { gatewayAdmission, releaseImage } from '#openclaw/release-image.ts'
 import type { Config } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
+import { agentUid } from '#sandbox/docker/profile.ts'
 
 /** The Docker driver's settings, but for whose sandboxes they are. Throws a StartupError for a file that cannot be read. */
 export async function dockerSettings(config: Config): Promise<Omit<DockerDriverOptions, 'installation'>> {
@@ -20,7 +21,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     network: config.DOCKER_NETWORK,
     buildNetwork: config.DOCKER_BUILD_NETWORK,
     extraCaFile,
-    releaseSource: releaseImage,
+    releaseSource: (release) => releaseImage(release, agentUid),
     admission: gatewayAdmission,
   }
 }

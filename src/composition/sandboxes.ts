@@ -1,5 +1,6 @@
 import type { Db } from '#database/client.ts'
 import { rememberFirst } from '#database/installation.ts'
+import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { releaseFolder } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
@@ -45,6 +46,7 @@ export async function createSandboxes({ config, dataDir, db, log }: SandboxesOf)
       installChannelPlugin: (release, channel, progress, signal) =>
         installChannelPlugin({ dataDir, release, channel, progress, signal }),
       releaseFolder: (release) => releaseFolder(dataDir, release),
+      linkCompileCache,
       log,
     },
   })

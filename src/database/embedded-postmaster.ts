@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { link, open, readFile, readlink, rename, rm, stat } from 'node:fs/promises'
-import { createServer, connect as openSocket } from 'node:net'
+import { connect as openSocket } from 'node:net'
 import { basename, dirname, join } from 'node:path'
+import { freePort } from '#platform/free-port.ts'
 import { type Cluster, runProgram } from './embedded-cluster.ts'
 
 /** Where a PostgreSQL listens: a socket folder or an IP address, and a port. */
@@ -101,15 +102,6 @@ export async function findPostmaster(cluster: Cluster): Promise<{ address: Addre
     await removeStale(socketLockFile, socketLock.text)
   }
   return undefined
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1')
-  return address.port
 }
 
 /** pg_ctl hands the settings to a shell. */

@@ -1,14 +1,16 @@
 import { pluginChannels } from './channel-plugins.ts'
+import { linkCompileCache } from './compile-cache.ts'
 import { installChannelPlugin, installRelease } from './install.ts'
 
-// `install-all.ts <release> <folder>`: installs a release with the plugins of all its channels, in the build of an image.
-const [release, dataDir] = process.argv.slice(2)
-if (!release || !dataDir) throw new Error('usage: install-all <release> <folder>')
+// `install-all.ts <release> <uid> <folder>`: installs a release with the plugins of all its channels, for agents that run
+// as the user, in the build of an image.
+const [release, uid, dataDir] = process.argv.slice(2)
+if (!release || !uid || !dataDir) throw new Error('usage: install-all <release> <uid> <folder>')
 const options = {
   dataDir,
   release,
   progress: (line: string) => console.log(`chowder: ${line}`),
   signal: new AbortController().signal,
 }
-await installRelease(options)
+await linkCompileCache(await installRelease(options), Number(uid))
 for (const channel of pluginChannels(release)) await installChannelPlugin({ ...options, channel })

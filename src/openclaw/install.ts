@@ -2,8 +2,11 @@ import { mkdir, readFile, symlink } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import type { Progress } from '#sandbox/driver.ts'
 import { channelPlugin, channelPluginFolder } from './channel-plugins.ts'
-import { exists, installLocked, run } from './install-locked.ts'
+import { makeCompileCache } from './compile-cache.ts'
+import { installLocked } from './install-locked.ts'
+import { exists } from './make-once.ts'
 import { openclawVersion, packageCount, releaseFolder, releaseSource } from './releases.ts'
+import { runProgram } from './run-program.ts'
 
 export interface InstallOptions {
   dataDir: string
@@ -27,18 +30,19 @@ async function checkInstalled(folder: string, version: string): Promise<void> {
 async function completeInstall(folder: string, signal: AbortSignal): Promise<void> {
   const env = { PATH: '/usr/bin:/bin', HOME: folder, OPENCLAW_NO_AUTO_UPDATE: '1', OPENCLAW_OFFLINE: '1' }
   const openclaw = join(folder, 'node_modules/openclaw')
-  await run(process.execPath, [join(openclaw, 'openclaw.mjs'), '--version'], signal, { env })
+  await runProgram(process.execPath, [join(openclaw, 'openclaw.mjs'), '--version'], signal, { env })
   if (await exists(join(openclaw, '.openclaw-lifecycle-pending')))
     throw new Error('OpenClaw did not finish its install')
 }
 
-/** Installs a release on this host, as installLocked does. */
-export function installRelease({ dataDir, release, progress, signal }: InstallOptions): Promise<string> {
+/** Installs a release on this host, as installLocked does, with its compile cache. */
+export async function installRelease({ dataDir, release, progress, signal }: InstallOptions): Promise<string> {
   const version = openclawVersion(release)
-  return installLocked({
+  const title = `OpenClaw ${version}`
+  const folder = await installLocked({
     source: releaseSource(release),
     folder: releaseFolder(dataDir, release),
-    title: `OpenClaw ${version}`,
+    title,
     packages: packageCount(release),
     async complete(folder, until) {
       await checkInstalled(folder, version)
@@ -47,6 +51,8 @@ export function installRelease({ dataDir, release, progress, signal }: InstallOp
     progress,
     signal,
   })
+  await makeCompileCache({ release, releaseFolder: folder, title, progress, signal })
+  return folder
 }
 
 /**

@@ -22,9 +22,12 @@ export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string
 export const gatewayCommand = (paths: SandboxPaths): string[] =>
   openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback')
 
+/** The folder of the compile cache that the agents of a release share: beside the release, and only read by them. */
+export const compileCacheFolder = (releaseFolder: string): string => `${releaseFolder}-compile-cache`
+
 /** The gateway's whole environment. Everything it writes is below the sandbox's own folder, its temporary files too. */
 export const gatewayEnv = (
-  { home }: SandboxPaths,
+  { home, release }: SandboxPaths,
   options: { clawhubUrl?: string | undefined } = {},
 ): Record<string, string> => ({
   OPENCLAW_HOME: `${home}/home`,
@@ -33,6 +36,8 @@ export const gatewayEnv = (
   OPENCLAW_CONFIG_PATH: `${home}/${configPath}`,
   TMPDIR: `${home}/tmp`,
   PATH: '/usr/local/bin:/usr/bin:/bin',
+  NODE_COMPILE_CACHE: compileCacheFolder(release), // Node.js ignores a folder that is missing
+  OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED: '1', // else it starts itself again with a cache of its own
   OPENCLAW_NO_RESPAWN: '1', // a restart stays in this pid
   OPENCLAW_DISABLE_BONJOUR: '1',
   OPENCLAW_OFFLINE: '1', // no downloads of helper programs

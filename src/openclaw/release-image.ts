@@ -4,7 +4,23 @@ import { configPath } from './launch.ts'
 import { releaseFolder, releaseSource } from './releases.ts'
 
 const root = join(import.meta.dirname, '../..')
-const installFiles = ['channel-plugins.ts', 'install-all.ts', 'install-locked.ts', 'install.ts', 'releases.ts']
+const installFiles = [
+  'openclaw/channel-plugins.ts',
+  'openclaw/compile-cache.ts',
+  'openclaw/config.ts',
+  'openclaw/health.ts',
+  'openclaw/install-all.ts',
+  'openclaw/install-locked.ts',
+  'openclaw/install.ts',
+  'openclaw/json.ts',
+  'openclaw/launch.ts',
+  'openclaw/make-once.ts',
+  'openclaw/providers.ts',
+  'openclaw/releases.ts',
+  'openclaw/run-program.ts',
+  'platform/free-port.ts',
+  'platform/poll.ts',
+]
 
 function filesBelow(folder: string): string[] {
   const entries = readdirSync(folder, { withFileTypes: true, recursive: true })
@@ -13,14 +29,15 @@ function filesBelow(folder: string): string[] {
 
 /**
  * What a container image of a release is made from: the files, relative to `root`, and the command that installs the
- * release with the plugins of all its channels from them, into the folder that is its last argument.
+ * release with the plugins of all its channels from them, into the folder that is its last argument. Its agents run as the
+ * user `uid`.
  */
-export function releaseImage(release: string) {
+export function releaseImage(release: string, uid: number) {
   const released = filesBelow(releaseSource(release)).map((path) => relative(root, path))
   return {
     root,
-    files: [...installFiles.map((name) => `src/openclaw/${name}`), ...released].sort(),
-    install: `node src/openclaw/install-all.ts ${release}`,
+    files: [...installFiles.map((name) => `src/${name}`), ...released].sort(),
+    install: `node src/openclaw/install-all.ts ${release} ${uid}`,
     folder: (base: string) => releaseFolder(base, release),
   }
 }

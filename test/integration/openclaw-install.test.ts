@@ -1,17 +1,32 @@
+import { execFile } from 'node:child_process'
 import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { basename, delimiter, join } from 'node:path'
+import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { channelPluginFolder } from '#openclaw/channel-plugins.ts'
+import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
+import { compileCacheFolder, gatewayEnv } from '#openclaw/launch.ts'
 import { openclawVersion, releaseFolder } from '#openclaw/releases.ts'
+import { nodeBinary } from '#platform/data-folder.ts'
 import { until } from '../support/until.ts'
 
 const version = openclawVersion('v1')
-const good = `
+/** A user that this machine does not know. */
+const uid = 29_998
+/** A gateway that is ready at once and answers everything; it ends cleanly, as Node.js writes its compile cache only then. */
+const gateway = `
+import { createServer } from "node:http"
+import { answer } from "./answer.mjs"
+if (process.argv.includes("--port")) createServer(answer).listen(process.argv[process.argv.indexOf("--port") + 1])
+process.on("SIGTERM", () => process.exit())`
+const putOpenclaw = (program: string) => `
 mkdir -p "$prefix/node_modules/openclaw"
 echo '{"version":"${version}"}' > "$prefix/node_modules/openclaw/package.json"
-echo > "$prefix/node_modules/openclaw/openclaw.mjs"`
+echo 'export const answer = (_request, response) => response.end("{}")' > "$prefix/node_modules/openclaw/answer.mjs"
+echo '${program}' > "$prefix/node_modules/openclaw/openclaw.mjs"`
+const good = putOpenclaw(gateway)
 
 let root: string
 let dataDir: string
@@ -32,6 +47,10 @@ const install = (signal: AbortSignal = AbortSignal.timeout(20_000)) =>
 
 /** What is in the releases' folder besides the lock. */
 const leftovers = async () => (await readdir(join(dataDir, 'releases'))).filter((name) => !name.includes('.lock'))
+
+/** What is in the folder of the release's compile cache besides the lock. */
+const cached = async () =>
+  (await readdir(compileCacheFolder(folder)).catch(() => [])).filter((name) => !name.endsWith('.lock')).sort()
 
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), 'openclaw-install-'))
@@ -57,7 +76,73 @@ test('the release is installed from its lock without scripts, and nobody can wri
     expect(mode & 0o444).toBe(0o444)
   }
   expect(lines[0]).toMatch(/^installing OpenClaw [\d.]+: 0 of \d+ packages$/)
-  expect(lines.at(-1)).toBe(`OpenClaw ${version} is installed`)
+  expect(lines).toContain(`OpenClaw ${version} is installed`)
+})
+
+test('its compile cache is made once, for all users to read and nobody to write', async () => {
+  await npmDoes(good)
+  await install()
+  expect(lines.slice(-2)).toEqual([
+    `preparing the compile cache of OpenClaw ${version}`,
+    `the compile cache of OpenClaw ${version} is made`,
+  ])
+  const [cache = '', own] = await cached()
+  expect(own).toBe(`${cache}-${process.getuid?.()}`)
+  const files = await readdir(join(compileCacheFolder(folder), cache))
+  expect(files.length).toBeGreaterThan(0)
+  for (const name of ['', ...files]) {
+    const { mode } = await stat(join(compileCacheFolder(folder), cache, name))
+    expect(mode & 0o222).toBe(0)
+    expect(mode & 0o444).toBe(0o444)
+  }
+  const known = lines.length
+  await install()
+  expect(lines).toHaveLength(known)
+})
+
+test('a release that was installed without a compile cache gets one', async () => {
+  await npmDoes(good)
+  await install()
+  await promisify(execFile)('rm', ['-rf', compileCacheFolder(folder)])
+  await install()
+  expect(await cached()).toHaveLength(2)
+  expect(await npmCalls()).toHaveLength(1)
+})
+
+test.runIf(process.getuid?.() === 0)(
+  'Node.js of another user reads the compile cache, cannot write it, and prints nothing about that',
+  async () => {
+    await npmDoes(good)
+    await install()
+    await chmod(root, 0o755)
+    for (const _ of ['first start', 'second start']) await linkCompileCache(folder, uid)
+    const before = await cached()
+    const env = gatewayEnv({ node: await nodeBinary(dataDir), release: folder, home: root, port: 1 })
+    const program = join(root, 'program.mjs')
+    await writeFile(program, 'import { getCompileCacheDir } from "node:module"; console.log(getCompileCacheDir())')
+    const nodeRuns = async (file: string, more: Record<string, string> = {}) => {
+      const argv = [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--', await nodeBinary(dataDir), file]
+      return promisify(execFile)('setpriv', argv, { env: { ...env, ...more }, cwd: '/' })
+    }
+    const openclaw = join(folder, 'node_modules/openclaw/openclaw.mjs')
+    const { stderr } = await nodeRuns(openclaw, { NODE_DEBUG_NATIVE: 'COMPILE_CACHE' })
+    expect(stderr).toMatch(/cache for ESM .*answer\.mjs was accepted/)
+    const output = { stdout: `${join(compileCacheFolder(folder), before[0] ?? '')}-${uid}\n`, stderr: '' }
+    expect(await nodeRuns(program)).toEqual(output)
+    expect(await cached()).toEqual(before)
+  },
+)
+
+test('when the compile cache cannot be made, the release is installed, and that is not tried again', async () => {
+  await npmDoes(putOpenclaw('if (process.argv.includes("--port")) throw new Error("no gateway today")'))
+  expect(await install()).toBe(folder)
+  expect(lines.at(-1)).toMatch(
+    /^the compile cache of OpenClaw .* could not be made: .*no gateway today.*; agents start without it$/s,
+  )
+  expect(await cached()).toEqual([])
+  const known = lines.length
+  await install()
+  expect(lines).toHaveLength(known)
 })
 
 test('what is there is not installed again', async () => {
@@ -82,7 +167,7 @@ test('what a killed process left is removed and never used', async () => {
   await mkdir(join(left, 'node_modules/half'), { recursive: true })
   await chmod(left, 0o555)
   await install()
-  expect(await leftovers()).toEqual([folder.split('/').at(-1)])
+  expect(await leftovers()).toEqual([folder, compileCacheFolder(folder)].map((path) => basename(path)))
   expect(await readdir(join(folder, 'node_modules'))).toEqual(['openclaw'])
 })
 

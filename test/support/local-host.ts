@@ -21,6 +21,7 @@ export class LocalHost {
       installRelease: async () => dataDir,
       installChannelPlugin: async () => dataDir,
       releaseFolder: () => dataDir,
+      linkCompileCache: async () => {},
     })
   }
 

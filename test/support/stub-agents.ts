@@ -14,6 +14,7 @@ import { defaultRelease, releaseFolder } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { createDockerDriver, type DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import { imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
+import { agentUid } from '#sandbox/docker/profile.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { dockerEnv, forAgents } from './agent-sandboxes.ts'
 import { LocalHost } from './local-host.ts'
@@ -104,7 +105,7 @@ async function stubSource(): Promise<ReleaseSource & AsyncDisposable> {
   const root = await mkdtemp(join(tmpdir(), 'chowder-stub-release-'))
   const place = releaseFolder('', defaultRelease)
   await putStub(join(root, place))
-  const { folder } = releaseImage(defaultRelease)
+  const { folder } = releaseImage(defaultRelease, agentUid)
   return {
     root,
     files: [join(place, 'node_modules/openclaw/openclaw.mjs')],
@@ -161,7 +162,7 @@ async function buildInPlaceOfOpenClaw(dockerHost: string, extraCaFile: string): 
   await createDockerDriver(options).prepare(defaultRelease, () => {}, AbortSignal.timeout(buildMs))
   const nameOf = async (from: ReleaseSource) =>
     (await imageBuild(defaultRelease, from, { network: options.buildNetwork, extraCaFile })).name
-  const names = [await nameOf(source), await nameOf(releaseImage(defaultRelease))]
+  const names = [await nameOf(source), await nameOf(releaseImage(defaultRelease, agentUid))]
   await run('docker', ['--host', dockerHost, 'tag', ...names])
 }
 

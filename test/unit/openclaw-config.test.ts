@@ -57,7 +57,7 @@ test('the file keeps what the gateway wrote for itself, and nothing else', () =>
   })
 })
 
-test('the gateway is the release’s own, and has no folder but the sandbox’s', () => {
+test('the gateway is the release’s own, and writes to no folder but the sandbox’s', () => {
   const paths = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
   expect(gatewayCommand(paths).slice(0, 4)).toEqual([
     '/n/node',
@@ -65,8 +65,9 @@ test('the gateway is the release’s own, and has no folder but the sandbox’s'
     'gateway',
     'run',
   ])
-  const { CLAWHUB_URL, PATH, ...env } = gatewayEnv(paths, { clawhubUrl: 'http://hub' })
+  const { CLAWHUB_URL, PATH, NODE_COMPILE_CACHE, ...env } = gatewayEnv(paths, { clawhubUrl: 'http://hub' })
   expect(CLAWHUB_URL).toBe('http://hub')
+  expect(NODE_COMPILE_CACHE).toBe('/r-compile-cache')
   const folders = Object.values(env).filter((value) => value.startsWith('/'))
   expect(folders).toHaveLength(5)
   for (const path of folders) expect(path).toMatch(/^\/h\/(home|state|tmp)/)

@@ -65,6 +65,8 @@ export const programFiles = [
   'docker/image/strip-types.mjs',
   'docker/image/supervisor.ts',
 ]
+/** Lets the files of a release import each other as they do in this project. */
+const releaseManifest = '{ "type": "module", "imports": { "#*": "./src/*" } }\n'
 const extraCaPath = '/etc/chowder/extra-ca.pem'
 /** What the install says begins with it; all else is the builder's. */
 const progressMark = 'chowder: '
@@ -79,7 +81,7 @@ async function contextOf(source: ReleaseSource, extraCaFile: string | null): Pro
   return Promise.all([
     at('Dockerfile', join(import.meta.dirname, 'image/Dockerfile')),
     extraCaFile ? at('extra-ca.pem', extraCaFile) : { name: 'extra-ca.pem', content: Buffer.alloc(0) },
-    { name: 'release/package.json', content: Buffer.from('{ "type": "module" }\n') },
+    { name: 'release/package.json', content: Buffer.from(releaseManifest) },
     ...source.files.map((file) => at(`release/${file}`, join(source.root, file))),
     ...programFiles.map((file) => at(`programs/${file}`, join(sandboxFolder, file))),
   ])

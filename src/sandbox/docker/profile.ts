@@ -9,7 +9,9 @@ export const node = '/usr/local/bin/node'
 const home = '/agent/home'
 export const releasesBase = '/opt/chowder'
 export const programs = '/opt/chowder/programs/docker/image'
-const user = '10001:10001'
+/** The user that agents run as, and its group. */
+export const agentUid = 10_001
+const user = `${agentUid}:${agentUid}`
 const gatewayPort = 18_789
 /** Where the forwarder listens. */
 export const forwarderPort = 18_790

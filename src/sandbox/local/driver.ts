@@ -33,6 +33,8 @@ export interface LocalDriverOptions {
   installChannelPlugin(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<unknown>
   /** Where an installed release is: the folder that holds its `node_modules`. */
   releaseFolder(release: string): string
+  /** Lets a user of this machine read the compile cache of the release in that folder, if there is one. Does not fail. */
+  linkCompileCache(releaseFolder: string, uid: number): Promise<void>
   ports?: Range
   log?: Logger
 }
@@ -78,7 +80,7 @@ const run = promisify(execFile)
  */
 export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   if (process.platform !== 'linux') throw new StartupError('SANDBOX_DRIVER=local runs on Linux only.')
-  const { node, installRelease, installChannelPlugin, releaseFolder, log } = options
+  const { node, installRelease, installChannelPlugin, releaseFolder, linkCompileCache, log } = options
   const dataDir = resolve(options.dataDir)
   const parent = join(dataDir, 'sandboxes')
   const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id')
@@ -246,6 +248,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       if (await liveGateway(folder, record.uid)) return // another start's launcher was about to put it on record
       if (!isFree) throw new Error(`port ${record.inside.port} is taken by a stranger`)
       await rotateLog(folder.log)
+      if (record.uid !== null) await linkCompileCache(record.inside.release, record.uid)
       await launchGateway(folder, record, signal)
     },
     async destroy(id, signal) {

@@ -1,0 +1,174 @@
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdir, mkdtempDisposable, readdir, symlink, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import type { ModelProvider } from '#database/schema.ts'
+import { freePort } from '#platform/free-port.ts'
+import { poll } from '#platform/poll.ts'
+import type { Progress } from '#sandbox/driver.ts'
+import { renderConfig } from './config.ts'
+import { probeHealth } from './health.ts'
+import { mergePatch } from './json.ts'
+import { compileCacheFolder, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from './launch.ts'
+import { makeFolderOnce } from './make-once.ts'
+import { gatewayProviders } from './providers.ts'
+import { defaultModel } from './releases.ts'
+import { runProgram } from './run-program.ts'
+
+const timeoutMs = 3 * 60_000
+const pollMs = 100
+const probeTimeoutMs = 2000
+const providers = Object.keys(gatewayProviders) as ModelProvider[]
+
+const execute = promisify(execFile)
+
+let nameOfCache: Promise<string> | undefined
+
+/**
+ * The name that Node.js gives its compile cache, without the user: it changes with the version, and with the features of
+ * the processor. Asked of another process: V8's flags are part of it, and this process may have some.
+ */
+function cacheName(): Promise<string> {
+  const expression =
+    "[process.version, process.arch, require('node:v8').cachedDataVersionTag().toString(16).padStart(8, '0')].join('-')"
+  nameOfCache ??= execute(process.execPath, ['-p', expression], { env: {} }).then(({ stdout }) => stdout.trim())
+  return nameOfCache
+}
+
+/** Links a compile cache into a folder, under the name that Node.js looks for when it runs as that user. */
+async function link(cache: string, folder: string, uid: number): Promise<void> {
+  await symlink(cache, join(folder, `${await cacheName()}-${uid}`)).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw error
+  })
+}
+
+/**
+ * Lets the gateways of a user read the compile cache of a release on this host; nothing without a cache. Without a link a
+ * gateway starts too, and needs longer.
+ */
+export async function linkCompileCache(releaseFolder: string, uid: number): Promise<void> {
+  await link(await cacheName(), compileCacheFolder(releaseFolder), uid).catch(() => {})
+}
+
+/** A provider that refuses every turn: by then a gateway has loaded everything that a turn takes. */
+async function startRefusingProvider(): Promise<{ url: string } & Disposable> {
+  const refusal = JSON.stringify({ error: { type: 'invalid_request_error', message: 'nothing is answered here' } })
+  const server = createServer((request, response) => {
+    request.resume()
+    response.writeHead(400, { 'content-type': 'application/json' }).end(refusal)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const close = () => {
+    server.close()
+    server.closeAllConnections()
+  }
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, [Symbol.dispose]: close }
+}
+
+/** The configuration of an agent that has every provider. */
+function warmUpConfig(release: string, baseUrl: string, token: string, port: number) {
+  const common = { release, providerKey: 'none', baseUrl, token, port, channels: [], skills: {} }
+  const plugins = { allow: providers.map((provider) => gatewayProviders[provider].id) }
+  return providers
+    .map((provider) => renderConfig({ ...common, provider, overrides: { plugins } }) as unknown)
+    .reduce(mergePatch)
+}
+
+/** Waits until the gateway is ready, and has a turn refused by each provider. */
+async function use(release: string, port: number, token: string, signal: AbortSignal): Promise<void> {
+  const endpoint = { kind: 'tcp', host: '127.0.0.1', port } as const
+  const isReady = () => probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })
+  await poll(isReady, { pauseMs: pollMs, timeoutMs, signal })
+  for (const provider of providers) {
+    const model = `${gatewayProviders[provider].id}/${defaultModel(release, provider)}`
+    const answer = await fetch(`http://127.0.0.1:${port}/v1/responses`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', 'x-openclaw-model': model },
+      body: JSON.stringify({ model: 'openclaw', input: 'hello', user: provider }),
+      signal,
+    })
+    await answer.arrayBuffer()
+  }
+}
+
+/**
+ * Runs the gateway of an installed release for a moment, in a folder of its own, with a turn for each provider. At its end
+ * Node.js writes to `cache` what it has compiled.
+ */
+async function warmUp(release: string, releaseFolder: string, cache: string, signal: AbortSignal): Promise<void> {
+  await using folder = await mkdtempDisposable(join(tmpdir(), 'chowder-warm-up-'))
+  const home = folder.path
+  const links = join(home, 'cache')
+  using provider = await startRefusingProvider()
+  const paths = { node: process.execPath, release: releaseFolder, home, port: await freePort() }
+  const token = randomBytes(32).toString('hex')
+  for (const path of [links, ...gatewayFolders.map((name) => join(home, name))]) await mkdir(path, { recursive: true })
+  await link(cache, links, process.getuid?.() ?? 0)
+  await writeFile(join(home, configPath), JSON.stringify(warmUpConfig(release, provider.url, token, paths.port)), {
+    mode: 0o600,
+  })
+
+  const [command = '', ...args] = gatewayCommand(paths)
+  const over = new AbortController()
+  const env = { ...gatewayEnv(paths), NODE_COMPILE_CACHE: links }
+  const gateway = runProgram(command, args, signal, { cwd: home, env, stop: over.signal })
+  const endedEarly = gateway.then(() => Promise.reject(new Error('the gateway ended before it was ready')))
+  try {
+    await Promise.race([endedEarly, use(release, paths.port, token, AbortSignal.any([signal, over.signal]))])
+  } catch (error) {
+    over.abort()
+    await gateway.catch(() => {})
+    throw error
+  }
+  over.abort()
+  await gateway
+  if ((await readdir(cache)).length === 0) throw new Error('the gateway wrote no compile cache')
+}
+
+/** Releases whose cache could not be made: the attempt takes long, and this process does not repeat it. */
+const failed = new Set<string>()
+
+/**
+ * Makes the compile cache of an installed release on this host unless it is there: V8's code of all that a gateway and its
+ * first turn load, which saves a start a fifth of its CPU time. Agents share it and must not be able to write it, since
+ * each would run what another one has put there. In a container it is in a read-only layer; agents of a Chowder that runs
+ * as root are other users. The agents of any other Chowder are its own user, who can change the mode of these files as of
+ * the release itself: those agents are not isolated from each other anyway.
+ *
+ * Does not fail for want of a cache: the reason goes to `progress`, and gateways start without one. Throws the signal's
+ * reason. Takes about as long as a start of a gateway, at most three minutes.
+ */
+export async function makeCompileCache(options: {
+  release: string
+  releaseFolder: string
+  title: string
+  progress: Progress
+  signal: AbortSignal
+}): Promise<void> {
+  const { release, releaseFolder, title, progress, signal } = options
+  if (failed.has(releaseFolder)) return
+  try {
+    await makeFolderOnce({
+      folder: join(compileCacheFolder(releaseFolder), await cacheName()),
+      title: `the compile cache of ${title}`,
+      done: 'made',
+      timeoutMs,
+      async fill(cache, until) {
+        progress(`preparing the compile cache of ${title}`)
+        await warmUp(release, releaseFolder, cache, until)
+      },
+      progress,
+      signal,
+    })
+    if (process.getuid) await linkCompileCache(releaseFolder, process.getuid())
+  } catch (error) {
+    signal.throwIfAborted()
+    failed.add(releaseFolder)
+    progress(`${(error as Error).message}; agents start without it`)
+  }
+}

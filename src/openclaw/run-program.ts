@@ -1,0 +1,58 @@
+import { spawn } from 'node:child_process'
+
+const maxErrorBytes = 4096
+
+export interface RunOptions {
+  /** The whole environment; by default this process's own. */
+  env?: Record<string, string>
+  cwd?: string
+  /** Output that matches is the error, and the program is killed. */
+  fatal?: RegExp
+  /** Sends SIGTERM to the program when it is aborted. */
+  stop?: AbortSignal
+}
+
+/**
+ * Runs a program to its end. Throws with the end of its error output when it fails, and the signal's reason after an
+ * abort, which kills the program and all that it has started.
+ */
+export async function runProgram(
+  command: string,
+  args: readonly string[],
+  signal: AbortSignal,
+  { env, cwd, fatal, stop }: RunOptions = {},
+): Promise<void> {
+  signal.throwIfAborted()
+  const { promise: ended, resolve, reject } = Promise.withResolvers<number | null>()
+  const child = spawn(command, args, {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    detached: true,
+    ...(env && { env }),
+    ...(cwd && { cwd }),
+  })
+  const killAll = () => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+    } catch {} // all of it has ended
+  }
+  const terminate = () => child.kill('SIGTERM')
+  let errors = ''
+  let failure: string | undefined
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    errors = (errors + text).slice(-maxErrorBytes)
+    failure ??= fatal?.exec(errors)?.[0]
+    if (failure !== undefined) killAll()
+  })
+  child.once('error', reject).once('close', resolve)
+  signal.addEventListener('abort', killAll, { once: true })
+  stop?.addEventListener('abort', terminate, { once: true })
+  try {
+    const code = await ended
+    signal.throwIfAborted()
+    if (failure !== undefined) throw new Error(failure)
+    if (code !== 0) throw new Error(errors.trim() || `${command} ended with code ${code}`)
+  } finally {
+    signal.removeEventListener('abort', killAll)
+    stop?.removeEventListener('abort', terminate)
+  }
+}
