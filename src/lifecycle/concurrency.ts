@@ -1,69 +1,77 @@
 import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
 
-/** Bells an organization has kept for it; a sweep rings for what is beyond. */
-const maxKept = 64
+/** Instances of one organization that a worker defers; the sweep finds the ones beyond. */
+const maxDeferred = 64
 
-/** A worker's lanes, shared between organizations. */
+/** Shares a worker's concurrency between organizations. */
 export interface OrganizationConcurrency {
   /**
-   * Runs `work` at once, or, when the row's organization has all that it may have, not at all: its bell is kept, and rung
-   * again once it has a lane less.
+   * Runs `work` at once when the instance's organization is below its limit. Otherwise `work` does not run: the instance
+   * is deferred, and enqueued again once a run of that organization has ended.
    */
-  run(due: InstanceRef, work: () => Promise<void>): Promise<void>
+  run(instance: InstanceRef, work: () => Promise<void>): Promise<void>
   /**
-   * A bell for one sweep. While an organization has all its lanes it does not ring for rows whose own bell is kept, and
-   * never for more than there may be lanes and kept bells: others would be in vain, and a slow worker busy with them alone.
+   * A queue for one sweep. It drops instances that would only be deferred: deferred ones, while their organization is at
+   * its limit, and more of one organization than can run or be deferred. A slow worker would be busy with those alone.
    */
   sweepQueue(): InstanceQueue
 }
 
 /**
- * Gives an organization `mostOfOne` lanes at most. With a lane more than that there is always one for the others,
- * whatever hangs in an organization's own.
+ * Limits each organization to `maxPerOrganization` runs at a time. A worker with a concurrency of one more always has
+ * room for another organization, even while every run of one organization hangs.
  */
 export function createOrganizationConcurrency(
   maxPerOrganization: number,
   queue: InstanceQueue,
 ): OrganizationConcurrency {
-  const lanes = new Map<string, number>()
-  const kept = new Map<string, Map<string, InstanceRef>>()
+  /** By organization. Entries are removed once they are 0 or empty. */
+  const running = new Map<string, number>()
+  const deferred = new Map<string, Map<string, InstanceRef>>()
 
-  function keep(due: InstanceRef): void {
-    const its = kept.get(due.organizationId) ?? new Map<string, InstanceRef>()
-    if (its.size < maxKept) kept.set(due.organizationId, its.set(due.id, due))
+  const runningOf = (organizationId: string) => running.get(organizationId) ?? 0
+
+  function defer(instance: InstanceRef): void {
+    const ofOrganization = deferred.get(instance.organizationId) ?? new Map<string, InstanceRef>()
+    if (ofOrganization.size >= maxDeferred) return
+    deferred.set(instance.organizationId, ofOrganization.set(instance.id, instance))
   }
 
-  function free(organizationId: string): void {
-    const left = (lanes.get(organizationId) ?? 1) - 1
-    if (left > 0) lanes.set(organizationId, left)
-    else lanes.delete(organizationId)
-    const its = kept.get(organizationId)
-    const [next] = its?.values() ?? []
-    if (!its || !next) return
-    its.delete(next.id)
-    if (its.size === 0) kept.delete(organizationId)
+  function release(organizationId: string): void {
+    const left = runningOf(organizationId) - 1
+    if (left > 0) running.set(organizationId, left)
+    else running.delete(organizationId)
+    enqueueDeferred(organizationId)
+  }
+
+  function enqueueDeferred(organizationId: string): void {
+    const ofOrganization = deferred.get(organizationId)
+    const [next] = ofOrganization?.values() ?? []
+    if (!ofOrganization || !next) return
+    ofOrganization.delete(next.id)
+    if (ofOrganization.size === 0) deferred.delete(organizationId)
     queue.enqueue(next)
   }
 
   return {
-    async run(due, work) {
-      const { organizationId } = due
-      const taken = lanes.get(organizationId) ?? 0
-      if (taken >= maxPerOrganization) return keep(due)
-      lanes.set(organizationId, taken + 1)
-      await work().finally(() => free(organizationId))
+    async run(instance, work) {
+      const { organizationId } = instance
+      if (runningOf(organizationId) >= maxPerOrganization) return defer(instance)
+      running.set(organizationId, runningOf(organizationId) + 1)
+      await work().finally(() => release(organizationId))
     },
     sweepQueue() {
-      const rung = new Map<string, number>()
+      const enqueued = new Map<string, number>()
       return {
-        enqueue(due) {
-          const { organizationId, id } = due
-          const [its, taken] = [kept.get(organizationId), lanes.get(organizationId) ?? 0]
-          if (taken >= maxPerOrganization && its?.has(id)) return // the next lane that gets free rings for one of them
-          const count = rung.get(organizationId) ?? 0
-          if (count >= maxPerOrganization - taken + maxKept - (its?.size ?? 0)) return
-          rung.set(organizationId, count + 1)
-          queue.enqueue(due)
+        enqueue(instance) {
+          const { organizationId, id } = instance
+          const free = maxPerOrganization - runningOf(organizationId)
+          const ofOrganization = deferred.get(organizationId)
+          if (free <= 0 && ofOrganization?.has(id)) return // the next release enqueues one of the deferred
+          const count = enqueued.get(organizationId) ?? 0
+          if (count >= free + maxDeferred - (ofOrganization?.size ?? 0)) return
+          enqueued.set(organizationId, count + 1)
+          queue.enqueue(instance)
         },
       }
     },

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { and, eq, inArray, sql } from 'drizzle-orm'
+import pMap from 'p-map'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
@@ -8,26 +9,27 @@ import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 
-/** Sandboxes looked at side by side. */
-const lanes = 16
+/** Sandboxes that are checked at the same time. */
+const concurrency = 16
 const probeTimeoutMs = 3000
-/** Looks in a row without an answer before a worker has a closer one. */
-const silentLooks = 3
-/** How long a gateway must have been healthy for its earlier failures to be forgotten. */
-const forgivenAfterMinutes = 10
+/** Failed probes of a gateway in a row until a worker diagnoses it. */
+const maxFailedProbes = 3
+/** How long a gateway must have been healthy until its attempts are reset. */
+const healthyMinutes = 10
 const batch = 1000
 
 /**
- * Compares what should be with what is, and raises the generation of rows that are not as they should be: the same
- * loop repairs them. It never touches a sandbox.
+ * Returns a check that compares rows with their sandboxes and raises the generation of rows that differ, so that workers
+ * repair them. It never changes a sandbox. A platform that cannot be reached is no evidence, and nothing is raised.
  */
 export function createDriftDetector(deps: LifecycleDeps) {
   const { db, sandboxes, queue, log } = deps
-  const silences = new Map<string, number>()
-  const reported = new Set<string>()
-  let listedBefore = new Set<string>()
+  const failedProbes = new Map<string, number>()
+  const reportedOrphans = new Set<string>()
+  let leftOverBefore = new Set<string>()
 
   async function makeDue(row: Instance, reason: string): Promise<void> {
+    failedProbes.delete(row.id)
     const [raised] = await db
       .update(instances)
       .set({
@@ -48,41 +50,31 @@ export function createDriftDetector(deps: LifecycleDeps) {
     queue.enqueue(raised)
   }
 
-  async function lookAt(row: Instance, signal: AbortSignal): Promise<void> {
+  async function checkRunningRow(row: Instance, signal: AbortSignal): Promise<void> {
     const { state, endpoint } = await sandboxes.observe(row.id, signal)
-    if (state !== 'running') {
-      silences.delete(row.id)
-      return makeDue(row, 'the sandbox does not run any more')
-    }
-    if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) {
-      silences.delete(row.id)
-      return makeDue(row, 'the gateway is somewhere else now')
-    }
+    if (state !== 'running') return makeDue(row, 'the sandbox does not run any more')
+    if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) return makeDue(row, 'the gateway has another address')
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
-      silences.delete(row.id)
+      failedProbes.delete(row.id)
       return
     }
-    const silent = (silences.get(row.id) ?? 0) + 1
-    silences.set(row.id, silent)
-    if (silent < silentLooks) return
-    silences.delete(row.id)
-    await makeDue(row, 'the gateway does not answer')
+    const failures = (failedProbes.get(row.id) ?? 0) + 1
+    failedProbes.set(row.id, failures)
+    if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer')
   }
 
-  async function inLanes<T>(items: readonly T[], look: (item: T) => Promise<void>, signal: AbortSignal): Promise<void> {
-    const queue = items.values()
-    const lane = async () => {
-      for (const item of queue) {
-        signal.throwIfAborted()
-        // A platform that cannot be reached says nothing about the sandbox: nothing is done.
-        await look(item).catch((error: unknown) => log.warn({ err: error }, 'could not look for drift'))
-      }
-    }
-    await Promise.all(Array.from({ length: lanes }, lane))
-  }
+  const checkEach = (rows: readonly Instance[], check: (row: Instance) => Promise<void>, signal: AbortSignal) =>
+    pMap(
+      rows,
+      (row) =>
+        check(row).catch((err: unknown) =>
+          log.warn({ err, instanceId: row.id }, 'could not compare an instance with its sandbox'),
+        ),
+      { concurrency, signal },
+    )
 
-  /** Rows that are running and at rest, page by page, against their sandboxes. */
-  async function lookAtRunning(signal: AbortSignal): Promise<void> {
+  /** Checks the rows that are running and at rest, page by page. */
+  async function checkRunningRows(signal: AbortSignal): Promise<void> {
     let after = '00000000-0000-0000-0000-000000000000'
     for (;;) {
       const rows = await db
@@ -91,15 +83,15 @@ export function createDriftDetector(deps: LifecycleDeps) {
         .where(and(isRunningAtRest, eq(instances.sandboxDriver, sandboxes.name), sql`${instances.id} > ${after}`))
         .orderBy(instances.id)
         .limit(batch)
-      await inLanes(rows, (row) => lookAt(row, signal), signal)
+      await checkEach(rows, (row) => checkRunningRow(row, signal), signal)
       const last = rows.at(-1)
       if (!last || rows.length < batch) return
       after = last.id
     }
   }
 
-  /** Sandboxes against their rows: what runs though it should not, and what no row speaks of. */
-  async function lookAtSandboxes(signal: AbortSignal): Promise<void> {
+  /** Checks all sandboxes: some may be left over of instances that have ended, others have no row at all. */
+  async function checkSandboxes(signal: AbortSignal): Promise<void> {
     const found = new Map<string, string>()
     for await (const { id, state } of sandboxes.list(signal)) found.set(id, state)
     const ids = [...found.keys()].filter(isId)
@@ -111,19 +103,19 @@ export function createDriftDetector(deps: LifecycleDeps) {
       )
       for (const id of page) {
         const row = rows.get(id)
-        if (!row) report(id)
+        if (!row) reportOrphan(id)
         else if (isSettled(row) && isLeftOver(row, found.get(id))) leftOver.push(row)
       }
     }
-    const before = listedBefore
-    listedBefore = new Set(leftOver.map(({ id }) => id))
-    const look = async (row: Instance) => {
-      // The list may be older than the row. Of what a list alone shows, a volume, the next one has to show it again.
+    const before = leftOverBefore
+    leftOverBefore = new Set(leftOver.map(({ id }) => id))
+    const check = async (row: Instance) => {
+      // The list may be older than the row. Remains that only the list shows, a volume, must be in the next list too.
       const { state } = await sandboxes.observe(row.id, signal)
-      const isStillThere = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
-      if (isStillThere) await makeDue(row, 'a sandbox was left over')
+      const isConfirmed = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
+      if (isConfirmed) await makeDue(row, 'a sandbox was left over')
     }
-    await inLanes(leftOver, look, signal)
+    await checkEach(leftOver, check, signal)
   }
 
   const isLeftOver = (row: Instance, state: string | undefined): boolean => {
@@ -131,13 +123,13 @@ export function createDriftDetector(deps: LifecycleDeps) {
     return status === 'terminated' || ((status === 'stopped' || status === 'error') && state === 'running')
   }
 
-  function report(id: string): void {
-    if (reported.has(id)) return
-    reported.add(id)
-    log.error({ sandbox: id }, 'a sandbox without an instance: it is left alone')
+  function reportOrphan(id: string): void {
+    if (reportedOrphans.has(id)) return
+    reportedOrphans.add(id)
+    log.error({ sandbox: id }, 'found a sandbox without an instance; it is not touched')
   }
 
-  const forgive = () =>
+  const resetAttempts = () =>
     db
       .update(instances)
       .set({ attempts: 0 })
@@ -146,13 +138,13 @@ export function createDriftDetector(deps: LifecycleDeps) {
           isRunningAtRest,
           eq(instances.sandboxDriver, sandboxes.name),
           sql`${instances.attempts} > 0`,
-          sql`${instances.readyAt} < now() - make_interval(mins => ${forgivenAfterMinutes})`,
+          sql`${instances.readyAt} < now() - make_interval(mins => ${healthyMinutes})`,
         ),
       )
 
   return async (signal: AbortSignal): Promise<void> => {
-    await lookAtRunning(signal)
-    await lookAtSandboxes(signal)
-    await forgive()
+    await checkRunningRows(signal)
+    await checkSandboxes(signal)
+    await resetAttempts()
   }
 }

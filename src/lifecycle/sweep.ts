@@ -4,12 +4,12 @@ import { instances } from '#database/schema.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import { dueColumns, isDueNow } from '#instances/status.ts'
 
-/** Rows a sweep rings for at most; the next one, 5 s later, takes the rest. */
+/** The most rows that one sweep enqueues; the next sweep takes the rest. */
 const batch = 500
 
 /**
- * Rings for due rows that nobody works on: bells that were lost, and retries whose time has come. Organizations take
- * turns, so that one with thousands of due rows keeps no other waiting. Returns how many are due, `batch` at most.
+ * Enqueues due rows that no worker holds: rows whose job was lost, and retries whose time has come. Organizations take
+ * turns, so that one with thousands of due rows delays no other. Returns how many are due, `batch` at most.
  */
 export async function sweep(db: Db, sandboxDriver: string, queue: InstanceQueue): Promise<number> {
   const { id, nextAttemptAt, organizationId } = instances
@@ -24,7 +24,7 @@ export async function sweep(db: Db, sandboxDriver: string, queue: InstanceQueue)
   return due.length
 }
 
-/** The engines of due rows that no worker of this kind will ever take, with how many there are of each. */
+/** Counts the due rows that a worker of this driver never takes, by their driver. */
 export const dueElsewhere = (db: Db, sandboxDriver: string) =>
   db
     .select({ sandboxDriver: instances.sandboxDriver, rows: sql<number>`count(*)::int` })
