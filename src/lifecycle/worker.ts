@@ -7,7 +7,7 @@ import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
 
-/** How often a worker looks at everything, in ms: also how long a lost job, or a death, goes unnoticed. */
+/** How often a worker sweeps and detects drift, in ms: also how long a lost job or a dead gateway goes unnoticed. */
 export interface Intervals {
   sweepEveryMs: number
   driftEveryMs: number
@@ -17,15 +17,15 @@ export const defaultIntervals: Intervals = { sweepEveryMs: 5000, driftEveryMs: 5
 const sweepTimeoutMs = 60_000
 /** A platform that hangs for longer is asked again in the next run. */
 const driftTimeoutMs = 60_000
-/** What reconciles in flight get to finish before they are aborted; they go on where they were at the next start. */
+/** How long running attempts may take to end before they are aborted. The next start continues with the aborted ones. */
 const drainMs = 20_000
-/** More due rows than one sweep can enqueue: the next sweep does not wait for the usual time. */
+/** With so many due rows, more than the queue takes from one sweep, the next sweep follows sooner. */
 const backlog = 64
 const backlogSweepMs = 500
 const tasksEndMs = 5000
 
 /** Enqueues due rows, and warns once of each driver whose due rows need another worker. */
-function sweeping({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queueOf: () => InstanceQueue): PeriodicTask {
+function sweepTask({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queueOf: () => InstanceQueue): PeriodicTask {
   let isBacklogged = false
   const reported = new Set<string>()
   return {
@@ -44,8 +44,8 @@ function sweeping({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queueO
 }
 
 /**
- * Works on due rows until it is stopped: first it looks for drift once, then it takes jobs, and runs the sweep, the look
- * for drift and `others` periodically. A worker that is killed leaves nothing undone that the next one does not find.
+ * Works on due rows until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection of
+ * drift and `others` run periodically. A worker that is killed leaves nothing undone that the next one does not find.
  */
 export async function startWorker(
   deps: LifecycleDeps,
@@ -57,20 +57,20 @@ export async function startWorker(
 ) {
   const { log } = deps
   const stopping = new AbortController()
-  const findDrift = createDriftDetector(deps)
+  const detectDrift = createDriftDetector(deps)
 
-  await findDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch((error: unknown) => {
-    log.warn({ err: error }, 'the first look for drift failed; the next one follows')
+  await detectDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch((error: unknown) => {
+    log.warn({ err: error }, 'the first detection of drift failed; it is repeated')
   })
   starting.throwIfAborted()
-  const lanes = createOrganizationConcurrency(concurrency, queue)
-  const working = await queue.work(
-    (due, stop) => lanes.run(due, () => reconcileInstance(deps, due.id, stop)),
-    concurrency + 1, // the one more is for the other organizations
+  const organizations = createOrganizationConcurrency(concurrency, queue)
+  const jobs = queue.work(
+    (instance, stop) => organizations.run(instance, () => reconcileInstance(deps, instance.id, stop)),
+    concurrency + 1, // one more, for the other organizations
   )
   const tasks: PeriodicTask[] = [
-    sweeping(deps, sweepEveryMs, lanes.sweepQueue),
-    { name: 'the look for drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: findDrift },
+    sweepTask(deps, sweepEveryMs, organizations.sweepQueue),
+    { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
     ...others,
   ]
   const periodic = runPeriodically(tasks, stopping.signal, log)
@@ -78,7 +78,7 @@ export async function startWorker(
   return {
     async stop(): Promise<void> {
       stopping.abort()
-      await working.stop(drainMs)
+      await jobs.stop(drainMs)
       await atMost(tasksEndMs, periodic)
     },
   }

@@ -25,14 +25,14 @@ const bugs = [
   {
     bug: 'skip-the-fencing-check',
     file: 'reconcile-property',
-    caughtBy: 'whatever is asked, whatever fails, whoever is killed',
+    caughtBy: 'an instance settles as its last intent wants',
   },
   {
     bug: 'settle-without-the-generation-guard',
     file: 'reconcile-property',
-    caughtBy: 'a delete that comes while a worker is at any of its calls is never swallowed',
+    caughtBy: 'a delete during any call of a worker is never lost',
   },
-  { bug: 'drop-the-sweep', file: 'integration/lifecycle', caughtBy: 'whose bell was lost is found by the sweep' },
+  { bug: 'drop-the-sweep', file: 'integration/lifecycle', caughtBy: 'whose job was lost is found by the sweep' },
   {
     bug: 'forget-to-look-before-start',
     file: 'sandbox-local',

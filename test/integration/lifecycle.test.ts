@@ -60,7 +60,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
     const makeDueNow = () => chowder.database.pool.query(`UPDATE instances SET next_attempt_at = now()`)
 
-    test('that is created comes up with its configuration, its token and its sandbox shown', async () => {
+    test('that is created runs with its configuration and its token, and shows its sandbox', async () => {
       const id = await create({ openclaw_config: { agent: { system_prompt: 'You are a lobster.' } } })
       const instance = await isIn(id, 'running')
       expect(instance).toMatchObject({
@@ -73,7 +73,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await rowOf(id)).attempts).toBe(1)
     })
 
-    test('shows the step it is in, and none once it is settled', repeated, async () => {
+    test('shows its current step, and none once it is settled', repeated, async () => {
       let seen: string | null = null
       driver.onCall = async (method, id) => {
         if (method === 'create') seen = (await call('GET', `/${id}/status`)).body.step
@@ -94,7 +94,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(2)
     })
 
-    test('that is deleted leaves no sandbox, and no credentials of its channels and skills', repeated, async () => {
+    test('that is deleted keeps no sandbox, and no credentials of its channels and skills', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const { pool } = chowder.database
@@ -104,7 +104,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       )
       await pool.query(`INSERT INTO skills (instance_id, name, sealed_settings) VALUES ($1, 'weather', 'v1.x')`, [id])
       await call('DELETE', `/${id}`)
-      await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
+      await until('the sandbox to be destroyed', () => !driver.sandboxes.has(id))
       await isIn(id, 'terminated')
       const { rows } = await pool.query(
         'SELECT instance_id FROM channels WHERE instance_id = $1 UNION ALL SELECT instance_id FROM skills WHERE instance_id = $1',
@@ -113,21 +113,21 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(rows).toEqual([])
     })
 
-    test('that is deleted while it is provisioned is gone, and nothing was started for it afterwards', async () => {
+    test('that is deleted while it is provisioned has no sandbox, and its gateway is not started again', async () => {
       gateway.behaviour.health = 'starting'
       const id = await create()
       await until('the gateway to be started', () => driver.sandboxes.get(id)?.running)
       await call('DELETE', `/${id}`)
-      await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
+      await until('the sandbox to be destroyed', () => !driver.sandboxes.has(id))
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('whose platform’s replies are lost has one sandbox and one gateway all the same', repeated, async () => {
+    test('has one sandbox and one gateway when replies of the platform are lost', repeated, async () => {
       driver.fail({ method: 'create', when: 'after' })
       driver.fail({ method: 'start', when: 'after' })
       const id = await create()
       await until(
-        'both faults to have struck',
+        'it to run after both faults',
         async () => {
           await makeDueNow()
           return (await call('GET', `/${id}`)).body.status === 'running'
@@ -138,7 +138,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect([...driver.sandboxes.keys()].filter((known) => known === id)).toHaveLength(1)
     })
 
-    test('whose platform fails is retried with a pause, and given up at the fifth attempt with a reason that names no secret of the host', async () => {
+    test('is retried after a pause when the platform fails, and given up at the fifth attempt with a reason without secrets of the host', async () => {
       driver.fail({ method: 'create', times: 99, error: new Error('EACCES /var/lib/secret') })
       const askedAt = Date.now()
       const id = await create()
@@ -163,7 +163,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     })
 
     test(
-      'whose gateway ends with code 78 is an error at once, with the gateway’s words and without our token',
+      'whose gateway exits with code 78 is an error at once, with the gateway’s output and without its token',
       repeated,
       async () => {
         driver.exitAfterStart = () => 78
@@ -179,15 +179,15 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     )
 
     test.each([
-      ['crashes at its start', 1, 'a stack trace'],
+      ['crashes while it starts', 1, 'a stack trace'],
       [
-        'is too slow for its own lock at its start',
+        'does not refresh its lock in time while it starts',
         78,
         'gateway.maintenance_required: the lease was not refreshed in time',
       ],
-    ])('whose gateway %s is tried again', repeated, async (_, code, words) => {
+    ])('whose gateway %s is tried again', repeated, async (_, code, output) => {
       let crashes = 2
-      driver.output = words
+      driver.output = output
       driver.exitAfterStart = () => (crashes-- > 0 ? code : null)
       const id = await create()
       await until(
@@ -201,7 +201,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(3)
     })
 
-    test('whose gateway shows no progress ends in a reason, and what was started is stopped', {
+    test('whose gateway makes no progress is an error with a reason, and its gateway is stopped', {
       ...repeated,
       timeout: 70_000,
     }, async () => {
@@ -219,36 +219,36 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.sandboxes.get(id)?.running).toBe(false)
     })
 
-    test('whose gateway dies by itself is provisioning, then running again', repeated, async () => {
+    test('whose gateway ends by itself is provisioning, then running again', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const seen = Promise.withResolvers<void>()
       driver.onCall = (method, of) => (method === 'start' && of === id ? seen.promise : undefined)
       driver.die(id, 137)
-      await until('the death to be noticed', async () => (await call('GET', `/${id}`)).body.status === 'provisioning')
+      await until('the end to be noticed', async () => (await call('GET', `/${id}`)).body.status === 'provisioning')
       seen.resolve()
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(2)
     })
 
     test(
-      'whose gateway keeps ending is provisioning from then on, also while it waits for its next start',
+      'whose gateway ends again and again is provisioning, also during the pause before the next start',
       repeated,
       async () => {
         const id = await create()
         await isIn(id, 'running')
-        // As many as were started in the last minutes.
+        // As after four starts in the last minutes.
         await chowder.database.pool.query('UPDATE instances SET attempts = 4 WHERE id = $1', [id])
         driver.die(id, 3)
         const isWaiting = async () => {
           const { body } = await call('GET', `/${id}`)
           return body.status !== 'running' && body.step === 'startGateway' && body
         }
-        const waiting = await until('the death to be noticed', isWaiting)
+        const waiting = await until('the end to be noticed', isWaiting)
         expect(waiting).toMatchObject({ status: 'provisioning', error_message: null })
         expect((await rowOf(id)).error_message).toBe('The gateway ended by itself (exit code 3).')
         await sleep(1000)
-        expect(driver.starts.get(id), 'its pause is of some seconds').toBe(1)
+        expect(driver.starts.get(id), 'the pause takes some seconds').toBe(1)
         expect(await rowOf(id)).toMatchObject({ attempts: 4 })
         await isIn(id, 'running')
         expect(driver.starts.get(id)).toBe(2)
@@ -256,16 +256,20 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       },
     )
 
-    test('whose gateway is found somewhere else is reached there, and was not disturbed', repeated, async () => {
+    test('whose gateway has another address is reached there, and is not restarted', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const other = await startFakeGateway({})
       try {
-        // It answers, as the gateway of another agent would.
+        // This address answers too, like the gateway of another agent.
         await chowder.database.pool.query('UPDATE instances SET endpoint = $2 WHERE id = $1', [id, JSON.stringify(other.endpoint)]) // biome-ignore format: short
         const endpointOf = async () =>
           (await chowder.database.pool.query('SELECT endpoint FROM instances WHERE id = $1', [id])).rows[0].endpoint
-        await until('the row to say so', async () => isDeepStrictEqual(await endpointOf(), gateway.endpoint), 15_000)
+        await until(
+          'the row to have the address',
+          async () => isDeepStrictEqual(await endpointOf(), gateway.endpoint),
+          15_000,
+        )
         await isIn(id, 'running')
         expect(driver.starts.get(id)).toBe(1)
       } finally {
@@ -273,7 +277,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       }
     })
 
-    test('that has stopped since its sandbox was listed is left alone', repeated, async () => {
+    test('that was stopped after its sandbox was listed does not become due', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       await call('POST', `/${id}/stop`)
@@ -282,59 +286,63 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
         yield { id, state: 'running' as const }
       }
       const sandboxes = Object.create(driver, { list: { value: list } })
-      const look = createDriftDetector({ ...chowder.deps, sandboxes })
+      const detectDrift = createDriftDetector({ ...chowder.deps, sandboxes })
       const { generation } = await rowOf(id)
-      for (let count = 0; count < 2; count += 1) await look(AbortSignal.timeout(5000))
+      for (let count = 0; count < 2; count += 1) await detectDrift(AbortSignal.timeout(5000))
       expect((await rowOf(id)).generation).toBe(generation)
     })
 
-    test('whose sandbox was left over after its end is destroyed', repeated, async () => {
+    test('that is terminated and whose sandbox is left over has it destroyed', repeated, async () => {
       const id = await create()
       await isIn(id, 'running')
       const sandbox = driver.sandboxes.get(id)
       await call('DELETE', `/${id}`)
-      await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
+      await until('the sandbox to be destroyed', () => !driver.sandboxes.has(id))
       await isIn(id, 'terminated')
       if (sandbox) driver.sandboxes.set(id, sandbox)
-      await until('it to be gone again', () => !driver.sandboxes.has(id), 15_000)
+      await until('it to be destroyed again', () => !driver.sandboxes.has(id), 15_000)
     })
 
-    test('whose destruction fails is terminated all the same and destroyed in the end', repeated, async () => {
-      const id = await create()
-      await isIn(id, 'running')
-      driver.fail({ method: 'destroy', times: 3 })
-      await call('DELETE', `/${id}`)
-      expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
-      await until(
-        'the sandbox to be gone',
-        async () => {
-          await makeDueNow()
-          return !driver.sandboxes.has(id)
-        },
-        30_000,
-      )
-      expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
-    })
+    test(
+      'whose sandbox cannot be destroyed at first is terminated at once, and its sandbox is destroyed later',
+      repeated,
+      async () => {
+        const id = await create()
+        await isIn(id, 'running')
+        driver.fail({ method: 'destroy', times: 3 })
+        await call('DELETE', `/${id}`)
+        expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
+        await until(
+          'the sandbox to be destroyed',
+          async () => {
+            await makeDueNow()
+            return !driver.sandboxes.has(id)
+          },
+          30_000,
+        )
+        expect((await call('GET', `/${id}`)).body.status).toBe('terminated')
+      },
+    )
 
-    test('whose bell was lost is found by the sweep', async () => {
-      const { enqueue: ring } = chowder.queue
+    test('whose job was lost is found by the sweep', async () => {
+      const { enqueue } = chowder.queue
       chowder.queue.enqueue = () => {}
       chowder.deps.queue.enqueue = () => {}
       const id = await create()
-      chowder.queue.enqueue = ring
-      chowder.deps.queue.enqueue = ring
+      chowder.queue.enqueue = enqueue
+      chowder.deps.queue.enqueue = enqueue
       await isIn(id, 'running')
     })
 
-    test('that is rung for twenty times at once is started once', async () => {
+    test('that is enqueued twenty times at once is started once', async () => {
       const id = await create()
-      const row = { id, organizationId: '', generation: 1, leaseToken: 0 }
-      for (let queue = 0; queue < 20; queue += 1) chowder.queue.enqueue({ ...row, leaseToken: queue })
+      const row = { id, organizationId: '', generation: 1 }
+      for (let leaseToken = 0; leaseToken < 20; leaseToken += 1) chowder.queue.enqueue({ ...row, leaseToken })
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('that hangs is restarted only after the look from inside failed too', {
+    test('whose gateway hangs is restarted only when it does not answer inside its sandbox either', {
       ...repeated,
       timeout: 70_000,
     }, async () => {
@@ -343,7 +351,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       gateway.behaviour.health = 'failing'
       driver.execResult = { exitCode: 0, stdout: '', stderr: '' }
       await until(
-        'a look from inside',
+        'a probe inside the sandbox',
         () => driver.calls.some((made) => made.method === 'exec' && made.id === id),
         25_000,
       )
@@ -357,8 +365,8 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
   })
 })
 
-describe('an instance of another engine', () => {
-  test('is left alone by this worker, which says so', async () => {
+describe('an instance of another sandbox driver', () => {
+  test('is not touched by this worker, which logs that', async () => {
     const driver = new FakeDriver(() => gateway.endpoint)
     const chowder = await openTestChowder({ sandboxes: driver })
     const { key } = await chowder.signUp()
@@ -373,8 +381,8 @@ describe('an instance of another engine', () => {
 })
 
 describe('a key that the provider refuses', () => {
-  test('is an error with words at the first start', async () => {
-    // Below a path, as of a gateway to several vendors, which knows no other.
+  test('is an error with a reason at the first start', async () => {
+    // The API is below a path, as at a proxy for several providers.
     const provider = (await import('node:http')).createServer((request, response) =>
       response.writeHead(request.url?.startsWith('/anthropic/v1/models') ? 401 : 404).end('{}'),
     )

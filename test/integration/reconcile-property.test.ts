@@ -13,12 +13,12 @@ const gateway = await startFakeGateway({})
 const driver = new FakeDriver(() => gateway.endpoint)
 let chowder: TestChowder
 let organization: { id: string; key: string }
-let findDrift: ReturnType<typeof createDriftDetector>
+let detectDrift: ReturnType<typeof createDriftDetector>
 
 beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver, timeouts: { graceMs: 10, hungMs: 50 } })
   organization = await chowder.signUp()
-  findDrift = createDriftDetector(chowder.deps)
+  detectDrift = createDriftDetector(chowder.deps)
   await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
 })
 afterAll(async () => {
@@ -26,7 +26,7 @@ afterAll(async () => {
   await gateway.close()
 })
 
-/** A small generator of numbers from 0 to 1 that a seed repeats (mulberry32). */
+/** Numbers from 0 to 1, the same for the same seed (mulberry32). */
 function numbersFrom(seed: number): () => number {
   let state = seed
   return () => {
@@ -39,51 +39,51 @@ function numbersFrom(seed: number): () => number {
 
 const methods: Fault['method'][] = ['prepare', 'create', 'start', 'stop', 'destroy', 'observe']
 const operations = 12
-const mostPasses = 40
+const maxAttempts = 40
 
-/** A worker that was stopped in the middle, as by SIGSTOP or a machine that sleeps: it goes on when it is woken. */
-interface Sleeper {
+/** A worker that is suspended in a call, as by SIGSTOP or on a machine that sleeps, until it is resumed. */
+interface SuspendedWorker {
   /** The fencing token of its lease. */
   token: number
-  wake(): Promise<void>
+  resume(): Promise<void>
 }
 
 /**
- * Runs a worker over the row. At one of its calls it may be gone for good, as one that was killed, or fall asleep: then it
- * goes on, lease or no lease, once the answer is called.
+ * Runs a worker on the row. At the call with the given number it may be killed, which ends it for good, or suspended: the
+ * returned worker goes on when it is resumed, with or without its lease.
  */
 async function runWorker(
   id: string,
-  fate: 'lives' | 'is killed' | 'falls asleep',
-  callsUntilThen: number,
-): Promise<Sleeper | null> {
+  fate: 'completes' | 'is killed' | 'is suspended',
+  atCall: number,
+): Promise<SuspendedWorker | null> {
   const stop = new AbortController()
-  const gone = Promise.withResolvers<void>()
-  const awake = Promise.withResolvers<void>()
+  const reached = Promise.withResolvers<void>()
+  const resumed = Promise.withResolvers<void>()
   let calls = 0
-  if (fate !== 'lives') {
+  if (fate !== 'completes') {
     driver.onCall = async (_method, called) => {
       if (called === id) calls += 1
-      if (calls !== callsUntilThen) return
-      gone.resolve()
-      await (fate === 'is killed' ? new Promise(() => {}) : awake.promise)
+      if (calls !== atCall) return
+      reached.resolve()
+      await (fate === 'is killed' ? new Promise(() => {}) : resumed.promise)
     }
   }
   const working = reconcileInstance(chowder.deps, id, stop.signal)
-  working.catch(() => {}) // a sleeper that has lost its lease ends so
-  let isGone = false
+  working.catch(() => {}) // a suspended worker that lost its lease ends with an error
+  let isReached = false
   await Promise.race([
     working,
-    gone.promise.then(() => {
-      isGone = true
+    reached.promise.then(() => {
+      isReached = true
     }),
   ])
   driver.onCall = () => {}
-  if (!isGone || fate !== 'falls asleep') return null
+  if (!isReached || fate !== 'is suspended') return null
   return {
     token: (await rowOf(id)).lease_token,
-    async wake() {
-      awake.resolve()
+    async resume() {
+      resumed.resolve()
       await working.catch(() => {})
     },
   }
@@ -92,20 +92,21 @@ async function runWorker(
 const rowOf = async (id: string) =>
   (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
 
-async function wakeUp(id: string, { token, wake }: Sleeper): Promise<void> {
+async function resume(id: string, worker: SuspendedWorker): Promise<void> {
   const before = await rowOf(id)
-  await wake()
-  if (before.lease_token !== token) expect(await rowOf(id), 'who lost its lease writes nothing').toEqual(before)
+  await worker.resume()
+  if (before.lease_token !== worker.token)
+    expect(await rowOf(id), 'a worker that lost its lease writes nothing').toEqual(before)
 }
 
-/** The clock goes on: a dead worker's lease runs out, and the time of the next attempt comes. */
+/** Lets the lease of a dead worker expire, and the time of the next attempt come. */
 const letTimePass = (id: string) =>
   chowder.database.pool.query(
     `UPDATE instances SET lease_until = now() - interval '1 second', next_attempt_at = now() WHERE id = $1`,
     [id],
   )
 
-async function liveThrough(seed: number): Promise<void> {
+async function runScenario(seed: number): Promise<void> {
   const random = numbersFrom(seed)
   const pick = <T>(choices: readonly T[]): T => choices[Math.floor(random() * choices.length)] as T
   const { db } = chowder.deps
@@ -115,12 +116,12 @@ async function liveThrough(seed: number): Promise<void> {
   })
   const id: string = body.id
   let wanted: 'running' | 'stopped' | 'terminated' = 'running'
-  const sleepers: Sleeper[] = []
-  let woken = 0
+  const suspended: SuspendedWorker[] = []
+  let resumed = 0
 
   for (let step = 0; step < operations; step += 1) {
-    const what = random()
-    if (what < 0.35) {
+    const chance = random()
+    if (chance < 0.35) {
       const intent = pick(['start', 'stop', 'stop', 'start', 'delete'] as const)
       try {
         if (intent === 'delete') await terminateInstance(db, organization.id, id)
@@ -129,48 +130,48 @@ async function liveThrough(seed: number): Promise<void> {
       } catch (error) {
         if (!(error instanceof AppError && error.kind === 'conflict')) throw error
       }
-    } else if (what < 0.55) {
+    } else if (chance < 0.55) {
       driver.fail({ method: pick(methods), when: pick(['before', 'after']), times: 1 + Math.floor(random() * 3) })
-    } else if (what < 0.65) {
+    } else if (chance < 0.65) {
       if (driver.sandboxes.get(id)?.running) driver.die(id, pick([1, 137, null]))
-    } else if (what < 0.72 && sleepers.length > 0) {
-      woken += 1
-      await wakeUp(id, sleepers.shift() as Sleeper)
+    } else if (chance < 0.72 && suspended.length > 0) {
+      resumed += 1
+      await resume(id, suspended.shift() as SuspendedWorker)
     } else {
       await letTimePass(id)
-      const fate = pick(['lives', 'lives', 'lives', 'is killed', 'falls asleep'] as const)
-      const sleeper = await runWorker(id, fate, 1 + Math.floor(random() * 12))
-      if (sleeper) sleepers.push(sleeper)
+      const fate = pick(['completes', 'completes', 'completes', 'is killed', 'is suspended'] as const)
+      const worker = await runWorker(id, fate, 1 + Math.floor(random() * 12))
+      if (worker) suspended.push(worker)
     }
   }
-  for (const sleeper of sleepers) {
-    woken += 1
-    await wakeUp(id, sleeper)
+  for (const worker of suspended) {
+    resumed += 1
+    await resume(id, worker)
   }
 
   driver.heal()
   let row = await getInstance(db, organization.id, id)
   const settle = async () => {
-    for (let pass = 0; pass < mostPasses && row.observedGeneration < row.generation; pass += 1) {
+    for (let attempt = 0; attempt < maxAttempts && row.observedGeneration < row.generation; attempt += 1) {
       await letTimePass(id)
-      await runWorker(id, 'lives', 0)
+      await runWorker(id, 'completes', 0)
       row = await getInstance(db, organization.id, id)
     }
   }
   await settle()
   expect(row.observedGeneration, 'it settles').toBe(row.generation)
-  // What a sleeper did to the sandbox after its lease was another's is found by the look for drift.
+  // A suspended worker may have changed the sandbox after it lost its lease: the detection of drift finds that.
   await letTimePass(id)
-  await findDrift(AbortSignal.timeout(10_000))
+  await detectDrift(AbortSignal.timeout(10_000))
   row = await getInstance(db, organization.id, id)
   await settle()
 
   expect(row.observedGeneration, 'it settles').toBe(row.generation)
   expect(row.desiredState, 'the last accepted intent wins').toBe(wanted)
   const sandbox = driver.sandboxes.get(id)
-  const made = driver.creations.get(id) ?? 0
-  // Who wakes up in its create after a delete makes one again, which the look for drift finds.
-  expect(made, 'one sandbox at most, and none is made again').toBeLessThanOrEqual(1 + woken)
+  const created = driver.creations.get(id) ?? 0
+  // A worker that is resumed in its create after a delete creates a sandbox again; the detection of drift finds it.
+  expect(created, 'one sandbox at most, and none is created again').toBeLessThanOrEqual(1 + resumed)
   const status = publicStatus(row)
   if (wanted === 'terminated') expect([status, sandbox]).toEqual(['terminated', undefined])
   if (wanted === 'stopped') expect([status, sandbox?.running ?? false]).toEqual(['stopped', false])
@@ -179,39 +180,39 @@ async function liveThrough(seed: number): Promise<void> {
   }
   if (wanted === 'running' && status !== 'error') expect(status).toBe('running')
   driver.sandboxes.delete(id)
-  await chowder.database.pool.query('DELETE FROM instances WHERE id = $1', [id]) // the look for drift is for the next seed's
+  await chowder.database.pool.query('DELETE FROM instances WHERE id = $1', [id]) // the next seed detects drift of its own
 }
 
-/** Lives through so many seeds in a row, or through SEED alone. */
-async function liveThroughSeeds(count: number): Promise<void> {
+/** Runs the scenarios of `count` seeds in a row, or that of SEED alone. */
+async function runScenarios(count: number): Promise<void> {
   const first = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
   const seeds = process.env.SEED ? 1 : count
   for (let seed = first; seed < first + seeds; seed += 1) {
-    await liveThrough(seed).catch((error: unknown) => {
+    await runScenario(seed).catch((error: unknown) => {
       throw new Error(`SEED=${seed} repeats this failure`, { cause: error })
     })
   }
 }
 
 const property =
-  'whatever is asked, whatever fails, whoever is killed: it settles as the last intent wants, with one sandbox at most'
-test(property, { timeout: 300_000 }, () => liveThroughSeeds(40))
-test(`${property}, in 400 runs`, { timeout: 1_000_000, tags: ['long'] }, () => liveThroughSeeds(400))
+  'an instance settles as its last intent wants, with one sandbox at most, whatever fails and whichever worker is killed'
+test(property, { timeout: 300_000 }, () => runScenarios(40))
+test(`${property}, in 400 runs`, { timeout: 1_000_000, tags: ['long'] }, () => runScenarios(400))
 
-test('a delete that comes while a worker is at any of its calls is never swallowed', async () => {
+test('a delete during any call of a worker is never lost', async () => {
   const { db } = chowder.deps
   for (let calls = 1; ; calls += 1) {
     const { body } = await chowder.call('POST', '/v1/instances', { key: organization.key, body: { name: 'x' } })
     const id: string = body.id
-    const sleeper = await runWorker(id, 'falls asleep', calls)
+    const worker = await runWorker(id, 'is suspended', calls)
     await terminateInstance(db, organization.id, id)
-    await sleeper?.wake()
-    for (let pass = 0; pass < mostPasses && (await isDue(id)); pass += 1) {
+    await worker?.resume()
+    for (let attempt = 0; attempt < maxAttempts && (await isDue(id)); attempt += 1) {
       await letTimePass(id)
-      await runWorker(id, 'lives', 0)
+      await runWorker(id, 'completes', 0)
     }
-    expect(driver.sandboxes.has(id), `a sandbox is left when it comes at call ${calls}`).toBe(false)
-    if (!sleeper) {
+    expect(driver.sandboxes.has(id), `a sandbox is left after a delete during call ${calls}`).toBe(false)
+    if (!worker) {
       expect(calls, 'calls of a whole start').toBeGreaterThan(5)
       break
     }

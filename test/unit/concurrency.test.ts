@@ -2,10 +2,10 @@ import { expect, test } from 'vitest'
 import type { InstanceRef } from '#instances/queue.ts'
 import { createOrganizationConcurrency } from '#lifecycle/concurrency.ts'
 
-const row = (organizationId: string, id: string): InstanceRef => ({ organizationId, id, generation: 1, leaseToken: 0 })
+const ref = (organizationId: string, id: string): InstanceRef => ({ organizationId, id, generation: 1, leaseToken: 0 })
 
-/** Work that ends when it is told to. */
-function openWorks() {
+/** Records which work was started, and ends it on demand. */
+function createWork() {
   const started: string[] = []
   const ends = new Map<string, () => void>()
   const workOn = (id: string) => () => {
@@ -15,79 +15,79 @@ function openWorks() {
   return { started, workOn, end: (id: string) => ends.get(id)?.() }
 }
 
-test('no organization has more than its lanes, whoever else has some', () => {
-  const { started, workOn } = openWorks()
+test('no organization runs more than its limit, and others run beside it', () => {
+  const { started, workOn } = createWork()
   const { run } = createOrganizationConcurrency(3, { enqueue() {} })
-  for (const id of ['a1', 'a2', 'a3', 'a4', 'a5']) void run(row('a', id), workOn(id))
-  void run(row('b', 'b1'), workOn('b1'))
+  for (const id of ['a1', 'a2', 'a3', 'a4', 'a5']) void run(ref('a', id), workOn(id))
+  void run(ref('b', 'b1'), workOn('b1'))
   expect(started).toEqual(['a1', 'a2', 'a3', 'b1'])
 })
 
-test('what was passed over is rung for as lanes of its organization get free, each once', async () => {
-  const { workOn, end } = openWorks()
-  const rung: string[] = []
-  const { run } = createOrganizationConcurrency(1, { enqueue: ({ id }) => rung.push(id) })
-  const other = run(row('b', 'b1'), workOn('b1'))
-  const first = run(row('a', 'a1'), workOn('a1'))
-  for (const id of ['a2', 'a3', 'a2']) await run(row('a', id), workOn(id))
+test('a deferred instance is enqueued once, when a run of its organization has ended', async () => {
+  const { workOn, end } = createWork()
+  const enqueued: string[] = []
+  const { run } = createOrganizationConcurrency(1, { enqueue: ({ id }) => enqueued.push(id) })
+  const other = run(ref('b', 'b1'), workOn('b1'))
+  const first = run(ref('a', 'a1'), workOn('a1'))
+  for (const id of ['a2', 'a3', 'a2']) await run(ref('a', id), workOn(id))
   end('b1')
   await other
-  expect(rung).toEqual([])
+  expect(enqueued).toEqual([])
   end('a1')
   await first
-  expect(rung).toEqual(['a2'])
-  const second = run(row('a', 'a2'), workOn('a2'))
+  expect(enqueued).toEqual(['a2'])
+  const second = run(ref('a', 'a2'), workOn('a2'))
   end('a2')
   await second
-  expect(rung).toEqual(['a2', 'a3'])
+  expect(enqueued).toEqual(['a2', 'a3'])
 })
 
-test('a lane is free again also after work that failed', async () => {
+test('a run that failed counts as ended', async () => {
   const { run } = createOrganizationConcurrency(1, { enqueue() {} })
-  await expect(run(row('a', 'a1'), () => Promise.reject(new Error('it failed')))).rejects.toThrow('it failed')
-  const { started, workOn } = openWorks()
-  void run(row('a', 'a2'), workOn('a2'))
+  await expect(run(ref('a', 'a1'), () => Promise.reject(new Error('it failed')))).rejects.toThrow('it failed')
+  const { started, workOn } = createWork()
+  void run(ref('a', 'a2'), workOn('a2'))
   expect(started).toEqual(['a2'])
 })
 
-test('a sweep rings for no more of an organization than can be of use, and not for what is kept', async () => {
-  const { workOn, end } = openWorks()
-  const rung: string[] = []
-  const { run, sweepQueue: bellOfSweep } = createOrganizationConcurrency(2, { enqueue: ({ id }) => rung.push(id) })
+test('a sweep enqueues no more of an organization than can run or be deferred, and no deferred instance', async () => {
+  const { workOn, end } = createWork()
+  const enqueued: string[] = []
+  const { run, sweepQueue } = createOrganizationConcurrency(2, { enqueue: ({ id }) => enqueued.push(id) })
   const all = Array.from({ length: 100 }, (_, index) => `a${index}`)
   const sweep = () => {
-    rung.length = 0
-    const queue = bellOfSweep()
-    for (const id of all) queue.enqueue(row('a', id))
-    queue.enqueue(row('b', 'b0'))
-    return rung
+    enqueued.length = 0
+    const queue = sweepQueue()
+    for (const id of all) queue.enqueue(ref('a', id))
+    queue.enqueue(ref('b', 'b0'))
+    return enqueued
   }
   expect(sweep()).toEqual([...all.slice(0, 2 + 64), 'b0'])
-  const works = all.slice(0, 2).map((id) => run(row('a', id), workOn(id)))
-  for (const id of all.slice(10, 40)) await run(row('a', id), workOn(id))
+  const works = all.slice(0, 2).map((id) => run(ref('a', id), workOn(id)))
+  for (const id of all.slice(10, 40)) await run(ref('a', id), workOn(id))
   all.splice(0, 2) // leased, and so not due
   expect(sweep()).toEqual([...all.slice(0, 8), ...all.slice(38, 38 + 64 - 30 - 8), 'b0'])
-  rung.length = 0
+  enqueued.length = 0
   end('a0')
   await works[0]
-  expect(rung).toEqual(['a10'])
-  expect(sweep(), 'had that bell been lost').toContain('a10')
+  expect(enqueued).toEqual(['a10'])
+  expect(sweep(), 'in case that job was lost').toContain('a10')
   end('a1')
   await works[1]
-  expect(sweep(), 'nobody else rings').toContain('a12')
+  expect(sweep(), 'nothing else enqueues it').toContain('a12')
 })
 
-test('a sweep rings for what is kept while a lane of its organization is free', async () => {
-  const { workOn, end } = openWorks()
-  const rung: string[] = []
-  const { run, sweepQueue: bellOfSweep } = createOrganizationConcurrency(2, { enqueue: ({ id }) => rung.push(id) })
-  void run(row('a', 'hangs'), workOn('hangs'))
-  const other = run(row('a', 'ends'), workOn('ends'))
-  for (const id of ['a1', 'a2']) await run(row('a', id), workOn(id))
+test('a sweep enqueues deferred instances while their organization is below its limit', async () => {
+  const { workOn, end } = createWork()
+  const enqueued: string[] = []
+  const { run, sweepQueue } = createOrganizationConcurrency(2, { enqueue: ({ id }) => enqueued.push(id) })
+  void run(ref('a', 'hangs'), workOn('hangs'))
+  const other = run(ref('a', 'ends'), workOn('ends'))
+  for (const id of ['a1', 'a2']) await run(ref('a', id), workOn(id))
   end('ends')
   await other
-  expect(rung.splice(0)).toEqual(['a1'])
-  // Another worker took that one: this one's lane stays free.
-  bellOfSweep().enqueue(row('a', 'a2'))
-  expect(rung).toEqual(['a2'])
+  expect(enqueued.splice(0)).toEqual(['a1'])
+  // Another worker took that instance, so this worker stays below the limit.
+  sweepQueue().enqueue(ref('a', 'a2'))
+  expect(enqueued).toEqual(['a2'])
 })

@@ -1,0 +1,108 @@
+import { createPostgresBackend, type Job, Queue, Worker } from 'bullmq'
+import { Redis } from 'ioredis'
+import pg from 'pg'
+import type { InstanceRef } from '#instances/queue.ts'
+
+export const queueName = 'reconcile-instance'
+/** The schema that holds BullMQ's tables. */
+export const queueSchema = 'bullmq'
+const poolSize = 8
+/** Without it a connection that broke without a sign is noticed after two hours. */
+const keepAliveInitialDelayMillis = 10_000
+const connectTimeoutMs = 5000
+export const enqueueTimeoutMs = 5000
+const statementTimeoutMs = 15_000
+/** A connection that broke without a sign is given up after this. Above the 10 s that a worker waits for a job. */
+const silenceMs = 20_000
+const maxReconnectPauseMs = 2000
+
+/** Where the jobs are kept: in Redis, or in the database itself. */
+export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
+
+/** A job holds ids and counts only: no secrets. */
+export type ProcessJob = (job: Job<InstanceRef>) => Promise<void>
+
+export interface BackendEvents {
+  failed(error: unknown): void
+  recovered(): void
+}
+
+/** A job that runs twice is harmless, because of the lease: so jobs may be found stalled soon, and any number of times. */
+const workerOptions = {
+  autorun: false,
+  lockDuration: 10_000,
+  stalledInterval: 5000,
+  maxStalledCount: 1000,
+  // By default a worker takes no jobs for 15 s after it lost its connection, and cannot be closed sooner.
+  runRetryDelay: 1000,
+}
+
+export type BackendConnections = ReturnType<typeof connectBackend>
+
+/** Connects in the background. Connections to Redis report their errors to `events`; BullMQ reports the others. */
+export const connectBackend = (backend: QueueBackend, prefix: string | undefined, events: BackendEvents) =>
+  backend.kind === 'postgres'
+    ? connectPostgres(backend.connection, prefix, events)
+    : connectRedis(backend.url, prefix, events)
+
+const namingFor = (prefix: string | undefined) => (prefix === undefined ? {} : { prefix })
+
+function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { recovered }: BackendEvents) {
+  const pool = new pg.Pool({
+    ...config,
+    max: poolSize,
+    keepAlive: true,
+    keepAliveInitialDelayMillis,
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
+    query_timeout: silenceMs,
+    options: `-c search_path=${queueSchema}`,
+  })
+  pool.on('connect', recovered)
+  // The pool's published types and BullMQ's own description of them differ in the overloads of `on` alone.
+  const connection = pool as unknown as Parameters<typeof createPostgresBackend>[1]['connection']
+  const options = { ...namingFor(prefix), connection }
+  return {
+    createJobQueue: () => new Queue(queueName, options, createPostgresBackend),
+    createWorker: (process: ProcessJob, concurrency: number) =>
+      new Worker(queueName, process, { ...options, ...workerOptions, concurrency }, createPostgresBackend),
+    ping: (): Promise<unknown> => pool.query('select 1'),
+    close: () => pool.end(),
+  }
+}
+
+function connectRedis(url: string, prefix: string | undefined, { failed, recovered }: BackendEvents) {
+  const connections: Redis[] = []
+  const connect = (options: {
+    maxRetriesPerRequest: number | null
+    enableOfflineQueue: boolean
+    socketTimeout: number
+  }) => {
+    const redis = new Redis(url, {
+      ...options,
+      keepAlive: keepAliveInitialDelayMillis,
+      retryStrategy: (times) => Math.min(times * 100, maxReconnectPauseMs),
+    })
+    redis.on('error', failed)
+    redis.on('ready', recovered)
+    connections.push(redis)
+    return redis
+  }
+  // Adding a job fails at once while Redis is unreachable: the request that enqueues does not wait.
+  const adding = connect({ maxRetriesPerRequest: 1, enableOfflineQueue: false, socketTimeout: enqueueTimeoutMs })
+  const naming = namingFor(prefix)
+  return {
+    createJobQueue: () => new Queue(queueName, { ...naming, connection: adding }),
+    createWorker: (process: ProcessJob, concurrency: number) =>
+      new Worker(queueName, process, {
+        ...naming,
+        ...workerOptions,
+        concurrency,
+        connection: connect({ maxRetriesPerRequest: null, enableOfflineQueue: true, socketTimeout: silenceMs }),
+      }),
+    ping: (): Promise<unknown> => adding.ping(),
+    async close() {
+      for (const redis of connections) redis.disconnect()
+    },
+  }
+}
