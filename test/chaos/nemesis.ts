@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
+import pTimeout from 'p-timeout'
 import type pg from 'pg'
 import { pino } from 'pino'
 import { examine } from '#commands/doctor/examine.ts'
@@ -15,6 +16,7 @@ import { type CloudCall, cloudFaultKinds, type FakeCloud, startFakeCloud } from 
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { present } from '../support/present.ts'
 import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
+import { until } from '../support/until.ts'
 import {
   findDoubled,
   findIllegalTransitions,
@@ -242,11 +244,6 @@ async function signUp(url: string, pool: pg.Pool, providerKey: string, limit: nu
   return { id, key: String(key), limit }
 }
 
-async function waitFor(what: string, timeoutMs: number, check: () => boolean): Promise<void> {
-  for (const deadline = performance.now() + timeoutMs; !check(); await sleep(50))
-    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`)
-}
-
 /**
  * Two APIs and two workers of Chowder, as real processes on a fake cloud, behind proxies; clients that create, start, stop,
  * configure and delete instances; and all the while one fault after the other, as the seed says. Then all faults end, and
@@ -348,13 +345,10 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     await recovered()
     log('the faults have ended')
     ending.abort()
-    const ended = await Promise.race([
-      Promise.all(clients).then(() => true),
-      sleep(clientsEndMs, false, { ref: false }),
-    ])
-    if (!ended) throw new Error(`the clients had no answer ${clientsEndMs} ms after the last fault`)
+    const message = `the clients had no answer ${clientsEndMs} ms after the last fault`
+    await pTimeout(Promise.all(clients), { milliseconds: clientsEndMs, message })
     await Promise.all(stage.background)
-    await waitFor('all processes to run again', startTimeoutMs, allRun)
+    await until('all processes to run again', allRun, startTimeoutMs)
   }
 
   /** Until nothing is left to be done, for as long as a look for drift takes; what is left at the bound is a violation. */
@@ -411,7 +405,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
   }
 
   try {
-    await waitFor('Chowder to run', startTimeoutMs, allRun)
+    await until('Chowder to run', allRun, startTimeoutMs)
     const organizations = await Promise.all([
       signUp(present(urls()[0]), pool, providerKey, smallLimit),
       signUp(present(urls()[0]), pool, providerKey, null),

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createWriteStream } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import pTimeout from 'p-timeout'
 
 const entry = join(import.meta.dirname, 'chowder.ts')
 /** Longer than a process gives itself to close. */
@@ -82,15 +83,11 @@ export function superviseReplica(options: {
   async function kill(signal: 'SIGKILL' | 'SIGTERM'): Promise<void> {
     isTold = true
     child?.kill(signal)
-    const late = new AbortController()
-    const stuck = sleep(exitTimeoutMs, undefined, { signal: late.signal }).then(
-      () => {
-        child?.kill('SIGKILL')
-        throw new Error(`a ${role} did not end within ${exitTimeoutMs} ms of ${signal}`)
-      },
-      () => {},
-    )
-    await Promise.race([ended, stuck]).finally(() => late.abort())
+    const message = `a ${role} did not end within ${exitTimeoutMs} ms of ${signal}`
+    await pTimeout(ended, { milliseconds: exitTimeoutMs, message }).catch((error: unknown) => {
+      child?.kill('SIGKILL')
+      throw error
+    })
   }
 
   return {

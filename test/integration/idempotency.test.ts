@@ -1,6 +1,5 @@
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import {} from '#database/client.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'

@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { poll } from '#platform/poll.ts'
 
 const requestTimeoutMs = 300_000
 const statusEveryMs = 200
@@ -79,14 +79,15 @@ export async function signUp(url: string, anthropicKey: string): Promise<string>
 
 /** Polls an instance as a client does until it has a status; throws when it is `error` instead, or after `timeoutMs`. */
 export async function waitForStatus(client: Api, id: string, wanted: string, timeoutMs = 240_000): Promise<void> {
-  const deadline = performance.now() + timeoutMs
-  for (;;) {
+  let last: unknown
+  const isWanted = async () => {
     const { status, body } = await client.get(`/v1/instances/${id}/status`)
-    if (status === 200 && body.status === wanted) return
     if (body.status === 'error') throw new Error((await client.get(`/v1/instances/${id}`)).body.error_message)
-    if (performance.now() > deadline) throw new Error(`not ${wanted} after ${timeoutMs} ms: ${JSON.stringify(body)}`)
-    await sleep(statusEveryMs)
+    last = body
+    return status === 200 && body.status === wanted
   }
+  if (!(await poll(isWanted, { pauseMs: statusEveryMs, timeoutMs })))
+    throw new Error(`not ${wanted} after ${timeoutMs} ms: ${JSON.stringify(last)}`)
 }
 
 /** Where an instance's session takes messages; without a session the default one. */

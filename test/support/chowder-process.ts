@@ -2,9 +2,9 @@ import { execFile, spawn } from 'node:child_process'
 import { chmod, mkdtemp, readdir, readFile, readlink, rm, stat, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import pTimeout from 'p-timeout'
 import { inject } from 'vitest'
 import { present } from './present.ts'
 import { preparedRelease, releasesFolder } from './release.ts'
@@ -64,18 +64,6 @@ function runningLine(output: string): { url?: string } | undefined {
   return line === undefined ? undefined : JSON.parse(line)
 }
 
-async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
-  const late = new AbortController()
-  try {
-    return await Promise.race([
-      promise,
-      sleep(ms, undefined, { signal: late.signal }).then(() => Promise.reject(new Error(`${what} took over ${ms} ms`))),
-    ])
-  } finally {
-    late.abort()
-  }
-}
-
 /** Starts Chowder as an operator does, and returns once it says that it runs. Throws with its output when it ends. */
 export async function startChowder(options: ChowderOptions): Promise<ChowderProcess> {
   const { child, exited, output, hasExited } = spawnChowder(options)
@@ -96,7 +84,10 @@ export async function startChowder(options: ChowderOptions): Promise<ChowderProc
     output,
     async kill(signal) {
       child.kill(signal)
-      return within(exitTimeoutMs, `ending Chowder by ${signal}`, exited).catch((error: unknown) => {
+      return pTimeout(exited, {
+        milliseconds: exitTimeoutMs,
+        message: `Chowder has not ended ${exitTimeoutMs} ms after ${signal}`,
+      }).catch((error: unknown) => {
         child.kill('SIGKILL')
         throw error
       })
@@ -107,7 +98,10 @@ export async function startChowder(options: ChowderOptions): Promise<ChowderProc
 /** Runs Chowder to its end: for a command, or a start that must fail. */
 export async function runChowder(options: ChowderOptions): Promise<{ code: number | null; output: string }> {
   const { child, exited, output } = spawnChowder(options)
-  const code = await within(startTimeoutMs, 'a run of Chowder', exited).finally(() => child.kill('SIGKILL'))
+  const code = await pTimeout(exited, {
+    milliseconds: startTimeoutMs,
+    message: `the run takes over ${startTimeoutMs} ms`,
+  }).finally(() => child.kill('SIGKILL'))
   return { code, output: output() }
 }
 

@@ -2,8 +2,8 @@ import { spawn } from 'node:child_process'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
+import pTimeout from 'p-timeout'
 import pg from 'pg'
 import { pino } from 'pino'
 import type { TestProject } from 'vitest/node'
@@ -44,12 +44,7 @@ async function startRedis(): Promise<{ url: string; stop(): Promise<void> } | nu
   const url = `redis://127.0.0.1:${port}`
   const probe = new Redis(url, { retryStrategy: () => 50, maxRetriesPerRequest: null })
   probe.on('error', () => {})
-  await Promise.race([
-    probe.ping(),
-    sleep(startTimeoutMs, undefined, { ref: false }).then(() =>
-      Promise.reject(new Error('redis-server does not answer')),
-    ),
-  ])
+  await pTimeout(probe.ping(), { milliseconds: startTimeoutMs, message: 'redis-server does not answer' })
   probe.disconnect()
   const ended = new Promise((resolve) => child.once('exit', resolve))
   return {

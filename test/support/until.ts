@@ -1,12 +1,8 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { poll } from '#platform/poll.ts'
 
-/** Waits until `check` answers something truthy, and returns it; throws after `timeoutMs`, saying what was waited for. */
-export async function until<T>(what: string, check: () => T | Promise<T>, timeoutMs = 30_000): Promise<NonNullable<T>> {
-  const deadline = performance.now() + timeoutMs
-  for (;;) {
-    const value = await check()
-    if (value) return value
-    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`)
-    await sleep(20)
-  }
+/** Waits until `check` returns something truthy, and returns that; throws after `timeoutMs` and names `what`. */
+export async function until<T>(what: string, check: () => T | Promise<T>, timeoutMs = 30_000) {
+  const found = await poll(check, { pauseMs: 20, timeoutMs })
+  if (found === undefined) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`)
+  return found
 }
