@@ -6,13 +6,13 @@ const maxDeferred = 64
 /** Shares a worker's concurrency between organizations. */
 export interface OrganizationConcurrency {
   /**
-   * Runs `work` at once when the instance's organization is below its limit. Otherwise `work` does not run: the instance
-   * is deferred, and enqueued again once a run of that organization has ended.
+   * Runs `work` at once when the instance's organization is below its limit. Otherwise `work` does not run: the
+   * instance is deferred, and enqueued again once a run of that organization has ended.
    */
   run(instance: InstanceRef, work: () => Promise<void>): Promise<void>
   /**
-   * A queue for one sweep. It drops instances that would only be deferred: deferred ones, while their organization is at
-   * its limit, and more of one organization than can run or be deferred. A slow worker would be busy with those alone.
+   * A queue for one sweep. It drops instances that a worker could not run soon: deferred ones, while their organization
+   * is at its limit, and more of one organization than can run or be deferred. They would only keep a slow worker busy.
    */
   sweepQueue(): InstanceQueue
 }

@@ -19,8 +19,8 @@ const healthyMinutes = 10
 const batch = 1000
 
 /**
- * Returns a check that compares rows with their sandboxes and raises the generation of rows that differ, so that workers
- * repair them. It never changes a sandbox. A platform that cannot be reached is no evidence, and nothing is raised.
+ * Returns a function that compares rows with their sandboxes, and raises the generation of rows that differ so that
+ * workers repair them. It never changes a sandbox. A platform that cannot be reached is no evidence of drift.
  */
 export function createDriftDetector(deps: LifecycleDeps) {
   const { db, sandboxes, queue, log } = deps

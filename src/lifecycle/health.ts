@@ -17,9 +17,9 @@ export const isAnswering = async (
 ) => endpoint !== null && probeHealth(endpoint, path, { timeoutMs: probeTimeoutMs, signal })
 
 /**
- * Waits until a gateway that starts is ready. Fails when the gateway ends, and when it takes too long: it is stopped then,
- * because a gateway that hangs at its start would hang for the next attempt too. Asks `/startupz`, not `/readyz`: that
- * one fails while any chat channel does, and a wrong bot token is no reason to stop an agent.
+ * Waits until a gateway that starts is ready. Fails when the gateway ends, and when it takes too long: it is stopped
+ * then, because a gateway that hangs at its start would hang for the next attempt too. Asks `/startupz`, not `/readyz`:
+ * that one fails while any chat channel does, and a wrong bot token is no reason to stop an agent.
  */
 export async function waitUntilReady(context: StepContext): Promise<StepOutcome> {
   const { lease, sandboxes, timeouts, signal } = context
@@ -58,8 +58,10 @@ export function describeExit(exit: Observation['exit']): string {
   return exit?.code == null ? 'exit code unknown' : `exit code ${exit.code}`
 }
 
+type OutputContext = Pick<StepContext, 'db' | 'vault' | 'lease' | 'sandboxes'>
+
 /** The failure of a gateway that ended before it was ready. */
-export async function endedDuringStart(context: StepContext, { exit }: Observation): Promise<Failure> {
+export async function endedDuringStart(context: OutputContext, { exit }: Observation): Promise<Failure> {
   const output = await context.sandboxes.logs(context.lease.instance.id, progressLines)
   const isRefusedConfiguration = exit?.code === configurationExitCode && !output.includes(lockNotRefreshed)
   return {
@@ -73,12 +75,7 @@ const lastLines = 6
 const lastCharacters = 600
 
 /** The gateway's last output, with the secrets that Chowder gave it masked. */
-export async function readLastOutput({
-  db,
-  vault,
-  lease,
-  sandboxes,
-}: Pick<StepContext, 'db' | 'vault' | 'lease' | 'sandboxes'>): Promise<string> {
+export async function readLastOutput({ db, vault, lease, sandboxes }: OutputContext): Promise<string> {
   const { token, providerKey } = await unsealInstance(db, vault, lease.instance)
   let output = (await sandboxes.logs(lease.instance.id, lastLines)).trim()
   for (const secret of [token, providerKey]) if (secret) output = output.replaceAll(secret, '***')

@@ -27,7 +27,7 @@ export interface BackendEvents {
   recovered(): void
 }
 
-/** A job that runs twice is harmless, because of the lease: so jobs may be found stalled soon, and any number of times. */
+/** The lease makes a job that runs twice harmless: so jobs may be found stalled soon, and any number of times. */
 const workerOptions = {
   autorun: false,
   lockDuration: 10_000,

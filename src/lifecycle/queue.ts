@@ -36,8 +36,8 @@ export interface ReconcileQueue extends InstanceQueue {
   /** How long the oldest waiting job has waited; null when none waits. */
   oldestWaitMs(): Promise<number | null>
   /**
-   * Calls `process` for each job, at most `concurrency` at once. `stop` takes no new jobs, lets the running ones end for
-   * `drainMs`, then aborts them.
+   * Calls `process` for each job, at most `concurrency` at once. `stop` takes no new jobs, waits `drainMs` at most for
+   * the running ones, then aborts them.
    */
   work(process: ProcessInstance, concurrency: number): { stop(drainMs: number): Promise<void> }
   close(): Promise<void>

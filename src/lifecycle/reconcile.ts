@@ -33,11 +33,11 @@ export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: A
   const taken = await takeDue(deps.db, id, deps.sandboxes.name)
   if (!taken) return
   const log = deps.log.child({ instanceId: id, organizationId: taken.organizationId, generation: taken.generation })
-  const withLog = { ...deps, log }
+  const scoped = { ...deps, log }
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
-    const outcome = await attempt(withLog, lease, stop)
-    if (outcome.kind === 'again') await postpone(withLog, lease, outcome)
-    else if (outcome.kind !== 'done') await handleFailure(withLog, lease, outcome)
+    const outcome = await attempt(scoped, lease, stop)
+    if (outcome.kind === 'again') await postpone(scoped, lease, outcome)
+    else if (outcome.kind !== 'done') await handleFailure(scoped, lease, outcome)
   })
   if (released?.due) deps.queue.enqueue(released.instance)
 }
@@ -59,10 +59,10 @@ async function attempt(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Pr
 }
 
 /**
- * Whether an instance that should run has no attempt left. A failed attempt gives up by itself, in `handleFailure`. Two
- * cases remain: the worker process ended during each attempt, or each attempt succeeded and the gateway ended soon
- * after, because attempts are reset only once a gateway has been healthy for a while. A running gateway is looked after
- * however many attempts there were.
+ * Whether an instance that should run has had all its attempts before this one. The last attempt that fails gives the
+ * instance up, see `handleFailure`, so three cases remain. The worker process ended during each attempt. Each attempt
+ * succeeded, and the gateway ended soon after: attempts are reset only when a gateway has been healthy for 10 minutes.
+ * Or the instance was given up and its sandbox could not be stopped. A ready gateway that runs is always looked after.
  */
 async function areAttemptsUsedUp({ sandboxes }: LifecycleDeps, { instance, signal }: Lease): Promise<boolean> {
   if (instance.desiredState !== 'running' || instance.attempts <= maxAttempts) return false
@@ -110,7 +110,7 @@ async function runPlan(deps: LifecycleDeps, lease: Lease, startedBefore: boolean
     }
     const seen = desiredState === 'running' ? await deps.sandboxes.observe(id, signal) : null
     if (seen && !seen.endpoint) {
-      const failure = await endedDuringStart({ ...context, startedGateway }, seen)
+      const failure = await endedDuringStart(context, seen)
       signal.throwIfAborted()
       return failure
     }
@@ -171,7 +171,7 @@ async function handleFailure(deps: LifecycleDeps, lease: Lease, failure: Failure
   await lease.postpone(generation, backoffSeconds(attempts), messageOf(failure))
 }
 
-/** Stops the sandbox of a row that should run, then settles the row as an error. The row stays due if the stop fails. */
+/** Stops the sandbox of an instance that should run, then settles it as an error. It stays due if the stop fails. */
 async function giveUp(deps: LifecycleDeps, lease: Lease, errorMessage: string): Promise<void> {
   const { log } = deps
   const { generation, attempts } = lease.instance

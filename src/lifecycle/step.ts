@@ -70,8 +70,8 @@ export interface Failure {
 export type StepOutcome = Done | Again | Failure
 
 /**
- * One idempotent step towards the desired state: it looks first, acts only where the sandbox or the gateway differs, and
- * records what later attempts need. Expected failures are outcomes. Anything thrown counts as `failed`, see `failureOf`.
+ * One idempotent step towards the desired state: it looks first, acts only where the sandbox or the gateway differs,
+ * and records what later attempts need. Expected failures are outcomes; exceptions become failures in `failureOf`.
  */
 export type Step = (context: StepContext) => Promise<StepOutcome>
 

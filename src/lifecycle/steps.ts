@@ -81,8 +81,8 @@ function parseJson(content: string | null): Record<string, unknown> | null {
 }
 
 /**
- * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended gateway.
- * A gateway that ended by itself repeatedly, each time before it had been healthy for long, is started after a pause.
+ * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended
+ * gateway. A gateway that ended by itself before it had been healthy for long is started after a pause.
  */
 const startGateway: Step = async ({ sandboxes, lease, signal }) => {
   const { state, exit } = await sandboxes.observe(lease.instance.id, signal)

@@ -17,7 +17,7 @@ export const defaultIntervals: Intervals = { sweepEveryMs: 5000, driftEveryMs: 5
 const sweepTimeoutMs = 60_000
 /** A platform that hangs for longer is asked again in the next run. */
 const driftTimeoutMs = 60_000
-/** How long running attempts may take to end before they are aborted. The next start continues with the aborted ones. */
+/** How long running attempts may take to end before they are aborted. Another worker continues the aborted ones. */
 const drainMs = 20_000
 /** With so many due rows, more than the queue takes from one sweep, the next sweep follows sooner. */
 const backlog = 64
@@ -44,8 +44,8 @@ function sweepTask({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queue
 }
 
 /**
- * Works on due rows until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection of
- * drift and `others` run periodically. A worker that is killed leaves nothing undone that the next one does not find.
+ * Works on due rows until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection
+ * of drift and `others` run periodically. The next worker finds all that a killed one leaves undone.
  */
 export async function startWorker(
   deps: LifecycleDeps,

@@ -107,7 +107,8 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await until('the sandbox to be destroyed', () => !driver.sandboxes.has(id))
       await isIn(id, 'terminated')
       const { rows } = await pool.query(
-        'SELECT instance_id FROM channels WHERE instance_id = $1 UNION ALL SELECT instance_id FROM skills WHERE instance_id = $1',
+        `SELECT instance_id FROM channels WHERE instance_id = $1
+         UNION ALL SELECT instance_id FROM skills WHERE instance_id = $1`,
         [id],
       )
       expect(rows).toEqual([])
@@ -138,7 +139,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect([...driver.sandboxes.keys()].filter((known) => known === id)).toHaveLength(1)
     })
 
-    test('is retried after a pause when the platform fails, and given up at the fifth attempt with a reason without secrets of the host', async () => {
+    test('is retried with pauses when the platform fails, then given up with a reason without secrets', async () => {
       driver.fail({ method: 'create', times: 99, error: new Error('EACCES /var/lib/secret') })
       const askedAt = Date.now()
       const id = await create()
@@ -262,7 +263,8 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       const other = await startFakeGateway({})
       try {
         // This address answers too, like the gateway of another agent.
-        await chowder.database.pool.query('UPDATE instances SET endpoint = $2 WHERE id = $1', [id, JSON.stringify(other.endpoint)]) // biome-ignore format: short
+        const endpoint = JSON.stringify(other.endpoint)
+        await chowder.database.pool.query('UPDATE instances SET endpoint = $2 WHERE id = $1', [id, endpoint])
         const endpointOf = async () =>
           (await chowder.database.pool.query('SELECT endpoint FROM instances WHERE id = $1', [id])).rows[0].endpoint
         await until(

@@ -49,8 +49,8 @@ interface SuspendedWorker {
 }
 
 /**
- * Runs a worker on the row. At the call with the given number it may be killed, which ends it for good, or suspended: the
- * returned worker goes on when it is resumed, with or without its lease.
+ * Runs a worker on the row. At the call with the given number it may be killed, which ends it for good, or suspended:
+ * the returned worker goes on when it is resumed, with or without its lease.
  */
 async function runWorker(
   id: string,
@@ -180,7 +180,7 @@ async function runScenario(seed: number): Promise<void> {
   }
   if (wanted === 'running' && status !== 'error') expect(status).toBe('running')
   driver.sandboxes.delete(id)
-  await chowder.database.pool.query('DELETE FROM instances WHERE id = $1', [id]) // the next seed detects drift of its own
+  await chowder.database.pool.query('DELETE FROM instances WHERE id = $1', [id]) // no drift for the next seed
 }
 
 /** Runs the scenarios of `count` seeds in a row, or that of SEED alone. */
@@ -194,8 +194,7 @@ async function runScenarios(count: number): Promise<void> {
   }
 }
 
-const property =
-  'an instance settles as its last intent wants, with one sandbox at most, whatever fails and whichever worker is killed'
+const property = 'an instance settles as its last intent wants, with one sandbox at most, whatever fails and is killed'
 test(property, { timeout: 300_000 }, () => runScenarios(40))
 test(`${property}, in 400 runs`, { timeout: 1_000_000, tags: ['long'] }, () => runScenarios(400))
 
