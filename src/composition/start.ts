@@ -17,7 +17,7 @@ import { eraseTerminated } from '#instances/erase.ts'
 import { createFindGateway, createFindSummary } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import { raiseGeneration } from '#instances/intent.ts'
-import { isRunningAtRest } from '#instances/status.ts'
+import { isRunningAndFree } from '#instances/status.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
@@ -174,7 +174,7 @@ const markForRestart = (db: Db, driver: string) =>
       ...raiseGeneration('restart'),
       changedBy: changedBy({ type: 'instance.due', reason: 'Chowder was stopped with its agents.' }),
     })
-    .where(and(isRunningAtRest, eq(instances.sandboxDriver, driver)))
+    .where(and(isRunningAndFree, eq(instances.sandboxDriver, driver)))
 
 /**
  * Composes Chowder from its parts and sets it going in a role: resolves once it serves or works, or has migrated. What it

@@ -4,7 +4,7 @@ import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
 import { raiseGeneration } from './intent.ts'
-import { isDueNow, isNotTerminated, isRunningAtRest, isSettled } from './status.ts'
+import { isDueNow, isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
 /** How long a take or a renewal holds: also how long a killed holder blocks its row. */
 const leaseSeconds = 30
@@ -26,12 +26,12 @@ export class IntentChanged extends Error {
 }
 
 /** Columns that only the holder of the lease writes. */
-type Observed = Partial<
+type ObservedColumns = Partial<
   Pick<Instance, 'changedBy' | 'endpoint' | 'errorMessage' | 'sandboxId' | 'step' | 'terminatedAt'>
 > & { attempts?: number | SQL; readyAt?: SQL | null; updatedAt?: SQL }
 
 /** Columns that a caller's change may set. */
-export type Changed = Pick<Instance, 'name' | 'metadata' | 'sealedConfig'>
+export type EditableColumns = Pick<Instance, 'name' | 'metadata' | 'sealedConfig'>
 
 /** The right to work on one row, fenced by a token that every write carries. */
 export interface Lease {
@@ -42,12 +42,12 @@ export interface Lease {
   /** A signal that is also aborted, with IntentChanged, once the row's generation is another one than now. */
   untilIntentChanges(): AbortSignal
   /** Writes observations and reads the row again. Throws LeaseLost. */
-  write(fields: Observed): Promise<void>
+  write(fields: ObservedColumns): Promise<void>
   /**
    * Declares that `generation` was worked off and writes the last observations. False, with nothing written, when the
    * intent has changed meanwhile: a newer change is never swallowed. Throws LeaseLost.
    */
-  settle(generation: number, fields: Observed): Promise<boolean>
+  settle(generation: number, fields: ObservedColumns): Promise<boolean>
   /** Puts the work on `generation` off; an intent that is newer is not kept waiting by it. Throws LeaseLost. */
   postpone(generation: number, seconds: number, errorMessage: string): Promise<void>
   /**
@@ -55,7 +55,11 @@ export interface Lease {
    * writes what belongs to it in the same transaction. False, with nothing written, when the instance was terminated
    * meanwhile. Throws LeaseLost.
    */
-  store(generation: number, fields: Observed & Partial<Changed>, also?: (tx: Db) => Promise<unknown>): Promise<boolean>
+  store(
+    generation: number,
+    fields: ObservedColumns & Partial<EditableColumns>,
+    also?: (tx: Db) => Promise<unknown>,
+  ): Promise<boolean>
 }
 
 const held = sql`now() + make_interval(secs => ${leaseSeconds})`
@@ -89,7 +93,7 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
       ...raiseGeneration('changeRunning'),
       changedBy: changedBy({ type: 'instance.change_begun' }),
     })
-    .where(and(eq(instances.id, id), eq(instances.organizationId, organizationId), isRunningAtRest))
+    .where(and(eq(instances.id, id), eq(instances.organizationId, organizationId), isRunningAndFree))
     .returning()
   return row ?? null
 }

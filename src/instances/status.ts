@@ -10,7 +10,7 @@ export type InstanceStatus = (typeof instanceStatuses)[number]
 type StatusColumns = Pick<Instance, 'desiredState' | 'generation' | 'observedGeneration' | 'readyAt'>
 
 /** What a bell is rung with. */
-export const dueColumns = {
+export const instanceRefColumns = {
   id: instances.id,
   organizationId: instances.organizationId,
   generation: instances.generation,
@@ -34,7 +34,7 @@ export function requireRunning(row: StatusColumns): void {
 }
 
 /** Whether a row has not this status with everything that goes with it yet, and is on the way there. */
-export const isGettingTo = (status: 'running' | 'stopped', row: StatusColumns): boolean =>
+export const canStillReach = (status: 'running' | 'stopped', row: StatusColumns): boolean =>
   publicStatus(row) === (status === 'running' ? 'provisioning' : 'stopped') && !isSettled(row)
 
 /** The same rule in SQL. */
@@ -64,6 +64,6 @@ export const isFree = lt(instances.leaseUntil, sql`now()`)
 export const isDueNow = and(isDue, isFree, lte(instances.nextAttemptAt, sql`now()`))
 
 /** Running as wanted, at rest and held by nobody: what may be looked at for drift, or changed while it runs. */
-export const isRunningAtRest = and(hasStatus.running, eq(instances.observedGeneration, instances.generation), isFree)
+export const isRunningAndFree = and(hasStatus.running, eq(instances.observedGeneration, instances.generation), isFree)
 
 export const isNotTerminated = ne(instances.desiredState, 'terminated')

@@ -4,7 +4,7 @@ import pMap from 'p-map'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
-import { isFree, isRunningAtRest, isSettled, publicStatus } from '#instances/status.ts'
+import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/status.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
@@ -80,7 +80,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
       const rows = await db
         .select()
         .from(instances)
-        .where(and(isRunningAtRest, eq(instances.sandboxDriver, sandboxes.name), sql`${instances.id} > ${after}`))
+        .where(and(isRunningAndFree, eq(instances.sandboxDriver, sandboxes.name), sql`${instances.id} > ${after}`))
         .orderBy(instances.id)
         .limit(batch)
       await checkEach(rows, (row) => checkRunningRow(row, signal), signal)
@@ -135,7 +135,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
       .set({ attempts: 0 })
       .where(
         and(
-          isRunningAtRest,
+          isRunningAndFree,
           eq(instances.sandboxDriver, sandboxes.name),
           sql`${instances.attempts} > 0`,
           sql`${instances.readyAt} < now() - make_interval(mins => ${healthyMinutes})`,

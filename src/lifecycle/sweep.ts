@@ -2,7 +2,7 @@ import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
-import { dueColumns, isDueNow } from '#instances/status.ts'
+import { instanceRefColumns, isDueNow } from '#instances/status.ts'
 
 /** The most rows that one sweep enqueues; the next sweep takes the rest. */
 const batch = 500
@@ -15,7 +15,7 @@ export async function sweep(db: Db, sandboxDriver: string, queue: InstanceQueue)
   const { id, nextAttemptAt, organizationId } = instances
   const turn = sql<number>`row_number() OVER (PARTITION BY ${organizationId} ORDER BY ${nextAttemptAt}, ${id})`
   const due = await db
-    .select(dueColumns)
+    .select(instanceRefColumns)
     .from(instances)
     .where(and(eq(instances.sandboxDriver, sandboxDriver), isDueNow))
     .orderBy(turn, nextAttemptAt)

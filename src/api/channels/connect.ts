@@ -73,7 +73,7 @@ async function configureChannel(
 ): Promise<void> {
   let settings: ChannelSettings
   await changeConfig(deps, organizationId, instanceId, {
-    next({ channels, ...others }) {
+    edit({ channels, ...others }) {
       const before = channels.find((other) => other.channel === channel)
       settings = { channel, enabled: true, config: mergeSettings(channel, config, before?.config ?? null) }
       return { ...others, channels: [...channels.filter((other) => other !== before), settings] }
@@ -82,7 +82,7 @@ async function configureChannel(
     async verify(gateway, signal) {
       if (getChannelDefinition(channel).type === 'token') await waitUntilConnected(gateway, settings, signal)
     },
-    atRest: 'refuse',
+    whenNotRunning: 'refuse',
   })
 }
 

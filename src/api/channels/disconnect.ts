@@ -16,12 +16,12 @@ export async function disconnectChannel(
   const stored = await findStoredChannel(deps.db, organizationId, instanceId, channel)
   if (!stored?.enabled) return
   await changeConfig(deps, organizationId, instanceId, {
-    next: ({ channels, ...others }) => ({
+    edit: ({ channels, ...others }) => ({
       ...others,
       channels: channels.map((other) => (other.channel === channel ? { ...other, enabled: false } : other)),
     }),
     store: (tx, { id }) => disableChannel(tx, id, channel),
-    atRest: 'store',
+    whenNotRunning: 'store',
   })
 }
 
@@ -50,11 +50,11 @@ export async function removeChannel(
   channel: string,
 ): Promise<void> {
   await changeConfig(deps, organizationId, instanceId, {
-    next: ({ channels, ...others }) => ({
+    edit: ({ channels, ...others }) => ({
       ...others,
       channels: channels.filter((other) => other.channel !== channel),
     }),
     store: (tx, { id }) => deleteChannel(tx, id, channel),
-    atRest: 'store',
+    whenNotRunning: 'store',
   })
 }

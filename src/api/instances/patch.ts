@@ -23,8 +23,8 @@ export async function patchInstance(
   }
   if (openclawConfig) parseOverrides(openclawConfig) // refuses bad ones before anything changes
   return changeConfig(deps, organizationId, id, {
-    next: (stored) => ({ ...stored, openclawConfig }),
-    fields: (row) => ({ ...labels, sealedConfig: sealConfig(deps.vault, row.id, openclawConfig) }),
-    atRest: 'store',
+    edit: (stored) => ({ ...stored, openclawConfig }),
+    columns: (row) => ({ ...labels, sealedConfig: sealConfig(deps.vault, row.id, openclawConfig) }),
+    whenNotRunning: 'store',
   })
 }

@@ -13,7 +13,7 @@ import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
 import { createInstance, getInstance, listInstances, unsealConfig } from '#instances/row.ts'
-import { isGettingTo } from '#instances/status.ts'
+import { canStillReach } from '#instances/status.ts'
 import { readUntil, waitUntilSettled } from '#instances/wait.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
@@ -175,7 +175,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const head = await read()
       if (wait === undefined) return toInstanceStatus(head, publicUrl())
       const signal = AbortSignal.any([clientLeft(reply), closing.signal])
-      const isOver = (latest: InstanceSummary) => !isGettingTo(wait, latest)
+      const isOver = (latest: InstanceSummary) => !canStillReach(wait, latest)
       return toInstanceStatus(await readUntil(head, isOver, read, { waitMs: timeout * 1000, signal }), publicUrl())
     },
   )

@@ -14,7 +14,7 @@ import { changedBy, forgetWords, recordEvent } from '#history/record.ts'
 import { eraseInstances, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
-import { dueColumns, isDue, isNotTerminated } from '#instances/status.ts'
+import { instanceRefColumns, isDue, isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
@@ -49,7 +49,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
         changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
       })
       .where(and(eq(instances.organizationId, id), isNotTerminated))
-      .returning(dueColumns)
+      .returning(instanceRefColumns)
     await tx
       .update(organizations)
       .set({

@@ -15,7 +15,7 @@ import { changedBy, recordEvent } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
 import { providerKeyPlace } from '#instances/row.ts'
-import { dueColumns, isDue } from '#instances/status.ts'
+import { instanceRefColumns, isDue } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -119,4 +119,4 @@ const raiseGenerations = (tx: Db, organizationId: string, provider: ModelProvide
         or(isNotNull(instances.readyAt), isDue),
       ),
     )
-    .returning(dueColumns)
+    .returning(instanceRefColumns)

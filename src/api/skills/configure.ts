@@ -38,8 +38,8 @@ export async function changeSettings(
   patch: SettingsPatch,
 ): Promise<void> {
   await changeConfig(deps, organizationId, instanceId, {
-    next: (stored) => withSettings(stored, name, mergeSettings(stored.skills[name] ?? {}, patch)),
+    edit: (stored) => withSettings(stored, name, mergeSettings(stored.skills[name] ?? {}, patch)),
     store: (tx, { id }) => patchStoredSettings(tx, deps.vault, id, name, patch),
-    atRest: 'store',
+    whenNotRunning: 'store',
   })
 }

@@ -102,7 +102,7 @@ async function install(
   const slug = referenceText(reference)
   const { promise: installed, resolve } = Promise.withResolvers<Installation>()
   await changeConfig(deps, organizationId, id, {
-    next: (stored) => stored,
+    edit: (stored) => stored,
     async verify(gateway, signal) {
       const stored = await listStoredSkills(deps.db, organizationId, id)
       const { replace, objection } = plan(await readSkills(gateway), stored)
@@ -114,7 +114,7 @@ async function install(
       const { skill, digest } = await installed
       await storeRelease(tx, id, { name: skill.key, slug, version, digest })
     },
-    atRest: 'refuse',
+    whenNotRunning: 'refuse',
   })
   return installed
 }

@@ -23,9 +23,9 @@ export async function uninstallSkill(
   requireRunning(instance)
   const reference = requireReference(await getSkill(deps, organizationId, instanceId, name))
   await changeConfig(deps, organizationId, instanceId, {
-    next: (stored) => withSettings(stored, name, {}),
+    edit: (stored) => withSettings(stored, name, {}),
     verify: (gateway, signal) => removeSkill(gateway, deps.sandboxes.files(instance.id), reference, signal),
     store: (tx, { id }) => deleteStoredSkill(tx, id, name),
-    atRest: 'refuse',
+    whenNotRunning: 'refuse',
   })
 }

@@ -4,7 +4,7 @@ import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
-import { type Changed, type Lease, takeForChange, withLease } from '#instances/lease.ts'
+import { type EditableColumns, type Lease, takeForChange, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import { getInstance } from '#instances/row.ts'
 import { isNotTerminated, publicStatus } from '#instances/status.ts'
@@ -36,15 +36,15 @@ export interface ChangeDeps {
 /** A change of what an instance's gateway is configured from. */
 export interface ConfigChange {
   /** What is stored, changed. Throws AppError to refuse; called anew when the row was busy. */
-  next(stored: UnsealedInstance, row: Instance): UnsealedInstance
+  edit(stored: UnsealedInstance, row: Instance): UnsealedInstance
   /** Columns of the row that are written along. */
-  fields?(row: Instance): Partial<Changed>
+  columns?(row: Instance): Partial<EditableColumns>
   /** Writes what belongs to the change in other tables, in the transaction that settles it. */
   store?(tx: Db, row: Instance): Promise<unknown>
   /** Asks the gateway, which has taken the change over, whether it is well. A throw undoes the change there. */
   verify?(gateway: GatewayClient, signal: AbortSignal): Promise<void>
   /** Whether an instance that does not run gets the change at its next start, or is a conflict. */
-  atRest: 'store' | 'refuse'
+  whenNotRunning: 'store' | 'refuse'
 }
 
 /**
@@ -69,10 +69,10 @@ export async function changeConfig(
       const takenAt = performance.now()
       const taken = await takeForChange(db, organizationId, id)
       if (taken) return changeRunning(deps, taken, takenAt, change, signal)
-    } else if (change.atRest === 'refuse') {
+    } else if (change.whenNotRunning === 'refuse') {
       throw new AppError('conflict', texts.notRunning(publicStatus(row)))
     } else {
-      const stored = await storeAtRest(deps, row, change)
+      const stored = await storeForNextStart(deps, row, change)
       if (stored) {
         if (stored.generation !== stored.observedGeneration) queue.enqueue(stored)
         return stored
@@ -88,13 +88,17 @@ export async function changeConfig(
  * row's generation is raised, and a start has all its attempts again; a settled one stays settled. Null when the instance
  * runs meanwhile, or is terminated.
  */
-async function storeAtRest({ db, vault }: ChangeDeps, row: Instance, change: ConfigChange): Promise<Instance | null> {
-  change.next(await unsealInstance(db, vault, row), row)
+async function storeForNextStart(
+  { db, vault }: ChangeDeps,
+  row: Instance,
+  change: ConfigChange,
+): Promise<Instance | null> {
+  change.edit(await unsealInstance(db, vault, row), row)
   return db.transaction(async (tx) => {
     const [stored] = await tx
       .update(instances)
       .set({
-        ...change.fields?.(row),
+        ...change.columns?.(row),
         ...raiseGeneration('changeStored'),
         changedBy: changedBy(),
       })
@@ -128,7 +132,7 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
     throw toCallerError(error, lease.signal)
   }
   try {
-    await configure(deps, lease, change.next(stored, lease.instance), change.verify)
+    await configure(deps, lease, change.edit(stored, lease.instance), change.verify)
   } catch (error) {
     const refusal = refusalOf(error) ?? answerFailure(error)
     // The gateway may have taken the new configuration over, unless that is what it refused.
@@ -136,9 +140,9 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
     await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
     throw refusal
   }
-  const fields = { ...change.fields?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
+  const columns = { ...change.columns?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
   const also = async (tx: Db) => change.store?.(tx, lease.instance)
-  if (await lease.store(generation, fields, also)) return lease.instance
+  if (await lease.store(generation, columns, also)) return lease.instance
   throw new AppError('conflict', texts.isTerminated)
 }
 
