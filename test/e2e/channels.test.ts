@@ -1,17 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { agentEnv, forAgents } from '../support/agent-sandboxes.ts'
-import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
-import {
-  type ChowderProcess,
-  findGateway,
-  type GatewayProcess,
-  makeDataDir,
-  removeDataDir,
-  startChowder,
-} from '../support/chowder-process.ts'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import { forAgents } from '../support/agent-sandboxes.ts'
+import { type Api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { findGateway, type GatewayProcess } from '../support/chowder-process.ts'
 import { type FakeMatrix, startFakeMatrix } from '../support/fake-matrix.ts'
 import { type FakeMattermost, startFakeMattermost } from '../support/fake-mattermost.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { type FakeSignal, startFakeSignal } from '../support/fake-signal.ts'
 import { type FakeTelegram, startFakeTelegram } from '../support/fake-telegram.ts'
 import { prepareChannels } from '../support/release.ts'
@@ -22,13 +15,11 @@ const signalAccount = '+15550001111'
 const code = /\b[A-Z0-9]{8}\b/
 
 describe('chat channels of a real agent', () => {
-  let provider: FakeModelProvider
   let telegram: FakeTelegram
   let mattermost: FakeMattermost
   let signal: FakeSignal
   let matrix: FakeMatrix
-  let dataDir: string
-  let chowder: ChowderProcess
+  let agent: TestAgent
   let client: Api
   let id: string
   let gateway: GatewayProcess | null
@@ -38,27 +29,19 @@ describe('chat channels of a real agent', () => {
     client.post(channelPath(channel, '/connect'), config && { config })
 
   beforeAll(async () => {
-    provider = await startFakeModelProvider()
     telegram = await startFakeTelegram(botToken)
     mattermost = await startFakeMattermost('mm-token')
     signal = await startFakeSignal(signalAccount)
     matrix = await startFakeMatrix('syt_a')
     await prepareChannels()
-    dataDir = await makeDataDir()
-    chowder = await startChowder({
-      dataDir,
-      env: { ...(await agentEnv(provider.url)), npm_config_registry: 'http://127.0.0.1:9' },
-    })
-    client = api(chowder.url, await signUp(chowder.url, 'sk-ant-key'))
-    id = (await client.post('/v1/instances', { name: 'chatty' })).body.id
-    await waitForStatus(client, id, 'running')
+    agent = await startAgent({ env: { npm_config_registry: 'http://127.0.0.1:9' } })
+    ;({ client, id } = agent)
     gateway = await findGateway(id)
   })
 
   afterAll(async () => {
-    await chowder?.kill('SIGINT')
-    await removeDataDir(dataDir)
-    await Promise.all([provider?.close(), telegram?.close(), mattermost?.close(), signal?.close(), matrix?.close()])
+    await agent?.close()
+    await Promise.all([telegram?.close(), mattermost?.close(), signal?.close(), matrix?.close()])
   })
 
   it('a token that Telegram refuses is a 400 with its words, and nothing is stored', async () => {

@@ -1,6 +1,6 @@
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { agentEnv } from '../support/agent-sandboxes.ts'
+import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import {
   type Answer,
   type Api,
@@ -12,22 +12,15 @@ import {
   textOf,
   waitForStatus,
 } from '../support/api-client.ts'
-import {
-  type ChowderProcess,
-  findGateway,
-  makeDataDir,
-  removeDataDir,
-  startChowder,
-} from '../support/chowder-process.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { type ChowderProcess, findGateway } from '../support/chowder-process.ts'
+import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
 
-const providerKey = 'sk-ant-canary-provider-key'
 const model = 'claude-sonnet-4-20250514'
 
 describe('talking to a real agent', () => {
   let provider: FakeModelProvider
-  let dataDir: string
+  let agent: TestAgent
   let chowder: ChowderProcess
   let key: string
   let client: Api
@@ -37,23 +30,13 @@ describe('talking to a real agent', () => {
   let failing: Promise<Answer>
 
   beforeAll(async () => {
-    provider = await startFakeModelProvider({ apiKey: providerKey })
-    dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
-    key = await signUp(chowder.url, providerKey)
-    client = api(chowder.url, key)
-    created = await client.post('/v1/instances', { name: 'my-assistant', model_provider: 'anthropic' })
-    id = created.body.id
-    await waitForStatus(client, id, 'running')
+    agent = await startAgent({ fields: { model_provider: 'anthropic' } })
+    ;({ provider, chowder, key, client, created, id } = agent)
     failing = client.post(sessionPath(id, 'failing'), { model, input: '[[fake:status=500]]' })
     failing.catch(() => {}) // whoever waits for it sees it
   })
 
-  afterAll(async () => {
-    await chowder?.kill('SIGINT')
-    await removeDataDir(dataDir)
-    await provider?.close()
-  })
+  afterAll(() => agent?.close())
 
   it('a create answers 201 at once, provisioning, and the agent is running without another call', async () => {
     expect(created.status).toBe(201)

@@ -5,21 +5,14 @@ import { ResponsesWS } from 'openai/resources/responses/ws'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { connectGateway } from '#openclaw/gateway.ts'
-import { agentEnv } from '../support/agent-sandboxes.ts'
-import { type Api, api, signUp, waitForStatus } from '../support/api-client.ts'
-import {
-  type ChowderProcess,
-  findGateway,
-  makeDataDir,
-  removeDataDir,
-  startChowder,
-} from '../support/chowder-process.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import type { Api } from '../support/api-client.ts'
+import { type ChowderProcess, findGateway } from '../support/chowder-process.ts'
+import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { present } from '../support/present.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import { until } from '../support/until.ts'
 
-const providerKey = 'sk-ant-canary-provider-key'
 /** One that OpenClaw tells a temperature, and one that it shows images. */
 const plain = 'claude-sonnet-4-20250514'
 const seeing = 'claude-opus-5'
@@ -59,7 +52,7 @@ function pdfSaying(text: string): Buffer {
 
 describe('clients of the Responses format and a real agent', () => {
   let provider: FakeModelProvider
-  let dataDir: string
+  let agent: TestAgent
   let chowder: ChowderProcess
   let key: string
   let client: Api
@@ -90,19 +83,10 @@ describe('clients of the Responses format and a real agent', () => {
   const asked = () => present(provider.requests.at(-1))
 
   beforeAll(async () => {
-    provider = await startFakeModelProvider({ apiKey: providerKey })
-    dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
-    key = await signUp(chowder.url, providerKey)
-    client = api(chowder.url, key)
-    id = (await client.post('/v1/instances', { name: 'my-assistant', model_provider: 'anthropic' })).body.id
-    await waitForStatus(client, id, 'running')
+    agent = await startAgent()
+    ;({ provider, chowder, key, client, id } = agent)
   })
-  afterAll(async () => {
-    await chowder?.kill('SIGINT')
-    await removeDataDir(dataDir)
-    await provider?.close()
-  })
+  afterAll(() => agent?.close())
   beforeEach(() => {
     provider.requests.length = 0
   })

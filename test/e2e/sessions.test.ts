@@ -1,13 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { agentEnv } from '../support/agent-sandboxes.ts'
-import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
-import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import { type Api, say, sessionPath } from '../support/api-client.ts'
+import type { ChowderProcess } from '../support/chowder-process.ts'
 import { until } from '../support/until.ts'
 
 describe('the sessions of a real agent', () => {
-  let provider: FakeModelProvider
-  let dataDir: string
+  let agent: TestAgent
   let chowder: ChowderProcess
   let client: Api
   let id: string
@@ -19,23 +17,15 @@ describe('the sessions of a real agent', () => {
     (await client.get(path(session))).body.messages.map(({ content }: { content: string }) => content)
 
   beforeAll(async () => {
-    provider = await startFakeModelProvider()
-    dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
-    client = api(chowder.url, await signUp(chowder.url, 'sk-any'))
-    id = (await client.post('/v1/instances', { name: 'agent' })).body.id
-    await waitForStatus(client, id, 'running')
+    agent = await startAgent()
+    ;({ chowder, client, id } = agent)
     await tell('user-42', 'first')
     await tell('user-42', 'second')
     await tell('Grüße 🦞/%', 'third')
     await tell('main', 'fourth')
   })
 
-  afterAll(async () => {
-    await chowder?.kill('SIGINT')
-    await removeDataDir(dataDir)
-    await provider?.close()
-  })
+  afterAll(() => agent?.close())
 
   it('are listed by the ids that messages were sent to, page by page', async () => {
     expect(await listed()).toEqual(['main', 'Grüße 🦞/%', 'user-42'])

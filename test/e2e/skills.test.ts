@@ -1,18 +1,18 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { agentEnv, forAgents } from '../support/agent-sandboxes.ts'
-import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
-import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import { forAgents } from '../support/agent-sandboxes.ts'
+import { type Api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import type { ChowderProcess } from '../support/chowder-process.ts'
 import { type FakeClawHub, type FakeVersion, skillMd, startFakeClawHub } from '../support/fake-clawhub.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
 
-const providerKey = 'sk-ant-canary-provider-key'
 const searchKey = 'canary-of-a-skill-0123456789'
 
 describe('skills of a real agent', () => {
   let provider: FakeModelProvider
   let hub: FakeClawHub
-  let dataDir: string
+  let agent: TestAgent
   let chowder: ChowderProcess
   let client: Api
   let id: string
@@ -36,24 +36,15 @@ describe('skills of a real agent', () => {
     )
 
   beforeAll(async () => {
-    provider = await startFakeModelProvider({ apiKey: providerKey })
     hub = await startFakeClawHub()
-    dataDir = await makeDataDir()
-    chowder = await startChowder({
-      dataDir,
-      env: { ...(await agentEnv(provider.url)), CLAWHUB_REGISTRY: await forAgents(hub.url) },
-    })
-    client = api(chowder.url, await signUp(chowder.url, providerKey))
-    id = (await client.post('/v1/instances', { name: 'my-assistant' })).body.id
-    await waitForStatus(client, id, 'running')
+    agent = await startAgent({ env: { CLAWHUB_REGISTRY: await forAgents(hub.url) } })
+    ;({ provider, chowder, client, id } = agent)
     publish('web-search', '1.0.0')
   })
 
   afterAll(async () => {
-    await chowder?.kill('SIGINT')
-    await removeDataDir(dataDir)
+    await agent?.close()
     await hub?.close()
-    await provider?.close()
   })
 
   it('those that OpenClaw brings along are listed, some of them ready', async () => {

@@ -1,16 +1,9 @@
 import { access, readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { agentEnv } from '../support/agent-sandboxes.ts'
-import { type Api, api, type StreamEvent, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
-import {
-  type ChowderProcess,
-  findGateway,
-  makeDataDir,
-  processesIn,
-  removeDataDir,
-  startChowder,
-} from '../support/chowder-process.ts'
-import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import { type Api, api, type StreamEvent, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { type ChowderProcess, findGateway, processesIn } from '../support/chowder-process.ts'
+import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
 
 const exists = (path: string) =>
@@ -30,31 +23,21 @@ const commandsIn = async (sandbox: string): Promise<string[]> =>
 
 describe('from npm start to the end of a real agent', () => {
   let provider: FakeModelProvider
-  let dataDir: string
+  let agent: TestAgent
   let chowder: ChowderProcess
   let client: Api
   let id: string
   let path: string
 
   beforeAll(async () => {
-    provider = await startFakeModelProvider()
-    dataDir = await makeDataDir()
-    chowder = await startChowder({ dataDir, env: await agentEnv(provider.url) })
-    client = api(chowder.url, await signUp(chowder.url, 'sk-ant-test'))
-    const { body } = await client.post('/v1/instances', {
-      name: 'my-assistant',
-      openclaw_config: { 'agents.defaults.model.primary': 'anthropic/model-at-create' },
+    agent = await startAgent({
+      fields: { openclaw_config: { 'agents.defaults.model.primary': 'anthropic/model-at-create' } },
     })
-    id = body.id
+    ;({ provider, chowder, client, id } = agent)
     path = `/v1/instances/${id}`
-    await waitForStatus(client, id, 'running')
   })
 
-  afterAll(async () => {
-    await chowder?.kill('SIGINT')
-    await removeDataDir(dataDir)
-    await provider?.close()
-  })
+  afterAll(() => agent?.close())
 
   /** What the model was told as its system prompt in a new session. */
   async function systemTextOf(session: string): Promise<string> {

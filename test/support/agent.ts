@@ -1,0 +1,52 @@
+import { agentEnv } from './agent-sandboxes.ts'
+import { type Answer, type Api, api, signUp, waitForStatus } from './api-client.ts'
+import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from './chowder-process.ts'
+import { type FakeModelProvider, startFakeModelProvider } from './fake-model-provider.mjs'
+
+export interface AgentOptions {
+  /** Added to Chowder's settings. */
+  env?: Record<string, string>
+  /** Fields of the instance. */
+  fields?: Record<string, unknown>
+}
+
+/** A Chowder as an operator runs it, with a model's provider and an organization that has one agent, which runs. */
+export interface TestAgent {
+  provider: FakeModelProvider
+  chowder: ChowderProcess
+  /** The organization's key. */
+  key: string
+  client: Api
+  /** The answer to the creation of the instance. */
+  created: Answer
+  id: string
+  /** Ends the agent, Chowder and the provider, and removes the data folder. */
+  close(): Promise<void>
+}
+
+/** The key that the provider takes, and the organization has. */
+export const providerKey = 'sk-ant-canary-provider-key'
+
+/** Starts all of it; the agent takes some 10 s. When a part does not start, what had started is closed. */
+export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): Promise<TestAgent> {
+  const provider = await startFakeModelProvider({ apiKey: providerKey })
+  const dataDir = await makeDataDir()
+  let chowder: ChowderProcess | undefined
+  const close = async () => {
+    await chowder?.kill('SIGINT')
+    await removeDataDir(dataDir)
+    await provider.close()
+  }
+  try {
+    chowder = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url)), ...env } })
+    const key = await signUp(chowder.url, providerKey)
+    const client = api(chowder.url, key)
+    const created = await client.post('/v1/instances', { name: 'my-assistant', ...fields })
+    const id: string = created.body.id
+    await waitForStatus(client, id, 'running')
+    return { provider, chowder, key, client, created, id, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
