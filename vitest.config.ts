@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
+import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
 const minute = 60_000
 const servers = 'test/support/servers.ts'
@@ -7,6 +8,14 @@ const agentSandboxes = 'test/support/agent-sandboxes.ts'
 
 /** Most tests wait for most of their time: more of them run than there are processors. */
 const waiting = Math.max(6, availableParallelism())
+
+/** The journey takes longest of all that run at the same time. */
+class JourneyFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const isOther = ({ project }: TestSpecification) => Number(project.name !== 'journey')
+    return (await super.sort(files)).sort((a, b) => isOther(a) - isOther(b))
+  }
+}
 
 interface Options {
   testTimeout: number
@@ -27,6 +36,7 @@ const project = (name: string, group: number, options: Options) => ({
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: JourneyFirst },
     tags: [{ name: 'long', description: 'Repeats at length what a shorter test shows: npm run test:all' }],
     projects: [
       project('unit', 0, { testTimeout: 30_000, maxWorkers: waiting }),

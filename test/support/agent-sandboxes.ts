@@ -9,14 +9,14 @@ import { openOutside, serveOutside } from './outside.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
-    /** The dockerd in whose containers the agents of the end-to-end tests live; null when they live on this host. */
+    /** The dockerd whose containers hold the agents of the end-to-end tests; null when agents run on this host. */
     agentDockerHost: string | null
   }
 }
 
 const buildMs = 15 * 60_000
 
-/** Settings with which Chowder has its agents in containers of a dockerd. */
+/** Chowder's settings for agents in containers of a dockerd. */
 export function dockerEnv(dockerHost: string): Record<string, string> {
   const { NODE_EXTRA_CA_CERTS } = process.env
   return {
@@ -28,27 +28,27 @@ export function dockerEnv(dockerHost: string): Record<string, string> {
   }
 }
 
-/** Builds the default release's image, if there is none yet. */
+/** Builds the image of the default release unless it exists. */
 export async function prepareImage(dockerHost: string): Promise<void> {
   const options = { ...(await dockerSettings(loadConfig(dockerEnv(dockerHost)))), installation: '' }
   const driver = await createDriver({ name: 'docker', options })
   await driver.prepare(defaultRelease, (line) => console.log(line), AbortSignal.timeout(buildMs))
 }
 
-/** The URL by which agents reach a server of the test's that listens on this host's loopback. */
+/** Returns the URL by which agents reach a test's server that listens on the loopback of this host. */
 export async function forAgents(url: string): Promise<string> {
   if (inject('agentDockerHost') === null) return url
   const { port } = new URL(url)
   return url.replace(/127\.0\.0\.1|localhost/, await serveOutside(Number(port)))
 }
 
-/** Settings with which Chowder has its agents where these tests are to have them, and a model provider that they reach. */
+/** Chowder's settings for the sandbox driver of this run and for a model provider that the agents reach. */
 export async function agentEnv(providerUrl: string): Promise<Record<string, string>> {
   const dockerHost = inject('agentDockerHost')
   return { ...(dockerHost !== null && dockerEnv(dockerHost)), ANTHROPIC_BASE_URL: await forAgents(providerUrl) }
 }
 
-/** As a global setup of Vitest: with TEST_SANDBOX_DRIVER=docker, agents live in containers of a dockerd of their own. */
+/** A global setup of Vitest: with TEST_SANDBOX_DRIVER=docker it starts a dockerd, whose containers hold the agents. */
 export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
   project.provide('agentDockerHost', null)
   if (process.env.TEST_SANDBOX_DRIVER !== 'docker') return

@@ -14,13 +14,13 @@ const run = promisify(execFile)
 
 const main = fileURLToPath(import.meta.resolve('#main.ts'))
 const startTimeoutMs = 90_000
-/** Longer than Chowder gives itself to close. */
+/** Chowder's own limit for its shutdown is shorter. */
 const exitTimeoutMs = 75_000
 
 export interface ChowderOptions {
   dataDir: string
   role?: string
-  /** Added to PATH, HOME, PORT=0 and the data folder: nothing of the test's own environment is passed on. */
+  /** Added to PATH, HOME, PORT=0 and the data folder. Nothing else of the test's environment is passed on. */
   env?: Record<string, string>
 }
 
@@ -28,9 +28,9 @@ export interface ChowderProcess {
   /** Where its API listens; empty for a worker. */
   url: string
   pid: number
-  /** Everything that it has written to standard output and standard error. */
+  /** Its standard output and standard error until now. */
   output(): string
-  /** Sends a signal and waits for the end; returns the exit code, null when the signal itself ended the process. */
+  /** Sends a signal and waits for the end. Returns the exit code, or null when the signal itself ended the process. */
   kill(signal: NodeJS.Signals): Promise<number | null>
 }
 
@@ -49,7 +49,7 @@ function spawnChowder({ dataDir, role, env }: ChowderOptions) {
   let hasExited = false
   const exited = new Promise<number | null>((resolve, reject) => {
     child.once('error', reject)
-    // Not `close`: a database that lives on may hold the pipes.
+    // Not `close`: a database that outlives Chowder may hold the pipes.
     child.once('exit', (code) => {
       hasExited = true
       resolve(code)
@@ -58,13 +58,13 @@ function spawnChowder({ dataDir, role, env }: ChowderOptions) {
   return { child, exited, output: () => output, hasExited: () => hasExited }
 }
 
-/** The log line that says what runs and where, once it is there. */
+/** The log line with the role and the address of the API; undefined until Chowder has written it. */
 function runningLine(output: string): { url?: string } | undefined {
   const line = output.split('\n').find((text) => text.includes('"msg":"Chowder is running as'))
   return line === undefined ? undefined : JSON.parse(line)
 }
 
-/** Starts Chowder as an operator does, and returns once it says that it runs. Throws with its output when it ends. */
+/** Starts Chowder as an operator does, and returns when it logs that it runs. Throws with its output when it ends. */
 export async function startChowder(options: ChowderOptions): Promise<ChowderProcess> {
   const { child, exited, output, hasExited } = spawnChowder(options)
   const line = await until(
@@ -95,7 +95,7 @@ export async function startChowder(options: ChowderOptions): Promise<ChowderProc
   }
 }
 
-/** Runs Chowder to its end: for a command, or a start that must fail. */
+/** Runs Chowder to its end: for commands, and for starts that must fail. */
 export async function runChowder(options: ChowderOptions): Promise<{ code: number | null; output: string }> {
   const { child, exited, output } = spawnChowder(options)
   const code = await pTimeout(exited, {
@@ -105,7 +105,7 @@ export async function runChowder(options: ChowderOptions): Promise<{ code: numbe
   return { code, output: output() }
 }
 
-/** A data folder of its own, with the OpenClaw release that is installed once for all tests. */
+/** Makes a data folder with the OpenClaw release that is installed once for all tests. */
 export async function makeDataDir(): Promise<string> {
   await preparedRelease()
   const dataDir = await mkdtemp(join(tmpdir(), 'chowder-e2e-'))
@@ -116,7 +116,10 @@ export async function makeDataDir(): Promise<string> {
 
 const pids = async (): Promise<number[]> => (await readdir('/proc')).map(Number).filter((pid) => pid > 0)
 
-/** Processes that work in a folder, as PostgreSQL does in its own, or were given a path in it; or those of a container. */
+/**
+ * Returns the processes whose working directory, arguments, environment or control group contain `place`: the path of a
+ * folder, or the id of a container.
+ */
 export async function processesIn(place: string): Promise<number[]> {
   const found: number[] = []
   for (const pid of await pids()) {
@@ -129,7 +132,7 @@ export async function processesIn(place: string): Promise<number[]> {
   return found
 }
 
-/** Ends whatever still runs in a data folder, however a test ended, and removes the folder. */
+/** Kills all processes that use a data folder, and removes the folder. */
 export async function removeDataDir(dataDir: string): Promise<void> {
   await until(
     `the end of what runs in ${dataDir}`,
@@ -139,7 +142,7 @@ export async function removeDataDir(dataDir: string): Promise<void> {
         try {
           process.kill(pid, 'SIGKILL')
         } catch {
-          // It has just ended.
+          // The process has just ended.
         }
       }
       return left.length === 0
@@ -152,11 +155,11 @@ export async function removeDataDir(dataDir: string): Promise<void> {
 export interface GatewayProcess {
   pid: number
   uid: number
-  /** The instance's own folder. */
+  /** The instance's folder. */
   home: string
-  /** What `processesIn` knows all processes of the sandbox by. */
+  /** The argument with which `processesIn` finds all processes of the sandbox. */
   sandbox: string
-  /** Where it is reached on this host. */
+  /** Its port on this host. */
   port: number
   token: string
 }
@@ -164,13 +167,13 @@ export interface GatewayProcess {
 // Its parent and its children have the same environment; it gives itself this name soon after it began.
 const gatewayCommand = /^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/
 
-/** Those of some processes that are a gateway. */
+/** Returns the gateways among some processes. */
 export async function gatewaysAmong(among: readonly number[]): Promise<number[]> {
   const commands = await Promise.all(among.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')))
   return among.filter((_pid, at) => gatewayCommand.test(present(commands[at])))
 }
 
-/** The process of an instance's gateway, found as `ps` would find it, and what its own configuration says. */
+/** Finds the process of an instance's gateway as `ps` would, and reads its configuration; null when there is none. */
 export async function findGateway(instanceId: string): Promise<GatewayProcess | null> {
   const dockerHost = inject('agentDockerHost') ?? null
   const container = dockerHost === null ? null : await findContainer(dockerHost, instanceId)
@@ -182,7 +185,7 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
     if (!configPath || !isMeant || !gatewayCommand.test(await of('cmdline'))) continue
     const root = container ? `/proc/${pid}/root` : ''
     const seen = await Promise.all([readFile(root + configPath, 'utf8'), stat(`/proc/${pid}`)]).catch(() => null)
-    if (!seen) continue // it has just ended
+    if (!seen) continue // the process has just ended
     const [config, { uid }] = seen
     const { gateway } = JSON.parse(config)
     const home = container?.volume ?? join(configPath, '../..')

@@ -24,19 +24,19 @@ const standIns = ['postgres:17', 'redis:8', 'caddy:2']
 /** A checkout of Chowder on a machine with Docker, as an operator has it. */
 export interface ComposeCheckout {
   folder: string
-  /** Runs `docker compose` in it and answers its output. */
+  /** Runs `docker compose` in it and returns its output. */
   compose(...args: string[]): Promise<string>
-  /** Replaces what runs by what is in the folder. */
+  /** Replaces the running services by those of the folder. */
   upgrade(): Promise<void>
   /** The ids of a service's containers. */
   containers(service: string): Promise<string[]>
-  /** Removes all that was made, agents too. */
+  /** Removes everything that was made, with the agents. */
   close(): Promise<void>
 }
 
 /**
- * Opens the checkout. The images that docker-compose.yml names are Debian's of the same programs where there is no registry; the one
- * of Chowder is not there yet. Settings are given by the environment.
+ * Makes the checkout. Without a registry Debian's packages of the same programs take the place of the images that
+ * docker-compose.yml names. Chowder's own image does not exist yet. Settings are passed in the environment.
  */
 export async function openComposeCheckout(
   { host, docker }: TestDockerd,

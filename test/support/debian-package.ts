@@ -10,7 +10,7 @@ const isThere = (program: string) =>
     () => false,
   )
 
-/** Whether the program is on PATH. On Debian and Ubuntu as root its package is installed first; anywhere else it is not. */
+/** Whether the program is on PATH. As root on Debian and Ubuntu a missing program is installed first. */
 export async function provideProgram(program: string, debianPackage: string): Promise<boolean> {
   if (await isThere(program)) return true
   const system = await readFile('/etc/os-release', 'utf8').catch(() => '')

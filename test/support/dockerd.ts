@@ -18,14 +18,14 @@ const needed = [
   '/usr/libexec/docker/cli-plugins/docker-compose',
 ]
 const packages = 'ca-certificates,curl,git,iptables,procps'
-/** Another run may have the dockerd, build the image of a release, and go through most of the crash suite. */
+/** Another run may hold the lock while it builds the image of a release and runs most of the crash suite. */
 const waitMs = 25 * 60_000
 
-/** A dockerd of the tests' own, which has the image `node:24-slim`. */
+/** A dockerd for tests, which has the image `node:24-slim`. */
 export interface TestDockerd {
-  /** As of DOCKER_HOST. */
+  /** The value for DOCKER_HOST. */
   host: string
-  /** Runs Docker's command line and answers its output. */
+  /** Runs Docker's command line and returns its output. */
   docker(...args: string[]): Promise<string>
   close(): Promise<void>
 }
@@ -40,7 +40,7 @@ function answers(socketPath: string): Promise<boolean> {
   return promise
 }
 
-/** Throws when a dockerd of the tests' own cannot be: beside another one it would take the other's firewall rules away. */
+/** Throws when the tests cannot start a dockerd: beside another one it would remove the other's firewall rules. */
 async function mayStart(): Promise<void> {
   if (process.getuid?.() !== 0) throw new Error('the tests start a dockerd, which takes root')
   for (const program of needed)
@@ -52,8 +52,8 @@ async function mayStart(): Promise<void> {
 }
 
 /**
- * A Debian with the Node.js and the npm that the tests run with, in the place of the image that there is no registry for. It
- * trusts the certificates that the tests' own Node.js does.
+ * Builds `node:24-slim`, which may not be reachable in a registry: a Debian with the Node.js and the npm of the tests. It
+ * trusts the same certificates as the Node.js of the tests.
  */
 async function makeBaseImage(docker: TestDockerd['docker']): Promise<void> {
   const { NODE_EXTRA_CA_CERTS } = process.env
@@ -104,13 +104,13 @@ async function end(dockerd: ChildProcess): Promise<void> {
   await exited
 }
 
-/** Starts a program that holds the one right to test with Docker, which is freed when it ends: with this process at last. */
+/** Starts a program that holds the lock for tests with Docker. It ends with this process at the latest. */
 const holding = (program: string, args: string[]) =>
   spawn('setpriv', ['--pdeathsig', 'TERM', 'flock', '--no-fork', join(cache, 'docker.lock'), program, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
   })
 
-/** The given dockerd, for as long as no other test file has it. */
+/** Takes a given dockerd, of which only one test file at a time may have the lock. */
 async function takeDockerd(host: string): Promise<TestDockerd> {
   const holder = holding('sh', ['-c', 'echo held; exec sleep infinity'])
   await once(holder.stdout, 'data')
@@ -120,8 +120,8 @@ async function takeDockerd(host: string): Promise<TestDockerd> {
 }
 
 /**
- * Starts a dockerd on a socket of its own; `TEST_DOCKER_HOST` is taken instead when it is set. Its images are kept for
- * the next time, containers, volumes and networks are not. Of several test files one has it, and the others wait.
+ * Starts a dockerd on its own socket, or takes the one of `TEST_DOCKER_HOST`. Images are kept for the next run;
+ * containers, volumes and networks are removed. Only one test file at a time has it, the others wait.
  */
 export async function startDockerd(): Promise<TestDockerd> {
   await mkdir(cache, { recursive: true })
@@ -141,7 +141,7 @@ export async function startDockerd(): Promise<TestDockerd> {
   })
   const close = async () => {
     await end(dockerd)
-    await run('umount', [join(folder, 'exec/netns/default')]).catch(() => {}) // there once a container was in the host's
+    await run('umount', [join(folder, 'exec/netns/default')]).catch(() => {}) // exists when a container has used the host's
     await rm(folder, { recursive: true, force: true })
   }
   try {

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { isPortFree } from '#sandbox/local/reservations.ts'
 
-/** A port of this machine that nobody has, nor gets by chance: the kernel hands out others, as do sandboxes' drivers. */
+/** Returns a free port outside of the ranges from which the kernel and the sandbox drivers take theirs. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = randomInt(10_000, 20_000)

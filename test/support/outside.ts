@@ -11,11 +11,11 @@ const name = 'chowder-outside'
 const link = 'chowder-out'
 const address = '203.0.113.2'
 
-/** Another host, as far as this one can tell: a network namespace with a web server. */
+/** A network namespace with a web server, which looks like another host. */
 export interface Outside {
-  /** An address as any on the internet. */
+  /** A public address. */
   address: string
-  /** One of those that clouds have their metadata service at. */
+  /** A link-local address, as metadata services of clouds have. */
   linkLocal: string
   port: number
   close(): Promise<void>
@@ -27,8 +27,8 @@ const webServer = (port: number) => [
 ]
 
 /**
- * Makes the host, in the place of one that was left over. What it serves is a Node.js program that writes something once
- * it listens, without one a page that says `outside`. Needs root, and `ip`.
+ * Makes the namespace anew and starts `server` in it: the arguments of a Node.js program that writes a line when it
+ * listens; by default it serves a page that says `outside`. Needs root and `ip`.
  */
 export async function openOutside(server: (port: number) => string[] = webServer): Promise<Outside> {
   const remove = async () => {
@@ -62,7 +62,7 @@ export async function openOutside(server: (port: number) => string[] = webServer
   }
 }
 
-/** Listens, and hands that over to its parent. */
+/** Listens, and sends the listening server to its parent. */
 const listener = `const server = require('node:net').createServer().listen(Number(process.argv[1]), () => process.send('listening', server))`
 
 const listenMs = 30_000
@@ -76,12 +76,13 @@ async function listenOutside(port: number): Promise<Server> {
   program.kill('SIGKILL')
   return server.unref().on('connection', (incoming: Socket) => {
     const onHost = connect(port, '127.0.0.1')
-    pipeline(incoming, onHost, incoming, () => {}) // whichever end breaks, both are closed
+    pipeline(incoming, onHost, incoming, () => {}) // when one end breaks, both are closed
   })
 }
 
 /**
- * Answers on the open host as this one does on its loopback, for as long as this process lives. Returns the host's address.
+ * Forwards a port of the opened namespace to the same port on the loopback of this host, until this process ends. Returns
+ * the address of the namespace.
  */
 export async function serveOutside(port: number): Promise<string> {
   const serving = served.get(port) ?? listenOutside(port)

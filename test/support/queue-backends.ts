@@ -2,7 +2,7 @@ import { inject } from 'vitest'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { TestDatabase } from './test-database.ts'
 
-/** Both kinds of queue, for `describe.each`; `open` is null where this machine has no Redis. */
+/** Both kinds of queue, for `describe.each`. */
 export const queueKinds = ['postgres', 'redis'] as const
 
 export const hasQueue = (kind: (typeof queueKinds)[number]): boolean =>

@@ -5,8 +5,8 @@ import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 
 /**
- * A data folder where OpenClaw is installed once, however many tests and runs need it. As root outside of the clone:
- * agents run as other users, who may not be able to enter it.
+ * The data folder in which OpenClaw is installed once for all tests and runs. As root it is outside of the clone: agents
+ * run as other users, who may not be allowed to enter the clone.
  */
 const dataDir =
   process.getuid?.() === 0
@@ -25,10 +25,10 @@ const options = () => ({
   signal: AbortSignal.timeout(installMs),
 })
 
-/** The folder of the installed default release; the first call on a machine takes as long as the download. */
+/** Returns the folder of the default release; the first call on a machine installs it, which takes about a minute. */
 export const preparedRelease = (): Promise<string> => installRelease(options())
 
-/** The same for the plugins of all channels: the agents of tests reach no registry. */
+/** Installs the plugins of all channels too: the agents of tests reach no registry. */
 export async function prepareChannels(): Promise<void> {
   await preparedRelease()
   const install = (channel: string) => installChannelPlugin({ ...options(), channel })

@@ -17,7 +17,7 @@ declare module 'vitest' {
   interface ProvidedContext {
     /** How to reach the PostgreSQL server of this run. */
     postgres: pg.PoolConfig
-    /** null when there is no Redis on this machine: what needs one is reported as skipped. */
+    /** null when there is no Redis on this machine: the tests that need one are reported as skipped. */
     redisUrl: string | null
   }
 }
@@ -72,7 +72,7 @@ async function startPostgres(): Promise<{ connection: pg.PoolConfig; stop(): Pro
   }
 }
 
-/** Migrated once; each test file clones it. */
+/** Makes the database that each test file clones: migrated once for the run. */
 async function makeTemplate(connection: pg.PoolConfig): Promise<void> {
   const admin = new pg.Client(connection)
   await admin.connect()
@@ -92,7 +92,7 @@ export function inDatabase({ connectionString, ...rest }: pg.PoolConfig, databas
   return { ...rest, connectionString: url.href }
 }
 
-/** Starts the servers that the integration tests stand on, once for the run. */
+/** A global setup of Vitest: starts PostgreSQL and Redis once for all files of a project. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const [postgres, redis] = await Promise.all([startPostgres(), startRedis()])
   await makeTemplate(postgres.connection)

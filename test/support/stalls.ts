@@ -3,8 +3,8 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 const tickMs = 20
 
 /**
- * Begins to measure how long this process does not get to run, which no time that it takes is to be blamed for. The
- * answer, in ms, is of the time until it is asked for.
+ * Starts to measure how long the event loop of this process stands still, as on a busy machine. The returned function
+ * ends the measurement and returns the sum in ms: a test subtracts it from a time that it limits.
  */
 export function watchStalls(): () => number {
   const ticks = monitorEventLoopDelay({ resolution: tickMs })

@@ -11,7 +11,7 @@ export interface TestDatabase {
   drop(): Promise<void>
 }
 
-/** A database of its own for a test file: a clone of the migrated template. */
+/** Makes a database for a test file: a clone of the migrated template. */
 export async function cloneDatabase(): Promise<TestDatabase> {
   const name = `test_${randomUUID().replaceAll('-', '')}`
   const server = inject('postgres')
@@ -34,7 +34,7 @@ async function administer(statement: string): Promise<void> {
   const admin = new pg.Client(inject('postgres'))
   await admin.connect()
   try {
-    // Two clones at once: the template is in use by the other for a moment.
+    // The template is busy while another file clones it.
     for (let attempt = 0; ; attempt += 1) {
       try {
         return void (await admin.query(statement))
