@@ -48,7 +48,8 @@ async function runVitest(args: string[], env: NodeJS.ProcessEnv, stdio: 'inherit
 
 /**
  * Runs the crash suite, with `short` without what only repeats at length, or with `minutes` the nemesis alone for so
- * long (on both queues at once unless one is named), and ends with the table of what the nemesis did and found. Everything it needs it starts itself.
+ * long (on both queues at once unless one is named), and ends with the table of what the nemesis did and found.
+ * Everything it needs it starts itself.
  */
 async function main(): Promise<void> {
   const { short, minutes, seed, queue } = readArguments()

@@ -61,7 +61,10 @@ const dial = (share: Share, allowHalfOpen = true) => {
   return socket
 }
 
-/** Sends bytes, and answers all that comes back until the other end has ended the connection, or said nothing more for a while. */
+/**
+ * Sends bytes, and answers all that comes back until the other end has ended the connection, or said nothing more for a
+ * while.
+ */
 async function raw(share: Share, bytes: string, quietMs = 50): Promise<string> {
   const socket = dial(share, false)
   socket.write(Buffer.from(bytes, 'latin1'))

@@ -222,7 +222,9 @@ describe('a client that leaves before the response', () => {
     url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
   })
 
-  /** Holds the request up at the organization's row until its client has left, and returns the ids that were enqueued. */
+  /**
+   * Holds the request up at the organization's row until its client has left, and returns the ids that were enqueued.
+   */
   async function sendAndLeave(
     method: 'POST' | 'DELETE',
     path: string,

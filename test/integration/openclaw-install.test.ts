@@ -15,7 +15,10 @@ import { until } from '../support/until.ts'
 const version = openclawVersion('v1')
 /** A user that this machine does not know. */
 const uid = 29_998
-/** A gateway that is ready at once and answers everything; it ends cleanly, as Node.js writes its compile cache only then. */
+/**
+ * A gateway that is ready at once and answers everything; it ends cleanly, as Node.js writes its compile cache only
+ * then.
+ */
 const gateway = `
 import { createServer } from "node:http"
 import { answer } from "./answer.mjs"

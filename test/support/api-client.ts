@@ -77,7 +77,9 @@ export async function signUp(url: string, anthropicKey: string): Promise<string>
   return key
 }
 
-/** Polls an instance as a client does until it has a status; throws when it is `error` instead, or after `timeoutMs`. */
+/**
+ * Polls an instance as a client does until it has a status; throws when it is `error` instead, or after `timeoutMs`.
+ */
 export async function waitForStatus(client: Api, id: string, wanted: string, timeoutMs = 240_000): Promise<void> {
   let last: unknown
   const isWanted = async () => {

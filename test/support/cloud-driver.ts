@@ -35,7 +35,9 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
     return { status: response.status, answer: (await response.json()) as { error?: string; fault?: PathFault } }
   }
 
-  /** Throws the signal's reason, SandboxAbsentError, SandboxCapacityError, SandboxPathError, or SandboxUnavailableError. */
+  /**
+   * Throws the signal's reason, SandboxAbsentError, SandboxCapacityError, SandboxPathError, or SandboxUnavailableError.
+   */
   async function call(path: string, asked: Asked, signal: AbortSignal): Promise<unknown> {
     signal.throwIfAborted()
     const { status, answer } = await ask(path, asked, signal).catch((error: unknown) => {

@@ -52,8 +52,8 @@ async function mayStart(): Promise<void> {
 }
 
 /**
- * Builds `node:24-slim`, which may not be reachable in a registry: a Debian with the Node.js and the npm of the tests. It
- * trusts the same certificates as the Node.js of the tests.
+ * Builds `node:24-slim`, which may not be reachable in a registry: a Debian with the Node.js and the npm of the tests.
+ * It trusts the same certificates as the Node.js of the tests.
  */
 async function makeBaseImage(docker: TestDockerd['docker']): Promise<void> {
   const { NODE_EXTRA_CA_CERTS } = process.env

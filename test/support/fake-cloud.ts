@@ -74,7 +74,9 @@ export interface FakeCloud {
   close(): Promise<void>
 }
 
-/** Where a gateway's configuration is in its sandbox, and OpenClaw's own exit code for one that it cannot start with. */
+/**
+ * Where a gateway's configuration is in its sandbox, and OpenClaw's own exit code for one that it cannot start with.
+ */
 const configFile = 'state/openclaw.json'
 const configurationExit = 78
 
@@ -84,8 +86,8 @@ const statuses = { 'too many requests': 429, 'server error': 503, 'wrong 404': 4
 /**
  * A stand-in, in this process, for a vendor's sandbox platform: an HTTP server whose sandboxes are entries in memory,
  * and a fake gateway for each that runs. Names are unique on it, as on Docker and Kubernetes: whoever creates a sandbox
- * of a name that is there finds that one. What it does to one sandbox it does one after the other. `bootMs` is how long a
- * gateway takes to be ready; with `isLenient` one also starts without the configuration that it needs.
+ * of a name that is there finds that one. What it does to one sandbox it does one after the other. `bootMs` is how long
+ * a gateway takes to be ready; with `isLenient` one also starts without the configuration that it needs.
  */
 export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Promise<FakeCloud> {
   const sandboxes = new Map<string, CloudSandbox>()

@@ -13,8 +13,9 @@ const signal = new AbortController().signal
 const unavailable = (message: string) => new Refusal({ code: 'UNAVAILABLE', message })
 
 /**
- * Gives a fake gateway `skills.status` and `skills.install`, in shapes recorded from OpenClaw 2026.9.6: installs go into
- * the sandbox's files, unchecked unless a verdict is malicious or missing, and a skill without a name is never listed. One skill comes with it.
+ * Gives a fake gateway `skills.status` and `skills.install`, in shapes recorded from OpenClaw 2026.9.6: installs go
+ * into the sandbox's files, unchecked unless a verdict is malicious or missing, and a skill without a name is never
+ * listed. One skill comes with it.
  */
 export function addFakeSkills(gateway: FakeGateway, hub: FakeClawHub, files: () => SandboxFiles): void {
   const readText = async (path: string) => {

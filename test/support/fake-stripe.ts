@@ -62,9 +62,9 @@ const newId = (prefix: string) => `${prefix}_${randomBytes(8).toString('hex')}`
 const seconds = () => Math.floor(Date.now() / 1000)
 
 /**
- * A server that speaks Stripe's HTTP as far as Chowder asks it: customers, Checkout, the Customer Portal, subscriptions,
- * their items and idempotency keys. Like Stripe it answers a repeated idempotency key with what it answered first, be it
- * a 500, and repeats a wrong secret key in its error.
+ * A server that speaks Stripe's HTTP as far as Chowder asks it: customers, Checkout, the Customer Portal,
+ * subscriptions, their items and idempotency keys. Like Stripe it answers a repeated idempotency key with what it
+ * answered first, be it a 500, and repeats a wrong secret key in its error.
  */
 export class FakeStripe {
   readonly received: Received[] = []

@@ -16,7 +16,10 @@ export interface FakeTelegram {
 const pollLimitMs = 1000
 const firstMessageId = 1000
 
-/** A stand-in for Telegram's Bot API with one bot: it knows one token, hands messages over by long polling, and takes any call. */
+/**
+ * A stand-in for Telegram's Bot API with one bot: it knows one token, hands messages over by long polling, and takes
+ * any call.
+ */
 export async function startFakeTelegram(token: string): Promise<FakeTelegram> {
   const updates: Json[] = []
   const sent: FakeTelegram['sent'] = []

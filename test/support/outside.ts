@@ -81,8 +81,8 @@ async function listenOutside(port: number): Promise<Server> {
 }
 
 /**
- * Forwards a port of the opened namespace to the same port on the loopback of this host, until this process ends. Returns
- * the address of the namespace.
+ * Forwards a port of the opened namespace to the same port on the loopback of this host, until this process ends.
+ * Returns the address of the namespace.
  */
 export async function serveOutside(port: number): Promise<string> {
   const serving = served.get(port) ?? listenOutside(port)

@@ -5,8 +5,8 @@ import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 
 /**
- * The data folder in which OpenClaw is installed once for all tests and runs. As root it is outside of the clone: agents
- * run as other users, who may not be allowed to enter the clone.
+ * The data folder in which OpenClaw is installed once for all tests and runs. As root it is outside of the clone:
+ * agents run as other users, who may not be allowed to enter the clone.
  */
 const dataDir =
   process.getuid?.() === 0

@@ -167,8 +167,8 @@ async function buildInPlaceOfOpenClaw(dockerHost: string, extraCaFile: string): 
 }
 
 /**
- * Has the Chowder that will be started on a data folder find the stub in the place of the default release, wherever these
- * tests have their agents; answers the settings that this takes.
+ * Has the Chowder that will be started on a data folder find the stub in the place of the default release, wherever
+ * these tests have their agents; answers the settings that this takes.
  */
 export async function installStub(dataDir: string): Promise<Record<string, string>> {
   const dockerHost = inject('agentDockerHost')

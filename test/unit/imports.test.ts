@@ -14,7 +14,10 @@ function folders(path: string): string[] {
     .map(({ name }) => name)
 }
 
-/** What may be imported: each noun of the API by itself, `sandbox/driver.ts` apart from the drivers, every other storey whole. */
+/**
+ * What may be imported: each noun of the API by itself, `sandbox/driver.ts` apart from the drivers, every other storey
+ * whole.
+ */
 const targets = [
   'main.ts',
   'app.ts',
