@@ -247,27 +247,28 @@ export const responseStatuses = ['in_progress', 'completed', 'incomplete', 'fail
 export type ResponseStatus = (typeof responseStatuses)[number]
 
 /**
- * The turns of agents: what was answered, for reading later and for what may follow it. Written before a turn and after it;
- * one that is in progress and was not seen for half a minute has lost its process (`responses/rows.ts`).
+ * The responses of agents, which clients read later and continue from. A row is written when a turn begins and when it
+ * ends. A row that stays in progress without a report for half a minute has lost its process
+ * (`api/responses/store/lost-turns.ts`).
  */
 export const responses = pgTable(
   'responses',
   {
-    /** As clients know it: `resp_` and this without its dashes. */
+    /** Clients know it as `resp_` and this id without its dashes. */
     id: uuid().primaryKey(),
     organizationId: uuid().notNull(),
     instanceId: uuid().notNull(),
-    /** The gateway's key of the session: an id of the API may hold what PostgreSQL does not. */
+    /** The gateway's key of the session. A session id of the API may have characters that PostgreSQL refuses. */
     sessionKey: text().notNull(),
     status: text({ enum: responseStatuses }).notNull(),
     /** The ids of the items in its output, of the calls among them, and of the calls that its input answers. */
     itemIds: text().array().notNull().default([]),
     callIds: text().array().notNull().default([]),
     answeredCallIds: text().array().notNull().default([]),
-    /** The object and the input items, sealed; null when they are not to be kept, or are too large to be. */
+    /** The object and the input items, sealed. Null when they are not stored, too large, or deleted. */
     sealedObject: text(),
     sealedInput: text(),
-    /** When a process last said that it works on it. */
+    /** When a process last reported that it runs the turn. */
     seenAt: instant().notNull().defaultNow(),
     createdAt: instant().notNull().defaultNow(),
   },
@@ -278,8 +279,8 @@ export const responses = pgTable(
 )
 
 /**
- * Sessions of a gateway that were made for one call, to be deleted once it is over: the row is written before the session
- * comes to be, and goes after it.
+ * Sessions of a gateway that serve one call and are deleted after it. A row is written before its session is created,
+ * and deleted after it. The table keeps its first name: during a rolling upgrade the previous release uses it too.
  */
 export const ephemeralSessions = pgTable(
   'passing_sessions',
@@ -287,7 +288,7 @@ export const ephemeralSessions = pgTable(
     sessionKey: text().primaryKey(),
     organizationId: uuid().notNull(),
     instanceId: uuid().notNull(),
-    /** When it may be deleted: once its turn has ended, at the latest once it must have. */
+    /** When the session may be deleted: once its turn has ended, or after the longest time that a turn may take. */
     dueAt: instant().notNull(),
   },
   (table) => [index('passing_sessions_due').on(table.dueAt)],
@@ -295,8 +296,9 @@ export const ephemeralSessions = pgTable(
 
 /**
  * The history: one row for each change of an instance's state and for each mutation somebody asked for, written in the
- * transaction that made it. Those of instances are written by the trigger `instances_events` of the migrations. The ids of
- * one instance's events grow in the order in which its changes were committed: whoever writes one holds the row's lock.
+ * transaction that made it. Those of instances are written by the trigger `instances_events` of the migrations. The ids
+ * of one instance's events grow in the order in which its changes were committed: whoever writes one holds the row's
+ * lock.
  */
 export const events = pgTable(
   'events',

@@ -39,7 +39,7 @@ import { cloneDatabase } from '../support/test-database.ts'
 
 const token = 'gateway-token-0123456789'
 /** A probe may take as long as it is to the next one. */
-const quick = { quietMs: 60, probeEveryMs: 1_000, limitMs: 20_000, graceMs: 200 }
+const quick = { silenceMs: 60, probeEveryMs: 1_000, limitMs: 20_000, graceMs: 200 }
 const until = <T>(check: () => T | Promise<T>, timeout = 15_000) => vi.waitFor(check, { timeout, interval: 10 })
 
 const database = await cloneDatabase()

@@ -1,12 +1,12 @@
 import { Ajv } from 'ajv'
 import { expect } from 'vitest'
-import { type StreamEvent, streamEvents, terminalEvents } from '#api/responses/format/event-schemas.ts'
+import { type StreamEvent, eventSchemas, terminalEvents } from '#api/responses/format/event-schemas.ts'
 import { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { present } from './present.ts'
 
 // One each: all of them hold the response, which has a name of its own.
 const compile = (schema: object) => new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)
-const validators = new Map(Object.entries(streamEvents).map(([type, schema]) => [type, compile(schema)]))
+const validators = new Map(Object.entries(eventSchemas).map(([type, schema]) => [type, compile(schema)]))
 const isResponse = compile(ResponseObject)
 
 /** What does not fit the format, in words; empty when all does. */

@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest'
-import { CreateChatCompletion } from '#api/responses/chat/completion-schema.ts'
 import { readChatRequest } from '#api/responses/chat/request.ts'
+import { CreateChatCompletion } from '#api/responses/chat/request-schema.ts'
+import { gatewayRequest } from '#api/responses/format/gateway-request.ts'
 import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
-import { gatewayRequest, readRequest } from '#api/responses/format/request.ts'
+import { readRequest } from '#api/responses/format/request.ts'
 import { type CreateResponse, CreateResponse as Schema } from '#api/responses/format/request-schema.ts'
 import { taggedBodies } from '#api/responses/validation.ts'
 import { AppError } from '#platform/errors.ts'
@@ -26,7 +27,7 @@ function ask(over: object, recipient: Parameters<typeof readRequest>[1] = to) {
     JSON.stringify((validate as { errors?: unknown }).errors),
   ).toBe(true)
   const request = readRequest(body, recipient)
-  return { asked: gatewayRequest(request, request.items, 0), echo: request.echo }
+  return { asked: gatewayRequest(request), echo: request.echo }
 }
 function refusal(over: object): AppError {
   try {
@@ -206,7 +207,7 @@ describe('a chat completion', () => {
       if (!request) throw null
       const read = readRequest(request, to)
       skipKnownItems(read.items, noKnownItems)
-      gatewayRequest(read, read.items, 0)
+      gatewayRequest(read)
     } catch (error) {
       return toChatError(error) as AppError
     }
@@ -298,8 +299,8 @@ describe('a chat completion', () => {
     ]
     const over = { messages, max_tokens: 5, tools: [{ type: 'function', function: { name: 'f' } }], n: 1, stop: null }
     const read = readRequest(readChatRequest(body(over)).request, to)
-    expect(skipKnownItems(read.items, noKnownItems)).toEqual({ offset: 0, answered: [] })
-    expect(gatewayRequest(read, read.items, 0)).toMatchObject({
+    expect(skipKnownItems(read.items, noKnownItems)).toEqual({ offset: 0, answeredCallIds: [] })
+    expect(gatewayRequest(read)).toMatchObject({
       max_output_tokens: 5,
       tools: [{ type: 'function', name: 'f' }],
       input: [

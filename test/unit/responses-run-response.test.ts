@@ -17,9 +17,7 @@ function begin(ask: (turns: TurnRunner) => TurnRunner['ask'], tools: object[] = 
   const finish = vi.fn<(response: ResponseObject, json: string) => void>()
   const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore
   const responding = runResponse({ ...turns, ask: ask(turns) }, store, turn, {
-    organizationId: 'o',
-    instanceId: 'i',
-    sessionKey: 's',
+    session: { organizationId: 'o', instanceId: 'i', sessionKey: 's' },
     gateway: {
       endpoint: { kind: 'tcp', host: '127.0.0.1', port: 9 },
       token: 't',

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { setImmediate as turnOfTheLoop } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { newResponseId, toUuid } from '#api/responses/format/ids.ts'
 import { readRequest } from '#api/responses/format/request.ts'
-import { inProgress, newResponseId, responseObject } from '#api/responses/format/response-object.ts'
-import { toUuid } from '#api/responses/store/lost-turns.ts'
+import { inProgress, responseObject } from '#api/responses/format/response-object.ts'
 import type { StartedResponse } from '#api/responses/store/response-rows.ts'
 import { createResponseStore, type ResponseStore } from '#api/responses/store/response-store.ts'
 import type { Db } from '#database/client.ts'
@@ -28,7 +28,7 @@ beforeEach(() => {
   warned = []
   const query = async ({ name, values }: { name: string; values: string[][] }) => {
     if (isAway) throw new Error('Connection terminated unexpectedly')
-    if (name !== 'see_responses') for (const id of values[0] ?? []) written.push([id, name])
+    if (name !== 'report_responses') for (const id of values[0] ?? []) written.push([id, name])
     return { rows: [] }
   }
   const log = { warn: (fields: { err: Error }) => void warned.push(fields.err.message) }
@@ -60,7 +60,7 @@ function begin(over: Partial<StartedResponse> = {}) {
 
 describe('how a turn ended', () => {
   test.each([
-    ['whose beginning was written', 'finish_responses', 1000],
+    ['whose beginning was written', 'end_responses', 1000],
     ['whose beginning was not', 'insert_responses', 0],
   ])('is written down once the database is back after a minute: one %s', async (_what, name, beforeMs) => {
     const turn = begin()

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { clientLeft, defaultTurnTimeouts, Turn } from '#api/responses/turns/turn.ts'
+import { defaultTurnTimeouts, Turn, turnAbandoned } from '#api/responses/turns/turn.ts'
 import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { AppError } from '#platform/errors.ts'
 
@@ -30,7 +30,7 @@ test('a gateway is asked after 15 s of silence and then every 5 s', async () => 
   expect(probes).toHaveBeenCalledTimes(1)
   await seconds(60)
   expect(probes).toHaveBeenCalledTimes(13)
-  turn.end(clientLeft)
+  turn.end(turnAbandoned)
 })
 
 test('an agent whose gateway answers may think for as long as a turn may take', async () => {
@@ -62,13 +62,13 @@ test('one answer in between starts the count anew', async () => {
   await seconds(120)
   expect(turn.signal.aborted).toBe(false)
   expect(probes.mock.calls.length).toBeGreaterThan(20)
-  turn.end(clientLeft)
+  turn.end(turnAbandoned)
 })
 
 test('bytes start the silence and the count anew, also those that come while the gateway is asked', async () => {
   const { turn, probes } = begin(hangs)
   await seconds(27) // two failures, the third question is out
-  turn.heard()
+  turn.received()
   await seconds(5)
   expect(turn.signal.aborted).toBe(false)
   const asked = probes.mock.calls.length
@@ -110,9 +110,9 @@ test('a turn that begins while the server closes has ended', async () => {
 test('a turn that has ended keeps its first reason and no timers, and asks nothing more', async () => {
   const { turn, probes } = begin(async () => true)
   await seconds(15)
-  turn.end(clientLeft)
+  turn.end(turnAbandoned)
   turn.end(new AppError('unavailable', 'later'))
-  expect(turn.signal.reason).toBe(clientLeft)
+  expect(turn.signal.reason).toBe(turnAbandoned)
   expect(vi.getTimerCount()).toBe(0)
   await seconds(60)
   expect(probes).toHaveBeenCalledTimes(1)

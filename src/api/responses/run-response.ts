@@ -1,28 +1,32 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { RunningGateway } from '#instances/find.ts'
-import { type AgentEvent, follow, type TurnEnd } from './format/gateway-answer.ts'
+import { type AgentEvent, resultOf, type TurnEnd, writeOutput } from './format/agent-events.ts'
+import { errorTexts } from './format/error-texts.ts'
+import { gatewayRequest } from './format/gateway-request.ts'
+import { newResponseId } from './format/ids.ts'
 import { noKnownItems, referencedIds, skipKnownItems } from './format/known-items.ts'
-import { gatewayRequest, readRequest } from './format/request.ts'
+import { type CheckedRequest, readRequest } from './format/request.ts'
 import type { CreateResponse } from './format/request-schema.ts'
-import { inProgress, newResponseId, nowInSeconds, type Outcome } from './format/response-object.ts'
+import { failedWith, inProgress, nowInSeconds } from './format/response-object.ts'
 import { type ResponseEvent, ResponseWriter } from './format/response-writer.ts'
 import { storedInput } from './format/stored-input.ts'
 import type { StartedResponse } from './store/response-rows.ts'
 import type { ResponseStore } from './store/response-store.ts'
 import type { SessionRef } from './store/session-history.ts'
-import { clientLeft, type Turn, turnCancelled } from './turns/turn.ts'
+import { type Turn, turnAbandoned, turnCancelled } from './turns/turn.ts'
 import type { AgentAnswer, AgentRequest, TurnRunner } from './turns/turn-runner.ts'
 
-/** One response that an agent is asked for, from the request to what is kept of it. */
+/** A response while its turn runs. Read it once, with `json` or with `events`. */
 export interface RunningResponse {
   answer: AgentAnswer
-  /** Waits for the end, and answers the response as JSON. Throws AppError when the turn failed. */
+  /** Waits for the end of the turn and returns the response as JSON. Throws AppError when the turn failed. */
   json(): Promise<string>
-  /** The format's events as they come to be, the terminal one last; a turn that fails ends with `response.failed`. */
+  /** The events of the response. The terminal one is the last, `response.failed` when the turn failed. */
   events(): AsyncGenerator<ResponseEvent[]>
 }
 
-interface Asked extends SessionRef {
+interface ResponseOptions {
+  session: SessionRef
   gateway: RunningGateway
   body: CreateResponse
   isStreamed: boolean
@@ -30,116 +34,125 @@ interface Asked extends SessionRef {
 }
 
 /**
- * Asks an agent on behalf of a request, once what the request builds on was checked and it was written down that a turn
- * begins. However the turn ends, that is written down too, at the latest when `turn` is over. Throws AppError when the
- * request, or what it builds on, is at fault, when the gateway refuses or cannot be reached, and the turn's reason when
- * that was ended.
+ * Runs one turn of an agent for a request to the Responses format. The store gets the response when the turn begins and
+ * when it ends, however it ends, and at the latest when the turn is finished. Throws AppError when the request or an
+ * item that it refers to is invalid, and when the gateway refuses or cannot be reached. Throws the turn's reason when
+ * the turn was ended.
  */
 export async function runResponse(
   turns: TurnRunner,
   store: ResponseStore,
   turn: Turn,
-  asked: Asked,
+  options: ResponseOptions,
 ): Promise<RunningResponse> {
-  const { gateway, body, isStreamed, log, ...place } = asked
+  const { gateway, body, log } = options
+  const { instanceId } = options.session
   const request = readRequest(body, gateway)
   const draft = { id: newResponseId(), createdAt: nowInSeconds(), echo: request.echo }
-  const response = new ResponseWriter(draft)
-  const begun = (answeredCallIds: string[]): StartedResponse => ({
-    ...place,
-    id: draft.id,
-    isStored: request.echo.store,
-    response: () => response.object(inProgress),
-    input: () => storedInput(request.items),
-    answeredCallIds,
-  })
-  const question = (offset: number): AgentRequest => ({
-    instanceId: place.instanceId,
-    gateway,
-    sessionKey: place.sessionKey,
-    model: body.model,
-    isStreamed,
-    log,
-    body: {
-      ...gatewayRequest(request, request.items.slice(offset), offset),
-      ...(typeof body.input === 'string' && { input: body.input }),
-      ...(isStreamed && { stream: true }),
-    },
-  })
-
-  const named = { ...referencedIds(request.items), previousId: request.echo.previous_response_id }
-  const isContinuing = named.previousId !== null || named.itemIds.length + named.callIds.length > 0
-  let toAsk: AgentRequest
-  if (isContinuing) {
-    ;({ question: toAsk } = await store.beginContinuation(place, named, (known) => {
-      const { offset, answered } = skipKnownItems(request.items, known)
-      return { ...begun(answered), question: question(offset) }
-    }))
-  } else {
-    skipKnownItems(request.items, noKnownItems)
-    toAsk = question(0)
-    store.begin(begun([]))
-  }
+  const writer = new ResponseWriter(draft)
+  const agentRequest = await beginResponse(store, options, request, draft.id, writer)
 
   let isSettled = false
-  /** Only the first end counts. Throws when the response cannot be told, and has written down that it failed. */
+  /** Stores the first end. Throws when the response has no JSON, after it was stored as failed. */
   const settle = (end: TurnEnd) => {
     const isFirst = !isSettled
     isSettled = true
     try {
-      const outcome = turns.outcome(turn, toAsk, end)
-      const { events, response: ended, json } = response.end(outcome)
-      if (isFirst) store.finish(ended, json)
+      const outcome = turns.outcome(turn, agentRequest, end)
+      const { events, response, json } = writer.end(outcome)
+      if (isFirst) store.finish(response, json)
       return { events, json, failure: outcome.failure }
     } catch (error) {
-      // Nothing else in it can be nested too deeply for JSON.
-      const ended = { ...response.object(internal), tools: [] }
-      if (isFirst) store.finish(ended, JSON.stringify(ended))
+      // Only tools can be nested too deeply for JSON.
+      const response = { ...writer.object(internalError), tools: [] }
+      if (isFirst) store.finish(response, JSON.stringify(response))
       throw error
     }
   }
-  const broken = (cause: unknown): TurnEnd => ({ kind: 'broken', cause })
   turn.onFinish = () => {
     if (isSettled) return
     try {
-      settle(broken(clientLeft))
+      settle({ kind: 'broken', cause: turnAbandoned })
     } catch (err) {
-      log.warn({ err, instanceId: place.instanceId }, 'the response of a turn that was left could not be told')
+      log.warn({ err, instanceId }, 'the response of an abandoned turn could not be written as JSON')
     }
   }
   store.onCancelled(draft.id, () => turn.end(turnCancelled))
 
-  const answer = await turns.ask(turn, toAsk).catch((cause) => {
-    if (cause === turnCancelled) return nothing(cause)
-    settle(broken(cause))
+  const answer = await turns.ask(turn, agentRequest).catch((cause) => {
+    if (cause === turnCancelled) return brokenOff(cause)
+    settle({ kind: 'broken', cause })
     throw cause
   })
+  const writtenOutput = () => writeOutput(answer.events, (output) => writer.write(output))
   return {
     answer,
     async json() {
-      const said = follow(answer.events)
-      let step = await said.next()
-      for (; !step.done; step = await said.next()) for (const one of step.value) response.write(one)
-      const { json, failure } = settle(step.value)
+      const { json, failure } = settle(await resultOf(writtenOutput()))
       if (failure) throw failure
       return json
     },
     async *events() {
-      yield response.start()
-      const said = follow(answer.events)
-      let step = await said.next()
-      for (; !step.done; step = await said.next()) yield step.value.flatMap((one) => response.write(one))
-      const { events, failure } = settle(step.value)
-      if (failure) log.warn({ err: failure, instanceId: place.instanceId }, 'a streamed turn failed')
+      yield writer.start()
+      const { events, failure } = settle(yield* writtenOutput())
+      if (failure) log.warn({ err: failure, instanceId }, 'a streamed turn failed')
       yield events
     },
   }
 }
 
-const internal: Outcome = { status: 'failed', usage: null, error: { code: 'internal', message: 'Internal error.' } }
+/**
+ * Stores that a response begins, and returns the request for its agent. The request leaves out the items that the
+ * session already has.
+ */
+async function beginResponse(
+  store: ResponseStore,
+  { session, gateway, body, isStreamed, log }: ResponseOptions,
+  request: CheckedRequest,
+  id: string,
+  writer: ResponseWriter,
+): Promise<AgentRequest> {
+  const { items, echo } = request
+  const startedResponse = (answeredCallIds: string[]): StartedResponse => ({
+    ...session,
+    id,
+    isStored: echo.store,
+    response: () => writer.object(inProgress),
+    input: () => storedInput(items),
+    answeredCallIds,
+  })
+  const agentRequest = (offset: number): AgentRequest => ({
+    instanceId: session.instanceId,
+    gateway,
+    sessionKey: session.sessionKey,
+    model: body.model,
+    isStreamed,
+    log,
+    body: {
+      ...gatewayRequest(request, offset),
+      ...(typeof body.input === 'string' && { input: body.input }),
+      ...(isStreamed && { stream: true }),
+    },
+  })
 
-/** The answer of an agent whose turn was ended before it began to answer. */
-function nothing(cause: Error): AgentAnswer {
+  const references = { ...referencedIds(items), previousId: echo.previous_response_id }
+  if (references.previousId === null && references.itemIds.length + references.callIds.length === 0) {
+    skipKnownItems(items, noKnownItems)
+    const toSend = agentRequest(0)
+    store.begin(startedResponse([]))
+    return toSend
+  }
+  const { toSend } = await store.beginContinuation(session, references, (known) => {
+    const { offset, answeredCallIds } = skipKnownItems(items, known)
+    return { ...startedResponse(answeredCallIds), toSend: agentRequest(offset) }
+  })
+  return toSend
+}
+
+const internalError = failedWith({ code: 'internal', message: errorTexts.internal })
+
+/** The answer of an agent whose turn was ended before the agent answered. */
+function brokenOff(cause: Error): AgentAnswer {
   const now = performance.now()
   const events: AsyncIterable<AgentEvent[]> = {
     [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(cause) }),

@@ -1,19 +1,38 @@
 import { Type } from '@sinclair/typebox'
+import { InstanceParams } from '#http/instance-params.ts'
+import { failures } from '#http/openapi.ts'
 import { OneOf } from '#http/validation.ts'
 import { ResponseObject } from './format/response-schema.ts'
 
-/** Of what was put into words by Chowder itself, and not by Fastify's serializer. */
-export const jsonType = 'application/json; charset=utf-8'
+export const maxRequestBytes = 20 * 1024 * 1024
+
+/** The parts that all routes that run a turn have in common. */
+export const turnRouteConfig = { access: 'interact', openaiErrors: true, endsRefused: true, event: null } as const
+export const turnFailures = failures(400, 404, 409, 413, 502, 504)
+export const turnBehaviour =
+  'Answers when the agent has finished, after up to 15 minutes, or as a stream. 409 unless the instance is ' +
+  '`running`. 502 and 504 are failures of the gateway or the provider. `x-should-retry: false` says that ' +
+  'a turn may have begun. Turns of one session run one after the other.'
+
+export const BySession = Type.Object({
+  ...InstanceParams.properties,
+  session_id: Type.String({
+    description:
+      'Any name that you choose, up to 200 bytes, such as a user id. The session begins with its first message.',
+  }),
+})
 
 const Events = Type.String({
   description:
-    'With `"stream": true`: `response.created`, `response.output_text.delta` and the other events of the Responses format, each with a line `event:` and a line `data:` of JSON, numbered from 0 by `sequence_number`. The last is `response.completed`, `response.incomplete` or `response.failed`, whatever happened, and then comes `data: [DONE]`.',
+    'With `"stream": true`: `response.created`, `response.output_text.delta` and the other events of the Responses ' +
+    'format. Each has a line `event:` and a line `data:` of JSON; `sequence_number` counts from 0. The last event is ' +
+    'always `response.completed`, `response.incomplete` or `response.failed`. `data: [DONE]` follows it.',
   examples: ['event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"README.md"}\n\n'],
 })
 
-export const answers = {
+export const responseAnswers = {
   200: {
-    description: 'The agent’s answer: whole, or as it comes with `"stream": true`.',
+    description: 'The answer of the agent, as JSON or, with `"stream": true`, as a stream.',
     content: { 'application/json': { schema: ResponseObject }, 'text/event-stream': { schema: Events } },
   },
 }
@@ -78,10 +97,10 @@ export const InputItems = Type.Object(
 export const InputItemsPage = Type.Object(
   {
     limit: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'The most items to answer.' }),
+      Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'The number of items of a page, at most.' }),
     ),
-    order: Type.Optional(OneOf(['asc', 'desc'], '`desc`, the default: the last item first.')),
-    after: Type.Optional(Type.String({ description: 'The id of the last item of the page before.' })),
+    order: Type.Optional(OneOf(['asc', 'desc'], '`desc`, the default, for the last item first.')),
+    after: Type.Optional(Type.String({ description: 'The id of the last item of the previous page.' })),
   },
   { additionalProperties: false },
 )

@@ -6,20 +6,21 @@ import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { ResponseObject } from './format/response-schema.ts'
-import { DeletedResponse, InputItems, InputItemsPage, jsonType } from './schemas.ts'
+import { DeletedResponse, InputItems, InputItemsPage } from './schemas.ts'
 import type { ResponseStore } from './store/response-store.ts'
+import { jsonType } from './turns/turn-reply.ts'
 
 const ByResponse = Type.Object({
   ...InstanceParams.properties,
   response_id: Type.String({ description: 'The id of the response, `resp_…`.' }),
 })
 
-/** What an agent answered, to be read again, cancelled while it is made, and deleted. */
-export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
+/** The routes to read responses again, to cancel those in progress, and to delete them. */
+export const storedRoutes: FastifyPluginAsyncTypebox<{
   store: ResponseStore
   findSummary: FindSummary
 }> = async (app, { store, findSummary }) => {
-  /** Whose responses these are. Throws AppError not_found for another organization's instance as for none. */
+  /** Throws AppError not_found for an instance of another organization as for an unknown one. */
   async function ownerOf({ caller, params }: FastifyRequest) {
     const { organizationId } = caller
     const { id } = await findSummary(organizationId, (params as { instance_id: string }).instance_id)
@@ -37,7 +38,8 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
         operationId: 'getResponse',
         summary: 'Read a response again',
         description:
-          'Responses are kept for 30 days, the latest 1,000 of an instance, unless they were made with `"store": false`; they go with their session and their instance.',
+          'Responses are stored for 30 days, at most the latest 1,000 of an instance, unless they were created with ' +
+          '`"store": false`. They are deleted with their session and their instance.',
         tags: ['responses'],
         params: ByResponse,
         response: { 200: ResponseObject, ...found },
@@ -55,8 +57,8 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
       config: read,
       schema: {
         operationId: 'listInputItems',
-        summary: 'Read what a response answers',
-        description: 'The items of the request. The bytes of images and files are not kept.',
+        summary: 'Read the input of a response',
+        description: 'The items of the request. The bytes of images and files are not stored.',
         tags: ['responses'],
         params: ByResponse,
         querystring: InputItemsPage,
@@ -65,10 +67,7 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
     },
     async (request) => {
       const { limit = 20, order = 'desc', after } = request.query
-      const all = (await store.findInput(await ownerOf(request), request.params.response_id)) as {
-        id: string
-        type: string
-      }[]
+      const all = await store.findInput(await ownerOf(request), request.params.response_id)
       const inOrder = order === 'asc' ? all : all.toReversed()
       const rest = inOrder.slice(inOrder.findIndex(({ id }) => id === after) + 1)
       const data = rest.slice(0, limit)
@@ -85,7 +84,9 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
         operationId: 'cancelResponse',
         summary: 'Cancel a response',
         description:
-          'Ends the agent’s turn. Whoever waits for it gets the response as it stands, with the status `cancelled`; a stream ends with `response.incomplete`. What was said to the agent stays in the session. 409 once it has ended.',
+          'Ends the turn of the agent. A request that waits for it gets the response so far, with the status ' +
+          '`cancelled`; a stream ends with `response.incomplete`. The session keeps ' +
+          'the message. 409 once the response has ended.',
         tags: ['responses'],
         params: ByResponse,
         body: NoBody,
@@ -107,8 +108,7 @@ export const storedResponseRoutes: FastifyPluginAsyncTypebox<{
       schema: {
         operationId: 'deleteResponse',
         summary: 'Delete a response',
-        description:
-          'It can be read no longer. The agent still remembers what was said; DELETE the session to change that.',
+        description: 'Deletes the contents of the response. The agent remembers the turn until you DELETE the session.',
         tags: ['responses'],
         params: ByResponse,
         response: { 200: DeletedResponse, ...failures(404, 409) },

@@ -11,28 +11,31 @@ const bodies = new Ajv({
   discriminator: true,
 })
 
-/** The names are the document's; Ajv would take a shape that stands in two places for two of one name. */
-const withoutNames = (schema: object): object =>
+/** The `$id`s are for the OpenAPI document. Ajv refuses a schema that has the same one in two places. */
+const withoutIds = (schema: object): object =>
   JSON.parse(JSON.stringify(schema, (key, value) => (key === '$id' ? undefined : value)))
 
-/** Gives a message, and a reference, the `type` that clients may leave out. */
-function name(item: unknown): void {
+/** Adds the `type` that clients may leave out of a message and of a reference to an item. */
+function addType(item: unknown): void {
   if (!isObject(item) || item.type != null) return
   if (item.role !== undefined) item.type = 'message'
   else if (item.id !== undefined && Object.keys(item).every((key) => key === 'type' || key === 'id'))
     item.type = 'item_reference'
 }
 
-/** As `strictBodies`, but a list's items are told apart by their `type`, and so are the faults in them. */
+/**
+ * Compiles schemas as `strictBodies` does, but for bodies whose items are selected by their `type`: validation reports
+ * the faults of the selected shape only. It adds types that clients left out to the body.
+ */
 export const taggedBodies: FastifySchemaCompiler<object> = (route) => {
   if (route.httpPart !== 'body') return strictBodies(route as Parameters<typeof strictBodies>[0])
-  const validate = bodies.compile(withoutNames(route.schema))
-  const named = (body: unknown) => {
-    if (isObject(body) && Array.isArray(body.input)) body.input.forEach(name)
+  const validate = bodies.compile(withoutIds(route.schema))
+  const validateTyped = (body: unknown) => {
+    if (isObject(body) && Array.isArray(body.input)) body.input.forEach(addType)
     const isValid = validate(body)
-    named.errors = validate.errors ?? null
+    validateTyped.errors = validate.errors ?? null
     return isValid
   }
-  named.errors = null as ((typeof validate)['errors'] & {}) | null
-  return named
+  validateTyped.errors = null as ((typeof validate)['errors'] & {}) | null
+  return validateTyped
 }

@@ -1,129 +1,10 @@
-import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { Metadata } from '#api/responses/format/request-schema.ts'
+import { type Static, Type } from '@sinclair/typebox'
 import { Nullable, OneOf } from '#http/validation.ts'
-import { modelPattern } from '#openclaw/model.ts'
 
-const Maybe = <S extends TSchema>(schema: S) => Type.Optional(Type.Union([schema, Type.Null()]))
+// These schemas allow no other fields: the tests validate every completion and chunk with them.
 const exact = { additionalProperties: false } as const
 
-const Part = Type.Object({
-  type: Type.String({ description: '`text`, `image_url` or `file`.' }),
-  text: Type.Optional(Type.String()),
-  refusal: Type.Optional(Type.String()),
-  image_url: Type.Optional(Type.Object({ url: Type.String(), detail: Type.Optional(Type.String()) })),
-  file: Type.Optional(
-    Type.Object({
-      file_data: Type.Optional(Type.String()),
-      filename: Type.Optional(Type.String()),
-      file_id: Type.Optional(Type.String()),
-    }),
-  ),
-})
-export type ChatPart = Static<typeof Part>
-
-const ToolCall = Type.Object({
-  id: Type.String({ minLength: 1, maxLength: 64 }),
-  type: Type.String(),
-  function: Type.Optional(Type.Object({ name: Type.String(), arguments: Type.String() })),
-})
-
-const ChatMessage = Type.Object({
-  role: OneOf(['system', 'developer', 'user', 'assistant', 'tool']),
-  content: Maybe(Type.Union([Type.String(), Type.Array(Part)])),
-  name: Maybe(Type.String()),
-  refusal: Maybe(Type.String()),
-  tool_calls: Maybe(Type.Array(ToolCall)),
-  tool_call_id: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
-})
-export type ChatMessage = Static<typeof ChatMessage>
-
-const ChatTool = Type.Object({
-  type: Type.String({ description: '`function`.' }),
-  function: Type.Optional(
-    Type.Object({
-      name: Type.String({ minLength: 1, maxLength: 64, pattern: '^[a-zA-Z0-9_-]+$' }),
-      description: Maybe(Type.String()),
-      parameters: Maybe(Type.Record(Type.String(), Type.Unknown())),
-      strict: Maybe(Type.Boolean()),
-    }),
-  ),
-})
-
-const Named = Type.Object({ name: Type.Optional(Type.String()) })
-const ChatToolChoice = Type.Object({
-  type: Type.String({ description: '`function` or `allowed_tools`.' }),
-  function: Type.Optional(Named),
-  allowed_tools: Type.Optional(
-    Type.Object({
-      mode: Type.Optional(OneOf(['none', 'auto', 'required'])),
-      tools: Type.Optional(
-        Type.Array(
-          Type.Object({
-            type: Type.String(),
-            function: Type.Optional(Named),
-          }),
-        ),
-      ),
-    }),
-  ),
-})
-
-/** What `POST …/chat/completions` takes; how each field is treated is in docs/responses.md. */
-export const CreateChatCompletion = Type.Object(
-  {
-    model: Type.String({ pattern: modelPattern, description: 'As for responses.' }),
-    messages: Type.Array(ChatMessage, { minItems: 1, description: 'The whole conversation: nothing is remembered.' }),
-    stream: Maybe(Type.Boolean()),
-    stream_options: Maybe(
-      Type.Object({ include_usage: Maybe(Type.Boolean()), include_obfuscation: Maybe(Type.Boolean()) }),
-    ),
-    tools: Maybe(Type.Array(ChatTool, { maxItems: 128 })),
-    tool_choice: Maybe(Type.Union([OneOf(['none', 'auto', 'required']), ChatToolChoice])),
-    parallel_tool_calls: Maybe(Type.Boolean()),
-    max_completion_tokens: Maybe(Type.Integer({ minimum: 1 })),
-    max_tokens: Maybe(Type.Integer({ minimum: 1 })),
-    temperature: Maybe(Type.Number({ minimum: 0, maximum: 2 })),
-    top_p: Maybe(Type.Number({ minimum: 0, maximum: 1 })),
-    response_format: Maybe(Type.Object({ type: Type.String({ description: 'Only `text`.' }) })),
-    n: Maybe(Type.Integer({ minimum: 1 })),
-    stop: Maybe(Type.Union([Type.String(), Type.Array(Type.String())])),
-    presence_penalty: Maybe(Type.Number({ minimum: -2, maximum: 2 })),
-    frequency_penalty: Maybe(Type.Number({ minimum: -2, maximum: 2 })),
-    logprobs: Maybe(Type.Boolean()),
-    top_logprobs: Maybe(Type.Integer({ minimum: 0, maximum: 20 })),
-    logit_bias: Maybe(Type.Record(Type.String(), Type.Number())),
-    modalities: Maybe(Type.Array(Type.String())),
-    audio: Type.Optional(Type.Unknown()),
-    functions: Type.Optional(Type.Unknown()),
-    function_call: Type.Optional(Type.Unknown()),
-    web_search_options: Type.Optional(Type.Unknown()),
-    metadata: Maybe(Metadata),
-    store: Maybe(Type.Boolean()),
-    seed: Maybe(Type.Integer()),
-    user: Maybe(Type.String()),
-    safety_identifier: Maybe(Type.String()),
-    prompt_cache_key: Maybe(Type.String()),
-    prompt_cache_retention: Maybe(Type.String()),
-    reasoning_effort: Maybe(Type.String()),
-    verbosity: Maybe(Type.String()),
-    service_tier: Maybe(Type.String()),
-    prediction: Type.Optional(Type.Unknown()),
-  },
-  {
-    $id: 'CreateChatCompletion',
-    additionalProperties: true,
-    description:
-      'The Chat Completions format. What the agent cannot honour is a 400 that names the field; some hints are taken without effect. The table of all fields is in docs/responses.md.',
-    examples: [
-      { model: 'openclaw', messages: [{ role: 'user', content: 'What files are in the current directory?' }] },
-    ],
-  },
-)
-export type CreateChatCompletion = Static<typeof CreateChatCompletion>
-
-export const chatFields: ReadonlySet<string> = new Set(Object.keys(CreateChatCompletion.properties))
-
-const CallOut = Type.Object(
+const ToolCall = Type.Object(
   {
     id: Type.String(),
     type: Type.Literal('function'),
@@ -171,7 +52,7 @@ export const ChatCompletion = Type.Object(
               content: Nullable(Type.String()),
               refusal: Type.Null(),
               annotations: Type.Array(Type.Unknown(), { maxItems: 0 }),
-              tool_calls: Type.Optional(Type.Array(CallOut, { minItems: 1 })),
+              tool_calls: Type.Optional(Type.Array(ToolCall, { minItems: 1 })),
             },
             exact,
           ),
@@ -251,7 +132,7 @@ const Delta = Type.Object(
   exact,
 )
 
-/** One piece of a streamed completion. */
+/** A chunk of a streamed completion. */
 export const ChatChunk = Type.Object(
   {
     id: Type.String(),
@@ -279,13 +160,14 @@ export const ChatChunk = Type.Object(
 
 const Chunks = Type.String({
   description:
-    'With `"stream": true`: pieces of the format (`chat.completion.chunk`), each a line `data:` of JSON, then `data: [DONE]`. A turn that fails under way ends with `data: {"error": …}` and without `[DONE]`.',
+    'With `"stream": true`: chunks of the format (`chat.completion.chunk`), each a line `data:` of JSON, then ' +
+    '`data: [DONE]`. A turn that fails while it runs ends with `data: {"error": …}` and without `[DONE]`.',
   examples: ['data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"README.md"}}]}\n\n'],
 })
 
 export const chatCompletionAnswers = {
   200: {
-    description: 'The agent’s answer: whole, or as it comes with `"stream": true`.',
+    description: 'The answer of the agent, as JSON or, with `"stream": true`, as a stream.',
     content: { 'application/json': { schema: ChatCompletion }, 'text/event-stream': { schema: Chunks } },
   },
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { AgentEnd, AgentOutput } from '#api/responses/format/gateway-answer.ts'
+import type { AgentEnd, AgentOutput } from '#api/responses/format/agent-events.ts'
 import { nowInSeconds } from '#api/responses/format/response-object.ts'
 import type { Usage } from '#api/responses/format/response-schema.ts'
 import type { ChatCompletion, ChatUsage, FinishReason } from './completion-schema.ts'
@@ -17,9 +17,10 @@ const usageOf = (usage: Usage): ChatUsage => ({
   },
 })
 
+/** The end of a turn that did not fail. */
 type End = Extract<AgentEnd, { kind: 'end' }>
 
-/** One chat completion as it comes to be: in one piece at its end, or in chunks. */
+/** Writes one chat completion while its turn runs: in chunks, or whole at its end. */
 export class ChatCompletionWriter {
   readonly #common: { id: string; created: number; model: string }
   readonly #includeUsage: boolean
@@ -31,18 +32,17 @@ export class ChatCompletionWriter {
     this.#includeUsage = includeUsage
   }
 
-  start(): string {
-    return this.#chunk({ role: 'assistant', content: '', refusal: null })
+  start(): string[] {
+    return [this.#chunk({ role: 'assistant', content: '', refusal: null })]
   }
 
-  /** Notes what was said, and answers it as chunks. */
-  write(said: AgentOutput): string[] {
-    if (said.kind === 'text') {
-      this.#text += said.text
-      return [this.#chunk({ content: said.text })]
+  write(output: AgentOutput): string[] {
+    if (output.kind === 'text') {
+      this.#text += output.text
+      return [this.#chunk({ content: output.text })]
     }
-    const { callId: id, name, arguments: args } = said
-    const index = this.#calls.push(said) - 1
+    const { callId: id, name, arguments: args } = output
+    const index = this.#calls.push(output) - 1
     const opened = { index, id, type: 'function', function: { name, arguments: '' } }
     return [
       this.#chunk({ tool_calls: [opened] }),
@@ -56,6 +56,7 @@ export class ChatCompletionWriter {
     return this.#includeUsage ? [last, JSON.stringify(total)] : [last]
   }
 
+  /** The completion with all that was written. */
   completion({ status, usage }: End): ChatCompletion {
     const calls = this.#calls.map(({ callId: id, name, arguments: args }) => ({
       id,

@@ -1,67 +1,83 @@
 import { randomUUID } from 'node:crypto'
 import { eq, sql } from 'drizzle-orm'
+import pMap from 'p-map'
 import type { Db } from '#database/client.ts'
 import { ephemeralSessions } from '#database/schema.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import { atMost } from '#platform/deadline.ts'
 import type { Logger } from '#platform/log.ts'
 
-/** Longer than any turn: a session whose process was lost is deleted then. */
-const latestEnd = sql`now() + interval '20 minutes'`
-/** A turn that was broken off writes its last to the session after we have let go of it. */
-const atEnd = sql`now() + interval '3 seconds'`
-/** Of all instances, and of one: a busy one leaves the others their turn. */
-const batch = 200
-const batchOfInstance = 10
-/** A gateway takes a second or two for each. */
-const atOnce = 4
-/** Slower gateways are not waited for. */
-const roundMs = 5000
+/** When a session is deleted whose process was lost: later than any turn ends. */
+const latestDueAt = sql`now() + interval '20 minutes'`
+/** When a session is deleted whose turn is over: a gateway writes to it for a moment after a turn was broken off. */
+const dueAfterTurn = sql`now() + interval '3 seconds'`
+/** Sessions that one run takes, of all instances and of each, so that a busy instance does not delay the others. */
+const maxSessions = 200
+const maxSessionsOfInstance = 10
+/** Sessions that are deleted at once at one gateway, which takes a second or two for each. */
+const concurrencyOfInstance = 4
+/** How long a run waits for its gateways. */
+const maxRunMs = 5000
 
-interface Place {
+interface InstanceRef {
   organizationId: string
   instanceId: string
 }
 
-/** A key for a session of one call, which is written down before anything comes to be there. */
-export async function createEphemeralSession(db: Db, place: Place): Promise<string> {
-  // No id of the API has such a key, so the session is neither listed nor reached.
+/** Returns the key of a session for one call. Its row is in the database before the gateway creates the session. */
+export async function createEphemeralSession(db: Db, instance: InstanceRef): Promise<string> {
+  // No session id of the API has such a key, so clients can neither list nor use the session.
   const sessionKey = `c-${randomUUID().replaceAll('-', '')}`
-  await db.insert(ephemeralSessions).values({ ...place, sessionKey, dueAt: latestEnd })
+  await db.insert(ephemeralSessions).values({ ...instance, sessionKey, dueAt: latestDueAt })
   return sessionKey
 }
 
-/** The turn is over: a worker may delete the session. */
+/** Marks a session for deletion, because its turn is over. */
 export const endEphemeralSession = (db: Db, sessionKey: string) =>
-  db.update(ephemeralSessions).set({ dueAt: atEnd }).where(eq(ephemeralSessions.sessionKey, sessionKey))
+  db.update(ephemeralSessions).set({ dueAt: dueAfterTurn }).where(eq(ephemeralSessions.sessionKey, sessionKey))
 
-interface Due extends Record<string, unknown> {
-  session_key: string
-  organization_id: string
+interface DueSessions extends Record<string, unknown> {
   instance_id: string
+  organization_id: string
+  session_keys: string[]
 }
 
+/** Takes sessions that are due. They are due again a minute later, so that no other process takes them meanwhile. */
+const takeDue = (db: Db, exceptInstanceIds: readonly string[]) =>
+  db.execute<DueSessions>(sql`
+    WITH taken AS (
+      UPDATE passing_sessions SET due_at = now() + interval '1 minute' WHERE session_key IN (
+        SELECT p.session_key FROM passing_sessions p JOIN (
+          SELECT session_key, row_number() OVER (PARTITION BY instance_id ORDER BY due_at) AS rank
+          FROM passing_sessions
+          WHERE due_at < now() AND instance_id <> ALL(${sql.param([...exceptInstanceIds])}::uuid[])
+        ) due USING (session_key)
+        WHERE p.due_at < now() AND due.rank <= ${maxSessionsOfInstance}
+        ORDER BY due.rank, p.due_at LIMIT ${maxSessions} FOR UPDATE OF p SKIP LOCKED)
+      RETURNING session_key, organization_id, instance_id)
+    SELECT instance_id, organization_id, array_agg(session_key) AS session_keys
+    FROM taken GROUP BY instance_id, organization_id`)
+
 /**
- * Answers a round that deletes the sessions that are due, at their gateways and then here: some of each instance, each
- * instance by itself. One that cannot be reached is tried again a minute later, for as long as there is the instance:
- * nothing is forgotten by a crash or a stop.
+ * Returns a periodic task that deletes the sessions that are due, at their gateways and then in the database. It asks
+ * all gateways at the same time. A session that cannot be deleted is tried again a minute later until its instance is
+ * terminated, also after a crash.
  */
 export function createEphemeralSessionCleanup(
   db: Db,
   askGateway: AskGateway,
   log: Pick<Logger, 'warn'>,
 ): () => Promise<void> {
-  /** Instances whose sessions are being deleted, at the latest until the asking of a gateway ends. */
-  const busy = new Set<string>()
+  /** Instances whose gateways are being asked, which may take longer than a run. */
+  const busyInstances = new Set<string>()
 
-  async function deleteOf(sessions: readonly Due[]): Promise<void> {
-    const { organization_id, instance_id } = sessions[0]!
+  async function deleteSessions({ organization_id, instance_id, session_keys }: DueSessions): Promise<void> {
     const warn = (err: unknown) =>
-      log.warn({ err, instanceId: instance_id }, 'a passing session is still to be deleted')
-    const left = sessions.values()
-    await askGateway(organization_id, instance_id, async (gateway) => {
-      const deleteLeft = async () => {
-        for (const { session_key: key } of left) {
+      log.warn({ err, instanceId: instance_id }, 'an ephemeral session could not be deleted yet')
+    busyInstances.add(instance_id)
+    try {
+      await askGateway(organization_id, instance_id, async (gateway) => {
+        const deleteSession = async (key: string) => {
           try {
             await gateway.call('sessions.delete', { key, deleteTranscript: true })
             await db.delete(ephemeralSessions).where(eq(ephemeralSessions.sessionKey, key))
@@ -69,28 +85,19 @@ export function createEphemeralSessionCleanup(
             warn(error)
           }
         }
-      }
-      await Promise.all(Array.from({ length: atOnce }, deleteLeft))
-    }).catch(warn)
+        await pMap(session_keys, deleteSession, { concurrency: concurrencyOfInstance })
+      })
+    } catch (error) {
+      warn(error)
+    } finally {
+      busyInstances.delete(instance_id)
+    }
   }
 
   return async () => {
-    await db.execute(
-      sql`DELETE FROM passing_sessions p USING instances i WHERE i.id = p.instance_id AND i.desired_state = 'terminated'`,
-    )
-    // Whoever takes them has a minute: nobody else does meanwhile.
-    const { rows } = await db.execute<Due>(sql`
-      UPDATE passing_sessions SET due_at = now() + interval '1 minute' WHERE session_key IN (
-        SELECT p.session_key FROM passing_sessions p JOIN (
-          SELECT session_key, row_number() OVER (PARTITION BY instance_id ORDER BY due_at) AS place FROM passing_sessions
-          WHERE due_at < now() AND instance_id <> ALL(${sql.param([...busy])}::uuid[])
-        ) due USING (session_key)
-        WHERE p.due_at < now() AND due.place <= ${batchOfInstance} ORDER BY due.place, p.due_at LIMIT ${batch} FOR UPDATE OF p SKIP LOCKED)
-      RETURNING session_key, organization_id, instance_id`)
-    const asked = [...Map.groupBy(rows, ({ instance_id }) => instance_id)].map(async ([instanceId, sessions]) => {
-      busy.add(instanceId)
-      await deleteOf(sessions).finally(() => busy.delete(instanceId))
-    })
-    await atMost(roundMs, Promise.all(asked))
+    await db.execute(sql`
+      DELETE FROM passing_sessions p USING instances i WHERE i.id = p.instance_id AND i.desired_state = 'terminated'`)
+    const { rows } = await takeDue(db, [...busyInstances])
+    await atMost(maxRunMs, Promise.all(rows.map(deleteSessions)))
   }
 }

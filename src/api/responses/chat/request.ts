@@ -1,15 +1,14 @@
+import { invalidField, type RefusedField, refuseFields } from '#api/responses/format/invalid-field.ts'
 import type { ContentPart, CreateResponse, InputItem } from '#api/responses/format/request-schema.ts'
 import { AppError } from '#platform/errors.ts'
-import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './completion-schema.ts'
+import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './request-schema.ts'
 
-const refuse = (param: string, why: string) => new AppError('invalid', `${param}: ${why}`, { param })
-
-/** What would change the answer or bound it, cannot be honoured, and is not among the fields of a response. */
-const refused: [keyof CreateChatCompletion, isMeant: (value: unknown) => boolean, why: string][] = [
-  ['n', (value) => value !== 1, 'an agent gives one answer; only 1 is taken.'],
-  ['stop', (value) => !Array.isArray(value) || value.length > 0, 'an agent’s model is not told where to stop.'],
-  ['logprobs', (value) => value === true, 'an agent does not tell probabilities; only false is taken.'],
-  ['logit_bias', (value) => Object.keys(value as object).length > 0, 'an agent’s model is not told it.'],
+/** Fields that would change or limit the answer, that an agent cannot honour, and that a response does not have. */
+const refusedFields: RefusedField<CreateChatCompletion>[] = [
+  ['n', (value) => value !== 1, 'must be 1: an agent gives one answer.'],
+  ['stop', (value) => !Array.isArray(value) || value.length > 0, 'OpenClaw does not pass it to the model.'],
+  ['logprobs', (value) => value === true, 'must be false: an agent reports no probabilities.'],
+  ['logit_bias', (value) => Object.keys(value as object).length > 0, 'OpenClaw does not pass it to the model.'],
   ['modalities', (value) => (value as string[]).some((one) => one !== 'text'), 'an agent answers in text.'],
   ['audio', () => true, 'an agent answers in text.'],
   ['functions', () => true, 'use tools.'],
@@ -23,58 +22,59 @@ function contentPart(part: ChatPart, param: string): ContentPart {
   if (type === 'refusal' && refusal !== undefined) return { type: 'refusal', refusal }
   if (type === 'image_url' && image) return { type: 'input_image', image_url: image.url }
   if (type === 'file' && file) return { type: 'input_file', ...file }
-  throw refuse(param, 'must be a text, an image_url or a file part, with what its type says.')
+  throw invalidField(param, 'must be a text, image_url or file part with the field that its type names.')
 }
 
-function itemsOf({ role, content, tool_calls: calls, tool_call_id: callId }: ChatMessage, at: number): InputItem[] {
+/** The items of a response for a message. */
+function itemsOf({ role, content, tool_calls: calls, tool_call_id: callId }: ChatMessage, index: number): InputItem[] {
   const read =
     typeof content === 'string'
       ? content
-      : (content ?? []).map((part, place) => contentPart(part, `messages.${at}.content.${place}`))
+      : (content ?? []).map((part, partIndex) => contentPart(part, `messages.${index}.content.${partIndex}`))
   if (role === 'tool') {
-    if (callId === undefined) throw refuse(`messages.${at}.tool_call_id`, 'is missing.')
+    if (callId === undefined) throw invalidField(`messages.${index}.tool_call_id`, 'is missing.')
     return [{ type: 'function_call_output', call_id: callId, output: read }]
   }
-  const called = (calls ?? []).map((call, place): InputItem => {
-    if (!call.function) throw refuse(`messages.${at}.tool_calls.${place}`, 'must be the call of a function.')
+  const callItems = (calls ?? []).map((call, callIndex): InputItem => {
+    if (!call.function) throw invalidField(`messages.${index}.tool_calls.${callIndex}`, 'must be a function call.')
     return { type: 'function_call', call_id: call.id, ...call.function }
   })
-  return read.length > 0 || called.length === 0 ? [{ type: 'message', role, content: read }, ...called] : called
+  const hasMessage = read.length > 0 || callItems.length === 0
+  return hasMessage ? [{ type: 'message', role, content: read }, ...callItems] : callItems
 }
 
-/** How a field of a response is called in this format. */
-const names: Partial<Record<string, string>> = {
+/** `tool_choice` in the form of a response: `function` and `allowed_tools` are not nested there. */
+function toolChoiceOf(choice: CreateChatCompletion['tool_choice']): CreateResponse['tool_choice'] {
+  if (typeof choice !== 'object' || choice === null) return choice
+  const { type, function: named, allowed_tools: allowed } = choice
+  if (type !== 'allowed_tools') return { ...named, type }
+  return { ...allowed, tools: allowed?.tools?.map((tool) => ({ ...tool.function, type: tool.type })) ?? [], type }
+}
+
+/** Fields of a response that have another name in this format. */
+const chatNames: Partial<Record<string, string>> = {
   'text.format': 'response_format',
   'tool_choice.name': 'tool_choice.function.name',
 }
 
 /**
- * The request as one for a response. `inWords` brings the refusal of a field back to what it is called here. Throws
- * AppError invalid that names the field which cannot be honoured.
+ * Turns the body into one of a response. `toChatError` turns an error about a field of that response into one about the
+ * field of this body. Throws AppError invalid that names the field that cannot be honoured.
  */
 export function readChatRequest(body: CreateChatCompletion): {
   request: CreateResponse
   toChatError(error: unknown): unknown
 } {
-  const unknown = Object.keys(body).find((name) => !chatFields.has(name))
-  if (unknown !== undefined) throw refuse(unknown.slice(0, 100), 'is not a field that this endpoint knows.')
-  for (const [name, isMeant, why] of refused) {
-    const value = body[name] ?? null
-    if (value !== null && isMeant(value)) throw refuse(name, why)
-  }
+  refuseFields(body, chatFields, refusedFields)
   const { model, temperature, top_p, presence_penalty, frequency_penalty, top_logprobs, parallel_tool_calls } = body
-  /** For each item, the message that it comes from. */
-  const origins: number[] = []
-  const input = body.messages.flatMap((message, at) => {
-    const items = itemsOf(message, at)
-    for (const _item of items) origins.push(at)
-    return items
-  })
-  const request: CreateResponse = {
+  const items = body.messages.map(itemsOf)
+  /** The index of the message of each item. */
+  const messageOf = items.flatMap((ofMessage, index) => ofMessage.map(() => index))
+  const request = {
     model,
-    input,
+    input: items.flat(),
     tools: body.tools?.map(({ type, function: one }) => ({ type, ...one })),
-    tool_choice: choiceOf(body.tool_choice),
+    tool_choice: toolChoiceOf(body.tool_choice),
     max_output_tokens: body.max_completion_tokens ?? body.max_tokens,
     text: body.response_format && { format: body.response_format },
     ...{ temperature, top_p, presence_penalty, frequency_penalty, top_logprobs, parallel_tool_calls },
@@ -84,21 +84,13 @@ export function readChatRequest(body: CreateChatCompletion): {
     toChatError(error) {
       if (!(error instanceof AppError) || error.param === undefined) return error
       const param =
-        names[error.param] ??
+        chatNames[error.param] ??
         error.param
-          .replace(/^input\.(\d+)/, (_, at: string) => `messages.${origins[Number(at)]}`)
+          .replace(/^input\.(\d+)/, (_, index: string) => `messages.${messageOf[Number(index)]}`)
           .replace(/^input$/, 'messages')
           .replace(/\.output\./, '.content.')
           .replace(/\.call_id$/, '.tool_call_id')
       return new AppError(error.kind, error.message.replace(error.param, param), { cause: error, param })
     },
   }
-}
-
-/** `{"type": "function", "function": {"name"}}` and `{"type": "allowed_tools", "allowed_tools": {…}}` without the nesting. */
-function choiceOf(choice: CreateChatCompletion['tool_choice']): CreateResponse['tool_choice'] {
-  if (typeof choice !== 'object' || choice === null) return choice
-  const { type, function: named, allowed_tools: allowed } = choice
-  if (type !== 'allowed_tools') return { ...named, type }
-  return { ...allowed, tools: allowed?.tools?.map((tool) => ({ ...tool.function, type: tool.type })) ?? [], type }
 }

@@ -1,79 +1,87 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { follow } from '#api/responses/format/gateway-answer.ts'
+import { resultOf, writeOutput } from '#api/responses/format/agent-events.ts'
+import { gatewayRequest } from '#api/responses/format/gateway-request.ts'
 import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
-import { gatewayRequest, readRequest } from '#api/responses/format/request.ts'
+import { readRequest } from '#api/responses/format/request.ts'
 import type { Turn } from '#api/responses/turns/turn.ts'
 import type { AgentAnswer, AgentRequest, TurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { openaiType } from '#http/errors.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError, statusOf } from '#platform/errors.ts'
-import type { CreateChatCompletion } from './completion-schema.ts'
 import { ChatCompletionWriter } from './completion-writer.ts'
 import { readChatRequest } from './request.ts'
+import type { CreateChatCompletion } from './request-schema.ts'
 
-/** One chat completion that an agent is asked for. */
+/** A chat completion while its turn runs. Read it once, with `json` or with `chunks`. */
 export interface RunningChatCompletion {
   answer: AgentAnswer
-  /** Waits for the end, and answers the completion as JSON. Throws AppError when the turn failed. */
+  /** Waits for the end of the turn and returns the completion as JSON. Throws AppError when the turn failed. */
   json(): Promise<string>
-  /** The chunks, and `[DONE]`; a turn that fails ends with an `error` in their place. */
+  /** The chunks, then `[DONE]`, or an object with an `error` when the turn failed. */
   chunks(): AsyncGenerator<string[]>
 }
 
-interface Asked {
+interface ChatCompletionOptions {
   instanceId: string
   gateway: RunningGateway
   body: CreateChatCompletion
-  /** Makes the session that the call runs in, once it is known to be good. */
-  makeSession(): Promise<string>
+  /** Creates the session of the turn, and returns its key. Called once the request is known to be valid. */
+  createSession(): Promise<string>
   log: FastifyBaseLogger
 }
 
-/** As `respond`, for a call that brings its whole conversation along and leaves nothing behind. */
-export async function runChatCompletion(turns: TurnRunner, turn: Turn, asked: Asked): Promise<RunningChatCompletion> {
-  const { instanceId, gateway, body, log } = asked
-  const { request: asResponse, toChatError } = readChatRequest(body)
+/**
+ * Runs one turn of an agent for a request to the Chat Completions format. The request holds the whole conversation, and
+ * nothing of it is stored. Throws as `runResponse` does.
+ */
+export async function runChatCompletion(
+  turns: TurnRunner,
+  turn: Turn,
+  options: ChatCompletionOptions,
+): Promise<RunningChatCompletion> {
+  const { instanceId, gateway, body, log } = options
   const isStreamed = body.stream === true
-  let gatewayBody: object
-  try {
-    const request = readRequest(asResponse, gateway)
-    skipKnownItems(request.items, noKnownItems)
-    gatewayBody = gatewayRequest(request, request.items, 0)
-  } catch (error) {
-    throw toChatError(error)
-  }
-  const question: AgentRequest = {
+  const gatewayBody = readBody(body, gateway)
+  const agentRequest: AgentRequest = {
     instanceId,
     gateway,
-    sessionKey: await asked.makeSession(),
+    sessionKey: await options.createSession(),
     model: body.model,
     isStreamed,
     log,
     body: { ...gatewayBody, ...(isStreamed && { stream: true }) },
   }
-  const answer = await turns.ask(turn, question)
-  const out = new ChatCompletionWriter(body.model, body.stream_options?.include_usage === true)
-
+  const answer = await turns.ask(turn, agentRequest)
+  const writer = new ChatCompletionWriter(body.model, body.stream_options?.include_usage === true)
+  const writtenOutput = () => writeOutput(answer.events, (output) => writer.write(output))
   return {
     answer,
     async json() {
-      const said = follow(answer.events)
-      let step = await said.next()
-      for (; !step.done; step = await said.next()) for (const one of step.value) out.write(one)
-      const { failure } = turns.outcome(turn, question, step.value)
-      if (step.value.kind !== 'end') throw failure
-      return JSON.stringify(out.completion(step.value))
+      const end = await resultOf(writtenOutput())
+      const { failure } = turns.outcome(turn, agentRequest, end)
+      if (end.kind !== 'end') throw failure
+      return JSON.stringify(writer.completion(end))
     },
     async *chunks() {
-      yield [out.start()]
-      const said = follow(answer.events)
-      let step = await said.next()
-      for (; !step.done; step = await said.next()) yield step.value.flatMap((one) => out.write(one))
-      const { error, failure } = turns.outcome(turn, question, step.value)
-      if (step.value.kind === 'end') return yield [...out.end(step.value), '[DONE]']
+      yield writer.start()
+      const end = yield* writtenOutput()
+      const { error, failure } = turns.outcome(turn, agentRequest, end)
+      if (end.kind === 'end') return yield [...writer.end(end), '[DONE]']
       log.warn({ err: failure, instanceId }, 'a streamed turn failed')
       const status = failure instanceof AppError ? statusOf[failure.kind] : 500
       yield [JSON.stringify({ error: { ...error, type: openaiType(status), param: null } })]
     },
+  }
+}
+
+/** The body for the gateway. Throws AppError invalid that names the field that cannot be honoured. */
+function readBody(body: CreateChatCompletion, gateway: RunningGateway): object {
+  const { request, toChatError } = readChatRequest(body)
+  try {
+    const checked = readRequest(request, gateway)
+    skipKnownItems(checked.items, noKnownItems)
+    return gatewayRequest(checked)
+  } catch (error) {
+    throw toChatError(error)
   }
 }

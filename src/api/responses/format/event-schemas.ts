@@ -1,7 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { OutputFunctionCall, OutputItem, OutputMessage, OutputText, ResponseObject } from './response-schema.ts'
 
-const sequence_number = Type.Integer({ minimum: 0, description: 'From 0, without gaps.' })
+const sequence_number = Type.Integer({ minimum: 0, description: 'Counts from 0 without gaps.' })
 const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>
   Type.Object({ type: Type.Literal(name), sequence_number, ...properties }, { additionalProperties: false })
 
@@ -10,8 +10,8 @@ const item_id = Type.String()
 const inPart = { item_id, output_index, content_index: Type.Integer({ minimum: 0 }) }
 const response = ResponseObject
 
-/** Every event of a stream, by its type. */
-export const streamEvents = {
+/** The schema of every event of a stream, by its type. */
+export const eventSchemas = {
   'response.created': event('response.created', { response }),
   'response.in_progress': event('response.in_progress', { response }),
   'response.output_item.added': event('response.output_item.added', {
@@ -56,8 +56,8 @@ export const streamEvents = {
 } as const
 
 export type StreamEvent = {
-  [N in keyof typeof streamEvents]: Static<(typeof streamEvents)[N]>
-}[keyof typeof streamEvents]
+  [N in keyof typeof eventSchemas]: Static<(typeof eventSchemas)[N]>
+}[keyof typeof eventSchemas]
 
 export const terminalEvents: ReadonlySet<string> = new Set([
   'response.completed',

@@ -1,54 +1,20 @@
 import { createParser } from 'eventsource-parser'
 import { isObject } from '#openclaw/json.ts'
-import { AppError } from '#platform/errors.ts'
+import { type AgentEvent, type AgentOutput, brokenAnswer } from './agent-events.ts'
 import { errorTexts } from './error-texts.ts'
 import type { Usage } from './response-schema.ts'
 
-/** What an agent says: its words, and calls of the client's tools. */
-export type AgentOutput =
-  | { kind: 'text'; text: string }
-  | { kind: 'call'; callId: string; name: string; arguments: string }
-
-/** How its turn ended by its own account. */
-export type AgentEnd =
-  | { kind: 'end'; status: 'completed' | 'incomplete'; usage: Usage | null }
-  | { kind: 'failed'; error: unknown; usage: Usage | null }
-
-/** What an agent does in a turn, in order: what it says, then exactly one end. */
-export type AgentEvent = AgentOutput | AgentEnd
-
-/** How a turn ended: by the agent's account, or because something on the way to it broke. */
-export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
-
-const isEnd = (event: AgentEvent): event is AgentEnd => event.kind === 'end' || event.kind === 'failed'
-
-/** Hands on what an agent says, as it comes, and returns how that ended. Never throws. */
-export async function* follow(events: AsyncIterable<AgentEvent[]>): AsyncGenerator<AgentOutput[], TurnEnd> {
-  try {
-    for await (const batch of events) {
-      const said = batch.filter((event): event is AgentOutput => !isEnd(event))
-      if (said.length > 0) yield said
-      const end = batch.find(isEnd)
-      if (end) return end
-    }
-    throw brokenAnswer(errorTexts.cut)
-  } catch (cause) {
-    return { kind: 'broken', cause }
-  }
-}
-
-/** What one answer of an agent may come to, its text above all. */
+/** The largest answer of an agent that is read; most of it is text. */
 export const maxAnswerBytes = 64 * 1024 * 1024
-/** Each is an item of the response, beside the text before it; models call a handful at once. */
+/** Each call is an item of the response. Models make a handful of calls at once. */
 const maxCalls = 1000
 
-export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
 const unreadable = () => brokenAnswer(errorTexts.unreadable)
 
 const count = (value: unknown): number =>
   typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : 0
 
-/** Null when the gateway knows nothing of it, which it says with nothing but zeros. */
+/** Returns null when the gateway reports only zeros: it does so when it does not know the usage. */
 function readUsage(usage: unknown): Usage | null {
   if (!isObject(usage)) return null
   const input = isObject(usage.input_tokens_details) ? usage.input_tokens_details : {}
@@ -66,7 +32,7 @@ function readUsage(usage: unknown): Usage | null {
   return read.total_tokens > 0 ? read : null
 }
 
-/** Those of OpenClaw have nine characters. What stands at the other end may be the agent itself. */
+// OpenClaw's ids have nine characters. An agent may have replaced its gateway, so any other id is checked.
 const callIdFormat = /^[\x21-\x7e]{1,64}$/
 
 function readCall(item: Record<string, unknown>): AgentOutput {
@@ -89,28 +55,28 @@ const textIn = ({ content }: Record<string, unknown>): string =>
     ? content.flatMap((part) => (isObject(part) && typeof part.text === 'string' ? [part.text] : [])).join('')
     : ''
 
-/** Takes what an agent says as long as it does not come to more than one answer may. Throws AppError gateway_unreachable. */
-function limitedAnswer(): (said: AgentOutput) => AgentOutput {
+/** Returns a function that passes output on, and throws AppError gateway_unreachable once the answer is too large. */
+function limitOutput(): (output: AgentOutput) => AgentOutput {
   let bytes = 0
   let calls = 0
-  return (said) => {
-    if (said.kind === 'call') calls += 1
-    bytes += Buffer.byteLength(said.kind === 'text' ? said.text : said.callId + said.name + said.arguments)
+  return (output) => {
+    if (output.kind === 'call') calls += 1
+    bytes += Buffer.byteLength(output.kind === 'text' ? output.text : output.callId + output.name + output.arguments)
     if (bytes > maxAnswerBytes || calls > maxCalls) throw brokenAnswer(errorTexts.tooLarge)
-    return said
+    return output
   }
 }
 
-/** What happened in a turn, from the gateway's answer in one piece. Throws AppError gateway_unreachable. */
+/** Reads an answer that a gateway sent as one JSON object. Throws AppError gateway_unreachable. */
 export function readAnswer(bytes: Buffer): AgentEvent[] {
   const response = parse(bytes.toString('utf8'))
   if (!isObject(response) || !Array.isArray(response.output)) throw unreadable()
-  const accept = limitedAnswer()
+  const limited = limitOutput()
   const events = response.output.flatMap((item): AgentEvent[] => {
     if (!isObject(item)) throw unreadable()
-    if (item.type === 'function_call') return [accept(readCall(item))]
+    if (item.type === 'function_call') return [limited(readCall(item))]
     const text = item.type === 'message' ? textIn(item) : ''
-    return text === '' ? [] : [accept({ kind: 'text', text })]
+    return text === '' ? [] : [limited({ kind: 'text', text })]
   })
   return [...events, readEnd(response)]
 }
@@ -124,44 +90,43 @@ function parse(text: string): unknown {
 }
 
 /**
- * Reads a gateway's stream: all that each chunk of bytes completes. Whoever reads gets exactly one end, the last of all;
- * a stream that ends without one, breaks, or cannot be read throws AppError gateway_unreachable, or what the body threw.
- * The gateway opens a message before it knows whether there will be one, and closes it though nothing was said: here is
- * only what was said.
+ * Reads an answer that a gateway sends as a stream. Yields the events that each chunk of bytes completes, exactly one
+ * end as the last. Throws AppError gateway_unreachable when the stream cannot be read or has no end, and errors of the
+ * body. The gateway adds a message before it knows whether there will be text, so only text and calls are events.
  */
 export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<AgentEvent[]> {
   const decoder = new TextDecoder()
-  let happened: AgentEvent[] = []
-  const accept = limitedAnswer()
-  let said = ''
-  let isOver = false
+  let events: AgentEvent[] = []
+  const limited = limitOutput()
+  let text = ''
+  let hasEnded = false
 
   const read = (data: string): AgentEvent[] => {
-    if (isOver || data === '[DONE]') return []
+    if (hasEnded || data === '[DONE]') return []
     const parsed = parse(data)
     if (!isObject(parsed)) throw unreadable()
     if (parsed.type === 'response.output_text.delta') {
       if (typeof parsed.delta !== 'string') throw unreadable()
-      said += parsed.delta
-      return parsed.delta === '' ? [] : [accept({ kind: 'text', text: parsed.delta })]
+      text += parsed.delta
+      return parsed.delta === '' ? [] : [limited({ kind: 'text', text: parsed.delta })]
     }
     if (parsed.type === 'response.output_text.done') {
-      const { text } = parsed
-      if (typeof text !== 'string' || !text.startsWith(said)) throw unreadable()
-      const rest = text.slice(said.length)
-      said = text
-      return rest === '' ? [] : [accept({ kind: 'text', text: rest })]
+      const { text: whole } = parsed
+      if (typeof whole !== 'string' || !whole.startsWith(text)) throw unreadable()
+      const rest = whole.slice(text.length)
+      text = whole
+      return rest === '' ? [] : [limited({ kind: 'text', text: rest })]
     }
     if (parsed.type === 'response.output_item.done') {
-      return isObject(parsed.item) && parsed.item.type === 'function_call' ? [accept(readCall(parsed.item))] : []
+      return isObject(parsed.item) && parsed.item.type === 'function_call' ? [limited(readCall(parsed.item))] : []
     }
     if (!ends.has(String(parsed.type))) return []
-    isOver = true
+    hasEnded = true
     return [readEnd(parsed.response)]
   }
   const parser = createParser({
     maxBufferSize: maxAnswerBytes,
-    onEvent: ({ data }) => happened.push(...read(data)),
+    onEvent: ({ data }) => events.push(...read(data)),
     onError({ type }) {
       if (type === 'max-buffer-size-exceeded') throw brokenAnswer(errorTexts.tooLarge)
     },
@@ -169,10 +134,10 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
 
   for await (const chunk of body) {
     parser.feed(decoder.decode(chunk, { stream: true }))
-    const events = happened
-    happened = []
-    if (events.length > 0) yield events
-    if (isOver) return
+    const completed = events
+    events = []
+    if (completed.length > 0) yield completed
+    if (hasEnded) return
   }
   throw brokenAnswer(errorTexts.cut)
 }

@@ -1,42 +1,42 @@
 import mime from 'mime'
 import { AppError } from '#platform/errors.ts'
+import { invalidField } from './invalid-field.ts'
 
-/** How OpenClaw takes an image or a file. */
+/** An image or a file in the form that OpenClaw accepts. */
 export type MediaSource =
   | { type: 'url'; url: string }
   | { type: 'base64'; media_type: string; data: string; filename?: string }
 
-// OpenClaw's own limits of what a message may carry; it would refuse, or cut, without a word.
+// OpenClaw's limits for the media of a message. It refuses or cuts larger media without an explanation.
 const maxImageBytes = 10 * 1024 * 1024
 const maxFileBytes = 5 * 1024 * 1024
 const maxFileCharacters = 60_000
 const imageTypes = ['image/jpeg', 'image/png', 'image/gif', 'image/webp', 'image/heic', 'image/heif']
 const fileTypes = ['text/plain', 'text/markdown', 'text/html', 'text/csv', 'application/json', 'application/pdf']
-/** Of images and files together that are given by address, in one message. */
+/** Images and files together that one message may name by URL. */
 export const maxUrlParts = 8
 
-const refuse = (param: string, why: string) => new AppError('invalid', `${param}: ${why}`, { param })
-const tooLarge = (param: string, what: string) => new AppError('too_large', `${param}: ${what}`, { param })
+const tooLarge = (param: string, why: string) => new AppError('too_large', `${param}: ${why}`, { param })
 
 const base64 = /^[A-Za-z0-9+/]+={0,2}$/
 const dataUrl = /^data:([^;,]{1,100})?(?:;[^;,]{1,100}){0,4};base64,/i
 
 function readData(text: string, param: string): { mediaType: string | undefined; data: string; bytes: number } {
-  const head = dataUrl.exec(text.slice(0, 600))
-  if (!head && text.startsWith('data:')) throw refuse(param, 'a data: URL must be of base64.')
-  const data = head ? text.slice(head[0].length) : text
-  if (!base64.test(data) || data.length % 4 !== 0) throw refuse(param, 'is not valid base64.')
+  const prefix = dataUrl.exec(text.slice(0, 600))
+  if (!prefix && text.startsWith('data:')) throw invalidField(param, 'a data: URL must be base64.')
+  const data = prefix ? text.slice(prefix[0].length) : text
+  if (!base64.test(data) || data.length % 4 !== 0) throw invalidField(param, 'is not valid base64.')
   const padding = data.endsWith('==') ? 2 : data.endsWith('=') ? 1 : 0
-  return { mediaType: head?.[1]?.toLowerCase(), data, bytes: (data.length / 4) * 3 - padding }
+  return { mediaType: prefix?.[1]?.toLowerCase(), data, bytes: (data.length / 4) * 3 - padding }
 }
 
 function readUrl(text: string, param: string): MediaSource {
   const url = URL.parse(text)
   if (url?.protocol === 'http:' || url?.protocol === 'https:') return { type: 'url', url: text }
-  throw refuse(param, 'must be a data: URL or an http(s) URL.')
+  throw invalidField(param, 'must be a data: URL or an http(s) URL.')
 }
 
-/** What the first bytes of each kind of image look like, in hex. */
+/** The first bytes of each type of image, in hex. */
 const signatures = [
   /^ffd8ff/,
   /^89504e470d0a1a0a/,
@@ -45,23 +45,27 @@ const signatures = [
   /^.{8}66747970(68656|6d696631|6d736631)/,
 ]
 
-/** An image part's `image_url`. Throws AppError invalid, or too_large. */
+/** Reads the `image_url` of an image part. Throws AppError invalid or too_large, with `param` as the field. */
 export function readImage(imageUrl: string, param: string): MediaSource {
   if (!imageUrl.startsWith('data:')) return readUrl(imageUrl, param)
   const { mediaType = '', data, bytes } = readData(imageUrl, param)
-  if (!imageTypes.includes(mediaType)) throw refuse(param, `the media type must be one of ${imageTypes.join(', ')}.`)
+  if (!imageTypes.includes(mediaType))
+    throw invalidField(param, `the media type must be one of ${imageTypes.join(', ')}.`)
   if (bytes > maxImageBytes) throw tooLarge(param, 'an image must not be larger than 10 MB.')
-  const head = Buffer.from(data.slice(0, 64), 'base64').toString('hex')
-  if (!signatures.some((signature) => signature.test(head))) throw refuse(param, 'the data is not an image.')
+  const firstBytes = Buffer.from(data.slice(0, 64), 'base64').toString('hex')
+  if (!signatures.some((signature) => signature.test(firstBytes)))
+    throw invalidField(param, 'the data is not an image.')
   return { type: 'base64', media_type: mediaType, data }
 }
 
-/** A file part's `file_data`, a data: URL or bare base64. Throws AppError invalid, or too_large. */
+/** Reads the `file_data` of a file part, a data: URL or bare base64. Throws AppError invalid or too_large. */
 export function readFileData(fileData: string, filename: string | undefined, param: string): MediaSource {
   const { mediaType, data, bytes } = readData(fileData, param)
-  const named = filename === undefined ? null : mime.getType(filename)
-  const media_type = mediaType === undefined || mediaType === 'application/octet-stream' ? (named ?? '') : mediaType
-  if (!fileTypes.includes(media_type)) throw refuse(param, `the media type must be one of ${fileTypes.join(', ')}.`)
+  const typeOfName = filename === undefined ? null : mime.getType(filename)
+  const media_type =
+    mediaType === undefined || mediaType === 'application/octet-stream' ? (typeOfName ?? '') : mediaType
+  if (!fileTypes.includes(media_type))
+    throw invalidField(param, `the media type must be one of ${fileTypes.join(', ')}.`)
   if (bytes > maxFileBytes) throw tooLarge(param, 'a file must not be larger than 5 MB.')
   if (media_type !== 'application/pdf' && Buffer.from(data, 'base64').toString('utf8').length > maxFileCharacters) {
     throw tooLarge(param, 'a text file must not be longer than 60,000 characters.')
@@ -69,5 +73,5 @@ export function readFileData(fileData: string, filename: string | undefined, par
   return { type: 'base64', media_type, data, ...(filename !== undefined && { filename }) }
 }
 
-/** A file part's `file_url`. Throws AppError invalid. */
+/** Reads the `file_url` of a file part. Throws AppError invalid. */
 export const readFileUrl = readUrl

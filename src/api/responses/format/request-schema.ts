@@ -2,10 +2,10 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { OneOf } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
 
-/** What clients send: a field that is null is as good as left out. */
-const Maybe = <S extends TSchema>(schema: S) => Type.Optional(Type.Union([schema, Type.Null()]))
+/** A field that a request may leave out, or send as null, which means the same. */
+export const OptionalOrNull = <S extends TSchema>(schema: S) => Type.Optional(Type.Union([schema, Type.Null()]))
 
-/** One of several shapes told apart by `type`: a fault names what is wrong with the one that was meant. */
+/** One of several shapes, selected by `type`. Validation reports the faults of the selected shape only. */
 const Tagged = <S extends TSchema[]>(shapes: [...S], description?: string) =>
   Type.Unsafe<Static<S[number]>>({
     type: 'object',
@@ -17,37 +17,37 @@ const Tagged = <S extends TSchema[]>(shapes: [...S], description?: string) =>
 
 const functionName = Type.String({ minLength: 1, maxLength: 64, pattern: '^[a-zA-Z0-9_-]+$' })
 const callId = Type.String({ minLength: 1, maxLength: 64 })
-const status = Maybe(OneOf(['in_progress', 'completed', 'incomplete']))
-const id = Maybe(Type.String())
+const status = OptionalOrNull(OneOf(['in_progress', 'completed', 'incomplete']))
+const id = OptionalOrNull(Type.String())
 
 const InputText = Type.Object({ type: Type.Literal('input_text'), text: Type.String() }, { $id: 'InputText' })
 const InputImage = Type.Object(
   {
     type: Type.Literal('input_image'),
-    image_url: Maybe(
+    image_url: OptionalOrNull(
       Type.String({ description: 'A `data:` URL (PNG, JPEG, GIF, WebP, HEIC, HEIF; up to 10 MB) or an http(s) URL.' }),
     ),
-    file_id: Maybe(Type.String()),
-    detail: Maybe(OneOf(['low', 'high', 'auto', 'original'])),
+    file_id: OptionalOrNull(Type.String()),
+    detail: OptionalOrNull(OneOf(['low', 'high', 'auto', 'original'])),
   },
   { $id: 'InputImage' },
 )
 const InputFile = Type.Object(
   {
     type: Type.Literal('input_file'),
-    filename: Maybe(Type.String()),
-    file_data: Maybe(
+    filename: OptionalOrNull(Type.String()),
+    file_data: OptionalOrNull(
       Type.String({ description: 'A `data:` URL or bare base64 (text, Markdown, HTML, CSV, JSON, PDF; up to 5 MB).' }),
     ),
-    file_url: Maybe(Type.String()),
-    file_id: Maybe(Type.String()),
+    file_url: OptionalOrNull(Type.String()),
+    file_id: OptionalOrNull(Type.String()),
   },
   { $id: 'InputFile' },
 )
 const OutputText = Type.Object({ type: Type.Literal('output_text'), text: Type.String() }, { $id: 'InputOutputText' })
 const Refusal = Type.Object({ type: Type.Literal('refusal'), refusal: Type.String() }, { $id: 'InputRefusal' })
 
-/** Of the format, and beyond what an agent takes: `request.ts` refuses them with words. */
+/** Parts of the format that an agent does not accept: gateway-request.ts refuses them with a reason. */
 const OtherPart = Type.Object({ type: OneOf(['input_audio', 'input_video']) }, { $id: 'InputOtherPart' })
 
 const ContentPart = Tagged([InputText, InputImage, InputFile, OutputText, Refusal, OtherPart])
@@ -59,7 +59,7 @@ const MessageItem = Type.Object(
     id,
     role: OneOf(['user', 'assistant', 'system', 'developer']),
     content: Type.Union([Type.String(), Type.Array(ContentPart)]),
-    phase: Maybe(OneOf(['commentary', 'final_answer'])),
+    phase: OptionalOrNull(OneOf(['commentary', 'final_answer'])),
     status,
   },
   { $id: 'InputMessage' },
@@ -107,16 +107,21 @@ const InputItem = Tagged([
   ItemReference,
   OtherItem,
 ])
-/** Without those that are refused, once a request was read. */
+/** The items of a checked request: request.ts has refused all others. */
 export type InputItem = Exclude<Static<typeof InputItem>, Static<typeof OtherItem>>
-export type MessageItem = Static<typeof MessageItem>
+
+/** The content parts of an item, or none when its content is a text. */
+export function contentParts(item: InputItem): ContentPart[] {
+  const content = item.type === 'message' ? item.content : item.type === 'function_call_output' ? item.output : []
+  return typeof content === 'string' ? [] : content
+}
 
 const ToolParam = Type.Object({
-  type: Type.String({ description: '`function`: the agent brings its own tools along.' }),
+  type: Type.String({ description: '`function`. The agent has its own tools besides.' }),
   name: Type.Optional(functionName),
-  description: Maybe(Type.String()),
-  parameters: Maybe(Type.Record(Type.String(), Type.Unknown())),
-  strict: Maybe(Type.Boolean()),
+  description: OptionalOrNull(Type.String()),
+  parameters: OptionalOrNull(Type.Record(Type.String(), Type.Unknown())),
+  strict: OptionalOrNull(Type.Boolean()),
 })
 
 const ToolChoiceParam = Type.Union([
@@ -133,57 +138,53 @@ export const Metadata = Type.Record(Type.String({ maxLength: 64 }), Type.String(
   maxProperties: 16,
 })
 
-const shared = {
-  model: Type.String({
-    pattern: modelPattern,
-    description:
-      '`openclaw` for the instance’s own model, or any model of its provider, with or without the provider before a `/`.',
-  }),
-  temperature: Maybe(Type.Number({ minimum: 0, maximum: 2 })),
-  top_p: Maybe(Type.Number({ minimum: 0, maximum: 1 })),
-  presence_penalty: Maybe(Type.Number({ minimum: -2, maximum: 2 })),
-  frequency_penalty: Maybe(Type.Number({ minimum: -2, maximum: 2 })),
-  top_logprobs: Maybe(Type.Integer({ minimum: 0, maximum: 20 })),
-  parallel_tool_calls: Maybe(Type.Boolean()),
-  metadata: Maybe(Metadata),
-  store: Maybe(Type.Boolean({ description: 'Whether the answer can be read later; it can unless this is false.' })),
-  service_tier: Maybe(Type.String()),
-  stream: Maybe(Type.Boolean({ description: 'Whether the answer comes as server-sent events.' })),
-}
-
 /**
- * What `POST …/responses` takes. Every field of the format is known by name, so that one that cannot be honoured is
- * refused with words (`request.ts`); how each is treated is in docs/responses.md.
+ * The body of `POST …/responses`. It names every field of the format, so that request.ts can refuse the ones without
+ * support with a reason. docs/responses.md lists the treatment of each.
  */
 export const CreateResponse = Type.Object(
   {
-    ...shared,
-    input: Type.Union([Type.String(), Type.Array(InputItem)], {
-      description: 'What you say: a text, or a list of items.',
+    model: Type.String({
+      pattern: modelPattern,
+      description:
+        '`openclaw` for the model of the instance, or any model of its provider, as `<model>` or `<provider>/<model>`.',
     }),
-    instructions: Maybe(Type.String({ description: 'Added to the agent’s system prompt for this turn.' })),
-    previous_response_id: Maybe(
-      Type.String({ description: 'Must be the latest response of the session: the path decides which that is.' }),
+    temperature: OptionalOrNull(Type.Number({ minimum: 0, maximum: 2 })),
+    top_p: OptionalOrNull(Type.Number({ minimum: 0, maximum: 1 })),
+    presence_penalty: OptionalOrNull(Type.Number({ minimum: -2, maximum: 2 })),
+    frequency_penalty: OptionalOrNull(Type.Number({ minimum: -2, maximum: 2 })),
+    top_logprobs: OptionalOrNull(Type.Integer({ minimum: 0, maximum: 20 })),
+    parallel_tool_calls: OptionalOrNull(Type.Boolean()),
+    metadata: OptionalOrNull(Metadata),
+    store: OptionalOrNull(Type.Boolean({ description: 'Whether the response can be read later. True by default.' })),
+    service_tier: OptionalOrNull(Type.String()),
+    stream: OptionalOrNull(Type.Boolean({ description: 'Whether the answer comes as server-sent events.' })),
+    input: Type.Union([Type.String(), Type.Array(InputItem)], {
+      description: 'Your message: a text, or a list of items.',
+    }),
+    instructions: OptionalOrNull(Type.String({ description: 'Added to the agent’s system prompt for this turn.' })),
+    previous_response_id: OptionalOrNull(
+      Type.String({ description: 'Must be the latest response of the session in the path.' }),
     ),
-    tools: Maybe(Type.Array(ToolParam, { maxItems: 128 })),
-    tool_choice: Maybe(ToolChoiceParam),
-    max_output_tokens: Maybe(Type.Integer({ minimum: 16 })),
-    text: Maybe(
+    tools: OptionalOrNull(Type.Array(ToolParam, { maxItems: 128 })),
+    tool_choice: OptionalOrNull(ToolChoiceParam),
+    max_output_tokens: OptionalOrNull(Type.Integer({ minimum: 16 })),
+    text: OptionalOrNull(
       Type.Object({
-        format: Maybe(Type.Object({ type: Type.String({ description: 'Only `text`.' }) })),
-        verbosity: Maybe(Type.String()),
+        format: OptionalOrNull(Type.Object({ type: Type.String({ description: 'Only `text`.' }) })),
+        verbosity: OptionalOrNull(Type.String()),
       }),
     ),
-    reasoning: Maybe(Type.Object({})),
-    truncation: Maybe(OneOf(['auto', 'disabled'])),
-    include: Maybe(Type.Array(Type.String())),
-    stream_options: Maybe(Type.Object({ include_obfuscation: Maybe(Type.Boolean()) })),
-    background: Maybe(Type.Boolean()),
-    max_tool_calls: Maybe(Type.Integer({ minimum: 1 })),
-    safety_identifier: Maybe(Type.String()),
-    prompt_cache_key: Maybe(Type.String()),
-    prompt_cache_retention: Maybe(Type.String()),
-    user: Maybe(Type.String()),
+    reasoning: OptionalOrNull(Type.Object({})),
+    truncation: OptionalOrNull(OneOf(['auto', 'disabled'])),
+    include: OptionalOrNull(Type.Array(Type.String())),
+    stream_options: OptionalOrNull(Type.Object({ include_obfuscation: OptionalOrNull(Type.Boolean()) })),
+    background: OptionalOrNull(Type.Boolean()),
+    max_tool_calls: OptionalOrNull(Type.Integer({ minimum: 1 })),
+    safety_identifier: OptionalOrNull(Type.String()),
+    prompt_cache_key: OptionalOrNull(Type.String()),
+    prompt_cache_retention: OptionalOrNull(Type.String()),
+    user: OptionalOrNull(Type.String()),
     conversation: Type.Optional(Type.Unknown()),
     prompt: Type.Optional(Type.Unknown()),
     context_management: Type.Optional(Type.Unknown()),
@@ -192,11 +193,12 @@ export const CreateResponse = Type.Object(
     $id: 'CreateResponse',
     additionalProperties: true,
     description:
-      'The Responses format. What the agent cannot honour is a 400 that names the field; some hints are taken without effect. The table of all fields is in docs/responses.md.',
+      'The Responses format. A field that the agent cannot honour is a 400 that names the field. Some hints ' +
+      'are accepted without effect. docs/responses.md has the table of all fields.',
     examples: [{ model: 'openclaw', input: 'What files are in the current directory?' }],
   },
 )
 export type CreateResponse = Static<typeof CreateResponse>
 
-/** Names that the schema knows: any other is refused. */
+/** The fields of the schema: request.ts refuses all others. */
 export const responseFields: ReadonlySet<string> = new Set(Object.keys(CreateResponse.properties))

@@ -1,17 +1,9 @@
-import { randomUUID } from 'node:crypto'
 import type { ResponseStatus } from '#database/schema.ts'
-import { newId } from '#platform/ids.ts'
 import type { EchoedFields, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
-
-const withoutDashes = (id: string) => id.replaceAll('-', '')
-
-/** Sorts by the time it was made, as the id of the row that it is. */
-export const newResponseId = (): string => `resp_${withoutDashes(newId())}`
-export const newItemId = (kind: 'msg' | 'fc'): string => `${kind}_${withoutDashes(randomUUID())}`
 
 export const nowInSeconds = (): number => Math.floor(Date.now() / 1000)
 
-/** How a response ended. */
+/** The state of a response that its turn decides. */
 export interface Outcome {
   status: ResponseStatus
   usage: Usage | null
@@ -20,12 +12,20 @@ export interface Outcome {
 
 export const inProgress: Outcome = { status: 'in_progress', usage: null, error: null }
 export const cancelled: Outcome = { status: 'cancelled', usage: null, error: null }
+export const failedWith = (error: ResponseError): Outcome => ({ status: 'failed', usage: null, error })
 
 const reasons = { incomplete: { reason: 'max_output_tokens' }, cancelled: { reason: 'cancelled' } } as const
 
-/** The response as clients get it, whole at every moment of its life. */
+/** A response from the moment its request was accepted. */
+export interface ResponseDraft {
+  id: string
+  createdAt: number
+  echo: EchoedFields
+}
+
+/** The response as clients get it. It is complete in every state. */
 export const responseObject = (
-  { id, createdAt, echo }: { id: string; createdAt: number; echo: EchoedFields },
+  { id, createdAt, echo }: ResponseDraft,
   { status, usage, error }: Outcome,
   output: readonly OutputItem[],
 ): ResponseObject => ({
@@ -40,5 +40,3 @@ export const responseObject = (
   usage,
   ...echo,
 })
-
-export const outputText = (text: string) => ({ type: 'output_text' as const, text, annotations: [], logprobs: [] })

@@ -3,7 +3,7 @@ import { responseStatuses } from '#database/schema.ts'
 import { Nullable, OneOf } from '#http/validation.ts'
 import { Metadata } from './request-schema.ts'
 
-// What clients get. Strict on purpose: the tests hold every object and event against these.
+// These schemas allow no other fields: the tests validate every response and event with them.
 const exact = { additionalProperties: false } as const
 const NullOr = <S extends TSchema>(schema: S) => Type.Union([schema, Type.Null()])
 
@@ -13,7 +13,10 @@ export const OutputText = Type.Object(
   {
     type: Type.Literal('output_text'),
     text: Type.String(),
-    annotations: Type.Array(Type.Unknown(), { maxItems: 0, description: 'Always empty: an agent annotates nothing.' }),
+    annotations: Type.Array(Type.Unknown(), {
+      maxItems: 0,
+      description: 'Always empty: an agent makes no annotations.',
+    }),
     logprobs: Type.Array(Type.Unknown(), { maxItems: 0 }),
   },
   exact,
@@ -29,7 +32,7 @@ export const OutputMessage = Type.Object(
     phase: Type.Optional(
       OneOf(
         ['commentary', 'final_answer'],
-        'Whether it is the answer, or was said on the way to a call of your tools.',
+        '`final_answer` for the answer, `commentary` for text before a call of your tools.',
       ),
     ),
   },
@@ -40,7 +43,7 @@ export const OutputFunctionCall = Type.Object(
   {
     type: Type.Literal('function_call'),
     id: Type.String(),
-    call_id: Type.String({ description: 'What the `function_call_output` with the result must name.' }),
+    call_id: Type.String({ description: 'The `call_id` of the `function_call_output` with the result.' }),
     name: Type.String(),
     arguments: Type.String({ description: 'JSON.' }),
     status: ItemStatus,
@@ -72,7 +75,7 @@ export const ResponseTool = Type.Object(
     name: Type.String(),
     description: Nullable(Type.String()),
     parameters: NullOr(Type.Record(Type.String(), Type.Unknown())),
-    strict: Nullable(Type.Boolean({ description: 'Never true: the agent does not hold its model to a schema.' })),
+    strict: Nullable(Type.Boolean({ description: 'Never true: the agent does not make its model follow a schema.' })),
   },
   exact,
 )
@@ -87,7 +90,9 @@ export const ResponseToolChoice = Type.Union([
 ])
 export type ResponseToolChoice = Static<typeof ResponseToolChoice>
 
-/** What of a request its response repeats: what the agent was told, and the neutral value of what does not apply to it. */
+/**
+ * The fields of a request that its response repeats: the value that took effect, else the neutral value of the format.
+ */
 const echoed = {
   model: Type.String({ description: 'The model as you named it.' }),
   previous_response_id: Nullable(Type.String()),
@@ -98,14 +103,16 @@ const echoed = {
   parallel_tool_calls: Type.Literal(true),
   text: Type.Object({ format: Type.Object({ type: Type.Literal('text') }, exact) }, exact),
   reasoning: Type.Object({ effort: Type.Null(), summary: Type.Null() }, exact),
-  temperature: Type.Number({ description: 'Yours if the model is told it, else 1.' }),
-  top_p: Type.Number({ description: 'Yours if the model is told it, else 1.' }),
+  temperature: Type.Number({ description: 'Your value if it is sent to the model, else 1.' }),
+  top_p: Type.Number({ description: 'Your value if it is sent to the model, else 1.' }),
   presence_penalty: Type.Literal(0),
   frequency_penalty: Type.Literal(0),
   top_logprobs: Type.Literal(0),
   max_output_tokens: Nullable(Type.Integer()),
   max_tool_calls: Type.Null(),
-  truncation: Type.Literal('auto', { description: 'An agent shortens its own conversation when it grows too long.' }),
+  truncation: Type.Literal('auto', {
+    description: 'An agent shortens its conversation by itself when it grows too long.',
+  }),
   store: Type.Boolean(),
   background: Type.Literal(false),
   service_tier: Type.Literal('default'),
@@ -119,13 +126,15 @@ export const ResponseError = Type.Object({ code: Type.String(), message: Type.St
 export type ResponseError = Static<typeof ResponseError>
 
 const IncompleteDetails = Type.Object(
-  { reason: OneOf(['max_output_tokens', 'cancelled'], '`cancelled` with the status `cancelled`.') },
+  { reason: OneOf(['max_output_tokens', 'cancelled'], '`cancelled` when the status is `cancelled`.') },
   exact,
 )
 
 export const ResponseObject = Type.Object(
   {
-    id: Type.String({ description: 'May be sent back as `previous_response_id`; the session remembers without it.' }),
+    id: Type.String({
+      description: 'You may send it as `previous_response_id`. The session remembers the conversation without it.',
+    }),
     object: Type.Literal('response'),
     created_at: Type.Integer({ description: 'Unix time in seconds.' }),
     completed_at: Nullable(Type.Integer({ description: 'Null unless `completed`.' })),
@@ -133,7 +142,7 @@ export const ResponseObject = Type.Object(
     incomplete_details: NullOr(IncompleteDetails),
     error: NullOr(ResponseError),
     output: Type.Array(OutputItem, {
-      description: 'What the agent says, and the calls of your tools. Its own tools are its own business.',
+      description: 'The text of the agent, and its calls of your tools. Calls of its own tools are not included.',
     }),
     usage: NullOr(Usage),
     ...echoed,

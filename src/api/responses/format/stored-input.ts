@@ -1,8 +1,8 @@
+import { newItemId } from './ids.ts'
 import type { ContentPart, InputItem } from './request-schema.ts'
-import { newItemId } from './response-object.ts'
 
-/** A part without the bytes of its image or file: those are the client's to keep. */
-function keptPart(part: ContentPart): object {
+/** A part without the bytes of its image or file, which are not stored. */
+function storedPart(part: ContentPart): object {
   if (part.type === 'input_image') {
     const { type, image_url: url, detail } = part
     return { type, image_url: url?.startsWith('data:') ? null : (url ?? null), detail: detail ?? 'auto' }
@@ -16,8 +16,14 @@ function keptPart(part: ContentPart): object {
   return 'text' in part ? { type: part.type, text: part.text } : { type: part.type }
 }
 
-/** The items of an input as they can be read later, each with an id. */
-export const storedInput = (items: readonly InputItem[]): object[] =>
+/** An item of an input as it is stored; its other fields depend on its type. */
+export interface StoredItem {
+  type: string
+  id: string
+}
+
+/** The items of an input as clients read them later, each with an id. */
+export const storedInput = (items: readonly InputItem[]): StoredItem[] =>
   items.map((item) => {
     if (item.type === 'reasoning' || item.type === 'item_reference')
       return { type: item.type, id: item.id ?? newItemId('msg') }
@@ -30,10 +36,10 @@ export const storedInput = (items: readonly InputItem[]): object[] =>
       const { role, content } = item
       const type = role === 'assistant' ? 'output_text' : 'input_text'
       const parts: ContentPart[] = typeof content === 'string' ? [{ type, text: content }] : content
-      return { ...common, role, content: parts.map(keptPart) }
+      return { ...common, role, content: parts.map(storedPart) }
     }
     const { call_id } = item
     if (item.type === 'function_call') return { ...common, call_id, name: item.name, arguments: item.arguments }
     const { output } = item
-    return { ...common, call_id, output: typeof output === 'string' ? output : output.map(keptPart) }
+    return { ...common, call_id, output: typeof output === 'string' ? output : output.map(storedPart) }
   })

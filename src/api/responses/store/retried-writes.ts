@@ -1,40 +1,40 @@
-/** The last again and again. */
-const retryPausesMs = [100, 500, 2000, 5000] as const
+/** The pauses between the tries of a write. The last one repeats. */
+const pausesMs = [100, 500, 2000] as const
 const maxPauseMs = 5000
-/** How long the end of a turn waits for a database that is away, and how many, and how much of their rows. */
+/** How long a row waits for a database that is not available, and how many rows, of how many characters, may wait. */
 const retryForMs = 5 * 60_000
-const maxWaiting = 10_000
+const maxWaitingRows = 10_000
 const maxWaitingCharacters = 64 * 1024 * 1024
-/** What they get once the store closes. */
+/** How long rows still wait once the store closes. */
 const closeWithinMs = 5000
 
-/** A row to be written, its contents sealed, by column. */
+/** A row to be written, its contents sealed, as the values of its columns. */
 export type Columns = readonly (string | null)[]
 
 export interface RetriedWrites {
   /**
-   * Writes a row, again and again while that fails. Throws what the last try threw: after 5 minutes, at the next failure once
-   * more than 10,000 rows or 64 Mi characters wait, or once it closes.
+   * Writes a row, and tries again while that fails. Throws the error of the last try: 5 minutes after the first one, at
+   * the next failure while more than 10,000 rows or 64 Mi characters wait, and soon after `close`.
    */
   untilWritten(row: Columns, write: (row: Columns) => Promise<void>): Promise<void>
-  /** Tries what waits once more at once, and answers how long, in ms, tries may still be made. */
+  /** Tries all waiting rows at once. Returns the time, in ms, for which they may still be tried. */
   close(): number
 }
 
-/** Rows that wait for a database which is away. They are held in memory: a process that ends loses them. */
+/** Keeps rows in memory while the database is not available. A process that ends loses them. */
 export function createRetriedWrites(): RetriedWrites {
   const waiting = { rows: 0, characters: 0 }
   let closesAt = Number.POSITIVE_INFINITY
-  const pausing = new Set<() => void>()
+  const endPauses = new Set<() => void>()
   const pause = (ms: number) =>
     new Promise<void>((resolve) => {
-      const goOn = () => {
+      const end = () => {
         clearTimeout(timer)
-        pausing.delete(goOn)
+        endPauses.delete(end)
         resolve()
       }
-      const timer = setTimeout(goOn, ms)
-      pausing.add(goOn)
+      const timer = setTimeout(end, ms)
+      endPauses.add(end)
     })
 
   return {
@@ -48,8 +48,8 @@ export function createRetriedWrites(): RetriedWrites {
           try {
             return await write(row)
           } catch (error) {
-            const pauseMs = retryPausesMs[failures] ?? maxPauseMs
-            const isTooMuch = waiting.rows > maxWaiting || waiting.characters > maxWaitingCharacters
+            const pauseMs = pausesMs[failures] ?? maxPauseMs
+            const isTooMuch = waiting.rows > maxWaitingRows || waiting.characters > maxWaitingCharacters
             if (isTooMuch || performance.now() + pauseMs > Math.min(givesUpAt, closesAt)) throw error
             await pause(pauseMs)
           }
@@ -61,7 +61,7 @@ export function createRetriedWrites(): RetriedWrites {
     },
     close() {
       closesAt = performance.now() + closeWithinMs
-      for (const goOn of pausing) goOn()
+      for (const end of endPauses) end()
       return closeWithinMs
     },
   }

@@ -1,46 +1,50 @@
 import { errorTexts } from '#api/responses/format/error-texts.ts'
+import { isResponseId, toResponseId, toUuid } from '#api/responses/format/ids.ts'
+import { invalidField } from '#api/responses/format/invalid-field.ts'
 import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/schema.ts'
-import { AppError } from '#platform/errors.ts'
-import { isResponseId, lostSql, toResponseId, toUuid } from './lost-turns.ts'
+import { lostSql } from './lost-turns.ts'
 
-/** Whose turn it is, and where. */
+/** A session of an instance. */
 export interface SessionRef {
   organizationId: string
   instanceId: string
   sessionKey: string
 }
 
-/** What a request names of what came before. */
+/** The earlier responses, items and calls that a request names. */
 export interface References {
   previousId: string | null
   itemIds: string[]
   callIds: string[]
 }
 
-/** Of its own if it is in nobody's session, so that clients start anew instead of giving up. */
-export const previousResponseError = (text: string, code?: string) =>
-  new AppError('invalid', `previous_response_id: ${text}`, { param: 'previous_response_id', ...(code && { code }) })
+export const previousResponseError = (why: string, code?: string) => invalidField('previous_response_id', why, code)
+/** Has a code of its own: clients that get it begin a new conversation instead of giving up. */
 const unknownPrevious = () => previousResponseError(errorTexts.previousUnknown, 'previous_response_not_found')
 
-/** The latest that the session goes on from: a failed or cancelled turn may be tried again from where it began. */
-const latestText = `
+/** Failed and cancelled turns do not count: clients may repeat them. */
+const latestQuery = `
   SELECT id FROM responses
-  WHERE instance_id = $1 AND session_key = $2 AND status IN ('completed', 'incomplete', 'in_progress') AND NOT ${lostSql}
+  WHERE instance_id = $1 AND session_key = $2
+    AND status IN ('completed', 'incomplete', 'in_progress') AND NOT ${lostSql}
   ORDER BY created_at DESC, id DESC LIMIT 1`
 
-const knownText = `
+const knownItemsQuery = `
   SELECT item_ids AS "itemIds", call_ids AS "callIds", answered_call_ids AS "answeredCallIds" FROM responses
   WHERE instance_id = $1 AND session_key = $2 AND status <> 'failed' AND NOT ${lostSql}
     AND (item_ids && $3 OR call_ids && $4 OR answered_call_ids && $4)`
 
-/** Throws AppError invalid unless `previousId` is what the session goes on from; `unsettled` while that one's turn lasts. */
+/**
+ * Checks that a session can continue from `previousId`. Returns `in_progress` while the turn of that response runs.
+ * Throws AppError invalid when the response is not the latest of the session.
+ */
 export async function requireLatestResponse(
   db: Db,
   { organizationId, instanceId, sessionKey }: SessionRef,
   previousId: string,
-): Promise<'latest' | 'unsettled'> {
+): Promise<'ended' | 'in_progress'> {
   if (!isResponseId(previousId)) throw unknownPrevious()
   const previous = await db.$client.query<{
     instance: string
@@ -56,34 +60,34 @@ export async function requireLatestResponse(
   if (!found) throw unknownPrevious()
   if (found.instance !== instanceId) throw previousResponseError(errorTexts.previousOfOtherInstance)
   if (found.session !== sessionKey) throw previousResponseError(errorTexts.previousOfOtherSession)
-  const latest = await db.$client.query<{ id: string }>(latestText, [instanceId, sessionKey])
+  const latest = await db.$client.query<{ id: string }>(latestQuery, [instanceId, sessionKey])
   const latestId = latest.rows[0] && toResponseId(latest.rows[0].id)
-  if (latestId === previousId) return found.status === 'in_progress' ? 'unsettled' : 'latest'
-  // It failed, was lost or cancelled after the latest: the session is where that one was.
-  const isBehind = found.isLost || found.status === 'failed' || found.status === 'cancelled'
-  if (isBehind && (latestId === undefined || latestId < previousId)) return 'latest'
+  if (latestId === previousId) return found.status === 'in_progress' ? 'in_progress' : 'ended'
+  // A turn that came to nothing after the latest response left the session as that response did.
+  const cameToNothing = found.isLost || found.status === 'failed' || found.status === 'cancelled'
+  if (cameToNothing && (latestId === undefined || latestId < previousId)) return 'ended'
   throw previousResponseError(errorTexts.previousNotLatest(latestId ?? null))
 }
 
-/** What a session knows of the items and calls that a request names. */
+/** Finds the items and calls among `references` that a session has. */
 export async function findKnownItems(
   db: Db,
   { instanceId, sessionKey }: SessionRef,
   { itemIds, callIds }: References,
 ): Promise<KnownItems> {
   if (itemIds.length + callIds.length === 0) return noKnownItems
-  // No text of PostgreSQL holds U+0000, so no session knows such an id.
+  // PostgreSQL stores no text with U+0000, so no session has such an id.
   const storable = (ids: string[]) => ids.filter((id) => !id.includes('\0'))
   const { rows } = await db.$client.query<{
     itemIds: string[]
     callIds: string[]
     answeredCallIds: string[]
-  }>(knownText, [instanceId, sessionKey, storable(itemIds), storable(callIds)])
-  const answeredCalls = new Set(rows.flatMap((one) => one.answeredCallIds))
-  const made = rows.flatMap((one) => one.callIds)
+  }>(knownItemsQuery, [instanceId, sessionKey, storable(itemIds), storable(callIds)])
+  const answeredCalls = new Set(rows.flatMap((row) => row.answeredCallIds))
+  const calls = rows.flatMap((row) => row.callIds)
   return {
-    itemIds: new Set(rows.flatMap((one) => one.itemIds)),
-    pendingCalls: new Set(made.filter((id) => !answeredCalls.has(id))),
+    itemIds: new Set(rows.flatMap((row) => row.itemIds)),
+    pendingCalls: new Set(calls.filter((id) => !answeredCalls.has(id))),
     answeredCalls,
   }
 }

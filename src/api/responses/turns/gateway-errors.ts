@@ -4,17 +4,18 @@ import { AppError, type ErrorKind } from '#platform/errors.ts'
 
 interface GatewayFailure {
   status: number
-  /** The parsed body; anything when the gateway sent something else than JSON. */
+  /** The parsed body, undefined when it is not JSON. */
   body: unknown
   retryAfter?: string | undefined
 }
 
-/** Whose credentials a failure is about, if it is about any: the organization's at the provider, or ours at the gateway. */
+/** Whose credentials were refused: the organization's by the provider, or Chowder's by the gateway. */
 type Refused = 'provider' | 'chowder' | null
 
 const maxMessageLength = 1000
 
-const keptStatuses: Partial<Record<number, ErrorKind>> = {
+/** Statuses of the gateway that the caller gets too. */
+const forwardedStatuses: Partial<Record<number, ErrorKind>> = {
   400: 'invalid',
   413: 'too_large',
   422: 'unprocessable',
@@ -30,17 +31,17 @@ const textOf = (value: unknown): string | null =>
 const secondsIn = (retryAfter: string | undefined) =>
   retryAfter && /^\d{1,5}$/.test(retryAfter) ? { retryAfterSeconds: Number(retryAfter) } : {}
 
-/** Whether a failed response's error says that the provider refused the organization's key or account. */
+/** The text for an error that says that the provider refused the organization's key or account, else null. */
 function providerRefusal(provider: ModelProvider, error: unknown): string | null {
   const code = property(error, 'code')
   if (code === 'authentication_error' || code === 'permission_error') return errorTexts.keyRefused(provider)
   return code === 'insufficient_quota' ? errorTexts.noCredit(provider) : null
 }
 
-/** The status that a gateway answers a failure with, which within a stream only the failure's code tells. */
+/** The status that a gateway would answer with. In a stream only the code of the error implies it. */
 const statusOfCode: Partial<Record<string, number>> = { rate_limit_error: 429, invalid_request_error: 400 }
 
-/** The same for a turn that failed within a stream. */
+/** Does the same as `gatewayError` for a turn that failed within a stream. */
 export const failedTurn = (provider: ModelProvider, error: unknown, earlierRefusal?: string) =>
   gatewayError(
     provider,
@@ -49,10 +50,10 @@ export const failedTurn = (provider: ModelProvider, error: unknown, earlierRefus
   )
 
 /**
- * What a gateway's refusal means to the caller. Before a run the gateway answers `{"error": {message, type}}`, and
- * 401 and 403 are about our own token; once the run has begun it answers a whole response object, and they are the
- * model provider's. `earlierRefusal` is what the provider refused within the last minute: the gateway then puts the
- * key aside and answers a bare `internal error`, whose cause only its log tells.
+ * Turns a failure of a gateway into the error for the caller. Before a turn runs the gateway answers
+ * `{"error": {message, type}}`, and 401 and 403 are about Chowder's own token. Once the turn runs it answers a whole
+ * response object, and they are about the key at the model provider. `earlierRefusal` is the provider's refusal within
+ * the last minute: the gateway then does not use the key, and answers `internal error` without the cause.
  */
 export function gatewayError(
   provider: ModelProvider,
@@ -72,28 +73,24 @@ export function gatewayError(
       return { error: badGateway(earlierRefusal), refused: null }
     }
   } else if (status === 401 || status === 403 || isLockout(status, error)) {
-    // Trying again only makes the gateway lock us out for longer.
+    // Every further request makes the gateway lock Chowder out for longer.
     const refusal = new AppError('gateway_unreachable', errorTexts.chowderRefused, { doNotRetry: true })
     return { error: refusal, refused: 'chowder' }
   }
   const isUnknownModel =
     status === 404 && [property(error, 'code'), property(error, 'type')].includes('invalid_request_error')
-  const kind = isUnknownModel ? 'invalid' : keptStatuses[status]
-  if (!kind)
-    return {
-      error: badGateway(errorTexts.gatewayFailed(status, message)),
-      refused: null,
-    }
-  const text = message === null ? errorTexts.gatewayRefusedRequest : (plainer[message] ?? message)
+  const kind = isUnknownModel ? 'invalid' : forwardedStatuses[status]
+  if (!kind) return { error: badGateway(errorTexts.gatewayFailed(status, message)), refused: null }
+  const text = message === null ? errorTexts.gatewayRefusedRequest : (clearerTexts[message] ?? message)
   return { error: new AppError(kind, text, secondsIn(retryAfter)), refused: null }
 }
 
-/** Refusals whose reason OpenClaw writes to its log only. */
-const plainer: Partial<Record<string, string>> = {
+/** Texts for refusals whose reason OpenClaw writes only to its log. */
+const clearerTexts: Partial<Record<string, string>> = {
   'invalid request': errorTexts.mediaRefused,
   'invalid tool configuration': errorTexts.toolRefused,
 }
 
-/** The gateway's 429 for too many bad tokens, which says nothing about the caller. A provider's has a response around it. */
+/** Whether a 429 is the gateway's own for too many bad tokens. A 429 of the provider comes in a response object. */
 const isLockout = (status: number, error: unknown): boolean =>
   status === 429 && /failed authentication/i.test(textOf(property(error, 'message')) ?? '')

@@ -3,7 +3,7 @@ import { gatewayUnreachable } from '#instances/gateway/errors.ts'
 import type { Endpoint } from '#openclaw/gateway.ts'
 import type { AppError } from '#platform/errors.ts'
 
-/** Node's and undici's codes for a connection that never came about: the gateway has seen nothing of the request. */
+/** Codes of Node and undici for a failed connection: the gateway has not seen the request. */
 const neverConnected = new Set([
   'ECONNREFUSED',
   'EHOSTUNREACH',
@@ -18,13 +18,13 @@ const isNeverConnected = (error: unknown): boolean =>
     ? error.errors.every(isNeverConnected)
     : error instanceof Error && 'code' in error && neverConnected.has(String(error.code))
 
-/** The failure of a request to a gateway, fit for showing. A turn that may have begun is not to be repeated. */
+/** The error for a request to a gateway that failed. It says not to retry unless the gateway never got the request. */
 export const unreachable = (cause: unknown): AppError =>
   gatewayUnreachable({ cause, doNotRetry: !isNeverConnected(cause) })
 
 const unixSuffix = '.unix'
 
-// A socket's path travels in the origin as a host name, so that one agent pools both kinds and drops idle ones.
+// The origin carries the path of a Unix socket as its host name, so that one Agent pools both kinds of connections.
 function createPool(origin: string | URL, options: object): Dispatcher {
   const { hostname } = new URL(origin)
   if (!hostname.endsWith(unixSuffix)) return new Pool(origin, options)
@@ -40,8 +40,8 @@ function originOf(endpoint: Endpoint): string {
 
 interface GatewayPool {
   /**
-   * Sends a turn to a gateway and returns its answer as soon as the head of it is there. Sets no deadline of its own:
-   * the signal must. Throws what undici throws, or the signal's reason.
+   * Sends a turn to a gateway, and resolves when the headers of its answer have arrived. It has no timeout: use the
+   * signal. Throws errors of undici, and the signal's reason.
    */
   post(
     endpoint: Endpoint,
@@ -52,7 +52,7 @@ interface GatewayPool {
   close(): Promise<void>
 }
 
-/** Connections to gateways, kept for the next turn. */
+/** Opens connections to gateways, and keeps them for later turns. */
 export function createGatewayPool(): GatewayPool {
   const agent = new Agent({
     factory: createPool,

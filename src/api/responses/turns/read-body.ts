@@ -1,6 +1,8 @@
 import type { Readable } from 'node:stream'
 
-/** Bytes collected from chunks. Grows by doubling: neither many tiny chunks nor a few large ones make it slow or fat. */
+/**
+ * Bytes collected from chunks. It grows by doubling, so that neither many small chunks nor a few large ones are slow.
+ */
 class ByteBuffer {
   #bytes = Buffer.alloc(0)
   #length = 0
@@ -20,7 +22,7 @@ class ByteBuffer {
     this.#length = needed
   }
 
-  /** All of the bytes; the buffer is empty from then on. */
+  /** Returns all bytes and empties the buffer. */
   take(): Buffer {
     const taken = this.#bytes.subarray(0, this.#length)
     this.#bytes = Buffer.alloc(0)
@@ -29,7 +31,7 @@ class ByteBuffer {
   }
 }
 
-/** Collects a body's bytes, and stops reading once there are more than `limit`. Rejects when the body breaks off. */
+/** Reads a body, and destroys it once it has more than `limit` bytes. Rejects when the body breaks off. */
 export function readBody(
   body: Readable,
   limit: number,
@@ -46,7 +48,7 @@ export function readBody(
   body.once('end', () => resolve({ bytes: collected.take(), isWhole: true }))
   body.once('error', reject)
   body.once('close', () => {
-    // After `end` or `error` this changes nothing, and an error that nobody sees would cost its stack trace.
+    // A close after `end` or `error` needs no error of its own, which would cost its stack trace.
     if (!body.readableEnded && !body.errored) reject(new Error('the body broke off'))
   })
   return promise

@@ -1,16 +1,10 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
+import { type AgentEvent, brokenAnswer, type TurnEnd } from '#api/responses/format/agent-events.ts'
 import { errorTexts } from '#api/responses/format/error-texts.ts'
-import {
-  type AgentEvent,
-  brokenAnswer,
-  maxAnswerBytes,
-  readAnswer,
-  readStream,
-  type TurnEnd,
-} from '#api/responses/format/gateway-answer.ts'
-import { cancelled, type Outcome } from '#api/responses/format/response-object.ts'
+import { maxAnswerBytes, readAnswer, readStream } from '#api/responses/format/gateway-answer.ts'
+import { cancelled, failedWith, type Outcome } from '#api/responses/format/response-object.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
@@ -18,50 +12,51 @@ import { AppError } from '#platform/errors.ts'
 import { failedTurn, gatewayError } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { readBody } from './read-body.ts'
-import { clientLeft, Turn, type TurnTimeouts, turnCancelled } from './turn.ts'
+import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
-/** How long, and how much, is waited for after the end of an answer, so that its connection can be used again. */
-const restMs = 1000
-const restBytes = 64 * 1024
+/** Bytes after the end of a stream that are read, and for how long, so that the connection can be used again. */
+const maxRestBytes = 64 * 1024
+const restTimeoutMs = 1000
 
-/** What an agent is asked. */
+/** A request to the agent of an instance. */
 export interface AgentRequest {
   instanceId: string
   gateway: RunningGateway
   sessionKey: string
-  /** As the caller named it. */
+  /** The model as the caller named it. */
   model: string
   body: object
   isStreamed: boolean
   log: FastifyBaseLogger
 }
 
-/** An agent's answer: what it does, and from when to when the gateway was waited for, as `performance.now()` tells. */
+/** The answer of an agent. */
 export interface AgentAnswer {
   events: AsyncIterable<AgentEvent[]>
+  /** The time, by `performance.now()`, at which the request was sent. */
   askedAt: number
-  /** At the head of a stream, at the end of a plain answer. */
+  /** The time at which the headers of a stream, or the whole of a plain answer, had arrived. */
   answeredAt: number
 }
 
 export interface TurnRunner {
-  /** A turn that is ended when the server closes, or has ended if it does so already; `over` forgets it. */
+  /** Begins a turn, which ends when the server closes. Call `finish` when nobody waits for it any more. */
   begin(): Turn
   finish(turn: Turn): void
   /**
-   * Asks the gateway, and resolves once it agreed to answer. Throws AppError when it refuses or cannot be reached, the
-   * turn's reason when that was ended.
+   * Sends the request, and resolves once the gateway begins to answer. Throws AppError when the gateway refuses or
+   * cannot be reached, and the turn's reason when the turn was ended.
    */
-  ask(turn: Turn, question: AgentRequest): Promise<AgentAnswer>
-  /** What the end of a turn comes to, for its response; with the failure if it is one. */
-  outcome(turn: Turn, question: AgentRequest, end: TurnEnd): Outcome & { failure?: Error }
-  /** Ends all turns, with the reason that the server closes. */
+  ask(turn: Turn, request: AgentRequest): Promise<AgentAnswer>
+  /** The outcome for a response whose turn ended like this, with the failure if it is one. */
+  outcome(turn: Turn, request: AgentRequest, end: TurnEnd): Outcome & { failure?: Error }
+  /** Ends all turns, and those that begin later, because the server closes. */
   endAll(): void
   close(): Promise<void>
 }
 
-/** All that goes upstream: nothing of the client's own headers. */
+/** The headers for the gateway. None of the client's own headers are among them. */
 function headersOf({ gateway, sessionKey, model, isStreamed }: AgentRequest) {
   const gatewayModel = toGatewayModel(gateway.provider, model)
   return {
@@ -80,25 +75,26 @@ function parseJson(bytes: Buffer): unknown {
   }
 }
 
-/** Talks to gateways for the routes. `keyCooldownMs` is how long one keeps a key aside after the provider refused it. */
-export function createTurnRunner(times: TurnTimeouts, keyCooldownMs: number): TurnRunner {
+/**
+ * Runs turns of agents over connections to their gateways. `keyCooldownMs` is how long, in ms, a gateway stops using a
+ * key after the provider refused it.
+ */
+export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let isClosing = false
   const shuttingDown = () => new AppError('unavailable', errorTexts.shuttingDown, { doNotRetry: true })
-  /** What the provider refused lately, by instance. */
+  /** The latest refusal of the provider, by instance. */
   const refusals = new LRUCache<string, string>({ max: 10_000, ttl: keyCooldownMs })
 
-  /** What a failure between here and the gateway means: the reason why we ended the turn, if we did. */
+  /** The error for a failed request to the gateway: the reason of the turn if that was ended. */
   const explain = (turn: Turn, cause: unknown): Error => {
     if (turn.signal.aborted) return turn.signal.reason
     return cause instanceof AppError ? cause : unreachable(cause)
   }
 
-  async function refusal(
-    { gateway, instanceId, log }: AgentRequest,
-    answer: Dispatcher.ResponseData,
-  ): Promise<AppError> {
+  async function refusal(request: AgentRequest, answer: Dispatcher.ResponseData): Promise<AppError> {
+    const { gateway, instanceId, log } = request
     const { bytes } = await readBody(answer.body, maxErrorBytes)
     const retryAfter = answer.headers['retry-after']?.toString()
     const failure = { status: answer.statusCode, body: parseJson(bytes), retryAfter }
@@ -110,43 +106,9 @@ export function createTurnRunner(times: TurnTimeouts, keyCooldownMs: number): Tu
     return error
   }
 
-  /** Ends with the answer, and lets the few bytes behind it come after, so that the connection is not lost. */
-  async function* events(turn: Turn, body: Dispatcher.ResponseData['body']): AsyncGenerator<AgentEvent[]> {
-    const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
-    let readBytes = 0
-    let isOver = false
-    const heard: AsyncIterable<Buffer> = {
-      [Symbol.asyncIterator]: () => ({
-        async next() {
-          const chunk = await chunks.next()
-          turn.heard()
-          readBytes += chunk.value?.length ?? 0
-          return chunk
-        },
-      }),
-    }
-    try {
-      for await (const batch of readStream(heard)) {
-        // Whoever reads leaves with the end.
-        const last = batch.at(-1)?.kind
-        isOver = last === 'end' || last === 'failed'
-        yield batch
-      }
-    } finally {
-      if (!isOver) {
-        body.destroy()
-      } else {
-        turn.answered()
-        await chunks.return?.() // nothing flows into a dump as long as this listens
-        const limit = readBytes + restBytes
-        if (!body.destroyed) body.dump({ limit, signal: AbortSignal.timeout(restMs) }).catch(() => {})
-      }
-    }
-  }
-
   return {
     begin() {
-      const turn = new Turn(times)
+      const turn = new Turn(timeouts)
       turns.add(turn)
       if (isClosing) turn.end(shuttingDown())
       return turn
@@ -155,24 +117,24 @@ export function createTurnRunner(times: TurnTimeouts, keyCooldownMs: number): Tu
       turns.delete(turn)
       turn.finish()
     },
-    async ask(turn, question) {
-      const { gateway, body } = question
-      const headers = headersOf(question)
+    async ask(turn, request) {
+      const { gateway, body } = request
+      const headers = headersOf(request)
       turn.signal.throwIfAborted()
       const askedAt = performance.now()
       turn.watch((options) => probeHealth(gateway.endpoint, '/healthz', options))
       try {
         const answer = await gateways.post(gateway.endpoint, headers, JSON.stringify(body), turn.signal)
-        turn.heard()
-        if (answer.statusCode !== 200) throw await refusal(question, answer)
+        turn.received()
+        if (answer.statusCode !== 200) throw await refusal(request, answer)
         if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
-          return { events: events(turn, answer.body), askedAt, answeredAt: performance.now() }
+          return { events: streamedEvents(turn, answer.body), askedAt, answeredAt: performance.now() }
         }
-        const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.heard())
+        const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
         turn.answered()
         const answeredAt = performance.now()
         if (!isWhole) throw brokenAnswer(errorTexts.tooLarge)
-        return { events: once(readAnswer(bytes)), askedAt, answeredAt }
+        return { events: oneBatch(readAnswer(bytes)), askedAt, answeredAt }
       } catch (cause) {
         throw explain(turn, cause)
       }
@@ -185,10 +147,10 @@ export function createTurnRunner(times: TurnTimeouts, keyCooldownMs: number): Tu
       if (end.kind === 'failed') {
         const { error, refused } = failedTurn(gateway.provider, end.error, refusals.get(instanceId))
         if (refused === 'provider') refusals.set(instanceId, error.message)
-        return { ...failed(error), usage: end.usage, failure: error }
+        return { ...failedWith(responseError(error)), usage: end.usage, failure: error }
       }
       const failure = explain(turn, end.cause)
-      return failure === turnCancelled ? cancelled : { ...failed(failure), failure }
+      return failure === turnCancelled ? cancelled : { ...failedWith(responseError(failure)), failure }
     },
     endAll() {
       isClosing = true
@@ -199,16 +161,49 @@ export function createTurnRunner(times: TurnTimeouts, keyCooldownMs: number): Tu
   }
 }
 
-async function* once(events: AgentEvent[]): AsyncGenerator<AgentEvent[]> {
+/**
+ * Reads the events of a stream. After the agent's end it discards the few bytes that follow in the background, so that
+ * the connection can be used again. It destroys the body when the reader leaves earlier.
+ */
+async function* streamedEvents(turn: Turn, body: Dispatcher.ResponseData['body']): AsyncGenerator<AgentEvent[]> {
+  const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
+  let readBytes = 0
+  let hasEnded = false
+  const watched: AsyncIterable<Buffer> = {
+    [Symbol.asyncIterator]: () => ({
+      async next() {
+        const chunk = await chunks.next()
+        turn.received()
+        readBytes += chunk.value?.length ?? 0
+        return chunk
+      },
+    }),
+  }
+  try {
+    for await (const batch of readStream(watched)) {
+      const last = batch.at(-1)?.kind
+      // Set before the yield: readers leave at the end.
+      hasEnded = last === 'end' || last === 'failed'
+      yield batch
+    }
+  } finally {
+    if (!hasEnded) {
+      body.destroy()
+    } else {
+      turn.answered()
+      await chunks.return?.() // a dump gets no bytes while this iterator is open
+      const limit = readBytes + maxRestBytes
+      if (!body.destroyed) body.dump({ limit, signal: AbortSignal.timeout(restTimeoutMs) }).catch(() => {})
+    }
+  }
+}
+
+async function* oneBatch(events: AgentEvent[]): AsyncGenerator<AgentEvent[]> {
   yield events
 }
 
-function failed(failure: Error): Outcome {
-  const error =
-    failure instanceof AppError
-      ? { code: failure.kind, message: failure.message }
-      : failure === clientLeft
-        ? { code: 'client_left', message: errorTexts.clientLeft }
-        : { code: 'internal', message: 'Internal error.' }
-  return { status: 'failed', usage: null, error }
+function responseError(failure: Error): { code: string; message: string } {
+  if (failure instanceof AppError) return { code: failure.kind, message: failure.message }
+  if (failure === turnAbandoned) return { code: 'client_left', message: errorTexts.clientLeft }
+  return { code: 'internal', message: errorTexts.internal }
 }

@@ -1,19 +1,20 @@
 import { errorTexts } from '#api/responses/format/error-texts.ts'
 import { AppError } from '#platform/errors.ts'
 
+/** All times are in ms. */
 export interface TurnTimeouts {
-  /** Silence, in ms, after which the gateway is asked whether it lives. */
-  quietMs: number
-  /** Time between two such questions, and how long each may take. */
+  /** Time without a byte from the gateway after which its health is checked. */
+  silenceMs: number
+  /** Time between two health checks, and the timeout of each. */
   probeEveryMs: number
-  /** The longest a turn may take. */
+  /** The longest that a turn may take. */
   limitMs: number
-  /** How long a reader has for what is left, in ms, once a turn or a connection was ended. */
+  /** Time that a client has to read the rest of an answer after its turn or connection was ended. */
   graceMs: number
 }
 
 export const defaultTurnTimeouts: TurnTimeouts = {
-  quietMs: 15_000,
+  silenceMs: 15_000,
   probeEveryMs: 5_000,
   limitMs: 15 * 60_000,
   graceMs: 5_000,
@@ -21,66 +22,69 @@ export const defaultTurnTimeouts: TurnTimeouts = {
 
 const maxFailedProbes = 3
 
-/** The reason of a turn's end when nobody is left to be told. One for all: a stack trace a turn would be dear. */
-export const clientLeft = new Error('the client left')
+/**
+ * The reason of a turn that ends because its client left. Shared by all turns: a stack trace for each would be slow.
+ */
+export const turnAbandoned = new Error('the client left')
 
-/** The reason of a turn's end that somebody asked for by its response's id. */
+/** The reason of a turn that ends because its response was cancelled. */
 export const turnCancelled = new Error('the turn was cancelled')
 
 type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<boolean>
 
 /**
- * One turn of an agent, from the request to the last byte of its answer. `signal` fires once it must end, with an
- * AppError that says why, with `clientLeft`, or with `turnCancelled`. An agent may think in silence for minutes: what tells that from a hang
- * is whether its gateway still answers. It holds timers until `end` or `finish`.
+ * One turn of an agent, from the request to the last byte of its answer. `signal` fires when the turn must end, with
+ * `turnAbandoned`, `turnCancelled`, or an AppError that says why. An agent may think for minutes without a byte. A
+ * silent gateway hangs only when it fails its health checks too. A turn holds a timer until `end` or `finish`.
  */
 export class Turn {
-  readonly #times: TurnTimeouts
-  readonly #over = new AbortController()
+  readonly #timeouts: TurnTimeouts
+  readonly #ended = new AbortController()
   readonly #endsAt: number
   #check: NodeJS.Timeout | undefined
   #isStopped = false
-  #heardAt: number
+  #lastByteAt: number
   #failedProbes = 0
 
-  /** What is left to do once nobody waits for the turn any more. */
+  /** Called by `finish`. */
   onFinish: () => void = () => {}
 
-  constructor(times: TurnTimeouts) {
-    this.#times = times
-    this.#heardAt = performance.now()
-    this.#endsAt = this.#heardAt + times.limitMs
+  constructor(timeouts: TurnTimeouts) {
+    this.#timeouts = timeouts
+    this.#lastByteAt = performance.now()
+    this.#endsAt = this.#lastByteAt + timeouts.limitMs
   }
 
   get signal(): AbortSignal {
-    return this.#over.signal
+    return this.#ended.signal
   }
 
-  /** From now on silence makes the turn ask `probe`; three failures in a row end it. */
+  /** Starts to check the gateway's health with `probe` while it is silent. Three failures in a row end the turn. */
   watch(probe: Probe): void {
-    this.heard()
-    this.#checkIn(this.#times.quietMs, probe)
+    this.received()
+    this.#checkIn(this.#timeouts.silenceMs, probe)
   }
 
-  /** The gateway sent something. */
-  heard(): void {
-    this.#heardAt = performance.now()
+  /** Notes that the gateway sent bytes. */
+  received(): void {
+    this.#lastByteAt = performance.now()
   }
 
-  /** The gateway said all that it will: it is asked nothing more, and only the limit of the whole turn is left. */
+  /** Notes that the gateway's answer is complete: only the limit of the whole turn can end it from now on. */
   answered(): void {
-    this.#heardAt = Number.POSITIVE_INFINITY
+    this.#lastByteAt = Number.POSITIVE_INFINITY
   }
 
-  /** Nobody waits for it any more, however it ended. */
+  /** Stops the timers and calls `onFinish`: nobody waits for the turn any more. */
   finish(): void {
     this.#stop()
     this.onFinish()
   }
 
+  /** Ends the turn. Only the first reason counts. */
   end(reason: Error): void {
     this.#stop()
-    this.#over.abort(reason)
+    this.#ended.abort(reason)
   }
 
   #stop(): void {
@@ -88,33 +92,29 @@ export class Turn {
     clearTimeout(this.#check)
   }
 
-  /** One timer for both limits: a turn is short beside them, and there are many. */
+  // One timer for both limits, because there are many turns.
   #checkIn(ms: number, probe: Probe): void {
     const leftMs = this.#endsAt - performance.now()
-    this.#check = setTimeout(() => void this.#ask(probe), Math.min(ms, leftMs))
+    this.#check = setTimeout(() => void this.#checkNow(probe), Math.min(ms, leftMs))
   }
 
-  async #ask(probe: Probe): Promise<void> {
-    const { quietMs, probeEveryMs } = this.#times
-    const askedAt = performance.now()
-    if (askedAt >= this.#endsAt) {
-      const minutes = this.#times.limitMs / 60_000
-      return this.end(new AppError('gateway_timeout', errorTexts.tooLong(minutes), { doNotRetry: true }))
+  async #checkNow(probe: Probe): Promise<void> {
+    const { silenceMs, probeEveryMs, limitMs } = this.#timeouts
+    const checkedAt = performance.now()
+    if (checkedAt >= this.#endsAt) {
+      return this.end(new AppError('gateway_timeout', errorTexts.tooLong(limitMs / 60_000), { doNotRetry: true }))
     }
-    const quietFor = askedAt - this.#heardAt
-    if (quietFor < quietMs) {
+    const silentForMs = checkedAt - this.#lastByteAt
+    if (silentForMs < silenceMs) {
       this.#failedProbes = 0
-      return this.#checkIn(quietMs - quietFor, probe)
+      return this.#checkIn(silenceMs - silentForMs, probe)
     }
-    const answers = await probe({
-      timeoutMs: probeEveryMs,
-      signal: this.signal,
-    }).catch(() => false)
+    const isHealthy = await probe({ timeoutMs: probeEveryMs, signal: this.signal }).catch(() => false)
     if (this.#isStopped) return
-    this.#failedProbes = answers || this.#heardAt > askedAt ? 0 : this.#failedProbes + 1
+    this.#failedProbes = isHealthy || this.#lastByteAt > checkedAt ? 0 : this.#failedProbes + 1
     if (this.#failedProbes === maxFailedProbes) {
       return this.end(new AppError('gateway_timeout', errorTexts.hung, { doNotRetry: true }))
     }
-    this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - askedAt)), probe)
+    this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - checkedAt)), probe)
   }
 }

@@ -1,0 +1,54 @@
+import { AppError } from '#platform/errors.ts'
+import { errorTexts } from './error-texts.ts'
+import type { Usage } from './response-schema.ts'
+
+/** Output of an agent: a piece of text, or a call of one of the client's tools. */
+export type AgentOutput =
+  | { kind: 'text'; text: string }
+  | { kind: 'call'; callId: string; name: string; arguments: string }
+
+/** The end of a turn as the agent reports it. */
+export type AgentEnd =
+  | { kind: 'end'; status: 'completed' | 'incomplete'; usage: Usage | null }
+  | { kind: 'failed'; error: unknown; usage: Usage | null }
+
+/** An event of a turn. A turn has any number of outputs, then exactly one end. */
+export type AgentEvent = AgentOutput | AgentEnd
+
+/** The end of a turn: the one that the agent reports, or the failure that broke its answer off. */
+export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
+
+/** The error for an answer of a gateway that cannot be used. The turn has begun, so it must not be repeated. */
+export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
+
+/**
+ * Writes each output of an agent with `write`, and yields together the pieces of outputs that arrived together. Returns
+ * the end of the turn, and never throws: an answer that breaks off ends as `broken`.
+ */
+export async function* writeOutput<Piece>(
+  events: AsyncIterable<AgentEvent[]>,
+  write: (output: AgentOutput) => Piece[],
+): AsyncGenerator<Piece[], TurnEnd> {
+  try {
+    for await (const batch of events) {
+      const pieces: Piece[] = []
+      let end: AgentEnd | undefined
+      for (const event of batch) {
+        if (event.kind === 'text' || event.kind === 'call') pieces.push(...write(event))
+        else end = event
+      }
+      if (pieces.length > 0) yield pieces
+      if (end) return end
+    }
+    return { kind: 'broken', cause: brokenAnswer(errorTexts.cut) }
+  } catch (cause) {
+    return { kind: 'broken', cause }
+  }
+}
+
+/** Runs a generator to its end without its pieces, and returns its result. */
+export async function resultOf<T>(generator: AsyncGenerator<unknown, T>): Promise<T> {
+  let step = await generator.next()
+  while (!step.done) step = await generator.next()
+  return step.value
+}

@@ -1,0 +1,22 @@
+import { AppError } from '#platform/errors.ts'
+
+/** The error for a field of a request that cannot be accepted: a 400 that names the field and says why. */
+export const invalidField = (param: string, why: string, code?: string): AppError =>
+  new AppError('invalid', `${param}: ${why}`, { param, ...(code && { code }) })
+
+/** A field of a format that is refused for some or all of its values. */
+export type RefusedField<Body> = [name: keyof Body, isRefused: (value: unknown) => boolean, why: string]
+
+/** Throws AppError invalid for a field that is not in `known`, and for a field of `refused` unless it is null. */
+export function refuseFields<Body extends object>(
+  body: Body,
+  known: ReadonlySet<string>,
+  refused: readonly RefusedField<Body>[],
+): void {
+  const unknown = Object.keys(body).find((name) => !known.has(name))
+  if (unknown !== undefined) throw invalidField(unknown.slice(0, 100), 'this endpoint has no such field.')
+  for (const [name, isRefused, why] of refused) {
+    const value = body[name] ?? null
+    if (value !== null && isRefused(value)) throw invalidField(String(name), why)
+  }
+}

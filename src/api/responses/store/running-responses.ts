@@ -1,0 +1,164 @@
+import { toResponseId, toUuid } from '#api/responses/format/ids.ts'
+import type { Db } from '#database/client.ts'
+import { atMost } from '#platform/deadline.ts'
+import { AppError } from '#platform/errors.ts'
+import type { Logger } from '#platform/log.ts'
+import { texts } from '#platform/texts.ts'
+import { reportEveryMs, rewriteReportAfterSeconds } from './lost-turns.ts'
+import type { EndedResponse, ResponseRows, StartedResponse } from './response-rows.ts'
+import { createRetriedWrites } from './retried-writes.ts'
+import type { SessionRef } from './session-history.ts'
+
+/** How long a reader waits for the writes of this process: longer than the pauses of a retried write. */
+const readTimeoutMs = 10_000
+/** A turn that ends within this time is written once, with its end. */
+const insertAfterMs = 10
+
+interface Entry {
+  id: string
+  session: string
+  /** Set until its row is in the database. */
+  notInserted: StartedResponse | null
+  /** Set from its end until that is being written. */
+  ended: EndedResponse | null
+  onCancelled(): void
+}
+
+/** The sessions of all instances, by one text each. */
+export const sessionId = ({ instanceId, sessionKey }: Pick<SessionRef, 'instanceId' | 'sessionKey'>): string =>
+  `${instanceId} ${sessionKey}`
+
+/**
+ * The responses of this process whose end is not in the database yet. Writes the beginning and the end of each turn in
+ * the background, and tries again while the database is not available.
+ */
+export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Logger, 'warn'>) {
+  const retriedWrites = createRetriedWrites()
+  const running = new Map<string, Entry>()
+  /** The running responses whose beginning waits to be written. */
+  const toInsert = new Set<Entry>()
+  /** The writes that are being made, by the id of the response. Readers wait for them. */
+  const writes = new Map<string, Promise<void>>()
+  let insertTimer: NodeJS.Timeout | undefined
+
+  function track({ id }: Entry, write: Promise<void>): void {
+    const tracked = write.finally(() => {
+      if (writes.get(id) === tracked) writes.delete(id)
+    })
+    writes.set(id, tracked)
+  }
+
+  function insertWaiting(): void {
+    clearTimeout(insertTimer)
+    insertTimer = undefined
+    for (const response of toInsert) {
+      track(response, response.ended ? writeEnd(response, response.ended) : insert(response))
+    }
+    toInsert.clear()
+  }
+
+  async function insert(response: Entry): Promise<void> {
+    if (!response.notInserted) return
+    try {
+      await rows.insertOne(rows.toInsert(response.notInserted))
+      response.notInserted = null
+    } catch {
+      // The end of the turn inserts the row.
+    }
+  }
+
+  // Not async: while the database is not available, this must keep nothing of the response but its row.
+  function writeEnd(response: Entry, ended: EndedResponse): Promise<void> {
+    const giveUp = (err: unknown) => log.warn({ err }, 'the end of a turn could not be written to the database')
+    const forget = () => void running.delete(response.id)
+    const { notInserted } = response
+    try {
+      const row = notInserted ? rows.toInsert(notInserted, ended) : rows.toEnd(ended)
+      response.notInserted = response.ended = null
+      response.onCancelled = () => {}
+      return retriedWrites
+        .untilWritten(row, notInserted ? rows.insertOne : rows.endOne)
+        .catch(giveUp)
+        .then(forget)
+    } catch (error) {
+      giveUp(error)
+      return Promise.resolve(forget())
+    }
+  }
+
+  /** Reports in one query that all turns of this process still run, and learns which were cancelled. */
+  async function report(): Promise<void> {
+    const ids = [...running.values()].flatMap(({ id, notInserted }) => (notInserted ? [] : [toUuid(id)]))
+    if (ids.length === 0) return
+    const { rows: cancelled } = await db.$client.query<{ id: string }>({
+      name: 'report_responses',
+      text: `WITH seen AS (
+               UPDATE responses SET seen_at = now() WHERE id = ANY($1::uuid[]) AND status = 'in_progress'
+               AND seen_at < now() - interval '${rewriteReportAfterSeconds} seconds')
+             SELECT id FROM responses WHERE id = ANY($1::uuid[]) AND status = 'cancelled'`,
+      values: [ids],
+    })
+    for (const { id } of cancelled) running.get(toResponseId(id))?.onCancelled()
+  }
+  const reportTimer = setInterval(() => void report().catch(() => {}), reportEveryMs).unref()
+
+  function add(started: StartedResponse, isInserted: boolean): Entry {
+    const response: Entry = {
+      id: started.id,
+      session: sessionId(started),
+      notInserted: isInserted ? null : started,
+      ended: null,
+      onCancelled: () => {},
+    }
+    running.set(started.id, response)
+    return response
+  }
+
+  return {
+    get: (id: string): Entry | undefined => running.get(id),
+    /** Adds a response whose row is in the database. */
+    addInserted: (started: StartedResponse) => void add(started, true),
+    /** Adds a response and writes its row in a moment. */
+    begin(started: StartedResponse): void {
+      toInsert.add(add(started, false))
+      insertTimer ??= setTimeout(insertWaiting, insertAfterMs)
+    },
+    /** Writes the end of a turn in the background. */
+    end(ended: EndedResponse): void {
+      const response = running.get(ended.response.id)
+      if (!response) return
+      response.ended = ended
+      if (toInsert.has(response)) return
+      const earlierWrite = writes.get(response.id) ?? Promise.resolve()
+      track(
+        response,
+        earlierWrite.then(() => writeEnd(response, ended)),
+      )
+    },
+    /**
+     * Resolves when the changes of the selected responses up to now are in the database. Throws AppError unavailable
+     * when they are not within some seconds.
+     */
+    async written(isSelected: (response: Entry) => boolean): Promise<void> {
+      if ([...toInsert].some(isSelected)) insertWaiting()
+      const selected = [...running.values()].flatMap((response) =>
+        isSelected(response) ? (writes.get(response.id) ?? []) : [],
+      )
+      if (selected.length === 0) return
+      let areWritten = false
+      await atMost(
+        readTimeoutMs,
+        Promise.all(selected).then(() => {
+          areWritten = true
+        }),
+      )
+      if (!areWritten) throw new AppError('unavailable', texts.databaseDown, { retryAfterSeconds: 1 })
+    },
+    async close(): Promise<void> {
+      clearInterval(reportTimer)
+      const closeWithinMs = retriedWrites.close()
+      insertWaiting()
+      await atMost(closeWithinMs, Promise.all(writes.values()))
+    },
+  }
+}

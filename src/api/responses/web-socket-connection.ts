@@ -1,0 +1,207 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { WebSocket } from 'ws'
+import { type FindCaller, onceRefused } from '#http/auth.ts'
+import { toAppError } from '#http/errors.ts'
+import type { RunningGateway } from '#instances/find.ts'
+import { sessionKey } from '#openclaw/session-key.ts'
+import { AppError } from '#platform/errors.ts'
+import { openStreams } from '#platform/metrics.ts'
+import { errorTexts } from './format/error-texts.ts'
+import type { ResponseEvent } from './format/response-writer.ts'
+import { runResponse } from './run-response.ts'
+import { maxRequestBytes } from './schemas.ts'
+import type { ResponseStore } from './store/response-store.ts'
+import { type Turn, turnAbandoned } from './turns/turn.ts'
+import type { TurnRunner } from './turns/turn-runner.ts'
+import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
+
+/** Frames that may wait while a turn runs. All together may be as large as one request. */
+const maxWaitingFrames = 4
+/** Unsent bytes from which on the agent waits for the client. */
+const maxUnsentBytes = 64 * 1024
+/** Unsent bytes from which on nothing more is read from a client that does not read its errors. */
+const maxUnreadErrorBytes = 1024 * 1024
+const pingEveryMs = 30_000
+const maxConnectionMs = 60 * 60_000
+
+export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as const
+
+export interface ConnectionDeps {
+  turns: TurnRunner
+  store: ResponseStore
+  gatewayOf(organizationId: string, instanceId: string): Promise<RunningGateway>
+  findCaller: FindCaller
+  readFrame: ReadFrame
+  /** The time, in ms, that a client has to close a connection that was ended. */
+  graceMs: number
+  countTurn: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
+}
+
+interface Frame {
+  data: Buffer
+  isBinary: boolean
+}
+
+/**
+ * Stands in for a reply where requests are counted: no answer of a WebSocket carries the headers that tell what is
+ * left.
+ */
+const replyWithoutHeaders = { header: () => replyWithoutHeaders } as unknown as FastifyReply
+
+/**
+ * An open WebSocket, which runs its turns one after the other. A turn that fails before it begins is an `error` frame,
+ * and the connection stays open.
+ */
+export class WebSocketConnection {
+  readonly #deps: ConnectionDeps
+  readonly #socket: WebSocket
+  readonly #request: FastifyRequest
+  readonly #instanceId: string
+  readonly #sessionId: string
+  readonly #waiting: Frame[] = []
+  #waitingBytes = 0
+  #turn: Turn | null = null
+  #isRunning = false
+  #isAlive = true
+  /** Why no further turn begins. The client gets it, and the close, once the running turn has ended. */
+  #end: { code: number; reason: AppError } | null = null
+  #cutOff: NodeJS.Timeout | undefined
+
+  constructor(deps: ConnectionDeps, socket: WebSocket, request: FastifyRequest, sessionId: string) {
+    this.#deps = deps
+    this.#socket = socket
+    this.#request = request
+    this.#instanceId = (request.params as { instance_id: string }).instance_id
+    this.#sessionId = sessionId
+    onceRefused(request.caller, socket, deps.findCaller, (reason) => {
+      this.#turn?.end(reason)
+      this.end(closeCodes.policyViolation, reason)
+    })
+    const tooOld = new AppError('invalid', errorTexts.connectionTooOld, { code: 'websocket_connection_limit_reached' })
+    const lifetime = setTimeout(() => this.end(closeCodes.policyViolation, tooOld), maxConnectionMs)
+    const pings = setInterval(() => this.#ping(), pingEveryMs)
+    socket.on('pong', () => {
+      this.#isAlive = true
+    })
+    socket.on('message', (data: Buffer, isBinary: boolean) => this.#receive({ data, isBinary }))
+    socket.on('close', () => {
+      clearTimeout(lifetime)
+      clearTimeout(this.#cutOff)
+      clearInterval(pings)
+      this.#waiting.length = 0
+      this.#turn?.end(turnAbandoned)
+    })
+  }
+
+  /** Begins no further turn, and closes once the running one has ended. Only the first reason counts. */
+  end(code: number, reason: AppError): void {
+    this.#end ??= { code, reason }
+    this.#waiting.length = 0
+    this.#closeIfEnded()
+  }
+
+  #closeIfEnded(): void {
+    const socket = this.#socket
+    if (!this.#end || this.#isRunning || socket.readyState === socket.CLOSED) return
+    this.#cutOff ??= setTimeout(() => socket.terminate(), this.#deps.graceMs)
+    if (socket.readyState !== socket.OPEN) return
+    socket.send(errorFrame(this.#end.reason))
+    socket.close(this.#end.code)
+  }
+
+  #ping(): void {
+    // A client with unsent bytes may not have got the last ping yet.
+    if (!this.#isAlive && this.#socket.bufferedAmount === 0) {
+      this.#socket.terminate()
+    } else {
+      this.#isAlive = false
+      this.#socket.ping()
+    }
+  }
+
+  #receive(frame: Frame): void {
+    if (this.#end || this.#socket.readyState !== this.#socket.OPEN) return
+    const isTooMuch =
+      this.#waiting.length >= maxWaitingFrames || this.#waitingBytes + frame.data.length > maxRequestBytes
+    if (isTooMuch) {
+      this.#sendError(new AppError('rate_limited', errorTexts.tooManyWaiting))
+      return
+    }
+    this.#waiting.push(frame)
+    this.#waitingBytes += frame.data.length
+    void this.#runWaiting()
+  }
+
+  async #runWaiting(): Promise<void> {
+    if (this.#isRunning) return
+    this.#isRunning = true
+    for (let frame = this.#waiting.shift(); frame && !this.#end; frame = this.#waiting.shift()) {
+      this.#waitingBytes -= frame.data.length
+      await this.#run(frame).catch((error: unknown) => {
+        if (this.#socket.readyState !== this.#socket.OPEN) return
+        if (!toAppError(error as never)) {
+          this.#request.log.error({ err: error, instanceId: this.#instanceId }, 'a turn failed')
+        }
+        this.#sendError(error)
+      })
+    }
+    this.#isRunning = false
+    this.#closeIfEnded()
+  }
+
+  async #run({ data, isBinary }: Frame): Promise<void> {
+    const { turns, store, gatewayOf, readFrame, countTurn } = this.#deps
+    const { organizationId } = this.#request.caller
+    const turn = turns.begin()
+    this.#turn = turn
+    openStreams.inc()
+    try {
+      await countTurn?.(this.#request, replyWithoutHeaders)
+      turn.signal.throwIfAborted()
+      if (isBinary) throw new AppError('invalid', errorTexts.textFrames)
+      const body = readFrame(data.toString('utf8'))
+      const { events } = await runResponse(turns, store, turn, {
+        gateway: await gatewayOf(organizationId, this.#instanceId),
+        session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },
+        body,
+        isStreamed: true,
+        log: this.#request.log,
+      })
+      for await (const batch of events()) await this.#send(batch, turn)
+    } finally {
+      openStreams.dec()
+      turns.finish(turn)
+      this.#turn = null
+    }
+  }
+
+  /** Sends each event as a frame. Returns a promise when the client is slow, which resolves when it has read enough. */
+  #send(events: ResponseEvent[], { signal }: Turn): Promise<void> | undefined {
+    const socket = this.#socket
+    const tcp = this.#request.raw.socket
+    tcp.cork()
+    for (const { json } of events) socket.send(json())
+    tcp.uncork()
+    const needsNoWait = signal.aborted || socket.readyState !== socket.OPEN
+    if (needsNoWait || socket.bufferedAmount <= maxUnsentBytes) return undefined
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const goOn = () => {
+      tcp.off('drain', goOn)
+      socket.off('close', goOn)
+      signal.removeEventListener('abort', goOn)
+      resolve()
+    }
+    tcp.on('drain', goOn)
+    socket.on('close', goOn)
+    signal.addEventListener('abort', goOn)
+    return promise
+  }
+
+  #sendError(error: unknown): void {
+    const socket = this.#socket
+    socket.send(errorFrame(error))
+    if (socket.bufferedAmount <= maxUnreadErrorBytes || socket.isPaused) return
+    socket.pause()
+    this.#request.raw.socket.once('drain', () => socket.resume())
+  }
+}

@@ -1,0 +1,38 @@
+import type { FastifyInstance } from 'fastify'
+import { inOneLine, openaiType, toAppError } from '#http/errors.ts'
+import { jsonParser } from '#http/json-body.ts'
+import { isObject } from '#openclaw/json.ts'
+import { AppError, statusOf } from '#platform/errors.ts'
+import { errorTexts } from './format/error-texts.ts'
+import { invalidField } from './format/invalid-field.ts'
+import { CreateResponse } from './format/request-schema.ts'
+import { taggedBodies } from './validation.ts'
+
+/** Reads a text frame as a request. Throws AppError invalid or unprocessable. */
+export type ReadFrame = (text: string) => CreateResponse
+
+export function createFrameReader(app: FastifyInstance): ReadFrame {
+  const parse = jsonParser(app)
+  const validate = taggedBodies({ schema: CreateResponse, method: 'GET', url: '', httpPart: 'body' }) as {
+    (body: unknown): boolean
+    errors: Parameters<typeof inOneLine>[0] | null
+  }
+  return (text) => {
+    const frame = parse(text)
+    if (!isObject(frame) || frame.type !== 'response.create') throw invalidField('type', errorTexts.onlyCreate)
+    const { type: _type, stream: _stream, stream_options: _options, stream_id, generate, ...body } = frame
+    if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId)
+    if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp)
+    if (!validate(body)) throw new AppError('unprocessable', inOneLine(validate.errors ?? []))
+    return body as CreateResponse
+  }
+}
+
+/** The frame for an error, in the form of the format's WebSocket mode. */
+export function errorFrame(thrown: unknown): string {
+  const known = toAppError(thrown as Error & { code: string; name: string; statusCode?: number })
+  const status = known ? statusOf[known.kind] : 500
+  const { message = errorTexts.internal, param = null } = known ?? {}
+  const code = known ? (known.code ?? known.kind) : 'internal'
+  return JSON.stringify({ type: 'error', status, error: { type: openaiType(status), code, message, param } })
+}
