@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { existingPath, movablePath, newFilePath, newPath, pathOf } from '#api/files/paths.ts'
-import { rangeOf } from '#api/files/range.ts'
+import { existingPath, movablePath, newFilePath, newPath, parsePath } from '#api/files/paths.ts'
+import { parseRange } from '#api/files/range.ts'
 
 describe('a path in the workspace', () => {
   test.each([
@@ -12,11 +12,11 @@ describe('a path in the workspace', () => {
     ['a..b/..c', 'a..b/..c'],
     ['.keep', '.keep'],
   ])('%j is %j', (given, path) => {
-    expect(pathOf(given)).toBe(path)
+    expect(parsePath(given)).toBe(path)
   })
 
   test.each(['..', '../a', 'a/../b', 'a/..', '/', '/a', '//a', 'a\\b', '..\\a', 'a\0'])('%j is refused', (given) => {
-    for (const check of [pathOf, existingPath, movablePath, newPath, newFilePath]) {
+    for (const check of [parsePath, existingPath, movablePath, newPath, newFilePath]) {
       expect(() => check(given)).toThrow(expect.objectContaining({ kind: 'invalid' }))
     }
   })
@@ -29,17 +29,17 @@ test.each([
   ['bytes=3-', 10, { start: 3, end: 10 }],
   ['bytes=-4', 10, { start: 6, end: 10 }],
   ['bytes=-40', 10, { start: 0, end: 10 }],
-  ['bytes=10-', 10, 'none'],
-  ['bytes=-0', 10, 'none'],
-  ['bytes=0-', 0, 'none'],
-  ['bytes=-5', 0, 'none'],
+  ['bytes=10-', 10, 'unsatisfiable'],
+  ['bytes=-0', 10, 'unsatisfiable'],
+  ['bytes=0-', 0, 'unsatisfiable'],
+  ['bytes=-5', 0, 'unsatisfiable'],
   ['bytes=4-2', 10, null],
   ['bytes=-', 10, null],
   ['bytes=a-b', 10, null],
   ['bytes=0-1,2-3', 10, null],
   ['lines=0-1', 10, null],
   [`bytes=0-${'9'.repeat(400)}`, 10, { start: 0, end: 10 }],
-  [`bytes=${'9'.repeat(400)}-`, 10, 'none'],
+  [`bytes=${'9'.repeat(400)}-`, 10, 'unsatisfiable'],
 ])('the range %j of %d bytes is %j', (header, size, range) => {
-  expect(rangeOf(header, size)).toEqual(range)
+  expect(parseRange(header, size)).toEqual(range)
 })

@@ -43,8 +43,7 @@ export async function connectChannel(
   const { db, vault } = deps
   const { type } = getChannelDefinition(channel)
   const instance = await getInstance(db, organizationId, instanceId)
-  const { id } = instance // as it is stored: credentials are sealed for it, and sandboxes are named by it
-  const stored = await findStoredChannel(db, organizationId, id, channel)
+  const stored = await findStoredChannel(db, organizationId, instanceId, channel)
   const merged = mergeSettings(channel, config, stored ? unsealChannel(vault, stored).config : null)
   const settings = { channel, enabled: true, config: merged }
 
@@ -53,10 +52,10 @@ export async function connectChannel(
     const isPrepared = await prepareChannel(deps, instance, settings, signal)
     if (!isPrepared) return { status: 'preparing', qr: null, message: texts.channelPreparing }
   } else {
-    await configureChannel(deps, organizationId, id, channel, config)
+    await configureChannel(deps, organizationId, instanceId, channel, config)
   }
-  if (type === 'interactive') return deps.startQrLogin(organizationId, id, channel)
-  if (needsPreparation) await verifyOrRemove(deps, organizationId, id, settings)
+  if (type === 'interactive') return deps.startQrLogin(organizationId, instanceId, channel)
+  if (needsPreparation) await verifyOrRemove(deps, organizationId, instanceId, settings)
   return { status: 'connected', qr: null, message: null }
 }
 

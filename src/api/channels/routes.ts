@@ -27,7 +27,7 @@ import {
 } from './schemas.ts'
 import { getChannelStatus, listChannels, requireConnected } from './status.ts'
 
-const OfChannel = Type.Object({
+const ChannelParams = Type.Object({
   ...InstanceParams.properties,
   channel: Type.String({ description: 'telegram, discord, slack, whatsapp, and so on: see the list of channels.' }),
 })
@@ -39,7 +39,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.addHook('preClose', async () => closing.abort())
   const startQrLogin = createQrLogins({ askGateway, log: app.log, signal: closing.signal })
   const path = '/v1/instances/:instance_id/channels/:channel'
-  const common = { tags: ['channels'], params: OfChannel }
+  const common = { tags: ['channels'], params: ChannelParams }
   const config = { access: 'channels' } as const
 
   app.get(
@@ -204,8 +204,8 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         response: { 200: ChannelPairing, ...failures(400, 404, 409, 502, 504) },
       },
     },
-    async ({ body: { code }, caller, params: { instance_id: instanceId, channel } }) => {
-      const id = await requireConnected(deps, caller.organizationId, instanceId, channel)
+    async ({ body: { code }, caller, params: { instance_id: id, channel } }) => {
+      await requireConnected(deps, caller.organizationId, id, channel)
       const senderId = await approvePairing(deps, caller.organizationId, id, { channel, code })
       return { channel, code, status: 'approved' as const, output: `Pairing approved for user ${senderId}.` }
     },

@@ -104,20 +104,15 @@ async function readMaskedStatus(
   return { ...status, error: status.error && masked(status.error), issues }
 }
 
-/**
- * Returns the id of the instance as it is stored. Throws conflict unless the instance runs, has the channel enabled,
- * and its gateway has applied it.
- */
+/** Throws conflict unless the instance runs, has the channel enabled, and its gateway has applied it. */
 export async function requireConnected(
   deps: ChannelDeps,
   organizationId: string,
   instanceId: string,
   channel: string,
-): Promise<string> {
+): Promise<void> {
   getChannelDefinition(channel)
-  const instance = await getInstance(deps.db, organizationId, instanceId)
-  requireRunning(instance)
+  requireRunning(await getInstance(deps.db, organizationId, instanceId))
   const stored = await findStoredChannel(deps.db, organizationId, instanceId, channel)
   if (!stored?.enabled || !isApplied(stored)) throw new AppError('conflict', texts.channelOff(channel))
-  return instance.id
 }

@@ -9,25 +9,26 @@ import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { OpenFile } from '#sandbox/driver.ts'
+import type { FileDeps } from './deps.ts'
 import { existingPath } from './paths.ts'
-import { rangeOf } from './range.ts'
-import { ByPath } from './schemas.ts'
-import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
+import { parseRange } from './range.ts'
+import { PathQuery } from './schemas.ts'
+import { inWorkspace, withFiles } from './workspace.ts'
 
-/** How long, in ms, a reader may take nothing. */
-const idleMs = 60_000
+/** How long a client may read nothing before its connection is closed. */
+const idleTimeoutMs = 60_000
 
 const Bytes = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
 
-/** Changes whenever the file does: nobody writes a file twice with one size in the same millisecond. */
+/** Changes with the file, unless it is written twice in one millisecond with the same size. */
 const entityTag = ({ size, modifiedAt }: OpenFile) => `"${size.toString(16)}-${modifiedAt.getTime().toString(16)}"`
 
-/** With the name in quotes also where HTTP does without: clients look for them. */
+/** Puts the name in quotes also where HTTP needs none, because clients expect them. */
 const attachment = (path: string) =>
   contentDisposition(posix.basename(path)).replace(/^attachment; filename=([^";]+)/, 'attachment; filename="$1"')
 
-/** A file's bytes, streamed. */
-export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (app, deps) => {
+/** Streams the bytes of a file. */
+export const downloadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps) => {
   app.get(
     '/v1/instances/:instance_id/files/download',
     {
@@ -36,25 +37,25 @@ export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (ap
         operationId: 'downloadFile',
         summary: 'Download a file',
         description:
-          'The bytes of a file of any size. One range of bytes may be asked for with the header `Range`, for instance to go on with a download that broke off; `ETag` and `If-Range` tell whether the file is still the same.',
+          'The bytes of a file of any size. The header `Range` selects one range of bytes, for instance to continue a download; `ETag` and `If-Range` tell whether the file has changed.',
         tags: ['files'],
         params: InstanceParams,
-        querystring: ByPath,
+        querystring: PathQuery,
         response: {
           200: { description: 'The file.', content: { 'application/octet-stream': { schema: Bytes } } },
-          206: { description: 'The range of it.', content: { 'application/octet-stream': { schema: Bytes } } },
-          304: { description: 'The file is the one that `If-None-Match` names.', type: 'null' },
+          206: { description: 'The range of the file.', content: { 'application/octet-stream': { schema: Bytes } } },
+          304: { description: 'The file has the `ETag` that `If-None-Match` names.', type: 'null' },
           ...failures(400, 404, 409, 416, 502),
         },
       },
     },
     async (request, reply) => {
       const { caller, params, headers } = request
-      const left = clientLeft(reply)
+      const signal = clientLeft(reply)
       const path = existingPath(request.query.path)
-      reply.raw.setTimeout(idleMs, () => reply.raw.destroy())
+      reply.raw.setTimeout(idleTimeoutMs, () => reply.raw.destroy())
       const file = await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
-        files.read(inWorkspace(path), { maxBytes: Number.POSITIVE_INFINITY }, left),
+        files.read(inWorkspace(path), { maxBytes: Number.POSITIVE_INFINITY }, signal),
       )
       if (!file) throw new AppError('not_found', texts.noSuchFile)
 
@@ -68,9 +69,9 @@ export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (ap
         await file.close()
         return reply.code(304).send(null)
       }
-      const isSame = headers['if-range'] === undefined || headers['if-range'] === tag
-      const range = isSame ? rangeOf(headers.range, file.size) : null
-      if (range === 'none') {
+      const isUnchanged = headers['if-range'] === undefined || headers['if-range'] === tag
+      const range = isUnchanged ? parseRange(headers.range, file.size) : null
+      if (range === 'unsatisfiable') {
         await file.close()
         reply.header('content-range', `bytes */${file.size}`)
         throw new AppError('no_such_range', texts.noSuchRange(file.size))
@@ -82,7 +83,7 @@ export const downloadRoute: FastifyPluginAsyncTypebox<WorkspaceDeps> = async (ap
         .header('content-disposition', attachment(path))
         .header('x-content-type-options', 'nosniff')
         .type(mime.getType(path) ?? 'application/octet-stream')
-      // A HEAD is answered without a look into the file.
+      // A HEAD request reads nothing of the file.
       return reply.send(file.content(request.method === 'HEAD' ? { start, end: start } : { start, end }))
     },
   )

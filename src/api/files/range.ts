@@ -1,13 +1,22 @@
+export interface ByteRange {
+  start: number
+  /** The offset after the last byte. */
+  end: number
+}
+
 /**
- * The bytes that a `Range` header asks for of a file of `size` bytes. null for the whole file: without the header, and
- * as HTTP allows, for several ranges at once and for what is no range. `none` when the file has no such bytes.
+ * The range that a `Range` header selects in a file of `size` bytes; `unsatisfiable` when the file has no such bytes.
+ * null for the whole file: without the header, and, as HTTP allows, for more than one range and for a malformed range.
  */
-export function rangeOf(header: string | undefined, size: number): { start: number; end: number } | 'none' | null {
-  const [, from, to] = /^bytes=(\d*)-(\d*)$/.exec(header ?? '') ?? []
-  if (from === undefined || to === undefined || (from === '' && to === '')) return null
-  if (from === '') return Number(to) === 0 || size === 0 ? 'none' : { start: Math.max(0, size - Number(to)), end: size }
-  const start = Number(from)
-  const end = to === '' ? size : Math.min(size, Number(to) + 1)
-  if (to !== '' && Number(to) < start) return null
-  return start < size ? { start, end } : 'none'
+export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | null {
+  const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(header ?? '') ?? []
+  if (first === undefined || last === undefined || (first === '' && last === '')) return null
+  if (first === '') {
+    const length = Number(last)
+    return length === 0 || size === 0 ? 'unsatisfiable' : { start: Math.max(0, size - length), end: size }
+  }
+  const start = Number(first)
+  if (last !== '' && Number(last) < start) return null
+  if (start >= size) return 'unsatisfiable'
+  return { start, end: last === '' ? size : Math.min(size, Number(last) + 1) }
 }

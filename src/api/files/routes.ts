@@ -5,33 +5,32 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import type { FileDeps } from './deps.ts'
 import { downloadRoute } from './download.ts'
 import { existingPath, isHidden, movablePath, newFilePath, newPath } from './paths.ts'
 import {
-  ByFolder,
-  ByPath,
+  DeleteQuery,
+  DirectoryQuery,
   FileContent,
   FileEntry,
   FileList,
-  MakeFolder,
+  MakeDirectory,
   MoveFile,
   maxContentBytes,
   maxEntries,
-  RemoveFile,
+  PathQuery,
   toEntry,
 } from './schemas.ts'
 import { uploadRoute } from './upload.ts'
-import { inWorkspace, type WorkspaceDeps, withFiles } from './workspace.ts'
+import { inWorkspace, withFiles } from './workspace.ts'
 
-export type FileDeps = WorkspaceDeps
-
-/** JSON writes a byte of text with six at the most; and a little for the rest. */
+/** JSON writes a byte of text as six bytes or fewer. */
 const contentBodyLimit = 6 * maxContentBytes + 64 * 1024
 const callTimeoutMs = 30_000
 
-const within = () => AbortSignal.timeout(callTimeoutMs)
+const deadline = () => AbortSignal.timeout(callTimeoutMs)
 
-function decode(bytes: Buffer): string {
+function decodeText(bytes: Buffer): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch (cause) {
@@ -39,7 +38,7 @@ function decode(bytes: Buffer): string {
   }
 }
 
-/** The files of an instance's workspace, whether it runs or not. */
+/** The files in the workspace of an instance, whether it runs or not. */
 export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps) => {
   const config = { access: 'files' } as const
   const common = { tags: ['files'], params: InstanceParams }
@@ -56,17 +55,17 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'listFiles',
         summary: 'List a directory',
         description:
-          'The entries of one directory of the workspace, sorted by name. Symbolic links are listed, but no call follows one.',
-        querystring: ByFolder,
+          'The entries of one directory of the workspace, sorted by name. Symbolic links are listed, but no call follows them.',
+        querystring: DirectoryQuery,
         response: { 200: FileList, ...failures(400, 404, 409, 502, 504) },
       },
     },
     ({ caller, params, query }) =>
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path ?? '.')
-        const { entries, isWhole } = await files.list(inWorkspace(path), { maxEntries: maxEntries }, within())
-        const shown = entries.map((stat) => toEntry(path === '.' ? stat.name : `${path}/${stat.name}`, stat))
-        return { path, entries: shown.filter((entry) => !isHidden(entry.path)), truncated: !isWhole }
+        const { entries, isWhole } = await files.list(inWorkspace(path), { maxEntries }, deadline())
+        const all = entries.map((stat) => toEntry(path === '.' ? stat.name : `${path}/${stat.name}`, stat))
+        return { path, entries: all.filter((entry) => !isHidden(entry.path)), truncated: !isWhole }
       }),
   )
 
@@ -78,15 +77,15 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         ...common,
         operationId: 'statFile',
         summary: 'Describe a file or directory',
-        description: 'Its size, kind, permissions and when it was last changed. A symbolic link is described itself.',
-        querystring: ByPath,
+        description: 'The size, kind, permissions and time of the last change. For a symbolic link, those of the link.',
+        querystring: PathQuery,
         response: { 200: FileEntry, ...failures(400, 404, 409, 502, 504) },
       },
     },
     ({ caller, params, query }) =>
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path)
-        const stat = await files.stat(inWorkspace(path), within())
+        const stat = await files.stat(inWorkspace(path), deadline())
         if (!stat) throw new AppError('not_found', texts.noSuchFile)
         return toEntry(path, stat)
       }),
@@ -100,17 +99,18 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         ...common,
         operationId: 'readFile',
         summary: 'Read a text file',
-        description: 'The text of a file of 1 MiB at the most. For more, and for what is no text, use the download.',
-        querystring: ByPath,
+        description:
+          'The text of a file of up to 1 MiB. Use the download for larger files, and for files that are not text.',
+        querystring: PathQuery,
         response: { 200: FileContent, ...failures(400, 404, 409, 413, 502, 504) },
       },
     },
     ({ caller, params, query }) =>
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path)
-        const file = await files.read(inWorkspace(path), { maxBytes: maxContentBytes }, within())
+        const file = await files.read(inWorkspace(path), { maxBytes: maxContentBytes }, deadline())
         if (!file) throw new AppError('not_found', texts.noSuchFile)
-        return { path, content: decode(await buffer(file.content())) }
+        return { path, content: decodeText(await buffer(file.content())) }
       }),
   )
 
@@ -124,7 +124,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'writeFile',
         summary: 'Write a text file',
         description:
-          'Creates the file or replaces it at once: no reader sees a half of it. Missing directories are made. A file that is replaced keeps its permissions.',
+          'Creates or replaces the file as a whole, so that no reader sees a part of it. Missing directories are created. A replaced file keeps its permissions.',
         body: FileContent,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 413, 502, 504, 507) },
       },
@@ -132,7 +132,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     async ({ caller, params, body }, reply) => {
       const content = Buffer.from(body.content)
       await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
-        files.write(inWorkspace(newFilePath(body.path)), content, { maxBytes: maxContentBytes }, within()),
+        files.write(inWorkspace(newFilePath(body.path)), content, { maxBytes: maxContentBytes }, deadline()),
       )
       return reply.code(204).send(null)
     },
@@ -147,14 +147,14 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'moveFile',
         summary: 'Move or rename a file or directory',
         description:
-          'The destination is the new name, never a directory to move into. Missing directories are made. A destination that exists is refused; with `overwrite` a file takes the place of another file. Directories are never replaced or merged.',
+          'The destination is the new name, never a directory to move into. Missing directories are created. A destination that exists is refused; with `overwrite` a file replaces another file. Directories are never replaced or merged.',
         body: MoveFile,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504, 507) },
       },
     },
     async ({ caller, params, body: { source, destination, overwrite = false } }, reply) => {
       await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
-        files.move(inWorkspace(movablePath(source)), inWorkspace(newPath(destination)), { overwrite }, within()),
+        files.move(inWorkspace(movablePath(source)), inWorkspace(newPath(destination)), { overwrite }, deadline()),
       )
       return reply.code(204).send(null)
     },
@@ -167,15 +167,15 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
       schema: {
         ...common,
         operationId: 'makeDirectory',
-        summary: 'Make a directory',
-        description: 'Makes the directory and those above it. One that is there already is left as it is.',
-        body: MakeFolder,
+        summary: 'Create a directory',
+        description: 'Creates the directory and its missing parents. A directory that exists stays as it is.',
+        body: MakeDirectory,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504, 507) },
       },
     },
     async ({ caller, params, body }, reply) => {
       await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
-        files.mkdir(inWorkspace(newPath(body.path)), within()),
+        files.mkdir(inWorkspace(newPath(body.path)), deadline()),
       )
       return reply.code(204).send(null)
     },
@@ -190,14 +190,14 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'deleteFile',
         summary: 'Delete a file or directory',
         description:
-          'A directory that is not empty is deleted only with `recursive=true`. A symbolic link is deleted itself.',
-        querystring: RemoveFile,
+          'A directory that is not empty is deleted only with `recursive=true`. Of a symbolic link, only the link is deleted.',
+        querystring: DeleteQuery,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504) },
       },
     },
     async ({ caller, params, query: { path, recursive = false } }, reply) => {
       await withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
-        const removed = await files.remove(inWorkspace(movablePath(path)), { recursive }, within())
+        const removed = await files.remove(inWorkspace(movablePath(path)), { recursive }, deadline())
         if (!removed) throw new AppError('not_found', texts.noSuchFile)
       })
       return reply.code(204).send(null)

@@ -3,21 +3,21 @@ import type { FileStat } from '#sandbox/driver.ts'
 
 export const maxPathCharacters = 4096
 
-/** Relative to the workspace. */
 const FilePath = Type.String({
   minLength: 1,
   maxLength: maxPathCharacters,
-  description: 'Relative to the workspace, with `/` between names; without `..`, leading `/` and backslashes.',
+  description:
+    'Relative to the workspace, with `/` between names; without `..`, backslashes and a `/` at the beginning.',
 })
 
-export const ByPath = Type.Object({ path: FilePath })
+export const PathQuery = Type.Object({ path: FilePath })
 
-export const ByFolder = Type.Object({ path: Type.Optional({ ...FilePath, default: '.' }) })
+export const DirectoryQuery = Type.Object({ path: Type.Optional({ ...FilePath, default: '.' }) })
 
-export const RemoveFile = Type.Object({
+export const DeleteQuery = Type.Object({
   path: FilePath,
   recursive: Type.Optional(
-    Type.Boolean({ default: false, description: 'Whether a directory is deleted with all that is in it.' }),
+    Type.Boolean({ default: false, description: 'Whether a directory is deleted with its contents.' }),
   ),
 })
 
@@ -36,8 +36,8 @@ export const FileEntry = Type.Object(
     path: Type.String({ description: 'Relative to the workspace.' }),
     is_dir: Type.Boolean(),
     size: Type.Integer({ description: 'In bytes; 0 for a directory.' }),
-    mod_time: Type.String({ description: 'When it was last changed, ISO 8601 in UTC.' }),
-    permissions: Type.String({ description: 'In the style of `ls -l`; those of a symbolic link begin with `l`.' }),
+    mod_time: Type.String({ description: 'The time of the last change, ISO 8601 in UTC.' }),
+    permissions: Type.String({ description: 'In the format of `ls -l`; for a symbolic link they begin with `l`.' }),
   },
   {
     $id: 'FileEntry',
@@ -50,18 +50,20 @@ export const maxEntries = 10_000
 export const FileList = Type.Object(
   {
     path: Type.String(),
-    entries: Type.Array(FileEntry, { description: 'Sorted by name, hidden ones included, not recursive.' }),
-    truncated: Type.Boolean({ description: `Whether there are more than the ${maxEntries} entries shown.` }),
+    entries: Type.Array(FileEntry, { description: 'Sorted by name, with hidden files, not recursive.' }),
+    truncated: Type.Boolean({
+      description: `Whether the directory has more than ${maxEntries} entries, of which the answer holds only some.`,
+    }),
   },
   { $id: 'FileList', examples: [{ path: 'skills', entries: [exampleEntry], truncated: false }] },
 )
 
-/** What `content` may have as UTF-8, in bytes. */
+/** The largest `content`, as UTF-8. */
 export const maxContentBytes = 1024 * 1024
 
-/** No length in the schema: too much is 413, not 422. */
+/** The schema limits no length: a text that is too large is a 413, not a 422. */
 export const FileContent = Type.Object(
-  { path: FilePath, content: Type.String({ description: 'Text, of 1 MiB at the most as UTF-8.' }) },
+  { path: FilePath, content: Type.String({ description: 'Text, up to 1 MiB as UTF-8.' }) },
   {
     $id: 'FileContent',
     additionalProperties: false,
@@ -69,19 +71,17 @@ export const FileContent = Type.Object(
   },
 )
 
-/** Only documents the form: it is read part by part. */
+/** Only documents the form: the handler reads it part by part. */
 export const UploadFile = Type.Object({
   path: FilePath,
-  file: Type.Unsafe<unknown>({ type: 'string', format: 'binary', description: "The file's bytes." }),
+  file: Type.Unsafe<unknown>({ type: 'string', format: 'binary', description: 'The bytes of the file.' }),
 })
 
 export const MoveFile = Type.Object(
   {
     source: FilePath,
     destination: FilePath,
-    overwrite: Type.Optional(
-      Type.Boolean({ default: false, description: 'Whether a file may take the place of another file.' }),
-    ),
+    overwrite: Type.Optional(Type.Boolean({ default: false, description: 'Whether a file may replace another file.' })),
   },
   {
     additionalProperties: false,
@@ -89,7 +89,7 @@ export const MoveFile = Type.Object(
   },
 )
 
-export const MakeFolder = Type.Object(
+export const MakeDirectory = Type.Object(
   { path: FilePath },
   { additionalProperties: false, examples: [{ path: 'reports/2026' }] },
 )

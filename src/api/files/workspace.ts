@@ -1,4 +1,3 @@
-import type { Db } from '#database/client.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
@@ -8,23 +7,16 @@ import { texts } from '#platform/texts.ts'
 import {
   type PathFault,
   SandboxAbsentError,
-  type SandboxAccess,
   SandboxCapacityError,
   type SandboxFiles,
   SandboxPathError,
 } from '#sandbox/driver.ts'
+import type { FileDeps } from './deps.ts'
 
-export interface WorkspaceDeps {
-  db: Db
-  sandboxes: SandboxAccess
-  /** The largest file that may be uploaded, in bytes. */
-  filesMaxBytes: number
-}
-
-/** A path of the workspace as the sandbox's files know it. */
+/** The path of a workspace's file in the sandbox. */
 export const inWorkspace = (path: string): string => (path === '.' ? workspacePath : `${workspacePath}/${path}`)
 
-const answers: Record<PathFault, (deps: WorkspaceDeps) => [ErrorKind, string]> = {
+const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorKind, string]> = {
   outside: () => ['invalid', texts.pathUpwards],
   unusable: () => ['invalid', texts.pathUnusable],
   directory: () => ['invalid', texts.pathIsFolder],
@@ -36,31 +28,32 @@ const answers: Record<PathFault, (deps: WorkspaceDeps) => [ErrorKind, string]> =
 }
 
 /**
- * Runs a call on the files of an organization's instance, whether that runs or not. Throws not_found for a missing,
- * malformed or foreign id alike, conflict while there is no sandbox yet and when it was deleted, gateway_unreachable
- * when it is gone, gateway_timeout when the call's signal timed out, and what the sandbox says of a path or of a full disk in words for the client.
+ * Calls `use` with the files of an organization's instance, whether it runs or not. Throws not_found for a missing,
+ * malformed or foreign id alike; conflict before the instance has a sandbox, and when it is terminated;
+ * gateway_unreachable when its sandbox is missing; gateway_timeout when the signal of the call timed out; no_space for a
+ * full disk; and the error of a path in words for the caller.
  */
 export async function withFiles<T>(
-  deps: WorkspaceDeps,
+  deps: FileDeps,
   organizationId: string,
-  id: string,
-  call: (files: SandboxFiles) => Promise<T>,
+  instanceId: string,
+  use: (files: SandboxFiles) => Promise<T>,
 ): Promise<T> {
-  const row = await getInstance(deps.db, organizationId, id)
-  const status = publicStatus(row)
+  const instance = await getInstance(deps.db, organizationId, instanceId)
+  const status = publicStatus(instance)
   if (status === 'terminated') throw new AppError('conflict', texts.filesGone)
   try {
-    return await call(deps.sandboxes.files(row.id))
+    return await use(deps.sandboxes.files(instance.id))
   } catch (cause) {
     if (cause instanceof SandboxPathError) {
-      const [kind, text] = answers[cause.fault](deps)
+      const [kind, text] = pathErrors[cause.fault](deps)
       throw new AppError(kind, text, { cause })
     }
     if (cause instanceof SandboxCapacityError) throw new AppError('no_space', texts.diskFull, { cause })
     if (cause instanceof DOMException && cause.name === 'TimeoutError') {
       throw new AppError('gateway_timeout', texts.filesTooSlow, { cause })
     }
-    if (cause instanceof SandboxAbsentError && row.sandboxId === null) {
+    if (cause instanceof SandboxAbsentError && instance.sandboxId === null) {
       throw new AppError('conflict', texts.noFilesYet(status), { cause })
     }
     throw toCallerError(cause)

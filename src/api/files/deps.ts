@@ -1,0 +1,9 @@
+import type { Db } from '#database/client.ts'
+import type { SandboxAccess } from '#sandbox/driver.ts'
+
+export interface FileDeps {
+  db: Db
+  sandboxes: SandboxAccess
+  /** The size of the largest file that may be uploaded, in bytes. */
+  filesMaxBytes: number
+}
