@@ -4,12 +4,10 @@ import { type Channel, channels, type Instance, instances } from '#database/sche
 import { changedBy } from '#history/record.ts'
 import { channelConfigPlace } from '#instances/gateway/configuration.ts'
 import { raiseGeneration } from '#instances/intent.ts'
+import { isOwnedBy } from '#instances/row.ts'
 import { hasStatus } from '#instances/status.ts'
 import type { ChannelSettings } from '#openclaw/config.ts'
 import type { Vault } from '#platform/secrets.ts'
-
-const owned = (organizationId: string, instanceId: string) =>
-  and(eq(instances.id, instanceId), eq(instances.organizationId, organizationId))
 
 const isChannel = (instanceId: string, channel: string) =>
   and(eq(channels.instanceId, instanceId), eq(channels.channel, channel))
@@ -19,7 +17,7 @@ const selectStored = (db: Db) =>
 
 /** The stored channels of an instance: those that were connected and not logged out, disabled ones too. */
 export const listStoredChannels = (db: Db, organizationId: string, instanceId: string): Promise<Channel[]> =>
-  selectStored(db).where(owned(organizationId, instanceId))
+  selectStored(db).where(isOwnedBy(organizationId, instanceId))
 
 export async function findStoredChannel(
   db: Db,
@@ -27,7 +25,7 @@ export async function findStoredChannel(
   instanceId: string,
   channel: string,
 ): Promise<Channel | undefined> {
-  const [row] = await selectStored(db).where(and(owned(organizationId, instanceId), eq(channels.channel, channel)))
+  const [row] = await selectStored(db).where(and(isOwnedBy(organizationId, instanceId), eq(channels.channel, channel)))
   return row
 }
 
@@ -71,7 +69,7 @@ export const requestChannel = (
     const [row] = await tx
       .update(instances)
       .set({ ...raiseGeneration('connectChannel'), changedBy: changedBy() })
-      .where(and(owned(organizationId, instanceId), hasStatus.running))
+      .where(and(isOwnedBy(organizationId, instanceId), hasStatus.running))
       .returning()
     if (!row) return null
     await upsert(tx, vault, row.id, settings, 'waiting')

@@ -2,6 +2,7 @@ import { and, eq, getTableColumns, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances, type Skill, skills } from '#database/schema.ts'
 import { skillSettingsPlace } from '#instances/gateway/configuration.ts'
+import { isOwnedBy } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { mergeSettings, type SettingsPatch, type SkillSettings } from './settings.ts'
 
@@ -13,7 +14,7 @@ export const listStoredSkills = (db: Db, organizationId: string, instanceId: str
     .select(getTableColumns(skills))
     .from(skills)
     .innerJoin(instances, eq(instances.id, skills.instanceId))
-    .where(and(eq(instances.id, instanceId), eq(instances.organizationId, organizationId)))
+    .where(isOwnedBy(organizationId, instanceId))
 
 export const unsealSettings = (vault: Vault, { instanceId, name, sealedSettings }: Skill): SkillSettings =>
   sealedSettings === null ? {} : JSON.parse(vault.unseal(sealedSettings, skillSettingsPlace(instanceId, name)))
