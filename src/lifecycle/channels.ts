@@ -22,7 +22,7 @@ const maxDurationMs = 3 * 60_000
  * done even when a channel fails: the channel's row shows the reason, and the next attempt tries it again.
  */
 export const connectChannels: Step = async (context) => {
-  const { db, lease, log, sandboxes, signal } = context
+  const { db, lease, sandboxes, signal } = context
   const { id, openclawVersion: release } = lease.instance
   const enabled = await db
     .select()
@@ -33,41 +33,53 @@ export const connectChannels: Step = async (context) => {
   const { endpoint, paths } = await sandboxes.observe(id, signal)
   if (!endpoint || !paths) return done // the gateway has ended, which this run's last check finds
   const deadline = AbortSignal.any([signal, AbortSignal.timeout(maxDurationMs)])
-
-  const recordFailure = async (row: Channel, step: string, error: unknown) => {
-    signal.throwIfAborted()
-    log.warn({ err: error, channel: row.channel }, 'could not prepare a channel')
-    if (!isPending(row)) return // the channel has worked before: the next attempt tries again
-    const errorMessage = `The channel could not be prepared. ${failureOf(error, step).reason.slice(0, maxReasonLength)}`
-    await updateChannel(db, row, { step: null, errorMessage })
-  }
   const installed: { row: Channel; isNew: boolean }[] = []
   for (const row of rows) {
     try {
       installed.push({ row, isNew: await installPlugin(context, row, paths, deadline) })
     } catch (error) {
-      await recordFailure(row, installPlugin.name, error)
+      await recordFailure(context, row, installPlugin.name, error)
     }
   }
+  const pending = installed.map(({ row }) => row).filter(isPending)
+  if (pending.length > 0 || installed.some(({ isNew }) => isNew)) {
+    await configureChannels(context, { endpoint, port: paths.port }, pending, deadline)
+  }
+  return done
+}
 
-  const pending = new Set(installed.map(({ row }) => row).filter(isPending))
-  if (pending.size === 0 && !installed.some(({ isNew }) => isNew)) return done
+/** Lets the gateway load new plugins, then gives it the settings of the channels. Failures are recorded, not thrown. */
+async function configureChannels(
+  context: StepContext,
+  { endpoint, port }: { endpoint: Endpoint; port: number },
+  rows: readonly Channel[],
+  signal: AbortSignal,
+): Promise<void> {
+  const remaining = new Set(rows)
   try {
-    const { token } = await unsealInstance(db, context.vault, lease.instance)
-    const gateway = await connectGateway(endpoint, token, { signal: deadline, timeoutMs: connectTimeoutMs })
+    const { token } = await unsealInstance(context.db, context.vault, context.lease.instance)
+    const gateway = await connectGateway(endpoint, token, { signal, timeoutMs: connectTimeoutMs })
     try {
       await gateway.call('plugins.refresh', {}, { timeoutMs: loadTimeoutMs })
     } finally {
       gateway.close()
     }
-    for (const row of pending) {
-      await configureChannel(context, { endpoint, port: paths.port }, row, deadline)
-      pending.delete(row)
+    for (const row of rows) {
+      await configureChannel(context, { endpoint, port }, row, signal)
+      remaining.delete(row)
     }
   } catch (error) {
-    for (const row of pending) await recordFailure(row, configureChannel.name, error)
+    for (const row of remaining) await recordFailure(context, row, configureChannel.name, error)
   }
-  return done
+}
+
+/** Throws the signal's reason instead when the step is aborted: the channel is not at fault then. */
+async function recordFailure({ db, log, signal }: StepContext, row: Channel, step: string, error: unknown) {
+  signal.throwIfAborted()
+  log.warn({ err: error, channel: row.channel }, 'could not prepare a channel')
+  if (!isPending(row)) return // the channel has worked before: the next attempt tries again
+  const errorMessage = `The channel could not be prepared. ${failureOf(error, step).reason.slice(0, maxReasonLength)}`
+  await updateChannel(db, row, { step: null, errorMessage })
 }
 
 /** Whether the gateway has yet to accept the channel's settings. */
@@ -112,9 +124,9 @@ async function configureChannel(
 ) {
   const { db, vault, lease, sandboxes, baseUrls } = context
   const { instance } = lease
-  const opened = await unsealInstance(db, vault, lease.instance)
+  const unsealed = await unsealInstance(db, vault, lease.instance)
   const settings = unsealChannel(vault, row)
-  const withChannel = { ...opened, channels: [...opened.channels, settings] }
+  const withChannel = { ...unsealed, channels: [...unsealed.channels, settings] }
   await updateChannel(db, row, { step: 'configureChannel' })
   try {
     await configureGateway({ sandboxes, instance, ...gateway }, withChannel, { baseUrls, connectTimeoutMs, signal })

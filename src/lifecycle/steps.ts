@@ -59,9 +59,9 @@ const writeConfig: Step = async (context) => {
   const { state, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return done
   if (!paths) return absent
-  const opened = await unsealInstance(db, vault, lease.instance)
-  if (opened.providerKey === null) return noKey(lease.instance.modelProvider)
-  const { config, systemPrompt } = renderGateway(lease.instance, opened, { baseUrls, port: paths.port })
+  const unsealed = await unsealInstance(db, vault, lease.instance)
+  if (unsealed.providerKey === null) return noKey(lease.instance.modelProvider)
+  const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { baseUrls, port: paths.port })
   const files = sandboxes.files(lease.instance.id)
   for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
@@ -139,11 +139,11 @@ const patchConfig: Step = async (context) => {
   if (startedGateway) return done
   const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
-  const opened = await unsealInstance(db, vault, lease.instance)
+  const unsealed = await unsealInstance(db, vault, lease.instance)
   const { instance } = lease
   const sandbox = { sandboxes, instance, endpoint, port: paths.port }
   const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false }
-  const { restarts } = await configureGateway(sandbox, opened, options)
+  const { restarts } = await configureGateway(sandbox, unsealed, options)
   return restarts ? waitUntilReady(context) : done
 }
 
