@@ -9,11 +9,15 @@ const agentSandboxes = 'test/support/agent-sandboxes.ts'
 /** Most tests wait for most of their time: more of them run than there are processors. */
 const waiting = Math.max(6, availableParallelism())
 
-/** The journey takes longest of all that run at the same time. */
-class JourneyFirst extends BaseSequencer {
+/** These take longest and mostly wait: the others run beside them. */
+const longest = ['journey/journey', 'e2e/channels']
+
+class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
-    const isOther = ({ project }: TestSpecification) => Number(project.name !== 'journey')
-    return (await super.sort(files)).sort((a, b) => isOther(a) - isOther(b))
+    const group = ({ project }: TestSpecification) => project.config.sequence.groupOrder
+    const place = ({ moduleId }: TestSpecification) =>
+      Number(!longest.some((name) => moduleId.endsWith(`/test/${name}.test.ts`)))
+    return (await super.sort(files)).sort((a, b) => group(a) - group(b) || place(a) - place(b))
   }
 }
 
@@ -36,7 +40,7 @@ const project = (name: string, group: number, options: Options) => ({
 
 export default defineConfig({
   test: {
-    sequence: { sequencer: JourneyFirst },
+    sequence: { sequencer: LongestFirst },
     tags: [{ name: 'long', description: 'Repeats at length what a shorter test shows: npm run test:all' }],
     projects: [
       project('unit', 0, { testTimeout: 30_000, maxWorkers: waiting }),
