@@ -1,13 +1,13 @@
 import pg from 'pg'
 import { pino } from 'pino'
 import { Agent, request } from 'undici'
-import { createCallers } from '#api/keys/callers.ts'
-import { buildApp } from '#app.ts'
-import { nothingBehind } from '#commands/openapi.ts'
+import { apiSettings, createApi } from '#composition/api.ts'
 import { createDb } from '#database/client.ts'
 import { useApiKeys } from '#http/auth.ts'
-import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createQueue } from '#lifecycle/queue.ts'
+import { loadConfig } from '#platform/config.ts'
 import { createVault } from '#platform/secrets.ts'
+import { FakeDriver } from '../test/support/fake-driver.ts'
 import { answerMessages, listen } from './program.ts'
 
 export interface WithoutAdapter {
@@ -15,26 +15,37 @@ export interface WithoutAdapter {
   secretKey: string
 }
 
+const noLimits = { RATE_LIMIT_PER_MINUTE: '0', SIGNUP_LIMIT_PER_HOUR: '0', FAILED_AUTH_LIMIT_PER_MINUTE: '0' }
+
 /**
- * What the adapter is measured beside: Chowder's own API with one more route, which checks the key, finds the gateway and
- * passes bytes both ways as they come.
+ * The measure for the adapter: Chowder's own API with one more route, which checks the key, finds the gateway and passes
+ * bytes both ways as they come.
  */
 answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
-  const db = createDb(new pg.Pool({ ...connection, max: 10 }))
   const log = pino({ level: 'silent' })
-  const findSummary = createFindSummary(db)
-  const gatewayOf = createFindGateway(db, createVault(Buffer.from(secretKey, 'base64')), findSummary)
-  const { find: findCaller } = createCallers(db, log)
-  const limits = { ...nothingBehind.limits, requestsPerMinute: 0, failedAuthPerMinute: 0 }
-  const app = await buildApp({ ...nothingBehind, log, limits, findCaller, findSummary, gatewayOf })
+  const { app, deps } = await createApi(
+    {
+      db: createDb(new pg.Pool({ ...connection, max: 10 })),
+      vault: createVault(Buffer.from(secretKey, 'base64')),
+      queue: createQueue({ kind: 'postgres', connection }, log),
+      sandboxes: new FakeDriver(),
+      billing: null,
+      log,
+      publicUrl: () => '',
+    },
+    apiSettings(loadConfig(noLimits)),
+  )
   const dispatcher = new Agent()
   app.register(async (v1) => {
-    useApiKeys(v1, findCaller, findSummary, { countFailure: async () => {}, countRequest: async () => {} })
+    useApiKeys(v1, deps.findCaller, deps.findSummary, {
+      countFailure: async () => {},
+      countRequest: async () => {},
+    })
     v1.post<{ Params: { instance_id: string } }>(
       '/passed/:instance_id',
       { config: { access: 'interact', event: null }, schema: { hide: true } },
       async ({ caller, params, body }, reply) => {
-        const { endpoint, token } = await gatewayOf(caller.organizationId, params.instance_id)
+        const { endpoint, token } = await deps.gatewayOf(caller.organizationId, params.instance_id)
         if (endpoint.kind !== 'tcp') throw new Error('the stub gateway has a port')
         const answer = await request(`http://${endpoint.host}:${endpoint.port}/v1/responses`, {
           method: 'POST',

@@ -2,18 +2,20 @@ import './platform/node-version.ts'
 import './platform/package-lookups.ts'
 
 import closeWithGrace from 'close-with-grace'
-import type { Closers, Role } from './composition/start.ts'
+import type { CreateDriver } from './composition/sandboxes.ts'
+import type { Role } from './composition/startup.ts'
 import { BadEnvironment, type Config, loadConfig } from './platform/config.ts'
-import { atMost } from './platform/deadline.ts'
-import { createLog, type Logger } from './platform/log.ts'
+import { dataFolder } from './platform/data-folder.ts'
+import { createLog } from './platform/log.ts'
 import { StartupError } from './platform/startup-error.ts'
 
-// Once all of the above has had its effect.
-const { roles, start } = await import('./composition/start.ts')
+// Imported once the imports above have had their effect.
+const { createDrain, drainTimeoutMs } = await import('./composition/drain.ts')
+const { start } = await import('./composition/start.ts')
+const { roles } = await import('./composition/startup.ts')
 
-/** Draining: reconciles 30 s, agents 20 s, PostgreSQL 40 s, the rest seconds. After this the process ends as it is. */
-const shutdownTimeoutMs = 120_000
-const startEndsMs = 30_000
+/** A person who presses Ctrl-C again, to end the process at once, takes longer than this. */
+const duplicateWithinMs = 1000
 
 function roleOf(argument: string | undefined, config: Config): Role {
   const role = roles.find((known) => known === (argument ?? config.CHOWDER_ROLE))
@@ -21,72 +23,61 @@ function roleOf(argument: string | undefined, config: Config): Role {
   throw new StartupError(`There is no command ${JSON.stringify(argument)}. Use one of: ${roles.join(', ')}.`)
 }
 
-/** A person who presses Ctrl-C again wants out; nobody does that within this time. */
-const twinWithinMs = 1000
-
 /**
- * Under npm one Ctrl-C comes twice within a millisecond, from the terminal and from npm; the second signal would end
- * the process as it is, with agents and database left running. Returns what makes the twin of a first signal harmless;
- * a later second signal still ends the process at once.
+ * Under npm one Ctrl-C arrives twice within a millisecond: from the terminal and from npm. The duplicate would end the
+ * process at once and leave agents and database running. Returns a function to call for the first signal, which has
+ * duplicates of it ignored; a later signal still ends the process at once.
  */
-function ignoreTwins(): (signal: NodeJS.Signals) => void {
-  let firstAt = Number.POSITIVE_INFINITY
-  // There from the start: a moment without any listener, and the twin would kill the process.
+function ignoreDuplicates(): (signal: NodeJS.Signals) => void {
+  let firstSignalAt = Number.POSITIVE_INFINITY
+  // Added now: in a moment without any listener the duplicate would kill the process.
   const onSignal = () => {
-    if (performance.now() - firstAt > twinWithinMs) process.exit(1)
+    if (performance.now() - firstSignalAt > duplicateWithinMs) process.exit(1)
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal)
   return (signal) => {
-    firstAt = performance.now()
+    firstSignalAt = performance.now()
     for (const listener of process.listeners(signal)) {
       if (listener !== onSignal) process.removeListener(signal, listener)
     }
   }
 }
 
-async function main(): Promise<void> {
+async function run(createDriver?: CreateDriver): Promise<void> {
   const config = loadConfig()
   const role = roleOf(process.argv[2], config)
   const log = createLog(config.LOG_LEVEL, role, process.stdout.isTTY)
-  const closers: Closers = []
-  const ending = new AbortController()
-  let closing: Promise<void> | undefined
-  const shutDown = (interrupted: boolean): Promise<void> => {
-    closing ??= closeAll(closers, interrupted, log)
-    return closing
-  }
-  const starting = Promise.withResolvers<void>()
-  const ignoreTwinOf = ignoreTwins()
-  const shutdown = closeWithGrace({ delay: shutdownTimeoutMs, logger: log }, async ({ err, signal }) => {
-    if (signal) ignoreTwinOf(signal)
+  const drain = createDrain(log)
+  const ignoreDuplicatesOf = ignoreDuplicates()
+  const grace = closeWithGrace({ delay: drainTimeoutMs, logger: log }, async ({ err, signal }) => {
+    if (signal) ignoreDuplicatesOf(signal)
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')
-    ending.abort(new StartupError('It was told to end while it started.'))
-    await atMost(startEndsMs, starting.promise) // what it is just opening must be there to be closed
-    await shutDown(signal === 'SIGINT')
+    await drain.run({ interrupted: signal === 'SIGINT' })
   })
+  const starting = start({ role, config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), log, drain }, createDriver)
+  const startHasEnded = drain.add('start', () => starting.catch(() => {})) // what just opens is closed as well
   try {
-    await start(config, role, log, closers, ending.signal).finally(starting.resolve)
+    await starting.finally(startHasEnded)
     if (role !== 'migrate') return
-    await shutDown(false)
-    shutdown.uninstall()
+    await drain.run({ interrupted: false })
+    grace.uninstall()
   } catch (error) {
-    if (ending.signal.aborted) return // the shutdown has the word
-    await shutDown(false)
+    if (drain.signal.aborted) return // the process already ends
+    await drain.run({ interrupted: false })
     throw error
   }
 }
 
-async function closeAll(closers: Closers, interrupted: boolean, log: Logger): Promise<void> {
-  for (let closer = closers.pop(); closer; closer = closers.pop()) {
-    await closer.close({ interrupted }).catch((error: unknown) => log.warn({ err: error }, 'closing failed'))
-  }
+/** Runs Chowder as a process until a signal ends it. The role is the argument of the command line, or CHOWDER_ROLE. */
+export async function main(createDriver?: CreateDriver): Promise<void> {
+  await run(createDriver).catch((error: unknown) => {
+    const isExpected = error instanceof StartupError || error instanceof BadEnvironment
+    process.stderr.write(
+      isExpected ? `chowder: ${error.message}\n` : `chowder: ${error instanceof Error ? error.stack : error}\n`,
+    )
+    process.exit(1)
+  })
 }
 
-main().catch((error: unknown) => {
-  const isExpected = error instanceof StartupError || error instanceof BadEnvironment
-  process.stderr.write(
-    isExpected ? `chowder: ${error.message}\n` : `chowder: ${error instanceof Error ? error.stack : error}\n`,
-  )
-  process.exit(1)
-})
+if (import.meta.main) await main()

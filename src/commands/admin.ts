@@ -2,7 +2,7 @@ import '#platform/node-version.ts'
 
 import { deleteOrganization } from '#api/organization/delete.ts'
 import { listOrganizations, mustExist, setDisabled, setTier } from '#api/organization/operator.ts'
-import { openForOperator } from '#composition/operator-database.ts'
+import { openForOperator, schemaIsBehind } from '#composition/database.ts'
 import type { Db } from '#database/client.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
 import { runAs } from '#history/actor.ts'
@@ -11,23 +11,23 @@ import { loadConfig } from '#platform/config.ts'
 const usage = `usage: npm run admin -- <command>
   list-orgs                   every organization: id, name, tier, instances, state
   set-tier <org> <tier>       ${tiers.join(', ')}
-  disable-org <org>           its keys are refused within a second; its agents are left as they are
-  enable-org <org>            takes that back
-  delete-org <org>            deletes it with everything it has; a running worker destroys its agents`
+  disable-org <org>           its keys are refused within a second; its agents go on running
+  enable-org <org>            its keys work again
+  delete-org <org>            deletes it with all its data; a running worker destroys its agents`
 
 const isTier = (text: string): text is Tier => (tiers as readonly string[]).includes(text)
 
-const line = ({ id, name, subscriptionTier, instanceCount, instanceLimit, disabledAt }: Organization) =>
+const describe = ({ id, name, subscriptionTier, instanceCount, instanceLimit, disabledAt }: Organization) =>
   [id, name, subscriptionTier, `${instanceCount}/${instanceLimit ?? '∞'}`, disabledAt ? 'disabled' : 'active'].join(
     '\t',
   )
 
-/** What each command prints. All but the first are about one organization. */
+/** Each command returns the text that it prints. All but the first work on one organization. */
 const commands = new Map<string, (db: Db, org: string, tier: Tier) => Promise<string>>([
-  ['list-orgs', async (db) => (await listOrganizations(db)).map(line).join('\n')],
-  ['set-tier', async (db, org, tier) => line(await setTier(db, org, tier))],
-  ['disable-org', async (db, org) => line(await setDisabled(db, org, true))],
-  ['enable-org', async (db, org) => line(await setDisabled(db, org, false))],
+  ['list-orgs', async (db) => (await listOrganizations(db)).map(describe).join('\n')],
+  ['set-tier', async (db, org, tier) => describe(await setTier(db, org, tier))],
+  ['disable-org', async (db, org) => describe(await setDisabled(db, org, true))],
+  ['enable-org', async (db, org) => describe(await setDisabled(db, org, false))],
   [
     'delete-org',
     async (db, org) => {
@@ -42,8 +42,7 @@ async function main([name = '', org = '', tier = '']: string[]): Promise<void> {
   if (!command || (name === 'set-tier' && !isTier(tier))) throw new Error(usage)
   const { db, pending, close } = await openForOperator(loadConfig(), 'admin')
   try {
-    if (pending > 0)
-      throw new Error(`The database's schema is ${pending} migrations behind. Run npm run migrate first.`)
+    if (pending > 0) throw new Error(schemaIsBehind(pending))
     if (name !== 'list-orgs') await mustExist(db, org)
     console.log(await runAs({ actor: { type: 'operator' } }, () => command(db, org, tier as Tier)))
   } finally {
@@ -52,6 +51,6 @@ async function main([name = '', org = '', tier = '']: string[]): Promise<void> {
 }
 
 await main(process.argv.slice(2)).catch((error: Error) => {
-  console.error(error.message || error) // a database that is away has an error of several without a message
+  console.error(error.message || error) // the AggregateError of an unreachable database has no message
   process.exitCode = 1
 })

@@ -7,11 +7,11 @@ import { loadConfig } from '#platform/config.ts'
 import { createLog } from '#platform/log.ts'
 import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
 
-const closingMs = 5000
+const closeTimeoutMs = 5000
 
 /**
- * Serves what Chowder asks of dockerd, and nothing else, on a socket for the processes that serve the API and one for
- * workers: neither then has the socket of dockerd itself, which makes its holder root on the host.
+ * Passes on to dockerd the calls that Chowder makes, and refuses all others. The API has one socket of the proxy and
+ * workers have another, so that neither needs the socket of dockerd, which is as good as root on the host.
  */
 async function main(): Promise<void> {
   const config = loadConfig()
@@ -20,12 +20,12 @@ async function main(): Promise<void> {
   const folder = config.DOCKER_PROXY_DIR
   const build = { network: buildNetwork, extraCaFile }
   const proxy = await createDockerProxy({ host, folder, network, build, releases: knownReleases(), releaseSource }, log)
-  closeWithGrace({ delay: closingMs, logger: log }, async ({ err, signal }) => {
+  closeWithGrace({ delay: closeTimeoutMs, logger: log }, async ({ err, signal }) => {
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')
     await proxy.close()
   })
-  log.info({ folder }, 'two shares of dockerd are served')
+  log.info({ folder }, 'dockerd is served to the API and to workers')
 }
 
 await main().catch((error: Error) => {

@@ -2,7 +2,7 @@ import '#platform/node-version.ts'
 
 import { parseArgs } from 'node:util'
 import { dockerSettings } from '#composition/docker-settings.ts'
-import { createDriver } from '#composition/sandboxes.ts'
+import { createDocker } from '#composition/sandboxes.ts'
 import { pluginChannels } from '#openclaw/channel-plugins.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { knownReleases } from '#openclaw/releases.ts'
@@ -12,14 +12,16 @@ import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
 const usage = () =>
   new Error(
     `usage: npm run release -- <release> [--driver local|docker] [--channels <channel>,…]\n` +
-      `  Installs it on this host, or builds the image that agents run from in Docker, with every channel's plugin.\n` +
+      `  Installs the release on this host, or builds its Docker image, which has the plugin of every channel.\n` +
       knownReleases()
         .map((release) => `  ${release}: ${pluginChannels(release).join(', ')}`)
         .join('\n'),
   )
 
-/** Makes a release available ahead of time, with plugins of channels, so that no instance waits for it. */
-async function prepare(): Promise<void> {
+const printLine = (line: string) => console.log(line)
+
+/** Prepares a release ahead of time, with the plugins of channels, so that no instance has to wait for it. */
+async function main(): Promise<void> {
   const { positionals, values } = parseArgs({
     allowPositionals: true,
     options: { channels: { type: 'string' }, driver: { type: 'string' } },
@@ -36,21 +38,20 @@ async function prepare(): Promise<void> {
   const interrupted = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => interrupted.abort(new Error('interrupted')))
-  const progress = (line: string) => console.log(line)
   const { signal } = interrupted
   if (driver === 'docker') {
-    const options = { ...(await dockerSettings(config)), installation: '' }
-    await (await createDriver({ name: 'docker', options })).prepare(release, progress, signal)
+    const docker = await createDocker({ ...(await dockerSettings(config)), installation: '' })
+    await docker.prepare(release, printLine, signal)
     return console.log(`the image of ${release} is ready`)
   }
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)
-  const options = { dataDir, release, progress, signal }
+  const options = { dataDir, release, progress: printLine, signal }
   console.log(await installRelease(options))
   for (const channel of channels) console.log(await installChannelPlugin({ ...options, channel }))
 }
 
-await prepare().catch((error: Error) => {
+await main().catch((error: Error) => {
   console.error(error.message)
   process.exitCode = 1
 })

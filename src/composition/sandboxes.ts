@@ -4,50 +4,72 @@ import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { releaseFolder } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
-import { nodeBinary } from '#platform/data-folder.ts'
+import { hostId, nodeBinary } from '#platform/data-folder.ts'
 import { newId } from '#platform/ids.ts'
 import type { Logger } from '#platform/log.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
-import type { LocalDriver, LocalDriverOptions } from '#sandbox/local/driver.ts'
+import type { LocalDriver } from '#sandbox/local/driver.ts'
+import { measureDriver } from '#sandbox/measured.ts'
 import { dockerSettings } from './docker-settings.ts'
+import type { Startup } from './startup.ts'
 
-/** What only some drivers can do. */
-export type CreatedDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans'>>
+/** A driver, with the methods that only drivers whose agents are processes of this host have. */
+export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans'>>
 
-type DriverOptions = { name: 'local'; options: LocalDriverOptions } | { name: 'docker'; options: DockerDriverOptions }
-
-/** Opens the driver of that name, and loads no other. It touches nothing before it is asked to. */
-export async function createDriver(driver: DriverOptions): Promise<CreatedDriver> {
-  if (driver.name === 'local') return (await import('#sandbox/local/driver.ts')).createLocalDriver(driver.options)
-  return (await import('#sandbox/docker/driver.ts')).createDockerDriver(driver.options)
-}
-
-/** What sandboxes are opened with: the configuration, and the database of the installation that they belong to. */
-export interface SandboxesOf {
+export interface DriverParts {
   config: Config
   dataDir: string
+  /** Holds the id of the installation that the sandboxes belong to. */
   db: Db
   log: Logger
 }
 
-/** Opens what instances run in, as the configuration says. It touches no sandbox before it is asked to. */
-export async function createSandboxes({ config, dataDir, db, log }: SandboxesOf): Promise<CreatedDriver> {
+export type CreateDriver = (parts: DriverParts) => Promise<AnyDriver>
+
+/** The Docker driver, whose code only this loads. */
+export async function createDocker(options: DockerDriverOptions): Promise<SandboxDriver> {
+  const { createDockerDriver } = await import('#sandbox/docker/driver.ts')
+  return createDockerDriver(options)
+}
+
+/** The driver of SANDBOX_DRIVER; loads the code of no other. It touches no sandbox before it is called. */
+export async function createDriver({ config, dataDir, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await rememberFirst(db, 'installation-id', newId())
-    return createDriver({ name: 'docker', options: { ...(await dockerSettings(config)), installation } })
+    return createDocker({ ...(await dockerSettings(config)), installation })
   }
-  return createDriver({
-    name: 'local',
-    options: {
-      dataDir,
-      node: await nodeBinary(dataDir),
-      installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
-      installChannelPlugin: (release, channel, progress, signal) =>
-        installChannelPlugin({ dataDir, release, channel, progress, signal }),
-      releaseFolder: (release) => releaseFolder(dataDir, release),
-      linkCompileCache,
-      log,
-    },
+  const { createLocalDriver } = await import('#sandbox/local/driver.ts')
+  return createLocalDriver({
+    dataDir,
+    node: await nodeBinary(dataDir),
+    installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
+    installChannelPlugin: (release, channel, progress, signal) =>
+      installChannelPlugin({ dataDir, release, channel, progress, signal }),
+    releaseFolder: (release) => releaseFolder(dataDir, release),
+    linkCompileCache,
+    log,
   })
+}
+
+/**
+ * Opens the driver, and measures its calls. Throws StartupError when its agents are processes of one host, and this
+ * database's agents run on another.
+ */
+export async function openSandboxes(startup: Startup, db: Db, create: CreateDriver): Promise<AnyDriver> {
+  const { config, dataDir, log } = startup
+  const sandboxes = measureDriver(await create({ config, dataDir, db, log }))
+  if (sandboxes.stopAll) await claimHost(db, dataDir)
+  return sandboxes
+}
+
+async function claimHost(db: Db, dataDir: string): Promise<void> {
+  const own = await hostId(dataDir)
+  const known = await rememberFirst(db, 'local-host-id', own)
+  if (known === own) return
+  throw new StartupError(
+    "SANDBOX_DRIVER=local is for one host, and this database's agents are on another (or CHOWDER_DATA_DIR is not theirs). " +
+      'For more than one host use SANDBOX_DRIVER=docker, with a DOCKER_HOST that all of them reach.',
+  )
 }

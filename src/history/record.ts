@@ -91,12 +91,12 @@ export async function findIntent(
 export const forgetWords = (db: Db, organizationId: string) =>
   db.update(events).set({ subject: null, reason: null }).where(eq(events.organizationId, organizationId))
 
-/** Deletes what is older than the history goes back, in batches. */
-export async function clearOldEvents(db: Db): Promise<void> {
+/** Deletes the events that are older than the history goes back, in batches. Throws the signal's reason between two. */
+export async function clearOldEvents(db: Db, signal?: AbortSignal): Promise<void> {
   const old = db
     .select({ id: events.id })
     .from(events)
     .where(sql`${events.createdAt} < now() - make_interval(days => ${keptDays})`)
     .limit(batch)
-  while (((await db.delete(events).where(inArray(events.id, old))).rowCount ?? 0) === batch);
+  while (((await db.delete(events).where(inArray(events.id, old))).rowCount ?? 0) === batch) signal?.throwIfAborted()
 }

@@ -135,12 +135,13 @@ async function claim(
   return { sealedAnswer: stored.sealedAnswer! } // written by the transaction that made the row
 }
 
-/** Deletes the answers that are no longer kept, in batches. */
-export async function clearExpiredAnswers(db: Db): Promise<void> {
+/** Deletes the answers that are no longer kept, in batches. Throws the signal's reason between two. */
+export async function clearExpiredAnswers(db: Db, signal?: AbortSignal): Promise<void> {
   for (;;) {
     const { rowCount } = await db.execute(sql`
       DELETE FROM idempotency_keys WHERE (organization_id, key) IN (
         SELECT organization_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT ${batch} FOR UPDATE SKIP LOCKED)`)
     if ((rowCount ?? 0) < batch) return
+    signal?.throwIfAborted()
   }
 }

@@ -15,7 +15,7 @@ export const isNotErased = ne(instances.sealedToken, '')
  * configuration, token, name and metadata. The rows stay, so that a sandbox that comes to light later is known for what it
  * is. Returns how many they were; a crash half-way leaves the rest to the next call.
  */
-export async function eraseInstances(db: Db, which: SQL): Promise<number> {
+export async function eraseInstances(db: Db, which: SQL, signal?: AbortSignal): Promise<number> {
   const { id, terminatedAt, generation, observedGeneration } = instances
   const next = db
     .select({ id })
@@ -37,12 +37,14 @@ export async function eraseInstances(db: Db, which: SQL): Promise<number> {
       .where(inArray(id, next))
     erased += rowCount ?? 0
     if ((rowCount ?? 0) < batch) return erased
+    signal?.throwIfAborted()
   }
 }
 
 /** Erases terminated instances whose time to be read is over. */
-export const eraseTerminated = (db: Db): Promise<number> =>
+export const eraseTerminated = (db: Db, signal?: AbortSignal): Promise<number> =>
   eraseInstances(
     db,
     sql`${instances.terminatedAt} IS NOT NULL AND ${instances.terminatedAt} <= now() - make_interval(days => ${terminatedReadableDays})`,
+    signal,
   )

@@ -1,7 +1,7 @@
 import { inject } from 'vitest'
 import type { TestProject } from 'vitest/node'
 import { dockerSettings } from '#composition/docker-settings.ts'
-import { createDriver } from '#composition/sandboxes.ts'
+import { createDocker } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { startDockerd } from './dockerd.ts'
@@ -31,7 +31,7 @@ export function dockerEnv(dockerHost: string): Record<string, string> {
 /** Builds the image of the default release unless it exists. */
 export async function prepareImage(dockerHost: string): Promise<void> {
   const options = { ...(await dockerSettings(loadConfig(dockerEnv(dockerHost)))), installation: '' }
-  const driver = await createDriver({ name: 'docker', options })
+  const driver = await createDocker(options)
   await driver.prepare(defaultRelease, (line) => console.log(line), AbortSignal.timeout(buildMs))
 }
 

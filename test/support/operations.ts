@@ -1,5 +1,5 @@
 import { Ajv2020 } from 'ajv/dist/2020.js'
-import { documentText, routesOnly } from '#commands/openapi.ts'
+import { createRoutes, documentText } from '#commands/openapi.ts'
 import type { ApiDocument, Operation } from '#http/openapi.ts'
 
 export type Schema = Record<string, unknown>
@@ -22,7 +22,7 @@ export interface DocumentedRequest {
 
 /** The document, made from the routes without a server. */
 export async function readDocument(): Promise<ApiDocument> {
-  const app = await routesOnly()
+  const app = await createRoutes()
   const document = JSON.parse(documentText(app)) as ApiDocument
   await app.close()
   return document

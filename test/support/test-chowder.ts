@@ -1,23 +1,19 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { pino } from 'pino'
-import { createCallers } from '#api/keys/callers.ts'
-import { eraseDeleted } from '#api/organization/delete.ts'
 import type { TurnTimeouts } from '#api/responses/turns/turn.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
-import { syncSubscriptions } from '#api/subscription/sync.ts'
-import { buildApp } from '#app.ts'
+import { createApi } from '#composition/api.ts'
+import type { MaintenanceIntervals } from '#composition/maintenance.ts'
+import { createWorker } from '#composition/worker.ts'
 import type { Tier } from '#database/schema.ts'
 import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
-import { createFindGateway, createFindSummary } from '#instances/find.ts'
-import { createAskGateway } from '#instances/gateway/ask.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
-import { type Intervals, startWorker } from '#lifecycle/worker.ts'
-import type { PeriodicTask } from '#platform/periodic.ts'
+import type { Intervals } from '#lifecycle/worker.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
@@ -40,9 +36,9 @@ export interface TestChowderOptions {
   trustedProxies?: number
 }
 
-const quick: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
+const quickTimeouts: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
 const quickIntervals: Intervals = { sweepEveryMs: 200, driftEveryMs: 200 }
-const otherTasksEveryMs = 200
+const quickMaintenance: MaintenanceIntervals = { eraseMs: 200, billingMs: 200, expireMs: 60_000 }
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 
@@ -66,87 +62,49 @@ export interface TestChowder {
     url: string,
     options?: { key?: string; body?: unknown; headers?: Record<string, string> },
   ): Promise<Answer>
-  /** An organization with its key and, unless told otherwise, an Anthropic key. */
+  /** An organization with its key and, if `providerKey` is not null, an Anthropic key. */
   signUp(options?: { providerKey?: string | null }): Promise<{ id: string; key: string }>
   startWorker(concurrency?: number): Promise<{ stop(): Promise<void> }>
   close(): Promise<void>
 }
 
-/** The whole product in this process on a real database and queue, with the sandboxes that a test hands in. */
+/** The whole product in this process, on a real database and queue, with the sandboxes of the test. */
 export async function openTestChowder(options: TestChowderOptions): Promise<TestChowder> {
-  const { sandboxes, timeouts, providerUrl = nowhere, defaultTier = 'lobster' } = options
+  const { sandboxes, providerUrl = nowhere, billing = null } = options
   const database = options.database ?? (await cloneDatabase())
   const logged: string[] = []
   const log = pino({ level: 'trace' }, { write: (line: string) => void logged.push(line) })
   const vault = createVault(randomBytes(32))
-  const prefix = `test-${database.connection.database ?? new URL(database.connection.connectionString ?? '').pathname.slice(1)}`
-  const queue = createQueue(
-    options.queue?.(database) ?? { kind: 'postgres', connection: database.connection },
-    log,
-    prefix,
-  )
-  const { db } = database
-  const baseUrls = { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl }
-  const deps: LifecycleDeps = {
-    db,
-    vault,
-    sandboxes,
-    baseUrls,
+  const { connection } = database
+  const prefix = `test-${connection.database ?? new URL(connection.connectionString ?? '').pathname.slice(1)}`
+  const queue = createQueue(options.queue?.(database) ?? { kind: 'postgres', connection }, log, prefix)
+  const parts = { db: database.db, vault, queue, sandboxes, billing, log }
+  const shared = {
+    baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
     clawhubUrl: options.clawhubUrl,
-    timeouts: { ...quick, ...timeouts },
-    queue,
-    log,
   }
-  const findSummary = createFindSummary(db)
-  const gatewayOf = createFindGateway(db, vault, findSummary)
-  const callers = createCallers(db, log)
-  const app = (await buildApp({
-    db,
-    vault,
-    queue,
-    log,
-    sandboxes,
-    baseUrls,
-    sandboxDriver: sandboxes.name,
-    defaultTier,
-    publicUrl: () => 'http://chowder.test',
-    findCaller: callers.find,
-    forgetCaller: callers.forget,
-    findSummary,
-    gatewayOf,
-    askGateway: createAskGateway(gatewayOf),
-    forgetGateway: gatewayOf.forget,
-    clawhubUrl: options.clawhubUrl,
-    filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
-    billing: options.billing ?? null,
-    limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
-    trustedProxies: options.trustedProxies ?? 0,
-    ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
-    ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),
-    readiness: async () => ({ database: true, queue: true }),
-  })) as unknown as FastifyInstance
+  const timeouts = { ...quickTimeouts, ...options.timeouts }
+  const api = await createApi(
+    { ...parts, publicUrl: () => 'http://chowder.test' },
+    {
+      ...shared,
+      defaultTier: options.defaultTier ?? 'lobster',
+      filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
+      limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
+      trustedProxies: options.trustedProxies ?? 0,
+      ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
+      ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),
+    },
+  )
+  const app = api.app as unknown as FastifyInstance
   const workers: { stop(): Promise<void> }[] = []
-  const { billing } = options
-  const otherTasks: PeriodicTask[] = [
-    { name: 'erasing', everyMs: otherTasksEveryMs, timeoutMs: 10_000, run: () => eraseDeleted(db, log) },
-    ...(billing
-      ? [
-          {
-            name: 'billing',
-            everyMs: otherTasksEveryMs,
-            timeoutMs: 10_000,
-            run: (signal: AbortSignal) => syncSubscriptions({ db, billing, log }, signal),
-          },
-        ]
-      : []),
-  ]
 
   const chowder: TestChowder = {
     app,
     database,
     vault,
     queue,
-    deps,
+    deps: { ...parts, ...shared, timeouts },
     logged,
     async call(method, url, { key, body, headers } = {}) {
       const answer = await app.inject({
@@ -171,21 +129,20 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       return { id: body.organization.id, key }
     },
     async startWorker(concurrency = 8) {
-      const worker = await startWorker(
-        deps,
-        queue,
+      const settings = {
+        ...shared,
         concurrency,
-        options.intervals ?? quickIntervals,
-        new AbortController().signal,
-        otherTasks,
-      )
+        timeouts,
+        intervals: options.intervals ?? quickIntervals,
+        maintenance: quickMaintenance,
+      }
+      const worker = await createWorker(parts, settings, new AbortController().signal)
       workers.push(worker)
       return worker
     },
     async close() {
       await Promise.all(workers.map((worker) => worker.stop()))
-      await app.close()
-      await callers.close()
+      await api.close()
       await queue.close()
       if (!options.database) await database.drop()
     },

@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, describe, expect, test } from 'vitest'
-import { documentText, routesOnly } from '#commands/openapi.ts'
+import { createRoutes, documentText } from '#commands/openapi.ts'
 import type { ApiDocument } from '#http/openapi.ts'
 import { checkerOf, operationsOf, resolve, type Schema } from '../support/operations.ts'
 import { present } from '../support/present.ts'
 
-const app = await routesOnly()
+const app = await createRoutes()
 const document = app.swagger() as unknown as ApiDocument
 const operations = operationsOf(document)
 afterAll(() => app.close())

@@ -89,13 +89,16 @@ async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> 
  * Erases what is left of deleted organizations whose last sandbox is gone, with one line in the log for each: the proof.
  * Rows without secrets and names stay, so that a sandbox that comes to light later is known for what it is.
  */
-export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>): Promise<void> {
+export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
   const left = await db
     .select({ id: organizations.id })
     .from(organizations)
     .where(isToErase)
     .orderBy(organizations.deletedAt)
-  for (const { id } of left) await eraseOrganization(db, id, log)
+  for (const { id } of left) {
+    signal?.throwIfAborted()
+    await eraseOrganization(db, id, log)
+  }
 }
 
 const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL AND NOT EXISTS (

@@ -25,12 +25,13 @@ const dayMs = 24 * 60 * 60_000
 const hourMs = 60 * 60_000
 
 /** Deletes the responses `r` that a condition selects, in batches that lock only a few rows. */
-async function deleteWhere(db: Db, condition: SQL): Promise<void> {
+async function deleteWhere(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
   for (;;) {
     const { rowCount } = await db.execute(
       sql`DELETE FROM responses WHERE id IN (SELECT r.id FROM responses r ${condition} LIMIT ${batchSize})`,
     )
     if ((rowCount ?? 0) < batchSize) return
+    signal?.throwIfAborted()
   }
 }
 
@@ -38,9 +39,13 @@ async function deleteWhere(db: Db, condition: SQL): Promise<void> {
  * Deletes responses that are too old, more than an instance may have, or of terminated instances. Marks responses whose
  * process was lost as failed. A crash half-way leaves the rest to the next run.
  */
-export async function deleteExpiredResponses(db: Db): Promise<void> {
-  await deleteWhere(db, sql`WHERE r.id < ${firstUuidSince(maxAgeDays * dayMs)}`)
-  await deleteWhere(db, sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 hour'`)
+export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Promise<void> {
+  await deleteWhere(db, sql`WHERE r.id < ${firstUuidSince(maxAgeDays * dayMs)}`, signal)
+  await deleteWhere(
+    db,
+    sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 hour'`,
+    signal,
+  )
   await deleteWhere(
     db,
     sql`JOIN (
@@ -49,6 +54,7 @@ export async function deleteExpiredResponses(db: Db): Promise<void> {
       CROSS JOIN LATERAL (SELECT created_at FROM responses k WHERE k.instance_id = active.instance_id
         ORDER BY created_at DESC, id DESC OFFSET ${maxPerInstance} LIMIT 1) oldest
     ) surplus ON surplus.instance_id = r.instance_id AND r.created_at <= surplus.created_at`,
+    signal,
   )
   await db
     .update(responses)

@@ -1,0 +1,101 @@
+import pTimeout from 'p-timeout'
+import { createCallers } from '#api/keys/callers.ts'
+import { type AppDeps, buildApp } from '#app.ts'
+import type { Db } from '#database/client.ts'
+import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
+import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createAskGateway } from '#instances/gateway/ask.ts'
+import type { ReconcileQueue } from '#lifecycle/queue.ts'
+import type { Config } from '#platform/config.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
+import { type SharedSettings, sharedSettings } from './settings.ts'
+import type { Startup } from './startup.ts'
+
+const readinessTimeoutMs = 1000
+/** Longer than most requests; shorter than a client that reads slowly may take. */
+const openRequestsMs = 5000
+
+export interface ApiParts extends Pick<AppDeps, 'db' | 'vault' | 'log' | 'billing'> {
+  queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
+  sandboxes: SandboxDriver
+  /** How clients reach the API. It is called for each answer, because a port that the system chose is known late. */
+  publicUrl(): string
+}
+
+export interface ApiSettings
+  extends SharedSettings,
+    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'trustedProxies'>,
+    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts' | 'keyCooldownMs'>> {}
+
+export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
+  ...sharedSettings(config),
+  defaultTier: config.CHOWDER_DEFAULT_TIER,
+  filesMaxBytes: config.FILES_MAX_BYTES,
+  limits: {
+    requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+    signupsPerHour: config.SIGNUP_LIMIT_PER_HOUR,
+    failedAuthPerMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE,
+    redis,
+  },
+  trustedProxies: config.TRUST_PROXY,
+})
+
+/** Builds the whole API, which does not listen yet and asks nothing of its parts before a request comes. */
+export async function createApi(parts: ApiParts, settings: ApiSettings) {
+  const { db, vault, queue, sandboxes, log } = parts
+  const callers = createCallers(db, log)
+  const findSummary = createFindSummary(db)
+  const gatewayOf = createFindGateway(db, vault, findSummary)
+  const deps: AppDeps = {
+    ...parts,
+    ...settings,
+    sandboxDriver: sandboxes.name,
+    findCaller: callers.find,
+    forgetCaller: callers.forget,
+    findSummary,
+    gatewayOf,
+    askGateway: createAskGateway(gatewayOf),
+    forgetGateway: gatewayOf.forget,
+    readiness: () => readiness(db, queue),
+  }
+  const app = await buildApp(deps)
+  return {
+    app,
+    deps,
+    /** Ends what is under way, and writes down what was not yet. */
+    async close(): Promise<void> {
+      await app.close()
+      await callers.close()
+    },
+  }
+}
+
+/** Opens the API and listens. Returns its public URL. Throws StartupError when the port is taken. */
+export async function openApi({ config, log, drain }: Startup, parts: ApiParts): Promise<string> {
+  const redis = config.REDIS_URL ? connectLimits(config.REDIS_URL, log) : null
+  drain.add('api', () => redis?.disconnect())
+  const { app, close } = await createApi(parts, apiSettings(config, redis))
+  drain.add('api', async () => {
+    // Agents and database are to be stopped in time: connections that send or read slowly are cut off.
+    const cutting = setTimeout(() => app.server.closeAllConnections(), openRequestsMs)
+    await close().finally(() => clearTimeout(cutting))
+  })
+  const { HOST: host, PORT: port } = config
+  const listening = await app.listen({ host, port }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EADDRINUSE') throw error
+    throw new StartupError(
+      `Port ${port} on ${host} is taken by another program. Set PORT to a free one, or end that program.`,
+    )
+  })
+  return (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
+}
+
+async function readiness(db: Db, queue: ApiParts['queue']) {
+  const answered = pTimeout(db.$client.query('select 1'), { milliseconds: readinessTimeoutMs }).then(
+    () => true,
+    () => false,
+  )
+  const [database, isQueueReady] = await Promise.all([answered, queue.ping(AbortSignal.timeout(readinessTimeoutMs))])
+  return { database, queue: isQueueReady }
+}

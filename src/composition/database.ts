@@ -1,0 +1,118 @@
+import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+import pg from 'pg'
+import { createDb, type Db } from '#database/client.ts'
+import { migrate, pendingMigrations } from '#database/migrate.ts'
+import { migrateQueue } from '#lifecycle/queue.ts'
+import type { Config } from '#platform/config.ts'
+import { dataFolder } from '#platform/data-folder.ts'
+import { createLog } from '#platform/log.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import type { Startup } from './startup.ts'
+
+const connectTimeoutMs = 5000
+const servingPool = { max: 10, statementTimeoutMs: 15_000 }
+const operatorPool = { max: 1, statementTimeoutMs: 60_000 }
+
+/** A statement that takes longer than its timeout is ended, so that the pool is not used up by slow statements. */
+function createPool(connection: pg.PoolConfig, name: string, { max, statementTimeoutMs }: typeof servingPool): pg.Pool {
+  return new pg.Pool({
+    ...connection,
+    max,
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
+    query_timeout: statementTimeoutMs + connectTimeoutMs, // for a server that never answers
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+    application_name: name,
+  })
+}
+
+export const schemaIsBehind = (migrations: number): string =>
+  `The database's schema is ${migrations} migrations behind. Run npm run migrate first.`
+
+/**
+ * Opens the database: that of DATABASE_URL, whose schema must be current, or the embedded one, whose schema is migrated
+ * here. In the role `migrate` both are migrated. Throws StartupError when the schema is behind.
+ */
+export async function openDatabase(startup: Startup): Promise<{ db: Db; connection: pg.PoolConfig }> {
+  const { role, config, log, drain } = startup
+  const connection = config.DATABASE_URL ? { connectionString: config.DATABASE_URL } : await openEmbedded(startup)
+  const pool = createPool(connection, `chowder-${role}`, servingPool)
+  const db = createDb(pool)
+  // Without a listener the error would end the process.
+  pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost'))
+  drain.add('connections', () => pool.end())
+  if (role === 'migrate' || !config.DATABASE_URL) await migrateSchema(connection, config)
+  const pending = await pendingMigrations(pool)
+  if (pending > 0) throw new StartupError(schemaIsBehind(pending))
+  return { db, connection }
+}
+
+async function openEmbedded({ dataDir, log, drain }: Startup): Promise<pg.PoolConfig> {
+  log.info({ dataDir }, 'starting the embedded PostgreSQL')
+  const { startEmbeddedPostgres } = await import('#database/embedded.ts')
+  // Without its database the process can do nothing: it crashes, and its supervisor starts it again.
+  const onFatal = (error: Error) => {
+    setImmediate(() => {
+      throw error
+    })
+  }
+  const embedded = await startEmbeddedPostgres({ dataDir, log, signal: drain.signal, onFatal })
+  drain.add('postgres', () => embedded.stop())
+  return embedded.connection
+}
+
+/** In a pool of its own without timeouts: a migration takes as long as the data that it moves. */
+async function migrateSchema(connection: pg.PoolConfig, config: Config): Promise<void> {
+  const pool = new pg.Pool({ ...connection, max: 1, application_name: 'chowder-migrate' })
+  pool.on('error', () => {}) // the statements of a lost connection fail
+  await migrate(pool, async (client) => {
+    if (!config.REDIS_URL) await migrateQueue(client)
+  }).finally(() => pool.end())
+}
+
+export interface OperatorDatabase {
+  db: Db
+  pool: pg.Pool
+  /** For further pools, such as that of the queue. */
+  connection: pg.PoolConfig
+  /** How many migrations the schema is behind. */
+  pending: number
+  close(): Promise<void>
+}
+
+/**
+ * Opens the database for a command of the operator, with a running Chowder beside it or without one: joins the embedded
+ * PostgreSQL that runs, or starts it. Throws an Error for the operator when there is no database, or it cannot be
+ * reached. Closing leaves the database as it was found.
+ */
+export async function openForOperator(config: Config, command: string): Promise<OperatorDatabase> {
+  const { connection, close } = await joinDatabase(config, command)
+  const pool = createPool(connection, `chowder-${command}`, operatorPool)
+  // An idle connection may be lost, also when the database is stopped below: that must not end the command.
+  pool.on('error', () => {})
+  const end = async () => {
+    await pool.end()
+    await close()
+  }
+  try {
+    return { db: createDb(pool), pool, connection, pending: await pendingMigrations(pool), close: end }
+  } catch (error) {
+    await end()
+    throw error
+  }
+}
+
+async function joinDatabase(config: Config, command: string): Promise<Pick<OperatorDatabase, 'connection' | 'close'>> {
+  if (config.DATABASE_URL) return { connection: { connectionString: config.DATABASE_URL }, close: async () => {} }
+  const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
+  await access(join(dataDir, 'postgres', 'data')).catch(() => {
+    throw new Error(`There is no database in ${dataDir}. Set CHOWDER_DATA_DIR or DATABASE_URL as Chowder has them.`)
+  })
+  const { reachEmbeddedPostgres, startEmbeddedPostgres } = await import('#database/embedded.ts')
+  const running = await reachEmbeddedPostgres(dataDir)
+  if (running) return { connection: running, close: async () => {} }
+  const started = await startEmbeddedPostgres({ dataDir, log: createLog('warn', command, false) })
+  return { connection: started.connection, close: () => started.stop() }
+}

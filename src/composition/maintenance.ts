@@ -1,0 +1,86 @@
+import { eraseDeleted } from '#api/organization/delete.ts'
+import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
+import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
+import type { Billing } from '#api/subscription/stripe.ts'
+import { syncSubscriptions } from '#api/subscription/sync.ts'
+import type { Db } from '#database/client.ts'
+import { clearOldEvents } from '#history/record.ts'
+import { clearExpiredAnswers } from '#http/idempotency.ts'
+import { eraseTerminated } from '#instances/erase.ts'
+import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createAskGateway } from '#instances/gateway/ask.ts'
+import type { Logger } from '#platform/log.ts'
+import type { PeriodicTask } from '#platform/periodic.ts'
+import type { Vault } from '#platform/secrets.ts'
+
+/** The pauses between runs, in ms. */
+export interface MaintenanceIntervals {
+  /** Of what people wait for. */
+  eraseMs: number
+  billingMs: number
+  /** Of what has outlived its time. */
+  expireMs: number
+}
+
+export const defaultMaintenance: MaintenanceIntervals = { eraseMs: 5000, billingMs: 10_000, expireMs: 60_000 }
+
+/** For many organizations or rows, one after another: a run that is aborted goes on in the next one. */
+const longMs = 10 * 60_000
+const shortMs = 60_000
+
+/** The periodic work of a worker beside reconciling. docs/operations.md shows it. */
+export function maintenanceTasks(
+  { db, vault, billing, log }: { db: Db; vault: Vault; billing: Billing | null; log: Logger },
+  { eraseMs, billingMs, expireMs }: MaintenanceIntervals,
+): PeriodicTask[] {
+  const askGateway = createAskGateway(createFindGateway(db, vault, createFindSummary(db)))
+  const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
+  const tasks: PeriodicTask[] = [
+    {
+      name: 'erasing deleted organizations',
+      everyMs: eraseMs,
+      timeoutMs: longMs,
+      run: (signal) => eraseDeleted(db, log, signal),
+    },
+    {
+      name: 'deleting ephemeral sessions',
+      everyMs: eraseMs,
+      timeoutMs: shortMs,
+      run: deleteEphemeralSessions,
+    },
+    {
+      name: 'erasing terminated instances',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: async (signal) => void (await eraseTerminated(db, signal)),
+    },
+    {
+      name: 'deleting expired idempotency answers',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => clearExpiredAnswers(db, signal),
+    },
+    {
+      name: 'deleting old events',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => clearOldEvents(db, signal),
+    },
+    {
+      name: 'deleting old responses',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => deleteExpiredResponses(db, signal),
+    },
+  ]
+  if (!billing) return tasks
+  return [
+    ...tasks,
+    {
+      name: 'updating subscriptions',
+      everyMs: billingMs,
+      timeoutMs: longMs,
+      run: (signal) => syncSubscriptions({ db, billing, log }, signal),
+    },
+  ]
+}

@@ -1,0 +1,19 @@
+import type { BaseUrls } from '#openclaw/config.ts'
+import type { Config } from '#platform/config.ts'
+
+/** What the API and the workers both need of the configuration. */
+export interface SharedSettings {
+  /** Where the model providers are. */
+  baseUrls: BaseUrls
+  /** The registry of skills; undefined for that of OpenClaw. */
+  clawhubUrl: string | undefined
+}
+
+export const sharedSettings = (config: Config): SharedSettings => ({
+  baseUrls: {
+    anthropic: config.ANTHROPIC_BASE_URL,
+    openai: config.OPENAI_BASE_URL,
+    gemini: config.GEMINI_BASE_URL,
+  },
+  clawhubUrl: config.CLAWHUB_REGISTRY,
+})

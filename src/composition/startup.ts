@@ -1,0 +1,16 @@
+import type { Config } from '#platform/config.ts'
+import type { Logger } from '#platform/log.ts'
+import type { Drain } from './drain.ts'
+
+export const roles = ['all', 'api', 'worker', 'migrate'] as const
+export type Role = (typeof roles)[number]
+
+/** The start of a process: its role and settings, and the drain that closes what it opens. */
+export interface Startup {
+  role: Role
+  config: Config
+  /** The absolute path of the data folder. */
+  dataDir: string
+  log: Logger
+  drain: Drain
+}

@@ -1,0 +1,65 @@
+import type { Billing } from '#api/subscription/stripe.ts'
+import type { ReconcileQueue } from '#lifecycle/queue.ts'
+import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
+import { defaultTimeouts } from '#lifecycle/step.ts'
+import { defaultIntervals, type Intervals, startWorker } from '#lifecycle/worker.ts'
+import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
+import type { Config } from '#platform/config.ts'
+import type { Logger } from '#platform/log.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
+import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
+import { type SharedSettings, sharedSettings } from './settings.ts'
+import type { Startup } from './startup.ts'
+
+export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault'> {
+  queue: ReconcileQueue
+  sandboxes: SandboxDriver
+  billing: Billing | null
+  log: Logger
+}
+
+export interface WorkerSettings extends SharedSettings, Pick<LifecycleDeps, 'timeouts'> {
+  /** How many reconciles may run at once. */
+  concurrency: number
+  intervals: Intervals
+  maintenance: MaintenanceIntervals
+}
+
+export const workerSettings = (config: Config): WorkerSettings => ({
+  ...sharedSettings(config),
+  concurrency: config.WORKER_CONCURRENCY,
+  timeouts: defaultTimeouts,
+  intervals: defaultIntervals,
+  maintenance: defaultMaintenance,
+})
+
+/** Starts a worker with all its periodic work; gives up once `starting` is aborted, and throws its reason. */
+export function createWorker(
+  parts: WorkerParts,
+  settings: WorkerSettings,
+  starting: AbortSignal,
+): Promise<{ stop(): Promise<void> }> {
+  const { concurrency, intervals, maintenance, ...shared } = settings
+  const tasks = maintenanceTasks(parts, maintenance)
+  return startWorker({ ...parts, ...shared }, parts.queue, concurrency, intervals, starting, tasks)
+}
+
+/** Opens the worker. The default release is prepared meanwhile, so that the first instance need not wait for it. */
+export async function openWorker({ config, log, drain }: Startup, parts: WorkerParts): Promise<void> {
+  const worker = await createWorker(parts, workerSettings(config), drain.signal)
+  const preparing = new AbortController()
+  drain.add('worker', () => {
+    preparing.abort()
+    return worker.stop()
+  })
+  void prepareDefaultRelease(parts.sandboxes, log, preparing.signal)
+}
+
+async function prepareDefaultRelease(sandboxes: SandboxDriver, log: Logger, signal: AbortSignal): Promise<void> {
+  try {
+    await sandboxes.prepare(defaultRelease, (line) => log.info(line), signal)
+    log.info(`OpenClaw ${openclawVersion(defaultRelease)} is ready on this host`)
+  } catch (error) {
+    if (!signal.aborted) log.error({ err: error }, 'OpenClaw could not be prepared; the next instance tries again')
+  }
+}
