@@ -19,7 +19,7 @@ import { type SubscriptionDeps, subscriptionRoutes } from './api/subscription/ro
 import { type FindCaller, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
-import { answerUnroutable, clientErrorAnswer, useDetailErrors } from './http/errors.ts'
+import { answerUnroutable, clientErrorAnswer, useErrors } from './http/errors.ts'
 import { useInstanceIds } from './http/instance-params.ts'
 import { useJsonBodies } from './http/json-body.ts'
 import { useOpenApi } from './http/openapi.ts'
@@ -71,17 +71,18 @@ export async function buildApp(deps: AppDeps) {
     },
     trustProxy: (_address, hop) => hop < deps.trustedProxies,
     bodyLimit: bodyLimitBytes,
-    frameworkErrors: answerUnroutable,
+    frameworkErrors: (_error, request, reply) => answerUnroutable(request, reply, deps.publicUrl()),
     routerOptions: { maxParamLength },
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: {
-      requireHostHeader: false, // useDetailErrors requires it
+      requireHostHeader: false, // useErrors requires it
       shouldUpgradeCallback: asksForWebSocket,
     },
     return503OnClosing: false, // useClosing has its own way
     clientErrorHandler: (error, socket) => {
-      if (socket.writable) socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined, newId()))
+      if (socket.writable)
+        socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined, newId(), deps.publicUrl()))
       else socket.destroy()
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
@@ -89,10 +90,10 @@ export async function buildApp(deps: AppDeps) {
   app.setValidatorCompiler(strictBodies)
   app.setSerializerCompiler(sharedSerializers())
   useJsonBodies(app)
-  useDetailErrors(app)
+  useErrors(app, deps.publicUrl)
   useRequestLog(app)
   useClosing(app)
-  useBodyDeadlines(app, deps.bodyTimes)
+  useBodyDeadlines(app, deps.publicUrl, deps.bodyTimes)
   await useOpenApi(app, about)
   await app.register(docsRoutes, deps)
 

@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
+import { errorsMarkdown } from '#api/docs/error-pages.ts'
 import { apiSettings, createApi } from '#composition/api.ts'
 import { loadConfig } from '#platform/config.ts'
 
@@ -25,5 +26,7 @@ export const documentText = (app: Pick<FastifyInstance, 'swagger'>): string =>
   `${JSON.stringify(app.swagger(), null, 2)}\n`
 
 if (import.meta.main) {
-  await writeFile(join(import.meta.dirname, '..', '..', 'openapi.json'), documentText(await createRoutes()))
+  const root = join(import.meta.dirname, '..', '..')
+  await writeFile(join(root, 'openapi.json'), documentText(await createRoutes()))
+  await writeFile(join(root, 'docs', 'errors.md'), errorsMarkdown())
 }

@@ -28,7 +28,7 @@ const hasBody = ({ headers }: FastifyRequest) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length']) > 0
 
 /** Ends the connection of a sender who is too slow, with 408 if nothing was answered yet. */
-export function useBodyDeadlines(app: FastifyInstance, times: BodyTimes = usual): void {
+export function useBodyDeadlines(app: FastifyInstance, publicUrl: () => string, times: BodyTimes = usual): void {
   /** What ends the senders of bodies that are not whole yet, with the time when it does. One timer for all. */
   const deadlines = new Map<() => void, number>()
   const look = () => {
@@ -51,7 +51,7 @@ export function useBodyDeadlines(app: FastifyInstance, times: BodyTimes = usual)
     const cut = () => {
       if (!reply.raw.headersSent) {
         reply.raw.statusCode = 408 // for the log
-        socket.write(clientErrorAnswer('ERR_HTTP_REQUEST_TIMEOUT', request.id))
+        socket.write(clientErrorAnswer('ERR_HTTP_REQUEST_TIMEOUT', request.id, publicUrl()))
       }
       socket.destroySoon()
     }

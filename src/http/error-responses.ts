@@ -1,95 +1,64 @@
-import { type ErrorKind, statusOf } from '#platform/errors.ts'
+import type { ErrorKind } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { answerHeaders } from './answer-headers.ts'
+import { docUrl, errorCodes, kindOf } from './error-codes.ts'
+import type { Detail } from './errors.ts'
 
-type Detail = string | { error: string } | object[]
+type Documented = ErrorKind | 'internal'
 
-/** What each kind of failure means to a caller, and how one looks. */
-const meanings: Record<ErrorKind, { means: string; detail: Detail }> = {
-  invalid: {
-    means: 'The request breaks a rule, or its body is not JSON. `detail` says which rule and what to do.',
-    detail: texts.unknownVersion('v9', ['v1']),
-  },
-  unauthenticated: { means: 'No key came, or one that is unknown, revoked or expired.', detail: texts.sendKey },
-  limit_reached: { means: 'The plan’s limit is reached.', detail: texts.instanceLimit(1, 1) },
-  forbidden: {
-    means: 'The key does not hold what this call needs, is not for this instance, or its organization is disabled.',
-    detail: texts.lacksPermission('configure'),
-  },
-  not_found: {
-    means: 'There is no such thing, or it is another organization’s: the two cannot be told apart.',
-    detail: texts.instanceNotFound,
-  },
-  timed_out: { means: 'The body came too slowly.', detail: 'Request Timeout.' },
-  conflict: { means: 'The state of the thing forbids it now.', detail: texts.notRunning('stopped') },
-  too_large: { means: 'The body is larger than this call takes.', detail: 'The body is too large.' },
-  unsupported_media: {
-    means: 'The body has a content type that this call does not take.',
-    detail: 'Send the body as application/json.',
-  },
-  no_such_range: {
-    means: 'The file has no bytes in that range. `Content-Range` says how many it has.',
-    detail: texts.noSuchRange(1024),
-  },
-  unprocessable: {
-    means: 'The request does not fit its schema. `detail` lists at most 20 faults.',
-    detail: [{ loc: ['body', 'nmae'], msg: 'is not a known field', type: 'additionalProperties' }],
-  },
-  rate_limited: {
-    means: 'Too many requests. `Retry-After` says when to go on.',
-    detail: texts.rateLimited(7),
-  },
-  not_implemented: { means: 'This server is not set up for it.', detail: texts.noBilling },
-  gateway_unreachable: {
-    means:
-      'The instance’s gateway cannot be reached, refused or failed, or what it asked did: the model provider, a chat platform.',
-    detail: { error: texts.gatewayUnavailable },
-  },
-  unavailable: {
-    means: 'Something this server stands on is down. Repeat the call after `Retry-After` seconds.',
-    detail: texts.databaseDown,
-  },
-  gateway_timeout: {
-    means: 'The instance’s gateway did not answer in time. What was asked may still happen.',
-    detail: { error: 'The gateway did not answer in time.' },
-  },
-  no_space: { means: 'The instance’s disk is full.', detail: texts.diskFull },
+/** An example of the `detail` of each documented error. */
+const details: Record<Documented, Detail> = {
+  invalid: texts.unknownVersion('v9', ['v1']),
+  unauthenticated: texts.sendKey,
+  limit_reached: texts.instanceLimit(1, 1),
+  forbidden: texts.lacksPermission('configure'),
+  not_found: texts.instanceNotFound,
+  timed_out: 'Request Timeout.',
+  conflict: texts.notRunning('stopped'),
+  too_large: texts.bodyTooLarge,
+  unsupported_media: texts.sendJson,
+  no_such_range: texts.noSuchRange(1024),
+  unprocessable: [{ loc: ['body', 'nmae'], msg: 'is not a known field', type: 'additionalProperties' }],
+  rate_limited: texts.rateLimited(7),
+  not_implemented: texts.noBilling,
+  gateway_unreachable: { error: texts.gatewayUnavailable },
+  unavailable: texts.databaseDown,
+  gateway_timeout: { error: 'The gateway did not answer in time.' },
+  no_space: texts.diskFull,
+  internal: texts.internal,
 }
 
-const internal = {
-  means: 'A fault of this server. It is in its log under the request’s id.',
-  detail: 'Internal error.',
+function documentedOf(status: number): Documented {
+  const code = status === errorCodes.internal.status ? 'internal' : kindOf(status)
+  if (!code) throw new Error(`no error has the status ${status}`)
+  return code
 }
 
-const kinds = Object.keys(meanings) as ErrorKind[]
-const kindOf = new Map<number, ErrorKind | 'internal'>([
-  ...kinds.map((kind) => [statusOf[kind], kind] as const),
-  [500, 'internal'],
-])
+/** `NotFound` of `not_found`. */
+const componentName = (code: Documented): string =>
+  code.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())
 
-function nameOf(status: number): string {
-  const kind = kindOf.get(status)
-  if (!kind) throw new Error(`no failure has the status ${status}`)
-  return kind.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())
-}
+/** A reference to the documented answer of a status. Throws for a status that no error has. */
+export const responseOf = (status: number) => ({
+  $ref: `#/components/responses/${componentName(documentedOf(status))}`,
+})
 
-/** A reference to the documented answer of a status. Throws for a status that no failure of ours has. */
-export const responseOf = (status: number) => ({ $ref: `#/components/responses/${nameOf(status)}` })
-
-/** The documented answers of these failures, by name. */
-export function errorResponses(statuses: Iterable<number>): Record<string, Record<string, unknown>> {
-  const answer = (status: number) => {
-    const kind = kindOf.get(status) ?? 'internal'
-    const { means, detail } = kind === 'internal' ? internal : meanings[kind]
-    return {
-      description: means,
-      headers: {
-        ...answerHeaders.every,
-        ...(status === 429 && answerHeaders.limited),
-        ...((status === 429 || status === 503) && answerHeaders.retryAfter),
-      },
-      content: { 'application/json': { schema: { $ref: '#/components/schemas/Error' }, example: { detail } } },
-    }
+function answerOf(code: Documented) {
+  const { status, meaning } = errorCodes[code]
+  const example = { detail: details[code], error: { doc_url: docUrl('https://chowder.example.com', code) } }
+  return {
+    description: meaning,
+    headers: {
+      ...answerHeaders.every,
+      ...(status === 429 && answerHeaders.limited),
+      ...((status === 429 || status === 503) && answerHeaders.retryAfter),
+    },
+    content: { 'application/json': { schema: { $ref: '#/components/schemas/Error' }, example } },
   }
-  return Object.fromEntries([...statuses].sort((a, b) => a - b).map((status) => [nameOf(status), answer(status)]))
+}
+
+/** The documented answers of these statuses, by the names of their components. */
+export function errorResponses(statuses: Iterable<number>): Record<string, Record<string, unknown>> {
+  const codes = [...statuses].sort((a, b) => a - b).map(documentedOf)
+  return Object.fromEntries(codes.map((code) => [componentName(code), answerOf(code)]))
 }

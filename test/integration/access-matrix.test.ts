@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { permissions } from '#database/schema.ts'
+import { requireDocUrl } from '../support/error-body.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
@@ -129,7 +130,10 @@ async function call(operation: DocumentedOperation, values: Record<string, strin
     String(answer.statusCode),
   )
   expect(answer.headers['x-request-id']).toEqual(expect.any(String))
-  if (answer.statusCode >= 400) expect(check(resolve(document, { $ref: '#/Error' }), answer.json())).toEqual([])
+  if (answer.statusCode >= 400) {
+    expect(check(resolve(document, { $ref: '#/Error' }), answer.json())).toEqual([])
+    requireDocUrl(answer.statusCode, answer.json())
+  }
   return answer
 }
 

@@ -5,6 +5,7 @@ import { ChatChunk, ChatCompletion } from '#api/responses/chat/completion-schema
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
 import { createFindGateway, createFindSummary } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -139,7 +140,15 @@ describe('a body that is nested without end', () => {
     const detail = 'The body nests lists and objects more than 200 levels deep. Send one that is flatter.'
     expect([answer.status, await answer.json()]).toEqual([
       400,
-      { detail, error: { message: detail, type: 'invalid_request_error', code: 'invalid' } },
+      {
+        detail,
+        error: {
+          message: detail,
+          type: 'invalid_request_error',
+          code: 'invalid',
+          ...errorBody('invalid', detail).error,
+        },
+      },
     ])
   })
 })

@@ -1,6 +1,8 @@
 import { hash } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { errorCodes } from '#http/error-codes.ts'
 import type { ApiDocument } from '#http/openapi.ts'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { operationsOf } from '../support/operations.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -42,6 +44,21 @@ test('the page asks for nothing from any other host, and could not', async () =>
     'font-src': ["'self'", 'data:'],
   })
   expect(Object.values(policy).flat().join(' ')).not.toMatch(/https?:|\*|unsafe-eval/)
+})
+
+test('/docs/errors has an anchor for each error code, and asks for nothing', async () => {
+  const { statusCode, headers, body } = await get('/docs/errors')
+  expect([statusCode, headers['content-type']]).toEqual([200, 'text/html; charset=utf-8'])
+  expect(headers['content-security-policy']).toContain("default-src 'none'")
+  expect(body.match(/https?:|src=|<script|@import|url\(/g)).toBe(null)
+  for (const [code, { meaning }] of Object.entries(errorCodes)) {
+    expect(body.split(`id="${code}"`)).toHaveLength(2)
+    expect(body).toContain(meaning.split('`')[0])
+  }
+  const unknown = await get('/v1/nothing')
+  expect(unknown.json()).toEqual(errorBody('unknown_route', 'No route GET /v1/nothing.'))
+  const { pathname, hash: anchor } = new URL(unknown.json().error.doc_url)
+  expect((await get(pathname)).body).toContain(`id="${anchor.slice(1)}"`)
 })
 
 test('/docs leads to the page', async () => {

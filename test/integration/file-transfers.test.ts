@@ -6,6 +6,7 @@ import { createConnection } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { errorBody } from '../support/error-body.ts'
 import { until } from '../support/until.ts'
 import { formOf, openWorkspaces } from '../support/workspaces.ts'
 
@@ -123,7 +124,7 @@ describe('the files of an instance,', () => {
       }
       const stalledAt = performance.now()
       expect(await files.leftOvers()).toHaveLength(1)
-      expect(await answer).toEqual({ status: 408, body: { detail: 'Request Timeout.' } })
+      expect(await answer).toEqual({ status: 408, body: errorBody('timed_out', 'Request Timeout.') })
       expect(performance.now() - stalledAt).toBeGreaterThan(bodyTimes.idle / 2)
       await until('the upload to be removed', async () => (await files.leftOvers()).length === 0)
     })

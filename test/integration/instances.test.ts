@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -179,7 +180,7 @@ describe('POST /v1/instances', () => {
     'a path that cannot be routed is the 404 of an unknown id (%#)',
     async (url) => {
       const { status, body, headers } = await chowder.call('GET', url, { key })
-      expect([status, body]).toEqual([404, { detail: 'Instance not found.' }])
+      expect([status, body]).toEqual([404, errorBody('not_found', 'Instance not found.')])
       expect(headers['x-request-id']).toBeTruthy()
     },
   )
@@ -201,7 +202,7 @@ describe('POST /v1/instances', () => {
     const refused = await call('POST', '', { name: 'x' })
     expect([refused.status, refused.body]).toEqual([
       402,
-      { detail: 'Instance limit reached (2/2). Upgrade your subscription.' },
+      errorBody('limit_reached', 'Instance limit reached (2/2). Upgrade your subscription.'),
     ])
     await call('DELETE', `/${first.id}`)
     await create()
@@ -558,7 +559,12 @@ describe('POST …/responses while nothing runs', () => {
       expect(status).toBe(409)
       expect(body).toEqual({
         detail: expect.stringContaining(state),
-        error: { message: body.detail, type: 'invalid_request_error', code: 'conflict' },
+        error: {
+          message: body.detail,
+          type: 'invalid_request_error',
+          code: 'conflict',
+          ...errorBody('conflict', body.detail).error,
+        },
       })
       expect(headers['x-should-retry']).toBe('false')
     },

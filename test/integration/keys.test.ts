@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { permissions } from '#database/schema.ts'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
@@ -240,13 +241,14 @@ test('a key that is missing, malformed, another organization’s or of the other
     const answer = await chowder.call(method, path, { key, body })
     return JSON.stringify([answer.status, answer.body])
   }
+  const unknown = JSON.stringify([404, errorBody('not_found', 'Key not found.')])
   for (const id of [missing, 'nonsense', ofOther.id, ofOrganization]) {
     for (const method of ['GET', 'PATCH', 'DELETE'] as const) {
-      expect(await bytes(method, `/v1/keys/${id}`)).toBe('[404,{"detail":"Key not found."}]')
+      expect(await bytes(method, `/v1/keys/${id}`)).toBe(unknown)
     }
   }
   for (const id of [missing, 'nonsense', ofOther.id, ofScope]) {
-    expect(await bytes('DELETE', `/v1/organization/keys/${id}`)).toBe('[404,{"detail":"Key not found."}]')
+    expect(await bytes('DELETE', `/v1/organization/keys/${id}`)).toBe(unknown)
   }
   expect(await statusOf(ofOther.key, other)).toBe(200)
 })

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 
@@ -156,7 +157,7 @@ describe('PATCH /v1/organization', () => {
 describe('the rest', () => {
   test('an unknown route is a 404 with a detail', async () => {
     const { status, body } = await chowder.call('GET', '/v1/nothing?secret=1')
-    expect([status, body]).toEqual([404, { detail: 'No route GET /v1/nothing.' }])
+    expect([status, body]).toEqual([404, errorBody('unknown_route', 'No route GET /v1/nothing.')])
   })
 
   test('healthz answers while the process lives, readyz what it stands on', async () => {

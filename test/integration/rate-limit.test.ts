@@ -2,6 +2,7 @@ import { createServer, type Server } from 'node:net'
 import { pino } from 'pino'
 import { afterEach, describe, expect, inject, test } from 'vitest'
 import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { cloneDatabase } from '../support/test-database.ts'
@@ -45,7 +46,7 @@ describe('requests of one key', () => {
     const seconds = Number(refused?.headers['retry-after'])
     expect(seconds).toBeGreaterThan(0)
     expect(seconds).toBeLessThanOrEqual(60)
-    expect(refused?.body).toEqual({ detail: `Too many requests. Try again in ${seconds} seconds.` })
+    expect(refused?.body).toEqual(errorBody('rate_limited', `Too many requests. Try again in ${seconds} seconds.`))
   })
 
   test('are limited for that key alone, not for another one of the same organization', async () => {
@@ -69,7 +70,12 @@ describe('requests of one key', () => {
     const path = '/v1/instances/01234567-89ab-7def-8123-456789abcdef/responses'
     const { status, body } = await chowder.call('POST', path, { key, body: '{not json' })
     expect(status).toBe(429)
-    expect(body.error).toEqual({ message: body.detail, type: 'rate_limit_error', code: 'rate_limited' })
+    expect(body.error).toEqual({
+      message: body.detail,
+      type: 'rate_limit_error',
+      code: 'rate_limited',
+      ...errorBody('rate_limited', body.detail).error,
+    })
   })
 
   test('are not limited, nor is anything said of limits, where the limit is 0', async () => {

@@ -13,12 +13,13 @@ import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
 import type { Caller } from '#http/auth.ts'
-import { useDetailErrors } from '#http/errors.ts'
+import { useErrors } from '#http/errors.ts'
 import { strictBodies } from '#http/validation.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
 import { createVault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import { requireDocUrl } from '../support/error-body.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
 import {
@@ -52,12 +53,14 @@ const caller: Caller = {
   instanceIds: null,
 }
 
+const publicUrl = 'http://chowder.test'
+
 async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<ResponseDeps> = {}) {
   const logLines: string[] = []
   const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
   const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
   app.setValidatorCompiler(strictBodies)
-  useDetailErrors(app)
+  useErrors(app, () => publicUrl)
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
     request.caller = caller
@@ -68,6 +71,7 @@ async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<Resp
     gatewayOf,
     findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
+    publicUrl: () => publicUrl,
     ...over,
   })
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
@@ -148,6 +152,7 @@ async function failure(response: Response) {
     detail: string | { error: string }
     error: { message: string; type: string; code: string }
   }
+  requireDocUrl(response.status, body)
   return { status: response.status, ...body, shouldRetry: response.headers.get('x-should-retry') }
 }
 

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { addSessions, type FakeSessions } from '../support/fake-sessions.ts'
@@ -249,7 +250,7 @@ describe.each(each)('%s …/sessions%s', (method, path) => {
     const theirs = await chowder.signUp()
     for (const instance of [id, '01234567-89ab-7def-8123-456789abcdef', 'nonsense']) {
       const { status, body } = await call(method, `/v1/instances/${instance}/sessions${path}`, theirs.key)
-      expect([status, body]).toEqual([404, { detail: 'Instance not found.' }])
+      expect([status, body]).toEqual([404, errorBody('not_found', 'Instance not found.')])
     }
   })
 

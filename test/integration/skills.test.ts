@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { errorBody } from '../support/error-body.ts'
 import { type FakeClawHub, type FakeVerdict, skillMd, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
@@ -271,7 +272,7 @@ describe('install', () => {
       await skills('GET', '/search?q=x'),
     ]) {
       const detail = { error: 'The skill registry answered with status 500. Try again later.' }
-      expect([failed.status, failed.body]).toEqual([502, { detail }])
+      expect([failed.status, failed.body]).toEqual([502, errorBody('gateway_unreachable', detail)])
     }
   })
 
@@ -306,7 +307,7 @@ describe('list and info', () => {
 
   test('an unknown skill, and those of another organization, are not found', async () => {
     const other = (await chowder.signUp()).key
-    expect((await skills('GET', '/nothing')).body).toEqual({ detail: 'Skill not found.' })
+    expect((await skills('GET', '/nothing')).body).toEqual(errorBody('not_found', 'Skill not found.'))
     for (const [method, path] of [
       ['GET', ''],
       ['GET', '/weather'],
@@ -314,7 +315,7 @@ describe('list and info', () => {
       ['DELETE', '/weather'],
     ] as const) {
       const { status, body } = await skills(method, path, undefined, other)
-      expect([status, body]).toEqual([404, { detail: 'Instance not found.' }])
+      expect([status, body]).toEqual([404, errorBody('not_found', 'Instance not found.')])
     }
     expect((await skills('PATCH', '/weather', {}, other)).status).toBe(404)
     expect((await skills('POST', '/install', { slug: 'x' }, other)).status).toBe(404)

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
+import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import {
   type Delivery,
@@ -181,7 +182,7 @@ describe('Stripe fails', () => {
       const { status, body, headers } = await ask()
       expect([status, body, headers['retry-after']]).toEqual([
         503,
-        { detail: 'Stripe cannot be reached right now. Try again.' },
+        errorBody('unavailable', 'Stripe cannot be reached right now. Try again.'),
         '5',
       ])
     }

@@ -1,4 +1,5 @@
 import { poll } from '#platform/poll.ts'
+import { requireDocUrl } from './error-body.ts'
 
 const requestTimeoutMs = 300_000
 const statusEveryMs = 200
@@ -24,7 +25,9 @@ export function api(url: string, key?: string) {
   async function call(method: string, path: string, body?: unknown): Promise<Answer> {
     const response = await send(method, path, body, AbortSignal.timeout(requestTimeoutMs))
     const text = await response.text()
-    return { status: response.status, headers: response.headers, body: text === '' ? undefined : JSON.parse(text) }
+    const parsed = text === '' ? undefined : JSON.parse(text)
+    if (response.status >= 400 && path !== '/readyz') requireDocUrl(response.status, parsed)
+    return { status: response.status, headers: response.headers, body: parsed }
   }
 
   return {

@@ -16,6 +16,7 @@ import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import { requireDocUrl } from './error-body.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
 
 export interface TestChowderOptions {
@@ -118,7 +119,9 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         ...(body !== undefined && { payload: body as object }),
       })
       const text = answer.body
-      return { status: answer.statusCode, body: text === '' ? undefined : JSON.parse(text), headers: answer.headers }
+      const parsed = text === '' ? undefined : JSON.parse(text)
+      if (answer.statusCode >= 400 && url !== '/readyz') requireDocUrl(answer.statusCode, parsed)
+      return { status: answer.statusCode, body: parsed, headers: answer.headers }
     },
     async signUp({ providerKey = 'sk-test' } = {}) {
       const { body } = await chowder.call('POST', '/v1/organization/signup', { body: { name: 'Acme' } })

@@ -1,6 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, describe, expect, test } from 'vitest'
+import { errorsMarkdown } from '#api/docs/error-pages.ts'
 import { createRoutes, documentText } from '#commands/openapi.ts'
+import { errorCodes } from '#http/error-codes.ts'
 import type { ApiDocument } from '#http/openapi.ts'
 import { checkerOf, operationsOf, resolve, type Schema } from '../support/operations.ts'
 import { present } from '../support/present.ts'
@@ -11,7 +13,7 @@ const operations = operationsOf(document)
 afterAll(() => app.close())
 
 /** Routes that are the documentation, so they are not in it. */
-const undocumented = ['/openapi.json', '/llms.txt', '/docs', '/docs/', '/docs/js/scalar.js'].map(
+const undocumented = ['/openapi.json', '/llms.txt', '/docs', '/docs/', '/docs/errors', '/docs/js/scalar.js'].map(
   (path) => `GET ${path}`,
 )
 
@@ -54,6 +56,14 @@ describe('A20: the routes are told in one way everywhere', () => {
   test('the committed openapi.json is the document; run `npm run openapi` and review what changed', async () => {
     const committed = await readFile(new URL('../../openapi.json', import.meta.url), 'utf8')
     expect(JSON.parse(documentText(app))).toEqual(JSON.parse(committed))
+  })
+
+  test('the committed docs/errors.md explains each error code; run `npm run openapi` and review what changed', async () => {
+    const committed = await readFile(new URL('../../docs/errors.md', import.meta.url), 'utf8')
+    expect(errorsMarkdown()).toBe(committed)
+    expect([...committed.matchAll(/^## (\w+)$/gm)].map(([, code]) => code).sort()).toEqual(
+      Object.keys(errorCodes).sort(),
+    )
   })
 })
 

@@ -19,9 +19,10 @@ Signing up gives the first organization key. A scoped key holds any of five perm
 
 ## Errors
 
-A failure is a status and a \`detail\` for people: a sentence, \`{"error": …}\` when an instance's gateway is the cause,
-or a list of faults with a 422. What is another organization's answers 404, like what does not exist.
-The responses calls carry OpenAI's \`error\` object as well. Every answer has an \`x-request-id\`; yours is taken over.
+An error has a status and a \`detail\` for people: a sentence, \`{"error": …}\` when the gateway of an instance is the
+cause, or a list of faults with a 422. \`error.doc_url\` links to the explanation of its code, on the page \`/docs/errors\`.
+On the responses routes \`error\` also has the fields of OpenAI's errors. A resource of another organization answers 404,
+like one that does not exist. Every answer has an \`x-request-id\`: the one that you sent, or a new one.
 
 ## Repeating calls
 

@@ -54,6 +54,7 @@ export const llmsText = (document: ApiDocument, url: string): string => `# ${doc
 
 - [OpenAPI 3.1 document](${url}/openapi.json): every field, example and error
 - [Reference for people](${url}/docs)
+- [Error codes](${url}/docs/errors): meaning, remedy, and whether to repeat the request
 
 Base URL: ${url}
 

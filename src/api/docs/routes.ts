@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import scalar from '@scalar/fastify-api-reference'
 import type { FastifyPluginAsync, FastifyReply, FastifySchema } from 'fastify'
 import type { ApiDocument } from '#http/openapi.ts'
+import { errorsPage } from './error-pages.ts'
 import { about } from './introduction.ts'
 import { llmsText } from './llms-text.ts'
 
@@ -32,7 +33,7 @@ function contentSecurityPolicy(html: string): string {
   ].join('; ')
 }
 
-/** The API's description, for programs (`/openapi.json`), people (`/docs`) and coding agents (`/llms.txt`). */
+/** The description of the API, for programs (`/openapi.json`), people (`/docs`, `/docs/errors`) and coding agents (`/llms.txt`). */
 export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl }) => {
   const document = () => app.swagger() as unknown as ApiDocument
 
@@ -49,6 +50,9 @@ export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl 
       if (isPage) reply.header('content-security-policy', contentSecurityPolicy(String(payload)))
       return payload
     })
+    docs.get('/docs/errors', { schema: hidden }, async (_request, reply) =>
+      reply.type('text/html; charset=utf-8').send(errorsPage()),
+    )
     await docs.register(scalar, {
       routePrefix: '/docs',
       configuration: {

@@ -17,12 +17,14 @@ interface ChatDeps {
   turns: TurnRunner
   gatewayOf(organizationId: string, instanceId: string): Promise<RunningGateway>
   findCaller: FindCaller
+  /** The address that clients reach the API at. */
+  publicUrl(): string
   graceMs: number
 }
 
 /** The route for clients that speak the Chat Completions format. */
 export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps) => {
-  const { db, turns, gatewayOf, findCaller, graceMs } = deps
+  const { db, turns, gatewayOf, findCaller, publicUrl, graceMs } = deps
 
   /** Creates a session that ends with the answer. */
   async function createSession(request: FastifyRequest, { raw }: FastifyReply, instanceId: string): Promise<string> {
@@ -63,6 +65,7 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps)
           gateway: await gatewayOf(caller.organizationId, instanceId),
           instanceId,
           body,
+          publicUrl: publicUrl(),
           createSession: () => createSession(request, reply, instanceId),
           log,
         })

@@ -29,6 +29,8 @@ export interface ResponseDeps {
   gatewayOf: (organizationId: string, instanceId: string) => Promise<RunningGateway>
   findSummary: FindSummary
   findCaller: FindCaller
+  /** The address that clients reach the API at. */
+  publicUrl(): string
   turnTimeouts?: TurnTimeouts
   /** How long, in ms, a gateway stops using a key after the provider refused it. */
   keyCooldownMs?: number
@@ -38,7 +40,7 @@ export interface ResponseDeps {
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, gatewayOf, findSummary, findCaller, countTurn } = deps
+  const { db, vault, gatewayOf, findSummary, findCaller, publicUrl, countTurn } = deps
   const { turnTimeouts = defaultTurnTimeouts, keyCooldownMs = 70_000 } = deps
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, keyCooldownMs)
@@ -101,8 +103,9 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  await app.register(webSocketRoutes, { turns, store, gatewayOf, findSummary, findCaller, graceMs, countTurn })
-  await app.register(chatRoutes, { db, turns, gatewayOf, findCaller, graceMs })
+  const turnDeps = { turns, gatewayOf, findCaller, publicUrl, graceMs }
+  await app.register(webSocketRoutes, { ...turnDeps, store, findSummary, countTurn })
+  await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })
   await app.register(storedRoutes, { store, findSummary })
 

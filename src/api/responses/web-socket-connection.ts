@@ -31,6 +31,8 @@ export interface ConnectionDeps {
   store: ResponseStore
   gatewayOf(organizationId: string, instanceId: string): Promise<RunningGateway>
   findCaller: FindCaller
+  /** The address that clients reach the API at. */
+  publicUrl(): string
   readFrame: ReadFrame
   /** The time, in ms, that a client has to close a connection that was ended. */
   graceMs: number
@@ -105,7 +107,7 @@ export class WebSocketConnection {
     if (!this.#end || this.#isRunning || socket.readyState === socket.CLOSED) return
     this.#cutOff ??= setTimeout(() => socket.terminate(), this.#deps.graceMs)
     if (socket.readyState !== socket.OPEN) return
-    socket.send(errorFrame(this.#end.reason))
+    socket.send(errorFrame(this.#end.reason, this.#deps.publicUrl()))
     socket.close(this.#end.code)
   }
 
@@ -199,7 +201,7 @@ export class WebSocketConnection {
 
   #sendError(error: unknown): void {
     const socket = this.#socket
-    socket.send(errorFrame(error))
+    socket.send(errorFrame(error, this.#deps.publicUrl()))
     if (socket.bufferedAmount <= maxUnreadErrorBytes || socket.isPaused) return
     socket.pause()
     this.#request.raw.socket.once('drain', () => socket.resume())

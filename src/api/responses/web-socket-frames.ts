@@ -1,8 +1,10 @@
-import type { FastifyInstance } from 'fastify'
-import { inOneLine, openaiType, toAppError } from '#http/errors.ts'
+import type { FastifyInstance, FastifySchemaValidationError } from 'fastify'
+import { docUrl, statusOf } from '#http/error-codes.ts'
+import { openaiType, toAppError } from '#http/errors.ts'
 import { jsonParser } from '#http/json-body.ts'
+import { faultsMessage, validationFaults } from '#http/validation-faults.ts'
 import { isObject } from '#openclaw/json.ts'
-import { AppError, statusOf } from '#platform/errors.ts'
+import { AppError } from '#platform/errors.ts'
 import { errorTexts } from './format/error-texts.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { CreateResponse } from './format/request-schema.ts'
@@ -15,7 +17,7 @@ export function createFrameReader(app: FastifyInstance): ReadFrame {
   const parse = jsonParser(app)
   const validate = taggedBodies({ schema: CreateResponse, method: 'GET', url: '', httpPart: 'body' }) as {
     (body: unknown): boolean
-    errors: Parameters<typeof inOneLine>[0] | null
+    errors: FastifySchemaValidationError[] | null
   }
   return (text) => {
     const frame = parse(text)
@@ -23,16 +25,20 @@ export function createFrameReader(app: FastifyInstance): ReadFrame {
     const { type: _type, stream: _stream, stream_options: _options, stream_id, generate, ...body } = frame
     if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId)
     if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp)
-    if (!validate(body)) throw new AppError('unprocessable', inOneLine(validate.errors ?? []))
+    if (!validate(body)) {
+      const faults = validationFaults({ validation: validate.errors ?? [] })
+      throw new AppError('unprocessable', faultsMessage(faults))
+    }
     return body as CreateResponse
   }
 }
 
 /** The frame for an error, in the form of the format's WebSocket mode. */
-export function errorFrame(thrown: unknown): string {
+export function errorFrame(thrown: unknown, publicUrl: string): string {
   const known = toAppError(thrown as Error & { code: string; name: string; statusCode?: number })
-  const status = known ? statusOf[known.kind] : 500
+  const status = known ? statusOf(known.kind) : 500
   const { message = errorTexts.internal, param = null } = known ?? {}
-  const code = known ? (known.code ?? known.kind) : 'internal'
-  return JSON.stringify({ type: 'error', status, error: { type: openaiType(status), code, message, param } })
+  const code = known?.code ?? 'internal'
+  const error = { type: openaiType(status), code, message, param, doc_url: docUrl(publicUrl, code) }
+  return JSON.stringify({ type: 'error', status, error })
 }

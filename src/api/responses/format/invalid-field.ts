@@ -1,7 +1,7 @@
-import { AppError } from '#platform/errors.ts'
+import { AppError, type OpenAiErrorCode } from '#platform/errors.ts'
 
 /** The error for a field of a request that cannot be accepted: a 400 that names the field and says why. */
-export const invalidField = (param: string, why: string, code?: string): AppError =>
+export const invalidField = (param: string, why: string, code?: OpenAiErrorCode): AppError =>
   new AppError('invalid', `${param}: ${why}`, { param, ...(code && { code }) })
 
 /** A field of a format that is refused for some or all of its values. */

@@ -1,5 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { responseStatuses } from '#database/schema.ts'
+import type { ErrorCode } from '#http/error-codes.ts'
 import { Nullable, OneOf } from '#http/validation.ts'
 import { Metadata } from './request-schema.ts'
 
@@ -122,7 +123,7 @@ const echoed = {
 const EchoedFields = Type.Object(echoed, exact)
 export type EchoedFields = Static<typeof EchoedFields>
 
-export const ResponseError = Type.Object({ code: Type.String(), message: Type.String() }, exact)
+export const ResponseError = Type.Object({ code: Type.Unsafe<ErrorCode>(Type.String()), message: Type.String() }, exact)
 export type ResponseError = Static<typeof ResponseError>
 
 const IncompleteDetails = Type.Object(

@@ -4,6 +4,7 @@ import { invalidField } from '#api/responses/format/invalid-field.ts'
 import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/schema.ts'
+import type { OpenAiErrorCode } from '#platform/errors.ts'
 import { lostSql } from './lost-turns.ts'
 
 /** A session of an instance. */
@@ -20,7 +21,8 @@ export interface References {
   callIds: string[]
 }
 
-export const previousResponseError = (why: string, code?: string) => invalidField('previous_response_id', why, code)
+export const previousResponseError = (why: string, code?: OpenAiErrorCode) =>
+  invalidField('previous_response_id', why, code)
 /** Has a code of its own: clients that get it begin a new conversation instead of giving up. */
 const unknownPrevious = () => previousResponseError(errorTexts.previousUnknown, 'previous_response_not_found')
 

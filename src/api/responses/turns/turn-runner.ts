@@ -5,6 +5,7 @@ import { type AgentEvent, brokenAnswer, type TurnEnd } from '#api/responses/form
 import { errorTexts } from '#api/responses/format/error-texts.ts'
 import { maxAnswerBytes, readAnswer, readStream } from '#api/responses/format/gateway-answer.ts'
 import { cancelled, failedWith, type Outcome } from '#api/responses/format/response-object.ts'
+import type { ResponseError } from '#api/responses/format/response-schema.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
@@ -202,7 +203,7 @@ async function* oneBatch(events: AgentEvent[]): AsyncGenerator<AgentEvent[]> {
   yield events
 }
 
-function responseError(failure: Error): { code: string; message: string } {
+function responseError(failure: Error): ResponseError {
   if (failure instanceof AppError) return { code: failure.kind, message: failure.message }
   if (failure === turnAbandoned) return { code: 'client_left', message: errorTexts.clientLeft }
   return { code: 'internal', message: errorTexts.internal }

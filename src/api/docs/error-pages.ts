@@ -1,0 +1,75 @@
+import { type ErrorCode, errorCodes } from '#http/error-codes.ts'
+
+const codes = (Object.keys(errorCodes) as ErrorCode[])
+  .map((code) => ({ code, ...errorCodes[code] }))
+  .sort((a, b) => (a.status ?? Infinity) - (b.status ?? Infinity))
+
+const intro = `The body of every error answer links to this page: \`error.doc_url\` ends with the code of the error. \`detail\` is the
+message for people. Name the \`x-request-id\` of the answer when you ask for help.`
+
+/** docs/errors.md: one anchor an error code. */
+export const errorsMarkdown = (): string => `# Error codes
+
+${intro}
+${codes
+  .map(
+    ({ code, status, meaning, remedy, repeat }) => `
+## ${code}
+
+- **Status:** ${status ?? 'none'}
+- **Meaning:** ${meaning}
+- **What to do:** ${remedy}
+- **Repeat the request:** ${repeat}
+`,
+  )
+  .join('')}`
+
+const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
+
+/** Text as HTML, with \`code\` in backticks. */
+const html = (text: string): string =>
+  text.replace(/[&<>]/g, (character) => entities[character] ?? '').replace(/`([^`]+)`/g, '<code>$1</code>')
+
+const style = `
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
+code, h2 { font-family: ui-monospace, monospace; }
+code { font-size: 0.9em; }
+h2 { font-size: 1.1rem; margin: 2rem 0 0.25rem; }
+h2 span { font-weight: normal; opacity: 0.7; }
+section:target { outline: 2px solid; outline-offset: 0.5rem; }
+dl { margin: 0; display: grid; grid-template-columns: 9rem 1fr; gap: 0.25rem 1rem; }
+dt { opacity: 0.7; }
+dd { margin: 0; }
+nav { columns: 14rem; }
+nav a { display: block; font-family: ui-monospace, monospace; }
+`
+
+/** The page at /docs/errors: one anchor an error code. It needs nothing from another host. */
+export const errorsPage = (): string => `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Chowder API: error codes</title>
+<style>${style}</style>
+</head>
+<body>
+<h1>Error codes</h1>
+<p>${html(intro)} The rest of the API is in the <a href="./">reference</a>.</p>
+<nav>${codes.map(({ code }) => `<a href="#${code}">${code}</a>`).join('\n')}</nav>
+${codes
+  .map(
+    ({ code, status, meaning, remedy, repeat }) => `<section id="${code}">
+<h2>${code} <span>${status ?? ''}</span></h2>
+<dl>
+<dt>Meaning</dt><dd>${html(meaning)}</dd>
+<dt>What to do</dt><dd>${html(remedy)}</dd>
+<dt>Repeat the request</dt><dd>${html(repeat)}</dd>
+</dl>
+</section>`,
+  )
+  .join('\n')}
+</body>
+</html>
+`
