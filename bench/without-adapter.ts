@@ -45,7 +45,7 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
       '/passed/:instance_id',
       { config: { access: 'interact', event: null }, schema: { hide: true } },
       async ({ caller, params, body }, reply) => {
-        const { endpoint, token } = await deps.gatewayOf(caller.organizationId, params.instance_id)
+        const { endpoint, token } = await deps.findGateway(caller.organizationId, params.instance_id)
         if (endpoint.kind !== 'tcp') throw new Error('the stub gateway has a port')
         const answer = await request(`http://${endpoint.host}:${endpoint.port}/v1/responses`, {
           method: 'POST',

@@ -3,7 +3,7 @@ import { createCallers } from '#api/keys/callers.ts'
 import { type AppDeps, buildApp } from '#app.ts'
 import type { Db } from '#database/client.ts'
 import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
-import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
@@ -46,7 +46,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   const { db, vault, queue, sandboxes, log } = parts
   const callers = createCallers(db, log)
   const findSummary = createFindSummary(db)
-  const gatewayOf = createFindGateway(db, vault, findSummary)
+  const gateways = createRunningGateways(db, vault, findSummary)
   const deps: AppDeps = {
     ...parts,
     ...settings,
@@ -54,9 +54,9 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     findCaller: callers.find,
     forgetCaller: callers.forget,
     findSummary,
-    gatewayOf,
-    askGateway: createAskGateway(gatewayOf),
-    forgetGateway: gatewayOf.forget,
+    findGateway: gateways.find,
+    askGateway: createAskGateway(gateways.find),
+    forgetGateway: gateways.forget,
     readiness: () => readiness(db, queue),
   }
   const app = await buildApp(deps)

@@ -7,7 +7,7 @@ import type { Db } from '#database/client.ts'
 import { clearOldEvents } from '#history/record.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { eraseTerminated } from '#instances/erase.ts'
-import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
@@ -33,7 +33,7 @@ export function maintenanceTasks(
   { db, vault, billing, log }: { db: Db; vault: Vault; billing: Billing | null; log: Logger },
   { eraseMs, billingMs, expireMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
-  const askGateway = createAskGateway(createFindGateway(db, vault, createFindSummary(db)))
+  const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find)
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
     {

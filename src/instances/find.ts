@@ -11,7 +11,7 @@ import { texts } from '#platform/texts.ts'
 import { getInstance, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
 import { publicStatus } from './status.ts'
 
-/** The columns that every poll and every turn reads: few, because there are many of those. */
+/** The columns that a poll of the status and a turn need: few, because there are many of both. */
 export type InstanceSummary = Pick<
   Instance,
   | 'id'
@@ -28,41 +28,44 @@ export type InstanceSummary = Pick<
 >
 
 interface FoundSummary extends InstanceSummary {
-  /** Whether its caller configured OpenClaw. */
+  /** Whether the customer overrides OpenClaw's configuration. */
   hasConfig: boolean
 }
 
-/** Finds the head of an organization's instance. Throws not_found for a missing, malformed or foreign id alike. */
+/** Finds the summary of an organization's instance. Throws not_found for a missing, malformed or foreign id alike. */
 export type FindSummary = (organizationId: string, id: string) => Promise<FoundSummary>
 
-/** While so many queries are out, those who ask meanwhile share the next one. */
-const maxQueriesAtOnce = 2
-const rememberedGateways = 10_000
+/** While this many queries run, requests wait and share the next one. */
+const maxConcurrentQueries = 2
 
-const text = `
-  SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation, i.observed_generation AS "observedGeneration",
-         i.ready_at AS "readyAt", i.step, i.endpoint, i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider",
-         i.openclaw_version AS "openclawVersion", i.sealed_config IS NOT NULL AS "hasConfig"
-  FROM unnest($1::uuid[], $2::uuid[]) AS asked (id, organization_id)
-  JOIN instances i ON i.id = asked.id AND i.organization_id = asked.organization_id
+const findSummaries = `
+  SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation,
+         i.observed_generation AS "observedGeneration", i.ready_at AS "readyAt", i.step, i.endpoint,
+         i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
+         i.sealed_config IS NOT NULL AS "hasConfig"
+  FROM unnest($1::uuid[], $2::uuid[]) AS wanted (id, organization_id)
+  JOIN instances i ON i.id = wanted.id AND i.organization_id = wanted.organization_id
   WHERE i.terminated_at IS NULL OR i.terminated_at > now() - make_interval(days => ${terminatedReadableDays})`
 
-const keyOf = ({ id, organizationId }: { id: string; organizationId: string }) => `${organizationId}.${id}`
+interface Key {
+  id: string
+  organizationId: string
+}
+const keyText = ({ id, organizationId }: Key) => `${organizationId}.${id}`
 
-/** Looks heads up in batches. */
+/** Finds summaries in batches: requests that come together share a query. */
 export function createFindSummary(db: Db): FindSummary {
-  const find = batched(maxQueriesAtOnce, async (asked: readonly { id: string; organizationId: string }[]) => {
-    const ids = asked.map(({ id }) => id)
-    const organizationIds = asked.map(({ organizationId }) => organizationId)
-    const { rows } = await db.$client.query<FoundSummary>({ name: 'find_heads', text, values: [ids, organizationIds] })
-    // By both: two organizations may ask for one id in the same batch, and only its owner may have it.
-    const found = new Map(rows.map((row) => [keyOf(row), row]))
-    return asked.map((one) => found.get(keyOf(one)) ?? null)
+  const find = batched(maxConcurrentQueries, async (keys: readonly Key[]) => {
+    const values = [keys.map(({ id }) => id), keys.map(({ organizationId }) => organizationId)]
+    const { rows } = await db.$client.query<FoundSummary>({ name: 'find_summaries', text: findSummaries, values })
+    // Keyed by both: two organizations may ask for one id in the same batch, and only its owner gets it.
+    const found = new Map(rows.map((row) => [keyText(row), row]))
+    return keys.map((key) => found.get(keyText(key)) ?? null)
   })
   return async (organizationId, id) => {
-    const head = isId(id) ? await find({ id: id.toLowerCase(), organizationId }) : null
-    if (!head) throw new AppError('not_found', texts.instanceNotFound)
-    return head
+    const summary = isId(id) ? await find({ id, organizationId }) : null
+    if (!summary) throw new AppError('not_found', texts.instanceNotFound)
+    return summary
   }
 }
 
@@ -70,59 +73,61 @@ export interface RunningGateway {
   endpoint: Endpoint
   token: string
   provider: ModelProvider
-  /** The release of OpenClaw that it is, `v1`. */
+  /** The release of OpenClaw that it runs, such as `v1`. */
   release: string
-  /** The model that `openclaw` stands for, without its provider's name. */
+  /** The model that `openclaw` stands for, without the provider's name. */
   model: string
 }
 
-export interface FindGateway {
+/** The gateways of running instances, cached for a moment. */
+export interface RunningGateways {
   /**
-   * Where a running instance's gateway is, and its token. Throws not_found, or conflict naming the status. A process
-   * that did not record the change itself may take an instance for running for 100 ms longer.
+   * Returns a running instance's gateway. Throws not_found, and conflict with the status of an instance that does not
+   * run. A process that did not record a stop itself may still find the gateway for 100 ms.
    */
-  (organizationId: string, id: string): Promise<RunningGateway>
-  /** To be called once an intent was recorded and before it is answered: messages get their 409 from then on. */
+  find(organizationId: string, id: string): Promise<RunningGateway>
+  /** Called after an intent was recorded and before the response to it: from then on, messages are refused. */
   forget(organizationId: string, id: string): void
 }
 
-/** A burst of turns asks the database once; short beside a turn, which takes a third of a second at the least. */
-const gatewayRememberedMs = 100
+export type FindGateway = RunningGateways['find']
 
-export function createFindGateway(db: Db, vault: Vault, findSummary: FindSummary): FindGateway {
-  const gateways = new LRUCache<string, RunningGateway>({
-    max: rememberedGateways,
-    ttl: gatewayRememberedMs,
-  })
-  let forgotten = 0
+/** A burst of turns makes one query. Short beside a turn, which takes at least a third of a second. */
+const cacheMs = 100
+const maxCached = 10_000
+
+export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSummary): RunningGateways {
+  const gateways = new LRUCache<string, RunningGateway>({ max: maxCached, ttl: cacheMs })
+  let forgets = 0
 
   async function modelOf({ id, organizationId, openclawVersion, modelProvider, hasConfig }: FoundSummary) {
     if (!hasConfig) return defaultModel(openclawVersion, modelProvider)
     return ownModel(vault, await getInstance(db, organizationId, id))
   }
 
-  const find = async (organizationId: string, id: string) => {
-    const key = keyOf({ organizationId, id: id.toLowerCase() })
-    const known = gateways.get(key)
-    if (known) return known
-    const before = forgotten
-    const head = await findSummary(organizationId, id)
-    const status = publicStatus(head)
-    if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
-    const gateway = {
-      endpoint: head.endpoint as Endpoint,
-      token: unsealToken(vault, head),
-      provider: head.modelProvider,
-      release: head.openclawVersion,
-      model: await modelOf(head),
-    }
-    if (before === forgotten) gateways.set(key, gateway) // else it may be what was just forgotten
-    return gateway
-  }
-  return Object.assign(find, {
-    forget: (organizationId: string, id: string) => {
-      forgotten += 1
-      gateways.delete(keyOf({ organizationId, id: id.toLowerCase() }))
+  return {
+    async find(organizationId, id) {
+      const key = keyText({ organizationId, id })
+      const cached = gateways.get(key)
+      if (cached) return cached
+      const forgetsBefore = forgets
+      const summary = await findSummary(organizationId, id)
+      const status = publicStatus(summary)
+      if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
+      const gateway = {
+        endpoint: summary.endpoint as Endpoint,
+        token: unsealToken(vault, summary),
+        provider: summary.modelProvider,
+        release: summary.openclawVersion,
+        model: await modelOf(summary),
+      }
+      // A gateway that was forgotten while it was read must not come back.
+      if (forgetsBefore === forgets) gateways.set(key, gateway)
+      return gateway
     },
-  })
+    forget(organizationId, id) {
+      forgets += 1
+      gateways.delete(keyText({ organizationId, id }))
+    },
+  }
 }

@@ -3,7 +3,7 @@ import OpenAI from 'openai'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { ChatChunk, ChatCompletion } from '#api/responses/chat/completion-schema.ts'
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
-import { createFindGateway, createFindSummary } from '#instances/find.ts'
+import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -66,7 +66,7 @@ const isDue = () => until('the session to be due', async () => (await passing())
 /** A round as a worker has it. */
 function rounds() {
   const { db } = chowder.database
-  const askGateway = createAskGateway(createFindGateway(db, chowder.vault, createFindSummary(db)))
+  const askGateway = createAskGateway(createRunningGateways(db, chowder.vault, createFindSummary(db)).find)
   return createEphemeralSessionCleanup(db, askGateway, { warn: () => {} })
 }
 const deleteDue = () => rounds()()

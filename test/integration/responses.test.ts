@@ -55,7 +55,7 @@ const caller: Caller = {
 
 const publicUrl = 'http://chowder.test'
 
-async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<ResponseDeps> = {}) {
+async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<ResponseDeps> = {}) {
   const logLines: string[] = []
   const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
   const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
@@ -68,7 +68,7 @@ async function startApi(gatewayOf: ResponseDeps['gatewayOf'], over: Partial<Resp
   await app.register(responseRoutes, {
     db: database.db,
     vault: createVault(Buffer.alloc(32, 7)),
-    gatewayOf,
+    findGateway,
     findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
     publicUrl: () => publicUrl,

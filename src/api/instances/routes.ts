@@ -8,7 +8,7 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
-import type { FindGateway, FindSummary, InstanceSummary } from '#instances/find.ts'
+import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import type { InstanceRef } from '#instances/queue.ts'
@@ -35,7 +35,7 @@ import {
 export interface InstanceDeps extends ChangeDeps {
   findSummary: FindSummary
   /** Called with what stops being sent turns, before that is answered. */
-  forgetGateway: FindGateway['forget']
+  forgetGateway: RunningGateways['forget']
   /** How clients reach the API; asked at each answer, because a port that the system chose is known late. */
   publicUrl(): string
   /** The driver new instances are created on. */

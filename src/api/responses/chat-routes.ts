@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import { InstanceParams } from '#http/instance-params.ts'
-import type { RunningGateway } from '#instances/find.ts'
+import type { FindGateway } from '#instances/find.ts'
 import { chatCompletionAnswers } from './chat/completion-schema.ts'
 import { createEphemeralSession, endEphemeralSession } from './chat/ephemeral-sessions.ts'
 import { CreateChatCompletion } from './chat/request-schema.ts'
@@ -15,7 +15,7 @@ import type { TurnRunner } from './turns/turn-runner.ts'
 interface ChatDeps {
   db: Db
   turns: TurnRunner
-  gatewayOf(organizationId: string, instanceId: string): Promise<RunningGateway>
+  findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
   publicUrl(): string
@@ -24,7 +24,7 @@ interface ChatDeps {
 
 /** The route for clients that speak the Chat Completions format. */
 export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps) => {
-  const { db, turns, gatewayOf, findCaller, publicUrl, graceMs } = deps
+  const { db, turns, findGateway, findCaller, publicUrl, graceMs } = deps
 
   /** Creates a session that ends with the answer. */
   async function createSession(request: FastifyRequest, { raw }: FastifyReply, instanceId: string): Promise<string> {
@@ -62,7 +62,7 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps)
         const { body, log, caller } = request
         const instanceId = request.params.instance_id
         const { answer, chunks, json } = await runChatCompletion(turns, turn, {
-          gateway: await gatewayOf(caller.organizationId, instanceId),
+          gateway: await findGateway(caller.organizationId, instanceId),
           instanceId,
           body,
           publicUrl: publicUrl(),

@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import { InstanceParams } from '#http/instance-params.ts'
-import type { FindSummary, RunningGateway } from '#instances/find.ts'
+import type { FindGateway, FindSummary } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { chatRoutes } from './chat-routes.ts'
@@ -26,7 +26,7 @@ export interface ResponseDeps {
    * Finds the gateway of a running instance. Throws AppError `not_found`, or `conflict` when the instance is not
    * running.
    */
-  gatewayOf: (organizationId: string, instanceId: string) => Promise<RunningGateway>
+  findGateway: FindGateway
   findSummary: FindSummary
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -40,7 +40,7 @@ export interface ResponseDeps {
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, gatewayOf, findSummary, findCaller, publicUrl, countTurn } = deps
+  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn } = deps
   const { turnTimeouts = defaultTurnTimeouts, keyCooldownMs = 70_000 } = deps
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, keyCooldownMs)
@@ -55,7 +55,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const body = request.body as CreateResponse
       const isStreamed = body.stream === true
       const { answer, events, json } = await runResponse(turns, store, turn, {
-        gateway: await gatewayOf(organizationId, instanceId),
+        gateway: await findGateway(organizationId, instanceId),
         session: { organizationId, instanceId, sessionKey: sessionKey(sessionId) },
         body,
         isStreamed,
@@ -103,7 +103,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  const turnDeps = { turns, gatewayOf, findCaller, publicUrl, graceMs }
+  const turnDeps = { turns, findGateway, findCaller, publicUrl, graceMs }
   await app.register(webSocketRoutes, { ...turnDeps, store, findSummary, countTurn })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })

@@ -2,7 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { WebSocket } from 'ws'
 import { type FindCaller, onceRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
-import type { RunningGateway } from '#instances/find.ts'
+import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
 import { openStreams } from '#platform/metrics.ts'
@@ -29,7 +29,7 @@ export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as con
 export interface ConnectionDeps {
   turns: TurnRunner
   store: ResponseStore
-  gatewayOf(organizationId: string, instanceId: string): Promise<RunningGateway>
+  findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
   publicUrl(): string
@@ -152,7 +152,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, gatewayOf, readFrame, countTurn } = this.#deps
+    const { turns, store, findGateway, readFrame, countTurn } = this.#deps
     const { organizationId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
@@ -163,7 +163,7 @@ export class WebSocketConnection {
       if (isBinary) throw new AppError('invalid', errorTexts.textFrames)
       const body = readFrame(data.toString('utf8'))
       const { events } = await runResponse(turns, store, turn, {
-        gateway: await gatewayOf(organizationId, this.#instanceId),
+        gateway: await findGateway(organizationId, this.#instanceId),
         session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },
         body,
         isStreamed: true,

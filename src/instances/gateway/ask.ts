@@ -4,24 +4,24 @@ import { AppError } from '#platform/errors.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
 
 const connectTimeoutMs = 10_000
-/** All calls of one request together. */
+/** For all calls of one request together. */
 const askTimeoutMs = 60_000
 
-/** Lets a request talk to a running instance's gateway, which it neither configures nor restarts. */
+/**
+ * Connects a request to a running instance's gateway, runs `ask` and closes the connection. Only for calls that neither
+ * configure nor restart the gateway. Throws not_found, conflict when the instance does not run, invalid with the
+ * gateway's words when it refuses the request, gateway_unreachable and gateway_timeout.
+ */
 export type AskGateway = <T>(
   organizationId: string,
   id: string,
   ask: (gateway: GatewayClient, signal: AbortSignal) => Promise<T>,
 ) => Promise<T>
 
-/**
- * Connects, asks and closes. Throws not_found, conflict when the instance does not run, invalid with the gateway's words
- * when it refuses the request, gateway_unreachable and gateway_timeout.
- */
 export const createAskGateway =
-  (gatewayOf: FindGateway): AskGateway =>
+  (findGateway: FindGateway): AskGateway =>
   async (organizationId, id, ask) => {
-    const { endpoint, token } = await gatewayOf(organizationId, id)
+    const { endpoint, token } = await findGateway(organizationId, id)
     const signal = AbortSignal.timeout(askTimeoutMs)
     try {
       const gateway = await connectGateway(endpoint, token, { signal, timeoutMs: connectTimeoutMs })
