@@ -3,47 +3,47 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { instanceIdOf } from './instance-params.ts'
-import type { AuthCounts } from './rate-limit.ts'
+import type { RequestCounters } from './rate-limit.ts'
 
 type Permission = 'read' | 'interact' | 'configure' | 'files' | 'channels'
 
-/** Who may call a route: anybody, an organization's key, or also a scoped key that holds the permission. */
+/** The key that a route needs: none, an organization key, or also a scoped key that has the permission. */
 export type Access = 'public' | 'org' | Permission
 
-/** The same for people to read. */
-export function inWords(access: Access): string {
+/** A sentence for the documentation. */
+export function describeAccess(access: Access): string {
   if (access === 'public') return 'Needs no key.'
   if (access === 'org') return 'Needs an organization key.'
   return `Needs an organization key, or a scoped key for the instance with the permission \`${access}\`.`
 }
 
-/** Whose key came with a request. */
+/** The owner of the key that a request came with. */
 export interface Caller {
   organizationId: string
   keyId: string
-  /** By which it can be found anew. */
+  /** Finds the caller again. */
   keyHash: string
-  /** What a scoped key may do, on which instances; both null for an organization key, which may do everything. */
+  /** The grants of a scoped key; both null for an organization key, which has every permission on every instance. */
   permissions: readonly Permission[] | null
   instanceIds: readonly string[] | null
 }
 
 /**
- * Finds the caller that a key's SHA-256, in base64, belongs to; null when it is unknown, revoked or expired. Throws
- * AppError `forbidden` when the operator disabled its organization.
+ * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or expired.
+ * Throws AppError `forbidden` when the operator disabled the organization.
  */
 export type FindCaller = (keyHash: string) => Promise<Caller | null>
 
-/** Throws AppError `not_found` for an instance that is missing, malformed or another organization's. */
+/** Throws AppError `not_found` for an instance that is missing, or of another organization, and for a malformed id. */
 type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Access
-    /** These routes are called with OpenAI clients: errors also carry `error: {message, type, code}`. */
+    /** OpenAI clients call these routes: errors also have the fields of OpenAI's `error`. */
     openaiErrors?: boolean
-    /** The route calls `onceRefused` itself, to tell its client why it ends. */
-    endsRefused?: boolean
+    /** The route calls `onKeyRefused` itself, to send its client the reason. */
+    handlesRefusedKey?: boolean
   }
   interface FastifyRequest {
     /** Set on every route whose access is not `public`. */
@@ -51,17 +51,17 @@ declare module 'fastify' {
   }
 }
 
-/** What every key looks like: other text is refused without asking the database. */
+/** A text that is no key is refused without a query. */
 const keyFormat = /^chd_(org|sk)_[0-9a-f]{64}$/
 
-function presentedKey(request: FastifyRequest): string | null {
+function bearerToken(request: FastifyRequest): string | null {
   const [scheme, key, more] = request.headers.authorization?.split(' ') ?? []
   return scheme?.toLowerCase() === 'bearer' && key && more === undefined ? key : null
 }
 
 /**
- * Throws AppError `forbidden`, naming what is needed, when a scoped key may not make a call; `not_found` when the
- * instance is not its organization's, so that it cannot be told from one that never was.
+ * Throws AppError `forbidden`, which names what is needed, when a scoped key may not make a call; `not_found` when the
+ * instance is of another organization, as if it did not exist.
  */
 export async function authorize(
   { permissions, instanceIds, organizationId }: Caller,
@@ -78,44 +78,44 @@ export async function authorize(
   if (!permissions.includes(access)) throw new AppError('forbidden', texts.lacksPermission(access))
 }
 
-/** Callers are remembered for up to a second: with this a key that is refused from now on is cut off in under 5 s. */
+/** Processes remember callers for up to a second. With this interval an open connection ends in under 5 s. */
 const recheckEveryMs = 2000
 
-/** All that are open, looked at by one timer: one each would be dear beside a short request. */
-const openRequests = new Set<() => Promise<void>>()
-setInterval(() => openRequests.forEach((look) => void look()), recheckEveryMs).unref()
+/** The checks of all open connections. They share one timer: a timer each costs too much beside a short request. */
+const keyChecks = new Set<() => Promise<void>>()
+setInterval(() => keyChecks.forEach((check) => void check()), recheckEveryMs).unref()
 
 /**
- * Calls `end`, maybe more than once, when a key is revoked, expires or is disabled before the connection it came with has
- * closed. A database that is away says nothing about a key.
+ * Calls `end`, maybe more than once, when the key of a connection is revoked, expires or is disabled before the
+ * connection has closed. While the database is unavailable, keys stay valid.
  */
-export function onceRefused(
+export function onKeyRefused(
   { keyHash }: Caller,
   connection: { on(event: 'close', listener: () => void): unknown },
   findCaller: FindCaller,
   end: (reason: AppError) => void,
 ): void {
-  const look = async () => {
+  const check = async () => {
     try {
       if (!(await findCaller(keyHash))) end(new AppError('unauthenticated', texts.unknownKey))
     } catch (error) {
       if (error instanceof AppError) end(error)
     }
   }
-  openRequests.add(look)
-  connection.on('close', () => openRequests.delete(look))
+  keyChecks.add(check)
+  connection.on('close', () => keyChecks.delete(check))
 }
 
 /**
- * Checks the key of every request before its body is read, and cuts off what is still open when the key is refused
- * later: uploads, downloads and waits may take long. A route that declares no access, or one for scoped keys
- * without an `instance_id` to hold them to, stops the boot: no route is open by accident. Adds the caller to `request`.
+ * Checks the key of every request before its body is read, and adds its caller to `request`. When the key is refused
+ * later, it ends the requests that are still open: uploads, downloads and waits. A route that declares no access, or is
+ * for scoped keys and has no `instance_id`, stops the start of the server.
  */
 export function useApiKeys(
   app: FastifyInstance,
   findCaller: FindCaller,
   requireInstance: RequireInstance,
-  counts: AuthCounts,
+  counters: RequestCounters,
 ): void {
   app.decorateRequest('caller')
   app.addHook('onRoute', ({ method, url, config }) => {
@@ -126,17 +126,18 @@ export function useApiKeys(
     }
   })
   app.addHook('onRequest', async (request, reply) => {
-    const { access, endsRefused } = request.routeOptions.config
+    const { access, handlesRefusedKey } = request.routeOptions.config
     if (request.is404 || access === undefined || access === 'public') return
-    const key = presentedKey(request)
+    const key = bearerToken(request)
     const caller = key && keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
     if (!caller) {
-      await counts.countFailure(request, reply)
+      await counters.countFailure(request, reply)
       throw new AppError('unauthenticated', key ? texts.unknownKey : texts.sendKey)
     }
     request.caller = caller
-    await counts.countRequest(request, reply)
+    await counters.countRequest(request, reply)
     if (caller.permissions !== null) await authorize(caller, access, instanceIdOf(request), requireInstance)
-    if (!endsRefused && !reply.raw.closed) onceRefused(caller, reply.raw, findCaller, () => reply.raw.destroy())
+    if (handlesRefusedKey || reply.raw.closed) return
+    onKeyRefused(caller, reply.raw, findCaller, () => reply.raw.destroy())
   })
 }

@@ -4,51 +4,51 @@ import { clientErrorAnswer } from './errors.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** The route takes a body of any length piece by piece: it has a deadline for each piece, not for the whole. */
+    /** The route streams a body of any length: there is a deadline for each piece, and none for the whole. */
     streamsBody?: boolean
   }
 }
 
-/** In ms. */
+/** Deadlines in ms. */
 export interface BodyTimes {
   /** For the whole of an ordinary body. */
   whole: number
-  /** For the next bytes of one that is streamed. */
+  /** For the next bytes of a streamed body. */
   idle: number
-  /** For a sender to stop who has his answer already: cut off at once, he might not get to read it. */
+  /** For a client that still sends after the answer: closed at once, its connection could lose the answer. */
   linger: number
 }
 
-/** How often in the time for a whole body it is looked whether that is over. */
-const looksInTime = 20
+/** Checks within the deadline for a whole body. */
+const checksPerDeadline = 20
 
-const usual: BodyTimes = { whole: 60_000, idle: 60_000, linger: 10_000 }
+const defaultTimes: BodyTimes = { whole: 60_000, idle: 60_000, linger: 10_000 }
 
 const hasBody = ({ headers }: FastifyRequest) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length']) > 0
 
-/** Ends the connection of a sender who is too slow, with 408 if nothing was answered yet. */
-export function useBodyDeadlines(app: FastifyInstance, publicUrl: () => string, times: BodyTimes = usual): void {
-  /** What ends the senders of bodies that are not whole yet, with the time when it does. One timer for all. */
+/** Ends the connection of a client that sends its body too slowly, with 408 unless the answer has begun. */
+export function useBodyDeadlines(app: FastifyInstance, publicUrl: () => string, times: BodyTimes = defaultTimes): void {
+  /** The requests whose bodies are incomplete: how to end each, and when. One timer serves all. */
   const deadlines = new Map<() => void, number>()
-  const look = () => {
+  const endLateOnes = () => {
     const now = performance.now()
-    for (const [cut, at] of deadlines) {
-      if (at > now) return // the others began later
-      deadlines.delete(cut)
-      cut()
+    for (const [end, deadline] of deadlines) {
+      if (deadline > now) return // the map is in the order of the deadlines
+      deadlines.delete(end)
+      end()
     }
   }
-  const looking = setInterval(look, times.whole / looksInTime).unref()
-  app.addHook('onClose', async () => clearInterval(looking))
+  const timer = setInterval(endLateOnes, times.whole / checksPerDeadline).unref()
+  app.addHook('onClose', async () => clearInterval(timer))
 
   app.addHook('onRequest', (request, reply, done) => {
     done()
     const { raw } = request
     const { socket } = raw
-    // One that was injected comes over no connection.
+    // An injected request has no connection.
     if (!hasBody(request) || !(socket instanceof Socket)) return
-    const cut = () => {
+    const end = () => {
       if (!reply.raw.headersSent) {
         reply.raw.statusCode = 408 // for the log
         socket.write(clientErrorAnswer('ERR_HTTP_REQUEST_TIMEOUT', request.id, publicUrl()))
@@ -56,19 +56,19 @@ export function useBodyDeadlines(app: FastifyInstance, publicUrl: () => string, 
       socket.destroySoon()
     }
     const isStreamed = request.routeOptions.config.streamsBody === true
-    if (isStreamed) raw.setTimeout(times.idle, cut)
-    else deadlines.set(cut, performance.now() + times.whole)
+    if (isStreamed) raw.setTimeout(times.idle, end)
+    else deadlines.set(end, performance.now() + times.whole)
     raw.on('end', () => {
-      deadlines.delete(cut)
-      if (isStreamed) raw.setTimeout(0) // what is done with it now may take longer
+      deadlines.delete(end)
+      if (isStreamed) raw.setTimeout(0) // the handler may take longer
     })
     reply.raw.on('finish', () => {
-      deadlines.delete(cut)
+      deadlines.delete(end)
       if (raw.complete) return
       const lingering = setTimeout(() => socket.destroy(), times.linger)
       raw.once('close', () => clearTimeout(lingering))
-      raw.resume() // else he could neither finish nor be seen to leave
+      raw.resume() // unread, the body could not end, nor would the close of the connection be seen
     })
-    raw.on('close', () => deadlines.delete(cut))
+    raw.on('close', () => deadlines.delete(end))
   })
 }

@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 
 /**
- * While the server closes, who is connected already is still answered, and each connection ends with its answer: kept alive, it
- * would hold the close up.
+ * While the server closes, it still answers requests on open connections, and ends each connection after its answer: a
+ * connection that is kept alive would delay the close.
  */
 export function useClosing(app: FastifyInstance): void {
   let isClosing = false
@@ -11,7 +11,7 @@ export function useClosing(app: FastifyInstance): void {
   })
   app.addHook('onRequest', (request, reply, done) => {
     reply.raw.on('finish', () => {
-      if (isClosing) request.raw.socket.destroySoon?.() // one that was injected has no real socket
+      if (isClosing) request.raw.socket.destroySoon?.() // an injected request has no real socket
     })
     done()
   })

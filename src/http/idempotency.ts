@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Type } from '@sinclair/typebox'
 import { and, eq, gt, lt, sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
 import { idempotencyKeys } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
+import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -23,31 +23,30 @@ export const IdempotencyHeaders = Type.Object({
 })
 
 const keptFor = sql`now() + interval '24 hours'`
-const twinWaitMs = 10_000
+const duplicateWaitMs = 10_000
 const pauseMs = 100
-/** Rows that one statement clears at most; the next one follows at once. */
-const batch = 500
+const deletedRowsPerStatement = 500
 
 interface Answered {
   body: unknown
   replayed: boolean
 }
 
-const inOrder = (_name: string, value: unknown): unknown =>
+const sortedFields = (_name: string, value: unknown): unknown =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
-/** The same for two requests that ask the same: the order of a body's fields says nothing. */
+/** Equal for equal requests: the order of the fields of a body does not matter. */
 const hashOf = ({ method, routeOptions, body }: FastifyRequest): Buffer =>
   createHash('sha256')
-    .update(`${method} ${routeOptions.url}\n${JSON.stringify(body, inOrder)}`)
+    .update(`${method} ${routeOptions.url}\n${JSON.stringify(body, sortedFields)}`)
     .digest()
 
 const answerPlace = (organizationId: string, key: string) => `idempotency_keys/${organizationId}.${key}/sealed_answer`
 
-/** As the schema's own refusals are shown. */
-const otherRequest = () =>
+/** Looks like an error of the schema of the header. */
+const keyOfOtherRequest = () =>
   Object.assign(new Error(texts.idempotencyKeyUsed), {
     validation: [
       {
@@ -62,10 +61,11 @@ const otherRequest = () =>
   })
 
 /**
- * Answers what `act` creates. With an `Idempotency-Key` the answer is stored in the same transaction, and the same
- * request gets it again: `act` creates once, however often and however concurrently it is asked, and when the process
- * dies before it could answer. What `act` throws is stored nowhere. Throws a 422 when the key came with another request,
- * AppError `conflict` when a twin takes longer than 10 s; it is waited for without a connection to the database.
+ * Returns the answer that `act` creates. With an `Idempotency-Key`, the answer is stored in the same transaction, and the
+ * same request gets it again. So `act` takes effect once, also when the request comes many times at once, or when the
+ * process dies before it answers. Nothing is stored when `act` throws. A duplicate of a request that is in progress waits
+ * for its answer, without a connection to the database. Throws a 422 when the key came with another request, and AppError
+ * `conflict` when the first request takes longer than 10 s.
  */
 export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
@@ -82,35 +82,32 @@ export async function idempotent<Body>(
   const answer = () =>
     db.transaction(async (tx): Promise<Answered | null> => {
       const claimed = await claim(tx, organizationId, key, requestHash)
-      if (claimed === 'by a twin') return null
-      if (claimed !== 'here') return { body: JSON.parse(vault.unseal(claimed.sealedAnswer, place)), replayed: true }
+      if (claimed === 'duplicate') return null
+      if (claimed !== 'claimed') return { body: JSON.parse(vault.unseal(claimed.sealedAnswer, place)), replayed: true }
       const body = await act(tx)
       const sealedAnswer = vault.seal(JSON.stringify(body), place)
       await tx.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))
       return { body, replayed: false }
     })
-  for (const deadline = performance.now() + twinWaitMs; performance.now() < deadline; await sleep(pauseMs)) {
-    const answered = await onceMoreOnDeadlock(answer)
-    if (!answered) continue
-    if (answered.replayed) reply.header('idempotent-replayed', 'true')
-    return answered.body as Body
-  }
-  throw new AppError('conflict', texts.twinUnderWay, { retryAfterSeconds: 1 })
+  const answered = await poll(() => onceMoreOnDeadlock(answer), { pauseMs, timeoutMs: duplicateWaitMs })
+  if (!answered) throw new AppError('conflict', texts.duplicateInProgress, { retryAfterSeconds: 1 })
+  if (answered.replayed) reply.header('idempotent-replayed', 'true')
+  return answered.body as Body
 }
 
 const owned = (organizationId: string, key: string) =>
   and(eq(idempotencyKeys.organizationId, organizationId), eq(idempotencyKeys.key, key))
 
 /**
- * Takes the key for this transaction, unless a twin in another one has it right now, or it has an answer already. Never
- * waits: a hundred twins of a slow request would otherwise keep all connections from everybody else.
+ * Claims the key for this transaction. Returns `duplicate` when another transaction has it right now, or the answer that
+ * is already stored. Never waits: a hundred duplicates of a slow request would otherwise hold all database connections.
  */
 async function claim(
   tx: Db,
   organizationId: string,
   key: string,
   requestHash: Buffer,
-): Promise<'here' | 'by a twin' | { sealedAnswer: string }> {
+): Promise<'claimed' | 'duplicate' | { sealedAnswer: string }> {
   const { rows } = await tx.execute(
     sql`SELECT pg_try_advisory_xact_lock(hashtextextended(${`${organizationId} ${key}`}, 0)) AS mine`,
   )
@@ -124,24 +121,25 @@ async function claim(
         setWhere: lt(idempotencyKeys.expiresAt, sql`now()`),
       })
       .returning({ key: idempotencyKeys.key })
-    if (claimed.length > 0) return 'here'
+    if (claimed.length > 0) return 'claimed'
   }
   const [stored] = await tx
     .select()
     .from(idempotencyKeys)
     .where(and(owned(organizationId, key), gt(idempotencyKeys.expiresAt, sql`now()`)))
-  if (!stored) return 'by a twin'
-  if (!stored.requestHash.equals(requestHash)) throw otherRequest()
-  return { sealedAnswer: stored.sealedAnswer! } // written by the transaction that made the row
+  if (!stored) return 'duplicate'
+  if (!stored.requestHash.equals(requestHash)) throw keyOfOtherRequest()
+  const { sealedAnswer } = stored // never null once committed: the transaction that inserts the row sets it
+  return sealedAnswer === null ? 'duplicate' : { sealedAnswer }
 }
 
-/** Deletes the answers that are no longer kept, in batches. Throws the signal's reason between two. */
+/** Deletes expired answers in batches. Throws the reason of the signal between two batches. */
 export async function clearExpiredAnswers(db: Db, signal?: AbortSignal): Promise<void> {
   for (;;) {
     const { rowCount } = await db.execute(sql`
       DELETE FROM idempotency_keys WHERE (organization_id, key) IN (
-        SELECT organization_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT ${batch} FOR UPDATE SKIP LOCKED)`)
-    if ((rowCount ?? 0) < batch) return
+        SELECT organization_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT ${deletedRowsPerStatement} FOR UPDATE SKIP LOCKED)`)
+    if ((rowCount ?? 0) < deletedRowsPerStatement) return
     signal?.throwIfAborted()
   }
 }

@@ -3,10 +3,10 @@ import type { FastifyInstance } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** No schema and no settings come near it; what walks a value by recursion later does not come near its stack's end. */
+/** More than any schema or setting needs, and too little to exhaust the stack of recursive code. */
 const maxDepth = 200
 
-/** Where a JSON text's string ends that begins at `start`. */
+/** The index of the quote that ends the string that begins at `start`. */
 function endOfString(text: string, start: number): number {
   for (let end = text.indexOf('"', start + 1); end !== -1; end = text.indexOf('"', end + 1)) {
     let escapes = end
@@ -16,12 +16,12 @@ function endOfString(text: string, start: number): number {
   return text.length
 }
 
-/** Whether lists and objects of a JSON text stand in one another more often than `maxDepth`. */
+/** Whether a JSON text nests lists and objects deeper than `maxDepth`. */
 function isTooDeep(text: string): boolean {
   let depth = 0
-  for (let at = 0; at < text.length; at += 1) {
-    const character = text[at]
-    if (character === '"') at = endOfString(text, at)
+  for (let index = 0; index < text.length; index += 1) {
+    const character = text[index]
+    if (character === '"') index = endOfString(text, index)
     else if (character === '{' || character === '[') depth += 1
     else if (character === '}' || character === ']') depth -= 1
     if (depth > maxDepth) return true
@@ -29,10 +29,10 @@ function isTooDeep(text: string): boolean {
   return false
 }
 
-/** Half of a surrogate pair may hide behind an escape only. */
+/** In valid UTF-8, only an escape can stand for half of a surrogate pair. */
 const surrogateEscape = /\\u[dD][89a-fA-F]/
 
-/** Whether all text in a parsed body is Unicode: half a surrogate pair would be stored as something else. */
+/** Whether all text in a parsed body is Unicode: the database would replace half of a surrogate pair. */
 function isWellFormed(value: unknown): boolean {
   if (typeof value === 'string') return value.isWellFormed()
   if (typeof value !== 'object' || value === null) return true
@@ -40,8 +40,8 @@ function isWellFormed(value: unknown): boolean {
 }
 
 /**
- * Parses JSON, without `__proto__` or `constructor.prototype`, whose texts are all Unicode, and not nested more than 200 levels
- * deep. The parser throws AppError `invalid`, or Fastify's own error for it.
+ * Returns a parser of JSON that refuses `__proto__` and `constructor.prototype`, text that is not Unicode, and nesting
+ * deeper than 200 levels. The parser throws AppError `invalid`, or Fastify's error for bad JSON.
  */
 export function jsonParser(app: FastifyInstance): (text: string) => unknown {
   const parse = app.getDefaultJsonParser('error', 'error')
@@ -58,8 +58,8 @@ export function jsonParser(app: FastifyInstance): (text: string) => unknown {
 }
 
 /**
- * Takes JSON bodies and no other, in UTF-8 and as `jsonParser` has them. An empty body is none; the schema says whether one
- * is needed. Anything else is a 400, or a 415 for another content type.
+ * Accepts only JSON bodies, in UTF-8, that `jsonParser` accepts: others are a 400, or a 415 for another content type. An
+ * empty body counts as no body; the schema says whether the route needs one.
  */
 export function useJsonBodies(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()

@@ -2,13 +2,13 @@ import { isDeepStrictEqual } from 'node:util'
 import swagger from '@fastify/swagger'
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import { answerHeaders, headers } from './answer-headers.ts'
-import { type Access, inWords } from './auth.ts'
+import { type Access, describeAccess } from './auth.ts'
 import { errorResponses, responseOf } from './error-responses.ts'
 import { ErrorBody } from './errors.ts'
 
 /**
- * The answers of a route that are failures of its own. Those that any route like it may give (400, 401, 403, 413, 415,
- * 422, 429, 500, 503) are added to the document by themselves.
+ * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401, 403,
+ * 413, 415, 422, 429, 500 and 503.
  */
 export const failures = <const S extends readonly number[]>(...statuses: S) =>
   Object.fromEntries(statuses.map((status) => [status, ErrorBody])) as { [K in S[number]]: typeof ErrorBody }
@@ -27,7 +27,7 @@ export interface Operation {
   summary: string
   description: string
   tags: string[]
-  /** Who may call it. */
+  /** The key that a call needs. */
   'x-permission': Access
   'x-optional-body'?: true
   security?: Record<string, string[]>[]
@@ -53,24 +53,25 @@ export interface ApiDocument {
 
 const isObject = (value: unknown): value is Schema => typeof value === 'object' && value !== null
 
-/** What has a default may be left out. */
-const mayBeMissing = ({ properties }: Schema, name: unknown) =>
+/** Whether a request can leave a property out because it has a default. */
+const hasDefault = ({ properties }: Schema, name: unknown) =>
   isObject(properties) && isObject(properties[String(name)]) && 'default' in (properties[String(name)] as Schema)
 
-/** The schema with a reference wherever a named one stands; `named` collects those. */
+/** The schema with references to named schemas in their places; adds these to `named`. */
 function withReferences(schema: unknown, named: Map<string, Schema>): unknown {
-  if (Array.isArray(schema)) return schema.map((part) => withReferences(part, named))
+  if (Array.isArray(schema)) return schema.map((item) => withReferences(item, named))
   if (!isObject(schema)) return schema
   const { $id, ...rest } = schema
-  const parts = Object.fromEntries(Object.entries(rest).map(([key, part]) => [key, withReferences(part, named)]))
-  if (Array.isArray(rest.required)) parts.required = rest.required.filter((name) => !mayBeMissing(rest, name))
-  if (typeof $id !== 'string') return parts
-  if (named.has($id) && !isDeepStrictEqual(named.get($id), parts)) throw new Error(`two schemas are called ${$id}`)
-  named.set($id, parts)
+  const resolved = Object.fromEntries(Object.entries(rest).map(([key, value]) => [key, withReferences(value, named)]))
+  if (Array.isArray(rest.required)) resolved.required = rest.required.filter((name) => !hasDefault(rest, name))
+  if (typeof $id !== 'string') return resolved
+  if (named.has($id) && !isDeepStrictEqual(named.get($id), resolved))
+    throw new Error(`two schemas have the name ${$id}`)
+  named.set($id, resolved)
   return { $ref: `#/components/schemas/${$id}` }
 }
 
-/** The body as one sends it: what may be null may be left out, and what can only be empty is no body. */
+/** The documented body: a body that can be null is optional, and a body that can only be empty is no body. */
 function bodyOf(body: unknown): { body?: unknown; isOptional: boolean } {
   if (!isObject(body) || !Array.isArray(body.type) || !body.type.includes('null')) return { body, isOptional: false }
   const isEmpty = Object.keys(body.properties ?? {}).length === 0
@@ -85,7 +86,7 @@ function describe(schema: FastifySchema, access: Access, named: Map<string, Sche
     ...(querystring !== undefined && { querystring: withReferences(querystring, named) }),
     ...(body !== undefined && { body: withReferences(body, named) }),
     response: withReferences(response, named),
-    description: `${description}\n\n${inWords(access)}`.trim(),
+    description: `${description}\n\n${describeAccess(access)}`.trim(),
     ...(access === 'public' && { security: [] }),
     'x-permission': access,
     ...(isOptional && { 'x-optional-body': true }),
@@ -93,53 +94,53 @@ function describe(schema: FastifySchema, access: Access, named: Map<string, Sche
   return described
 }
 
-const isFailure = (status: number) => status >= 400
+const isError = (status: number) => status >= 400
 const successes: Record<string, string> = {
   200: 'The answer.',
-  201: 'It was created.',
-  202: 'It goes on.',
-  204: 'It is done.',
+  201: 'The resource was created.',
+  202: 'The work continues.',
+  204: 'The work is done.',
 }
 
-/** Gives an operation the answers that every route like it may have, and each answer its headers; tells which failures. */
+/** Adds the answers that every such route can give, and the headers of each answer. Returns the statuses of the errors. */
 function complete([method, operation]: [string, Operation]): number[] {
   const { requestBody, parameters = [], responses } = operation
   const isLimited = operation['x-permission'] !== 'public' || responses[429] !== undefined
   const mayHaveBody = requestBody !== undefined || operation['x-optional-body'] === true
-  const failed = new Set([500, 503, ...Object.keys(responses).map(Number).filter(isFailure)])
+  const errorStatuses = new Set([500, 503, ...Object.keys(responses).map(Number).filter(isError)])
   const add = (...statuses: number[]) => {
-    for (const status of statuses) failed.add(status)
+    for (const status of statuses) errorStatuses.add(status)
   }
   if (operation['x-permission'] !== 'public') add(401, 403, 429)
-  if (method !== 'get') add(400, 413, 415) // whatever the body is for
+  if (method !== 'get') add(400, 413, 415) // of any body
   if (requestBody) {
     delete requestBody.description // the schema has it
     requestBody.required = operation['x-optional-body'] !== true
   }
   if (mayHaveBody || parameters.some((parameter) => parameter.in === 'query')) add(422)
-  const takes = (name: string) => parameters.some((parameter) => parameter.name === name)
-  if (takes('idempotency-key')) add(409)
+  const hasParameter = (name: string) => parameters.some((parameter) => parameter.name === name)
+  if (hasParameter('idempotency-key')) add(409)
   for (const [status, answer] of Object.entries(responses)) {
-    if ('$ref' in answer || isFailure(Number(status))) continue
+    if ('$ref' in answer || isError(Number(status))) continue
     if (answer.description === 'Default Response') answer.description = successes[status] ?? 'The answer.'
     answer.headers = {
       ...answer.headers,
       ...answerHeaders.every,
       ...(isLimited && answerHeaders.limited),
-      ...(takes('cursor') && answerHeaders.paged),
-      ...(takes('idempotency-key') && answerHeaders.replayable),
+      ...(hasParameter('cursor') && answerHeaders.paged),
+      ...(hasParameter('idempotency-key') && answerHeaders.replayable),
     }
   }
   delete operation['x-optional-body']
-  const statuses = [...failed].sort((a, b) => a - b)
+  const statuses = [...errorStatuses].sort((a, b) => a - b)
   for (const status of statuses) responses[status] = responseOf(status)
   return statuses
 }
 
 /**
- * Makes `app.swagger()` the OpenAPI 3.1 document of the routes that are registered afterwards, from the very schemas
- * that validate them. A schema with an `$id` becomes a component of that name; a route with `hide` in its schema is
- * left out.
+ * Makes `app.swagger()` return the OpenAPI 3.1 document of the routes that are registered afterwards, from the schemas
+ * that validate their requests. A schema with an `$id` becomes a component of that name. A route with `hide` in its
+ * schema is left out.
  */
 export async function useOpenApi(
   app: FastifyInstance,
@@ -157,7 +158,7 @@ export async function useOpenApi(
             type: 'http',
             scheme: 'bearer',
             description:
-              'An organization key (`chd_org_…`), which may do everything in its organization, or a scoped key (`chd_sk_…`), which may do what it was given, on the instances it was given.',
+              'An organization key (`chd_org_…`), which has every permission in its organization, or a scoped key (`chd_sk_…`), which has its own permissions on its own instances.',
           },
         },
       },

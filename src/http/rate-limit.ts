@@ -6,41 +6,41 @@ import { AppError } from '#platform/errors.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
-/** How many of each are taken; 0 is no limit. */
+/** The numbers of requests allowed; 0 means no limit. */
 export interface RateLimits {
-  /** Requests of one key a minute. */
+  /** Requests with one key, per minute. */
   requestsPerMinute: number
-  /** New organizations from one address an hour. */
+  /** New organizations from one address, per hour. */
   signupsPerHour: number
-  /** Requests without a good key from one address a minute. A good key is never refused for others' bad ones. */
+  /** Requests without a valid key from one address, per minute. Requests with a valid key do not count. */
   failedAuthPerMinute: number
-  /** Where all processes count together. Without it each counts for itself. */
+  /** All processes count together in it. Without it, each process counts alone. */
   redis: Redis | null
 }
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** Counted by address once the body was found valid. */
+    /** Each valid request to the route counts as a signup of its address. */
     isSignup?: boolean
   }
 }
 
-/** Counts a request and shows in its headers what is left. Throws AppError `rate_limited` for one too many. */
-type Count = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+/** Counts a request and sets the headers of its answer. Throws AppError `rate_limited` above the limit. */
+type CountRequest = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
 
 const rememberedWindows = 10_000
 const minute = 60
 const hour = 60 * minute
-/** What a request may wait for Redis; it is let through then. */
-const redisAnswersMs = 50
-const redisConnectsMs = 2000
-const redisRetriesEveryMs = 1000
+/** A request waits this long for Redis, and is then let through. */
+const redisCommandTimeoutMs = 50
+const redisConnectTimeoutMs = 2000
+const redisReconnectPauseMs = 1000
 
-/** Counts in this process, by the monotonic clock: a clock that is set back must not keep anybody out. */
+/** Counts in this process, by the monotonic clock: the system clock can be set back, which would lock callers out. */
 class MemoryStore {
   readonly #windows = new LRUCache<string, { count: number; endsAt: number }>({ max: rememberedWindows })
 
-  incr(key: string, answer: (error: null, result: { current: number; ttl: number }) => void, windowMs: number): void {
+  incr(key: string, callback: (error: null, result: { current: number; ttl: number }) => void, windowMs: number): void {
     const now = performance.now()
     let window = this.#windows.get(key)
     if (!window || window.endsAt <= now) {
@@ -48,23 +48,23 @@ class MemoryStore {
       this.#windows.set(key, window)
     }
     window.count += 1
-    answer(null, { current: window.count, ttl: window.endsAt - now })
+    callback(null, { current: window.count, ttl: window.endsAt - now })
   }
 
-  /** Each limit has windows of its own: a flood of addresses pushes no key's out. */
+  /** Each limit has its own windows: many addresses do not push out the windows of keys. */
   child(): MemoryStore {
     return new MemoryStore()
   }
 }
 
-/** A connection that never holds a request up: while Redis is away or slow, its commands fail at once. */
+/** Connects to Redis without delaying requests: while Redis is unavailable or slow, commands fail at once. */
 export function connectLimits(url: string, log: Logger): Redis {
   const redis = new Redis(url, {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
-    commandTimeout: redisAnswersMs,
-    connectTimeout: redisConnectsMs,
-    retryStrategy: () => redisRetriesEveryMs,
+    commandTimeout: redisCommandTimeoutMs,
+    connectTimeout: redisConnectTimeoutMs,
+    retryStrategy: () => redisReconnectPauseMs,
   })
   const health = logFirstAndRecovery(
     log,
@@ -77,8 +77,8 @@ export function connectLimits(url: string, log: Logger): Redis {
 }
 
 /**
- * Limits signups, and answers how to count the requests that come with a good key and those that do not. Windows are
- * fixed and begin with the first request in them. Nobody is refused for want of Redis.
+ * Limits signups, and returns the counters for requests with a valid key and for others. A window begins with its first
+ * request and has a fixed length. While Redis is unavailable, nothing is limited.
  */
 export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
   const { redis } = limits
@@ -88,12 +88,12 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
     ...(redis ? { redis, nameSpace: 'chowder-limit-' } : { store: MemoryStore }),
   })
 
-  function counting(
+  function createCounter(
     name: string,
     max: number,
     windowSeconds: number,
     keyOf: (request: FastifyRequest) => string,
-  ): Count {
+  ): CountRequest {
     if (max === 0) return async () => {}
     const count = app.createRateLimit({
       max,
@@ -102,7 +102,7 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
     })
     return async (request, reply) => {
       const counted = await count(request)
-      if (counted.isAllowed || counted.ttl <= 0) return // not counted: Redis is away
+      if (counted.isAllowed || counted.ttl <= 0) return // not counted: Redis is unavailable
       const { isExceeded, remaining, ttlInSeconds } = counted
       reply.header('RateLimit-Policy', `"${name}";q=${max};w=${windowSeconds}`)
       reply.header('RateLimit', `"${name}";r=${remaining};t=${ttlInSeconds}`)
@@ -112,14 +112,14 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
   }
 
   const addressOf = (request: FastifyRequest) => rateLimit.normalizeIP(request.ip)
-  const countSignup = counting('signup', limits.signupsPerHour, hour, addressOf)
+  const countSignup = createCounter('signup', limits.signupsPerHour, hour, addressOf)
   app.addHook('onRoute', (route) => {
     if (route.config?.isSignup) route.preHandler = [countSignup, ...[route.preHandler ?? []].flat()]
   })
   return {
-    countRequest: counting('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId),
-    countFailure: counting('failed-auth', limits.failedAuthPerMinute, minute, addressOf),
+    countRequest: createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId),
+    countFailure: createCounter('failed-auth', limits.failedAuthPerMinute, minute, addressOf),
   }
 }
 
-export type AuthCounts = Awaited<ReturnType<typeof useRateLimits>>
+export type RequestCounters = Awaited<ReturnType<typeof useRateLimits>>

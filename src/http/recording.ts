@@ -6,35 +6,35 @@ import { instanceIdOf } from './instance-params.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** What a call of the route is in the history, such as `instance.stop`; null for what changes nothing of ours. */
+    /** The type of the route's event, such as `instance.stop`; null for a route that changes nothing. */
     event?: string | null
   }
 }
 
-/** Which part of a request names what an event is about. */
-const subjects = ['channel', 'skill_name', 'session_id', 'response_id', 'path', 'source', 'slug']
+/** The parameters that can be the subject of an event, the first one found wins. */
+const subjectNames = ['channel', 'skill_name', 'session_id', 'response_id', 'path', 'source', 'slug']
 
-/** Only what the route has asked for: a caller may send anything beside it. */
+/** The value of the first such parameter that is in the schema of the route: a caller can send others. */
 function subjectOf({ params, query, body, routeOptions: { schema } }: FastifyRequest): string | undefined {
-  for (const [part, asked] of [
+  for (const [part, partSchema] of [
     [params, schema?.params],
     [query, schema?.querystring],
     [body, schema?.body],
   ]) {
     if (typeof part !== 'object' || part === null) continue
-    const { properties = {} } = (asked ?? {}) as { properties?: object }
-    for (const name of subjects) {
+    const { properties = {} } = (partSchema ?? {}) as { properties?: object }
+    for (const name of subjectNames) {
       const value = Object.hasOwn(properties, name) ? (part as Record<string, unknown>)[name] : undefined
-      if (typeof value === 'string') return value.replaceAll('\0', '\uFFFD') // no text of PostgreSQL holds it
+      if (typeof value === 'string') return value.replaceAll('\0', '\uFFFD') // PostgreSQL cannot store it in text
     }
   }
   return undefined
 }
 
 /**
- * Has everything that a request changes recorded on its behalf. What changes the database records itself, in its own
- * transaction; for what is changed elsewhere, files and sessions in a sandbox, the event is written once that is done, before
- * the answer. A route that may change something and names no event stops the boot.
+ * Records what a request changes as an event, with its caller. Changes of the database record themselves, in their own
+ * transactions. For changes elsewhere, such as files in a sandbox, the event is written after the change and before the
+ * answer. A route that can change something and has no `event` stops the start of the server.
  */
 export function useEvents(app: FastifyInstance, db: Db): void {
   const begin: preHandlerHookHandler = (request, _reply, done) => {
@@ -49,13 +49,13 @@ export function useEvents(app: FastifyInstance, db: Db): void {
     const { type, isRecorded } = originNow()
     if (!caller || reply.statusCode >= 300 || isRecorded || reply.hasHeader('idempotent-replayed')) return
     await recordEvent(db, { organizationId: caller.organizationId, instanceId: instanceIdOf(request) ?? null }).catch(
-      (error: unknown) => log.error({ err: error, event: type }, 'what was done could not be recorded'),
+      (error: unknown) => log.error({ err: error, event: type }, 'the event of a request could not be recorded'),
     )
   }
   app.addHook('onRoute', (route) => {
     const { method, url, config } = route
-    const changes = [method].flat().some((one) => !['GET', 'HEAD', 'OPTIONS'].includes(one))
-    if (changes && config?.event === undefined) throw new Error(`${method} ${url} names no event`)
+    const canChange = [method].flat().some((one) => !['GET', 'HEAD', 'OPTIONS'].includes(one))
+    if (canChange && config?.event === undefined) throw new Error(`${method} ${url} has no event`)
     if (!config?.event) return
     route.preHandler = [begin, ...[route.preHandler ?? []].flat()]
     route.onSend = [record, ...[route.onSend ?? []].flat()]

@@ -1,10 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import { requestDuration } from '#platform/metrics.ts'
 
-/** Asked every few seconds by whoever watches the process: no news. */
+/** Monitoring calls these every few seconds. */
 const unlogged = new Set(['/healthz', '/readyz'])
 
-/** One line and one observation a request, once its answer is out or its client gone: who, what, how it ended, and how long it took. */
+/** Writes one line and one metric for each request, after its answer was sent or its client left. */
 export function useRequestLog(app: FastifyInstance): void {
   app.addHook('onRequest', (request, reply, done) => {
     done()
@@ -12,7 +12,7 @@ export function useRequestLog(app: FastifyInstance): void {
     if (url !== undefined && unlogged.has(url)) return
     reply.raw.on('close', () => {
       const { caller } = request
-      // 101: it became a WebSocket, which has ended.
+      // 101: the request became a WebSocket, which has closed.
       const isWhole = reply.raw.writableFinished || reply.raw.statusCode === 101
       const status = isWhole ? reply.raw.statusCode : 'client_left'
       requestDuration.observe({ method: request.method, route: url ?? 'none', status }, reply.elapsedTime / 1000)

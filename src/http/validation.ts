@@ -3,39 +3,39 @@ import { Ajv } from 'ajv'
 import fastJson from 'fast-json-stringify'
 import type { FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 
-/** No control characters. */
+/** A pattern without control characters. */
 export const plainText = '^[^\\u0000-\\u001f\\u007f-\\u009f]*$'
 
-/** 1 to 128 code points without control characters; kept as given, not trimmed. */
+/** 1 to 128 code points without control characters. Stored as sent, not trimmed. */
 export const Name = Type.String({ minLength: 1, maxLength: 128, pattern: plainText })
 
-/** Of a schema with a plain type that becomes `[type, "null"]`, which is serialized many times faster than a union. */
+/** A schema of one type that also accepts null. `[type, "null"]` is serialized many times faster than a union. */
 export const Nullable = <S extends TSchema>(schema: S) =>
   Type.Unsafe<Static<S> | null>({ ...schema, type: [schema.type, 'null'] })
 
-/** The enum of a tuple. `Type.Enum(tuple)` would silently build a wrong schema on TypeBox 0.34. */
+/** An enum of texts. With a tuple, `Type.Enum` of TypeBox 0.34 silently makes a wrong schema. */
 export const OneOf = <const T extends readonly string[]>(values: T, description?: string) =>
   Type.Unsafe<T[number]>({ type: 'string', enum: [...values], ...(description && { description }) })
 
-/** Of a call that needs no body: none, or an empty object. Fastify hands an absent one over as null. */
+/** For a call without a body: none, or an empty object. Fastify passes null for an absent body. */
 export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
 
 const common = { removeAdditional: false, useDefaults: true, allErrors: true, allowUnionTypes: true } as const
 const bodies = new Ajv({ ...common, coerceTypes: false })
-// Everything outside a body arrives as text. A number too large for one becomes Infinity, which strictNumbers would
-// let past the limits.
+// Parameters and headers are text. A number that is too large becomes Infinity, which strictNumbers would let past the
+// limits.
 const others = new Ajv({ ...common, coerceTypes: true, strictNumbers: false })
 
-/** Validates a body as it came: nothing is coerced and unknown fields are refused. */
+/** Validates a body strictly: no value is coerced, and unknown fields are refused. */
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>
   (httpPart === 'body' ? bodies : others).compile(schema)
 
-/** Compiles each schema once, however many routes answer with it: most have their failures in common. */
+/** Compiles each schema once for all routes: most have their errors in common. */
 export function sharedSerializers(): FastifySerializerCompiler<TSchema> {
-  const known = new WeakMap<TSchema, ReturnType<FastifySerializerCompiler<TSchema>>>()
+  const compiled = new WeakMap<TSchema, ReturnType<FastifySerializerCompiler<TSchema>>>()
   return ({ schema }) => {
-    const serialize = known.get(schema) ?? fastJson(schema)
-    known.set(schema, serialize)
+    const serialize = compiled.get(schema) ?? fastJson(schema)
+    compiled.set(schema, serialize)
     return serialize
   }
 }

@@ -72,7 +72,7 @@ export const texts = {
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',
   rateLimited: (seconds: number) => `Too many requests. Try again in ${seconds} seconds.`,
-  twinUnderWay: 'A request with the same Idempotency-Key is still being worked on. Repeat this one in a moment.',
+  duplicateInProgress: 'A request with the same Idempotency-Key is still being worked on. Repeat this one in a moment.',
   unknownCursor: 'The cursor is not one of this list. Take it from the Link header of the page before.',
   isBusy: 'The instance is being changed right now. Try again.',
   unknownChannel: 'Channel not found.',

@@ -7,7 +7,7 @@ import { ResponseObject } from './format/response-schema.ts'
 export const maxRequestBytes = 20 * 1024 * 1024
 
 /** The parts that all routes that run a turn have in common. */
-export const turnRouteConfig = { access: 'interact', openaiErrors: true, endsRefused: true, event: null } as const
+export const turnRouteConfig = { access: 'interact', openaiErrors: true, handlesRefusedKey: true, event: null } as const
 export const turnFailures = failures(400, 404, 409, 413, 502, 504)
 export const turnBehaviour =
   'Answers when the agent has finished, after up to 15 minutes, or as a stream. 409 unless the instance is ' +

@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { WebSocket } from 'ws'
-import { type FindCaller, onceRefused } from '#http/auth.ts'
+import { type FindCaller, onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
@@ -75,7 +75,7 @@ export class WebSocketConnection {
     this.#request = request
     this.#instanceId = (request.params as { instance_id: string }).instance_id
     this.#sessionId = sessionId
-    onceRefused(request.caller, socket, deps.findCaller, (reason) => {
+    onKeyRefused(request.caller, socket, deps.findCaller, (reason) => {
       this.#turn?.end(reason)
       this.end(closeCodes.policyViolation, reason)
     })

@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
-import { type FindCaller, onceRefused } from '#http/auth.ts'
+import { type FindCaller, onKeyRefused } from '#http/auth.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { openStreams, turnAddedDuration } from '#platform/metrics.ts'
 import { type Turn, turnAbandoned } from './turn.ts'
@@ -29,7 +29,7 @@ function beginTurn(reply: FastifyReply, { turns, findCaller, graceMs }: TurnRepl
     return turn
   }
   left.addEventListener('abort', () => turn.end(turnAbandoned))
-  onceRefused(reply.request.caller, reply.raw, findCaller, (reason) => turn.end(reason))
+  onKeyRefused(reply.request.caller, reply.raw, findCaller, (reason) => turn.end(reason))
   let cutOff: NodeJS.Timeout | undefined
   // A client that does not read would never see the end, and would keep the connection open.
   turn.signal.addEventListener('abort', () => {
