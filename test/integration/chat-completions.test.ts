@@ -137,7 +137,7 @@ describe('a body that is nested without end', () => {
       headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
       body: `{"model":"openclaw",${fields}}`,
     })
-    const detail = 'The body nests lists and objects more than 200 levels deep. Send one that is flatter.'
+    const detail = 'The body nests lists and objects deeper than 200 levels. Send a flatter body.'
     expect([answer.status, await answer.json()]).toEqual([
       400,
       {

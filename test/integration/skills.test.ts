@@ -434,7 +434,7 @@ describe('update', () => {
     await install('@acme/web-search', { env: { SEARCH_API_KEY: 'sk-1' } })
     const before = await rows()
     expect((await skills('POST', '/web-search/update')).body).toMatchObject({
-      output: 'web-search is at version 1.0.0 already.',
+      output: 'web-search already has version 1.0.0.',
     })
     expect(installs()).toHaveLength(1)
     publish('web-search', 'clean', { version: '1.1.0', env: ['SEARCH_API_KEY'] })

@@ -41,7 +41,7 @@ export async function withFiles<T>(
 ): Promise<T> {
   const instance = await getInstance(deps.db, organizationId, instanceId)
   const status = publicStatus(instance)
-  if (status === 'terminated') throw new AppError('conflict', texts.filesGone)
+  if (status === 'terminated') throw new AppError('conflict', texts.filesDeleted)
   try {
     return await use(deps.sandboxes.files(instance.id))
   } catch (cause) {

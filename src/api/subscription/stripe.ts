@@ -83,7 +83,7 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
     const said = message.replaceAll(secretKey, '…').replaceAll(webhookSecret, '…')
     const cause = new Error([type, statusCode, code, requestId, said].filter(Boolean).join(' '))
     const isAway = [StripeAPIError, StripeConnectionError, StripeRateLimitError].some((kind) => error instanceof kind)
-    return new AppError('unavailable', isAway ? texts.stripeAway : texts.stripeRefused, { cause, retryAfterSeconds })
+    return new AppError('unavailable', isAway ? texts.stripeUnreachable : texts.stripeRefused, { cause, retryAfterSeconds })
   }
 
   async function ask<T>(request: Promise<T>): Promise<T> {
@@ -126,7 +126,7 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
           cancel_url: returnUrl(),
         }),
       )
-      if (!url) throw new AppError('unavailable', texts.stripeAway, { retryAfterSeconds })
+      if (!url) throw new AppError('unavailable', texts.stripeUnreachable, { retryAfterSeconds })
       return url
     },
     async portalUrl(customerId) {
