@@ -194,7 +194,7 @@ async function runScenarios(count: number): Promise<void> {
   }
 }
 
-const property = 'an instance settles as its last intent wants, with one sandbox at most, whatever fails and is killed'
+const property = 'an instance settles as its last intent wants, with one sandbox at most, whatever fails or is killed'
 test(property, { timeout: 300_000 }, () => runScenarios(40))
 test(`${property}, in 400 runs`, { timeout: 1_000_000, tags: ['long'] }, () => runScenarios(400))
 
