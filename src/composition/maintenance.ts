@@ -15,16 +15,16 @@ import type { Vault } from '#platform/secrets.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {
-  /** Of what people wait for. */
+  /** For data that its owner deleted. */
   eraseMs: number
   billingMs: number
-  /** Of what has outlived its time. */
+  /** For data that has reached its age. */
   expireMs: number
 }
 
 export const defaultMaintenance: MaintenanceIntervals = { eraseMs: 5000, billingMs: 10_000, expireMs: 60_000 }
 
-/** For many organizations or rows, one after another: a run that is aborted goes on in the next one. */
+/** For many organizations or rows, one after another. The next run goes on where an aborted run ended. */
 const longMs = 10 * 60_000
 const shortMs = 60_000
 
@@ -37,37 +37,37 @@ export function maintenanceTasks(
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
     {
-      name: 'erasing deleted organizations',
+      name: 'the erasure of deleted organizations',
       everyMs: eraseMs,
       timeoutMs: longMs,
       run: (signal) => eraseDeleted(db, log, signal),
     },
     {
-      name: 'deleting ephemeral sessions',
+      name: 'the deletion of ephemeral sessions',
       everyMs: eraseMs,
       timeoutMs: shortMs,
       run: deleteEphemeralSessions,
     },
     {
-      name: 'erasing terminated instances',
+      name: 'the erasure of terminated instances',
       everyMs: expireMs,
       timeoutMs: longMs,
       run: async (signal) => void (await eraseTerminated(db, signal)),
     },
     {
-      name: 'deleting expired idempotency answers',
+      name: 'the deletion of expired idempotency answers',
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => clearExpiredAnswers(db, signal),
     },
     {
-      name: 'deleting old events',
+      name: 'the deletion of old events',
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => clearOldEvents(db, signal),
     },
     {
-      name: 'deleting old responses',
+      name: 'the deletion of old responses',
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteExpiredResponses(db, signal),
@@ -77,7 +77,7 @@ export function maintenanceTasks(
   return [
     ...tasks,
     {
-      name: 'updating subscriptions',
+      name: 'the update of subscriptions',
       everyMs: billingMs,
       timeoutMs: longMs,
       run: (signal) => syncSubscriptions({ db, billing, log }, signal),

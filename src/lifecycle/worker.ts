@@ -25,7 +25,11 @@ const backlogSweepMs = 500
 const tasksEndMs = 5000
 
 /** Enqueues due rows, and warns once of each driver whose due rows need another worker. */
-function sweepTask({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queueOf: () => InstanceQueue): PeriodicTask {
+function sweepTask(
+  { db, sandboxes, log }: LifecycleDeps,
+  everyMs: number,
+  sweepQueue: () => InstanceQueue,
+): PeriodicTask {
   let isBacklogged = false
   const reported = new Set<string>()
   return {
@@ -33,7 +37,7 @@ function sweepTask({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queue
     everyMs: () => (isBacklogged ? Math.min(backlogSweepMs, everyMs) : everyMs),
     timeoutMs: sweepTimeoutMs,
     async run() {
-      isBacklogged = (await sweep(db, sandboxes.name, queueOf())) >= backlog
+      isBacklogged = (await sweep(db, sandboxes.name, sweepQueue())) >= backlog
       for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
         if (reported.has(sandboxDriver)) continue
         reported.add(sandboxDriver)
@@ -43,6 +47,17 @@ function sweepTask({ db, sandboxes, log }: LifecycleDeps, everyMs: number, queue
   }
 }
 
+/** The periodic work of every worker. docs/operations.md shows it. */
+export const reconcileTasks = (
+  deps: LifecycleDeps,
+  { sweepEveryMs, driftEveryMs }: Intervals,
+  sweepQueue: () => InstanceQueue,
+  detectDrift: PeriodicTask['run'],
+): PeriodicTask[] => [
+  sweepTask(deps, sweepEveryMs, sweepQueue),
+  { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
+]
+
 /**
  * Works on due rows until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection
  * of drift and `others` run periodically. The next worker finds all that a killed one leaves undone.
@@ -51,7 +66,7 @@ export async function startWorker(
   deps: LifecycleDeps,
   queue: ReconcileQueue,
   concurrency: number,
-  { sweepEveryMs, driftEveryMs }: Intervals,
+  intervals: Intervals,
   starting: AbortSignal,
   others: readonly PeriodicTask[],
 ) {
@@ -68,12 +83,8 @@ export async function startWorker(
     (instance, stop) => organizations.run(instance, () => reconcileInstance(deps, instance.id, stop)),
     concurrency + 1, // one more, for the other organizations
   )
-  const tasks: PeriodicTask[] = [
-    sweepTask(deps, sweepEveryMs, organizations.sweepQueue),
-    { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
-    ...others,
-  ]
-  const periodic = runPeriodically(tasks, stopping.signal, log)
+  const tasks = reconcileTasks(deps, intervals, organizations.sweepQueue, detectDrift)
+  const periodic = runPeriodically([...tasks, ...others], stopping.signal, log)
 
   return {
     async stop(): Promise<void> {

@@ -1,0 +1,22 @@
+import { readFileSync } from 'node:fs'
+import { expect, test } from 'vitest'
+import { defaultMaintenance, maintenanceTasks } from '#composition/maintenance.ts'
+import { defaultIntervals, reconcileTasks } from '#lifecycle/worker.ts'
+import type { PeriodicTask } from '#platform/periodic.ts'
+
+/** Nothing of it is used before a task runs. */
+const unused = {} as never
+
+const seconds = ({ everyMs }: PeriodicTask) => (typeof everyMs === 'number' ? everyMs : everyMs()) / 1000
+
+test('docs/operations.md shows every periodic task with its pause, and no other', () => {
+  const tasks = [
+    ...reconcileTasks(unused, defaultIntervals, unused, unused),
+    ...maintenanceTasks({ db: unused, vault: unused, billing: unused, log: unused }, defaultMaintenance),
+  ]
+  const text = readFileSync(new URL('../../docs/operations.md', import.meta.url), 'utf8')
+  const rows = [...text.matchAll(/^\| (the [^|]+) \| (\d+) s \| [^|]+ \|$/gm)]
+  expect(rows.map(([, name, every]) => `${name}: ${every} s`)).toEqual(
+    tasks.map((task) => `${task.name}: ${seconds(task)} s`),
+  )
+})
