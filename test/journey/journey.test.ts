@@ -65,6 +65,14 @@ describe('from npm start to the end of a real agent', () => {
     expect(events.at(-1)?.data).toBe('[DONE]')
   })
 
+  it('reads the compile cache that all agents of its release share, and cannot write to it', async () => {
+    const command = 'cd "$NODE_COMPILE_CACHE"/*-$(id -u) && ls | wc -l && touch planted 2>&1'
+    const answer = await say(client, sessionPath(id, 'cache'), `[[fake:tool=exec ${JSON.stringify({ command })}]]`)
+    const [, files, refusal] = /tool-result="(\d+)\\ntouch: (.*)/.exec(answer) ?? []
+    expect(Number(files)).toBeGreaterThan(1000)
+    expect(refusal).toMatch(/Permission denied|Read-only file system/)
+  })
+
   it('takes a changed configuration while it runs, nested or as dot paths, and answers by it', async () => {
     const before = await findGateway(id)
     const nested = { agent: { system_prompt: 'You are a crab called Nested.' } }
