@@ -3,7 +3,6 @@ import { runMigrations } from 'bullmq'
 import pTimeout from 'p-timeout'
 import type pg from 'pg'
 import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
-import { atMost } from '#platform/deadline.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import {
@@ -59,6 +58,10 @@ const jobFor = ({ id, organizationId, generation, leaseToken }: InstanceRef) => 
   opts: { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
 })
 
+/** Resolves when something has ended, also with a failure, and after `milliseconds` in any case. */
+const untilEnded = (ending: Promise<unknown>, milliseconds: number) =>
+  pTimeout(ending, { milliseconds, message: false }).catch(() => {})
+
 /** The only user of BullMQ. `prefix` separates the queues of several installations, or tests. */
 export function createQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
   const outage = logFirstAndRecovery(log, 'the queue is unreachable', 'the queue is reachable again')
@@ -74,7 +77,8 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     while (pending.length > 0) {
       const batch = pending
       pending = []
-      await atMost(enqueueTimeoutMs, queue.addBulk(batch.map(jobFor)).then(outage.recovered, outage.failed))
+      const sent = queue.addBulk(batch.map(jobFor)).then(outage.recovered, outage.failed)
+      await pTimeout(sent, { milliseconds: enqueueTimeoutMs, message: false })
       await sleep(batchPauseMs, undefined, { ref: false })
     }
     isSending = false
@@ -101,8 +105,8 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     },
     work: (process, concurrency) => takeJobs(connections, outage, process, concurrency),
     async close() {
-      await atMost(closeTimeoutMs, queue.close())
-      await atMost(closeTimeoutMs, connections.close())
+      await untilEnded(queue.close(), closeTimeoutMs)
+      await untilEnded(connections.close(), closeTimeoutMs)
     },
   }
 }
@@ -144,9 +148,9 @@ function takeJobs(
       ending.abort()
       const isRunning = worker.isRunning()
       const closed = worker.close() // takes no new jobs and waits for the running ones
-      if (isRunning) await atMost(drainMs, closed)
+      if (isRunning) await untilEnded(closed, drainMs)
       aborting.abort(new Error('the worker is ending'))
-      await atMost(closeTimeoutMs, closed)
+      await untilEnded(closed, closeTimeoutMs)
     },
   }
 }

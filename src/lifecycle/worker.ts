@@ -1,5 +1,5 @@
+import pTimeout from 'p-timeout'
 import type { InstanceQueue } from '#instances/queue.ts'
-import { atMost } from '#platform/deadline.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { createOrganizationConcurrency } from './concurrency.ts'
 import { createDriftDetector } from './drift.ts'
@@ -90,7 +90,7 @@ export async function startWorker(
     async stop(): Promise<void> {
       stopping.abort()
       await jobs.stop(drainMs)
-      await atMost(tasksEndMs, periodic)
+      await pTimeout(periodic, { milliseconds: tasksEndMs, message: false })
     },
   }
 }

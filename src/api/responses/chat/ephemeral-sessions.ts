@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import { eq, sql } from 'drizzle-orm'
 import pMap from 'p-map'
+import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
 import { ephemeralSessions } from '#database/schema.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
-import { atMost } from '#platform/deadline.ts'
 import type { Logger } from '#platform/log.ts'
 
 /** When a session is deleted whose process was lost: later than any turn ends. */
@@ -98,6 +98,6 @@ export function createEphemeralSessionCleanup(
     await db.execute(sql`
       DELETE FROM passing_sessions p USING instances i WHERE i.id = p.instance_id AND i.desired_state = 'terminated'`)
     const { rows } = await takeDue(db, [...busyInstances])
-    await atMost(maxRunMs, Promise.all(rows.map(deleteSessions)))
+    await pTimeout(Promise.all(rows.map(deleteSessions)), { milliseconds: maxRunMs, message: false })
   }
 }

@@ -1,6 +1,6 @@
+import pTimeout from 'p-timeout'
 import { toResponseId, toUuid } from '#api/responses/format/ids.ts'
 import type { Db } from '#database/client.ts'
-import { atMost } from '#platform/deadline.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
@@ -145,20 +145,16 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
         isSelected(response) ? (writes.get(response.id) ?? []) : [],
       )
       if (selected.length === 0) return
-      let areWritten = false
-      await atMost(
-        readTimeoutMs,
-        Promise.all(selected).then(() => {
-          areWritten = true
-        }),
-      )
-      if (!areWritten) throw new AppError('unavailable', texts.databaseDown, { retryAfterSeconds: 1 })
+      const fallback = () => {
+        throw new AppError('unavailable', texts.databaseDown, { retryAfterSeconds: 1 })
+      }
+      await pTimeout(Promise.all(selected), { milliseconds: readTimeoutMs, fallback })
     },
     async close(): Promise<void> {
       clearInterval(reportTimer)
       const closeWithinMs = retriedWrites.close()
       insertWaiting()
-      await atMost(closeWithinMs, Promise.all(writes.values()))
+      await pTimeout(Promise.all(writes.values()), { milliseconds: closeWithinMs, message: false })
     },
   }
 }
