@@ -52,9 +52,14 @@ export interface AppDeps
 const bodyLimitBytes = 1024 * 1024
 /** A session id is a path segment of up to 200 bytes, three characters each when encoded. */
 const maxParamLength = 1024
-/** For the largest upload over a slow line; useBodyDeadlines ends what makes no progress, and other bodies, far sooner. */
+/**
+ * For the largest upload over a slow line; useBodyDeadlines ends what makes no progress, and other bodies, far sooner.
+ */
 const requestTimeoutMs = 2 * 60 * 60_000
-/** Longer than the idle timeouts of common load balancers, so that they close first and no request meets a closed socket. */
+/**
+ * Longer than the idle timeouts of common load balancers, so that they close first and no request meets a closed
+ * socket.
+ */
 const keepAliveTimeoutMs = 75_000
 
 /** What a request id may be to be taken over: anything else could forge log lines. */

@@ -1,7 +1,7 @@
 import '#platform/node-version.ts'
 
 import { deleteOrganization } from '#api/organization/delete.ts'
-import { listOrganizations, mustExist, setDisabled, setTier } from '#api/organization/operator.ts'
+import { listOrganizations, requireOrganization, setDisabled, setTier } from '#api/organization/operator.ts'
 import { openForOperator, schemaIsBehind } from '#composition/database.ts'
 import type { Db } from '#database/client.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
@@ -43,7 +43,7 @@ async function main([name = '', org = '', tier = '']: string[]): Promise<void> {
   const { db, pending, close } = await openForOperator(loadConfig(), 'admin')
   try {
     if (pending > 0) throw new Error(schemaIsBehind(pending))
-    if (name !== 'list-orgs') await mustExist(db, org)
+    if (name !== 'list-orgs') await requireOrganization(db, org)
     console.log(await runAs({ actor: { type: 'operator' } }, () => command(db, org, tier as Tier)))
   } finally {
     await close()

@@ -29,8 +29,8 @@ export interface Caller {
 }
 
 /**
- * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or expired.
- * Throws AppError `forbidden` when the operator disabled the organization.
+ * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or
+ * expired. Throws AppError `forbidden` when the operator disabled the organization.
  */
 export type FindCaller = (keyHash: string) => Promise<Caller | null>
 

@@ -34,7 +34,8 @@ const kinds = {
     meaning:
       'The key lacks the permission that this call needs, is not for this instance, or its organization is disabled.',
     remedy:
-      '`detail` says which of them. Use a key with the permission, or ask the operator of this server to enable the organization.',
+      '`detail` says which of them. Use a key with the permission, or ask the operator of this server to enable ' +
+      'the organization.',
     repeat: 'Only with another key.',
   },
   not_found: {
@@ -95,7 +96,8 @@ const kinds = {
   gateway_unreachable: {
     status: 502,
     meaning:
-      'The gateway of the instance cannot be reached or failed, or a service that it called did: the model provider, a chat platform, the skill registry.',
+      'The gateway of the instance cannot be reached or failed, or a service that it called did: the model ' +
+      'provider, a chat platform, the skill registry.',
     remedy: '`detail.error` names the cause. If it is the gateway, stop and start the instance.',
     repeat: 'Yes, unless the answer has `x-should-retry: false`: a turn may have begun.',
   },
@@ -179,7 +181,9 @@ const otherCodes = {
   },
 } as const satisfies Record<string, Explanation>
 
-/** Every code that an error of the API can have. Each has its place on the page `/docs/errors` and in docs/errors.md. */
+/**
+ * Every code that an error of the API can have. Each has its place on the page `/docs/errors` and in docs/errors.md.
+ */
 export const errorCodes = { ...kinds, ...otherCodes, ...openAiCodes }
 
 export type ErrorCode = keyof typeof errorCodes

@@ -14,7 +14,9 @@ const Fault = Type.Object({
   type: Type.String(),
 })
 
-/** The documented error body. Beside `doc_url`, the fields of `error` occur only on the routes that OpenAI clients call. */
+/**
+ * The documented error body. Beside `doc_url`, the fields of `error` occur only on the routes that OpenAI clients call.
+ */
 export const ErrorBody = Type.Object(
   {
     detail: Type.Union([Type.String(), Type.Object({ error: Type.String() }), Type.Array(Fault)]),
@@ -110,8 +112,8 @@ function openaiErrorBody(publicUrl: string, { status, code, detail, openai }: Fa
 }
 
 /**
- * Answers every error as `ErrorBody`. The log has the cause of a 5xx, and the answer does not. Every answer has the id of
- * its request in `x-request-id`.
+ * Answers every error as `ErrorBody`. The log has the cause of a 5xx, and the answer does not. Every answer has the id
+ * of its request in `x-request-id`.
  */
 export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
   app.addHook('onRequest', (request, reply, done) => {
@@ -157,13 +159,23 @@ const unparseable: Partial<Record<string, 'headers_too_large' | 'timed_out'>> = 
   ERR_HTTP_REQUEST_TIMEOUT: 'timed_out',
 }
 
-/** The whole answer, as bytes for the socket, to a request that Node cannot parse. `nodeCode` is the code of Node's error. */
+/**
+ * The whole answer, as bytes for the socket, to a request that Node cannot parse. `nodeCode` is the code of Node's
+ * error.
+ */
 export function clientErrorAnswer(nodeCode: string | undefined, requestId: string, publicUrl: string): string {
   const code = unparseable[nodeCode ?? ''] ?? 'malformed_request'
   const { status } = errorCodes[code]
   const reason = STATUS_CODES[status]
   const body = JSON.stringify(errorBody(publicUrl, code, `${reason}.`))
-  return `HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nx-request-id: ${requestId}\r\nconnection: close\r\n\r\n${body}`
+  const lines = [
+    `HTTP/1.1 ${status} ${reason}`,
+    'content-type: application/json',
+    `content-length: ${Buffer.byteLength(body)}`,
+    `x-request-id: ${requestId}`,
+    'connection: close',
+  ]
+  return `${lines.join('\r\n')}\r\n\r\n${body}`
 }
 
 /** Answers a path that the router refuses before any route: one that cannot be decoded, or an id that is too long. */

@@ -17,7 +17,9 @@ export const IdempotencyHeaders = Type.Object({
       maxLength: 255,
       pattern: '^[\\x21-\\x7e]*$',
       description:
-        'Makes the request safe to repeat: for 24 hours the same key with the same body gives the same answer again, with `Idempotent-Replayed: true`, and creates nothing. The same key with another body is a 422. Keys are your organization’s own.',
+        'Makes the request safe to repeat: for 24 hours the same key with the same body gives the same answer again, ' +
+        'with `Idempotent-Replayed: true`, and creates nothing. The same key with another body is a 422. Other ' +
+        'organizations can use the same keys.',
     }),
   ),
 })
@@ -61,11 +63,11 @@ const keyOfOtherRequest = () =>
   })
 
 /**
- * Returns the answer that `act` creates. With an `Idempotency-Key`, the answer is stored in the same transaction, and the
- * same request gets it again. So `act` takes effect once, also when the request comes many times at once, or when the
- * process dies before it answers. Nothing is stored when `act` throws. A duplicate of a request that is in progress waits
- * for its answer, without a connection to the database. Throws a 422 when the key came with another request, and AppError
- * `conflict` when the first request takes longer than 10 s.
+ * Returns the answer that `act` creates. With an `Idempotency-Key`, the answer is stored in the same transaction, and
+ * the same request gets it again. So `act` takes effect once, also when the request comes many times at once, or when
+ * the process dies before it answers. Nothing is stored when `act` throws. A duplicate of a request that is in progress
+ * waits for its answer, without a connection to the database. Throws a 422 when the key came with another request, and
+ * AppError `conflict` when the first request takes longer than 10 s.
  */
 export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
@@ -99,8 +101,9 @@ const owned = (organizationId: string, key: string) =>
   and(eq(idempotencyKeys.organizationId, organizationId), eq(idempotencyKeys.key, key))
 
 /**
- * Claims the key for this transaction. Returns `duplicate` when another transaction has it right now, or the answer that
- * is already stored. Never waits: a hundred duplicates of a slow request would otherwise hold all database connections.
+ * Claims the key for this transaction. Returns `duplicate` when another transaction has it right now, or the answer
+ * that is already stored. Never waits: a hundred duplicates of a slow request would otherwise hold all database
+ * connections.
  */
 async function claim(
   tx: Db,
@@ -138,7 +141,8 @@ export async function clearExpiredAnswers(db: Db, signal?: AbortSignal): Promise
   for (;;) {
     const { rowCount } = await db.execute(sql`
       DELETE FROM idempotency_keys WHERE (organization_id, key) IN (
-        SELECT organization_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT ${deletedRowsPerStatement} FOR UPDATE SKIP LOCKED)`)
+        SELECT organization_id, key FROM idempotency_keys WHERE expires_at < now()
+        LIMIT ${deletedRowsPerStatement} FOR UPDATE SKIP LOCKED)`)
     if ((rowCount ?? 0) < deletedRowsPerStatement) return
     signal?.throwIfAborted()
   }

@@ -58,8 +58,8 @@ export function jsonParser(app: FastifyInstance): (text: string) => unknown {
 }
 
 /**
- * Accepts only JSON bodies, in UTF-8, that `jsonParser` accepts: others are a 400, or a 415 for another content type. An
- * empty body counts as no body; the schema says whether the route needs one.
+ * Accepts only JSON bodies, in UTF-8, that `jsonParser` accepts: others are a 400, or a 415 for another content type.
+ * An empty body counts as no body; the schema says whether the route needs one.
  */
 export function useJsonBodies(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()

@@ -7,8 +7,8 @@ import { errorResponses, responseOf } from './error-responses.ts'
 import { ErrorBody } from './errors.ts'
 
 /**
- * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401, 403,
- * 413, 415, 422, 429, 500 and 503.
+ * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401,
+ * 403, 413, 415, 422, 429, 500 and 503.
  */
 export const failures = <const S extends readonly number[]>(...statuses: S) =>
   Object.fromEntries(statuses.map((status) => [status, ErrorBody])) as { [K in S[number]]: typeof ErrorBody }
@@ -102,7 +102,9 @@ const successes: Record<string, string> = {
   204: 'The work is done.',
 }
 
-/** Adds the answers that every such route can give, and the headers of each answer. Returns the statuses of the errors. */
+/**
+ * Adds the answers that every such route can give, and the headers of each answer. Returns the statuses of the errors.
+ */
 function complete([method, operation]: [string, Operation]): number[] {
   const { requestBody, parameters = [], responses } = operation
   const isLimited = operation['x-permission'] !== 'public' || responses[429] !== undefined
@@ -158,7 +160,8 @@ export async function useOpenApi(
             type: 'http',
             scheme: 'bearer',
             description:
-              'An organization key (`chd_org_…`), which has every permission in its organization, or a scoped key (`chd_sk_…`), which has its own permissions on its own instances.',
+              'An organization key (`chd_org_…`), which has every permission in its organization, or a scoped key ' +
+              '(`chd_sk_…`), which has its own permissions on its own instances.',
           },
         },
       },

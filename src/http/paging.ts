@@ -20,7 +20,10 @@ export const PageQuery = Type.Object(
   { additionalProperties: false },
 )
 
-/** The position in a cursor that `linkNext` made; undefined without a cursor. Throws AppError `invalid` for another text. */
+/**
+ * The position in a cursor that `linkNext` made; undefined without a cursor. Throws AppError `invalid` for another
+ * text.
+ */
 export function positionOf(cursor: string | undefined, isPosition: (text: string) => boolean): string | undefined {
   if (cursor === undefined) return undefined
   const position = Buffer.from(cursor, 'base64url').toString()

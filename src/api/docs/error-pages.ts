@@ -4,8 +4,8 @@ const codes = (Object.keys(errorCodes) as ErrorCode[])
   .map((code) => ({ code, ...errorCodes[code] }))
   .sort((a, b) => (a.status ?? Infinity) - (b.status ?? Infinity))
 
-const intro = `The body of every error answer links to this page: \`error.doc_url\` ends with the code of the error. \`detail\` is the
-message for people. Name the \`x-request-id\` of the answer when you ask for help.`
+const intro = `The body of every error answer links to this page: \`error.doc_url\` ends with the code of the error.
+\`detail\` is the message for people. Name the \`x-request-id\` of the answer when you ask for help.`
 
 /** docs/errors.md: one anchor an error code. */
 export const errorsMarkdown = (): string => `# Error codes

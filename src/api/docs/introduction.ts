@@ -1,50 +1,53 @@
-/** What stands above the reference, and the order of its sections. */
+/** The text above the reference, and the order of its sections. */
 export const about = {
   info: {
     title: 'Chowder API',
     version: '1.0.0',
-    description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An **instance** is one agent: a real
-OpenClaw gateway in a sandbox of its own, with its own memory, files, skills and chat channels. You create instances,
-Chowder keeps them running, and you talk to them with the OpenAI Responses format.
+    description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An **instance** is
+one agent: an OpenClaw gateway in its own sandbox, with its own memory, files, skills and chat channels. You create
+instances, Chowder keeps them running, and you talk to them in the OpenAI Responses format.
 
 ## Keys
 
 Send a key with every call: \`Authorization: Bearer <key>\`.
 
-- An organization key, \`chd_org_…\`, may do everything in its organization. It is for your backend.
-- A scoped key, \`chd_sk_…\`, may do what it was given, on the instances it was given. It is for a browser, a bot, a third party.
+- An organization key, \`chd_org_…\`, has every permission in its organization. It is for your backend.
+- A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a browser, a bot, a third party.
 
-Signing up gives the first organization key. A scoped key holds any of five permissions: \`read\`, \`interact\`,
-\`configure\`, \`files\` and \`channels\`; none implies another. Each key is shown once.
+The signup returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
+\`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once.
 
 ## Errors
 
 An error has a status and a \`detail\` for people: a sentence, \`{"error": …}\` when the gateway of an instance is the
-cause, or a list of faults with a 422. \`error.doc_url\` links to the explanation of its code, on the page \`/docs/errors\`.
-On the responses routes \`error\` also has the fields of OpenAI's errors. A resource of another organization answers 404,
-like one that does not exist. Every answer has an \`x-request-id\`: the one that you sent, or a new one.
+cause, or a list of faults with a 422. \`error.doc_url\` links to the explanation of its code, on the page
+\`/docs/errors\`. On the responses routes \`error\` also has the fields of OpenAI's errors. A resource of another
+organization answers 404, like one that does not exist. Every answer has an \`x-request-id\`: the one that you sent, or
+a new one.
 
 ## Repeating calls
 
-Repeat 429 and 503 after \`Retry-After\` seconds. Reads, PUT, PATCH and DELETE may be repeated always. A POST that creates
-an instance or a key takes an \`Idempotency-Key\` header: within 24 hours the same key and body give the same answer, and create nothing again.
-Do not repeat what carries \`x-should-retry: false\`: a turn may have begun.
+Repeat 429 and 503 after \`Retry-After\` seconds. You can always repeat reads, PUT, PATCH and DELETE. A POST that
+creates an instance or a key accepts an \`Idempotency-Key\` header: within 24 hours the same key and body give the same
+answer, and create nothing again. Do not repeat a call whose answer has \`x-should-retry: false\`: a turn may have
+begun.
 
 ## Lists
 
-Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` header with \`rel="next"\` until there is none.`,
+Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` header with \`rel="next"\` until the
+answer has none.`,
   },
-  servers: [{ url: '/', description: 'The server that this document came from.' }],
+  servers: [{ url: '/', description: 'The server of this document.' }],
   tags: [
     {
       name: 'organization',
       'x-displayName': 'Organization',
-      description: 'Sign up, and keep the keys of your model providers.',
+      description: 'Sign up, and store the keys of your model providers.',
     },
     {
       name: 'keys',
       'x-displayName': 'Keys',
-      description: 'Scoped keys for front ends and third parties, and further organization keys.',
+      description: 'Scoped keys for front ends and third parties, and other organization keys.',
     },
     {
       name: 'instances',
@@ -55,7 +58,8 @@ Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` he
       name: 'responses',
       'x-displayName': 'Responses',
       description:
-        'Talk to an agent in the OpenAI Responses format, plain, streamed or over a WebSocket, and read its answers again. Clients that speak only Chat Completions are served too.',
+        'Talk to an agent in the OpenAI Responses format, plain, streamed or over a WebSocket, and read its responses ' +
+        'again. Chat Completions are supported too.',
     },
     {
       name: 'sessions',
@@ -65,19 +69,19 @@ Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` he
     {
       name: 'channels',
       'x-displayName': 'Channels',
-      description: 'Put an agent on Telegram, WhatsApp, Slack and other chat platforms.',
+      description: 'Connect an agent to Telegram, WhatsApp, Slack and other chat platforms.',
     },
     {
       name: 'skills',
       'x-displayName': 'Skills',
-      description: 'What an agent can do: install skills from ClawHub and configure them.',
+      description: 'The abilities of an agent: install skills from ClawHub and configure them.',
     },
-    { name: 'files', 'x-displayName': 'Files', description: 'The files in an agent’s workspace.' },
+    { name: 'files', 'x-displayName': 'Files', description: 'The files in the workspace of an agent.' },
     {
       name: 'subscription',
       'x-displayName': 'Subscription',
-      description: 'The plan, its limits, and Stripe’s pages to change it.',
+      description: 'The plan, its limits, and the Stripe pages to change it.',
     },
-    { name: 'operations', 'x-displayName': 'Operations', description: 'For whoever operates this server.' },
+    { name: 'operations', 'x-displayName': 'Operations', description: 'For the operator of this server.' },
   ],
 }

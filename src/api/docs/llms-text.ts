@@ -1,27 +1,31 @@
+import type { Access } from '#http/auth.ts'
 import type { ApiDocument } from '#http/openapi.ts'
 
-const walk = (url: string) => `\`\`\`bash
-# 1. An organization. "api_key" of the answer is its key, shown once.
+const quickStart = (url: string) => `\`\`\`bash
+# 1. An organization. "api_key" of the answer is its key. It is shown once.
 curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}'
 
 # 2. The key of a model provider: anthropic, openai or gemini.
 curl -s -X PATCH ${url}/v1/organization -H "authorization: Bearer $KEY" \\
   -H 'content-type: application/json' -d '{"model_api_keys": {"anthropic": "sk-ant-…"}}'
 
-# 3. An agent. The answer comes at once and says "provisioning"; its "id" is the instance's.
+# 3. An agent. The answer comes at once: its "status" is "provisioning", and its "id" is that of the instance.
 curl -s ${url}/v1/instances -H "authorization: Bearer $KEY" \\
   -H 'content-type: application/json' -d '{"name": "my-assistant"}'
 
-# 4. Wait until "status" is "running": ask again while it is "provisioning". With "error", GET /v1/instances/$ID says why
-#    in "error_message", and POST /v1/instances/$ID/start tries again.
+# 4. Wait until "status" is "running": repeat the call while it is "provisioning". If it is "error", "error_message" of
+#    GET /v1/instances/$ID has the reason, and POST /v1/instances/$ID/start tries again.
 curl -s "${url}/v1/instances/$ID/status?wait=running&timeout=60" -H "authorization: Bearer $KEY"
 
-# 5. Talk to it. It remembers. Another conversation: /v1/instances/$ID/session/<any name>/responses
+# 5. Talk to it. It remembers the conversation. For another one: /v1/instances/$ID/session/<any name>/responses
 curl -s ${url}/v1/instances/$ID/responses -H "authorization: Bearer $KEY" \\
   -H 'content-type: application/json' -d '{"model": "openclaw", "input": "Remember the number 42."}'
 \`\`\``
 
-const key = { public: 'no key', org: 'organization key' } as const
+const keyNames = { public: 'no key', org: 'organization key' } as const
+
+const accessName = (access: Access): string =>
+  access === 'public' || access === 'org' ? keyNames[access] : `\`${access}\``
 
 function endpoints({ tags, paths }: ApiDocument): string {
   const lines = Object.entries(paths).flatMap(([path, operations]) =>
@@ -35,7 +39,7 @@ function endpoints({ tags, paths }: ApiDocument): string {
         },
       ]) => ({
         tag,
-        line: `- ${method.toUpperCase()} ${path}: ${summary} (${access in key ? key[access as keyof typeof key] : `\`${access}\``})`,
+        line: `- ${method.toUpperCase()} ${path}: ${summary} (${accessName(access)})`,
       }),
     ),
   )
@@ -47,7 +51,7 @@ function endpoints({ tags, paths }: ApiDocument): string {
     .join('\n\n')
 }
 
-/** The API on one page of plain text, for a coding agent that is to use it: generated, so never behind. */
+/** The API on one page of plain text, for coding agents. */
 export const llmsText = (document: ApiDocument, url: string): string => `# ${document.info.title}
 
 > ${document.info.description.split('\n## ')[0]?.trim().replaceAll('\n', ' ')}
@@ -60,16 +64,16 @@ Base URL: ${url}
 
 ## Five minutes
 
-${walk(url)}
+${quickStart(url)}
 
-\`"model"\` is \`openclaw\` for the instance's own model, or any model of its provider. \`"stream": true\` streams server-sent
-events. An OpenAI client works with the base URL \`${url}/v1/instances/{instance_id}\`.
+\`"model"\` is \`openclaw\` for the model of the instance, or any model of its provider. \`"stream": true\` streams
+server-sent events. An OpenAI client works with the base URL \`${url}/v1/instances/{instance_id}\`.
 
 ## ${document.info.description.split('\n## ').slice(1).join('\n## ').replaceAll('\n## ', '\n\n## ')}
 
 ## Endpoints
 
-In parentheses: the key that is needed. A permission stands for an organization key or a scoped key that holds it.
+In parentheses: the key that a call needs. A permission means an organization key, or a scoped key with it.
 
 ${endpoints(document)}
 `

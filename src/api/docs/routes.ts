@@ -7,7 +7,7 @@ import { about } from './introduction.ts'
 import { llmsText } from './llms-text.ts'
 
 export interface DocsDeps {
-  /** How clients reach the API. */
+  /** The address that clients reach the API at. */
   publicUrl(): string
 }
 
@@ -16,7 +16,7 @@ const cacheSeconds = 300
 
 const cached = (reply: FastifyReply) => reply.header('cache-control', `public, max-age=${cacheSeconds}`)
 
-/** Only what this server sends itself; the page's own inline script by its hash. */
+/** Allows only files of this server, and the inline script of the page by its hash. */
 function contentSecurityPolicy(html: string): string {
   const inline = [...html.matchAll(/<script type="text\/javascript">(.*?)<\/script>/gs)].map(([, text = '']) => text)
   const hashes = inline.map((text) => `'sha256-${hash('sha256', text, 'base64')}'`)
@@ -33,7 +33,10 @@ function contentSecurityPolicy(html: string): string {
   ].join('; ')
 }
 
-/** The description of the API, for programs (`/openapi.json`), people (`/docs`, `/docs/errors`) and coding agents (`/llms.txt`). */
+/**
+ * The description of the API, for programs (`/openapi.json`), people (`/docs`, `/docs/errors`) and coding agents
+ * (`/llms.txt`).
+ */
 export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl }) => {
   const document = () => app.swagger() as unknown as ApiDocument
 
@@ -58,7 +61,7 @@ export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl 
       configuration: {
         url: '../openapi.json',
         pageTitle: about.info.title,
-        // Nothing is asked of any other host: no fonts, no proxy, no telemetry, no assistants.
+        // The page loads nothing from another host: no fonts, no proxy, no telemetry, no assistants.
         withDefaultFonts: false,
         telemetry: false,
         hideClientButton: true,

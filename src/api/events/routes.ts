@@ -15,9 +15,11 @@ export interface EventDeps {
 }
 
 const isPosition = (text: string) => /^[1-9]\d{0,14}$/.test(text)
-const history = `Newest first. Everything that was asked for and every change of state, each once, for ${keptDays} days; what is said to agents is not in it.`
+const historyDescription =
+  `Newest first. Every request for a change and every change of state, each once, for ${keptDays} days. ` +
+  'Messages to agents are not included.'
 
-/** The history, for whoever has to know what happened, when, and who asked for it. */
+/** The routes of the history: what happened, when, and who caused it. */
 export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {
   async function answer(
     reply: FastifyReply,
@@ -40,7 +42,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
       schema: {
         operationId: 'listInstanceEvents',
         summary: 'Read the history of an instance',
-        description: history,
+        description: historyDescription,
         tags: ['instances'],
         params: InstanceParams,
         querystring: EventPage,
@@ -60,7 +62,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
       schema: {
         operationId: 'listEvents',
         summary: 'Read the history of the organization',
-        description: `With that of all its instances. ${history}`,
+        description: `Includes the history of all its instances. ${historyDescription}`,
         tags: ['organization'],
         querystring: EventPage,
         response: { 200: Type.Array(Event), ...failures(400) },

@@ -10,7 +10,7 @@ export const defaultLimit = 50
 export const EventPage = Type.Object(
   {
     ...PageQuery.properties,
-    limit: { ...PageQuery.properties.limit, default: defaultLimit, description: 'The most items to answer.' },
+    limit: { ...PageQuery.properties.limit, default: defaultLimit, description: 'The maximum number of items.' },
   },
   { additionalProperties: false },
 )
@@ -19,24 +19,28 @@ const Status = Type.Unsafe<InstanceStatus | null>({ type: ['string', 'null'], en
 
 export const Event = Type.Object(
   {
-    id: Type.Integer({ description: 'Grows in the order in which the changes of one instance happened.' }),
+    id: Type.Integer({ description: 'Increases in the order of the changes of one instance.' }),
     type: Type.String({
       description:
-        'What was asked for (`instance.create`, `instance.stop`, `key.revoke`, `channel.connect`, `file.write`, …) or what came of it: `instance.running`, `instance.stopped`, `instance.failed`, `instance.destroyed`, `instance.gateway_ended`, `instance.attempt_failed`, `instance.due`, `instance.reconciled`.',
+        'A request (`instance.create`, `instance.stop`, `key.revoke`, `channel.connect`, `file.write`, …) or a ' +
+        'result: `instance.running`, `instance.stopped`, `instance.failed`, `instance.destroyed`, `instance.gateway_ended`, ' +
+        '`instance.attempt_failed`, `instance.due`, `instance.reconciled`.',
     }),
-    instance_id: Nullable(Type.String({ description: 'Null for what is about the organization.' })),
-    subject: Nullable(Type.String({ description: 'The key, channel, skill, session or path that it was about.' })),
+    instance_id: Nullable(Type.String({ description: 'Null for an event of the organization.' })),
+    subject: Nullable(
+      Type.String({ description: 'The key, channel, skill, session or path that the event is about.' }),
+    ),
     actor: Type.Object(
       {
         type: OneOf([...actorTypes]),
-        id: Nullable(Type.String({ description: 'Of an API key, its id.' })),
+        id: Nullable(Type.String({ description: 'The id of the API key.' })),
       },
-      { description: 'Who did it: somebody with an API key, the operator, Stripe, or Chowder’s own worker.' },
+      { description: 'The cause: an API key, the operator, Stripe, or a worker of Chowder.' },
     ),
-    request_id: Nullable(Type.String({ description: 'The `x-request-id` of the call that asked for it.' })),
+    request_id: Nullable(Type.String({ description: 'The `x-request-id` of the call that caused it.' })),
     from_status: Status,
     to_status: Status,
-    generation: Nullable(Type.Integer({ description: 'The number of the instance’s intent from then on.' })),
+    generation: Nullable(Type.Integer({ description: 'The number of the intent of the instance after the event.' })),
     reason: Nullable(Type.String()),
     created_at: Type.String(),
   },

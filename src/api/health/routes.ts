@@ -3,7 +3,7 @@ import { Type } from '@sinclair/typebox'
 import { OneOf } from '#http/validation.ts'
 
 export interface HealthDeps {
-  /** Whether each thing the API stands on answers within its deadline. */
+  /** Whether the services that the API depends on answer in time. */
   readiness(): Promise<{ database: boolean; queue: boolean }>
 }
 
@@ -17,12 +17,13 @@ const Readiness = Type.Object(
   {
     $id: 'Readiness',
     description:
-      '`degraded`: without the queue intents are still accepted, and are worked off when it is back. `unavailable`: without the database nothing is.',
+      '`degraded`: the queue is unavailable; changes are accepted, and done when it is back. ' +
+      '`unavailable`: the database is unavailable, and every call fails.',
     examples: [{ status: 'ready', checks: { database: true, queue: true } }],
   },
 )
 
-/** For whoever watches this process. */
+/** The routes for monitoring. */
 export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, { readiness }) => {
   const config = { access: 'public' } as const
 
@@ -32,8 +33,8 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, {
       config,
       schema: {
         operationId: 'getHealth',
-        summary: 'Ask whether the process lives',
-        description: 'Answers as long as the process does. Nothing is asked of the database or the queue.',
+        summary: 'Check that the process is alive',
+        description: 'Answers as long as the process runs. It does not check the database or the queue.',
         tags: ['operations'],
         response: { 200: Health },
       },
@@ -47,8 +48,8 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, {
       config,
       schema: {
         operationId: 'getReadiness',
-        summary: 'Ask whether requests can be served',
-        description: 'Asks the database and the queue, each for at most a second. 503 only without the database.',
+        summary: 'Check that the server can serve requests',
+        description: 'Checks the database and the queue, each for at most a second. 503 only without the database.',
         tags: ['operations'],
         response: { 200: Readiness, 503: Readiness },
       },

@@ -9,35 +9,35 @@ import { texts } from '#platform/texts.ts'
 import { createKeyUses, isUseDue } from './last-use.ts'
 import { isActive } from './store.ts'
 
-/** How long a process that has just seen a key may take it for valid after it was revoked: with the asking, under 1 s. */
-const rememberedMs = 900
-const rememberedKeys = 10_000
+/** For this long another process may accept a revoked key: under 1 s, with the time of the query. */
+const cachedMs = 900
+const cachedKeys = 10_000
 
-interface Found {
+interface FoundCaller {
   caller: Caller
   isDisabled: boolean
-  /** When the key expires, by this process's monotonic clock. */
+  /** The expiry of the key, by the monotonic clock of this process. */
   endsAt: number
 }
 
 export interface Callers {
   find: FindCaller
-  /** To be called with a key's hash once the key was changed and before that is answered: this process knows at once. */
+  /** Call it with the hash of a changed key before the answer: this process then reads the key again. */
   forget(keyHash: Buffer): void
-  /** Writes down the last uses. Nobody may be looked for any more. */
+  /** Writes the last uses that are not written yet. Call `find` no more. */
   close(): Promise<void>
 }
 
 /**
- * Looks callers up by the hash of their key. Remembers each answer, also that there is none, for less than a second from
- * the asking on, and no key beyond its expiry.
+ * Finds callers by the hash of their key. Caches each result, also that there is none, for less than a second from the
+ * query on, and no key beyond its expiry.
  */
 export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
-  const cache = new LRUCache<string, Promise<Found | null>>({ max: rememberedKeys, ttl: rememberedMs })
+  const cache = new LRUCache<string, Promise<FoundCaller | null>>({ max: cachedKeys, ttl: cachedMs })
   const uses = createKeyUses(db, log)
 
-  async function look(keyHash: string): Promise<Found | null> {
-    const askedAt = performance.now()
+  async function read(keyHash: string): Promise<FoundCaller | null> {
+    const queriedAt = performance.now()
     const [row] = await db
       .select({
         keyId: apiKeys.id,
@@ -52,20 +52,20 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
       .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
       .where(and(eq(apiKeys.keyHash, Buffer.from(keyHash, 'base64')), isActive, isNull(organizations.deletedAt)))
     if (!row) return null
-    const { disabledAt, msLeft, isUseDue: isToBeWritten, ...found } = row
-    if (isToBeWritten) uses.add(row.keyId)
-    return { caller: { ...found, keyHash }, isDisabled: disabledAt !== null, endsAt: askedAt + (msLeft ?? Infinity) }
+    const { disabledAt, msLeft, isUseDue: mustRecordUse, ...found } = row
+    if (mustRecordUse) uses.add(row.keyId)
+    return { caller: { ...found, keyHash }, isDisabled: disabledAt !== null, endsAt: queriedAt + (msLeft ?? Infinity) }
   }
 
   return {
     async find(keyHash) {
-      let looking = cache.get(keyHash)
-      if (!looking) {
-        looking = look(keyHash)
-        cache.set(keyHash, looking)
-        looking.catch(() => cache.delete(keyHash))
+      let reading = cache.get(keyHash)
+      if (!reading) {
+        reading = read(keyHash)
+        cache.set(keyHash, reading)
+        reading.catch(() => cache.delete(keyHash))
       }
-      const found = await looking
+      const found = await reading
       if (!found || performance.now() >= found.endsAt) return null
       if (found.isDisabled) throw new AppError('forbidden', texts.disabled)
       return found.caller

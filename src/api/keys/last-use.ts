@@ -5,24 +5,26 @@ import type { Logger } from '#platform/log.ts'
 
 const writeAfterMs = 1000
 
-/** Whether a key's last use was written down so long ago that it is to be written anew. */
-export const isUseDue = sql<boolean>`(${apiKeys.lastUsedAt} IS NULL OR ${apiKeys.lastUsedAt} < now() - interval '1 minute')`
+/** Whether the last use of a key was written more than a minute ago, or never. */
+export const isUseDue = sql<boolean>`(
+  ${apiKeys.lastUsedAt} IS NULL OR ${apiKeys.lastUsedAt} < now() - interval '1 minute'
+)`
 
 /**
- * Writes down when keys were last used, in the background and many at once. What could not be written is dropped: the
- * next use is due again.
+ * Writes the last uses of keys in the background, many in one statement. A use that could not be written is dropped:
+ * the next use of the key is written instead.
  */
 export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
   const used = new Set<string>()
   let isFailing = false
   let timer: NodeJS.Timeout | undefined
-  let written: Promise<void> = Promise.resolve()
+  let writing: Promise<void> = Promise.resolve()
 
   async function write(): Promise<void> {
     const ids = [...used]
     used.clear()
     if (ids.length === 0) return
-    // A row that is locked is skipped: another process writes the same.
+    // Skips locked rows: another process writes the same.
     const due = db
       .select({ id: apiKeys.id })
       .from(apiKeys)
@@ -37,7 +39,7 @@ export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
           isFailing = false
         },
         (error: unknown) => {
-          if (!isFailing) log.warn({ err: error }, "keys' last uses cannot be written down")
+          if (!isFailing) log.warn({ err: error }, 'the last uses of keys could not be written')
           isFailing = true
         },
       )
@@ -46,17 +48,17 @@ export function createKeyUses(db: Db, log: Pick<Logger, 'warn'>) {
   function writeNext(): Promise<void> {
     clearTimeout(timer)
     timer = undefined
-    written = written.then(write)
-    return written
+    writing = writing.then(write)
+    return writing
   }
 
   return {
-    /** Never waits and never fails. */
+    /** Never waits, and never throws. */
     add(keyId: string): void {
       used.add(keyId)
       timer ??= setTimeout(writeNext, writeAfterMs).unref()
     },
-    /** Writes what was not yet. */
+    /** Writes the uses that are not written yet. */
     close: writeNext,
   }
 }

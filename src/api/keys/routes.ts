@@ -31,15 +31,15 @@ import {
 export interface KeyDeps {
   db: Db
   vault: Vault
-  /** Called with a key that was changed, before that is answered. */
+  /** Called with the hash of each changed key, before the answer. */
   forgetCaller: Callers['forget']
   publicUrl(): string
 }
 
-// A malformed id is an unknown one: 404.
+// Any text passes: a malformed id is an unknown one, a 404.
 const KeyParams = Type.Object({ key_id: Type.String({ description: 'The id of the key.' }) })
 
-/** Scoped keys, and the organization's own further ones. Only organization keys may call these. */
+/** The routes of scoped keys, and of the other organization keys. They need an organization key. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
   const { db, forgetCaller, publicUrl } = deps
 
@@ -62,7 +62,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         operationId: 'createKey',
         summary: 'Create a scoped key',
         description:
-          'Creates a key that may do what its permissions name on the instances it lists, and nothing else: for browsers, chat widgets and third parties. The key itself is in this answer only.',
+          'Creates a key that has only the listed permissions, on only the listed instances: for browsers, chat ' +
+          'widgets and third parties. The key itself is in this answer only.',
         tags: ['keys'],
         headers: IdempotencyHeaders,
         body: CreateKey,
@@ -103,7 +104,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       schema: {
         operationId: 'getKey',
         summary: 'Read a scoped key with its grants',
-        description: 'Answers the key with the instances it is for and what it may do there.',
+        description: 'Returns the key with its instances and its permissions on each.',
         tags: ['keys'],
         params: KeyParams,
         response: { 200: KeyWithGrants, ...failures(404) },
@@ -120,7 +121,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         operationId: 'updateKey',
         summary: 'Rename a scoped key or set when it expires',
         description:
-          'Changes the name, the expiry or both; what the key may do never changes. To rotate a key, create a new one and set an expiry on the old. A revoked key cannot be changed.',
+          'Changes the name, the expiry or both. The permissions of a key never change. To rotate a key, create a ' +
+          'new one and set an expiry on the old one. A revoked key cannot be changed.',
         tags: ['keys'],
         params: KeyParams,
         body: PatchKey,
@@ -143,7 +145,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         operationId: 'revokeKey',
         summary: 'Revoke a scoped key',
         description:
-          'The key is refused at once, on other servers of the same installation within a second, and answers that it still streams are cut within five. It stays in the list. Revoking it again changes nothing.',
+          'This server refuses the key at once, and other servers of the installation do within a second. Open ' +
+          'streams of the key end within five. The key stays in the list. Revoking it again changes nothing.',
         tags: ['keys'],
         params: KeyParams,
         response: { 204: Type.Null(), ...failures(404) },
@@ -161,9 +164,10 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       config: { access: 'org', event: 'key.create' },
       schema: {
         operationId: 'createOrganizationKey',
-        summary: 'Create a further organization key',
+        summary: 'Create another organization key',
         description:
-          'Creates another key that may do everything in the organization, so that the first can be rotated: create one, move your services over, revoke the old one. The key itself is in this answer only.',
+          'Creates another key with every permission in the organization. To rotate a key, create one, switch your ' +
+          'services to it, and revoke the old one. The key itself is in this answer only.',
         tags: ['keys'],
         headers: IdempotencyHeaders,
         body: CreateOrganizationKey,
@@ -187,7 +191,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       schema: {
         operationId: 'listOrganizationKeys',
         summary: 'List organization keys',
-        description: 'Newest first, with the one from signup. Revoked and expired keys stay in the list.',
+        description: 'Newest first, with the key from the signup. Revoked and expired keys stay in the list.',
         tags: ['keys'],
         querystring: PageQuery,
         response: { 200: Type.Array(Key), ...failures(400) },
@@ -204,7 +208,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         operationId: 'revokeOrganizationKey',
         summary: 'Revoke an organization key',
         description:
-          'Works as for scoped keys, also on the key that the call is made with. The last active one cannot be revoked: 409. One with an expiry counts while it is active, so keep one without.',
+          'Works as for scoped keys, also on the key of the call itself. The last active key cannot be revoked: 409. ' +
+          'A key with an expiry counts as active until then, so keep one without an expiry.',
         tags: ['keys'],
         params: KeyParams,
         response: { 204: Type.Null(), ...failures(404, 409) },

@@ -8,11 +8,13 @@ const fields = {
   id: Type.String(),
   organization_id: Type.String(),
   name: Type.String(),
-  key_prefix: Type.String({ description: 'The first characters of the key, to tell keys apart.' }),
+  key_prefix: Type.String({ description: 'The first characters of the key, to recognize it.' }),
   is_active: Type.Boolean({ description: 'False once the key is revoked or has expired.' }),
-  expires_at: Nullable(Type.String({ description: 'When the key ends by itself; null lives until it is revoked.' })),
+  expires_at: Nullable(
+    Type.String({ description: 'The time when the key expires; null for a key that is valid until it is revoked.' }),
+  ),
   last_used_at: Nullable(
-    Type.String({ description: 'When the key was last used, to the minute; null when it never was.' }),
+    Type.String({ description: 'The time of the last use, accurate to a minute; null if there was none.' }),
   ),
   created_at: Type.String(),
 }
@@ -32,7 +34,7 @@ const instanceId = '0199f7a2-5b1e-7c3d-9a4f-2e6b8d0c1f35'
 export const Key = Type.Object(fields, { $id: 'Key', examples: [example] })
 
 export const NewKey = Type.Object(
-  { ...fields, raw_key: Type.String({ description: 'The key itself. It is in this answer and nowhere else.' }) },
+  { ...fields, raw_key: Type.String({ description: 'The key itself. It is in this answer only.' }) },
   { $id: 'NewKey', examples: [{ ...example, raw_key: 'chd_sk_f3a8…' }] },
 )
 
@@ -42,7 +44,7 @@ export const KeyWithGrants = Type.Object(
   {
     ...fields,
     instances: Type.Array(Type.Object({ instance_id: Type.String(), permissions: Type.Array(OneOf(permissions)) }), {
-      description: 'What the key may do, on which instances.',
+      description: 'The permissions of the key, for each instance.',
     }),
   },
   {
@@ -54,20 +56,21 @@ export const KeyWithGrants = Type.Object(
 const ExpiresAt = Nullable(
   Type.String({
     maxLength: 64,
-    description: 'A time in the future, ISO 8601 with a zone. Null, or left out: the key lives until it is revoked.',
+    description:
+      'A time in the future, ISO 8601 with a zone. If it is null or left out, the key is valid until it is revoked.',
   }),
 )
 
 export const CreateKey = Type.Object(
   {
-    name: { ...Name, description: 'What people call the key.' },
+    name: { ...Name, description: 'A name for people.' },
     instance_ids: Type.Array(Type.String({ maxLength: 64 }), {
       minItems: 1,
       maxItems: 100,
       uniqueItems: true,
       description: 'The instances that the key is for.',
     }),
-    permissions: { ...Permissions, description: 'What the key may do on each of them. None includes another.' },
+    permissions: { ...Permissions, description: 'The permissions on each of them. No permission includes another.' },
     expires_at: Type.Optional(ExpiresAt),
   },
   {
@@ -78,21 +81,21 @@ export const CreateKey = Type.Object(
 
 export const PatchKey = Type.Object(
   {
-    name: Type.Optional({ ...Name, description: 'What people call the key.' }),
+    name: Type.Optional({ ...Name, description: 'A name for people.' }),
     expires_at: Type.Optional({
       ...ExpiresAt,
-      description: 'A time in the future, ISO 8601 with a zone. Null lets the key live until it is revoked.',
+      description: 'A time in the future, ISO 8601 with a zone. With null, the key is valid until it is revoked.',
     }),
   },
   { additionalProperties: false, examples: [{ expires_at: '2026-12-31T23:59:59Z' }] },
 )
 
 export const CreateOrganizationKey = Type.Object(
-  { name: { ...Name, description: 'What people call the key.' }, expires_at: Type.Optional(ExpiresAt) },
+  { name: { ...Name, description: 'A name for people.' }, expires_at: Type.Optional(ExpiresAt) },
   { additionalProperties: false, examples: [{ name: 'backend-2' }] },
 )
 
-/** What callers see of a key: never the key, nor its hash. */
+/** The key as callers see it: without the key itself and its hash. */
 export const toKey = (row: KeyRow): Static<typeof Key> => ({
   id: row.id,
   organization_id: row.organizationId,

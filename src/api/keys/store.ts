@@ -18,18 +18,20 @@ const kinds = {
 } as const
 type Kind = keyof typeof kinds
 
-/** By database time: no process's own clock decides when a key ends. */
-export const isActive = sql<boolean>`(${apiKeys.revokedAt} IS NULL AND (${apiKeys.expiresAt} IS NULL OR ${apiKeys.expiresAt} > now()))`
+/** By the clock of the database: the clocks of processes differ. */
+export const isActive = sql<boolean>`(
+  ${apiKeys.revokedAt} IS NULL AND (${apiKeys.expiresAt} IS NULL OR ${apiKeys.expiresAt} > now())
+)`
 
-/** A key with whether it is good now. */
+/** A key, and whether it is valid now. */
 export type KeyRow = ApiKey & { isActive: boolean }
 const columns = { ...getTableColumns(apiKeys), isActive }
 
-/** Scoped to one organization and kind, like everything here: any other id is simply not found. */
+/** Selects a key only within its organization and kind: any other id is not found. */
 const owned = (organizationId: string, kind: Kind, id: string) =>
   and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId), kinds[kind].where)
 
-/** A new key that nobody knows yet: the row that remembers it and the key itself, which is shown once and never stored. */
+/** Makes a new key and the row for it. The key itself is shown once and never stored. */
 function issueKey(organizationId: string, kind: Kind) {
   const { prefix } = kinds[kind]
   const key = prefix + randomBytes(32).toString('hex')
@@ -44,7 +46,7 @@ function issueKey(organizationId: string, kind: Kind) {
 
 export const issueOrganizationKey = (organizationId: string) => issueKey(organizationId, 'organization')
 
-/** Throws invalid when it is no time, or a past one by the database's clock. */
+/** Throws AppError `invalid` for a text that is no time, and for a time in the past by the clock of the database. */
 async function readExpiry(db: Db, text: string | null | undefined): Promise<Date | null> {
   if (text === undefined || text === null) return null
   const expiresAt = parseTimestamp(text)
@@ -54,7 +56,10 @@ async function readExpiry(db: Db, text: string | null | undefined): Promise<Date
   return expiresAt
 }
 
-/** The ids as given, in the database's spelling and each once. Throws invalid naming those that are no instances of the organization, or are terminated. */
+/**
+ * The ids in canonical form, each once. Throws AppError `invalid`, which names the ids that are not of an instance of
+ * the organization, or are of a terminated one.
+ */
 async function readInstanceIds(db: Db, organizationId: string, ids: readonly string[]): Promise<string[]> {
   const found = await db
     .select({ id: instances.id })
@@ -68,7 +73,7 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
 
 export interface NewKey {
   name: string
-  /** ISO 8601; a key without one lives until it is revoked. */
+  /** ISO 8601; a key without an expiry is valid until it is revoked. */
   expiresAt?: string | null | undefined
 }
 
@@ -86,7 +91,7 @@ async function insertKey(
   return { key, row: created as KeyRow }
 }
 
-/** Creates a key for some instances. It is in this answer and nowhere else. Throws invalid for a bad expiry or instance. */
+/** Creates a scoped key. Throws AppError `invalid` for a bad expiry or instance. */
 export async function createKey(
   db: Db,
   organizationId: string,
@@ -96,11 +101,11 @@ export async function createKey(
   return insertKey(db, organizationId, 'scoped', rest, scope)
 }
 
-/** Creates a further key that may do everything. It is in this answer and nowhere else. Throws invalid for a bad expiry. */
+/** Creates another organization key. Throws AppError `invalid` for a bad expiry. */
 export const createOrganizationKey = (db: Db, organizationId: string, key: NewKey) =>
   insertKey(db, organizationId, 'organization', key, null)
 
-/** A page of an organization's keys of one kind, newest first, with those that are revoked or expired. */
+/** Returns a page of the keys of one kind, newest first, including revoked and expired ones. */
 export async function listKeys(
   db: Db,
   organizationId: string,
@@ -121,7 +126,7 @@ export async function listKeys(
   return cutPage(limit === undefined ? await listed : await listed.limit(limit + 1), limit)
 }
 
-/** Throws not_found for a missing, malformed or foreign id alike. */
+/** Throws AppError `not_found` for an id that is missing, malformed or of another organization. */
 export async function getKey(db: Db, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
   const [row] = isId(id)
     ? await db
@@ -133,7 +138,10 @@ export async function getKey(db: Db, organizationId: string, kind: Kind, id: str
   return row
 }
 
-/** Renames a scoped key or moves its end; null lets it live until it is revoked. Throws conflict when it is revoked. */
+/**
+ * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked
+ * key.
+ */
 export async function patchKey(
   db: Db,
   organizationId: string,
@@ -155,7 +163,7 @@ export async function patchKey(
   })
 }
 
-/** Revokes a key for good; one that is revoked stays as it is. Throws not_found. */
+/** Revokes a key for good. A revoked key stays as it is. Throws AppError `not_found`. */
 async function revoke(tx: Db, organizationId: string, kind: Kind, id: string): Promise<KeyRow> {
   const [row] = isId(id)
     ? await tx
@@ -173,8 +181,8 @@ export const revokeKey = (db: Db, organizationId: string, id: string) =>
   db.transaction((tx) => revoke(tx, organizationId, 'scoped', id))
 
 /**
- * Revokes an organization key for good. Throws conflict when it is the last active one: revocations of one organization
- * wait for each other, so that two at once cannot take the last two.
+ * Revokes an organization key for good. Throws AppError `conflict` for the last active one. Revocations of one
+ * organization wait for each other: two at once cannot revoke the last two keys.
  */
 export const revokeOrganizationKey = (db: Db, organizationId: string, id: string): Promise<KeyRow> =>
   db.transaction(async (tx) => {
@@ -183,12 +191,12 @@ export const revokeOrganizationKey = (db: Db, organizationId: string, id: string
       .from(organizations)
       .where(eq(organizations.id, organizationId))
       .for('no key update')
-    const { isActive: isOneOfThem } = await getKey(tx, organizationId, 'organization', id)
+    const { isActive: wasActive } = await getKey(tx, organizationId, 'organization', id)
     const [other] = await tx
       .select({ id: apiKeys.id })
       .from(apiKeys)
       .where(and(eq(apiKeys.organizationId, organizationId), kinds.organization.where, isActive, ne(apiKeys.id, id)))
       .limit(1)
-    if (isOneOfThem && !other) throw new AppError('conflict', texts.lastOrganizationKey)
+    if (wasActive && !other) throw new AppError('conflict', texts.lastOrganizationKey)
     return revoke(tx, organizationId, 'organization', id)
   })

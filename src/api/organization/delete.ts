@@ -20,18 +20,19 @@ import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
 export interface Deletion {
-  /** The instances whose sandboxes workers are to destroy. */
+  /** The instances whose sandboxes workers must destroy. */
   due: InstanceRef[]
-  /** The hashes of the API keys that were erased. */
+  /** The hashes of the erased API keys. */
   keyHashes: Buffer[]
-  /** How many other secrets were erased. */
+  /** The number of other secrets that were erased. */
   secrets: number
 }
 
 /**
- * Deletes an organization, all or nothing: its keys are dead, its secrets erased, its instances terminated. Workers then
- * destroy the sandboxes, and `eraseDeleted` erases what is left and says so. Creates at the same time wait for the row's
- * lock and are refused. Throws unauthenticated when there is none, invalid when `name` is given and not its name.
+ * Deletes an organization in one transaction: erases its keys and secrets, and terminates its instances. Workers then
+ * destroy the sandboxes, and `eraseDeleted` erases the rest. Creates at the same time wait for the lock of the row, and
+ * are refused. Throws AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given
+ * and is not its name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
   const erase = async (tx: Db): Promise<Deletion> => {
@@ -57,7 +58,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
         deletedAt: sql`now()`,
         updatedAt: sql`now()`,
         instanceCount: 0,
-        // Makes Stripe be asked for a subscription, which is then ended.
+        // Without a known quantity, the next synchronization asks Stripe, and cancels the subscription.
         billedCount: null,
         billingAttempts: 0,
         nextBillingAt: sql`now()`,
@@ -66,19 +67,19 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     await recordEvent(tx, { organizationId: id, type: 'organization.delete' })
     return { due, ...(await eraseSecrets(tx, id)) }
   }
-  // It locks many instances, and what marks them all at a shutdown does so in another order.
+  // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return onceMoreOnDeadlock(() => db.transaction(erase))
 }
 
-/** Keys, secrets, remembered answers and responses of an organization. Those of requests under way may come after it. */
+/** Erases keys, secrets, stored answers and responses. Requests in progress may still add some afterwards. */
 async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> {
   const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
-  const itsInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
+  const ownInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
   const erased = [
     await tx.delete(providerKeys).where(eq(providerKeys.organizationId, id)),
     await tx.delete(idempotencyKeys).where(eq(idempotencyKeys.organizationId, id)),
-    await tx.delete(channels).where(inArray(channels.instanceId, itsInstances)),
-    await tx.delete(skills).where(inArray(skills.instanceId, itsInstances)),
+    await tx.delete(channels).where(inArray(channels.instanceId, ownInstances)),
+    await tx.delete(skills).where(inArray(skills.instanceId, ownInstances)),
   ]
   await tx.delete(responses).where(eq(responses.organizationId, id))
   const secrets = erased.reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0)
@@ -86,16 +87,16 @@ async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> 
 }
 
 /**
- * Erases what is left of deleted organizations whose last sandbox is gone, with one line in the log for each: the proof.
- * Rows without secrets and names stay, so that a sandbox that comes to light later is known for what it is.
+ * Erases the rest of deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof.
+ * Their rows stay, without secrets and names: a sandbox that is found later can still be attributed.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
-  const left = await db
+  const unerased = await db
     .select({ id: organizations.id })
     .from(organizations)
     .where(isToErase)
     .orderBy(organizations.deletedAt)
-  for (const { id } of left) {
+  for (const { id } of unerased) {
     signal?.throwIfAborted()
     await eraseOrganization(db, id, log)
   }
@@ -106,21 +107,21 @@ const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations
   AND ${isDue})`
 
 /**
- * One that another worker is at is left to it. The line is written before the mark: a crash in between makes two lines,
- * never none.
+ * Skips an organization that another worker erases now. It logs the line before it commits: a crash in between makes
+ * two lines, never none.
  */
 async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logger, 'info'>): Promise<void> {
-  // In transactions of their own, each within its time however many there are.
+  // In separate transactions: one for all could take too long.
   await eraseInstances(db, eq(instances.organizationId, organizationId))
   await db.transaction(async (tx) => {
-    const unerased = tx
+    const unerasedInstances = tx
       .select()
       .from(instances)
       .where(and(eq(instances.organizationId, organizationId), isNotErased))
     const [organization] = await tx
       .select({ deletedAt: organizations.deletedAt })
       .from(organizations)
-      .where(and(eq(organizations.id, organizationId), isToErase, notExists(unerased)))
+      .where(and(eq(organizations.id, organizationId), isToErase, notExists(unerasedInstances)))
       .for('update', { skipLocked: true })
     if (!organization) return
     await eraseSecrets(tx, organizationId)

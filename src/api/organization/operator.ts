@@ -15,15 +15,16 @@ export const listOrganizations = (db: Db): Promise<Organization[]> =>
 
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
-/** Throws an Error in words for the operator, also for what is no id. */
-export async function mustExist(db: Db, id: string): Promise<void> {
+/** Throws an Error for the operator when no organization has the id. */
+export async function requireOrganization(db: Db, id: string): Promise<void> {
   const found = isId(id) ? await db.select({ id: organizations.id }).from(organizations).where(existing(id)) : []
   if (found.length === 0) throw new Error(`There is no organization ${id}. npm run admin -- list-orgs shows all.`)
 }
 
 /**
- * Gives an organization a tier and its limit; a lower limit stops nothing. One with a subscription at Stripe has the
- * tier it pays for, so that only `whale` can be given to it, and taken back. Throws an Error in words for the operator.
+ * Gives an organization a tier and the limit of that tier. A lower limit stops no instance. An organization with a
+ * subscription at Stripe has the tier that it pays for: only `whale` can be given to it, and taken back. Throws an
+ * Error for the operator.
  */
 export async function setTier(db: Db, id: string, tier: Tier): Promise<Organization> {
   const isFree = or(isNull(organizations.stripeSubscriptionId), eq(organizations.subscriptionTier, 'whale'))
@@ -34,7 +35,7 @@ export async function setTier(db: Db, id: string, tier: Tier): Promise<Organizat
         subscriptionTier: tier,
         instanceLimit: instanceLimits[tier],
         updatedAt: sql`now()`,
-        // Without a known quantity Stripe is asked: after `whale` the tier is again the one that is paid for.
+        // Without a known quantity, the next synchronization asks Stripe: after `whale` the paid tier is back.
         billedCount: null,
         nextBillingAt: sql`now()`,
       })
@@ -44,12 +45,12 @@ export async function setTier(db: Db, id: string, tier: Tier): Promise<Organizat
     return changed
   })
   if (row) return row
-  throw new Error(`The organization ${id} has the tier it pays for at Stripe. Only whale can be given to it here.`)
+  throw new Error(`The organization ${id} has the tier that it pays for at Stripe. Only whale can be given to it here.`)
 }
 
 /**
- * Refuses all keys of an organization within a second, or takes that back. Its agents are left as they are: they run,
- * and answer on their channels. Throws an Error when it was deleted meanwhile.
+ * Disables or enables an organization. All keys of a disabled organization are refused within a second. Its agents keep
+ * running, and answer on their channels. Throws an Error when the organization was deleted meanwhile.
  */
 export async function setDisabled(db: Db, id: string, isDisabled: boolean): Promise<Organization> {
   const type = isDisabled ? 'organization.disable' : 'organization.enable'

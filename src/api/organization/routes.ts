@@ -20,13 +20,13 @@ export interface OrganizationDeps {
   db: Db
   vault: Vault
   queue: InstanceQueue
-  /** Called with the hashes of keys that are no more, before that is answered. */
+  /** Called with the hash of each deleted key, before the answer. */
   forgetCaller(keyHash: Buffer): void
   /** Tier of a new organization. */
   defaultTier: Tier
 }
 
-/** Sign up, read and change an organization and its model provider keys. */
+/** The routes to sign up, and to read, change and delete an organization. */
 export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = async (app, deps) => {
   const { db, vault, queue, forgetCaller, defaultTier } = deps
 
@@ -37,7 +37,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
       schema: {
         operationId: 'signUp',
         summary: 'Sign up',
-        description: 'Creates an organization and its first key, which is in this answer only: keep it.',
+        description: 'Creates an organization and its first key. The key is in this answer only: keep it.',
         tags: ['organization'],
         body: Signup,
         response: { 201: NewOrganization, ...failures(429) },
@@ -56,7 +56,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
       schema: {
         operationId: 'getOrganization',
         summary: 'Read the organization',
-        description: 'The organization of the key, its plan, and which model providers it has a key for.',
+        description: 'The organization of the key, its plan, and the model providers that it has a key for.',
         tags: ['organization'],
         response: { 200: Organization },
       },
@@ -75,15 +75,16 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
         operationId: 'updateOrganization',
         summary: 'Change the organization',
         description:
-          'Renames it, and sets or removes keys of model providers; a provider that is not named keeps its key. Running instances take a new key over within seconds, without a restart.',
+          'Changes the name, and sets or removes keys of model providers. A provider that is not in the body keeps ' +
+          'its key. Running instances use a new key within seconds, without a restart.',
         tags: ['organization'],
         body: PatchOrganization,
         response: { 200: Organization },
       },
     },
-    async ({ body, caller }, reply) => {
+    async ({ body, caller }) => {
       const { organization, providers, due } = await patchOrganization(db, vault, caller.organizationId, body)
-      reply.raw.once('finish', () => due.forEach(queue.enqueue))
+      for (const instance of due) queue.enqueue(instance)
       return toOrganization(organization, providers)
     },
   )
@@ -96,7 +97,9 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
         operationId: 'deleteOrganization',
         summary: 'Delete the organization',
         description:
-          'Deletes everything: all keys stop working within a second, provider keys and other secrets are erased, every instance is terminated and its sandbox destroyed, and a paid subscription is cancelled. The body repeats the name of the organization. It cannot be undone.',
+          'Deletes everything, for good: all keys stop working within a second, provider keys and other secrets are ' +
+          'erased, every instance is terminated and its sandbox destroyed, and a paid subscription is cancelled. The ' +
+          'body repeats the name of the organization.',
         tags: ['organization'],
         body: DeleteOrganization,
         response: { 204: Type.Null(), ...failures(400) },
@@ -109,7 +112,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
         { organizationId: caller.organizationId, instances: due.length, keys: keyHashes.length, secrets },
         'organization deleted; its sandboxes are being destroyed',
       )
-      reply.raw.once('finish', () => due.forEach(queue.enqueue))
+      for (const instance of due) queue.enqueue(instance)
       return reply.code(204).send(null)
     },
   )

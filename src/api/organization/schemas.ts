@@ -21,9 +21,11 @@ export const Organization = Type.Object(
     model_providers: Type.Array(Type.String(), { description: 'The model providers that a key is stored for.' }),
     subscription_tier: OneOf(tiers),
     instance_limit: Nullable(
-      Type.Integer({ description: 'How many instances the plan allows; null when there is no limit.' }),
+      Type.Integer({ description: 'The number of instances that the plan allows; null for no limit.' }),
     ),
-    instance_count: Type.Integer({ description: 'Instances that are not terminated: stopped ones count.' }),
+    instance_count: Type.Integer({
+      description: 'The number of instances that are not terminated. Stopped instances count.',
+    }),
     created_at: Type.String(),
     updated_at: Type.String(),
   },
@@ -54,11 +56,11 @@ export const NewOrganization = Type.Object(
   },
 )
 
-/** It becomes an HTTP header, so it holds visible ASCII only. */
+/** Only visible ASCII, because the key is sent in an HTTP header. */
 const ProviderKey = Type.String({
   maxLength: 512,
   pattern: '^[\\x21-\\x7e]*$',
-  description: 'Sealed when stored and never shown again. An empty string removes the key.',
+  description: 'Encrypted when stored, and never shown again. An empty string removes the key.',
 })
 
 export const PatchOrganization = Type.Object(
@@ -77,13 +79,13 @@ export const DeleteOrganization = Type.Object(
   {
     name: Type.String({
       maxLength: 128,
-      description: 'The exact name of the organization, so that none is deleted by mistake.',
+      description: 'The exact name of the organization, as a protection against mistakes.',
     }),
   },
   { additionalProperties: false, examples: [{ name: 'Acme' }] },
 )
 
-/** What callers see of an organization: never a key, only which providers have one. */
+/** The organization as callers see it: with the providers that have a key, without the keys. */
 export const toOrganization = (row: Row, modelProviders: readonly string[]): Static<typeof Organization> => ({
   id: row.id,
   name: row.name,

@@ -22,7 +22,7 @@ import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { instanceLimits } from './tiers.ts'
 
-/** Creates an organization and its first key, or neither. The key is in this answer and nowhere else. */
+/** Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. */
 export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organization: Organization; key: string }> {
   const id = newId()
   const { key, row } = issueOrganizationKey(id)
@@ -40,7 +40,7 @@ export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organi
 
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
-/** The providers that have a key stored, in the documented order. */
+/** The providers with a stored key, in the documented order. */
 async function providersOf(db: Db, organizationId: string): Promise<ModelProvider[]> {
   const stored = await db
     .select({ provider: providerKeys.provider })
@@ -49,6 +49,7 @@ async function providersOf(db: Db, organizationId: string): Promise<ModelProvide
   return modelProviders.filter((provider) => stored.some((row) => row.provider === provider))
 }
 
+/** Throws AppError `unauthenticated` when the organization was deleted meanwhile. */
 export async function getOrganization(db: Db, id: string) {
   const [organization] = await db.select().from(organizations).where(existing(id))
   if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
@@ -61,8 +62,9 @@ export interface OrganizationPatch {
 }
 
 /**
- * Renames the organization and merges provider keys into what is stored (empty removes), all or nothing. Answers also
- * the instances that must learn a changed key: their generation is raised in the same transaction.
+ * Renames the organization and sets provider keys, in one transaction; an empty key removes the stored one. Also
+ * returns the instances that need a changed key: their generation is raised in the same transaction. Throws AppError
+ * `unauthenticated` when the organization was deleted meanwhile.
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
   const change = async (tx: Db) => {
@@ -81,11 +83,11 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
     await recordEvent(tx, { organizationId: id })
     return { organization, providers: await providersOf(tx, id), due }
   }
-  // It locks many instances, and what marks them all at a shutdown does so in another order.
+  // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return onceMoreOnDeadlock(() => db.transaction(change))
 }
 
-/** Whether the stored key is another one than before. The row of the organization is locked by the caller. */
+/** Returns whether the stored key has changed. The caller has locked the row of the organization. */
 async function changeProviderKey(tx: Db, vault: Vault, organizationId: string, provider: ModelProvider, key: string) {
   const stored = and(eq(providerKeys.organizationId, organizationId), eq(providerKeys.provider, provider))
   if (key === '') return (await tx.delete(providerKeys).where(stored).returning()).length > 0
@@ -103,7 +105,7 @@ async function changeProviderKey(tx: Db, vault: Vault, organizationId: string, p
   return true
 }
 
-/** Makes the instances of a provider due that run, or are on their way to: workers hand them the new key. */
+/** Makes the instances of a provider due that run or start: workers give them the new key. */
 const raiseGenerations = (tx: Db, organizationId: string, provider: ModelProvider): Promise<InstanceRef[]> =>
   tx
     .update(instances)
