@@ -53,23 +53,23 @@ const messages = [{ role: 'user' as const, content: 'hi' }]
 const hello = { model: 'openclaw', messages }
 const keyOf = (turn: FakeGateway['turns'][number] | undefined) => String(turn?.headers['x-openclaw-session-key'])
 
-/** The sessions that are still to be deleted, and whether they are due. */
-const passing = async (): Promise<{ session_key: string; due: boolean }[]> => {
+/** The ephemeral sessions that are not deleted yet, and whether they are due. */
+const ephemeralSessions = async (): Promise<{ session_key: string; due: boolean }[]> => {
   const { rows } = await chowder.database.pool.query(
     `SELECT session_key, due_at < now() + interval '10 seconds' AS due FROM passing_sessions WHERE instance_id = $1`,
     [id],
   )
   return rows
 }
-const isDue = () => until('the session to be due', async () => (await passing())[0]?.due === true)
+const isDue = () => until('the session to be due', async () => (await ephemeralSessions())[0]?.due === true)
 
-/** A round as a worker has it. */
-function rounds() {
+/** The periodic task of a worker. */
+function createCleanup() {
   const { db } = chowder.database
   const askGateway = createAskGateway(createRunningGateways(db, chowder.vault, createFindSummary(db)).find)
   return createEphemeralSessionCleanup(db, askGateway, { warn: () => {} })
 }
-const deleteDue = () => rounds()()
+const deleteDue = () => createCleanup()()
 const makeDue = () => chowder.database.pool.query(`UPDATE passing_sessions SET due_at = now() - interval '1 second'`)
 const deleted = () => gateway.calls.filter(({ method }) => method === 'sessions.delete').map(({ params }) => params.key)
 
@@ -84,7 +84,7 @@ describe('the official OpenAI client', () => {
     })
   })
 
-  test('gets chunks, with what they cost', async () => {
+  test('gets chunks with the usage', async () => {
     const stream = await openai().chat.completions.create({
       ...hello,
       stream: true,
@@ -103,7 +103,7 @@ describe('the official OpenAI client', () => {
     expect(chunks.at(-1)).toMatchObject({ choices: [], usage: { total_tokens: 12 } })
   })
 
-  test('is told of a turn that fails, before and in the middle of a stream', async () => {
+  test('gets the error of a turn that fails before a stream or in the middle of it', async () => {
     gateway.behaviour.turns = 'cut'
     await expect(openai().chat.completions.create(hello)).rejects.toMatchObject({ status: 502 })
     const stream = await openai().chat.completions.create({ ...hello, stream: true })
@@ -113,25 +113,26 @@ describe('the official OpenAI client', () => {
     await expect(readAll()).rejects.toThrow(/Gateway unavailable|before it was complete/)
   })
 
-  test('is told of what cannot be honoured', async () => {
+  test('gets an error that names the field that cannot be honoured', async () => {
     await expect(openai().chat.completions.create({ ...hello, n: 2 })).rejects.toMatchObject({
       status: 400,
       param: 'n',
     })
     expect(gateway.turns).toEqual([])
-    expect(await passing(), 'nothing was begun').toEqual([])
+    expect(await ephemeralSessions(), 'no session was created').toEqual([])
   })
 })
 
-describe('a body that is nested without end', () => {
+describe('a body that is nested too deeply', () => {
   const parameters = `${'{"a":'.repeat(100_000)}1${'}'.repeat(100_000)}`
   test.each([
     [
       'chat/completions',
-      `"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f","parameters":${parameters}}}]`,
+      '"messages":[{"role":"user","content":"hi"}],' +
+        `"tools":[{"type":"function","function":{"name":"f","parameters":${parameters}}}]`,
     ],
     ['responses', `"input":"hi","tools":[{"type":"function","name":"f","parameters":${parameters}}]`],
-  ])('is a 400 of $0 that says how deep it may be', async (route, fields) => {
+  ])('is a 400 of $0 that names the limit', async (route, fields) => {
     const answer = await fetch(`${url}/v1/instances/${id}/${route}`, {
       method: 'POST',
       headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
@@ -153,7 +154,7 @@ describe('a body that is nested without end', () => {
   })
 })
 
-describe('the sessions of many calls', () => {
+describe('many ephemeral sessions', () => {
   async function newInstance(): Promise<string> {
     const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'other' } })
     await chowder.database.pool.query(
@@ -162,23 +163,24 @@ describe('the sessions of many calls', () => {
     )
     return body.id
   }
-  /** That ended so many seconds ago, `name` first in their keys. */
+  /** Adds sessions that ended some seconds ago, whose keys begin with `name`. */
   const due = (instance: string, name: string, count: number, ago: number) =>
     chowder.database.pool.query(
       `INSERT INTO passing_sessions (session_key, organization_id, instance_id, due_at)
-       SELECT $2 || n, organization_id, id, now() - $4 * interval '1 second' FROM instances, generate_series(1, $3) n WHERE id = $1`,
+       SELECT $2 || n, organization_id, id, now() - $4 * interval '1 second'
+        FROM instances, generate_series(1, $3) n WHERE id = $1`,
       [instance, name, count, ago],
     )
   const deletedOf = (name: string) => deleted().filter((one) => String(one).startsWith(name)).length
 
-  test('of one instance leave the others their turn', async () => {
+  test('of one instance do not delay those of others', async () => {
     await due(id, 'busy', 300, 60)
     await due(await newInstance(), 'other', 1, 1)
     await deleteDue()
     expect([deletedOf('busy'), deletedOf('other')]).toEqual([10, 1])
   })
 
-  test('are deleted a few at once, and one that fails holds up no other', async () => {
+  test('are deleted a few at a time, and a failure delays no other', async () => {
     let atOnce = 0
     let most = 0
     gateway.methods['sessions.delete'] = async ({ key: one }) => {
@@ -192,15 +194,15 @@ describe('the sessions of many calls', () => {
     await due(id, 'bad', 1, 60)
     await due(id, 'good', 9, 1)
     await deleteDue()
-    expect((await passing()).map(({ session_key }) => session_key)).toEqual(['bad1'])
+    expect((await ephemeralSessions()).map(({ session_key }) => session_key)).toEqual(['bad1'])
     expect(most).toBe(4)
   })
 
-  test('of a gateway that hangs wait for it alone', async () => {
+  test('of a gateway that hangs delay no others', async () => {
     const hung = Promise.withResolvers<Record<string, unknown>>()
     gateway.methods['sessions.delete'] = ({ key: one }) =>
       String(one).startsWith('hung') ? hung.promise : { deleted: true }
-    const act = rounds()
+    const act = createCleanup()
     await due(id, 'hung', 12, 60)
     const first = act()
     await until('the gateway to hang', () => deletedOf('hung') === 4)
@@ -213,18 +215,18 @@ describe('the sessions of many calls', () => {
   })
 })
 
-describe('the session of a call', () => {
-  test('is its own, no id of the API leads to it, and it is deleted after the turn', async () => {
+describe('an ephemeral session', () => {
+  test('serves one call, has no id of the API, and is deleted after the turn', async () => {
     await openai().chat.completions.create(hello)
     await openai().chat.completions.create(hello)
     const keys = gateway.turns.map(keyOf)
     expect(new Set(keys).size).toBe(2)
     for (const one of keys) expect(one).toMatch(/^c-[0-9a-f]{32}$/)
-    await until('both to be due', async () => (await passing()).every(({ due }) => due))
+    await until('both to be due', async () => (await ephemeralSessions()).every(({ due }) => due))
     await makeDue()
     await deleteDue()
     expect(deleted().sort()).toEqual(keys.sort())
-    expect(await passing()).toEqual([])
+    expect(await ephemeralSessions()).toEqual([])
   })
 
   test('is deleted after a turn that failed', async () => {
@@ -239,7 +241,7 @@ describe('the session of a call', () => {
     const turn = openai().chat.completions.create(hello, { signal: leaving.signal })
     turn.catch(() => {})
     await until('the turn', () => gateway.turns.length === 1)
-    expect(await passing(), 'known before it comes to be').toEqual([
+    expect(await ephemeralSessions(), 'the row comes before the session').toEqual([
       { session_key: keyOf(gateway.turns[0]), due: false },
     ])
     leaving.abort()
@@ -269,19 +271,19 @@ describe('the session of a call', () => {
       throw new Refusal({ code: 'UNAVAILABLE', message: 'later' })
     }
     await deleteDue()
-    expect(await passing()).toHaveLength(1)
+    expect(await ephemeralSessions()).toHaveLength(1)
     await deleteDue()
     expect(deleted(), 'not at once').toHaveLength(1)
-    gateway.methods['sessions.delete'] = () => ({ deleted: false }) // it is gone already
+    gateway.methods['sessions.delete'] = () => ({ deleted: false }) // it is deleted already
     await makeDue()
     await deleteDue()
-    expect(await passing()).toEqual([])
+    expect(await ephemeralSessions()).toEqual([])
   })
 
-  test('goes with its instance', async () => {
+  test('is deleted with its instance', async () => {
     await openai().chat.completions.create(hello)
     await chowder.call('DELETE', `/v1/instances/${id}`, { key })
     await deleteDue()
-    expect(await passing()).toEqual([])
+    expect(await ephemeralSessions()).toEqual([])
   })
 })

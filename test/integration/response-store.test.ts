@@ -52,8 +52,8 @@ async function newInstance(as: string): Promise<string> {
   return body.id
 }
 
-/** The id of the instance's only response, once it is in the database. */
-async function writtenDown(): Promise<string> {
+/** Waits until the only response of the instance is in the database, and returns its id. */
+async function storedId(): Promise<string> {
   const row = await until('the row', async () => {
     const { rows } = await chowder.database.pool.query('SELECT id FROM responses WHERE instance_id = $1', [id])
     return rows[0] as { id: string } | undefined
@@ -67,7 +67,7 @@ const say = (body: object = {}, path = pathOf(), as = key) =>
 const read = (response: string, rest = '', instance = id, as = key) =>
   chowder.call('GET', `/v1/instances/${instance}/responses/${response}${rest}`, { key: as })
 
-/** A turn that is answered with calls of the caller's tools. */
+/** Runs a turn whose answer calls tools of the client. */
 const answerCalls = (...callIds: string[]): Answer =>
   answerJson(
     200,
@@ -78,7 +78,7 @@ const answerCalls = (...callIds: string[]): Answer =>
 const result = (call_id: string) => ({ type: 'function_call_output', call_id, output: 'sunny' })
 const tools = [{ type: 'function', name: 'f' }]
 
-/** Streamed, on a connection of its own. */
+/** Starts a streamed turn on a connection of its own. */
 const stream = (body: object = {}, path = pathOf()) =>
   fetch(url + path, {
     method: 'POST',
@@ -101,7 +101,7 @@ async function begun(response: Response): Promise<{ id: string; rest: Promise<st
 const hang: Answer = (response) => startStream(response).write(streamHead + delta('so far'))
 
 describe('a response', () => {
-  test('is written down as it ended though the answer to the writing of its beginning was lost', async () => {
+  test('is stored with its end although the database’s answer to the insert was lost', async () => {
     const { $client } = chowder.database.db
     const { query } = $client
     let lost = 0
@@ -122,7 +122,7 @@ describe('a response', () => {
     }
   })
 
-  test('can be read again as it was answered, and so can what it answers', async () => {
+  test('can be read again unchanged, and so can its input', async () => {
     const input = [
       { role: 'system', content: 'be brief' },
       { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'hi' }] },
@@ -145,7 +145,7 @@ describe('a response', () => {
     expect(next.body).toMatchObject({ has_more: false, data: [{ role: 'system' }] })
   })
 
-  test('and its input are sealed in the database', async () => {
+  test('is sealed in the database, and so is its input', async () => {
     const { body } = await say({ input: 'a canary in the clear' })
     expect((await read(body.id)).status).toBe(200)
     const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
@@ -160,10 +160,10 @@ describe('a response', () => {
     expect(await read(turn.id)).toMatchObject({ status: 200, body: { status: 'in_progress', output: [] } })
   })
 
-  test('that failed is read as failed', async () => {
+  test('that failed reads as failed', async () => {
     gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
     expect((await say()).status).toBe(502)
-    const { body } = await read(await writtenDown())
+    const { body } = await read(await storedId())
     expect(body).toMatchObject({
       status: 'failed',
       error: { message: expect.stringContaining('upstream provider error') },
@@ -171,10 +171,10 @@ describe('a response', () => {
     expect(faultsOfResponse(body)).toEqual([])
   })
 
-  test('made with store: false leaves its id and nothing of its contents', async () => {
+  test('with store: false is stored without its contents', async () => {
     const { body } = await say({ store: false })
     expect(body.store).toBe(false)
-    await writtenDown()
+    await storedId()
     expect((await read(body.id)).status).toBe(404)
     expect((await read(body.id, '/input_items')).status).toBe(404)
     const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
@@ -182,7 +182,7 @@ describe('a response', () => {
     expect((await say({ previous_response_id: body.id })).status).toBe(200)
   })
 
-  test('is one’s own: another’s is as unknown as one that never was', async () => {
+  test('of another organization or instance is a 404, as an unknown one is', async () => {
     const other = (await chowder.signUp()).key
     const theirs = await newInstance(other)
     const foreign = await say({}, pathOf('main', theirs), other)
@@ -218,7 +218,7 @@ describe('a response that was deleted', () => {
   const remove = (response: string) =>
     chowder.call('DELETE', `/v1/instances/${id}/responses/${response}`, { key }).then(({ status }) => status)
 
-  test('is gone for whoever reads it, and still the one that its session goes on from', async () => {
+  test('cannot be read, and stays the response that its session continues from', async () => {
     const first = await say()
     gateway.answer = answerCalls('c1')
     const second = await say({ tools, previous_response_id: first.body.id })
@@ -236,10 +236,10 @@ describe('a response that was deleted', () => {
     expect((await say({ input })).status, 'it was answered').toBe(400)
   })
 
-  test('while its process seemed lost stays deleted when that ends it', async () => {
+  test('while its process seemed lost stays deleted when the process ends its turn', async () => {
     gateway.answer = hang
     const turn = await begun(await stream())
-    await writtenDown()
+    await storedId()
     await until('a deletion before the turn is seen again', async () => {
       await chowder.database.pool.query(
         `UPDATE responses SET seen_at = now() - interval '1 minute' WHERE instance_id = $1`,
@@ -264,7 +264,7 @@ describe('previous_response_id', () => {
     },
   })
 
-  test('goes on from the latest of the session, and is never brought to the gateway', async () => {
+  test('continues from the latest response of the session, and does not reach the gateway', async () => {
     const first = await say()
     const second = await say({ previous_response_id: first.body.id })
     expect(second).toMatchObject({ status: 200, body: { previous_response_id: first.body.id } })
@@ -274,7 +274,7 @@ describe('previous_response_id', () => {
     expect(gateway.received).toHaveLength(3)
   })
 
-  test('that is unknown, of another session or of another instance is refused with which of them', async () => {
+  test('is refused with the reason when it is unknown, of another session or of another instance', async () => {
     const sibling = await newInstance(key)
     const other = (await chowder.signUp()).key
     const foreign = await say({}, pathOf('main', await newInstance(other)), other)
@@ -289,7 +289,7 @@ describe('previous_response_id', () => {
     expect(gateway.received).toEqual([])
   })
 
-  test('stays where it was when the turn after it failed', async () => {
+  test('is still valid after a later turn failed', async () => {
     const first = await say()
     gateway.answer = answerFailed(502, 'api_error', 'broken')
     expect((await say({ previous_response_id: first.body.id })).status).toBe(502)
@@ -297,13 +297,13 @@ describe('previous_response_id', () => {
     expect((await say({ previous_response_id: first.body.id })).status).toBe(200)
   })
 
-  test('of two turns that both go on from one only one is let in', async () => {
+  test('is accepted for only one of two turns at the same time', async () => {
     const first = await say()
     const both = await Promise.all([1, 2, 3].map(() => say({ previous_response_id: first.body.id })))
     expect(both.map(({ status }) => status).sort()).toEqual([200, 400, 400])
   })
 
-  test('of one that is in progress is refused after a moment', async () => {
+  test('is refused after a moment while that response is in progress', async () => {
     gateway.answer = hang
     const turn = await begun(await stream())
     gateway.answer = echo
@@ -311,8 +311,8 @@ describe('previous_response_id', () => {
   })
 })
 
-describe('the results of calls', () => {
-  test('are taken once, for calls that the agent waits for in that session', async () => {
+describe('the result of a call', () => {
+  test('is accepted once, when the agent waits for it in that session', async () => {
     gateway.answer = answerCalls('c1', 'c2')
     const first = await say({ tools })
     expect(first.body.output).toMatchObject([{ call_id: 'c1' }, { call_id: 'c2' }])
@@ -329,7 +329,7 @@ describe('the results of calls', () => {
     })
   })
 
-  test('of a turn that failed may be sent again', async () => {
+  test('may be sent again after its turn failed', async () => {
     gateway.answer = answerCalls('c1')
     await say({ tools })
     gateway.answer = answerFailed(502, 'api_error', 'broken')
@@ -338,14 +338,14 @@ describe('the results of calls', () => {
     expect((await say({ input: [result('c1')] })).status).toBe(200)
   })
 
-  test('with store: false too', async () => {
+  test('is accepted with store: false too', async () => {
     gateway.answer = answerCalls('c1')
     await say({ tools, store: false })
     gateway.answer = echo
     expect((await say({ input: [result('c1')] })).status).toBe(200)
   })
 
-  test('of which only one of two requests with the same is let in', async () => {
+  test('is accepted from only one of two requests at the same time', async () => {
     gateway.answer = answerCalls('c1')
     await say({ tools })
     gateway.answer = echo
@@ -354,11 +354,11 @@ describe('the results of calls', () => {
   })
 })
 
-describe('a conversation that is sent anew with every turn', () => {
+describe('a whole conversation that is sent with every turn', () => {
   const user = (content: string) => ({ role: 'user', content })
   const call = (call_id: string) => ({ type: 'function_call', call_id, name: 'f', arguments: '{}' })
 
-  test('is told to the agent only from where its session ends', async () => {
+  test('reaches the agent only from the end of its session on', async () => {
     gateway.answer = answerCalls('c1')
     await say({ tools, input: [user('one')] })
     gateway.answer = echo
@@ -369,7 +369,7 @@ describe('a conversation that is sent anew with every turn', () => {
     expect(gateway.received.at(-1)?.body.input).toEqual([{ type: 'message', ...user('two') }])
   })
 
-  test('and is another’s goes to the agent as its history', async () => {
+  test('reaches the agent as history when it is of another session', async () => {
     const input = [user('one'), call('theirs'), result('theirs'), { role: 'assistant', content: 'ah' }, user('two')]
     expect((await say({ input })).status).toBe(200)
     expect(gateway.received.at(-1)?.body.input).toMatchObject([
@@ -381,7 +381,7 @@ describe('a conversation that is sent anew with every turn', () => {
     ])
   })
 
-  test('with ids that no text of the database holds is one that the session does not know', async () => {
+  test('has no known items when its ids have U+0000', async () => {
     const nul = 'c\u0000'
     const unknown = (param: string) => ({ status: 400, body: { error: { param } } })
     expect(await say({ input: [{ type: 'item_reference', id: nul }, user('x')] })).toMatchObject(unknown('input.0.id'))
@@ -391,7 +391,7 @@ describe('a conversation that is sent anew with every turn', () => {
     expect(gateway.received.at(-1)?.body.input).toHaveLength(4)
   })
 
-  test('with a reference to what the session does not have is refused', async () => {
+  test('is refused when it refers to an item that the session does not have', async () => {
     const reference = { type: 'item_reference', id: 'msg_nowhere' }
     expect(await say({ input: [reference, user('x')] })).toMatchObject({
       status: 400,
@@ -403,7 +403,7 @@ describe('a conversation that is sent anew with every turn', () => {
 describe('a response that is cancelled', () => {
   const cancel = (response: string) => chowder.call('POST', `/v1/instances/${id}/responses/${response}/cancel`, { key })
 
-  test('ends the turn at the gateway, and its stream, with what was said so far', async () => {
+  test('ends the turn at the gateway and its stream, with the output so far', async () => {
     gateway.answer = hang
     const turn = await begun(await stream())
     await wait(50)
@@ -423,40 +423,41 @@ describe('a response that is cancelled', () => {
     expect(await cancel(turn.id)).toMatchObject({ status: 200, body: { status: 'cancelled' } })
   })
 
-  test('answers whoever waits for it', async () => {
+  test('is the answer of the request that waits for it', async () => {
     gateway.answer = () => {}
     const waiting = say()
-    expect((await cancel(await writtenDown())).status).toBe(200)
+    expect((await cancel(await storedId())).status).toBe(200)
     expect(await waiting).toMatchObject({ status: 200, body: { status: 'cancelled', output: [] } })
   })
 
-  test('elsewhere ends within seconds too', async () => {
+  test('in another process ends within seconds too', async () => {
     gateway.answer = hang
     const turn = await begun(await stream())
-    await writtenDown()
-    // As another process marks it.
+    await storedId()
+    // Marks the row as another process would.
     await chowder.database.pool.query(`UPDATE responses SET status = 'cancelled' WHERE instance_id = $1`, [id])
     const startedAt = performance.now()
     expect(readEvents(await turn.rest).events.at(-1)).toMatchObject({ response: { status: 'cancelled' } })
     expect(performance.now() - startedAt).toBeLessThan(10_000)
   })
 
-  test('once it has ended is a 409', async () => {
+  test('after its end is a 409', async () => {
     const { body } = await say()
     expect((await cancel(body.id)).status).toBe(409)
   })
 })
 
-describe('what a lost process leaves', () => {
+describe('a response whose process was lost', () => {
   const lose = () =>
     chowder.database.pool.query(
-      `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute', sealed_object = sealed_object WHERE instance_id = $1`,
+      `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute', sealed_object = sealed_object
+       WHERE instance_id = $1`,
       [id],
     )
 
-  test('is read as failed, does not stand in the way, and is marked', async () => {
+  test('reads as failed, does not block the session, and is marked as failed', async () => {
     const first = await say()
-    await read((await say()).body.id) // what it came to is written down
+    await read((await say()).body.id) // waits until its end is written
     await chowder.database.pool.query(
       `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute'
        WHERE instance_id = $1 AND id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY id DESC LIMIT 1)`,
@@ -473,7 +474,7 @@ describe('what a lost process leaves', () => {
     expect(rows.map(({ status }) => status)).toEqual(['completed', 'failed', 'completed'])
   })
 
-  test('can be gone on from as what failed, before it is marked', async () => {
+  test('allows to continue as a failed one does, before it is marked', async () => {
     const first = await say()
     const second = await say({ previous_response_id: first.body.id })
     await read(second.body.id)
@@ -485,7 +486,7 @@ describe('what a lost process leaves', () => {
     expect((await say({ previous_response_id: second.body.id })).status).toBe(200)
   })
 
-  test('cannot be cancelled, and is not by trying', async () => {
+  test('cannot be cancelled, and the attempt changes nothing', async () => {
     const { body } = await say()
     await read(body.id)
     await lose()
@@ -493,7 +494,7 @@ describe('what a lost process leaves', () => {
     expect((await read(body.id)).body).toMatchObject({ status: 'failed', error: { code: 'lost' } })
   })
 
-  test('says so to whoever reads it', async () => {
+  test('reads with the reason', async () => {
     const { body } = await say()
     expect((await read(body.id)).body).toEqual(body)
     await lose()
@@ -501,7 +502,7 @@ describe('what a lost process leaves', () => {
   })
 })
 
-describe('responses go', () => {
+describe('responses are deleted', () => {
   const count = async () =>
     Number(
       (await chowder.database.pool.query('SELECT count(*) FROM responses WHERE instance_id = $1', [id])).rows[0].count,
@@ -509,7 +510,7 @@ describe('responses go', () => {
 
   test('with their instance', async () => {
     await say()
-    await writtenDown()
+    await storedId()
     expect((await chowder.call('DELETE', `/v1/instances/${id}`, { key })).status).toBe(204)
     expect(await count()).toBe(0)
   })
@@ -518,7 +519,7 @@ describe('responses go', () => {
     const own = (await chowder.signUp()).key
     id = await newInstance(own)
     await say({}, pathOf(), own)
-    await writtenDown()
+    await storedId()
     expect(await count()).toBe(1)
     const deleted = await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
     expect(deleted.status).toBe(204)
@@ -527,17 +528,19 @@ describe('responses go', () => {
 
   test('after 30 days, and when an instance has more than 1,000', async () => {
     await say()
-    await writtenDown()
+    await storedId()
     const { pool, db } = chowder.database
     const old = `0${(Date.now() - 31 * 86_400_000).toString(16)}`
     await pool.query(
       `INSERT INTO responses (id, organization_id, instance_id, session_key, status, created_at)
-       SELECT (replace(gen_random_uuid()::text, '-', ''))::uuid, organization_id, instance_id, session_key, status, now() - n * interval '1 second'
+       SELECT (replace(gen_random_uuid()::text, '-', ''))::uuid, organization_id, instance_id, session_key, status,
+          now() - n * interval '1 second'
        FROM responses, generate_series(1, 1100) n WHERE instance_id = $1`,
       [id],
     )
     await pool.query(
-      `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid WHERE id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY created_at LIMIT 1)`,
+      `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid
+       WHERE id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY created_at LIMIT 1)`,
       [id, `${old.slice(0, 8)}-${old.slice(8, 12)}`],
     )
     await deleteExpiredResponses(db)

@@ -70,7 +70,7 @@ async function newInstance(as: string): Promise<string> {
 const pathOf = (instance = id, session?: string) =>
   `/v1/instances/${instance}${session === undefined ? '' : `/session/${encodeURIComponent(session)}`}/responses`
 
-/** A connection with the frames that came over it. */
+/** A connection with the frames that it received. */
 async function open(path = pathOf(), as = key, at = url) {
   const socket = new WebSocket(at.replace('http', 'ws') + path, { headers: { authorization: `Bearer ${as}` } })
   onTestFinished(() => socket.terminate())
@@ -85,7 +85,7 @@ async function open(path = pathOf(), as = key, at = url) {
     closed,
     say: (over: object = {}) =>
       socket.send(JSON.stringify({ type: 'response.create', model: 'openclaw', input: 'hello', ...over })),
-    /** The events of the turn after those that were taken before. */
+    /** The events of the next turn. */
     async turn(timeoutMs = 20_000): Promise<StreamEvent[]> {
       const ends = (frame: Frame) => /^response\.(completed|incomplete|failed)$|^error$/.test(frame.type)
       await until('the turn to end', () => frames.some(ends), timeoutMs)
@@ -93,7 +93,7 @@ async function open(path = pathOf(), as = key, at = url) {
     },
   }
 }
-/** A connection with the server's own end of it. */
+/** A connection with the server's side of it. */
 async function openBoth() {
   const connected = once(chowder.app.server, 'connection')
   const opened = await open()
@@ -103,7 +103,7 @@ const webSocketOf = (server: Socket): WebSocket => {
   const key = Object.getOwnPropertySymbols(server).find(({ description }) => description === 'websocket')
   return server[key as never]
 }
-/** The status of an upgrade that was refused. */
+/** The status of a refused upgrade. */
 async function refusal(path: string, headers: Record<string, string>): Promise<number> {
   const socket = new WebSocket(url.replace('http', 'ws') + path, { headers })
   socket.on('error', () => {})
@@ -114,7 +114,7 @@ async function refusal(path: string, headers: Record<string, string>): Promise<n
 const bearer = (as: string) => ({ authorization: `Bearer ${as}` })
 
 describe('a connection', () => {
-  test('takes turns one after the other, each a whole response', async () => {
+  test('runs turns one after the other, each with a complete response', async () => {
     const { say, turn, frames } = await open()
     say()
     const first = await turn()
@@ -127,21 +127,21 @@ describe('a connection', () => {
     expect(frames).toEqual([])
   })
 
-  test('speaks to the session of its path', async () => {
+  test('uses the session of its path', async () => {
     const { say, turn } = await open(pathOf(id, 'user 42/ü'))
     say()
     await turn()
     expect(gateway.received[0]?.headers['x-openclaw-session-key']).toBe(`s-${Buffer.from('user 42/ü').toString('hex')}`)
   })
 
-  test('lets turns that come at once wait, and mixes none', async () => {
+  test('queues turns that arrive together and does not mix them', async () => {
     const { say, turn } = await open()
     for (const input of ['one', 'two', 'three']) say({ input })
     for (let count = 0; count < 3; count++) expectWholeStream(await turn())
     expect(gateway.received.map(({ body }) => body.input)).toEqual(['one', 'two', 'three'])
   })
 
-  test('lets no more than a few wait', async () => {
+  test('queues at most four turns', async () => {
     gateway.answer = hang
     const { say, frames } = await open()
     say()
@@ -151,7 +151,7 @@ describe('a connection', () => {
     expect(frames.at(-1)).toMatchObject({ type: 'error', status: 429, error: { type: 'rate_limit_error' } })
   })
 
-  test('goes on after what fails before a turn, and after a turn that fails', async () => {
+  test('stays open after a failure before a turn and after a failed turn', async () => {
     const { say, turn } = await open()
     gateway.answer = answerFailed(400, 'invalid_request_error', 'no')
     say()
@@ -169,7 +169,7 @@ describe('a connection', () => {
     expectWholeStream(await turn())
   })
 
-  test('that is lost can be taken up by another one', async () => {
+  test('that is lost can be continued on another one', async () => {
     const lost = await open()
     lost.say()
     const [created] = await lost.turn()
@@ -184,7 +184,7 @@ describe('a connection', () => {
     expectWholeStream(await next.turn())
   })
 
-  test('of the official OpenAI client works as it is', async () => {
+  test('works with the official OpenAI client', async () => {
     const client = new OpenAI({ baseURL: `${url}/v1/instances/${id}`, apiKey: key })
     const ws = new ResponsesWS(client)
     const types: string[] = []
@@ -202,7 +202,7 @@ describe('a connection', () => {
   })
 })
 
-describe('a frame that is no turn', () => {
+describe('a frame that is not a turn', () => {
   const cases: [string, string | Buffer, object][] = [
     ['no JSON', 'hello', { status: 400 }],
     ['half of JSON', '{"type":"response.create"', { status: 400 }],
@@ -230,7 +230,7 @@ describe('a frame that is no turn', () => {
       { status: 400, error: { param: 'background' } },
     ],
   ]
-  test.each(cases)('%s is an error, and the connection goes on', async (_what, frame, expected) => {
+  test.each(cases)('%s is an error, and the connection stays open', async (_what, frame, expected) => {
     const { socket, say, turn } = await open()
     socket.send(frame)
     expect(await turn()).toMatchObject([{ type: 'error', ...expected }])
@@ -239,7 +239,7 @@ describe('a frame that is no turn', () => {
     expect(gateway.received).toHaveLength(1)
   })
 
-  test('an id of another session, instance or organization reaches nothing', async () => {
+  test('an id of another session, instance or organization gives access to nothing', async () => {
     const other = (await chowder.signUp()).key
     const foreign = await open(pathOf(await newInstance(other)), other)
     foreign.say()
@@ -262,7 +262,7 @@ describe('a frame that is no turn', () => {
     expect(gateway.received).toEqual([])
   })
 
-  test('in many fragments is one', async () => {
+  test('in many fragments is one frame', async () => {
     const { socket, turn } = await open()
     const text = JSON.stringify({ type: 'response.create', model: 'openclaw', input: 'x'.repeat(1000) })
     for (let at = 0; at < text.length; at += 7) socket.send(text.slice(at, at + 7), { fin: at + 7 >= text.length })
@@ -270,7 +270,7 @@ describe('a frame that is no turn', () => {
     expect(gateway.received[0]?.body.input).toHaveLength(1000)
   })
 
-  test('over 20 MB ends the connection, and only that', async () => {
+  test('over 20 MB ends only its connection', async () => {
     const { socket, closed } = await open()
     socket.on('error', () => {})
     socket.send('x'.repeat(20 * 1024 * 1024 + 1))
@@ -285,12 +285,13 @@ describe('a frame that is no turn', () => {
     ['text that is no UTF-8', Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28])],
     ['a control frame in fragments', Buffer.from([0x09, 0x80, 0, 0, 0, 0])],
     ['a length beyond all', Buffer.from([0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])],
-  ])('%s ends the connection, and only that', async (_what, bytes) => {
+  ])('%s ends only the connection', async (_what, bytes) => {
     const { port, hostname } = new URL(url)
     const socket = connect(Number(port), hostname)
     socket.on('error', () => {})
     socket.write(
-      `GET ${pathOf()} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${key}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`,
+      `GET ${pathOf()} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${key}\r\nconnection: upgrade\r\n` +
+        'upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
     )
     const [head] = (await once(socket, 'data')) as [Buffer]
     expect(head.toString()).toMatch(/^HTTP\/1\.1 101/)
@@ -302,8 +303,8 @@ describe('a frame that is no turn', () => {
   })
 })
 
-describe('who may connect', () => {
-  test('is who may POST there', async () => {
+describe('the permission to connect', () => {
+  test('is the permission to POST to the path', async () => {
     const other = (await chowder.signUp()).key
     const issue = async (permissions: string[], instances = [id]) =>
       (await chowder.call('POST', '/v1/keys', { key, body: { name: 'k', instance_ids: instances, permissions } })).body
@@ -320,7 +321,7 @@ describe('who may connect', () => {
     expectWholeStream(await turn())
   })
 
-  test('and other paths do not become WebSockets', async () => {
+  test('does not exist on other paths', async () => {
     for (const path of ['/healthz', '/v1/organization', `/v1/instances/${id}/responses/resp_1`]) {
       expect(await refusal(path, bearer(key))).toBeLessThan(500)
     }
@@ -328,7 +329,7 @@ describe('who may connect', () => {
     expect({ status, body }).toMatchObject({ status: 400, body: { detail: expect.stringContaining('WebSocket') } })
   })
 
-  test('an instance that does not run is told in a frame', async () => {
+  test('is given for an instance that does not run, which is an error frame', async () => {
     await chowder.database.pool.query(`UPDATE instances SET desired_state = 'stopped', ready_at = NULL WHERE id = $1`, [
       id,
     ])
@@ -337,7 +338,7 @@ describe('who may connect', () => {
     expect(await turn()).toMatchObject([{ type: 'error', status: 409 }])
   })
 
-  test('a key that is revoked is cut off within 5 s, with and without a turn', async () => {
+  test('ends within 5 s after its key is revoked, with and without a turn', async () => {
     const issued = await chowder.call('POST', '/v1/keys', {
       key,
       body: { name: 'k', instance_ids: [id], permissions: ['interact'] },
@@ -360,7 +361,7 @@ describe('who may connect', () => {
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
   })
 
-  test('turns count as requests', async () => {
+  test('has a rate limit that counts turns as requests', async () => {
     const limited = await openTestChowder({ sandboxes: new FakeDriver(), limits: { requestsPerMinute: 6 } })
     onTestFinished(() => limited.close())
     const at = await limited.app.listen({ port: 0, host: '127.0.0.1' })
@@ -400,7 +401,7 @@ describe('the end of a connection', () => {
     expect(present(present(gateway.received[0]).abortedAt) - leftAt).toBeLessThan(3000)
   })
 
-  test('that comes in the middle of a long answer leaves nothing of the turn behind', async () => {
+  test('in the middle of a long answer leaves nothing of the turn behind', async () => {
     const streams = async () => (await openStreams.get()).values[0]?.value
     const before = await streams()
     gateway.answer = (response) => startStream(response).write(streamHead + delta('x'.repeat(100_000)))
@@ -412,7 +413,7 @@ describe('the end of a connection', () => {
     await until('the stream to be over', async () => (await streams()) === before)
   })
 
-  /** An answer that no buffers on the way can take. */
+  /** An answer that is larger than all buffers on the way. */
   const events = 400
   let written = 0
   const large: Answer = (response) => {
@@ -428,7 +429,7 @@ describe('the end of a connection', () => {
     response.on('drain', fill)
     fill()
   }
-  /** In which the event loop comes round some times, however busy the machine is. */
+  /** Waits for some turns of the event loop, also on a busy machine. */
   const aWhile = async () => {
     for (let round = 0; round < 5; round += 1) await wait(60)
   }
@@ -438,7 +439,7 @@ describe('the end of a connection', () => {
     return seen > 0 && seen === written
   }
 
-  test('of a reader that does not read leaves the gateway waiting, and then it gets everything', {
+  test('is not due while the client reads slowly: the gateway waits, and the client gets everything', {
     timeout: 90_000,
   }, async () => {
     gateway.answer = large
@@ -455,7 +456,7 @@ describe('the end of a connection', () => {
     expect(webSocketOf(server).listenerCount('close')).toBe(listeners)
   })
 
-  /** Another Chowder on the same database, to be closed; its agent's token is sealed with a key of its own. */
+  /** Another Chowder on the same database, with a secret key of its own, that a test closes. */
   async function openClosing(graceMs = defaultTurnTimeouts.graceMs) {
     const turnTimeouts = { ...defaultTurnTimeouts, graceMs }
     const closing = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database, turnTimeouts })
@@ -469,7 +470,7 @@ describe('the end of a connection', () => {
     return { closing, connect: () => open(pathOf(body.id), own, at) }
   }
 
-  test('comes to a reader that does not read when the server closes', async () => {
+  test('comes when the server closes, also for a client that does not read', async () => {
     const { closing, connect } = await openClosing(200)
     gateway.answer = large
     const { socket, say } = await connect()
@@ -482,7 +483,7 @@ describe('the end of a connection', () => {
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
   })
 
-  test('does not come to who is told too much to read at once, nor is more taken from him', {
+  test('does not come while a client has many unread errors, and no more frames are read from it', {
     timeout: 90_000,
   }, async () => {
     const { socket, server } = await openBoth()
@@ -506,7 +507,7 @@ describe('the end of a connection', () => {
     await until('the rest to be read', () => server.bytesRead === before + frames.length, 30_000)
   })
 
-  test('comes when the server closes, with the turn’s own end before it', async () => {
+  test('comes when the server closes, after the end of the turn', async () => {
     const { closing, connect } = await openClosing()
     gateway.answer = hang
     const [idle, busy] = [await connect(), await connect()]

@@ -39,7 +39,7 @@ import {
 import { cloneDatabase } from '../support/test-database.ts'
 
 const token = 'gateway-token-0123456789'
-/** A probe may take as long as it is to the next one. */
+// The timeout of a health check is the time to the next one, so that may not be too short.
 const quick = { silenceMs: 60, probeEveryMs: 1_000, limitMs: 20_000, graceMs: 200 }
 const until = <T>(check: () => T | Promise<T>, timeout = 15_000) => vi.waitFor(check, { timeout, interval: 10 })
 
@@ -107,7 +107,7 @@ beforeEach(() => {
   gateway.healthProbes = 0
   api.logLines.length = 0
 })
-// Each test has an instance of its own: what a provider refused is remembered by instance.
+// Each test has an instance of its own, because refusals of a provider are remembered by instance.
 let instance: string
 beforeEach(async () => {
   instance = await newInstance()
@@ -116,14 +116,16 @@ beforeEach(async () => {
 async function newInstance(): Promise<string> {
   const id = randomUUID()
   await database.pool.query(
-    `WITH o AS (INSERT INTO organizations (id, name, subscription_tier) VALUES ($2, 'Acme', 'whale') ON CONFLICT DO NOTHING)
-     INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token, desired_state)
+    `WITH o AS (
+       INSERT INTO organizations (id, name, subscription_tier) VALUES ($2, 'Acme', 'whale') ON CONFLICT DO NOTHING)
+     INSERT INTO instances
+       (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token, desired_state)
      VALUES ($1, $2, 'x', 'openai', 'fake', 'v1', '', 'running')`,
     [id, organizationId],
   )
   return id
 }
-// What a test left hanging.
+// Ends the requests that a test left open.
 afterEach(() => {
   for (const { response } of gateway.received) response.destroy()
 })
@@ -156,7 +158,7 @@ async function failure(response: Response) {
   return { status: response.status, ...body, shouldRetry: response.headers.get('x-should-retry') }
 }
 
-/** The events of a stream that broke: whole in themselves, and failed with a reason. */
+/** Expects the events of a complete response that failed. */
 function expectFailed(events: StreamEvent[], code: string, message: unknown = expect.any(String)): void {
   expectWholeStream(events)
   expect(events.at(-1)).toMatchObject({
@@ -165,7 +167,7 @@ function expectFailed(events: StreamEvent[], code: string, message: unknown = ex
   })
 }
 
-/** A client whose connection can be cut, and whose answer can be left unread. */
+/** A request whose connection a test can destroy, and whose answer it can leave unread. */
 async function openRaw(
   body: unknown,
   url = api.url,
@@ -180,7 +182,7 @@ async function openRaw(
 }
 
 describe('a message', () => {
-  test('is answered with the model that was asked for, and nothing of the gateway’s headers but the type', async () => {
+  test('is answered with the requested model, and without the headers of the gateway', async () => {
     gateway.answer = answerJson(200, responseObject(), { 'set-cookie': 'a=b', 'x-openclaw-agent': 'main', server: 'x' })
     const response = await post(hello)
     expect(response.status).toBe(200)
@@ -195,7 +197,7 @@ describe('a message', () => {
     expect(asked.at(-1)).toEqual([organizationId, instance])
   })
 
-  test('goes to the exact path, for the gateway’s own agent, with the model in a header', async () => {
+  test('goes to the exact path and to the gateway’s own agent, with the model in a header', async () => {
     await post({ ...hello, instructions: 'be brief', store: false, metadata: { a: 'b' }, temperature: 0.5 })
     expect(lastReceived().url).toBe('/v1/responses')
     expect(lastReceived().body).toEqual({
@@ -207,7 +209,7 @@ describe('a message', () => {
     expect(lastReceived().headers['x-openclaw-model']).toBe('openai/gpt-4o')
   })
 
-  test('for `openclaw` leaves the choice of the model to the instance', async () => {
+  test('for `openclaw` uses the model of the instance', async () => {
     const response = await post({ ...hello, model: 'openclaw' })
     expect(lastReceived().headers).not.toHaveProperty('x-openclaw-model')
     expect(await response.json()).toMatchObject({ model: 'openclaw' })
@@ -219,14 +221,14 @@ describe('a message', () => {
     expect(lastReceived().body.input).toEqual(input)
   })
 
-  test('loses `user`, which would select a session, and every null, which the gateway refuses', async () => {
+  test('loses `user`, which would select a session, and all nulls, which the gateway refuses', async () => {
     expect((await post({ ...hello, user: 'alice', stream: null, tools: null, temperature: null })).status).toBe(200)
     expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello' })
     await post({ ...hello, stream: false })
     expect(lastReceived().body).toEqual({ model: 'openclaw', input: 'hello' })
   })
 
-  test('never brings a previous_response_id to the gateway: the path decides the session', async () => {
+  test('goes to the gateway without previous_response_id: the path selects the session', async () => {
     const { id } = (await (await post(hello, { path: pathOf('a') })).json()) as { id: string }
     const next = await post({ ...hello, previous_response_id: id }, { path: pathOf('a') })
     expect(next.status).toBe(200)
@@ -235,7 +237,7 @@ describe('a message', () => {
     expect(lastReceived().headers['x-openclaw-session-key']).toBe('s-61')
   })
 
-  test('brings no header of the client to the gateway', async () => {
+  test('goes to the gateway without headers of the client', async () => {
     const request = httpRequest(api.url + pathOf(), {
       method: 'POST',
       headers: {
@@ -279,7 +281,7 @@ describe('a message', () => {
     expect(lastReceived().rawHeaders.length).toBe(2 * (Object.keys(headers).length + 1))
   })
 
-  test('that is sent in two contradicting lengths never reaches the gateway', async () => {
+  test('with two contradicting lengths does not reach the gateway', async () => {
     const request = httpRequest(api.url + pathOf(), {
       method: 'POST',
       headers: { 'content-type': 'application/json', 'content-length': '5', 'transfer-encoding': 'chunked' },
@@ -291,7 +293,7 @@ describe('a message', () => {
     expect(gateway.received).toEqual([])
   })
 
-  test('reaches a gateway behind a unix socket', async () => {
+  test('reaches a gateway over a Unix socket', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'responses-'))
     onTestFinished(() => rm(folder, { recursive: true }))
     const behindSocket = await startStubGateway(echo, join(folder, 'Gateway_ü.sock'))
@@ -302,7 +304,7 @@ describe('a message', () => {
     expect(behindSocket.received[0]?.headers).toMatchObject({ host: 'localhost', authorization: `Bearer ${token}` })
   })
 
-  test('carries the headers that an endpoint asks for, which cannot replace ours', async () => {
+  test('has the headers of the endpoint, which cannot replace Chowder’s own', async () => {
     if (gateway.endpoint.kind !== 'tcp') throw new Error('the stub listens on tcp')
     const endpoint = { ...gateway.endpoint, headers: { 'x-preview-token': 'p', authorization: 'no' } }
     const other = await startApi(async () => ({ ...running, endpoint }))
@@ -319,12 +321,12 @@ describe('the session', () => {
     return lastReceived().headers['x-openclaw-session-key']
   }
 
-  test('is `main` without one in the path, and by that name', async () => {
+  test('is `main` without an id in the path, and with the id `main`', async () => {
     expect(await keyOf(pathOf())).toBe('main')
     expect(await keyOf(pathOf('main'))).toBe('main')
   })
 
-  test('is another for every id, however it is crafted', async () => {
+  test('is a different one for each id, also for malicious ids', async () => {
     const ids = [
       ...[
         'sa',
@@ -363,7 +365,7 @@ describe('the session', () => {
     ]
     const keys = new Set<unknown>()
     for (const id of ids) {
-      // A client's URL parser would resolve a dot segment, so it is escaped as a hostile client would.
+      // The URL parser of a client would resolve a dot segment, so it is escaped as an attacker would do.
       const segment = encodeURIComponent(id).replaceAll('.', '%2E')
       const key = await keyOfRaw(`/v1/instances/${instance}/session/${segment}/responses`)
       expect(key).toBe(`s-${Buffer.from(id).toString('hex')}`)
@@ -380,7 +382,7 @@ describe('the session', () => {
     expect(gateway.received).toEqual([])
   })
 
-  /** By node:http, which sends a path as it is. */
+  /** Uses node:http, which sends a path unchanged. */
   async function keyOfRaw(path: string) {
     const { port } = new URL(api.url)
     const request = httpRequest({
@@ -398,7 +400,7 @@ describe('the session', () => {
   }
 })
 
-describe('a message that is refused here', () => {
+describe('a message that Chowder refuses', () => {
   test.each([
     ['no model', { input: 'x' }],
     ['no input', { model: 'gpt-4o' }],
@@ -410,7 +412,7 @@ describe('a message that is refused here', () => {
     ['a model of 201 characters', { model: 'm'.repeat(201), input: 'x' }],
     ['a text as stream', { ...hello, stream: 'true' }],
     ['a list as body', [hello]],
-  ])('%s: 422 with both kinds of error, and the gateway hears nothing', async (_name, body) => {
+  ])('%s: 422 with both kinds of error, and without a request to the gateway', async (_name, body) => {
     const { status, detail, error } = await failure(await post(body))
     expect(status).toBe(422)
     expect(detail).toEqual(expect.arrayContaining([expect.objectContaining({ loc: expect.arrayContaining(['body']) })]))
@@ -418,17 +420,17 @@ describe('a message that is refused here', () => {
     expect(gateway.received).toEqual([])
   })
 
-  test('another provider’s model: 400', async () => {
+  test('a model of another provider: 400', async () => {
     const { status, detail } = await failure(await post({ ...hello, model: 'anthropic/claude-opus-5' }))
     expect({ status, detail }).toMatchObject({ status: 400, detail: expect.stringContaining('openai') })
     expect(gateway.received).toEqual([])
   })
 
-  test('JSON that is none: 400', async () => {
+  test('invalid JSON: 400', async () => {
     expect((await failure(await post('{"model":'))).status).toBe(400)
   })
 
-  test('more than 20 MB: 413; just below: passed on', async () => {
+  test('more than 20 MB: 413; just below: sent to the gateway', async () => {
     const bodyOf = (bytes: number) => JSON.stringify({ ...hello, input: 'x'.repeat(bytes) })
     expect((await post(bodyOf(20 * 1024 * 1024 - 100))).status).toBe(200)
     expect((lastReceived().body.input as string).length).toBe(20 * 1024 * 1024 - 100)
@@ -455,7 +457,7 @@ describe('a message that is refused here', () => {
     },
   )
 
-  test('a failure of our own is not blamed on the gateway', async () => {
+  test('a bug of Chowder: 500, not a failure of the gateway', async () => {
     const other = await startApi(async () => {
       throw new Error('secret bug')
     })
@@ -465,7 +467,7 @@ describe('a message that is refused here', () => {
   })
 })
 
-describe('what a gateway refuses', () => {
+describe('a refusal of the gateway', () => {
   const beforeRun = (status: number, message: string, type = 'invalid_request_error', headers = {}) =>
     answerJson(status, { error: { message, type } }, headers)
 
@@ -481,12 +483,12 @@ describe('what a gateway refuses', () => {
     })
   })
 
-  test('as an unknown model is a 400', async () => {
+  test('of an unknown model is a 400', async () => {
     gateway.answer = answerFailed(404, 'invalid_request_error', 'Unknown model: openai/gpt-4o')
     expect(await failure(await post(hello))).toMatchObject({ status: 400, detail: 'Unknown model: openai/gpt-4o' })
   })
 
-  test('for the provider’s sake is a 502 about the organization’s key, also in the minute of `internal error`', async () => {
+  test('of the provider is a 502 about the organization’s key, also as a later `internal error`', async () => {
     const refused = {
       status: 502,
       detail: { error: expect.stringContaining("(openai) refused your organization's API key") },
@@ -504,7 +506,7 @@ describe('what a gateway refuses', () => {
     expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('500') })
   })
 
-  test('within a stream is remembered for that minute too', async () => {
+  test('within a stream explains a later `internal error` too', async () => {
     const failed = responseObject({ status: 'failed', error: { code: 'authentication_error', message: '401' } })
     gateway.answer = answerStream(`${streamHead}${sse({ type: 'response.failed', response: failed })}data: [DONE]\n\n`)
     const streamed = await post({ ...hello, stream: true })
@@ -519,7 +521,7 @@ describe('what a gateway refuses', () => {
     expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('refused') })
   })
 
-  test('is forgotten once the gateway answers again, and after its time', async () => {
+  test('explains no `internal error` after an answer of the gateway, or after the cooldown of the key', async () => {
     const forgetful = await startApi(async () => running, { keyCooldownMs: 50 })
     onTestFinished(() => forgetful.app.close())
     const refuse = (url: string) => {
@@ -541,37 +543,43 @@ describe('what a gateway refuses', () => {
     await until(async () => expect(await internalError(forgetful.url)).toMatchObject(forgotten))
   })
 
-  test.each([401, 403])('as our own token (%i) is a 502 and an ERROR in the log, without the token', async (status) => {
-    gateway.answer = beforeRun(status, 'Unauthorized', 'unauthorized')
-    const { detail, ...rest } = await failure(await post(hello))
-    expect(rest).toMatchObject({ status: 502, error: { type: 'server_error' } })
-    expect(detail).toMatchObject({ error: expect.stringContaining('did not accept Chowder') })
-    const lines = api.logLines.map((line) => JSON.parse(line))
-    expect(lines).toContainEqual(
-      expect.objectContaining({
-        level: 50,
-        instanceId: instance,
-        msg: expect.stringContaining("Chowder's own token"),
-      }),
-    )
-    expect(api.logLines.join('') + JSON.stringify(detail)).not.toContain(token)
-  })
+  test.each([401, 403])(
+    'of Chowder’s own token (%i) is a 502 and an ERROR in the log, without the token',
+    async (status) => {
+      gateway.answer = beforeRun(status, 'Unauthorized', 'unauthorized')
+      const { detail, ...rest } = await failure(await post(hello))
+      expect(rest).toMatchObject({ status: 502, error: { type: 'server_error' } })
+      expect(detail).toMatchObject({ error: expect.stringContaining('did not accept Chowder') })
+      const lines = api.logLines.map((line) => JSON.parse(line))
+      expect(lines).toContainEqual(
+        expect.objectContaining({
+          level: 50,
+          instanceId: instance,
+          msg: expect.stringContaining("Chowder's own token"),
+        }),
+      )
+      expect(api.logLines.join('') + JSON.stringify(detail)).not.toContain(token)
+    },
+  )
 
-  test.each([500, 502, 503, 504, 404, 302])('with %i before the turn is a 502 that says which', async (status) => {
-    gateway.answer = (response) => response.writeHead(status, { location: 'http://127.0.0.1:1/' }).end('Not Found')
-    expect(await failure(await post(hello))).toMatchObject({
-      status: 502,
-      detail: { error: `The gateway of this instance failed with ${status}.` },
-      shouldRetry: null,
-    })
-  })
+  test.each([500, 502, 503, 504, 404, 302])(
+    'with %i before the turn is a 502 that names the status',
+    async (status) => {
+      gateway.answer = (response) => response.writeHead(status, { location: 'http://127.0.0.1:1/' }).end('Not Found')
+      expect(await failure(await post(hello))).toMatchObject({
+        status: 502,
+        detail: { error: `The gateway of this instance failed with ${status}.` },
+        shouldRetry: null,
+      })
+    },
+  )
 
-  test('after the turn began is not to be repeated', async () => {
+  test('after the turn began must not be retried', async () => {
     gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
     expect(await failure(await post(hello))).toMatchObject({ status: 502, shouldRetry: 'false' })
   })
 
-  test('is read only so far', async () => {
+  test('is read only up to a limit', async () => {
     gateway.answer = (response) => {
       response.writeHead(400, { 'content-type': 'application/json' })
       const fill = () => {
@@ -585,12 +593,12 @@ describe('what a gateway refuses', () => {
   })
 })
 
-describe('a gateway that cannot be reached', () => {
+describe('a gateway that does not work', () => {
   test.each([
     { kind: 'tcp' as const, host: '127.0.0.1', port: 1 },
     { kind: 'tcp' as const, host: '::1', port: 1 },
     { kind: 'unix' as const, path: '/tmp/no-such-gateway.sock' },
-  ])('is a 502 with the documented text; the turn has not begun ($kind $host)', async (endpoint) => {
+  ])('is a 502 with the documented text when it is unreachable ($kind $host)', async (endpoint) => {
     const other = await startApi(async () => ({ ...running, endpoint }))
     onTestFinished(() => other.app.close())
     expect(await failure(await post(hello, { url: other.url }))).toMatchObject({
@@ -601,7 +609,7 @@ describe('a gateway that cannot be reached', () => {
     })
   })
 
-  test('any more once it has the message is a 502 not to be repeated', async () => {
+  test('is a 502 that must not be retried when it breaks off after the request', async () => {
     for (const answer of [
       (response) => response.destroy(),
       (response) => {
@@ -619,7 +627,7 @@ describe('a gateway that cannot be reached', () => {
     }
   })
 
-  test.each(['<html>', '"text"', 'null', '{"id":'])('sensibly (it answers %j) is a 502', async (text) => {
+  test.each(['<html>', '"text"', 'null', '{"id":'])('is a 502 when it answers %j', async (text) => {
     gateway.answer = (response) => response.writeHead(200, { 'content-type': 'text/html' }).end(text)
     const { status, detail } = await failure(await post(hello))
     expect({ status, detail }).toMatchObject({
@@ -628,7 +636,7 @@ describe('a gateway that cannot be reached', () => {
     })
   })
 
-  test('without an end to its answer is a 502, and is left', async () => {
+  test('is a 502 when its answer has no end, and the answer is not read further', async () => {
     const part = Buffer.alloc(4 * 1024 * 1024, ' ')
     gateway.answer = (response) => {
       response.writeHead(200, { 'content-type': 'application/json' })
@@ -647,7 +655,7 @@ describe('a gateway that cannot be reached', () => {
 describe('a streamed message', () => {
   const stream = { ...hello, stream: true }
 
-  test('comes as the format’s events, with the model that was asked for', async () => {
+  test('is answered with the events of the format and the requested model', async () => {
     gateway.answer = answerStream(wholeStream)
     const response = await post(stream)
     expect(response.headers.get('content-type')).toBe('text/event-stream')
@@ -673,7 +681,7 @@ describe('a streamed message', () => {
     expect(lastReceived().body.stream).toBe(true)
   })
 
-  test('arrives event by event, while the gateway still works', async () => {
+  test('is answered event by event while the gateway still works', async () => {
     gateway.answer = (response) => startStream(response).write(streamHead)
     const response = await post(stream)
     const reader = (response.body as ReadableStream<Uint8Array>).getReader()
@@ -688,7 +696,7 @@ describe('a streamed message', () => {
     expect(await readText()).toContain('event: response.completed')
   })
 
-  test('that ends before its connection does leaves the connection for the next', async () => {
+  test('leaves its connection for the next one when only [DONE] is missing', async () => {
     const other = await startApi(async () => running)
     onTestFinished(() => other.app.close())
     const done = 'data: [DONE]\n\n'
@@ -707,7 +715,7 @@ describe('a streamed message', () => {
   })
 
   test.each(['ends', 'resets'])(
-    'F18: that the gateway %s in the middle ends with response.failed, and never looks complete',
+    'F18: ends with response.failed when the gateway %s the stream, and does not look complete',
     async (how) => {
       gateway.answer = (response) => {
         startStream(response).write(`${streamHead}${delta('a')}`, () => {
@@ -751,7 +759,7 @@ describe('a client that leaves', () => {
     expect(api.logLines.filter((line) => JSON.parse(line).level >= 50)).toEqual([])
   })
 
-  test('while its instance is looked up never reaches the gateway', async () => {
+  test('while its instance is looked up does not reach the gateway', async () => {
     let found = () => {}
     let wasAsked = false
     const other = await startApi(async () => {
@@ -777,7 +785,7 @@ describe('a client that leaves', () => {
   })
 })
 
-/** A stream that no buffers on the way can take. */
+/** A stream that is larger than all buffers on the way. */
 const endless: Answer = (response) => {
   const large = delta('x'.repeat(64 * 1024))
   const fill = () => {
@@ -788,7 +796,7 @@ const endless: Answer = (response) => {
 }
 
 describe('a client that does not read', () => {
-  test('is cut off once its turn was ended, and how that ended is written down', async () => {
+  test('is cut off after the end of its turn, which is stored', async () => {
     const other = await startApi(async () => running, { turnTimeouts: { ...quick, limitMs: 5_000 } })
     onTestFinished(() => other.app.close())
     gateway.answer = endless
@@ -822,7 +830,7 @@ describe('a WebSocket', () => {
     return socket
   }
 
-  test('that is closed while its turn is counted begins none', async () => {
+  test('that is closed while its turn is counted begins no turn', async () => {
     const counting = Promise.withResolvers<void>()
     let counted = 0
     const other = await startApi(async () => running, {
@@ -843,7 +851,7 @@ describe('a WebSocket', () => {
     expect(gateway.received).toEqual([])
   })
 
-  test('that comes to be while the server closes is closed', async () => {
+  test('that opens while the server closes is closed', async () => {
     const found = Promise.withResolvers<void>()
     let asked = 0
     const other = await startApi(async () => running, {
@@ -865,7 +873,7 @@ describe('a WebSocket', () => {
 })
 
 describe('a server that closes', () => {
-  test('ends streams with response.failed and messages with a 503, at once', async () => {
+  test('ends streams with response.failed and other messages with a 503, at once', async () => {
     const other = await startApi(async () => running)
     gateway.answer = (response, { body }) => {
       if (body.stream) startStream(response).write(streamHead)
@@ -883,7 +891,7 @@ describe('a server that closes', () => {
   })
 })
 
-describe('A12: while a turn runs', () => {
+describe('A12: a running turn', () => {
   const open = async (findCaller: ResponseDeps['findCaller']) => {
     const other = await startApi(async () => running, { findCaller })
     onTestFinished(() => other.app.close())
@@ -893,7 +901,7 @@ describe('A12: while a turn runs', () => {
     return other.url
   }
 
-  test('a key that is refused from then on ends it in under 5 s, with response.failed or a 401', async () => {
+  test('ends within 5 s after its key is refused, with response.failed or a 401', async () => {
     let isRefused = false
     const url = await open(async () => (isRefused ? null : caller))
     const waiting = post(hello, { url })
@@ -908,7 +916,7 @@ describe('A12: while a turn runs', () => {
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
   })
 
-  test('an organization that is disabled ends it, with the reason', async () => {
+  test('ends after its organization is disabled, with the reason', async () => {
     let isDisabled = false
     const url = await open(async () => {
       if (isDisabled) throw new AppError('forbidden', texts.disabled)
@@ -919,12 +927,12 @@ describe('A12: while a turn runs', () => {
     expect(await streamed.text()).toContain(texts.disabled)
   })
 
-  test('a database that is away does not, and nobody asks once it is over', async () => {
+  test('continues while the database is not available, and its key is not checked after its end', async () => {
     let asked = 0
     const url = await open(async (keyHash) => {
       expect(keyHash).toBe(caller.keyHash)
       asked += 1
-      throw new Error('the database is away')
+      throw new Error('the database is not available')
     })
     const streamed = await post({ ...hello, stream: true }, { url })
     await until(() => expect(asked).toBeGreaterThanOrEqual(2))
@@ -936,14 +944,14 @@ describe('A12: while a turn runs', () => {
   })
 })
 
-describe('a gateway that falls silent', () => {
+describe('a silent gateway', () => {
   const open = async (over: Partial<typeof quick> = {}) => {
     const other = await startApi(async () => running, { turnTimeouts: { ...quick, ...over } })
     onTestFinished(() => other.app.close())
     return other.url
   }
 
-  test('but lives may think, and its answer arrives', async () => {
+  test('may think while it is healthy, and its answer arrives', async () => {
     const url = await open()
     gateway.answer = () => {}
     const answer = post(hello, { url })
@@ -956,7 +964,7 @@ describe('a gateway that falls silent', () => {
     expect(gateway.healthProbes).toBe(probes)
   })
 
-  test.each(['failing', 'hung'] as const)('and whose health is %s is a 504 not to be repeated', async (health) => {
+  test.each(['failing', 'hung'] as const)('with the health %s is a 504 that must not be retried', async (health) => {
     const url = await open({ probeEveryMs: 3_000 })
     gateway.answer = () => {}
     gateway.health = health
@@ -970,7 +978,7 @@ describe('a gateway that falls silent', () => {
     await until(() => expect(lastReceived().abortedAt).toBeDefined())
   })
 
-  test('in the middle of a stream ends it with response.failed', async () => {
+  test('ends a stream with response.failed', async () => {
     const url = await open()
     gateway.health = 'hung'
     gateway.answer = (response) => startStream(response).write(streamHead)
@@ -978,7 +986,7 @@ describe('a gateway that falls silent', () => {
     expectFailed(events, 'gateway_timeout')
   })
 
-  test.each([true, false])('is ended at the hard limit although it lives (stream: %s)', async (isStream) => {
+  test.each([true, false])('ends at the hard limit although it is healthy (stream: %s)', async (isStream) => {
     const url = await open({ limitMs: 5_000 })
     gateway.answer = (response) => {
       if (isStream) startStream(response).write(streamHead)
@@ -1017,7 +1025,7 @@ describe('the official OpenAI client', () => {
     expect(text).toBe('Grüße 🦞')
   })
 
-  test('is told when a stream is cut, with the reason', async () => {
+  test('gets the reason when a stream breaks off', async () => {
     gateway.answer = answerStream(streamHead + delta('a'))
     const stream = await clientOf().responses.create({ model: 'gpt-4o', input: 'hello', stream: true })
     const events: unknown[] = []
@@ -1032,7 +1040,7 @@ describe('the official OpenAI client', () => {
     await until(() => expect(lastReceived().abortedAt).toBeDefined())
   })
 
-  test('throws its own kinds of errors, with our texts', async () => {
+  test('throws its own errors with Chowder’s texts', async () => {
     await expect(
       clientOf('/v1/instances/unknown').responses.create({ model: 'gpt-4o', input: 'x' }),
     ).rejects.toMatchObject({
@@ -1043,7 +1051,7 @@ describe('the official OpenAI client', () => {
     })
   })
 
-  test('does not repeat a turn that may have begun, nor a message to an instance that does not run', async () => {
+  test('does not retry a turn that may have begun, or a message to an instance that does not run', async () => {
     gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
     await expect(clientOf().responses.create({ model: 'gpt-4o', input: 'x' })).rejects.toMatchObject({ status: 502 })
     expect(gateway.received).toHaveLength(1)

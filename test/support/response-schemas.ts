@@ -1,15 +1,15 @@
 import { Ajv } from 'ajv'
 import { expect } from 'vitest'
-import { type StreamEvent, eventSchemas, terminalEvents } from '#api/responses/format/event-schemas.ts'
+import { eventSchemas, type StreamEvent, terminalEvents } from '#api/responses/format/event-schemas.ts'
 import { ResponseObject } from '#api/responses/format/response-schema.ts'
 import { present } from './present.ts'
 
-// One each: all of them hold the response, which has a name of its own.
+// Each schema has an Ajv of its own, because all contain the same `$id` of the response.
 const compile = (schema: object) => new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)
 const validators = new Map(Object.entries(eventSchemas).map(([type, schema]) => [type, compile(schema)]))
 const isResponse = compile(ResponseObject)
 
-/** What does not fit the format, in words; empty when all does. */
+/** The faults of a response by the schema of the format. */
 export function faultsOfResponse(response: unknown): string[] {
   return isResponse(response) ? [] : (isResponse.errors ?? []).map((e) => `${e.instancePath} ${e.message}`)
 }
@@ -21,7 +21,7 @@ export function faultsOfEvent(event: unknown): string[] {
   return validate(event) ? [] : (validate.errors ?? []).map((e) => `${type}${e.instancePath} ${e.message}`)
 }
 
-/** Throws unless these are the events of one whole response, in the format's order. */
+/** Expects the events of one complete response, in the order of the format. */
 export function expectWholeStream(events: readonly StreamEvent[]): void {
   expect(events.flatMap(faultsOfEvent)).toEqual([])
   expect(events.map(({ sequence_number }) => sequence_number)).toEqual(events.map((_, at) => at))
@@ -32,7 +32,7 @@ export function expectWholeStream(events: readonly StreamEvent[]): void {
   expect(last).toBe(terminals[0])
   if (!('response' in last)) throw new Error('a terminal event without a response')
 
-  // Each item opens empty at the next index, is added to only while it is open, and closes with all that was added.
+  // An item is added empty at the next index, gets deltas only while it is open, and is done with all of them.
   const texts = new Map<number, string>()
   const closed: unknown[] = []
   let open: number | null = null
@@ -62,7 +62,7 @@ export function expectWholeStream(events: readonly StreamEvent[]): void {
   expect(last.response.output).toEqual(closed)
 }
 
-/** The events of a stream as a client reads them, and whether it ended with `[DONE]`. */
+/** Reads a stream as a client does. `isDone` is whether it ended with `[DONE]`. */
 export function readEvents(text: string): { events: StreamEvent[]; isDone: boolean } {
   const pieces = text.split('\n\n').filter((piece) => piece !== '')
   const isDone = pieces.at(-1) === 'data: [DONE]'

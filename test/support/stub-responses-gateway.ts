@@ -1,28 +1,28 @@
 import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
-/** What the stub gateway was sent. */
+/** A request that the stub got. */
 interface Received {
   url: string
   headers: IncomingHttpHeaders
   rawHeaders: string[]
   body: Record<string, unknown>
   response: ServerResponse
-  /** When its connection was gone before the answer was complete. */
+  /** When its connection was closed before the answer was complete. */
   abortedAt: number | undefined
 }
 
 export type Answer = (response: ServerResponse, received: Received) => void
 
-/** A program that answers `/v1/responses` and `/healthz` as it is told, in the gateway's own shapes. */
+/** A server that answers `/v1/responses` and `/healthz` in the gateway's format, as a test configures it. */
 export interface StubGateway {
   endpoint: { kind: 'tcp'; host: string; port: number } | { kind: 'unix'; path: string }
   received: Received[]
-  /** Connections now open. */
+  /** How many connections are open. */
   connections(): Promise<number>
-  /** How it answers the next requests. */
+  /** The answer to the next requests. */
   answer: Answer
-  /** What `/healthz` does. */
+  /** The behaviour of `/healthz`. */
   health: 'ok' | 'failing' | 'hung'
   healthProbes: number
   close(): Promise<void>
@@ -100,7 +100,7 @@ export const answerJson =
       .writeHead(status, { 'content-type': 'application/json; charset=utf-8', ...headers })
       .end(JSON.stringify(body))
 
-/** How the gateway refuses during a run: a whole response object around the error. */
+/** The gateway's answer to a turn that fails: a response object with the error. */
 export const answerFailed = (status: number, code: string, message: string): Answer =>
   answerJson(status, responseObject({ status: 'failed', output: [], error: { code, message } }))
 
@@ -109,7 +109,7 @@ export const sse = (event: { type: string } & Record<string, unknown>) =>
 
 const item = { item_id: 'msg_1', output_index: 0, content_index: 0 }
 
-/** The beginning of a stream, in the gateway's order, up to its text. */
+/** The beginning of a stream of the gateway, up to its text. */
 export const streamHead = [
   sse({ type: 'response.created', response: responseObject({ status: 'in_progress', output: [] }) }),
   sse({ type: 'response.in_progress', response: responseObject({ status: 'in_progress', output: [] }) }),
@@ -123,7 +123,7 @@ export const streamHead = [
 
 export const delta = (text: string) => sse({ type: 'response.output_text.delta', ...item, delta: text })
 
-/** A whole stream in the gateway's order. */
+/** A complete stream of the gateway. */
 export const wholeStream = [
   streamHead,
   delta('Grüße'),

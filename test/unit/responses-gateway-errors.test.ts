@@ -13,13 +13,13 @@ const judge = (status: number, body: unknown, earlierRefusal?: string) => {
   return { kind: error.kind, message: error.message, doNotRetry: error.doNotRetry, refused }
 }
 
-describe('a gateway’s refusal', () => {
+describe('a refusal of a gateway', () => {
   test.each([
     [400, 'invalid'],
     [413, 'too_large'],
     [422, 'unprocessable'],
     [429, 'rate_limited'],
-  ])('of %i keeps its status and its message', (status, kind) => {
+  ])('with %i keeps its status and message', (status, kind) => {
     expect(judge(status, beforeRun('Unrecognized key: "foo"'))).toMatchObject({
       kind,
       message: 'Unrecognized key: "foo"',
@@ -30,17 +30,17 @@ describe('a gateway’s refusal', () => {
     })
   })
 
-  test('without a readable message still has a text', () => {
+  test('without a readable message has a fixed text', () => {
     for (const body of [undefined, null, 7, 'text', [], { error: 'x' }, { error: { message: 5 } }, beforeRun('')]) {
       expect(judge(400, body).message).toBe('The gateway refused the request.')
     }
   })
 
-  test('has a bounded message', () => {
+  test('has a message of at most 1,000 characters', () => {
     expect(judge(400, beforeRun('x'.repeat(60_000))).message).toHaveLength(1000)
   })
 
-  test('passes the seconds of Retry-After on, and nothing else that may stand there', () => {
+  test('passes on the seconds of Retry-After, and no other value of it', () => {
     const seconds = (retryAfter: string) =>
       gatewayError('openai', { status: 429, body: beforeRun('slow'), retryAfter }).error.retryAfterSeconds
     expect(seconds('12')).toBe(12)
@@ -48,12 +48,12 @@ describe('a gateway’s refusal', () => {
       expect(seconds(odd)).toBeUndefined()
   })
 
-  test('of an unknown model is the caller’s mistake', () => {
+  test('of an unknown model is an error of the caller', () => {
     const body = during('invalid_request_error', 'Unknown model: anthropic/nope')
     expect(judge(404, body)).toMatchObject({ kind: 'invalid', message: 'Unknown model: anthropic/nope' })
   })
 
-  test.each([401, 403])('of our own token (%i before the run) is a 502 that is told apart', (status) => {
+  test.each([401, 403])('of Chowder’s own token (%i before the turn) is a 502 of its own kind', (status) => {
     expect(judge(status, beforeRun('Unauthorized', 'unauthorized'))).toMatchObject({
       kind: 'gateway_unreachable',
       refused: 'chowder',
@@ -61,13 +61,13 @@ describe('a gateway’s refusal', () => {
     })
   })
 
-  test('to listen to us after too many bad tokens is not the caller’s rate limit', () => {
+  test('after too many bad tokens is not a rate limit of the caller', () => {
     const body = beforeRun('Too many failed authentication attempts. Please try again later.', 'rate_limited')
     expect(judge(429, body)).toMatchObject({ kind: 'gateway_unreachable', refused: 'chowder' })
   })
 })
 
-describe('a provider’s refusal', () => {
+describe('a refusal of a provider', () => {
   const refusedKey = {
     kind: 'gateway_unreachable',
     message: expect.stringMatching(/^The model provider \(anthropic\) refused your organization's API key\. /),
@@ -80,23 +80,23 @@ describe('a provider’s refusal', () => {
     [401, 'something_new'],
     [400, 'authentication_error'],
     [500, 'authentication_error'],
-  ])('in the dress of %i %s names the provider and the organization’s key', (status, code) => {
+  ])('as %i %s names the provider and the organization’s key', (status, code) => {
     const judged = judge(status, during(code, '401: {"error":"invalid x-api-key sk-ant-secret"}'))
     expect(judged).toMatchObject({ ...refusedKey, refused: 'provider' })
     expect(judged.message).not.toContain('sk-ant')
   })
 
-  test('lasts for the minute in which the gateway only says `internal error`', () => {
+  test('explains the `internal error` of the gateway within the next minute', () => {
     const refusal = judge(401, during('authentication_error', '401')).message
     expect(judge(500, during('api_error', 'internal error'), refusal)).toMatchObject(refusedKey)
   })
 
-  test('is not assumed for an `internal error` without one before, nor for other failures after one', () => {
+  test('does not explain an `internal error` without a refusal before it, or other failures after it', () => {
     expect(judge(500, during('api_error', 'internal error')).message).toContain('failed with 500: internal error')
     expect(judge(502, during('api_error', 'upstream provider error'), 'earlier').message).toContain('failed with 502')
   })
 
-  test('over billing says so, and is not our own 402', () => {
+  test('over billing names billing, and is not Chowder’s own 402', () => {
     expect(judge(402, during('insufficient_quota', 'no credit'))).toMatchObject({
       kind: 'gateway_unreachable',
       message: expect.stringContaining('billing'),
@@ -105,17 +105,20 @@ describe('a provider’s refusal', () => {
   })
 })
 
-describe('everything else', () => {
-  test.each([500, 502, 503, 504, 404, 405, 408, 410, 418, 302, 204])('%i is a 502 that says which', (status) => {
-    expect(judge(status, 'Not Found')).toMatchObject({
-      kind: 'gateway_unreachable',
-      message: `The gateway of this instance failed with ${status}.`,
-      doNotRetry: false,
-      refused: null,
-    })
-  })
+describe('any other failure', () => {
+  test.each([500, 502, 503, 504, 404, 405, 408, 410, 418, 302, 204])(
+    'with %i is a 502 that names the status',
+    (status) => {
+      expect(judge(status, 'Not Found')).toMatchObject({
+        kind: 'gateway_unreachable',
+        message: `The gateway of this instance failed with ${status}.`,
+        doNotRetry: false,
+        refused: null,
+      })
+    },
+  )
 
-  test('is not to be repeated once the turn has begun', () => {
+  test('must not be retried once the turn has begun', () => {
     expect(judge(502, during('api_error', 'upstream provider error'))).toMatchObject({
       message: 'The gateway of this instance failed with 502: upstream provider error',
       doNotRetry: true,

@@ -19,7 +19,7 @@ const text = { type: 'input_text', text: 'look' }
 
 const validate = taggedBodies({ schema: Schema, method: 'POST', url: '/', httpPart: 'body' })
 
-/** What OpenClaw is asked for a body, if the body is good. */
+/** The request to OpenClaw for a valid body. */
 function ask(over: object, recipient: Parameters<typeof readRequest>[1] = to) {
   const body = { model: seeing, input: 'hello', ...over } as CreateResponse
   expect(
@@ -39,7 +39,7 @@ function refusal(over: object): AppError {
   throw new Error('it was not refused')
 }
 
-describe('what an agent cannot honour is refused with the field’s name', () => {
+describe('a field that an agent cannot honour is refused by its name', () => {
   test.each<[string, object]>([
     ['foo', { foo: 1 }],
     ['background', { background: true }],
@@ -87,7 +87,7 @@ describe('what an agent cannot honour is refused with the field’s name', () =>
     expect(error.message.startsWith(`${param}: `)).toBe(true)
   })
 
-  test('an image for a model that OpenClaw shows none', () => {
+  test('an image is refused for a model that OpenClaw shows no images', () => {
     expect(refusal({ model: 'gpt-4o', input: [user(text, image())] })).toMatchObject({
       kind: 'invalid',
       param: 'input.0',
@@ -97,7 +97,7 @@ describe('what an agent cannot honour is refused with the field’s name', () =>
     expect(asOwn(seeing).asked).toMatchObject({ model: 'openclaw' })
   })
 
-  test('what is too large is a 413', () => {
+  test('media that is too large is a 413', () => {
     const large = (bytes: number, head: string) => head + 'A'.repeat(Math.ceil(bytes / 3) * 4)
     const picture = image(large(10 * 1024 * 1024 + 3, 'data:image/png;base64,'))
     expect(refusal({ input: [user(picture)] }).kind).toBe('too_large')
@@ -108,8 +108,8 @@ describe('what an agent cannot honour is refused with the field’s name', () =>
   })
 })
 
-describe('what goes to OpenClaw', () => {
-  test('nothing of what is null or neutral', () => {
+describe('the request to OpenClaw', () => {
+  test('has no field that is null or neutral', () => {
     const nulls = Object.fromEntries(
       Object.keys(Schema.properties).flatMap((name) => (['model', 'input'].includes(name) ? [] : [[name, null]])),
     )
@@ -122,7 +122,7 @@ describe('what goes to OpenClaw', () => {
     }
   })
 
-  test('images and files in its own form', () => {
+  test('has images and files in OpenClaw’s form', () => {
     const data = Buffer.from('notes').toString('base64')
     const input = [user(text, image(), image('https://x.example/a.png'), file({ file_data: data, filename: 'a.md' }))]
     expect(ask({ input }).asked.input).toEqual([
@@ -139,7 +139,7 @@ describe('what goes to OpenClaw', () => {
     ])
   })
 
-  test('images of earlier messages with the last one: it would lose them', () => {
+  test('has the images of earlier messages in the last one, because OpenClaw drops them elsewhere', () => {
     const { input } = ask({ input: [user(text, image()), { role: 'assistant', content: 'a cat' }, user(text)] }).asked
     expect(input).toMatchObject([
       { content: 'look' },
@@ -148,7 +148,7 @@ describe('what goes to OpenClaw', () => {
     ])
   })
 
-  test('only the tools that are allowed', () => {
+  test('has only the allowed tools', () => {
     const g = { type: 'function', name: 'g', description: 'd', parameters: { type: 'object' }, strict: true }
     const choice = { type: 'allowed_tools', mode: 'required', tools: [{ type: 'function', name: 'g' }] }
     const { asked, echo } = ask({ tools: [f, g], tool_choice: choice })
@@ -162,7 +162,7 @@ describe('what goes to OpenClaw', () => {
   })
 })
 
-test('what the model is told is echoed, and nothing else', () => {
+test('a response repeats only the sampling parameters that reach the model', () => {
   const sampling = { temperature: 0.2, top_p: 0.3 }
   expect(ask(sampling)).toMatchObject({ asked: sampling, echo: sampling })
   const thinking = ask({ ...sampling, model: 'openai/gpt-6-astra' })
@@ -174,14 +174,14 @@ test('what the model is told is echoed, and nothing else', () => {
   })
 })
 
-test('a body’s faults are those of the item that was meant', () => {
+test('the faults of a body are those of the shape that its type selects', () => {
   const body = { model: 'm', input: [{ type: 'message', role: 'user', content: [{ type: 'input_text', text: 5 }] }] }
   expect((validate as (body: unknown) => boolean)(body)).toBe(false)
   const errors = (validate as { errors?: { instancePath: string }[] }).errors ?? []
   expect(errors.some(({ instancePath }) => instancePath === '/input/0/content/0/text')).toBe(true)
 })
 
-test('a reference to an item may leave out its type, and nothing else may', () => {
+test('only a reference to an item may leave out its type', () => {
   const fits = (item: object) =>
     (validate as (body: unknown) => boolean)({ model: seeing, input: [item, { role: 'user', content: 'hi' }] })
   expect([{ id: 'msg_1' }, { id: 'msg_1', type: null }].map(fits)).toEqual([true, true])
@@ -253,7 +253,7 @@ describe('a chat completion', () => {
         ],
       },
     ],
-  ])('that cannot be honoured is refused as %s: %j', (param, over) => {
+  ])('is refused as %s: %j', (param, over) => {
     expect(chatRefusal(over)).toMatchObject({ kind: 'invalid', param })
   })
 
@@ -262,12 +262,12 @@ describe('a chat completion', () => {
     [{ type: 'allowed_tools', allowed_tools: { tools: [null] } }],
     [{ type: 'allowed_tools', allowed_tools: null }],
     [{ type: 'function', function: 'f' }],
-  ])('with the malformed tool_choice %j does not fit the schema', (choice) => {
+  ])('with the malformed tool_choice %j does not match the schema', (choice) => {
     const fits = taggedBodies({ schema: CreateChatCompletion, method: 'POST', url: '/', httpPart: 'body' })
     expect((fits as (body: unknown) => boolean)(body({ tool_choice: choice }))).toBe(false)
   })
 
-  test('chooses tools as a response does, whatever else stands inside', () => {
+  test('chooses tools as a response does, and ignores other fields of tool_choice', () => {
     const over = (choice: object) =>
       body({ tools: [{ type: 'function', function: { name: 'f' } }], tool_choice: choice as never })
     const chosen = (choice: object) => readRequest(readChatRequest(over(choice)).request, to).toolChoice
@@ -278,7 +278,7 @@ describe('a chat completion', () => {
     expect(chosen({ type: 'allowed_tools' })).toBe('auto')
   })
 
-  test('goes to the agent with its whole conversation', () => {
+  test('sends its whole conversation to the agent', () => {
     const messages = [
       { role: 'system', content: 'be brief' },
       {

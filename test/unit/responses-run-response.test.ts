@@ -7,7 +7,7 @@ import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
 import { createTurnRunner, type TurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { present } from '../support/present.ts'
 
-/** Parsed JSON can be as deep, and is too deep to be written. */
+/** JSON.parse accepts an object this deep, and JSON.stringify does not. */
 let deep = {}
 for (let depth = 0; depth < 100_000; depth++) deep = { deep }
 
@@ -45,20 +45,20 @@ function expectFailedOnce(finish: ReturnType<typeof begin>['finish'], code: stri
   expect(JSON.parse(json)).toEqual(response)
 }
 
-test('a response that cannot be told is written down as failed, and not left open', async () => {
+test('a response without JSON is stored as failed', async () => {
   const { finish, responding } = begin((turns) => turns.ask, tooDeep)
   await expect(responding).rejects.toThrow(RangeError)
   expectFailedOnce(finish, 'internal')
 })
 
-test('nor does it disturb whoever ends the turn', async () => {
+test('a response without JSON does not fail the caller that finishes its turn', async () => {
   const { turns, turn, finish, responding } = begin(() => neverEnds, tooDeep)
   await responding
   turns.finish(turn)
   expectFailedOnce(finish, 'internal')
 })
 
-test('a turn that is over before its stream was read to the end is written down, with the reason of its own end', async () => {
+test('a turn that is finished before its stream was read is stored with the reason of its end', async () => {
   const { turns, turn, finish, responding } = begin(() => neverEnds)
   await (await responding).events().next()
   turn.end(new Error('ended'))

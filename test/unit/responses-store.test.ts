@@ -15,19 +15,19 @@ const { echo } = readRequest(
 )
 const place = { organizationId: 'o', instanceId: 'i', sessionKey: 's' }
 
-let isAway: boolean
-/** The ids of the rows that were written, with whether an end was. */
+let isUnavailable: boolean
+/** The ids of the rows that were written, with the name of the statement. */
 let written: [id: string, name: string][]
 let warned: unknown[]
 let store: ResponseStore
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] })
-  isAway = false
+  isUnavailable = false
   written = []
   warned = []
   const query = async ({ name, values }: { name: string; values: string[][] }) => {
-    if (isAway) throw new Error('Connection terminated unexpectedly')
+    if (isUnavailable) throw new Error('Connection terminated unexpectedly')
     if (name !== 'report_responses') for (const id of values[0] ?? []) written.push([id, name])
     return { rows: [] }
   }
@@ -35,14 +35,14 @@ beforeEach(() => {
   store = createResponseStore({ $client: { query } } as unknown as Db, createVault(randomBytes(32)), log as never)
 })
 afterEach(async () => {
-  isAway = false
+  isUnavailable = false
   const closed = store.close()
   await pass(6000)
   await closed
   vi.useRealTimers()
 })
 
-/** Lets time go by, and what is due then be done. */
+/** Advances the time, and runs what is due then. */
 async function pass(ms: number): Promise<void> {
   for (let left = ms; left >= 0; left -= 1000) {
     await vi.advanceTimersByTimeAsync(Math.min(left, 1000))
@@ -58,46 +58,46 @@ function begin(over: Partial<StartedResponse> = {}) {
   return { id, uuid: toUuid(id), end: (json = JSON.stringify(ended)) => store.finish(ended, json) }
 }
 
-describe('how a turn ended', () => {
+describe('the end of a turn', () => {
   test.each([
-    ['whose beginning was written', 'end_responses', 1000],
-    ['whose beginning was not', 'insert_responses', 0],
-  ])('is written down once the database is back after a minute: one %s', async (_what, name, beforeMs) => {
+    ['whose row was inserted', 'end_responses', 1000],
+    ['whose row was not inserted', 'insert_responses', 0],
+  ])('is written once the database is available again after a minute: a turn %s', async (_what, name, beforeMs) => {
     const turn = begin()
     await pass(beforeMs)
-    isAway = true
+    isUnavailable = true
     turn.end()
     await pass(60_000)
-    isAway = false
+    isUnavailable = false
     written.length = 0
     await pass(6000)
     expect(written).toEqual([[turn.uuid, name]])
     expect(warned).toEqual([])
   })
 
-  test('is given up after minutes, with a line in the log', async () => {
+  test('is given up after 5 minutes with a warning', async () => {
     const turn = begin()
     await pass(1000)
-    isAway = true
+    isUnavailable = true
     turn.end()
     await pass(6 * 60_000)
     expect(warned).toEqual(['Connection terminated unexpectedly'])
   })
 
-  test('is waited for by whoever reads it for some seconds only', async () => {
+  test('delays a reader for some seconds only', async () => {
     const turn = begin()
     await pass(1000)
-    isAway = true
+    isUnavailable = true
     turn.end()
     const reading = expect(store.find(place, turn.id)).rejects.toMatchObject({ kind: 'unavailable' })
     await pass(11_000)
     await reading
   })
 
-  test('is not waited for by the close', async () => {
+  test('delays the close for some seconds only', async () => {
     const turns = [begin(), begin()]
     await pass(1000)
-    isAway = true
+    isUnavailable = true
     turns[0]?.end()
     await pass(60_000)
     turns[1]?.end()
@@ -107,21 +107,21 @@ describe('how a turn ended', () => {
     expect(warned).toHaveLength(2)
   })
 
-  test('waits with as many as 64 MiB, and the others are given up', async () => {
+  test('waits with at most 64 MiB of others, which are given up beyond that', async () => {
     const turns = Array.from({ length: 60 }, () => begin())
     await pass(1000)
-    isAway = true
+    isUnavailable = true
     written.length = 0
     for (const turn of turns) turn.end(' '.repeat(1024 * 1024))
     await pass(10_000)
-    isAway = false
+    isUnavailable = false
     await pass(6000)
-    // Sealed, each is a third larger.
+    // Sealing makes each a third larger.
     expect([written.length, warned.length]).toEqual([47, 13])
   })
 })
 
-test('a response that has no JSON is nobody else’s failure', async () => {
+test('a response without JSON does not fail the others of its batch', async () => {
   const unwritable = () => {
     throw new RangeError('Maximum call stack size exceeded')
   }

@@ -22,7 +22,7 @@ function begin(probe: () => Promise<boolean>) {
 const hangs = () =>
   new Promise<boolean>((resolve) => setTimeout(() => resolve(false), defaultTurnTimeouts.probeEveryMs))
 
-test('a gateway is asked after 15 s of silence and then every 5 s', async () => {
+test('the health of a gateway is checked after 15 s of silence and then every 5 s', async () => {
   const { turn, probes } = begin(async () => true)
   await seconds(14.9)
   expect(probes).toHaveBeenCalledTimes(0)
@@ -33,7 +33,7 @@ test('a gateway is asked after 15 s of silence and then every 5 s', async () => 
   turn.end(turnAbandoned)
 })
 
-test('an agent whose gateway answers may think for as long as a turn may take', async () => {
+test('an agent with a healthy gateway may think until the limit of its turn', async () => {
   const { turn } = begin(async () => true)
   await seconds(15 * 60 - 1)
   expect(turn.signal.aborted).toBe(false)
@@ -41,7 +41,7 @@ test('an agent whose gateway answers may think for as long as a turn may take', 
   expect(turn.signal.reason).toMatchObject({ kind: 'gateway_timeout', doNotRetry: true, message: /15 minutes/ })
 })
 
-test('three failures in a row end the turn: 25 s after the last byte, 30 s when the gateway hangs', async () => {
+test('three failed checks in a row end the turn: 25 s after the last byte, 30 s when the gateway hangs', async () => {
   const refusing = begin(async () => false).turn
   const throwing = begin(async () => Promise.reject(new Error('refused'))).turn
   const hanging = begin(hangs).turn
@@ -56,7 +56,7 @@ test('three failures in a row end the turn: 25 s after the last byte, 30 s when 
   expect(hanging.signal.aborted).toBe(true)
 })
 
-test('one answer in between starts the count anew', async () => {
+test('a successful check resets the count of failures', async () => {
   let count = 0
   const { turn, probes } = begin(async () => ++count % 3 === 0)
   await seconds(120)
@@ -65,9 +65,9 @@ test('one answer in between starts the count anew', async () => {
   turn.end(turnAbandoned)
 })
 
-test('bytes start the silence and the count anew, also those that come while the gateway is asked', async () => {
+test('bytes reset the silence and the count of failures, also during a check', async () => {
   const { turn, probes } = begin(hangs)
-  await seconds(27) // two failures, the third question is out
+  await seconds(27) // two failures, and the third check is open
   turn.received()
   await seconds(5)
   expect(turn.signal.aborted).toBe(false)
@@ -78,7 +78,7 @@ test('bytes start the silence and the count anew, also those that come while the
   expect(turn.signal.aborted).toBe(true)
 })
 
-test('a turn that is over while its gateway is asked asks nothing more', async () => {
+test('a turn that is finished during a check makes no further checks', async () => {
   const { turn, probes } = begin(hangs)
   await seconds(16)
   expect(probes).toHaveBeenCalledTimes(1)
@@ -89,7 +89,7 @@ test('a turn that is over while its gateway is asked asks nothing more', async (
   expect(turn.signal.aborted).toBe(false)
 })
 
-test('a gateway that has answered is asked nothing more, and the turn may still take no longer than any', async () => {
+test('a gateway that has answered is not checked, and the limit of the turn still holds', async () => {
   const { turn, probes } = begin(async () => false)
   await seconds(10)
   turn.answered()
@@ -100,14 +100,14 @@ test('a gateway that has answered is asked nothing more, and the turn may still 
   expect(probes).not.toHaveBeenCalled()
 })
 
-test('a turn that begins while the server closes has ended', async () => {
+test('a turn that begins while the server closes is ended', async () => {
   const turns = createTurnRunner(defaultTurnTimeouts, 1000)
   turns.endAll()
   expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: true })
   await turns.close()
 })
 
-test('a turn that has ended keeps its first reason and no timers, and asks nothing more', async () => {
+test('a turn that has ended keeps its first reason, has no timers and makes no checks', async () => {
   const { turn, probes } = begin(async () => true)
   await seconds(15)
   turn.end(turnAbandoned)
