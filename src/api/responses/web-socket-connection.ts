@@ -44,10 +44,7 @@ interface Frame {
   isBinary: boolean
 }
 
-/**
- * Stands in for a reply where requests are counted: no answer of a WebSocket carries the headers that tell what is
- * left.
- */
+/** A reply for the counting of requests, which sets headers that a WebSocket cannot send. */
 const replyWithoutHeaders = { header: () => replyWithoutHeaders } as unknown as FastifyReply
 
 /**

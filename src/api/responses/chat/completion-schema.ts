@@ -109,7 +109,7 @@ export const ChatCompletion = Type.Object(
 )
 export type ChatCompletion = Static<typeof ChatCompletion>
 
-const Delta = Type.Object(
+const ChatDelta = Type.Object(
   {
     role: Type.Optional(Type.Literal('assistant')),
     content: Type.Optional(Type.String()),
@@ -131,6 +131,7 @@ const Delta = Type.Object(
   },
   exact,
 )
+export type ChatDelta = Static<typeof ChatDelta>
 
 /** A chunk of a streamed completion. */
 export const ChatChunk = Type.Object(
@@ -143,7 +144,7 @@ export const ChatChunk = Type.Object(
       Type.Object(
         {
           index: Type.Literal(0),
-          delta: Delta,
+          delta: ChatDelta,
           logprobs: Type.Null(),
           finish_reason: Type.Union([FinishReason, Type.Null()]),
         },
@@ -157,6 +158,7 @@ export const ChatChunk = Type.Object(
   },
   exact,
 )
+export type ChatChunk = Static<typeof ChatChunk>
 
 const Chunks = Type.String({
   description:

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { AgentEnd, AgentOutput } from '#api/responses/format/agent-events.ts'
 import { nowInSeconds } from '#api/responses/format/response-object.ts'
 import type { Usage } from '#api/responses/format/response-schema.ts'
-import type { ChatCompletion, ChatUsage, FinishReason } from './completion-schema.ts'
+import type { ChatChunk, ChatCompletion, ChatDelta, ChatUsage, FinishReason } from './completion-schema.ts'
 
 const usageOf = (usage: Usage): ChatUsage => ({
   prompt_tokens: usage.input_tokens,
@@ -43,17 +43,15 @@ export class ChatCompletionWriter {
     }
     const { callId: id, name, arguments: args } = output
     const index = this.#calls.push(output) - 1
-    const opened = { index, id, type: 'function', function: { name, arguments: '' } }
     return [
-      this.#chunk({ tool_calls: [opened] }),
+      this.#chunk({ tool_calls: [{ index, id, type: 'function', function: { name, arguments: '' } }] }),
       this.#chunk({ tool_calls: [{ index, function: { arguments: args } }] }),
     ]
   }
 
   end({ status, usage }: End): string[] {
     const last = this.#chunk({}, this.#finish(status))
-    const total = { ...this.#envelope(), choices: [], usage: usage && usageOf(usage) }
-    return this.#includeUsage ? [last, JSON.stringify(total)] : [last]
+    return this.#includeUsage ? [last, this.#json({ choices: [], usage: usage && usageOf(usage) })] : [last]
   }
 
   /** The completion with all that was written. */
@@ -87,20 +85,19 @@ export class ChatCompletionWriter {
     return status === 'incomplete' ? 'length' : 'stop'
   }
 
-  #envelope() {
-    return {
+  #chunk(delta: ChatDelta, finish_reason: FinishReason | null = null): string {
+    const choices = [{ index: 0 as const, delta, logprobs: null, finish_reason }]
+    return this.#json(this.#includeUsage ? { choices, usage: null } : { choices })
+  }
+
+  #json(fields: Pick<ChatChunk, 'choices' | 'usage'>): string {
+    const chunk: ChatChunk = {
       ...this.#common,
       object: 'chat.completion.chunk',
       service_tier: 'default',
       system_fingerprint: null,
+      ...fields,
     }
-  }
-
-  #chunk(delta: object, finish_reason: FinishReason | null = null): string {
-    return JSON.stringify({
-      ...this.#envelope(),
-      choices: [{ index: 0, delta, logprobs: null, finish_reason }],
-      ...(this.#includeUsage && { usage: null }),
-    })
+    return JSON.stringify(chunk)
   }
 }

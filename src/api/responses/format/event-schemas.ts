@@ -59,6 +59,11 @@ export type StreamEvent = {
   [N in keyof typeof eventSchemas]: Static<(typeof eventSchemas)[N]>
 }[keyof typeof eventSchemas]
 
+export type EventType = StreamEvent['type']
+
+/** The fields of an event of one type, but for those that all events have. */
+export type EventFields<T extends EventType> = Omit<Extract<StreamEvent, { type: T }>, 'type' | 'sequence_number'>
+
 export const terminalEvents: ReadonlySet<string> = new Set([
   'response.completed',
   'response.incomplete',

@@ -2,6 +2,7 @@ import { createParser } from 'eventsource-parser'
 import { isObject } from '#openclaw/json.ts'
 import { type AgentEvent, type AgentOutput, brokenAnswer } from './agent-events.ts'
 import { errorTexts } from './error-texts.ts'
+import { terminalEvents } from './event-schemas.ts'
 import type { Usage } from './response-schema.ts'
 
 /** The largest answer of an agent that is read; most of it is text. */
@@ -120,7 +121,7 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
     if (parsed.type === 'response.output_item.done') {
       return isObject(parsed.item) && parsed.item.type === 'function_call' ? [limited(readCall(parsed.item))] : []
     }
-    if (!ends.has(String(parsed.type))) return []
+    if (!terminalEvents.has(String(parsed.type))) return []
     hasEnded = true
     return [readEnd(parsed.response)]
   }
@@ -141,5 +142,3 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
   }
   throw brokenAnswer(errorTexts.cut)
 }
-
-const ends = new Set(['response.completed', 'response.incomplete', 'response.failed'])

@@ -19,11 +19,11 @@ export function referencedIds(items: readonly InputItem[]): { itemIds: string[];
   return { itemIds: [...new Set(itemIds)], callIds: [...new Set(callIds)] }
 }
 
-/** The calls that the input contains itself, beside the results of calls. */
+/** The ids of the calls that the input itself contains. */
 const callsIn = (items: readonly InputItem[]): ReadonlySet<string> =>
   new Set(items.flatMap((item) => (item.type === 'function_call' ? [item.call_id] : [])))
 
-/** How many items, from the first on, end with the last one that the session already has. */
+/** The number of items up to the last one that the session already has. */
 function countKnown(items: readonly InputItem[], { itemIds, pendingCalls, answeredCalls }: KnownItems): number {
   const calls = callsIn(items)
   return (
@@ -31,7 +31,7 @@ function countKnown(items: readonly InputItem[], { itemIds, pendingCalls, answer
     items.findLastIndex((item) => {
       if (item.type === 'reasoning') return false
       if (item.type === 'function_call') return pendingCalls.has(item.call_id) || answeredCalls.has(item.call_id)
-      // The session has this result too when it has both the call, which the input repeats, and a result of it.
+      // The input repeats a call that the session has a result of, so the session has this result too.
       if (item.type === 'function_call_output') return calls.has(item.call_id) && answeredCalls.has(item.call_id)
       return item.id != null && itemIds.has(item.id)
     })
@@ -44,7 +44,7 @@ function countKnown(items: readonly InputItem[], { itemIds, pendingCalls, answer
  * itself are skipped. Returns how many those are, and the pending calls whose results come after them.
  *
  * Throws AppError invalid for a reference to an item, or the result of a call, that the session does not have. The
- * result of a call that the input contains itself is accepted: both are history that the client brings along.
+ * result of a call that the input contains itself is accepted: both are history from the client.
  */
 export function skipKnownItems(
   items: readonly InputItem[],

@@ -1,15 +1,21 @@
 import type { AgentOutput } from './agent-events.ts'
+import type { EventFields, EventType } from './event-schemas.ts'
 import { newItemId } from './ids.ts'
 import { inProgress, type Outcome, type ResponseDraft, responseObject } from './response-object.ts'
 import type { OutputItem, ResponseObject } from './response-schema.ts'
 
 /** An event of a stream. `json` makes its JSON, so that a response without listeners pays for none. */
 export interface ResponseEvent {
-  type: string
+  type: EventType
   json(): string
 }
 
-const outputText = (text: string) => ({ type: 'output_text' as const, text, annotations: [], logprobs: [] })
+const outputText = <Text extends string>(text: Text) => ({
+  type: 'output_text' as const,
+  text,
+  annotations: [],
+  logprobs: [],
+})
 
 /**
  * Writes one response while its turn runs: turns the output of the agent into events, numbered from 0, and into items.
@@ -57,12 +63,12 @@ export class ResponseWriter {
     return { events: [...closing, this.#lifecycleEvent(`response.${type}`, json)], response, json }
   }
 
-  #lifecycleEvent(type: string, response: string): ResponseEvent {
+  #lifecycleEvent(type: EventType, response: string): ResponseEvent {
     const number = this.#sequence++
     return { type, json: () => `{"type":"${type}","sequence_number":${number},"response":${response}}` }
   }
 
-  #event(type: string, fields: object): ResponseEvent {
+  #event<T extends EventType>(type: T, fields: EventFields<T>): ResponseEvent {
     const number = this.#sequence++
     return { type, json: () => JSON.stringify({ type, sequence_number: number, ...fields }) }
   }
@@ -85,10 +91,12 @@ export class ResponseWriter {
     const output_index = this.#output.length
     const position = `"item_id":"${id}","output_index":${output_index},"content_index":0`
     this.#message = { id, position, text }
-    const item = { type: 'message', id, status: 'in_progress', role: 'assistant', content: [] }
     const part = outputText('')
     return [
-      this.#event('response.output_item.added', { output_index, item }),
+      this.#event('response.output_item.added', {
+        output_index,
+        item: { type: 'message', id, status: 'in_progress', role: 'assistant', content: [] },
+      }),
       this.#event('response.content_part.added', { item_id: id, output_index, content_index: 0, part }),
       this.#delta(position, text),
     ]
@@ -122,9 +130,11 @@ export class ResponseWriter {
     const item = { type: 'function_call', id, call_id: callId, name, arguments: args, status: 'completed' } as const
     this.#output.push(item)
     const position = { item_id: id, output_index }
-    const opened = { ...item, arguments: '', status: 'in_progress' }
     return [
-      this.#event('response.output_item.added', { output_index, item: opened }),
+      this.#event('response.output_item.added', {
+        output_index,
+        item: { ...item, arguments: '', status: 'in_progress' },
+      }),
       ...(args === '' ? [] : [this.#event('response.function_call_arguments.delta', { ...position, delta: args })]),
       this.#event('response.function_call_arguments.done', { ...position, arguments: args }),
       this.#event('response.output_item.done', { output_index, item }),

@@ -12,7 +12,7 @@ import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { isLost } from './lost-turns.ts'
 import { createResponseRows, type StartedResponse } from './response-rows.ts'
-import { createRunningResponses, sessionId } from './running-responses.ts'
+import { createRunningResponses, globalSessionKey } from './running-responses.ts'
 import {
   findKnownItems,
   previousResponseError,
@@ -119,7 +119,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     begin: running.begin,
     async beginContinuation(session, references, prepare) {
       const { previousId } = references
-      const lock = sessionId(session)
+      const lock = globalSessionKey(session)
       await running.written((response) => response.session === lock || response.id === previousId)
       const begin = () =>
         db.transaction(async (tx) => {

@@ -24,8 +24,8 @@ interface Entry {
   onCancelled(): void
 }
 
-/** The sessions of all instances, by one text each. */
-export const sessionId = ({ instanceId, sessionKey }: Pick<SessionRef, 'instanceId' | 'sessionKey'>): string =>
+/** A key of a session that is unique among all instances. */
+export const globalSessionKey = ({ instanceId, sessionKey }: Pick<SessionRef, 'instanceId' | 'sessionKey'>): string =>
   `${instanceId} ${sessionKey}`
 
 /**
@@ -105,7 +105,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
   function add(started: StartedResponse, isInserted: boolean): Entry {
     const response: Entry = {
       id: started.id,
-      session: sessionId(started),
+      session: globalSessionKey(started),
       notInserted: isInserted ? null : started,
       ended: null,
       onCancelled: () => {},
