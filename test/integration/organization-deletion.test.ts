@@ -214,7 +214,7 @@ describe('DELETE /v1/organization', () => {
     expect((await remove(key)).status).toBe(204)
     await until(
       'a failure',
-      () => linesOf('the subscription could not be brought in line with Stripe; it is tried again', organizationId)[0],
+      () => linesOf('the sync of a subscription with Stripe failed and will be repeated', organizationId)[0],
     )
     stripe.heal()
     await until('both to be cancelled', async () => {

@@ -16,7 +16,7 @@ const call = (method: 'GET' | 'POST' | 'DELETE', path: string, as = key) =>
   chowder.call(method, path.startsWith('/v1') ? path : `/v1/instances/${id}/sessions${path}`, { key: as })
 const keyOf = (session: string) =>
   session === 'main' ? 'agent:main:main' : `agent:main:s-${Buffer.from(session).toString('hex')}`
-const said = (role: string, content: unknown, timestamp = 1_771_084_800_000) => ({ role, content, timestamp })
+const message = (role: string, content: unknown, timestamp = 1_771_084_800_000) => ({ role, content, timestamp })
 
 let clock = 1_771_084_800_000
 function add(fullKey: string, ...messages: object[]) {
@@ -42,29 +42,30 @@ beforeEach(() => {
   gateway.behaviour.onCall = () => {}
 })
 
-/** As a worker leaves an instance that runs, with the fake gateway as its own. */
+/** Makes an instance run, with the fake gateway as its gateway. */
 const run = (instanceId: string) =>
   chowder.database.pool.query(
     'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
     [instanceId, gateway.endpoint],
   )
 
-/** Every page from the first on, each by the link of the one before. */
-async function pages(path: string) {
-  const found: Awaited<ReturnType<typeof call>>['body'][] = []
+/** Reads all pages by the links to the next one. */
+async function readPages(path: string) {
+  const pages: Awaited<ReturnType<typeof call>>['body'][] = []
   for (let next: string | undefined = `/v1/instances/${id}/sessions${path}`; next; ) {
     const { status, body, headers } = await call('GET', next)
     expect(status).toBe(200)
-    found.push(body)
+    pages.push(body)
     next = /^<http:\/\/chowder\.test(.*)>; rel="next"$/.exec(String(headers.link ?? ''))?.[1]
   }
-  return found
+  return pages
 }
 const idsOf = (body: { id: string }[]) => body.map((session) => session.id)
 
 describe('GET …/sessions', () => {
-  test('lists the sessions of the API by the ids that messages are sent to, the one that changed last first', async () => {
-    for (const session of ['main', 'user-42', 'Grüße 🦞/%', 'agent:main:main']) add(keyOf(session), said('user', 'hi'))
+  test('lists the sessions of the API by the ids that messages are sent to, the latest change first', async () => {
+    for (const session of ['main', 'user-42', 'Grüße 🦞/%', 'agent:main:main'])
+      add(keyOf(session), message('user', 'hi'))
     const { status, body } = await call('GET', '')
     expect(status).toBe(200)
     expect(idsOf(body)).toEqual(['agent:main:main', 'Grüße 🦞/%', 'user-42', 'main'])
@@ -76,41 +77,41 @@ describe('GET …/sessions', () => {
     })
   })
 
-  test('a gateway that tells of times and sums that there are not is no fault of the server', async () => {
-    sessions.set(keyOf('odd'), { sessionId: 'x', updatedAt: 1e20, messages: [said('user', 'hi', 1e20)] })
-    const tell = present(gateway.methods['sessions.list'])
+  test('impossible times and sums of a gateway are no error', async () => {
+    sessions.set(keyOf('odd'), { sessionId: 'x', updatedAt: 1e20, messages: [message('user', 'hi', 1e20)] })
+    const original = present(gateway.methods['sessions.list'])
     gateway.methods['sessions.list'] = async (params) => {
-      const answer = (await tell(params)) as { sessions: object[] }
+      const answer = (await original(params)) as { sessions: object[] }
       return { ...answer, sessions: answer.sessions.map((session) => ({ ...session, totalTokens: 0.5 })) }
     }
     const { status, body } = await call('GET', '')
-    Object.assign(gateway.methods, { 'sessions.list': tell })
+    Object.assign(gateway.methods, { 'sessions.list': original })
     expect([status, body]).toEqual([200, [{ id: 'odd', is_active: false, total_tokens: 0, updated_at: null }]])
     expect((await call('GET', '/odd')).body.messages).toEqual([{ role: 'user', content: 'hi', created_at: '' }])
   })
 
-  test('a gateway that leads in circles, or calls what is no text a session, is left', async () => {
-    const tell = present(gateway.methods['sessions.list'])
-    let asked = 0
+  test('offsets in a circle end the list, and a session whose key is not a text is left out', async () => {
+    const original = present(gateway.methods['sessions.list'])
+    let calls = 0
     const answering = (answer: (offset: number) => Record<string, unknown>) => {
       gateway.methods['sessions.list'] = async ({ offset = 0 }: { offset?: number }) => {
-        asked += 1
+        calls += 1
         return answer(offset)
       }
     }
     try {
       answering(() => ({ sessions: [{ key: { toString: null } }, { key: keyOf('only') }], nextOffset: 0 }))
       const { status, body } = await call('GET', '')
-      expect([status, idsOf(body), asked]).toEqual([200, ['only'], 1])
+      expect([status, idsOf(body), calls]).toEqual([200, ['only'], 1])
       answering((offset) => ({ sessions: [], nextOffset: offset + 1 }))
       expect((await call('GET', '')).body).toEqual([])
-      expect(asked).toBe(21)
+      expect(calls).toBe(21)
     } finally {
-      Object.assign(gateway.methods, { 'sessions.list': tell })
+      Object.assign(gateway.methods, { 'sessions.list': original })
     }
   })
 
-  test('passes over what people say on channels, and what the agent does by itself', async () => {
+  test('leaves out the sessions of channels and the agent’s own', async () => {
     for (const other of ['telegram:direct:123', 'cron:x', 'subagent:1', 's-zz', 's-FF', 's-ff', 's-'])
       add(`agent:main:${other}`)
     add('agent:other:main')
@@ -118,15 +119,15 @@ describe('GET …/sessions', () => {
     expect((await call('GET', '')).body).toEqual([])
   })
 
-  test('pages lead through all of them once, however many others lie between', async () => {
+  test('pages hold each session once, however many other sessions lie between', async () => {
     const ids = Array.from({ length: 130 }, (_, i) => `user-${i}`)
     for (const [i, session] of ids.entries()) {
       add(keyOf(session))
       for (let other = 0; other < 2; other += 1) add(`agent:main:telegram:direct:${i}-${other}`)
     }
-    const found = await pages('?limit=50')
-    expect(found.map((page) => page.length)).toEqual([50, 50, 30])
-    expect(found.flatMap(idsOf)).toEqual(ids.toReversed())
+    const pages = await readPages('?limit=50')
+    expect(pages.map((page) => page.length)).toEqual([50, 50, 30])
+    expect(pages.flatMap(idsOf)).toEqual(ids.toReversed())
     expect(idsOf((await call('GET', '')).body)).toHaveLength(50)
   })
 
@@ -143,17 +144,17 @@ describe('GET …/sessions', () => {
 })
 
 describe('GET …/sessions/{session_id}', () => {
-  test('answers what was said, and nothing of tools, thoughts or markers', async () => {
+  test('returns the messages, without calls of tools, thoughts and markers', async () => {
     add(
       keyOf('user-42'),
-      said('system', [{ type: 'text', text: 'Reset' }]),
-      said('user', 'Look around.'),
-      said('assistant', [
+      message('system', [{ type: 'text', text: 'Reset' }]),
+      message('user', 'Look around.'),
+      message('assistant', [
         { type: 'thinking', thinking: 'hm' },
         { type: 'toolCall', id: 't', name: 'exec' },
       ]),
-      said('toolResult', [{ type: 'text', text: 'secret output' }]),
-      said(
+      message('toolResult', [{ type: 'text', text: 'secret output' }]),
+      message(
         'assistant',
         [
           { type: 'text', text: 'All' },
@@ -176,15 +177,15 @@ describe('GET …/sessions/{session_id}', () => {
     })
   })
 
-  test('pages lead from the newest back to the first message', async () => {
-    add(keyOf('main'), ...Array.from({ length: 7 }, (_, i) => said(i % 2 ? 'assistant' : 'user', `${i}`)))
-    const contents = (await pages('/main?limit=3')).map(({ messages }) =>
+  test('pages lead from the newest message back to the first', async () => {
+    add(keyOf('main'), ...Array.from({ length: 7 }, (_, i) => message(i % 2 ? 'assistant' : 'user', `${i}`)))
+    const contents = (await readPages('/main?limit=3')).map(({ messages }) =>
       messages.map(({ content }: { content: string }) => content).join(''),
     )
     expect(contents).toEqual(['456', '123', '0'])
   })
 
-  test('main exists before anything was said in it', async () => {
+  test('main exists without messages', async () => {
     const { status, body } = await call('GET', '/main')
     expect([status, body]).toEqual([
       200,
@@ -192,8 +193,8 @@ describe('GET …/sessions/{session_id}', () => {
     ])
   })
 
-  test('an id that is a gateway’s key reaches no other session', async () => {
-    add('agent:main:telegram:direct:123', said('user', 'private'))
+  test('a key of the gateway used as an id reaches no other session', async () => {
+    add('agent:main:telegram:direct:123', message('user', 'private'))
     for (const session of ['agent:main:telegram:direct:123', 'telegram:direct:123', 'MAIN', ' main']) {
       expect((await call('GET', `/${encodeURIComponent(session)}`)).status).toBe(404)
     }
@@ -201,31 +202,31 @@ describe('GET …/sessions/{session_id}', () => {
 })
 
 describe('POST …/sessions/{session_id}/reset', () => {
-  test('empties the session, which stays', async () => {
-    add(keyOf('user-42'), said('user', 'hi'))
+  test('deletes the messages, and the session stays', async () => {
+    add(keyOf('user-42'), message('user', 'hi'))
     const { status, body } = await call('POST', '/user-42/reset')
     expect([status, body]).toEqual([204, undefined])
     expect((await call('GET', '/user-42')).body.messages).toEqual([])
     expect((await call('POST', '/main/reset')).status).toBe(204)
   })
 
-  test('makes no session of an unknown one', async () => {
+  test('does not create an unknown session', async () => {
     expect((await call('POST', '/nobody/reset')).status).toBe(404)
     expect(sessions.size).toBe(0)
   })
 })
 
 describe('DELETE …/sessions/{session_id}', () => {
-  test('removes the session', async () => {
-    add(keyOf('user-42'), said('user', 'hi'))
+  test('deletes the session', async () => {
+    add(keyOf('user-42'), message('user', 'hi'))
     add(keyOf('other'))
     expect((await call('DELETE', '/user-42')).status).toBe(204)
     expect(idsOf((await call('GET', '')).body)).toEqual(['other'])
     expect((await call('DELETE', '/user-42')).status).toBe(404)
   })
 
-  test('empties main, which always exists', async () => {
-    add(keyOf('main'), said('user', 'hi'))
+  test('resets main, which always exists', async () => {
+    add(keyOf('main'), message('user', 'hi'))
     expect((await call('DELETE', '/main')).status).toBe(204)
     expect((await call('GET', '/main')).body.messages).toEqual([])
   })
@@ -239,14 +240,14 @@ const each = [
 ] as const
 
 describe.each(each)('%s …/sessions%s', (method, path) => {
-  test('is a 409 that names the status while the instance does not run, and asks no gateway', async () => {
+  test('is a 409 that names the status, without a call of a gateway, while the instance does not run', async () => {
     const other = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
     const { status, body } = await call(method, `/v1/instances/${other}/sessions${path}`)
     expect([status, body.detail]).toEqual([409, 'The instance is provisioning, not running. Wait until it is running.'])
     expect(gateway.calls).toEqual([])
   })
 
-  test('is the same 404 for an instance of another organization as for none', async () => {
+  test('is the same 404 for an instance of another organization and for an unknown one', async () => {
     const theirs = await chowder.signUp()
     for (const instance of [id, '01234567-89ab-7def-8123-456789abcdef', 'nonsense']) {
       const { status, body } = await call(method, `/v1/instances/${instance}/sessions${path}`, theirs.key)
@@ -255,19 +256,19 @@ describe.each(each)('%s …/sessions%s', (method, path) => {
   })
 
   test('needs the permission interact', async () => {
-    const make = async (permission: string) =>
+    const createKey = async (permission: string) =>
       (
         await chowder.call('POST', '/v1/keys', {
           key,
           body: { name: permission, instance_ids: [id], permissions: [permission] },
         })
       ).body.raw_key
-    add(keyOf('user-42'), said('user', 'hi'))
-    expect((await call(method, path, await make('configure'))).status).toBe(403)
-    expect((await call(method, path, await make('interact'))).status).toBeLessThan(300)
+    add(keyOf('user-42'), message('user', 'hi'))
+    expect((await call(method, path, await createKey('configure'))).status).toBe(403)
+    expect((await call(method, path, await createKey('interact'))).status).toBeLessThan(300)
   })
 
-  test('is a 502 in the documented words when the gateway fails or is gone', async () => {
+  test('is the documented 502 when the gateway fails', async () => {
     gateway.behaviour.onCall = (called) => {
       if (called !== 'connect') throw new Refusal({ code: 'UNAVAILABLE', message: 'internal' })
     }

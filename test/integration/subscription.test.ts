@@ -31,7 +31,7 @@ beforeAll(async () => {
   stripe = await new FakeStripe().open()
   const billing = await createBilling(settings())
   const sandboxes = new FakeDriver()
-  // No agent gets anywhere here, so that no worker is kept.
+  // Starts fail at once, so that the workers of these tests are free for the syncs.
   sandboxes.fail({ method: 'prepare', times: Number.POSITIVE_INFINITY })
   chowder = await openTestChowder({ sandboxes, defaultTier: 'shrimp', billing })
 })
@@ -58,7 +58,7 @@ async function deliver({ payload, signature }: Delivery, headers: Record<string,
 
 const sessionAt = (url: string) => present(stripe.sessions.get(url.split('/').at(-1) ?? ''))
 
-/** An organization that paid for a tier, and that Chowder knows of. */
+/** An organization that paid for a tier, after the event of its payment was processed. */
 async function subscriber(tier: 'crab' | 'lobster') {
   const { id, key } = await chowder.signUp()
   const session = sessionAt((await checkout(key, tier)).body.url)
@@ -69,7 +69,7 @@ async function subscriber(tier: 'crab' | 'lobster') {
 }
 
 const quantityOf = (subscription: { items: { data: { quantity: number }[] } }) => subscription.items.data[0]?.quantity
-/** Pushes of a quantity pause for half a minute; a test does not. */
+/** Ends the pause of 30 s between two updates of a quantity. */
 const endPause = (id: string) =>
   chowder.database.pool.query('UPDATE organizations SET next_billing_at = now() WHERE id = $1', [id])
 const isSettled = async (customer: string) => {
@@ -82,7 +82,7 @@ const linesOf = (message: string, organizationId: string) =>
     .filter((line) => line.msg === message && line.organizationId === organizationId)
 
 describe('GET /v1/subscription', () => {
-  test('answers the documented fields of an organization without a billing relation', async () => {
+  test('returns the documented fields of an organization that never subscribed', async () => {
     const { key } = await chowder.signUp()
     await create(key)
     expect(await read(key)).toEqual({
@@ -98,14 +98,14 @@ describe('GET /v1/subscription', () => {
     ['GET', ''],
     ['POST', '/checkout'],
     ['POST', '/portal'],
-  ] as const)('without a key %s /v1/subscription%s is a 401', async (method, path) => {
+  ] as const)('%s /v1/subscription%s without a key is a 401', async (method, path) => {
     const body = path === '/checkout' ? { tier: 'crab' } : undefined
     expect((await chowder.call(method, `/v1/subscription${path}`, { body })).status).toBe(401)
   })
 })
 
 describe('POST /v1/subscription/checkout', () => {
-  test('answers where to pay for the tier, one for each instance, on the organization’s own customer', async () => {
+  test('returns the address of a checkout for the tier, with one unit for each instance and the organization’s own customer', async () => {
     const { id, key } = await chowder.signUp()
     const { status, body } = await checkout(key, 'crab')
     const session = sessionAt(body.url)
@@ -124,7 +124,7 @@ describe('POST /v1/subscription/checkout', () => {
     expect((await read(key)).tier).toBe('shrimp')
   })
 
-  test('asked several times, also at once, it stays with one customer', async () => {
+  test('several calls, also concurrent ones, use one customer', async () => {
     const { key } = await chowder.signUp()
     const answers = await Promise.all(Array.from({ length: 5 }, () => checkout(key, 'lobster')))
     answers.push(await checkout(key, 'crab'))
@@ -133,23 +133,20 @@ describe('POST /v1/subscription/checkout', () => {
     )
   })
 
-  test.each([['shrimp'], ['whale'], ['gold'], [7], [undefined]])(
-    'the tier %s is a 422 that names the two',
-    async (tier) => {
-      const { key } = await chowder.signUp()
-      const { status, body } = await checkout(key, tier)
-      expect([status, body.detail[0].loc]).toEqual([422, ['body', 'tier']])
-    },
-  )
+  test.each([['shrimp'], ['whale'], ['gold'], [7], [undefined]])('the tier %s is a 422', async (tier) => {
+    const { key } = await chowder.signUp()
+    const { status, body } = await checkout(key, tier)
+    expect([status, body.detail[0].loc]).toEqual([422, ['body', 'tier']])
+  })
 
-  test('with a subscription it is a 409 that points to the portal', async () => {
+  test('is a 409 that names the portal when there is a subscription', async () => {
     const { key } = await subscriber('crab')
     const { status, body } = await checkout(key, 'lobster')
     expect(status).toBe(409)
     expect(body.detail).toContain('/v1/subscription/portal')
   })
 
-  test('on whale, which no payment changes, it is a 409', async () => {
+  test('is a 409 on the tier whale, which no payment changes', async () => {
     const { id, key } = await chowder.signUp()
     await chowder.database.pool.query(`UPDATE organizations SET subscription_tier = 'whale' WHERE id = $1`, [id])
     expect((await checkout(key, 'crab')).status).toBe(409)
@@ -157,7 +154,7 @@ describe('POST /v1/subscription/checkout', () => {
 })
 
 describe('POST /v1/subscription/portal', () => {
-  test('answers the address of the customer’s portal; without a customer it is a 400 that says what to do', async () => {
+  test('returns the address of the customer’s portal; without a customer it is a 400 that names the checkout', async () => {
     const { key } = await chowder.signUp()
     const portal = () => chowder.call('POST', '/v1/subscription/portal', { key })
     const before = await portal()
@@ -169,17 +166,20 @@ describe('POST /v1/subscription/portal', () => {
   })
 })
 
-describe('Stripe fails', () => {
+describe('a failure of Stripe', () => {
   test.each([
-    ['answers 500', { status: 500 }],
-    ['answers 429', { status: 429 }],
-    ['hangs', { hangs: true }],
-  ])('when it %s, checkout and portal are a 503 in words with Retry-After, and heal', async (_how, fault) => {
+    ['an answer of 500', { status: 500 }],
+    ['an answer of 429', { status: 429 }],
+    ['a hang', { hangs: true }],
+  ])('%s makes checkout and portal a 503 with Retry-After, until Stripe works again', async (_kind, fault) => {
     const { key } = await chowder.signUp()
     await checkout(key, 'crab')
     stripe.fail({ path: /./, times: 9, ...fault })
-    for (const ask of [() => checkout(key, 'crab'), () => chowder.call('POST', '/v1/subscription/portal', { key })]) {
-      const { status, body, headers } = await ask()
+    for (const request of [
+      () => checkout(key, 'crab'),
+      () => chowder.call('POST', '/v1/subscription/portal', { key }),
+    ]) {
+      const { status, body, headers } = await request()
       expect([status, body, headers['retry-after']]).toEqual([
         503,
         errorBody('unavailable', 'Stripe cannot be reached right now. Try again.'),
@@ -190,7 +190,7 @@ describe('Stripe fails', () => {
     expect((await checkout(key, 'crab')).status).toBe(200)
   })
 
-  test('a wrong setting is a 503 that sends the operator to the log; the log has Stripe’s reason and no secret', async () => {
+  test('a wrong setting is a 503 that names the log, which holds Stripe’s reason and no secret', async () => {
     const billing = await createBilling({ ...settings(), secretKey: 'sk_test_canary_of_a_wrong_key' })
     const other = await openTestChowder({ sandboxes: new FakeDriver(), billing, database: chowder.database })
     const { key } = await other.signUp()
@@ -204,7 +204,7 @@ describe('Stripe fails', () => {
   })
 })
 
-test('without Stripe’s settings checkout, portal and webhook are a 501 for the operator; the tier can still be read', async () => {
+test('without the settings of Stripe checkout, portal and webhook are a 501, and the tier can be read', async () => {
   const other = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
   const { key } = await other.signUp()
   const answers = [
@@ -222,7 +222,7 @@ test('without Stripe’s settings checkout, portal and webhook are a 501 for the
 })
 
 describe('POST /v1/webhooks/stripe', () => {
-  test('a completed checkout raises tier and limit without a worker', async () => {
+  test('a completed checkout raises the tier and the limit without a worker', async () => {
     const { key, session, subscription } = await subscriber('lobster')
     expect(await read(key)).toEqual({
       tier: 'lobster',
@@ -233,7 +233,7 @@ describe('POST /v1/webhooks/stripe', () => {
     })
   })
 
-  test('a switch in the portal changes the tier, and a cancelled subscription ends at shrimp', async () => {
+  test('a switch in the portal changes the tier, and the end of a subscription sets it to shrimp', async () => {
     const { key, subscription } = await subscriber('crab')
     stripe.switchTo(subscription, stripePrices.lobster)
     await deliver(stripe.deliver(stripe.event('customer.subscription.updated', subscription)))
@@ -245,7 +245,7 @@ describe('POST /v1/webhooks/stripe', () => {
     expect((await checkout(key, 'crab')).status).toBe(200)
   })
 
-  test('a lower tier stops nothing: creates are 402 until there are fewer instances than the limit', async () => {
+  test('a lower tier stops no instance: creates are a 402 until there are fewer instances than the limit', async () => {
     const { key, subscription } = await subscriber('crab')
     const ids = [(await create(key)).body.id, (await create(key)).body.id]
     subscription.status = 'canceled'
@@ -261,22 +261,22 @@ describe('POST /v1/webhooks/stripe', () => {
     expect((await create(key)).status).toBe(201)
   })
 
-  test('a payment that failed changes nothing: Stripe reminds the customer', async () => {
+  test('a failed payment changes no tier', async () => {
     const { id, key, session, subscription } = await subscriber('crab')
     subscription.status = 'past_due'
     const invoice = { id: 'in_1', object: 'invoice', customer: session.customer }
     expect((await deliver(stripe.deliver(stripe.event('invoice.payment_failed', invoice)))).status).toBe(200)
-    await until('the question', () => linesOf('an organization did not pay', id).length > 0)
-    await until('the answer', () => isSettled(session.customer))
+    await until('the log line', () => linesOf('an organization has not paid an invoice', id).length > 0)
+    await until('the sync', () => isSettled(session.customer))
     expect((await read(key)).tier).toBe('crab')
   })
 
-  test('A17: forged, altered, unsigned and stale events are a 400 and change nothing', async () => {
+  test('A17: forged, altered, unsigned and old events are a 400 and change nothing', async () => {
     const { key, subscription } = await subscriber('crab')
     stripe.switchTo(subscription, stripePrices.lobster)
     const event = stripe.event('customer.subscription.updated', subscription, { id: 'evt_forged' })
     const good = stripe.deliver(event)
-    const asked = stripe.received.length
+    const before = stripe.received.length
     const answers = [
       await deliver(stripe.deliver(event, { secret: 'whsec_another' })),
       await deliver({ ...good, payload: good.payload.replace('lobster', 'Lobster') }),
@@ -289,7 +289,7 @@ describe('POST /v1/webhooks/stripe', () => {
     for (const { status, body } of answers) {
       expect([status, body.detail]).toEqual([400, expect.stringContaining('Stripe-Signature')])
     }
-    expect(stripe.received.length).toBe(asked)
+    expect(stripe.received.length).toBe(before)
     const { rows } = await chowder.database.pool.query(`SELECT * FROM stripe_events WHERE id = 'evt_forged'`)
     expect(rows).toEqual([])
     expect((await read(key)).tier).toBe('crab')
@@ -297,63 +297,65 @@ describe('POST /v1/webhooks/stripe', () => {
     await until('lobster', async () => (await read(key)).tier === 'lobster')
   })
 
-  test('A17: replayed, and delivered ten times at once, an event counts once', async () => {
+  test('A17: an event that is delivered ten times at once and once again has one effect', async () => {
     const { id, key, subscription } = await subscriber('crab')
     stripe.switchTo(subscription, stripePrices.lobster)
     const delivery = stripe.deliver(stripe.event('customer.subscription.updated', subscription))
-    const asked = stripe.received.length
+    const before = stripe.received.length
     const answers = await Promise.all(Array.from({ length: 10 }, () => deliver(delivery)))
     await until('lobster', async () => (await read(key)).tier === 'lobster')
     answers.push(await deliver(delivery))
     expect(answers.map(({ status }) => status)).toEqual(Array(11).fill(200))
-    await until('the log', () => linesOf('the tier has changed', id).length === 2)
-    expect(stripe.received.length - asked).toBe(1)
+    await until('the log', () => linesOf('the tier of an organization has changed', id).length === 2)
+    expect(stripe.received.length - before).toBe(1)
   })
 
-  test('A17: events out of order leave what holds at Stripe', async () => {
+  test('A17: after events out of order the state at Stripe holds', async () => {
     const { key, session, subscription } = await subscriber('crab')
     const early = stripe.event('customer.subscription.updated', subscription)
     stripe.switchTo(subscription, stripePrices.lobster)
     await deliver(stripe.deliver(stripe.event('customer.subscription.updated', subscription)))
     await until('lobster', async () => (await read(key)).tier === 'lobster')
-    const reading = stripe.received.length
+    const before = stripe.received.length
     await deliver(stripe.deliver(early))
-    await until('the early one to be asked for', () => stripe.received.length > reading)
+    await until('the request after the early event', () => stripe.received.length > before)
     expect((await read(key)).tier).toBe('lobster')
     subscription.status = 'canceled'
     await deliver(stripe.deliver(stripe.event('customer.subscription.deleted', subscription)))
     await until('shrimp', async () => (await read(key)).tier === 'shrimp')
     await deliver(stripe.deliver(stripe.event('checkout.session.completed', session)))
-    await until('both to be asked for', () => stripe.received.length >= reading + 3)
-    await until('both to be settled', () => isSettled(session.customer))
+    await until('the requests after both events', () => stripe.received.length >= before + 3)
+    await until('the sync', () => isSettled(session.customer))
     expect(await read(key)).toMatchObject({ tier: 'shrimp', instance_limit: 1, stripe_subscription_id: null })
   })
 
-  test('A17: an unknown customer and an event of no interest are a 200, ignored', async () => {
-    const stranger = stripe.subscribe('cus_stranger', stripePrices.crab, 1)
-    const asked = stripe.received.length
+  test('A17: events of an unknown customer and of other types are a 200 and change nothing', async () => {
+    const unknown = stripe.subscribe('cus_unknown', stripePrices.crab, 1)
+    const before = stripe.received.length
     const answers = [
-      await deliver(stripe.deliver(stripe.event('customer.subscription.updated', stranger, { id: 'evt_stranger' }))),
-      await deliver(stripe.deliver(stripe.event('customer.created', { id: 'cus_stranger', object: 'customer' }))),
+      await deliver(stripe.deliver(stripe.event('customer.subscription.updated', unknown, { id: 'evt_unknown' }))),
+      await deliver(stripe.deliver(stripe.event('customer.created', { id: 'cus_unknown', object: 'customer' }))),
       await deliver(stripe.deliver(stripe.event('invoice.payment_failed', { object: 'invoice' }))),
     ]
     expect(answers).toEqual(Array(3).fill({ status: 200, body: { received: true } }))
-    expect(stripe.received.length).toBe(asked)
-    expect(chowder.logged.some((line) => line.includes('evt_stranger') && line.includes('not ours'))).toBe(true)
+    expect(stripe.received.length).toBe(before)
+    expect(chowder.logged.some((line) => line.includes('evt_unknown') && line.includes('an unknown customer'))).toBe(
+      true,
+    )
   })
 
-  test('a price that is not ours gives no tier', async () => {
+  test('a subscription to another price gives no tier', async () => {
     const { key } = await chowder.signUp()
     await checkout(key, 'crab')
     const { stripe_customer_id } = await read(key)
     const other = stripe.subscribe(stripe_customer_id, 'price_of_something_else', 1)
-    const asked = stripe.received.length
+    const before = stripe.received.length
     await deliver(stripe.deliver(stripe.event('customer.subscription.updated', other)))
-    await until('the question', () => stripe.received.length > asked)
+    await until('the request', () => stripe.received.length > before)
     expect(await read(key)).toMatchObject({ tier: 'shrimp', stripe_subscription_id: null })
   })
 
-  test('no event changes the tier whale, which is given by the operator', async () => {
+  test('no event changes the tier whale, which the operator set', async () => {
     const { id, key, subscription } = await subscriber('crab')
     await chowder.database.pool.query(
       `UPDATE organizations SET subscription_tier = 'whale', instance_limit = NULL WHERE id = $1`,
@@ -361,11 +363,11 @@ describe('POST /v1/webhooks/stripe', () => {
     )
     subscription.status = 'canceled'
     await deliver(stripe.deliver(stripe.event('customer.subscription.deleted', subscription)))
-    await until('the subscription to be over', async () => (await read(key)).stripe_subscription_id === null)
+    await until('the end of the subscription', async () => (await read(key)).stripe_subscription_id === null)
     expect(await read(key)).toMatchObject({ tier: 'whale', instance_limit: null })
   })
 
-  test('while Stripe hangs an event is answered at once, and a worker brings the tier later', async () => {
+  test('while Stripe hangs an event is answered at once, and a worker sets the tier later', async () => {
     const { key } = await chowder.signUp()
     const session = sessionAt((await checkout(key, 'crab')).body.url)
     stripe.pay(session)
@@ -375,8 +377,8 @@ describe('POST /v1/webhooks/stripe', () => {
     expect(status).toBe(200)
     expect(performance.now() - startedAt).toBeLessThan(stripeTimeoutMs)
     const { id } = (await chowder.call('GET', '/v1/organization', { key })).body
-    const failed = 'the subscription could not be brought in line with Stripe; it is tried again'
-    await until('the failure', () => linesOf(failed, id).length > 0)
+    const failure = 'the sync of a subscription with Stripe failed and will be repeated'
+    await until('the failure', () => linesOf(failure, id).length > 0)
     expect((await read(key)).tier).toBe('shrimp')
     stripe.heal()
     await endPause(id)
@@ -390,18 +392,18 @@ describe('the quantity at Stripe', () => {
   test('follows creates and deletes', async () => {
     const { id, key, subscription } = await subscriber('crab')
     const worker = await chowder.startWorker()
-    await until('none to be charged', () => quantityOf(subscription) === 0)
+    await until('a quantity of 0', () => quantityOf(subscription) === 0)
     const { body } = await create(key)
     await create(key)
     await endPause(id)
-    await until('two to be charged', () => quantityOf(subscription) === 2)
+    await until('a quantity of 2', () => quantityOf(subscription) === 2)
     await chowder.call('DELETE', `/v1/instances/${body.id}`, { key })
     await endPause(id)
-    await until('one to be charged', () => quantityOf(subscription) === 1)
+    await until('a quantity of 1', () => quantityOf(subscription) === 1)
     await worker.stop()
   })
 
-  test('while Stripe hangs creates and deletes are as quick as ever, and it is told afterwards', async () => {
+  test('while Stripe hangs creates and deletes do not wait for it, and the quantity is sent afterwards', async () => {
     const { id, key, subscription } = await subscriber('crab')
     stripe.fail({ path: /./, hangs: true, times: 99 })
     await endPause(id)
@@ -409,28 +411,28 @@ describe('the quantity at Stripe', () => {
     const startedAt = performance.now()
     const first = await create(key)
     const second = await create(key)
-    const gone = await chowder.call('DELETE', `/v1/instances/${first.body.id}`, { key })
-    expect([first.status, second.status, gone.status]).toEqual([201, 201, 204])
+    const deleted = await chowder.call('DELETE', `/v1/instances/${first.body.id}`, { key })
+    expect([first.status, second.status, deleted.status]).toEqual([201, 201, 204])
     expect(performance.now() - startedAt).toBeLessThan(stripeTimeoutMs)
     stripe.heal()
-    await until('one to be charged', async () => {
+    await until('a quantity of 1', async () => {
       await endPause(id)
       return quantityOf(subscription) === 1
     })
     await worker.stop()
   })
 
-  test('survives Stripe’s 500s, each try with a key of its own, and a restart of the worker in between', async () => {
+  test('arrives after answers of 500, each attempt with its own idempotency key, and after a restart of the worker', async () => {
     const { id, key, subscription } = await subscriber('crab')
-    const pushes = () => stripe.received.filter(({ path }) => path.includes(subscription.items.data[0]?.id ?? ''))
-    const before = pushes().length
+    const updates = () => stripe.received.filter(({ path }) => path.includes(subscription.items.data[0]?.id ?? ''))
+    const before = updates().length
     await create(key)
     await create(key)
     stripe.fail({ path: /subscription_items/, status: 500, times: 3 })
     const first = await chowder.startWorker()
-    await until('a first failure', async () => {
+    await until('the first failure', async () => {
       await endPause(id)
-      return pushes().length > before
+      return updates().length > before
     })
     await first.stop()
     const second = await chowder.startWorker()
@@ -439,14 +441,14 @@ describe('the quantity at Stripe', () => {
       return quantityOf(subscription) === 2
     })
     await second.stop()
-    const keys = pushes()
+    const keys = updates()
       .slice(before)
       .map(({ idempotencyKey }) => idempotencyKey)
     expect(keys.length).toBeGreaterThanOrEqual(4)
     expect(new Set(keys).size).toBe(keys.length)
   })
 
-  test('retries pause longer and longer, up to ten minutes, and from the tenth on the log line is an error', async () => {
+  test('the pauses of retries grow to ten minutes, and from the tenth attempt on the log line is an error', async () => {
     const { id } = await subscriber('crab')
     const pauseAfter = async (attempts: number) => {
       await chowder.database.pool.query(
@@ -460,45 +462,43 @@ describe('the quantity at Stripe', () => {
           'SELECT extract(epoch FROM next_billing_at - now()) AS pause FROM organizations WHERE id = $1 AND billing_attempts > $2',
           [id, attempts],
         )
-        // A minute is the lease of the try that is under way.
+        // A pause of a minute is the claim of the attempt that is running.
         return rows[0] && !(rows[0].pause > 45 && rows[0].pause < 75) ? rows[0] : null
       })
       await worker.stop()
       stripe.heal()
-      return Math.ceil(Number(failed.pause) / 10) * 10 // it is read somewhat after it was written
+      return Math.ceil(Number(failed.pause) / 10) * 10 // it is read a moment after it was written
     }
     expect(await pauseAfter(0)).toBe(10)
     expect(await pauseAfter(1)).toBe(20)
     expect(await pauseAfter(20)).toBe(600)
-    expect(
-      linesOf('the subscription could not be brought in line with Stripe; it is tried again', id).at(-1).level,
-    ).toBe(50)
+    expect(linesOf('the sync of a subscription with Stripe failed and will be repeated', id).at(-1).level).toBe(50)
   })
 
-  test('is told once by two workers at once', async () => {
+  test('is sent once by two workers', async () => {
     const organizations = await Promise.all([subscriber('crab'), subscriber('crab'), subscriber('lobster')])
     for (const { key } of organizations) await create(key)
     for (const { key } of organizations) await create(key)
     const before = stripe.received.length
     for (const { id } of organizations) await endPause(id)
     const workers = await Promise.all([chowder.startWorker(), chowder.startWorker()])
-    await until('all', () => organizations.every(({ subscription }) => quantityOf(subscription) === 2))
+    await until('all quantities', () => organizations.every(({ subscription }) => quantityOf(subscription) === 2))
     await Promise.all(workers.map((worker) => worker.stop()))
     const items = organizations.map(({ subscription }) => `/v1/subscription_items/${subscription.items.data[0]?.id}`)
-    const pushed = stripe.received.slice(before).map(({ path }) => path)
-    expect(pushed.filter((path) => items.includes(path)).sort()).toEqual(items.sort())
+    const updated = stripe.received.slice(before).map(({ path }) => path)
+    expect(updated.filter((path) => items.includes(path)).sort()).toEqual(items.sort())
   })
 })
 
-test('an organization that pays twice has the better of the two, and the log says so', async () => {
+test('an organization with two subscriptions has the higher tier, and a log line tells', async () => {
   const { id, key, session } = await subscriber('crab')
   const second = stripe.subscribe(session.customer, stripePrices.lobster, 1)
   await deliver(stripe.deliver(stripe.event('customer.subscription.created', second)))
   await until('lobster', async () => (await read(key)).tier === 'lobster')
-  expect(linesOf('an organization pays twice', id).length).toBe(1)
+  expect(linesOf('an organization has two paid subscriptions', id).length).toBe(1)
 })
 
-test('the secrets are in no log line', () => {
+test('no log line holds a secret', () => {
   expect(chowder.logged.length).toBeGreaterThan(100)
   expect(chowder.logged.join('')).not.toContain('canary')
 })

@@ -9,16 +9,16 @@ interface Session {
   messages: Json[]
 }
 
-/** The sessions of a fake gateway by their full keys; what a test adds is there as if it had been said. */
+/** The sessions of a fake gateway by their full keys. Tests add sessions to it. */
 export type FakeSessions = Map<string, Session>
 
 const newSession = (messages: Json[] = []): Session => ({ sessionId: randomUUID(), updatedAt: Date.now(), messages })
 const fullKey = (key: unknown) => (String(key).startsWith('agent:') ? String(key) : `agent:main:${key}`)
 
-const mainStays = () =>
+const mainCannotBeDeleted = () =>
   new Refusal({ code: 'INVALID_REQUEST', message: 'Cannot delete the main session (agent:main:main).' })
 
-/** Teaches a fake gateway `sessions.*` and `chat.history`, in shapes recorded from OpenClaw 2026.9.6. */
+/** Adds the methods `sessions.*` and `chat.history` to a fake gateway, in shapes recorded from OpenClaw 2026.9.6. */
 export function addSessions(gateway: FakeGateway): FakeSessions {
   const sessions: FakeSessions = new Map()
   const rowOf = (key: string, session?: Session): Json => ({
@@ -73,7 +73,7 @@ export function addSessions(gateway: FakeGateway): FakeSessions {
       return { ok: true, key: fullKey(key) }
     },
     'sessions.delete': ({ key }: { key: string }) => {
-      if (fullKey(key) === 'agent:main:main') throw mainStays()
+      if (fullKey(key) === 'agent:main:main') throw mainCannotBeDeleted()
       return { ok: true, key: fullKey(key), deleted: sessions.delete(fullKey(key)), archived: [] }
     },
   })

@@ -29,7 +29,7 @@ interface FakeSession {
   customer: string
   client_reference_id: string | null
   subscription: string | null
-  /** What was asked for, as it came: `line_items[0][price]` and so on. */
+  /** The fields of the request, such as `line_items[0][price]`. */
   form: Record<string, string>
 }
 
@@ -40,15 +40,15 @@ interface Received {
   idempotencyKey: string | undefined
 }
 
-/** What may go wrong in a request: an answer that is no success, or none at all. */
+/** A fault of a request: an answer with an error status, or no answer. */
 interface Fault {
   path: RegExp
   status?: number
-  /** Answers nothing, and keeps the connection. */
+  /** Sends no answer and keeps the connection open. */
   hangs?: boolean
-  /** The request has its effect all the same: only the answer is lost. */
+  /** The request takes effect, and only its answer is lost. */
   after?: boolean
-  /** How many requests it strikes. */
+  /** The number of requests that fail. */
   times: number
 }
 
@@ -62,9 +62,9 @@ const newId = (prefix: string) => `${prefix}_${randomBytes(8).toString('hex')}`
 const seconds = () => Math.floor(Date.now() / 1000)
 
 /**
- * A server that speaks Stripe's HTTP as far as Chowder asks it: customers, Checkout, the Customer Portal,
- * subscriptions, their items and idempotency keys. Like Stripe it answers a repeated idempotency key with what it
- * answered first, be it a 500, and repeats a wrong secret key in its error.
+ * A server with the part of Stripe's HTTP API that Chowder uses: customers, Checkout, the Customer Portal,
+ * subscriptions, their items and idempotency keys. Like Stripe it answers a repeated idempotency key with its first
+ * answer, even a 500, and quotes a wrong secret key in its error.
  */
 export class FakeStripe {
   readonly received: Received[] = []
@@ -89,7 +89,7 @@ export class FakeStripe {
     this.#faults.push({ times: 1, ...fault })
   }
 
-  /** No more faults; what hangs is cut off. */
+  /** Ends all faults and closes the hanging connections. */
   heal(): void {
     this.#faults.length = 0
     for (const response of this.#hanging) response.destroy()
@@ -102,7 +102,7 @@ export class FakeStripe {
     await new Promise((resolve) => this.#server.close(resolve))
   }
 
-  /** The customer pays: the session is complete and the subscription there. */
+  /** Pays as the customer: completes the session and creates the subscription. */
   pay(session: FakeSession): FakeSubscription {
     const subscription = this.subscribe(
       session.customer,
@@ -130,7 +130,7 @@ export class FakeStripe {
     return subscription
   }
 
-  /** The customer switches plans in the portal. */
+  /** Switches the plan as the customer does in the portal. */
   switchTo(subscription: FakeSubscription, price: string): void {
     const item = subscription.items.data[0]
     if (item) item.price = { id: price }
@@ -173,7 +173,7 @@ export class FakeStripe {
     response.end(JSON.stringify(answer))
   }
 
-  /** What a key was answered with is its answer for ever, unless that was a refusal for the number of requests. */
+  /** Stores the answer to an idempotency key for ever, unless it is a 429. */
   #remember(received: Received, status: number, answer: unknown) {
     const { idempotencyKey } = received
     if (received.method === 'POST' && idempotencyKey && status !== 429) {
@@ -248,10 +248,11 @@ export class FakeStripe {
     }
   }
 
-  /** Without a status Stripe leaves out the cancelled ones. Newest first. */
+  /** Newest first. Without a status Stripe leaves out cancelled subscriptions. */
   #subscriptionsOf(customer: string, status: string | undefined): FakeSubscription[] {
     return [...this.subscriptions.values()]
-      .filter((one) => one.customer === customer && (status === 'all' || one.status !== 'canceled'))
+      .filter((subscription) => subscription.customer === customer)
+      .filter((subscription) => status === 'all' || subscription.status !== 'canceled')
       .reverse()
   }
 }
@@ -260,7 +261,7 @@ const failure = (type: string, message: string, code?: string) => ({ error: { ty
 
 const requestOf = ({ method, path, form }: Received) => JSON.stringify([method, path, form])
 
-/** `metadata[a]=1` as `{a: '1'}`. */
+/** Converts `metadata[a]=1` into `{a: '1'}`. */
 const fieldsIn = (form: Record<string, string>, name: string) =>
   Object.fromEntries(
     Object.entries(form).flatMap(([key, value]) => {

@@ -8,17 +8,16 @@ import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
-import { deleteSession, listSessions, readSession, resetSession } from './gateway.ts'
+import { deleteSession, listSessions, readSession, resetSession } from './gateway-sessions.ts'
 import { Session, SessionHistory } from './schemas.ts'
 
 export interface SessionDeps {
   db: Db
-  /** Talks to a running instance's gateway. */
   askGateway: AskGateway
   publicUrl(): string
 }
 
-const BySession = Type.Object({
+const SessionParams = Type.Object({
   ...InstanceParams.properties,
   session_id: Type.String({ description: 'The id that messages are sent to; `main` always exists.' }),
 })
@@ -27,7 +26,11 @@ const defaultLimit = 50
 const SessionPage = Type.Object(
   {
     ...PageQuery.properties,
-    limit: { ...PageQuery.properties.limit, default: defaultLimit, description: 'The most items to answer.' },
+    limit: {
+      ...PageQuery.properties.limit,
+      default: defaultLimit,
+      description: 'The largest number of items in the answer.',
+    },
   },
   { additionalProperties: false },
 )
@@ -41,7 +44,7 @@ const pageOf = ({ limit = defaultLimit, cursor }: { limit?: number; cursor?: str
 const gatewayFailures = failures(400, 404, 409, 502, 504)
 const config = { access: 'interact' } as const
 
-/** The sessions that were begun by messages to the API, as the running agent has them. */
+/** The sessions that were started by messages to the API, as the running agent has them. */
 export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app, { db, askGateway, publicUrl }) => {
   app.get(
     '/v1/instances/:instance_id/sessions',
@@ -51,7 +54,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'listSessions',
         summary: 'List sessions',
         description:
-          'The sessions that messages were sent to, the one that changed last first. Conversations on chat channels are not among them. Pages follow the agent as it is: a session that is spoken to meanwhile may come twice. The instance must be `running`.',
+          'The sessions that messages were sent to, the latest change first, without conversations on chat channels. Pages are not a snapshot: a session that changes between two calls may appear on both pages. The instance must be `running`.',
         tags: ['sessions'],
         params: InstanceParams,
         querystring: SessionPage,
@@ -74,11 +77,11 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
       config,
       schema: {
         operationId: 'getSession',
-        summary: 'Read a session with what was said in it',
+        summary: 'Read a session with its messages',
         description:
-          'Answers the newest messages; the header `Link` names the page with older ones. A page holds at most `limit` messages and may hold fewer, because what tools were asked and answered counts and is left out. The instance must be `running`.',
+          'Answers the newest messages; the header `Link` names the page with older ones. A page may hold fewer messages than `limit`, because calls of tools and their results count and are left out. The instance must be `running`.',
         tags: ['sessions'],
-        params: BySession,
+        params: SessionParams,
         querystring: SessionPage,
         response: { 200: SessionHistory, ...gatewayFailures },
       },
@@ -99,11 +102,11 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
       config: { ...config, event: 'session.reset' },
       schema: {
         operationId: 'resetSession',
-        summary: 'Empty a session',
+        summary: 'Reset a session',
         description:
-          'The agent forgets what was said in it, and its responses can be read no longer; the session stays. A turn that is under way fails. The instance must be `running`.',
+          'Deletes the messages of the session, and its stored responses; the session stays. A running turn fails. The instance must be `running`.',
         tags: ['sessions'],
-        params: BySession,
+        params: SessionParams,
         body: NoBody,
         response: { 204: Type.Null(), ...gatewayFailures },
       },
@@ -123,9 +126,9 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'deleteSession',
         summary: 'Delete a session',
         description:
-          'Deletes the session with all that was said in it, its responses too; a turn that is under way fails. `main` always exists: it is emptied. The instance must be `running`.',
+          'Deletes the session with its messages and its stored responses; a running turn fails. `main` always exists, so it is reset instead. The instance must be `running`.',
         tags: ['sessions'],
-        params: BySession,
+        params: SessionParams,
         response: { 204: Type.Null(), ...gatewayFailures },
       },
     },

@@ -3,9 +3,11 @@ import { Nullable, OneOf } from '#http/validation.ts'
 
 const fields = {
   id: Type.String({ description: 'The `session_id` that messages are sent to.' }),
-  is_active: Type.Boolean({ description: 'Whether a turn is under way.' }),
-  total_tokens: Type.Integer({ description: 'Tokens of the model’s context that the last turn filled.' }),
-  updated_at: Nullable(Type.String({ description: 'When it last changed; null when nothing was ever said in it.' })),
+  is_active: Type.Boolean({ description: 'Whether a turn is running.' }),
+  total_tokens: Type.Integer({ description: 'The tokens of the model’s context that the last turn used.' }),
+  updated_at: Nullable(
+    Type.String({ description: 'The time of the last change; null for a session without messages.' }),
+  ),
 }
 
 const example = { id: 'user-42', is_active: false, total_tokens: 27988, updated_at: '2026-02-14T16:00:09.379000+00:00' }
@@ -14,12 +16,12 @@ export const Session = Type.Object(fields, { $id: 'Session', examples: [example]
 
 const Message = Type.Object({
   role: OneOf(['user', 'assistant']),
-  content: Type.String({ description: 'Its text. What tools were called and what they answered is left out.' }),
+  content: Type.String({ description: 'The text, without calls of tools and their results.' }),
   created_at: Type.String(),
 })
 
 export const SessionHistory = Type.Object(
-  { ...fields, messages: Type.Array(Message, { description: 'The oldest of the page first.' }) },
+  { ...fields, messages: Type.Array(Message, { description: 'The oldest message of the page first.' }) },
   {
     $id: 'SessionHistory',
     examples: [

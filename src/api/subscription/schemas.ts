@@ -6,10 +6,10 @@ import { paidTiers } from './stripe.ts'
 export const Subscription = Type.Object(
   {
     tier: OneOf(tiers),
-    instance_limit: Nullable(Type.Integer({ description: 'Most instances that may exist at once; null is no limit.' })),
-    instance_count: Type.Integer({ description: 'Instances that exist: all but the terminated ones.' }),
-    stripe_customer_id: Nullable(Type.String({ description: 'Null without a billing relation.' })),
-    stripe_subscription_id: Nullable(Type.String({ description: 'Null without a paid plan.' })),
+    instance_limit: Nullable(Type.Integer({ description: 'The largest number of instances; null for no limit.' })),
+    instance_count: Type.Integer({ description: 'The number of instances, without terminated ones.' }),
+    stripe_customer_id: Nullable(Type.String({ description: 'null before the first checkout.' })),
+    stripe_subscription_id: Nullable(Type.String({ description: 'null without a subscription.' })),
   },
   {
     $id: 'Subscription',
@@ -31,12 +31,12 @@ export const Checkout = Type.Object(
 )
 
 export const CheckoutUrl = Type.Object(
-  { url: Type.String({ description: 'Where to send the user. It is good for 24 hours.' }) },
+  { url: Type.String({ description: 'The address for the user, valid for 24 hours.' }) },
   { examples: [{ url: 'https://checkout.stripe.com/c/pay/cs_test_a1b2c3' }] },
 )
 
 export const PortalUrl = Type.Object(
-  { url: Type.String({ description: 'Where to send the user. It is good for a few minutes.' }) },
+  { url: Type.String({ description: 'The address for the user, valid for a few minutes.' }) },
   { examples: [{ url: 'https://billing.stripe.com/p/session/test_x1y2z3' }] },
 )
 

@@ -5,67 +5,67 @@ import { recordEvent } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** How long whoever asks Stripe has the row for itself; its two calls of 10 s end before that. */
-const leaseSeconds = 60
-/** Stripe limits how often an hour a quantity may change: bursts of creates and deletes are told as one. */
+/** How long one process has the claim on an organization; its two calls of Stripe take at most 10 s each. */
+const claimSeconds = 60
+/** Stripe limits the changes of a quantity in an hour, so a burst of creates and deletes becomes one change. */
 const pauseSeconds = 30
-/** Stripe repeats an event for 3 days. */
-const eventsKeptDays = 30
+/** Stripe repeats an event for 3 days at most. */
+const eventRetentionDays = 30
 
-const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
+const isNotDeleted = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
 export async function getBillingOrganization(db: Db, id: string): Promise<Organization> {
-  const [row] = await db.select().from(organizations).where(existing(id))
+  const [row] = await db.select().from(organizations).where(isNotDeleted(id))
   if (!row) throw new AppError('unauthenticated', texts.unknownKey)
   return row
 }
 
-/** Remembers an organization's customer at Stripe, unless another request was first; answers the one that holds. */
-export async function rememberCustomer(db: Db, id: string, customerId: string): Promise<string> {
+/** Stores the Stripe customer of an organization unless it has one already; returns the customer that it has then. */
+export async function storeCustomer(db: Db, id: string, customerId: string): Promise<string> {
   const [row] = await db
     .update(organizations)
     .set({
       stripeCustomerId: sql`coalesce(${organizations.stripeCustomerId}, ${customerId})`,
       billedCount: sql`coalesce(${organizations.billedCount}, 0)`,
     })
-    .where(existing(id))
+    .where(isNotDeleted(id))
     .returning({ customerId: organizations.stripeCustomerId })
   if (!row?.customerId) throw new AppError('unauthenticated', texts.unknownKey)
   return row.customerId
 }
 
-/** What makes Stripe be asked anew at once, with a full set of attempts; an answer under way does not count any more. */
-const askAnew = { billedCount: null, billingAttempts: 0, nextBillingAt: sql`now()` }
+/** Makes the next sync due at once, with all its attempts. A sync that is running will not be settled. */
+const dueNow = { billedCount: null, billingAttempts: 0, nextBillingAt: sql`now()` }
 
 /**
- * Takes an event in, once, and makes its customer's organization due in the same transaction. `isNew` is false for one
- * that was taken in before; `organizationId` is null for a customer who is not ours.
+ * Stores an event, and makes the organization of its customer due in the same transaction. `isNew` is false for an event
+ * that is stored already; `organizationId` is null for an unknown customer.
  */
-export function takeEvent(db: Db, event: { id: string; customerId: string | null }) {
+export function storeEvent(db: Db, event: { id: string; customerId: string | null }) {
   return db.transaction(async (tx) => {
     const isNew = (await tx.insert(stripeEvents).values({ id: event.id }).onConflictDoNothing().returning()).length > 0
     if (!isNew || event.customerId === null) return { isNew, organizationId: null }
     const [row] = await tx
       .update(organizations)
-      .set(askAnew)
+      .set(dueNow)
       .where(eq(organizations.stripeCustomerId, event.customerId))
       .returning({ id: organizations.id })
     return { isNew, organizationId: row?.id ?? null }
   })
 }
 
-export const forgetOldEvents = (db: Db) =>
-  db.delete(stripeEvents).where(sql`${stripeEvents.receivedAt} < now() - make_interval(days => ${eventsKeptDays})`)
+export const deleteOldEvents = (db: Db) =>
+  db.delete(stripeEvents).where(sql`${stripeEvents.receivedAt} < now() - make_interval(days => ${eventRetentionDays})`)
 
-/** Whether what Stripe charges is unknown, or another number than there are instances. */
+/** Whether the number of instances that Stripe charges for is unknown, or is not the number of instances. */
 const isOutOfSync = sql`${organizations.stripeCustomerId} IS NOT NULL AND (${organizations.billedCount} IS NULL
   OR (${organizations.stripeSubscriptionId} IS NOT NULL AND ${organizations.billedCount} <> ${organizations.instanceCount}))`
 
 /**
- * Takes one organization that is out of sync with Stripe, the given one or the longest due, and counts the attempt:
- * whoever takes it has it alone until `nextBillingAt`, also across replicas. Null when none is due.
+ * Claims an organization that is out of sync with Stripe, the given one or the one that is due the longest, and counts
+ * the attempt. No other process claims it before its `nextBillingAt`. Null when none is due.
  */
-export async function takeOutOfSync(db: Db, id?: string): Promise<Organization | null> {
+export async function claimOutOfSync(db: Db, id?: string): Promise<Organization | null> {
   const due = db
     .select({ id: organizations.id })
     .from(organizations)
@@ -83,47 +83,50 @@ export async function takeOutOfSync(db: Db, id?: string): Promise<Organization |
     .update(organizations)
     .set({
       billingAttempts: sql`${organizations.billingAttempts} + 1`,
-      // To the millisecond, which is what comes back here: it is compared when the row is let go.
-      nextBillingAt: sql`date_trunc('milliseconds', now()) + make_interval(secs => ${leaseSeconds})`,
+      // In whole milliseconds, as a Date holds it: isStillClaimed compares it.
+      nextBillingAt: sql`date_trunc('milliseconds', now()) + make_interval(secs => ${claimSeconds})`,
     })
     .where(eq(organizations.id, sql`(${due})`))
     .returning()
   return row ?? null
 }
 
-const stillMine = (taken: Organization) =>
-  and(eq(organizations.id, taken.id), eq(organizations.nextBillingAt, taken.nextBillingAt))
+const isStillClaimed = (claimed: Organization) =>
+  and(eq(organizations.id, claimed.id), eq(organizations.nextBillingAt, claimed.nextBillingAt))
 
-type Billed = Pick<Organization, 'stripeSubscriptionId' | 'billedCount'> &
+type BillingFields = Pick<Organization, 'stripeSubscriptionId' | 'billedCount'> &
   Partial<Pick<Organization, 'subscriptionTier' | 'instanceLimit'>>
 
-/** Writes what Stripe said and lets the row go; nothing, when an event came meanwhile: then it is asked again. */
-export function settleBilling(db: Db, taken: Organization, billed: Billed): Promise<boolean> {
-  const isNews = billed.subscriptionTier !== undefined && billed.subscriptionTier !== taken.subscriptionTier
+/** Stores the answer of Stripe and ends the claim. False, and nothing is stored, when an event made it due again. */
+export function settleSync(db: Db, claimed: Organization, fields: BillingFields): Promise<boolean> {
+  const { subscriptionTier } = fields
+  const isTierChanged = subscriptionTier !== undefined && subscriptionTier !== claimed.subscriptionTier
   return db.transaction(async (tx) => {
     const settled = await tx
       .update(organizations)
       .set({
-        ...billed,
+        ...fields,
         billingAttempts: 0,
         nextBillingAt: sql`now() + make_interval(secs => ${pauseSeconds})`,
-        ...(isNews && { updatedAt: sql`now()` }),
+        ...(isTierChanged && { updatedAt: sql`now()` }),
       })
-      .where(stillMine(taken))
+      .where(isStillClaimed(claimed))
       .returning({ id: organizations.id })
-    if (settled.length > 0 && isNews)
+    if (settled.length > 0 && isTierChanged) {
       await recordEvent(tx, {
-        organizationId: taken.id,
+        organizationId: claimed.id,
         type: 'organization.tier_changed',
-        reason: billed.subscriptionTier,
+        reason: subscriptionTier,
       })
+    }
     return settled.length > 0
   })
 }
 
-export async function postponeBilling(db: Db, taken: Organization, seconds: number): Promise<void> {
+/** Ends the claim; the next attempt is due after `seconds`. */
+export async function postponeSync(db: Db, claimed: Organization, seconds: number): Promise<void> {
   await db
     .update(organizations)
     .set({ nextBillingAt: sql`now() + make_interval(secs => ${seconds})` })
-    .where(stillMine(taken))
+    .where(isStillClaimed(claimed))
 }

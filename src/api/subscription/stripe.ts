@@ -2,33 +2,33 @@ import type Stripe from 'stripe'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** The tiers that can be bought; `whale` is given by the operator. */
+/** The tiers that can be bought; the operator sets `whale`. */
 export const paidTiers = ['crab', 'lobster'] as const
 export type PaidTier = (typeof paidTiers)[number]
 
 export interface BillingSettings {
   secretKey: string
   webhookSecret: string
-  /** The id of the price of one instance on each tier. */
+  /** The ids of Stripe's prices for one instance on each tier. */
   prices: Record<PaidTier, string>
-  /** Where Stripe's API is, when not at Stripe's. */
+  /** The address of Stripe's API; undefined for Stripe's own. */
   apiUrl?: string | undefined
-  /** Where Stripe's pages lead back to. */
+  /** The address that Stripe's pages return to. */
   returnUrl(): string
-  /** How long a call of Stripe may take; tests shorten it. */
+  /** The time limit of a call of Stripe; 10 s by default. */
   timeoutMs?: number
 }
 
-/** A subscription that is not over. */
-interface Subscribed {
+/** A subscription that has not ended. */
+interface ActiveSubscription {
   id: string
   itemId: string
-  /** Null while it is not paid for: `unpaid` after all reminders, or `paused`. */
+  /** Null while it is not paid: Stripe's status is `unpaid` or `paused`. */
   tier: PaidTier | null
   quantity: number
 }
 
-/** A verified event, as far as it is looked at: everything else is asked of Stripe. */
+/** The used fields of a verified event; Chowder asks Stripe for everything else. */
 interface StripeEvent {
   id: string
   type: string
@@ -36,57 +36,62 @@ interface StripeEvent {
 }
 
 /**
- * Stripe, as far as Chowder needs it. Every call ends in time and throws an AppError of kind `unavailable` in words
- * fit for callers, with Stripe's reason as its cause; the secrets are in neither.
+ * The functions of Stripe that Chowder uses. Every call has a time limit. It throws unavailable with a message for the
+ * caller, and with Stripe's reason as its cause; neither holds a secret.
  */
 export interface Billing {
-  /** Makes a customer for an organization. One too many, after a lost answer, costs nothing. */
+  /** Creates a customer for an organization. After a lost answer a second one may exist, which costs nothing. */
   createCustomer(organizationId: string): Promise<string>
   checkoutUrl(order: { customerId: string; organizationId: string; tier: PaidTier; quantity: number }): Promise<string>
   portalUrl(customerId: string): Promise<string>
-  /** The customer's subscriptions to our prices as they are now, the best first. More than one is one too many. */
-  findSubscriptions(customerId: string): Promise<Subscribed[]>
+  /** The customer's current subscriptions to our prices, the highest tier first. There should be at most one. */
+  findSubscriptions(customerId: string): Promise<ActiveSubscription[]>
   setQuantity(itemId: string, quantity: number, idempotencyKey: string): Promise<void>
-  /** Ends a subscription at once and settles what was used. */
+  /** Ends a subscription at once and charges for the days that were used. */
   cancelSubscription(id: string): Promise<void>
-  /** Reads an event off the bytes that were signed. Throws invalid unless Stripe signed them within 5 minutes. */
+  /** Verifies the signature of an event over its bytes. Throws invalid unless Stripe signed them in the last 5 minutes. */
   verifyEvent(payload: Buffer, signature: string): StripeEvent
 }
 
-const usualTimeoutMs = 10_000
+const defaultTimeoutMs = 10_000
 const retryAfterSeconds = 5
-/** `past_due` is still paid for: Stripe reminds the customer for weeks before it ends or is `unpaid`. */
+/** `past_due` counts as paid: Stripe reminds the customer for weeks before the subscription ends or is `unpaid`. */
 const paidStatuses = new Set(['active', 'trialing', 'past_due'])
 const unpaidStatuses = new Set(['unpaid', 'paused'])
 
-const addressOf = (apiUrl: string) => {
+const hostOptionsOf = (apiUrl: string) => {
   const { protocol, hostname, port } = new URL(apiUrl)
   return { protocol: protocol === 'http:' ? 'http' : 'https', host: hostname, ...(port && { port }) } as const
 }
 
 export async function createBilling(settings: BillingSettings): Promise<Billing> {
-  const { secretKey, webhookSecret, prices, apiUrl, returnUrl, timeoutMs = usualTimeoutMs } = settings
-  // 30 MB of memory that an installation without billing does not need.
+  const { secretKey, webhookSecret, prices, apiUrl, returnUrl, timeoutMs = defaultTimeoutMs } = settings
+  // The package takes 30 MB of memory, which an installation without billing does not need.
   const { default: StripeClient } = await import('stripe')
   const { StripeError, StripeAPIError, StripeConnectionError, StripeRateLimitError } = StripeClient.errors
   const stripe = new StripeClient(secretKey, {
     timeout: timeoutMs,
-    maxNetworkRetries: 0, // callers wait, and the row repeats what must not be lost
+    maxNetworkRetries: 0, // callers wait, and a worker repeats a failed sync
     telemetry: false,
-    ...(apiUrl !== undefined && addressOf(apiUrl)),
+    ...(apiUrl !== undefined && hostOptionsOf(apiUrl)),
   })
 
-  /** An error of the package holds headers and bodies; of it only its words go on. */
+  /** Keeps only the message of an error: the error itself holds headers and bodies. */
   function toAppError(error: unknown): unknown {
     if (!(error instanceof StripeError)) return error
     const { type, statusCode, code, requestId, message } = error
-    const said = message.replaceAll(secretKey, '…').replaceAll(webhookSecret, '…')
-    const cause = new Error([type, statusCode, code, requestId, said].filter(Boolean).join(' '))
-    const isAway = [StripeAPIError, StripeConnectionError, StripeRateLimitError].some((kind) => error instanceof kind)
-    return new AppError('unavailable', isAway ? texts.stripeUnreachable : texts.stripeRefused, { cause, retryAfterSeconds })
+    const masked = message.replaceAll(secretKey, '…').replaceAll(webhookSecret, '…')
+    const cause = new Error([type, statusCode, code, requestId, masked].filter(Boolean).join(' '))
+    const isUnreachable = [StripeAPIError, StripeConnectionError, StripeRateLimitError].some(
+      (kind) => error instanceof kind,
+    )
+    return new AppError('unavailable', isUnreachable ? texts.stripeUnreachable : texts.stripeRefused, {
+      cause,
+      retryAfterSeconds,
+    })
   }
 
-  async function ask<T>(request: Promise<T>): Promise<T> {
+  async function call<T>(request: Promise<T>): Promise<T> {
     try {
       return await request
     } catch (error) {
@@ -96,8 +101,8 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
 
   const tierOf = (item: Stripe.SubscriptionItem) => paidTiers.find((tier) => prices[tier] === item.price.id)
 
-  /** Null for one that is not ours: not our price, not paid yet, or over. */
-  function read(subscription: Stripe.Subscription): Subscribed | null {
+  /** Null for a subscription that has ended, is not paid yet, or has none of our prices. */
+  function toActive(subscription: Stripe.Subscription): ActiveSubscription | null {
     const isPaid = paidStatuses.has(subscription.status)
     if (!isPaid && !unpaidStatuses.has(subscription.status)) return null
     for (const item of subscription.items.data) {
@@ -108,14 +113,14 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
     return null
   }
 
-  const rank = ({ tier }: Subscribed) => (tier === null ? -1 : paidTiers.indexOf(tier))
+  const rank = ({ tier }: ActiveSubscription) => (tier === null ? -1 : paidTiers.indexOf(tier))
 
   return {
     async createCustomer(organizationId) {
-      return (await ask(stripe.customers.create({ metadata: { organization_id: organizationId } }))).id
+      return (await call(stripe.customers.create({ metadata: { organization_id: organizationId } }))).id
     },
     async checkoutUrl({ customerId, organizationId, tier, quantity }) {
-      const { url } = await ask(
+      const { url } = await call(
         stripe.checkout.sessions.create({
           mode: 'subscription',
           customer: customerId,
@@ -130,17 +135,17 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
       return url
     },
     async portalUrl(customerId) {
-      return (await ask(stripe.billingPortal.sessions.create({ customer: customerId, return_url: returnUrl() }))).url
+      return (await call(stripe.billingPortal.sessions.create({ customer: customerId, return_url: returnUrl() }))).url
     },
     async findSubscriptions(customerId) {
-      const { data } = await ask(stripe.subscriptions.list({ customer: customerId, limit: 100 }))
-      return data.flatMap((one) => read(one) ?? []).sort((a, b) => rank(b) - rank(a))
+      const { data } = await call(stripe.subscriptions.list({ customer: customerId, limit: 100 }))
+      return data.flatMap((subscription) => toActive(subscription) ?? []).sort((a, b) => rank(b) - rank(a))
     },
     async setQuantity(itemId, quantity, idempotencyKey) {
-      await ask(stripe.subscriptionItems.update(itemId, { quantity }, { idempotencyKey }))
+      await call(stripe.subscriptionItems.update(itemId, { quantity }, { idempotencyKey }))
     },
     async cancelSubscription(id) {
-      await ask(stripe.subscriptions.cancel(id, { invoice_now: true, prorate: true }))
+      await call(stripe.subscriptions.cancel(id, { invoice_now: true, prorate: true }))
     },
     verifyEvent(payload, signature) {
       try {

@@ -3,7 +3,7 @@ import type { Db } from '#database/client.ts'
 import type { Organization } from '#database/schema.ts'
 import { runAs } from '#history/actor.ts'
 import type { Logger } from '#platform/log.ts'
-import { forgetOldEvents, postponeBilling, settleBilling, takeOutOfSync } from './store.ts'
+import { claimOutOfSync, deleteOldEvents, postponeSync, settleSync } from './store.ts'
 import type { Billing, PaidTier } from './stripe.ts'
 
 export interface SyncDeps {
@@ -14,64 +14,71 @@ export interface SyncDeps {
 
 const firstRetrySeconds = 10
 const maxRetrySeconds = 600
-/** From this attempt on the log line is an error: somebody has to look. */
-const alarmingAttempts = 10
+/** From this attempt on a failure is logged as an error, for the operator. */
+const errorFromAttempt = 10
 
 /**
- * Makes one organization and Stripe agree: its tier is what it pays for, and the quantity it pays for is the number of
- * its instances. Takes the given one if it is due, else the longest due; true when one was due and agrees now. A failure
- * is logged and repeated with growing pauses, for ever: money is at stake. A crash half-way is repeated after a minute.
+ * Brings one organization in line with Stripe, the given one or the one that is due the longest: its tier becomes the
+ * tier that it pays for, and Stripe's quantity becomes the number of its instances. Returns whether one was due and
+ * succeeded. A failure is logged and repeated with growing pauses for ever, because money is at stake; after a crash
+ * half-way the sync is due again within a minute.
  */
 export async function syncSubscription(deps: SyncDeps, organizationId?: string): Promise<boolean> {
   const { db, log } = deps
-  const taken = await takeOutOfSync(db, organizationId)
-  if (!taken) return false
-  const about = { organizationId: taken.id, attempts: taken.billingAttempts }
+  const claimed = await claimOutOfSync(db, organizationId)
+  if (!claimed) return false
+  const about = { organizationId: claimed.id, attempts: claimed.billingAttempts }
   try {
     await runAs({ actor: { type: 'stripe' } }, () =>
-      taken.deletedAt ? endSubscription(deps, taken) : agree(deps, taken),
+      claimed.deletedAt ? cancelSubscriptions(deps, claimed) : syncClaimed(deps, claimed),
     )
     return true
   } catch (error) {
-    const level = taken.billingAttempts >= alarmingAttempts ? 'error' : 'warn'
-    log[level]({ err: error, ...about }, 'the subscription could not be brought in line with Stripe; it is tried again')
-    const seconds = Math.min(firstRetrySeconds * 2 ** (taken.billingAttempts - 1), maxRetrySeconds)
-    await postponeBilling(db, taken, seconds)
+    const level = claimed.billingAttempts >= errorFromAttempt ? 'error' : 'warn'
+    log[level]({ err: error, ...about }, 'the sync of a subscription with Stripe failed and will be repeated')
+    const seconds = Math.min(firstRetrySeconds * 2 ** (claimed.billingAttempts - 1), maxRetrySeconds)
+    await postponeSync(db, claimed, seconds)
     return false
   }
 }
 
-/** All that are due, one after another. Ends at a failure: Stripe may be away, and the rest are due in the next round. */
+/**
+ * Syncs all organizations that are due, one after another, and deletes old events. Stops at a failure, because Stripe
+ * may be unreachable; the next run continues.
+ */
 export async function syncSubscriptions(deps: SyncDeps, signal: AbortSignal): Promise<void> {
-  await forgetOldEvents(deps.db)
+  await deleteOldEvents(deps.db)
   while (!signal.aborted && (await syncSubscription(deps)));
 }
 
-async function agree({ db, billing, log }: SyncDeps, taken: Organization): Promise<void> {
-  const { id: organizationId, stripeCustomerId, instanceCount } = taken
+async function syncClaimed({ db, billing, log }: SyncDeps, claimed: Organization): Promise<void> {
+  const { id: organizationId, stripeCustomerId, instanceCount } = claimed
   const [found, second] = await billing.findSubscriptions(stripeCustomerId ?? '')
-  if (second?.tier) log.error({ organizationId, subscriptionId: second.id }, 'an organization pays twice')
+  if (second?.tier)
+    log.error({ organizationId, subscriptionId: second.id }, 'an organization has two paid subscriptions')
   if (found && found.quantity !== instanceCount) {
-    // A key of this attempt alone: Stripe answers a repeated one with its first answer, be it a failure.
+    // The key differs in each attempt, because Stripe answers a repeated key with its first answer, even a failure.
     await billing.setQuantity(
       found.itemId,
       instanceCount,
-      `quantity-${organizationId}-${taken.nextBillingAt.getTime()}`,
+      `quantity-${organizationId}-${claimed.nextBillingAt.getTime()}`,
     )
-    log.info({ organizationId, from: found.quantity, to: instanceCount }, 'Stripe knows the number of instances')
+    log.info({ organizationId, from: found.quantity, to: instanceCount }, 'the number of instances was sent to Stripe')
   }
-  const tier = tierFor(taken, found?.tier ?? null)
-  const settled = await settleBilling(db, taken, {
+  const tier = tierFor(claimed, found?.tier ?? null)
+  const settled = await settleSync(db, claimed, {
     stripeSubscriptionId: found?.id ?? null,
     billedCount: found ? instanceCount : 0,
     ...(tier && { subscriptionTier: tier, instanceLimit: instanceLimits[tier] }),
   })
-  if (settled && tier) log.info({ organizationId, from: taken.subscriptionTier, to: tier }, 'the tier has changed')
+  if (settled && tier)
+    log.info({ organizationId, from: claimed.subscriptionTier, to: tier }, 'the tier of an organization has changed')
 }
 
 /**
- * The tier that an organization changes to; null when it keeps its own. A lower limit stops nothing: creates are refused
- * until enough was deleted. What the operator gave stays: `whale` always, another tier while nothing was ever paid for.
+ * The tier that an organization changes to; null when its tier stays. A lower limit stops no instance: creates are
+ * refused until enough are deleted. A tier that the operator set stays: `whale` always, any other until the first
+ * subscription.
  */
 function tierFor({ subscriptionTier, stripeSubscriptionId }: Organization, paid: PaidTier | null) {
   const tier = paid ?? 'shrimp'
@@ -79,12 +86,15 @@ function tierFor({ subscriptionTier, stripeSubscriptionId }: Organization, paid:
   return paid || stripeSubscriptionId ? tier : null
 }
 
-/** Of a deleted organization: ended one by one, until Stripe knows of none. */
-async function endSubscription({ db, billing, log }: SyncDeps, taken: Organization): Promise<void> {
-  const [found, second] = await billing.findSubscriptions(taken.stripeCustomerId ?? '')
+/** Cancels the subscriptions of a deleted organization, one in each sync, until Stripe has none. */
+async function cancelSubscriptions({ db, billing, log }: SyncDeps, claimed: Organization): Promise<void> {
+  const [found, second] = await billing.findSubscriptions(claimed.stripeCustomerId ?? '')
   if (found) {
     await billing.cancelSubscription(found.id)
-    log.info({ organizationId: taken.id, subscriptionId: found.id }, 'the subscription of a deleted organization ended')
+    log.info(
+      { organizationId: claimed.id, subscriptionId: found.id },
+      'the subscription of a deleted organization was cancelled',
+    )
   }
-  await settleBilling(db, taken, { stripeSubscriptionId: null, billedCount: second ? null : 0 })
+  await settleSync(db, claimed, { stripeSubscriptionId: null, billedCount: second ? null : 0 })
 }

@@ -1,12 +1,12 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import { failures } from '#http/openapi.ts'
-import { takeEvent } from './store.ts'
+import { storeEvent } from './store.ts'
 import type { Billing } from './stripe.ts'
 import { type SyncDeps, syncSubscription } from './sync.ts'
 
-/** What may change what an organization has. Anything else is answered and forgotten. */
-const telling = new Set([
+/** The types of events that can change the tier of an organization. Other events are answered and ignored. */
+const relevantTypes = new Set([
   'checkout.session.completed',
   'customer.subscription.created',
   'customer.subscription.updated',
@@ -16,17 +16,17 @@ const telling = new Set([
 
 export interface WebhookDeps extends Pick<SyncDeps, 'db' | 'log'> {
   /** Throws not_implemented when Stripe is not set up. */
-  needBilling(): Billing
+  requireBilling(): Billing
 }
 
 /**
- * Takes Stripe's events in. An event is a bell: it says that something has changed, and what holds is asked of Stripe
- * afterwards, so that replays and disorder change nothing. One that was answered is not lost: the row is due, and the
- * rounds of the workers repeat what fails now.
+ * Receives Stripe's events. An event only says that something has changed; Chowder then asks Stripe for the current
+ * state, so that repeated and reordered events do no harm. Once an event is answered, its organization is due, and the
+ * periodic sync of the workers repeats a failure.
  */
-export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app, { db, log, needBilling }) => {
+export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app, { db, log, requireBilling }) => {
   app.removeAllContentTypeParsers()
-  // The signature is over the bytes as they came.
+  // The signature covers the raw bytes.
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, async (_request: unknown, body: Buffer) => body)
 
   app.post(
@@ -37,7 +37,7 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app,
         operationId: 'receiveStripeEvent',
         summary: 'Receive an event from Stripe',
         description:
-          'Called by Stripe only: point a webhook of your Stripe account here. The Stripe-Signature header is checked on the raw body. A tier changes within seconds of the event.',
+          'Only Stripe calls this: register the address as a webhook of your Stripe account. The header `Stripe-Signature` is verified over the raw body. A tier changes within seconds of the event.',
         tags: ['subscription'],
         response: {
           200: Type.Object({ received: Type.Boolean() }, { examples: [{ received: true }] }),
@@ -46,26 +46,26 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app,
       },
     },
     async ({ body, headers }, reply) => {
-      const billing = needBilling()
+      const billing = requireBilling()
       const signature = headers['stripe-signature']
       const event = billing.verifyEvent(
         Buffer.isBuffer(body) ? body : Buffer.alloc(0),
         typeof signature === 'string' ? signature : '',
       )
-      if (!telling.has(event.type)) return { received: true }
-      const { isNew, organizationId } = await takeEvent(db, event)
+      if (!relevantTypes.has(event.type)) return { received: true }
+      const { isNew, organizationId } = await storeEvent(db, event)
       const about = { eventId: event.id, type: event.type, organizationId }
       if (!isNew) {
-        log.info(about, 'an event of Stripe came again')
+        log.info(about, 'a Stripe event was received again')
       } else if (organizationId === null) {
-        log.warn(about, 'an event of Stripe is about a customer who is not ours')
+        log.warn(about, 'a Stripe event names an unknown customer')
       } else {
-        // Nothing is taken for it: Stripe reminds the customer, and ends the subscription when that does not help.
-        if (event.type === 'invoice.payment_failed') log.warn(about, 'an organization did not pay')
-        else log.info(about, 'an event of Stripe')
+        // An unpaid invoice changes no tier: Stripe reminds the customer first, and ends the subscription later.
+        if (event.type === 'invoice.payment_failed') log.warn(about, 'an organization has not paid an invoice')
+        else log.info(about, 'a Stripe event was received')
         reply.raw.once('finish', () => {
           void syncSubscription({ db, log, billing }, organizationId).catch((error: unknown) => {
-            log.warn({ err: error, ...about }, 'Stripe could not be asked; a worker will')
+            log.warn({ err: error, ...about }, 'the sync after a Stripe event failed; a worker will repeat it')
           })
         })
       }
