@@ -349,4 +349,4 @@ describe('GET /v1/instances/{id}/status?wait', () => {
 })
 
 const lookups = ({ mock }: { mock: { calls: unknown[][] } }) =>
-  mock.calls.filter(([query]) => (query as { name?: string }).name === 'find_heads').length
+  mock.calls.filter(([query]) => (query as { name?: string }).name === 'find_summaries').length

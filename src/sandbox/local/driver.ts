@@ -267,7 +267,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const record = await recordOf(folder)
       const cwd = relative(folder.home, resolve(folder.home, execOptions.cwd ?? ''))
       await using workingFolder = await openFolderAt(homeOf(folder, record), cwd)
-      return execBeside(record, workingFolder, argv, execOptions, signal)
+      // Awaited, so that the folder is closed after it: a failure meanwhile would have no handler.
+      return await execBeside(record, workingFolder, argv, execOptions, signal)
     },
     logs: (id, lines) => lastLines(folderOf(id).log, lines),
     files(id) {
