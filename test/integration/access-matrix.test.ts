@@ -22,7 +22,7 @@ import { until } from '../support/until.ts'
 const document = await readDocument()
 const check = checkerOf(document)
 
-/** What ends something comes after what needs it. */
+/** Calls that end something come after the calls that need it. */
 const rank = ({ name }: DocumentedOperation) => {
   if (name === 'DELETE /v1/organization') return 4
   if (name === 'DELETE /v1/instances/{instance_id}') return 3
@@ -35,13 +35,13 @@ let gateway: FakeGateway
 let hub: FakeClawHub
 let chowder: TestChowder
 
-/** What stands in the path, by parameter: ours, and another organization's. */
+/** The values of path parameters: of our organization, and of another one. */
 let ours: Record<string, string>
 let theirs: Record<string, string>
 let missing: Record<string, string>
 
 const organizationKey: Record<string, string> = {}
-/** Scoped keys by what they hold. */
+/** Scoped keys by their permissions. */
 const scoped: Record<string, string> = {}
 
 const everywhere = { session_id: 'main', channel: 'whatsapp', skill_name: 'web-search', path: 'notes.txt', q: 'web' }
@@ -66,7 +66,7 @@ beforeAll(async () => {
   const [own, other, disabled] = [
     await chowder.signUp(),
     await chowder.signUp(),
-    await chowder.signUp({ providerKey: null }), // a key that was used is remembered for a second
+    await chowder.signUp({ providerKey: null }), // a used key is cached for a second
   ]
   const [instance, sibling, foreign] = [
     await create('/v1/instances', own.key, { name: 'mine' }),
@@ -88,7 +88,7 @@ beforeAll(async () => {
   expect((await chowder.call('DELETE', `/v1/keys/${revoked.id}`, { key: own.key })).status).toBe(204)
   await pool.query('UPDATE organizations SET disabled_at = now() WHERE id = $1', [disabled.id])
 
-  // A key to be read and revoked, of the kind that each path is for.
+  // A key to read and revoke, of the kind of each path.
   const keysOf = async (key: string, instanceId: string) => ({
     '/v1/keys': (await issue(key, instanceId)).id,
     '/v1/organization/keys': (await create('/v1/organization/keys', key, { name: 'k' })).id,
@@ -120,7 +120,7 @@ afterAll(async () => {
   await hub.close()
 })
 
-/** The document's own request for an operation, on one of three sets of things, with a whole Authorization header. */
+/** Sends the documented request of an operation, with one of three sets of path values and an Authorization header. */
 async function call(operation: DocumentedOperation, values: Record<string, string>, authorization?: string) {
   const keyId = values[operation.path.replace('/{key_id}', '')]
   const request = requestOf(document, operation, { ...values, ...(keyId !== undefined && { key_id: keyId }) })
@@ -139,13 +139,13 @@ async function call(operation: DocumentedOperation, values: Record<string, strin
 
 const bearer = (key: string | undefined) => `Bearer ${key}`
 
-/** All that a caller can tell two answers apart by. */
+/** Everything that can tell two answers apart. */
 function seen({ statusCode, body, headers }: Awaited<ReturnType<typeof call>>) {
   const { 'x-request-id': _id, date: _date, ...rest } = headers
   return { statusCode, body, headers: rest }
 }
 
-describe('A1, A2: who may call what', () => {
+describe('A1, A2: the key that each call needs', () => {
   test.each(operations)('$name', async (documented) => {
     const { 'x-permission': access } = documented.operation
     const { path } = documented

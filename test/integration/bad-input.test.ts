@@ -21,13 +21,13 @@ import { until } from '../support/until.ts'
 
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
 const megabyte = 1024 * 1024
-/** What the heap may grow by over all inputs but the first quarter, which fills caches and compiles code. */
+/** The allowed growth of the heap after the first quarter of the inputs, which fills caches and compiles code. */
 const growthBytes = 24 * megabyte
 
 const document = await readDocument()
 const operations = operationsOf(document)
 const check = checkerOf(document)
-/** What the document says that each operation may answer. */
+/** The documented statuses of each operation. */
 const statusesOf = new Map(operations.map(({ name, operation }) => [name, new Set(Object.keys(operation.responses))]))
 const errorSchema = { $ref: '#/components/schemas/Error' }
 
@@ -38,7 +38,7 @@ let chowder: TestChowder
 let key: string
 let values: Record<string, string>
 
-/** What would end the world of this test if it were taken for good: it gets ids of nothing. */
+/** Calls that would delete what this test needs: they get ids that do not exist. */
 const ends = new Set([
   'DELETE /v1/instances/{instance_id}/responses/{response_id}',
   'DELETE /v1/instances/{instance_id}',
@@ -49,7 +49,7 @@ const ends = new Set([
 const valuesFor = ({ name }: DocumentedOperation) =>
   ends.has(name) ? { ...values, instance_id: randomUUID(), key_id: randomUUID() } : values
 
-/** Its organization may get the name that is then repeated, so it is another one, and a new one after that. */
+/** It needs its own organization, and a new one after a call that succeeds: it may repeat the name by chance. */
 const deletion = 'DELETE /v1/organization'
 let doomedKey: string
 
@@ -104,7 +104,7 @@ afterAll(async () => {
   await stripe.close()
 })
 
-/** Throws unless an answer keeps the contract, whatever was asked. */
+/** Throws unless an answer keeps the contract. */
 function judge(answer: { statusCode: number; headers: Record<string, unknown>; body: string }): void {
   const { statusCode, headers, body } = answer
   if (typeof headers['x-request-id'] !== 'string') throw new Error(`${statusCode} without x-request-id`)
@@ -123,7 +123,7 @@ function heapBytes(): number {
   return process.memoryUsage().heapUsed
 }
 
-/** Sends so many bad requests, each of which must be answered as the contract says. */
+/** Sends bad requests, and checks that each answer keeps the contract. */
 async function sendBadRequests(inputs: number): Promise<void> {
   let sent = 0
   let before = 0
@@ -157,14 +157,14 @@ describe('A15: bad input', () => {
   test(`10,000 of them: ${promise}`, { timeout: 600_000, tags: ['long'] }, () => sendBadRequests(10_000))
 })
 
-describe('A15: what no HTTP client library would send', () => {
+describe('A15: requests that no HTTP client library sends', () => {
   let port: number
   beforeAll(async () => {
     await chowder.app.listen({ host: '127.0.0.1', port: 0 })
     port = (chowder.app.server.address() as AddressInfo).port
   })
 
-  /** What comes back for some bytes, until the server ends the connection. */
+  /** Sends bytes, and returns everything that the server sends until it ends the connection. */
   async function exchange(...pieces: (string | Buffer)[]): Promise<string> {
     const socket = connect(port, '127.0.0.1')
     socket.setTimeout(10_000, () => socket.destroy(new Error('no end after 10 s')))
@@ -202,11 +202,11 @@ describe('A15: what no HTTP client library would send', () => {
       [`GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n`],
     ],
     ['no host', 400, ['GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n']],
-    ['an expectation that nobody can meet', 417, [`${post}expect: the-unexpected\r\ncontent-length: 2\r\n\r\n{}`]],
+    ['an unsupported expectation', 417, [`${post}expect: the-unexpected\r\ncontent-length: 2\r\n\r\n{}`]],
     ['a control character in a header', 400, [`${get('/healthz')}x-bad: a\u0001b\r\n\r\n`]],
     ['a folded header', 400, [`${get('/healthz')}x-folded: a\r\n b\r\n\r\n`]],
     [
-      'bytes that are no UTF-8 in the path',
+      'bytes in the path that are not UTF-8',
       400,
       [Buffer.concat([Buffer.from('GET /v1/\xff\xfe', 'latin1'), Buffer.from(` HTTP/1.1\r\n${host}\r\n`)])],
     ],
@@ -234,7 +234,7 @@ describe('bodies are Unicode, or refused', () => {
     return [answer.statusCode, answer.json().detail ?? answer.json().organization.name]
   }
 
-  test('half a surrogate pair is a 400 wherever it stands, a whole one is taken', async () => {
+  test('half of a surrogate pair is a 400 in every place, a whole one is accepted', async () => {
     const refused = [400, expect.stringContaining('surrogate')]
     expect(await signUp('{"name":"a\\ud83d"}')).toEqual(refused)
     expect(await signUp('{"name":"a","more":[{"\\udc00":1}]}')).toEqual(refused)
@@ -242,18 +242,18 @@ describe('bodies are Unicode, or refused', () => {
     expect(await signUp('{"name":"\\\\ud83d"}')).toEqual([201, '\\ud83d'])
   })
 
-  test('bytes that are no UTF-8 are a 400', async () => {
+  test('bytes that are not UTF-8 are a 400', async () => {
     expect(await signUp(Buffer.from('{"name":"caf\xe9"}', 'latin1'))).toEqual([400, 'The body is not valid UTF-8.'])
     expect(await signUp(Buffer.from('{"name":"café"}'))).toEqual([201, 'café'])
   })
 })
 
-describe('A3: what is the server’s to say', () => {
+describe('A3: a field that only the server sets', () => {
   const bodies = operations.filter(
     ({ operation, name }) =>
       operation.requestBody?.content['application/json'] && !/\/(responses|completions)$/.test(name),
   )
-  test.each(bodies)('$name refuses it by name', async (operation) => {
+  test.each(bodies)('$name refuses it', async (operation) => {
     const { properties = {} } = present(present(operation.operation.requestBody).content['application/json']).schema
     const request = authorized(requestOf(document, operation, valuesFor(operation)))
     for (const field of notTheirs.filter((field) => !(field in (properties as object)))) {

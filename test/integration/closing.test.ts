@@ -10,7 +10,7 @@ const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
 const url = await chowder.app.listen({ port: 0, host: '127.0.0.1' })
 afterAll(() => chowder.close())
 
-test('a server that closes answers what still comes in on its connections, and is closed once all is answered', async () => {
+test('a closing server answers requests on open connections, and is closed once all are answered', async () => {
   const { key, id: organizationId } = await chowder.signUp()
   const { body: instance } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'a' } })
   let requests = 0
@@ -23,7 +23,7 @@ test('a server that closes answers what still comes in on its connections, and i
   socket.setEncoding('utf8').on('data', (text: string) => {
     answer += text
   })
-  socket.write('GET /v1/organization HTTP/1.1\r\nhost: chowder.test\r\n') // its end comes once the server closes
+  socket.write('GET /v1/organization HTTP/1.1\r\nhost: chowder.test\r\n') // the rest is sent once the server closes
   await until('both to have arrived', async () => requests === 1 && (await connections()) === 2)
 
   const began = performance.now()

@@ -15,13 +15,13 @@ afterAll(() => chowder.close())
 
 const get = (url: string) => chowder.app.inject({ method: 'GET', url })
 
-test('anybody may read the OpenAPI document, and keep it for a while', async () => {
+test('anybody can read the OpenAPI document, and cache it', async () => {
   const { statusCode, headers, json } = await get('/openapi.json')
   expect([statusCode, headers['cache-control']]).toEqual([200, 'public, max-age=300'])
   expect(json()).toEqual(JSON.parse(JSON.stringify(chowder.app.swagger())))
 })
 
-test('the page asks for nothing from any other host, and could not', async () => {
+test('the page loads nothing from another host, and its policy forbids it', async () => {
   const { statusCode, headers, body } = await get('/docs/')
   expect([statusCode, headers['content-type']]).toEqual([200, 'text/html; charset=utf-8'])
   expect(body).toContain('<title>Chowder API</title>')
@@ -46,7 +46,7 @@ test('the page asks for nothing from any other host, and could not', async () =>
   expect(Object.values(policy).flat().join(' ')).not.toMatch(/https?:|\*|unsafe-eval/)
 })
 
-test('/docs/errors has an anchor for each error code, and asks for nothing', async () => {
+test('/docs/errors has an anchor for each error code, and loads nothing', async () => {
   const { statusCode, headers, body } = await get('/docs/errors')
   expect([statusCode, headers['content-type']]).toEqual([200, 'text/html; charset=utf-8'])
   expect(headers['content-security-policy']).toContain("default-src 'none'")
@@ -61,12 +61,12 @@ test('/docs/errors has an anchor for each error code, and asks for nothing', asy
   expect((await get(pathname)).body).toContain(`id="${anchor.slice(1)}"`)
 })
 
-test('/docs leads to the page', async () => {
+test('/docs redirects to the page', async () => {
   const { statusCode, headers } = await get('/docs')
   expect([statusCode, headers.location]).toEqual([301, '/docs/'])
 })
 
-test('llms.txt has the walk, every call with what it needs, and links on this server', async () => {
+test('llms.txt has the quick start, every call with the key that it needs, and links to this server', async () => {
   const { headers, body } = await get('/llms.txt')
   expect(headers['content-type']).toBe('text/plain; charset=utf-8')
   expect(body).toContain('curl -s http://chowder.test/v1/organization/signup')

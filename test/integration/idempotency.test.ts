@@ -33,7 +33,7 @@ const creating = {
 }
 
 describe.each(Object.keys(creating) as (keyof typeof creating)[])('POST %s with an Idempotency-Key', (path) => {
-  test('answers the same again, marked as replayed, and creates nothing more', async () => {
+  test('repeats the answer, marked as replayed, and creates nothing', async () => {
     const [{ id }] = [(await chowder.call('POST', '/v1/instances', { key, body: { name: 'first' } })).body]
     const body = creating[path](id)
     const first = await post(path, 'same', body)
@@ -59,7 +59,7 @@ describe.each(Object.keys(creating) as (keyof typeof creating)[])('POST %s with 
   })
 })
 
-test('of 100 concurrent twins one creates and all are answered the same', async () => {
+test('of 100 concurrent duplicates one creates, and all get the same answer', async () => {
   const answers = await Promise.all(Array.from({ length: 100 }, () => post('/v1/instances', 'burst', { name: 'one' })))
   expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([201]))
   expect(new Set(answers.map(({ body }) => JSON.stringify(body))).size).toBe(1)
@@ -67,7 +67,7 @@ test('of 100 concurrent twins one creates and all are answered the same', async 
   expect(await instancesOf()).toHaveLength(1)
 })
 
-test('100 keys of their own create 100 instances', async () => {
+test('100 different keys create 100 instances', async () => {
   const answers = await Promise.all(
     Array.from({ length: 100 }, (_, i) => post('/v1/instances', `own-${i}`, { name: 'one' })),
   )
@@ -75,7 +75,7 @@ test('100 keys of their own create 100 instances', async () => {
   expect(await instancesOf()).toHaveLength(100)
 })
 
-test('two organizations with the same key are nothing to each other', async () => {
+test('two organizations can use the same key', async () => {
   const theirs = await chowder.signUp()
   const mine = await post('/v1/instances', 'same', { name: 'mine' })
   const other = await post('/v1/instances', 'same', { name: 'theirs' }, theirs.key)
@@ -89,7 +89,7 @@ test('all keys of an organization replay each other’s answers', async () => {
   expect((await post('/v1/instances', 'same', { name: 'one' }, body.raw_key)).body).toEqual(first.body)
 })
 
-test('the order of the body’s fields says nothing, anything else does, and so does the route', async () => {
+test('the order of the fields of the body does not matter; everything else does, and the route', async () => {
   await post('/v1/instances', 'same', { name: 'one', metadata: { a: '1', b: '2' } })
   const turned = await post('/v1/instances', 'same', { metadata: { b: '2', a: '1' }, name: 'one' })
   expect([turned.status, turned.headers['idempotent-replayed']]).toEqual([201, 'true'])
@@ -100,7 +100,7 @@ test('the order of the body’s fields says nothing, anything else does, and so 
   expect((await post('/v1/instances', 'route', { name: 'one' })).status).toBe(422)
 })
 
-test('what fails is not kept: the same request with the same key may succeed later', async () => {
+test('an error is not stored: the same request with the same key can succeed later', async () => {
   const bare = await chowder.signUp({ providerKey: null })
   const refused = await post('/v1/instances', 'later', { name: 'one' }, bare.key)
   expect(refused.status).toBe(400)
@@ -109,7 +109,7 @@ test('what fails is not kept: the same request with the same key may succeed lat
   expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
 })
 
-test('a replay under a full plan is the first answer, and takes no place', async () => {
+test('a replay under a full plan is the first answer, and does not count against the limit', async () => {
   await chowder.database.pool.query('UPDATE organizations SET instance_limit = 1 WHERE id = $1', [organizationId])
   const first = await post('/v1/instances', 'one', { name: 'one' })
   expect((await post('/v1/instances', 'one', { name: 'one' })).body).toEqual(first.body)
@@ -129,12 +129,12 @@ test.each([
   expect(await instancesOf()).toEqual([])
 })
 
-test('the longest key, of every sign it may have, is taken', async () => {
+test('the longest key, with every allowed character, is accepted', async () => {
   const signs = String.fromCharCode(...Array.from({ length: 94 }, (_, i) => 0x21 + i))
   expect((await post('/v1/instances', signs.repeat(3).slice(0, 255), { name: 'one' })).status).toBe(201)
 })
 
-test('a client that was gone before the answer gets it by asking again', async () => {
+test('a client that left before the answer gets it when it repeats the request', async () => {
   const url = await listening()
   const creates = await holdCreates()
   const leaving = new AbortController()
@@ -153,7 +153,7 @@ test('a client that was gone before the answer gets it by asking again', async (
   expect(await instancesOf()).toMatchObject([{ id: body.id }])
 })
 
-test('when its database connection dies in the middle nothing is created, the process lives, and a retry creates', async () => {
+test('when its database connection dies in the middle, nothing is created, the process survives, and a retry creates', async () => {
   const creates = await holdCreates()
   const cut = post('/v1/instances', 'cut', { name: 'one' })
   await until('the create to wait for the lock', waitsForLock)
@@ -165,57 +165,57 @@ test('when its database connection dies in the middle nothing is created, the pr
   expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
 })
 
-describe('a twin that is still under way', () => {
-  /** A create that has its key and goes no further for now. */
-  async function underWay(idempotencyKey: string) {
+describe('a duplicate of a request that is in progress', () => {
+  /** A create that has claimed its key and waits for a lock. */
+  async function inProgress(idempotencyKey: string) {
     const creates = await holdCreates()
     const answer = post('/v1/instances', idempotencyKey, { name: 'one' })
     await until('the create to wait for the lock', waitsForLock)
     return { answer, ...creates }
   }
 
-  test('is waited for and its answer replayed', async () => {
-    const twin = await underWay('succeeds')
+  test('waits and gets the same answer', async () => {
+    const first = await inProgress('succeeds')
     const answer = post('/v1/instances', 'succeeds', { name: 'one' })
-    await twin.letGo()
+    await first.letGo()
     const { status, body, headers } = await answer
     expect([status, headers['idempotent-replayed']]).toEqual([201, 'true'])
-    expect(body).toEqual((await twin.answer).body)
+    expect(body).toEqual((await first.answer).body)
   })
 
-  test('is waited for, and when it fails this request creates', async () => {
-    const twin = await underWay('fails')
+  test('waits, and creates when the first one fails', async () => {
+    const first = await inProgress('fails')
     const answer = post('/v1/instances', 'fails', { name: 'one' })
-    await twin.cut()
-    expect((await twin.answer).status).toBe(503)
-    await twin.letGo()
+    await first.cut()
+    expect((await first.answer).status).toBe(503)
+    await first.letGo()
     const { status, headers } = await answer
     expect([status, headers['idempotent-replayed']]).toEqual([201, undefined])
     expect(await instancesOf()).toHaveLength(1)
   })
 
-  test('after 10 s is a 409 that says to come again, and creates nothing', async () => {
-    const twin = await underWay('slow')
+  test('is a 409 with Retry-After after 10 s, and creates nothing', async () => {
+    const first = await inProgress('slow')
     const began = performance.now()
     const { status, body, headers } = await post('/v1/instances', 'slow', { name: 'one' })
     expect([status, headers['retry-after']]).toEqual([409, '1'])
     expect(body.detail).toContain('Idempotency-Key')
     expect(performance.now() - began).toBeGreaterThan(9900)
-    await twin.letGo()
-    expect((await twin.answer).status).toBe(201)
+    await first.letGo()
+    expect((await first.answer).status).toBe(201)
     expect(await instancesOf()).toHaveLength(1)
   })
 
-  test('keeps nobody else waiting, however many ask for its answer', async () => {
+  test('does not delay others, also when 100 of them wait', async () => {
     const other = await chowder.signUp()
-    const twin = await underWay('crowd')
+    const first = await inProgress('crowd')
     const answers = Promise.all(Array.from({ length: 100 }, () => post('/v1/instances', 'crowd', { name: 'one' })))
     for (let i = 0; i < 2; i += 1) {
       const began = performance.now()
       expect((await chowder.call('GET', '/v1/subscription', { key: other.key })).status).toBe(200)
-      expect(performance.now() - began).toBeLessThan(4500) // one that held a connection would do so for 10 s
+      expect(performance.now() - began).toBeLessThan(4500) // a duplicate that held a connection would hold it for 10 s
     }
-    await twin.letGo()
+    await first.letGo()
     expect(new Set((await answers).map(({ status }) => status))).toEqual(new Set([201]))
     expect(await instancesOf()).toHaveLength(1)
   })
@@ -228,7 +228,7 @@ describe('after 24 hours', () => {
       [organizationId],
     )
 
-  test('the key is free, for the same request as for another one', async () => {
+  test('the key can be used again, for the same request or another', async () => {
     await post('/v1/instances', 'k', { name: 'one' })
     await expire()
     const other = await post('/v1/instances', 'k', { name: 'two' })
@@ -236,7 +236,7 @@ describe('after 24 hours', () => {
     expect((await post('/v1/instances', 'k', { name: 'two' })).body).toEqual(other.body)
   })
 
-  test('the answers are deleted, and those that are younger are kept', async () => {
+  test('expired answers are deleted, and younger ones are kept', async () => {
     const { pool } = chowder.database
     await pool.query(
       `INSERT INTO idempotency_keys (organization_id, key, request_hash, expires_at)
@@ -256,7 +256,7 @@ describe('after 24 hours', () => {
   })
 })
 
-test('a stored answer shows nothing of the key that it holds', async () => {
+test('a stored answer is encrypted, with the key in it', async () => {
   const { body } = await post('/v1/organization/keys', 'secret', { name: 'k' })
   const rows = JSON.stringify(await stored())
   expect(body.raw_key).toMatch(/^chd_org_/)
@@ -272,14 +272,14 @@ test('a transaction that fails leaves no connection behind', async () => {
   await until('all connections to be back', () => pool.idleCount === pool.totalCount)
 })
 
-/** Holds creates of the organization between their beginning and their commit, by the lock on its row. */
+/** Holds creates of the organization before their commit, by a lock on its row. */
 async function holdCreates() {
   const holder = new pg.Client(chowder.database.connection)
   await holder.connect()
   await holder.query('BEGIN')
   await holder.query('SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE', [organizationId])
   return {
-    /** Ends the connections of those that are held. */
+    /** Ends the connections of the held creates. */
     cut: () =>
       holder.query(
         `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,

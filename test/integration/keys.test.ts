@@ -11,7 +11,7 @@ import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 let chowder: TestChowder
-/** A second process of the same installation, as far as keys go. */
+/** Stands for a second process of the installation that has its own cache of keys. */
 let replica: TestChowder
 let url: string
 
@@ -107,7 +107,7 @@ describe('POST /v1/keys', () => {
     expect([answer.status, answer.body.detail]).toEqual([400, expect.stringMatching(detail)])
   })
 
-  test('an expiry is taken in both documented forms, up to the last second there is', async () => {
+  test('an expiry is accepted in both documented forms, up to the last possible second', async () => {
     const tenant = await newTenant()
     for (const expires_at of ['2099-12-31T23:59:59Z', '2099-12-31T23:59:59.000000+00:00']) {
       expect((await create(tenant, { expires_at })).body.expires_at).toBe('2099-12-31T23:59:59Z')
@@ -127,7 +127,7 @@ describe('POST /v1/keys', () => {
     expect((await chowder.call('GET', '/v1/keys', { key: tenant.key })).body).toEqual([])
   })
 
-  test('an id written in upper case is the same instance, which the key then works on', async () => {
+  test('an id in upper case is the same instance, and the key works on it', async () => {
     const tenant = await newTenant()
     const { instanceId } = tenant
     const { key } = await scopedKey(tenant, { instance_ids: [instanceId.toUpperCase(), instanceId] })
@@ -136,7 +136,7 @@ describe('POST /v1/keys', () => {
 })
 
 describe('GET /v1/keys', () => {
-  test('lists scoped keys only, newest first, in pages, the revoked and expired ones as inactive', async () => {
+  test('lists only scoped keys, newest first, in pages, with revoked and expired ones as inactive', async () => {
     const tenant = await newTenant()
     const ids: string[] = []
     for (const name of ['one', 'two', 'three']) ids.unshift((await create(tenant, { name })).body.id)
@@ -163,7 +163,7 @@ describe('GET /v1/keys', () => {
     expect((await chowder.call('GET', '/v1/keys?cursor=nonsense', { key: tenant.key })).status).toBe(400)
   })
 
-  test('a key of another organization is no place in the list to go on from', async () => {
+  test('the id of a key of another organization is not a position in the list', async () => {
     const tenant = await newTenant()
     await create(tenant)
     const foreign = (await create(await newTenant())).body.id
@@ -174,7 +174,7 @@ describe('GET /v1/keys', () => {
 })
 
 describe('GET /v1/keys/{key_id}', () => {
-  test('adds what the key may do, on which instances, in the order they were given in', async () => {
+  test('adds the permissions for each instance, in the order of the request', async () => {
     const tenant = await newTenant()
     const [second, third] = [await createInstance(tenant.key), await createInstance(tenant.key)]
     const instance_ids = [third, tenant.instanceId, second]
@@ -187,7 +187,7 @@ describe('GET /v1/keys/{key_id}', () => {
 })
 
 describe('PATCH /v1/keys/{key_id}', () => {
-  test('renames, sets an expiry and takes it back, each alone', async () => {
+  test('changes the name, sets an expiry and removes it, one at a time', async () => {
     const tenant = await newTenant()
     const { id } = await scopedKey(tenant)
     const patch = async (body: object) => {
@@ -216,7 +216,7 @@ describe('PATCH /v1/keys/{key_id}', () => {
     expect(await read()).toEqual(before)
   })
 
-  test('on a revoked key is a 409; an expired one can be given more time', async () => {
+  test('on a revoked key is a 409; the expiry of an expired one can be extended', async () => {
     const tenant = await newTenant()
     const [revoked, expired] = [await scopedKey(tenant), await scopedKey(tenant)]
     await chowder.call('DELETE', `/v1/keys/${revoked.id}`, { key: tenant.key })
@@ -253,7 +253,7 @@ test('a key that is missing, malformed, another organization’s or of the other
   expect(await statusOf(ofOther.key, other)).toBe(200)
 })
 
-describe('what a scoped key may do', () => {
+describe('a scoped key', () => {
   const organizationOnly = [
     ['GET', '/v1/organization'],
     ['PATCH', '/v1/organization'],
@@ -273,7 +273,7 @@ describe('what a scoped key may do', () => {
     ['POST', '/v1/instances/own/stop'],
   ] as const
 
-  test('A2: not mint, read, change or revoke keys, nor touch the organization, its list and lives, with all five permissions', async () => {
+  test('A2: cannot create, read, change or revoke keys, use the organization, or create and delete instances, with all permissions', async () => {
     const tenant = await newTenant()
     const { key } = await scopedKey(tenant, { permissions })
     for (const [method, path] of organizationOnly) {
@@ -283,7 +283,7 @@ describe('what a scoped key may do', () => {
     }
   })
 
-  test('A2: not widen itself', async () => {
+  test('A2: cannot extend its own permissions', async () => {
     const tenant = await newTenant()
     const { id, key } = await scopedKey(tenant)
     const body = { name: 'wider', instance_ids: [tenant.instanceId], permissions }
@@ -292,7 +292,7 @@ describe('what a scoped key may do', () => {
     expect((await chowder.call('GET', '/v1/keys', { key: tenant.key })).body).toHaveLength(1)
   })
 
-  test('what it holds, on its instances', async () => {
+  test('has its permissions on its instances', async () => {
     const tenant = await newTenant()
     const { key } = await scopedKey(tenant, { permissions: ['read', 'configure'] })
     const url = `/v1/instances/${tenant.instanceId}`
@@ -300,7 +300,7 @@ describe('what a scoped key may do', () => {
     expect((await chowder.call('PATCH', url, { key, body: { name: 'renamed' } })).body.name).toBe('renamed')
   })
 
-  test('not what it lacks, and is told which permission that is before its body is read', async () => {
+  test('is refused without a permission, which the answer names before the body is read', async () => {
     const tenant = await newTenant()
     const { key } = await scopedKey(tenant, { permissions: ['interact'] })
     const read = await chowder.call('GET', `/v1/instances/${tenant.instanceId}`, { key })
@@ -309,7 +309,7 @@ describe('what a scoped key may do', () => {
     expect([written.status, written.body.detail]).toEqual([403, expect.stringContaining('"configure"')])
   })
 
-  test('nothing on another instance of its organization: 403; one that is missing, malformed or foreign is the usual 404', async () => {
+  test('has no permission on another instance of its organization: 403; an id that is missing, malformed or foreign is a 404', async () => {
     const [tenant, other] = [await newTenant(), await newTenant()]
     const sibling = await createInstance(tenant.key)
     const { key } = await scopedKey(tenant, { permissions })
@@ -336,7 +336,7 @@ describe('what a scoped key may do', () => {
 })
 
 describe('A12: the end of a key', () => {
-  test('a revoked key is refused at once, and within 1 s by another process that has just seen it', async () => {
+  test('a revoked key is refused at once, and within 1 s by another process that has cached it', async () => {
     for (let round = 0; round < 5; round += 1) {
       const tenant = await newTenant()
       const { id, key } = await scopedKey(tenant)
@@ -368,7 +368,7 @@ describe('A12: the end of a key', () => {
     expect([first.status, await revoke()]).toEqual([204, first])
   })
 
-  test('a key that is remembered does not outlive its expiry', async () => {
+  test('a cached key is refused after its expiry', async () => {
     const tenant = await newTenant()
     const endsAt = Date.now() + 5000
     const { id, key } = await scopedKey(tenant, { expires_at: new Date(endsAt).toISOString() })
@@ -386,7 +386,7 @@ describe('A12: the end of a key', () => {
     await until('the key to expire', isRefused, 20_000)
     expect(goodAt).toBeGreaterThan(endsAt - 500 - 2 * slowestMs)
     expect(goodAt).toBeLessThanOrEqual(endsAt)
-    // A process is early by what its question took.
+    // The expiry is early by the duration of the query.
     const isOver = async () =>
       (await chowder.call('GET', `/v1/keys/${id}`, { key: tenant.key })).body.is_active === false
     await until('the key to be shown as inactive', isOver)
@@ -436,7 +436,7 @@ describe('A12: the end of a key', () => {
     },
   )
 
-  test('a wait that is under way is cut off in under 5 s once its key is revoked', async () => {
+  test('a waiting request ends in under 5 s once its key is revoked', async () => {
     const tenant = await newTenant()
     const { id, key } = await scopedKey(tenant)
     const wait = (key: string, timeout: number) =>
@@ -451,7 +451,7 @@ describe('A12: the end of a key', () => {
     onTestFinished(() => void chowder.app.server.off('request', count))
     const [kept, cut] = [wait(tenant.key, 6), wait(key, 20)]
     await until('both waits', () => waiting === 2)
-    await Promise.all([statusOf(tenant.key, tenant), statusOf(key, tenant)]) // a look at a key is shared
+    await Promise.all([statusOf(tenant.key, tenant), statusOf(key, tenant)]) // both share one query
     const endedAt = performance.now()
     const stalledMs = watchStalls()
     await replica.call('DELETE', `/v1/keys/${id}`, { key: tenant.key })
@@ -460,7 +460,7 @@ describe('A12: the end of a key', () => {
     expect((await kept).status).toBe(200)
   })
 
-  test('keys of an organization that was disabled are a 403, of a deleted one a 401', async () => {
+  test('the keys of a disabled organization are a 403, of a deleted one a 401', async () => {
     const tenant = await newTenant()
     const { key } = await scopedKey(tenant)
     const set = (what: string) =>
@@ -490,7 +490,7 @@ describe('organization keys', () => {
   const revoke = (key: string, id: string, through = chowder) =>
     through.call('DELETE', `/v1/organization/keys/${id}`, { key })
 
-  test('the first can be rotated: a further one does everything, and revokes the first', async () => {
+  test('the first can be rotated: another one has every permission, and revokes the first', async () => {
     const { id, key, instanceId } = await newTenant()
     const created = await createKey(key, { name: 'second', expires_at: '2099-12-31T23:59:59Z' })
     expect(created).toEqual({
@@ -525,7 +525,7 @@ describe('organization keys', () => {
     expect(await list(key)).toHaveLength(1)
   })
 
-  test('the last active one cannot be revoked, whatever else is revoked, expired or scoped', async () => {
+  test('the last active one cannot be revoked, with any number of revoked, expired and scoped keys beside it', async () => {
     const tenant = await newTenant()
     const { key } = tenant
     await scopedKey(tenant)
@@ -539,7 +539,7 @@ describe('organization keys', () => {
     expect((await chowder.call('GET', '/v1/organization', { key })).status).toBe(200)
   })
 
-  test('of the last two, revoked at once through two processes, one remains, in 20 of 20 rounds', async () => {
+  test('one of the last two remains when both are revoked at once through two processes, 20 times', async () => {
     for (let round = 0; round < 20; round += 1) {
       const { key } = await chowder.signUp({ providerKey: null })
       const second = await createKey(key)
@@ -579,7 +579,7 @@ describe('last_used_at', () => {
     const use = () => Promise.all([statusOf(key, tenant), statusOf(key, tenant, replica)])
     expect(await lastUsed()).toBeNull()
 
-    // Longer than callers are remembered and uses kept before they are written, so that each process had its chance.
+    // Longer than callers are cached and uses are held back, so that each process could write.
     const busyUntil = performance.now() + 3500
     while (performance.now() < busyUntil) {
       await use()
@@ -610,7 +610,7 @@ describe('last_used_at', () => {
     expect(await written(id)).toBe(1)
   })
 
-  test('that cannot be written is logged once and keeps nobody from working', async () => {
+  test('that cannot be written is logged once, and does not disturb requests', async () => {
     const tenant = await newTenant()
     const { key } = await scopedKey(tenant)
     const other = await scopedKey(tenant)

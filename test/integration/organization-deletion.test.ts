@@ -55,7 +55,7 @@ const linesOf = (message: string, organizationId: string) =>
 const erased = (organizationId: string) =>
   until('the proof', () => linesOf('organization erased', organizationId)[0], 15_000)
 
-test('what was a caller’s own of a terminated instance is erased once its 30 days are over, and not before', async () => {
+test('the data of a caller in a terminated instance is erased after 30 days, and not before', async () => {
   const { key } = await chowder.signUp({ providerKey: 'sk-canary' })
   const body = { name: 'canary of a name', metadata: { canary: 'yes' }, openclaw_config: { 'session.dmScope': 'main' } }
   const ids: string[] = []
@@ -80,7 +80,7 @@ test('what was a caller’s own of a terminated instance is erased once its 30 d
 })
 
 describe('DELETE /v1/organization', () => {
-  test('another name than the organization’s is a 400, none a 422, and nothing changes', async () => {
+  test('a name other than that of the organization is a 400, no name a 422, and nothing changes', async () => {
     const { key } = await chowder.signUp()
     const id = await create(key)
     const answers = [
@@ -96,7 +96,7 @@ describe('DELETE /v1/organization', () => {
     expect((await chowder.call('DELETE', '/v1/organization', { body: { name: 'Acme' } })).status).toBe(401)
   })
 
-  test('A23: everything is gone: keys, secrets, agents; the log has the request and the proof', async () => {
+  test('A23: keys, secrets and agents are deleted, and the log has the request and the proof', async () => {
     const { id: organizationId, key } = await chowder.signUp({ providerKey: 'sk-canary' })
     const ids = [await create(key), await create(key)]
     for (const id of ids) await isRunning(key, id)
@@ -167,7 +167,7 @@ describe('DELETE /v1/organization', () => {
     await own.close()
   })
 
-  test('A23: creates, deletes, keys and a second deletion at the same time leave nothing, and answer no 5xx', async () => {
+  test('A23: creates, deletes, keys and a second deletion at the same time leave nothing behind, and none answers a 5xx', async () => {
     for (let round = 0; round < 10; round += 1) {
       const { id: organizationId, key } = await chowder.signUp()
       const before = [await create(key), await create(key)]
@@ -224,7 +224,7 @@ describe('DELETE /v1/organization', () => {
     await erased(organizationId)
   })
 
-  test('a payment that comes after it is ended too', async () => {
+  test('a subscription that is paid afterwards is cancelled too', async () => {
     const { key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/subscription/checkout', { key, body: { tier: 'crab' } })
     const session = present(stripe.sessions.get(body.url.split('/').at(-1)))

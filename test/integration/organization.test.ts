@@ -47,7 +47,7 @@ describe('POST /v1/organization/signup', () => {
     expect(answer.body.detail[0]).toEqual({ loc, msg: expect.any(String), type: expect.any(String) })
   })
 
-  test('a name of 128 code points is taken as it is, spaces and all', async () => {
+  test('a name of 128 code points is stored unchanged, with its spaces', async () => {
     const name = ` ${'🦞'.repeat(126)} `
     const { status, body } = await chowder.call('POST', '/v1/organization/signup', { body: { name } })
     expect([status, body.organization.name]).toEqual([201, name])
@@ -68,7 +68,7 @@ describe('POST /v1/organization/signup', () => {
 })
 
 describe('GET /v1/organization', () => {
-  test('answers the organization of the key', async () => {
+  test('returns the organization of the key', async () => {
     const { id, key } = await chowder.signUp({ providerKey: null })
     const { status, body } = await chowder.call('GET', '/v1/organization', { key })
     expect([status, body.id]).toEqual([200, id])
@@ -85,7 +85,7 @@ describe('GET /v1/organization', () => {
     expect([status, typeof body.detail]).toEqual([401, 'string'])
   })
 
-  test('the scheme may be written in any case', async () => {
+  test('the scheme can be written in any case', async () => {
     const { key } = await chowder.signUp({ providerKey: null })
     const { status } = await chowder.call('GET', '/v1/organization', { headers: { authorization: `bEARER ${key}` } })
     expect(status).toBe(200)
@@ -93,7 +93,7 @@ describe('GET /v1/organization', () => {
 })
 
 describe('PATCH /v1/organization', () => {
-  test('merges provider keys, answers their names only, and an empty one removes', async () => {
+  test('merges provider keys, returns only their names, and an empty key removes one', async () => {
     const { key } = await chowder.signUp({ providerKey: null })
     const patch = async (body: unknown) => (await chowder.call('PATCH', '/v1/organization', { key, body })).body
     const first = await patch({ name: 'Renamed', model_api_keys: { openai: 'sk-openai-canary', anthropic: 'sk-ant' } })
@@ -129,7 +129,7 @@ describe('PATCH /v1/organization', () => {
     expect((await chowder.call('PATCH', '/v1/organization', { body: {} })).status).toBe(401)
   })
 
-  test('a changed key raises the generation of running instances of that provider only, an unchanged one of none', async () => {
+  test('a changed key raises the generation only of running instances of that provider, an unchanged key of none', async () => {
     const { id, key } = await chowder.signUp()
     await chowder.database.pool.query(`UPDATE organizations SET instance_limit = NULL WHERE id = '${id}'`)
     const create = async (name: string) =>
@@ -154,13 +154,13 @@ describe('PATCH /v1/organization', () => {
   })
 })
 
-describe('the rest', () => {
+describe('other routes', () => {
   test('an unknown route is a 404 with a detail', async () => {
     const { status, body } = await chowder.call('GET', '/v1/nothing?secret=1')
     expect([status, body]).toEqual([404, errorBody('unknown_route', 'No route GET /v1/nothing.')])
   })
 
-  test('healthz answers while the process lives, readyz what it stands on', async () => {
+  test('healthz answers while the process runs, readyz checks its services', async () => {
     expect((await chowder.call('GET', '/healthz')).body).toEqual({ status: 'ok' })
     const { status, body } = await chowder.call('GET', '/readyz')
     expect([status, body]).toEqual([200, { status: 'ready', checks: { database: true, queue: true } }])

@@ -32,7 +32,7 @@ async function times<T>(count: number, act: () => Promise<T>): Promise<T[]> {
 }
 
 describe('requests of one key', () => {
-  test('are told what is left, and past the limit are a 429 that says when to come again', async () => {
+  test('get the number that is left, and a 429 with Retry-After above the limit', async () => {
     const chowder = await open({ requestsPerMinute: 4 })
     const { key } = await chowder.signUp() // its PATCH is the first request
     const answers = await times(4, () => read(chowder, key))
@@ -49,7 +49,7 @@ describe('requests of one key', () => {
     expect(refused?.body).toEqual(errorBody('rate_limited', `Too many requests. Try again in ${seconds} seconds.`))
   })
 
-  test('are limited for that key alone, not for another one of the same organization', async () => {
+  test('are limited only for that key, not for another key of the organization', async () => {
     const chowder = await open({ requestsPerMinute: 3 })
     const { key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/organization/keys', { key, body: { name: 'second' } })
@@ -57,14 +57,14 @@ describe('requests of one key', () => {
     expect((await read(chowder, body.raw_key)).status).toBe(200)
   })
 
-  test('count also when they are refused for what they ask', async () => {
+  test('also count when they are invalid', async () => {
     const chowder = await open({ requestsPerMinute: 3 })
     const { key } = await chowder.signUp()
     const bad = () => chowder.call('POST', '/v1/instances', { key, body: { nmae: 'x' } })
     expect(statuses(await times(3, bad))).toEqual([422, 422, 429])
   })
 
-  test('are refused before their body is read, on the responses routes also in the shape of OpenAI', async () => {
+  test('are refused before their body is read, on the responses routes also in the format of OpenAI', async () => {
     const chowder = await open({ requestsPerMinute: 1 })
     const { key } = await chowder.signUp()
     const path = '/v1/instances/01234567-89ab-7def-8123-456789abcdef/responses'
@@ -78,7 +78,7 @@ describe('requests of one key', () => {
     })
   })
 
-  test('are not limited, nor is anything said of limits, where the limit is 0', async () => {
+  test('are not limited and have no headers of limits when the limit is 0', async () => {
     const chowder = await open({ requestsPerMinute: 0 })
     const { key } = await chowder.signUp()
     const answers = await times(20, () => read(chowder, key))
@@ -91,7 +91,7 @@ describe('signups', () => {
   const signUp = (chowder: TestChowder, body: unknown = { name: 'Acme' }, headers = {}) =>
     chowder.call('POST', '/v1/organization/signup', { body, headers })
 
-  test('are limited by address; those that are invalid do not count', async () => {
+  test('are limited by address; invalid ones do not count', async () => {
     const chowder = await open({ signupsPerHour: 2 })
     expect(statuses(await times(3, () => signUp(chowder, {})))).toEqual([422, 422, 422])
     const answers = await times(3, () => signUp(chowder))
@@ -100,13 +100,13 @@ describe('signups', () => {
     expect(Number(answers[2]?.headers['retry-after'])).toBeGreaterThan(3500)
   })
 
-  test('count for the sender of the connection, whoever X-Forwarded-For names, unless a proxy is trusted', async () => {
+  test('count for the address of the connection, whatever X-Forwarded-For says, unless a proxy is trusted', async () => {
     const chowder = await open({ signupsPerHour: 1 })
     const from = (address: string) => signUp(chowder, { name: 'a' }, { 'x-forwarded-for': address })
     expect(statuses([await from('203.0.113.1'), await from('203.0.113.2')])).toEqual([201, 429])
   })
 
-  test('behind one trusted proxy count for the address that it appended, not for one that the client made up', async () => {
+  test('behind one trusted proxy count for the address that the proxy appended, not for one from the client', async () => {
     const chowder = await open({ signupsPerHour: 1 }, { trustedProxies: 1 })
     const from = (addresses: string) => signUp(chowder, { name: 'a' }, { 'x-forwarded-for': addresses })
     expect(statuses([await from('203.0.113.1'), await from('203.0.113.2')])).toEqual([201, 201])
@@ -122,8 +122,8 @@ describe('signups', () => {
   })
 })
 
-describe('requests without a good key', () => {
-  test('are a 429 past the limit of their address, while a good key from there is still taken', async () => {
+describe('requests without a valid key', () => {
+  test('are a 429 above the limit of their address, while a valid key from there is still accepted', async () => {
     const chowder = await open({ failedAuthPerMinute: 3 })
     const { key } = await chowder.signUp()
     const bad = [await read(chowder), await read(chowder, 'nonsense'), await read(chowder, unknownKey)]
@@ -135,7 +135,7 @@ describe('requests without a good key', () => {
     expect((await read(chowder, key)).status).toBe(200)
   })
 
-  test('do not count when the key is good, however often it comes', async () => {
+  test('do not count when the key is valid', async () => {
     const chowder = await open({ failedAuthPerMinute: 1 })
     const { key } = await chowder.signUp()
     await times(5, () => read(chowder, key))
@@ -143,7 +143,7 @@ describe('requests without a good key', () => {
   })
 })
 
-test('what needs no key is never limited but for signing up', async () => {
+test('routes without a key are not limited, except the signup', async () => {
   const chowder = await open({ requestsPerMinute: 1, signupsPerHour: 1, failedAuthPerMinute: 1 })
   for (const path of ['/healthz', '/readyz', '/openapi.json']) {
     const answers = await times(5, () => chowder.call('GET', path))
@@ -157,7 +157,7 @@ describe.skipIf(inject('redisUrl') === null)('with Redis', () => {
     const redis = connectLimits(inject('redisUrl') ?? '', silent)
     undo.push(() => redis.disconnect())
     await until('Redis', () => redis.status === 'ready')
-    redis.options.commandTimeout = 10_000 // what an answer that is late does is for the tests below
+    redis.options.commandTimeout = 10_000 // late answers are the subject of the tests below
     return redis
   }
 
@@ -181,7 +181,7 @@ describe('without an answer from Redis', () => {
     return `redis://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`
   }
 
-  /** Answers what ioredis asks at its start, and nothing after. */
+  /** Answers only the commands that ioredis sends when it starts. */
   const hangs = () => {
     const server = createServer((socket) => {
       undo.push(() => socket.destroy())
@@ -197,9 +197,9 @@ describe('without an answer from Redis', () => {
   }
 
   test.each([
-    ['away', async () => 'redis://127.0.0.1:9', 'reconnecting'],
+    ['down', async () => 'redis://127.0.0.1:9', 'reconnecting'],
     ['hung', hangs, 'ready'],
-  ])('that is %s every request is let through, and not held up for 100 ms', async (_what, start, status) => {
+  ])('when it is %s, every request is let through, and waits less than 100 ms', async (_what, start, status) => {
     const redis = connectLimits(await start(), silent)
     undo.push(() => redis.disconnect())
     await until(`the connection to be ${status}`, () => redis.status === status)
@@ -213,7 +213,7 @@ describe('without an answer from Redis', () => {
       expect([status, headers.ratelimit]).toEqual([200, undefined])
       tookMs.push(performance.now() - began)
     }
-    // The shortest: a busy machine holds up some, Redis would hold up all.
+    // The shortest time: a busy machine delays some, Redis would delay all.
     expect(Math.min(...tookMs)).toBeLessThan(100)
     expect((await read(chowder, 'nonsense')).status).toBe(401)
     expect((await read(chowder, 'nonsense')).status).toBe(401)

@@ -4,12 +4,12 @@ import { type DocumentedOperation, type DocumentedRequest, requestOf, resolve, t
 
 export interface BadRequest extends Omit<DocumentedRequest, 'payload'> {
   operation: string
-  /** What was done to the good request. */
+  /** The change that made the request bad. */
   mutation: string
   payload?: string | Buffer
 }
 
-/** What nobody may set: it is the server's to say. */
+/** Fields that only the server sets. */
 export const notTheirs = ['organization_id', 'status', 'tier', 'sandbox_id', 'gateway_url', 'created_at']
 
 const nul = '\u0000'
@@ -47,7 +47,7 @@ const hostileText = fc.oneof(
   fc.nat({ max: 20_000 }).map((length) => 'x'.repeat(length)),
 )
 
-/** As JSON text: what `JSON.stringify` would never write is in it too. */
+/** JSON texts, also those that `JSON.stringify` never writes. */
 const hostileJson = fc.oneof(
   hostileText.map((text) => JSON.stringify(text)),
   fc.constantFrom('"\\ud800"', '"\\udc00x"', '"ok \\ud83d"', '"\\u0000"'),
@@ -169,7 +169,7 @@ type Json = null | boolean | number | string | Json[] | { [key: string]: Json }
 
 const marker = '@@hostile@@'
 
-/** Where values stand in a body: those of its example, and those that its schema also has. */
+/** The paths of values in a body: those of its example, and the others of its schema. */
 function placesIn(document: ApiDocument, schema: Schema, example: Json): string[][] {
   const places: string[][] = [[]]
   const properties = (resolve(document, schema).properties ?? {}) as Record<string, Schema>
@@ -191,7 +191,7 @@ function withMarker(body: Json, [name, ...rest]: string[]): Json {
 
 const write = (body: Json, hostile: string) => JSON.stringify(body).replace(JSON.stringify(marker), () => hostile)
 
-/** Bad requests for one operation: a good one with one thing wrong in it. */
+/** Bad requests for one operation: its good request with one fault. */
 function badRequestsFor(
   document: ApiDocument,
   documented: DocumentedOperation,
@@ -240,7 +240,7 @@ function badRequestsFor(
     const places = fc.constantFrom(...placesIn(document, media[1].schema, example))
     const json = (mutation: string, payload: string) => made(mutation, { payload })
     kinds.push(
-      // Most of what can be wrong is in the fields.
+      // Most possible faults are in the fields.
       ...Array.from({ length: 6 }, () =>
         fc
           .tuple(places, hostileJson)

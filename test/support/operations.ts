@@ -20,7 +20,7 @@ export interface DocumentedRequest {
   payload?: string
 }
 
-/** The document, made from the routes without a server. */
+/** The OpenAPI document, made from the routes without a server. */
 export async function readDocument(): Promise<ApiDocument> {
   const app = await createRoutes()
   const document = JSON.parse(documentText(app)) as ApiDocument
@@ -37,13 +37,13 @@ export const operationsOf = ({ paths }: ApiDocument): DocumentedOperation[] =>
     }),
   )
 
-/** The schema that a reference stands for. */
+/** The schema of a reference. */
 export function resolve(document: ApiDocument, schema: Schema): Schema {
   const name = typeof schema.$ref === 'string' ? schema.$ref.split('/').at(-1) : undefined
   return name === undefined ? schema : (document.components.schemas[name] as Schema)
 }
 
-/** What does not fit a schema of the document; empty when all does. */
+/** Returns the faults of a value against a schema of the document; none when it fits. */
 export function checkerOf(document: ApiDocument): (schema: Schema, value: unknown) => unknown[] {
   const ajv = new Ajv2020({ strict: false, validateFormats: false, allErrors: true })
   ajv.addSchema({ $id: 'document', components: document.components })

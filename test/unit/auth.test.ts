@@ -17,7 +17,7 @@ const organizationKey: Caller = {
 }
 const scopedKey: Caller = { ...organizationKey, permissions: ['read', 'files'], instanceIds: [own] }
 
-/** What `authorize` says, and whether it had to ask for the instance. */
+/** The outcome of `authorize`, and the number of its queries for the instance. */
 async function verdict(caller: Caller, access: 'org' | 'read' | 'files' | 'channels', instanceId?: string) {
   const asked: string[][] = []
   const requireInstance = async (...ids: string[]) => {
@@ -32,39 +32,39 @@ async function verdict(caller: Caller, access: 'org' | 'read' | 'files' | 'chann
 }
 
 describe('authorize', () => {
-  test('lets an organization key do everything, without asking for the instance', async () => {
+  test('allows an organization key every call, without a query for the instance', async () => {
     for (const access of ['org', 'read', 'channels'] as const) {
       expect(await verdict(organizationKey, access, foreign)).toEqual({ outcome: 'allowed', asked: 0 })
     }
   })
 
-  test('lets a scoped key do what it holds on its instances', async () => {
+  test('allows a scoped key its permissions on its instances', async () => {
     expect(await verdict(scopedKey, 'read', own)).toEqual({ outcome: 'allowed', asked: 0 })
     expect(await verdict(scopedKey, 'files', own)).toEqual({ outcome: 'allowed', asked: 0 })
   })
 
-  test('names the permission that is missing', async () => {
+  test('names the missing permission', async () => {
     const { outcome } = await verdict(scopedKey, 'channels', own)
     expect(outcome).toMatch(/^forbidden: Your key lacks the permission "channels"/)
   })
 
-  test('keeps what needs an organization key from a scoped one, whatever the instance', async () => {
+  test('refuses a scoped key where an organization key is needed, for every instance', async () => {
     for (const id of [undefined, own, other, foreign]) {
       const { outcome, asked } = await verdict(scopedKey, 'org', id)
       expect([outcome, asked]).toEqual([expect.stringMatching(/^forbidden: .*organization key/), 0])
     }
   })
 
-  test('says so when the instance is another one of its organization, and not_found when it is not', async () => {
+  test('names another instance of the same organization as the reason, and is not_found for any other', async () => {
     expect((await verdict(scopedKey, 'read', other)).outcome).toBe(`forbidden: ${texts.notForInstance}`)
     for (const id of [foreign, 'nonsense', '']) {
       expect((await verdict(scopedKey, 'read', id)).outcome).toBe(`not_found: ${texts.instanceNotFound}`)
-      // Also without the permission: else the two answers would tell an instance's existence.
+      // Also without the permission: otherwise the two answers would reveal that an instance exists.
       expect((await verdict(scopedKey, 'channels', id)).outcome).toBe(`not_found: ${texts.instanceNotFound}`)
     }
   })
 
-  test('gives a scoped key without instances nothing', async () => {
+  test('refuses everything to a scoped key without instances', async () => {
     const { outcome } = await verdict({ ...scopedKey, instanceIds: null }, 'read', other)
     expect(outcome).toBe(`forbidden: ${texts.notForInstance}`)
   })

@@ -6,7 +6,7 @@ const parse = jsonParser(Fastify())
 const nested = (levels: number, paths: string) => `${'[{"a":'.repeat(levels / 2)}${paths}${'}]'.repeat(levels / 2)}`
 
 describe('a JSON body', () => {
-  test('may be 200 levels deep and no more, however many there are beside one another', () => {
+  test('has at most 200 levels, with any number of values side by side', () => {
     const wide = nested(200, '1')
     expect(JSON.stringify(parse(wide))).toBe(wide)
     expect(parse(`[${'{},[],'.repeat(500)}0]`)).toHaveLength(1001)
@@ -20,12 +20,12 @@ describe('a JSON body', () => {
     ['brackets', '['.repeat(300)],
     ['an escaped quote before them', `"${'{'.repeat(300)}`],
     ['escaped backslashes before them', `\\\\"${'['.repeat(300)}\\`],
-  ])('has no levels in its texts: %s', (_what, text) => {
+  ])('counts no brackets inside texts: %s', (_what, text) => {
     expect(parse(JSON.stringify([text, { [text]: text }]))).toEqual([text, { [text]: text }])
     expect(() => parse(`[${JSON.stringify(text)},${nested(200, '1')}]`)).toThrow(/levels/)
   })
 
-  test('of 20 MB is looked through in a moment', () => {
+  test('of 20 MB is checked quickly', () => {
     const text = JSON.stringify([`${'\\"'.repeat(2_000_000)}`, 'x'.repeat(12_000_000)])
     const startedAt = performance.now()
     parse(text)

@@ -12,12 +12,12 @@ const document = app.swagger() as unknown as ApiDocument
 const operations = operationsOf(document)
 afterAll(() => app.close())
 
-/** Routes that are the documentation, so they are not in it. */
+/** The routes of the documentation itself. */
 const undocumented = ['/openapi.json', '/llms.txt', '/docs', '/docs/', '/docs/errors', '/docs/js/scalar.js'].map(
   (path) => `GET ${path}`,
 )
 
-/** `GET /v1/instances/{instance_id}` of every route that answers, as the router itself lists them. */
+/** All routes as the router lists them: `GET /v1/instances/{instance_id}`. */
 function runningRoutes(): string[] {
   const above: string[] = []
   return app
@@ -36,7 +36,7 @@ function runningRoutes(): string[] {
     })
 }
 
-describe('A20: the routes are told in one way everywhere', () => {
+describe('A20: the routes are the same in every description', () => {
   test('the document has every running route and no other', () => {
     const routes = runningRoutes()
     expect(routes).toContain('GET /v1/instances/{instance_id}')
@@ -67,7 +67,7 @@ describe('A20: the routes are told in one way everywhere', () => {
   })
 })
 
-describe('every operation says what a caller has to know', () => {
+describe('every operation documents what a caller needs', () => {
   test('operation ids are unique', () => {
     const ids = operations.map(({ operation }) => operation.operationId)
     expect(ids).toEqual([...new Set(ids)])
@@ -75,7 +75,7 @@ describe('every operation says what a caller has to know', () => {
 
   const check = checkerOf(document)
 
-  test.each(operations)('$name: words, permission, failures', ({ operation, path }) => {
+  test.each(operations)('$name: texts, permission, errors', ({ operation, path }) => {
     expect(operation).toMatchObject({
       operationId: expect.stringMatching(/^[a-z]+([A-Z][a-z]+)+$/),
       summary: expect.stringMatching(/^[A-Z].*[^.]$/),
@@ -87,7 +87,7 @@ describe('every operation says what a caller has to know', () => {
     expect(operation.security).toEqual(access === 'public' ? [] : undefined)
     const statuses = Object.keys(responses)
     expect(statuses.filter((status) => !/^[1-5]\d\d$/.test(status))).toEqual([])
-    // What becomes a WebSocket answers 101.
+    // A request that becomes a WebSocket is answered with 101.
     expect(statuses.some((status) => status.startsWith('2') || status === '101')).toBe(true)
     expect(statuses).toEqual(
       expect.arrayContaining(access === 'public' ? ['500', '503'] : ['401', '403', '429', '500']),
@@ -146,7 +146,7 @@ describe('every operation says what a caller has to know', () => {
   )
 })
 
-/** Its own example, or for a list one of its items'. */
+/** The example of a schema, or a list with the example of its items. */
 function exampleOf(schema: Schema): unknown {
   const resolved = resolve(document, schema)
   if (Array.isArray(resolved.examples)) return resolved.examples[0]

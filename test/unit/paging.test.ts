@@ -18,7 +18,7 @@ test.each(['/v1/keys?limit=1&cursor=before', 'http://elsewhere.example/v1/keys?l
   },
 )
 
-test('its cursor leads to the position that it was made of', () => {
+test('a cursor decodes to its position', () => {
   const cursor = new URL(/<(.+)>/.exec(linkFor('/v1/keys', 'http://chowder.test'))?.[1] ?? '').searchParams.get(
     'cursor',
   )
