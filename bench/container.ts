@@ -3,7 +3,7 @@ import { buffer } from 'node:stream/consumers'
 import type Docker from 'dockerode'
 import { extract, pack } from 'tar-stream'
 import { configPath, gatewayFolders } from '#openclaw/launch.ts'
-import type { DockerClient } from '#sandbox/docker/engine.ts'
+import type { DockerClient } from '#sandbox/docker/docker-client.ts'
 import { forwarderKey, sandboxName } from '#sandbox/docker/profile.ts'
 import { answers, until } from './agents.ts'
 
@@ -19,12 +19,12 @@ export interface Recipe {
   config: Buffer
 }
 
-const call = <T>(engine: DockerClient, ask: (docker: Docker) => Promise<T>): Promise<T> =>
-  engine.call(AbortSignal.timeout(callTimeoutMs), ask, { deadlineMs: callTimeoutMs })
+const call = <T>(client: DockerClient, ask: (docker: Docker) => Promise<T>): Promise<T> =>
+  client.call(AbortSignal.timeout(callTimeoutMs), ask, { deadlineMs: callTimeoutMs })
 
 /** Reads the recipe off a sandbox that Chowder has made. */
-export const recipeOf = (engine: DockerClient, id: string): Promise<Recipe> =>
-  call(engine, async (docker) => {
+export const recipeOf = (client: DockerClient, id: string): Promise<Recipe> =>
+  call(client, async (docker) => {
     const sandbox = docker.getContainer(sandboxName(id))
     const container = await sandbox.inspect()
     const archive = extract()
@@ -47,12 +47,12 @@ function filesFor(config: Buffer): NodeJS.ReadableStream {
 }
 
 /** A container whose gateway ends before it was ready is started again, as Chowder does, and counted by `ended`. */
-async function untilReady(engine: DockerClient, name: string, timeoutMs: number, ended: () => void): Promise<void> {
+async function untilReady(client: DockerClient, name: string, timeoutMs: number, ended: () => void): Promise<void> {
   await until(`${name} ready`, timeoutMs, async () => {
-    const { NetworkSettings, State } = await call(engine, (docker) => docker.getContainer(name).inspect())
+    const { NetworkSettings, State } = await call(client, (docker) => docker.getContainer(name).inspect())
     if (State.Running) return answers(Number(NetworkSettings.Ports[forwarderKey]?.[0]?.HostPort), '/startupz')
     ended()
-    await call(engine, (docker) => docker.getContainer(name).start())
+    await call(client, (docker) => docker.getContainer(name).start())
     return false
   })
 }
@@ -63,7 +63,7 @@ const mustNotEnd = () => {
 
 /** Makes and starts the same container on the same configuration, on a new volume; resolves once its gateway is ready. */
 export async function startByHand(
-  engine: DockerClient,
+  client: DockerClient,
   recipe: Recipe,
   name: string,
   timeoutMs: number,
@@ -71,7 +71,7 @@ export async function startByHand(
 ): Promise<void> {
   const { Config, HostConfig } = recipe.container
   const { Image, Hostname, User, WorkingDir, Cmd, Env, ExposedPorts } = Config
-  await call(engine, async (docker) => {
+  await call(client, async (docker) => {
     await docker.createVolume({ Name: name })
     const Mounts: Docker.MountConfig = [{ Type: 'volume', Source: name, Target: '/agent' }]
     const options = { name, Image, Hostname, User, WorkingDir, Cmd, Env, ExposedPorts }
@@ -79,33 +79,33 @@ export async function startByHand(
     await container.putArchive(filesFor(recipe.config), { path: home })
     await container.start()
   })
-  await untilReady(engine, name, timeoutMs, ended)
+  await untilReady(client, name, timeoutMs, ended)
 }
 
 /** Stops a container and starts it again; resolves once its gateway is ready. */
-export async function restartByHand(engine: DockerClient, name: string, timeoutMs: number): Promise<void> {
-  await call(engine, async (docker) => {
+export async function restartByHand(client: DockerClient, name: string, timeoutMs: number): Promise<void> {
+  await call(client, async (docker) => {
     await docker.getContainer(name).stop({ t: stopGraceSeconds })
     await docker.getContainer(name).start()
   })
-  await untilReady(engine, name, timeoutMs, mustNotEnd)
+  await untilReady(client, name, timeoutMs, mustNotEnd)
 }
 
 /** Removes a container with its volume, whether it runs or not. */
-export const removeByHand = (engine: DockerClient, name: string): Promise<void> =>
-  call(engine, async (docker) => {
+export const removeByHand = (client: DockerClient, name: string): Promise<void> =>
+  call(client, async (docker) => {
     await docker.getContainer(name).remove({ force: true })
     await docker.getVolume(name).remove()
   })
 
-export const exists = async (engine: DockerClient, id: string): Promise<boolean> =>
-  (await engine.callUnless([404], AbortSignal.timeout(callTimeoutMs), (docker) =>
+export const exists = async (client: DockerClient, id: string): Promise<boolean> =>
+  (await client.callUnless([404], AbortSignal.timeout(callTimeoutMs), (docker) =>
     docker.getContainer(sandboxName(id)).inspect(),
   )) !== null
 
 /** Removes a network with all containers on it and their volumes, should any of it be left. */
-export const removeNetwork = (engine: DockerClient, network: string): Promise<void> =>
-  call(engine, async (docker) => {
+export const removeNetwork = (client: DockerClient, network: string): Promise<void> =>
+  call(client, async (docker) => {
     for (const { Id, Mounts } of await docker.listContainers({ all: true, filters: { network: [network] } })) {
       await docker.getContainer(Id).remove({ force: true })
       for (const { Name } of Mounts) if (Name) await docker.getVolume(Name).remove({ force: true })
@@ -120,11 +120,11 @@ export const removeNetwork = (engine: DockerClient, network: string): Promise<vo
 
 /** How large an image is in bytes, in all and beyond the one that it was built from; null without it on the host. */
 export const imageSize = (
-  engine: DockerClient,
+  client: DockerClient,
   name: string,
   base: string,
 ): Promise<{ all: number; own: number } | null> =>
-  call(engine, async (docker) => {
+  call(client, async (docker) => {
     const sizeOf = (image: string) =>
       docker
         .getImage(image)

@@ -3,7 +3,7 @@ import { dockerSettings } from '#composition/docker-settings.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
-import { createDockerClient, type DockerClient } from '#sandbox/docker/engine.ts'
+import { createDockerClient, type DockerClient } from '#sandbox/docker/docker-client.ts'
 import { createImages } from '#sandbox/docker/image.ts'
 import { startChowder } from '../demo/chowder-process.ts'
 import { createAgent, inTurn, secondsOf, until, untilAgentIs } from './agents.ts'
@@ -52,8 +52,8 @@ async function openDockerd() {
     ...(DOCKER_EXTRA_CA_FILE && { DOCKER_EXTRA_CA_FILE }),
   }
   const { host, buildNetwork, extraCaFile, releaseSource } = await dockerSettings(loadConfig(env))
-  const engine = createDockerClient(host)
-  await engine
+  const client = createDockerClient(host)
+  await client
     .call(AbortSignal.timeout(stopTimeoutMs), (docker) => docker.ping())
     .catch((cause) => {
       throw new StartupError(
@@ -63,47 +63,47 @@ async function openDockerd() {
         },
       )
     })
-  return { env, engine, images: createImages(engine, releaseSource, { network: buildNetwork, extraCaFile }) }
+  return { env, client, images: createImages(client, releaseSource, { network: buildNetwork, extraCaFile }) }
 }
 
-async function deleteAgent(engine: DockerClient, tenant: Tenant, id: string): Promise<void> {
+async function deleteAgent(client: DockerClient, tenant: Tenant, id: string): Promise<void> {
   await tenant.call('DELETE', `/v1/instances/${id}`)
-  await until('gone', stopTimeoutMs, async () => !(await exists(engine, id)))
+  await until('gone', stopTimeoutMs, async () => !(await exists(client, id)))
 }
 
 /** From a create to a running agent, one at a time, beside the same container and gateway by hand. */
 async function measureCreates(
-  engine: DockerClient,
+  client: DockerClient,
   tenant: Tenant,
   say: Say,
 ): Promise<{ figure: Figure; recipe: Recipe }> {
   say('a first agent, which does not count')
   const first = await createAgent(tenant, startTimeoutMs)
-  let recipe = await recipeOf(engine, first)
-  await deleteAgent(engine, tenant, first)
+  let recipe = await recipeOf(client, first)
+  await deleteAgent(client, tenant, first)
   const byChowder = async () => {
     let id = ''
     const seconds = await secondsOf(async () => {
       id = await createAgent(tenant, startTimeoutMs)
     })
-    recipe = await recipeOf(engine, id)
-    await deleteAgent(engine, tenant, id)
+    recipe = await recipeOf(client, id)
+    await deleteAgent(client, tenant, id)
     return seconds
   }
   const byHand = async (round: number) => {
-    const seconds = await secondsOf(() => startByHand(engine, recipe, `bench-${round}`, startTimeoutMs))
-    await removeByHand(engine, `bench-${round}`)
+    const seconds = await secondsOf(() => startByHand(client, recipe, `bench-${round}`, startTimeoutMs))
+    await removeByHand(client, `bench-${round}`)
     return seconds
   }
   return { figure: await inTurn('create to running', { atMost: 1.15 }, rounds, say, byChowder, byHand), recipe }
 }
 
 /** From asking a running agent to stop, over stopped, to running again, beside the same with a container by hand. */
-async function measureRestarts(engine: DockerClient, tenant: Tenant, recipe: Recipe, say: Say): Promise<Figure> {
+async function measureRestarts(client: DockerClient, tenant: Tenant, recipe: Recipe, say: Say): Promise<Figure> {
   say('an agent by Chowder and one by hand, to be stopped and started')
   const id = await createAgent(tenant, startTimeoutMs)
   const name = 'bench-restarted'
-  await startByHand(engine, recipe, name, startTimeoutMs)
+  await startByHand(client, recipe, name, startTimeoutMs)
   const byChowder = () =>
     secondsOf(async () => {
       await tenant.call('POST', `/v1/instances/${id}/stop`)
@@ -111,10 +111,10 @@ async function measureRestarts(engine: DockerClient, tenant: Tenant, recipe: Rec
       await tenant.call('POST', `/v1/instances/${id}/start`)
       await untilAgentIs(tenant, id, 'running', startTimeoutMs)
     })
-  const byHand = () => secondsOf(() => restartByHand(engine, name, startTimeoutMs))
+  const byHand = () => secondsOf(() => restartByHand(client, name, startTimeoutMs))
   const restarts = await inTurn('stop to running', { atMost: 1.15 }, rounds, say, byChowder, byHand)
-  await removeByHand(engine, name)
-  await deleteAgent(engine, tenant, id)
+  await removeByHand(client, name)
+  await deleteAgent(client, tenant, id)
   return restarts
 }
 
@@ -125,7 +125,7 @@ const fact = (name: string, chowder: number, unit: string): Fact => ({ name, cho
  * busy enough OpenClaw ends some of them while they start: those are started again, on both sides, and counted.
  */
 async function measureTogether(
-  engine: DockerClient,
+  client: DockerClient,
   tenant: Tenant,
   recipe: Recipe,
   say: Say,
@@ -136,13 +136,13 @@ async function measureTogether(
   const limit = await secondsOf(() =>
     Promise.all(
       each.map((name) =>
-        startByHand(engine, recipe, name, allTimeoutMs, () => {
+        startByHand(client, recipe, name, allTimeoutMs, () => {
           ended.limit += 1
         }),
       ),
     ),
   )
-  await Promise.all(each.map((name) => removeByHand(engine, name)))
+  await Promise.all(each.map((name) => removeByHand(client, name)))
   say(`${together} agents at once by Chowder`)
   const ids: string[] = []
   const chowder = await secondsOf(() =>
@@ -160,7 +160,7 @@ async function measureTogether(
       }),
     ),
   )
-  await Promise.all(ids.map((id) => deleteAgent(engine, tenant, id)))
+  await Promise.all(ids.map((id) => deleteAgent(client, tenant, id)))
   return [
     figure(`${together} creates at once`, 's', { atMost: 1.15 }, [{ chowder, limit }]),
     fact('  of them in error, and started again', ended.chowder, `(by hand ${ended.limit})`),
@@ -179,12 +179,12 @@ const sizes = (what: string, { all, own }: { all: number; own: number }): Fact[]
 export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
   const undo: Undo = []
   try {
-    const { env, engine, images } = await openDockerd()
+    const { env, client, images } = await openDockerd()
     await images.make(defaultRelease, say, AbortSignal.timeout(buildTimeoutMs))
     say('starting PostgreSQL, an API and a worker')
     // The provider that no key is asked of: nothing listens there.
     const { pool, chowder, start, load } = await setStage(undo, { ...env, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' })
-    undo.push(() => removeNetwork(engine, network))
+    undo.push(() => removeNetwork(client, network))
     const startApi = async () => {
       const api = await startChowder({ ...chowder, role: 'api' })
       undo.push(() => api.stop('SIGTERM'))
@@ -201,9 +201,9 @@ export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
     ]
 
     const tenant = await connect(api.url)
-    const { figure: creates, recipe } = await measureCreates(engine, tenant, say)
-    const restarts = await measureRestarts(engine, tenant, recipe, say)
-    const all = await measureTogether(engine, tenant, recipe, say)
+    const { figure: creates, recipe } = await measureCreates(client, tenant, say)
+    const restarts = await measureRestarts(client, tenant, recipe, say)
+    const all = await measureTogether(client, tenant, recipe, say)
     facts.push(fact(`memory of a worker, after ${together} creates`, await residentMb(worker.pid), 'MB'))
     await worker.stop('SIGTERM')
 
@@ -238,9 +238,9 @@ export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
     apis.push(await startApi())
     for (const [what, requests] of loads) await underLoad(what, requests, 200)
 
-    const agent = await imageSize(engine, await images.nameOf(defaultRelease), baseImage)
+    const agent = await imageSize(client, await images.nameOf(defaultRelease), baseImage)
     if (agent) facts.push(...sizes('image of an agent', agent))
-    const own = await imageSize(engine, controlPlaneImage, baseImage)
+    const own = await imageSize(client, controlPlaneImage, baseImage)
     if (own) facts.push(...sizes('image of the control plane', own))
     else say(`there is no image ${controlPlaneImage}, so its size is left out: docker build -t ${controlPlaneImage} .`)
     return [creates, restarts, ...all, ...facts]

@@ -227,18 +227,18 @@ describe('with a dockerd', () => {
       })
     })
 
-    test('has its start remove the fences that their makers, killed, will never start', async () => {
+    test('has its start remove firewall containers whose maker was killed before it started them', async () => {
       await dockerd.docker('create', '--label', 'chowder.role=fence', image, 'true')
-      const fences = () => dockerd.docker('ps', '-aq', '--filter', 'label=chowder.role=fence')
+      const unstarted = () => dockerd.docker('ps', '-aq', '--filter', 'label=chowder.role=fence')
       await started()
-      expect(await fences(), 'its maker may be about to').not.toBe('')
+      expect(await unstarted(), 'its maker may be about to').not.toBe('')
       vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 5 * minute })
       try {
         await started()
       } finally {
         vi.useRealTimers()
       }
-      expect(await fences()).toBe('')
+      expect(await unstarted()).toBe('')
     })
 
     test('is not on a network whose containers reach each other', async () => {

@@ -10,8 +10,8 @@ import { promisify } from 'node:util'
 import { pack } from 'tar-stream'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { imageBuild } from '#sandbox/docker/image.ts'
-import { fenceContainer, filesContainer } from '#sandbox/docker/profile.ts'
-import type { Share } from '#sandbox/docker/proxy/calls.ts'
+import { filesContainer, firewallContainer } from '#sandbox/docker/profile.ts'
+import type { Share } from '#sandbox/docker/proxy/call.ts'
 import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import {
@@ -189,13 +189,13 @@ describe('before a dockerd', () => {
       }
     })
 
-    test('run as the fence only when a sandbox has them', async () => {
+    test('run as the firewall only when a sandbox has them', async () => {
       await created()
       const idOf = async (name: string) => (await dockerd.docker('image', 'inspect', '-f', '{{.Id}}', name)).trim()
-      const fence = (image: string) =>
-        ask('worker', 'POST', '/containers/create', fenceContainer(image, 'chowder-test', null))
-      expect((await fence(await idOf('node:24-slim'))).status).toBe(403)
-      const { status, response } = await fence(await idOf(image))
+      const makeFirewall = (image: string) =>
+        ask('worker', 'POST', '/containers/create', firewallContainer(image, 'chowder-test', null))
+      expect((await makeFirewall(await idOf('node:24-slim'))).status).toBe(403)
+      const { status, response } = await makeFirewall(await idOf(image))
       expect(status).toBe(201)
       await dockerd.docker('rm', ((await json(response)) as { Id: string }).Id)
     })

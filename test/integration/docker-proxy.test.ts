@@ -8,8 +8,8 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { imageBuild } from '#sandbox/docker/image.ts'
-import { filesContainer } from '#sandbox/docker/profile.ts'
-import type { Share } from '#sandbox/docker/proxy/calls.ts'
+import { filesContainer, roleLabels } from '#sandbox/docker/profile.ts'
+import type { Share } from '#sandbox/docker/proxy/call.ts'
 import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
 import { contractProxy, contractRelease } from '../support/docker-host.ts'
 import { openStubDockerd, type StubDockerd } from '../support/stub-dockerd.ts'
@@ -17,7 +17,7 @@ import { until } from '../support/until.ts'
 
 const id = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e7f'
 const name = `chowder-${id}`
-const [sandboxId, filesId, fenceId, foreignId] = ['a', 'b', 'c', 'd'].map((letter) => letter.repeat(64)) as [
+const [sandboxId, filesId, firewallId, foreignId] = ['a', 'b', 'c', 'd'].map((letter) => letter.repeat(64)) as [
   string,
   string,
   string,
@@ -26,7 +26,7 @@ const [sandboxId, filesId, fenceId, foreignId] = ['a', 'b', 'c', 'd'].map((lette
 const containers = {
   [name]: { Id: sandboxId, role: 'sandbox' },
   [`${name}-files-0123456789ab`]: { Id: filesId, role: 'files' },
-  fence: { Id: fenceId, role: 'fence' },
+  firewall: { Id: firewallId, role: roleLabels.firewall },
   foreign: { Id: foreignId, role: '' },
 }
 /** Of the sandbox: the stub takes an e for an a. */
@@ -90,7 +90,7 @@ async function ask(share: Share, method: string, path: string, body?: unknown) {
 const reached = () => stub.received.map(({ method, url }) => `${method} ${url}`)
 
 const list = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.installation=i'] }))}`
-const fences = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.role=fence'], status: ['created'] }))}`
+const unstarted = `/containers/json?all=true&filters=${encodeURIComponent(JSON.stringify({ label: ['chowder.role=fence'], status: ['created'] }))}`
 const filesPath = `/containers/create?name=${name}-files-0123456789ab`
 const { name: _, ...filesBody } = filesContainer('i', id, '', image)
 
@@ -104,12 +104,12 @@ const calls: [method: string, path: string, body: unknown, mayApi: boolean, reac
   ['GET', `/exec/${execution}/json`, undefined, true, null],
   ['GET', `/images/${image}/json`, undefined, true, `GET /images/${image}/json`],
   ['POST', `/containers/${name}/start`, undefined, false, `POST /containers/${sandboxId}/start`],
-  ['POST', `/containers/${fenceId}/start`, undefined, false, `POST /containers/${fenceId}/start`],
+  ['POST', `/containers/${firewallId}/start`, undefined, false, `POST /containers/${firewallId}/start`],
   ['POST', `/containers/${name}/stop?t=5`, undefined, false, `POST /containers/${sandboxId}/stop?t=5`],
   ['DELETE', `/containers/${name}?force=true`, undefined, false, `DELETE /containers/${sandboxId}?force=true`],
   ['GET', list, undefined, false, `GET ${list}`],
-  ['GET', fences, undefined, false, `GET ${fences}`],
-  ['DELETE', `/containers/${fenceId}?force=false`, undefined, false, `DELETE /containers/${fenceId}?force=false`],
+  ['GET', unstarted, undefined, false, `GET ${unstarted}`],
+  ['DELETE', `/containers/${firewallId}?force=false`, undefined, false, `DELETE /containers/${firewallId}?force=false`],
   ['GET', '/networks/chowder-test', undefined, false, null],
   [
     'POST',
@@ -169,7 +169,7 @@ describe.each(shares)('the share of the %s', (share) => {
     'info',
     `/containers/foreign/json`,
     `/containers/${foreignId}/json`,
-    `/containers/${fenceId}/json`,
+    `/containers/${firewallId}/json`,
     `/containers/${sandboxId.slice(0, 12)}/json`,
     `/containers/${name}/../foreign/json`,
     `/containers/${name.toUpperCase()}/json`,
@@ -302,7 +302,7 @@ describe.each(shares)('the share of the %s', (share) => {
   })
 
   test('runs no program in what is not a sandbox or its files', async () => {
-    for (const container of [foreignId, fenceId, 'foreign', 'fence'])
+    for (const container of [foreignId, firewallId, 'foreign', 'firewall'])
       expect((await ask(share, 'POST', `/containers/${container}/exec`, program)).status).toBe(403)
     for (const more of [
       { Privileged: true },

@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { connectGateway, GatewayUnreachable } from '#openclaw/gateway.ts'
 import { probeHealth } from '#openclaw/health.ts'
-import { openForwarder } from '#sandbox/docker/image/forwarder.ts'
+import { createForwarder } from '#sandbox/docker/image/forwarder.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
@@ -31,7 +31,7 @@ describe('the forwarder before a gateway', () => {
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'chowder-forwarder-'))
     gateway = await startFakeGateway({ token })
-    forwarder = openForwarder((gateway.endpoint as { port: number }).port, {
+    forwarder = createForwarder((gateway.endpoint as { port: number }).port, {
       tokenFile: join(folder, 'config.json'),
       tokenKeys: ['gateway', 'token'],
       openPaths: ['/healthz', '/startupz'],
@@ -157,7 +157,7 @@ describe('the forwarder before a gateway', () => {
       answer.write('first')
     }).listen(0, '127.0.0.1')
     await once(slow, 'listening')
-    const before = openForwarder((slow.address() as AddressInfo).port, {
+    const before = createForwarder((slow.address() as AddressInfo).port, {
       tokenFile: '/none',
       tokenKeys: [],
       openPaths: ['/slow'],
@@ -174,7 +174,7 @@ describe('the forwarder before a gateway', () => {
   })
 
   test('answers 502 while the gateway does not listen', async () => {
-    const idle = openForwarder(1, {
+    const idle = createForwarder(1, {
       tokenFile: join(folder, 'config.json'),
       tokenKeys: ['gateway', 'token'],
       openPaths: ['/healthz'],

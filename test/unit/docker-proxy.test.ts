@@ -3,12 +3,12 @@ import { Value } from '@sinclair/typebox/value'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { networkOptions } from '#sandbox/docker/network.ts'
-import { fenceContainer, filesContainer, ownership, sandboxContainer } from '#sandbox/docker/profile.ts'
+import { filesContainer, firewallContainer, ownership, sandboxContainer } from '#sandbox/docker/profile.ts'
 import {
   execShape,
-  fenceShape,
   filesShape,
   filtersShape,
+  firewallShape,
   networkShape,
   sandboxShape,
   volumeShape,
@@ -87,8 +87,13 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
     filesShape(id),
     /^Labels\.chowder\.installation$/,
   ],
-  ['the fence', sent(fenceContainer(imageId, 'br-0123456789ab', null)), fenceShape('br-0123456789ab'), /^never$/],
-  ['the fence with a port', sent(fenceContainer(imageId, network, 18_790)), fenceShape(network), /^never$/],
+  [
+    'the firewall',
+    sent(firewallContainer(imageId, 'br-0123456789ab', null)),
+    firewallShape('br-0123456789ab'),
+    /^never$/,
+  ],
+  ['the firewall with a port', sent(firewallContainer(imageId, network, 18_790)), firewallShape(network), /^never$/],
   [
     'a volume',
     { Name: `chowder-${id}`, Labels: ownership('i', id, 'sandbox') },
@@ -292,10 +297,10 @@ test('images are named as Chowder names them, or by their ids', () => {
     `sha256:${'A'.repeat(64)}`,
   ]
   for (const image of foreign) expect([image, passes(filesShape(id), made(image))]).toEqual([image, false])
-  const fenced = changed(sent(fenceContainer(imageId, network, null)), ['Image'], (holder, key) =>
+  const foreignImage = changed(sent(firewallContainer(imageId, network, null)), ['Image'], (holder, key) =>
     define(holder, key, name),
   )
-  expect(passes(fenceShape(network), fenced)).toBe(false)
+  expect(passes(firewallShape(network), foreignImage)).toBe(false)
 })
 
 test('a list names an installation', () => {

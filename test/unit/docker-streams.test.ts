@@ -35,8 +35,8 @@ describe('frames of the files program', () => {
 
   test('that are none, too long or cut off are an error', async () => {
     const read = (whole: Buffer) => all(readFrames(inChunks(whole, [])))
-    await expect(read(Buffer.from('OCI runtime exec failed'))).rejects.toThrow('does not speak in frames')
-    await expect(read(Buffer.from([0x64, 255, 255, 255, 255]))).rejects.toThrow('does not speak in frames')
+    await expect(read(Buffer.from('OCI runtime exec failed'))).rejects.toThrow('sends no frames')
+    await expect(read(Buffer.from([0x64, 255, 255, 255, 255]))).rejects.toThrow('sends no frames')
     await expect(read(frame('data', Buffer.from('abc')).subarray(0, 6))).rejects.toThrow('ended within a frame')
     await expect(read(Buffer.from([0x64, 0]))).rejects.toThrow('ended within a frame')
   })

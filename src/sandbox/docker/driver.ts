@@ -1,4 +1,5 @@
 import type Docker from 'dockerode'
+import { poll } from '#platform/poll.ts'
 import {
   type Observation,
   SandboxAbsentError,
@@ -7,55 +8,48 @@ import {
   type SandboxSpec,
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
-import { pause } from '#sandbox/pause.ts'
-import { createDockerClient, type DockerClient, inBody } from './engine.ts'
-import { execBeside, startProgram } from './exec.ts'
+import { createDockerClient, type DockerClient, inBody } from './docker-client.ts'
+import { execBeside } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
-import { createFilesSession } from './files-session.ts'
+import { openFilesSession } from './files-container.ts'
 import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
+import { lastLines } from './logs.ts'
 import { agentsNetwork } from './network.ts'
-import { readOutput } from './output.ts'
 import {
-  filesContainer,
   forwarderKey,
   forwarderPort,
   labels,
-  node,
-  nodeFlags,
   ownership,
-  programs,
   releasesBase,
   sandboxContainer,
   sandboxName,
 } from './profile.ts'
 
 export interface DockerDriverOptions {
-  /** Whose sandboxes these are: others on the same host are not seen. */
+  /** The sandboxes of other installations on the same host are not seen. */
   installation: string
-  /** As of DOCKER_HOST: `unix:///path` or `tcp://host:port`. */
+  /** The value of DOCKER_HOST: `unix:///path` or `tcp://host:port`. */
   host: string
   /**
-   * Where gateways are dialled: at a port of this host's loopback, or at their containers' addresses, by a control plane
-   * that is itself in a container of their network.
+   * Where Chowder reaches gateways: `published` at a port of this host's loopback, `network` at the addresses of their
+   * containers, by a Chowder that is itself in a container of their network.
    */
   reach: 'published' | 'network'
-  /** The name of the agents' network, and of its bridge. */
+  /** The name of the agents' network and of its bridge. */
   network: string
   buildNetwork: string
   extraCaFile: string | null
   releaseSource(release: string): ReleaseSource
-  /** Who is let through to a gateway. */
+  /** The requests that the forwarder lets through to a gateway. */
   admission: Admission
 }
 
-/** What dockerd needs besides the grace time. */
+/** The time that dockerd needs besides the grace time. */
 const stopMarginMs = 20_000
-const logsDeadlineMs = 15_000
-const maxLogBytes = 64 * 1024
-const attempts = 10
+const removalTimeoutMs = 10_000
 const retryMs = 200
-const noMoreMemory = 137
+const killedCode = 137
 
 const isolation = {
   published:
@@ -65,21 +59,23 @@ const isolation = {
 }
 
 /**
- * Opens the sandboxes of an installation on the host of a dockerd: for each instance a container and a volume, named by
- * its id. They live on when this process ends. Nothing is asked of dockerd yet. Throws a StartupError for a bad address.
+ * Creates the driver of an installation's sandboxes on the host of a dockerd: a container and a volume for each instance,
+ * named by its id, which live on when this process ends. Calls nothing of dockerd yet. Throws a StartupError for a bad
+ * address.
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, reach, admission } = options
-  const engine = createDockerClient(options.host)
-  const images = createImages(engine, options.releaseSource, {
+  const client = createDockerClient(options.host)
+  const images = createImages(client, options.releaseSource, {
     network: options.buildNetwork,
     extraCaFile: options.extraCaFile,
   })
-  const network = agentsNetwork(engine, options.network, { reachable: reach === 'network' })
+  const network = agentsNetwork(client, options.network, { reachable: reach === 'network' })
+  const filesOptions = { client, images, installation, inspect: existing }
   const pools = new Map<string, FilesPool>()
 
   const inspect = (id: string, signal: AbortSignal) =>
-    engine.callUnless([404], signal, (docker, abortSignal) =>
+    client.callUnless([404], signal, (docker, abortSignal) =>
       docker.getContainer(sandboxName(id)).inspect({ abortSignal }),
     )
 
@@ -89,12 +85,12 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     return container
   }
 
-  /** null while the container has none. */
+  /** null while the container has no address. */
   function endpointOf(id: string, { NetworkSettings }: Docker.ContainerInspectInfo): Observation['endpoint'] {
     if (reach === 'network') {
-      // Not the address: once it has ended, dockerd gives that to the next container.
-      const isThere = Boolean(NetworkSettings.Networks[options.network]?.IPAddress)
-      return isThere ? { kind: 'tcp', host: sandboxName(id), port: forwarderPort } : null
+      // The name, not the address: dockerd gives the address of an ended container to the next one.
+      const isAttached = Boolean(NetworkSettings.Networks[options.network]?.IPAddress)
+      return isAttached ? { kind: 'tcp', host: sandboxName(id), port: forwarderPort } : null
     }
     const published = NetworkSettings.Ports[forwarderKey]?.[0]
     return published ? { kind: 'tcp', host: published.HostIp, port: Number(published.HostPort) } : null
@@ -113,17 +109,17 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     const name = sandboxName(spec.id)
     const old = await inspect(spec.id, signal)
     if (old?.State.Running || (old && old.Config.Labels[labels.spec] === wanted.Labels?.[labels.spec])) return
-    // A crash from here on leaves the volume, which the next create finds, or the container without its network.
-    if (old) await removeContainer(engine, old.Id, signal, { force: false })
-    await engine.call(signal, (docker, abortSignal) =>
+    // A crash from here on leaves the volume, which the next create uses, or the container without its network.
+    if (old) await removeContainer(client, old.Id, signal, { force: false })
+    await client.call(signal, (docker, abortSignal) =>
       docker.createVolume({
         ...inBody({ Name: name, Labels: ownership(installation, spec.id, 'sandbox') }),
         abortSignal,
       }),
     )
     await network.make(signal)
-    // Another create, or a start, may have been quicker: that container holds.
-    await engine.callUnless([409], signal, (docker, abortSignal) =>
+    // 409: another create was quicker, and its container is used.
+    await client.callUnless([409], signal, (docker, abortSignal) =>
       docker.createContainer({ ...inBody(wanted), abortSignal }),
     )
   }
@@ -132,8 +128,8 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     const { State, Image } = await existing(id, signal)
     if (State.Running) return
     await network.make(signal)
-    await network.fence(Image, signal)
-    const started = await engine.callUnless([404], signal, async (docker, abortSignal) => {
+    await network.protect(Image, signal)
+    const started = await client.callUnless([404], signal, async (docker, abortSignal) => {
       await docker
         .getContainer(sandboxName(id))
         .start({ abortSignal })
@@ -143,13 +139,13 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       return true
     })
     if (started) return
-    // Or what it was made with is gone: its network, made anew since, is another to dockerd. What it holds is in its volume.
-    await removeContainer(engine, sandboxName(id), signal, { force: false })
+    // The container was deleted, or the network that it was made with. The agent's files are in the volume.
+    await removeContainer(client, sandboxName(id), signal, { force: false })
     throw new SandboxAbsentError(`there is no sandbox ${id}`)
   }
 
   async function stop(id: string, { graceMs }: { graceMs: number }, signal: AbortSignal): Promise<void> {
-    await engine.callUnless(
+    await client.callUnless(
       [304, 404],
       signal,
       (docker, abortSignal) => docker.getContainer(sandboxName(id)).stop({ t: Math.ceil(graceMs / 1000), abortSignal }),
@@ -160,12 +156,14 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   async function destroy(id: string, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     pools.get(id)?.clear()
-    for (let attempt = 1; ; attempt += 1) {
-      await removeContainer(engine, sandboxName(id), signal)
+    let conflict: Error | null = null
+    // The volume is in use by a container that is being removed, or that another process has just made for the files.
+    async function isRemoved(): Promise<boolean> {
+      await removeContainer(client, sandboxName(id), signal)
       for (const { Id } of await containersOf([`${labels.instance}=${id}`], signal)) {
-        await removeContainer(engine, Id, signal)
+        await removeContainer(client, Id, signal)
       }
-      const left = await engine.callUnless([404], signal, (docker, abortSignal) =>
+      conflict = await client.callUnless([404], signal, (docker, abortSignal) =>
         docker
           .getVolume(sandboxName(id))
           .remove({ abortSignal })
@@ -177,15 +175,14 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
             },
           ),
       )
-      if (!left) return
-      // A container that is going, or that another process has just made to reach the files.
-      if (attempt === attempts) throw new SandboxUnavailableError(left)
-      await pause(retryMs, signal)
+      return conflict === null
     }
+    if (!(await poll(isRemoved, { pauseMs: retryMs, timeoutMs: removalTimeoutMs, signal })))
+      throw new SandboxUnavailableError(conflict)
   }
 
   const containersOf = (label: string[], signal: AbortSignal) =>
-    engine.call(signal, (docker, abortSignal) =>
+    client.call(signal, (docker, abortSignal) =>
       docker.listContainers({
         all: true,
         filters: { label: [`${labels.installation}=${installation}`, ...label] },
@@ -201,7 +198,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     if (Running) return { ...seen, state: 'running', endpoint: endpointOf(id, container) }
     const stopped = { ...seen, state: 'stopped' as const, endpoint: null }
     if (Status === 'created') return stopped
-    return { ...stopped, exit: { code: ExitCode, oom: OOMKilled && ExitCode === noMoreMemory } }
+    return { ...stopped, exit: { code: ExitCode, oom: OOMKilled && ExitCode === killedCode } }
   }
 
   async function* list(signal: AbortSignal) {
@@ -211,37 +208,13 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       seen.add(id)
       yield { id, state: State === 'running' || State === 'paused' ? ('running' as const) : ('stopped' as const) }
     }
-    // A volume without a container is half-made or half-removed: it must not be forgotten.
-    const { Volumes } = await engine.call(signal, (docker, abortSignal) =>
+    // A volume without a container belongs to a sandbox that is half-made or half-removed.
+    const { Volumes } = await client.call(signal, (docker, abortSignal) =>
       docker.listVolumes({ filters: { label: [`${labels.installation}=${installation}`] }, abortSignal }),
     )
     for (const { Labels } of Volumes ?? []) {
       const id = Labels?.[labels.instance] ?? ''
       if (!seen.has(id)) yield { id, state: 'stopped' as const }
-    }
-  }
-
-  /** The files program in the container beside the sandbox, which is started if none is there. */
-  async function openSession(id: string, signal: AbortSignal) {
-    for (let attempt = 1; ; attempt += 1) {
-      const { Image, Config } = await existing(id, signal)
-      // The programs of this very version if there is an image of it, whatever the sandbox was made with.
-      const current = await images.nameOf(Config.Labels[labels.release] ?? '').catch(() => null)
-      const image = current && (await images.exists(current, signal)) ? current : Image
-      const name = `${sandboxName(id)}-files-${image.slice(-12)}`
-      const program = { Cmd: [node, ...nodeFlags, `${programs}/files-program.js`] }
-      const running = await startProgram(engine, name, program, signal)
-      if (running) return createFilesSession(running.socket)
-      if (attempt === attempts) throw new SandboxUnavailableError(new Error(`the container ${name} does not start`))
-      const container = filesContainer(installation, id, name, image)
-      // Absent by now is the sandbox, or this container, which has just ended; a conflict is another's that was quicker.
-      await engine.callUnless([404, 409], signal, (docker, abortSignal) =>
-        docker.createContainer({ ...inBody(container), abortSignal }),
-      )
-      await engine.callUnless([304, 404, 409], signal, (docker, abortSignal) =>
-        docker.getContainer(name).start({ abortSignal }),
-      )
-      if (attempt > 1) await pause(retryMs, signal)
     }
   }
 
@@ -255,37 +228,20 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     observe,
     list,
     prepare: (release, progress, signal) => images.make(release, progress, signal),
-    // The image holds every plugin of its release.
+    // The image has every plugin of its release.
     prepareChannel: (release, _channel, progress, signal) => images.make(release, progress, signal),
     async exec(id, argv, execOptions, signal) {
       const paths = pathsOf(await existing(id, signal))
-      const result = await execBeside(engine, sandboxName(id), paths, argv, execOptions, signal)
+      const result = await execBeside(client, sandboxName(id), paths, argv, execOptions, signal)
       if (!result) throw new SandboxUnavailableError(new Error('the sandbox does not run'))
       return result
     },
-    async logs(id, lines) {
-      const chunks = await engine.callUnless(
-        [404],
-        AbortSignal.timeout(logsDeadlineMs),
-        async (docker, abortSignal) => {
-          const logs = await docker
-            .getContainer(sandboxName(id))
-            .logs({ stdout: true, stderr: true, tail: lines, abortSignal })
-          const found: Buffer[] = []
-          for await (const { bytes } of readOutput(only(logs))) found.push(bytes)
-          return found
-        },
-      )
-      const text = Buffer.concat(chunks ?? [])
-        .subarray(-maxLogBytes)
-        .toString()
-      return text.replace(/\n$/, '').split('\n').slice(-lines).join('\n')
-    },
+    logs: (id, lines) => lastLines(client, sandboxName(id), lines),
     files(id) {
       let pool = pools.get(id)
       if (!pool) {
         pool = filesPool(
-          (signal) => openSession(id, signal),
+          (signal) => openFilesSession(id, filesOptions, signal),
           () => pools.delete(id),
         )
         pools.set(id, pool)
@@ -295,15 +251,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   }
 }
 
-const pathsOf = ({ Config }: Docker.ContainerInspectInfo): SandboxPaths =>
-  JSON.parse(Config.Labels[labels.inside] ?? '')
+const pathsOf = ({ Config }: Docker.ContainerInspectInfo): SandboxPaths => JSON.parse(Config.Labels[labels.paths] ?? '')
 
-async function* only(bytes: Buffer): AsyncGenerator<Buffer, void> {
-  yield bytes
-}
-
-/** Removes a container, one that runs only by force; none, or one that is going already, is fine. */
-const removeContainer = (engine: DockerClient, name: string, signal: AbortSignal, { force = true } = {}) =>
-  engine.callUnless([404, 409], signal, (docker, abortSignal) =>
+/** Removes a container, a running one only by force. A container that does not exist, or is being removed, is no error. */
+const removeContainer = (client: DockerClient, name: string, signal: AbortSignal, { force = true } = {}) =>
+  client.callUnless([404, 409], signal, (docker, abortSignal) =>
     docker.getContainer(name).remove({ force, abortSignal }),
   )

@@ -1,33 +1,33 @@
 import { posix } from 'node:path'
 import type { Duplex } from 'node:stream'
 import type Docker from 'dockerode'
+import { poll } from '#platform/poll.ts'
 import { type ExecOptions, type ExecResult, SandboxPathError, type SandboxPaths } from '#sandbox/driver.ts'
-import { pause } from '#sandbox/pause.ts'
-import type { DockerClient } from './engine.ts'
+import type { DockerClient } from './docker-client.ts'
 import { readOutput } from './output.ts'
 import { programs } from './profile.ts'
 
 const defaultMaxBytes = 1024 * 1024
-/** What dockerd may need besides the program itself. */
+/** The time that dockerd may need besides the program's own. */
 const marginMs = 15_000
 const pollMs = 20
-/** The exit code of a program that its deadline, or anybody else, has killed. */
+/** The exit code of a program that was killed, at its deadline or otherwise. */
 const killedCode = 137
 
-/** A program that was started in a container, and the stream to it: its input, and its output as of readOutput. */
+/** A program in a container. The socket takes its input, and gives its output in the format of readOutput. */
 export interface Program {
   exec: Docker.Exec
   socket: Duplex
 }
 
-/** Starts a program in a container; null when there is no such container, or it does not run. */
+/** Starts a program in a container; returns null when there is no such container, or it does not run. */
 export const startProgram = (
-  engine: DockerClient,
+  client: DockerClient,
   container: string,
   options: Docker.ExecCreateOptions,
   signal: AbortSignal,
 ): Promise<Program | null> =>
-  engine.callUnless([404, 409], signal, async (docker, abortSignal) => {
+  client.callUnless([404, 409], signal, async (docker, abortSignal) => {
     const exec = await docker.getContainer(container).exec({
       AttachStdin: true,
       AttachStdout: true,
@@ -35,9 +35,9 @@ export const startProgram = (
       ...options,
       abortSignal,
     })
-    // Without the signal: it would end the stream much later too.
+    // Without the signal, whose abort would end the stream at any later time.
     const socket = await exec.start({ hijack: true, stdin: true })
-    socket.on('error', () => {}) // whoever reads it learns of its end
+    socket.on('error', () => {}) // the reader sees the end
     if (abortSignal.aborted) socket.destroy()
     return { exec, socket }
   })
@@ -50,19 +50,21 @@ function folderIn(home: string, cwd: string): string {
 }
 
 async function exitCodeOf({ exec }: Program, signal: AbortSignal): Promise<number> {
-  for (;;) {
+  async function findEnd() {
     const { Running, ExitCode } = await exec.inspect({ abortSignal: signal })
-    if (!Running && ExitCode !== null) return ExitCode
-    await pause(pollMs, signal)
+    return !Running && ExitCode !== null && { code: ExitCode }
   }
+  const end = await poll(findEnd, { pauseMs: pollMs, timeoutMs: marginMs, signal })
+  if (!end) throw new Error('dockerd does not report the exit code of a program')
+  return end.code
 }
 
 /**
- * Runs a program in a container beside the gateway, as exec of SandboxDriver; null when the container does not run. One
- * whose call was aborted runs on until its deadline.
+ * Runs a program in a container beside the gateway, as SandboxDriver.exec does; returns null when the container does not
+ * run. After an abort the program runs on until its deadline.
  */
 export async function execBeside(
-  engine: DockerClient,
+  client: DockerClient,
   container: string,
   paths: SandboxPaths,
   argv: readonly string[],
@@ -74,26 +76,26 @@ export async function execBeside(
     Cmd: [`${programs}/exec.sh`, String(timeoutMs / 1000), ...argv],
     WorkingDir: folderIn(paths.home, cwd),
   }
-  const program = await startProgram(engine, container, options, signal)
+  const program = await startProgram(client, container, options, signal)
   if (!program) return null
   const { socket } = program
   try {
-    return await engine.call(
+    return await client.call(
       signal,
       async (_docker, abortSignal) => {
         abortSignal.addEventListener('abort', () => socket.destroy(), { once: true })
         socket.end(stdin)
-        const kept = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
+        const chunks = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
         const room = { stdout: maxBytes, stderr: maxBytes }
         for await (const { stream, bytes } of readOutput(socket)) {
           const part = bytes.subarray(0, room[stream])
           room[stream] -= part.length
-          if (part.length > 0) kept[stream].push(part)
+          if (part.length > 0) chunks[stream].push(part)
         }
         const code = await exitCodeOf(program, abortSignal)
         const isLate = code === killedCode && performance.now() - startedAt >= timeoutMs
-        const [stdout, stderr] = [kept.stdout, kept.stderr].map((chunks) => Buffer.concat(chunks).toString())
-        return { exitCode: isLate ? null : code, stdout: stdout ?? '', stderr: stderr ?? '' }
+        const textOf = (parts: Buffer[]) => Buffer.concat(parts).toString()
+        return { exitCode: isLate ? null : code, stdout: textOf(chunks.stdout), stderr: textOf(chunks.stderr) }
       },
       { deadlineMs: timeoutMs + marginMs },
     )

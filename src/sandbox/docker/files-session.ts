@@ -5,24 +5,25 @@ import type { FilesAnswer, FilesCall, FilesRange } from './image/files-program.t
 import { type Frame, frame, headFrame, readFrames } from './image/frames.ts'
 import { readOutput } from './output.ts'
 
-/** The files program in a container, which carries out one call after another. */
+/** A connection to the files program in a container, which carries out one call after another. */
 export interface FilesSession {
-  /** Whether it has ended, or was ended. */
+  /** Whether the program has ended, or its session was ended. */
   readonly isOver: boolean
-  /** Carries out a call; content is sent along. Throws what the files' own code threw there. */
+  /** Carries out a call, with content for a write. Throws the error of the file access in the container. */
   ask(
     call: FilesCall,
     content?: AsyncIterable<Buffer>,
   ): Promise<Exclude<FilesAnswer, { fault: unknown } | { full: unknown } | { failed: unknown }>>
-  /** The part of the file that the last `read` has opened; null closes it. To be read to its end, or the session ended. */
-  take(range: FilesRange): AsyncGenerator<Buffer, void>
-  /** Fulfilled once it is over. */
+  /** Part of the file that the last `read` has opened; null closes it. The caller reads to the end, or ends the session. */
+  content(range: FilesRange): AsyncGenerator<Buffer, void>
+  /** Fulfilled once the session has ended. */
   readonly over: Promise<void>
   end(): void
 }
 
-/** Of content in one frame: each is held in memory at either end. */
+/** The most content in one frame, which both ends hold in memory. */
 const maxDataBytes = 1024 * 1024
+const maxErrorLength = 500
 
 const ended = () => new SandboxUnavailableError(new Error('the files program has ended'))
 
@@ -33,14 +34,14 @@ async function* outputOf(socket: Duplex, onError: (text: string) => void): Async
   }
 }
 
-/** Speaks with the files program over the stream to it. */
+/** Creates a session over the stream to the files program. */
 export function createFilesSession(socket: Duplex): FilesSession {
-  let complaint = ''
+  let errors = ''
   const over = Promise.withResolvers<void>()
   socket.once('close', () => over.resolve())
   const frames = readFrames(
     outputOf(socket, (text) => {
-      complaint = (complaint + text).slice(-500)
+      errors = (errors + text).slice(-maxErrorLength)
     }),
   )
 
@@ -48,7 +49,7 @@ export function createFilesSession(socket: Duplex): FilesSession {
     const { value } = await frames.next().catch((cause) => {
       throw new SandboxUnavailableError(cause)
     })
-    if (!value) throw complaint ? new SandboxUnavailableError(new Error(complaint)) : ended()
+    if (!value) throw errors ? new SandboxUnavailableError(new Error(errors)) : ended()
     return value
   }
 
@@ -81,11 +82,11 @@ export function createFilesSession(socket: Duplex): FilesSession {
     async ask(call, content) {
       await send(headFrame(call))
       const answer = next()
-      // The answer may come first: the content is too long, or the disk full. Its sender is not waited for then.
+      // When the content is too long, or the disk is full, the answer comes before the end of the content.
       if (content) await Promise.race([sendAll(content), answer])
       return answerIn(await answer)
     },
-    async *take(range) {
+    async *content(range) {
       await send(headFrame(range))
       if (!range) return
       for (let part = await next(); part.kind !== 'end'; part = await next()) {

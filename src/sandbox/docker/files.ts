@@ -3,23 +3,23 @@ import type { FileStat, OpenFile, SandboxFiles } from '#sandbox/driver.ts'
 import type { FilesSession } from './files-session.ts'
 import type { FilesCall } from './image/files-program.ts'
 
-/** How many calls on the files of one sandbox are under way at once; others wait. */
+/** The number of calls on the files of one sandbox at the same time; others wait. */
 const maxSessions = 16
-/** How long a session is kept for the next call. */
-const keptMs = 10_000
+/** The time for which an idle session waits for the next call. */
+const idleMs = 10_000
 
-/** The sessions of one sandbox. */
+/** The sessions of the files program of one sandbox. */
 export interface FilesPool {
-  /** A session of the caller's own until it is given back. Throws what opening one throws, or the signal's reason. */
+  /** Lends a session to the caller until `give`. Throws the errors of opening a session, or the signal's reason. */
   take(signal: AbortSignal): Promise<FilesSession>
   give(session: FilesSession): void
-  /** Ends those that nobody uses. */
+  /** Ends the idle sessions. */
   clear(): void
 }
 
 /**
- * Sessions are kept for a while after their use: opening one takes longer than most calls. `onEmpty` is told when there
- * is none left.
+ * Keeps sessions for a while after their use, since opening a session takes longer than most calls. Calls `onEmpty` when no
+ * session is left.
  */
 export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, onEmpty: () => void): FilesPool {
   const idle = new Map<FilesSession, NodeJS.Timeout>()
@@ -43,15 +43,15 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, 
     await turn.promise.finally(() => signal.removeEventListener('abort', onAbort))
   }
 
-  /** The place of whoever is done is the next one's. */
+  /** Passes the right to a session on to the call that has waited longest. */
   function release(): void {
     const next = waiting.shift()
     if (next) next.resolve()
     else taken -= 1
-    tell()
+    reportEmpty()
   }
 
-  function tell(): void {
+  function reportEmpty(): void {
     if (taken === 0 && idle.size === 0) onEmpty()
   }
 
@@ -67,7 +67,7 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, 
         const session = await open(signal)
         void session.over.then(() => {
           leave(session)
-          tell()
+          reportEmpty()
         })
         return session
       } catch (error) {
@@ -76,7 +76,7 @@ export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, 
       }
     },
     give(session) {
-      if (!session.isOver) idle.set(session, setTimeout(() => session.end(), keptMs).unref())
+      if (!session.isOver) idle.set(session, setTimeout(() => session.end(), idleMs).unref())
       release()
     },
     clear() {
@@ -89,9 +89,9 @@ type StoredStat = Omit<FileStat, 'modifiedAt'> & { modifiedAt: string }
 
 const statOf = (stat: StoredStat): FileStat => ({ ...stat, modifiedAt: new Date(stat.modifiedAt) })
 
-/** The files of a sandbox, by the files program in a container beside it. */
+/** The files of a sandbox, accessed by the files program in a container beside it. */
 export function filesBy(pool: FilesPool): SandboxFiles {
-  /** Takes a session for a call; one that was not used to its end is ended, as at an abort. */
+  /** Takes a session for a call, and ends the session when the call fails or is aborted. */
   async function withSession<T>(signal: AbortSignal, use: (session: FilesSession) => Promise<T>): Promise<T> {
     signal.throwIfAborted()
     const session = await pool.take(signal)
@@ -179,7 +179,7 @@ export function filesBy(pool: FilesPool): SandboxFiles {
   }
 }
 
-/** A file that a session has opened. The session is the file's until it is read, closed or given up. */
+/** A file that a session has opened. No other call uses the session until the file is read, closed or destroyed. */
 function openFile(
   session: FilesSession,
   { size, modifiedAt }: { size: number; modifiedAt: number },
@@ -192,9 +192,9 @@ function openFile(
     modifiedAt: new Date(modifiedAt),
     content(range = { start: 0, end: size }) {
       isUsed = true
-      const content = Readable.from(session.take(range), { objectMode: false })
+      const content = Readable.from(session.content(range), { objectMode: false })
       content.once('close', () => {
-        if (!content.readableEnded) session.end() // the rest of it is still on its way
+        if (!content.readableEnded) session.end() // the program still sends the rest
         give()
       })
       return addAbortSignal(signal, content)
@@ -203,7 +203,7 @@ function openFile(
       if (isUsed) return
       isUsed = true
       try {
-        for await (const _ of session.take(null));
+        for await (const _ of session.content(null));
       } finally {
         give()
       }

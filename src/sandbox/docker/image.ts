@@ -2,34 +2,36 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import pTimeout from 'p-timeout'
 import { pack } from 'tar-stream'
 import type { Progress } from '#sandbox/driver.ts'
-import type { DockerClient } from './engine.ts'
+import type { DockerClient } from './docker-client.ts'
+import { firewallProgram } from './profile.ts'
 
-/** What a release is installed from, in the build of its image. */
+/** The files and the command that install a release in the build of its image. */
 export interface ReleaseSource {
-  /** The folder that the files are in, and they, relative to it. */
   root: string
+  /** Relative to `root`. */
   files: readonly string[]
-  /** Run beside the files in the image; the folder that it is to install into is added as its last argument. */
+  /** A command that is run beside the files in the image. The folder to install into is added as its last argument. */
   install: string
-  /** The folder that holds the installed release's `node_modules`, for that folder. */
+  /** The folder of the release, with its `node_modules`, below the folder of the install. */
   folder(base: string): string
 }
 
 export interface BuildOptions {
   /** The network of the build's own containers, as of docker build's `--network`. */
   network: string
-  /** A file of certificates that the build and the agents trust besides the usual, or null. */
+  /** A file of certificates that the build and the agents trust besides the usual ones, or null. */
   extraCaFile: string | null
 }
 
-/** What dockerd is asked to build a release's image with. */
+/** The request that makes dockerd build the image of a release. */
 export interface ImageBuild {
   name: string
-  /** As of `POST /build`. */
+  /** The parameters of `POST /build`. */
   options: { t: string; networkmode: string; buildargs: Record<string, string>; rm: true; forcerm: true }
-  /** A tar of all that goes into the image. */
+  /** A tar of everything that goes into the image. */
   context(): Readable
 }
 
@@ -38,27 +40,27 @@ export interface Images {
   nameOf(release: string): Promise<string>
   exists(name: string, signal: AbortSignal): Promise<boolean>
   /**
-   * Builds a release's image unless it is there. Callers at once share one build, which ends when all of them were
-   * aborted. A crash or failure half-way leaves no image of that name, and what was built goes into the next attempt.
-   * Throws with the build's last words, or after 15 minutes.
+   * Builds the image of a release unless it exists. Concurrent callers share one build, which is aborted with the last of
+   * them. A crash or failure half-way leaves no image of that name; the next attempt reuses the finished layers. Throws with
+   * the end of the build's output, or after 15 minutes.
    */
   make(release: string, progress: Progress, signal: AbortSignal): Promise<void>
 }
 
-/** What names images have. */
+/** Matches the names of images. */
 export const imageName = /^chowder-openclaw:v\d+-[0-9a-f]{12}$/
-/** How long a build may take. */
 export const buildDeadlineMs = 15 * 60_000
 const sandboxFolder = join(import.meta.dirname, '..')
-/** The programs in the image, and all that they import, by their paths below src/sandbox. */
+/** The programs in the image, with all that they import, by their paths below src/sandbox. */
 export const programFiles = [
+  'command-as-user.ts',
   'errors.ts',
-  'home/as-user.ts',
   'home/files.ts',
   'home/open-folder.ts',
+  'home/read-file.ts',
   'docker/image/exec.sh',
-  'docker/image/fence.sh',
   'docker/image/files-program.ts',
+  'docker/image/firewall.sh',
   'docker/image/forwarder.ts',
   'docker/image/frames.ts',
   'docker/image/idle.sh',
@@ -68,8 +70,12 @@ export const programFiles = [
 /** Lets the files of a release import each other as they do in this project. */
 const releaseManifest = '{ "type": "module", "imports": { "#*": "./src/*" } }\n'
 const extraCaPath = '/etc/chowder/extra-ca.pem'
-/** What the install says begins with it; all else is the builder's. */
+/** The first characters of a line of progress of the install, among the output of the builder. */
 const progressMark = 'chowder: '
+/** Characters of the builder's output in an error. */
+const maxOutput = 1000
+
+const nameInImage = (file: string) => file.replace(/firewall\.sh$/, firewallProgram)
 
 interface Entry {
   name: string
@@ -77,13 +83,13 @@ interface Entry {
 }
 
 async function contextOf(source: ReleaseSource, extraCaFile: string | null): Promise<Entry[]> {
-  const at = async (name: string, path: string) => ({ name, content: await readFile(path) })
+  const entry = async (name: string, path: string) => ({ name, content: await readFile(path) })
   return Promise.all([
-    at('Dockerfile', join(import.meta.dirname, 'image/Dockerfile')),
-    extraCaFile ? at('extra-ca.pem', extraCaFile) : { name: 'extra-ca.pem', content: Buffer.alloc(0) },
+    entry('Dockerfile', join(import.meta.dirname, 'image/Dockerfile')),
+    extraCaFile ? entry('extra-ca.pem', extraCaFile) : { name: 'extra-ca.pem', content: Buffer.alloc(0) },
     { name: 'release/package.json', content: Buffer.from(releaseManifest) },
-    ...source.files.map((file) => at(`release/${file}`, join(source.root, file))),
-    ...programFiles.map((file) => at(`programs/${file}`, join(sandboxFolder, file))),
+    ...source.files.map((file) => entry(`release/${file}`, join(source.root, file))),
+    ...programFiles.map((file) => entry(`programs/${nameInImage(file)}`, join(sandboxFolder, file))),
   ])
 }
 
@@ -94,7 +100,7 @@ function tarOf(context: readonly Entry[]): Readable {
   return tar as unknown as Readable
 }
 
-/** The build of a release's image. Its name changes with anything that goes into it. */
+/** Describes the build of the image of a release. The image's name changes with everything that goes into it. */
 export async function imageBuild(
   release: string,
   source: ReleaseSource,
@@ -114,7 +120,7 @@ export async function imageBuild(
 
 /** The images of releases, on the host of dockerd. */
 export function createImages(
-  engine: DockerClient,
+  client: DockerClient,
   sourceOf: (release: string) => ReleaseSource,
   buildOptions: BuildOptions,
 ): Images {
@@ -130,27 +136,27 @@ export function createImages(
   }
 
   const exists = async (name: string, signal: AbortSignal) =>
-    (await engine.callUnless([404], signal, (docker) => docker.getImage(name).inspect())) !== null
+    (await client.callUnless([404], signal, (docker) => docker.getImage(name).inspect())) !== null
 
   async function build(name: string, release: string, progress: Progress, signal: AbortSignal): Promise<void> {
     const { options, context } = await buildOf(release)
     progress(`building the image ${name}`)
-    let words = ''
-    await engine.call(
+    let output = ''
+    await client.call(
       signal,
       async (docker, abortSignal) => {
-        const output = await docker.buildImage(context(), { ...options, abortSignal })
-        for await (const event of linesOf(output)) {
-          const said = JSON.parse(event) as { stream?: string; error?: string }
-          const line = (said.stream ?? said.error ?? '').trimEnd()
+        const events = await docker.buildImage(context(), { ...options, abortSignal })
+        for await (const event of linesOf(events)) {
+          const { stream, error } = JSON.parse(event) as { stream?: string; error?: string }
+          const line = (stream ?? error ?? '').trimEnd()
           if (line.startsWith(progressMark)) progress(line.slice(progressMark.length))
-          else words = `${words}${line}\n`.slice(-1000)
-          if (said.error !== undefined) throw new Error(`the image ${name} could not be built: ${words}`)
+          else output = `${output}${line}\n`.slice(-maxOutput)
+          if (error !== undefined) throw new Error(`the image ${name} could not be built: ${output}`)
         }
       },
       { deadlineMs: buildDeadlineMs },
     )
-    if (!(await exists(name, signal))) throw new Error(`the image ${name} could not be built: ${words}`)
+    if (!(await exists(name, signal))) throw new Error(`the image ${name} could not be built: ${output}`)
     progress(`the image ${name} is built`)
   }
 
@@ -166,17 +172,13 @@ export function createImages(
     }
     const { done, abort } = shared
     shared.callers += 1
-    const { promise: leaving, reject: leave } = Promise.withResolvers<never>()
-    const onAbort = () => leave(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
     try {
-      await Promise.race([done, leaving])
+      await pTimeout(done, { milliseconds: Number.POSITIVE_INFINITY, signal })
     } finally {
-      signal.removeEventListener('abort', onAbort)
       shared.callers -= 1
       if (shared.callers === 0) {
         building.delete(name)
-        abort.abort(new Error('nobody waits for this build any more'))
+        abort.abort(new Error('no caller waits for this build any more'))
       }
     }
   }
@@ -184,11 +186,11 @@ export function createImages(
   return { nameOf, exists, make }
 }
 
-/** The lines of dockerd's progress; each is JSON of its own. */
-async function* linesOf(output: NodeJS.ReadableStream): AsyncGenerator<string, void> {
+/** The lines of dockerd's progress, each of which is JSON. */
+async function* linesOf(events: NodeJS.ReadableStream): AsyncGenerator<string, void> {
   let text = ''
-  output.setEncoding('utf8')
-  for await (const chunk of output) {
+  events.setEncoding('utf8')
+  for await (const chunk of events) {
     const lines = `${text}${chunk}`.split('\n')
     text = lines.pop() ?? ''
     for (const line of lines) if (line.trim() !== '') yield line

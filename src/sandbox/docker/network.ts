@@ -1,15 +1,17 @@
 import type Docker from 'dockerode'
+import pTimeout from 'p-timeout'
 import { StartupError } from '#platform/startup-error.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
-import { type DockerClient, inBody } from './engine.ts'
+import { type DockerClient, inBody } from './docker-client.ts'
 import { readOutput } from './output.ts'
-import { fenceContainer, forwarderPort, labels } from './profile.ts'
+import { firewallContainer, forwarderPort, labels, roleLabels } from './profile.ts'
 
 const icc = 'com.docker.network.bridge.enable_icc'
 const bridgeName = 'com.docker.network.bridge.name'
-const fenceDeadlineMs = 60_000
+const firewallDeadlineMs = 60_000
+const maxErrorLength = 500
 
-/** The network of that name, whose containers do not reach each other. */
+/** The options of a network of that name, whose containers do not reach each other. */
 export const networkOptions = (name: string): Docker.NetworkCreateOptions => ({
   Name: name,
   Driver: 'bridge',
@@ -23,32 +25,31 @@ export const bridgeOf = ({ Id, Options }: Docker.NetworkInspectInfo): string =>
 
 /** The agents' own network on the host of dockerd. */
 export interface AgentsNetwork {
-  /** Makes the network unless it is there. Throws a StartupError for one of that name that is not as it must be. */
+  /** Makes the network unless it exists. Throws a StartupError when a network of that name has other options. */
   make(signal: AbortSignal): Promise<void>
   /**
-   * Keeps the network's containers from the host and the metadata service, by a short-lived container of that image which
-   * puts the firewall's rules in place unless they are. Throws SandboxUnavailableError when that fails: nothing is to be
-   * started then.
+   * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the image
+   * adds the firewall rules unless they exist. Throws SandboxUnavailableError when that fails; no agent may be started then.
    */
-  fence(image: string, signal: AbortSignal): Promise<void>
+  protect(image: string, signal: AbortSignal): Promise<void>
 }
 
-async function wordsOf(output: NodeJS.ReadableStream): Promise<string> {
+async function textOf(output: NodeJS.ReadableStream): Promise<string> {
   const chunks: Buffer[] = []
   for await (const { bytes } of readOutput(output as AsyncIterable<Buffer>)) chunks.push(bytes)
-  return Buffer.concat(chunks).toString().trim().slice(-500)
+  return Buffer.concat(chunks).toString().trim().slice(-maxErrorLength)
 }
 
-/** The network of that name. With `reachable`, what else is attached to it reaches the forwarders of the agents. */
+/** The network of that name. With `reachable`, other containers on it reach the forwarders of the agents. */
 export function agentsNetwork(
-  engine: DockerClient,
+  client: DockerClient,
   name: string,
   { reachable }: { reachable: boolean },
 ): AgentsNetwork {
-  let fencing: Promise<void> | undefined
+  let protecting: Promise<void> | undefined
 
   async function inspect(signal: AbortSignal): Promise<{ bridge: string } | null> {
-    const found = await engine.callUnless([404], signal, (docker) => docker.getNetwork(name).inspect())
+    const found = await client.callUnless([404], signal, (docker) => docker.getNetwork(name).inspect())
     if (!found) return null
     if (found.Driver !== 'bridge' || found.Options?.[icc] !== 'false')
       throw new StartupError(
@@ -59,56 +60,52 @@ export function agentsNetwork(
 
   async function make(signal: AbortSignal): Promise<void> {
     if (await inspect(signal)) return
-    await engine.callUnless([409], signal, (docker, abortSignal) =>
+    await client.callUnless([409], signal, (docker, abortSignal) =>
       docker.createNetwork({ ...inBody(networkOptions(name)), abortSignal }),
     )
     await inspect(signal)
   }
 
-  /** Removes what nobody will start any more: whoever made it was killed. Started ones remove themselves. */
-  async function removeLeftOverFences(signal: AbortSignal): Promise<void> {
-    const filters = { label: [`${labels.role}=fence`], status: ['created'] }
-    const made = await engine.call(signal, (docker, abortSignal) =>
+  /** Removes firewall containers whose maker was killed before it started them. Started ones remove themselves. */
+  async function removeUnstarted(signal: AbortSignal): Promise<void> {
+    const filters = { label: [`${labels.role}=${roleLabels.firewall}`], status: ['created'] }
+    const unstarted = await client.call(signal, (docker, abortSignal) =>
       docker.listContainers({ all: true, filters, abortSignal }),
     )
-    for (const { Id, Created } of made) {
-      if (Created * 1000 > Date.now() - 2 * fenceDeadlineMs) continue
-      await engine.callUnless([404, 409], signal, (docker) => docker.getContainer(Id).remove({ force: false }))
+    for (const { Id, Created } of unstarted) {
+      if (Created * 1000 > Date.now() - 2 * firewallDeadlineMs) continue
+      await client.callUnless([404, 409], signal, (docker) => docker.getContainer(Id).remove({ force: false }))
     }
   }
 
-  async function putUpFence(image: string): Promise<void> {
-    const signal = AbortSignal.timeout(fenceDeadlineMs)
-    await removeLeftOverFences(signal)
+  async function addRules(image: string): Promise<void> {
+    const signal = AbortSignal.timeout(firewallDeadlineMs)
+    await removeUnstarted(signal)
     const network = await inspect(signal)
-    if (!network) throw new SandboxUnavailableError(new Error(`the network ${name} is gone`))
-    const options = fenceContainer(image, network.bridge, reachable ? forwarderPort : null)
-    const [code, words] = await engine.call(
+    if (!network) throw new SandboxUnavailableError(new Error(`the network ${name} was deleted`))
+    const options = firewallContainer(image, network.bridge, reachable ? forwarderPort : null)
+    const [code, errors] = await client.call(
       signal,
       async (docker, abortSignal) => {
         const container = await docker.createContainer({ ...inBody(options), abortSignal })
         const output = await container.attach({ stream: true, stdout: true, stderr: true, abortSignal })
         const removed: Promise<{ StatusCode: number }> = container.wait({ condition: 'removed', abortSignal })
-        const [lines, { StatusCode }] = await Promise.all([wordsOf(output), removed, container.start({ abortSignal })])
+        const [lines, { StatusCode }] = await Promise.all([textOf(output), removed, container.start({ abortSignal })])
         return [StatusCode, lines] as const
       },
-      { deadlineMs: fenceDeadlineMs },
+      { deadlineMs: firewallDeadlineMs },
     )
-    if (code !== 0)
-      throw new SandboxUnavailableError(new Error(`the firewall's rules could not be put in place: ${words}`))
+    if (code !== 0) throw new SandboxUnavailableError(new Error(`the firewall rules could not be added: ${errors}`))
   }
 
   return {
     make,
-    async fence(image, signal) {
-      // Starts side by side share one.
-      fencing ??= putUpFence(image).finally(() => {
-        fencing = undefined
+    async protect(image, signal) {
+      // Concurrent starts share one container.
+      protecting ??= addRules(image).finally(() => {
+        protecting = undefined
       })
-      const { promise: leaving, reject: leave } = Promise.withResolvers<never>()
-      const onAbort = () => leave(signal.reason)
-      signal.addEventListener('abort', onAbort, { once: true })
-      await Promise.race([fencing, leaving]).finally(() => signal.removeEventListener('abort', onAbort))
+      await pTimeout(protecting, { milliseconds: Number.POSITIVE_INFINITY, signal })
     },
   }
 }

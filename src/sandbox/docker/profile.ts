@@ -4,7 +4,7 @@ import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
-/** Paths and numbers that hold in every image; `image/Dockerfile` has them too. */
+/** Paths and numbers that are the same in every image; `image/Dockerfile` has them too. */
 export const node = '/usr/local/bin/node'
 const home = '/agent/home'
 export const releasesBase = '/opt/chowder'
@@ -13,13 +13,13 @@ export const programs = '/opt/chowder/programs/docker/image'
 export const agentUid = 10_001
 const user = `${agentUid}:${agentUid}`
 const gatewayPort = 18_789
-/** Where the forwarder listens. */
+/** The port on which the forwarder listens. */
 export const forwarderPort = 18_790
 export const forwarderKey = `${forwarderPort}/tcp`
 
-/** Small, for a program that does little. */
+/** For small programs. */
 export const nodeFlags = ['--max-old-space-size=64', '--max-semi-space-size=1']
-/** The agent has the same user, and could have a debugger opened in what stands before its gateway. */
+/** The agent runs as the same user, and could open a debugger in the supervisor with a signal. */
 const supervisorFlags = [...nodeFlags, '--disable-sigusr1']
 
 export const labels = {
@@ -28,16 +28,20 @@ export const labels = {
   organization: 'chowder.organization',
   role: 'chowder.role',
   release: 'chowder.release',
-  inside: 'chowder.inside',
+  paths: 'chowder.inside', // under the name that containers of earlier versions have
   spec: 'chowder.spec',
 } as const
 
-export type Role = 'sandbox' | 'files' | 'fence'
+/** What a container of Chowder's is for. */
+export type Role = 'sandbox' | 'files' | 'firewall'
 
-/** The names of what belongs to an instance. */
+/** The values of the role's label. The firewall's is the name that earlier versions used. */
+export const roleLabels: Record<Role, string> = { sandbox: 'sandbox', files: 'files', firewall: 'fence' }
+
+/** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
 
-/** What a container must not do, whatever it is for. */
+/** The limits of every container. */
 const confined: Docker.HostConfig = {
   CapDrop: ['ALL'],
   SecurityOpt: ['no-new-privileges'],
@@ -50,8 +54,8 @@ const confined: Docker.HostConfig = {
 
 export interface SandboxSetup {
   installation: string
-  /** The image and, in it, the folder of the release. */
   image: string
+  /** The folder of the release in the image. */
   releaseFolder: string
   network: string
   /** Whether the forwarder's port is published on this host's loopback. */
@@ -60,8 +64,8 @@ export interface SandboxSetup {
 }
 
 /**
- * The container of a sandbox. Its `chowder.spec` label tells two that differ apart. Secrets are in none of it: all of it
- * is shown to whoever may ask dockerd.
+ * The container of a sandbox. Its label `chowder.spec` is a digest of all other options. No option holds a secret, since
+ * everybody who may call dockerd sees them.
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
   const { installation, image, releaseFolder, network, published, admission } = setup
@@ -83,14 +87,14 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     Labels: {
       ...Object.fromEntries(Object.entries(spec.labels).map(([name, value]) => [`chowder.label.${name}`, value])),
       [labels.release]: spec.release,
-      [labels.inside]: JSON.stringify(paths),
+      [labels.paths]: JSON.stringify(paths),
       ...ownership(installation, spec.id, 'sandbox'),
     },
     ExposedPorts: { [forwarderKey]: {} },
     HostConfig: {
       ...confined,
       Memory: memoryMb * 1024 * 1024,
-      // Together with swap: else what is too much would be swapped out, and slow down the host.
+      // Memory and swap together. Without the limit the agent would swap, and slow down the host.
       MemorySwap: memoryMb * 1024 * 1024,
       NanoCpus: Math.round(cpus * 1e9),
       PidsLimit: pids,
@@ -107,14 +111,14 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
   }
 }
 
-/** Labels by which an installation finds what is its own. */
+/** The labels by which an installation finds its own containers and volumes. */
 export const ownership = (installation: string, id: string, role: Role): Record<string, string> => ({
   [labels.installation]: installation,
   [labels.instance]: id,
-  [labels.role]: role,
+  [labels.role]: roleLabels[role],
 })
 
-/** A container beside a sandbox, on the same volume, in which its files are reached. It ends by itself. */
+/** A container on the volume of a sandbox, for the program that reads and writes its files. It ends by itself. */
 export const filesContainer = (
   installation: string,
   id: string,
@@ -130,7 +134,7 @@ export const filesContainer = (
     ...confined,
     AutoRemove: true,
     NetworkMode: 'none',
-    // Of the sandbox's container and not by the volume's name: dockerd would make a volume that is gone.
+    // Not by the volume's name: dockerd would make a deleted volume anew.
     VolumesFrom: [sandboxName(id)],
     Memory: 512 * 1024 * 1024,
     MemorySwap: 512 * 1024 * 1024,
@@ -139,12 +143,19 @@ export const filesContainer = (
   },
 })
 
-/** A container in the host's network that puts the rules around a bridge in place, and nothing else. */
-export const fenceContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions => ({
+/** The name of `image/firewall.sh` in images, those of earlier versions included: sandboxes keep theirs until they stop. */
+export const firewallProgram = 'fence.sh'
+
+/** A container in the host's network that sets the firewall rules of a bridge. With a port, agents reach each other on it. */
+export const firewallContainer = (
+  image: string,
+  bridge: string,
+  port: number | null,
+): Docker.ContainerCreateOptions => ({
   Image: image,
   User: '0:0',
-  Cmd: [`${programs}/fence.sh`, bridge, ...(port === null ? [] : [String(port)])],
-  Labels: { [labels.role]: 'fence' },
+  Cmd: [`${programs}/${firewallProgram}`, bridge, ...(port === null ? [] : [String(port)])],
+  Labels: { [labels.role]: roleLabels.firewall },
   HostConfig: {
     ...confined,
     AutoRemove: true,

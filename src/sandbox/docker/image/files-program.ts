@@ -4,7 +4,7 @@ import { SandboxCapacityError, SandboxPathError } from '#sandbox/errors.ts'
 import { filesIn } from '#sandbox/home/files.ts'
 import { type Frame, frame, headFrame, readFrames } from './frames.ts'
 
-/** What is asked of the program: a method of SandboxFiles with its arguments. A write is followed by its content. */
+/** A call: a method of SandboxFiles with its arguments. Frames with the content follow a write. */
 export type FilesCall =
   | { call: 'list'; path: string; maxEntries: number }
   | { call: 'stat'; path: string }
@@ -14,7 +14,7 @@ export type FilesCall =
   | { call: 'move'; from: string; to: string; overwrite: boolean }
   | { call: 'remove'; path: string; recursive: boolean }
 
-/** What it answers. `opened` is answered in turn by a FilesRange, and followed by that content. */
+/** The answer to a call. The caller answers `opened` with a FilesRange; frames with that content follow. */
 export type FilesAnswer =
   | { result: unknown }
   | { opened: { size: number; modifiedAt: number } | null }
@@ -22,22 +22,22 @@ export type FilesAnswer =
   | { full: string }
   | { failed: string }
 
-/** The part of an opened file that is wanted; null closes it. */
+/** The wanted part of an opened file; null closes the file. */
 export type FilesRange = { start: number; end: number } | null
 
 const files = filesIn(async () => ({ path: '/agent/home', uid: null, uploads: '/agent/uploads' }))
 const frames = readFrames(process.stdin)
-const gone = new AbortController()
-const { signal } = gone
+const disconnected = new AbortController()
+const { signal } = disconnected
 
 async function send(bytes: Buffer): Promise<void> {
   if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
 }
 
-/** The next frame; while it is waited for, the end of the other side ends what is under way. */
+/** The next frame. The end of the input aborts the call that is under way. */
 async function next(): Promise<Frame | null> {
   const { value } = await frames.next().catch(() => ({ value: undefined }))
-  if (!value) gone.abort(new Error('the control plane is gone'))
+  if (!value) disconnected.abort(new Error('the control plane has disconnected'))
   return value ?? null
 }
 
@@ -52,7 +52,7 @@ async function* content(): AsyncGenerator<Buffer, void> {
 
 const head = ({ payload }: Frame) => JSON.parse(payload.toString())
 
-/** Carries out a call; the frame after it, which a write takes itself. */
+/** Carries out a call; returns the frame after it. */
 async function answer(call: FilesCall): Promise<Frame | null> {
   if (call.call === 'write') {
     const { path, call: _, ...options } = call
@@ -96,17 +96,17 @@ function resultOf(call: Exclude<FilesCall, { call: 'read' | 'write' }>): Promise
   }
 }
 
-function inWords(error: unknown): FilesAnswer {
+function failureOf(error: unknown): FilesAnswer {
   if (error instanceof SandboxPathError) return { fault: error.fault, message: error.message }
   if (error instanceof SandboxCapacityError) return { full: error.message }
   return { failed: String(error) }
 }
 
-// One call after another, until standard input ends. A failure ends it too: what follows may be the rest of a content.
+// One call after another, until the input ends, or a call fails: the next frames may be the rest of its content.
 process.stdout.on('error', () => process.exit(1))
 try {
-  for (let asked = await next(); asked; ) asked = await answer(head(asked))
+  for (let call = await next(); call; ) call = await answer(head(call))
 } catch (error) {
-  if (!signal.aborted) await send(headFrame(inWords(error)))
+  if (!signal.aborted) await send(headFrame(failureOf(error)))
 }
 process.stdin.destroy()

@@ -3,20 +3,20 @@ import { readFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage, request, type Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 
-/** Who is let through to the gateway. */
+/** The requests that are let through to the gateway. */
 export interface Admission {
-  /** The JSON file that holds the gateway's token, below the sandbox's own folder, and the keys that lead to it. */
+  /** The JSON file with the gateway's token, below the sandbox's own folder, and the keys that lead to the token. */
   tokenFile: string
   tokenKeys: readonly string[]
-  /** Paths that anybody may GET. */
+  /** Paths that need no token for a GET. */
   openPaths: readonly string[]
 }
 
 const host = '127.0.0.1'
-/** Of one address, and of what each may hold: neighbours share the memory of this process with the control plane. */
+/** Per address, since other agents share the memory of this process with the control plane. */
 const maxConnections = 256
 const limits = { maxHeaderSize: 8192, headersTimeout: 5000, connectionsCheckingInterval: 1000 }
-/** Of one connection only. */
+/** Headers that hold for one connection only. */
 const hopByHop = new Set([
   'connection',
   'expect',
@@ -29,11 +29,11 @@ const hopByHop = new Set([
   'upgrade',
 ])
 const refusal = JSON.stringify({ error: { message: "this port needs the gateway's token", type: 'forbidden' } })
-const silence = JSON.stringify({ error: { message: 'the gateway does not answer', type: 'unavailable' } })
+const noAnswer = JSON.stringify({ error: { message: 'the gateway does not answer', type: 'unavailable' } })
 
 const digest = (text: string) => createHash('sha256').update(text).digest()
 
-/** Read each time: the gateway may be given another one while it runs. null when there is none. */
+/** Reads the token for each request, since the gateway may get another one while it runs. null when there is none. */
 async function tokenIn({ tokenFile, tokenKeys }: Admission): Promise<string | null> {
   try {
     let value = JSON.parse(await readFile(tokenFile, 'utf8'))
@@ -53,7 +53,7 @@ async function hasToken({ headers }: IncomingMessage, admission: Admission): Pro
 const isOpen = ({ method, url }: IncomingMessage, { openPaths }: Admission) =>
   method === 'GET' && openPaths.includes(url ?? '')
 
-/** Header lines as they came, without those of the connection and those that are left out. */
+/** The unchanged header lines, except those of the connection and those in `without`. */
 function headerLines({ rawHeaders }: IncomingMessage, without: readonly string[] = []): string[] {
   const lines: string[] = []
   for (let index = 0; index < rawHeaders.length; index += 2) {
@@ -64,7 +64,7 @@ function headerLines({ rawHeaders }: IncomingMessage, without: readonly string[]
   return lines
 }
 
-/** As if it had been sent from inside: a gateway gives its callers of other hosts no rights. */
+/** A request with the gateway's own address as its host: a gateway gives callers of other hosts no rights. */
 const toGateway = (incoming: IncomingMessage, port: number, headers: string[]) =>
   request({
     host,
@@ -82,7 +82,7 @@ function refuse(socket: Duplex, status: string, body: string): void {
   )
 }
 
-function joined(one: Duplex, other: Duplex): void {
+function connectBoth(one: Duplex, other: Duplex): void {
   for (const [from, to] of [
     [one, other],
     [other, one],
@@ -93,8 +93,8 @@ function joined(one: Duplex, other: Duplex): void {
   }
 }
 
-/** Ends what one address has too many of. */
-function boundConnections(server: Server): void {
+/** Closes the connections of an address beyond the limit. */
+function limitConnections(server: Server): void {
   const held = new Map<string, number>()
   server.on('connection', (socket) => {
     const from = socket.remoteAddress ?? ''
@@ -110,13 +110,13 @@ function boundConnections(server: Server): void {
 }
 
 /**
- * The way to a gateway that listens on its own loopback and takes whoever comes from there for its owner: everything that
- * is not admitted ends here, each request by itself. Told from outside by 403; 502 when the gateway does not listen.
+ * Creates the server through which others reach a gateway. The gateway listens on its own loopback, and takes every caller
+ * there for its owner. Each request needs admission by itself: 403 without, and 502 when the gateway does not listen.
  */
-export function openForwarder(gatewayPort: number, admission: Admission): Server {
+export function createForwarder(gatewayPort: number, admission: Admission): Server {
   const server = createServer(limits, async (incoming, response) => {
-    const isForAll = isOpen(incoming, admission)
-    if (!isForAll && !(await hasToken(incoming, admission))) {
+    const isPublic = isOpen(incoming, admission)
+    if (!isPublic && !(await hasToken(incoming, admission))) {
       response.writeHead(403, { 'content-type': 'application/json', connection: 'close' }).end(refusal)
       return
     }
@@ -129,19 +129,19 @@ export function openForwarder(gatewayPort: number, admission: Admission): Server
     })
     outgoing.on('error', () => {
       if (response.headersSent) response.destroy()
-      else response.writeHead(502, { 'content-type': 'application/json', connection: 'close' }).end(silence)
+      else response.writeHead(502, { 'content-type': 'application/json', connection: 'close' }).end(noAnswer)
     })
     incoming.on('error', () => outgoing.destroy())
     response.on('close', () => outgoing.destroy())
-    if (isForAll) outgoing.end(() => incoming.resume())
+    if (isPublic) outgoing.end(() => incoming.resume())
     else incoming.pipe(outgoing)
   })
-  boundConnections(server)
+  limitConnections(server)
 
   server.on('upgrade', async (incoming, socket, head) => {
     socket.on('error', () => socket.destroy())
     if (!(await hasToken(incoming, admission))) return refuse(socket, '403 Forbidden', refusal)
-    // The token was for this door; the gateway is given it in the first message.
+    // The gateway takes the token in the first message, not in a header.
     const lines = headerLines(incoming, ['host', 'authorization'])
     const outgoing = toGateway(incoming, gatewayPort, [
       ...lines,
@@ -158,13 +158,13 @@ export function openForwarder(gatewayPort: number, admission: Admission): Server
       socket.write(`${['HTTP/1.1 101 Switching Protocols', ...named, ...upgraded].join('\r\n')}\r\n\r\n`)
       socket.write(first)
       gateway.write(head)
-      joined(socket, gateway)
+      connectBoth(socket, gateway)
     })
     outgoing.on('response', (answer) => {
       answer.resume()
-      refuse(socket, `${answer.statusCode} ${answer.statusMessage}`, silence)
+      refuse(socket, `${answer.statusCode} ${answer.statusMessage}`, noAnswer)
     })
-    outgoing.on('error', () => refuse(socket, '502 Bad Gateway', silence))
+    outgoing.on('error', () => refuse(socket, '502 Bad Gateway', noAnswer))
     outgoing.end()
   })
   return server

@@ -1,6 +1,6 @@
 /**
- * How the control plane and the files program speak over a pair of streams: a letter, the length of what follows in four
- * bytes, and that. `head` is JSON; `data` is bytes of a file, up to an `end`.
+ * A frame of the protocol between the control plane and the files program: a letter, the length of the payload in four bytes,
+ * and the payload. `head` is JSON; `data` is bytes of a file, up to an `end`.
  */
 export interface Frame {
   kind: 'head' | 'data' | 'end'
@@ -10,7 +10,7 @@ export interface Frame {
 const letters = { head: 'h', data: 'd', end: 'e' } as const
 const kinds = new Map(Object.entries(letters).map(([kind, letter]) => [letter.charCodeAt(0), kind as Frame['kind']]))
 const prefixBytes = 5
-/** A list of ten thousand long names is not more; what the other end sends is held in memory, and an agent may be at it. */
+/** Enough for a list of ten thousand long names. A frame is held in memory, and an agent may have taken over the other end. */
 const maxBytes = 16 * 1024 * 1024
 
 /** The bytes of a frame. */
@@ -23,7 +23,7 @@ export function frame(kind: Frame['kind'], payload: Buffer = Buffer.alloc(0)): B
 
 export const headFrame = (head: unknown): Buffer => frame('head', Buffer.from(JSON.stringify(head)))
 
-/** The frames of a stream, read no faster than they are taken. Throws at what is no frame, and at half of one. */
+/** The frames of a stream, which is read only on demand. Throws when the stream holds no frame, or ends within one. */
 export async function* readFrames(source: AsyncIterable<Buffer>): AsyncGenerator<Frame, void> {
   let chunks: Buffer[] = []
   let length = 0
@@ -35,7 +35,7 @@ export async function* readFrames(source: AsyncIterable<Buffer>): AsyncGenerator
       const bytes = Buffer.concat(chunks)
       const kind = kinds.get(bytes[0] ?? 0)
       const size = bytes.readUInt32BE(1)
-      if (!kind || size > maxBytes) throw new Error('the other end of the stream does not speak in frames')
+      if (!kind || size > maxBytes) throw new Error('the other end of the stream sends no frames')
       wanted = prefixBytes + size
       chunks = [bytes]
       if (length < wanted) break

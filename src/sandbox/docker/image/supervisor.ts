@@ -1,13 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { constants } from 'node:os'
-import { type Admission, openForwarder } from './forwarder.ts'
+import { type Admission, createForwarder } from './forwarder.ts'
 
-/** What the container's first program is told, as JSON in its first argument. What follows is the gateway's command. */
+/** The settings of the container's first program: JSON in its first argument. The command of the gateway follows. */
 export interface SupervisorSettings {
-  /** Where the gateway listens, on loopback. */
+  /** The port on which the gateway listens, on loopback. */
   gatewayPort: number
-  /** Where the forwarder listens, on every address of the container. */
+  /** The port on which the forwarder listens, on every address of the container. */
   port: number
   admission: Admission
 }
@@ -17,13 +17,13 @@ if (!text || !command) throw new Error('usage: supervisor <settings> <command> [
 const { gatewayPort, port, admission }: SupervisorSettings = JSON.parse(text)
 
 process.umask(0o077)
-// Before the gateway runs, whose agent could take the port.
-await once(openForwarder(gatewayPort, admission).listen(port, '0.0.0.0'), 'listening')
+// Before the gateway starts, since its agent could take the port.
+await once(createForwarder(gatewayPort, admission).listen(port, '0.0.0.0'), 'listening')
 const gateway = spawn(command, args, { stdio: 'inherit' })
 for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => gateway.kill(name))
 gateway.on('error', (error) => {
   console.error(error.message)
   process.exit(127)
 })
-// The container ends as its gateway does, with everything else in it.
+// The container ends with its gateway, and takes every other process along.
 gateway.on('exit', (code, signal) => process.exit(signal ? 128 + constants.signals[signal] : (code ?? 1)))

@@ -1,25 +1,13 @@
 import { isDeepStrictEqual } from 'node:util'
-import { type TProperties, type TSchema, Type } from '@sinclair/typebox'
-import { Value } from '@sinclair/typebox/value'
+import { type TProperties, Type } from '@sinclair/typebox'
 import type Docker from 'dockerode'
-import { buildDeadlineMs, type ImageBuild, imageName } from '#sandbox/docker/image.ts'
-import { bridgeOf } from '#sandbox/docker/network.ts'
-import { labels, type Role, sandboxName } from '#sandbox/docker/profile.ts'
-import type { Dockerd, Outgoing } from './dockerd.ts'
+import { buildDeadlineMs, type ImageBuild } from '#sandbox/docker/image.ts'
+import { labels, sandboxName } from '#sandbox/docker/profile.ts'
+import { type Call, call, check, parseJson, type Share, stream } from './call.ts'
+import type { Dockerd } from './dockerd.ts'
+import { createOwn, filesIdIn, patterns, sandboxIdIn } from './own.ts'
 import { Refusal } from './refusal.ts'
-import {
-  closed,
-  execShape,
-  fenceShape,
-  filesShape,
-  filtersShape,
-  networkShape,
-  sandboxShape,
-  volumeShape,
-} from './shapes.ts'
-
-/** Who asks: the processes that serve the API, or workers. */
-export type Share = 'api' | 'worker'
+import { execShape, filtersShape, networkShape, volumeShape } from './shapes.ts'
 
 export interface CallsOptions {
   dockerd: Dockerd
@@ -29,45 +17,13 @@ export interface CallsOptions {
   builds(): Promise<ImageBuild[]>
 }
 
-/** A call that was found on the list. */
-export interface Asked {
-  /** The parts of the path: those that it has. */
-  at: Record<'container' | 'execution' | 'id' | 'image', string>
-  query: Record<string, string>
-  /** Undefined unless it is JSON. */
-  body: unknown
-  /** Aborted once the call is over, however it ended. */
-  signal: AbortSignal
-  /** Gives the call so many milliseconds from now on. */
-  within(ms: number): void
-}
-
-/** What dockerd is to be asked instead, or the answer itself. */
-type Pass = (Omit<Outgoing, 'method' | 'upgrade'> & { deadlineMs?: number }) | { answer: unknown }
-
-export interface Call {
-  method: 'GET' | 'POST' | 'DELETE'
-  /** Of the whole path. */
-  path: RegExp
-  /** A parameter that is not in it is refused. */
-  query: TSchema
-  /** Whether it makes the connection a stream to a program. */
-  upgrade: boolean
-  /** Throws a Refusal. */
-  pass(asked: Asked): Promise<Pass> | Pass
-}
-
-/** What the driver itself waits, and longer. */
+/** Deadlines are longer than those of the driver, so that the driver reports its own. */
 const marginMs = 5000
-const fenceDeadlineMs = 60_000 + marginMs
+const firewallDeadlineMs = 60_000 + marginMs
 const stopMarginMs = 20_000 + marginMs
 
-const uuid = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
-const sandbox = `chowder-(?<id>${uuid})`
-const files = '-files-[0-9a-f]{12}'
-const container = `/containers/(?<container>chowder-${uuid}(?:${files})?|[0-9a-f]{64})`
-const execution = '/exec/(?<execution>[0-9a-f]{64})'
-const image = `(?<image>${imageName.source.slice(1, -1)})`
+const container = `/containers/${patterns.container}`
+const execution = `/exec/${patterns.execution}`
 
 const Text = Type.String()
 const Yes = Type.Literal('true')
@@ -76,90 +32,29 @@ const Removed = Type.Literal('removed')
 const YesOrNo = Type.Union([Yes, Type.Literal('false')])
 const Count = Type.String({ pattern: '^\\d{1,6}$' })
 
-/** The id in a name of that pattern. */
-const idIn = (pattern: string, name: unknown) => new RegExp(`^${pattern}$`).exec(String(name))?.groups?.id
-
-/** What was asked for must be of that shape. */
-function check<T extends object>(what: string, shape: TSchema, value: unknown): T {
-  const fault = Value.Errors(shape, value).First()
-  if (fault) throw new Refusal(403, `${what} is not as Chowder makes it: ${fault.path || '/'}: ${fault.message}`)
-  return value as T
-}
-
-const listed =
-  (upgrade: boolean) =>
-  (method: Call['method'], path: string, query: TProperties, pass: Call['pass']): Call => ({
-    method,
-    path: new RegExp(`^${path}$`),
-    query: closed(query),
-    upgrade,
-    pass,
-  })
-const call = listed(false)
-const stream = listed(true)
-
 /**
- * The calls of dockerd that a share may make; there are no others. Each is written anew from what was checked, and names
- * become the ids of what was looked at, so that nothing else is acted on.
+ * The calls of dockerd that a share may make; it can make no others. Each is written anew from the checked parts, and names
+ * become the ids of the containers that were checked, so that the call cannot act on others.
  *
- * What is left to a worker that was taken over: to make, stop and destroy the agents on this host, to reach what is in
- * them, and to use up the host's disk and memory. Each program of its own runs in a sandbox: images are built from the
- * files of this process, not from what the worker sends, so that the fence, which has the host's network, is always the
- * fence. An api that was taken over reaches what is in agents, of every organization.
+ * An attacker in a worker can make, stop and destroy the agents on this host, reach their files, and use up the host's disk
+ * and memory. All programs of the attacker run in sandboxes: images are built from the files of this process, not from those
+ * that the worker sends, so that only Chowder's own firewall program runs in the host's network. An attacker in an api can
+ * reach the files of the agents of every organization.
  */
 export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions): Call[] {
   const isWorker = share === 'worker'
+  const own = createOwn(dockerd, share, network)
 
-  /** A container of Chowder's own that is for one of these. */
-  async function own(reference: string, roles: Role[], signal: AbortSignal): Promise<Docker.ContainerInspectInfo> {
-    const found = await dockerd.ask<Docker.ContainerInspectInfo>(`/containers/${reference}/json`, signal)
-    if (roles.some((role) => found.Config.Labels[labels.role] === role)) return found
-    throw new Refusal(403, `only for containers that Chowder has made as ${roles.join(' or ')}`)
-  }
-
-  const toOwn =
-    (roles: Role[], path: string, deadlineOf?: (query: Asked['query']) => number): Call['pass'] =>
-    async ({ at, query, signal }) => ({
-      path: `/containers/${(await own(at.container, roles, signal)).Id}${path}`,
-      query,
-      ...(deadlineOf && { deadlineMs: deadlineOf(query) }),
-    })
-
-  async function ownExecution(id: string, signal: AbortSignal): Promise<Docker.ExecInspectInfo> {
-    const found = await dockerd.ask<Docker.ExecInspectInfo>(`/exec/${id}/json`, signal)
-    await own(found.ContainerID, ['sandbox', 'files'], signal)
-    return found
-  }
-
-  /** An image by its name, or by its id as that of one that a sandbox was made from. */
-  async function checkImage(name: string, signal: AbortSignal): Promise<void> {
-    if (imageName.test(name)) return
-    const filters = JSON.stringify({ ancestor: [name], label: [`${labels.role}=sandbox`] })
-    const made = await dockerd.ask<Docker.ContainerInfo[]>('/containers/json', signal, { all: 'true', filters })
-    if (!made.some(({ ImageID }) => ImageID === name)) throw new Refusal(403, `${name} is no image of a sandbox`)
-  }
-
-  /** The shape of a container, by its name. */
-  async function containerShape(name: string | undefined, signal: AbortSignal): Promise<TSchema> {
-    const beside = idIn(sandbox + files, name)
-    if (beside) return filesShape(beside)
-    const id = idIn(sandbox, name)
-    if (id && isWorker) return sandboxShape(id, network)
-    if (name === undefined && isWorker)
-      return fenceShape(bridgeOf(await dockerd.ask<Docker.NetworkInspectInfo>(`/networks/${network}`, signal)))
-    throw new Refusal(403, 'the container does not have a name that it may have')
-  }
-
-  /** Fulfilled once every build that was asked for is over. */
+  /** Fulfilled when every requested build has ended. */
   let built: Promise<unknown> = Promise.resolve()
 
-  /** Workers ask at once for the same image: one after another, the next finds what the one before has made. */
-  async function inTurn(signal: AbortSignal): Promise<void> {
+  /** Runs builds one after another: workers that ask for the same image at once get the one that the first has built. */
+  async function waitForBuilds(signal: AbortSignal): Promise<void> {
     const before = built
-    const { promise: over, resolve } = Promise.withResolvers<void>()
+    const { promise: ended, resolve } = Promise.withResolvers<void>()
     signal.addEventListener('abort', () => resolve(), { once: true })
-    built = Promise.all([before, over])
-    await Promise.race([before, over])
+    built = Promise.all([before, ended])
+    await Promise.race([before, ended])
     signal.throwIfAborted()
   }
 
@@ -171,29 +66,34 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
 
   const shared = [
     call('GET', '/_ping', {}, () => ({ path: '/_ping' })),
-    call('GET', `${container}/json`, {}, async ({ at, signal }) => ({
-      answer: await own(at.container, ['sandbox'], signal),
+    call('GET', `${container}/json`, {}, async ({ parts, signal }) => ({
+      answer: await own.container(parts.container, ['sandbox'], signal),
     })),
     call('POST', '/containers/create', { name: Type.Optional(Text) }, async ({ query, body, signal }) => {
-      const options = check<{ Image: string }>('the container', await containerShape(query.name, signal), body)
-      if (idIn(sandbox + files, query.name) && !query.name?.endsWith(options.Image.slice(-12)))
+      const options = check<{ Image: string }>('the container', await own.containerShape(query.name, signal), body)
+      if (filesIdIn(query.name) && !query.name?.endsWith(options.Image.slice(-12)))
         throw new Refusal(403, 'the container is not named after its image') // else there could be any number of them
-      await checkImage(options.Image, signal)
+      await own.image(options.Image, signal)
       return { path: '/containers/create', query, body: options }
     }),
-    call('POST', `${container}/start`, {}, toOwn(isWorker ? ['sandbox', 'files', 'fence'] : ['files'], '/start')),
-    call('POST', `${container}/exec`, {}, async ({ at, body, signal }) => ({
-      path: `/containers/${(await own(at.container, ['sandbox', 'files'], signal)).Id}/exec`,
+    call(
+      'POST',
+      `${container}/start`,
+      {},
+      own.forward(isWorker ? ['sandbox', 'files', 'firewall'] : ['files'], '/start'),
+    ),
+    call('POST', `${container}/exec`, {}, async ({ parts, body, signal }) => ({
+      path: `/containers/${(await own.container(parts.container, ['sandbox', 'files'], signal)).Id}/exec`,
       body: check('the program', execShape, body),
     })),
-    stream('POST', `${execution}/start`, {}, async ({ at, signal }) => {
-      const { ID } = await ownExecution(at.execution, signal)
+    stream('POST', `${execution}/start`, {}, async ({ parts, signal }) => {
+      const { ID } = await own.execution(parts.execution, signal)
       return { path: `/exec/${ID}/start`, body: { Detach: false, Tty: false } }
     }),
-    call('GET', `${execution}/json`, {}, async ({ at, signal }) => ({
-      answer: await ownExecution(at.execution, signal),
+    call('GET', `${execution}/json`, {}, async ({ parts, signal }) => ({
+      answer: await own.execution(parts.execution, signal),
     })),
-    call('GET', `/images/${image}/json`, {}, ({ at }) => ({ path: `/images/${at.image}/json` })),
+    call('GET', `/images/${patterns.image}/json`, {}, ({ parts }) => ({ path: `/images/${parts.image}/json` })),
   ]
   if (!isWorker) return shared
 
@@ -204,31 +104,31 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       'POST',
       `${container}/stop`,
       { t: Count },
-      toOwn(['sandbox'], '/stop', ({ t }) => Number(t) * 1000 + stopMarginMs),
+      own.forward(['sandbox'], '/stop', ({ t }) => Number(t) * 1000 + stopMarginMs),
     ),
-    call('GET', `${container}/logs`, { ...Output, tail: Count }, toOwn(['sandbox'], '/logs')),
+    call('GET', `${container}/logs`, { ...Output, tail: Count }, own.forward(['sandbox'], '/logs')),
     call(
       'POST',
       `${container}/attach`,
       { ...Output, stream: Yes },
-      toOwn(['fence'], '/attach', () => fenceDeadlineMs),
+      own.forward(['firewall'], '/attach', () => firewallDeadlineMs),
     ),
     call(
       'POST',
       `${container}/wait`,
       { condition: Removed },
-      toOwn(['fence'], '/wait', () => fenceDeadlineMs),
+      own.forward(['firewall'], '/wait', () => firewallDeadlineMs),
     ),
-    call('DELETE', container, { force: YesOrNo }, toOwn(['sandbox', 'files', 'fence'], '')),
+    call('DELETE', container, { force: YesOrNo }, own.forward(['sandbox', 'files', 'firewall'], '')),
     list('/volumes', {}),
     call('POST', '/volumes/create', {}, ({ body }) => {
-      const id = idIn(sandbox, (body as { Name?: unknown } | undefined)?.Name) ?? ''
+      const id = sandboxIdIn((body as { Name?: unknown } | undefined)?.Name) ?? ''
       return { path: '/volumes/create', body: check('the volume', volumeShape(id), body) }
     }),
-    call('DELETE', `/volumes/${sandbox}`, {}, async ({ at, signal }) => {
-      const path = `/volumes/${sandboxName(at.id)}`
+    call('DELETE', `/volumes/${patterns.sandbox}`, {}, async ({ parts, signal }) => {
+      const path = `/volumes/${sandboxName(parts.id)}`
       const { Labels } = await dockerd.ask<Docker.VolumeInspectInfo>(path, signal)
-      if (Labels?.[labels.instance] !== at.id) throw new Refusal(403, 'only for volumes that Chowder has made')
+      if (Labels?.[labels.instance] !== parts.id) throw new Refusal(403, 'only for volumes that Chowder has made')
       return { path }
     }),
     call('GET', `/networks/${network}`, {}, () => ({ path: `/networks/${network}` })),
@@ -248,18 +148,9 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
         if (!isDeepStrictEqual(query, wanted))
           throw new Refusal(403, 'the build is asked for with other settings (DOCKER_…) than the proxy has')
         within(buildDeadlineMs)
-        await inTurn(signal)
+        await waitForBuilds(signal)
         return { path: '/build', query, body: build.context(), deadlineMs: buildDeadlineMs + marginMs }
       },
     ),
   ]
-}
-
-/** Throws a Refusal for what is no JSON. */
-export function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    throw new Refusal(400, 'what must be JSON is none')
-  }
 }

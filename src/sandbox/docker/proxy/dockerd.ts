@@ -2,15 +2,15 @@ import { Agent, type IncomingMessage, request } from 'node:http'
 import type { Socket } from 'node:net'
 import { pipeline, type Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
-import { addressOf } from '#sandbox/docker/engine.ts'
+import { addressOf } from '#sandbox/docker/docker-client.ts'
 import { Refusal } from './refusal.ts'
 
-/** A call that dockerd is sent: all of it is the proxy's own words. */
+/** A call that is sent to dockerd, written by the proxy. */
 export interface Outgoing {
   method: string
   path: string
   query?: Record<string, string>
-  /** Sent as JSON, or, a stream, as a tar. */
+  /** An object is sent as JSON, a stream as a tar. */
   body?: object | Readable
   /** Whether the connection is to become a stream to a program. */
   upgrade?: boolean
@@ -18,23 +18,23 @@ export interface Outgoing {
 
 interface Answer {
   head: IncomingMessage
-  /** The stream to a program, once dockerd has agreed to it. */
+  /** The stream to a program, if dockerd has opened one. */
   stream: Socket | null
 }
 
 export interface Dockerd {
-  /** Fulfilled with the answer's head. The signal ends the call and the answer. Throws a Refusal when there is no answer. */
+  /** Resolves with the head of the answer. The signal ends the call and the answer. Throws a Refusal without an answer. */
   send(call: Outgoing, signal: AbortSignal): Promise<Answer>
-  /** What dockerd tells at a path. Throws a Refusal with its own words when it does not. */
+  /** Gets the JSON at a path. Throws a Refusal with dockerd's message for any status but 200. */
   ask<T>(path: string, signal: AbortSignal, query?: Record<string, string>): Promise<T>
 }
 
-const gone = (cause: Error) => new Refusal(502, `dockerd does not answer: ${cause.message}`)
+const noAnswer = (cause: Error) => new Refusal(502, `dockerd does not answer: ${cause.message}`)
 
-/** The way to the real dockerd. Throws a StartupError for words that name no address. */
+/** Creates a client of the real dockerd. Throws a StartupError when `host` is no address. */
 export function createDockerd(host: string): Dockerd {
   const address = addressOf(host)
-  // A connection for each call: one that was kept may be gone when the next call is sent.
+  // A connection for each call: dockerd may close a kept one just when the next call is sent.
   const agent = new Agent({ keepAlive: false })
 
   function send({ method, path, query = {}, body, upgrade }: Outgoing, signal: AbortSignal): Promise<Answer> {
@@ -48,16 +48,16 @@ export function createDockerd(host: string): Dockerd {
     if (json) headers['content-type'] = 'application/json'
     if (upgrade) Object.assign(headers, { connection: 'Upgrade', upgrade: 'tcp' })
     const options = { ...address, agent, method, path: search ? `${path}?${search}` : path, headers, signal }
-    const asking = request(Object.assign(options, { allowHalfOpen: true }))
-    asking.on('response', (head) => resolve({ head, stream: null }))
-    asking.on('upgrade', (head, stream: Socket, first: Buffer) => {
-      stream.on('error', () => {}) // whoever passes it on learns of its end
+    const outgoing = request(Object.assign(options, { allowHalfOpen: true }))
+    outgoing.on('response', (head) => resolve({ head, stream: null }))
+    outgoing.on('upgrade', (head, stream: Socket, first: Buffer) => {
+      stream.on('error', () => {}) // the reader sees the end
       if (first.length > 0) stream.unshift(first)
       resolve({ head, stream })
     })
-    asking.on('error', (cause) => reject(gone(cause)))
-    if (isStream) pipeline(body, asking, () => {})
-    else asking.end(json)
+    outgoing.on('error', (cause) => reject(noAnswer(cause)))
+    if (isStream) pipeline(body, outgoing, () => {})
+    else outgoing.end(json)
     return promise
   }
 
@@ -65,10 +65,9 @@ export function createDockerd(host: string): Dockerd {
     send,
     async ask<T>(path: string, signal: AbortSignal, query?: Record<string, string>) {
       const { head } = await send({ method: 'GET', path, ...(query && { query }) }, signal)
-      const words = await text(head).catch((cause) => Promise.reject(gone(cause)))
-      const told = JSON.parse(words)
-      if (head.statusCode !== 200) throw new Refusal(head.statusCode ?? 502, told.message)
-      return told as T
+      const body = JSON.parse(await text(head).catch((cause) => Promise.reject(noAnswer(cause))))
+      if (head.statusCode !== 200) throw new Refusal(head.statusCode ?? 502, body.message)
+      return body as T
     },
   }
 }

@@ -2,14 +2,15 @@ import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
 import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
-import { callsOf, type Share } from './calls.ts'
+import type { Share } from './call.ts'
+import { callsOf } from './calls.ts'
 import { createDockerd } from './dockerd.ts'
 import { type ServedCalls, serveCalls } from './serve.ts'
 
 export interface DockerProxyOptions {
-  /** The real dockerd, as of DOCKER_HOST. */
+  /** The address of the real dockerd, in the format of DOCKER_HOST. */
   host: string
-  /** Below it are the sockets. */
+  /** The folder of the sockets. */
   folder: string
   network: string
   build: BuildOptions
@@ -20,7 +21,7 @@ export interface DockerProxyOptions {
 
 export const proxySocket = (folder: string, share: Share): string => join(folder, share, 'docker.sock')
 
-/** Serves both shares of dockerd, each on its own socket. Throws a StartupError for a host that is no address. */
+/** Serves both shares of dockerd, each on a socket of its own. Throws a StartupError when `host` is no address. */
 export async function createDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
   const { folder, network, build, releases, releaseSource } = options
   const dockerd = createDockerd(options.host)

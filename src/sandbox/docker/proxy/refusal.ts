@@ -1,4 +1,4 @@
-/** Why a call is not carried out, in words for the caller, with the HTTP status of the answer. */
+/** A call that is not carried out. The message is shown to the caller, with the HTTP status. */
 export class Refusal extends Error {
   override name = 'Refusal'
   readonly status: number

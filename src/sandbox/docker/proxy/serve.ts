@@ -5,40 +5,41 @@ import type { Socket } from 'node:net'
 import { pipeline } from 'node:stream'
 import { Value } from '@sinclair/typebox/value'
 import type { Logger } from '#platform/log.ts'
-import { type Asked, type Call, parseJson } from './calls.ts'
+import { type Call, type CallRequest, parseJson } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
 import { Refusal } from './refusal.ts'
 
 const maxConnections = 1024
 const maxBodyBytes = 1024 * 1024
 const maxUpgradeBytes = 4096
-/** Longer than the driver itself waits for what has no deadline of its own. */
+const maxLoggedPath = 200
+/** Longer than the driver waits for a call without a deadline of its own. */
 const usualDeadlineMs = 35_000
-/** A stream to a program is kept so long while nothing passes. */
-const quietMs = 15 * 60_000
+/** The time after which an idle stream to a program is closed. */
+const idleMs = 15 * 60_000
 
 export interface ServedCalls {
   /** Ends every call and stream, and removes the socket. */
   close(): Promise<void>
 }
 
-/** Finds what a request asks for on the list of calls. Throws a Refusal for what is not on it. */
+/** Finds the call of a request on the list. Throws a Refusal when the list does not have it. */
 function find(calls: readonly Call[], { method, url = '' }: IncomingMessage, upgrade: boolean) {
   const [, path = '', search = ''] = /^(?:\/v1\.\d{1,2})?(\/[^?#]*)(?:\?([^#]*))?$/.exec(url) ?? []
   for (const call of calls) {
-    const at = call.path.exec(path)
-    if (!at || call.method !== method || call.upgrade !== upgrade) continue
+    const match = call.path.exec(path)
+    if (!match || call.method !== method || call.upgrade !== upgrade) continue
     const parameters = [...new URLSearchParams(search)]
     const query = Object.fromEntries(parameters)
     const fault = Value.Errors(call.query, query).First()
     if (fault) throw new Refusal(403, `its query is not as Chowder makes it: ${fault.path}: ${fault.message}`)
     if (parameters.length > Object.keys(query).length) throw new Refusal(400, 'its query names a parameter twice')
-    return { call, at: { ...at.groups } as Asked['at'], query }
+    return { call, parts: { ...match.groups } as CallRequest['parts'], query }
   }
   throw new Refusal(403, 'this call of dockerd is not on the list')
 }
 
-/** The body if it is JSON. Any other is for nobody, and goes no further. */
+/** The body if it is JSON. Any other body is dropped. */
 async function bodyOf(request: IncomingMessage): Promise<unknown> {
   const { 'content-length': length = '0', 'transfer-encoding': encoding, 'content-type': type } = request.headers
   if (request.method !== 'POST' && (encoding !== undefined || length !== '0'))
@@ -48,13 +49,13 @@ async function bodyOf(request: IncomingMessage): Promise<unknown> {
   let size = 0
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length
-    if (size <= maxBodyBytes) chunks.push(chunk) // all of it is taken: who still sends would not see the answer
+    if (size <= maxBodyBytes) chunks.push(chunk) // the rest is read too: a client that still sends would not see the answer
   }
   if (size > maxBodyBytes) throw new Refusal(413, `its body is longer than ${maxBodyBytes} bytes`)
   return size === 0 ? undefined : parseJson(Buffer.concat(chunks).toString())
 }
 
-/** Takes the body of a request for a stream off the connection: what comes after it is for the program. */
+/** Reads the body of a request for a stream off the connection: the bytes after it are the program's input. */
 async function skipBody({ headers }: IncomingMessage, socket: Socket, signal: AbortSignal): Promise<void> {
   const length = Number(headers['content-length'] ?? 0)
   if (headers['transfer-encoding'] !== undefined || length > maxUpgradeBytes)
@@ -67,28 +68,28 @@ async function skipBody({ headers }: IncomingMessage, socket: Socket, signal: Ab
   }
 }
 
-/** What ends a call: its deadline, which is a Refusal, or that whoever asked is gone. */
+/** The signal that ends a call at its deadline, with a Refusal as the reason, or when the client has disconnected. */
 function callLimit() {
   const abort = new AbortController()
   let timer: NodeJS.Timeout | undefined
-  const lift = () => clearTimeout(timer)
+  const removeDeadline = () => clearTimeout(timer)
   return {
     signal: abort.signal,
     within(ms: number) {
-      lift()
+      removeDeadline()
       timer = setTimeout(() => abort.abort(new Refusal(504, `dockerd took longer than ${ms} ms`)), ms)
     },
-    lift,
+    removeDeadline,
     end() {
-      lift()
+      removeDeadline()
       abort.abort()
     },
   }
 }
 
 /**
- * Serves the calls on a unix socket for everybody who reaches it, in the place of one that was left there. What is not on
- * their list is answered 403, in dockerd's form, and logged.
+ * Serves the calls on a unix socket, which replaces a left-over one. Everybody who reaches the socket may make them. Any other
+ * call is answered with 403, in dockerd's format, and logged.
  */
 export async function serveCalls(
   { path, share, calls, dockerd }: { path: string; share: string; calls: readonly Call[]; dockerd: Dockerd },
@@ -99,42 +100,42 @@ export async function serveCalls(
   function refuse(request: IncomingMessage, response: ServerResponse, error: unknown): void {
     const { method, url = '' } = request
     const { status, message } = error instanceof Refusal ? error : new Refusal(500, 'the proxy failed')
-    const asked = { share, method, path: url.split('?')[0]?.slice(0, 200) }
-    if (status === 500) log.error({ ...asked, err: error }, message)
-    else if (status !== 404) log.warn({ ...asked, status }, message)
+    const call = { share, method, path: url.split('?')[0]?.slice(0, maxLoggedPath) }
+    if (status === 500) log.error({ ...call, err: error }, message)
+    else if (status !== 404) log.warn({ ...call, status }, message)
     if (response.headersSent) return void response.destroy()
-    const words = status === 404 ? message : `docker-proxy, ${share}: ${method} ${asked.path}: ${message}`
-    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify({ message: words }))
+    const text = status === 404 ? message : `docker-proxy, ${share}: ${method} ${call.path}: ${message}`
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify({ message: text }))
     request.resume()
   }
 
-  /** Makes the connection a stream to the program, each direction of which ends by itself. */
+  /** Turns the connection into a stream to the program. Each direction ends by itself. */
   function join(socket: Socket, stream: Socket): void {
-    socket.setTimeout(quietMs, () => socket.destroy())
+    socket.setTimeout(idleMs, () => socket.destroy())
     socket.write('HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n')
     pipeline(socket, stream, () => {})
     pipeline(stream, socket, () => {})
   }
 
-  /** With a socket it is a request for a stream. */
+  /** A request that comes with a socket is one for a stream. */
   async function serve(request: IncomingMessage, response: ServerResponse, socket: Socket | null): Promise<void> {
     const limit = callLimit()
     const { signal } = limit
     limit.within(usualDeadlineMs)
     ;(socket ?? response).on('close', limit.end)
     try {
-      const { call, at, query } = find(calls, request, socket !== null)
+      const { call, parts, query } = find(calls, request, socket !== null)
       const body = socket ? await skipBody(request, socket, signal) : await bodyOf(request)
-      const passed = await call.pass({ at, query, body, signal, within: limit.within })
-      if ('answer' in passed) {
-        response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(passed.answer))
+      const decision = await call.decide({ parts, query, body, signal, within: limit.within })
+      if ('answer' in decision) {
+        response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(decision.answer))
         return
       }
-      const { deadlineMs = usualDeadlineMs, ...asked } = passed
+      const { deadlineMs = usualDeadlineMs, ...outgoing } = decision
       limit.within(deadlineMs)
-      const { head, stream } = await dockerd.send({ method: call.method, upgrade: call.upgrade, ...asked }, signal)
+      const { head, stream } = await dockerd.send({ method: call.method, upgrade: call.upgrade, ...outgoing }, signal)
       if (socket && stream) {
-        limit.lift()
+        limit.removeDeadline()
         response.detachSocket(socket)
         return join(socket, stream)
       }
@@ -144,7 +145,7 @@ export async function serveCalls(
       pipeline(head, response, () => {})
     } catch (error) {
       const reason = signal.aborted ? signal.reason : error
-      if (signal.aborted && !(reason instanceof Refusal)) return // nobody is there for an answer
+      if (signal.aborted && !(reason instanceof Refusal)) return // the client has disconnected
       refuse(request, response, reason)
     }
   }
@@ -156,7 +157,7 @@ export async function serveCalls(
     .on('checkExpectation', expects)
     .on('upgrade', (request, socket: Socket, first) => {
       streams.add(socket)
-      socket.on('close', () => streams.delete(socket)).on('error', () => {}) // its end is told by the close
+      socket.on('close', () => streams.delete(socket)).on('error', () => {}) // followed by `close`
       if (first.length > 0) socket.unshift(first)
       const response = new ServerResponse(request)
       response.assignSocket(socket)

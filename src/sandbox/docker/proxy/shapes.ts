@@ -2,23 +2,23 @@ import { type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import { imageName } from '#sandbox/docker/image.ts'
 import { networkOptions } from '#sandbox/docker/network.ts'
 import {
-  fenceContainer,
   filesContainer,
+  firewallContainer,
   forwarderPort,
   labels,
   ownership,
+  roleLabels,
   sandboxContainer,
   sandboxName,
 } from '#sandbox/docker/profile.ts'
+import { closed } from './call.ts'
 
 /*
- * What bodies of calls may look like. Each is made from what the driver itself would send: whatever differs from that in
- * a place that is not named here, or is there besides, is refused.
+ * The schemas of the bodies of calls. Each is made from the body that the driver itself would send, and names the properties
+ * that may differ from it.
  */
 
-export const closed = (properties: TProperties) => Type.Object(properties, { additionalProperties: false })
-
-/** Equal to the sample but for the properties that are free. */
+/** Matches values that equal the sample, except for the free properties. */
 function like(sample: unknown, free: TProperties = {}): TSchema {
   if (Array.isArray(sample)) return Type.Tuple(sample.map((item) => like(item)))
   if (typeof sample !== 'object' || sample === null) return Type.Literal(sample as string)
@@ -33,7 +33,7 @@ const ImageName = Type.String({ pattern: imageName.source })
 const ImageId = Type.String({ pattern: '^sha256:[0-9a-f]{64}$' })
 const Image = Type.Union([ImageName, ImageId])
 
-/** Labels of others' would make a container part of what is theirs, such as a compose project or a proxy's routes. */
+/** Only Chowder's labels: others would add the container to a compose project, or to the routes of a reverse proxy. */
 const sandboxLabels = (id: string) =>
   Type.Intersect([
     Type.Record(Type.String({ pattern: '^chowder\\.' }), Text, { additionalProperties: false }),
@@ -75,8 +75,8 @@ export function filesShape(id: string): TSchema {
   return like(sample, { Image, Labels: owned(id, 'files') })
 }
 
-export const fenceShape = (bridge: string): TSchema =>
-  Type.Union([null, forwarderPort].map((port) => like(fenceContainer('', bridge, port), { Image: ImageId })))
+export const firewallShape = (bridge: string): TSchema =>
+  Type.Union([null, forwarderPort].map((port) => like(firewallContainer('', bridge, port), { Image: ImageId })))
 
 export const volumeShape = (id: string): TSchema =>
   closed({ Name: Type.Literal(sandboxName(id)), Labels: owned(id, 'sandbox') })
@@ -85,7 +85,7 @@ export const networkShape = (name: string): TSchema => like(networkOptions(name)
 
 const On = Type.Literal(true)
 
-/** A program run beside another, as that one's user. */
+/** A program in a container, as the container's user. */
 export const execShape = closed({
   AttachStdin: On,
   AttachStdout: On,
@@ -94,7 +94,7 @@ export const execShape = closed({
   WorkingDir: Type.Optional(Text),
 })
 
-/** Filters of a list, which names the installation whose parts it is to show, or asks for fences that were never started. */
+/** The filters of a list: of an installation's own parts, or of firewall containers that were never started. */
 export const filtersShape = Type.Union([
   closed({
     label: Type.Intersect([
@@ -103,7 +103,7 @@ export const filtersShape = Type.Union([
     ]),
   }),
   closed({
-    label: Type.Tuple([Type.Literal('chowder.role=fence')]),
+    label: Type.Tuple([Type.Literal(`${labels.role}=${roleLabels.firewall}`)]),
     status: Type.Tuple([Type.Literal('created')]),
   }),
 ])

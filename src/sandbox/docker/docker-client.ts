@@ -1,27 +1,28 @@
 import Docker from 'dockerode'
+import pTimeout from 'p-timeout'
 import { StartupError } from '#platform/startup-error.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 
-/** Longer than dockerd was seen to need for anything on a busy host but for what waits by itself. */
+/** Longer than dockerd was seen to need on a busy host for any call that does not wait by itself. */
 const usualDeadlineMs = 30_000
 
 interface CallOptions {
   deadlineMs?: number
 }
 
-/** dockerd, asked so that no call waits for ever. */
+/** Calls of dockerd, none of which waits for ever. */
 export interface DockerClient {
   /**
-   * Carries out calls of dockerd, which get the signal that ends them. Throws the caller's own reason,
-   * SandboxCapacityError on a full disk, and SandboxUnavailableError for all else, also past the deadline (30 s unless
-   * said otherwise): what became of the call is unknown then.
+   * Makes calls of dockerd, which are given the signal that ends them. Throws the signal's reason, SandboxCapacityError on a
+   * full disk, and SandboxUnavailableError for every other failure and past the deadline (30 s by default): the call may have
+   * had its effect or not.
    */
   call<T>(
     signal: AbortSignal,
     calls: (docker: Docker, abortSignal: AbortSignal) => Promise<T>,
     options?: CallOptions,
   ): Promise<T>
-  /** The same, but null when dockerd answers one of these HTTP statuses. */
+  /** The same; returns null when dockerd answers one of these HTTP statuses. */
   callUnless<T>(
     statuses: readonly number[],
     signal: AbortSignal,
@@ -30,7 +31,7 @@ export interface DockerClient {
   ): Promise<T | null>
 }
 
-/** Where dockerd is, from the words of DOCKER_HOST. Throws a StartupError for words that name no address. */
+/** Parses DOCKER_HOST. Throws a StartupError when it is no address. */
 export function addressOf(host: string): { socketPath: string } | { host: string; port: number } {
   const [, path] = /^unix:\/\/(\/.+)$/.exec(host) ?? []
   if (path) return { socketPath: path }
@@ -41,7 +42,7 @@ export function addressOf(host: string): { socketPath: string } | { host: string
   )
 }
 
-/** Options of a create as its body alone: else they would all be in the query too, which has no room for them. */
+/** Sends the options of a create in the body only. Dockerode would send them in the query too, which has no room for them. */
 export function inBody<T extends object>(options: T): T {
   const { name, ...body } = options as T & { name?: string }
   return { _query: name === undefined ? {} : { name }, _body: body } as unknown as T
@@ -49,9 +50,9 @@ export function inBody<T extends object>(options: T): T {
 
 const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCode ?? 0
 
-/** Opens the way to dockerd; nothing is asked of it yet. Throws a StartupError for words that name no address. */
+/** Creates a client of dockerd, which calls nothing yet. Throws a StartupError when `host` is no address. */
 export function createDockerClient(host: string): DockerClient {
-  // With all that the environment would set otherwise.
+  // Every option that Dockerode would else read from the environment.
   const docker = new Docker({ protocol: 'http', host: '', ...addressOf(host) })
 
   async function callUnless<T>(
@@ -64,11 +65,8 @@ export function createDockerClient(host: string): DockerClient {
     const deadline = new AbortController()
     const timer = setTimeout(() => deadline.abort(new Error(`dockerd did not answer in ${deadlineMs} ms`)), deadlineMs)
     const limit = AbortSignal.any([signal, deadline.signal])
-    const { promise: ending, reject: end } = Promise.withResolvers<never>()
-    const onAbort = () => end(limit.reason)
-    limit.addEventListener('abort', onAbort, { once: true })
     try {
-      return await Promise.race([calls(docker, limit), ending])
+      return await pTimeout(calls(docker, limit), { milliseconds: Number.POSITIVE_INFINITY, signal: limit })
     } catch (error) {
       signal.throwIfAborted()
       if (statuses.includes(statusOf(error))) return null
@@ -78,7 +76,6 @@ export function createDockerClient(host: string): DockerClient {
       throw new SandboxUnavailableError(deadline.signal.aborted ? deadline.signal.reason : error)
     } finally {
       clearTimeout(timer)
-      limit.removeEventListener('abort', onAbort)
     }
   }
 

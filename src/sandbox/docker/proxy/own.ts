@@ -1,0 +1,77 @@
+import type { TSchema } from '@sinclair/typebox'
+import type Docker from 'dockerode'
+import { imageName } from '#sandbox/docker/image.ts'
+import { bridgeOf } from '#sandbox/docker/network.ts'
+import { labels, type Role, roleLabels } from '#sandbox/docker/profile.ts'
+import type { Call, CallRequest, Share } from './call.ts'
+import type { Dockerd } from './dockerd.ts'
+import { Refusal } from './refusal.ts'
+import { filesShape, firewallShape, sandboxShape } from './shapes.ts'
+
+const uuid = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
+const files = '-files-[0-9a-f]{12}'
+const sandbox = `chowder-(?<id>${uuid})`
+
+/** Patterns of names that Chowder gives, and of the ids of dockerd. */
+export const patterns = {
+  sandbox,
+  container: `(?<container>chowder-${uuid}(?:${files})?|[0-9a-f]{64})`,
+  execution: '(?<execution>[0-9a-f]{64})',
+  image: `(?<image>${imageName.source.slice(1, -1)})`,
+}
+
+const idIn = (pattern: string, name: unknown) => new RegExp(`^${pattern}$`).exec(String(name))?.groups?.id
+
+/** The instance's id in the name of a sandbox's container or volume. */
+export const sandboxIdIn = (name: unknown) => idIn(sandbox, name)
+/** The instance's id in the name of a files container. */
+export const filesIdIn = (name: unknown) => idIn(sandbox + files, name)
+
+/** Finds out, by asking dockerd, what belongs to Chowder. Every method throws a Refusal for anything else. */
+export function createOwn(dockerd: Dockerd, share: Share, network: string) {
+  /** A container of Chowder's in one of these roles. */
+  async function container(
+    reference: string,
+    roles: Role[],
+    signal: AbortSignal,
+  ): Promise<Docker.ContainerInspectInfo> {
+    const found = await dockerd.ask<Docker.ContainerInspectInfo>(`/containers/${reference}/json`, signal)
+    if (roles.some((role) => found.Config.Labels[labels.role] === roleLabels[role])) return found
+    throw new Refusal(403, `only for containers that Chowder has made as ${roles.join(' or ')}`)
+  }
+
+  return {
+    container,
+    /** Passes a call on to a container in one of these roles, by its id. */
+    forward:
+      (roles: Role[], path: string, deadlineOf?: (query: CallRequest['query']) => number): Call['decide'] =>
+      async ({ parts, query, signal }) => ({
+        path: `/containers/${(await container(parts.container, roles, signal)).Id}${path}`,
+        query,
+        ...(deadlineOf && { deadlineMs: deadlineOf(query) }),
+      }),
+    /** A program in a sandbox or beside it. */
+    async execution(id: string, signal: AbortSignal): Promise<Docker.ExecInspectInfo> {
+      const found = await dockerd.ask<Docker.ExecInspectInfo>(`/exec/${id}/json`, signal)
+      await container(found.ContainerID, ['sandbox', 'files'], signal)
+      return found
+    },
+    /** Accepts an image by its name, or by its id if a sandbox was made from it. */
+    async image(name: string, signal: AbortSignal): Promise<void> {
+      if (imageName.test(name)) return
+      const filters = JSON.stringify({ ancestor: [name], label: [`${labels.role}=${roleLabels.sandbox}`] })
+      const made = await dockerd.ask<Docker.ContainerInfo[]>('/containers/json', signal, { all: 'true', filters })
+      if (!made.some(({ ImageID }) => ImageID === name)) throw new Refusal(403, `${name} is no image of a sandbox`)
+    },
+    /** The shape that a container of that name must have. Only the one for the firewall has no name. */
+    async containerShape(name: string | undefined, signal: AbortSignal): Promise<TSchema> {
+      const beside = filesIdIn(name)
+      if (beside) return filesShape(beside)
+      const id = sandboxIdIn(name)
+      if (id && share === 'worker') return sandboxShape(id, network)
+      if (name === undefined && share === 'worker')
+        return firewallShape(bridgeOf(await dockerd.ask<Docker.NetworkInspectInfo>(`/networks/${network}`, signal)))
+      throw new Refusal(403, 'the container does not have a name that it may have')
+    },
+  }
+}
