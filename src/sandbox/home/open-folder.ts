@@ -8,14 +8,14 @@ const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants
 /** A sandbox's own folder on this machine. */
 export interface Home {
   path: string
-  /** Who owns what is written; null when that is the control plane's own user. */
+  /** The owner of what is written; null when that is the control plane's own user. */
   uid: number | null
   /** A folder on the same file system that the tenant cannot reach. */
   uploads: string
 }
 
-/** A path below a home, taken apart. */
-export interface Place {
+/** A path below a home, split into its parts. */
+export interface HomePath {
   path: string
   folders: string[]
   /** Empty for the home itself. */
@@ -25,7 +25,7 @@ export interface Place {
 export const isCode = (error: unknown, ...codes: string[]): boolean =>
   codes.includes((error as NodeJS.ErrnoException).code ?? '')
 
-/** What the tenant's own files, links and pipes can make a call end with. */
+/** The codes of system calls that fail because of the tenant's own files, links and pipes. */
 const faults: Partial<Record<string, PathFault>> = {
   ELOOP: 'unusable',
   ENOTDIR: 'unusable',
@@ -40,7 +40,7 @@ const faults: Partial<Record<string, PathFault>> = {
   EEXIST: 'exists',
 }
 
-const words: Record<PathFault, string> = {
+const messages: Record<PathFault, string> = {
   outside: 'leads out of the folder',
   missing: 'does not exist',
   exists: 'exists already',
@@ -51,41 +51,42 @@ const words: Record<PathFault, string> = {
   unusable: 'is not a path that can be used here',
 }
 
-export const fault = (kind: PathFault, path: string, options?: ErrorOptions): SandboxPathError =>
-  new SandboxPathError(kind, `${JSON.stringify(path)} ${words[kind]}`, options)
+export const pathError = (fault: PathFault, path: string, options?: ErrorOptions): SandboxPathError =>
+  new SandboxPathError(fault, `${JSON.stringify(path)} ${messages[fault]}`, options)
 
-/** A failed system call as what it means to the caller; any other error as it is. */
-export function inWords(error: unknown, path: string): unknown {
+/** Converts the error of a system call on the path to a SandboxPathError or SandboxCapacityError; returns others unchanged. */
+export function sandboxErrorFor(error: unknown, path: string): unknown {
   if (isCode(error, 'ENOSPC', 'EDQUOT')) {
     return new SandboxCapacityError('the disk has no room left for this file', { cause: error })
   }
-  const kind = faults[(error as NodeJS.ErrnoException).code ?? '']
-  return kind ? fault(kind, path, { cause: error }) : error
+  const fault = faults[(error as NodeJS.ErrnoException).code ?? '']
+  return fault ? pathError(fault, path, { cause: error }) : error
 }
 
-export function placeOf(path: string): Place {
+/** Throws a SandboxPathError for a path that leads out of the home. */
+export function parsePath(path: string): HomePath {
   const normal = posix.normalize(path)
   if (path.includes('\0') || normal.startsWith('/') || normal === '..' || normal.startsWith('../')) {
-    throw fault('outside', path)
+    throw pathError('outside', path)
   }
   const folders = normal.split('/').filter((part) => part !== '.' && part !== '')
   return { path, folders, name: folders.pop() ?? '' }
 }
 
 /**
- * A name in an open folder. The kernel goes by the folder itself, not by its path, so a tenant who puts a symbolic link
- * in the place of a folder in that very moment changes nothing.
+ * The path of an entry of an open folder. The kernel uses the folder itself, not its path: a tenant who replaces a folder by a
+ * symbolic link at that moment changes nothing.
  */
-export const at = (folder: FileHandle, name: string): string => `/proc/self/fd/${folder.fd}/${name}`
+export const entryPath = (folder: FileHandle, name: string): string => `/proc/self/fd/${folder.fd}/${name}`
 
 const openFolder = (path: string) => open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
 
-/** Opens a folder below the home, one name at a time and through no link. With `make`, missing ones are made. */
+/** Opens a folder below the home, one name at a time and through no link. With `make`, missing folders are made. */
 export async function openBelow(home: Home, folders: readonly string[], make = false): Promise<FileHandle> {
   let folder = await openFolder(home.path)
   for (const name of folders) {
     await using parent = folder
-    const path = at(parent, name)
+    const path = entryPath(parent, name)
     try {
       folder = await openFolder(path)
     } catch (error) {
@@ -100,12 +101,12 @@ export async function openBelow(home: Home, folders: readonly string[], make = f
   return folder
 }
 
-/** Opens a folder by its path below the home; throws a SandboxPathError for one that leads elsewhere or is not there. */
+/** Opens a folder by its path below the home. Throws a SandboxPathError when it leads elsewhere or does not exist. */
 export async function openFolderAt(home: Home, path: string): Promise<FileHandle> {
-  const { folders, name } = placeOf(path)
+  const { folders, name } = parsePath(path)
   try {
     return await openBelow(home, name ? [...folders, name] : folders)
   } catch (error) {
-    throw isCode(error, 'ENOENT') ? fault('missing', path, { cause: error }) : inWords(error, path)
+    throw isCode(error, 'ENOENT') ? pathError('missing', path, { cause: error }) : sandboxErrorFor(error, path)
   }
 }

@@ -5,26 +5,26 @@ import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecOptions, ExecResult } from '#sandbox/driver.ts'
 import type { SandboxRecord } from './folder.ts'
-import { inside } from './launch.ts'
+import { commandInSandbox } from './launch.ts'
 import { signalProcess } from './processes.ts'
 
 const defaultMaxBytes = 1024 * 1024
-/** A process that left the group may keep the pipes open for ever. */
+/** A process that has left the group may keep the pipes open for ever. */
 const pipesCloseMs = 1000
 
 function collect(stream: Readable, maxBytes: number): () => string {
   const chunks: Buffer[] = []
   let room = maxBytes
   stream.on('data', (chunk: Buffer) => {
-    const kept = chunk.subarray(0, room)
-    room -= kept.length
-    if (kept.length > 0) chunks.push(kept)
+    const part = chunk.subarray(0, room)
+    room -= part.length
+    if (part.length > 0) chunks.push(part)
   })
   stream.on('error', () => {})
   return () => Buffer.concat(chunks).toString()
 }
 
-/** The exit code, or null when the signal came first; all of the group is killed then and at the end. */
+/** The exit code, or null when the signal came first. The whole group is killed then, and when the program has ended. */
 async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number | null> {
   const killGroup = () => {
     if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL')
@@ -47,8 +47,8 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
 }
 
 /**
- * Runs a program as the sandbox's user, in a process group of its own that is killed at the deadline, at the abort and
- * when the program itself has ended. A program that is not there is exit code 127. `folder` is an open folder to run in.
+ * Runs a program as the sandbox's user in an open folder. The program has a process group of its own, which is killed at the
+ * deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
  */
 export async function execBeside(
   record: SandboxRecord,
@@ -58,7 +58,7 @@ export async function execBeside(
   signal: AbortSignal,
 ): Promise<ExecResult> {
   const { timeoutMs, stdin, maxBytes = defaultMaxBytes } = options
-  const [program, ...rest] = inside(record, argv)
+  const [program, ...rest] = commandInSandbox(record, argv)
   const child = spawn(program, rest, {
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
     env: {},

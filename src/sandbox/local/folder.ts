@@ -4,21 +4,21 @@ import { join } from 'node:path'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import type { ProcessId } from './processes.ts'
 
-/** What is known of a sandbox, in its `sandbox.json`. No secrets. */
+/** The record of a sandbox, in its `sandbox.json`. It holds no secret. */
 export interface SandboxRecord {
   id: string
   organizationId: string
   release: string
   labels: Record<string, string>
-  /** The user (and group) it runs as; null when that is the control plane's own. */
+  /** The user (and group) of its processes; null when that is the control plane's own. */
   uid: number | null
-  inside: SandboxPaths
+  paths: SandboxPaths
   command: readonly string[]
   env: Record<string, string>
 }
 
 const isRoot = process.getuid?.() === 0
-/** Agents pass through the control plane's folders to their own home, and see nothing on the way. */
+/** Agents pass through the control plane's folders to their own home, and cannot list them. */
 const passableMode = isRoot ? 0o711 : 0o700
 const staleUploadMs = 60 * 60_000
 
@@ -43,18 +43,26 @@ export const isSandboxId = (name: string): boolean => /^[0-9A-Za-z][0-9A-Za-z_-]
 
 export type SandboxFolder = ReturnType<typeof sandboxFolder>
 
+/** The file calls the paths `inside`, as earlier versions do. */
+const parseRecord = (text: string): SandboxRecord => {
+  const { inside: paths, ...others } = JSON.parse(text)
+  return { ...others, paths }
+}
+const formatRecord = ({ paths: inside, ...others }: SandboxRecord): string =>
+  `${JSON.stringify({ ...others, inside }, null, 2)}\n`
+
 /** A sandbox's folder: the control plane's own part, which the tenant can neither list nor write, and in it `home`. */
 export function sandboxFolder(parent: string, id: string) {
   if (!isSandboxId(id)) throw new Error('an id that cannot name a sandbox')
   const path = join(parent, id)
   const home = join(path, 'home')
   const recordPath = join(path, 'sandbox.json')
-  /** Files on their way into the home, where the tenant cannot meddle with them. */
+  /** Files before they are moved into the home, where the tenant cannot change them. */
   const uploads = join(path, 'uploads')
 
   const writeNew = async (record: SandboxRecord): Promise<string> => {
     const temporary = join(uploads, `${randomUUID()}.json`)
-    await writeFile(temporary, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, flush: true })
+    await writeFile(temporary, formatRecord(record), { mode: 0o600, flush: true })
     return temporary
   }
 
@@ -79,12 +87,12 @@ export function sandboxFolder(parent: string, id: string) {
     },
     async readRecord(): Promise<SandboxRecord | null> {
       const text = await textOf(recordPath)
-      return text === null ? null : JSON.parse(text)
+      return text === null ? null : parseRecord(text)
     },
     async replaceRecord(record: SandboxRecord): Promise<void> {
       await rename(await writeNew(record), recordPath)
     },
-    /** False when another create was quicker: its record holds. */
+    /** False when another create was quicker: its record is used. */
     async publishRecord(record: SandboxRecord): Promise<boolean> {
       const temporary = await writeNew(record)
       try {
@@ -97,7 +105,7 @@ export function sandboxFolder(parent: string, id: string) {
         await unlink(temporary)
       }
     },
-    /** Removes what writers left that were killed. */
+    /** Removes the files of writers that were killed. */
     async removeStaleUploads(): Promise<void> {
       for (const name of await readdir(uploads)) {
         const upload = join(uploads, name)
@@ -105,11 +113,11 @@ export function sandboxFolder(parent: string, id: string) {
         if (Date.now() - mtimeMs > staleUploadMs) await rm(upload, { force: true })
       }
     },
-    /** The last gateway that was started; it need not live. */
+    /** The last gateway that was started; it may have ended. */
     gateway: () => processIn(join(path, 'gateway')),
     /** The launcher that waits for the gateway's end. */
     supervisor: () => processIn(join(path, 'supervisor')),
-    /** null while it is unknown. */
+    /** The exit code of the last gateway; null while it is unknown. */
     async exitCode(): Promise<number | null> {
       const [, code] = /^(\d+)\n$/.exec((await textOf(join(path, 'exit'))) ?? '') ?? []
       return code === undefined ? null : Number(code)

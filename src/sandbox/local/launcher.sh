@@ -1,8 +1,8 @@
-# Runs a program as the leader of its own session and keeps record of it, whatever becomes of who started this:
-#   launcher.sh <record folder> <working folder> <program> <argument>...
-# `supervisor` and `gateway` in the record folder hold the pid and the kernel's start time of this process and of the
-# program, the latter written before the program begins. `exit` holds its exit code. At most one runs for a folder.
-{ # read whole before it runs: the file may be replaced by an upgrade meanwhile
+# launcher.sh <record folder> <working folder> <program> <argument>...: runs a program as the leader of its own session, and
+# records it, also after the end of the process that has started this one. The files `supervisor` and `gateway` in the record
+# folder hold the pid and the kernel's start time of this process and of the program; the latter is written before the program
+# begins. `exit` holds the exit code. At most one launcher runs for a folder.
+{ # the braces make the shell read all of this first: an upgrade may replace the file meanwhile
   records=$1
   folder=$2
   shift 2

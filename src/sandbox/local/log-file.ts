@@ -19,8 +19,8 @@ async function readEnd(path: string, bytes: number): Promise<Buffer> {
 }
 
 /**
- * Keeps a log that a program appends to at 5 MB and the 5 MB before them. Copied and cut, since the program keeps the
- * file open; what it writes between the two is lost.
+ * Limits a log to which a program appends to 5 MB, and keeps the 5 MB before them. The log is copied and truncated, since the
+ * program keeps the file open; output between the two steps is lost.
  */
 export async function rotateLog(path: string): Promise<void> {
   const size = await stat(path).then(({ size }) => size, orWhenMissing(0))
@@ -29,7 +29,7 @@ export async function rotateLog(path: string): Promise<void> {
   await truncate(path)
 }
 
-/** The last lines of a log, at most 64 KiB of them; empty when there is none. */
+/** The last lines of a log, at most 64 KiB; empty when there is no log. */
 export async function lastLines(path: string, lines: number): Promise<string> {
   const parts = [`${path}.1`, path].map((part) => readEnd(part, shownBytes).catch(orWhenMissing(Buffer.alloc(0))))
   const text = Buffer.concat(await Promise.all(parts))

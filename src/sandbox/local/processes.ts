@@ -1,17 +1,17 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdir, readFile, readlink } from 'node:fs/promises'
-import { asUser } from '#sandbox/home/as-user.ts'
-import { pause } from '#sandbox/pause.ts'
+import { poll } from '#platform/poll.ts'
+import { commandAsUser } from '#sandbox/command-as-user.ts'
 
-/** A process for good: its pid may be another's one day, but then with another start time. */
+/** Identifies a process for ever: a later process may have its pid, but then with another start time. */
 export interface ProcessId {
   pid: number
   /** In the kernel's ticks since boot. */
   startTime: string
 }
 
-/** Whose processes are meant. */
+/** The owner of a sandbox's processes. */
 export interface Owner {
   /** The user that only this sandbox has; null when it runs as the control plane's own. */
   uid: number | null
@@ -26,13 +26,13 @@ interface ProcessStat extends ProcessId {
 }
 
 const pollMs = 50
-const killDeadlineMs = 10_000
+const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
 
-/** Nothing is left but the exit code. While other threads end, files and ports are still held. */
+/** Whether only the exit code is left of a process. Until its last thread has ended, it holds its files and ports. */
 const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
 
-/** null for a process that is gone, is a zombie, or is hidden from this user. */
+/** null for a process that has ended, is a zombie, or is hidden from this user. */
 async function readStat(pid: number): Promise<ProcessStat | null> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
   // The program's name, in parentheses, may hold anything, parentheses too.
@@ -42,7 +42,7 @@ async function readStat(pid: number): Promise<ProcessStat | null> {
   return { pid, startTime, session: Number(session), terminal: terminal ?? '0' }
 }
 
-/** The real user of a living process; its folder's owner would be root's for one that hides its memory. */
+/** The real user of a living process. The owner of its folder in /proc would be root for one that hides its memory. */
 async function readUid(pid: number): Promise<number | null> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
   const uid = /^Uid:\t(\d+)/m.exec(status)?.[1]
@@ -51,7 +51,7 @@ async function readUid(pid: number): Promise<number | null> {
   return !uid || !state || isZombie(state, Number(threads)) ? null : Number(uid)
 }
 
-/** Whether that very process lives, and, with a uid, is that user's. */
+/** Whether the process is alive and, with a uid, belongs to that user. */
 export async function isAlive({ pid, startTime }: ProcessId, uid: number | null): Promise<boolean> {
   if ((await readStat(pid))?.startTime !== startTime) return false
   return uid === null || (await readUid(pid)) === uid
@@ -65,18 +65,18 @@ export async function usersWithProcesses(): Promise<Set<number>> {
   return new Set(users.filter((uid) => uid !== null))
 }
 
-/** Without a user of its own a sandbox's process is known by its session, its home, or the folder it is in. */
+/** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
 async function isOfHome({ home, gateway }: Owner, pid: number): Promise<boolean> {
   const stat = await readStat(pid)
   if (!stat || pid === process.pid) return false
   if (gateway && stat.session === gateway.pid) {
     const leader = await readStat(gateway.pid)
-    if (!leader || leader.startTime === gateway.startTime) return true // else the session is another's by now
+    if (!leader || leader.startTime === gateway.startTime) return true // else another process leads the session by now
   }
   const isBelow = (path: string) => path === home || path.startsWith(`${home}/`)
   const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
   if (environment.split('\0').some((line) => line.startsWith('HOME=') && isBelow(line.slice(5)))) return true
-  // On a terminal it may be the shell of somebody who looks around.
+  // A process on a terminal may be an operator's shell.
   return stat.terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
 }
 
@@ -89,7 +89,7 @@ export async function processesOf(owner: Owner): Promise<number[]> {
   return pids.filter((_, index) => isOwn[index])
 }
 
-/** Signals a process, or with a negative pid its group; nothing when it is gone. */
+/** Signals a process, or with a negative pid its group. Does nothing when it has ended. */
 export function signalProcess(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name)
@@ -98,14 +98,14 @@ export function signalProcess(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** Signals all at once. As the user itself, so that the kernel lets it hit nobody else, and no fork gets away. */
+/** Signals all at once, as the user itself: so the kernel spares the processes of others, and no fork escapes. */
 async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | 'KILL'): Promise<void> {
   if (owner.uid === null) {
     for (const pid of pids) signalProcess(pid, `SIG${name}`)
     return
   }
-  const [program, ...rest] = asUser(owner.uid, ['/bin/sh', '-c', `kill -${name} -1`])
-  // The others may stop it before it has signalled them.
+  const [program, ...rest] = commandAsUser(owner.uid, ['/bin/sh', '-c', `kill -${name} -1`])
+  // The sandbox's processes may stop this one before it has signalled them.
   const limit = { timeout: signalTimeoutMs, killSignal: 'SIGKILL' } as const
   const child = spawn(program, rest, { ...limit, env: {}, cwd: '/', stdio: 'ignore' })
   await once(child, 'exit')
@@ -114,19 +114,20 @@ async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | '
 }
 
 /**
- * Ends every process of a sandbox: asks first, and kills what is left after the grace time. Throws when some are there
- * even 10 s after that.
+ * Ends every process of a sandbox by SIGTERM, and after the grace time by SIGKILL. Throws when some are alive 10 s after that.
  */
 export async function endProcesses(owner: Owner, options: { graceMs: number }, signal: AbortSignal): Promise<void> {
   const killAt = performance.now() + options.graceMs
-  for (let round = 0; ; round += 1) {
-    signal.throwIfAborted()
-    const left = await processesOf(owner)
-    if (left.length === 0) return
-    const now = performance.now()
-    if (now > killAt + killDeadlineMs) throw new Error(`${left.length} processes of a sandbox cannot be killed`)
-    if (now >= killAt) await signalAll(owner, left, 'KILL')
-    else if (round === 0) await signalAll(owner, left, 'TERM')
-    await pause(pollMs, signal)
+  let alive: number[] = []
+  let isAsked = false
+  async function haveEnded(): Promise<boolean> {
+    alive = await processesOf(owner)
+    if (alive.length === 0) return true
+    if (performance.now() >= killAt) await signalAll(owner, alive, 'KILL')
+    else if (!isAsked) await signalAll(owner, alive, 'TERM')
+    isAsked = true
+    return false
   }
+  if (!(await poll(haveEnded, { pauseMs: pollMs, timeoutMs: options.graceMs + killTimeoutMs, signal })))
+    throw new Error(`${alive.length} processes of a sandbox cannot be killed`)
 }

@@ -1,8 +1,12 @@
 import { mkdir, readdir, readFile, readlink, symlink, unlink } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { poll } from '#platform/poll.ts'
 import { SandboxCapacityError } from '#sandbox/driver.ts'
 import { usersWithProcesses } from './processes.ts'
+
+const pollMs = 50
+const portReleaseMs = 1000
 
 export interface Range {
   first: number
@@ -10,11 +14,10 @@ export interface Range {
 }
 
 /**
- * Numbers of which each belongs to one sandbox of the data folder. A reservation is a link named by the number whose
- * text is the sandbox's id: making one is exclusive, and it is never there without its content, whatever is killed.
- * What a killed create leaves is found and freed by its id.
+ * Reserves numbers, each for one sandbox of the data folder. A reservation is a symbolic link from the number to the
+ * sandbox's id: making it is exclusive and atomic. The reservations of a killed create are found by the id.
  */
-export function createReservations(folder: string, range: Range, what: string) {
+export function createReservations(folder: string, range: Range, kind: string) {
   const holderOf = (number: number | string) => readlink(join(folder, String(number))).catch(() => null)
 
   async function heldBy(id: string): Promise<number[]> {
@@ -32,8 +35,8 @@ export function createReservations(folder: string, range: Range, what: string) {
   return {
     heldBy,
     free,
-    /** Reserves a number that suits; begins anywhere, so that other data folders on the machine have other numbers. */
-    async take(id: string, suits: (number: number) => boolean | Promise<boolean>): Promise<number> {
+    /** Reserves a suitable number. Begins at random, so that other data folders on the machine get other numbers. */
+    async take(id: string, isSuitable: (number: number) => boolean | Promise<boolean>): Promise<number> {
       await mkdir(folder, { recursive: true, mode: 0o700 })
       const count = range.last - range.first + 1
       const offset = Math.floor(Math.random() * count)
@@ -45,10 +48,10 @@ export function createReservations(folder: string, range: Range, what: string) {
           if ((error as NodeJS.ErrnoException).code === 'EEXIST') continue
           throw error
         }
-        if (await suits(number)) return number
+        if (await isSuitable(number)) return number
         await free(number)
       }
-      throw new SandboxCapacityError(`every ${what} from ${range.first} to ${range.last} is taken`)
+      throw new SandboxCapacityError(`every ${kind} from ${range.first} to ${range.last} is taken`)
     },
     async freeAllOf(id: string): Promise<void> {
       for (const number of await heldBy(id)) await free(number)
@@ -56,7 +59,7 @@ export function createReservations(folder: string, range: Range, what: string) {
   }
 }
 
-/** Whether a number is neither known to this machine as a user or group, nor runs anything. */
+/** Whether a number is neither a user or group of this machine nor the user of a running process. */
 export async function unusedUids(): Promise<(uid: number) => boolean> {
   const [users, groups, running] = await Promise.all([
     readFile('/etc/passwd', 'utf8'),
@@ -75,3 +78,7 @@ export function isPortFree(port: number): Promise<boolean> {
   server.listen({ host: '127.0.0.1', port, exclusive: true }, () => server.close(() => resolve(true)))
   return promise
 }
+
+/** Whether a port is free within a second: the kernel takes a moment to close that of a gateway that was killed. */
+export const becomesFree = async (port: number, signal: AbortSignal): Promise<boolean> =>
+  (await poll(() => isPortFree(port), { pauseMs: pollMs, timeoutMs: portReleaseMs, signal })) ?? false

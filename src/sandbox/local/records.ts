@@ -1,0 +1,73 @@
+import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
+import { SandboxAbsentError, type SandboxPaths, type SandboxSpec } from '#sandbox/driver.ts'
+import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { becomesFree, createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
+
+const isRoot = process.getuid?.() === 0
+const uids: Range = { first: 20_000, last: 29_999 }
+const defaultPorts: Range = { first: 21_000, last: 29_999 }
+
+export interface RecordsOptions {
+  dataDir: string
+  node: string
+  releaseFolder(release: string): string
+  ports?: Range | undefined
+}
+
+/** The records of a data folder's sandboxes, each of which has a port and, under root, a user of its own. */
+export function createRecords({ dataDir, node, releaseFolder, ports: range }: RecordsOptions) {
+  const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id')
+  const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
+
+  const describe = (spec: SandboxSpec, folder: SandboxFolder, uid: number | null, port: number): SandboxRecord => {
+    const { id, organizationId, release, labels } = spec
+    const paths: SandboxPaths = { node, release: releaseFolder(release), home: folder.home, port }
+    return { id, organizationId, release, labels, uid, paths, command: spec.command(paths), env: spec.env(paths) }
+  }
+
+  async function existing(folder: SandboxFolder): Promise<SandboxRecord> {
+    const record = await folder.readRecord()
+    if (!record) throw new SandboxAbsentError(`there is no sandbox ${folder.id}`)
+    // A sandbox that ran as an ordinary user must not run as root.
+    if (isRoot && record.uid === null) throw new Error(`sandbox ${folder.id} was not made by root and cannot run as it`)
+    return record
+  }
+
+  return {
+    /** Throws SandboxAbsentError without a record. */
+    existing,
+    /** Makes the folder and the record, with the user and the port that a killed create has reserved, if it has. */
+    async make(spec: SandboxSpec, folder: SandboxFolder): Promise<SandboxRecord> {
+      await folder.make()
+      const [reservedUid] = await userIds.heldBy(spec.id)
+      const [reservedPort] = await ports.heldBy(spec.id)
+      const uid = isRoot ? (reservedUid ?? (await userIds.take(spec.id, await unusedUids()))) : null
+      const port = reservedPort ?? (await ports.take(spec.id, isPortFree))
+      const record = describe(spec, folder, uid, port)
+      if (await folder.publishRecord(record)) return record
+      const published = await existing(folder)
+      if (uid !== null && published.uid !== uid) await userIds.free(uid)
+      if (published.paths.port !== port) await ports.free(port)
+      return published
+    },
+    /** Updates the record of a stopped sandbox. The sandbox gets another port if a foreign program has taken its own. */
+    async renew(spec: SandboxSpec, folder: SandboxFolder, old: SandboxRecord, signal: AbortSignal): Promise<void> {
+      const { port } = old.paths
+      const isFree = await becomesFree(port, signal)
+      const record = describe(spec, folder, old.uid, isFree ? port : await ports.take(spec.id, isPortFree))
+      if (!isDeepStrictEqual(record, old)) await folder.replaceRecord(record)
+      if (!isFree) await ports.free(port)
+    },
+    /** The user of a sandbox that may have no record: while it is made or removed, and after a crash in between. */
+    async uidOf(folder: SandboxFolder): Promise<number | null> {
+      const record = await folder.readRecord()
+      return record ? record.uid : ((await userIds.heldBy(folder.id))[0] ?? null)
+    },
+    /** Frees the user and the port of a removed sandbox. */
+    async free(id: string): Promise<void> {
+      await userIds.freeAllOf(id)
+      await ports.freeAllOf(id)
+    },
+  }
+}
