@@ -8,7 +8,7 @@ const maxAttempts = 5
 const patchTimeoutMs = 60_000
 const restartBeginsMs = 5000
 
-/** The configuration as it stands in the gateway's file, the same with the gateway's defaults, and its version. */
+/** The configuration in the gateway's file, the same with the gateway's defaults, and its version. */
 async function readConfig(gateway: GatewayClient) {
   const answer = await gateway.call('config.get')
   if (!isObject(answer) || !isObject(answer.parsed) || typeof answer.hash !== 'string') {
@@ -31,17 +31,18 @@ async function sendPatch(gateway: GatewayClient, params: Record<string, unknown>
 }
 
 function requiresRestart(answer: unknown): boolean {
-  let at = answer
-  for (const key of ['sentinel', 'payload', 'stats', 'requiresRestart']) at = isObject(at) ? at[key] : undefined
-  return at === true
+  let value = answer
+  for (const key of ['sentinel', 'payload', 'stats', 'requiresRestart'])
+    value = isObject(value) ? value[key] : undefined
+  return value === true
 }
 
 /**
- * Makes a running gateway's configuration the wanted one, hot, and makes sure by reading it back. What the gateway holds
- * beyond the wanted is removed, its own keys aside. Done again, it changes nothing.
- * A few keys (`browser` is one) need a restart, which the gateway does by itself in the same process, in some 5 s and
- * after its open turns: then `restarts` is true, and the restart has begun unless a turn keeps it waiting.
- * Throws GatewayRefusal with the gateway's own words, nothing having changed; GatewayUnreachable; the signal's reason.
+ * Replaces the configuration of a running gateway, and reads it back to verify it. Keys that are not wanted are
+ * removed, except the gateway's own keys. A repeated call changes nothing. A few keys, such as `browser`, need a
+ * restart. The gateway restarts itself in the same process, in about 5 s and after its open turns. Then `restarts` is
+ * true, and the restart has begun unless a turn delays it. Throws GatewayRefusal with the gateway's message, in which
+ * case nothing has changed; GatewayUnreachable; or the signal's reason.
  */
 export async function applyConfig(
   gateway: GatewayClient,
@@ -61,8 +62,8 @@ export async function applyConfig(
     const { patch, replacePaths } = change
     outcome = await sendPatch(gateway, { raw: JSON.stringify(patch), baseHash: hash, replacePaths })
     restarts ||= outcome === 'changed, restarts'
-    // The gateway's word settles what cannot be compared here: secrets, and values that it writes in another form.
+    // Secrets, and values that the gateway writes in another form, cannot be compared here: its answer decides.
     if (outcome === 'nothing to change') return { restarts }
   }
-  throw new GatewayRefusal('NOT_APPLIED', 'the gateway did not take over the configuration: something else changes it')
+  throw new GatewayRefusal('NOT_APPLIED', 'the gateway did not apply the configuration: something else changes it')
 }

@@ -6,32 +6,33 @@ import { releaseSource } from './releases.ts'
 
 const execTimeoutMs = 30_000
 
-/** What installs the plugin of a chat channel that OpenClaw does not bring along. */
+/** The npm package of a chat channel that OpenClaw does not include. */
 export interface ChannelPlugin {
   /** The folder of its `package.json` and `package-lock.json`. */
   source: string
   packageName: string
   version: string
-  /** How many packages it has at least: those inside its own archive do not count. */
+  /** The least number of packages that npm installs. Packages bundled in the plugin's archive do not count. */
   packages: number
   lockHash: string
 }
 
-const folderOf = (release: string) => join(releaseSource(release), 'channels')
+const channelsFolder = (release: string) => join(releaseSource(release), 'channels')
 const plugins = new Map<string, ChannelPlugin>()
 
-/** The channels of a release that need a plugin, in order. */
-export const pluginChannels = (release: string): string[] => readdirSync(folderOf(release)).sort()
+/** The channels of a release that need a plugin, sorted by name. */
+export const pluginChannels = (release: string): string[] => readdirSync(channelsFolder(release)).sort()
 
-/** Whether a channel needs a plugin; OpenClaw speaks the others by itself. */
-export const needsPlugin = (release: string, channel: string): boolean => existsSync(join(folderOf(release), channel))
+/** Whether a channel needs a plugin. OpenClaw includes the other channels. */
+export const needsPlugin = (release: string, channel: string): boolean =>
+  existsSync(join(channelsFolder(release), channel))
 
-/** Throws for a channel that needs none. */
+/** Throws for a channel that needs no plugin. */
 export function channelPlugin(release: string, channel: string): ChannelPlugin {
   const key = `${release}/${channel}`
-  const before = plugins.get(key)
-  if (before) return before
-  const source = join(folderOf(release), channel)
+  const cached = plugins.get(key)
+  if (cached) return cached
+  const source = join(channelsFolder(release), channel)
   const packageName = `@openclaw/${channel}`
   const lock = readFileSync(join(source, 'package-lock.json'))
   const { packages } = JSON.parse(lock.toString('utf8')) as {
@@ -39,26 +40,27 @@ export function channelPlugin(release: string, channel: string): ChannelPlugin {
   }
   const version = packages[`node_modules/${packageName}`]?.version
   if (!version) throw new Error(`the lock file of the channel ${channel} holds no ${packageName}`)
-  const fetched = Object.values(packages).filter((entry) => entry.version && !entry.optional && !entry.peer)
-  const now: ChannelPlugin = {
+  const required = Object.values(packages).filter((entry) => entry.version && !entry.optional && !entry.peer)
+  const plugin: ChannelPlugin = {
     source,
     packageName,
     version,
-    packages: fetched.filter(({ inBundle }) => !inBundle).length,
+    packages: required.filter(({ inBundle }) => !inBundle).length,
     lockHash: createHash('sha256').update(lock).digest('hex'),
   }
-  plugins.set(key, now)
-  return now
+  plugins.set(key, plugin)
+  return plugin
 }
 
-/** Where an installed plugin is: beside its release, as seen from wherever that folder's path holds. */
+/** The folder of an installed plugin: beside its release, on the host and in a sandbox alike. */
 export const channelPluginFolder = (releaseFolder: string, release: string, channel: string): string =>
   `${releaseFolder}-${channel}-${channelPlugin(release, channel).lockHash.slice(0, 12)}`
 
 /**
- * Puts a prepared plugin into a sandbox, running or not, and answers whether it is new there. OpenClaw takes what lies
- * in a folder of `npm/projects` for installed from npm, and so for what it claims to be; a link to the shared folder
- * does, so that nothing is copied or fetched. A running gateway loads it at `plugins.refresh`, others at their start.
+ * Links an installed plugin into a sandbox, running or stopped. Returns whether the link is new. OpenClaw trusts a
+ * package in a folder of `npm/projects` as installed from npm, and accepts a link to the shared folder there.
+ * A running gateway loads the plugin at `plugins.refresh`, a stopped one at its start. Throws an Error when the link
+ * cannot be created, and as SandboxAccess does.
  */
 export async function linkChannelPlugin(
   sandboxes: SandboxAccess,
@@ -75,6 +77,6 @@ export async function linkChannelPlugin(
   const manifest = JSON.stringify({ private: true, dependencies: { [packageName]: version } })
   await sandboxes.files(id).write(`${project}/package.json`, Buffer.from(manifest), { mode: 0o600 }, signal)
   const { exitCode, stderr } = await exec('ln', '-sfn', target, link)
-  if (exitCode !== 0) throw new Error(`the plugin could not be put into the sandbox: ${stderr.trim().slice(-500)}`)
+  if (exitCode !== 0) throw new Error(`the plugin could not be linked into the sandbox: ${stderr.trim().slice(-500)}`)
   return true
 }

@@ -2,22 +2,22 @@ import { type GatewayClient, GatewayRefusal } from './gateway.ts'
 import { isObject } from './json.ts'
 
 const statusTimeoutMs = 20_000
-/** How long the gateway may ask the platform. */
+/** How long the gateway may wait for the platform. */
 const probeTimeoutMs = 8000
 const maxTextCharacters = 2000
 const maxIssues = 100
 
-/** What a gateway says of one of its channels. */
+/** The state of one channel, as its gateway reports it. */
 export interface ChannelStatus {
   configured: boolean
   running: boolean
-  /** Up, as the gateway and the platform both say. */
+  /** Whether both the gateway and the platform report the connection as up. */
   connected: boolean
-  /** Whether waiting helps no more: the platform has refused the credentials, or some are missing. */
+  /** Whether the channel cannot connect without new credentials: the platform has refused them, or some are missing. */
   refused: boolean
-  /** Why it is not connected, in the gateway's words. */
+  /** The gateway's message on why it is not connected. */
   error: string | null
-  /** What the bot is called there. */
+  /** The bot's name on the platform. */
   account: string | null
   issues: { message: string; fix?: string }[]
 }
@@ -32,17 +32,17 @@ const absent: ChannelStatus = {
   issues: [],
 }
 
-/** The agent may answer in its gateway's place, with as much as it likes. */
+/** The agent may answer in place of its gateway, so the length of texts is limited. */
 const text = (value: unknown) => (typeof value === 'string' && value !== '' ? value.slice(0, maxTextCharacters) : null)
 const object = (value: unknown) => (isObject(value) ? value : {})
 
-/** Of a web API: too many requests and timeouts are no verdict on the credentials. */
+/** Whether an HTTP status refuses the credentials; 408 and 429 say nothing about them. */
 const isRefusal = (status: unknown) =>
   typeof status === 'number' && status >= 400 && status < 500 && status !== 408 && status !== 429
 
 /**
- * Asks a gateway about a channel, and lets it ask the platform. One whose plugin it does not have is not configured.
- * Throws as GatewayClient does.
+ * Asks a gateway for a channel's state, and lets the gateway ask the platform. A channel whose plugin is missing is
+ * reported as not configured. Throws as GatewayClient does.
  */
 export async function readChannelStatus(gateway: GatewayClient, channel: string): Promise<ChannelStatus> {
   const params = { channel, probe: true, timeoutMs: probeTimeoutMs }
@@ -72,8 +72,8 @@ export async function readChannelStatus(gateway: GatewayClient, channel: string)
     issues: issues
       .filter((issue) => issue.channel === channel)
       .flatMap(({ message, fix }) => {
-        const [said, proposed] = [text(message), text(fix)]
-        return said === null ? [] : [{ message: said, ...(proposed !== null && { fix: proposed }) }]
+        const [shown, proposed] = [text(message), text(fix)]
+        return shown === null ? [] : [{ message: shown, ...(proposed !== null && { fix: proposed }) }]
       })
       .slice(0, maxIssues),
   }

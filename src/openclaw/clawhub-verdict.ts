@@ -1,12 +1,16 @@
 import { isObject } from './json.ts'
 
 /**
- * What ClawHub's scan and its moderators say of one version of a skill. `refused` is never installed; `unverified`, which
- * is everything that is not known to be good, only at the caller's own risk. `why` completes "because …".
+ * The verdict of ClawHub's scan and moderators on one version of a skill. A `refused` version is never installed. An
+ * `unverified` one, which is any version not known to be clean, is installed only at the caller's own risk. `why`
+ * completes "because …".
  */
 export type Verdict = { kind: 'clean' } | { kind: 'unverified' | 'refused'; why: string }
 
-/** Words that mean harm or a moderator's no, wherever ClawHub writes them: a status, a state, a reason like `moderation.malware_blocked`. */
+/**
+ * Words in a status, a state or a reason (such as `moderation.malware_blocked`) that mean harm or a moderator's
+ * refusal.
+ */
 const refusing = new Set([
   'malicious',
   'malware',
@@ -27,16 +31,16 @@ const texts = (...values: unknown[]): string[] =>
 
 const wordsOf = (text: string) => text.toLowerCase().split(/[^a-z]+/)
 
-const refusalIn = (said: readonly string[]): string | undefined =>
-  said.flatMap(wordsOf).find((word) => refusing.has(word))
+const findRefusal = (values: readonly string[]): string | undefined =>
+  values.flatMap(wordsOf).find((word) => refusing.has(word))
 
-/** Judges an item of `security-verdicts` together with the skill's own record; neither has to be well-formed. */
+/** Reads the verdict from an item of `security-verdicts` and the skill's own record. Either may be malformed. */
 export function verdictOf(item: Record<string, unknown>, detail: Record<string, unknown>): Verdict {
   const security = isObject(item.security) ? item.security : {}
   const moderation = isObject(detail.moderation) ? detail.moderation : {}
   const error = isObject(item.error) ? item.error : {}
   const reasons = Array.isArray(item.reasons) ? texts(...item.reasons) : []
-  const said = texts(
+  const statuses = texts(
     item.decision,
     item.moderationState,
     security.status,
@@ -46,7 +50,7 @@ export function verdictOf(item: Record<string, unknown>, detail: Record<string, 
   )
 
   if (error.code === 'version_unavailable') return { kind: 'refused', why: 'ClawHub has withdrawn this version' }
-  const word = refusalIn([...said, ...texts(moderation.verdict, moderation.state)])
+  const word = findRefusal([...statuses, ...texts(moderation.verdict, moderation.state)])
   if (word) return { kind: 'refused', why: `ClawHub says it is ${word}` }
   if (moderation.isMalwareBlocked === true) return { kind: 'refused', why: 'ClawHub has blocked it as malware' }
   if (moderation.isHiddenByMod === true || moderation.isRemoved === true) {
@@ -58,6 +62,9 @@ export function verdictOf(item: Record<string, unknown>, detail: Record<string, 
   if (passed && security.status === 'clean' && security.passed !== false) return { kind: 'clean' }
   const status = texts(security.status)[0]
   if (status === 'pending') return { kind: 'unverified', why: 'its scan is still pending' }
-  const what = [...reasons, ...texts(status)].join(', ').slice(0, shownCharacters)
-  return { kind: 'unverified', why: what === '' ? 'there is no verdict of a scan' : `its scan did not pass (${what})` }
+  const details = [...reasons, ...texts(status)].join(', ').slice(0, shownCharacters)
+  return {
+    kind: 'unverified',
+    why: details === '' ? 'there is no verdict of a scan' : `its scan did not pass (${details})`,
+  }
 }

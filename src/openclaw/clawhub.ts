@@ -18,7 +18,7 @@ const maxRetrySeconds = 3600
 const owner = '[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?'
 const slug = '[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?'
 
-/** A skill as callers name it: `@owner/slug`, or the slug alone. Nothing that a path, a URL or a command could trip over. */
+/** A skill as callers name it: `@owner/slug`, or the slug alone. Every match is safe in a path, a URL and a command. */
 export const slugPattern = `^(?:@${owner}/)?${slug}$`
 export const versionPattern = '^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$'
 
@@ -26,7 +26,7 @@ const isOwner = new RegExp(`^${owner}$`)
 const isSlug = new RegExp(`^${slug}$`)
 const isVersion = new RegExp(versionPattern)
 
-/** One skill of the registry: several publishers may use the same slug. */
+/** One skill of the registry. The owner is part of it, because several publishers may use the same slug. */
 export interface SkillReference {
   owner: string
   slug: string
@@ -34,16 +34,16 @@ export interface SkillReference {
 
 export const referenceText = ({ owner, slug }: SkillReference) => `@${owner}/${slug}`
 
-/** Null unless both are what they should be. */
+/** Null unless both are well-formed. */
 export const referenceOf = (owner: unknown, slug: unknown): SkillReference | null =>
   typeof owner === 'string' && isOwner.test(owner) && typeof slug === 'string' && isSlug.test(slug)
     ? { owner, slug }
     : null
 
-/** Null for a slug without its owner, and for what is neither. */
+/** Null for a slug without an owner, and for a malformed text. */
 export function parseReference(text: string): SkillReference | null {
-  const [owner, slug, more] = text.startsWith('@') ? text.slice(1).split('/') : []
-  return more === undefined ? referenceOf(owner, slug) : null
+  const [owner, slug, extra] = text.startsWith('@') ? text.slice(1).split('/') : []
+  return extra === undefined ? referenceOf(owner, slug) : null
 }
 
 interface FoundSkill extends SkillReference {
@@ -52,21 +52,22 @@ interface FoundSkill extends SkillReference {
   version: string | null
 }
 
-/** One version, and whether it may be installed. */
+/** One version of a skill, and whether it may be installed. */
 export interface SkillRelease {
   version: string
   verdict: Verdict
-  /** The published files with their SHA-256 in hex; null when the registry does not tell. */
+  /** The published files with their SHA-256 in hex; null when the registry does not list them. */
   files: ReadonlyMap<string, string> | null
 }
 
 /**
- * The registry of skills. It is not trusted: answers are read up to 2 MiB within 10 s, redirects are not followed, and
- * what is malformed is an AppError `gateway_unreachable` like no answer at all; `unavailable` when it asks to wait.
+ * The registry of skills. Its answers are not trusted: they are limited to 2 MiB and 10 s, and redirects are not
+ * followed. Methods throw AppError `gateway_unreachable` for a missing or malformed answer, and `unavailable` when the
+ * registry asks the client to wait.
  */
 export interface ClawHub {
   search(query: string, limit: number): Promise<FoundSkill[]>
-  /** The version asked for, or the latest. Throws `invalid` when there is none. */
+  /** The requested version, or the latest one. Throws AppError `invalid` when it does not exist or is withheld. */
   release(reference: SkillReference, version: string | undefined): Promise<SkillRelease>
 }
 
@@ -75,15 +76,15 @@ interface Answer {
   text: string
 }
 
-const unreachable = (what: string, cause?: unknown) =>
-  new AppError('gateway_unreachable', `The skill registry ${what}. Try again later.`, { cause })
+const unreachable = (problem: string, cause?: unknown) =>
+  new AppError('gateway_unreachable', `The skill registry ${problem}. Try again later.`, { cause })
 
 async function readBounded(body: ReadableStream<Uint8Array> | null): Promise<string> {
   const chunks: Uint8Array[] = []
   let bytes = 0
   for await (const chunk of body ?? []) {
     bytes += chunk.length
-    if (bytes > maxAnswerBytes) throw unreachable('answered with more than it should')
+    if (bytes > maxAnswerBytes) throw unreachable('sent an answer that is too large')
     chunks.push(chunk)
   }
   return Buffer.concat(chunks).toString()
@@ -94,7 +95,7 @@ function retrySeconds(header: string | null): number {
   return Math.min(Math.max(seconds, 1), maxRetrySeconds)
 }
 
-async function ask(url: URL, init: RequestInit): Promise<Answer> {
+async function send(url: URL, init: RequestInit): Promise<Answer> {
   try {
     const response = await fetch(url, { ...init, redirect: 'manual' })
     const text = await readBounded(response.body)
@@ -116,18 +117,18 @@ async function ask(url: URL, init: RequestInit): Promise<Answer> {
   }
 }
 
-const malformed = () => unreachable('answered with something that is not its protocol')
+const malformed = () => unreachable('sent a malformed answer')
 
 function parse({ status, text }: Answer): Record<string, unknown> {
   if (status !== 200) throw malformed()
   try {
     const body: unknown = JSON.parse(text)
     if (isObject(body)) return body
-  } catch {} // said below
+  } catch {} // malformed as well
   throw malformed()
 }
 
-/** A moderator's no, which ClawHub gives as a status with a sentence. */
+/** ClawHub reports a moderator's refusal as one of these statuses, with a message as the body. */
 const isWithheld = ({ status }: Answer) => status === 403 || status === 410 || status === 423
 
 const sentence = (text: string) =>
@@ -138,7 +139,7 @@ const sentence = (text: string) =>
 
 const textOr = (value: unknown, fallback: string) => (typeof value === 'string' ? value : fallback)
 
-function foundIn(row: unknown): FoundSkill[] {
+function toFoundSkill(row: unknown): FoundSkill[] {
   if (!isObject(row) || row.source !== 'clawhub') return []
   const reference = referenceOf(row.ownerHandle, row.slug)
   if (!reference) return []
@@ -173,48 +174,47 @@ function filesIn(body: Record<string, unknown>): ReadonlyMap<string, string> | n
   )
 }
 
-/** Opens nothing; `url` undefined is OpenClaw's default registry. One request takes at most `timeoutMs`, its answer included. */
+/** Creates a client without connecting. The default URL is OpenClaw's. `timeoutMs` limits a request with its answer. */
 export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs): ClawHub {
   const base = (url ?? defaultRegistry).replace(/\/+$/, '')
 
-  const place = (path: string, query: Record<string, string>) => {
-    const target = new URL(`${base}/api/v1${path}`)
-    for (const [name, value] of Object.entries(query)) target.searchParams.set(name, value)
-    return target
+  const apiUrl = (path: string, query: Record<string, string>) => {
+    const url = new URL(`${base}/api/v1${path}`)
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value)
+    return url
   }
-  const askAt = (target: URL, init: RequestInit = {}) =>
-    ask(target, { ...init, signal: AbortSignal.timeout(timeoutMs) })
-  const at = ({ owner, slug }: SkillReference, below = '') =>
-    place(`/skills/${encodeURIComponent(slug)}${below}`, { ownerHandle: owner })
+  const request = (url: URL, init: RequestInit = {}) => send(url, { ...init, signal: AbortSignal.timeout(timeoutMs) })
+  const skillUrl = ({ owner, slug }: SkillReference, subpath = '') =>
+    apiUrl(`/skills/${encodeURIComponent(slug)}${subpath}`, { ownerHandle: owner })
 
   async function verdictItem(reference: SkillReference, version: string): Promise<Record<string, unknown>> {
-    const wanted = { slug: reference.slug, ownerHandle: reference.owner, version }
-    const answer = await askAt(place('/skills/-/security-verdicts', {}), {
+    const query = { slug: reference.slug, ownerHandle: reference.owner, version }
+    const answer = await request(apiUrl('/skills/-/security-verdicts', {}), {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ items: [wanted] }),
+      body: JSON.stringify({ items: [query] }),
     })
     const { items } = parse(answer)
     const [item] = Array.isArray(items) ? items : []
     if (!isObject(item) || item.requestedSlug !== reference.slug || item.requestedVersion !== version) throw malformed()
     if (textOr(item.version, version) !== version) throw malformed() // a verdict on another version
     const publisher = textOr(item.publisherHandle, reference.owner).replace(/^@/, '').toLowerCase()
-    if (publisher !== reference.owner) throw malformed() // a verdict on somebody else's skill
+    if (publisher !== reference.owner) throw malformed() // a verdict on another publisher's skill
     return item
   }
 
   return {
     async search(query, limit) {
-      const { results } = parse(await askAt(place('/search', { q: query, limit: String(limit) })))
+      const { results } = parse(await request(apiUrl('/search', { q: query, limit: String(limit) })))
       if (!Array.isArray(results)) throw malformed()
-      return results.flatMap(foundIn).slice(0, limit)
+      return results.flatMap(toFoundSkill).slice(0, limit)
     },
     async release(reference, wanted) {
       const skill = referenceText(reference)
-      const about = await askAt(at(reference))
-      if (about.status === 404) throw new AppError('invalid', `The registry has no skill ${skill}.`)
-      if (isWithheld(about)) throw withheld(skill, about)
-      const detail = parse(about)
+      const answer = await request(skillUrl(reference))
+      if (answer.status === 404) throw new AppError('invalid', `The registry has no skill ${skill}.`)
+      if (isWithheld(answer)) throw withheld(skill, answer)
+      const detail = parse(answer)
       const latest = isObject(detail.latestVersion) ? detail.latestVersion.version : undefined
       const version = wanted ?? latest
       if (typeof version !== 'string' || !isVersion.test(version)) {
@@ -227,7 +227,7 @@ export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs)
       }
       const verdict = verdictOf(item, detail)
       if (verdict.kind === 'refused') return { version, verdict, files: null }
-      const published = await askAt(at(reference, `/versions/${encodeURIComponent(version)}`))
+      const published = await request(skillUrl(reference, `/versions/${encodeURIComponent(version)}`))
       if (isWithheld(published)) throw withheld(skill, published)
       return { version, verdict, files: published.status === 404 ? null : filesIn(parse(published)) }
     },

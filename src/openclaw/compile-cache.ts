@@ -27,20 +27,21 @@ const providers = Object.keys(gatewayProviders) as ModelProvider[]
 
 const execute = promisify(execFile)
 
-let nameOfCache: Promise<string> | undefined
+let cachedName: Promise<string> | undefined
 
 /**
- * The name that Node.js gives its compile cache, without the user: it changes with the version, and with the features of
- * the processor. Asked of another process: V8's flags are part of it, and this process may have some.
+ * The name that Node.js gives its compile cache, without the user id: it changes with the version of Node.js, and with
+ * the features of the processor. Another process computes it, because V8's flags are part of it and this process may
+ * have some.
  */
 function cacheName(): Promise<string> {
   const expression =
     "[process.version, process.arch, require('node:v8').cachedDataVersionTag().toString(16).padStart(8, '0')].join('-')"
-  nameOfCache ??= execute(process.execPath, ['-p', expression], { env: {} }).then(({ stdout }) => stdout.trim())
-  return nameOfCache
+  cachedName ??= execute(process.execPath, ['-p', expression], { env: {} }).then(({ stdout }) => stdout.trim())
+  return cachedName
 }
 
-/** Links a compile cache into a folder, under the name that Node.js looks for when it runs as that user. */
+/** Links a compile cache into a folder, under the name that Node.js looks up when it runs as that user. */
 async function link(cache: string, folder: string, uid: number): Promise<void> {
   await symlink(cache, join(folder, `${await cacheName()}-${uid}`)).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST') throw error
@@ -48,16 +49,16 @@ async function link(cache: string, folder: string, uid: number): Promise<void> {
 }
 
 /**
- * Lets the gateways of a user read the compile cache of a release on this host; nothing without a cache. Without a link a
- * gateway starts too, and needs longer.
+ * Lets the gateways of a user read the compile cache of a release on this host. A failure is ignored: without the link
+ * a gateway only starts more slowly.
  */
 export async function linkCompileCache(releaseFolder: string, uid: number): Promise<void> {
   await link(await cacheName(), compileCacheFolder(releaseFolder), uid).catch(() => {})
 }
 
-/** A provider that refuses every turn: by then a gateway has loaded everything that a turn takes. */
+/** A provider that refuses every turn. When a gateway gets the refusal, it has loaded all code that a turn needs. */
 async function startRefusingProvider(): Promise<{ url: string } & Disposable> {
-  const refusal = JSON.stringify({ error: { type: 'invalid_request_error', message: 'nothing is answered here' } })
+  const refusal = JSON.stringify({ error: { type: 'invalid_request_error', message: 'refused on purpose' } })
   const server = createServer((request, response) => {
     request.resume()
     response.writeHead(400, { 'content-type': 'application/json' }).end(refusal)
@@ -80,7 +81,7 @@ function warmUpConfig(release: string, baseUrl: string, token: string, port: num
 }
 
 /** Waits until the gateway is ready, and has a turn refused by each provider. */
-async function use(release: string, port: number, token: string, signal: AbortSignal): Promise<void> {
+async function runTurns(release: string, port: number, token: string, signal: AbortSignal): Promise<void> {
   const endpoint = { kind: 'tcp', host: '127.0.0.1', port } as const
   const isReady = () => probeHealth(endpoint, '/startupz', { timeoutMs: probeTimeoutMs, signal })
   await poll(isReady, { pauseMs: pollMs, timeoutMs, signal })
@@ -97,8 +98,8 @@ async function use(release: string, port: number, token: string, signal: AbortSi
 }
 
 /**
- * Runs the gateway of an installed release for a moment, in a folder of its own, with a turn for each provider. At its end
- * Node.js writes to `cache` what it has compiled.
+ * Starts the gateway of an installed release in a temporary folder, runs a turn for each provider, and stops it. When
+ * the gateway exits, Node.js writes the compiled code to `cache`.
  */
 async function warmUp(release: string, releaseFolder: string, cache: string, signal: AbortSignal): Promise<void> {
   await using folder = await mkdtempDisposable(join(tmpdir(), 'chowder-warm-up-'))
@@ -114,34 +115,35 @@ async function warmUp(release: string, releaseFolder: string, cache: string, sig
   })
 
   const [command = '', ...args] = gatewayCommand(paths)
-  const over = new AbortController()
+  const stop = new AbortController()
   const env = { ...gatewayEnv(paths), NODE_COMPILE_CACHE: links }
-  const gateway = runProgram(command, args, signal, { cwd: home, env, stop: over.signal })
+  const gateway = runProgram(command, args, signal, { cwd: home, env, stop: stop.signal })
   const endedEarly = gateway.then(() => Promise.reject(new Error('the gateway ended before it was ready')))
   try {
-    await Promise.race([endedEarly, use(release, paths.port, token, AbortSignal.any([signal, over.signal]))])
+    await Promise.race([endedEarly, runTurns(release, paths.port, token, AbortSignal.any([signal, stop.signal]))])
   } catch (error) {
-    over.abort()
+    stop.abort()
     await gateway.catch(() => {})
     throw error
   }
-  over.abort()
+  stop.abort()
   await gateway
   if ((await readdir(cache)).length === 0) throw new Error('the gateway wrote no compile cache')
 }
 
-/** Releases whose cache could not be made: the attempt takes long, and this process does not repeat it. */
+/** Release folders whose cache could not be made. An attempt is slow, so a process makes only one. */
 const failed = new Set<string>()
 
 /**
- * Makes the compile cache of an installed release on this host unless it is there: V8's code of all that a gateway and its
- * first turn load, which saves a start a fifth of its CPU time. Agents share it and must not be able to write it, since
- * each would run what another one has put there. In a container it is in a read-only layer; agents of a Chowder that runs
- * as root are other users. The agents of any other Chowder are its own user, who can change the mode of these files as of
- * the release itself: those agents are not isolated from each other anyway.
+ * Makes the compile cache of an installed release on this host unless it exists. It holds V8's code for all modules
+ * that a gateway and its first turn load, and saves a fifth of the CPU time of a start. Agents share it and must not be
+ * able to write it, since each agent would run code that another one has written. In a container the cache is in a
+ * read-only layer. When Chowder runs as root, its agents are other users. When Chowder runs as another user, its agents
+ * are the same user and can change the mode of these files, as of the release itself: those agents are not isolated
+ * from each other anyway.
  *
- * Does not fail for want of a cache: the reason goes to `progress`, and gateways start without one. Throws the signal's
- * reason. Takes about as long as a start of a gateway, at most three minutes.
+ * When the cache cannot be made, `progress` gets the reason and gateways start without it. Throws the signal's reason.
+ * Takes about as long as a start of a gateway, at most three minutes.
  */
 export async function makeCompileCache(options: {
   release: string

@@ -2,10 +2,10 @@ import { isDeepStrictEqual } from 'node:util'
 import { type GatewayConfig, gatewayOwned } from './config.ts'
 import { isObject } from './json.ts'
 
-/** What the gateway shows in place of a secret. */
+/** The gateway shows this text in place of a secret. */
 const redacted = '__OPENCLAW_REDACTED__'
 
-/** Params of the gateway's `config.patch`: a merge patch, and the arrays that may lose elements by it. */
+/** Parameters of the gateway's `config.patch`: a merge patch, and the paths of the arrays that it may shorten. */
 export interface ConfigPatch {
   patch: Record<string, unknown>
   replacePaths: string[]
@@ -16,30 +16,30 @@ const holdsRedacted = (value: unknown): boolean =>
   (Array.isArray(value) && value.some(holdsRedacted)) ||
   (isObject(value) && Object.values(value).some(holdsRedacted))
 
-/** Same as far as can be seen: a secret that the gateway hides equals any text. */
+/** Compares the visible parts: a secret that the gateway hides equals any text. */
 function looksSame(shown: unknown, wanted: unknown): boolean {
   if (shown === redacted) return typeof wanted === 'string'
   if (Array.isArray(shown) && Array.isArray(wanted)) {
-    return shown.length === wanted.length && shown.every((item, at) => looksSame(item, wanted[at]))
+    return shown.length === wanted.length && shown.every((item, index) => looksSame(item, wanted[index]))
   }
   if (!isObject(shown) || !isObject(wanted)) return isDeepStrictEqual(shown, wanted)
   const keys = new Set([...Object.keys(shown), ...Object.keys(wanted)])
   return [...keys].every((key) => looksSame(shown[key], wanted[key]))
 }
 
-const below = (path: string, key: string) => (path === '' ? key : `${path}.${key}`)
+const childPath = (path: string, key: string) => (path === '' ? key : `${path}.${key}`)
 
-/** Every array in a value, by its path: removing the value removes their elements, which the gateway wants confirmed. */
+/** The paths of all arrays in a value. The gateway requires a confirmation to remove their elements. */
 function arraysIn(value: unknown, path: string): string[] {
   if (Array.isArray(value)) return [path]
   if (!isObject(value)) return []
-  return Object.entries(value).flatMap(([key, inner]) => arraysIn(inner, below(path, key)))
+  return Object.entries(value).flatMap(([key, inner]) => arraysIn(inner, childPath(path, key)))
 }
 
 /**
- * The merge patch that turns one configuration into the other. `effective` is the first with the gateway's own defaults
- * in it: arrays of those must be confirmed too. Hidden secrets are always in the patch, since nobody can see whether
- * they changed; the gateway does nothing on a patch that changes nothing. null when there is nothing to send.
+ * The merge patch that turns `shown` into `wanted`; null when there is nothing to send. `effective` is `shown` with the
+ * gateway's defaults, whose arrays must be confirmed too. Hidden secrets are always in the patch, since their change
+ * cannot be seen. The gateway ignores a patch that changes nothing.
  */
 export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted: GatewayConfig): ConfigPatch | null {
   const replacePaths: string[] = []
@@ -47,18 +47,18 @@ export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted:
   const difference = (from: Record<string, unknown>, full: unknown, to: Record<string, unknown>, path: string) => {
     const patch: Record<string, unknown> = {}
     for (const key of new Set([...Object.keys(from), ...Object.keys(to)])) {
-      const at = below(path, key)
+      const keyPath = childPath(path, key)
       if (path === '' && gatewayOwned.includes(key)) continue
       const old = from[key]
       const fullOld = isObject(full) ? full[key] : undefined
       const next = to[key]
       if (looksSame(old, next) && !holdsRedacted(old)) continue
       if (isObject(old) && isObject(next)) {
-        const inner = difference(old, fullOld, next, at)
+        const inner = difference(old, fullOld, next, keyPath)
         if (Object.keys(inner).length > 0) patch[key] = inner
         continue
       }
-      if (!isObject(next)) replacePaths.push(...new Set([...arraysIn(old, at), ...arraysIn(fullOld, at)]))
+      if (!isObject(next)) replacePaths.push(...new Set([...arraysIn(old, keyPath), ...arraysIn(fullOld, keyPath)]))
       patch[key] = next ?? null
     }
     return patch
@@ -68,7 +68,7 @@ export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted:
   return Object.keys(patch).length > 0 ? { patch, replacePaths } : null
 }
 
-/** Whether a configuration that the gateway shows is the wanted one as far as can be seen, the gateway's own keys aside. */
+/** Whether the visible parts of a gateway's configuration are as wanted, except the gateway's own keys. */
 export function looksApplied(shown: GatewayConfig, wanted: GatewayConfig): boolean {
   const withoutOwn = (config: GatewayConfig) =>
     Object.fromEntries(Object.entries(config).filter(([key]) => !gatewayOwned.includes(key)))

@@ -10,11 +10,11 @@ export interface ConfigIssue {
   message: string
 }
 
-/** The gateway answered no. The message is its own, fit for showing. */
+/** The gateway refused a request. The message is the gateway's, and may be shown to callers. */
 export class GatewayRefusal extends Error {
   override name = 'GatewayRefusal'
   readonly code: string
-  /** What is wrong with a configuration, key by key. */
+  /** The errors of a refused configuration, by key. */
   readonly issues: readonly ConfigIssue[]
   readonly retryAfterMs: number | undefined
 
@@ -26,7 +26,7 @@ export class GatewayRefusal extends Error {
   }
 }
 
-/** No answer came. With `outcomeUnknown` the request had been sent, and may have been carried out. */
+/** The gateway did not answer. With `outcomeUnknown`, the request was sent and may have been carried out. */
 export class GatewayUnreachable extends Error {
   override name = 'GatewayUnreachable'
   readonly outcomeUnknown: boolean
@@ -37,16 +37,16 @@ export class GatewayUnreachable extends Error {
   }
 }
 
-/** One open connection to a gateway, with every right that there is. */
+/** One open connection to a gateway, with all of the gateway's scopes. */
 export interface GatewayClient {
   /**
-   * Calls a method and answers its payload. Throws GatewayRefusal when the gateway says no, GatewayUnreachable when no
-   * answer came in time (30 s unless said otherwise), the connection broke, or the connection's signal was aborted.
+   * Calls a method and returns its payload. Throws GatewayRefusal when the gateway refuses the call. Throws
+   * GatewayUnreachable when no answer came in time (by default 30 s), the connection broke, or its signal was aborted.
    */
   call(method: string, params?: Record<string, unknown>, options?: { timeoutMs?: number }): Promise<unknown>
-  /** Ends the connection; calls still open throw GatewayUnreachable. */
+  /** Closes the connection. Calls without an answer throw GatewayUnreachable. */
   close(): void
-  /** Fulfilled once the connection has ended, whoever ended it. Never rejected. */
+  /** Resolves once either side has closed the connection. Never rejects. */
   readonly closed: Promise<void>
 }
 
@@ -54,8 +54,8 @@ const maxPayloadBytes = 32 * 1024 * 1024
 const defaultCallTimeoutMs = 30_000
 const minPauseMs = 100
 
-/** Accepted without a device of its own only from loopback, under exactly this name and mode. */
-const greeting = {
+/** The gateway accepts a client without a device identity only from loopback, and only with this id and mode. */
+const connectParams = {
   minProtocol: 1,
   maxProtocol: 4,
   client: { id: 'gateway-client', version: '1.0.0', platform: 'linux', mode: 'backend' },
@@ -69,23 +69,27 @@ interface Pending {
   reject(error: Error): void
 }
 
-/** Longer than any text of OpenClaw's own; what stands at the other end may be the agent itself. */
+/** Longer than all of OpenClaw's texts. The limit is needed because the agent may answer in place of its gateway. */
 const maxTextCharacters = 4000
 
-/** What an agent sends in its gateway's place may have no text form: `String` of it throws. */
+/** Values are never converted, because an agent may send an object on which `String` throws. */
 const textOr = (value: unknown, otherwise: string) =>
   typeof value === 'string' ? value.slice(0, maxTextCharacters) : otherwise
 
 function refusalFrom(error: unknown): GatewayRefusal {
   const { code, message, details, retryAfterMs } = isObject(error) ? error : {}
   const issues = isObject(details) && Array.isArray(details.issues) ? details.issues.filter(isObject) : []
-  return new GatewayRefusal(textOr(code, 'UNKNOWN'), textOr(message, 'the gateway refused without saying why'), {
-    issues: issues.map((issue) => ({ path: textOr(issue.path, ''), message: textOr(issue.message, '') })),
-    ...(typeof retryAfterMs === 'number' && { retryAfterMs }),
-  })
+  return new GatewayRefusal(
+    textOr(code, 'UNKNOWN'),
+    textOr(message, 'the gateway refused the request without a reason'),
+    {
+      issues: issues.map((issue) => ({ path: textOr(issue.path, ''), message: textOr(issue.message, '') })),
+      ...(typeof retryAfterMs === 'number' && { retryAfterMs }),
+    },
+  )
 }
 
-/** Repeats what the gateway refused for now, after the time it names, as long as the deadline allows. */
+/** Repeats an attempt that the gateway refuses as unavailable, after the pause that it names, until the deadline. */
 async function whileUnavailable<T>(deadline: number, signal: AbortSignal, attempt: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
@@ -103,15 +107,15 @@ async function whileUnavailable<T>(deadline: number, signal: AbortSignal, attemp
 const socketUrl = (endpoint: Endpoint) =>
   endpoint.kind === 'unix' ? `ws+unix://${endpoint.path}:/` : `ws://${endpoint.host}:${endpoint.port}/`
 
-/** A socket with calls numbered on it. Messages before the greeting's answer, and events, are not calls' business. */
-function open(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
+/** Opens a socket that matches answers to calls by number. It ignores all events except the challenge. */
+function openSocket(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
   const socket = new WebSocket(socketUrl(endpoint), {
     maxPayload: maxPayloadBytes,
     perMessageDeflate: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
     headers: {
       ...(endpoint.kind === 'tcp' && endpoint.headers),
-      // Not for the gateway, which asks for it later, but for what may stand before it.
+      // The gateway reads the token from `connect`. This header is for a proxy in front of it.
       authorization: `Bearer ${token}`,
     },
   })
@@ -120,7 +124,7 @@ function open(endpoint: Endpoint, token: string, deadline: number, signal: Abort
   let broken: GatewayUnreachable | undefined
   const challenged = Promise.withResolvers<void>()
   const closed = Promise.withResolvers<void>()
-  challenged.promise.catch(() => {}) // whoever waits for it sees it; a socket that breaks later has nobody waiting
+  challenged.promise.catch(() => {}) // rejects unobserved when the socket breaks later
 
   const end = (message: string, cause?: unknown) => {
     broken ??= new GatewayUnreachable(message, { cause })
@@ -131,7 +135,7 @@ function open(endpoint: Endpoint, token: string, deadline: number, signal: Abort
     signal.removeEventListener('abort', onAbort)
     socket.terminate()
   }
-  const onAbort = () => end('the call to the gateway was given up', signal.reason)
+  const onAbort = () => end('the call to the gateway was aborted', signal.reason)
 
   socket.on('error', (error) => end('the connection to the gateway failed', error))
   socket.on('close', (code) => end(`the gateway closed the connection (${code})`))
@@ -176,19 +180,19 @@ function parseFrame(text: string): Record<string, unknown> {
   }
 }
 
-async function greet(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
-  const connection = open(endpoint, token, deadline, signal)
+async function logIn(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
+  const connection = openSocket(endpoint, token, deadline, signal)
   const timer = setTimeout(
-    () => connection.end('the gateway did not greet in time'),
+    () => connection.end('the gateway did not accept the connection in time'),
     Math.max(0, deadline - performance.now()),
   )
   try {
     await connection.challenged
-    await connection.send('connect', { ...greeting, auth: { token } }, deadline)
+    await connection.send('connect', { ...connectParams, auth: { token } }, deadline)
     return connection
   } catch (error) {
     connection.end('the gateway refused the connection', error)
-    // Nothing was asked of it yet, whatever became of the greeting.
+    // No call was sent yet, so the outcome is known even if the login has no answer.
     throw error instanceof GatewayUnreachable ? new GatewayUnreachable(error.message, { cause: error.cause }) : error
   } finally {
     clearTimeout(timer)
@@ -196,9 +200,9 @@ async function greet(endpoint: Endpoint, token: string, deadline: number, signal
 }
 
 /**
- * Connects to a gateway's WebSocket and logs in. The signal and the deadline hold for connecting; the signal also ends
- * the connection later. A gateway that is starting and says when to come again is asked again until the deadline.
- * Throws GatewayRefusal (a wrong token), GatewayUnreachable, or the signal's reason.
+ * Connects to a gateway's WebSocket and logs in, within `timeoutMs`. The signal aborts the login, and later closes the
+ * connection. A gateway that is starting names a pause, after which the login is repeated.
+ * Throws GatewayRefusal (such as for a wrong token), GatewayUnreachable, or the signal's reason.
  */
 export async function connectGateway(
   endpoint: Endpoint,
@@ -208,7 +212,7 @@ export async function connectGateway(
   signal.throwIfAborted()
   const deadline = performance.now() + timeoutMs
   try {
-    const connection = await whileUnavailable(deadline, signal, () => greet(endpoint, token, deadline, signal))
+    const connection = await whileUnavailable(deadline, signal, () => logIn(endpoint, token, deadline, signal))
     return {
       call(method, params = {}, { timeoutMs: callTimeoutMs = defaultCallTimeoutMs } = {}) {
         const until = performance.now() + callTimeoutMs

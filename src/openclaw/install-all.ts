@@ -2,8 +2,8 @@ import { pluginChannels } from './channel-plugins.ts'
 import { linkCompileCache } from './compile-cache.ts'
 import { installChannelPlugin, installRelease } from './install.ts'
 
-// `install-all.ts <release> <uid> <folder>`: installs a release with the plugins of all its channels, for agents that run
-// as the user, in the build of an image.
+// `install-all.ts <release> <uid> <folder>` installs a release with the plugins of all its channels into an image.
+// The agents of the image run as the user with this uid.
 const [release, uid, dataDir] = process.argv.slice(2)
 if (!release || !uid || !dataDir) throw new Error('usage: install-all <release> <uid> <folder>')
 const options = {

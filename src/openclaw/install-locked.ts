@@ -7,30 +7,30 @@ import { runProgram } from './run-program.ts'
 const timeoutMs = 15 * 60_000
 const progressMs = 2000
 
-/** npm's message for a file that it could not write, on a full disk for one. It goes on to the end, and exits with 0. */
-const unwritten = /TAR_ENTRY_ERROR.*/
+/** npm's message for a file that it could not write, such as on a full disk. npm continues, and exits with 0. */
+const writeError = /TAR_ENTRY_ERROR.*/
 
-/** `npm ci` leaves nothing to chance: exactly the locked packages, checked against their hashes, and no script is run. */
+/** `npm ci` installs exactly the locked packages and verifies their hashes. No script of a package is run. */
 const npmArgs = ['ci', '--ignore-scripts', '--omit=dev', '--no-audit', '--no-fund', '--no-progress', '--loglevel=warn']
 
 export interface LockedInstall {
   /** The folder with `package.json` and `package-lock.json`. */
   source: string
-  /** Where the packages will be: a name that changes with the lock. */
+  /** The folder to install into. Its name must change with the lock file. */
   folder: string
   /** The name in messages. */
   title: string
   /** The least number of packages. */
   packages: number
-  /** Arguments of npm besides those that are always given. */
+  /** Additional arguments of npm. */
   npmArgs?: readonly string[]
-  /** Checks and completes npm's install, while the folder can still be written. */
+  /** Verifies and completes the install of npm, before the folder becomes read-only. */
   complete(folder: string, signal: AbortSignal): Promise<void>
   progress: Progress
   signal: AbortSignal
 }
 
-/** npm makes all folders at once and fills them one by one: those that are filled count. */
+/** Counts the folders with a `package.json`: npm creates all folders first, and then fills one after the other. */
 async function countPackages(nodeModules: string): Promise<number> {
   const list = (folder: string) => readdir(folder).catch(() => [])
   const names = await list(nodeModules)
@@ -56,10 +56,10 @@ async function fill(folder: string, install: LockedInstall, signal: AbortSignal)
   void report()
   const timer = setInterval(() => void report(), progressMs)
   try {
-    // The folder is named, since npm exports another one to the scripts that it runs, and this process may be one. It is
-    // named without symbolic links, across which npm takes the folder for one of its own packages.
+    // This process may be an npm script, and npm passes its own prefix to scripts: `--prefix` overrides it. The path is
+    // resolved, because npm takes a folder behind a symbolic link for one of its own packages.
     const args = [...npmArgs, ...(install.npmArgs ?? []), '--prefix', await realpath(folder)]
-    await runProgram('npm', args, signal, { fatal: unwritten })
+    await runProgram('npm', args, signal, { fatal: writeError })
   } finally {
     clearInterval(timer)
   }
@@ -67,8 +67,9 @@ async function fill(folder: string, install: LockedInstall, signal: AbortSignal)
 }
 
 /**
- * Installs locked packages on this host, as makeFolderOnce does; returns their folder, at once when it is there. Throws with
- * the end of npm's output when npm fails or the disk is full, after 15 minutes, or the signal's reason.
+ * Installs locked packages on this host, as makeFolderOnce does. Returns their folder, immediately when it exists.
+ * Throws an Error with the end of npm's output when npm fails or the disk is full, an Error after 15 minutes, or the
+ * signal's reason.
  */
 export const installLocked = (install: LockedInstall): Promise<string> =>
   makeFolderOnce({

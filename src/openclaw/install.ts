@@ -19,13 +19,13 @@ async function checkInstalled(folder: string, version: string): Promise<void> {
   const openclaw = join(folder, 'node_modules/openclaw')
   const manifest = JSON.parse(await readFile(join(openclaw, 'package.json'), 'utf8')) as { version?: unknown }
   if (manifest.version !== version || !(await exists(join(openclaw, 'openclaw.mjs')))) {
-    throw new Error(`npm installed something else than openclaw ${version}`)
+    throw new Error(`npm did not install openclaw ${version}`)
   }
 }
 
 /**
- * Lets OpenClaw finish what its own install script would have done. Its launcher does that at the first call that finds
- * it pending, and cannot once the folder is read-only and another user's.
+ * Runs OpenClaw's launcher once, which completes the install in place of the package's install script. The launcher of
+ * an agent could not do it, because the folder is then read-only and belongs to another user.
  */
 async function completeInstall(folder: string, signal: AbortSignal): Promise<void> {
   const env = { PATH: '/usr/bin:/bin', HOME: folder, OPENCLAW_NO_AUTO_UPDATE: '1', OPENCLAW_OFFLINE: '1' }
@@ -56,8 +56,8 @@ export async function installRelease({ dataDir, release, progress, signal }: Ins
 }
 
 /**
- * Installs the plugin of a chat channel on this host, as installLocked does, beside its release: the plugin finds that
- * through a relative link, wherever the two folders are seen.
+ * Installs the plugin of a chat channel on this host, as installLocked does, beside its release. The plugin loads the
+ * release through a relative link, which also works where the two folders are mounted elsewhere.
  */
 export function installChannelPlugin(options: InstallOptions & { channel: string }): Promise<string> {
   const { dataDir, release, channel, progress, signal } = options
@@ -68,7 +68,7 @@ export function installChannelPlugin(options: InstallOptions & { channel: string
     folder: channelPluginFolder(openclaw, release, channel),
     title: `${packageName} ${version}`,
     packages,
-    // The release is the plugin's peer: npm would fetch another.
+    // The release is a peer dependency of the plugin: npm would fetch a second copy.
     npmArgs: ['--omit=peer', '--legacy-peer-deps'],
     async complete(folder) {
       const plugin = join(folder, 'node_modules', packageName)

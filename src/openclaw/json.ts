@@ -1,7 +1,7 @@
 export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-/** JSON merge patch (RFC 7396): objects are merged, null removes, all else replaces. Changes neither argument. */
+/** JSON merge patch (RFC 7396): objects are merged, null deletes, other values replace. Modifies neither argument. */
 export function mergePatch(target: unknown, patch: unknown): unknown {
   if (!isObject(patch)) return patch
   const merged: Record<string, unknown> = isObject(target) ? { ...target } : {}
@@ -12,12 +12,12 @@ export function mergePatch(target: unknown, patch: unknown): unknown {
   return merged
 }
 
-/** Keys that reach JavaScript's prototypes, and `$include`, which makes the gateway read another file. */
+/** Keys that access JavaScript's prototypes, and `$include`, which makes the gateway read another file. */
 export const unsafeKeys: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'prototype', '$include'])
 
 /**
- * Every key and value at any depth of `root`; its own entries have the depth 1. A loop instead of a recursion, because
- * callers may nest without end.
+ * Yields every key and value at any depth of `root`, whose own entries have depth 1. It is a loop, because a deeply
+ * nested value would overflow the stack of a recursion.
  */
 export function* nestedEntries(root: object): Generator<{ key: string; value: unknown; depth: number }> {
   const open = [{ object: root, depth: 1 }]

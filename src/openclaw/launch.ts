@@ -1,31 +1,31 @@
 import type { SandboxPaths } from '#sandbox/driver.ts'
 
 /**
- * Folders below a sandbox's own that must exist, with a file in each, before the gateway starts. A workspace that has
- * become empty within a day of its last use counts as lost to OpenClaw, which then refuses every turn.
+ * Folders in a sandbox's home that must exist, with a file in each, before the gateway starts. OpenClaw treats a
+ * workspace that became empty within a day of its last use as lost, and then refuses every turn.
  */
 export const gatewayFolders = ['home', 'state', 'state/workspace', 'tmp'] as const
 
-/** Paths below a sandbox's own folder. */
+/** Paths relative to a sandbox's home. */
 export const configPath = 'state/openclaw.json'
 export const workspacePath = 'state/workspace'
 export const soulPath = `${workspacePath}/SOUL.md`
 
-/** The argument vector of OpenClaw's command line, for a program beside the gateway. */
+/** The argument vector of OpenClaw's command line, for a process beside the gateway. */
 export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string[]): string[] => [
   node,
   `${release}/node_modules/openclaw/openclaw.mjs`,
   ...args,
 ]
 
-/** The gateway's argument vector. It holds no secret: the configuration file does. */
+/** The gateway's argument vector. It contains no secret: secrets are in the configuration file. */
 export const gatewayCommand = (paths: SandboxPaths): string[] =>
   openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback')
 
-/** The folder of the compile cache that the agents of a release share: beside the release, and only read by them. */
+/** The folder of the compile cache that the agents of a release share, read-only, beside the release. */
 export const compileCacheFolder = (releaseFolder: string): string => `${releaseFolder}-compile-cache`
 
-/** The gateway's whole environment. Everything it writes is below the sandbox's own folder, its temporary files too. */
+/** The gateway's whole environment. The gateway writes only below the sandbox's home, temporary files included. */
 export const gatewayEnv = (
   { home, release }: SandboxPaths,
   options: { clawhubUrl?: string | undefined } = {},
@@ -36,9 +36,9 @@ export const gatewayEnv = (
   OPENCLAW_CONFIG_PATH: `${home}/${configPath}`,
   TMPDIR: `${home}/tmp`,
   PATH: '/usr/local/bin:/usr/bin:/bin',
-  NODE_COMPILE_CACHE: compileCacheFolder(release), // Node.js ignores a folder that is missing
-  OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED: '1', // else it starts itself again with a cache of its own
-  OPENCLAW_NO_RESPAWN: '1', // a restart stays in this pid
+  NODE_COMPILE_CACHE: compileCacheFolder(release), // Node.js ignores a missing folder
+  OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED: '1', // without this, it restarts itself with its own cache
+  OPENCLAW_NO_RESPAWN: '1', // a restart keeps the pid
   OPENCLAW_DISABLE_BONJOUR: '1',
   OPENCLAW_OFFLINE: '1', // no downloads of helper programs
   OPENCLAW_NO_AUTO_UPDATE: '1',

@@ -10,17 +10,17 @@ const sqliteBusy = 5
 
 export interface FolderToMake {
   folder: string
-  /** In messages: `<title> is <done>`. */
+  /** Messages have the form `<title> is <done>`. */
   title: string
   done: 'installed' | 'made'
   timeoutMs: number
-  /** Fills a new, empty folder, which is then moved to its place. */
+  /** Fills a new, empty folder, which is then renamed to `folder`. */
   fill(folder: string, signal: AbortSignal): Promise<void>
   progress: Progress
   signal: AbortSignal
 }
 
-/** Whether there is anything at the path. */
+/** Whether a file or folder exists at the path. */
 export const exists = (path: string) =>
   stat(path).then(
     () => true,
@@ -43,8 +43,8 @@ function tryLock(path: string): Disposable | null {
 }
 
 /**
- * Holds a lock across processes until it is disposed of. The operating system frees SQLite's lock when its holder dies,
- * however it dies, so nobody has to judge whether a holder is alive.
+ * Holds a lock across processes until it is disposed of. The lock is SQLite's, because the operating system releases it
+ * when its holder dies for any reason.
  */
 async function lock(path: string, onWait: () => void, timeoutMs: number, signal: AbortSignal): Promise<Disposable> {
   const free = tryLock(path)
@@ -55,16 +55,17 @@ async function lock(path: string, onWait: () => void, timeoutMs: number, signal:
   return held
 }
 
-/** Removes a folder that may have been made read-only already. */
+/** Removes a folder that may be read-only. */
 async function discard(folder: string): Promise<void> {
-  await runProgram('chmod', ['-R', 'u+w', folder], AbortSignal.timeout(60_000)).catch(() => {}) // rm reports what is wrong
+  await runProgram('chmod', ['-R', 'u+w', folder], AbortSignal.timeout(60_000)).catch(() => {}) // `rm` reports the failure
   await rm(folder, { recursive: true, force: true, maxRetries: 5 })
 }
 
 /**
- * Makes a folder on this host unless it exists; returns its path. Of several processes one makes it and the others wait.
- * Every user can read it, and nobody can write it. A crash or failure half-way leaves a folder of another name, which is
- * never used and is removed by the next call. Throws what `fill` throws, an error after the timeout, or the signal's reason.
+ * Makes a folder on this host unless it exists; returns its path. Of several processes, one makes it and the others
+ * wait. Every user can read it, and nobody can write it. A crash half-way leaves a folder of another name, which is
+ * never used and which the next call removes. Throws an Error with the cause when `fill` fails or the time is over, or
+ * the signal's reason.
  */
 export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
   const { folder, title, done, timeoutMs, progress } = wanted
@@ -73,13 +74,13 @@ export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
   const parent = dirname(folder)
   const prefix = `${basename(folder)}.installing-`
   await mkdir(parent, { recursive: true })
-  await chmod(parent, 0o755) // whatever the umask: agents read it as other users
+  await chmod(parent, 0o755) // despite the umask, because agents read it as other users
 
   const onWait = () => progress(`${title} is being ${done} by another process: waiting for it`)
   using _ = await lock(`${folder}.lock`, onWait, timeoutMs, signal)
   if (await exists(folder)) return folder
   for (const name of await readdir(parent)) if (name.startsWith(prefix)) await discard(join(parent, name))
-  // Never the name of a dead process's folder: a program that it started may live on for a while and write there.
+  // The name is unique: a child of a killed process may still write to that process's folder.
   const temporary = join(parent, `${prefix}${process.pid}-${Date.now()}`)
   try {
     await mkdir(temporary)

@@ -2,12 +2,12 @@ import type { ModelProvider } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { gatewayProviders } from './providers.ts'
 
-/** What a model name may look like: it becomes a header. For schemas, which answer 422. */
+/** The pattern of model names, which become a header. Route schemas use it, and answer 422. */
 export const modelPattern = '^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,199}$'
 
 /**
- * The value of `x-openclaw-model` for the model that a caller asked for; null when it asked for `openclaw`, the
- * instance's default. The model must match `modelPattern`. Throws AppError `invalid` when it names another provider.
+ * The value of `x-openclaw-model` for the model that a caller requested; null for `openclaw`, the instance's default.
+ * The model must match `modelPattern`. Throws AppError `invalid` when it names another provider.
  */
 export function toGatewayModel(provider: ModelProvider, model: string): string | null {
   if (model === 'openclaw') return null
@@ -25,5 +25,5 @@ export function toGatewayModel(provider: ModelProvider, model: string): string |
   return `${gatewayProvider}/${name}`
 }
 
-/** A model's name without the provider that may stand before it. */
+/** A model's name without a provider prefix. */
 export const bareModel = (model: string): string => model.slice(model.indexOf('/') + 1)

@@ -2,11 +2,11 @@ import { AppError } from '#platform/errors.ts'
 import { isObject, nestedEntries, unsafeKeys } from './json.ts'
 import { bareModel } from './model.ts'
 
-/** A step down the configuration: a key of an object, or an index of an array. */
+/** One segment of a path: a key of an object, or an index of an array. */
 type Segment = string | number
 type Path = readonly Segment[]
 
-/** What a caller made its agent's own model, without its provider's name; null when the default is. */
+/** The agent's model that a caller's overrides set, without a provider prefix; null when they set none. */
 export function overriddenModel(config: Record<string, unknown>): string | null {
   const { agents } = parseOverrides(config).tree
   const defaults = isObject(agents) ? agents.defaults : null
@@ -18,7 +18,7 @@ export function overriddenModel(config: Record<string, unknown>): string | null 
 export interface Overrides {
   /** Text of the workspace's SOUL.md; null when the caller set none. */
   systemPrompt: string | null
-  /** What the caller wants otherwise than Chowder's defaults, nested; null removes a default. */
+  /** The caller's changes to Chowder's defaults, nested; null removes a default. */
   tree: Record<string, unknown>
 }
 
@@ -29,8 +29,9 @@ const maxKeyCharacters = 512
 const shownCharacters = 200
 
 /**
- * What keeps an instance reachable, its keys its own and its files in its folder; `*` is any one key. `agents.list` is the
- * former form of `agents.entries`, which the gateway still translates when it starts.
+ * Paths that callers may not override; `*` is any one key. They keep an instance reachable, its keys private and its
+ * files in its folder. `agents.list` is an older form of `agents.entries`, which the gateway still translates when it
+ * starts.
  */
 const forbidden = [
   'gateway',
@@ -56,17 +57,17 @@ const refuse = (path: string, rule: string) =>
 
 const token = /([^.[\]"]+)|\[(\d{1,4})\]|\["((?:[^"\\]|\\.)*)"\]|\['((?:[^'\\]|\\.)*)'\]/y
 
-/** `a.b[0]["c.d"]` → a, b, 0, c.d. Dots separate keys; a number is an index only in brackets. */
+/** Parses `a.b[0]["c.d"]` into a, b, 0, c.d. Dots separate keys; a number is an index only in brackets. */
 function parsePath(text: string): Segment[] {
   const malformed = refuse(text, 'is not a path: write keys with dots between them, and others as [0] or ["a.b"].')
   const path: Segment[] = []
   token.lastIndex = 0
-  for (let at = 0; at < text.length; at = token.lastIndex) {
-    const bracket = text[at] === '['
+  for (let position = 0; position < text.length; position = token.lastIndex) {
+    const bracket = text[position] === '['
     if (path.length > 0 && !bracket) {
-      if (text[at] !== '.') throw malformed
-      token.lastIndex = at + 1
-      if (text[at + 1] === '[') throw malformed
+      if (text[position] !== '.') throw malformed
+      token.lastIndex = position + 1
+      if (text[position + 1] === '[') throw malformed
     }
     const match = token.exec(text)
     if (!match) throw malformed
@@ -78,26 +79,26 @@ function parsePath(text: string): Segment[] {
   return path
 }
 
-/** Whether one path is the other's beginning: setting it would set, or remove, what the rule protects. */
+/** Whether one path is a prefix of the other: to set the value would then change a protected one. */
 const touches = (path: Path, keys: readonly string[]) =>
-  keys.every((key, at) => at >= path.length || key === '*' || key === String(path[at]))
+  keys.every((key, index) => index >= path.length || key === '*' || key === String(path[index]))
 
-const show = (path: Path) =>
+const formatPath = (path: Path) =>
   path
-    .map((segment, at) => {
+    .map((segment, index) => {
       if (typeof segment === 'number') return `[${segment}]`
       if (!/^[^.[\]"]+$/.test(segment)) return `[${JSON.stringify(segment)}]`
-      return at === 0 ? segment : `.${segment}`
+      return index === 0 ? segment : `.${segment}`
     })
     .join('')
 
 function check(path: Path): void {
-  const name = show(path)
+  const name = formatPath(path)
   for (const segment of path) {
     if (unsafeKeys.has(String(segment))) throw refuse(name, `must not contain the key ${segment}.`)
   }
   if (path.length > maxDepth) throw refuse(name, `is nested deeper than ${maxDepth} levels.`)
-  // A key with dots is one key to the gateway, but whoever nests "defaults.workspace" means the protected path.
+  // The gateway reads a nested key with dots as one key, but a caller who writes it means the protected path.
   const spelledOut = path.flatMap((segment) => String(segment).split('.'))
   for (const { rule, keys } of forbidden) {
     if (touches(path, keys) || touches(spelledOut, keys)) {
@@ -106,14 +107,14 @@ function check(path: Path): void {
   }
 }
 
-/** Keys inside an array's objects are checked like all others; the array itself is one value. */
+/** Yields the path of a value and of all values in it, those in arrays included. */
 function* pathsWithin(path: Path, value: unknown): Generator<Path> {
   yield path
   if (Array.isArray(value)) for (const [index, item] of value.entries()) yield* pathsWithin([...path, index], item)
   else if (isObject(value)) for (const key of Object.keys(value)) yield* pathsWithin([...path, key], value[key])
 }
 
-/** Every value that is set, by its path; an empty object is a value, and so is an array. */
+/** Yields every value that is set, with its path. An array is one value, and so is an empty object. */
 function* leaves(path: Path, value: unknown): Generator<[Path, unknown]> {
   if (!isObject(value) || Object.keys(value).length === 0) {
     for (const inner of pathsWithin(path, value)) check(inner)
@@ -124,25 +125,25 @@ function* leaves(path: Path, value: unknown): Generator<[Path, unknown]> {
   for (const key of Object.keys(value)) yield* leaves([...path, key], value[key])
 }
 
-/** Puts the value in its place, making the objects and arrays on the way. */
-function place(tree: Record<string, unknown>, path: Path, value: unknown): void {
-  const conflict = () => refuse(show(path), 'is set twice, or conflicts with another key.')
-  let at: Record<Segment, unknown> | unknown[] = tree
+/** Sets the value at its path, and creates the objects and arrays above it. */
+function setAtPath(tree: Record<string, unknown>, path: Path, value: unknown): void {
+  const conflict = () => refuse(formatPath(path), 'is set twice, or conflicts with another key.')
+  let parent: Record<Segment, unknown> | unknown[] = tree
   for (const [depth, segment] of path.entries()) {
-    if (Array.isArray(at) !== (typeof segment === 'number')) throw conflict()
-    if (Array.isArray(at) && Number(segment) > at.length) {
-      throw refuse(show(path), `leaves a gap: there is no element ${at.length}.`)
+    if (Array.isArray(parent) !== (typeof segment === 'number')) throw conflict()
+    if (Array.isArray(parent) && Number(segment) > parent.length) {
+      throw refuse(formatPath(path), `leaves a gap: there is no element ${parent.length}.`)
     }
-    const here = at as Record<Segment, unknown>
-    const existing = here[segment]
+    const container = parent as Record<Segment, unknown>
+    const existing = container[segment]
     if (depth === path.length - 1) {
-      if (existing === undefined) here[segment] = structuredClone(value)
+      if (existing === undefined) container[segment] = structuredClone(value)
       else if (!(isObject(existing) && isObject(value))) throw conflict()
       return
     }
-    if (existing === undefined) here[segment] = typeof path[depth + 1] === 'number' ? [] : {}
+    if (existing === undefined) container[segment] = typeof path[depth + 1] === 'number' ? [] : {}
     else if (!isObject(existing) && !Array.isArray(existing)) throw conflict()
-    at = here[segment] as Record<Segment, unknown> | unknown[]
+    parent = container[segment] as Record<Segment, unknown> | unknown[]
   }
 }
 
@@ -160,10 +161,10 @@ function checkSize(config: Record<string, unknown>): void {
 }
 
 /**
- * Reads `openclaw_config`. Keys of the outermost object are paths, with dots, `[0]` and `["a.b"]`; keys further in are
- * taken to the letter; both ways may be mixed. null removes what Chowder would set. `agent.system_prompt` is Chowder's
- * own; whether the rest makes sense is the gateway's to judge.
- * Throws AppError `invalid` naming the path for one that is malformed, protected, set twice, or beyond the limits.
+ * Parses `openclaw_config`. Keys of the outermost object are paths with dots, `[0]` and `["a.b"]`. Nested keys are
+ * literal. A caller may mix both. null removes a default of Chowder. `agent.system_prompt` is Chowder's own key. The
+ * gateway validates all others. Throws AppError `invalid`, which names the path, for one that is malformed, protected,
+ * set twice, or beyond the limits.
  */
 export function parseOverrides(config: Record<string, unknown>): Overrides {
   checkSize(config)
@@ -173,7 +174,7 @@ export function parseOverrides(config: Record<string, unknown>): Overrides {
   const tree: Record<string, unknown> = {}
   let systemPrompt: string | null = null
   for (const key of Object.keys(config)) {
-    for (const [path, value] of leaves(parsePath(key), config[key])) place(tree, path, value)
+    for (const [path, value] of leaves(parsePath(key), config[key])) setAtPath(tree, path, value)
   }
   const { agent } = tree
   if (isObject(agent) && 'system_prompt' in agent) {

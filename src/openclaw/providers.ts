@@ -1,8 +1,8 @@
 import type { ModelProvider } from '#database/schema.ts'
 
 /**
- * OpenClaw's name of each provider, which it wants before a model's name, and the wire format. Without `api` OpenClaw speaks
- * chat completions for every model that its catalog does not know.
+ * OpenClaw's id of each provider, which prefixes model names, and the provider's API. Without `api`, OpenClaw uses chat
+ * completions for every model that its catalog does not contain.
  */
 export const gatewayProviders = {
   anthropic: { id: 'anthropic', api: 'anthropic-messages', pathPrefix: '' },

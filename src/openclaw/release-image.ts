@@ -28,9 +28,9 @@ function filesBelow(folder: string): string[] {
 }
 
 /**
- * What a container image of a release is made from: the files, relative to `root`, and the command that installs the
- * release with the plugins of all its channels from them, into the folder that is its last argument. Its agents run as the
- * user `uid`.
+ * The build of a release's container image, whose agents run as the user `uid`. `files` are relative to `root`. The
+ * command `install` needs a folder as its last argument, and installs the release with the plugins of all its channels
+ * there.
  */
 export function releaseImage(release: string, uid: number) {
   const released = filesBelow(releaseSource(release)).map((path) => relative(root, path))
@@ -42,7 +42,7 @@ export function releaseImage(release: string, uid: number) {
   }
 }
 
-/** Who may be let through to a gateway from outside its own host: who has its token, and who asks how it is. */
+/** Which requests a driver may pass to a gateway from outside its host: those with its token, and health checks. */
 export const gatewayAdmission = {
   tokenFile: configPath,
   tokenKeys: ['gateway', 'auth', 'token'],

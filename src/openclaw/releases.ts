@@ -5,7 +5,7 @@ import type { ModelProvider } from '#database/schema.ts'
 
 const root = join(import.meta.dirname, '../../releases')
 
-/** The release of an instance whose creator names none. */
+/** The release of an instance whose creator selects none. */
 export const defaultRelease = 'v1'
 
 const known = readdirSync(root, { withFileTypes: true })
@@ -13,16 +13,19 @@ const known = readdirSync(root, { withFileTypes: true })
   .map((entry) => entry.name)
   .sort()
 
-/** Every release that Chowder ships, by name, in order. */
+/** The names of all releases that Chowder ships, sorted. */
 export const knownReleases = (): readonly string[] => known
 
-/** Where Chowder keeps what the release installs (`package.json`, `package-lock.json`) and what is known of it (`models.json`, `abilities.json`). */
+/**
+ * The folder of a release's package files (`package.json`, `package-lock.json`) and metadata (`models.json`,
+ * `abilities.json`). Throws for an unknown release.
+ */
 export function releaseSource(release: string): string {
   if (!known.includes(release)) throw new Error(`no release ${JSON.stringify(release)}: there are ${known.join(', ')}`)
   return join(root, release)
 }
 
-interface Facts {
+interface ReleaseMetadata {
   openclawVersion: string
   packages: number
   lockHash: string
@@ -30,11 +33,11 @@ interface Facts {
   abilities: Record<ModelProvider, { images: string[]; noTemperature: string[]; noTopP: string[] }>
 }
 
-const facts = new Map<string, Facts>()
+const metadata = new Map<string, ReleaseMetadata>()
 
-function factsOf(release: string): Facts {
-  const before = facts.get(release)
-  if (before) return before
+function metadataOf(release: string): ReleaseMetadata {
+  const cached = metadata.get(release)
+  if (cached) return cached
   const source = releaseSource(release)
   const lock = readFileSync(join(source, 'package-lock.json'))
   const { packages } = JSON.parse(lock.toString('utf8')) as {
@@ -42,27 +45,27 @@ function factsOf(release: string): Facts {
   }
   const openclawVersion = packages['node_modules/openclaw']?.version
   if (!openclawVersion) throw new Error(`the lock file of release ${release} holds no openclaw`)
-  const now: Facts = {
+  const loaded: ReleaseMetadata = {
     openclawVersion,
     packages: Object.values(packages).filter((entry) => entry.version && !entry.optional).length,
     lockHash: createHash('sha256').update(lock).digest('hex'),
-    models: JSON.parse(readFileSync(join(source, 'models.json'), 'utf8')) as Facts['models'],
-    abilities: JSON.parse(readFileSync(join(source, 'abilities.json'), 'utf8')) as Facts['abilities'],
+    models: JSON.parse(readFileSync(join(source, 'models.json'), 'utf8')) as ReleaseMetadata['models'],
+    abilities: JSON.parse(readFileSync(join(source, 'abilities.json'), 'utf8')) as ReleaseMetadata['abilities'],
   }
-  facts.set(release, now)
-  return now
+  metadata.set(release, loaded)
+  return loaded
 }
 
 /** The version of the package `openclaw` that the release locks. */
-export const openclawVersion = (release: string): string => factsOf(release).openclawVersion
+export const openclawVersion = (release: string): string => metadataOf(release).openclawVersion
 
-/** How many packages the release has at least: those that are optional depend on the machine. */
-export const packageCount = (release: string): number => factsOf(release).packages
+/** The least number of packages that npm installs: optional packages depend on the machine. */
+export const packageCount = (release: string): number => metadataOf(release).packages
 
-/** The model of an instance that chose none, without the provider's name. */
-export const defaultModel = (release: string, provider: ModelProvider): string => factsOf(release).models[provider]
+/** The model of an instance whose creator selects none, without a provider prefix. */
+export const defaultModel = (release: string, provider: ModelProvider): string => metadataOf(release).models[provider]
 
-/** What of a message OpenClaw hands on to a model; it drops the rest in silence. */
+/** The parts of a request that OpenClaw passes to a model. It drops the others without an error. */
 export interface Abilities {
   images: boolean
   temperature: boolean
@@ -70,18 +73,18 @@ export interface Abilities {
 }
 
 /**
- * What was seen to reach a model, without the provider's name, through this release: OpenClaw shows images only to those
- * it knows to see, and tells models that think no temperature.
+ * The parts of a request that were observed to reach a model through this release; `model` has no provider prefix.
+ * OpenClaw sends images only to models that its catalog lists with vision, and no temperature to reasoning models.
  */
 export function abilitiesOf(release: string, provider: ModelProvider, model: string): Abilities {
-  const { images, noTemperature, noTopP } = factsOf(release).abilities[provider]
+  const { images, noTemperature, noTopP } = metadataOf(release).abilities[provider]
   const isIn = (list: readonly string[]) => list.includes(model) || list.includes('*')
   return { images: isIn(images), temperature: !isIn(noTemperature), topP: !isIn(noTopP) }
 }
 
 /**
- * Where an installed release is on this host. Named after its lock file, so that a changed lock is another folder and
- * what runs from the old one is left alone.
+ * The folder of an installed release on this host. Its name contains the hash of the lock file: a changed lock file is
+ * installed into another folder, and running agents keep theirs.
  */
 export const releaseFolder = (dataDir: string, release: string): string =>
-  join(dataDir, 'releases', `${release}-${factsOf(release).lockHash.slice(0, 12)}`)
+  join(dataDir, 'releases', `${release}-${metadataOf(release).lockHash.slice(0, 12)}`)

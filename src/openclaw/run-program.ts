@@ -3,18 +3,18 @@ import { spawn } from 'node:child_process'
 const maxErrorBytes = 4096
 
 export interface RunOptions {
-  /** The whole environment; by default this process's own. */
+  /** The whole environment; by default this process's environment. */
   env?: Record<string, string>
   cwd?: string
-  /** Output that matches is the error, and the program is killed. */
+  /** A match in the error output kills the program and becomes the error's message. */
   fatal?: RegExp
   /** Sends SIGTERM to the program when it is aborted. */
   stop?: AbortSignal
 }
 
 /**
- * Runs a program to its end. Throws with the end of its error output when it fails, and the signal's reason after an
- * abort, which kills the program and all that it has started.
+ * Runs a program until it exits. Throws an Error with the end of its error output when it fails. An abort kills the
+ * program and its children, and throws the signal's reason.
  */
 export async function runProgram(
   command: string,
@@ -33,7 +33,7 @@ export async function runProgram(
   const killAll = () => {
     try {
       if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-    } catch {} // all of it has ended
+    } catch {} // all of its processes have ended
   }
   const terminate = () => child.kill('SIGTERM')
   let errors = ''

@@ -3,14 +3,14 @@ import { AppError } from '#platform/errors.ts'
 const maxSessionIdBytes = 200
 
 /**
- * The gateway's key for a session id of the API, one to one. Hex, because the gateway trims and lower-cases keys and
- * takes full `agent:…` ones: anything readable could be crafted to reach another session.
+ * The gateway's key for a session id of the API. The mapping is one to one. The key is hexadecimal, because the gateway
+ * trims and lower-cases keys and accepts full `agent:…` keys: with readable keys, a caller could reach another session.
  * Throws AppError `invalid` for an id that is empty, longer than 200 bytes of UTF-8, or not well-formed Unicode.
  */
 export function sessionKey(sessionId: string): string {
   if (sessionId === 'main') return 'main'
   const bytes = Buffer.from(sessionId, 'utf8')
-  // A lone surrogate would be written as U+FFFD, and two different ids would share a session.
+  // A lone surrogate is encoded as U+FFFD, so two different ids would share a session.
   if (bytes.length === 0 || bytes.length > maxSessionIdBytes || !sessionId.isWellFormed()) {
     throw new AppError('invalid', `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`)
   }
@@ -19,7 +19,7 @@ export function sessionKey(sessionId: string): string {
 
 const apiKey = /^agent:main:(?:main|s-((?:[0-9a-f]{2}){1,200}))$/
 
-/** The session id of the API that a full key of the gateway belongs to; null for the sessions of channels and its own. */
+/** The session id of the API for a full key of the gateway; null for sessions of channels and of the gateway itself. */
 export function sessionIdOf(key: string): string | null {
   const match = apiKey.exec(key)
   if (!match) return null

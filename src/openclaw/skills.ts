@@ -9,28 +9,28 @@ import { type GatewayClient, GatewayRefusal } from './gateway.ts'
 import { isObject } from './json.ts'
 import { workspacePath } from './launch.ts'
 
-/** A skill as a running gateway sees it. All texts may be the agent's or a publisher's own. */
+/** A skill in the list of a running gateway. Its texts come from OpenClaw, a publisher or the agent. */
 export interface GatewaySkill {
-  /** Under this name it is configured. */
+  /** The skill's key in the configuration. */
   key: string
   description: string
-  /** `openclaw` brings it along; `workspace` is one that the agent, or a person, wrote there. */
+  /** `openclaw`: OpenClaw includes it. `workspace`: the agent or a person has written it there. */
   source: 'clawhub' | 'openclaw' | 'workspace'
-  /** Its folder, as a path in the workspace; null when it is elsewhere. */
+  /** The path of its folder in the workspace; null when the folder is elsewhere. */
   path: string | null
   enabled: boolean
-  /** Enabled, and everything it needs is there. */
+  /** Whether it is enabled and all its requirements are met. */
   ready: boolean
   missing: { env: string[]; bins: string[] }
-  /** As the gateway noted it when it installed the skill. */
+  /** The gateway's record of the installation. */
   installed: { reference: SkillReference; version: string; digest: string | null } | null
 }
 
 const statusTimeoutMs = 15_000
 const installTimeoutMs = 60_000
-/** Seen: what was installed is listed at once, what was removed is gone from the list after 0.3 s. */
-const noticeMs = 5000
-const pauseMs = 100
+/** Observed: an installed skill is listed immediately, and a removed one is no longer listed after 0.3 s. */
+const listTimeoutMs = 5000
+const pollMs = 100
 const maxListed = 1000
 const maxNameCharacters = 256
 const maxDescriptionCharacters = 2000
@@ -40,7 +40,9 @@ const maxLockBytes = 4 * 1024 * 1024
 const shownCharacters = 500
 const maxOutputCharacters = 4000
 const lockPath = `${workspacePath}/.clawhub/lock.json`
-/** What the registry adds to each download, in place of a published one too, and the gateway to each install. */
+/**
+ * Files that the registry adds to each download, or replaces in it, and files that the gateway adds to each install.
+ */
 const generated = new Set(['skill-card.md', '_meta.json', '.clawhub'])
 
 const strings = (value: unknown): string[] =>
@@ -77,7 +79,9 @@ function toSkill(raw: Record<string, unknown>, workspace: unknown): GatewaySkill
   ]
 }
 
-/** Every skill that a running gateway has found, its own and the workspace's; none under a name beyond 256 characters. */
+/**
+ * All skills of a running gateway, except those whose key has more than 256 characters. Throws as GatewayClient does.
+ */
 export async function readSkills(gateway: GatewayClient): Promise<GatewaySkill[]> {
   const answer = await gateway.call('skills.status', {}, { timeoutMs: statusTimeoutMs })
   const { skills, workspaceDir } = isObject(answer) ? answer : {}
@@ -88,31 +92,36 @@ export async function readSkills(gateway: GatewayClient): Promise<GatewaySkill[]
     .flatMap((raw) => toSkill(raw, workspaceDir))
 }
 
-/** What a running gateway has found in the folder where a skill belongs, whoever put it there. */
+/** The skill that a gateway lists in the workspace folder of this skill's slug, from any source. */
 export const skillIn = (skills: readonly GatewaySkill[], { slug }: SkillReference): GatewaySkill | undefined =>
   skills.find(({ path }) => path === `/skills/${slug}`)
 
-/** Waits until the gateway has, or has no longer, a skill in a folder, and answers what it has then. */
-async function noticed(
+/** Waits, for 5 s at most, until the gateway lists a skill or no longer lists it. Returns the list. */
+async function waitForList(
   gateway: GatewayClient,
   reference: SkillReference,
-  wanted: boolean,
+  isWanted: boolean,
   signal: AbortSignal,
 ): Promise<GatewaySkill[]> {
-  for (const deadline = performance.now() + noticeMs; ; await sleep(pauseMs, undefined, { signal })) {
+  for (const deadline = performance.now() + listTimeoutMs; ; await sleep(pollMs, undefined, { signal })) {
     const skills = await readSkills(gateway)
-    if ((skillIn(skills, reference) !== undefined) === wanted || performance.now() > deadline) return skills
+    if ((skillIn(skills, reference) !== undefined) === isWanted || performance.now() > deadline) return skills
   }
 }
 
-/** Says in a sentence why an installed skill cannot stay; null when it can. `all` are the gateway's skills then. */
+/**
+ * Returns a sentence on why an installed skill cannot stay, or null. `all` are the gateway's skills after the install.
+ */
 export type Objection = (skill: GatewaySkill, all: readonly GatewaySkill[]) => string | null
 
 /**
- * Lets the gateway download and install one version, and makes sure that its files are the published ones, all of them,
- * no others, and byte for byte, unless the registry lists none: the gateway itself does not compare them. With `replace` it takes the place of what is in its folder. Throws
- * AppError `invalid` when the gateway refuses, or when what came is not what was published, not usable or objected to:
- * it is removed then. A crash half-way leaves it in the workspace; done again with `replace`, it is checked anew.
+ * Lets the gateway download and install one version. Then verifies that the installed files are exactly the published
+ * ones, byte for byte, because the gateway does not compare them. The check is left out when the registry lists no
+ * files. With `replace`, the skill replaces the content of its folder.
+ *
+ * Throws AppError `invalid` when the gateway refuses. Also removes the skill and throws `invalid` when its files
+ * differ, OpenClaw cannot use it, or `objection` returns a sentence. A crash half-way leaves the skill in the
+ * workspace; a repeated call with `replace` verifies it again.
  */
 export async function installRelease(
   gateway: GatewayClient,
@@ -126,34 +135,34 @@ export async function installRelease(
   const answer = await gateway
     .call('skills.install', params, { timeoutMs: installTimeoutMs })
     .catch((error: unknown) => {
-      throw error instanceof GatewayRefusal ? refusedBy(error, slug) : error
+      throw error instanceof GatewayRefusal ? installError(error, slug) : error
     })
   const changed = await differenceFrom(release, files, reference, signal)
-  const all = changed === null ? await noticed(gateway, reference, true, signal) : []
+  const all = changed === null ? await waitForList(gateway, reference, true, signal) : []
   const skill = skillIn(all, reference)
   const fault = changed ?? faultOf(skill, release, (found) => objection(found, all))
   if (fault !== null || !skill) {
     await removeSkill(gateway, files, reference, signal)
-    const also = replace ? ' What was in its place is removed with it.' : ''
-    throw new AppError('invalid', `${slug} ${release.version} is not installed: ${fault}${also}`)
+    const note = replace ? ' The previous content of its folder is removed too.' : ''
+    throw new AppError('invalid', `${slug} ${release.version} is not installed: ${fault}${note}`)
   }
   return { skill, output: outputOf(answer) }
 }
 
-function refusedBy(cause: GatewayRefusal, slug: string): AppError {
+function installError(cause: GatewayRefusal, slug: string): AppError {
   if (cause.message.includes('temporarily unavailable')) {
     return new AppError('gateway_unreachable', 'The skill registry does not answer OpenClaw. Try again later.', {
       cause,
     })
   }
-  const said = cause.message.replaceAll(/\/\S*\/workspace\//g, '').slice(0, shownCharacters)
-  return new AppError('invalid', `OpenClaw did not install ${slug}: ${said}`, { cause })
+  const message = cause.message.replaceAll(/\/\S*\/workspace\//g, '').slice(0, shownCharacters)
+  return new AppError('invalid', `OpenClaw did not install ${slug}: ${message}`, { cause })
 }
 
 function outputOf(answer: unknown): string {
   const { message, warning } = isObject(answer) ? answer : {}
-  const said = [message, warning].filter((text) => typeof text === 'string')
-  return said.join('\n').slice(0, maxOutputCharacters)
+  const texts = [message, warning].filter((text) => typeof text === 'string')
+  return texts.join('\n').slice(0, maxOutputCharacters)
 }
 
 function faultOf(
@@ -161,11 +170,13 @@ function faultOf(
   { version }: SkillRelease,
   objection: (skill: GatewaySkill) => string | null,
 ): string | null {
-  if (!skill) return 'OpenClaw finds no skill in it, its SKILL.md lacks a name or a description.'
-  return skill.installed?.version === version ? objection(skill) : 'OpenClaw shows another version in its place.'
+  if (!skill) return 'OpenClaw finds no skill in it: its SKILL.md lacks a name or a description.'
+  return skill.installed?.version === version ? objection(skill) : 'OpenClaw lists another version of it.'
 }
 
-/** What is wrong with the files in the workspace; null when they are the published ones, or nothing is known of those. */
+/**
+ * A sentence on the first difference to the published files; null when there is none or the registry lists no files.
+ */
 async function differenceFrom(
   { files: published }: SkillRelease,
   files: SandboxFiles,
@@ -178,34 +189,35 @@ async function differenceFrom(
     if (generated.has(path)) continue
     const content = await contentOf(files, `${folderOf(slug)}/${path}`, maxFileBytes, signal)
     if (!content || hash('sha256', content, 'hex') !== sha256) {
-      return `its file ${JSON.stringify(path)} is not the one that was published.`
+      return `its file ${JSON.stringify(path)} differs from the published one.`
     }
     checked += content.length
     if (checked > maxCheckedBytes) return 'it is too large to be checked.'
   }
-  const stranger = await unpublishedIn(files, folderOf(slug), [...published.keys()], signal)
-  return stranger === null ? null : `it holds ${JSON.stringify(stranger)}, which was not published.`
+  const unpublished = await findUnpublished(files, folderOf(slug), [...published.keys()], signal)
+  return unpublished === null ? null : `it contains ${JSON.stringify(unpublished)}, which was not published.`
 }
 
-/** The first file, link or folder of a folder that is none of the published paths, nor on the way to one. */
-async function unpublishedIn(
+/** The first file, link or folder in `folder` that is neither a published path nor a parent of one. */
+async function findUnpublished(
   files: SandboxFiles,
   folder: string,
   published: readonly string[],
   signal: AbortSignal,
 ): Promise<string | null> {
   const folders = new Set(['.'])
-  for (const path of published) for (let up = posix.dirname(path); up !== '.'; up = posix.dirname(up)) folders.add(up)
+  for (const path of published)
+    for (let parent = posix.dirname(path); parent !== '.'; parent = posix.dirname(parent)) folders.add(parent)
   const known = new Set([...published, ...folders, ...generated])
-  for (const below of folders) {
-    const { entries } = await files.list(`${folder}/${below}`, { maxEntries: known.size }, signal)
-    const stranger = entries.map(({ name }) => posix.join(below, name)).find((path) => !known.has(path))
-    if (stranger !== undefined) return stranger
+  for (const subfolder of folders) {
+    const { entries } = await files.list(`${folder}/${subfolder}`, { maxEntries: known.size }, signal)
+    const unpublished = entries.map(({ name }) => posix.join(subfolder, name)).find((path) => !known.has(path))
+    if (unpublished !== undefined) return unpublished
   }
   return null
 }
 
-/** null when there is no such file, or no plain one, or more in it. */
+/** null when the file does not exist, is no regular file, or is larger than `maxBytes`. */
 async function contentOf(files: SandboxFiles, path: string, maxBytes: number, signal: AbortSignal) {
   try {
     const file = await files.read(path, { maxBytes }, signal)
@@ -217,9 +229,9 @@ async function contentOf(files: SandboxFiles, path: string, maxBytes: number, si
 }
 
 /**
- * Removes a skill's folder from the workspace, and from the list of what an update would bring back, and waits until
- * the gateway has noticed. Nothing outside of the workspace is touched, whatever the agent has put there. Done again, or
- * after a crash, it finishes.
+ * Deletes a skill's folder in the workspace and its entry in ClawHub's lock file, from which an update would restore
+ * it. Waits until the gateway no longer lists the skill. Links that the agent has created are not followed out of the
+ * workspace. A repeated call completes the removal after a crash.
  */
 export async function removeSkill(
   gateway: GatewayClient,
@@ -228,23 +240,23 @@ export async function removeSkill(
   signal: AbortSignal,
 ): Promise<void> {
   await files.remove(folderOf(reference.slug), { recursive: true }, signal)
-  await unlist(files, reference, signal)
-  await noticed(gateway, reference, false, signal)
+  await removeFromLock(files, reference, signal)
+  await waitForList(gateway, reference, false, signal)
 }
 
-async function unlist(files: SandboxFiles, { slug }: SkillReference, signal: AbortSignal): Promise<void> {
+async function removeFromLock(files: SandboxFiles, { slug }: SkillReference, signal: AbortSignal): Promise<void> {
   const content = await contentOf(files, lockPath, maxLockBytes, signal)
-  const left = content && listWithout(slug, content.toString())
-  if (left) await files.write(lockPath, Buffer.from(left), {}, signal)
+  const changed = content && lockWithout(slug, content.toString())
+  if (changed) await files.write(lockPath, Buffer.from(changed), {}, signal)
 }
 
-/** Null when the skill is not on it. The list is the agent's to spoil: one that cannot be read has nothing to take out. */
-function listWithout(slug: string, list: string): string | null {
+/** Null when the lock file does not contain the skill, or is malformed, since the agent can write it. */
+function lockWithout(slug: string, content: string): string | null {
   try {
-    const lock: unknown = JSON.parse(list)
+    const lock: unknown = JSON.parse(content)
     if (!isObject(lock) || !isObject(lock.skills) || !Object.hasOwn(lock.skills, slug)) return null
     const { [slug]: _removed, ...skills } = lock.skills
-    return JSON.stringify({ ...lock, skills }) // indented, deep nesting would grow without bound
+    return JSON.stringify({ ...lock, skills }) // not indented: the agent's nesting could make it grow without bound
   } catch {
     return null
   }

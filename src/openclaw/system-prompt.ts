@@ -3,16 +3,15 @@ import { text } from 'node:stream/consumers'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import { soulPath } from './launch.ts'
 
-/** Beside the state, so that a new file system or a restored one brings it along. */
+/** The digest is in the state folder, so that it is lost and restored together with the prompt. */
 const digestPath = 'state/system-prompt.sha256'
 const digestBytes = 64
-/** No prompt's digest. */
-const beingWritten = '-'
+/** Marks an unfinished write. It is no digest of a prompt. */
+const unfinished = '-'
 
 /**
- * Makes `SOUL.md` say the system prompt, only when the prompt differs from the one last written: agents edit that
- * file, and what they learned is theirs. Removing the prompt removes the file. After a crash half-way the next call
- * writes it, whichever prompt that one brings.
+ * Writes the system prompt to `SOUL.md` when it differs from the prompt last written. Otherwise the file stays, because
+ * agents edit it. `null` deletes the file. After a crash half-way, the next call writes its prompt in any case.
  */
 export async function writeSystemPrompt(
   files: SandboxFiles,
@@ -23,9 +22,9 @@ export async function writeSystemPrompt(
   const digest = await files.read(digestPath, { maxBytes: digestBytes }, signal)
   const written = digest ? await text(digest.content()) : ''
   if (written === wanted) return
-  const note = (word: string) => files.write(digestPath, Buffer.from(word), { mode: 0o600 }, signal)
-  await note(beingWritten)
+  const writeDigest = (digest: string) => files.write(digestPath, Buffer.from(digest), { mode: 0o600 }, signal)
+  await writeDigest(unfinished)
   if (prompt === null) await files.remove(soulPath, { recursive: true }, signal)
   else await files.write(soulPath, Buffer.from(prompt), { mode: 0o600 }, signal)
-  await note(wanted)
+  await writeDigest(wanted)
 }

@@ -110,7 +110,7 @@ describe('skills of a real agent', () => {
     for (const [slug, why] of [
       ['evil', 'malicious'],
       ['odd', '"allow_unverified": true'],
-      ['moved', 'not the one that was published'],
+      ['moved', 'differs from the published one'],
     ]) {
       const { status, body } = await install({ slug: `@acme/${slug}` })
       expect([status, body.detail]).toEqual([400, expect.stringContaining(why ?? '')])

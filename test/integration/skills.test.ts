@@ -165,7 +165,7 @@ describe('install', () => {
     const { status, body } = await install('@acme/web-search')
     expect([status, body.detail]).toEqual([
       400,
-      expect.stringContaining('its file "run.sh" is not the one that was published'),
+      expect.stringContaining('its file "run.sh" differs from the published one'),
     ])
     expect(file('skills/web-search/SKILL.md')).toBe(null)
     expect(file('.clawhub/lock.json')).not.toContain('web-search')
