@@ -208,7 +208,7 @@ describe('many ephemeral sessions', () => {
     await until('the gateway to hang', () => deletedOf('hung') === 4)
     await due(await newInstance(), 'other', 1, 1)
     await act()
-    expect([deletedOf('hung'), deletedOf('other')], 'it is asked no more meanwhile').toEqual([4, 1])
+    expect([deletedOf('hung'), deletedOf('other')], 'the gateway gets no further call meanwhile').toEqual([4, 1])
     hung.resolve({ deleted: true })
     await first
     await until('the rest', () => deletedOf('hung') === 10)

@@ -233,14 +233,14 @@ describe('a response that was deleted', () => {
     expect((await say({ previous_response_id: first.body.id })).status).toBe(400)
     const input = [result('c1')]
     expect((await say({ input, previous_response_id: second.body.id })).status).toBe(200)
-    expect((await say({ input })).status, 'it was answered').toBe(400)
+    expect((await say({ input })).status, 'the turn was answered').toBe(400)
   })
 
   test('while its process seemed lost stays deleted when the process ends its turn', async () => {
     gateway.answer = hang
     const turn = await begun(await stream())
     await storedId()
-    await until('a deletion before the turn is seen again', async () => {
+    await until('a deletion before the next report', async () => {
       await chowder.database.pool.query(
         `UPDATE responses SET seen_at = now() - interval '1 minute' WHERE instance_id = $1`,
         [id],
@@ -419,7 +419,7 @@ describe('a response that is cancelled', () => {
       response: { status: 'cancelled', output: [{ status: 'incomplete', content: [{ text: 'so far' }] }] },
     })
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
-    await until('it to be written down', async () => (await read(turn.id)).body.output.length === 1)
+    await until('the output to be stored', async () => (await read(turn.id)).body.output.length === 1)
     expect(await cancel(turn.id)).toMatchObject({ status: 200, body: { status: 'cancelled' } })
   })
 

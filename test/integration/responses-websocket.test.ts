@@ -177,7 +177,7 @@ describe('a connection', () => {
     lost.say({ previous_response_id: (created as Frame).response.id })
     await until('the turn', () => gateway.received.length === 2)
     lost.socket.terminate()
-    await until('it to be ended', () => gateway.received[1]?.abortedAt !== undefined)
+    await until('the turn to be ended', () => gateway.received[1]?.abortedAt !== undefined)
     gateway.answer = echo
     const next = await open()
     next.say({ previous_response_id: (created as Frame).response.id })
@@ -204,12 +204,12 @@ describe('a connection', () => {
 
 describe('a frame that is not a turn', () => {
   const cases: [string, string | Buffer, object][] = [
-    ['no JSON', 'hello', { status: 400 }],
+    ['invalid JSON', 'hello', { status: 400 }],
     ['half of JSON', '{"type":"response.create"', { status: 400 }],
     ['another type', '{"type":"response.delete"}', { status: 400, error: { param: 'type' } }],
     ['a list', '[]', { status: 400 }],
     ['null', 'null', { status: 400 }],
-    ['nothing', '', { status: 400 }],
+    ['an empty frame', '', { status: 400 }],
     ['no input', '{"type":"response.create","model":"openclaw"}', { status: 422 }],
     ['half a character', '{"type":"response.create","model":"openclaw","input":"\\ud800"}', { status: 400 }],
     ['a prototype', '{"type":"response.create","__proto__":{"model":"x"}}', { status: 400 }],
@@ -225,7 +225,7 @@ describe('a frame that is not a turn', () => {
       { status: 400, error: { param: 'generate' } },
     ],
     [
-      'what cannot be honoured',
+      'a field that cannot be honoured',
       '{"type":"response.create","model":"openclaw","input":"x","background":true}',
       { status: 400, error: { param: 'background' } },
     ],

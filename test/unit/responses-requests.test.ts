@@ -158,7 +158,7 @@ describe('the request to OpenClaw', () => {
     })
     expect(echo.tools.map(({ name }) => name)).toEqual(['f', 'g'])
     expect(echo.tool_choice).toEqual(choice)
-    expect(echo.tools[1]?.strict, 'nobody holds the model to the schema').toBeNull()
+    expect(echo.tools[1]?.strict, 'the model is not made to follow the schema').toBeNull()
   })
 })
 

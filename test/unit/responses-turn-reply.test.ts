@@ -1,0 +1,31 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect } from 'node:net'
+import fastify from 'fastify'
+import { expect, onTestFinished, test } from 'vitest'
+import { defaultTurnTimeouts, type Turn, turnAbandoned } from '#api/responses/turns/turn.ts'
+import { replyWithTurn } from '#api/responses/turns/turn-reply.ts'
+import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
+
+test('a turn whose client left before it begins is ended, and its request gets no answer', async () => {
+  const turns = createTurnRunner(defaultTurnTimeouts, 1000)
+  const begun = Promise.withResolvers<Turn>()
+  const errors: unknown[] = []
+  const app = fastify()
+  onTestFinished(() => app.close())
+  app.addHook('onError', async (_request, _reply, error) => void errors.push(error))
+  app.get('/', async (_request, reply) => {
+    await once(reply.raw, 'close')
+    return replyWithTurn(reply, { turns, findCaller: async () => null, graceMs: 10 }, (turn) => {
+      begun.resolve(turn)
+      return Promise.reject(turn.signal.reason)
+    })
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const client = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n')
+  await once(app.server, 'request')
+  client.destroy()
+  expect((await begun.promise).signal.reason).toBe(turnAbandoned)
+  await app.close()
+  expect(errors).toEqual([])
+})
