@@ -1,28 +1,28 @@
-import { and, eq, inArray, ne, type SQL, sql } from 'drizzle-orm'
+import { and, eq, inArray, isNotNull, lte, ne, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { terminatedReadableDays } from './row.ts'
 
-/** Rows that one statement empties at most; the next one follows at once. */
-const batch = 500
+/** Rows that one statement erases at most. */
+const batchSize = 500
 
 /** A row that was created has a sealed token until it is erased. */
 export const isNotErased = ne(instances.sealedToken, '')
 
 /**
- * Empties the settled instances that `which` means, which nobody may be able to read any more, of what may be a caller's own:
- * configuration, token, name and metadata. The rows stay, so that a sandbox that comes to light later is known for what it
- * is. Returns how many they were; a crash half-way leaves the rest to the next call.
+ * Empties the name, metadata, configuration and token of the settled instances that `condition` selects: instances that
+ * nobody can read any more. The rows stay, so that a sandbox that reappears later is recognized. Returns the number of
+ * erased rows. After a crash, or a throw of the signal's reason, the next call erases the rest.
  */
-export async function eraseInstances(db: Db, which: SQL, signal?: AbortSignal): Promise<number> {
+export async function eraseInstances(db: Db, condition: SQL | undefined, signal?: AbortSignal): Promise<number> {
   const { id, terminatedAt, generation, observedGeneration } = instances
-  const next = db
+  const batch = db
     .select({ id })
     .from(instances)
-    .where(and(which, isNotErased, eq(observedGeneration, generation)))
-    .orderBy(terminatedAt, id) // two workers at it lock in the same order
-    .limit(batch)
+    .where(and(condition, isNotErased, eq(observedGeneration, generation)))
+    .orderBy(terminatedAt, id) // concurrent calls lock in the same order
+    .limit(batchSize)
     .for('update')
   for (let erased = 0; ; ) {
     const { rowCount } = await db
@@ -34,17 +34,15 @@ export async function eraseInstances(db: Db, which: SQL, signal?: AbortSignal): 
         sealedToken: '',
         changedBy: changedBy({ type: 'instance.erased' }),
       })
-      .where(inArray(id, next))
+      .where(inArray(id, batch))
     erased += rowCount ?? 0
-    if ((rowCount ?? 0) < batch) return erased
+    if ((rowCount ?? 0) < batchSize) return erased
     signal?.throwIfAborted()
   }
 }
 
-/** Erases terminated instances whose time to be read is over. */
-export const eraseTerminated = (db: Db, signal?: AbortSignal): Promise<number> =>
-  eraseInstances(
-    db,
-    sql`${instances.terminatedAt} IS NOT NULL AND ${instances.terminatedAt} <= now() - make_interval(days => ${terminatedReadableDays})`,
-    signal,
-  )
+/** Erases terminated instances that can no longer be read. */
+export function eraseTerminated(db: Db, signal?: AbortSignal): Promise<number> {
+  const readableSince = sql`now() - make_interval(days => ${terminatedReadableDays})`
+  return eraseInstances(db, and(isNotNull(instances.terminatedAt), lte(instances.terminatedAt, readableSince)), signal)
+}

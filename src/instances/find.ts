@@ -9,7 +9,7 @@ import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { getInstance, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
-import { publicStatus } from './status.ts'
+import { requireRunning } from './status.ts'
 
 /** The columns that a poll of the status and a turn need: few, because there are many of both. */
 export type InstanceSummary = Pick<
@@ -112,8 +112,7 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
       if (cached) return cached
       const forgetsBefore = forgets
       const summary = await findSummary(organizationId, id)
-      const status = publicStatus(summary)
-      if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
+      requireRunning(summary)
       const gateway = {
         endpoint: summary.endpoint as Endpoint,
         token: unsealToken(vault, summary),

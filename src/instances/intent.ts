@@ -23,7 +23,9 @@ const intents = {
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
   /** A request is about to change the configuration of a running gateway, under a lease. */
   changeRunning: { attempts: 0 },
-  /** The stored configuration changes while the gateway does not run. Only a row that is due needs another generation. */
+  /**
+   * The stored configuration changes while the gateway does not run. Only a row that is due needs another generation.
+   */
   changeStored: {
     generation: sql`${instances.generation} + CASE WHEN ${isDue} THEN 1 ELSE 0 END`,
     // The next start uses another configuration than the failed ones did.
@@ -59,8 +61,8 @@ const actions = {
 } as const
 
 /**
- * Records that an instance should run, or should not. Throws not_found, and conflict with the status that forbids it: one
- * that the instance had between call and answer.
+ * Records that an instance should run, or should not. Throws not_found, and conflict with the status that forbids it:
+ * one that the instance had between call and answer.
  */
 export async function changeIntent(
   db: Db,

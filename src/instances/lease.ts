@@ -1,4 +1,5 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
+import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -6,21 +7,21 @@ import { leasesLost } from '#platform/metrics.ts'
 import { raiseGeneration } from './intent.ts'
 import { isDueNow, isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
-/** How long a take or a renewal holds: also how long a killed holder blocks its row. */
+/** How long a take or a renewal lasts: also how long a killed holder blocks its row. */
 const leaseSeconds = 30
-/** Renewed by a timer, not by steps: a step may take minutes. */
+/** The lease is renewed by a timer and not by the steps, because a step may take minutes. */
 const renewEveryMs = 10_000
-/** The holder lets go by its own monotonic clock before anybody else may take the row. */
-const holdAtMostMs = 25_000
+/** By its own monotonic clock the holder gives up before anybody else may take the row. */
+const maxHoldMs = 25_000
 /** How soon the holder learns that the intent has changed. */
-const lookEveryMs = 1000
+const checkEveryMs = 1000
 
-/** Somebody else may hold the row now: nothing may be written or done any more. */
+/** Another worker may hold the row: this one may write nothing and do nothing for it any more. */
 class LeaseLost extends Error {
   override name = 'LeaseLost'
 }
 
-/** The row has a newer generation than the one that is being worked on. */
+/** The row has a newer generation than the one that the work began with. */
 export class IntentChanged extends Error {
   override name = 'IntentChanged'
 }
@@ -33,63 +34,61 @@ type ObservedColumns = Partial<
 /** Columns that a caller's change may set. */
 export type EditableColumns = Pick<Instance, 'name' | 'metadata' | 'sealedConfig'>
 
-/** The right to work on one row, fenced by a token that every write carries. */
+/** The right to work on one row. Every write carries the fencing token, and throws LeaseLost when that has changed. */
 export interface Lease {
   /** The row as this holder last read or wrote it. */
   readonly instance: Instance
   /** Aborted when the lease is lost or the process is to end. */
   readonly signal: AbortSignal
-  /** A signal that is also aborted, with IntentChanged, once the row's generation is another one than now. */
+  /** Like `signal`; also aborted, with IntentChanged, once the row has another generation than it has now. */
   untilIntentChanges(): AbortSignal
-  /** Writes observations and reads the row again. Throws LeaseLost. */
-  write(fields: ObservedColumns): Promise<void>
+  /** Writes observations and reads the row again. */
+  write(columns: ObservedColumns): Promise<void>
   /**
-   * Declares that `generation` was worked off and writes the last observations. False, with nothing written, when the
-   * intent has changed meanwhile: a newer change is never swallowed. Throws LeaseLost.
+   * Declares that the intent of `generation` is fulfilled, with the last observations. False, with nothing written,
+   * when the intent has changed in the meantime.
    */
-  settle(generation: number, fields: ObservedColumns): Promise<boolean>
-  /** Puts the work on `generation` off; an intent that is newer is not kept waiting by it. Throws LeaseLost. */
+  settle(generation: number, columns: ObservedColumns): Promise<boolean>
+  /** Delays the next attempt at `generation`. Writes nothing when the intent has changed: that one need not wait. */
   postpone(generation: number, seconds: number, errorMessage: string): Promise<void>
   /**
-   * Stores a verified change of a running gateway, and settles if the intent is still the one of `generation`; `also`
-   * writes what belongs to it in the same transaction. False, with nothing written, when the instance was terminated
-   * meanwhile. Throws LeaseLost.
+   * Stores a verified change of a running gateway, with what `also` writes in the same transaction, and settles unless
+   * the intent has changed since `generation`. False, with nothing written, when the instance was terminated.
    */
-  store(
+  storeChange(
     generation: number,
-    fields: ObservedColumns & Partial<EditableColumns>,
-    also?: (tx: Db) => Promise<unknown>,
+    columns: ObservedColumns & Partial<EditableColumns>,
+    also: (tx: Db) => Promise<unknown>,
   ): Promise<boolean>
 }
 
-const held = sql`now() + make_interval(secs => ${leaseSeconds})`
-/** An UPDATE must set something. */
-const unchanged = { step: null }
+const leaseEnd = sql`now() + make_interval(secs => ${leaseSeconds})`
 const nextToken = sql`${instances.leaseToken} + 1`
 
 /**
- * Takes a due row for a worker, in one statement, and counts the attempt: a worker that is killed has used one up.
- * Null when the row is not due, somebody holds it, its next attempt lies ahead, or it lives on another driver.
+ * Takes a due row for a worker and counts the attempt, in one statement: a worker that is killed has used up an
+ * attempt. Null when the row is not due, is held, waits for its next attempt, or lives on another driver.
  */
 export async function takeDue(db: Db, id: string, sandboxDriver: string): Promise<Instance | null> {
   const [row] = await db
     .update(instances)
-    .set({ leaseToken: nextToken, leaseUntil: held, attempts: sql`${instances.attempts} + 1` })
+    .set({ leaseToken: nextToken, leaseUntil: leaseEnd, attempts: sql`${instances.attempts} + 1` })
     .where(and(eq(instances.id, id), eq(instances.sandboxDriver, sandboxDriver), isDueNow))
     .returning()
   return row ?? null
 }
 
 /**
- * Takes a running row at rest for a handler that is about to change its gateway, and raises the generation in the same
- * statement: if the handler dies half-way the row is due, and a worker restores the stored configuration.
+ * Takes a running row for a request that is about to change its gateway, and raises the generation in the same
+ * statement: when the process dies half-way the row is due, and a worker restores the stored configuration. Null when
+ * the instance does not run, or a worker or another request is busy with it.
  */
 export async function takeForChange(db: Db, organizationId: string, id: string): Promise<Instance | null> {
   const [row] = await db
     .update(instances)
     .set({
       leaseToken: nextToken,
-      leaseUntil: held,
+      leaseUntil: leaseEnd,
       ...raiseGeneration('changeRunning'),
       changedBy: changedBy({ type: 'instance.change_begun' }),
     })
@@ -99,8 +98,9 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
 }
 
 /**
- * Works on a row that was taken, by a statement sent at `takenAt` of `performance.now()`: renews the lease until `work`
- * ends, then releases it. Returns the row's state after the release, so that the caller rings if it is due; null when the lease was lost.
+ * Runs `work` on a row that was taken by a statement sent at `takenAt` of `performance.now()`. Renews the lease until
+ * the work ends, then releases it. Returns the row after the release, and whether it is due: then the caller enqueues
+ * it. Null when the lease was lost. When the database is unreachable at the end, the lease expires by itself.
  */
 export async function withLease(
   db: Db,
@@ -109,15 +109,39 @@ export async function withLease(
   stop: AbortSignal,
   work: (lease: Lease) => Promise<void>,
 ): Promise<{ instance: Instance; due: boolean } | null> {
-  let instance = taken
+  const isOurs = and(eq(instances.id, taken.id), eq(instances.leaseToken, taken.leaseToken))
+  const renewal = startRenewal(db, taken, isOurs, takenAt)
+  const release = () => db.update(instances).set({ leaseUntil: sql`now()` }).where(isOurs).returning()
+  let released: Instance | undefined
+  try {
+    await work(createLease(db, taken, isOurs, renewal, stop))
+  } finally {
+    renewal.stop()
+    if (!renewal.lost.aborted) [released] = await release().catch(() => [])
+  }
+  return released ? { instance: released, due: !isSettled(released) } : null
+}
+
+interface Renewal {
+  /** Aborted, with LeaseLost, once another worker may hold the row. */
+  readonly lost: AbortSignal
+  markLost(): LeaseLost
+  /** Called with the generation of the row each time that it was read. */
+  noteGeneration(generation: number): void
+  /** Aborted, with IntentChanged, once the row has another generation than this. */
+  whileGenerationIs(generation: number): AbortSignal
+  stop(): void
+}
+
+/** Renews the lease and reads the generation by a timer. */
+function startRenewal(db: Db, taken: Instance, isOurs: SQL | undefined, takenAt: number): Renewal {
   let latestGeneration = taken.generation
-  let heldSince = takenAt
-  let renewedAt = heldSince
+  let renewedAt = takenAt
+  let isChecking = false
   const lost = new AbortController()
-  const mine = and(eq(instances.id, taken.id), eq(instances.leaseToken, taken.leaseToken))
   const watchers = new Set<{ generation: number; changed: AbortController }>()
 
-  const lose = () => {
+  const markLost = () => {
     if (!lost.signal.aborted) leasesLost.inc()
     lost.abort(new LeaseLost(`the lease on ${taken.id} was lost`))
     return lost.signal.reason
@@ -128,110 +152,100 @@ export async function withLease(
     for (const watcher of watchers) if (watcher.generation !== generation) watcher.changed.abort(new IntentChanged())
   }
 
-  async function look(): Promise<void> {
+  async function check(): Promise<void> {
     const startedAt = performance.now()
-    const renewing = startedAt - renewedAt >= renewEveryMs
-    try {
-      const [seen] = renewing
-        ? await db
-            .update(instances)
-            .set({ leaseUntil: held })
-            .where(mine)
-            .returning({ generation: instances.generation })
-        : await db.select({ generation: instances.generation }).from(instances).where(mine)
-      if (!seen) return lose()
-      if (renewing) heldSince = renewedAt = startedAt
-      noteGeneration(seen.generation)
-    } catch {
-      // The database is away: the deadline below decides.
-    }
+    const isRenewal = startedAt - renewedAt >= renewEveryMs
+    const { generation } = instances
+    const [row] = isRenewal
+      ? await db.update(instances).set({ leaseUntil: leaseEnd }).where(isOurs).returning({ generation })
+      : await db.select({ generation }).from(instances).where(isOurs)
+    if (!row) return markLost()
+    if (isRenewal) renewedAt = startedAt
+    noteGeneration(row.generation)
   }
 
-  const release = async () => (await db.update(instances).set({ leaseUntil: sql`now()` }).where(mine).returning())[0]
-
-  let looking = false
   const timer = setInterval(() => {
-    if (performance.now() - heldSince >= holdAtMostMs) lose()
-    if (looking || lost.signal.aborted) return
-    looking = true
-    void look().finally(() => {
-      looking = false
-    })
-  }, lookEveryMs)
+    if (performance.now() - renewedAt >= maxHoldMs) markLost()
+    if (isChecking || lost.signal.aborted) return
+    isChecking = true
+    // A database that is unreachable does not end the lease; maxHoldMs does.
+    void check()
+      .catch(() => {})
+      .finally(() => {
+        isChecking = false
+      })
+  }, checkEveryMs)
 
-  const lease: Lease = {
+  return {
+    lost: lost.signal,
+    markLost,
+    noteGeneration,
+    whileGenerationIs(generation) {
+      const changed = new AbortController()
+      watchers.add({ generation, changed })
+      if (latestGeneration !== generation) changed.abort(new IntentChanged())
+      return changed.signal
+    },
+    stop: () => clearInterval(timer),
+  }
+}
+
+function createLease(db: Db, taken: Instance, isOurs: SQL | undefined, renewal: Renewal, stop: AbortSignal): Lease {
+  let instance = taken
+  const signal = AbortSignal.any([renewal.lost, stop])
+
+  const update = (on: Db, columns: PgUpdateSetSource<typeof instances>, condition?: SQL) =>
+    on.update(instances).set(columns).where(and(isOurs, condition)).returning()
+
+  /** Runs an UPDATE of the row. False when it changed none. */
+  async function run(statement: () => Promise<Instance[]>): Promise<boolean> {
+    renewal.lost.throwIfAborted()
+    const [row] = await statement()
+    if (!row) return false
+    instance = row
+    renewal.noteGeneration(row.generation)
+    return true
+  }
+
+  async function write(columns: ObservedColumns): Promise<void> {
+    if (!(await run(() => update(db, columns)))) throw renewal.markLost()
+  }
+
+  /**
+   * Runs an UPDATE that has a condition. When that is false, reads the row again, which throws when the lease is lost.
+   */
+  async function runOrRead(statement: () => Promise<Instance[]>): Promise<boolean> {
+    if (await run(statement)) return true
+    await write({ step: null })
+    return false
+  }
+
+  return {
     get instance() {
       return instance
     },
-    signal: AbortSignal.any([lost.signal, stop]),
-    untilIntentChanges() {
-      const changed = new AbortController()
-      const watcher = { generation: instance.generation, changed }
-      watchers.add(watcher)
-      if (latestGeneration !== watcher.generation) changed.abort(new IntentChanged())
-      return AbortSignal.any([lease.signal, changed.signal])
-    },
-    async write(fields) {
-      lost.signal.throwIfAborted()
-      const [row] = await db.update(instances).set(fields).where(mine).returning()
-      if (!row) throw lose()
-      instance = row
-      noteGeneration(row.generation)
-    },
-    async settle(generation, fields) {
-      lost.signal.throwIfAborted()
-      const [row] = await db
-        .update(instances)
-        .set({ ...fields, step: null, observedGeneration: generation })
-        .where(and(mine, eq(instances.generation, generation)))
-        .returning()
-      if (row) {
-        instance = row
-        return true
-      }
-      await lease.write(unchanged) // throws if it is not ours any more
-      return false
+    signal,
+    untilIntentChanges: () => AbortSignal.any([signal, renewal.whileGenerationIs(instance.generation)]),
+    write,
+    settle(generation, columns) {
+      const settled = { ...columns, step: null, observedGeneration: generation }
+      return runOrRead(() => update(db, settled, eq(instances.generation, generation)))
     },
     async postpone(generation, seconds, errorMessage) {
-      lost.signal.throwIfAborted()
-      const [row] = await db
-        .update(instances)
-        .set({ errorMessage, nextAttemptAt: sql`now() + make_interval(secs => ${seconds})` })
-        .where(and(mine, eq(instances.generation, generation)))
-        .returning()
-      if (row) instance = row
-      else await lease.write(unchanged)
+      const nextAttemptAt = sql`now() + make_interval(secs => ${seconds})`
+      await runOrRead(() => update(db, { errorMessage, nextAttemptAt }, eq(instances.generation, generation)))
     },
-    async store(generation, fields, also) {
-      lost.signal.throwIfAborted()
-      const row = await db.transaction(async (tx) => {
-        const [stored] = await tx
-          .update(instances)
-          .set({
-            ...fields,
-            observedGeneration: sql`CASE WHEN ${instances.generation} = ${generation} THEN ${generation} ELSE ${instances.observedGeneration} END`,
-          })
-          .where(and(mine, isNotTerminated))
-          .returning()
-        if (stored) await also?.(tx)
-        return stored
-      })
-      if (row) {
-        instance = row
-        return true
-      }
-      await lease.write(unchanged)
-      return false
+    storeChange(generation, columns, also) {
+      const isSameIntent = sql`${instances.generation} = ${generation}`
+      const observed = instances.observedGeneration
+      const observedGeneration = sql`CASE WHEN ${isSameIntent} THEN ${generation} ELSE ${observed} END`
+      return runOrRead(() =>
+        db.transaction(async (tx) => {
+          const updated = await update(tx, { ...columns, observedGeneration }, isNotTerminated)
+          if (updated.length > 0) await also(tx)
+          return updated
+        }),
+      )
     },
   }
-
-  let released: Instance | undefined
-  try {
-    await work(lease)
-  } finally {
-    clearInterval(timer)
-    // If the database is away the lease runs out by itself.
-    if (!lost.signal.aborted) released = await release().catch(() => undefined)
-  }
-  return released ? { instance: released, due: !isSettled(released) } : null
 }

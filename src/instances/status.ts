@@ -6,38 +6,33 @@ import { texts } from '#platform/texts.ts'
 export const instanceStatuses = ['provisioning', 'running', 'stopped', 'error', 'terminated'] as const
 export type InstanceStatus = (typeof instanceStatuses)[number]
 
-/** Everything a status depends on. */
+/** All columns that the status depends on. */
 type StatusColumns = Pick<Instance, 'desiredState' | 'generation' | 'observedGeneration' | 'readyAt'>
 
-/** What a bell is rung with. */
-export const instanceRefColumns = {
-  id: instances.id,
-  organizationId: instances.organizationId,
-  generation: instances.generation,
-  leaseToken: instances.leaseToken,
-}
-
-/** Whether the world is as the last intent wants it, or as near as it will get without a new one. */
+/** Whether a worker has fulfilled the last intent, or has given it up. */
 export const isSettled = (row: StatusColumns): boolean => row.observedGeneration === row.generation
 
-/** The documented status of a row; there is no stored one. */
+/** The status that the API shows. It is computed from the row and stored nowhere. */
 export function publicStatus(row: StatusColumns): InstanceStatus {
   if (row.desiredState !== 'running') return row.desiredState
   if (row.readyAt) return 'running'
   return isSettled(row) ? 'error' : 'provisioning'
 }
 
-/** Throws conflict, which names the status and what to do, unless the instance runs. */
+/** Throws conflict, with the status and what to do, unless the instance runs. */
 export function requireRunning(row: StatusColumns): void {
   const status = publicStatus(row)
   if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
 }
 
-/** Whether a row has not this status with everything that goes with it yet, and is on the way there. */
+/**
+ * Whether a worker is still to bring an instance to this status. False for a stopped one that is settled, and for a
+ * running one: the status has been reached. False also when it takes another call to reach it.
+ */
 export const canStillReach = (status: 'running' | 'stopped', row: StatusColumns): boolean =>
   publicStatus(row) === (status === 'running' ? 'provisioning' : 'stopped') && !isSettled(row)
 
-/** The same rule in SQL. */
+/** `publicStatus` in SQL. */
 export const hasStatus = {
   provisioning: and(
     eq(instances.desiredState, 'running'),
@@ -54,7 +49,9 @@ export const hasStatus = {
   terminated: eq(instances.desiredState, 'terminated'),
 } satisfies Record<InstanceStatus, SQL | undefined>
 
-/** Whether a worker has yet to make the last intent true. */
+export const isNotTerminated = ne(instances.desiredState, 'terminated')
+
+/** Whether a worker has yet to fulfil the last intent. */
 export const isDue = lt(instances.observedGeneration, instances.generation)
 
 /** Whether nobody holds the lease. */
@@ -63,7 +60,5 @@ export const isFree = lt(instances.leaseUntil, sql`now()`)
 /** Whether a worker may take the row now. */
 export const isDueNow = and(isDue, isFree, lte(instances.nextAttemptAt, sql`now()`))
 
-/** Running as wanted, at rest and held by nobody: what may be looked at for drift, or changed while it runs. */
+/** Whether an instance runs, is settled and free: then it may be compared with its sandbox, or changed. */
 export const isRunningAndFree = and(hasStatus.running, eq(instances.observedGeneration, instances.generation), isFree)
-
-export const isNotTerminated = ne(instances.desiredState, 'terminated')

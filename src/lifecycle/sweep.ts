@@ -1,8 +1,8 @@
 import { and, eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
-import type { InstanceQueue } from '#instances/queue.ts'
-import { instanceRefColumns, isDueNow } from '#instances/status.ts'
+import { type InstanceQueue, instanceRefColumns } from '#instances/queue.ts'
+import { isDueNow } from '#instances/status.ts'
 
 /** The most rows that one sweep enqueues; the next sweep takes the rest. */
 const batch = 500

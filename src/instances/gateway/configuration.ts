@@ -6,10 +6,10 @@ import { type BaseUrls, type ChannelSettings, type GatewayConfig, renderConfig }
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { Vault } from '#platform/secrets.ts'
 
-/** All that a gateway's configuration is rendered from, opened. */
+/** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
 export interface UnsealedInstance {
   token: string
-  /** null when the organization has none. */
+  /** Null when the organization has no key for the provider. */
   providerKey: string | null
   /** The caller's overrides as they were sent. */
   openclawConfig: Record<string, unknown> | null
@@ -21,7 +21,7 @@ export const channelConfigPlace = (instanceId: string, channel: string) =>
   `channels/${instanceId}.${channel}/sealed_config`
 export const skillSettingsPlace = (instanceId: string, name: string) => `skills/${instanceId}.${name}/sealed_settings`
 
-/** A stored channel as the gateway's configuration is rendered from it. */
+/** The settings of a stored channel. */
 export const unsealChannel = (
   vault: Vault,
   { instanceId, channel, enabled, sealedConfig }: Channel,
@@ -31,7 +31,7 @@ export const unsealChannel = (
   config: JSON.parse(vault.unseal(sealedConfig, channelConfigPlace(instanceId, channel))),
 })
 
-/** Only those that the gateway has taken: settings that it refuses would keep it from starting. */
+/** Only channels that the gateway has accepted: settings that it refuses would keep it from starting. */
 async function unsealChannels(db: Db, vault: Vault, instanceId: string): Promise<ChannelSettings[]> {
   const rows = await db
     .select()
@@ -52,6 +52,7 @@ async function unsealSkills(db: Db, vault: Vault, instanceId: string) {
   )
 }
 
+/** Reads the stored settings of an instance. */
 export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promise<UnsealedInstance> {
   const { id, organizationId, modelProvider } = row
   const [key] = await db
@@ -67,14 +68,14 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
   }
 }
 
-/** The gateway's configuration, and the system prompt that belongs into a file of its own. */
+/** Renders the gateway's configuration, and the system prompt, which goes into a file of its own. */
 export function renderGateway(
   row: Pick<Instance, 'openclawVersion' | 'modelProvider'>,
-  opened: UnsealedInstance,
+  unsealed: UnsealedInstance,
   { baseUrls, port }: { baseUrls: BaseUrls; port: number },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const { token, providerKey, channels, skills } = opened
-  const { tree, systemPrompt } = parseOverrides(opened.openclawConfig ?? {})
+  const { token, providerKey, openclawConfig, channels, skills } = unsealed
+  const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const baseUrl = baseUrls[provider]
   const config = renderConfig({

@@ -37,11 +37,11 @@ interface ConfigureOptions {
 }
 
 /**
- * Gives a running gateway the configuration that `unsealed` renders to, without a restart where OpenClaw can, and writes
- * the system prompt. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this waits
- * for it, so that the next message finds the gateway up, and returns whether there was one. Throws GatewayRefusal when
- * OpenClaw refuses the configuration, with its own words; GatewayUnreachable, also for a refused connection; what the
- * sandbox's files throw; the signal's reason. After a failure the gateway may have either configuration.
+ * Gives a running gateway the configuration that `unsealed` renders to, without a restart where OpenClaw can, and
+ * writes the system prompt. Called again, it changes nothing. Some keys make OpenClaw restart by itself, 5 to 9 s: this
+ * waits for it, so that the next message finds the gateway up, and returns whether there was one. Throws GatewayRefusal
+ * when OpenClaw refuses the configuration, with its own words; GatewayUnreachable, also for a refused connection; what
+ * the sandbox's files throw; the signal's reason. After a failure the gateway may have either configuration.
  */
 export async function configureGateway(
   { sandboxes, instance, endpoint, port }: RunningSandbox,

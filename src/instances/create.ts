@@ -1,0 +1,75 @@
+import { and, eq, isNull } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { type Instance, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { AppError } from '#platform/errors.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+import { columnNames, fromRawRow, sealConfig, sealToken } from './row.ts'
+
+export interface NewInstance {
+  id: string
+  organizationId: string
+  name: string
+  metadata: Record<string, string>
+  modelProvider: ModelProvider
+  sandboxDriver: string
+  openclawVersion: string
+  openclawConfig: Record<string, unknown> | null
+  gatewayToken: string
+}
+
+// Prepared once a connection: of all writes, creates come in the largest numbers. RETURNING names the columns because a
+// prepared `*` fails after a newer version's migration has added a column.
+const insert = `
+  WITH counted AS (
+    UPDATE organizations SET instance_count = instance_count + 1
+    WHERE id = $2 AND deleted_at IS NULL AND (instance_limit IS NULL OR instance_count < instance_limit)
+      AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
+    RETURNING id)
+  INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
+                         sealed_config, sealed_token, metadata, changed_by, desired_state)
+  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, 'running' FROM counted
+  RETURNING ${columnNames.join(', ')}`
+
+/**
+ * Inserts the row of an instance and counts it under the organization's limit, in one statement: concurrent creates
+ * never exceed the limit. The row is due; the caller enqueues it after the commit. Throws invalid when the organization
+ * has no key for the provider, limit_reached, and unauthenticated when the organization is deleted.
+ */
+export async function createInstance(db: Db, vault: Vault, row: NewInstance): Promise<Instance> {
+  const { rows } = await db.$client.query({
+    name: 'create_instance',
+    text: insert,
+    values: [
+      row.id,
+      row.organizationId,
+      row.name,
+      row.modelProvider,
+      row.sandboxDriver,
+      row.openclawVersion,
+      sealConfig(vault, row.id, row.openclawConfig),
+      sealToken(vault, row.id, row.gatewayToken),
+      JSON.stringify(row.metadata),
+      JSON.stringify(changedBy()),
+    ],
+  })
+  if (rows[0]) return fromRawRow(rows[0])
+  throw await refusalOf(db, row)
+}
+
+async function refusalOf(db: Db, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
+  const [organization] = await db
+    .select({ count: organizations.instanceCount, limit: organizations.instanceLimit, key: providerKeys.provider })
+    .from(organizations)
+    .leftJoin(
+      providerKeys,
+      and(eq(providerKeys.organizationId, organizations.id), eq(providerKeys.provider, modelProvider)),
+    )
+    .where(and(eq(organizations.id, organizationId), isNull(organizations.deletedAt)))
+  if (!organization) return new AppError('unauthenticated', texts.unknownKey)
+  const { count, limit, key } = organization
+  if (!key) return new AppError('invalid', texts.noProviderKey(modelProvider))
+  // Both were read after the refusal: in between, an instance may have been deleted or the limit raised.
+  return new AppError('limit_reached', texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count))
+}
