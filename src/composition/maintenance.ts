@@ -4,7 +4,7 @@ import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
 import type { Db } from '#database/client.ts'
-import { clearOldEvents } from '#history/record.ts'
+import { deleteOldEvents } from '#history/retention.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
@@ -64,7 +64,7 @@ export function maintenanceTasks(
       name: 'the deletion of old events',
       everyMs: expireMs,
       timeoutMs: longMs,
-      run: (signal) => clearOldEvents(db, signal),
+      run: (signal) => deleteOldEvents(db, signal),
     },
     {
       name: 'the deletion of old responses',

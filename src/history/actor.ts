@@ -1,21 +1,34 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
+import type { ActorType } from '#database/schema.ts'
 
-/** On whose behalf something is done: what the history names for it. */
+/** Who acts, and for which request: the history names both in each event. */
 export interface Origin {
-  actor: { type: 'key' | 'operator' | 'stripe' | 'worker'; id?: string }
-  requestId?: string
-  /** What was asked for, such as `instance.stop`. */
-  type?: string
-  /** What that is about: a channel, a skill, a path. */
-  subject?: string
-  /** Set once the history has it: what is asked for in one request is recorded at least once. */
-  isRecorded?: boolean
+  readonly actor: { readonly type: ActorType; readonly id?: string }
+  readonly requestId?: string
+  /** The type of the events, such as `instance.stop`, unless the code that records one gives another. */
+  readonly type?: string
+  /** What the request is about beside the instance: a channel, a skill, a path. */
+  readonly subject?: string
 }
 
-const origins = new AsyncLocalStorage<Origin>()
+const worker: Origin = { actor: { type: 'worker' } }
 
-/** Runs `act`, and all that it begins, on behalf of somebody. */
-export const runAs = <T>(origin: Origin, act: () => T): T => origins.run(origin, act)
+const running = new AsyncLocalStorage<{ readonly origin: Origin; hasEvent: boolean }>()
 
-/** On whose behalf this runs; a worker's, if nobody said otherwise. */
-export const originNow = (): Origin => origins.getStore() ?? { actor: { type: 'worker' } }
+/**
+ * Runs `act` for an origin. All that `act` begins runs for it too, and names it when it writes history: through
+ * `recordEvent`, or through `changedBy` and the trigger on the table `instances`.
+ */
+export const runAs = <T>(origin: Origin, act: () => T): T => running.run({ origin, hasEvent: false }, act)
+
+/** The origin that the caller runs for; a worker outside of `runAs`. */
+export const currentOrigin = (): Origin => running.getStore()?.origin ?? worker
+
+/** Whether an event was written, or handed to the trigger, since `runAs` began. */
+export const hasEvent = (): boolean => running.getStore()?.hasEvent ?? false
+
+/** Called by all that writes events. */
+export function noteEvent(): void {
+  const store = running.getStore()
+  if (store) store.hasEvent = true
+}

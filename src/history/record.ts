@@ -1,102 +1,42 @@
-import { and, desc, eq, inArray, lt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type ChangedBy, type Event, events } from '#database/schema.ts'
-import { originNow } from './actor.ts'
-
-/** How long the history goes back. */
-export const keptDays = 90
-/** Rows that one statement clears at most; the next one follows at once. */
-const batch = 1000
+import { type ChangedBy, events } from '#database/schema.ts'
+import { currentOrigin, noteEvent } from './actor.ts'
 
 /**
- * For the column `changed_by` of an instance: whoever this runs for, with the type of the event where it is not what they
- * asked for. The trigger writes the event in the statement's own transaction.
+ * The value of an instance's column `changed_by`: who makes this change, for which request, and why. A trigger on the
+ * table (`record_instance_event` in migrations/) writes the event from it in the statement's own transaction, and
+ * empties the column. Without a type here or in the origin, the trigger names the event after what changed.
  */
-export function changedBy(told: { type?: string; reason?: string } = {}): ChangedBy {
-  const origin = originNow()
-  origin.isRecorded = true
-  const type = told.type ?? origin.type
+export function changedBy({ type, reason }: { type?: string; reason?: string } = {}): ChangedBy {
+  noteEvent()
+  const { actor, requestId, subject, type: requested } = currentOrigin()
+  const eventType = type ?? requested
   return {
-    actor_type: origin.actor.type,
-    ...(origin.actor.id !== undefined && { actor_id: origin.actor.id }),
-    ...(origin.requestId !== undefined && { request_id: origin.requestId }),
-    ...(type !== undefined && { type }),
-    ...(origin.subject !== undefined && { subject: origin.subject }),
-    ...(told.reason !== undefined && { reason: told.reason }),
+    actor_type: actor.type,
+    ...(actor.id !== undefined && { actor_id: actor.id }),
+    ...(requestId !== undefined && { request_id: requestId }),
+    ...(eventType !== undefined && { type: eventType }),
+    ...(subject !== undefined && { subject }),
+    ...(reason !== undefined && { reason }),
   }
 }
 
-/** What happened to something that is not an instance's row. */
-interface Happened {
+/** An event about anything but the row of an instance. */
+interface NewEvent {
   organizationId: string
   instanceId?: string | null
-  /** By default what was asked for. */
+  /** By default the origin's. */
   type?: string
+  /** By default the origin's. */
   subject?: string | undefined
   reason?: string | undefined
 }
 
-/** Writes what happened, on behalf of whoever this runs for, in the transaction of `db` if it is one. */
-export async function recordEvent(db: Db, happened: Happened): Promise<void> {
-  const origin = originNow()
-  origin.isRecorded = true
-  const { actor, requestId, subject } = origin
-  const type = happened.type ?? origin.type
+/** Writes an event with the current origin, in the transaction of `db` if it is one. Throws when neither gives a type. */
+export async function recordEvent(db: Db, event: NewEvent): Promise<void> {
+  noteEvent()
+  const { actor, requestId, subject, type: requested } = currentOrigin()
+  const type = event.type ?? requested
   if (type === undefined) throw new Error('an event without a type')
-  await db.insert(events).values({ subject, ...happened, type, actorType: actor.type, actorId: actor.id, requestId })
-}
-
-/** The history of an instance, or of an organization with all its instances, newest first; of it those before `position`. */
-export async function listEvents(
-  db: Db,
-  of: { instanceId: string } | { organizationId: string },
-  { limit, position }: { limit: number; position: number | undefined },
-): Promise<{ rows: Event[]; next: number | undefined }> {
-  const theirs =
-    'instanceId' in of ? eq(events.instanceId, of.instanceId) : eq(events.organizationId, of.organizationId)
-  const rows = await db
-    .select()
-    .from(events)
-    .where(and(theirs, position === undefined ? undefined : lt(events.id, position)))
-    .orderBy(desc(events.id))
-    .limit(limit + 1)
-  const page = rows.slice(0, limit)
-  return { rows: page, next: rows.length > limit ? page.at(-1)?.id : undefined }
-}
-
-/** Which intent raised an instance to this generation, if it wants it to run, and how long ago that was. */
-export async function findIntent(
-  db: Db,
-  instanceId: string,
-  generation: number,
-): Promise<{ intent: 'create' | 'start'; seconds: number } | null> {
-  const [found] = await db
-    .select({
-      intent: sql<'create' | 'start'>`substr(${events.type}, length('instance.') + 1)`,
-      seconds: sql<number>`extract(epoch FROM now() - ${events.createdAt})::float8`,
-    })
-    .from(events)
-    .where(
-      and(
-        eq(events.instanceId, instanceId),
-        eq(events.generation, generation),
-        inArray(events.type, ['instance.create', 'instance.start']),
-      ),
-    )
-    .limit(1)
-  return found ?? null
-}
-
-/** Empties the words in an organization's history, which may be its own: what happened and when stays. */
-export const forgetWords = (db: Db, organizationId: string) =>
-  db.update(events).set({ subject: null, reason: null }).where(eq(events.organizationId, organizationId))
-
-/** Deletes the events that are older than the history goes back, in batches. Throws the signal's reason between two. */
-export async function clearOldEvents(db: Db, signal?: AbortSignal): Promise<void> {
-  const old = db
-    .select({ id: events.id })
-    .from(events)
-    .where(sql`${events.createdAt} < now() - make_interval(days => ${keptDays})`)
-    .limit(batch)
-  while (((await db.delete(events).where(inArray(events.id, old))).rowCount ?? 0) === batch) signal?.throwIfAborted()
+  await db.insert(events).values({ subject, ...event, type, actorType: actor.type, actorId: actor.id, requestId })
 }

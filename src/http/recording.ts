@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest, onSendAsyncHookHandler, preHandlerHookHandler } from 'fastify'
 import type { Db } from '#database/client.ts'
-import { originNow, runAs } from '#history/actor.ts'
+import { currentOrigin, hasEvent, runAs } from '#history/actor.ts'
 import { recordEvent } from '#history/record.ts'
 import { instanceIdOf } from './instance-params.ts'
 
@@ -46,8 +46,8 @@ export function useEvents(app: FastifyInstance, db: Db): void {
   }
   const record: onSendAsyncHookHandler = async (request, reply) => {
     const { caller, log } = request
-    const { type, isRecorded } = originNow()
-    if (!caller || reply.statusCode >= 300 || isRecorded || reply.hasHeader('idempotent-replayed')) return
+    const { type } = currentOrigin()
+    if (!caller || reply.statusCode >= 300 || hasEvent() || reply.hasHeader('idempotent-replayed')) return
     await recordEvent(db, { organizationId: caller.organizationId, instanceId: instanceIdOf(request) ?? null }).catch(
       (error: unknown) => log.error({ err: error, event: type }, 'the event of a request could not be recorded'),
     )

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
-import { findIntent } from '#history/record.ts'
+import { findIntent } from '#history/find-intent.ts'
 import { IntentChanged, type Lease, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'

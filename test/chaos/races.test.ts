@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { listEvents } from '#api/events/list.ts'
 import type { Event } from '#database/schema.ts'
-import { listEvents } from '#history/record.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { texts } from '#platform/texts.ts'

@@ -2,11 +2,12 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
-import { keptDays, listEvents } from '#history/record.ts'
+import { keptDays } from '#history/retention.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
+import { listEvents } from './list.ts'
 import { defaultLimit, Event, EventPage, toEvent } from './schemas.ts'
 
 export interface EventDeps {

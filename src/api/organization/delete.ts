@@ -10,7 +10,8 @@ import {
   responses,
   skills,
 } from '#database/schema.ts'
-import { changedBy, forgetWords, recordEvent } from '#history/record.ts'
+import { changedBy, recordEvent } from '#history/record.ts'
+import { redactEvents } from '#history/retention.ts'
 import { eraseInstances, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
@@ -126,7 +127,7 @@ async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logge
     if (!organization) return
     await eraseSecrets(tx, organizationId)
     await recordEvent(tx, { organizationId, type: 'organization.erased' })
-    await forgetWords(tx, organizationId)
+    await redactEvents(tx, organizationId)
     const erased = await tx.$count(instances, eq(instances.organizationId, organizationId))
     log.info({ organizationId, instances: erased, deletedAt: organization.deletedAt }, 'organization erased')
     await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { keptDays } from '#history/record.ts'
+import { keptDays } from '#history/retention.ts'
 import type { Check, Finding } from './finding.ts'
 import { instancesWhere } from './rows.ts'
 
