@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { Type } from '@sinclair/typebox'
+import { type Static, Type } from '@sinclair/typebox'
+import type { FastifyReply } from 'fastify'
+import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
@@ -8,7 +10,7 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
-import { createInstance } from '#instances/create.ts'
+import { createInstance, type NewInstance } from '#instances/create.ts'
 import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
@@ -36,34 +38,61 @@ import {
 
 export interface InstanceDeps extends ChangeDeps {
   findSummary: FindSummary
-  /** Called with what stops being sent turns, before that is answered. */
+  /** Called before the response to a stop or a delete: from then on, messages are refused. */
   forgetGateway: RunningGateways['forget']
-  /** How clients reach the API; asked at each answer, because a port that the system chose is known late. */
+  /** The address that clients reach the API at. */
   publicUrl(): string
-  /** The driver new instances are created on. */
+  /** The driver that new instances are created on. */
   sandboxDriver: string
 }
 
-const intentTexts = {
+const actionTexts = {
   start: {
     summary: 'Start an instance',
     description:
-      'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the end, which may be `error`; a 202 means that it goes on.',
+      'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the result, which may ' +
+      'be `error`. A 202 means that the start continues.',
   },
   stop: {
     summary: 'Stop an instance',
     description:
-      'Stops a `running` instance and keeps its files and sessions. Messages are refused from now on. Waits up to 60 seconds for the end; a 202 means that it goes on.',
+      'Stops a `running` instance and keeps its files and sessions. From this call on, messages are refused. Waits ' +
+      'up to 60 seconds for the end of the agent. A 202 means that the stop continues.',
   },
 }
 
-/** The eight endpoints of instances. They record intent and ring; workers do the work. */
+/** Builds the row of a new instance. Throws invalid for an unknown version and for overrides that are not allowed. */
+function newInstance(
+  body: Static<typeof CreateInstance>,
+  { organizationId, sandboxDriver }: Pick<NewInstance, 'organizationId' | 'sandboxDriver'>,
+): NewInstance {
+  const openclawVersion = body.openclaw_version ?? defaultRelease
+  if (!knownReleases().includes(openclawVersion)) {
+    throw new AppError('invalid', texts.unknownVersion(openclawVersion, knownReleases()))
+  }
+  if (body.openclaw_config) parseOverrides(body.openclaw_config)
+  return {
+    id: newId(),
+    organizationId,
+    name: body.name,
+    metadata: body.metadata ?? {},
+    modelProvider: body.model_provider ?? 'anthropic',
+    sandboxDriver,
+    openclawVersion,
+    openclawConfig: body.openclaw_config ?? null,
+    gatewayToken: randomBytes(32).toString('hex'),
+  }
+}
+
+/** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
   const { db, vault, queue, findSummary, forgetGateway, publicUrl, sandboxDriver } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
+  /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
+  const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
-  const show = (row: Row) => toInstance({ row, openclawConfig: unsealConfig(vault, row) }, publicUrl())
+  const show = (row: Row) => toInstance(row, unsealConfig(vault, row), publicUrl())
 
   app.post(
     '/v1/instances',
@@ -73,7 +102,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'createInstance',
         summary: 'Create an instance',
         description:
-          'Answers at once with an instance that is `provisioning`; it is `running` once its agent takes messages. Your organization must have a key for the model provider, and a free place under its plan.',
+          'Returns at once, with an instance that is `provisioning`. It is `running` once its agent takes messages. ' +
+          'Your organization must have a key for the model provider, and its plan must allow another instance.',
         tags: ['instances'],
         headers: IdempotencyHeaders,
         body: CreateInstance,
@@ -81,36 +111,17 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async (request, reply) => {
-      const { body, caller } = request
-      const openclawVersion = body.openclaw_version ?? defaultRelease
-      if (!knownReleases().includes(openclawVersion)) {
-        throw new AppError('invalid', texts.unknownVersion(openclawVersion, knownReleases()))
-      }
-      if (body.openclaw_config) parseOverrides(body.openclaw_config)
+      const { organizationId } = request.caller
+      const row = newInstance(request.body, { organizationId, sandboxDriver })
       let created: InstanceRef | undefined
-      const answer = await idempotent(
-        deps,
-        request,
-        reply,
-        async (tx) => {
-          const row = await createInstance(tx, vault, {
-            id: newId(),
-            organizationId: caller.organizationId,
-            name: body.name,
-            metadata: body.metadata ?? {},
-            modelProvider: body.model_provider ?? 'anthropic',
-            sandboxDriver,
-            openclawVersion,
-            openclawConfig: body.openclaw_config ?? null,
-            gatewayToken: randomBytes(32).toString('hex'),
-          })
-          created = row
-          return show(row)
-        },
-        { isOneStatement: true },
-      )
+      const create = async (tx: Db) => {
+        const inserted = await createInstance(tx, vault, row)
+        created = inserted
+        return show(inserted)
+      }
+      const body = await idempotent(deps, request, reply, create, { isOneStatement: true })
       if (created) queue.enqueue(created) // after the commit: a worker must find the row
-      return reply.code(201).send(answer)
+      return reply.code(201).send(body)
     },
   )
 
@@ -122,7 +133,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'listInstances',
         summary: 'List instances',
         description:
-          'Newest first; terminated ones only when asked for by `status`. With `limit`, the header `Link` names the next page as long as there is one.',
+          'Newest first. Terminated instances are listed only when `status` asks for them. With `limit`, the header ' +
+          '`Link` names the next page while there is one.',
         tags: ['instances'],
         querystring: ListInstances,
         response: { 200: Type.Array(Instance), ...failures(400) },
@@ -144,7 +156,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'getInstance',
         summary: 'Read an instance',
         description:
-          'A terminated instance can be read for 30 days. `openclaw_config` may hold tokens: a scoped key without `configure` gets null.',
+          'A terminated instance can be read for 30 days. `openclaw_config` may hold tokens: a scoped key without ' +
+          'the permission `configure` gets null in its place.',
         tags: ['instances'],
         params: InstanceParams,
         response: { 200: Instance, ...failures(404) },
@@ -165,7 +178,9 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'getInstanceStatus',
         summary: 'Read the status of an instance',
         description:
-          'Cheap enough to be polled. With `wait` the answer comes as soon as the instance has that status, as soon as it will not get there by itself, or after `timeout` seconds: read `status` to see which.',
+          'Cheap enough to poll. With `wait`, the response comes as soon as the instance has that status, as soon as ' +
+          'it cannot reach it without another call, or after `timeout` seconds. `status` in the response tells ' +
+          'which.',
         tags: ['instances'],
         params: InstanceParams,
         querystring: WaitForStatus,
@@ -174,11 +189,11 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
     async ({ caller, params, query: { wait, timeout } }, reply) => {
       const read = () => findSummary(caller.organizationId, params.instance_id)
-      const head = await read()
-      if (wait === undefined) return toInstanceStatus(head, publicUrl())
-      const signal = AbortSignal.any([clientLeft(reply), closing.signal])
-      const isOver = (latest: InstanceSummary) => !canStillReach(wait, latest)
-      return toInstanceStatus(await readUntil(head, isOver, read, { waitMs: timeout * 1000, signal }), publicUrl())
+      const summary = await read()
+      if (wait === undefined) return toInstanceStatus(summary, publicUrl())
+      const isFinal = (latest: InstanceSummary) => !canStillReach(wait, latest)
+      const latest = await readUntil(summary, isFinal, read, { waitMs: timeout * 1000, signal: untilLeft(reply) })
+      return toInstanceStatus(latest, publicUrl())
     },
   )
 
@@ -190,7 +205,9 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'updateInstance',
         summary: 'Change an instance',
         description:
-          'Changes what is sent and leaves the rest. `openclaw_config` and `metadata` replace what was stored. A running agent has the new configuration when this is answered, or it is a 400 in OpenClaw’s words and nothing has changed.',
+          'Changes the fields that are sent and keeps the others. `openclaw_config` and `metadata` replace the ' +
+          'stored values. A running agent uses the new configuration before the response is sent. When OpenClaw ' +
+          'refuses it, the response is a 400 with OpenClaw’s words, and nothing has changed.',
         tags: ['instances'],
         params: InstanceParams,
         body: PatchInstance,
@@ -209,7 +226,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'deleteInstance',
         summary: 'Delete an instance',
         description:
-          'Destroys the agent with its files, sessions and settings, for good, and frees its place under the plan at once. Deleting it again changes nothing.',
+          'Destroys the agent with its files, sessions and settings, permanently. From this call on, the instance ' +
+          'does not count under your plan. Deleting it again changes nothing.',
         tags: ['instances'],
         params: InstanceParams,
         response: { 204: Type.Null(), ...failures(404) },
@@ -231,21 +249,17 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         schema: {
           operationId: `${action}Instance`,
           tags: ['instances'],
-          ...intentTexts[action],
+          ...actionTexts[action],
           params: InstanceParams,
           body: NoBody,
           response: { 200: Instance, 202: Instance, ...failures(404, 409) },
         },
       },
       async ({ caller, params }, reply) => {
-        const written = await changeIntent(db, caller.organizationId, params.instance_id, action)
+        const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
-        queue.enqueue(written)
-        const { row, settled } = await waitUntilSettled(
-          db,
-          written,
-          AbortSignal.any([clientLeft(reply), closing.signal]),
-        )
+        queue.enqueue(requested)
+        const { row, settled } = await waitUntilSettled(db, requested, untilLeft(reply))
         return reply.code(settled ? 200 : 202).send(show(row))
       },
     )

@@ -6,8 +6,9 @@ import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, publicStatus } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
-const overridesInWords =
-  'What is to differ from Chowder’s OpenClaw configuration: dot-path keys, nested objects, or both. `agent.system_prompt` is the system prompt.'
+const overridesDescription =
+  'Settings that differ from Chowder’s configuration of OpenClaw: dot-path keys, nested objects, or both. ' +
+  '`agent.system_prompt` sets the system prompt.'
 const Overrides = Type.Record(Type.String(), Type.Unknown())
 
 const Metadata = Type.Unsafe<Record<string, string>>({
@@ -16,7 +17,8 @@ const Metadata = Type.Unsafe<Record<string, string>>({
   propertyNames: { minLength: 1, maxLength: 64, pattern: plainText },
   additionalProperties: { type: 'string', maxLength: 512, pattern: plainText },
   description:
-    'Your own labels: at most 16 keys of 1 to 64 characters, with values of at most 512. Chowder reads none of them.',
+    'Your own labels: at most 16 keys of 1 to 64 characters, with values of at most 512 characters. Chowder does not ' +
+    'interpret them.',
 })
 
 const exampleId = 'f47ac10b-58cc-4372-a567-0e02b2c3d479'
@@ -28,16 +30,18 @@ export const Instance = Type.Object(
     organization_id: Type.String(),
     name: Type.String(),
     status: OneOf(instanceStatuses),
-    step: Nullable(Type.String({ description: 'What is being done right now; null when nothing is.' })),
+    step: Nullable(
+      Type.String({ description: 'The step that Chowder is carrying out for the instance; null when there is none.' }),
+    ),
     metadata: Metadata,
     model_provider: OneOf(modelProviders),
     sandbox_provider: Type.Literal('sandbox'),
-    sandbox_id: Nullable(Type.String({ description: 'The platform’s name for the sandbox, once there is one.' })),
+    sandbox_id: Nullable(Type.String({ description: 'The platform’s name for the sandbox; null until there is one.' })),
     gateway_url: Nullable(
-      Type.String({ description: 'The base URL for an OpenAI client; null until the agent ran, and in `error`.' }),
+      Type.String({ description: 'The base URL for an OpenAI client; null until the agent has run, and in `error`.' }),
     ),
     openclaw_version: Type.String(),
-    openclaw_config: Type.Unsafe<Record<string, unknown> | null>({ description: 'The overrides, as they were sent.' }),
+    openclaw_config: Type.Unsafe<Record<string, unknown> | null>({ description: 'The overrides as they were sent.' }),
     region: Type.Null(),
     error_message: Nullable(Type.String({ description: 'Why the status is `error`; null otherwise.' })),
     created_at: Type.String(),
@@ -73,13 +77,16 @@ export const CreateInstance = Type.Object(
     name: Name,
     metadata: Type.Optional(Metadata),
     model_provider: Type.Optional(
-      OneOf(modelProviders, 'Whose models the agent uses: your organization must have a key. `anthropic` if left out.'),
+      OneOf(
+        modelProviders,
+        'The provider of the agent’s models. Your organization must have a key for it. `anthropic` if left out.',
+      ),
     ),
     sandbox_provider: Type.Optional(OneOf(['sandbox'])),
     openclaw_version: Type.Optional(
-      Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest one that is known if left out.' }),
+      Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest known release if left out.' }),
     ),
-    openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesInWords })),
+    openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesDescription })),
     region: Type.Optional(Type.Null()),
   },
   {
@@ -91,9 +98,12 @@ export const CreateInstance = Type.Object(
 export const PatchInstance = Type.Object(
   {
     name: Type.Optional(Name),
-    metadata: Type.Optional({ ...Metadata, description: 'Your own labels, replacing all there were.' }),
+    metadata: Type.Optional({ ...Metadata, description: 'Your own labels. Replaces all stored labels.' }),
     openclaw_config: Type.Optional(
-      Nullable({ ...Overrides, description: `${overridesInWords} Replaces all there were; null takes them back.` }),
+      Nullable({
+        ...Overrides,
+        description: `${overridesDescription} Replaces all stored overrides; null removes them.`,
+      }),
     ),
   },
   {
@@ -111,9 +121,15 @@ export const ListInstances = Type.Object(
   {
     ...PageQuery.properties,
     status: Type.Optional(
-      OneOf(instanceStatuses, 'Only those with this status. Terminated ones are listed only here, for 30 days.'),
+      OneOf(
+        instanceStatuses,
+        'Only instances with this status. Terminated instances are listed only by this, for 30 days.',
+      ),
     ),
-    name: Type.Optional({ ...Name, description: 'Only those with this in their name, whatever its case.' }),
+    name: Type.Optional({
+      ...Name,
+      description: 'Only instances with this text in their name, in upper or lower case.',
+    }),
   },
   { additionalProperties: false },
 )
@@ -123,10 +139,16 @@ export const WaitForStatus = Type.Object(
     wait: Type.Optional(
       OneOf(
         ['running', 'stopped'],
-        'Answer only once the status is this and the agent with it, or will not be by itself; at the latest after `timeout` seconds.',
+        'Respond only once the instance has this status and its agent has started or stopped, or once it cannot ' +
+          'reach the status without another call; at the latest after `timeout` seconds.',
       ),
     ),
-    timeout: Type.Integer({ minimum: 0, maximum: 60, default: 60, description: 'Most seconds that `wait` may take.' }),
+    timeout: Type.Integer({
+      minimum: 0,
+      maximum: 60,
+      default: 60,
+      description: 'The longest time to wait, in seconds.',
+    }),
   },
   { additionalProperties: false },
 )
@@ -135,7 +157,9 @@ export const InstanceStatus = Type.Object(
   {
     id: Type.String(),
     status: OneOf(instanceStatuses),
-    step: Nullable(Type.String({ description: 'What is being done right now; null when nothing is.' })),
+    step: Nullable(
+      Type.String({ description: 'The step that Chowder is carrying out for the instance; null when there is none.' }),
+    ),
     gateway_url: Nullable(Type.String()),
   },
   {
@@ -144,13 +168,7 @@ export const InstanceStatus = Type.Object(
   },
 )
 
-/** A row and its opened configuration, as callers see them. */
-export interface Shown {
-  row: Row
-  openclawConfig: Record<string, unknown> | null
-}
-
-/** The instance's base URL for clients: stable and opaque; the real endpoint stays private. */
+/** The instance's base URL for clients. It never changes; the gateway's own endpoint stays private. */
 const gatewayUrl = (row: InstanceSummary, publicUrl: string): string | null =>
   row.endpoint && publicStatus(row) !== 'error' ? `${publicUrl}/v1/instances/${row.id}` : null
 
@@ -161,8 +179,14 @@ export const toInstanceStatus = (row: InstanceSummary, publicUrl: string): Stati
   gateway_url: gatewayUrl(row, publicUrl),
 })
 
-/** The one place where a row becomes what callers see: a new column stays private until it is named here. */
-export const toInstance = ({ row, openclawConfig }: Shown, publicUrl: string): Static<typeof Instance> => ({
+/**
+ * Converts a row to the API's format: the only place that does, so that a new column stays private until added here.
+ */
+export const toInstance = (
+  row: Row,
+  openclawConfig: Record<string, unknown> | null,
+  publicUrl: string,
+): Static<typeof Instance> => ({
   ...toInstanceStatus(row, publicUrl),
   organization_id: row.organizationId,
   name: row.name,
