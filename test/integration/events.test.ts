@@ -28,7 +28,7 @@ const typesOf = async (id: string): Promise<string[]> =>
   (await eventsOf(id)).map(({ type }: { type: string }) => type).reverse()
 
 describe('the history of an instance', () => {
-  test('names who asked for what in which request, and what came of it, each once and in order', async () => {
+  test('names the actor, the request and the result of each change, each once and in order', async () => {
     const id = await create()
     const worker = await chowder.startWorker()
     await until('running', async () => (await call('GET', `/v1/instances/${id}`)).body.status === 'running')
@@ -64,7 +64,7 @@ describe('the history of an instance', () => {
     expect(stop.actor).toEqual({ type: 'key', id: key.id })
   })
 
-  test('is a chain: each change begins where the one before it ended', async () => {
+  test('is a chain: each event begins with the status that the event before ended with', async () => {
     const id = await create()
     driver.fail({ method: 'start', times: 2 })
     const worker = await chowder.startWorker()
@@ -76,12 +76,12 @@ describe('the history of an instance', () => {
       20_000,
     )
     await worker.stop()
-    const told = (await eventsOf(id)).toReversed()
-    for (const [index, event] of told.entries()) expect(event.from_status).toBe(told[index - 1]?.to_status ?? null)
+    const listed = (await eventsOf(id)).toReversed()
+    for (const [index, event] of listed.entries()) expect(event.from_status).toBe(listed[index - 1]?.to_status ?? null)
     const { rows } = await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])
     const [{ desired_state: desiredState, generation, observed_generation: observedGeneration, ready_at: readyAt }] =
       rows
-    expect(told.at(-1).to_status).toBe(publicStatus({ desiredState, generation, observedGeneration, readyAt }))
+    expect(listed.at(-1).to_status).toBe(publicStatus({ desiredState, generation, observedGeneration, readyAt }))
     const types = await typesOf(id)
     expect(types.filter((type) => type === 'instance.attempt_failed').length).toBeGreaterThan(0)
     expect(types).toContain('instance.gateway_ended')
@@ -89,7 +89,7 @@ describe('the history of an instance', () => {
     await call('DELETE', `/v1/instances/${id}`)
   })
 
-  test('has no row for what was refused, and none for the replay of an answer', async () => {
+  test('has no event for a refused request, and none for a replayed response', async () => {
     const one = await call('POST', '/v1/instances', { name: 'a' }, { 'idempotency-key': 'once' })
     await call('POST', '/v1/instances', { name: 'a' }, { 'idempotency-key': 'once' })
     const { id } = one.body
@@ -101,7 +101,7 @@ describe('the history of an instance', () => {
     expect(await typesOf(id)).toEqual(['instance.create', 'instance.delete'])
   })
 
-  test('comes in pages, and only to its organization', async () => {
+  test('comes in pages, and only for its own organization', async () => {
     const id = await create()
     for (let i = 0; i < 4; i += 1) await call('PATCH', `/v1/instances/${id}`, { name: `n${i}` })
     const seen: number[] = []
@@ -122,7 +122,7 @@ describe('the history of an instance', () => {
 })
 
 describe('the history of an organization', () => {
-  test('has its keys, files and its end, without the words that were its own', async () => {
+  test('has its keys, its files and its deletion; then the texts that were its own are erased', async () => {
     const tenant = await chowder.signUp()
     const as = (method: Method, url: string, body?: unknown) =>
       chowder.call(method, url, { key: tenant.key, ...(body !== undefined && { body }) })
@@ -137,8 +137,8 @@ describe('the history of an organization', () => {
     await as('PATCH', `/v1/keys/${key.id}`, { name: 'l' })
     await as('DELETE', `/v1/keys/${key.id}`)
     await as('PUT', `/v1/instances/${instance.id}/files/content`, { path: 'notes.md', content: 'x' })
-    const { body: told } = await as('GET', '/v1/organization/events')
-    expect(told.map(({ type }: { type: string }) => type).reverse()).toEqual([
+    const { body: listed } = await as('GET', '/v1/organization/events')
+    expect(listed.map(({ type }: { type: string }) => type).reverse()).toEqual([
       'organization.create',
       'organization.update',
       'instance.create',
@@ -148,9 +148,9 @@ describe('the history of an organization', () => {
       'key.revoke',
       'file.write',
     ])
-    expect(told[0]).toMatchObject({ instance_id: instance.id, subject: 'notes.md', from_status: null })
-    expect(told[1]).toMatchObject({ instance_id: null, subject: key.id })
-    // What nobody asked for names nothing, and keeps nothing from being recorded.
+    expect(listed[0]).toMatchObject({ instance_id: instance.id, subject: 'notes.md', from_status: null })
+    expect(listed[1]).toMatchObject({ instance_id: null, subject: key.id })
+    // A parameter that the route does not have is no subject, and does not prevent the event.
     const sent = { path: 'SOUL.md', content: 'x' }
     await as('PUT', `/v1/instances/${instance.id}/files/content?path=%00&channel=telegram`, sent)
     await as('DELETE', `/v1/instances/${instance.id}/files?path=notes.md&channel=%00`)
@@ -172,7 +172,7 @@ describe('the history of an organization', () => {
   })
 })
 
-test('the database computes the status of a row as the code does', async () => {
+test('the database and the code compute the same status of a row', async () => {
   const { pool } = chowder.database
   for (const desiredState of ['running', 'stopped', 'terminated'] as const)
     for (const observedGeneration of [1, 2])

@@ -48,7 +48,7 @@ async function createIn(state: State, fields: object = {}): Promise<string> {
 const idsOf = (body: { id: string }[]) => body.map(({ id }) => id)
 const nextOf = (headers: Record<string, unknown>) => /^<(.*)>; rel="next"$/.exec(String(headers.link ?? ''))?.[1]
 
-/** Every page from the first on, each by the link of the one before. */
+/** Reads all pages, each by the link of the page before. */
 async function pages(query: string): Promise<string[][]> {
   const found: string[][] = []
   for (let path: string | undefined = `/v1/instances?${query}`; path; ) {
@@ -63,10 +63,10 @@ async function pages(query: string): Promise<string[][]> {
 }
 
 describe('GET /v1/instances', () => {
-  test('pages lead through every instance once, newest first, also where many have one creation time', async () => {
+  test('pages hold each instance once, newest first, also when many have the same creation time', async () => {
     const ids: string[] = []
     for (let i = 0; i < 7; i += 1) ids.push(await create())
-    // Apart by microseconds, which no JavaScript date tells apart; the last three are the same.
+    // They differ by microseconds, which JavaScript dates do not hold; the last three are equal.
     await chowder.database.pool.query(
       `UPDATE instances SET created_at = timestamptz '2026-02-14T12:00:00.000100Z' + least(i, 4) * interval '1 microsecond'
        FROM unnest($1::uuid[]) WITH ORDINALITY AS listed (id, i) WHERE instances.id = listed.id`,
@@ -78,7 +78,7 @@ describe('GET /v1/instances', () => {
     expect((await pages('limit=7')).length).toBe(1)
   })
 
-  test('a page that follows one whose last instance was deleted meanwhile begins where that ended', async () => {
+  test('when the last instance of a page is deleted, the next page still begins after it', async () => {
     const ids = [await create(), await create(), await create()].toReversed()
     const first = await call('GET', '?limit=2')
     await call('DELETE', `/${ids[1]}`)
@@ -97,7 +97,7 @@ describe('GET /v1/instances', () => {
     expect((await call('GET', '')).body).toMatchObject([{ organization_id: organizationId }])
   })
 
-  test('without parameters all of them are one bare array without a link', async () => {
+  test('without parameters, all instances are one array without a link', async () => {
     await Promise.all(Array.from({ length: 103 }, () => create()))
     const { body, headers } = await call('GET', '')
     expect([body.length, headers.link]).toEqual([103, undefined])
@@ -111,7 +111,7 @@ describe('GET /v1/instances', () => {
     expect((await pages(`limit=1&status=running&name=${encodeURIComponent('ne & t')}`)).flat()).toHaveLength(2)
   })
 
-  test('each status lists exactly those that have it, terminated ones only when asked for', async () => {
+  test('each status lists exactly its instances; terminated ones are listed only by their status', async () => {
     const ids = {} as Record<State, string>
     for (const state of Object.keys(states) as State[]) ids[state] = await createIn(state)
     for (const [state, id] of Object.entries(ids)) {
@@ -165,14 +165,14 @@ describe('GET /v1/instances', () => {
   })
 
   test.each(['', 'x', 'MTIz', 'MDEyMzQ1Njctd2hhdGV2ZXI', '%00', '%F0%9F%A6%9E'])(
-    'a cursor %j that no page named is a 400',
+    'a cursor %j that came from no page is a 400',
     async (cursor) => {
       const { status, body } = await call('GET', `?cursor=${cursor}`)
       expect([status, body.detail]).toEqual([400, expect.stringContaining('Link header')])
     },
   )
 
-  test('a cursor of another organization leads to nothing of either, like one of nobody', async () => {
+  test('a cursor of another organization lists nothing of either, like an unknown cursor', async () => {
     const mine = await call('POST', '', { name: 'mine' })
     const theirs = await chowder.signUp()
     for (let i = 0; i < 3; i += 1) await call('POST', '', { name: 'theirs' }, theirs.key)
@@ -189,14 +189,14 @@ describe('GET /v1/instances', () => {
 describe('metadata', () => {
   const full = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`${i}`.padEnd(64, 'ü'), '🦞'.repeat(512)]))
 
-  test('is answered as it was sent, everywhere an instance is', async () => {
+  test('is returned as it was sent, wherever an instance is', async () => {
     const { status, body } = await call('POST', '', { name: 'a', metadata: full })
     expect([status, body.metadata]).toEqual([201, full])
     expect((await call('GET', `/${body.id}`)).body.metadata).toEqual(full)
     expect((await call('GET', '')).body[0].metadata).toEqual(full)
   })
 
-  test('a PATCH replaces it whole and leaves the rest, also on a running instance', async () => {
+  test('a PATCH replaces it as a whole and keeps the other fields, also of a running instance', async () => {
     const id = await createIn('running', { metadata: { a: '1', b: '2' } })
     const { status, body } = await call('PATCH', `/${id}`, { metadata: { b: '3' } })
     expect([status, body.metadata, body.name, body.status]).toEqual([200, { b: '3' }, 'agent', 'running'])
@@ -235,7 +235,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     return { status: body.status as string, ms: performance.now() - began }
   }
 
-  test('answers as soon as the instance runs', async () => {
+  test('responds as soon as the instance runs', async () => {
     const id = await create()
     const answer = wait(id, 'wait=running')
     await until('a poll of the waiting one', async () => (await call('GET', `/${id}/status`)).status === 200)
@@ -245,7 +245,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
   })
 
   test.each(['error', 'stopped', 'terminated'] as const)(
-    'waiting for running ends when the instance becomes %s meanwhile',
+    'a wait for running ends when the instance becomes %s',
     async (state) => {
       const id = await create()
       const answer = wait(id, 'wait=running&timeout=20')
@@ -270,7 +270,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     expect(ms).toBeLessThan(15_000)
   })
 
-  test('waiting for stopped lasts until the agent has been stopped', async () => {
+  test('a wait for stopped lasts until the agent has stopped', async () => {
     const id = await create()
     await chowder.database.pool.query(
       `UPDATE instances SET desired_state = 'stopped', observed_generation = generation - 1 WHERE id = $1`,
@@ -283,7 +283,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     expect((await answer).ms).toBeLessThan(15_000)
   })
 
-  test('answers with what there is when the time is over', async () => {
+  test('responds with the present status when the time is over', async () => {
     const { status, ms } = await wait(await create(), 'wait=running&timeout=1')
     expect(status).toBe('provisioning')
     expect(ms).toBeGreaterThan(900)
@@ -298,12 +298,12 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     },
   )
 
-  test('an unknown instance is a 404 at once, whatever is waited for', async () => {
+  test('an unknown instance is a 404 at once', async () => {
     const { status } = await call('GET', `/01234567-89ab-7def-8123-456789abcdef/status?wait=running`)
     expect(status).toBe(404)
   })
 
-  test('is not waited for by a client that left before the waiting began', async () => {
+  test('does not wait for a client that left before', async () => {
     const other = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
     onTestFinished(() => other.close())
     const url = await other.app.listen({ port: 0, host: '127.0.0.1' })
@@ -330,7 +330,7 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     expect(lookups(queries)).toBe(1)
   })
 
-  test('a server that closes answers those who wait', async () => {
+  test('a server that closes responds to the waiting requests', async () => {
     const other = await openTestChowder({ sandboxes: new FakeDriver(), database: chowder.database })
     const id = await create()
     const url = await other.app.listen({ port: 0, host: '127.0.0.1' })

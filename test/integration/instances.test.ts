@@ -47,7 +47,7 @@ async function createIn(state: State, fields: object = {}): Promise<string> {
 const rowOf = async (id: string) =>
   (await chowder.database.pool.query('SELECT * FROM instances WHERE id = $1', [id])).rows[0]
 
-/** Settles whatever is due, as a worker would, so that start and stop do not wait for one. */
+/** Settles all due rows again and again, as workers would, so that start and stop return. */
 function settleSoon() {
   const timer = setInterval(() => {
     void chowder.database.pool.query(
@@ -59,7 +59,7 @@ function settleSoon() {
 }
 
 describe('POST /v1/instances', () => {
-  test('answers 201 at once with the documented object, provisioning, defaults filled in', async () => {
+  test('returns 201 with the documented object: provisioning, with default values', async () => {
     expect(await create()).toEqual({
       id: expect.stringMatching(/^[0-9a-f-]{36}$/),
       organization_id: organizationId,
@@ -90,7 +90,7 @@ describe('POST /v1/instances', () => {
     expect(JSON.stringify(await rowOf(id))).not.toContain('canary')
   })
 
-  test('F22: goes on while a newer version’s migration adds columns', async () => {
+  test('F22: works while a newer version’s migration adds columns', async () => {
     const { pool } = chowder.database
     await create()
     await pool.query('ALTER TABLE instances ADD COLUMN from_the_future text')
@@ -177,7 +177,7 @@ describe('POST /v1/instances', () => {
   })
 
   test.each(['/v1/instances/%ff', '/v1/instances/%', `/v1/instances/${'a'.repeat(1025)}`])(
-    'a path that cannot be routed is the 404 of an unknown id (%#)',
+    'a path that cannot be routed gets the 404 of an unknown id (%#)',
     async (url) => {
       const { status, body, headers } = await chowder.call('GET', url, { key })
       expect([status, body]).toEqual([404, errorBody('not_found', 'Instance not found.')])
@@ -191,11 +191,11 @@ describe('POST /v1/instances', () => {
     expect([answer.status, answer.body.detail.length]).toEqual([422, 20])
   })
 
-  test('without a key it is a 401', async () => {
+  test('without a key, the response is a 401', async () => {
     expect((await chowder.call('POST', '/v1/instances', { body: { name: 'x' } })).status).toBe(401)
   })
 
-  test('over the limit it is the documented 402, and a deleted instance frees its place at once', async () => {
+  test('over the limit, the response is the documented 402; a delete frees a place at once', async () => {
     await chowder.database.pool.query('UPDATE organizations SET instance_limit = 2 WHERE id = $1', [organizationId])
     const first = await create()
     await create()
@@ -208,7 +208,7 @@ describe('POST /v1/instances', () => {
     await create()
   })
 
-  test('I3: of 60 creates at once under a limit of 10 exactly 10 are accepted', async () => {
+  test('I3: of 60 concurrent creates under a limit of 10, exactly 10 are accepted', async () => {
     await chowder.database.pool.query('UPDATE organizations SET instance_limit = 10 WHERE id = $1', [organizationId])
     const answers = await Promise.all(Array.from({ length: 60 }, () => call('POST', '', { name: 'x' })))
     const count = (status: number) => answers.filter((answer) => answer.status === status).length
@@ -293,7 +293,7 @@ test('a replayed create enqueues nothing', async () => {
 })
 
 describe('GET /v1/instances', () => {
-  test('lists what is not terminated, newest first, of the own organization alone', async () => {
+  test('lists the organization’s own instances that are not terminated, newest first', async () => {
     const [first, second] = [await createIn('running'), await createIn('stopped')]
     await createIn('terminated')
     const other = await chowder.signUp()
@@ -302,7 +302,7 @@ describe('GET /v1/instances', () => {
     expect([status, body.map((instance: { id: string }) => instance.id)]).toEqual([200, [second, first]])
   })
 
-  test('without a key it is a 401', async () => {
+  test('without a key, the response is a 401', async () => {
     expect((await chowder.call('GET', '/v1/instances')).status).toBe(401)
   })
 })
@@ -321,13 +321,13 @@ describe('reading one instance', () => {
     expect((await call('GET', `/${id}/status`)).body).toEqual({ id, status: state, step: null, gateway_url })
   })
 
-  test('gateway_url stays while it is stopped', async () => {
+  test('gateway_url stays while the instance is stopped', async () => {
     const id = await createIn('running')
     await chowder.database.pool.query(`UPDATE instances SET ${states.stopped} WHERE id = $1`, [id])
     expect((await call('GET', `/${id}`)).body.gateway_url).toBe(`http://chowder.test/v1/instances/${id}`)
   })
 
-  test('a terminated one answers for 30 days, then it is unknown', async () => {
+  test('a terminated instance can be read for 30 days, then it is unknown', async () => {
     const id = await createIn('terminated')
     await chowder.database.pool.query(`UPDATE instances SET terminated_at = now() - interval '29 days' WHERE id = $1`, [
       id,
@@ -368,7 +368,7 @@ describe('another organization’s instance, an unknown and a malformed id', () 
     expect((await call('GET', `/${id}`)).body.status).toBe('running')
   })
 
-  test('stay apart when two organizations poll for the same ids at the same moment', async () => {
+  test('are not mixed up when two organizations poll for the same ids at the same moment', async () => {
     const id = await createIn('running')
     const stranger = await chowder.signUp()
     const polls = Array.from({ length: 40 }, (_, index) =>
@@ -421,7 +421,7 @@ describe('start and stop', () => {
     expect(await rowOf(id)).toEqual(before)
   })
 
-  test('a start that ends in error answers 200 with that object: it is the settled truth', async () => {
+  test('a start that ends in error returns 200 with that object: the row is settled', async () => {
     const id = await createIn('stopped')
     const answering = call('POST', `/${id}/start`)
     await until('the intent', async () => (await rowOf(id)).generation === 2)
@@ -430,7 +430,7 @@ describe('start and stop', () => {
     expect([status, body.status, body.error_message]).toEqual([200, 'error', 'no luck'])
   })
 
-  test('a new intent starts with a full set of attempts, at once, and without the old reason', async () => {
+  test('a new intent has all attempts again, begins at once, and drops the former error message', async () => {
     const id = await createIn('error')
     await chowder.database.pool.query(
       `UPDATE instances SET attempts = 5, next_attempt_at = now() + interval '1 hour' WHERE id = $1`,
@@ -443,7 +443,7 @@ describe('start and stop', () => {
     expect(row.next_attempt_at.getTime()).toBeLessThanOrEqual(Date.now())
   })
 
-  test('a body is not needed, an empty one with a JSON content type is fine, and an unknown field in one is a 422', async () => {
+  test('the body may be left out, or empty with a JSON content type; an unknown field is a 422', async () => {
     const id = await createIn('running')
     using _worker = settleSoon()
     const send = (action: string, payload: string) =>
@@ -461,7 +461,7 @@ describe('start and stop', () => {
 
 describe('DELETE /v1/instances/{id}', () => {
   test.each(['provisioning', 'running', 'error', 'stopped'] as const)(
-    'a %s one is terminated from the 204 on, its place is free, and everything else is a 409',
+    'a %s instance is terminated once the 204 is sent: its place is free, other calls are a 409',
     async (state) => {
       const id = await createIn(state)
       const { status, body } = await call('DELETE', `/${id}`)
@@ -479,7 +479,7 @@ describe('DELETE /v1/instances/{id}', () => {
     },
   )
 
-  test('a second one is a 204 again and lowers no counter', async () => {
+  test('a second delete is a 204 again and lowers no counter', async () => {
     await create()
     const { id } = await create()
     await Promise.all(Array.from({ length: 5 }, () => call('DELETE', `/${id}`)))
@@ -488,8 +488,8 @@ describe('DELETE /v1/instances/{id}', () => {
   })
 })
 
-describe('PATCH /v1/instances/{id} while nothing runs', () => {
-  test('a rename changes the name alone and makes nothing due', async () => {
+describe('PATCH /v1/instances/{id} of an instance that does not run', () => {
+  test('a rename changes only the name, and the row does not become due', async () => {
     const id = await createIn('running')
     const { status, body } = await call('PATCH', `/${id}`, { name: 'renamed' })
     expect([status, body.name, body.status]).toEqual([200, 'renamed', 'running'])
@@ -497,7 +497,7 @@ describe('PATCH /v1/instances/{id} while nothing runs', () => {
   })
 
   test.each(['stopped', 'error'] as const)(
-    'on a settled %s one the configuration is replaced and nothing becomes due',
+    'the configuration of a settled %s instance is replaced, and the row does not become due',
     async (state) => {
       const id = await createIn(state, { openclaw_config: { 'session.dmScope': 'main', 'tools.toolSearch': true } })
       const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: { 'tools.toolSearch': false } })
@@ -507,13 +507,13 @@ describe('PATCH /v1/instances/{id} while nothing runs', () => {
     },
   )
 
-  test('a start under way does not settle with the old one: the generation is raised', async () => {
+  test('a start under way does not settle with the former configuration: the generation is raised', async () => {
     const id = await createIn('provisioning')
     expect((await call('PATCH', `/${id}`, { openclaw_config: { 'tools.toolSearch': false } })).status).toBe(200)
     expect((await rowOf(id)).generation).toBe(2)
   })
 
-  test('a start that has used up its attempts has all of them for the new one, at once; a stop goes on as it was', async () => {
+  test('a start that used up its attempts has all of them again at once; those of a stop stay as they were', async () => {
     for (const [desired, attempts, waits] of [
       ['running', 0, false],
       ['stopped', 5, true],
@@ -543,16 +543,16 @@ describe('PATCH /v1/instances/{id} while nothing runs', () => {
     expect(await rowOf(id)).toEqual(before)
   })
 
-  test('an empty patch answers the object as it is', async () => {
+  test('an empty patch returns the object unchanged', async () => {
     const id = await createIn('stopped')
     const { status, body } = await call('PATCH', `/${id}`, {})
     expect([status, body.id]).toEqual([200, id])
   })
 })
 
-describe('POST …/responses while nothing runs', () => {
+describe('POST …/responses of an instance that does not run', () => {
   test.each(['provisioning', 'stopped', 'error'] as const)(
-    'a %s one is a 409 in both shapes, not to be retried',
+    'a %s instance is a 409 in both formats, not to be retried',
     async (state) => {
       const id = await createIn(state)
       const { status, body, headers } = await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'hi' })

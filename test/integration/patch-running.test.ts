@@ -36,7 +36,7 @@ beforeEach(async () => {
 })
 
 describe('PATCH of a running instance', () => {
-  test('is applied hot, read back, stored, and replaces what was there before', async () => {
+  test('is applied without a restart, read back and stored, and replaces the former overrides', async () => {
     const openclaw_config = { 'session.dmScope': 'main', agent: { system_prompt: 'Be brief.' } }
     const { status, body } = await call('PATCH', `/${id}`, { name: 'renamed', openclaw_config })
     expect([status, body.status, body.name, body.openclaw_config]).toEqual([200, 'running', 'renamed', openclaw_config])
@@ -47,7 +47,7 @@ describe('PATCH of a running instance', () => {
     expect([generation, observed_generation, ready_at]).toEqual([2, 2, expect.any(Date)])
   })
 
-  test('a system prompt that did not change leaves alone what the agent made of the file', async () => {
+  test('when the system prompt did not change, the agent’s edits of the file are kept', async () => {
     await call('PATCH', `/${id}`, { openclaw_config: { agent: { system_prompt: 'Be brief.' } } })
     const soul = driver.sandboxes.get(id)
     await driver
@@ -64,7 +64,7 @@ describe('PATCH of a running instance', () => {
     expect(driver.file(id, 'state/workspace/SOUL.md')).toBe(null)
   })
 
-  test('the gateway’s refusal is a 400 with its own words, and nothing of the request is stored', async () => {
+  test('a refusal by the gateway is a 400 with its own words, and nothing of the request is stored', async () => {
     const before = (await call('GET', `/${id}`)).body
     const { status, body } = await call('PATCH', `/${id}`, { name: 'other', openclaw_config: { nonsense: 1 } })
     expect([status, body.detail]).toEqual([400, expect.stringContaining('Unrecognized key: "nonsense"')])
@@ -77,11 +77,11 @@ describe('PATCH of a running instance', () => {
     expect(observed_generation).toBe(generation)
   })
 
-  test('an unknown outcome is not stored, and a worker brings back the stored configuration', async () => {
+  test('a change with an unknown outcome is not stored; a worker restores the stored configuration', async () => {
     gateway.behaviour.onCall = async (method) => {
       if (method !== 'config.patch') return
       gateway.config = { ...gateway.config, session: { dmScope: 'main' } }
-      gateway.disconnect() // it was done, and nobody was told
+      gateway.disconnect() // the patch was applied, and its answer is lost
     }
     const { status, body } = await call('PATCH', `/${id}`, { openclaw_config: { 'session.dmScope': 'main' } })
     expect([502, 504]).toContain(status)
@@ -98,8 +98,8 @@ describe('PATCH of a running instance', () => {
     })
   })
 
-  test('a handler that dies half-way leaves a due row, and a worker brings back the stored configuration', async () => {
-    // What a killed handler leaves: the lease taken, the generation raised, the gateway changed, nothing stored.
+  test('a request that dies half-way leaves the row due; a worker restores the stored configuration', async () => {
+    // As after a kill: the lease is taken, the generation raised, the gateway changed, nothing stored.
     gateway.config = { ...gateway.config, session: { dmScope: 'main' } }
     await chowder.database.pool.query(
       `UPDATE instances SET lease_token = lease_token + 1, lease_until = now() + interval '300 ms', generation = generation + 1 WHERE id = $1`,
@@ -112,7 +112,7 @@ describe('PATCH of a running instance', () => {
     expect(gateway.config.session).not.toMatchObject({ dmScope: 'main' })
   })
 
-  test('two at once are done one after the other, and the later answer is what is stored', async () => {
+  test('concurrent changes are made one after the other; the last response has the stored values', async () => {
     const answers = await Promise.all(
       ['main', 'per-peer'].map((dmScope) =>
         call('PATCH', `/${id}`, { openclaw_config: { 'session.dmScope': dmScope } }),
@@ -123,8 +123,8 @@ describe('PATCH of a running instance', () => {
     expect(gateway.config).toMatchObject({ session: { dmScope: stored } })
   })
 
-  test('while another change holds the row for long it is a 409 that says to try again', async () => {
-    // With a token of its own: a worker that still held the row would let go of this lease along with its own.
+  test('while another change holds the row, the response is a 409 that says to try again', async () => {
+    // With another token: a worker that still holds the row would release this lease with its own.
     await chowder.database.pool.query(
       `UPDATE instances SET lease_token = lease_token + 1, lease_until = now() + interval '1 minute' WHERE id = $1`,
       [id],
@@ -134,7 +134,7 @@ describe('PATCH of a running instance', () => {
     await chowder.database.pool.query(`UPDATE instances SET lease_until = now() WHERE id = $1`, [id])
   })
 
-  test('a delete that comes in between wins: the change is a 409', async () => {
+  test('a delete during the change wins: the change is a 409', async () => {
     gateway.behaviour.onCall = async (method) => {
       if (method === 'config.patch') await call('DELETE', `/${id}`)
     }
