@@ -110,7 +110,10 @@ describe('the official OpenAI client', () => {
     const readAll = async () => {
       for await (const _chunk of stream);
     }
-    await expect(readAll()).rejects.toThrow(/Gateway unavailable|before it was complete/)
+    await expect(readAll()).rejects.toMatchObject({
+      message: expect.stringMatching(/Gateway unavailable|before it was complete/),
+      error: errorBody('gateway_unreachable', '').error,
+    })
   })
 
   test('gets an error that names the field that cannot be honoured', async () => {

@@ -8,6 +8,7 @@ import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
 import { openStreams } from '#platform/metrics.ts'
+import { requireDocUrl } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream } from '../support/response-schemas.ts'
@@ -89,7 +90,9 @@ async function open(path = pathOf(), as = key, at = url) {
     async turn(timeoutMs = 20_000): Promise<StreamEvent[]> {
       const ends = (frame: Frame) => /^response\.(completed|incomplete|failed)$|^error$/.test(frame.type)
       await until('the turn to end', () => frames.some(ends), timeoutMs)
-      return frames.splice(0, frames.findIndex(ends) + 1)
+      const events = frames.splice(0, frames.findIndex(ends) + 1)
+      for (const { type, status, error } of events) if (type === 'error') requireDocUrl(status, { error })
+      return events
     },
   }
 }

@@ -38,10 +38,10 @@ code { font-size: 0.9em; }
 h2 { font-size: 1.1rem; margin: 2rem 0 0.25rem; }
 h2 span { font-weight: normal; opacity: 0.7; }
 section:target { outline: 2px solid; outline-offset: 0.5rem; }
-dl { margin: 0; display: grid; grid-template-columns: 9rem 1fr; gap: 0.25rem 1rem; }
+dl { margin: 0; display: grid; grid-template-columns: minmax(6rem, 11rem) minmax(0, 1fr); gap: 0.25rem 1rem; }
 dt { opacity: 0.7; }
-dd { margin: 0; }
-nav { columns: 14rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
+nav { columns: 22rem; }
 nav a { display: block; font-family: ui-monospace, monospace; }
 `
 
