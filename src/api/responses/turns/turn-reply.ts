@@ -47,10 +47,11 @@ function observeAddedDuration({ elapsedTime }: FastifyReply, { askedAt, answered
   turnAddedDuration.observe((elapsedTime - (answeredAt - askedAt)) / 1000)
 }
 
-function countStream({ raw }: FastifyReply): void {
-  if (raw.closed) return
+/** A stream that counts as open until its last byte was read or its client left. */
+function countedStream(content: AsyncIterable<string>): Readable {
+  const stream = Readable.from(content, { objectMode: false })
   openStreams.inc()
-  raw.once('close', () => openStreams.dec())
+  return stream.once('close', () => openStreams.dec())
 }
 
 /** Runs a turn and replies with its answer. Throws what `run` throws, unless the client has left. */
@@ -65,8 +66,7 @@ export async function replyWithTurn(
     reply.header('cache-control', 'no-store')
     if ('stream' in content) {
       observeAddedDuration(reply, content.answer)
-      countStream(reply)
-      return reply.type('text/event-stream').send(Readable.from(content.stream, { objectMode: false }))
+      return reply.type('text/event-stream').send(countedStream(content.stream))
     }
     const json = await content.json()
     observeAddedDuration(reply, content.answer)

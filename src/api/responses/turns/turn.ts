@@ -95,7 +95,7 @@ export class Turn {
   // One timer for both limits, because there are many turns.
   #checkIn(ms: number, probe: Probe): void {
     const leftMs = this.#endsAt - performance.now()
-    this.#check = setTimeout(() => void this.#checkNow(probe), Math.min(ms, leftMs))
+    this.#check = setTimeout(() => void this.#checkNow(probe), Math.max(0, Math.min(ms, leftMs)))
   }
 
   async #checkNow(probe: Probe): Promise<void> {
