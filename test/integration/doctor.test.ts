@@ -42,12 +42,12 @@ const look = () => examine(deps, quick)
 const isAtRest = async () =>
   (await query('SELECT 1 FROM instances WHERE observed_generation < generation')).rowCount === 0
 
-/** With a worker, which ends once all is done: nobody but the doctor repairs anything in these tests. */
-async function workedOff<T>(act: () => Promise<T>): Promise<T> {
+/** Runs `act` and a worker until no row is due. Only the doctor may repair anything between these runs. */
+async function withWorker<T>(act: () => Promise<T>): Promise<T> {
   const worker = await chowder.startWorker()
   try {
     const answer = await act()
-    await until('all to be done', isAtRest)
+    await until('no row to be due', isAtRest)
     return answer
   } finally {
     await worker.stop()
@@ -55,7 +55,7 @@ async function workedOff<T>(act: () => Promise<T>): Promise<T> {
 }
 
 const running = (): Promise<string> =>
-  workedOff(async () => (await call('POST', '/v1/instances', { name: 'a' })).body.id)
+  withWorker(async () => (await call('POST', '/v1/instances', { name: 'a' })).body.id)
 
 let id: string
 
@@ -71,14 +71,14 @@ afterEach(async () => {
 })
 
 test('finds nothing on a healthy system', async () => {
-  await workedOff(() => call('POST', `/v1/instances/${id}/stop`))
+  await withWorker(() => call('POST', `/v1/instances/${id}/stop`))
   await running()
-  const { id: deleted } = await workedOff(async () => (await call('POST', '/v1/instances', { name: 'b' })).body)
-  await workedOff(() => call('DELETE', `/v1/instances/${deleted}`))
+  const { id: deleted } = await withWorker(async () => (await call('POST', '/v1/instances', { name: 'b' })).body)
+  await withWorker(() => call('DELETE', `/v1/instances/${deleted}`))
   expect(await look()).toEqual([])
 })
 
-/** What is planted, the words that must be said of it, and whether it can be repaired. */
+/** Each fault with the words of its finding; `isMended` checks its repair, if it has one. */
 const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?(): Promise<void> }[] = [
   {
     what: 'I1: a sandbox without an instance',
@@ -87,13 +87,13 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
     isMended: async () => expect([...driver.sandboxes.keys()]).toEqual([id]),
   },
   {
-    what: 'I1: an instance that counts as running without a sandbox that runs',
-    says: /counts as running, and its sandbox is stopped/,
+    what: 'I1: an instance that is marked as running without a sandbox that runs',
+    says: /is marked as running, and its sandbox is stopped/,
     plant: async () => driver.die(id),
     isMended: async () => expect([await statusOf(id), driver.sandboxes.get(id)?.running]).toEqual(['running', true]),
   },
   {
-    what: 'I1: a sandbox that a terminated instance has left',
+    what: 'I1: a sandbox of a terminated instance',
     says: /is running, and the instance is terminated/,
     plant: () =>
       query(
@@ -116,13 +116,13 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
     isMended: async () => expect(driver.sandboxes.size).toBe(0),
   },
   {
-    what: 'I2: a lease that nobody can have taken',
-    says: /is held for ever/,
+    what: 'I2: a lease that is too long',
+    says: /The lease of the instance .* ends at .*: no lease lasts that long/,
     plant: () => query(`UPDATE instances SET lease_until = now() + interval '1 day' WHERE id = $1`, id),
     isMended: async () => expect((await rowOf(id)).lease_until.getTime()).toBeLessThan(Date.now() + 40_000),
   },
   {
-    what: 'I2: a due row that nobody takes',
+    what: 'I2: a due row that no worker takes',
     says: /no worker has taken it/,
     plant: () =>
       query(
@@ -133,19 +133,19 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
     isMended: async () => expect((await rowOf(id)).observed_generation).toBe((await rowOf(id)).generation),
   },
   {
-    what: 'I2: more worked off than asked for',
-    says: /more was worked off than was asked for/,
+    what: 'I2: an observed generation that is too high',
+    says: /its observed generation is higher than its generation/,
     plant: () => query('UPDATE instances SET observed_generation = generation + 5 WHERE id = $1', id),
     isMended: async () => expect((await rowOf(id)).observed_generation).toBe((await rowOf(id)).generation),
   },
   {
     what: 'I3: a wrong count',
-    says: /is counted with 7 instances and has 1/,
+    says: /says 7 instances, and there are 1/,
     plant: () => query('UPDATE organizations SET instance_count = 7 WHERE id = $1', organization.id),
     isMended: async () => expect((await call('GET', '/v1/organization')).body.instance_count).toBe(1),
   },
   {
-    what: 'I4: answers that are kept for too long',
+    what: 'I4: an idempotency answer that is kept too long',
     says: /expired more than 60 min ago/,
     plant: () =>
       query(
@@ -168,8 +168,8 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
       ),
   },
   {
-    what: 'I5: a row that is not as its history says',
-    says: /is running, and the last of its events says stopped/,
+    what: 'I5: a row whose status is not that of its last event',
+    says: /is running, and its last event ends with stopped/,
     plant: () =>
       query(
         `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status)
@@ -179,7 +179,7 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
       ),
   },
   {
-    what: 'I6: an instance without a beginning',
+    what: 'I6: an instance without the event of its creation',
     says: /has no event of its creation/,
     plant: async () => {
       await query(`DELETE FROM events WHERE instance_id = $1 AND from_status IS NULL`, id)
@@ -190,8 +190,8 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
     },
   },
   {
-    what: 'I7: a secret that does not open',
-    says: /instances\.sealed_token of .* does not open/,
+    what: 'I7: a secret that cannot be unsealed',
+    says: /instances\.sealed_token of .* cannot be unsealed/,
     plant: () =>
       query('UPDATE instances SET sealed_token = $2 WHERE id = $1', id, chowder.vault.seal('x', 'elsewhere')),
   },
@@ -219,22 +219,22 @@ describe.each(faults)('$what', ({ says, plant, isMended }) => {
     await plant()
     const found = (await look()).filter(({ what }) => says.test(what))
     const lines: string[] = []
-    // Without a worker: it would find some of these by itself. What the doctor made due is then worked off.
+    // Without a worker, which would find some of the faults by itself. Then a worker works on the rows that are due.
     await repair(deps, found, (line) => lines.push(line), { secondLookAfterMs: 1, repairTimeoutMs: 1 })
     expect(lines).toEqual([expect.stringMatching(/^repaired: /)])
-    expect(await workedOff(() => repair(deps, [], () => {}, quick))).toEqual([])
+    expect(await withWorker(() => repair(deps, [], () => {}, quick))).toEqual([])
     await isMended?.()
   })
 })
 
-test('what a worker holds is left alone', async () => {
+test('a row that a worker holds is not repaired', async () => {
   driver.die(id)
   const found = (await look()) as Finding[]
   await query(`UPDATE instances SET lease_until = now() + interval '20 seconds' WHERE id = $1`, id)
   const before = await rowOf(id)
   const lines: string[] = []
   await repair(deps, found, (line) => lines.push(line), { secondLookAfterMs: 1, repairTimeoutMs: 1 })
-  expect(lines).toEqual([expect.stringMatching(/^left alone/)])
+  expect(lines).toEqual([expect.stringMatching(/^not repaired, a worker holds it/)])
   expect(await rowOf(id)).toEqual(before)
 })
 
@@ -251,7 +251,7 @@ function specOf(sandbox: string) {
   }
 }
 
-test('a connection that is lost while a command asks nothing of it is made anew', async () => {
+test('an idle connection of a command that is lost is opened again', async () => {
   const { user, password, host, port, database } = chowder.database.connection
   const url = `postgresql://${user}:${password}@${encodeURIComponent(host ?? '')}:${port}/${database}`
   const opened = await openForOperator({ DATABASE_URL: url } as Config, 'doctor')
@@ -260,7 +260,7 @@ test('a connection that is lost while a command asks nothing of it is made anew'
     'chowder-doctor',
   )
   expect(ended.rowCount).toBe(1)
-  await until('it to be lost', () => opened.pool.totalCount === 0)
+  await until('the connection to be lost', () => opened.pool.totalCount === 0)
   expect((await opened.db.execute('SELECT 1 AS one')).rows).toEqual([{ one: 1 }])
   await opened.close()
 })
@@ -288,12 +288,12 @@ describe('npm run doctor', () => {
       }),
     )
 
-  test('cannot look where there is no Chowder', async () => {
+  test('fails where there is no Chowder', async () => {
     const { code, text } = await doctor()
     expect([code, text]).toEqual([2, expect.stringContaining('There is no database in')])
   })
 
-  test('looks beside a running Chowder and without one, and repairs', { timeout: 120_000 }, async () => {
+  test('checks beside a running Chowder and without one, and repairs', { timeout: 120_000 }, async () => {
     const process = await startChowder({ dataDir, role: 'api' })
     expect(await doctor()).toEqual({ code: 0, text: 'Everything is as it must be.\n' })
     const answer = await fetch(`${process.url}/v1/organization/signup`, {

@@ -1,11 +1,11 @@
 import { sql } from 'drizzle-orm'
 import { keptDays } from '#history/retention.ts'
 import type { Check, Finding } from './finding.ts'
-import { instancesWhere } from './rows.ts'
+import { findInstances, findPages } from './instances.ts'
 
 const triggers = ['instances_events', 'instances_events_insert'] as const
 
-/** Every way a status may change. What is not here did not come about by an intent and a worker. */
+/** Every change of status that an intent and a worker can make. */
 const transitions = [
   'provisioning>running',
   'provisioning>error',
@@ -20,10 +20,10 @@ const transitions = [
   'error>terminated',
 ]
 
-const somebodyWrote =
-  'History cannot be repaired. Find out who writes the database beside Chowder, or which version did it, and keep a dump.'
+const notRepairable =
+  'History cannot be repaired. Find out who else writes to the database, or which version did it, and keep a dump.'
 
-/** I6: what records the changes of instances is there and switched on. */
+/** I6: the triggers that record the changes of instances exist and are enabled. */
 export const recordingTriggers: Check = async function* ({ db }) {
   const { rows } = await db.execute<{ name: string }>(sql`
     SELECT tgname AS name FROM pg_trigger WHERE tgrelid = 'instances'::regclass AND tgenabled IN ('O', 'A')`)
@@ -31,18 +31,27 @@ export const recordingTriggers: Check = async function* ({ db }) {
     if (rows.some(({ name }) => name === trigger)) continue
     yield {
       check: 'I6',
-      what: `The trigger ${trigger} on the table instances is gone or switched off: changes are not recorded.`,
-      whatToDo: `Switch it on: ALTER TABLE instances ENABLE TRIGGER ${trigger}. If it is gone, restore it from the migrations.`,
+      what: `The trigger ${trigger} on the table instances is missing or disabled: changes are not recorded.`,
+      whatToDo: `Enable it: ALTER TABLE instances ENABLE TRIGGER ${trigger}. If it is missing, restore it from the migrations.`,
     }
   }
 }
 
-/** I2, I5: each event of an instance begins where the one before it ended, changes the status in a legal way, and the last one is the row's. */
+/**
+ * I2, I5: each event of an instance begins with the status that the one before it ended with, every change of status is
+ * one that can happen, and the last event ends with the status of the row.
+ */
 export const brokenChains: Check = async function* ({ db }) {
-  for await (const page of instancesWhere(db, sql`true`)) {
+  for await (const page of findPages(db, sql`true`)) {
     if (page.length === 0) return
     const ids = sql`ANY(${sql.param(page.map(({ id }) => id))}::uuid[])`
-    const links = await db.execute<{ instance: string; event: string; before: string; from: string; to: string }>(sql`
+    const brokenLinks = await db.execute<{
+      instance: string
+      event: string
+      before: string
+      from: string
+      to: string
+    }>(sql`
       SELECT instance_id AS instance, id AS event, before, from_status AS from, to_status AS to
       FROM (
         SELECT instance_id, id, from_status, to_status,
@@ -53,19 +62,19 @@ export const brokenChains: Check = async function* ({ db }) {
          OR (from_status <> to_status AND from_status || '>' || to_status <> ALL (${sql.param(transitions)}::text[]))
          OR (from_status IS NULL AND to_status <> 'provisioning')
       ORDER BY instance_id, id`)
-    for (const link of links.rows) yield brokenLink(link)
-    const ends = await db.execute<{ instance: string; told: string; status: string; generation: number }>(sql`
-      SELECT i.id AS instance, e.to_status AS told, instance_status(i) AS status, i.generation
+    for (const link of brokenLinks.rows) yield brokenLink(link)
+    const wrongEnds = await db.execute<{ instance: string; recorded: string; status: string; generation: number }>(sql`
+      SELECT i.id AS instance, e.to_status AS recorded, instance_status(i) AS status, i.generation
       FROM instances i CROSS JOIN LATERAL (
         SELECT to_status FROM events WHERE instance_id = i.id AND to_status IS NOT NULL ORDER BY id DESC LIMIT 1
       ) e
       WHERE i.id = ${ids} AND e.to_status <> instance_status(i)`)
-    for (const { instance, told, status, generation } of ends.rows) {
+    for (const { instance, recorded, status, generation } of wrongEnds.rows) {
       yield {
         check: 'I5',
-        what: `The instance ${instance} is ${status}, and the last of its events says ${told}.`,
-        whatToDo: somebodyWrote,
-        seen: generation,
+        what: `The instance ${instance} is ${status}, and its last event ends with ${recorded}.`,
+        whatToDo: notRepairable,
+        version: generation,
       }
     }
   }
@@ -78,29 +87,20 @@ function brokenLink(link: { instance: string; event: string; before: string | nu
     check: isGap ? 'I5' : 'I2',
     what: isGap
       ? `The event ${event} of the instance ${instance} begins with ${from}, and the one before it ended with ${before}.`
-      : `The event ${event} of the instance ${instance} leads from ${from ?? 'nothing'} to ${to}: nothing does that.`,
-    whatToDo: somebodyWrote,
+      : `The event ${event} of the instance ${instance} leads from ${from ?? 'nothing'} to ${to}: Chowder never does that.`,
+    whatToDo: notRepairable,
   }
   return finding
 }
 
-/**
- * I6: a reader can rebuild the history from its beginning, as far as it goes back: every instance that is younger than the
- * oldest event has one that made it.
- */
-export const missingBeginnings: Check = async function* ({ db }) {
-  const isWithoutBeginning = sql`
+/** I6: every instance that is younger than the oldest event has the event of its creation. */
+export const missingCreations: Check = async function* ({ db }) {
+  const hasNoCreation = sql`
     created_at > (SELECT min(created_at) FROM events)
     AND created_at > now() - make_interval(days => ${keptDays - 1})
     AND NOT EXISTS (
       SELECT FROM events e WHERE e.instance_id = instances.id AND e.from_status IS NULL AND e.to_status IS NOT NULL)`
-  for await (const page of instancesWhere(db, isWithoutBeginning)) {
-    for (const { id } of page) {
-      yield {
-        check: 'I6',
-        what: `The instance ${id} has no event of its creation.`,
-        whatToDo: somebodyWrote,
-      }
-    }
+  for await (const { id } of findInstances(db, hasNoCreation)) {
+    yield { check: 'I6', what: `The instance ${id} has no event of its creation.`, whatToDo: notRepairable }
   }
 }

@@ -3,11 +3,12 @@ import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
 import { isNotTerminated } from '#instances/status.ts'
-import { type Check, pageSize } from './finding.ts'
+import { type Check, lowestId, pageSize } from './finding.ts'
 
-const firstId = '00000000-0000-0000-0000-000000000000'
-
-/** Counts anew while nobody can create or terminate: they all lock the organization first. Null when it was right by then. */
+/**
+ * Counts the instances again, while no request can create or terminate one: all of them lock the organization first.
+ * Null when the counter has become right.
+ */
 const correct = (db: Db, id: string): Promise<{ from: number; to: number } | null> =>
   onceMoreOnDeadlock(() =>
     db.transaction(async (tx) => {
@@ -28,9 +29,9 @@ const correct = (db: Db, id: string): Promise<{ from: number; to: number } | nul
     }),
   )
 
-/** I3: the counter that keeps creates under the limit is the number of instances. */
+/** I3: the counter that limits creates equals the number of instances. */
 export const miscounted: Check = async function* ({ db }) {
-  for (let after = firstId; ; ) {
+  for (let after = lowestId; ; ) {
     const { rows } = await db.execute<{ id: string; counter: number; live: number }>(sql`
       SELECT o.id, o.instance_count AS counter, live.n AS live
       FROM (SELECT id, instance_count FROM organizations WHERE id > ${after} ORDER BY id LIMIT ${pageSize}) o
@@ -42,11 +43,11 @@ export const miscounted: Check = async function* ({ db }) {
       if (counter === live) continue
       yield {
         check: 'I3',
-        what: `The organization ${id} is counted with ${counter} instances and has ${live}.`,
-        whatToDo: 'Run it with --fix: they are counted anew.',
+        what: `The counter of the organization ${id} says ${counter} instances, and there are ${live}.`,
+        whatToDo: 'With --fix they are counted again.',
         fix: async () => {
           const corrected = await correct(db, id)
-          return corrected && `the count of ${id} is ${corrected.to} and no longer ${corrected.from}`
+          return corrected && `the counter of ${id} is corrected from ${corrected.from} to ${corrected.to}`
         },
       }
     }

@@ -1,38 +1,28 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import pTimeout from 'p-timeout'
+import { poll } from '#platform/poll.ts'
 import type { Check, DoctorDeps } from './finding.ts'
 
-const answerWithinMs = 5000
-const betweenAsksMs = 200
-/** Bells are taken in moments; in a flood no more of them wait than workers have use for. */
-const oldestWaitMs = 10 * 60_000
+const answerTimeoutMs = 5000
+const pauseMs = 200
+/** Workers take jobs in moments, and the queue never holds more jobs than workers can use soon. */
+const maxWaitMs = 10 * 60_000
 
-const isAnswering = async ({ queue }: DoctorDeps): Promise<boolean> => {
-  for (const deadline = performance.now() + answerWithinMs; performance.now() < deadline; await sleep(betweenAsksMs)) {
-    if (await queue.ping(AbortSignal.timeout(answerWithinMs))) return true
-  }
-  return false
-}
+const isReachable = ({ queue }: DoctorDeps) =>
+  poll(() => queue.ping(AbortSignal.timeout(answerTimeoutMs)), { pauseMs, timeoutMs: answerTimeoutMs })
 
-async function within<T>(ms: number, promise: Promise<T>): Promise<T> {
-  const late = AbortSignal.timeout(ms)
-  const { promise: tooLate, reject } = Promise.withResolvers<never>()
-  late.addEventListener('abort', () => reject(late.reason), { once: true })
-  return Promise.race([promise, tooLate])
-}
-
-/** The queue can be reached, has its schema, and its jobs are taken. */
+/** The queue can be reached and has its schema, and workers take its jobs. */
 export const queueAnswers: Check = async function* (deps) {
   const { queue } = deps
-  if (!(await isAnswering(deps))) {
+  if (!(await isReachable(deps))) {
     yield {
       check: 'queue',
-      what: 'The queue cannot be reached. Intents are accepted, and worked off only when it is back.',
-      whatToDo: 'See that REDIS_URL is right and Redis runs; without REDIS_URL the queue is in the database.',
+      what: 'The queue cannot be reached. Requests are accepted, and the sweep works on them more slowly.',
+      whatToDo: 'Check REDIS_URL, and that Redis runs; without REDIS_URL the queue is in the database.',
     }
     return
   }
   try {
-    await within(answerWithinMs, queue.check())
+    await pTimeout(queue.check(), { milliseconds: answerTimeoutMs })
   } catch {
     yield {
       check: 'queue',
@@ -41,11 +31,11 @@ export const queueAnswers: Check = async function* (deps) {
     }
     return
   }
-  const waited = await within(answerWithinMs, queue.oldestWaitMs())
-  if (waited === null || waited < oldestWaitMs) return
+  const waitedMs = await pTimeout(queue.oldestWaitMs(), { milliseconds: answerTimeoutMs })
+  if (waitedMs === null || waitedMs < maxWaitMs) return
   yield {
     check: 'queue',
-    what: `A job has waited in the queue for over ${oldestWaitMs / 60_000} min.`,
-    whatToDo: 'See that a worker runs, and raise WORKER_CONCURRENCY or add workers if they are all busy.',
+    what: `A job has waited in the queue for more than ${maxWaitMs / 60_000} min.`,
+    whatToDo: 'Check that a worker runs. If all workers are busy, raise WORKER_CONCURRENCY or add workers.',
   }
 }

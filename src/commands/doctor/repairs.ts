@@ -5,38 +5,38 @@ import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { isDue, isFree } from '#instances/status.ts'
 
-type Seen = Pick<Instance, 'id' | 'generation'>
+type FoundRow = Pick<Instance, 'id' | 'generation'>
 
-/** The row as it was seen, and nobody at work on it. */
-const unchangedAndFree = ({ id, generation }: Seen) =>
+const isUnchangedAndFree = ({ id, generation }: FoundRow) =>
   and(eq(instances.id, id), eq(instances.generation, generation), isFree)
 
 /**
- * Raises the generation of a row that is not as it should be: a worker makes it true again, as after any intent. False
- * when the row has changed since it was seen, or is in work.
+ * Raises the generation of a row, so that a worker corrects it as after any intent. Returns false when the row has
+ * changed since it was found, or a worker holds it.
  */
 export async function makeDue(
   db: Db,
-  seen: Seen,
+  found: FoundRow,
   reason: string,
-  also: { readyAt?: null; terminatedAt?: SQL } = {},
+  columns: { readyAt?: null; terminatedAt?: SQL } = {},
 ): Promise<boolean> {
   const { rowCount } = await db
     .update(instances)
     .set({
-      ...also,
+      ...columns,
       ...raiseGeneration('repair'),
       changedBy: changedBy({ type: 'instance.due', reason }),
     })
-    .where(unchangedAndFree(seen))
+    .where(isUnchangedAndFree(found))
   return rowCount === 1
 }
 
 /**
- * Has a due row tried again now, its failures still counted. The token is raised, so that the next bell is no twin of one
- * that was lost in the queue. False when the row has changed since it was seen, or is in work.
+ * Has a due row tried again now, without forgetting its failures. The token is raised because the id of a job contains
+ * it: a job with the id of one that the queue has lost would be ignored. Returns false when the row has changed since it
+ * was found, or a worker holds it.
  */
-export async function tryNow(db: Db, seen: Seen, reason: string): Promise<boolean> {
+export async function tryNow(db: Db, found: FoundRow, reason: string): Promise<boolean> {
   const { rowCount } = await db
     .update(instances)
     .set({
@@ -44,14 +44,17 @@ export async function tryNow(db: Db, seen: Seen, reason: string): Promise<boolea
       nextAttemptAt: sql`least(${instances.nextAttemptAt}, now())`,
       changedBy: changedBy({ type: 'instance.due', reason }),
     })
-    .where(and(unchangedAndFree(seen), isDue))
+    .where(and(isUnchangedAndFree(found), isDue))
   return rowCount === 1
 }
 
-/** Ends a lease that no holder can have: its token is fenced off. False when somebody has written it since it was seen. */
+/**
+ * Ends a lease that no worker can hold, and raises the token, so that no holder of the old one can write. Returns false
+ * when the lease has changed since it was found.
+ */
 export async function endLease(
   db: Db,
-  seen: { id: string; leaseToken: number; leaseUntil: string },
+  found: { id: string; leaseToken: number; leaseUntil: string },
   reason: string,
 ): Promise<boolean> {
   const { rowCount } = await db
@@ -63,9 +66,9 @@ export async function endLease(
     })
     .where(
       and(
-        eq(instances.id, seen.id),
-        eq(instances.leaseToken, seen.leaseToken),
-        sql`${instances.leaseUntil} = ${seen.leaseUntil}::timestamptz`,
+        eq(instances.id, found.id),
+        eq(instances.leaseToken, found.leaseToken),
+        sql`${instances.leaseUntil} = ${found.leaseUntil}::timestamptz`,
       ),
     )
   return rowCount === 1

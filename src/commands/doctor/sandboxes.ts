@@ -1,22 +1,22 @@
 import { inArray, sql } from 'drizzle-orm'
+import pMap from 'p-map'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { isSettled, publicStatus } from '#instances/status.ts'
 import { isId } from '#platform/ids.ts'
-import { type Check, type DoctorDeps, type Finding, inWords, pageSize } from './finding.ts'
+import { type Check, type DoctorDeps, describeError, type Finding, lowestId, pageSize } from './finding.ts'
 import { makeDue } from './repairs.ts'
 
-/** For one call of the platform; an end of a sandbox takes longest. */
+/** For one call of the platform; destroying a sandbox takes longest. */
 const callTimeoutMs = 60_000
-/** Sandboxes looked at side by side. */
-const lanes = 16
+const concurrency = 16
 
-const within = (signal: AbortSignal) => AbortSignal.any([signal, AbortSignal.timeout(callTimeoutMs)])
+const limited = (signal: AbortSignal) => AbortSignal.any([signal, AbortSignal.timeout(callTimeoutMs)])
 
 const unreachable = (what: string, error: unknown): Finding => ({
   check: 'platform',
-  what: `${what} ${inWords(error)}`,
-  whatToDo: 'See that the platform of SANDBOX_DRIVER can be reached from here, and run it again.',
+  what: `${what} ${describeError(error)}`,
+  whatToDo: 'Check that the platform of SANDBOX_DRIVER can be reached from here, and run the doctor again.',
 })
 
 const findRows = async (db: Db, ids: readonly string[]): Promise<Map<string, Instance>> =>
@@ -33,19 +33,21 @@ async function* pagesOf<T>(items: AsyncIterable<T>): AsyncGenerator<T[]> {
   if (page.length > 0) yield page
 }
 
-/** Looks for the row once more: one that is there now is a create that had just begun. */
+/** Looks for the row again: a create that was under way may have written it. */
 const destroyOrphan =
   ({ db, sandboxes }: DoctorDeps, id: string, signal: AbortSignal) =>
   async () => {
     if (isId(id) && (await findRows(db, [id])).size > 0) return null
-    await sandboxes.destroy(id, within(signal))
+    await sandboxes.destroy(id, limited(signal))
     return `the sandbox ${id}, which had no instance, is destroyed`
   }
 
 const dueAgain = (db: Db, row: Instance, reason: string) => async () =>
-  (await makeDue(db, row, reason)) ? `${row.id} is due again: a worker makes its sandbox as it should be` : null
+  (await makeDue(db, row, reason)) ? `${row.id} is due again, and a worker corrects its sandbox` : null
 
-/** I1: every sandbox has a row that wants it. */
+const workerFindsIt = 'A worker finds this within seconds: check that one runs. With --fix the row is due again.'
+
+/** I1: every sandbox belongs to an instance that may have it. */
 export const sandboxesAgainstRows: Check = async function* (deps, signal) {
   const { db, sandboxes } = deps
   try {
@@ -58,7 +60,7 @@ export const sandboxesAgainstRows: Check = async function* (deps, signal) {
             check: 'I1',
             what: `The sandbox ${id} has no instance.`,
             whatToDo:
-              'With --fix it is destroyed with its files. If another Chowder made it, keep the two apart first.',
+              'With --fix it is destroyed with its files. If it belongs to another Chowder, separate the two first.',
             fix: destroyOrphan(deps, id, signal),
           }
           continue
@@ -66,13 +68,12 @@ export const sandboxesAgainstRows: Check = async function* (deps, signal) {
         if (!isSettled(row)) continue
         const status = publicStatus(row)
         if (status !== 'terminated' && (status === 'running' || state !== 'running')) continue
-        const what = `The sandbox of ${id} is ${state}, and the instance is ${status}.`
         yield {
           check: 'I1',
-          what,
-          whatToDo: 'A worker finds it within seconds: see that one runs. With --fix the row is due again.',
-          seen: row.generation,
-          fix: dueAgain(db, row, 'The doctor found a sandbox left over.'),
+          what: `The sandbox of ${id} is ${state}, and the instance is ${status}.`,
+          whatToDo: workerFindsIt,
+          version: row.generation,
+          fix: dueAgain(db, row, 'The doctor found a sandbox that should not exist or run.'),
         }
       }
     }
@@ -81,9 +82,16 @@ export const sandboxesAgainstRows: Check = async function* (deps, signal) {
   }
 }
 
-/** I1: what counts as running and at rest does run. */
+/** I1: every settled instance that is marked as running has a sandbox that runs. */
 export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, signal) {
-  for (let after = '00000000-0000-0000-0000-000000000000'; ; ) {
+  const observe = async (row: Instance) => {
+    try {
+      return { row, state: (await sandboxes.observe(row.id, limited(signal))).state }
+    } catch (error) {
+      return { row, error }
+    }
+  }
+  for (let after = lowestId; ; ) {
     const rows = await db
       .select()
       .from(instances)
@@ -92,29 +100,20 @@ export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, s
           AND observed_generation = generation`,
       )
       .orderBy(instances.id)
-      .limit(lanes)
-    const looks = await Promise.all(
-      rows.map(async (row) => {
-        try {
-          return { row, state: (await sandboxes.observe(row.id, within(signal))).state }
-        } catch (error) {
-          return { row, error }
-        }
-      }),
-    )
-    for (const { row, state, error } of looks) {
-      if (error !== undefined) yield unreachable(`The sandbox of ${row.id} cannot be looked at.`, error)
+      .limit(pageSize)
+    for (const { row, state, error } of await pMap(rows, observe, { concurrency })) {
+      if (error !== undefined) yield unreachable(`The sandbox of ${row.id} cannot be observed.`, error)
       if (error !== undefined || state === 'running') continue
       yield {
         check: 'I1',
-        what: `The instance ${row.id} counts as running, and its sandbox is ${state}.`,
-        whatToDo: 'A worker finds it within seconds: see that one runs. With --fix the row is due again.',
-        seen: row.generation,
-        fix: dueAgain(db, row, 'The doctor found that its sandbox does not run.'),
+        what: `The instance ${row.id} is marked as running, and its sandbox is ${state}.`,
+        whatToDo: workerFindsIt,
+        version: row.generation,
+        fix: dueAgain(db, row, 'The doctor found that the sandbox does not run.'),
       }
     }
     const last = rows.at(-1)
-    if (!last || rows.length < lanes) return
+    if (!last || rows.length < pageSize) return
     after = last.id
   }
 }
@@ -123,15 +122,15 @@ export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, s
 export const orphanProcesses: Check = async function* ({ sandboxes }, signal) {
   if (!sandboxes.orphans) return
   try {
-    for (const stray of await sandboxes.orphans(within(signal))) {
+    for (const { what, pids } of await sandboxes.orphans(limited(signal))) {
       yield {
         check: 'I1',
-        what: `${stray.what}: ${stray.pids.length} processes run there.`,
-        whatToDo: `Look at them (ps -p ${stray.pids.slice(0, 10).join(',')}) and end them with kill.`,
-        seen: stray.pids.join(','),
+        what: `${what}, and ${pids.length} processes run in it.`,
+        whatToDo: `Look at them (ps -p ${pids.slice(0, 10).join(',')}) and end them with kill.`,
+        version: pids.join(','),
       }
     }
   } catch (error) {
-    yield unreachable('The processes of agents cannot be looked at.', error)
+    yield unreachable('The processes of agents cannot be listed.', error)
   }
 }

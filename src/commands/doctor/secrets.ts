@@ -4,10 +4,10 @@ import { installation } from '#database/schema.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { type Check, type Finding, pageSize } from './finding.ts'
 
-/** What the vault makes: nonce and tag alone are 38 characters. */
-const sealedText = /^v1\.[A-Za-z0-9_-]{38,}$/
+/** The form of a sealed value: its nonce and tag alone take 38 characters. */
+const sealedForm = /^v1\.[A-Za-z0-9_-]{38,}$/
 
-const canOpen = (vault: Vault, sealed: string, place: string): boolean => {
+const canUnseal = (vault: Vault, sealed: string, place: string): boolean => {
   try {
     vault.unseal(sealed, place)
     return true
@@ -16,22 +16,22 @@ const canOpen = (vault: Vault, sealed: string, place: string): boolean => {
   }
 }
 
-/** Why no stored secret can be opened; null when the key is the right one, or this database has never known any. */
+/** Why no stored secret can be unsealed; null when the key is right, or the database does not know any key yet. */
 async function keyFault(db: Db, vault: Vault | null): Promise<string | null> {
   const [known] = await db.select().from(installation).where(eq(installation.name, 'secret-key-check'))
-  if (!vault) return 'The secret key is missing, and every stored secret with it.'
-  if (!known || canOpen(vault, known.value, 'installation/secret-key-check/value')) return null
+  if (!vault) return 'The secret key is missing: no stored secret can be read.'
+  if (!known || canUnseal(vault, known.value, 'installation/secret-key-check/value')) return null
   return 'The secret key is not the one that this database was sealed with.'
 }
 
-/** I7: the key that opens the stored secrets is at hand. */
+/** I7: the key that unseals the stored secrets is there. */
 export const secretKey: Check = async function* ({ db, vault }) {
   const what = await keyFault(db, vault)
   if (!what) return
   yield {
     check: 'I7',
     what,
-    whatToDo: 'Restore the old one from a backup: CHOWDER_SECRET_KEY, or the file secret-key in the data folder.',
+    whatToDo: 'Restore the key from a backup: CHOWDER_SECRET_KEY, or the file secret-key in the data folder.',
   }
 }
 
@@ -41,7 +41,7 @@ interface SealedColumn {
   key: string[]
 }
 
-/** Every column that is named as a sealed one, with its table's primary key: a new one is looked at without being listed here. */
+/** Every column whose name begins with `sealed_`, with the primary key of its table. */
 async function findSealedColumns(db: Db): Promise<SealedColumn[]> {
   const { rows } = await db.execute<{ table: string; column: string; key: string[] }>(sql`
     SELECT c.table_name AS table, c.column_name AS column,
@@ -56,28 +56,28 @@ async function findSealedColumns(db: Db): Promise<SealedColumn[]> {
   return rows
 }
 
-const listed = (parts: SQL[]) => sql.join(parts, sql`, `)
+const commaSeparated = (parts: SQL[]) => sql.join(parts, sql`, `)
 
 async function* sealedRows(db: Db, { table, column, key }: SealedColumn) {
-  const keys = key.map((name) => sql.identifier(name)).map((name) => sql`${name}`)
+  const keys = key.map((name) => sql`${sql.identifier(name)}`)
   let after: string[] | undefined
   for (;;) {
-    const isNext = after && sql`AND (${listed(keys)}) > (${listed(after.map((part) => sql`${part}`))})`
+    const isNext = after && sql`AND (${commaSeparated(keys)}) > (${commaSeparated(after.map((part) => sql`${part}`))})`
     const { rows } = await db.execute<{ key: string[]; sealed: string }>(sql`
-      SELECT ARRAY[${listed(keys.map((name) => sql`${name}::text`))}] AS key, ${sql.identifier(column)} AS sealed
+      SELECT ARRAY[${commaSeparated(keys.map((name) => sql`${name}::text`))}] AS key, ${sql.identifier(column)} AS sealed
       FROM ${sql.identifier(table)}
       WHERE ${sql.identifier(column)} IS NOT NULL ${isNext ?? sql``}
-      ORDER BY ${listed(keys)} LIMIT ${pageSize}`)
+      ORDER BY ${commaSeparated(keys)} LIMIT ${pageSize}`)
     yield* rows
     after = rows.at(-1)?.key
     if (!after || rows.length < pageSize) return
   }
 }
 
-/** Erased rows of deleted organizations have an empty text there. */
+/** Erased instances have an empty text there. */
 const isErased = ({ table }: SealedColumn, sealed: string) => table === 'instances' && sealed === ''
 
-/** I7: what is stored as a secret is sealed, and this installation can open it where it stands. */
+/** I7: every stored secret is sealed, and can be unsealed where it is stored. */
 export const sealedColumns: Check = async function* ({ db, vault }) {
   if (await keyFault(db, vault)) return
   for (const sealedColumn of await findSealedColumns(db)) {
@@ -85,8 +85,8 @@ export const sealedColumns: Check = async function* ({ db, vault }) {
     for await (const { key, sealed } of sealedRows(db, sealedColumn)) {
       const row = key.join('.')
       if (isErased(sealedColumn, sealed)) continue
-      if (vault && canOpen(vault, sealed, `${table}/${row}/${column}`)) continue
-      yield unreadable(table, column, row, sealedText.test(sealed))
+      if (vault && canUnseal(vault, sealed, `${table}/${row}/${column}`)) continue
+      yield unreadable(table, column, row, sealedForm.test(sealed))
     }
   }
 }
@@ -95,11 +95,11 @@ const unreadable = (table: string, column: string, row: string, isSealed: boolea
   isSealed
     ? {
         check: 'I7',
-        what: `${table}.${column} of ${row} does not open: it was sealed with another key, for another row, or was altered.`,
-        whatToDo: 'Restore it from a backup, or have its owner set that secret again.',
+        what: `${table}.${column} of ${row} cannot be unsealed: it was sealed with another key or for another row, or altered.`,
+        whatToDo: 'Restore it from a backup, or have its owner set the secret again.',
       }
     : {
         check: 'I7',
-        what: `${table}.${column} of ${row} is not sealed: whoever reads the database, or a backup of it, reads the secret.`,
-        whatToDo: 'Have that secret changed where it came from, and set again here. Find out who wrote the row.',
+        what: `${table}.${column} of ${row} is not sealed: it can be read in the database and in its backups.`,
+        whatToDo: 'Have the secret replaced by a new one, and set again. Find out who wrote the row.',
       }
