@@ -45,31 +45,26 @@ export interface AppDeps
   log: FastifyBaseLogger
   limits: RateLimits
   bodyTimes?: BodyTimes
-  /** How many proxies stand before Chowder: that many of the addresses in `X-Forwarded-For` are believed. */
+  /** The number of proxies before Chowder: it trusts this many of the addresses in `X-Forwarded-For`. */
   trustedProxies: number
 }
 
 const bodyLimitBytes = 1024 * 1024
 /** A session id is a path segment of up to 200 bytes, three characters each when encoded. */
 const maxParamLength = 1024
-/**
- * For the largest upload over a slow line; useBodyDeadlines ends what makes no progress, and other bodies, far sooner.
- */
+/** For the largest upload over a slow connection. `useBodyDeadlines` ends all other slow requests far sooner. */
 const requestTimeoutMs = 2 * 60 * 60_000
-/**
- * Longer than the idle timeouts of common load balancers, so that they close first and no request meets a closed
- * socket.
- */
+/** Longer than the idle timeouts of common load balancers: they close first, and send no request to a closed socket. */
 const keepAliveTimeoutMs = 75_000
 
-/** What a request id may be to be taken over: anything else could forge log lines. */
+/** A request id of a client that is used as it is. Another text could forge log lines. */
 const safeRequestId = /^[\w.:-]{1,128}$/
 
-/** Builds the API without listening: no environment, no sockets, no globals. Tests hand in their own deps. */
+/** Builds the API without listening. It reads no environment, and uses only what is in `deps`. */
 export async function buildApp(deps: AppDeps) {
   const app = fastify({
     loggerInstance: deps.log,
-    logController: new LogController({ disableRequestLogging: true }), // two lines a request; useRequestLog writes one
+    logController: new LogController({ disableRequestLogging: true }), // useRequestLog writes one line instead of two
     genReqId: ({ headers }) => {
       const given = headers['x-request-id']
       return typeof given === 'string' && safeRequestId.test(given) ? given : newId()
@@ -81,14 +76,13 @@ export async function buildApp(deps: AppDeps) {
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: {
-      requireHostHeader: false, // useErrors requires it
+      requireHostHeader: false, // useErrors checks it
       shouldUpgradeCallback: asksForWebSocket,
     },
-    return503OnClosing: false, // useClosing has its own way
+    return503OnClosing: false, // useClosing lets requests finish
     clientErrorHandler: (error, socket) => {
-      if (socket.writable)
-        socket.end(clientErrorAnswer('code' in error ? String(error.code) : undefined, newId(), deps.publicUrl()))
-      else socket.destroy()
+      if (!socket.writable) return void socket.destroy()
+      socket.end(clientErrorAnswer(error.code, newId(), deps.publicUrl()))
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
 

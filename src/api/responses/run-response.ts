@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { RunningGateway } from '#instances/find.ts'
+import { texts } from '#platform/texts.ts'
 import { type AgentEvent, resultOf, type TurnEnd, writeOutput } from './format/agent-events.ts'
 import { errorTexts } from './format/error-texts.ts'
 import { gatewayRequest } from './format/gateway-request.ts'
@@ -149,7 +150,7 @@ async function beginResponse(
   return toSend
 }
 
-const internalError = failedWith({ code: 'internal', message: errorTexts.internal })
+const internalError = failedWith({ code: 'internal', message: texts.internal })
 
 /** The answer of an agent whose turn was ended before the agent answered. */
 function brokenOff(cause: Error): AgentAnswer {

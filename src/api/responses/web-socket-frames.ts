@@ -5,6 +5,7 @@ import { jsonParser } from '#http/json-body.ts'
 import { faultsMessage, validationFaults } from '#http/validation-faults.ts'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
 import { errorTexts } from './format/error-texts.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { CreateResponse } from './format/request-schema.ts'
@@ -37,7 +38,7 @@ export function createFrameReader(app: FastifyInstance): ReadFrame {
 export function errorFrame(thrown: unknown, publicUrl: string): string {
   const known = toAppError(thrown as Error & { code: string; name: string; statusCode?: number })
   const status = known ? statusOf(known.kind) : 500
-  const { message = errorTexts.internal, param = null } = known ?? {}
+  const { message = texts.internal, param = null } = known ?? {}
   const code = known?.code ?? 'internal'
   const error = { type: openaiType(status), code, message, param, doc_url: docUrl(publicUrl, code) }
   return JSON.stringify({ type: 'error', status, error })

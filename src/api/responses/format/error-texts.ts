@@ -1,6 +1,5 @@
 /** The fixed messages of the errors of responses and chat completions. */
 export const errorTexts = {
-  internal: 'Internal error.',
   gatewayRefusedRequest: 'The gateway refused the request.',
   mediaRefused:
     'OpenClaw refused an image or a file in input: it cannot be fetched, it is larger than 10 MB (an image) or ' +

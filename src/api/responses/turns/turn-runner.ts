@@ -10,6 +10,7 @@ import type { RunningGateway } from '#instances/find.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
 import { failedTurn, gatewayError } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { readBody } from './read-body.ts'
@@ -206,5 +207,5 @@ async function* oneBatch(events: AgentEvent[]): AsyncGenerator<AgentEvent[]> {
 function responseError(failure: Error): ResponseError {
   if (failure instanceof AppError) return { code: failure.kind, message: failure.message }
   if (failure === turnAbandoned) return { code: 'client_left', message: errorTexts.clientLeft }
-  return { code: 'internal', message: errorTexts.internal }
+  return { code: 'internal', message: texts.internal }
 }
