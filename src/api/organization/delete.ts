@@ -1,15 +1,7 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
-import {
-  apiKeys,
-  channels,
-  idempotencyKeys,
-  instances,
-  organizations,
-  providerKeys,
-  responses,
-  skills,
-} from '#database/schema.ts'
+import { responses } from '#database/response-schema.ts'
+import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
 import { eraseInstances, isNotErased } from '#instances/erase.ts'

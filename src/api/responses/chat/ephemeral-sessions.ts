@@ -3,7 +3,7 @@ import { eq, sql } from 'drizzle-orm'
 import pMap from 'p-map'
 import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
-import { ephemeralSessions } from '#database/schema.ts'
+import { ephemeralSessions } from '#database/response-schema.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import type { Logger } from '#platform/log.ts'
 

@@ -1,4 +1,4 @@
-import type { ResponseStatus } from '#database/schema.ts'
+import type { ResponseStatus } from '#database/response-schema.ts'
 import type { EchoedFields, OutputItem, ResponseError, ResponseObject, Usage } from './response-schema.ts'
 
 export const nowInSeconds = (): number => Math.floor(Date.now() / 1000)

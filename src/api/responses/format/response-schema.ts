@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { responseStatuses } from '#database/schema.ts'
+import { responseStatuses } from '#database/response-schema.ts'
 import type { ErrorCode } from '#http/error-codes.ts'
 import { Nullable, OneOf } from '#http/validation.ts'
 import { Metadata } from './request-schema.ts'

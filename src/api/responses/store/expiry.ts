@@ -1,6 +1,6 @@
 import { and, eq, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { responses } from '#database/schema.ts'
+import { responses } from '#database/response-schema.ts'
 import { isLost } from './lost-turns.ts'
 
 /** How long a response can be read, and how many of each instance. */

@@ -3,7 +3,7 @@ import { isResponseId, toResponseId, toUuid } from '#api/responses/format/ids.ts
 import { invalidField } from '#api/responses/format/invalid-field.ts'
 import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
 import type { Db } from '#database/client.ts'
-import type { ResponseStatus } from '#database/schema.ts'
+import type { ResponseStatus } from '#database/response-schema.ts'
 import type { OpenAiErrorCode } from '#platform/errors.ts'
 import { lostSql } from './lost-turns.ts'
 

@@ -1,0 +1,53 @@
+import { index, pgTable, text, uuid } from 'drizzle-orm/pg-core'
+import { instant } from './schema.ts'
+
+export const responseStatuses = ['in_progress', 'completed', 'incomplete', 'failed', 'cancelled'] as const
+export type ResponseStatus = (typeof responseStatuses)[number]
+
+/**
+ * The responses of agents, which clients read later and continue from. A row is written when a turn begins and when it
+ * ends. A row that stays in progress without a report for half a minute has lost its process
+ * (`api/responses/store/lost-turns.ts`).
+ */
+export const responses = pgTable(
+  'responses',
+  {
+    /** Clients know it as `resp_` and this id without its dashes. */
+    id: uuid().primaryKey(),
+    organizationId: uuid().notNull(),
+    instanceId: uuid().notNull(),
+    /** The gateway's key of the session. A session id of the API may have characters that PostgreSQL refuses. */
+    sessionKey: text().notNull(),
+    status: text({ enum: responseStatuses }).notNull(),
+    /** The ids of the items in its output, of the calls among them, and of the calls that its input answers. */
+    itemIds: text().array().notNull().default([]),
+    callIds: text().array().notNull().default([]),
+    answeredCallIds: text().array().notNull().default([]),
+    /** The object and the input items, sealed. Null when they are not stored, too large, or deleted. */
+    sealedObject: text(),
+    sealedInput: text(),
+    /** When a process last reported that it runs the turn. */
+    seenAt: instant().notNull().defaultNow(),
+    createdAt: instant().notNull().defaultNow(),
+  },
+  (table) => [
+    index('responses_session').on(table.instanceId, table.sessionKey, table.createdAt, table.id),
+    index('responses_instance').on(table.instanceId, table.createdAt, table.id),
+  ],
+)
+
+/**
+ * Sessions of a gateway that serve one call and are deleted after it. A row is written before its session is created,
+ * and deleted after it. The table keeps its first name: during a rolling upgrade the previous release uses it too.
+ */
+export const ephemeralSessions = pgTable(
+  'passing_sessions',
+  {
+    sessionKey: text().primaryKey(),
+    organizationId: uuid().notNull(),
+    instanceId: uuid().notNull(),
+    /** When the session may be deleted: once its turn has ended, or after the longest time that a turn may take. */
+    dueAt: instant().notNull(),
+  },
+  (table) => [index('passing_sessions_due').on(table.dueAt)],
+)
