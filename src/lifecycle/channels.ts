@@ -5,8 +5,9 @@ import { unsealChannel, unsealInstance } from '#instances/gateway/configuration.
 import { configureGateway } from '#instances/gateway/configure.ts'
 import { withoutCredentials } from '#openclaw/channel-credentials.ts'
 import { linkChannelPlugin, needsPlugin } from '#openclaw/channel-plugins.ts'
-import { connectGateway, type Endpoint, GatewayRefusal } from '#openclaw/gateway.ts'
-import type { SandboxPaths } from '#sandbox/driver.ts'
+import { connectGateway } from '#openclaw/gateway.ts'
+import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
+import type { Endpoint, SandboxPaths } from '#sandbox/driver.ts'
 import { failureOf } from './failures.ts'
 import { done, type Step, type StepContext } from './step.ts'
 

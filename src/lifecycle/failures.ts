@@ -1,4 +1,4 @@
-import { GatewayRefusal } from '#openclaw/gateway.ts'
+import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
 import { SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
 import type { Failure } from './step.ts'

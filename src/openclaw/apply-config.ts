@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { GatewayConfig } from './config.ts'
 import { looksApplied, patchFor } from './config-patch.ts'
-import { type GatewayClient, GatewayRefusal } from './gateway.ts'
+import type { GatewayClient } from './gateway.ts'
+import { GatewayRefusal } from './gateway-errors.ts'
 import { isObject } from './json.ts'
 
 const maxAttempts = 5

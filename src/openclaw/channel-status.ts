@@ -1,4 +1,5 @@
-import { type GatewayClient, GatewayRefusal } from './gateway.ts'
+import type { GatewayClient } from './gateway.ts'
+import { GatewayRefusal } from './gateway-errors.ts'
 import { isObject } from './json.ts'
 
 const statusTimeoutMs = 20_000

@@ -2,10 +2,10 @@ import { isObject } from './json.ts'
 
 /**
  * The verdict of ClawHub's scan and moderators on one version of a skill. A `refused` version is never installed. An
- * `unverified` one, which is any version not known to be clean, is installed only at the caller's own risk. `why`
+ * `unverified` one, which is any version not known to be clean, is installed only at the caller's own risk. `reason`
  * completes "because …".
  */
-export type Verdict = { kind: 'clean' } | { kind: 'unverified' | 'refused'; why: string }
+export type Verdict = { kind: 'clean' } | { kind: 'unverified' | 'refused'; reason: string }
 
 /**
  * Words in a status, a state or a reason (such as `moderation.malware_blocked`) that mean harm or a moderator's
@@ -49,22 +49,22 @@ export function verdictOf(item: Record<string, unknown>, detail: Record<string, 
     reasons,
   )
 
-  if (error.code === 'version_unavailable') return { kind: 'refused', why: 'ClawHub has withdrawn this version' }
+  if (error.code === 'version_unavailable') return { kind: 'refused', reason: 'ClawHub has withdrawn this version' }
   const word = findRefusal([...statuses, ...texts(moderation.verdict, moderation.state)])
-  if (word) return { kind: 'refused', why: `ClawHub says it is ${word}` }
-  if (moderation.isMalwareBlocked === true) return { kind: 'refused', why: 'ClawHub has blocked it as malware' }
+  if (word) return { kind: 'refused', reason: `ClawHub says it is ${word}` }
+  if (moderation.isMalwareBlocked === true) return { kind: 'refused', reason: 'ClawHub has blocked it as malware' }
   if (moderation.isHiddenByMod === true || moderation.isRemoved === true) {
-    return { kind: 'refused', why: 'ClawHub has taken it out of the registry' }
+    return { kind: 'refused', reason: 'ClawHub has taken it out of the registry' }
   }
   const isSuspicious = moderation.isSuspicious === true || [moderation.verdict, security.status].includes('suspicious')
-  if (isSuspicious) return { kind: 'unverified', why: 'its scan found it suspicious' }
+  if (isSuspicious) return { kind: 'unverified', reason: 'its scan found it suspicious' }
   const passed = item.ok === true && item.decision === 'pass' && reasons.length === 0
   if (passed && security.status === 'clean' && security.passed !== false) return { kind: 'clean' }
   const status = texts(security.status)[0]
-  if (status === 'pending') return { kind: 'unverified', why: 'its scan is still pending' }
+  if (status === 'pending') return { kind: 'unverified', reason: 'its scan is still pending' }
   const details = [...reasons, ...texts(status)].join(', ').slice(0, shownCharacters)
   return {
     kind: 'unverified',
-    why: details === '' ? 'there is no verdict of a scan' : `its scan did not pass (${details})`,
+    reason: details === '' ? 'there is no verdict of a scan' : `its scan did not pass (${details})`,
   }
 }

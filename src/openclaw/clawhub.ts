@@ -1,50 +1,17 @@
 import { AppError } from '#platform/errors.ts'
+import { isWithheld, malformed, parse, type RegistryAnswer, send, sentence } from './clawhub-http.ts'
 import { type Verdict, verdictOf } from './clawhub-verdict.ts'
 import { isObject } from './json.ts'
+import { isVersion, referenceOf, referenceText, type SkillReference } from './skill-reference.ts'
 
 /** OpenClaw's own default. */
 const defaultRegistry = 'https://clawhub.ai'
 
 const defaultTimeoutMs = 10_000
-const maxAnswerBytes = 2 * 1024 * 1024
 const maxFiles = 1000
 /** The registry's own limit. */
 const maxPathCharacters = 500
-const shownCharacters = 200
 const maxDescriptionCharacters = 2000
-const defaultRetrySeconds = 30
-const maxRetrySeconds = 3600
-
-const owner = '[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?'
-const slug = '[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?'
-
-/** A skill as callers name it: `@owner/slug`, or the slug alone. Every match is safe in a path, a URL and a command. */
-export const slugPattern = `^(?:@${owner}/)?${slug}$`
-export const versionPattern = '^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$'
-
-const isOwner = new RegExp(`^${owner}$`)
-const isSlug = new RegExp(`^${slug}$`)
-const isVersion = new RegExp(versionPattern)
-
-/** One skill of the registry. The owner is part of it, because several publishers may use the same slug. */
-export interface SkillReference {
-  owner: string
-  slug: string
-}
-
-export const referenceText = ({ owner, slug }: SkillReference) => `@${owner}/${slug}`
-
-/** Null unless both are well-formed. */
-export const referenceOf = (owner: unknown, slug: unknown): SkillReference | null =>
-  typeof owner === 'string' && isOwner.test(owner) && typeof slug === 'string' && isSlug.test(slug)
-    ? { owner, slug }
-    : null
-
-/** Null for a slug without an owner, and for a malformed text. */
-export function parseReference(text: string): SkillReference | null {
-  const [owner, slug, extra] = text.startsWith('@') ? text.slice(1).split('/') : []
-  return extra === undefined ? referenceOf(owner, slug) : null
-}
 
 interface FoundSkill extends SkillReference {
   name: string
@@ -71,72 +38,6 @@ export interface ClawHub {
   release(reference: SkillReference, version: string | undefined): Promise<SkillRelease>
 }
 
-interface Answer {
-  status: number
-  text: string
-}
-
-const unreachable = (problem: string, cause?: unknown) =>
-  new AppError('gateway_unreachable', `The skill registry ${problem}. Try again later.`, { cause })
-
-async function readBounded(body: ReadableStream<Uint8Array> | null): Promise<string> {
-  const chunks: Uint8Array[] = []
-  let bytes = 0
-  for await (const chunk of body ?? []) {
-    bytes += chunk.length
-    if (bytes > maxAnswerBytes) throw unreachable('sent an answer that is too large')
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks).toString()
-}
-
-function retrySeconds(header: string | null): number {
-  const seconds = /^\d{1,6}$/.test(header ?? '') ? Number(header) : defaultRetrySeconds
-  return Math.min(Math.max(seconds, 1), maxRetrySeconds)
-}
-
-async function send(url: URL, init: RequestInit): Promise<Answer> {
-  try {
-    const response = await fetch(url, { ...init, redirect: 'manual' })
-    const text = await readBounded(response.body)
-    if (response.status === 429) {
-      throw new AppError('unavailable', 'The skill registry asks to wait before the next request.', {
-        retryAfterSeconds: retrySeconds(response.headers.get('retry-after')),
-      })
-    }
-    if (response.status < 200 || response.status >= 500 || (response.status >= 300 && response.status < 400)) {
-      throw unreachable(`answered with status ${response.status}`)
-    }
-    return { status: response.status, text }
-  } catch (cause) {
-    if (cause instanceof AppError) throw cause
-    throw unreachable(
-      cause instanceof Error && cause.name === 'TimeoutError' ? 'did not answer in time' : 'does not answer',
-      cause,
-    )
-  }
-}
-
-const malformed = () => unreachable('sent a malformed answer')
-
-function parse({ status, text }: Answer): Record<string, unknown> {
-  if (status !== 200) throw malformed()
-  try {
-    const body: unknown = JSON.parse(text)
-    if (isObject(body)) return body
-  } catch {} // malformed as well
-  throw malformed()
-}
-
-/** ClawHub reports a moderator's refusal as one of these statuses, with a message as the body. */
-const isWithheld = ({ status }: Answer) => status === 403 || status === 410 || status === 423
-
-const sentence = (text: string) =>
-  text
-    .replace(/\p{Cc}+/gu, ' ')
-    .trim()
-    .slice(0, shownCharacters)
-
 const textOr = (value: unknown, fallback: string) => (typeof value === 'string' ? value : fallback)
 
 function toFoundSkill(row: unknown): FoundSkill[] {
@@ -149,7 +50,7 @@ function toFoundSkill(row: unknown): FoundSkill[] {
       ...reference,
       name: sentence(textOr(displayName, reference.slug)),
       description: textOr(summary, '').slice(0, maxDescriptionCharacters),
-      version: typeof version === 'string' && isVersion.test(version) ? version : null,
+      version: isVersion(version) ? version : null,
     },
   ]
 }
@@ -217,7 +118,7 @@ export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs)
       const detail = parse(answer)
       const latest = isObject(detail.latestVersion) ? detail.latestVersion.version : undefined
       const version = wanted ?? latest
-      if (typeof version !== 'string' || !isVersion.test(version)) {
+      if (!isVersion(version)) {
         throw new AppError('invalid', `${skill} has no version in the registry that can be pinned.`)
       }
       const item = await verdictItem(reference, version)
@@ -234,5 +135,5 @@ export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs)
   }
 }
 
-const withheld = (skill: string, { text }: Answer) =>
+const withheld = (skill: string, { text }: RegistryAnswer) =>
   new AppError('invalid', `${skill} is not installed: the registry withholds it. It says: ${sentence(text)}`)

@@ -4,10 +4,10 @@ import { texts } from '#platform/texts.ts'
 
 export { type PathFault, SandboxAbsentError, SandboxCapacityError, SandboxPathError } from './errors.ts'
 
-/** What a program in the sandbox sees: its Node.js, its release, its own folder, and the port its gateway must listen on. */
+/** The paths that a program in the sandbox uses, and the port on which its gateway must listen. */
 export interface SandboxPaths {
   node: string
-  /** The folder of the prepared release, holding `node_modules`. Read-only for the program. */
+  /** The folder of the prepared release, with its `node_modules`. Read-only for the program. */
   release: string
   /** The sandbox's own folder, the root of {@link SandboxFiles}. */
   home: string
@@ -15,33 +15,33 @@ export interface SandboxPaths {
 }
 
 export interface SandboxSpec {
-  /** The instance's id: the sandbox is addressed by it from then on. */
+  /** The instance's id, which identifies the sandbox. */
   id: string
   organizationId: string
-  /** Version name of a release that `prepare` has made available. */
+  /** The name of a release that `prepare` has made available. */
   release: string
-  /** Argument vector of the gateway. Secrets never go in here: they travel as 0600 files. */
+  /** The gateway's argument vector. It never holds a secret: those are in files of mode 0600. */
   command(paths: SandboxPaths): readonly string[]
-  /** The whole environment of the gateway; nothing of the control plane's own is added. */
+  /** The gateway's whole environment; nothing of the control plane's own is added. */
   env(paths: SandboxPaths): Record<string, string>
   resources: { memoryMb: number; cpus: number; pids: number }
   labels: Record<string, string>
 }
 
-/** Where the control plane dials the gateway. */
+/** The address at which the control plane connects to the gateway. */
 export type Endpoint =
   | { kind: 'tcp'; host: string; port: number; headers?: Record<string, string> }
   | { kind: 'unix'; path: string }
 
 export interface Observation {
   state: 'absent' | 'stopped' | 'running'
-  /** The platform's own name for the sandbox, for display only. */
+  /** The platform's name of the sandbox, for display only. */
   sandboxId: string | null
-  /** Set while the sandbox runs. */
+  /** null unless the sandbox runs. */
   endpoint: Endpoint | null
-  /** Set unless the sandbox is absent. */
+  /** null when the sandbox is absent. */
   paths: SandboxPaths | null
-  /** How the gateway ended, when it is stopped and its end was seen. A signal is reported as 128 + its number. */
+  /** The end of the gateway of a stopped sandbox, if it was seen. The exit code for a signal is 128 + its number. */
   exit?: { code: number | null; oom: boolean }
 }
 
@@ -49,12 +49,12 @@ export interface ExecOptions {
   timeoutMs: number
   cwd?: string
   stdin?: Buffer
-  /** Output beyond this many bytes a stream is dropped. */
+  /** The most bytes of output of each stream; the rest is dropped. */
   maxBytes?: number
 }
 
 export interface ExecResult {
-  /** null when the program was ended by its deadline. */
+  /** null when the program was killed at its deadline. */
   exitCode: number | null
   stdout: string
   stderr: string
@@ -62,7 +62,7 @@ export interface ExecResult {
 
 export interface FileStat {
   name: string
-  /** What is neither of the first three is a device, a pipe or a socket. */
+  /** `other` is a device, a pipe or a socket. */
   kind: 'file' | 'directory' | 'link' | 'other'
   size: number
   modifiedAt: Date
@@ -70,40 +70,46 @@ export interface FileStat {
   mode: number
 }
 
-/** A file that was opened for reading: the same one from then on, whatever takes its place. */
+/** A file that is open for reading, also while another file replaces it at its path. */
 export interface OpenFile {
   size: number
   modifiedAt: Date
   /**
-   * The bytes from `start` up to but not including `end`, by default all `size` of them; fails with a SandboxPathError
-   * when the file has become shorter. The file is closed at the end, or when this is destroyed. To be called once.
+   * The bytes from `start` up to but not including `end`, by default all of them. Fails with a SandboxPathError when
+   * the file has become shorter. Closes the file at the end, or when the stream is destroyed. Call it once.
    */
   content(range?: { start: number; end: number }): Readable
-  /** For what is not read: closes the file. */
+  /** Closes a file whose content is not read. */
   close(): Promise<void>
 }
 
 /**
- * Files in a sandbox's own folder. Paths are relative to it, with `/`. A path that would leave it and one that leads
- * through a symbolic link, wherever that points, are refused with a SandboxPathError, as is what is no plain file or
- * folder; no call waits for a pipe. Works whether the gateway runs or not. Throws SandboxAbsentError when there is no
- * sandbox, and SandboxCapacityError when its disk is full.
+ * Files in a sandbox's own folder, whether the gateway runs or not. Paths are relative to the folder, with `/`. Throws
+ * a SandboxPathError for a path that leaves the folder or leads through a symbolic link, wherever that points, and for
+ * anything but plain files and folders; no call waits for a pipe. Throws SandboxAbsentError when there is no sandbox,
+ * and SandboxCapacityError when its disk is full.
  */
 export interface SandboxFiles {
-  /** A folder's entries, sorted by name, links as themselves. Of a folder with more than `maxEntries`, any so many. */
+  /**
+   * The entries of a folder, sorted by name; a link is not followed. Returns any `maxEntries` of them if there are
+   * more.
+   */
   list(
     path: string,
     options: { maxEntries: number },
     signal: AbortSignal,
   ): Promise<{ entries: FileStat[]; isWhole: boolean }>
-  /** null when there is nothing. Tells of a link itself. */
+  /** null when the path does not exist. A link is not followed. */
   stat(path: string, signal: AbortSignal): Promise<FileStat | null>
-  /** null when there is no such file; more than `maxBytes` in it is a SandboxPathError. The signal ends the content too. */
+  /**
+   * null when there is no such file. Throws a SandboxPathError for a file of more than `maxBytes`. The signal ends the
+   * content too.
+   */
   read(path: string, options: { maxBytes: number }, signal: AbortSignal): Promise<OpenFile | null>
   /**
-   * Atomic: the file has its old content or the new one, also after a failure, an abort or a kill half-way. Makes missing
-   * folders. The sandbox's own user owns the file. Without `mode` it keeps that of the file it replaces, a new one is
-   * 0600. More than `maxBytes` is a SandboxPathError.
+   * Writes a file atomically: it has its old or its new content, also after a failure, an abort or a kill half-way.
+   * Makes missing folders. The sandbox's own user owns the file. By default the mode is that of the replaced file, and
+   * 0600 for a new one. Throws a SandboxPathError for more than `maxBytes`.
    */
   write(
     path: string,
@@ -111,20 +117,22 @@ export interface SandboxFiles {
     options: { mode?: number; maxBytes?: number },
     signal: AbortSignal,
   ): Promise<void>
-  /** Makes a folder, and those above it; no-op when it is there. */
+  /** Makes a folder, and those above it, unless they exist. */
   mkdir(path: string, signal: AbortSignal): Promise<void>
-  /** Renames a file, folder or link; missing folders are made. Only a file takes the place of another, and if asked to. */
+  /** Renames a file, folder or link. Makes missing folders. With `overwrite` a file replaces another file. */
   move(from: string, to: string, options: { overwrite: boolean }, signal: AbortSignal): Promise<void>
-  /** Removes a file or a link itself, or a folder: an empty one unless `recursive`. False when there was nothing. */
+  /**
+   * Removes a file, a link itself, or a folder, which must be empty unless `recursive`. False when nothing was there.
+   */
   remove(path: string, options: { recursive: boolean }, signal: AbortSignal): Promise<boolean>
 }
 
-/** Longer than a platform's hiccup, shorter than a caller's patience. */
+/** Longer than most short failures of a platform. */
 const retryAfterSeconds = 5
 
 /**
- * The platform could not be reached, failed, or has too much to do: the same call may succeed later, and what became of
- * this one is unknown. The platform's own words are the cause, for the log alone: they may name hosts and paths.
+ * The platform could not be reached, failed, or is overloaded. The call may have had its effect or not, and may succeed
+ * later. The platform's error is the cause, for the log only: it may name hosts and paths.
  */
 export class SandboxUnavailableError extends AppError {
   constructor(cause: unknown) {
@@ -133,38 +141,40 @@ export class SandboxUnavailableError extends AppError {
   }
 }
 
-/** Called with one line fit for reading each time there is progress to show. */
+/** Reports progress with a line for people. */
 export type Progress = (line: string) => void
 
 /**
- * Where instances run, addressed by the instance's id. Any method may be called again after a crash: create finds the
- * one that already bears the id; start, stop and destroy are no-ops when already true. A driver reports what its
- * platform says and decides nothing. Every method ends soon after its signal is aborted, by throwing the signal's reason,
- * and throws SandboxUnavailableError when a remote platform did not do its part.
+ * The platform where instances run, each in a sandbox under the instance's id. Every method can be repeated after a
+ * crash: create finds the existing sandbox; start, stop and destroy do nothing when their work is done. A driver
+ * reports the state of its platform and decides nothing. Every method throws its signal's reason soon after an abort,
+ * and SandboxUnavailableError when a remote platform fails.
  */
 export interface SandboxDriver {
   readonly name: string
-  /** One sentence for operators: what keeps an agent from this machine and from other agents. */
+  /** A sentence for operators on how agents are isolated from this machine and from each other. */
   readonly isolation: string
-  /** Makes a release available where this driver's sandboxes run; immediate when it already is. Minutes on the first call. */
+  /** Makes a release available to the sandboxes. Takes minutes on the first call, and no time when it is available. */
   prepare(release: string, progress: Progress, signal: AbortSignal): Promise<void>
-  /** The same for the plugin of a chat channel: programs in the sandbox see it beside the release, under its own name. */
+  /** The same for the plugin of a chat channel, which programs in the sandbox find beside the release. */
   prepareChannel(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<void>
   create(spec: SandboxSpec, signal: AbortSignal): Promise<void>
-  /** Returns once the gateway's process exists; readiness is the caller's to check. */
+  /** Returns when the gateway's process exists, which may be before it is ready. */
   start(id: string, signal: AbortSignal): Promise<void>
-  /** Asks the gateway to end, and kills what is left after the grace time. */
+  /** Ends the gateway, and kills the remaining processes after the grace time. */
   stop(id: string, options: { graceMs: number }, signal: AbortSignal): Promise<void>
   destroy(id: string, signal: AbortSignal): Promise<void>
   observe(id: string, signal: AbortSignal): Promise<Observation>
-  /** Every sandbox of this installation, also those without a row: for adoption, drift and repair. */
+  /** Every sandbox of this installation, also those without a row. */
   list(signal: AbortSignal): AsyncIterable<{ id: string; state: Observation['state'] }>
-  /** Runs a program as the gateway's user beside the gateway. A deadline passing is an exit code of null, not a throw. */
+  /**
+   * Runs a program as the gateway's user beside the gateway. At its deadline the exit code is null; nothing is thrown.
+   */
   exec(id: string, argv: readonly string[], options: ExecOptions, signal: AbortSignal): Promise<ExecResult>
-  /** The last lines of the gateway's output: tenant data, never to be logged. */
+  /** The last lines of the gateway's output. They are the tenant's data and must not be logged. */
   logs(id: string, lines: number): Promise<string>
   files(id: string): SandboxFiles
 }
 
-/** What a request may do to a sandbox: look at it, run a program in it, reach its files. Only workers start and stop. */
+/** The methods for requests, which do not start or stop sandboxes. */
 export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files'>

@@ -1,6 +1,6 @@
 /**
- * `unusable`: the path leads through a link or a file, or to what is neither file nor folder. `changed`: the file became
- * shorter while it was read.
+ * `unusable`: the path leads through a link or a file, or to something that is neither file nor folder. `changed`: the
+ * file became shorter while it was read.
  */
 export type PathFault =
   | 'outside'
@@ -12,7 +12,7 @@ export type PathFault =
   | 'changed'
   | 'unusable'
 
-/** A path that is not inside the sandbox's folder, or is not what the call needs. The message is safe to show. */
+/** A path that leads out of the sandbox's folder, or that the call cannot use. The message is safe to show. */
 export class SandboxPathError extends Error {
   override name = 'SandboxPathError'
   readonly fault: PathFault
@@ -22,12 +22,12 @@ export class SandboxPathError extends Error {
   }
 }
 
-/** There is no sandbox of that id: it was not made yet, or is gone. */
+/** There is no sandbox of that id: it was not made yet, or was deleted. */
 export class SandboxAbsentError extends Error {
   override name = 'SandboxAbsentError'
 }
 
-/** The platform has no room left for what was asked: retrying at once is useless. */
+/** The platform has no room left for the call. An immediate retry is useless. */
 export class SandboxCapacityError extends Error {
   override name = 'SandboxCapacityError'
 }

@@ -12,7 +12,7 @@ function outcomeOf(error: unknown, signal: AbortSignal): string {
   if (signal.aborted) return 'aborted'
   if (error instanceof SandboxAbsentError) return 'absent'
   if (error instanceof SandboxCapacityError) return 'no_room'
-  if (error instanceof SandboxPathError) return 'ok' // it did what it promises
+  if (error instanceof SandboxPathError) return 'ok' // a fault of the request, not of the platform
   return error instanceof AppError ? error.kind : 'failed'
 }
 
@@ -28,7 +28,7 @@ async function measured<T>(call: string, signal: AbortSignal, run: () => Promise
   }
 }
 
-/** The same files, each call of which is measured. */
+/** The same files with every call measured. */
 function measureFiles(files: SandboxFiles): SandboxFiles {
   const call = <T>(name: string, signal: AbortSignal, run: () => Promise<T>) => measured(`files.${name}`, signal, run)
   return {
@@ -42,7 +42,7 @@ function measureFiles(files: SandboxFiles): SandboxFiles {
   }
 }
 
-/** The same driver, each call of which is measured: how long it took and how it ended. */
+/** The same driver with the duration and the outcome of every call measured. */
 export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Driver {
   return {
     ...driver,

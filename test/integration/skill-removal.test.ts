@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { removeSkill } from '#openclaw/skills.ts'
+import { removeSkill } from '#openclaw/skill-install.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import { LocalHost } from '../support/local-host.ts'
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { parseReference, slugPattern } from '#openclaw/clawhub.ts'
 import { verdictOf } from '#openclaw/clawhub-verdict.ts'
+import { parseReference, slugPattern } from '#openclaw/skill-reference.ts'
 
 const passing = { ok: true, decision: 'pass', reasons: [], security: { status: 'clean', passed: true } }
 
@@ -44,9 +44,9 @@ describe('verdictOf', () => {
     [{ decision: 'PASS' }, 'did not pass'],
     [{ reasons: ['scan.stale'] }, 'scan.stale'],
     [{ security: { status: 'sparkling' } }, 'sparkling'],
-  ])('%j is unverified and says why', (wrong, why) => {
+  ])('%j is unverified and says reason', (wrong, reason) => {
     const verdict = verdictOf({ ...passing, ...wrong }, {})
-    expect(verdict).toEqual({ kind: 'unverified', why: expect.stringContaining(why) })
+    expect(verdict).toEqual({ kind: 'unverified', reason: expect.stringContaining(reason) })
   })
 
   test('nothing at all, and a suspicion of the latest version, are unverified', () => {

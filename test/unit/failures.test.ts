@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { backoffSeconds, failureOf, logFieldsOf, messageOf } from '#lifecycle/failures.ts'
 import { failed, failedForGood } from '#lifecycle/step.ts'
-import { GatewayRefusal } from '#openclaw/gateway.ts'
+import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
 
 test('the pause doubles, is never longer than the cap, never zero', () => {

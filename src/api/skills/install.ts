@@ -2,8 +2,10 @@ import type { Instance, Skill } from '#database/schema.ts'
 import { changeConfig } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
 import { requireRunning } from '#instances/status.ts'
-import { referenceText, type SkillReference, type SkillRelease } from '#openclaw/clawhub.ts'
-import { type GatewaySkill, installRelease, type Objection, readSkills, skillIn } from '#openclaw/skills.ts'
+import type { SkillRelease } from '#openclaw/clawhub.ts'
+import { installVersion, type Objection } from '#openclaw/skill-install.ts'
+import { referenceText, type SkillReference } from '#openclaw/skill-reference.ts'
+import { type GatewaySkill, readSkills, skillIn } from '#openclaw/skills.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { changeSettings } from './configure.ts'
@@ -107,7 +109,7 @@ async function install(
       const stored = await listStoredSkills(deps.db, organizationId, id)
       const { replace, objection } = plan(await readSkills(gateway), stored)
       const files = deps.sandboxes.files(id)
-      const { skill, output } = await installRelease(gateway, files, { reference, release, replace }, objection, signal)
+      const { skill, output } = await installVersion(gateway, files, { reference, release, replace }, objection, signal)
       resolve({ skill, output, version, digest: skill.installed?.digest ?? null })
     },
     async store(tx) {

@@ -1,10 +1,5 @@
-import {
-  type ClawHub,
-  parseReference,
-  referenceText,
-  type SkillReference,
-  type SkillRelease,
-} from '#openclaw/clawhub.ts'
+import type { ClawHub, SkillRelease } from '#openclaw/clawhub.ts'
+import { parseReference, referenceText, type SkillReference } from '#openclaw/skill-reference.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { InstanceSkill } from './list.ts'
@@ -39,9 +34,9 @@ export async function getInstallableRelease(
   const release = await clawhub.release(reference, version)
   const { verdict } = release
   const name = `${referenceText(reference)} ${release.version}`
-  if (verdict.kind === 'refused') throw new AppError('invalid', texts.skillRefused(name, verdict.why))
+  if (verdict.kind === 'refused') throw new AppError('invalid', texts.skillRefused(name, verdict.reason))
   if (verdict.kind === 'unverified' && !allowUnverified) {
-    throw new AppError('invalid', texts.skillUnverified(name, verdict.why))
+    throw new AppError('invalid', texts.skillUnverified(name, verdict.reason))
   }
   return release
 }

@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Nullable, OneOf } from '#http/validation.ts'
-import { slugPattern, versionPattern } from '#openclaw/clawhub.ts'
+import { slugPattern, versionPattern } from '#openclaw/skill-reference.ts'
 import type { Installation } from './install.ts'
 import type { InstanceSkill } from './list.ts'
 import { masked } from './settings.ts'

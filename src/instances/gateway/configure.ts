@@ -1,17 +1,12 @@
 import type { Instance } from '#database/schema.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
-import {
-  connectGateway,
-  type Endpoint,
-  type GatewayClient,
-  GatewayRefusal,
-  GatewayUnreachable,
-} from '#openclaw/gateway.ts'
+import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
+import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
-import type { SandboxAccess } from '#sandbox/driver.ts'
+import type { Endpoint, SandboxAccess } from '#sandbox/driver.ts'
 import { renderGateway, type UnsealedInstance } from './configuration.ts'
 
 const restartTimeoutMs = 30_000

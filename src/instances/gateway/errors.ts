@@ -1,4 +1,4 @@
-import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway.ts'
+import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { AppError, type AppErrorOptions } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'

@@ -13,9 +13,9 @@ interface CallOptions {
 /** Calls of dockerd, none of which waits for ever. */
 export interface DockerClient {
   /**
-   * Makes calls of dockerd, which are given the signal that ends them. Throws the signal's reason, SandboxCapacityError on a
-   * full disk, and SandboxUnavailableError for every other failure and past the deadline (30 s by default): the call may have
-   * had its effect or not.
+   * Makes calls of dockerd, which are given the signal that ends them. Throws the signal's reason, SandboxCapacityError
+   * on a full disk, and SandboxUnavailableError for every other failure and past the deadline (30 s by default): the
+   * call may have had its effect or not.
    */
   call<T>(
     signal: AbortSignal,
@@ -42,7 +42,10 @@ export function addressOf(host: string): { socketPath: string } | { host: string
   )
 }
 
-/** Sends the options of a create in the body only. Dockerode would send them in the query too, which has no room for them. */
+/**
+ * Sends the options of a create in the body only. Dockerode would send them in the query too, which has no room for
+ * them.
+ */
 export function inBody<T extends object>(options: T): T {
   const { name, ...body } = options as T & { name?: string }
   return { _query: name === undefined ? {} : { name }, _body: body } as unknown as T

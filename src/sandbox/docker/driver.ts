@@ -59,9 +59,9 @@ const isolation = {
 }
 
 /**
- * Creates the driver of an installation's sandboxes on the host of a dockerd: a container and a volume for each instance,
- * named by its id, which live on when this process ends. Calls nothing of dockerd yet. Throws a StartupError for a bad
- * address.
+ * Creates the driver of an installation's sandboxes on the host of a dockerd: a container and a volume for each
+ * instance, named by its id, which live on when this process ends. Calls nothing of dockerd yet. Throws a StartupError
+ * for a bad address.
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, reach, admission } = options
@@ -253,7 +253,9 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
 const pathsOf = ({ Config }: Docker.ContainerInspectInfo): SandboxPaths => JSON.parse(Config.Labels[labels.paths] ?? '')
 
-/** Removes a container, a running one only by force. A container that does not exist, or is being removed, is no error. */
+/**
+ * Removes a container, a running one only by force. A container that does not exist, or is being removed, is no error.
+ */
 const removeContainer = (client: DockerClient, name: string, signal: AbortSignal, { force = true } = {}) =>
   client.callUnless([404, 409], signal, (docker, abortSignal) =>
     docker.getContainer(name).remove({ force, abortSignal }),

@@ -60,8 +60,8 @@ async function exitCodeOf({ exec }: Program, signal: AbortSignal): Promise<numbe
 }
 
 /**
- * Runs a program in a container beside the gateway, as SandboxDriver.exec does; returns null when the container does not
- * run. After an abort the program runs on until its deadline.
+ * Runs a program in a container beside the gateway, as SandboxDriver.exec does; returns null when the container does
+ * not run. After an abort the program runs on until its deadline.
  */
 export async function execBeside(
   client: DockerClient,

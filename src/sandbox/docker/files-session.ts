@@ -14,7 +14,9 @@ export interface FilesSession {
     call: FilesCall,
     content?: AsyncIterable<Buffer>,
   ): Promise<Exclude<FilesAnswer, { fault: unknown } | { full: unknown } | { failed: unknown }>>
-  /** Part of the file that the last `read` has opened; null closes it. The caller reads to the end, or ends the session. */
+  /**
+   * Part of the file that the last `read` has opened; null closes it. The caller reads to the end, or ends the session.
+   */
   content(range: FilesRange): AsyncGenerator<Buffer, void>
   /** Fulfilled once the session has ended. */
   readonly over: Promise<void>

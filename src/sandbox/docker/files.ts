@@ -18,8 +18,8 @@ export interface FilesPool {
 }
 
 /**
- * Keeps sessions for a while after their use, since opening a session takes longer than most calls. Calls `onEmpty` when no
- * session is left.
+ * Keeps sessions for a while after their use, since opening a session takes longer than most calls. Calls `onEmpty`
+ * when no session is left.
  */
 export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, onEmpty: () => void): FilesPool {
   const idle = new Map<FilesSession, NodeJS.Timeout>()

@@ -40,9 +40,9 @@ export interface Images {
   nameOf(release: string): Promise<string>
   exists(name: string, signal: AbortSignal): Promise<boolean>
   /**
-   * Builds the image of a release unless it exists. Concurrent callers share one build, which is aborted with the last of
-   * them. A crash or failure half-way leaves no image of that name; the next attempt reuses the finished layers. Throws with
-   * the end of the build's output, or after 15 minutes.
+   * Builds the image of a release unless it exists. Concurrent callers share one build, which is aborted with the last
+   * of them. A crash or failure half-way leaves no image of that name; the next attempt reuses the finished layers.
+   * Throws with the end of the build's output, or after 15 minutes.
    */
   make(release: string, progress: Progress, signal: AbortSignal): Promise<void>
 }

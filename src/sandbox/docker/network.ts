@@ -28,8 +28,9 @@ export interface AgentsNetwork {
   /** Makes the network unless it exists. Throws a StartupError when a network of that name has other options. */
   make(signal: AbortSignal): Promise<void>
   /**
-   * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the image
-   * adds the firewall rules unless they exist. Throws SandboxUnavailableError when that fails; no agent may be started then.
+   * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the
+   * image adds the firewall rules unless they exist. Throws SandboxUnavailableError when that fails; no agent may be
+   * started then.
    */
   protect(image: string, signal: AbortSignal): Promise<void>
 }

@@ -64,8 +64,8 @@ export interface SandboxSetup {
 }
 
 /**
- * The container of a sandbox. Its label `chowder.spec` is a digest of all other options. No option holds a secret, since
- * everybody who may call dockerd sees them.
+ * The container of a sandbox. Its label `chowder.spec` is a digest of all other options. No option holds a secret,
+ * since everybody who may call dockerd sees them.
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
   const { installation, image, releaseFolder, network, published, admission } = setup
@@ -143,10 +143,15 @@ export const filesContainer = (
   },
 })
 
-/** The name of `image/firewall.sh` in images, those of earlier versions included: sandboxes keep theirs until they stop. */
+/**
+ * The name of `image/firewall.sh` in images, those of earlier versions included: sandboxes keep theirs until they stop.
+ */
 export const firewallProgram = 'fence.sh'
 
-/** A container in the host's network that sets the firewall rules of a bridge. With a port, agents reach each other on it. */
+/**
+ * A container in the host's network that sets the firewall rules of a bridge. With a port, agents reach each other on
+ * it.
+ */
 export const firewallContainer = (
   image: string,
   bridge: string,

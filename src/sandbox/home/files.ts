@@ -65,7 +65,10 @@ async function writeNew(path: string, content: Readable, options: NewFile, signa
   await file.datasync()
 }
 
-/** Removes a folder by `rm`, which uses open folders, as the tenant: so it removes only files that the tenant may remove. */
+/**
+ * Removes a folder by `rm`, which uses open folders, as the tenant: so it removes only files that the tenant may
+ * remove.
+ */
 async function removeTree(
   folder: FileHandle,
   { path, name }: HomePath,
@@ -84,7 +87,9 @@ async function removeTree(
   if (code !== 0) throw pathError('unusable', path) // the tenant may not remove some of it
 }
 
-/** The files of a sandbox. The control plane reads and writes them with the rights of the folder's owner, and no more. */
+/**
+ * The files of a sandbox. The control plane reads and writes them with the rights of the folder's owner, and no more.
+ */
 export function filesIn(findHome: () => Promise<Home>): SandboxFiles {
   /** Runs a call on the home; returns null when the path, or a folder on the way to it, does not exist. */
   async function inHome<T>(path: string, signal: AbortSignal, call: (home: Home) => Promise<T>): Promise<T | null> {

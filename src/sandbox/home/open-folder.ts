@@ -54,7 +54,10 @@ const messages: Record<PathFault, string> = {
 export const pathError = (fault: PathFault, path: string, options?: ErrorOptions): SandboxPathError =>
   new SandboxPathError(fault, `${JSON.stringify(path)} ${messages[fault]}`, options)
 
-/** Converts the error of a system call on the path to a SandboxPathError or SandboxCapacityError; returns others unchanged. */
+/**
+ * Converts the error of a system call on the path to a SandboxPathError or SandboxCapacityError; returns others
+ * unchanged.
+ */
 export function sandboxErrorFor(error: unknown, path: string): unknown {
   if (isCode(error, 'ENOSPC', 'EDQUOT')) {
     return new SandboxCapacityError('the disk has no room left for this file', { cause: error })
@@ -74,8 +77,8 @@ export function parsePath(path: string): HomePath {
 }
 
 /**
- * The path of an entry of an open folder. The kernel uses the folder itself, not its path: a tenant who replaces a folder by a
- * symbolic link at that moment changes nothing.
+ * The path of an entry of an open folder. The kernel uses the folder itself, not its path: a tenant who replaces a
+ * folder by a symbolic link at that moment changes nothing.
  */
 export const entryPath = (folder: FileHandle, name: string): string => `/proc/self/fd/${folder.fd}/${name}`
 

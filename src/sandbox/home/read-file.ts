@@ -41,8 +41,8 @@ function contentOf(
 }
 
 /**
- * Opens a plain file, no pipe or device. The tenant can make a hard link to a file of another user: that is opened only if
- * every user may read it. Errors name the file by `shownPath`.
+ * Opens a plain file, no pipe or device. The tenant can make a hard link to a file of another user: that is opened only
+ * if every user may read it. Errors name the file by `shownPath`.
  */
 export async function openPlain(
   path: string,

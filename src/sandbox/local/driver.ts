@@ -33,7 +33,9 @@ export interface LocalDriverOptions {
   installChannelPlugin(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<unknown>
   /** The folder of an installed release, with its `node_modules`. */
   releaseFolder(release: string): string
-  /** Lets a user of this machine read the compile cache of the release in that folder, if there is one. Does not fail. */
+  /**
+   * Lets a user of this machine read the compile cache of the release in that folder, if there is one. Does not fail.
+   */
   linkCompileCache(releaseFolder: string, uid: number): Promise<void>
   ports?: Range
   log?: Logger
@@ -43,7 +45,9 @@ export interface LocalDriverOptions {
 export interface LocalDriver extends SandboxDriver {
   /** Stops all running sandboxes at the same time. Throws an AggregateError of the failures after all were tried. */
   stopAll(options: { graceMs: number }, signal: AbortSignal): Promise<void>
-  /** Processes of sandboxes that are stopped. Processes of a sandbox that starts or stops right now may be among them. */
+  /**
+   * Processes of sandboxes that are stopped. Processes of a sandbox that starts or stops right now may be among them.
+   */
   orphans(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
 }
 
@@ -59,9 +63,9 @@ const isolation = isRoot
 const run = promisify(execFile)
 
 /**
- * Creates the driver of a data folder's sandboxes. They live on when this process ends, and the next driver of the folder
- * finds them. Under root each sandbox has a user of its own; otherwise all run as the control plane's user. Throws a
- * StartupError on any system but Linux.
+ * Creates the driver of a data folder's sandboxes. They live on when this process ends, and the next driver of the
+ * folder finds them. Under root each sandbox has a user of its own; otherwise all run as the control plane's user.
+ * Throws a StartupError on any system but Linux.
  */
 export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   if (process.platform !== 'linux') throw new StartupError('SANDBOX_DRIVER=local runs on Linux only.')

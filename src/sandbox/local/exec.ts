@@ -24,7 +24,9 @@ function collect(stream: Readable, maxBytes: number): () => string {
   return () => Buffer.concat(chunks).toString()
 }
 
-/** The exit code, or null when the signal came first. The whole group is killed then, and when the program has ended. */
+/**
+ * The exit code, or null when the signal came first. The whole group is killed then, and when the program has ended.
+ */
 async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number | null> {
   const killGroup = () => {
     if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL')
@@ -47,8 +49,8 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
 }
 
 /**
- * Runs a program as the sandbox's user in an open folder. The program has a process group of its own, which is killed at the
- * deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
+ * Runs a program as the sandbox's user in an open folder. The program has a process group of its own, which is killed
+ * at the deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
  */
 export async function execBeside(
   record: SandboxRecord,

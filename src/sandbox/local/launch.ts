@@ -15,23 +15,23 @@ const pollMs = 10
 const heldByAnother = 75
 
 /**
- * The command that runs `command` as the sandbox's user, with the environment of the sandbox, which holds no secret, and
- * without a way to gain rights.
+ * The command that runs `command` as the sandbox's user, with the environment of the sandbox, which holds no secret,
+ * and without a way to gain rights.
  */
 export function commandInSandbox(
   { uid, env }: SandboxRecord,
   command: readonly string[],
 ): readonly [string, ...string[]] {
-  // The environment is set after root is dropped, so that no variable can act on a program of root's. The second setpriv
-  // also keeps `env` from taking a program whose path has a `=` in it for a variable.
+  // The environment is set after root is dropped, so that no variable can act on a program of root's. The second
+  // setpriv also keeps `env` from taking a program whose path has a `=` in it for a variable.
   const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
   return commandAsUser(uid, ['/usr/bin/env', '-i', ...variables, setpriv, '--no-new-privs', '--', ...command])
 }
 
 /**
- * Starts a sandbox's gateway with a launcher, which lives on beside it to record its exit code; neither ends with this process.
- * Returns when the gateway's process exists, or has already ended. A kill of this process half-way leaves no gateway, or one
- * that is on record.
+ * Starts a sandbox's gateway with a launcher, which lives on beside it to record its exit code; neither ends with this
+ * process. Returns when the gateway's process exists, or has already ended. A kill of this process half-way leaves no
+ * gateway, or one that is on record.
  */
 export async function launchGateway(folder: SandboxFolder, record: SandboxRecord, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()

@@ -19,8 +19,8 @@ async function readEnd(path: string, bytes: number): Promise<Buffer> {
 }
 
 /**
- * Limits a log to which a program appends to 5 MB, and keeps the 5 MB before them. The log is copied and truncated, since the
- * program keeps the file open; output between the two steps is lost.
+ * Limits a log to which a program appends to 5 MB, and keeps the 5 MB before them. The log is copied and truncated,
+ * since the program keeps the file open; output between the two steps is lost.
  */
 export async function rotateLog(path: string): Promise<void> {
   const size = await stat(path).then(({ size }) => size, orWhenMissing(0))

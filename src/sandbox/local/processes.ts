@@ -114,7 +114,8 @@ async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | '
 }
 
 /**
- * Ends every process of a sandbox by SIGTERM, and after the grace time by SIGKILL. Throws when some are alive 10 s after that.
+ * Ends every process of a sandbox by SIGTERM, and after the grace time by SIGKILL. Throws when some are alive 10 s
+ * after that.
  */
 export async function endProcesses(owner: Owner, options: { graceMs: number }, signal: AbortSignal): Promise<void> {
   const killAt = performance.now() + options.graceMs

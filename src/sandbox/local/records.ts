@@ -51,7 +51,9 @@ export function createRecords({ dataDir, node, releaseFolder, ports: range }: Re
       if (published.paths.port !== port) await ports.free(port)
       return published
     },
-    /** Updates the record of a stopped sandbox. The sandbox gets another port if a foreign program has taken its own. */
+    /**
+     * Updates the record of a stopped sandbox. The sandbox gets another port if a foreign program has taken its own.
+     */
     async renew(spec: SandboxSpec, folder: SandboxFolder, old: SandboxRecord, signal: AbortSignal): Promise<void> {
       const { port } = old.paths
       const isFree = await becomesFree(port, signal)

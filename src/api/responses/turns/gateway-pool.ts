@@ -1,7 +1,7 @@
 import { Agent, type Dispatcher, Pool } from 'undici'
 import { gatewayUnreachable } from '#instances/gateway/errors.ts'
-import type { Endpoint } from '#openclaw/gateway.ts'
 import type { AppError } from '#platform/errors.ts'
+import type { Endpoint } from '#sandbox/driver.ts'
 
 /** Codes of Node and undici for a failed connection: the gateway has not seen the request. */
 const neverConnected = new Set([

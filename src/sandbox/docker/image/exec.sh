@@ -1,6 +1,6 @@
 #!/bin/sh
-# exec.sh <seconds> <program> [<argument> ...]: runs a program, and kills it at its deadline, with exit code 137. When it
-# has ended, every other process of its group is killed.
+# exec.sh <seconds> <program> [<argument> ...]: runs a program, and kills it at its deadline, with exit code 137. When
+# it has ended, every other process of its group is killed.
 seconds=$1
 shift
 exec 3<&0

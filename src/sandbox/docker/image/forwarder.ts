@@ -110,8 +110,9 @@ function limitConnections(server: Server): void {
 }
 
 /**
- * Creates the server through which others reach a gateway. The gateway listens on its own loopback, and takes every caller
- * there for its owner. Each request needs admission by itself: 403 without, and 502 when the gateway does not listen.
+ * Creates the server through which others reach a gateway. The gateway listens on its own loopback, and takes every
+ * caller there for its owner. Each request needs admission by itself: 403 without, and 502 when the gateway does not
+ * listen.
  */
 export function createForwarder(gatewayPort: number, admission: Admission): Server {
   const server = createServer(limits, async (incoming, response) => {

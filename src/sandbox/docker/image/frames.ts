@@ -1,6 +1,6 @@
 /**
- * A frame of the protocol between the control plane and the files program: a letter, the length of the payload in four bytes,
- * and the payload. `head` is JSON; `data` is bytes of a file, up to an `end`.
+ * A frame of the protocol between the control plane and the files program: a letter, the length of the payload in four
+ * bytes, and the payload. `head` is JSON; `data` is bytes of a file, up to an `end`.
  */
 export interface Frame {
   kind: 'head' | 'data' | 'end'
@@ -10,7 +10,10 @@ export interface Frame {
 const letters = { head: 'h', data: 'd', end: 'e' } as const
 const kinds = new Map(Object.entries(letters).map(([kind, letter]) => [letter.charCodeAt(0), kind as Frame['kind']]))
 const prefixBytes = 5
-/** Enough for a list of ten thousand long names. A frame is held in memory, and an agent may have taken over the other end. */
+/**
+ * Enough for a list of ten thousand long names. A frame is held in memory, and an agent may have taken over the other
+ * end.
+ */
 const maxBytes = 16 * 1024 * 1024
 
 /** The bytes of a frame. */

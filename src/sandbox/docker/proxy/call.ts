@@ -63,6 +63,6 @@ export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
-    throw new Refusal(400, 'what must be JSON is none')
+    throw new Refusal(400, 'the JSON is not valid')
   }
 }

@@ -33,13 +33,13 @@ const YesOrNo = Type.Union([Yes, Type.Literal('false')])
 const Count = Type.String({ pattern: '^\\d{1,6}$' })
 
 /**
- * The calls of dockerd that a share may make; it can make no others. Each is written anew from the checked parts, and names
- * become the ids of the containers that were checked, so that the call cannot act on others.
+ * The calls of dockerd that a share may make; it can make no others. Each is written anew from the checked parts, and
+ * names become the ids of the containers that were checked, so that the call cannot act on others.
  *
- * An attacker in a worker can make, stop and destroy the agents on this host, reach their files, and use up the host's disk
- * and memory. All programs of the attacker run in sandboxes: images are built from the files of this process, not from those
- * that the worker sends, so that only Chowder's own firewall program runs in the host's network. An attacker in an api can
- * reach the files of the agents of every organization.
+ * An attacker in a worker can make, stop and destroy the agents on this host, reach their files, and use up the host's
+ * disk and memory. All programs of the attacker run in sandboxes: images are built from the files of this process, not
+ * from those that the worker sends, so that only Chowder's own firewall program runs in the host's network. An attacker
+ * in an api can reach the files of the agents of every organization.
  */
 export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions): Call[] {
   const isWorker = share === 'worker'
@@ -48,7 +48,9 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
   /** Fulfilled when every requested build has ended. */
   let built: Promise<unknown> = Promise.resolve()
 
-  /** Runs builds one after another: workers that ask for the same image at once get the one that the first has built. */
+  /**
+   * Runs builds one after another: workers that ask for the same image at once get the one that the first has built.
+   */
   async function waitForBuilds(signal: AbortSignal): Promise<void> {
     const before = built
     const { promise: ended, resolve } = Promise.withResolvers<void>()
@@ -146,7 +148,7 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
         const { buildargs, ...options } = build.options
         const wanted = { ...options, buildargs: JSON.stringify(buildargs), rm: 'true', forcerm: 'true' }
         if (!isDeepStrictEqual(query, wanted))
-          throw new Refusal(403, 'the build is asked for with other settings (DOCKER_…) than the proxy has')
+          throw new Refusal(403, 'the build has other settings (DOCKER_…) than the proxy')
         within(buildDeadlineMs)
         await waitForBuilds(signal)
         return { path: '/build', query, body: build.context(), deadlineMs: buildDeadlineMs + marginMs }

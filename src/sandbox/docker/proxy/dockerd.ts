@@ -23,7 +23,9 @@ interface Answer {
 }
 
 export interface Dockerd {
-  /** Resolves with the head of the answer. The signal ends the call and the answer. Throws a Refusal without an answer. */
+  /**
+   * Resolves with the head of the answer. The signal ends the call and the answer. Throws a Refusal without an answer.
+   */
   send(call: Outgoing, signal: AbortSignal): Promise<Answer>
   /** Gets the JSON at a path. Throws a Refusal with dockerd's message for any status but 200. */
   ask<T>(path: string, signal: AbortSignal, query?: Record<string, string>): Promise<T>

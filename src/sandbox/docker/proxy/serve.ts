@@ -49,7 +49,8 @@ async function bodyOf(request: IncomingMessage): Promise<unknown> {
   let size = 0
   for await (const chunk of request as AsyncIterable<Buffer>) {
     size += chunk.length
-    if (size <= maxBodyBytes) chunks.push(chunk) // the rest is read too: a client that still sends would not see the answer
+    // The rest is read too: a client that still sends would not see the answer.
+    if (size <= maxBodyBytes) chunks.push(chunk)
   }
   if (size > maxBodyBytes) throw new Refusal(413, `its body is longer than ${maxBodyBytes} bytes`)
   return size === 0 ? undefined : parseJson(Buffer.concat(chunks).toString())
@@ -88,8 +89,8 @@ function callLimit() {
 }
 
 /**
- * Serves the calls on a unix socket, which replaces a left-over one. Everybody who reaches the socket may make them. Any other
- * call is answered with 403, in dockerd's format, and logged.
+ * Serves the calls on a unix socket, which replaces a left-over one. Everybody who reaches the socket may make them.
+ * Any other call is answered with 403, in dockerd's format, and logged.
  */
 export async function serveCalls(
   { path, share, calls, dockerd }: { path: string; share: string; calls: readonly Call[]; dockerd: Dockerd },
@@ -151,7 +152,7 @@ export async function serveCalls(
   }
 
   const expects = (request: IncomingMessage, response: ServerResponse) =>
-    refuse(request, response, new Refusal(400, 'no expectation is met'))
+    refuse(request, response, new Refusal(400, 'the header Expect is not supported'))
   const server = createServer((request, response) => void serve(request, response, null))
     .on('checkContinue', expects)
     .on('checkExpectation', expects)

@@ -14,8 +14,8 @@ import {
 import { closed } from './call.ts'
 
 /*
- * The schemas of the bodies of calls. Each is made from the body that the driver itself would send, and names the properties
- * that may differ from it.
+ * The schemas of the bodies of calls. Each is made from the body that the driver itself would send, and names the
+ * properties that may differ from it.
  */
 
 /** Matches values that equal the sample, except for the free properties. */
