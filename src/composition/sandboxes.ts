@@ -1,5 +1,5 @@
 import type { Db } from '#database/client.ts'
-import { rememberFirst } from '#database/installation.ts'
+import { storeOnce } from '#database/installation.ts'
 import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { releaseFolder } from '#openclaw/releases.ts'
@@ -37,7 +37,7 @@ export async function createDocker(options: DockerDriverOptions): Promise<Sandbo
 /** The driver of SANDBOX_DRIVER; loads the code of no other. It touches no sandbox before it is called. */
 export async function createDriver({ config, dataDir, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
-    const installation = await rememberFirst(db, 'installation-id', newId())
+    const installation = await storeOnce(db, 'installation-id', newId())
     return createDocker({ ...(await dockerSettings(config)), installation })
   }
   const { createLocalDriver } = await import('#sandbox/local/driver.ts')
@@ -66,7 +66,7 @@ export async function openSandboxes(startup: Startup, db: Db, create: CreateDriv
 
 async function claimHost(db: Db, dataDir: string): Promise<void> {
   const own = await hostId(dataDir)
-  const known = await rememberFirst(db, 'local-host-id', own)
+  const known = await storeOnce(db, 'local-host-id', own)
   if (known === own) return
   throw new StartupError(
     "SANDBOX_DRIVER=local is for one host, and this database's agents are on another (or CHOWDER_DATA_DIR is not theirs). " +

@@ -1,16 +1,16 @@
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type pg from 'pg'
 
-/** Runs SQL: on any connection of the pool, or, inside a transaction, on the one connection that it holds. */
+/** Runs SQL on any connection of the pool or, inside a transaction, on the transaction's connection. */
 export type Db = Omit<NodePgDatabase, 'transaction'> & {
   $client: Pick<pg.Pool, 'query'>
-  /** Runs all of `act` in one transaction. When `act` throws, none of it is done and the error is thrown on. */
+  /** Runs `act` in one transaction. When `act` throws, the transaction is rolled back and the error is rethrown. */
   transaction<T>(act: (tx: Db) => Promise<T>): Promise<T>
 }
 
 /**
- * Ends a connection that has left a statement unanswered for longer than the pool waits: the rollback would wait as long
- * again, and so would whoever gets the connection next.
+ * Closes a connection after a statement on it has timed out. Otherwise the rollback would time out too, and then the
+ * next user of the connection.
  */
 function endWhenSilent(client: pg.PoolClient): void {
   const query: (...asked: unknown[]) => unknown = client.query.bind(client)
@@ -28,8 +28,8 @@ function endWhenSilent(client: pg.PoolClient): void {
 }
 
 /**
- * Runs SQL over a pool, and opens no connection itself. A connection that dies in the middle of a transaction fails the
- * statements of that transaction, and not the process.
+ * Creates a Db on a pool without connecting. When a connection breaks during a transaction, the statements of that
+ * transaction fail and the process continues.
  */
 export function createDb(pool: pg.Pool): Db {
   pool.on('connect', (client) => {
@@ -37,7 +37,7 @@ export function createDb(pool: pg.Pool): Db {
     endWhenSilent(client)
   })
   return Object.assign(drizzle({ client: pool, casing: 'snake_case' }), {
-    // Drizzle's own would never give a connection back on which already the BEGIN fails.
+    // Drizzle's transaction does not release the connection when BEGIN fails.
     async transaction<T>(act: (tx: Db) => Promise<T>): Promise<T> {
       const client = await pool.connect()
       try {
@@ -49,7 +49,7 @@ export function createDb(pool: pg.Pool): Db {
   })
 }
 
-/** Drizzle's transactions do not tell their connection: this adds it, also to the transactions inside. */
+/** Adds the connection to Drizzle's transactions, nested ones included, which do not expose it. */
 function withClient(database: NodePgDatabase, client: pg.PoolClient): Db {
   const begin = database.transaction.bind(database)
   return Object.assign(database, {
@@ -58,8 +58,8 @@ function withClient(database: NodePgDatabase, client: pg.PoolClient): Db {
   })
 }
 
-/** Repeats a statement, or a transaction, once if PostgreSQL ended it to break a deadlock (40P01): nothing of it was done. */
-export async function onceMoreOnDeadlock<T>(statement: () => Promise<T>): Promise<T> {
+/** Repeats a statement or a transaction once when PostgreSQL has rolled it back to resolve a deadlock (40P01). */
+export async function retryOnDeadlock<T>(statement: () => Promise<T>): Promise<T> {
   try {
     return await statement()
   } catch (error) {

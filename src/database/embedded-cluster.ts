@@ -6,10 +6,10 @@ import { dirname, join, relative } from 'node:path'
 import { copyOnce, makeOnce, textMadeOnce } from '#platform/data-folder.ts'
 import { StartupError } from '#platform/startup-error.ts'
 
-/** The name of the embedded cluster's superuser, whom Chowder is, and of its database. */
+/** The name of the embedded cluster's database, and of its superuser, as whom Chowder connects. */
 export const databaseName = 'chowder'
 
-/** Who runs PostgreSQL, when that is not this process's own user. */
+/** The user that runs PostgreSQL when it is not this process's user. */
 interface SystemUser {
   uid: number
   gid: number
@@ -19,11 +19,11 @@ interface SystemUser {
 export interface Cluster {
   /** PGDATA. */
   folder: string
-  /** Where the unix socket goes, PostgreSQL's alone. */
+  /** The folder of the unix socket, for PostgreSQL alone. */
   socketFolder: string
-  /** What PostgreSQL says, PostgreSQL's alone. */
+  /** PostgreSQL's log, for PostgreSQL alone. */
   logFile: string
-  /** `bin/` of PostgreSQL. */
+  /** The `bin` folder of PostgreSQL. */
   programs: string
   password: string
   user: SystemUser | undefined
@@ -43,7 +43,7 @@ export interface ProgramOptions {
   deadline: number
 }
 
-/** Runs a program in a session of its own, out of reach of Ctrl-C and with none of our environment; returns what it said. */
+/** Runs a program in an own session, which Ctrl-C does not reach, and without this process's environment. */
 export async function runProgram(
   program: string,
   args: readonly string[],
@@ -51,7 +51,7 @@ export async function runProgram(
 ): Promise<{ code: number | null; output: string }> {
   const child = spawn(program, args, {
     cwd: folder,
-    // Messages are matched in English; the time zone becomes the cluster's.
+    // Messages are matched in English. The cluster takes over the time zone.
     env: { LC_ALL: 'C', TZ: 'UTC' },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -71,7 +71,7 @@ export async function runProgram(
   })
 }
 
-/** Whom root runs PostgreSQL as: it refuses to run as root. */
+/** The user that root runs PostgreSQL as, because it refuses to run as root. */
 async function userInsteadOfRoot(): Promise<SystemUser> {
   const lines = (await readFile('/etc/passwd', 'utf8')).split('\n').map((line) => line.split(':'))
   const found = lines.find(([name]) => name === 'postgres') ?? lines.find(([name]) => name === 'nobody')
@@ -80,30 +80,30 @@ async function userInsteadOfRoot(): Promise<SystemUser> {
   return { uid: Number(found[2]), gid: Number(found[3]) }
 }
 
-/** As root, gives away a tree that is root's throughout: only then can nobody plant a link in it meanwhile. */
-async function giveTree(path: string, user: SystemUser): Promise<void> {
+/** Changes the owner of a tree that belongs to root alone, so that no other user can plant a link in it meanwhile. */
+async function chownTree(path: string, user: SystemUser): Promise<void> {
   await lchown(path, user.uid, user.gid)
   for (const entry of await readdir(path, { withFileTypes: true })) {
     const child = join(path, entry.name)
-    if (entry.isDirectory()) await giveTree(child, user)
+    if (entry.isDirectory()) await chownTree(child, user)
     else await lchown(child, user.uid, user.gid)
   }
 }
 
-/** The user a cluster runs as, undefined for our own. A cluster that exists stays with its owner. */
+/** The user that runs the cluster; undefined for this process's user. An existing cluster keeps its owner. */
 async function chooseUser(folder: string): Promise<SystemUser | undefined> {
   if (process.getuid?.() !== 0) return undefined
   const owner = await stat(folder).catch(() => undefined)
   if (owner && owner.uid !== 0) return { uid: owner.uid, gid: owner.gid }
   const user = await userInsteadOfRoot()
-  // A backup that was put back by root.
-  if (owner) await giveTree(folder, user)
+  // Root has restored the cluster from a backup.
+  if (owner) await chownTree(folder, user)
   return user
 }
 
 /**
- * Where PostgreSQL's programs are: as npm installed them, or a copy below the data folder when another user must run
- * them or their library links are missing (an install without scripts makes none).
+ * The folder of PostgreSQL's programs: as npm installed them, or a copy in the data folder. A copy is needed when
+ * another user must run them, or when the library links are missing because npm ran no install scripts.
  */
 async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<string> {
   const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
@@ -113,24 +113,24 @@ async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<
   } catch (cause) {
     throw new StartupError(
       `there is no embedded PostgreSQL for this machine (${platform}): install the optional dependencies, or set ` +
-        'DATABASE_URL to a PostgreSQL of yours',
+        'DATABASE_URL to your own PostgreSQL',
       { cause },
     )
   }
   const { version } = JSON.parse(await readFile(join(home, 'package.json'), 'utf8')) as { version: string }
-  // Paths in the list are relative to the package; a link is relative to the folder it is in.
+  // Paths in the list are relative to the package. The target of a link is relative to the link's folder.
   const listed = await readFile(join(home, 'native', 'pg-symlinks.json'), 'utf8').catch(() => '[]')
   const links = JSON.parse(listed) as { source: string; target: string }[]
-  const linksAreThere = await Promise.all(links.map((one) => exists(join(home, one.target))))
-  if (!mustCopy && linksAreThere.every(Boolean)) return join(home, 'native', 'bin')
+  const existing = await Promise.all(links.map((one) => exists(join(home, one.target))))
+  if (!mustCopy && existing.every(Boolean)) return join(home, 'native', 'bin')
   const copy = join(postgresFolder, version)
   await copyOnce(join(home, 'native'), copy, {
-    // What only compilers need is a sixth of it.
+    // Files for compilers alone are a sixth of the size.
     filter: (path) => !path.endsWith('.a') && !path.endsWith('pkgconfig'),
     async finish(temporary) {
       for (const { source, target } of links) {
-        const place = join(temporary, relative('native', target))
-        if (!(await exists(place))) await symlink(relative(dirname(target), source), place)
+        const path = join(temporary, relative('native', target))
+        if (!(await exists(path))) await symlink(relative(dirname(target), source), path)
       }
     },
   })
@@ -138,9 +138,9 @@ async function findPrograms(postgresFolder: string, mustCopy: boolean): Promise<
 }
 
 /**
- * Makes what is missing of the cluster below `<dataDir>/postgres`. A kill half-way leaves no half of a cluster; of
- * several processes doing it at once one makes it and all return the same. Throws an Error that says what is wrong and
- * what to do.
+ * Creates the missing parts of the cluster in `<dataDir>/postgres`. A crash half-way leaves no incomplete cluster. When
+ * several processes do this at once, one creates the cluster and all return the same. Throws an Error that names the
+ * problem and the remedy.
  */
 export async function prepareCluster(dataDir: string, durable: boolean): Promise<Cluster> {
   const home = join(dataDir, 'postgres')
@@ -149,7 +149,7 @@ export async function prepareCluster(dataDir: string, durable: boolean): Promise
   const user = await chooseUser(folder)
   const isNew = !(await exists(folder))
   if (!isNew && !(await exists(passwordFile))) {
-    throw new StartupError(`the password of the embedded database is missing: put ${passwordFile} back from a backup`)
+    throw new StartupError(`the password of the embedded database is missing: restore ${passwordFile} from a backup`)
   }
   const password = await textMadeOnce(passwordFile, () => randomBytes(24).toString('base64url'))
   const programs = await findPrograms(home, user !== undefined)
@@ -168,16 +168,16 @@ export async function prepareCluster(dataDir: string, durable: boolean): Promise
         ],
         { user, folder: home, deadline: 120_000 },
       )
-      if (code !== 0) throw new StartupError(`the embedded database could not be made: ${output}`)
+      if (code !== 0) throw new StartupError(`the embedded database could not be created: ${output}`)
     } finally {
       await rm(passwordCopy, { force: true })
     }
   })
   const socketFolder = join(home, 'socket')
   const logFolder = join(home, 'log')
-  for (const place of [socketFolder, logFolder]) {
-    await mkdir(place, { recursive: true, mode: 0o700 })
-    if (user) await lchown(place, user.uid, user.gid)
+  for (const path of [socketFolder, logFolder]) {
+    await mkdir(path, { recursive: true, mode: 0o700 })
+    if (user) await lchown(path, user.uid, user.gid)
   }
   return { folder, socketFolder, logFile: join(logFolder, 'postgres.log'), programs, password, user }
 }

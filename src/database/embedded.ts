@@ -11,24 +11,24 @@ export interface EmbeddedOptions {
   /** The data folder: the cluster is in its `postgres` folder, the password in its `database-password`. */
   dataDir: string
   log: Logger
-  /** False trades everything a power cut would take for speed: for tests. True by default. */
+  /** False is faster, and a power cut may destroy the data. For tests. True by default. */
   durable?: boolean
-  /** Gives up starting. What was started is stopped again. */
+  /** Aborts the start, and stops a PostgreSQL that it has started. */
   signal?: AbortSignal
-  /** Called once when the database was lost for good and cannot be had again: the process should end. */
+  /** Called once when the database is lost and cannot be restarted: the process should exit. */
   onFatal?: (error: Error) => void
 }
 
 export interface EmbeddedPostgres {
-  /** For `pg.Pool` and `pg.Client`; stays true when PostgreSQL is started again. */
+  /** For `pg.Pool` and `pg.Client`. It stays valid when PostgreSQL is restarted. */
   connection: { host: string; port: number; user: string; password: string; database: string }
-  /** The same as a URL; it holds the password. */
+  /** The same as a URL, which contains the password. */
   url: string
-  /** Stops PostgreSQL, whoever is connected: the last thing a process does. Throws an Error when it runs on. */
+  /** Stops PostgreSQL and disconnects its clients, as the last act of a process. Throws an Error when it still runs. */
   stop(): Promise<void>
 }
 
-/** The session lock in the database `postgres` whose holder owns the data folder. Any number does: it is alone there. */
+/** The holder of this advisory lock in the database `postgres` owns the data folder. There are no other locks in it. */
 const ownerLock = 1_667_788_914
 
 const restartLimit = 5
@@ -39,7 +39,7 @@ class InUse extends StartupError {
   override name = 'InUse'
 }
 
-/** The connection whose life is the ownership of the data folder. */
+/** The process owns the data folder as long as this connection is open. */
 interface Ownership {
   client: pg.Client
   address: Address
@@ -55,7 +55,7 @@ async function connect(address: Address, cluster: Cluster): Promise<pg.Client> {
     connectionTimeoutMillis: 5000,
     keepAlive: true,
   })
-  // Its loss is seen by `end`, which always follows.
+  // The event `end` always follows, and its listener handles the loss.
   client.on('error', () => undefined)
   try {
     await client.connect()
@@ -66,7 +66,7 @@ async function connect(address: Address, cluster: Cluster): Promise<pg.Client> {
   }
 }
 
-/** A wrong password or a missing database: time does not heal it. Everything else may be a start or an end under way. */
+/** A wrong password or a missing database is permanent. Other errors may come from a start or a stop in progress. */
 const isFinal = (error: unknown): boolean =>
   error instanceof pg.DatabaseError && (error.code?.startsWith('28') === true || error.code === '3D000')
 
@@ -74,11 +74,11 @@ interface ReachOptions {
   durable: boolean
   port?: number | undefined
   signal: AbortSignal
-  /** Called after PostgreSQL was started, not found running. */
+  /** Called after this process has started PostgreSQL. */
   onStarted: () => void
 }
 
-/** Connects to the cluster's PostgreSQL, starting it if it does not run: within 2 minutes (a recovery may take one). */
+/** Connects to the cluster's PostgreSQL within 2 minutes, and starts it if needed. A recovery may take a minute. */
 async function reach(cluster: Cluster, { durable, port, signal, onStarted }: ReachOptions): Promise<Ownership> {
   const startedAt = performance.now()
   let inUseSince: number | undefined
@@ -110,7 +110,7 @@ async function reach(cluster: Cluster, { durable, port, signal, onStarted }: Rea
   }
 }
 
-/** Takes the owner's lock. One whose holder was killed is free within moments, so it is asked for during 3 s. */
+/** Takes the owner's lock. The attempts last 3 s, because the lock of a killed process is released with a delay. */
 async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal): Promise<void> {
   const deadline = performance.now() + 3000
   for (;;) {
@@ -124,7 +124,7 @@ async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal)
      WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = $1`,
     [ownerLock],
   )
-  const holder = rows[0]?.application_name ?? 'a process that is just ending'
+  const holder = rows[0]?.application_name ?? 'a process that is ending'
   throw new InUse(
     `the data folder ${dataDir} is in use by another Chowder (${holder}): stop that one, or set CHOWDER_DATA_DIR to ` +
       'another folder',
@@ -139,8 +139,8 @@ const connectionTo = (address: Address, cluster: Cluster): EmbeddedPostgres['con
 })
 
 /**
- * How to reach the PostgreSQL that a running Chowder owns, for another process beside it; undefined when none runs in
- * the data folder. It owns nothing: when Chowder ends, the connection does.
+ * The connection to the PostgreSQL of a running Chowder, for another process; undefined when none runs in the data
+ * folder. The caller does not own the data folder: when that Chowder stops, the connection breaks.
  */
 export async function reachEmbeddedPostgres(dataDir: string): Promise<EmbeddedPostgres['connection'] | undefined> {
   const cluster = await prepareCluster(resolve(dataDir), true)
@@ -154,10 +154,11 @@ async function makeDatabase(client: pg.Client): Promise<void> {
 }
 
 /**
- * Makes this process the owner of the data folder and of the real PostgreSQL in it: made at the first start, adopted
- * when it still runs after its owner was killed, started otherwise, and started again when it dies (at most 5 times in
- * 10 minutes, then `onFatal`). Ownership ends with the process, however it ends; PostgreSQL then runs on until the next
- * owner adopts it. Throws an Error that says what to do, and that names the holder when another process owns the folder.
+ * Makes this process the owner of the data folder and of the PostgreSQL in it. The first start creates the cluster. A
+ * PostgreSQL that still runs after its owner was killed is adopted. When PostgreSQL dies, it is restarted, at most 5
+ * times in 10 minutes, after which `onFatal` is called. The ownership ends with the process. After a crash of the
+ * process, PostgreSQL continues to run until the next owner adopts it. Throws an Error with the remedy, which names the
+ * owner when another process owns the folder.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const { log, durable = true, onFatal } = options
@@ -177,7 +178,7 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
       log.info({ folder: cluster.folder }, `embedded PostgreSQL ${isStarted ? 'started' : 'adopted, it was running'}`)
       return owned
     } catch (error) {
-      // Whoever owns it keeps it, even if it was started here.
+      // When another process owns it, it stays up, even if this process has started it.
       if (isStarted && !(error instanceof InUse)) await stopPostmaster(cluster).catch(() => undefined)
       await owned?.client.end().catch(() => undefined)
       throw error
@@ -198,7 +199,7 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   async function recover(): Promise<void> {
     for (let pause = 0; !ending.signal.aborted; pause = pause * 2 || 1000) {
       const now = performance.now()
-      if (restarts.filter((at) => at > now - restartWindow).length >= restartLimit) {
+      if (restarts.filter((time) => time > now - restartWindow).length >= restartLimit) {
         return giveUp(
           new Error(`PostgreSQL was lost more than ${restartLimit} times in 10 minutes: ${cluster.logFile}`),
         )
@@ -228,7 +229,7 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   async function stop(): Promise<void> {
     ending.abort()
     await recovery
-    // Still holding the lock: nobody can adopt what is about to stop.
+    // The lock is still held, so no other process can adopt the stopping PostgreSQL.
     await stopPostmaster(cluster)
     await owned.client.end().catch(() => undefined)
   }

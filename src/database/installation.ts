@@ -2,9 +2,9 @@ import { eq } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { installation } from './schema.ts'
 
-/** Remembers a fact about this installation unless it is known already; answers what is known. */
-export async function rememberFirst(db: Db, name: string, value: string): Promise<string> {
+/** Stores a value of this installation unless the name has one. Returns the stored value. */
+export async function storeOnce(db: Db, name: string, value: string): Promise<string> {
   await db.insert(installation).values({ name, value }).onConflictDoNothing()
-  const [known] = await db.select().from(installation).where(eq(installation.name, name))
-  return known?.value ?? value
+  const [stored] = await db.select().from(installation).where(eq(installation.name, name))
+  return stored?.value ?? value
 }

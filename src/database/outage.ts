@@ -1,15 +1,15 @@
-/** SQLSTATEs of a database that is shutting down, starting, read-only, full or overloaded: the statement was fine. */
+/** SQLSTATEs of a database that is shutting down, starting, read-only, full or overloaded. */
 const outageCodes = new Set('57P01 57P02 57P03 08000 08003 08006 25006 53100 53300 55P03 57014'.split(' '))
 
-/** Messages of the database client for a connection that ended, or that it could not get. */
+/** The database client's messages for a connection that broke or could not be opened. */
 const connectionEnded =
   /^(Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client (was closed|has encountered))/
 
-/** Codes of failed system calls. A database in a container that is down has no address. */
+/** Codes of failed system calls. The host name of a stopped container does not resolve. */
 const connectionCodes = new Set(
   'ECONNREFUSED ECONNRESET EHOSTUNREACH ENETUNREACH ENOENT ENOTFOUND EAI_AGAIN EPIPE ETIMEDOUT'.split(' '),
 )
-/** The calls of sockets: a file that is missing has the same codes. */
+/** System calls of sockets. Failed system calls on files have the same codes. */
 const socketCalls = new Set(['connect', 'getaddrinfo', 'read', 'write'])
 
 /** Whether an error, or one of its causes, says that the database is down or cannot be reached. */

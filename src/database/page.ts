@@ -2,9 +2,9 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { PgColumn, PgTable } from 'drizzle-orm/pg-core'
 
 /**
- * Of a list newest first (by `created_at`, then `id`), the rows that come after the organization's one with this id. By
- * the row itself, because its time has microseconds that JavaScript's dates do not hold. None when it has no such row:
- * another organization's must not be told from one that never was.
+ * Selects the rows that follow the row with this id in a list that is sorted by `created_at`, then `id`, newest first.
+ * SQL reads the row's time, because it has microseconds and JavaScript's dates do not. Selects no rows when the
+ * organization has no row with this id: callers cannot distinguish another organization's row from a missing one.
  */
 export const after = (
   table: PgTable & { id: PgColumn; organizationId: PgColumn; createdAt: PgColumn },
@@ -14,7 +14,9 @@ export const after = (
   sql`(${table.createdAt}, ${table.id}) <
     (SELECT created_at, id FROM ${table} WHERE id = ${id} AND organization_id = ${organizationId})`
 
-/** Cuts a page out of rows that were asked for with one more than the limit; `next` is the id it ends with if more follow. */
+/**
+ * Cuts a page from rows that were queried with one more than the limit. `next` is the page's last id if more follow.
+ */
 export function cutPage<Row extends { id: string }>(rows: Row[], limit: number | undefined) {
   if (limit === undefined || rows.length <= limit) return { rows, next: undefined }
   const page = rows.slice(0, limit)

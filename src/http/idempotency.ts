@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { Type } from '@sinclair/typebox'
 import { and, eq, gt, lt, sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { idempotencyKeys } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { poll } from '#platform/poll.ts'
@@ -77,7 +77,7 @@ export async function idempotent<Body>(
   { isOneStatement = false } = {},
 ): Promise<Body> {
   const key = request.headers['idempotency-key']
-  if (typeof key !== 'string') return onceMoreOnDeadlock(() => (isOneStatement ? act(db) : db.transaction(act)))
+  if (typeof key !== 'string') return retryOnDeadlock(() => (isOneStatement ? act(db) : db.transaction(act)))
   const { organizationId } = request.caller
   const requestHash = hashOf(request)
   const place = answerPlace(organizationId, key)
@@ -91,7 +91,7 @@ export async function idempotent<Body>(
       await tx.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))
       return { body, replayed: false }
     })
-  const answered = await poll(() => onceMoreOnDeadlock(answer), { pauseMs, timeoutMs: duplicateWaitMs })
+  const answered = await poll(() => retryOnDeadlock(answer), { pauseMs, timeoutMs: duplicateWaitMs })
   if (!answered) throw new AppError('conflict', texts.duplicateInProgress, { retryAfterSeconds: 1 })
   if (answered.replayed) reply.header('idempotent-replayed', 'true')
   return answered.body as Body

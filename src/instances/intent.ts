@@ -1,6 +1,6 @@
 import { and, eq, or, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
-import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { responses } from '#database/response-schema.ts'
 import { type Instance, instances, organizations } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -116,7 +116,7 @@ export async function terminateInstance(db: Db, organizationId: string, id: stri
       .set({ instanceCount: sql`${organizations.instanceCount} - 1` })
       .where(and(eq(organizations.id, organizationId), sql`EXISTS (SELECT FROM ${terminated})`)),
   )
-  const [row] = await onceMoreOnDeadlock(() =>
+  const [row] = await retryOnDeadlock(() =>
     db.with(locked, terminated, withoutResponses, withFreedPlace).select().from(terminated),
   )
   return row ?? null

@@ -76,7 +76,7 @@ function filesIn(body: Record<string, unknown>): ReadonlyMap<string, string> | n
 }
 
 /** Creates a client without connecting. The default URL is OpenClaw's. `timeoutMs` limits a request with its answer. */
-export function clawHubAt(url: string | undefined, timeoutMs = defaultTimeoutMs): ClawHub {
+export function createClawHub(url: string | undefined, timeoutMs = defaultTimeoutMs): ClawHub {
   const base = (url ?? defaultRegistry).replace(/\/+$/, '')
 
   const apiUrl = (path: string, query: Record<string, string>) => {

@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { type ClawHub, clawHubAt } from '#openclaw/clawhub.ts'
+import { type ClawHub, createClawHub } from '#openclaw/clawhub.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 
 let hub: FakeClawHub
@@ -21,7 +21,7 @@ const json = (body: unknown) => (response: ServerResponse) =>
 
 beforeAll(async () => {
   hub = await startFakeClawHub()
-  client = clawHubAt(hub.url)
+  client = createClawHub(hub.url)
 })
 afterEach(() => {
   hub.intercept = null
@@ -124,7 +124,7 @@ describe('A21: a hostile registry is a typed 502, soon', () => {
   ])('that %s', async (_what, respond) => {
     publish()
     answerWith(respond)
-    const client = clawHubAt(hub.url, 1000)
+    const client = createClawHub(hub.url, 1000)
     const began = performance.now()
     for (const ask of [() => client.search('x', 1), () => client.release(reference, '1.0.0')]) {
       await expect(ask()).rejects.toMatchObject({ name: 'AppError', kind: 'gateway_unreachable' })

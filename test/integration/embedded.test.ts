@@ -215,7 +215,7 @@ describe('a data folder', () => {
     await first.stop()
     const passwordFile = join(dataDir, 'database-password')
     await rename(passwordFile, `${passwordFile}.away`)
-    await expect(start()).rejects.toThrow(`put ${passwordFile} back from a backup`)
+    await expect(start()).rejects.toThrow(`restore ${passwordFile} from a backup`)
     await rename(`${passwordFile}.away`, passwordFile)
   })
 })

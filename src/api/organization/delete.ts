@@ -1,5 +1,5 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { responses } from '#database/response-schema.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
@@ -61,7 +61,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     return { due, ...(await eraseSecrets(tx, id)) }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
-  return onceMoreOnDeadlock(() => db.transaction(erase))
+  return retryOnDeadlock(() => db.transaction(erase))
 }
 
 /** Erases keys, secrets, stored answers and responses. Requests in progress may still add some afterwards. */

@@ -1,6 +1,6 @@
 import { and, eq, isNotNull, isNull, or, sql } from 'drizzle-orm'
 import { issueOrganizationKey } from '#api/keys/store.ts'
-import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import { type Db, retryOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
   instances,
@@ -84,7 +84,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
     return { organization, providers: await providersOf(tx, id), due }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
-  return onceMoreOnDeadlock(() => db.transaction(change))
+  return retryOnDeadlock(() => db.transaction(change))
 }
 
 /** Returns whether the stored key has changed. The caller has locked the row of the organization. */

@@ -7,7 +7,7 @@ import { Nullable } from '#http/validation.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
-import { clawHubAt } from '#openclaw/clawhub.ts'
+import { createClawHub } from '#openclaw/clawhub.ts'
 import { referenceText } from '#openclaw/skill-reference.ts'
 import { configureSkill } from './configure.ts'
 import { installSkill, updateSkill } from './install.ts'
@@ -39,7 +39,7 @@ const SkillParams = Type.Object({ ...InstanceParams.properties, skill_name: Type
 
 /** The skills of an agent: OpenClaw's own, those of the registry, and those in the workspace. */
 export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app, deps) => {
-  const skillDeps = { ...deps, clawhub: clawHubAt(deps.clawhubUrl) }
+  const skillDeps = { ...deps, clawhub: createClawHub(deps.clawhubUrl) }
   const common = { tags: ['skills'] }
   const config = { access: 'configure' } as const
 

@@ -1,5 +1,5 @@
 import { eq, sql } from 'drizzle-orm'
-import { type Db, onceMoreOnDeadlock } from '#database/client.ts'
+import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
 import { isNotTerminated } from '#instances/status.ts'
@@ -10,7 +10,7 @@ import { type Check, lowestId, pageSize } from './finding.ts'
  * Null when the counter has become right.
  */
 const correct = (db: Db, id: string): Promise<{ from: number; to: number } | null> =>
-  onceMoreOnDeadlock(() =>
+  retryOnDeadlock(() =>
     db.transaction(async (tx) => {
       const [locked] = await tx
         .select({ from: organizations.instanceCount })
