@@ -32,18 +32,18 @@ export type Tier = (typeof tiers)[number]
 const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
 export const instant = () => timestamp({ withTimezone: true, mode: 'date' })
 
-/** Who changed something, in which request and for what reason: what an event is written with. */
+/** The actor, the request and the reason of a change, for the event that the trigger writes. */
 export interface ChangedBy {
   actor_type: ActorType
   actor_id?: string
   request_id?: string
-  /** Left out for what the change itself tells, such as `instance.running`. */
+  /** Undefined when the trigger derives it from the change, such as `instance.running`. */
   type?: string
   subject?: string
   reason?: string
 }
 
-/** Facts about this installation that outlive every process: one row a name. */
+/** Values of this installation by name, such as its id. */
 export const installation = pgTable('installation', {
   name: text().primaryKey(),
   value: text().notNull(),
@@ -55,24 +55,26 @@ export const organizations = pgTable(
     id: uuid().primaryKey(),
     name: text().notNull(),
     subscriptionTier: text({ enum: tiers }).notNull(),
-    /** Most instances that may exist at once; null is no limit. */
+    /** The greatest number of instances; null is no limit. */
     instanceLimit: integer(),
-    /** Instances not terminated. Raised and lowered by the statements that create and terminate, never counted. */
+    /**
+     * The number of instances that are not terminated. The statements that create and terminate instances change it.
+     */
     instanceCount: integer().notNull().default(0),
-    /** Null without a billing relation; the subscription's also without a paid plan. */
+    /** Both are null without a customer at Stripe, and the subscription is null without a paid plan. */
     stripeCustomerId: text(),
     stripeSubscriptionId: text(),
-    /** The quantity that Stripe charges: another one than `instanceCount` is to be told, null is to be asked. */
+    /** The quantity that Stripe charges, to be updated when it differs from `instanceCount`; null is unknown. */
     billedCount: integer(),
     billingAttempts: integer().notNull().default(0),
-    /** When Stripe may be asked next. Whoever asks sets it ahead: it is also the lease, and its token. */
+    /** The time of the next call of Stripe. The caller first moves it ahead: it is also the lease and its token. */
     nextBillingAt: instant().notNull().defaultNow(),
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
-    /** Set by the operator: all its keys are refused until it is taken back. */
+    /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
     deletedAt: instant(),
-    /** When the last sandbox of a deleted organization was gone. */
+    /** When the last sandbox of a deleted organization was destroyed. */
     erasedAt: instant(),
   },
   (table) => [
@@ -81,7 +83,7 @@ export const organizations = pgTable(
   ],
 )
 
-/** Model provider keys, sealed; one a provider and organization. */
+/** Model provider keys, sealed, one for each organization and provider. */
 export const providerKeys = pgTable(
   'provider_keys',
   {
@@ -95,7 +97,7 @@ export const providerKeys = pgTable(
   (table) => [primaryKey({ columns: [table.organizationId, table.provider] })],
 )
 
-/** API keys of which only the SHA-256 is known here. */
+/** API keys, of which only the SHA-256 is stored. */
 export const apiKeys = pgTable(
   'api_keys',
   {
@@ -104,10 +106,12 @@ export const apiKeys = pgTable(
       .notNull()
       .references(() => organizations.id),
     keyHash: bytea().notNull(),
-    /** The first characters, for people to tell keys apart. */
+    /** The first characters, by which people recognize a key. */
     keyPrefix: text().notNull(),
     name: text().notNull().default('First key'),
-    /** What a scoped key may do, on which instances; both null for an organization key, which may do everything. */
+    /**
+     * The permissions and the instances of a scoped key; both null for an organization key, which has all permissions.
+     */
     permissions: text({ enum: permissions }).array(),
     instanceIds: uuid().array(),
     expiresAt: instant(),
@@ -122,7 +126,7 @@ export const apiKeys = pgTable(
   ],
 )
 
-/** The answers to requests that may be repeated: one a key and organization, kept for 24 hours. */
+/** The answers to repeatable requests, one for each organization and idempotency key, stored for 24 hours. */
 export const idempotencyKeys = pgTable(
   'idempotency_keys',
   {
@@ -130,9 +134,9 @@ export const idempotencyKeys = pgTable(
       .notNull()
       .references(() => organizations.id),
     key: text().notNull(),
-    /** SHA-256 of the request: the same key with another one is refused. */
+    /** The SHA-256 of the request: another request with the same key is refused. */
     requestHash: bytea().notNull(),
-    /** The body, sealed because it may hold a new API key. */
+    /** The body, sealed because it may contain a new API key. */
     sealedAnswer: text(),
     expiresAt: instant().notNull(),
   },
@@ -143,8 +147,8 @@ export const idempotencyKeys = pgTable(
 )
 
 /**
- * One OpenClaw agent each. There is no status column: `instances/status.ts` computes it. The row is due while
- * `observedGeneration` is behind `generation`, and settled when they are equal.
+ * The instances, one OpenClaw agent each. There is no status column: `instances/status.ts` computes the status. A row
+ * is due while `observedGeneration` is less than `generation`, and settled when they are equal.
  */
 export const instances = pgTable(
   'instances',
@@ -154,13 +158,13 @@ export const instances = pgTable(
       .notNull()
       .references(() => organizations.id),
     name: text().notNull(),
-    /** The caller's own labels: string pairs. */
+    /** The caller's labels. */
     metadata: jsonb().$type<Record<string, string>>().notNull().default({}),
     modelProvider: text({ enum: modelProviders }).notNull(),
-    /** Which driver this row's sandbox lives on; workers with another one leave it alone. */
+    /** The driver of this row's sandbox. Workers with another driver ignore the row. */
     sandboxDriver: text().notNull(),
     openclawVersion: text().notNull(),
-    /** The caller's configuration overrides as JSON, sealed because they may hold tokens. */
+    /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
 
     // Intent: written by the API.
@@ -169,28 +173,28 @@ export const instances = pgTable(
 
     // Observation: written under the lease.
     observedGeneration: integer().notNull().default(0),
-    /** What is being done right now; null when settled. */
+    /** The current step; null when settled. */
     step: text(),
-    /** Takes by a worker since the last new intent or lasting success. */
+    /** How often workers have taken the row since the last intent or lasting success. */
     attempts: integer().notNull().default(0),
     nextAttemptAt: instant().notNull().defaultNow(),
-    /** The fencing token: raised at each take, carried by every write of the holder. */
+    /** The fencing token: raised at each take, and compared by every write of the holder. */
     leaseToken: bigint({ mode: 'number' }).notNull().default(0),
     leaseUntil: instant().notNull().defaultNow(),
     /** The platform's name for the sandbox, for display only. */
     sandboxId: text(),
-    /** Where the gateway listens: `sandbox/driver.ts` Endpoint. Private. */
+    /** The Endpoint of the gateway, see `sandbox/driver.ts`. Not public. */
     endpoint: jsonb(),
     /** The gateway's token, sealed. */
     sealedToken: text().notNull(),
-    /** Set when the gateway was last seen to become healthy; null while it is not known to run. */
+    /** When the gateway last became healthy; null while it is not known to run. */
     readyAt: instant(),
     errorMessage: text(),
 
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
     terminatedAt: instant(),
-    /** Not a fact but an argument to the trigger that writes the row's events, which empties it again. */
+    /** An argument of the trigger that writes the row's events. The trigger sets it to null. */
     changedBy: jsonb().$type<ChangedBy>(),
   },
   (table) => [
@@ -201,7 +205,7 @@ export const instances = pgTable(
   ],
 )
 
-/** The chat channels that an instance was ever connected to. */
+/** The chat channels of instances, including disabled ones. */
 export const channels = pgTable(
   'channels',
   {
@@ -210,11 +214,11 @@ export const channels = pgTable(
       .references(() => instances.id),
     channel: text().notNull(),
     enabled: boolean().notNull(),
-    /** What stands under `channels.<channel>` in the gateway's configuration, credentials included, sealed. */
+    /** The values of `channels.<channel>` in the gateway's configuration, credentials included, sealed. */
     sealedConfig: text().notNull(),
-    /** What a worker is doing for it; null when nothing is to be done. */
+    /** The current step of a worker for this channel; null when settled. */
     step: text(),
-    /** Why the last work for it failed; null when it did not. */
+    /** The error of the last work for this channel; null after a success. */
     errorMessage: text(),
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
@@ -222,7 +226,7 @@ export const channels = pgTable(
   (table) => [primaryKey({ columns: [table.instanceId, table.channel] })],
 )
 
-/** The skills that were installed on an instance, or configured there. */
+/** The skills that were installed or configured on instances. */
 export const skills = pgTable(
   'skills',
   {
@@ -231,11 +235,11 @@ export const skills = pgTable(
       .references(() => instances.id),
     /** OpenClaw's key of the skill. */
     name: text().notNull(),
-    /** Where it came from, `@owner/slug`, at which version and content; null for those that OpenClaw brings along. */
+    /** The reference `@owner/slug`, the version and the digest of an installed skill; null for skills of OpenClaw. */
     slug: text(),
     version: text(),
     digest: text(),
-    /** What stands under `skills.entries.<name>` in the gateway's configuration, sealed; null when nothing was set. */
+    /** The values of `skills.entries.<name>` in the gateway's configuration, sealed; null when none were set. */
     sealedSettings: text(),
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
@@ -244,20 +248,20 @@ export const skills = pgTable(
 )
 
 /**
- * The history: one row for each change of an instance's state and for each mutation somebody asked for, written in the
- * transaction that made it. Those of instances are written by the trigger `instances_events` of the migrations. The ids
- * of one instance's events grow in the order in which its changes were committed: whoever writes one holds the row's
- * lock.
+ * The history: one row for each change of an instance's state and for each requested mutation, written in the
+ * transaction of the change. The trigger `instances_events` of the migrations writes the events of instances. The ids
+ * of an instance's events have the order in which its changes were committed, because a writer holds the lock of the
+ * instance's row.
  */
 export const events = pgTable(
   'events',
   {
     id: bigint({ mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
     organizationId: uuid().notNull(),
-    /** Null for what is the organization's: its keys, its tier, itself. */
+    /** Null for events of the organization: its keys, its tier, its deletion. */
     instanceId: uuid(),
     type: text().notNull(),
-    /** What it was about beside the instance: a key, a channel, a skill, a path. */
+    /** The object of the event within the instance or organization: a key, a channel, a skill, a path. */
     subject: text(),
     actorType: text({ enum: actorTypes }).notNull(),
     actorId: text(),
@@ -275,7 +279,7 @@ export const events = pgTable(
   ],
 )
 
-/** Events of Stripe that were taken in: each counts once. */
+/** The ids of Stripe's events that were processed, so that each is processed once. */
 export const stripeEvents = pgTable('stripe_events', {
   id: text().primaryKey(),
   receivedAt: instant().notNull().defaultNow(),

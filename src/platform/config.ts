@@ -10,13 +10,18 @@ const price = (tier: string) =>
     description: `id of the Stripe price of one instance on \`${tier}\`; required with \`STRIPE_SECRET_KEY\``,
   })
 
-const limit = (fallback: number, what: string) =>
-  Type.Integer({ default: fallback, minimum: 0, maximum: 1_000_000, description: `${what}; \`0\`: no limit` })
+const limit = (defaultValue: number, description: string) =>
+  Type.Integer({
+    default: defaultValue,
+    minimum: 0,
+    maximum: 1_000_000,
+    description: `${description}; \`0\`: no limit`,
+  })
 
-/** Every environment variable Chowder reads. Nothing else in the code base touches process.env. */
+/** All environment variables of Chowder. No other file reads process.env. */
 export const Env = Type.Object({
-  HOST: Type.String({ default: '127.0.0.1', minLength: 1, description: 'address the API listens on' }),
-  PORT: Type.Integer({ default: 8080, minimum: 0, maximum: 65535, description: 'port the API listens on' }),
+  HOST: Type.String({ default: '127.0.0.1', minLength: 1, description: 'address that the API listens on' }),
+  PORT: Type.Integer({ default: 8080, minimum: 0, maximum: 65535, description: 'port that the API listens on' }),
   CHOWDER_DATA_DIR: Type.Optional(
     Type.String({
       minLength: 1,
@@ -32,66 +37,66 @@ export const Env = Type.Object({
   ),
   CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker')], {
     default: 'all',
-    description: 'what this process does: `all`, `api` or `worker`; an argument on the command line wins',
+    description: 'the role of this process: `all`, `api` or `worker`; an argument on the command line overrides it',
   }),
   CHOWDER_SECRET_KEY: Type.Optional(
     Type.String({
       pattern: '^[A-Za-z0-9+/]{43}=$',
       description:
-        '32 bytes in base64 that seal stored secrets; generated with the embedded database, required with `DATABASE_URL`',
+        'the key that seals stored secrets, 32 bytes in base64; generated with the embedded database, required with `DATABASE_URL`',
     }),
   ),
   SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker')], {
     default: 'local',
-    description: 'where agents run: `local` processes of this host, or `docker` containers',
+    description: 'how agents run: as `local` processes of this host, or as `docker` containers',
   }),
   DOCKER_HOST: Type.String({
     default: 'unix:///var/run/docker.sock',
     minLength: 1,
-    description: 'where dockerd listens: `unix:///path` or `tcp://host:port`',
+    description: 'address of dockerd: `unix:///path` or `tcp://host:port`',
   }),
   DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
     default: 'published',
     description:
-      'how gateways in containers are reached: `published` on this host’s loopback, or by `network` address, from a control plane in a container of `DOCKER_NETWORK`',
+      'address of gateways in containers: `published` on this host’s loopback, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
   }),
   DOCKER_NETWORK: Type.String({
     default: 'chowder-agents',
     pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
-    description: 'the agents’ own network, made when it is missing, and the name of its bridge',
+    description: 'network of the agents, created if it is missing, and name of its bridge',
   }),
   DOCKER_BUILD_NETWORK: Type.String({
     default: 'default',
     minLength: 1,
-    description: 'the network that agents’ images are built in, as of `docker build --network`',
+    description: 'network for the build of agents’ images, as of `docker build --network`',
   }),
   DOCKER_EXTRA_CA_FILE: Type.Optional(
     Type.String({
       minLength: 1,
-      description: 'certificates in PEM that the building of images and the agents trust besides the usual',
+      description: 'additional certificates in PEM that image builds and agents trust',
     }),
   ),
   DOCKER_PROXY_DIR: Type.String({
     default: '/run/docker-proxy',
     minLength: 1,
-    description: 'where the Docker proxy has its sockets, `api/docker.sock` and `worker/docker.sock`',
+    description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
   }),
-  CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('how clients reach the API')),
+  CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('URL of the API for clients')),
   CHOWDER_DEFAULT_TIER: Type.Union(
     [Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')],
-    { default: 'shrimp', description: 'tier of a new organization; whoever hosts for themselves sets `whale`' },
+    { default: 'shrimp', description: 'tier of a new organization; `whale` suits a private installation' },
   ),
-  ANTHROPIC_BASE_URL: Type.Optional(httpUrl('where Anthropic calls go: the host, without `/v1`')),
-  OPENAI_BASE_URL: Type.Optional(httpUrl('where OpenAI calls go: the host, without `/v1`')),
-  GEMINI_BASE_URL: Type.Optional(httpUrl('where Gemini calls go: the host, without `/v1beta`')),
-  CLAWHUB_REGISTRY: Type.Optional(httpUrl('where skills come from')),
+  ANTHROPIC_BASE_URL: Type.Optional(httpUrl('URL of Anthropic’s API, without `/v1`')),
+  OPENAI_BASE_URL: Type.Optional(httpUrl('URL of OpenAI’s API, without `/v1`')),
+  GEMINI_BASE_URL: Type.Optional(httpUrl('URL of Gemini’s API, without `/v1beta`')),
+  CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry')),
   STRIPE_SECRET_KEY: Type.Optional(
     Type.String({ pattern: '^(sk|rk)_\\S+$', description: 'Stripe’s secret key; billing is off without it' }),
   ),
   STRIPE_WEBHOOK_SECRET: Type.Optional(
     Type.String({
       pattern: '^whsec_\\S+$',
-      description: 'signs what Stripe sends to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
+      description: 'secret that signs Stripe’s requests to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
     }),
   ),
   STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
@@ -99,46 +104,47 @@ export const Env = Type.Object({
   STRIPE_API_URL: Type.Optional(
     Type.String({
       pattern: '^https?://[^/\\s]+/?$',
-      description: 'where Stripe’s API is, for a proxy or a test server',
+      description: 'URL of Stripe’s API, for a proxy or a test server',
     }),
   ),
-  BILLING_RETURN_URL: Type.Optional(httpUrl('where Stripe’s pages lead back to')),
+  BILLING_RETURN_URL: Type.Optional(httpUrl('URL to which Stripe’s pages return')),
   FILES_MAX_BYTES: Type.Integer({
     default: 2 * 1024 ** 3,
     minimum: 1,
     maximum: Number.MAX_SAFE_INTEGER,
-    description: 'largest file that may be uploaded',
+    description: 'greatest size of an uploaded file, in bytes',
   }),
   WORKER_CONCURRENCY: Type.Integer({
     default: 8,
     minimum: 1,
     maximum: 256,
-    description: 'reconciles of one organization at once in one worker, which has one more for the others',
+    description:
+      'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
   }),
-  RATE_LIMIT_PER_MINUTE: limit(6000, 'requests of one key a minute'),
-  SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations from one address an hour'),
-  FAILED_AUTH_LIMIT_PER_MINUTE: limit(60, 'requests without a good key from one address a minute'),
+  RATE_LIMIT_PER_MINUTE: limit(6000, 'requests per minute with one key'),
+  SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations per hour from one address'),
+  FAILED_AUTH_LIMIT_PER_MINUTE: limit(60, 'requests per minute without a valid key from one address'),
   TRUST_PROXY: Type.Integer({
     default: 0,
     minimum: 0,
     maximum: 10,
-    description: 'how many proxies stand before Chowder, whose `X-Forwarded-For` names the client',
+    description: 'number of proxies in front of Chowder, whose `X-Forwarded-For` names the client',
   }),
   METRICS_PORT: Type.Optional(
     Type.Integer({
       minimum: 0,
       maximum: 65535,
-      description: 'port of Prometheus’ `/metrics`, each process its own; there is none without it',
+      description: 'port of Prometheus’ `/metrics`, another one for each process; disabled without it',
     }),
   ),
   METRICS_HOST: Type.String({
     default: '127.0.0.1',
     minLength: 1,
-    description: 'address of `/metrics`, which asks for no key',
+    description: 'address that `/metrics` listens on; it requires no key',
   }),
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
-    { default: 'info', description: 'pino level; JSON unless on a terminal' },
+    { default: 'info', description: 'pino level; the format is JSON unless on a terminal' },
   ),
 })
 
@@ -146,7 +152,7 @@ export type Config = Readonly<Static<typeof Env>>
 
 type Rule = TSchema & { anyOf?: { const: string }[]; minimum?: number; maximum?: number; pattern?: string }
 
-/** What a variable must be, in words; never the value it has. */
+/** The rule of a variable as a sentence for error messages, without the variable's value. */
 function rule(name: string): string {
   const schema: Rule = Env.properties[name as keyof typeof Env.properties]
   if (schema.const) return `must be ${schema.const}`
@@ -157,20 +163,20 @@ function rule(name: string): string {
   return 'must not be empty'
 }
 
-/** Only whole numbers become numbers: a conversion that rounds would take `80.5` for a port. */
+/** Converts only whole numbers: a conversion that rounds would accept `80.5` as a port. */
 const toNumber = ([name, text]: [string, string | undefined]): [string, unknown] => {
   const { type } = Env.properties[name as keyof typeof Env.properties] ?? {}
   return [name, type === 'integer' && /^\d+$/.test(text ?? '') ? Number(text) : text]
 }
 
-/** A bad environment: one line a variable, by name, without values. */
+/** The environment is invalid. The message has one line for each variable, with its name and without its value. */
 export class BadEnvironment extends Error {
   override name = 'BadEnvironment'
 }
 
 const stripeTogether = ['STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRET', 'STRIPE_PRICE_CRAB', 'STRIPE_PRICE_LOBSTER']
 
-/** Half of a billing would take money and give nothing, or the other way round: all of Stripe's settings, or none. */
+/** Either all of Stripe's settings are required or none: an incomplete billing would charge wrongly. */
 function stripeFaults(set: NodeJS.ProcessEnv): string[] {
   const missing = stripeTogether.filter((name) => !set[name])
   if (missing.length === stripeTogether.length) return []
@@ -181,7 +187,7 @@ function stripeFaults(set: NodeJS.ProcessEnv): string[] {
   return lines
 }
 
-/** Each may come as `<name>_FILE`, the path of a file that holds it: an environment is shown by more than one command. */
+/** For each of these, `<name>_FILE` may name a file with the value, because commands such as `ps` show environments. */
 export const secretVariables = [
   'DATABASE_URL',
   'REDIS_URL',
@@ -190,7 +196,7 @@ export const secretVariables = [
   'STRIPE_WEBHOOK_SECRET',
 ] as const
 
-/** Replaces `<name>_FILE` by what the file holds, without the line's end. Answers what is wrong, a line each. */
+/** Sets each variable whose `<name>_FILE` is set to the file's trimmed content. Returns the faults. */
 function readSecretFiles(set: NodeJS.ProcessEnv): string[] {
   const faults: string[] = []
   for (const name of secretVariables) {
@@ -208,14 +214,14 @@ function readSecretFiles(set: NodeJS.ProcessEnv): string[] {
   return faults
 }
 
-/** What examples hold where a secret belongs. */
+/** Placeholders for passwords in examples. */
 const placeholder = /^(<.*>|(change|replace)[-_ ]?me|(your[-_ ]?)?password|placeholder|secret|example)$/i
 
 function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJS.ProcessEnv): string[] {
   const faults: string[] = []
   const password = /^\w+:\/\/[^:@/]*:([^@]*)@/.exec(DATABASE_URL)?.[1] ?? ''
   if (placeholder.test(password)) {
-    faults.push('DATABASE_URL has a placeholder for its password: set the real one')
+    faults.push('DATABASE_URL has a placeholder as its password: set the real password')
   }
   if (/^A{42}[A-Za-z0-9+/]=$/.test(CHOWDER_SECRET_KEY)) {
     faults.push('CHOWDER_SECRET_KEY is a placeholder: make one with `openssl rand -base64 32` and keep it')
@@ -224,8 +230,8 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
 }
 
 /**
- * Parses the environment once. An empty variable counts as unset, as docker-compose and .env files write them.
- * Throws BadEnvironment naming every bad variable at once.
+ * Parses the environment. An empty variable counts as unset, because docker-compose and .env files set empty variables.
+ * Throws BadEnvironment, which names all invalid variables.
  */
 export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''))

@@ -134,7 +134,7 @@ describe('the environment', () => {
     'a placeholder is no password: %s',
     (password) => {
       const message = complaints({ DATABASE_URL: `postgres://chowder:${password}@db/chowder`, CHOWDER_SECRET_KEY: key })
-      expect(message).toContain('DATABASE_URL has a placeholder for its password')
+      expect(message).toContain('DATABASE_URL has a placeholder as its password')
       const real = { DATABASE_URL: `postgres://chowder:my-${password}1@db/chowder`, CHOWDER_SECRET_KEY: key }
       expect(complaints(real)).toBe('')
     },
