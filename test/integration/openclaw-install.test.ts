@@ -183,7 +183,7 @@ test.each([
     'no space left on device',
   ],
   ['npm ends without a word', 'exit 3', 'npm ended with code 3'],
-  ['another version came', good.replaceAll(version, '1.0.0'), 'something else than openclaw'],
+  ['another version came', good.replaceAll(version, '1.0.0'), 'npm did not install openclaw'],
   ['nothing came', 'exit 0', 'ENOENT'],
 ])('when %s, the error says so and nothing is left', async (_when, script, words) => {
   await npmDoes(script)
