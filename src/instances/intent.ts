@@ -14,10 +14,10 @@ const now = sql`now()`
 const nextGeneration = sql`${instances.generation} + 1`
 const isStarting = and(isDue, eq(instances.desiredState, 'running'))
 
-/** The customer asks for a state: nothing of the last attempts counts, and the next one begins at once. */
+/** For a request of the customer: the former attempts do not count any more, and the next one begins at once. */
 const requested = { readyAt: null, attempts: 0, nextAttemptAt: now, errorMessage: null, updatedAt: now }
 
-/** Each reason for which a generation is raised, with the columns that it sets besides. */
+/** Each reason to raise a generation, with the other columns that it sets. */
 const intents = {
   start: { desiredState: 'running', ...requested },
   stop: { desiredState: 'stopped', ...requested },
@@ -94,7 +94,7 @@ export async function changeIntent(
  */
 export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
   await getInstance(db, organizationId, id)
-  // Whatever changes both locks the organization before the instance: in another order they would meet in a deadlock.
+  // All statements that change both lock the organization before the instance: another order would deadlock.
   const locked = db
     .$with('locked')
     .as(
