@@ -29,7 +29,7 @@ export interface Replica extends ChowderProcess {
   ): Promise<Answer>
 }
 
-/** What all processes of one installation are started with. */
+/** The common options of all processes of one installation. */
 export interface Installation {
   dataDir: string
   databaseUrl: string
@@ -37,7 +37,7 @@ export interface Installation {
   env?: Record<string, string>
 }
 
-/** How to reach a database, as DATABASE_URL says it. */
+/** The DATABASE_URL of a database. */
 export function databaseUrl({ connectionString, host = '', port, user, password, database }: pg.PoolConfig): string {
   if (connectionString !== undefined) return connectionString
   const login = `${user}:${encodeURIComponent(String(password))}`

@@ -6,7 +6,7 @@ import type { CloudEvent } from '../support/fake-cloud.ts'
 import { present } from '../support/present.ts'
 import type { Attempt, Journal, Operation } from './client.ts'
 
-/** What must never be. Each is 0 in a run that passes. */
+/** The violations that a run counts. Each count is 0 in a run that passes. */
 export const faultsOfTrust = [
   'lost',
   'leaked',
@@ -75,7 +75,7 @@ async function readHistories(pool: pg.Pool): Promise<Map<string, EventRow[]>> {
   return Map.groupBy(rows, (row) => row.instance_id)
 }
 
-/** What may follow each status; the one before is always followed by itself too. */
+/** The valid successors of each status. A status may also follow itself. */
 const legal: Readonly<Record<string, readonly string[]>> = {
   provisioning: ['running', 'error', 'terminated'],
   running: ['provisioning', 'error', 'stopped', 'terminated'],
@@ -218,8 +218,9 @@ const wasAccepted = ({ kind }: Operation, { status }: Attempt) =>
 const ownName = (name: string) => present(name.split('/')[0])
 
 /**
- * What was accepted is there, as it was accepted last: instances, their states, names and configurations (I4 too: one key
- * gave one instance, and no request more than one). `configOf` is what a running gateway really has, null when unknown.
+ * What was accepted is there, as it was accepted last: instances, their states, names and configurations (I4 too: one
+ * key gave one instance, and no request more than one). `configOf` is what a running gateway really has, null when
+ * unknown.
  */
 export async function findLost(
   pool: pg.Pool,
@@ -267,7 +268,8 @@ export async function findUnrecorded(pool: pg.Pool, journal: Journal): Promise<V
   return journal.operations.flatMap((operation) => {
     const { kind, attempts, instanceId } = operation
     if (kind === 'ask') return []
-    // Of a repeated one only the first that was carried out changes anything, and its answer may be the one that was lost.
+    // Of a repeated one only the first that was carried out changes anything, and its answer may be the one that was
+    // lost.
     const isRepeat = attempts.length > 1
     return attempts
       .filter((attempt) => wasAccepted(operation, attempt) && !isRepeat)
@@ -353,7 +355,9 @@ const holdsSecret = (text: string, { words, tokens }: Secrets): boolean =>
   words.some((word) => text.includes(word)) ||
   (tokens.size > 0 && (text.match(/[0-9a-f]{64}/g) ?? []).some((token) => tokens.has(token)))
 
-/** I7, in the database: no table holds a secret in the clear, the queue's neither. Rows are read one batch at a time. */
+/**
+ * I7, in the database: no table holds a secret in the clear, the queue's neither. Rows are read one batch at a time.
+ */
 export async function findSecretsInDatabase(pool: pg.Pool, secrets: Secrets): Promise<Violation[]> {
   const found: Violation[] = []
   const { rows: tables } = await pool.query<{ name: string }>(

@@ -30,14 +30,14 @@ export interface Operation {
   attempts: Attempt[]
 }
 
-/** What a client may rely on about an instance: the last answer, and whatever was asked without one since. */
+/** A client's knowledge of an instance: the last answer, and the later requests without an answer. */
 interface Expected {
   id: string
   organizationId: string
   /** Each of these may be the state; one, once it was accepted. */
   states: Set<'running' | 'stopped' | 'terminated'>
   names: Set<string>
-  /** What the last configuration says; null for none. */
+  /** The prompt of the last configuration; null for none. */
   markers: Set<string | null>
 }
 
@@ -81,7 +81,7 @@ const accepted: Record<Kind, readonly number[]> = {
   ask: [200],
 }
 
-/** Without one of these a streamed answer broke off, and nobody said so. */
+/** A complete stream ends with one of these events. */
 const lastEvents = /^event: (response\.(completed|failed|incomplete)|error)$/m
 
 /** Where a client's marker stands in an instance's configuration. */
@@ -92,7 +92,8 @@ const configurationWith = (marker: string, secret: string) => ({
 
 /**
  * One client, which does one thing after the other: creates instances, starts, stops, configures, renames, asks and
- * deletes them, and repeats a change that got no answer, a 429 or a 5xx. What it may rely on afterwards stands in the journal.
+ * deletes them, and repeats a change that got no answer, a 429 or a 5xx. What it may rely on afterwards stands in the
+ * journal.
  */
 export async function runClient(options: ClientOptions, stop: AbortSignal): Promise<void> {
   const { random, urls, organization, journal, prefix, secret, mostInstances } = options
@@ -243,7 +244,7 @@ export async function runClient(options: ClientOptions, stop: AbortSignal): Prom
   }
 }
 
-/** Starts an instance once and says how that ended: for what a client does when all is well again. */
+/** Starts an instance once and returns the outcome, after all faults have ended. */
 export async function startOnce(url: string, key: string, id: string): Promise<string> {
   const response = await fetch(`${url}/v1/instances/${id}/start`, {
     method: 'POST',

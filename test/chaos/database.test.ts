@@ -20,8 +20,8 @@ import { openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import { until } from '../support/until.ts'
 import { type Answer, type Replica, signUp, startReplicas } from './api-replicas.ts'
 
-/** How long the database is away: 30 s in a soak, less where every push waits for it. */
-const awayMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
+/** The length of the outage: 30 s in the long run, less in CI. */
+const outageMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
 /** From the database's return until requests are served again. */
 const recoversWithinMs = 15_000
 const settlesWithinMs = 60_000
@@ -174,7 +174,7 @@ async function holdInStep(name: string) {
   return { id, goOn }
 }
 
-test('F5: PostgreSQL is restarted under load: 503 with Retry-After, nothing is lost or there twice, a worker in a step goes on', async () => {
+test('F5: PostgreSQL is restarted under load: 503 with Retry-After, nothing is lost or duplicated, and a worker continues its step', async () => {
   const held = await holdInStep('held in a step')
   const names = Array.from({ length: 60 }, (_, index) => `restarted ${String(index).padStart(2, '0')}`)
   const created = Promise.all(
@@ -192,14 +192,14 @@ test('F5: PostgreSQL is restarted under load: 503 with Retry-After, nothing is l
   await expectAllRunning([...names, 'held in a step'], [...(await created), held.id])
 })
 
-test(`F5: PostgreSQL is away for ${awayMs / 1000} s: every route is a 503 with Retry-After, and all goes on when it is back`, async () => {
+test(`F5: PostgreSQL is unreachable for ${outageMs / 1000} s: every route answers 503 with Retry-After, and all work continues afterwards`, async () => {
   const document = await readDocument()
-  const held = await holdInStep('held while it is away')
+  const held = await holdInStep('held during the outage')
   await stopPostmaster(cluster)
   const goneAt = performance.now()
   await sleep(1000) // a key that was just used is remembered that long
   held.goOn()
-  const waiting = createUntilAnswered('asked for while it was away')
+  const waiting = createUntilAnswered('requested during the outage')
   waiting.catch(() => {})
 
   const values: Record<string, string> = {
@@ -224,15 +224,15 @@ test(`F5: PostgreSQL is away for ${awayMs / 1000} s: every route is a 503 with R
     else if (documented.path !== '/v1/webhooks/stripe') expectUnavailable(answer, documented.name)
   }
   expect(asked.length).toBeGreaterThan(40)
-  await sleep(Math.max(0, awayMs - (performance.now() - goneAt)))
+  await sleep(Math.max(0, outageMs - (performance.now() - goneAt)))
 
   await startDatabase()
   expect(await firstServed()).toBeLessThan(recoversWithinMs)
-  await expectAllRunning(['held while it is away', 'asked for while it was away'], [held.id, await waiting])
+  await expectAllRunning(['held during the outage', 'requested during the outage'], [held.id, await waiting])
   expect(logged.filter((line) => JSON.parse(line).level >= 50)).toEqual([])
 })
 
-test('F5: PostgreSQL is read-only: what writes is a 503 with Retry-After, what reads is served, and writes go on afterwards', async () => {
+test('F5: PostgreSQL is read-only: writes answer 503 with Retry-After, reads are served, and writes succeed afterwards', async () => {
   const id = await createUntilAnswered('before it was read-only')
   await until('it to run', async () => (await statusOf(id)) === 'running', settlesWithinMs)
   await onServer('ALTER SYSTEM SET default_transaction_read_only = on')
@@ -275,7 +275,7 @@ test('F5: PostgreSQL is read-only: what writes is a 503 with Retry-After, what r
   expect((await api.call('POST', `/v1/instances/${id}/stop`, { key })).status).toBe(200)
 })
 
-test('F6: slow queries hold every connection: health is honest and quick, the rest is shed with 503, and it goes on at once afterwards', async () => {
+test('F6: slow queries hold every connection: health checks are right and fast, other requests answer 503, and all succeed afterwards', async () => {
   const { key } = organization
   const locker = new pg.Client(direct)
   await locker.connect()
@@ -321,7 +321,7 @@ test('F6: slow queries hold every connection: health is honest and quick, the re
   expect((await api.call('GET', '/readyz')).status).toBe(200)
 })
 
-test('F5: connections that were cut in silence are noticed within 20 s, and the next requests have new ones', async () => {
+test('F5: connections that break without a sign are detected within 20 s, and later requests use new ones', async () => {
   const { key } = organization
   const list = () => api.call('GET', '/v1/instances?limit=1', { key })
   const create = (name: string) =>

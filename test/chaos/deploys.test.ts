@@ -23,11 +23,11 @@ import {
 
 vi.setConfig({ testTimeout: 180_000 })
 
-/** What an API process gives open requests. */
+/** The time that an API process leaves to open requests. */
 const apiDrainMs = 5000
-/** What a worker gives the reconciles in flight. */
+/** The time that a worker leaves to running reconciles. */
 const workerDrainMs = 20_000
-/** A released lease is found by the bell, or by the next sweep; one that was left behind lasts at least 15 s more. */
+/** A released row is taken by its job or the next sweep. A lease of a killed worker lasts at least 15 s more. */
 const goesOnWithinMs = 12_000
 const settlesWithinMs = 60_000
 /** Longer than the start of a gateway may take to be seen, and than a worker drains. */
@@ -36,7 +36,7 @@ const slowStartMs = workerDrainMs + 30_000
 let database: TestDatabase
 let installation: Installation
 let sandboxes: SandboxesSeen
-/** What the agents hold their own connections to. */
+/** The server to which the agents keep their own connections. */
 let provider: StubProvider
 /** Stands in for an agent whose turns take as long as the test wants. */
 let talker: StubGateway
@@ -49,7 +49,7 @@ let organization: { id: string; key: string }
 /** It lives through all of it. */
 let witness: string
 let witnessGateway: GatewayProcess
-/** An instance that was being started when its worker was told to end, and what came of that. */
+/** An instance whose worker was asked to stop during its start, and the outcome. */
 let slow: {
   id: string
   pid: number
@@ -213,7 +213,7 @@ test('F4: an API killed before the commit has made nothing, and the retry with t
   await expectMadeOnce('not committed')
 })
 
-test('F4: an API killed before its answer and before it rang, without a key: the instance is there once and is worked on', async () => {
+test('F4: an API killed before its answer and before it enqueued the row, without a key: the instance is there once and is worked on', async () => {
   const { replica, proxy } = await startDoomed()
   const hold = proxy.holdWhen('INSERT INTO instances', 'to server', { after: 'request' })
   const answer = post(replica, 'without a key').catch((error: unknown) => error)
@@ -224,7 +224,7 @@ test('F4: an API killed before its answer and before it rang, without a key: the
   await expectMadeOnce('without a key')
 })
 
-test('F3: an API that is told to end takes no more, ends its open requests cleanly within 5 s, and leaves the rest to the others', async () => {
+test('F3: an API that is asked to stop accepts no more requests, ends the open ones cleanly within 5 s, and leaves the rest to other replicas', async () => {
   const { replica } = await startDoomed()
   const id = await create('talker')
   await isRunning(id)
@@ -279,7 +279,7 @@ test('F3: an API that is told to end takes no more, ends its open requests clean
   await call('DELETE', base)
 })
 
-test('F3: a worker that is told to end in the middle of a step lets go of its lease, and another goes on at once', async () => {
+test('F3: a worker that is asked to stop in the middle of a step releases its lease, and another continues immediately', async () => {
   const { id, pid, ended, taken, seenThrough } = slow
   const { code, at, ms } = await ended
   expect(code).toBe(0)
@@ -293,7 +293,7 @@ test('F3: a worker that is told to end in the middle of a step lets go of its le
   expect((await call('DELETE', `/v1/instances/${id}`)).status).toBe(204)
 })
 
-test('I8: an agent’s own connection never notices that API and workers are killed, deployed, or away', async () => {
+test('I8: an agent’s own connection survives that the API and workers are killed, deployed, or stopped', async () => {
   /** Without the address of the API, which has another port each time. */
   const shown = async () => {
     const { gateway_url: _, ...instance } = (await call('GET', `/v1/instances/${witness}`)).body
@@ -306,7 +306,7 @@ test('I8: an agent’s own connection never notices that API and workers are kil
     expect(performance.now() - toldAt, 'without work nothing is waited for').toBeLessThan(workerDrainMs - 5000)
     ;[api, worker] = await Promise.all([startReplica(installation), startRole('worker', installation)])
   }
-  // The first look for drift is done when a worker says that it runs.
+  // A worker has checked for drift once when it reports that it runs.
   const channel = present(provider.channels.get(witnessGateway.token))
   expect(channel).toMatchObject({ connections: 1, isOpen: true })
   expect(await gatewayPid(witness)).toBe(witnessGateway.pid)

@@ -141,7 +141,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     expect(await shown(id)).toMatchObject({ status: 'running', error_message: null })
   }
 
-  test('F20: one agent’s full disk is 507 for its files and its configuration, which stay as they were, and says why it cannot start', async () => {
+  test('F20: one agent’s full disk answers 507 for its files and its configuration, which do not change, and gives the reason when it cannot start', async () => {
     const [full, other] = [await create('2m'), await create()]
     for (const id of [full, other]) await isSettledAs(id, 'running')
     expect((await client.patch(`/v1/instances/${full}`, prompt('Be brief.'))).status).toBe(200)
@@ -172,7 +172,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
     await Promise.all([full, other].map(remove))
   })
 
-  test('F20: on a full disk of all agents those that run go on, a new one says why it cannot start, and a delete makes room', async () => {
+  test('F20: on a full disk of all agents, running ones continue, a new one gives the reason why it cannot start, and a delete frees space', async () => {
     await mount(stubs.folder, '4m')
     mounted.push(stubs.folder)
     const [running, large] = [await create(), await create()]
@@ -222,7 +222,7 @@ describe.skipIf(!isRoot)(`${title} below the database`, () => {
     return answer.status
   }
 
-  /** What was accepted is there, and nothing else. */
+  /** Expects exactly the accepted instances. */
   async function expectAccepted(): Promise<void> {
     const { status, body } = await client.get('/v1/instances')
     expect(status).toBe(200)
@@ -230,7 +230,7 @@ describe.skipIf(!isRoot)(`${title} below the database`, () => {
     expect(ids.sort()).toEqual([...accepted].sort())
   }
 
-  test('F20: on a full disk of the database what writes is a 503 with Retry-After, what reads is served, and all goes on once there is room', async () => {
+  test('F20: on a full disk of the database, writes answer 503 with Retry-After, reads are served, and writes succeed once there is space', async () => {
     for (let index = 0; index < 5; index += 1) expect(await create()).toBe(201)
     const freeUp = await fill(disk)
     await until('a refusal', async () => (await create()) === 503, 20_000)
@@ -242,13 +242,13 @@ describe.skipIf(!isRoot)(`${title} below the database`, () => {
     await expectAccepted()
   })
 
-  test('F20: a database that ends because its disk is full comes back by itself once there is room, with all that was accepted', async () => {
+  test('F20: a database that stops because its disk is full restarts itself once there is space, with all accepted requests', async () => {
     const freeUp = await fill(disk)
     const direct = await reachEmbeddedPostgres(dataDir)
     const connection = new pg.Client(direct)
     connection.on('error', () => {})
     await connection.connect()
-    // What is written next needs a new file.
+    // The next write needs a new file.
     await connection.query('SELECT pg_switch_wal()').catch(() => {})
     await until('the end of the database', async () => (await create()) === 503 && (await client.get('/v1/instances')).status === 503, 20_000) // biome-ignore format: short
     const cannotStart = () => started.output().includes('the embedded database cannot be reached')

@@ -66,7 +66,7 @@ describe('a gateway that fails under the limits as they are', () => {
   })
   afterAll(() => chowder?.close())
 
-  it('F14: a gateway that is killed is noticed within 15 s and comes back', async () => {
+  it('F14: a gateway that is killed is detected within 15 s and restarted', async () => {
     chowder.behave({})
     const id = await chowder.create()
     await waitForStatus(chowder.client, id, 'running')
@@ -88,7 +88,7 @@ describe('a gateway that fails under the limits as they are', () => {
     await chowder.client.delete(`/v1/instances/${id}`)
   })
 
-  it('F14: a gateway that ends each time it was up is an error after the fifth, with its code and last words', async () => {
+  it('F14: a gateway that exits after each start is an error after the fifth, with its exit code and last output', async () => {
     chowder.behave({ exitAfterMs: 300, exitCode: 3 })
     const id = await chowder.create()
     const isError = async () => (await read(chowder.client, id)).status === 'error'
@@ -107,7 +107,7 @@ describe('a gateway that fails under the limits as they are', () => {
     await chowder.client.delete(`/v1/instances/${id}`)
   })
 
-  it('F15: turns of a gateway that hangs are 504 in time, none is left behind, and it is restarted', async () => {
+  it('F15: turns of a gateway that hangs answer 504 in time, none stays open, and it is restarted', async () => {
     chowder.behave({})
     const id = await chowder.create()
     await waitForStatus(chowder.client, id, 'running')
@@ -126,7 +126,7 @@ describe('a gateway that fails under the limits as they are', () => {
     await until('an answer', () => say(chowder.client, sessionPath(id), 'hello').catch(() => ''), 30_000)
     expect(await chowder.starts(id)).toBe(2)
     // The connection that the last turn went by may wait for the next one.
-    await until('the connections to be gone', async () => (await connectionsTo(hung.port)) <= 1, 10_000)
+    await until('the connections to be closed', async () => (await connectionsTo(hung.port)) <= 1, 10_000)
     await chowder.client.delete(`/v1/instances/${id}`)
   }, 240_000)
 })
@@ -140,7 +140,7 @@ describe('a gateway that starts slowly', () => {
   })
   afterAll(() => chowder?.close())
 
-  it('F16: is left to it while it makes progress', async () => {
+  it('F16: is not interrupted while it makes progress', async () => {
     chowder.behave({ readyAfterMs: 2 * timeouts.startWithoutProgressMs, progressEveryMs: 200 })
     const id = await chowder.create()
     const begun = await until('its process', () => findGateway(id), 30_000)
@@ -150,7 +150,7 @@ describe('a gateway that starts slowly', () => {
     await chowder.client.delete(`/v1/instances/${id}`)
   })
 
-  it('F16: is ended at the cap, however much progress it makes, and started anew', async () => {
+  it('F16: is stopped at the limit in spite of its progress, and started again', async () => {
     chowder.behave({ readyAfterMs: 10 * timeouts.startMs, progressEveryMs: 200 })
     const start = performance.now()
     const id = await chowder.create()
@@ -246,7 +246,7 @@ describe('an agent beyond a network that fails', () => {
     180_000,
   )
 
-  it('F14: a gateway that runs out of memory each time is an error that says so', async () => {
+  it('F14: a gateway that runs out of memory at each start is an error with that reason', async () => {
     const id = await create()
     const isError = async () => {
       const { status } = await shown(id)

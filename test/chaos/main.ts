@@ -11,7 +11,7 @@ const usage = 'usage: npm run test:chaos -- [--short] [--minutes N] [--seed S] [
 const waiting = 'gateway-faults'
 const vitest = join(import.meta.dirname, '../../node_modules/vitest/vitest.mjs')
 
-/** What the command line asks for; throws with its usage when that makes no sense. */
+/** Parses the command line. Throws an Error with the usage for invalid options. */
 function readArguments() {
   const { values } = parseArgs({
     options: {
@@ -30,7 +30,7 @@ function readArguments() {
   return { ...values, minutes }
 }
 
-/** Runs tests of the crash suite to their end. What they say is answered, unless they say it at once. */
+/** Runs tests of the crash suite. Returns their output, unless it is printed immediately. */
 async function runVitest(args: string[], env: NodeJS.ProcessEnv, stdio: 'inherit' | 'pipe') {
   const child = spawn(process.execPath, [vitest, 'run', '--project', 'chaos', ...args], {
     stdio: ['ignore', stdio, stdio],

@@ -7,7 +7,7 @@ import { cloneDatabase } from '../support/test-database.ts'
 import { runNemesis } from './nemesis.ts'
 import { tableOf } from './table.ts'
 
-// What main.ts passes on; without it a short run with any seed.
+// The options of main.ts; without them a short run with a random seed.
 const { CHAOS_SECONDS, CHAOS_QUEUE, CHAOS_REPORT, SEED } = process.env
 const seconds = Number(CHAOS_SECONDS ?? 30)
 /** For starting, ending, settling and checking: the bounds of the nemesis itself are shorter together. */
@@ -22,7 +22,7 @@ test.concurrent.for(queueKinds.filter((queue) => CHAOS_QUEUE === undefined || qu
     const database = await cloneDatabase()
     const folder = await mkdtemp(join(tmpdir(), 'chowder-nemesis-'))
     await chmod(folder, 0o711)
-    const say = (line: string) => void process.stderr.write(`${new Date().toISOString()} ${queue}: ${line}\n`)
+    const print = (line: string) => void process.stderr.write(`${new Date().toISOString()} ${queue}: ${line}\n`)
     try {
       const report = await runNemesis({
         pool: database.pool,
@@ -31,14 +31,14 @@ test.concurrent.for(queueKinds.filter((queue) => CHAOS_QUEUE === undefined || qu
         seed,
         durationMs: seconds * 1000,
         folder,
-        log: say,
+        log: print,
       })
       if (CHAOS_REPORT) await appendFile(CHAOS_REPORT, `${JSON.stringify(report)}\n`)
-      else say(`\n${tableOf([report])}`)
+      else print(`\n${tableOf([report])}`)
       expect(report.violations, `SEED=${seed} makes the same choices; the logs are in ${folder}`).toEqual([])
       await rm(folder, { recursive: true, force: true })
     } catch (error) {
-      say(`failed with SEED=${seed}; the logs are in ${folder}`)
+      print(`failed with SEED=${seed}; the logs are in ${folder}`)
       throw error
     } finally {
       await database.drop()

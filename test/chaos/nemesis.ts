@@ -58,11 +58,14 @@ const clientsOfEach = 3
 const smallLimit = 5
 const bootMs = 150
 const startTimeoutMs = 90_000
-/** The clients' last answers, once they were told to end. */
+/** The time for the clients' last answers after they were asked to stop. */
 const clientsEndMs = 180_000
-/** From the end of all faults until everything accepted came true: a hung gateway takes about 60 s to be found and started. */
+/**
+ * From the end of all faults until everything accepted came true: a hung gateway takes about 60 s to be found and
+ * started.
+ */
 const quiescenceMs = 180_000
-/** Longer than a look for drift, so that one has found nothing to do. */
+/** Longer than the interval of drift checks, so that one of them has found nothing to do. */
 const quietForMs = 7000
 const startsWithinMs = 90_000
 
@@ -97,7 +100,7 @@ const recoversWithinMs = 120_000
 const cloudCalls: readonly CloudCall[] = ['create', 'start', 'stop', 'destroy', 'observe', 'list', 'files', 'exec']
 
 /** Everything that a run stands on. */
-interface Stage {
+interface Run {
   options: NemesisOptions
   random: Random
   cloud: FakeCloud
@@ -107,7 +110,7 @@ interface Stage {
   /** Replicas that are being ended right now. */
   busy: Set<Replica>
   recovery: Recovery
-  /** When nobody can say what was committed. */
+  /** Periods in which the outcome of a commit is unknown. */
   disturbances: { from: number; to: number }[]
   background: Set<Promise<unknown>>
 }
@@ -144,7 +147,7 @@ async function openRedis(redisUrl: string) {
 }
 
 /** Empties the queue as a FLUSHALL, or a restart without data, does. */
-async function emptyQueue({ redis, options: { pool } }: Stage): Promise<void> {
+async function emptyQueue({ redis, options: { pool } }: Run): Promise<void> {
   if (redis) return void (await redis.direct.flushdb())
   await pool.query('TRUNCATE bullmq.job CASCADE')
 }
@@ -153,14 +156,14 @@ async function emptyQueue({ redis, options: { pool } }: Stage): Promise<void> {
  * Injects one fault and heals it again; resolves once it is healed, with what has to recover from then on. False when
  * there is nothing that it could strike.
  */
-async function inject(stage: Stage, kind: FaultKind): Promise<boolean> {
-  const { random, cloud, database, redis, replicas, busy, recovery, options } = stage
+async function inject(run: Run, kind: FaultKind): Promise<boolean> {
+  const { random, cloud, database, redis, replicas, busy, recovery, options } = run
   const holdMs = random.between(500, 5000)
   const [where, what] = kind.split(': ') as [string, string]
 
   const disturbed = async (act: () => Promise<unknown>) => {
     const window = { from: Date.now(), to: Number.POSITIVE_INFINITY }
-    stage.disturbances.push(window)
+    run.disturbances.push(window)
     await act()
     window.to = Date.now() + 1000
   }
@@ -171,7 +174,7 @@ async function inject(stage: Stage, kind: FaultKind): Promise<boolean> {
     busy.add(replica)
     await recovery.watchDue(kind)
     const ended = replica.kill(what === 'SIGTERM' ? 'SIGTERM' : 'SIGKILL').finally(() => busy.delete(replica))
-    stage.background.add(ended)
+    run.background.add(ended)
     return true
   }
   if (where === 'sandbox') {
@@ -212,7 +215,7 @@ async function inject(stage: Stage, kind: FaultKind): Promise<boolean> {
       database.heal()
     })
   } else if (kind === 'queue: emptied') {
-    await emptyQueue(stage)
+    await emptyQueue(run)
   } else {
     if (!redis) return false
     redis.proxy.cut()
@@ -245,10 +248,10 @@ async function signUp(url: string, pool: pg.Pool, providerKey: string, limit: nu
 }
 
 /**
- * Two APIs and two workers of Chowder, as real processes on a fake cloud, behind proxies; clients that create, start, stop,
- * configure and delete instances; and all the while one fault after the other, as the seed says. Then all faults end, and
- * what must always hold is checked. The same seed makes the same choices, though not to the same moment. Throws when
- * Chowder cannot be started at all.
+ * Two APIs and two workers of Chowder, as real processes on a fake cloud, behind proxies; clients that create, start,
+ * stop, configure and delete instances; and all the while one fault after the other, as the seed says. Then all faults
+ * end, and what must always hold is checked. The same seed makes the same choices, though not to the same moment.
+ * Throws when Chowder cannot be started at all.
  */
 export async function runNemesis(options: NemesisOptions): Promise<Report> {
   const { pool, redisUrl, seed, durationMs, folder, log } = options
@@ -283,7 +286,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     return superviseReplica({ role, env, logFile, crashes })
   })
   const together = openRecovery(pool, cloud)
-  const stage: Stage = {
+  const run: Run = {
     options,
     random: randomFrom(seed),
     cloud,
@@ -303,7 +306,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
 
   /** Until all processes run, and what the last faults have left to do is done. */
   async function recovered(): Promise<void> {
-    const isOver = () => allRun() && stage.busy.size === 0 && [together, stage.recovery].every((one) => one.isIdle())
+    const isOver = () => allRun() && run.busy.size === 0 && [together, run.recovery].every((one) => one.isIdle())
     for (const deadline = performance.now() + recoversWithinMs; !isOver() && performance.now() < deadline; ) {
       await sleep(100)
     }
@@ -328,30 +331,30 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       ),
     )
     const strike = async (kind: FaultKind) => {
-      if (await inject(stage, kind)) faults[kind] = (faults[kind] ?? 0) + 1
+      if (await inject(run, kind)) faults[kind] = (faults[kind] ?? 0) + 1
     }
     const end = performance.now() + durationMs
     while (performance.now() < end - durationMs * aloneShare) {
-      await sleep(stage.random.between(200, 2000))
-      await strike(stage.random.weighted(weights))
+      await sleep(run.random.between(200, 2000))
+      await strike(run.random.weighted(weights))
     }
     log('from now on one fault at a time')
-    stage.recovery = openRecovery(pool, cloud)
+    run.recovery = openRecovery(pool, cloud)
     while (performance.now() < end) {
       await recovered()
-      await sleep(stage.random.between(500, 2000))
-      await strike(stage.random.weighted(weights))
+      await sleep(run.random.between(500, 2000))
+      await strike(run.random.weighted(weights))
     }
     await recovered()
     log('the faults have ended')
     ending.abort()
     const message = `the clients had no answer ${clientsEndMs} ms after the last fault`
     await pTimeout(Promise.all(clients), { milliseconds: clientsEndMs, message })
-    await Promise.all(stage.background)
+    await Promise.all(run.background)
     await until('all processes to run again', allRun, startTimeoutMs)
   }
 
-  /** Until nothing is left to be done, for as long as a look for drift takes; what is left at the bound is a violation. */
+  /** Waits until all work is done for the length of a drift check. Remaining work at the limit is a violation. */
   async function settle(): Promise<Violation[]> {
     let quietSince = performance.now()
     for (const deadline = performance.now() + quiescenceMs; ; await sleep(250)) {
@@ -387,7 +390,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       }))
   }
 
-  /** What an operator's doctor finds, with all at rest. */
+  /** The findings of the doctor once all rows are settled. */
   async function askDoctor(): Promise<Violation[]> {
     const log = pino({ level: 'silent' })
     const queue = createQueue(redis ? { kind: 'redis', url: redis.url } : { kind: 'postgres', connection }, log)
@@ -433,7 +436,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       ...(await findDoubled(pool, cloud.history, cloud.overlaps)),
       ...(await findLost(pool, journal, (id) => markerIn(cloud.config(id)))),
       ...(await findUnrecorded(pool, journal)),
-      ...(await findWrongConflicts(pool, journal, stage.disturbances)),
+      ...(await findWrongConflicts(pool, journal, run.disturbances)),
       ...findUndocumented(journal),
       ...(await askDoctor()),
       ...(await findSecretsInDatabase(pool, secrets)),
@@ -449,7 +452,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     if (redis) violations.push(...(await findSecretsInRedis(redis.direct, secrets)))
   } finally {
     together.close()
-    stage.recovery.close()
+    run.recovery.close()
     await Promise.all(replicas.map((replica) => replica.close()))
     await database.close()
     await redis?.proxy.close()
@@ -473,7 +476,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     ),
     instances: counted[0]?.count ?? 0,
     violations,
-    recovery: { together: together.times, alone: stage.recovery === together ? {} : stage.recovery.times },
+    recovery: { together: together.times, alone: run.recovery === together ? {} : run.recovery.times },
   }
 }
 

@@ -19,9 +19,9 @@ const ofTheBigOne = 4000
 const concurrency = 8
 /** From the worker's start until nothing is due; it is about a quarter of it on two cores. */
 const finishesWithinMs = 300_000
-/** What the process may grow by at most while it works all of it off, in MiB. */
+/** The greatest growth of the process while it works off all rows, in MiB. */
 const growsByAtMost = 600
-/** What may be left of each row afterwards, in KiB. Most of it is the test's own: the fake sandbox with its files. */
+/** The greatest memory for each row afterwards, in KiB. Most of it is the fake sandbox with its files. */
 const keepsByRowAtMost = 8
 const sampleEveryMs = 250
 
@@ -91,8 +91,8 @@ const mebibytes = () => process.memoryUsage.rss() / 2 ** 20
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
 
-/** What is still in use, in KiB. */
-function kept(): number {
+/** The memory in use, in KiB. */
+function usedMemory(): number {
   collectGarbage()
   return process.memoryUsage().heapUsed / 2 ** 10
 }
@@ -107,14 +107,14 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
       defaultTier: 'whale',
       queue: (database) => queueBackend(kind, database),
     })
-    chowder.deps.log.level = 'warn' // its lines are kept in this process
+    chowder.deps.log.level = 'warn' // its lines stay in this process's memory
   })
   afterAll(async () => {
     await chowder?.close()
     await gateway?.close()
   })
 
-  test(`F27: ${dueRows} rows that came due during an outage are worked off in bounded time, few at once, and small organizations do not wait for a big one`, {
+  test(`F27: ${dueRows} rows that became due during an outage are worked off in limited time with limited concurrency, and small organizations do not wait for a big one`, {
     timeout: finishesWithinMs + 60_000,
     tags: kind === 'redis' ? ['long'] : [],
   }, async ({ skip }) => {
@@ -127,7 +127,7 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
     }
     expect(await count('observed_generation < generation')).toBe(dueRows)
 
-    const keptBefore = kept()
+    const usedBefore = usedMemory()
     const before = mebibytes()
     let most = before
     let mostHeld = 0
@@ -140,9 +140,9 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
       await sleep(sampleEveryMs)
     }
     const seconds = (performance.now() - startedAt) / 1000
-    const keptByRow = (kept() - keptBefore) / dueRows
+    const usedByRow = (usedMemory() - usedBefore) / dueRows
     process.stderr.write(
-      `F27, ${kind}: ${dueRows} rows in ${seconds.toFixed(1)} s, ${(most - before).toFixed(0)} MiB more at most, ${keptByRow.toFixed(1)} KiB a row kept, ${driver.most} changes at once\n`,
+      `F27, ${kind}: ${dueRows} rows in ${seconds.toFixed(1)} s, ${(most - before).toFixed(0)} MiB more at most, ${usedByRow.toFixed(1)} KiB in use for each row, ${driver.most} changes at once\n`,
     )
 
     expect(await count(`desired_state = 'running' AND ready_at IS NOT NULL AND attempts = 1`), 'all run').toBe(dueRows)
@@ -156,7 +156,7 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
     expect(driver.most, 'calls of the platform at once').toBeLessThanOrEqual(concurrency + 1)
     expect(driver.most, 'and they were counted').toBeGreaterThan(1)
     expect(most - before, 'growth in MiB').toBeLessThan(growsByAtMost)
-    expect(keptByRow, 'KiB that each row has left behind').toBeLessThan(keepsByRowAtMost)
+    expect(usedByRow, 'KiB that each row has left behind').toBeLessThan(keepsByRowAtMost)
 
     // The order in which they were done is that of their events.
     const { rows: ends } = await chowder.database.pool.query<{ organization_id: string; last: number }>(
@@ -170,7 +170,7 @@ describe.each(queueKinds)('an outage of an hour, with the queue in %s', (kind) =
     )
     expect(lastOfSmall, 'the small ones are done long before the big one').toBeLessThan(0.5 * dueRows)
 
-    // What is asked for now does not wait for anything.
+    // A new request does not wait.
     const { body } = await chowder.call('POST', '/v1/instances', { key: present(small[0]).key, body: { name: 'x' } })
     const isRunning = async () =>
       (await chowder.call('GET', `/v1/instances/${body.id}`, { key: present(small[0]).key })).body.status === 'running'

@@ -51,7 +51,7 @@ interface Report {
   testResults: { assertionResults: { fullName: string; status: string }[] }[]
 }
 
-/** What became of each test, by its whole name, of those that catch bugs, in a copy of the source. */
+/** Runs the tests that catch bugs in a copy of the source. Returns their outcomes by full name. */
 async function testCopy(name: string, planted: readonly { file: string; caughtBy: string }[], patch?: string) {
   const copy = join(folder, name)
   for (const part of copied) await cp(join(root, part), join(copy, part), { recursive: true })
@@ -62,7 +62,7 @@ async function testCopy(name: string, planted: readonly { file: string; caughtBy
   const named = planted.map(({ caughtBy }) => caughtBy).join('|')
   const options = ['--reporter=json', `--outputFile=${report}`, '-t', named]
   const vitest = join(root, 'node_modules/vitest/vitest.mjs')
-  // A run that fails is what is looked for: the report says what failed.
+  // A failing run is expected: the report names the failed tests.
   await run(process.execPath, [vitest, 'run', '--project', 'integration', ...files, ...options], {
     cwd: copy,
     env: { ...process.env, VITEST: '' },

@@ -23,7 +23,7 @@ import { findDoubled, findIllegalTransitions } from './checker.ts'
 /** Longer than it takes until a gateway that starts is looked at first, so that its output is read too. */
 const bootMs = 1500
 const comesTrueWithinMs = 240_000
-/** What an owner reads: the platform's own words may name what is not theirs. */
+/** The message for owners. The platform's own message may name resources of others. */
 const seeTheLog = "The step createSandbox failed. The reason is in Chowder's log."
 const unavailable = 'The platform that runs the sandboxes is not available right now. Try again.'
 const noRoom = 'The platform has no room for another sandbox.'
@@ -41,8 +41,8 @@ const notePauses = `
 /** The parts of this file at the same time, each test of one after the other. */
 const inTurn = { concurrent: false }
 
-/** A stage of its own for a test file's part: the product in this process, and an owner. */
-async function openStage(sandboxes: TestChowder['deps']['sandboxes'], { concurrency = 8, driftEveryMs = 500 } = {}) {
+/** A Chowder in this process with one owner, for one part of the tests. */
+async function openFixture(sandboxes: TestChowder['deps']['sandboxes'], { concurrency = 8, driftEveryMs = 500 } = {}) {
   const chowder = await openTestChowder({
     sandboxes,
     defaultTier: 'whale',
@@ -54,7 +54,7 @@ async function openStage(sandboxes: TestChowder['deps']['sandboxes'], { concurre
   await pool.query(notePauses)
   const call = (method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, body?: unknown) =>
     chowder.call(method, `/v1/instances${path}`, { key, ...(body !== undefined && { body }) })
-  const stage = {
+  const fixture = {
     chowder,
     pool,
     call,
@@ -72,8 +72,8 @@ async function openStage(sandboxes: TestChowder['deps']['sandboxes'], { concurre
       until(
         `${ids.length} instances to be ${status}`,
         async () => {
-          await stage.hurry()
-          const all = await Promise.all(ids.map((id) => stage.shown(id)))
+          await fixture.hurry()
+          const all = await Promise.all(ids.map((id) => fixture.shown(id)))
           return all.every((body) => body.status === status && body.step === null)
         },
         comesTrueWithinMs,
@@ -85,10 +85,10 @@ async function openStage(sandboxes: TestChowder['deps']['sandboxes'], { concurre
       ),
   }
   await chowder.startWorker(concurrency)
-  return stage
+  return fixture
 }
 
-type Stage = Awaited<ReturnType<typeof openStage>>
+type Fixture = Awaited<ReturnType<typeof openFixture>>
 
 /** Between half of what is doubled each time and all of it, up to the longest. */
 function expectPauses(pauses: readonly number[], longest: number): void {
@@ -99,8 +99,8 @@ function expectPauses(pauses: readonly number[], longest: number): void {
   }
 }
 
-/** A stage whose platform is a fake cloud, with what happened there. */
-async function openCloudStage(options: { driftEveryMs?: number } = {}) {
+/** A fixture whose platform is a fake cloud, with the cloud's history. */
+async function openCloudFixture(options: { driftEveryMs?: number } = {}) {
   const cloud = await startFakeCloud({ bootMs })
   const platform = openCloudDriver(cloud.url, 'the test')
   const absent: Observation = { state: 'absent', sandboxId: null, endpoint: null, paths: null }
@@ -111,12 +111,12 @@ async function openCloudStage(options: { driftEveryMs?: number } = {}) {
     looks.set(id, (looks.get(id) ?? 0) + 1)
     return looks.get(id) === 1 + [...looks.keys()].indexOf(id)
   }
-  const stage = await openStage(
+  const fixture = await openFixture(
     { ...platform, observe: async (id, signal) => (isNextALie(id) ? absent : platform.observe(id, signal)) },
     options,
   )
   return {
-    ...stage,
+    ...fixture,
     cloud,
     happened: (id: string, what: CloudEvent['what']) =>
       cloud.history.filter((event) => event.id === id && event.what === what).length,
@@ -129,8 +129,8 @@ async function openCloudStage(options: { driftEveryMs?: number } = {}) {
       await until(`every fault to have struck ${calls}`, haveStruck, comesTrueWithinMs)
     },
     /**
-     * Has the platform say once of each instance that its sandbox is absent: of the first at its first look, of the second
-     * at its second, and so on. Answers once all that was said.
+     * Has the platform say once of each instance that its sandbox is absent: of the first at its first look, of the
+     * second at its second, and so on. Answers once all that was said.
      */
     async lieTo(count: number, act: () => Promise<string[]>): Promise<string[]> {
       looks = new Map()
@@ -140,57 +140,57 @@ async function openCloudStage(options: { driftEveryMs?: number } = {}) {
       return ids
     },
     async close() {
-      await stage.chowder.close()
+      await fixture.chowder.close()
       await cloud.close()
     },
   }
 }
 
-type CloudStage = Awaited<ReturnType<typeof openCloudStage>>
+type CloudFixture = Awaited<ReturnType<typeof openCloudFixture>>
 
 /** Whole lives of a few instances, with each kind of call failing once in this way. */
-async function liveThrough(kind: CloudFault['kind'], { cloud, happened, struckOn, ...stage }: CloudStage) {
-  const ids = await Promise.all(Array.from({ length: 5 }, stage.create))
-  await struckOn(kind, ['observe', 'create', 'files', 'start', 'logs'], () => stage.allAre(ids, 'running'))
+async function liveThrough(kind: CloudFault['kind'], { cloud, happened, struckOn, ...fixture }: CloudFixture) {
+  const ids = await Promise.all(Array.from({ length: 5 }, fixture.create))
+  await struckOn(kind, ['observe', 'create', 'files', 'start', 'logs'], () => fixture.allAre(ids, 'running'))
   const ask = async (action: 'start' | 'stop', status: string) => {
-    const answers = Promise.all(ids.map((id) => stage.call('POST', `/${id}/${action}`)))
-    await stage.allAre(ids, status)
+    const answers = Promise.all(ids.map((id) => fixture.call('POST', `/${id}/${action}`)))
+    await fixture.allAre(ids, status)
     for (const { status, body } of await answers) expect(status, JSON.stringify(body)).toBe(200)
   }
   await struckOn(kind, ['stop', 'list'], () => ask('stop', 'stopped'))
-  // A stop that was told that there is nothing to stop is found out.
+  // A stop that got a wrong answer about a missing sandbox is corrected.
   await until('nothing to run', () => !cloud.sandboxes().some(({ id, isRunning }) => isRunning && ids.includes(id)))
-  await stage.allAre(ids, 'stopped')
+  await fixture.allAre(ids, 'stopped')
   await struckOn(kind, ['observe', 'start'], () => ask('start', 'running'))
   for (const id of ids) {
     const counts = [happened(id, 'created'), happened(id, 'destroyed'), happened(id, 'started')]
     expect(counts, 'one sandbox all the time, started as often as it was asked for').toEqual([1, 0, 2])
   }
-  await struckOn(kind, ['destroy', 'list'], () => Promise.all(ids.map((id) => stage.call('DELETE', `/${id}`))))
+  await struckOn(kind, ['destroy', 'list'], () => Promise.all(ids.map((id) => fixture.call('DELETE', `/${id}`))))
   const areGone = async () => {
-    await stage.hurry()
+    await fixture.hurry()
     return !cloud.sandboxes().some(({ id }) => ids.includes(id))
   }
-  await until('all to be gone', areGone, comesTrueWithinMs)
-  await stage.allAre(ids, 'terminated')
-  expect(await findDoubled(stage.pool, cloud.history, cloud.overlaps)).toEqual([])
-  expect(await findIllegalTransitions(stage.pool)).toEqual([])
+  await until('all to be destroyed', areGone, comesTrueWithinMs)
+  await fixture.allAre(ids, 'terminated')
+  expect(await findDoubled(fixture.pool, cloud.history, cloud.overlaps)).toEqual([])
+  expect(await findIllegalTransitions(fixture.pool)).toEqual([])
 }
 
 const answered = ['lost reply', 'too many requests', 'server error', 'wrong 404', 'out of capacity'] as const
 
 describe.concurrent('a platform that fails', () => {
-  let stage: CloudStage
+  let fixture: CloudFixture
 
   beforeAll(async () => {
-    stage = await openCloudStage()
+    fixture = await openCloudFixture()
   })
-  afterAll(() => stage?.close())
+  afterAll(() => fixture?.close())
 
   test.each(answered)(
-    'F9: %s on each kind of call: nothing is there twice or made anew, and all comes true',
+    'F9: %s on each kind of call: no sandbox is duplicated or created again, and all intents are carried out',
     inTurn,
-    (kind) => liveThrough(kind, stage),
+    (kind) => liveThrough(kind, fixture),
   )
 
   test.each(answered)(
@@ -198,11 +198,11 @@ describe.concurrent('a platform that fails', () => {
     inTurn,
     async (kind) => {
       const message = { 'out of capacity': noRoom, 'wrong 404': seeTheLog }[kind as string] ?? unavailable
-      const { cloud, happened } = stage
+      const { cloud, happened } = fixture
       cloud.fail({ kind, calls: ['create'], times: Number.POSITIVE_INFINITY })
-      const ids = await Promise.all(Array.from({ length: 4 }, stage.create))
-      await stage.allAre(ids, 'error')
-      const pauses = await Promise.all(ids.map(stage.pausesOf))
+      const ids = await Promise.all(Array.from({ length: 4 }, fixture.create))
+      await fixture.allAre(ids, 'error')
+      const pauses = await Promise.all(ids.map(fixture.pausesOf))
       for (const each of pauses) {
         expect(each, 'a pause after each attempt but the last').toHaveLength(maxAttempts - 1)
         expectPauses(each, 60)
@@ -210,40 +210,40 @@ describe.concurrent('a platform that fails', () => {
       const shares = pauses.flatMap((each) => each.map((pause, index) => (pause / 2 ** index).toFixed(3)))
       expect(new Set(shares).size, 'chance is in the pauses').toBeGreaterThan(shares.length / 2)
       for (const id of ids) {
-        expect(await stage.shown(id)).toMatchObject({ status: 'error', error_message: message })
-        const { body } = await stage.call('GET', `/${id}/events?limit=100`)
+        expect(await fixture.shown(id)).toMatchObject({ status: 'error', error_message: message })
+        const { body } = await fixture.call('GET', `/${id}/events?limit=100`)
         const reasons = body.map(({ type, reason }: { type: string; reason: string }) => [type, reason])
         expect(reasons).toContainEqual(['instance.attempt_failed', message])
         expect(reasons).toContainEqual(['instance.failed', message])
       }
       cloud.heal()
       await Promise.all(
-        ids.map(async (id) => expect((await stage.call('POST', `/${id}/start`)).body.status).toBe('running')),
+        ids.map(async (id) => expect((await fixture.call('POST', `/${id}/start`)).body.status).toBe('running')),
       )
       for (const id of ids) expect(happened(id, 'created'), 'one sandbox').toBe(1)
-      await Promise.all(ids.map((id) => stage.call('DELETE', `/${id}`)))
-      await stage.allAre(ids, 'terminated')
+      await Promise.all(ids.map((id) => fixture.call('DELETE', `/${id}`)))
+      await fixture.allAre(ids, 'terminated')
     },
   )
 
   test(
-    'F9: a wrong 404 at any look while it comes up: nothing is made anew, started without its configuration or given up',
+    'F9: a wrong 404 at any observation of a start: no sandbox is created again, started without its configuration or given up',
     inTurn,
     async () => {
-      const { happened } = stage
+      const { happened } = fixture
       const count = 12
-      const ids = await stage.lieTo(count, () => Promise.all(Array.from({ length: count }, stage.create)))
-      await stage.allAre(ids, 'running')
+      const ids = await fixture.lieTo(count, () => Promise.all(Array.from({ length: count }, fixture.create)))
+      await fixture.allAre(ids, 'running')
       for (const id of ids) {
-        const events = (await stage.call('GET', `/${id}/events?limit=100`)).body
+        const events = (await fixture.call('GET', `/${id}/events?limit=100`)).body
         expect(events.map(({ type }: { type: string }) => type)).not.toContain('instance.failed')
         expect((['created', 'started', 'died', 'stopped'] as const).map((what) => happened(id, what))).toEqual([
           1, 1, 0, 0,
         ])
-        expect((await stage.rowOf(id)).endpoint).not.toBe(null)
+        expect((await fixture.rowOf(id)).endpoint).not.toBe(null)
       }
-      await Promise.all(ids.map((id) => stage.call('DELETE', `/${id}`)))
-      await stage.allAre(ids, 'terminated')
+      await Promise.all(ids.map((id) => fixture.call('DELETE', `/${id}`)))
+      await fixture.allAre(ids, 'terminated')
     },
   )
 
@@ -251,58 +251,58 @@ describe.concurrent('a platform that fails', () => {
     'F10: a delete that fails 100 times: pauses of at most 10 min, an alarm from the 10th on, never given up, and the doctor finishes it',
     inTurn,
     async () => {
-      const { cloud } = stage
-      const id = await stage.create()
-      await stage.allAre([id], 'running')
+      const { cloud } = fixture
+      const id = await fixture.create()
+      await fixture.allAre([id], 'running')
       const before = cloud.struck.get('server error') ?? 0
       cloud.fail({ kind: 'server error', calls: ['destroy'], times: 100 })
-      expect((await stage.call('DELETE', `/${id}`)).status).toBe(204)
+      expect((await fixture.call('DELETE', `/${id}`)).status).toBe(204)
       await until(
         'it to have failed 100 times',
         async () => {
-          await stage.hurry(100)
-          return (await stage.pausesOf(id)).length === 100
+          await fixture.hurry(100)
+          return (await fixture.pausesOf(id)).length === 100
         },
         comesTrueWithinMs,
       )
-      const pauses = await stage.pausesOf(id)
+      const pauses = await fixture.pausesOf(id)
       expectPauses(pauses, 600)
       expect(cloud.struck.get('server error')).toBe(before + 100)
-      expect(await stage.shown(id)).toMatchObject({ status: 'terminated', step: 'destroySandbox' })
-      const { body: events } = await stage.call('GET', `/${id}/events?limit=1`)
+      expect(await fixture.shown(id)).toMatchObject({ status: 'terminated', step: 'destroySandbox' })
+      const { body: events } = await fixture.call('GET', `/${id}/events?limit=1`)
       expect(events).toMatchObject([{ type: 'instance.attempt_failed', reason: unavailable }])
-      expect(await stage.rowOf(id)).toMatchObject({ attempts: 100, observed_generation: 1, generation: 2 })
-      const levels = stage.chowder.logged
+      expect(await fixture.rowOf(id)).toMatchObject({ attempts: 100, observed_generation: 1, generation: 2 })
+      const levels = fixture.chowder.logged
         .map((line) => JSON.parse(line))
         .filter((line) => line.instanceId === id && line.msg === 'step failed')
         .map(({ attempts, level }) => [attempts, level])
       expect(levels).toEqual(Array.from({ length: 100 }, (_, index) => [index + 1, index + 1 < 10 ? 40 : 50]))
 
       // The platform is well again, and the next attempt minutes away.
-      const { db, sandboxes } = stage.chowder.deps
-      const deps = { db, sandboxes, vault: stage.chowder.vault, queue: stage.chowder.queue }
+      const { db, sandboxes } = fixture.chowder.deps
+      const deps = { db, sandboxes, vault: fixture.chowder.vault, queue: fixture.chowder.queue }
       const quick = { secondLookAfterMs: 20, repairTimeoutMs: 10_000 }
       const found = await examine(deps, quick)
       expect(found).toMatchObject([
         { check: 'I1', what: expect.stringContaining(`The delete of the instance ${id} has failed`) },
       ])
-      const said: string[] = []
-      expect(await repair(deps, found, (line) => void said.push(line), quick)).toEqual([])
-      expect(said).toEqual([expect.stringContaining(`the delete of ${id}, after 100 attempts, is tried again now`)])
+      const lines: string[] = []
+      expect(await repair(deps, found, (line) => void lines.push(line), quick)).toEqual([])
+      expect(lines).toEqual([expect.stringContaining(`the delete of ${id} is tried again now, after 100 attempts`)])
       expect(cloud.sandboxes().filter((sandbox) => sandbox.id === id)).toEqual([])
-      expect(await stage.shown(id)).toMatchObject({ status: 'terminated', step: null })
+      expect(await fixture.shown(id)).toMatchObject({ status: 'terminated', step: null })
     },
   )
 })
 
 describe('a platform that fails during a request', () => {
-  let stage: CloudStage
+  let fixture: CloudFixture
 
   beforeAll(async () => {
-    // Else a look for drift would take the fault that is meant for the request.
-    stage = await openCloudStage({ driftEveryMs: 600_000 })
+    // A frequent drift check would consume the fault that is meant for the request.
+    fixture = await openCloudFixture({ driftEveryMs: 600_000 })
   })
-  afterAll(() => stage?.close())
+  afterAll(() => fixture?.close())
 
   test.each([
     ['lost reply', 503],
@@ -310,66 +310,71 @@ describe('a platform that fails during a request', () => {
     ['server error', 503],
     ['wrong 404', 502],
     ['out of capacity', 507],
-  ] as const)('F9: %s during a request: %i, nothing of it is kept, and the next one is done', async (kind, status) => {
-    const { cloud, call } = stage
-    const id = await stage.create()
-    const prompted = (system_prompt: string) => ({ openclaw_config: { agent: { system_prompt } } })
-    const soul = async () => (await call('GET', `/${id}/files/content?path=SOUL.md`)).body.content
-    await stage.allAre([id], 'running')
-    expect((await call('PATCH', `/${id}`, prompted('Be brief.'))).status).toBe(200)
-    const requests = [
-      ['observe', () => call('PATCH', `/${id}`, prompted('Shout.'))],
-      ['files', () => call('PATCH', `/${id}`, prompted('Shout.'))],
-      ['files', () => call('GET', `/${id}/files`)],
-      ['files', () => call('PUT', `/${id}/files/content`, { path: 'a.txt', content: 'a' })],
-    ] as const
-    for (const [struck, request] of requests) {
-      cloud.fail({ kind, calls: [struck] })
-      const answer = await request()
-      expect([answer.status, answer.headers['retry-after']], JSON.stringify(answer.body)).toEqual([
-        status,
-        status === 503 ? '5' : undefined,
-      ])
-      await stage.allAre([id], 'running')
-      expect((await stage.shown(id)).openclaw_config).toEqual(prompted('Be brief.').openclaw_config)
-      expect(await soul()).toBe('Be brief.')
-      expect((await request()).status).toBeLessThan(300)
+  ] as const)(
+    'F9: %s during a request: %i, no change is stored, and the next request succeeds',
+    async (kind, status) => {
+      const { cloud, call } = fixture
+      const id = await fixture.create()
+      const prompted = (system_prompt: string) => ({ openclaw_config: { agent: { system_prompt } } })
+      const soul = async () => (await call('GET', `/${id}/files/content?path=SOUL.md`)).body.content
+      await fixture.allAre([id], 'running')
       expect((await call('PATCH', `/${id}`, prompted('Be brief.'))).status).toBe(200)
-    }
-    await call('DELETE', `/${id}`)
-    await stage.allAre([id], 'terminated')
-  })
+      const requests = [
+        ['observe', () => call('PATCH', `/${id}`, prompted('Shout.'))],
+        ['files', () => call('PATCH', `/${id}`, prompted('Shout.'))],
+        ['files', () => call('GET', `/${id}/files`)],
+        ['files', () => call('PUT', `/${id}/files/content`, { path: 'a.txt', content: 'a' })],
+      ] as const
+      for (const [struck, request] of requests) {
+        cloud.fail({ kind, calls: [struck] })
+        const answer = await request()
+        expect([answer.status, answer.headers['retry-after']], JSON.stringify(answer.body)).toEqual([
+          status,
+          status === 503 ? '5' : undefined,
+        ])
+        await fixture.allAre([id], 'running')
+        expect((await fixture.shown(id)).openclaw_config).toEqual(prompted('Be brief.').openclaw_config)
+        expect(await soul()).toBe('Be brief.')
+        expect((await request()).status).toBeLessThan(300)
+        expect((await call('PATCH', `/${id}`, prompted('Be brief.'))).status).toBe(200)
+      }
+      await call('DELETE', `/${id}`)
+      await fixture.allAre([id], 'terminated')
+    },
+  )
 })
 
 describe.concurrent('a platform that does not answer', () => {
-  let stage: CloudStage
+  let fixture: CloudFixture
 
   beforeAll(async () => {
-    stage = await openCloudStage()
+    fixture = await openCloudFixture()
   })
-  afterAll(() => stage?.close())
+  afterAll(() => fixture?.close())
 
-  test('F9: hang on each kind of call: nothing is there twice or made anew, and all comes true', inTurn, () =>
-    liveThrough('hang', stage),
+  test(
+    'F9: hang on each kind of call: no sandbox is duplicated or created again, and all intents are carried out',
+    inTurn,
+    () => liveThrough('hang', fixture),
   )
 
   test(
     'F9: a look from inside that fails, however it does, is no look: a hung gateway is restarted once',
     inTurn,
     async () => {
-      const { cloud, happened } = stage
+      const { cloud, happened } = fixture
       const kinds = [...answered, 'hang'] as const
-      const ids = await Promise.all(kinds.map(stage.create))
-      await stage.allAre(ids, 'running')
+      const ids = await Promise.all(kinds.map(fixture.create))
+      await fixture.allAre(ids, 'running')
       for (const kind of kinds) cloud.fail({ kind, calls: ['exec'] })
       const before = kinds.map((kind) => cloud.struck.get(kind) ?? 0)
       for (const id of ids) cloud.hang(id)
       const areBack = async () => {
-        await stage.hurry()
+        await fixture.hurry()
         return ids.every((id) => cloud.sandboxes().some((seen) => seen.id === id && seen.isHealthy))
       }
       await until('all to be back', areBack, comesTrueWithinMs)
-      await stage.allAre(ids, 'running')
+      await fixture.allAre(ids, 'running')
       expect(kinds.map((kind) => cloud.struck.get(kind))).toEqual(before.map((times) => times + 1))
       for (const id of ids) {
         const counts = [happened(id, 'created'), happened(id, 'destroyed'), happened(id, 'started')]
@@ -383,40 +388,45 @@ describe.concurrent('a worker with a poison instance', () => {
   const concurrency = 2
   let gateway: FakeGateway
   let driver: FakeDriver
-  let stage: Stage
+  let fixture: Fixture
 
   beforeAll(async () => {
     gateway = await startFakeGateway({})
     driver = new FakeDriver(() => gateway.endpoint)
-    stage = await openStage(driver, { concurrency })
+    fixture = await openFixture(driver, { concurrency })
   })
   afterAll(async () => {
-    await stage?.chowder.close()
+    await fixture?.chowder.close()
     await gateway?.close()
   })
 
-  test('F28: is not kept from the others: it is an error after its attempts, and they run', inTurn, async () => {
-    const poison: { id?: string } = {}
-    driver.onCall = (method, id) => {
-      if (method !== 'create') return
-      poison.id ??= id
-      if (id === poison.id) throw new TypeError("Cannot read properties of undefined (reading 'x')")
-    }
-    const first = await stage.create()
-    await until('it to be at work', () => poison.id === first, comesTrueWithinMs)
-    const others = await Promise.all(Array.from({ length: 20 }, stage.create))
-    await until(
-      'the others to run',
-      async () => (await Promise.all(others.map((id) => stage.shown(id)))).every(({ status }) => status === 'running'),
-      comesTrueWithinMs,
-    )
-    await stage.allAre([first], 'error')
-    expect(await stage.shown(first)).toMatchObject({
-      error_message: seeTheLog,
-    })
-    expect(driver.calls.filter(({ method, id }) => method === 'create' && id === first)).toHaveLength(maxAttempts)
-    driver.onCall = () => {}
-  })
+  test(
+    'F28: works on the other instances: they run, and the poison instance is an error after its attempts',
+    inTurn,
+    async () => {
+      const poison: { id?: string } = {}
+      driver.onCall = (method, id) => {
+        if (method !== 'create') return
+        poison.id ??= id
+        if (id === poison.id) throw new TypeError("Cannot read properties of undefined (reading 'x')")
+      }
+      const first = await fixture.create()
+      await until('it to be at work', () => poison.id === first, comesTrueWithinMs)
+      const others = await Promise.all(Array.from({ length: 20 }, fixture.create))
+      await until(
+        'the others to run',
+        async () =>
+          (await Promise.all(others.map((id) => fixture.shown(id)))).every(({ status }) => status === 'running'),
+        comesTrueWithinMs,
+      )
+      await fixture.allAre([first], 'error')
+      expect(await fixture.shown(first)).toMatchObject({
+        error_message: seeTheLog,
+      })
+      expect(driver.calls.filter(({ method, id }) => method === 'create' && id === first)).toHaveLength(maxAttempts)
+      driver.onCall = () => {}
+    },
+  )
 
   test(
     'F28: leaves a step behind that hangs and does not listen, and what that does later is harmless',
@@ -430,40 +440,42 @@ describe.concurrent('a worker with a poison instance', () => {
         hung.id = id
         return hanging
       }
-      const id = await stage.create()
+      const id = await fixture.create()
       await until('it to hang', () => hung.id === id, comesTrueWithinMs)
       const startedAt = performance.now()
-      const others = await Promise.all(Array.from({ length: 10 }, stage.create))
-      await stage.allAre(others, 'running')
-      await until('it to be left behind', async () => (await stage.rowOf(id)).error_message, limitMs + 20_000)
+      const others = await Promise.all(Array.from({ length: 10 }, fixture.create))
+      await fixture.allAre(others, 'running')
+      await until('it to be left behind', async () => (await fixture.rowOf(id)).error_message, limitMs + 20_000)
       expect(performance.now() - startedAt).toBeGreaterThan(limitMs)
-      expect((await stage.rowOf(id)).error_message).toBe(`The step createSandbox took longer than ${limitMs / 1000} s.`)
-      await stage.allAre([id], 'running')
-      const settled = await stage.rowOf(id)
+      expect((await fixture.rowOf(id)).error_message).toBe(
+        `The step createSandbox took longer than ${limitMs / 1000} s.`,
+      )
+      await fixture.allAre([id], 'running')
+      const settled = await fixture.rowOf(id)
       goOn()
-      // A look for drift and a sweep later nothing has become of it.
+      // A drift check and a sweep later, the row has not changed.
       const looks = () => driver.calls.filter(({ method }) => method === 'list').length
       const seen = looks()
       await until('two looks at everything', () => looks() >= seen + 2)
       expect([driver.creations.get(id), driver.starts.get(id)]).toEqual([1, 1])
-      expect(await stage.rowOf(id)).toMatchObject({
+      expect(await fixture.rowOf(id)).toMatchObject({
         generation: 1,
         observed_generation: 1,
         lease_token: settled.lease_token,
         ready_at: settled.ready_at,
       })
-      expect(await findIllegalTransitions(stage.pool)).toEqual([])
+      expect(await findIllegalTransitions(fixture.pool)).toEqual([])
     },
   )
 
-  test('F28: leaves a lane to the others when whatever one organization starts hangs', inTurn, async () => {
-    const { key } = await stage.chowder.signUp()
+  test('F28: leaves concurrency to other organizations when all starts of one organization hang', inTurn, async () => {
+    const { key } = await fixture.chowder.signUp()
     const another = async (): Promise<string> =>
-      (await stage.chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+      (await fixture.chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
     const runs = (id: string) =>
       until(
         `${id} to run`,
-        async () => (await stage.chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running',
+        async () => (await fixture.chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running',
         comesTrueWithinMs,
       )
     await runs(await another())
@@ -475,7 +487,7 @@ describe.concurrent('a worker with a poison instance', () => {
       hung.add(id)
       return hanging
     }
-    const ids = await Promise.all(Array.from({ length: 5 }, stage.create))
+    const ids = await Promise.all(Array.from({ length: 5 }, fixture.create))
     await until('as many to hang as may', () => hung.size === concurrency, comesTrueWithinMs)
     const later = await another()
     made.add(later)
@@ -483,7 +495,7 @@ describe.concurrent('a worker with a poison instance', () => {
     expect(hung.size).toBe(concurrency)
     goOn()
     driver.onCall = () => {}
-    await stage.allAre(ids, 'running')
+    await fixture.allAre(ids, 'running')
   })
 })
 
@@ -521,7 +533,7 @@ function spawnRole(role: 'api' | 'worker', env: Record<string, string>) {
 }
 
 describe.concurrent('a worker whose event loop stands still', () => {
-  test('F28: for longer than its lease loses it, another one finishes, and it writes nothing when it wakes', async () => {
+  test('F28: for longer than its lease loses it, another worker finishes, and it writes nothing when it continues', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'chowder-blocked-'))
     await chmod(folder, 0o711)
     const database = await cloneDatabase()

@@ -24,18 +24,18 @@ import { until } from '../support/until.ts'
 import { databaseUrl } from './api-replicas.ts'
 import { type Crash, superviseReplica } from './replicas.ts'
 
-/** How long the queue is away: 60 s in a soak, less where every push waits for it. */
-const awayMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
-/** What a request may take while the queue is away: less than the 5 s of one that waits for it. */
+/** The length of the outage: 60 s in the long run, less in CI. */
+const outageMs = Number(process.env.CHAOS_AWAY_SECONDS ?? 8) * 1000
+/** The limit for a request during the outage: less than the 5 s of one that waits for the queue. */
 const answersWithinMs = 4500
-/** From the queue's return until what waited is done: it is reached again, a sweep rings, and the work itself. */
+/** From the queue's return until all rows are settled: the new connection, the sweep, and the work itself. */
 const doneWithinMs = 2000 + defaultIntervals.sweepEveryMs + 8000
-/** What is waited for at most, on a machine that is slow. */
-const patienceMs = 60_000
+/** The limit of all waits, for slow machines. */
+const waitLimitMs = 60_000
 /** A connection that was cut in silence is given up, and then as above. */
 const noticedWithinMs = 20_000 + doneWithinMs
 
-/** What carries the queue, in a test's hands. Chowder reaches it through `proxy` alone. */
+/** The server of the queue, under the control of a test. Chowder reaches it only through `proxy`. */
 interface Carrier {
   proxy: TcpProxy
   backend: QueueBackend
@@ -140,14 +140,14 @@ const gateway = await startFakeGateway({})
 afterAll(() => gateway.close())
 
 describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
-  describe.runIf(hasQueue(kind))('the queue is no more than a bell', () => {
+  describe.runIf(hasQueue(kind))('a lost job costs only a delay', () => {
     let database: TestDatabase
     let carrier: Carrier
     let driver: FakeDriver
     let chowder: TestChowder
     let key: string
 
-    // It is away from the first moment on. Without its database Chowder does not even start, so there it is away from the
+    // It is unreachable from the start. Without its database Chowder does not even start, so there it is away from the
     // moment on in which the worker makes its own first connection.
     beforeAll(async () => {
       database = await cloneDatabase()
@@ -208,13 +208,13 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
     async function expectRunning(ids: string[], withinMs: number): Promise<void> {
       const since = performance.now()
       const stalledMs = watchStalls()
-      for (const id of ids) await until(`${id} to run`, () => isAtRest(id, 'running'), patienceMs)
+      for (const id of ids) await until(`${id} to run`, () => isAtRest(id, 'running'), waitLimitMs)
       expect(performance.now() - since - stalledMs(), 'the delay').toBeLessThan(withinMs)
       for (const id of ids) expect([driver.creations.get(id), driver.starts.get(id)]).toEqual([1, 1])
     }
 
     /**
-     * Creates 50, of many organizations, since a worker keeps no more than some lanes for each, and does something to the
+     * Creates 50, of many organizations, since a worker limits the concurrency of each, and does something to the
      * queue when some of them run and others wait in it.
      */
     async function inTheMiddleOfFifty(act: () => Promise<void>): Promise<void> {
@@ -232,7 +232,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
     }
 
     test(
-      'F8: a create is accepted while the queue is away from the first moment on, and comes true',
+      'F8: a create is accepted while the queue is unreachable from the start, and is carried out',
       inTurn,
       async () => {
         expect(await isAnswering()).toBe(false)
@@ -250,19 +250,19 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
     )
 
     test(
-      `F7: what is asked for while the queue is away for ${awayMs / 1000} s is accepted, and comes true`,
+      `F7: requests during an outage of the queue of ${outageMs / 1000} s are accepted and carried out`,
       inTurn,
       async () => {
         const [stopped = '', deleted = ''] = await Promise.all([create('to stop'), create('to delete')])
         await expectRunning([stopped, deleted], doneWithinMs)
         await carrier.leave()
         const leftAt = performance.now()
-        const created = [await create('asked for while it is away')]
+        const created = [await create('requested during the outage')]
         const stopping = call('POST', `/${stopped}/stop`)
         await askSoon('DELETE', `/${deleted}`, 204)
         await askSoon('PATCH', `/${created[0]}`, 200, { name: 'renamed' })
         expect(await isAnswering()).toBe(false)
-        await sleep(Math.max(0, awayMs - (performance.now() - leftAt)))
+        await sleep(Math.max(0, outageMs - (performance.now() - leftAt)))
         created.push(await create('asked for at its end'))
 
         await carrier.comeBack()
@@ -271,18 +271,18 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
         await expectRunning(created, doneWithinMs)
         const { status, body } = await stopping
         expect([200, 202], JSON.stringify(body)).toContain(status)
-        await until('it to be stopped', () => isAtRest(stopped, 'stopped'), patienceMs)
-        await until('the other to be destroyed', () => !driver.sandboxes.has(deleted), patienceMs)
+        await until('it to be stopped', () => isAtRest(stopped, 'stopped'), waitLimitMs)
+        await until('the other to be destroyed', () => !driver.sandboxes.has(deleted), waitLimitMs)
         expect(performance.now() - backAt - stalledMs()).toBeLessThan(doneWithinMs)
         expect(driver.sandboxes.get(stopped)?.running).toBe(false)
       },
     )
 
-    test('F8: a create is accepted while the queue is half-open, and comes true', inTurn, async () => {
+    test('F8: a create is accepted while the queue is half-open, and is carried out', inTurn, async () => {
       carrier.proxy.freeze()
       const ids = [await create('while nothing passes')]
       expect(await isAnswering()).toBe(false)
-      // Longer than a trip of the bells is waited for.
+      // Longer than the timeout of one enqueue.
       await sleep(6000)
       ids.push(await create('and nothing has passed for long'))
       carrier.proxy.heal()
@@ -310,7 +310,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
       },
     )
 
-    test('F8: no row is left that nobody works on', inTurn, async () => {
+    test('F8: a worker takes every due row', inTurn, async () => {
       const { rows } = await database.pool.query('SELECT id FROM instances WHERE observed_generation < generation')
       expect(rows).toEqual([])
     })
@@ -319,7 +319,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
 
 describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
   test.runIf(hasQueue('redis'))(
-    'F8: starts and accepts while Redis is away, says so at /readyz, and makes it true when Redis is there',
+    'F8: starts and accepts requests without Redis, reports it at /readyz, and carries them out when Redis is reachable',
     async () => {
       const folder = await mkdtemp(join(tmpdir(), 'chowder-queue-'))
       await chmod(folder, 0o711)
@@ -360,16 +360,16 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
           expect(performance.now() - askedAt).toBeLessThan(answersWithinMs)
           return answer.body.id
         }
-        const first = await create({ name: 'while Redis is away' })
+        const first = await create({ name: 'without Redis' })
         await redis.comeBack()
-        await waitForStatus(client, first, 'running', patienceMs)
+        await waitForStatus(client, first, 'running', waitLimitMs)
         await until('it to be ready', async () => (await ready())[1] === 'ready', 15_000)
 
         redis.proxy.freeze()
         await until('it to be degraded', async () => isDeepStrictEqual(await ready(), [200, 'degraded', true, false]))
         const second = await create({ name: 'while Redis is half-open' })
         redis.proxy.heal()
-        await waitForStatus(client, second, 'running', patienceMs)
+        await waitForStatus(client, second, 'running', waitLimitMs)
         await until('it to be ready', async () => (await ready())[1] === 'ready', 15_000)
         expect(crashes, await readFile(join(folder, 'worker.log'), 'utf8')).toEqual([])
         expect(cloud.history.filter(({ what }) => what === 'created').map(({ id }) => id)).toEqual([first, second])

@@ -63,19 +63,20 @@ describe('two API replicas on one database', () => {
   test(`${limited}, ten times over`, () => createBeyondLimit(10))
   test(`${limited}, a hundred times over`, { tags: ['long'] }, () => createBeyondLimit(100))
 
-  test('F12: of 100 posts at once with one Idempotency-Key one creates, another body is a 422, another organization is apart', async () => {
+  test('F12: of 100 concurrent posts with one Idempotency-Key, one creates, another body answers 422, and another organization is independent', async () => {
     const [own, other] = [await signUp(replica(0)), await signUp(replica(1))]
     const instancesOf = async ({ id }: { id: string }) =>
       (await database.pool.query('SELECT id FROM instances WHERE organization_id = $1', [id])).rows
     for (let round = 1; round <= 10; round += 1) {
       const headers = { 'idempotency-key': `round-${round}` }
-      const [twins, strangers, others] = await Promise.all([
+      const [duplicates, differing, others] = await Promise.all([
         times(100, (index) => create(index, own.key, 'one', headers)),
         times(20, (index) => create(index, own.key, 'another', headers)),
         times(20, (index) => create(index, other.key, 'another', headers)),
       ])
       // Whichever body came first has the key.
-      const [winners, losers] = present(twins[0]).status === 201 ? [twins, strangers] : [strangers, twins]
+      const [winners, losers] =
+        present(duplicates[0]).status === 201 ? [duplicates, differing] : [differing, duplicates]
       expect(new Set(winners.map(({ status }) => status))).toEqual(new Set([201]))
       expect(new Set(winners.map(({ body }) => body.id)).size, 'one instance').toBe(1)
       expect(winners.filter(({ headers }) => headers['idempotent-replayed'] !== 'true')).toHaveLength(1)
@@ -89,7 +90,7 @@ describe('two API replicas on one database', () => {
 })
 
 describe('one instance', () => {
-  const lanes = 64
+  const concurrency = 64
   const settlesWithinMs = 30_000
 
   let chowder: TestChowder
@@ -104,8 +105,8 @@ describe('one instance', () => {
     chowder = await openTestChowder({ sandboxes: driver, intervals: { sweepEveryMs: 500, driftEveryMs: 2000 } })
     organization = await chowder.signUp()
     await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
-    gateways.push(...(await times(lanes, () => startFakeGateway({}))))
-    await chowder.startWorker(lanes)
+    gateways.push(...(await times(concurrency, () => startFakeGateway({}))))
+    await chowder.startWorker(concurrency)
   })
   afterAll(async () => {
     await chowder?.close()
@@ -164,7 +165,10 @@ describe('one instance', () => {
     delete: 'instance.delete',
   } as const
 
-  /** Every 409 names a status that the instance had between the call and its answer, or comes after 10 s of waiting for the others. */
+  /**
+   * Every 409 names a status that the instance had between the call and its answer, or comes after 10 s of waiting for
+   * the others.
+   */
   function checkRefusal({ what, detail, lastBefore, lastAfter, calledAt, answeredAt }: Fired, events: Event[]): void {
     if (what === 'configure' && detail === texts.isBusy)
       return void expect(answeredAt - calledAt).toBeGreaterThan(9_900)
@@ -249,7 +253,7 @@ describe('one instance', () => {
     ])
     expect(driver.creations.get(id) ?? 0, 'one sandbox at most').toBeLessThanOrEqual(1)
 
-    // What is at rest would be looked at again and again.
+    // Settled rows would be checked for drift repeatedly.
     await pool.query('DELETE FROM instances WHERE id = $1', [id])
     driver.sandboxes.delete(id)
     gatewayOf.delete(id)

@@ -21,7 +21,7 @@ export interface Replica {
   close(): Promise<void>
 }
 
-/** A process that ended though nobody had told it to. */
+/** A process that ended without a signal from the test. */
 export interface Crash {
   role: string
   at: number

@@ -35,8 +35,8 @@ const firstKey = 'sk-ant-first'
 const secondKey = 'sk-ant-second'
 
 /**
- * Where the worker is killed. `unrecorded`: what comes before `step` is done, and the statement that records `step` is on
- * its way. `recorded`: that statement was carried out, its answer is on its way, and `step` has done nothing yet.
+ * Where the worker is killed. `unrecorded`: what comes before `step` is done, and the statement that records `step` is
+ * on its way. `recorded`: that statement was carried out, its answer is on its way, and `step` has done nothing yet.
  */
 interface Boundary {
   step: string
@@ -56,7 +56,9 @@ interface Row {
 
 const isSettled = (row: Row) => row.observed_generation === row.generation
 
-/** What is recorded otherwise than in the column `step`: what its statement holds on the wire, and how a row shows it. */
+/**
+ * What is recorded otherwise than in the column `step`: what its statement holds on the wire, and how a row shows it.
+ */
 const otherRecords: Record<string, { words: string; isIn(row: Row): boolean }> = {
   settled: { words: 'set "observed_generation" =', isIn: isSettled },
   'change begun': { words: 'instance.change_begun', isIn: (row) => !isSettled(row) },
@@ -138,7 +140,7 @@ async function surviveEverything(provider: FakeModelProvider): Promise<void> {
     process.kill(postmaster, 'SIGKILL')
     await Promise.all(running.map((one) => one.kill('SIGKILL')))
 
-    // What is left of it ends by itself, and keeps the next one out until then.
+    // The remaining processes end by themselves, and until then prevent a new start.
     const isStarted = () =>
       startPostmaster(cluster, { durable: true }).then(
         () => true,
@@ -197,7 +199,7 @@ describe('workers that are killed at the boundaries of steps', () => {
     apiProxy = await openProxy(target)
     await Promise.all([startWorker(), startApi()])
     survived = surviveEverything(provider)
-    survived.catch(() => {}) // the test says it
+    survived.catch(() => {}) // the test reports it
     key = await signUp(chowder.url, firstKey)
     client = api(chowder.url, key)
   })
@@ -280,7 +282,7 @@ describe('workers that are killed at the boundaries of steps', () => {
       await until(what, hasSettled, resumesWithinMs + startsWithinMs)
       kill.settledAfter = performance.now() - killedAt
       kill.runs = check(id)
-      kill.runs.catch(() => {}) // the test says it
+      kill.runs.catch(() => {}) // the test reports it
     }
     await Promise.all(kills.map(followUp))
   }
@@ -484,7 +486,7 @@ describe('workers that are killed at the boundaries of steps', () => {
       const gone = await Promise.all([...deleted.values()].map(({ id }) => client.delete(`/v1/instances/${id}`)))
       expect(gone.map(({ status }) => status)).toEqual(deletes.map(() => 204))
       await killAll([...stopped.values(), ...deleted.values()])
-      // The API lived on, and whoever asked it waited for the next worker: a minute at most, then it is a 202.
+      // The API survived. A caller waits for the next worker for a minute at most, and then gets a 202.
       for (const { status, body, ms } of await Promise.all(answers)) {
         expect(body.status).toBe('stopped')
         if (status !== 200) expect([status, ms > 59_000]).toEqual([202, true])
@@ -509,13 +511,13 @@ describe('workers that are killed at the boundaries of steps', () => {
       await expectNothingLeft(kill.id)
     })
 
-    it('F2: nothing is left of any of them once all are deleted, and their histories are legal', async () => {
+    it('F2: no sandbox or process is left once all instances are deleted, and their histories are valid', async () => {
       for (const { id } of stopped.values()) expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)
       const isSettled = async (id: string) => {
         const row = await rowOf(id)
         return row.observed_generation === row.generation
       }
-      for (const { id } of stopped.values()) await until(`${id} to be gone`, () => isSettled(id), resumesWithinMs)
+      for (const { id } of stopped.values()) await until(`${id} to be settled`, () => isSettled(id), resumesWithinMs)
       for (const id of ids) await expectNothingLeft(id)
       for (const folder of ['sandboxes', 'uids', 'ports'])
         expect(await readdir(join(dataDir, folder)).catch(() => []), folder).toEqual([])

@@ -28,7 +28,7 @@ vi.setConfig({ testTimeout: 300_000 })
 
 const mebibyte = 1024 * 1024
 
-/** A process started with this tells its memory at SIGWINCH, which means nothing to it otherwise, once all that nobody refers to is gone. */
+/** Preloaded code: at SIGWINCH, which has no other use, the process collects garbage and prints its memory. */
 const tellsMemory =
   "--expose-gc --import=data:text/javascript,process.on('SIGWINCH',()=>{gc();gc();const{heapUsed,external}=process.memoryUsage();console.log('held',heapUsed+external)})"
 
@@ -81,12 +81,12 @@ describe('streams through an API process', () => {
     return { response, leave: () => void request.destroy() }
   }
 
-  /** What the API process holds: its memory in bytes, without what it has let go of, and its sockets. */
+  /** The API process's memory after a garbage collection, in bytes, and its sockets. */
   async function footprint(): Promise<{ memory: number; sockets: number }> {
-    const told = () => api.output().match(/^held \d+$/gm) ?? []
-    const before = told().length
+    const reports = () => api.output().match(/^held \d+$/gm) ?? []
+    const before = reports().length
     process.kill(api.pid, 'SIGWINCH')
-    const line = await until('the API to tell its memory', () => told()[before])
+    const line = await until('the API to print its memory', () => reports()[before])
     const folder = `/proc/${api.pid}/fd`
     const links = await Promise.all((await readdir(folder)).map((fd) => readlink(`${folder}/${fd}`).catch(() => '')))
     return {
@@ -97,7 +97,7 @@ describe('streams through an API process', () => {
 
   const allAborted = () => gateway.received.every(({ abortedAt }) => abortedAt !== undefined)
 
-  test('F17: of 1,000 clients that leave in the middle each turn is ended within a second, and nothing of them stays', async () => {
+  test('F17: when 1,000 clients disconnect in the middle, each turn ends within a second, and no memory or socket is left', async () => {
     const leaves = 1000
     const atOnce = 20
     const bytes = mebibyte / 2
@@ -114,7 +114,7 @@ describe('streams through an API process', () => {
       for (let index = 0; index < count; index += atOnce)
         await Promise.all(Array.from({ length: atOnce }, (_, place) => leave(`${what} ${index + place}`)))
       await until('the turns to be ended', allAborted)
-      await until('the connections to be gone', async () => (await gateway.connections()) === 0)
+      await until('the connections to be closed', async () => (await gateway.connections()) === 0)
     }
     await leaveInTurns('before', 200)
     const before = await footprint()
@@ -174,7 +174,7 @@ describe('streams through an API process', () => {
     expectBroken(text)
   })
 
-  test('F19: readers that do not read keep their gateways waiting, cost no more memory than what was said, and get everything', async () => {
+  test('F19: clients that do not read slow down their gateways, cost no more memory than their text, and get all of it', async () => {
     const readers = 8
     const large = delta('x'.repeat(mebibyte / 16))
     const end = sse({ type: 'response.completed', response: responseObject() })
@@ -210,9 +210,9 @@ describe('streams through an API process', () => {
     console.info(`${Math.round(sum() / readers / 16)} MiB each were sent`, before, during)
     // Beyond what the kernel's buffers take nothing is read.
     expect(Math.max(...written.values())).toBeLessThan(events * 0.6)
-    // What was said is kept: the last events repeat it.
-    const said = (sum() * mebibyte) / 16
-    expect(during.memory - before.memory).toBeLessThan(said + 32 * mebibyte)
+    // The text stays in memory, because the last events repeat it.
+    const textBytes = (sum() * mebibyte) / 16
+    expect(during.memory - before.memory).toBeLessThan(textBytes + 32 * mebibyte)
     // One after the other: at its end an answer is told whole, several times over.
     for (const { response } of streams) {
       const mark = 'event: response.output_text.delta\n'
@@ -281,6 +281,6 @@ describe('bodies that come slowly', () => {
         chowder.app.server.getConnections((error, count) => (error ? reject(error) : resolve(count))),
       )
     // Those of the one that asked meanwhile are kept alive.
-    await until('the connections to be gone', async () => (await open()) <= 5)
+    await until('the connections to be closed', async () => (await open()) <= 5)
   })
 })

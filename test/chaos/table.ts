@@ -1,6 +1,6 @@
 import { faultsOfTrust, type Violation } from './checker.ts'
 
-/** What a run of the nemesis did and found. */
+/** The actions and violations of a run of the nemesis. */
 export interface Report {
   seed: number
   queue: string
