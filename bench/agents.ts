@@ -50,13 +50,13 @@ export async function inTurn(
   name: string,
   bar: Figure['bar'],
   count: number,
-  say: (text: string) => void,
+  report: (text: string) => void,
   chowder: (round: number) => Promise<number>,
   limit: (round: number) => Promise<number>,
 ): Promise<Figure> {
   const seconds = { chowder: [] as number[], limit: [] as number[] }
   for (let round = 1; round <= count; round += 1) {
-    say(`${name} by Chowder and by hand, round ${round} of ${count}`)
+    report(`${name} by Chowder and by hand, round ${round} of ${count}`)
     const sides = [
       async () => void seconds.limit.push(await limit(round)),
       async () => void seconds.chowder.push(await chowder(round)),

@@ -7,23 +7,26 @@ import { type Figure, figure, type Round } from './figures.ts'
 import type { Measured } from './load.ts'
 import type { PassThrough } from './pass-through.ts'
 import {
+  createSetup,
   createsOf,
   json,
   makeOwners,
   newAgent,
   pollsOf,
   type Request,
-  setStage,
   turn,
   turnsOf,
   type Undo,
-} from './stage.ts'
+} from './setup.ts'
 import { streamedPieces } from './streamed.ts'
 import { openStreamKib, webSocketTurns } from './streams.ts'
 import type { WithoutAdapter } from './without-adapter.ts'
 
 const bareOrganizations = 64
-/** What the adapter may cost: a turn beside the same passed through by the same API, an event of 200, and a stream that is open. */
+/**
+ * The limits of the adapter's cost: for a turn compared with a pass-through by the same API, for an event of 200, and
+ * for an open stream.
+ */
 const mostAddedMs = 0.3
 const mostAddedToEventUs = 20
 const mostOpenStreamKib = 200
@@ -57,12 +60,12 @@ const rounds = (sides: { chowder: Measured; limit: Measured }[], of: (measured: 
  */
 export async function measureApi(
   { rounds: count, roundMs, warmUpMs }: Scale,
-  say: (text: string) => void,
+  report: (text: string) => void,
 ): Promise<Figure[]> {
   const undo: Undo = []
   try {
-    say('starting PostgreSQL and the API')
-    const { pool, connection, chowder, start, load } = await setStage(undo)
+    report('starting PostgreSQL and the API')
+    const { pool, connection, chowder, start, load } = await createSetup(undo)
     const api = await startChowder({ ...chowder, role: 'api' })
     undo.push(() => api.stop('SIGTERM'))
     const apiPort = Number(new URL(api.url).port)
@@ -80,7 +83,7 @@ export async function measureApi(
     type Side = [port: number, requests: Request[]]
     /** Both sides in turn, the one that is first changing, after a round each that does not count. */
     async function compare(what: string, status: number, chowder: Side, limit: Side, atOnce?: number) {
-      say(what)
+      report(what)
       const side = ([port, requests]: Side, ms: number) => load([port], requests, status, ms, atOnce)
       const sides: { chowder: Measured; limit: Measured }[] = []
       await side(limit, warmUpMs)
@@ -97,8 +100,9 @@ export async function measureApi(
       return sides
     }
 
-    // A process of its own: memory that other rounds leave behind would be used again, and so would its thousand connections.
-    say('1,000 open streams')
+    // A process of its own: memory that other rounds leave behind would be used again, and so would its thousand
+    // connections.
+    report('1,000 open streams')
     const fresh = await startChowder({ ...chowder, role: 'api' })
     const openStream = await openStreamKib(fresh.pid, Number(new URL(fresh.url).port), owners).finally(() =>
       fresh.stop('SIGTERM'),
@@ -135,7 +139,7 @@ export async function measureApi(
     const streamsAlone = await besideAdapter('single streams', streamedTurn, 1)
     const turnsBeside = await besideAdapter('turns through the adapter', turn)
     const streams = await besideAdapter('streams through the adapter', streamedTurn)
-    say('turns over WebSockets')
+    report('turns over WebSockets')
     const overWebSockets: Round[] = []
     for (let round = 0; round < count; round += 1) {
       const posted = await load([apiPort], turnsOf(owners, streamedTurn), 200, roundMs)

@@ -61,7 +61,9 @@ const mustNotEnd = () => {
   throw new Error('a gateway that was started by hand ended while it started')
 }
 
-/** Makes and starts the same container on the same configuration, on a new volume; resolves once its gateway is ready. */
+/**
+ * Makes and starts the same container on the same configuration, on a new volume; resolves once its gateway is ready.
+ */
 export async function startByHand(
   client: DockerClient,
   recipe: Recipe,

@@ -19,7 +19,7 @@ import {
 } from './container.ts'
 import { type Fact, type Figure, figure } from './figures.ts'
 import { coresBusy, residentMb } from './process.ts'
-import { createsOf, makeOwners, pollsOf, type Request, setStage, turnsOf, type Undo } from './stage.ts'
+import { createSetup, createsOf, makeOwners, pollsOf, type Request, turnsOf, type Undo } from './setup.ts'
 import { connect, type Tenant } from './tenant.ts'
 
 const network = 'chowder-bench'
@@ -37,9 +37,9 @@ const baseImage = 'node:24-slim'
 /** As docker-compose.yml names it. */
 const controlPlaneImage = 'chowder:local'
 
-type Say = (text: string) => void
+type Report = (text: string) => void
 
-/** What is missing on this machine is said in words. */
+/** Throws an Error that names the missing requirement of this machine. */
 async function openDockerd() {
   const { DOCKER_HOST, DOCKER_BUILD_NETWORK, DOCKER_EXTRA_CA_FILE } = process.env
   if (!DOCKER_HOST)
@@ -75,9 +75,9 @@ async function deleteAgent(client: DockerClient, tenant: Tenant, id: string): Pr
 async function measureCreates(
   client: DockerClient,
   tenant: Tenant,
-  say: Say,
+  report: Report,
 ): Promise<{ figure: Figure; recipe: Recipe }> {
-  say('a first agent, which does not count')
+  report('a first agent, which does not count')
   const first = await createAgent(tenant, startTimeoutMs)
   let recipe = await recipeOf(client, first)
   await deleteAgent(client, tenant, first)
@@ -95,12 +95,12 @@ async function measureCreates(
     await removeByHand(client, `bench-${round}`)
     return seconds
   }
-  return { figure: await inTurn('create to running', { atMost: 1.15 }, rounds, say, byChowder, byHand), recipe }
+  return { figure: await inTurn('create to running', { atMost: 1.15 }, rounds, report, byChowder, byHand), recipe }
 }
 
 /** From asking a running agent to stop, over stopped, to running again, beside the same with a container by hand. */
-async function measureRestarts(client: DockerClient, tenant: Tenant, recipe: Recipe, say: Say): Promise<Figure> {
-  say('an agent by Chowder and one by hand, to be stopped and started')
+async function measureRestarts(client: DockerClient, tenant: Tenant, recipe: Recipe, report: Report): Promise<Figure> {
+  report('an agent by Chowder and one by hand, to be stopped and started')
   const id = await createAgent(tenant, startTimeoutMs)
   const name = 'bench-restarted'
   await startByHand(client, recipe, name, startTimeoutMs)
@@ -112,7 +112,7 @@ async function measureRestarts(client: DockerClient, tenant: Tenant, recipe: Rec
       await untilAgentIs(tenant, id, 'running', startTimeoutMs)
     })
   const byHand = () => secondsOf(() => restartByHand(client, name, startTimeoutMs))
-  const restarts = await inTurn('stop to running', { atMost: 1.15 }, rounds, say, byChowder, byHand)
+  const restarts = await inTurn('stop to running', { atMost: 1.15 }, rounds, report, byChowder, byHand)
   await removeByHand(client, name)
   await deleteAgent(client, tenant, id)
   return restarts
@@ -128,11 +128,11 @@ async function measureTogether(
   client: DockerClient,
   tenant: Tenant,
   recipe: Recipe,
-  say: Say,
+  report: Report,
 ): Promise<(Fact | Figure)[]> {
   const each = Array.from({ length: together }, (_, index) => `bench-together-${index}`)
   const ended = { chowder: 0, limit: 0 }
-  say(`${together} agents at once by hand`)
+  report(`${together} agents at once by hand`)
   const limit = await secondsOf(() =>
     Promise.all(
       each.map((name) =>
@@ -143,7 +143,7 @@ async function measureTogether(
     ),
   )
   await Promise.all(each.map((name) => removeByHand(client, name)))
-  say(`${together} agents at once by Chowder`)
+  report(`${together} agents at once by Chowder`)
   const ids: string[] = []
   const chowder = await secondsOf(() =>
     Promise.all(
@@ -174,16 +174,17 @@ const sizes = (what: string, { all, own }: { all: number; own: number }): Fact[]
 
 /**
  * Agents in containers beside the same containers by hand, one replica of the API and two, the memory of the control
- * plane's processes, and the size of its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is missing.
+ * plane's processes, and the size of its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is
+ * missing.
  */
-export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
+export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> {
   const undo: Undo = []
   try {
     const { env, client, images } = await openDockerd()
-    await images.make(defaultRelease, say, AbortSignal.timeout(buildTimeoutMs))
-    say('starting PostgreSQL, an API and a worker')
+    await images.make(defaultRelease, report, AbortSignal.timeout(buildTimeoutMs))
+    report('starting PostgreSQL, an API and a worker')
     // The provider that no key is asked of: nothing listens there.
-    const { pool, chowder, start, load } = await setStage(undo, { ...env, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' })
+    const { pool, chowder, start, load } = await createSetup(undo, { ...env, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' })
     undo.push(() => removeNetwork(client, network))
     const startApi = async () => {
       const api = await startChowder({ ...chowder, role: 'api' })
@@ -193,7 +194,7 @@ export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
     const api = await startApi()
     const worker = await startChowder({ ...chowder, role: 'worker' })
     undo.push(() => worker.stop('SIGTERM'))
-    say(`both idle for ${idleMs / 1000} s`)
+    report(`both idle for ${idleMs / 1000} s`)
     await sleep(idleMs)
     const facts = [
       fact('memory of a worker, idle', await residentMb(worker.pid), 'MB'),
@@ -201,9 +202,9 @@ export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
     ]
 
     const tenant = await connect(api.url)
-    const { figure: creates, recipe } = await measureCreates(client, tenant, say)
-    const restarts = await measureRestarts(client, tenant, recipe, say)
-    const all = await measureTogether(client, tenant, recipe, say)
+    const { figure: creates, recipe } = await measureCreates(client, tenant, report)
+    const restarts = await measureRestarts(client, tenant, recipe, report)
+    const all = await measureTogether(client, tenant, recipe, report)
     facts.push(fact(`memory of a worker, after ${together} creates`, await residentMb(worker.pid), 'MB'))
     await worker.stop('SIGTERM')
 
@@ -216,7 +217,7 @@ export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
     const memory: number[] = []
     async function underLoad(what: string, requests: Request[], status: number): Promise<void> {
       const of = `${what}, ${apis.length} ${apis.length === 1 ? 'API' : 'APIs'}`
-      say(of)
+      report(of)
       const ports = apis.map(({ port }) => port)
       await load(ports, requests, status, warmUpMs)
       let perSecond = 0
@@ -242,7 +243,8 @@ export async function measureDocker(say: Say): Promise<(Fact | Figure)[]> {
     if (agent) facts.push(...sizes('image of an agent', agent))
     const own = await imageSize(client, controlPlaneImage, baseImage)
     if (own) facts.push(...sizes('image of the control plane', own))
-    else say(`there is no image ${controlPlaneImage}, so its size is left out: docker build -t ${controlPlaneImage} .`)
+    else
+      report(`there is no image ${controlPlaneImage}, so its size is left out: docker build -t ${controlPlaneImage} .`)
     return [creates, restarts, ...all, ...facts]
   } finally {
     for (let next = undo.pop(); next; next = undo.pop()) await next()

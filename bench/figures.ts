@@ -15,7 +15,7 @@ export interface Figure extends Fact {
   bar: { atLeast: number } | { atMost: number }
 }
 
-/** What one round measured on both sides. */
+/** The measurements of one round on both sides. */
 export interface Round {
   chowder: number
   limit: number

@@ -13,7 +13,7 @@ const startTimeoutMs = 3 * 60_000
 const installTimeoutMs = 15 * 60_000
 const stopTimeoutMs = 60_000
 
-/** What the driver keeps of a sandbox in its `sandbox.json`. */
+/** The content of the driver's `sandbox.json`. */
 interface SandboxRecord {
   uid: number | null
   command: string[]
@@ -94,11 +94,11 @@ async function startByHand(recipe: Recipe, folder: string): Promise<number> {
  * From a create to a running agent, beside starting the same gateway with the same configuration by hand: both from
  * an empty folder, in turn, one gateway at a time.
  */
-export async function measureStart(count: number, say: (text: string) => void): Promise<Figure> {
-  await installOpenclaw(say, AbortSignal.timeout(installTimeoutMs))
+export async function measureStart(count: number, report: (text: string) => void): Promise<Figure> {
+  await installOpenclaw(report, AbortSignal.timeout(installTimeoutMs))
   const dataDir = await makeTemporaryDataDir('chowder-bench-')
   try {
-    say('starting Chowder')
+    report('starting Chowder')
     const chowder = await startChowder({
       role: 'all',
       dataDir: dataDir.path,
@@ -107,13 +107,13 @@ export async function measureStart(count: number, say: (text: string) => void): 
     })
     try {
       const tenant = await connect(chowder.url)
-      say('a first agent, which does not count')
+      report('a first agent, which does not count')
       let { recipe } = await startByChowder(tenant, dataDir.path)
       return await inTurn(
         'create to running',
         { atMost: 1.15 },
         count,
-        say,
+        report,
         async () => {
           const started = await startByChowder(tenant, dataDir.path)
           recipe = started.recipe

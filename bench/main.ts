@@ -10,16 +10,16 @@ const boolean = { type: 'boolean' } as const
 const { values } = parseArgs({ options: { docker: boolean, json: boolean, quick: boolean } })
 const { docker = false, json = false, quick = false } = values
 
-/** For whoever waits; not part of what `--json` prints. */
-const say = (text: string) => void process.stderr.write(`${text} …\n`)
+/** Progress goes to stderr, so that it is not in the output of `--json`. */
+const report = (text: string) => void process.stderr.write(`${text} …\n`)
 
 async function measure(): Promise<(Fact | Figure)[]> {
-  if (docker) return measureDocker(say)
+  if (docker) return measureDocker(report)
   const figures = await measureApi(
     quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 5, roundMs: 1500, warmUpMs: 2500 },
-    say,
+    report,
   )
-  return quick ? figures : [...figures, await measureStart(3, say)]
+  return quick ? figures : [...figures, await measureStart(3, report)]
 }
 
 const startedAt = performance.now()

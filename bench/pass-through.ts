@@ -11,8 +11,8 @@ export interface PassThrough {
 }
 
 /**
- * The limit of the proxy: bare Fastify, as in the other limits, that sends each body on by undici, keeps the answer in a row
- * of its own, and sends it back.
+ * The limit of the proxy: bare Fastify, as in the other limits, that sends each body on by undici, keeps the answer in
+ * a row of its own, and sends it back.
  */
 answerMessages(async ({ target, connection, instanceIds }: PassThrough) => {
   const pool = new pg.Pool({ ...connection, max: 10 })

@@ -17,7 +17,7 @@ async function cpuSeconds(pid: number): Promise<number> {
   return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond
 }
 
-/** What this whole machine has worked so far, in seconds of one core. */
+/** The CPU time that this machine has used so far, in seconds of one core. */
 function busySeconds(): number {
   const ms = cpus().map(({ times: { user, nice, sys, irq } }) => user + nice + sys + irq)
   return ms.reduce((sum, one) => sum + one, 0) / 1000

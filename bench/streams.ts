@@ -3,12 +3,14 @@ import { Agent, request } from 'undici'
 import { WebSocket } from 'ws'
 import { present } from '../test/support/present.ts'
 import { residentMb } from './process.ts'
-import { json, type Owner } from './stage.ts'
+import { json, type Owner } from './setup.ts'
 
 const manyStreams = 1000
 const openedAtOnce = 20
 
-/** How many streamed turns a second come back over one WebSocket a customer, each asked once the one before has ended. */
+/**
+ * How many streamed turns a second come back over one WebSocket a customer, each asked once the one before has ended.
+ */
 export async function webSocketTurns(port: number, owners: Owner[], ms: number): Promise<number> {
   let turns = 0
   const startedAt = performance.now()
@@ -33,7 +35,7 @@ export async function webSocketTurns(port: number, owners: Owner[], ms: number):
   return turns / ((performance.now() - startedAt) / 1000)
 }
 
-/** What each of 1,000 streams that are open and still costs the API's process, in KiB. */
+/** The memory of the API's process for each of 1,000 open, idle streams, in KiB. */
 export async function openStreamKib(pid: number, port: number, owners: Owner[]): Promise<number> {
   const before = await residentMb(pid)
   const leaving = new AbortController()

@@ -18,8 +18,8 @@ export interface WithoutAdapter {
 const noLimits = { RATE_LIMIT_PER_MINUTE: '0', SIGNUP_LIMIT_PER_HOUR: '0', FAILED_AUTH_LIMIT_PER_MINUTE: '0' }
 
 /**
- * The measure for the adapter: Chowder's own API with one more route, which checks the key, finds the gateway and passes
- * bytes both ways as they come.
+ * The measure for the adapter: Chowder's own API with one more route, which checks the key, finds the gateway and
+ * passes bytes both ways as they come.
  */
 answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
   const log = pino({ level: 'silent' })

@@ -8,12 +8,12 @@ const isTerminal = out.isTTY === true
 const paint = (style: Parameters<typeof styleText>[0], text: string) => styleText(style, text, { stream: out })
 const seconds = (sinceMs: number) => `${((performance.now() - sinceMs) / 1000).toFixed(1)} s`
 
-/** What a step shows while it is under way. */
+/** The display of a running step. */
 export interface Live {
-  /** What is being done right now: redrawn in place on a terminal, else a line each time it changes. */
+  /** Shows the current activity: redrawn in place on a terminal, otherwise one line for each change. */
   now(text: string): void
   /** Text that stays, as it comes and without a line's end. */
-  say(text: string): void
+  print(text: string): void
 }
 
 export const show = (text = '') => void out.write(`${text}\n`)
@@ -59,7 +59,7 @@ export async function step<T>(
       doing = text
       if (!isTerminal) show(`    … ${text} (${seconds(startedAt)})`)
     },
-    say(text) {
+    print(text) {
       if (!isSaying) quiet()
       out.write(isSaying ? text : `    ${text}`)
       isSaying = true

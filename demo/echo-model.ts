@@ -13,7 +13,7 @@ interface Request {
   messages?: { role: string; content: string | { type: string; text?: string }[] }[]
 }
 
-// What OpenClaw wraps around what a person wrote.
+// The text that OpenClaw adds around a person's message.
 const internalContext = /<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>[\s\S]*?<<<END_OPENCLAW_INTERNAL_CONTEXT>>>/g
 const clockStamp = /^\[[A-Z][a-z]{2} \d{4}-\d{2}-\d{2} \d{2}:\d{2}[^\]]*\]\s*/
 const runtimeLine = /\n\nRuntime: agent=[^\n]*$/
@@ -21,7 +21,7 @@ const runtimeLine = /\n\nRuntime: agent=[^\n]*$/
 const unwrap = (text: string) =>
   text.replace(internalContext, '').trim().replace(clockStamp, '').replace(runtimeLine, '').trim()
 
-/** What the person wrote in each turn of the conversation, oldest first. */
+/** The person's messages in the conversation, oldest first. */
 const saidIn = ({ messages = [] }: Request): string[] =>
   messages
     .filter(({ role }) => role === 'user')
@@ -29,7 +29,7 @@ const saidIn = ({ messages = [] }: Request): string[] =>
     .map(unwrap)
     .filter(Boolean)
 
-/** The whole of this model's wit: what it is told now and was told before. */
+/** The answer of this model: it repeats the current and the previous message. */
 function answerTo(request: Request): string {
   const said = saidIn(request)
   const before = said.slice(0, -1).map((text) => `"${text}"`)

@@ -151,7 +151,7 @@ async function sayStream(answer: Response, live: Live): Promise<string> {
       const { type, delta } = data ? (JSON.parse(data) as { type: string; delta?: string }) : {}
       if (type === 'error' || type === 'response.failed') throw new Error(`the stream failed: ${data}`)
       if (type !== 'response.output_text.delta' || !delta) continue
-      live.say(delta)
+      live.print(delta)
       said += delta
     }
   }
@@ -236,7 +236,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
       async (live) => {
         live.now('the agent thinks')
         const text = textOf(await api.json<Turn>('POST', `/v1/instances/${id}${path}`, turn(input), answerTimeoutMs))
-        live.say(text)
+        live.print(text)
         checkAnswer(text)
       },
       () => 'answered',

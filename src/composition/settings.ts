@@ -1,7 +1,7 @@
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'
 
-/** What the API and the workers both need of the configuration. */
+/** The settings that both the API and the workers use. */
 export interface SharedSettings {
   /** Where the model providers are. */
   baseUrls: BaseUrls

@@ -13,7 +13,7 @@ import { welcome } from './welcome.ts'
 /**
  * Opens what the role needs, each thing by one function, which adds its end to the drain. Resolves once the process
  * serves or works, or has migrated. After a failure the drain closes what was opened; running it is the caller's task.
- * Throws StartupError for whoever started Chowder.
+ * Throws StartupError with a message for the operator.
  */
 export async function start(startup: Startup, create: CreateDriver = createDriver): Promise<void> {
   const { role, config, log, drain } = startup

@@ -207,7 +207,7 @@ export async function textMadeOnce(path: string, make: () => string): Promise<st
       // Unlike a rename, a link never replaces what another process was quicker to make.
       await link(temporary, path)
     } catch (error) {
-      // Missing is the temporary file, tidied away by whoever was quicker.
+      // Another process has created the target and removed the temporary file.
       if (!isCode(error, 'EEXIST', 'ENOENT')) throw error
     } finally {
       await file.close()

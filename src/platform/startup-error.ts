@@ -1,4 +1,4 @@
-/** Why Chowder cannot start, in words for whoever started it: shown without a stack. */
+/** Chowder cannot start. The message is for operators, and is printed without a stack. */
 export class StartupError extends Error {
   override name = 'StartupError'
 }

@@ -27,7 +27,7 @@ interface ConfigureOptions {
   signal: AbortSignal
   /** Whether to wait, for 30 s at most, until a gateway that restarts takes requests. By default true. */
   waitForRestart?: boolean
-  /** Checks the gateway after it took the configuration over. What it throws is thrown; nothing is undone. */
+  /** Checks the gateway after it took the configuration over. Its errors are rethrown, and nothing is undone. */
   verify?(gateway: GatewayClient): Promise<void> | undefined
 }
 

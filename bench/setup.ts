@@ -21,22 +21,25 @@ export interface Owner {
   instanceId: string
 }
 
-/** What is to be undone in the end, the last first. */
+/** Cleanup functions, which are called at the end in reverse order. */
 export type Undo = (() => Promise<unknown>)[]
 
 /** A PostgreSQL with Chowder's schema, and programs that load what stands on it. */
-export interface Stage {
+export interface Setup {
   pool: pg.Pool
   connection: pg.PoolConfig
   /** How a Chowder is started on it; it limits no rates. */
   chowder: Omit<ChowderOptions, 'role'> & { env: { CHOWDER_SECRET_KEY: string } }
   /** Starts one of the bench's programs; resolves to the port that it listens on. */
   start(name: string, setup: object): Promise<number>
-  /** Sends requests to these ports in turn for so long, `atOnce` at a time, and waits until the database is at rest again. */
+  /**
+   * Sends requests to these ports in turn for so long, `atOnce` at a time, and waits until the database is at rest
+   * again.
+   */
   load(ports: number[], requests: Request[], status: number, ms: number, atOnce?: number): Promise<Measured>
 }
 
-/** Until what a round left behind (bells, after all) is done: it is not to burden the next round. */
+/** Waits until the jobs of a round are done, so that they do not slow down the next round. */
 async function untilQuiet(pool: pg.Pool): Promise<void> {
   const deadline = performance.now() + quietTimeoutMs
   for (let quiet = 0; quiet < 3; ) {
@@ -49,8 +52,8 @@ async function untilQuiet(pool: pg.Pool): Promise<void> {
   }
 }
 
-/** Sets the stage in a temporary folder, with these settings for every Chowder on it. */
-export async function setStage(undo: Undo, env: Record<string, string> = {}): Promise<Stage> {
+/** Starts a PostgreSQL in a temporary folder. Every Chowder of the setup gets the settings in `env`. */
+export async function createSetup(undo: Undo, env: Record<string, string> = {}): Promise<Setup> {
   const dataDir = await makeTemporaryDataDir('chowder-bench-')
   undo.push(() => dataDir.remove())
   const database = await startEmbeddedPostgres({ dataDir: dataDir.path, log: pino({ level: 'silent' }) })
@@ -95,7 +98,10 @@ export async function setStage(undo: Undo, env: Record<string, string> = {}): Pr
   }
 }
 
-/** Signs up customers, each with an agent that is marked as a worker would have once it ran, with the stub as its gateway. */
+/**
+ * Signs up customers, each with an agent that is marked as a worker would have once it ran, with the stub as its
+ * gateway.
+ */
 export async function makeOwners(pool: pg.Pool, url: string, gatewayPort: number): Promise<Owner[]> {
   const owners: Owner[] = []
   while (owners.length < organizations) {
