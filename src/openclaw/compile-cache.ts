@@ -136,8 +136,8 @@ const failed = new Set<string>()
 
 /**
  * Makes the compile cache of an installed release on this host unless it exists. It holds V8's code for all modules
- * that a gateway and its first turn load, and saves a fifth of the CPU time of a start. Agents share it and must not be
- * able to write it, since each agent would run code that another one has written. In a container the cache is in a
+ * that a gateway and its first turn load, and saves a quarter of the CPU time of a start. Agents share it and must not
+ * be able to write it, since each agent would run code that another one has written. In a container the cache is in a
  * read-only layer. When Chowder runs as root, its agents are other users. When Chowder runs as another user, its agents
  * are the same user and can change the mode of these files, as of the release itself: those agents are not isolated
  * from each other anyway.

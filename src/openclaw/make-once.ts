@@ -57,7 +57,8 @@ async function lock(path: string, onWait: () => void, timeoutMs: number, signal:
 
 /** Removes a folder that may be read-only. */
 async function discard(folder: string): Promise<void> {
-  await runProgram('chmod', ['-R', 'u+w', folder], AbortSignal.timeout(60_000)).catch(() => {}) // `rm` reports the failure
+  // `rm` reports the failure.
+  await runProgram('chmod', ['-R', 'u+w', folder], AbortSignal.timeout(60_000)).catch(() => {})
   await rm(folder, { recursive: true, force: true, maxRetries: 5 })
 }
 

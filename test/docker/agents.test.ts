@@ -82,7 +82,7 @@ describe('real agents in containers', () => {
   const inspect = async () => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
   const content = (path: string) => client.get(`/v1/instances/${id}/files/content?path=${path}`)
 
-  it('are held by no less than the containers that OpenClaw’s own fleet command makes', {
+  it('have at least the limits of the containers that OpenClaw’s own fleet command makes', {
     timeout: 10 * minute,
   }, async () => {
     const openclaw = join(await preparedRelease(), 'node_modules/openclaw/openclaw.mjs')
@@ -101,7 +101,7 @@ describe('real agents in containers', () => {
     expect(looserThan(upstream, anything)).toEqual(also)
   })
 
-  it('talk, and remember', async () => {
+  it('answer, and remember', async () => {
     expect((await client.get(`/v1/instances/${id}`)).body.sandbox_id).toMatch(/^docker-[0-9a-f]{12}$/)
     expect(await say(client, sessionPath(id), 'my name is Ada')).toContain('turns=1 last="my name is Ada"')
     expect(await say(client, sessionPath(id), 'what is my name?')).toContain('turns=2')
@@ -121,7 +121,7 @@ describe('real agents in containers', () => {
     expect([changed.status, changed.body.status]).toEqual([200, 'running'])
   })
 
-  it('have the plugins of their channels, whose own words tell of it', async () => {
+  it('have the plugins of their channels, which report themselves', async () => {
     const connected = await client.post(`/v1/instances/${id}/channels/mattermost/connect`, {
       config: { bot_token: 'made-up', base_url: `http://${outside.address}:9` },
     })
@@ -130,7 +130,7 @@ describe('real agents in containers', () => {
     expect(projects).toContain('chowder-mattermost')
   })
 
-  it('keep memory and files over stop and start, and have their files reached meanwhile', async () => {
+  it('keep memory and files over stop and start, and their files can be read meanwhile', async () => {
     const put = (text: string) => client.put(`/v1/instances/${id}/files/content`, { path: 'notes/a.md', content: text })
     expect((await put('one')).status).toBeLessThan(300)
     expect((await client.post(`/v1/instances/${id}/stop`)).body.status).toBe('stopped')
@@ -143,7 +143,7 @@ describe('real agents in containers', () => {
     expect((await content('notes/a.md')).body.content).toBe('two')
   })
 
-  it('come back when their container is killed', async () => {
+  it('are started again when their container is killed', async () => {
     const { StartedAt } = (await inspect()).State
     await dockerd.docker('kill', `chowder-${id}`)
     await until('the repair', async () => (await inspect()).State.StartedAt !== StartedAt, minute)
@@ -151,7 +151,7 @@ describe('real agents in containers', () => {
     expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=5')
   })
 
-  it('come back when they took too much memory, and their history says so', async () => {
+  it('are started again when they used too much memory, and their history names the reason', async () => {
     const { StartedAt } = (await inspect()).State
     // The gateway is to be ended first, not the program that takes the memory, whose own words must not match.
     const script = `for process in /proc/[0-9]*; do
@@ -166,7 +166,7 @@ describe('real agents in containers', () => {
     expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=6')
   })
 
-  it('outlive Chowder, whose next start adopts them; deleting leaves nothing', async () => {
+  it('outlive Chowder, whose next start adopts them; a delete leaves nothing', async () => {
     const { Id, State } = await inspect()
     expect(await chowder.kill('SIGINT')).toBe(0)
     expect(chowder.output()).toContain('the agents go on running in their containers')

@@ -114,7 +114,7 @@ describe('with a dockerd', () => {
           .map((line) => line.split(/:\s+/, 2) as [string, string]),
       )
 
-    test('may do nothing that its gateway does not need, and a container without these limits may', async () => {
+    test('has only the rights that its gateway needs, and a container without these limits has more', async () => {
       const id = await started({ resources: { memoryMb: 300, cpus: 0.5, pids: 77 } })
       const looked = seenIn((await exec(id, lookAround)).stdout)
       expect(looked).toMatchObject({
@@ -195,7 +195,7 @@ describe('with a dockerd', () => {
         expect(await twin(get(outside.linkLocal, outside.port, 20))).toBe('outside')
       })
 
-      test('is not heard by what listens on this host for everybody', async () => {
+      test('does not reach broadcast and multicast listeners of this host', async () => {
         const heard: string[] = []
         const listener = createSocket('udp4').on('message', (message) => heard.push(message.toString()))
         try {
@@ -212,7 +212,7 @@ describe('with a dockerd', () => {
         }
       })
 
-      test('has the rules put up again that somebody took down, at the next start of any', async () => {
+      test('has deleted firewall rules added again at the next start of any sandbox', async () => {
         const id = await created()
         const { port } = host.address() as AddressInfo
         const rule = '-i chowder-test -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP'
@@ -250,7 +250,7 @@ describe('with a dockerd', () => {
       await dockerd.docker('network', 'rm', 'chowder-open')
     })
 
-    test('is reached at its address by a control plane in its network, and by others there at no other port', async () => {
+    test('is reached at its address by a control plane in its network, on one port only', async () => {
       const near = contractDriver(dockerd.host, installation, { reach: 'network', network: 'chowder-near' })
       const [id, other] = [randomUUID(), randomUUID()]
       made.push(id, other)
@@ -281,7 +281,7 @@ describe('with a dockerd', () => {
       expect((await exec(other, `curl -s -m 20 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
     })
 
-    test('lets nobody through to its gateway who has no token, at any request of a connection', async () => {
+    test('lets no request without the token through to its gateway, also on a connection that is kept', async () => {
       const id = await started()
       await give(id, 'token.json', JSON.stringify({ token }))
       const { port } = (await observe(id)).endpoint as { port: number }
@@ -303,7 +303,7 @@ describe('with a dockerd', () => {
       expect(JSON.stringify(await inspect(id))).not.toContain(token)
     })
 
-    test('tells where its gateway is after each start anew', async () => {
+    test('reports the address of its gateway anew after each start', async () => {
       const id = await started()
       const first = (await observe(id)).endpoint
       await stop(id)
@@ -314,7 +314,7 @@ describe('with a dockerd', () => {
       await listening(port)
     })
 
-    test('that takes too much memory is ended, and says why', async () => {
+    test('that uses too much memory is ended, and reports the reason', async () => {
       const hog = 'const kept = []; setInterval(() => kept.push(Buffer.alloc(32e6, 1)), 20)'
       const id = await started({
         command: ({ node }) => [node, '-e', hog],
@@ -323,7 +323,7 @@ describe('with a dockerd', () => {
       expect(await ended(id)).toEqual({ code: 137, oom: true })
     })
 
-    test('that is killed from outside is seen to be, and comes back', async () => {
+    test('that is killed from outside is reported as stopped, and can be started again', async () => {
       const id = await started()
       await dockerd.docker('kill', `chowder-${id}`)
       expect(await ended(id)).toEqual({ code: 137, oom: false })
@@ -331,7 +331,7 @@ describe('with a dockerd', () => {
       expect((await observe(id)).state).toBe('running')
     })
 
-    test('is killed after the grace time when it does not end by itself, with all that it started', async () => {
+    test('is killed after the grace time when it does not end by itself, with all its processes', async () => {
       const id = await started({ command: (paths) => contractCommand(paths, 'stubborn') })
       await until('its start', async () => (await driver.logs(id, 5)).includes('ready'))
       await exec(id, 'setsid sleep 300 >/dev/null 2>&1 &')
@@ -366,7 +366,7 @@ describe('with a dockerd', () => {
       expect((await exec(id, 'cat memory; echo $MARK')).stdout).toBe('keptother\n')
     })
 
-    test('is one for control planes that make, start, stop and destroy it at once', async () => {
+    test('is one sandbox when control planes make, start, stop and destroy it at the same time', async () => {
       const id = randomUUID()
       made.push(id)
       const all = [driver, contractDriver(dockerd.host, installation), contractDriver(dockerd.host, installation)]
@@ -388,7 +388,7 @@ describe('with a dockerd', () => {
       await expect(textOf(id, 'file-0', all[1])).rejects.toThrow(SandboxAbsentError)
     })
 
-    test('has its files reached by a container that ends once nobody asks', { timeout: 2 * minute }, async () => {
+    test('has its files read by a container that ends when it is idle', { timeout: 2 * minute }, async () => {
       const id = await created()
       await give(id, 'one', '1')
       const names = await containersOf(id)
@@ -414,7 +414,7 @@ describe('with a dockerd', () => {
       expect(await dockerd.docker('volume', 'ls', '-q', '--filter', `name=chowder-${id}`)).toBe('')
     })
 
-    test('reads and writes what is far larger than memory that the files may take', async () => {
+    test('reads and writes files far larger than the memory of their container', async () => {
       const id = await created()
       const size = 700 * 1024 * 1024
       const block = Buffer.alloc(1024 * 1024, 7)
@@ -429,7 +429,7 @@ describe('with a dockerd', () => {
       expect(seen).toBe(size)
     })
 
-    test('leaves nothing of a file half-written by a control plane that is gone', async () => {
+    test('leaves nothing of a file that a control plane has written half before its end', async () => {
       const id = await created()
       await give(id, 'file', 'old')
       const abort = new AbortController()
@@ -445,7 +445,7 @@ describe('with a dockerd', () => {
       expect(await textOf(id, 'file')).toBe('old')
     })
 
-    test('of which a killed create left the volume alone is listed, completed by another, or destroyed', async () => {
+    test('is listed, completed by another create, or destroyed when a killed create left only its volume', async () => {
       const [completed, destroyed] = [randomUUID(), randomUUID()]
       made.push(completed)
       for (const id of [completed, destroyed]) {
@@ -467,7 +467,7 @@ describe('with a dockerd', () => {
       expect(others.map((sandbox) => sandbox.id)).not.toContain(id)
     })
 
-    test('whose network is away gets it back, before its first start and after, with all that it held', async () => {
+    test('gets a deleted network back, before its first start and after, with all its files', async () => {
       const own = contractDriver(dockerd.host, installation, { network: 'chowder-gone' })
       const removeNetwork = () => dockerd.docker('network', 'rm', 'chowder-gone')
       const id = randomUUID()
@@ -488,7 +488,7 @@ describe('with a dockerd', () => {
     })
   })
 
-  test('a release is built once, with words about it, and again after a failure', { timeout: 5 * minute }, async () => {
+  test('a release is built once, with progress, and again after a failure', { timeout: 5 * minute }, async () => {
     const release = {
       root: new URL('../..', import.meta.url).pathname,
       files: ['test/support/contract-gateway.mjs'],
@@ -512,7 +512,7 @@ describe('with a dockerd', () => {
   })
 })
 
-describe('a dockerd that is not there', () => {
+describe('a dockerd that does not exist', () => {
   test('is a platform that is not available', async () => {
     const driver = contractDriver('unix:///no/such/socket', randomUUID())
     const signal = within()
@@ -522,7 +522,7 @@ describe('a dockerd that is not there', () => {
     await expect(driver.logs('x', 1)).rejects.toThrow(SandboxUnavailableError)
   })
 
-  test('and one that never answers holds up no call beyond its signal', async () => {
+  test('a dockerd that never answers delays no call beyond its signal', async () => {
     const mute = createServer(() => {})
     await once(mute.listen(0, '127.0.0.1'), 'listening')
     const { port } = mute.address() as AddressInfo
@@ -535,7 +535,7 @@ describe('a dockerd that is not there', () => {
     mute.closeAllConnections()
   })
 
-  test('is named by a bad address, with the way out', () => {
+  test('with a bad address is an error that says what to set', () => {
     for (const host of ['nowhere', 'ssh://somewhere', 'unix://', 'tcp://host'])
       expect(() => contractDriver(host, 'x')).toThrow(/DOCKER_HOST must be/)
   })

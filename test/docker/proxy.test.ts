@@ -110,13 +110,13 @@ describe('before a dockerd', () => {
       runsPrograms: () => true,
     })
 
-    test('a sandbox is seen, and a release that is there is prepared', async () => {
+    test('a sandbox is reported, and an existing release is prepared', async () => {
       const id = await started()
       expect(await drivers.api.observe(id, within())).toEqual(await drivers.worker.observe(id, within()))
       await drivers.api.prepareChannel('v1', 'discord', () => {}, within())
     })
 
-    test('no sandbox is made, started, stopped, destroyed, listed or read of', async () => {
+    test('no sandbox is made, started, stopped, destroyed, listed, and no log is read', async () => {
       const id = await started()
       const other = await created()
       const { api } = drivers
@@ -136,7 +136,7 @@ describe('before a dockerd', () => {
       expect(await drivers.worker.observe(other, within())).toMatchObject({ state: 'stopped' })
     })
 
-    test('no image is built, and the error says so', async () => {
+    test('no image is built, and the error names the cause', async () => {
       const source = { ...contractRelease, install: 'echo other' }
       const driver = contractDriver(hostOf('api'), installation, { releaseSource: () => source })
       const failed = await driver.prepare('v1', () => {}, within()).catch((error) => error)
@@ -145,7 +145,9 @@ describe('before a dockerd', () => {
   })
 
   describe('images', () => {
-    test('are built from the proxy’s own files, whatever the worker sends', { timeout: 5 * minute }, async () => {
+    test('are built from the proxy’s own files, with any context that the worker sends', {
+      timeout: 5 * minute,
+    }, async () => {
       const { options } = await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })
       const query = new URLSearchParams({
         ...options,
@@ -326,7 +328,7 @@ describe('before a dockerd', () => {
         await expect(docker(share, ...meant(words))).rejects.toThrow(/docker-proxy, |Forbidden|403/)
     })
 
-    test('does to the files of an agent what that agent may', async () => {
+    test('has the agent’s own rights on the files of that agent', async () => {
       const { name, ...body } = filesContainer(installation, id, `chowder-${id}-files-${image.slice(-12)}`, image)
       for (const share of shares) {
         const path = `/containers/create?name=${name}`

@@ -44,7 +44,7 @@ test('a registry that does not list files still serves releases', async () => {
   expect(await client.release(reference, undefined)).toMatchObject({ files: null, verdict: { kind: 'clean' } })
 })
 
-test('what a moderator withholds is refused with the registry’s sentence', async () => {
+test('a skill that a moderator withholds is refused with the registry’s reason', async () => {
   publish()
   for (const [status, only] of [
     [403, /versions/],
@@ -59,7 +59,7 @@ test('what a moderator withholds is refused with the registry’s sentence', asy
   }
 })
 
-test('skills of other sources, and names that are none, are not found', async () => {
+test('skills of other sources, and malformed names, are not found', async () => {
   const row = { slug: 'x', ownerHandle: 'acme', source: 'clawhub' }
   const others = [
     { ...row, source: 'skills-sh' },
@@ -75,12 +75,12 @@ test('skills of other sources, and names that are none, are not found', async ()
   ])
 })
 
-test('a registry that asks to wait is waited for', async () => {
+test('the error of a registry that asks to wait says for how long', async () => {
   answerWith((response) => response.writeHead(429, { 'retry-after': '7' }).end('slow down'))
   await expect(client.search('x', 1)).rejects.toMatchObject({ kind: 'unavailable', retryAfterSeconds: 7 })
 })
 
-describe('A21: a hostile registry is a typed 502, soon', () => {
+describe('A21: a hostile registry is a typed 502 within its time limit', () => {
   let secrets = 0
   const paths = createServer((_request, response) => {
     secrets += 1
@@ -133,7 +133,7 @@ describe('A21: a hostile registry is a typed 502, soon', () => {
     expect(secrets).toBe(0)
   })
 
-  test('that answers about another release than it was asked for', async () => {
+  test('that answers about another release than the requested one', async () => {
     publish()
     const others = [{ requestedVersion: '0.9.0' }, { version: '0.9.0' }, { requestedSlug: 'other' }]
     for (const changed of [...others, { publisherHandle: 'bob' }]) {

@@ -242,7 +242,7 @@ describe.each(shares)('the share of the %s', (share) => {
     expect(reached().filter((call) => call !== 'GET /_ping')).toEqual([])
   })
 
-  test('answers one request after another, each by itself', async () => {
+  test('checks each request of a connection by itself', async () => {
     const foreign = 'GET /containers/foreign/json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'
     const answers = await raw(share, `GET /_ping HTTP/1.1\r\nhost: x\r\n\r\n${hidden}${foreign}`, 5000)
     expect(answers.match(/(?<=HTTP\/1\.1 )\d+/g)).toEqual(['200', '200', '403'])
@@ -262,7 +262,7 @@ describe.each(shares)('the share of the %s', (share) => {
     expect(reached()).toEqual([])
   })
 
-  test('sends on what it has read of a body, and not its bytes', async () => {
+  test('writes a body anew instead of passing on its bytes', async () => {
     const body = `{"HostConfig":{"Privileged":true},${JSON.stringify(filesBody).slice(1)}`
     const lines = `connection: close\r\ncontent-length: ${Buffer.byteLength(body)}`
     expect(await raw(share, create(lines, body), 5000)).toContain('"made"')
@@ -301,7 +301,7 @@ describe.each(shares)('the share of the %s', (share) => {
     expect(reached()).toEqual([])
   })
 
-  test('runs no program in what is not a sandbox or its files', async () => {
+  test('runs programs only in sandboxes and their files containers', async () => {
     for (const container of [foreignId, firewallId, 'foreign', 'firewall'])
       expect((await ask(share, 'POST', `/containers/${container}/exec`, program)).status).toBe(403)
     for (const more of [
@@ -315,7 +315,7 @@ describe.each(shares)('the share of the %s', (share) => {
     expect(reached()).toEqual([])
   })
 
-  test('lets an image pass by its id only if a sandbox has it', async () => {
+  test('accepts an image by its id only if a sandbox has it', async () => {
     const body = { ...filesBody, Image: `sha256:${foreignId}` }
     const path = `/containers/create?name=${name}-files-${foreignId.slice(-12)}`
     expect(await ask(share, 'POST', path, body)).toMatchObject({
@@ -325,7 +325,7 @@ describe.each(shares)('the share of the %s', (share) => {
     expect(reached()).toEqual([])
   })
 
-  test('lets a container beside a sandbox be made under the one name that its image gives it', async () => {
+  test('accepts a container beside a sandbox only under the name that its image gives it', async () => {
     const path = `/containers/create?name=${name}-files-ba9876543210`
     expect(await ask(share, 'POST', path, filesBody)).toMatchObject({
       status: 403,
@@ -334,7 +334,7 @@ describe.each(shares)('the share of the %s', (share) => {
     expect(reached()).toEqual([])
   })
 
-  test('answers with dockerd’s own words when there is no such container', async () => {
+  test('answers with dockerd’s own message when there is no such container', async () => {
     expect(await ask(share, 'GET', `/containers/${'9'.repeat(64)}/json`)).toEqual({
       status: 404,
       body: { message: `No such container: ${'9'.repeat(64)}` },
@@ -356,7 +356,7 @@ describe.each(shares)('the share of the %s', (share) => {
       return socket
     }
 
-    test('passes bytes both ways, and the end of either', async () => {
+    test('passes bytes in both directions, and the end of each', async () => {
       const socket = await opened()
       socket.write('one')
       socket.end('two')
@@ -378,7 +378,7 @@ describe.each(shares)('the share of the %s', (share) => {
       expect(await seen.promise).toBe('still here')
     })
 
-    test('passes what comes too early only once there is a program', async () => {
+    test('holds early input back until there is a program', async () => {
       const socket = dial(share)
       socket.end(`${start()}${body}early${hidden}`)
       const answer = await text(socket)
@@ -386,7 +386,7 @@ describe.each(shares)('the share of the %s', (share) => {
       expect(reached()).toEqual([`POST /exec/${execution}/start`])
     })
 
-    test('takes its request in pieces', async () => {
+    test('accepts its request in pieces', async () => {
       const socket = dial(share)
       for (const letter of `${start()}${body}hello`) {
         socket.write(letter)
@@ -406,7 +406,7 @@ describe.each(shares)('the share of the %s', (share) => {
       expect(reached()).toEqual([])
     })
 
-    test('reads no faster than the other end', async () => {
+    test('reads no faster than the other end takes it', async () => {
       const block = Buffer.alloc(65_536)
       let sent = 0
       stub.program = (program) => {
@@ -423,7 +423,7 @@ describe.each(shares)('the share of the %s', (share) => {
       socket.destroy()
     })
 
-    test('tells each end that the other is gone', async () => {
+    test('passes the disconnection of each end to the other', async () => {
       const program = Promise.withResolvers<Socket>()
       stub.program = program.resolve
       const socket = await opened()
@@ -442,7 +442,7 @@ describe.each(shares)('the share of the %s', (share) => {
   })
 })
 
-test('a call ends at dockerd when whoever asked is gone', async () => {
+test('a call ends at dockerd when its client has disconnected', async () => {
   const asking = request({
     socketPath: proxySocket(folder, 'worker'),
     path: `/containers/${name}/logs?stdout=true&stderr=true&tail=5`,
@@ -455,7 +455,7 @@ test('a call ends at dockerd when whoever asked is gone', async () => {
   await until('the end of the call', () => stub.open === 0)
 })
 
-test('without a dockerd, calls and streams are answered 502 in its form', async () => {
+test('without a dockerd, the answer to calls and streams is a 502 in its format', async () => {
   const own = await mkdtemp(join(tmpdir(), 'chowder-docker-proxy-'))
   const away = await contractProxy(`unix://${own}/none.sock`, own)
   const socketPath = proxySocket(own, 'worker')
@@ -476,7 +476,7 @@ test('without a dockerd, calls and streams are answered 502 in its form', async 
   await rm(own, { recursive: true })
 })
 
-test('a socket may be used by everybody, takes the place of one that was left, and goes with the proxy', async () => {
+test('a socket is open to every user, replaces a left-over one, and is removed with the proxy', async () => {
   const own = await mkdtemp(join(tmpdir(), 'chowder-docker-proxy-'))
   const first = await contractProxy(stub.host, own)
   const paths = shares.map((share) => proxySocket(own, share))
@@ -492,7 +492,7 @@ test('a socket may be used by everybody, takes the place of one that was left, a
   await rm(own, { recursive: true })
 })
 
-test('images are built one after another, however many workers ask', async () => {
+test('images are built one after another, for any number of workers', async () => {
   const inUse = await mkdtemp(join(tmpdir(), 'chowder-docker-builds-'))
   const builder = await openStubDockerd(join(inUse, 'real.sock'), { containers, held: '/build' })
   const guarded = await contractProxy(builder.host, inUse)

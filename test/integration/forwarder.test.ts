@@ -56,7 +56,7 @@ describe('the forwarder before a gateway', () => {
   const post = (headers: Record<string, string>, body = turn) =>
     fetch(`${url}/v1/responses`, { method: 'POST', headers: { 'content-type': 'application/json', ...headers }, body })
 
-  test('lets through who has the token, and nobody else', async () => {
+  test('lets through only requests with the token', async () => {
     const refused = [{}, { authorization: 'Bearer wrong' }, { authorization: token }, { authorization: 'Bearer ' }]
     for (const headers of refused) expect((await post(headers as Record<string, string>)).status).toBe(403)
     expect(gateway.turns).toEqual([])
@@ -66,13 +66,13 @@ describe('the forwarder before a gateway', () => {
     expect(gateway.turns[0]?.body).toEqual(JSON.parse(turn))
   })
 
-  test('makes every caller one of the gateway’s own host', async () => {
+  test('presents every caller as one of the gateway’s own host', async () => {
     await post({ authorization, 'x-forwarded-for': '203.0.113.9' })
     const { headers } = present(gateway.turns[0])
     expect(headers.host).toBe(`127.0.0.1:${(gateway.endpoint as { port: number }).port}`)
   })
 
-  test('lets anybody ask how the gateway is, by these paths and GET alone', async () => {
+  test('needs no token for a GET of the health paths', async () => {
     expect(await probeHealth(endpoint(), '/healthz', { timeoutMs: 20_000, signal: AbortSignal.timeout(20_000) })).toBe(
       true,
     )
@@ -86,7 +86,7 @@ describe('the forwarder before a gateway', () => {
     expect(statuses.map(({ status }) => status)).toEqual([403, 403, 403, 403, 403])
   })
 
-  test('takes nothing along with that question, and no more connections of one address than it can hold', async () => {
+  test('passes on no body of a GET of a health path, and limits the connections of an address', async () => {
     const asking = connect(port, '127.0.0.1')
     asking.write('GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n')
     expect((await once(asking, 'data')).toString()).toMatch(/^HTTP\/1.1 200/) // of a body that never comes
@@ -101,7 +101,7 @@ describe('the forwarder before a gateway', () => {
     await until('another', async () => (await post({ authorization }).catch(() => null))?.status === 200)
   })
 
-  test('waits for a request’s head for seconds, and for a small one', async () => {
+  test('limits the time and the size of a request’s headers', async () => {
     const socket = connect(port, '127.0.0.1')
     socket.write('GET /healthz HTTP/1.1\r\nhost: x\r\n')
     const large = connect(port, '127.0.0.1')
@@ -112,7 +112,7 @@ describe('the forwarder before a gateway', () => {
     expect(performance.now() - startedAt).toBeLessThan(25_000)
   })
 
-  test('asks again at each request of a connection that is kept, whatever it let through before', async () => {
+  test('checks the token at each request of a connection that is kept', async () => {
     const socket = connect(port, '127.0.0.1')
     const head = (path: string, ...lines: string[]) =>
       `GET ${path} HTTP/1.1\r\n${['host: x', ...lines].join('\r\n')}\r\n\r\n`
@@ -140,7 +140,7 @@ describe('the forwarder before a gateway', () => {
     expect(await text(socket)).toMatch(/^HTTP\/1.1 403/)
   })
 
-  test('knows the token of the moment, and lets nobody through while there is none', async () => {
+  test('reads the current token, and refuses every request while there is none', async () => {
     for (const none of [undefined, '', 7, null]) {
       await writeToken(none)
       expect((await post({ authorization: `Bearer ${none}` })).status).toBe(403)
@@ -151,7 +151,7 @@ describe('the forwarder before a gateway', () => {
     expect((await post({ authorization })).status).toBe(200)
   })
 
-  test('passes each piece of an answer on when it comes, and the end of a client who leaves', async () => {
+  test('passes on each part of an answer at once, and the disconnection of a client', async () => {
     const left = Promise.withResolvers<void>()
     const slow = createServer((_, answer) => {
       answer.on('close', () => left.resolve())

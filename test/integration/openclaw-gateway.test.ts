@@ -63,19 +63,19 @@ describe('connecting', () => {
     }
   })
 
-  test('a wrong token is a refusal in the gateway’s words', async () => {
+  test('a wrong token is a refusal with the gateway’s message', async () => {
     await expect(connect({ token: 'wrong' })).rejects.toMatchObject({
       name: 'GatewayRefusal',
       message: expect.stringContaining('token mismatch'),
     })
   })
 
-  test('nobody listening is unreachable, with nothing asked', async () => {
+  test('a port without a listener is unreachable, and the outcome is known', async () => {
     await fake.close()
     await expect(connect()).rejects.toMatchObject({ name: 'GatewayUnreachable', outcomeUnknown: false })
   })
 
-  test('a peer that accepts and says nothing is given up at the deadline', async () => {
+  test('a peer that accepts and does not answer is unreachable at the deadline', async () => {
     const mute = createServer(() => {}).listen(0, '127.0.0.1')
     try {
       const address = await until('the mute server', () => mute.address())
@@ -87,7 +87,7 @@ describe('connecting', () => {
     }
   })
 
-  test('a gateway that is starting is asked again when it says', async () => {
+  test('a gateway that is starting is asked again after the pause that it names', async () => {
     let refusals = 2
     fake.behaviour.onCall = () => {
       if (refusals-- > 0) throw unavailable(10)
@@ -96,7 +96,7 @@ describe('connecting', () => {
     expect(refusals).toBeLessThan(0)
   })
 
-  test('a gateway that keeps starting is given up at the deadline, with its own words', async () => {
+  test('a gateway that keeps starting is a refusal with its message at the deadline', async () => {
     fake.behaviour.onCall = () => {
       throw unavailable(3000)
     }
@@ -116,7 +116,7 @@ describe('connecting', () => {
 })
 
 describe('calling', () => {
-  test('a refusal carries code, words and issues', async () => {
+  test('a refusal carries code, message and issues', async () => {
     const gateway = await connect()
     fake.behaviour.onCall = () => {
       const issues = [{ path: 'a.b', message: 'no' }]
@@ -130,7 +130,7 @@ describe('calling', () => {
     })
   })
 
-  test('A21: whatever a peer in the gateway’s place sends, it is a refusal of bounded length', async () => {
+  test('A21: every answer of an agent in place of its gateway is a refusal of bounded length', async () => {
     const textless = { toString: 1, valueOf: 1 }
     const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
     server.on('connection', (socket) => {
@@ -196,7 +196,7 @@ describe('calling', () => {
     await open
   })
 
-  test('answers find their calls, in whatever order they come', async () => {
+  test('answers find their calls in any order', async () => {
     const gateway = await connect()
     fake.behaviour.onCall = (method) =>
       method === 'config.get' ? new Promise((resolve) => setTimeout(resolve, 50)) : undefined
@@ -221,7 +221,7 @@ describe('health', () => {
     expect(await probe('/readyz')).toBe(started)
   })
 
-  test('nobody listening is not healthy', async () => {
+  test('a port without a listener is not healthy', async () => {
     await fake.close()
     expect(await probe('/healthz')).toBe(false)
   })
@@ -235,7 +235,7 @@ describe('health', () => {
 describe('applying a configuration', () => {
   const patches = () => fake.calls.filter(({ method }) => method === 'config.patch')
 
-  test('what is wanted comes in, what is not goes, the gateway’s own stays', async () => {
+  test('wanted keys are set, others are removed, and the gateway’s own stay', async () => {
     fake.config = {
       ...fake.config,
       meta: { x: 1 },
@@ -252,12 +252,12 @@ describe('applying a configuration', () => {
     expect(fake.config.models).toMatchObject({ providers: { anthropic: { apiKey: 'sk-2' } } })
   })
 
-  test('a removed secret goes', async () => {
+  test('a removed secret is deleted', async () => {
     await applyConfig(await connect(), render({}, null), signal)
     expect(JSON.stringify(fake.config)).not.toContain('apiKey')
   })
 
-  test('done again it changes nothing', async () => {
+  test('a repeated call changes nothing', async () => {
     const gateway = await connect()
     await applyConfig(gateway, render({ messages: { responsePrefix: 'x' } }), signal)
     const before = structuredClone(fake.config)
@@ -265,7 +265,7 @@ describe('applying a configuration', () => {
     expect(fake.config).toEqual(before)
   })
 
-  test('a refusal changes nothing and carries the gateway’s words', async () => {
+  test('a refusal changes nothing and carries the gateway’s message', async () => {
     const before = structuredClone(fake.config)
     await expect(applyConfig(await connect(), render({ nonsense: 1 }), signal)).rejects.toMatchObject({
       name: 'GatewayRefusal',
@@ -274,7 +274,7 @@ describe('applying a configuration', () => {
     expect(fake.config).toEqual(before)
   })
 
-  test('another writer in between is overtaken', async () => {
+  test('the change of another writer in between is replaced', async () => {
     let writes = 2
     fake.behaviour.onCall = (method) => {
       if (method === 'config.patch' && writes-- > 0) fake.config = { ...fake.config, ui: { writes } }
@@ -284,7 +284,7 @@ describe('applying a configuration', () => {
     expect(fake.config).not.toHaveProperty('ui')
   })
 
-  test('a writer that never rests is given up after five attempts', async () => {
+  test('against a writer that never stops, the change fails after five attempts', async () => {
     let writes = 0
     fake.behaviour.onCall = (method) => {
       if (method === 'config.patch') fake.config = { ...fake.config, ui: { writes: writes++ } }
@@ -293,7 +293,7 @@ describe('applying a configuration', () => {
     expect(patches()).toHaveLength(5)
   })
 
-  test('what the gateway took over and lost again is not called applied', async () => {
+  test('a change that the gateway has lost again is not applied', async () => {
     fake.behaviour.onCall = (method) => {
       if (method === 'config.get' && patches().length > 0) fake.config = render()
     }
@@ -301,7 +301,7 @@ describe('applying a configuration', () => {
     await expect(applyConfig(await connect(), wanted, signal)).rejects.toMatchObject({ code: 'NOT_APPLIED' })
   })
 
-  test('a change that needs a restart says so once the restart has begun', async () => {
+  test('a change that needs a restart reports it when the restart has begun', async () => {
     const gateway = await connect()
     fake.behaviour.onCall = (method) => {
       if (method === 'config.get' && patches().length > 0) setTimeout(() => fake.disconnect(), 50)

@@ -69,7 +69,7 @@ afterEach(async () => {
   await rm(root, { recursive: true })
 })
 
-test('the release is installed from its lock without scripts, and nobody can write to it', async () => {
+test('the release is installed from its lock without scripts, and is read-only', async () => {
   await npmDoes(good)
   expect(await install()).toBe(folder)
   expect(await npmCalls()).toEqual([expect.stringMatching(/ ci --ignore-scripts --omit=dev /)])
@@ -82,7 +82,7 @@ test('the release is installed from its lock without scripts, and nobody can wri
   expect(lines).toContain(`OpenClaw ${version} is installed`)
 })
 
-test('its compile cache is made once, for all users to read and nobody to write', async () => {
+test('its compile cache is made once, readable by all users and read-only', async () => {
   await npmDoes(good)
   await install()
   expect(lines.slice(-2)).toEqual([
@@ -113,7 +113,7 @@ test('a release that was installed without a compile cache gets one', async () =
 })
 
 test.runIf(process.getuid?.() === 0)(
-  'Node.js of another user reads the compile cache, cannot write it, and prints nothing about that',
+  'Node.js of another user reads the compile cache, cannot write it, and prints nothing',
   async () => {
     await npmDoes(good)
     await install()
@@ -136,7 +136,7 @@ test.runIf(process.getuid?.() === 0)(
   },
 )
 
-test('when the compile cache cannot be made, the release is installed, and that is not tried again', async () => {
+test('when the compile cache cannot be made, the release is installed, and no second attempt is made', async () => {
   await npmDoes(putOpenclaw('if (process.argv.includes("--port")) throw new Error("no gateway today")'))
   expect(await install()).toBe(folder)
   expect(lines.at(-1)).toMatch(
@@ -148,14 +148,14 @@ test('when the compile cache cannot be made, the release is installed, and that 
   expect(lines).toHaveLength(known)
 })
 
-test('what is there is not installed again', async () => {
+test('an installed release is not installed again', async () => {
   await npmDoes(good)
   await install()
   await install()
   expect(await npmCalls()).toHaveLength(1)
 })
 
-test('of several at once one installs and the others wait', async () => {
+test('of concurrent installs one runs and the others wait', async () => {
   await npmDoes(`until [ -e "$0.go" ]; do sleep 0.05; done${good}`)
   const installing = Promise.all([install(), install(), install()])
   await until('two to wait', () => lines.filter((line) => line.includes('waiting for it')).length === 2)
@@ -164,7 +164,7 @@ test('of several at once one installs and the others wait', async () => {
   expect(await npmCalls()).toHaveLength(1)
 })
 
-test('what a killed process left is removed and never used', async () => {
+test('the folder of a killed install is removed and never used', async () => {
   await npmDoes(good)
   const left = join(dataDir, 'releases', `${folder.split('/').at(-1)}.installing-1-1`)
   await mkdir(join(left, 'node_modules/half'), { recursive: true })
@@ -185,7 +185,7 @@ test.each([
   ['npm ends without a word', 'exit 3', 'npm ended with code 3'],
   ['another version came', good.replaceAll(version, '1.0.0'), 'npm did not install openclaw'],
   ['nothing came', 'exit 0', 'ENOENT'],
-])('when %s, the error says so and nothing is left', async (_when, script, words) => {
+])('when %s, the error names the cause and no folder is left', async (_when, script, words) => {
   await npmDoes(script)
   await expect(install()).rejects.toThrow(
     new RegExp(`^OpenClaw ${version.replaceAll('.', '\\.')} could not be installed: [^]*${words}`),
@@ -195,7 +195,7 @@ test.each([
   expect(await install()).toBe(folder)
 })
 
-test('an abort ends npm and its children, and nothing is left', async () => {
+test('an abort ends npm and its children, and no folder is left', async () => {
   await npmDoes('mkdir -p "$prefix/node_modules/a"; sleep 60 & echo $! >> "$0.calls"; wait')
   const stop = new AbortController()
   const installing = expect(install(stop.signal)).rejects.toThrow('enough')
@@ -216,7 +216,7 @@ const hasEnded = (pid: number) =>
     () => true,
   )
 
-test('a channel’s plugin is installed beside its release, finds that, and cannot be written to', async () => {
+test('a channel’s plugin is installed beside its release, with a link to it, and is read-only', async () => {
   await npmDoes(good)
   await install()
   await npmDoes(

@@ -26,7 +26,7 @@ const specOf = (id: string) => ({
 })
 const signal = AbortSignal.timeout(30_000)
 
-test('a fault strikes before or after the effect, as often as was said', async () => {
+test('a fault occurs before or after the effect, as often as it was set', async () => {
   const driver = new FakeDriver()
   const id = randomUUID()
   driver.fail({ method: 'create', error: new Error('refused'), times: 2 })

@@ -116,7 +116,7 @@ describe('a local sandbox', () => {
     return child
   }
 
-  test('outlives the control plane that started it, and the next one learns how it ended', async () => {
+  test('outlives the control plane that started it, and the next one reports its exit code', async () => {
     const id = randomUUID()
     const starter = fileURLToPath(new URL('../support/sandbox-starter.ts', import.meta.url))
     const first = helper(process.execPath, [starter, host.dataDir, id], { stdio: ['ignore', 'pipe', 'inherit'] })
@@ -149,7 +149,7 @@ describe('a local sandbox', () => {
     expect((await observe(id)).state).toBe('running')
   })
 
-  test('does not run, and kills nobody, when its recorded pid is a process that started at another time', async () => {
+  test('does not run, and kills no process, when the process of its recorded pid started at another time', async () => {
     const id = await started()
     await stop(id)
     const { uid } = await recordOf(id)
@@ -213,7 +213,7 @@ describe('a local sandbox', () => {
     }
   })
 
-  test('takes what the gateway started with it when it stops, also what left its session', async () => {
+  test('ends every process of the gateway when it stops, also those that left its session', async () => {
     const id = await started()
     const left = await ask(await observe(id), '/spawn')
     const inExec = `setsid sh -c 'echo $$ >pid; exec sleep 300' & until [ -s pid ]; do sleep 0.05; done; cat pid`
@@ -254,7 +254,7 @@ describe('a local sandbox', () => {
     expect((await observe(id)).exit).toEqual({ code: 137, oom: false })
   })
 
-  test('stops waiting for its end when the call is aborted', async () => {
+  test('throws when a stop is aborted while it waits for the end', async () => {
     const id = await started({ command: (paths: never) => host.command(paths, 'stubborn') })
     await ask(await observe(id), '/whoami')
     const reason = new Error('enough')
@@ -266,7 +266,7 @@ describe('a local sandbox', () => {
     await stop(id, 0)
   })
 
-  test('ends what an earlier gateway left before it starts, and the gateway that nobody knows of', async () => {
+  test('ends the processes of an earlier gateway before it starts, also a gateway without a record', async () => {
     const id = await started()
     const orphan = await gatewayPid(id)
     const left = await ask(await observe(id), '/spawn')
@@ -277,7 +277,7 @@ describe('a local sandbox', () => {
     expect((await ask(await observe(id), '/whoami')).pid).toBe(await gatewayPid(id))
   })
 
-  test('gets another port when a stranger took its own, and refuses to start before that', async () => {
+  test('gets another port when a foreign program has taken its own, and refuses to start before', async () => {
     const id = await created()
     const { port } = (await recordOf(id)).inside
     const stranger = createServer().listen(port, '127.0.0.1')
@@ -292,7 +292,7 @@ describe('a local sandbox', () => {
     stranger.close()
   })
 
-  test('shares neither user nor port with any of fifty made at once, and gives them back', async () => {
+  test('shares neither user nor port with any of fifty that are made at once, and frees both', async () => {
     const ids = await Promise.all(Array.from({ length: 50 }, () => created()))
     const records = await Promise.all(ids.map(recordOf))
     expect(new Set(records.map(({ inside: paths }) => paths.port)).size).toBe(50)
@@ -302,7 +302,7 @@ describe('a local sandbox', () => {
     expect(held.filter((port) => records.some(({ inside: paths }) => String(paths.port) === port))).toEqual([])
   })
 
-  test('is one sandbox when it is made twice at once', async () => {
+  test('is one sandbox after two concurrent creates', async () => {
     const id = randomUUID()
     await Promise.all(Array.from({ length: 5 }, () => host.driver.create(host.specOf(id), within())))
     const { uid, inside: paths } = await recordOf(id)
@@ -315,7 +315,7 @@ describe('a local sandbox', () => {
     expect(await heldIn('uids')).toEqual(isRoot ? [String(uid)] : [])
   })
 
-  test('of which a killed create left a part is listed, completed by another create, or destroyed', async () => {
+  test('is listed, completed by another create, or destroyed after a killed create', async () => {
     const [completed, destroyed] = [randomUUID(), randomUUID()]
     // Outside of the range, so that no other sandbox has them.
     const uids = { [completed]: 19_998, [destroyed]: 19_999 }
@@ -342,7 +342,7 @@ describe('a local sandbox', () => {
     if (isRoot) expect(await readdir(join(host.dataDir, 'uids'))).not.toContain('19999')
   })
 
-  test('keeps the control plane inside its folder, whatever links it plants', async () => {
+  test('keeps the control plane inside its folder, with any link that its agent makes', async () => {
     const id = await started()
     const secret = join(host.dataDir, 'secret')
     await writeFile(secret, 'secret', { mode: 0o600 })
@@ -445,7 +445,7 @@ describe('a local sandbox', () => {
     }
   })
 
-  test('is destroyed also when its folders are nested deeper than a path can be long', async () => {
+  test('is destroyed also when its folders are nested deeper than the longest path', async () => {
     const id = await created()
     const nest = `for i in $(seq 200); do mkdir ${'d'.repeat(200)} && cd ${'d'.repeat(200)} || exit 1; done`
     const nested = await host.driver.exec(id, ['bash', '-c', nest], { timeoutMs: 15_000 }, within())
@@ -492,7 +492,7 @@ describe('a local sandbox', () => {
     }
   })
 
-  test('stops with all others side by side', async () => {
+  test('stops at the same time as all others', async () => {
     const own = await LocalHost.make()
     const ids = [randomUUID(), randomUUID(), randomUUID()]
     for (const id of ids) {

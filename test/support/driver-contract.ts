@@ -124,7 +124,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect(await stateOf(id)).toBe('running')
     })
 
-    test('destroy removes a running sandbox and all its files, and may be repeated', async () => {
+    test('destroy removes a running sandbox and all its files, and can be repeated', async () => {
       const id = await started()
       await driver.files(id).write('memory', Buffer.from('x'), { mode: 0o600 }, within())
       await driver.destroy(id, within())
@@ -136,7 +136,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect((await driver.observe(id, within())).exit).toBeUndefined()
     })
 
-    test('the exit code of a gateway that ends by itself is seen, and forgotten by the next start', async () => {
+    test('the exit code of a gateway that ends by itself is reported until the next start', async () => {
       const id = await started()
       await subject.endGateway(id, await driver.observe(id, within()), 78)
       await until('the end to be seen', async () => (await stateOf(id)) === 'stopped')
@@ -147,7 +147,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect(again.exit).toBeUndefined()
     })
 
-    test('list tells of every sandbox once, with its state', async () => {
+    test('list names every sandbox once, with its state', async () => {
       const [stopped, running] = [await created(), await started()]
       const found = await listed()
       expect([found.get(stopped), found.get(running)]).toEqual(['stopped', 'running'])
@@ -202,7 +202,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect(await files.stat('x', within())).toBeNull()
     })
 
-    test('exec answers the exit code and what was written to each stream', async ({ skip }) => {
+    test('exec returns the exit code and the output of each stream', async ({ skip }) => {
       if (!subject.runsPrograms) skip('its exec runs nothing')
       const id = await started()
       const exec = (script: string, options = {}) =>
@@ -219,7 +219,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect((await driver.exec(id, ['/no/such/program'], { timeoutMs: 5000 }, within())).exitCode).toBe(127)
     })
 
-    test('exec ends at its deadline with all that it started, and answers null', async ({ skip }) => {
+    test('exec ends at its deadline with all processes that it started, and returns null', async ({ skip }) => {
       if (!subject.runsPrograms) skip('its exec runs nothing')
       const id = await started()
       const startedAt = performance.now()

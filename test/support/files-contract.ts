@@ -30,7 +30,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     return { files, textOf }
   }
 
-  test('files come back as they were written, in folders that are made for them', async () => {
+  test('files are read as they were written, in folders that are made for them', async () => {
     const { files, textOf } = filesOf(await created())
     await files.write('a/b/one', Buffer.from([0, 255, 10]), { mode: 0o600 }, within())
     await files.write('a/two', Readable.from([Buffer.from('st'), Buffer.from('ream')]), { mode: 0o640 }, within())
@@ -57,7 +57,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     expect((await files.list('.', { maxEntries: 10 }, within())).entries.map(({ name }) => name)).toEqual(['c'])
   })
 
-  test('a file keeps its mode when it is replaced, and a new one is its owner alone', async () => {
+  test('a file keeps its mode when it is replaced, and only its owner may use a new one', async () => {
     const { files } = filesOf(await created())
     const modeOf = async (path: string) => (await files.stat(path, within()))?.mode
     await files.write('script', Buffer.from('old'), { mode: 0o750 }, within())
@@ -138,7 +138,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     expect(content.destroyed).toBe(true)
   })
 
-  test('what is not there is null to read and stat, false to remove, and an error to list and move', async () => {
+  test('a missing path is null to read and stat, false to remove, and an error to list and move', async () => {
     const { files } = filesOf(await created())
     expect(await files.read('no/where', { maxBytes: 1 }, within())).toBeNull()
     expect(await files.stat('no/where', within())).toBeNull()
@@ -147,7 +147,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(files.move('no', 'there', { overwrite: true }, within())).rejects.toMatchObject({ fault: 'missing' })
   })
 
-  test('folders are made with those above them, and removed when they are empty or that was asked for', async () => {
+  test('folders are made with those above them, and removed when they are empty or the call is recursive', async () => {
     const { files } = filesOf(await created())
     await files.mkdir('a/b/c', within())
     await files.mkdir('a/b', within())
@@ -159,7 +159,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(files.mkdir('file', within())).rejects.toMatchObject({ fault: 'unusable' })
   })
 
-  test('a move replaces a file only when asked to, never a folder, and puts no folder into itself', async () => {
+  test('a move replaces a file only with overwrite, never a folder, and puts no folder into itself', async () => {
     const { files, textOf } = filesOf(await created())
     for (const path of ['one', 'two', 'folder/file', 'other/file'])
       await files.write(path, Buffer.from(path), {}, within())
@@ -201,9 +201,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     },
   )
 
-  test('a file that became shorter after it was opened is no short content but an error that says so', async ({
-    skip,
-  }) => {
+  test('a file that became shorter after it was opened is an error, not short content', async ({ skip }) => {
     if (!runsPrograms()) skip('its exec runs nothing')
     const id = await started()
     const { files } = filesOf(id)
@@ -213,7 +211,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(buffer(present(file).content())).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'changed' })
   })
 
-  test('a file larger than the caller takes, and a folder read as a file, are refused', async () => {
+  test('a file larger than the caller’s limit, and a folder read as a file, are refused', async () => {
     const { files } = filesOf(await created())
     await files.write('a/file', Buffer.alloc(11), {}, within())
     await expect(files.read('a/file', { maxBytes: 10 }, within())).rejects.toMatchObject({ fault: 'too_large' })
@@ -221,7 +219,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(files.write('a', Buffer.alloc(1), {}, within())).rejects.toMatchObject({ fault: 'directory' })
   })
 
-  test('no link is followed, wherever it points, and no pipe, socket or device waited for', async ({ skip }) => {
+  test('no link is followed, wherever it points, and no call waits for a pipe, socket or device', async ({ skip }) => {
     if (!runsPrograms()) skip('its exec runs nothing')
     const id = await started()
     const { files, textOf } = filesOf(id)
@@ -267,9 +265,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     ])
   })
 
-  test('nothing outside is reached while an agent puts a link in the place of a folder again and again', async ({
-    skip,
-  }) => {
+  test('no call leaves the folder while an agent replaces a folder by a link again and again', async ({ skip }) => {
     if (!runsPrograms()) skip('its exec runs nothing')
     const id = await started()
     const { files, textOf } = filesOf(id)

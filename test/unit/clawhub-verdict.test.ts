@@ -49,7 +49,7 @@ describe('verdictOf', () => {
     expect(verdict).toEqual({ kind: 'unverified', reason: expect.stringContaining(reason) })
   })
 
-  test('nothing at all, and a suspicion of the latest version, are unverified', () => {
+  test('no verdict, and a suspicion of the latest version, are unverified', () => {
     expect(verdictOf({}, {})).toMatchObject({ kind: 'unverified' })
     expect(verdictOf(passing, { moderation: { isSuspicious: true } })).toMatchObject({ kind: 'unverified' })
   })

@@ -210,12 +210,12 @@ describe.each(bodies)('%s', (_, body, shape, free) => {
   const objects = nodes.filter(([, value]) => typeof value === 'object' && value !== null && !Array.isArray(value))
   const isFree = (path: Path) => free.test(path.join('.'))
 
-  test('passes as the driver sends it', () => {
+  test('is accepted as the driver sends it', () => {
     expect([...Value.Errors(shape, body)]).toEqual([])
     expect(nodes.length).toBeGreaterThan(5)
   })
 
-  test('is refused without anything of it', () => {
+  test('is refused without any one of its properties', () => {
     for (const [path] of nodes.slice(1)) {
       if (isFree(path) || optional.test(path.join('.'))) continue
       const without = changed(body, path, (holder, key) => {
@@ -226,7 +226,7 @@ describe.each(bodies)('%s', (_, body, shape, free) => {
     }
   })
 
-  test('is refused with anything more, in whatever case', () => {
+  test('is refused with any other property, in any case', () => {
     const known = nodes.flatMap(([path]) => (typeof path.at(-1) === 'string' ? [String(path.at(-1))] : []))
     const names = [...dangerous, ...known].flatMap((key) => [key, key.toLowerCase(), key.toUpperCase()])
     for (const [path, value] of objects)
@@ -240,7 +240,7 @@ describe.each(bodies)('%s', (_, body, shape, free) => {
       }
   })
 
-  test('is refused with anything else in a place that is not free', () => {
+  test('is refused with any other value of a property that is not free', () => {
     const value = fc.oneof(fc.jsonValue(), fc.constantFrom(...nodes.map(([, value]) => value))) as fc.Arbitrary<Json>
     fc.assert(
       fc.property(fc.constantFrom(...nodes), value, ([path, was], now) => {
@@ -254,7 +254,7 @@ describe.each(bodies)('%s', (_, body, shape, free) => {
   })
 })
 
-test('whatever a sandbox is made with, it passes', () => {
+test('a sandbox passes with any settings', () => {
   fc.assert(fc.property(spec, (made) => passes(sandboxShape(id, network), sandboxOf(made))))
 })
 
@@ -265,7 +265,7 @@ test.each([
   expect(passes(shape, anySandbox)).toBe(false)
 })
 
-test('limits are numbers above nothing, and no label is of others', () => {
+test('limits are positive numbers, and labels are Chowder’s own', () => {
   for (const limit of ['Memory', 'MemorySwap', 'NanoCpus', 'PidsLimit'])
     for (const value of [0, -1, 1.5, '1', null, true])
       expect(

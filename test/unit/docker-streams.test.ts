@@ -24,7 +24,7 @@ async function all<T>(source: AsyncIterable<T>): Promise<T[]> {
 describe('frames of the files program', () => {
   const frames = fc.array(fc.record({ kind: fc.constantFrom<Frame['kind']>('head', 'data', 'end'), payload: bytes }))
 
-  test('come out as they went in, however the stream is cut', async () => {
+  test('are read as they were written, with any division of the stream', async () => {
     await fc.assert(
       fc.asyncProperty(frames, cuts, async (sent, at) => {
         const whole = Buffer.concat(sent.map(({ kind, payload }) => frame(kind, payload)))
@@ -33,7 +33,7 @@ describe('frames of the files program', () => {
     )
   })
 
-  test('that are none, too long or cut off are an error', async () => {
+  test('that are malformed, too long or cut off are an error', async () => {
     const read = (whole: Buffer) => all(readFrames(inChunks(whole, [])))
     await expect(read(Buffer.from('OCI runtime exec failed'))).rejects.toThrow('sends no frames')
     await expect(read(Buffer.from([0x64, 255, 255, 255, 255]))).rejects.toThrow('sends no frames')
@@ -50,7 +50,7 @@ describe('the output of a program in a container', () => {
     }),
   )
 
-  test('is told apart by stream, however it is cut', async () => {
+  test('is separated by stream, with any division into chunks', async () => {
     await fc.assert(
       fc.asyncProperty(pieces, cuts, async (written, at) => {
         const multiplexed = written.map((piece) => {

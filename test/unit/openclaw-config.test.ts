@@ -36,7 +36,7 @@ describe('renderConfig', () => {
     expect(JSON.stringify(renderConfig({ ...inputs, providerKey: null }))).not.toContain('apiKey')
   })
 
-  test('overrides win, null removes, arrays replace', () => {
+  test('overrides replace defaults, null removes, arrays replace', () => {
     const overrides = {
       agents: { defaults: { model: { primary: 'anthropic/x' }, heartbeat: null } },
       tools: { deny: ['exec'] },
@@ -47,7 +47,7 @@ describe('renderConfig', () => {
   })
 })
 
-test('the file keeps what the gateway wrote for itself, and nothing else', () => {
+test('the file keeps the gateway’s own keys, and no others', () => {
   const rendered = renderConfig(inputs)
   expect(mergeForFile(rendered, null)).toEqual(rendered)
   const meta = { lastTouchedVersion: '2026.9.6' }
@@ -82,14 +82,14 @@ describe('patchFor', () => {
     expect(patchFor(config, config, structuredClone(config))).toBeNull()
   })
 
-  test('only what differs is sent, null for what is no longer wanted', () => {
+  test('only differences are sent, null for unwanted keys', () => {
     expect(patchFor({ a: { b: 1, c: 2 }, d: 3 }, {}, { a: { b: 1, c: 4 }, e: { f: 1 } })).toEqual({
       patch: { a: { c: 4 }, d: null, e: { f: 1 } },
       replacePaths: [],
     })
   })
 
-  test('arrays that change or go are confirmed, those of the gateway’s defaults too', () => {
+  test('changed and removed arrays are confirmed, those of the gateway’s defaults too', () => {
     const shown = { a: { list: [1, 2] }, gone: { deep: { list: [1] } } }
     const effective = { ...shown, gone: { deep: { list: [1], more: [] } } }
     expect(patchFor(shown, effective, { a: { list: [1] } })).toEqual({
@@ -98,7 +98,7 @@ describe('patchFor', () => {
     })
   })
 
-  test('what the gateway keeps for itself is left alone', () => {
+  test('the gateway’s own keys are not changed', () => {
     expect(patchFor({ meta: { x: 1 }, a: 1 }, {}, { a: 1 })).toBeNull()
     expect(patchFor({ a: { meta: 1 } }, {}, { a: {} })).toEqual({ patch: { a: { meta: null } }, replacePaths: [] })
   })

@@ -10,7 +10,7 @@ describe('sessions', () => {
     expect(sessionKey('🦞')).toBe('s-f09fa69e')
   })
 
-  test('no two ids share a key, whatever the gateway does to keys', () => {
+  test('no two ids share a key, also after the gateway has normalized keys', () => {
     const ids = [
       'main',
       'sa',
@@ -47,7 +47,7 @@ describe('sessions', () => {
     `agent:main:s-${'61'.repeat(201)}`,
   ])('nor does the key %s, which no id makes', (key) => expect(sessionIdOf(key)).toBeNull())
 
-  test('200 bytes are the most, and none is too few', () => {
+  test('an id has 1 to 200 bytes', () => {
     expect(sessionKey('é'.repeat(100))).toHaveLength(402)
     for (const id of ['', 'é'.repeat(100).concat('a'), '\ud800']) {
       expect(() => sessionKey(id)).toThrow('A session id must have 1 to 200 bytes of UTF-8.')

@@ -22,7 +22,7 @@ describe('what is accepted', () => {
     expect(parseOverrides(config).tree).toEqual({ agents: { defaults: { model: { primary: 'x' } } } })
   })
 
-  test('both ways may be mixed', () => {
+  test('both forms can be mixed', () => {
     expect(parseOverrides({ messages: { ackReaction: 'x' }, 'messages.responsePrefix': 'y' }).tree).toEqual({
       messages: { ackReaction: 'x', responsePrefix: 'y' },
     })
@@ -48,7 +48,7 @@ describe('what is accepted', () => {
     })
   })
 
-  test('agent.system_prompt is taken out, other keys of agent are the gateway’s to judge', () => {
+  test('agent.system_prompt is taken out, other keys of agent are left to the gateway', () => {
     expect(parseOverrides({ agent: { system_prompt: 'Be kind.' } })).toEqual({ systemPrompt: 'Be kind.', tree: {} })
     expect(parseOverrides({ 'agent.system_prompt': 'Be kind.', 'agent.x': 1 })).toEqual({
       systemPrompt: 'Be kind.',
@@ -58,7 +58,7 @@ describe('what is accepted', () => {
   })
 })
 
-describe('protected paths are refused in every dress', () => {
+describe('protected paths are refused in every form', () => {
   test.each([
     { gateway: { port: 1 } },
     { 'gateway.auth.token': 'x' },
@@ -93,7 +93,7 @@ describe('protected paths are refused in every dress', () => {
     expect(refusal(config)).toMatch(/cannot be overridden: Chowder sets [a-z.*A-Z]+ itself/)
   })
 
-  test('their neighbours are not', () => {
+  test('paths beside them are accepted', () => {
     const neighbours = {
       'models.mode': 'merge',
       'agents.defaults.workspaces': 1,
@@ -111,7 +111,7 @@ describe('protected paths are refused in every dress', () => {
   })
 })
 
-describe('what would do harm by its key', () => {
+describe('keys that would do harm', () => {
   test.each([
     ['__proto__.polluted', { '__proto__.polluted': 1 }],
     ['nested', JSON.parse('{"tools": {"__proto__": {"polluted": 1}}}')],
@@ -161,7 +161,7 @@ test('depth, number and size have limits', () => {
   expect(refusal({ a: 'x'.repeat(300_000) })).toMatch(/256 KiB/)
 })
 
-test('what is given is not changed', () => {
+test('the argument is not changed', () => {
   const config = { a: {}, 'a.b': 1, list: ['x'], 'list[1]': 'y' }
   const before = structuredClone(config)
   expect(parseOverrides(config).tree).toEqual({ a: { b: 1 }, list: ['x', 'y'] })
