@@ -68,7 +68,7 @@ async function openDockerd() {
 
 async function deleteAgent(client: DockerClient, tenant: Tenant, id: string): Promise<void> {
   await tenant.call('DELETE', `/v1/instances/${id}`)
-  await until('gone', stopTimeoutMs, async () => !(await exists(client, id)))
+  await until('deleted', stopTimeoutMs, async () => !(await exists(client, id)))
 }
 
 /** From a create to a running agent, one at a time, beside the same container and gateway by hand. */

@@ -44,7 +44,7 @@ async function startByChowder(tenant: Tenant, dataDir: string) {
   const home = dirname(record.env.OPENCLAW_HOME ?? '')
   const recipe: Recipe = { ...record, home, config: await readFile(join(home, configPath)) }
   await tenant.call('DELETE', `/v1/instances/${id}`)
-  await until('gone', stopTimeoutMs, async () => !(await exists(folder)))
+  await until('deleted', stopTimeoutMs, async () => !(await exists(folder)))
   return { seconds, recipe }
 }
 

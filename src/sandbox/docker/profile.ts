@@ -32,7 +32,7 @@ export const labels = {
   spec: 'chowder.spec',
 } as const
 
-/** What a container of Chowder's is for. */
+/** The purpose of a container that Chowder makes. */
 export type Role = 'sandbox' | 'files' | 'firewall'
 
 /** The values of the role's label. The firewall's is the name that earlier versions used. */
