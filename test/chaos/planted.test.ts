@@ -11,6 +11,7 @@ const root = join(import.meta.dirname, '../..')
 const copied = [
   'src',
   'test',
+  'docs',
   'migrations',
   'releases',
   'package.json',
