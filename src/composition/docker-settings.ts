@@ -5,7 +5,9 @@ import { StartupError } from '#platform/startup-error.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import { agentUid } from '#sandbox/docker/profile.ts'
 
-/** The Docker driver's settings, but for whose sandboxes they are. Throws a StartupError for a file that cannot be read. */
+/**
+ * The Docker driver's settings, but for whose sandboxes they are. Throws a StartupError for a file that cannot be read.
+ */
 export async function dockerSettings(config: Config): Promise<Omit<DockerDriverOptions, 'installation'>> {
   const extraCaFile = config.DOCKER_EXTRA_CA_FILE ?? null
   if (extraCaFile !== null)

@@ -6,8 +6,8 @@ import { StartupError } from '#platform/startup-error.ts'
 export const drainTimeoutMs = 120_000
 
 /**
- * The phases of a drain in their order, with the deadline of each in ms. They add up to `drainTimeoutMs` at most, since a
- * process that still starts has no worker yet.
+ * The phases of a drain in their order, with the deadline of each in ms. They add up to `drainTimeoutMs` at most, since
+ * a process that still starts has no worker yet.
  */
 export const drainPhases = {
   start: 30_000,

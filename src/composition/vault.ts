@@ -7,7 +7,9 @@ import type { Startup } from './startup.ts'
 
 const place = 'installation/secret-key-check/value'
 
-/** Opens the vault. Throws StartupError when its key is not the one that the secrets of this database were sealed with. */
+/**
+ * Opens the vault. Throws StartupError when its key is not the one that the secrets of this database were sealed with.
+ */
 export async function openVault({ config, dataDir }: Startup, db: Db): Promise<Vault> {
   const vault = createVault(await findSecretKey(config.CHOWDER_SECRET_KEY, dataDir))
   const sealed = await storeOnce(db, 'secret-key-check', vault.seal('chowder', place))

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import type { Logger } from '#platform/log.ts'
+import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { type Cluster, databaseName, prepareCluster } from './embedded-cluster.ts'
 import { type Address, findPostmaster, StillInUse, startPostmaster, stopPostmaster } from './embedded-postmaster.ts'
@@ -31,8 +32,13 @@ export interface EmbeddedPostgres {
 /** The holder of this advisory lock in the database `postgres` owns the data folder. There are no other locks in it. */
 const ownerLock = 1_667_788_914
 
-const restartLimit = 5
-const restartWindow = 10 * 60_000
+const pauseMs = 100
+const reachTimeoutMs = 120_000
+/** How long a killed PostgreSQL, or another start, may keep the cluster in use. */
+const stillInUseMs = 10_000
+const lockTimeoutMs = 3000
+const maxRestarts = 5
+const restartWindowMs = 10 * 60_000
 
 /** Another process owns the data folder. */
 class InUse extends StartupError {
@@ -80,45 +86,44 @@ interface ReachOptions {
 
 /** Connects to the cluster's PostgreSQL within 2 minutes, and starts it if needed. A recovery may take a minute. */
 async function reach(cluster: Cluster, { durable, port, signal, onStarted }: ReachOptions): Promise<Ownership> {
-  const startedAt = performance.now()
   let inUseSince: number | undefined
-  for (;;) {
-    signal.throwIfAborted()
-    let failure: unknown
-    const running = await findPostmaster(cluster)
-    if (running?.address) {
-      try {
-        return { client: await connect(running.address, cluster), address: running.address }
-      } catch (error) {
-        if (isFinal(error)) throw error
-        failure = error
-      }
-    } else if (!running) {
-      try {
-        await startPostmaster(cluster, { durable, port })
-        onStarted()
-        continue
-      } catch (error) {
-        inUseSince ??= performance.now()
-        if (!(error instanceof StillInUse) || performance.now() - inUseSince > 10_000) throw error
-      }
+  let failure: unknown
+
+  async function tryToStart() {
+    try {
+      await startPostmaster(cluster, { durable, port })
+      onStarted()
+      return findPostmaster(cluster)
+    } catch (error) {
+      inUseSince ??= performance.now()
+      if (error instanceof StillInUse && performance.now() - inUseSince < stillInUseMs) return undefined
+      throw error
     }
-    if (performance.now() - startedAt > 120_000) {
-      throw new Error(`the embedded database accepts no connections (its log: ${cluster.logFile})`, { cause: failure })
-    }
-    await sleep(100, undefined, { signal })
   }
+  async function tryToConnect(): Promise<Ownership | undefined> {
+    const running = (await findPostmaster(cluster)) ?? (await tryToStart())
+    if (!running?.address) return undefined
+    try {
+      return { client: await connect(running.address, cluster), address: running.address }
+    } catch (error) {
+      if (isFinal(error)) throw error
+      failure = error
+      return undefined
+    }
+  }
+
+  const owned = await poll(tryToConnect, { pauseMs, timeoutMs: reachTimeoutMs, signal })
+  if (owned) return owned
+  throw new Error(`the embedded database accepts no connections (its log: ${cluster.logFile})`, { cause: failure })
 }
 
 /** Takes the owner's lock. The attempts last 3 s, because the lock of a killed process is released with a delay. */
 async function takeLock(client: pg.Client, dataDir: string, signal: AbortSignal): Promise<void> {
-  const deadline = performance.now() + 3000
-  for (;;) {
+  const isTaken = async () => {
     const { rows } = await client.query<{ taken: boolean }>('SELECT pg_try_advisory_lock($1) AS taken', [ownerLock])
-    if (rows[0]?.taken) return
-    if (performance.now() > deadline) break
-    await sleep(100, undefined, { signal })
+    return rows[0]?.taken
   }
+  if (await poll(isTaken, { pauseMs, timeoutMs: lockTimeoutMs, signal })) return
   const { rows } = await client.query<{ application_name: string }>(
     `SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
      WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = $1`,
@@ -199,10 +204,8 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   async function recover(): Promise<void> {
     for (let pause = 0; !ending.signal.aborted; pause = pause * 2 || 1000) {
       const now = performance.now()
-      if (restarts.filter((time) => time > now - restartWindow).length >= restartLimit) {
-        return giveUp(
-          new Error(`PostgreSQL was lost more than ${restartLimit} times in 10 minutes: ${cluster.logFile}`),
-        )
+      if (restarts.filter((time) => time > now - restartWindowMs).length >= maxRestarts) {
+        return giveUp(new Error(`PostgreSQL was lost more than ${maxRestarts} times in 10 minutes: ${cluster.logFile}`))
       }
       restarts.push(now)
       try {

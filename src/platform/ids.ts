@@ -3,9 +3,9 @@ import crypto from 'node:crypto'
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
 /** A new id; sorts by the time it was made. */
-export const newId = (): string => crypto.randomUUIDv7() // not a named import: an older Node.js must get as far as saying so
+export const newId = (): string => crypto.randomUUIDv7() // a named import would end an older Node.js before it says so
 
-/** A malformed id is an unknown one: asking the database would be an error there instead of a 404. */
+/** Whether a text has the form of an id. PostgreSQL throws for other texts, which are a 404 in the API. */
 export const isId = (text: string): boolean => uuid.test(text)
 
 /** An id as the database writes it: a caller may send it in capitals. */

@@ -6,20 +6,20 @@ type SerializedError = ReturnType<typeof pino.stdSerializers.err> &
   Partial<Record<'params' | 'detail' | 'where' | 'internalQuery' | 'client', unknown>>
 
 /**
- * A failed statement's error quotes its parameters and whole rows: sealed values, names and hashes, not for a log. That of
- * a lost connection holds its whole client, with the key that cancels its statements.
+ * The error of a failed statement quotes parameters and whole rows, with sealed values, names and hashes. The error of
+ * a lost connection contains its client, with the key that cancels its statements. None of that may be logged.
  */
 function withoutParameters(error: Error): unknown {
   const { params, detail, where, internalQuery, client, ...shown } = pino.stdSerializers.err(error) as SerializedError
-  const cut = (text: string) => text.replace(/\nparams: [\s\S]*?(?=\n {4}at |\ncaused by: |$)/g, '')
-  return { ...shown, message: cut(shown.message), stack: cut(shown.stack) }
+  const removeParameters = (text: string) => text.replace(/\nparams: [\s\S]*?(?=\n {4}at |\ncaused by: |$)/g, '')
+  return { ...shown, message: removeParameters(shown.message), stack: removeParameters(shown.stack) }
 }
 
 export const logSerializers = { err: withoutParameters }
 
 /**
- * The process's log: JSON lines on standard output, readable lines when that is a terminal. Keys and tokens in headers
- * are taken out; bodies are never logged.
+ * The log of the process on standard output: readable lines on a terminal, else lines of JSON. Keys and tokens in
+ * headers are removed.
  */
 export function createLog(level: string, role: string, isTerminal: boolean): Logger {
   const options = {
@@ -28,7 +28,7 @@ export function createLog(level: string, role: string, isTerminal: boolean): Log
     serializers: logSerializers,
     redact: ['req.headers.authorization', 'headers.authorization'],
   }
-  // Asynchronous: a slow reader of the log, or a slow disk, must not hold up every request. It is flushed at the end.
+  // Asynchronous: a slow reader or a slow disk must not delay requests. It is flushed when the process ends.
   if (!isTerminal) return pino(options, pino.destination({ dest: 1, sync: false }))
   const pretty = { ignore: 'pid,hostname,role,organizationId,keyId', translateTime: 'HH:MM:ss.l', singleLine: true }
   return pino({ ...options, transport: { target: 'pino-pretty', options: pretty } })

@@ -1,19 +1,19 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client'
+import pTimeout from 'p-timeout'
 import { type Logger, logFirstAndRecovery } from './log.ts'
 import { StartupError } from './startup-error.ts'
 
 const registry = new Registry()
 const registers = [registry]
 
-// No label names an instance, an organization or a key: there may be thousands of them, and they are nobody's business.
+// No label names an instance, an organization or a key: there may be thousands of them, and they are confidential.
 
 export const requestDuration = new Histogram({
   name: 'chowder_http_request_duration_seconds',
-  help: 'Requests by route and status, from their head to the last byte of the answer; client_left: nobody read it.',
+  help: 'Requests by route and status, from their header to the last byte of the answer; client_left: the client left.',
   labelNames: ['method', 'route', 'status'] as const,
   buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 300],
   registers,
@@ -21,14 +21,14 @@ export const requestDuration = new Histogram({
 
 export const turnAddedDuration = new Histogram({
   name: 'chowder_turn_added_seconds',
-  help: 'What Chowder itself adds to a turn: before the gateway is asked, and after its answer, or its head, is there.',
+  help: 'Time that Chowder adds to a turn: before it asks the gateway, and after the answer or its header has come.',
   buckets: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5],
   registers,
 })
 
 export const openStreams = new Gauge({
   name: 'chowder_open_streams',
-  help: 'Answers that are being streamed to clients.',
+  help: 'Answers that are streamed to clients.',
   registers,
 })
 
@@ -50,13 +50,13 @@ export const timeToRunning = new Histogram({
 
 export const leasesLost = new Counter({
   name: 'chowder_leases_lost_total',
-  help: 'Rows that a holder had to let go of before it was done.',
+  help: 'Leases that were lost before their holder had finished.',
   registers,
 })
 
 export const sandboxRestarts = new Counter({
   name: 'chowder_sandbox_restarts_total',
-  help: 'Gateways that were started again though nobody asked for it.',
+  help: 'Gateways that were started again without a request.',
   labelNames: ['reason'] as const,
   registers,
 })
@@ -69,18 +69,18 @@ export const driverCallDuration = new Histogram({
   registers,
 })
 
-/** For what is only known by asking: read anew each time Prometheus asks. */
+/** Metrics that are read whenever Prometheus asks. */
 export interface MetricSource {
   /** In Prometheus' text format. */
   metrics(): Promise<string>
 }
 
-/** A source that does not answer by then is left out: the others are wanted all the more. */
+/** The metrics of a source that takes longer are left out. */
 const sourceTimeoutMs = 3000
 
 /**
- * Serves on a port of its own, and nothing else: `GET /metrics`, this process's figures and those of `sources`, and
- * `GET /healthz`, which answers as long as its event loop turns. Throws StartupError when the port is taken.
+ * Serves `GET /metrics`, with the metrics of this process and of `sources`, and `GET /healthz`, which answers while the
+ * process lives. Throws StartupError when the port is taken.
  */
 export async function serveMetrics(
   { host, port }: { host: string; port: number },
@@ -89,27 +89,22 @@ export async function serveMetrics(
 ): Promise<{ port: number; close(): Promise<void> }> {
   const own = new Registry()
   collectDefaultMetrics({ register: own })
-  const healths = [own, registry, ...sources].map((source) => ({
+  const watched = [own, registry, ...sources].map((source) => ({
     source,
     ...logFirstAndRecovery(log, 'a source of metrics failed', 'the source of metrics works again'),
   }))
 
   async function text(): Promise<string> {
     const texts = await Promise.all(
-      healths.map(({ source, failed, recovered }) => {
-        const late = sleep(sourceTimeoutMs, undefined, { ref: false }).then(() => {
-          throw new Error(`no answer in ${sourceTimeoutMs} ms`)
-        })
-        return Promise.race([source.metrics(), late]).then(
-          (answer) => {
-            recovered()
-            return answer
-          },
-          (error: unknown) => {
-            failed(error)
-            return ''
-          },
-        )
+      watched.map(async ({ source, failed, recovered }) => {
+        try {
+          const answer = await pTimeout(source.metrics(), { milliseconds: sourceTimeoutMs })
+          recovered()
+          return answer
+        } catch (error) {
+          failed(error)
+          return ''
+        }
       }),
     )
     return texts.join('')

@@ -5,7 +5,7 @@ import { type Logger, logFirstAndRecovery } from './log.ts'
 export interface PeriodicTask {
   /** What the task does, for the log: `<name> failed`, `<name> works again`. */
   name: string
-  /** The pause between two runs, in ms; a function for a pause that depends on what the last run found. */
+  /** The pause between two runs, in ms; a function for a pause that depends on the last run. */
   everyMs: number | (() => number)
   /** The signal of a run is aborted after this time, in ms. */
   timeoutMs: number
@@ -13,9 +13,9 @@ export interface PeriodicTask {
 }
 
 /**
- * Runs every task at once, and again after each pause, until `signal` is aborted. Two runs of one task never overlap. The
- * signal of a run is aborted with `signal` too. The first of several failures in a row is logged, and the success that
- * follows them. Resolves when the last runs have ended.
+ * Runs every task at once, and again after each pause, until `signal` is aborted, which aborts the signals of the runs
+ * as well. Two runs of one task never overlap. Of several failures in a row the first is logged, and then the next
+ * success. Resolves when the last runs have ended.
  */
 export async function runPeriodically(
   tasks: readonly PeriodicTask[],

@@ -1,16 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface PollOptions {
-  /** The pause between two checks, in ms; a function of how many checks were made, for a pause that grows. */
+  /** The pause between two checks, in ms; a function of the number of checks, for a pause that grows. */
   pauseMs: number | ((checks: number) => number)
-  /** How long to go on, in ms. */
+  /** In ms. */
   timeoutMs: number
   signal?: AbortSignal
 }
 
 /**
- * Calls `check` until it returns something truthy, and returns that; undefined when the time is over first. The first check is
- * made at once, the last one when the time is over. Throws what `check` throws, and the signal's reason once it is aborted.
+ * Calls `check` until it returns a truthy value, and returns that value; undefined after the timeout. The first check
+ * is made at once, the last one at the timeout. Throws the error of `check`, and the reason of the signal once it is
+ * aborted.
  */
 export async function poll<T>(
   check: () => T | Promise<T>,

@@ -14,13 +14,13 @@ function decode(text: string, dataDir: string): Buffer {
 }
 
 /**
- * The key that seals stored secrets: the given one in base64, else the one in the data folder, which is made on the
- * first start, readable for its owner alone.
+ * The key that seals stored secrets: the given one in base64, else that of the data folder, which the first start makes
+ * and only its owner can read.
  */
 export const findSecretKey = async (given: string | undefined, dataDir: string): Promise<Buffer> =>
   decode(given ?? (await textMadeOnce(pathIn(dataDir), () => randomBytes(keyBytes).toString('base64'))), dataDir)
 
-/** The same without making one: null when there is none. */
+/** The same key; null when the data folder has none yet. */
 export async function readSecretKey(given: string | undefined, dataDir: string): Promise<Buffer | null> {
   const text =
     given ??

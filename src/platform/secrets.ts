@@ -3,18 +3,18 @@ import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from '
 const nonceBytes = 12
 const tagBytes = 16
 
-/** Seals secrets for the database, and opens them again. */
+/** Seals secrets for the database, and unseals them. */
 export interface Vault {
-  /** `v1.` + base64url(nonce ‖ tag ‖ text). `place` is table/row/column: a sealed value opens only where it was sealed. */
+  /** Returns `v1.` + base64url(nonce ‖ tag ‖ text). `place` is table/row/column: the value is unsealed only there. */
   seal(text: string, place: string): string
-  /** Throws when the value was sealed with another key, for another place, or was altered. */
+  /** Throws when the value was sealed with another key or for another place, or was altered. */
   unseal(sealed: string, place: string): string
 }
 
 /** AES-256-GCM under a 32-byte key, with the place as additional authenticated data. */
 export function createVault(key: Buffer): Vault {
   if (key.length !== 32) throw new Error('the secret key must have 32 bytes')
-  const secret = createSecretKey(key) // made once: it takes as long as sealing a short text
+  const secret = createSecretKey(key) // created once: this takes as long as sealing a short text
   return {
     seal(text, place) {
       const nonce = randomBytes(nonceBytes)
@@ -36,7 +36,7 @@ export function createVault(key: Buffer): Vault {
           'utf8',
         )
       } catch (cause) {
-        throw new Error(`the sealed value at ${place} does not open with this CHOWDER_SECRET_KEY`, { cause })
+        throw new Error(`the sealed value at ${place} cannot be unsealed with this CHOWDER_SECRET_KEY`, { cause })
       }
     },
   }

@@ -1,19 +1,19 @@
 /** The documented form of organization and instance timestamps: `2026-02-14T16:00:00.000000+00:00`. */
 export const toMicroseconds = (date: Date): string => date.toISOString().replace('Z', '000+00:00')
 
-/** The documented form of the timestamps of keys and files: `2026-02-14T12:00:00Z`. Fractions of a second are cut off. */
+/** The documented form of the timestamps of keys and files: `2026-02-14T12:00:00Z`, without fractions of a second. */
 export const toSeconds = (date: Date): string => date.toISOString().replace(/\.\d{3}Z$/, 'Z')
 
 const iso8601 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/
 
 /**
- * Reads an ISO 8601 time with a zone, in any of the documented forms. Null when it is none, no day of the calendar, or in
- * UTC outside the years 1 to 9999, which the database would not take.
+ * Parses an ISO 8601 time with a zone, in any of the documented forms. Null for another form, a day that is not in the
+ * calendar, and a year in UTC outside 1 to 9999, which the database refuses.
  */
 export function parseTimestamp(text: string): Date | null {
   const day = iso8601.exec(text)?.[1]
   const date = new Date(text)
   if (day === undefined || Number.isNaN(date.getTime()) || !/^(?!0000)\d{4}-/.test(date.toISOString())) return null
-  // A 30th of February would otherwise be taken for a day in March.
+  // Date takes a 30th of February for a day in March.
   return new Date(`${day}T00:00:00Z`).toISOString().startsWith(day) ? date : null
 }

@@ -33,8 +33,8 @@ export async function makeDue(
 
 /**
  * Has a due row tried again now, without forgetting its failures. The token is raised because the id of a job contains
- * it: a job with the id of one that the queue has lost would be ignored. Returns false when the row has changed since it
- * was found, or a worker holds it.
+ * it: a job with the id of one that the queue has lost would be ignored. Returns false when the row has changed since
+ * it was found, or a worker holds it.
  */
 export async function tryNow(db: Db, found: FoundRow, reason: string): Promise<boolean> {
   const { rowCount } = await db
