@@ -3,52 +3,52 @@ import { once } from 'node:events'
 import { chmod, mkdir, mkdtemp, open, readFile, realpath, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { installRelease } from '#openclaw/install.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { Env } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
+import { poll } from '#platform/poll.ts'
 
 const root = join(import.meta.dirname, '..')
 const startTimeoutMs = 120_000
-/** Longer than Chowder takes to drain and to stop its agents at worst. */
+/** Longer than Chowder usually takes to drain and to stop its agents. */
 const stopTimeoutMs = 75_000
 const isRoot = process.getuid?.() === 0
 
 export interface ChowderOptions {
   role: 'all' | 'api' | 'worker' | 'migrate'
   dataDir: string
-  /** Where its log goes; added to when there is one. */
+  /** The file to which its log is appended. */
   logFile: string
-  /** Its settings. Those of the caller's own environment are not handed on. */
+  /** Its settings. The settings in the environment of the caller are not passed on. */
   env?: Record<string, string>
-  /** Gives up starting; what was started is stopped. */
+  /** Gives up the start, and stops the process. */
   signal?: AbortSignal
 }
 
 export interface ChowderProcess {
-  /** Where its API listens; empty for a worker. */
+  /** The URL of its API; empty for a worker. */
   url: string
   pid: number
   /** SIGINT stops the agents too. Resolves when the process has ended; kills it if it does not, after 75 s. */
   stop(signal: 'SIGINT' | 'SIGTERM'): Promise<void>
 }
 
-/** This process's environment without anything that Chowder would take for a setting. */
+/** The environment of this process without the settings of Chowder. */
 const withoutSettings = () =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !(name in Env.properties)))
 
 function spawnChowder({ role, dataDir, env = {} }: ChowderOptions, log: number) {
   const child = spawn(process.execPath, [join(root, 'src/main.ts'), role], {
     cwd: root,
-    detached: true, // a Ctrl-C on this terminal is the caller's to pass on
+    detached: true, // the caller passes a Ctrl-C on this terminal on
     stdio: ['ignore', log, log],
     env: { ...withoutSettings(), PORT: '0', ...env, CHOWDER_DATA_DIR: dataDir },
   })
   return { child, ended: once(child, 'exit') }
 }
 
-/** Its messages fit for reading, oldest first, without those about single requests. */
+/** The messages of its log for people to read, oldest first, without those about single requests. */
 export async function messagesIn(logFile: string): Promise<string[]> {
   const lines = (await readFile(logFile, 'utf8')).split('\n')
   return lines
@@ -60,7 +60,7 @@ export async function messagesIn(logFile: string): Promise<string[]> {
     })
 }
 
-/** Runs Chowder's migrations to their end. Throws with its last words when they fail. */
+/** Runs the migrations of Chowder. Throws an Error with its last messages when they fail. */
 export async function migrateWithChowder(options: Omit<ChowderOptions, 'role'>): Promise<void> {
   const log = await open(options.logFile, 'a')
   const { ended } = spawnChowder({ ...options, role: 'migrate' }, log.fd)
@@ -70,8 +70,8 @@ export async function migrateWithChowder(options: Omit<ChowderOptions, 'role'>):
 }
 
 /**
- * Starts Chowder as a process of its own, on a port that the system chooses, and resolves once it runs. Throws with
- * its last words when it ends or takes longer than 2 minutes. It outlives a caller that is killed.
+ * Starts Chowder as a process of its own, on a port that the system chooses, and resolves once it runs. Throws an Error
+ * with its last messages when it ends or takes longer than 2 minutes. It goes on running when the caller is killed.
  */
 export async function startChowder(options: ChowderOptions): Promise<ChowderProcess> {
   const log = await open(options.logFile, 'a')
@@ -87,36 +87,34 @@ export async function startChowder(options: ChowderOptions): Promise<ChowderProc
     clearTimeout(deadline)
   }
 
-  const deadline = performance.now() + startTimeoutMs
-  for (;;) {
+  const hasEnded = () => child.exitCode !== null || child.signalCode !== null || options.signal?.aborted === true
+  const findUrl = async () => {
     const written = (await readFile(options.logFile)).subarray(size).toString()
     const [running, url = ''] = /(?:"url":"([^"]+)",)?"msg":"Chowder is running/.exec(written) ?? []
-    if (running) return { url, pid: child.pid ?? 0, stop }
-    const hasEnded = child.exitCode !== null || child.signalCode !== null
-    if (hasEnded || performance.now() > deadline || options.signal?.aborted) {
-      await stop('SIGINT')
-      options.signal?.throwIfAborted()
-      throw new Error(`Chowder did not start:\n${(await messagesIn(options.logFile)).slice(-10).join('\n')}`)
-    }
-    await sleep(50)
+    return running ? { url } : hasEnded() && { url: null }
   }
+  const { url } = (await poll(findUrl, { pauseMs: 50, timeoutMs: startTimeoutMs })) ?? { url: null }
+  if (url !== null) return { url, pid: child.pid ?? 0, stop }
+  await stop('SIGINT')
+  options.signal?.throwIfAborted()
+  throw new Error(`Chowder did not start:\n${(await messagesIn(options.logFile)).slice(-10).join('\n')}`)
 }
 
 /** The default data folder, made if it is missing. */
-async function keptDataDir(): Promise<string> {
-  const kept = dataFolder(undefined)
-  await prepareDataFolder(kept)
-  return realpath(kept)
+async function defaultDataDir(): Promise<string> {
+  const path = dataFolder(undefined)
+  await prepareDataFolder(path)
+  return realpath(path)
 }
 
-/** Installs OpenClaw in the default data folder, from where every temporary one takes it; at once when it is there. */
+/** Installs OpenClaw in the default data folder, if it is missing. Temporary data folders use it from there. */
 export async function installOpenclaw(progress: (line: string) => void, signal: AbortSignal): Promise<void> {
-  await installRelease({ dataDir: await keptDataDir(), release: defaultRelease, progress, signal })
+  await installRelease({ dataDir: await defaultDataDir(), release: defaultRelease, progress, signal })
 }
 
-/** A data folder for one run, named after `prefix`, with the OpenClaw that `installOpenclaw` installs. */
+/** Makes a data folder for one run, with the OpenClaw that `installOpenclaw` installs. */
 export async function makeTemporaryDataDir(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
-  const releases = join(await keptDataDir(), 'releases')
+  const releases = join(await defaultDataDir(), 'releases')
   await mkdir(releases, { recursive: true })
   const path = await mkdtemp(join(tmpdir(), prefix))
   if (isRoot) await chmod(path, 0o711) // agents and database run as other users

@@ -22,7 +22,7 @@ const unwrap = (text: string) =>
   text.replace(internalContext, '').trim().replace(clockStamp, '').replace(runtimeLine, '').trim()
 
 /** The person's messages in the conversation, oldest first. */
-const saidIn = ({ messages = [] }: Request): string[] =>
+const messagesOf = ({ messages = [] }: Request): string[] =>
   messages
     .filter(({ role }) => role === 'user')
     .map(({ content }) => (typeof content === 'string' ? content : content.map(({ text = '' }) => text).join('\n')))
@@ -31,9 +31,9 @@ const saidIn = ({ messages = [] }: Request): string[] =>
 
 /** The answer of this model: it repeats the current and the previous message. */
 function answerTo(request: Request): string {
-  const said = saidIn(request)
-  const before = said.slice(0, -1).map((text) => `"${text}"`)
-  return `You said: "${said.at(-1) ?? ''}"; ${before.length > 0 ? `before that you said: ${before.join(', then ')}.` : 'before that you said nothing.'}`
+  const messages = messagesOf(request).map((text) => `"${text}"`)
+  const last = messages.pop() ?? '""'
+  return `You said: ${last}; before that you said${messages.length > 0 ? `: ${messages.join(', then ')}` : ' nothing'}.`
 }
 
 const tokens = (text: string) => Math.ceil(text.length / 4)

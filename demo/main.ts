@@ -1,8 +1,8 @@
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { ModelProvider } from '#database/schema.ts'
 import { defaultModel, defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
+import { poll } from '#platform/poll.ts'
 import { installOpenclaw, makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'
 import { type Live, show, showFact, showTitle, showWarning, step } from './display.ts'
 import { startEchoModel } from './echo-model.ts'
@@ -10,7 +10,7 @@ import { startEchoModel } from './echo-model.ts'
 /** The first start on a machine installs OpenClaw, which takes minutes on a slow line. */
 const runningTimeoutMs = 15 * 60_000
 const answerTimeoutMs = 3 * 60_000
-const pollMs = 300
+const pauseMs = 300
 const session = 'demo'
 const name = 'Ada'
 const questions = {
@@ -124,24 +124,26 @@ function checkAnswer(text: string): void {
 }
 
 async function waitUntilRunning(api: Client, id: string, logFile: string, live: Live): Promise<void> {
-  const deadline = performance.now() + runningTimeoutMs
-  for (;;) {
-    const now = await api.json<{ status: string; step: string | null }>('GET', `/v1/instances/${id}/status`)
-    if (now.status === 'running') return
-    if (now.status === 'error') {
+  const isRunning = async () => {
+    const { status, step } = await api.json<{ status: string; step: string | null }>(
+      'GET',
+      `/v1/instances/${id}/status`,
+    )
+    if (status === 'error') {
       const { error_message } = await api.json<{ error_message: string }>('GET', `/v1/instances/${id}`)
       throw new Error(`the instance is in error: ${error_message}`)
     }
-    const installing = now.step === 'prepareRelease' ? `: ${(await messagesIn(logFile)).at(-1)}` : ''
-    live.now(`${now.status}${now.step ? `, step ${now.step}${installing}` : ''}`)
-    if (performance.now() > deadline) throw new Error('the instance is still not running')
-    await sleep(pollMs, undefined, { signal: ending.signal })
+    const installing = step === 'prepareRelease' ? `: ${(await messagesIn(logFile)).at(-1)}` : ''
+    if (status !== 'running') live.now(`${status}${step ? `, step ${step}${installing}` : ''}`)
+    return status === 'running'
   }
+  const options = { pauseMs, timeoutMs: runningTimeoutMs, signal: ending.signal }
+  if (!(await poll(isRunning, options))) throw new Error('the instance is still not running')
 }
 
-/** Says the words of a streamed answer as they come; returns them all. */
-async function sayStream(answer: Response, live: Live): Promise<string> {
-  let said = ''
+/** Shows the words of a streamed answer as they come. Returns them all. */
+async function showStream(answer: Response, live: Live): Promise<string> {
+  let shown = ''
   let rest = ''
   for await (const text of answer.body?.pipeThrough(new TextDecoderStream()) ?? []) {
     const events = (rest + text).split('\n\n')
@@ -152,10 +154,10 @@ async function sayStream(answer: Response, live: Live): Promise<string> {
       if (type === 'error' || type === 'response.failed') throw new Error(`the stream failed: ${data}`)
       if (type !== 'response.output_text.delta' || !delta) continue
       live.print(delta)
-      said += delta
+      shown += delta
     }
   }
-  return said
+  return shown
 }
 
 /** Shows the end of Chowder's log: the reason of a failure is often there, and the folder may go away. */
@@ -250,7 +252,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
     async (live) => {
       live.now('the agent thinks')
       const answer = await api.send('POST', `/v1/instances/${id}${path}`, streamed, answerTimeoutMs)
-      checkAnswer(await sayStream(answer, live))
+      checkAnswer(await showStream(answer, live))
     },
     () => 'answered, word by word as it was written',
   )
