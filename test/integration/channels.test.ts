@@ -28,7 +28,7 @@ let driver: FakeDriver
 let chowder: TestChowder
 let key: string
 let id: string
-/** What the gateway says of each channel's account, by the settings that it has at the moment. */
+/** The gateway's report about the account of each channel, computed from its current settings. */
 let accounts: Record<string, (settings: Json) => Json>
 let login: Json
 
@@ -51,9 +51,9 @@ function qrImage(text: string): string {
   const scale = 4
   const size = modules.length * scale
   const png = new PNG({ width: size, height: size })
-  for (let at = 0; at < size * size; at += 1) {
-    const dark = modules[Math.floor(at / size / scale)]?.[Math.floor((at % size) / scale)]
-    png.data.set([dark ? 0 : 255, dark ? 0 : 255, dark ? 0 : 255, 255], at * 4)
+  for (let pixel = 0; pixel < size * size; pixel += 1) {
+    const dark = modules[Math.floor(pixel / size / scale)]?.[Math.floor((pixel % size) / scale)]
+    png.data.set([dark ? 0 : 255, dark ? 0 : 255, dark ? 0 : 255, 255], pixel * 4)
   }
   return PNG.sync.write(png).toString('base64')
 }
@@ -61,7 +61,7 @@ function qrImage(text: string): string {
 const signatureEnd = 8
 const headerEnd = 33
 
-/** A picture of a few kilobytes that unpacks to hundreds of megabytes: the header of another, made larger. */
+/** An image of a few kilobytes that unpacks to hundreds of megabytes: it has the header of `png` with a larger size. */
 function hugeImage(png: Buffer): Buffer {
   const side = 8000
   const chunk = (typed: Buffer) => {
@@ -114,14 +114,14 @@ beforeEach(async () => {
   driver.onCall = () => {}
   accounts = { telegram: () => up, discord: () => up, whatsapp: () => ({ ...up, running: false, connected: false }) }
   id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-  await until('it to run', async () => (await call('GET', '')).body.status === 'running')
+  await until('the instance to run', async () => (await call('GET', '')).body.status === 'running')
   gateway.config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
   gateway.calls.length = 0
   driver.calls.length = 0
 })
 
 describe('the catalogue', () => {
-  test('lists every channel, and which are on, also when the instance is stopped', async () => {
+  test('lists every channel and whether it is enabled, also while the instance is stopped', async () => {
     await connect('telegram', { token: '1:a' })
     const expected = [
       { channel: 'telegram', connection_type: 'token', enabled: true },
@@ -139,7 +139,7 @@ describe('the catalogue', () => {
     expect((await call('GET', '/channels')).body).toEqual(expected)
   })
 
-  test('tells without a key what a channel needs, and nothing of whether the instance exists', async () => {
+  test('describes a channel without a key, in the same way for every instance id', async () => {
     const expected = {
       channel: 'discord',
       connection_type: 'token',
@@ -160,8 +160,8 @@ describe('the catalogue', () => {
   })
 })
 
-describe('a channel that OpenClaw speaks by itself', () => {
-  test('is connected hot, under OpenClaw’s names, for strangers who were approved, and sealed', async () => {
+describe('a channel without a plugin', () => {
+  test('is connected without a restart, by OpenClaw’s names, with pairing, and sealed', async () => {
     const answer = await connect('telegram', { token: '1:secret', historyLimit: 5 })
     expect(answer).toMatchObject({ status: 200 })
     expect(answer.body).toEqual({
@@ -192,7 +192,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect(driver.starts.get(id)).toBe(1)
   })
 
-  test('is sealed for the instance as it is stored, however its id is written', async () => {
+  test('is sealed for the canonical id of the instance, however the path writes it', async () => {
     const path = `/v1/instances/${id.toUpperCase()}/channels/telegram`
     const answer = await chowder.call('POST', `${path}/connect`, { key, body: { config: { token: '1:a' } } })
     expect(answer.status).toBe(200)
@@ -200,7 +200,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect((await connect('telegram')).status).toBe(200)
   })
 
-  test('has no more to say of itself than fits, whoever answers for the gateway', async () => {
+  test('bounds the answers of its gateway, in whose place the agent may answer', async () => {
     await connect('telegram', { token: '1:a' })
     accounts.telegram = () => ({ ...up, connected: false, lastError: 'x'.repeat(100_000) })
     expect((await statusOf('telegram')).details.error).toHaveLength(2000)
@@ -213,7 +213,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect([status, body.length]).toEqual([200, 100])
   })
 
-  test('whose credentials are refused is a 400 with the gateway’s words, and the old ones stay', async () => {
+  test('with refused credentials is a 400 that quotes the gateway, and the stored ones stay', async () => {
     accounts.telegram = ({ botToken }) => (botToken === '1:good' ? up : unauthorized)
     expect(await connect('telegram', { token: '1:bad' })).toMatchObject({
       status: 400,
@@ -226,7 +226,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect(await connect('telegram')).toMatchObject({ status: 200 })
   })
 
-  test('whose platform is not reached is a 502 with the gateway’s words', async () => {
+  test('whose platform cannot be reached is a 502 that quotes the gateway', async () => {
     accounts.telegram = () => ({ ...up, connected: false, lastError: 'ENOTFOUND api.telegram.org' })
     expect(await connect('telegram', { token: '1:a' })).toMatchObject({
       status: 502,
@@ -235,7 +235,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect(settingsOf('telegram')).toBeUndefined()
   })
 
-  test('never tells its credentials, whatever the platform’s errors quote', async () => {
+  test('never shows its credentials, even when the platform’s errors quote them', async () => {
     const token = '123456:a-secret-token'
     const failing = { ...up, connected: false, lastError: `GET https://u:pass@a/bot${token}/getMe failed` }
     accounts.telegram = () => failing
@@ -249,13 +249,13 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect(chowder.logged.join()).not.toContain(token)
   })
 
-  test('that was stopped by hand is told to start', async () => {
+  test('that was stopped is started', async () => {
     accounts.telegram = () => (callsOf('channels.start').length > 0 ? up : { ...up, running: false })
     expect((await connect('telegram', { token: '1:a' })).status).toBe(200)
     expect(callsOf('channels.start')).toHaveLength(1)
   })
 
-  test('is disconnected with its credentials kept, and forgotten by a logout', async () => {
+  test('keeps its credentials after a disconnect, and loses them after a logout', async () => {
     await connect('telegram', { token: '1:a', historyLimit: 5 })
     expect((await call('POST', '/channels/telegram/disconnect')).status).toBe(204)
     expect(settingsOf('telegram')).toMatchObject({ enabled: false, botToken: '1:a' })
@@ -270,7 +270,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     })
   })
 
-  test('has the settings of both when two connect it at once', async () => {
+  test('has the settings of both of two concurrent connects', async () => {
     await connect('telegram', { token: '1:a' })
     const [one, other] = await Promise.all([
       connect('telegram', { historyLimit: 7 }),
@@ -280,7 +280,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
     expect(settingsOf('telegram')).toMatchObject({ botToken: '1:a', historyLimit: 7, mediaMaxMb: 3 })
   })
 
-  test('takes only settings that are complete, bounded and its own', async () => {
+  test('accepts only settings that are complete, bounded and safe', async () => {
     for (const [config, named] of [
       [{}, 'token'],
       [{ token: '' }, 'token'],
@@ -304,7 +304,7 @@ describe('a channel that OpenClaw speaks by itself', () => {
 })
 
 describe('a channel that needs a plugin', () => {
-  test('gets it from this host, and then its settings, while the instance goes on running', async () => {
+  test('gets the plugin from this host, and then its settings, while the instance runs', async () => {
     const seen: string[] = []
     driver.onCall = async (method) => {
       if (method === 'prepareChannel') seen.push((await call('GET', '')).body.status)
@@ -321,7 +321,7 @@ describe('a channel that needs a plugin', () => {
     expect((await call('GET', '')).body).toMatchObject({ status: 'running', error_message: null })
   })
 
-  test('says what is being prepared meanwhile, and is not in the gateway’s configuration yet', async () => {
+  test('reports the step of its preparation, and is not in the gateway’s configuration before its end', async () => {
     const prepared = Promise.withResolvers<void>()
     driver.onCall = (method) => (method === 'prepareChannel' ? prepared.promise : undefined)
     const connecting = connect('discord', { token: 'MTIz' })
@@ -335,7 +335,7 @@ describe('a channel that needs a plugin', () => {
     expect((await connecting).body.status).toBe('connected')
   })
 
-  test('that cannot be prepared bears the reason, the instance goes on, and a connect tries again', async () => {
+  test('whose preparation fails reports the reason, the instance runs on, and a connect tries again', async () => {
     driver.fail({ method: 'prepareChannel', error: new Error('npm cannot write /srv/secret-path-of-the-host') })
     const refused = await connect('discord', { token: 'MTIz' })
     expect(refused).toMatchObject({ status: 503, body: { detail: expect.stringContaining('installPlugin failed') } })
@@ -351,7 +351,7 @@ describe('a channel that needs a plugin', () => {
     expect((await connect('discord')).status).toBe(200)
   })
 
-  test('whose settings OpenClaw refuses is a 400 and off, and never keeps the agent from running', async () => {
+  test('whose settings OpenClaw refuses is a 400, is disabled, and does not prevent a start', async () => {
     gateway.behaviour.onCall = (method, { raw }) => {
       if (method === 'config.patch' && String(raw).includes('bogus')) throw refusal('invalid config: channels.discord')
     }
@@ -365,13 +365,13 @@ describe('a channel that needs a plugin', () => {
     expect(driver.file(id, 'state/openclaw.json')).not.toContain('bogus')
   })
 
-  test('whose credentials are refused is forgotten again', async () => {
+  test('with refused credentials is deleted again', async () => {
     accounts.discord = () => unauthorized
     expect((await connect('discord', { token: 'MTIz' })).status).toBe(400)
     expect([settingsOf('discord'), await rowOf('discord')]).toEqual([undefined, undefined])
   })
 
-  test('that is prepared once is changed without a worker', async () => {
+  test('that is prepared is changed without a worker', async () => {
     await connect('discord', { token: 'MTIz' })
     driver.calls.length = 0
     expect((await connect('discord', { token: 'MTIz2' })).status).toBe(200)
@@ -387,7 +387,7 @@ describe('a channel that is linked by QR code', () => {
     gateway.methods['web.login.wait'] = () => ({ connected: false, message: 'Still waiting for the QR scan.' })
   })
 
-  test('answers the code and what it says, and its status follows the scan to the end', async () => {
+  test('returns the code and its text, and its status follows the scan', async () => {
     const answer = { channel: 'whatsapp', status: 'awaiting_scan', qr_data: scanned, qr_image_base64: image }
     expect(await connect('whatsapp')).toMatchObject({ status: 200, body: answer })
     expect(await statusOf('whatsapp')).toMatchObject({
@@ -405,7 +405,7 @@ describe('a channel that is linked by QR code', () => {
     expect((await connect('whatsapp')).body).toMatchObject({ status: 'connected', qr_data: null })
   })
 
-  test('is a 502 with the gateway’s words when the platform hands out no code', async () => {
+  test('is a 502 that quotes the gateway when the platform issues no code', async () => {
     login = { message: 'WhatsApp login failed: ENOTFOUND web.whatsapp.com' }
     expect(await connect('whatsapp')).toMatchObject({
       status: 502,
@@ -413,29 +413,29 @@ describe('a channel that is linked by QR code', () => {
     })
   })
 
-  test('does not unpack an image that is far larger than any code, whoever answers for the gateway', async () => {
+  test('does not unpack an image that is far larger than any code, even if the agent sends it', async () => {
     login = { message: 'x'.repeat(100_000), qrDataUrl: login.qrDataUrl }
     expect((await connect('whatsapp')).body.message).toHaveLength(2000)
     const small = Buffer.from(image, 'base64')
     const huge = hugeImage(small)
     const interlaced = Buffer.from(small)
-    interlaced[28] = 1 // its checksum is not looked at before
+    interlaced[28] = 1 // the checksum is verified later
     for (const png of [huge, interlaced, Buffer.concat([small.subarray(0, headerEnd), huge.subarray(signatureEnd)])]) {
       login = { message: 'Scan this QR.', qrDataUrl: `data:image/png;base64,${png.toString('base64')}` }
-      const begun = performance.now()
+      const startedAt = performance.now()
       expect((await connect('whatsapp')).body).toMatchObject({ status: 'awaiting_scan', qr_data: null })
-      expect(performance.now() - begun).toBeLessThan(10_000)
+      expect(performance.now() - startedAt).toBeLessThan(10_000)
     }
   })
 
-  test('is logged out at the platform, and forgotten', async () => {
+  test('is logged out at the platform, and deleted', async () => {
     await connect('whatsapp')
     expect((await call('POST', '/channels/whatsapp/logout')).status).toBe(204)
     expect(callsOf('channels.logout')).toHaveLength(1)
     expect(await rowOf('whatsapp')).toBeUndefined()
   })
 
-  test('is the only kind that has codes', async () => {
+  test('is the only kind of channel with codes', async () => {
     expect((await call('POST', '/channels/telegram/qr')).status).toBe(400)
     expect((await call('POST', '/channels/whatsapp/qr')).status).toBe(409)
   })
@@ -448,13 +448,13 @@ describe('pairing', () => {
     driver.onExec = (argv) => (argv.includes('pairing') ? done(JSON.stringify(listed)) : undefined)
   })
 
-  test('lists who waits, without the codes', async () => {
+  test('lists the pending requests, without the codes', async () => {
     const { status, body } = await call('GET', '/channels/telegram/pairings')
     expect([status, body]).toEqual([200, [expect.objectContaining({ sender_id: '777', sender: { firstName: 'Ann' } })]])
     expect(JSON.stringify(body)).not.toContain('5GJBEXZ6')
   })
 
-  test('approves the person with the code, as people read it out', async () => {
+  test('approves the person with the code, in any case and with dashes', async () => {
     for (const code of ['5GJBEXZ6', '5gjb-exz6']) {
       const { status, body } = await call('POST', '/channels/telegram/pair', { code })
       expect([status, body]).toEqual([
@@ -469,19 +469,19 @@ describe('pairing', () => {
     })
   })
 
-  test('approves also when the instance’s id is written in capitals', async () => {
+  test('approves also when the path has the id of the instance in capitals', async () => {
     const path = `/v1/instances/${id.toUpperCase()}/channels/telegram/pair`
     expect((await chowder.call('POST', path, { key, body: { code: '5GJBEXZ6' } })).status).toBe(200)
   })
 
-  test('approves nobody for a code that nobody has, or that is none', async () => {
+  test('approves nobody for an unknown or malformed code', async () => {
     expect((await call('POST', '/channels/telegram/pair', { code: 'WRONG123' })).status).toBe(400)
     for (const code of ['', '-a-b', '5GJB EXZ6', '$(id)', '--json'])
       expect((await call('POST', '/channels/telegram/pair', { code })).status, code).toBe(422)
     expect(callsOf('channels.pairing.approve')).toEqual([])
   })
 
-  test('is a conflict on a channel that is not connected', async () => {
+  test('is a conflict for a channel that is not connected', async () => {
     for (const path of ['/channels/slack/pair', '/channels/slack/pairings']) {
       const answer = path.endsWith('pair') ? call('POST', path, { code: '5GJBEXZ6' }) : call('GET', path)
       expect((await answer).status).toBe(409)
@@ -489,7 +489,7 @@ describe('pairing', () => {
   })
 })
 
-test('a stopped instance knows its channels, keeps a disconnect for its start, and connects none', async () => {
+test('a stopped instance lists its channels, disconnects at its next start, and connects none', async () => {
   await connect('telegram', { token: '1:a' })
   await call('POST', '/stop')
   expect(await statusOf('telegram')).toEqual({ channel: 'telegram', enabled: true, connected: false, details: {} })

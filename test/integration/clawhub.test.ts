@@ -29,7 +29,7 @@ afterEach(() => {
 })
 afterAll(() => hub.close())
 
-test('a release is its version, its verdict and the published files', async () => {
+test('a release has a version, a verdict and the published files', async () => {
   publish()
   expect(await client.release(reference, undefined)).toEqual({
     version: '1.0.0',
@@ -44,7 +44,7 @@ test('a registry that does not list files still serves releases', async () => {
   expect(await client.release(reference, undefined)).toMatchObject({ files: null, verdict: { kind: 'clean' } })
 })
 
-test('a skill that a moderator withholds is refused with the registry’s reason', async () => {
+test('a release that a moderator withholds is refused with the registry’s message', async () => {
   publish()
   for (const [status, only] of [
     [403, /versions/],
@@ -59,7 +59,7 @@ test('a skill that a moderator withholds is refused with the registry’s reason
   }
 })
 
-test('skills of other sources, and malformed names, are not found', async () => {
+test('skills of other sources, and skills with malformed names, are left out', async () => {
   const row = { slug: 'x', ownerHandle: 'acme', source: 'clawhub' }
   const others = [
     { ...row, source: 'skills-sh' },
@@ -75,19 +75,19 @@ test('skills of other sources, and malformed names, are not found', async () => 
   ])
 })
 
-test('the error of a registry that asks to wait says for how long', async () => {
+test('a 429 of the registry is unavailable, with its Retry-After', async () => {
   answerWith((response) => response.writeHead(429, { 'retry-after': '7' }).end('slow down'))
   await expect(client.search('x', 1)).rejects.toMatchObject({ kind: 'unavailable', retryAfterSeconds: 7 })
 })
 
-describe('A21: a hostile registry is a typed 502 within its time limit', () => {
-  let secrets = 0
-  const paths = createServer((_request, response) => {
-    secrets += 1
+describe('A21: a hostile registry is a 502 within its time limit', () => {
+  let internalRequests = 0
+  const internal = createServer((_request, response) => {
+    internalRequests += 1
     response.end('{"results":[]}')
   })
-  beforeAll(() => new Promise<void>((resolve) => void paths.listen(0, '127.0.0.1', resolve)))
-  afterAll(() => new Promise((resolve) => paths.close(resolve)))
+  beforeAll(() => new Promise<void>((resolve) => void internal.listen(0, '127.0.0.1', resolve)))
+  afterAll(() => new Promise((resolve) => internal.close(resolve)))
 
   const drip = (response: ServerResponse) => {
     response.writeHead(200)
@@ -105,14 +105,14 @@ describe('A21: a hostile registry is a typed 502 within its time limit', () => {
   }
   test.each<[string, (response: ServerResponse) => unknown]>([
     ['never answers', () => {}],
-    ['answers in drops', drip],
+    ['answers byte by byte', drip],
     ['answers with 2 GB', flood],
-    ['hangs up', (response) => response.destroy()],
+    ['closes the connection', (response) => response.destroy()],
     ['fails', (response) => response.writeHead(500).end('<script>')],
     [
-      'redirects inside',
+      'redirects to an internal address',
       (response) =>
-        response.writeHead(302, { location: `http://127.0.0.1:${(paths.address() as AddressInfo).port}/` }).end(),
+        response.writeHead(302, { location: `http://127.0.0.1:${(internal.address() as AddressInfo).port}/` }).end(),
     ],
     ['sends a huge header', (response) => response.writeHead(200, { 'x-large': 'x'.repeat(100_000) }).end('{}')],
     ['answers HTML', (response) => response.writeHead(200).end('<html>')],
@@ -121,19 +121,19 @@ describe('A21: a hostile registry is a typed 502 within its time limit', () => {
       'answers wrong types',
       json({ results: 'none', items: [{ requestedSlug: 1 }], skill: 7, latestVersion: { version: '1.0.0' } }),
     ],
-  ])('that %s', async (_what, respond) => {
+  ])('that %s', async (_behaviour, respond) => {
     publish()
     answerWith(respond)
     const client = createClawHub(hub.url, 1000)
-    const began = performance.now()
-    for (const ask of [() => client.search('x', 1), () => client.release(reference, '1.0.0')]) {
-      await expect(ask()).rejects.toMatchObject({ name: 'AppError', kind: 'gateway_unreachable' })
+    const startedAt = performance.now()
+    for (const call of [() => client.search('x', 1), () => client.release(reference, '1.0.0')]) {
+      await expect(call()).rejects.toMatchObject({ name: 'AppError', kind: 'gateway_unreachable' })
     }
-    expect(performance.now() - began).toBeLessThan(15_000)
-    expect(secrets).toBe(0)
+    expect(performance.now() - startedAt).toBeLessThan(15_000)
+    expect(internalRequests).toBe(0)
   })
 
-  test('that answers about another release than the requested one', async () => {
+  test('that answers with the verdict of another release', async () => {
     publish()
     const others = [{ requestedVersion: '0.9.0' }, { version: '0.9.0' }, { requestedSlug: 'other' }]
     for (const changed of [...others, { publisherHandle: 'bob' }]) {
@@ -149,9 +149,9 @@ describe('A21: a hostile registry is a typed 502 within its time limit', () => {
     [[{ path: 'a\\b', sha256: 'a'.repeat(64) }]],
     [[{ path: 'a', sha256: 'short' }]],
     [['a']],
-    [Array.from({ length: 1001 }, (_, at) => ({ path: `f${at}`, sha256: 'a'.repeat(64) }))],
+    [Array.from({ length: 1001 }, (_, index) => ({ path: `f${index}`, sha256: 'a'.repeat(64) }))],
     ['files'],
-  ])('that lists files which are none: %j', async (files) => {
+  ])('that lists malformed files: %j', async (files) => {
     publish()
     answerWith(json({ version: { files } }), /versions/)
     await expect(client.release(reference, undefined)).rejects.toMatchObject({ kind: 'gateway_unreachable' })

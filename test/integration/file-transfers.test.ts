@@ -13,41 +13,41 @@ import { formOf, openWorkspaces } from '../support/workspaces.ts'
 const run = promisify(execFile)
 const mebibyte = 1024 * 1024
 const filesMaxBytes = 3 * mebibyte
-/** Short beside what the product has, so that slowness shows soon. */
+/** Shorter than in production, so that the tests reach them. */
 const bodyTimes = { whole: 4000, idle: 4000, linger: 10_000 }
 
 describe('the files of an instance,', () => {
   let workspaces: Awaited<ReturnType<typeof openWorkspaces>>
-  const made = () => workspaces.made()
+  const createInstance = () => workspaces.createInstance()
 
   beforeAll(async () => {
     workspaces = await openWorkspaces({ filesMaxBytes, bodyTimes })
   })
   afterAll(() => workspaces.close())
 
-  async function answerTo(sending: ClientRequest): Promise<{ status: number; body: { detail: unknown } }> {
-    const [answer] = (await once(sending, 'response')) as [IncomingMessage]
+  async function readAnswer(request: ClientRequest): Promise<{ status: number; body: { detail: unknown } }> {
+    const [answer] = (await once(request, 'response')) as [IncomingMessage]
     return { status: answer.statusCode ?? 0, body: JSON.parse(await text(answer)) }
   }
 
   describe('uploaded', () => {
     const bytes = Buffer.alloc(100_000, 'bytes\r\n--')
 
-    test.each(['path first', 'file first'])('arrive with the %s, and replace what was there', async (order) => {
-      const files = await made()
+    test.each(['path first', 'file first'])('arrive with the %s and replace an existing file', async (order) => {
+      const files = await createInstance()
       await files.plant('deep/target.bin', 'old')
       const fields = [['path', 'deep/target.bin'], ['file', new Blob([bytes])]] as const // biome-ignore format: short
       const form = formOf(order === 'path first' ? fields : fields.toReversed())
       expect(await files.upload(form)).toEqual({ status: 204, detail: undefined })
       expect(await readFile(files.workspace('deep/target.bin'))).toEqual(bytes)
       expect((await stat(files.workspace('deep/target.bin'))).uid).toBe((await stat(files.home)).uid)
-      expect(await files.leftOvers()).toEqual([])
+      expect(await files.temporaryFiles()).toEqual([])
     })
 
-    test('by anything but a whole form with both fields, each once, are refused and leave nothing', async () => {
-      const files = await made()
+    test('are refused, and leave nothing behind, unless the form is complete and has both fields once', async () => {
+      const files = await createInstance()
       const file = new Blob(['x'])
-      const isForm = { 'content-type': 'multipart/form-data; boundary=B' }
+      const formType = { 'content-type': 'multipart/form-data; boundary=B' }
       const head = '--B\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nhalf'
       const path = '--B\r\ncontent-disposition: form-data; name="path"\r\n\r\nx\r\n'
       const answers = [
@@ -58,11 +58,11 @@ describe('the files of an instance,', () => {
         await files.upload(formOf([['path', 'x'], ['file', file], ['file', file]])), // biome-ignore format: short
         await files.upload(formOf([['file', file], ['other', 'x']])), // biome-ignore format: short
         await files.upload(formOf([['__proto__', 'x'], ['path', 'x'], ['file', file]])), // biome-ignore format: short
-        await files.upload(head, isForm),
-        await files.upload(path + head, isForm),
+        await files.upload(head, formType),
+        await files.upload(path + head, formType),
         await files.upload(head, { 'content-type': 'multipart/form-data' }),
-        await files.upload('', isForm),
-        await files.upload('no form', isForm),
+        await files.upload('', formType),
+        await files.upload('no form', formType),
       ]
       for (const answer of answers) expect(answer).toEqual({ status: 400, detail: expect.stringContaining('form') })
       expect(await files.upload('{"path":"x"}', { 'content-type': 'application/json' })).toEqual({
@@ -70,11 +70,11 @@ describe('the files of an instance,', () => {
         detail: expect.stringContaining('multipart/form-data'),
       })
       expect((await files.upload('x', { 'content-type': 'text/plain' })).status).toBe(415)
-      expect(await files.leftOvers()).toEqual([])
+      expect(await files.temporaryFiles()).toEqual([])
     })
 
-    test('beyond the limit are refused, told or not how long they are, and the sender gets to know', async () => {
-      const files = await made()
+    test('are a 413 when they are too large, with and without a Content-Length, also while the client still sends', async () => {
+      const files = await createInstance()
       await files.plant('target', 'old')
       const most = new Blob([Buffer.alloc(filesMaxBytes)])
       expect((await files.upload(formOf([['path', 'most'], ['file', most]]))).status).toBe(204) // biome-ignore format: short
@@ -96,70 +96,70 @@ describe('the files of an instance,', () => {
       expect(await text(socket)).toMatch(/^HTTP\/1\.1 413 /)
       expect(await readFile(files.workspace('target'), 'utf8')).toBe('old')
       expect((await readdir(files.workspace('.'))).sort()).toEqual(['.keep', 'most', 'target'])
-      expect(await files.leftOvers()).toEqual([])
+      expect(await files.temporaryFiles()).toEqual([])
     })
 
-    test('are gone from the disk when their sender leaves half-way', async () => {
-      const files = await made()
-      const sending = files.begin()
-      sending.on('error', () => {})
-      await until('the upload to be on the disk', async () => (await files.leftOvers()).length === 1)
-      sending.destroy()
-      await until('the upload to be removed', async () => (await files.leftOvers()).length === 0)
+    test('are removed from the disk when the client leaves half-way', async () => {
+      const files = await createInstance()
+      const upload = files.startUpload()
+      upload.on('error', () => {})
+      await until('the upload to be on the disk', async () => (await files.temporaryFiles()).length === 1)
+      upload.destroy()
+      await until('the upload to be removed', async () => (await files.temporaryFiles()).length === 0)
       expect(await readdir(files.workspace('.'))).toEqual(['.keep'])
       const lines = workspaces.chowder.logged.filter((line) => line.includes(files.id))
       expect(lines.filter((line) => line.includes('request failed'))).toEqual([])
     })
 
-    test('may take longer than other bodies as long as they go on, and end with 408 when they stall', {
+    test('may take longer than other bodies while bytes arrive, and are a 408 when they stall', {
       timeout: 60_000,
     }, async () => {
-      const files = await made()
-      const sending = files.begin()
-      const answer = answerTo(sending)
+      const files = await createInstance()
+      const upload = files.startUpload()
+      const answer = readAnswer(upload)
       const startedAt = performance.now()
       while (performance.now() - startedAt < 2.5 * bodyTimes.whole) {
         await new Promise((resolve) => setTimeout(resolve, bodyTimes.idle / 6))
-        sending.write('on')
+        upload.write('on')
       }
       const stalledAt = performance.now()
-      expect(await files.leftOvers()).toHaveLength(1)
+      expect(await files.temporaryFiles()).toHaveLength(1)
       expect(await answer).toEqual({ status: 408, body: errorBody('timed_out', 'Request Timeout.') })
       expect(performance.now() - stalledAt).toBeGreaterThan(bodyTimes.idle / 2)
-      await until('the upload to be removed', async () => (await files.leftOvers()).length === 0)
+      await until('the upload to be removed', async () => (await files.temporaryFiles()).length === 0)
     })
   })
 
-  test('F19: a JSON body that trickles in is ended with 408, however steadily it does', {
+  test('F19: a JSON body that arrives too slowly is a 408, however steadily it arrives', {
     timeout: 60_000,
   }, async () => {
-    const files = await made()
+    const files = await createInstance()
     const socket = createConnection(Number(new URL(workspaces.url).port), '127.0.0.1')
     socket.write(
       `PUT ${files.base}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${workspaces.organization.key}\r\nx-request-id: trickle\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{`,
     )
     const trickle = setInterval(() => socket.write(' '), 50)
     const startedAt = performance.now()
-    const said = await text(socket)
+    const answer = await text(socket)
     clearInterval(trickle)
-    expect(said).toMatch(/^HTTP\/1\.1 408 /)
-    expect(said).toContain('x-request-id: trickle')
+    expect(answer).toMatch(/^HTTP\/1\.1 408 /)
+    expect(answer).toContain('x-request-id: trickle')
     expect(performance.now() - startedAt).toBeLessThan(bodyTimes.whole * 4)
   })
 
-  test('a connection that was answered goes on to the next request after a body was read', async () => {
-    const files = await made()
+  test('a connection takes the next requests after the deadline of a body that was read', async () => {
+    const files = await createInstance()
     for (const name of ['a', 'b', 'c']) expect((await files.put(name, 'x')).status).toBe(204)
     await new Promise((resolve) => setTimeout(resolve, bodyTimes.whole * 1.5))
     expect((await files.list()).body.entries).toHaveLength(3)
   })
 
   describe('downloaded', () => {
-    test('come in parts when a range is asked for, and are named and typed whatever they are called', async () => {
-      const files = await made()
+    test('are sent in ranges on request, with the name and the type of any file name', async () => {
+      const files = await createInstance()
       await files.plant('dir/zehn ü".txt', '0123456789')
-      const get = async (range: string, more = {}) => {
-        const answer = await files.download('dir/zehn ü".txt', { range, ...more })
+      const get = async (range: string, headers = {}) => {
+        const answer = await files.download('dir/zehn ü".txt', { range, ...headers })
         return [answer.status, answer.headers.get('content-range'), await answer.text()]
       }
       expect(await get('bytes=2-4')).toEqual([206, 'bytes 2-4/10', '234'])
@@ -182,8 +182,8 @@ describe('the files of an instance,', () => {
       expect((await files.download('dir/zehn ü".txt', { 'if-none-match': etag })).status).toBe(200)
     })
 
-    test('are described by HEAD without being read', async () => {
-      const files = await made()
+    test('are described by HEAD without a read of the file', async () => {
+      const files = await createInstance()
       await files.plant('sparse', '')
       await truncate(files.workspace('sparse'), 10 * 1024 ** 3)
       const startedAt = performance.now()
@@ -192,8 +192,8 @@ describe('the files of an instance,', () => {
       expect(performance.now() - startedAt).toBeLessThan(3000)
     })
 
-    test('close the file when their reader leaves half-way', async () => {
-      const files = await made()
+    test('close the file when the client leaves half-way', async () => {
+      const files = await createInstance()
       await files.plant('sparse', '')
       await truncate(files.workspace('sparse'), 10 * 1024 ** 3)
       const openFiles = async () => {
@@ -211,18 +211,18 @@ describe('the files of an instance,', () => {
         return targets.filter((target) => target.includes(files.id)).length
       }
       const abort = new AbortController()
-      const reading = await fetch(`${workspaces.url}${files.base}/download?path=sparse`, {
+      const download = await fetch(`${workspaces.url}${files.base}/download?path=sparse`, {
         headers: { authorization: `Bearer ${workspaces.organization.key}` },
         signal: abort.signal,
       })
-      await reading.body?.getReader().read()
+      await download.body?.getReader().read()
       expect(await openFiles()).toBe(1)
       abort.abort()
       await until('the file to be closed', async () => (await openFiles()) === 0)
     })
 
-    test('end with a broken connection, not with a short answer, when the file becomes shorter meanwhile', async () => {
-      const files = await made()
+    test('end with a broken connection, not with a short answer, when the file becomes shorter during the download', async () => {
+      const files = await createInstance()
       await files.plant('shrinking', '')
       await truncate(files.workspace('shrinking'), 1024 ** 3)
       const answer = await files.download('shrinking')

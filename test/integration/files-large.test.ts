@@ -10,14 +10,14 @@ import { formOf, openWorkspaces } from '../support/workspaces.ts'
 
 const run = promisify(execFile)
 const isRoot = process.getuid?.() === 0
-const within = () => AbortSignal.timeout(20_000)
+const deadline = () => AbortSignal.timeout(20_000)
 const mebibyte = 1024 * 1024
 const transferClient = fileURLToPath(new URL('../support/transfer-client.mjs', import.meta.url))
 
-/** Sends a file up and down, through a server that must not hold it. */
+/** Uploads and downloads a file, and measures the memory of the server, which must not hold the file. */
 async function transferLarge(bytes: number): Promise<void> {
   const workspaces = await openWorkspaces()
-  const { base } = await workspaces.made()
+  const { base } = await workspaces.createInstance()
   const transfer = async (action: 'upload' | 'download', bytes: number) => {
     const target = `${workspaces.url}${base}/${action}?path=large.bin`
     const { stdout } = await run(process.execPath, [
@@ -32,9 +32,9 @@ async function transferLarge(bytes: number): Promise<void> {
   await transfer('upload', 16 * mebibyte)
   await transfer('download', 16 * mebibyte)
   const before = process.memoryUsage.rss()
-  let most = before
+  let peak = before
   const watch = setInterval(() => {
-    most = Math.max(most, process.memoryUsage.rss())
+    peak = Math.max(peak, process.memoryUsage.rss())
   }, 20)
   const startedAt = performance.now()
   const up = await transfer('upload', bytes)
@@ -43,20 +43,20 @@ async function transferLarge(bytes: number): Promise<void> {
   const downMs = performance.now() - startedAt - upMs
   clearInterval(watch)
   console.info(
-    `${bytes / mebibyte} MiB: up ${Math.round(upMs)} ms, down ${Math.round(downMs)} ms, ${Math.round((most - before) / mebibyte)} MiB more memory`,
+    `${bytes / mebibyte} MiB: up ${Math.round(upMs)} ms, down ${Math.round(downMs)} ms, ${Math.round((peak - before) / mebibyte)} MiB more memory`,
   )
   await workspaces.close()
   expect(up.status).toBe(204)
   expect(down).toEqual({ status: 200, received: bytes, sha256: up.sha256 })
-  expect(most - before).toBeLessThan(400 * mebibyte) // of garbage; 512 MiB would be one body
+  expect(peak - before).toBeLessThan(400 * mebibyte) // garbage takes some; a whole body in memory would take 512 MiB
 }
 
-const large = 'goes up and down whole while the memory of the server stays flat'
+const large = 'is uploaded and downloaded whole while the memory of the server stays flat'
 test(`a file of 512 MiB ${large}`, { timeout: 300_000 }, () => transferLarge(512 * mebibyte))
 test(`a file of 1 GiB ${large}`, { timeout: 300_000, tags: ['long'] }, () => transferLarge(1024 * mebibyte))
 
-describe.skipIf(!isRoot)('a full disk (needs root, to mount a small one)', () => {
-  test('F20: is 507 with the cause, leaves the old file and no part of the new one, and is over once there is room', async () => {
+describe.skipIf(!isRoot)('a full disk (needs root for a small mount)', () => {
+  test('F20: is a 507 with the reason, keeps the old file and no part of the new one, until there is space again', async () => {
     const host = await LocalHost.make()
     const disk = join(host.dataDir, 'sandboxes')
     await mkdir(disk)
@@ -65,7 +65,7 @@ describe.skipIf(!isRoot)('a full disk (needs root, to mount a small one)', () =>
     try {
       const { key } = await chowder.signUp()
       const { body: instance } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'agent' } })
-      await host.driver.create(host.specOf(instance.id), within())
+      await host.driver.create(host.specOf(instance.id), deadline())
       const base = `/v1/instances/${instance.id}/files`
       const put = (path: string, content: string) =>
         chowder.call('PUT', `${base}/content`, { key, body: { path, content } })

@@ -11,7 +11,7 @@ const mebibyte = 1024 * 1024
 
 describe('the files of an instance', () => {
   let workspaces: Awaited<ReturnType<typeof openWorkspaces>>
-  const made = (options?: { withSandbox?: boolean }) => workspaces.made(options)
+  const createInstance = (options?: { withSandbox?: boolean }) => workspaces.createInstance(options)
 
   beforeAll(async () => {
     workspaces = await openWorkspaces()
@@ -19,7 +19,7 @@ describe('the files of an instance', () => {
   afterAll(() => workspaces.close())
 
   test('are written, read, listed, described, moved, uploaded, downloaded and deleted', async () => {
-    const files = await made()
+    const files = await createInstance()
     expect((await files.mkdir('reports/2026')).status).toBe(204)
     expect((await files.put('config/custom.json', '{\n  "key": "wört"\n}')).status).toBe(204)
     expect(await files.content('config/custom.json')).toMatchObject({
@@ -52,8 +52,8 @@ describe('the files of an instance', () => {
     expect((await files.stat('new')).status).toBe(404)
   })
 
-  test('are listed sorted, hidden ones too, with time, size and permissions as ls shows them', async () => {
-    const files = await made()
+  test('are listed by name, with hidden files, times, sizes and permissions in the format of ls', async () => {
+    const files = await createInstance()
     await files.plant('b/file', 'x')
     await files.plant('.hidden', 'four')
     await files.plant('a.sh', 'x')
@@ -74,13 +74,13 @@ describe('the files of an instance', () => {
     expect((await files.stat('.')).body).toMatchObject({ name: '.', path: '.', is_dir: true, size: 0 })
   })
 
-  test('of another organization, or of an instance that never was, answer as if there were none', async () => {
-    const files = await made()
+  test('give the same 404 for an instance of another organization and for an unknown one', async () => {
+    const files = await createInstance()
     await files.plant('secret', 'x')
-    const stranger = await workspaces.chowder.signUp()
-    const foreign = await workspaces.chowder.call('GET', `${files.base}/content?path=secret`, { key: stranger.key })
+    const other = await workspaces.chowder.signUp()
+    const foreign = await workspaces.chowder.call('GET', `${files.base}/content?path=secret`, { key: other.key })
     const missing = await workspaces.chowder.call('GET', '/v1/instances/nothing/files/content?path=secret', {
-      key: stranger.key,
+      key: other.key,
     })
     expect([foreign.status, missing.status]).toEqual([404, 404])
     expect(foreign.body).toEqual(missing.body)
@@ -93,8 +93,8 @@ describe('the files of an instance', () => {
     ['a/..', '".."'],
     ['a\\b', 'backslash'],
     ['a\0b', 'NUL'],
-  ])('are not reached by the path %j, which every call refuses with its rule', async (path, rule) => {
-    const files = await made()
+  ])('are refused by every call, with the rule, for the path %j', async (path, rule) => {
+    const files = await createInstance()
     await files.plant('real', 'x')
     const answers = [
       await files.list(path),
@@ -112,11 +112,11 @@ describe('the files of an instance', () => {
     answers.push([upload.status, upload.detail])
     for (const [status, detail] of answers) expect([status, detail]).toEqual([400, expect.stringContaining(rule)])
     expect(await readdir(files.workspace('.'))).toEqual(['.keep', 'real'])
-    expect(await files.leftOvers()).toEqual([])
+    expect(await files.temporaryFiles()).toEqual([])
   })
 
-  test('are confined to the workspace: the configuration is not there, nor behind any link that the agent planted', async () => {
-    const files = await made()
+  test('end at the workspace: neither a path nor a link of the agent leads to the configuration', async () => {
+    const files = await createInstance()
     await writeFile(join(files.home, 'state/openclaw.json'), '{"token":"secret"}')
     expect((await files.content('openclaw.json')).status).toBe(404)
     await files.plant('real', 'mine')
@@ -146,8 +146,8 @@ describe('the files of an instance', () => {
     expect(await readFile(join(files.home, 'state/openclaw.json'), 'utf8')).toBe('{"token":"secret"}')
   })
 
-  test('never lose the file that keeps the workspace from counting as lost, nor the workspace itself', async () => {
-    const files = await made()
+  test('keep the hidden file .keep and the workspace itself', async () => {
+    const files = await createInstance()
     await files.plant('other', 'x')
     expect((await files.list()).body.entries.map(({ name }: { name: string }) => name)).toEqual(['other'])
     for (const path of ['.keep', './/.keep']) {
@@ -165,13 +165,13 @@ describe('the files of an instance', () => {
       expect((await files.move({ source: path, destination: 'x' })).status).toBe(400)
     }
     expect((await stat(files.workspace('.keep'))).size).toBe(0)
-    expect(await files.leftOvers()).toEqual([])
+    expect(await files.temporaryFiles()).toEqual([])
     await files.plant('folder/.keep', 'an ordinary file')
     expect((await files.content('folder/.keep')).body.content).toBe('an ordinary file')
   })
 
-  test('that are not there are 404, folders where a file is needed 400, and nothing is made of either', async () => {
-    const files = await made()
+  test('are a 404 when they do not exist and a 400 for a directory in place of a file, and nothing is created', async () => {
+    const files = await createInstance()
     await files.plant('folder/file', 'x')
     for (const path of ['nothing', 'folder/nothing', 'no/where']) {
       const answers = [
@@ -197,8 +197,8 @@ describe('the files of an instance', () => {
     expect((await readdir(files.workspace('.'))).sort()).toEqual(['.keep', 'folder'])
   })
 
-  test('are moved like mv would, but replace a file only when asked to and a folder never', async () => {
-    const files = await made()
+  test('are moved; a move replaces a file only with overwrite, and never a directory', async () => {
+    const files = await createInstance()
     for (const path of ['one', 'two', 'folder/file', 'other/file']) await files.plant(path, path)
     const refusals = [
       [{ source: 'one', destination: 'two' }, 409],
@@ -218,8 +218,8 @@ describe('the files of an instance', () => {
     expect((await files.content('made/for/it/file')).body.content).toBe('folder/file')
   })
 
-  test('are deleted with a folder only when that was said', async () => {
-    const files = await made()
+  test('are deleted with their directory only with recursive', async () => {
+    const files = await createInstance()
     await files.plant('folder/sub/file', 'x')
     await files.mkdir('empty')
     expect(await files.remove('folder')).toMatchObject({
@@ -232,8 +232,8 @@ describe('the files of an instance', () => {
     expect(await readdir(files.workspace('.'))).toEqual(['.keep'])
   })
 
-  test('are read as text up to 1 MiB of UTF-8, and what is more or else is sent to the download', async () => {
-    const files = await made()
+  test('are read as UTF-8 up to 1 MiB; larger and other files are an error that names the download', async () => {
+    const files = await createInstance()
     const all = '"\n'.repeat(mebibyte / 2)
     expect((await files.put('all', all)).status).toBe(204)
     expect((await files.content('all')).body.content).toBe(all)
@@ -255,7 +255,7 @@ describe('the files of an instance', () => {
   })
 
   test('keep their permissions and their owner when they are replaced', async () => {
-    const files = await made()
+    const files = await createInstance()
     await files.put('run.sh', 'old')
     await chmod(files.workspace('run.sh'), 0o755)
     await files.put('run.sh', 'new')
@@ -263,26 +263,29 @@ describe('the files of an instance', () => {
     expect([mode & 0o777, uid]).toEqual([0o755, (await stat(files.home)).uid])
   })
 
-  test('are for an instance that has a sandbox: 409 before there is one and after it was deleted, 502 when it is gone', async () => {
-    const young = await made({ withSandbox: false })
-    expect(await young.list()).toMatchObject({ status: 409, body: { detail: expect.stringContaining('provisioning') } })
-    expect((await young.put('x', 'x')).status).toBe(409)
-    expect((await young.upload(formOf([['path', 'x'], ['file', new Blob(['x'])]]))).status).toBe(409) // biome-ignore format: short
-    expect((await young.download('x')).status).toBe(409)
+  test('are a 409 before the sandbox is created and after a delete, and a 502 when the sandbox is missing', async () => {
+    const early = await createInstance({ withSandbox: false })
+    expect(await early.list()).toMatchObject({ status: 409, body: { detail: expect.stringContaining('provisioning') } })
+    expect((await early.put('x', 'x')).status).toBe(409)
+    expect((await early.upload(formOf([['path', 'x'], ['file', new Blob(['x'])]]))).status).toBe(409) // biome-ignore format: short
+    expect((await early.download('x')).status).toBe(409)
 
-    const lost = await made()
+    const lost = await createInstance()
     await workspaces.host.driver.destroy(lost.id, AbortSignal.timeout(20_000))
-    const gone = { detail: { error: expect.stringContaining('Gateway unavailable') } }
-    expect(await lost.content('x')).toMatchObject({ status: 502, body: gone })
-    expect(await lost.put('x', 'x')).toMatchObject({ status: 502, body: gone })
+    const unavailable = { detail: { error: expect.stringContaining('Gateway unavailable') } }
+    expect(await lost.content('x')).toMatchObject({ status: 502, body: unavailable })
+    expect(await lost.put('x', 'x')).toMatchObject({ status: 502, body: unavailable })
 
-    const ended = await made()
-    await workspaces.client.delete(`/v1/instances/${ended.id}`)
-    expect(await ended.list()).toMatchObject({ status: 409, body: { detail: expect.stringContaining('terminated') } })
+    const terminated = await createInstance()
+    await workspaces.client.delete(`/v1/instances/${terminated.id}`)
+    expect(await terminated.list()).toMatchObject({
+      status: 409,
+      body: { detail: expect.stringContaining('terminated') },
+    })
   })
 
-  test('are reached while the instance is stopped', async () => {
-    const files = await made()
+  test('are available while the instance is stopped', async () => {
+    const files = await createInstance()
     await workspaces.chowder.database.db.$client.query(
       `UPDATE instances SET desired_state = 'stopped', observed_generation = generation WHERE id = $1`,
       [files.id],
@@ -291,7 +294,7 @@ describe('the files of an instance', () => {
     expect((await files.content('note')).body.content).toBe('x')
   })
 
-  test('are 504 when the sandbox does not answer in time', async () => {
+  test('are a 504 when the sandbox does not answer in time', async () => {
     const { host } = workspaces
     const late = async () => {
       throw new DOMException('late', 'TimeoutError')
@@ -307,8 +310,8 @@ describe('the files of an instance', () => {
     await slow.close()
   })
 
-  test('of a workspace with very many are listed in part, and that is said', async () => {
-    const files = await made()
+  test('are listed in part, with truncated, when a directory has too many', async () => {
+    const files = await createInstance()
     await mkdir(files.workspace('many'))
     await run('bash', ['-c', 'seq 10001 | xargs touch'], { cwd: files.workspace('many') })
     const { body } = await files.list('many')

@@ -36,13 +36,13 @@ beforeEach(async () => {
   }
 })
 
-describe('removing a skill whose agent has prepared for it', () => {
-  test('takes away its folder and nothing beside it', async () => {
+describe('the removal of a skill from a hostile workspace', () => {
+  test('removes the folder of the skill only', async () => {
     await remove()
     expect(await readdir(join(workspace, 'skills'))).toEqual(['notes'])
   })
 
-  test('a link in its place is removed, not what it points to', async () => {
+  test('removes a link in place of the folder, and not its target', async () => {
     await rm(join(workspace, 'skills/web-search'), { recursive: true })
     await symlink(join(workspace, 'precious'), join(workspace, 'skills/web-search'))
     await remove()
@@ -50,13 +50,13 @@ describe('removing a skill whose agent has prepared for it', () => {
     expect(await readdir(join(workspace, 'precious'))).toEqual(['SKILL.md'])
   })
 
-  test('a link inside it is removed, not what it points to', async () => {
+  test('removes a link in the folder, and not its target', async () => {
     await symlink(join(workspace, 'precious'), join(workspace, 'skills/web-search/way-out'))
     await remove()
     expect(await readdir(join(workspace, 'precious'))).toEqual(['SKILL.md'])
   })
 
-  test('a link in place of the folder of all skills is refused', async () => {
+  test('refuses a link in place of the folder of all skills', async () => {
     const elsewhere = join(workspace, 'elsewhere')
     await mkdir(join(elsewhere, 'web-search'), { recursive: true })
     await rm(join(workspace, 'skills'), { recursive: true })
@@ -65,7 +65,7 @@ describe('removing a skill whose agent has prepared for it', () => {
     expect(await readdir(elsewhere)).toEqual(['web-search'])
   })
 
-  test('a list of skills that is a link, or no list, is left as it is', async () => {
+  test('leaves a list of skills as it is when it is a link or malformed', async () => {
     const target = join(workspace, 'precious/lock.json')
     const lock = JSON.stringify({ version: 1, skills: { 'web-search': {} } })
     await writeFile(target, lock)
@@ -74,10 +74,10 @@ describe('removing a skill whose agent has prepared for it', () => {
     await remove()
     expect(await readFile(target, 'utf8')).toBe(lock)
     await rm(join(workspace, '.clawhub/lock.json'))
-    for (const spoilt of ['{{{', '[]', '{"skills":[]}', '']) {
-      await writeFile(join(workspace, '.clawhub/lock.json'), spoilt)
+    for (const malformed of ['{{{', '[]', '{"skills":[]}', '']) {
+      await writeFile(join(workspace, '.clawhub/lock.json'), malformed)
       await remove()
-      expect(await readFile(join(workspace, '.clawhub/lock.json'), 'utf8')).toBe(spoilt)
+      expect(await readFile(join(workspace, '.clawhub/lock.json'), 'utf8')).toBe(malformed)
     }
   })
 })

@@ -19,7 +19,7 @@ const call = (method: Method, path: string, body?: unknown, as = key) =>
   chowder.call(method, `/v1/instances${path}`, { key: as, ...(body !== undefined && { body }) })
 const skills = (method: Method, path = '', body?: unknown, as?: string) =>
   call(method, `/${id}/skills${path}`, body, as)
-const install = (slug: string, more: Record<string, unknown> = {}) => skills('POST', '/install', { slug, ...more })
+const install = (slug: string, fields: Record<string, unknown> = {}) => skills('POST', '/install', { slug, ...fields })
 const rows = async () =>
   (await chowder.database.pool.query('SELECT * FROM skills WHERE instance_id = $1 ORDER BY name', [id])).rows
 const installs = () => gateway.calls.filter(({ method }) => method === 'skills.install')
@@ -54,13 +54,13 @@ beforeEach(async () => {
   hub.intercept = null
   hub.skills.length = 0
   id = (await call('POST', '', { name: 'x' })).body.id
-  await until('it to run', async () => (await call('GET', `/${id}`)).body.status === 'running')
+  await until('the instance to run', async () => (await call('GET', `/${id}`)).body.status === 'running')
   gateway.config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
   gateway.calls.length = 0
 })
 
 describe('install', () => {
-  test('puts the skill into the workspace and pins what was installed', async () => {
+  test('installs the skill into the workspace and pins the version', async () => {
     publish('web-search')
     const { status, body } = await install('@acme/web-search')
     expect([status, body]).toEqual([
@@ -90,7 +90,7 @@ describe('install', () => {
     })
   })
 
-  test('names the variables that are missing, and takes some along, of which only the names are shown', async () => {
+  test('lists the missing variables, and sets others, whose values are masked', async () => {
     publish('web-search', 'clean', { env: ['SEARCH_API_KEY', 'REGION'] })
     const secret = 'sk-0123456789abcdef'
     const { body } = await install('@acme/web-search', { env: { SEARCH_API_KEY: secret, SHORT: 'abc' } })
@@ -105,7 +105,7 @@ describe('install', () => {
     expect(chowder.logged.join()).not.toContain(secret)
   })
 
-  test('takes a slug without its owner when only one skill has it', async () => {
+  test('accepts a slug without its owner when only one skill has it', async () => {
     publish('web-search')
     publish('web-search-pro')
     publish('twice', 'clean', { owner: 'acme' })
@@ -118,7 +118,7 @@ describe('install', () => {
     expect(installs()).toHaveLength(1)
   })
 
-  test('pins the version that was asked for', async () => {
+  test('pins the requested version', async () => {
     publish('web-search')
     publish('web-search', 'pending', { version: '2.0.0' })
     expect((await install('@acme/web-search', { version: '1.0.0' })).body.version).toBe('1.0.0')
@@ -128,7 +128,7 @@ describe('install', () => {
   })
 
   test.each(['malicious', 'held', 'quarantined', 'revoked'] as const)(
-    'A10: what is %s is never installed, whatever the caller accepts',
+    'A10: a version that is %s is never installed, even with the caller’s consent',
     async (verdict) => {
       publish('web-search', verdict)
       const { status, body } = await install('@acme/web-search', { allow_unverified: true })
@@ -138,17 +138,20 @@ describe('install', () => {
     },
   )
 
-  test.each(['suspicious', 'pending'] as const)('A10: what is %s needs the caller’s consent', async (verdict) => {
-    publish('web-search', verdict)
-    const { status, body } = await install('@acme/web-search')
-    expect([status, body.detail]).toEqual([400, expect.stringContaining('"allow_unverified": true')])
-    expect(installs()).toEqual([])
-    const consented = await install('@acme/web-search', { allow_unverified: true })
-    expect(consented.status).toBe(200)
-    expect(await rows()).toMatchObject([{ name: 'web-search', version: '1.0.0' }])
-  })
+  test.each(['suspicious', 'pending'] as const)(
+    'A10: a version that is %s needs the caller’s consent',
+    async (verdict) => {
+      publish('web-search', verdict)
+      const { status, body } = await install('@acme/web-search')
+      expect([status, body.detail]).toEqual([400, expect.stringContaining('"allow_unverified": true')])
+      expect(installs()).toEqual([])
+      const consented = await install('@acme/web-search', { allow_unverified: true })
+      expect(consented.status).toBe(200)
+      expect(await rows()).toMatchObject([{ name: 'web-search', version: '1.0.0' }])
+    },
+  )
 
-  test('A10: without any verdict the caller’s consent is not enough: OpenClaw itself refuses', async () => {
+  test('A10: OpenClaw refuses a version without a verdict, even with the caller’s consent', async () => {
     publish('web-search', 'none')
     expect((await install('@acme/web-search')).body.detail).toContain('"allow_unverified": true')
     const { status, body } = await install('@acme/web-search', { allow_unverified: true })
@@ -156,7 +159,7 @@ describe('install', () => {
     expect(await rows()).toEqual([])
   })
 
-  test('A10: files that are not the published ones are removed again', async () => {
+  test('A10: a skill whose files differ from the published ones is removed again', async () => {
     const files = { 'SKILL.md': skillMd('web-search'), 'run.sh': 'echo' }
     hub.publish(
       { owner: 'acme', slug: 'web-search' },
@@ -176,7 +179,7 @@ describe('install', () => {
     ['that OpenClaw cannot list', '---\nname:\n---\n', /finds no skill in it/],
     ['that calls itself __proto__', skillMd('__proto__'), /the name that it gives itself/],
     ['that takes the name of another', skillMd('other'), /takes the name of another skill, "other"/],
-  ])('a skill %s is removed again', async (_what, text, reason) => {
+  ])('a skill %s is removed again', async (_defect, text, reason) => {
     publish('other')
     await install('@acme/other')
     hub.publish({ owner: 'acme', slug: 'bad' }, { version: '1.0.0', files: { 'SKILL.md': text }, verdict: 'clean' })
@@ -186,7 +189,7 @@ describe('install', () => {
     expect(await rows()).toMatchObject([{ name: 'other' }])
   })
 
-  test('an install that was cut off before it was recorded is checked and recorded by the next one', async () => {
+  test('the next install checks and stores a release that a crash left without a row', async () => {
     publish('web-search')
     await gateway.methods['skills.install']?.({ slug: '@acme/web-search', version: '1.0.0' })
     expect((await skills('GET')).body).toContainEqual(
@@ -196,30 +199,30 @@ describe('install', () => {
     expect(await rows()).toMatchObject([{ name: 'web-search', slug: '@acme/web-search', version: '1.0.0' }])
   })
 
-  test('an install whose outcome stays unknown is a 504, and done again it is complete', async () => {
+  test('an install with an unknown outcome is a 504, and a second one completes it', async () => {
     publish('web-search')
-    const real = gateway.methods['skills.install']
+    const original = gateway.methods['skills.install']
     gateway.methods['skills.install'] = async (params) => {
-      await real?.(params)
+      await original?.(params)
       gateway.disconnect()
       return {}
     }
     expect((await install('@acme/web-search')).status).toBe(504)
-    if (real) gateway.methods['skills.install'] = real
+    if (original) gateway.methods['skills.install'] = original
     expect([await rows(), file('skills/web-search/run.sh')]).toEqual([[], 'echo 1.0.0'])
-    await until('a worker to have looked', async () => (await call('GET', `/${id}`)).body.step === null)
+    await until('the worker to finish', async () => (await call('GET', `/${id}`)).body.step === null)
     expect((await install('@acme/web-search')).status).toBe(200)
     expect(await rows()).toMatchObject([{ name: 'web-search', version: '1.0.0' }])
   })
 
-  test('of two installs at once one is done and the other a conflict', async () => {
+  test('of two concurrent installs one succeeds and the other is a conflict', async () => {
     publish('web-search')
     const answers = await Promise.all([install('@acme/web-search'), install('web-search')])
     expect(answers.map(({ status }) => status).sort()).toEqual([200, 409])
     expect(installs()).toHaveLength(1)
   })
 
-  test('what is there already, of the same or another publisher or the agent itself, is a conflict', async () => {
+  test('a skill that is installed, one of another publisher, and one of the agent in the same folder are conflicts', async () => {
     publish('web-search')
     publish('web-search', 'clean', { owner: 'bob' })
     publish('notes')
@@ -246,7 +249,7 @@ describe('install', () => {
     ['X'],
     ['x\n'],
     [''],
-  ])('A9: the slug %j is refused before anything is asked', async (slug) => {
+  ])('A9: the slug %j is refused before any request to the registry', async (slug) => {
     hub.requests.length = 0
     expect((await install(slug)).status).toBe(422)
     expect((await install('@acme/x', { version: '1 --force' })).status).toBe(422)
@@ -264,7 +267,7 @@ describe('install', () => {
     },
   )
 
-  test('a failing registry is a 502 that says so', async () => {
+  test('a failure of the registry is a 502 that names it', async () => {
     hub.intercept = (_request, response) => response.writeHead(500).end() && true
     for (const failed of [
       await install('web-search'),
@@ -276,7 +279,7 @@ describe('install', () => {
     }
   })
 
-  test('a failing installer is a 400 with its words, without paths of the host', async () => {
+  test('a failure of the installer is a 400 with its message, without paths of the host', async () => {
     publish('web-search')
     gateway.behaviour.onCall = (method) => {
       if (method !== 'skills.install') return
@@ -288,8 +291,8 @@ describe('install', () => {
   })
 })
 
-describe('list and info', () => {
-  test('hold what OpenClaw brings along too; eligible_only only what is ready; pages by the Link header', async () => {
+describe('list and read', () => {
+  test('include OpenClaw’s own skills; eligible_only lists the ready ones; the Link header leads through the pages', async () => {
     publish('alpha', 'clean', { env: ['KEY_OF_ALPHA'] })
     publish('beta')
     await install('@acme/alpha')
@@ -305,7 +308,7 @@ describe('list and info', () => {
     ])
   })
 
-  test('an unknown skill, and those of another organization, are not found', async () => {
+  test('an unknown skill, and the skills of another organization, are a 404', async () => {
     const other = (await chowder.signUp()).key
     expect((await skills('GET', '/nothing')).body).toEqual(errorBody('not_found', 'Skill not found.'))
     for (const [method, path] of [
@@ -321,7 +324,7 @@ describe('list and info', () => {
     expect((await skills('POST', '/install', { slug: 'x' }, other)).status).toBe(404)
   })
 
-  test('search names what could be installed', async () => {
+  test('search returns skills of the registry', async () => {
     publish('web-search')
     expect((await skills('GET', '/search?q=web')).body).toEqual([
       { slug: '@acme/web-search', name: 'web-search', description: '', version: '1.0.0' },
@@ -331,9 +334,9 @@ describe('list and info', () => {
 })
 
 describe('configure', () => {
-  test('merges by key, null removes, and the skill is ready at once', async () => {
+  test('merges by key, null removes a key, and the skill is ready at once', async () => {
     publish('web-search', 'clean', { env: ['SEARCH_API_KEY'] })
-    await install('@acme/web-search', { env: { OTHER: 'kept' } })
+    await install('@acme/web-search', { env: { OTHER: 'value' } })
     expect((await skills('GET', '/web-search')).body).toMatchObject({ ready: false, required_env: ['SEARCH_API_KEY'] })
     const patch = { env: { SEARCH_API_KEY: 'sk-new' }, config: { max_results: 5, nested: { a: 1, b: 2 } } }
     expect((await skills('PATCH', '/web-search', patch)).status).toBe(204)
@@ -354,14 +357,14 @@ describe('configure', () => {
     expect((await skills('GET', '/web-search')).body).toMatchObject({ ready: false, enabled: false })
   })
 
-  test('also takes those that OpenClaw brings along', async () => {
+  test('also configures OpenClaw’s own skills', async () => {
     expect((await skills('PATCH', '/weather', { apiKey: 'a-key-of-the-weather' })).status).toBe(204)
     expect(gateway.config).toMatchObject({ skills: { entries: { weather: { apiKey: 'a-key-of-the-weather' } } } })
     expect((await skills('PATCH', '/weather', { apiKey: null })).status).toBe(204)
     expect(gateway.config).not.toHaveProperty('skills')
   })
 
-  test('what the gateway refuses stays as it was', async () => {
+  test('settings that the gateway refuses stay as they were', async () => {
     await skills('PATCH', '/weather', { config: { a: 1 } })
     gateway.behaviour.onCall = (method) => {
       if (method === 'config.patch') throw new Refusal({ code: 'INVALID_REQUEST', message: 'invalid config: no' })
@@ -373,7 +376,7 @@ describe('configure', () => {
     expect(gateway.config).toMatchObject({ skills: { entries: { weather: { config: { a: 1 }, enabled: true } } } })
   })
 
-  test('keys that would reach elsewhere are refused, and so is too much', async () => {
+  test('unsafe keys and too large settings are refused', async () => {
     for (const config of [{ $include: '/etc/passwd' }, { a: [{ constructor: 1 }] }]) {
       expect((await skills('PATCH', '/weather', { config })).status).toBe(400)
     }
@@ -386,7 +389,7 @@ describe('configure', () => {
 })
 
 describe('a stopped instance', () => {
-  test('shows what was installed, takes settings for its next start, and nothing else', async () => {
+  test('lists its installed skills, stores settings for its next start, and refuses other changes', async () => {
     publish('web-search', 'clean', { env: ['SEARCH_API_KEY'] })
     await install('@acme/web-search')
     await call('POST', `/${id}/stop`)
@@ -412,11 +415,11 @@ describe('a stopped instance', () => {
   })
 })
 
-describe('changes at once', () => {
+describe('concurrent changes', () => {
   const merged = { env: { A: '1', B: '2', C: '3', D: '4' } }
   const patches = Object.entries(merged.env).map(([name, value]) => ({ env: { [name]: value } }))
 
-  test.each(['running', 'stopped'])('of one skill of a %s instance are all kept', async (state) => {
+  test.each(['running', 'stopped'])('of one skill of a %s instance all take effect', async (state) => {
     publish('web-search')
     await install('@acme/web-search')
     if (state === 'stopped') await call('POST', `/${id}/stop`)
@@ -429,7 +432,7 @@ describe('changes at once', () => {
 })
 
 describe('update', () => {
-  test('puts the latest version in its place and keeps the settings', async () => {
+  test('replaces the skill by the latest version and keeps the settings', async () => {
     publish('web-search', 'clean', { env: ['SEARCH_API_KEY'] })
     await install('@acme/web-search', { env: { SEARCH_API_KEY: 'sk-1' } })
     const before = await rows()
@@ -449,7 +452,7 @@ describe('update', () => {
     ]).toEqual(['1.1.0', false, true])
   })
 
-  test('what the verdict refuses leaves the installed version as it is', async () => {
+  test('a refused verdict leaves the installed version as it is', async () => {
     publish('web-search')
     await install('@acme/web-search')
     publish('web-search', 'malicious', { version: '2.0.0' })
@@ -463,7 +466,7 @@ describe('update', () => {
 })
 
 describe('uninstall', () => {
-  test('removes files and settings, and nothing else', async () => {
+  test('removes the files and the settings of the skill only', async () => {
     publish('web-search', 'clean', { env: ['SEARCH_API_KEY'] })
     publish('notes')
     await install('@acme/notes', { env: { NOTES_FOLDER: '/x' } })
@@ -477,7 +480,7 @@ describe('uninstall', () => {
     expect((await install('@acme/web-search')).body.status).toBe('installed_missing_env')
   })
 
-  test('of a skill whose files the agent has removed leaves nothing behind', async () => {
+  test('of a skill whose files the agent has deleted leaves nothing behind', async () => {
     publish('web-search')
     await install('@acme/web-search')
     await driver.files(id).remove('state/workspace/skills/web-search', { recursive: true }, AbortSignal.timeout(1000))
@@ -486,7 +489,7 @@ describe('uninstall', () => {
     expect(await rows()).toEqual([])
   })
 
-  test('what OpenClaw brings along cannot be uninstalled', async () => {
+  test('OpenClaw’s own skills cannot be uninstalled', async () => {
     await skills('PATCH', '/weather', { enabled: false })
     const { status, body } = await skills('DELETE', '/weather')
     expect([status, body.detail]).toEqual([400, expect.stringContaining('"enabled": false')])

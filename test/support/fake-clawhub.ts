@@ -1,18 +1,18 @@
 import { createHash } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { crc32 } from 'node:zlib'
+import { listenLocally } from './local-server.ts'
 
 type Json = Record<string, unknown>
 
-/** What a scan, or a moderator, said of a version. `none` is a registry that answers without a verdict. */
+/** The result of a scan, or of a moderator, for a version. For `none` the registry answers without a verdict. */
 export type FakeVerdict = 'clean' | 'suspicious' | 'malicious' | 'pending' | 'held' | 'quarantined' | 'revoked' | 'none'
 
 export interface FakeVersion {
   version: string
   files: Record<string, string>
   verdict: FakeVerdict
-  /** What the download really holds, when that is not what was published. */
+  /** The files of the download, when they differ from the published files. */
   served?: Record<string, string>
 }
 
@@ -20,22 +20,22 @@ export interface FakeSkill {
   owner: string
   slug: string
   summary?: string
-  /** The last one is the latest. */
+  /** The latest version is the last. */
   versions: FakeVersion[]
 }
 
 export interface FakeClawHub {
   url: string
   skills: FakeSkill[]
-  /** Method, path and query of each request. */
+  /** The method, path and query of each request. */
   requests: string[]
-  /** Answers instead of the registry when it returns true. */
+  /** Returns true when it has answered in place of the registry. */
   intercept: ((request: IncomingMessage, response: ServerResponse) => boolean) | null
   publish(skill: Omit<FakeSkill, 'versions'>, version: FakeVersion): void
   close(): Promise<void>
 }
 
-/** A SKILL.md; `env` are the variables that the skill needs. */
+/** The text of a SKILL.md; `env` holds the variables that the skill needs. */
 export function skillMd(
   name: string,
   { env = [], body = 'Say hello.' }: { env?: string[]; body?: string } = {},
@@ -46,7 +46,7 @@ export function skillMd(
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
 
-/** A zip of stored entries. */
+/** A ZIP archive without compression. */
 function zip(files: Record<string, string>): Buffer {
   const locals: Buffer[] = []
   const directory: Buffer[] = []
@@ -59,9 +59,9 @@ function zip(files: Record<string, string>): Buffer {
     sizes.writeUInt32LE(content.length, 8)
     sizes.writeUInt16LE(name.length, 12)
     const local = Buffer.concat([Buffer.from('504b030414000000000000000000', 'hex'), sizes, name, content])
-    const place = Buffer.alloc(14)
-    place.writeUInt32LE(offset, 10)
-    directory.push(Buffer.concat([Buffer.from('504b0102140014000000000000000000', 'hex'), sizes, place, name]))
+    const attributes = Buffer.alloc(14)
+    attributes.writeUInt32LE(offset, 10)
+    directory.push(Buffer.concat([Buffer.from('504b0102140014000000000000000000', 'hex'), sizes, attributes, name]))
     locals.push(local)
     offset += local.length
   }
@@ -80,7 +80,7 @@ const send = (response: ServerResponse, status: number, body: unknown) =>
     ? response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8' }).end(body)
     : response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
 
-/** A stand-in for the registry of skills, in this process, in the shapes of ClawHub's API v1 that OpenClaw reads. */
+/** A stand-in for the registry of skills: the part of ClawHub's API v1 that OpenClaw uses. */
 export async function startFakeClawHub(): Promise<FakeClawHub> {
   const hub: FakeClawHub = {
     url: '',
@@ -92,18 +92,15 @@ export async function startFakeClawHub(): Promise<FakeClawHub> {
       if (known) known.versions.push(version)
       else hub.skills.push({ ...skill, versions: [version] })
     },
-    async close() {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
+    close: () => local.close(),
   }
   const server = createServer((request, response) => {
     hub.requests.push(`${request.method} ${request.url}`)
     if (hub.intercept?.(request, response)) return
     answer(hub, request, response).catch((error: unknown) => send(response, 500, String(error)))
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  hub.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  const local = await listenLocally(server)
+  hub.url = local.url
   return hub
 }
 
@@ -122,12 +119,12 @@ async function answer(hub: FakeClawHub, request: IncomingMessage, response: Serv
   const [slug = '', action, third] = pathname.startsWith('/api/v1/skills/')
     ? pathname.slice('/api/v1/skills/'.length).split('/').map(decodeURIComponent)
     : [searchParams.get('slug') ?? '', pathname === '/api/v1/download' ? 'download' : 'unknown']
-  const found = find(hub, slug, searchParams.get('ownerHandle'))
-  if (found.length === 0) return void send(response, 404, 'Skill not found')
-  const [skill] = found
-  if (!skill || found.length > 1) return void send(response, 409, `AMBIGUOUS_SKILL_SLUG: ${slug}`)
-  const wanted = third ?? searchParams.get('version')
-  const version = wanted === null ? skill.versions.at(-1) : skill.versions.find((one) => one.version === wanted)
+  const [skill, second] = findSkills(hub, slug, searchParams.get('ownerHandle'))
+  if (!skill) return void send(response, 404, 'Skill not found')
+  if (second) return void send(response, 409, `AMBIGUOUS_SKILL_SLUG: ${slug}`)
+  const requested = third ?? searchParams.get('version')
+  const version =
+    requested === null ? skill.versions.at(-1) : skill.versions.find((other) => other.version === requested)
   if (!version) return void send(response, 404, 'Version not found')
   if (action !== undefined && version.verdict === 'revoked') return void send(response, 410, 'Version not available')
   switch (action) {
@@ -168,7 +165,7 @@ async function answer(hub: FakeClawHub, request: IncomingMessage, response: Serv
   }
 }
 
-const find = (hub: FakeClawHub, slug: string, owner: string | null | undefined) =>
+const findSkills = (hub: FakeClawHub, slug: string, owner: string | null | undefined) =>
   hub.skills.filter((skill) => skill.slug === slug && (!owner || skill.owner === owner))
 
 const filesOf = ({ files }: FakeVersion) =>
@@ -205,7 +202,7 @@ const detail = ({ owner, slug, summary, versions }: FakeSkill, latest: FakeVersi
         },
 })
 
-/** Why a version does not pass. The first three are ClawHub's own words, the others its states of moderation. */
+/** The reasons for which a version does not pass: codes of ClawHub's scans and states of its moderation. */
 const reasons: Record<Exclude<FakeVerdict, 'none' | 'revoked'>, string[]> = {
   clean: [],
   suspicious: ['security.status_not_clean'],
@@ -221,8 +218,8 @@ function verdictOn(hub: FakeClawHub, { slug = '', ownerHandle, version = '' }: R
     ...(ownerHandle && { requestedOwnerHandle: ownerHandle }),
     requestedVersion: version,
   }
-  const [skill] = find(hub, slug, ownerHandle)
-  const verdict = skill?.versions.find((one) => one.version === version)?.verdict
+  const [skill] = findSkills(hub, slug, ownerHandle)
+  const verdict = skill?.versions.find((other) => other.version === version)?.verdict
   if (!skill || verdict === undefined || verdict === 'revoked' || verdict === 'none') {
     const code =
       verdict === 'revoked' ? 'version_unavailable' : verdict === 'none' ? 'scan_missing' : 'version_not_found'

@@ -1,5 +1,6 @@
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { listenLocally } from './local-server.ts'
 
 type Json = Record<string, unknown>
 
@@ -7,9 +8,9 @@ export interface FakeMatrix {
   url: string
   /** The bot's user id. */
   userId: string
-  /** What the bot sent to the room, in order, as last edited. */
+  /** The messages that the bot sent to the room, in order, with their latest texts. */
   sent: { id: string; text: string }[]
-  /** Lets the one person that there is write to the bot directly. */
+  /** Sends a direct message to the bot as the person. */
   write(text: string): void
   close(): Promise<void>
 }
@@ -20,7 +21,7 @@ const person = '@dora:acme.test'
 const userId = '@bot:acme.test'
 const rules = { override: [], content: [], room: [], sender: [], underride: [] }
 
-/** A stand-in for a Matrix homeserver with a bot, a person, and the room of the two, without encryption. */
+/** A stand-in for a Matrix homeserver with a bot, a person and their room, without encryption. */
 export async function startFakeMatrix(token: string): Promise<FakeMatrix> {
   const sent: FakeMatrix['sent'] = []
   const timeline: Json[] = []
@@ -85,22 +86,22 @@ export async function startFakeMatrix(token: string): Promise<FakeMatrix> {
   }
 
   const server = createServer(async (request, response) => {
-    const chunks: Buffer[] = []
-    for await (const chunk of request) chunks.push(chunk as Buffer)
-    const text = Buffer.concat(chunks).toString()
+    const sentBody = await text(request)
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://matrix.test')
-    const known = request.headers.authorization === `Bearer ${token}` || pathname.endsWith('/versions')
+    const isAuthorized = request.headers.authorization === `Bearer ${token}` || pathname.endsWith('/versions')
     const path = decodeURIComponent(pathname)
-    const given = text === '' ? {} : (JSON.parse(text) as Json)
-    const found = known ? await answer(request.method ?? 'GET', path, searchParams, given) : null
-    const refusal = { errcode: known ? 'M_NOT_FOUND' : 'M_UNKNOWN_TOKEN', error: known ? 'Not found' : 'Unknown token' }
-    response.writeHead(found ? 200 : known ? 404 : 401, { 'content-type': 'application/json' })
-    response.end(JSON.stringify(found ?? refusal))
+    const params = sentBody === '' ? {} : (JSON.parse(sentBody) as Json)
+    const result = isAuthorized ? await answer(request.method ?? 'GET', path, searchParams, params) : null
+    const refusal = isAuthorized
+      ? { errcode: 'M_NOT_FOUND', error: 'Not found' }
+      : { errcode: 'M_UNKNOWN_TOKEN', error: 'Unknown token' }
+    response.writeHead(result ? 200 : isAuthorized ? 404 : 401, { 'content-type': 'application/json' })
+    response.end(JSON.stringify(result ?? refusal))
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { url, close } = await listenLocally(server)
 
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url,
     userId,
     sent,
     write(text) {
@@ -115,9 +116,6 @@ export async function startFakeMatrix(token: string): Promise<FakeMatrix> {
       arrived.resolve()
       arrived = Promise.withResolvers()
     },
-    async close() {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
+    close,
   }
 }

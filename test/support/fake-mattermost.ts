@@ -1,21 +1,22 @@
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { text as readText } from 'node:stream/consumers'
 import { type WebSocket, WebSocketServer } from 'ws'
+import { listenLocally } from './local-server.ts'
 
 type Json = Record<string, unknown>
 
 export interface FakeMattermost {
   url: string
-  /** What the bot posted, in order, as last edited. */
+  /** The posts of the bot, in order, with their latest texts. */
   posts: { id: string; text: string }[]
-  /** Lets a person write to the bot directly; waits for nobody. */
+  /** Sends a direct message to the bot as a person, even when the bot does not listen. */
   write(from: { id: string; name: string }, text: string): void
-  /** Whether the bot listens. */
+  /** Whether the bot is connected to the event stream. */
   isListening(): boolean
   close(): Promise<void>
 }
 
-/** Mattermost's ids are 26 characters of these. */
+/** An id of Mattermost has 26 characters. */
 const idOf = (name: string) => name.replace(/[^a-z0-9]/g, '').padEnd(26, '0')
 
 /** A stand-in for a Mattermost server with one bot: the calls and the event stream that OpenClaw's plugin uses. */
@@ -48,37 +49,36 @@ export async function startFakeMattermost(token: string): Promise<FakeMattermost
   }
 
   const server = createServer(async (request, response) => {
-    const chunks: Buffer[] = []
-    for await (const chunk of request) chunks.push(chunk as Buffer)
-    const body = chunks.length > 0 ? (JSON.parse(Buffer.concat(chunks).toString()) as Json) : {}
+    const sentBody = await readText(request)
+    const body = sentBody === '' ? {} : (JSON.parse(sentBody) as Json)
     const { pathname } = new URL(request.url ?? '/', 'http://mattermost.test')
-    const known = request.headers.authorization === `Bearer ${token}`
-    const found = known ? answer(request.method ?? 'GET', pathname.replace('/api/v4', ''), body) : null
-    const status = known ? (found ? 200 : 404) : 401
+    const isAuthorized = request.headers.authorization === `Bearer ${token}`
+    const result = isAuthorized ? answer(request.method ?? 'GET', pathname.replace('/api/v4', ''), body) : null
+    const status = isAuthorized ? (result ? 200 : 404) : 401
     const refusal = {
       id: 'api.context.session_expired.app_error',
       message: 'Invalid or expired session',
       status_code: 401,
     }
-    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(found ?? refusal))
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(result ?? refusal))
   })
   const sockets = new WebSocketServer({ server, path: '/api/v4/websocket' })
   sockets.on('connection', (socket) => {
     socket.on('message', (data) => {
-      const { seq, action, data: given } = JSON.parse(String(data)) as { seq: number; action: string; data?: Json }
+      const { seq, action, data: login } = JSON.parse(String(data)) as { seq: number; action: string; data?: Json }
       if (action !== 'authentication_challenge') return
-      if (given?.token !== token) return socket.close()
+      if (login?.token !== token) return socket.close()
       listeners.add(socket)
       socket.send(JSON.stringify({ status: 'OK', seq_reply: seq }))
       socket.send(JSON.stringify({ event: 'hello', data: { server_version: '10.0.0' }, seq: 0 }))
     })
     socket.on('close', () => listeners.delete(socket))
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const local = await listenLocally(server)
 
   let written = 0
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: local.url,
     posts,
     isListening: () => listeners.size > 0,
     write({ id, name }, text) {
@@ -105,8 +105,7 @@ export async function startFakeMattermost(token: string): Promise<FakeMattermost
     async close() {
       for (const socket of sockets.clients) socket.terminate()
       sockets.close()
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
+      await local.close()
     },
   }
 }

@@ -13,9 +13,9 @@ const signal = new AbortController().signal
 const unavailable = (message: string) => new Refusal({ code: 'UNAVAILABLE', message })
 
 /**
- * Gives a fake gateway `skills.status` and `skills.install`, in shapes recorded from OpenClaw 2026.9.6: installs go
- * into the sandbox's files, unchecked unless a verdict is malicious or missing, and a skill without a name is never
- * listed. One skill comes with it.
+ * Adds the methods `skills.status` and `skills.install` to a fake gateway, in shapes recorded from OpenClaw 2026.9.6.
+ * An install writes into the files of the sandbox and is refused only for a malicious or missing verdict. A skill
+ * without a name is not listed. The skill `weather` is part of the gateway.
  */
 export function addFakeSkills(gateway: FakeGateway, hub: FakeClawHub, files: () => SandboxFiles): void {
   const readText = async (path: string) => {
@@ -26,11 +26,11 @@ export function addFakeSkills(gateway: FakeGateway, hub: FakeClawHub, files: () 
   const readLock = async (): Promise<Record<string, Json>> =>
     JSON.parse((await readText(lockPath)) ?? '{"skills":{}}').skills
 
-  const statusOf = (name: string, needed: string[], more: Json): Json => {
+  const statusOf = (name: string, required: string[], fields: Json): Json => {
     const skills = isObject(gateway.config.skills) ? gateway.config.skills : {}
     const entry = isObject(skills.entries) && isObject(skills.entries[name]) ? skills.entries[name] : {}
     const env = isObject(entry.env) ? entry.env : {}
-    const missing = needed.filter((variable, at) => !env[variable] && !(at === 0 && entry.apiKey))
+    const missing = required.filter((variable, index) => !env[variable] && !(index === 0 && entry.apiKey))
     const disabled = entry.enabled === false
     return {
       name,
@@ -41,7 +41,7 @@ export function addFakeSkills(gateway: FakeGateway, hub: FakeClawHub, files: () 
       disabled,
       eligible: !disabled && missing.length === 0,
       missing: { bins: [], anyBins: [], env: missing, config: [], os: [] },
-      ...more,
+      ...fields,
     }
   }
 
@@ -50,7 +50,7 @@ export function addFakeSkills(gateway: FakeGateway, hub: FakeClawHub, files: () 
     const folder = await files()
       .list('state/workspace/skills', { maxEntries: 100 }, signal)
       .catch(() => ({ entries: [] }))
-    const found = folder.entries.map(async ({ name: slug }) => {
+    const inWorkspace = folder.entries.map(async ({ name: slug }) => {
       const text = (await readText(`state/workspace/skills/${slug}/SKILL.md`)) ?? ''
       const name = /^name: (.+)$/m.exec(text)?.[1]
       if (name === undefined) return []
@@ -64,13 +64,13 @@ export function addFakeSkills(gateway: FakeGateway, hub: FakeClawHub, files: () 
       bundled: true,
       baseDir: '/release/skills/weather',
     })
-    return { workspaceDir: workspace, skills: [bundled, ...(await Promise.all(found)).flat()] }
+    return { workspaceDir: workspace, skills: [bundled, ...(await Promise.all(inWorkspace)).flat()] }
   }
 
   gateway.methods['skills.install'] = async ({ slug: reference, version, force }) => {
     const [owner, slug] = String(reference).slice(1).split('/')
-    const skill = hub.skills.find((one) => one.owner === owner && one.slug === slug)
-    const release = skill?.versions.find((one) => one.version === version)
+    const skill = hub.skills.find((other) => other.owner === owner && other.slug === slug)
+    const release = skill?.versions.find((other) => other.version === version)
     if (!release) throw unavailable(`Skill "${slug}" not found on ClawHub.`)
     if (release.verdict === 'malicious') throw unavailable('ClawHub blocked this release; install was not started.')
     if (release.verdict === 'none')

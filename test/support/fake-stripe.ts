@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import Stripe from 'stripe'
+import { listenLocally } from './local-server.ts'
 
 export const stripeSecretKey = 'sk_test_canary_of_the_secret_key'
 export const stripeWebhookSecret = 'whsec_canary_of_the_webhook_secret'
@@ -76,13 +76,14 @@ export class FakeStripe {
   readonly #hanging = new Set<ServerResponse>()
   readonly #server: Server = createServer((request, response) => void this.#serve(request, response))
 
-  async open(): Promise<this> {
-    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve))
-    return this
-  }
+  url = ''
+  #stopListening = async () => {}
 
-  get url(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+  async open(): Promise<this> {
+    const { url, close } = await listenLocally(this.#server)
+    this.url = url
+    this.#stopListening = close
+    return this
   }
 
   fail(fault: Omit<Fault, 'times'> & { times?: number }): void {
@@ -98,8 +99,7 @@ export class FakeStripe {
 
   async close(): Promise<void> {
     this.heal()
-    this.#server.closeAllConnections()
-    await new Promise((resolve) => this.#server.close(resolve))
+    await this.#stopListening()
   }
 
   /** Pays as the customer: completes the session and creates the subscription. */

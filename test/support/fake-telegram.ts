@@ -1,14 +1,15 @@
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { listenLocally } from './local-server.ts'
 
 type Json = Record<string, unknown>
 
 export interface FakeTelegram {
   /** For `channels.telegram.apiRoot`. */
   url: string
-  /** What the bot sent to people, in order, as last edited. */
+  /** The messages that the bot sent, in order, with their latest texts. */
   sent: { chatId: string; text: string }[]
-  /** Lets a person write to the bot. */
+  /** Sends a message to the bot as a person. */
   write(from: { id: number; name: string }, text: string): void
   close(): Promise<void>
 }
@@ -16,24 +17,21 @@ export interface FakeTelegram {
 const pollLimitMs = 1000
 const firstMessageId = 1000
 
-/**
- * A stand-in for Telegram's Bot API with one bot: it knows one token, hands messages over by long polling, and takes
- * any call.
- */
+/** A stand-in for Telegram's Bot API with one bot and its token. It delivers messages by long polling. */
 export async function startFakeTelegram(token: string): Promise<FakeTelegram> {
   const updates: Json[] = []
   const sent: FakeTelegram['sent'] = []
   let arrived = Promise.withResolvers<void>()
 
   async function poll(offset: number): Promise<Json[]> {
-    const waiting = () => updates.filter((update) => Number(update.update_id) >= offset)
-    if (waiting().length === 0) {
+    const pending = () => updates.filter((update) => Number(update.update_id) >= offset)
+    if (pending().length === 0) {
       const { promise, resolve } = Promise.withResolvers<void>()
       const timer = setTimeout(resolve, pollLimitMs)
       await Promise.race([arrived.promise, promise])
       clearTimeout(timer)
     }
-    return waiting()
+    return pending()
   }
 
   const bot = { id: 4242, is_bot: true, first_name: 'Test bot', username: 'chowder_test_bot', can_join_groups: true }
@@ -62,21 +60,20 @@ export async function startFakeTelegram(token: string): Promise<FakeTelegram> {
   }
 
   const server = createServer(async (request, response) => {
-    const chunks: Buffer[] = []
-    for await (const chunk of request) chunks.push(chunk as Buffer)
+    const sentBody = await text(request)
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://telegram.test')
     const [, bearer = '', method = ''] = /^\/bot([^/]+)\/(\w+)$/.exec(pathname) ?? []
-    const known = bearer === token
-    const params = { ...Object.fromEntries(searchParams), ...parse(Buffer.concat(chunks).toString()) }
-    const body = known
+    const isAuthorized = bearer === token
+    const params = { ...Object.fromEntries(searchParams), ...parseJson(sentBody) }
+    const body = isAuthorized
       ? { ok: true, result: await answer(method, params) }
       : { ok: false, error_code: 401, description: 'Unauthorized' }
-    response.writeHead(known ? 200 : 401, { 'content-type': 'application/json' }).end(JSON.stringify(body))
+    response.writeHead(isAuthorized ? 200 : 401, { 'content-type': 'application/json' }).end(JSON.stringify(body))
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { url, close } = await listenLocally(server)
 
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url,
     sent,
     write({ id, name }, text) {
       const person = { id, is_bot: false, first_name: name }
@@ -91,14 +88,11 @@ export async function startFakeTelegram(token: string): Promise<FakeTelegram> {
       arrived.resolve()
       arrived = Promise.withResolvers()
     },
-    async close() {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
+    close,
   }
 }
 
-function parse(text: string): Json {
+function parseJson(text: string): Json {
   try {
     return JSON.parse(text)
   } catch {

@@ -2,10 +2,10 @@ import { posix } from 'node:path'
 import { addAbortSignal, Readable } from 'node:stream'
 import { type FileStat, type PathFault, type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 
-/** By whole paths; a folder has no content. */
+/** The files of a folder by their whole paths; the content of a directory is null. */
 export type MemoryFolder = Map<string, { content: Buffer | null; mode: number }>
 
-/** The files of a fake sandbox. */
+/** The files of a fake sandbox, held in memory. `find` throws when the sandbox is missing. */
 export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
   const fault = (kind: PathFault, path: string) => new SandboxPathError(kind, `${JSON.stringify(path)} is ${kind}`)
   const confined = (path: string): string => {
@@ -35,9 +35,9 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
     if (!find().has(path)) find().set(path, { content: null, mode: 0o700 })
   }
   const statOf = (path: string): FileStat | null => {
-    const found = path === '.' ? { content: null, mode: 0o700 } : find().get(path)
-    if (!found) return null
-    const { content, mode } = found
+    const entry = path === '.' ? { content: null, mode: 0o700 } : find().get(path)
+    if (!entry) return null
+    const { content, mode } = entry
     const kind = content ? 'file' : 'directory'
     return { name: posix.basename(path), kind, size: content?.length ?? 0, modifiedAt: new Date(0), mode }
   }
@@ -101,10 +101,10 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
     async move(from, to, { overwrite }, signal) {
       signal.throwIfAborted()
       const [source, target] = [named(from), named(to)]
-      const what = statOf(source)
+      const moving = statOf(source)
       const replaced = statOf(target)
-      if (!what) throw fault('missing', from)
-      if (replaced && (!overwrite || what.kind === 'directory')) throw fault('exists', to)
+      if (!moving) throw fault('missing', from)
+      if (replaced && (!overwrite || moving.kind === 'directory')) throw fault('exists', to)
       if (replaced?.kind === 'directory') throw fault('directory', to)
       if (target.startsWith(`${source}/`)) throw fault('unusable', to)
       makeFolder(posix.dirname(target))
@@ -119,7 +119,7 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
       const name = named(path)
       if (!statOf(name)) return false
       if (!recursive && below(name).length > 0) throw fault('not_empty', path)
-      for (const gone of [name, ...below(name)]) find().delete(gone)
+      for (const removed of [name, ...below(name)]) find().delete(removed)
       return true
     },
   }

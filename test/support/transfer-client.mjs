@@ -1,4 +1,5 @@
-// Sends or fetches a large file over HTTP, so that its memory is not that of the process under test. Prints what it saw.
+// Uploads or downloads a large file over HTTP in a process of its own, whose memory the test does not measure. Prints
+// the status, the number of received bytes and the SHA-256 of the file.
 import { createHash } from 'node:crypto'
 import { request } from 'node:http'
 import { Readable } from 'node:stream'

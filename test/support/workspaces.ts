@@ -10,7 +10,7 @@ import { openTestChowder, type TestChowderOptions } from './test-chowder.ts'
 
 const run = promisify(execFile)
 
-/** A form in the order that is given: text, or a file's bytes. */
+/** A form with the fields in the given order. */
 export function formOf(fields: readonly (readonly [string, string | Blob])[]): FormData {
   const form = new FormData()
   for (const [name, value] of fields) {
@@ -20,7 +20,7 @@ export function formOf(fields: readonly (readonly [string, string | Blob])[]): F
   return form
 }
 
-/** Chowder with local sandboxes, listening, and an organization of it whose instances have workspaces to look into. */
+/** Starts Chowder with local sandboxes and an organization, whose instances have workspaces in the file system. */
 export async function openWorkspaces(options: Omit<TestChowderOptions, 'sandboxes'> = {}) {
   const host = await LocalHost.make()
   const chowder = await openTestChowder({ sandboxes: host.driver, ...options })
@@ -28,22 +28,22 @@ export async function openWorkspaces(options: Omit<TestChowderOptions, 'sandboxe
   const url = `http://127.0.0.1:${(chowder.app.server.address() as AddressInfo).port}`
   const organization = await chowder.signUp()
   const client = api(url, organization.key)
-  const within = () => AbortSignal.timeout(20_000)
+  const deadline = () => AbortSignal.timeout(20_000)
 
-  /** All in an agent's folder is the agent's. */
-  async function own(id: string) {
+  /** Gives all files of an agent's folder to the agent's user. */
+  async function giveToAgent(id: string) {
     const home = host.controlFile(id, 'home')
     const { uid, gid } = await stat(home)
     await run('chown', ['-hR', `${uid}:${gid}`, home])
   }
 
-  /** An instance with a sandbox that does not run, and what the agent could do in it. */
-  async function made(options: { withSandbox?: boolean } = {}) {
+  /** Creates an instance with a sandbox that does not run; returns the calls of the API for its files. */
+  async function createInstance(options: { withSandbox?: boolean } = {}) {
     const { body } = await client.post('/v1/instances', { name: 'agent' })
     const id: string = body.id
     if (options.withSandbox !== false) {
-      await host.driver.create(host.specOf(id), within())
-      await host.driver.files(id).write('state/workspace/.keep', Buffer.alloc(0), {}, within())
+      await host.driver.create(host.specOf(id), deadline())
+      await host.driver.files(id).write('state/workspace/.keep', Buffer.alloc(0), {}, deadline())
       await chowder.database.db.$client.query('UPDATE instances SET sandbox_id = $2 WHERE id = $1', [id, 'local-1'])
     }
     const home = host.controlFile(id, 'home')
@@ -56,10 +56,11 @@ export async function openWorkspaces(options: Omit<TestChowderOptions, 'sandboxe
       home,
       workspace,
       base,
+      /** Writes a file as the agent would. */
       async plant(path: string, content: string | Buffer) {
         await mkdir(dirname(workspace(path)), { recursive: true })
         await writeFile(workspace(path), content)
-        await own(id)
+        await giveToAgent(id)
       },
       put: (path: string, content: string) =>
         chowder.call('PUT', `${base}/content`, { key: organization.key, body: { path, content } }),
@@ -69,27 +70,31 @@ export async function openWorkspaces(options: Omit<TestChowderOptions, 'sandboxe
       move: (body: object) => client.post(`${base}/move`, body),
       mkdir: (path: string) => client.post(`${base}/mkdir`, { path }),
       remove: (path: string, rest = '') => client.delete(base + withPath(path, rest)),
-      async upload(body: FormData | string, more: Record<string, string> = {}) {
-        const answer = await fetch(`${url}${base}/upload`, { method: 'POST', body, headers: { ...headers, ...more } })
-        const said = await answer.text()
-        return { status: answer.status, detail: said === '' ? undefined : JSON.parse(said).detail }
+      async upload(body: FormData | string, extraHeaders: Record<string, string> = {}) {
+        const answer = await fetch(`${url}${base}/upload`, {
+          method: 'POST',
+          body,
+          headers: { ...headers, ...extraHeaders },
+        })
+        const text = await answer.text()
+        return { status: answer.status, detail: text === '' ? undefined : JSON.parse(text).detail }
       },
-      download: (path: string, more: Record<string, string> = {}, method = 'GET') =>
-        fetch(`${url}${base}/download${withPath(path)}`, { method, headers: { ...headers, ...more } }),
-      /** What is on its way into the sandbox, or was left there. */
-      leftOvers: async () => [
+      download: (path: string, extraHeaders: Record<string, string> = {}, method = 'GET') =>
+        fetch(`${url}${base}/download${withPath(path)}`, { method, headers: { ...headers, ...extraHeaders } }),
+      /** The files of uploads that are not finished, or were not removed. */
+      temporaryFiles: async () => [
         ...(await readdir(host.controlFile(id, 'uploads'))),
         ...(await readdir(join(home, 'tmp')).catch(() => [])),
       ],
-      /** Begins to send a form whose file has no end yet. */
-      begin(headersOfForm: Record<string, string | number> = {}) {
-        const sending = httpRequest(`${url}${base}/upload`, {
+      /** Starts an upload whose file has not ended. */
+      startUpload() {
+        const upload = httpRequest(`${url}${base}/upload`, {
           method: 'POST',
-          headers: { ...headers, 'content-type': 'multipart/form-data; boundary=B', ...headersOfForm },
+          headers: { ...headers, 'content-type': 'multipart/form-data; boundary=B' },
         })
-        sending.write('--B\r\ncontent-disposition: form-data; name="path"\r\n\r\nnew.bin\r\n')
-        sending.write('--B\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nbegin')
-        return sending
+        upload.write('--B\r\ncontent-disposition: form-data; name="path"\r\n\r\nnew.bin\r\n')
+        upload.write('--B\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nbegin')
+        return upload
       },
     }
   }
@@ -100,7 +105,7 @@ export async function openWorkspaces(options: Omit<TestChowderOptions, 'sandboxe
     url,
     organization,
     client,
-    made,
+    createInstance,
     async close() {
       await chowder.close()
       await host.remove()

@@ -3,7 +3,7 @@ import { channelNames, getChannelDefinition } from '#api/channels/catalogue.ts'
 import { mergeSettings } from '#api/channels/settings.ts'
 import { channelPlugin, channelPluginFolder, needsPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 
-test('every channel but Telegram has its plugin locked with the release, and there is no other plugin', () => {
+test('the release locks a plugin for every channel but Telegram, and no other plugin', () => {
   const others = channelNames.filter((channel) => channel !== 'telegram')
   expect(pluginChannels('v1')).toEqual(others.toSorted())
   expect(needsPlugin('v1', 'telegram')).toBe(false)
@@ -15,7 +15,7 @@ test('every channel but Telegram has its plugin locked with the release, and the
   }
 })
 
-test('a plugin lies beside its release, under a name that changes with its lock', () => {
+test('the folder of a plugin is beside its release, and its name changes with its lock file', () => {
   expect(channelPluginFolder('/data/releases/v1-0123456789ab', 'v1', 'discord')).toMatch(
     /^\/data\/releases\/v1-0123456789ab-discord-[0-9a-f]{12}$/,
   )
@@ -57,19 +57,19 @@ test.each([
     { channel_access_token: 'a', channel_secret: 'b' },
     { channelAccessToken: 'a', channelSecret: 'b', dmPolicy: 'pairing' },
   ],
-])('the documented fields of %s are put under OpenClaw’s own names', (channel, given, settings) => {
+])('the documented fields of %s are stored by OpenClaw’s names', (channel, given, settings) => {
   expect(mergeSettings(channel, given, null)).toEqual(settings)
   expect(Object.keys(getChannelDefinition(channel).fields).every((name) => name in given)).toBe(true)
 })
 
-test('what is stored does not grow without end, however little is given at a time', () => {
+test('the stored settings have a limit, also when they grow in small steps', () => {
   const part = (name: string) => ({ [name]: 'x'.repeat(60_000) })
   const stored = mergeSettings('nostr', { relays: ['wss://a'], ...part('a'), ...part('b') }, null)
   expect(() => mergeSettings('nostr', part('c'), stored)).toThrow(/128|131072/)
   expect(mergeSettings('nostr', { ...part('c'), a: null }, stored)).toMatchObject(part('c'))
 })
 
-test('what is given goes on top of what is stored, null takes a key away, and a made-up key is kept', () => {
+test('a config is merged into the stored settings, null removes a key, and a generated key stays', () => {
   const stored = mergeSettings('nostr', { relays: ['wss://a'] }, null)
   expect(mergeSettings('nostr', {}, stored)).toEqual(stored)
   expect(mergeSettings('nostr', { relays: null, dmPolicy: 'open' }, stored)).toEqual({

@@ -11,7 +11,7 @@ describe('a path in the workspace', () => {
     ['...', '...'],
     ['a..b/..c', 'a..b/..c'],
     ['.keep', '.keep'],
-  ])('%j is %j', (given, path) => {
+  ])('%j becomes %j', (given, path) => {
     expect(parsePath(given)).toBe(path)
   })
 
@@ -40,6 +40,6 @@ test.each([
   ['lines=0-1', 10, null],
   [`bytes=0-${'9'.repeat(400)}`, 10, { start: 0, end: 10 }],
   [`bytes=${'9'.repeat(400)}-`, 10, 'unsatisfiable'],
-])('the range %j of %d bytes is %j', (header, size, range) => {
+])('the range %j of a file of %d bytes is %j', (header, size, range) => {
   expect(parseRange(header, size)).toEqual(range)
 })

@@ -2,14 +2,14 @@ import { describe, expect, test } from 'vitest'
 import { checkPatch, isUsableName, masked, mergeSettings } from '#api/skills/settings.ts'
 
 describe('masked', () => {
-  test('shows the end of long secrets and nothing of short ones', () => {
+  test('shows the end of a long secret and nothing of a short one', () => {
     expect(masked('sk-0123456789abcdef')).toBe('••••cdef')
     for (const short of ['', 'a', '123456789012345']) expect(masked(short)).toBe('••••')
   })
 })
 
 describe('mergeSettings', () => {
-  test('changes only what is sent, key by key, and null removes', () => {
+  test('changes only the keys that are sent, and null removes a key', () => {
     const stored = { enabled: true, apiKey: 'k', env: { A: '1', B: '2' }, config: { list: [1], deep: { x: 1, y: 2 } } }
     const patch = { apiKey: null, env: { B: null, C: '3' }, config: { list: [2], deep: { x: null } } }
     expect(mergeSettings(stored, patch)).toEqual({
@@ -20,14 +20,14 @@ describe('mergeSettings', () => {
     expect(stored.env).toEqual({ A: '1', B: '2' })
   })
 
-  test('leaves nothing where nothing is set', () => {
+  test('removes empty objects', () => {
     expect(mergeSettings({ env: { A: '1' } }, { env: { A: null }, config: {} })).toEqual({})
   })
 })
 
 describe('checkPatch', () => {
   test.each(['SEARCH_API_KEY', 'a', '_x9', 'GIT_TOKEN', 'PATHS', 'HOMEPAGE', 'UNLD_X'])(
-    'takes the variable %s',
+    'accepts the variable %s',
     (name) => {
       checkPatch({ env: { [name]: 'x' } })
     },
@@ -46,7 +46,7 @@ describe('checkPatch', () => {
     expect(() => checkPatch({ env: { [name]: 'x' } })).toThrow(/changes how programs/)
   })
 
-  test('refuses keys that would reach elsewhere, at any depth, and endless nesting', () => {
+  test('refuses unsafe keys at any depth, and nesting without end', () => {
     for (const key of ['__proto__', 'constructor', 'prototype', '$include']) {
       expect(() => checkPatch({ config: { a: [{ [key]: 1 }] } })).toThrow(`must not contain the key ${key}`)
     }
@@ -56,7 +56,7 @@ describe('checkPatch', () => {
   })
 })
 
-test('a skill is configured under any name but those that reach elsewhere', () => {
+test('a skill can be configured under any name that is not an unsafe key', () => {
   for (const name of ['web-search', 'Other Name', 'my.key']) expect(isUsableName(name)).toBe(true)
   for (const name of ['', '__proto__', '$include', 'a\nb', 'x'.repeat(129)]) expect(isUsableName(name)).toBe(false)
 })
