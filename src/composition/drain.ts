@@ -23,7 +23,7 @@ export const drainPhases = {
 export type DrainPhase = keyof typeof drainPhases
 
 /** Why the process ends. */
-export interface DrainReason {
+interface DrainReason {
   /** By SIGINT: agents that are processes of this host end as well. */
   interrupted: boolean
 }

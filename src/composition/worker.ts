@@ -25,7 +25,7 @@ export interface WorkerSettings extends SharedSettings, Pick<LifecycleDeps, 'tim
   maintenance: MaintenanceIntervals
 }
 
-export const workerSettings = (config: Config): WorkerSettings => ({
+const workerSettings = (config: Config): WorkerSettings => ({
   ...sharedSettings(config),
   concurrency: config.WORKER_CONCURRENCY,
   timeouts: defaultTimeouts,

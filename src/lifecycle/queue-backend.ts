@@ -20,7 +20,7 @@ const maxReconnectPauseMs = 2000
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
 
 /** A job holds ids and counts only: no secrets. */
-export type ProcessJob = (job: Job<InstanceRef>) => Promise<void>
+type ProcessJob = (job: Job<InstanceRef>) => Promise<void>
 
 export interface BackendEvents {
   failed(error: unknown): void
