@@ -60,7 +60,10 @@ export async function listChannels(
   }))
 }
 
-/** The status of a channel, which the gateway reports while the instance runs. A login that waits for its scan is continued. */
+/**
+ * The status of a channel, which the gateway reports while the instance runs. A login that waits for its scan is
+ * continued.
+ */
 export async function getChannelStatus(
   deps: ChannelDeps,
   organizationId: string,

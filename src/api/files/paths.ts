@@ -1,7 +1,7 @@
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** OpenClaw takes a workspace without files for a lost one and refuses every turn for a day. This file prevents that. */
+/** OpenClaw takes an empty workspace for a lost one and refuses every turn for a day. This file prevents that. */
 const keepFile = '.keep'
 
 /** Whether a path, as `parsePath` returns it, is hidden from clients. */

@@ -122,8 +122,8 @@ async function install(
 }
 
 /**
- * Whether the contents of the skill's folder are to be replaced. Throws conflict when the folder holds another skill, or
- * when the skill is installed already.
+ * Whether the contents of the skill's folder are to be replaced. Throws conflict when the folder holds another skill,
+ * or when the skill is installed already.
  */
 function canReplace(reference: SkillReference, inFolder: GatewaySkill | undefined, stored: readonly Skill[]): boolean {
   const slug = referenceText(reference)

@@ -38,8 +38,8 @@ export async function storeCustomer(db: Db, id: string, customerId: string): Pro
 const dueNow = { billedCount: null, billingAttempts: 0, nextBillingAt: sql`now()` }
 
 /**
- * Stores an event, and makes the organization of its customer due in the same transaction. `isNew` is false for an event
- * that is stored already; `organizationId` is null for an unknown customer.
+ * Stores an event, and makes the organization of its customer due in the same transaction. `isNew` is false for an
+ * event that is stored already; `organizationId` is null for an unknown customer.
  */
 export function storeEvent(db: Db, event: { id: string; customerId: string | null }) {
   return db.transaction(async (tx) => {

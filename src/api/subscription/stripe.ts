@@ -49,7 +49,7 @@ export interface Billing {
   setQuantity(itemId: string, quantity: number, idempotencyKey: string): Promise<void>
   /** Ends a subscription at once and charges for the days that were used. */
   cancelSubscription(id: string): Promise<void>
-  /** Verifies the signature of an event over its bytes. Throws invalid unless Stripe signed them in the last 5 minutes. */
+  /** Verifies the signature of an event. Throws invalid unless Stripe signed these bytes in the last 5 minutes. */
   verifyEvent(payload: Buffer, signature: string): StripeEvent
 }
 
