@@ -169,7 +169,7 @@ describe('real agents in containers', () => {
   it('outlive Chowder, whose next start adopts them; a delete leaves nothing', async () => {
     const { Id, State } = await inspect()
     expect(await chowder.kill('SIGINT')).toBe(0)
-    expect(chowder.output()).toContain('the agents go on running in their containers')
+    expect(chowder.output()).toContain('the agents go on running; the next start adopts them')
     chowder = await startChowder({ dataDir, env })
     await until('the welcome', () => chowder.output().includes('Each agent is a container without privileges'))
     client = api(chowder.url, key)

@@ -21,3 +21,8 @@ test.each([
 ])('%s: no file imports one that the image does not have', async (_what, files) => {
   for (const file of files) for (const imported of await importsOf(file)) expect(files).toContain(imported)
 })
+
+test('no program of an image is empty', async () => {
+  for (const name of programFiles)
+    expect([name, (await readFile(join(root, 'src/sandbox', name), 'utf8')).trim()]).not.toEqual([name, ''])
+})
