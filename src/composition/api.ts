@@ -13,13 +13,13 @@ import { type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
-/** Longer than most requests; shorter than a client that reads slowly may take. */
+/** How long open requests may take to end before their connections are closed. */
 const openRequestsMs = 5000
 
 export interface ApiParts extends Pick<AppDeps, 'db' | 'vault' | 'log' | 'billing'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
   sandboxes: SandboxDriver
-  /** How clients reach the API. It is called for each answer, because a port that the system chose is known late. */
+  /** The URL for clients. It is called for each answer, since a port that the system chooses is known late. */
   publicUrl(): string
 }
 
@@ -41,7 +41,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
   trustedProxies: config.TRUST_PROXY,
 })
 
-/** Builds the whole API, which does not listen yet and asks nothing of its parts before a request comes. */
+/** Builds the whole API. It does not listen yet, and calls none of its parts before a request comes. */
 export async function createApi(parts: ApiParts, settings: ApiSettings) {
   const { db, vault, queue, sandboxes, log } = parts
   const callers = createCallers(db, log)
@@ -63,7 +63,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   return {
     app,
     deps,
-    /** Ends what is under way, and writes down what was not yet. */
+    /** Ends open requests, and stores the last uses of keys. */
     async close(): Promise<void> {
       await app.close()
       await callers.close()
@@ -77,9 +77,8 @@ export async function openApi({ config, log, drain }: Startup, parts: ApiParts):
   drain.add('api', () => redis?.disconnect())
   const { app, close } = await createApi(parts, apiSettings(config, redis))
   drain.add('api', async () => {
-    // Agents and database are to be stopped in time: connections that send or read slowly are cut off.
-    const cutting = setTimeout(() => app.server.closeAllConnections(), openRequestsMs)
-    await close().finally(() => clearTimeout(cutting))
+    const cutOff = setTimeout(() => app.server.closeAllConnections(), openRequestsMs)
+    await close().finally(() => clearTimeout(cutOff))
   })
   const { HOST: host, PORT: port } = config
   const listening = await app.listen({ host, port }).catch((error: NodeJS.ErrnoException) => {

@@ -6,14 +6,15 @@ import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import { agentUid } from '#sandbox/docker/profile.ts'
 
 /**
- * The Docker driver's settings, but for whose sandboxes they are. Throws a StartupError for a file that cannot be read.
+ * The settings of the Docker driver without the installation. In a file of its own, so that the Docker proxy loads no
+ * code of the database and of installs. Throws StartupError when DOCKER_EXTRA_CA_FILE cannot be read.
  */
 export async function dockerSettings(config: Config): Promise<Omit<DockerDriverOptions, 'installation'>> {
   const extraCaFile = config.DOCKER_EXTRA_CA_FILE ?? null
   if (extraCaFile !== null)
     await access(extraCaFile, constants.R_OK).catch((cause) => {
       throw new StartupError(
-        'DOCKER_EXTRA_CA_FILE must be a file that Chowder can read. Set it to one with certificates in PEM, or leave it out.',
+        'DOCKER_EXTRA_CA_FILE must be a file that Chowder can read, with certificates in PEM. Correct it or remove it.',
         { cause },
       )
     })

@@ -15,7 +15,7 @@ import { measureDriver } from '#sandbox/measured.ts'
 import { dockerSettings } from './docker-settings.ts'
 import type { Startup } from './startup.ts'
 
-/** A driver, with the methods that only drivers whose agents are processes of this host have. */
+/** A driver, with the methods of those drivers whose agents are processes of this host. */
 export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans'>>
 
 export interface DriverParts {
@@ -28,13 +28,13 @@ export interface DriverParts {
 
 export type CreateDriver = (parts: DriverParts) => Promise<AnyDriver>
 
-/** The Docker driver, whose code only this loads. */
+/** Creates the Docker driver, and loads its code. */
 export async function createDocker(options: DockerDriverOptions): Promise<SandboxDriver> {
   const { createDockerDriver } = await import('#sandbox/docker/driver.ts')
   return createDockerDriver(options)
 }
 
-/** The driver of SANDBOX_DRIVER; loads the code of no other. It touches no sandbox before it is called. */
+/** Creates the driver of SANDBOX_DRIVER, and loads the code of no other. It does nothing to sandboxes before a call. */
 export async function createDriver({ config, dataDir, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await storeOnce(db, 'installation-id', newId())

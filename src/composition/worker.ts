@@ -44,7 +44,7 @@ export function createWorker(
   return startWorker({ ...parts, ...shared }, parts.queue, concurrency, intervals, starting, tasks)
 }
 
-/** Opens the worker. The default release is prepared meanwhile, so that the first instance need not wait for it. */
+/** Opens the worker, and prepares the default release in the background for the first instance. */
 export async function openWorker({ config, log, drain }: Startup, parts: WorkerParts): Promise<void> {
   const worker = await createWorker(parts, workerSettings(config), drain.signal)
   const preparing = new AbortController()

@@ -15,7 +15,7 @@ import { until } from '../support/until.ts'
 const program = fileURLToPath(import.meta.resolve('#commands/admin.ts'))
 const unknownId = '00000000-0000-7000-8000-000000000000'
 
-/** Runs the program with an environment of its own: what it prints, and its exit code. */
+/** Runs the command with an environment of its own. Returns its output and its exit code. */
 const admin = (env: Record<string, string>, ...args: string[]) =>
   new Promise<{ code: number; output: string; error: string }>((resolve) => {
     execFile(process.execPath, [program, ...args], { env, timeout: 60_000 }, (failure, output, error) =>
@@ -51,7 +51,7 @@ describe('npm run admin with DATABASE_URL', () => {
     expect((await admin(env, 'list-orgs')).output).toContain(`${id}\tAcme\tcrab\t0/10\tactive\n`)
   })
 
-  test('an organization with a subscription keeps the tier it pays for: only whale can be given', async () => {
+  test('set-tier gives an organization with a subscription no tier but whale', async () => {
     const { id, key } = await chowder.signUp()
     await chowder.database.pool.query(
       `UPDATE organizations SET stripe_customer_id = 'cus_1', stripe_subscription_id = 'sub_1', billed_count = 0 WHERE id = $1`,
@@ -64,7 +64,7 @@ describe('npm run admin with DATABASE_URL', () => {
     expect((await organization(key)).subscription_tier).toBe('whale')
   })
 
-  test('disable-org refuses its keys within a second and leaves its agents as they are; enable-org takes that back', async () => {
+  test('disable-org refuses the keys within a second and keeps the agents running; enable-org undoes it', async () => {
     const { id, key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
     const status = async () => (await chowder.call('GET', '/v1/organization', { key })).status
@@ -76,7 +76,7 @@ describe('npm run admin with DATABASE_URL', () => {
     await until('the key to work', async () => (await status()) === 200, 1500)
   })
 
-  test('delete-org deletes it with everything it has, and list-orgs shows it no more', async () => {
+  test('delete-org deletes the organization with all its data, and list-orgs no longer shows it', async () => {
     const { id, key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
     const { code, output } = await admin(env, 'delete-org', id)
@@ -109,7 +109,7 @@ describe('npm run admin with DATABASE_URL', () => {
   })
 })
 
-test('with the embedded database it works beside a running Chowder and without one, and leaves it as it was', async () => {
+test('it works beside a running Chowder and without one, and leaves the embedded database as it was', async () => {
   const home = await mkdtemp(join(tmpdir(), 'chowder-admin-'))
   await chmod(home, 0o711)
   const dataDir = join(home, 'data')

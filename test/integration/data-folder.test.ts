@@ -23,12 +23,12 @@ afterEach(async () => {
   await rm(home, { recursive: true, force: true })
 })
 
-test('the data folder is what is set, else the default of this user, always absolute', () => {
+test('the path of the data folder is the configured one, else the default of this user, and absolute', () => {
   expect(dataFolder('some/where')).toBe(join(process.cwd(), 'some/where'))
   expect(dataFolder(undefined)).toBe(isRoot ? '/var/lib/chowder' : join(process.cwd(), 'data'))
 })
 
-test('a new data folder and its new parents can be passed but not listed, as an ordinary user not even passed', async () => {
+test('other users can enter a new data folder of root but not list it, and not enter that of another user', async () => {
   const umask = process.platform === 'win32' ? 0 : 0o077
   await run(process.execPath, [
     ...['--input-type=module', '--eval'],
@@ -37,7 +37,7 @@ test('a new data folder and its new parents can be passed but not listed, as an 
   for (const folder of ['a', 'a/b']) expect(await modeOf(join(home, folder))).toBe(isRoot ? 0o711 : 0o700)
 })
 
-test('of processes that start at the same time none finds the folder that another one is making closed', async () => {
+test('processes that start at the same time can all enter the folder that one of them makes', async () => {
   for (let round = 0; round < 50; round += 1) {
     const data = join(home, `${round}`, 'data')
     const afterTurns = async (turns: number) => {
@@ -66,13 +66,13 @@ test.skipIf(isRoot)('as an ordinary user, a folder that cannot be written is nam
   await expect(prepareDataFolder(join(home, 'new'))).rejects.toThrow('Set CHOWDER_DATA_DIR to another folder')
 })
 
-test('a file in the place of the data folder is said to be one', async () => {
+test('a file in the place of the data folder is an error that says so', async () => {
   await writeFile(join(home, 'file'), '')
   await expect(prepareDataFolder(join(home, 'file'))).rejects.toThrow('there is a file in its place')
   await expect(prepareDataFolder(join(home, 'file', 'data'))).rejects.toThrow('there is a file in its place')
 })
 
-test('a copy is whole, open to all users, made once by any number at once, and what a kill left is removed', async () => {
+test('a copy is complete, readable for all users, made once by several calls, and removes the rest of a killed one', async () => {
   const source = join(home, 'source')
   await mkdir(join(source, 'bin'), { recursive: true, mode: 0o700 })
   await writeFile(join(source, 'bin', 'program'), 'one', { mode: 0o700 })
@@ -104,14 +104,14 @@ test('a copy that fails leaves nothing behind and is made by the next call', asy
   expect(await readFile(target, 'utf8')).toBe('text')
 })
 
-test('the host id is one uuid for all who ask at once and ever after', async () => {
+test('the host id is the same UUID for all calls, also at the same time', async () => {
   const ids = await Promise.all(Array.from({ length: 5 }, () => hostId(home)))
   expect(ids[0]).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
   expect(new Set([...ids, await hostId(home)]).size).toBe(1)
   expect(await readdir(home)).toEqual(['host-id'])
 })
 
-test('the Node binary runs as another user, in the version of this process', async () => {
+test('another user can run the Node.js binary, which has the version of this process', async () => {
   const binary = await nodeBinary(home)
   const user = isRoot ? { uid: 65534, gid: 65534 } : {}
   const { stdout } = await run(binary, ['--version'], { ...user, cwd: '/' })

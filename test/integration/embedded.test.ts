@@ -91,7 +91,7 @@ async function killPostmaster(folder = dataDir): Promise<number> {
   return pid
 }
 
-/** Runs one statement, again and again until it succeeds for 10 s: the database may be coming back. */
+/** Runs a statement until it succeeds, for up to 10 s: the database may be starting again. */
 async function query(database: EmbeddedPostgres, text: string): Promise<unknown[]> {
   const deadline = performance.now() + 10_000
   for (;;) {
@@ -109,7 +109,7 @@ async function query(database: EmbeddedPostgres, text: string): Promise<unknown[
   }
 }
 
-/** Waits until the folder is owned again: for a moment anybody might take it. */
+/** Waits until the folder has an owner again: for a moment any process might take it. */
 async function ownedAgain(database: EmbeddedPostgres): Promise<void> {
   await expect
     .poll(() => query(database, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted"), { timeout: 10_000 })
@@ -130,7 +130,7 @@ describe('a first start', () => {
     expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
   })
 
-  test('by two at once makes one owner; the other is told who it is', async () => {
+  test('of two at once makes one the owner; the error of the other names it', async () => {
     const results = await Promise.allSettled([start(), start()])
     const refused = results.filter((result) => result.status === 'rejected')
     expect(refused).toHaveLength(1)
@@ -169,7 +169,7 @@ describe('a data folder', () => {
     dataDir = join(madeHome, 'data')
   })
 
-  test('in use refuses a second start, naming the holder and a way out, and goes on undisturbed', async () => {
+  test('in use refuses a second start with the name of the holder and a remedy, and stays usable', async () => {
     const holder = await startHolder()
     const pid = await postmasterPid()
     await expect(start()).rejects.toThrow(
@@ -180,7 +180,7 @@ describe('a data folder', () => {
     expect(holder.exitCode).toBeNull()
   })
 
-  test('is free again once stopped, and nothing of it runs', async () => {
+  test('is free after the stop, and none of its processes runs', async () => {
     const first = await start()
     const pid = await postmasterPid()
     await query(first, 'CREATE TABLE stopped AS SELECT 42 AS answer')
@@ -190,7 +190,7 @@ describe('a data folder', () => {
     expect(await query(await start(), 'SELECT answer FROM stopped')).toEqual([{ answer: 42 }])
   })
 
-  test('keeps the password and everything of PostgreSQL from other users, and its password from its arguments', async () => {
+  test('hides the password and the files of PostgreSQL from other users, and the password from arguments', async () => {
     const database = await start()
     expect(await modeOf(join(dataDir, 'database-password'))).toBe(0o600)
     for (const folder of ['data', 'socket', 'log']) {
@@ -203,14 +203,14 @@ describe('a data folder', () => {
     expect(commandLine).not.toContain(database.connection.password)
   })
 
-  test('whose start is given up has no PostgreSQL running', async () => {
+  test('has no running PostgreSQL after a start that is given up', async () => {
     await expect(
       startEmbeddedPostgres({ dataDir, log, durable: false, signal: AbortSignal.abort(new Error('given up')) }),
     ).rejects.toThrow('given up')
     await expect(stat(pidFile())).rejects.toThrow('ENOENT')
   })
 
-  test('without its password file names the file instead of making a new one', async () => {
+  test('without its password file fails with the path of the file, and makes no new one', async () => {
     const first = await start()
     await first.stop()
     const passwordFile = join(dataDir, 'database-password')
@@ -243,7 +243,7 @@ describe('after kill -9', () => {
     expect(await query(await start(), 'SELECT answer FROM killed')).toEqual([{ answer: 42 }])
   })
 
-  test('of PostgreSQL only, it is started again in the same place and the folder is still owned', async () => {
+  test('of PostgreSQL only, it is started again at the same address, and the folder keeps its owner', async () => {
     const database = await start()
     const pid = await killPostmaster()
     expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }])
@@ -252,7 +252,7 @@ describe('after kill -9', () => {
     await expect(start()).rejects.toThrow(`in use by another Chowder (chowder-owner pid ${process.pid})`)
   })
 
-  test('of PostgreSQL a sixth time in 10 minutes, the process is told that it is lost', async () => {
+  test('of PostgreSQL a sixth time in 10 minutes, onFatal is called', async () => {
     const lost = Promise.withResolvers<Error>()
     const database = await start({ onFatal: lost.resolve })
     for (let times = 0; times < 5; times++) {
@@ -263,14 +263,14 @@ describe('after kill -9', () => {
     expect((await lost.promise).message).toContain('PostgreSQL was lost more than 5 times in 10 minutes')
   })
 
-  test('with a pid file that now names a process of somebody else, that process is left alone', async () => {
+  test('with a pid file that names another process, that process goes on running', async () => {
     const first = await start()
     const socketLock = join(dataDir, 'postgres', 'socket', '.s.PGSQL.5432.lock')
     const locks = await Promise.all(
       [pidFile(), socketLock].map(async (path) => ({ path, text: await readFile(path, 'utf8') })),
     )
     await first.stop()
-    // Of the same user: PostgreSQL takes processes of others for dead.
+    // A process of the same user: PostgreSQL takes processes of other users for dead.
     const { uid, gid } = await stat(join(dataDir, 'postgres', 'data'))
     const stranger = spawn('sleep', ['60'], { uid, gid, stdio: 'ignore' })
     onTestFinished(() => void stranger.kill('SIGKILL'))

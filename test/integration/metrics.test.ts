@@ -22,7 +22,7 @@ let id: string
 
 const scrape = async (port = served.port): Promise<string> => (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
 
-/** The sum of all series of this name whose labels include these; null when there is none. */
+/** The sum of all series with this name and these labels; null when there is none. */
 async function read(name: string, labels: Record<string, string> = {}): Promise<number | null> {
   const wanted = Object.entries(labels).map(([label, value]) => `${label}="${value}"`)
   const values = (await scrape())
@@ -32,7 +32,7 @@ async function read(name: string, labels: Record<string, string> = {}): Promise<
   return values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0)
 }
 
-/** Over a connection: a request is counted once its answer has left. */
+/** Over a connection, since a request is counted after its answer was sent. */
 async function call(method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown) {
   const answer = await fetch(`${url}/v1/instances${path}`, {
     method,
@@ -63,7 +63,7 @@ afterAll(async () => {
 })
 
 describe('metrics', () => {
-  test('what waits is seen while there is no worker, and gone once there is one', async () => {
+  test('show waiting work while there is no worker, and none once a worker runs', async () => {
     id = (await call('POST', '', { name: 'x' })).body.id
     await until('the job', async () => (await read('chowder_queue_waiting_jobs')) === 1)
     await sleep(100)
@@ -81,7 +81,7 @@ describe('metrics', () => {
     expect(await read('chowder_instances', { status: 'provisioning' })).toBe(0)
   })
 
-  test('requests are counted by route and status, also those of no route', async () => {
+  test('count requests by route and status, also those without a route', async () => {
     const created = { method: 'POST', route: '/v1/instances', status: '201' }
     expect(await read('chowder_http_request_duration_seconds_count', created)).toBe(1)
     await fetch(`${url}/no/such/path`)
@@ -90,7 +90,7 @@ describe('metrics', () => {
     await until('both', async () => (await read('chowder_http_request_duration_seconds_count', unrouted)) === 2)
   })
 
-  test('a turn is counted with what was added to it, and a stream while it is open', async () => {
+  test('count a turn with the time that Chowder adds, and a stream while it is open', async () => {
     const before = (await read('chowder_turn_added_seconds_count')) ?? 0
     const { status } = await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'hello' })
     expect(status).toBe(200)
@@ -101,7 +101,7 @@ describe('metrics', () => {
     await until('the stream to be over', async () => (await read('chowder_open_streams')) === 0)
   })
 
-  test('steps and the time to running are measured from what was asked for', async () => {
+  test('measure steps, and the time from a request to running', async () => {
     for (const step of ['createSandbox', 'writeConfig', 'startGateway', 'checkHealth']) {
       expect(await read('chowder_reconcile_step_duration_seconds_count', { step, outcome: 'done' }), step).toBe(1)
     }
@@ -111,7 +111,7 @@ describe('metrics', () => {
     await hasStatus('stopped')
     await call('POST', `/${id}/start`)
     await hasStatus('running')
-    // Taken down after the row is settled.
+    // It is measured after the row is settled.
     await until(
       'the figure',
       async () => (await read('chowder_time_to_running_seconds_count', { intent: 'start' })) === 1,
@@ -130,7 +130,7 @@ describe('metrics', () => {
     expect(await read('chowder_time_to_running_seconds_count'), 'nobody waited for it').toBe(toRunning)
   })
 
-  test('the platform’s failures are counted by call, apart from what it does', async () => {
+  test('count the failures of the platform by call, apart from its successes', async () => {
     const before = (await read('chowder_driver_call_duration_seconds_count', { outcome: 'unavailable' })) ?? 0
     const driver = measureDriver(openCloudDriver(cloud.url, 'the test'))
     cloud.fail({ kind: 'server error', calls: ['exec', 'files'], times: 2 })
@@ -147,7 +147,7 @@ describe('metrics', () => {
     )
   })
 
-  test('a delete that has failed 10 times is seen until it is done', { timeout: 90_000 }, async () => {
+  test('show a delete that has failed 10 times until it succeeds', { timeout: 90_000 }, async () => {
     expect(await read('chowder_failing_ends')).toBe(0)
     cloud.fail({ kind: 'server error', calls: ['destroy'], times: Number.POSITIVE_INFINITY })
     await call('DELETE', `/${id}`)
@@ -170,13 +170,13 @@ describe('metrics', () => {
     expect(await read('chowder_instances', { status: 'terminated' })).toBe(0)
   })
 
-  test('no figure names an instance, an organization or a key', async () => {
+  test('name no instance, organization or key', async () => {
     const text = await scrape()
     for (const secret of [id, organization.id, organization.key]) expect(text).not.toContain(secret)
     expect(text).not.toMatch(/[0-9a-f]{8}-[0-9a-f]{4}/)
   })
 
-  test('a source that fails or hangs is left out, and the rest is told', async () => {
+  test('leave out a source that fails or hangs, and serve the rest', async () => {
     const broken: MetricSource = { metrics: () => Promise.reject(new Error('away')) }
     const hanging: MetricSource = { metrics: () => new Promise(() => {}) }
     const fine: MetricSource = { metrics: async () => 'fine 1\n' }
@@ -191,7 +191,7 @@ describe('metrics', () => {
     }
   })
 
-  test('nothing else is served on that port, and a taken one says what to do', async () => {
+  test('are alone on their port, and the error of a taken port has a remedy', async () => {
     expect((await fetch(`http://127.0.0.1:${served.port}/healthz`)).status).toBe(200)
     expect((await fetch(`http://127.0.0.1:${served.port}/v1/organization`)).status).toBe(404)
     expect((await fetch(`http://127.0.0.1:${served.port}/metrics`, { method: 'POST' })).status).toBe(404)

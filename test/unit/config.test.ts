@@ -17,7 +17,7 @@ function complaints(env: NodeJS.ProcessEnv): string {
 }
 
 describe('the environment', () => {
-  test('an empty one has every documented default', () => {
+  test('has every documented default when it is empty', () => {
     expect(loadConfig({})).toEqual({
       HOST: '127.0.0.1',
       PORT: 8080,
@@ -75,12 +75,12 @@ describe('the environment', () => {
     expect(message).not.toContain('canary')
   })
 
-  test('all bad ones are reported at once, one line each', () => {
+  test('reports all bad variables at once, one line each', () => {
     const message = complaints({ PORT: 'x', LOG_LEVEL: 'loud', DATABASE_URL: 'mysql://', CHOWDER_ROLE: 'boss' })
     expect(message.split('\n').slice(1)).toHaveLength(5) // with the secret key that DATABASE_URL asks for
   })
 
-  test('DATABASE_URL asks for CHOWDER_SECRET_KEY and says how to make one', () => {
+  test('requires CHOWDER_SECRET_KEY with DATABASE_URL, and says how to make one', () => {
     expect(complaints({ DATABASE_URL: 'postgres://x/y' })).toContain('openssl rand -base64 32')
     expect(complaints({ DATABASE_URL: 'postgres://x/y', CHOWDER_SECRET_KEY: key })).toBe('')
   })
@@ -96,7 +96,7 @@ describe('the environment', () => {
       return join(folder, name)
     }
 
-    test('each secret may be in a file, with or without a line’s end', () => {
+    test('each secret may be in a file, with or without the end of a line', () => {
       const env = {
         DATABASE_URL_FILE: inFile('database', 'postgres://chowder:canary@db/chowder\n'),
         CHOWDER_SECRET_KEY_FILE: inFile('key', key),
@@ -109,7 +109,7 @@ describe('the environment', () => {
       })
     })
 
-    test('one that is missing, empty, bad or there twice is named, and not what it holds', () => {
+    test('a secret that is missing, empty, bad or set twice is named without its value', () => {
       const message = complaints({
         DATABASE_URL_FILE: join(folder, 'none'),
         CHOWDER_SECRET_KEY_FILE: inFile('bad', 'canary'),
@@ -131,7 +131,7 @@ describe('the environment', () => {
   })
 
   test.each(['password', 'changeme', 'change-me', 'CHANGE_ME', '<password>', 'your-password', 'placeholder', 'secret'])(
-    'a placeholder is no password: %s',
+    'refuses a placeholder as password: %s',
     (password) => {
       const message = complaints({ DATABASE_URL: `postgres://chowder:${password}@db/chowder`, CHOWDER_SECRET_KEY: key })
       expect(message).toContain('DATABASE_URL has a placeholder as its password')
@@ -140,11 +140,11 @@ describe('the environment', () => {
     },
   )
 
-  test('a key of zeros is no key', () => {
+  test('refuses a key of zeros', () => {
     expect(complaints({ CHOWDER_SECRET_KEY: Buffer.alloc(32).toString('base64') })).toContain('is a placeholder')
   })
 
-  test('Stripe’s settings come all together, with two prices, or not at all', () => {
+  test('requires all settings of Stripe, with two prices, or none', () => {
     const all = {
       STRIPE_SECRET_KEY: 'sk_test_1',
       STRIPE_WEBHOOK_SECRET: 'whsec_1',
@@ -164,7 +164,7 @@ describe('the environment', () => {
     expect([...text.matchAll(pattern)].map((match) => match[1]).sort()).toEqual(Object.keys(Env.properties).sort())
   })
 
-  test('docs/settings.md says of each variable what the schema says', () => {
+  test('docs/settings.md has the description and the default of each variable', () => {
     const text = readFileSync(new URL('../../docs/settings.md', import.meta.url), 'utf8')
     for (const [name, schema] of Object.entries(Env.properties)) {
       const row = text.split('\n').find((line) => line.startsWith(`| \`${name}\` |`))

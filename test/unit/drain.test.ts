@@ -18,7 +18,7 @@ function open(ms = 10_000) {
 }
 
 describe('a drain', () => {
-  test('runs its phases in their order, whatever was opened first, and logs those that have something to close', async () => {
+  test('runs its phases in order, and logs those that close something', async () => {
     const { drain, logged, closed, closes } = open()
     drain.add('worker', closes('worker'))
     drain.add('postgres', closes('postgres'))
@@ -29,7 +29,7 @@ describe('a drain', () => {
     expect(logged).toEqual(closed.map((phase) => `drain: ${phase}`))
   })
 
-  test('closes in one phase the last that was opened first, and begins no phase before the last one is over', async () => {
+  test('closes in reverse order within a phase, and begins no phase before the previous one is over', async () => {
     const { drain, closed, closes } = open()
     drain.add('api', closes('Redis'))
     drain.add('api', async () => {
@@ -41,7 +41,7 @@ describe('a drain', () => {
     expect(closed).toEqual(['server', 'Redis', 'queue'])
   })
 
-  test.each([true, false])('tells what it closes whether the process was interrupted: %s', async (interrupted) => {
+  test.each([true, false])('passes on whether the process was interrupted: %s', async (interrupted) => {
     const { drain } = open()
     const reasons: unknown[] = []
     for (const phase of phases) drain.add(phase, (reason) => reasons.push(reason))
@@ -49,7 +49,7 @@ describe('a drain', () => {
     expect(reasons).toEqual(phases.map(() => ({ interrupted })))
   })
 
-  test('goes on after a failure, also in the same phase', async () => {
+  test('continues after a failure, also in the same phase', async () => {
     const { drain, logged, closed, closes } = open()
     drain.add('worker', closes('the other worker'))
     drain.add('worker', () => Promise.reject(new Error('no')))
@@ -68,7 +68,7 @@ describe('a drain', () => {
     ])
   })
 
-  test('waits for no phase longer than its deadline', async () => {
+  test('continues after the deadline of a phase', async () => {
     const { drain, logged, closed, closes } = open(20)
     drain.add('worker', () => new Promise(() => {}))
     drain.add('queue', closes('queue'))
@@ -77,7 +77,7 @@ describe('a drain', () => {
     expect(logged).toEqual(['drain: worker', 'drain: worker takes longer than 20 ms', 'drain: queue'])
   })
 
-  test('closes once, however often it is asked to', async () => {
+  test('runs once, and returns the same promise to every caller', async () => {
     const { drain, closed, closes } = open()
     drain.add('queue', closes('queue'))
     const first = drain.run({ interrupted: true })
@@ -87,7 +87,7 @@ describe('a drain', () => {
     expect(closed).toEqual(['queue'])
   })
 
-  test('does not close what was taken back', async () => {
+  test('does not call a close that was taken back', async () => {
     const { drain, logged, closed, closes } = open()
     drain.add('start', closes('start'))()
     await drain.run({ interrupted: false })

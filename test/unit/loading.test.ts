@@ -4,20 +4,20 @@ import { describe, expect, test } from 'vitest'
 
 const source = (path: string) => import.meta.resolve(`#${path}`)
 
-/** What a program writes as JSON, run by a Node.js of its own. */
-async function answerOf(program: string): Promise<unknown> {
+/** Runs a program in a Node.js of its own. Returns the JSON that it prints. */
+async function outputOf(program: string): Promise<unknown> {
   const args = ['--no-warnings', '--input-type=module', '--eval', program]
   return JSON.parse((await promisify(execFile)(process.execPath, args)).stdout)
 }
 
 const residentMb = (...imports: string[]) =>
-  answerOf(`
+  outputOf(`
     for (const url of ${JSON.stringify(imports)}) await import(url)
     console.log(process.memoryUsage.rss() / 2 ** 20)`) as Promise<number>
 
-/** The packages whose files are loaded with a file. */
+/** The packages that are loaded with a file. */
 const packagesOf = (path: string) =>
-  answerOf(`
+  outputOf(`
     import { registerHooks } from 'node:module'
     const names = new Set()
     registerHooks({
@@ -30,8 +30,8 @@ const packagesOf = (path: string) =>
     await import(${JSON.stringify(source(path))})
     console.log(JSON.stringify([...names]))`) as Promise<string[]>
 
-describe('what a process loads', { timeout: 30_000 }, () => {
-  test('is Drizzle without its package.json once for each of its files', async () => {
+describe('a process', { timeout: 30_000 }, () => {
+  test('does not parse the package.json of Drizzle for each of its files', async () => {
     const drizzle = import.meta.resolve('drizzle-orm/node-postgres')
     const [nothing, plain, spared] = [
       await residentMb(),
@@ -41,7 +41,7 @@ describe('what a process loads', { timeout: 30_000 }, () => {
     expect(spared - nothing).toBeLessThan((plain - nothing) / 2)
   })
 
-  test('is neither the API nor a driver before its role asks for it', async () => {
+  test('loads neither the API nor a driver before its role needs it', async () => {
     const packages = await packagesOf('composition/start.ts')
     expect(packages).toContain('drizzle-orm')
     for (const name of ['fastify', 'ajv', '@scalar/fastify-api-reference', 'stripe', 'dockerode'])

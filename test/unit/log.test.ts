@@ -3,7 +3,7 @@ import { pino } from 'pino'
 import { expect, test } from 'vitest'
 import { logSerializers } from '#platform/log.ts'
 
-test('the parameters of a failed statement stay out of the log, its text and cause do not', () => {
+test('the log has the text and the cause of a failed statement, and not its parameters', () => {
   const lines: string[] = []
   const log = pino({ serializers: logSerializers }, { write: (line: string) => void lines.push(line) })
   const cause = new Error('relation "x" does not exist')

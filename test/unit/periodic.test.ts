@@ -24,7 +24,7 @@ function start(...tasks: (Partial<PeriodicTask> & Pick<PeriodicTask, 'run'>)[]):
 const until = async (check: () => boolean) => expect(await poll(check, { pauseMs: 1, timeoutMs: 10_000 })).toBe(true)
 
 describe('periodic tasks', () => {
-  test('run at once and again after their pause, each for itself', async () => {
+  test('run at once and again after their own pause', async () => {
     let runs = 0
     let others = 0
     start(
@@ -44,7 +44,7 @@ describe('periodic tasks', () => {
     expect(others).toBe(1)
   })
 
-  test('ask for a pause that depends on the run after each run', async () => {
+  test('may have a pause that depends on the last run', async () => {
     let runs = 0
     start({
       everyMs: () => (runs < 3 ? 1 : 60_000),
@@ -57,7 +57,7 @@ describe('periodic tasks', () => {
     expect(runs).toBe(3)
   })
 
-  test('never overlap, also when a run does not end at its timeout', async () => {
+  test('never overlap, even when a run does not end at its timeout', async () => {
     const { promise, resolve } = Promise.withResolvers<void>()
     const signals: AbortSignal[] = []
     start({
@@ -74,7 +74,7 @@ describe('periodic tasks', () => {
     await until(() => signals.length > 1)
   })
 
-  test('say once that they fail, and once that they work again', async () => {
+  test('are logged once when they fail, and once when they work again', async () => {
     let runs = 0
     start({
       async run() {
@@ -86,7 +86,7 @@ describe('periodic tasks', () => {
     expect(logged).toEqual(['counting failed', 'counting works again', 'counting failed', 'counting works again'])
   })
 
-  test('are aborted at the end, are waited for, and do not count as failed', async () => {
+  test('are aborted at the end, which waits for them, and do not count as failed', async () => {
     let hasEnded = false
     start({
       async run(signal) {

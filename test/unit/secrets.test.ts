@@ -4,17 +4,17 @@ import { createVault } from '#platform/secrets.ts'
 
 const vault = createVault(randomBytes(32))
 
-test('what was sealed opens again, and is not in the sealed text', () => {
+test('a sealed secret can be unsealed, and is not in the sealed text', () => {
   const sealed = vault.seal('sk-canary-🦞', 'a/b/c')
   expect(vault.unseal(sealed, 'a/b/c')).toBe('sk-canary-🦞')
   expect(Buffer.from(sealed.slice(3), 'base64url').includes('canary')).toBe(false)
 })
 
-test('the same text sealed twice does not look the same', () => {
+test('a secret that is sealed twice gives two texts', () => {
   expect(vault.seal('x', 'a')).not.toBe(vault.seal('x', 'a'))
 })
 
-test('it opens only where it was sealed, with the key that sealed it, and unaltered', () => {
+test('a secret can be unsealed only in its place, with its key, and unaltered', () => {
   const sealed = vault.seal('x', 'a')
   const altered = `${sealed.slice(0, -2)}${sealed.endsWith('AA') ? 'BB' : 'AA'}`
   expect(() => vault.unseal(sealed, 'b')).toThrow('cannot be unsealed')
