@@ -40,8 +40,10 @@ export async function openDatabase(startup: Startup): Promise<{ db: Db; connecti
   const connection = config.DATABASE_URL ? { connectionString: config.DATABASE_URL } : await openEmbedded(startup)
   const pool = createPool(connection, `chowder-${role}`, servingPool)
   const db = createDb(pool)
-  // Without a listener the error would end the process.
-  pool.on('error', (error) => log.warn({ err: error }, 'an idle database connection was lost'))
+  // Without a listener the error would end the process. In a drain the embedded database may end a connection first.
+  pool.on('error', (error) => {
+    if (!drain.signal.aborted) log.warn({ err: error }, 'an idle database connection was lost')
+  })
   drain.add('connections', () => pool.end())
   if (role === 'migrate' || !config.DATABASE_URL) await migrateSchema(connection, config)
   const pending = await pendingMigrations(pool)

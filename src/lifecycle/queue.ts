@@ -64,7 +64,14 @@ const untilEnded = (ending: Promise<unknown>, milliseconds: number) =>
 
 /** The only user of BullMQ. `prefix` separates the queues of several installations, or tests. */
 export function createQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
-  const outage = logFirstAndRecovery(log, 'the queue is unreachable', 'the queue is reachable again')
+  const outageLog = logFirstAndRecovery(log, 'the queue is unreachable', 'the queue is reachable again')
+  let isClosed = false
+  const outage: BackendEvents = {
+    recovered: outageLog.recovered,
+    failed(error) {
+      if (!isClosed) outageLog.failed(error)
+    },
+  }
   const connections = connectBackend(backend, prefix, outage)
   const queue = connections.createJobQueue()
   queue.on('error', outage.failed)
@@ -105,6 +112,7 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     },
     work: (process, concurrency) => takeJobs(connections, outage, process, concurrency),
     async close() {
+      isClosed = true
       await untilEnded(queue.close(), closeTimeoutMs)
       await untilEnded(connections.close(), closeTimeoutMs)
     },
