@@ -173,7 +173,13 @@ describe('DELETE /v1/organization', () => {
       const before = [await create(key), await create(key)]
       const setKey = (openai: string) =>
         chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { openai } } })
-      const answers = await Promise.all([
+      // A request that is still open when its key is found deleted gets no answer: its connection is cut.
+      const withCut = (call: Promise<{ status: number }>) =>
+        call.catch((error: Error) => {
+          if (error.message !== 'response destroyed before completion') throw error
+          return { status: 'cut' as const }
+        })
+      const calls = [
         ...Array.from({ length: 8 }, () => chowder.call('POST', '/v1/instances', { key, body: { name: 'late' } })),
         setKey('sk-early'),
         chowder.call('DELETE', `/v1/instances/${before[0]}`, { key }),
@@ -181,9 +187,10 @@ describe('DELETE /v1/organization', () => {
         remove(key),
         setKey('sk-late'),
         ...Array.from({ length: 8 }, () => chowder.call('POST', '/v1/instances', { key, body: { name: 'late' } })),
-      ])
+      ]
+      const answers = await Promise.all(calls.map(withCut))
       expect(
-        answers.map(({ status }) => status).filter((status) => ![200, 201, 204, 400, 401].includes(status)),
+        answers.map(({ status }) => status).filter((status) => ![200, 201, 204, 400, 401, 'cut'].includes(status)),
       ).toEqual([])
       expect(
         await query(
