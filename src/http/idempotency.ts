@@ -40,9 +40,9 @@ const sortedFields = (_name: string, value: unknown): unknown =>
     : value
 
 /** Equal for equal requests: the order of the fields of a body does not matter. */
-const hashOf = ({ method, routeOptions, body }: FastifyRequest): Buffer =>
+const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
   createHash('sha256')
-    .update(`${method} ${routeOptions.url}\n${JSON.stringify(body, sortedFields)}`)
+    .update(`${method} ${url.split('?')[0]}\n${JSON.stringify(body, sortedFields)}`)
     .digest()
 
 const answerPlace = (organizationId: string, key: string) => `idempotency_keys/${organizationId}.${key}/sealed_answer`

@@ -10,6 +10,9 @@ const batchSize = 500
 /** A row that was created has a sealed token until it is erased. */
 export const isNotErased = ne(instances.sealedToken, '')
 
+/** The columns that hold what a caller wrote, or a secret, with their values after the erasure. */
+export const erasedColumns = { name: '', metadata: {}, sealedConfig: null, sealedToken: '' } as const
+
 /**
  * Empties the name, metadata, configuration and token of the settled instances that `condition` selects: instances that
  * nobody can read any more. The rows stay, so that a sandbox that reappears later is recognized. Returns the number of
@@ -27,13 +30,7 @@ export async function eraseInstances(db: Db, condition: SQL | undefined, signal?
   for (let erased = 0; ; ) {
     const { rowCount } = await db
       .update(instances)
-      .set({
-        name: '',
-        metadata: {},
-        sealedConfig: null,
-        sealedToken: '',
-        changedBy: changedBy({ type: 'instance.erased' }),
-      })
+      .set({ ...erasedColumns, changedBy: changedBy({ type: 'instance.erased' }) })
       .where(inArray(id, batch))
     erased += rowCount ?? 0
     if ((rowCount ?? 0) < batchSize) return erased

@@ -122,7 +122,7 @@ afterAll(async () => {
 
 /** Sends the documented request of an operation, with one of three sets of path values and an Authorization header. */
 async function call(operation: DocumentedOperation, values: Record<string, string>, authorization?: string) {
-  const keyId = values[operation.path.replace('/{key_id}', '')]
+  const keyId = values[operation.path.replace(/\/\{key_id\}.*/, '')]
   const request = requestOf(document, operation, { ...values, ...(keyId !== undefined && { key_id: keyId }) })
   const headers = { ...request.headers, ...(authorization !== undefined && { authorization }) }
   const answer = await chowder.app.inject({ ...request, headers })

@@ -22,7 +22,7 @@ interface FoundCaller {
 
 export interface Callers {
   find: FindCaller
-  /** Call it with the hash of a changed key before the answer: this process then reads the key again. */
+  /** Call it before the answer with the hash that a changed key had before: this process then reads the key again. */
   forget(keyHash: Buffer): void
   /** Writes the last uses that are not written yet. Call `find` no more. */
   close(): Promise<void>
