@@ -31,7 +31,7 @@ import {
 export interface KeyDeps {
   db: Db
   vault: Vault
-  /** Called with the hash of each changed key, before the answer. */
+  /** Called before the answer, with the hash that a changed key had before. */
   forgetCaller: Callers['forget']
   publicUrl(): string
 }
