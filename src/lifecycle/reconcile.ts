@@ -9,9 +9,9 @@ import { timeToRunning } from '#platform/metrics.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { alarmingAttempts, backoffSeconds, failureOf, logFieldsOf, maxAttempts, messageOf } from './failures.ts'
 import { describeExit, endedDuringStart, readLastOutput } from './health.ts'
+import { plans } from './plans.ts'
 import { runMeasuredStep, runStep } from './run-step.ts'
 import { type Again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
-import { plans } from './steps.ts'
 
 export interface LifecycleDeps extends StepDeps {
   queue: InstanceQueue

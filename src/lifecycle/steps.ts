@@ -1,6 +1,6 @@
 import { text } from 'node:stream/consumers'
 import { eq, sql } from 'drizzle-orm'
-import { channels, type Instance, skills } from '#database/schema.ts'
+import { channels, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
 import type { Lease } from '#instances/lease.ts'
@@ -8,11 +8,9 @@ import { mergeForFile } from '#openclaw/config.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
-import { connectChannels } from './channels.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, diagnose, isAnswering, waitUntilReady } from './health.ts'
 import { findKeyProblem, noKey } from './provider-key.ts'
-import type { PlannedStep } from './run-step.ts'
 import { again, done, failed, gatewayStarted, type Step, type StepContext, type StepOutcome } from './step.ts'
 
 const connectTimeoutMs = 30_000
@@ -22,13 +20,13 @@ const configMaxBytes = 4 * 1024 * 1024
 const resources = { memoryMb: 2048, cpus: 2, pids: 512 }
 
 /** Installs the release on this host if it is missing. Takes as long as the network does. */
-const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {
+export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {
   await sandboxes.prepare(lease.instance.openclawVersion, (line) => log.info(line), signal)
   return done
 }
 
 /** Creates the sandbox, or finds the existing one. A new one only for a key that the provider accepts. */
-const createSandbox: Step = async (context) => {
+export const createSandbox: Step = async (context) => {
   const { sandboxes, lease, clawhubUrl, signal } = context
   const { instance } = lease
   const { state } = await sandboxes.observe(instance.id, signal)
@@ -51,14 +49,14 @@ const createSandbox: Step = async (context) => {
 }
 
 /** Not final: a platform may wrongly report a sandbox absent that was just created. */
-const absent = failed('The sandbox was absent when its gateway was to be started.')
+const sandboxAbsent = failed('The sandbox was absent after it was created.')
 
 /** Writes the configuration of a gateway that does not run. The file of a live gateway is never touched. */
-const writeConfig: Step = async (context) => {
+export const writeConfig: Step = async (context) => {
   const { db, vault, baseUrls, sandboxes, lease, signal } = context
   const { state, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return done
-  if (!paths) return absent
+  if (!paths) return sandboxAbsent
   const unsealed = await unsealInstance(db, vault, lease.instance)
   if (unsealed.providerKey === null) return noKey(lease.instance.modelProvider)
   const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { baseUrls, port: paths.port })
@@ -84,10 +82,10 @@ function parseJson(content: string | null): Record<string, unknown> | null {
  * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended
  * gateway. A gateway that ended by itself before it had been healthy for long is started after a pause.
  */
-const startGateway: Step = async ({ sandboxes, lease, signal }) => {
+export const startGateway: Step = async ({ sandboxes, lease, signal }) => {
   const { state, exit } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return done
-  if (state === 'absent') return absent
+  if (state === 'absent') return sandboxAbsent
   const { readyAt, attempts, errorMessage } = lease.instance
   const reason = `The gateway ended by itself (${describeExit(exit)}).`
   await forgetReadiness(lease, exit?.oom ? 'oom' : 'ended', reason)
@@ -110,7 +108,7 @@ const unreachablePauseSeconds = 10
  * Waits until the gateway is ready. A gateway that was ready and does not answer is restarted only when it does not
  * answer inside its sandbox either: a broken network between Chowder and an agent is no reason to end the agent.
  */
-const checkHealth: Step = async (context) => {
+export const checkHealth: Step = async (context) => {
   const { lease, sandboxes, signal } = context
   if (lease.instance.readyAt === null) return waitUntilReady(context)
   if (await isAnswering(context, await sandboxes.observe(lease.instance.id, signal))) return done
@@ -134,7 +132,7 @@ async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
 }
 
 /** Gives a gateway that was already running the stored configuration, without a restart. */
-const patchConfig: Step = async (context) => {
+export const patchConfig: Step = async (context) => {
   const { db, vault, baseUrls, sandboxes, lease, startedGateway, signal } = context
   if (startedGateway) return done
   const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
@@ -147,40 +145,16 @@ const patchConfig: Step = async (context) => {
   return restarts ? waitUntilReady(context) : done
 }
 
-const stopSandbox: Step = async ({ sandboxes, lease, timeouts, signal }) => {
+export const stopSandbox: Step = async ({ sandboxes, lease, timeouts, signal }) => {
   await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
   return done
 }
 
 /** Destroys the sandbox, then deletes the credentials of its channels and skills. */
-const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => {
+export const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => {
   const { id } = lease.instance
   await sandboxes.destroy(id, signal)
   await db.delete(channels).where(eq(channels.instanceId, id))
   await db.delete(skills).where(eq(skills.instanceId, id))
   return done
-}
-
-/** For calls of the platform, the files and the gateway's RPC: normally each takes far less. */
-const defaultLimitMs = 60_000
-/** The install's own limit, with a margin. */
-const prepareLimitMs = 16 * 60_000
-/** Diagnosing a hung gateway, stopping it, and the limit of a start, with a margin. */
-const healthLimitMs = 7 * 60_000
-/** The step's own limit and one last change of the configuration, with a margin. */
-const channelsLimitMs = 6 * 60_000
-
-/** The whole life of an instance: for each intent, the steps that fulfil it, and how long each may take. */
-export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
-  running: [
-    { step: prepareRelease, limitMs: prepareLimitMs },
-    { step: createSandbox, limitMs: defaultLimitMs },
-    { step: writeConfig, limitMs: defaultLimitMs },
-    { step: startGateway, limitMs: defaultLimitMs },
-    { step: checkHealth, limitMs: healthLimitMs },
-    { step: patchConfig, limitMs: defaultLimitMs },
-    { step: connectChannels, limitMs: channelsLimitMs },
-  ],
-  stopped: [{ step: stopSandbox, limitMs: defaultLimitMs }],
-  terminated: [{ step: destroySandbox, limitMs: defaultLimitMs }],
 }

@@ -168,7 +168,8 @@ export interface SandboxDriver {
   /** Every sandbox of this installation, also those without a row. */
   list(signal: AbortSignal): AsyncIterable<{ id: string; state: Observation['state'] }>
   /**
-   * Runs a program as the gateway's user beside the gateway. At its deadline the exit code is null; nothing is thrown.
+   * Runs a program as the gateway's user beside the gateway; call it only while the sandbox runs. At its deadline the
+   * exit code is null; nothing is thrown.
    */
   exec(id: string, argv: readonly string[], options: ExecOptions, signal: AbortSignal): Promise<ExecResult>
   /** The last lines of the gateway's output. They are the tenant's data and must not be logged. */

@@ -1,0 +1,37 @@
+import type { Instance } from '#database/schema.ts'
+import { connectChannels } from './channels.ts'
+import type { PlannedStep } from './run-step.ts'
+import {
+  checkHealth,
+  createSandbox,
+  destroySandbox,
+  patchConfig,
+  prepareRelease,
+  startGateway,
+  stopSandbox,
+  writeConfig,
+} from './steps.ts'
+
+/** For calls of the platform, the files and the gateway's RPC: normally each takes far less. */
+const defaultLimitMs = 60_000
+/** The install's own limit, with a margin. */
+const prepareLimitMs = 16 * 60_000
+/** Diagnosing a hung gateway, stopping it, and the limit of a start, with a margin. */
+const healthLimitMs = 7 * 60_000
+/** The step's own limit and one last change of the configuration, with a margin. */
+const channelsLimitMs = 6 * 60_000
+
+/** The whole life of an instance: for each intent, the steps that fulfil it, and how long each may take. */
+export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
+  running: [
+    { step: prepareRelease, limitMs: prepareLimitMs },
+    { step: createSandbox, limitMs: defaultLimitMs },
+    { step: writeConfig, limitMs: defaultLimitMs },
+    { step: startGateway, limitMs: defaultLimitMs },
+    { step: checkHealth, limitMs: healthLimitMs },
+    { step: patchConfig, limitMs: defaultLimitMs },
+    { step: connectChannels, limitMs: channelsLimitMs },
+  ],
+  stopped: [{ step: stopSandbox, limitMs: defaultLimitMs }],
+  terminated: [{ step: destroySandbox, limitMs: defaultLimitMs }],
+}
