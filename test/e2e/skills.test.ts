@@ -127,7 +127,7 @@ describe('skills of a real agent', () => {
     expect([status, body.version, body.status]).toEqual([200, '1.1.0', 'installed'])
     expect(await named('web-search')).toMatchObject({ version: '1.1.0', ready: true })
     const again = await client.post(skills('/web-search/update'), {})
-    expect(again.body.output).toBe('web-search is at version 1.1.0 already.')
+    expect(again.body.output).toBe('web-search already has version 1.1.0.')
   })
 
   it('uninstalled it is gone, and can be installed anew without its settings', async () => {
