@@ -19,6 +19,11 @@ export const headers = {
     schema: { type: 'string' },
     example: '<https://chowder.example.com/v1/instances?limit=50&cursor=MDE5>; rel="next"',
   },
+  NextCursor: {
+    description: 'The `cursor` of the next page; absent on the last page.',
+    schema: { type: 'string' },
+    example: 'MDE5',
+  },
   IdempotentReplayed: {
     description:
       '`true` when an earlier call with the same `Idempotency-Key` got this answer: this call created nothing.',
@@ -34,6 +39,6 @@ export const answerHeaders = {
   every: { 'x-request-id': headerRef('RequestId') },
   limited: { RateLimit: headerRef('RateLimit'), 'RateLimit-Policy': headerRef('RateLimitPolicy') },
   retryAfter: { 'Retry-After': headerRef('RetryAfter') },
-  paged: { Link: headerRef('Link') },
+  paged: { Link: headerRef('Link'), 'X-Next-Cursor': headerRef('NextCursor') },
   replayable: { 'Idempotent-Replayed': headerRef('IdempotentReplayed') },
 }

@@ -13,7 +13,7 @@ export const PageQuery = Type.Object(
       Type.String({
         maxLength: 512,
         description:
-          'The position of the page: the cursor in the `rel="next"` link of the page before (header `Link`).',
+          'The position of the page: the value of `X-Next-Cursor` of the page before, or the cursor in its `Link`.',
       }),
     ),
   },
@@ -33,11 +33,16 @@ export function positionOf(cursor: string | undefined, isPosition: (text: string
 
 const cursorOf = (position: string): string => Buffer.from(position).toString('base64url')
 
-/** Links to the next page in the header `Link`: this request, from `position` on. */
+/**
+ * Names the next page: its cursor in the header `X-Next-Cursor`, and in `Link` the address of this request from
+ * `position` on. Generated clients read the first more easily.
+ */
 export function linkNext(reply: FastifyReply, publicUrl: string, position: string): void {
   // The target of a request can be a whole URL, with any host.
   const { pathname, search } = new URL(reply.request.url, publicUrl)
   const url = new URL(publicUrl + pathname + search)
-  url.searchParams.set('cursor', cursorOf(position))
+  const cursor = cursorOf(position)
+  url.searchParams.set('cursor', cursor)
   reply.header('link', `<${url}>; rel="next"`)
+  reply.header('x-next-cursor', cursor)
 }

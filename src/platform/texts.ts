@@ -74,7 +74,8 @@ export const texts = {
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',
   rateLimited: (seconds: number) => `Too many requests. Try again in ${seconds} seconds.`,
   duplicateInProgress: 'A request with the same Idempotency-Key is still in progress. Repeat this one in a moment.',
-  unknownCursor: 'The cursor does not belong to this list. Take it from the Link header of the page before.',
+  unknownCursor:
+    'The cursor does not belong to this list. Take it from the header X-Next-Cursor or Link of the page before.',
   isBusy: 'The instance is being changed right now. Try again.',
   unknownChannel: 'Channel not found.',
   missingChannelFields: (channel: string, fields: readonly string[]) =>

@@ -34,8 +34,8 @@ begun.
 
 ## Lists
 
-Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` header with \`rel="next"\` until the
-answer has none.`,
+Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` header with \`rel="next"\`, or send
+the \`X-Next-Cursor\` header as \`cursor\`, until the answer has none.`,
   },
   servers: [{ url: '/', description: 'The server of this document.' }],
   tags: [
