@@ -65,8 +65,9 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
         heartbeat: { every: '0m' },
       },
     },
-    // With the search tool, a model could not call the client's own tools.
-    tools: { toolSearch: false },
+    // With the search tool, and in code mode, a model could not call the client's own tools. Code mode's default is
+    // `auto`: on, for current models at the vendors' own hosts only.
+    tools: { toolSearch: false, codeMode: false },
     plugins: { allow: [id, ...channels.map(({ channel }) => channel)], slots: { memory: 'none' } },
     // Each person has an own conversation with the agent.
     session: { dmScope: 'per-channel-peer' },

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { type ConfigInputs, mergeForFile, renderConfig } from '#openclaw/config.ts'
 import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
 import { gatewayCommand, gatewayEnv } from '#openclaw/launch.ts'
+import { providerHosts } from '#openclaw/providers.ts'
 
 const inputs: ConfigInputs = {
   release: 'v1',
@@ -32,6 +33,15 @@ describe('renderConfig', () => {
     })
   })
 
+  test.each(['anthropic', 'openai', 'gemini'] as const)(
+    '%s at its vendor’s own host may call a client’s tools by name',
+    (provider) => {
+      const { models, tools } = renderConfig({ ...inputs, provider, baseUrl: undefined })
+      expect(JSON.stringify(models)).toContain(`"baseUrl":"${providerHosts[provider]}`)
+      expect(tools).toEqual({ toolSearch: false, codeMode: false })
+    },
+  )
+
   test('without a provider key there is no apiKey', () => {
     expect(JSON.stringify(renderConfig({ ...inputs, providerKey: null }))).not.toContain('apiKey')
   })
@@ -43,7 +53,7 @@ describe('renderConfig', () => {
     }
     const { agents, tools } = renderConfig({ ...inputs, overrides })
     expect(agents).toEqual({ defaults: { model: { primary: 'anthropic/x' }, utilityModel: '', skipBootstrap: true } })
-    expect(tools).toEqual({ toolSearch: false, deny: ['exec'] })
+    expect(tools).toEqual({ toolSearch: false, codeMode: false, deny: ['exec'] })
   })
 })
 
