@@ -251,7 +251,8 @@ export const skills = pgTable(
  * The history: one row for each change of an instance's state and for each requested mutation, written in the
  * transaction of the change. The trigger `instances_events` of the migrations writes the events of instances. The ids
  * of an instance's events have the order in which its changes were committed, because a writer holds the lock of the
- * instance's row.
+ * instance's row. Other events may be committed in another order: the function `settled_event_id` says up to which id a
+ * reader has all of them.
  */
 export const events = pgTable(
   'events',
@@ -275,6 +276,9 @@ export const events = pgTable(
   (table) => [
     index('events_instance').on(table.instanceId, table.id),
     index('events_organization').on(table.organizationId, table.id),
+    index('events_instance_type').on(table.instanceId, table.type, table.id),
+    index('events_organization_type').on(table.organizationId, table.type, table.id),
+    index('events_request').on(table.organizationId, table.requestId, table.id).where(sql`request_id IS NOT NULL`),
     index('events_created').on(table.createdAt),
   ],
 )

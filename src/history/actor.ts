@@ -1,12 +1,13 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { ActorType } from '#database/schema.ts'
+import type { EventType } from './event-types.ts'
 
 /** Who acts, and for which request: the history names both in each event. */
 export interface Origin {
   readonly actor: { readonly type: ActorType; readonly id?: string }
   readonly requestId?: string
   /** The type of the events, such as `instance.stop`, unless the code that records one gives another. */
-  readonly type?: string
+  readonly type?: EventType
   /** What the request is about beside the instance: a channel, a skill, a path. */
   readonly subject?: string
 }

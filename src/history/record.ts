@@ -1,13 +1,14 @@
 import type { Db } from '#database/client.ts'
 import { type ChangedBy, events } from '#database/schema.ts'
 import { currentOrigin, noteEvent } from './actor.ts'
+import type { EventType } from './event-types.ts'
 
 /**
  * The value of an instance's column `changed_by`: who makes this change, for which request, and why. A trigger on the
  * table (`record_instance_event` in migrations/) writes the event from it in the statement's own transaction, and
  * empties the column. Without a type here or in the origin, the trigger names the event after what changed.
  */
-export function changedBy({ type, reason }: { type?: string; reason?: string } = {}): ChangedBy {
+export function changedBy({ type, reason }: { type?: EventType; reason?: string } = {}): ChangedBy {
   noteEvent()
   const { actor, requestId, subject, type: requested } = currentOrigin()
   const eventType = type ?? requested
@@ -26,7 +27,7 @@ interface NewEvent {
   organizationId: string
   instanceId?: string | null
   /** By default the origin's. */
-  type?: string
+  type?: EventType
   /** By default the origin's. */
   subject?: string | undefined
   reason?: string | undefined

@@ -1,13 +1,14 @@
 import type { FastifyInstance, FastifyRequest, onSendAsyncHookHandler, preHandlerHookHandler } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { currentOrigin, hasEvent, runAs } from '#history/actor.ts'
+import type { EventType } from '#history/event-types.ts'
 import { recordEvent } from '#history/record.ts'
 import { instanceIdOf } from './instance-params.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** The type of the route's event, such as `instance.stop`; null for a route that changes nothing. */
-    event?: string | null
+    event?: EventType | null
   }
 }
 
@@ -41,7 +42,7 @@ export function useEvents(app: FastifyInstance, db: Db): void {
     const { caller, id, routeOptions } = request
     const subject = subjectOf(request)
     const actor = { type: 'key' as const, ...(caller && { id: caller.keyId }) }
-    const type = routeOptions.config.event as string
+    const type = routeOptions.config.event as EventType
     runAs({ actor, requestId: id, type, ...(subject !== undefined && { subject }) }, done)
   }
   const record: onSendAsyncHookHandler = async (request, reply) => {

@@ -24,7 +24,8 @@ const common = { removeAdditional: false, useDefaults: true, allErrors: true, al
 const bodies = new Ajv({ ...common, coerceTypes: false })
 // Parameters and headers are text. A number that is too large becomes Infinity, which strictNumbers would let past the
 // limits.
-const others = new Ajv({ ...common, coerceTypes: true, strictNumbers: false })
+// A parameter of several values that is sent once is a text, too: 'array' makes a list of it.
+const others = new Ajv({ ...common, coerceTypes: 'array', strictNumbers: false })
 
 /** Validates a body strictly: no value is coerced, and unknown fields are refused. */
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>

@@ -136,7 +136,7 @@ describe('one instance', () => {
   }
 
   const eventsOf = async (id: string): Promise<Event[]> =>
-    (await listEvents(chowder.database.db, { instanceId: id }, { limit: 1000, position: undefined })).rows.reverse()
+    (await listEvents(chowder.database.db, { organizationId: organization.id, instanceId: id, order: 'asc', limit: 1000 })).rows // biome-ignore format: short
 
   const lastEvent = async (id: string): Promise<number> =>
     Number((await chowder.database.pool.query('SELECT max(id) AS id FROM events WHERE instance_id = $1', [id])).rows[0].id) // biome-ignore format: short

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { eventTypes } from '#history/event-types.ts'
 import { publicStatus } from '#instances/status.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -170,6 +171,175 @@ describe('the history of an organization', () => {
     await worker.stop()
     for (const { subject, reason } of await left()) expect([subject, reason]).toEqual([null, null])
   })
+})
+
+describe('the history, read forward', () => {
+  interface Listed {
+    id: number
+    type: string
+  }
+  let tenant: { id: string; key: string }
+  const list = async (query: string) => {
+    const answer = await chowder.call('GET', `/v1/organization/events?${query}`, { key: tenant.key })
+    expect(answer.status).toBe(200)
+    return answer.body as Listed[]
+  }
+  /** Begins a transaction that writes an event and stays open. */
+  const openWriter = async (subject: string) => {
+    const client = await chowder.database.pool.connect()
+    await client.query('BEGIN')
+    const { rows } = await client.query(
+      `INSERT INTO events (organization_id, type, subject, actor_type) VALUES ($1, 'key.update', $2, 'worker') RETURNING id`,
+      [tenant.id, subject],
+    )
+    const end = async (how: 'COMMIT' | 'ROLLBACK') => {
+      await client.query(how)
+      client.release()
+    }
+    return { id: Number(rows[0].id), end }
+  }
+  beforeAll(async () => {
+    tenant = await chowder.signUp()
+  })
+
+  test('never skips an event that is committed after a later one', async () => {
+    const [before] = await list('order=asc&after=0')
+    // The second transaction gets its number first: what matters is the order of the ids.
+    const [first, second] = [await chowder.database.pool.connect(), await chowder.database.pool.connect()]
+    const insert = `INSERT INTO events (organization_id, type, actor_type) VALUES ($1, 'key.update', 'worker') RETURNING id`
+    await Promise.all([first.query('BEGIN'), second.query('BEGIN')])
+    await second.query('SELECT pg_current_xact_id()')
+    const { id: earlier } = (await first.query(insert, [tenant.id])).rows[0]
+    const { id: later } = (await second.query(insert, [tenant.id])).rows[0]
+    await second.query('COMMIT')
+    const newest = (await list('limit=1')).map(({ id }) => id)
+    const whileOpen = await list('order=asc&after=0')
+    await first.query('COMMIT')
+    const afterwards = await list(`after=${whileOpen.at(-1)?.id}`)
+    first.release()
+    second.release()
+    expect(newest).toEqual([Number(later)])
+    expect(whileOpen[0]).toEqual(before)
+    expect(whileOpen.map(({ id }) => id)).not.toContain(Number(later))
+    expect(afterwards.map(({ id }) => id)).toEqual([Number(earlier), Number(later)])
+  })
+
+  test('is complete again after a rollback, also of a savepoint', async () => {
+    const writer = await openWriter('rolled back')
+    const last = await openWriter('kept')
+    await last.end('COMMIT')
+    expect(await list(`after=${writer.id}`)).toEqual([])
+    await writer.end('ROLLBACK')
+    expect((await list(`after=${writer.id}`)).map(({ id }) => id)).toEqual([last.id])
+
+    const client = await chowder.database.pool.connect()
+    const insert = `INSERT INTO events (organization_id, type, actor_type) VALUES ($1, 'key.update', 'worker') RETURNING id`
+    await client.query('BEGIN; SAVEPOINT s')
+    await client.query(insert, [tenant.id])
+    await client.query('ROLLBACK TO s')
+    const { id } = (await client.query(insert, [tenant.id])).rows[0]
+    const other = await openWriter('later')
+    await other.end('COMMIT')
+    expect(await list(`after=${last.id}`)).toEqual([])
+    await client.query('COMMIT')
+    client.release()
+    expect((await list(`after=${last.id}`)).map((event) => event.id)).toEqual([Number(id), other.id])
+  })
+
+  test('is not held up by long transactions that write no event, such as those of a backup', async () => {
+    const [backup, other] = [await chowder.database.pool.connect(), await chowder.database.pool.connect()]
+    await backup.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT count(*) FROM events')
+    await other.query('BEGIN; UPDATE organizations SET updated_at = now() WHERE false; SELECT pg_current_xact_id()')
+    const { id, end } = await openWriter('while they run')
+    await end('COMMIT')
+    expect((await list(`after=${id - 1}`)).map((event) => event.id)).toEqual([id])
+    for (const client of [backup, other]) {
+      await client.query('ROLLBACK')
+      client.release()
+    }
+  })
+
+  test('comes in pages, in either order, without a gap or a double', async () => {
+    const all = (await list('after=0')).map(({ id }) => id)
+    expect(all.length).toBeGreaterThan(5)
+    expect(all).toEqual(all.toSorted((a, b) => a - b))
+    for (const order of ['asc', 'desc']) {
+      const seen: number[] = []
+      let cursor: string | undefined = ''
+      while (cursor !== undefined) {
+        const { body, headers } = await chowder.call(
+          'GET',
+          `/v1/organization/events?after=${all[0]}&order=${order}&limit=2${cursor}`,
+          { key: tenant.key },
+        )
+        seen.push(...body.map(({ id }: Listed) => id))
+        cursor = headers['x-next-cursor'] === undefined ? undefined : `&cursor=${headers['x-next-cursor']}`
+      }
+      expect(order === 'asc' ? seen : seen.toReversed()).toEqual(all.slice(1))
+    }
+  })
+
+  test('is filtered by type, request and instance', async () => {
+    const as = (method: Method, url: string, body?: unknown, id = 'some-request') =>
+      chowder.call(method, url, {
+        key: tenant.key,
+        headers: { 'x-request-id': id },
+        ...(body !== undefined && { body }),
+      })
+    const [one, two] = [
+      (await as('POST', '/v1/instances', { name: 'a' }, 'first')).body.id as string,
+      (await as('POST', '/v1/instances', { name: 'b' })).body.id as string,
+    ]
+    await as('PATCH', `/v1/instances/${one}`, { name: 'c' }, 'first')
+    await as('DELETE', `/v1/instances/${one}`)
+    const seen = async (query: string) =>
+      (await list(`order=asc&${query}`)).map(({ type, ...event }) => [
+        type,
+        'instance_id' in event && event.instance_id,
+      ])
+    expect(await seen(`instance_id=${one}`)).toEqual([
+      ['instance.create', one],
+      ['instance.update', one],
+      ['instance.delete', one],
+    ])
+    expect(await seen('type=instance.create')).toEqual([
+      ['instance.create', one],
+      ['instance.create', two],
+    ])
+    expect(await seen(`type=instance.create&type=instance.delete&instance_id=${one.toUpperCase()}`)).toEqual([
+      ['instance.create', one],
+      ['instance.delete', one],
+    ])
+    expect(await seen('type=instance.*&limit=3')).toEqual([
+      ['instance.create', one],
+      ['instance.create', two],
+      ['instance.update', one],
+    ])
+    expect(await seen('type=organization.create&type=instance.delete')).toEqual([
+      ['organization.create', null],
+      ['instance.delete', one],
+    ])
+    expect(await seen('request_id=first')).toEqual([
+      ['instance.create', one],
+      ['instance.update', one],
+    ])
+    expect(await seen('request_id=first&type=instance.create')).toEqual([['instance.create', one]])
+    expect(await seen('request_id=unknown')).toEqual([])
+    expect(await seen('instance_id=nonsense')).toEqual([])
+    const { body: foreign } = await call('GET', `/v1/organization/events?instance_id=${one}`)
+    expect(foreign).toEqual([])
+    const { body: own } = await as('GET', `/v1/instances/${one}/events?type=instance.delete&order=asc&after=0`)
+    expect(own).toMatchObject([{ type: 'instance.delete', instance_id: one }])
+    for (const query of ['type=instance.nothing', 'type=*', 'after=-1', 'after=x', 'order=up', 'request_id=']) {
+      expect((await as('GET', `/v1/organization/events?${query}`)).status, query).toBe(422)
+    }
+  })
+})
+
+test('every type that was recorded is one of the documented ones', async () => {
+  const { rows } = await chowder.database.pool.query('SELECT DISTINCT type FROM events')
+  expect(rows.length).toBeGreaterThan(10)
+  for (const { type } of rows) expect(eventTypes).toContain(type)
 })
 
 test('the database and the code compute the same status of a row', async () => {

@@ -1,48 +1,97 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { actorTypes, type Event as Row } from '#database/schema.ts'
+import { type EventType, eventTypeFilters, eventTypes } from '#history/event-types.ts'
 import { PageQuery } from '#http/paging.ts'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf, plainText } from '#http/validation.ts'
 import { type InstanceStatus, instanceStatuses } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
 export const defaultLimit = 50
 
+/** As many digits as a JavaScript number has without loss. */
+const maxId = 999_999_999_999_999
+
 export const EventPage = Type.Object(
   {
     ...PageQuery.properties,
     limit: { ...PageQuery.properties.limit, default: defaultLimit, description: 'The maximum number of items.' },
+    after: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        maximum: maxId,
+        description:
+          'Only events after the one with this id; 0 for all. Then the oldest comes first, unless `order` says otherwise.',
+      }),
+    ),
+    order: Type.Optional(
+      OneOf(
+        ['asc', 'desc'],
+        '`asc`: oldest first, for a reader that follows the history. An event is listed once no event before it can ' +
+          'appear any more, mostly at once. `desc`: newest first, which is the default without `after`.',
+      ),
+    ),
+    type: Type.Optional(
+      Type.Array(OneOf(eventTypeFilters), {
+        minItems: 1,
+        maxItems: 20,
+        uniqueItems: true,
+        description: 'Only events of these types. Repeat the parameter for several. `instance.*` means all of a noun.',
+      }),
+    ),
+    request_id: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 128,
+        pattern: plainText,
+        description: 'Only events that the call with this `x-request-id` caused.',
+      }),
+    ),
   },
   { additionalProperties: false },
 )
 
-const Status = Type.Unsafe<InstanceStatus | null>({ type: ['string', 'null'], enum: [...instanceStatuses, null] })
+export const OrganizationEventPage = Type.Object(
+  {
+    ...EventPage.properties,
+    instance_id: Type.Optional(
+      Type.String({ maxLength: 64, description: 'Only events of this instance, also after it was deleted.' }),
+    ),
+  },
+  { additionalProperties: false },
+)
+
+const Status = (description: string) =>
+  Type.Unsafe<InstanceStatus | null>({ type: ['string', 'null'], enum: [...instanceStatuses, null], description })
 
 export const Event = Type.Object(
   {
-    id: Type.Integer({ description: 'Increases in the order of the changes of one instance.' }),
-    type: Type.String({
-      description:
-        'A request (`instance.create`, `instance.stop`, `key.revoke`, `channel.connect`, `file.write`, …) or a ' +
-        'result: `instance.running`, `instance.stopped`, `instance.failed`, `instance.destroyed`, `instance.gateway_ended`, ' +
-        '`instance.attempt_failed`, `instance.due`, `instance.reconciled`.',
+    id: Type.Integer({
+      description: 'Increases in the order of the changes of one instance. Send the last one that you have as `after`.',
     }),
+    type: OneOf(
+      eventTypes,
+      'A request (`instance.create`, `instance.stop`, `key.revoke`, `channel.connect`, `file.write`, …) or a ' +
+        'result: `instance.running`, `instance.stopped`, `instance.failed`, `instance.destroyed`, `instance.gateway_ended`, ' +
+        '`instance.attempt_failed`, `instance.due`, `instance.reconciled`. New types may be added: ignore those that ' +
+        'you do not know.',
+    ),
     instance_id: Nullable(Type.String({ description: 'Null for an event of the organization.' })),
     subject: Nullable(
       Type.String({ description: 'The key, channel, skill, session or path that the event is about.' }),
     ),
     actor: Type.Object(
       {
-        type: OneOf([...actorTypes]),
+        type: OneOf(actorTypes, 'Who acted.'),
         id: Nullable(Type.String({ description: 'The id of the API key.' })),
       },
       { description: 'The cause: an API key, the operator, Stripe, or a worker of Chowder.' },
     ),
     request_id: Nullable(Type.String({ description: 'The `x-request-id` of the call that caused it.' })),
-    from_status: Status,
-    to_status: Status,
+    from_status: Status('The status of the instance before; null for its creation, and for other nouns.'),
+    to_status: Status('The status of the instance after; null for other nouns.'),
     generation: Nullable(Type.Integer({ description: 'The number of the intent of the instance after the event.' })),
-    reason: Nullable(Type.String()),
-    created_at: Type.String(),
+    reason: Nullable(Type.String({ description: 'Why, in words for people; null where the type says it all.' })),
+    created_at: Type.String({ description: 'The beginning of the change, ISO 8601 in UTC.' }),
   },
   {
     $id: 'Event',
@@ -66,7 +115,7 @@ export const Event = Type.Object(
 
 export const toEvent = (row: Row): Static<typeof Event> => ({
   id: row.id,
-  type: row.type,
+  type: row.type as EventType,
   instance_id: row.instanceId,
   subject: row.subject,
   actor: { type: row.actorType, id: row.actorId },

@@ -1,0 +1,65 @@
+/**
+ * The types of events. `noun.verb` in the present is a request for a change; the others say what became of one. The
+ * trigger `record_instance_event` in migrations/ makes those of an instance that no request names.
+ */
+export const eventTypes = [
+  'organization.create',
+  'organization.update',
+  'organization.disable',
+  'organization.enable',
+  'organization.tier_changed',
+  'organization.count_corrected',
+  'organization.delete',
+  'organization.erased',
+  'key.create',
+  'key.update',
+  'key.revoke',
+  'instance.create',
+  'instance.update',
+  'instance.start',
+  'instance.stop',
+  'instance.delete',
+  'instance.due',
+  'instance.attempt_failed',
+  'instance.running',
+  'instance.reconciled',
+  'instance.stopped',
+  'instance.failed',
+  'instance.gateway_ended',
+  'instance.change_begun',
+  'instance.change_refused',
+  'instance.changed',
+  'instance.destroyed',
+  'instance.erased',
+  'response.cancel',
+  'response.delete',
+  'session.reset',
+  'session.delete',
+  'channel.connect',
+  'channel.disconnect',
+  'channel.logout',
+  'channel.pair',
+  'skill.install',
+  'skill.configure',
+  'skill.update',
+  'skill.uninstall',
+  'file.upload',
+  'file.write',
+  'file.move',
+  'file.mkdir',
+  'file.delete',
+] as const
+
+export type EventType = (typeof eventTypes)[number]
+
+const nounOf = (type: EventType) => type.split('.', 1)[0] as string
+
+/** What a reader can ask for: a type, or all types of a noun, such as `instance.*`. */
+export const eventTypeFilters: readonly string[] = [
+  ...[...new Set(eventTypes.map(nounOf))].map((noun) => `${noun}.*`),
+  ...eventTypes,
+]
+
+/** The types that any of these filters means, each once. */
+export const typesOf = (filters: readonly string[]): EventType[] =>
+  eventTypes.filter((type) => filters.includes(type) || filters.includes(`${nounOf(type)}.*`))
