@@ -11,6 +11,7 @@ import { type HealthDeps, healthRoutes } from './api/health/routes.ts'
 import { type InstanceDeps, instanceRoutes } from './api/instances/routes.ts'
 import { type KeyDeps, keyRoutes } from './api/keys/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './api/organization/routes.ts'
+import { releaseRoutes } from './api/releases/routes.ts'
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
 import { asksForWebSocket } from './api/responses/web-socket.ts'
 import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
@@ -106,6 +107,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(organizationRoutes, deps)
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)
+    await v1.register(releaseRoutes)
     await v1.register(instanceRoutes, deps)
     await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest })
     await v1.register(sessionRoutes, deps)

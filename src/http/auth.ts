@@ -7,12 +7,16 @@ import type { RequestCounters } from './rate-limit.ts'
 
 type Permission = 'read' | 'interact' | 'configure' | 'files' | 'channels'
 
-/** The key that a route needs: none, an organization key, or also a scoped key that has the permission. */
-export type Access = 'public' | 'org' | Permission
+/**
+ * The key that a route needs: none, any key, an organization key, or also a scoped key that has the permission on the
+ * instance of the path.
+ */
+export type Access = 'public' | 'any' | 'org' | Permission
 
 /** A sentence for the documentation. */
 export function describeAccess(access: Access): string {
   if (access === 'public') return 'Needs no key.'
+  if (access === 'any') return 'Needs any key, an organization key or a scoped one.'
   if (access === 'org') return 'Needs an organization key.'
   return `Needs an organization key, or a scoped key for the instance with the permission \`${access}\`.`
 }
@@ -69,7 +73,7 @@ export async function authorize(
   instanceId: string | undefined,
   requireInstance: RequireInstance,
 ): Promise<void> {
-  if (permissions === null) return
+  if (permissions === null || access === 'any') return
   if (access === 'org') throw new AppError('forbidden', texts.needsOrganizationKey)
   if (instanceId !== undefined && !instanceIds?.includes(instanceId)) {
     await requireInstance(organizationId, instanceId)
@@ -108,8 +112,8 @@ export function onKeyRefused(
 
 /**
  * Checks the key of every request before its body is read, and adds its caller to `request`. When the key is refused
- * later, it ends the requests that are still open: uploads, downloads and waits. A route that declares no access, or is
- * for scoped keys and has no `instance_id`, stops the start of the server.
+ * later, it ends the requests that are still open: uploads, downloads and waits. A route that declares no access, or
+ * needs a permission and has no `instance_id`, stops the start of the server.
  */
 export function useApiKeys(
   app: FastifyInstance,
@@ -121,8 +125,8 @@ export function useApiKeys(
   app.addHook('onRoute', ({ method, url, config }) => {
     const access = config?.access
     if (!access) throw new Error(`${method} ${url} declares no access`)
-    if (access !== 'public' && access !== 'org' && !url.includes('/:instance_id')) {
-      throw new Error(`${method} ${url} is for scoped keys and has no instance_id`)
+    if (!['public', 'any', 'org'].includes(access) && !url.includes('/:instance_id')) {
+      throw new Error(`${method} ${url} needs a permission and has no instance_id`)
     }
   })
   app.addHook('onRequest', async (request, reply) => {

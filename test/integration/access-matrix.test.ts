@@ -178,6 +178,11 @@ describe('A1, A2: the key that each call needs', () => {
     }
     expect((await call(documented, ours, bearer(organizationKey.disabled))).statusCode).toBe(403)
 
+    if (access === 'any') {
+      for (const key of [organizationKey.own, scoped.sibling, ...permissions.map((permission) => scoped[permission])])
+        expect((await call(documented, ours, bearer(key))).statusCode).toBe(200)
+      return
+    }
     const mayBeScoped = access !== 'org'
     const forbidden = mayBeScoped
       ? [...permissions.filter((permission) => permission !== access), 'sibling']

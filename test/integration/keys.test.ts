@@ -628,3 +628,48 @@ describe('last_used_at', () => {
     expect(complaints()).toHaveLength(1)
   })
 })
+
+describe('what any key may ask', () => {
+  test('an organization key and a scoped key are told what they are', async () => {
+    const tenant = await newTenant()
+    const { body: organization } = await chowder.call('GET', '/v1/key', { key: tenant.key })
+    expect(organization).toMatchObject({
+      kind: 'organization',
+      organization_id: tenant.id,
+      organization_name: 'Acme',
+      key_prefix: `${tenant.key.slice(0, 12)}....`,
+      permissions: [...permissions],
+      instance_ids: null,
+      expires_at: null,
+      limits: { requests_per_minute: null },
+    })
+    const { id, key } = await scopedKey(tenant, { expires_at: inAnHour(), permissions: ['interact'] })
+    const { status, body } = await chowder.call('GET', '/v1/key', { key })
+    expect([status, body]).toMatchObject([
+      200,
+      {
+        kind: 'scoped',
+        id,
+        name: 'frontend-chat',
+        organization_name: 'Acme',
+        permissions: ['interact'],
+        instance_ids: [tenant.instanceId],
+        expires_at: expect.stringMatching(timestamp),
+      },
+    ])
+    expect(JSON.stringify(body)).not.toContain(key)
+    expect((await chowder.call('GET', '/v1/instances', { key })).status).toBe(403)
+  })
+
+  test('the releases of OpenClaw, of which one is the default', async () => {
+    const tenant = await newTenant()
+    const { key } = await scopedKey(tenant)
+    const { body: releases } = await chowder.call('GET', '/v1/releases', { key })
+    const [first] = releases.filter((release: { default: boolean }) => release.default)
+    expect(first).toMatchObject({ version: expect.stringMatching(/^\d{4}\.\d+\.\d+/) })
+    expect(first.plugin_channels).toContain('whatsapp')
+    const wanted = { name: 'a', openclaw_version: first.openclaw_version }
+    const created = await chowder.call('POST', '/v1/instances', { key: tenant.key, body: wanted })
+    expect(created.status).toBe(201)
+  })
+})

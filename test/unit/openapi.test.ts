@@ -83,7 +83,7 @@ describe('every operation documents what a caller needs', () => {
     })
     expect(operation.description).toMatch(/\S+\n\nNeeds /)
     const { 'x-permission': access, responses, parameters = [] } = operation
-    expect(['public', 'org', 'read', 'interact', 'configure', 'files', 'channels']).toContain(access)
+    expect(['public', 'any', 'org', 'read', 'interact', 'configure', 'files', 'channels']).toContain(access)
     expect(operation.security).toEqual(access === 'public' ? [] : undefined)
     const statuses = Object.keys(responses)
     expect(statuses.filter((status) => !/^[1-5]\d\d$/.test(status))).toEqual([])

@@ -15,7 +15,8 @@ Send a key with every call: \`Authorization: Bearer <key>\`.
 - A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a browser, a bot, a third party.
 
 The signup returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
-\`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once.
+\`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
+\`GET /v1/key\` tells what a key is and what it may do.
 
 ## Errors
 

@@ -22,10 +22,9 @@ curl -s ${url}/v1/instances/$ID/responses -H "authorization: Bearer $KEY" \\
   -H 'content-type: application/json' -d '{"model": "openclaw", "input": "Remember the number 42."}'
 \`\`\``
 
-const keyNames = { public: 'no key', org: 'organization key' } as const
+const keyNames: Partial<Record<Access, string>> = { public: 'no key', any: 'any key', org: 'organization key' }
 
-const accessName = (access: Access): string =>
-  access === 'public' || access === 'org' ? keyNames[access] : `\`${access}\``
+const accessName = (access: Access): string => keyNames[access] ?? `\`${access}\``
 
 function endpoints({ tags, paths }: ApiDocument): string {
   const lines = Object.entries(paths).flatMap(([path, operations]) =>

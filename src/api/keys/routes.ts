@@ -5,22 +5,26 @@ import type { Db } from '#database/client.ts'
 import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import type { RateLimits } from '#http/rate-limit.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Callers } from './callers.ts'
 import {
   CreateKey,
   CreateOrganizationKey,
+  CurrentKey,
   Key,
   KeyWithGrants,
   NewKey,
   PatchKey,
+  toCurrentKey,
   toKey,
   toKeyWithGrants,
 } from './schemas.ts'
 import {
   createKey,
   createOrganizationKey,
+  getCurrentKey,
   getKey,
   listKeys,
   patchKey,
@@ -34,12 +38,13 @@ export interface KeyDeps {
   /** Called before the answer, with the hash that a changed key had before. */
   forgetCaller: Callers['forget']
   publicUrl(): string
+  limits: Pick<RateLimits, 'requestsPerMinute'>
 }
 
 // Any text passes: a malformed id is an unknown one, a 404.
 const KeyParams = Type.Object({ key_id: Type.String({ description: 'The id of the key.' }) })
 
-/** The routes of scoped keys, and of the other organization keys. They need an organization key. */
+/** The routes of scoped keys, and of the other organization keys, which need an organization key; and of one's own. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
   const { db, forgetCaller, publicUrl } = deps
 
@@ -53,6 +58,24 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     if (next) linkNext(reply, publicUrl(), next)
     return rows.map(toKey)
   }
+
+  app.get(
+    '/v1/key',
+    {
+      config: { access: 'any' },
+      schema: {
+        operationId: 'getCurrentKey',
+        summary: 'Read the key of the call itself',
+        description: 'Tells what the key is and what it may do.',
+        tags: ['keys'],
+        response: { 200: CurrentKey },
+      },
+    },
+    async ({ caller }) => {
+      const { key, organizationName } = await getCurrentKey(db, caller.keyId)
+      return toCurrentKey(key, organizationName, deps.limits.requestsPerMinute)
+    },
+  )
 
   app.post(
     '/v1/keys',

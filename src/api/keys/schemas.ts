@@ -5,9 +5,9 @@ import { toSeconds } from '#platform/timestamps.ts'
 import type { KeyRow } from './store.ts'
 
 const fields = {
-  id: Type.String(),
-  organization_id: Type.String(),
-  name: Type.String(),
+  id: Type.String({ description: 'The id of the key. The history names it as the actor.' }),
+  organization_id: Type.String({ description: 'The id of the organization that the key belongs to.' }),
+  name: Type.String({ description: 'A name for people.' }),
   key_prefix: Type.String({ description: 'The first characters of the key, to recognize it.' }),
   is_active: Type.Boolean({ description: 'False once the key is revoked or has expired.' }),
   expires_at: Nullable(
@@ -16,7 +16,7 @@ const fields = {
   last_used_at: Nullable(
     Type.String({ description: 'The time of the last use, accurate to a minute; null if there was none.' }),
   ),
-  created_at: Type.String(),
+  created_at: Type.String({ description: 'The time when the key was created.' }),
 }
 
 const example = {
@@ -50,6 +50,46 @@ export const KeyWithGrants = Type.Object(
   {
     $id: 'KeyWithGrants',
     examples: [{ ...example, instances: [{ instance_id: instanceId, permissions: ['read', 'interact'] }] }],
+  },
+)
+
+export const CurrentKey = Type.Object(
+  {
+    kind: OneOf(
+      ['organization', 'scoped'],
+      '`organization`: may do everything in its organization. `scoped`: has its permissions on its instances.',
+    ),
+    ...fields,
+    organization_name: Type.String({ description: 'The name of the organization that the key acts for.' }),
+    permissions: Type.Array(OneOf(permissions), {
+      description: 'What the key may do; an organization key everything.',
+    }),
+    instance_ids: Nullable(
+      Type.Array(Type.String(), {
+        description: 'The instances that the key is for; null for all of the organization, also future ones.',
+      }),
+    ),
+    limits: Type.Object(
+      {
+        requests_per_minute: Nullable(
+          Type.Integer({ description: 'The requests with this key that are allowed in a minute; null for no limit.' }),
+        ),
+      },
+      { description: 'What this server allows the key.' },
+    ),
+  },
+  {
+    $id: 'CurrentKey',
+    examples: [
+      {
+        kind: 'scoped',
+        ...example,
+        organization_name: 'Acme',
+        permissions: ['read', 'interact'],
+        instance_ids: [instanceId],
+        limits: { requests_per_minute: 600 },
+      },
+    ],
   },
 )
 
@@ -110,4 +150,18 @@ export const toKey = (row: KeyRow): Static<typeof Key> => ({
 export const toKeyWithGrants = (row: KeyRow): Static<typeof KeyWithGrants> => ({
   ...toKey(row),
   instances: (row.instanceIds ?? []).map((id) => ({ instance_id: id, permissions: row.permissions ?? [] })),
+})
+
+/** The key of a request. `requestsPerMinute` is 0 for no limit. */
+export const toCurrentKey = (
+  row: KeyRow,
+  organizationName: string,
+  requestsPerMinute: number,
+): Static<typeof CurrentKey> => ({
+  kind: row.permissions === null ? 'organization' : 'scoped',
+  ...toKey(row),
+  organization_name: organizationName,
+  permissions: row.permissions ?? [...permissions],
+  instance_ids: row.instanceIds,
+  limits: { requests_per_minute: requestsPerMinute === 0 ? null : requestsPerMinute },
 })

@@ -138,6 +138,17 @@ export async function getKey(db: Db, organizationId: string, kind: Kind, id: str
   return row
 }
 
+/** The key that a request came with, and the name of its organization. Throws AppError `unauthenticated` when it is gone. */
+export async function getCurrentKey(db: Db, keyId: string): Promise<{ key: KeyRow; organizationName: string }> {
+  const [row] = await db
+    .select({ key: columns, organizationName: organizations.name })
+    .from(apiKeys)
+    .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
+    .where(eq(apiKeys.id, keyId))
+  if (!row) throw new AppError('unauthenticated', texts.unknownKey)
+  return row
+}
+
 /**
  * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked
  * key.
