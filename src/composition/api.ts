@@ -9,7 +9,7 @@ import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
-import { type SharedSettings, sharedSettings } from './settings.ts'
+import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
@@ -30,7 +30,7 @@ export interface ApiSettings
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
   ...sharedSettings(config),
-  defaultTier: config.CHOWDER_DEFAULT_TIER,
+  defaultTier: defaultTier(config),
   filesMaxBytes: config.FILES_MAX_BYTES,
   limits: {
     requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,

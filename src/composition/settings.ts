@@ -1,3 +1,4 @@
+import type { Tier } from '#database/schema.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'
 
@@ -17,3 +18,7 @@ export const sharedSettings = (config: Config): SharedSettings => ({
   },
   clawhubUrl: config.CLAWHUB_REGISTRY,
 })
+
+/** The tier of a new organization. Without Stripe nobody could buy a higher one: the number of agents has no limit. */
+export const defaultTier = (config: Config): Tier =>
+  config.CHOWDER_DEFAULT_TIER ?? (config.STRIPE_SECRET_KEY ? 'shrimp' : 'whale')

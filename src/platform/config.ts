@@ -82,9 +82,12 @@ export const Env = Type.Object({
     description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
   }),
   CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('URL of the API for clients')),
-  CHOWDER_DEFAULT_TIER: Type.Union(
-    [Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')],
-    { default: 'shrimp', description: 'tier of a new organization; `whale` suits a private installation' },
+  CHOWDER_DEFAULT_TIER: Type.Optional(
+    Type.Union([Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')], {
+      description:
+        'how many agents a new organization may have: `shrimp` 1, `crab` 10, `lobster` 500, `whale` any number; ' +
+        'by default `shrimp` with Stripe’s settings, else `whale`',
+    }),
   ),
   ANTHROPIC_BASE_URL: Type.Optional(httpUrl('URL of Anthropic’s API, without `/v1`')),
   OPENAI_BASE_URL: Type.Optional(httpUrl('URL of OpenAI’s API, without `/v1`')),

@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { defaultTier } from '#composition/settings.ts'
 import { BadEnvironment, Env, loadConfig, secretVariables } from '#platform/config.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
@@ -28,7 +29,6 @@ describe('the environment', () => {
       DOCKER_NETWORK: 'chowder-agents',
       DOCKER_BUILD_NETWORK: 'default',
       DOCKER_PROXY_DIR: '/run/docker-proxy',
-      CHOWDER_DEFAULT_TIER: 'shrimp',
       WORKER_CONCURRENCY: 8,
       RATE_LIMIT_PER_MINUTE: 6000,
       SIGNUP_LIMIT_PER_HOUR: 100,
@@ -38,6 +38,18 @@ describe('the environment', () => {
       LOG_LEVEL: 'info',
       METRICS_HOST: '127.0.0.1',
     })
+  })
+
+  test('the tier of a new organization has no limit unless Stripe can sell a higher one', () => {
+    const stripe = {
+      STRIPE_SECRET_KEY: 'sk_test_1',
+      STRIPE_WEBHOOK_SECRET: 'whsec_1',
+      STRIPE_PRICE_CRAB: 'price_1',
+      STRIPE_PRICE_LOBSTER: 'price_2',
+    }
+    expect(defaultTier(loadConfig({}))).toBe('whale')
+    expect(defaultTier(loadConfig(stripe))).toBe('shrimp')
+    expect(defaultTier(loadConfig({ ...stripe, CHOWDER_DEFAULT_TIER: 'crab' }))).toBe('crab')
   })
 
   test('an empty variable counts as unset', () => {
