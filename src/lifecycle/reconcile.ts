@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
 import { findIntent } from '#history/find-intent.ts'
+import { changedBy } from '#history/record.ts'
 import { IntentChanged, type Lease, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'
@@ -100,12 +101,15 @@ async function runPlan(deps: LifecycleDeps, lease: Lease, startedBefore: boolean
   const context = { ...deps, lease, signal: lease.untilIntentChanges() }
   const { signal } = context
   let startedGateway = false
+  const took: string[] = []
   try {
     for (const planned of plans[desiredState]) {
       signal.throwIfAborted()
       await lease.write({ step: planned.step.name })
+      const beganAt = performance.now()
       const outcome = await runMeasuredStep({ ...context, startedGateway }, planned)
       if (outcome.kind !== 'done') return outcome
+      took.push(`${planned.step.name} ${Math.round(performance.now() - beganAt)} ms`)
       startedGateway ||= outcome.startedGateway
     }
     const seen = desiredState === 'running' ? await deps.sandboxes.observe(id, signal) : null
@@ -115,7 +119,7 @@ async function runPlan(deps: LifecycleDeps, lease: Lease, startedBefore: boolean
       return failure
     }
     const fields = settledFields(lease.instance, seen, startedBefore || startedGateway)
-    if (await lease.settle(generation, fields)) {
+    if (await lease.settle(generation, { ...fields, changedBy: changedBy({ reason: took.join(', ') }) })) {
       deps.log.info({ desiredState }, 'settled')
       if (fields.readyAt) await measureTimeToRunning(deps, id, generation)
       return done

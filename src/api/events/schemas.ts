@@ -90,7 +90,13 @@ export const Event = Type.Object(
     from_status: Status('The status of the instance before; null for its creation, and for other nouns.'),
     to_status: Status('The status of the instance after; null for other nouns.'),
     generation: Nullable(Type.Integer({ description: 'The number of the intent of the instance after the event.' })),
-    reason: Nullable(Type.String({ description: 'Why, in words for people; null where the type says it all.' })),
+    reason: Nullable(
+      Type.String({
+        description:
+          'Why, in words for people; for a result of a worker: its steps, and how long each took. Null where the type ' +
+          'says it all.',
+      }),
+    ),
     created_at: Type.String({ description: 'The beginning of the change, ISO 8601 in UTC.' }),
   },
   {
