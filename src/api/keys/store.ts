@@ -149,6 +149,18 @@ export async function getCurrentKey(db: Db, keyId: string): Promise<{ key: KeyRo
   return row
 }
 
+/** Finds a key of either kind. Throws AppError `not_found` as `getKey` does. */
+export async function findKey(db: Db, organizationId: string, id: string): Promise<KeyRow> {
+  const [row] = isId(id)
+    ? await db
+        .select(columns)
+        .from(apiKeys)
+        .where(and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId)))
+    : []
+  if (!row) throw new AppError('not_found', texts.keyNotFound)
+  return row
+}
+
 /**
  * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked
  * key.

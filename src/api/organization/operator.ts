@@ -15,10 +15,21 @@ export const listOrganizations = (db: Db): Promise<Organization[]> =>
 
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
-/** Throws an Error for the operator when no organization has the id. */
-export async function requireOrganization(db: Db, id: string): Promise<void> {
-  const found = isId(id) ? await db.select({ id: organizations.id }).from(organizations).where(existing(id)) : []
-  if (found.length === 0) throw new Error(`There is no organization ${id}. npm run admin -- list-orgs shows all.`)
+/** Finds an organization by its id, or by its name where only one has it. Throws an Error for the operator. */
+export async function findOrganization(db: Db, idOrName: string): Promise<Organization> {
+  const isMeant = isId(idOrName) ? eq(organizations.id, idOrName) : eq(organizations.name, idOrName)
+  const [found, other] = await db
+    .select()
+    .from(organizations)
+    .where(and(isMeant, isNull(organizations.deletedAt)))
+    .limit(2)
+  if (!found) {
+    throw new Error(`There is no organization ${JSON.stringify(idOrName)}. npm run admin -- list-orgs shows all.`)
+  }
+  if (!other) return found
+  throw new Error(
+    `More than one organization is called ${JSON.stringify(idOrName)}. Give the id, which list-orgs shows.`,
+  )
 }
 
 /**
@@ -46,6 +57,25 @@ export async function setTier(db: Db, id: string, tier: Tier): Promise<Organizat
   })
   if (row) return row
   throw new Error(`The organization ${id} has the tier that it pays for at Stripe. Only whale can be given to it here.`)
+}
+
+/**
+ * Sets the limit of instances of an organization; null is no limit. A lower limit stops no instance. The limit stands
+ * until the tier changes, by `setTier` or by a change of the subscription. Throws an Error when the organization was
+ * deleted meanwhile.
+ */
+export async function setLimit(db: Db, id: string, instanceLimit: number | null): Promise<Organization> {
+  return db.transaction(async (tx) => {
+    const [row] = await tx
+      .update(organizations)
+      .set({ instanceLimit, updatedAt: sql`now()` })
+      .where(existing(id))
+      .returning()
+    if (!row) throw new Error(`The organization ${id} was deleted meanwhile.`)
+    const reason = instanceLimit === null ? 'none' : String(instanceLimit)
+    await recordEvent(tx, { organizationId: id, type: 'organization.limit_changed', reason })
+    return row
+  })
 }
 
 /**

@@ -1,0 +1,63 @@
+import type { Db } from '#database/client.ts'
+import type { Tier } from '#database/schema.ts'
+
+/** The result of a command: a text for people, and the same as data for `--json`. */
+export interface Output {
+  text: string
+  data: unknown
+}
+
+export interface Options {
+  json?: boolean
+  yes?: boolean
+  name?: string
+  tier?: string
+  org?: string
+  status?: string
+}
+
+/** What commands work with. */
+export interface CommandDeps {
+  db: Db
+  /** The tier of a new organization. */
+  defaultTier: Tier
+  /** Asks the operator, who types the answer. Null when nobody can answer, because the input is no terminal. */
+  ask(question: string): Promise<string | null>
+}
+
+interface Call extends CommandDeps {
+  /** The words after the name of the command: as many as `parameters` has. */
+  words: readonly string[]
+  options: Options
+}
+
+export interface Command {
+  /** What follows the name, as the usage shows it, such as `<org> <tier>`. */
+  parameters: readonly string[]
+  summary: string
+  /** The names of the options that it takes besides `--json`. */
+  options?: readonly (keyof Options)[]
+  /** The type of its events; null when it changes nothing, or names the events itself. */
+  event?: string
+  /** Throws an Error for the operator: one line that says what to do. */
+  run(call: Call): Promise<Output>
+}
+
+/** Rows under a line of headings, each column as wide as its widest text. */
+export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string {
+  const lines = [headings, ...rows]
+  const widths = headings.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)))
+  return lines
+    .map((line) => line.map((text, column) => text.padEnd(widths[column] ?? 0)).join('  '))
+    .map((line) => line.trimEnd())
+    .join('\n')
+}
+
+/** A time as people read it: to the second, in UTC. */
+export const shortTime = (time: Date | null): string =>
+  time
+    ? time
+        .toISOString()
+        .replace('T', ' ')
+        .replace(/\.\d+Z$/, 'Z')
+    : '–'
