@@ -12,34 +12,37 @@ import { readSecretKey } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
 import { examine, repair } from './doctor/examine.ts'
 import type { Finding } from './doctor/finding.ts'
+import { describeFindings, findingsAsData, storeFindings } from './doctor/report.ts'
 
-const usage = `usage: npm run doctor [-- --fix]
-  Checks the whole installation, beside a running Chowder or without one. Exits with 0 if it found nothing, with 1 if it
-  found something, with 2 if it could not check. With --fix it repairs what is safe to repair, and checks again.`
+const usage = `usage: npm run doctor [-- --fix] [--json]
+  Looks at the whole installation, beside a running Chowder or without one, and says what it looked at and what it found.
+  Exits with 0 if it found nothing, with 1 if it found something, with 2 if it could not look. With --fix it repairs what
+  is safe to repair, and looks again. --json prints the report for programs.`
 
-const print = ({ check, what, whatToDo }: Finding) => console.log(`${check.padEnd(8)} ${what}\n         ${whatToDo}`)
+interface Options {
+  fix: boolean
+  /** Prints a line about each repair. */
+  print(line: string): void
+}
 
-/** Returns the number of findings that are left. */
-async function diagnose(config: Config, fix: boolean): Promise<number> {
+/** Returns the findings that are left. */
+async function diagnose(config: Config, { fix, print }: Options): Promise<Finding[]> {
   const log = createLog('error', 'doctor', false)
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   const { db, connection, pending, close } = await openForOperator(config, 'doctor')
   const queue = createQueue(queueBackend(config, connection, 'chowder-doctor-queue'), log)
   try {
     if (pending > 0) {
-      print({ check: 'schema', what: `The schema is ${pending} migrations behind.`, whatToDo: 'Run npm run migrate.' })
-      return 1
+      const what = `The schema is ${pending} migrations behind. Nothing else was looked at.`
+      return [{ area: 'schema', what, whatToDo: 'Run npm run migrate.' }]
     }
     const key = await readSecretKey(config.CHOWDER_SECRET_KEY, dataDir)
     const sandboxes = await createDriver({ config, dataDir, db, log })
     const deps = { db, sandboxes, vault: key && createVault(key), queue }
     const found = await examine(deps)
-    found.forEach(print)
-    if (!fix || found.length === 0) return found.length
-    const left = await repair(deps, found, (line) => console.log(line))
-    if (left.length > 0) console.log('\nStill found:')
-    left.forEach(print)
-    return left.length
+    const left = fix && found.length > 0 ? await repair(deps, found, print) : found
+    await storeFindings(db, left)
+    return left
   } finally {
     await queue.close()
     await close()
@@ -47,11 +50,14 @@ async function diagnose(config: Config, fix: boolean): Promise<number> {
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { fix: { type: 'boolean' }, help: { type: 'boolean' } } })
+  const { values } = parseArgs({
+    options: { fix: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean' } },
+  })
   if (values.help) return console.log(usage)
-  const left = await diagnose(loadConfig(), values.fix ?? false)
-  console.log(left === 0 ? 'Everything is as it must be.' : `${left} findings.`)
-  if (left > 0) process.exitCode = 1
+  const print = (line: string) => (values.json ? console.error(line) : console.log(line))
+  const left = await diagnose(loadConfig(), { fix: values.fix ?? false, print })
+  console.log(values.json ? JSON.stringify(findingsAsData(left), null, 2) : describeFindings(left))
+  if (left.length > 0) process.exitCode = 1
 }
 
 await main().catch((error: Error) => {

@@ -1,6 +1,7 @@
 import { Gauge, Registry } from '@prometheus-io/client'
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
+import { readValue } from '#database/installation.ts'
 import { instances } from '#database/schema.ts'
 import { hasStatus, instanceStatuses, isDue, isDueNow, isNotTerminated } from '#instances/status.ts'
 import type { MetricSource } from '#platform/metrics.ts'
@@ -12,6 +13,9 @@ export const isFailingEnd = sql`
   ${isDue} AND ${instances.desiredState} <> 'running' AND ${instances.attempts} >= ${alarmingAttempts}`
 
 const count = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
+
+/** The name of the value of this installation that holds the last report of the doctor. */
+export const doctorReportName = 'doctor-report'
 
 /**
  * Metrics of the work of the whole installation, read from the database and the queue at each scrape: every worker
@@ -44,6 +48,27 @@ export function createBacklogMetrics({ db, queue }: { db: Db; queue: ReconcileQu
     registers,
   })
 
+  const doctorFindings = new Gauge({
+    name: 'chowder_doctor_findings',
+    help: 'Findings of the last run of the doctor by area; absent before its first run.',
+    labelNames: ['area'] as const,
+    registers,
+  })
+  const doctorRanAt = new Gauge({
+    name: 'chowder_doctor_last_run_timestamp_seconds',
+    help: 'When the doctor ran last; absent before its first run.',
+    registers,
+  })
+
+  async function readDoctorReport(): Promise<void> {
+    const stored = await readValue(db, doctorReportName)
+    if (stored === undefined) return
+    const { at, findings }: { at: number; findings: Record<string, number> } = JSON.parse(stored)
+    doctorFindings.reset()
+    doctorRanAt.set(at)
+    for (const [area, n] of Object.entries(findings)) doctorFindings.set({ area }, n)
+  }
+
   async function readDatabase(): Promise<void> {
     const waitingSince = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
     const secondsWaited = sql`extract(epoch FROM now() - ${waitingSince})`
@@ -75,7 +100,7 @@ export function createBacklogMetrics({ db, queue }: { db: Db; queue: ReconcileQu
 
   return {
     async metrics() {
-      await Promise.all([readDatabase(), readQueue()])
+      await Promise.all([readDatabase(), readQueue(), readDoctorReport()])
       return registry.metrics()
     },
   }

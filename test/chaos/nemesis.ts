@@ -397,10 +397,10 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     try {
       const sandboxes = openCloudDriver(cloud.url, 'doctor')
       const found = await examine({ db: createDb(pool), sandboxes, vault: createVault(secretKey), queue })
-      return found.map(({ check, what }) => ({
+      return found.map(({ area, what }) => ({
         what: 'found by the doctor',
         instanceId: null,
-        why: `${check}: ${what}`,
+        why: `${area}: ${what}`,
       }))
     } finally {
       await queue.close()

@@ -284,7 +284,7 @@ describe.concurrent('a platform that fails', () => {
       const quick = { secondLookAfterMs: 20, repairTimeoutMs: 10_000 }
       const found = await examine(deps, quick)
       expect(found).toMatchObject([
-        { check: 'I1', what: expect.stringContaining(`The delete of the instance ${id} has failed`) },
+        { area: 'sandboxes', what: expect.stringContaining(`The delete of the instance ${id} has failed`) },
       ])
       const lines: string[] = []
       expect(await repair(deps, found, (line) => void lines.push(line), quick)).toEqual([])

@@ -295,7 +295,11 @@ describe('npm run doctor', () => {
 
   test('checks beside a running Chowder and without one, and repairs', { timeout: 120_000 }, async () => {
     const process = await startChowder({ dataDir, role: 'api' })
-    expect(await doctor()).toEqual({ code: 0, text: 'Everything is as it must be.\n' })
+    const healthy = await doctor()
+    expect(healthy.code).toBe(0)
+    expect(healthy.text).toMatch(
+      /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✓ {2}history .*\n\nEverything is as it must be.\n$/,
+    )
     const answer = await fetch(`${process.url}/v1/organization/signup`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
@@ -306,6 +310,13 @@ describe('npm run doctor', () => {
     expect((await doctor()).code).toBe(0)
     await rm(join(dataDir, 'secret-key'))
     const { code, text } = await doctor('--fix')
-    expect([code, text]).toEqual([1, expect.stringMatching(/^I7 .*The secret key is missing[\s\S]*1 findings/)])
+    const missing =
+      /✗ {2}secrets .*\n +- The secret key is missing.*\n +Restore the key from a backup[\s\S]*\n1 finding\.\n$/
+    expect([code, text]).toEqual([1, expect.stringMatching(missing)])
+    expect(JSON.parse((await doctor('--json')).text)).toMatchObject({
+      healthy: false,
+      looked_at: expect.arrayContaining([{ area: 'secrets', expected: expect.any(String), findings: 1 }]),
+      findings: [{ area: 'secrets', what: expect.stringContaining('The secret key is missing'), repairable: false }],
+    })
   })
 })

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { storeFindings } from '#commands/doctor/report.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { type MetricSource, serveMetrics } from '#platform/metrics.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
@@ -79,6 +80,14 @@ describe('metrics', () => {
     expect(await read('chowder_queue_waiting_jobs')).toBe(0)
     expect(await read('chowder_instances', { status: 'running' })).toBe(1)
     expect(await read('chowder_instances', { status: 'provisioning' })).toBe(0)
+  })
+
+  test('show what the doctor found last', async () => {
+    expect(await read('chowder_doctor_findings', { area: 'secrets' })).toBeNull()
+    await storeFindings(chowder.database.db, [{ area: 'secrets', what: 'It is missing.', whatToDo: 'Restore it.' }])
+    expect(await read('chowder_doctor_findings', { area: 'secrets' })).toBe(1)
+    expect(await read('chowder_doctor_findings', { area: 'queue' })).toBe(0)
+    expect(await read('chowder_doctor_last_run_timestamp_seconds')).toBeGreaterThan(Date.now() / 1000 - 60)
   })
 
   test('count requests by route and status, also those without a route', async () => {

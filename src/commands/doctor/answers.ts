@@ -15,7 +15,7 @@ export const expiredAnswers: Check = async function* ({ db }) {
   const expired = rows[0]?.n ?? 0
   if (expired === 0) return
   yield {
-    check: 'I4',
+    area: 'answers',
     what: `${expired} idempotency answers expired more than ${undeletedMinutes} min ago and are still stored.`,
     whatToDo: 'Check that a worker runs: it deletes them every minute. With --fix they are deleted now.',
     fix: async () => {
@@ -34,14 +34,14 @@ export const impossibleAnswers: Check = async function* ({ db }) {
   const { unanswered = 0, endless = 0 } = rows[0] ?? {}
   if (unanswered > 0) {
     yield {
-      check: 'I4',
+      area: 'answers',
       what: `${unanswered} idempotency keys have no answer: a repetition of their requests is refused.`,
       whatToDo: `Find them with SELECT organization_id, key FROM idempotency_keys WHERE sealed_answer IS NULL. Delete those rows after you have checked that their requests created nothing.`,
     }
   }
   if (endless > 0) {
     yield {
-      check: 'I4',
+      area: 'answers',
       what: `${endless} idempotency answers are kept for longer than 24 h.`,
       whatToDo: "Check the clock of the database. Then delete them: WHERE expires_at > now() + interval '24 hours'.",
     }

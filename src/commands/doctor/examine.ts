@@ -43,7 +43,7 @@ export interface DoctorTimeouts {
   repairTimeoutMs?: number
 }
 
-const keyOf = ({ check, what, version }: Finding) => [check, what, version ?? ''].join('\n')
+const keyOf = ({ area, what, version }: Finding) => [area, what, version ?? ''].join('\n')
 
 async function findingsOf(check: Check, deps: DoctorDeps): Promise<Finding[]> {
   const findings: Finding[] = []
@@ -51,7 +51,7 @@ async function findingsOf(check: Check, deps: DoctorDeps): Promise<Finding[]> {
     findings.push(finding)
     if (findings.length < maxFindings) continue
     const what = `There may be more than these ${maxFindings} findings of this check.`
-    return [...findings, { check: finding.check, what, whatToDo: 'Run the doctor again after these are repaired.' }]
+    return [...findings, { area: finding.area, what, whatToDo: 'Run the doctor again after these are repaired.' }]
   }
   return findings
 }

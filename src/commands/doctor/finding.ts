@@ -15,10 +15,23 @@ export interface DoctorDeps {
   queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
 }
 
+/** What the doctor looks at, in the order of its report, and what it expects there. */
+export const areas = {
+  schema: 'the database has the schema of this version',
+  secrets: 'the secret key is there, and opens all that is sealed',
+  platform: 'the platform that runs the sandboxes can be reached',
+  queue: 'the queue can be reached, and workers take its jobs',
+  instances: 'each row of an instance is in a possible state, and no intent waits for a worker',
+  sandboxes: 'each sandbox belongs to an instance, and each instance has the sandbox that its row says',
+  limits: 'the number of instances of each organization is counted right',
+  answers: 'stored answers to repeated requests are whole, and deleted in time',
+  history: 'each change of an instance is recorded, without gaps',
+} as const
+export type Area = keyof typeof areas
+
 /** Something that is not as it must be. All texts are for the operator, and hold no secrets. */
 export interface Finding {
-  /** The invariant that does not hold, or the part of the installation that is at fault. */
-  check: 'I1' | 'I2' | 'I3' | 'I4' | 'I5' | 'I6' | 'I7' | 'I8' | 'platform' | 'queue' | 'schema'
+  area: Area
   what: string
   whatToDo: string
   /** The version of the faulty state, such as the row's generation: the same words about another version are news. */

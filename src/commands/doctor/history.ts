@@ -30,7 +30,7 @@ export const recordingTriggers: Check = async function* ({ db }) {
   for (const trigger of triggers) {
     if (rows.some(({ name }) => name === trigger)) continue
     yield {
-      check: 'I6',
+      area: 'history',
       what: `The trigger ${trigger} on the table instances is missing or disabled: changes are not recorded.`,
       whatToDo: `Enable it: ALTER TABLE instances ENABLE TRIGGER ${trigger}. If it is missing, restore it from the migrations.`,
     }
@@ -71,7 +71,7 @@ export const brokenChains: Check = async function* ({ db }) {
       WHERE i.id = ${ids} AND e.to_status <> instance_status(i)`)
     for (const { instance, recorded, status, generation } of wrongEnds.rows) {
       yield {
-        check: 'I5',
+        area: 'history',
         what: `The instance ${instance} is ${status}, and its last event ends with ${recorded}.`,
         whatToDo: notRepairable,
         version: generation,
@@ -84,7 +84,7 @@ function brokenLink(link: { instance: string; event: string; before: string | nu
   const { instance, event, before, from, to } = link
   const isGap = before !== null && from !== before
   const finding: Finding = {
-    check: isGap ? 'I5' : 'I2',
+    area: 'history',
     what: isGap
       ? `The event ${event} of the instance ${instance} begins with ${from}, and the one before it ended with ${before}.`
       : `The event ${event} of the instance ${instance} leads from ${from ?? 'nothing'} to ${to}: Chowder never does that.`,
@@ -101,6 +101,6 @@ export const missingCreations: Check = async function* ({ db }) {
     AND NOT EXISTS (
       SELECT FROM events e WHERE e.instance_id = instances.id AND e.from_status IS NULL AND e.to_status IS NOT NULL)`
   for await (const { id } of findInstances(db, hasNoCreation)) {
-    yield { check: 'I6', what: `The instance ${id} has no event of its creation.`, whatToDo: notRepairable }
+    yield { area: 'history', what: `The instance ${id} has no event of its creation.`, whatToDo: notRepairable }
   }
 }

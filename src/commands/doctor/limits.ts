@@ -42,7 +42,7 @@ export const miscounted: Check = async function* ({ db }) {
     for (const { id, counter, live } of rows) {
       if (counter === live) continue
       yield {
-        check: 'I3',
+        area: 'limits',
         what: `The counter of the organization ${id} says ${counter} instances, and there are ${live}.`,
         whatToDo: 'With --fix they are counted again.',
         fix: async () => {

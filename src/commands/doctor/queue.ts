@@ -15,7 +15,7 @@ export const queueAnswers: Check = async function* (deps) {
   const { queue } = deps
   if (!(await isReachable(deps))) {
     yield {
-      check: 'queue',
+      area: 'queue',
       what: 'The queue cannot be reached. Requests are accepted, and the sweep works on them more slowly.',
       whatToDo: 'Check REDIS_URL, and that Redis runs; without REDIS_URL the queue is in the database.',
     }
@@ -25,7 +25,7 @@ export const queueAnswers: Check = async function* (deps) {
     await pTimeout(queue.check(), { milliseconds: answerTimeoutMs })
   } catch {
     yield {
-      check: 'queue',
+      area: 'queue',
       what: 'The queue has no schema in the database, or an old one.',
       whatToDo: 'Run npm run migrate.',
     }
@@ -34,7 +34,7 @@ export const queueAnswers: Check = async function* (deps) {
   const waitedMs = await pTimeout(queue.oldestWaitMs(), { milliseconds: answerTimeoutMs })
   if (waitedMs === null || waitedMs < maxWaitMs) return
   yield {
-    check: 'queue',
+    area: 'queue',
     what: `A job has waited in the queue for more than ${maxWaitMs / 60_000} min.`,
     whatToDo: 'Check that a worker runs. If all workers are busy, raise WORKER_CONCURRENCY or add workers.',
   }

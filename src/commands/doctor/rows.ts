@@ -27,7 +27,7 @@ export const impossibleTimes: Check = async function* ({ db }) {
   type Lease = { token: string; until: string; left: string }
   for await (const { id, token, until, left } of findInstances<Lease>(db, isHeldTooLong, lease)) {
     yield {
-      check: 'I2',
+      area: 'instances',
       what: `The lease of the instance ${id} ends at ${until}: no lease lasts that long.`,
       whatToDo: 'With --fix the lease is ended, and workers can take the row again.',
       version: token,
@@ -41,7 +41,7 @@ export const impossibleTimes: Check = async function* ({ db }) {
   const nextAttempt = sql`, next_attempt_at::text AS until`
   for await (const row of findInstances<{ until: string }>(db, isPostponedTooLong, nextAttempt)) {
     yield {
-      check: 'I2',
+      area: 'instances',
       what: `The next attempt for the instance ${row.id} is at ${row.until}: no pause lasts that long.`,
       whatToDo: 'With --fix the instance is tried again now.',
       version: row.generation,
@@ -59,7 +59,7 @@ export const untakenRows: Check = async function* ({ db, sandboxes }) {
     const { id, generation, sandbox_driver: driver } = row
     const isOwn = driver === sandboxes.name
     yield {
-      check: 'I2',
+      area: 'instances',
       what: `The instance ${id} should be ${row.desired_state}, and no worker has taken it for ${untakenMinutes} min.`,
       whatToDo: isOwn
         ? 'Check that a worker runs, and read its log. With --fix the next sweep enqueues the instance again.'
@@ -75,7 +75,7 @@ export const failingEnds: Check = async function* ({ db }) {
   for await (const row of findInstances(db, isFailingEnd)) {
     const intent = row.desired_state === 'terminated' ? 'delete' : 'stop'
     yield {
-      check: 'I1',
+      area: 'sandboxes',
       what: `The ${intent} of the instance ${row.id} has failed ${alarmingAttempts} times or more.`,
       whatToDo:
         'Find the cause in the log of the workers, under "step failed" with this id, and remove it. With --fix the ' +
@@ -145,7 +145,7 @@ export const impossibleRows: Check = async function* ({ db }) {
     for await (const row of findInstances(db, condition)) {
       const reason = `The doctor found that ${what}.`
       yield {
-        check: 'I2',
+        area: 'instances',
         what: `The instance ${row.id} is in an impossible state: ${what}.`,
         whatToDo: whatToDo ?? 'With --fix the row is due again, and a worker corrects it.',
         version: row.generation,

@@ -14,7 +14,7 @@ const concurrency = 16
 const limited = (signal: AbortSignal) => AbortSignal.any([signal, AbortSignal.timeout(callTimeoutMs)])
 
 const unreachable = (what: string, error: unknown): Finding => ({
-  check: 'platform',
+  area: 'platform',
   what: `${what} ${describeError(error)}`,
   whatToDo: 'Check that the platform of SANDBOX_DRIVER can be reached from here, and run the doctor again.',
 })
@@ -57,7 +57,7 @@ export const sandboxesAgainstRows: Check = async function* (deps, signal) {
         const row = rows.get(id)
         if (!row) {
           yield {
-            check: 'I1',
+            area: 'sandboxes',
             what: `The sandbox ${id} has no instance.`,
             whatToDo:
               'With --fix it is destroyed with its files. If it belongs to another Chowder, separate the two first.',
@@ -69,7 +69,7 @@ export const sandboxesAgainstRows: Check = async function* (deps, signal) {
         const status = publicStatus(row)
         if (status !== 'terminated' && (status === 'running' || state !== 'running')) continue
         yield {
-          check: 'I1',
+          area: 'sandboxes',
           what: `The sandbox of ${id} is ${state}, and the instance is ${status}.`,
           whatToDo: workerFindsIt,
           version: row.generation,
@@ -105,7 +105,7 @@ export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, s
       if (error !== undefined) yield unreachable(`The sandbox of ${row.id} cannot be observed.`, error)
       if (error !== undefined || state === 'running') continue
       yield {
-        check: 'I1',
+        area: 'sandboxes',
         what: `The instance ${row.id} is marked as running, and its sandbox is ${state}.`,
         whatToDo: workerFindsIt,
         version: row.generation,
@@ -124,7 +124,7 @@ export const orphanProcesses: Check = async function* ({ sandboxes }, signal) {
   try {
     for (const { what, pids } of await sandboxes.orphans(limited(signal))) {
       yield {
-        check: 'I1',
+        area: 'sandboxes',
         what: `${what}, and ${pids.length} processes run in it.`,
         whatToDo: `Look at them (ps -p ${pids.slice(0, 10).join(',')}) and end them with kill.`,
         version: pids.join(','),

@@ -29,7 +29,7 @@ export const secretKey: Check = async function* ({ db, vault }) {
   const what = await keyFault(db, vault)
   if (!what) return
   yield {
-    check: 'I7',
+    area: 'secrets',
     what,
     whatToDo: 'Restore the key from a backup: CHOWDER_SECRET_KEY, or the file secret-key in the data folder.',
   }
@@ -94,12 +94,12 @@ export const sealedColumns: Check = async function* ({ db, vault }) {
 const unreadable = (table: string, column: string, row: string, isSealed: boolean): Finding =>
   isSealed
     ? {
-        check: 'I7',
+        area: 'secrets',
         what: `${table}.${column} of ${row} cannot be unsealed: it was sealed with another key or for another row, or altered.`,
         whatToDo: 'Restore it from a backup, or have its owner set the secret again.',
       }
     : {
-        check: 'I7',
+        area: 'secrets',
         what: `${table}.${column} of ${row} is not sealed: it can be read in the database and in its backups.`,
         whatToDo: 'Have the secret replaced by a new one, and set again. Find out who wrote the row.',
       }

@@ -1,0 +1,48 @@
+import type { Db } from '#database/client.ts'
+import { storeValue } from '#database/installation.ts'
+import { doctorReportName } from '#lifecycle/backlog.ts'
+import { type Area, areas, type Finding } from './finding.ts'
+
+const names = Object.keys(areas) as Area[]
+const width = Math.max(...names.map((name) => name.length))
+
+/** The report for people: each area that was looked at, and below it what was found there. */
+export function describeFindings(findings: readonly Finding[]): string {
+  const lines = names.flatMap((name) => {
+    const own = findings.filter(({ area }) => area === name)
+    const indent = ' '.repeat(width + 5)
+    return [
+      `${own.length > 0 ? '✗' : '✓'}  ${name.padEnd(width)}  ${areas[name]}`,
+      ...own.flatMap(({ what, whatToDo }) => [`${indent}- ${what}`, `${indent}  ${whatToDo}`]),
+    ]
+  })
+  return [...lines, '', conclusion(findings)].join('\n')
+}
+
+function conclusion(findings: readonly Finding[]): string {
+  if (findings.length === 0) return 'Everything is as it must be.'
+  const count = `${findings.length} finding${findings.length === 1 ? '' : 's'}.`
+  return findings.some(({ fix }) => fix) ? `${count} Repair what is safe to repair: npm run doctor -- --fix` : count
+}
+
+/** The report for programs. */
+export const findingsAsData = (findings: readonly Finding[]) => ({
+  healthy: findings.length === 0,
+  looked_at: names.map((area) => ({
+    area,
+    expected: areas[area],
+    findings: findings.filter((finding) => finding.area === area).length,
+  })),
+  findings: findings.map(({ area, what, whatToDo, fix }) => ({
+    area,
+    what,
+    what_to_do: whatToDo,
+    repairable: fix !== undefined,
+  })),
+})
+
+/** Stores the numbers of findings, which the metrics of workers show. */
+export async function storeFindings(db: Db, findings: readonly Finding[]): Promise<void> {
+  const counts = Object.fromEntries(names.map((name) => [name, findings.filter(({ area }) => area === name).length]))
+  await storeValue(db, doctorReportName, JSON.stringify({ at: Date.now() / 1000, findings: counts }))
+}
