@@ -8,6 +8,7 @@ export const eventTypes = [
   'organization.disable',
   'organization.enable',
   'organization.tier_changed',
+  'organization.limit_changed',
   'organization.count_corrected',
   'organization.delete',
   'organization.erased',

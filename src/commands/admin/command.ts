@@ -1,5 +1,6 @@
 import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
+import type { EventType } from '#history/event-types.ts'
 
 /** The result of a command: a text for people, and the same as data for `--json`. */
 export interface Output {
@@ -38,7 +39,7 @@ export interface Command {
   /** The names of the options that it takes besides `--json`. */
   options?: readonly (keyof Options)[]
   /** The type of its events; null when it changes nothing, or names the events itself. */
-  event?: string
+  event?: EventType
   /** Throws an Error for the operator: one line that says what to do. */
   run(call: Call): Promise<Output>
 }
