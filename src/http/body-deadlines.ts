@@ -24,7 +24,8 @@ const checksPerDeadline = 20
 
 const defaultTimes: BodyTimes = { whole: 60_000, idle: 60_000, linger: 10_000 }
 
-const hasBody = ({ headers }: FastifyRequest) =>
+/** Whether a request has a body, by its headers. */
+export const hasBody = ({ headers }: FastifyRequest) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length']) > 0
 
 /** Ends the connection of a client that sends its body too slowly, with 408 unless the answer has begun. */

@@ -18,7 +18,9 @@ const details: Record<Documented, Detail> = {
   too_large: texts.bodyTooLarge,
   unsupported_media: texts.sendJson,
   no_such_range: texts.noSuchRange(1024),
-  unprocessable: [{ loc: ['body', 'nmae'], msg: 'is not a known field', type: 'additionalProperties' }],
+  unprocessable: [
+    { loc: ['body', 'nmae'], msg: 'is not a known field; did you mean `name`?', type: 'additionalProperties' },
+  ],
   rate_limited: texts.rateLimited(7),
   not_implemented: texts.noBilling,
   gateway_unreachable: { error: texts.gatewayUnavailable },

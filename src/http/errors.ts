@@ -40,7 +40,6 @@ const kindsWithObject = new Set<ErrorKind>(['gateway_unreachable', 'gateway_time
 const fastifyCodes: Partial<Record<string, [ErrorKind, string]>> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media', texts.sendJson],
   FST_ERR_CTP_BODY_TOO_LARGE: ['too_large', texts.bodyTooLarge],
-  FST_ERR_CTP_INVALID_JSON_BODY: ['invalid', texts.notJson],
   FST_ERR_CTP_EMPTY_JSON_BODY: ['invalid', texts.emptyBody],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['invalid', texts.wrongContentLength],
 }
@@ -81,9 +80,9 @@ function expectedFailure({ kind, code, message, param }: AppError): Failure {
   return { status: statusOf(kind), code, detail, openai: { code, param } }
 }
 
-function otherFailure(error: FastifyError): Failure {
+function otherFailure(error: FastifyError, hasBody: boolean): Failure {
   if (error.validation) {
-    const detail = validationFaults(error)
+    const detail = validationFaults(error, hasBody)
     const code = 'unprocessable'
     return { status: statusOf(code), code, detail, openai: { code, param: detail[0]?.loc.slice(1).join('.') } }
   }
@@ -134,7 +133,7 @@ export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
   })
   app.setErrorHandler<FastifyError | AppError>((thrown, request, reply) => {
     const error = toAppError(thrown)
-    const failure = error ? expectedFailure(error) : otherFailure(thrown as FastifyError)
+    const failure = error ? expectedFailure(error) : otherFailure(thrown as FastifyError, request.body !== undefined)
     const { status, code, detail } = failure
     const { openaiErrors } = request.routeOptions.config
     if (status >= 500) {

@@ -8,6 +8,7 @@ import { AppError } from '#platform/errors.ts'
 import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import { textRule } from './validation.ts'
 
 /** For the `headers` of routes that answer through `idempotent`. */
 export const IdempotencyHeaders = Type.Object({
@@ -15,7 +16,7 @@ export const IdempotencyHeaders = Type.Object({
     Type.String({
       minLength: 1,
       maxLength: 255,
-      pattern: '^[\\x21-\\x7e]*$',
+      ...textRule('^[\\x21-\\x7e]*$', 'must have only visible ASCII characters, and no space'),
       description:
         'Makes the request safe to repeat: for 24 hours the same key with the same body gives the same answer again, ' +
         'with `Idempotent-Replayed: true`, and creates nothing. The same key with another body is a 422. Other ' +

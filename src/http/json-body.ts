@@ -1,7 +1,10 @@
 import { isUtf8 } from 'node:buffer'
-import type { FastifyInstance } from 'fastify'
+import { MIMEType } from 'node:util'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { hasBody } from './body-deadlines.ts'
+import { explainJson } from './json-faults.ts'
 
 /** More than any schema or setting needs, and too little to exhaust the stack of recursive code. */
 const maxDepth = 200
@@ -41,7 +44,7 @@ function isWellFormed(value: unknown): boolean {
 
 /**
  * Returns a parser of JSON that refuses `__proto__` and `constructor.prototype`, text that is not Unicode, and nesting
- * deeper than 200 levels. The parser throws AppError `invalid`, or Fastify's error for bad JSON.
+ * deeper than 200 levels. The parser throws AppError `invalid`, which says where the text is no JSON.
  */
 export function jsonParser(app: FastifyInstance): (text: string) => unknown {
   const parse = app.getDefaultJsonParser('error', 'error')
@@ -51,18 +54,40 @@ export function jsonParser(app: FastifyInstance): (text: string) => unknown {
     void parse(undefined as never, text, (error, parsed) => {
       outcome = { error, parsed }
     })
-    if (outcome?.error) throw outcome.error
+    if (outcome?.error) throw new AppError('invalid', explainJson(text), { cause: outcome.error })
     if (surrogateEscape.test(text) && !isWellFormed(outcome?.parsed)) throw new AppError('invalid', texts.notUnicode)
     return outcome?.parsed
   }
 }
 
+/** The `charset` of a content type; null without one, and for a malformed type. */
+function charsetOf(contentType = ''): string | null {
+  try {
+    return new MIMEType(contentType).params.get('charset')
+  } catch {
+    return null
+  }
+}
+
+/** Why the body of a request cannot be read as it was sent: null when it can. */
+function encodingFault({ headers }: FastifyRequest): string | null {
+  const { 'content-encoding': encoding = 'identity', 'transfer-encoding': transfer = 'chunked' } = headers
+  if (encoding.trim().toLowerCase() !== 'identity') return texts.compressedBody(encoding)
+  if (transfer.trim().toLowerCase() !== 'chunked') return texts.transferEncoding(transfer)
+  const charset = charsetOf(headers['content-type'])
+  return charset === null || /^(utf-?8|us-ascii)$/i.test(charset) ? null : texts.foreignCharset(charset)
+}
+
 /**
- * Accepts only JSON bodies, in UTF-8, that `jsonParser` accepts: others are a 400, or a 415 for another content type.
- * An empty body counts as no body; the schema says whether the route needs one.
+ * Accepts only JSON bodies, in UTF-8, that `jsonParser` accepts: others are a 400, or a 415 for another content type
+ * and for a body in another encoding. An empty body counts as no body; the schema says whether the route needs one.
  */
 export function useJsonBodies(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
+  app.addHook('preParsing', (request, _reply, payload, done) => {
+    const fault = hasBody(request) ? encodingFault(request) : null
+    done(fault === null ? null : new AppError('unsupported_media', fault), payload)
+  })
   const parse = jsonParser(app)
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body: Buffer, done) => {
     if (body.length === 0) return done(null, undefined)

@@ -1,4 +1,6 @@
+import type { ErrorObject } from 'ajv'
 import type { FastifyError } from 'fastify'
+import { describeFault, type RequestPart } from './fault-texts.ts'
 
 export interface ValidationFault {
   /** The part of the request, then the path in it. */
@@ -10,24 +12,74 @@ export interface ValidationFault {
 /** An answer lists at most this many: a body can have thousands. */
 const maxFaults = 20
 
-const partNames = { body: 'body', querystring: 'query', params: 'path', headers: 'header' }
+const partNames = { body: 'body', querystring: 'query', params: 'path', headers: 'header' } as const
 
-/** The faults that Ajv found in one part of a request. A missing or unknown property is the last name in its `loc`. */
-export function validationFaults({
-  validation = [],
-  validationContext = 'body',
-}: Pick<FastifyError, 'validation' | 'validationContext'>): ValidationFault[] {
-  return validation.slice(0, maxFaults).map(({ instancePath, keyword, message, params }) => {
-    const path = instancePath.split('/').slice(1)
-    const property = params.missingProperty ?? params.additionalProperty
-    const allowed = Array.isArray(params.allowedValues) ? `: ${params.allowedValues.join(', ')}` : ''
-    const unknown = keyword === 'additionalProperties' ? 'is not a known field' : undefined
-    return {
-      loc: [partNames[validationContext], ...path, ...(typeof property === 'string' ? [property] : [])],
-      msg: `${unknown ?? message ?? 'is not valid'}${allowed}`,
-      type: keyword,
+/** Whether an error is about a branch of the union that another error is about. */
+const isInBranch = (error: ErrorObject | undefined, union: ErrorObject) =>
+  error?.schemaPath.startsWith(`${union.schemaPath}/`) &&
+  (error.instancePath === union.instancePath || error.instancePath.startsWith(`${union.instancePath}/`))
+
+/** Of a union that no branch fits: the errors of the best branch, or one error that names the types of all. */
+function errorsOfUnion(union: ErrorObject, errors: readonly ErrorObject[]): readonly ErrorObject[] {
+  const branches = Map.groupBy(errors, ({ schemaPath }) => schemaPath.slice(union.schemaPath.length + 1).split('/')[0])
+  const mismatches = errors.filter((error) => error.keyword === 'type' && error.instancePath === union.instancePath)
+  const fitting = [...branches.values()].filter((branch) => !branch.some((error) => mismatches.includes(error)))
+  const [best] = fitting.sort((a, b) => a.length - b.length)
+  return best ?? [{ ...union, keyword: 'type', params: { type: mismatches.flatMap(({ params }) => params.type) } }]
+}
+
+/** The errors without those of the branches of unions that fit worse. Ajv lists the branches before their union. */
+function withBestBranches(errors: readonly ErrorObject[]): ErrorObject[] {
+  const kept: ErrorObject[] = []
+  for (const error of errors) {
+    if (error.keyword !== 'anyOf') {
+      kept.push(error)
+      continue
     }
-  })
+    let first = kept.length
+    while (isInBranch(kept[first - 1], error)) first -= 1
+    for (const best of errorsOfUnion(error, kept.splice(first))) kept.push(best)
+  }
+  return kept
+}
+
+/** Whether the error beside it says the same, or says more. */
+function isImplied({ keyword, instancePath, params, data }: ErrorObject, before?: ErrorObject, after?: ErrorObject) {
+  if (keyword === 'propertyNames') return true
+  if (keyword === 'type') return after?.keyword === 'enum' && after.instancePath === instancePath
+  if (before?.instancePath !== instancePath) return false
+  if (keyword === 'pattern') return before.keyword === 'minLength' && data === ''
+  return keyword === 'discriminator' && before.keyword === 'required' && before.params.missingProperty === params.tag
+}
+
+/** The path of a JSON pointer. */
+const pathOf = (pointer: string) =>
+  pointer
+    .split('/')
+    .slice(1)
+    .map((name) => name.replaceAll('~1', '/').replaceAll('~0', '~'))
+
+/**
+ * The faults that Ajv found in one part of a request, in the words of people. A missing or unknown property is the last
+ * name in its `loc`. `hasBody` is false when the request had none.
+ */
+export function validationFaults(
+  { validation = [], validationContext = 'body' }: Pick<FastifyError, 'validation' | 'validationContext'>,
+  hasBody: boolean,
+): ValidationFault[] {
+  const part: RequestPart = partNames[validationContext]
+  return withBestBranches(validation as ErrorObject[])
+    .filter((error, at, all) => !isImplied(error, all[at - 1], all[at + 1]))
+    .slice(0, maxFaults)
+    .map((error) => {
+      const { missingProperty, additionalProperty } = error.params
+      const property: string | undefined = missingProperty ?? additionalProperty
+      return {
+        loc: [part, ...pathOf(error.instancePath), ...(property === undefined ? [] : [property])],
+        msg: describeFault(error, part, hasBody),
+        type: error.keyword,
+      }
+    })
 }
 
 /** The faults in one line of text. */

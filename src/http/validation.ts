@@ -1,13 +1,19 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { Ajv } from 'ajv'
+import { Ajv, type Options } from 'ajv'
 import fastJson from 'fast-json-stringify'
 import type { FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 
-/** A pattern without control characters. */
-export const plainText = '^[^\\u0000-\\u001f\\u007f-\\u009f]*$'
+/** A pattern with the rule that it stands for, as the end of a sentence that begins with the name of the field. */
+export const textRule = (pattern: string, rule: string) => ({ pattern, 'x-rule': rule })
+
+/** A text without control characters. */
+export const plainText = textRule(
+  '^[^\\u0000-\\u001f\\u007f-\\u009f]*$',
+  'must not have control characters, such as a line end or a tab',
+)
 
 /** 1 to 128 code points without control characters. Stored as sent, not trimmed. */
-export const Name = Type.String({ minLength: 1, maxLength: 128, pattern: plainText })
+export const Name = Type.String({ minLength: 1, maxLength: 128, ...plainText })
 
 /** A schema of one type that also accepts null. `[type, "null"]` is serialized many times faster than a union. */
 export const Nullable = <S extends TSchema>(schema: S) =>
@@ -20,12 +26,17 @@ export const OneOf = <const T extends readonly string[]>(values: T, description?
 /** For a call without a body: none, or an empty object. Fastify passes null for an absent body. */
 export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
 
-const common = { removeAdditional: false, useDefaults: true, allErrors: true, allowUnionTypes: true } as const
-const bodies = new Ajv({ ...common, coerceTypes: false })
+/** An Ajv that reports every fault, with its schema and value, and knows `x-rule`. It changes no value. */
+export function createAjv(options: Options): Ajv {
+  const ajv = new Ajv({ allErrors: true, verbose: true, allowUnionTypes: true, ...options })
+  return ajv.addVocabulary(['x-rule'])
+}
+
+const bodies = createAjv({ useDefaults: true })
 // Parameters and headers are text. A number that is too large becomes Infinity, which strictNumbers would let past the
 // limits.
 // A parameter of several values that is sent once is a text, too: 'array' makes a list of it.
-const others = new Ajv({ ...common, coerceTypes: 'array', strictNumbers: false })
+const others = createAjv({ useDefaults: true, coerceTypes: 'array', strictNumbers: false })
 
 /** Validates a body strictly: no value is coerced, and unknown fields are refused. */
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>

@@ -20,7 +20,15 @@ export const texts = {
   noRoute: (method: string, path: string) => `No route ${method} ${path}.`,
   sendJson: 'Send the body as application/json.',
   bodyTooLarge: 'The body is too large.',
-  notJson: 'The body is not valid JSON.',
+  notJson: (fault: string) => `The body is not valid JSON${fault}.`,
+  wrongQuotes: 'JSON wants double quotes around names and texts.',
+  prototypeKey:
+    'The body has a key __proto__, or a key constructor with a key prototype in it. No call accepts them. Remove it.',
+  compressedBody: (encoding: string) =>
+    `The body has the Content-Encoding ${encoding}. Send it as it is, without this header.`,
+  transferEncoding: (encoding: string) =>
+    `The body has the Transfer-Encoding ${encoding}. Only chunked is accepted. Send it as it is.`,
+  foreignCharset: (charset: string) => `The body has the charset ${charset}. Send UTF-8, which needs no charset.`,
   emptyBody: 'The body is empty. Send a JSON object.',
   wrongContentLength: 'The body does not have the length that Content-Length says.',
   noHost: 'An HTTP/1.1 request must have a Host header.',

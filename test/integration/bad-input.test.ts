@@ -261,7 +261,7 @@ describe('A3: a field that only the server sets', () => {
       const answer = await chowder.app.inject({ ...request, payload })
       expect([answer.statusCode, answer.json().detail]).toEqual([
         422,
-        [{ loc: ['body', field], msg: 'is not a known field', type: 'additionalProperties' }],
+        [{ loc: ['body', field], msg: expect.stringMatching(/^is not a known field/), type: 'additionalProperties' }],
       ])
     }
   })

@@ -105,6 +105,7 @@ describe('PATCH /v1/organization', () => {
       'gemini',
     ])
     expect((await patch({ model_api_keys: { anthropic: '' } })).model_providers).toEqual(['openai', 'gemini'])
+    expect((await patch({ model_api_keys: { gemini: null } })).model_providers).toEqual(['openai'])
     const { rows } = await chowder.database.pool.query('SELECT sealed_key FROM provider_keys')
     expect(JSON.stringify(rows)).not.toContain('canary')
     expect(chowder.logged.join('')).not.toContain('canary')
@@ -113,7 +114,7 @@ describe('PATCH /v1/organization', () => {
   test.each([
     ['an unknown provider', { model_api_keys: { mistral: 'x' } }],
     ['a key with a line break', { model_api_keys: { openai: 'a\nb' } }],
-    ['a null key', { model_api_keys: { openai: null } }],
+    ['a key in quotes', { model_api_keys: { openai: '"sk-1"' } }],
     ['an unknown field', { subscription_tier: 'whale' }],
     ['a read-only field', { id: 'x' }],
     ['an empty name', { name: '' }],

@@ -121,6 +121,11 @@ describe('every operation documents what a caller needs', () => {
     },
   )
 
+  test('every pattern stands beside its rule in words, which the answer to a wrong text quotes', () => {
+    const withoutRule = [...JSON.stringify(document).matchAll(/"pattern":"(?:[^"\\\\]|\\\\.)*"(?!,"x-rule":"must )/g)]
+    expect(withoutRule.map(([text]) => text)).toEqual([])
+  })
+
   const answers = operations.flatMap(({ name, operation }) =>
     Object.entries(operation.responses).flatMap(([status, answer]) =>
       'content' in answer

@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf, textRule } from '#http/validation.ts'
 import type { Connection } from './connect.ts'
 import type { PairingRequest } from './pairing.ts'
 import type { ChannelStatus as Status } from './status.ts'
@@ -106,7 +106,7 @@ export const PairChannel = Type.Object(
     code: Type.String({
       minLength: 4,
       maxLength: 32,
-      pattern: '^[A-Za-z0-9][A-Za-z0-9-]*$',
+      ...textRule('^[A-Za-z0-9][A-Za-z0-9-]*$', 'must have only letters, digits and dashes'),
       description: 'The code that the person received; case and dashes do not matter.',
     }),
   },

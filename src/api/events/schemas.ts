@@ -42,7 +42,7 @@ export const EventPage = Type.Object(
       Type.String({
         minLength: 1,
         maxLength: 128,
-        pattern: plainText,
+        ...plainText,
         description: 'Only events that the call with this `x-request-id` caused.',
       }),
     ),

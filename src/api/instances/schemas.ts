@@ -14,8 +14,8 @@ const Overrides = Type.Record(Type.String(), Type.Unknown())
 const Metadata = Type.Unsafe<Record<string, string>>({
   type: 'object',
   maxProperties: 16,
-  propertyNames: { minLength: 1, maxLength: 64, pattern: plainText },
-  additionalProperties: { type: 'string', maxLength: 512, pattern: plainText },
+  propertyNames: { minLength: 1, maxLength: 64, ...plainText },
+  additionalProperties: { type: 'string', maxLength: 512, ...plainText },
   description:
     'Your own labels: at most 16 keys of 1 to 64 characters, with values of at most 512 characters. Chowder does not ' +
     'interpret them.',
@@ -87,7 +87,7 @@ export const CreateInstance = Type.Object(
       Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest known release if left out.' }),
     ),
     openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesDescription })),
-    region: Type.Optional(Type.Null()),
+    region: Type.Optional(Type.Null({ 'x-rule': 'must be null or left out: a server has one region, its own' })),
   },
   {
     additionalProperties: false,

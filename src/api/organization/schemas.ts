@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
-import { Name, Nullable, OneOf } from '#http/validation.ts'
+import { Name, Nullable, OneOf, textRule } from '#http/validation.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
 const example = {
@@ -56,20 +56,26 @@ export const NewOrganization = Type.Object(
   },
 )
 
-/** Only visible ASCII, because the key is sent in an HTTP header. */
+/** Only visible ASCII, because the key is sent in an HTTP header. Quotes come from a copied line of code. */
 const ProviderKey = Type.String({
   maxLength: 512,
-  pattern: '^[\\x21-\\x7e]*$',
-  description: 'Encrypted when stored, and never shown again. An empty string removes the key.',
+  ...textRule(
+    '^[\\x21\\x23-\\x26\\x28-\\x7e]*$',
+    'must be the key alone: visible ASCII characters without quotes, spaces or line ends',
+  ),
+  description: 'Encrypted when stored, and never shown again. null or an empty text removes the key.',
 })
 
 export const PatchOrganization = Type.Object(
   {
     name: Type.Optional(Name),
     model_api_keys: Type.Optional(
-      Type.Object(Object.fromEntries(modelProviders.map((provider) => [provider, Type.Optional(ProviderKey)])), {
-        additionalProperties: false,
-      }),
+      Type.Object(
+        Object.fromEntries(modelProviders.map((provider) => [provider, Type.Optional(Nullable(ProviderKey))])),
+        {
+          additionalProperties: false,
+        },
+      ),
     ),
   },
   { additionalProperties: false, examples: [{ model_api_keys: { anthropic: 'sk-ant-api03-example' } }] },

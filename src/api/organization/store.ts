@@ -58,7 +58,8 @@ export async function getOrganization(db: Db, id: string) {
 
 export interface OrganizationPatch {
   name?: string
-  model_api_keys?: Partial<Record<ModelProvider, string>>
+  /** null and the empty text remove a key. */
+  model_api_keys?: Partial<Record<ModelProvider, string | null>>
 }
 
 /**
@@ -78,7 +79,8 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
       if (key === undefined) continue
-      if (await changeProviderKey(tx, vault, id, provider, key)) due.push(...(await raiseGenerations(tx, id, provider)))
+      if (await changeProviderKey(tx, vault, id, provider, key ?? ''))
+        due.push(...(await raiseGenerations(tx, id, provider)))
     }
     await recordEvent(tx, { organizationId: id })
     return { organization, providers: await providersOf(tx, id), due }

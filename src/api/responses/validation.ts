@@ -1,15 +1,8 @@
-import { Ajv } from 'ajv'
 import type { FastifySchemaCompiler } from 'fastify'
-import { strictBodies } from '#http/validation.ts'
+import { createAjv, strictBodies } from '#http/validation.ts'
 import { isObject } from '#openclaw/json.ts'
 
-const bodies = new Ajv({
-  coerceTypes: false,
-  removeAdditional: false,
-  allErrors: true,
-  allowUnionTypes: true,
-  discriminator: true,
-})
+const bodies = createAjv({ discriminator: true })
 
 /** The `$id`s are for the OpenAPI document. Ajv refuses a schema that has the same one in two places. */
 const withoutIds = (schema: object): object =>

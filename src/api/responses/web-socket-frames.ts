@@ -27,7 +27,7 @@ export function createFrameReader(app: FastifyInstance): ReadFrame {
     if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId)
     if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp)
     if (!validate(body)) {
-      const faults = validationFaults({ validation: validate.errors ?? [] })
+      const faults = validationFaults({ validation: validate.errors ?? [] }, true)
       throw new AppError('unprocessable', faultsMessage(faults))
     }
     return body as CreateResponse

@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf, textRule } from '#http/validation.ts'
 import { slugPattern, versionPattern } from '#openclaw/skill-reference.ts'
 import type { Installation } from './install.ts'
 import type { InstanceSkill } from './list.ts'
@@ -65,13 +65,17 @@ export const Skill = Type.Object(
   },
 )
 
-const Value = Type.String({ maxLength: 16_384, pattern: '^[^\\u0000]*$' })
+const Value = Type.String({ maxLength: 16_384, ...textRule('^[^\\u0000]*$', 'must not have the character NUL') })
 const Env = Type.Record(Type.String(), Value, {
   maxProperties: 64,
   description: 'Variables for the skill, by name. Their values are sealed, and no answer shows them.',
 })
 const WantedVersion = Type.Optional(
-  Type.String({ pattern: versionPattern, maxLength: 64, description: 'The version to pin; the latest by default.' }),
+  Type.String({
+    ...textRule(versionPattern, 'must be a version, such as 1.4.0'),
+    maxLength: 64,
+    description: 'The version to pin; the latest by default.',
+  }),
 )
 const AllowUnverified = Type.Optional(
   Type.Boolean({
@@ -83,7 +87,7 @@ const AllowUnverified = Type.Optional(
 export const InstallSkill = Type.Object(
   {
     slug: Type.String({
-      pattern: slugPattern,
+      ...textRule(slugPattern, 'must be @owner/slug, or a slug alone, in lower case, such as @acme/web-search'),
       maxLength: 142,
       description: '`@owner/slug`, or the slug alone if only one skill of the registry has it.',
     }),

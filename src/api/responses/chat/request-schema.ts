@@ -1,7 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Metadata, OptionalOrNull } from '#api/responses/format/request-schema.ts'
+import { FunctionName, Metadata, modelName, OptionalOrNull } from '#api/responses/format/request-schema.ts'
 import { OneOf } from '#http/validation.ts'
-import { modelPattern } from '#openclaw/model.ts'
 
 const Part = Type.Object({
   type: Type.String({ description: '`text`, `image_url` or `file`.' }),
@@ -38,7 +37,7 @@ const ChatTool = Type.Object({
   type: Type.String({ description: '`function`.' }),
   function: Type.Optional(
     Type.Object({
-      name: Type.String({ minLength: 1, maxLength: 64, pattern: '^[a-zA-Z0-9_-]+$' }),
+      name: FunctionName,
       description: OptionalOrNull(Type.String()),
       parameters: OptionalOrNull(Type.Record(Type.String(), Type.Unknown())),
       strict: OptionalOrNull(Type.Boolean()),
@@ -46,10 +45,10 @@ const ChatTool = Type.Object({
   ),
 })
 
-const FunctionName = Type.Object({ name: Type.Optional(Type.String()) })
+const ChosenFunction = Type.Object({ name: Type.Optional(Type.String()) })
 const ChatToolChoice = Type.Object({
   type: Type.String({ description: '`function` or `allowed_tools`.' }),
-  function: Type.Optional(FunctionName),
+  function: Type.Optional(ChosenFunction),
   allowed_tools: Type.Optional(
     Type.Object({
       mode: Type.Optional(OneOf(['none', 'auto', 'required'])),
@@ -57,7 +56,7 @@ const ChatToolChoice = Type.Object({
         Type.Array(
           Type.Object({
             type: Type.String(),
-            function: Type.Optional(FunctionName),
+            function: Type.Optional(ChosenFunction),
           }),
         ),
       ),
@@ -68,7 +67,7 @@ const ChatToolChoice = Type.Object({
 /** The body of `POST …/chat/completions`. docs/responses.md lists the treatment of each field. */
 export const CreateChatCompletion = Type.Object(
   {
-    model: Type.String({ pattern: modelPattern, description: 'As for responses.' }),
+    model: Type.String({ ...modelName, description: 'As for responses.' }),
     messages: Type.Array(ChatMessage, {
       minItems: 1,
       description: 'The whole conversation: the agent remembers no earlier call.',

@@ -1,9 +1,15 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { OneOf } from '#http/validation.ts'
+import { OneOf, textRule } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
 
 /** A field that a request may leave out, or send as null, which means the same. */
 export const OptionalOrNull = <S extends TSchema>(schema: S) => Type.Optional(Type.Union([schema, Type.Null()]))
+
+/** Of the field `model`. */
+export const modelName = textRule(
+  modelPattern,
+  'must be the name of a model: at most 200 letters, digits and . _ : @ / + -, such as openclaw',
+)
 
 /** One of several shapes, selected by `type`. Validation reports the faults of the selected shape only. */
 const Tagged = <S extends TSchema[]>(shapes: [...S], description?: string) =>
@@ -15,7 +21,13 @@ const Tagged = <S extends TSchema[]>(shapes: [...S], description?: string) =>
     ...(description && { description }),
   })
 
-const functionName = Type.String({ minLength: 1, maxLength: 64, pattern: '^[a-zA-Z0-9_-]+$' })
+/** The name of a function that a client offers to the model. */
+export const FunctionName = Type.String({
+  minLength: 1,
+  maxLength: 64,
+  ...textRule('^[a-zA-Z0-9_-]+$', 'must have only letters, digits, _ and -'),
+})
+
 const callId = Type.String({ minLength: 1, maxLength: 64 })
 const status = OptionalOrNull(OneOf(['in_progress', 'completed', 'incomplete']))
 const id = OptionalOrNull(Type.String())
@@ -69,7 +81,7 @@ const FunctionCallItem = Type.Object(
     type: Type.Literal('function_call'),
     id,
     call_id: callId,
-    name: functionName,
+    name: FunctionName,
     arguments: Type.String(),
     status,
   },
@@ -118,7 +130,7 @@ export function contentParts(item: InputItem): ContentPart[] {
 
 const ToolParam = Type.Object({
   type: Type.String({ description: '`function`. The agent has its own tools besides.' }),
-  name: Type.Optional(functionName),
+  name: Type.Optional(FunctionName),
   description: OptionalOrNull(Type.String()),
   parameters: OptionalOrNull(Type.Record(Type.String(), Type.Unknown())),
   strict: OptionalOrNull(Type.Boolean()),
@@ -128,7 +140,7 @@ const ToolChoiceParam = Type.Union([
   OneOf(['none', 'auto', 'required']),
   Type.Object({
     type: Type.String({ description: '`function` with its `name`, or `allowed_tools`.' }),
-    name: Type.Optional(functionName),
+    name: Type.Optional(FunctionName),
     mode: Type.Optional(OneOf(['none', 'auto', 'required'])),
     tools: Type.Optional(Type.Array(Type.Object({ type: Type.String(), name: Type.Optional(Type.String()) }))),
   }),
@@ -145,7 +157,7 @@ export const Metadata = Type.Record(Type.String({ maxLength: 64 }), Type.String(
 export const CreateResponse = Type.Object(
   {
     model: Type.String({
-      pattern: modelPattern,
+      ...modelName,
       description:
         '`openclaw` for the model of the instance, or any model of its provider, as `<model>` or `<provider>/<model>`.',
     }),
