@@ -291,7 +291,6 @@ export const stripeEvents = pgTable('stripe_events', {
 
 export type Organization = typeof organizations.$inferSelect
 export type Instance = typeof instances.$inferSelect
-export type NewInstance = typeof instances.$inferInsert
 export type ApiKey = typeof apiKeys.$inferSelect
 export type Event = typeof events.$inferSelect
 export type Channel = typeof channels.$inferSelect

@@ -8,7 +8,7 @@ export interface Origin {
   readonly requestId?: string
   /** The type of the events, such as `instance.stop`, unless the code that records one gives another. */
   readonly type?: EventType
-  /** What the request is about beside the instance: a channel, a skill, a path. */
+  /** The object of the request beside the instance: a channel, a skill, a path. */
   readonly subject?: string
 }
 

@@ -55,7 +55,7 @@ export type EventType = (typeof eventTypes)[number]
 
 const nounOf = (type: EventType) => type.split('.', 1)[0] as string
 
-/** What a reader can ask for: a type, or all types of a noun, such as `instance.*`. */
+/** A filter of a reader: a type, or all types of a noun, such as `instance.*`. */
 export const eventTypeFilters: readonly string[] = [
   ...[...new Set(eventTypes.map(nounOf))].map((noun) => `${noun}.*`),
   ...eventTypes,

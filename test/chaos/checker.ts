@@ -83,7 +83,7 @@ const legal: Readonly<Record<string, readonly string[]>> = {
   error: ['provisioning', 'terminated'],
   terminated: [],
 }
-/** What a terminated instance's history may go on with: its destruction, and what stands in the way of that. */
+/** The events that may follow the end of an instance: its destruction, and the failures of that. */
 const afterTermination = new Set(['instance.destroyed', 'instance.attempt_failed', 'instance.due'])
 
 /**

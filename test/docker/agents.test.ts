@@ -22,7 +22,7 @@ const fakeProvider = fileURLToPath(new URL('../support/fake-model-provider.mjs',
 
 type Container = Dockerode.ContainerInspectInfo
 
-/** What a container may, each as a number: more is looser. */
+/** The rights of a container, each as a number: more is looser. */
 const looseness: Record<string, (container: Container) => number> = {
   capabilities: ({ HostConfig: { CapDrop, CapAdd } }) => (CapDrop?.includes('ALL') ? (CapAdd ?? []).length : 14),
   'new privileges': ({ HostConfig }) => Number(!HostConfig.SecurityOpt?.includes('no-new-privileges')),

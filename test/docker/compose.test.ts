@@ -208,7 +208,7 @@ describe('docker compose', () => {
       const content = await readFile(support('scan-ports.mjs'), 'utf8')
       expect((await client.put(files, { path: 'scan-ports.mjs', content })).status).toBeLessThan(300)
 
-      /** What the agent finds, by its own tool. */
+      /** The result of the agent's own tool. */
       async function scan(targets: string[], ports: string): Promise<Record<string, number[]>> {
         const command = `rm -f found; node scan-ports.mjs ${targets.join(',')} ${ports} >part && mv part found`
         await say(

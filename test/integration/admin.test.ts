@@ -39,7 +39,7 @@ const words = (output: string) =>
 describe('the commands of the operator', () => {
   let chowder: TestChowder
   let gateway: Awaited<ReturnType<typeof startFakeGateway>>
-  /** What a person types at the next question; null without a terminal. */
+  /** The answer that a person types at the next question; null without a terminal. */
   let answer: string | null = null
   const questions: string[] = []
 

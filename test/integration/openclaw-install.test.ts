@@ -48,10 +48,10 @@ const npmCalls = async () =>
 const install = (signal: AbortSignal = AbortSignal.timeout(20_000)) =>
   installRelease({ dataDir, release: 'v1', progress: (line) => lines.push(line), signal })
 
-/** What is in the releases' folder besides the lock. */
+/** The entries of the releases' folder besides the lock. */
 const leftovers = async () => (await readdir(join(dataDir, 'releases'))).filter((name) => !name.includes('.lock'))
 
-/** What is in the folder of the release's compile cache besides the lock. */
+/** The entries of the release's compile cache besides the lock. */
 const cached = async () =>
   (await readdir(compileCacheFolder(folder)).catch(() => [])).filter((name) => !name.endsWith('.lock')).sort()
 

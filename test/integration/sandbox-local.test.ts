@@ -39,7 +39,7 @@ function portOf({ endpoint }: Observation): number {
   return endpoint.port
 }
 
-/** What the gateway of these tests knows to answer. */
+/** The answers of the gateway of these tests. */
 interface Answers {
   '/whoami': { pid: number; uid: number; groups: number[]; cwd: string; umask: number }
   '/env': Record<string, string>

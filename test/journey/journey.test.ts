@@ -39,7 +39,7 @@ describe('from npm start to the end of a real agent', () => {
 
   afterAll(() => agent?.close())
 
-  /** What the model was told as its system prompt in a new session. */
+  /** The system prompt that the model got in a new session. */
   async function systemTextOf(session: string): Promise<string> {
     await say(client, sessionPath(id, session), `question of ${session}`)
     return provider.requests.findLast(({ last }) => last === `question of ${session}`)?.system ?? ''
@@ -80,7 +80,7 @@ describe('from npm start to the end of a real agent', () => {
     expect(patched.status).toBe(200)
     expect(patched.body).toMatchObject({ status: 'running', openclaw_config: nested })
     expect(await systemTextOf('nested')).toContain('You are a crab called Nested.')
-    // What the new configuration does not name is as if it had never been set.
+    // A setting that the new configuration does not name is as if it had never been set.
     expect(await say(client, sessionPath(id, 'default-model'), 'hello')).not.toContain('model=model-at-create')
     expect((await client.patch(path, { openclaw_config: null })).status).toBe(200)
     expect(await systemTextOf('removed')).not.toContain('Nested')

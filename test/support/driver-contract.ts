@@ -23,7 +23,7 @@ export interface DriverUnderTest {
 const deadlineMs = 45_000
 const within = () => AbortSignal.timeout(deadlineMs)
 
-/** What every sandbox driver promises. */
+/** The promises of every sandbox driver. */
 export function describeDriver(name: string, open: () => Promise<DriverUnderTest>): void {
   describe(`the ${name} driver`, () => {
     let subject: DriverUnderTest

@@ -9,7 +9,7 @@ import type { Endpoint } from '#sandbox/driver.ts'
 
 type Json = Record<string, unknown>
 
-/** What may go wrong, or slow. Tests change it at any time. */
+/** The faults and delays of the gateway. Tests change them at any time. */
 interface Behaviour {
   /** `failing` answers at once that it is not alive, `hung` never answers. */
   health: 'ok' | 'starting' | 'failing' | 'hung'

@@ -32,7 +32,7 @@ export interface Behaviour {
   exitCode?: number
 }
 
-/** What a gateway's own connection to the outside, as a chat channel's, has seen. */
+/** The record of a gateway's own connection to the outside, as a chat channel has one. */
 export interface Channel {
   connections: number
   isOpen: boolean
@@ -50,7 +50,7 @@ export interface StubProvider {
   close(): Promise<void>
 }
 
-/** What the stub has in a model provider's place. */
+/** The stub's stand-in of a model provider. */
 export async function startStubProvider(): Promise<StubProvider> {
   let behaviour: Behaviour = {}
   const channels = new Map<string, Channel>()
@@ -144,7 +144,7 @@ export interface StubSandboxes {
   driver: SandboxDriver
   /** The folder on this host that has all that agents keep. */
   folder: string
-  /** What one agent keeps. */
+  /** The state of one agent. */
   folderOf(id: string): string
   close(): Promise<void>
 }

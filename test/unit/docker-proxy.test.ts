@@ -70,10 +70,10 @@ const sandboxOf = ({
 
 const [anySandbox] = fc.sample(spec, { numRuns: 1, seed: 1 }).map(sandboxOf)
 
-/** What may be left out: a gateway that is not published, and agents that do not reach each other's gateways. */
+/** The parts that may be left out: a gateway that is not published, and agents that do not reach each other's gateways. */
 const optional = /^(HostConfig\.PortBindings|Cmd\.2)$/
 
-/** What the driver sends, the shape it must have, and the places that may hold something else. */
+/** The calls of the driver, the shape of each, and the places that may hold something else. */
 const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   [
     'a sandbox',

@@ -49,7 +49,7 @@ function storeyOf(file: string): string {
   return first === 'api' ? `api/${second}` : first
 }
 
-/** What the table says that a storey may import. */
+/** The imports that the table allows a storey. */
 function knownTo(storey: string): string[] {
   const own = storey.endsWith('.ts') ? [] : [storey]
   const noun = /^api\//.test(storey) ? (rules.get('api') ?? []) : []

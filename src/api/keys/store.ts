@@ -28,7 +28,7 @@ export type KeyRow = ApiKey & { isActive: boolean }
 const columns = { ...getTableColumns(apiKeys), isActive }
 
 /** Selects a key only within its organization and kind: any other id is not found. */
-const owned = (organizationId: string, kind: Kind, id: string) =>
+const isOwnedKey = (organizationId: string, kind: Kind, id: string) =>
   and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId), kinds[kind].where)
 
 /** Makes a new key and the row for it. The key itself is shown once and never stored. */
@@ -71,7 +71,7 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
   return [...new Set(ids.map(canonicalId))]
 }
 
-export interface NewKey {
+export interface RequestedKey {
   name: string
   /** ISO 8601; a key without an expiry is valid until it is revoked. */
   expiresAt?: string | null | undefined
@@ -81,7 +81,7 @@ async function insertKey(
   db: Db,
   organizationId: string,
   kind: Kind,
-  { name, expiresAt }: NewKey,
+  { name, expiresAt }: RequestedKey,
   scope: { instanceIds: string[]; permissions: Permission[] } | null,
 ): Promise<{ key: string; row: KeyRow }> {
   const { key, row } = issueKey(organizationId, kind)
@@ -95,14 +95,14 @@ async function insertKey(
 export async function createKey(
   db: Db,
   organizationId: string,
-  { instanceIds, permissions, ...rest }: NewKey & { instanceIds: readonly string[]; permissions: Permission[] },
+  { instanceIds, permissions, ...rest }: RequestedKey & { instanceIds: readonly string[]; permissions: Permission[] },
 ) {
   const scope = { permissions, instanceIds: await readInstanceIds(db, organizationId, instanceIds) }
   return insertKey(db, organizationId, 'scoped', rest, scope)
 }
 
 /** Creates another organization key. Throws AppError `invalid` for a bad expiry. */
-export const createOrganizationKey = (db: Db, organizationId: string, key: NewKey) =>
+export const createOrganizationKey = (db: Db, organizationId: string, key: RequestedKey) =>
   insertKey(db, organizationId, 'organization', key, null)
 
 /** Returns a page of the keys of one kind, newest first, including revoked and expired ones. */
@@ -132,7 +132,7 @@ export async function getKey(db: Db, organizationId: string, kind: Kind, id: str
     ? await db
         .select(columns)
         .from(apiKeys)
-        .where(owned(organizationId, kind, id))
+        .where(isOwnedKey(organizationId, kind, id))
     : []
   if (!row) throw new AppError('not_found', texts.keyNotFound)
   return row
@@ -178,7 +178,7 @@ export async function patchKey(
     const [row] = await tx
       .update(apiKeys)
       .set({ name: patch.name ?? sql`${apiKeys.name}`, ...(patch.expiresAt !== undefined && { expiresAt }) })
-      .where(and(owned(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
+      .where(and(isOwnedKey(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
       .returning(columns)
     if (!row) throw new AppError('conflict', texts.keyRevoked)
     await recordEvent(tx, { organizationId, subject: row.id })
@@ -192,7 +192,7 @@ async function revoke(tx: Db, organizationId: string, kind: Kind, id: string): P
     ? await tx
         .update(apiKeys)
         .set({ revokedAt: sql`coalesce(${apiKeys.revokedAt}, now())` })
-        .where(owned(organizationId, kind, id))
+        .where(isOwnedKey(organizationId, kind, id))
         .returning(columns)
     : []
   if (!row) throw new AppError('not_found', texts.keyNotFound)

@@ -17,7 +17,7 @@ export interface Options {
   status?: string
 }
 
-/** What commands work with. */
+/** The parts that commands work with. */
 export interface CommandDeps {
   db: Db
   /** The tier of a new organization. */
@@ -33,7 +33,7 @@ interface Call extends CommandDeps {
 }
 
 export interface Command {
-  /** What follows the name, as the usage shows it, such as `<org> <tier>`. */
+  /** The words after the name, as the usage shows them, such as `<org> <tier>`. */
   parameters: readonly string[]
   summary: string
   /** The names of the options that it takes besides `--json`. */

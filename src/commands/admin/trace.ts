@@ -47,7 +47,7 @@ export function eventLine(row: Event): string {
     .join('  ')
 }
 
-/** What a request recorded, and all that followed from its intents until the next intent of the same instance. */
+/** The events of a request, and those that followed from its intents until the next intent of the same instance. */
 async function eventsOfRequest(db: Db, requestId: string): Promise<Event[]> {
   const own = await db
     .select()

@@ -15,7 +15,7 @@ export interface DoctorDeps {
   queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
 }
 
-/** What the doctor looks at, in the order of its report, and what it expects there. */
+/** The areas that the doctor looks at, in the order of its report, each with the state that it expects. */
 export const areas = {
   schema: 'the database has the schema of this version',
   secrets: 'the secret key is there, and opens all that is sealed',
