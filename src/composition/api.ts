@@ -51,6 +51,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     ...parts,
     ...settings,
     sandboxDriver: sandboxes.name,
+    hasBilling: parts.billing !== null,
     findCaller: callers.find,
     forgetCaller: callers.forget,
     findSummary,

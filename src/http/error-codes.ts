@@ -26,7 +26,9 @@ const kinds = {
   limit_reached: {
     status: 402,
     meaning: 'The organization has as many instances as its plan allows.',
-    remedy: 'Delete an instance, or change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one.',
+    remedy:
+      'Delete an instance, or change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one. On a ' +
+      'server without billing its operator raises the limit: `npm run admin -- set-limit`.',
     repeat: 'After you have made room.',
   },
   forbidden: {

@@ -37,7 +37,12 @@ const insert = `
  * never exceed the limit. The row is due; the caller enqueues it after the commit. Throws invalid when the organization
  * has no key for the provider, limit_reached, and unauthenticated when the organization is deleted.
  */
-export async function createInstance(db: Db, vault: Vault, row: NewInstance): Promise<Instance> {
+export async function createInstance(
+  db: Db,
+  vault: Vault,
+  row: NewInstance,
+  { hasBilling }: { hasBilling: boolean },
+): Promise<Instance> {
   const { rows } = await db.$client.query({
     name: 'create_instance',
     text: insert,
@@ -55,10 +60,11 @@ export async function createInstance(db: Db, vault: Vault, row: NewInstance): Pr
     ],
   })
   if (rows[0]) return fromRawRow(rows[0])
-  throw await refusalOf(db, row)
+  throw await refusalOf(db, row, hasBilling)
 }
 
-async function refusalOf(db: Db, { organizationId, modelProvider }: NewInstance): Promise<AppError> {
+async function refusalOf(db: Db, row: NewInstance, hasBilling: boolean): Promise<AppError> {
+  const { organizationId, modelProvider } = row
   const [organization] = await db
     .select({ count: organizations.instanceCount, limit: organizations.instanceLimit, key: providerKeys.provider })
     .from(organizations)
@@ -71,5 +77,6 @@ async function refusalOf(db: Db, { organizationId, modelProvider }: NewInstance)
   const { count, limit, key } = organization
   if (!key) return new AppError('invalid', texts.noProviderKey(modelProvider))
   // Both were read after the refusal: in between, an instance may have been deleted or the limit raised.
-  return new AppError('limit_reached', texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count))
+  const reached = texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count)
+  return new AppError('limit_reached', hasBilling ? reached : `${reached} ${texts.limitWithoutBilling(organizationId)}`)
 }

@@ -14,6 +14,10 @@ export const texts = {
     'Gateway unavailable – the sandbox may have been stopped or deleted. Try restarting the instance.',
   instanceLimit: (count: number, limit: number) =>
     `Instance limit reached (${count}/${limit}). Upgrade your subscription.`,
+  /** Follows instanceLimit where there is nothing to upgrade to. */
+  limitWithoutBilling: (organizationId: string) =>
+    'This server sells no subscriptions. ' +
+    `Its operator raises the limit with npm run admin -- set-limit ${organizationId} <number>.`,
   sendKey: 'Send your API key in the header: Authorization: Bearer <key>.',
   internal: 'Internal error.',
   notFound: 'Not found.',

@@ -202,7 +202,11 @@ describe('POST /v1/instances', () => {
     const refused = await call('POST', '', { name: 'x' })
     expect([refused.status, refused.body]).toEqual([
       402,
-      errorBody('limit_reached', 'Instance limit reached (2/2). Upgrade your subscription.'),
+      errorBody(
+        'limit_reached',
+        'Instance limit reached (2/2). Upgrade your subscription. This server sells no subscriptions. ' +
+          `Its operator raises the limit with npm run admin -- set-limit ${organizationId} <number>.`,
+      ),
     ])
     await call('DELETE', `/${first.id}`)
     await create()

@@ -254,7 +254,10 @@ describe('POST /v1/webhooks/stripe', () => {
     const { body } = await chowder.call('GET', '/v1/instances', { key })
     expect(body.map((instance: { status: string }) => instance.status)).toEqual(['provisioning', 'provisioning'])
     const refused = await create(key)
-    expect([refused.status, refused.body.detail]).toEqual([402, expect.stringContaining('(2/1)')])
+    expect([refused.status, refused.body.detail]).toEqual([
+      402,
+      'Instance limit reached (2/1). Upgrade your subscription.',
+    ])
     await chowder.call('DELETE', `/v1/instances/${ids[0]}`, { key })
     expect((await create(key)).status).toBe(402)
     await chowder.call('DELETE', `/v1/instances/${ids[1]}`, { key })

@@ -44,6 +44,8 @@ export interface InstanceDeps extends ChangeDeps {
   publicUrl(): string
   /** The driver that new instances are created on. */
   sandboxDriver: string
+  /** Whether a higher limit can be bought. */
+  hasBilling: boolean
 }
 
 const actionTexts = {
@@ -86,7 +88,7 @@ function newInstance(
 
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, queue, findSummary, forgetGateway, publicUrl, sandboxDriver } = deps
+  const { db, vault, queue, findSummary, forgetGateway, publicUrl, sandboxDriver, hasBilling } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
@@ -115,7 +117,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const row = newInstance(request.body, { organizationId, sandboxDriver })
       let created: InstanceRef | undefined
       const create = async (tx: Db) => {
-        const inserted = await createInstance(tx, vault, row)
+        const inserted = await createInstance(tx, vault, row, { hasBilling })
         created = inserted
         return show(inserted)
       }
