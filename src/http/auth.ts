@@ -34,11 +34,11 @@ export interface Caller {
 
 /**
  * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or
- * expired. Throws AppError `forbidden` when the operator disabled the organization.
+ * expired. Throws AppError `organization_disabled` when the operator disabled the organization.
  */
 export type FindCaller = (keyHash: string) => Promise<Caller | null>
 
-/** Throws AppError `not_found` for an instance that is missing, or of another organization, and for a malformed id. */
+/** Throws AppError `instance_not_found` for an instance that is missing, or of another organization, and for a malformed id. */
 type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>
 
 declare module 'fastify' {
@@ -64,8 +64,8 @@ function bearerToken(request: FastifyRequest): string | null {
 }
 
 /**
- * Throws AppError `forbidden`, which names what is needed, when a scoped key may not make a call; `not_found` when the
- * instance is of another organization, as if it did not exist.
+ * Throws an AppError of the kind `forbidden`, which names what is needed, when a scoped key may not make a call;
+ * `instance_not_found` when the instance is of another organization, as if it did not exist.
  */
 export async function authorize(
   { permissions, instanceIds, organizationId }: Caller,
@@ -74,12 +74,12 @@ export async function authorize(
   requireInstance: RequireInstance,
 ): Promise<void> {
   if (permissions === null || access === 'any') return
-  if (access === 'org') throw new AppError('forbidden', texts.needsOrganizationKey)
+  if (access === 'org') throw new AppError('needs_organization_key', texts.needsOrganizationKey)
   if (instanceId !== undefined && !instanceIds?.includes(instanceId)) {
     await requireInstance(organizationId, instanceId)
-    throw new AppError('forbidden', texts.notForInstance)
+    throw new AppError('key_not_for_instance', texts.notForInstance)
   }
-  if (!permissions.includes(access)) throw new AppError('forbidden', texts.lacksPermission(access))
+  if (!permissions.includes(access)) throw new AppError('lacks_permission', texts.lacksPermission(access))
 }
 
 /** Processes remember callers for up to a second. With this interval an open connection ends in under 5 s. */
@@ -101,7 +101,7 @@ export function onKeyRefused(
 ): void {
   const check = async () => {
     try {
-      if (!(await findCaller(keyHash))) end(new AppError('unauthenticated', texts.unknownKey))
+      if (!(await findCaller(keyHash))) end(new AppError('invalid_api_key', texts.unknownKey))
     } catch (error) {
       if (error instanceof AppError) end(error)
     }
@@ -136,7 +136,7 @@ export function useApiKeys(
     const caller = key && keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
     if (!caller) {
       await counters.countFailure(request, reply)
-      throw new AppError('unauthenticated', key ? texts.unknownKey : texts.sendKey)
+      throw key ? new AppError('invalid_api_key', texts.unknownKey) : new AppError('missing_api_key', texts.sendKey)
     }
     request.caller = caller
     await counters.countRequest(request, reply)

@@ -10,7 +10,7 @@ import { texts } from '#platform/texts.ts'
 export function clientLeft({ raw }: FastifyReply): AbortSignal {
   const left = new AbortController()
   const leave = () => {
-    if (!raw.writableFinished) left.abort(new AppError('timed_out', texts.clientLeft))
+    if (!raw.writableFinished) left.abort(new AppError('client_left', texts.clientLeft))
   }
   if (raw.closed) leave()
   else raw.once('close', leave)

@@ -1,66 +1,81 @@
-import type { ErrorKind } from '#platform/errors.ts'
+import { type ErrorCode, type ErrorKind, errorCodes, kindOf } from '#platform/error-codes.ts'
 import { texts } from '#platform/texts.ts'
 import { answerHeaders } from './answer-headers.ts'
-import { docUrl, errorCodes, kindOf } from './error-codes.ts'
-import type { Detail } from './errors.ts'
+import { errorBody, type Failure } from './error-body.ts'
 
-type Documented = ErrorKind | 'internal'
-
-/** An example of the `detail` of each documented error. */
-const details: Record<Documented, Detail> = {
-  invalid: texts.unknownVersion('v9', ['v1']),
-  unauthenticated: texts.sendKey,
-  limit_reached: texts.instanceLimit(1, 1),
-  forbidden: texts.lacksPermission('configure'),
-  not_found: texts.instanceNotFound,
-  timed_out: 'Request Timeout.',
-  conflict: texts.notRunning('stopped'),
-  too_large: texts.bodyTooLarge,
-  unsupported_media: texts.sendJson,
-  no_such_range: texts.noSuchRange(1024),
-  unprocessable: [
-    { loc: ['body', 'nmae'], msg: 'is not a known field; did you mean `name`?', type: 'additionalProperties' },
-  ],
-  rate_limited: texts.rateLimited(7),
-  not_implemented: texts.noBilling,
-  gateway_unreachable: { error: texts.gatewayUnavailable },
-  unavailable: texts.databaseDown,
-  gateway_timeout: { error: 'The gateway did not answer in time.' },
-  no_space: texts.diskFull,
-  internal: texts.internal,
+/** An example of each kind of failure. */
+export const errorExamples: Record<ErrorKind, Failure> = {
+  invalid: { code: 'unknown_release', detail: texts.unknownVersion('v9', ['v1']), param: 'openclaw_version' },
+  unauthenticated: { code: 'missing_api_key', detail: texts.sendKey },
+  limit_reached: { code: 'instance_limit_reached', detail: texts.instanceLimit(1, 1) },
+  forbidden: { code: 'lacks_permission', detail: texts.lacksPermission('configure') },
+  not_found: { code: 'instance_not_found', detail: texts.instanceNotFound },
+  method_not_allowed: { code: 'method_not_allowed', detail: 'Method Not Allowed.' },
+  timed_out: { code: 'timed_out', detail: 'Request Timeout.' },
+  conflict: { code: 'instance_not_running', detail: texts.notRunning('stopped') },
+  too_large: { code: 'body_too_large', detail: texts.bodyTooLarge },
+  unsupported_media: { code: 'unsupported_media', detail: texts.sendJson },
+  no_such_range: { code: 'no_such_range', detail: texts.noSuchRange(1024) },
+  expectation_failed: { code: 'expectation_failed', detail: texts.noExpectations },
+  unprocessable: {
+    code: 'validation_failed',
+    detail: [
+      { loc: ['body', 'nmae'], msg: 'is not a known field; did you mean `name`?', type: 'additionalProperties' },
+    ],
+    param: 'nmae',
+  },
+  rate_limited: { code: 'rate_limited', detail: texts.rateLimited(7) },
+  headers_too_large: { code: 'headers_too_large', detail: 'Request Header Fields Too Large.' },
+  internal: { code: 'internal', detail: texts.internal },
+  not_implemented: { code: 'billing_not_configured', detail: texts.noBilling },
+  gateway_unreachable: { code: 'gateway_unreachable', detail: { error: texts.gatewayUnavailable } },
+  unavailable: { code: 'database_unavailable', detail: texts.databaseDown },
+  gateway_timeout: { code: 'gateway_timeout', detail: { error: texts.gatewayUnavailable } },
+  no_space: { code: 'no_space', detail: texts.diskFull },
+}
+export const exampleContext = {
+  requestId: '01a218de-6614-7c4f-95ce-63a40db57224',
+  publicUrl: 'https://chowder.example.com',
 }
 
-function documentedOf(status: number): Documented {
-  const code = status === errorCodes.internal.status ? 'internal' : kindOf(status)
-  if (!code) throw new Error(`no error has the status ${status}`)
-  return code
+function kindWith(status: number): ErrorKind {
+  const kind = kindOf(status)
+  if (!kind) throw new Error(`no error has the status ${status}`)
+  return kind
 }
 
 /** `NotFound` of `not_found`. */
-const componentName = (code: Documented): string =>
-  code.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())
+const componentName = (kind: ErrorKind): string =>
+  kind.replace(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())
 
 /** A reference to the documented answer of a status. Throws for a status that no error has. */
-export const responseOf = (status: number) => ({
-  $ref: `#/components/responses/${componentName(documentedOf(status))}`,
-})
+export const responseOf = (status: number) => ({ $ref: `#/components/responses/${componentName(kindWith(status))}` })
 
-function answerOf(code: Documented) {
-  const { status, meaning } = errorCodes[code]
-  const example = { detail: details[code], error: { doc_url: docUrl('https://chowder.example.com', code) } }
+const codesOf = (kind: ErrorKind) =>
+  (Object.keys(errorCodes) as ErrorCode[]).filter((code) => errorCodes[code].kind === kind)
+
+function answerOf(kind: ErrorKind) {
+  const { status, meaning } = errorCodes[kind]
+  const codes = codesOf(kind)
+  const description = codes.length > 1 ? `${meaning} Codes: ${codes.map((code) => `\`${code}\``).join(', ')}.` : meaning
   return {
-    description: meaning,
+    description,
     headers: {
       ...answerHeaders.every,
       ...(status === 429 && answerHeaders.limited),
       ...((status === 429 || status === 503) && answerHeaders.retryAfter),
     },
-    content: { 'application/json': { schema: { $ref: '#/components/schemas/Error' }, example } },
+    content: {
+      'application/json': {
+        schema: { $ref: '#/components/schemas/Error' },
+        example: errorBody(errorExamples[kind], exampleContext),
+      },
+    },
   }
 }
 
 /** The documented answers of these statuses, by the names of their components. */
 export function errorResponses(statuses: Iterable<number>): Record<string, Record<string, unknown>> {
-  const codes = [...statuses].sort((a, b) => a - b).map(documentedOf)
-  return Object.fromEntries(codes.map((code) => [componentName(code), answerOf(code)]))
+  const kinds = [...statuses].sort((a, b) => a - b).map(kindWith)
+  return Object.fromEntries(kinds.map((kind) => [componentName(kind), answerOf(kind)]))
 }

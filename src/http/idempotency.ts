@@ -9,6 +9,7 @@ import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { textRule } from './validation.ts'
+import { idempotencyFault } from './validation-faults.ts'
 
 /** For the `headers` of routes that answer through `idempotent`. */
 export const IdempotencyHeaders = Type.Object({
@@ -48,13 +49,13 @@ const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
 
 const answerPlace = (organizationId: string, key: string) => `idempotency_keys/${organizationId}.${key}/sealed_answer`
 
-/** Looks like an error of the schema of the header. */
+/** Looks like an error of the schema of the header, which `detail` lists as one. */
 const keyOfOtherRequest = () =>
   Object.assign(new Error(texts.idempotencyKeyUsed), {
     validation: [
       {
         instancePath: '/idempotency-key',
-        keyword: 'idempotency',
+        keyword: idempotencyFault,
         message: texts.idempotencyKeyUsed,
         params: {},
         schemaPath: '',
@@ -93,7 +94,7 @@ export async function idempotent<Body>(
       return { body, replayed: false }
     })
   const answered = await poll(() => retryOnDeadlock(answer), { pauseMs, timeoutMs: duplicateWaitMs })
-  if (!answered) throw new AppError('conflict', texts.duplicateInProgress, { retryAfterSeconds: 1 })
+  if (!answered) throw new AppError('request_in_progress', texts.duplicateInProgress, { retryAfterSeconds: 1 })
   if (answered.replayed) reply.header('idempotent-replayed', 'true')
   return answered.body as Body
 }

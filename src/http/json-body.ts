@@ -44,18 +44,20 @@ function isWellFormed(value: unknown): boolean {
 
 /**
  * Returns a parser of JSON that refuses `__proto__` and `constructor.prototype`, text that is not Unicode, and nesting
- * deeper than 200 levels. The parser throws AppError `invalid`, which says where the text is no JSON.
+ * deeper than 200 levels. The parser throws AppError `unsupported_json`, or `invalid_json`, which says where the text is
+ * no JSON.
  */
 export function jsonParser(app: FastifyInstance): (text: string) => unknown {
   const parse = app.getDefaultJsonParser('error', 'error')
   return (text) => {
-    if (isTooDeep(text)) throw new AppError('invalid', texts.tooDeep(maxDepth))
+    if (isTooDeep(text)) throw new AppError('unsupported_json', texts.tooDeep(maxDepth))
     let outcome: { error: Error | null; parsed?: unknown } | undefined
     void parse(undefined as never, text, (error, parsed) => {
       outcome = { error, parsed }
     })
-    if (outcome?.error) throw new AppError('invalid', explainJson(text), { cause: outcome.error })
-    if (surrogateEscape.test(text) && !isWellFormed(outcome?.parsed)) throw new AppError('invalid', texts.notUnicode)
+    if (outcome?.error) throw new AppError('invalid_json', explainJson(text), { cause: outcome.error })
+    if (surrogateEscape.test(text) && !isWellFormed(outcome?.parsed))
+      throw new AppError('unsupported_json', texts.notUnicode)
     return outcome?.parsed
   }
 }
@@ -91,7 +93,7 @@ export function useJsonBodies(app: FastifyInstance): void {
   const parse = jsonParser(app)
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body: Buffer, done) => {
     if (body.length === 0) return done(null, undefined)
-    if (!isUtf8(body)) return done(new AppError('invalid', texts.notUtf8))
+    if (!isUtf8(body)) return done(new AppError('unsupported_json', texts.notUtf8))
     try {
       done(null, parse(body.toString('utf8')))
     } catch (error) {

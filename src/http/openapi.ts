@@ -3,8 +3,8 @@ import swagger from '@fastify/swagger'
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import { answerHeaders, headers } from './answer-headers.ts'
 import { type Access, describeAccess } from './auth.ts'
+import { ErrorBody } from './error-body.ts'
 import { errorResponses, responseOf } from './error-responses.ts'
-import { ErrorBody } from './errors.ts'
 
 /**
  * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401,

@@ -9,6 +9,9 @@ export interface ValidationFault {
   type: string
 }
 
+/** The `type` of the fault of an `Idempotency-Key` that came with another request. */
+export const idempotencyFault = 'idempotency'
+
 /** An answer lists at most this many: a body can have thousands. */
 const maxFaults = 20
 
@@ -80,6 +83,12 @@ export function validationFaults(
         type: error.keyword,
       }
     })
+}
+
+/** The field at fault, as `metadata.team`; undefined when the whole part, or more than one field, is at fault. */
+export function paramOf(faults: readonly ValidationFault[]): string | undefined {
+  const [param, ...others] = new Set(faults.map(({ loc }) => loc.slice(1).join('.')))
+  return others.length === 0 && param !== '' ? param : undefined
 }
 
 /** The faults in one line of text. */

@@ -73,10 +73,13 @@ async function refusalOf(db: Db, row: NewInstance, hasBilling: boolean): Promise
       and(eq(providerKeys.organizationId, organizations.id), eq(providerKeys.provider, modelProvider)),
     )
     .where(and(eq(organizations.id, organizationId), isNull(organizations.deletedAt)))
-  if (!organization) return new AppError('unauthenticated', texts.unknownKey)
+  if (!organization) return new AppError('invalid_api_key', texts.unknownKey)
   const { count, limit, key } = organization
-  if (!key) return new AppError('invalid', texts.noProviderKey(modelProvider))
+  if (!key) return new AppError('no_provider_key', texts.noProviderKey(modelProvider), { param: 'model_provider' })
   // Both were read after the refusal: in between, an instance may have been deleted or the limit raised.
   const reached = texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count)
-  return new AppError('limit_reached', hasBilling ? reached : `${reached} ${texts.limitWithoutBilling(organizationId)}`)
+  return new AppError(
+    'instance_limit_reached',
+    hasBilling ? reached : `${reached} ${texts.limitWithoutBilling(organizationId)}`,
+  )
 }

@@ -64,7 +64,7 @@ export function createFindSummary(db: Db): FindSummary {
   })
   return async (organizationId, id) => {
     const summary = isId(id) ? await find({ id, organizationId }) : null
-    if (!summary) throw new AppError('not_found', texts.instanceNotFound)
+    if (!summary) throw new AppError('instance_not_found', texts.instanceNotFound)
     return summary
   }
 }

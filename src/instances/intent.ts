@@ -57,8 +57,12 @@ export type Intent = keyof typeof intents
 export const raiseGeneration = <I extends Intent>(intent: I) => ({ generation: nextGeneration, ...intents[intent] })
 
 const actions = {
-  start: { allowedFrom: ['stopped', 'error'], where: or(hasStatus.stopped, hasStatus.error) },
-  stop: { allowedFrom: ['running'], where: hasStatus.running },
+  start: {
+    allowedFrom: ['stopped', 'error'],
+    where: or(hasStatus.stopped, hasStatus.error),
+    refusal: 'instance_not_startable',
+  },
+  stop: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'instance_not_stoppable' },
 } as const
 
 /**
@@ -71,7 +75,7 @@ export async function changeIntent(
   id: string,
   action: keyof typeof actions,
 ): Promise<Instance> {
-  const { allowedFrom, where } = actions[action]
+  const { allowedFrom, where, refusal } = actions[action]
   for (;;) {
     const current = await getInstance(db, organizationId, id)
     const [row] = await db
@@ -83,7 +87,7 @@ export async function changeIntent(
     const status = publicStatus(current)
     // The status that was read allows it, so it changed before the UPDATE: read the new one.
     if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
-      throw new AppError('conflict', texts.cannot(action, status))
+      throw new AppError(refusal, texts.cannot(action, status))
     }
   }
 }

@@ -29,7 +29,7 @@ export async function getInstance(db: Db, organizationId: string, id: string): P
         .from(instances)
         .where(and(isOwnedBy(organizationId, id), isReadable))
     : []
-  if (!row) throw new AppError('not_found', texts.instanceNotFound)
+  if (!row) throw new AppError('instance_not_found', texts.instanceNotFound)
   return row
 }
 

@@ -22,7 +22,7 @@ export function publicStatus(row: StatusColumns): InstanceStatus {
 /** Throws conflict, with the status and what to do, unless the instance runs. */
 export function requireRunning(row: StatusColumns): void {
   const status = publicStatus(row)
-  if (status !== 'running') throw new AppError('conflict', texts.notRunning(status))
+  if (status !== 'running') throw new AppError('instance_not_running', texts.notRunning(status))
 }
 
 /**

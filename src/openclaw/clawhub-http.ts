@@ -12,7 +12,7 @@ export interface RegistryAnswer {
 }
 
 const unreachable = (problem: string, cause?: unknown) =>
-  new AppError('gateway_unreachable', `The skill registry ${problem}. Try again later.`, { cause })
+  new AppError('skill_registry_unreachable', `The skill registry ${problem}. Try again later.`, { cause })
 
 async function readBounded(body: ReadableStream<Uint8Array> | null): Promise<string> {
   const chunks: Uint8Array[] = []
@@ -36,7 +36,7 @@ export async function send(url: URL, init: RequestInit): Promise<RegistryAnswer>
     const response = await fetch(url, { ...init, redirect: 'manual' })
     const text = await readBounded(response.body)
     if (response.status === 429) {
-      throw new AppError('unavailable', 'The skill registry asks to wait before the next request.', {
+      throw new AppError('skill_registry_busy', 'The skill registry asks to wait before the next request.', {
         retryAfterSeconds: retrySeconds(response.headers.get('retry-after')),
       })
     }

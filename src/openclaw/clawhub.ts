@@ -113,18 +113,18 @@ export function createClawHub(url: string | undefined, timeoutMs = defaultTimeou
     async release(reference, wanted) {
       const skill = referenceText(reference)
       const answer = await request(skillUrl(reference))
-      if (answer.status === 404) throw new AppError('invalid', `The registry has no skill ${skill}.`)
+      if (answer.status === 404) throw new AppError('unknown_skill', `The registry has no skill ${skill}.`)
       if (isWithheld(answer)) throw withheld(skill, answer)
       const detail = parse(answer)
       const latest = isObject(detail.latestVersion) ? detail.latestVersion.version : undefined
       const version = wanted ?? latest
       if (!isVersion(version)) {
-        throw new AppError('invalid', `${skill} has no version in the registry that can be pinned.`)
+        throw new AppError('unknown_skill', `${skill} has no version in the registry that can be pinned.`)
       }
       const item = await verdictItem(reference, version)
       const code = isObject(item.error) ? item.error.code : undefined
       if (code === 'version_not_found' || code === 'skill_not_found') {
-        throw new AppError('invalid', `The registry has no version ${version} of ${skill}.`)
+        throw new AppError('unknown_skill', `The registry has no version ${version} of ${skill}.`)
       }
       const verdict = verdictOf(item, detail)
       if (verdict.kind === 'refused') return { version, verdict, files: null }
@@ -136,4 +136,4 @@ export function createClawHub(url: string | undefined, timeoutMs = defaultTimeou
 }
 
 const withheld = (skill: string, { text }: RegistryAnswer) =>
-  new AppError('invalid', `${skill} is not installed: the registry withholds it. It says: ${sentence(text)}`)
+  new AppError('skill_refused', `${skill} is not installed: the registry withholds it. It says: ${sentence(text)}`)

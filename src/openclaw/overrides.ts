@@ -53,7 +53,13 @@ const forbidden = [
 ].map((rule) => ({ rule, keys: rule.split('.') }))
 
 const refuse = (path: string, rule: string) =>
-  new AppError('invalid', `openclaw_config: ${JSON.stringify(path.slice(0, shownCharacters))} ${rule}`)
+  new AppError(
+    'invalid_openclaw_config',
+    `openclaw_config: ${JSON.stringify(path.slice(0, shownCharacters))} ${rule}`,
+    {
+      param: 'openclaw_config',
+    },
+  )
 
 const token = /([^.[\]"]+)|\[(\d{1,4})\]|\["((?:[^"\\]|\\.)*)"\]|\['((?:[^'\\]|\\.)*)'\]/y
 
@@ -152,10 +158,11 @@ function checkSize(config: Record<string, unknown>): void {
   let values = 0
   for (const { key, value, depth } of nestedEntries(config)) {
     values += 1
-    if (values > maxValues) throw new AppError('invalid', `openclaw_config must not set more than ${maxValues} values.`)
+    if (values > maxValues)
+      throw new AppError('invalid_openclaw_config', `openclaw_config must not set more than ${maxValues} values.`)
     if (key.length > maxKeyCharacters) throw refuse(key, `is a key of more than ${maxKeyCharacters} characters.`)
     if (depth > maxDepth && typeof value === 'object' && value !== null) {
-      throw new AppError('invalid', `openclaw_config is nested deeper than ${maxDepth} levels.`)
+      throw new AppError('invalid_openclaw_config', `openclaw_config is nested deeper than ${maxDepth} levels.`)
     }
   }
 }
@@ -169,7 +176,7 @@ function checkSize(config: Record<string, unknown>): void {
 export function parseOverrides(config: Record<string, unknown>): Overrides {
   checkSize(config)
   if (Buffer.byteLength(JSON.stringify(config)) > maxBytes) {
-    throw new AppError('invalid', `openclaw_config must not be larger than ${maxBytes / 1024} KiB.`)
+    throw new AppError('invalid_openclaw_config', `openclaw_config must not be larger than ${maxBytes / 1024} KiB.`)
   }
   const tree: Record<string, unknown> = {}
   let systemPrompt: string | null = null

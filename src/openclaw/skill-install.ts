@@ -47,19 +47,19 @@ export async function installVersion(
   if (fault !== null || !skill) {
     await removeSkill(gateway, files, reference, signal)
     const note = replace ? ' The previous content of its folder is removed too.' : ''
-    throw new AppError('invalid', `${slug} ${release.version} is not installed: ${fault}${note}`)
+    throw new AppError('skill_not_installed', `${slug} ${release.version} is not installed: ${fault}${note}`)
   }
   return { skill, output: outputOf(answer) }
 }
 
 function installError(cause: GatewayRefusal, slug: string): AppError {
   if (cause.message.includes('temporarily unavailable')) {
-    return new AppError('gateway_unreachable', 'The skill registry does not answer OpenClaw. Try again later.', {
+    return new AppError('skill_registry_unreachable', 'The skill registry does not answer OpenClaw. Try again later.', {
       cause,
     })
   }
   const message = cause.message.replaceAll(/\/\S*\/workspace\//g, '').slice(0, shownCharacters)
-  return new AppError('invalid', `OpenClaw did not install ${slug}: ${message}`, { cause })
+  return new AppError('skill_not_installed', `OpenClaw did not install ${slug}: ${message}`, { cause })
 }
 
 function outputOf(answer: unknown): string {

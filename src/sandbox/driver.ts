@@ -136,7 +136,7 @@ const retryAfterSeconds = 5
  */
 export class SandboxUnavailableError extends AppError {
   constructor(cause: unknown) {
-    super('unavailable', texts.sandboxesUnavailable, { cause, retryAfterSeconds })
+    super('sandboxes_unavailable', texts.sandboxesUnavailable, { cause, retryAfterSeconds })
     this.name = 'SandboxUnavailableError'
   }
 }

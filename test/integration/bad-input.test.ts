@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
 import { badRequests, notTheirs } from '../support/bad-requests.ts'
-import { requireDocUrl } from '../support/error-body.ts'
+import { requireErrorBody } from '../support/error-body.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
@@ -112,7 +112,7 @@ function judge(answer: { statusCode: number; headers: Record<string, unknown>; b
   if (statusCode < 400) return
   const faults = check(errorSchema, JSON.parse(body))
   if (faults.length > 0) throw new Error(`${statusCode} in another shape: ${body.slice(0, 300)}`)
-  requireDocUrl(statusCode, JSON.parse(body))
+  requireErrorBody(statusCode, JSON.parse(body), headers['x-request-id'])
   if (/\bat \w+.*\.[tj]s:\d+/.test(body)) throw new Error(`a stack trace: ${body.slice(0, 300)}`)
 }
 

@@ -5,7 +5,7 @@ import { ChatChunk, ChatCompletion } from '#api/responses/chat/completion-schema
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
-import { errorBody } from '../support/error-body.ts'
+import { errorBody, requireError } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -110,10 +110,8 @@ describe('the official OpenAI client', () => {
     const readAll = async () => {
       for await (const _chunk of stream);
     }
-    await expect(readAll()).rejects.toMatchObject({
-      message: expect.stringMatching(/Gateway unavailable|before it was complete/),
-      error: errorBody('gateway_unreachable', '').error,
-    })
+    const failure = await readAll().catch((error: unknown) => error as { error: unknown })
+    requireError(502, failure?.error)
   })
 
   test('gets an error that names the field that cannot be honoured', async () => {
@@ -142,18 +140,7 @@ describe('a body that is nested too deeply', () => {
       body: `{"model":"openclaw",${fields}}`,
     })
     const detail = 'The body nests lists and objects deeper than 200 levels. Send a flatter body.'
-    expect([answer.status, await answer.json()]).toEqual([
-      400,
-      {
-        detail,
-        error: {
-          message: detail,
-          type: 'invalid_request_error',
-          code: 'invalid',
-          ...errorBody('invalid', detail).error,
-        },
-      },
-    ])
+    expect([answer.status, await answer.json()]).toEqual([400, errorBody('unsupported_json', detail)])
   })
 })
 

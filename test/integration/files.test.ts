@@ -1,8 +1,10 @@
 import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { errorBody } from '../support/error-body.ts'
 import { openTestChowder } from '../support/test-chowder.ts'
 import { formOf, openWorkspaces } from '../support/workspaces.ts'
 
@@ -79,11 +81,13 @@ describe('the files of an instance', () => {
     await files.plant('secret', 'x')
     const other = await workspaces.chowder.signUp()
     const foreign = await workspaces.chowder.call('GET', `${files.base}/content?path=secret`, { key: other.key })
-    const missing = await workspaces.chowder.call('GET', '/v1/instances/nothing/files/content?path=secret', {
-      key: other.key,
-    })
-    expect([foreign.status, missing.status]).toEqual([404, 404])
-    expect(foreign.body).toEqual(missing.body)
+    const unknown = `/v1/instances/${randomUUID()}/files/content?path=secret`
+    const missing = await workspaces.chowder.call('GET', unknown, { key: other.key })
+    const refused = errorBody('instance_not_found', 'Instance not found.')
+    expect([foreign, missing]).toMatchObject([
+      { status: 404, body: refused },
+      { status: 404, body: refused },
+    ])
   })
 
   test.each([

@@ -236,19 +236,19 @@ test('a key that is missing, malformed, another organization’s or of the other
   const ofOther = await scopedKey(other)
   const ofOrganization = (await chowder.call('GET', '/v1/organization/keys', { key })).body[0].id
   const ofScope = (await scopedKey(tenant)).id
-  const bytes = async (method: 'GET' | 'PATCH' | 'DELETE', path: string) => {
+  const answerOf = async (method: 'GET' | 'PATCH' | 'DELETE', path: string) => {
     const body = method === 'PATCH' ? { name: 'mine' } : undefined
     const answer = await chowder.call(method, path, { key, body })
-    return JSON.stringify([answer.status, answer.body])
+    return [answer.status, answer.body]
   }
-  const unknown = JSON.stringify([404, errorBody('not_found', 'Key not found.')])
+  const unknown = [404, errorBody('key_not_found', 'Key not found.')]
   for (const id of [missing, 'nonsense', ofOther.id, ofOrganization]) {
     for (const method of ['GET', 'PATCH', 'DELETE'] as const) {
-      expect(await bytes(method, `/v1/keys/${id}`)).toBe(unknown)
+      expect(await answerOf(method, `/v1/keys/${id}`)).toEqual(unknown)
     }
   }
   for (const id of [missing, 'nonsense', ofOther.id, ofScope]) {
-    expect(await bytes('DELETE', `/v1/organization/keys/${id}`)).toBe(unknown)
+    expect(await answerOf('DELETE', `/v1/organization/keys/${id}`)).toEqual(unknown)
   }
   expect(await statusOf(ofOther.key, other)).toBe(200)
 })
@@ -314,13 +314,14 @@ describe('a scoped key', () => {
     const sibling = await createInstance(tenant.key)
     const { key } = await scopedKey(tenant, { permissions })
     const message = { model: 'openclaw', input: 'hello' }
+    const headersWith = (key: string) => ({ authorization: `Bearer ${key}`, 'x-request-id': 'same' })
     const send = (key: string, id: string) =>
       Promise.all([
-        chowder.app.inject({ url: `/v1/instances/${id}`, headers: { authorization: `Bearer ${key}` } }),
+        chowder.app.inject({ url: `/v1/instances/${id}`, headers: headersWith(key) }),
         chowder.app.inject({
           method: 'POST',
           url: `/v1/instances/${id}/session/main/responses`,
-          headers: { authorization: `Bearer ${key}` },
+          headers: headersWith(key),
           payload: message,
         }),
       ])
@@ -427,7 +428,7 @@ describe('A12: the end of a key', () => {
       await end(id, tenant.key)
       const { events } = readEvents(await cut.text())
       expectWholeStream(events)
-      expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { error: { code: 'unauthenticated' } } })
+      expect(events.at(-1)).toMatchObject({ type: 'response.failed', response: { error: { code: 'invalid_api_key' } } })
       expect(performance.now() - endedAt - stalledMs()).toBeLessThan(5000)
       const [ofCut, ofKept] = gateway.received
       await until('the gateway to be left', () => ofCut?.abortedAt !== undefined)

@@ -256,7 +256,7 @@ describe('a response that was deleted', () => {
 })
 
 describe('previous_response_id', () => {
-  const refused = (text: RegExp, code = 'invalid') => ({
+  const refused = (text: RegExp, code = 'previous_response_not_latest') => ({
     status: 400,
     body: {
       detail: expect.stringMatching(text),

@@ -8,7 +8,7 @@ import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
 import { openStreams } from '#platform/metrics.ts'
-import { requireDocUrl } from '../support/error-body.ts'
+import { requireError } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream } from '../support/response-schemas.ts'
@@ -91,7 +91,7 @@ async function open(path = pathOf(), as = key, at = url) {
       const ends = (frame: Frame) => /^response\.(completed|incomplete|failed)$|^error$/.test(frame.type)
       await until('the turn to end', () => frames.some(ends), timeoutMs)
       const events = frames.splice(0, frames.findIndex(ends) + 1)
-      for (const { type, status, error } of events) if (type === 'error') requireDocUrl(status, { error })
+      for (const { type, status, error } of events) if (type === 'error') requireError(status, error)
       return events
     },
   }
@@ -165,7 +165,7 @@ describe('a connection', () => {
     expectWholeStream(failed)
     expect(failed.at(-1)).toMatchObject({
       type: 'response.failed',
-      response: { error: { code: 'gateway_unreachable' } },
+      response: { error: { code: 'broken_answer' } },
     })
     gateway.answer = echo
     say()
@@ -255,7 +255,7 @@ describe('a frame that is not a turn', () => {
     for (const [previous, code] of [
       [theirs, 'previous_response_not_found'],
       ['resp_nonsense', 'previous_response_not_found'],
-      [elsewhere, 'invalid'],
+      [elsewhere, 'previous_response_not_latest'],
     ]) {
       say({ previous_response_id: previous })
       expect(await turn()).toMatchObject([
@@ -359,7 +359,7 @@ describe('the permission to connect', () => {
     expect(busy.frames.at(-1)).toMatchObject({ type: 'error', status: 401 })
     expect(busy.frames.at(-2)).toMatchObject({
       type: 'response.failed',
-      response: { error: { code: 'unauthenticated' } },
+      response: { error: { code: 'invalid_api_key' } },
     })
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
   })
@@ -520,7 +520,10 @@ describe('the end of a connection', () => {
     await closing.close()
     expect(await Promise.all([idle.closed, busy.closed])).toEqual([1012, 1012])
     expect(performance.now() - startedAt).toBeLessThan(defaultTurnTimeouts.graceMs)
-    expect(busy.frames.at(-2)).toMatchObject({ type: 'response.failed', response: { error: { code: 'unavailable' } } })
+    expect(busy.frames.at(-2)).toMatchObject({
+      type: 'response.failed',
+      response: { error: { code: 'shutting_down' } },
+    })
     expect(busy.frames.at(-1)).toMatchObject({ type: 'error', status: 503 })
   })
 })

@@ -19,7 +19,7 @@ import type { RunningGateway } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
 import { createVault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import { requireDocUrl } from '../support/error-body.ts'
+import { requireErrorBody } from '../support/error-body.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
 import {
@@ -90,8 +90,8 @@ const running: RunningGateway = {
 const asked: [string, string][] = []
 const api = await startApi(async (organizationId, instanceId) => {
   asked.push([organizationId, instanceId])
-  if (instanceId === 'unknown') throw new AppError('not_found', texts.instanceNotFound)
-  if (instanceId === 'stopped') throw new AppError('conflict', texts.notRunning('stopped'))
+  if (instanceId === 'unknown') throw new AppError('instance_not_found', texts.instanceNotFound)
+  if (instanceId === 'stopped') throw new AppError('instance_not_running', texts.notRunning('stopped'))
   return running
 })
 
@@ -154,7 +154,7 @@ async function failure(response: Response) {
     detail: string | { error: string }
     error: { message: string; type: string; code: string }
   }
-  requireDocUrl(response.status, body)
+  requireErrorBody(response.status, body, response.headers.get('x-request-id'))
   return { status: response.status, ...body, shouldRetry: response.headers.get('x-should-retry') }
 }
 
@@ -724,7 +724,7 @@ describe('a streamed message', () => {
         })
       }
       const { events } = readEvents(await (await post(stream)).text())
-      expectFailed(events, 'gateway_unreachable')
+      expectFailed(events, how === 'ends' ? 'broken_answer' : 'gateway_unreachable')
       expect(events.at(-1)).toMatchObject({
         response: { output: [{ status: 'incomplete', content: [{ text: 'a' }] }] },
       })
@@ -883,7 +883,7 @@ describe('a server that closes', () => {
     await until(() => expect(gateway.received).toHaveLength(2))
     const startedAt = performance.now()
     const closed = other.app.close()
-    expectFailed(readEvents(await streamed.text()).events, 'unavailable', expect.stringContaining('shutting down'))
+    expectFailed(readEvents(await streamed.text()).events, 'shutting_down', expect.stringContaining('shutting down'))
     expect(await failure(await plain)).toMatchObject({ status: 503, shouldRetry: 'false' })
     await closed
     expect(performance.now() - startedAt).toBeLessThan(4_500)
@@ -910,7 +910,7 @@ describe('A12: a running turn', () => {
     isRefused = true
     const startedAt = performance.now()
     const stalledMs = watchStalls()
-    expectFailed(readEvents(await streamed.text()).events, 'unauthenticated')
+    expectFailed(readEvents(await streamed.text()).events, 'invalid_api_key')
     expect(await failure(await waiting)).toMatchObject({ status: 401, detail: texts.unknownKey })
     expect(performance.now() - startedAt - stalledMs()).toBeLessThan(5_000)
     await until(() => expect(gateway.received.every(({ abortedAt }) => abortedAt !== undefined)).toBe(true))
@@ -919,7 +919,7 @@ describe('A12: a running turn', () => {
   test('ends after its organization is disabled, with the reason', async () => {
     let isDisabled = false
     const url = await open(async () => {
-      if (isDisabled) throw new AppError('forbidden', texts.disabled)
+      if (isDisabled) throw new AppError('organization_disabled', texts.disabled)
       return caller
     })
     const streamed = await post({ ...hello, stream: true }, { url })
@@ -983,7 +983,7 @@ describe('a silent gateway', () => {
     gateway.health = 'hung'
     gateway.answer = (response) => startStream(response).write(streamHead)
     const { events } = readEvents(await (await post({ ...hello, stream: true }, { url })).text())
-    expectFailed(events, 'gateway_timeout')
+    expectFailed(events, 'gateway_hung')
   })
 
   test.each([true, false])('ends at the hard limit although it is healthy (stream: %s)', async (isStream) => {
@@ -1030,7 +1030,7 @@ describe('the official OpenAI client', () => {
     const stream = await clientOf().responses.create({ model: 'gpt-4o', input: 'hello', stream: true })
     const events: unknown[] = []
     for await (const event of stream) events.push(event)
-    expectFailed(events as StreamEvent[], 'gateway_unreachable', expect.stringContaining('before it was complete'))
+    expectFailed(events as StreamEvent[], 'broken_answer', expect.stringContaining('before it was complete'))
   })
 
   test('that stops reading ends the turn', async () => {

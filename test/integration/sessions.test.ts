@@ -251,7 +251,7 @@ describe.each(each)('%s …/sessions%s', (method, path) => {
     const theirs = await chowder.signUp()
     for (const instance of [id, '01234567-89ab-7def-8123-456789abcdef', 'nonsense']) {
       const { status, body } = await call(method, `/v1/instances/${instance}/sessions${path}`, theirs.key)
-      expect([status, body]).toEqual([404, errorBody('not_found', 'Instance not found.')])
+      expect([status, body]).toEqual([404, errorBody('instance_not_found', 'Instance not found.')])
     }
   })
 

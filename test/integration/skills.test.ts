@@ -275,7 +275,7 @@ describe('install', () => {
       await skills('GET', '/search?q=x'),
     ]) {
       const detail = { error: 'The skill registry answered with status 500. Try again later.' }
-      expect([failed.status, failed.body]).toEqual([502, errorBody('gateway_unreachable', detail)])
+      expect([failed.status, failed.body]).toEqual([502, errorBody('skill_registry_unreachable', detail)])
     }
   })
 
@@ -310,7 +310,7 @@ describe('list and read', () => {
 
   test('an unknown skill, and the skills of another organization, are a 404', async () => {
     const other = (await chowder.signUp()).key
-    expect((await skills('GET', '/nothing')).body).toEqual(errorBody('not_found', 'Skill not found.'))
+    expect((await skills('GET', '/nothing')).body).toEqual(errorBody('skill_not_found', 'Skill not found.'))
     for (const [method, path] of [
       ['GET', ''],
       ['GET', '/weather'],
@@ -318,7 +318,7 @@ describe('list and read', () => {
       ['DELETE', '/weather'],
     ] as const) {
       const { status, body } = await skills(method, path, undefined, other)
-      expect([status, body]).toEqual([404, errorBody('not_found', 'Instance not found.')])
+      expect([status, body]).toEqual([404, errorBody('instance_not_found', 'Instance not found.')])
     }
     expect((await skills('PATCH', '/weather', {}, other)).status).toBe(404)
     expect((await skills('POST', '/install', { slug: 'x' }, other)).status).toBe(404)

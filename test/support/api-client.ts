@@ -1,5 +1,5 @@
 import { poll } from '#platform/poll.ts'
-import { requireDocUrl } from './error-body.ts'
+import { requireErrorBody } from './error-body.ts'
 
 const requestTimeoutMs = 300_000
 const statusEveryMs = 200
@@ -26,7 +26,9 @@ export function api(url: string, key?: string) {
     const response = await send(method, path, body, AbortSignal.timeout(requestTimeoutMs))
     const text = await response.text()
     const parsed = text === '' ? undefined : JSON.parse(text)
-    if (response.status >= 400 && path !== '/readyz') requireDocUrl(response.status, parsed)
+    if (response.status >= 400 && path !== '/readyz') {
+      requireErrorBody(response.status, parsed, response.headers.get('x-request-id'))
+    }
     return { status: response.status, headers: response.headers, body: parsed }
   }
 

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { type ErrorCode, errorCodes } from '#http/error-codes.ts'
+import { expect } from 'vitest'
+import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
 
 const documented = new Set(
   [...readFileSync(new URL('../../docs/errors.md', import.meta.url), 'utf8').matchAll(/^## (\w+)$/gm)].map(
@@ -7,16 +8,45 @@ const documented = new Set(
   ),
 )
 
-/** The whole body of an error, on the routes that no OpenAI client calls. */
-export const errorBody = (code: ErrorCode, detail: unknown, publicUrl = 'http://chowder.test') => ({
+/** The whole body of an error, for `toEqual`. */
+export const errorBody = (code: ErrorCode, detail: unknown, error: { param?: string; message?: string } = {}) => ({
   detail,
-  error: { doc_url: `${publicUrl}/docs/errors#${code}` },
+  error: {
+    type: errorCodes[code].type,
+    code,
+    param: error.param ?? null,
+    message: error.message ?? (typeof detail === 'string' ? detail : expect.any(String)),
+    doc_url: `http://chowder.test/docs/errors#${code}`,
+    request_id: expect.any(String),
+  },
 })
 
-/** Throws unless the body of an error links to an explanation in docs/errors.md, of a code with this status. */
-export function requireDocUrl(status: number, body: unknown): void {
-  const { doc_url: url = '' } = (body as { error?: { doc_url?: string } } | undefined)?.error ?? {}
-  const [, code] = /\/docs\/errors#(\w+)$/.exec(url) ?? []
-  const isExplained = documented.has(code) && errorCodes[code as ErrorCode].status === status
-  if (!isExplained) throw new Error(`${status} without the explanation of its code: ${JSON.stringify(body)}`)
+const fields = ['code', 'doc_url', 'message', 'param', 'request_id', 'type']
+
+/**
+ * Throws unless an error has every field, a code that docs/errors.md explains and that has this status, and the id of
+ * its request.
+ */
+export function requireError(status: number, error: unknown, requestId?: unknown): void {
+  const object = (error ?? {}) as Record<string, unknown>
+  const code = String(object.code)
+  const { status: statusOfCode, type } = errorCodes[code as ErrorCode] ?? {}
+  const isWhole =
+    documented.has(code) &&
+    statusOfCode === status &&
+    object.type === type &&
+    JSON.stringify(Object.keys(object).sort()) === JSON.stringify(fields) &&
+    String(object.doc_url).endsWith(`/docs/errors#${code}`) &&
+    typeof object.message === 'string' &&
+    object.message !== '' &&
+    (object.param === null || (typeof object.param === 'string' && object.param !== '')) &&
+    (requestId === undefined ? typeof object.request_id === 'string' : object.request_id === requestId)
+  if (!isWhole) throw new Error(`${status} without a whole error: ${JSON.stringify(error)}, request ${requestId}`)
+}
+
+/** Throws unless the body of a failure has `detail` and a whole error. */
+export function requireErrorBody(status: number, body: unknown, requestId?: unknown): void {
+  const { detail, error } = (body ?? {}) as { detail?: unknown; error?: unknown }
+  if (detail === undefined) throw new Error(`${status} without detail: ${JSON.stringify(body)}`)
+  requireError(status, error, requestId)
 }

@@ -16,7 +16,7 @@ import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
-import { requireDocUrl } from './error-body.ts'
+import { requireErrorBody } from './error-body.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
 
 export interface TestChowderOptions {
@@ -120,7 +120,9 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       })
       const text = answer.body
       const parsed = text === '' ? undefined : JSON.parse(text)
-      if (answer.statusCode >= 400 && url !== '/readyz') requireDocUrl(answer.statusCode, parsed)
+      if (answer.statusCode >= 400 && url !== '/readyz') {
+        requireErrorBody(answer.statusCode, parsed, answer.headers['x-request-id'])
+      }
       return { status: answer.statusCode, body: parsed, headers: answer.headers }
     },
     async signUp({ providerKey = 'sk-test' } = {}) {

@@ -22,7 +22,7 @@ async function verdict(caller: Caller, access: 'org' | 'read' | 'files' | 'chann
   const asked: string[][] = []
   const requireInstance = async (...ids: string[]) => {
     asked.push(ids)
-    if (ids[1] !== other) throw new AppError('not_found', texts.instanceNotFound)
+    if (ids[1] !== other) throw new AppError('instance_not_found', texts.instanceNotFound)
   }
   const outcome = await authorize(caller, access, instanceId, requireInstance).then(
     () => 'allowed',

@@ -114,6 +114,6 @@ export const channelNames: readonly string[] = Object.keys(catalogue)
 /** Throws not_found for an unknown channel. */
 export function getChannelDefinition(channel: string): ChannelDefinition {
   const definition = Object.hasOwn(catalogue, channel) ? catalogue[channel] : undefined
-  if (!definition) throw new AppError('not_found', texts.unknownChannel)
+  if (!definition) throw new AppError('channel_not_found', texts.unknownChannel)
   return definition
 }

@@ -108,7 +108,7 @@ export const approvePairing = (
   { channel, code }: { channel: string; code: string },
 ): Promise<string> =>
   askGateway(organizationId, instanceId, async (gateway, signal) => {
-    const unknownCode = new AppError('invalid', texts.unknownPairingCode)
+    const unknownCode = new AppError('unknown_pairing_code', texts.unknownPairingCode)
     if ((await listPairings(gateway, channel)).length === 0) throw unknownCode
     const codes = await listCodes(sandboxes, instanceId, channel, signal)
     const match = codes.find((pending) => normalized(pending.code) === normalized(code))

@@ -78,7 +78,7 @@ async function startLogin(gateway: GatewayClient, channel: string): Promise<QrLo
     return { status: 'connected', qr: null, message }
   }
   const { title } = getChannelDefinition(channel)
-  throw new AppError('gateway_unreachable', texts.channelUnreachable(title, message ?? 'there is no QR code'))
+  throw new AppError('channel_unreachable', texts.channelUnreachable(title, message ?? 'there is no QR code'))
 }
 
 /** Waits up to `timeoutMs` for the scan of the QR code. */

@@ -144,7 +144,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
     },
     async ({ caller, params: { instance_id: id, channel } }) => {
       if (getChannelDefinition(channel).type !== 'interactive')
-        throw new AppError('invalid', texts.notInteractive(channel))
+        throw new AppError('channel_has_no_qr_code', texts.notInteractive(channel))
       await requireConnected(deps, caller.organizationId, id, channel)
       return toConnection(channel, await startQrLogin(caller.organizationId, id, channel))
     },

@@ -117,5 +117,5 @@ export async function requireConnected(
   getChannelDefinition(channel)
   requireRunning(await getInstance(deps.db, organizationId, instanceId))
   const stored = await findStoredChannel(deps.db, organizationId, instanceId, channel)
-  if (!stored?.enabled || !isApplied(stored)) throw new AppError('conflict', texts.channelOff(channel))
+  if (!stored?.enabled || !isApplied(stored)) throw new AppError('channel_not_connected', texts.channelOff(channel))
 }

@@ -24,7 +24,7 @@ export async function waitUntilConnected(
   signal: AbortSignal,
 ): Promise<void> {
   const { title } = getChannelDefinition(channel)
-  const unreachable = (reason: string) => new AppError('gateway_unreachable', texts.channelNotConnected(title, reason))
+  const unreachable = (reason: string) => new AppError('channel_unreachable', texts.channelNotConnected(title, reason))
   let isStarted = false
   let failingSince: number | undefined
   let error: string | null = null
@@ -34,8 +34,8 @@ export async function waitUntilConnected(
     if (status.connected) return true
     const { configured, refused, running } = status
     error = status.error && withoutCredentials(status.error, config)
-    if (refused && !configured) throw new AppError('invalid', texts.channelUnconfigured(title))
-    if (refused) throw new AppError('invalid', texts.channelNotConnected(title, error ?? 'no reason given'))
+    if (refused && !configured) throw new AppError('missing_channel_fields', texts.channelUnconfigured(title))
+    if (refused) throw new AppError('channel_refused', texts.channelNotConnected(title, error ?? 'no reason given'))
     if (!running && !isStarted) {
       isStarted = true // a channel that was stopped or logged out does not start by itself
       await startChannel(gateway, channel)

@@ -1,22 +1,32 @@
-import { type ErrorCode, errorCodes } from '#http/error-codes.ts'
+import { errorBody } from '#http/error-body.ts'
+import { errorExamples, exampleContext } from '#http/error-responses.ts'
+import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
 
 const codes = (Object.keys(errorCodes) as ErrorCode[])
   .map((code) => ({ code, ...errorCodes[code] }))
-  .sort((a, b) => (a.status ?? Infinity) - (b.status ?? Infinity))
+  .sort((a, b) => a.status - b.status)
 
-const intro = `The body of every error answer links to this page: \`error.doc_url\` ends with the code of the error.
-\`detail\` is the message for people. Name the \`x-request-id\` of the answer when you ask for help.`
+const example = JSON.stringify(errorBody(errorExamples.limit_reached, exampleContext), null, 2)
+
+const intro = `Every failure has the same body: \`detail\` is the message for people, and \`error\` is for programs.
+Compare with \`error.code\`: a code keeps its meaning, and texts may change. The list may grow: treat a code that you do
+not know as its status. \`error.param\` names the field at fault, if it is one. \`error.doc_url\` links to the code on this
+page. Name \`error.request_id\` when you ask for help.`
 
 /** docs/errors.md: one anchor an error code. */
 export const errorsMarkdown = (): string => `# Error codes
 
 ${intro}
+
+\`\`\`json
+${example}
+\`\`\`
 ${codes
   .map(
-    ({ code, status, meaning, remedy, repeat }) => `
+    ({ code, status, type, meaning, remedy, repeat }) => `
 ## ${code}
 
-- **Status:** ${status ?? 'none'}
+- **Status:** ${status}, type \`${type}\`
 - **Meaning:** ${meaning}
 - **What to do:** ${remedy}
 - **Repeat the request:** ${repeat}
@@ -33,8 +43,9 @@ const html = (text: string): string =>
 const style = `
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
-code, h2 { font-family: ui-monospace, monospace; }
+code, h2, pre { font-family: ui-monospace, monospace; }
 code { font-size: 0.9em; }
+pre { font-size: 0.9em; overflow-x: auto; }
 h2 { font-size: 1.1rem; margin: 2rem 0 0.25rem; }
 h2 span { font-weight: normal; opacity: 0.7; }
 section:target { outline: 2px solid; outline-offset: 0.5rem; }
@@ -57,11 +68,12 @@ export const errorsPage = (): string => `<!doctype html>
 <body>
 <h1>Error codes</h1>
 <p>${html(intro)} The rest of the API is in the <a href="./">reference</a>.</p>
+<pre>${html(example)}</pre>
 <nav>${codes.map(({ code }) => `<a href="#${code}">${code}</a>`).join('\n')}</nav>
 ${codes
   .map(
-    ({ code, status, meaning, remedy, repeat }) => `<section id="${code}">
-<h2>${code} <span>${status ?? ''}</span></h2>
+    ({ code, status, type, meaning, remedy, repeat }) => `<section id="${code}">
+<h2>${code} <span>${status}, ${type}</span></h2>
 <dl>
 <dt>Meaning</dt><dd>${html(meaning)}</dd>
 <dt>What to do</dt><dd>${html(remedy)}</dd>

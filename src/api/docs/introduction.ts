@@ -20,11 +20,12 @@ The signup returns the first organization key. A scoped key has any of five perm
 
 ## Errors
 
-An error has a status and a \`detail\` for people: a sentence, \`{"error": …}\` when the gateway of an instance is the
-cause, or a list of faults with a 422. \`error.doc_url\` links to the explanation of its code, on the page
-\`/docs/errors\`. On the responses routes \`error\` also has the fields of OpenAI's errors. A resource of another
-organization answers 404, like one that does not exist. Every answer has an \`x-request-id\`: the one that you sent, or
-a new one.
+Every failure has a \`detail\` for people: a sentence, \`{"error": …}\` when the gateway of an instance is the cause, or
+a list of faults with a 422. Beside it, \`error\` is for programs: \`{type, code, param, message, doc_url, request_id}\`.
+\`code\` names the reason, such as \`instance_not_running\`; the page [/docs/errors](/docs/errors) says of each what it
+means, what to do, and whether to repeat the call. More codes may come: treat one that you do not know as its status.
+\`param\` names the field at fault, if it is one. \`request_id\` is the \`x-request-id\` of the answer: the one that you
+sent, or a new one. A resource of another organization answers 404, like one that does not exist.
 
 ## Repeating calls
 

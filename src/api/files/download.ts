@@ -57,7 +57,7 @@ export const downloadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, de
       const file = await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
         files.read(inWorkspace(path), { maxBytes: Number.POSITIVE_INFINITY }, signal),
       )
-      if (!file) throw new AppError('not_found', texts.noSuchFile)
+      if (!file) throw new AppError('file_not_found', texts.noSuchFile)
 
       const tag = entityTag(file)
       reply

@@ -9,38 +9,38 @@ export const isHidden = (path: string): boolean => path === keepFile
 
 /** Removes empty and `.` parts; `.` is the workspace. Throws invalid for a path that leads out of the workspace. */
 export function parsePath(text: string): string {
-  if (text.includes('\0')) throw new AppError('invalid', texts.pathNul)
-  if (text.includes('\\')) throw new AppError('invalid', texts.pathBackslash)
-  if (text.startsWith('/')) throw new AppError('invalid', texts.pathAbsolute)
+  if (text.includes('\0')) throw new AppError('invalid_path', texts.pathNul)
+  if (text.includes('\\')) throw new AppError('invalid_path', texts.pathBackslash)
+  if (text.startsWith('/')) throw new AppError('invalid_path', texts.pathAbsolute)
   const parts = text.split('/').filter((part) => part !== '' && part !== '.')
-  if (parts.includes('..')) throw new AppError('invalid', texts.pathUpwards)
+  if (parts.includes('..')) throw new AppError('invalid_path', texts.pathUpwards)
   return parts.join('/') || '.'
 }
 
 /** The path of a file or directory that exists. Throws not_found for a hidden file. */
 export function existingPath(text: string): string {
   const path = parsePath(text)
-  if (isHidden(path)) throw new AppError('not_found', texts.noSuchFile)
+  if (isHidden(path)) throw new AppError('file_not_found', texts.noSuchFile)
   return path
 }
 
 /** The path of a file or directory to move or delete. Throws invalid for the workspace itself. */
 export function movablePath(text: string): string {
   const path = existingPath(text)
-  if (path === '.') throw new AppError('invalid', texts.wholeWorkspace)
+  if (path === '.') throw new AppError('path_is_workspace', texts.wholeWorkspace)
   return path
 }
 
 /** The path of a file or directory to create. Throws invalid for a hidden file. */
 export function newPath(text: string): string {
   const path = parsePath(text)
-  if (isHidden(path)) throw new AppError('invalid', texts.reservedPath)
+  if (isHidden(path)) throw new AppError('reserved_path', texts.reservedPath)
   return path
 }
 
 /** The path of a file to write. Throws invalid for a directory. */
 export function newFilePath(text: string): string {
   const path = newPath(text)
-  if (path === '.' || text.endsWith('/')) throw new AppError('invalid', texts.pathIsFolder)
+  if (path === '.' || text.endsWith('/')) throw new AppError('path_is_directory', texts.pathIsFolder)
   return path
 }

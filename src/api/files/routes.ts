@@ -34,7 +34,7 @@ function decodeText(bytes: Buffer): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch (cause) {
-    throw new AppError('invalid', texts.fileIsNoText, { cause })
+    throw new AppError('file_not_text', texts.fileIsNoText, { cause })
   }
 }
 
@@ -86,7 +86,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path)
         const stat = await files.stat(inWorkspace(path), deadline())
-        if (!stat) throw new AppError('not_found', texts.noSuchFile)
+        if (!stat) throw new AppError('file_not_found', texts.noSuchFile)
         return toEntry(path, stat)
       }),
   )
@@ -109,7 +109,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path)
         const file = await files.read(inWorkspace(path), { maxBytes: maxContentBytes }, deadline())
-        if (!file) throw new AppError('not_found', texts.noSuchFile)
+        if (!file) throw new AppError('file_not_found', texts.noSuchFile)
         return { path, content: decodeText(await buffer(file.content())) }
       }),
   )
@@ -198,7 +198,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     async ({ caller, params, query: { path, recursive = false } }, reply) => {
       await withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const removed = await files.remove(inWorkspace(movablePath(path)), { recursive }, deadline())
-        if (!removed) throw new AppError('not_found', texts.noSuchFile)
+        if (!removed) throw new AppError('file_not_found', texts.noSuchFile)
       })
       return reply.code(204).send(null)
     },

@@ -20,7 +20,7 @@ const maxFormOverheadBytes = 64 * 1024
 const removeTimeoutMs = 10_000
 const limits = { fileSize: Number.POSITIVE_INFINITY, files: 1, fields: 1, fieldSize: 16 * 1024 }
 
-const brokenForm = (cause?: unknown) => new AppError('invalid', texts.brokenForm, { cause })
+const brokenForm = (cause?: unknown) => new AppError('invalid_form', texts.brokenForm, { cause })
 
 async function* partsOf(request: FastifyRequest): AsyncGenerator<Multipart> {
   try {
@@ -54,7 +54,7 @@ async function receiveFile(
     const parts = partsOf(request)
     for await (const part of parts) {
       if (part.type === 'field' && part.fieldname === 'path' && typeof part.value === 'string') {
-        if (part.value.length > maxPathCharacters) throw new AppError('invalid', texts.pathTooLong)
+        if (part.value.length > maxPathCharacters) throw new AppError('invalid_path', texts.pathTooLong)
         path = inWorkspace(newFilePath(part.value))
       } else if (part.type === 'file' && part.fieldname === 'file') {
         written = path ?? temporary
@@ -104,9 +104,9 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
     },
     async (request, reply) => {
       const signal = clientLeft(reply)
-      if (!request.isMultipart()) throw new AppError('unsupported_media', texts.sendForm)
+      if (!request.isMultipart()) throw new AppError('form_required', texts.sendForm)
       if (Number(request.headers['content-length']) > deps.filesMaxBytes + maxFormOverheadBytes) {
-        throw new AppError('too_large', texts.fileTooLarge(deps.filesMaxBytes))
+        throw new AppError('file_too_large', texts.fileTooLarge(deps.filesMaxBytes))
       }
       await withFiles(deps, request.caller.organizationId, request.params.instance_id, (files) =>
         receiveFile(request, files, deps.filesMaxBytes, signal),

@@ -2,7 +2,8 @@ import { toCallerError } from '#instances/gateway/errors.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
 import { workspacePath } from '#openclaw/launch.ts'
-import { AppError, type ErrorKind } from '#platform/errors.ts'
+import type { ErrorCode } from '#platform/error-codes.ts'
+import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import {
   type PathFault,
@@ -16,15 +17,15 @@ import type { FileDeps } from './deps.ts'
 /** The path of a workspace's file in the sandbox. */
 export const inWorkspace = (path: string): string => (path === '.' ? workspacePath : `${workspacePath}/${path}`)
 
-const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorKind, string]> = {
-  outside: () => ['invalid', texts.pathUpwards],
-  unusable: () => ['invalid', texts.pathUnusable],
-  directory: () => ['invalid', texts.pathIsFolder],
-  missing: () => ['not_found', texts.noSuchFile],
-  exists: () => ['conflict', texts.destinationExists],
-  not_empty: () => ['conflict', texts.folderNotEmpty],
-  changed: () => ['conflict', texts.fileChanges],
-  too_large: ({ filesMaxBytes }) => ['too_large', texts.fileTooLarge(filesMaxBytes)],
+const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorCode, string]> = {
+  outside: () => ['invalid_path', texts.pathUpwards],
+  unusable: () => ['unusable_path', texts.pathUnusable],
+  directory: () => ['path_is_directory', texts.pathIsFolder],
+  missing: () => ['file_not_found', texts.noSuchFile],
+  exists: () => ['destination_exists', texts.destinationExists],
+  not_empty: () => ['directory_not_empty', texts.folderNotEmpty],
+  changed: () => ['file_changed', texts.fileChanges],
+  too_large: ({ filesMaxBytes }) => ['file_too_large', texts.fileTooLarge(filesMaxBytes)],
 }
 
 /**
@@ -41,20 +42,20 @@ export async function withFiles<T>(
 ): Promise<T> {
   const instance = await getInstance(deps.db, organizationId, instanceId)
   const status = publicStatus(instance)
-  if (status === 'terminated') throw new AppError('conflict', texts.filesDeleted)
+  if (status === 'terminated') throw new AppError('instance_terminated', texts.filesDeleted)
   try {
     return await use(deps.sandboxes.files(instance.id))
   } catch (cause) {
     if (cause instanceof SandboxPathError) {
-      const [kind, text] = pathErrors[cause.fault](deps)
-      throw new AppError(kind, text, { cause })
+      const [code, text] = pathErrors[cause.fault](deps)
+      throw new AppError(code, text, { cause })
     }
     if (cause instanceof SandboxCapacityError) throw new AppError('no_space', texts.diskFull, { cause })
     if (cause instanceof DOMException && cause.name === 'TimeoutError') {
-      throw new AppError('gateway_timeout', texts.filesTooSlow, { cause })
+      throw new AppError('sandbox_timeout', texts.filesTooSlow, { cause })
     }
     if (cause instanceof SandboxAbsentError && instance.sandboxId === null) {
-      throw new AppError('conflict', texts.noFilesYet(status), { cause })
+      throw new AppError('instance_has_no_files', texts.noFilesYet(status), { cause })
     }
     throw toCallerError(cause)
   }

@@ -49,5 +49,5 @@ async function changeLabels(db: Db, organizationId: string, id: string, labels: 
     .where(and(isOwnedBy(organizationId, id), isNotTerminated))
     .returning()
   if (row) return row
-  throw new AppError('conflict', texts.isTerminated)
+  throw new AppError('instance_terminated', texts.isTerminated)
 }

@@ -70,7 +70,9 @@ function newInstance(
 ): NewInstance {
   const openclawVersion = body.openclaw_version ?? defaultRelease
   if (!knownReleases().includes(openclawVersion)) {
-    throw new AppError('invalid', texts.unknownVersion(openclawVersion, knownReleases()))
+    throw new AppError('unknown_release', texts.unknownVersion(openclawVersion, knownReleases()), {
+      param: 'openclaw_version',
+    })
   }
   if (body.openclaw_config) parseOverrides(body.openclaw_config)
   return {

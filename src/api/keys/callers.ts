@@ -67,7 +67,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
       }
       const found = await reading
       if (!found || performance.now() >= found.endsAt) return null
-      if (found.isDisabled) throw new AppError('forbidden', texts.disabled)
+      if (found.isDisabled) throw new AppError('organization_disabled', texts.disabled)
       return found.caller
     },
     forget: (keyHash) => void cache.delete(keyHash.toString('base64')),

@@ -50,9 +50,9 @@ export const issueOrganizationKey = (organizationId: string) => issueKey(organiz
 async function readExpiry(db: Db, text: string | null | undefined): Promise<Date | null> {
   if (text === undefined || text === null) return null
   const expiresAt = parseTimestamp(text)
-  if (!expiresAt) throw new AppError('invalid', texts.badExpiry)
+  if (!expiresAt) throw new AppError('invalid_expiry', texts.badExpiry, { param: 'expires_at' })
   const { rowCount } = await db.execute(sql`SELECT WHERE ${expiresAt.toISOString()}::timestamptz > now()`)
-  if (rowCount === 0) throw new AppError('invalid', texts.pastExpiry)
+  if (rowCount === 0) throw new AppError('invalid_expiry', texts.pastExpiry, { param: 'expires_at' })
   return expiresAt
 }
 
@@ -67,7 +67,8 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
     .where(and(inArray(instances.id, ids.filter(isId)), eq(instances.organizationId, organizationId), isNotTerminated))
   const known = new Set(found.map(({ id }) => id))
   const unknown = ids.filter((id) => !known.has(canonicalId(id)))
-  if (unknown.length > 0) throw new AppError('invalid', texts.unknownInstances(unknown))
+  if (unknown.length > 0)
+    throw new AppError('unknown_instances', texts.unknownInstances(unknown), { param: 'instance_ids' })
   return [...new Set(ids.map(canonicalId))]
 }
 
@@ -134,7 +135,7 @@ export async function getKey(db: Db, organizationId: string, kind: Kind, id: str
         .from(apiKeys)
         .where(isOwnedKey(organizationId, kind, id))
     : []
-  if (!row) throw new AppError('not_found', texts.keyNotFound)
+  if (!row) throw new AppError('key_not_found', texts.keyNotFound)
   return row
 }
 
@@ -157,7 +158,7 @@ export async function findKey(db: Db, organizationId: string, id: string): Promi
         .from(apiKeys)
         .where(and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId)))
     : []
-  if (!row) throw new AppError('not_found', texts.keyNotFound)
+  if (!row) throw new AppError('key_not_found', texts.keyNotFound)
   return row
 }
 
@@ -172,7 +173,7 @@ export async function patchKey(
   patch: { name?: string | undefined; expiresAt?: string | null | undefined },
 ): Promise<KeyRow> {
   const { revokedAt } = await getKey(db, organizationId, 'scoped', id)
-  if (revokedAt) throw new AppError('conflict', texts.keyRevoked)
+  if (revokedAt) throw new AppError('key_revoked', texts.keyRevoked)
   const expiresAt = await readExpiry(db, patch.expiresAt)
   return db.transaction(async (tx) => {
     const [row] = await tx
@@ -180,7 +181,7 @@ export async function patchKey(
       .set({ name: patch.name ?? sql`${apiKeys.name}`, ...(patch.expiresAt !== undefined && { expiresAt }) })
       .where(and(isOwnedKey(organizationId, 'scoped', id), isNull(apiKeys.revokedAt)))
       .returning(columns)
-    if (!row) throw new AppError('conflict', texts.keyRevoked)
+    if (!row) throw new AppError('key_revoked', texts.keyRevoked)
     await recordEvent(tx, { organizationId, subject: row.id })
     return row
   })
@@ -195,7 +196,7 @@ async function revoke(tx: Db, organizationId: string, kind: Kind, id: string): P
         .where(isOwnedKey(organizationId, kind, id))
         .returning(columns)
     : []
-  if (!row) throw new AppError('not_found', texts.keyNotFound)
+  if (!row) throw new AppError('key_not_found', texts.keyNotFound)
   await recordEvent(tx, { organizationId, subject: row.id })
   return row
 }
@@ -220,6 +221,6 @@ export const revokeOrganizationKey = (db: Db, organizationId: string, id: string
       .from(apiKeys)
       .where(and(eq(apiKeys.organizationId, organizationId), kinds.organization.where, isActive, ne(apiKeys.id, id)))
       .limit(1)
-    if (wasActive && !other) throw new AppError('conflict', texts.lastOrganizationKey)
+    if (wasActive && !other) throw new AppError('last_organization_key', texts.lastOrganizationKey)
     return revoke(tx, organizationId, 'organization', id)
   })

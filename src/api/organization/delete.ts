@@ -34,8 +34,9 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
       .from(organizations)
       .where(and(eq(organizations.id, id), isNull(organizations.deletedAt)))
       .for('update')
-    if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
-    if (name !== undefined && name !== organization.name) throw new AppError('invalid', texts.otherName)
+    if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
+    if (name !== undefined && name !== organization.name)
+      throw new AppError('organization_name_mismatch', texts.otherName, { param: 'name' })
     const due = await tx
       .update(instances)
       .set({

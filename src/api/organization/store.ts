@@ -52,7 +52,7 @@ async function providersOf(db: Db, organizationId: string): Promise<ModelProvide
 /** Throws AppError `unauthenticated` when the organization was deleted meanwhile. */
 export async function getOrganization(db: Db, id: string) {
   const [organization] = await db.select().from(organizations).where(existing(id))
-  if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
+  if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
   return { organization, providers: await providersOf(db, id) }
 }
 
@@ -74,7 +74,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       .set({ ...(patch.name !== undefined && { name: patch.name }), updatedAt: sql`now()` })
       .where(existing(id))
       .returning()
-    if (!organization) throw new AppError('unauthenticated', texts.unknownKey)
+    if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
     const due: InstanceRef[] = []
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]

@@ -65,7 +65,7 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps)
           gateway: await findGateway(caller.organizationId, instanceId),
           instanceId,
           body,
-          publicUrl: publicUrl(),
+          errorContext: { requestId: request.id, publicUrl: publicUrl() },
           createSession: () => createSession(request, reply, instanceId),
           log,
         })

@@ -76,7 +76,7 @@ export class WebSocketConnection {
       this.#turn?.end(reason)
       this.end(closeCodes.policyViolation, reason)
     })
-    const tooOld = new AppError('invalid', errorTexts.connectionTooOld, { code: 'websocket_connection_limit_reached' })
+    const tooOld = new AppError('websocket_connection_limit_reached', errorTexts.connectionTooOld)
     const lifetime = setTimeout(() => this.end(closeCodes.policyViolation, tooOld), maxConnectionMs)
     const pings = setInterval(() => this.#ping(), pingEveryMs)
     socket.on('pong', () => {
@@ -104,7 +104,7 @@ export class WebSocketConnection {
     if (!this.#end || this.#isRunning || socket.readyState === socket.CLOSED) return
     this.#cutOff ??= setTimeout(() => socket.terminate(), this.#deps.graceMs)
     if (socket.readyState !== socket.OPEN) return
-    socket.send(errorFrame(this.#end.reason, this.#deps.publicUrl()))
+    socket.send(this.#errorFrame(this.#end.reason))
     socket.close(this.#end.code)
   }
 
@@ -123,7 +123,7 @@ export class WebSocketConnection {
     const isTooMuch =
       this.#waiting.length >= maxWaitingFrames || this.#waitingBytes + frame.data.length > maxRequestBytes
     if (isTooMuch) {
-      this.#sendError(new AppError('rate_limited', errorTexts.tooManyWaiting))
+      this.#sendError(new AppError('too_many_waiting_turns', errorTexts.tooManyWaiting))
       return
     }
     this.#waiting.push(frame)
@@ -157,7 +157,7 @@ export class WebSocketConnection {
     try {
       await countTurn?.(this.#request, replyWithoutHeaders)
       turn.signal.throwIfAborted()
-      if (isBinary) throw new AppError('invalid', errorTexts.textFrames)
+      if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
       const body = readFrame(data.toString('utf8'))
       const { events } = await runResponse(turns, store, turn, {
         gateway: await findGateway(organizationId, this.#instanceId),
@@ -196,9 +196,13 @@ export class WebSocketConnection {
     return promise
   }
 
+  #errorFrame(error: unknown): string {
+    return errorFrame(error, { requestId: this.#request.id, publicUrl: this.#deps.publicUrl() })
+  }
+
   #sendError(error: unknown): void {
     const socket = this.#socket
-    socket.send(errorFrame(error, this.#deps.publicUrl()))
+    socket.send(this.#errorFrame(error))
     if (socket.bufferedAmount <= maxUnreadErrorBytes || socket.isPaused) return
     socket.pause()
     this.#request.raw.socket.once('drain', () => socket.resume())

@@ -1,11 +1,10 @@
-import type { FastifyInstance, FastifySchemaValidationError } from 'fastify'
-import { docUrl, statusOf } from '#http/error-codes.ts'
-import { openaiType, toAppError } from '#http/errors.ts'
+import type { FastifyError, FastifyInstance, FastifySchemaValidationError } from 'fastify'
+import { type ErrorContext, errorObject } from '#http/error-body.ts'
+import { failureOf } from '#http/errors.ts'
 import { jsonParser } from '#http/json-body.ts'
-import { faultsMessage, validationFaults } from '#http/validation-faults.ts'
+import { faultsMessage, paramOf, validationFaults } from '#http/validation-faults.ts'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 import { errorTexts } from './format/error-texts.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { CreateResponse } from './format/request-schema.ts'
@@ -22,24 +21,21 @@ export function createFrameReader(app: FastifyInstance): ReadFrame {
   }
   return (text) => {
     const frame = parse(text)
-    if (!isObject(frame) || frame.type !== 'response.create') throw invalidField('type', errorTexts.onlyCreate)
+    if (!isObject(frame) || frame.type !== 'response.create')
+      throw invalidField('type', errorTexts.onlyCreate, 'invalid_frame')
     const { type: _type, stream: _stream, stream_options: _options, stream_id, generate, ...body } = frame
-    if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId)
-    if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp)
+    if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId, 'unsupported_value')
+    if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp, 'unsupported_value')
     if (!validate(body)) {
       const faults = validationFaults({ validation: validate.errors ?? [] }, true)
-      throw new AppError('unprocessable', faultsMessage(faults))
+      throw new AppError('validation_failed', faultsMessage(faults), { param: paramOf(faults) })
     }
     return body as CreateResponse
   }
 }
 
 /** The frame for an error, in the form of the format's WebSocket mode. */
-export function errorFrame(thrown: unknown, publicUrl: string): string {
-  const known = toAppError(thrown as Error & { code: string; name: string; statusCode?: number })
-  const status = known ? statusOf(known.kind) : 500
-  const { message = texts.internal, param = null } = known ?? {}
-  const code = known?.code ?? 'internal'
-  const error = { type: openaiType(status), code, message, param, doc_url: docUrl(publicUrl, code) }
-  return JSON.stringify({ type: 'error', status, error })
+export function errorFrame(thrown: unknown, context: ErrorContext): string {
+  const { status, ...failure } = failureOf(thrown as FastifyError, true)
+  return JSON.stringify({ type: 'error', status, error: errorObject(failure, context) })
 }

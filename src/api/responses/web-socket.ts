@@ -21,7 +21,7 @@ export const asksForWebSocket = ({ method, url = '', headers }: IncomingMessage)
 
 /** The answer to a plain GET of such a path. */
 function refuseHttp(): never {
-  throw new AppError('invalid', errorTexts.needsWebSocket)
+  throw new AppError('websocket_required', errorTexts.needsWebSocket)
 }
 
 type WebSocketDeps = Omit<ConnectionDeps, 'readFrame'> & { findSummary: FindSummary }
@@ -33,7 +33,7 @@ type WebSocketDeps = Omit<ConnectionDeps, 'readFrame'> & { findSummary: FindSumm
 export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (app, { findSummary, ...deps }) => {
   const connectionDeps: ConnectionDeps = { ...deps, readFrame: createFrameReader(app) }
   const connections = new Set<WebSocketConnection>()
-  const shuttingDown = new AppError('unavailable', errorTexts.shuttingDown)
+  const shuttingDown = new AppError('shutting_down', errorTexts.shuttingDown)
   let isClosing = false
 
   await app.register(websocket, {

@@ -75,7 +75,7 @@ function toMessages(messages: unknown): Static<typeof SessionHistory>['messages'
   })
 }
 
-const notFound = () => new AppError('not_found', texts.sessionNotFound)
+const notFound = () => new AppError('session_not_found', texts.sessionNotFound)
 
 /**
  * A session with one page of its messages: the first page holds the newest ones, each page the oldest of its own first.

@@ -25,7 +25,8 @@ export async function configureSkill(
 ): Promise<void> {
   checkPatch(patch)
   await getSkill(deps, organizationId, instanceId, name)
-  if (!isUsableName(name)) throw new AppError('invalid', 'OpenClaw cannot store settings under the name of this skill.')
+  if (!isUsableName(name))
+    throw new AppError('invalid_skill_settings', 'OpenClaw cannot store settings under the name of this skill.')
   if (Object.keys(patch).length > 0) await changeSettings(deps, organizationId, instanceId, name, patch)
 }
 

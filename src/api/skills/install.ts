@@ -129,10 +129,10 @@ function canReplace(reference: SkillReference, inFolder: GatewaySkill | undefine
   const slug = referenceText(reference)
   const row = stored.find((skill) => skill.slug === slug)
   if (!inFolder) return row !== undefined
-  if (row) throw new AppError('conflict', texts.skillInstalled(row.name, row.version ?? ''))
-  if (!inFolder.installed) throw new AppError('conflict', texts.skillFolderTaken(reference.slug))
+  if (row) throw new AppError('skill_already_installed', texts.skillInstalled(row.name, row.version ?? ''))
+  if (!inFolder.installed) throw new AppError('skill_folder_taken', texts.skillFolderTaken(reference.slug))
   const other = referenceText(inFolder.installed.reference)
-  if (other !== slug) throw new AppError('conflict', texts.otherSkillInstalled(other))
+  if (other !== slug) throw new AppError('skill_folder_taken', texts.otherSkillInstalled(other))
   return true // a crash left it without a stored release
 }
 

@@ -27,7 +27,7 @@ export async function listSkills(
   instanceId: string,
 ): Promise<InstanceSkill[]> {
   const status = publicStatus(await getInstance(db, organizationId, instanceId))
-  if (status === 'terminated') throw new AppError('conflict', texts.notRunning(status))
+  if (status === 'terminated') throw new AppError('instance_not_running', texts.notRunning(status))
   const skills = new Map<string, InstanceSkill>()
   for (const stored of await listStoredSkills(db, organizationId, instanceId)) {
     const enabled = unsealSettings(vault, stored).enabled !== false
@@ -51,6 +51,6 @@ export async function getSkill(
 ): Promise<InstanceSkill> {
   const skills = await listSkills(deps, organizationId, instanceId)
   const skill = skills.find((other) => other.name === name)
-  if (!skill) throw new AppError('not_found', texts.skillNotFound)
+  if (!skill) throw new AppError('skill_not_found', texts.skillNotFound)
   return skill
 }

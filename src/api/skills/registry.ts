@@ -20,8 +20,8 @@ export async function resolveSlug(clawhub: ClawHub, slug: string): Promise<Skill
   if (reference) return reference
   const matches = (await clawhub.search(slug, maxSearchResults)).filter((result) => result.slug === slug)
   const names = [...new Set(matches.map(referenceText))]
-  if (names.length > 1) throw new AppError('invalid', texts.ambiguousSkill(slug, names))
-  if (!matches[0]) throw new AppError('invalid', texts.noSuchSkill(slug))
+  if (names.length > 1) throw new AppError('ambiguous_skill', texts.ambiguousSkill(slug, names))
+  if (!matches[0]) throw new AppError('unknown_skill', texts.noSuchSkill(slug))
   return matches[0]
 }
 
@@ -34,9 +34,9 @@ export async function getInstallableRelease(
   const release = await clawhub.release(reference, version)
   const { verdict } = release
   const name = `${referenceText(reference)} ${release.version}`
-  if (verdict.kind === 'refused') throw new AppError('invalid', texts.skillRefused(name, verdict.reason))
+  if (verdict.kind === 'refused') throw new AppError('skill_refused', texts.skillRefused(name, verdict.reason))
   if (verdict.kind === 'unverified' && !allowUnverified) {
-    throw new AppError('invalid', texts.skillUnverified(name, verdict.reason))
+    throw new AppError('skill_unverified', texts.skillUnverified(name, verdict.reason))
   }
   return release
 }
@@ -44,6 +44,6 @@ export async function getInstallableRelease(
 /** The reference of an installed skill. Throws invalid when the skill did not come from the registry. */
 export function requireReference({ stored, reported }: InstanceSkill): SkillReference {
   const reference = parseReference(stored?.slug ?? '') ?? reported?.installed?.reference
-  if (!reference) throw new AppError('invalid', texts.skillNotInstalled)
+  if (!reference) throw new AppError('skill_not_from_registry', texts.skillNotInstalled)
   return reference
 }

@@ -36,12 +36,15 @@ export function checkVariables(env: Record<string, unknown>): void {
     const shown = JSON.stringify(name.slice(0, shownCharacters))
     if (!variableName.test(name)) {
       throw new AppError(
-        'invalid',
+        'invalid_skill_settings',
         `env: ${shown} is not the name of a variable. Use letters, digits and _, and no digit at the beginning.`,
       )
     }
     if (reservedVariables.some((rule) => rule.test(name.toUpperCase()))) {
-      throw new AppError('invalid', `env: ${shown} cannot be set for a skill: it changes how programs run.`)
+      throw new AppError(
+        'invalid_skill_settings',
+        `env: ${shown} cannot be set for a skill: it changes how programs run.`,
+      )
     }
   }
 }
@@ -53,9 +56,9 @@ export const isUsableName = (name: string): boolean =>
 function checkConfig(config: Record<string, unknown>): void {
   for (const { key, value, depth } of nestedEntries(config)) {
     if (depth > maxDepth && typeof value === 'object' && value !== null) {
-      throw new AppError('invalid', `config is nested deeper than ${maxDepth} levels.`)
+      throw new AppError('invalid_skill_settings', `config is nested deeper than ${maxDepth} levels.`)
     }
-    if (unsafeKeys.has(key)) throw new AppError('invalid', `config must not contain the key ${key}.`)
+    if (unsafeKeys.has(key)) throw new AppError('invalid_skill_settings', `config must not contain the key ${key}.`)
   }
 }
 
@@ -69,7 +72,10 @@ export function checkPatch({ env, config }: SettingsPatch): void {
 export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): SkillSettings {
   const merged = mergePatch(stored, patch) as SkillSettings
   if (Buffer.byteLength(JSON.stringify(merged)) > maxBytes) {
-    throw new AppError('invalid', `The settings of one skill must not be larger than ${maxBytes / 1024} KiB together.`)
+    throw new AppError(
+      'invalid_skill_settings',
+      `The settings of one skill must not be larger than ${maxBytes / 1024} KiB together.`,
+    )
   }
   return Object.fromEntries(
     Object.entries(merged).filter(([, value]) => !(isObject(value) && Object.keys(value).length === 0)),

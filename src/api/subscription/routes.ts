@@ -20,7 +20,7 @@ export interface SubscriptionDeps {
 /** The tier of an organization, its limit and its use. Payment takes place on Stripe's pages. */
 export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = async (app, { db, log, billing }) => {
   const requireBilling = () => {
-    if (!billing) throw new AppError('not_implemented', texts.noBilling)
+    if (!billing) throw new AppError('billing_not_configured', texts.noBilling)
     return billing
   }
 
@@ -59,8 +59,8 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
     async ({ body, caller }) => {
       const stripe = requireBilling()
       const organization = await getBillingOrganization(db, caller.organizationId)
-      if (organization.stripeSubscriptionId) throw new AppError('conflict', texts.subscribed)
-      if (organization.subscriptionTier === 'whale') throw new AppError('conflict', texts.tierByArrangement)
+      if (organization.stripeSubscriptionId) throw new AppError('already_subscribed', texts.subscribed)
+      if (organization.subscriptionTier === 'whale') throw new AppError('tier_by_arrangement', texts.tierByArrangement)
       const { id: organizationId, instanceCount, stripeCustomerId } = organization
       const customerId =
         stripeCustomerId ?? (await storeCustomer(db, organizationId, await stripe.createCustomer(organizationId)))
@@ -87,7 +87,7 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
     async ({ caller }) => {
       const stripe = requireBilling()
       const { stripeCustomerId } = await getBillingOrganization(db, caller.organizationId)
-      if (!stripeCustomerId) throw new AppError('invalid', texts.noCustomer)
+      if (!stripeCustomerId) throw new AppError('no_billing_account', texts.noCustomer)
       return { url: await stripe.portalUrl(stripeCustomerId) }
     },
   )

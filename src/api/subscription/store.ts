@@ -16,7 +16,7 @@ const isNotDeleted = (id: string) => and(eq(organizations.id, id), isNull(organi
 
 export async function getBillingOrganization(db: Db, id: string): Promise<Organization> {
   const [row] = await db.select().from(organizations).where(isNotDeleted(id))
-  if (!row) throw new AppError('unauthenticated', texts.unknownKey)
+  if (!row) throw new AppError('invalid_api_key', texts.unknownKey)
   return row
 }
 
@@ -30,7 +30,7 @@ export async function storeCustomer(db: Db, id: string, customerId: string): Pro
     })
     .where(isNotDeleted(id))
     .returning({ customerId: organizations.stripeCustomerId })
-  if (!row?.customerId) throw new AppError('unauthenticated', texts.unknownKey)
+  if (!row?.customerId) throw new AppError('invalid_api_key', texts.unknownKey)
   return row.customerId
 }
 

@@ -85,10 +85,9 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
     const isUnreachable = [StripeAPIError, StripeConnectionError, StripeRateLimitError].some(
       (kind) => error instanceof kind,
     )
-    return new AppError('unavailable', isUnreachable ? texts.stripeUnreachable : texts.stripeRefused, {
-      cause,
-      retryAfterSeconds,
-    })
+    return isUnreachable
+      ? new AppError('stripe_unavailable', texts.stripeUnreachable, { cause, retryAfterSeconds })
+      : new AppError('stripe_refused', texts.stripeRefused, { cause, retryAfterSeconds })
   }
 
   async function call<T>(request: Promise<T>): Promise<T> {
@@ -131,7 +130,7 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
           cancel_url: returnUrl(),
         }),
       )
-      if (!url) throw new AppError('unavailable', texts.stripeUnreachable, { retryAfterSeconds })
+      if (!url) throw new AppError('stripe_unavailable', texts.stripeUnreachable, { retryAfterSeconds })
       return url
     },
     async portalUrl(customerId) {
@@ -153,7 +152,7 @@ export async function createBilling(settings: BillingSettings): Promise<Billing>
         const { customer } = data.object as { customer?: string | { id: string } | null }
         return { id, type, customerId: (typeof customer === 'object' ? customer?.id : customer) ?? null }
       } catch {
-        throw new AppError('invalid', texts.badSignature)
+        throw new AppError('invalid_stripe_signature', texts.badSignature)
       }
     },
   }

@@ -31,7 +31,7 @@ export const createAskGateway =
         gateway.close()
       }
     } catch (cause) {
-      if (isInvalidRequest(cause)) throw new AppError('invalid', `OpenClaw: ${cause.message}`, { cause })
+      if (isInvalidRequest(cause)) throw new AppError('openclaw_refused', `OpenClaw: ${cause.message}`, { cause })
       throw toCallerError(cause, signal)
     }
   }

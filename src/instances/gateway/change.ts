@@ -64,7 +64,7 @@ export async function changeConfig(
   const signal = AbortSignal.timeout(changeTimeoutMs)
   const attempt = () => changeUnlessBusy(deps, organizationId, id, change, signal)
   const changed = await poll(attempt, { pauseMs, timeoutMs: waitForRowMs, signal })
-  if (!changed) throw new AppError('conflict', texts.isBusy)
+  if (!changed) throw new AppError('instance_busy', texts.isBusy)
   return changed
 }
 
@@ -77,7 +77,7 @@ async function changeUnlessBusy(
   signal: AbortSignal,
 ): Promise<Instance | null> {
   const row = await getInstance(deps.db, organizationId, id)
-  if (row.desiredState === 'terminated') throw new AppError('conflict', texts.isTerminated)
+  if (row.desiredState === 'terminated') throw new AppError('instance_terminated', texts.isTerminated)
   if (publicStatus(row) === 'running') {
     const takenAt = performance.now()
     const taken = await takeForChange(deps.db, organizationId, id)
@@ -147,7 +147,7 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   }
   const columns = { ...change.columns?.(lease.instance), updatedAt: sql`now()`, changedBy: changedBy() }
   const isStored = await lease.storeChange(generation, columns, async (tx) => change.store?.(tx, lease.instance))
-  if (!isStored) throw new AppError('conflict', texts.isTerminated)
+  if (!isStored) throw new AppError('instance_terminated', texts.isTerminated)
   return lease.instance
 }
 
@@ -179,5 +179,7 @@ function refusalOf(error: unknown): AppError | null {
   if (error instanceof SandboxUnavailableError) return null
   if (error instanceof AppError) return error
   if (!isConfigRefusal(error)) return null
-  return new AppError('invalid', `OpenClaw refused the configuration: ${error.message}`, { cause: error })
+  return new AppError('openclaw_config_refused', `OpenClaw refused the configuration: ${error.message}`, {
+    cause: error,
+  })
 }

@@ -90,7 +90,7 @@ export function readChatRequest(body: CreateChatCompletion): {
           .replace(/^input$/, 'messages')
           .replace(/\.output\./, '.content.')
           .replace(/\.call_id$/, '.tool_call_id')
-      return new AppError(error.kind, error.message.replace(error.param, param), { cause: error, param })
+      return new AppError(error.code, error.message.replace(error.param, param), { cause: error, param })
     },
   }
 }

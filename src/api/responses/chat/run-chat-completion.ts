@@ -5,10 +5,9 @@ import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.
 import { readRequest } from '#api/responses/format/request.ts'
 import type { Turn } from '#api/responses/turns/turn.ts'
 import type { AgentAnswer, AgentRequest, TurnRunner } from '#api/responses/turns/turn-runner.ts'
-import { docUrl, statusOf } from '#http/error-codes.ts'
-import { openaiType } from '#http/errors.ts'
+import { type ErrorContext, errorObject } from '#http/error-body.ts'
 import type { RunningGateway } from '#instances/find.ts'
-import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
 import { ChatCompletionWriter } from './completion-writer.ts'
 import { readChatRequest } from './request.ts'
 import type { CreateChatCompletion } from './request-schema.ts'
@@ -26,8 +25,7 @@ interface ChatCompletionOptions {
   instanceId: string
   gateway: RunningGateway
   body: CreateChatCompletion
-  /** The address that clients reach the API at. */
-  publicUrl: string
+  errorContext: ErrorContext
   /** Creates the session of the turn, and returns its key. Called once the request is known to be valid. */
   createSession(): Promise<string>
   log: FastifyBaseLogger
@@ -42,7 +40,7 @@ export async function runChatCompletion(
   turn: Turn,
   options: ChatCompletionOptions,
 ): Promise<RunningChatCompletion> {
-  const { instanceId, gateway, body, publicUrl, log } = options
+  const { instanceId, gateway, body, errorContext, log } = options
   const isStreamed = body.stream === true
   const gatewayBody = readBody(body, gateway)
   const agentRequest: AgentRequest = {
@@ -71,9 +69,8 @@ export async function runChatCompletion(
       const { error, failure } = turns.outcome(turn, agentRequest, end)
       if (end.kind === 'end') return yield [...writer.end(end), '[DONE]']
       log.warn({ err: failure, instanceId }, 'a streamed turn failed')
-      const status = failure instanceof AppError ? statusOf(failure.kind) : 500
-      const doc_url = docUrl(publicUrl, error?.code ?? 'internal')
-      yield [JSON.stringify({ error: { ...error, type: openaiType(status), param: null, doc_url } })]
+      const { code, message } = error ?? { code: 'internal', message: texts.internal }
+      yield [JSON.stringify({ error: errorObject({ code, detail: message }, errorContext) })]
     },
   }
 }

@@ -19,7 +19,7 @@ export type AgentEvent = AgentOutput | AgentEnd
 export type TurnEnd = AgentEnd | { kind: 'broken'; cause: unknown }
 
 /** The error for an answer of a gateway that cannot be used. The turn has begun, so it must not be repeated. */
-export const brokenAnswer = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: true })
+export const brokenAnswer = (text: string) => new AppError('broken_answer', text, { doNotRetry: true })
 
 /**
  * Writes each output of an agent with `write`, and yields together the pieces of outputs that arrived together. Returns

@@ -17,18 +17,22 @@ const textOf = (content: string | ContentPart[]): string =>
 function readMedia(part: ContentPart, param: string): GatewayPart | null {
   if (part.type === 'input_image') {
     if (part.file_id || !part.image_url) {
-      throw invalidField(param, 'an image must come as image_url: there are no stored files.')
+      throw invalidField(param, 'an image must come as image_url: there are no stored files.', 'unsupported_value')
     }
     return { type: 'input_image', source: readImage(part.image_url, `${param}.image_url`) }
   }
   if (part.type === 'input_audio' || part.type === 'input_video') {
-    throw invalidField(param, `an agent does not accept ${part.type}.`)
+    throw invalidField(param, `an agent does not accept ${part.type}.`, 'unsupported_value')
   }
   if (part.type !== 'input_file') return null
   const { file_data: data, file_url: url, filename } = part
   if (data) return { type: 'input_file', source: readFileData(data, filename ?? undefined, `${param}.file_data`) }
   if (url) return { type: 'input_file', source: readFileUrl(url, `${param}.file_url`) }
-  throw invalidField(param, 'a file must come as file_data or file_url: there are no stored files.')
+  throw invalidField(
+    param,
+    'a file must come as file_data or file_url: there are no stored files.',
+    'unsupported_value',
+  )
 }
 
 /** The images and files of an item. Throws AppError invalid when the item is not a message of the user and has any. */
@@ -39,7 +43,7 @@ function mediaOf(item: InputItem, index: number): GatewayPart[] {
     const media = readMedia(part, param)
     if (!media) return []
     if (item.type === 'message' && item.role === 'user') return [media]
-    throw invalidField(param, 'OpenClaw accepts images and files only in messages of the user.')
+    throw invalidField(param, 'OpenClaw accepts images and files only in messages of the user.', 'unsupported_value')
   })
 }
 
@@ -74,7 +78,11 @@ function gatewayInput(items: InputItem[], offset: number): object[] {
   }
   if (last.type !== 'message') {
     if (media.length === 0) return items.flatMap(gatewayItem)
-    throw invalidField('input', 'OpenClaw accepts no images and files with a function_call_output.')
+    throw invalidField(
+      'input',
+      'OpenClaw accepts no images and files with a function_call_output.',
+      'unsupported_value',
+    )
   }
   const text = textOf(last.content)
   if (text.trim() === '' && media.length === 0) throw invalidField('input', 'the last message of the user is empty.')

@@ -1,8 +1,9 @@
-import { AppError, type OpenAiErrorCode } from '#platform/errors.ts'
+import type { ErrorCode } from '#platform/error-codes.ts'
+import { AppError } from '#platform/errors.ts'
 
 /** The error for a field of a request that cannot be accepted: a 400 that names the field and says why. */
-export const invalidField = (param: string, why: string, code?: OpenAiErrorCode): AppError =>
-  new AppError('invalid', `${param}: ${why}`, { param, ...(code && { code }) })
+export const invalidField = (param: string, why: string, code: ErrorCode = 'invalid_value'): AppError =>
+  new AppError(code, `${param}: ${why}`, { param })
 
 /** A field of a format that is refused for some or all of its values. */
 export type RefusedField<Body> = [name: keyof Body, isRefused: (value: unknown) => boolean, why: string]
@@ -14,9 +15,10 @@ export function refuseFields<Body extends object>(
   refused: readonly RefusedField<Body>[],
 ): void {
   const unknown = Object.keys(body).find((name) => !known.has(name))
-  if (unknown !== undefined) throw invalidField(unknown.slice(0, 100), 'this endpoint has no such field.')
+  if (unknown !== undefined)
+    throw invalidField(unknown.slice(0, 100), 'this endpoint has no such field.', 'unknown_parameter')
   for (const [name, isRefused, why] of refused) {
     const value = body[name] ?? null
-    if (value !== null && isRefused(value)) throw invalidField(String(name), why)
+    if (value !== null && isRefused(value)) throw invalidField(String(name), why, 'unsupported_value')
   }
 }

@@ -55,14 +55,22 @@ export function skipKnownItems(
   const answeredCallIds: string[] = []
   for (const [index, item] of items.entries()) {
     if (item.type === 'item_reference' && !known.itemIds.has(item.id)) {
-      throw invalidField(`input.${index}.id`, `this session has no item ${JSON.stringify(item.id.slice(0, 100))}.`)
+      throw invalidField(
+        `input.${index}.id`,
+        `this session has no item ${JSON.stringify(item.id.slice(0, 100))}.`,
+        'unknown_item',
+      )
     }
     if (index < offset || item.type !== 'function_call_output') continue
     const { call_id: callId } = item
     if (known.pendingCalls.has(callId)) answeredCallIds.push(callId)
     else if (known.answeredCalls.has(callId) || !calls.has(callId)) {
       const why = known.answeredCalls.has(callId) ? 'already has its result' : 'does not wait for a result'
-      throw invalidField(`input.${index}.call_id`, `the call ${JSON.stringify(callId)} ${why} in this session.`)
+      throw invalidField(
+        `input.${index}.call_id`,
+        `the call ${JSON.stringify(callId)} ${why} in this session.`,
+        'unknown_item',
+      )
     }
   }
   return { offset, answeredCallIds }

@@ -16,16 +16,16 @@ const fileTypes = ['text/plain', 'text/markdown', 'text/html', 'text/csv', 'appl
 /** Images and files together that one message may name by URL. */
 export const maxUrlParts = 8
 
-const tooLarge = (param: string, why: string) => new AppError('too_large', `${param}: ${why}`, { param })
+const tooLarge = (param: string, why: string) => new AppError('media_too_large', `${param}: ${why}`, { param })
 
 const base64 = /^[A-Za-z0-9+/]+={0,2}$/
 const dataUrl = /^data:([^;,]{1,100})?(?:;[^;,]{1,100}){0,4};base64,/i
 
 function readData(text: string, param: string): { mediaType: string | undefined; data: string; bytes: number } {
   const prefix = dataUrl.exec(text.slice(0, 600))
-  if (!prefix && text.startsWith('data:')) throw invalidField(param, 'a data: URL must be base64.')
+  if (!prefix && text.startsWith('data:')) throw invalidField(param, 'a data: URL must be base64.', 'invalid_media')
   const data = prefix ? text.slice(prefix[0].length) : text
-  if (!base64.test(data) || data.length % 4 !== 0) throw invalidField(param, 'is not valid base64.')
+  if (!base64.test(data) || data.length % 4 !== 0) throw invalidField(param, 'is not valid base64.', 'invalid_media')
   const padding = data.endsWith('==') ? 2 : data.endsWith('=') ? 1 : 0
   return { mediaType: prefix?.[1]?.toLowerCase(), data, bytes: (data.length / 4) * 3 - padding }
 }
@@ -33,7 +33,7 @@ function readData(text: string, param: string): { mediaType: string | undefined;
 function readUrl(text: string, param: string): MediaSource {
   const url = URL.parse(text)
   if (url?.protocol === 'http:' || url?.protocol === 'https:') return { type: 'url', url: text }
-  throw invalidField(param, 'must be a data: URL or an http(s) URL.')
+  throw invalidField(param, 'must be a data: URL or an http(s) URL.', 'invalid_media')
 }
 
 /** The first bytes of each type of image, in hex. */
@@ -50,11 +50,11 @@ export function readImage(imageUrl: string, param: string): MediaSource {
   if (!imageUrl.startsWith('data:')) return readUrl(imageUrl, param)
   const { mediaType = '', data, bytes } = readData(imageUrl, param)
   if (!imageTypes.includes(mediaType))
-    throw invalidField(param, `the media type must be one of ${imageTypes.join(', ')}.`)
+    throw invalidField(param, `the media type must be one of ${imageTypes.join(', ')}.`, 'invalid_media')
   if (bytes > maxImageBytes) throw tooLarge(param, 'an image must not be larger than 10 MB.')
   const firstBytes = Buffer.from(data.slice(0, 64), 'base64').toString('hex')
   if (!signatures.some((signature) => signature.test(firstBytes)))
-    throw invalidField(param, 'the data is not an image.')
+    throw invalidField(param, 'the data is not an image.', 'invalid_media')
   return { type: 'base64', media_type: mediaType, data }
 }
 
@@ -65,7 +65,7 @@ export function readFileData(fileData: string, filename: string | undefined, par
   const media_type =
     mediaType === undefined || mediaType === 'application/octet-stream' ? (typeOfName ?? '') : mediaType
   if (!fileTypes.includes(media_type))
-    throw invalidField(param, `the media type must be one of ${fileTypes.join(', ')}.`)
+    throw invalidField(param, `the media type must be one of ${fileTypes.join(', ')}.`, 'invalid_media')
   if (bytes > maxFileBytes) throw tooLarge(param, 'a file must not be larger than 5 MB.')
   if (media_type !== 'application/pdf' && Buffer.from(data, 'base64').toString('utf8').length > maxFileCharacters) {
     throw tooLarge(param, 'a text file must not be longer than 60,000 characters.')

@@ -34,10 +34,10 @@ const refusedFields: RefusedField<CreateResponse>[] = [
 export function readRequest(body: CreateResponse, { provider, release, model: ownModel }: Target): CheckedRequest {
   refuseFields(body, responseFields, refusedFields)
   if (body.include?.includes('message.output_text.logprobs')) {
-    throw invalidField('include', 'an agent reports no probabilities.')
+    throw invalidField('include', 'an agent reports no probabilities.', 'unsupported_value')
   }
   if ((body.text?.format?.type ?? 'text') !== 'text') {
-    throw invalidField('text.format', 'must be text: an agent cannot be made to follow a schema.')
+    throw invalidField('text.format', 'must be text: an agent cannot be made to follow a schema.', 'unsupported_value')
   }
   const model = body.model === 'openclaw' ? ownModel : bareModel(body.model)
   const abilities = abilitiesOf(release, provider, model)
@@ -89,12 +89,13 @@ function readItems(input: CreateResponse['input']): InputItem[] {
   if (typeof input === 'string') return [{ type: 'message', role: 'user', content: input }]
   return input.map((item, index) => {
     if (isAccepted(item)) return item
-    throw invalidField(`input.${index}.type`, `an agent does not accept ${item.type} items.`)
+    throw invalidField(`input.${index}.type`, `an agent does not accept ${item.type} items.`, 'unsupported_value')
   })
 }
 
 // OpenClaw would drop the image without an error.
 function refuseImages(items: InputItem[], model: string): void {
   const index = items.findIndex((item) => contentParts(item).some(({ type }) => type === 'input_image'))
-  if (index >= 0) throw invalidField(`input.${index}`, `OpenClaw does not show images to the model ${model}.`)
+  if (index >= 0)
+    throw invalidField(`input.${index}`, `OpenClaw does not show images to the model ${model}.`, 'images_not_supported')
 }

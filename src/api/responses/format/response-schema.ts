@@ -1,6 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { responseStatuses } from '#database/response-schema.ts'
-import type { ErrorCode } from '#http/error-codes.ts'
+import { Code } from '#http/error-body.ts'
 import { Nullable, OneOf } from '#http/validation.ts'
 import { Metadata } from './request-schema.ts'
 
@@ -123,7 +123,7 @@ const echoed = {
 const EchoedFields = Type.Object(echoed, exact)
 export type EchoedFields = Static<typeof EchoedFields>
 
-export const ResponseError = Type.Object({ code: Type.Unsafe<ErrorCode>(Type.String()), message: Type.String() }, exact)
+export const ResponseError = Type.Object({ code: Code, message: Type.String() }, exact)
 export type ResponseError = Static<typeof ResponseError>
 
 const IncompleteDetails = Type.Object(

@@ -12,11 +12,19 @@ export interface OfferedTools {
 export function readTools(tools: CreateResponse['tools'], isParallel: boolean): ResponseTool[] {
   const names = new Set<string>()
   if (!isParallel && tools?.length) {
-    throw invalidField('parallel_tool_calls', 'an agent cannot be kept from calling several tools at once.')
+    throw invalidField(
+      'parallel_tool_calls',
+      'an agent cannot be kept from calling several tools at once.',
+      'unsupported_value',
+    )
   }
   return (tools ?? []).map(({ type, name, description, parameters, strict }, index) => {
     if (type !== 'function') {
-      throw invalidField(`tools.${index}.type`, 'must be "function": an agent has its own tools of other types.')
+      throw invalidField(
+        `tools.${index}.type`,
+        'must be "function": an agent has its own tools of other types.',
+        'unsupported_value',
+      )
     }
     if (name === undefined) throw invalidField(`tools.${index}.name`, 'is missing.')
     if (names.has(name)) throw invalidField(`tools.${index}.name`, `there are two tools with the name ${name}.`)

@@ -69,7 +69,7 @@ interface Owner {
   instanceId: string
 }
 
-const notFound = () => new AppError('not_found', errorTexts.responseNotFound)
+const notFound = () => new AppError('response_not_found', errorTexts.responseNotFound)
 
 interface Row {
   id: string
@@ -155,13 +155,13 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
         .update(responses)
         .set({ status: 'cancelled' })
         .where(and(isOwned(owner, id), eq(responses.status, 'in_progress'), sql`NOT ${isLost}`))
-      if (rowCount === 0) throw new AppError('conflict', errorTexts.notInProgress)
+      if (rowCount === 0) throw new AppError('response_ended', errorTexts.notInProgress)
       running.get(id)?.onCancelled()
     },
     async delete(owner, id) {
       const { status, sealedObject, isLost } = await findRow(owner, id)
       if (sealedObject === null) throw notFound()
-      if (status === 'in_progress' && !isLost) throw new AppError('conflict', errorTexts.stillInProgress)
+      if (status === 'in_progress' && !isLost) throw new AppError('response_in_progress', errorTexts.stillInProgress)
       // The row stays, because the agent remembers the turn: a conversation must not continue from the one before.
       await db.update(responses).set({ sealedObject: null, sealedInput: null }).where(isOwned(owner, id))
     },

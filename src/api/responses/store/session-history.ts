@@ -4,7 +4,6 @@ import { invalidField } from '#api/responses/format/invalid-field.ts'
 import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/response-schema.ts'
-import type { OpenAiErrorCode } from '#platform/errors.ts'
 import { lostSql } from './lost-turns.ts'
 
 /** A session of an instance. */
@@ -21,10 +20,11 @@ export interface References {
   callIds: string[]
 }
 
-export const previousResponseError = (why: string, code?: OpenAiErrorCode) =>
-  invalidField('previous_response_id', why, code)
+export const previousResponseError = (why: string) =>
+  invalidField('previous_response_id', why, 'previous_response_not_latest')
 /** Has a code of its own: clients that get it begin a new conversation instead of giving up. */
-const unknownPrevious = () => previousResponseError(errorTexts.previousUnknown, 'previous_response_not_found')
+const unknownPrevious = () =>
+  invalidField('previous_response_id', errorTexts.previousUnknown, 'previous_response_not_found')
 
 /** Failed and cancelled turns do not count: clients may repeat them. */
 const latestQuery = `

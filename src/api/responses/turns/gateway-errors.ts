@@ -1,6 +1,7 @@
 import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
-import { AppError, type ErrorKind } from '#platform/errors.ts'
+import type { ErrorCode } from '#platform/error-codes.ts'
+import { AppError } from '#platform/errors.ts'
 
 interface GatewayFailure {
   status: number
@@ -15,7 +16,7 @@ type Refused = 'provider' | 'chowder' | null
 const maxMessageLength = 1000
 
 /** Statuses of the gateway that the caller gets too. */
-const forwardedStatuses: Partial<Record<number, ErrorKind>> = {
+const forwardedStatuses: Partial<Record<number, ErrorCode>> = {
   400: 'invalid',
   413: 'too_large',
   422: 'unprocessable',

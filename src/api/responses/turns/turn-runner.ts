@@ -85,7 +85,7 @@ export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number):
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let isClosing = false
-  const shuttingDown = () => new AppError('unavailable', errorTexts.shuttingDown, { doNotRetry: true })
+  const shuttingDown = () => new AppError('shutting_down', errorTexts.shuttingDown, { doNotRetry: true })
   /** The latest refusal of the provider, by instance. */
   const refusals = new LRUCache<string, string>({ max: 10_000, ttl: keyCooldownMs })
 
@@ -205,7 +205,7 @@ async function* oneBatch(events: AgentEvent[]): AsyncGenerator<AgentEvent[]> {
 }
 
 function responseError(failure: Error): ResponseError {
-  if (failure instanceof AppError) return { code: failure.kind, message: failure.message }
+  if (failure instanceof AppError) return { code: failure.code, message: failure.message }
   if (failure === turnAbandoned) return { code: 'client_left', message: errorTexts.clientLeft }
   return { code: 'internal', message: texts.internal }
 }

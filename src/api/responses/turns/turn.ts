@@ -102,7 +102,7 @@ export class Turn {
     const { silenceMs, probeEveryMs, limitMs } = this.#timeouts
     const checkedAt = performance.now()
     if (checkedAt >= this.#endsAt) {
-      return this.end(new AppError('gateway_timeout', errorTexts.tooLong(limitMs / 60_000), { doNotRetry: true }))
+      return this.end(new AppError('turn_too_long', errorTexts.tooLong(limitMs / 60_000), { doNotRetry: true }))
     }
     const silentForMs = checkedAt - this.#lastByteAt
     if (silentForMs < silenceMs) {
@@ -113,7 +113,7 @@ export class Turn {
     if (this.#isStopped) return
     this.#failedProbes = isHealthy || this.#lastByteAt > checkedAt ? 0 : this.#failedProbes + 1
     if (this.#failedProbes === maxFailedProbes) {
-      return this.end(new AppError('gateway_timeout', errorTexts.hung, { doNotRetry: true }))
+      return this.end(new AppError('gateway_hung', errorTexts.hung, { doNotRetry: true }))
     }
     this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - checkedAt)), probe)
   }

@@ -1,0 +1,77 @@
+import { codesOf } from './kinds.ts'
+
+/** Of an instance, its configuration and its gateway. */
+export const instanceCodes = {
+  ...codesOf('invalid', {
+    unknown_release: {
+      meaning: 'This server has no OpenClaw of this `openclaw_version`.',
+      remedy: '`detail` lists the versions that it has. Leave the field out to get the newest one.',
+    },
+    invalid_openclaw_config: {
+      meaning: '`openclaw_config` sets something that Chowder sets itself, or is malformed, too large or too deep.',
+      remedy: '`detail` names the path and the rule.',
+    },
+    openclaw_config_refused: {
+      meaning: 'OpenClaw does not accept the configuration. Nothing was changed.',
+      remedy: '`detail` has what OpenClaw says. Compare the names and values with its documentation.',
+    },
+    openclaw_refused: {
+      meaning: "OpenClaw calls the request invalid. `detail` has OpenClaw's own words.",
+      remedy: 'Change what they name.',
+    },
+    model_of_other_provider: {
+      meaning: 'The model is of another provider than the `model_provider` of the instance.',
+      remedy: 'Name a model of that provider, or create an instance with the other provider.',
+    },
+  }),
+  ...codesOf('not_found', {
+    instance_not_found: {
+      meaning: 'The organization of the key has no instance with this id. `message` says when the id cannot be one.',
+      remedy:
+        'Take the id from `GET /v1/instances`. If it is empty in your request, look at the variable that holds it.',
+    },
+  }),
+  ...codesOf('conflict', {
+    instance_not_running: {
+      meaning: 'The call needs a running instance. `detail` has its status.',
+      remedy: 'Start it with `POST …/start`, or wait: `GET …/status?wait=running`.',
+      repeat: 'After the instance runs.',
+    },
+    instance_not_startable: {
+      meaning: 'The status of the instance does not allow a start.',
+      remedy: '`detail` has the status, and what to do.',
+    },
+    instance_not_stoppable: {
+      meaning: 'The status of the instance does not allow a stop.',
+      remedy: '`detail` has the status, and what to do.',
+    },
+    instance_terminated: {
+      meaning: 'The instance was deleted. That is for good.',
+      remedy: 'Create another: `POST /v1/instances`.',
+      repeat: 'No.',
+    },
+    instance_busy: {
+      meaning: 'Another call is changing the instance right now.',
+      remedy: 'Send the request again a moment later.',
+      repeat: 'Yes. Nothing has changed.',
+    },
+  }),
+  ...codesOf('gateway_unreachable', {
+    gateway_unreachable: {
+      meaning: 'The gateway of the instance cannot be reached, or failed.',
+      remedy: 'Read `GET …/status`. If the status stays `running` and the failure too, stop and start the instance.',
+    },
+  }),
+  ...codesOf('gateway_timeout', {
+    gateway_timeout: {
+      meaning: 'The gateway of the instance did not answer in time. The requested action may still happen.',
+      remedy: 'Read the state of the resource to see whether it happened.',
+    },
+  }),
+  ...codesOf('no_space', {
+    no_space: {
+      meaning: 'The disk that the instance uses is full.',
+      remedy: 'Delete files of the instance, or ask the operator of this server for room.',
+    },
+  }),
+}

@@ -1,0 +1,65 @@
+/** The kinds of failures: what they have in common. `repeat` is for the codes that do not say it themselves. */
+export const kinds = {
+  invalid: { status: 400, type: 'invalid_request_error', repeat: 'No. The same request fails again.' },
+  unauthenticated: { status: 401, type: 'authentication_error', repeat: 'Only with another key.' },
+  limit_reached: { status: 402, type: 'limit_error', repeat: 'After you have made room.' },
+  forbidden: { status: 403, type: 'permission_error', repeat: 'Only with another key.' },
+  not_found: { status: 404, type: 'invalid_request_error', repeat: 'No.' },
+  method_not_allowed: { status: 405, type: 'invalid_request_error', repeat: 'No.' },
+  timed_out: { status: 408, type: 'invalid_request_error', repeat: 'Yes. Nothing has changed.' },
+  conflict: { status: 409, type: 'invalid_request_error', repeat: 'After the state has changed.' },
+  too_large: { status: 413, type: 'invalid_request_error', repeat: 'No.' },
+  unsupported_media: { status: 415, type: 'invalid_request_error', repeat: 'No.' },
+  no_such_range: { status: 416, type: 'invalid_request_error', repeat: 'No.' },
+  expectation_failed: { status: 417, type: 'invalid_request_error', repeat: 'No.' },
+  unprocessable: { status: 422, type: 'invalid_request_error', repeat: 'No. The same request fails again.' },
+  rate_limited: { status: 429, type: 'rate_limit_error', repeat: 'Yes, after `Retry-After` seconds.' },
+  headers_too_large: { status: 431, type: 'invalid_request_error', repeat: 'No.' },
+  internal: {
+    status: 500,
+    type: 'server_error',
+    repeat: 'A read: yes. Another call: first read whether it had an effect.',
+  },
+  not_implemented: { status: 501, type: 'server_error', repeat: 'No.' },
+  gateway_unreachable: {
+    status: 502,
+    type: 'server_error',
+    repeat: 'Yes, unless the answer has `x-should-retry: false`: a turn may have begun.',
+  },
+  unavailable: {
+    status: 503,
+    type: 'server_error',
+    repeat: 'Yes, after `Retry-After` seconds, unless the answer has `x-should-retry: false`.',
+  },
+  gateway_timeout: {
+    status: 504,
+    type: 'server_error',
+    repeat: 'A read: yes. Another call: only if the action did not happen.',
+  },
+  no_space: { status: 507, type: 'server_error', repeat: 'After you have deleted files.' },
+} as const
+
+/** What failures have in common: the code of a status, and what code decides on. */
+export type ErrorKind = keyof typeof kinds
+
+interface Written {
+  meaning: string
+  /** The steps that help. */
+  remedy: string
+  /** Whether a client may repeat the same request. */
+  repeat?: string
+}
+
+export interface Explanation extends Required<Written> {
+  kind: ErrorKind
+  /** The HTTP status of the answer. */
+  status: number
+  /** The `type` of the error, as OpenAI clients know it. */
+  type: string
+}
+
+/** The explanations of the codes of one kind. */
+export const codesOf = <Code extends string>(kind: ErrorKind, codes: Record<Code, Written>) =>
+  Object.fromEntries(
+    Object.entries<Written>(codes).map(([code, written]) => [code, { kind, ...kinds[kind], ...written }]),
+  ) as Record<Code, Explanation>

@@ -1,0 +1,83 @@
+import { codesOf } from './kinds.ts'
+
+/** Of an organization: its keys, its limit, its subscription. */
+export const organizationCodes = {
+  ...codesOf('invalid', {
+    no_provider_key: {
+      meaning: 'The organization has no key for the model provider of the instance.',
+      remedy: 'Set it: `PATCH /v1/organization` with `{"model_api_keys": {"<provider>": "<key>"}}`.',
+      repeat: 'After you have set the key.',
+    },
+    organization_name_mismatch: {
+      meaning: '`name` is not the name of the organization that is to be deleted.',
+      remedy: 'Read the name with `GET /v1/organization`, and repeat it exactly.',
+    },
+    unknown_instances: {
+      meaning: '`instance_ids` names instances that are not of this organization, or are terminated.',
+      remedy: '`detail` lists them. Take ids from `GET /v1/instances`.',
+    },
+    invalid_expiry: {
+      meaning: '`expires_at` is not a time, or is in the past.',
+      remedy: 'Send an ISO 8601 time with a zone, in the future: `2026-12-31T23:59:59Z`.',
+    },
+    no_billing_account: {
+      meaning: 'The organization has never subscribed, so there is nothing to manage at Stripe.',
+      remedy: 'Subscribe first: `POST /v1/subscription/checkout`.',
+    },
+    invalid_stripe_signature: {
+      meaning: 'The event is not signed by Stripe, or its signature is older than 5 minutes.',
+      remedy: 'The operator compares `STRIPE_WEBHOOK_SECRET` with the secret of the endpoint at Stripe.',
+    },
+  }),
+  ...codesOf('limit_reached', {
+    limit_reached: {
+      meaning: 'The organization has used up what its plan allows.',
+      remedy: 'Change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one.',
+    },
+    instance_limit_reached: {
+      meaning: 'The organization has as many instances as its plan allows. Stopped instances count too.',
+      remedy:
+        'Delete an instance, or change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one. On a ' +
+        'server without billing its operator raises the limit: `npm run admin -- set-limit`.',
+    },
+  }),
+  ...codesOf('not_found', {
+    key_not_found: {
+      meaning: 'The organization has no key with this id.',
+      remedy: 'Take the id from `GET /v1/keys` or `GET /v1/organization/keys`.',
+    },
+  }),
+  ...codesOf('conflict', {
+    key_revoked: {
+      meaning: 'The key is revoked. That is for good.',
+      remedy: 'Create another key: `POST /v1/keys`.',
+      repeat: 'No.',
+    },
+    last_organization_key: {
+      meaning: 'It is the last active organization key. Without one, nobody could use the organization.',
+      remedy: 'Create another first: `POST /v1/organization/keys`.',
+      repeat: 'After there is another key.',
+    },
+    already_subscribed: {
+      meaning: 'The organization has a subscription.',
+      remedy: 'Change or cancel it at the address from `POST /v1/subscription/portal`.',
+      repeat: 'No.',
+    },
+    tier_by_arrangement: {
+      meaning: 'The tier of the organization was set by the operator of this server.',
+      remedy: 'Ask the operator to change it.',
+      repeat: 'No.',
+    },
+  }),
+  ...codesOf('unavailable', {
+    stripe_unavailable: {
+      meaning: 'Stripe cannot be reached right now.',
+      remedy: 'Wait, and try again.',
+    },
+    stripe_refused: {
+      meaning: 'Stripe refused the request because a setting of this server is wrong.',
+      remedy: "Report it to the operator: the server's log has the reason.",
+      repeat: 'After the operator has changed the setting.',
+    },
+  }),
+}
