@@ -1,4 +1,4 @@
-import '#platform/node-version.ts'
+import '#platform/node-version.mjs'
 
 import { createInterface } from 'node:readline/promises'
 import { openForOperator, schemaIsBehind } from '#composition/database.ts'
