@@ -14,6 +14,9 @@ COPY package.json openapi.json ./
 COPY releases releases
 COPY migrations migrations
 COPY src src
+# Shown in /readyz, in the log and in the metrics.
+ARG COMMIT=
+RUN printf %s "$COMMIT" >.commit
 ENV NODE_ENV=production HOST=0.0.0.0 METRICS_PORT=9464 CHOWDER_DATA_DIR=/var/lib/chowder
 USER chowder
 EXPOSE 8080

@@ -52,11 +52,12 @@ function spawnChowder({ role, dataDir, env = {} }: ChowderOptions, log: number) 
 export async function messagesIn(logFile: string): Promise<string[]> {
   const lines = (await readFile(logFile, 'utf8')).split('\n')
   return lines
-    .filter((line) => line && !line.includes('"reqId":'))
+    .filter((line) => line && !line.includes('"msg":"request"'))
     .map((line) => {
       if (!line.startsWith('{')) return line
-      const { msg, err } = JSON.parse(line) as { msg?: string; err?: { message?: string } }
-      return err?.message ? `${msg}: ${err.message.split('\n')[0]}` : (msg ?? '')
+      const { msg, step, err } = JSON.parse(line) as { msg?: string; step?: string; err?: { message?: string } }
+      const text = [msg, step].filter(Boolean).join(': ')
+      return err?.message ? `${text}: ${err.message.split('\n')[0]}` : text
     })
 }
 

@@ -1,13 +1,15 @@
-import './platform/node-version.ts'
+import './platform/node-version.mjs'
 import './platform/package-lookups.ts'
 
 import closeWithGrace from 'close-with-grace'
 import type { CreateDriver } from './composition/sandboxes.ts'
 import type { Role } from './composition/startup.ts'
-import { BadEnvironment, type Config, loadConfig } from './platform/config.ts'
+import { didYouMean, parseCommandLine } from './platform/command-line.ts'
+import { BadEnvironment, loadConfig, unknownSettings } from './platform/config.ts'
 import { dataFolder } from './platform/data-folder.ts'
 import { createLog } from './platform/log.ts'
 import { StartupError } from './platform/startup-error.ts'
+import { commit, version } from './platform/version.ts'
 
 // Imported once the imports above have had their effect.
 const { createDrain, drainTimeoutMs } = await import('./composition/drain.ts')
@@ -17,10 +19,22 @@ const { roles } = await import('./composition/startup.ts')
 /** A person who presses Ctrl-C again, to end the process at once, takes longer than this. */
 const duplicateWithinMs = 1000
 
-function roleOf(argument: string | undefined, config: Config): Role {
-  const role = roles.find((known) => known === (argument ?? config.CHOWDER_ROLE))
+const usage = `usage: npm start [-- <role>]
+  all       the API, a worker and, without DATABASE_URL, the database in one process: without a role, unless
+            CHOWDER_ROLE says otherwise
+  api       the API alone
+  worker    a worker alone; any number of them may run
+  migrate   brings the schema of the database up to date and ends: npm run migrate
+  Settings are environment variables, also in the file .env: docs/settings.md has them all.`
+
+/** The role that the command line names; undefined when it names none. */
+function readRole(): Role | undefined {
+  const [word, ...others] = parseCommandLine(usage, {}).positionals
+  if (others.length > 0) throw new StartupError(`There is no use for ${others.join(' ')}: name one role, or none.`)
+  if (word === undefined) return undefined
+  const role = roles.find((known) => known === word)
   if (role) return role
-  throw new StartupError(`There is no command ${JSON.stringify(argument)}. Use one of: ${roles.join(', ')}.`)
+  throw new StartupError(`There is no role ${word}.${didYouMean(word, roles)}`)
 }
 
 /**
@@ -44,9 +58,12 @@ function ignoreDuplicates(): (signal: NodeJS.Signals) => void {
 }
 
 async function run(createDriver?: CreateDriver): Promise<void> {
+  const named = readRole()
   const config = loadConfig()
-  const role = roleOf(process.argv[2], config)
-  const log = createLog(config.LOG_LEVEL, role, process.stdout.isTTY)
+  const role = named ?? config.CHOWDER_ROLE
+  const log = createLog(config, role)
+  log.info({ version, commit, node: process.version }, `Chowder ${version} (${commit}) starts as ${role}`)
+  for (const sentence of unknownSettings()) log.warn(sentence)
   const drain = createDrain(log)
   const ignoreDuplicatesOf = ignoreDuplicates()
   const grace = closeWithGrace({ delay: drainTimeoutMs, logger: log }, async ({ err, signal }) => {

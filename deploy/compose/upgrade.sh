@@ -3,6 +3,8 @@
 # first: what is asked meanwhile is answered. Run it where docker-compose.yml is, as often as it takes: it may be ended at any point.
 set -e
 
+CHOWDER_COMMIT=$(git rev-parse HEAD 2>/dev/null || true)
+export CHOWDER_COMMIT
 docker compose build
 image=$(docker image inspect --format '{{.Id}}' "$(docker compose config --images | grep '^chowder:' | head -n 1)")
 

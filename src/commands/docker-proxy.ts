@@ -1,9 +1,9 @@
-import '#platform/node-version.ts'
+import '#platform/node-version.mjs'
 
 import closeWithGrace from 'close-with-grace'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { knownReleases } from '#openclaw/releases.ts'
-import { loadConfig } from '#platform/config.ts'
+import { loadConfig, unknownSettings } from '#platform/config.ts'
 import { createLog } from '#platform/log.ts'
 import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
 
@@ -15,7 +15,8 @@ const closeTimeoutMs = 5000
  */
 async function main(): Promise<void> {
   const config = loadConfig()
-  const log = createLog(config.LOG_LEVEL, 'docker-proxy', process.stdout.isTTY)
+  const log = createLog(config, 'docker-proxy')
+  for (const sentence of unknownSettings()) log.warn(sentence)
   const { host, network, buildNetwork, extraCaFile, releaseSource } = await dockerSettings(config)
   const folder = config.DOCKER_PROXY_DIR
   const build = { network: buildNetwork, extraCaFile }

@@ -1,4 +1,4 @@
-import '#platform/node-version.ts'
+import '#platform/node-version.mjs'
 
 import { parseArgs } from 'node:util'
 import { openForOperator } from '#composition/database.ts'
@@ -27,7 +27,7 @@ interface Options {
 
 /** Returns the findings that are left. */
 async function diagnose(config: Config, { fix, print }: Options): Promise<Finding[]> {
-  const log = createLog('error', 'doctor', false)
+  const log = createLog({ LOG_LEVEL: 'error', LOG_FORMAT: 'json' }, 'doctor')
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   const { db, connection, pending, close } = await openForOperator(config, 'doctor')
   const queue = createQueue(queueBackend(config, connection, 'chowder-doctor-queue'), log)

@@ -1,57 +1,91 @@
-import '#platform/node-version.ts'
+import '#platform/node-version.mjs'
 
-import { parseArgs } from 'node:util'
+import { channelNames } from '#api/channels/catalogue.ts'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { createDocker } from '#composition/sandboxes.ts'
-import { pluginChannels } from '#openclaw/channel-plugins.ts'
+import { needsPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { knownReleases } from '#openclaw/releases.ts'
-import { loadConfig } from '#platform/config.ts'
+import { didYouMean, parseCommandLine } from '#platform/command-line.ts'
+import { loadConfig, unknownSettings } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
+import { InstallError } from '#platform/install-error.ts'
+import { StartupError } from '#platform/startup-error.ts'
 
-const usage = () =>
-  new Error(
-    `usage: npm run release -- <release> [--driver local|docker] [--channels <channel>,…]\n` +
-      `  Installs the release on this host, or builds its Docker image, which has the plugin of every channel.\n` +
-      knownReleases()
-        .map((release) => `  ${release}: ${pluginChannels(release).join(', ')}`)
-        .join('\n'),
-  )
+const usage = `usage: npm run release -- <release> [--driver local|docker] [--channels <channel>,…]
+  Installs the release on this host, or builds its Docker image, which has the plugin of every channel.
+${knownReleases()
+  .map((release) => `  ${release}, with plugins for: ${pluginChannels(release).join(', ')}`)
+  .join('\n')}`
 
-const printLine = (line: string) => console.log(line)
+const drivers = ['local', 'docker']
+
+/** What the command line asks for. Throws StartupError, which names the word at fault. */
+function readCommandLine(): { release: string; driver: string | undefined; channels: string[] } {
+  const { positionals, values } = parseCommandLine(usage, { channels: { type: 'string' }, driver: { type: 'string' } })
+  const [release, ...others] = positionals
+  if (release === undefined) throw new StartupError(usage)
+  if (!knownReleases().includes(release))
+    throw new StartupError(`There is no release ${release}.${didYouMean(release, knownReleases())}`)
+  if (others.length > 0)
+    throw new StartupError(
+      `There is no use for ${others.join(' ')}: name one release, and its channels with --channels.`,
+    )
+  const { driver } = values
+  if (driver !== undefined && !drivers.includes(driver))
+    throw new StartupError(`There is no driver ${driver}.${didYouMean(driver, drivers)}`)
+  const channels = values.channels?.split(',') ?? []
+  const unknown = channels.find((channel) => !channelNames.includes(channel))
+  if (unknown !== undefined)
+    throw new StartupError(`There is no channel ${unknown}.${didYouMean(unknown, channelNames)}`)
+  return { release, driver, channels }
+}
+
+/** Prints what an installation reports; an installation that reports nothing found its work done. */
+function createReport() {
+  let hasReported = false
+  return {
+    progress(line: string): void {
+      hasReported = true
+      console.log(line)
+    },
+    end: (what: string): void => console.log(hasReported ? `installed: ${what}` : `already installed: ${what}`),
+  }
+}
 
 /** Prepares a release ahead of time, with the plugins of channels, so that no instance has to wait for it. */
 async function main(): Promise<void> {
-  const { positionals, values } = parseArgs({
-    allowPositionals: true,
-    options: { channels: { type: 'string' }, driver: { type: 'string' } },
-  })
-  const [release] = positionals
-  if (release === undefined || positionals.length > 1 || !knownReleases().includes(release)) throw usage()
-  const channels = values.channels?.split(',') ?? []
-  if (!channels.every((channel) => pluginChannels(release).includes(channel))) throw usage()
-
+  const { release, channels, ...asked } = readCommandLine()
+  for (const sentence of unknownSettings()) console.error(sentence)
   const config = loadConfig()
-  const driver = values.driver ?? config.SANDBOX_DRIVER
-  if (driver !== 'local' && driver !== 'docker') throw usage()
+  const driver = asked.driver ?? config.SANDBOX_DRIVER
 
   const interrupted = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => interrupted.abort(new Error('interrupted')))
   const { signal } = interrupted
+  const report = createReport()
   if (driver === 'docker') {
     const docker = await createDocker({ ...(await dockerSettings(config)), installation: '' })
-    await docker.prepare(release, printLine, signal)
-    return console.log(`the image of ${release} is ready`)
+    await docker.prepare(release, report.progress, signal)
+    return report.end(`the image of ${release}, with the plugin of every channel`)
   }
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   await prepareDataFolder(dataDir)
-  const options = { dataDir, release, progress: printLine, signal }
-  console.log(await installRelease(options))
-  for (const channel of channels) console.log(await installChannelPlugin({ ...options, channel }))
+  const options = { dataDir, release, signal }
+  report.end(await installRelease({ ...options, progress: report.progress }))
+  for (const channel of channels) {
+    if (!needsPlugin(release, channel)) {
+      console.log(`${channel} needs no plugin`)
+      continue
+    }
+    const { progress, end } = createReport()
+    end(await installChannelPlugin({ ...options, progress, channel }))
+  }
 }
 
 await main().catch((error: Error) => {
   console.error(error.message)
+  if (error instanceof InstallError && !error.isExplained) console.error(error.output)
   process.exitCode = 1
 })

@@ -1,7 +1,5 @@
 import { distance } from 'fastest-levenshtein'
 
-/** How many letters a word may differ from what was meant. */
-const maxDistance = 2
 /** A longer word is not compared: the time grows with its length. */
 const maxCharacters = 100
 
@@ -10,13 +8,13 @@ const plain = (word: string) => word.toLowerCase().replaceAll(/[^a-z0-9]/g, '')
 
 /**
  * The known word that was probably meant by `word`, of up to 100 characters: the one that differs in the fewest letters,
- * two at most and fewer than half of them. Upper case, `_` and `-` do not count. Undefined when none is close.
+ * `maxLetters` at most and fewer than half of them. Upper case, `_` and `-` do not count. Undefined when none is close.
  */
-export function closestWord(word: string, known: Iterable<string>): string | undefined {
+export function closestWord(word: string, known: Iterable<string>, maxLetters = 2): string | undefined {
   if (word.length > maxCharacters) return undefined
   const wanted = plain(word)
   let closest: string | undefined
-  let least = Math.min(maxDistance, Math.ceil(wanted.length / 2) - 1) + 1
+  let least = Math.min(maxLetters, Math.ceil(wanted.length / 2) - 1) + 1
   for (const candidate of known) {
     const letters = distance(wanted, plain(candidate))
     if (letters < least) [closest, least] = [candidate, letters]

@@ -1,12 +1,19 @@
 import { readFileSync } from 'node:fs'
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
+import { closestWord } from './closest.ts'
 
-const httpUrl = (description: string) => Type.String({ pattern: '^https?://[^\\s]+$', description })
+const httpUrl = (description: string) =>
+  Type.String({
+    pattern: '^https?://[^\\s]+$',
+    rule: 'must be a URL that begins with http:// or https://',
+    description,
+  })
 
 const price = (tier: string) =>
   Type.String({
     pattern: '^\\S+$',
+    rule: 'must be the id of a price, such as price_1A2b3C',
     description: `id of the Stripe price of one instance on \`${tier}\`; required with \`STRIPE_SECRET_KEY\``,
   })
 
@@ -28,10 +35,17 @@ export const Env = Type.Object({
       description: 'embedded database, releases, local sandboxes, generated secret key',
     }),
   ),
-  DATABASE_URL: Type.Optional(Type.String({ pattern: '^postgres(ql)?://', description: 'PostgreSQL 14 or newer' })),
+  DATABASE_URL: Type.Optional(
+    Type.String({
+      pattern: '^postgres(ql)?://',
+      rule: 'must begin with postgres:// or postgresql://',
+      description: 'PostgreSQL 14 or newer',
+    }),
+  ),
   REDIS_URL: Type.Optional(
     Type.String({
       pattern: '^rediss?://',
+      rule: 'must begin with redis:// or rediss://',
       description: 'Redis 6.2 or newer, or Valkey',
     }),
   ),
@@ -42,6 +56,7 @@ export const Env = Type.Object({
   CHOWDER_SECRET_KEY: Type.Optional(
     Type.String({
       pattern: '^[A-Za-z0-9+/]{43}=$',
+      rule: 'must be 32 bytes in base64: make one with `openssl rand -base64 32`',
       description:
         'the key that seals stored secrets, 32 bytes in base64; generated with the embedded database, required with `DATABASE_URL`',
     }),
@@ -63,6 +78,7 @@ export const Env = Type.Object({
   DOCKER_NETWORK: Type.String({
     default: 'chowder-agents',
     pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
+    rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
     description: 'network of the agents, created if it is missing, and name of its bridge',
   }),
   DOCKER_BUILD_NETWORK: Type.String({
@@ -94,11 +110,16 @@ export const Env = Type.Object({
   GEMINI_BASE_URL: Type.Optional(httpUrl('URL of Gemini’s API, without `/v1beta`')),
   CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry')),
   STRIPE_SECRET_KEY: Type.Optional(
-    Type.String({ pattern: '^(sk|rk)_\\S+$', description: 'Stripe’s secret key; billing is off without it' }),
+    Type.String({
+      pattern: '^(sk|rk)_\\S+$',
+      rule: 'must begin with sk_ or rk_',
+      description: 'Stripe’s secret key; billing is off without it',
+    }),
   ),
   STRIPE_WEBHOOK_SECRET: Type.Optional(
     Type.String({
       pattern: '^whsec_\\S+$',
+      rule: 'must begin with whsec_',
       description: 'secret that signs Stripe’s requests to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
     }),
   ),
@@ -107,6 +128,7 @@ export const Env = Type.Object({
   STRIPE_API_URL: Type.Optional(
     Type.String({
       pattern: '^https?://[^/\\s]+/?$',
+      rule: 'must be a URL without a path that begins with http:// or https://',
       description: 'URL of Stripe’s API, for a proxy or a test server',
     }),
   ),
@@ -147,13 +169,18 @@ export const Env = Type.Object({
   }),
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
-    { default: 'info', description: 'pino level; the format is JSON unless on a terminal' },
+    { default: 'info', description: 'the least important lines of the log that are written' },
+  ),
+  LOG_FORMAT: Type.Optional(
+    Type.Union([Type.Literal('json'), Type.Literal('pretty')], {
+      description: 'how lines of the log look: `json` for programs, `pretty` for people',
+    }),
   ),
 })
 
 export type Config = Readonly<Static<typeof Env>>
 
-type Rule = TSchema & { anyOf?: { const: string }[]; minimum?: number; maximum?: number; pattern?: string }
+type Rule = TSchema & { anyOf?: { const: string }[]; minimum?: number; maximum?: number; rule?: string }
 
 /** The rule of a variable as a sentence for error messages, without the variable's value. */
 function rule(name: string): string {
@@ -161,9 +188,7 @@ function rule(name: string): string {
   if (schema.const) return `must be ${schema.const}`
   if (schema.anyOf) return `must be one of ${schema.anyOf.map((choice) => choice.const).join(', ')}`
   if (schema.minimum !== undefined) return `must be a whole number from ${schema.minimum} to ${schema.maximum}`
-  if (name === 'CHOWDER_SECRET_KEY') return 'must be 32 bytes in base64: make one with `openssl rand -base64 32`'
-  if (schema.pattern) return `must match ${schema.pattern}`
-  return 'must not be empty'
+  return schema.rule ?? 'must not be empty'
 }
 
 /** Converts only whole numbers: a conversion that rounds would accept `80.5` as a port. */
@@ -248,4 +273,29 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   lines.push(...fileFaults, ...placeholderFaults(set), ...stripeFaults(set))
   if (lines.length > 0) throw new BadEnvironment(`bad environment:\n  ${lines.join('\n  ')}`)
   return Object.freeze(candidate as Config)
+}
+
+/** Variables that docker-compose.yml reads beside this program's. */
+const composeVariables = ['CHOWDER_VERSION', 'CHOWDER_COMMIT', 'CHOWDER_PORT', 'CHOWDER_DOMAIN']
+/** Of shorter names, such as PORT, too many others are one letter away. */
+const minLetters = 8
+
+/**
+ * A sentence about each variable that is probably meant as a setting and is none: every unknown name that begins with
+ * `CHOWDER_`, and other names that are one letter away from a setting.
+ */
+export function unknownSettings(env: NodeJS.ProcessEnv = process.env): string[] {
+  const known = [...Object.keys(Env.properties), ...secretVariables.map((name) => `${name}_FILE`)]
+  const sentences: string[] = []
+  for (const name of Object.keys(env).sort()) {
+    if (known.includes(name) || composeVariables.includes(name)) continue
+    const isOurs = name.startsWith('CHOWDER_')
+    if (!isOurs && name.length < minLetters) continue
+    const meant = isOurs
+      ? (closestWord(name, known) ?? closestWord(name.slice('CHOWDER_'.length), known))
+      : closestWord(name, known, 1)
+    if (meant) sentences.push(`${name} is no setting of Chowder: did you mean ${meant}?`)
+    else if (isOurs) sentences.push(`${name} is no setting of Chowder. docs/settings.md has them all.`)
+  }
+  return sentences
 }

@@ -1,38 +1,73 @@
-import pino, { type Logger } from 'pino'
+import { hostname } from 'node:os'
+import pino, { type LogFn, type Logger } from 'pino'
+import type { Config } from './config.ts'
 
 export type { Logger } from 'pino'
 
 type SerializedError = ReturnType<typeof pino.stdSerializers.err> &
   Partial<Record<'params' | 'detail' | 'where' | 'internalQuery' | 'client', unknown>>
 
+/** Whether an error, or one of its causes, is that of a connection: its message says all, its stack is Node's own. */
+function isOfConnection(error: unknown): boolean {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if ('syscall' in cause && ['connect', 'getaddrinfo'].includes(String(cause.syscall))) return true
+  }
+  return false
+}
+
 /**
  * The error of a failed statement quotes parameters and whole rows, with sealed values, names and hashes. The error of
  * a lost connection contains its client, with the key that cancels its statements. None of that may be logged.
  */
-function withoutParameters(error: Error): unknown {
-  const { params, detail, where, internalQuery, client, ...shown } = pino.stdSerializers.err(error) as SerializedError
+function shownError(error: Error): unknown {
+  const { params, detail, where, internalQuery, client, stack, ...shown } = pino.stdSerializers.err(
+    error,
+  ) as SerializedError
   const removeParameters = (text: string) => text.replace(/\nparams: [\s\S]*?(?=\n {4}at |\ncaused by: |$)/g, '')
-  return { ...shown, message: removeParameters(shown.message), stack: removeParameters(shown.stack) }
+  const message = removeParameters(shown.message)
+  return isOfConnection(error) ? { ...shown, message } : { ...shown, message, stack: removeParameters(stack) }
 }
 
-export const logSerializers = { err: withoutParameters }
+export const logSerializers = { err: shownError }
+
+/** Fields that a person at a terminal does not need. */
+const hiddenFields = 'pid,host,role,version,commit,node,organizationId,keyId,output'
+
+/** On a terminal a line with `progress: true` is shown in one place, where the next line replaces it. */
+function showProgress(this: Logger, args: Parameters<LogFn>, method: LogFn): void {
+  const [fields, text] = args as unknown[]
+  if (typeof fields === 'object' && fields !== null && 'progress' in fields) process.stderr.write(`\x1b[2K${text}\r`)
+  else method.apply(this, args)
+}
 
 /**
- * The log of the process on standard output: readable lines on a terminal, else lines of JSON. Keys and tokens in
- * headers are removed.
+ * The log of the process on standard output. LOG_FORMAT says how its lines look; by default they are for people on a
+ * terminal, and JSON elsewhere. Keys and tokens in headers are removed.
  */
-export function createLog(level: string, role: string, isTerminal: boolean): Logger {
+export function createLog({ LOG_LEVEL, LOG_FORMAT }: Pick<Config, 'LOG_LEVEL' | 'LOG_FORMAT'>, role: string): Logger {
+  const isTerminal = process.stdout.isTTY
   const options = {
-    level,
-    base: { role },
+    level: LOG_LEVEL,
+    base: { role, host: hostname(), pid: process.pid },
     serializers: logSerializers,
     redact: ['req.headers.authorization', 'headers.authorization'],
   }
-  // Asynchronous: a slow reader or a slow disk must not delay requests. It is flushed when the process ends.
-  if (!isTerminal) return pino(options, pino.destination({ dest: 1, sync: false }))
-  const pretty = { ignore: 'pid,hostname,role,organizationId,keyId', translateTime: 'HH:MM:ss.l', singleLine: true }
-  return pino({ ...options, transport: { target: 'pino-pretty', options: pretty } })
+  if ((LOG_FORMAT ?? (isTerminal ? 'pretty' : 'json')) === 'json') {
+    const formatters = { level: (level: string) => ({ level }) }
+    // Asynchronous: a slow reader or a slow disk must not delay requests. It is flushed when the process ends.
+    const destination = pino.destination({ dest: 1, sync: false })
+    return pino({ ...options, formatters, timestamp: pino.stdTimeFunctions.isoTime }, destination)
+  }
+  const pretty = { ignore: hiddenFields, translateTime: 'HH:MM:ss.l', singleLine: true, colorize: isTerminal }
+  const hooks = isTerminal ? { logMethod: showProgress } : {}
+  return pino({ ...options, hooks, transport: { target: 'pino-pretty', options: pretty } })
 }
+
+/** Logs lines of progress. On a terminal a passing one is shown in one place, where the next one replaces it. */
+export const logProgress =
+  (log: Pick<Logger, 'info'>) =>
+  (line: string, isPassing = false): void =>
+    log.info(isPassing ? { progress: true } : {}, line)
 
 /**
  * For an error that repeats while an outage lasts: logs the first error as `failure`, and after it the first success as

@@ -3,13 +3,20 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client'
 import pTimeout from 'p-timeout'
+import { explainListening } from './listen-fault.ts'
 import { type Logger, logFirstAndRecovery } from './log.ts'
-import { StartupError } from './startup-error.ts'
 
 const registry = new Registry()
 const registers = [registry]
 
 // No label names an instance, an organization or a key: there may be thousands of them, and they are confidential.
+
+export const buildInfo = new Gauge({
+  name: 'chowder_build_info',
+  help: 'Always 1: its labels are the version and the commit of this process, and its default release of OpenClaw.',
+  labelNames: ['version', 'commit', 'release'] as const,
+  registers,
+})
 
 export const requestDuration = new Histogram({
   name: 'chowder_http_request_duration_seconds',
@@ -80,7 +87,7 @@ const sourceTimeoutMs = 3000
 
 /**
  * Serves `GET /metrics`, with the metrics of this process and of `sources`, and `GET /healthz`, which answers while the
- * process lives. Throws StartupError when the port is taken.
+ * process lives. Throws StartupError when it cannot listen there.
  */
 export async function serveMetrics(
   { host, port }: { host: string; port: number },
@@ -120,11 +127,8 @@ export async function serveMetrics(
     void text().then((answer) => response.writeHead(200, { 'content-type': registry.contentType }).end(answer))
   })
   server.listen(port, host)
-  await once(server, 'listening').catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EADDRINUSE') throw error
-    throw new StartupError(
-      `METRICS_PORT ${port} on ${host} is taken by another program. Set it to a free one: each process of Chowder needs its own.`,
-    )
+  await once(server, 'listening').catch((error: unknown) => {
+    throw explainListening(error, { host, port, hostVariable: 'METRICS_HOST', portVariable: 'METRICS_PORT' })
   })
   return {
     port: (server.address() as AddressInfo).port,

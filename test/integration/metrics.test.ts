@@ -205,7 +205,7 @@ describe('metrics', () => {
     expect((await fetch(`http://127.0.0.1:${served.port}/v1/organization`)).status).toBe(404)
     expect((await fetch(`http://127.0.0.1:${served.port}/metrics`, { method: 'POST' })).status).toBe(404)
     await expect(serveMetrics({ ...anywhere, port: served.port }, [], log)).rejects.toThrow(
-      /^METRICS_PORT \d+ on 127\.0\.0\.1 is taken by another program\. Set it to a free one/,
+      /^Port \d+ on 127\.0\.0\.1 is taken by another program\. Set METRICS_PORT to a free one/,
     )
   })
 })

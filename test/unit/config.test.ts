@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultTier } from '#composition/settings.ts'
-import { BadEnvironment, Env, loadConfig, secretVariables } from '#platform/config.ts'
+import { BadEnvironment, Env, loadConfig, secretVariables, unknownSettings } from '#platform/config.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 
@@ -85,6 +85,38 @@ describe('the environment', () => {
     const message = complaints({ [name]: value, CHOWDER_SECRET_KEY: name === 'CHOWDER_SECRET_KEY' ? value : key })
     expect(message).toContain(name)
     expect(message).not.toContain('canary')
+  })
+
+  test.each([
+    ['DATABASE_URL', 'mysql://h/d', 'must begin with postgres:// or postgresql://'],
+    ['REDIS_URL', 'localhost:6379', 'must begin with redis:// or rediss://'],
+    ['OPENAI_BASE_URL', 'localhost', 'must be a URL that begins with http:// or https://'],
+  ])('says in words what %s must be', (name, value, rule) => {
+    expect(complaints({ [name]: value, CHOWDER_SECRET_KEY: key })).toBe(`bad environment:\n  ${name} ${rule}`)
+  })
+
+  test('every rule is in words, not a pattern', () => {
+    for (const name of Object.keys(Env.properties)) expect(complaints({ [name]: '\n' })).not.toContain('must match')
+  })
+
+  test.each([
+    ['CHOWDER_DATADIR', 'CHOWDER_DATA_DIR'],
+    ['CHOWDER_DATA_DRI', 'CHOWDER_DATA_DIR'],
+    ['CHOWDER_HOST', 'HOST'],
+    ['CHOWDER_LOG_LEVEL', 'LOG_LEVEL'],
+    ['CHOWDER_SECRET_KEY_FIL', 'CHOWDER_SECRET_KEY_FILE'],
+    ['DATABASE_URI', 'DATABASE_URL'],
+    ['METRICS_PRT', 'METRICS_PORT'],
+  ])('%s is no setting: did you mean %s?', (name, meant) => {
+    expect(unknownSettings({ [name]: 'canary' })).toEqual([`${name} is no setting of Chowder: did you mean ${meant}?`])
+  })
+
+  test('an unknown name of ours is told, one of another program is not', () => {
+    expect(unknownSettings({ CHOWDER_COLOUR: 'canary' })).toEqual([
+      'CHOWDER_COLOUR is no setting of Chowder. docs/settings.md has them all.',
+    ])
+    const others = { PATH: '/', POST: '1', HOSTNAME: 'a', DATABASE: 'a', LOG_FILE: 'a', OPENAI_API_KEY: 'a' }
+    expect(unknownSettings({ ...others, DATABASE_URL: 'a', CHOWDER_PORT: '1', CHOWDER_VERSION: '1' })).toEqual([])
   })
 
   test('reports all bad variables at once, one line each', () => {

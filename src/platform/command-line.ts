@@ -1,0 +1,42 @@
+import { type ParseArgsOptionsConfig, parseArgs } from 'node:util'
+import { closestWord } from './closest.ts'
+import { StartupError } from './startup-error.ts'
+import { commit, version } from './version.ts'
+
+const common = { help: { type: 'boolean', short: 'h' }, version: { type: 'boolean', short: 'v' } } as const
+
+/** The end of a sentence about an unknown word. */
+export function didYouMean(word: string, known: readonly string[]): string {
+  const meant = closestWord(word, known)
+  return meant === undefined ? ` There is: ${known.join(', ')}.` : ` Did you mean ${meant}?`
+}
+
+/**
+ * Parses the command line of a program. `--help` prints its usage, and `--version` its version: then the process ends.
+ * Throws StartupError, which names the option that is unknown or lacks its value.
+ */
+export function parseCommandLine<const Options extends ParseArgsOptionsConfig>(usage: string, options: Options) {
+  const known: ParseArgsOptionsConfig = { ...options, ...common }
+  const config = { options: { ...options, ...common }, allowPositionals: true } as const
+  const { values, tokens } = parseArgs({ ...config, strict: false, tokens: true })
+  if (values.help === true) endWith(usage)
+  if (values.version === true) endWith(`Chowder ${version} (commit ${commit}), on Node.js ${process.versions.node}`)
+  for (const token of tokens) {
+    if (token.kind !== 'option') continue
+    const option = known[token.name]
+    const { rawName } = token
+    if (!option) {
+      const names = Object.keys(known).map((name) => `--${name}`)
+      throw new StartupError(`There is no option ${rawName}.${didYouMean(rawName, names)}`)
+    }
+    if (option.type === 'string' && token.value === undefined)
+      throw new StartupError(`${rawName} needs a value. Run it with --help to see which.`)
+    if (option.type === 'boolean' && token.value !== undefined) throw new StartupError(`${rawName} takes no value.`)
+  }
+  return parseArgs(config)
+}
+
+function endWith(text: string): never {
+  process.stdout.write(`${text}\n`)
+  process.exit(0)
+}
