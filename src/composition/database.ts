@@ -2,6 +2,7 @@ import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
 import { createDb, type Db } from '#database/client.ts'
+import { explainConnection } from '#database/connection-fault.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { migrateQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
@@ -33,7 +34,8 @@ export const schemaIsBehind = (migrations: number): string =>
 
 /**
  * Opens the database: that of DATABASE_URL, whose schema must be current, or the embedded one, whose schema is migrated
- * here. In the role `migrate` both are migrated. Throws StartupError when the schema is behind.
+ * here. In the role `migrate` both are migrated. Throws StartupError when the schema is behind, or DATABASE_URL leads
+ * to no database that can be used.
  */
 export async function openDatabase(startup: Startup): Promise<{ db: Db; connection: pg.PoolConfig }> {
   const { role, config, log, drain } = startup
@@ -45,11 +47,19 @@ export async function openDatabase(startup: Startup): Promise<{ db: Db; connecti
     if (!drain.signal.aborted) log.warn({ err: error }, 'an idle database connection was lost')
   })
   drain.add('connections', () => pool.end())
-  if (role === 'migrate' || !config.DATABASE_URL) await migrateSchema(connection, config)
-  const pending = await pendingMigrations(pool)
+  const pending = await explained(config, async () => {
+    if (role === 'migrate' || !config.DATABASE_URL) await migrateSchema(connection, config)
+    return pendingMigrations(pool)
+  })
   if (pending > 0) throw new StartupError(schemaIsBehind(pending))
   return { db, connection }
 }
+
+/** Runs the first statements on the database: a failure that DATABASE_URL explains becomes a StartupError. */
+const explained = <T>({ DATABASE_URL }: Config, act: () => Promise<T>): Promise<T> =>
+  act().catch((error: unknown) => {
+    throw DATABASE_URL ? explainConnection(error, DATABASE_URL) : error
+  })
 
 async function openEmbedded({ dataDir, log, drain }: Startup): Promise<pg.PoolConfig> {
   log.info({ dataDir }, 'starting the embedded PostgreSQL')
@@ -99,7 +109,8 @@ export async function openForOperator(config: Config, command: string): Promise<
     await close()
   }
   try {
-    return { db: createDb(pool), pool, connection, pending: await pendingMigrations(pool), close: end }
+    const pending = await explained(config, () => pendingMigrations(pool))
+    return { db: createDb(pool), pool, connection, pending, close: end }
   } catch (error) {
     await end()
     throw error
@@ -115,6 +126,9 @@ async function joinDatabase(config: Config, command: string): Promise<Pick<Opera
   const { reachEmbeddedPostgres, startEmbeddedPostgres } = await import('#database/embedded.ts')
   const running = await reachEmbeddedPostgres(dataDir)
   if (running) return { connection: running, close: async () => {} }
-  const started = await startEmbeddedPostgres({ dataDir, log: createLog('warn', command, false) })
+  const started = await startEmbeddedPostgres({
+    dataDir,
+    log: createLog({ LOG_LEVEL: 'warn', LOG_FORMAT: 'json' }, command),
+  })
   return { connection: started.connection, close: () => started.stop() }
 }

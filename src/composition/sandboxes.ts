@@ -38,7 +38,7 @@ export async function createDocker(options: DockerDriverOptions): Promise<Sandbo
 export async function createDriver({ config, dataDir, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await storeOnce(db, 'installation-id', newId())
-    return createDocker({ ...(await dockerSettings(config)), installation })
+    return createDocker({ ...(await dockerSettings(config)), installation, log })
   }
   const { createLocalDriver } = await import('#sandbox/local/driver.ts')
   return createLocalDriver({

@@ -1,26 +1,46 @@
+import { isNull } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { organizations } from '#database/schema.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
+import { commit, version } from '#platform/version.ts'
 import type { AnyDriver } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
 
-/** The text that greets a newcomer once Chowder listens: addresses, places, and the next command. */
-export function welcome({ config, dataDir }: Startup, url: string, { isolation, stopAll }: AnyDriver): string {
+async function isEmpty(db: Db): Promise<boolean> {
+  const existing = isNull(organizations.deletedAt)
+  return (await db.select({ id: organizations.id }).from(organizations).where(existing).limit(1)).length === 0
+}
+
+/**
+ * The text that greets a person once Chowder listens: version, addresses, places, and the next command. It says so when
+ * the platform of the agents cannot be reached.
+ */
+export async function welcome(
+  { config, dataDir, drain }: Startup,
+  { db, url, sandboxes }: { db: Db; url: string; sandboxes: AnyDriver },
+): Promise<string> {
+  const outage = await sandboxes.outage?.(drain.signal)
   const database = config.DATABASE_URL ? 'DATABASE_URL' : 'embedded PostgreSQL'
   const queue = config.REDIS_URL ? 'REDIS_URL' : 'in PostgreSQL'
-  const stop = stopAll
+  const agents = outage?.replace('dockerd cannot be reached', 'DOCKER CANNOT BE REACHED') ?? sandboxes.isolation
+  const stop = sandboxes.stopAll
     ? 'Ctrl-C stops Chowder and the agents; the next start brings them back.'
     : 'Ctrl-C stops Chowder alone; the agents go on running, and the next start adopts them.'
+  const next = (await isEmpty(db))
+    ? `Next: create an organization. Its API key is in the answer, and is not shown again.
+
+  curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}' -w '\\n'`
+    : 'Your organizations are as you left them: npm run admin -- list-orgs'
   return `
-  Chowder is running.
+  Chowder ${version} (${commit}) is running.
 
   API       ${url}
   Docs      ${url}/docs
   Data      ${dataDir} (database: ${database}; queue: ${queue})
-  Agents    OpenClaw ${openclawVersion(defaultRelease)}. ${isolation}
+  Agents    OpenClaw ${openclawVersion(defaultRelease)}. ${agents}
   Stop      ${stop}
 
-  Next, create an organization and keep the key in the answer:
-
-  curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}'
+  ${next}
 
 `
 }

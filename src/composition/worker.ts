@@ -5,8 +5,9 @@ import { defaultTimeouts } from '#lifecycle/step.ts'
 import { defaultIntervals, type Intervals, startWorker } from '#lifecycle/worker.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
-import type { Logger } from '#platform/log.ts'
-import type { SandboxDriver } from '#sandbox/driver.ts'
+import { InstallError } from '#platform/install-error.ts'
+import { type Logger, logProgress } from '#platform/log.ts'
+import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
 import { type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
@@ -57,9 +58,12 @@ export async function openWorker({ config, log, drain }: Startup, parts: WorkerP
 
 async function prepareDefaultRelease(sandboxes: SandboxDriver, log: Logger, signal: AbortSignal): Promise<void> {
   try {
-    await sandboxes.prepare(defaultRelease, (line) => log.info(line), signal)
+    await sandboxes.prepare(defaultRelease, logProgress(log), signal)
     log.info(`OpenClaw ${openclawVersion(defaultRelease)} is ready on this host`)
   } catch (error) {
-    if (!signal.aborted) log.error({ err: error }, 'OpenClaw could not be prepared; the next instance tries again')
+    if (signal.aborted || (error instanceof SandboxUnavailableError && error.isLogged)) return
+    if (error instanceof InstallError)
+      log.error({ output: error.output }, `${error.message} The next instance tries again.`)
+    else log.error({ err: error }, 'OpenClaw could not be prepared; the next instance tries again')
   }
 }

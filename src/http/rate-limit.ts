@@ -3,7 +3,6 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import { AppError } from '#platform/errors.ts'
-import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
 /** The numbers of requests allowed; 0 means no limit. */
@@ -58,7 +57,7 @@ class MemoryStore {
 }
 
 /** Connects to Redis without delaying requests: while Redis is unavailable or slow, commands fail at once. */
-export function connectLimits(url: string, log: Logger): Redis {
+export function connectLimits(url: string): Redis {
   const redis = new Redis(url, {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
@@ -66,13 +65,7 @@ export function connectLimits(url: string, log: Logger): Redis {
     connectTimeout: redisConnectTimeoutMs,
     retryStrategy: () => redisReconnectPauseMs,
   })
-  const health = logFirstAndRecovery(
-    log,
-    'the Redis of the rate limits is unreachable',
-    'the Redis of the rate limits is reachable again',
-  )
-  redis.on('error', health.failed)
-  redis.on('ready', health.recovered)
+  redis.on('error', () => {}) // the queue, which has a connection to the same Redis, logs it
   return redis
 }
 

@@ -7,6 +7,7 @@ import { raiseGeneration } from '#instances/intent.ts'
 import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/status.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 
 /** Sandboxes that are checked at the same time. */
@@ -17,6 +18,8 @@ const maxFailedProbes = 3
 /** How long a gateway must have been healthy until its attempts are reset. */
 const healthyMinutes = 10
 const batch = 1000
+
+const isLoggedOutage = (error: unknown) => error instanceof SandboxUnavailableError && error.isLogged
 
 /**
  * Returns a function that compares rows with their sandboxes, and raises the generation of rows that differ so that
@@ -67,9 +70,10 @@ export function createDriftDetector(deps: LifecycleDeps) {
     pMap(
       rows,
       (row) =>
-        check(row).catch((err: unknown) =>
-          log.warn({ err, instanceId: row.id }, 'could not compare an instance with its sandbox'),
-        ),
+        check(row).catch((err: unknown) => {
+          if (!isLoggedOutage(err))
+            log.warn({ err, instanceId: row.id }, 'could not compare an instance with its sandbox')
+        }),
       { concurrency, signal },
     )
 
@@ -143,8 +147,12 @@ export function createDriftDetector(deps: LifecycleDeps) {
       )
 
   return async (signal: AbortSignal): Promise<void> => {
-    await checkRunningRows(signal)
-    await checkSandboxes(signal)
+    try {
+      await checkRunningRows(signal)
+      await checkSandboxes(signal)
+    } catch (error) {
+      if (!isLoggedOutage(error)) throw error
+    }
     await resetAttempts()
   }
 }

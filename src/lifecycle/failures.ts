@@ -1,5 +1,6 @@
 import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
+import { InstallError } from '#platform/install-error.ts'
 import { SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
 import type { Failure } from './step.ts'
 
@@ -28,9 +29,11 @@ export function failureOf(error: unknown, step: string | null): Failure {
   return { kind: isFinal ? 'failed for good' : 'failed', reason: reasonFor(error, step), error }
 }
 
+/** Errors whose message the owner of an instance may read. */
+const shown = [AppError, InstallError, SandboxPathError, SandboxCapacityError]
+
 function reasonFor(error: unknown, step: string | null): string {
-  if (error instanceof AppError || error instanceof SandboxPathError || error instanceof SandboxCapacityError)
-    return error.message
+  if (shown.some((kind) => error instanceof kind)) return (error as Error).message
   if (error instanceof GatewayRefusal) return `OpenClaw refused the configuration: ${error.message}`
   return `The step ${step ?? 'start'} failed. The reason is in Chowder's log.`
 }
@@ -40,5 +43,7 @@ export const messageOf = ({ reason, gatewayOutput }: Failure): string =>
   gatewayOutput ? `${reason}: ${gatewayOutput}` : reason
 
 /** The fields of a log line about a failure, without the gateway's output. */
-export const logFieldsOf = ({ reason, error }: Pick<Failure, 'reason' | 'error'>) =>
-  error === undefined ? { reason } : { err: error }
+export const logFieldsOf = ({ reason, error }: Pick<Failure, 'reason' | 'error'>) => {
+  if (error instanceof InstallError) return { reason, output: error.output }
+  return error === undefined ? { reason } : { err: error }
+}

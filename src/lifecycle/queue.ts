@@ -62,9 +62,15 @@ const jobFor = ({ id, organizationId, generation, leaseToken }: InstanceRef) => 
 const untilEnded = (ending: Promise<unknown>, milliseconds: number) =>
   pTimeout(ending, { milliseconds, message: false }).catch(() => {})
 
+const outageTexts = {
+  redis:
+    'Redis cannot be reached: start it, or correct REDIS_URL. Until it answers, changes are accepted but not carried out, and requests are not limited',
+  postgres: 'the queue is unreachable',
+}
+
 /** The only user of BullMQ. `prefix` separates the queues of several installations, or tests. */
 export function createQueue(backend: QueueBackend, log: Logger, prefix?: string): ReconcileQueue {
-  const outageLog = logFirstAndRecovery(log, 'the queue is unreachable', 'the queue is reachable again')
+  const outageLog = logFirstAndRecovery(log, outageTexts[backend.kind], 'the queue is reachable again')
   let isClosed = false
   const outage: BackendEvents = {
     recovered: outageLog.recovered,

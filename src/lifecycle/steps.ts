@@ -7,6 +7,7 @@ import type { Lease } from '#instances/lease.ts'
 import { mergeForFile } from '#openclaw/config.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
+import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, diagnose, isAnswering, waitUntilReady } from './health.ts'
@@ -21,7 +22,7 @@ const resources = { memoryMb: 2048, cpus: 2, pids: 512 }
 
 /** Installs the release on this host if it is missing. Takes as long as the network does. */
 export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {
-  await sandboxes.prepare(lease.instance.openclawVersion, (line) => log.info(line), signal)
+  await sandboxes.prepare(lease.instance.openclawVersion, logProgress(log), signal)
   return done
 }
 

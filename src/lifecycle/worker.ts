@@ -74,9 +74,8 @@ export async function startWorker(
   const stopping = new AbortController()
   const detectDrift = createDriftDetector(deps)
 
-  await detectDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch((error: unknown) => {
-    log.warn({ err: error }, 'the first detection of drift failed; it is repeated')
-  })
+  // A failure is not logged: the periodic run, which follows at once, logs one that lasts.
+  await detectDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch(() => {})
   starting.throwIfAborted()
   const organizations = createOrganizationConcurrency(concurrency, queue)
   const jobs = queue.work(

@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { ModelProvider } from '#database/schema.ts'
 import { freePort } from '#platform/free-port.ts'
+import { InstallError } from '#platform/install-error.ts'
 import { poll } from '#platform/poll.ts'
 import type { Progress } from '#sandbox/driver.ts'
 import { renderConfig } from './config.ts'
@@ -161,7 +162,7 @@ export async function makeCompileCache(options: {
       done: 'made',
       timeoutMs,
       async fill(cache, until) {
-        progress(`preparing the compile cache of ${title}`)
+        progress(`preparing the compile cache of ${title}`, true)
         await warmUp(release, releaseFolder, cache, until)
       },
       progress,
@@ -171,6 +172,8 @@ export async function makeCompileCache(options: {
   } catch (error) {
     signal.throwIfAborted()
     failed.add(releaseFolder)
-    progress(`${(error as Error).message}; agents start without it`)
+    const { message } = error as Error
+    const unexplained = error instanceof InstallError && !error.isExplained ? `: ${error.output}` : ''
+    progress(`${message.replace(/\.$/, '')}${unexplained}; agents start without it`)
   }
 }

@@ -1,3 +1,4 @@
+import { InstallError } from '#platform/install-error.ts'
 import { pluginChannels } from './channel-plugins.ts'
 import { linkCompileCache } from './compile-cache.ts'
 import { installChannelPlugin, installRelease } from './install.ts'
@@ -12,5 +13,11 @@ const options = {
   progress: (line: string) => console.log(`chowder: ${line}`),
   signal: new AbortController().signal,
 }
-await linkCompileCache(await installRelease(options), Number(uid))
-for (const channel of pluginChannels(release)) await installChannelPlugin({ ...options, channel })
+try {
+  await linkCompileCache(await installRelease(options), Number(uid))
+  for (const channel of pluginChannels(release)) await installChannelPlugin({ ...options, channel })
+} catch (error) {
+  if (!(error instanceof InstallError)) throw error
+  console.log(`${error.output}\nchowder-failure: ${error.message}`)
+  process.exitCode = 1
+}

@@ -48,9 +48,12 @@ async function countPackages(nodeModules: string): Promise<number> {
 
 async function fill(folder: string, install: LockedInstall, signal: AbortSignal): Promise<void> {
   const { source, title, packages, progress } = install
+  let reported = -1
   const report = async () => {
     const count = Math.min(await countPackages(join(folder, 'node_modules')), packages)
-    progress(`installing ${title}: ${count} of ${packages} packages`)
+    if (count === reported) return
+    reported = count
+    progress(`installing ${title}: ${count} of ${packages} packages`, true)
   }
   for (const file of ['package.json', 'package-lock.json']) await copyFile(join(source, file), join(folder, file))
   void report()
@@ -68,8 +71,7 @@ async function fill(folder: string, install: LockedInstall, signal: AbortSignal)
 
 /**
  * Installs locked packages on this host, as makeFolderOnce does. Returns their folder, immediately when it exists.
- * Throws an Error with the end of npm's output when npm fails or the disk is full, an Error after 15 minutes, or the
- * signal's reason.
+ * Throws InstallError when npm fails, the disk is full or 15 minutes have passed, or the signal's reason.
  */
 export const installLocked = (install: LockedInstall): Promise<string> =>
   makeFolderOnce({

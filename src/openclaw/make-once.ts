@@ -1,6 +1,7 @@
 import { chmod, mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { InstallError } from '#platform/install-error.ts'
 import { poll } from '#platform/poll.ts'
 import type { Progress } from '#sandbox/driver.ts'
 import { runProgram } from './run-program.ts'
@@ -65,8 +66,8 @@ async function discard(folder: string): Promise<void> {
 /**
  * Makes a folder on this host unless it exists; returns its path. Of several processes, one makes it and the others
  * wait. Every user can read it, and nobody can write it. A crash half-way leaves a folder of another name, which is
- * never used and which the next call removes. Throws an Error with the cause when `fill` fails or the time is over, or
- * the signal's reason.
+ * never used and which the next call removes. Throws InstallError when `fill` fails or the time is over, or the signal's
+ * reason.
  */
 export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
   const { folder, title, done, timeoutMs, progress } = wanted
@@ -93,7 +94,8 @@ export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
   } catch (cause) {
     await discard(temporary)
     wanted.signal.throwIfAborted()
-    throw new Error(`${title} could not be ${done}: ${(cause as Error).message}`, { cause })
+    const tooLong = signal.aborted ? `it took longer than ${timeoutMs / 60_000} minutes` : undefined
+    throw new InstallError(`${title} could not be ${done}`, (cause as Error).message, tooLong)
   }
   progress(`${title} is ${done}`)
   return folder

@@ -19,6 +19,7 @@ const installFiles = [
   'openclaw/releases.ts',
   'openclaw/run-program.ts',
   'platform/free-port.ts',
+  'platform/install-error.ts',
   'platform/poll.ts',
 ]
 

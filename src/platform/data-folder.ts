@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import {
   access,
   chmod,
@@ -8,7 +8,6 @@ import {
   cp,
   link,
   lstat,
-  mkdir,
   open,
   readdir,
   readFile,
@@ -68,13 +67,25 @@ async function checkPassable(path: string): Promise<void> {
  * Makes a folder and its missing parents; as root passable for every user, whatever the umask, else its owner's alone. It has
  * its mode from its first moment on: another process that starts at the same time must not find it closed.
  */
-async function makeFolder(folder: string): Promise<void> {
-  if (!isRoot) return void (await mkdir(folder, { recursive: true, mode: 0o700 }))
-  const umask = process.umask(0o777 & ~passableMode)
+function makeFolder(folder: string): void {
+  const mode = isRoot ? passableMode : 0o700
+  const umask = process.umask(0o777 & ~mode)
   try {
-    mkdirSync(folder, { recursive: true, mode: passableMode })
+    makeLevels(folder, mode)
   } finally {
     process.umask(umask)
+  }
+}
+
+/** One level after another: Node's recursive mkdir goes on for ever where a file system refuses with ENOENT, as /proc does. */
+function makeLevels(folder: string, mode: number): void {
+  for (const level of withParents(folder)) {
+    if (existsSync(level)) continue
+    try {
+      mkdirSync(level, { mode })
+    } catch (error) {
+      if (!isCode(error, 'EEXIST')) throw error // another process was quicker
+    }
   }
 }
 
@@ -92,12 +103,17 @@ export async function prepareDataFolder(path: string): Promise<void> {
   const folder = resolve(path)
   try {
     if (isRoot) await checkPassable(folder)
-    await makeFolder(folder)
+    makeFolder(folder)
+    await readdir(folder) // ENOTDIR for a file
     await access(folder, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (error) {
-    if (!isCode(error, 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST')) throw error
+    if (!isCode(error, 'EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'ENOENT')) throw error
     const user = process.getuid ? ` by uid ${process.getuid()}` : ''
-    const reason = isCode(error, 'ENOTDIR', 'EEXIST') ? 'there is a file in its place' : `it cannot be written${user}`
+    const reason = isCode(error, 'ENOTDIR')
+      ? 'there is a file in its place'
+      : isCode(error, 'ENOENT')
+        ? 'its file system lets nobody make it'
+        : `it cannot be written${user}`
     throw new StartupError(
       `the data folder ${folder} cannot be used: ${reason}. Set CHOWDER_DATA_DIR to another folder`,
       {
@@ -128,7 +144,7 @@ async function removeTemporarySiblings(target: string): Promise<void> {
  * any whose name begins with its name) that the next call for the same target removes. Does nothing when the target exists. Missing parents are made.
  */
 export async function makeOnce(target: string, make: (temporary: string) => Promise<void>): Promise<void> {
-  await makeFolder(dirname(target))
+  makeFolder(dirname(target))
   if (!(await exists(target))) {
     const temporary = temporarySibling(target)
     try {

@@ -135,14 +135,18 @@ const retryAfterSeconds = 5
  * later. The platform's error is the cause, for the log only: it may name hosts and paths.
  */
 export class SandboxUnavailableError extends AppError {
-  constructor(cause: unknown) {
+  /** Whether the log of the driver has the outage: one line for all the calls that it makes fail. */
+  readonly isLogged: boolean
+
+  constructor(cause: unknown, { isLogged = false } = {}) {
     super('sandboxes_unavailable', texts.sandboxesUnavailable, { cause, retryAfterSeconds })
     this.name = 'SandboxUnavailableError'
+    this.isLogged = isLogged
   }
 }
 
-/** Reports progress with a line for people. */
-export type Progress = (line: string) => void
+/** Reports progress with a line for people; a passing one is out of date with the next. */
+export type Progress = (line: string, isPassing?: boolean) => void
 
 /**
  * The platform where instances run, each in a sandbox under the instance's id. Every method can be repeated after a
@@ -154,7 +158,15 @@ export interface SandboxDriver {
   readonly name: string
   /** A sentence for operators on how agents are isolated from this machine and from each other. */
   readonly isolation: string
-  /** Makes a release available to the sandboxes. Takes minutes on the first call, and no time when it is available. */
+  /**
+   * The sentence for operators while a remote platform cannot be reached; null when it answers. Absent for a platform
+   * that is this host.
+   */
+  outage?(signal: AbortSignal): Promise<string | null>
+  /**
+   * Makes a release available to the sandboxes. Takes minutes on the first call, and no time when it is available.
+   * Throws InstallError.
+   */
   prepare(release: string, progress: Progress, signal: AbortSignal): Promise<void>
   /** The same for the plugin of a chat channel, which programs in the sandbox find beside the release. */
   prepareChannel(release: string, channel: string, progress: Progress, signal: AbortSignal): Promise<void>

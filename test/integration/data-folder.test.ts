@@ -72,6 +72,12 @@ test('a file in the place of the data folder is an error that says so', async ()
   await expect(prepareDataFolder(join(home, 'file', 'data'))).rejects.toThrow('there is a file in its place')
 })
 
+test('a file system that refuses the folder is an error with the way out', async () => {
+  await expect(prepareDataFolder('/proc/nope/data')).rejects.toThrow(
+    'the data folder /proc/nope/data cannot be used: its file system lets nobody make it. Set CHOWDER_DATA_DIR to another',
+  )
+})
+
 test('a copy is complete, readable for all users, made once by several calls, and removes the rest of a killed one', async () => {
   const source = join(home, 'source')
   await mkdir(join(source, 'bin'), { recursive: true, mode: 0o700 })

@@ -8,7 +8,7 @@ import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { cloneDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
-const silent = pino({ level: 'silent' })
+const _silent = pino({ level: 'silent' })
 const unknownKey = `chd_org_${'0'.repeat(64)}`
 const undo: (() => Promise<unknown> | unknown)[] = []
 afterEach(async () => {
@@ -149,7 +149,7 @@ test('routes without a key are not limited, except the signup', async () => {
 
 describe.skipIf(inject('redisUrl') === null)('with Redis', () => {
   async function connected() {
-    const redis = connectLimits(inject('redisUrl') ?? '', silent)
+    const redis = connectLimits(inject('redisUrl') ?? '')
     undo.push(() => redis.disconnect())
     await until('Redis', () => redis.status === 'ready')
     redis.options.commandTimeout = 10_000 // late answers are the subject of the tests below
@@ -195,7 +195,7 @@ describe('without an answer from Redis', () => {
     ['down', async () => 'redis://127.0.0.1:9', 'reconnecting'],
     ['hung', hangs, 'ready'],
   ])('when it is %s, every request is let through, and waits less than 100 ms', async (_what, start, status) => {
-    const redis = connectLimits(await start(), silent)
+    const redis = connectLimits(await start())
     undo.push(() => redis.disconnect())
     await until(`the connection to be ${status}`, () => redis.status === status)
     const chowder = await open({ requestsPerMinute: 1, signupsPerHour: 1, failedAuthPerMinute: 1, redis })

@@ -1,10 +1,13 @@
 import Docker from 'dockerode'
 import pTimeout from 'p-timeout'
+import { InstallError } from '#platform/install-error.ts'
+import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 
 /** Longer than dockerd was seen to need on a busy host for any call that does not wait by itself. */
 const usualDeadlineMs = 30_000
+const pingDeadlineMs = 5000
 
 interface CallOptions {
   deadlineMs?: number
@@ -12,10 +15,12 @@ interface CallOptions {
 
 /** Calls of dockerd, none of which waits for ever. */
 export interface DockerClient {
+  /** The sentence for operators while dockerd cannot be reached; null when it answers within 5 s. */
+  outage(signal: AbortSignal): Promise<string | null>
   /**
    * Makes calls of dockerd, which are given the signal that ends them. Throws the signal's reason, SandboxCapacityError
-   * on a full disk, and SandboxUnavailableError for every other failure and past the deadline (30 s by default): the
-   * call may have had its effect or not.
+   * on a full disk, the InstallError of the calls, and SandboxUnavailableError for every other failure and past the
+   * deadline (30 s by default): the call may have had its effect or not.
    */
   call<T>(
     signal: AbortSignal,
@@ -51,12 +56,35 @@ export function inBody<T extends object>(options: T): T {
   return { _query: name === undefined ? {} : { name }, _body: body } as unknown as T
 }
 
+const isConnectionError = (error: unknown) => (error as NodeJS.ErrnoException).syscall === 'connect'
+
 const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCode ?? 0
 
-/** Creates a client of dockerd, which calls nothing yet. Throws a StartupError when `host` is no address. */
-export function createDockerClient(host: string): DockerClient {
+const unreachable = (host: string, error: unknown): string =>
+  (error as NodeJS.ErrnoException).code === 'EACCES'
+    ? `dockerd cannot be reached at ${host}: permission denied. Let Chowder's user use the socket, as the group docker may, or set DOCKER_HOST.`
+    : `dockerd cannot be reached at ${host}: start it, or set DOCKER_HOST. Agents are created once it answers.`
+
+/**
+ * Creates a client of dockerd, which calls nothing yet. With a log it says once when dockerd cannot be reached, and once
+ * when it answers again. Throws a StartupError when `host` is no address.
+ */
+export function createDockerClient(host: string, log?: Pick<Logger, 'info' | 'warn'>): DockerClient {
   // Every option that Dockerode would else read from the environment.
   const docker = new Docker({ protocol: 'http', host: '', ...addressOf(host) })
+  let isAway = false
+
+  function noteAnswer(): void {
+    if (isAway) log?.info(`dockerd answers again at ${host}`)
+    isAway = false
+  }
+
+  /** Returns whether the log says so. */
+  function noteAbsence(error: unknown): boolean {
+    if (!isAway) log?.warn(unreachable(host, error))
+    isAway = true
+    return log !== undefined
+  }
 
   async function callUnless<T>(
     statuses: readonly number[],
@@ -69,20 +97,34 @@ export function createDockerClient(host: string): DockerClient {
     const timer = setTimeout(() => deadline.abort(new Error(`dockerd did not answer in ${deadlineMs} ms`)), deadlineMs)
     const limit = AbortSignal.any([signal, deadline.signal])
     try {
-      return await pTimeout(calls(docker, limit), { milliseconds: Number.POSITIVE_INFINITY, signal: limit })
+      const answer = await pTimeout(calls(docker, limit), { milliseconds: Number.POSITIVE_INFINITY, signal: limit })
+      noteAnswer()
+      return answer
     } catch (error) {
       signal.throwIfAborted()
+      if (statusOf(error) > 0) noteAnswer()
       if (statuses.includes(statusOf(error))) return null
       if (/no space left on device|disk quota exceeded/i.test(String(error)))
         throw new SandboxCapacityError('the disk has no room left for this sandbox', { cause: error })
       if (error instanceof SandboxPathError || error instanceof SandboxAbsentError) throw error
-      throw new SandboxUnavailableError(deadline.signal.aborted ? deadline.signal.reason : error)
+      if (error instanceof InstallError) throw error
+      const cause = deadline.signal.aborted ? deadline.signal.reason : error
+      throw new SandboxUnavailableError(cause, { isLogged: isConnectionError(error) && noteAbsence(error) })
     } finally {
       clearTimeout(timer)
     }
   }
 
   return {
+    async outage(signal) {
+      try {
+        await callUnless([], signal, (dockerd) => dockerd.ping(), { deadlineMs: pingDeadlineMs })
+        return null
+      } catch (error) {
+        signal.throwIfAborted()
+        return unreachable(host, (error as Error).cause)
+      }
+    },
     callUnless,
     call: async (signal, calls, options) =>
       (await callUnless([], signal, calls, options)) as Awaited<ReturnType<typeof calls>>,

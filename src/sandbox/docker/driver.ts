@@ -1,4 +1,5 @@
 import type Docker from 'dockerode'
+import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import {
   type Observation,
@@ -43,6 +44,8 @@ export interface DockerDriverOptions {
   releaseSource(release: string): ReleaseSource
   /** The requests that the forwarder lets through to a gateway. */
   admission: Admission
+  /** Says once when dockerd cannot be reached, and once when it answers again. */
+  log?: Pick<Logger, 'info' | 'warn'>
 }
 
 /** The time that dockerd needs besides the grace time. */
@@ -65,7 +68,7 @@ const isolation = {
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, reach, admission } = options
-  const client = createDockerClient(options.host)
+  const client = createDockerClient(options.host, options.log)
   const images = createImages(client, options.releaseSource, {
     network: options.buildNetwork,
     extraCaFile: options.extraCaFile,
@@ -221,6 +224,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   return {
     name: 'docker',
     isolation: isolation[reach],
+    outage: client.outage,
     create,
     start,
     stop,

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import pTimeout from 'p-timeout'
 import { pack } from 'tar-stream'
+import { InstallError } from '#platform/install-error.ts'
 import type { Progress } from '#sandbox/driver.ts'
 import type { DockerClient } from './docker-client.ts'
 import { firewallProgram } from './profile.ts'
@@ -42,7 +43,7 @@ export interface Images {
   /**
    * Builds the image of a release unless it exists. Concurrent callers share one build, which is aborted with the last
    * of them. A crash or failure half-way leaves no image of that name; the next attempt reuses the finished layers.
-   * Throws with the end of the build's output, or after 15 minutes.
+   * Throws InstallError when the build fails, and SandboxUnavailableError after 15 minutes.
    */
   make(release: string, progress: Progress, signal: AbortSignal): Promise<void>
 }
@@ -72,8 +73,14 @@ const releaseManifest = '{ "type": "module", "imports": { "#*": "./src/*" } }\n'
 const extraCaPath = '/etc/chowder/extra-ca.pem'
 /** The first characters of a line of progress of the install, among the output of the builder. */
 const progressMark = 'chowder: '
+/** The same for the sentence on why the install failed. */
+const failureMark = 'chowder-failure: '
 /** Characters of the builder's output in an error. */
 const maxOutput = 1000
+
+/** Why the build of an image failed: as the install says in it, or by the class of the builder's own output. */
+const failed = (output: string, failure = '') =>
+  new InstallError('The image of OpenClaw could not be built', output, failure.replace(/\.$/, '') || undefined)
 
 const nameInImage = (file: string) => file.replace(/firewall\.sh$/, firewallProgram)
 
@@ -142,6 +149,7 @@ export function createImages(
     const { options, context } = await buildOf(release)
     progress(`building the image ${name}`)
     let output = ''
+    let failure: string | undefined
     await client.call(
       signal,
       async (docker, abortSignal) => {
@@ -149,14 +157,15 @@ export function createImages(
         for await (const event of linesOf(events)) {
           const { stream, error } = JSON.parse(event) as { stream?: string; error?: string }
           const line = (stream ?? error ?? '').trimEnd()
-          if (line.startsWith(progressMark)) progress(line.slice(progressMark.length))
+          if (line.startsWith(progressMark)) progress(line.slice(progressMark.length), true)
+          else if (line.startsWith(failureMark)) failure = line.slice(failureMark.length)
           else output = `${output}${line}\n`.slice(-maxOutput)
-          if (error !== undefined) throw new Error(`the image ${name} could not be built: ${output}`)
+          if (error !== undefined) throw failed(output, failure)
         }
       },
       { deadlineMs: buildDeadlineMs },
     )
-    if (!(await exists(name, signal))) throw new Error(`the image ${name} could not be built: ${output}`)
+    if (!(await exists(name, signal))) throw failed(output, failure)
     progress(`the image ${name} is built`)
   }
 
