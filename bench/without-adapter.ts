@@ -32,6 +32,7 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
       billing: null,
       log,
       publicUrl: () => '',
+      areWorkersMissing: () => false,
     },
     apiSettings(loadConfig(noLimits)),
   )

@@ -65,7 +65,8 @@ const safeRequestId = /^[\w.:-]{1,128}$/
 export async function buildApp(deps: AppDeps) {
   const app = fastify({
     loggerInstance: deps.log,
-    logController: new LogController({ disableRequestLogging: true }), // useRequestLog writes one line instead of two
+    // useRequestLog writes one line instead of two
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
     genReqId: ({ headers }) => {
       const given = headers['x-request-id']
       return typeof given === 'string' && safeRequestId.test(given) ? given : newId()

@@ -15,7 +15,15 @@ const absent = new Proxy(fail, { get: () => fail }) as never
 
 /** The whole API without database, sockets and environment: it has all routes, and answers none. */
 export async function createRoutes(): Promise<FastifyInstance> {
-  const parts = { db: absent, vault: absent, queue: absent, sandboxes: absent, billing: null, publicUrl: fail }
+  const parts = {
+    db: absent,
+    vault: absent,
+    queue: absent,
+    sandboxes: absent,
+    billing: null,
+    publicUrl: fail,
+    areWorkersMissing: fail,
+  }
   const { app } = await createApi({ ...parts, log: pino({ level: 'silent' }) }, apiSettings(loadConfig({})))
   await app.ready()
   return app

@@ -2,12 +2,13 @@ import pTimeout from 'p-timeout'
 import { createCallers } from '#api/keys/callers.ts'
 import { type AppDeps, buildApp } from '#app.ts'
 import type { Db } from '#database/client.ts'
+import { countProcesses } from '#database/processes.ts'
 import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
-import { StartupError } from '#platform/startup-error.ts'
+import { explainListening } from '#platform/listen-fault.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
@@ -19,6 +20,8 @@ const openRequestsMs = 5000
 export interface ApiParts extends Pick<AppDeps, 'db' | 'vault' | 'log' | 'billing'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
   sandboxes: SandboxDriver
+  /** Whether no worker has been seen lately. */
+  areWorkersMissing(): boolean
   /** The URL for clients. It is called for each answer, since a port that the system chooses is known late. */
   publicUrl(): string
 }
@@ -72,9 +75,9 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   }
 }
 
-/** Opens the API and listens. Returns its public URL. Throws StartupError when the port is taken. */
-export async function openApi({ config, log, drain }: Startup, parts: ApiParts): Promise<string> {
-  const redis = config.REDIS_URL ? connectLimits(config.REDIS_URL, log) : null
+/** Opens the API and listens. Returns its public URL. Throws StartupError when it cannot listen there. */
+export async function openApi({ config, drain }: Startup, parts: ApiParts): Promise<string> {
+  const redis = config.REDIS_URL ? connectLimits(config.REDIS_URL) : null
   drain.add('api', () => redis?.disconnect())
   const { app, close } = await createApi(parts, apiSettings(config, redis))
   drain.add('api', async () => {
@@ -82,20 +85,14 @@ export async function openApi({ config, log, drain }: Startup, parts: ApiParts):
     await close().finally(() => clearTimeout(cutOff))
   })
   const { HOST: host, PORT: port } = config
-  const listening = await app.listen({ host, port }).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EADDRINUSE') throw error
-    throw new StartupError(
-      `Port ${port} on ${host} is taken by another program. Set PORT to a free one, or end that program.`,
-    )
+  const listening = await app.listen({ host, port }).catch((error: unknown) => {
+    throw explainListening(error, { host, port, hostVariable: 'HOST', portVariable: 'PORT' })
   })
   return (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
 }
 
 async function readiness(db: Db, queue: ApiParts['queue']) {
-  const answered = pTimeout(db.$client.query('select 1'), { milliseconds: readinessTimeoutMs }).then(
-    () => true,
-    () => false,
-  )
-  const [database, isQueueReady] = await Promise.all([answered, queue.ping(AbortSignal.timeout(readinessTimeoutMs))])
-  return { database, queue: isQueueReady }
+  const counted = pTimeout(countProcesses(db), { milliseconds: readinessTimeoutMs }).catch(() => null)
+  const [processes, isQueueReady] = await Promise.all([counted, queue.ping(AbortSignal.timeout(readinessTimeoutMs))])
+  return { database: processes !== null, queue: isQueueReady, workers: processes?.workers ?? null }
 }

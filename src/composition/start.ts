@@ -3,6 +3,7 @@ import { prepareDataFolder } from '#platform/data-folder.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
 import { openBilling } from './billing.ts'
 import { openDatabase } from './database.ts'
+import { openHeartbeat } from './heartbeat.ts'
 import { openMetrics } from './metrics.ts'
 import { openQueue } from './queue.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
@@ -28,11 +29,12 @@ export async function start(startup: Startup, create: CreateDriver = createDrive
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
   const parts = { db, vault, sandboxes, queue, billing, log }
+  const { areWorkersMissing } = openHeartbeat(startup, db)
 
   // Loaded late: a process does not load the code of a role that it does not have.
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')
-    publicUrl = await openApi(startup, { ...parts, publicUrl: () => publicUrl })
+    publicUrl = await openApi(startup, { ...parts, areWorkersMissing, publicUrl: () => publicUrl })
   }
   if (role !== 'api') {
     const { openWorker } = await import('./worker.ts')
@@ -41,5 +43,5 @@ export async function start(startup: Startup, create: CreateDriver = createDrive
   // Last: an answer says that the process does its work.
   await openMetrics(startup, role === 'api' ? [] : [createBacklogMetrics({ db, queue })])
   log.info({ url: publicUrl || undefined }, `Chowder is running as ${role}`)
-  if (role === 'all') process.stderr.write(welcome(startup, publicUrl, sandboxes))
+  if (role === 'all') process.stderr.write(await welcome(startup, { db, url: publicUrl, sandboxes }))
 }

@@ -283,6 +283,18 @@ export const events = pgTable(
   ],
 )
 
+/** The processes of Chowder. Each writes its row while it lives, and deletes it in its drain; a killed one leaves it. */
+export const processes = pgTable('processes', {
+  id: uuid().primaryKey(),
+  role: text().notNull(),
+  version: text().notNull(),
+  commit: text().notNull(),
+  host: text().notNull(),
+  pid: integer().notNull(),
+  since: instant().notNull().defaultNow(),
+  seenAt: instant().notNull().defaultNow(),
+})
+
 /** The ids of Stripe's events that were processed, so that each is processed once. */
 export const stripeEvents = pgTable('stripe_events', {
   id: text().primaryKey(),

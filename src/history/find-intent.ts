@@ -1,6 +1,6 @@
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { events } from '#database/schema.ts'
+import { events, instances } from '#database/schema.ts'
 
 /**
  * Finds the create or start that raised an instance to this generation, and how long ago that was. Null when something
@@ -26,4 +26,26 @@ export async function findIntent(
     )
     .limit(1)
   return found ?? null
+}
+
+/** The most recent events of an instance among which the one of its latest intent is looked for. */
+const recentEvents = 50
+
+/** The request that raised the row of a statement on `instances` to its generation; null when no request did. */
+export const requestOfIntent = sql<string | null>`(
+  SELECT recent.request_id
+  FROM (
+    SELECT id, generation, request_id FROM events
+    WHERE instance_id = instances.id ORDER BY id DESC LIMIT ${sql.raw(String(recentEvents))}
+  ) recent
+  WHERE recent.generation = instances.generation
+  ORDER BY recent.id LIMIT 1)`
+
+/** The same for an instance and a generation of it. */
+export async function findRequest(db: Db, instanceId: string, generation: number): Promise<string | null> {
+  const [row] = await db
+    .select({ requestId: requestOfIntent })
+    .from(instances)
+    .where(and(eq(instances.id, instanceId), eq(instances.generation, generation)))
+  return row?.requestId ?? null
 }

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { requestDuration } from '#platform/metrics.ts'
+import { instanceIdOf } from './instance-params.ts'
 
 /** Monitoring calls these every few seconds. */
 const unlogged = new Set(['/healthz', '/readyz'])
@@ -14,6 +15,7 @@ export function useRequestLog(app: FastifyInstance): void {
       const { caller } = request
       // 101: the request became a WebSocket, which has closed.
       const isWhole = reply.raw.writableFinished || reply.raw.statusCode === 101
+      const instanceId = instanceIdOf(request)
       const status = isWhole ? reply.raw.statusCode : 'client_left'
       requestDuration.observe({ method: request.method, route: url ?? 'none', status }, reply.elapsedTime / 1000)
       request.log.info(
@@ -23,6 +25,7 @@ export function useRequestLog(app: FastifyInstance): void {
           status: reply.raw.statusCode,
           ms: Math.round(reply.elapsedTime),
           ...(!isWhole && { clientLeft: true }),
+          ...(instanceId !== undefined && { instanceId }),
           ...(caller && { organizationId: caller.organizationId, keyId: caller.keyId }),
         },
         'request',

@@ -1,7 +1,8 @@
-import { and, eq, type SQL, sql } from 'drizzle-orm'
+import { and, eq, getTableColumns, type SQL, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
+import { requestOfIntent } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
 import { raiseGeneration } from './intent.ts'
@@ -65,16 +66,21 @@ export interface Lease {
 const leaseEnd = sql`now() + make_interval(secs => ${leaseSeconds})`
 const nextToken = sql`${instances.leaseToken} + 1`
 
+export interface TakenInstance extends Instance {
+  /** The request that wrote the intent; null when no request did. */
+  requestId: string | null
+}
+
 /**
  * Takes a due row for a worker and counts the attempt, in one statement: a worker that is killed has used up an
  * attempt. Null when the row is not due, is held, waits for its next attempt, or lives on another driver.
  */
-export async function takeDue(db: Db, id: string, sandboxDriver: string): Promise<Instance | null> {
+export async function takeDue(db: Db, id: string, sandboxDriver: string): Promise<TakenInstance | null> {
   const [row] = await db
     .update(instances)
     .set({ leaseToken: nextToken, leaseUntil: leaseEnd, attempts: sql`${instances.attempts} + 1` })
     .where(and(eq(instances.id, id), eq(instances.sandboxDriver, sandboxDriver), isDueNow))
-    .returning()
+    .returning({ ...getTableColumns(instances), requestId: requestOfIntent })
   return row ?? null
 }
 

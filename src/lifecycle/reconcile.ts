@@ -1,9 +1,9 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
-import { findIntent } from '#history/find-intent.ts'
+import { findIntent, findRequest } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
-import { IntentChanged, type Lease, takeDue, withLease } from '#instances/lease.ts'
+import { IntentChanged, type Lease, type TakenInstance, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'
 import { timeToRunning } from '#platform/metrics.ts'
@@ -33,8 +33,8 @@ export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: A
   const takenAt = performance.now()
   const taken = await takeDue(deps.db, id, deps.sandboxes.name)
   if (!taken) return
-  const log = deps.log.child({ instanceId: id, organizationId: taken.organizationId, generation: taken.generation })
-  const scoped = { ...deps, log }
+  const instanceLog = deps.log.child({ instanceId: id, organizationId: taken.organizationId })
+  const scoped = { ...deps, instanceLog, log: logOf(instanceLog, taken) }
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
     const outcome = await attempt(scoped, lease, stop)
     if (outcome.kind === 'again') await postpone(scoped, lease, outcome)
@@ -43,7 +43,17 @@ export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: A
   if (released?.due) deps.queue.enqueue(released.instance)
 }
 
-async function attempt(deps: LifecycleDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome> {
+/** What one attempt works with. */
+interface AttemptDeps extends LifecycleDeps {
+  instanceLog: Logger
+  /** Its lines name the intent that the attempt works on, and the request that wrote it. */
+  log: Logger
+}
+
+const logOf = (log: Logger, { generation, requestId }: Pick<TakenInstance, 'generation' | 'requestId'>) =>
+  log.child({ generation, ...(requestId !== null && { requestId }) })
+
+async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome> {
   try {
     if (!(await areAttemptsUsedUp(deps, lease))) return await converge(deps, lease)
     await giveUp(deps, lease, await reasonForGivingUp(deps, lease))
@@ -79,12 +89,14 @@ async function reasonForGivingUp(deps: LifecycleDeps, lease: Lease): Promise<str
 }
 
 /** Runs plans until one is completed for the latest intent, or a step is not done. */
-async function converge(deps: LifecycleDeps, lease: Lease): Promise<StepOutcome> {
+async function converge(deps: AttemptDeps, lease: Lease): Promise<StepOutcome> {
   let startedGateway = false
   for (;;) {
     const outcome = await runPlan(deps, lease, startedGateway)
     if (outcome.kind !== 'intent changed') return outcome
     startedGateway = outcome.startedGateway
+    const { id, generation } = lease.instance
+    deps.log = logOf(deps.instanceLog, { generation, requestId: await findRequest(deps.db, id, generation) })
   }
 }
 

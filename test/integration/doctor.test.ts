@@ -295,10 +295,10 @@ describe('npm run doctor', () => {
 
   test('checks beside a running Chowder and without one, and repairs', { timeout: 120_000 }, async () => {
     const process = await startChowder({ dataDir, role: 'api' })
-    const healthy = await doctor()
-    expect(healthy.code).toBe(0)
-    expect(healthy.text).toMatch(
-      /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✓ {2}history .*\n\nEverything is as it must be.\n$/,
+    const withoutWorker = await doctor()
+    expect(withoutWorker.code).toBe(1)
+    expect(withoutWorker.text).toMatch(
+      /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✗ {2}queue .*\n +- No worker runs\.\n +Start one with npm start -- worker\.\n[\s\S]*\n1 finding\.\n$/,
     )
     const answer = await fetch(`${process.url}/v1/organization/signup`, {
       method: 'POST',
@@ -307,7 +307,11 @@ describe('npm run doctor', () => {
     })
     expect(answer.status).toBe(201)
     await process.kill('SIGTERM')
-    expect((await doctor()).code).toBe(0)
+    const healthy = await doctor()
+    expect(healthy.code).toBe(0)
+    expect(healthy.text).toMatch(
+      /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✓ {2}history .*\n\nEverything is as it must be.\n$/,
+    )
     await rm(join(dataDir, 'secret-key'))
     const { code, text } = await doctor('--fix')
     const missing =

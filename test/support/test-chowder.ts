@@ -35,6 +35,7 @@ export interface TestChowderOptions {
   billing?: Billing
   limits?: Partial<RateLimits>
   trustedProxies?: number
+  areWorkersMissing?: () => boolean
 }
 
 const quickTimeouts: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
@@ -86,7 +87,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   }
   const timeouts = { ...quickTimeouts, ...options.timeouts }
   const api = await createApi(
-    { ...parts, publicUrl: () => 'http://chowder.test' },
+    { ...parts, publicUrl: () => 'http://chowder.test', areWorkersMissing: options.areWorkersMissing ?? (() => false) },
     {
       ...shared,
       defaultTier: options.defaultTier ?? 'lobster',

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { createHeartbeat } from '#composition/heartbeat.ts'
 import { defaultMaintenance, maintenanceTasks } from '#composition/maintenance.ts'
 import { defaultIntervals, reconcileTasks } from '#lifecycle/worker.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
@@ -11,6 +12,7 @@ const seconds = ({ everyMs }: PeriodicTask) => (typeof everyMs === 'number' ? ev
 
 test('docs/operations.md shows every periodic task with its pause, and no other', () => {
   const tasks = [
+    createHeartbeat(unused, unused, unused).task,
     ...reconcileTasks(unused, defaultIntervals, unused, unused),
     ...maintenanceTasks({ db: unused, vault: unused, billing: unused, log: unused }, defaultMaintenance),
   ]

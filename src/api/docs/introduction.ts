@@ -1,8 +1,10 @@
+import { version } from '#platform/version.ts'
+
 /** The text above the reference, and the order of its sections. */
 export const about = {
   info: {
     title: 'Chowder API',
-    version: '1.0.0',
+    version,
     description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An **instance** is
 one agent: an OpenClaw gateway in its own sandbox, with its own memory, files, skills and chat channels. You create
 instances, Chowder keeps them running, and you talk to them in the OpenAI Responses format.

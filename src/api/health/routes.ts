@@ -1,10 +1,11 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
-import { OneOf } from '#http/validation.ts'
+import { Nullable, OneOf } from '#http/validation.ts'
+import { commit, version } from '#platform/version.ts'
 
 export interface HealthDeps {
   /** Whether the services that the API depends on answer in time. */
-  readiness(): Promise<{ database: boolean; queue: boolean }>
+  readiness(): Promise<{ database: boolean; queue: boolean; workers: number | null }>
 }
 
 const Health = Type.Object({ status: Type.Literal('ok') }, { examples: [{ status: 'ok' }] })
@@ -12,14 +13,36 @@ const Health = Type.Object({ status: Type.Literal('ok') }, { examples: [{ status
 const Readiness = Type.Object(
   {
     status: OneOf(['ready', 'degraded', 'unavailable']),
-    checks: Type.Object({ database: Type.Boolean(), queue: Type.Boolean() }),
+    checks: Type.Object({
+      database: Type.Boolean({ description: 'Whether the database answers.' }),
+      queue: Type.Boolean({ description: 'Whether the queue answers.' }),
+    }),
+    workers: Nullable(
+      Type.Integer({
+        description:
+          'The number of workers that run. With 0 changes are accepted, and wait for a worker. null when the database ' +
+          'is unavailable.',
+      }),
+    ),
+    version: Type.String({ description: 'The version of Chowder.' }),
+    commit: Type.String({
+      description: 'The first 12 digits of the commit that this Chowder was built from, or `unknown`.',
+    }),
   },
   {
     $id: 'Readiness',
     description:
       '`degraded`: the queue is unavailable; changes are accepted, and done when it is back. ' +
       '`unavailable`: the database is unavailable, and every call fails.',
-    examples: [{ status: 'ready', checks: { database: true, queue: true } }],
+    examples: [
+      {
+        status: 'ready',
+        checks: { database: true, queue: true },
+        workers: 2,
+        version: '0.1.0',
+        commit: '5ca09d487fab',
+      },
+    ],
   },
 )
 
@@ -49,15 +72,16 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, {
       schema: {
         operationId: 'getReadiness',
         summary: 'Check that the server can serve requests',
-        description: 'Checks the database and the queue, each for at most a second. 503 only without the database.',
+        description:
+          'Checks the database and the queue, each for at most a second, and counts the workers. 503 only without the database.',
         tags: ['operations'],
         response: { 200: Readiness, 503: Readiness },
       },
     },
     async (_request, reply) => {
-      const checks = await readiness()
+      const { workers, ...checks } = await readiness()
       const status = checks.database ? (checks.queue ? 'ready' : 'degraded') : 'unavailable'
-      return reply.code(checks.database ? 200 : 503).send({ status, checks })
+      return reply.code(checks.database ? 200 : 503).send({ status, checks, workers, version, commit })
     },
   )
 }

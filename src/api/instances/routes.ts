@@ -42,6 +42,8 @@ export interface InstanceDeps extends ChangeDeps {
   forgetGateway: RunningGateways['forget']
   /** The address that clients reach the API at. */
   publicUrl(): string
+  /** Whether no worker has been seen lately. */
+  areWorkersMissing(): boolean
   /** The driver that new instances are created on. */
   sandboxDriver: string
   /** Whether a higher limit can be bought. */
@@ -90,13 +92,14 @@ function newInstance(
 
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, queue, findSummary, forgetGateway, publicUrl, sandboxDriver, hasBilling } = deps
+  const { db, vault, queue, findSummary, forgetGateway, publicUrl, areWorkersMissing, sandboxDriver, hasBilling } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
-  const show = (row: Row) => toInstance(row, unsealConfig(vault, row), publicUrl())
+  const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
+  const show = (row: Row) => toInstance(row, unsealConfig(vault, row), view())
 
   app.post(
     '/v1/instances',
@@ -194,10 +197,10 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async ({ caller, params, query: { wait, timeout } }, reply) => {
       const read = () => findSummary(caller.organizationId, params.instance_id)
       const summary = await read()
-      if (wait === undefined) return toInstanceStatus(summary, publicUrl())
+      if (wait === undefined) return toInstanceStatus(summary, view())
       const isFinal = (latest: InstanceSummary) => !canStillReach(wait, latest)
       const latest = await readUntil(summary, isFinal, read, { waitMs: timeout * 1000, signal: untilLeft(reply) })
-      return toInstanceStatus(latest, publicUrl())
+      return toInstanceStatus(latest, view())
     },
   )
 

@@ -3,7 +3,7 @@ import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { PageQuery } from '#http/paging.ts'
 import { Name, Nullable, OneOf, plainText } from '#http/validation.ts'
 import type { InstanceSummary } from '#instances/find.ts'
-import { instanceStatuses, publicStatus } from '#instances/status.ts'
+import { instanceStatuses, isSettled, publicStatus } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
 const overridesDescription =
@@ -31,7 +31,10 @@ export const Instance = Type.Object(
     name: Type.String(),
     status: OneOf(instanceStatuses),
     step: Nullable(
-      Type.String({ description: 'The step that Chowder is carrying out for the instance; null when there is none.' }),
+      Type.String({
+        description:
+          'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; null when there is nothing to do.',
+      }),
     ),
     metadata: Metadata,
     model_provider: OneOf(modelProviders),
@@ -158,7 +161,10 @@ export const InstanceStatus = Type.Object(
     id: Type.String(),
     status: OneOf(instanceStatuses),
     step: Nullable(
-      Type.String({ description: 'The step that Chowder is carrying out for the instance; null when there is none.' }),
+      Type.String({
+        description:
+          'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; null when there is nothing to do.',
+      }),
     ),
     gateway_url: Nullable(Type.String()),
   },
@@ -168,14 +174,26 @@ export const InstanceStatus = Type.Object(
   },
 )
 
+/** What an answer about an instance depends on beside its row. */
+export interface View {
+  publicUrl: string
+  /** Whether no worker has been seen lately: then nobody works on a row that is due, whatever its step was. */
+  areWorkersMissing: boolean
+}
+
+const waitingForWorker = 'waiting for a worker'
+
 /** The instance's base URL for clients. It never changes; the gateway's own endpoint stays private. */
 const gatewayUrl = (row: InstanceSummary, publicUrl: string): string | null =>
   row.endpoint && publicStatus(row) !== 'error' ? `${publicUrl}/v1/instances/${row.id}` : null
 
-export const toInstanceStatus = (row: InstanceSummary, publicUrl: string): Static<typeof InstanceStatus> => ({
+export const toInstanceStatus = (
+  row: InstanceSummary,
+  { publicUrl, areWorkersMissing }: View,
+): Static<typeof InstanceStatus> => ({
   id: row.id,
   status: publicStatus(row),
-  step: row.step,
+  step: areWorkersMissing && !isSettled(row) ? waitingForWorker : row.step,
   gateway_url: gatewayUrl(row, publicUrl),
 })
 
@@ -185,9 +203,9 @@ export const toInstanceStatus = (row: InstanceSummary, publicUrl: string): Stati
 export const toInstance = (
   row: Row,
   openclawConfig: Record<string, unknown> | null,
-  publicUrl: string,
+  view: View,
 ): Static<typeof Instance> => ({
-  ...toInstanceStatus(row, publicUrl),
+  ...toInstanceStatus(row, view),
   organization_id: row.organizationId,
   name: row.name,
   metadata: row.metadata,

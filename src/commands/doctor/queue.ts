@@ -1,4 +1,5 @@
 import pTimeout from 'p-timeout'
+import { countProcesses } from '#database/processes.ts'
 import { poll } from '#platform/poll.ts'
 import type { Check, DoctorDeps } from './finding.ts'
 
@@ -29,6 +30,11 @@ export const queueAnswers: Check = async function* (deps) {
       what: 'The queue has no schema in the database, or an old one.',
       whatToDo: 'Run npm run migrate.',
     }
+    return
+  }
+  const { all, workers } = await countProcesses(deps.db)
+  if (all > 0 && workers === 0) {
+    yield { area: 'queue', what: 'No worker runs.', whatToDo: 'Start one with npm start -- worker.' }
     return
   }
   const waitedMs = await pTimeout(queue.oldestWaitMs(), { milliseconds: answerTimeoutMs })

@@ -1,0 +1,36 @@
+import { eq, gt, lt, sql } from 'drizzle-orm'
+import type { Db } from './client.ts'
+import { processes } from './schema.ts'
+
+/** A process that has not written its row for so long has ended: two of its heartbeats are missing. */
+export const aliveSeconds = 20
+/** How long the row of a killed process stays, for the operator. */
+const keptHours = 1
+
+export type ProcessFacts = Pick<typeof processes.$inferInsert, 'id' | 'role' | 'version' | 'commit' | 'host' | 'pid'>
+
+const ago = (seconds: number) => sql`now() - make_interval(secs => ${seconds})`
+
+/** Says that a process lives, and deletes the rows of processes that ended long ago. */
+export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> {
+  await db
+    .insert(processes)
+    .values(facts)
+    .onConflictDoUpdate({ target: processes.id, set: { seenAt: sql`now()` } })
+  await db.delete(processes).where(lt(processes.seenAt, ago(keptHours * 3600)))
+}
+
+/** Says that a process has ended. */
+export const removeProcess = (db: Db, id: string) => db.delete(processes).where(eq(processes.id, id))
+
+/** The number of processes that live, and of those among them that work on instances. */
+export async function countProcesses(db: Db): Promise<{ all: number; workers: number }> {
+  const [counted] = await db
+    .select({
+      all: sql<number>`count(*)::int`,
+      workers: sql<number>`(count(*) FILTER (WHERE ${processes.role} IN ('all', 'worker')))::int`,
+    })
+    .from(processes)
+    .where(gt(processes.seenAt, ago(aliveSeconds)))
+  return counted ?? { all: 0, workers: 0 }
+}

@@ -1,0 +1,124 @@
+import { randomUUID } from 'node:crypto'
+import { pino } from 'pino'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { queueAnswers } from '#commands/doctor/queue.ts'
+import { createDrain } from '#composition/drain.ts'
+import { createHeartbeat, openHeartbeat } from '#composition/heartbeat.ts'
+import { loadConfig } from '#platform/config.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+const signal = new AbortController().signal
+const silent = pino({ level: 'silent' })
+const gateway = await startFakeGateway({ config: {} })
+let areWorkersMissing = false
+let chowder: TestChowder
+let key: string
+
+beforeAll(async () => {
+  const sandboxes = new FakeDriver(() => gateway.endpoint)
+  chowder = await openTestChowder({ sandboxes, areWorkersMissing: () => areWorkersMissing })
+  key = (await chowder.signUp()).key
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+})
+
+const query = (text: string, ...values: unknown[]) => chowder.database.pool.query(text, values)
+const factsOf = (role: string) => ({ id: randomUUID(), role, version: '1.2.3', commit: 'abc', host: 'here', pid: 7 })
+const beat = (role: string) => createHeartbeat(chowder.database.db, factsOf(role), silent).task.run(signal)
+const age = (seconds: number) => query('UPDATE processes SET seen_at = now() - make_interval(secs => $1)', seconds)
+const readiness = async () => (await chowder.call('GET', '/readyz')).body
+
+async function doctorsFindings(): Promise<{ what: string; whatToDo: string }[]> {
+  const deps = { db: chowder.deps.db, sandboxes: chowder.deps.sandboxes, vault: null, queue: chowder.queue }
+  const findings: { what: string; whatToDo: string }[] = []
+  for await (const finding of queueAnswers(deps, signal)) findings.push(finding)
+  return findings
+}
+
+test('a process is in the table while it lives, and its drain removes it', async () => {
+  const drain = createDrain(silent)
+  openHeartbeat({ role: 'worker', config: loadConfig({}), dataDir: '', log: silent, drain }, chowder.database.db)
+  const rows = () => query('SELECT * FROM processes').then(({ rows }) => rows)
+  const [row] = await until('its row', async () => ((await rows()).length > 0 ? rows() : null))
+  expect(row).toMatchObject({ role: 'worker', version: expect.stringMatching(/^\d+\.\d+\.\d+$/), pid: process.pid })
+  await drain.run({ interrupted: false })
+  expect(await rows()).toEqual([])
+})
+
+test('a worker counts for 20 s after its last heartbeat, and its row is deleted after an hour', async () => {
+  await beat('worker')
+  await beat('all')
+  await beat('api')
+  expect(await readiness()).toMatchObject({ status: 'ready', workers: 2, version: expect.stringMatching(/^\d/) })
+  await age(19)
+  expect((await readiness()).workers).toBe(2)
+  await age(21)
+  expect(await readiness()).toMatchObject({ status: 'ready', workers: 0, commit: expect.any(String) })
+  await age(3601)
+  await beat('api')
+  expect((await query('SELECT role FROM processes')).rows).toEqual([{ role: 'api' }])
+})
+
+test('without a worker the log of the API says so once, and once when there is one; not in its first heartbeat', async () => {
+  await query('DELETE FROM processes')
+  const lines: string[] = []
+  const log = { info: (text: string) => void lines.push(text), warn: (text: string) => void lines.push(text) }
+  const api = createHeartbeat(chowder.database.db, factsOf('api'), log as never)
+  await api.task.run(signal)
+  expect([api.areWorkersMissing(), lines]).toEqual([false, []])
+  for (let run = 0; run < 3; run += 1) await api.task.run(signal)
+  expect(api.areWorkersMissing()).toBe(true)
+  expect(lines).toEqual([
+    'no worker was seen for 20 s: changes are accepted and wait. Start one with npm start -- worker',
+  ])
+  await beat('worker')
+  await api.task.run(signal)
+  expect(api.areWorkersMissing()).toBe(false)
+  expect(lines.at(-1)).toBe('a worker is there again')
+})
+
+test('the doctor finds an API without a worker, and nothing where no process runs', async () => {
+  await query('DELETE FROM processes')
+  expect(await doctorsFindings()).toEqual([])
+  await beat('api')
+  expect(await doctorsFindings()).toMatchObject([
+    { what: 'No worker runs.', whatToDo: 'Start one with npm start -- worker.' },
+  ])
+  await beat('worker')
+  expect(await doctorsFindings()).toEqual([])
+})
+
+test('an instance that is due waits for a worker while none has been seen', async () => {
+  areWorkersMissing = true
+  const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'a' } })
+  expect(body).toMatchObject({ status: 'provisioning', step: 'waiting for a worker' })
+  const status = () => chowder.call('GET', `/v1/instances/${body.id}/status`, { key })
+  expect((await status()).body.step).toBe('waiting for a worker')
+  areWorkersMissing = false
+  expect((await status()).body.step).toBeNull()
+})
+
+test('lines of both sides name the request and the instance, those of a worker the intent’s request', async () => {
+  const worker = await chowder.startWorker()
+  try {
+    const asRequest = (id: string) => ({ key, headers: { 'x-request-id': id } })
+    const created = await chowder.call('POST', '/v1/instances', { ...asRequest('create-1'), body: { name: 'b' } })
+    const path = `/v1/instances/${created.body.id}`
+    const linesOf = (message: string) =>
+      chowder.logged
+        .map((line) => JSON.parse(line))
+        .filter((line) => line.msg === message && line.instanceId === created.body.id)
+    await until('it to run', async () => (await chowder.call('GET', path, { key })).body.status === 'running')
+    await chowder.call('POST', `${path}/stop`, asRequest('stop-1'))
+    await until('the second settlement', () => linesOf('settled').length === 2)
+    expect(linesOf('settled').map(({ requestId }) => requestId)).toEqual(['create-1', 'stop-1'])
+    expect(linesOf('step done').filter(({ generation }) => generation === 1)[0].requestId).toBe('create-1')
+  } finally {
+    await worker.stop()
+  }
+})
