@@ -8,7 +8,7 @@ import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { commit, version } from '#platform/version.ts'
 import type { Startup } from './startup.ts'
 
-export const heartbeatMs = 10_000
+const heartbeatMs = 10_000
 const removeTimeoutMs = 2000
 
 export interface Heartbeat {
