@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
-import { tmpdir } from 'node:os'
+import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -185,7 +185,19 @@ describe('DATABASE_URL that leads to no database', () => {
       expect(said).toContain('chowder: No PostgreSQL answers at 127.0.0.1:')
       expect(said).not.toContain('    at ')
       expect(said).not.toContain('canary')
+      const first = JSON.parse(said.split('\n')[0] ?? '')
+      expect(first).toMatchObject({ level: 'info', role, host: hostname(), version: expect.any(String) })
+      expect(first.time).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/)
     }
+  })
+
+  test('LOG_FORMAT has the log look the same everywhere, and a misspelt setting is told', async () => {
+    const databaseUrl = `postgres://u:canary@127.0.0.1:${await freePort()}/d`
+    const env = { DATABASE_URL: databaseUrl, CHOWDER_SECRET_KEY: key, LOG_FORMAT: 'pretty', CHOWDER_DATADIR: '/canary' }
+    const { said } = await runScript(['src/main.ts', 'api'], { env })
+    expect(said).toMatch(/^\[[\d:.]+\] INFO: Chowder \S+ \(\w+\) starts as api\n/)
+    expect(said).toContain('WARN: CHOWDER_DATADIR is no setting of Chowder: did you mean CHOWDER_DATA_DIR?\n')
+    expect(said).not.toContain('canary')
   })
 })
 
