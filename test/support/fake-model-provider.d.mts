@@ -22,6 +22,8 @@ export interface FakeModelProvider {
   url: string
   /** Everything received since the start or the last reset, oldest first. */
   requests: ModelRequest[]
+  /** The only key that it accepts; undefined accepts every key. */
+  apiKey: string | undefined
   reset(): void
   close(): Promise<void>
 }

@@ -54,6 +54,7 @@ export async function startStubGateway(answer: Answer, socketPath?: string): Pro
       stub.answer(response, received)
     })
   })
+  server.on('upgrade', (_request, socket) => socket.destroy()) // it has no WebSocket
   await new Promise<void>((resolve) =>
     socketPath ? server.listen(socketPath, resolve) : server.listen(0, '127.0.0.1', resolve),
   )
