@@ -10,6 +10,7 @@ import { texts } from '#platform/texts.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { getInstance, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
 import { requireRunning } from './status.ts'
+import { readUntil } from './wait.ts'
 
 /** The columns that a poll of the status and a turn need: few, because there are many of both. */
 export type InstanceSummary = Pick<
@@ -28,6 +29,8 @@ export type InstanceSummary = Pick<
 >
 
 interface FoundSummary extends InstanceSummary {
+  /** Whether the provider's key was changed a moment ago, and a worker is still to give it to the gateway. */
+  awaitsKey: boolean
   /** Whether the customer overrides OpenClaw's configuration. */
   hasConfig: boolean
 }
@@ -42,9 +45,12 @@ const findSummaries = `
   SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation,
          i.observed_generation AS "observedGeneration", i.ready_at AS "readyAt", i.step, i.endpoint,
          i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
-         i.sealed_config IS NOT NULL AS "hasConfig"
+         i.sealed_config IS NOT NULL AS "hasConfig",
+         i.ready_at IS NOT NULL AND i.generation > i.observed_generation
+           AND coalesce(k.updated_at > now() - interval '15 s', false) AS "awaitsKey"
   FROM unnest($1::uuid[], $2::uuid[]) AS wanted (id, organization_id)
   JOIN instances i ON i.id = wanted.id AND i.organization_id = wanted.organization_id
+  LEFT JOIN provider_keys k ON k.organization_id = i.organization_id AND k.provider = i.model_provider
   WHERE i.terminated_at IS NULL OR i.terminated_at > now() - make_interval(days => ${terminatedReadableDays})`
 
 interface Key {
@@ -82,8 +88,9 @@ export interface RunningGateway {
 /** The gateways of running instances, cached for a moment. */
 export interface RunningGateways {
   /**
-   * Returns a running instance's gateway. Throws not_found, and conflict with the status of an instance that does not
-   * run. A process that did not record a stop itself may still find the gateway for 100 ms.
+   * Returns a running instance's gateway. Waits up to 10 s while a changed key of the provider is being given to it.
+   * Throws not_found, and conflict with the status of an instance that does not run. A process that did not record a
+   * stop itself may still find the gateway for 100 ms.
    */
   find(organizationId: string, id: string): Promise<RunningGateway>
   /** Called after an intent was recorded and before the response to it: from then on, messages are refused. */
@@ -95,6 +102,8 @@ export type FindGateway = RunningGateways['find']
 /** A burst of turns makes one query. Short beside a turn, which takes at least a third of a second. */
 const cacheMs = 100
 const maxCached = 10_000
+/** A worker gives a running gateway a changed key within about 2 s. */
+const waitForKeyMs = 10_000
 
 export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSummary): RunningGateways {
   const gateways = new LRUCache<string, RunningGateway>({ max: maxCached, ttl: cacheMs })
@@ -111,7 +120,12 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
       const cached = gateways.get(key)
       if (cached) return cached
       const forgetsBefore = forgets
-      const summary = await findSummary(organizationId, id)
+      const summary = await readUntil(
+        await findSummary(organizationId, id),
+        ({ awaitsKey }) => !awaitsKey,
+        () => findSummary(organizationId, id),
+        { waitMs: waitForKeyMs, signal: AbortSignal.timeout(waitForKeyMs) },
+      )
       requireRunning(summary)
       const gateway = {
         endpoint: summary.endpoint as Endpoint,

@@ -4,7 +4,10 @@ import { channels, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
 import type { Lease } from '#instances/lease.ts'
+import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config.ts'
+import type { GatewayClient } from '#openclaw/gateway.ts'
+import { liftKeyCooldown } from '#openclaw/key-cooldown.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
@@ -66,6 +69,7 @@ export const writeConfig: Step = async (context) => {
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
+  await writeAgentSettings(files, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
   return done
 }
@@ -132,16 +136,24 @@ async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
   return ready.kind === 'done' ? started : ready
 }
 
-/** Gives a gateway that was already running the stored configuration, without a restart. */
+/**
+ * Gives a gateway that was already running the stored configuration, without a restart, and lets it use a provider key
+ * that may have been corrected.
+ */
 export const patchConfig: Step = async (context) => {
-  const { db, vault, baseUrls, sandboxes, lease, startedGateway, signal } = context
+  const { db, vault, baseUrls, sandboxes, lease, startedGateway, log, signal } = context
   if (startedGateway) return done
   const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const { instance } = lease
   const sandbox = { sandboxes, instance, endpoint, port: paths.port }
-  const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false }
+  const liftCooldown = async (gateway: GatewayClient) => {
+    const place = { sandboxes, instanceId: instance.id, paths }
+    if (await liftKeyCooldown(gateway, place, instance.modelProvider, signal)) return
+    log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')
+  }
+  const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
   const { restarts } = await configureGateway(sandbox, unsealed, options)
   return restarts ? waitUntilReady(context) : done
 }

@@ -154,4 +154,23 @@ describe('a changed provider key', () => {
     expect(patches()).toBeGreaterThan(0)
     expect(chowder.logged.join('')).not.toContain('sk-changed')
   })
+
+  test('is used at once: what OpenClaw remembers of a refusal is deleted, then read again', async () => {
+    gateway.calls.length = 0
+    driver.calls.length = 0
+    gateway.methods['models.authRefresh'] = () => ({ refreshed: true })
+    await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic: 'sk-corrected' } } })
+    await until('OpenClaw’s memory to be changed', () =>
+      driver.calls.some((made) => made.method === 'exec' && made.id === id),
+    )
+    await until('the gateway to read it again', () =>
+      gateway.calls.some(({ method }) => method === 'models.authRefresh'),
+    )
+    await until('a worker to settle it', async () => {
+      const { generation, observed_generation } = await rowOf()
+      return generation === observed_generation
+    })
+    expect(JSON.stringify(gateway.config)).toContain('sk-corrected')
+    expect(driver.file(id, 'state/agents/main/agent/settings.json')).toContain('"maxRetries": 1')
+  })
 })

@@ -1,4 +1,5 @@
 import type { Instance } from '#database/schema.ts'
+import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
@@ -61,7 +62,9 @@ export async function configureGateway(
   } finally {
     gateway.close()
   }
-  await writeSystemPrompt(sandboxes.files(instance.id), systemPrompt, signal)
+  const files = sandboxes.files(instance.id)
+  await writeAgentSettings(files, signal)
+  await writeSystemPrompt(files, systemPrompt, signal)
   return { restarts }
 }
 

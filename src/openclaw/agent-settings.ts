@@ -1,0 +1,14 @@
+import type { SandboxFiles } from '#sandbox/driver.ts'
+
+/** Settings that OpenClaw reads at each turn from the folder of its agent. It has no names in `openclaw.json` for them. */
+const settingsPath = 'state/agents/main/agent/settings.json'
+
+/**
+ * OpenClaw repeats a refused or broken request to the provider, by default for 70 to 160 s. Once, after about a second
+ * or the provider's `Retry-After`, is enough for a short fault, and the caller soon hears of a long one.
+ */
+const settings = { retry: { provider: { maxRetries: 1 } } }
+
+/** Writes the settings of the agent. They hold from its next turn, also while the gateway runs. */
+export const writeAgentSettings = (files: SandboxFiles, signal: AbortSignal): Promise<void> =>
+  files.write(settingsPath, Buffer.from(`${JSON.stringify(settings, null, 2)}\n`), { mode: 0o600 }, signal)

@@ -1,0 +1,45 @@
+import type { ModelProvider } from '#database/schema.ts'
+import type { SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
+import type { GatewayClient } from './gateway.ts'
+import { gatewayProviders } from './providers.ts'
+
+const timeoutMs = 10_000
+
+/** Deletes what OpenClaw remembers of refusals, from its database. A gateway and this may have it open together. */
+const forgetRefusal = `
+const { DatabaseSync } = require('node:sqlite')
+const [path, id] = process.argv.slice(1)
+const database = new DatabaseSync(path, { timeout: 5000 })
+database.prepare("UPDATE auth_profile_state SET state_json = json_remove(state_json, '$.usageStats.\\"' || ? || '\\"')").run(id)
+database.close()`
+
+interface RunningSandbox {
+  sandboxes: Pick<SandboxAccess, 'exec'>
+  instanceId: string
+  paths: SandboxPaths
+}
+
+/**
+ * Makes a running gateway use the key of its provider again, also after a refusal. OpenClaw 2026.9.6 does not use it
+ * for 30 s then, and for 10 minutes over billing or when the account is closed. It remembers the refusal for the provider
+ * and not for the key, also over a restart, and has no call to forget it. Returns whether that was done. Throws only
+ * the signal's reason.
+ */
+export async function liftKeyCooldown(
+  gateway: GatewayClient,
+  { sandboxes, instanceId, paths }: RunningSandbox,
+  provider: ModelProvider,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const database = `${paths.home}/state/agents/main/agent/openclaw-agent.sqlite`
+  const argv = [paths.node, '-e', forgetRefusal, database, `inline-api-key:${gatewayProviders[provider].id}`]
+  try {
+    const { exitCode } = await sandboxes.exec(instanceId, argv, { timeoutMs, maxBytes: 0 }, signal)
+    // The gateway reads its database again.
+    await gateway.call('models.authRefresh', { operation: 'update' }, { timeoutMs })
+    return exitCode === 0
+  } catch {
+    signal.throwIfAborted()
+    return false
+  }
+}
