@@ -29,7 +29,7 @@ export interface ApiParts extends Pick<AppDeps, 'db' | 'vault' | 'log' | 'billin
 export interface ApiSettings
   extends SharedSettings,
     Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'trustedProxies'>,
-    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts' | 'keyCooldownMs'>> {}
+    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
   ...sharedSettings(config),

@@ -3,6 +3,7 @@ import { fileCodes } from '#platform/error-codes/files.ts'
 import { instanceCodes } from '#platform/error-codes/instances.ts'
 import { type ErrorKind, kinds } from '#platform/error-codes/kinds.ts'
 import { organizationCodes } from '#platform/error-codes/organization.ts'
+import { providerCodes } from '#platform/error-codes/providers.ts'
 import { requestCodes } from '#platform/error-codes/requests.ts'
 import { serverCodes } from '#platform/error-codes/server.ts'
 import { skillCodes } from '#platform/error-codes/skills.ts'
@@ -20,6 +21,7 @@ export const errorCodes = {
   ...organizationCodes,
   ...instanceCodes,
   ...turnCodes,
+  ...providerCodes,
   ...fileCodes,
   ...channelCodes,
   ...skillCodes,

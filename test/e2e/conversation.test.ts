@@ -99,14 +99,6 @@ describe('the sessions of a real agent', () => {
 })
 
 describe('talking to a real agent', () => {
-  /** The gateway retries a provider's 5xx for about a minute: it may do so while the other tests run. */
-  let failing: Promise<Answer>
-
-  beforeAll(() => {
-    failing = client.post(sessionPath(id, 'failing'), { model, input: '[[fake:status=500]]' })
-    failing.catch(() => {}) // whoever waits for it sees it
-  })
-
   it('a create answers 201 at once, provisioning, and the agent is running without another call', async () => {
     expect(created.status).toBe(201)
     expect(created.body).toMatchObject({
@@ -213,22 +205,50 @@ describe('talking to a real agent', () => {
     expect(answer.headers.get('x-should-retry')).toBe('false')
   })
 
-  it("a provider's 500 is a 502 that says so, once the gateway has tried long enough", async () => {
-    const { status, body, headers } = await failing
-    expect(status).toBe(502)
-    expect(body.detail.error).toMatch(/gateway of this instance failed with 50\d/)
-    expect(body.error).toMatchObject({ message: body.detail.error, type: 'server_error' })
-    expect(headers.get('x-should-retry')).toBe('false')
+  it('a failure of the provider is told soon, names the provider, and has a code of its own', async () => {
+    const cases = [
+      ['[[fake:status=429]] [[fake:message=slow down]] [[fake:retry-after=2]]', 429, 'provider_rate_limited'],
+      ['[[fake:status=500]]', 502, 'provider_error'],
+      ['[[fake:status=529]]', 502, 'provider_overloaded'],
+      ['[[fake:hang-up]]', 502, 'provider_unreachable'],
+      ['[[fake:drop]]', 502, 'provider_unreachable'],
+      ['[[fake:status=404]]', 400, 'model_not_found'],
+    ] as const
+    const startedAt = performance.now()
+    const answers = await Promise.all(
+      cases.map(([input], index) => client.post(sessionPath(id, `failing-${index}`), { model, input })),
+    )
+    expect(performance.now() - startedAt).toBeLessThan(25_000)
+    expect(answers.map(({ status, body }) => [status, body.error.code])).toEqual(
+      cases.map(([, status, code]) => [status, code]),
+    )
+    for (const { body } of answers) expect(body.error.message).toMatch(/model provider \(anthropic\)/)
+    const [limited, ...others] = answers
+    expect(limited?.body.detail).toMatch(/Try again in 2 s\. It says: “slow down”$/)
+    expect([limited?.headers.get('retry-after'), limited?.headers.get('x-should-retry')]).toEqual(['2', null])
+    for (const { headers } of others) expect(headers.get('x-should-retry')).toBe('false')
   })
 
-  it("a provider's 401 is a 502 that names the organization's key, also while the gateway rests the key", async () => {
-    const refused = "The model provider (anthropic) refused your organization's API key."
-    for (const input of ['[[fake:status=401]]', 'and now?']) {
-      const { status, body } = await client.post(sessionPath(id, 'refused'), { model, input })
-      expect(status).toBe(502)
-      expect(body.detail.error).toContain(refused)
+  it('a refused provider key is told from others, and a corrected one works at the next turn', async () => {
+    const say = () => client.post(sessionPath(id, 'refused'), { model, input: 'hello' })
+    const setKey = (anthropic: string) => client.patch('/v1/organization', { model_api_keys: { anthropic } })
+    provider.apiKey = 'sk-ant-canary-corrected'
+    try {
+      const refused = await say()
+      expect([refused.status, refused.body.error.code]).toEqual([502, 'provider_key_refused'])
+      expect(refused.body.detail.error).toMatch(
+        /^The model provider \(anthropic\) refused .*It says: “invalid api key”$/,
+      )
+      const held = await say()
+      expect([held.status, held.body.error.code]).toEqual([503, 'provider_key_on_hold'])
+      expect(Number(held.headers.get('retry-after'))).toBeGreaterThan(0)
+      expect((await setKey('sk-ant-canary-corrected')).status).toBe(200)
+      expect((await say()).status).toBe(200)
+      expect((await client.get(`/v1/instances/${id}/status`)).body.status).toBe('running')
+    } finally {
+      provider.apiKey = providerKey
+      await setKey(providerKey)
     }
-    expect((await client.get(`/v1/instances/${id}/status`)).body.status).toBe('running')
   })
 
   it('no secret is in the logs', async () => {

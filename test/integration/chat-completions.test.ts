@@ -219,9 +219,14 @@ describe('an ephemeral session', () => {
     expect(await ephemeralSessions()).toEqual([])
   })
 
-  test('is deleted after a turn that failed', async () => {
+  test('is deleted after a turn that failed, whose error names the provider, streamed or not', async () => {
     gateway.behaviour.turns = 'failed'
-    await expect(openai().chat.completions.create(hello)).rejects.toMatchObject({ status: 502 })
+    const failure = { code: 'provider_key_refused', message: expect.stringContaining('model provider (anthropic)') }
+    await expect(openai().chat.completions.create(hello)).rejects.toMatchObject({ status: 502, ...failure })
+    const streamed = async () => {
+      for await (const _ of await openai().chat.completions.create({ ...hello, stream: true }));
+    }
+    await expect(streamed()).rejects.toMatchObject(failure)
     await isDue()
   })
 

@@ -167,6 +167,9 @@ describe('a connection', () => {
       type: 'response.failed',
       response: { error: { code: 'broken_answer' } },
     })
+    gateway.answer = answerFailed(529, 'api_error', 'upstream provider overloaded')
+    say()
+    expect(await turn()).toMatchObject([{ type: 'error', status: 502, error: { code: 'provider_overloaded' } }])
     gateway.answer = echo
     say()
     expectWholeStream(await turn())

@@ -20,6 +20,7 @@ import { AppError } from '#platform/errors.ts'
 import { createVault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { requireErrorBody } from '../support/error-body.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
 import {
@@ -488,25 +489,23 @@ describe('a refusal of the gateway', () => {
     expect(await failure(await post(hello))).toMatchObject({ status: 400, detail: 'Unknown model: openai/gpt-4o' })
   })
 
-  test('of the provider is a 502 about the organization’s key, also as a later `internal error`', async () => {
-    const refused = {
+  test('of the provider is a 502 about the organization’s key, and explains no later failure', async () => {
+    gateway.answer = answerFailed(401, 'authentication_error', '401: bad key sk-secret')
+    expect(await failure(await post(hello))).toMatchObject({
       status: 502,
       detail: { error: expect.stringContaining("(openai) refused your organization's API key") },
-      error: { type: 'server_error' },
+      error: { type: 'server_error', code: 'provider_key_refused' },
       shouldRetry: 'false',
-    }
-    gateway.answer = answerFailed(401, 'authentication_error', '401: bad key sk-secret')
-    expect(await failure(await post(hello))).toMatchObject(refused)
+    })
     gateway.answer = answerFailed(500, 'api_error', 'internal error')
-    expect(await failure(await post(hello))).toMatchObject(refused)
-    expect(await failure(await post(hello))).toMatchObject(refused)
+    expect(await failure(await post(hello))).toMatchObject({
+      detail: { error: 'The gateway of this instance failed with 500: internal error' },
+      error: { code: 'gateway_unreachable' },
+    })
     expect(api.logLines.join('')).not.toContain('sk-secret')
-
-    instance = await newInstance() // another instance has another key
-    expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('500') })
   })
 
-  test('within a stream explains a later `internal error` too', async () => {
+  test('within a stream names the provider too', async () => {
     const failed = responseObject({ status: 'failed', error: { code: 'authentication_error', message: '401' } })
     gateway.answer = answerStream(`${streamHead}${sse({ type: 'response.failed', response: failed })}data: [DONE]\n\n`)
     const streamed = await post({ ...hello, stream: true })
@@ -515,32 +514,54 @@ describe('a refusal of the gateway', () => {
     expectWholeStream(events)
     expect(events.at(-1)).toMatchObject({
       type: 'response.failed',
-      response: { model: 'gpt-4o', status: 'failed', error: { message: expect.stringContaining('refused') } },
+      response: {
+        model: 'gpt-4o',
+        status: 'failed',
+        error: { code: 'provider_key_refused', message: expect.stringContaining('refused') },
+      },
     })
-    gateway.answer = answerFailed(500, 'api_error', 'internal error')
-    expect((await failure(await post(hello))).detail).toMatchObject({ error: expect.stringContaining('refused') })
   })
 
-  test('explains no `internal error` after an answer of the gateway, or after the cooldown of the key', async () => {
-    const forgetful = await startApi(async () => running, { keyCooldownMs: 50 })
-    onTestFinished(() => forgetful.app.close())
-    const refuse = (url: string) => {
-      gateway.answer = answerFailed(401, 'authentication_error', '401')
-      return post(hello, { url })
-    }
-    const internalError = async (url: string) => {
-      gateway.answer = answerFailed(500, 'api_error', 'internal error')
-      return (await failure(await post(hello, { url }))).detail
-    }
-    const forgotten = { error: expect.stringContaining('failed with 500') }
+  test('that has no reason has the one that OpenClaw noted in the session, streamed and not', async () => {
+    const noting = await startFakeGateway({ token })
+    const asking = await startApi(async () => ({ ...running, endpoint: noting.endpoint }))
+    onTestFinished(async () => {
+      await asking.app.close()
+      await noting.close()
+    })
+    noting.behaviour.turns = 'internal error'
+    const note =
+      'Inline API key for provider "openai" is temporarily disabled after a provider auth/billing failure. Retry after about 1 minute'
+    noting.methods['chat.history'] = () => ({
+      messages: [
+        { role: 'user', content: 'hello' },
+        { role: 'user', content: note },
+      ],
+    })
+    const held = await post(hello, { url: asking.url })
+    expect(held.headers.get('retry-after')).toBe('60')
+    expect(await failure(held)).toMatchObject({
+      status: 503,
+      detail: expect.stringContaining('the agent tries again within 1 min'),
+      error: { code: 'provider_key_on_hold' },
+      shouldRetry: null,
+    })
+    const { events } = readEvents(await (await post({ ...hello, stream: true }, { url: asking.url })).text())
+    expect(events.at(-1)).toMatchObject({ response: { error: { code: 'provider_key_on_hold' } } })
+    expect(noting.calls.filter(({ method }) => method === 'chat.history')).toHaveLength(2)
+  })
 
-    await refuse(api.url)
-    gateway.answer = echo
-    await post(hello)
-    expect(await internalError(api.url)).toMatchObject(forgotten)
-
-    await refuse(forgetful.url)
-    await until(async () => expect(await internalError(forgetful.url)).toMatchObject(forgotten))
+  test('over the rate limit of the provider has its Retry-After, and is not repeated by clients that cannot know', async () => {
+    gateway.answer = answerFailed(429, 'rate_limit_error', '429 slow down; Retry-After: 7 seconds')
+    const response = await post(hello)
+    expect(response.headers.get('retry-after')).toBe('7')
+    // The stub has no history, so that the agent may have acted.
+    expect(await failure(response)).toMatchObject({
+      status: 429,
+      detail: expect.stringMatching(/model provider \(openai\) refused the turn: .* in 7 s\. It says: “slow down”$/),
+      error: { code: 'provider_rate_limited' },
+      shouldRetry: 'false',
+    })
   })
 
   test.each([401, 403])(
@@ -576,7 +597,11 @@ describe('a refusal of the gateway', () => {
 
   test('after the turn began must not be retried', async () => {
     gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
-    expect(await failure(await post(hello))).toMatchObject({ status: 502, shouldRetry: 'false' })
+    expect(await failure(await post(hello))).toMatchObject({
+      status: 502,
+      error: { code: 'provider_error' },
+      shouldRetry: 'false',
+    })
   })
 
   test('is read only up to a limit', async () => {

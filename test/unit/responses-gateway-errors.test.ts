@@ -8,12 +8,13 @@ const during = (code: string, message: string) => ({
   output: [],
   error: { code, message },
 })
-const judge = (status: number, body: unknown, earlierRefusal?: string) => {
-  const { error, refused } = gatewayError('anthropic', { status, body }, earlierRefusal)
-  return { kind: error.kind, message: error.message, doNotRetry: error.doNotRetry, refused }
+const judge = (status: number | undefined, body: unknown, turnLeft: { hasActed?: boolean; note?: string } = {}) => {
+  const { error, refusedChowder } = gatewayError('anthropic', { status, body, ...turnLeft })
+  const { code, kind, message, doNotRetry, retryAfterSeconds } = error
+  return { code, kind, message, doNotRetry, retryAfterSeconds, refusedChowder }
 }
 
-describe('a refusal of a gateway', () => {
+describe('a refusal of a gateway before the turn', () => {
   test.each([
     [400, 'invalid'],
     [413, 'too_large'],
@@ -23,10 +24,7 @@ describe('a refusal of a gateway', () => {
     expect(judge(status, beforeRun('Unrecognized key: "foo"'))).toMatchObject({
       kind,
       message: 'Unrecognized key: "foo"',
-    })
-    expect(judge(status, during('rate_limit_error', '429: slow down'))).toMatchObject({
-      kind,
-      message: '429: slow down',
+      refusedChowder: false,
     })
   })
 
@@ -48,80 +46,139 @@ describe('a refusal of a gateway', () => {
       expect(seconds(odd)).toBeUndefined()
   })
 
-  test('of an unknown model is an error of the caller', () => {
-    const body = during('invalid_request_error', 'Unknown model: anthropic/nope')
-    expect(judge(404, body)).toMatchObject({ kind: 'invalid', message: 'Unknown model: anthropic/nope' })
+  test('of an unknown model names it, without advice to run a command', () => {
+    const message = 'Unknown model: anthropic/nope. Run `openclaw models list --refresh` to see the models.'
+    for (const body of [beforeRun(message), during('invalid_request_error', message)]) {
+      expect(judge(404, body)).toMatchObject({
+        code: 'model_not_found',
+        kind: 'invalid',
+        message: 'Unknown model: anthropic/nope.',
+      })
+    }
   })
 
   test.each([401, 403])('of Chowder’s own token (%i before the turn) is a 502 of its own kind', (status) => {
     expect(judge(status, beforeRun('Unauthorized', 'unauthorized'))).toMatchObject({
-      kind: 'gateway_unreachable',
-      refused: 'chowder',
+      code: 'gateway_unreachable',
+      refusedChowder: true,
       doNotRetry: true,
     })
   })
 
   test('after too many bad tokens is not a rate limit of the caller', () => {
     const body = beforeRun('Too many failed authentication attempts. Please try again later.', 'rate_limited')
-    expect(judge(429, body)).toMatchObject({ kind: 'gateway_unreachable', refused: 'chowder' })
-  })
-})
-
-describe('a refusal of a provider', () => {
-  const refusedKey = {
-    kind: 'gateway_unreachable',
-    message: expect.stringMatching(/^The model provider \(anthropic\) refused your organization's API key\. /),
-    doNotRetry: true,
-  }
-
-  test.each([
-    [401, 'authentication_error'],
-    [403, 'permission_error'],
-    [401, 'something_new'],
-    [400, 'authentication_error'],
-    [500, 'authentication_error'],
-  ])('as %i %s names the provider and the organization’s key', (status, code) => {
-    const judged = judge(status, during(code, '401: {"error":"invalid x-api-key sk-ant-secret"}'))
-    expect(judged).toMatchObject({ ...refusedKey, refused: 'provider' })
-    expect(judged.message).not.toContain('sk-ant')
+    expect(judge(429, body)).toMatchObject({ code: 'gateway_unreachable', refusedChowder: true })
   })
 
-  test('explains the `internal error` of the gateway within the next minute', () => {
-    const refusal = judge(401, during('authentication_error', '401')).message
-    expect(judge(500, during('api_error', 'internal error'), refusal)).toMatchObject(refusedKey)
-  })
-
-  test('does not explain an `internal error` without a refusal before it, or other failures after it', () => {
-    expect(judge(500, during('api_error', 'internal error')).message).toContain('failed with 500: internal error')
-    expect(judge(502, during('api_error', 'upstream provider error'), 'earlier').message).toContain('failed with 502')
-  })
-
-  test('over billing names billing, and is not Chowder’s own 402', () => {
-    expect(judge(402, during('insufficient_quota', 'no credit'))).toMatchObject({
-      kind: 'gateway_unreachable',
-      message: expect.stringContaining('billing'),
-      refused: 'provider',
-    })
-  })
-})
-
-describe('any other failure', () => {
   test.each([500, 502, 503, 504, 404, 405, 408, 410, 418, 302, 204])(
     'with %i is a 502 that names the status',
     (status) => {
       expect(judge(status, 'Not Found')).toMatchObject({
-        kind: 'gateway_unreachable',
+        code: 'gateway_unreachable',
         message: `The gateway of this instance failed with ${status}.`,
         doNotRetry: false,
-        refused: null,
+        refusedChowder: false,
       })
     },
   )
+})
 
-  test('must not be retried once the turn has begun', () => {
-    expect(judge(502, during('api_error', 'upstream provider error'))).toMatchObject({
-      message: 'The gateway of this instance failed with 502: upstream provider error',
-      doNotRetry: true,
+describe('a failure of the provider', () => {
+  const json = (type: string, message: string) => JSON.stringify({ error: { message, type }, type: 'error' })
+
+  // The answers of OpenClaw 2026.9.6 to what the provider answered.
+  test.each([
+    [401, 'authentication_error', `401: ${json('authentication_error', 'invalid x-api-key')}`, 'provider_key_refused'],
+    [403, 'permission_error', `403: ${json('permission_error', 'not for you')}`, 'provider_key_refused'],
+    [500, 'authentication_error', '401', 'provider_key_refused'],
+    [402, 'insufficient_quota', `400: ${json('invalid_request_error', 'credit is too low')}`, 'provider_no_credit'],
+    [429, 'rate_limit_error', `429: ${json('rate_limit_error', 'slow down')}`, 'provider_rate_limited'],
+    [529, 'api_error', 'upstream provider overloaded', 'provider_overloaded'],
+    [502, 'api_error', 'upstream provider error', 'provider_error'],
+    [408, 'api_error', 'upstream provider timeout', 'provider_unreachable'],
+    [504, 'api_error', 'upstream provider timeout', 'provider_unreachable'],
+    [413, 'api_error', 'upstream provider error', 'provider_request_too_large'],
+    [404, 'invalid_request_error', `404: ${json('not_found_error', 'model: nope')}`, 'model_not_found'],
+    [400, 'invalid_request_error', `400: ${json('invalid_request_error', 'too long')}`, 'provider_refused_request'],
+  ])('as %i %s names the provider, has a code of its own, and is not repeated', (status, code, message, expected) => {
+    const judged = judge(status, during(code, message))
+    expect(judged).toMatchObject({ code: expected, doNotRetry: true, refusedChowder: false })
+    expect(judged.message).toContain('model provider (anthropic)')
+    expect(judged.message).not.toMatch(/[{}]|gateway|upstream/)
+  })
+
+  test.each([
+    ['rate_limit_error', '429 slow down; Retry-After: 3 seconds', 'provider_rate_limited'],
+    ['invalid_request_error', '404 no such model', 'model_not_found'],
+    ['invalid_request_error', '400: no', 'provider_refused_request'],
+    ['authentication_error', '401 no', 'provider_key_refused'],
+    ['api_error', 'upstream provider error', 'provider_error'],
+  ])('within a stream, which has no status, is the same: %s', (code, message, expected) => {
+    expect(judge(undefined, during(code, message)).code).toBe(expected)
+  })
+
+  test('has the words of the provider, without its JSON and without keys', () => {
+    const said = (message: string) => judge(401, during('authentication_error', message)).message
+    expect(said(`401: ${json('x', 'Incorrect API key provided: sk-ant-a***8Qa.')}`)).toMatch(
+      /It says: “Incorrect API .*…”$/,
+    )
+    expect(said('401: Google Generative AI API error (401): no entry [code=UNAUTHENTICATED]')).toMatch(/“no entry”$/)
+    for (const mute of ['401', '401: {}', '401: <html>nginx</html>', '401: {"error":{"message":7}}'])
+      expect(said(mute)).not.toContain('It says')
+  })
+
+  test('keeps the Retry-After behind long words of the provider, which are shortened', () => {
+    const message = `429: ${json('rate_limit_error', 'x'.repeat(3000))}; Retry-After: 3 seconds`
+    const { retryAfterSeconds, message: text } = judge(429, during('rate_limit_error', message))
+    expect([retryAfterSeconds, text.length < 800]).toEqual([3, true])
+    expect(text).toContain(`“${'x'.repeat(500)}”`)
+  })
+
+  test('over the quota of an account at OpenAI is told from a rate limit', () => {
+    const quota = during('rate_limit_error', '429 You exceeded your current quota, please check your plan and billing.')
+    const { error } = gatewayError('openai', { status: 429, body: quota })
+    expect(error.code).toBe('provider_no_credit')
+    expect(judge(429, quota).code).toBe('provider_rate_limited')
+  })
+
+  test('over a rate limit keeps the Retry-After of the provider, and may be repeated while the agent has not acted', () => {
+    const limited = (message: string, hasActed: boolean) =>
+      judge(429, during('rate_limit_error', message), { hasActed })
+    expect(limited('429 slow down; Retry-After: 3 seconds', false)).toMatchObject({
+      kind: 'rate_limited',
+      retryAfterSeconds: 3,
+      doNotRetry: false,
+      message: expect.stringMatching(/Try again in 3 s\. It says: “slow down”$/),
     })
+    expect(limited('429 slow down', true)).toMatchObject({ retryAfterSeconds: undefined, doNotRetry: true })
+  })
+
+  const unexplained = during('api_error', 'internal error')
+
+  test('that OpenClaw explains only in the session has the reason that is there', () => {
+    const overflow = 'Context overflow: this conversation is too large for the model. Try /compact.'
+    expect(judge(500, unexplained, { note: overflow })).toMatchObject({ code: 'provider_request_too_large' })
+    const hold =
+      'This turn ended before a reply: Inline API key for provider "anthropic" is temporarily disabled after a ' +
+      'provider auth/billing failure. Retry after about 10 minutes, or switch to a different auth profile/API key.'
+    for (const status of [500, undefined]) {
+      expect(judge(status, unexplained, { note: hold })).toMatchObject({
+        code: 'provider_key_on_hold',
+        kind: 'unavailable',
+        retryAfterSeconds: 600,
+        doNotRetry: false,
+        message: expect.stringMatching(/^The model provider \(anthropic\) refused .* within 10 min\./),
+      })
+    }
+  })
+
+  test('that is not explained anywhere is not called a refused key', () => {
+    for (const note of [undefined, 'SessionWorkStartChangedError', '/home/secret/path']) {
+      expect(judge(500, unexplained, note === undefined ? {} : { note })).toMatchObject({
+        code: 'gateway_unreachable',
+        message: 'The gateway of this instance failed with 500: internal error',
+        doNotRetry: true,
+      })
+    }
   })
 })

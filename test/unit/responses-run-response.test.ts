@@ -12,7 +12,7 @@ let deep = {}
 for (let depth = 0; depth < 100_000; depth++) deep = { deep }
 
 function begin(ask: (turns: TurnRunner) => TurnRunner['ask'], tools: object[] = []) {
-  const turns = createTurnRunner(defaultTurnTimeouts, 1000)
+  const turns = createTurnRunner(defaultTurnTimeouts)
   const turn = turns.begin()
   const finish = vi.fn<(response: ResponseObject, json: string) => void>()
   const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore

@@ -32,8 +32,6 @@ export interface ResponseDeps {
   /** The address that clients reach the API at. */
   publicUrl(): string
   turnTimeouts?: TurnTimeouts
-  /** How long, in ms, a gateway stops using a key after the provider refused it. */
-  keyCooldownMs?: number
   /** Counts a turn on an open WebSocket as a request. Throws AppError rate_limited when there are too many. */
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
 }
@@ -41,9 +39,9 @@ export interface ResponseDeps {
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
   const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn } = deps
-  const { turnTimeouts = defaultTurnTimeouts, keyCooldownMs = 70_000 } = deps
+  const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
-  const turns = createTurnRunner(turnTimeouts, keyCooldownMs)
+  const turns = createTurnRunner(turnTimeouts)
   const store = createResponseStore(db, vault, app.log)
 
   // A server waits for its open requests before it closes, and so for every agent that thinks.

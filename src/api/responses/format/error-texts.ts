@@ -8,9 +8,27 @@ export const errorTexts = {
   keyRefused: (provider: string) =>
     `The model provider (${provider}) refused your organization's API key. ` +
     `Set a valid model_api_keys.${provider} with PATCH /v1/organization.`,
+  keyOnHold: (provider: string, minutes: string) =>
+    `The model provider (${provider}) refused your organization's API key or its account a moment ago; ` +
+    `the agent tries again within ${minutes} min. ` +
+    `Another model_api_keys.${provider}, set with PATCH /v1/organization, is used at once.`,
   noCredit: (provider: string) =>
     `The model provider (${provider}) refused the turn over billing: ` +
     "check the credit of the account behind your organization's API key.",
+  providerRateLimited: (provider: string, seconds: number | undefined) =>
+    `The model provider (${provider}) refused the turn: your organization's API key has reached its rate limit. ` +
+    (seconds === undefined ? 'Try again later.' : `Try again in ${seconds} s.`),
+  providerOverloaded: (provider: string) => `The model provider (${provider}) is overloaded. Try again in a moment.`,
+  providerUnreachable: (provider: string) =>
+    `The model provider (${provider}) could not be reached, or its answer broke off. Try again in a moment.`,
+  providerFailed: (provider: string) => `The model provider (${provider}) failed. Try again in a moment.`,
+  providerRequestTooLarge: (provider: string) =>
+    `The request is larger than the model provider (${provider}) accepts. Send less, or reset the session.`,
+  providerRefusedRequest: (provider: string) => `The model provider (${provider}) refused the request.`,
+  modelNotFound: (provider: string) =>
+    `The model provider (${provider}) does not know the model, or your organization's API key may not use it.`,
+  /** What a provider says, to be appended to another text. */
+  providerSays: (words: string | null) => (words === null ? '' : ` It says: “${words}”`),
   chowderRefused: 'The gateway of this instance did not accept Chowder. Stop and start the instance.',
   gatewayFailed: (status: number, message: string | null) =>
     `The gateway of this instance failed with ${status}${message ? `: ${message}` : '.'}`,

@@ -2,96 +2,97 @@ import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import type { ErrorCode } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
+import { providerFailure } from './provider-failures.ts'
 
-interface GatewayFailure {
-  status: number
+export interface GatewayFailure {
+  /** The status of the answer; undefined in a stream, which has none for its failure. */
+  status: number | undefined
   /** The parsed body, undefined when it is not JSON. */
   body: unknown
   retryAfter?: string | undefined
+  /** Whether the agent has done something in the turn, or may have: by default true. */
+  hasActed?: boolean
+  /** What OpenClaw noted in the session of a turn that it does not explain. */
+  note?: string | null | undefined
 }
 
-/** Whose credentials were refused: the organization's by the provider, or Chowder's by the gateway. */
-type Refused = 'provider' | 'chowder' | null
+interface Judged {
+  error: AppError
+  /** Whether the gateway refused Chowder's own token. */
+  refusedChowder: boolean
+}
 
 const maxMessageLength = 1000
 
 /** Statuses of the gateway that the caller gets too. */
 const forwardedStatuses: Partial<Record<number, ErrorCode>> = {
-  400: 'invalid',
+  400: 'openclaw_refused',
   413: 'too_large',
   422: 'unprocessable',
   429: 'rate_limited',
 }
 
+/** The status that a failure in a stream stands for. */
+const statusOfCode: Partial<Record<string, number>> = { rate_limit_error: 429, invalid_request_error: 400 }
+
 const property = (value: unknown, name: string): unknown =>
   typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : undefined
 
-const textOf = (value: unknown): string | null =>
-  typeof value === 'string' && value !== '' ? value.slice(0, maxMessageLength) : null
+const textOf = (value: unknown): string | null => (typeof value === 'string' && value !== '' ? value : null)
 
 const secondsIn = (retryAfter: string | undefined) =>
   retryAfter && /^\d{1,5}$/.test(retryAfter) ? { retryAfterSeconds: Number(retryAfter) } : {}
 
-/** The text for an error that says that the provider refused the organization's key or account, else null. */
-function providerRefusal(provider: ModelProvider, error: unknown): string | null {
-  const code = property(error, 'code')
-  if (code === 'authentication_error' || code === 'permission_error') return errorTexts.keyRefused(provider)
-  return code === 'insufficient_quota' ? errorTexts.noCredit(provider) : null
-}
+const codeIn = (body: unknown): string => String(property(property(body, 'error'), 'code') ?? '')
+const messageIn = (body: unknown): string | null => textOf(property(property(body, 'error'), 'message'))
 
-/** The status that a gateway would answer with. In a stream only the code of the error implies it. */
-const statusOfCode: Partial<Record<string, number>> = { rate_limit_error: 429, invalid_request_error: 400 }
-
-/** Does the same as `gatewayError` for a turn that failed within a stream. */
-export const failedTurn = (provider: ModelProvider, error: unknown, earlierRefusal?: string) =>
-  gatewayError(
-    provider,
-    { status: statusOfCode[String(property(error, 'code'))] ?? 500, body: { object: 'response', error } },
-    earlierRefusal,
-  )
+/** Whether the gateway answers only that a turn has failed. It notes the reason in the session. */
+export const isUnexplained = (body: unknown): boolean =>
+  property(body, 'object') === 'response' && messageIn(body) === 'internal error'
 
 /**
  * Turns a failure of a gateway into the error for the caller. Before a turn runs the gateway answers
  * `{"error": {message, type}}`, and 401 and 403 are about Chowder's own token. Once the turn runs it answers a whole
- * response object, and they are about the key at the model provider. `earlierRefusal` is the provider's refusal within
- * the last minute: the gateway then does not use the key, and answers `internal error` without the cause.
+ * response object, and its failures are mostly those of the model provider.
  */
-export function gatewayError(
-  provider: ModelProvider,
-  { status, body, retryAfter }: GatewayFailure,
-  earlierRefusal?: string,
-): { error: AppError; refused: Refused } {
-  const error = property(body, 'error')
-  const message = textOf(property(error, 'message'))
+export function gatewayError(provider: ModelProvider, failure: GatewayFailure): Judged {
+  const { status, body, retryAfter, hasActed = true, note } = failure
+  const message = messageIn(body)
   const hasBegun = property(body, 'object') === 'response'
-  const badGateway = (text: string) => new AppError('gateway_unreachable', text, { doNotRetry: hasBegun })
-
-  if (hasBegun) {
-    const refusal =
-      providerRefusal(provider, error) ?? (status === 401 || status === 403 ? errorTexts.keyRefused(provider) : null)
-    if (refusal) return { error: badGateway(refusal), refused: 'provider' }
-    if (status === 500 && message === 'internal error' && earlierRefusal) {
-      return { error: badGateway(earlierRefusal), refused: null }
-    }
-  } else if (status === 401 || status === 403 || isLockout(status, error)) {
+  if (!hasBegun && (status === 401 || status === 403 || isLockout(status, message))) {
     // Every further request makes the gateway lock Chowder out for longer.
-    const refusal = new AppError('gateway_unreachable', errorTexts.chowderRefused, { doNotRetry: true })
-    return { error: refusal, refused: 'chowder' }
+    const error = new AppError('gateway_unreachable', errorTexts.chowderRefused, { doNotRetry: true })
+    return { error, refusedChowder: true }
   }
-  const isUnknownModel =
-    status === 404 && [property(error, 'code'), property(error, 'type')].includes('invalid_request_error')
-  const kind = isUnknownModel ? 'invalid' : forwardedStatuses[status]
-  if (!kind) return { error: badGateway(errorTexts.gatewayFailed(status, message)), refused: null }
-  const text = message === null ? errorTexts.gatewayRefusedRequest : (clearerTexts[message] ?? message)
-  return { error: new AppError(kind, text, secondsIn(retryAfter)), refused: null }
+  const failed = { status, code: codeIn(body), message: (isUnexplained(body) && note) || (message ?? ''), hasActed }
+  const error = hasBegun ? providerFailure(provider, failed) : null
+  if (error) return { error, refusedChowder: false }
+  const impliedStatus = status ?? statusOfCode[codeIn(body)] ?? 500
+  const code = isUnknownModel(message) ? 'model_not_found' : forwardedStatuses[impliedStatus]
+  if (!code) {
+    const text = errorTexts.gatewayFailed(impliedStatus, message?.slice(0, maxMessageLength) ?? null)
+    return { error: new AppError('gateway_unreachable', text, { doNotRetry: hasBegun }), refusedChowder: false }
+  }
+  const known = knownRefusals[message ?? '']
+  const text =
+    message === null ? errorTexts.gatewayRefusedRequest : message.replace(commandAdvice, '').slice(0, maxMessageLength)
+  const param = code === 'model_not_found' ? 'model' : undefined
+  const options = { ...secondsIn(retryAfter), param }
+  return { error: new AppError(known?.code ?? code, known?.text ?? text, options), refusedChowder: false }
 }
 
-/** Texts for refusals whose reason OpenClaw writes only to its log. */
-const clearerTexts: Partial<Record<string, string>> = {
-  'invalid request': errorTexts.mediaRefused,
-  'invalid tool configuration': errorTexts.toolRefused,
+/** OpenClaw's own refusal of a model that it does not know. */
+const isUnknownModel = (message: string | null): boolean => message?.startsWith('Unknown model: ') ?? false
+
+/** Advice to run a command of OpenClaw, which the caller cannot follow. */
+const commandAdvice = / Run `openclaw [^`]*`[^.]*\./g
+
+/** Refusals whose reason OpenClaw writes only to its log. */
+const knownRefusals: Partial<Record<string, { code: ErrorCode; text: string }>> = {
+  'invalid request': { code: 'media_refused', text: errorTexts.mediaRefused },
+  'invalid tool configuration': { code: 'tool_name_taken', text: errorTexts.toolRefused },
 }
 
 /** Whether a 429 is the gateway's own for too many bad tokens. A 429 of the provider comes in a response object. */
-const isLockout = (status: number, error: unknown): boolean =>
-  status === 429 && /failed authentication/i.test(textOf(property(error, 'message')) ?? '')
+const isLockout = (status: number | undefined, message: string | null): boolean =>
+  status === 429 && /failed authentication/i.test(message ?? '')

@@ -1,5 +1,4 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
 import { type AgentEvent, brokenAnswer, type TurnEnd } from '#api/responses/format/agent-events.ts'
 import { errorTexts } from '#api/responses/format/error-texts.ts'
@@ -7,11 +6,12 @@ import { maxAnswerBytes, readAnswer, readStream } from '#api/responses/format/ga
 import { cancelled, failedWith, type Outcome } from '#api/responses/format/response-object.ts'
 import type { ResponseError } from '#api/responses/format/response-schema.ts'
 import type { RunningGateway } from '#instances/find.ts'
+import { readFailedTurn } from '#openclaw/failed-turn.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import { failedTurn, gatewayError } from './gateway-errors.ts'
+import { type GatewayFailure, gatewayError, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { readBody } from './read-body.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
@@ -77,17 +77,12 @@ function parseJson(bytes: Buffer): unknown {
   }
 }
 
-/**
- * Runs turns of agents over connections to their gateways. `keyCooldownMs` is how long, in ms, a gateway stops using a
- * key after the provider refused it.
- */
-export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number): TurnRunner {
+/** Runs turns of agents over connections to their gateways. */
+export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let isClosing = false
   const shuttingDown = () => new AppError('shutting_down', errorTexts.shuttingDown, { doNotRetry: true })
-  /** The latest refusal of the provider, by instance. */
-  const refusals = new LRUCache<string, string>({ max: 10_000, ttl: keyCooldownMs })
 
   /** The error for a failed request to the gateway: the reason of the turn if that was ended. */
   const explain = (turn: Turn, cause: unknown): Error => {
@@ -95,17 +90,30 @@ export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number):
     return cause instanceof AppError ? cause : unreachable(cause)
   }
 
-  async function refusal(request: AgentRequest, answer: Dispatcher.ResponseData): Promise<AppError> {
-    const { gateway, instanceId, log } = request
-    const { bytes } = await readBody(answer.body, maxErrorBytes)
-    const retryAfter = answer.headers['retry-after']?.toString()
-    const failure = { status: answer.statusCode, body: parseJson(bytes), retryAfter }
-    const { error, refused } = gatewayError(gateway.provider, failure, refusals.get(instanceId))
-    if (refused === 'provider') refusals.set(instanceId, error.message)
-    if (refused === 'chowder') {
-      log.error({ instanceId, status: answer.statusCode }, "the gateway refused Chowder's own token")
-    }
+  function judge({ gateway, instanceId, log }: AgentRequest, failure: GatewayFailure): AppError {
+    const { error, refusedChowder } = gatewayError(gateway.provider, failure)
+    if (refusedChowder) log.error({ instanceId, status: failure.status }, "the gateway refused Chowder's own token")
     return error
+  }
+
+  async function refusal(turn: Turn, request: AgentRequest, answer: Dispatcher.ResponseData): Promise<AppError> {
+    const { statusCode: status } = answer
+    const { bytes } = await readBody(answer.body, maxErrorBytes)
+    const body = parseJson(bytes)
+    const mustAsk = status === 429 || isUnexplained(body)
+    const turnLeft = mustAsk && (await readFailedTurn(request.gateway, request.sessionKey, turn.signal))
+    return judge(request, { status, body, retryAfter: answer.headers['retry-after']?.toString(), ...turnLeft })
+  }
+
+  /** Adds OpenClaw's note to the end of a stream that has failed without a reason. */
+  async function* withNote(turn: Turn, request: AgentRequest, events: AsyncIterable<AgentEvent[]>) {
+    for await (const batch of events) {
+      const end = batch.at(-1)
+      if (end?.kind === 'failed' && isUnexplained(failedResponse(end.error))) {
+        const { note } = await readFailedTurn(request.gateway, request.sessionKey, turn.signal)
+        yield [...batch.slice(0, -1), { ...end, note }]
+      } else yield batch
+    }
   }
 
   return {
@@ -128,9 +136,10 @@ export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number):
       try {
         const answer = await gateways.post(gateway.endpoint, headers, JSON.stringify(body), turn.signal)
         turn.received()
-        if (answer.statusCode !== 200) throw await refusal(request, answer)
+        if (answer.statusCode !== 200) throw await refusal(turn, request, answer)
         if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
-          return { events: streamedEvents(turn, answer.body), askedAt, answeredAt: performance.now() }
+          const events = withNote(turn, request, streamedEvents(turn, answer.body))
+          return { events, askedAt, answeredAt: performance.now() }
         }
         const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
         turn.answered()
@@ -141,14 +150,10 @@ export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number):
         throw explain(turn, cause)
       }
     },
-    outcome(turn, { gateway, instanceId }, end) {
-      if (end.kind === 'end') {
-        refusals.delete(instanceId)
-        return { status: end.status, usage: end.usage, error: null }
-      }
+    outcome(turn, request, end) {
+      if (end.kind === 'end') return { status: end.status, usage: end.usage, error: null }
       if (end.kind === 'failed') {
-        const { error, refused } = failedTurn(gateway.provider, end.error, refusals.get(instanceId))
-        if (refused === 'provider') refusals.set(instanceId, error.message)
+        const error = judge(request, { status: undefined, body: failedResponse(end.error), note: end.note })
         return { ...failedWith(responseError(error)), usage: end.usage, failure: error }
       }
       const failure = explain(turn, end.cause)
@@ -162,6 +167,9 @@ export function createTurnRunner(timeouts: TurnTimeouts, keyCooldownMs: number):
     close: () => gateways.close(),
   }
 }
+
+/** A failed response, as the answer to a turn that is not streamed has it. */
+const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
  * Reads the events of a stream. After the agent's end it discards the few bytes that follow in the background, so that

@@ -1,0 +1,88 @@
+import { errorTexts } from '#api/responses/format/error-texts.ts'
+import type { ModelProvider } from '#database/schema.ts'
+import { vendorMessage, vendorRetryAfter } from '#openclaw/vendor-message.ts'
+import { AppError } from '#platform/errors.ts'
+
+/** A turn that failed, as OpenClaw tells it. */
+interface FailedTurn {
+  /** The status that OpenClaw answers with; undefined in a stream, which has none. */
+  status: number | undefined
+  code: string
+  message: string
+  /** Whether the agent has done something in the turn, or may have. */
+  hasActed: boolean
+}
+
+/** The texts that OpenClaw writes in place of what the provider said. */
+const withoutWords = {
+  overloaded: 'upstream provider overloaded',
+  timeout: 'upstream provider timeout',
+  error: 'upstream provider error',
+}
+
+/** How OpenClaw notes that it does not use a key yet that the provider has refused. */
+const onHold = / is temporarily disabled after a provider auth\/billing failure\. Retry after about (\d+) minute/
+
+/** How OpenClaw notes that a provider found a conversation too long. */
+const overflow = /^Context overflow\b/
+
+/** How OpenAI says that an account has no credit: OpenClaw takes it for a rate limit. */
+const usedUp = /exceeded your current quota/i
+
+/** The provider's status at the beginning of what OpenClaw says. */
+const statusIn = (message: string): number | undefined => {
+  const [, status] = /^(\d{3})\b/.exec(message) ?? []
+  return status === undefined ? undefined : Number(status)
+}
+
+const refusalCodes: readonly string[] = ['authentication_error', 'permission_error']
+
+/**
+ * The failure of a turn that the model provider is the cause of; null for any other. It tells clients not to repeat the
+ * turn, unless the model was not asked, or the provider's rate limit refused its first request.
+ */
+export function providerFailure(
+  provider: ModelProvider,
+  { status, code, message, hasActed }: FailedTurn,
+): AppError | null {
+  const providerStatus = statusIn(message) ?? status
+  const says = errorTexts.providerSays(vendorMessage(message))
+  const isInvalid = code === 'invalid_request_error'
+  const doNotRetry = true
+  if (code === 'insufficient_quota' || (provider === 'openai' && usedUp.test(message))) {
+    return new AppError('provider_no_credit', errorTexts.noCredit(provider) + says, { doNotRetry })
+  }
+  if (refusalCodes.includes(code) || status === 401 || status === 403) {
+    return new AppError('provider_key_refused', errorTexts.keyRefused(provider) + says, { doNotRetry })
+  }
+  if (code === 'rate_limit_error' || status === 429) {
+    const retryAfterSeconds = vendorRetryAfter(message)
+    const text = errorTexts.providerRateLimited(provider, retryAfterSeconds) + says
+    const retryAfter = retryAfterSeconds === undefined ? {} : { retryAfterSeconds }
+    return new AppError('provider_rate_limited', text, { ...retryAfter, doNotRetry: hasActed })
+  }
+  const [, minutes] = onHold.exec(message) ?? []
+  if (minutes !== undefined) {
+    const retryAfterSeconds = Number(minutes) * 60
+    return new AppError('provider_key_on_hold', errorTexts.keyOnHold(provider, minutes), { retryAfterSeconds })
+  }
+  if (message === withoutWords.overloaded) {
+    return new AppError('provider_overloaded', errorTexts.providerOverloaded(provider), { doNotRetry })
+  }
+  if (message === withoutWords.timeout) {
+    return new AppError('provider_unreachable', errorTexts.providerUnreachable(provider), { doNotRetry })
+  }
+  if (providerStatus === 413 || overflow.test(message)) {
+    return new AppError('provider_request_too_large', errorTexts.providerRequestTooLarge(provider), { doNotRetry })
+  }
+  if (message === withoutWords.error) {
+    return new AppError('provider_error', errorTexts.providerFailed(provider), { doNotRetry })
+  }
+  if (isInvalid && statusIn(message) === 404) {
+    return new AppError('model_not_found', errorTexts.modelNotFound(provider) + says, { doNotRetry, param: 'model' })
+  }
+  if (isInvalid && statusIn(message) !== undefined) {
+    return new AppError('provider_refused_request', errorTexts.providerRefusedRequest(provider) + says, { doNotRetry })
+  }
+  return null
+}

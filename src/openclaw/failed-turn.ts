@@ -1,0 +1,43 @@
+import type { Endpoint } from '#sandbox/driver.ts'
+import { connectGateway } from './gateway.ts'
+import { isObject } from './json.ts'
+
+const timeoutMs = 3000
+
+/** What a turn that has failed left in its session. */
+export interface FailedTurn {
+  /** Whether it left an answer or a call of a tool, or may have. */
+  hasActed: boolean
+  /** The last entry of the session, where OpenClaw notes why a turn failed; null when it cannot be read. */
+  note: string | null
+}
+
+const textOf = (content: unknown): string =>
+  typeof content === 'string'
+    ? content
+    : (Array.isArray(content) ? content : [])
+        .map((part: unknown) => (isObject(part) && typeof part.text === 'string' ? part.text : ''))
+        .join('\n')
+
+/** Reads the end of the session of a turn that has just failed. Throws only the signal's reason. */
+export async function readFailedTurn(
+  { endpoint, token }: { endpoint: Endpoint; token: string },
+  sessionKey: string,
+  signal: AbortSignal,
+): Promise<FailedTurn> {
+  try {
+    const gateway = await connectGateway(endpoint, token, { signal, timeoutMs })
+    try {
+      const answer = await gateway.call('chat.history', { sessionKey, limit: 2 }, { timeoutMs })
+      const messages = isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject) : []
+      const [said, failed] = messages.slice(-2)
+      const isUntouched = said?.role === 'user' && failed?.role === 'assistant' && failed.stopReason === 'error'
+      return { hasActed: !isUntouched, note: textOf(messages.at(-1)?.content) }
+    } finally {
+      gateway.close()
+    }
+  } catch {
+    signal.throwIfAborted()
+    return { hasActed: true, note: null }
+  }
+}
