@@ -105,7 +105,7 @@ export async function buildApp(deps: AppDeps) {
     useApiKeys(v1, deps.findCaller, deps.findSummary, counters)
     useEvents(v1, deps.db)
     await v1.register(eventRoutes, deps)
-    await v1.register(organizationRoutes, deps)
+    await v1.register(organizationRoutes, { ...deps, countKeyTest: counters.countKeyTest })
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)
     await v1.register(releaseRoutes)

@@ -119,7 +119,7 @@ export function useApiKeys(
   app: FastifyInstance,
   findCaller: FindCaller,
   requireInstance: RequireInstance,
-  counters: RequestCounters,
+  counters: Pick<RequestCounters, 'countRequest' | 'countFailure'>,
 ): void {
   app.decorateRequest('caller')
   app.addHook('onRoute', ({ method, url, config }) => {

@@ -25,11 +25,13 @@ declare module 'fastify' {
 }
 
 /** Counts a request and sets the headers of its answer. Throws AppError `rate_limited` above the limit. */
-type CountRequest = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+export type CountRequest = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
 
 const rememberedWindows = 10_000
 const minute = 60
 const hour = 60 * minute
+/** Each is a request to a model provider, which must not be bothered, nor used to guess keys. */
+const keyTestsPerMinute = 20
 /** A request waits this long for Redis, and is then let through. */
 const redisCommandTimeoutMs = 50
 const redisConnectTimeoutMs = 2000
@@ -111,6 +113,13 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
   })
   return {
     countRequest: createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId),
+    /** Counts only where requests are limited at all. */
+    countKeyTest: createCounter(
+      'key-test',
+      Math.min(limits.requestsPerMinute, keyTestsPerMinute),
+      minute,
+      ({ caller }) => caller.organizationId,
+    ),
     countFailure: createCounter('failed-auth', limits.failedAuthPerMinute, minute, addressOf),
   }
 }

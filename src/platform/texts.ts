@@ -72,6 +72,12 @@ export const texts = {
   stripeRefused:
     'Stripe refused the request because a setting of this server is wrong. Its operator finds the reason in its log.',
   badSignature: 'The Stripe-Signature header is missing, is older than 5 minutes, or does not match the body.',
+  modelKeyRefused: (provider: string, words: string | null) =>
+    `The model provider (${provider}) refuses the key in model_api_keys.${provider}, and nothing was changed. ` +
+    `Copy the whole key from the provider's console.${words === null ? '' : ` It says: “${words}”`}`,
+  modelKeyUnchecked: (provider: string, reason: string | null) =>
+    `The key in model_api_keys.${provider} could not be checked, and nothing was changed. ` +
+    `${reason === null ? '' : `${reason} `}Try again, or leave out "verify" to store it unchecked.`,
   noProviderKey: (provider: string) =>
     `Your organization has no ${provider} key. Set model_api_keys.${provider} with PATCH /v1/organization first.`,
   unknownVersion: (version: string, known: readonly string[]) =>

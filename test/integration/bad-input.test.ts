@@ -11,6 +11,7 @@ import { requireErrorBody } from '../support/error-body.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { addSessions } from '../support/fake-sessions.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
 import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
@@ -34,6 +35,7 @@ const errorSchema = { $ref: '#/components/schemas/Error' }
 let gateway: FakeGateway
 let hub: FakeClawHub
 let stripe: FakeStripe
+let provider: FakeModelProvider
 let chowder: TestChowder
 let key: string
 let values: Record<string, string>
@@ -72,7 +74,8 @@ beforeAll(async () => {
     returnUrl: () => 'https://app.example.com',
   })
   addSessions(gateway)
-  chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url, billing })
+  provider = await startFakeModelProvider() // which accepts every key
+  chowder = await openTestChowder({ sandboxes: driver, clawhubUrl: hub.url, billing, providerUrl: provider.url })
   await chowder.startWorker()
   key = (await chowder.signUp()).key
   doomedKey = (await chowder.signUp()).key
@@ -102,6 +105,7 @@ afterAll(async () => {
   await gateway.close()
   await hub.close()
   await stripe.close()
+  await provider.close()
 })
 
 /** Throws unless an answer keeps the contract. */

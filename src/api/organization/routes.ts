@@ -2,16 +2,22 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
+import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
+import type { CountRequest } from '#http/rate-limit.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
+import type { BaseUrls } from '#openclaw/config.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { deleteOrganization } from './delete.ts'
+import { requireAcceptedKeys, storedModelKeys, testModelKeys } from './model-keys.ts'
 import {
   DeleteOrganization,
+  ModelKeyTests,
   NewOrganization,
   Organization,
   PatchOrganization,
   Signup,
+  TestModelKeys,
   toOrganization,
 } from './schemas.ts'
 import { getOrganization, patchOrganization, signUp } from './store.ts'
@@ -24,11 +30,16 @@ export interface OrganizationDeps {
   forgetCaller(keyHash: Buffer): void
   /** Tier of a new organization. */
   defaultTier: Tier
+  baseUrls: BaseUrls
+}
+
+interface RouteDeps extends OrganizationDeps {
+  countKeyTest: CountRequest
 }
 
 /** The routes to sign up, and to read, change and delete an organization. */
-export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = async (app, deps) => {
-  const { db, vault, queue, forgetCaller, defaultTier } = deps
+export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
+  const { db, vault, queue, forgetCaller, defaultTier, baseUrls, countKeyTest } = deps
 
   app.post(
     '/v1/organization/signup',
@@ -76,16 +87,45 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<OrganizationDeps> = a
         summary: 'Change the organization',
         description:
           'Changes the name, and sets or removes keys of model providers. A provider that is not in the body keeps ' +
-          'its key. Running instances use a new key within seconds, without a restart.',
+          'its key. Running instances use a new key from their next turn, without a restart. With `verify` each ' +
+          'provider is asked first whether it accepts its key.',
         tags: ['organization'],
         body: PatchOrganization,
-        response: { 200: Organization },
+        response: { 200: Organization, ...failures(400, 502) },
       },
     },
-    async ({ body, caller }) => {
+    async (request, reply) => {
+      const { body, caller } = request
+      if (body.verify && body.model_api_keys) {
+        await countKeyTest(request, reply)
+        await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))
+      }
       const { organization, providers, due } = await patchOrganization(db, vault, caller.organizationId, body)
       for (const instance of due) queue.enqueue(instance)
       return toOrganization(organization, providers)
+    },
+  )
+
+  app.post(
+    '/v1/organization/model_api_keys/test',
+    {
+      config: { access: 'org', event: null },
+      schema: {
+        operationId: 'testModelApiKeys',
+        summary: 'Test keys of model providers',
+        description:
+          'Asks each provider whether it accepts its key: the keys in the body, or the stored ones. Costs nothing at ' +
+          'the provider, and changes nothing. At most 20 such tests a minute for an organization.',
+        tags: ['organization'],
+        body: TestModelKeys,
+        response: { 200: ModelKeyTests },
+      },
+    },
+    async (request, reply) => {
+      await countKeyTest(request, reply)
+      const { organizationId } = request.caller
+      const keys = request.body?.model_api_keys ?? (await storedModelKeys(db, vault, organizationId))
+      return { results: await testModelKeys(baseUrls, keys, clientLeft(reply)) }
     },
   )
 

@@ -1,4 +1,4 @@
-import { type Static, Type } from '@sinclair/typebox'
+import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
 import { Name, Nullable, OneOf, textRule } from '#http/validation.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
@@ -57,28 +57,78 @@ export const NewOrganization = Type.Object(
 )
 
 /** Only visible ASCII, because the key is sent in an HTTP header. Quotes come from a copied line of code. */
-const ProviderKey = Type.String({
+const providerKey = {
   maxLength: 512,
   ...textRule(
     '^[\\x21\\x23-\\x26\\x28-\\x7e]*$',
     'must be the key alone: visible ASCII characters without quotes, spaces or line ends',
   ),
+}
+const ProviderKey = Type.String({
+  ...providerKey,
   description: 'Encrypted when stored, and never shown again. null or an empty text removes the key.',
 })
+
+const keyOfEach = <Key extends TSchema>(key: Key, description: string) =>
+  Type.Optional(
+    Type.Object(Object.fromEntries(modelProviders.map((provider) => [provider, Type.Optional(key)])), {
+      additionalProperties: false,
+      description,
+    }),
+  )
 
 export const PatchOrganization = Type.Object(
   {
     name: Type.Optional(Name),
-    model_api_keys: Type.Optional(
-      Type.Object(
-        Object.fromEntries(modelProviders.map((provider) => [provider, Type.Optional(Nullable(ProviderKey))])),
-        {
-          additionalProperties: false,
-        },
-      ),
+    model_api_keys: keyOfEach(Nullable(ProviderKey), 'The keys to set, by model provider.'),
+    verify: Type.Optional(
+      Type.Boolean({
+        description:
+          'Whether to ask each provider about its key before it is stored. If one refuses its key, or cannot be ' +
+          'reached, nothing is changed. By default false.',
+      }),
     ),
   },
-  { additionalProperties: false, examples: [{ model_api_keys: { anthropic: 'sk-ant-api03-example' } }] },
+  { additionalProperties: false, examples: [{ model_api_keys: { anthropic: 'sk-ant-api03-example' }, verify: true }] },
+)
+
+export const TestModelKeys = Nullable(
+  Type.Object(
+    {
+      model_api_keys: keyOfEach(
+        Type.String({ ...providerKey, minLength: 1, description: 'Tested, and not stored.' }),
+        'The keys to test, by model provider. Without it, the stored keys are tested.',
+      ),
+    },
+    { additionalProperties: false, examples: [{ model_api_keys: { anthropic: 'sk-ant-api03-example' } }] },
+  ),
+)
+
+export const ModelKeyTests = Type.Object(
+  {
+    results: Type.Array(
+      Type.Object({
+        provider: OneOf(modelProviders, 'The model provider.'),
+        status: OneOf(
+          ['ok', 'refused', 'unreachable'],
+          'Whether the provider accepts the key; `unreachable` when it could not be asked.',
+        ),
+        message: Nullable(Type.String({ description: 'What the provider says; null when it says nothing.' })),
+      }),
+      { description: 'One result for each key, in the order anthropic, openai, gemini.' },
+    ),
+  },
+  {
+    $id: 'ModelKeyTests',
+    examples: [
+      {
+        results: [
+          { provider: 'anthropic', status: 'ok', message: null },
+          { provider: 'openai', status: 'refused', message: 'Incorrect API key provided: ….' },
+        ],
+      },
+    ],
+  },
 )
 
 export const DeleteOrganization = Type.Object(
