@@ -90,7 +90,10 @@ async function chooseDataDir(): Promise<{ dataDir: string; about: string }> {
   return { dataDir: temporary.path, about: `${temporary.path} (removed at the end)` }
 }
 
-/** The demo's own client: one JSON call, an answer that is not 2xx is thrown with its `detail`. */
+/** An answer of the API with its own sentence on what is wrong: nobody needs the log then. */
+class Refused extends Error {}
+
+/** The demo's own client: one JSON call. Throws Refused for an answer that is not 2xx. */
 function client(url: string) {
   let key: string | undefined
   async function send(method: string, path: string, body?: object, timeoutMs = 30_000): Promise<Response> {
@@ -100,7 +103,7 @@ function client(url: string) {
       ...(body && { body: JSON.stringify(body) }),
       signal: AbortSignal.any([ending.signal, AbortSignal.timeout(timeoutMs)]),
     })
-    if (!answer.ok) throw new Error(`${method} ${path} answered ${answer.status}: ${await answer.text()}`)
+    if (!answer.ok) throw new Refused(((await answer.json()) as { error: { message: string } }).error.message)
     return answer
   }
   return {
@@ -280,7 +283,9 @@ async function main(): Promise<void> {
   if (model.isEcho) showFact('', 'A real one needs ANTHROPIC_API_KEY, OPENAI_API_KEY or GEMINI_API_KEY.')
   showFact('Data', about)
   await walk(model, dataDir, logFile).catch(async (error: unknown) => {
-    if (!ending.signal.aborted) await showLog(logFile)
+    if (error instanceof Refused && !model.isEcho)
+      error.message += ` The demo took the key from ${model.shownKey}: correct it, or unset it for the offline model.`
+    else if (!ending.signal.aborted) await showLog(logFile)
     throw error
   })
   const tidy = async (live: Live) => {

@@ -45,9 +45,10 @@ function readCommandLine(): { release: string; driver: string | undefined; chann
 function createReport() {
   let hasReported = false
   return {
-    progress(line: string): void {
+    progress(line: string, isPassing = false): void {
       hasReported = true
-      console.log(line)
+      // On a terminal the next line takes the place of a passing one.
+      process.stdout.write(isPassing && process.stdout.isTTY ? `\x1b[2K${line}\r` : `${line}\n`)
     },
     end: (what: string): void => console.log(hasReported ? `installed: ${what}` : `already installed: ${what}`),
   }

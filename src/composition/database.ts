@@ -5,7 +5,7 @@ import { createDb, type Db } from '#database/client.ts'
 import { explainConnection } from '#database/connection-fault.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { migrateQueue } from '#lifecycle/queue.ts'
-import type { Config } from '#platform/config.ts'
+import { type Config, unknownSettings } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -97,9 +97,10 @@ export interface OperatorDatabase {
 /**
  * Opens the database for a command of the operator, with a running Chowder beside it or without one: joins the embedded
  * PostgreSQL that runs, or starts it. Throws an Error for the operator when there is no database, or it cannot be
- * reached. Closing leaves the database as it was found.
+ * reached. Says on standard error which variables are probably misspelt. Closing leaves the database as it was found.
  */
 export async function openForOperator(config: Config, command: string): Promise<OperatorDatabase> {
+  for (const sentence of unknownSettings()) process.stderr.write(`${sentence}\n`)
   const { connection, close } = await joinDatabase(config, command)
   const pool = createPool(connection, `chowder-${command}`, operatorPool)
   // An idle connection may be lost, also when the database is stopped below: that must not end the command.

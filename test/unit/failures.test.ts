@@ -3,6 +3,7 @@ import { backoffSeconds, failureOf, logFieldsOf, messageOf } from '#lifecycle/fa
 import { failed, failedForGood } from '#lifecycle/step.ts'
 import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
+import { InstallError } from '#platform/install-error.ts'
 
 test('the pause doubles, is never longer than the cap, never zero', () => {
   for (let attempts = 1; attempts < 2000; attempts += 1) {
@@ -18,6 +19,13 @@ test('a platform’s own message never reaches the owner; Chowder’s and OpenCl
   expect(messageFor(new Error('/var/lib/chowder/secret is closed'), 'createSandbox')).not.toContain('/var')
   expect(messageOf(failed('too slow'))).toBe('too slow')
   expect(messageFor(new GatewayRefusal('INVALID', 'bad key'), null)).toContain('bad key')
+})
+
+test('the owner learns the class of a failed install, and the log what the installer wrote', () => {
+  const written = 'npm error code ECONNREFUSED\nnpm error in /var/lib/chowder/releases'
+  const failure = failureOf(new InstallError('OpenClaw could not be installed', written), 'prepareRelease')
+  expect(messageOf(failure)).toBe('OpenClaw could not be installed: the package registry cannot be reached.')
+  expect(logFieldsOf(failure)).toEqual({ reason: messageOf(failure), output: written })
 })
 
 test('the gateway’s output reaches the owner and never the log', () => {
