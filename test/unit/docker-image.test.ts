@@ -1,8 +1,12 @@
+import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { releaseImage } from '#openclaw/release-image.ts'
-import { programFiles } from '#sandbox/docker/image.ts'
+import { createDockerClient } from '#sandbox/docker/docker-client.ts'
+import { createImages, programFiles } from '#sandbox/docker/image.ts'
 
 const root = join(import.meta.dirname, '../..')
 const statement = /^(?:import|export) (?!type )[^']*'(?:#([^']+)|(\.[^']+))'$/gm
@@ -25,4 +29,44 @@ test.each([
 test('no program of an image is empty', async () => {
   for (const name of programFiles)
     expect([name, (await readFile(join(root, 'src/sandbox', name), 'utf8')).trim()]).not.toEqual([name, ''])
+})
+
+test.each([
+  [
+    'chowder-failure: OpenClaw 1 could not be installed: the package registry cannot be reached.',
+    'OpenClaw 1 could not be installed: the package registry cannot be reached.',
+  ],
+  ['Err:1 http://deb.debian.org Temporary failure: EAI_AGAIN', 'the package registry cannot be reached.'],
+  ['write /layer: no space left on device', 'the disk is full.'],
+])('a build that ends with %j says why', async (line, why) => {
+  const events = [
+    { stream: 'Step 1/2 : RUN install\n' },
+    { stream: 'chowder: installing OpenClaw 1: 1 of 3 packages\n' },
+    { stream: `${line}\n` },
+    { error: 'The command returned a non-zero code: 1' },
+  ]
+  const dockerd = createServer((request, answer) => {
+    if (request.method === 'GET') answer.writeHead(404).end('{"message":"no such image"}')
+    else request.resume().on('end', () => answer.end(events.map((event) => JSON.stringify(event)).join('\n')))
+  })
+  dockerd.listen(0, '127.0.0.1')
+  await once(dockerd, 'listening')
+  const client = createDockerClient(`tcp://127.0.0.1:${(dockerd.address() as AddressInfo).port}`)
+  const images = createImages(client, (release) => releaseImage(release, 10_001), {
+    network: 'default',
+    extraCaFile: null,
+  })
+  const lines: string[] = []
+  try {
+    const failure = images.make('v1', (text) => lines.push(text), AbortSignal.timeout(20_000))
+    await expect(failure).rejects.toMatchObject({
+      name: 'InstallError',
+      message: `The image of OpenClaw could not be built: ${why}`,
+      output: expect.stringContaining('Step 1/2'),
+    })
+    expect(lines.at(-1)).toBe('installing OpenClaw 1: 1 of 3 packages')
+  } finally {
+    dockerd.closeAllConnections()
+    dockerd.close()
+  }
 })
