@@ -41,7 +41,7 @@ export const ErrorBody = Type.Object(
     }),
     error: ErrorObject,
   },
-  { $id: 'Error' },
+  { $id: 'ApiError' },
 )
 
 type Detail = string | { error: string } | ValidationFault[]

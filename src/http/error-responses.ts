@@ -67,7 +67,7 @@ function answerOf(kind: ErrorKind) {
     },
     content: {
       'application/json': {
-        schema: { $ref: '#/components/schemas/Error' },
+        schema: { $ref: '#/components/schemas/ApiError' },
         example: errorBody(errorExamples[kind], exampleContext),
       },
     },

@@ -3,6 +3,7 @@ import swagger from '@fastify/swagger'
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import { answerHeaders, headers } from './answer-headers.ts'
 import { type Access, describeAccess } from './auth.ts'
+import { forClients } from './client-schema.ts'
 import { ErrorBody } from './error-body.ts'
 import { errorResponses, responseOf } from './error-responses.ts'
 
@@ -61,7 +62,7 @@ const hasDefault = ({ properties }: Schema, name: unknown) =>
 function withReferences(schema: unknown, named: Map<string, Schema>): unknown {
   if (Array.isArray(schema)) return schema.map((item) => withReferences(item, named))
   if (!isObject(schema)) return schema
-  const { $id, ...rest } = schema
+  const { $id, ...rest } = forClients(schema)
   const resolved = Object.fromEntries(Object.entries(rest).map(([key, value]) => [key, withReferences(value, named)]))
   if (Array.isArray(rest.required)) resolved.required = rest.required.filter((name) => !hasDefault(rest, name))
   if (typeof $id !== 'string') return resolved
@@ -139,15 +140,29 @@ function complete([method, operation]: [string, Operation]): number[] {
   return statuses
 }
 
+/** The paths, and the methods of each, in the order of a list of operation ids; those that it lacks come last. */
+function ordered(paths: ApiDocument['paths'], ids: readonly string[]): ApiDocument['paths'] {
+  const place = ({ operationId }: Operation) => (ids.includes(operationId) ? ids.indexOf(operationId) : ids.length)
+  const sorted = Object.entries(paths).map(([path, operations]) => {
+    const own = Object.entries(operations).sort(([, a], [, b]) => place(a) - place(b))
+    return { path, own, first: Math.min(...own.map(([, operation]) => place(operation))) }
+  })
+  sorted.sort((a, b) => a.first - b.first)
+  return Object.fromEntries(sorted.map(({ path, own }) => [path, Object.fromEntries(own)]))
+}
+
+/** What the routes do not say of the API. */
+export interface AboutApi extends Pick<ApiDocument, 'info' | 'servers' | 'tags'> {
+  /** The ids of all operations, as a reader should meet them. */
+  operationOrder: readonly string[]
+}
+
 /**
  * Makes `app.swagger()` return the OpenAPI 3.1 document of the routes that are registered afterwards, from the schemas
  * that validate their requests. A schema with an `$id` becomes a component of that name. A route with `hide` in its
  * schema is left out.
  */
-export async function useOpenApi(
-  app: FastifyInstance,
-  about: Pick<ApiDocument, 'info' | 'servers' | 'tags'>,
-): Promise<void> {
+export async function useOpenApi(app: FastifyInstance, { operationOrder, ...about }: AboutApi): Promise<void> {
   const named = new Map<string, Schema>()
   await app.register(swagger, {
     openapi: {
@@ -178,7 +193,7 @@ export async function useOpenApi(
       )
       withReferences(ErrorBody, named)
       const { openapi, info, servers, security, tags, paths, components } = document
-      const schemas = Object.fromEntries([...named].sort(([a], [b]) => (a < b ? -1 : 1)))
+      const sorted = [...named].sort(([a], [b]) => (a < b ? -1 : 1))
       const responses = errorResponses(new Set(statuses))
       return {
         openapi,
@@ -186,8 +201,8 @@ export async function useOpenApi(
         servers,
         security,
         tags,
-        paths,
-        components: { ...components, schemas, responses, headers },
+        paths: ordered(paths, operationOrder),
+        components: { ...components, schemas: Object.fromEntries(sorted), responses, headers },
       } as never
     },
   })

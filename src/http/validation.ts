@@ -29,7 +29,7 @@ export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
 /** An Ajv that reports every fault, with its schema and value, and knows `x-rule`. It changes no value. */
 export function createAjv(options: Options): Ajv {
   const ajv = new Ajv({ allErrors: true, verbose: true, allowUnionTypes: true, ...options })
-  return ajv.addVocabulary(['x-rule'])
+  return ajv.addVocabulary(['x-rule', 'x-closed'])
 }
 
 const bodies = createAjv({ useDefaults: true })
@@ -45,7 +45,8 @@ export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart 
 /** Compiles each schema once for all routes: most have their errors in common. */
 export function sharedSerializers(): FastifySerializerCompiler<TSchema> {
   const compiled = new WeakMap<TSchema, ReturnType<FastifySerializerCompiler<TSchema>>>()
-  return ({ schema }) => {
+  return ({ schema, contentType }) => {
+    if (contentType === 'text/event-stream') return String // it is sent as a stream: its schema is for readers
     const serialize = compiled.get(schema) ?? fastJson(schema)
     compiled.set(schema, serialize)
     return serialize

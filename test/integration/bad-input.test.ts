@@ -30,7 +30,7 @@ const operations = operationsOf(document)
 const check = checkerOf(document)
 /** The documented statuses of each operation. */
 const statusesOf = new Map(operations.map(({ name, operation }) => [name, new Set(Object.keys(operation.responses))]))
-const errorSchema = { $ref: '#/components/schemas/Error' }
+const errorSchema = { $ref: '#/components/schemas/ApiError' }
 
 let gateway: FakeGateway
 let hub: FakeClawHub

@@ -1,7 +1,29 @@
+import type { AboutApi } from '#http/openapi.ts'
 import { version } from '#platform/version.ts'
 
-/** The text above the reference, and the order of its sections. */
-export const about = {
+/** Operations in the order in which a reader needs them; the sections are those of the tags. */
+const operationOrder = [
+  ...['signUp', 'getOrganization', 'updateOrganization', 'testModelKeys', 'deleteOrganization', 'listEvents'],
+  ...['getCurrentKey', 'createKey', 'listKeys', 'getKey', 'updateKey', 'revokeKey'],
+  ...['createOrganizationKey', 'listOrganizationKeys', 'revokeOrganizationKey'],
+  ...['createInstance', 'listInstances', 'getInstance', 'getInstanceStatus', 'updateInstance', 'startInstance'],
+  ...['stopInstance', 'restartInstance', 'deleteInstance', 'listInstanceEvents', 'getInstanceLogs'],
+  ...['getInstanceMetrics', 'listReleases'],
+  ...['createResponse', 'createSessionResponse', 'connectResponses', 'connectSessionResponses'],
+  ...['createChatCompletion', 'listModels', 'listOrganizationModels', 'getResponse', 'listInputItems'],
+  ...['cancelResponse', 'deleteResponse'],
+  ...['listSessions', 'getSession', 'resetSession', 'deleteSession'],
+  ...['listChannels', 'getChannelInfo', 'connectChannel', 'getChannelStatus', 'getChannelQrCode'],
+  ...['listPendingPairings', 'pairChannel', 'disconnectChannel', 'logOutChannel'],
+  ...['searchSkills', 'installSkill', 'listSkills', 'getSkill', 'configureSkill', 'updateSkill', 'uninstallSkill'],
+  ...['listFiles', 'statFile', 'readFile', 'writeFile', 'uploadFile', 'downloadFile', 'moveFile', 'makeDirectory'],
+  ...['deleteFile', 'getSubscription', 'createCheckout', 'createPortal', 'receiveStripeEvent'],
+  ...['getHealth', 'getReadiness'],
+]
+
+/** The text above the reference, and the order of its sections and calls. */
+export const about: AboutApi = {
+  operationOrder,
   info: {
     title: 'Chowder API',
     version,

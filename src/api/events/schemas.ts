@@ -100,7 +100,7 @@ export const Event = Type.Object(
     created_at: Type.String({ description: 'The beginning of the change, ISO 8601 in UTC.' }),
   },
   {
-    $id: 'Event',
+    $id: 'HistoryEvent',
     examples: [
       {
         id: 4711,

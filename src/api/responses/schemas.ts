@@ -2,6 +2,7 @@ import { Type } from '@sinclair/typebox'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { OneOf } from '#http/validation.ts'
+import { ResponseStreamEvent } from './format/event-schemas.ts'
 import { ResponseObject } from './format/response-schema.ts'
 
 export const maxRequestBytes = 20 * 1024 * 1024
@@ -22,18 +23,10 @@ export const BySession = Type.Object({
   }),
 })
 
-const Events = Type.String({
-  description:
-    'With `"stream": true`: `response.created`, `response.output_text.delta` and the other events of the Responses ' +
-    'format. Each has a line `event:` and a line `data:` of JSON; `sequence_number` counts from 0. The last event is ' +
-    'always `response.completed`, `response.incomplete` or `response.failed`. `data: [DONE]` follows it.',
-  examples: ['event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"README.md"}\n\n'],
-})
-
 export const responseAnswers = {
   200: {
     description: 'The answer of the agent, as JSON or, with `"stream": true`, as a stream.',
-    content: { 'application/json': { schema: ResponseObject }, 'text/event-stream': { schema: Events } },
+    content: { 'application/json': { schema: ResponseObject }, 'text/event-stream': { schema: ResponseStreamEvent } },
   },
 }
 

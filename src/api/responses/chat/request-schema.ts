@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { FunctionName, Metadata, modelName, OptionalOrNull } from '#api/responses/format/request-schema.ts'
+import { closed } from '#http/client-schema.ts'
 import { OneOf } from '#http/validation.ts'
 
 const Part = Type.Object({
@@ -113,7 +114,7 @@ export const CreateChatCompletion = Type.Object(
   },
   {
     $id: 'CreateChatCompletion',
-    additionalProperties: true,
+    ...closed,
     description:
       'The Chat Completions format. A field that the agent cannot honour is a 400 that names the field. Some hints ' +
       'are accepted without effect. docs/responses.md has the table of all fields.',

@@ -55,6 +55,15 @@ export const eventSchemas = {
   'response.failed': event('response.failed', { response }),
 } as const
 
+/** Any event of a stream, as the document describes a stream. */
+export const ResponseStreamEvent = Type.Union(Object.values(eventSchemas), {
+  $id: 'ResponseStreamEvent',
+  description:
+    'With `"stream": true`: server-sent events. Each has a line `event:` with its type and a line `data:` with this ' +
+    'JSON; `sequence_number` counts from 0. The last event is always `response.completed`, `response.incomplete` or ' +
+    '`response.failed`. `data: [DONE]` follows it.',
+})
+
 export type StreamEvent = {
   [N in keyof typeof eventSchemas]: Static<(typeof eventSchemas)[N]>
 }[keyof typeof eventSchemas]

@@ -1,4 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { closed } from '#http/client-schema.ts'
 import { OneOf, textRule } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
 
@@ -203,7 +204,7 @@ export const CreateResponse = Type.Object(
   },
   {
     $id: 'CreateResponse',
-    additionalProperties: true,
+    ...closed,
     description:
       'The Responses format. A field that the agent cannot honour is a 400 that names the field. Some hints ' +
       'are accepted without effect. docs/responses.md has the table of all fields.',

@@ -149,7 +149,7 @@ export const ResponseObject = Type.Object(
     ...echoed,
   },
   {
-    $id: 'Response',
+    $id: 'AgentResponse',
     ...exact,
     examples: [
       {

@@ -1,0 +1,54 @@
+import { execFile } from 'node:child_process'
+import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { openCloudDriver } from '../support/cloud-driver.ts'
+import { type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+
+const run = promisify(execFile)
+const root = join(import.meta.dirname, '../..')
+
+let cloud: FakeCloud
+let chowder: TestChowder
+let folder: string
+let example: string
+
+beforeAll(async () => {
+  cloud = await startFakeCloud()
+  chowder = await openTestChowder({ sandboxes: openCloudDriver(cloud.url, 'the test') })
+  await chowder.startWorker()
+  folder = await mkdtemp(join(tmpdir(), 'chowder-client-'))
+  example = join(folder, 'docs', 'examples')
+  await mkdir(example, { recursive: true })
+  await cp(join(root, 'openapi.json'), join(folder, 'openapi.json'))
+  for (const file of ['package.json', 'package-lock.json', 'tsconfig.json', 'client.ts']) {
+    await cp(join(root, 'docs', 'examples', file), join(example, file))
+  }
+})
+afterAll(async () => {
+  await chowder?.close()
+  await cloud?.close()
+  await rm(folder, { recursive: true, force: true })
+})
+
+test('the example compiles against types that are generated from the document, and runs', async () => {
+  const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
+  const { key } = await chowder.signUp()
+  const npm = (...args: string[]) =>
+    run('npm', args, { cwd: example, env: { ...process.env, CHOWDER_URL: url, CHOWDER_KEY: key }, timeout: 100_000 })
+  await npm('ci', '--no-audit', '--no-fund')
+  await npm('run', 'generate')
+  await npm('run', 'check')
+  const { stdout, stderr } = await npm('run', '--silent', 'start')
+  expect(stderr).toBe('')
+  expect(stdout.trimEnd().split('\n')).toEqual([
+    'example is running',
+    expect.stringContaining('Hello'),
+    '1 agents',
+    'instance.running instance.create',
+    'instance_not_found',
+  ])
+}, 120_000)
