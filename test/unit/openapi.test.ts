@@ -67,6 +67,34 @@ describe('A20: the routes are the same in every description', () => {
   })
 })
 
+describe('generators of clients understand the document', () => {
+  const schemas = Object.entries(document.components.schemas)
+
+  test('no schema has the name of a type of JavaScript or of the browser', () => {
+    const taken = Object.getOwnPropertyNames(globalThis)
+    expect(schemas.map(([name]) => name).filter((name) => taken.includes(name))).toEqual([])
+  })
+
+  /** Every schema of the document, with its place. */
+  function* schemasIn(value: unknown, place: string): Generator<[string, Schema]> {
+    if (typeof value !== 'object' || value === null) return
+    if (!Array.isArray(value)) yield [place, value as Schema]
+    for (const [key, part] of Object.entries(value)) {
+      if (!/^examples?$/.test(key)) yield* schemasIn(part, `${place}/${key}`)
+    }
+  }
+  const all = [...schemasIn(document, '')]
+
+  test('no property can only be null, and names follow no pattern', () => {
+    const nullOnly = all.filter(([place, { type }]) => /\/properties\/\w+$/.test(place) && type === 'null')
+    expect([...nullOnly, ...all.filter(([, schema]) => 'patternProperties' in schema)]).toEqual([])
+  })
+
+  test('no enum has only one value', () => {
+    expect(all.filter(([, { enum: values }]) => Array.isArray(values) && values.length === 1)).toEqual([])
+  })
+})
+
 describe('every operation documents what a caller needs', () => {
   test('operation ids are unique', () => {
     const ids = operations.map(({ operation }) => operation.operationId)

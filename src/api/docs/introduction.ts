@@ -3,7 +3,7 @@ import { version } from '#platform/version.ts'
 
 /** Operations in the order in which a reader needs them; the sections are those of the tags. */
 const operationOrder = [
-  ...['signUp', 'getOrganization', 'updateOrganization', 'testModelKeys', 'deleteOrganization', 'listEvents'],
+  ...['signUp', 'getOrganization', 'updateOrganization', 'testModelApiKeys', 'deleteOrganization', 'listEvents'],
   ...['getCurrentKey', 'createKey', 'listKeys', 'getKey', 'updateKey', 'revokeKey'],
   ...['createOrganizationKey', 'listOrganizationKeys', 'revokeOrganizationKey'],
   ...['createInstance', 'listInstances', 'getInstance', 'getInstanceStatus', 'updateInstance', 'startInstance'],
