@@ -24,6 +24,7 @@ import { answerUnroutable, clientErrorAnswer, useErrors } from './http/errors.ts
 import { useInstanceIds } from './http/instance-params.ts'
 import { useJsonBodies } from './http/json-body.ts'
 import { useOpenApi } from './http/openapi.ts'
+import { parseQuery } from './http/query.ts'
 import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
 import { useEvents } from './http/recording.ts'
 import { useRequestLog } from './http/request-log.ts'
@@ -74,7 +75,7 @@ export async function buildApp(deps: AppDeps) {
     trustProxy: (_address, hop) => hop < deps.trustedProxies,
     bodyLimit: bodyLimitBytes,
     frameworkErrors: (_error, request, reply) => answerUnroutable(request, reply, deps.publicUrl()),
-    routerOptions: { maxParamLength },
+    routerOptions: { maxParamLength, querystringParser: parseQuery },
     requestTimeout: requestTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
     http: {

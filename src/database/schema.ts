@@ -138,6 +138,8 @@ export const idempotencyKeys = pgTable(
     requestHash: bytea().notNull(),
     /** The body, sealed because it may contain a new API key. */
     sealedAnswer: text(),
+    /** The HTTP status of the answer; null is 201. */
+    status: integer(),
     expiresAt: instant().notNull(),
   },
   (table) => [
@@ -158,18 +160,26 @@ export const instances = pgTable(
       .notNull()
       .references(() => organizations.id),
     name: text().notNull(),
+    /** The caller's own id of the instance. An organization has it once among instances that are not terminated. */
+    externalId: text(),
     /** The caller's labels. */
     metadata: jsonb().$type<Record<string, string>>().notNull().default({}),
     modelProvider: text({ enum: modelProviders }).notNull(),
     /** The driver of this row's sandbox. Workers with another driver ignore the row. */
     sandboxDriver: text().notNull(),
     openclawVersion: text().notNull(),
+    /** The agent's model as the caller wrote it; null is the default, or what the overrides say. */
+    model: text(),
+    /** The caller's system prompt, sealed; null is none, or what the overrides say. */
+    sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
 
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),
     generation: integer().notNull().default(1),
+    /** The generation of a restart that was asked for; null once a worker has stopped the sandbox for it. */
+    restartGeneration: integer(),
 
     // Observation: written under the lease.
     observedGeneration: integer().notNull().default(0),
@@ -199,6 +209,11 @@ export const instances = pgTable(
   },
   (table) => [
     index('instances_organization').on(table.organizationId, table.createdAt, table.id),
+    uniqueIndex('instances_external_id')
+      .on(table.organizationId, table.externalId)
+      .where(sql`external_id IS NOT NULL AND desired_state <> 'terminated'`),
+    // Without the empty ones, which most creates write.
+    index('instances_metadata').using('gin', sql`metadata jsonb_path_ops`).where(sql`metadata <> '{}'`),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
     index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND sealed_token <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),

@@ -8,7 +8,7 @@ import { AppError } from '#platform/errors.ts'
 import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import { textRule } from './validation.ts'
+import { visibleText } from './validation.ts'
 import { idempotencyFault } from './validation-faults.ts'
 
 /** For the `headers` of routes that answer through `idempotent`. */
@@ -17,7 +17,7 @@ export const IdempotencyHeaders = Type.Object({
     Type.String({
       minLength: 1,
       maxLength: 255,
-      ...textRule('^[\\x21-\\x7e]*$', 'must have only visible ASCII characters, and no space'),
+      ...visibleText,
       description:
         'Makes the request safe to repeat: for 24 hours the same key with the same body gives the same answer again, ' +
         'with `Idempotent-Replayed: true`, and creates nothing. The same key with another body is a 422. Other ' +
@@ -32,6 +32,7 @@ const pauseMs = 100
 const deletedRowsPerStatement = 500
 
 interface Answered {
+  status: number
   body: unknown
   replayed: boolean
 }
@@ -65,7 +66,7 @@ const keyOfOtherRequest = () =>
   })
 
 /**
- * Returns the answer that `act` creates. With an `Idempotency-Key`, the answer is stored in the same transaction, and
+ * Returns the answer that `act` creates, which has the status of `reply`. With an `Idempotency-Key`, the answer is stored in the same transaction, and
  * the same request gets it again. So `act` takes effect once, also when the request comes many times at once, or when
  * the process dies before it answers. Nothing is stored when `act` throws. A duplicate of a request that is in progress
  * waits for its answer, without a connection to the database. Throws a 422 when the key came with another request, and
@@ -87,15 +88,19 @@ export async function idempotent<Body>(
     db.transaction(async (tx): Promise<Answered | null> => {
       const claimed = await claim(tx, organizationId, key, requestHash)
       if (claimed === 'duplicate') return null
-      if (claimed !== 'claimed') return { body: JSON.parse(vault.unseal(claimed.sealedAnswer, place)), replayed: true }
+      if (claimed !== 'claimed') {
+        const { status, sealedAnswer } = claimed
+        return { status, body: JSON.parse(vault.unseal(sealedAnswer, place)), replayed: true }
+      }
       const body = await act(tx)
       const sealedAnswer = vault.seal(JSON.stringify(body), place)
-      await tx.update(idempotencyKeys).set({ sealedAnswer }).where(owned(organizationId, key))
-      return { body, replayed: false }
+      const { statusCode: status } = reply
+      await tx.update(idempotencyKeys).set({ status, sealedAnswer }).where(owned(organizationId, key))
+      return { status, body, replayed: false }
     })
   const answered = await poll(() => retryOnDeadlock(answer), { pauseMs, timeoutMs: duplicateWaitMs })
   if (!answered) throw new AppError('request_in_progress', texts.duplicateInProgress, { retryAfterSeconds: 1 })
-  if (answered.replayed) reply.header('idempotent-replayed', 'true')
+  if (answered.replayed) reply.code(answered.status).header('idempotent-replayed', 'true')
   return answered.body as Body
 }
 
@@ -112,7 +117,7 @@ async function claim(
   organizationId: string,
   key: string,
   requestHash: Buffer,
-): Promise<'claimed' | 'duplicate' | { sealedAnswer: string }> {
+): Promise<'claimed' | 'duplicate' | { status: number; sealedAnswer: string }> {
   const { rows } = await tx.execute(
     sql`SELECT pg_try_advisory_xact_lock(hashtextextended(${`${organizationId} ${key}`}, 0)) AS mine`,
   )
@@ -134,8 +139,8 @@ async function claim(
     .where(and(owned(organizationId, key), gt(idempotencyKeys.expiresAt, sql`now()`)))
   if (!stored) return 'duplicate'
   if (!stored.requestHash.equals(requestHash)) throw keyOfOtherRequest()
-  const { sealedAnswer } = stored // never null once committed: the transaction that inserts the row sets it
-  return sealedAnswer === null ? 'duplicate' : { sealedAnswer }
+  const { status, sealedAnswer } = stored // never null once committed: the transaction that inserts the row sets it
+  return sealedAnswer === null ? 'duplicate' : { status: status ?? 201, sealedAnswer }
 }
 
 /** Deletes expired answers in batches. Throws the reason of the signal between two batches. */

@@ -121,6 +121,11 @@ function complete([method, operation]: [string, Operation]): number[] {
     requestBody.required = operation['x-optional-body'] !== true
   }
   if (mayHaveBody || parameters.some((parameter) => parameter.in === 'query')) add(422)
+  for (const parameter of parameters) {
+    if (parameter.in === 'query' && parameter.schema.type === 'object') {
+      Object.assign(parameter, { style: 'deepObject', explode: true }) // as parseQuery reads it
+    }
+  }
   const hasParameter = (name: string) => parameters.some((parameter) => parameter.name === name)
   if (hasParameter('idempotency-key')) add(409)
   for (const [status, answer] of Object.entries(responses)) {

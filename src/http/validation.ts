@@ -12,6 +12,9 @@ export const plainText = textRule(
   'must not have control characters, such as a line end or a tab',
 )
 
+/** A text of visible ASCII characters. */
+export const visibleText = textRule('^[\\x21-\\x7e]*$', 'must have only visible ASCII characters, and no space')
+
 /** 1 to 128 code points without control characters. Stored as sent, not trimmed. */
 export const Name = Type.String({ minLength: 1, maxLength: 128, ...plainText })
 

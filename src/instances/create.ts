@@ -5,12 +5,14 @@ import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import { ExternalIdTaken, explainTaken, findByExternalId } from './external-id.ts'
 import { columnNames, fromRawRow, sealConfig, sealToken } from './row.ts'
 
 export interface NewInstance {
   id: string
   organizationId: string
   name: string
+  externalId: string | null
   metadata: Record<string, string>
   modelProvider: ModelProvider
   sandboxDriver: string
@@ -28,14 +30,15 @@ const insert = `
       AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
     RETURNING id)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
-                         sealed_config, sealed_token, metadata, changed_by, desired_state)
-  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, 'running' FROM counted
+                         sealed_config, sealed_token, metadata, changed_by, external_id, desired_state)
+  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running' FROM counted
   RETURNING ${columnNames.join(', ')}`
 
 /**
  * Inserts the row of an instance and counts it under the organization's limit, in one statement: concurrent creates
- * never exceed the limit. The row is due; the caller enqueues it after the commit. Throws invalid when the organization
- * has no key for the provider, limit_reached, and unauthenticated when the organization is deleted.
+ * never exceed the limit. The row is due; the caller enqueues it after the commit. Throws ExternalIdTaken, also for an
+ * organization that may not create another; invalid when it has no key for the provider; limit_reached;
+ * unauthenticated when it is deleted.
  */
 export async function createInstance(
   db: Db,
@@ -43,6 +46,21 @@ export async function createInstance(
   row: NewInstance,
   { hasBilling }: { hasBilling: boolean },
 ): Promise<Instance> {
+  const { organizationId, externalId } = row
+  const created =
+    externalId === null
+      ? await insertUnderLimit(db, vault, row)
+      : // The violation of a race rolls the nested transaction back, and the place under the limit with it.
+        await explainTaken(db, organizationId, externalId, () =>
+          db.transaction((tx) => insertUnderLimit(tx, vault, row)),
+        )
+  if (created) return created
+  const taken = externalId === null ? null : await findByExternalId(db, organizationId, externalId)
+  throw taken ? new ExternalIdTaken(taken, taken.externalId ?? '') : await refusalOf(db, row, hasBilling)
+}
+
+/** Null when the organization may not create the instance. */
+async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise<Instance | null> {
   const { rows } = await db.$client.query({
     name: 'create_instance',
     text: insert,
@@ -57,10 +75,10 @@ export async function createInstance(
       sealToken(vault, row.id, row.gatewayToken),
       JSON.stringify(row.metadata),
       JSON.stringify(changedBy()),
+      row.externalId,
     ],
   })
-  if (rows[0]) return fromRawRow(rows[0])
-  throw await refusalOf(db, row, hasBilling)
+  return rows[0] ? fromRawRow(rows[0]) : null
 }
 
 async function refusalOf(db: Db, row: NewInstance, hasBilling: boolean): Promise<AppError> {

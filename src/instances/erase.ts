@@ -11,10 +11,18 @@ const batchSize = 500
 export const isNotErased = ne(instances.sealedToken, '')
 
 /** The columns that hold what a caller wrote, or a secret, with their values after the erasure. */
-export const erasedColumns = { name: '', metadata: {}, sealedConfig: null, sealedToken: '' } as const
+export const erasedColumns = {
+  name: '',
+  externalId: null,
+  metadata: {},
+  model: null,
+  sealedInstructions: null,
+  sealedConfig: null,
+  sealedToken: '',
+} as const
 
 /**
- * Empties the name, metadata, configuration and token of the settled instances that `condition` selects: instances that
+ * Empties the name, external id, metadata, configuration and token of the settled instances that `condition` selects: instances that
  * nobody can read any more. The rows stay, so that a sandbox that reappears later is recognized. Returns the number of
  * erased rows. After a crash, or a throw of the signal's reason, the next call erases the rest.
  */

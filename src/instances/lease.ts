@@ -33,7 +33,9 @@ type ObservedColumns = Partial<
 > & { attempts?: number | SQL; readyAt?: SQL | null; updatedAt?: SQL }
 
 /** Columns that a caller's change may set. */
-export type EditableColumns = Pick<Instance, 'name' | 'metadata' | 'sealedConfig'>
+export type EditableColumns = Pick<Instance, 'name' | 'externalId' | 'sealedConfig'> & {
+  metadata: Instance['metadata'] | SQL
+}
 
 /** The right to work on one row. Every write carries the fencing token, and throws LeaseLost when that has changed. */
 export interface Lease {

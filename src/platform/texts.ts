@@ -87,6 +87,14 @@ export const texts = {
     `An instance that is ${status} cannot be ${verbs[action]}. ${
       action === 'stop' && status === 'stopped' ? 'It is stopped already.' : remedies[status]
     }`,
+  externalIdTaken: (externalId: string, instanceId: string) =>
+    `external_id ${JSON.stringify(externalId)} is the id of the instance ${instanceId}, which is not terminated. ` +
+    'Use that instance, or choose another external_id. A create with "if_exists": "return" answers with the instance.',
+  ifExistsAlone: 'if_exists needs an external_id: it says what to do when an instance has that id already.',
+  externalIdOfOrganization:
+    'Only an organization key (chd_org_…) may change external_id: your organization finds its instances by it.',
+  tooManyLabels: (count: number, limit: number) =>
+    `metadata would have ${count} keys, and at most ${limit} are allowed. Remove some: null in place of a value.`,
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',

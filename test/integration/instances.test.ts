@@ -64,6 +64,7 @@ describe('POST /v1/instances', () => {
       id: expect.stringMatching(/^[0-9a-f-]{36}$/),
       organization_id: organizationId,
       name: 'my-assistant',
+      external_id: null,
       status: 'provisioning',
       step: null,
       metadata: {},

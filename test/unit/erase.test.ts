@@ -11,6 +11,7 @@ const keptColumns = [
   'openclawVersion',
   'desiredState',
   'generation',
+  'restartGeneration',
   'observedGeneration',
   'step',
   'attempts',

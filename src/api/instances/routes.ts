@@ -11,6 +11,7 @@ import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
 import { createInstance, type NewInstance } from '#instances/create.ts'
+import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
@@ -77,10 +78,14 @@ function newInstance(
     })
   }
   if (body.openclaw_config) parseOverrides(body.openclaw_config)
+  if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
+    throw new AppError('if_exists_without_external_id', texts.ifExistsAlone, { param: 'if_exists' })
+  }
   return {
     id: newId(),
     organizationId,
     name: body.name,
+    externalId: body.external_id ?? null,
     metadata: body.metadata ?? {},
     modelProvider: body.model_provider ?? 'anthropic',
     sandboxDriver,
@@ -114,7 +119,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         tags: ['instances'],
         headers: IdempotencyHeaders,
         body: CreateInstance,
-        response: { 201: Instance, ...failures(400, 402, 409) },
+        response: { 200: Instance, 201: Instance, ...failures(400, 402, 409) },
       },
     },
     async (request, reply) => {
@@ -122,13 +127,17 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const row = newInstance(request.body, { organizationId, sandboxDriver })
       let created: InstanceRef | undefined
       const create = async (tx: Db) => {
-        const inserted = await createInstance(tx, vault, row, { hasBilling })
-        created = inserted
+        const inserted = await createInstance(tx, vault, row, { hasBilling }).catch((error: unknown) => {
+          if (!(error instanceof ExternalIdTaken && request.body.if_exists === 'return')) throw error
+          reply.code(200)
+          return error.instance
+        })
+        if (inserted.id === row.id) created = inserted
         return show(inserted)
       }
-      const body = await idempotent(deps, request, reply, create, { isOneStatement: true })
+      const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: true })
       if (created) queue.enqueue(created) // after the commit: a worker must find the row
-      return reply.code(201).send(body)
+      return reply.send(body)
     },
   )
 
@@ -212,8 +221,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'updateInstance',
         summary: 'Change an instance',
         description:
-          'Changes the fields that are sent and keeps the others. `openclaw_config` and `metadata` replace the ' +
-          'stored values. A running agent uses the new configuration before the response is sent. When OpenClaw ' +
+          'Changes the fields that are sent and keeps the others. `openclaw_config` replaces the stored overrides. ' +
+          'A running agent uses the new configuration before the response is sent. When OpenClaw ' +
           'refuses it, the response is a 400 with OpenClaw’s words, and nothing has changed.',
         tags: ['instances'],
         params: InstanceParams,
@@ -221,8 +230,12 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         response: { 200: Instance, ...failures(400, 404, 409, 502, 504, 507) },
       },
     },
-    async ({ body, caller, params }) =>
-      show(await patchInstance(deps, caller.organizationId, params.instance_id, body)),
+    async ({ body, caller, params }) => {
+      if (body.external_id !== undefined && caller.permissions !== null) {
+        throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
+      }
+      return show(await patchInstance(deps, caller.organizationId, params.instance_id, body))
+    },
   )
 
   app.delete(

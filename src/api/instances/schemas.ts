@@ -1,21 +1,36 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { PageQuery } from '#http/paging.ts'
-import { Name, Nullable, OneOf, plainText } from '#http/validation.ts'
+import { Name, Nullable, OneOf, plainText, visibleText } from '#http/validation.ts'
 import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, isSettled, publicStatus } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { maxLabels } from './patch.ts'
 
 const overridesDescription =
   'Settings that differ from Chowder’s configuration of OpenClaw: dot-path keys, nested objects, or both. ' +
   '`agent.system_prompt` sets the system prompt.'
 const Overrides = Type.Record(Type.String(), Type.Unknown())
 
-const Metadata = Type.Unsafe<Record<string, string>>({
+const ExternalId = Type.String({
+  minLength: 1,
+  maxLength: 128,
+  ...visibleText,
+  description:
+    'Your own id of the instance: 1 to 128 visible ASCII characters. Two instances of your organization have the ' +
+    'same one only if one of them is terminated: a delete frees it.',
+})
+
+const labels = {
   type: 'object',
-  maxProperties: 16,
+  maxProperties: maxLabels,
   propertyNames: { minLength: 1, maxLength: 64, ...plainText },
-  additionalProperties: { type: 'string', maxLength: 512, ...plainText },
+} as const
+const label = { type: 'string', maxLength: 512, ...plainText } as const
+
+const Metadata = Type.Unsafe<Record<string, string>>({
+  ...labels,
+  additionalProperties: label,
   description:
     'Your own labels: at most 16 keys of 1 to 64 characters, with values of at most 512 characters. Chowder does not ' +
     'interpret them.',
@@ -29,6 +44,7 @@ export const Instance = Type.Object(
     id: Type.String(),
     organization_id: Type.String(),
     name: Type.String(),
+    external_id: Nullable(ExternalId),
     status: OneOf(instanceStatuses),
     step: Nullable(
       Type.String({
@@ -57,6 +73,7 @@ export const Instance = Type.Object(
         id: exampleId,
         organization_id: 'a1b2c3d4-e5f6-7890-abcd-ef1234567890',
         name: 'my-assistant',
+        external_id: 'agent-of-cust-42',
         status: 'running',
         step: null,
         metadata: { customer: 'cust-42' },
@@ -78,6 +95,14 @@ export const Instance = Type.Object(
 export const CreateInstance = Type.Object(
   {
     name: Name,
+    external_id: Type.Optional(Nullable(ExternalId)),
+    if_exists: Type.Optional(
+      OneOf(
+        ['error', 'return'],
+        'What to do when an instance has the `external_id` already: `error` answers 409 with its id, `return` ' +
+          'answers 200 with the instance as it is, whatever the other fields say. `error` if left out.',
+      ),
+    ),
     metadata: Type.Optional(Metadata),
     model_provider: Type.Optional(
       OneOf(
@@ -101,7 +126,20 @@ export const CreateInstance = Type.Object(
 export const PatchInstance = Type.Object(
   {
     name: Type.Optional(Name),
-    metadata: Type.Optional({ ...Metadata, description: 'Your own labels. Replaces all stored labels.' }),
+    external_id: Type.Optional(
+      Nullable({ ...ExternalId, description: `${ExternalId.description} null removes it. Needs an organization key.` }),
+    ),
+    metadata: Type.Optional(
+      Nullable(
+        Type.Unsafe<Record<string, string | null>>({
+          ...labels,
+          additionalProperties: { ...label, type: ['string', 'null'] },
+          description:
+            'Your own labels. Sets the keys that are sent, removes those that are null, and keeps the others; null ' +
+            'removes all. At most 16 remain.',
+        }),
+      ),
+    ),
     openclaw_config: Type.Optional(
       Nullable({
         ...Overrides,
@@ -124,11 +162,20 @@ export const ListInstances = Type.Object(
   {
     ...PageQuery.properties,
     status: Type.Optional(
-      OneOf(
-        instanceStatuses,
-        'Only instances with this status. Terminated instances are listed only by this, for 30 days.',
-      ),
+      Type.Array(OneOf(instanceStatuses), {
+        minItems: 1,
+        maxItems: instanceStatuses.length,
+        description:
+          'Only instances with this status, or with one of several: `status=running&status=error`. Terminated ' +
+          'instances are listed only by this, for 30 days.',
+      }),
     ),
+    external_id: Type.Optional({ ...ExternalId, description: 'Only the instance with this external id.' }),
+    metadata: Type.Optional({
+      ...Metadata,
+      minProperties: 1,
+      description: 'Only instances with these labels: `metadata[customer]=cust-42`. Several must all match.',
+    }),
     name: Type.Optional({
       ...Name,
       description: 'Only instances with this text in their name, in upper or lower case.',
@@ -208,6 +255,7 @@ export const toInstance = (
   ...toInstanceStatus(row, view),
   organization_id: row.organizationId,
   name: row.name,
+  external_id: row.externalId,
   metadata: row.metadata,
   model_provider: row.modelProvider,
   sandbox_provider: 'sandbox',

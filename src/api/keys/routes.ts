@@ -96,11 +96,11 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     async (request, reply) => {
       const { name, instance_ids: instanceIds, permissions, expires_at: expiresAt } = request.body
       const wanted = { name, instanceIds, permissions, expiresAt }
-      const created = await idempotent(deps, request, reply, async (tx) => {
+      const created = await idempotent(deps, request, reply.code(201), async (tx) => {
         const { key, row } = await createKey(tx, request.caller.organizationId, wanted)
         return { ...toKey(row), raw_key: key }
       })
-      return reply.code(201).send(created)
+      return reply.send(created)
     },
   )
 
@@ -199,11 +199,11 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     },
     async (request, reply) => {
       const wanted = { name: request.body.name, expiresAt: request.body.expires_at }
-      const created = await idempotent(deps, request, reply, async (tx) => {
+      const created = await idempotent(deps, request, reply.code(201), async (tx) => {
         const { key, row } = await createOrganizationKey(tx, request.caller.organizationId, wanted)
         return { ...toKey(row), raw_key: key }
       })
-      return reply.code(201).send(created)
+      return reply.send(created)
     },
   )
 

@@ -23,6 +23,14 @@ export const instanceCodes = {
       meaning: 'The model is of another provider than the `model_provider` of the instance.',
       remedy: 'Name a model of that provider, or create an instance with the other provider.',
     },
+    if_exists_without_external_id: {
+      meaning: '`if_exists` says what to do when an instance has the `external_id` already, and there is none.',
+      remedy: 'Send an `external_id`, or leave `if_exists` out.',
+    },
+    too_many_labels: {
+      meaning: 'The change would leave the instance with more than 16 keys in `metadata`.',
+      remedy: 'Remove some in the same call: `"metadata": {"key": null}`.',
+    },
   }),
   ...codesOf('not_found', {
     instance_not_found: {
@@ -48,6 +56,13 @@ export const instanceCodes = {
     instance_terminated: {
       meaning: 'The instance was deleted. That is for good.',
       remedy: 'Create another: `POST /v1/instances`.',
+      repeat: 'No.',
+    },
+    external_id_taken: {
+      meaning: 'Another instance of your organization, which is not terminated, has this `external_id`.',
+      remedy:
+        '`detail` has its id. Use that instance, choose another `external_id`, or create with ' +
+        '`"if_exists": "return"` to get the instance.',
       repeat: 'No.',
     },
     instance_busy: {

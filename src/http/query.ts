@@ -1,0 +1,18 @@
+import { type ParsedUrlQuery, parse } from 'node:querystring'
+
+/**
+ * Parses the query of a URL. `metadata[key]=value` becomes an entry of the object `metadata`: the style `deepObject` of
+ * OpenAPI. A key may have brackets itself.
+ */
+export function parseQuery(text: string): Record<string, ParsedUrlQuery[string] | ParsedUrlQuery> {
+  const query: Record<string, ParsedUrlQuery[string] | ParsedUrlQuery> = Object.create(null)
+  for (const [name, value] of Object.entries(parse(text))) {
+    const [, object = '', key] = /^([^[\]]+)\[(.*)\]$/s.exec(name) ?? []
+    if (key === undefined) query[name] = value
+    else {
+      const entries = query[object]
+      query[object] = { ...(typeof entries === 'object' && !Array.isArray(entries) && entries), [key]: value }
+    }
+  }
+  return query
+}
