@@ -10,6 +10,8 @@ import { fileRoutes } from './api/files/routes.ts'
 import { type HealthDeps, healthRoutes } from './api/health/routes.ts'
 import { type InstanceDeps, instanceRoutes } from './api/instances/routes.ts'
 import { type KeyDeps, keyRoutes } from './api/keys/routes.ts'
+import { type LogDeps, logRoutes } from './api/logs/routes.ts'
+import { type MetricsDeps, metricsRoutes } from './api/metrics/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './api/organization/routes.ts'
 import { releaseRoutes } from './api/releases/routes.ts'
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
@@ -37,6 +39,8 @@ export interface AppDeps
     EventDeps,
     SubscriptionDeps,
     InstanceDeps,
+    LogDeps,
+    MetricsDeps,
     ResponseDeps,
     SessionDeps,
     ChannelDeps,
@@ -111,6 +115,8 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(subscriptionRoutes, deps)
     await v1.register(releaseRoutes)
     await v1.register(instanceRoutes, deps)
+    await v1.register(logRoutes, deps)
+    await v1.register(metricsRoutes, deps)
     await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest })
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, deps)

@@ -1,4 +1,4 @@
-import { unsealInstance } from '#instances/gateway/configuration.ts'
+import { createInstanceMask } from '#instances/gateway/secrets.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { poll } from '#platform/poll.ts'
 import type { Observation } from '#sandbox/driver.ts'
@@ -9,6 +9,7 @@ const probeTimeoutMs = 2000
 const progressLines = 20
 /** Reading the output costs more than a probe: only every so many checks. */
 const checksPerProgress = 10
+const outputTimeoutMs = 15_000
 
 export const isAnswering = async (
   { signal }: StepContext,
@@ -34,7 +35,7 @@ export async function waitUntilReady(context: StepContext): Promise<StepOutcome>
       if (seen.state !== 'running') return endedDuringStart(context, seen)
       if (await isAnswering(context, seen, '/startupz')) return done
       if (checks++ % checksPerProgress === 0) {
-        const latest = await sandboxes.logs(id, progressLines)
+        const latest = await outputOf(context, progressLines)
         if (latest !== output) progressAt = performance.now()
         output = latest
       }
@@ -60,9 +61,16 @@ export function describeExit(exit: Observation['exit']): string {
 
 type OutputContext = Pick<StepContext, 'db' | 'vault' | 'lease' | 'sandboxes'>
 
+/** The last lines of the gateway's output. They may hold secrets. Also reads them when the step was aborted. */
+async function outputOf({ lease, sandboxes }: OutputContext, count: number): Promise<string> {
+  const signal = AbortSignal.timeout(outputTimeoutMs)
+  const { lines, rest } = await sandboxes.readLog(lease.instance.id, { lines: count }, signal)
+  return [...lines, ...(rest ? [rest] : [])].map(({ text }) => text).join('\n')
+}
+
 /** The failure of a gateway that ended before it was ready. */
 export async function endedDuringStart(context: OutputContext, { exit }: Observation): Promise<Failure> {
-  const output = await context.sandboxes.logs(context.lease.instance.id, progressLines)
+  const output = await outputOf(context, progressLines)
   const isRefusedConfiguration = exit?.code === configurationExitCode && !output.includes(lockNotRefreshed)
   return {
     kind: isRefusedConfiguration ? 'failed for good' : 'failed',
@@ -74,12 +82,11 @@ export async function endedDuringStart(context: OutputContext, { exit }: Observa
 const lastLines = 6
 const lastCharacters = 600
 
-/** The gateway's last output, with the secrets that Chowder gave it masked. */
-export async function readLastOutput({ db, vault, lease, sandboxes }: OutputContext): Promise<string> {
-  const { token, providerKey } = await unsealInstance(db, vault, lease.instance)
-  let output = (await sandboxes.logs(lease.instance.id, lastLines)).trim()
-  for (const secret of [token, providerKey]) if (secret) output = output.replaceAll(secret, '***')
-  return output.slice(-lastCharacters)
+/** The gateway's last output, with the secrets that Chowder knows masked. */
+export async function readLastOutput(context: OutputContext): Promise<string> {
+  const { db, vault, lease } = context
+  const mask = await createInstanceMask(db, vault, lease.instance)
+  return mask((await outputOf(context, lastLines)).trim(), false).slice(-lastCharacters)
 }
 
 const insideTimeoutMs = 5000

@@ -1,14 +1,26 @@
+import { createMask } from '#platform/mask.ts'
 import { isObject } from './json.ts'
 
-/** Matches the names of settings that hold credentials, in every channel. */
-const credential = /token|secret|password|privatekey|apikey|serviceaccount/i
-/** Shorter values are no credentials on any platform, and hiding them would hide ordinary words. */
-const minCredentialCharacters = 6
-const hidden = '***'
+/** Matches the names of settings that hold credentials: of channels, of skills and of OpenClaw itself. */
+const credential =
+  /token|secret|pass(word|phrase)|credential|authorization|cookie|(private|api)[-_]?key|service[-_]?account|^(env|headers)$/i
 
-/** Searches every depth, because a channel may have several accounts. Callers limit the size of the settings. */
-function credentialsIn(value: unknown, isCredential: boolean): string[] {
-  if (typeof value === 'string') return isCredential && value.length >= minCredentialCharacters ? [value] : []
+/** A value that is JSON itself, such as Google's service accounts. */
+function parsed(text: string): unknown {
+  if (!text.trimStart().startsWith('{')) return null
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
+}
+
+/**
+ * The credentials in settings, by the names of the settings. Searches every depth, because a channel may have several
+ * accounts. Callers limit the size of the settings.
+ */
+export function credentialsIn(value: unknown, isCredential = false): string[] {
+  if (typeof value === 'string') return isCredential ? [value, ...credentialsIn(parsed(value))] : []
   if (Array.isArray(value)) return value.flatMap((item) => credentialsIn(item, isCredential))
   if (!isObject(value)) return []
   return Object.entries(value).flatMap(([key, inner]) => credentialsIn(inner, isCredential || credential.test(key)))
@@ -18,10 +30,5 @@ function credentialsIn(value: unknown, isCredential: boolean): string[] {
  * Hides a channel's credentials, and those in URLs, in a gateway's message about it. Errors of platforms quote
  * requests, and callers who may read a channel's status may not be allowed to know its credentials.
  */
-export function withoutCredentials(message: string, settings: Record<string, unknown>): string {
-  const forms = credentialsIn(settings, false).flatMap((secret) => [secret, encodeURIComponent(secret)])
-  const longestFirst = forms.toSorted((one, other) => other.length - one.length)
-  return longestFirst
-    .reduce((text, secret) => text.replaceAll(secret, hidden), message)
-    .replace(/:\/\/[^\s/?#@]+@/g, `://${hidden}@`)
-}
+export const withoutCredentials = (message: string, settings: Record<string, unknown>): string =>
+  createMask(credentialsIn(settings))(message, false).replace(/:\/\/[^\s/?#@]+@/g, '://***@')

@@ -103,6 +103,8 @@ export const texts = {
   unknownCursor:
     'The cursor does not belong to this list. Take it from the header X-Next-Cursor or Link of the page before.',
   isBusy: 'The instance is being changed right now. Try again.',
+  logEnded: 'The instance was deleted.',
+  tooManyFollowers: 'Too many requests follow the output of agents already. Close one, or read it without follow=true.',
   unknownChannel: 'Channel not found.',
   missingChannelFields: (channel: string, fields: readonly string[]) =>
     `config of ${channel} needs ${fields.join(', ')}, and none may be empty. ` +

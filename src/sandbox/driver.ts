@@ -60,6 +60,39 @@ export interface ExecResult {
   stderr: string
 }
 
+/** A line of a gateway's output, without its end. */
+export interface LogLine {
+  text: string
+  /** Whether the line is longer than 16 KiB: the rest of it is left out. */
+  isCut: boolean
+}
+
+/** Lines of a gateway's output, of all its runs, in their order: at most 1 MiB. */
+export interface LogPage {
+  lines: LogLine[]
+  /** What follows the last line and has no end yet. Lines after `position` begin with it. */
+  rest: LogLine | null
+  /** Stands for the end of the last line: give it as `after` to read on. Only its driver understands it. */
+  position: string
+  /** Whether lines after `after` are missing, because the log was shortened meanwhile or they were too many. */
+  hasGap: boolean
+}
+
+/** What a sandbox uses. Null stands for what is not known. */
+export interface Usage {
+  /** When the gateway was started; null when it does not run. */
+  since: Date | null
+  /** The memory of all its processes. */
+  memoryBytes: number | null
+  /** Null also when there is no limit. */
+  memoryLimitBytes: number | null
+  /** The processor time of its processes since `since`. */
+  cpuSeconds: number | null
+  processes: number | null
+  /** The size of its own folder, which may be a minute old. */
+  diskBytes: number | null
+}
+
 export interface FileStat {
   name: string
   /** `other` is a device, a pipe or a socket. */
@@ -184,10 +217,15 @@ export interface SandboxDriver {
    * exit code is null; nothing is thrown.
    */
   exec(id: string, argv: readonly string[], options: ExecOptions, signal: AbortSignal): Promise<ExecResult>
-  /** The last lines of the gateway's output. They are the tenant's data and must not be logged. */
-  logs(id: string, lines: number): Promise<string>
+  /**
+   * The last lines of the gateway's output or, with `after`, the first ones behind that position. Nothing of a sandbox
+   * that does not exist. They are the tenant's data and may hold secrets: they must not be logged.
+   */
+  readLog(id: string, options: { lines: number; after?: string | undefined }, signal: AbortSignal): Promise<LogPage>
+  /** What the sandbox uses now. Everything is null for a sandbox that does not exist. */
+  measure(id: string, signal: AbortSignal): Promise<Usage>
   files(id: string): SandboxFiles
 }
 
 /** The methods for requests, which do not start or stop sandboxes. */
-export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files'>
+export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files' | 'readLog' | 'measure'>

@@ -52,6 +52,8 @@ export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Dri
     destroy: (id, signal) => measured('destroy', signal, () => driver.destroy(id, signal)),
     observe: (id, signal) => measured('observe', signal, () => driver.observe(id, signal)),
     exec: (id, argv, options, signal) => measured('exec', signal, () => driver.exec(id, argv, options, signal)),
+    readLog: (id, options, signal) => measured('readLog', signal, () => driver.readLog(id, options, signal)),
+    measure: (id, signal) => measured('measure', signal, () => driver.measure(id, signal)),
     files: (id) => measureFiles(driver.files(id)),
   } satisfies SandboxDriver as Driver
 }

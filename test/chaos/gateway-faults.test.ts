@@ -32,7 +32,9 @@ async function openStubbed(options: Omit<TestChowderOptions, 'sandboxes'>) {
     },
     /** How often its gateway was started, by what it wrote. */
     starts: async (id: string) =>
-      (await driver.logs(id, 1000)).split('\n').filter((line) => line === 'starting').length,
+      (await driver.readLog(id, { lines: 1000 }, AbortSignal.timeout(10_000))).lines.filter(
+        ({ text }) => text === 'starting',
+      ).length,
     close: async () => {
       await chowder.close()
       await provider.close()

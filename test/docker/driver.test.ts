@@ -19,6 +19,7 @@ import {
 } from '#sandbox/driver.ts'
 import { contractCommand, contractDriver, contractSpec } from '../support/docker-host.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
+import { outputOf } from '../support/output-of.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
@@ -333,7 +334,7 @@ describe('with a dockerd', () => {
 
     test('is killed after the grace time when it does not end by itself, with all its processes', async () => {
       const id = await started({ command: (paths) => contractCommand(paths, 'stubborn') })
-      await until('its start', async () => (await driver.logs(id, 5)).includes('ready'))
+      await until('its start', async () => (await outputOf(driver, id)).includes('ready'))
       await exec(id, 'setsid sleep 300 >/dev/null 2>&1 &')
       const startedAt = performance.now()
       await stop(id, 1000)
@@ -519,7 +520,7 @@ describe('a dockerd that does not exist', () => {
     const seen: Promise<Observation> = driver.observe('x', signal)
     await expect(seen).rejects.toThrow(SandboxUnavailableError)
     await expect(driver.files('x').stat('a', signal)).rejects.toThrow(SandboxUnavailableError)
-    await expect(driver.logs('x', 1)).rejects.toThrow(SandboxUnavailableError)
+    await expect(driver.readLog('x', { lines: 1 }, signal)).rejects.toThrow(SandboxUnavailableError)
   })
 
   test('a dockerd that never answers delays no call beyond its signal', async () => {

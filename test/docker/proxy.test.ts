@@ -24,6 +24,8 @@ import {
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { describeDriver } from '../support/driver-contract.ts'
 import { describeFiles } from '../support/files-contract.ts'
+import { outputOf } from '../support/output-of.ts'
+import { until } from '../support/until.ts'
 
 const within = (ms = 30_000) => AbortSignal.timeout(ms)
 const minute = 60_000
@@ -116,7 +118,15 @@ describe('before a dockerd', () => {
       await drivers.api.prepareChannel('v1', 'discord', () => {}, within())
     })
 
-    test('no sandbox is made, started, stopped, destroyed, listed, and no log is read', async () => {
+    test('the output of a sandbox is read, and its use is measured', async () => {
+      const id = await started()
+      await until('output', async () => (await outputOf(drivers.api, id)).includes('ready'))
+      const { position } = await drivers.api.readLog(id, { lines: 1 }, within())
+      expect((await drivers.api.readLog(id, { lines: 5, after: position }, within())).lines).toEqual([])
+      expect(await drivers.api.measure(id, within())).toMatchObject({ memoryBytes: expect.any(Number) })
+    })
+
+    test('no sandbox is made, started, stopped, destroyed or listed', async () => {
       const id = await started()
       const other = await created()
       const { api } = drivers
@@ -128,7 +138,6 @@ describe('before a dockerd', () => {
         () => api.start(other, within()),
         () => api.stop(id, { graceMs: 1000 }, within()),
         () => api.destroy(id, within()),
-        () => api.logs(id, 5),
         list,
       ]
       for (const call of refused) await expect(call()).rejects.toThrow(SandboxUnavailableError)

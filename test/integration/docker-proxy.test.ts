@@ -103,6 +103,13 @@ const calls: [method: string, path: string, body: unknown, mayApi: boolean, reac
   ['POST', `/containers/${name}/exec`, program, true, `POST /containers/${sandboxId}/exec`],
   ['GET', `/exec/${execution}/json`, undefined, true, null],
   ['GET', `/images/${image}/json`, undefined, true, `GET /images/${image}/json`],
+  [
+    'GET',
+    `/containers/${name}/stats?stream=false&one-shot=true`,
+    undefined,
+    true,
+    `GET /containers/${sandboxId}/stats?stream=false&one-shot=true`,
+  ],
   ['POST', `/containers/${name}/start`, undefined, false, `POST /containers/${sandboxId}/start`],
   ['POST', `/containers/${firewallId}/start`, undefined, false, `POST /containers/${firewallId}/start`],
   ['POST', `/containers/${name}/stop?t=5`, undefined, false, `POST /containers/${sandboxId}/stop?t=5`],
@@ -177,6 +184,8 @@ describe.each(shares)('the share of the %s', (share) => {
     `/containers/${name}/json/`,
     `/containers/${name}%00/json`,
     `/containers/${name}/archive?path=/`,
+    `/containers/${name}/logs?stdout=true&stderr=true&timestamps=true&tail=5&follow=true`,
+    `/containers/${name}/stats?stream=true`,
     `/containers/${name}/export`,
     `/containers/${name}/top`,
     `/exec/${foreignExecution}/json`,
@@ -445,7 +454,7 @@ describe.each(shares)('the share of the %s', (share) => {
 test('a call ends at dockerd when its client has disconnected', async () => {
   const asking = request({
     socketPath: proxySocket(folder, 'worker'),
-    path: `/containers/${name}/logs?stdout=true&stderr=true&tail=5`,
+    path: `/containers/${name}/logs?stdout=true&stderr=true&timestamps=true&tail=5`,
     agent: false,
   })
   asking.on('error', () => {}).end()

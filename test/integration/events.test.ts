@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { eventTypes } from '#history/event-types.ts'
 import { publicStatus } from '#instances/status.ts'
@@ -229,6 +230,9 @@ describe('the history, read forward', () => {
     const last = await openWriter('kept')
     await last.end('COMMIT')
     expect(await list(`after=${writer.id}`)).toEqual([])
+    const operations = await readFile(new URL('../../docs/operations.md', import.meta.url), 'utf8')
+    const lookFor = /```sql\n(SELECT pid, [^`]+)```/.exec(operations)?.[1] ?? ''
+    expect((await chowder.database.pool.query(lookFor)).rows).toMatchObject([{ state: 'idle in transaction' }])
     await writer.end('ROLLBACK')
     expect((await list(`after=${writer.id}`)).map(({ id }) => id)).toEqual([last.id])
 

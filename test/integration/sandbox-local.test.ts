@@ -27,6 +27,7 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { describeDriver } from '../support/driver-contract.ts'
 import { freePort } from '../support/free-port.ts'
 import { LocalHost } from '../support/local-host.ts'
+import { outputOf } from '../support/output-of.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
@@ -456,15 +457,64 @@ describe('a local sandbox', () => {
 
   test('keeps its log small while it runs', async () => {
     const id = await started()
-    await until('output', async () => (await host.driver.logs(id, 5)).includes('ready'))
+    await until('output', async () => (await outputOf(host.driver, id)).includes('ready'))
     await appendFile(host.controlFile(id, 'gateway.log'), `${'x'.repeat(6 * 1024 * 1024)}\nlast line\n`)
     await observe(id)
     expect((await stat(host.controlFile(id, 'gateway.log'))).size).toBe(0)
     expect((await stat(host.controlFile(id, 'gateway.log.1'))).size).toBe(5 * 1024 * 1024)
-    expect(await host.driver.logs(id, 1)).toBe('last line')
-    expect((await host.driver.logs(id, 10_000)).length).toBeLessThanOrEqual(64 * 1024)
+    expect(await outputOf(host.driver, id, 1)).toBe('last line')
+    expect((await outputOf(host.driver, id, 10_000)).length).toBeLessThanOrEqual(1024 * 1024)
     await appendFile(host.controlFile(id, 'gateway.log'), 'and on\n')
-    expect(await host.driver.logs(id, 2)).toBe('last line\nand on')
+    expect(await outputOf(host.driver, id, 2)).toBe('last line\nand on')
+  })
+
+  test('is read on from a position, also past a line of some MB, and with a gap after its log was shortened', async () => {
+    const id = await started()
+    await until('output', async () => (await outputOf(host.driver, id)).includes('ready'))
+    const log = host.controlFile(id, 'gateway.log')
+    const read = (after?: string, lines = 10) => host.driver.readLog(id, { lines, after }, within())
+    const { position } = await read()
+    await appendFile(log, 'é one\r\ntwo\nth')
+    const first = await read(position, 1)
+    expect(first).toMatchObject({ lines: [{ text: 'é one', isCut: false }], rest: null, hasGap: false })
+    const second = await read(first.position)
+    expect(second).toMatchObject({ lines: [{ text: 'two' }], rest: { text: 'th' } })
+    expect(await read(second.position)).toEqual({ ...second, lines: [] })
+    await appendFile(log, `ree\n${'é'.repeat(1024 * 1024)}\nafter it\n`)
+    const third = await read(second.position)
+    expect(third.lines).toEqual([{ text: 'three', isCut: false }])
+    const fourth = await read(third.position)
+    expect(fourth.lines).toEqual([
+      { text: 'é'.repeat(8192), isCut: true },
+      { text: 'after it', isCut: false },
+    ])
+    await appendFile(log, 'x\n'.repeat(2.5 * 1024 * 1024))
+    await observe(id)
+    await appendFile(log, 'begun anew\n')
+    const fifth = await read(fourth.position)
+    expect(fifth).toMatchObject({ lines: [{ text: 'begun anew' }], hasGap: true })
+    expect(await read(fifth.position)).toMatchObject({ lines: [], hasGap: false })
+  })
+
+  test('is measured with all its processes, and what has ended is not known', async () => {
+    const id = await started()
+    const idle = await host.driver.measure(id, within())
+    expect(Math.abs(Date.now() - Number(idle.since))).toBeLessThan(60_000)
+    expect(idle.memoryBytes).toBeGreaterThan(5_000_000)
+    expect(idle).toMatchObject({ memoryLimitBytes: null, processes: 1, cpuSeconds: expect.any(Number) })
+    expect(idle.diskBytes).toBeGreaterThan(0)
+    const burn = 'while(process.cpuUsage().user<6e5);setInterval(()=>{},1000)'
+    const node = present((await observe(id)).paths?.node)
+    const busy = host.driver.exec(id, [node, '-e', burn], { timeoutMs: 20_000 }, within())
+    const more = await until('the work to be measured', async () => {
+      const usage = await host.driver.measure(id, within())
+      return (usage.cpuSeconds ?? 0) >= (idle.cpuSeconds ?? 0) + 0.5 && usage
+    })
+    expect(more.processes).toBeGreaterThan(1)
+    expect(more.memoryBytes).toBeGreaterThan(idle.memoryBytes ?? 0)
+    await host.driver.stop(id, { graceMs: 2000 }, within())
+    await busy.catch(() => {})
+    expect(await host.driver.measure(id, within())).toMatchObject({ since: null, memoryBytes: null, processes: null })
   })
 
   test('has no secrets in its record, which only the control plane can read', async () => {

@@ -53,6 +53,19 @@ describe('from npm start to the end of a real agent', () => {
     expect(await say(client, sessionPath(id, 'created'), 'hello')).toContain('model=model-at-create')
   })
 
+  it('shows its output without the key of its provider, and what it uses', async () => {
+    const { body: lines } = await client.get(`${path}/logs?tail=1000`)
+    expect(lines).toContainEqual({ text: expect.stringContaining('[gateway] http server listening'), truncated: false })
+    expect(JSON.stringify(lines)).not.toContain(providerKey)
+    const { body: used } = await client.get(`${path}/metrics`)
+    expect(used).toMatchObject({ memory_limit_bytes: null, restarts: 0 })
+    expect(used.memory_bytes).toBeGreaterThan(200e6)
+    expect(used.cpu_seconds).toBeGreaterThan(1)
+    expect(used.processes).toBeGreaterThan(1)
+    expect(used.disk_bytes).toBeGreaterThan(1e6)
+    expect(Date.now() - Date.parse(used.since)).toBeLessThan(10 * 60_000)
+  })
+
   it('streams its answer to a key that may only talk to it', async () => {
     const grant = { name: 'chat', instance_ids: [id], permissions: ['interact'] }
     const { body } = await client.post('/v1/keys', grant)

@@ -88,9 +88,23 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
       (await call(`/${id}/exec`, { method: 'POST', body: { argv } }, signal)) as Awaited<
         ReturnType<SandboxDriver['exec']>
       >,
-    logs: async (id) => {
-      const { text } = (await call(`/${id}/logs`, {}, new AbortController().signal)) as { text: string }
-      return text
+    // The platform keeps no position: whoever reads on gets nothing new.
+    readLog: async (id, { lines, after }, signal) => {
+      const { text } = (await call(`/${id}/logs`, {}, signal)) as { text: string }
+      const all = text.split('\n').slice(0, -1)
+      const shown = after === undefined ? all.slice(-lines) : []
+      return { lines: shown.map((line) => ({ text: line, isCut: false })), rest: null, position: '', hasGap: false }
+    },
+    measure: async (_id, signal) => {
+      signal.throwIfAborted()
+      return {
+        since: null,
+        memoryBytes: null,
+        memoryLimitBytes: null,
+        cpuSeconds: null,
+        processes: null,
+        diskBytes: null,
+      }
     },
     files: (id) => filesOf((method, body, signal) => call(`/${id}/files/${method}`, { method: 'POST', body }, signal)),
   }

@@ -153,10 +153,46 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect([found.get(stopped), found.get(running)]).toEqual(['stopped', 'running'])
     })
 
-    test('logs are the last lines of the output', async () => {
+    test('the log is the output of all runs, and is read on from where the last reading ended', async () => {
       const id = await started()
-      await until('output', async () => (await driver.logs(id, 50)).includes('starting'))
-      expect((await driver.logs(id, 1)).trimEnd().split('\n')).toHaveLength(1)
+      const read = (after?: string, lines = 50) => driver.readLog(id, { lines, after }, within())
+      const texts = async (after?: string) => (await read(after)).lines.map(({ text }) => text)
+      await until('output', async () => (await texts()).includes('starting'))
+      expect((await read(undefined, 1)).lines).toHaveLength(1)
+      if (!subject.runsPrograms) return
+      await until('all output', async () => (await texts()).includes('ready'))
+      const { position, hasGap } = await read(undefined, 0)
+      expect([hasGap, await texts(position)]).toEqual([false, []])
+      await stop(id)
+      await driver.start(id, within())
+      await until('the output of the next run', async () => (await texts(position)).includes('ready'))
+      const next = await read(position, 1)
+      expect(next).toMatchObject({ lines: [{ text: 'starting', isCut: false }], hasGap: false })
+      expect(await texts(next.position)).toEqual(['ready'])
+      expect((await texts()).slice(-4)).toEqual(['starting', 'ready', 'starting', 'ready'])
+    })
+
+    test('nothing is known of the use and the output of a sandbox that does not exist', async () => {
+      const id = randomUUID()
+      const usage = await driver.measure(id, within())
+      expect(new Set(Object.values(usage))).toEqual(new Set([null]))
+      if (!subject.runsPrograms) return
+      expect(await driver.readLog(id, { lines: 5 }, within())).toMatchObject({ lines: [], rest: null, hasGap: false })
+    })
+
+    test('the use of a running sandbox is measured, and of a stopped one not', async () => {
+      if (!subject.runsPrograms) return
+      const id = await started()
+      expect(await driver.measure(id, within())).toEqual({
+        since: expect.any(Date),
+        memoryBytes: expect.any(Number),
+        memoryLimitBytes: expect.toBeOneOf([null, 512 * 1024 * 1024]),
+        cpuSeconds: expect.any(Number),
+        processes: expect.any(Number),
+        diskBytes: expect.any(Number),
+      })
+      await stop(id)
+      expect(await driver.measure(id, within())).toMatchObject({ since: null, memoryBytes: null, processes: null })
     })
 
     describeFiles({
@@ -183,6 +219,8 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         driver.stop(running, { graceMs: 0 }, signal),
         driver.destroy(running, signal),
         driver.observe(id, signal),
+        driver.readLog(id, { lines: 1 }, signal),
+        driver.measure(id, signal),
         driver.exec(running, ['true'], { timeoutMs: 1000 }, signal),
         listing(),
         files.write('x', Buffer.alloc(1), { mode: 0o600 }, signal),

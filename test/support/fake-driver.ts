@@ -2,12 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type Endpoint,
   type ExecResult,
+  type LogPage,
   type Observation,
   type Progress,
   SandboxAbsentError,
   type SandboxDriver,
   type SandboxFiles,
   type SandboxSpec,
+  type Usage,
 } from '#sandbox/driver.ts'
 import { type MemoryFolder, memoryFiles } from './memory-files.ts'
 
@@ -155,8 +157,36 @@ export class FakeDriver implements SandboxDriver {
     })
   }
 
-  async logs() {
-    return this.output
+  async readLog(
+    id: string,
+    { lines, after }: { lines: number; after?: string },
+    signal: AbortSignal,
+  ): Promise<LogPage> {
+    signal.throwIfAborted()
+    const all = this.sandboxes.has(id) ? this.output.split('\n') : ['']
+    const rest = all.pop() ?? ''
+    const from = after === undefined ? Math.max(0, all.length - lines) : Number(after)
+    const shown = all.slice(from, from + lines)
+    const toLine = (text: string) => ({ text, isCut: false })
+    return {
+      lines: shown.map(toLine),
+      rest: rest === '' ? null : toLine(rest),
+      position: String(from + shown.length),
+      hasGap: false,
+    }
+  }
+
+  async measure(id: string, signal: AbortSignal): Promise<Usage> {
+    signal.throwIfAborted()
+    const isRunning = this.sandboxes.get(id)?.running === true
+    return {
+      since: isRunning ? new Date('2026-02-14T16:00:00Z') : null,
+      memoryBytes: isRunning ? 900e6 : null,
+      memoryLimitBytes: null,
+      cpuSeconds: isRunning ? 1.5 : null,
+      processes: isRunning ? 4 : null,
+      diskBytes: this.sandboxes.has(id) ? 43e6 : null,
+    }
   }
 
   files(id: string): SandboxFiles {

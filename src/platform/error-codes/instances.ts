@@ -89,4 +89,10 @@ export const instanceCodes = {
       remedy: 'Delete files of the instance, or ask the operator of this server for room.',
     },
   }),
+  ...codesOf('rate_limited', {
+    too_many_followers: {
+      meaning: 'Five requests follow the output of this instance already, or a hundred follow that of any.',
+      remedy: 'Close one of them, or read the output without `follow=true`.',
+    },
+  }),
 }

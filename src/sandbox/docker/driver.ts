@@ -15,7 +15,8 @@ import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-container.ts'
 import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
-import { lastLines } from './logs.ts'
+import { readLog } from './logs.ts'
+import { measureContainer, nothing } from './measure.ts'
 import { agentsNetwork } from './network.ts'
 import {
   forwarderKey,
@@ -53,6 +54,7 @@ const stopMarginMs = 20_000
 const removalTimeoutMs = 10_000
 const retryMs = 200
 const killedCode = 137
+const duTimeoutMs = 5000
 
 const isolation = {
   published:
@@ -240,7 +242,15 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       if (!result) throw new SandboxUnavailableError(new Error('the sandbox does not run'))
       return result
     },
-    logs: (id, lines) => lastLines(client, sandboxName(id), lines),
+    readLog: (id, logOptions, signal) => readLog(client, sandboxName(id), logOptions, signal),
+    async measure(id, signal) {
+      const container = await inspect(id, signal)
+      if (!container) return nothing
+      const paths = pathsOf(container)
+      const du = ['du', '-sx', '--block-size=1', paths.home]
+      const runDu = () => execBeside(client, container.Id, paths, du, { timeoutMs: duTimeoutMs }, signal)
+      return measureContainer(client, container, runDu, signal)
+    },
     files(id) {
       let pool = pools.get(id)
       if (!pool) {

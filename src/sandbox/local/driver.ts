@@ -18,7 +18,8 @@ import { execBeside } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
 import { launchGateway } from './launch.ts'
-import { lastLines, rotateLog } from './log-file.ts'
+import { readLog, rotateLog } from './log-file.ts'
+import { createMeasure } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
@@ -74,6 +75,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   const parent = join(dataDir, 'sandboxes')
   const records = createRecords({ dataDir, node, releaseFolder, ports: options.ports })
   const folderOf = (id: string) => sandboxFolder(parent, id)
+
+  const measure = createMeasure()
 
   const homeOf = ({ home, uploads }: SandboxFolder, { uid }: SandboxRecord) => ({ path: home, uid, uploads })
 
@@ -196,7 +199,15 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       // Awaited, so that the folder is closed after it: a failure meanwhile would have no handler.
       return await execBeside(record, workingFolder, argv, execOptions, signal)
     },
-    logs: (id, lines) => lastLines(folderOf(id).log, lines),
+    async readLog(id, logOptions, signal) {
+      signal.throwIfAborted()
+      return readLog(folderOf(id).log, logOptions)
+    },
+    async measure(id, signal) {
+      signal.throwIfAborted()
+      const folder = folderOf(id)
+      return measure(folder, await records.uidOf(folder), signal)
+    },
     files(id) {
       const folder = folderOf(id)
       return filesIn(async () => homeOf(folder, await records.existing(folder)))

@@ -29,7 +29,8 @@ const Text = Type.String()
 const Yes = Type.Literal('true')
 const Output = { stdout: Yes, stderr: Yes }
 const Removed = Type.Literal('removed')
-const YesOrNo = Type.Union([Yes, Type.Literal('false')])
+const No = Type.Literal('false')
+const YesOrNo = Type.Union([Yes, No])
 const Count = Type.String({ pattern: '^\\d{1,6}$' })
 
 /**
@@ -39,7 +40,7 @@ const Count = Type.String({ pattern: '^\\d{1,6}$' })
  * An attacker in a worker can make, stop and destroy the agents on this host, reach their files, and use up the host's
  * disk and memory. All programs of the attacker run in sandboxes: images are built from the files of this process, not
  * from those that the worker sends, so that only Chowder's own firewall program runs in the host's network. An attacker
- * in an api can reach the files of the agents of every organization.
+ * in an api can reach the files and the output of the agents of every organization.
  */
 export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions): Call[] {
   const isWorker = share === 'worker'
@@ -95,6 +96,18 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
     call('GET', `${execution}/json`, {}, async ({ parts, signal }) => ({
       answer: await own.execution(parts.execution, signal),
     })),
+    call(
+      'GET',
+      `${container}/logs`,
+      {
+        ...Output,
+        timestamps: Yes,
+        tail: Count,
+        since: Type.Optional(Type.String({ pattern: '^\\d{1,12}\\.\\d{9}$' })),
+      },
+      own.forward(['sandbox'], '/logs'),
+    ),
+    call('GET', `${container}/stats`, { stream: No, 'one-shot': Yes }, own.forward(['sandbox'], '/stats')),
     call('GET', `/images/${patterns.image}/json`, {}, ({ parts }) => ({ path: `/images/${parts.image}/json` })),
   ]
   if (!isWorker) return shared
@@ -108,7 +121,6 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       { t: Count },
       own.forward(['sandbox'], '/stop', ({ t }) => Number(t) * 1000 + stopMarginMs),
     ),
-    call('GET', `${container}/logs`, { ...Output, tail: Count }, own.forward(['sandbox'], '/logs')),
     call(
       'POST',
       `${container}/attach`,

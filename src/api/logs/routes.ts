@@ -1,0 +1,122 @@
+import { Readable } from 'node:stream'
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from '@sinclair/typebox'
+import type { FastifyReply } from 'fastify'
+import type { Db } from '#database/client.ts'
+import type { Instance } from '#database/schema.ts'
+import { clientLeft } from '#http/client-left.ts'
+import { InstanceParams } from '#http/instance-params.ts'
+import { failures } from '#http/openapi.ts'
+import type { FindSummary } from '#instances/find.ts'
+import { toCallerError } from '#instances/gateway/errors.ts'
+import { createInstanceMask } from '#instances/gateway/secrets.ts'
+import { getInstance } from '#instances/row.ts'
+import { AppError } from '#platform/errors.ts'
+import { openStreams } from '#platform/metrics.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+import type { LogLine, LogPage, SandboxAccess } from '#sandbox/driver.ts'
+import { followLog } from './follow.ts'
+import { defaultTail, Events, Line, LogQuery } from './schemas.ts'
+
+export interface LogDeps {
+  db: Db
+  vault: Vault
+  sandboxes: SandboxAccess
+  findSummary: FindSummary
+}
+
+const readTimeoutMs = 15_000
+/** How long a follower may take no bytes before its connection is closed; comments are sent more often. */
+const idleTimeoutMs = 60_000
+/** Each follower asks the platform about once a second. */
+const maxFollowersOfInstance = 5
+const maxFollowers = 100
+const retryAfterSeconds = 10
+
+/** The output of gateways. */
+export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, vault, sandboxes, findSummary }) => {
+  /** How many follow each instance, through this process. */
+  const followers = new Map<string, number>()
+  const closing = new AbortController()
+  // A server waits for its open requests before it closes.
+  app.addHook('preClose', async () => closing.abort())
+
+  async function mask(row: Instance, lines: readonly LogLine[]): Promise<Line[]> {
+    const hide = await createInstanceMask(db, vault, row)
+    return lines.map(({ text, isCut }) => ({ text: hide(text, isCut), truncated: isCut }))
+  }
+
+  async function read(id: string, options: { lines: number; after?: string }): Promise<LogPage> {
+    const signal = AbortSignal.timeout(readTimeoutMs)
+    return sandboxes.readLog(id, options, signal).catch((cause: unknown) => {
+      throw signal.aborted ? new AppError('sandbox_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
+    })
+  }
+
+  function takePlace(id: string, reply: FastifyReply): void {
+    const own = followers.get(id) ?? 0
+    const all = [...followers.values()].reduce((sum, count) => sum + count, 0)
+    if (own >= maxFollowersOfInstance || all >= maxFollowers)
+      throw new AppError('too_many_followers', texts.tooManyFollowers, { retryAfterSeconds })
+    followers.set(id, own + 1)
+    reply.raw.once('close', () => {
+      const left = (followers.get(id) ?? 1) - 1
+      if (left > 0) followers.set(id, left)
+      else followers.delete(id)
+    })
+  }
+
+  function follow(reply: FastifyReply, { id, organizationId }: Instance, tail: number): void {
+    takePlace(id, reply)
+    const log = {
+      read: (options: { lines: number; after?: string }) => read(id, options),
+      // The row is read again: a secret may be newer than the stream.
+      mask: async (lines: LogLine[]) => mask(await getInstance(db, organizationId, id), lines),
+      hasEnded: async () => (await findSummary(organizationId, id)).desiredState === 'terminated',
+    }
+    const signal = AbortSignal.any([clientLeft(reply), closing.signal])
+    reply.raw.setTimeout(idleTimeoutMs, () => reply.raw.destroy())
+    openStreams.inc()
+    const stream = Readable.from(followLog(log, tail, signal), { objectMode: false })
+    stream.once('close', () => openStreams.dec())
+    void reply.type('text/event-stream').header('x-accel-buffering', 'no').send(stream)
+  }
+
+  app.get(
+    '/v1/instances/:instance_id/logs',
+    {
+      config: { access: 'configure' },
+      schema: {
+        operationId: 'readLogs',
+        summary: 'Read the output of an agent',
+        description:
+          'The last lines that the gateway of the instance has written, of all its runs, oldest first. With ' +
+          '`follow=true` new lines follow as they come, also after a restart, until the instance is deleted. ' +
+          'Secrets that this server knows are hidden; what else an agent writes is shown. Chowder keeps about 10 MB.',
+        tags: ['instances'],
+        params: InstanceParams,
+        querystring: LogQuery,
+        response: {
+          200: {
+            description: 'The lines, as JSON or, with `follow=true`, as a stream.',
+            content: { 'application/json': { schema: Type.Array(Line) }, 'text/event-stream': { schema: Events } },
+          },
+          ...failures(404, 429, 502, 504),
+        },
+      },
+    },
+    async ({ caller, params, query: { tail = defaultTail, follow: isFollowed = false } }, reply) => {
+      const row = await getInstance(db, caller.organizationId, params.instance_id)
+      reply.header('cache-control', 'no-store')
+      const hasOutput = row.desiredState !== 'terminated' // else its log is deleted, and soon its secrets
+      if (isFollowed && hasOutput) {
+        follow(reply, row, tail)
+        return reply
+      }
+      const { lines, rest } = hasOutput ? await read(row.id, { lines: tail }) : { lines: [], rest: null }
+      const shown = tail === 0 ? [] : [...lines, ...(rest ? [rest] : [])].slice(-tail)
+      return shown.length > 0 ? mask(row, shown) : []
+    },
+  )
+}

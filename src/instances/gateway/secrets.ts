@@ -1,0 +1,28 @@
+import { eq } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { channels, type Instance, providerKeys } from '#database/schema.ts'
+import { providerKeyPlace } from '#instances/row.ts'
+import { credentialsIn } from '#openclaw/channel-credentials.ts'
+import { createMask, type Mask } from '#platform/mask.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { unsealChannel, unsealInstance } from './configuration.ts'
+
+/**
+ * A mask of what an instance's output must not show: the keys of its organization's model providers, the token of its
+ * gateway, and the credentials of its channels, skills and overrides, as they are stored now.
+ */
+export async function createInstanceMask(db: Db, vault: Vault, row: Instance): Promise<Mask> {
+  const [{ token, openclawConfig, skills }, stored, keys] = await Promise.all([
+    unsealInstance(db, vault, row),
+    // Also those that the gateway has refused: it may have written why.
+    db.select().from(channels).where(eq(channels.instanceId, row.id)),
+    db.select().from(providerKeys).where(eq(providerKeys.organizationId, row.organizationId)),
+  ])
+  return createMask([
+    token,
+    ...keys.map(({ sealedKey, provider }) => vault.unseal(sealedKey, providerKeyPlace(row.organizationId, provider))),
+    ...stored.flatMap((channel) => credentialsIn(unsealChannel(vault, channel).config)),
+    ...credentialsIn(skills),
+    ...credentialsIn(openclawConfig),
+  ])
+}

@@ -1,0 +1,59 @@
+import type Docker from 'dockerode'
+import type { ExecResult, Usage } from '#sandbox/driver.ts'
+import type { DockerClient } from './docker-client.ts'
+
+const nanosecondsPerSecond = 1e9
+/** Without a second sample, for which dockerd would wait a second. */
+const statsOptions = { stream: false, 'one-shot': true } as const
+
+/** Of a container that does not run. */
+export const nothing: Usage = {
+  since: null,
+  memoryBytes: null,
+  memoryLimitBytes: null,
+  cpuSeconds: null,
+  processes: null,
+  diskBytes: null,
+}
+
+/**
+ * Measures a container that runs. Of one that does not, nothing is known: its volume can be measured only from inside.
+ * `runDu` runs the program `du` on the sandbox's own folder, in the container.
+ */
+export async function measureContainer(
+  client: DockerClient,
+  container: Docker.ContainerInspectInfo,
+  runDu: () => Promise<ExecResult | null>,
+  signal: AbortSignal,
+): Promise<Usage> {
+  if (!container.State.Running) return nothing
+  const [stats, du] = await Promise.all([
+    client.callUnless([404, 409], signal, (docker, abortSignal) => {
+      const options = { ...statsOptions, abortSignal } // which the types do not know
+      return docker.getContainer(container.Id).stats(options)
+    }),
+    // A container that is full or about to end runs no other program.
+    runDu().catch(() => {
+      signal.throwIfAborted()
+      return null
+    }),
+  ])
+  if (!stats) return nothing
+  const { memory_stats: memory, cpu_stats: cpu, pids_stats: pids } = stats
+  // As `docker stats` shows it: without the files that the kernel only caches. The names are those of cgroup v2 and v1.
+  const cached = memory.stats?.inactive_file ?? memory.stats?.total_inactive_file ?? 0
+  return {
+    since: new Date(container.State.StartedAt),
+    memoryBytes: memory.usage === undefined ? null : memory.usage - cached,
+    memoryLimitBytes: container.HostConfig.Memory || null,
+    cpuSeconds: cpu.cpu_usage.total_usage / nanosecondsPerSecond,
+    processes: pids?.current ?? null,
+    diskBytes: diskIn(du),
+  }
+}
+
+/** The number is the agent's own: it could have another program run as `du`. */
+function diskIn(du: ExecResult | null): number | null {
+  const bytes = /^(\d{1,15})\t/.exec(du?.stdout ?? '')?.[1]
+  return bytes === undefined ? null : Number(bytes)
+}

@@ -1,0 +1,83 @@
+import { execFile } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { LRUCache } from 'lru-cache'
+import type { Usage } from '#sandbox/driver.ts'
+import type { SandboxFolder } from './folder.ts'
+import { liveGateway, ownerOf } from './gateway.ts'
+import { processesOf } from './processes.ts'
+
+/** The kernel's unit of process times, on every architecture that Node.js has. */
+const ticksPerSecond = 100
+const kibibyte = 1024
+/** Measuring a folder reads all of its directories. */
+const diskCachedMs = 60_000
+const diskTimeoutMs = 10_000
+const maxFolders = 1000
+
+/** The processor time of a process and of its children that have ended, in ticks; 0 when it has ended itself. */
+async function cpuTicksOf(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+  const times = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .slice(11, 15)
+  return times.reduce((sum, ticks) => sum + Number(ticks), 0)
+}
+
+/** The memory of a process, with its share of what it has in common with others. */
+async function memoryOf(pid: number): Promise<number> {
+  const read = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
+  // A process that hides its memory shows at least what is resident.
+  const kilobytes =
+    /^Pss:\s+(\d+)/m.exec(await read('smaps_rollup'))?.[1] ?? /^VmRSS:\s+(\d+)/m.exec(await read('status'))?.[1]
+  return Number(kilobytes ?? 0) * kibibyte
+}
+
+/** When a process was started, from its ticks since boot. */
+async function startOf(startTime: string): Promise<Date> {
+  const bootedAt = Number(/^btime (\d+)$/m.exec(await readFile('/proc/stat', 'utf8'))?.[1])
+  return new Date((bootedAt + Number(startTime) / ticksPerSecond) * 1000)
+}
+
+/** The size of a folder on the disk; null when that takes longer than 10 s. Files may change meanwhile. */
+const diskOf = (path: string): Promise<number | null> =>
+  new Promise((resolve) => {
+    const options = { timeout: diskTimeoutMs, killSignal: 'SIGKILL', env: {} } as const
+    execFile('/usr/bin/du', ['-sx', '--block-size=1', '--', path], options, (_error, stdout) => {
+      const bytes = /^(\d+)\t/.exec(stdout)?.[1]
+      resolve(bytes === undefined ? null : Number(bytes))
+    })
+  })
+
+const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
+
+/** Measures sandboxes. The sizes of folders are remembered for a minute. */
+export function createMeasure() {
+  const disks = new LRUCache<string, Promise<number | null>>({ max: maxFolders, ttl: diskCachedMs })
+
+  function cachedDiskOf(path: string): Promise<number | null> {
+    const size = disks.get(path) ?? diskOf(path)
+    disks.set(path, size, { noUpdateTTL: true })
+    return size
+  }
+
+  return async (folder: SandboxFolder, uid: number | null, signal: AbortSignal): Promise<Usage> => {
+    const isThere = await folder.exists()
+    const gateway = isThere ? await liveGateway(folder, uid) : null
+    const pids = gateway ? await processesOf(await ownerOf(folder, uid)) : []
+    const [memory, ticks, diskBytes] = await Promise.all([
+      Promise.all(pids.map(memoryOf)),
+      Promise.all(pids.map(cpuTicksOf)),
+      isThere ? cachedDiskOf(folder.path) : null,
+    ])
+    signal.throwIfAborted()
+    return {
+      since: gateway && (await startOf(gateway.startTime)),
+      memoryBytes: gateway && sum(memory),
+      memoryLimitBytes: null,
+      cpuSeconds: gateway && sum(ticks) / ticksPerSecond,
+      processes: gateway && pids.length,
+      diskBytes,
+    }
+  }
+}
