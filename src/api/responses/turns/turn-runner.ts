@@ -105,17 +105,6 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
     return judge(request, { status, body, retryAfter: answer.headers['retry-after']?.toString(), ...turnLeft })
   }
 
-  /** Adds OpenClaw's note to the end of a stream that has failed without a reason. */
-  async function* withNote(turn: Turn, request: AgentRequest, events: AsyncIterable<AgentEvent[]>) {
-    for await (const batch of events) {
-      const end = batch.at(-1)
-      if (end?.kind === 'failed' && isUnexplained(failedResponse(end.error))) {
-        const { note } = await readFailedTurn(request.gateway, request.sessionKey, turn.signal)
-        yield [...batch.slice(0, -1), { ...end, note }]
-      } else yield batch
-    }
-  }
-
   return {
     begin() {
       const turn = new Turn(timeouts)
@@ -138,8 +127,8 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
         turn.received()
         if (answer.statusCode !== 200) throw await refusal(turn, request, answer)
         if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
-          const events = withNote(turn, request, streamedEvents(turn, answer.body))
-          return { events, askedAt, answeredAt: performance.now() }
+          const note = async () => (await readFailedTurn(gateway, request.sessionKey, turn.signal)).note
+          return { events: streamedEvents(turn, answer.body, note), askedAt, answeredAt: performance.now() }
         }
         const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
         turn.answered()
@@ -172,10 +161,15 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
 const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
- * Reads the events of a stream. After the agent's end it discards the few bytes that follow in the background, so that
- * the connection can be used again. It destroys the body when the reader leaves earlier.
+ * Reads the events of a stream. The end of a turn that failed without a reason gets OpenClaw's note. After the agent's
+ * end it discards the few bytes that follow in the background, so that the connection can be used again. It destroys
+ * the body when the reader leaves earlier.
  */
-async function* streamedEvents(turn: Turn, body: Dispatcher.ResponseData['body']): AsyncGenerator<AgentEvent[]> {
+async function* streamedEvents(
+  turn: Turn,
+  body: Dispatcher.ResponseData['body'],
+  note: () => Promise<string | null>,
+): AsyncGenerator<AgentEvent[]> {
   const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
   let readBytes = 0
   let hasEnded = false
@@ -191,9 +185,10 @@ async function* streamedEvents(turn: Turn, body: Dispatcher.ResponseData['body']
   }
   try {
     for await (const batch of readStream(watched)) {
-      const last = batch.at(-1)?.kind
+      const last = batch.at(-1)
       // Set before the yield: readers leave at the end.
-      hasEnded = last === 'end' || last === 'failed'
+      hasEnded = last?.kind === 'end' || last?.kind === 'failed'
+      if (last?.kind === 'failed' && isUnexplained(failedResponse(last.error))) last.note = await note()
       yield batch
     }
   } finally {
