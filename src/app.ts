@@ -23,6 +23,7 @@ import { type FindCaller, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
 import { answerUnroutable, clientErrorAnswer, useErrors } from './http/errors.ts'
+import { useIdempotency } from './http/idempotent-posts.ts'
 import { useInstanceIds } from './http/instance-params.ts'
 import { useJsonBodies } from './http/json-body.ts'
 import { useOpenApi } from './http/openapi.ts'
@@ -109,6 +110,7 @@ export async function buildApp(deps: AppDeps) {
     useInstanceIds(v1)
     useApiKeys(v1, deps.findCaller, deps.findSummary, counters)
     useEvents(v1, deps.db)
+    useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)
     await v1.register(organizationRoutes, { ...deps, countKeyTest: counters.countKeyTest })
     await v1.register(keyRoutes, deps)

@@ -28,7 +28,7 @@ const markForRestart = (db: Db, driver: string) =>
   db
     .update(instances)
     .set({
-      ...raiseGeneration('restart'),
+      ...raiseGeneration('stopWithChowder'),
       changedBy: changedBy({ type: 'instance.due', reason: 'Chowder was stopped with its agents.' }),
     })
     .where(and(isRunningAndFree, eq(instances.sandboxDriver, driver)))

@@ -19,6 +19,7 @@ export const eventTypes = [
   'instance.update',
   'instance.start',
   'instance.stop',
+  'instance.restart',
   'instance.delete',
   'instance.due',
   'instance.attempt_failed',

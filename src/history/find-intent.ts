@@ -3,17 +3,17 @@ import type { Db } from '#database/client.ts'
 import { events, instances } from '#database/schema.ts'
 
 /**
- * Finds the create or start that raised an instance to this generation, and how long ago that was. Null when something
- * else raised it.
+ * Finds the create, start or restart that raised an instance to this generation, and how long ago that was. Null when
+ * something else raised it.
  */
 export async function findIntent(
   db: Db,
   instanceId: string,
   generation: number,
-): Promise<{ intent: 'create' | 'start'; seconds: number } | null> {
+): Promise<{ intent: 'create' | 'start' | 'restart'; seconds: number } | null> {
   const [found] = await db
     .select({
-      intent: sql<'create' | 'start'>`substr(${events.type}, length('instance.') + 1)`,
+      intent: sql<'create' | 'start' | 'restart'>`substr(${events.type}, length('instance.') + 1)`,
       seconds: sql<number>`extract(epoch FROM now() - ${events.createdAt})::float8`,
     })
     .from(events)
@@ -21,7 +21,7 @@ export async function findIntent(
       and(
         eq(events.instanceId, instanceId),
         eq(events.generation, generation),
-        inArray(events.type, ['instance.create', 'instance.start']),
+        inArray(events.type, ['instance.create', 'instance.start', 'instance.restart']),
       ),
     )
     .limit(1)

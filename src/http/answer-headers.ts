@@ -26,7 +26,7 @@ export const headers = {
   },
   IdempotentReplayed: {
     description:
-      '`true` when an earlier call with the same `Idempotency-Key` got this answer: this call created nothing.',
+      '`true` when an earlier call with the same `Idempotency-Key` got this answer: this call changed nothing.',
     schema: { type: 'string', const: 'true' },
   },
   RetryAfter: { description: 'The seconds to wait before you repeat the request.', schema: { type: 'integer' } },

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { Type } from '@sinclair/typebox'
-import { and, eq, gt, lt, sql } from 'drizzle-orm'
+import { and, eq, gt, isNull, lt, type SQL, sql } from 'drizzle-orm'
+import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { idempotencyKeys } from '#database/schema.ts'
@@ -11,7 +12,7 @@ import { texts } from '#platform/texts.ts'
 import { visibleText } from './validation.ts'
 import { idempotencyFault } from './validation-faults.ts'
 
-/** For the `headers` of routes that answer through `idempotent`. */
+/** The headers of a POST that takes a key. */
 export const IdempotencyHeaders = Type.Object({
   'idempotency-key': Type.Optional(
     Type.String({
@@ -20,21 +21,25 @@ export const IdempotencyHeaders = Type.Object({
       ...visibleText,
       description:
         'Makes the request safe to repeat: for 24 hours the same key with the same body gives the same answer again, ' +
-        'with `Idempotent-Replayed: true`, and creates nothing. The same key with another body is a 422. Other ' +
-        'organizations can use the same keys.',
+        'with `Idempotent-Replayed: true`, and changes nothing. A failure is not kept. The same key with another body ' +
+        'or path is a 422. Other organizations can use the same keys.',
     }),
   ),
 })
 
 const keptFor = sql`now() + interval '24 hours'`
+/** How long a claim outside a transaction lasts, unless it is renewed. */
+const claimedFor = sql`now() + interval '60 seconds'`
+const renewEveryMs = 20_000
+/** Longer than any call takes. A handler that never ends does not renew its claim for ever. */
+const maxRenewMs = 30 * 60_000
 const duplicateWaitMs = 10_000
 const pauseMs = 100
 const deletedRowsPerStatement = 500
 
-interface Answered {
+interface Answer {
   status: number
   body: unknown
-  replayed: boolean
 }
 
 const sortedFields = (_name: string, value: unknown): unknown =>
@@ -84,24 +89,93 @@ export async function idempotent<Body>(
   const { organizationId } = request.caller
   const requestHash = hashOf(request)
   const place = answerPlace(organizationId, key)
-  const answer = () =>
-    db.transaction(async (tx): Promise<Answered | null> => {
-      const claimed = await claim(tx, organizationId, key, requestHash)
+  const stored = await untilAnswered(() =>
+    db.transaction(async (tx): Promise<Answer | { own: Body } | null> => {
+      const claimed = await claim(tx, organizationId, key, requestHash, keptFor)
       if (claimed === 'duplicate') return null
-      if (claimed !== 'claimed') {
-        const { status, sealedAnswer } = claimed
-        return { status, body: JSON.parse(vault.unseal(sealedAnswer, place)), replayed: true }
-      }
-      const body = await act(tx)
-      const sealedAnswer = vault.seal(JSON.stringify(body), place)
+      if (claimed !== 'claimed') return unsealAnswer(vault, place, claimed)
+      const own = await act(tx)
+      const sealedAnswer = vault.seal(JSON.stringify(own), place)
       const { statusCode: status } = reply
       await tx.update(idempotencyKeys).set({ status, sealedAnswer }).where(owned(organizationId, key))
-      return { status, body, replayed: false }
-    })
-  const answered = await poll(() => retryOnDeadlock(answer), { pauseMs, timeoutMs: duplicateWaitMs })
-  if (!answered) throw new AppError('request_in_progress', texts.duplicateInProgress, { retryAfterSeconds: 1 })
-  if (answered.replayed) reply.code(answered.status).header('idempotent-replayed', 'true')
-  return answered.body as Body
+      return { own }
+    }),
+  )
+  if ('own' in stored) return stored.own
+  reply.code(stored.status).header('idempotent-replayed', 'true')
+  return stored.body as Body
+}
+
+const unsealAnswer = (vault: Vault, place: string, { status, sealedAnswer }: StoredAnswer): Answer => ({
+  status,
+  body: JSON.parse(vault.unseal(sealedAnswer, place)),
+})
+
+/** Repeats what gives null while another request is in progress. */
+async function untilAnswered<T>(attempt: () => Promise<T | null>): Promise<T> {
+  const answered = await poll(() => retryOnDeadlock(attempt), { pauseMs, timeoutMs: duplicateWaitMs })
+  if (answered) return answered
+  throw new AppError('request_in_progress', texts.duplicateInProgress, { retryAfterSeconds: 1 })
+}
+
+/** The key of a request is this request's, until it is stored or released. */
+export interface Claim {
+  /** Stores the answer, a JSON text, for 24 hours. */
+  store(status: number, answer: string): Promise<unknown>
+  /** Lets the same request be carried out again. */
+  release(): Promise<unknown>
+}
+
+/**
+ * Claims the `Idempotency-Key` of a request whose work is in no transaction, or returns the answer that is stored for
+ * it. Null without a key. The claim is renewed until it is settled, and ends a minute after its process. Throws what
+ * `idempotent` throws.
+ */
+export async function claimKey(
+  { db, vault }: { db: Db; vault: Vault },
+  request: FastifyRequest,
+): Promise<Claim | Answer | null> {
+  const key = request.headers['idempotency-key']
+  if (typeof key !== 'string') return null
+  const { organizationId } = request.caller
+  const requestHash = hashOf(request)
+  const place = answerPlace(organizationId, key)
+  const claimed = await untilAnswered(() =>
+    db.transaction(async (tx) => {
+      const result = await claim(tx, organizationId, key, requestHash, claimedFor)
+      return result === 'duplicate' ? null : result
+    }),
+  )
+  if (claimed !== 'claimed') return unsealAnswer(vault, place, claimed)
+  const isOurs = and(
+    owned(organizationId, key),
+    eq(idempotencyKeys.requestHash, requestHash),
+    isNull(idempotencyKeys.sealedAnswer),
+  )
+  const update = (columns: PgUpdateSetSource<typeof idempotencyKeys>) =>
+    db.update(idempotencyKeys).set(columns).where(isOurs)
+  // A renewal that fails is made up for by the next one.
+  const renewal = setInterval(() => void update({ expiresAt: claimedFor }).catch(() => {}), renewEveryMs)
+  const end = setTimeout(() => clearInterval(renewal), maxRenewMs)
+  const stopRenewal = () => {
+    clearInterval(renewal)
+    clearTimeout(end)
+  }
+  return {
+    store(status, answer) {
+      stopRenewal()
+      return update({ status, sealedAnswer: vault.seal(answer, place), expiresAt: keptFor }).execute()
+    },
+    release() {
+      stopRenewal()
+      return db.delete(idempotencyKeys).where(isOurs).execute()
+    },
+  }
+}
+
+interface StoredAnswer {
+  status: number
+  sealedAnswer: string
 }
 
 const owned = (organizationId: string, key: string) =>
@@ -117,17 +191,18 @@ async function claim(
   organizationId: string,
   key: string,
   requestHash: Buffer,
-): Promise<'claimed' | 'duplicate' | { status: number; sealedAnswer: string }> {
+  expiresAt: SQL,
+): Promise<'claimed' | 'duplicate' | StoredAnswer> {
   const { rows } = await tx.execute(
     sql`SELECT pg_try_advisory_xact_lock(hashtextextended(${`${organizationId} ${key}`}, 0)) AS mine`,
   )
   if (rows[0]?.mine) {
     const claimed = await tx
       .insert(idempotencyKeys)
-      .values({ organizationId, key, requestHash, expiresAt: keptFor })
+      .values({ organizationId, key, requestHash, expiresAt })
       .onConflictDoUpdate({
         target: [idempotencyKeys.organizationId, idempotencyKeys.key],
-        set: { requestHash, sealedAnswer: null, expiresAt: keptFor },
+        set: { requestHash, sealedAnswer: null, status: null, expiresAt },
         setWhere: lt(idempotencyKeys.expiresAt, sql`now()`),
       })
       .returning({ key: idempotencyKeys.key })
@@ -139,7 +214,7 @@ async function claim(
     .where(and(owned(organizationId, key), gt(idempotencyKeys.expiresAt, sql`now()`)))
   if (!stored) return 'duplicate'
   if (!stored.requestHash.equals(requestHash)) throw keyOfOtherRequest()
-  const { status, sealedAnswer } = stored // never null once committed: the transaction that inserts the row sets it
+  const { status, sealedAnswer } = stored // null for a claim outside a transaction
   return sealedAnswer === null ? 'duplicate' : { status: status ?? 201, sealedAnswer }
 }
 

@@ -5,10 +5,11 @@ import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import type { AgentSettings } from './agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from './external-id.ts'
-import { columnNames, fromRawRow, sealConfig, sealToken } from './row.ts'
+import { columnNames, fromRawRow, sealConfig, sealInstructions, sealToken } from './row.ts'
 
-export interface NewInstance {
+export interface NewInstance extends AgentSettings {
   id: string
   organizationId: string
   name: string
@@ -17,7 +18,6 @@ export interface NewInstance {
   modelProvider: ModelProvider
   sandboxDriver: string
   openclawVersion: string
-  openclawConfig: Record<string, unknown> | null
   gatewayToken: string
 }
 
@@ -30,8 +30,9 @@ const insert = `
       AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
     RETURNING id)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
-                         sealed_config, sealed_token, metadata, changed_by, external_id, desired_state)
-  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running' FROM counted
+                         sealed_config, sealed_token, metadata, changed_by, external_id, model,
+                         sealed_instructions, desired_state)
+  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'running' FROM counted
   RETURNING ${columnNames.join(', ')}`
 
 /**
@@ -76,6 +77,8 @@ async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise
       JSON.stringify(row.metadata),
       JSON.stringify(changedBy()),
       row.externalId,
+      row.model,
+      sealInstructions(vault, row.id, row.instructions),
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null

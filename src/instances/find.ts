@@ -31,7 +31,7 @@ export type InstanceSummary = Pick<
 interface FoundSummary extends InstanceSummary {
   /** Whether the provider's key was changed a moment ago, and a worker is still to give it to the gateway. */
   awaitsKey: boolean
-  /** Whether the customer overrides OpenClaw's configuration. */
+  /** Whether the customer sets a model, or overrides OpenClaw's configuration, which may set one. */
   hasConfig: boolean
 }
 
@@ -45,7 +45,7 @@ const findSummaries = `
   SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation,
          i.observed_generation AS "observedGeneration", i.ready_at AS "readyAt", i.step, i.endpoint,
          i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
-         i.sealed_config IS NOT NULL AS "hasConfig",
+         i.sealed_config IS NOT NULL OR i.model IS NOT NULL AS "hasConfig",
          i.ready_at IS NOT NULL AND i.generation > i.observed_generation
            AND coalesce(k.updated_at > now() - interval '15 s', false) AS "awaitsKey"
   FROM unnest($1::uuid[], $2::uuid[]) AS wanted (id, organization_id)

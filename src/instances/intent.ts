@@ -36,8 +36,10 @@ const intents = {
   },
   changeProviderKey: { attempts: 0 },
   connectChannel: { attempts: 0, nextAttemptAt: now },
+  /** A worker first ends the gateway. */
+  restart: { ...requested, restartGeneration: nextGeneration },
   /** Chowder stops its agents with itself; the next start of Chowder starts them again. */
-  restart: { readyAt: null, attempts: 0, updatedAt: now },
+  stopWithChowder: { readyAt: null, attempts: 0, updatedAt: now },
   /** The sandbox differs from the row. Attempts count on: a gateway that ends again and again is given up. */
   drift: { nextAttemptAt: now },
   /** The doctor makes a row due, also one whose observed generation is ahead of its own. */
@@ -63,10 +65,12 @@ const actions = {
     refusal: 'instance_not_startable',
   },
   stop: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'instance_not_stoppable' },
+  restart: { allowedFrom: ['running'], where: hasStatus.running, refusal: 'instance_not_restartable' },
 } as const
 
 /**
- * Records that an instance should run, or should not. Throws not_found, and conflict with the status that forbids it:
+ * Records that an instance should run, should not, or should be started again. A restart of one that starts anyway
+ * changes nothing. Throws not_found, and conflict with the status that forbids it:
  * one that the instance had between call and answer.
  */
 export async function changeIntent(
@@ -85,6 +89,7 @@ export async function changeIntent(
       .returning()
     if (row) return row
     const status = publicStatus(current)
+    if (action === 'restart' && status === 'provisioning') return current
     // The status that was read allows it, so it changed before the UPDATE: read the new one.
     if (!(allowedFrom as readonly InstanceStatus[]).includes(status)) {
       throw new AppError(refusal, texts.cannot(action, status))

@@ -29,11 +29,17 @@ export class IntentChanged extends Error {
 
 /** Columns that only the holder of the lease writes. */
 type ObservedColumns = Partial<
-  Pick<Instance, 'changedBy' | 'endpoint' | 'errorMessage' | 'sandboxId' | 'step' | 'terminatedAt'>
+  Pick<
+    Instance,
+    'changedBy' | 'endpoint' | 'errorMessage' | 'restartGeneration' | 'sandboxId' | 'step' | 'terminatedAt'
+  >
 > & { attempts?: number | SQL; readyAt?: SQL | null; updatedAt?: SQL }
 
 /** Columns that a caller's change may set. */
-export type EditableColumns = Pick<Instance, 'name' | 'externalId' | 'sealedConfig'> & {
+export type EditableColumns = Pick<
+  Instance,
+  'name' | 'externalId' | 'model' | 'sealedInstructions' | 'sealedConfig'
+> & {
   metadata: Instance['metadata'] | SQL
 }
 

@@ -1,12 +1,14 @@
 import { and, eq, getTableColumns, isNull, or, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances, type ModelProvider } from '#database/schema.ts'
+import { bareModel } from '#openclaw/model.ts'
 import { overriddenModel } from '#openclaw/overrides.ts'
 import { defaultModel } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import type { AgentSettings } from './agent-settings.ts'
 
 /** How long a terminated instance can still be read. */
 export const terminatedReadableDays = 30
@@ -48,6 +50,7 @@ export function fromRawRow(raw: Record<string, unknown>): Instance {
 }
 
 const configPlace = (id: string) => `instances/${id}/sealed_config`
+const instructionsPlace = (id: string) => `instances/${id}/sealed_instructions`
 const tokenPlace = (id: string) => `instances/${id}/sealed_token`
 export const providerKeyPlace = (organizationId: string, provider: ModelProvider) =>
   `provider_keys/${organizationId}.${provider}/sealed_key`
@@ -55,9 +58,29 @@ export const providerKeyPlace = (organizationId: string, provider: ModelProvider
 export const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>
   config && vault.seal(JSON.stringify(config), configPlace(id))
 
-/** The configuration overrides as the caller sent them. */
-export const unsealConfig = (vault: Vault, row: Instance): Record<string, unknown> | null =>
-  row.sealedConfig === null ? null : JSON.parse(vault.unseal(row.sealedConfig, configPlace(row.id)))
+export const sealInstructions = (vault: Vault, id: string, instructions: string | null) =>
+  instructions && vault.seal(instructions, instructionsPlace(id))
+
+/** The columns of an agent's settings, of those that are given. */
+export const sealSettings = (
+  vault: Vault,
+  id: string,
+  { model, instructions, openclawConfig }: Partial<AgentSettings>,
+) => ({
+  ...(model !== undefined && { model }),
+  ...(instructions !== undefined && { sealedInstructions: sealInstructions(vault, id, instructions) }),
+  ...(openclawConfig !== undefined && { sealedConfig: sealConfig(vault, id, openclawConfig) }),
+})
+
+/** The agent's settings as the caller sent them. */
+export const unsealSettings = (
+  vault: Vault,
+  { id, model, sealedInstructions, sealedConfig }: Instance,
+): AgentSettings => ({
+  model,
+  instructions: sealedInstructions === null ? null : vault.unseal(sealedInstructions, instructionsPlace(id)),
+  openclawConfig: sealedConfig === null ? null : JSON.parse(vault.unseal(sealedConfig, configPlace(id))),
+})
 
 export const sealToken = (vault: Vault, id: string, token: string): string => vault.seal(token, tokenPlace(id))
 
@@ -66,6 +89,7 @@ export const unsealToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToke
 
 /** The model that `openclaw` stands for at an agent, without its provider's name. */
 export function ownModel(vault: Vault, row: Instance): string {
-  const config = unsealConfig(vault, row)
-  return (config && overriddenModel(config)) ?? defaultModel(row.openclawVersion, row.modelProvider)
+  const { openclawConfig, model } = unsealSettings(vault, row)
+  const own = (openclawConfig && overriddenModel(openclawConfig)) ?? (model && bareModel(model))
+  return own ?? defaultModel(row.openclawVersion, row.modelProvider)
 }

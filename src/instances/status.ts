@@ -25,12 +25,17 @@ export function requireRunning(row: StatusColumns): void {
   if (status !== 'running') throw new AppError('instance_not_running', texts.notRunning(status))
 }
 
+/** What a caller can wait for: a status whose work is done, or the end of all work. */
+export const waitTargets = ['running', 'stopped', 'terminated', 'settled'] as const
+
 /**
- * Whether a worker is still to bring an instance to this status. False for a stopped one that is settled, and for a
- * running one: the status has been reached. False also when it takes another call to reach it.
+ * Whether a worker is still to bring an instance there. False for a row that is settled, and for a running one that is
+ * waited for: it has been reached. False also when it takes another call to reach it.
  */
-export const canStillReach = (status: 'running' | 'stopped', row: StatusColumns): boolean =>
-  publicStatus(row) === (status === 'running' ? 'provisioning' : 'stopped') && !isSettled(row)
+export function canStillReach(target: (typeof waitTargets)[number], row: StatusColumns): boolean {
+  if (isSettled(row)) return false
+  return target === 'settled' || publicStatus(row) === (target === 'running' ? 'provisioning' : target)
+}
 
 /** `publicStatus` in SQL. */
 export const hasStatus = {

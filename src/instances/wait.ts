@@ -3,7 +3,8 @@ import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { poll } from '#platform/poll.ts'
 
-const settleTimeoutMs = 60_000
+/** The longest that a request waits for a worker. */
+export const settleTimeoutMs = 60_000
 const firstPauseMs = 100
 const maxPauseMs = 1000
 const pauseMs = (checks: number) => Math.min(firstPauseMs * 1.5 ** (checks - 1), maxPauseMs)
@@ -41,17 +42,17 @@ export async function readUntil<T>(
 
 /**
  * Waits until a worker has settled the intent that `row` was written with, or the instance is terminated. Returns the
- * latest row and `settled: false` when `signal` is aborted, 60 s have passed, or too many requests wait in this
+ * latest row and `settled: false` when `signal` is aborted, `waitMs` have passed, or too many requests wait in this
  * process.
  */
 export async function waitUntilSettled(
   db: Db,
   row: Instance,
-  signal: AbortSignal,
+  until: { waitMs: number; signal: AbortSignal },
 ): Promise<{ row: Instance; settled: boolean }> {
   const isSettled = (latest: Instance) =>
     latest.observedGeneration >= row.generation || latest.desiredState === 'terminated'
   const read = async () => (await db.select().from(instances).where(eq(instances.id, row.id)))[0] ?? row
-  const latest = await readUntil(row, isSettled, read, { waitMs: settleTimeoutMs, signal })
+  const latest = await readUntil(row, isSettled, read, until)
   return { row: latest, settled: isSettled(latest) }
 }

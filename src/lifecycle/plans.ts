@@ -8,6 +8,7 @@ import {
   patchConfig,
   prepareRelease,
   startGateway,
+  stopForRestart,
   stopSandbox,
   writeConfig,
 } from './steps.ts'
@@ -25,6 +26,7 @@ const channelsLimitMs = 6 * 60_000
 export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
   running: [
     { step: prepareRelease, limitMs: prepareLimitMs },
+    { step: stopForRestart, limitMs: defaultLimitMs },
     { step: createSandbox, limitMs: defaultLimitMs },
     { step: writeConfig, limitMs: defaultLimitMs },
     { step: startGateway, limitMs: defaultLimitMs },

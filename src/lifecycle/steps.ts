@@ -29,6 +29,18 @@ export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) =>
   return done
 }
 
+/**
+ * Ends the gateway of an instance that is to be restarted. The note of the restart goes with it: a gateway that is
+ * started afterwards is not ended again.
+ */
+export const stopForRestart: Step = async ({ sandboxes, lease, timeouts, signal }) => {
+  const { id, restartGeneration, observedGeneration } = lease.instance
+  if (restartGeneration === null || restartGeneration <= observedGeneration) return done
+  await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
+  await lease.write({ restartGeneration: null })
+  return done
+}
+
 /** Creates the sandbox, or finds the existing one. A new one only for a key that the provider accepts. */
 export const createSandbox: Step = async (context) => {
   const { sandboxes, lease, clawhubUrl, signal } = context

@@ -21,6 +21,8 @@ export interface ConfigInputs {
   channels: readonly ChannelSettings[]
   /** The values of `skills.entries`, by OpenClaw's key of the skill. */
   skills: Readonly<Record<string, Record<string, unknown>>>
+  /** The agent's model with OpenClaw's name of the provider before it; the default model without it. */
+  model?: string | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
@@ -34,7 +36,7 @@ export interface ChannelSettings {
 
 /** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
 export function renderConfig(inputs: ConfigInputs): GatewayConfig {
-  const { release, provider, providerKey, baseUrl, token, port, channels, skills, overrides } = inputs
+  const { release, provider, providerKey, baseUrl, token, port, channels, skills, model, overrides } = inputs
   const { id, api, pathPrefix } = gatewayProviders[provider]
   const defaults = {
     gateway: {
@@ -58,7 +60,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     },
     agents: {
       defaults: {
-        model: { primary: `${id}/${defaultModel(release, provider)}` },
+        model: { primary: model ?? `${id}/${defaultModel(release, provider)}` },
         // Without this, the first turn of each session makes a second, hidden model call.
         utilityModel: '',
         skipBootstrap: true,

@@ -15,6 +15,13 @@ export function overriddenModel(config: Record<string, unknown>): string | null 
   return typeof primary === 'string' ? bareModel(primary) : null
 }
 
+/** Whether overrides set, or remove, the model itself and not only what goes with it. */
+export function setsModel({ agents }: Record<string, unknown>): boolean {
+  const defaults = isObject(agents) ? agents.defaults : undefined
+  const model = isObject(defaults) ? defaults.model : undefined
+  return isObject(model) ? 'primary' in model : model !== undefined
+}
+
 export interface Overrides {
   /** Text of the workspace's SOUL.md; null when the caller set none. */
   systemPrompt: string | null

@@ -49,7 +49,7 @@ export const stepDuration = new Histogram({
 
 export const timeToRunning = new Histogram({
   name: 'chowder_time_to_running_seconds',
-  help: 'From the commit of a create or a start until the gateway answers.',
+  help: 'From the commit of a create, a start or a restart until the gateway answers.',
   labelNames: ['intent'] as const,
   buckets: [1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 300, 900],
   registers,

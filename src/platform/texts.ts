@@ -1,4 +1,6 @@
-const verbs = { start: 'started', stop: 'stopped' } as const
+const verbs = { start: 'started', stop: 'stopped', restart: 'restarted' } as const
+/** What to do instead with an instance that is stopped. */
+const ifStopped = { start: '', stop: 'It is stopped already.', restart: 'Start it instead.' } as const
 const remedies: Record<string, string> = {
   provisioning: 'Wait until it is running.',
   running: 'It is running already.',
@@ -83,9 +85,9 @@ export const texts = {
   unknownVersion: (version: string, known: readonly string[]) =>
     `openclaw_version ${JSON.stringify(version)} is unknown. Use one of: ${known.join(', ')}.`,
   notRunning: (status: string) => `The instance is ${status}, not running. ${remedies[status]}`,
-  cannot: (action: 'start' | 'stop', status: string) =>
+  cannot: (action: keyof typeof verbs, status: string) =>
     `An instance that is ${status} cannot be ${verbs[action]}. ${
-      action === 'stop' && status === 'stopped' ? 'It is stopped already.' : remedies[status]
+      status === 'stopped' ? ifStopped[action] : remedies[status]
     }`,
   externalIdTaken: (externalId: string, instanceId: string) =>
     `external_id ${JSON.stringify(externalId)} is the id of the instance ${instanceId}, which is not terminated. ` +
@@ -93,6 +95,11 @@ export const texts = {
   ifExistsAlone: 'if_exists needs an external_id: it says what to do when an instance has that id already.',
   externalIdOfOrganization:
     'Only an organization key (chd_org_…) may change external_id: your organization finds its instances by it.',
+  setTwice: (field: 'model' | 'instructions', override: string) =>
+    `${field} and ${JSON.stringify(override)} in openclaw_config set the same thing, and an instance can have only one ` +
+    `of them. Leave one out; if it is stored, remove it in the same call, ${field} with null.`,
+  modelOfItself:
+    'openclaw stands for the model that is set here. Name a model of the provider, or send null for its default.',
   tooManyLabels: (count: number, limit: number) =>
     `metadata would have ${count} keys, and at most ${limit} are allowed. Remove some: null in place of a value.`,
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',

@@ -27,7 +27,7 @@ const rank = ({ name }: DocumentedOperation) => {
   if (name === 'DELETE /v1/organization') return 4
   if (name === 'DELETE /v1/instances/{instance_id}') return 3
   if (name.startsWith('DELETE')) return 2
-  return /\/(start|stop)$/.test(name) ? 1 : 0
+  return /\/(start|stop|restart)$/.test(name) ? 1 : 0
 }
 const operations = operationsOf(document).sort((a, b) => rank(a) - rank(b))
 

@@ -45,6 +45,7 @@ const ends = new Set([
   'DELETE /v1/instances/{instance_id}/responses/{response_id}',
   'DELETE /v1/instances/{instance_id}',
   'POST /v1/instances/{instance_id}/stop',
+  'POST /v1/instances/{instance_id}/restart',
   'DELETE /v1/keys/{key_id}',
   'DELETE /v1/organization/keys/{key_id}',
 ])

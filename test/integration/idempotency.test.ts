@@ -20,7 +20,11 @@ beforeEach(async () => {
 afterAll(() => chowder.close())
 
 const post = (path: string, idempotencyKey: string, body: unknown, as = key) =>
-  chowder.call('POST', path, { key: as, body, headers: { 'idempotency-key': idempotencyKey } })
+  chowder.call('POST', path, {
+    key: as,
+    ...(body !== undefined && { body }),
+    headers: { 'idempotency-key': idempotencyKey },
+  })
 const instancesOf = async (as = key) => (await chowder.call('GET', '/v1/instances', { key: as })).body
 const stored = async () =>
   (await chowder.database.pool.query('SELECT * FROM idempotency_keys WHERE organization_id = $1', [organizationId]))
@@ -98,6 +102,101 @@ test('the order of the fields of the body does not matter; everything else does,
   }
   await post('/v1/organization/keys', 'route', { name: 'one' })
   expect((await post('/v1/instances', 'route', { name: 'one' })).status).toBe(422)
+})
+
+describe('a POST whose work is in no transaction', () => {
+  let id: string
+  beforeEach(async () => {
+    id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'one' } })).body.id
+    await become('ready_at = now()')
+  })
+  const become = (columns: string) =>
+    chowder.database.pool.query(`UPDATE instances SET ${columns}, observed_generation = generation WHERE id = $1`, [id])
+  const generation = async () =>
+    (await chowder.database.pool.query('SELECT generation FROM instances WHERE id = $1', [id])).rows[0].generation
+  const restart = (idempotencyKey: string, of = id) => post(`/v1/instances/${of}/restart`, idempotencyKey, undefined)
+
+  test('is carried out once, and its answer is repeated, also after the state has changed', async () => {
+    const first = await restart('same')
+    expect([first.status, first.headers['idempotent-replayed'], await generation()]).toEqual([200, undefined, 2])
+    await become('ready_at = now()')
+    const again = await restart('same')
+    expect([again.status, again.headers['idempotent-replayed'], again.body]).toEqual([200, 'true', first.body])
+    expect(await generation()).toBe(2)
+    const { body: events } = await chowder.call('GET', `/v1/instances/${id}/events?type=instance.restart`, { key })
+    expect(events).toHaveLength(1)
+    expect((await restart('another')).headers['idempotent-replayed']).toBeUndefined()
+    expect(await generation()).toBe(3)
+  })
+
+  test('does not replay the answer for another path, such as another instance', async () => {
+    const other = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'two' } })).body.id
+    await restart('same')
+    expect((await restart('same', other)).status).toBe(422)
+    expect((await post(`/v1/instances/${id}/stop`, 'same', undefined)).status).toBe(422)
+    expect((await chowder.call('GET', `/v1/instances/${other}`, { key })).body.status).toBe('provisioning')
+  })
+
+  test('an answer without a body is repeated', async () => {
+    const mkdir = (idempotencyKey: string, path = 'a') =>
+      post(`/v1/instances/${id}/files/mkdir`, idempotencyKey, { path })
+    await chowder.deps.sandboxes.create({ id } as never, AbortSignal.timeout(1000))
+    expect((await mkdir('empty')).status).toBe(204)
+    const { status, body, headers } = await mkdir('empty')
+    expect([status, body, headers['idempotent-replayed']]).toEqual([204, undefined, 'true'])
+    expect((await mkdir('empty', 'b')).status).toBe(422)
+  })
+
+  test('of 20 at once one is carried out', async () => {
+    const answers = await Promise.all(Array.from({ length: 20 }, () => restart('burst')))
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]))
+    expect(answers.filter(({ headers }) => headers['idempotent-replayed'] === undefined)).toHaveLength(1)
+    expect(await generation()).toBe(2)
+  })
+
+  test('a failure frees the key', async () => {
+    await become(`ready_at = NULL, desired_state = 'stopped'`)
+    expect((await restart('later')).status).toBe(409)
+    expect(await stored()).toEqual([])
+    await become(`ready_at = now(), desired_state = 'running'`)
+    const { status, headers } = await restart('later')
+    expect([status, headers['idempotent-replayed']]).toEqual([200, undefined])
+  })
+
+  test('a claim of a process that died ends, and until then a duplicate is a 409', async () => {
+    await restart('dead')
+    const { pool } = chowder.database
+    const claimed = (until: string) =>
+      pool.query(
+        `UPDATE idempotency_keys SET sealed_answer = NULL, expires_at = now() + $2::interval WHERE organization_id = $1`,
+        [organizationId, until],
+      )
+    await claimed('1 minute')
+    const { status, body, headers } = await restart('dead')
+    expect([status, headers['retry-after'], body.detail]).toEqual([409, '1', expect.stringContaining('in progress')])
+    await claimed('-1 second')
+    await become('ready_at = now()')
+    expect([(await restart('dead')).status, await generation()]).toEqual([200, 3])
+  })
+
+  test('keys are not taken by turns and uploads: the document names the calls that take them', async () => {
+    const { body: document } = await chowder.call('GET', '/openapi.json')
+    const takes = Object.entries(document.paths as Record<string, { post?: { parameters?: { name: string }[] } }>)
+      .filter(([, { post: operation }]) => operation)
+      .map(([path, { post: operation }]) => [
+        path,
+        operation?.parameters?.some(({ name }) => name === 'idempotency-key'),
+      ])
+    const without = takes.filter(([, does]) => !does).map(([path]) => path)
+    expect(without.sort()).toEqual([
+      '/v1/instances/{instance_id}/chat/completions',
+      '/v1/instances/{instance_id}/files/upload',
+      '/v1/instances/{instance_id}/responses',
+      '/v1/instances/{instance_id}/session/{session_id}/responses',
+      '/v1/organization/signup',
+      '/v1/webhooks/stripe',
+    ])
+  })
 })
 
 test('an error is not stored: the same request with the same key can succeed later', async () => {

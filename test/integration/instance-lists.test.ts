@@ -357,6 +357,18 @@ describe('GET /v1/instances/{id}/status?wait', () => {
     expect((await answer).ms).toBeLessThan(15_000)
   })
 
+  test.each([
+    ['terminated', `desired_state = 'terminated', terminated_at = now(), observed_generation = generation - 1`],
+    ['settled', `desired_state = 'stopped', observed_generation = generation - 1`],
+  ] as const)('a wait for %s lasts until the work is done', async (wanted, columns) => {
+    const id = await create()
+    await chowder.database.pool.query(`UPDATE instances SET ${columns} WHERE id = $1`, [id])
+    expect((await wait(id, `wait=${wanted}&timeout=1`)).ms).toBeGreaterThan(900)
+    const answer = wait(id, `wait=${wanted}&timeout=20`)
+    await become(id, 'step = NULL')
+    expect((await answer).ms).toBeLessThan(15_000)
+  })
+
   test('responds with the present status when the time is over', async () => {
     const { status, ms } = await wait(await create(), 'wait=running&timeout=1')
     expect(status).toBe('provisioning')

@@ -68,6 +68,8 @@ describe('POST /v1/instances', () => {
       status: 'provisioning',
       step: null,
       metadata: {},
+      model: null,
+      instructions: null,
       model_provider: 'anthropic',
       sandbox_provider: 'sandbox',
       sandbox_id: null,
@@ -113,6 +115,69 @@ describe('POST /v1/instances', () => {
     const seen = await seenWith('read', 'interact', 'files', 'channels')
     expect(seen.openclaw_config).toBeNull()
     expect(JSON.stringify(seen)).not.toContain('canary')
+  })
+
+  test('the instructions come back as they were sent and are sealed at rest', async () => {
+    const { id, ...body } = await create({ model: 'anthropic/claude-haiku-4-5', instructions: 'canary' })
+    expect(body).toMatchObject({ model: 'anthropic/claude-haiku-4-5', instructions: 'canary', openclaw_config: null })
+    expect(JSON.stringify(await rowOf(id))).not.toContain('canary')
+    const grant = { name: 'k', instance_ids: [id], permissions: ['read'] }
+    const { raw_key } = (await chowder.call('POST', '/v1/keys', { key, body: grant })).body
+    expect((await call('GET', `/${id}`, undefined, raw_key)).body.instructions).toBeNull()
+  })
+
+  test.each([
+    ['a model and its override', { model: 'a', openclaw_config: { 'agents.defaults.model.primary': 'b' } }, 'model'],
+    ['a model and its short override', { model: 'a', openclaw_config: { 'agents.defaults.model': 'b' } }, 'model'],
+    ['a model and its removal', { model: 'a', openclaw_config: { agents: { defaults: { model: null } } } }, 'model'],
+    [
+      'instructions and their override',
+      { instructions: 'a', openclaw_config: { agent: { system_prompt: 'b' } } },
+      'instructions',
+    ],
+    ['a model of another provider', { model: 'openai/gpt-4o' }, 'anthropic'],
+    ['openclaw as the model', { model: 'openclaw' }, 'openclaw'],
+  ])('%s is a 400 that says so, at create and at PATCH', async (_what, fields, named) => {
+    const refused = await call('POST', '', { name: 'x', ...fields })
+    expect([refused.status, refused.body.detail]).toEqual([400, expect.stringContaining(named)])
+    expect((await call('GET', '')).body).toEqual([])
+    const id = await createIn('stopped')
+    const before = await rowOf(id)
+    expect(await call('PATCH', `/${id}`, fields)).toMatchObject({ status: 400, body: { detail: refused.body.detail } })
+    expect(await rowOf(id)).toEqual(before)
+  })
+
+  test('a model and an override that are stored exclude each other, and one call exchanges them', async () => {
+    const id = await createIn('stopped', { model: 'one', instructions: 'x' })
+    const openclaw_config = { 'agents.defaults.model': 'two', 'agent.system_prompt': 'y' }
+    expect((await call('PATCH', `/${id}`, { openclaw_config })).status).toBe(400)
+    const moved = await call('PATCH', `/${id}`, { openclaw_config, model: null, instructions: null })
+    expect([moved.status, moved.body.model, moved.body.openclaw_config]).toEqual([200, null, openclaw_config])
+    expect((await call('PATCH', `/${id}`, { model: 'one' })).status).toBe(400)
+    const back = await call('PATCH', `/${id}`, { openclaw_config: null, model: 'one' })
+    expect([back.status, back.body.model, back.body.openclaw_config]).toEqual([200, 'one', null])
+  })
+
+  test('a model goes with overrides of what belongs to it', async () => {
+    const openclaw_config = { 'agents.defaults.model.fallbacks': ['anthropic/other'] }
+    expect((await create({ model: 'one', openclaw_config })).model).toBe('one')
+  })
+
+  test('with wait, it returns the instance as soon as it runs or cannot, also when it is replayed', async () => {
+    using _worker = settleSoon()
+    const create = () =>
+      chowder.call('POST', '/v1/instances?wait=20', { key, body: { name: 'x' }, headers: { 'idempotency-key': 'w' } })
+    const first = await create()
+    expect([first.status, first.body.status]).toEqual([201, 'running'])
+    await chowder.database.pool.query(`UPDATE instances SET ${states.error} WHERE id = $1`, [first.body.id])
+    const again = await create()
+    expect([again.status, again.body.id, again.body.status]).toEqual([201, first.body.id, 'error'])
+  })
+
+  test('with wait, it returns a provisioning instance at the end of the wait', async () => {
+    const { status, body } = await call('POST', '?wait=1', { name: 'x' })
+    expect([status, body.status]).toEqual([201, 'provisioning'])
+    expect((await call('POST', '?wait=61', { name: 'x' })).status).toBe(422)
   })
 
   test.each([
@@ -353,6 +418,7 @@ describe('another organization’s instance, an unknown and a malformed id', () 
     ['DELETE', ''],
     ['POST', '/start'],
     ['POST', '/stop'],
+    ['POST', '/restart'],
     ['POST', '/responses'],
     ['POST', '/session/a/responses'],
   ] as const)('%s %s answers the same 404, byte for byte but for the request id', async (method, path) => {
@@ -418,12 +484,38 @@ describe('start and stop', () => {
     ['stop', 'provisioning'],
     ['stop', 'error'],
     ['stop', 'terminated'],
+    ['restart', 'stopped'],
+    ['restart', 'error'],
+    ['restart', 'terminated'],
   ] as const)('%s from %s is a 409 that names the status and changes nothing', async (action, from) => {
     const id = await createIn(from)
     const before = await rowOf(id)
     const { status, body } = await call('POST', `/${id}/${action}`)
     expect([status, body.detail]).toEqual([409, expect.stringContaining(from)])
     expect(await rowOf(id)).toEqual(before)
+  })
+
+  test('a restart returns a provisioning one at once, and takes no messages from then on', async () => {
+    const id = await createIn('running')
+    const { status, body } = await call('POST', `/${id}/restart`)
+    expect([status, body.status, body.gateway_url]).toEqual([200, 'provisioning', expect.any(String)])
+    expect((await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'x' })).status).toBe(409)
+    const before = await rowOf(id)
+    expect((await call('POST', `/${id}/restart`)).body).toEqual(body)
+    expect(await rowOf(id)).toEqual(before)
+    const { body: events } = await call('GET', `/${id}/events`)
+    expect(events[0]).toMatchObject({ type: 'instance.restart', from_status: 'running', to_status: 'provisioning' })
+  })
+
+  test('a restart with wait returns what it came to', async () => {
+    const id = await createIn('running')
+    using _worker = settleSoon()
+    expect((await call('POST', `/${id}/restart?wait=20`)).body.status).toBe('running')
+  })
+
+  test('a restart of a stopped one says to start it', async () => {
+    const { body } = await call('POST', `/${await createIn('stopped')}/restart`)
+    expect(body.detail).toBe('An instance that is stopped cannot be restarted. Start it instead.')
   })
 
   test('a start that ends in error returns 200 with that object: the row is settled', async () => {

@@ -74,7 +74,8 @@ test.each([
   ['changeStored', 'one that stops', { ...due, desiredState: 'stopped' }, { generation: 8, updatedAt: 'now' }],
   ['changeProviderKey', 'a running instance', {}, { generation: 8, attempts: 0 }],
   ['connectChannel', 'a running instance', {}, { generation: 8, attempts: 0, nextAttemptAt: 'now' }],
-  ['restart', 'a running instance', {}, { generation: 8, readyAt: null, attempts: 0, updatedAt: 'now' }],
+  ['restart', 'a running instance', {}, { ...requested, restartGeneration: 8 }],
+  ['stopWithChowder', 'a running instance', {}, { generation: 8, readyAt: null, attempts: 0, updatedAt: 'now' }],
   ['drift', 'a running instance', {}, { generation: 8, nextAttemptAt: 'now' }],
   ['repair', 'a running instance', {}, { generation: 8, attempts: 0, nextAttemptAt: 'now' }],
   [

@@ -61,13 +61,14 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
     const makeDueNow = () => chowder.database.pool.query(`UPDATE instances SET next_attempt_at = now()`)
 
     test('that is created runs with its configuration and its token, and shows its sandbox', async () => {
-      const id = await create({ openclaw_config: { agent: { system_prompt: 'You are a lobster.' } } })
+      const id = await create({ model: 'claude-haiku-4-5', instructions: 'You are a lobster.' })
       const instance = await isIn(id, 'running')
       expect(instance).toMatchObject({
         sandbox_id: `fake-${id.slice(0, 8)}`,
         gateway_url: `http://chowder.test/v1/instances/${id}`,
       })
       const config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
+      expect(config.agents.defaults.model).toEqual({ primary: 'anthropic/claude-haiku-4-5' })
       expect(config.gateway.auth).toEqual({ mode: 'token', token: expect.stringMatching(/^[0-9a-f]{64}$/) })
       expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('You are a lobster.')
       expect((await rowOf(id)).attempts).toBe(1)
@@ -92,6 +93,56 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.sandboxes.get(id)?.running).toBe(false)
       expect((await call('POST', `/${id}/start`)).body).toMatchObject({ status: 'running' })
       expect(driver.starts.get(id)).toBe(2)
+    })
+
+    test('that is restarted has its gateway ended and started again, once, in the same sandbox', async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      driver.calls.length = 0
+      const { status, body } = await call('POST', `/${id}/restart`)
+      expect([status, body.status]).toEqual([200, 'provisioning'])
+      expect((await call('POST', `/${id}/restart`)).status).toBe(200)
+      await isIn(id, 'running')
+      const acts = driver.calls.filter(({ method }) => method === 'stop' || method === 'start')
+      expect(acts).toEqual([
+        { method: 'stop', id },
+        { method: 'start', id },
+      ])
+      expect([driver.creations.get(id), (await rowOf(id)).restart_generation]).toEqual([1, null])
+      expect((await call('POST', `/${id}/restart?wait=20`)).body.status).toBe('running')
+      expect(driver.starts.get(id)).toBe(3)
+    })
+
+    test.each([
+      ['before the gateway has ended', 'stop', 'before', 2],
+      ['after the gateway has ended', 'stop', 'after', 2],
+      ['after it was started again', 'start', 'after', 2],
+    ] as const)('whose restart fails %s is started again, once', repeated, async (_when, method, when, starts) => {
+      const id = await create()
+      await isIn(id, 'running')
+      driver.fail({ method, when })
+      await call('POST', `/${id}/restart`)
+      await isIn(id, 'running')
+      expect([driver.starts.get(id), (await rowOf(id)).restart_generation]).toEqual([starts, null])
+    })
+
+    test('that is stopped while it restarts stays stopped, and a later start does not end it again', async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      driver.fail({ method: 'stop', times: 2 })
+      await call('POST', `/${id}/restart`)
+      await chowder.database.pool.query(
+        `UPDATE instances SET desired_state = 'stopped', generation = generation + 1 WHERE id = $1`,
+        [id],
+      )
+      await until('the stop to be settled', async () => {
+        const { generation, observed_generation } = await rowOf(id)
+        return observed_generation === generation
+      })
+      const stops = () => driver.calls.filter((made) => made.method === 'stop' && made.id === id).length
+      const before = stops()
+      expect((await call('POST', `/${id}/start`)).body.status).toBe('running')
+      expect(stops()).toBe(before)
     })
 
     test('that is deleted keeps no sandbox, and no credentials of its channels and skills', repeated, async () => {

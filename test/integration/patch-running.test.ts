@@ -47,6 +47,31 @@ describe('PATCH of a running instance', () => {
     expect([generation, observed_generation, ready_at]).toEqual([2, 2, expect.any(Date)])
   })
 
+  test('of the model and the instructions is applied without a restart; null brings the defaults back', async () => {
+    const before = structuredClone(gateway.config)
+    const { status, body } = await call('PATCH', `/${id}`, { model: 'claude-haiku-4-5', instructions: 'Be brief.' })
+    expect([status, body.model, body.instructions]).toEqual([200, 'claude-haiku-4-5', 'Be brief.'])
+    expect(gateway.config).toMatchObject({
+      agents: { defaults: { model: { primary: 'anthropic/claude-haiku-4-5' } } },
+      tools: { toolSearch: true },
+    })
+    expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('Be brief.')
+    const { data } = (await call('GET', `/${id}/models`)).body
+    expect(data.map((model: { id: string }) => model.id)).toContain('claude-haiku-4-5')
+    await call('PATCH', `/${id}`, { model: null, instructions: null })
+    expect(gateway.config?.agents).toEqual(before?.agents)
+    expect([driver.file(id, 'state/workspace/SOUL.md'), driver.starts.get(id)]).toEqual([null, 1])
+  })
+
+  test('that is refused does not touch the agent', async () => {
+    const answers = [
+      await call('PATCH', `/${id}`, { model: 'openai/gpt-4o' }),
+      await call('PATCH', `/${id}`, { instructions: 'x', openclaw_config: { agent: { system_prompt: 'y' } } }),
+    ]
+    expect(answers.map(({ status }) => status)).toEqual([400, 400])
+    expect([gateway.calls, (await rowOf()).generation]).toEqual([[], 1])
+  })
+
   test('when the system prompt did not change, the agent’s edits of the file are kept', async () => {
     await call('PATCH', `/${id}`, { openclaw_config: { agent: { system_prompt: 'Be brief.' } } })
     const soul = driver.sandboxes.get(id)

@@ -101,6 +101,12 @@ describe('from npm start to the end of a real agent', () => {
     expect((await client.patch(path, { openclaw_config: null })).status).toBe(200)
     expect(await systemTextOf('removed')).not.toContain('Nested')
 
+    const fields = { model: 'model-by-field', instructions: 'You are a crab called Field.' }
+    expect(await client.patch(path, fields)).toMatchObject({ status: 200, body: { status: 'running', ...fields } })
+    expect(await systemTextOf('field')).toContain('You are a crab called Field.')
+    expect(await say(client, sessionPath(id, 'field-model'), 'hello')).toContain('model=model-by-field')
+    expect((await client.patch(path, { model: null, instructions: null })).status).toBe(200)
+
     const dotted = {
       'agent.system_prompt': 'You are a crab called Dotted.',
       'agents.defaults.model.primary': 'anthropic/model-by-dots',
@@ -161,6 +167,15 @@ describe('from npm start to the end of a real agent', () => {
     expect(await say(client, sessionPath(id, 'restarted'), 'hello')).toContain('model=model-set-while-stopped')
   })
 
+  it('a restart is another process with the same memory', async () => {
+    const before = await findGateway(id)
+    expect((await client.post(`${path}/restart?wait=60`)).status).toBe(200)
+    await waitForStatus(client, id, 'running')
+    const after = await findGateway(id)
+    expect([after?.pid === before?.pid, after?.uid]).toEqual([false, before?.uid])
+    expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=3 last="and now?" first="remember this"')
+  })
+
   it('a gateway that is killed comes back by itself, with its memory', async () => {
     const killed = await findGateway(id)
     process.kill(killed?.pid ?? 0, 'SIGKILL')
@@ -174,7 +189,7 @@ describe('from npm start to the end of a real agent', () => {
     )
     expect(next.uid).toBe(killed?.uid)
     await waitForStatus(client, id, 'running')
-    expect(await say(client, sessionPath(id), 'are you back?')).toContain('turns=3 last="are you back?"')
+    expect(await say(client, sessionPath(id), 'are you back?')).toContain('turns=4 last="are you back?"')
   })
 
   it('a delete leaves no process, no file and no way back', async () => {

@@ -2,12 +2,12 @@ import { and, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
+import { type AgentSettings, checkSettings } from '#instances/agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from '#instances/external-id.ts'
 import { type ChangeDeps, changeConfig } from '#instances/gateway/change.ts'
 import type { EditableColumns } from '#instances/lease.ts'
-import { getInstance, isOwnedBy, sealConfig } from '#instances/row.ts'
+import { getInstance, isOwnedBy, sealSettings, unsealSettings } from '#instances/row.ts'
 import { isNotTerminated } from '#instances/status.ts'
-import { parseOverrides } from '#openclaw/overrides.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -22,6 +22,8 @@ interface Labels {
 }
 
 export interface Patch extends Labels {
+  model?: string | null
+  instructions?: string | null
   openclaw_config?: Record<string, unknown> | null
 }
 
@@ -35,27 +37,38 @@ export async function patchInstance(
   id: string,
   patch: Patch,
 ): Promise<Instance> {
+  const row = await getInstance(deps.db, organizationId, id)
   const { external_id: externalId } = patch
-  if (typeof externalId !== 'string') return patchUnexplained(deps, organizationId, id, patch)
+  if (typeof externalId !== 'string') return patchRow(deps, row, patch)
   const holder = await findByExternalId(deps.db, organizationId, externalId)
-  if (holder && holder.id !== id) throw new ExternalIdTaken(holder, externalId)
-  return explainTaken(deps.db, organizationId, externalId, () => patchUnexplained(deps, organizationId, id, patch))
+  if (holder && holder.id !== row.id) throw new ExternalIdTaken(holder, externalId)
+  return explainTaken(deps.db, organizationId, externalId, () => patchRow(deps, row, patch))
 }
 
-async function patchUnexplained(deps: ChangeDeps, organizationId: string, id: string, patch: Patch): Promise<Instance> {
-  const { openclaw_config: openclawConfig, ...labels } = patch
-  const row = await getInstance(deps.db, organizationId, id)
-  const columns = columnsOf(labels, row)
-  if (openclawConfig === undefined) {
+async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<Instance> {
+  const { id, organizationId } = row
+  const columns = columnsOf(patch, row)
+  const settings = settingsOf(patch)
+  if (Object.keys(settings).length === 0) {
     return Object.keys(columns).length === 0 ? row : changeLabels(deps.db, organizationId, id, columns)
   }
-  if (openclawConfig) parseOverrides(openclawConfig) // throws before anything changes
+  const check = <T extends AgentSettings>(edited: T): T => {
+    checkSettings(edited, row.modelProvider)
+    return edited
+  }
+  check({ ...unsealSettings(deps.vault, row), ...settings }) // before a running agent is held up
   return changeConfig(deps, organizationId, id, {
-    edit: (stored) => ({ ...stored, openclawConfig }),
-    columns: (latest) => ({ ...columns, sealedConfig: sealConfig(deps.vault, latest.id, openclawConfig) }),
+    edit: (stored) => check({ ...stored, ...settings }),
+    columns: (latest) => ({ ...columns, ...sealSettings(deps.vault, latest.id, settings) }),
     whenNotRunning: 'store',
   })
 }
+
+const settingsOf = ({ model, instructions, openclaw_config: openclawConfig }: Patch): Partial<AgentSettings> => ({
+  ...(model !== undefined && { model }),
+  ...(instructions !== undefined && { instructions }),
+  ...(openclawConfig !== undefined && { openclawConfig }),
+})
 
 const columnsOf = ({ name, external_id: externalId, metadata }: Labels, row: Instance): Partial<EditableColumns> => ({
   ...(name !== undefined && { name }),

@@ -5,21 +5,20 @@ import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
-import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
+import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
+import { checkSettings } from '#instances/agent-settings.ts'
 import { createInstance, type NewInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
-import type { InstanceRef } from '#instances/queue.ts'
-import { getInstance, unsealConfig } from '#instances/row.ts'
+import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
-import { readUntil, waitUntilSettled } from '#instances/wait.ts'
-import { parseOverrides } from '#openclaw/overrides.ts'
+import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
 import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
 import { isId, newId } from '#platform/ids.ts'
@@ -35,6 +34,7 @@ import {
   toInstance,
   toInstanceStatus,
   WaitForStatus,
+  WaitQuery,
 } from './schemas.ts'
 
 export interface InstanceDeps extends ChangeDeps {
@@ -77,7 +77,13 @@ function newInstance(
       param: 'openclaw_version',
     })
   }
-  if (body.openclaw_config) parseOverrides(body.openclaw_config)
+  const modelProvider = body.model_provider ?? 'anthropic'
+  const settings = {
+    model: body.model ?? null,
+    instructions: body.instructions ?? null,
+    openclawConfig: body.openclaw_config ?? null,
+  }
+  checkSettings(settings, modelProvider)
   if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
     throw new AppError('if_exists_without_external_id', texts.ifExistsAlone, { param: 'if_exists' })
   }
@@ -87,10 +93,10 @@ function newInstance(
     name: body.name,
     externalId: body.external_id ?? null,
     metadata: body.metadata ?? {},
-    modelProvider: body.model_provider ?? 'anthropic',
+    modelProvider,
     sandboxDriver,
     openclawVersion,
-    openclawConfig: body.openclaw_config ?? null,
+    ...settings,
     gatewayToken: randomBytes(32).toString('hex'),
   }
 }
@@ -104,20 +110,21 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
-  const show = (row: Row) => toInstance(row, unsealConfig(vault, row), view())
+  const show = (row: Row) => toInstance(row, unsealSettings(vault, row), view())
 
   app.post(
     '/v1/instances',
     {
-      config: { access: 'org', event: 'instance.create' },
+      config: { access: 'org', event: 'instance.create', idempotency: 'transaction' },
       schema: {
         operationId: 'createInstance',
         summary: 'Create an instance',
         description:
-          'Returns at once, with an instance that is `provisioning`. It is `running` once its agent takes messages. ' +
+          'Returns at once, with an instance that is `provisioning`. It is `running` once its agent takes messages; ' +
+          'with `wait`, the call waits for it. ' +
           'Your organization must have a key for the model provider, and its plan must allow another instance.',
         tags: ['instances'],
-        headers: IdempotencyHeaders,
+        querystring: WaitQuery,
         body: CreateInstance,
         response: { 200: Instance, 201: Instance, ...failures(400, 402, 409) },
       },
@@ -125,7 +132,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async (request, reply) => {
       const { organizationId } = request.caller
       const row = newInstance(request.body, { organizationId, sandboxDriver })
-      let created: InstanceRef | undefined
+      let created: Row | undefined
       const create = async (tx: Db) => {
         const inserted = await createInstance(tx, vault, row, { hasBilling }).catch((error: unknown) => {
           if (!(error instanceof ExternalIdTaken && request.body.if_exists === 'return')) throw error
@@ -137,7 +144,10 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       }
       const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: true })
       if (created) queue.enqueue(created) // after the commit: a worker must find the row
-      return reply.send(body)
+      const waitMs = request.query.wait * 1000
+      if (waitMs === 0) return reply.send(body)
+      const found = created ?? (await getInstance(db, organizationId, body.id))
+      return reply.send(show((await waitUntilSettled(db, found, { waitMs, signal: untilLeft(reply) })).row))
     },
   )
 
@@ -172,8 +182,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'getInstance',
         summary: 'Read an instance',
         description:
-          'A terminated instance can be read for 30 days. `openclaw_config` may hold tokens: a scoped key without ' +
-          'the permission `configure` gets null in its place.',
+          'A terminated instance can be read for 30 days. `openclaw_config` may hold tokens, and `instructions` what ' +
+          'is not meant for everybody: a scoped key without the permission `configure` gets null in their place.',
         tags: ['instances'],
         params: InstanceParams,
         response: { 200: Instance, ...failures(404) },
@@ -182,7 +192,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async ({ caller, params }) => {
       const shown = show(await getInstance(db, caller.organizationId, params.instance_id))
       const mayConfigure = caller.permissions === null || caller.permissions.includes('configure')
-      return mayConfigure ? shown : { ...shown, openclaw_config: null }
+      return mayConfigure ? shown : { ...shown, instructions: null, openclaw_config: null }
     },
   )
 
@@ -261,6 +271,33 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
   )
 
+  app.post(
+    '/v1/instances/:instance_id/restart',
+    {
+      config: { access: 'org', event: 'instance.restart' },
+      schema: {
+        operationId: 'restartInstance',
+        summary: 'Restart an instance',
+        description:
+          'Ends the agent of a `running` instance, gives its turns 10 seconds to finish, and starts it again with its ' +
+          'files and sessions. Returns at once, with an instance that is `provisioning`; with `wait`, the call waits ' +
+          'until it runs. One that starts already is returned as it is.',
+        tags: ['instances'],
+        params: InstanceParams,
+        querystring: WaitQuery,
+        body: NoBody,
+        response: { 200: Instance, ...failures(404, 409) },
+      },
+    },
+    async ({ caller, params, query }, reply) => {
+      const requested = await changeIntent(db, caller.organizationId, params.instance_id, 'restart')
+      forgetGateway(caller.organizationId, params.instance_id)
+      queue.enqueue(requested)
+      const until = { waitMs: query.wait * 1000, signal: untilLeft(reply) }
+      return show((await waitUntilSettled(db, requested, until)).row)
+    },
+  )
+
   for (const action of ['start', 'stop'] as const) {
     app.post(
       `/v1/instances/:instance_id/${action}`,
@@ -279,7 +316,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
         queue.enqueue(requested)
-        const { row, settled } = await waitUntilSettled(db, requested, untilLeft(reply))
+        const until = { waitMs: settleTimeoutMs, signal: untilLeft(reply) }
+        const { row, settled } = await waitUntilSettled(db, requested, until)
         return reply.code(settled ? 200 : 202).send(show(row))
       },
     )

@@ -1,9 +1,11 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { PageQuery } from '#http/paging.ts'
-import { Name, Nullable, OneOf, plainText, visibleText } from '#http/validation.ts'
+import { Name, Nullable, OneOf, plainText, textRule, visibleText } from '#http/validation.ts'
+import type { AgentSettings } from '#instances/agent-settings.ts'
 import type { InstanceSummary } from '#instances/find.ts'
-import { instanceStatuses, isSettled, publicStatus } from '#instances/status.ts'
+import { instanceStatuses, isSettled, publicStatus, waitTargets } from '#instances/status.ts'
+import { modelPattern } from '#openclaw/model.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { maxLabels } from './patch.ts'
 
@@ -19,6 +21,21 @@ const ExternalId = Type.String({
   description:
     'Your own id of the instance: 1 to 128 visible ASCII characters. Two instances of your organization have the ' +
     'same one only if one of them is terminated: a delete frees it.',
+})
+
+const Model = Type.String({
+  maxLength: 200,
+  ...textRule(modelPattern, 'must be the name of a model: at most 200 letters, digits and . _ : @ / + -'),
+  description:
+    'The model of the agent, one of its provider, such as `claude-opus-5`. null is the default of the provider, ' +
+    'unless `openclaw_config` sets `agents.defaults.model`.',
+})
+const Instructions = Type.String({
+  minLength: 1,
+  maxLength: 100_000,
+  description:
+    'How the agent is to behave, in all sessions: its system prompt. null is none, unless `openclaw_config` sets ' +
+    '`agent.system_prompt`.',
 })
 
 const labels = {
@@ -53,6 +70,8 @@ export const Instance = Type.Object(
       }),
     ),
     metadata: Metadata,
+    model: Nullable(Model),
+    instructions: Nullable(Instructions),
     model_provider: OneOf(modelProviders),
     sandbox_provider: Type.Literal('sandbox'),
     sandbox_id: Nullable(Type.String({ description: 'The platform’s name for the sandbox; null until there is one.' })),
@@ -77,12 +96,14 @@ export const Instance = Type.Object(
         status: 'running',
         step: null,
         metadata: { customer: 'cust-42' },
+        model: 'claude-opus-5',
+        instructions: 'You are a helpful assistant.',
         model_provider: 'anthropic',
         sandbox_provider: 'sandbox',
         sandbox_id: 'local-f47ac10b',
         gateway_url: exampleUrl,
         openclaw_version: 'v1',
-        openclaw_config: { 'agent.system_prompt': 'You are a helpful assistant.' },
+        openclaw_config: { 'agents.defaults.thinkingDefault': 'low' },
         region: null,
         error_message: null,
         created_at: '2026-02-14T16:00:00.000000+00:00',
@@ -111,6 +132,8 @@ export const CreateInstance = Type.Object(
       ),
     ),
     sandbox_provider: Type.Optional(OneOf(['sandbox'])),
+    model: Type.Optional(Nullable(Model)),
+    instructions: Type.Optional(Nullable(Instructions)),
     openclaw_version: Type.Optional(
       Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest known release if left out.' }),
     ),
@@ -140,6 +163,8 @@ export const PatchInstance = Type.Object(
         }),
       ),
     ),
+    model: Type.Optional(Nullable(Model)),
+    instructions: Type.Optional(Nullable(Instructions)),
     openclaw_config: Type.Optional(
       Nullable({
         ...Overrides,
@@ -184,13 +209,28 @@ export const ListInstances = Type.Object(
   { additionalProperties: false },
 )
 
+/** For calls that answer at once unless the caller wants to wait. */
+export const WaitQuery = Type.Object(
+  {
+    wait: Type.Integer({
+      minimum: 0,
+      maximum: 60,
+      default: 0,
+      description:
+        'How many seconds to wait at most until the agent runs, or cannot; `status` in the response tells which.',
+    }),
+  },
+  { additionalProperties: false },
+)
+
 export const WaitForStatus = Type.Object(
   {
     wait: Type.Optional(
       OneOf(
-        ['running', 'stopped'],
-        'Respond only once the instance has this status and its agent has started or stopped, or once it cannot ' +
-          'reach the status without another call; at the latest after `timeout` seconds.',
+        waitTargets,
+        'Respond only once the instance has this status and the work for it is done, or once it cannot reach the ' +
+          'status without another call; at the latest after `timeout` seconds. `settled`: once no work is left, ' +
+          'whatever the status.',
       ),
     ),
     timeout: Type.Integer({
@@ -249,7 +289,7 @@ export const toInstanceStatus = (
  */
 export const toInstance = (
   row: Row,
-  openclawConfig: Record<string, unknown> | null,
+  { model, instructions, openclawConfig }: AgentSettings,
   view: View,
 ): Static<typeof Instance> => ({
   ...toInstanceStatus(row, view),
@@ -257,6 +297,8 @@ export const toInstance = (
   name: row.name,
   external_id: row.externalId,
   metadata: row.metadata,
+  model,
+  instructions,
   model_provider: row.modelProvider,
   sandbox_provider: 'sandbox',
   sandbox_id: row.sandboxId,

@@ -2,7 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
-import { IdempotencyHeaders, idempotent } from '#http/idempotency.ts'
+import { idempotent } from '#http/idempotency.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
@@ -80,7 +80,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.post(
     '/v1/keys',
     {
-      config: { access: 'org', event: 'key.create' },
+      config: { access: 'org', event: 'key.create', idempotency: 'transaction' },
       schema: {
         operationId: 'createKey',
         summary: 'Create a scoped key',
@@ -88,7 +88,6 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
           'Creates a key that has only the listed permissions, on only the listed instances: for browsers, chat ' +
           'widgets and third parties. The key itself is in this answer only.',
         tags: ['keys'],
-        headers: IdempotencyHeaders,
         body: CreateKey,
         response: { 201: NewKey, ...failures(400, 409) },
       },
@@ -184,7 +183,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.post(
     '/v1/organization/keys',
     {
-      config: { access: 'org', event: 'key.create' },
+      config: { access: 'org', event: 'key.create', idempotency: 'transaction' },
       schema: {
         operationId: 'createOrganizationKey',
         summary: 'Create another organization key',
@@ -192,7 +191,6 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
           'Creates another key with every permission in the organization. To rotate a key, create one, switch your ' +
           'services to it, and revoke the old one. The key itself is in this answer only.',
         tags: ['keys'],
-        headers: IdempotencyHeaders,
         body: CreateOrganizationKey,
         response: { 201: NewKey, ...failures(400, 409) },
       },

@@ -8,12 +8,18 @@ import { ResponseObject } from './format/response-schema.ts'
 export const maxRequestBytes = 20 * 1024 * 1024
 
 /** The parts that all routes that run a turn have in common. */
-export const turnRouteConfig = { access: 'interact', openaiErrors: true, handlesRefusedKey: true, event: null } as const
+export const turnRouteConfig = {
+  access: 'interact',
+  openaiErrors: true,
+  handlesRefusedKey: true,
+  event: null,
+  idempotency: 'none', // a turn takes long, and its answer may be a stream
+} as const
 export const turnFailures = failures(400, 404, 409, 413, 502, 504)
 export const turnBehaviour =
   'Answers when the agent has finished, after up to 15 minutes, or as a stream. 409 unless the instance is ' +
   '`running`. 502 and 504 are failures of the gateway or the provider. `x-should-retry: false` says that ' +
-  'a turn may have begun. Turns of one session run one after the other.'
+  'a turn may have begun. Turns of one session run one after the other. `Idempotency-Key` has no effect here.'
 
 export const BySession = Type.Object({
   ...InstanceParams.properties,

@@ -6,6 +6,8 @@ import type { Check } from './finding.ts'
 const undeletedMinutes = 60
 /** Answers are kept for 24 h by the clock of the database, which may be set a little in the meantime. */
 const maxKeptHours = 25
+/** A request in progress claims its key for a minute at a time. */
+const maxClaimMinutes = 5
 
 /** I4: answers to requests with an Idempotency-Key, which may contain keys, are not kept longer than promised. */
 export const expiredAnswers: Check = async function* ({ db }) {
@@ -28,15 +30,16 @@ export const expiredAnswers: Check = async function* ({ db }) {
 /** I4: every idempotency key has one answer, which expires in time. */
 export const impossibleAnswers: Check = async function* ({ db }) {
   const { rows } = await db.execute<{ unanswered: number; endless: number }>(sql`
-    SELECT count(*) FILTER (WHERE sealed_answer IS NULL)::int AS unanswered,
+    SELECT count(*) FILTER (WHERE sealed_answer IS NULL
+             AND expires_at > now() + make_interval(mins => ${maxClaimMinutes}))::int AS unanswered,
            count(*) FILTER (WHERE expires_at > now() + make_interval(hours => ${maxKeptHours}))::int AS endless
     FROM idempotency_keys`)
   const { unanswered = 0, endless = 0 } = rows[0] ?? {}
   if (unanswered > 0) {
     yield {
       area: 'answers',
-      what: `${unanswered} idempotency keys have no answer: a repetition of their requests is refused.`,
-      whatToDo: `Find them with SELECT organization_id, key FROM idempotency_keys WHERE sealed_answer IS NULL. Delete those rows after you have checked that their requests created nothing.`,
+      what: `${unanswered} idempotency keys have no answer, and no request claims them: a repetition of their requests is refused.`,
+      whatToDo: `Find them with SELECT organization_id, key FROM idempotency_keys WHERE sealed_answer IS NULL AND expires_at > now() + interval '${maxClaimMinutes} minutes'. Delete those rows after you have checked that their requests changed nothing.`,
     }
   }
   if (endless > 0) {

@@ -1,18 +1,18 @@
 import { and, asc, eq, isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Channel, channels, type Instance, providerKeys, skills } from '#database/schema.ts'
-import { providerKeyPlace, unsealConfig, unsealToken } from '#instances/row.ts'
+import type { AgentSettings } from '#instances/agent-settings.ts'
+import { providerKeyPlace, unsealSettings, unsealToken } from '#instances/row.ts'
 import { type BaseUrls, type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config.ts'
+import { toGatewayModel } from '#openclaw/model.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { Vault } from '#platform/secrets.ts'
 
 /** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
-export interface UnsealedInstance {
+export interface UnsealedInstance extends AgentSettings {
   token: string
   /** Null when the organization has no key for the provider. */
   providerKey: string | null
-  /** The caller's overrides as they were sent. */
-  openclawConfig: Record<string, unknown> | null
   channels: readonly ChannelSettings[]
   skills: Readonly<Record<string, Record<string, unknown>>>
 }
@@ -62,7 +62,7 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
   return {
     token: unsealToken(vault, row),
     providerKey: key ? vault.unseal(key.sealed, providerKeyPlace(organizationId, modelProvider)) : null,
-    openclawConfig: unsealConfig(vault, row),
+    ...unsealSettings(vault, row),
     channels: await unsealChannels(db, vault, id),
     skills: await unsealSkills(db, vault, id),
   }
@@ -74,7 +74,7 @@ export function renderGateway(
   unsealed: UnsealedInstance,
   { baseUrls, port }: { baseUrls: BaseUrls; port: number },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const { token, providerKey, openclawConfig, channels, skills } = unsealed
+  const { token, providerKey, model, instructions, openclawConfig, channels, skills } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const baseUrl = baseUrls[provider]
@@ -87,7 +87,8 @@ export function renderGateway(
     port,
     channels,
     skills,
+    model: model === null ? null : toGatewayModel(provider, model),
     overrides: tree,
   })
-  return { config, systemPrompt }
+  return { config, systemPrompt: systemPrompt ?? instructions }
 }

@@ -23,6 +23,14 @@ export const instanceCodes = {
       meaning: 'The model is of another provider than the `model_provider` of the instance.',
       remedy: 'Name a model of that provider, or create an instance with the other provider.',
     },
+    set_twice: {
+      meaning: '`model` or `instructions` would be set beside the override in `openclaw_config` that means the same.',
+      remedy: 'Leave one out. If it is stored, remove it in the same call.',
+    },
+    model_of_itself: {
+      meaning: '`model` is `openclaw`, which stands for the model that this field sets.',
+      remedy: 'Name a model of the provider, or send null for its default.',
+    },
     if_exists_without_external_id: {
       meaning: '`if_exists` says what to do when an instance has the `external_id` already, and there is none.',
       remedy: 'Send an `external_id`, or leave `if_exists` out.',
@@ -53,6 +61,10 @@ export const instanceCodes = {
       meaning: 'The status of the instance does not allow a stop.',
       remedy: '`detail` has the status, and what to do.',
     },
+    instance_not_restartable: {
+      meaning: 'The status of the instance does not allow a restart.',
+      remedy: '`detail` has the status, and what to do.',
+    },
     instance_terminated: {
       meaning: 'The instance was deleted. That is for good.',
       remedy: 'Create another: `POST /v1/instances`.',
@@ -74,7 +86,7 @@ export const instanceCodes = {
   ...codesOf('gateway_unreachable', {
     gateway_unreachable: {
       meaning: 'The gateway of the instance cannot be reached, or failed.',
-      remedy: 'Read `GET …/status`. If the status stays `running` and the failure too, stop and start the instance.',
+      remedy: 'Read `GET …/status`. If the status stays `running` and the failure too, restart it: `POST …/restart`.',
     },
   }),
   ...codesOf('gateway_timeout', {

@@ -99,7 +99,8 @@ export const turnCodes = {
   ...codesOf('gateway_unreachable', {
     broken_answer: {
       meaning: 'The gateway of the instance sent an answer that cannot be read, is too large, or ends too early.',
-      remedy: 'Read the session to see how far the agent came. If it happens again, stop and start the instance.',
+      remedy:
+        'Read the session to see how far the agent came. If it happens again, restart the instance: `POST …/restart`.',
       repeat: 'Only if the agent has not done what you asked for.',
     },
   }),

@@ -1,0 +1,51 @@
+import type { FastifyInstance, onSendAsyncHookHandler, preHandlerAsyncHookHandler } from 'fastify'
+import type { Db } from '#database/client.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { type Claim, claimKey, IdempotencyHeaders } from './idempotency.ts'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /**
+     * What a POST does with an `Idempotency-Key`. `transaction`: it answers through `idempotent`. `none`: it takes no
+     * key. By default its answer is stored after its work is done.
+     */
+    idempotency?: 'transaction' | 'none'
+  }
+  interface FastifyRequest {
+    /** The claim of a request that is to be carried out for its key. */
+    idempotencyClaim: Claim | null
+  }
+}
+
+/**
+ * Makes every POST with a caller take an `Idempotency-Key`, unless its route says otherwise. The key is claimed before
+ * the handler runs, and the answer is stored before it is sent; a failure frees the key. When the process dies between
+ * the work and the answer, the claim ends within a minute, and a repetition does the work again.
+ */
+export function useIdempotency(app: FastifyInstance, deps: { db: Db; vault: Vault }): void {
+  app.decorateRequest('idempotencyClaim', null)
+  const claim: preHandlerAsyncHookHandler = async (request, reply) => {
+    const claimed = await claimKey(deps, request)
+    if (claimed === null) return
+    if ('store' in claimed) request.idempotencyClaim = claimed
+    else return reply.code(claimed.status).header('idempotent-replayed', 'true').send(claimed.body)
+  }
+  const settle: onSendAsyncHookHandler = async (request, reply, payload) => {
+    const { idempotencyClaim, log } = request
+    if (!idempotencyClaim) return
+    request.idempotencyClaim = null
+    const answer = typeof payload === 'string' && payload !== '' ? payload : 'null'
+    const settled =
+      reply.statusCode < 300 ? idempotencyClaim.store(reply.statusCode, answer) : idempotencyClaim.release()
+    // The work is done: the caller gets the answer, and a repetition of the request within a minute a 409.
+    await settled.catch((err: unknown) => log.error({ err }, 'an answer could not be stored for its Idempotency-Key'))
+  }
+  app.addHook('onRoute', (route) => {
+    const { access, idempotency } = route.config ?? {}
+    if (![route.method].flat().includes('POST') || access === 'public' || idempotency === 'none') return
+    route.schema = { ...route.schema, headers: IdempotencyHeaders }
+    if (idempotency === 'transaction') return
+    route.preHandler = [...[route.preHandler ?? []].flat(), claim]
+    route.onSend = [...[route.onSend ?? []].flat(), settle]
+  })
+}
