@@ -132,7 +132,7 @@ async function call(operation: DocumentedOperation, values: Record<string, strin
   )
   expect(answer.headers['x-request-id']).toBe('same')
   if (answer.statusCode >= 400) {
-    expect(check(resolve(document, { $ref: '#/Error' }), answer.json())).toEqual([])
+    expect(check(resolve(document, { $ref: '#/ApiError' }), answer.json())).toEqual([])
     requireErrorBody(answer.statusCode, answer.json(), answer.headers['x-request-id'])
   }
   return answer
