@@ -229,6 +229,12 @@ describe('talking to a real agent', () => {
     for (const { headers } of others) expect(headers.get('x-should-retry')).toBe('false')
   })
 
+  it('a rate limit of the provider is not to be repeated once the agent has acted', async () => {
+    const input = '[[fake:tool=exec {"command":"true"}]] [[fake:then-status=429]]'
+    const { body, headers } = await client.post(sessionPath(id, 'acted'), { model, input })
+    expect([body.error.code, headers.get('x-should-retry')]).toEqual(['provider_rate_limited', 'false'])
+  })
+
   it('a refused provider key is told from others, and a corrected one works at the next turn', async () => {
     const say = () => client.post(sessionPath(id, 'refused'), { model, input: 'hello' })
     const setKey = (anthropic: string) => client.patch('/v1/organization', { model_api_keys: { anthropic } })
