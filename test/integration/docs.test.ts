@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import { brotliDecompressSync } from 'node:zlib'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { ApiDocument } from '#http/openapi.ts'
 import { errorCodes } from '#platform/error-codes.ts'
@@ -44,6 +45,22 @@ test('the page loads nothing from another host, and its policy forbids it', asyn
     'font-src': ["'self'", 'data:'],
   })
   expect(Object.values(policy).flat().join(' ')).not.toMatch(/https?:|\*|unsafe-eval/)
+})
+
+test('the script of the page is compressed, and is not sent again to a browser that has it', async () => {
+  const ask = (headers: Record<string, string>) =>
+    chowder.app.inject({ method: 'GET', url: '/docs/js/scalar.js', headers })
+  const plain = await ask({})
+  const compressed = await ask({ 'accept-encoding': 'gzip, br' })
+  expect(compressed.headers).toMatchObject({
+    'content-encoding': 'br',
+    vary: 'accept-encoding',
+    etag: plain.headers.etag,
+  })
+  expect(compressed.rawPayload.length).toBeLessThan(plain.rawPayload.length / 3)
+  expect(brotliDecompressSync(compressed.rawPayload).equals(plain.rawPayload)).toBe(true)
+  const again = await ask({ 'accept-encoding': 'br', 'if-none-match': String(plain.headers.etag) })
+  expect([again.statusCode, again.rawPayload.length]).toEqual([304, 0])
 })
 
 test('/docs/errors has an anchor for each error code, and loads nothing', async () => {

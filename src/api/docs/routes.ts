@@ -5,6 +5,7 @@ import type { ApiDocument } from '#http/openapi.ts'
 import { errorsPage } from './error-pages.ts'
 import { about } from './introduction.ts'
 import { llmsText } from './llms-text.ts'
+import { createScriptSender } from './page-script.ts'
 
 export interface DocsDeps {
   /** The address that clients reach the API at. */
@@ -47,11 +48,13 @@ export const docsRoutes: FastifyPluginAsync<DocsDeps> = async (app, { publicUrl 
   )
 
   await app.register(async (docs) => {
-    docs.addHook('onSend', async (_request, reply, payload) => {
+    const sendScript = createScriptSender()
+    docs.addHook('onSend', async (request, reply, payload) => {
       cached(reply).header('x-content-type-options', 'nosniff')
-      const isPage = String(reply.getHeader('content-type')).startsWith('text/html')
-      if (isPage) reply.header('content-security-policy', contentSecurityPolicy(String(payload)))
-      return payload
+      const type = String(reply.getHeader('content-type'))
+      if (type.startsWith('text/html')) reply.header('content-security-policy', contentSecurityPolicy(String(payload)))
+      const isScript = type.includes('javascript') && typeof payload === 'string'
+      return isScript ? sendScript(payload, request, reply) : payload
     })
     docs.get('/docs/errors', { schema: hidden }, async (_request, reply) =>
       reply.type('text/html; charset=utf-8').send(errorsPage()),
