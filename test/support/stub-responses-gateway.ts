@@ -1,5 +1,6 @@
 import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { WebSocketServer } from 'ws'
 
 /** A request that the stub got. */
 interface Received {
@@ -25,7 +26,22 @@ export interface StubGateway {
   /** The behaviour of `/healthz`. */
   health: 'ok' | 'failing' | 'hung'
   healthProbes: number
+  /** Whether `agent.wait` tells of a run that it has begun; `refused` when the call fails. */
+  hasBegun: boolean | 'refused'
   close(): Promise<void>
+}
+
+/** Speaks as much of the gateway's WebSocket as `agent.wait` needs, and refuses all other calls. */
+function serveRuns(server: Server, stub: StubGateway): void {
+  new WebSocketServer({ server }).on('connection', (socket) => {
+    socket.send(JSON.stringify({ type: 'event', event: 'connect.challenge', payload: {} }))
+    socket.on('message', (data) => {
+      const { id, method, params } = JSON.parse(String(data))
+      const ok = method === 'connect' || (method === 'agent.wait' && stub.hasBegun !== 'refused')
+      const payload = { runId: params.runId, status: 'timeout', ...(stub.hasBegun === true && { startedAt: 1 }) }
+      socket.send(JSON.stringify({ type: 'res', id, ok, payload, error: { code: 'UNAVAILABLE', message: 'no' } }))
+    })
+  })
 }
 
 export async function startStubGateway(answer: Answer, socketPath?: string): Promise<StubGateway> {
@@ -54,7 +70,6 @@ export async function startStubGateway(answer: Answer, socketPath?: string): Pro
       stub.answer(response, received)
     })
   })
-  server.on('upgrade', (_request, socket) => socket.destroy()) // it has no WebSocket
   await new Promise<void>((resolve) =>
     socketPath ? server.listen(socketPath, resolve) : server.listen(0, '127.0.0.1', resolve),
   )
@@ -67,11 +82,13 @@ export async function startStubGateway(answer: Answer, socketPath?: string): Pro
     answer,
     health: 'ok',
     healthProbes: 0,
+    hasBegun: true,
     close: async () => {
       server.closeAllConnections()
       await new Promise((resolve) => server.close(resolve))
     },
   }
+  serveRuns(server, stub)
   return stub
 }
 

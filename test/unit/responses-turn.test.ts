@@ -12,8 +12,9 @@ afterEach(() => {
 
 const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)
 
-function begin(probe: () => Promise<boolean>) {
+function begin(probe: () => Promise<boolean>, isAsked = true) {
   const turn = new Turn(defaultTurnTimeouts)
+  if (isAsked) turn.ask()
   const probes = vi.fn(probe)
   turn.watch(probes)
   return { turn, probes }
@@ -116,4 +117,23 @@ test('a turn that has ended keeps its first reason, has no timers and makes no c
   expect(vi.getTimerCount()).toBe(0)
   await seconds(60)
   expect(probes).toHaveBeenCalledTimes(1)
+})
+
+test('a turn that waits is ended like one that runs, and may be repeated', async () => {
+  const waiting = begin(async () => true, false).turn
+  await seconds(15 * 60)
+  expect(waiting.signal.reason).toMatchObject({ code: 'turn_waited_too_long', doNotRetry: false })
+  const hung = begin(async () => false, false).turn
+  await seconds(15 + 3 * 5)
+  expect(hung.signal.reason).toMatchObject({ code: 'gateway_hung', doNotRetry: false })
+})
+
+test('a turn that is asked after it has waited goes on with its checks', async () => {
+  const { turn, probes } = begin(async () => false, false)
+  await seconds(21)
+  expect(probes).toHaveBeenCalledTimes(2)
+  turn.ask()
+  turn.watch(probes)
+  await seconds(5)
+  expect(turn.signal.reason).toMatchObject({ code: 'gateway_hung', doNotRetry: true })
 })

@@ -95,6 +95,20 @@ export const turnCodes = {
       remedy: 'Send the next turn after the running one has ended, or open another connection.',
       repeat: 'After the running turn has ended.',
     },
+    session_busy: {
+      meaning: 'As many turns of the session as may do so run or wait already.',
+      remedy: 'Send the turn after some of them have ended, or in another session.',
+      repeat: 'Yes, after `Retry-After` seconds.',
+    },
+  }),
+  ...codesOf('unavailable', {
+    turn_not_begun: {
+      meaning:
+        'OpenClaw did not begin the turn, because something else changed its session at the same moment. The model was ' +
+        'not asked.',
+      remedy: 'Send it again.',
+      repeat: 'Yes, after `Retry-After` seconds.',
+    },
   }),
   ...codesOf('gateway_unreachable', {
     broken_answer: {
@@ -114,6 +128,11 @@ export const turnCodes = {
       meaning: 'The turn took longer than a turn may take.',
       remedy: 'Ask for less in one turn.',
       repeat: 'Only if the agent has not done what you asked for.',
+    },
+    turn_waited_too_long: {
+      meaning: 'The turn waited for the earlier turns of its session for as long as a turn may take. It did not begin.',
+      remedy: 'Send it again, or in another session.',
+      repeat: 'Yes. The agent was not asked.',
     },
   }),
   // Only stored responses have these two.

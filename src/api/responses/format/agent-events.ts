@@ -10,8 +10,8 @@ export type AgentOutput =
 /** The end of a turn as the agent reports it. */
 export type AgentEnd =
   | { kind: 'end'; status: 'completed' | 'incomplete'; usage: Usage | null }
-  /** `note` is what OpenClaw noted in the session, where the error says nothing. */
-  | { kind: 'failed'; error: unknown; usage: Usage | null; note?: string | null }
+  /** `runId` is OpenClaw's id of the turn. `note` is what it noted in the session, where the error says nothing. */
+  | { kind: 'failed'; runId: unknown; error: unknown; usage: Usage | null; note?: string | null }
 
 /** An event of a turn. A turn has any number of outputs, then exactly one end. */
 export type AgentEvent = AgentOutput | AgentEnd

@@ -32,11 +32,19 @@ export const errorTexts = {
   chowderRefused: 'The gateway of this instance did not accept Chowder. Stop and start the instance.',
   gatewayFailed: (status: number, message: string | null) =>
     `The gateway of this instance failed with ${status}${message ? `: ${message}` : '.'}`,
+  notBegun:
+    'OpenClaw did not begin the turn: something else changed its session at the same moment, such as a message from a ' +
+    'chat channel. The model was not asked. Send it again.',
   unreadable: 'The gateway of this instance sent an answer that cannot be read.',
   tooLarge: 'The gateway of this instance sent an answer that is too large.',
   cut: 'The gateway of this instance ended its answer before it was complete.',
   hung: 'The gateway of this instance does not respond any more. Try restarting the instance.',
   tooLong: (minutes: number) => `The turn was ended: it took longer than ${minutes} minutes.`,
+  waitedTooLong: (minutes: number) =>
+    `The turn was ended before it began: it waited ${minutes} minutes for the earlier turns of its session. ` +
+    'Send it again, or use another session.',
+  lineFull: (turns: number) =>
+    `${turns} turns of this session run or wait already. Wait until some of them have ended, or use another session.`,
   shuttingDown: 'The turn was ended because Chowder is shutting down. Try again.',
   clientLeft: 'The client left before the turn had ended.',
   responseNotFound: 'Response not found.',

@@ -48,7 +48,7 @@ function readEnd(response: unknown): AgentEvent {
   const { status, error } = response
   const usage = readUsage(response.usage)
   if (status === 'completed' || status === 'incomplete') return { kind: 'end', status, usage }
-  return { kind: 'failed', error, usage }
+  return { kind: 'failed', runId: response.id, error, usage }
 }
 
 const textIn = ({ content }: Record<string, unknown>): string =>

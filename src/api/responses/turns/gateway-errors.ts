@@ -46,6 +46,9 @@ const secondsIn = (retryAfter: string | undefined) =>
 const codeIn = (body: unknown): string => String(property(property(body, 'error'), 'code') ?? '')
 const messageIn = (body: unknown): string | null => textOf(property(property(body, 'error'), 'message'))
 
+/** OpenClaw's id of a turn that it answers. */
+export const idIn = (body: unknown): unknown => property(body, 'id')
+
 /** Whether the gateway answers only that a turn has failed. It notes the reason in the session. */
 export const isUnexplained = (body: unknown): boolean =>
   property(body, 'object') === 'response' && messageIn(body) === 'internal error'

@@ -11,9 +11,10 @@ import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import { type GatewayFailure, gatewayError, isUnexplained } from './gateway-errors.ts'
+import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { readBody } from './read-body.ts'
+import { hasBegun } from './run-begun.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
@@ -46,9 +47,12 @@ export interface TurnRunner {
   /** Begins a turn, which ends when the server closes. Call `finish` when nobody waits for it any more. */
   begin(): Turn
   finish(turn: Turn): void
+  /** Ends a turn that waits to be asked when the gateway does not respond any more, or at the limit of turns. */
+  watch(turn: Turn, request: AgentRequest): void
   /**
-   * Sends the request, and resolves once the gateway begins to answer. Throws AppError when the gateway refuses or
-   * cannot be reached, and the turn's reason when the turn was ended.
+   * Sends the request, and resolves once the gateway begins to answer. Sends it once more when OpenClaw fails before it
+   * begins the turn. Throws AppError when the gateway refuses or cannot be reached, and the turn's reason when the turn
+   * was ended.
    */
   ask(turn: Turn, request: AgentRequest): Promise<AgentAnswer>
   /** The outcome for a response whose turn ended like this, with the failure if it is one. */
@@ -96,14 +100,51 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
     return error
   }
 
-  async function refusal(turn: Turn, request: AgentRequest, answer: Dispatcher.ResponseData): Promise<AppError> {
-    const { statusCode: status } = answer
-    const { bytes } = await readBody(answer.body, maxErrorBytes)
-    const body = parseJson(bytes)
-    const mustAsk = status === 429 || isUnexplained(body)
+  async function refusal(turn: Turn, request: AgentRequest, failure: GatewayFailure): Promise<AppError> {
+    const mustAsk = failure.status === 429 || isUnexplained(failure.body)
     const turnLeft = mustAsk && (await readFailedTurn(request.gateway, request.sessionKey, turn.signal))
-    return judge(request, { status, body, retryAfter: answer.headers['retry-after']?.toString(), ...turnLeft })
+    return judge(request, { ...failure, ...turnLeft })
   }
+
+  /**
+   * Sends a request again whose run OpenClaw did not begin, so that the model was not asked. Returns null for any other
+   * failure. Throws AppError turn_not_begun when the repetition fails in the same way.
+   */
+  async function repeat(turn: Turn, request: AgentRequest, runId: unknown, isRepetition: boolean) {
+    const { gateway, instanceId, log } = request
+    if (typeof runId !== 'string' || (await hasBegun(gateway, runId, turn.signal))) return null
+    if (isRepetition) throw new AppError('turn_not_begun', errorTexts.notBegun, { retryAfterSeconds: 1 })
+    log.info({ instanceId }, 'OpenClaw did not begin a turn, which is sent again')
+    return send(turn, request, true)
+  }
+
+  async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AgentAnswer> {
+    const { gateway, body } = request
+    const askedAt = performance.now()
+    const answer = await gateways.post(gateway.endpoint, headersOf(request), JSON.stringify(body), turn.signal)
+    turn.received()
+    if (answer.statusCode !== 200) {
+      const failure = await readFailure(answer)
+      const again = isUnexplained(failure.body) && (await repeat(turn, request, idIn(failure.body), isRepetition))
+      if (again) return { ...again, askedAt }
+      throw await refusal(turn, request, failure)
+    }
+    if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
+      const unexplained = async (runId: unknown, mayRepeat: boolean) => {
+        const again = mayRepeat && (await repeat(turn, request, runId, isRepetition))
+        return again || readFailedTurn(gateway, request.sessionKey, turn.signal)
+      }
+      return { events: streamedEvents(turn, answer.body, unexplained), askedAt, answeredAt: performance.now() }
+    }
+    const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
+    turn.answered()
+    const answeredAt = performance.now()
+    if (!isWhole) throw brokenAnswer(errorTexts.tooLarge)
+    return { events: oneBatch(readAnswer(bytes)), askedAt, answeredAt }
+  }
+
+  const watch = (turn: Turn, { gateway }: AgentRequest) =>
+    turn.watch((options) => probeHealth(gateway.endpoint, '/healthz', options))
 
   return {
     begin() {
@@ -116,25 +157,13 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
       turns.delete(turn)
       turn.finish()
     },
+    watch,
     async ask(turn, request) {
-      const { gateway, body } = request
-      const headers = headersOf(request)
       turn.signal.throwIfAborted()
-      const askedAt = performance.now()
-      turn.watch((options) => probeHealth(gateway.endpoint, '/healthz', options))
+      turn.ask()
+      watch(turn, request)
       try {
-        const answer = await gateways.post(gateway.endpoint, headers, JSON.stringify(body), turn.signal)
-        turn.received()
-        if (answer.statusCode !== 200) throw await refusal(turn, request, answer)
-        if (String(answer.headers['content-type']).startsWith('text/event-stream')) {
-          const note = async () => (await readFailedTurn(gateway, request.sessionKey, turn.signal)).note
-          return { events: streamedEvents(turn, answer.body, note), askedAt, answeredAt: performance.now() }
-        }
-        const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
-        turn.answered()
-        const answeredAt = performance.now()
-        if (!isWhole) throw brokenAnswer(errorTexts.tooLarge)
-        return { events: oneBatch(readAnswer(bytes)), askedAt, answeredAt }
+        return await send(turn, request)
       } catch (cause) {
         throw explain(turn, cause)
       }
@@ -157,21 +186,27 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
   }
 }
 
+async function readFailure({ statusCode: status, headers, body }: Dispatcher.ResponseData): Promise<GatewayFailure> {
+  const { bytes } = await readBody(body, maxErrorBytes)
+  return { status, body: parseJson(bytes), retryAfter: headers['retry-after']?.toString() }
+}
+
 /** A failed response, as the answer to a turn that is not streamed has it. */
 const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
- * Reads the events of a stream. The end of a turn that failed without a reason gets OpenClaw's note. After the agent's
- * end it discards the few bytes that follow in the background, so that the connection can be used again. It destroys
- * the body when the reader leaves earlier.
+ * Reads the events of a stream. A failure without a reason is `unexplained`: when it is the whole stream, another answer
+ * may take its place, else it gets OpenClaw's note. After the agent's end it discards the few bytes that follow in the
+ * background, so that the connection can be used again. It destroys the body when the reader leaves earlier.
  */
 async function* streamedEvents(
   turn: Turn,
   body: Dispatcher.ResponseData['body'],
-  note: () => Promise<string | null>,
+  unexplained: (runId: unknown, mayRepeat: boolean) => Promise<AgentAnswer | { note: string | null }>,
 ): AsyncGenerator<AgentEvent[]> {
   const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
   let readBytes = 0
+  let hasOutput = false
   let hasEnded = false
   const watched: AsyncIterable<Buffer> = {
     [Symbol.asyncIterator]: () => ({
@@ -188,7 +223,12 @@ async function* streamedEvents(
       const last = batch.at(-1)
       // Set before the yield: readers leave at the end.
       hasEnded = last?.kind === 'end' || last?.kind === 'failed'
-      if (last?.kind === 'failed' && isUnexplained(failedResponse(last.error))) last.note = await note()
+      if (last?.kind === 'failed' && isUnexplained(failedResponse(last.error))) {
+        const found = await unexplained(last.runId, batch.length === 1 && !hasOutput)
+        if ('events' in found) return yield* found.events
+        last.note = found.note
+      }
+      hasOutput = true
       yield batch
     }
   } finally {

@@ -35,13 +35,15 @@ type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<bo
 /**
  * One turn of an agent, from the request to the last byte of its answer. `signal` fires when the turn must end, with
  * `turnAbandoned`, `turnCancelled`, or an AppError that says why. An agent may think for minutes without a byte. A
- * silent gateway hangs only when it fails its health checks too. A turn holds a timer until `end` or `finish`.
+ * silent gateway hangs only when it fails its health checks too. A turn holds a timer until `end` or `finish`. The time
+ * that it waits for the earlier turns of its session counts.
  */
 export class Turn {
   readonly #timeouts: TurnTimeouts
   readonly #ended = new AbortController()
   readonly #endsAt: number
   #check: NodeJS.Timeout | undefined
+  #isAsked = false
   #isStopped = false
   #lastByteAt: number
   #failedProbes = 0
@@ -59,8 +61,17 @@ export class Turn {
     return this.#ended.signal
   }
 
-  /** Starts to check the gateway's health with `probe` while it is silent. Three failures in a row end the turn. */
+  /** Notes that the agent is asked. Before, a turn that is ended may be repeated. */
+  ask(): void {
+    this.#isAsked = true
+  }
+
+  /**
+   * Starts to check the gateway's health with `probe` while it is silent, unless it does so already. Three failures in a
+   * row end the turn.
+   */
   watch(probe: Probe): void {
+    if (this.#check) return
     this.received()
     this.#checkIn(this.#timeouts.silenceMs, probe)
   }
@@ -102,7 +113,12 @@ export class Turn {
     const { silenceMs, probeEveryMs, limitMs } = this.#timeouts
     const checkedAt = performance.now()
     if (checkedAt >= this.#endsAt) {
-      return this.end(new AppError('turn_too_long', errorTexts.tooLong(limitMs / 60_000), { doNotRetry: true }))
+      const minutes = limitMs / 60_000
+      return this.end(
+        this.#isAsked
+          ? new AppError('turn_too_long', errorTexts.tooLong(minutes), { doNotRetry: true })
+          : new AppError('turn_waited_too_long', errorTexts.waitedTooLong(minutes)),
+      )
     }
     const silentForMs = checkedAt - this.#lastByteAt
     if (silentForMs < silenceMs) {
@@ -113,7 +129,7 @@ export class Turn {
     if (this.#isStopped) return
     this.#failedProbes = isHealthy || this.#lastByteAt > checkedAt ? 0 : this.#failedProbes + 1
     if (this.#failedProbes === maxFailedProbes) {
-      return this.end(new AppError('gateway_hung', errorTexts.hung, { doNotRetry: true }))
+      return this.end(new AppError('gateway_hung', errorTexts.hung, { doNotRetry: this.#isAsked }))
     }
     this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - checkedAt)), probe)
   }
