@@ -132,7 +132,10 @@ export async function measureApi(
     const direct = await load([gatewayPort], passed, 200, roundMs)
     // One at a time: what a single caller waits for.
     const unadapted = (one: typeof turn) =>
-      turnsOf(owners, one).map((asked, at) => ({ ...asked, path: `/passed/${present(owners[at]).instanceId}` }))
+      turnsOf(owners, one).map((asked, at) => ({
+        ...asked,
+        path: `/passed/${present(owners[at % owners.length]).instanceId}`,
+      }))
     const besideAdapter = (what: string, one: typeof turn, atOnce?: number) =>
       compare(what, 200, [apiPort, turnsOf(owners, one)], [withoutPort, unadapted(one)], atOnce)
     const turnsAlone = await besideAdapter('single turns', turn, 1)

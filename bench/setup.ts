@@ -132,9 +132,15 @@ export const pollsOf = (owners: Owner[]): Request[] =>
     headers: auth,
   }))
 
+/** Turns of a session run one after the other: with this many of each owner, none of those at once waits. */
+const sessions = Array.from({ length: 8 }, (_, number) => `s${number}`)
+
+/** A turn in each session of each owner. */
 export const turnsOf = (owners: Owner[], one = turn): Request[] =>
-  owners.map(({ auth, instanceId }) => ({
-    ...one,
-    path: `/v1/instances/${instanceId}/responses`,
-    headers: { ...json, ...auth },
-  }))
+  sessions.flatMap((session) =>
+    owners.map(({ auth, instanceId }) => ({
+      ...one,
+      path: `/v1/instances/${instanceId}/session/${session}/responses`,
+      headers: { ...json, ...auth },
+    })),
+  )

@@ -44,7 +44,8 @@ export async function openStreamKib(pid: number, port: number, owners: Owner[]):
     await Promise.all(
       Array.from({ length: openedAtOnce }, async (_, at) => {
         const { auth, instanceId } = present(owners[(opened + at) % owners.length])
-        const { body } = await request(`http://127.0.0.1:${port}/v1/instances/${instanceId}/responses`, {
+        const path = `/v1/instances/${instanceId}/session/s${opened + at}/responses`
+        const { body } = await request(`http://127.0.0.1:${port}${path}`, {
           method: 'POST',
           dispatcher,
           headers: { ...json, ...auth },

@@ -1,5 +1,6 @@
 import { eraseDeleted } from '#api/organization/delete.ts'
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
+import { deleteStaleLines } from '#api/responses/lines/line-rows.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
@@ -71,6 +72,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteExpiredResponses(db, signal),
+    },
+    {
+      name: 'the deletion of stale lines of turns',
+      everyMs: expireMs,
+      timeoutMs: shortMs,
+      run: () => deleteStaleLines(db),
     },
   ]
   if (!billing) return tasks

@@ -1,4 +1,4 @@
-import { index, pgTable, text, uuid } from 'drizzle-orm/pg-core'
+import { boolean, index, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 import { instant } from './schema.ts'
 
 export const responseStatuses = ['in_progress', 'completed', 'incomplete', 'failed', 'cancelled'] as const
@@ -51,3 +51,28 @@ export const ephemeralSessions = pgTable(
   },
   (table) => [index('passing_sessions_due').on(table.dueAt)],
 )
+
+/**
+ * The turns of a session, those that wait included, in the order in which they came. Each turn is the id of its process
+ * and a number. A turn counts only while its process reports itself in `turnProcesses`. The migration makes both tables
+ * UNLOGGED: a write of every turn must not wait for the disk, and after a crash of PostgreSQL nothing in them holds.
+ */
+export const turnLines = pgTable(
+  'turn_lines',
+  {
+    instanceId: uuid().notNull(),
+    sessionKey: text().notNull(),
+    turns: text().array().notNull(),
+    /** When a turn last entered the line. A turn takes at most 15 minutes. */
+    enteredAt: instant().notNull().defaultNow(),
+  },
+  (table) => [primaryKey({ columns: [table.instanceId, table.sessionKey] })],
+)
+
+/** The processes that run turns, and when each last reported itself. */
+export const turnProcesses = pgTable('turn_processes', {
+  id: uuid().primaryKey(),
+  /** Whether it may have turns that are not in `turnLines`, because it knows of no other process. */
+  isAlone: boolean().notNull(),
+  seenAt: instant().notNull().defaultNow(),
+})

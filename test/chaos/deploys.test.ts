@@ -235,7 +235,7 @@ test('F3: an API that is asked to stop accepts no more requests, ends the open o
   const turn = (stream: boolean) => JSON.stringify({ model: 'openclaw', input: 'hello', stream })
 
   const streamed = await fetch(`${replica.url}${base}/responses`, { method: 'POST', headers, body: turn(true) })
-  const plain = replica.call('POST', `${base}/responses`, { key: organization.key, body: turn(false) })
+  const plain = replica.call('POST', `${base}/session/other/responses`, { key: organization.key, body: turn(false) })
   const polled = replica.call('GET', `${base}/status?wait=stopped`, { key: organization.key })
   // One who has more to send, and one who never will.
   const bodies = ['{"name":"renamed"', '{'].map((begin) => {

@@ -52,7 +52,7 @@ describe('streams through an API process', () => {
     const { key } = await signUp(api)
     headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
     const { body } = await api.call('POST', '/v1/instances', { key, body: { name: 'agent' } })
-    path = `/v1/instances/${body.id}/responses`
+    path = `/v1/instances/${body.id}/session`
     // As a worker writes it once the gateway is ready.
     await database.pool.query(
       'UPDATE instances SET observed_generation = generation, ready_at = now(), endpoint = $2 WHERE id = $1',
@@ -71,9 +71,10 @@ describe('streams through an API process', () => {
     gateway.received.length = 0
   })
 
-  /** Begins a streamed turn on a connection of its own; resolves with the head of its answer. */
+  /** Begins a streamed turn on a connection and in a session of its own; resolves with the head of its answer. */
   async function begin(input: string) {
-    const request = httpRequest(api.url + path, { method: 'POST', headers, agent: false })
+    const url = `${api.url}${path}/${encodeURIComponent(input)}/responses`
+    const request = httpRequest(url, { method: 'POST', headers, agent: false })
     request.on('error', () => {})
     request.end(JSON.stringify({ model: 'openclaw', input, stream: true }))
     const [response] = (await once(request, 'response')) as [IncomingMessage]

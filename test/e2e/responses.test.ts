@@ -91,6 +91,70 @@ describe('clients of the Responses format and a real agent', () => {
     provider.requests.length = 0
   })
 
+  // First in the file: the agent has just begun to run, and its default session has had no turn.
+  describe('turns that begin together in a session that does not exist', () => {
+    const say = async (session: string | undefined, input: string, stream: boolean) => {
+      const answer = await judge(`${baseURL(session)}/responses`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ model: 'openclaw', input, stream }),
+      })
+      const text = await answer.text()
+      return {
+        status: answer.status,
+        text,
+        isCompleted: text.includes('"status":"completed"') && text.includes('fake-reply'),
+      }
+    }
+    /** Expects that all are answered, and that the model was asked each once, with all that came before it. */
+    async function together(count: number, session?: string) {
+      provider.requests.length = 0
+      const inputs = Array.from({ length: count }, (_, at) => `number ${at} of ${session}`)
+      const answers = await Promise.all(inputs.map((input, at) => say(session, input, at % 2 === 1)))
+      for (const { status, text, isCompleted } of answers) {
+        expect(status, text).toBe(200)
+        expect(isCompleted, text).toBe(true)
+      }
+      expect(provider.requests.map(({ last }) => last).toSorted()).toEqual(inputs.toSorted())
+      expect(provider.requests.map(({ turns }) => turns)).toEqual(inputs.map((_, at) => at + 1))
+    }
+
+    it('are all answered in the default session of a new agent', async () => {
+      await together(2)
+      expect((await client.post(`/v1/instances/${id}/sessions/main/reset`)).status).toBe(204)
+    })
+
+    it('are all answered, ten at once', () => together(10, 'ten'))
+
+    it('are all answered, two at once, and in a session that was just deleted', async () => {
+      for (const session of ['a', 'b', 'c', 'd']) await together(2, session)
+      expect((await client.delete(`/v1/instances/${id}/sessions/a`)).status).toBe(204)
+      await together(2, 'a')
+    })
+
+    it('are answered too when OpenClaw begins one of them, and the model is asked once', async () => {
+      const gateway = present(await findGateway(id))
+      const direct = (session: string) =>
+        fetch(`http://127.0.0.1:${gateway.port}/v1/responses`, {
+          method: 'POST',
+          headers: {
+            authorization: `Bearer ${gateway.token}`,
+            'content-type': 'application/json',
+            'x-openclaw-session-key': `s-${Buffer.from(session).toString('hex')}`,
+          },
+          body: JSON.stringify({ model: 'openclaw', input: 'from a channel' }),
+        })
+      for (const [at, session] of ['k', 'l', 'm', 'n', 'o', 'p'].entries()) {
+        const other = direct(session)
+        const { status, text, isCompleted } = await say(session, `mine ${session}`, at % 2 === 1)
+        expect(status, text).toBe(200)
+        expect(isCompleted, text).toBe(true)
+        await other
+        expect(provider.requests.filter(({ last }) => last === `mine ${session}`)).toHaveLength(1)
+      }
+    })
+  })
+
   describe('the official OpenAI client', () => {
     it('reads again what was answered, and goes on from it', async () => {
       const { responses } = openai()

@@ -904,7 +904,7 @@ describe('a server that closes', () => {
       if (body.stream) startStream(response).write(streamHead)
     }
     const streamed = await post({ ...hello, stream: true }, { url: other.url })
-    const plain = post(hello, { url: other.url })
+    const plain = post(hello, { url: other.url, path: pathOf('other') })
     await until(() => expect(gateway.received).toHaveLength(2))
     const startedAt = performance.now()
     const closed = other.app.close()
@@ -930,7 +930,7 @@ describe('A12: a running turn', () => {
     let isRefused = false
     const url = await open(async () => (isRefused ? null : caller))
     const waiting = post(hello, { url })
-    const streamed = await post({ ...hello, stream: true }, { url })
+    const streamed = await post({ ...hello, stream: true }, { url, path: pathOf('other') })
     await until(() => expect(gateway.received).toHaveLength(2))
     isRefused = true
     const startedAt = performance.now()

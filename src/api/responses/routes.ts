@@ -8,6 +8,7 @@ import { sessionKey } from '#openclaw/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { chatRoutes } from './chat-routes.ts'
 import { CreateResponse } from './format/request-schema.ts'
+import { createTurnLines } from './lines/turn-lines.ts'
 import { modelRoutes } from './model-routes.ts'
 import { runResponse } from './run-response.ts'
 import { BySession, maxRequestBytes, responseAnswers, turnBehaviour, turnFailures, turnRouteConfig } from './schemas.ts'
@@ -43,7 +44,9 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts)
   const store = createResponseStore(db, vault, app.log)
+  const lines = createTurnLines(db)
 
+  app.addHook('onReady', async () => lines.open())
   // A server waits for its open requests before it closes, and so for every agent that thinks.
   app.addHook('preClose', async () => turns.endAll())
 
@@ -52,7 +55,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const { organizationId } = request.caller
       const body = request.body as CreateResponse
       const isStreamed = body.stream === true
-      const { answer, events, json } = await runResponse(turns, store, turn, {
+      const { answer, events, json } = await runResponse({ turns, store, lines }, turn, {
         gateway: await findGateway(organizationId, instanceId),
         session: { organizationId, instanceId, sessionKey: sessionKey(sessionId) },
         body,
@@ -102,13 +105,13 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
 
   const turnDeps = { turns, findGateway, findCaller, publicUrl, graceMs }
-  await app.register(webSocketRoutes, { ...turnDeps, store, findSummary, countTurn })
+  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })
   await app.register(storedRoutes, { store, findSummary })
 
   app.addHook('onClose', async () => {
-    await turns.close()
+    await Promise.all([turns.close(), lines.close()])
     await store.close()
   })
 }

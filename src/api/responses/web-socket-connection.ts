@@ -8,11 +8,9 @@ import { AppError } from '#platform/errors.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { errorTexts } from './format/error-texts.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
-import { runResponse } from './run-response.ts'
+import { type ResponseParts, runResponse } from './run-response.ts'
 import { maxRequestBytes } from './schemas.ts'
-import type { ResponseStore } from './store/response-store.ts'
 import { type Turn, turnAbandoned } from './turns/turn.ts'
-import type { TurnRunner } from './turns/turn-runner.ts'
 import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
 
 /** Frames that may wait while a turn runs. All together may be as large as one request. */
@@ -26,9 +24,7 @@ const maxConnectionMs = 60 * 60_000
 
 export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as const
 
-export interface ConnectionDeps {
-  turns: TurnRunner
-  store: ResponseStore
+export interface ConnectionDeps extends ResponseParts {
   findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -149,7 +145,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, findGateway, readFrame, countTurn } = this.#deps
+    const { turns, store, lines, findGateway, readFrame, countTurn } = this.#deps
     const { organizationId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
@@ -159,7 +155,7 @@ export class WebSocketConnection {
       turn.signal.throwIfAborted()
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
       const body = readFrame(data.toString('utf8'))
-      const { events } = await runResponse(turns, store, turn, {
+      const { events } = await runResponse({ turns, store, lines }, turn, {
         gateway: await findGateway(organizationId, this.#instanceId),
         session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },
         body,

@@ -13,6 +13,7 @@ const response = ResponseObject
 /** The schema of every event of a stream, by its type. */
 export const eventSchemas = {
   'response.created': event('response.created', { response }),
+  'response.queued': event('response.queued', { response }),
   'response.in_progress': event('response.in_progress', { response }),
   'response.output_item.added': event('response.output_item.added', {
     output_index,

@@ -5,12 +5,14 @@ export const nowInSeconds = (): number => Math.floor(Date.now() / 1000)
 
 /** The state of a response that its turn decides. */
 export interface Outcome {
-  status: ResponseStatus
+  status: ResponseStatus | 'queued'
   usage: Usage | null
   error: ResponseError | null
 }
 
 export const inProgress: Outcome = { status: 'in_progress', usage: null, error: null }
+/** The turn waits for the earlier turns of its session. */
+export const queued: Outcome = { status: 'queued', usage: null, error: null }
 export const cancelled: Outcome = { status: 'cancelled', usage: null, error: null }
 export const failedWith = (error: ResponseError): Outcome => ({ status: 'failed', usage: null, error })
 

@@ -139,7 +139,10 @@ export const ResponseObject = Type.Object(
     object: Type.Literal('response'),
     created_at: Type.Integer({ description: 'Unix time in seconds.' }),
     completed_at: Nullable(Type.Integer({ description: 'Null unless `completed`.' })),
-    status: OneOf(responseStatuses),
+    status: OneOf(
+      [...responseStatuses, 'queued'],
+      '`queued` only in the first events of a stream: the turn waits for the earlier turns of its session.',
+    ),
     incomplete_details: NullOr(IncompleteDetails),
     error: NullOr(ResponseError),
     output: Type.Array(OutputItem, {

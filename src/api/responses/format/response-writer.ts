@@ -1,7 +1,7 @@
 import type { AgentOutput } from './agent-events.ts'
 import type { EventFields, EventType } from './event-schemas.ts'
 import { newItemId } from './ids.ts'
-import { inProgress, type Outcome, type ResponseDraft, responseObject } from './response-object.ts'
+import { inProgress, type Outcome, queued, type ResponseDraft, responseObject } from './response-object.ts'
 import type { OutputItem, ResponseObject } from './response-schema.ts'
 
 /** An event of a stream. `json` makes its JSON, so that a response without listeners pays for none. */
@@ -39,8 +39,17 @@ export class ResponseWriter {
   }
 
   start(): ResponseEvent[] {
-    const json = JSON.stringify(this.object(inProgress))
-    return [this.#lifecycleEvent('response.created', json), this.#lifecycleEvent('response.in_progress', json)]
+    return this.#states(inProgress, 'response.created', 'response.in_progress')
+  }
+
+  /** The first events of a response that waits. `begin` follows. */
+  queue(): ResponseEvent[] {
+    return this.#states(queued, 'response.created', 'response.queued')
+  }
+
+  /** The end of the wait. */
+  begin(): ResponseEvent[] {
+    return this.#states(inProgress, 'response.in_progress')
   }
 
   write(output: AgentOutput): ResponseEvent[] {
@@ -61,6 +70,11 @@ export class ResponseWriter {
     const json = JSON.stringify(response)
     const type = status === 'completed' || status === 'failed' ? status : 'incomplete'
     return { events: [...closing, this.#lifecycleEvent(`response.${type}`, json)], response, json }
+  }
+
+  #states(outcome: Outcome, ...types: EventType[]): ResponseEvent[] {
+    const json = JSON.stringify(this.object(outcome))
+    return types.map((type) => this.#lifecycleEvent(type, json))
   }
 
   #lifecycleEvent(type: EventType, response: string): ResponseEvent {

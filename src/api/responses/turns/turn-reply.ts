@@ -16,8 +16,11 @@ interface TurnReplyDeps {
   graceMs: number
 }
 
-/** The answer of a turn: a stream of server-sent events, or JSON. */
-export type TurnContent = { answer: AgentAnswer } & ({ stream: AsyncIterable<string> } | { json(): Promise<string> })
+/** The answer of a turn: a stream of server-sent events, or JSON. The answer of the agent is null while it waits. */
+export type TurnContent = { answer: AgentAnswer | null } & (
+  | { stream: AsyncIterable<string> }
+  | { json(): Promise<string> }
+)
 
 /** Begins a turn that ends when its client leaves or its key is refused. */
 function beginTurn(reply: FastifyReply, { turns, findCaller, graceMs }: TurnReplyDeps): Turn {
@@ -42,9 +45,12 @@ function beginTurn(reply: FastifyReply, { turns, findCaller, graceMs }: TurnRepl
   return turn
 }
 
-/** Observes the time that Chowder itself has added to a turn so far: all of it without the wait for the gateway. */
-function observeAddedDuration({ elapsedTime }: FastifyReply, { askedAt, answeredAt }: AgentAnswer): void {
-  turnAddedDuration.observe((elapsedTime - (answeredAt - askedAt)) / 1000)
+/**
+ * Observes the time that Chowder itself has added to a turn so far: all of it without the wait for the gateway, or for
+ * the earlier turns of the session.
+ */
+function observeAddedDuration({ elapsedTime }: FastifyReply, answer: AgentAnswer | null): void {
+  if (answer) turnAddedDuration.observe((elapsedTime - (answer.answeredAt - answer.askedAt)) / 1000)
 }
 
 /** A stream that counts as open until its last byte was read or its client left. */
@@ -77,12 +83,15 @@ export async function replyWithTurn(
   }
 }
 
-/** Formats batches of events as server-sent events. Events that arrive together are sent in one piece, then `last`. */
+/**
+ * Formats batches of events as server-sent events. Events that arrive together are sent in one piece, then `last`. A
+ * batch without events is a comment, so that no proxy takes the connection for idle.
+ */
 export async function* serverSentEvents<T>(
   batches: AsyncIterable<T[]>,
   format: (event: T) => string,
   last = '',
 ): AsyncGenerator<string> {
-  for await (const batch of batches) yield batch.map(format).join('')
+  for await (const batch of batches) yield batch.length === 0 ? ': waiting\n\n' : batch.map(format).join('')
   if (last !== '') yield last
 }
