@@ -14,7 +14,7 @@ import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
 import type { Caller } from '#http/auth.ts'
 import { useErrors } from '#http/errors.ts'
-import { strictBodies } from '#http/validation.ts'
+import { sharedSerializers, strictBodies } from '#http/validation.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
 import { createVault } from '#platform/secrets.ts'
@@ -61,6 +61,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
   const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
   const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
   app.setValidatorCompiler(strictBodies)
+  app.setSerializerCompiler(sharedSerializers())
   useErrors(app, () => publicUrl)
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
