@@ -41,7 +41,7 @@ async function follow(query = '', as = key) {
   const abort = new AbortController()
   onTestFinished(() => abort.abort())
   const answer = await fetch(`${url}/v1/instances/${id}/logs?follow=true${query}`, {
-    headers: { authorization: `Bearer ${as}` },
+    headers: { authorization: `Bearer ${as}`, connection: 'close' },
     signal: abort.signal,
   })
   const seen = { status: answer.status, type: answer.headers.get('content-type'), text: '', isOver: false, abort }
@@ -189,7 +189,7 @@ describe('the output of an agent, followed', () => {
   test('waits for a client that does not read, and holds nothing in memory meanwhile', async () => {
     const abort = new AbortController()
     const answer = await fetch(`${url}/v1/instances/${id}/logs?follow=true&tail=0`, {
-      headers: { authorization: `Bearer ${key}` },
+      headers: { authorization: `Bearer ${key}`, connection: 'close' },
       signal: abort.signal,
     })
     const reader = present(answer.body ?? undefined).getReader()
