@@ -21,16 +21,19 @@ export const Code = Type.Unsafe<ErrorCode>({
     'not know as its status.',
 })
 
-const ErrorObject = Type.Object({
-  type: Type.String({ description: 'The group of the error, as OpenAI clients know it: `invalid_request_error` …' }),
-  code: Code,
-  param: Nullable(Type.String({ description: 'The field that is at fault, if it is one field: `metadata.team`.' })),
-  message: Type.String({ description: '`detail` as one text, and what else helps.' }),
-  doc_url: Type.String({ description: 'The page that explains the code.' }),
-  request_id: Type.String({
-    description: 'The id of the request, as in `x-request-id`. Name it when you ask for help.',
-  }),
-})
+const ErrorObject = Type.Object(
+  {
+    type: Type.String({ description: 'The group of the error, as OpenAI clients know it: `invalid_request_error` …' }),
+    code: Code,
+    param: Nullable(Type.String({ description: 'The field that is at fault, if it is one field: `metadata.team`.' })),
+    message: Type.String({ description: '`detail` as one text, and what else helps.' }),
+    doc_url: Type.String({ description: 'The page that explains the code.' }),
+    request_id: Type.String({
+      description: 'The id of the request, as in `x-request-id`. Name it when you ask for help.',
+    }),
+  },
+  { description: 'The failure for programs.' },
+)
 type ErrorObject = Static<typeof ErrorObject>
 
 /** The body of every failure. */

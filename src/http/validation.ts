@@ -22,6 +22,15 @@ export const Name = Type.String({ minLength: 1, maxLength: 128, ...plainText })
 export const Nullable = <S extends TSchema>(schema: S) =>
   Type.Unsafe<Static<S> | null>({ ...schema, type: [schema.type, 'null'] })
 
+/** An id that Chowder makes, in an answer. */
+export const Uuid = (description: string) => Type.String({ format: 'uuid', description })
+
+/** A time in an answer: ISO 8601 with a zone. */
+export const DateTime = (description: string) => Type.String({ format: 'date-time', description })
+
+/** An address in an answer. */
+export const Uri = (description: string) => Type.String({ format: 'uri', description })
+
 /** An enum of texts. With a tuple, `Type.Enum` of TypeBox 0.34 silently makes a wrong schema. */
 export const OneOf = <const T extends readonly string[]>(values: T, description?: string) =>
   Type.Unsafe<T[number]>({ type: 'string', enum: [...values], ...(description && { description }) })

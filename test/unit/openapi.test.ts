@@ -90,6 +90,38 @@ describe('generators of clients understand the document', () => {
     expect([...nullOnly, ...all.filter(([, schema]) => 'patternProperties' in schema)]).toEqual([])
   })
 
+  /** Fields of OpenAI's formats have the meaning that they have there; docs/responses.md has the table. */
+  const openAiFormats = /^(CreateResponse|CreateChatCompletion|AgentResponse|ChatCompletion|ResponseStreamEvent|Input)/
+  test('every property of our own schemas says what it is', () => {
+    const mute = schemas
+      .filter(([name]) => !openAiFormats.test(name))
+      .flatMap(([name, { properties = {} }]) =>
+        Object.entries(properties as Record<string, Schema>)
+          .filter(([, property]) => !property.description && !property.$ref)
+          .map(([property]) => `${name}.${property}`),
+      )
+    expect(mute).toEqual([])
+  })
+
+  test('every parameter says what it is', () => {
+    const mute = operations.flatMap(({ name, operation }) =>
+      (operation.parameters ?? [])
+        .filter((parameter) => !('description' in parameter) && !parameter.schema.description)
+        .map((parameter) => `${name} ${parameter.name}`),
+    )
+    expect(mute).toEqual([])
+  })
+
+  test('times, ids and addresses of answers have their format', () => {
+    const formatOf = (name: string, property: string) =>
+      ((document.components.schemas[name]?.properties ?? {}) as Record<string, Schema>)[property]?.format
+    expect(['id', 'created_at', 'gateway_url'].map((property) => formatOf('Instance', property))).toEqual([
+      'uuid',
+      'date-time',
+      'uri',
+    ])
+  })
+
   test('no enum has only one value', () => {
     expect(all.filter(([, { enum: values }]) => Array.isArray(values) && values.length === 1)).toEqual([])
   })

@@ -1,11 +1,11 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { Nullable, OneOf, textRule } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf, textRule } from '#http/validation.ts'
 import type { Connection } from './connect.ts'
 import type { PairingRequest } from './pairing.ts'
 import type { ChannelStatus as Status } from './status.ts'
 
 const ChannelName = Type.String({ description: 'The channel, as in the path.' })
-const ConnectionType = OneOf(['token', 'interactive'])
+const ConnectionType = OneOf(['token', 'interactive'], 'How it connects: with credentials, or by a QR code.')
 
 export const Channel = Type.Object(
   {
@@ -90,10 +90,13 @@ export const ConnectChannel = Type.Object(
 export const ChannelConnection = Type.Object(
   {
     channel: ChannelName,
-    status: OneOf(['connected', 'awaiting_scan', 'preparing']),
+    status: OneOf(
+      ['connected', 'awaiting_scan', 'preparing'],
+      '`awaiting_scan`: show the QR code to the user. `preparing`: the channel is being installed, ask its status.',
+    ),
     qr_data: Nullable(Type.String({ description: 'The text of the QR code, for clients that draw it themselves.' })),
     qr_image_base64: Nullable(Type.String({ description: 'The QR code as a PNG, in base64.' })),
-    message: Nullable(Type.String()),
+    message: Nullable(Type.String({ description: 'The next thing to do, for people; null when there is none.' })),
   },
   {
     $id: 'ChannelConnection',
@@ -117,8 +120,8 @@ export const ChannelPairing = Type.Object(
   {
     channel: ChannelName,
     code: Type.String({ description: 'The code of the request.' }),
-    status: OneOf(['approved']),
-    output: Nullable(Type.String()),
+    status: OneOf(['approved'], 'The outcome.'),
+    output: Nullable(Type.String({ description: 'The outcome, for people.' })),
   },
   {
     $id: 'ChannelPairing',
@@ -132,8 +135,8 @@ export const PendingPairing = Type.Object(
   {
     sender_id: Type.String({ description: 'The person’s id on the platform.' }),
     sender: Type.Record(Type.String(), Type.Unknown(), { description: 'The platform’s data about the person.' }),
-    created_at: Type.String(),
-    expires_at: Type.String({ description: 'When the code expires.' }),
+    created_at: DateTime('When the person asked.'),
+    expires_at: DateTime('When the code expires.'),
   },
   {
     $id: 'PendingPairing',

@@ -2,7 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { actorTypes, type Event as Row } from '#database/schema.ts'
 import { type EventType, eventTypeFilters, eventTypes } from '#history/event-types.ts'
 import { PageQuery } from '#http/paging.ts'
-import { Nullable, OneOf, plainText } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf, plainText } from '#http/validation.ts'
 import { type InstanceStatus, instanceStatuses } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
@@ -97,7 +97,7 @@ export const Event = Type.Object(
           'says it all.',
       }),
     ),
-    created_at: Type.String({ description: 'The beginning of the change, ISO 8601 in UTC.' }),
+    created_at: DateTime('The beginning of the change, in UTC.'),
   },
   {
     $id: 'HistoryEvent',

@@ -32,9 +32,9 @@ const exampleEntry = {
 
 export const FileEntry = Type.Object(
   {
-    name: Type.String(),
+    name: Type.String({ description: 'The last part of the path.' }),
     path: Type.String({ description: 'Relative to the workspace.' }),
-    is_dir: Type.Boolean(),
+    is_dir: Type.Boolean({ description: 'Whether it is a directory.' }),
     size: Type.Integer({ description: 'In bytes; 0 for a directory.' }),
     mod_time: Type.String({ description: 'The time of the last change, ISO 8601 in UTC.' }),
     permissions: Type.String({ description: 'In the format of `ls -l`; for a symbolic link they begin with `l`.' }),
@@ -49,7 +49,7 @@ export const maxEntries = 10_000
 
 export const FileList = Type.Object(
   {
-    path: Type.String(),
+    path: Type.String({ description: 'The listed directory, relative to the workspace.' }),
     entries: Type.Array(FileEntry, { description: 'Sorted by name, with hidden files, not recursive.' }),
     truncated: Type.Boolean({
       description: `Whether the directory has more than ${maxEntries} entries, of which the answer holds only some.`,

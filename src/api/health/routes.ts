@@ -12,11 +12,17 @@ const Health = Type.Object({ status: Type.Literal('ok') }, { examples: [{ status
 
 const Readiness = Type.Object(
   {
-    status: OneOf(['ready', 'degraded', 'unavailable']),
-    checks: Type.Object({
-      database: Type.Boolean({ description: 'Whether the database answers.' }),
-      queue: Type.Boolean({ description: 'Whether the queue answers.' }),
-    }),
+    status: OneOf(
+      ['ready', 'degraded', 'unavailable'],
+      '`degraded`: the queue is away, and requests are still accepted. `unavailable`: the database is away.',
+    ),
+    checks: Type.Object(
+      {
+        database: Type.Boolean({ description: 'Whether the database answers.' }),
+        queue: Type.Boolean({ description: 'Whether the queue answers.' }),
+      },
+      { description: 'The parts that a request needs.' },
+    ),
     workers: Nullable(
       Type.Integer({
         description:

@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { PageQuery } from '#http/paging.ts'
-import { Name, Nullable, OneOf, plainText, textRule, visibleText } from '#http/validation.ts'
+import { DateTime, Name, Nullable, OneOf, plainText, textRule, Uri, Uuid, visibleText } from '#http/validation.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
 import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, isSettled, publicStatus, waitTargets } from '#instances/status.ts'
@@ -56,34 +56,50 @@ const Metadata = Type.Unsafe<Record<string, string>>({
 const exampleId = 'f47ac10b-58cc-4372-a567-0e02b2c3d479'
 const exampleUrl = `https://chowder.example.com/v1/instances/${exampleId}`
 
+const Status = {
+  ...OneOf(
+    instanceStatuses,
+    '`provisioning`: a worker prepares the agent. `running`: it takes messages. `stopped`: it was stopped, its files ' +
+      'and its memory are kept. `error`: it could not be started, `error_message` says why, and a start tries again. ' +
+      '`terminated`: it was deleted.',
+  ),
+  $id: 'Status',
+}
+
+const Step = Nullable(
+  Type.String({
+    description:
+      'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; null when there ' +
+      'is nothing to do.',
+  }),
+)
+const GatewayUrl = Nullable(Uri('The base URL for an OpenAI client; null until the agent has run, and in `error`.'))
+
 export const Instance = Type.Object(
   {
-    id: Type.String(),
-    organization_id: Type.String(),
-    name: Type.String(),
+    id: Uuid('The id of the instance.'),
+    organization_id: Uuid('The organization that the instance belongs to.'),
+    name: Type.String({ description: 'The name for people; two instances may have the same.' }),
     external_id: Nullable(ExternalId),
-    status: OneOf(instanceStatuses),
-    step: Nullable(
-      Type.String({
-        description:
-          'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; null when there is nothing to do.',
-      }),
-    ),
+    status: Status,
+    step: Step,
     metadata: Metadata,
     model: Nullable(Model),
     instructions: Nullable(Instructions),
-    model_provider: OneOf(modelProviders),
-    sandbox_provider: Type.Literal('sandbox'),
+    model_provider: OneOf(modelProviders, 'The provider of the agent’s models.'),
+    sandbox_provider: OneOf(['sandbox'], 'How the agent is kept apart.'),
     sandbox_id: Nullable(Type.String({ description: 'The platform’s name for the sandbox; null until there is one.' })),
-    gateway_url: Nullable(
-      Type.String({ description: 'The base URL for an OpenAI client; null until the agent has run, and in `error`.' }),
-    ),
-    openclaw_version: Type.String(),
-    openclaw_config: Type.Unsafe<Record<string, unknown> | null>({ description: 'The overrides as they were sent.' }),
-    region: Type.Null(),
+    gateway_url: GatewayUrl,
+    openclaw_version: Type.String({ description: 'The OpenClaw release of the agent; `GET /v1/releases` lists all.' }),
+    openclaw_config: Type.Unsafe<Record<string, unknown> | null>({
+      type: ['object', 'null'],
+      additionalProperties: true,
+      description: 'The overrides as they were sent.',
+    }),
+    region: Type.Null({ description: 'Null: a server has one region, its own.' }),
     error_message: Nullable(Type.String({ description: 'Why the status is `error`; null otherwise.' })),
-    created_at: Type.String(),
-    updated_at: Type.String(),
+    created_at: DateTime('When the instance was created.'),
+    updated_at: DateTime('When the instance was last changed by a caller, or changed its status.'),
   },
   {
     $id: 'Instance',
@@ -131,7 +147,7 @@ export const CreateInstance = Type.Object(
         'The provider of the agent’s models. Your organization must have a key for it. `anthropic` if left out.',
       ),
     ),
-    sandbox_provider: Type.Optional(OneOf(['sandbox'])),
+    sandbox_provider: Type.Optional(OneOf(['sandbox'], 'How the agent is kept apart.')),
     model: Type.Optional(Nullable(Model)),
     instructions: Type.Optional(Nullable(Instructions)),
     openclaw_version: Type.Optional(
@@ -245,15 +261,10 @@ export const WaitForStatus = Type.Object(
 
 export const InstanceStatus = Type.Object(
   {
-    id: Type.String(),
-    status: OneOf(instanceStatuses),
-    step: Nullable(
-      Type.String({
-        description:
-          'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; null when there is nothing to do.',
-      }),
-    ),
-    gateway_url: Nullable(Type.String()),
+    id: Uuid('The id of the instance.'),
+    status: Status,
+    step: Step,
+    gateway_url: GatewayUrl,
   },
   {
     $id: 'InstanceStatus',

@@ -1,12 +1,12 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { permissions } from '#database/schema.ts'
-import { Name, Nullable, OneOf } from '#http/validation.ts'
+import { DateTime, Name, Nullable, OneOf, Uuid } from '#http/validation.ts'
 import { toSeconds } from '#platform/timestamps.ts'
 import type { KeyRow } from './store.ts'
 
 const fields = {
-  id: Type.String({ description: 'The id of the key. The history names it as the actor.' }),
-  organization_id: Type.String({ description: 'The id of the organization that the key belongs to.' }),
+  id: Uuid('The id of the key. The history names it as the actor.'),
+  organization_id: Uuid('The id of the organization that the key belongs to.'),
   name: Type.String({ description: 'A name for people.' }),
   key_prefix: Type.String({ description: 'The first characters of the key, to recognize it.' }),
   is_active: Type.Boolean({ description: 'False once the key is revoked or has expired.' }),
@@ -16,7 +16,7 @@ const fields = {
   last_used_at: Nullable(
     Type.String({ description: 'The time of the last use, accurate to a minute; null if there was none.' }),
   ),
-  created_at: Type.String({ description: 'The time when the key was created.' }),
+  created_at: DateTime('The time when the key was created.'),
 }
 
 const example = {

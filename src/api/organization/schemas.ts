@@ -1,6 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
-import { Name, Nullable, OneOf, textRule } from '#http/validation.ts'
+import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
 const example = {
@@ -16,18 +16,18 @@ const example = {
 
 export const Organization = Type.Object(
   {
-    id: Type.String(),
-    name: Type.String(),
+    id: Uuid('The id of the organization.'),
+    name: Type.String({ description: 'The name for people; two organizations may have the same.' }),
     model_providers: Type.Array(Type.String(), { description: 'The model providers that a key is stored for.' }),
-    subscription_tier: OneOf(tiers),
+    subscription_tier: OneOf(tiers, 'The plan: `shrimp` has 1 instance, `crab` 10, `lobster` 500, `whale` any number.'),
     instance_limit: Nullable(
       Type.Integer({ description: 'The number of instances that the plan allows; null for no limit.' }),
     ),
     instance_count: Type.Integer({
       description: 'The number of instances that are not terminated. Stopped instances count.',
     }),
-    created_at: Type.String(),
-    updated_at: Type.String(),
+    created_at: DateTime('When the organization signed up.'),
+    updated_at: DateTime('When its name, its keys or its plan were last changed.'),
   },
   { $id: 'Organization', examples: [example] },
 )

@@ -35,7 +35,10 @@ export interface SkillRouteDeps extends ChangeDeps {
 }
 
 const maxSearchResults = 50
-const SkillParams = Type.Object({ ...InstanceParams.properties, skill_name: Type.String() })
+const SkillParams = Type.Object({
+  ...InstanceParams.properties,
+  skill_name: Type.String({ description: 'The name of the skill, as the list has it.' }),
+})
 
 /** The skills of an agent: OpenClaw's own, those of the registry, and those in the workspace. */
 export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app, deps) => {
@@ -91,7 +94,12 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         querystring: Type.Object(
           {
             q: Type.String({ minLength: 1, maxLength: 200, description: 'The words to search for.' }),
-            limit: Type.Integer({ minimum: 1, maximum: maxSearchResults, default: 20 }),
+            limit: Type.Integer({
+              minimum: 1,
+              maximum: maxSearchResults,
+              default: 20,
+              description: 'The maximum number of skills.',
+            }),
           },
           { additionalProperties: false },
         ),

@@ -9,7 +9,10 @@ const SkillName = Type.String({ description: 'The name under which the agent kno
 const Ready = Type.Boolean({
   description: 'Installed, enabled, and all variables and programs that it needs are present.',
 })
-const Source = OneOf(['clawhub', 'openclaw', 'workspace'])
+const Source = OneOf(
+  ['clawhub', 'openclaw', 'workspace'],
+  'Where it is from: the registry, OpenClaw, or files of the workspace.',
+)
 const Version = Nullable(
   Type.String({ description: 'The pinned version; null for a skill that did not come from the registry.' }),
 )
@@ -43,7 +46,7 @@ export const Skill = Type.Object(
     ),
     slug: Nullable(Type.String({ description: 'Its name in the registry, with its owner.' })),
     digest: Nullable(Type.String({ description: 'SHA-256, in hex, of the installed archive.' })),
-    enabled: Type.Boolean(),
+    enabled: Type.Boolean({ description: 'Whether the agent may use the skill.' }),
     required_env: Type.Array(Type.String(), { description: 'Variables that it needs and that are not set.' }),
     required_programs: Type.Array(Type.String(), {
       description: 'Programs that it needs and that the sandbox does not have.',
@@ -139,8 +142,11 @@ export const ConfigureSkill = Type.Object(
 export const InstalledSkill = Type.Object(
   {
     skill: SkillName,
-    status: OneOf(['installed', 'installed_missing_env']),
-    version: Type.String(),
+    status: OneOf(
+      ['installed', 'installed_missing_env'],
+      '`installed_missing_env`: it needs environment variables before the agent can use it.',
+    ),
+    version: Type.String({ description: 'The installed version.' }),
     output: Type.String({ description: 'The output of the installer.' }),
     env_applied: Type.Optional(
       Type.Record(Type.String(), Type.String(), { description: 'The variables that were set, with masked values.' }),
@@ -148,7 +154,7 @@ export const InstalledSkill = Type.Object(
     required_env: Type.Optional(
       Type.Array(Type.String(), { description: 'Variables that it needs and that are not set.' }),
     ),
-    message: Type.String(),
+    message: Type.String({ description: 'The outcome, and what is still to do.' }),
   },
   {
     $id: 'InstalledSkill',
@@ -168,8 +174,8 @@ export const InstalledSkill = Type.Object(
 export const FoundSkill = Type.Object(
   {
     slug: Type.String({ description: 'The slug to install it by.' }),
-    name: Type.String(),
-    description: Type.String(),
+    name: Type.String({ description: 'The name of the skill for people.' }),
+    description: Type.String({ description: 'What the skill is for.' }),
     version: Nullable(Type.String({ description: 'The latest version; null when the registry does not tell.' })),
   },
   {

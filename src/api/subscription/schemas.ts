@@ -1,11 +1,11 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { type Organization, tiers } from '#database/schema.ts'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { Nullable, OneOf, Uri } from '#http/validation.ts'
 import { paidTiers } from './stripe.ts'
 
 export const Subscription = Type.Object(
   {
-    tier: OneOf(tiers),
+    tier: OneOf(tiers, 'The plan: `shrimp` has 1 instance, `crab` 10, `lobster` 500, `whale` any number.'),
     instance_limit: Nullable(Type.Integer({ description: 'The largest number of instances; null for no limit.' })),
     instance_count: Type.Integer({ description: 'The number of instances, without terminated ones.' }),
     stripe_customer_id: Nullable(Type.String({ description: 'null before the first checkout.' })),
@@ -31,12 +31,12 @@ export const Checkout = Type.Object(
 )
 
 export const CheckoutUrl = Type.Object(
-  { url: Type.String({ description: 'The address for the user, valid for 24 hours.' }) },
+  { url: Uri('The address for the user, valid for 24 hours.') },
   { examples: [{ url: 'https://checkout.stripe.com/c/pay/cs_test_a1b2c3' }] },
 )
 
 export const PortalUrl = Type.Object(
-  { url: Type.String({ description: 'The address for the user, valid for a few minutes.' }) },
+  { url: Uri('The address for the user, valid for a few minutes.') },
   { examples: [{ url: 'https://billing.stripe.com/p/session/test_x1y2z3' }] },
 )
 
