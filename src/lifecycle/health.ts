@@ -2,6 +2,7 @@ import { createInstanceMask } from '#instances/gateway/secrets.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { poll } from '#platform/poll.ts'
 import type { Observation } from '#sandbox/driver.ts'
+import { forOwner } from './gateway-output.ts'
 import { done, type Failure, failed, type StepContext, type StepOutcome } from './step.ts'
 
 const startPauseMs = 100
@@ -79,14 +80,14 @@ export async function endedDuringStart(context: OutputContext, { exit }: Observa
   }
 }
 
-const lastLines = 6
+const lastLines = 10
 const lastCharacters = 600
 
-/** The gateway's last output, with the secrets that Chowder knows masked. */
+/** The gateway's last output for the owner of the instance, with the secrets that Chowder knows masked. */
 export async function readLastOutput(context: OutputContext): Promise<string> {
   const { db, vault, lease } = context
   const mask = await createInstanceMask(db, vault, lease.instance)
-  return mask((await outputOf(context, lastLines)).trim(), false).slice(-lastCharacters)
+  return forOwner(mask((await outputOf(context, lastLines)).trim(), false)).slice(-lastCharacters)
 }
 
 const insideTimeoutMs = 5000
