@@ -119,7 +119,10 @@ export async function makeOwners(pool: pg.Pool, url: string, gatewayPort: number
 
 export const json = { 'content-type': 'application/json' }
 export const newAgent = { method: 'POST', body: JSON.stringify({ name: 'agent' }) }
-export const turn = { method: 'POST', body: JSON.stringify({ model: 'claude-opus-5', input: 'Hello, who are you?' }) }
+export const turn = {
+  method: 'POST',
+  body: JSON.stringify({ model: 'claude-sonnet-4-6', input: 'Hello, who are you?' }),
+}
 
 /** One request of each owner's. */
 export const createsOf = (owners: Owner[]): Request[] =>

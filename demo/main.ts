@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import type { ModelProvider } from '#database/schema.ts'
-import { defaultModel, defaultRelease, openclawVersion } from '#openclaw/releases.ts'
+import { defaultModel } from '#openclaw/models.ts'
+import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import { poll } from '#platform/poll.ts'
 import { installOpenclaw, makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'

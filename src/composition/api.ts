@@ -6,6 +6,7 @@ import { countProcesses } from '#database/processes.ts'
 import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
+import { createDeclareModel } from '#instances/gateway/declare-model.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import { explainListening } from '#platform/listen-fault.ts'
@@ -61,6 +62,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     findGateway: gateways.find,
     askGateway: createAskGateway(gateways.find),
     forgetGateway: gateways.forget,
+    declareModel: createDeclareModel({ ...parts, ...settings }, gateways.forget),
     readiness: () => readiness(db, queue),
   }
   const app = await buildApp(deps)

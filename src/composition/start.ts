@@ -1,4 +1,6 @@
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
+import { addModelsFile } from '#openclaw/models-file.ts'
+import { knownReleases } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
 import { openBilling } from './billing.ts'
@@ -18,6 +20,7 @@ import { welcome } from './welcome.ts'
  */
 export async function start(startup: Startup, create: CreateDriver = createDriver): Promise<void> {
   const { role, config, log, drain } = startup
+  if (config.CHOWDER_MODELS_FILE !== undefined) addModelsFile(config.CHOWDER_MODELS_FILE, knownReleases())
   await prepareDataFolder(startup.dataDir)
   const { db, connection } = await openDatabase(startup)
   if (role === 'migrate') return log.info('the schema is up to date')

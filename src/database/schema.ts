@@ -174,6 +174,8 @@ export const instances = pgTable(
     sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
+    /** Models that are in no table and that turns have asked for, the latest last. */
+    unlistedModels: text().array().notNull().default([]),
 
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),

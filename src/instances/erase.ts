@@ -19,6 +19,7 @@ export const erasedColumns = {
   sealedInstructions: null,
   sealedConfig: null,
   sealedToken: '',
+  unlistedModels: [] as string[],
 } as const
 
 /**

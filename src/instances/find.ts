@@ -2,7 +2,7 @@ import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance, ModelProvider } from '#database/schema.ts'
-import { defaultModel } from '#openclaw/releases.ts'
+import { defaultModel } from '#openclaw/models.ts'
 import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -26,6 +26,7 @@ export type InstanceSummary = Pick<
   | 'sealedToken'
   | 'modelProvider'
   | 'openclawVersion'
+  | 'unlistedModels'
 >
 
 interface FoundSummary extends InstanceSummary {
@@ -45,6 +46,7 @@ const findSummaries = `
   SELECT i.id, i.organization_id AS "organizationId", i.desired_state AS "desiredState", i.generation,
          i.observed_generation AS "observedGeneration", i.ready_at AS "readyAt", i.step, i.endpoint,
          i.sealed_token AS "sealedToken", i.model_provider AS "modelProvider", i.openclaw_version AS "openclawVersion",
+         i.unlisted_models AS "unlistedModels",
          i.sealed_config IS NOT NULL OR i.model IS NOT NULL AS "hasConfig",
          i.ready_at IS NOT NULL AND i.generation > i.observed_generation
            AND coalesce(k.updated_at > now() - interval '15 s', false) AS "awaitsKey"
@@ -76,6 +78,7 @@ export function createFindSummary(db: Db): FindSummary {
 }
 
 export interface RunningGateway {
+  organizationId: string
   endpoint: Endpoint
   token: string
   provider: ModelProvider
@@ -83,6 +86,8 @@ export interface RunningGateway {
   release: string
   /** The model that `openclaw` stands for, without the provider's name. */
   model: string
+  /** Models that are in no table and that its configuration contains. */
+  unlistedModels: readonly string[]
 }
 
 /** The gateways of running instances, cached for a moment. */
@@ -128,11 +133,13 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
       )
       requireRunning(summary)
       const gateway = {
+        organizationId,
         endpoint: summary.endpoint as Endpoint,
         token: unsealToken(vault, summary),
         provider: summary.modelProvider,
         release: summary.openclawVersion,
         model: await modelOf(summary),
+        unlistedModels: summary.unlistedModels,
       }
       // A gateway that was forgotten while it was read must not come back.
       if (forgetsBefore === forgets) gateways.set(key, gateway)

@@ -38,7 +38,7 @@ type ObservedColumns = Partial<
 /** Columns that a caller's change may set. */
 export type EditableColumns = Pick<
   Instance,
-  'name' | 'externalId' | 'model' | 'sealedInstructions' | 'sealedConfig'
+  'name' | 'externalId' | 'model' | 'sealedInstructions' | 'sealedConfig' | 'unlistedModels'
 > & {
   metadata: Instance['metadata'] | SQL
 }

@@ -17,8 +17,8 @@ import { probeHealth } from './health.ts'
 import { mergePatch } from './json.ts'
 import { compileCacheFolder, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from './launch.ts'
 import { makeFolderOnce } from './make-once.ts'
+import { defaultModel } from './models.ts'
 import { gatewayProviders } from './providers.ts'
-import { defaultModel } from './releases.ts'
 import { runProgram } from './run-program.ts'
 
 const timeoutMs = 3 * 60_000

@@ -1,7 +1,8 @@
 import type { ModelProvider } from '#database/schema.ts'
+import { agentModels, withModelPrefixes } from './agent-models.ts'
 import { mergePatch } from './json.ts'
-import { gatewayProviders, providerHosts } from './providers.ts'
-import { defaultModel } from './releases.ts'
+import { defaultModel, findModel, listedModels } from './models.ts'
+import { bareModel, gatewayProviders, providerHosts } from './providers.ts'
 
 /** The content of OpenClaw's own configuration file. */
 export type GatewayConfig = Record<string, unknown>
@@ -23,6 +24,8 @@ export interface ConfigInputs {
   skills: Readonly<Record<string, Record<string, unknown>>>
   /** The agent's model with OpenClaw's name of the provider before it; the default model without it. */
   model?: string | null
+  /** Models that are in no table and that turns have asked for, without a provider prefix. */
+  unlistedModels?: readonly string[]
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
@@ -36,7 +39,19 @@ export interface ChannelSettings {
 
 /** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
 export function renderConfig(inputs: ConfigInputs): GatewayConfig {
-  const { release, provider, providerKey, baseUrl, token, port, channels, skills, model, overrides } = inputs
+  const {
+    release,
+    provider,
+    providerKey,
+    baseUrl,
+    token,
+    port,
+    channels,
+    skills,
+    model = null,
+    unlistedModels = [],
+    overrides,
+  } = inputs
   const { id, api, pathPrefix } = gatewayProviders[provider]
   const defaults = {
     gateway: {
@@ -54,7 +69,11 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
           api,
           baseUrl: `${(baseUrl ?? providerHosts[provider]).replace(/\/+$/, '')}${pathPrefix}`,
           ...(providerKey !== null && { apiKey: providerKey }),
-          models: [],
+          models: gatewayModels(release, provider, [
+            ...(model === null ? [] : [bareModel(model)]),
+            ...unlistedModels,
+            ...agentModels(overrides),
+          ]),
         },
       },
     },
@@ -83,7 +102,26 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // The log file would be /tmp/openclaw, shared by all agents of a user. The gateway's output has the same lines.
     logging: { level: 'silent' },
   }
-  return mergePatch(defaults, overrides) as GatewayConfig
+  return mergePatch(defaults, withModelPrefixes(provider, overrides)) as GatewayConfig
+}
+
+/**
+ * OpenClaw's entries for the models of the table and the additional ones. For a model without an entry OpenClaw drops
+ * images without an error, and tells Anthropic to stop at 4,096 tokens.
+ */
+function gatewayModels(release: string, provider: ModelProvider, additional: readonly string[]) {
+  const ids = new Set([...listedModels(release, provider).map(({ id }) => id), ...additional])
+  return [...ids].map((id) => {
+    const { name, images, thinking, context_window, max_output_tokens } = findModel(release, provider, id)
+    return {
+      id,
+      name,
+      input: images ? ['text', 'image'] : ['text'],
+      reasoning: thinking,
+      contextWindow: context_window,
+      maxTokens: max_output_tokens,
+    }
+  })
 }
 
 /**

@@ -24,6 +24,3 @@ export function toGatewayModel(provider: ModelProvider, model: string): string |
   }
   return `${gatewayProvider}/${name}`
 }
-
-/** A model's name without a provider prefix. */
-export const bareModel = (model: string): string => model.slice(model.indexOf('/') + 1)

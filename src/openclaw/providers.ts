@@ -16,3 +16,6 @@ export const providerHosts: Readonly<Record<ModelProvider, string>> = {
   openai: 'https://api.openai.com',
   gemini: 'https://generativelanguage.googleapis.com',
 }
+
+/** A model's name without a provider prefix. */
+export const bareModel = (model: string): string => model.slice(model.indexOf('/') + 1)

@@ -5,6 +5,7 @@ import { releaseFolder, releaseSource } from './releases.ts'
 
 const root = join(import.meta.dirname, '../..')
 const installFiles = [
+  'openclaw/agent-models.ts',
   'openclaw/channel-plugins.ts',
   'openclaw/compile-cache.ts',
   'openclaw/config.ts',
@@ -15,6 +16,7 @@ const installFiles = [
   'openclaw/json.ts',
   'openclaw/launch.ts',
   'openclaw/make-once.ts',
+  'openclaw/models.ts',
   'openclaw/providers.ts',
   'openclaw/releases.ts',
   'openclaw/run-program.ts',

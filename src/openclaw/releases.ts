@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { ModelProvider } from '#database/schema.ts'
 
 const root = join(import.meta.dirname, '../../releases')
 
@@ -17,8 +16,8 @@ const known = readdirSync(root, { withFileTypes: true })
 export const knownReleases = (): readonly string[] => known
 
 /**
- * The folder of a release's package files (`package.json`, `package-lock.json`) and metadata (`models.json`,
- * `abilities.json`). Throws for an unknown release.
+ * The folder of a release's package files (`package.json`, `package-lock.json`) and metadata (`models.json`).
+ * Throws for an unknown release.
  */
 export function releaseSource(release: string): string {
   if (!known.includes(release)) throw new Error(`no release ${JSON.stringify(release)}: there are ${known.join(', ')}`)
@@ -29,8 +28,6 @@ interface ReleaseMetadata {
   openclawVersion: string
   packages: number
   lockHash: string
-  models: Record<ModelProvider, string>
-  abilities: Record<ModelProvider, { images: string[]; noTemperature: string[]; noTopP: string[] }>
 }
 
 const metadata = new Map<string, ReleaseMetadata>()
@@ -49,8 +46,6 @@ function metadataOf(release: string): ReleaseMetadata {
     openclawVersion,
     packages: Object.values(packages).filter((entry) => entry.version && !entry.optional).length,
     lockHash: createHash('sha256').update(lock).digest('hex'),
-    models: JSON.parse(readFileSync(join(source, 'models.json'), 'utf8')) as ReleaseMetadata['models'],
-    abilities: JSON.parse(readFileSync(join(source, 'abilities.json'), 'utf8')) as ReleaseMetadata['abilities'],
   }
   metadata.set(release, loaded)
   return loaded
@@ -61,26 +56,6 @@ export const openclawVersion = (release: string): string => metadataOf(release).
 
 /** The least number of packages that npm installs: optional packages depend on the machine. */
 export const packageCount = (release: string): number => metadataOf(release).packages
-
-/** The model of an instance whose creator selects none, without a provider prefix. */
-export const defaultModel = (release: string, provider: ModelProvider): string => metadataOf(release).models[provider]
-
-/** The parts of a request that OpenClaw passes to a model. It drops the others without an error. */
-export interface Abilities {
-  images: boolean
-  temperature: boolean
-  topP: boolean
-}
-
-/**
- * The parts of a request that were observed to reach a model through this release; `model` has no provider prefix.
- * OpenClaw sends images only to models that its catalog lists with vision, and no temperature to reasoning models.
- */
-export function abilitiesOf(release: string, provider: ModelProvider, model: string): Abilities {
-  const { images, noTemperature, noTopP } = metadataOf(release).abilities[provider]
-  const isIn = (list: readonly string[]) => list.includes(model) || list.includes('*')
-  return { images: isIn(images), temperature: !isIn(noTemperature), topP: !isIn(noTopP) }
-}
 
 /**
  * The folder of an installed release on this host. Its name contains the hash of the lock file: a changed lock file is

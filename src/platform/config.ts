@@ -108,6 +108,12 @@ export const Env = Type.Object({
   ANTHROPIC_BASE_URL: Type.Optional(httpUrl('URL of Anthropic’s API, without `/v1`')),
   OPENAI_BASE_URL: Type.Optional(httpUrl('URL of OpenAI’s API, without `/v1`')),
   GEMINI_BASE_URL: Type.Optional(httpUrl('URL of Gemini’s API, without `/v1beta`')),
+  CHOWDER_MODELS_FILE: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'JSON file that adds models to the table of the release, or changes them: see [models](models.md)',
+    }),
+  ),
   CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry')),
   STRIPE_SECRET_KEY: Type.Optional(
     Type.String({

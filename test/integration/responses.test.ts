@@ -71,6 +71,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
     db: database.db,
     vault: createVault(Buffer.alloc(32, 7)),
     findGateway,
+    declareModel: async () => {},
     findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
     publicUrl: () => publicUrl,
@@ -83,11 +84,13 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
 const echo: Answer = answerJson(200, responseObject())
 const gateway: StubGateway = await startStubGateway(echo)
 const running: RunningGateway = {
+  organizationId: 'org',
   endpoint: gateway.endpoint,
   token,
   provider: 'openai',
   release: 'v1',
   model: 'gpt-4o',
+  unlistedModels: [],
 }
 const asked: [string, string][] = []
 const api = await startApi(async (organizationId, instanceId) => {

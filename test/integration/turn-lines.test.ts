@@ -58,7 +58,16 @@ async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<R
   await app.register(responseRoutes, {
     db,
     vault: createVault(Buffer.alloc(32, 7)),
-    findGateway: async () => ({ endpoint, token: 't', provider: 'openai', release: 'v1', model: 'gpt-4o' }),
+    findGateway: async () => ({
+      organizationId,
+      endpoint,
+      token: 't',
+      provider: 'openai',
+      release: 'v1',
+      model: 'gpt-4o',
+      unlistedModels: [],
+    }),
+    declareModel: async () => {},
     findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
     publicUrl: () => '',

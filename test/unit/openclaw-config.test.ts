@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { type ConfigInputs, mergeForFile, renderConfig } from '#openclaw/config.ts'
 import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
 import { gatewayCommand, gatewayEnv } from '#openclaw/launch.ts'
+import { listedModels } from '#openclaw/models.ts'
 import { providerHosts } from '#openclaw/providers.ts'
 
 const inputs: ConfigInputs = {
@@ -26,7 +27,7 @@ describe('renderConfig', () => {
     ['gemini', 'http://fake:1', 'google', 'google-generative-ai', 'http://fake:1/v1beta'],
   ] as const)('%s at %s gets its wire format and path', (provider, baseUrl, id, api, url) => {
     const config = renderConfig({ ...inputs, provider, baseUrl })
-    expect(config.models).toMatchObject({ providers: { [id]: { api, baseUrl: url, apiKey: 'sk-1', models: [] } } })
+    expect(config.models).toMatchObject({ providers: { [id]: { api, baseUrl: url, apiKey: 'sk-1' } } })
     expect(config.plugins).toMatchObject({ allow: [id] })
     expect(config.agents).toMatchObject({
       defaults: { model: { primary: expect.stringMatching(`^${id}/[a-z]`) }, utilityModel: '' },
@@ -41,6 +42,28 @@ describe('renderConfig', () => {
       expect(tools).toEqual({ toolSearch: false, codeMode: false })
     },
   )
+
+  test('every model has an entry of its own: those of the table, of turns, and of overrides', () => {
+    const overrides = {
+      agents: { defaults: { model: { primary: 'claude-own', fallbacks: ['anthropic/claude-two'] } } },
+    }
+    const { models, agents } = renderConfig({ ...inputs, unlistedModels: ['claude-new'], overrides })
+    const { anthropic } = (models as { providers: { anthropic: { models: { id: string }[] } } }).providers
+    const listed = listedModels('v1', 'anthropic').map(({ id }) => id)
+    expect(anthropic.models.map(({ id }) => id)).toEqual([...listed, 'claude-new', 'claude-own', 'claude-two'])
+    const entry = { input: ['text', 'image'], reasoning: false, contextWindow: 200_000, maxTokens: 32_000 }
+    expect(anthropic.models.at(-1)).toEqual({ id: 'claude-two', name: 'claude-two', ...entry })
+    expect(anthropic.models).toContainEqual({
+      ...entry,
+      id: 'claude-sonnet-4-20250514',
+      name: 'Claude Sonnet 4',
+      maxTokens: 64_000,
+    })
+    // OpenClaw does not find a name without its prefix.
+    expect(agents).toMatchObject({
+      defaults: { model: { primary: 'anthropic/claude-own', fallbacks: ['anthropic/claude-two'] } },
+    })
+  })
 
   test('without a provider key there is no apiKey', () => {
     expect(JSON.stringify(renderConfig({ ...inputs, providerKey: null }))).not.toContain('apiKey')

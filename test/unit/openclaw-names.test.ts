@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { modelPattern, toGatewayModel } from '#openclaw/model.ts'
-import { defaultModel, defaultRelease, knownReleases, openclawVersion, releaseFolder } from '#openclaw/releases.ts'
+import { defaultModel } from '#openclaw/models.ts'
+import { defaultRelease, knownReleases, openclawVersion, releaseFolder } from '#openclaw/releases.ts'
 import { sessionIdOf, sessionKey } from '#openclaw/session-key.ts'
 
 describe('sessions', () => {

@@ -88,13 +88,37 @@ describe('a field that an agent cannot honour is refused by its name', () => {
   })
 
   test('an image is refused for a model that OpenClaw shows no images', () => {
-    expect(refusal({ model: 'gpt-4o', input: [user(text, image())] })).toMatchObject({
+    expect(refusal({ model: 'gpt-4', input: [user(text, image())] })).toMatchObject({
       kind: 'invalid',
       param: 'input.0',
     })
     const asOwn = (model: string) => ask({ model: 'openclaw', input: [user(image())] }, { ...to, model })
-    expect(() => asOwn('gpt-4o')).toThrow(/images/)
+    expect(() => asOwn('gpt-4')).toThrow(/images/)
     expect(asOwn(seeing).asked).toMatchObject({ model: 'openclaw' })
+  })
+
+  test.each([
+    ['anthropic', 'claude-sonnet-4-20250514'],
+    ['openai', 'gpt-4o'],
+    ['openai', 'a-model-in-no-table'],
+    ['gemini', 'gemini-3.1-pro-preview'],
+  ] as const)('an image is not refused for %s’s %s', (provider, model) => {
+    expect(ask({ model, input: [user(text, image())] }, { ...to, provider }).asked).toMatchObject({ model: 'openclaw' })
+  })
+
+  test('a model that is shut down is refused with its successor, before anything else', () => {
+    const body = { model: 'gemini-2.0-flash', input: [user(text, image())], nonsense: 1 }
+    expect(() => ask(body as never, { ...to, provider: 'gemini' })).toThrow(
+      'model: Google shut down gemini-2.0-flash on 2026-06-01. Use gemini-2.5-flash.',
+    )
+  })
+
+  test('a model of another provider is refused with some of its own', () => {
+    for (const model of ['gpt-4o', 'openai/gpt-4o', 'gemini-2.0-flash']) {
+      expect(() => ask({ model }, { ...to, provider: 'anthropic' })).toThrow(
+        `model: This instance uses anthropic: ${model} is no model of that provider. Use one such as claude-`,
+      )
+    }
   })
 
   test('media that is too large is a 413', () => {

@@ -21,18 +21,20 @@ const freeLines: TurnLines = {
 }
 
 function begin(ask: (turns: TurnRunner) => TurnRunner['ask'], tools: object[] = [], lines = freeLines) {
-  const turns = createTurnRunner(defaultTurnTimeouts)
+  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
   const turn = turns.begin()
   const finish = vi.fn<(response: ResponseObject, json: string) => void>()
   const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore
   const responding = runResponse({ turns: { ...turns, watch: () => {}, ask: ask(turns) }, store, lines }, turn, {
     session: { organizationId: 'o', instanceId: 'i', sessionKey: 's' },
     gateway: {
+      organizationId: 'o',
       endpoint: { kind: 'tcp', host: '127.0.0.1', port: 9 },
       token: 't',
       provider: 'openai',
       release: 'v1',
       model: 'gpt-4o',
+      unlistedModels: [],
     },
     body: { model: 'openclaw', input: 'hello', tools } as never,
     isStreamed: true,

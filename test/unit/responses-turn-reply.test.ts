@@ -7,7 +7,7 @@ import { replyWithTurn } from '#api/responses/turns/turn-reply.ts'
 import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
 
 test('a turn whose client left before it begins is ended, and its request gets no answer', async () => {
-  const turns = createTurnRunner(defaultTurnTimeouts)
+  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
   const begun = Promise.withResolvers<Turn>()
   const errors: unknown[] = []
   const app = fastify()

@@ -102,7 +102,7 @@ test('a gateway that has answered is not checked, and the limit of the turn stil
 })
 
 test('a turn that begins while the server closes is ended', async () => {
-  const turns = createTurnRunner(defaultTurnTimeouts)
+  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
   turns.endAll()
   expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: true })
   await turns.close()

@@ -4,6 +4,7 @@ import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
+import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { chatRoutes } from './chat-routes.ts'
@@ -28,6 +29,7 @@ export interface ResponseDeps {
    * running.
    */
   findGateway: FindGateway
+  declareModel: DeclareModel
   findSummary: FindSummary
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -42,7 +44,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn } = deps
   const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
-  const turns = createTurnRunner(turnTimeouts)
+  const turns = createTurnRunner(turnTimeouts, deps.declareModel)
   const store = createResponseStore(db, vault, app.log)
   const lines = createTurnLines(db)
 

@@ -47,25 +47,6 @@ export const DeletedResponse = Type.Object(
   { examples: [{ id: 'resp_019aa7d0c0ff7e5e9d1f0a2b3c4d5e6f', object: 'response', deleted: true }] },
 )
 
-export const Models = Type.Object(
-  {
-    object: Type.Literal('list'),
-    data: Type.Array(
-      Type.Object({
-        id: Type.String(),
-        object: Type.Literal('model'),
-        created: Type.Integer({ description: 'When the instance was created: Unix time in seconds.' }),
-        owned_by: Type.String(),
-      }),
-    ),
-  },
-  {
-    examples: [
-      { object: 'list', data: [{ id: 'openclaw', object: 'model', created: 1771066800, owned_by: 'openclaw' }] },
-    ],
-  },
-)
-
 export const InputItems = Type.Object(
   {
     object: Type.Literal('list'),

@@ -15,6 +15,8 @@ export interface UnsealedInstance extends AgentSettings {
   providerKey: string | null
   channels: readonly ChannelSettings[]
   skills: Readonly<Record<string, Record<string, unknown>>>
+  /** Models that are in no table and that turns have asked for. */
+  unlistedModels: readonly string[]
 }
 
 export const channelConfigPlace = (instanceId: string, channel: string) =>
@@ -65,6 +67,7 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
     ...unsealSettings(vault, row),
     channels: await unsealChannels(db, vault, id),
     skills: await unsealSkills(db, vault, id),
+    unlistedModels: row.unlistedModels,
   }
 }
 
@@ -74,7 +77,7 @@ export function renderGateway(
   unsealed: UnsealedInstance,
   { baseUrls, port }: { baseUrls: BaseUrls; port: number },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const { token, providerKey, model, instructions, openclawConfig, channels, skills } = unsealed
+  const { token, providerKey, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const baseUrl = baseUrls[provider]
@@ -88,6 +91,7 @@ export function renderGateway(
     channels,
     skills,
     model: model === null ? null : toGatewayModel(provider, model),
+    unlistedModels,
     overrides: tree,
   })
   return { config, systemPrompt: systemPrompt ?? instructions }

@@ -19,6 +19,10 @@ export const instanceCodes = {
       meaning: "OpenClaw calls the request invalid. `detail` has OpenClaw's own words.",
       remedy: 'Change what they name.',
     },
+    model_retired: {
+      meaning: 'The vendor has shut the model down.',
+      remedy: 'Name the model that `detail` names, or another one of `GET /v1/models`.',
+    },
     model_of_other_provider: {
       meaning: 'The model is of another provider than the `model_provider` of the instance.',
       remedy: 'Name a model of that provider, or create an instance with the other provider.',

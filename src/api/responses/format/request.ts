@@ -1,6 +1,7 @@
 import type { RunningGateway } from '#instances/find.ts'
-import { bareModel } from '#openclaw/model.ts'
-import { abilitiesOf } from '#openclaw/releases.ts'
+import { modelFault } from '#openclaw/check-models.ts'
+import { findModel } from '#openclaw/models.ts'
+import { bareModel } from '#openclaw/providers.ts'
 import { invalidField, type RefusedField, refuseFields } from './invalid-field.ts'
 import { type CreateResponse, contentParts, type InputItem, responseFields } from './request-schema.ts'
 import type { EchoedFields } from './response-schema.ts'
@@ -32,6 +33,10 @@ const refusedFields: RefusedField<CreateResponse>[] = [
 
 /** Checks a request for one gateway. Throws AppError invalid that names the field that cannot be honoured. */
 export function readRequest(body: CreateResponse, { provider, release, model: ownModel }: Target): CheckedRequest {
+  const model = body.model === 'openclaw' ? ownModel : bareModel(body.model)
+  // First of all: with a model that is shut down, no other field matters.
+  const fault = body.model === 'openclaw' ? null : modelFault(release, provider, body.model)
+  if (fault !== null) throw invalidField('model', fault.message, fault.code)
   refuseFields(body, responseFields, refusedFields)
   if (body.include?.includes('message.output_text.logprobs')) {
     throw invalidField('include', 'an agent reports no probabilities.', 'unsupported_value')
@@ -39,15 +44,14 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   if ((body.text?.format?.type ?? 'text') !== 'text') {
     throw invalidField('text.format', 'must be text: an agent cannot be made to follow a schema.', 'unsupported_value')
   }
-  const model = body.model === 'openclaw' ? ownModel : bareModel(body.model)
-  const abilities = abilitiesOf(release, provider, model)
+  const abilities = findModel(release, provider, model)
   const tools = readTools(body.tools, body.parallel_tool_calls ?? true)
   const { echo: toolChoice, ...offered } = readToolChoice(body.tool_choice, tools)
   const items = readItems(body.input)
   if (!abilities.images) refuseImages(items, model)
   const sampling = {
     ...(abilities.temperature && typeof body.temperature === 'number' && { temperature: body.temperature }),
-    ...(abilities.topP && typeof body.top_p === 'number' && { top_p: body.top_p }),
+    ...(abilities.top_p && typeof body.top_p === 'number' && { top_p: body.top_p }),
   }
   const echo: EchoedFields = {
     model: body.model,

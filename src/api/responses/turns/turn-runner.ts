@@ -6,6 +6,7 @@ import { maxAnswerBytes, readAnswer, readStream } from '#api/responses/format/ga
 import { cancelled, failedWith, type Outcome } from '#api/responses/format/response-object.ts'
 import type { ResponseError } from '#api/responses/format/response-schema.ts'
 import type { RunningGateway } from '#instances/find.ts'
+import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { readFailedTurn } from '#openclaw/failed-turn.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
@@ -82,7 +83,7 @@ function parseJson(bytes: Buffer): unknown {
 }
 
 /** Runs turns of agents over connections to their gateways. */
-export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
+export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareModel): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let isClosing = false
@@ -159,6 +160,7 @@ export function createTurnRunner(timeouts: TurnTimeouts): TurnRunner {
     },
     watch,
     async ask(turn, request) {
+      await declareModel(request.gateway, request.instanceId, request.model)
       turn.signal.throwIfAborted()
       turn.ask()
       watch(turn, request)

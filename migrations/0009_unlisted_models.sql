@@ -1,0 +1,1 @@
+ALTER TABLE "instances" ADD COLUMN "unlisted_models" text[] DEFAULT '{}' NOT NULL;

@@ -1,0 +1,103 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { ModelProvider } from '#database/schema.ts'
+import { gatewayProviders } from './providers.ts'
+import { releaseSource } from './releases.ts'
+
+/** A list price in US dollars for a million tokens; null is unknown. */
+interface Price {
+  input: number
+  output: number
+  cache_read: number | null
+  cache_write: number | null
+  as_of: string
+  source: string
+}
+
+interface Abilities {
+  images: boolean
+  context_window: number
+  max_output_tokens: number
+  thinking: boolean
+  temperature: boolean
+  top_p: boolean
+  streams: boolean
+}
+
+/** What a model can do through OpenClaw, and its price. `docs/models.md` explains the fields. */
+export interface Model extends Abilities {
+  id: string
+  name: string
+  price: Price | null
+}
+
+/** A model that its vendor has shut down, and the one to use in its place. */
+export interface RetiredModel {
+  id: string
+  retired_on: string | null
+  successor: string
+}
+
+/** The models of a provider. */
+export interface ModelTable {
+  default: string
+  /** Of a model that is in no table. */
+  unlisted: Abilities
+  models: Model[]
+  retired: RetiredModel[]
+}
+
+export type ModelTables = Record<ModelProvider, ModelTable>
+
+/** The tables that a release ships. */
+export const shippedTables = (release: string): ModelTables =>
+  JSON.parse(readFileSync(join(releaseSource(release), 'models.json'), 'utf8'))
+
+const tables = new Map<string, ModelTables>()
+
+/** Uses other tables for a release in this process: called before anything reads one. */
+export const useTables = (release: string, replacement: ModelTables): void => void tables.set(release, replacement)
+
+function tablesOf(release: string): ModelTables {
+  const known = tables.get(release)
+  if (known) return known
+  const shipped = shippedTables(release)
+  tables.set(release, shipped)
+  return shipped
+}
+
+/** The model of an instance whose creator selects none, without a provider prefix. */
+export const defaultModel = (release: string, provider: ModelProvider): string => tablesOf(release)[provider].default
+
+/** The models of a provider that are in the table. */
+export const listedModels = (release: string, provider: ModelProvider): readonly Model[] =>
+  tablesOf(release)[provider].models
+
+export const retiredModels = (release: string, provider: ModelProvider): readonly RetiredModel[] =>
+  tablesOf(release)[provider].retired
+
+/** The date that vendors add to the name of a model: `-20250929` or `-2024-08-06`. */
+const date = /-(\d{8}|\d{4}-\d{2}-\d{2})$/
+
+/**
+ * A model by its name without a provider prefix. One that is in no table can do what its undated name can, else what is
+ * assumed for its provider.
+ */
+export function findModel(release: string, provider: ModelProvider, id: string): Model {
+  const { models, unlisted } = tablesOf(release)[provider]
+  const known = models.find((model) => model.id === id) ?? models.find((model) => model.id === id.replace(date, ''))
+  return known ? { ...known, id } : { id, name: id, ...unlisted, price: null }
+}
+
+export const isListed = (release: string, provider: ModelProvider, id: string): boolean =>
+  listedModels(release, provider).some((model) => model.id === id)
+
+/** The successor of a model that its vendor has shut down; undefined for all others. */
+export const findRetired = (release: string, provider: ModelProvider, id: string): RetiredModel | undefined =>
+  retiredModels(release, provider).find((model) => model.id === id)
+
+/** The provider in whose table a model is, also a retired one; undefined for one that is in no table. */
+export const providerOf = (release: string, model: string): ModelProvider | undefined =>
+  (Object.keys(gatewayProviders) as ModelProvider[]).find(
+    (provider) => isListed(release, provider, model) || findRetired(release, provider, model) !== undefined,
+  )
