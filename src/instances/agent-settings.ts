@@ -1,6 +1,7 @@
 import type { ModelProvider } from '#database/schema.ts'
-import { toGatewayModel } from '#openclaw/model.ts'
-import { parseOverrides, setsModel } from '#openclaw/overrides.ts'
+import { modelFault } from '#openclaw/check-models.ts'
+import { checkOverrides } from '#openclaw/check-overrides.ts'
+import { setsModel } from '#openclaw/overrides.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -13,14 +14,19 @@ export interface AgentSettings {
 }
 
 /**
- * Throws AppError `invalid` for what `parseOverrides` refuses, for a model of another provider, and for a model or
+ * Throws AppError for what `checkOverrides` refuses, for a model that the provider does not have, and for a model or
  * instructions that the overrides set, too.
  */
-export function checkSettings({ model, instructions, openclawConfig }: AgentSettings, provider: ModelProvider): void {
-  const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
+export function checkSettings(
+  { model, instructions, openclawConfig }: AgentSettings,
+  release: string,
+  provider: ModelProvider,
+): void {
+  const { tree, systemPrompt } = checkOverrides(release, provider, openclawConfig ?? {})
   if (model !== null) {
-    if (toGatewayModel(provider, model) === null)
-      throw new AppError('model_of_itself', texts.modelOfItself, { param: 'model' })
+    if (model === 'openclaw') throw new AppError('model_of_itself', texts.modelOfItself, { param: 'model' })
+    const fault = modelFault(release, provider, model)
+    if (fault) throw new AppError(fault.code, fault.message, { param: 'model' })
     if (setsModel(tree)) throw setTwice('model', 'agents.defaults.model')
   }
   if (instructions !== null && systemPrompt !== null) throw setTwice('instructions', 'agent.system_prompt')

@@ -1,10 +1,7 @@
 import { AppError } from '#platform/errors.ts'
 import { isObject, nestedEntries, unsafeKeys } from './json.ts'
-import { bareModel } from './model.ts'
-
-/** One segment of a path: a key of an object, or an index of an array. */
-type Segment = string | number
-type Path = readonly Segment[]
+import { formatPath, type Path, type Segment } from './path.ts'
+import { bareModel } from './providers.ts'
 
 /** The agent's model that a caller's overrides set, without a provider prefix; null when they set none. */
 export function overriddenModel(config: Record<string, unknown>): string | null {
@@ -95,15 +92,6 @@ function parsePath(text: string): Segment[] {
 /** Whether one path is a prefix of the other: to set the value would then change a protected one. */
 const touches = (path: Path, keys: readonly string[]) =>
   keys.every((key, index) => index >= path.length || key === '*' || key === String(path[index]))
-
-const formatPath = (path: Path) =>
-  path
-    .map((segment, index) => {
-      if (typeof segment === 'number') return `[${segment}]`
-      if (!/^[^.[\]"]+$/.test(segment)) return `[${JSON.stringify(segment)}]`
-      return index === 0 ? segment : `.${segment}`
-    })
-    .join('')
 
 function check(path: Path): void {
   const name = formatPath(path)

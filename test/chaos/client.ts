@@ -86,8 +86,8 @@ const lastEvents = /^event: (response\.(completed|failed|incomplete)|error)$/m
 
 /** Where a client's marker stands in an instance's configuration. */
 const configurationWith = (marker: string, secret: string) => ({
-  ui: { assistant: { name: marker } },
-  tools: { web: { search: { apiKey: secret } } },
+  messages: { responsePrefix: marker },
+  hooks: { token: secret },
 })
 
 /**

@@ -228,8 +228,8 @@ async function inject(run: Run, kind: FaultKind): Promise<boolean> {
 
 const markerIn = (config: Record<string, unknown> | null): string | null | undefined => {
   if (!config) return undefined
-  const assistant = isObject(config.ui) ? config.ui.assistant : null
-  return isObject(assistant) && typeof assistant.name === 'string' ? assistant.name : null
+  const { messages } = config
+  return isObject(messages) && typeof messages.responsePrefix === 'string' ? messages.responsePrefix : null
 }
 
 /** A new organization with a key for the model provider, and room for `limit` instances. */

@@ -2,14 +2,20 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { configSchemaText } from '#commands/config-schema.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import { gatewayOwned, renderConfig } from '#openclaw/config.ts'
+import { checkAgainstSchema } from '#openclaw/config-schema.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
+import { defaultModel, listedModels } from '#openclaw/models.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
+import { gatewayProviders } from '#openclaw/providers.ts'
+import { releaseSource } from '#openclaw/releases.ts'
 import type { Endpoint, SandboxPaths } from '#sandbox/driver.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { freePort } from '../support/free-port.ts'
@@ -20,13 +26,42 @@ const token = 'a-token-of-this-test-and-of-no-other'
 const signal = new AbortController().signal
 const startMs = 120_000
 
+const png = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
+const look = [
+  {
+    type: 'message',
+    role: 'user',
+    content: [
+      { type: 'input_text', text: 'look' },
+      { type: 'input_image', source: { type: 'base64', media_type: 'image/png', data: png } },
+    ],
+  },
+]
+/** The models of the documentation; Google has shut its one down, and names this successor. */
+const documented = { anthropic: 'claude-sonnet-4-20250514', openai: 'gpt-4o', gemini: 'gemini-2.5-flash' }
+
+interface ProviderBody {
+  max_tokens?: number
+  max_output_tokens?: number
+  generationConfig?: { maxOutputTokens?: number }
+}
+const maxTokensOf = (body: unknown) => {
+  const { max_tokens, max_output_tokens, generationConfig } = body as ProviderBody
+  return max_tokens ?? max_output_tokens ?? generationConfig?.maxOutputTokens
+}
+
 let model: FakeModelProvider
 let paths: SandboxPaths
 let endpoint: Endpoint & { kind: 'tcp' }
 let child: ChildProcess
 let gateway: GatewayClient
 
-const render = (overrides: Record<string, unknown> = {}, provider: ModelProvider = 'anthropic', providerKey = 'sk-1') =>
+const render = (
+  overrides: Record<string, unknown> = {},
+  provider: ModelProvider = 'anthropic',
+  providerKey = 'sk-1',
+  unlistedModels: string[] = [],
+) =>
   renderConfig({
     release: 'v1',
     provider,
@@ -36,6 +71,7 @@ const render = (overrides: Record<string, unknown> = {}, provider: ModelProvider
     port: paths.port,
     channels: [],
     skills: {},
+    unlistedModels,
     overrides: parseOverrides(overrides).tree,
   })
 
@@ -46,13 +82,16 @@ async function withoutOwn(): Promise<Record<string, unknown>> {
   return Object.fromEntries(Object.entries(await configOnDisk()).filter(([key]) => !gatewayOwned.includes(key)))
 }
 
-async function say(input: string): Promise<string> {
-  const answer = await fetch(`http://127.0.0.1:${paths.port}/v1/responses`, {
+const ask = (input: unknown, { headers, ...fields }: { headers?: Record<string, string>; stream?: boolean } = {}) =>
+  fetch(`http://127.0.0.1:${paths.port}/v1/responses`, {
     method: 'POST',
-    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ model: 'openclaw', input }),
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json', ...headers },
+    body: JSON.stringify({ model: 'openclaw', input, ...fields }),
     signal: AbortSignal.timeout(60_000),
   })
+
+async function say(input: string): Promise<string> {
+  const answer = await ask(input)
   const body = (await answer.json()) as { output: { content: { text: string }[] }[] }
   return body.output[0]?.content[0]?.text ?? JSON.stringify(body)
 }
@@ -133,13 +172,35 @@ test.each([
   [{ 'agents.defaults.timeFormat': 1 }, 'agents.defaults: Unrecognized key: "timeFormat"'],
   [{ 'agents.defaults.model': 3 }, 'agents.defaults.model: Invalid input'],
   [{ 'agents.defaults.model': null, 'agent.x': 1 }, 'Unrecognized key: "agent"'],
-])('%j is refused in the gateway’s words and changes nothing', async (overrides, words) => {
+  [{ a: 1, b: 2, 'session.x': 1, 'tools.deny': ['exec', 5], 'cron.enabled': 1 }, 'tools.deny[1]: Invalid input'],
+  [{ 'logging.level': 'loud' }, 'logging.level: Invalid input (allowed: "silent", "fatal"'],
+  [{ 'session.dmScope': 'x', 'agents.defaults.maxConcurrent': -1 }, '(must be greater than 0)'],
+  [{ 'agents.entries.main.model': { primary: 5 } }, 'agents.entries.main.model: Invalid input'],
+])('%j is refused in the gateway’s words, also without it, and changes nothing', async (overrides, words) => {
   const before = await configOnDisk()
-  await expect(applyConfig(gateway, render(overrides), signal)).rejects.toMatchObject({
-    name: 'GatewayRefusal',
-    message: expect.stringContaining(words),
-  })
+  const refusal: Error = await applyConfig(gateway, render(overrides), signal).then(
+    () => new Error('it was not refused'),
+    (error) => error,
+  )
+  expect(refusal).toMatchObject({ name: 'GatewayRefusal', message: expect.stringContaining(words) })
+  expect(() => checkAgainstSchema('v1', parseOverrides(overrides).tree)).toThrow(
+    `OpenClaw refused the configuration: ${refusal.message}`,
+  )
   expect(await configOnDisk()).toEqual(before)
+})
+
+test('the table says which models do not stream as OpenClaw decides it', async () => {
+  const { usesClaudeStreamingRefusalContract: isHeldBack } = await import(
+    pathToFileURL(join(paths.release, 'node_modules/@openclaw/ai/dist/internal/anthropic.mjs')).href
+  )
+  const held = listedModels('v1', 'anthropic').filter(({ id }) => isHeldBack({ id, api: 'anthropic-messages' }))
+  const named = (models: readonly { id: string }[]) => models.map(({ id }) => id).sort()
+  expect(named(listedModels('v1', 'anthropic').filter(({ streams }) => !streams))).toEqual(named(held))
+})
+
+test('the schema of the configuration is the one that the release exports', async () => {
+  const committed = await readFile(join(releaseSource('v1'), 'config-schema.json'), 'utf8')
+  expect(committed, 'run npm run config-schema').toBe(await configSchemaText(paths.release))
 })
 
 test('a wrong token is refused', async () => {
@@ -150,15 +211,45 @@ test('a wrong token is refused', async () => {
 
 describe('the wire format of each provider', () => {
   test.each([
+    // In this order: OpenClaw refuses to halve its file, and the lists of models shrink by less from one to the next.
     ['openai', 'openai-responses'],
-    ['gemini', 'gemini'],
     ['anthropic', 'anthropic'],
+    ['gemini', 'gemini'],
   ] as const)('%s, with its key changed hot', async (provider, api) => {
     await applyConfig(gateway, render({}, provider, `key-of-${provider}`), signal)
     model.reset()
     expect(await say('hi')).toContain('last="hi"')
     expect(model.requests).toMatchObject([{ api, key: `key-of-${provider}` }])
+    await expectImages(provider)
+    await expectStream(provider)
   })
+
+  /** The default model, the one of the documentation, and one that is in no table see an image, and are not cut. */
+  async function expectImages(provider: ModelProvider): Promise<void> {
+    const unlisted = 'a-model-in-no-table'
+    await applyConfig(gateway, render({}, provider, `key-of-${provider}`, [unlisted]), signal)
+    for (const id of [defaultModel('v1', provider), documented[provider], unlisted]) {
+      model.reset()
+      const answer = await ask(look, { headers: { 'x-openclaw-model': `${gatewayProviders[provider].id}/${id}` } })
+      expect([id, answer.status]).toEqual([id, 200])
+      expect(model.requests).toMatchObject([{ model: id, images: 1 }])
+      // Gemini's default model is told no limit.
+      const told = maxTokensOf(model.requests[0]?.body) ?? Number.POSITIVE_INFINITY
+      expect(told, `max_tokens of ${id}`).toBeGreaterThanOrEqual(provider === 'openai' ? 16_384 : 32_000)
+    }
+  }
+
+  /** The default model's first delta arrives while the provider still writes. */
+  async function expectStream(provider: ModelProvider): Promise<void> {
+    model.reset()
+    const answer = await ask('[[fake:words=10]] [[fake:chunk-delay=300]]', { stream: true })
+    const times: number[] = []
+    for await (const chunk of answer.body ?? []) {
+      if (Buffer.from(chunk).includes('output_text.delta')) times.push(performance.now())
+    }
+    const spread = (times.at(-1) ?? 0) - (times[0] ?? 0)
+    expect(spread, `ms from the first delta of ${provider} to the last`).toBeGreaterThan(600)
+  }
 })
 
 test('a change that needs a restart is kept, and the gateway comes back by itself', async () => {

@@ -194,7 +194,7 @@ describe('POST /v1/instances', () => {
     const { status, body } = await call('POST', '', { name: 'x', ...fields })
     expect(status).toBe(422)
     expect(body.detail.map((fault: { loc: string[] }) => fault.loc[1])).toContain(field)
-    expect((await call('GET', '')).body).toEqual([])
+    expect((await call('GET', '')).body.every(({ name }: { name: string }) => name !== 'refused')).toBe(true)
   })
 
   test('an unknown openclaw_version is a 400 that lists the known ones', async () => {
@@ -229,6 +229,17 @@ describe('POST /v1/instances', () => {
   ])('the override %s is refused with a 400 that names it', async (path) => {
     const { status, body } = await call('POST', '', { name: 'x', openclaw_config: { [path]: 'x' } })
     expect([status, body.detail]).toEqual([400, expect.stringContaining(path.split('.')[0] as string)])
+  })
+
+  test.each([
+    [{ nonsense: 1 }, 'OpenClaw refused the configuration: invalid config: <root>: Unrecognized key: "nonsense"'],
+    [{ 'session.dmScope': 'x' }, 'session.dmScope: Invalid option: expected one of "main"|'],
+    [{ 'agents.defaults.model': 'openai/gpt-4o' }, 'This instance uses anthropic: openai/gpt-4o is no model'],
+    [{ 'agents.defaults.model': 'google/gemini-2.0-flash' }, 'This instance uses anthropic'],
+  ])('the configuration %j, with which no agent could work, is a 400 at once', async (openclaw_config, words) => {
+    const { status, body } = await call('POST', '', { name: 'refused', openclaw_config })
+    expect([status, body.detail]).toEqual([400, expect.stringContaining(words)])
+    expect((await call('GET', '')).body.every(({ name }: { name: string }) => name !== 'refused')).toBe(true)
   })
 
   test.each([
@@ -630,6 +641,8 @@ describe('PATCH /v1/instances/{id} of an instance that does not run', () => {
     ['a forbidden path', { openclaw_config: { gateway: { port: 1 } } }, 400],
     ['a forbidden dot path', { openclaw_config: { 'models.providers.x.apiKey': 'y' } }, 400],
     ['a system prompt that is no text', { openclaw_config: { agent: { system_prompt: 7 } } }, 400],
+    ['a key that OpenClaw does not know', { openclaw_config: { nonsense: 1 } }, 400],
+    ['a model of another provider', { openclaw_config: { 'agents.defaults.model': 'openai/gpt-4o' } }, 400],
     ['an empty name', { name: '' }, 422],
     ['another provider', { model_provider: 'openai' }, 422],
     ['an unknown field', { desired_state: 'running' }, 422],
@@ -644,6 +657,39 @@ describe('PATCH /v1/instances/{id} of an instance that does not run', () => {
     const id = await createIn('stopped')
     const { status, body } = await call('PATCH', `/${id}`, {})
     expect([status, body.id]).toEqual([200, id])
+  })
+})
+
+describe('GET /v1/models', () => {
+  test('lists the models of every provider, with what they can do and whether there is a key', async () => {
+    const { status, body } = await chowder.call('GET', '/v1/models', { key })
+    expect([status, body.object]).toEqual([200, 'list'])
+    const find = (id: string) => body.data.find((model: { id: string }) => model.id === id)
+    expect(find('claude-sonnet-4-6')).toMatchObject({
+      object: 'model',
+      owned_by: 'anthropic',
+      images: true,
+      streams: true,
+      default: true,
+      available: true,
+      successor: null,
+    })
+    expect(find('claude-opus-5')).toMatchObject({ streams: false, default: false, price: { input: 5, output: 25 } })
+    expect(find('gpt-4o')).toMatchObject({ owned_by: 'openai', max_output_tokens: 16_384, available: false })
+    expect(find('gemini-2.0-flash')).toMatchObject({
+      available: false,
+      retired_on: '2026-06-01',
+      successor: 'gemini-2.5-flash',
+    })
+  })
+
+  test('of an instance begins with its own model, and has those of its provider', async () => {
+    const id = await createIn('stopped', { openclaw_config: { 'agents.defaults.model': 'anthropic/claude-own' } })
+    const { data } = (await call('GET', `/${id}/models`)).body
+    const ids = data.map((model: { id: string }) => model.id)
+    expect(ids.slice(0, 2)).toEqual(['openclaw', 'claude-own'])
+    expect(ids).toEqual(expect.arrayContaining(['claude-sonnet-4-6', 'claude-sonnet-4-20250514']))
+    expect(ids.some((one: string) => one.startsWith('gpt-'))).toBe(false)
   })
 })
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
-import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -91,8 +91,14 @@ describe('PATCH of a running instance', () => {
 
   test('a refusal by the gateway is a 400 with its own words, and nothing of the request is stored', async () => {
     const before = (await call('GET', `/${id}`)).body
-    const { status, body } = await call('PATCH', `/${id}`, { name: 'other', openclaw_config: { nonsense: 1 } })
-    expect([status, body.detail]).toEqual([400, expect.stringContaining('Unrecognized key: "nonsense"')])
+    gateway.behaviour.onCall = (method) => {
+      if (method === 'config.patch')
+        throw new Refusal({ code: 'INVALID_REQUEST', message: 'invalid config: its words' })
+    }
+    const openclaw_config = { 'session.dmScope': 'main' }
+    const { status, body } = await call('PATCH', `/${id}`, { name: 'other', openclaw_config })
+    expect([status, body.detail]).toEqual([400, expect.stringContaining('invalid config: its words')])
+    gateway.behaviour.onCall = () => {}
     expect((await call('GET', `/${id}`)).body).toMatchObject({
       name: before.name,
       openclaw_config: before.openclaw_config,
@@ -166,6 +172,43 @@ describe('PATCH of a running instance', () => {
     expect((await call('PATCH', `/${id}`, { openclaw_config: { 'session.dmScope': 'main' } })).status).toBe(409)
     gateway.behaviour.onCall = () => {}
     await until('the sandbox to be gone', () => !driver.sandboxes.has(id))
+  })
+})
+
+describe('a model that is in no table', () => {
+  const turn = (model: string) => call('POST', `/${id}/responses`, { model, input: 'hello' })
+  const declared = () => {
+    const { models } = gateway.config as { models: { providers: { anthropic: { models: Record<string, unknown>[] } } } }
+    return models.providers.anthropic.models
+  }
+
+  test('is declared to the running gateway by the first turn that asks for it, and stays over a restart', async () => {
+    expect((await turn('anthropic/claude-new-1')).status).toBe(200)
+    const entry = expect.objectContaining({ id: 'claude-new-1', input: ['text', 'image'], maxTokens: 32_000 })
+    expect(declared()).toContainEqual(entry)
+    expect([patches(), driver.starts.get(id)]).toEqual([1, 1])
+    expect((await turn('claude-new-1')).status).toBe(200)
+    expect((await turn('claude-opus-5')).status).toBe(200)
+    expect(patches()).toBe(1)
+    await call('POST', `/${id}/stop`)
+    await call('POST', `/${id}/start`)
+    const { models } = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
+    expect(models.providers.anthropic.models).toContainEqual(entry)
+    const listed = (await call('GET', `/${id}/models`)).body.data
+    expect(listed).toContainEqual(expect.objectContaining({ id: 'claude-new-1', images: true, default: false }))
+  })
+
+  test('takes the place of the oldest once there are 20', async () => {
+    const before = Array.from({ length: 20 }, (_, at) => `claude-old-${at}`)
+    await chowder.database.pool.query('UPDATE instances SET unlisted_models = $2 WHERE id = $1', [id, before])
+    expect((await turn('claude-new-2')).status).toBe(200)
+    expect((await rowOf()).unlisted_models).toEqual([...before.slice(1), 'claude-new-2'])
+  })
+
+  test('is not declared for a request that is refused', async () => {
+    expect((await call('POST', `/${id}/responses`, { model: 'claude-new-3', input: 'x', prompt: {} })).status).toBe(400)
+    expect((await turn('gpt-4o')).body.detail).toContain('This instance uses anthropic')
+    expect(patches()).toBe(0)
   })
 })
 

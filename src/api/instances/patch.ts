@@ -53,7 +53,7 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
     return Object.keys(columns).length === 0 ? row : changeLabels(deps.db, organizationId, id, columns)
   }
   const check = <T extends AgentSettings>(edited: T): T => {
-    checkSettings(edited, row.modelProvider)
+    checkSettings(edited, row.openclawVersion, row.modelProvider)
     return edited
   }
   check({ ...unsealSettings(deps.vault, row), ...settings }) // before a running agent is held up

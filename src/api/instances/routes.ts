@@ -83,7 +83,7 @@ function newInstance(
     instructions: body.instructions ?? null,
     openclawConfig: body.openclaw_config ?? null,
   }
-  checkSettings(settings, modelProvider)
+  checkSettings(settings, openclawVersion, modelProvider)
   if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
     throw new AppError('if_exists_without_external_id', texts.ifExistsAlone, { param: 'if_exists' })
   }

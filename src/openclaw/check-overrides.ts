@@ -1,0 +1,28 @@
+import type { ModelProvider } from '#database/schema.ts'
+import { AppError } from '#platform/errors.ts'
+import { checkAgentModels } from './check-models.ts'
+import { checkAgainstSchema } from './config-schema.ts'
+import { isObject } from './json.ts'
+import { type Overrides, parseOverrides } from './overrides.ts'
+
+/**
+ * Parses `openclaw_config` for an instance before it is stored, whether the instance runs or not. Throws AppError
+ * that names what is wrong: what `parseOverrides` refuses, a model that the provider does not have, and what
+ * the schema of the release refuses, in OpenClaw's own words.
+ */
+export function checkOverrides(release: string, provider: ModelProvider, config: Record<string, unknown>): Overrides {
+  const overrides = parseOverrides(config)
+  const { tree } = overrides
+  if (isObject(tree.agent)) {
+    const path = `agent.${Object.keys(tree.agent)[0] ?? ''}`
+    throw new AppError(
+      'invalid_openclaw_config',
+      `openclaw_config: ${JSON.stringify(path)} is no setting: the only one of agent is agent.system_prompt. ` +
+        'OpenClaw’s own settings of agents begin with agents.defaults.',
+      { param: 'openclaw_config' },
+    )
+  }
+  checkAgainstSchema(release, tree)
+  checkAgentModels(release, provider, tree)
+  return overrides
+}

@@ -1,0 +1,114 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { AppError } from '#platform/errors.ts'
+import { isObject, mergePatch } from './json.ts'
+import { formatPath, type Path } from './path.ts'
+import { releaseSource } from './releases.ts'
+
+/** A JSON schema, as far as this file reads it. */
+interface Schema {
+  type?: string
+  properties?: Record<string, Schema>
+  additionalProperties?: boolean | Schema
+}
+
+const shownIssues = 3
+/** A caller may write thousands of unknown keys. */
+const shownCharacters = 500
+const schemas = new Map<string, Schema>()
+const validators = new WeakMap<Schema, z.ZodType>()
+
+/** The schema of the configuration of a release, without OpenClaw's titles and descriptions. */
+function schemaOf(release: string): Schema {
+  const known = schemas.get(release)
+  if (known) return known
+  const schema = JSON.parse(readFileSync(join(releaseSource(release), 'config-schema.json'), 'utf8')) as Schema
+  schemas.set(release, schema)
+  return schema
+}
+
+/** OpenClaw validates with zod: so does this, for the same words. Each part of the schema is compiled when it is used. */
+function validatorOf(schema: Schema): z.ZodType {
+  const known = validators.get(schema)
+  if (known) return known
+  const validator = z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0])
+  validators.set(schema, validator)
+  return validator
+}
+
+/**
+ * Checks overrides against the schema of a release, which need not be installed. Throws AppError `openclaw_config_refused` in OpenClaw's
+ * own words. What the schema cannot say is left to the gateway: overrides that pass may still be refused at the start.
+ */
+export function checkAgainstSchema(release: string, tree: Record<string, unknown>): void {
+  const issues = issuesOf(schemaOf(release), tree, [])
+  if (issues.length === 0) return
+  const hidden = issues.length - shownIssues
+  const more = hidden > 0 ? ` (+${hidden} more issue${hidden === 1 ? '' : 's'})` : ''
+  const shown = issues
+    .slice(0, shownIssues)
+    .map((issue) => (issue.length > shownCharacters ? `${issue.slice(0, shownCharacters)}…` : issue))
+    .join('; ')
+  throw new AppError('openclaw_config_refused', `OpenClaw refused the configuration: invalid config: ${shown}${more}`, {
+    param: 'openclaw_config',
+  })
+}
+
+/**
+ * Overrides hold only a part of a configuration, so nothing is missing in an object that the schema names. Other values
+ * are the caller's own, and have to be whole.
+ */
+function issuesOf(schema: Schema, value: unknown, path: Path): string[] {
+  if (value === null) return [] // removes what stands there
+  if (!(isObject(value) && schema.properties)) return wholeIssues(schema, value, path)
+  const { properties, additionalProperties } = schema
+  const known = Object.keys(properties).filter((key) => Object.hasOwn(value, key)) // in the schema's order
+  const others = Object.keys(value).filter((key) => !Object.hasOwn(properties, key) && value[key] !== null)
+  return [
+    ...known.flatMap((key) => issuesOf(properties[key] ?? {}, value[key], [...path, key])),
+    ...(typeof additionalProperties === 'object'
+      ? others.flatMap((key) => wholeIssues(additionalProperties, value[key], [...path, key]))
+      : []),
+    ...(additionalProperties === false && others.length > 0
+      ? [
+          `${placeOf(path)}: Unrecognized key${others.length > 1 ? 's' : ''}: ${others.map((key) => JSON.stringify(key)).join(', ')}`,
+        ]
+      : []),
+  ]
+}
+
+function wholeIssues(schema: Schema, value: unknown, path: Path): string[] {
+  const { error } = validatorOf(schema).safeParse(isObject(value) ? mergePatch({}, value) : value)
+  return (error?.issues ?? []).map((issue) => {
+    const place = [...path, ...issue.path.filter((segment) => typeof segment !== 'symbol')]
+    return `${placeOf(place)}: ${issue.message}${hintOf(issue)}`
+  })
+}
+
+const placeOf = (path: Path) => (path.length === 0 ? '<root>' : formatPath(path))
+
+/** What OpenClaw adds to zod's message. */
+function hintOf(issue: z.core.$ZodIssue): string {
+  if (issue.code === 'invalid_type' && issue.expected === 'boolean') return ' (allowed: true, false)'
+  if (issue.code === 'too_big' && issue.origin === 'number') {
+    return issue.inclusive ? ` (maximum: ${issue.maximum})` : ` (must be less than ${issue.maximum})`
+  }
+  if (issue.code === 'too_small' && issue.origin === 'number') {
+    return issue.inclusive ? ` (minimum: ${issue.minimum})` : ` (must be greater than ${issue.minimum})`
+  }
+  const allowed = issue.code === 'invalid_union' ? allowedIn(issue) : null
+  return allowed === null ? '' : ` (allowed: ${[...new Set(allowed)].map((one) => JSON.stringify(one)).join(', ')})`
+}
+
+/** The values that a union allows; null when one of its branches allows others than a few. */
+function allowedIn(issue: z.core.$ZodIssue): unknown[] | null {
+  if (issue.code === 'invalid_value') return [...issue.values]
+  if (issue.code === 'invalid_type') return issue.expected === 'boolean' ? [true, false] : null
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0) return null
+  const branches = issue.errors.map((branch) => {
+    const values = branch.map(allowedIn)
+    return values.length === 0 || values.includes(null) ? null : values.flat()
+  })
+  return branches.includes(null) ? null : branches.flat()
+}
