@@ -45,6 +45,28 @@ describe('POST /v1/organization/signup', () => {
     const answer = await chowder.call('POST', '/v1/organization/signup', { body })
     expect(answer.status).toBe(422)
     expect(answer.body.detail[0]).toEqual({ loc, msg: expect.any(String), type: expect.any(String) })
+    expect(answer.body.error).toMatchObject({ code: 'validation_failed', param: loc[1] })
+  })
+
+  test('a 422 about more than one field names none of them in `param`', async () => {
+    const { body } = await chowder.call('POST', '/v1/organization/signup', { body: { name: '', tier: 'whale' } })
+    expect([body.detail.length, body.error.param]).toEqual([2, null])
+    expect(body.error.message).toMatch(/body\.\w+ .*; body\.\w+ /)
+  })
+
+  test('is not touched by a change that changes nothing', async () => {
+    const { key } = await chowder.signUp()
+    const read = async () => (await chowder.call('GET', '/v1/organization', { key })).body
+    const before = await read()
+    for (const body of [{}, { name: before.name }, { model_api_keys: { openai: null } }]) {
+      expect((await chowder.call('PATCH', '/v1/organization', { key, body })).body).toEqual(before)
+    }
+    await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { openai: 'sk-other' } } })
+    const { updated_at, model_providers } = await read()
+    expect(updated_at > before.updated_at).toBe(true)
+    expect(model_providers).toContain('openai')
+    await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { openai: null } } })
+    expect((await read()).model_providers).not.toContain('openai')
   })
 
   test('a name of 128 code points is stored unchanged, with its spaces', async () => {

@@ -69,24 +69,33 @@ export interface OrganizationPatch {
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
   const change = async (tx: Db) => {
-    const [organization] = await tx
-      .update(organizations)
-      .set({ ...(patch.name !== undefined && { name: patch.name }), updatedAt: sql`now()` })
-      .where(existing(id))
-      .returning()
-    if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
+    const [before] = await tx.select().from(organizations).where(existing(id)).for('update')
+    if (!before) throw new AppError('invalid_api_key', texts.unknownKey)
+    const { name = before.name } = patch
+    let hasChanged = name !== before.name
     const due: InstanceRef[] = []
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
       if (key === undefined) continue
-      if (await changeProviderKey(tx, vault, id, provider, key ?? ''))
-        due.push(...(await raiseGenerations(tx, id, provider)))
+      if (!(await changeProviderKey(tx, vault, id, provider, key ?? ''))) continue
+      hasChanged = true
+      due.push(...(await raiseGenerations(tx, id, provider)))
     }
+    const organization = hasChanged ? await touch(tx, id, name) : before
     await recordEvent(tx, { organizationId: id })
     return { organization, providers: await providersOf(tx, id), due }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(change))
+}
+
+async function touch(tx: Db, id: string, name: string): Promise<Organization> {
+  const [changed] = await tx
+    .update(organizations)
+    .set({ name, updatedAt: sql`now()` })
+    .where(eq(organizations.id, id))
+    .returning()
+  return changed as Organization
 }
 
 /** Returns whether the stored key has changed. The caller has locked the row of the organization. */
