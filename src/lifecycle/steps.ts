@@ -12,6 +12,7 @@ import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#opencla
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
+import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, diagnose, isAnswering, waitUntilReady } from './health.ts'
 import { findKeyProblem, noKey } from './provider-key.ts'
@@ -77,13 +78,35 @@ export const writeConfig: Step = async (context) => {
   if (unsealed.providerKey === null) return noKey(lease.instance.modelProvider)
   const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { baseUrls, port: paths.port })
   const files = sandboxes.files(lease.instance.id)
-  for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
+  const makeFolders = async () => {
+    for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
+    const config = await files.stat(configPath, signal)
+    if (config && config.kind !== 'file') await files.remove(configPath, { recursive: true }, signal)
+  }
+  await makeFolders().catch(async (error) => {
+    if (!(error instanceof SandboxPathError)) throw error
+    await clearFolders(files, signal)
+    await makeFolders()
+  })
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
   await writeAgentSettings(files, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
   return done
+}
+
+/** Removes what the tenant has put in the place of the gateway's folders, such as a link. Folders stay as they are. */
+async function clearFolders(files: SandboxFiles, signal: AbortSignal): Promise<void> {
+  for (const folder of gatewayFolders) {
+    for (const [path, kind] of [
+      [folder, 'directory'],
+      [`${folder}/.keep`, 'file'],
+    ] as const) {
+      const stat = await files.stat(path, signal)
+      if (stat && stat.kind !== kind) await files.remove(path, { recursive: true }, signal)
+    }
+  }
 }
 
 /** The tenant may have written anything there: content that is no JSON is replaced. */

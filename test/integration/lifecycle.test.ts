@@ -83,6 +83,21 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(seen).toBe('createSandbox')
     })
 
+    test('starts although its agent put files in the place of its folders', repeated, async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      await call('POST', `/${id}/stop`)
+      await isIn(id, 'stopped')
+      const files = driver.sandboxes.get(id)?.files
+      for (const path of [...(files?.keys() ?? [])]) if (/^(state|tmp)(\/|$)/.test(path)) files?.delete(path)
+      const planted = { content: Buffer.from('mine'), mode: 0o600 }
+      files?.set('state', planted).set('tmp', { content: null, mode: 0o700 }).set('tmp/.keep/x', planted)
+      files?.set('tmp/.keep', { content: null, mode: 0o700 })
+      await call('POST', `/${id}/start`)
+      await isIn(id, 'running')
+      expect(driver.file(id, 'state/openclaw.json')).toContain('"gateway"')
+    })
+
     test('stops and starts with the same sandbox', async () => {
       const id = await create()
       await isIn(id, 'running')
