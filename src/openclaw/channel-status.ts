@@ -58,6 +58,7 @@ export async function readChannelStatus(gateway: GatewayClient, channel: string)
   if (!isObject(account)) return absent
   const probe = object(account.probe)
   const isUp = account.running === true && (account.connected ?? account.lifecycle === 'ready') === true
+  const isDisabled = account.stateReason === 'disabled'
   const error = text(account.lastError) ?? text(probe.error)
   const issues = Array.isArray(answer.statusIssues) ? answer.statusIssues.filter(isObject) : []
   return {
@@ -68,7 +69,7 @@ export async function readChannelStatus(gateway: GatewayClient, channel: string)
       isRefusal(probe.status) ||
       (account.terminalDisconnect === true && probe.ok !== true) ||
       account.configured !== true,
-    error: error ?? (account.running === true ? null : text(account.stateReason)),
+    error: error ?? (account.running === true || isDisabled ? null : text(account.stateReason)),
     account: text(object(probe.bot).username) ?? text(object(probe.bot).name) ?? text(account.publicKey),
     issues: issues
       .filter((issue) => issue.channel === channel)
