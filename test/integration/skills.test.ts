@@ -399,6 +399,8 @@ describe('a stopped instance', () => {
     expect((await skills('PATCH', '/web-search', { env: { SEARCH_API_KEY: 'sk-1' }, enabled: false })).status).toBe(204)
     expect((await skills('GET', '/web-search')).body).toMatchObject({ enabled: false, path: null })
     for (const refused of [
+      await skills('GET', '/github'),
+      await skills('PATCH', '/github', { enabled: false }),
       await install('@acme/web-search'),
       await skills('POST', '/web-search/update'),
       await skills('DELETE', '/web-search'),

@@ -1,6 +1,6 @@
 import type { Skill } from '#database/schema.ts'
 import { getInstance } from '#instances/row.ts'
-import { publicStatus } from '#instances/status.ts'
+import { publicStatus, requireRunning } from '#instances/status.ts'
 import { type GatewaySkill, readSkills } from '#openclaw/skills.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
@@ -42,7 +42,10 @@ export async function listSkills(
   return [...skills.values()].sort((one, other) => (one.name < other.name ? -1 : 1))
 }
 
-/** Throws as `listSkills`, and not_found when there is no skill of that name. */
+/**
+ * Throws as `listSkills`; not_found when there is no skill of that name, and conflict when only a running gateway could
+ * tell.
+ */
 export async function getSkill(
   deps: SkillDeps,
   organizationId: string,
@@ -51,6 +54,7 @@ export async function getSkill(
 ): Promise<InstanceSkill> {
   const skills = await listSkills(deps, organizationId, instanceId)
   const skill = skills.find((other) => other.name === name)
-  if (!skill) throw new AppError('skill_not_found', texts.skillNotFound)
-  return skill
+  if (skill) return skill
+  requireRunning(await getInstance(deps.db, organizationId, instanceId))
+  throw new AppError('skill_not_found', texts.skillNotFound)
 }
