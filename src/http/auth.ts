@@ -57,6 +57,13 @@ declare module 'fastify' {
 
 /** A text that is no key is refused without a query. */
 const keyFormat = /^chd_(org|sk)_[0-9a-f]{64}$/
+const keyPrefix = /^chd_(org|sk)_/
+
+/** The likeliest mistakes are a key of a model provider, and one that was not copied whole. */
+function refusalOf(key: string): AppError {
+  const text = keyFormat.test(key) ? texts.unknownKey : keyPrefix.test(key) ? texts.malformedKey : texts.foreignKey
+  return new AppError('invalid_api_key', text)
+}
 
 function bearerToken(request: FastifyRequest): string | null {
   const [scheme, key, more] = request.headers.authorization?.split(' ') ?? []
@@ -136,7 +143,7 @@ export function useApiKeys(
     const caller = key && keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
     if (!caller) {
       await counters.countFailure(request, reply)
-      throw key ? new AppError('invalid_api_key', texts.unknownKey) : new AppError('missing_api_key', texts.sendKey)
+      throw key ? refusalOf(key) : new AppError('missing_api_key', texts.sendKey)
     }
     request.caller = caller
     await counters.countRequest(request, reply)

@@ -3,7 +3,7 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from
 import { isDatabaseDown } from '#database/outage.ts'
 import { type ErrorCode, type ErrorKind, errorCodes, kindOf } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
-import { newId } from '#platform/ids.ts'
+import { isId, newId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
 import { errorBody, type Failure } from './error-body.ts'
 import { idempotencyFault, paramOf, validationFaults } from './validation-faults.ts'
@@ -123,13 +123,22 @@ export function clientErrorAnswer(nodeCode: string | undefined, requestId: strin
   return `${lines.join('\r\n')}\r\n\r\n${body}`
 }
 
-/** Answers a path that the router refuses before any route: one that cannot be decoded, or an id that is too long. */
+const instancePath = /^\/v1\/instances\/([^/?]*)/
+
+/** Of a path that cannot be decoded, or has a part that is too long. */
+function unroutable(url: string): Failure {
+  const [, id] = instancePath.exec(url) ?? []
+  const isInstanceWrong = id !== undefined && !isId(id)
+  return isInstanceWrong
+    ? { code: 'instance_not_found', detail: texts.instanceNotFound, hint: texts.noInstanceId(id) }
+    : { code: 'malformed_path', detail: texts.malformedPath }
+}
+
+/** Answers a path that the router refuses before any route. */
 export function answerUnroutable(request: FastifyRequest, reply: FastifyReply, publicUrl: string): void {
-  const failure: Failure = request.url.startsWith('/v1/instances/')
-    ? { code: 'instance_not_found', detail: texts.instanceNotFound }
-    : { code: 'not_found', detail: texts.notFound }
+  const failure = unroutable(request.url)
   void reply
     .header('x-request-id', request.id)
-    .code(404)
+    .code(errorCodes[failure.code].status)
     .send(errorBody(failure, { requestId: request.id, publicUrl }))
 }

@@ -3,12 +3,10 @@ import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance, ModelProvider } from '#database/schema.ts'
 import { defaultModel } from '#openclaw/models.ts'
-import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { texts } from '#platform/texts.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
-import { getInstance, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
+import { getInstance, instanceNotFound, ownModel, terminatedReadableDays, unsealToken } from './row.ts'
 import { requireRunning } from './status.ts'
 import { readUntil } from './wait.ts'
 
@@ -72,7 +70,7 @@ export function createFindSummary(db: Db): FindSummary {
   })
   return async (organizationId, id) => {
     const summary = isId(id) ? await find({ id, organizationId }) : null
-    if (!summary) throw new AppError('instance_not_found', texts.instanceNotFound)
+    if (!summary) throw instanceNotFound(id)
     return summary
   }
 }

@@ -23,6 +23,10 @@ export const isReadable = or(
 export const isOwnedBy = (organizationId: string, id: string) =>
   and(eq(instances.id, id), eq(instances.organizationId, organizationId))
 
+/** The same `detail` for each id. Only `message` tells that a text cannot be one. */
+export const instanceNotFound = (id: string): AppError =>
+  new AppError('instance_not_found', texts.instanceNotFound, isId(id) ? {} : { hint: texts.noInstanceId(id) })
+
 /** Throws not_found for a missing, malformed or foreign id alike. Terminated instances are found for 30 days. */
 export async function getInstance(db: Db, organizationId: string, id: string): Promise<Instance> {
   const [row] = isId(id)
@@ -31,7 +35,7 @@ export async function getInstance(db: Db, organizationId: string, id: string): P
         .from(instances)
         .where(and(isOwnedBy(organizationId, id), isReadable))
     : []
-  if (!row) throw new AppError('instance_not_found', texts.instanceNotFound)
+  if (!row) throw instanceNotFound(id)
   return row
 }
 

@@ -9,9 +9,16 @@ const remedies: Record<string, string> = {
   terminated: 'It was deleted. Create another.',
 }
 
+/** The status as it follows `is`. */
+const shown = (status: string) => (status === 'error' ? 'in the state error' : status)
+
 /** Every fixed text that callers see, in one place. The API contract fixes the first three byte for byte. */
 export const texts = {
   instanceNotFound: 'Instance not found.',
+  /** Follows instanceNotFound in `error.message`. */
+  noInstanceId: (id: string) =>
+    `${JSON.stringify(id.slice(0, 100))} is no id of an instance: an id looks like ` +
+    '01a218de-6614-7c4f-95ce-63a40db57224. Is a variable empty?',
   gatewayUnavailable:
     'Gateway unavailable – the sandbox may have been stopped or deleted. Try restarting the instance.',
   instanceLimit: (count: number, limit: number) =>
@@ -22,7 +29,9 @@ export const texts = {
     `Its operator raises the limit with npm run admin -- set-limit ${organizationId} <number>.`,
   sendKey: 'Send your API key in the header: Authorization: Bearer <key>.',
   internal: 'Internal error.',
-  notFound: 'Not found.',
+  malformedPath:
+    'The path cannot be read: a part of it is not percent-encoded UTF-8, or is longer than 1,024 characters. ' +
+    'Encode each part, with encodeURIComponent for example.',
   noRoute: (method: string, path: string) => `No route ${method} ${path}.`,
   sendJson: 'Send the body as application/json.',
   bodyTooLarge: 'The body is too large.',
@@ -45,6 +54,9 @@ export const texts = {
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body has half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',
   unknownKey: 'Unknown, revoked or expired API key.',
+  foreignKey: 'Unknown API key: the keys of this server begin with chd_org_ or chd_sk_. Send one of those.',
+  malformedKey:
+    'Unknown API key: after chd_org_ or chd_sk_ come 64 characters from 0 to 9 and a to f. Copy the whole key.',
   disabled: 'Your organization was disabled by the operator of this server.',
   needsOrganizationKey: 'This call needs an organization key (chd_org_…). Yours is a scoped key.',
   lacksPermission: (permission: string) =>
@@ -84,9 +96,9 @@ export const texts = {
     `Your organization has no ${provider} key. Set model_api_keys.${provider} with PATCH /v1/organization first.`,
   unknownVersion: (version: string, known: readonly string[]) =>
     `openclaw_version ${JSON.stringify(version)} is unknown. Use one of: ${known.join(', ')}.`,
-  notRunning: (status: string) => `The instance is ${status}, not running. ${remedies[status]}`,
+  notRunning: (status: string) => `The instance is ${shown(status)}, not running. ${remedies[status]}`,
   cannot: (action: keyof typeof verbs, status: string) =>
-    `An instance that is ${status} cannot be ${verbs[action]}. ${
+    `An instance that is ${shown(status)} cannot be ${verbs[action]}. ${
       status === 'stopped' ? ifStopped[action] : remedies[status]
     }`,
   externalIdTaken: (externalId: string, instanceId: string) =>
@@ -127,17 +139,21 @@ export const texts = {
   notInteractive: (channel: string) => `The channel ${channel} has no QR code: it connects with credentials.`,
   unknownPairingCode: 'No pending request has this code. It was mistyped, was used already, or is older than an hour.',
   filesDeleted: 'The instance is terminated and its files are deleted. Create another.',
-  noFilesYet: (status: string) => `The instance is ${status} and has no files yet. ${remedies[status]}`,
+  noFilesYet: (status: string) => `The instance is ${shown(status)} and has no files yet. ${remedies[status]}`,
   noSuchFile: 'There is no such file or directory.',
   pathAbsolute: 'A path must not begin with /: it is relative to the workspace.',
   pathUpwards: 'A path must not contain "..": only files in the workspace are available.',
   pathBackslash: 'A path must not contain a backslash: separate names with /.',
   pathNul: 'A path must not contain NUL.',
   pathTooLong: 'A path must not be longer than 4096 characters.',
-  pathUnusable:
-    'The path leads through a file or a symbolic link (no call follows one), has a name that is too long, ' +
-    'is neither a file nor a directory, or its permissions forbid it.',
+  pathIsLink: 'The path leads to a symbolic link, or through one. No call follows it. Name the file that it points to.',
   pathIsFolder: 'The path names a directory. A file is needed.',
+  pathIsNoFolder: 'The path, or a part of it, names a file. A directory is needed there.',
+  pathIsSpecial: 'The path names neither a file nor a directory, but a pipe, a socket or a device.',
+  moveIntoItself: 'A directory cannot be moved into itself. Choose a destination outside of it.',
+  nameTooLong: 'A name in the path is too long: each may have up to 255 bytes.',
+  permissionDenied: 'The permissions of the file or of its directory forbid it. The agent can change them.',
+  fileLocked: 'The agent has locked the file. Try again.',
   reservedPath: 'The path .keep is reserved: OpenClaw needs that file. Use another name.',
   wholeWorkspace: 'The workspace itself cannot be moved or deleted. Name a file or a directory in it.',
   destinationExists:

@@ -1,6 +1,7 @@
 /**
- * `unusable`: the path leads through a link or a file, or to something that is neither file nor folder. `changed`: the
- * file became shorter while it was read.
+ * `link`: the path leads to a symbolic link, or through one. `not_directory`: a part of it is no folder and would have to
+ * be. `special`: it is neither file nor folder. `forbidden`: its permissions forbid the call. `locked`: the tenant holds
+ * a lease on the file. `changed`: the file became shorter while it was read.
  */
 export type PathFault =
   | 'outside'
@@ -10,7 +11,13 @@ export type PathFault =
   | 'not_empty'
   | 'too_large'
   | 'changed'
-  | 'unusable'
+  | 'link'
+  | 'not_directory'
+  | 'into_itself'
+  | 'special'
+  | 'name_too_long'
+  | 'forbidden'
+  | 'locked'
 
 /** A path that leads out of the sandbox's folder, or that the call cannot use. The message is safe to show. */
 export class SandboxPathError extends Error {

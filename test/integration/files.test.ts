@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -117,6 +117,33 @@ describe('the files of an instance', () => {
     for (const [status, detail] of answers) expect([status, detail]).toEqual([400, expect.stringContaining(rule)])
     expect(await readdir(files.workspace('.'))).toEqual(['.keep', 'real'])
     expect(await files.temporaryFiles()).toEqual([])
+  })
+
+  test('that are in the way of a call are named by what they are', async () => {
+    const files = await createInstance()
+    await files.plant('file', 'x')
+    await files.plant('folder/file', 'x')
+    await symlink('file', files.workspace('link'))
+    await run('mkfifo', [files.workspace('pipe')])
+    const refusals = {
+      not_a_directory: [await files.list('file'), await files.mkdir('file'), await files.put('file/below', 'x')],
+      move_into_itself: [await files.move({ source: 'folder', destination: 'folder/below' })],
+      invalid_path: [await files.put('x'.repeat(256), 'x')],
+      symbolic_link: [await files.content('link'), await files.list('link')],
+      not_a_file: [await files.content('pipe')],
+    }
+    for (const [code, answers] of Object.entries(refusals)) {
+      for (const { status, body } of answers) expect([status, body.error.code]).toEqual([400, code])
+    }
+    const [listed] = refusals.not_a_directory
+    expect(listed?.body.detail).toBe('The path, or a part of it, names a file. A directory is needed there.')
+  })
+
+  test('are an empty list before the workspace is made', async () => {
+    const files = await createInstance()
+    await rm(files.workspace('.'), { recursive: true })
+    expect(await files.list()).toMatchObject({ status: 200, body: { path: '.', entries: [] } })
+    expect((await files.list('folder')).status).toBe(404)
   })
 
   test('end at the workspace: neither a path nor a link of the agent leads to the configuration', async () => {

@@ -254,6 +254,18 @@ test('a key that is missing, malformed, another organization’s or of the other
 })
 
 describe('a scoped key', () => {
+  test.each([
+    ['sk-ant-api03-abc', 'begin with chd_org_ or chd_sk_'],
+    ['chd_org_f3a8…', 'Copy the whole key'],
+    [`chd_sk_${'0'.repeat(64)}`, 'Unknown, revoked or expired API key.'],
+  ])('is refused with what is wrong with %s', async (wrong, says) => {
+    const { status, body } = await chowder.call('GET', '/v1/keys', { headers: { authorization: `Bearer ${wrong}` } })
+    expect([status, body]).toEqual([
+      401,
+      errorBody('invalid_api_key', expect.stringContaining(says), { message: body.detail }),
+    ])
+  })
+
   const organizationOnly = [
     ['GET', '/v1/organization'],
     ['PATCH', '/v1/organization'],
@@ -330,7 +342,10 @@ describe('a scoped key', () => {
     }
     const usual = (await send(tenant.key, missing)).map(({ statusCode, body }) => [statusCode, body])
     expect(usual.map(([status]) => status)).toEqual([404, 404])
-    for (const id of [missing, 'nonsense', other.instanceId]) {
+    expect((await send(key, 'nonsense')).map((answer) => answer.json().detail)).toEqual(
+      Array(2).fill('Instance not found.'),
+    )
+    for (const id of [missing, other.instanceId]) {
       expect((await send(key, id)).map(({ statusCode, body }) => [statusCode, body])).toEqual(usual)
     }
   })

@@ -1,5 +1,7 @@
 import { once } from 'node:events'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { connect, type Socket } from 'node:net'
+import { json } from 'node:stream/consumers'
 import { setTimeout as wait } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { ResponsesWS } from 'openai/resources/responses/ws'
@@ -8,7 +10,7 @@ import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
 import { openStreams } from '#platform/metrics.ts'
-import { requireError } from '../support/error-body.ts'
+import { errorBody, requireError } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream } from '../support/response-schemas.ts'
@@ -115,6 +117,16 @@ async function refusal(path: string, headers: Record<string, string>): Promise<n
   return response.statusCode
 }
 const bearer = (as: string) => ({ authorization: `Bearer ${as}` })
+
+test('a handshake that no library sends is refused in the shape of all errors', async () => {
+  const headers = { ...bearer(key), connection: 'upgrade', upgrade: 'websocket', 'sec-websocket-version': '12' }
+  const request = httpRequest(url + pathOf(), { headers: { ...headers, 'sec-websocket-key': 'short' } }).end()
+  const [answer] = (await once(request, 'response')) as [IncomingMessage]
+  expect([answer.statusCode, await json(answer)]).toEqual([
+    400,
+    errorBody('malformed_request', expect.stringContaining('Sec-WebSocket-Version: 13')),
+  ])
+})
 
 describe('a connection', () => {
   test('runs turns one after the other, each with a complete response', async () => {

@@ -251,7 +251,8 @@ describe.each(each)('%s …/sessions%s', (method, path) => {
     const theirs = await chowder.signUp()
     for (const instance of [id, '01234567-89ab-7def-8123-456789abcdef', 'nonsense']) {
       const { status, body } = await call(method, `/v1/instances/${instance}/sessions${path}`, theirs.key)
-      expect([status, body]).toEqual([404, errorBody('instance_not_found', 'Instance not found.')])
+      const message = instance === 'nonsense' ? expect.stringContaining('is no id of an instance') : undefined
+      expect([status, body]).toEqual([404, errorBody('instance_not_found', 'Instance not found.', { message })])
     }
   })
 

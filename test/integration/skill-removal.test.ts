@@ -61,7 +61,7 @@ describe('the removal of a skill from a hostile workspace', () => {
     await mkdir(join(elsewhere, 'web-search'), { recursive: true })
     await rm(join(workspace, 'skills'), { recursive: true })
     await symlink(elsewhere, join(workspace, 'skills'))
-    await expect(remove()).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'unusable' })
+    await expect(remove()).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'link' })
     expect(await readdir(elsewhere)).toEqual(['web-search'])
   })
 

@@ -9,7 +9,11 @@ const documented = new Set(
 )
 
 /** The whole body of an error, for `toEqual`. */
-export const errorBody = (code: ErrorCode, detail: unknown, error: { param?: string; message?: string } = {}) => ({
+export const errorBody = (
+  code: ErrorCode,
+  detail: unknown,
+  error: { param?: string | undefined; message?: unknown } = {},
+) => ({
   detail,
   error: {
     type: errorCodes[code].type,

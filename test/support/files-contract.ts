@@ -156,7 +156,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     expect(await files.remove('a/b/c', { recursive: false }, within())).toBe(true)
     expect(await files.remove('a', { recursive: true }, within())).toBe(true)
     await files.write('file', Buffer.from('x'), {}, within())
-    await expect(files.mkdir('file', within())).rejects.toMatchObject({ fault: 'unusable' })
+    await expect(files.mkdir('file', within())).rejects.toMatchObject({ fault: 'not_directory' })
   })
 
   test('a move replaces a file only with overwrite, never a folder, and puts no folder into itself', async () => {
@@ -174,7 +174,10 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
       move('one', 'two/below', true),
     ])
     const faults = outcomes.map((outcome) => (outcome.status === 'rejected' ? outcome.reason.fault : 'none'))
-    expect(faults).toEqual(['exists', 'exists', 'directory', 'exists', 'exists', 'unusable', 'unusable'])
+    expect(faults).toEqual(['exists', 'exists', 'directory', 'exists', 'exists', 'into_itself', 'not_directory'])
+    const long = 'x'.repeat(256)
+    await expect(files.mkdir(long, within())).rejects.toMatchObject({ fault: 'name_too_long' })
+    await expect(files.list('one', { maxEntries: 10 }, within())).rejects.toMatchObject({ fault: 'not_directory' })
     await move('one', 'two', true)
     expect([await textOf('one'), await textOf('two')]).toEqual([null, 'one'])
     await move('folder/', 'made/for/it', false)
@@ -244,9 +247,16 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
       ]),
     ]
     const outcomes = await Promise.allSettled(refused)
-    for (const outcome of outcomes) {
-      expect(outcome).toMatchObject({ status: 'rejected', reason: expect.objectContaining({ fault: 'unusable' }) })
+    for (const [index, outcome] of outcomes.entries()) {
+      expect(outcome, String(index)).toMatchObject({
+        status: 'rejected',
+        reason: { fault: expect.stringMatching(/^(link|not_directory|special)$/) },
+      })
     }
+    const faultOf = (call: Promise<unknown>) => call.catch(({ fault }) => fault)
+    expect(await faultOf(files.read('work/in/file', one, within()))).toBe('link')
+    expect(await faultOf(files.read('work/near', one, within()))).toBe('link')
+    expect(await faultOf(files.read('work/pipe', one, within()))).toBe('special')
     const { entries } = await files.list('work', { maxEntries: 100 }, within())
     expect(Object.fromEntries(entries.map(({ name, kind }) => [name, kind]))).toEqual({
       ...Object.fromEntries(links.map((name) => [name, 'link'])),

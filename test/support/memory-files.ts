@@ -11,9 +11,9 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
   const confined = (path: string): string => {
     const normal = posix.normalize(path).replace(/\/$/, '')
     if (/^(\.\.)?(\/|$)/.test(normal) || path.includes('\0')) throw fault('outside', path)
-    if (normal.split('/').some((name) => name.length > 255)) throw fault('unusable', path)
+    if (normal.split('/').some((name) => name.length > 255)) throw fault('name_too_long', path)
     for (let folder = posix.dirname(normal); folder !== '.'; folder = posix.dirname(folder)) {
-      if (find().get(folder)?.content) throw fault('unusable', path)
+      if (find().get(folder)?.content) throw fault('not_directory', path)
     }
     return normal
   }
@@ -46,7 +46,7 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
       signal.throwIfAborted()
       const folder = confined(path)
       find()
-      if (!isFolder(folder)) throw fault(statOf(folder) ? 'unusable' : 'missing', path)
+      if (!isFolder(folder)) throw fault(statOf(folder) ? 'not_directory' : 'missing', path)
       const names = below(folder).filter((name) => posix.dirname(name) === folder)
       const entries = names
         .slice(0, maxEntries)
@@ -95,7 +95,7 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
     async mkdir(path, signal) {
       signal.throwIfAborted()
       const name = named(path)
-      if (find().get(name)?.content) throw fault('unusable', path)
+      if (find().get(name)?.content) throw fault('not_directory', path)
       makeFolder(name)
     },
     async move(from, to, { overwrite }, signal) {
@@ -106,7 +106,7 @@ export function memoryFiles(find: () => MemoryFolder): SandboxFiles {
       if (!moving) throw fault('missing', from)
       if (replaced && (!overwrite || moving.kind === 'directory')) throw fault('exists', to)
       if (replaced?.kind === 'directory') throw fault('directory', to)
-      if (target.startsWith(`${source}/`)) throw fault('unusable', to)
+      if (target.startsWith(`${source}/`)) throw fault('into_itself', to)
       makeFolder(posix.dirname(target))
       for (const name of [source, ...below(source)]) {
         const moved = find().get(name)

@@ -5,6 +5,7 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import type { FileDeps } from './deps.ts'
 import { downloadRoute } from './download.ts'
 import { existingPath, isHidden, movablePath, newFilePath, newPath } from './paths.ts'
@@ -29,6 +30,12 @@ const contentBodyLimit = 6 * maxContentBytes + 64 * 1024
 const callTimeoutMs = 30_000
 
 const deadline = () => AbortSignal.timeout(callTimeoutMs)
+
+/** The workspace is made with its first file. Until then it is empty. */
+function noneIfMissing(error: unknown): Awaited<ReturnType<SandboxFiles['list']>> {
+  if (error instanceof SandboxPathError && error.fault === 'missing') return { entries: [], isWhole: true }
+  throw error
+}
 
 function decodeText(bytes: Buffer): string {
   try {
@@ -63,7 +70,8 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     ({ caller, params, query }) =>
       withFiles(deps, caller.organizationId, params.instance_id, async (files) => {
         const path = existingPath(query.path ?? '.')
-        const { entries, isWhole } = await files.list(inWorkspace(path), { maxEntries }, deadline())
+        const listed = files.list(inWorkspace(path), { maxEntries }, deadline())
+        const { entries, isWhole } = await (path === '.' ? listed.catch(noneIfMissing) : listed)
         const all = entries.map((stat) => toEntry(path === '.' ? stat.name : `${path}/${stat.name}`, stat))
         return { path, entries: all.filter((entry) => !isHidden(entry.path)), truncated: !isWhole }
       }),

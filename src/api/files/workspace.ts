@@ -19,7 +19,13 @@ export const inWorkspace = (path: string): string => (path === '.' ? workspacePa
 
 const pathErrors: Record<PathFault, (deps: FileDeps) => [ErrorCode, string]> = {
   outside: () => ['invalid_path', texts.pathUpwards],
-  unusable: () => ['unusable_path', texts.pathUnusable],
+  link: () => ['symbolic_link', texts.pathIsLink],
+  not_directory: () => ['not_a_directory', texts.pathIsNoFolder],
+  into_itself: () => ['move_into_itself', texts.moveIntoItself],
+  special: () => ['not_a_file', texts.pathIsSpecial],
+  name_too_long: () => ['invalid_path', texts.nameTooLong],
+  forbidden: () => ['permission_denied', texts.permissionDenied],
+  locked: () => ['file_locked', texts.fileLocked],
   directory: () => ['path_is_directory', texts.pathIsFolder],
   missing: () => ['file_not_found', texts.noSuchFile],
   exists: () => ['destination_exists', texts.destinationExists],

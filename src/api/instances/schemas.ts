@@ -73,7 +73,9 @@ const Step = Nullable(
       'is nothing to do.',
   }),
 )
-const GatewayUrl = Nullable(Uri('The base URL for an OpenAI client; null until the agent has run, and in `error`.'))
+const GatewayUrl = Nullable(
+  Uri('The base URL for an OpenAI client; null until it has run, in `error` and `terminated`.'),
+)
 
 export const Instance = Type.Object(
   {
@@ -283,7 +285,7 @@ const waitingForWorker = 'waiting for a worker'
 
 /** The instance's base URL for clients. It never changes; the gateway's own endpoint stays private. */
 const gatewayUrl = (row: InstanceSummary, publicUrl: string): string | null =>
-  row.endpoint && publicStatus(row) !== 'error' ? `${publicUrl}/v1/instances/${row.id}` : null
+  row.endpoint && !['error', 'terminated'].includes(publicStatus(row)) ? `${publicUrl}/v1/instances/${row.id}` : null
 
 export const toInstanceStatus = (
   row: InstanceSummary,

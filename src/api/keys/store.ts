@@ -146,7 +146,7 @@ export async function getCurrentKey(db: Db, keyId: string): Promise<{ key: KeyRo
     .from(apiKeys)
     .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
     .where(eq(apiKeys.id, keyId))
-  if (!row) throw new AppError('unauthenticated', texts.unknownKey)
+  if (!row) throw new AppError('invalid_api_key', texts.unknownKey)
   return row
 }
 

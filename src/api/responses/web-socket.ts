@@ -15,9 +15,17 @@ import { createFrameReader } from './web-socket-frames.ts'
 
 const paths = /^\/v1\/instances\/[^/?]+\/(?:session\/[^/?]+\/)?responses(?:\?|$)/
 
+const handshakeKey = /^[+/0-9A-Za-z]{22}==$/
+
 /** Whether a request asks for a WebSocket on a path that has one. No other request is upgraded. */
 export const asksForWebSocket = ({ method, url = '', headers }: IncomingMessage): boolean =>
   method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && paths.test(url)
+
+/** The library would refuse these by plain text. */
+function requireHandshake({ headers }: FastifyRequest): void {
+  const isValid = headers['sec-websocket-version'] === '13' && handshakeKey.test(headers['sec-websocket-key'] ?? '')
+  if (!isValid) throw new AppError('malformed_request', errorTexts.badHandshake)
+}
 
 /** The answer to a plain GET of such a path. */
 function refuseHttp(): never {
@@ -57,6 +65,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
     config: turnRouteConfig,
     handler: refuseHttp,
     async preHandler(request: FastifyRequest) {
+      if (asksForWebSocket(request.raw)) requireHandshake(request)
       const { instance_id } = request.params as { instance_id: string }
       await findSummary(request.caller.organizationId, instance_id)
       sessionKey(sessionIdOf(request))

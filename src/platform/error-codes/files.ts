@@ -8,9 +8,29 @@ export const fileCodes = {
         'The path is absolute, leads out of the workspace, is too long, or has a character that it must not have.',
       remedy: 'Send a path relative to the workspace, its names separated with `/`: `notes/today.md`.',
     },
+    symbolic_link: {
+      meaning: 'The path leads to a symbolic link, or through one. No call follows symbolic links.',
+      remedy: 'Name the file that it points to. `GET …/files` shows links as such.',
+    },
+    not_a_directory: {
+      meaning: 'A part of the path is a file, and would have to be a directory.',
+      remedy: 'List the directory above with `GET …/files` to see what is there.',
+    },
+    not_a_file: {
+      meaning: 'The path names a pipe, a socket or a device.',
+      remedy: 'Name a file or a directory.',
+    },
+    move_into_itself: {
+      meaning: 'A directory was to be moved to a place below itself.',
+      remedy: 'Choose a destination outside of it.',
+    },
+    permission_denied: {
+      meaning: 'The permissions of the file, or of its directory, forbid the call.',
+      remedy: 'Let the agent change them.',
+    },
     unusable_path: {
-      meaning: 'The path leads to something that this call cannot use. `detail` says what is in the way.',
-      remedy: 'List the directory with `GET …/files` to see what is there.',
+      meaning: 'Chowder cannot use a path of its own in the sandbox, because the agent has put something else there.',
+      remedy: '`detail` names the path and what is there. Let the agent remove it.',
     },
     path_is_directory: {
       meaning: 'The path names a directory, and the call needs a file.',
@@ -54,6 +74,11 @@ export const fileCodes = {
       meaning: 'The directory is not empty.',
       remedy: 'Add `recursive=true` to delete it with its contents.',
       repeat: 'No.',
+    },
+    file_locked: {
+      meaning: 'The agent has locked the file.',
+      remedy: 'Send the request again a moment later.',
+      repeat: 'Yes. Nothing has changed.',
     },
     file_changed: {
       meaning: 'The file became shorter while it was read.',

@@ -11,6 +11,10 @@ export const requestCodes = {
       meaning: 'The request is not valid HTTP.',
       remedy: 'Check the request line and the headers. An HTTP client library writes them correctly.',
     },
+    malformed_path: {
+      meaning: 'A part of the path is not percent-encoded UTF-8, or is longer than 1,024 characters.',
+      remedy: 'Encode each part of the path, with `encodeURIComponent` for example.',
+    },
     invalid_json: {
       meaning: 'The body is not valid JSON, or is empty.',
       remedy: 'Send a JSON object. Let a JSON library write it instead of putting text together.',

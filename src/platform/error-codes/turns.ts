@@ -64,7 +64,7 @@ export const turnCodes = {
   ...codesOf('not_found', {
     response_not_found: {
       meaning: 'The instance has no stored response with this id. Responses are stored unless `store` is false.',
-      remedy: 'Check the id and the instance. Responses expire; `docs/responses.md` has the time.',
+      remedy: 'Check the id and the instance. Responses expire after 30 days.',
     },
     session_not_found: {
       meaning: 'The agent has no session with this id.',

@@ -84,7 +84,7 @@ async function removeTree(
     killSignal: 'SIGKILL', // the tenant may have stopped it
   })
   const [code] = await once(child, 'exit')
-  if (code !== 0) throw pathError('unusable', path) // the tenant may not remove some of it
+  if (code !== 0) throw pathError('forbidden', path) // the tenant may not remove some of it
 }
 
 /**

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open } from 'node:fs/promises'
+import { type FileHandle, lstat, mkdir, open } from 'node:fs/promises'
 import { posix } from 'node:path'
 import { type PathFault, SandboxCapacityError, SandboxPathError } from '#sandbox/errors.ts'
 
@@ -27,14 +27,14 @@ export const isCode = (error: unknown, ...codes: string[]): boolean =>
 
 /** The codes of system calls that fail because of the tenant's own files, links and pipes. */
 const faults: Partial<Record<string, PathFault>> = {
-  ELOOP: 'unusable',
-  ENOTDIR: 'unusable',
-  EINVAL: 'unusable',
-  ENXIO: 'unusable',
-  ENAMETOOLONG: 'unusable',
-  EACCES: 'unusable',
-  EPERM: 'unusable',
-  EAGAIN: 'unusable', // leased by the tenant
+  ELOOP: 'link',
+  ENOTDIR: 'not_directory',
+  EINVAL: 'into_itself', // of a rename
+  ENXIO: 'special',
+  ENAMETOOLONG: 'name_too_long',
+  EACCES: 'forbidden',
+  EPERM: 'forbidden',
+  EAGAIN: 'locked',
   EISDIR: 'directory',
   ENOTEMPTY: 'not_empty',
   EEXIST: 'exists',
@@ -48,7 +48,13 @@ const messages: Record<PathFault, string> = {
   not_empty: 'is a folder that is not empty',
   too_large: 'is too large',
   changed: 'became shorter while it was read',
-  unusable: 'is not a path that can be used here',
+  link: 'is a symbolic link, or leads through one',
+  not_directory: 'is not a folder',
+  into_itself: 'is below the folder that is to be moved',
+  special: 'is neither a file nor a folder',
+  name_too_long: 'has a name that is too long',
+  forbidden: 'has permissions that forbid it',
+  locked: 'is locked',
 }
 
 export const pathError = (fault: PathFault, path: string, options?: ErrorOptions): SandboxPathError =>
@@ -84,20 +90,31 @@ export const entryPath = (folder: FileHandle, name: string): string => `/proc/se
 
 const openFolder = (path: string) => open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
 
+/** Opens a folder by the path of its entry. Linux gives the same code for a link as for a file. */
+async function openEntry(path: string, shownPath: string): Promise<FileHandle> {
+  try {
+    return await openFolder(path)
+  } catch (error) {
+    if (!isCode(error, 'ENOTDIR')) throw error
+    throw pathError((await lstat(path)).isSymbolicLink() ? 'link' : 'not_directory', shownPath, { cause: error })
+  }
+}
+
 /** Opens a folder below the home, one name at a time and through no link. With `make`, missing folders are made. */
 export async function openBelow(home: Home, folders: readonly string[], make = false): Promise<FileHandle> {
   let folder = await openFolder(home.path)
-  for (const name of folders) {
+  for (const [index, name] of folders.entries()) {
     await using parent = folder
     const path = entryPath(parent, name)
+    const shownPath = folders.slice(0, index + 1).join('/')
     try {
-      folder = await openFolder(path)
+      folder = await openEntry(path, shownPath)
     } catch (error) {
       if (!make || !isCode(error, 'ENOENT')) throw error
       await mkdir(path, { mode: 0o700 }).catch((late) => {
         if (!isCode(late, 'EEXIST')) throw late
       })
-      folder = await openFolder(path)
+      folder = await openEntry(path, shownPath)
       if (home.uid !== null) await folder.chown(home.uid, home.uid)
     }
   }

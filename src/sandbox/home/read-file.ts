@@ -54,7 +54,8 @@ export async function openPlain(
     const stat = await file.stat()
     if (stat.isDirectory()) throw pathError('directory', shownPath)
     const isReadable = home.uid === null || stat.uid === home.uid || (stat.mode & S_IROTH) !== 0
-    if (!stat.isFile() || !isReadable) throw pathError('unusable', shownPath)
+    if (!stat.isFile()) throw pathError('special', shownPath)
+    if (!isReadable) throw pathError('forbidden', shownPath)
     if (stat.size > maxBytes) throw pathError('too_large', shownPath)
     const { size, mtimeMs } = stat
     return {

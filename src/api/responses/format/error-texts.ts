@@ -58,6 +58,9 @@ export const errorTexts = {
   notInProgress: 'The response has already ended.',
   stillInProgress: 'The response is still in progress. Cancel it first.',
   needsWebSocket: 'Connect with a WebSocket (Upgrade: websocket), or send a POST.',
+  badHandshake:
+    'The WebSocket handshake needs Sec-WebSocket-Version: 13, and a Sec-WebSocket-Key of 16 bytes in base64. ' +
+    'A WebSocket library sends both.',
   textFrames: 'Send JSON in text frames.',
   onlyCreate: 'must be "response.create".',
   noStreamId: 'the turns of a connection run one after the other. Open another connection.',
