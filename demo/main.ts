@@ -135,7 +135,7 @@ async function waitUntilRunning(api: Client, id: string, logFile: string, live: 
     )
     if (status === 'error') {
       const { error_message } = await api.json<{ error_message: string }>('GET', `/v1/instances/${id}`)
-      throw new Error(`the instance is in error: ${error_message}`)
+      throw new Refused(error_message)
     }
     const installing = step === 'prepareRelease' ? `: ${(await messagesIn(logFile)).at(-1)}` : ''
     if (status !== 'running') live.now(`${status}${step ? `, step ${step}${installing}` : ''}`)

@@ -214,6 +214,13 @@ test.each([
   expect(await install()).toBe(folder)
 })
 
+test('progress is told when it changes', async () => {
+  await npmDoes(`sleep 2.5${good}`)
+  await install()
+  const counts = lines.filter((line) => line.endsWith(' packages'))
+  expect(counts).toEqual([...new Set(counts)])
+})
+
 test('an abort ends npm and its children, and no folder is left', async () => {
   await npmDoes('mkdir -p "$prefix/node_modules/a"; sleep 60 & echo $! >> "$0.calls"; wait')
   const stop = new AbortController()

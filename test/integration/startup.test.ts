@@ -10,7 +10,9 @@ import pg from 'pg'
 import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { openForOperator } from '#composition/database.ts'
+import { createDrain } from '#composition/drain.ts'
 import { createDocker } from '#composition/sandboxes.ts'
+import { welcome } from '#composition/welcome.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { loadConfig } from '#platform/config.ts'
 import { explainListening } from '#platform/listen-fault.ts'
@@ -243,6 +245,14 @@ describe('what is away at the start', () => {
       await docker.observe('a', AbortSignal.timeout(10_000)).catch(() => {})
       await dockerd.close()
       expect(messages().at(-1)).toBe(`dockerd answers again at unix://${path}`)
+
+      const drain = createDrain(log)
+      const startup = { role: 'all' as const, config: loadConfig({}), dataDir: '/data', log, drain }
+      const greet = () => welcome(startup, { db: chowder.deps.db, url: 'http://here', sandboxes: docker })
+      expect(await greet()).toContain(`DOCKER CANNOT BE REACHED at unix://${path}: start it, or set DOCKER_HOST.`)
+      expect(await greet()).toContain('curl -s http://here/v1/organization/signup')
+      await chowder.signUp()
+      expect(await greet()).not.toContain('signup')
     } finally {
       await chowder.close()
     }
