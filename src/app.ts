@@ -31,7 +31,7 @@ import { parseQuery } from './http/query.ts'
 import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
 import { useEvents } from './http/recording.ts'
 import { useRequestLog } from './http/request-log.ts'
-import { sharedSerializers, strictBodies } from './http/validation.ts'
+import { sharedSerializers, strictBodies, useStrictQueries } from './http/validation.ts'
 import { newId } from './platform/ids.ts'
 
 export interface AppDeps
@@ -108,6 +108,7 @@ export async function buildApp(deps: AppDeps) {
   const counters = await useRateLimits(app, deps.limits)
   await app.register(async (v1) => {
     useInstanceIds(v1)
+    useStrictQueries(v1)
     useApiKeys(v1, deps.findCaller, deps.findSummary, counters)
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)

@@ -29,6 +29,11 @@ export const headers = {
       '`true` when an earlier call with the same `Idempotency-Key` got this answer: this call changed nothing.',
     schema: { type: 'string', const: 'true' },
   },
+  Challenge: {
+    description: 'How to authenticate: `Bearer`, with `error="invalid_token"` for a key that was refused.',
+    schema: { type: 'string' },
+    example: 'Bearer error="invalid_token"',
+  },
   RetryAfter: { description: 'The seconds to wait before you repeat the request.', schema: { type: 'integer' } },
 }
 
@@ -38,6 +43,7 @@ const headerRef = (name: string) => ({ $ref: `#/components/headers/${name}` })
 export const answerHeaders = {
   every: { 'x-request-id': headerRef('RequestId') },
   limited: { RateLimit: headerRef('RateLimit'), 'RateLimit-Policy': headerRef('RateLimitPolicy') },
+  challenge: { 'WWW-Authenticate': headerRef('Challenge') },
   retryAfter: { 'Retry-After': headerRef('RetryAfter') },
   paged: { Link: headerRef('Link'), 'X-Next-Cursor': headerRef('NextCursor') },
   replayable: { 'Idempotent-Replayed': headerRef('IdempotentReplayed') },

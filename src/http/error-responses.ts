@@ -62,6 +62,7 @@ function answerOf(kind: ErrorKind) {
     description,
     headers: {
       ...answerHeaders.every,
+      ...(status === 401 && answerHeaders.challenge),
       ...(status === 429 && answerHeaders.limited),
       ...((status === 429 || status === 503) && answerHeaders.retryAfter),
     },

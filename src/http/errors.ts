@@ -6,7 +6,17 @@ import { AppError } from '#platform/errors.ts'
 import { isId, newId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
 import { errorBody, type Failure } from './error-body.ts'
+import { logFailure } from './failure-log.ts'
+import { logFieldsOf } from './request-log.ts'
+import { useUnknownRoutes } from './unknown-routes.ts'
 import { idempotencyFault, paramOf, validationFaults } from './validation-faults.ts'
+
+/** No cache keeps an answer, which may hold a key, and no browser takes JSON for anything else. */
+const safeHeaders = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' }
+
+/** The number of Host headers: Node keeps only the first, and a proxy may have used another. */
+const hostsOf = (rawHeaders: readonly string[]) =>
+  rawHeaders.filter((name, at) => at % 2 === 0 && name.toLowerCase() === 'host').length
 
 /** The kinds whose `detail` is an object with the message in `error`. */
 const kindsWithObject = new Set<ErrorKind>(['gateway_unreachable', 'gateway_timeout'])
@@ -63,10 +73,10 @@ export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
   const bodyFor = (failure: Failure, { id }: FastifyRequest) =>
     errorBody(failure, { requestId: id, publicUrl: publicUrl() })
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header('x-request-id', request.id)
+    reply.headers({ 'x-request-id': request.id, ...safeHeaders })
     // With `requireHostHeader: false` this check is ours: Node would answer without a body.
-    const lacksHost = request.raw.httpVersion === '1.1' && request.headers.host === undefined
-    done(lacksHost ? new AppError('malformed_request', texts.noHost) : undefined)
+    const hasOneHost = request.raw.httpVersion !== '1.1' || hostsOf(request.raw.rawHeaders) === 1
+    done(hasOneHost ? undefined : new AppError('malformed_request', texts.oneHost))
   })
   app.server.on('checkExpectation', (_request, response) => {
     const requestId = newId()
@@ -80,22 +90,24 @@ export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
     })
     response.end(body)
   })
+  const answerUnknown = useUnknownRoutes(app, (request, reply, failure) =>
+    reply.code(errorCodes[failure.code].status).send(bodyFor(failure, request)),
+  )
   app.setErrorHandler<FastifyError | AppError>((thrown, request, reply) => {
+    // Fastify reads the body before it says that there is no route.
+    if (request.is404 && !(thrown instanceof AppError)) return answerUnknown(request, reply)
     const error = toAppError(thrown)
     const { status, ...failure } = failureOf(thrown, request.body !== undefined)
-    if (status >= 500) {
-      const organizationId = request.caller?.organizationId
-      request.log.error({ err: thrown, organizationId, url: request.url }, 'request failed')
+    if (status >= 500) logFailure(request.log, error ?? thrown, logFieldsOf(request), 'request failed')
+    if (status === 401) {
+      const hasKey = /^bearer \S/i.test(request.headers.authorization ?? '')
+      reply.header('www-authenticate', hasKey ? 'Bearer error="invalid_token"' : 'Bearer')
     }
     if (error?.retryAfterSeconds !== undefined) reply.header('retry-after', error.retryAfterSeconds)
     // A 409 is about the state of the instance: the automatic retries of OpenAI clients cannot help.
     const isForOpenai = request.routeOptions.config.openaiErrors === true
     if (error?.doNotRetry || (isForOpenai && status === 409)) reply.header('x-should-retry', 'false')
     return reply.code(status).send(bodyFor(failure, request))
-  })
-  app.setNotFoundHandler((request, reply) => {
-    const detail = texts.noRoute(request.method, request.url.split('?')[0] ?? '')
-    return reply.code(404).send(bodyFor({ code: 'unknown_route', detail }, request))
   })
 }
 
@@ -138,7 +150,7 @@ function unroutable(url: string): Failure {
 export function answerUnroutable(request: FastifyRequest, reply: FastifyReply, publicUrl: string): void {
   const failure = unroutable(request.url)
   void reply
-    .header('x-request-id', request.id)
+    .headers({ 'x-request-id': request.id, ...safeHeaders })
     .code(errorCodes[failure.code].status)
     .send(errorBody(failure, { requestId: request.id, publicUrl }))
 }

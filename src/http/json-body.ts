@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { hasBody } from './body-deadlines.ts'
-import { explainJson } from './json-faults.ts'
+import { refusedJson } from './json-faults.ts'
 
 /** More than any schema or setting needs, and too little to exhaust the stack of recursive code. */
 const maxDepth = 200
@@ -55,7 +55,7 @@ export function jsonParser(app: FastifyInstance): (text: string) => unknown {
     void parse(undefined as never, text, (error, parsed) => {
       outcome = { error, parsed }
     })
-    if (outcome?.error) throw new AppError('invalid_json', explainJson(text), { cause: outcome.error })
+    if (outcome?.error) throw refusedJson(text)
     if (surrogateEscape.test(text) && !isWellFormed(outcome?.parsed))
       throw new AppError('unsupported_json', texts.notUnicode)
     return outcome?.parsed
@@ -88,7 +88,7 @@ export function useJsonBodies(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
   app.addHook('preParsing', (request, _reply, payload, done) => {
     const fault = hasBody(request) ? encodingFault(request) : null
-    done(fault === null ? null : new AppError('unsupported_media', fault), payload)
+    done(fault === null ? null : new AppError('unsupported_encoding', fault), payload)
   })
   const parse = jsonParser(app)
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body: Buffer, done) => {

@@ -1,4 +1,5 @@
 import { type ParseErrorCode, printParseErrorCode, visit } from 'jsonc-parser'
+import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
 /** By the names of the parser's errors. */
@@ -58,15 +59,15 @@ const isJson = (text: string): boolean => {
   }
 }
 
-/** What is wrong with a body that a parser refused, and where. The text quotes nothing of the body. */
-export function explainJson(body: string): string {
+/** The error for a body that a parser refused: what is wrong, and where. It quotes nothing of the body. */
+export function refusedJson(body: string): AppError {
   const text = body.replace(/^\ufeff/, '')
-  if (isJson(text)) return texts.prototypeKey
+  if (isJson(text)) return new AppError('unsupported_json', texts.prototypeKey)
   const fault = firstFault(text)
-  if (!fault) return texts.notJson('')
+  if (!fault) return new AppError('invalid_json', texts.notJson(''))
   const { code, offset, line, column } = fault
   const isTrailingComma = /,\s*$/.test(text.slice(0, offset)) && '}]'.includes(text[offset] ?? ' ')
   const what = isTrailingComma ? 'no comma may stand before } or ]' : faultTexts[printParseErrorCode(code)]
   const message = texts.notJson(`: ${what}, at line ${line}, column ${column}`)
-  return text[offset] === "'" ? `${message} ${texts.wrongQuotes}` : message
+  return new AppError('invalid_json', text[offset] === "'" ? `${message} ${texts.wrongQuotes}` : message)
 }

@@ -86,7 +86,7 @@ function describe(schema: FastifySchema, access: Access, named: Map<string, Sche
     ...rest,
     ...(querystring !== undefined && { querystring: withReferences(querystring, named) }),
     ...(body !== undefined && { body: withReferences(body, named) }),
-    response: withReferences(response, named),
+    response: withReferences({ ...(response as object), ...(querystring !== undefined && failures(422)) }, named),
     description: `${description}\n\n${describeAccess(access)}`.trim(),
     ...(access === 'public' && { security: [] }),
     'x-permission': access,
@@ -109,7 +109,6 @@ const successes: Record<string, string> = {
 function complete([method, operation]: [string, Operation]): number[] {
   const { requestBody, parameters = [], responses } = operation
   const isLimited = operation['x-permission'] !== 'public' || responses[429] !== undefined
-  const mayHaveBody = requestBody !== undefined || operation['x-optional-body'] === true
   const errorStatuses = new Set([500, 503, ...Object.keys(responses).map(Number).filter(isError)])
   const add = (...statuses: number[]) => {
     for (const status of statuses) errorStatuses.add(status)
@@ -120,7 +119,6 @@ function complete([method, operation]: [string, Operation]): number[] {
     delete requestBody.description // the schema has it
     requestBody.required = operation['x-optional-body'] !== true
   }
-  if (mayHaveBody || parameters.some((parameter) => parameter.in === 'query')) add(422)
   for (const parameter of parameters) {
     if (parameter.in === 'query' && parameter.schema.type === 'object') {
       Object.assign(parameter, { style: 'deepObject', explode: true }) // as parseQuery reads it

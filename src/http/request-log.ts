@@ -1,9 +1,30 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { canonicalId, isId } from '#platform/ids.ts'
 import { requestDuration } from '#platform/metrics.ts'
 import { instanceIdOf } from './instance-params.ts'
 
 /** Monitoring calls these every few seconds. */
 const unlogged = new Set(['/healthz', '/readyz'])
+
+/** Of a path that no route has, so many of its parts are logged: what follows may be the id of a session. */
+const loggedParts = 5
+
+/**
+ * What a request is, for the log. The route stands for the path, because the path can name people: clients choose the
+ * ids of sessions and the names of files. The history has them, under the same request id, until they are erased.
+ */
+export function logFieldsOf(request: FastifyRequest) {
+  const { routeOptions, url, caller } = request
+  const id = instanceIdOf(request)
+  const path = url.split('?')[0] ?? ''
+  return {
+    ...(routeOptions.url === undefined
+      ? { path: path.split('/', loggedParts).join('/') }
+      : { route: routeOptions.url }),
+    ...(id !== undefined && isId(id) && { instanceId: canonicalId(id) }),
+    ...(caller && { organizationId: caller.organizationId, keyId: caller.keyId }),
+  }
+}
 
 /** Writes one line and one metric for each request, after its answer was sent or its client left. */
 export function useRequestLog(app: FastifyInstance): void {
@@ -12,21 +33,17 @@ export function useRequestLog(app: FastifyInstance): void {
     const { url } = request.routeOptions
     if (url !== undefined && unlogged.has(url)) return
     reply.raw.on('close', () => {
-      const { caller } = request
       // 101: the request became a WebSocket, which has closed.
       const isWhole = reply.raw.writableFinished || reply.raw.statusCode === 101
-      const instanceId = instanceIdOf(request)
       const status = isWhole ? reply.raw.statusCode : 'client_left'
       requestDuration.observe({ method: request.method, route: url ?? 'none', status }, reply.elapsedTime / 1000)
       request.log.info(
         {
           method: request.method,
-          url: request.url.split('?')[0],
+          ...logFieldsOf(request),
           status: reply.raw.statusCode,
           ms: Math.round(reply.elapsedTime),
           ...(!isWhole && { clientLeft: true }),
-          ...(instanceId !== undefined && { instanceId }),
-          ...(caller && { organizationId: caller.organizationId, keyId: caller.keyId }),
         },
         'request',
       )

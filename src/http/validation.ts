@@ -1,7 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Ajv, type Options } from 'ajv'
 import fastJson from 'fast-json-stringify'
-import type { FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
+import type { FastifyInstance, FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 
 /** A pattern with the rule that it stands for, as the end of a sentence that begins with the name of the field. */
 export const textRule = (pattern: string, rule: string) => ({ pattern, 'x-rule': rule })
@@ -37,6 +37,16 @@ export const OneOf = <const T extends readonly string[]>(values: T, description?
 
 /** For a call without a body: none, or an empty object. Fastify passes null for an absent body. */
 export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
+
+const NoQuery = Type.Object({}, { additionalProperties: false })
+
+/** Refuses unknown query parameters on every route that is registered afterwards. */
+export function useStrictQueries(app: FastifyInstance): void {
+  app.addHook('onRoute', (route) => {
+    const { querystring = NoQuery } = route.schema ?? {}
+    route.schema = { ...route.schema, querystring: { additionalProperties: false, ...(querystring as TSchema) } }
+  })
+}
 
 /** An Ajv that reports every fault, with its schema and value, and knows `x-rule`. It changes no value. */
 export function createAjv(options: Options): Ajv {

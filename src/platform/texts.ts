@@ -33,6 +33,11 @@ export const texts = {
     'The path cannot be read: a part of it is not percent-encoded UTF-8, or is longer than 1,024 characters. ' +
     'Encode each part, with encodeURIComponent for example.',
   noRoute: (method: string, path: string) => `No route ${method} ${path}.`,
+  routesAt: 'GET /docs lists all.',
+  nearRoute: (method: string, path: string) => `Did you mean ${method} ${path}?`,
+  metricsElsewhere: 'Metrics have a port of their own: the operator of this server sets METRICS_PORT.',
+  wrongMethod: (method: string, path: string, methods: readonly string[]) =>
+    `${path} has no ${method}. It has ${methods.join(', ')}.`,
   sendJson: 'Send the body as application/json.',
   bodyTooLarge: 'The body is too large.',
   notJson: (fault: string) => `The body is not valid JSON${fault}.`,
@@ -46,7 +51,7 @@ export const texts = {
   foreignCharset: (charset: string) => `The body has the charset ${charset}. Send UTF-8, which needs no charset.`,
   emptyBody: 'The body is empty. Send a JSON object.',
   wrongContentLength: 'The body does not have the length that Content-Length says.',
-  noHost: 'An HTTP/1.1 request must have a Host header.',
+  oneHost: 'An HTTP/1.1 request must have one Host header.',
   noExpectations: 'The only supported expectation is 100-continue.',
   sandboxesUnavailable: 'The platform that runs the sandboxes is not available right now. Try again.',
   databaseDown: 'The database is not available right now. Try again.',

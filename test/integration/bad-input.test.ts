@@ -200,7 +200,7 @@ describe('A15: requests that no HTTP client library sends', () => {
     ['a path of 64 kB', 431, [`${get(`/${'x'.repeat(64 * 1024)}`)}\r\n`]],
     ['no HTTP', 400, ['EHLO chowder.test\r\n\r\n']],
     ['an unknown method', 400, [`PLEASE /healthz HTTP/1.1\r\n${host}\r\n`]],
-    ['a method that no route has', 404, [`PROPFIND /v1/instances HTTP/1.1\r\n${host}\r\n`]],
+    ['a method that no route has', 405, [`PROPFIND /v1/instances HTTP/1.1\r\n${host}\r\n`]],
     [
       'an upgrade',
       200,

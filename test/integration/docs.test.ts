@@ -74,7 +74,7 @@ test('/docs/errors has an anchor for each error code, and loads nothing', async 
     expect(body).toContain(meaning.split('`')[0])
   }
   const unknown = await get('/v1/nothing')
-  expect(unknown.json()).toEqual(errorBody('unknown_route', 'No route GET /v1/nothing.'))
+  expect(unknown.json()).toEqual(errorBody('unknown_route', 'No route GET /v1/nothing. GET /docs lists all.'))
   const { pathname, hash: anchor } = new URL(unknown.json().error.doc_url)
   expect((await get(pathname)).body).toContain(`id="${anchor.slice(1)}"`)
 })

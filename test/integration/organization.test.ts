@@ -180,7 +180,7 @@ describe('PATCH /v1/organization', () => {
 describe('other routes', () => {
   test('an unknown route is a 404 with a detail', async () => {
     const { status, body } = await chowder.call('GET', '/v1/nothing?secret=1')
-    expect([status, body]).toEqual([404, errorBody('unknown_route', 'No route GET /v1/nothing.')])
+    expect([status, body]).toEqual([404, errorBody('unknown_route', 'No route GET /v1/nothing. GET /docs lists all.')])
   })
 
   test('healthz answers while the process runs, readyz checks its services', async () => {

@@ -197,7 +197,16 @@ describe('a message', () => {
     expect(response.headers.get('cache-control')).toBe('no-store')
     expect(response.headers.get('content-type')).toBe('application/json; charset=utf-8')
     expect([...response.headers.keys()].sort()).toEqual(
-      ['cache-control', 'connection', 'content-length', 'content-type', 'date', 'keep-alive', 'x-request-id'].sort(),
+      [
+        'cache-control',
+        'connection',
+        'content-length',
+        'content-type',
+        'date',
+        'keep-alive',
+        'x-content-type-options',
+        'x-request-id',
+      ].sort(),
     )
     expect(asked.at(-1)).toEqual([organizationId, instance])
   })

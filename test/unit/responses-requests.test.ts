@@ -40,6 +40,11 @@ function refusal(over: object): AppError {
 }
 
 describe('a field that an agent cannot honour is refused by its name', () => {
+  test('a misspelt one also by the name that was meant', () => {
+    const { message } = refusal({ instrucions: 'Be brief.' })
+    expect(message).toBe('instrucions: this endpoint has no such field. Did you mean instructions?')
+  })
+
   test.each<[string, object]>([
     ['foo', { foo: 1 }],
     ['background', { background: true }],

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import pTimeout from 'p-timeout'
+import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { texts } from '#platform/texts.ts'
 import { type AgentEvent, resultOf, type TurnEnd, writeOutput } from './format/agent-events.ts'
@@ -133,7 +134,7 @@ export async function runResponse(
         yield writer.start()
       }
       const { events, failure } = settle(yield* written(await answered))
-      if (failure) log.warn({ err: failure, instanceId }, 'a streamed turn failed')
+      if (failure && failure !== turnAbandoned) logFailure(log, failure, { instanceId }, 'a streamed turn failed')
       yield events
     },
   }

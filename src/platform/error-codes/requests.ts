@@ -110,6 +110,10 @@ export const requestCodes = {
     },
   }),
   ...codesOf('unsupported_media', {
+    unsupported_encoding: {
+      meaning: 'The body is compressed, in another character set, or in an unknown transfer encoding.',
+      remedy: 'Send the JSON as it is, in UTF-8, without `Content-Encoding`.',
+    },
     unsupported_media: {
       meaning: 'This call does not accept the content type of the body.',
       remedy: 'Send the header `Content-Type: application/json`, and JSON.',

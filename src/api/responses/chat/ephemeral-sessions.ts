@@ -5,6 +5,7 @@ import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
 import { ephemeralSessions } from '#database/response-schema.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
+import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 
 /** When a session is deleted whose process was lost: later than any turn ends. */
@@ -72,8 +73,10 @@ export function createEphemeralSessionCleanup(
   const busyInstances = new Set<string>()
 
   async function deleteSessions({ organization_id, instance_id, session_keys }: DueSessions): Promise<void> {
-    const warn = (err: unknown) =>
+    const warn = (err: unknown) => {
+      if (err instanceof AppError && err.kind === 'conflict') return // the instance does not run
       log.warn({ err, instanceId: instance_id }, 'an ephemeral session could not be deleted yet')
+    }
     busyInstances.add(instance_id)
     try {
       await askGateway(organization_id, instance_id, async (gateway) => {

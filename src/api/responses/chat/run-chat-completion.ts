@@ -3,9 +3,10 @@ import { resultOf, writeOutput } from '#api/responses/format/agent-events.ts'
 import { gatewayRequest } from '#api/responses/format/gateway-request.ts'
 import { noKnownItems, skipKnownItems } from '#api/responses/format/known-items.ts'
 import { readRequest } from '#api/responses/format/request.ts'
-import type { Turn } from '#api/responses/turns/turn.ts'
+import { type Turn, turnAbandoned } from '#api/responses/turns/turn.ts'
 import type { AgentAnswer, AgentRequest, TurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { type ErrorContext, errorObject } from '#http/error-body.ts'
+import { logFailure } from '#http/failure-log.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { texts } from '#platform/texts.ts'
 import { ChatCompletionWriter } from './completion-writer.ts'
@@ -68,7 +69,7 @@ export async function runChatCompletion(
       const end = yield* writtenOutput()
       const { error, failure } = turns.outcome(turn, agentRequest, end)
       if (end.kind === 'end') return yield [...writer.end(end), '[DONE]']
-      log.warn({ err: failure, instanceId }, 'a streamed turn failed')
+      if (failure !== turnAbandoned) logFailure(log, failure, { instanceId }, 'a streamed turn failed')
       const { code, message } = error ?? { code: 'internal', message: texts.internal }
       yield [JSON.stringify({ error: errorObject({ code, detail: message }, errorContext) })]
     },

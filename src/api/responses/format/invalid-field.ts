@@ -1,3 +1,4 @@
+import { closestWord } from '#platform/closest.ts'
 import type { ErrorCode } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
 
@@ -15,8 +16,11 @@ export function refuseFields<Body extends object>(
   refused: readonly RefusedField<Body>[],
 ): void {
   const unknown = Object.keys(body).find((name) => !known.has(name))
-  if (unknown !== undefined)
-    throw invalidField(unknown.slice(0, 100), 'this endpoint has no such field.', 'unknown_parameter')
+  if (unknown !== undefined) {
+    const close = closestWord(unknown, known)
+    const why = `this endpoint has no such field.${close === undefined ? '' : ` Did you mean ${close}?`}`
+    throw invalidField(unknown.slice(0, 100), why, 'unknown_parameter')
+  }
   for (const [name, isRefused, why] of refused) {
     const value = body[name] ?? null
     if (value !== null && isRefused(value)) throw invalidField(String(name), why, 'unsupported_value')

@@ -69,7 +69,6 @@ export async function replyWithTurn(
   const turn = beginTurn(reply, deps)
   try {
     const content = await run(turn)
-    reply.header('cache-control', 'no-store')
     if ('stream' in content) {
       observeAddedDuration(reply, content.answer)
       return reply.type('text/event-stream').send(countedStream(content.stream))

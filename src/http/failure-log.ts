@@ -1,0 +1,29 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { ErrorKind } from '#platform/error-codes.ts'
+import { AppError } from '#platform/errors.ts'
+
+/** Kinds that an operator must do something about when they have a cause: the database, a platform, a disk. */
+const operatorKinds = new Set<ErrorKind>(['unavailable', 'no_space'])
+
+/** The message of the innermost cause, such as `connect ECONNREFUSED 127.0.0.1:1`: the outer ones quote statements. */
+function rootCauseOf(error: Error): string | undefined {
+  let { cause } = error
+  while (cause instanceof Error && cause.cause instanceof Error) cause = cause.cause
+  return cause instanceof Error ? cause.message : undefined
+}
+
+/**
+ * Logs why a request failed: a bug as an error with its stack, an expected failure without one. An expected failure is
+ * an error only when the operator must do something about it, else a warning.
+ */
+export function logFailure(
+  log: Pick<FastifyBaseLogger, 'error' | 'warn'>,
+  error: unknown,
+  about: object,
+  text: string,
+) {
+  if (!(error instanceof AppError)) return log.error({ ...about, err: error }, text)
+  const { kind, code, message, cause } = error
+  const level = operatorKinds.has(kind) && cause !== undefined ? 'error' : 'warn'
+  log[level]({ ...about, code, reason: message, cause: rootCauseOf(error) }, text)
+}

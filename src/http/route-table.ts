@@ -1,0 +1,62 @@
+import type { FastifyInstance } from 'fastify'
+import { closestWord } from '#platform/closest.ts'
+
+/** The methods of each path, such as `/v1/instances/:instance_id`, in the order of their registration. */
+export type RouteTable = Map<string, Set<string>>
+
+/** Collects the routes that are registered afterwards. */
+export function collectRoutes(app: FastifyInstance): RouteTable {
+  const routes: RouteTable = new Map()
+  app.addHook('onRoute', ({ url, method }) => {
+    const methods = routes.get(url) ?? new Set()
+    for (const one of [method].flat()) methods.add(one)
+    routes.set(url, methods)
+  })
+  return routes
+}
+
+const isParameter = (segment: string) => segment.startsWith(':')
+
+function matches(pattern: string, path: string): boolean {
+  const wanted = pattern.split('/')
+  const given = path.split('/')
+  const fits = (segment: string, at: number) => (isParameter(segment) ? given[at] !== '' : segment === given[at])
+  return wanted.length === given.length && wanted.every(fits)
+}
+
+/** The methods that a path has, `OPTIONS` included; none when no route has the path. */
+export function methodsOf(routes: RouteTable, path: string): string[] {
+  const found = [...routes].filter(([pattern]) => matches(pattern, path)).flatMap(([, methods]) => [...methods])
+  return found.length === 0 ? [] : [...new Set([...found, 'OPTIONS'])].sort()
+}
+
+/** A path with the misspelt words of a pattern corrected; null when it is another path. */
+function corrected(pattern: string, path: string): string | null {
+  const wanted = pattern.split('/')
+  const given = path.split('/')
+  if (wanted.length !== given.length) return null
+  const segments = wanted.map((segment, at) => {
+    const word = given[at] ?? ''
+    if (isParameter(segment)) return word
+    return segment === word ? word : closestWord(word, [segment])
+  })
+  return segments.includes(undefined) ? null : segments.join('/')
+}
+
+const agent = '/v1/instances/:instance_id'
+
+/** The existing path that a caller most likely meant, with `{…}` for what is missing in theirs; null without one. */
+export function nearPath(routes: RouteTable, path: string): string | null {
+  const plain = path.replace(/\/{2,}/g, '/').replace(/(?<=.)\/$/, '')
+  // The base URL of an OpenAI client ends in /v1 elsewhere, and names the instance here.
+  const withoutLaterV1 = plain.replace(/(?<=.)\/v1(?=\/)/, '')
+  const exact = [plain, `/v1${plain}`, withoutLaterV1].find((one) => methodsOf(routes, one).length > 0)
+  if (exact !== undefined) return exact
+  const ofAgent = `${agent}${plain.replace(/^\/v1/, '')}`
+  if (routes.has(ofAgent)) return ofAgent.replace(/:(\w+)/g, '{$1}')
+  for (const pattern of routes.keys()) {
+    const near = corrected(pattern, plain)
+    if (near !== null) return near
+  }
+  return null
+}
