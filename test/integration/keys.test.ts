@@ -428,14 +428,15 @@ describe('A12: the end of a key', () => {
         'UPDATE instances SET endpoint = $2, ready_at = now(), observed_generation = generation WHERE id = $1',
         [tenant.instanceId, gateway.endpoint],
       )
-      const stream = (key: string) =>
-        fetch(`${url}/v1/instances/${tenant.instanceId}/responses`, {
+      // Turns of one session run one after the other.
+      const stream = (key: string, session: string) =>
+        fetch(`${url}/v1/instances/${tenant.instanceId}/session/${session}/responses`, {
           method: 'POST',
           headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
           body: JSON.stringify({ model: 'openclaw', input: 'hello', stream: true }),
         })
-      const cut = await stream(key)
-      const kept = await stream(tenant.key)
+      const cut = await stream(key, 'cut')
+      const kept = await stream(tenant.key, 'kept')
       expect([cut.status, kept.status]).toEqual([200, 200])
 
       const endedAt = performance.now()
