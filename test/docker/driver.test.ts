@@ -9,6 +9,7 @@ import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { InstallError } from '#platform/install-error.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import {
   type Observation,
@@ -497,7 +498,7 @@ describe('with a dockerd', () => {
       folder: (base: string) => `${base}/support`,
     }
     const failing = contractDriver(dockerd.host, 'builds', { releaseSource: () => release })
-    await expect(failing.prepare('v1', () => {}, within(2 * minute))).rejects.toThrow(SandboxUnavailableError)
+    await expect(failing.prepare('v1', () => {}, within(2 * minute))).rejects.toThrow(InstallError)
     const mark = `chowder: ${randomUUID()}`
     const other = { ...release, install: `echo ${mark}` }
     const builds = contractDriver(dockerd.host, 'builds', { releaseSource: () => other })

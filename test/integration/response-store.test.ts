@@ -166,7 +166,7 @@ describe('a response', () => {
     const { body } = await read(await storedId())
     expect(body).toMatchObject({
       status: 'failed',
-      error: { message: expect.stringContaining('upstream provider error') },
+      error: { message: 'The model provider (anthropic) failed. Try again in a moment.' },
     })
     expect(faultsOfResponse(body)).toEqual([])
   })
