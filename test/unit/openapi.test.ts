@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, describe, expect, test } from 'vitest'
 import { errorsMarkdown } from '#api/docs/error-pages.ts'
+import { about } from '#api/docs/introduction.ts'
 import { createRoutes, documentText } from '#commands/openapi.ts'
 import type { ApiDocument } from '#http/openapi.ts'
 import { errorCodes } from '#platform/error-codes.ts'
@@ -131,6 +132,13 @@ describe('every operation documents what a caller needs', () => {
   test('operation ids are unique', () => {
     const ids = operations.map(({ operation }) => operation.operationId)
     expect(ids).toEqual([...new Set(ids)])
+  })
+
+  test('the list in src/api/docs/introduction.ts has each operation once, in the order of the document', () => {
+    const ids = operations.map(({ operation }) => operation.operationId)
+    expect([...about.operationOrder].sort()).toEqual([...ids].sort())
+    const first = ['signUp', 'getOrganization', 'updateOrganization', 'deleteOrganization']
+    expect(ids.slice(0, first.length)).toEqual(first)
   })
 
   const check = checkerOf(document)
