@@ -152,16 +152,21 @@ describe('the history of an organization', () => {
     ])
     expect(listed[0]).toMatchObject({ instance_id: instance.id, subject: 'notes.md', from_status: null })
     expect(listed[1]).toMatchObject({ instance_id: null, subject: key.id })
-    // A parameter that the route does not have is no subject, and does not prevent the event.
-    const sent = { path: 'SOUL.md', content: 'x' }
-    await as('PUT', `/v1/instances/${instance.id}/files/content?path=%00&channel=telegram`, sent)
-    await as('DELETE', `/v1/instances/${instance.id}/files?path=notes.md&channel=%00`)
-    expect((await as('PATCH', '/v1/organization?path=%00', { name: 'Acme' })).status).toBe(200)
+    // A parameter that the route does not have is refused, and is in no event.
+    const strange = [
+      await as('PUT', `/v1/instances/${instance.id}/files/content?path=%00&channel=telegram`, {
+        path: 'a',
+        content: '',
+      }),
+      await as('DELETE', `/v1/instances/${instance.id}/files?path=notes.md&channel=%00`),
+      await as('PATCH', '/v1/organization?path=%00', { name: 'Acme' }),
+    ]
+    expect(strange.map(({ status }) => status)).toEqual([422, 422, 422])
+    await as('DELETE', `/v1/instances/${instance.id}/files?path=notes.md`)
     const { body: later } = await as('GET', '/v1/organization/events')
-    expect(later.slice(0, 3).map(({ type, subject }: Record<string, unknown>) => [type, subject])).toEqual([
-      ['organization.update', null],
+    expect(later.slice(0, 2).map(({ type, subject }: Record<string, unknown>) => [type, subject])).toEqual([
       ['file.delete', 'notes.md'],
-      ['file.write', 'SOUL.md'],
+      ['file.write', 'notes.md'],
     ])
     await as('DELETE', '/v1/organization', { name: 'Acme' })
     const left = () =>
