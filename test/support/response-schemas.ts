@@ -64,9 +64,9 @@ export function expectWholeStream(events: readonly StreamEvent[]): void {
   expect(last.response.output).toEqual(closed)
 }
 
-/** Reads a stream as a client does. `isDone` is whether it ended with `[DONE]`. */
+/** Reads a stream as a client does: without its comments. `isDone` is whether it ended with `[DONE]`. */
 export function readEvents(text: string): { events: StreamEvent[]; isDone: boolean } {
-  const pieces = text.split('\n\n').filter((piece) => piece !== '')
+  const pieces = text.split('\n\n').filter((piece) => piece !== '' && !piece.startsWith(':'))
   const isDone = pieces.at(-1) === 'data: [DONE]'
   const events = (isDone ? pieces.slice(0, -1) : pieces).map((piece) => {
     const [name, data, ...more] = piece.split('\n')
