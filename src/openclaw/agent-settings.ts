@@ -1,3 +1,4 @@
+import { text } from 'node:stream/consumers'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 
 /** Settings that OpenClaw reads at each turn from the folder of its agent. It has no names in `openclaw.json` for them. */
@@ -9,6 +10,15 @@ const settingsPath = 'state/agents/main/agent/settings.json'
  */
 const settings = { retry: { provider: { maxRetries: 1 } } }
 
-/** Writes the settings of the agent. They hold from its next turn, also while the gateway runs. */
-export const writeAgentSettings = (files: SandboxFiles, signal: AbortSignal): Promise<void> =>
-  files.write(settingsPath, Buffer.from(`${JSON.stringify(settings, null, 2)}\n`), { mode: 0o600 }, signal)
+const content = `${JSON.stringify(settings, null, 2)}\n`
+const maxBytes = 64 * 1024
+
+/**
+ * Writes the settings of the agent, unless they are there: a reconcile must not need space on a full disk. They hold
+ * from its next turn, also while the gateway runs.
+ */
+export async function writeAgentSettings(files: SandboxFiles, signal: AbortSignal): Promise<void> {
+  const existing = await files.read(settingsPath, { maxBytes }, signal)
+  if (existing && (await text(existing.content())) === content) return
+  await files.write(settingsPath, Buffer.from(content), { mode: 0o600 }, signal)
+}
