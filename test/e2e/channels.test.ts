@@ -97,7 +97,7 @@ describe('chat channels of a real agent', () => {
     await pairAndTalk('mattermost', (text) => mattermost.write({ id: 'bob', name: 'bob' }, text), mattermost.posts)
   })
 
-  it('Signal’s plugin likewise', async () => {
+  it('Signal’s plugin likewise', { tags: ['long'] }, async () => {
     const transport = { kind: 'external-native', url: await forAgents(signal.url) }
     expect(await connect('signal', { account: signalAccount, transport })).toMatchObject({
       status: 200,
@@ -106,7 +106,9 @@ describe('chat channels of a real agent', () => {
     await pairAndTalk('signal', (text) => signal.write({ number: '+15550002222', name: 'Cleo' }, text), signal.sent)
   })
 
-  it('Matrix’s plugin likewise, and with OpenClaw’s own keys a stranger need not be paired', async () => {
+  it('Matrix’s plugin likewise, and with OpenClaw’s own keys a stranger need not be paired', {
+    tags: ['long'],
+  }, async () => {
     const config = {
       homeserver: await forAgents(matrix.url),
       user_id: matrix.userId,
@@ -122,7 +124,12 @@ describe('chat channels of a real agent', () => {
     expect((await client.post(`/v1/instances/${id}/stop`)).status).toBe(200)
     expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
     await waitForStatus(client, id, 'running')
-    for (const channel of ['telegram', 'mattermost', 'signal', 'matrix']) {
+    const { body } = await client.get(`/v1/instances/${id}/channels`)
+    const connected: string[] = body
+      .filter(({ enabled }: { enabled: boolean }) => enabled)
+      .map(({ channel }: { channel: string }) => channel)
+    expect(connected).toEqual(expect.arrayContaining(['telegram', 'mattermost']))
+    for (const channel of connected) {
       const isUp = async () => (await client.get(channelPath(channel, '/status'))).body.connected === true
       await until(`${channel} to be connected`, isUp, 60_000)
     }
