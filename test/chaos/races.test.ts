@@ -47,7 +47,8 @@ describe('two API replicas on one database', () => {
       const made = answers.filter(({ status }) => status === 201)
       const refused = answers.filter(({ status }) => status === 402)
       expect([made.length, refused.length], `round ${round}`).toEqual([limit, creates - limit])
-      expect(new Set(refused.map(({ body }) => body.detail))).toEqual(new Set([texts.instanceLimit(limit, limit)]))
+      const details = [...new Set(refused.map(({ body }) => body.detail))]
+      expect(details).toEqual([`${texts.instanceLimit(limit, limit)} ${texts.limitWithoutBilling(id)}`])
       const { rows } = await database.pool.query(
         `SELECT instance_count, (SELECT array_agg(id ORDER BY id) FROM instances WHERE organization_id = $1) AS ids
          FROM organizations WHERE id = $1`,

@@ -140,13 +140,13 @@ describe('streams through an API process', () => {
     expect({ isDone, last: events.at(-1)?.type }).toEqual({ isDone: true, last: 'response.completed' })
   })
 
-  const expectBroken = (text: string) => {
+  const expectBroken = (text: string, code: string) => {
     const { events } = readEvents(text)
     expectWholeStream(events)
     expect(events).toContainEqual(expect.objectContaining({ type: 'response.output_text.delta', delta: 'a' }))
     expect(events.at(-1)).toMatchObject({
       type: 'response.failed',
-      response: { status: 'failed', error: { code: 'gateway_unreachable' } },
+      response: { status: 'failed', error: { code } },
     })
   }
 
@@ -160,7 +160,7 @@ describe('streams through an API process', () => {
     await until('their text to have come', () => texts.every((text) => text.includes('"delta":"a"')))
     proxy.cut()
     await Promise.all(ends)
-    for (const text of texts) expectBroken(text)
+    for (const text of texts) expectBroken(text, 'gateway_unreachable')
   })
 
   const final = sse({ type: 'response.completed', response: responseObject() })
@@ -172,7 +172,7 @@ describe('streams through an API process', () => {
   ])('F18: a stream that ends %s ends with response.failed', async (_where, end) => {
     gateway.answer = (response) => void startStream(response).end(streamHead + delta('a') + end)
     const text = await textOf((await begin('cut')).response)
-    expectBroken(text)
+    expectBroken(text, 'broken_answer')
   })
 
   test('F19: clients that do not read slow down their gateways, cost no more memory than their text, and get all of it', async () => {
