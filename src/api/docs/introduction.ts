@@ -36,7 +36,7 @@ instances, Chowder keeps them running, and you talk to them in the OpenAI Respon
 Send a key with every call: \`Authorization: Bearer <key>\`.
 
 - An organization key, \`chd_org_…\`, has every permission in its organization. It is for your backend.
-- A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a browser, a bot, a third party.
+- A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a bot or a third party that you trust with these instances.
 
 The signup returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
 \`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
@@ -73,7 +73,7 @@ the \`X-Next-Cursor\` header as \`cursor\`, until the answer has none.`,
     {
       name: 'keys',
       'x-displayName': 'Keys',
-      description: 'Scoped keys for front ends and third parties, and other organization keys.',
+      description: 'Scoped keys for bots and third parties, and other organization keys.',
     },
     {
       name: 'instances',

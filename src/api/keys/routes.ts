@@ -85,8 +85,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         operationId: 'createKey',
         summary: 'Create a scoped key',
         description:
-          'Creates a key that has only the listed permissions, on only the listed instances: for browsers, chat ' +
-          'widgets and third parties. The key itself is in this answer only.',
+          'Creates a key that has only the listed permissions, on only the listed instances: for bots and ' +
+          'third parties that you trust with them. The key itself is in this answer only.',
         tags: ['keys'],
         body: CreateKey,
         response: { 201: NewKey, ...failures(400, 409) },
