@@ -71,11 +71,11 @@ const keyOfOtherRequest = () =>
   })
 
 /**
- * Returns the answer that `act` creates, which has the status of `reply`. With an `Idempotency-Key`, the answer is stored in the same transaction, and
- * the same request gets it again. So `act` takes effect once, also when the request comes many times at once, or when
- * the process dies before it answers. Nothing is stored when `act` throws. A duplicate of a request that is in progress
- * waits for its answer, without a connection to the database. Throws a 422 when the key came with another request, and
- * AppError `conflict` when the first request takes longer than 10 s.
+ * Returns the answer that `act` creates, which has the status of `reply`. With an `Idempotency-Key`, the answer is
+ * stored in the same transaction, and the same request gets it again. So `act` takes effect once, also when the request
+ * comes many times at once, or when the process dies before it answers. Nothing is stored when `act` throws. A duplicate
+ * of a request that is in progress waits for its answer, without a connection to the database. Throws a 422 when the key
+ * came with another request, and AppError `request_in_progress` when the first request takes longer than 10 s.
  */
 export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
