@@ -1,8 +1,8 @@
 import type pg from 'pg'
+import { explainConnection } from '#database/connection-fault.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { Config } from '#platform/config.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import type { Startup } from './startup.ts'
 
 /** Redis when REDIS_URL is set, else the database; `name` is shown in the database's list of connections. */
@@ -18,10 +18,8 @@ export async function openQueue(
 ): Promise<ReconcileQueue> {
   const queue = createQueue(queueBackend(config, connection, `chowder-${role}-queue`), log)
   drain.add('queue', () => queue.close())
-  await queue.check().catch((cause: unknown) => {
-    throw new StartupError('The queue has no schema in the database, or an old one. Run npm run migrate first.', {
-      cause,
-    })
+  await queue.check().catch((error: unknown) => {
+    throw config.DATABASE_URL ? explainConnection(error, config.DATABASE_URL) : error
   })
   return queue
 }

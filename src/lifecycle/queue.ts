@@ -1,10 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { runMigrations } from 'bullmq'
+import { runMigrations, SchemaMigrationRequiredError, SchemaVersionMismatchError } from 'bullmq'
 import pTimeout from 'p-timeout'
 import type pg from 'pg'
 import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import {
   type BackendConnections,
   type BackendEvents,
@@ -24,10 +25,11 @@ const maxPending = 64
 const closeTimeoutMs = 5000
 const reconnectPauseMs = 1000
 
+type JobQueue = ReturnType<BackendConnections['createJobQueue']>
 type ProcessInstance = (instance: InstanceRef, stop: AbortSignal) => Promise<void>
 
 export interface ReconcileQueue extends InstanceQueue {
-  /** Throws when the queue's tables are missing or outdated. Does not wait for Redis. */
+  /** Throws a StartupError when the queue's tables are missing or outdated. Does not wait for Redis. */
   check(): Promise<void>
   /** Whether the queue answers before the signal is aborted. */
   ping(signal: AbortSignal): Promise<boolean>
@@ -62,6 +64,8 @@ const jobFor = ({ id, organizationId, generation, leaseToken }: InstanceRef) => 
 const untilEnded = (ending: Promise<unknown>, milliseconds: number) =>
   pTimeout(ending, { milliseconds, message: false }).catch(() => {})
 
+const schemaIsBehind = 'The queue has no schema in the database, or an old one. Run npm run migrate first.'
+
 const outageTexts = {
   redis:
     'Redis cannot be reached: start it, or correct REDIS_URL. Until it answers, changes are accepted but not carried out, and requests are not limited',
@@ -79,10 +83,34 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     },
   }
   const connections = connectBackend(backend, prefix, outage)
-  const queue = connections.createJobQueue()
-  queue.on('error', outage.failed)
+  const createJobQueue = () => {
+    const created = connections.createJobQueue()
+    created.on('error', outage.failed)
+    return created
+  }
+  let queue = createJobQueue()
   let pending: InstanceRef[] = []
   let isSending = false
+
+  /** A BullMQ queue on PostgreSQL whose first connection failed refuses everything from then on: it is replaced. */
+  async function replaceUnlessReady(): Promise<void> {
+    if (backend.kind !== 'postgres') return
+    const failed = queue
+    const isReady = await failed.waitUntilReady().then(
+      () => true,
+      () => false,
+    )
+    if (isReady || isClosed || queue !== failed) return
+    queue = createJobQueue()
+    await failed.close().catch(outage.failed)
+  }
+
+  /** Asks the queue. Throws its failure, after which the next call may succeed. */
+  const ask = <T>(question: (jobs: JobQueue) => Promise<T>): Promise<T> =>
+    question(queue).catch(async (error: unknown) => {
+      await replaceUnlessReady()
+      throw error
+    })
 
   /** Sends the first instance at once, and those that follow soon after it as batches. */
   async function sendPending(): Promise<void> {
@@ -90,7 +118,7 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     while (pending.length > 0) {
       const batch = pending
       pending = []
-      const sent = queue.addBulk(batch.map(jobFor)).then(outage.recovered, outage.failed)
+      const sent = ask((jobs) => jobs.addBulk(batch.map(jobFor))).then(outage.recovered, outage.failed)
       await pTimeout(sent, { milliseconds: enqueueTimeoutMs, message: false })
       await sleep(batchPauseMs, undefined, { ref: false })
     }
@@ -104,16 +132,20 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
       if (!isSending) void sendPending()
     },
     async check() {
-      if (backend.kind === 'postgres') await queue.waitUntilReady()
+      if (backend.kind !== 'postgres') return
+      await ask((jobs) => jobs.waitUntilReady()).catch((cause: unknown) => {
+        const isBehind = cause instanceof SchemaMigrationRequiredError || cause instanceof SchemaVersionMismatchError
+        throw isBehind ? new StartupError(schemaIsBehind, { cause }) : cause
+      })
     },
     ping: (signal) =>
       pTimeout(connections.ping(), { milliseconds: Number.POSITIVE_INFINITY, signal }).then(
         () => true,
         () => false,
       ),
-    countWaiting: () => queue.getWaitingCount(),
+    countWaiting: () => ask((jobs) => jobs.getWaitingCount()),
     async oldestWaitMs() {
-      const [oldest] = await queue.getWaiting(0, 0)
+      const [oldest] = await ask((jobs) => jobs.getWaiting(0, 0))
       return oldest ? Date.now() - oldest.timestamp : null
     },
     work: (process, concurrency) => takeJobs(connections, outage, process, concurrency),

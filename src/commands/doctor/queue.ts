@@ -1,7 +1,8 @@
 import pTimeout from 'p-timeout'
 import { countProcesses } from '#database/processes.ts'
 import { poll } from '#platform/poll.ts'
-import type { Check, DoctorDeps } from './finding.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import type { Check, DoctorDeps, Finding } from './finding.ts'
 
 const answerTimeoutMs = 5000
 const pauseMs = 200
@@ -11,25 +12,29 @@ const maxWaitMs = 10 * 60_000
 const isReachable = ({ queue }: DoctorDeps) =>
   poll(() => queue.ping(AbortSignal.timeout(answerTimeoutMs)), { pauseMs, timeoutMs: answerTimeoutMs })
 
+const unreachable: Finding = {
+  area: 'queue',
+  what: 'The queue cannot be reached. Requests are accepted, and the sweep works on them more slowly.',
+  whatToDo: 'Check REDIS_URL, and that Redis runs; without REDIS_URL the queue is in the database.',
+}
+
+const schemaIsBehind: Finding = {
+  area: 'queue',
+  what: 'The queue has no schema in the database, or an old one.',
+  whatToDo: 'Run npm run migrate.',
+}
+
 /** The queue can be reached and has its schema, and workers take its jobs. */
 export const queueAnswers: Check = async function* (deps) {
   const { queue } = deps
   if (!(await isReachable(deps))) {
-    yield {
-      area: 'queue',
-      what: 'The queue cannot be reached. Requests are accepted, and the sweep works on them more slowly.',
-      whatToDo: 'Check REDIS_URL, and that Redis runs; without REDIS_URL the queue is in the database.',
-    }
+    yield unreachable
     return
   }
   try {
     await pTimeout(queue.check(), { milliseconds: answerTimeoutMs })
-  } catch {
-    yield {
-      area: 'queue',
-      what: 'The queue has no schema in the database, or an old one.',
-      whatToDo: 'Run npm run migrate.',
-    }
+  } catch (error) {
+    yield error instanceof StartupError ? schemaIsBehind : unreachable
     return
   }
   const { all, workers } = await countProcesses(deps.db)

@@ -1,0 +1,55 @@
+import { pino } from 'pino'
+import { afterEach, expect, test } from 'vitest'
+import type { InstanceRef } from '#instances/queue.ts'
+import { createQueue } from '#lifecycle/queue.ts'
+import { openProxy } from '../support/tcp-proxy.ts'
+import { cloneDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+
+const instance: InstanceRef = {
+  id: '01980000-0000-7000-8000-000000000001',
+  organizationId: '01980000-0000-7000-8000-000000000002',
+  generation: 1,
+  leaseToken: 0,
+}
+const ending: (() => unknown)[] = []
+
+afterEach(async () => {
+  for (const end of ending.splice(0).reverse()) await end()
+})
+
+/** The connection of a test database through a proxy. */
+async function openDatabaseProxy() {
+  const database = await cloneDatabase()
+  ending.push(() => database.drop())
+  const { host, port, connectionString, ...connection } = database.connection
+  const url = connectionString === undefined ? null : new URL(connectionString)
+  const proxy = await openProxy(
+    url ? { host: url.hostname, port: Number(url.port || 5432) } : { path: `${host}/.s.PGSQL.${port ?? 5432}` },
+  )
+  ending.push(() => proxy.close())
+  if (url) Object.assign(url, { hostname: proxy.host, port: String(proxy.port) })
+  const through = url ? { connectionString: String(url) } : { host: proxy.host, port: proxy.port }
+  return { proxy, connection: { ...connection, ...through } }
+}
+
+test('a queue whose first connection failed works once the database answers', async () => {
+  const { proxy, connection } = await openDatabaseProxy()
+  proxy.cut()
+  const logged: string[] = []
+  const queue = createQueue({ kind: 'postgres', connection }, pino({}, { write: (line) => void logged.push(line) }))
+  ending.push(() => queue.close())
+  queue.enqueue(instance)
+  await until('the outage to be logged', () => logged.some((line) => line.includes('the queue is unreachable')))
+
+  proxy.heal()
+  const processed: InstanceRef[] = []
+  const work = queue.work(async (job) => void processed.push(job), 1)
+  ending.push(() => work.stop(0))
+  await until('the job to be processed', () => {
+    queue.enqueue(instance)
+    return processed.length > 0
+  })
+  expect(processed[0]).toEqual(instance)
+  expect(await queue.countWaiting()).toBe(0)
+})
