@@ -102,7 +102,8 @@ afterAll(async () => {
   await rm(paths.home, { recursive: true, force: true, maxRetries: 5 })
 })
 
-describe('a real gateway that was given every channel at once', () => {
+// e2e/channels.test.ts shows with a few channels what this shows of all.
+describe('a real gateway that was given every channel at once', { tags: ['long'] }, () => {
   test.each(channelNames)('speaks %s, takes its settings for complete, and is not connected', async (channel) => {
     const status = await until(
       'the channel',
