@@ -127,7 +127,12 @@ export const texts = {
   unknownCursor:
     'The cursor does not belong to this list. Take it from the header X-Next-Cursor or Link of the page before.',
   isBusy: 'The instance is being changed right now. Try again.',
-  logEnded: 'The instance was deleted.',
+  /** By the status of the instance. */
+  logEnded: {
+    stopped: 'The instance was stopped.',
+    error: 'The instance is in the state error.',
+    terminated: 'The instance was deleted.',
+  } as Partial<Record<string, string>>,
   tooManyFollowers: 'Too many requests follow the output of agents already. Close one, or read it without follow=true.',
   unknownChannel: 'Channel not found.',
   missingChannelFields: (channel: string, fields: readonly string[]) =>

@@ -216,6 +216,29 @@ describe('the output of an agent, followed', () => {
     abort.abort()
   })
 
+  test('ends when the instance is stopped, after its last line, and goes on after a start', async () => {
+    const seen = await follow()
+    await until('the first line', () => seen.text.includes('starting'))
+    const { stop } = driver
+    driver.stop = async (...args) => {
+      expect(seen.isOver).toBe(false)
+      write('bye\n')
+      await stop.apply(driver, args)
+    }
+    await as('POST', `/v1/instances/${id}/stop`)
+    driver.stop = stop
+    await until('the end', () => seen.isOver)
+    expect(seen.text).toMatch(
+      /"bye","truncated":false\}\n\nevent: end\ndata: \{"reason":"The instance was stopped\."\}\n\n$/,
+    )
+    const again = await follow('&tail=1')
+    await until('its end', () => again.isOver)
+    expect(again.text).toContain('"bye"')
+    await as('POST', `/v1/instances/${id}/start`)
+    driver.output = 'starting\n'
+    await isRunning()
+  })
+
   test('ends when the instance is deleted', async () => {
     const seen = await follow()
     await until('the first line', () => seen.text.includes('starting'))

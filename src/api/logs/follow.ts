@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AppError } from '#platform/errors.ts'
-import { texts } from '#platform/texts.ts'
 import type { LogPage } from '#sandbox/driver.ts'
 import type { Line } from './schemas.ts'
 
@@ -16,14 +15,14 @@ export interface Followed {
   read(options: { lines: number; after?: string }): Promise<LogPage>
   /** The lines with their secrets hidden. */
   mask(lines: LogPage['lines']): Promise<Line[]>
-  /** Whether there will be no more lines. */
-  hasEnded(): Promise<boolean>
+  /** Why there will be no more lines, for people; null while there may be some. */
+  whyEnded(): Promise<string | null>
 }
 
 const event = (name: string, data: unknown) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`
 
 /**
- * Yields the last lines of a log and then those that are added, as server-sent events, until the instance has ended or
+ * Yields the last lines of a log and then those that are added, as server-sent events, until there will be no more or
  * `signal` is aborted. Reads on only when its reader has taken what it has yielded: what is not read yet stays in the
  * log. A gateway that is started again goes on in the same log.
  */
@@ -32,6 +31,7 @@ export async function* followLog(log: Followed, tail: number, signal: AbortSigna
   let pauseMs = firstPauseMs
   let sentAt = performance.now()
   let seenAt = sentAt
+  let reason: string | null = null
   yield ': the log follows\n\n' // the head of the answer goes out before the first line
   while (!signal.aborted) {
     const lines = page.lines.length > 0 ? await log.mask(page.lines) : []
@@ -42,7 +42,8 @@ export async function* followLog(log: Followed, tail: number, signal: AbortSigna
       sentAt = performance.now()
     }
     pauseMs = isIdle ? Math.min(pauseMs * 2, maxPauseMs) : firstPauseMs
-    if (isIdle && (await log.hasEnded())) return yield event('end', { reason: texts.logEnded })
+    if (isIdle && reason !== null) return yield event('end', { reason })
+    if (isIdle) reason = await log.whyEnded() // lines from before the end may not have been read: once more
     await sleep(pauseMs, undefined, { signal }).catch(() => {})
     if (signal.aborted) return
     try {

@@ -11,6 +11,7 @@ import type { FindSummary } from '#instances/find.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import { createInstanceMask } from '#instances/gateway/secrets.ts'
 import { getInstance } from '#instances/row.ts'
+import { isSettled, publicStatus } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { openStreams } from '#platform/metrics.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -73,7 +74,13 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
       read: (options: { lines: number; after?: string }) => read(id, options),
       // The row is read again: a secret may be newer than the stream.
       mask: async (lines: LogLine[]) => mask(await getInstance(db, organizationId, id), lines),
-      hasEnded: async () => (await findSummary(organizationId, id)).desiredState === 'terminated',
+      whyEnded: async () => {
+        const row = await findSummary(organizationId, id)
+        const status = publicStatus(row)
+        // While it is being stopped, the gateway still writes.
+        const hasEnded = status === 'terminated' || isSettled(row)
+        return (hasEnded && texts.logEnded[status]) || null
+      },
     }
     const signal = AbortSignal.any([clientLeft(reply), closing.signal])
     reply.raw.setTimeout(idleTimeoutMs, () => reply.raw.destroy())
@@ -92,7 +99,8 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
         summary: 'Read the output of an agent',
         description:
           'The last lines that the gateway of the instance has written, of all its runs, oldest first. With ' +
-          '`follow=true` new lines follow as they come, also after a restart, until the instance is deleted. ' +
+          '`follow=true` new lines follow as they come, also after a restart, until the instance is stopped ' +
+          'or deleted, or its status is `error`. ' +
           'Secrets that this server knows are hidden; what else an agent writes is shown. Chowder keeps about 10 MB.',
         tags: ['instances'],
         params: InstanceParams,
