@@ -1,4 +1,7 @@
-/** The documented form of organization and instance timestamps: `2026-02-14T16:00:00.000000+00:00`. */
+/**
+ * The form of all timestamps in answers but those of keys and files: `2026-02-14T16:00:00.000000+00:00`. Organizations
+ * and instances are documented to have it.
+ */
 export const toMicroseconds = (date: Date): string => date.toISOString().replace('Z', '000+00:00')
 
 /** The documented form of the timestamps of keys and files: `2026-02-14T12:00:00Z`, without fractions of a second. */

@@ -91,7 +91,16 @@ beforeAll(async () => {
     'channels.start': () => ({ started: true }),
     'channels.logout': () => ({ loggedOut: true }),
     'channels.pairing.list': () => ({
-      requests: [{ requestId: 'r-1', accountId: 'default', senderId: '777', metadata: { firstName: 'Ann' } }],
+      requests: [
+        {
+          requestId: 'r-1',
+          accountId: 'default',
+          senderId: '777',
+          metadata: { firstName: 'Ann', userID: '777', name: 'Ann B' },
+          createdAt: '2026-11-25T04:03:59.981Z',
+          expiresAt: '2026-11-25T05:03:59.981Z',
+        },
+      ],
     }),
     'channels.pairing.approve': () => ({}),
     'plugins.refresh': () => ({ ok: true }),
@@ -258,6 +267,9 @@ describe('a channel without a plugin', () => {
   test('keeps its credentials after a disconnect, and loses them after a logout', async () => {
     await connect('telegram', { token: '1:a', historyLimit: 5 })
     expect((await call('POST', '/channels/telegram/disconnect')).status).toBe(204)
+    accounts.telegram = () => ({ configured: true, running: false, lifecycle: 'blocked', stateReason: 'disabled' })
+    expect((await statusOf('telegram')).details).not.toHaveProperty('error')
+    accounts.telegram = () => up
     expect(settingsOf('telegram')).toMatchObject({ enabled: false, botToken: '1:a' })
     expect(await statusOf('telegram')).toMatchObject({ enabled: false, connected: false })
     expect((await connect('telegram', {})).status).toBe(200)
@@ -450,7 +462,17 @@ describe('pairing', () => {
 
   test('lists the pending requests, without the codes', async () => {
     const { status, body } = await call('GET', '/channels/telegram/pairings')
-    expect([status, body]).toEqual([200, [expect.objectContaining({ sender_id: '777', sender: { firstName: 'Ann' } })]])
+    expect([status, body]).toEqual([
+      200,
+      [
+        {
+          sender_id: '777',
+          sender: { first_name: 'Ann', user_id: '777', name: 'Ann B' },
+          created_at: '2026-11-25T04:03:59.981000+00:00',
+          expires_at: '2026-11-25T05:03:59.981000+00:00',
+        },
+      ],
+    ])
     expect(JSON.stringify(body)).not.toContain('5GJBEXZ6')
   })
 

@@ -71,7 +71,7 @@ describe('the files of an instance', () => {
       ['b', true, 0, 'drwxr-xr-x'],
       ['link', false, 4, 'lrwxrwxrwx'],
     ])
-    for (const { mod_time } of entries) expect(mod_time).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
+    for (const { mod_time } of entries) expect(mod_time).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/)
     expect((await files.list('./b//')).body.entries).toMatchObject([{ name: 'file', path: 'b/file' }])
     expect((await files.stat('.')).body).toMatchObject({ name: '.', path: '.', is_dir: true, size: 0 })
   })

@@ -5,6 +5,7 @@ import { isObject } from '#openclaw/json.ts'
 import { openclawCommand } from '#openclaw/launch.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { parseTimestamp, toMicroseconds } from '#platform/timestamps.ts'
 import type { SandboxAccess } from '#sandbox/driver.ts'
 
 /** OpenClaw's command line takes seconds to start. */
@@ -18,12 +19,21 @@ const maxSenderCharacters = 500
 /** The agent may answer in place of its gateway, also with a value that `String` cannot convert. */
 const text = (value: unknown) => (typeof value === 'string' ? value : '')
 
+/** A time as all answers have it; empty unless the value is one. */
+function time(value: unknown): string {
+  const date = parseTimestamp(text(value))
+  return date ? toMicroseconds(date) : ''
+}
+
+const snakeCase = (name: string) =>
+  name.replace(/(?<=[a-z0-9])[A-Z]+/g, (capitals) => `_${capitals.toLowerCase()}`).slice(0, maxSenderCharacters)
+
 /** A person who wrote to the agent and waits for approval. */
 export interface PairingRequest {
   requestId: string
   accountId: string
   senderId: string
-  /** The platform's data about the person. */
+  /** The platform's data about the person, its names in snake_case. */
   sender: Record<string, unknown>
   createdAt: string
   expiresAt: string
@@ -34,7 +44,7 @@ function senderOf(metadata: unknown): PairingRequest['sender'] {
   const scalars = entries.filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value))
   return Object.fromEntries(
     scalars.map(([name, value]) => [
-      name.slice(0, maxSenderCharacters),
+      snakeCase(name),
       typeof value === 'string' ? value.slice(0, maxSenderCharacters) : value,
     ]),
   )
@@ -49,8 +59,8 @@ export async function listPairings(gateway: GatewayClient, channel: string): Pro
     accountId: text(accountId),
     senderId: text(senderId),
     sender: senderOf(metadata),
-    createdAt: text(createdAt),
-    expiresAt: text(expiresAt),
+    createdAt: time(createdAt),
+    expiresAt: time(expiresAt),
   }))
 }
 

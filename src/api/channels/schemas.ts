@@ -143,9 +143,9 @@ export const PendingPairing = Type.Object(
     examples: [
       {
         sender_id: '123456789',
-        sender: { firstName: 'Ann' },
-        created_at: '2026-11-25T04:03:59.981Z',
-        expires_at: '2026-11-25T05:03:59.981Z',
+        sender: { first_name: 'Ann' },
+        created_at: '2026-11-25T04:03:59.981000+00:00',
+        expires_at: '2026-11-25T05:03:59.981000+00:00',
       },
     ],
   },

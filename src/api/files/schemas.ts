@@ -1,4 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { toSeconds } from '#platform/timestamps.ts'
 import type { FileStat } from '#sandbox/driver.ts'
 
 export const maxPathCharacters = 4096
@@ -26,7 +27,7 @@ const exampleEntry = {
   path: 'skills/web-search',
   is_dir: true,
   size: 0,
-  mod_time: '2026-01-15T10:30:00.000Z',
+  mod_time: '2026-01-15T10:30:00Z',
   permissions: 'drwx------',
 }
 
@@ -104,6 +105,6 @@ export const toEntry = (path: string, stat: FileStat): Static<typeof FileEntry> 
   path,
   is_dir: stat.kind === 'directory',
   size: stat.kind === 'directory' ? 0 : stat.size,
-  mod_time: stat.modifiedAt.toISOString(),
+  mod_time: toSeconds(stat.modifiedAt),
   permissions: lsPermissions(stat),
 })
