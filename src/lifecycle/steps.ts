@@ -1,13 +1,14 @@
 import { text } from 'node:stream/consumers'
-import { eq, sql } from 'drizzle-orm'
-import { channels, skills } from '#database/schema.ts'
+import { and, eq, gt, sql } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { channels, type Instance, providerKeys, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
 import type { Lease } from '#instances/lease.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config.ts'
-import type { GatewayClient } from '#openclaw/gateway.ts'
-import { liftKeyCooldown } from '#openclaw/key-cooldown.ts'
+import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
+import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
@@ -172,25 +173,39 @@ async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
 }
 
 /**
- * Gives a gateway that was already running the stored configuration, without a restart, and lets it use a provider key
- * that may have been corrected.
+ * Gives a gateway that was already running the stored configuration, without a restart. Lets any gateway use a provider
+ * key that may have been corrected.
  */
 export const patchConfig: Step = async (context) => {
   const { db, vault, baseUrls, sandboxes, lease, startedGateway, log, signal } = context
-  if (startedGateway) return done
-  const { endpoint, paths } = await sandboxes.observe(lease.instance.id, signal)
-  if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
-  const unsealed = await unsealInstance(db, vault, lease.instance)
   const { instance } = lease
-  const sandbox = { sandboxes, instance, endpoint, port: paths.port }
+  if (startedGateway && !(await hasNewKey(db, instance))) return done
+  const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
+  if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
+  const unsealed = await unsealInstance(db, vault, instance)
   const liftCooldown = async (gateway: GatewayClient) => {
     const place = { sandboxes, instanceId: instance.id, paths }
     if (await liftKeyCooldown(gateway, place, instance.modelProvider, signal)) return
     log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')
   }
+  if (startedGateway) {
+    const gateway = await connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs })
+    await liftCooldown(gateway).finally(() => gateway.close())
+    return done
+  }
+  const sandbox = { sandboxes, instance, endpoint, port: paths.port }
   const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
   const { restarts } = await configureGateway(sandbox, unsealed, options)
   return restarts ? waitUntilReady(context) : done
+}
+
+/** Whether an agent may remember a refusal of a key that was replaced while it did not run. */
+async function hasNewKey(db: Db, instance: Instance): Promise<boolean> {
+  if (instance.observedGeneration === 0) return false // its first start
+  const { organizationId, provider, updatedAt } = providerKeys
+  const isKey = and(eq(organizationId, instance.organizationId), eq(provider, instance.modelProvider))
+  const isNew = gt(updatedAt, sql`now() - make_interval(mins => ${maxCooldownMinutes})`)
+  return (await db.$count(providerKeys, and(isKey, isNew))) > 0
 }
 
 export const stopSandbox: Step = async ({ sandboxes, lease, timeouts, signal }) => {

@@ -5,10 +5,17 @@ import { gatewayProviders } from './providers.ts'
 
 const timeoutMs = 10_000
 
-/** Deletes what OpenClaw remembers of refusals, from its database. A gateway and this may have it open together. */
+/** The longest time for which OpenClaw does not use a key after a refusal. */
+export const maxCooldownMinutes = 10
+
+/**
+ * Deletes what OpenClaw remembers of refusals, from its database, which a new agent does not have yet. A gateway and
+ * this may have it open together.
+ */
 const forgetRefusal = `
 const { DatabaseSync } = require('node:sqlite')
 const [path, id] = process.argv.slice(1)
+if (!require('node:fs').existsSync(path)) process.exit()
 const database = new DatabaseSync(path, { timeout: 5000 })
 database.prepare("UPDATE auth_profile_state SET state_json = json_remove(state_json, '$.usageStats.\\"' || ? || '\\"')").run(id)
 database.close()`

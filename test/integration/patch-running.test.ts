@@ -241,4 +241,25 @@ describe('a changed provider key', () => {
     expect(JSON.stringify(gateway.config)).toContain('sk-corrected')
     expect(driver.file(id, 'state/agents/main/agent/settings.json')).toContain('"maxRetries": 1')
   })
+
+  test('is used at once by an agent that is started within ten minutes of the change', async () => {
+    gateway.methods['models.authRefresh'] = () => ({ refreshed: true })
+    const { pool } = chowder.database
+    for (const minutes of [9, 11]) {
+      await call('POST', `/${id}/stop`)
+      const model_api_keys = { anthropic: `sk-changed-${minutes}-minutes-ago` }
+      await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys } })
+      await pool.query('UPDATE provider_keys SET updated_at = now() - make_interval(mins => $1)', [minutes])
+      await until('the other agents to have it', async () => {
+        const { rows } = await pool.query('SELECT FROM instances WHERE observed_generation < generation')
+        return rows.length === 0
+      })
+      gateway.calls.length = 0
+      driver.calls.length = 0
+      expect((await call('POST', `/${id}/start`)).body.status).toBe('running')
+      const deletes = driver.calls.filter(({ method }) => method === 'exec').map((made) => made.id)
+      const calls = gateway.calls.map(({ method }) => method)
+      expect([deletes, calls]).toEqual(minutes === 9 ? [[id], ['models.authRefresh']] : [[], []])
+    }
+  })
 })
