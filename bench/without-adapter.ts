@@ -6,6 +6,7 @@ import { createDb } from '#database/client.ts'
 import { useApiKeys } from '#http/auth.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { loadConfig } from '#platform/config.ts'
+import { newId } from '#platform/ids.ts'
 import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../test/support/fake-driver.ts'
 import { answerMessages, listen } from './program.ts'
@@ -26,6 +27,7 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
   const { app, deps } = await createApi(
     {
       db: createDb(new pg.Pool({ ...connection, max: 10 })),
+      processId: newId(),
       vault: createVault(Buffer.from(secretKey, 'base64')),
       queue: createQueue({ kind: 'postgres', connection }, log),
       sandboxes: new FakeDriver(),

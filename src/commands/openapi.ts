@@ -17,6 +17,7 @@ const absent = new Proxy(fail, { get: () => fail }) as never
 export async function createRoutes(): Promise<FastifyInstance> {
   const parts = {
     db: absent,
+    processId: '',
     vault: absent,
     queue: absent,
     sandboxes: absent,

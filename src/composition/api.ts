@@ -18,7 +18,7 @@ const readinessTimeoutMs = 1000
 /** How long open requests may take to end before their connections are closed. */
 const openRequestsMs = 5000
 
-export interface ApiParts extends Pick<AppDeps, 'db' | 'vault' | 'log' | 'billing'> {
+export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | 'log' | 'billing'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
   sandboxes: SandboxDriver
   /** Whether no worker has been seen lately. */

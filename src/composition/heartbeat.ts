@@ -2,7 +2,6 @@ import { hostname } from 'node:os'
 import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
 import { aliveSeconds, countProcesses, type ProcessFacts, recordProcess, removeProcess } from '#database/processes.ts'
-import { newId } from '#platform/ids.ts'
 import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { commit, version } from '#platform/version.ts'
@@ -45,8 +44,8 @@ export function createHeartbeat(db: Db, facts: ProcessFacts, log: Pick<Logger, '
 }
 
 /** Opens the heartbeat of this process. The drain ends it, and removes the row unless the database is away. */
-export function openHeartbeat({ role, log, drain }: Startup, db: Db): Heartbeat {
-  const facts = { id: newId(), role, version, commit, host: hostname(), pid: process.pid }
+export function openHeartbeat({ role, log, drain }: Startup, db: Db, id: string): Heartbeat {
+  const facts = { id, role, version, commit, host: hostname(), pid: process.pid }
   const heartbeat = createHeartbeat(db, facts, log)
   const stopping = new AbortController()
   const running = runPeriodically([heartbeat.task], stopping.signal, log)

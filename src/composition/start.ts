@@ -2,6 +2,7 @@ import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { addModelsFile } from '#openclaw/models-file.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
+import { newId } from '#platform/ids.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
 import { openBilling } from './billing.ts'
 import { openDatabase } from './database.ts'
@@ -32,12 +33,13 @@ export async function start(startup: Startup, create: CreateDriver = createDrive
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
   const parts = { db, vault, sandboxes, queue, billing, log }
-  const { areWorkersMissing } = openHeartbeat(startup, db)
+  const processId = newId()
+  const { areWorkersMissing } = openHeartbeat(startup, db, processId)
 
   // Loaded late: a process does not load the code of a role that it does not have.
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')
-    publicUrl = await openApi(startup, { ...parts, areWorkersMissing, publicUrl: () => publicUrl })
+    publicUrl = await openApi(startup, { ...parts, processId, areWorkersMissing, publicUrl: () => publicUrl })
   }
   if (role !== 'api') {
     const { openWorker } = await import('./worker.ts')

@@ -1,4 +1,4 @@
-import { eq, gt, lt, sql } from 'drizzle-orm'
+import { and, eq, gt, lt, ne, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { processes } from './schema.ts'
 
@@ -7,7 +7,7 @@ export const aliveSeconds = 20
 /** How long the row of a killed process stays, for the operator. */
 const keptHours = 1
 
-export type ProcessFacts = Pick<typeof processes.$inferInsert, 'id' | 'role' | 'version' | 'commit' | 'host' | 'pid'>
+export type ProcessFacts = Pick<typeof processes.$inferSelect, 'id' | 'role' | 'version' | 'commit' | 'host' | 'pid'>
 
 const ago = (seconds: number) => sql`now() - make_interval(secs => ${seconds})`
 
@@ -16,14 +16,14 @@ export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> 
   await db
     .insert(processes)
     .values(facts)
-    .onConflictDoUpdate({ target: processes.id, set: { seenAt: sql`now()` } })
+    .onConflictDoUpdate({ target: processes.id, set: { ...facts, seenAt: sql`now()` } })
   await db.delete(processes).where(lt(processes.seenAt, ago(keptHours * 3600)))
 }
 
 /** Says that a process has ended. */
 export const removeProcess = (db: Db, id: string) => db.delete(processes).where(eq(processes.id, id))
 
-/** The number of processes that live, and of those among them that work on instances. */
+/** The number of processes that live and have said what they are, and of those among them that work on instances. */
 export async function countProcesses(db: Db): Promise<{ all: number; workers: number }> {
   const [counted] = await db
     .select({
@@ -31,6 +31,6 @@ export async function countProcesses(db: Db): Promise<{ all: number; workers: nu
       workers: sql<number>`(count(*) FILTER (WHERE ${processes.role} IN ('all', 'worker')))::int`,
     })
     .from(processes)
-    .where(gt(processes.seenAt, ago(aliveSeconds)))
+    .where(and(gt(processes.seenAt, ago(aliveSeconds)), ne(processes.role, '')))
   return counted ?? { all: 0, workers: 0 }
 }

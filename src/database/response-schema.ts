@@ -1,4 +1,4 @@
-import { boolean, index, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
+import { index, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 import { instant } from './schema.ts'
 
 export const responseStatuses = ['in_progress', 'completed', 'incomplete', 'failed', 'cancelled'] as const
@@ -54,7 +54,7 @@ export const ephemeralSessions = pgTable(
 
 /**
  * The turns of a session, those that wait included, in the order in which they came. Each turn is the id of its process
- * and a number. A turn counts only while its process reports itself in `turnProcesses`. The migration makes both tables
+ * and a number. A turn counts only while its process reports itself in `processes`. The migrations make both tables
  * UNLOGGED: a write of every turn must not wait for the disk, and after a crash of PostgreSQL nothing in them holds.
  */
 export const turnLines = pgTable(
@@ -68,11 +68,3 @@ export const turnLines = pgTable(
   },
   (table) => [primaryKey({ columns: [table.instanceId, table.sessionKey] })],
 )
-
-/** The processes that run turns, and when each last reported itself. */
-export const turnProcesses = pgTable('turn_processes', {
-  id: uuid().primaryKey(),
-  /** Whether it may have turns that are not in `turnLines`, because it knows of no other process. */
-  isAlone: boolean().notNull(),
-  seenAt: instant().notNull().defaultNow(),
-})

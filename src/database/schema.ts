@@ -300,16 +300,25 @@ export const events = pgTable(
   ],
 )
 
-/** The processes of Chowder. Each writes its row while it lives, and deletes it in its drain; a killed one leaves it. */
+/**
+ * The processes of Chowder. Each writes its row while it lives, and deletes it in its drain; a killed one leaves it. Its
+ * heartbeat writes what the process is, and the lines of turns what it knows of others, whichever comes first. The
+ * migration makes the table UNLOGGED: turns must not wait for the disk. After a crash of PostgreSQL it fills again.
+ */
 export const processes = pgTable('processes', {
   id: uuid().primaryKey(),
-  role: text().notNull(),
-  version: text().notNull(),
-  commit: text().notNull(),
-  host: text().notNull(),
-  pid: integer().notNull(),
+  role: text().notNull().default(''),
+  version: text().notNull().default(''),
+  commit: text().notNull().default(''),
+  host: text().notNull().default(''),
+  pid: integer().notNull().default(0),
   since: instant().notNull().defaultNow(),
   seenAt: instant().notNull().defaultNow(),
+  /**
+   * Whether it may have turns that are not in `turnLines`, because it knows of no other process; null while it runs no
+   * turns.
+   */
+  isAlone: boolean(),
 })
 
 /** The ids of Stripe's events that were processed, so that each is processed once. */

@@ -69,6 +69,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
   })
   await app.register(responseRoutes, {
     db: database.db,
+    processId: randomUUID(),
     vault: createVault(Buffer.alloc(32, 7)),
     findGateway,
     declareModel: async () => {},

@@ -57,6 +57,7 @@ async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<R
   const { endpoint } = gateway
   await app.register(responseRoutes, {
     db,
+    processId: randomUUID(),
     vault: createVault(Buffer.alloc(32, 7)),
     findGateway: async () => ({
       organizationId,
@@ -134,7 +135,7 @@ function end(): void {
 }
 
 const newLines = (db = database.db, finished = onTestFinished) => {
-  const lines = createTurnLines(db)
+  const lines = createTurnLines(db, randomUUID())
   lines.open()
   finished(() => lines.close())
   return lines
@@ -349,7 +350,7 @@ test('turns that wait enter again when the lines were lost', async () => {
   await untilAsked('first')
   const second = post('second')
   await untilInLine(2)
-  await database.pool.query('TRUNCATE turn_lines, turn_processes')
+  await database.pool.query('TRUNCATE turn_lines, processes')
   await untilAsked('second')
   end()
   expect((await first).status).toBe(200)
@@ -472,9 +473,46 @@ describe.concurrent('processes that come and go', () => {
     expect(performance.now() - killedAt).toBeLessThan(8000)
   })
 
+  test('a process of the version before, which reports itself in `turn_processes`, is known, and knows this one', async ({
+    onTestFinished,
+  }) => {
+    const { db, pool, drop } = await cloneDatabase()
+    onTestFinished(drop)
+    const session = newSession()
+    const processId = randomUUID()
+    const report = async (isAlone: boolean) => {
+      const { rows } = await pool.query(
+        `WITH reported AS (
+           INSERT INTO turn_processes (id, is_alone) VALUES ($1, $2)
+           ON CONFLICT (id) DO UPDATE SET seen_at = now(), is_alone = excluded.is_alone)
+         SELECT is_alone AS "isAlone" FROM turn_processes WHERE id <> $1 AND seen_at > now() - interval '5 seconds'`,
+        [processId, isAlone],
+      )
+      return rows
+    }
+    await report(true)
+    const lines = newLines(db, onTestFinished)
+    let hasEntered = false
+    const entering = lines.enter(newTurn(), session).finally(() => {
+      hasEntered = true
+    })
+    await until('the version before to know', async () => (await report(true)).length === 1)
+    expect([await report(true), hasEntered]).toEqual([[{ isAlone: false }], false])
+    await pool.query('INSERT INTO turn_lines (instance_id, session_key, turns) VALUES ($1, $2, $3)', [
+      session.instanceId,
+      session.sessionKey,
+      [`${processId} 1`],
+    ])
+    await report(false)
+    const { begun, mustWait } = await entering
+    expect(mustWait).toBe(true)
+    await pool.query('DELETE FROM turn_processes WHERE id = $1', [processId])
+    await begun
+  })
+
   test('turns that wait are answered when the database stays away', async ({ onTestFinished }) => {
     const { db, proxy, close } = await openProxied()
-    const lines = createTurnLines(db)
+    const lines = createTurnLines(db, randomUUID())
     lines.open()
     onTestFinished(async () => {
       await lines.close()

@@ -14,6 +14,7 @@ import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
+import { newId } from '#platform/ids.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { requireErrorBody } from './error-body.ts'
@@ -87,7 +88,12 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   }
   const timeouts = { ...quickTimeouts, ...options.timeouts }
   const api = await createApi(
-    { ...parts, publicUrl: () => 'http://chowder.test', areWorkersMissing: options.areWorkersMissing ?? (() => false) },
+    {
+      ...parts,
+      processId: newId(),
+      publicUrl: () => 'http://chowder.test',
+      areWorkersMissing: options.areWorkersMissing ?? (() => false),
+    },
     {
       ...shared,
       defaultTier: options.defaultTier ?? 'lobster',

@@ -23,6 +23,8 @@ import { webSocketRoutes } from './web-socket.ts'
 
 export interface ResponseDeps {
   db: Db
+  /** The id of this process in the table `processes`. */
+  processId: string
   vault: Vault
   /**
    * Finds the gateway of a running instance. Throws AppError `not_found`, or `conflict` when the instance is not
@@ -46,7 +48,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, deps.declareModel)
   const store = createResponseStore(db, vault, app.log)
-  const lines = createTurnLines(db)
+  const lines = createTurnLines(db, deps.processId)
 
   app.addHook('onReady', async () => lines.open())
   // A server waits for its open requests before it closes, and so for every agent that thinks.

@@ -28,18 +28,18 @@ export interface Place extends LineKey {
 export const keyOf = ({ instanceId, sessionKey }: LineKey): string => `${instanceId} ${sessionKey}`
 
 /** Whether the process of a turn, an expression of SQL, has reported itself lately. */
-const isLive = (turn: string) => `EXISTS (SELECT FROM turn_processes p WHERE p.id = split_part(${turn}, ' ', 1)::uuid
-  AND p.seen_at > now() - interval '${lostAfterSeconds} seconds')`
+const isLive = (turn: string) => `EXISTS (SELECT FROM processes p WHERE p.id = split_part(${turn}, ' ', 1)::uuid
+  AND p.is_alone IS NOT NULL AND p.seen_at > now() - interval '${lostAfterSeconds} seconds')`
 
 const columns = `instance_id AS "instanceId", session_key AS "sessionKey", line.turns`
 
 /** Reads before it writes: the others that it returns are those of before. */
 const reportQuery = `
   WITH reported AS (
-    INSERT INTO turn_processes (id, is_alone) VALUES ($1, $2)
+    INSERT INTO processes (id, is_alone) VALUES ($1, $2)
     ON CONFLICT (id) DO UPDATE SET seen_at = now(), is_alone = excluded.is_alone)
-  SELECT is_alone AS "isAlone" FROM turn_processes
-  WHERE id <> $1 AND seen_at > now() - interval '${lostAfterSeconds} seconds'`
+  SELECT is_alone AS "isAlone" FROM processes
+  WHERE id <> $1 AND is_alone IS NOT NULL AND seen_at > now() - interval '${lostAfterSeconds} seconds'`
 
 // The turns of the own process count in any case.
 const enterQuery = `
@@ -121,8 +121,8 @@ export function createLineRows(db: Db, processId: string) {
       })
       return rows.map(({ isAlone }) => (isAlone ? 'alone' : 'shared'))
     },
-    /** Ends this process: its turns do not count from now on. */
-    end: () => db.$client.query('DELETE FROM turn_processes WHERE id = $1', [processId]),
+    /** Runs no turns any more: those of this process do not count from now on. */
+    end: () => db.$client.query('UPDATE processes SET is_alone = NULL WHERE id = $1', [processId]),
   }
 }
 
@@ -131,5 +131,4 @@ export type LineRows = ReturnType<typeof createLineRows>
 /** Deletes what lost processes have left. */
 export async function deleteStaleLines(db: Db): Promise<void> {
   await db.$client.query(`DELETE FROM turn_lines WHERE entered_at < now() - ${staleAfter}`)
-  await db.$client.query(`DELETE FROM turn_processes WHERE seen_at < now() - ${staleAfter}`)
 }

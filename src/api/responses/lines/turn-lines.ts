@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import pTimeout from 'p-timeout'
 import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { Turn } from '#api/responses/turns/turn.ts'
@@ -69,8 +68,8 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
   return result
 }
 
-export function createTurnLines(db: Db): TurnLines {
-  const processId = randomUUID()
+/** `processId` is the id of this process in the table `processes`. */
+export function createTurnLines(db: Db, processId: string): TurnLines {
   const rows = createLineRows(db, processId)
   /** The turns of this process that are in a line, by id and by line. */
   const entries = new Map<string, Entry>()
