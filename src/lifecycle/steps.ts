@@ -9,7 +9,7 @@ import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
-import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
+import { configBackupPath, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
@@ -91,6 +91,7 @@ export const writeConfig: Step = async (context) => {
   })
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
+  await files.remove(configBackupPath, { recursive: true }, signal)
   await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
   await writeAgentSettings(files, signal)
   await writeSystemPrompt(files, systemPrompt, signal)

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { GatewayConfig } from './config.ts'
-import { looksApplied, patchFor } from './config-patch.ts'
+import { type ConfigPatch, looksApplied, patchFor } from './config-patch.ts'
 import type { GatewayClient } from './gateway.ts'
 import { GatewayRefusal } from './gateway-errors.ts'
 import { isObject } from './json.ts'
@@ -20,15 +20,55 @@ async function readConfig(gateway: GatewayClient) {
 
 type Outcome = 'nothing to change' | 'changed' | 'changed, restarts' | 'outdated'
 
-async function sendPatch(gateway: GatewayClient, params: Record<string, unknown>): Promise<Outcome> {
+async function sendPatch(gateway: GatewayClient, { patch, replacePaths }: ConfigPatch, baseHash: string) {
   try {
+    const params = { raw: JSON.stringify(patch), baseHash, replacePaths }
     const answer = await gateway.call('config.patch', params, { timeoutMs: patchTimeoutMs })
-    if (isObject(answer) && answer.noop === true) return 'nothing to change'
-    return requiresRestart(answer) ? 'changed, restarts' : 'changed'
+    const { noop, hash } = isObject(answer) ? answer : {}
+    const changed: Outcome = requiresRestart(answer) ? 'changed, restarts' : 'changed'
+    return { outcome: noop === true ? ('nothing to change' as const) : changed, hash: String(hash) }
   } catch (error) {
-    if (error instanceof GatewayRefusal && error.message.includes('config changed since last load')) return 'outdated'
-    throw error
+    if (!(error instanceof GatewayRefusal)) throw error
+    if (error.message.includes('config changed since last load')) return { outcome: 'outdated' as const }
+    const [, from, to] = sizeDrop.exec(error.message) ?? []
+    if (from === undefined || to === undefined) throw error
+    return { shrinks: { from: Number(from), to: Number(to) } }
   }
+}
+
+/**
+ * OpenClaw writes no file that has less than half the bytes of the one before. The agent may answer in place of its
+ * gateway, so the bytes are limited: the largest configuration has fewer.
+ */
+const sizeDrop = /size-drop:(\d{1,7})->(\d{1,7})\b/
+/** Enough for the largest configuration. */
+const maxSteps = 16
+/** More than the setting needs beside its text. */
+const paddingMargin = 256
+
+/**
+ * Makes a change that OpenClaw refuses because its file would lose more than half of its bytes: a setting that means
+ * nothing to a gateway fills the file up, first to half the bytes, then to half of these. The last patch, which removes
+ * the setting, is the caller's. A crash half-way leaves the change made, and the setting.
+ */
+async function sendInSteps(
+  gateway: GatewayClient,
+  { patch, replacePaths }: ConfigPatch,
+  baseHash: string,
+  { from, to }: { from: number; to: number },
+): Promise<Outcome> {
+  let hash = baseHash
+  let result: Outcome = 'outdated'
+  let size = from
+  for (let step = 0; step < maxSteps && size / 2 > to; step += 1) {
+    size = size / 2 + paddingMargin
+    const wizard = { ...(isObject(patch.wizard) && patch.wizard), lastRunCommand: '-'.repeat(size - to) }
+    const sent = await sendPatch(gateway, { patch: { ...patch, wizard }, replacePaths }, hash)
+    if (sent.outcome === undefined || sent.outcome === 'outdated') return 'outdated'
+    if (result !== 'changed, restarts') result = sent.outcome
+    hash = sent.hash
+  }
+  return result
 }
 
 function requiresRestart(answer: unknown): boolean {
@@ -60,8 +100,8 @@ export async function applyConfig(
       if (restarts) await Promise.race([gateway.closed, sleep(restartBeginsMs, undefined, { signal, ref: false })])
       return { restarts }
     }
-    const { patch, replacePaths } = change
-    outcome = await sendPatch(gateway, { raw: JSON.stringify(patch), baseHash: hash, replacePaths })
+    const sent = await sendPatch(gateway, change, hash)
+    outcome = sent.shrinks ? await sendInSteps(gateway, change, hash, sent.shrinks) : sent.outcome
     restarts ||= outcome === 'changed, restarts'
     // Secrets, and values that the gateway writes in another form, cannot be compared here: its answer decides.
     if (outcome === 'nothing to change') return { restarts }

@@ -8,6 +8,11 @@ export const gatewayFolders = ['home', 'state', 'state/workspace', 'tmp'] as con
 
 /** Paths relative to a sandbox's home. */
 export const configPath = 'state/openclaw.json'
+/**
+ * The configuration before the last change of a running gateway. A gateway that starts puts it in the place of one that
+ * has less than half its bytes.
+ */
+export const configBackupPath = `${configPath}.bak`
 export const workspacePath = 'state/workspace'
 export const soulPath = `${workspacePath}/SOUL.md`
 

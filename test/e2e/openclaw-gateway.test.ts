@@ -144,6 +144,13 @@ test('only its own keys are added by a hot change', async () => {
   expect(Object.keys(await configOnDisk())).toEqual(expect.arrayContaining([...gatewayOwned]))
 })
 
+test('a change after which the file has less than half its bytes is made', async () => {
+  await applyConfig(gateway, render({ 'messages.responsePrefix': 'x'.repeat(200_000) }), signal)
+  expect((await readFile(join(paths.home, configPath))).length).toBeGreaterThan(200_000)
+  expect(await applyConfig(gateway, render(), signal)).toEqual({ restarts: false })
+  expect(await withoutOwn()).toEqual(render())
+})
+
 test('arrays, nested removals and channels come and go', async () => {
   const wanted = render({
     'agents.defaults.model': { primary: 'anthropic/claude-sonnet-5', fallbacks: ['anthropic/a', 'anthropic/b'] },

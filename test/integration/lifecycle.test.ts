@@ -98,16 +98,18 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.file(id, 'state/openclaw.json')).toContain('"gateway"')
     })
 
-    test('stops and starts with the same sandbox', async () => {
+    test('stops and starts with the same sandbox, without the backup that OpenClaw might restore', async () => {
       const id = await create()
       await isIn(id, 'running')
+      const backup = 'state/openclaw.json.bak'
+      driver.sandboxes.get(id)?.files.set(backup, { content: Buffer.from('{}'), mode: 0o600 })
       expect((await call('POST', `/${id}/stop`)).body).toMatchObject({
         status: 'stopped',
         gateway_url: expect.any(String),
       })
       expect(driver.sandboxes.get(id)?.running).toBe(false)
       expect((await call('POST', `/${id}/start`)).body).toMatchObject({ status: 'running' })
-      expect(driver.starts.get(id)).toBe(2)
+      expect([driver.starts.get(id), driver.file(id, backup)]).toEqual([2, null])
     })
 
     test('that is restarted has its gateway ended and started again, once, in the same sandbox', async () => {
