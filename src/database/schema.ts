@@ -41,6 +41,8 @@ export interface ChangedBy {
   type?: string
   subject?: string
   reason?: string
+  /** Whether the change alone is no event: what follows of it is. */
+  silent?: boolean
 }
 
 /** Values of this installation by name, such as its id. */

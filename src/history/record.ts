@@ -3,12 +3,19 @@ import { type ChangedBy, events } from '#database/schema.ts'
 import { currentOrigin, noteEvent } from './actor.ts'
 import type { EventType } from './event-types.ts'
 
+interface Change {
+  type?: EventType
+  reason?: string
+  silent?: boolean
+}
+
 /**
  * The value of an instance's column `changed_by`: who makes this change, for which request, and why. A trigger on the
  * table (`record_instance_event` in migrations/) writes the event from it in the statement's own transaction, and
- * empties the column. Without a type here or in the origin, the trigger names the event after what changed.
+ * empties the column. Without a type here or in the origin, the trigger names the event after what changed. With
+ * `silent` it writes none.
  */
-export function changedBy({ type, reason }: { type?: EventType; reason?: string } = {}): ChangedBy {
+export function changedBy({ type, reason, silent }: Change = {}): ChangedBy {
   noteEvent()
   const { actor, requestId, subject, type: requested } = currentOrigin()
   const eventType = type ?? requested
@@ -19,6 +26,7 @@ export function changedBy({ type, reason }: { type?: EventType; reason?: string 
     ...(eventType !== undefined && { type: eventType }),
     ...(subject !== undefined && { subject }),
     ...(reason !== undefined && { reason }),
+    ...(silent !== undefined && { silent }),
   }
 }
 

@@ -31,13 +31,13 @@ export function createDriftDetector(deps: LifecycleDeps) {
   const reportedOrphans = new Set<string>()
   let leftOverBefore = new Set<string>()
 
-  async function makeDue(row: Instance, reason: string): Promise<void> {
+  async function makeDue(row: Instance, reason: string, silent = false): Promise<void> {
     failedProbes.delete(row.id)
     const [raised] = await db
       .update(instances)
       .set({
         ...raiseGeneration('drift'),
-        changedBy: changedBy({ type: 'instance.due', reason }),
+        changedBy: changedBy({ type: 'instance.due', reason, silent }),
       })
       .where(
         and(
@@ -63,7 +63,8 @@ export function createDriftDetector(deps: LifecycleDeps) {
     }
     const failures = (failedProbes.get(row.id) ?? 0) + 1
     failedProbes.set(row.id, failures)
-    if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer')
+    // A busy gateway is looked at again and again: only what the worker finds and does is an event.
+    if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer', true)
   }
 
   const checkEach = (rows: readonly Instance[], check: (row: Instance) => Promise<void>, signal: AbortSignal) =>

@@ -435,6 +435,35 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
   })
 })
 
+describe('an agent that is slow at times', () => {
+  test('is looked at, and its history has no event of that', async () => {
+    const driver = new FakeDriver(() => gateway.endpoint)
+    driver.execResult = { exitCode: 1, stdout: '', stderr: '' }
+    const chowder = await openTestChowder({ sandboxes: driver, timeouts: { hungMs: 4000 } })
+    await chowder.startWorker()
+    const { key } = await chowder.signUp()
+    const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body
+    const typesOf = async (): Promise<string[]> =>
+      (await chowder.call('GET', `/v1/instances/${id}/events`, { key })).body.map(({ type }: { type: string }) => type)
+    const rowOf = async () => (await chowder.database.pool.query('SELECT * FROM instances')).rows[0]
+    const isSettled = async () => (await rowOf()).observed_generation === (await rowOf()).generation
+    await until('it to run', async () => (await typesOf())[0] === 'instance.running')
+    for (let looks = 1; looks <= 2; looks += 1) {
+      gateway.behaviour.health = 'failing'
+      await until('a look', async () => (await rowOf()).generation > looks)
+      gateway.behaviour.health = 'ok'
+      await until('its end', isSettled)
+    }
+    expect(await typesOf()).toEqual(['instance.running', 'instance.create'])
+    gateway.behaviour.health = 'failing'
+    await until('a restart', () => driver.starts.get(id) === 2, 30_000)
+    gateway.behaviour.health = 'ok'
+    await until('it to run again', isSettled)
+    expect((await typesOf()).slice(0, 2)).toEqual(['instance.running', 'instance.gateway_ended'])
+    await chowder.close()
+  })
+})
+
 describe('an instance of another sandbox driver', () => {
   test('is not touched by this worker, which logs that', async () => {
     const driver = new FakeDriver(() => gateway.endpoint)
