@@ -92,25 +92,34 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
   let pending: InstanceRef[] = []
   let isSending = false
 
-  /** A BullMQ queue on PostgreSQL whose first connection failed refuses everything from then on: it is replaced. */
-  async function replaceUnlessReady(): Promise<void> {
-    if (backend.kind !== 'postgres') return
-    const failed = queue
+  /**
+   * A BullMQ queue on PostgreSQL whose first connection failed refuses everything from then on: it is replaced. Returns
+   * whether there is another queue than the failed one.
+   */
+  async function replaceUnlessReady(failed: JobQueue): Promise<boolean> {
+    if (backend.kind !== 'postgres') return false
     const isReady = await failed.waitUntilReady().then(
       () => true,
       () => false,
     )
-    if (isReady || isClosed || queue !== failed) return
-    queue = createJobQueue()
-    await failed.close().catch(outage.failed)
+    if (isReady || isClosed) return false
+    if (queue === failed) {
+      queue = createJobQueue()
+      await failed.close().catch(outage.failed)
+    }
+    return true
   }
 
-  /** Asks the queue. Throws its failure, after which the next call may succeed. */
-  const ask = <T>(question: (jobs: JobQueue) => Promise<T>): Promise<T> =>
-    question(queue).catch(async (error: unknown) => {
-      await replaceUnlessReady()
+  /** Asks the queue, and once more when the failure is that of its first connection, which may be long ago. */
+  async function ask<T>(question: (jobs: JobQueue) => Promise<T>): Promise<T> {
+    const asked = queue
+    try {
+      return await question(asked)
+    } catch (error) {
+      if (await replaceUnlessReady(asked)) return question(queue)
       throw error
-    })
+    }
+  }
 
   /** Sends the first instance at once, and those that follow soon after it as batches. */
   async function sendPending(): Promise<void> {

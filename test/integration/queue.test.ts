@@ -43,6 +43,8 @@ test('a queue whose first connection failed works once the database answers', as
   await until('the outage to be logged', () => logged.some((line) => line.includes('the queue is unreachable')))
 
   proxy.heal()
+  await queue.check()
+  expect(await queue.countWaiting()).toBe(0)
   const processed: InstanceRef[] = []
   const work = queue.work(async (job) => void processed.push(job), 1)
   ending.push(() => work.stop(0))
@@ -51,5 +53,4 @@ test('a queue whose first connection failed works once the database answers', as
     return processed.length > 0
   })
   expect(processed[0]).toEqual(instance)
-  expect(await queue.countWaiting()).toBe(0)
 })
