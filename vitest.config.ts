@@ -9,6 +9,9 @@ const agentSandboxes = 'test/support/agent-sandboxes.ts'
 /** Most tests wait for most of their time: more of them run than there are processors. */
 const waiting = Math.max(6, availableParallelism())
 
+/** A worker loads the product once for all its files: loading it anew for each takes a third of their processor time. */
+const isolate = false
+
 /** These take longest and mostly wait: the others run beside them. */
 const longest = ['journey/journey', 'e2e/channels']
 
@@ -25,6 +28,7 @@ interface Options {
   testTimeout: number
   maxWorkers: number
   globalSetup?: string[]
+  isolate?: boolean
 }
 
 /** The projects of a group run at the same time, and the groups one after another. */
@@ -43,8 +47,8 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     tags: [{ name: 'long', description: 'Repeats at length what a shorter test shows: npm run test:all' }],
     projects: [
-      project('unit', 0, { testTimeout: 30_000, maxWorkers: waiting }),
-      project('integration', 0, { testTimeout: minute, maxWorkers: waiting, globalSetup: [servers] }),
+      project('unit', 0, { testTimeout: 30_000, maxWorkers: waiting, isolate }),
+      project('integration', 0, { testTimeout: minute, maxWorkers: waiting, globalSetup: [servers], isolate }),
       project('journey', 0, { testTimeout: 6 * minute, maxWorkers: waiting, globalSetup: [agentSandboxes] }),
       project('e2e', 1, { testTimeout: 6 * minute, maxWorkers: 3, globalSetup: [servers, agentSandboxes] }),
       project('docker', 2, { testTimeout: 6 * minute, maxWorkers: 1 }),

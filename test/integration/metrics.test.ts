@@ -3,7 +3,7 @@ import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { storeFindings } from '#commands/doctor/report.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
-import { type MetricSource, serveMetrics } from '#platform/metrics.ts'
+import { type MetricSource, requestDuration, serveMetrics, stepDuration, timeToRunning } from '#platform/metrics.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
@@ -50,6 +50,8 @@ const hasStatus = (status: string) =>
   until(`it to be ${status}`, async () => (await call('GET', `/${id}`)).body.status === status)
 
 beforeAll(async () => {
+  // Other files of this process have counted too.
+  for (const figure of [requestDuration, stepDuration, timeToRunning]) figure.reset()
   cloud = await startFakeCloud()
   const sandboxes = measureDriver(openCloudDriver(cloud.url, 'the test'))
   chowder = await openTestChowder({ sandboxes })
