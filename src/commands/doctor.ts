@@ -1,15 +1,16 @@
 import '#platform/node-version.mjs'
 
-import { parseArgs } from 'node:util'
 import { openForOperator } from '#composition/database.ts'
 import { queueBackend } from '#composition/queue.ts'
 import { createDriver } from '#composition/sandboxes.ts'
 import { createQueue } from '#lifecycle/queue.ts'
+import { parseCommandLine } from '#platform/command-line.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
 import { readSecretKey } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import { examine, repair } from './doctor/examine.ts'
 import type { Finding } from './doctor/finding.ts'
 import { describeFindings, findingsAsData, storeFindings } from './doctor/report.ts'
@@ -50,10 +51,8 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: { fix: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean' } },
-  })
-  if (values.help) return console.log(usage)
+  const { values, positionals } = parseCommandLine(usage, { fix: { type: 'boolean' }, json: { type: 'boolean' } })
+  if (positionals.length > 0) throw new StartupError(`There is no use for ${positionals.join(' ')}.\n${usage}`)
   const print = (line: string) => (values.json ? console.error(line) : console.log(line))
   const left = await diagnose(loadConfig(), { fix: values.fix ?? false, print })
   console.log(values.json ? JSON.stringify(findingsAsData(left), null, 2) : describeFindings(left))

@@ -1,7 +1,14 @@
 import { hostname } from 'node:os'
 import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
-import { aliveSeconds, countProcesses, type ProcessFacts, recordProcess, removeProcess } from '#database/processes.ts'
+import {
+  aliveSeconds,
+  countProcesses,
+  type ProcessFacts,
+  recordProcess,
+  removeProcess,
+  startAWorker,
+} from '#database/processes.ts'
 import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { commit, version } from '#platform/version.ts'
@@ -30,10 +37,7 @@ export function createHeartbeat(db: Db, facts: ProcessFacts, log: Pick<Logger, '
     // After a start and after an outage of the database, workers have as long as this process to say that they live.
     if (!hasRunBefore || isMissing === areMissing) return
     areMissing = isMissing
-    if (isMissing)
-      log.warn(
-        `no worker was seen for ${aliveSeconds} s: changes are accepted and wait. Start one with npm start -- worker`,
-      )
+    if (isMissing) log.warn(`no worker was seen for ${aliveSeconds} s: changes are accepted and wait. ${startAWorker}`)
     else log.info('a worker is there again')
   }
 

@@ -91,12 +91,17 @@ async function reasonForGivingUp(deps: LifecycleDeps, lease: Lease): Promise<str
 /** Runs plans until one is completed for the latest intent, or a step is not done. */
 async function converge(deps: AttemptDeps, lease: Lease): Promise<StepOutcome> {
   let startedGateway = false
+  let loggedGeneration = lease.instance.generation
   for (;;) {
+    await lease.write({ step: null }) // reads the row again: the intent may have changed
+    const { id, generation } = lease.instance
+    if (generation !== loggedGeneration) {
+      deps.log = logOf(deps.instanceLog, { generation, requestId: await findRequest(deps.db, id, generation) })
+      loggedGeneration = generation
+    }
     const outcome = await runPlan(deps, lease, startedGateway)
     if (outcome.kind !== 'intent changed') return outcome
     startedGateway = outcome.startedGateway
-    const { id, generation } = lease.instance
-    deps.log = logOf(deps.instanceLog, { generation, requestId: await findRequest(deps.db, id, generation) })
   }
 }
 
@@ -108,7 +113,6 @@ interface IntentChange {
 
 /** Runs the plan of the current intent and settles the row; abandons it when the intent changes meanwhile. */
 async function runPlan(deps: LifecycleDeps, lease: Lease, startedBefore: boolean): Promise<StepOutcome | IntentChange> {
-  await lease.write({ step: null }) // reads the row again: the intent may have changed
   const { id, generation, desiredState } = lease.instance
   const context = { ...deps, lease, signal: lease.untilIntentChanges() }
   const { signal } = context

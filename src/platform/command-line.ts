@@ -16,12 +16,18 @@ export function didYouMean(word: string, known: readonly string[]): string {
  * Throws StartupError, which names the option that is unknown or lacks its value.
  */
 export function parseCommandLine<const Options extends ParseArgsOptionsConfig>(usage: string, options: Options) {
-  const known: ParseArgsOptionsConfig = { ...options, ...common }
   const config = { options: { ...options, ...common }, allowPositionals: true } as const
-  const { values, tokens } = parseArgs({ ...config, strict: false, tokens: true })
+  const { values } = parseArgs({ ...config, strict: false })
   if (values.help === true) endWith(usage)
   if (values.version === true) endWith(`Chowder ${version} (commit ${commit}), on Node.js ${process.versions.node}`)
-  for (const token of tokens) {
+  checkOptions(process.argv.slice(2), config.options)
+  return parseArgs(config)
+}
+
+/** Throws StartupError, which names the option that is not `known`, lacks its value or has one. */
+export function checkOptions(args: readonly string[], known: ParseArgsOptionsConfig): void {
+  const config = { args: [...args], options: known, allowPositionals: true, strict: false, tokens: true } as const
+  for (const token of parseArgs(config).tokens) {
     if (token.kind !== 'option') continue
     const option = known[token.name]
     const { rawName } = token
@@ -33,7 +39,6 @@ export function parseCommandLine<const Options extends ParseArgsOptionsConfig>(u
       throw new StartupError(`${rawName} needs a value. Run it with --help to see which.`)
     if (option.type === 'boolean' && token.value !== undefined) throw new StartupError(`${rawName} takes no value.`)
   }
-  return parseArgs(config)
 }
 
 function endWith(text: string): never {

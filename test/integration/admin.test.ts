@@ -231,7 +231,9 @@ describe('the commands of the operator', () => {
 
   test.each([
     [[], 'usage'],
-    [['crash-org', unknownId], 'There is no command "crash-org"'],
+    [['crash-org', unknownId], 'There is no command "crash-org". There is: create-org, list-orgs, '],
+    [['list-orgz'], 'There is no command "list-orgz". Did you mean list-orgs?'],
+    [['set-limit', unknownId, '-3'], 'There is no option -3.'],
     [['set-tier', unknownId, 'gold'], 'There is no tier "gold". Use one of: shrimp, crab, lobster, whale.'],
     [['set-tier', unknownId, 'whale'], 'There is no organization'],
     [['set-limit', unknownId, '1.5'], 'A limit is a number'],
@@ -239,7 +241,7 @@ describe('the commands of the operator', () => {
     [['disable-org'], 'disable-org needs <org>.'],
     [['enable-org', unknownId, 'now'], 'does not take "now"'],
     [['list-orgs', '--yes'], 'list-orgs does not take --yes'],
-    [['list-orgs', '--jsn'], "Unknown option '--jsn'"],
+    [['list-orgs', '--jsn'], 'There is no option --jsn. Did you mean --json?'],
     [['list-instances', '--status', 'dead'], 'There is no status "dead"'],
     [['show', unknownId], 'There is no instance'],
     [['create-org', ' '], '1 to 255 characters'],

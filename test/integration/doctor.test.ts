@@ -8,6 +8,7 @@ import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { examine, repair } from '#commands/doctor/examine.ts'
 import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
+import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
 import type { Config } from '#platform/config.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
@@ -288,6 +289,16 @@ describe('npm run doctor', () => {
       }),
     )
 
+  test('calls nothing good that it has not looked at, and names a wrong word', async () => {
+    const finding: Finding = { area: 'schema', what: 'The schema is behind.', whatToDo: 'Run npm run migrate.' }
+    const marks = describeFindings([finding]).match(/^\S {2}\w+/gm)
+    expect(marks?.slice(0, 2)).toEqual(['✗  schema', '–  secrets'])
+    expect(marks?.some((mark) => mark.startsWith('✓'))).toBe(false)
+    expect(findingsAsData([finding]).looked_at.map(({ area }) => area)).toEqual(['schema'])
+    expect(await doctor('--fxi')).toEqual({ code: 2, text: 'There is no option --fxi. Did you mean --fix?\n' })
+    expect((await doctor('fix')).text).toMatch(/^There is no use for fix\.\nusage: npm run doctor/)
+  })
+
   test('fails where there is no Chowder', async () => {
     const { code, text } = await doctor()
     expect([code, text]).toEqual([2, expect.stringContaining('There is no database in')])
@@ -298,7 +309,7 @@ describe('npm run doctor', () => {
     const withoutWorker = await doctor()
     expect(withoutWorker.code).toBe(1)
     expect(withoutWorker.text).toMatch(
-      /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✗ {2}queue .*\n +- No worker runs\.\n +Start one with npm start -- worker\.\n[\s\S]*\n1 finding\.\n$/,
+      /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✗ {2}queue .*\n +- No worker runs\.\n +Start one with npm start -- worker .*\n[\s\S]*\n1 finding\.\n$/,
     )
     const answer = await fetch(`${process.url}/v1/organization/signup`, {
       method: 'POST',

@@ -14,11 +14,12 @@ const signal = new AbortController().signal
 const silent = pino({ level: 'silent' })
 const gateway = await startFakeGateway({ config: {} })
 let areWorkersMissing = false
+let sandboxes: FakeDriver
 let chowder: TestChowder
 let key: string
 
 beforeAll(async () => {
-  const sandboxes = new FakeDriver(() => gateway.endpoint)
+  sandboxes = new FakeDriver(() => gateway.endpoint)
   chowder = await openTestChowder({ sandboxes, areWorkersMissing: () => areWorkersMissing })
   key = (await chowder.signUp()).key
 })
@@ -78,7 +79,8 @@ test('without a worker the log of the API says so once, and once when there is o
   for (let run = 0; run < 3; run += 1) await api.task.run(signal)
   expect(api.areWorkersMissing()).toBe(true)
   expect(lines).toEqual([
-    'no worker was seen for 20 s: changes are accepted and wait. Start one with npm start -- worker',
+    'no worker was seen for 20 s: changes are accepted and wait. Start one with npm start -- worker or, ' +
+      'without DATABASE_URL, run npm start in place of npm start -- api.',
   ])
   await beat('worker')
   await api.task.run(signal)
@@ -91,7 +93,10 @@ test('the doctor finds an API without a worker, and nothing where no process run
   expect(await doctorsFindings()).toEqual([])
   await beat('api')
   expect(await doctorsFindings()).toMatchObject([
-    { what: 'No worker runs.', whatToDo: 'Start one with npm start -- worker.' },
+    {
+      what: 'No worker runs.',
+      whatToDo: expect.stringMatching(/^Start one with npm start -- worker or, without DATABASE_URL/),
+    },
   ])
   await beat('worker')
   expect(await doctorsFindings()).toEqual([])
@@ -123,6 +128,33 @@ test('lines of both sides name the request and the instance, those of a worker t
     expect(linesOf('settled').map(({ requestId }) => requestId)).toEqual(['create-1', 'stop-1'])
     expect(linesOf('step done').filter(({ generation }) => generation === 1)[0].requestId).toBe('create-1')
   } finally {
+    await worker.stop()
+  }
+})
+
+test('lines of an attempt name the new intent and its request once the intent has changed', async () => {
+  const worker = await chowder.startWorker()
+  const asRequest = (id: string) => ({ key, headers: { 'x-request-id': id } })
+  let stop: Promise<unknown> | undefined
+  sandboxes.onCall = async (method, id) => {
+    if (method !== 'start' || stop) return
+    stop = chowder.call('POST', `/v1/instances/${id}/stop`, asRequest('stop-2'))
+    await until('the stop', async () => {
+      const { rows } = await query('SELECT 1 FROM instances WHERE id = $1 AND generation = 2', id)
+      return rows.length === 1
+    })
+  }
+  try {
+    const { body } = await chowder.call('POST', '/v1/instances', { ...asRequest('create-2'), body: { name: 'c' } })
+    const lines = () =>
+      chowder.logged.map((line) => JSON.parse(line)).filter(({ instanceId }) => instanceId === body.id)
+    const settled = await until('the settlement', () => lines().find(({ msg }) => msg === 'settled'))
+    expect(settled).toMatchObject({ generation: 2, requestId: 'stop-2', desiredState: 'stopped' })
+    expect(lines().find(({ step }) => step === 'createSandbox')).toMatchObject({ generation: 1, requestId: 'create-2' })
+    expect(lines().find(({ step }) => step === 'stopSandbox')).toMatchObject({ generation: 2, requestId: 'stop-2' })
+  } finally {
+    sandboxes.onCall = () => {}
+    await stop
     await worker.stop()
   }
 })

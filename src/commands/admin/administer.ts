@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
 import { runAs } from '#history/actor.ts'
+import { checkOptions, didYouMean } from '#platform/command-line.ts'
 import type { Command, CommandDeps, Options } from './command.ts'
 import { instanceCommands } from './instances.ts'
 import { keyCommands } from './keys.ts'
@@ -63,10 +64,11 @@ export interface CommandLine {
 }
 
 /**
- * Reads a command line; a text when only help is wanted. Throws an Error for the operator, with the usage, for a command
- * line that cannot be run.
+ * Reads a command line; a text when only help is wanted. Throws an Error for the operator, which says what is wrong,
+ * for a command line that cannot be run.
  */
 export function readCommandLine(args: readonly string[]): CommandLine | string {
+  checkOptions(args, optionTypes)
   const { values, positionals } = parseArgs({ args: [...args], options: optionTypes, allowPositionals: true })
   const { help, ...options } = values
   const [name, ...words] = positionals
@@ -75,7 +77,8 @@ export function readCommandLine(args: readonly string[]): CommandLine | string {
     throw new Error(usage)
   }
   const command = commands[name]
-  if (!command) throw new Error(`There is no command ${JSON.stringify(name)}.\n${usage}`)
+  if (!command)
+    throw new Error(`There is no command ${JSON.stringify(name)}.${didYouMean(name, Object.keys(commands))}`)
   if (help) return `usage: npm run admin -- ${callOf(name, command)}\n  ${command.summary}`
   check(name, command, words, options)
   return { name, words, options }

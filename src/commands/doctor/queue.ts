@@ -1,5 +1,5 @@
 import pTimeout from 'p-timeout'
-import { countProcesses } from '#database/processes.ts'
+import { countProcesses, startAWorker } from '#database/processes.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { Check, DoctorDeps, Finding } from './finding.ts'
@@ -39,7 +39,7 @@ export const queueAnswers: Check = async function* (deps) {
   }
   const { all, workers } = await countProcesses(deps.db)
   if (all > 0 && workers === 0) {
-    yield { area: 'queue', what: 'No worker runs.', whatToDo: 'Start one with npm start -- worker.' }
+    yield { area: 'queue', what: 'No worker runs.', whatToDo: startAWorker }
     return
   }
   const waitedMs = await pTimeout(queue.oldestWaitMs(), { milliseconds: answerTimeoutMs })

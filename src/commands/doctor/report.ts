@@ -6,13 +6,18 @@ import { type Area, areas, type Finding } from './finding.ts'
 const names = Object.keys(areas) as Area[]
 const width = Math.max(...names.map((name) => name.length))
 
-/** The report for people: each area that was looked at, and below it what was found there. */
+/** With a finding about the schema nothing else is looked at: the other tables may not be there yet. */
+const wasLookedAt = (area: Area, findings: readonly Finding[]) =>
+  area === 'schema' || !findings.some((finding) => finding.area === 'schema')
+
+/** The report for people: each area, whether it was looked at, and below it what was found there. */
 export function describeFindings(findings: readonly Finding[]): string {
   const lines = names.flatMap((name) => {
     const own = findings.filter(({ area }) => area === name)
     const indent = ' '.repeat(width + 5)
+    const mark = own.length > 0 ? '✗' : wasLookedAt(name, findings) ? '✓' : '–'
     return [
-      `${own.length > 0 ? '✗' : '✓'}  ${name.padEnd(width)}  ${areas[name]}`,
+      `${mark}  ${name.padEnd(width)}  ${areas[name]}`,
       ...own.flatMap(({ what, whatToDo }) => [`${indent}- ${what}`, `${indent}  ${whatToDo}`]),
     ]
   })
@@ -28,11 +33,13 @@ function conclusion(findings: readonly Finding[]): string {
 /** The report for programs. */
 export const findingsAsData = (findings: readonly Finding[]) => ({
   healthy: findings.length === 0,
-  looked_at: names.map((area) => ({
-    area,
-    expected: areas[area],
-    findings: findings.filter((finding) => finding.area === area).length,
-  })),
+  looked_at: names
+    .filter((area) => wasLookedAt(area, findings))
+    .map((area) => ({
+      area,
+      expected: areas[area],
+      findings: findings.filter((finding) => finding.area === area).length,
+    })),
   findings: findings.map(({ area, what, whatToDo, fix }) => ({
     area,
     what,
