@@ -43,10 +43,23 @@ function corrected(pattern: string, path: string): string | null {
   return segments.includes(undefined) ? null : segments.join('/')
 }
 
+/** The path of a pattern that a path has except for empty parameters, as `{…}`; null when it is another path. */
+function completed(pattern: string, path: string): string | null {
+  const given = path.split('/')
+  const wanted = pattern.split('/').map((segment, at) => (isParameter(segment) && given[at] === '' ? '' : segment))
+  if (!wanted.includes('', 1) || !matches(wanted.join('/'), path)) return null
+  const named = pattern.replace(/:(\w+)/g, '{$1}').split('/')
+  return given.map((segment, at) => segment || (named[at] ?? '')).join('/')
+}
+
 const agent = '/v1/instances/:instance_id'
 
 /** The existing path that a caller most likely meant, with `{…}` for what is missing in theirs; null without one. */
 export function nearPath(routes: RouteTable, path: string): string | null {
+  for (const pattern of routes.keys()) {
+    const complete = completed(pattern, path)
+    if (complete !== null) return complete
+  }
   const plain = path.replace(/\/{2,}/g, '/').replace(/(?<=.)\/$/, '')
   // The base URL of an OpenAI client ends in /v1 elsewhere, and names the instance here.
   const withoutLaterV1 = plain.replace(/(?<=.)\/v1(?=\/)/, '')

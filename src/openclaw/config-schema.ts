@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { closestWord } from '#platform/closest.ts'
 import { AppError } from '#platform/errors.ts'
 import { isObject, mergePatch } from './json.ts'
 import { formatPath, type Path } from './path.ts'
@@ -11,6 +12,12 @@ interface Schema {
   type?: string
   properties?: Record<string, Schema>
   additionalProperties?: boolean | Schema
+}
+
+/** What is wrong in OpenClaw's own words, and what may be meant. */
+interface Issue {
+  text: string
+  hint?: string | undefined
 }
 
 const shownIssues = 3
@@ -38,28 +45,27 @@ function validatorOf(schema: Schema): z.ZodType {
 }
 
 /**
- * Checks overrides against the schema of a release, which need not be installed. Throws AppError `openclaw_config_refused` in OpenClaw's
- * own words. What the schema cannot say is left to the gateway: overrides that pass may still be refused at the start.
+ * Checks overrides against the schema of a release, which need not be installed. Throws AppError
+ * `openclaw_config_refused` in OpenClaw's own words, with a hint at what may be meant. What the schema cannot say is
+ * left to the gateway: overrides that pass may still be refused at the start.
  */
 export function checkAgainstSchema(release: string, tree: Record<string, unknown>): void {
   const issues = issuesOf(schemaOf(release), tree, [])
   if (issues.length === 0) return
   const hidden = issues.length - shownIssues
   const more = hidden > 0 ? ` (+${hidden} more issue${hidden === 1 ? '' : 's'})` : ''
-  const shown = issues
-    .slice(0, shownIssues)
-    .map((issue) => (issue.length > shownCharacters ? `${issue.slice(0, shownCharacters)}…` : issue))
-    .join('; ')
-  throw new AppError('openclaw_config_refused', `OpenClaw refused the configuration: invalid config: ${shown}${more}`, {
-    param: 'openclaw_config',
-  })
+  const shown = issues.slice(0, shownIssues)
+  const texts = shown.map(({ text }) => (text.length > shownCharacters ? `${text.slice(0, shownCharacters)}…` : text))
+  const hint = shown.flatMap((issue) => issue.hint ?? []).join(' ') || undefined
+  const sentence = `OpenClaw refused the configuration: invalid config: ${texts.join('; ')}${more}`
+  throw new AppError('openclaw_config_refused', sentence, { param: 'openclaw_config', hint })
 }
 
 /**
  * Overrides hold only a part of a configuration, so nothing is missing in an object that the schema names. Other values
  * are the caller's own, and have to be whole.
  */
-function issuesOf(schema: Schema, value: unknown, path: Path): string[] {
+function issuesOf(schema: Schema, value: unknown, path: Path): Issue[] {
   if (value === null) return [] // removes what stands there
   if (!(isObject(value) && schema.properties)) return wholeIssues(schema, value, path)
   const { properties, additionalProperties } = schema
@@ -71,25 +77,41 @@ function issuesOf(schema: Schema, value: unknown, path: Path): string[] {
       ? others.flatMap((key) => wholeIssues(additionalProperties, value[key], [...path, key]))
       : []),
     ...(additionalProperties === false && others.length > 0
-      ? [
-          `${placeOf(path)}: Unrecognized key${others.length > 1 ? 's' : ''}: ${others.map((key) => JSON.stringify(key)).join(', ')}`,
-        ]
+      ? [unrecognized(others, Object.keys(properties), path)]
       : []),
   ]
 }
 
-function wholeIssues(schema: Schema, value: unknown, path: Path): string[] {
+function unrecognized(keys: string[], known: string[], path: Path): Issue {
+  const close = keys.flatMap((key) => closestWord(key, known) ?? []).map((key) => formatPath([...path, key]))
+  return {
+    text: `${placeOf(path)}: Unrecognized key${keys.length > 1 ? 's' : ''}: ${keys.map((key) => JSON.stringify(key)).join(', ')}`,
+    hint: close.length > 0 ? `(did you mean ${close.join(', ')}?)` : undefined,
+  }
+}
+
+function wholeIssues(schema: Schema, value: unknown, path: Path): Issue[] {
   const { error } = validatorOf(schema).safeParse(isObject(value) ? mergePatch({}, value) : value)
   return (error?.issues ?? []).map((issue) => {
-    const place = [...path, ...issue.path.filter((segment) => typeof segment !== 'symbol')]
-    return `${placeOf(place)}: ${issue.message}${hintOf(issue)}`
+    const place = placeOf([...path, ...issue.path.filter((segment) => typeof segment !== 'symbol')])
+    const types = issue.code === 'invalid_union' ? typesIn(issue) : []
+    return {
+      text: `${place}: ${issue.message}${allowedValues(issue)}`,
+      hint: types.length > 0 ? `(the types of ${place} are: ${types.join(', ')})` : undefined,
+    }
   })
+}
+
+/** The types of a union that no branch of which has the type of the value. */
+function typesIn({ errors }: z.core.$ZodIssueInvalidUnion): string[] {
+  const issues = errors.map((branch) => branch.find(({ path }) => path.length === 0))
+  return issues.every((issue) => issue?.code === 'invalid_type') ? issues.map((issue) => issue.expected) : []
 }
 
 const placeOf = (path: Path) => (path.length === 0 ? '<root>' : formatPath(path))
 
 /** What OpenClaw adds to zod's message. */
-function hintOf(issue: z.core.$ZodIssue): string {
+function allowedValues(issue: z.core.$ZodIssue): string {
   if (issue.code === 'invalid_type' && issue.expected === 'boolean') return ' (allowed: true, false)'
   if (issue.code === 'too_big' && issue.origin === 'number') {
     return issue.inclusive ? ` (maximum: ${issue.maximum})` : ` (must be less than ${issue.maximum})`

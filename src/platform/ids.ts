@@ -8,5 +8,5 @@ export const newId = (): string => crypto.randomUUIDv7() // a named import would
 /** Whether a text has the form of an id. PostgreSQL throws for other texts, which are a 404 in the API. */
 export const isId = (text: string): boolean => uuid.test(text)
 
-/** An id as the database writes it: a caller may send it in capitals. */
-export const canonicalId = (id: string): string => id.toLowerCase()
+/** An id as the database writes it: a caller may send it in capitals. A text that is no id stays as it is. */
+export const canonicalId = (id: string): string => (isId(id) ? id.toLowerCase() : id)

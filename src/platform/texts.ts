@@ -5,7 +5,7 @@ const remedies: Record<string, string> = {
   provisioning: 'Wait until it is running.',
   running: 'It is running already.',
   stopped: 'Start it first.',
-  error: 'Start it to try again, or delete it.',
+  error: 'Its error_message says why. Mend that and start it to try again, or delete it.',
   terminated: 'It was deleted. Create another.',
 }
 
@@ -135,6 +135,9 @@ export const texts = {
   } as Partial<Record<string, string>>,
   tooManyFollowers: 'Too many requests follow the output of agents already. Close one, or read it without follow=true.',
   unknownChannel: 'Channel not found.',
+  /** Follows unknownChannel in `error.message`. */
+  knownChannels: (close: string | undefined, known: readonly string[]) =>
+    close === undefined ? `The channels are: ${known.join(', ')}.` : `Did you mean ${close}?`,
   missingChannelFields: (channel: string, fields: readonly string[]) =>
     `config of ${channel} needs ${fields.join(', ')}, and none may be empty. ` +
     `GET …/channels/${channel} describes each.`,

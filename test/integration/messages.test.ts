@@ -108,6 +108,11 @@ describe('a request that does not fit its schema says what is wrong and what is 
       ['body.messages.0.content.0.type is missing'],
     ],
     [['GET', '/v1/instances?limit=1000'], undefined, ['query.limit must be at most 100']],
+    [
+      ['GET', '/v1/instances?metadata.customer=1'],
+      undefined,
+      ['query.metadata.customer is not a known parameter; did you mean `metadata[customer]`?'],
+    ],
     [['GET', '/v1/instances?limit=ten'], undefined, ['query.limit must be a whole number']],
     [['GET', '/v1/instances?limit=1&limit=2'], undefined, ['query.limit must be given only once']],
     [['GET', '/v1/instances?lmit=1'], undefined, ['query.lmit is not a known parameter; did you mean `limit`?']],
@@ -126,6 +131,30 @@ describe('a request that does not fit its schema says what is wrong and what is 
     expect(answer).toMatchObject({ status: 422, body: { detail: expect.any(Array) } })
     expect(answer.body.detail).toHaveLength(20)
     expect(performance.now() - startedAt).toBeLessThan(5000)
+  })
+})
+
+describe('where the contract fixes `detail`, `error.message` goes on with what was probably meant', () => {
+  const create = (config: object) =>
+    ['POST', '/v1/instances', { name: 'a', model_provider: 'anthropic', openclaw_config: config }] as const
+
+  test.each<[readonly [method: 'GET' | 'POST', url: string, body?: unknown], string]>([
+    [['GET', `${agent}/channels/telegrm`], 'Channel not found. Did you mean telegram?'],
+    [['GET', `${agent}/channels/fax`], 'Channel not found. The channels are: telegram, '],
+    [['GET', '/v1/instances/$ID'], 'Instance not found. "$ID" is no id of an instance: '],
+    [
+      create({ agents: { defaults: { modle: 'x' } } }),
+      'agents.defaults: Unrecognized key: "modle" (did you mean agents.defaults.model?)',
+    ],
+    [
+      create({ 'agents.defaults.model': 5 }),
+      'agents.defaults.model: Invalid input (the types of agents.defaults.model are: string, object)',
+    ],
+  ])('%j', async ([method, url, body], message) => {
+    await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic: 'sk-ant-1' } } })
+    const answer = await chowder.call(method, url, { key, body })
+    expect(answer.body.error.message).toContain(message)
+    expect(answer.body.error.message.startsWith(answer.body.detail)).toBe(true)
   })
 })
 

@@ -43,6 +43,8 @@ describe('a path that no route has', () => {
     ['POST', '/v1/chat/completions', 'Did you mean POST /v1/instances/{instance_id}/chat/completions?'],
     ['POST', '/v1/instances/7/v1/responses', 'Did you mean POST /v1/instances/7/responses?'],
     ['POST', '/v1/instances/7/stat', 'Did you mean POST /v1/instances/7/start?'],
+    ['GET', '/v1/instances//start', 'Did you mean POST /v1/instances/{instance_id}/start?'],
+    ['GET', '/v1/instances//', 'Did you mean GET /v1/instances?'],
     ['GET', '/', 'GET /docs lists all.'],
   ])('%s %s says where to look', async (method, url, hint) => {
     const { status, body } = await chowder.call(method, url, { key })

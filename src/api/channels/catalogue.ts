@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { closestWord } from '#platform/closest.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -114,6 +115,9 @@ export const channelNames: readonly string[] = Object.keys(catalogue)
 /** Throws not_found for an unknown channel. */
 export function getChannelDefinition(channel: string): ChannelDefinition {
   const definition = Object.hasOwn(catalogue, channel) ? catalogue[channel] : undefined
-  if (!definition) throw new AppError('channel_not_found', texts.unknownChannel)
+  if (!definition) {
+    const hint = texts.knownChannels(closestWord(channel, channelNames), channelNames)
+    throw new AppError('channel_not_found', texts.unknownChannel, { hint })
+  }
   return definition
 }
