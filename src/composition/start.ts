@@ -21,7 +21,10 @@ import { welcome } from './welcome.ts'
  */
 export async function start(startup: Startup, create: CreateDriver = createDriver): Promise<void> {
   const { role, config, log, drain } = startup
-  if (config.CHOWDER_MODELS_FILE !== undefined) addModelsFile(config.CHOWDER_MODELS_FILE, knownReleases())
+  // A migration needs no models: with docker-compose it has no file of them either.
+  if (config.CHOWDER_MODELS_FILE !== undefined && role !== 'migrate') {
+    addModelsFile(config.CHOWDER_MODELS_FILE, knownReleases())
+  }
   await prepareDataFolder(startup.dataDir)
   const { db, connection } = await openDatabase(startup)
   if (role === 'migrate') return log.info('the schema is up to date')

@@ -16,9 +16,11 @@ export async function openVault({ config, dataDir }: Startup, db: Db): Promise<V
   try {
     vault.unseal(sealed, place)
   } catch (cause) {
-    throw new StartupError('The secret key is not the one that this database was sealed with. Restore the old one.', {
-      cause,
-    })
+    throw new StartupError(
+      'The secret key is not the one that this database was sealed with. ' +
+        'Restore the old one from a backup: CHOWDER_SECRET_KEY, or the file secret-key in the data folder.',
+      { cause },
+    )
   }
   return vault
 }

@@ -242,7 +242,9 @@ function readSecretFiles(set: NodeJS.ProcessEnv): string[] {
       if (text === '') faults.push(`${name}_FILE names ${path}, which is empty`)
       else set[name] = text
     } catch (error) {
-      faults.push(`${name}_FILE names ${path}, which cannot be read: ${(error as NodeJS.ErrnoException).code}`)
+      const { code } = error as NodeJS.ErrnoException
+      const why = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${code}`
+      faults.push(`${name}_FILE names ${path}, which ${why}. Correct the path, or make the file readable for Chowder`)
     }
   }
   return faults
@@ -281,8 +283,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   return Object.freeze(candidate as Config)
 }
 
-/** Variables that docker-compose.yml reads beside this program's. */
-const composeVariables = ['CHOWDER_VERSION', 'CHOWDER_COMMIT', 'CHOWDER_PORT', 'CHOWDER_DOMAIN']
+/** Variables that docker-compose.yml reads beside this program's. CHOWDER_PORT there is PORT here. */
+const composeVariables = ['CHOWDER_VERSION', 'CHOWDER_COMMIT', 'CHOWDER_DOMAIN']
 /** Of shorter names, such as PORT, too many others are one letter away. */
 const minLetters = 8
 

@@ -7,6 +7,9 @@ import { BadEnvironment, Env, loadConfig, secretVariables, unknownSettings } fro
 
 const key = Buffer.alloc(32, 7).toString('base64')
 
+/** The command, the image and the mounts of docker-compose.yml decide on these. */
+const fixedInContainers = ['CHOWDER_DATA_DIR', 'CHOWDER_ROLE', 'DOCKER_PROXY_DIR', 'HOST', 'METRICS_PORT', 'PORT']
+
 function complaints(env: NodeJS.ProcessEnv): string {
   try {
     loadConfig(env)
@@ -105,6 +108,7 @@ describe('the environment', () => {
     ['CHOWDER_HOST', 'HOST'],
     ['CHOWDER_LOG_LEVEL', 'LOG_LEVEL'],
     ['CHOWDER_SECRET_KEY_FIL', 'CHOWDER_SECRET_KEY_FILE'],
+    ['CHOWDER_PORT', 'PORT'], // which docker-compose.yml knows, and this program does not
     ['DATABASE_URI', 'DATABASE_URL'],
     ['METRICS_PRT', 'METRICS_PORT'],
   ])('%s is no setting: did you mean %s?', (name, meant) => {
@@ -116,7 +120,7 @@ describe('the environment', () => {
       'CHOWDER_COLOUR is no setting of Chowder. docs/settings.md has them all.',
     ])
     const others = { PATH: '/', POST: '1', HOSTNAME: 'a', DATABASE: 'a', LOG_FILE: 'a', OPENAI_API_KEY: 'a' }
-    expect(unknownSettings({ ...others, DATABASE_URL: 'a', CHOWDER_PORT: '1', CHOWDER_VERSION: '1' })).toEqual([])
+    expect(unknownSettings({ ...others, DATABASE_URL: 'a', CHOWDER_DOMAIN: 'a', CHOWDER_VERSION: '1' })).toEqual([])
   })
 
   test('reports all bad variables at once, one line each', () => {
@@ -127,6 +131,12 @@ describe('the environment', () => {
   test('requires CHOWDER_SECRET_KEY with DATABASE_URL, and says how to make one', () => {
     expect(complaints({ DATABASE_URL: 'postgres://x/y' })).toContain('openssl rand -base64 32')
     expect(complaints({ DATABASE_URL: 'postgres://x/y', CHOWDER_SECRET_KEY: key })).toBe('')
+  })
+
+  test('docker-compose.yml passes on every setting that means something in a container', () => {
+    const text = readFileSync(new URL('../../docker-compose.yml', import.meta.url), 'utf8')
+    const missing = Object.keys(Env.properties).filter((name) => !new RegExp(`^ +${name}(_FILE)?:`, 'm').test(text))
+    expect(missing.sort()).toEqual(fixedInContainers)
   })
 
   describe('secrets in files', () => {
@@ -161,7 +171,9 @@ describe('the environment', () => {
         STRIPE_SECRET_KEY: 'sk_canary',
         STRIPE_SECRET_KEY_FILE: inFile('stripe', 'sk_canary'),
       })
-      expect(message).toContain(`DATABASE_URL_FILE names ${join(folder, 'none')}, which cannot be read: ENOENT`)
+      expect(message).toContain(
+        `DATABASE_URL_FILE names ${join(folder, 'none')}, which does not exist. Correct the path`,
+      )
       expect(message).toContain('CHOWDER_SECRET_KEY must be 32 bytes in base64')
       expect(message).toContain('REDIS_URL_FILE names')
       expect(message).toContain('STRIPE_SECRET_KEY and STRIPE_SECRET_KEY_FILE are both set')
