@@ -2,8 +2,10 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { installRelease } from '#openclaw/install.ts'
 import { configPath, gatewayFolders } from '#openclaw/launch.ts'
-import { installOpenclaw, makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
+import { makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
 import { answers, createAgent, inTurn, secondsOf, until } from './agents.ts'
 import type { Figure } from './figures.ts'
 import { connect, type Tenant } from './tenant.ts'
@@ -95,9 +97,10 @@ async function startByHand(recipe: Recipe, folder: string): Promise<number> {
  * an empty folder, in turn, one gateway at a time.
  */
 export async function measureStart(count: number, report: (text: string) => void): Promise<Figure> {
-  await installOpenclaw(report, AbortSignal.timeout(installTimeoutMs))
   const dataDir = await makeTemporaryDataDir('chowder-bench-')
   try {
+    const signal = AbortSignal.timeout(installTimeoutMs)
+    await installRelease({ dataDir: dataDir.path, release: defaultRelease, progress: report, signal })
     report('starting Chowder')
     const chowder = await startChowder({
       role: 'all',

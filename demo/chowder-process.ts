@@ -3,8 +3,6 @@ import { once } from 'node:events'
 import { chmod, mkdir, mkdtemp, open, readFile, realpath, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { installRelease } from '#openclaw/install.ts'
-import { defaultRelease } from '#openclaw/releases.ts'
 import { Env } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
 import { poll } from '#platform/poll.ts'
@@ -108,12 +106,7 @@ async function defaultDataDir(): Promise<string> {
   return realpath(path)
 }
 
-/** Installs OpenClaw in the default data folder, if it is missing. Temporary data folders use it from there. */
-export async function installOpenclaw(progress: (line: string) => void, signal: AbortSignal): Promise<void> {
-  await installRelease({ dataDir: await defaultDataDir(), release: defaultRelease, progress, signal })
-}
-
-/** Makes a data folder for one run, with the OpenClaw that `installOpenclaw` installs. */
+/** Makes a data folder for one run, which has its releases of OpenClaw in the default data folder. */
 export async function makeTemporaryDataDir(prefix: string): Promise<{ path: string; remove(): Promise<void> }> {
   const releases = join(await defaultDataDir(), 'releases')
   await mkdir(releases, { recursive: true })

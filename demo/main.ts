@@ -1,10 +1,11 @@
 import { join } from 'node:path'
 import type { ModelProvider } from '#database/schema.ts'
+import { installRelease } from '#openclaw/install.ts'
 import { defaultModel } from '#openclaw/models.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import { poll } from '#platform/poll.ts'
-import { installOpenclaw, makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'
+import { makeTemporaryDataDir, messagesIn, startChowder } from './chowder-process.ts'
 import { type Live, show, showFact, showTitle, showWarning, step } from './display.ts'
 import { startEchoModel } from './echo-model.ts'
 
@@ -179,7 +180,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
   await step(
     'Install OpenClaw, once for this machine',
     `npm run release -- ${defaultRelease}`,
-    (live) => installOpenclaw(live.now, ending.signal),
+    (live) => installRelease({ dataDir, release: defaultRelease, progress: live.now, signal: ending.signal }),
     () => `OpenClaw ${openclawVersion(defaultRelease)} is there`,
   )
 
@@ -224,7 +225,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
 
   await step(
     'Wait until it runs',
-    curl('-s', '/v1/instances/$ID/status'),
+    curl('-s', '/v1/instances/$ID/status?wait=running\\&timeout=60'),
     (live) => waitUntilRunning(api, id, logFile, live),
     () => 'running: an OpenClaw gateway of its own',
   )
