@@ -15,7 +15,8 @@ function whyUnknown(routes: RouteTable, method: string, path: string): string {
   const near = nearPath(routes, path)
   if (near === null) return `${detail} ${texts.routesAt}`
   const methods = methodsOf(routes, near.replaceAll(/[{}]/g, ''))
-  return `${detail} ${texts.nearRoute(methods.includes(method) ? method : (methods[0] ?? method), near)}`
+  const meant = methods.includes(method) ? method : (methods.find((one) => one !== 'OPTIONS') ?? method)
+  return `${detail} ${texts.nearRoute(meant, near)}`
 }
 
 /**

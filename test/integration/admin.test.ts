@@ -216,7 +216,7 @@ describe('the commands of the operator', () => {
     answer = null
     expect([code, output]).toEqual([
       0,
-      `Acme (${id}) is deleted: 1 keys and 1 secrets erased, 1 agents to be destroyed by a worker.`,
+      `Acme (${id}) is deleted. Erased keys: 1, erased secrets: 1, agents that a worker destroys: 1.`,
     ])
     await until(
       'the key to be refused',

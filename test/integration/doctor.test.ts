@@ -295,7 +295,7 @@ describe('npm run doctor', () => {
     expect(marks?.slice(0, 2)).toEqual(['✗  schema', '–  secrets'])
     expect(marks?.some((mark) => mark.startsWith('✓'))).toBe(false)
     expect(findingsAsData([finding]).looked_at.map(({ area }) => area)).toEqual(['schema'])
-    expect(await doctor('--fxi')).toEqual({ code: 2, text: 'There is no option --fxi. Did you mean --fix?\n' })
+    expect(await doctor('--fixx')).toEqual({ code: 2, text: 'There is no option --fixx. Did you mean --fix?\n' })
     expect((await doctor('fix')).text).toMatch(/^There is no use for fix\.\nusage: npm run doctor/)
   })
 

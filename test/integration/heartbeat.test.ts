@@ -135,11 +135,11 @@ test('lines of both sides name the request and the instance, those of a worker t
 test('lines of an attempt name the new intent and its request once the intent has changed', async () => {
   const worker = await chowder.startWorker()
   const asRequest = (id: string) => ({ key, headers: { 'x-request-id': id } })
-  let stop: Promise<unknown> | undefined
+  let deletion: Promise<unknown> | undefined
   sandboxes.onCall = async (method, id) => {
-    if (method !== 'start' || stop) return
-    stop = chowder.call('POST', `/v1/instances/${id}/stop`, asRequest('stop-2'))
-    await until('the stop', async () => {
+    if (method !== 'start' || deletion) return
+    deletion = chowder.call('DELETE', `/v1/instances/${id}`, asRequest('delete-2'))
+    await until('the delete', async () => {
       const { rows } = await query('SELECT 1 FROM instances WHERE id = $1 AND generation = 2', id)
       return rows.length === 1
     })
@@ -149,12 +149,15 @@ test('lines of an attempt name the new intent and its request once the intent ha
     const lines = () =>
       chowder.logged.map((line) => JSON.parse(line)).filter(({ instanceId }) => instanceId === body.id)
     const settled = await until('the settlement', () => lines().find(({ msg }) => msg === 'settled'))
-    expect(settled).toMatchObject({ generation: 2, requestId: 'stop-2', desiredState: 'stopped' })
+    expect(settled).toMatchObject({ generation: 2, requestId: 'delete-2', desiredState: 'terminated' })
     expect(lines().find(({ step }) => step === 'createSandbox')).toMatchObject({ generation: 1, requestId: 'create-2' })
-    expect(lines().find(({ step }) => step === 'stopSandbox')).toMatchObject({ generation: 2, requestId: 'stop-2' })
+    expect(lines().find(({ step }) => step === 'destroySandbox')).toMatchObject({
+      generation: 2,
+      requestId: 'delete-2',
+    })
   } finally {
     sandboxes.onCall = () => {}
-    await stop
+    await deletion
     await worker.stop()
   }
 })

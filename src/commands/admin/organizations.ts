@@ -107,8 +107,8 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
       }
       const { due, keyHashes, secrets } = await deleteOrganization(db, id)
       const data = { id, name, keys: keyHashes.length, secrets, instances: due.length }
-      const erased = `${data.keys} keys and ${data.secrets} secrets erased`
-      const text = `${name} (${id}) is deleted: ${erased}, ${data.instances} agents to be destroyed by a worker.`
+      const erased = `Erased keys: ${data.keys}, erased secrets: ${data.secrets}`
+      const text = `${name} (${id}) is deleted. ${erased}, agents that a worker destroys: ${data.instances}.`
       return { text, data }
     },
   },
