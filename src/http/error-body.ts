@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
-import { Nullable } from './validation.ts'
+import { Nullable, Uri } from './validation.ts'
 import { faultsMessage, type ValidationFault } from './validation-faults.ts'
 
 const Fault = Type.Object({
@@ -17,8 +17,8 @@ export const Code = Type.Unsafe<ErrorCode>({
   type: 'string',
   enum: Object.keys(errorCodes).sort(),
   description:
-    'The reason of a failure, for programs. `/docs/errors` explains each. The list may grow: treat a code that you do ' +
-    'not know as its status.',
+    'The reason of a failure, for programs. `/docs/errors` explains each. The list may grow: treat a code that you ' +
+    'do not know as its status.',
 })
 
 const ErrorObject = Type.Object(
@@ -27,7 +27,7 @@ const ErrorObject = Type.Object(
     code: Code,
     param: Nullable(Type.String({ description: 'The field that is at fault, if it is one field: `metadata.team`.' })),
     message: Type.String({ description: '`detail` as one text, and what else helps.' }),
-    doc_url: Type.String({ description: 'The page that explains the code.' }),
+    doc_url: Uri('The page that explains the code.'),
     request_id: Type.String({
       description: 'The id of the request, as in `x-request-id`. Name it when you ask for help.',
     }),
@@ -39,9 +39,12 @@ type ErrorObject = Static<typeof ErrorObject>
 /** The body of every failure. */
 export const ErrorBody = Type.Object(
   {
-    detail: Type.Union([Type.String(), Type.Object({ error: Type.String() }), Type.Array(Fault)], {
-      description: 'The message for people: a text, in an object when a gateway is the cause, or a list of faults.',
-    }),
+    detail: Type.Union(
+      [Type.String(), Type.Object({ error: Type.String({ description: 'The message.' }) }), Type.Array(Fault)],
+      {
+        description: 'The message for people: a text, in an object when a gateway is the cause, or a list of faults.',
+      },
+    ),
     error: ErrorObject,
   },
   { $id: 'ApiError' },

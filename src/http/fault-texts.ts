@@ -120,7 +120,8 @@ export function describeFault(error: ErrorObject, part: RequestPart, hasBody: bo
   }
 }
 
-function oneOf(allowed: readonly string[], value: unknown): string {
+function oneOf(values: readonly (string | null)[], value: unknown): string {
+  const allowed = values.filter((one) => one !== null)
   const close = typeof value === 'string' ? closestWord(value, allowed) : undefined
   const rule = allowed.length === 1 ? `must be ${allowed[0]}` : `must be one of: ${allowed.join(', ')}`
   return close === undefined || allowed.length === 1 ? rule : `${rule}; did you mean \`${close}\`?`

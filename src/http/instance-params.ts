@@ -1,9 +1,10 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { canonicalId } from '#platform/ids.ts'
+import { Uuid } from './validation.ts'
 
 /** The path parameters of an instance's routes. Any text passes: a malformed id is an unknown one, a 404. */
-export const InstanceParams = Type.Object({ instance_id: Type.String({ description: 'The id of the instance.' }) })
+export const InstanceParams = Type.Object({ instance_id: Uuid('The id of the instance.') })
 
 /** The id of the instance that a request's path names; undefined on routes that are about no instance. */
 export const instanceIdOf = ({ params }: FastifyRequest): string | undefined =>

@@ -6,6 +6,7 @@ import { type Access, describeAccess } from './auth.ts'
 import { forClients } from './client-schema.ts'
 import { ErrorBody } from './error-body.ts'
 import { errorResponses, responseOf } from './error-responses.ts'
+import { examplesBeside } from './examples.ts'
 
 /**
  * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401,
@@ -17,10 +18,17 @@ export const failures = <const S extends readonly number[]>(...statuses: S) =>
 type Schema = Record<string, unknown>
 type Reference = { $ref: string }
 
+/** A body or an answer of one type, with one example, or with several by name. */
+export interface Media {
+  schema: Schema
+  example?: unknown
+  examples?: Record<string, { value: unknown }>
+}
+
 interface Response {
   description: string
   headers?: Record<string, unknown>
-  content?: Record<string, { schema: Schema; example?: unknown }>
+  content?: Record<string, Media>
 }
 
 export interface Operation {
@@ -31,12 +39,13 @@ export interface Operation {
   /** The key that a call needs. */
   'x-permission': Access
   'x-optional-body'?: true
+  'x-body-examples'?: Pick<Media, 'example' | 'examples'>
   security?: Record<string, string[]>[]
   parameters?: { in: 'path' | 'query' | 'header'; name: string; required: boolean; schema: Schema }[]
   requestBody?: {
     required: boolean
     description?: string
-    content: Record<string, { schema: Schema; example?: unknown }>
+    content: Record<string, Media>
   }
   responses: Record<string, Response | Reference>
 }
@@ -58,12 +67,34 @@ const isObject = (value: unknown): value is Schema => typeof value === 'object' 
 const hasDefault = ({ properties }: Schema, name: unknown) =>
   isObject(properties) && isObject(properties[String(name)]) && 'default' in (properties[String(name)] as Schema)
 
+/** The values that `type` can have in a named shape; null for other schemas. */
+function typesOf({ $id, properties }: Schema): unknown[] | null {
+  if ($id === undefined || !isObject(properties) || !isObject(properties.type)) return null
+  const { const: only, enum: several = [only] } = properties.type
+  return several as unknown[]
+}
+
+/** Named shapes that their `type` tells apart: with this, generators make a union of them that narrows. */
+function discriminated(schema: Schema, resolved: Schema): Schema {
+  const { anyOf, oneOf = anyOf, ...others } = resolved
+  const shapes = (schema.oneOf ?? schema.anyOf) as Schema[] | undefined
+  if (!shapes?.every(typesOf)) return resolved
+  const mapping = shapes.flatMap((shape) =>
+    (typesOf(shape) ?? []).map((type) => [type, `#/components/schemas/${shape.$id}`]),
+  )
+  return { ...others, oneOf, discriminator: { propertyName: 'type', mapping: Object.fromEntries(mapping) } }
+}
+
 /** The schema with references to named schemas in their places; adds these to `named`. */
 function withReferences(schema: unknown, named: Map<string, Schema>): unknown {
   if (Array.isArray(schema)) return schema.map((item) => withReferences(item, named))
   if (!isObject(schema)) return schema
-  const { $id, ...rest } = forClients(schema)
-  const resolved = Object.fromEntries(Object.entries(rest).map(([key, value]) => [key, withReferences(value, named)]))
+  const { $id, 'x-examples': _shown, ...rest } = forClients(schema)
+  const parts = Object.entries(rest).map(([key, value]) => [
+    key,
+    key === 'examples' ? value : withReferences(value, named),
+  ])
+  const resolved = discriminated(rest, Object.fromEntries(parts))
   if (Array.isArray(rest.required)) resolved.required = rest.required.filter((name) => !hasDefault(rest, name))
   if (typeof $id !== 'string') return resolved
   if (named.has($id) && !isDeepStrictEqual(named.get($id), resolved))
@@ -79,14 +110,30 @@ function bodyOf(body: unknown): { body?: unknown; isOptional: boolean } {
   return isEmpty ? { isOptional: true } : { body: { ...body, type: 'object' }, isOptional: true }
 }
 
+const mediaOf = (schema: Schema, named: Map<string, Schema>): Media => ({
+  schema: withReferences(schema, named) as Schema,
+  ...examplesBeside(schema),
+})
+
+/** A documented answer. One that can be of several types has them as `content`; one that is null has none. */
+function describeAnswer(answer: Schema, named: Map<string, Schema>): Schema {
+  if (answer.type === 'null') return answer
+  const { content = { 'application/json': { schema: answer } }, description } = answer as unknown as Response
+  const media = Object.entries(content).map(([type, { schema }]) => [type, mediaOf(schema, named)])
+  return { ...(answer.$id === undefined && { description }), content: Object.fromEntries(media) }
+}
+
 function describe(schema: FastifySchema, access: Access, named: Map<string, Schema>): FastifySchema {
   const { body: validated, querystring, response, description = '', ...rest } = schema
   const { body, isOptional } = bodyOf(validated)
+  const answers: Record<string, Schema> = { ...(response as object), ...(querystring !== undefined && failures(422)) }
   const described = {
     ...rest,
     ...(querystring !== undefined && { querystring: withReferences(querystring, named) }),
-    ...(body !== undefined && { body: withReferences(body, named) }),
-    response: withReferences({ ...(response as object), ...(querystring !== undefined && failures(422)) }, named),
+    ...(isObject(body) && { body: withReferences(body, named), 'x-body-examples': examplesBeside(body) }),
+    response: Object.fromEntries(
+      Object.entries(answers).map(([status, answer]) => [status, describeAnswer(answer, named)]),
+    ),
     description: `${description}\n\n${describeAccess(access)}`.trim(),
     ...(access === 'public' && { security: [] }),
     'x-permission': access,
@@ -117,6 +164,7 @@ function complete([method, operation]: [string, Operation]): number[] {
   if (method !== 'get') add(400, 413, 415) // of any body
   if (requestBody) {
     delete requestBody.description // the schema has it
+    for (const media of Object.values(requestBody.content)) Object.assign(media, operation['x-body-examples'])
     requestBody.required = operation['x-optional-body'] !== true
   }
   for (const parameter of parameters) {
@@ -138,6 +186,7 @@ function complete([method, operation]: [string, Operation]): number[] {
     }
   }
   delete operation['x-optional-body']
+  delete operation['x-body-examples']
   const statuses = [...errorStatuses].sort((a, b) => a - b)
   for (const status of statuses) responses[status] = responseOf(status)
   return statuses

@@ -16,19 +16,28 @@ export const plainText = textRule(
 export const visibleText = textRule('^[\\x21-\\x7e]*$', 'must have only visible ASCII characters, and no space')
 
 /** 1 to 128 code points without control characters. Stored as sent, not trimmed. */
-export const Name = Type.String({ minLength: 1, maxLength: 128, ...plainText })
+export const Name = Type.String({
+  minLength: 1,
+  maxLength: 128,
+  ...plainText,
+  description: 'A name for people: 1 to 128 characters. Two may have the same.',
+})
 
 /** A schema of one type that also accepts null. `[type, "null"]` is serialized many times faster than a union. */
 export const Nullable = <S extends TSchema>(schema: S) =>
-  Type.Unsafe<Static<S> | null>({ ...schema, type: [schema.type, 'null'] })
+  Type.Unsafe<Static<S> | null>({
+    ...schema,
+    type: [schema.type, 'null'],
+    ...(Array.isArray(schema.enum) && { enum: [...schema.enum, null] }),
+  })
 
-/** An id that Chowder makes, in an answer. */
+/** An id that Chowder makes. */
 export const Uuid = (description: string) => Type.String({ format: 'uuid', description })
 
-/** A time in an answer: ISO 8601 with a zone. */
+/** A time: ISO 8601 with a zone. */
 export const DateTime = (description: string) => Type.String({ format: 'date-time', description })
 
-/** An address in an answer. */
+/** An address. */
 export const Uri = (description: string) => Type.String({ format: 'uri', description })
 
 /** An enum of texts. With a tuple, `Type.Enum` of TypeBox 0.34 silently makes a wrong schema. */
@@ -48,10 +57,13 @@ export function useStrictQueries(app: FastifyInstance): void {
   })
 }
 
+/** Formats that only tell clients what a text is: the code that reads it says better what is wrong with it. */
+const documentedFormats = { uuid: true, 'date-time': true, date: true, uri: true, binary: true } as const
+
 /** An Ajv that reports every fault, with its schema and value, and knows `x-rule`. It changes no value. */
 export function createAjv(options: Options): Ajv {
-  const ajv = new Ajv({ allErrors: true, verbose: true, allowUnionTypes: true, ...options })
-  return ajv.addVocabulary(['x-rule', 'x-closed'])
+  const ajv = new Ajv({ allErrors: true, verbose: true, allowUnionTypes: true, formats: documentedFormats, ...options })
+  return ajv.addVocabulary(['x-rule', 'x-closed', 'x-examples'])
 }
 
 const bodies = createAjv({ useDefaults: true })

@@ -123,7 +123,7 @@ afterAll(async () => {
 /** Sends the documented request of an operation, with one of three sets of path values and an Authorization header. */
 async function call(operation: DocumentedOperation, values: Record<string, string>, authorization?: string) {
   const keyId = values[operation.path.replace(/\/\{key_id\}.*/, '')]
-  const request = requestOf(document, operation, { ...values, ...(keyId !== undefined && { key_id: keyId }) })
+  const request = requestOf(operation, { ...values, ...(keyId !== undefined && { key_id: keyId }) })
   // The id is in the body of an error. Refusals that must not differ are compared whole.
   const headers = { ...request.headers, 'x-request-id': 'same', ...(authorization !== undefined && { authorization }) }
   const answer = await chowder.app.inject({ ...request, headers })

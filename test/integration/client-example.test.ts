@@ -46,8 +46,9 @@ test('the example compiles against types that are generated from the document, a
   expect(stderr).toBe('')
   expect(stdout.trimEnd().split('\n')).toEqual([
     'example is running',
+    expect.stringContaining('Good morning'),
     expect.stringContaining('Hello'),
-    '1 agents',
+    '1 in the list',
     'instance.running instance.create',
     'instance_not_found',
   ])

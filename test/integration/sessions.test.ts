@@ -87,7 +87,7 @@ describe('GET …/sessions', () => {
     const { status, body } = await call('GET', '')
     Object.assign(gateway.methods, { 'sessions.list': original })
     expect([status, body]).toEqual([200, [{ id: 'odd', is_active: false, total_tokens: 0, updated_at: null }]])
-    expect((await call('GET', '/odd')).body.messages).toEqual([{ role: 'user', content: 'hi', created_at: '' }])
+    expect((await call('GET', '/odd')).body.messages).toEqual([{ role: 'user', content: 'hi', created_at: null }])
   })
 
   test('offsets in a circle end the list, and a session whose key is not a text is left out', async () => {

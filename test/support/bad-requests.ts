@@ -197,7 +197,7 @@ function badRequestsFor(
   documented: DocumentedOperation,
   values: Record<string, string>,
 ): fc.Arbitrary<BadRequest> {
-  const good = requestOf(document, documented, values)
+  const good = requestOf(documented, values)
   const { name, path, operation } = documented
   const made = (mutation: string, change: Partial<BadRequest>): BadRequest => ({
     ...good,
@@ -215,7 +215,7 @@ function badRequestsFor(
   for (const parameter of path.match(/\{\w+\}/g) ?? []) {
     kinds.push(
       inUrl.map((text) => {
-        const filled = requestOf(document, documented, { ...values, [parameter.slice(1, -1)]: marker })
+        const filled = requestOf(documented, { ...values, [parameter.slice(1, -1)]: marker })
         return made(`path ${parameter}`, { url: filled.url.replace(encodeURIComponent(marker), () => text) })
       }),
     )

@@ -1,6 +1,6 @@
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { createRoutes, documentText } from '#commands/openapi.ts'
-import type { ApiDocument, Operation } from '#http/openapi.ts'
+import type { ApiDocument, Media, Operation } from '#http/openapi.ts'
 
 export type Schema = Record<string, unknown>
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
@@ -43,9 +43,18 @@ export function resolve(document: ApiDocument, schema: Schema): Schema {
   return name === undefined ? schema : (document.components.schemas[name] as Schema)
 }
 
+/** The examples of a body or an answer, as the document shows them beside its schema. */
+export const examplesOf = ({ example, examples = {} }: Media): unknown[] =>
+  example === undefined ? Object.values(examples).map(({ value }) => value) : [example]
+
+const uuid = /^[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}$/
+const day = /^\d{4}-\d\d-\d\d$/
+const dateTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
+export const formats = { uuid, date: day, 'date-time': dateTime, uri: URL.canParse, binary: true } as const
+
 /** Returns the faults of a value against a schema of the document; none when it fits. */
 export function checkerOf(document: ApiDocument): (schema: Schema, value: unknown) => unknown[] {
-  const ajv = new Ajv2020({ strict: false, validateFormats: false, allErrors: true })
+  const ajv = new Ajv2020({ strict: false, formats, allErrors: true })
   ajv.addSchema({ $id: 'document', components: document.components })
   const compiled = new Map<Schema, ReturnType<typeof ajv.compile>>()
   return (schema, value) => {
@@ -72,7 +81,6 @@ function formOf(fields: Record<string, string>): string {
  * know, and for a body without an example: then the document, or the test that asks, has to be completed.
  */
 export function requestOf(
-  document: ApiDocument,
   { name, method, path, operation }: DocumentedOperation,
   values: Record<string, string>,
 ): DocumentedRequest {
@@ -87,7 +95,7 @@ export function requestOf(
   const request = { method, url: search ? `${url}?${search}` : url }
   const [body] = Object.entries(operation.requestBody?.content ?? {})
   if (!body) return { ...request, headers: {} }
-  const [type, { schema, example }] = body
+  const [type, media] = body
   if (type === 'multipart/form-data') {
     return {
       ...request,
@@ -95,7 +103,7 @@ export function requestOf(
       payload: formOf({ path: given('path') }),
     }
   }
-  const shown = example ?? (resolve(document, schema).examples as unknown[] | undefined)?.[0]
+  const [shown] = examplesOf(media)
   if (shown === undefined) throw new Error(`${name}: the body has no example`)
   return { ...request, headers: { 'content-type': type }, payload: JSON.stringify(shown) }
 }

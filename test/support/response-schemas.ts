@@ -1,11 +1,11 @@
-import { Ajv } from 'ajv'
 import { expect } from 'vitest'
 import { eventSchemas, type StreamEvent, terminalEvents } from '#api/responses/format/event-schemas.ts'
 import { ResponseObject } from '#api/responses/format/response-schema.ts'
+import { createAjv } from '#http/validation.ts'
 import { present } from './present.ts'
 
 // Each schema has an Ajv of its own, because all contain the same `$id` of the response.
-const compile = (schema: object) => new Ajv({ allErrors: true, allowUnionTypes: true }).compile(schema)
+const compile = (schema: object) => createAjv({}).compile(schema)
 const validators = new Map(Object.entries(eventSchemas).map(([type, schema]) => [type, compile(schema)]))
 const isResponse = compile(ResponseObject)
 
@@ -45,9 +45,12 @@ export function expectWholeStream(events: readonly StreamEvent[]): void {
       expect(event.output_index).toBe(closed.length)
       open = event.output_index
       texts.set(open, '')
+      const empty = event.item.type === 'message' ? { content: [] } : { arguments: '' }
+      expect(event.item).toMatchObject({ status: 'in_progress', ...empty })
       continue
     }
     expect(event.output_index, event.type).toBe(open)
+    if (event.type === 'response.content_part.added') expect(event.part.text).toBe('')
     if ('delta' in event) texts.set(event.output_index, texts.get(event.output_index) + event.delta)
     if (event.type === 'response.output_text.done') expect(event.text).toBe(texts.get(event.output_index))
     if (event.type === 'response.function_call_arguments.done')

@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, describe, expect, test } from 'vitest'
 import { errorsMarkdown } from '#api/docs/error-pages.ts'
-import { about } from '#api/docs/introduction.ts'
+import { sections } from '#api/docs/sections.ts'
 import { createRoutes, documentText } from '#commands/openapi.ts'
-import type { ApiDocument } from '#http/openapi.ts'
+import type { ApiDocument, Media } from '#http/openapi.ts'
 import { errorCodes } from '#platform/error-codes.ts'
-import { checkerOf, operationsOf, resolve, type Schema } from '../support/operations.ts'
+import { checkerOf, examplesOf, formats, operationsOf, resolve, type Schema } from '../support/operations.ts'
 import { present } from '../support/present.ts'
 
 const app = await createRoutes()
@@ -46,11 +46,11 @@ describe('A20: the routes are the same in every description', () => {
     )
   })
 
-  test('the table of endpoints in docs/api.md has every route of the document and no other', async () => {
+  test('the table of endpoints in docs/api.md is that of the document, in its order', async () => {
     const table = await readFile(new URL('../../docs/api.md', import.meta.url), 'utf8')
-    const rows = [...table.matchAll(/^\| (GET|POST|PUT|PATCH|DELETE) +\| `(\/[^`]+)` +\|/gm)]
-    expect(rows.map(([, method, path]) => `${method} ${path}`).sort()).toEqual(
-      operations.map(({ name }) => name).sort(),
+    const rows = [...table.matchAll(/^\| ([A-Z]+) \| `(\/[^`]+)` \| (\w+) \| (.+?) \|/gm)]
+    expect(rows.map(([, method, path, access, summary]) => [`${method} ${path}`, access, summary])).toEqual(
+      operations.map(({ name, operation }) => [name, operation['x-permission'], operation.summary]),
     )
   })
 
@@ -91,17 +91,15 @@ describe('generators of clients understand the document', () => {
     expect([...nullOnly, ...all.filter(([, schema]) => 'patternProperties' in schema)]).toEqual([])
   })
 
-  /** Fields of OpenAI's formats have the meaning that they have there; docs/responses.md has the table. */
-  const openAiFormats = /^(CreateResponse|CreateChatCompletion|AgentResponse|ChatCompletion|ResponseStreamEvent|Input)/
-  test('every property of our own schemas says what it is', () => {
-    const mute = schemas
-      .filter(([name]) => !openAiFormats.test(name))
-      .flatMap(([name, { properties = {} }]) =>
-        Object.entries(properties as Record<string, Schema>)
-          .filter(([, property]) => !property.description && !property.$ref)
-          .map(([property]) => `${name}.${property}`),
-      )
-    expect(mute).toEqual([])
+  test('every property says what it is', () => {
+    const properties = all.flatMap(([place, schema]) =>
+      Object.entries((schema.properties ?? {}) as Record<string, Schema>).map(([name, property]) => ({
+        place: `${place}/${name}`,
+        text: property.description ?? resolve(document, property).description,
+      })),
+    )
+    expect(properties.length).toBeGreaterThan(500)
+    expect(properties.filter(({ text }) => !text).map(({ place }) => place)).toEqual([])
   })
 
   test('every parameter says what it is', () => {
@@ -113,14 +111,45 @@ describe('generators of clients understand the document', () => {
     expect(mute).toEqual([])
   })
 
-  test('times, ids and addresses of answers have their format', () => {
-    const formatOf = (name: string, property: string) =>
-      ((document.components.schemas[name]?.properties ?? {}) as Record<string, Schema>)[property]?.format
-    expect(['id', 'created_at', 'gateway_url'].map((property) => formatOf('Instance', property))).toEqual([
-      'uuid',
-      'date-time',
-      'uri',
+  test('ids, times and addresses have their format', () => {
+    const named = operations.flatMap(({ name, operation }) => [
+      ...(operation.parameters ?? [])
+        .filter((parameter) => ['instance_id', 'key_id'].includes(parameter.name))
+        .map((parameter) => ({
+          place: `${name} ${parameter.name}`,
+          format: parameter.schema.format,
+          expected: 'uuid',
+        })),
+      ...[operation.requestBody, ...Object.values(operation.responses)]
+        .flatMap((part) => (part && 'content' in part ? Object.values(part.content ?? {}) : []))
+        .flatMap((media) => examplesOf(media).flatMap((example) => [...textsIn(media.schema, example)]))
+        .filter(({ key }) => key !== 'request_id') // may be yours
+        .map(({ key, text, schema }) => ({
+          place: `${name} ${key}`,
+          format: schema.format,
+          expected: Object.entries(formats).find(([, format]) => format instanceof RegExp && format.test(text))?.[0],
+        })),
     ])
+    const withFormat = named.filter(({ expected }) => expected !== undefined)
+    expect(withFormat.length).toBeGreaterThan(100)
+    expect(withFormat.filter(({ format, expected }) => format !== expected)).toEqual([])
+    const addresses = all.filter(([place, { type }]) => /\/\w*url$/.test(place) && type !== 'object')
+    expect(addresses.length).toBeGreaterThan(5)
+    expect(addresses.filter(([, { format }]) => format !== 'uri').map(([place]) => place)).toEqual([])
+  })
+
+  test('a union of named shapes says which `type` selects each', () => {
+    const unions = all.filter(([, { oneOf }]) => oneOf !== undefined)
+    expect(unions.length).toBeGreaterThan(3)
+    for (const [place, { oneOf, discriminator }] of unions) {
+      const { mapping = {} } = (discriminator ?? {}) as { mapping?: Record<string, string> }
+      expect([...new Set(Object.values(mapping))], place).toEqual((oneOf as Schema[]).map(({ $ref }) => $ref))
+      for (const [type, $ref] of Object.entries(mapping)) {
+        const { properties } = resolve(document, { $ref })
+        const { const: only, enum: several = [only] } = (properties as Record<string, Schema>).type as Schema
+        expect(several).toContain(type)
+      }
+    }
   })
 
   test('no enum has only one value', () => {
@@ -134,14 +163,23 @@ describe('every operation documents what a caller needs', () => {
     expect(ids).toEqual([...new Set(ids)])
   })
 
-  test('the list in src/api/docs/introduction.ts has each operation once, in the order of the document', () => {
-    const ids = operations.map(({ operation }) => operation.operationId)
-    expect([...about.operationOrder].sort()).toEqual([...ids].sort())
+  test('the sections in src/api/docs/sections.ts have each operation once, and give the document its order', () => {
+    const described = (tag: string) =>
+      operations.map(({ operation }) => operation).filter(({ tags }) => tags.includes(tag))
+    for (const { name, operations: listed } of sections) {
+      const ids = described(name).map(({ operationId }) => operationId)
+      expect([...ids].sort()).toEqual([...listed].sort())
+    }
     const first = ['signUp', 'getOrganization', 'updateOrganization', 'deleteOrganization']
-    expect(ids.slice(0, first.length)).toEqual(first)
+    expect(operations.slice(0, first.length).map(({ operation }) => operation.operationId)).toEqual(first)
   })
 
   const check = checkerOf(document)
+  function expectFittingExamples(media: Media): void {
+    const shown = examplesOf(media)
+    expect(shown).not.toEqual([])
+    for (const example of shown) expect(check(media.schema, example)).toEqual([])
+  }
 
   test.each(operations)('$name: texts, permission, errors', ({ operation, path }) => {
     expect(operation).toMatchObject({
@@ -175,11 +213,8 @@ describe('every operation documents what a caller needs', () => {
   const bodies = operations.flatMap(({ name, operation }) =>
     Object.entries(operation.requestBody?.content ?? {}).map(([type, content]) => ({ name, type, ...content })),
   )
-  test.each(bodies)('$name: the body ($type) has an example that fits it', ({ type, schema, example }) => {
-    if (type === 'multipart/form-data') return
-    const shown = example ?? (resolve(document, schema).examples as unknown[] | undefined)?.[0]
-    expect(shown).toBeDefined()
-    expect(check(schema, shown)).toEqual([])
+  test.each(bodies)('$name: the body ($type) has examples that fit it', ({ type, ...media }) => {
+    if (type !== 'multipart/form-data') expectFittingExamples(media)
   })
 
   test.each(bodies.filter(({ name }) => !/\/(responses|completions)$/.test(name)))(
@@ -201,11 +236,8 @@ describe('every operation documents what a caller needs', () => {
         : [],
     ),
   )
-  test.each(answers)('$name: the answer $status ($type) has an example that fits it', ({ type, schema, example }) => {
-    if (type !== 'application/json') return
-    const shown = example ?? exampleOf(schema)
-    expect(shown).toBeDefined()
-    expect(check(schema, shown)).toEqual([])
+  test.each(answers)('$name: the answer $status ($type) has examples that fit it', ({ type, ...media }) => {
+    if (type !== 'application/octet-stream') expectFittingExamples(media)
   })
 
   test.each(Object.entries(document.components.responses))(
@@ -219,10 +251,13 @@ describe('every operation documents what a caller needs', () => {
   )
 })
 
-/** The example of a schema, or a list with the example of its items. */
-function exampleOf(schema: Schema): unknown {
-  const resolved = resolve(document, schema)
-  if (Array.isArray(resolved.examples)) return resolved.examples[0]
-  const item = resolved.type === 'array' ? exampleOf(resolved.items as Schema) : undefined
-  return item === undefined ? undefined : [item]
+/** The texts of an example, each with the name and the schema of its place. */
+function* textsIn(part: Schema, value: unknown, key = ''): Generator<{ key: string; text: string; schema: Schema }> {
+  const schema = resolve(document, part)
+  if (typeof value === 'string') yield { key, text: value, schema }
+  if (Array.isArray(value)) for (const item of value) yield* textsIn((schema.items ?? {}) as Schema, item, key)
+  else if (typeof value === 'object' && value !== null) {
+    const { properties = {} } = schema as { properties?: Record<string, Schema> }
+    for (const [name, own] of Object.entries(value)) yield* textsIn(properties[name] ?? {}, own, name)
+  }
 }

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import { clientLeft } from '#http/client-left.ts'
+import { shownAs } from '#http/examples.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { NoBody, Nullable } from '#http/validation.ts'
@@ -13,6 +14,7 @@ import { disconnectChannel, logOutChannel } from './disconnect.ts'
 import { approvePairing, listPairings } from './pairing.ts'
 import { createQrLogins } from './qr-login.ts'
 import {
+  awaitingScan,
   Channel,
   ChannelConnection,
   ChannelInfo,
@@ -21,6 +23,7 @@ import {
   ConnectChannel,
   PairChannel,
   PendingPairing,
+  preparing,
   toChannelStatus,
   toConnection,
   toPendingPairing,
@@ -70,7 +73,8 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'getChannelInfo',
         summary: 'Describe a channel',
         description:
-          'The kind of the connection, and the fields that `config` must have, for a setup screen. The answer is the same for every instance id, even for one that does not exist.',
+          'The kind of the connection, and the fields that `config` must have, for a setup screen. The answer is ' +
+          'the same for every instance id, even for one that does not exist.',
         response: { 200: ChannelInfo, ...failures(404) },
       },
     },
@@ -95,7 +99,9 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'getChannelStatus',
         summary: 'Read the status of a channel',
         description:
-          'Asks the gateway, which asks the platform. `details.step` is the step of a preparation, and `details.error` the reason of its failure. After a QR code was issued, `details.login` is the state of its scan. While the instance does not run, no channel is connected.',
+          'Asks the gateway, which asks the platform. `details.step` is the step of a preparation, and ' +
+          '`details.error` the reason of its failure. After a QR code was issued, `details.login` is the state of ' +
+          'its scan. While the instance does not run, no channel is connected.',
         response: { 200: ChannelStatus, ...failures(404, 502, 504) },
       },
     },
@@ -112,9 +118,17 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'connectChannel',
         summary: 'Connect a channel',
         description:
-          'Answers `connected` once the gateway reports that the channel is connected, `awaiting_scan` with a QR code for an interactive channel, and 202 with `preparing` when the preparation of its plugin takes longer than 60 s. When the platform refuses the credentials the answer is a 400, when it cannot be reached a 502; both quote the gateway, and nothing is stored. Without `config` the stored credentials are used. New people must be approved with the pair endpoint unless `dmPolicy` is set otherwise.',
+          'Answers `connected` once the gateway reports that the channel is connected, `awaiting_scan` with a QR ' +
+          'code for an interactive channel, and 202 with `preparing` when the preparation of its plugin takes ' +
+          'longer than 60 s. When the platform refuses the credentials the answer is a 400, when it cannot be ' +
+          'reached a 502; both quote the gateway, and nothing is stored. Without `config` the stored credentials ' +
+          'are used. New people must be approved with the pair endpoint unless `dmPolicy` is set otherwise.',
         body: Nullable(ConnectChannel),
-        response: { 200: ChannelConnection, 202: ChannelConnection, ...failures(400, 404, 409, 502, 503, 504) },
+        response: {
+          200: ChannelConnection,
+          202: shownAs(ChannelConnection, preparing),
+          ...failures(400, 404, 409, 502, 503, 504),
+        },
       },
     },
     async ({ body, caller, params: { instance_id: id, channel } }, reply) => {
@@ -139,7 +153,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         description:
           'The current code of an interactive channel that waits for its scan. The code changes about every minute.',
         body: NoBody,
-        response: { 200: ChannelConnection, ...failures(400, 404, 409, 502, 504) },
+        response: { 200: shownAs(ChannelConnection, awaitingScan), ...failures(400, 404, 409, 502, 504) },
       },
     },
     async ({ caller, params: { instance_id: id, channel } }) => {
@@ -159,7 +173,8 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'disconnectChannel',
         summary: 'Disconnect a channel',
         description:
-          'Disables the channel and keeps its credentials, so that connect needs none. An instance that does not run applies this at its next start.',
+          'Disables the channel and keeps its credentials, so that connect needs none. An instance that does not ' +
+          'run applies this at its next start.',
         body: NoBody,
         response: { 204: Type.Null(), ...failures(404, 409, 502, 504) },
       },
@@ -179,7 +194,9 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'logOutChannel',
         summary: 'Log out of a channel and delete its credentials',
         description:
-          'Ends the session at the platform if the channel has one, for which the instance must run, and deletes everything that was stored for the channel. To use it again, connect it with credentials or a new QR code.',
+          'Ends the session at the platform if the channel has one, for which the instance must run, and deletes ' +
+          'everything that was stored for the channel. To use it again, connect it with credentials or a new QR ' +
+          'code.',
         body: NoBody,
         response: { 204: Type.Null(), ...failures(404, 409, 502, 504) },
       },
@@ -199,7 +216,8 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         operationId: 'pairChannel',
         summary: 'Approve a person by a pairing code',
         description:
-          'Lets the person who received this code from the agent talk to it from now on. Takes several seconds. A code that no pending request has is a 400.',
+          'Lets the person who received this code from the agent talk to it from now on. Takes several seconds. A ' +
+          'code that no pending request has is a 400.',
         body: PairChannel,
         response: { 200: ChannelPairing, ...failures(400, 404, 409, 502, 504) },
       },

@@ -1,5 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { namedExamples } from '#http/examples.ts'
 import { DateTime, Nullable, OneOf, textRule } from '#http/validation.ts'
+import { texts } from '#platform/texts.ts'
 import type { Connection } from './connect.ts'
 import type { PairingRequest } from './pairing.ts'
 import type { ChannelStatus as Status } from './status.ts'
@@ -37,7 +39,7 @@ export const ChannelInfo = Type.Object(
 )
 
 const Issue = Type.Object({
-  message: Type.String(),
+  message: Type.String({ description: 'What is wrong.' }),
   fix: Type.Optional(Type.String({ description: 'How OpenClaw proposes to fix it.' })),
 })
 
@@ -55,7 +57,9 @@ export const ChannelStatus = Type.Object(
         ),
         running: Type.Optional(Type.Boolean({ description: 'Whether OpenClaw runs the channel.' })),
         account: Type.Optional(Type.String({ description: 'The name of the bot on the platform.' })),
-        login: Type.Optional(OneOf(['connected', 'awaiting_scan', 'ended'] as const)),
+        login: Type.Optional(
+          OneOf(['connected', 'awaiting_scan', 'ended'], 'The state of the scan of the last QR code.'),
+        ),
         message: Type.Optional(Type.String({ description: 'OpenClaw’s message about the login.' })),
         issues: Type.Optional(Type.Array(Issue, { description: 'Problems that OpenClaw finds in the settings.' })),
       },
@@ -78,14 +82,44 @@ export const ChannelStatus = Type.Object(
 export const ConnectChannel = Type.Object(
   {
     config: Type.Optional(
-      Type.Union([Type.Null(), Type.Record(Type.String(), Type.Unknown())], {
-        description:
-          'The required fields of the channel, and any of OpenClaw’s own settings for it. A key that is absent keeps its stored value; null removes a key.',
-      }),
+      Nullable(
+        Type.Record(Type.String(), Type.Unknown(), {
+          description:
+            'The required fields of the channel, and any of OpenClaw’s own settings for it. A key that is absent ' +
+            'keeps its stored value; null removes a key.',
+        }),
+      ),
     ),
   },
-  { additionalProperties: false, examples: [{ config: { token: '110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw' } }] },
+  {
+    additionalProperties: false,
+    ...namedExamples({
+      telegram: { config: { token: '110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw' } },
+      slack: { config: { bot_token: 'xoxb-…', app_token: 'xapp-…' } },
+      'whatsapp, by a QR code': { config: {} },
+      'telegram, for two people': {
+        config: {
+          token: '110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw',
+          dmPolicy: 'allowlist',
+          allowFrom: ['123456789', '987654321'],
+        },
+      },
+    }),
+  },
 )
+
+const connected = { channel: 'telegram', status: 'connected', qr_data: null, qr_image_base64: null, message: null }
+export const awaitingScan = {
+  channel: 'whatsapp',
+  status: 'awaiting_scan' as const,
+  qr_data: '2@Zk9xT1…',
+  qr_image_base64: 'iVBORw0KGgo…',
+  message: 'Scan this QR in WhatsApp → Linked Devices.',
+}
+export const preparing = {
+  ...{ channel: 'whatsapp', status: 'preparing' as const, qr_data: null, qr_image_base64: null },
+  message: texts.channelPreparing,
+}
 
 export const ChannelConnection = Type.Object(
   {
@@ -100,7 +134,7 @@ export const ChannelConnection = Type.Object(
   },
   {
     $id: 'ChannelConnection',
-    examples: [{ channel: 'telegram', status: 'connected', qr_data: null, qr_image_base64: null, message: null }],
+    ...namedExamples({ connected, 'QR code': awaitingScan }),
   },
 )
 

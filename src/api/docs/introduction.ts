@@ -1,51 +1,74 @@
 import type { AboutApi } from '#http/openapi.ts'
 import { version } from '#platform/version.ts'
+import { sections } from './sections.ts'
 
-/** Operations in the order in which a reader needs them; the sections are those of the tags. */
-const operationOrder = [
-  ...['signUp', 'getOrganization', 'updateOrganization', 'testModelApiKeys', 'deleteOrganization', 'listEvents'],
-  ...['getCurrentKey', 'createKey', 'listKeys', 'getKey', 'updateKey', 'revokeKey'],
-  ...['createOrganizationKey', 'listOrganizationKeys', 'revokeOrganizationKey'],
-  ...['createInstance', 'listInstances', 'getInstance', 'getInstanceStatus', 'updateInstance', 'startInstance'],
-  ...['stopInstance', 'restartInstance', 'deleteInstance', 'listInstanceEvents', 'readLogs'],
-  ...['readMetrics', 'listReleases', 'listModels'],
-  ...['createResponse', 'createSessionResponse', 'connectResponses', 'connectSessionResponses'],
-  ...['createChatCompletion', 'listInstanceModels', 'getResponse', 'listInputItems'],
-  ...['cancelResponse', 'deleteResponse'],
-  ...['listSessions', 'getSession', 'resetSession', 'deleteSession'],
-  ...['listChannels', 'getChannelInfo', 'connectChannel', 'getChannelStatus', 'getChannelQrCode'],
-  ...['listPendingPairings', 'pairChannel', 'disconnectChannel', 'logOutChannel'],
-  ...['searchSkills', 'installSkill', 'listSkills', 'getSkill', 'configureSkill', 'updateSkill', 'uninstallSkill'],
-  ...['listFiles', 'statFile', 'readFile', 'writeFile', 'uploadFile', 'downloadFile', 'moveFile', 'makeDirectory'],
-  ...['deleteFile', 'getSubscription', 'createCheckout', 'createPortal', 'receiveStripeEvent'],
-  ...['getHealth', 'getReadiness'],
-]
+/** In a shell, where `URL` is the address of a server. */
+const firstCalls = `\`\`\`bash
+# 1. An organization. KEY is the "api_key" of the answer. It is shown once.
+curl -s $URL/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}'
+
+# 2. The key of a model provider: anthropic, openai or gemini.
+curl -s -X PATCH $URL/v1/organization -H "authorization: Bearer $KEY" \\
+  -H 'content-type: application/json' -d "{\\"model_api_keys\\": {\\"anthropic\\": \\"$ANTHROPIC_API_KEY\\"}}"
+
+# 3. An agent. ID is the "id" of the answer, which comes at once: its "status" is "provisioning".
+curl -s $URL/v1/instances -H "authorization: Bearer $KEY" \\
+  -H 'content-type: application/json' -d '{"name": "my-assistant"}'
+
+# 4. Wait until "status" is "running": repeat the call while it is "provisioning".
+curl -s "$URL/v1/instances/$ID/status?wait=running&timeout=60" -H "authorization: Bearer $KEY"
+
+# 5. Talk to it. It remembers the conversation. For another one: /v1/instances/$ID/session/<any name>/responses
+curl -s $URL/v1/instances/$ID/responses -H "authorization: Bearer $KEY" \\
+  -H 'content-type: application/json' -d '{"model": "openclaw", "input": "Remember the number 42."}'
+\`\`\``
 
 /** The text above the reference, and the order of its sections and calls. */
 export const about: AboutApi = {
-  operationOrder,
+  operationOrder: sections.flatMap(({ operations }) => operations),
   info: {
     title: 'Chowder API',
     version,
-    description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An **instance** is
-one agent: an OpenClaw gateway in its own sandbox, with its own memory, files, skills and chat channels. You create
-instances, Chowder keeps them running, and you talk to them in the OpenAI Responses format.
+    description: `Chowder runs [OpenClaw](https://www.npmjs.com/package/openclaw) agents for your customers. An
+**instance** is one agent: an OpenClaw gateway in its own sandbox, with its own memory, files, skills and chat channels.
+You create instances, Chowder keeps them running, and you talk to them in the OpenAI Responses format.
+
+## Five minutes
+
+\`URL\` is the address of this server.
+
+${firstCalls}
+
+\`"model"\` is \`openclaw\` for the model of the instance, or any model of its provider. \`"stream": true\` streams
+server-sent events. An OpenAI client works with the base URL \`$URL/v1/instances/$ID\`.
+
+## Statuses of an instance
+
+| \`status\` | Means | What changes it |
+|---|---|---|
+| \`provisioning\` | A worker prepares the agent. \`step\` says what it does. | it becomes \`running\` or \`error\` by itself; delete |
+| \`running\` | The agent takes messages. | stop, restart, delete |
+| \`stopped\` | It was stopped. Its files and its memory are kept. | start, delete |
+| \`error\` | It could not be started. \`error_message\` has the reason. | start, which tries again; delete |
+| \`terminated\` | It was deleted, with everything in it. | nothing |
 
 ## Keys
 
 Send a key with every call: \`Authorization: Bearer <key>\`.
 
 - An organization key, \`chd_org_…\`, has every permission in its organization. It is for your backend.
-- A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a bot or a third party that you trust with these instances.
+- A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a bot or a third party that you
+  trust with these instances.
 
-The signup returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
+The sign-up returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
 \`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
 \`GET /v1/key\` tells what a key is and what it may do.
 
 ## Errors
 
-Every failure has a \`detail\` for people: a sentence, \`{"error": …}\` when the gateway of an instance is the cause, or
-a list of faults with a 422. Beside it, \`error\` is for programs: \`{type, code, param, message, doc_url, request_id}\`.
+Every failure has a \`detail\` for people: a sentence, \`{"error": …}\` when the gateway of an instance is the cause,
+or a list of faults with a 422. Beside it, \`error\` is for programs:
+\`{type, code, param, message, doc_url, request_id}\`.
 \`code\` names the reason, such as \`instance_not_running\`; the page [/docs/errors](/docs/errors) says of each what it
 means, what to do, and whether to repeat the call. More codes may come: treat one that you do not know as its status.
 \`param\` names the field at fault, if it is one. \`request_id\` is the \`x-request-id\` of the answer: the one that you
@@ -64,50 +87,5 @@ Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` he
 the \`X-Next-Cursor\` header as \`cursor\`, until the answer has none.`,
   },
   servers: [{ url: '/', description: 'The server of this document.' }],
-  tags: [
-    {
-      name: 'organization',
-      'x-displayName': 'Organization',
-      description: 'Sign up, and store the keys of your model providers.',
-    },
-    {
-      name: 'keys',
-      'x-displayName': 'Keys',
-      description: 'Scoped keys for bots and third parties, and other organization keys.',
-    },
-    {
-      name: 'instances',
-      'x-displayName': 'Instances',
-      description: 'Create agents, start, stop, configure and delete them.',
-    },
-    {
-      name: 'responses',
-      'x-displayName': 'Responses',
-      description:
-        'Talk to an agent in the OpenAI Responses format, plain, streamed or over a WebSocket, and read its responses ' +
-        'again. Chat Completions are supported too.',
-    },
-    {
-      name: 'sessions',
-      'x-displayName': 'Sessions',
-      description: 'The conversations of an agent: read, reset and delete them.',
-    },
-    {
-      name: 'channels',
-      'x-displayName': 'Channels',
-      description: 'Connect an agent to Telegram, WhatsApp, Slack and other chat platforms.',
-    },
-    {
-      name: 'skills',
-      'x-displayName': 'Skills',
-      description: 'The abilities of an agent: install skills from ClawHub and configure them.',
-    },
-    { name: 'files', 'x-displayName': 'Files', description: 'The files in the workspace of an agent.' },
-    {
-      name: 'subscription',
-      'x-displayName': 'Subscription',
-      description: 'The plan, its limits, and the Stripe pages to change it.',
-    },
-    { name: 'operations', 'x-displayName': 'Operations', description: 'For the operator of this server.' },
-  ],
+  tags: sections.map(({ name, title, description }) => ({ name, 'x-displayName': title, description })),
 }

@@ -20,8 +20,8 @@ export interface EventDeps {
 const isPosition = (text: string) => /^[1-9]\d{0,14}$/.test(text)
 const historyDescription =
   `Every request for a change and every change of state, each once, for ${keptDays} days. Messages to agents are not ` +
-  'included. Newest first; to follow the history, read it with `after=0`, and then again and again with the id of the ' +
-  'last event that you have. Such a reader misses no event and gets none twice.'
+  'included. Newest first; to follow the history, read it with `after=0`, and then again and again with the id of ' +
+  'the last event that you have. Such a reader misses no event and gets none twice.'
 
 /** The routes of the history: what happened, when, and who caused it. */
 export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {

@@ -2,7 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { actorTypes, type Event as Row } from '#database/schema.ts'
 import { type EventType, eventTypeFilters, eventTypes } from '#history/event-types.ts'
 import { PageQuery } from '#http/paging.ts'
-import { DateTime, Nullable, OneOf, plainText } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf, plainText, Uuid } from '#http/validation.ts'
 import { type InstanceStatus, instanceStatuses } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
@@ -20,7 +20,8 @@ export const EventPage = Type.Object(
         minimum: 0,
         maximum: maxId,
         description:
-          'Only events after the one with this id; 0 for all. Then the oldest comes first, unless `order` says otherwise.',
+          'Only events after the one with this id; 0 for all. Then the oldest comes first, unless `order` says ' +
+          'otherwise.',
       }),
     ),
     order: Type.Optional(
@@ -54,14 +55,17 @@ export const OrganizationEventPage = Type.Object(
   {
     ...EventPage.properties,
     instance_id: Type.Optional(
-      Type.String({ maxLength: 64, description: 'Only events of this instance, also after it was deleted.' }),
+      Type.String({
+        format: 'uuid',
+        maxLength: 64,
+        description: 'Only events of this instance, also after it was deleted.',
+      }),
     ),
   },
   { additionalProperties: false },
 )
 
-const Status = (description: string) =>
-  Type.Unsafe<InstanceStatus | null>({ type: ['string', 'null'], enum: [...instanceStatuses, null], description })
+const Status = (description: string) => Nullable(OneOf(instanceStatuses, description))
 
 export const Event = Type.Object(
   {
@@ -70,19 +74,19 @@ export const Event = Type.Object(
     }),
     type: OneOf(
       eventTypes,
-      'A request (`instance.create`, `instance.stop`, `key.revoke`, `channel.connect`, `file.write`, …) or a ' +
-        'result: `instance.running`, `instance.stopped`, `instance.failed`, `instance.destroyed`, `instance.gateway_ended`, ' +
+      'A request (`instance.create`, `instance.stop`, `key.revoke`, `channel.connect`, `file.write`, …) or a result: ' +
+        '`instance.running`, `instance.stopped`, `instance.failed`, `instance.destroyed`, `instance.gateway_ended`, ' +
         '`instance.attempt_failed`, `instance.due`, `instance.reconciled`. New types may be added: ignore those that ' +
         'you do not know.',
     ),
-    instance_id: Nullable(Type.String({ description: 'Null for an event of the organization.' })),
+    instance_id: Nullable(Uuid('The instance that the event is about; null for an event of the organization.')),
     subject: Nullable(
       Type.String({ description: 'The key, channel, skill, session or path that the event is about.' }),
     ),
     actor: Type.Object(
       {
         type: OneOf(actorTypes, 'Who acted.'),
-        id: Nullable(Type.String({ description: 'The id of the API key.' })),
+        id: Nullable(Uuid('The id of the API key; null for others.')),
       },
       { description: 'The cause: an API key, the operator, Stripe, or a worker of Chowder.' },
     ),
@@ -93,8 +97,8 @@ export const Event = Type.Object(
     reason: Nullable(
       Type.String({
         description:
-          'Why, in words for people; for a result of a worker: its steps, and how long each took. Null where the type ' +
-          'says it all.',
+          'Why, in words for people; for a result of a worker: its steps, and how long each took. Null where the ' +
+          'type says it all.',
       }),
     ),
     created_at: DateTime('The beginning of the change, in UTC.'),

@@ -18,7 +18,7 @@ import { inWorkspace, withFiles } from './workspace.ts'
 /** How long a client may read nothing before its connection is closed. */
 const idleTimeoutMs = 60_000
 
-const Bytes = Type.Unsafe<unknown>({ type: 'string', format: 'binary' })
+const Bytes = Type.Unsafe<unknown>({ type: 'string', format: 'binary', description: 'The bytes.' })
 
 /** Changes with the file, unless it is written twice in one millisecond with the same size. */
 const entityTag = ({ size, modifiedAt }: OpenFile) => `"${size.toString(16)}-${modifiedAt.getTime().toString(16)}"`
@@ -37,7 +37,8 @@ export const downloadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, de
         operationId: 'downloadFile',
         summary: 'Download a file',
         description:
-          'The bytes of a file of any size. The header `Range` selects one range of bytes, for instance to continue a download; `ETag` and `If-Range` tell whether the file has changed.',
+          'The bytes of a file of any size. The header `Range` selects one range of bytes, for instance to continue ' +
+          'a download; `ETag` and `If-Range` tell whether the file has changed.',
         tags: ['files'],
         params: InstanceParams,
         querystring: PathQuery,

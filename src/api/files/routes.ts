@@ -62,7 +62,8 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'listFiles',
         summary: 'List a directory',
         description:
-          'The entries of one directory of the workspace, sorted by name. Symbolic links are listed, but no call follows them.',
+          'The entries of one directory of the workspace, sorted by name. Symbolic links are listed, but no call ' +
+          'follows them.',
         querystring: DirectoryQuery,
         response: { 200: FileList, ...failures(400, 404, 409, 502, 504) },
       },
@@ -132,7 +133,8 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'writeFile',
         summary: 'Write a text file',
         description:
-          'Creates or replaces the file as a whole, so that no reader sees a part of it. Missing directories are created. A replaced file keeps its permissions.',
+          'Creates or replaces the file as a whole, so that no reader sees a part of it. Missing directories are ' +
+          'created. A replaced file keeps its permissions.',
         body: FileContent,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 413, 502, 504, 507) },
       },
@@ -155,7 +157,9 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'moveFile',
         summary: 'Move or rename a file or directory',
         description:
-          'The destination is the new name, never a directory to move into. Missing directories are created. A destination that exists is refused; with `overwrite` a file replaces another file. Directories are never replaced or merged.',
+          'The destination is the new name, never a directory to move into. Missing directories are created. A ' +
+          'destination that exists is refused; with `overwrite` a file replaces another file. Directories are never ' +
+          'replaced or merged.',
         body: MoveFile,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504, 507) },
       },
@@ -198,7 +202,8 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
         operationId: 'deleteFile',
         summary: 'Delete a file or directory',
         description:
-          'A directory that is not empty is deleted only with `recursive=true`. Of a symbolic link, only the link is deleted.',
+          'A directory that is not empty is deleted only with `recursive=true`. Of a symbolic link, only the link ' +
+          'is deleted.',
         querystring: DeleteQuery,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504) },
       },

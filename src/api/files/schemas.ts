@@ -1,4 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { DateTime } from '#http/validation.ts'
 import { toSeconds } from '#platform/timestamps.ts'
 import type { FileStat } from '#sandbox/driver.ts'
 
@@ -37,7 +38,7 @@ export const FileEntry = Type.Object(
     path: Type.String({ description: 'Relative to the workspace.' }),
     is_dir: Type.Boolean({ description: 'Whether it is a directory.' }),
     size: Type.Integer({ description: 'In bytes; 0 for a directory.' }),
-    mod_time: Type.String({ description: 'The time of the last change, ISO 8601 in UTC.' }),
+    mod_time: DateTime('The time of the last change, in UTC.'),
     permissions: Type.String({ description: 'In the format of `ls -l`; for a symbolic link they begin with `l`.' }),
   },
   {

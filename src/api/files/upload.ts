@@ -94,7 +94,8 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
         operationId: 'uploadFile',
         summary: 'Upload a file',
         description:
-          'Creates or replaces the file once all of it has arrived, so that no reader sees a part of it. Missing directories are created. A connection on which nothing arrives for 60 seconds is closed.',
+          'Creates or replaces the file once all of it has arrived, so that no reader sees a part of it. Missing ' +
+          'directories are created. A connection on which nothing arrives for 60 seconds is closed.',
         tags: ['files'],
         consumes: ['multipart/form-data'],
         params: InstanceParams,

@@ -8,7 +8,10 @@ export interface HealthDeps {
   readiness(): Promise<{ database: boolean; queue: boolean; workers: number | null }>
 }
 
-const Health = Type.Object({ status: Type.Literal('ok') }, { examples: [{ status: 'ok' }] })
+const Health = Type.Object(
+  { status: Type.Literal('ok', { description: 'Always `ok`.' }) },
+  { examples: [{ status: 'ok' }] },
+)
 
 const Readiness = Type.Object(
   {
@@ -26,8 +29,8 @@ const Readiness = Type.Object(
     workers: Nullable(
       Type.Integer({
         description:
-          'The number of workers that run. With 0 changes are accepted, and wait for a worker. null when the database ' +
-          'is unavailable.',
+          'The number of workers that run. With 0 changes are accepted, and wait for a worker. null when the ' +
+          'database is unavailable.',
       }),
     ),
     version: Type.String({ description: 'The version of Chowder.' }),
@@ -79,7 +82,8 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, {
         operationId: 'getReadiness',
         summary: 'Check that the server can serve requests',
         description:
-          'Checks the database and the queue, each for at most a second, and counts the workers. 503 only without the database.',
+          'Checks the database and the queue, each for at most a second, and counts the workers. 503 only without ' +
+          'the database.',
         tags: ['operations'],
         response: { 200: Readiness, 503: Readiness },
       },

@@ -1,17 +1,16 @@
-import { randomBytes } from 'node:crypto'
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { type Static, Type } from '@sinclair/typebox'
+import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
+import { shownAs } from '#http/examples.ts'
 import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
-import { checkSettings } from '#instances/agent-settings.ts'
-import { createInstance, type NewInstance } from '#instances/create.ts'
+import { createInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
@@ -19,23 +18,15 @@ import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
-import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
-import { isId, newId } from '#platform/ids.ts'
+import { isId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
+import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { listInstances } from './list.ts'
+import { newInstance } from './new-instance.ts'
 import { patchInstance } from './patch.ts'
-import {
-  CreateInstance,
-  Instance,
-  InstanceStatus,
-  ListInstances,
-  PatchInstance,
-  toInstance,
-  toInstanceStatus,
-  WaitForStatus,
-  WaitQuery,
-} from './schemas.ts'
+import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
+import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schemas.ts'
 
 export interface InstanceDeps extends ChangeDeps {
   findSummary: FindSummary
@@ -51,54 +42,21 @@ export interface InstanceDeps extends ChangeDeps {
   hasBilling: boolean
 }
 
-const actionTexts = {
+const actions = {
   start: {
     summary: 'Start an instance',
     description:
       'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the result, which may ' +
       'be `error`. A 202 means that the start continues.',
+    answers: { 200: Instance, 202: shownAs(Instance, startingInstance) },
   },
   stop: {
     summary: 'Stop an instance',
     description:
       'Stops a `running` instance and keeps its files and sessions. From this call on, messages are refused. Waits ' +
       'up to 60 seconds for the end of the agent. A 202 means that the stop continues.',
+    answers: { 200: shownAs(Instance, stoppedInstance), 202: shownAs(Instance, stoppingInstance) },
   },
-}
-
-/** Builds the row of a new instance. Throws invalid for an unknown version and for overrides that are not allowed. */
-function newInstance(
-  body: Static<typeof CreateInstance>,
-  { organizationId, sandboxDriver }: Pick<NewInstance, 'organizationId' | 'sandboxDriver'>,
-): NewInstance {
-  const openclawVersion = body.openclaw_version ?? defaultRelease
-  if (!knownReleases().includes(openclawVersion)) {
-    throw new AppError('unknown_release', texts.unknownVersion(openclawVersion, knownReleases()), {
-      param: 'openclaw_version',
-    })
-  }
-  const modelProvider = body.model_provider ?? 'anthropic'
-  const settings = {
-    model: body.model ?? null,
-    instructions: body.instructions ?? null,
-    openclawConfig: body.openclaw_config ?? null,
-  }
-  checkSettings(settings, openclawVersion, modelProvider)
-  if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
-    throw new AppError('if_exists_without_external_id', texts.ifExistsAlone, { param: 'if_exists' })
-  }
-  return {
-    id: newId(),
-    organizationId,
-    name: body.name,
-    externalId: body.external_id ?? null,
-    metadata: body.metadata ?? {},
-    modelProvider,
-    sandboxDriver,
-    openclawVersion,
-    ...settings,
-    gatewayToken: randomBytes(32).toString('hex'),
-  }
 }
 
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
@@ -121,12 +79,12 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         summary: 'Create an instance',
         description:
           'Returns at once, with an instance that is `provisioning`. It is `running` once its agent takes messages; ' +
-          'with `wait`, the call waits for it. ' +
-          'Your organization must have a key for the model provider, and its plan must allow another instance.',
+          'with `wait`, the call waits for it. Your organization must have a key for the model provider, and its ' +
+          'plan must allow another instance.',
         tags: ['instances'],
         querystring: WaitQuery,
         body: CreateInstance,
-        response: { 200: Instance, 201: Instance, ...failures(400, 402, 409) },
+        response: { 200: Instance, 201: shownAs(Instance, createdInstance), ...failures(400, 402, 409) },
       },
     },
     async (request, reply) => {
@@ -279,14 +237,14 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'restartInstance',
         summary: 'Restart an instance',
         description:
-          'Ends the agent of a `running` instance, gives its turns 10 seconds to finish, and starts it again with its ' +
-          'files and sessions. Returns at once, with an instance that is `provisioning`; with `wait`, the call waits ' +
-          'until it runs. One that starts already is returned as it is.',
+          'Ends the agent of a `running` instance, gives its turns 10 seconds to finish, and starts it again with ' +
+          'its files and sessions. Returns at once, with an instance that is `provisioning`; with `wait`, the call ' +
+          'waits until it runs. One that starts already is returned as it is.',
         tags: ['instances'],
         params: InstanceParams,
         querystring: WaitQuery,
         body: NoBody,
-        response: { 200: Instance, ...failures(404, 409) },
+        response: { 200: shownAs(Instance, startingInstance), ...failures(404, 409) },
       },
     },
     async ({ caller, params, query }, reply) => {
@@ -299,6 +257,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   )
 
   for (const action of ['start', 'stop'] as const) {
+    const { answers, ...words } = actions[action]
     app.post(
       `/v1/instances/:instance_id/${action}`,
       {
@@ -306,10 +265,10 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         schema: {
           operationId: `${action}Instance`,
           tags: ['instances'],
-          ...actionTexts[action],
+          ...words,
           params: InstanceParams,
           body: NoBody,
-          response: { 200: Instance, 202: Instance, ...failures(404, 409) },
+          response: { ...answers, ...failures(404, 409) },
         },
       },
       async ({ caller, params }, reply) => {

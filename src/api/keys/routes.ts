@@ -6,6 +6,7 @@ import { idempotent } from '#http/idempotency.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
+import { Uuid } from '#http/validation.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Callers } from './callers.ts'
@@ -42,7 +43,7 @@ export interface KeyDeps {
 }
 
 // Any text passes: a malformed id is an unknown one, a 404.
-const KeyParams = Type.Object({ key_id: Type.String({ description: 'The id of the key.' }) })
+const KeyParams = Type.Object({ key_id: Uuid('The id of the key.') })
 
 /** The routes of scoped keys, and of the other organization keys, which need an organization key; and of one's own. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {

@@ -10,12 +10,8 @@ const fields = {
   name: Type.String({ description: 'A name for people.' }),
   key_prefix: Type.String({ description: 'The first characters of the key, to recognize it.' }),
   is_active: Type.Boolean({ description: 'False once the key is revoked or has expired.' }),
-  expires_at: Nullable(
-    Type.String({ description: 'The time when the key expires; null for a key that is valid until it is revoked.' }),
-  ),
-  last_used_at: Nullable(
-    Type.String({ description: 'The time of the last use, accurate to a minute; null if there was none.' }),
-  ),
+  expires_at: Nullable(DateTime('When the key expires; null for a key that is valid until it is revoked.')),
+  last_used_at: Nullable(DateTime('The time of the last use, accurate to a minute; null if there was none.')),
   created_at: DateTime('The time when the key was created.'),
 }
 
@@ -43,9 +39,13 @@ const Permissions = Type.Array(OneOf(permissions), { minItems: 1, maxItems: perm
 export const KeyWithGrants = Type.Object(
   {
     ...fields,
-    instances: Type.Array(Type.Object({ instance_id: Type.String(), permissions: Type.Array(OneOf(permissions)) }), {
-      description: 'The permissions of the key, for each instance.',
-    }),
+    instances: Type.Array(
+      Type.Object({
+        instance_id: Uuid('The id of the instance.'),
+        permissions: Type.Array(OneOf(permissions), { description: 'What the key may do with it.' }),
+      }),
+      { description: 'The permissions of the key, for each instance.' },
+    ),
   },
   {
     $id: 'KeyWithGrants',
@@ -65,7 +65,7 @@ export const CurrentKey = Type.Object(
       description: 'What the key may do; an organization key everything.',
     }),
     instance_ids: Nullable(
-      Type.Array(Type.String(), {
+      Type.Array(Type.String({ format: 'uuid' }), {
         description: 'The instances that the key is for; null for all of the organization, also future ones.',
       }),
     ),
@@ -95,6 +95,7 @@ export const CurrentKey = Type.Object(
 
 const ExpiresAt = Nullable(
   Type.String({
+    format: 'date-time',
     maxLength: 64,
     description:
       'A time in the future, ISO 8601 with a zone. If it is null or left out, the key is valid until it is revoked.',
@@ -104,7 +105,7 @@ const ExpiresAt = Nullable(
 export const CreateKey = Type.Object(
   {
     name: { ...Name, description: 'A name for people.' },
-    instance_ids: Type.Array(Type.String({ maxLength: 64 }), {
+    instance_ids: Type.Array(Type.String({ format: 'uuid', maxLength: 64 }), {
       minItems: 1,
       maxItems: 100,
       uniqueItems: true,

@@ -34,8 +34,8 @@ export type Line = Static<typeof Line>
 
 export const Events = Type.String({
   description:
-    'With `follow=true`: an event `line` for each line, with a `LogLine` as its data. An event `gap` stands for lines ' +
-    'that were deleted before they were read. The event `end` is the last one: its data has the `reason`. A comment is ' +
-    'sent after 15 s without a line.',
+    'With `follow=true`: an event `line` for each line, with a `LogLine` as its data. An event `gap` stands for ' +
+    'lines that were deleted before they were read. The event `end` is the last one: its data has the `reason`. A ' +
+    'comment is sent after 15 s without a line.',
   examples: ['event: line\ndata: {"text":"2026-11-27T06:52:52.320+00:00 [gateway] ready","truncated":false}\n\n'],
 })

@@ -7,7 +7,7 @@ import type { EventType } from '#history/event-types.ts'
 import { keptDays } from '#history/retention.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
-import { Nullable } from '#http/validation.ts'
+import { DateTime, Nullable } from '#http/validation.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import { getInstance } from '#instances/row.ts'
 import { AppError } from '#platform/errors.ts'
@@ -24,9 +24,7 @@ const measureTimeoutMs = 20_000
 
 const Metrics = Type.Object(
   {
-    since: Nullable(
-      Type.String({ description: 'When the gateway that runs was started, ISO 8601 in UTC; null when none runs.' }),
-    ),
+    since: Nullable(DateTime('When the gateway that runs was started, in UTC; null when none runs.')),
     memory_bytes: Nullable(Type.Integer({ description: 'The memory of all processes of the agent.' })),
     memory_limit_bytes: Nullable(
       Type.Integer({ description: 'The memory that they may use together; null where nothing limits it.' }),
@@ -34,8 +32,8 @@ const Metrics = Type.Object(
     cpu_seconds: Nullable(
       Type.Number({
         description:
-          'The processor time of the processes that run, and of those that they have waited for. The difference of two ' +
-          'calls, divided by the seconds between them, is the number of processors in use.',
+          'The processor time of the processes that run, and of those that they have waited for. The difference of ' +
+          'two calls, divided by the seconds between them, is the number of processors in use.',
       }),
     ),
     processes: Nullable(Type.Integer({ description: 'The number of its processes.' })),

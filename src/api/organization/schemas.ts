@@ -29,7 +29,11 @@ export const Organization = Type.Object(
     created_at: DateTime('When the organization signed up.'),
     updated_at: DateTime('When its name, its keys or its plan were last changed.'),
   },
-  { $id: 'Organization', examples: [example] },
+  {
+    $id: 'Organization',
+    description: 'A customer of this server: the owner of instances and keys.',
+    examples: [example],
+  },
 )
 
 export const Signup = Type.Object({ name: Name }, { additionalProperties: false, examples: [{ name: 'Acme' }] })

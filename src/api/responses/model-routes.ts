@@ -27,9 +27,9 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ db: Db; vault: Vault }> = 
         operationId: 'listModels',
         summary: 'List the models of all providers',
         description:
-          'The models that Chowder knows, with what they can do, for instances of the newest OpenClaw release. You may ' +
-          'also name a model that is not listed: it is assumed to see images. `available` says which of them your ' +
-          'organization has a key for.',
+          'The models that Chowder knows, with what they can do, for instances of the newest OpenClaw release. You ' +
+          'may also name a model that is not listed: it is assumed to see images. `available` says which of them ' +
+          'your organization has a key for.',
         tags: ['responses'],
         response: { 200: ListedModels },
       },

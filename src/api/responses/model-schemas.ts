@@ -11,7 +11,7 @@ const Price = Type.Object(
     output: Type.Number(describe('Tokens that the model writes.')),
     cache_read: Nullable(Type.Number(describe('Tokens that the model reads from its cache.'))),
     cache_write: Nullable(Type.Number(describe('Tokens that the model writes into its cache.'))),
-    as_of: Type.String(describe('The day on which the source was read.')),
+    as_of: Type.String({ format: 'date', ...describe('The day on which the source was read.') }),
     source: Type.String(describe('Where the price comes from.')),
   },
   describe(
@@ -44,7 +44,10 @@ const ListedModel = Type.Object(
     price: Type.Unsafe<Static<typeof Price> | null>({ ...Price, type: ['object', 'null'] }),
     available: Type.Boolean(describe('Whether it can be used: it is not retired, and your organization has a key.')),
     retired_on: Nullable(
-      Type.String(describe('When the vendor shut the model down; null when it did not, or unknown.')),
+      Type.String({
+        format: 'date',
+        ...describe('The day on which the vendor shut the model down; null when it did not, or unknown.'),
+      }),
     ),
     successor: Nullable(Type.String(describe('The model to use in the place of a retired one; null for all others.'))),
   },

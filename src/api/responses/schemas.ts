@@ -1,7 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
-import { OneOf } from '#http/validation.ts'
+import { Nullable, OneOf } from '#http/validation.ts'
 import { ResponseStreamEvent } from './format/event-schemas.ts'
 import { ResponseObject } from './format/response-schema.ts'
 
@@ -40,20 +40,29 @@ export const responseAnswers = {
 
 export const DeletedResponse = Type.Object(
   {
-    id: Type.String(),
-    object: Type.Literal('response'),
-    deleted: Type.Literal(true),
+    id: Type.String({ description: 'The id of the response.' }),
+    object: Type.Literal('response', { description: 'Always `response`.' }),
+    deleted: Type.Literal(true, { description: 'Always true.' }),
   },
   { examples: [{ id: 'resp_019aa7d0c0ff7e5e9d1f0a2b3c4d5e6f', object: 'response', deleted: true }] },
 )
 
 export const InputItems = Type.Object(
   {
-    object: Type.Literal('list'),
-    data: Type.Array(Type.Object({ type: Type.String(), id: Type.String() }, { additionalProperties: true })),
-    first_id: Type.Union([Type.String(), Type.Null()]),
-    last_id: Type.Union([Type.String(), Type.Null()]),
-    has_more: Type.Boolean(),
+    object: Type.Literal('list', { description: 'Always `list`.' }),
+    data: Type.Array(
+      Type.Object(
+        {
+          type: Type.String({ description: 'The kind of the item, such as `message` or `function_call_output`.' }),
+          id: Type.String({ description: 'The id of the item.' }),
+        },
+        { additionalProperties: true },
+      ),
+      { description: 'The items of the request, each with the fields that it was sent with.' },
+    ),
+    first_id: Nullable(Type.String({ description: 'The id of the first item of the page; null for an empty page.' })),
+    last_id: Nullable(Type.String({ description: 'The id of the last item of the page; null for an empty page.' })),
+    has_more: Type.Boolean({ description: 'Whether there is another page: send `last_id` as `after`.' }),
   },
   {
     examples: [

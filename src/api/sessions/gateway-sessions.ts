@@ -71,7 +71,7 @@ function toMessages(messages: unknown): Static<typeof SessionHistory>['messages'
   return objectsIn(messages).flatMap(({ role, content, timestamp }) => {
     const text = textOf(content)
     if ((role !== 'user' && role !== 'assistant') || text === '') return []
-    return [{ role, content: text, created_at: timestampOf(timestamp) ?? '' }]
+    return [{ role, content: text, created_at: timestampOf(timestamp) }]
   })
 }
 

@@ -54,7 +54,9 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'listSessions',
         summary: 'List sessions',
         description:
-          'The sessions that messages were sent to, the latest change first, without conversations on chat channels. Pages are not a snapshot: a session that changes between two calls may appear on both pages. The instance must be `running`.',
+          'The sessions that messages were sent to, the latest change first, without conversations on chat ' +
+          'channels. Pages are not a snapshot: a session that changes between two calls may appear on both pages. ' +
+          'The instance must be `running`.',
         tags: ['sessions'],
         params: InstanceParams,
         querystring: SessionPage,
@@ -79,7 +81,9 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'getSession',
         summary: 'Read a session with its messages',
         description:
-          'Answers the newest messages; the header `Link` names the page with older ones. A page may hold fewer messages than `limit`, because calls of tools and their results count and are left out. The instance must be `running`.',
+          'Answers the newest messages; the header `Link` names the page with older ones. A page may hold fewer ' +
+          'messages than `limit`, because calls of tools and their results count and are left out. The instance ' +
+          'must be `running`.',
         tags: ['sessions'],
         params: SessionParams,
         querystring: SessionPage,
@@ -104,7 +108,8 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'resetSession',
         summary: 'Reset a session',
         description:
-          'Deletes the messages of the session, and its stored responses; the session stays. A running turn fails. The instance must be `running`.',
+          'Deletes the messages of the session, and its stored responses; the session stays. A running turn fails. ' +
+          'The instance must be `running`.',
         tags: ['sessions'],
         params: SessionParams,
         body: NoBody,
@@ -126,7 +131,8 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
         operationId: 'deleteSession',
         summary: 'Delete a session',
         description:
-          'Deletes the session with its messages and its stored responses; a running turn fails. `main` always exists, so it is reset instead. The instance must be `running`.',
+          'Deletes the session with its messages and its stored responses; a running turn fails. `main` always ' +
+          'exists, so it is reset instead. The instance must be `running`.',
         tags: ['sessions'],
         params: SessionParams,
         response: { 204: Type.Null(), ...gatewayFailures },

@@ -1,13 +1,11 @@
 import { Type } from '@sinclair/typebox'
-import { Nullable, OneOf } from '#http/validation.ts'
+import { DateTime, Nullable, OneOf } from '#http/validation.ts'
 
 const fields = {
   id: Type.String({ description: 'The `session_id` that messages are sent to.' }),
   is_active: Type.Boolean({ description: 'Whether a turn is running.' }),
   total_tokens: Type.Integer({ description: 'The tokens of the model’s context that the last turn used.' }),
-  updated_at: Nullable(
-    Type.String({ description: 'The time of the last change; null for a session without messages.' }),
-  ),
+  updated_at: Nullable(DateTime('The time of the last change; null for a session without messages.')),
 }
 
 const example = { id: 'user-42', is_active: false, total_tokens: 27988, updated_at: '2026-02-14T16:00:09.379000+00:00' }
@@ -15,9 +13,9 @@ const example = { id: 'user-42', is_active: false, total_tokens: 27988, updated_
 export const Session = Type.Object(fields, { $id: 'Session', examples: [example] })
 
 const Message = Type.Object({
-  role: OneOf(['user', 'assistant']),
+  role: OneOf(['user', 'assistant'], 'Who wrote it.'),
   content: Type.String({ description: 'The text, without calls of tools and their results.' }),
-  created_at: Type.String(),
+  created_at: Nullable(DateTime('When it was written; null when OpenClaw does not tell.')),
 })
 
 export const SessionHistory = Type.Object(

@@ -55,7 +55,9 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         operationId: 'listSkills',
         summary: 'List skills',
         description:
-          'All skills of the instance, sorted by name: those of the registry, those that are part of OpenClaw, and those in the workspace. While the instance does not run, only the installed and the configured skills are known, and none is ready.',
+          'All skills of the instance, sorted by name: those of the registry, those that are part of OpenClaw, and ' +
+          'those in the workspace. While the instance does not run, only the installed and the configured skills ' +
+          'are known, and none is ready.',
         params: InstanceParams,
         querystring: Type.Object(
           {
@@ -89,7 +91,8 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         operationId: 'searchSkills',
         summary: 'Search the registry for skills',
         description:
-          'Skills of the registry, the best matches first. A skill that is called `search` cannot be read at its own path because of this one; it is in the list.',
+          'Skills of the registry, the best matches first. A skill that is called `search` cannot be read at its ' +
+          'own path because of this one; it is in the list.',
         params: InstanceParams,
         querystring: Type.Object(
           {
@@ -127,7 +130,9 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         operationId: 'installSkill',
         summary: 'Install a skill',
         description:
-          'Installs a skill of the registry on a running instance and pins its version. A version that the registry’s scan or its moderators refused is never installed; a version that is not known to be clean needs `allow_unverified`. Variables may be set here or later.',
+          'Installs a skill of the registry on a running instance and pins its version. A version that the ' +
+          'registry’s scan or its moderators refused is never installed; a version that is not known to be clean ' +
+          'needs `allow_unverified`. Variables may be set here or later.',
         params: InstanceParams,
         body: InstallSkill,
         response: { 200: InstalledSkill, ...failures(400, 404, 409, 502, 504, 507) },
@@ -167,7 +172,8 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         operationId: 'configureSkill',
         summary: 'Configure a skill',
         description:
-          'Changes only the fields that are sent: `env` and `config` are merged key by key, null removes a key. Takes effect at once on a running instance, at the next start of any other.',
+          'Changes only the fields that are sent: `env` and `config` are merged key by key, null removes a key. ' +
+          'Takes effect at once on a running instance, at the next start of any other.',
         params: SkillParams,
         body: ConfigureSkill,
         response: { 204: Type.Null(), ...failures(400, 404, 409, 502, 504) },
@@ -188,7 +194,8 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         operationId: 'updateSkill',
         summary: 'Update a skill',
         description:
-          'Replaces an installed skill by another version, the latest by default, under the same rules as an install. Its settings stay; changes that the agent made to its files are lost.',
+          'Replaces an installed skill by another version, the latest by default, under the same rules as an ' +
+          'install. Its settings stay; changes that the agent made to its files are lost.',
         params: SkillParams,
         body: Nullable(UpdateSkill),
         response: { 200: InstalledSkill, ...failures(400, 404, 409, 502, 504, 507) },

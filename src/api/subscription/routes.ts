@@ -34,7 +34,8 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
         operationId: 'getSubscription',
         summary: 'Read the tier and its use',
         description:
-          'The tier of the organization, the limit of its instances and their number. Stopped instances count, terminated ones do not.',
+          'The tier of the organization, the limit of its instances and their number. Stopped instances count, ' +
+          'terminated ones do not.',
         tags: ['subscription'],
         response: { 200: Subscription },
       },
@@ -50,7 +51,10 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
         operationId: 'createCheckout',
         summary: 'Create a checkout page',
         description:
-          'Answers the address of a page of Stripe Checkout for the user. The tier and its limit are raised within seconds of the payment. The price is per instance; the quantity follows the number of instances. When a subscription ends, the tier is shrimp again: no instance is stopped, but creates are refused with 402 while the limit is exceeded.',
+          'Answers the address of a page of Stripe Checkout for the user. The tier and its limit are raised within ' +
+          'seconds of the payment. The price is per instance; the quantity follows the number of instances. When a ' +
+          'subscription ends, the tier is shrimp again: no instance is stopped, but creates are refused with 402 ' +
+          'while the limit is exceeded.',
         tags: ['subscription'],
         body: Checkout,
         response: { 200: CheckoutUrl, ...failures(409, 501) },
@@ -78,7 +82,9 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
         operationId: 'createPortal',
         summary: 'Create a page to manage the subscription',
         description:
-          'Answers the address of a page of the Stripe Customer Portal, where the user switches between crab and lobster, changes the payment method, sees invoices and cancels. For an organization that never subscribed it is a 400.',
+          'Answers the address of a page of the Stripe Customer Portal, where the user switches between crab and ' +
+          'lobster, changes the payment method, sees invoices and cancels. For an organization that never ' +
+          'subscribed it is a 400.',
         tags: ['subscription'],
         body: NoBody,
         response: { 200: PortalUrl, ...failures(400, 501) },

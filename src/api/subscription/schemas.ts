@@ -26,7 +26,7 @@ export const Subscription = Type.Object(
 )
 
 export const Checkout = Type.Object(
-  { tier: OneOf(paidTiers) },
+  { tier: OneOf(paidTiers, 'The plan to buy.') },
   { additionalProperties: false, examples: [{ tier: 'crab' }] },
 )
 

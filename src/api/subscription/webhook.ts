@@ -37,10 +37,14 @@ export const webhookRoutes: FastifyPluginAsyncTypebox<WebhookDeps> = async (app,
         operationId: 'receiveStripeEvent',
         summary: 'Receive an event from Stripe',
         description:
-          'Only Stripe calls this: register the address as a webhook of your Stripe account. The header `Stripe-Signature` is verified over the raw body. A tier changes within seconds of the event.',
+          'Only Stripe calls this: register the address as a webhook of your Stripe account. The header ' +
+          '`Stripe-Signature` is verified over the raw body. A tier changes within seconds of the event.',
         tags: ['subscription'],
         response: {
-          200: Type.Object({ received: Type.Boolean() }, { examples: [{ received: true }] }),
+          200: Type.Object(
+            { received: Type.Boolean({ description: 'Always true.' }) },
+            { examples: [{ received: true }] },
+          ),
           ...failures(400, 413, 415, 501),
         },
       },

@@ -1,116 +1,172 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { FunctionName, Metadata, modelName, OptionalOrNull } from '#api/responses/format/request-schema.ts'
+import { FunctionName, OptionalOrNull } from '#api/responses/format/input-schema.ts'
+import {
+  AllowedMode,
+  FunctionDescription,
+  Metadata,
+  modelName,
+  Parameters,
+  Strict,
+  sharedFields,
+  toolChoiceDescription,
+} from '#api/responses/format/request-schema.ts'
 import { closed } from '#http/client-schema.ts'
-import { OneOf } from '#http/validation.ts'
+import { namedExamples } from '#http/examples.ts'
+import { OneOf, Uri } from '#http/validation.ts'
 
 const Part = Type.Object({
   type: Type.String({ description: '`text`, `image_url` or `file`.' }),
-  text: Type.Optional(Type.String()),
-  refusal: Type.Optional(Type.String()),
-  image_url: Type.Optional(Type.Object({ url: Type.String(), detail: Type.Optional(Type.String()) })),
+  text: Type.Optional(Type.String({ description: 'The text of a `text`.' })),
+  refusal: Type.Optional(Type.String({ description: 'Text by which a model refused earlier.' })),
+  image_url: Type.Optional(
+    Type.Object(
+      {
+        url: Uri('A `data:` URL (PNG, JPEG, GIF, WebP, HEIC, HEIF) or an http(s) URL.'),
+        detail: Type.Optional(Type.String({ description: 'No effect.' })),
+      },
+      { description: 'The image of an `image_url`, up to 10 MB.' },
+    ),
+  ),
   file: Type.Optional(
-    Type.Object({
-      file_data: Type.Optional(Type.String()),
-      filename: Type.Optional(Type.String()),
-      file_id: Type.Optional(Type.String()),
-    }),
+    Type.Object(
+      {
+        file_data: Type.Optional(
+          Type.String({ description: 'A `data:` URL or bare base64 (text, Markdown, HTML, CSV, JSON, PDF).' }),
+        ),
+        filename: Type.Optional(Type.String({ description: 'The name of the file.' })),
+        file_id: Type.Optional(Type.String({ description: 'Refused: there are no stored files.' })),
+      },
+      { description: 'The file of a `file`, up to 5 MB.' },
+    ),
   ),
 })
 export type ChatPart = Static<typeof Part>
 
 const ToolCall = Type.Object({
-  id: Type.String({ minLength: 1, maxLength: 64 }),
-  type: Type.String(),
-  function: Type.Optional(Type.Object({ name: Type.String(), arguments: Type.String() })),
+  id: Type.String({ minLength: 1, maxLength: 64, description: 'The id of the call.' }),
+  type: Type.String({ description: '`function`.' }),
+  function: Type.Optional(
+    Type.Object(
+      {
+        name: Type.String({ description: 'The name of your function.' }),
+        arguments: Type.String({ description: 'The arguments, as JSON.' }),
+      },
+      { description: 'The function that is called.' },
+    ),
+  ),
 })
 
 const ChatMessage = Type.Object({
-  role: OneOf(['system', 'developer', 'user', 'assistant', 'tool']),
-  content: OptionalOrNull(Type.Union([Type.String(), Type.Array(Part)])),
-  name: OptionalOrNull(Type.String()),
-  refusal: OptionalOrNull(Type.String()),
-  tool_calls: OptionalOrNull(Type.Array(ToolCall)),
-  tool_call_id: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
+  role: OneOf(
+    ['system', 'developer', 'user', 'assistant', 'tool'],
+    'Who wrote it. `system` and `developer` become part of the system prompt; `tool` is the result of a call.',
+  ),
+  content: OptionalOrNull(
+    Type.Union([Type.String(), Type.Array(Part)], { description: 'A text, or a list of parts.' }),
+  ),
+  name: OptionalOrNull(Type.String({ description: 'No effect.' })),
+  refusal: OptionalOrNull(Type.String({ description: 'Text by which a model refused earlier.' })),
+  tool_calls: OptionalOrNull(Type.Array(ToolCall, { description: 'The calls of an earlier answer.' })),
+  tool_call_id: Type.Optional(
+    Type.String({ minLength: 1, maxLength: 64, description: 'Of a `tool`: the id of the call that it answers.' }),
+  ),
 })
 export type ChatMessage = Static<typeof ChatMessage>
 
 const ChatTool = Type.Object({
   type: Type.String({ description: '`function`.' }),
   function: Type.Optional(
-    Type.Object({
-      name: FunctionName,
-      description: OptionalOrNull(Type.String()),
-      parameters: OptionalOrNull(Type.Record(Type.String(), Type.Unknown())),
-      strict: OptionalOrNull(Type.Boolean()),
-    }),
+    Type.Object(
+      {
+        name: FunctionName,
+        description: OptionalOrNull(FunctionDescription),
+        parameters: OptionalOrNull(Parameters),
+        strict: OptionalOrNull(Strict),
+      },
+      { description: 'A function of yours.' },
+    ),
   ),
 })
 
-const ChosenFunction = Type.Object({ name: Type.Optional(Type.String()) })
+const ChosenFunction = Type.Object(
+  { name: Type.Optional(Type.String({ description: 'The name of one of `tools`.' })) },
+  { description: 'The function.' },
+)
 const ChatToolChoice = Type.Object({
   type: Type.String({ description: '`function` or `allowed_tools`.' }),
   function: Type.Optional(ChosenFunction),
   allowed_tools: Type.Optional(
-    Type.Object({
-      mode: Type.Optional(OneOf(['none', 'auto', 'required'])),
-      tools: Type.Optional(
-        Type.Array(
-          Type.Object({
-            type: Type.String(),
-            function: Type.Optional(ChosenFunction),
-          }),
+    Type.Object(
+      {
+        mode: Type.Optional(AllowedMode),
+        tools: Type.Optional(
+          Type.Array(
+            Type.Object({
+              type: Type.String({ description: '`function`.' }),
+              function: Type.Optional(ChosenFunction),
+            }),
+            { description: 'The allowed tools.' },
+          ),
         ),
-      ),
-    }),
+      },
+      { description: 'The tools that the model gets.' },
+    ),
   ),
 })
+
+const onlyNeutral = (value: string) => `Only ${value}.`
+const Refused = Type.Optional(Type.Unknown({ description: 'Refused.' }))
+const MaxTokens = OptionalOrNull(Type.Integer({ minimum: 1, description: 'The tokens of the answer, at most.' }))
+
+const question = { role: 'user', content: 'What files are in the current directory?' }
 
 /** The body of `POST …/chat/completions`. docs/responses.md lists the treatment of each field. */
 export const CreateChatCompletion = Type.Object(
   {
-    model: Type.String({ ...modelName, description: 'As for responses.' }),
+    model: Type.String({
+      ...modelName,
+      description: '`openclaw` for the model of the instance, or any model of its provider.',
+    }),
     messages: Type.Array(ChatMessage, {
       minItems: 1,
       description: 'The whole conversation: the agent remembers no earlier call.',
     }),
-    stream: OptionalOrNull(Type.Boolean()),
+    ...sharedFields,
     stream_options: OptionalOrNull(
-      Type.Object({
-        include_usage: OptionalOrNull(Type.Boolean()),
-        include_obfuscation: OptionalOrNull(Type.Boolean()),
-      }),
+      Type.Object(
+        {
+          include_usage: OptionalOrNull(Type.Boolean({ description: 'Whether the last chunk has the `usage`.' })),
+          include_obfuscation: OptionalOrNull(Type.Boolean({ description: 'No effect: there is none.' })),
+        },
+        { description: 'What a stream has.' },
+      ),
     ),
-    tools: OptionalOrNull(Type.Array(ChatTool, { maxItems: 128 })),
-    tool_choice: OptionalOrNull(Type.Union([OneOf(['none', 'auto', 'required']), ChatToolChoice])),
-    parallel_tool_calls: OptionalOrNull(Type.Boolean()),
-    max_completion_tokens: OptionalOrNull(Type.Integer({ minimum: 1 })),
-    max_tokens: OptionalOrNull(Type.Integer({ minimum: 1 })),
-    temperature: OptionalOrNull(Type.Number({ minimum: 0, maximum: 2 })),
-    top_p: OptionalOrNull(Type.Number({ minimum: 0, maximum: 1 })),
-    response_format: OptionalOrNull(Type.Object({ type: Type.String({ description: 'Only `text`.' }) })),
-    n: OptionalOrNull(Type.Integer({ minimum: 1 })),
-    stop: OptionalOrNull(Type.Union([Type.String(), Type.Array(Type.String())])),
-    presence_penalty: OptionalOrNull(Type.Number({ minimum: -2, maximum: 2 })),
-    frequency_penalty: OptionalOrNull(Type.Number({ minimum: -2, maximum: 2 })),
-    logprobs: OptionalOrNull(Type.Boolean()),
-    top_logprobs: OptionalOrNull(Type.Integer({ minimum: 0, maximum: 20 })),
-    logit_bias: OptionalOrNull(Type.Record(Type.String(), Type.Number())),
-    modalities: OptionalOrNull(Type.Array(Type.String())),
-    audio: Type.Optional(Type.Unknown()),
-    functions: Type.Optional(Type.Unknown()),
-    function_call: Type.Optional(Type.Unknown()),
-    web_search_options: Type.Optional(Type.Unknown()),
-    metadata: OptionalOrNull(Metadata),
-    store: OptionalOrNull(Type.Boolean()),
-    seed: OptionalOrNull(Type.Integer()),
-    user: OptionalOrNull(Type.String()),
-    safety_identifier: OptionalOrNull(Type.String()),
-    prompt_cache_key: OptionalOrNull(Type.String()),
-    prompt_cache_retention: OptionalOrNull(Type.String()),
-    reasoning_effort: OptionalOrNull(Type.String()),
-    verbosity: OptionalOrNull(Type.String()),
-    service_tier: OptionalOrNull(Type.String()),
-    prediction: Type.Optional(Type.Unknown()),
+    tools: OptionalOrNull(
+      Type.Array(ChatTool, { maxItems: 128, description: 'Functions of yours that the model may call.' }),
+    ),
+    tool_choice: OptionalOrNull(
+      Type.Union([OneOf(['none', 'auto', 'required']), ChatToolChoice], { description: toolChoiceDescription }),
+    ),
+    max_completion_tokens: MaxTokens,
+    max_tokens: MaxTokens,
+    response_format: OptionalOrNull(
+      Type.Object({ type: Type.String({ description: 'Only `text`.' }) }, { description: 'The format of the answer.' }),
+    ),
+    n: OptionalOrNull(Type.Integer({ minimum: 1, description: onlyNeutral('1') })),
+    stop: OptionalOrNull(Type.Union([Type.String(), Type.Array(Type.String())], { description: 'Refused.' })),
+    logprobs: OptionalOrNull(Type.Boolean({ description: onlyNeutral('false') })),
+    logit_bias: OptionalOrNull(Type.Record(Type.String(), Type.Number(), { description: 'Refused.' })),
+    modalities: OptionalOrNull(Type.Array(Type.String(), { description: onlyNeutral('`["text"]`') })),
+    audio: Refused,
+    functions: Refused,
+    function_call: Refused,
+    web_search_options: Refused,
+    metadata: OptionalOrNull({ ...Metadata, description: 'No effect.' }),
+    store: OptionalOrNull(Type.Boolean({ description: 'No effect.' })),
+    seed: OptionalOrNull(Type.Integer({ description: 'No effect.' })),
+    reasoning_effort: OptionalOrNull(Type.String({ description: 'No effect.' })),
+    verbosity: OptionalOrNull(Type.String({ description: 'No effect.' })),
+    prediction: Type.Optional(Type.Unknown({ description: 'No effect.' })),
   },
   {
     $id: 'CreateChatCompletion',
@@ -118,9 +174,36 @@ export const CreateChatCompletion = Type.Object(
     description:
       'The Chat Completions format. A field that the agent cannot honour is a 400 that names the field. Some hints ' +
       'are accepted without effect. docs/responses.md has the table of all fields.',
-    examples: [
-      { model: 'openclaw', messages: [{ role: 'user', content: 'What files are in the current directory?' }] },
-    ],
+    ...namedExamples({
+      plain: { model: 'openclaw', messages: [question] },
+      stream: { model: 'openclaw', messages: [question], stream: true },
+      image: {
+        model: 'openclaw',
+        messages: [
+          {
+            role: 'user',
+            content: [
+              { type: 'text', text: 'What is in this picture?' },
+              { type: 'image_url', image_url: { url: 'data:image/png;base64,iVBORw0KGgo…' } },
+            ],
+          },
+        ],
+      },
+      tools: {
+        model: 'openclaw',
+        messages: [{ role: 'user', content: 'Where is order 4711?' }],
+        tools: [
+          {
+            type: 'function',
+            function: {
+              name: 'find_order',
+              description: 'Tells where an order is.',
+              parameters: { type: 'object', properties: { number: { type: 'string' } }, required: ['number'] },
+            },
+          },
+        ],
+      },
+    }),
   },
 )
 export type CreateChatCompletion = Static<typeof CreateChatCompletion>

@@ -1,5 +1,6 @@
+import type { ContentPart, InputItem } from '#api/responses/format/input-schema.ts'
 import { invalidField, type RefusedField, refuseFields } from '#api/responses/format/invalid-field.ts'
-import type { ContentPart, CreateResponse, InputItem } from '#api/responses/format/request-schema.ts'
+import type { CreateResponse } from '#api/responses/format/request-schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { type ChatMessage, type ChatPart, type CreateChatCompletion, chatFields } from './request-schema.ts'
 

@@ -33,8 +33,8 @@ export const errorTexts = {
   gatewayFailed: (status: number, message: string | null) =>
     `The gateway of this instance failed with ${status}${message ? `: ${message}` : '.'}`,
   notBegun:
-    'OpenClaw did not begin the turn: something else changed its session at the same moment, such as a message from a ' +
-    'chat channel. The model was not asked. Send it again.',
+    'OpenClaw did not begin the turn: something else changed its session at the same moment, such as a message from ' +
+    'a chat channel. The model was not asked. Send it again.',
   unreadable: 'The gateway of this instance sent an answer that cannot be read.',
   tooLarge: 'The gateway of this instance sent an answer that is too large.',
   cut: 'The gateway of this instance ended its answer before it was complete.',

@@ -1,54 +1,49 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { OutputFunctionCall, OutputItem, OutputMessage, OutputText, ResponseObject } from './response-schema.ts'
+import { namedExamples } from '#http/examples.ts'
+import { always, exampleResponse, noLogprobs, OutputItem, OutputText, ResponseObject } from './response-schema.ts'
 
 const sequence_number = Type.Integer({ minimum: 0, description: 'Counts from 0 without gaps.' })
+/** `ResponseOutputTextDelta` of `response.output_text.delta`. */
+const schemaName = (type: string) => type.replace(/(?:^|[._])(\w)/g, (_, first: string) => first.toUpperCase())
 const event = <const N extends string, P extends Record<string, TSchema>>(name: N, properties: P) =>
-  Type.Object({ type: Type.Literal(name), sequence_number, ...properties }, { additionalProperties: false })
+  Type.Object(
+    { type: always(name), sequence_number, ...properties },
+    { $id: `${schemaName(name)}Event`, additionalProperties: false },
+  )
 
-const output_index = Type.Integer({ minimum: 0 })
-const item_id = Type.String()
-const inPart = { item_id, output_index, content_index: Type.Integer({ minimum: 0 }) }
+const output_index = Type.Integer({ minimum: 0, description: 'The place of the item in `output`.' })
+const item_id = Type.String({ description: 'The id of the item.' })
+const content_index = Type.Integer({ minimum: 0, description: 'The place of the part in `content` of the item.' })
+const inPart = { item_id, output_index, content_index }
 const response = ResponseObject
 
-/** The schema of every event of a stream, by its type. */
+/** The schema of every event of a stream, by its type. An item and a part are added without their text. */
 export const eventSchemas = {
   'response.created': event('response.created', { response }),
   'response.queued': event('response.queued', { response }),
   'response.in_progress': event('response.in_progress', { response }),
-  'response.output_item.added': event('response.output_item.added', {
-    output_index,
-    item: Type.Union([
-      Type.Intersect([OutputMessage, Type.Object({ status: Type.Literal('in_progress'), content: Type.Tuple([]) })]),
-      Type.Intersect([
-        OutputFunctionCall,
-        Type.Object({ status: Type.Literal('in_progress'), arguments: Type.Literal('') }),
-      ]),
-    ]),
-  }),
-  'response.content_part.added': event('response.content_part.added', {
-    ...inPart,
-    part: Type.Intersect([OutputText, Type.Object({ text: Type.Literal('') })]),
-  }),
+  'response.output_item.added': event('response.output_item.added', { output_index, item: OutputItem }),
+  'response.content_part.added': event('response.content_part.added', { ...inPart, part: OutputText }),
   'response.output_text.delta': event('response.output_text.delta', {
     ...inPart,
-    delta: Type.String({ minLength: 1 }),
-    logprobs: Type.Array(Type.Unknown(), { maxItems: 0 }),
+    delta: Type.String({ minLength: 1, description: 'The next piece of the text.' }),
+    logprobs: noLogprobs,
   }),
   'response.output_text.done': event('response.output_text.done', {
     ...inPart,
-    text: Type.String({ minLength: 1 }),
-    logprobs: Type.Array(Type.Unknown(), { maxItems: 0 }),
+    text: Type.String({ minLength: 1, description: 'The whole text of the part.' }),
+    logprobs: noLogprobs,
   }),
   'response.content_part.done': event('response.content_part.done', { ...inPart, part: OutputText }),
   'response.function_call_arguments.delta': event('response.function_call_arguments.delta', {
     item_id,
     output_index,
-    delta: Type.String({ minLength: 1 }),
+    delta: Type.String({ minLength: 1, description: 'The next piece of the arguments.' }),
   }),
   'response.function_call_arguments.done': event('response.function_call_arguments.done', {
     item_id,
     output_index,
-    arguments: Type.String(),
+    arguments: Type.String({ description: 'All arguments, as JSON.' }),
   }),
   'response.output_item.done': event('response.output_item.done', { output_index, item: OutputItem }),
   'response.completed': event('response.completed', { response }),
@@ -63,6 +58,18 @@ export const ResponseStreamEvent = Type.Union(Object.values(eventSchemas), {
     'With `"stream": true`: server-sent events. Each has a line `event:` with its type and a line `data:` with this ' +
     'JSON; `sequence_number` counts from 0. The last event is always `response.completed`, `response.incomplete` or ' +
     '`response.failed`. `data: [DONE]` follows it.',
+  ...namedExamples({
+    'a piece of text': {
+      type: 'response.output_text.delta',
+      sequence_number: 4,
+      item_id: exampleResponse.output[0]?.id,
+      output_index: 0,
+      content_index: 0,
+      delta: 'README.md and',
+      logprobs: [],
+    },
+    'the end': { type: 'response.completed', sequence_number: 9, response: exampleResponse },
+  }),
 })
 
 export type StreamEvent = {

@@ -1,7 +1,7 @@
+import { type ContentPart, contentParts, type InputItem } from './input-schema.ts'
 import { invalidField } from './invalid-field.ts'
 import { type MediaSource, maxUrlParts, readFileData, readFileUrl, readImage } from './media.ts'
 import type { CheckedRequest } from './request.ts'
-import { type ContentPart, contentParts, type InputItem } from './request-schema.ts'
 import type { ResponseTool } from './response-schema.ts'
 
 type GatewayPart = { type: 'input_text'; text: string } | { type: 'input_image' | 'input_file'; source: MediaSource }

@@ -1,5 +1,5 @@
+import type { InputItem } from './input-schema.ts'
 import { invalidField } from './invalid-field.ts'
-import type { InputItem } from './request-schema.ts'
 
 /** The items and calls of an input that a session has from its earlier turns. */
 export interface KnownItems {

@@ -1,0 +1,44 @@
+import { randomBytes } from 'node:crypto'
+import type { Static } from '@sinclair/typebox'
+import { checkSettings } from '#instances/agent-settings.ts'
+import type { NewInstance } from '#instances/create.ts'
+import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
+import { AppError } from '#platform/errors.ts'
+import { newId } from '#platform/ids.ts'
+import { texts } from '#platform/texts.ts'
+import type { CreateInstance } from './requests.ts'
+
+/** Builds the row of a new instance. Throws invalid for an unknown version and for overrides that are not allowed. */
+export function newInstance(
+  body: Static<typeof CreateInstance>,
+  { organizationId, sandboxDriver }: Pick<NewInstance, 'organizationId' | 'sandboxDriver'>,
+): NewInstance {
+  const openclawVersion = body.openclaw_version ?? defaultRelease
+  if (!knownReleases().includes(openclawVersion)) {
+    throw new AppError('unknown_release', texts.unknownVersion(openclawVersion, knownReleases()), {
+      param: 'openclaw_version',
+    })
+  }
+  const modelProvider = body.model_provider ?? 'anthropic'
+  const settings = {
+    model: body.model ?? null,
+    instructions: body.instructions ?? null,
+    openclawConfig: body.openclaw_config ?? null,
+  }
+  checkSettings(settings, openclawVersion, modelProvider)
+  if (body.if_exists !== undefined && typeof body.external_id !== 'string') {
+    throw new AppError('if_exists_without_external_id', texts.ifExistsAlone, { param: 'if_exists' })
+  }
+  return {
+    id: newId(),
+    organizationId,
+    name: body.name,
+    externalId: body.external_id ?? null,
+    metadata: body.metadata ?? {},
+    modelProvider,
+    sandboxDriver,
+    openclawVersion,
+    ...settings,
+    gatewayToken: randomBytes(32).toString('hex'),
+  }
+}
