@@ -46,7 +46,7 @@ test('the example compiles against types that are generated from the document, a
   expect(stderr).toBe('')
   expect(stdout.trimEnd().split('\n')).toEqual([
     'example is running',
-    expect.stringContaining('Good morning'),
+    expect.stringContaining('Hello'),
     expect.stringContaining('Hello'),
     '1 in the list',
     'instance.running instance.create',

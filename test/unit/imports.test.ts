@@ -15,7 +15,7 @@ function folders(path: string): string[] {
 }
 
 /**
- * What may be imported: each noun of the API by itself, `sandbox/driver.ts` apart from the drivers, every other storey
+ * What may be imported: each noun of the API by itself, `sandbox/driver.ts` apart from the drivers, every other layer
  * whole.
  */
 const targets = [
@@ -26,13 +26,13 @@ const targets = [
   'sandbox/driver.ts',
 ]
 
-/** The rows of the table in docs/architecture.md: what a storey is, and what it may know. */
+/** The rows of the table in docs/architecture.md: what a layer is, and what it may know. */
 function documentedRules(): Map<string, string[]> {
   const text = readFileSync(join(root, 'docs/architecture.md'), 'utf8')
   const rows = [...text.matchAll(/^\| `([a-z./-]+)` \|[^|]*\|(.*)\|$/gm)]
   return new Map(
-    rows.map(([, storey = '', known = '']) => [
-      storey.replace(/\/$/, ''),
+    rows.map(([, layer = '', known = '']) => [
+      layer.replace(/\/$/, ''),
       [...known.matchAll(/`([^`]+)`/g)].map(([, name = '']) => name.replace(/\/$/, '')),
     ]),
   )
@@ -43,24 +43,24 @@ const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8'
   path.endsWith('.ts'),
 )
 
-/** The storey of a file, or its noun below `api/`. */
-function storeyOf(file: string): string {
+/** The layer of a file, or its noun below `api/`. */
+function layerOf(file: string): string {
   const [first = '', second = ''] = file.split('/')
   return first === 'api' ? `api/${second}` : first
 }
 
-/** The imports that the table allows a storey. */
-function knownTo(storey: string): string[] {
-  const own = storey.endsWith('.ts') ? [] : [storey]
-  const noun = /^api\//.test(storey) ? (rules.get('api') ?? []) : []
-  const known = [...own, ...noun, ...(rules.get(storey) ?? [])]
+/** The imports that the table allows a layer. */
+function knownTo(layer: string): string[] {
+  const own = layer.endsWith('.ts') ? [] : [layer]
+  const noun = /^api\//.test(layer) ? (rules.get('api') ?? []) : []
+  const known = [...own, ...noun, ...(rules.get(layer) ?? [])]
   return known.flatMap((name) => (name === 'api' ? nouns.map((one) => `api/${one}`) : [name]))
 }
 
-const isKnown = (storey: string, target: string) =>
-  knownTo(storey).some((known) => known === target || target.startsWith(`${known}/`))
+const isKnown = (layer: string, target: string) =>
+  knownTo(layer).some((known) => known === target || target.startsWith(`${known}/`))
 
-const planted = (storey: string, forms: 'one form' | 'every form') =>
+const planted = (layer: string, forms: 'one form' | 'every form') =>
   targets.flatMap((target) => {
     const path = `#${target.endsWith('.ts') ? target : `${target}/planted.ts`}`
     const statements = [
@@ -73,7 +73,7 @@ const planted = (storey: string, forms: 'one form' | 'every form') =>
           ]
         : []),
     ]
-    return statements.map((statement) => ({ target, statement, isAllowed: isKnown(storey, target) }))
+    return statements.map((statement) => ({ target, statement, isAllowed: isKnown(layer, target) }))
   })
 
 interface Report {
@@ -100,10 +100,10 @@ async function refused(): Promise<string[]> {
   return diagnostics.map(({ location }) => `${location.path}:${location.start.line}`)
 }
 
-describe('the linter keeps each storey to what docs/architecture.md lets it know', () => {
-  test('the table names every storey', () => {
-    const storeys = ['main.ts', 'app.ts', ...folders('src')].filter((name) => name !== 'main.ts')
-    expect(storeys.filter((storey) => !rules.has(storey))).toEqual([])
+describe('the linter keeps each layer to what docs/architecture.md lets it know', () => {
+  test('the table names every layer', () => {
+    const layers = ['main.ts', 'app.ts', ...folders('src')].filter((name) => name !== 'main.ts')
+    expect(layers.filter((layer) => !rules.has(layer))).toEqual([])
   })
 
   test('a forbidden import is refused in every file, in every form, and an allowed one passes', {
@@ -112,9 +112,9 @@ describe('the linter keeps each storey to what docs/architecture.md lets it know
     const expected: string[] = []
     const seen = new Set<string>()
     for (const file of files) {
-      const storey = storeyOf(file)
-      const imports = planted(storey, seen.has(storey) ? 'one form' : 'every form')
-      seen.add(storey)
+      const layer = layerOf(file)
+      const imports = planted(layer, seen.has(layer) ? 'one form' : 'every form')
+      seen.add(layer)
       const upwards = ["import '../planted.ts'", "import './../planted.ts'"].map((statement) => ({
         statement,
         isAllowed: false,

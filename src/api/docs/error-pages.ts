@@ -10,8 +10,8 @@ const example = JSON.stringify(errorBody(errorExamples.limit_reached, exampleCon
 
 const intro = `Every failure has the same body: \`detail\` is the message for people, and \`error\` is for programs.
 Compare with \`error.code\`: a code keeps its meaning, and texts may change. The list may grow: treat a code that you do
-not know as its status. \`error.param\` names the field at fault, if it is one. \`error.doc_url\` links to the code on this
-page. Name \`error.request_id\` when you ask for help.`
+not know as its status. \`error.param\` names the field at fault, if it is one. \`error.doc_url\` links to the code on
+this page. Name \`error.request_id\` when you ask for help.`
 
 /** docs/errors.md: one anchor an error code. */
 export const errorsMarkdown = (): string => `# Error codes
@@ -45,16 +45,25 @@ const style = `
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
 code, h2, pre { font-family: ui-monospace, monospace; }
 code { font-size: 0.9em; }
-pre { font-size: 0.9em; overflow-x: auto; }
-h2 { font-size: 1.1rem; margin: 2rem 0 0.25rem; }
+pre { font-size: 0.9em; overflow-x: auto; padding: 1rem; border: 1px solid #8886; border-radius: 0.4rem; }
+h2 { font-size: 1.1rem; margin: 0 0 0.5rem; overflow-wrap: anywhere; }
+h2 a { color: inherit; text-decoration: none; }
 h2 span { font-weight: normal; opacity: 0.7; }
-section:target { outline: 2px solid; outline-offset: 0.5rem; }
-dl { margin: 0; display: grid; grid-template-columns: minmax(6rem, 11rem) minmax(0, 1fr); gap: 0.25rem 1rem; }
+section { padding: 1rem; border-top: 1px solid #8886; }
+section:target { background: #fc04; }
+dl { margin: 0; display: grid; grid-template-columns: 6rem minmax(0, 1fr); gap: 0.25rem 1rem; }
 dt { opacity: 0.7; }
 dd { margin: 0; overflow-wrap: anywhere; }
-nav { columns: 22rem; }
-nav a { display: block; font-family: ui-monospace, monospace; }
+nav { font-size: 0.9em; margin-bottom: 2rem; }
+nav dl { grid-template-columns: 2.5rem minmax(0, 1fr); }
+nav a { display: inline-block; margin-right: 1rem; font-family: ui-monospace, monospace; }
 `
+
+const statuses = [...new Set(codes.map(({ status }) => status))]
+const linksTo = (status: number): string => {
+  const own = codes.filter((one) => one.status === status)
+  return `<dt>${status}</dt><dd>${own.map(({ code }) => `<a href="#${code}">${code}</a>`).join('\n')}</dd>`
+}
 
 /** The page at /docs/errors: one anchor an error code. It needs nothing from another host. */
 export const errorsPage = (): string => `<!doctype html>
@@ -69,15 +78,17 @@ export const errorsPage = (): string => `<!doctype html>
 <h1>Error codes</h1>
 <p>${html(intro)} The rest of the API is in the <a href="./">reference</a>.</p>
 <pre>${html(example)}</pre>
-<nav>${codes.map(({ code }) => `<a href="#${code}">${code}</a>`).join('\n')}</nav>
+<nav><dl>
+${statuses.map(linksTo).join('\n')}
+</dl></nav>
 ${codes
   .map(
     ({ code, status, type, meaning, remedy, repeat }) => `<section id="${code}">
-<h2>${code} <span>${status}, ${type}</span></h2>
+<h2><a href="#${code}">${code}</a> <span>${status}, ${type}</span></h2>
 <dl>
 <dt>Meaning</dt><dd>${html(meaning)}</dd>
 <dt>What to do</dt><dd>${html(remedy)}</dd>
-<dt>Repeat the request</dt><dd>${html(repeat)}</dd>
+<dt>Repeat</dt><dd>${html(repeat)}</dd>
 </dl>
 </section>`,
   )

@@ -84,7 +84,12 @@ begun.
 ## Lists
 
 Lists are JSON arrays. With \`limit\` they come in pages: follow the \`Link\` header with \`rel="next"\`, or send
-the \`X-Next-Cursor\` header as \`cursor\`, until the answer has none.`,
+the \`X-Next-Cursor\` header as \`cursor\`, until the answer has none.
+
+## Changes
+
+Within \`/v1\`, new calls, fields, optional parameters and values of an enum may come at any time: ignore those that you
+do not know. What is there keeps its name and its meaning.`,
   },
   servers: [{ url: '/', description: 'The server of this document.' }],
   tags: sections.map(({ name, title, description }) => ({ name, 'x-displayName': title, description })),

@@ -38,7 +38,7 @@ export const OutputText = Type.Object(
   { $id: 'OutputText', ...exact, description: 'A text of the agent.' },
 )
 
-export const OutputMessage = Type.Object(
+const OutputMessage = Type.Object(
   {
     type: always('message'),
     id: ItemId,
@@ -55,7 +55,7 @@ export const OutputMessage = Type.Object(
   { $id: 'OutputMessage', ...exact, description: 'What the agent says.' },
 )
 
-export const OutputFunctionCall = Type.Object(
+const OutputFunctionCall = Type.Object(
   {
     type: always('function_call'),
     id: ItemId,
