@@ -49,8 +49,9 @@ export const examplesOf = ({ example, examples = {} }: Media): unknown[] =>
 
 const uuid = /^[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}$/
 const day = /^\d{4}-\d\d-\d\d$/
+const uri = /^[a-z][a-z\d+.-]*:[\x21-\x7e]+$/
 const dateTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
-export const formats = { uuid, date: day, 'date-time': dateTime, uri: URL.canParse, binary: true } as const
+export const formats = { uuid, date: day, 'date-time': dateTime, uri, binary: true } as const
 
 /** Returns the faults of a value against a schema of the document; none when it fits. */
 export function checkerOf(document: ApiDocument): (schema: Schema, value: unknown) => unknown[] {

@@ -44,13 +44,12 @@ server-sent events. An OpenAI client works with the base URL \`$URL/v1/instances
 
 ## Statuses of an instance
 
-| \`status\` | Means | What changes it |
-|---|---|---|
-| \`provisioning\` | A worker prepares the agent. \`step\` says what it does. | it becomes \`running\` or \`error\` by itself; delete |
-| \`running\` | The agent takes messages. | stop, restart, delete |
-| \`stopped\` | It was stopped. Its files and its memory are kept. | start, delete |
-| \`error\` | It could not be started. \`error_message\` has the reason. | start, which tries again; delete |
-| \`terminated\` | It was deleted, with everything in it. | nothing |
+- \`provisioning\`: a worker prepares the agent; \`step\` says what it does. Then it is \`running\` or \`error\`.
+- \`running\`: the agent takes messages. You can stop or restart it.
+- \`stopped\`: you stopped it. Its files and its memory are kept. You can start it.
+- \`error\`: it could not be started; \`error_message\` has the reason. A start tries again.
+- \`terminated\`: you deleted it, with everything in it. Nothing leads out of that. You can delete an instance in any
+  other status.
 
 ## Keys
 

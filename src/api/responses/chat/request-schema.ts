@@ -184,7 +184,7 @@ export const CreateChatCompletion = Type.Object(
             role: 'user',
             content: [
               { type: 'text', text: 'What is in this picture?' },
-              { type: 'image_url', image_url: { url: 'data:image/png;base64,iVBORw0KGgo…' } },
+              { type: 'image_url', image_url: { url: 'https://example.com/picture.png' } },
             ],
           },
         ],

@@ -164,7 +164,7 @@ export const CreateResponse = Type.Object(
             role: 'user',
             content: [
               { type: 'input_text', text: 'What is in this picture?' },
-              { type: 'input_image', image_url: 'data:image/png;base64,iVBORw0KGgo…' },
+              { type: 'input_image', image_url: 'https://example.com/picture.png' },
             ],
           },
         ],
