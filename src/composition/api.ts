@@ -15,6 +15,8 @@ import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
+/** Anybody may ask, as often as they like. */
+const readinessLastsMs = 500
 /** How long open requests may take to end before their connections are closed. */
 const openRequestsMs = 5000
 
@@ -63,7 +65,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     askGateway: createAskGateway(gateways.find),
     forgetGateway: gateways.forget,
     declareModel: createDeclareModel({ ...parts, ...settings }, gateways.forget),
-    readiness: () => readiness(db, queue),
+    readiness: sharedFor(readinessLastsMs, () => readiness(db, queue)),
   }
   const app = await buildApp(deps)
   return {
@@ -91,6 +93,18 @@ export async function openApi({ config, drain }: Startup, parts: ApiParts): Prom
     throw explainListening(error, { host, port, hostVariable: 'HOST', portVariable: 'PORT' })
   })
   return (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
+}
+
+/** Returns a function that asks at most once at a time and in so many ms: all who ask meanwhile get the same answer. */
+function sharedFor<T>(ms: number, ask: () => Promise<T>): () => Promise<T> {
+  let asked: Promise<T> | null = null
+  const forget = () => {
+    asked = null
+  }
+  return () => {
+    asked ??= ask().finally(() => setTimeout(forget, ms).unref())
+    return asked
+  }
 }
 
 async function readiness(db: Db, queue: ApiParts['queue']) {

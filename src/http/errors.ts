@@ -72,6 +72,8 @@ export function failureOf(thrown: FastifyError | AppError, hasBody: boolean): Fa
 export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
   const bodyFor = (failure: Failure, { id }: FastifyRequest) =>
     errorBody(failure, { requestId: id, publicUrl: publicUrl() })
+  // The default puts all faults into one text, which nobody reads: the answer is made of `validation`.
+  app.setSchemaErrorFormatter(() => new Error('the request does not fit its schema'))
   app.addHook('onRequest', (request, reply, done) => {
     reply.headers({ 'x-request-id': request.id, ...safeHeaders })
     // With `requireHostHeader: false` this check is ours: Node would answer without a body.

@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { Ajv, type Options } from 'ajv'
+import { Ajv, type ErrorObject, type Options, type ValidateFunction } from 'ajv'
 import fastJson from 'fast-json-stringify'
 import type { FastifyInstance, FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 
@@ -60,21 +60,69 @@ export function useStrictQueries(app: FastifyInstance): void {
 /** Formats that only tell clients what a text is: the code that reads it says better what is wrong with it. */
 const documentedFormats = { uuid: true, 'date-time': true, date: true, uri: true, binary: true } as const
 
-/** An Ajv that reports every fault, with its schema and value, and knows `x-rule`. It changes no value. */
+/** An Ajv whose faults have their schema and value, and that knows `x-rule`. It converts no value. */
 export function createAjv(options: Options): Ajv {
-  const ajv = new Ajv({ allErrors: true, verbose: true, allowUnionTypes: true, formats: documentedFormats, ...options })
+  const ajv = new Ajv({ verbose: true, allowUnionTypes: true, formats: documentedFormats, ...options })
   return ajv.addVocabulary(['x-rule', 'x-closed', 'x-examples'])
 }
 
-const bodies = createAjv({ useDefaults: true })
+/** What a body may weigh of which every fault is reported: a value weighs 1, and a text 1 more for 64 characters. */
+const maxExplainedWeight = 1000
+
+/** Whether a value weighs no more than `maxExplainedWeight`. It looks at no more than that. */
+function isExplained(value: unknown): boolean {
+  let left = maxExplainedWeight
+  const weigh = (part: unknown): void => {
+    left -= typeof part === 'string' ? 1 + part.length / 64 : 1
+    if (typeof part !== 'object' || part === null) return
+    for (const name in part) {
+      if (left < 0) return
+      weigh((part as Record<string, unknown>)[name])
+    }
+  }
+  weigh(value)
+  return left >= 0
+}
+
+/** A compiled schema of a body. After a value that does not fit, `errors` has its faults. */
+export interface BodyValidator {
+  (body: unknown): boolean
+  errors: ErrorObject[] | null
+}
+
+/**
+ * Returns a compiler of schemas for bodies: no value is converted. It reports every fault of a small body, and the
+ * first one of a large body, which may have as many faults as values.
+ */
+export function createBodyCompiler(options: Options): (schema: object) => BodyValidator {
+  const first = createAjv(options)
+  const all = createAjv({ ...options, allErrors: true })
+  return (schema) => {
+    const fits = first.compile(schema)
+    let explain: ValidateFunction | undefined
+    const validate: BodyValidator = (body) => {
+      if (fits(body)) return true
+      validate.errors = fits.errors ?? null
+      if (!isExplained(body)) return false
+      explain ??= all.compile(schema)
+      if (explain(body)) return true
+      validate.errors = explain.errors ?? null
+      return false
+    }
+    validate.errors = null
+    return validate
+  }
+}
+
+const compileBody = createBodyCompiler({ useDefaults: true })
 // Parameters and headers are text. A number that is too large becomes Infinity, which strictNumbers would let past the
 // limits.
 // A parameter of several values that is sent once is a text, too: 'array' makes a list of it.
-const others = createAjv({ useDefaults: true, coerceTypes: 'array', strictNumbers: false })
+const others = createAjv({ useDefaults: true, coerceTypes: 'array', strictNumbers: false, allErrors: true })
 
 /** Validates a body strictly: no value is coerced, and unknown fields are refused. */
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>
-  (httpPart === 'body' ? bodies : others).compile(schema)
+  httpPart === 'body' ? compileBody(schema) : others.compile(schema)
 
 /** Compiles each schema once for all routes: most have their errors in common. */
 export function sharedSerializers(): FastifySerializerCompiler<TSchema> {

@@ -56,6 +56,10 @@ export const texts = {
   sandboxesUnavailable: 'The platform that runs the sandboxes is not available right now. Try again.',
   databaseDown: 'The database is not available right now. Try again.',
   tooDeep: (levels: number) => `The body nests lists and objects deeper than ${levels} levels. Send a flatter body.`,
+  tooManyValues: (values: number) =>
+    `The body has more than ${values.toLocaleString('en')} values: texts, numbers, lists and objects. ` +
+    'Send fewer, or fewer in one request.',
+  tooManyLargeBodies: 'This server reads too many large bodies right now. Send it again in a moment.',
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body has half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',
   unknownKey: 'Unknown, revoked or expired API key.',

@@ -122,15 +122,14 @@ describe('a request that does not fit its schema says what is wrong and what is 
     expect(read(answer.body.detail)).toEqual(faults)
   })
 
-  test('lists at most 20 faults of thousands, and stays quick', async () => {
-    const content = Array.from({ length: 20_000 }, () => ({ type: 'input_image', detail: 'none' }))
-    const input = Array.from({ length: 20_000 }, () => ({ role: 'user', content: 5 }))
-    const startedAt = performance.now()
-    const body = { model: 'openclaw', input: [{ role: 'user', content }, ...input] }
+  test.each([
+    ['at most 20 faults of a small body', 50, 20],
+    ['the first fault of a large body', 40_000, 1],
+  ])('lists %s', async (_what, faults, listed) => {
+    const body = { model: 'openclaw', input: Array(faults).fill(1) }
     const answer = await chowder.call('POST', `${agent}/responses`, { key, body })
     expect(answer).toMatchObject({ status: 422, body: { detail: expect.any(Array) } })
-    expect(answer.body.detail).toHaveLength(20)
-    expect(performance.now() - startedAt).toBeLessThan(5000)
+    expect(answer.body.detail).toHaveLength(listed)
   })
 })
 

@@ -261,3 +261,22 @@ function* textsIn(part: Schema, value: unknown, key = ''): Generator<{ key: stri
     for (const [name, own] of Object.entries(value)) yield* textsIn(properties[name] ?? {}, own, name)
   }
 }
+
+test('A15: every list in a request has a length that it may have at most', () => {
+  const unbounded: string[] = []
+  const visit = (value: unknown, path: string): void => {
+    const schema = resolve(document, value as Schema) as Record<string, unknown>
+    if ([schema.type].flat().includes('array') && schema.maxItems === undefined) unbounded.push(path)
+    for (const union of [schema.anyOf, schema.oneOf])
+      for (const one of (union as Schema[] | undefined) ?? []) visit(one, path)
+    for (const [name, one] of Object.entries(schema.properties ?? {})) visit(one, `${path}.${name}`)
+    for (const one of [schema.items, schema.additionalProperties]) {
+      if (typeof one === 'object' && one !== null) visit(one, `${path}[]`)
+    }
+  }
+  for (const { name, operation } of operations) {
+    for (const { name: parameter, schema } of operation.parameters ?? []) visit(schema, `${name}?${parameter}`)
+    for (const { schema } of Object.values(operation.requestBody?.content ?? {})) visit(schema, name)
+  }
+  expect(unbounded).toEqual([])
+})

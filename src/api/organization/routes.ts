@@ -33,6 +33,9 @@ export interface OrganizationDeps {
   baseUrls: BaseUrls
 }
 
+/** Of a call that anybody may make. */
+const maxSignupBytes = 64 * 1024
+
 interface RouteDeps extends OrganizationDeps {
   countKeyTest: CountRequest
 }
@@ -45,6 +48,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     '/v1/organization/signup',
     {
       config: { access: 'public', isSignup: true, event: 'organization.create' },
+      bodyLimit: maxSignupBytes,
       schema: {
         operationId: 'signUp',
         summary: 'Sign up',

@@ -1,8 +1,8 @@
 import type { FastifySchemaCompiler } from 'fastify'
-import { createAjv, strictBodies } from '#http/validation.ts'
+import { type BodyValidator, createBodyCompiler, strictBodies } from '#http/validation.ts'
 import { isObject } from '#openclaw/json.ts'
 
-const bodies = createAjv({ discriminator: true })
+const compileBody = createBodyCompiler({ discriminator: true })
 
 /** The `$id`s are for the OpenAPI document. Ajv refuses a schema that has the same one in two places. */
 const withoutIds = (schema: object): object =>
@@ -17,18 +17,21 @@ function addType(item: unknown): void {
 }
 
 /**
- * Compiles schemas as `strictBodies` does, but for bodies whose items are selected by their `type`: validation reports
- * the faults of the selected shape only. It adds types that clients left out to the body.
+ * Compiles a schema of a body whose items are selected by their `type`: validation reports the faults of the selected
+ * shape only. It adds types that clients left out to the body.
  */
-export const taggedBodies: FastifySchemaCompiler<object> = (route) => {
-  if (route.httpPart !== 'body') return strictBodies(route as Parameters<typeof strictBodies>[0])
-  const validate = bodies.compile(withoutIds(route.schema))
-  const validateTyped = (body: unknown) => {
+export function compileTagged(schema: object): BodyValidator {
+  const validate = compileBody(withoutIds(schema))
+  const validateTyped: BodyValidator = (body) => {
     if (isObject(body) && Array.isArray(body.input)) body.input.forEach(addType)
     const isValid = validate(body)
-    validateTyped.errors = validate.errors ?? null
+    validateTyped.errors = validate.errors
     return isValid
   }
-  validateTyped.errors = null as ((typeof validate)['errors'] & {}) | null
+  validateTyped.errors = null
   return validateTyped
 }
+
+/** Compiles as `strictBodies` does, and bodies with `compileTagged`. */
+export const taggedBodies: FastifySchemaCompiler<object> = (route) =>
+  route.httpPart === 'body' ? compileTagged(route.schema) : strictBodies(route as Parameters<typeof strictBodies>[0])

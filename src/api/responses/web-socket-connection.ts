@@ -154,7 +154,7 @@ export class WebSocketConnection {
       await countTurn?.(this.#request, replyWithoutHeaders)
       turn.signal.throwIfAborted()
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
-      const body = readFrame(data.toString('utf8'))
+      const body = await readFrame(data)
       const { events } = await runResponse({ turns, store, lines }, turn, {
         gateway: await findGateway(organizationId, this.#instanceId),
         session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },

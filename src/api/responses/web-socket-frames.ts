@@ -1,33 +1,30 @@
-import type { FastifyError, FastifyInstance, FastifySchemaValidationError } from 'fastify'
+import type { FastifyError, FastifySchemaValidationError } from 'fastify'
 import { type ErrorContext, errorObject } from '#http/error-body.ts'
 import { failureOf } from '#http/errors.ts'
-import { jsonParser } from '#http/json-body.ts'
+import { bodyBounds } from '#http/json-body.ts'
 import { faultsMessage, paramOf, validationFaults } from '#http/validation-faults.ts'
 import { isObject } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
+import { parseJsonBytes } from '#platform/json/thread.ts'
 import { errorTexts } from './format/error-texts.ts'
 import { invalidField } from './format/invalid-field.ts'
 import { CreateResponse } from './format/request-schema.ts'
-import { taggedBodies } from './validation.ts'
+import { compileTagged } from './validation.ts'
 
 /** Reads a text frame as a request. Throws AppError invalid or unprocessable. */
-export type ReadFrame = (text: string) => CreateResponse
+export type ReadFrame = (bytes: Buffer) => Promise<CreateResponse>
 
-export function createFrameReader(app: FastifyInstance): ReadFrame {
-  const parse = jsonParser(app)
-  const validate = taggedBodies({ schema: CreateResponse, method: 'GET', url: '', httpPart: 'body' }) as {
-    (body: unknown): boolean
-    errors: FastifySchemaValidationError[] | null
-  }
-  return (text) => {
-    const frame = parse(text)
+export function createFrameReader(): ReadFrame {
+  const validate = compileTagged(CreateResponse)
+  return async (bytes) => {
+    const frame = await parseJsonBytes(bytes, bodyBounds)
     if (!isObject(frame) || frame.type !== 'response.create')
       throw invalidField('type', errorTexts.onlyCreate, 'invalid_frame')
     const { type: _type, stream: _stream, stream_options: _options, stream_id, generate, ...body } = frame
     if (stream_id != null) throw invalidField('stream_id', errorTexts.noStreamId, 'unsupported_value')
     if (generate != null && generate !== true) throw invalidField('generate', errorTexts.noWarmUp, 'unsupported_value')
     if (!validate(body)) {
-      const faults = validationFaults({ validation: validate.errors ?? [] }, true)
+      const faults = validationFaults({ validation: (validate.errors ?? []) as FastifySchemaValidationError[] }, true)
       throw new AppError('validation_failed', faultsMessage(faults), { param: paramOf(faults) })
     }
     return body as CreateResponse

@@ -39,7 +39,7 @@ type WebSocketDeps = Omit<ConnectionDeps, 'readFrame'> & { findSummary: FindSumm
  * is a frame. When the server closes, end its turns before: connections close once their turn has ended.
  */
 export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (app, { findSummary, ...deps }) => {
-  const connectionDeps: ConnectionDeps = { ...deps, readFrame: createFrameReader(app) }
+  const connectionDeps: ConnectionDeps = { ...deps, readFrame: createFrameReader() }
   const connections = new Set<WebSocketConnection>()
   const shuttingDown = new AppError('shutting_down', errorTexts.shuttingDown)
   let isClosing = false

@@ -23,6 +23,10 @@ export const requestCodes = {
       meaning: 'The body is JSON that is not accepted: it is nested too deeply, or a text in it is not Unicode.',
       remedy: '`detail` says which of them. Send a flatter body, or whole characters in UTF-8.',
     },
+    too_many_values: {
+      meaning: 'The body has more values than any call needs: texts, numbers, lists and objects together.',
+      remedy: '`detail` names the limit. Send fewer values, such as the latest part of a long conversation.',
+    },
     unknown_cursor: {
       meaning: '`cursor` is not of this list.',
       remedy:
@@ -104,9 +108,13 @@ export const requestCodes = {
       meaning: 'The request is larger than this call accepts.',
       remedy: 'Send less. `detail` names the limit.',
     },
+    instructions_too_large: {
+      meaning: '`instructions` and `tools` of a turn are too long together: every response repeats them.',
+      remedy: 'Send long texts in `input`. `detail` names the limit.',
+    },
     body_too_large: {
       meaning: 'The body of the request is larger than this call accepts.',
-      remedy: 'Send up to 1 MiB, to an agent up to 20 MiB. A large file goes to `…/files/upload`.',
+      remedy: 'Send up to 1 MiB, to an agent up to 20 MiB, to sign up 64 KiB. A large file goes to `…/files/upload`.',
     },
   }),
   ...codesOf('unsupported_media', {

@@ -27,6 +27,10 @@ export const serverCodes = {
       meaning: 'The database of this server is not available right now.',
       remedy: 'Wait. If it lasts, ask the operator of this server.',
     },
+    overloaded: {
+      meaning: 'This server reads too many large bodies right now.',
+      remedy: 'Wait a moment, and send fewer of them at once.',
+    },
     sandboxes_unavailable: {
       meaning: 'The platform that runs the agents, such as Docker, is not available right now, or is overloaded.',
       remedy: 'Wait. If it lasts, ask the operator of this server.',

@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { FunctionName, OptionalOrNull } from '#api/responses/format/input-schema.ts'
+import { FunctionName, maxItems, maxParts, maxTools, OptionalOrNull } from '#api/responses/format/input-schema.ts'
 import {
   AllowedMode,
   FunctionDescription,
@@ -62,11 +62,15 @@ const ChatMessage = Type.Object({
     'Who wrote it. `system` and `developer` become part of the system prompt; `tool` is the result of a call.',
   ),
   content: OptionalOrNull(
-    Type.Union([Type.String(), Type.Array(Part)], { description: 'A text, or a list of parts.' }),
+    Type.Union([Type.String(), Type.Array(Part, { maxItems: maxParts })], {
+      description: 'A text, or a list of parts.',
+    }),
   ),
   name: OptionalOrNull(Type.String({ description: 'No effect.' })),
   refusal: OptionalOrNull(Type.String({ description: 'Text by which a model refused earlier.' })),
-  tool_calls: OptionalOrNull(Type.Array(ToolCall, { description: 'The calls of an earlier answer.' })),
+  tool_calls: OptionalOrNull(
+    Type.Array(ToolCall, { maxItems: maxParts, description: 'The calls of an earlier answer.' }),
+  ),
   tool_call_id: Type.Optional(
     Type.String({ minLength: 1, maxLength: 64, description: 'Of a `tool`: the id of the call that it answers.' }),
   ),
@@ -105,7 +109,7 @@ const ChatToolChoice = Type.Object({
               type: Type.String({ description: '`function`.' }),
               function: Type.Optional(ChosenFunction),
             }),
-            { description: 'The allowed tools.' },
+            { maxItems: maxTools, description: 'The allowed tools.' },
           ),
         ),
       },
@@ -129,6 +133,7 @@ export const CreateChatCompletion = Type.Object(
     }),
     messages: Type.Array(ChatMessage, {
       minItems: 1,
+      maxItems,
       description: 'The whole conversation: the agent remembers no earlier call.',
     }),
     ...sharedFields,
@@ -142,7 +147,7 @@ export const CreateChatCompletion = Type.Object(
       ),
     ),
     tools: OptionalOrNull(
-      Type.Array(ChatTool, { maxItems: 128, description: 'Functions of yours that the model may call.' }),
+      Type.Array(ChatTool, { maxItems: maxTools, description: 'Functions of yours that the model may call.' }),
     ),
     tool_choice: OptionalOrNull(
       Type.Union([OneOf(['none', 'auto', 'required']), ChatToolChoice], { description: toolChoiceDescription }),
@@ -153,10 +158,14 @@ export const CreateChatCompletion = Type.Object(
       Type.Object({ type: Type.String({ description: 'Only `text`.' }) }, { description: 'The format of the answer.' }),
     ),
     n: OptionalOrNull(Type.Integer({ minimum: 1, description: onlyNeutral('1') })),
-    stop: OptionalOrNull(Type.Union([Type.String(), Type.Array(Type.String())], { description: 'Refused.' })),
+    stop: OptionalOrNull(
+      Type.Union([Type.String(), Type.Array(Type.String(), { maxItems: maxParts })], { description: 'Refused.' }),
+    ),
     logprobs: OptionalOrNull(Type.Boolean({ description: onlyNeutral('false') })),
     logit_bias: OptionalOrNull(Type.Record(Type.String(), Type.Number(), { description: 'Refused.' })),
-    modalities: OptionalOrNull(Type.Array(Type.String(), { description: onlyNeutral('`["text"]`') })),
+    modalities: OptionalOrNull(
+      Type.Array(Type.String(), { maxItems: maxParts, description: onlyNeutral('`["text"]`') }),
+    ),
     audio: Refused,
     functions: Refused,
     function_call: Refused,

@@ -65,6 +65,9 @@ export const errorTexts = {
   onlyCreate: 'must be "response.create".',
   noStreamId: 'the turns of a connection run one after the other. Open another connection.',
   noWarmUp: 'must be true: an agent cannot be prepared without a turn.',
+  longEcho: (characters: number) =>
+    `instructions and tools together may have ${characters.toLocaleString('en')} characters: the response repeats ` +
+    'them. Send long texts in input.',
   tooManyWaiting: 'Too many turns wait on this connection. Wait until the running turn has ended.',
   connectionTooOld: 'A connection lasts 60 minutes. Open another one and continue with previous_response_id.',
   lost: 'The turn was lost because the server that ran it ended.',

@@ -1,6 +1,12 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { Nullable, OneOf, textRule, Uri } from '#http/validation.ts'
 
+/** More than the conversation of a client has that repeats it all. */
+export const maxItems = 2000
+/** Of the parts of one message, and of the small lists of a request. */
+export const maxParts = 256
+export const maxTools = 128
+
 /** A field that a request may leave out, or send as null, which means the same. */
 export const OptionalOrNull = <S extends TSchema>(schema: S) =>
   Type.Optional(
@@ -85,7 +91,9 @@ const MessageItem = Type.Object(
       ['user', 'assistant', 'system', 'developer'],
       'Who wrote it. `system` and `developer` become part of the system prompt of the model.',
     ),
-    content: Type.Union([Type.String(), Type.Array(ContentPart)], { description: 'A text, or a list of parts.' }),
+    content: Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: maxParts })], {
+      description: 'A text, or a list of parts.',
+    }),
     phase: OptionalOrNull(OneOf(['commentary', 'final_answer'], 'No effect.')),
     status,
   },
@@ -107,7 +115,7 @@ const FunctionCallOutputItem = Type.Object(
     type: kind('function_call_output'),
     id,
     call_id: callId,
-    output: Type.Union([Type.String(), Type.Array(ContentPart)], {
+    output: Type.Union([Type.String(), Type.Array(ContentPart, { maxItems: maxParts })], {
       description: 'The result of your function: a text, or a list of parts. It reaches the model as text.',
     }),
     status,

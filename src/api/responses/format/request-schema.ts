@@ -3,7 +3,7 @@ import { closed } from '#http/client-schema.ts'
 import { namedExamples } from '#http/examples.ts'
 import { OneOf, textRule } from '#http/validation.ts'
 import { modelPattern } from '#openclaw/model.ts'
-import { FunctionName, InputItem, OptionalOrNull } from './input-schema.ts'
+import { FunctionName, InputItem, maxItems, maxParts, maxTools, OptionalOrNull } from './input-schema.ts'
 
 /** Of the field `model`. */
 export const modelName = textRule(
@@ -45,7 +45,7 @@ const ToolChoiceParam = Type.Union(
             type: Type.String({ description: '`function`.' }),
             name: Type.Optional(Type.String({ description: 'The name of one of `tools`.' })),
           }),
-          { description: 'The allowed tools.' },
+          { maxItems: maxTools, description: 'The allowed tools.' },
         ),
       ),
     }),
@@ -99,7 +99,7 @@ export const CreateResponse = Type.Object(
       description:
         '`openclaw` for the model of the instance, or any model of its provider, as `<model>` or `<provider>/<model>`.',
     }),
-    input: Type.Union([Type.String(), Type.Array(InputItem)], {
+    input: Type.Union([Type.String(), Type.Array(InputItem, { maxItems })], {
       description: 'Your message: a text, or a list of items.',
     }),
     ...sharedFields,
@@ -110,7 +110,7 @@ export const CreateResponse = Type.Object(
     metadata: OptionalOrNull({ ...Metadata, description: 'Your own labels, which the response repeats.' }),
     store: OptionalOrNull(Type.Boolean({ description: 'Whether the response can be read later. True by default.' })),
     tools: OptionalOrNull(
-      Type.Array(ToolParam, { maxItems: 128, description: 'Functions of yours that the model may call.' }),
+      Type.Array(ToolParam, { maxItems: maxTools, description: 'Functions of yours that the model may call.' }),
     ),
     tool_choice: OptionalOrNull(ToolChoiceParam),
     max_output_tokens: OptionalOrNull(
@@ -133,7 +133,10 @@ export const CreateResponse = Type.Object(
     reasoning: OptionalOrNull(Type.Object({}, { description: 'No effect.' })),
     truncation: OptionalOrNull(OneOf(['auto', 'disabled'], 'No effect: an agent shortens its conversation by itself.')),
     include: OptionalOrNull(
-      Type.Array(Type.String(), { description: 'No effect; `message.output_text.logprobs` is refused.' }),
+      Type.Array(Type.String(), {
+        maxItems: maxParts,
+        description: 'No effect; `message.output_text.logprobs` is refused.',
+      }),
     ),
     stream_options: OptionalOrNull(
       Type.Object(

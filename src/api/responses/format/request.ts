@@ -2,11 +2,17 @@ import type { RunningGateway } from '#instances/find.ts'
 import { modelFault } from '#openclaw/check-models.ts'
 import { findModel } from '#openclaw/models.ts'
 import { bareModel } from '#openclaw/providers.ts'
+import { AppError } from '#platform/errors.ts'
+import { isLongerThan } from '#platform/json/length.ts'
+import { errorTexts } from './error-texts.ts'
 import { contentParts, type InputItem } from './input-schema.ts'
 import { invalidField, type RefusedField, refuseFields } from './invalid-field.ts'
 import { type CreateResponse, responseFields } from './request-schema.ts'
 import type { EchoedFields } from './response-schema.ts'
 import { type OfferedTools, readToolChoice, readTools } from './tools.ts'
+
+/** Of the texts that the response repeats, in every state that a stream tells. */
+const maxEchoCharacters = 1_000_000
 
 /** A request that an agent can honour. */
 export interface CheckedRequest extends OfferedTools {
@@ -32,7 +38,7 @@ const refusedFields: RefusedField<CreateResponse>[] = [
   ['context_management', () => true, 'an agent shortens its conversation by itself.'],
 ]
 
-/** Checks a request for one gateway. Throws AppError invalid that names the field that cannot be honoured. */
+/** Checks a request for one gateway. Throws AppError invalid that names the field that cannot be honoured, or too_large. */
 export function readRequest(body: CreateResponse, { provider, release, model: ownModel }: Target): CheckedRequest {
   const model = body.model === 'openclaw' ? ownModel : bareModel(body.model)
   // First of all: with a model that is shut down, no other field matters.
@@ -48,6 +54,9 @@ export function readRequest(body: CreateResponse, { provider, release, model: ow
   const abilities = findModel(release, provider, model)
   const tools = readTools(body.tools, body.parallel_tool_calls ?? true)
   const { echo: toolChoice, ...offered } = readToolChoice(body.tool_choice, tools)
+  if (isLongerThan([body.instructions, tools, toolChoice], maxEchoCharacters)) {
+    throw new AppError('instructions_too_large', errorTexts.longEcho(maxEchoCharacters))
+  }
   const items = readItems(body.input)
   if (!abilities.images) refuseImages(items, model)
   const sampling = {

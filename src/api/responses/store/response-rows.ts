@@ -3,6 +3,7 @@ import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
+import { isLongerThan } from '#platform/json/length.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { Columns } from './retried-writes.ts'
 import type { SessionRef } from './session-history.ts'
@@ -75,6 +76,8 @@ function byColumn(rows: readonly Columns[]): (string | null)[][] {
 export function createResponseRows(db: Db, vault: Vault) {
   const seal = (text: string, context: string): string | null =>
     text.length > maxContentCharacters ? null : vault.seal(text, context)
+  const sealJson = (value: unknown, context: string): string | null =>
+    isLongerThan(value, maxContentCharacters) ? null : seal(JSON.stringify(value), context)
   const itemIds = ({ output }: ResponseObject) => JSON.stringify(output.map(({ id }) => id))
   const callIds = ({ output }: ResponseObject) =>
     JSON.stringify(output.flatMap((item) => (item.type === 'function_call' ? [item.call_id] : [])))
@@ -85,8 +88,9 @@ export function createResponseRows(db: Db, vault: Vault) {
     /** The row of a response whose turn begins, or has ended already. Throws when its contents have no JSON. */
     toInsert(started: StartedResponse, ended?: EndedResponse): Columns {
       const uuid = toUuid(started.id)
-      const object = () => seal(ended?.json ?? JSON.stringify(started.response()), objectContext(uuid))
-      const input = () => seal(JSON.stringify(started.input()), inputContext(uuid))
+      const object = () =>
+        ended ? seal(ended.json, objectContext(uuid)) : sealJson(started.response(), objectContext(uuid))
+      const input = () => sealJson(started.input(), inputContext(uuid))
       return [
         uuid,
         started.organizationId,

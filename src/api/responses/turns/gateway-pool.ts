@@ -46,7 +46,7 @@ interface GatewayPool {
   post(
     endpoint: Endpoint,
     headers: Record<string, string>,
-    body: string,
+    body: string | Uint8Array,
     signal: AbortSignal,
   ): Promise<Dispatcher.ResponseData>
   close(): Promise<void>

@@ -11,6 +11,7 @@ import { readFailedTurn } from '#openclaw/failed-turn.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
+import { writeJson } from '#platform/json/thread.ts'
 import { texts } from '#platform/texts.ts'
 import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
@@ -122,7 +123,9 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
   async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AgentAnswer> {
     const { gateway, body } = request
     const askedAt = performance.now()
-    const answer = await gateways.post(gateway.endpoint, headersOf(request), JSON.stringify(body), turn.signal)
+    const json = await writeJson(body)
+    turn.signal.throwIfAborted()
+    const answer = await gateways.post(gateway.endpoint, headersOf(request), json, turn.signal)
     turn.received()
     if (answer.statusCode !== 200) {
       const failure = await readFailure(answer)

@@ -1,0 +1,49 @@
+/** What a JSON text may have at most. */
+export interface JsonBounds {
+  /** Levels of nested lists and objects. */
+  depth: number
+  /** Texts, numbers, true, false, null, lists and objects, at any level. */
+  values: number
+}
+
+const quote = 0x22
+const backslash = 0x5c
+const comma = 0x2c
+const isSpace = (code: number) => code === 0x20 || code === 0x0a || code === 0x0d || code === 0x09
+const opens = (code: number) => code === 0x5b || code === 0x7b
+const closes = (code: number) => code === 0x5d || code === 0x7d
+
+/** The index of the quote that ends the string that begins at `start`. */
+function endOfString(text: string, start: number): number {
+  for (let at = start + 1; at < text.length; at += 1) {
+    const code = text.charCodeAt(at)
+    if (code === backslash) at += 1
+    else if (code === quote) return at
+  }
+  return text.length
+}
+
+/**
+ * The bound that a JSON text exceeds; null when it exceeds none. It reads the text once and builds nothing, so that no
+ * text costs much more than its length. A text that is no JSON is counted in some way, and never throws.
+ */
+export function exceededBound(text: string, bounds: JsonBounds): keyof JsonBounds | null {
+  let depth = 0
+  let values = 1
+  let isFirst = false
+  for (let at = 0; at < text.length; at += 1) {
+    const code = text.charCodeAt(at)
+    if (isSpace(code)) continue
+    // A comma stands before every value of a list or an object but the first.
+    if (code === comma || (isFirst && !closes(code))) values += 1
+    isFirst = false
+    if (code === quote) at = endOfString(text, at)
+    else if (opens(code)) {
+      depth += 1
+      isFirst = true
+    } else if (closes(code)) depth -= 1
+    if (depth > bounds.depth) return 'depth'
+    if (values > bounds.values) return 'values'
+  }
+  return null
+}

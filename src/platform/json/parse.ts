@@ -1,0 +1,39 @@
+import { isUtf8 } from 'node:buffer'
+import { parse } from 'secure-json-parse'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+import { exceededBound, type JsonBounds } from './bounds.ts'
+import { refusedJson } from './faults.ts'
+
+/** In valid UTF-8, only an escape can stand for half of a surrogate pair. */
+const surrogateEscape = /\\u[dD][89a-fA-F]/
+
+/** Whether all text in a parsed body is Unicode: the database would replace half of a surrogate pair. */
+function isWellFormed(value: unknown): boolean {
+  if (typeof value === 'string') return value.isWellFormed()
+  if (typeof value !== 'object' || value === null) return true
+  return Object.entries(value).every(([key, part]) => key.isWellFormed() && isWellFormed(part))
+}
+
+const prototypes = { protoAction: 'error', constructorAction: 'error' } as const
+
+/**
+ * Parses JSON in UTF-8. It refuses more than the bounds before it builds any value, then `__proto__` and
+ * `constructor.prototype`, and text that is not Unicode. Throws AppError `too_many_values`, `unsupported_json`, or
+ * `invalid_json`, which says where the text is no JSON.
+ */
+export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
+  if (!isUtf8(bytes)) throw new AppError('unsupported_json', texts.notUtf8)
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8')
+  const exceeded = exceededBound(text, bounds)
+  if (exceeded === 'depth') throw new AppError('unsupported_json', texts.tooDeep(bounds.depth))
+  if (exceeded === 'values') throw new AppError('too_many_values', texts.tooManyValues(bounds.values))
+  let value: unknown
+  try {
+    value = parse(text, prototypes)
+  } catch {
+    throw refusedJson(text)
+  }
+  if (surrogateEscape.test(text) && !isWellFormed(value)) throw new AppError('unsupported_json', texts.notUnicode)
+  return value
+}
