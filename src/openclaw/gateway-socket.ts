@@ -1,11 +1,17 @@
 import { WebSocket } from 'ws'
+import { AppError } from '#platform/errors.ts'
+import { parseJson } from '#platform/json/parse.ts'
+import { largeBytes, parseJsonBytes } from '#platform/json/thread.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { GatewayRefusal, GatewayUnreachable } from './gateway-errors.ts'
+import { frameBounds, isAnswer, maxLargeFrameBytes, mayAnswerLarge, ReceivedFrames } from './gateway-frames.ts'
 import { isObject } from './json.ts'
 
-const maxPayloadBytes = 32 * 1024 * 1024
+/** What a paused socket has received already may hold some more large frames. */
+const maxParsing = 4
 
 interface Pending {
+  method: string
   resolve(payload: unknown): void
   reject(error: Error): void
 }
@@ -33,10 +39,13 @@ function refusalFrom(error: unknown): GatewayRefusal {
 const socketUrl = (endpoint: Endpoint) =>
   endpoint.kind === 'unix' ? `ws+unix://${endpoint.path}:/` : `ws://${endpoint.host}:${endpoint.port}/`
 
-/** Opens a socket that matches answers to calls by number. It ignores all events except the challenge. */
+/**
+ * Opens a socket that matches answers to calls by number. It ignores all events except the challenge, and ends when the
+ * gateway sends more than gateway-frames.ts allows.
+ */
 export function openSocket(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
   const socket = new WebSocket(socketUrl(endpoint), {
-    maxPayload: maxPayloadBytes,
+    maxPayload: maxLargeFrameBytes,
     perMessageDeflate: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
     headers: {
@@ -46,6 +55,10 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     },
   })
   const pending = new Map<string, Pending>()
+  const received = new ReceivedFrames()
+  let isChallenged = false
+  /** The large frames that are parsed in a thread; nothing more is read meanwhile. */
+  let parsing = 0
   let calls = 0
   let broken: GatewayUnreachable | undefined
   const challenged = Promise.withResolvers<void>()
@@ -65,15 +78,47 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
 
   socket.on('error', (error) => end('the connection to the gateway failed', error))
   socket.on('close', (code) => end(`the gateway closed the connection (${code})`))
-  socket.on('message', (data) => {
-    const frame = parseFrame(String(data))
-    if (frame.type === 'event' && frame.event === 'connect.challenge') challenged.resolve()
+
+  function take(frame: unknown): void {
+    if (!isObject(frame)) return
+    if (frame.type === 'event' && frame.event === 'connect.challenge') {
+      isChallenged = true
+      challenged.resolve()
+    }
     if (frame.type !== 'res') return
     const id = textOr(frame.id, '')
     const call = pending.get(id)
     pending.delete(id)
     if (frame.ok === true) call?.resolve(frame.payload)
     else call?.reject(refusalFrom(frame.error))
+  }
+
+  /** A frame that is no JSON is ignored, and its call has no answer in time. */
+  function cannotRead(error: unknown): void {
+    if (error instanceof AppError && error.code === 'invalid_json') return
+    end('the gateway sent a frame that cannot be read', error)
+  }
+
+  async function takeLarge(data: Buffer): Promise<void> {
+    parsing += 1
+    if (parsing > maxParsing) return end('the gateway sent too many large frames')
+    socket.pause()
+    await parseJsonBytes(data, frameBounds).then(take).catch(cannotRead)
+    parsing -= 1
+    if (parsing === 0) socket.resume()
+  }
+
+  socket.on('message', (data: Buffer) => {
+    if (broken) return
+    const fault = received.add(data.length, () => [...pending.values()].some(({ method }) => mayAnswerLarge(method)))
+    if (fault !== null) return end(fault)
+    if (isChallenged && !isAnswer(data)) return
+    if (data.length > largeBytes) return void takeLarge(data)
+    try {
+      take(parseJson(data, frameBounds))
+    } catch (error) {
+      cannotRead(error)
+    }
   })
   signal.addEventListener('abort', onAbort, { once: true })
 
@@ -82,7 +127,7 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     calls += 1
     const id = String(calls)
     const answer = Promise.withResolvers<unknown>()
-    pending.set(id, answer)
+    pending.set(id, { method, resolve: answer.resolve, reject: answer.reject })
     const timer = setTimeout(
       () =>
         answer.reject(new GatewayUnreachable(`the gateway did not answer ${method} in time`, { outcomeUnknown: true })),
@@ -95,13 +140,4 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     })
   }
   return { send, end, challenged: challenged.promise, closed: closed.promise }
-}
-
-function parseFrame(text: string): Record<string, unknown> {
-  try {
-    const frame: unknown = JSON.parse(text)
-    return isObject(frame) ? frame : {}
-  } catch {
-    return {}
-  }
 }

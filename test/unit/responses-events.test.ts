@@ -8,6 +8,7 @@ import { readAnswer, readStream } from '#api/responses/format/gateway-answer.ts'
 import { readRequest } from '#api/responses/format/request.ts'
 import { cancelled, type Outcome } from '#api/responses/format/response-object.ts'
 import { ResponseWriter } from '#api/responses/format/response-writer.ts'
+import { watchTurns } from '../support/longest-turn.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream, faultsOfResponse } from '../support/response-schemas.ts'
 import { delta, responseObject, sse, streamHead, wholeStream } from '../support/stub-responses-gateway.ts'
@@ -193,10 +194,17 @@ describe('a stream that cannot be read to its end', () => {
   }
 
   test('is not read for ever: not of texts, of many calls, or of large calls', async () => {
-    const large = 'x'.repeat(8 * 1024 * 1024)
+    const large = 'x'.repeat(1024 * 1024)
     expect(await endless(delta(large))).toBe(9)
     expect(await endless(called(large))).toBe(8)
     expect(await endless(called('{}'))).toBe(1001)
+  })
+
+  test('A21: is not read for ever when nothing in it counts', async () => {
+    const piece = 'x'.repeat(1024 * 1024)
+    expect(await endless(`: ${piece}\n\n`)).toBe(64)
+    expect(await endless(sse({ type: 'response.unheard', piece }))).toBe(64)
+    expect(await endless(`data: {"type":"x","values":[${'{},'.repeat(100_000)}{}]}\n\n`)).toBe(1)
   })
 
   test('is complete when only bytes after its end are broken', async () => {
@@ -222,10 +230,10 @@ describe('a stream with other content', () => {
 })
 
 describe('an answer as JSON', () => {
-  test('gives the same events as a stream', () => {
+  test('gives the same events as a stream', async () => {
     const call = { type: 'function_call', id: 'call_1', call_id: 'c1', name: 'f', arguments: '{}' }
     const { output } = responseObject()
-    const agentEvents = readAnswer(Buffer.from(JSON.stringify(responseObject({ output: [...output, call] }))))
+    const agentEvents = await readAnswer(Buffer.from(JSON.stringify(responseObject({ output: [...output, call] }))))
     expect(agentEvents).toMatchObject([
       { kind: 'text', text: 'Grüße 🦞' },
       { kind: 'call', callId: 'c1', name: 'f', arguments: '{}' },
@@ -234,16 +242,23 @@ describe('an answer as JSON', () => {
     expectWholeStream(write(agentEvents, outcomes.completed))
   })
 
-  test('is refused with more than 1,000 calls', () => {
+  test('is refused with more than 1,000 calls', async () => {
     const call = { type: 'function_call', call_id: 'c1', name: 'f', arguments: '{}' }
     const answer = (calls: number) =>
       Buffer.from(JSON.stringify(responseObject({ output: Array.from({ length: calls }, () => call) })))
-    expect(readAnswer(answer(1000))).toHaveLength(1001)
-    expect(() => readAnswer(answer(1001))).toThrow(/too large/)
+    expect(await readAnswer(answer(1000))).toHaveLength(1001)
+    await expect(readAnswer(answer(1001))).rejects.toThrow(/too large/)
   })
 
-  test.each(['<html>', '"text"', 'null', '{"id":', '{}', '{"output":[1]}'])('is unreadable as %s', (text) => {
-    expect(() => readAnswer(Buffer.from(text))).toThrow(/cannot be read/)
+  test('A21: of 8 MiB with millions of values is refused, and holds the event loop for a moment', async () => {
+    const answer = Buffer.from(`{"output":[${'{},'.repeat(2_700_000)}{}]}`)
+    const longestTurn = watchTurns()
+    await expect(readAnswer(answer)).rejects.toMatchObject({ kind: 'gateway_unreachable', doNotRetry: true })
+    expect(longestTurn()).toBeLessThan(100)
+  })
+
+  test.each(['<html>', '"text"', 'null', '{"id":', '{}', '{"output":[1]}'])('is unreadable as %s', async (text) => {
+    await expect(readAnswer(Buffer.from(text))).rejects.toThrow(/cannot be read/)
   })
 })
 

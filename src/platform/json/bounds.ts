@@ -1,9 +1,11 @@
-/** What a JSON text may have at most. */
+/** What a JSON text may be. */
 export interface JsonBounds {
   /** Levels of nested lists and objects. */
   depth: number
   /** Texts, numbers, true, false, null, lists and objects, at any level. */
   values: number
+  /** Accepts what JSON accepts: any key, half of a surrogate pair, and bytes that are not UTF-8 as U+FFFD. */
+  isLenient?: true
 }
 
 const quote = 0x22
@@ -27,7 +29,7 @@ function endOfString(text: string, start: number): number {
  * The bound that a JSON text exceeds; null when it exceeds none. It reads the text once and builds nothing, so that no
  * text costs much more than its length. A text that is no JSON is counted in some way, and never throws.
  */
-export function exceededBound(text: string, bounds: JsonBounds): keyof JsonBounds | null {
+export function exceededBound(text: string, bounds: JsonBounds): 'depth' | 'values' | null {
   let depth = 0
   let values = 1
   let isFirst = false

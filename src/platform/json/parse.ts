@@ -19,21 +19,23 @@ const prototypes = { protoAction: 'error', constructorAction: 'error' } as const
 
 /**
  * Parses JSON in UTF-8. It refuses more than the bounds before it builds any value, then `__proto__` and
- * `constructor.prototype`, and text that is not Unicode. Throws AppError `too_many_values`, `unsupported_json`, or
+ * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError `too_many_values`, `unsupported_json`, or
  * `invalid_json`, which says where the text is no JSON.
  */
 export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
-  if (!isUtf8(bytes)) throw new AppError('unsupported_json', texts.notUtf8)
+  const { isLenient = false } = bounds
+  if (!isLenient && !isUtf8(bytes)) throw new AppError('unsupported_json', texts.notUtf8)
   const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8')
   const exceeded = exceededBound(text, bounds)
   if (exceeded === 'depth') throw new AppError('unsupported_json', texts.tooDeep(bounds.depth))
   if (exceeded === 'values') throw new AppError('too_many_values', texts.tooManyValues(bounds.values))
   let value: unknown
   try {
-    value = parse(text, prototypes)
+    value = isLenient ? JSON.parse(text) : parse(text, prototypes)
   } catch {
     throw refusedJson(text)
   }
-  if (surrogateEscape.test(text) && !isWellFormed(value)) throw new AppError('unsupported_json', texts.notUnicode)
+  if (!isLenient && surrogateEscape.test(text) && !isWellFormed(value))
+    throw new AppError('unsupported_json', texts.notUnicode)
   return value
 }

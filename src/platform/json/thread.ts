@@ -7,7 +7,7 @@ import { parseJson } from './parse.ts'
 import type { JsonOutcome, JsonTask } from './worker.ts'
 
 /** Up to here a text is read or written within a few ms. A larger one would hold the event loop as long as many. */
-const largeBytes = 1024 * 1024
+export const largeBytes = 1024 * 1024
 const maxWaiting = 64
 /** Many times what a text of some ten MiB takes on a busy machine. */
 const taskTimeoutMs = 30_000

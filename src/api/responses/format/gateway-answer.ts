@@ -1,12 +1,19 @@
 import { createParser } from 'eventsource-parser'
 import { isObject } from '#openclaw/json.ts'
+import { AppError } from '#platform/errors.ts'
+import { exceededBound, type JsonBounds } from '#platform/json/bounds.ts'
+import { parseJsonBytes } from '#platform/json/thread.ts'
 import { type AgentEvent, type AgentOutput, brokenAnswer } from './agent-events.ts'
 import { errorTexts } from './error-texts.ts'
 import { terminalEvents } from './event-schemas.ts'
 import type { Usage } from './response-schema.ts'
 
 /** The largest answer of an agent that is read; most of it is text. */
-export const maxAnswerBytes = 64 * 1024 * 1024
+export const maxAnswerBytes = 8 * 1024 * 1024
+/** The longest stream, with all events: one of a token has some 200 bytes. */
+const maxStreamBytes = 64 * 1024 * 1024
+/** Of an answer or an event: many times the calls that an answer may have. */
+const answerBounds: JsonBounds = { depth: 200, values: 20_000, isLenient: true }
 /** Each call is an item of the response. Models make a handful of calls at once. */
 const maxCalls = 1000
 
@@ -68,9 +75,21 @@ function limitOutput(): (output: AgentOutput) => AgentOutput {
   }
 }
 
-/** Reads an answer that a gateway sent as one JSON object. Throws AppError gateway_unreachable. */
-export function readAnswer(bytes: Buffer): AgentEvent[] {
-  const response = parse(bytes.toString('utf8'))
+/** The error for an answer that could not be parsed. */
+const unparsed = (error: unknown): unknown => {
+  if (!(error instanceof AppError)) return error
+  if (error.code === 'overloaded') return new AppError('overloaded', error.message, { doNotRetry: true })
+  return error.code === 'too_many_values' ? brokenAnswer(errorTexts.tooLarge) : unreadable()
+}
+
+/**
+ * Reads an answer that a gateway sent as one JSON object. Throws AppError gateway_unreachable, or overloaded when too
+ * many large answers wait to be read.
+ */
+export async function readAnswer(bytes: Buffer): Promise<AgentEvent[]> {
+  const response = await parseJsonBytes(bytes, answerBounds).catch((error: unknown) => {
+    throw unparsed(error)
+  })
   if (!isObject(response) || !Array.isArray(response.output)) throw unreadable()
   const limited = limitOutput()
   const events = response.output.flatMap((item): AgentEvent[] => {
@@ -82,7 +101,10 @@ export function readAnswer(bytes: Buffer): AgentEvent[] {
   return [...events, readEnd(response)]
 }
 
+/** Parses an event, whose buffer is bounded, without a thread: the values that it may have are built quickly. */
 function parse(text: string): unknown {
+  const exceeded = exceededBound(text, answerBounds)
+  if (exceeded !== null) throw exceeded === 'values' ? brokenAnswer(errorTexts.tooLarge) : unreadable()
   try {
     return JSON.parse(text)
   } catch {
@@ -93,7 +115,7 @@ function parse(text: string): unknown {
 /**
  * Reads an answer that a gateway sends as a stream. Yields the events that each chunk of bytes completes, exactly one
  * end as the last. Throws AppError gateway_unreachable when the stream cannot be read or has no end, and errors of the
- * body. The gateway adds a message before it knows whether there will be text, so only text and calls are events.
+ * body, and when the stream is too large, whatever its events are. The gateway adds a message before it knows whether there will be text, so only text and calls are events.
  */
 export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<AgentEvent[]> {
   const decoder = new TextDecoder()
@@ -133,7 +155,10 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
     },
   })
 
+  let bytes = 0
   for await (const chunk of body) {
+    bytes += chunk.length
+    if (bytes > maxStreamBytes) throw brokenAnswer(errorTexts.tooLarge)
     parser.feed(decoder.decode(chunk, { stream: true }))
     const completed = events
     events = []

@@ -144,7 +144,7 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
     turn.answered()
     const answeredAt = performance.now()
     if (!isWhole) throw brokenAnswer(errorTexts.tooLarge)
-    return { events: oneBatch(readAnswer(bytes)), askedAt, answeredAt }
+    return { events: oneBatch(await readAnswer(bytes)), askedAt, answeredAt }
   }
 
   const watch = (turn: Turn, { gateway }: AgentRequest) =>
