@@ -17,8 +17,8 @@ export const after = (
 /**
  * Cuts a page from rows that were queried with one more than the limit. `next` is the page's last id if more follow.
  */
-export function cutPage<Row extends { id: string }>(rows: Row[], limit: number | undefined) {
-  if (limit === undefined || rows.length <= limit) return { rows, next: undefined }
+export function cutPage<Row extends { id: string }>(rows: Row[], limit: number) {
+  if (rows.length <= limit) return { rows, next: undefined }
   const page = rows.slice(0, limit)
   return { rows: page, next: page.at(-1)?.id }
 }

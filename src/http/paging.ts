@@ -6,9 +6,7 @@ import { texts } from '#platform/texts.ts'
 /** The query of every list. Add to it with `Type.Object({ ...PageQuery.properties, status: … })`. */
 export const PageQuery = Type.Object(
   {
-    limit: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: 100, description: 'The maximum number of items; without it, all of them.' }),
-    ),
+    limit: Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: 'The maximum number of items.' }),
     cursor: Type.Optional(
       Type.String({
         maxLength: 512,

@@ -79,7 +79,12 @@ export const sealSettings = (
 /** The agent's settings as the caller sent them. */
 export const unsealSettings = (
   vault: Vault,
-  { id, model, sealedInstructions, sealedConfig }: Instance,
+  {
+    id,
+    model,
+    sealedInstructions,
+    sealedConfig,
+  }: Pick<Instance, 'id' | 'model' | 'sealedInstructions' | 'sealedConfig'>,
 ): AgentSettings => ({
   model,
   instructions: sealedInstructions === null ? null : vault.unseal(sealedInstructions, instructionsPlace(id)),

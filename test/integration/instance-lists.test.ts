@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { listInstances } from '#api/instances/list.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -63,6 +64,23 @@ async function pages(query: string): Promise<string[][]> {
 }
 
 describe('GET /v1/instances', () => {
+  test('a page ends before its overrides and instructions are more than a few MiB', async () => {
+    const ids: string[] = []
+    for (let i = 0; i < 6; i += 1) ids.push(await create())
+    await chowder.database.pool.query(
+      `UPDATE instances SET sealed_instructions = repeat('x', 3 * 1024 * 1024) WHERE id = ANY($1)`,
+      [ids],
+    )
+    // What is sealed cannot be opened any more: only the statement is asked.
+    const listed = async (position?: string) => {
+      const { rows, next } = await listInstances(chowder.database.db, organizationId, { limit: 100, position })
+      return { ids: rows.map(({ id }) => id), next }
+    }
+    const first = await listed()
+    expect(first.ids).toEqual(ids.toReversed().slice(0, 3))
+    expect(await listed(first.next)).toEqual({ ids: ids.toReversed().slice(3), next: undefined })
+  })
+
   test('pages hold each instance once, newest first, also when many have the same creation time', async () => {
     const ids: string[] = []
     for (let i = 0; i < 7; i += 1) ids.push(await create())
@@ -193,7 +211,7 @@ describe('GET /v1/instances', () => {
 
   test.each([
     'limit=0',
-    'limit=101',
+    'limit=1001',
     'limit=1.5',
     'limit=',
     'limit=x',

@@ -107,7 +107,7 @@ describe('a request that does not fit its schema says what is wrong and what is 
       { model: 'openclaw', messages: [{ role: 'user', content: [{ text: 'hi' }] }] },
       ['body.messages.0.content.0.type is missing'],
     ],
-    [['GET', '/v1/instances?limit=1000'], undefined, ['query.limit must be at most 100']],
+    [['GET', '/v1/instances?limit=2000'], undefined, ['query.limit must be at most 1000']],
     [
       ['GET', '/v1/instances?metadata.customer=1'],
       undefined,

@@ -10,7 +10,7 @@ import { linkNext, positionOf } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
 import { canonicalId, isId } from '#platform/ids.ts'
 import { listEvents } from './list.ts'
-import { defaultLimit, Event, EventPage, OrganizationEventPage, toEvent } from './schemas.ts'
+import { Event, EventPage, OrganizationEventPage, toEvent } from './schemas.ts'
 
 export interface EventDeps {
   db: Db
@@ -26,14 +26,7 @@ const historyDescription =
 /** The routes of the history: what happened, when, and who caused it. */
 export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {
   async function answer(reply: FastifyReply, instanceId: string | undefined, query: Static<typeof EventPage>) {
-    const {
-      limit = defaultLimit,
-      cursor,
-      after,
-      order = after === undefined ? 'desc' : 'asc',
-      type,
-      request_id,
-    } = query
+    const { limit, cursor, after, order = after === undefined ? 'desc' : 'asc', type, request_id } = query
     const position = positionOf(cursor, isPosition)
     const { rows, next } = await listEvents(db, {
       organizationId: reply.request.caller.organizationId,

@@ -6,7 +6,7 @@ import { DateTime, Nullable, OneOf, plainText, Uuid } from '#http/validation.ts'
 import { type InstanceStatus, instanceStatuses } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
-export const defaultLimit = 50
+const defaultLimit = 50
 
 /** As many digits as a JavaScript number has without loss. */
 const maxId = 999_999_999_999_999

@@ -1,6 +1,6 @@
-import { and, desc, eq, or, sql } from 'drizzle-orm'
+import { and, desc, eq, getTableColumns, lt, or, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { after, cutPage } from '#database/page.ts'
+import { after } from '#database/page.ts'
 import { instances } from '#database/schema.ts'
 import { isReadable } from '#instances/row.ts'
 import { hasStatus, type InstanceStatus, isNotTerminated } from '#instances/status.ts'
@@ -13,7 +13,7 @@ export interface InstanceFilter {
   external_id?: string
   /** The labels that an instance must have, with these values. */
   metadata?: Readonly<Record<string, string>>
-  limit?: number
+  limit: number
   /** The id of the last instance of the page before. */
   position?: string | undefined
 }
@@ -22,14 +22,21 @@ export interface InstanceFilter {
 const hasLabels = (labels: Readonly<Record<string, string>>) =>
   sql`${instances.metadata} @> ${JSON.stringify(labels)}::jsonb AND ${instances.metadata} <> '{}'`
 
+/** Of the overrides and instructions of one page: with more, a page has fewer instances than its limit. */
+const maxPageBytes = 8 * 1024 * 1024
+
+const { sealedToken: _, ...shownColumns } = getTableColumns(instances)
+const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
+  coalesce(octet_length(${instances.sealedInstructions}), 0)`
+
 /**
- * Lists an organization's instances, newest first. Terminated instances are listed only by their status. `next` is the
- * position of the page after this one.
+ * Lists a page of an organization's instances, newest first. Terminated instances are listed only by their status.
+ * `next` is the position of the page after this one.
  */
 export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter) {
   const { status, name, external_id: externalId, metadata, limit, position } = filter
-  const query = db
-    .select()
+  const page = db
+    .select({ id: instances.id, createdAt: instances.createdAt, bytes: bytes.as('bytes') })
     .from(instances)
     .where(
       and(
@@ -42,5 +49,25 @@ export async function listInstances(db: Db, organizationId: string, filter: Inst
       ),
     )
     .orderBy(desc(instances.createdAt), desc(instances.id))
-  return cutPage(limit === undefined ? await query : await query.limit(limit + 1), limit)
+    .limit(limit + 1)
+    .as('page')
+  const sized = db
+    .select({
+      id: page.id,
+      before:
+        sql<number>`sum(${page.bytes}) OVER (ORDER BY ${page.createdAt} DESC, ${page.id} DESC) - ${page.bytes}`.as(
+          'before',
+        ),
+      found: sql<number>`(count(*) OVER ())::int`.as('found'),
+    })
+    .from(page)
+    .as('sized')
+  const found = await db
+    .select({ row: shownColumns, found: sized.found })
+    .from(sized)
+    .innerJoin(instances, eq(instances.id, sized.id))
+    .where(lt(sized.before, maxPageBytes))
+    .orderBy(desc(instances.createdAt), desc(instances.id))
+  const rows = found.slice(0, limit).map(({ row }) => row)
+  return { rows, next: (found[0]?.found ?? 0) > rows.length ? rows.at(-1)?.id : undefined }
 }

@@ -108,6 +108,7 @@ export const PatchInstance = Type.Object(
 export const ListInstances = Type.Object(
   {
     ...PageQuery.properties,
+    limit: { ...PageQuery.properties.limit, default: PageQuery.properties.limit.maximum },
     status: Type.Optional(
       Type.Array(OneOf(instanceStatuses), {
         minItems: 1,

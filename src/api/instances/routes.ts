@@ -68,7 +68,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
-  const show = (row: Row) => toInstance(row, unsealSettings(vault, row), view())
+  const show = (row: Omit<Row, 'sealedToken'>) => toInstance(row, unsealSettings(vault, row), view())
 
   app.post(
     '/v1/instances',
@@ -117,8 +117,9 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         operationId: 'listInstances',
         summary: 'List instances',
         description:
-          'Newest first. Terminated instances are listed only when `status` asks for them. With `limit`, the header ' +
-          '`Link` names the next page while there is one.',
+          'Newest first. Terminated instances are listed only when `status` asks for them. The header `Link` names ' +
+          'the next page while there is one. A page may hold fewer instances than `limit`, when their overrides and ' +
+          'instructions are long.',
         tags: ['instances'],
         querystring: ListInstances,
         response: { 200: Type.Array(Instance), ...failures(400) },

@@ -84,11 +84,11 @@ export interface View {
 const waitingForWorker = 'waiting for a worker'
 
 /** The instance's base URL for clients. It never changes; the gateway's own endpoint stays private. */
-const gatewayUrl = (row: InstanceSummary, publicUrl: string): string | null =>
+const gatewayUrl = (row: Omit<InstanceSummary, 'sealedToken'>, publicUrl: string): string | null =>
   row.endpoint && !['error', 'terminated'].includes(publicStatus(row)) ? `${publicUrl}/v1/instances/${row.id}` : null
 
 export const toInstanceStatus = (
-  row: InstanceSummary,
+  row: Omit<InstanceSummary, 'sealedToken'>,
   { publicUrl, areWorkersMissing }: View,
 ): Static<typeof InstanceStatus> => ({
   id: row.id,
@@ -101,7 +101,7 @@ export const toInstanceStatus = (
  * Converts a row to the API's format: the only place that does, so that a new column stays private until added here.
  */
 export const toInstance = (
-  row: Row,
+  row: Omit<Row, 'sealedToken'>,
   { model, instructions, openclawConfig }: AgentSettings,
   view: View,
 ): Static<typeof Instance> => ({

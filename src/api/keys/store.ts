@@ -111,9 +111,9 @@ export async function listKeys(
   db: Db,
   organizationId: string,
   kind: Kind,
-  { limit, position }: { limit: number | undefined; position: string | undefined },
+  { limit, position }: { limit: number; position: string | undefined },
 ) {
-  const listed = db
+  const listed = await db
     .select(columns)
     .from(apiKeys)
     .where(
@@ -124,7 +124,8 @@ export async function listKeys(
       ),
     )
     .orderBy(desc(apiKeys.createdAt), desc(apiKeys.id))
-  return cutPage(limit === undefined ? await listed : await listed.limit(limit + 1), limit)
+    .limit(limit + 1)
+  return cutPage(listed, limit)
 }
 
 /** Throws AppError `not_found` for an id that is missing, malformed or of another organization. */

@@ -28,6 +28,7 @@ const SessionPage = Type.Object(
     ...PageQuery.properties,
     limit: {
       ...PageQuery.properties.limit,
+      maximum: 100,
       default: defaultLimit,
       description: 'The largest number of items in the answer.',
     },
@@ -36,7 +37,7 @@ const SessionPage = Type.Object(
 )
 
 const isOffset = (text: string) => /^(0|[1-9]\d{0,8})$/.test(text)
-const pageOf = ({ limit = defaultLimit, cursor }: { limit?: number; cursor?: string }) => ({
+const pageOf = ({ limit, cursor }: { limit: number; cursor?: string }) => ({
   limit,
   offset: Number(positionOf(cursor, isOffset) ?? 0),
 })

@@ -7,6 +7,7 @@ import {
   revokeOrganizationKey,
 } from '#api/keys/store.ts'
 import { findOrganization } from '#api/organization/operator.ts'
+import type { Db } from '#database/client.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type Command, shortTime, table } from './command.ts'
 
@@ -40,7 +41,20 @@ const toLine = (row: KeyRow): string[] => [
   shortTime(row.createdAt),
 ]
 
-const allKeys = { limit: undefined, position: undefined }
+
+const pageSize = 1000
+
+/** All keys of one kind, page by page. */
+async function allKeys(db: Db, organizationId: string, kind: 'organization' | 'scoped') {
+  const rows: Awaited<ReturnType<typeof listKeys>>['rows'] = []
+  let position: string | undefined
+  do {
+    const page = await listKeys(db, organizationId, kind, { limit: pageSize, position })
+    rows.push(...page.rows)
+    position = page.next
+  } while (position !== undefined)
+  return rows
+}
 
 export const keyCommands: Readonly<Record<string, Command>> = {
   'create-key': {
@@ -60,8 +74,7 @@ export const keyCommands: Readonly<Record<string, Command>> = {
     summary: 'its keys of both kinds, also revoked and expired ones, newest first',
     async run({ db, words: [org = ''] }) {
       const { id } = await findOrganization(db, org)
-      const pages = [await listKeys(db, id, 'organization', allKeys), await listKeys(db, id, 'scoped', allKeys)]
-      const rows = pages.flatMap((page) => page.rows)
+      const rows = [...(await allKeys(db, id, 'organization')), ...(await allKeys(db, id, 'scoped'))]
       return { text: table(headings, rows.map(toLine)), data: rows.map(toData) }
     },
   },
