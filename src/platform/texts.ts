@@ -76,6 +76,9 @@ export const texts = {
     `instance_ids must be instances of your organization that are not terminated. These are not: ${ids.join(', ')}.`,
   badExpiry: 'expires_at must be an ISO 8601 time with a zone, such as 2026-12-31T23:59:59Z.',
   pastExpiry: 'expires_at must be in the future. To end a key now, revoke it with DELETE.',
+  tooManyKeys: (keys: number) =>
+    `The organization has ${keys.toLocaleString('en')} active keys, which is the most. Revoke those that nobody uses: ` +
+    'GET /v1/keys shows when each was used last.',
   keyRevoked: 'The key is revoked and cannot be changed. Create another.',
   lastOrganizationKey:
     'This is the last active organization key, and you cannot use your organization without one. ' +

@@ -133,6 +133,27 @@ describe('POST /v1/keys', () => {
     const { key } = await scopedKey(tenant, { instance_ids: [instanceId.toUpperCase(), instanceId] })
     expect(await statusOf(key, tenant)).toBe(200)
   })
+
+  test('A14: an organization has at most 1,000 active keys, also when they are made at once', async () => {
+    const tenant = await newTenant()
+    const { id: expired } = await scopedKey(tenant)
+    await chowder.database.pool.query(`UPDATE api_keys SET expires_at = now() - interval '1 minute' WHERE id = $1`, [
+      expired,
+    ])
+    await chowder.database.pool.query(
+      `INSERT INTO api_keys (id, organization_id, key_hash, key_prefix, name)
+       SELECT gen_random_uuid(), $1, sha256(gen_random_uuid()::text::bytea), 'chd_org_', 'x' FROM generate_series(1, 997)`,
+      [tenant.id],
+    )
+    const answers = await Promise.all(Array.from({ length: 5 }, () => create(tenant)))
+    expect(answers.map(({ status }) => status).sort()).toEqual([201, 201, 409, 409, 409])
+    expect(answers.find(({ status }) => status === 409)?.body.error.code).toBe('too_many_keys')
+    const revive = { key: tenant.key, body: { expires_at: inAnHour() } }
+    expect((await chowder.call('PATCH', `/v1/keys/${expired}`, revive)).body.error.code).toBe('too_many_keys')
+    const spare = answers.find(({ status }) => status === 201)?.body.id
+    await chowder.call('DELETE', `/v1/keys/${spare}`, { key: tenant.key })
+    expect((await chowder.call('PATCH', `/v1/keys/${expired}`, revive)).status).toBe(200)
+  })
 })
 
 describe('GET /v1/keys', () => {

@@ -12,6 +12,8 @@ import { isActive } from './store.ts'
 /** For this long another process may accept a revoked key: under 1 s, with the time of the query. */
 const cachedMs = 900
 const cachedKeys = 10_000
+/** Apart from the others: guesses must not push out keys that are in use. */
+const cachedUnknownKeys = 1000
 
 interface FoundCaller {
   caller: Caller
@@ -33,7 +35,9 @@ export interface Callers {
  * query on, and no key beyond its expiry.
  */
 export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
-  const cache = new LRUCache<string, Promise<FoundCaller | null>>({ max: cachedKeys, ttl: cachedMs })
+  const known = new LRUCache<string, FoundCaller>({ max: cachedKeys, ttl: cachedMs })
+  const unknown = new LRUCache<string, true>({ max: cachedUnknownKeys, ttl: cachedMs })
+  const reading = new Map<string, Promise<FoundCaller | null>>()
   const uses = createKeyUses(db, log)
 
   async function read(keyHash: string): Promise<FoundCaller | null> {
@@ -57,20 +61,34 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
     return { caller: { ...found, keyHash }, isDisabled: disabledAt !== null, endsAt: queriedAt + (msLeft ?? Infinity) }
   }
 
+  /** Reads a key for all who ask meanwhile. What was forgotten while it was read is not cached. */
+  async function readOnce(keyHash: string): Promise<FoundCaller | null> {
+    const start = performance.now()
+    const result = read(keyHash)
+    reading.set(keyHash, result)
+    try {
+      const found = await result
+      if (reading.get(keyHash) !== result) return found
+      if (found) known.set(keyHash, found, { start })
+      else unknown.set(keyHash, true, { start })
+      return found
+    } finally {
+      if (reading.get(keyHash) === result) reading.delete(keyHash)
+    }
+  }
+
   return {
     async find(keyHash) {
-      let reading = cache.get(keyHash)
-      if (!reading) {
-        reading = read(keyHash)
-        cache.set(keyHash, reading)
-        reading.catch(() => cache.delete(keyHash))
-      }
-      const found = await reading
+      if (unknown.has(keyHash)) return null
+      const found = known.get(keyHash) ?? (await (reading.get(keyHash) ?? readOnce(keyHash)))
       if (!found || performance.now() >= found.endsAt) return null
       if (found.isDisabled) throw new AppError('organization_disabled', texts.disabled)
       return found.caller
     },
-    forget: (keyHash) => void cache.delete(keyHash.toString('base64')),
+    forget(keyHash) {
+      const hash = keyHash.toString('base64')
+      for (const results of [known, unknown, reading]) results.delete(hash)
+    },
     close: () => uses.close(),
   }
 }

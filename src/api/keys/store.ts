@@ -11,6 +11,8 @@ import { texts } from '#platform/texts.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
 
 const shownCharacters = 4
+/** Of an organization, of both kinds: more than it has use for, and limits of requests count by key. */
+const maxActiveKeys = 1000
 
 const kinds = {
   organization: { prefix: 'chd_org_', where: isNull(apiKeys.permissions) },
@@ -78,6 +80,22 @@ export interface RequestedKey {
   expiresAt?: string | null | undefined
 }
 
+/** Locks an organization until the end of the transaction: changes of its keys that must not meet wait for each other. */
+const lockOrganization = (tx: Db, organizationId: string) =>
+  tx
+    .select({ id: organizations.id })
+    .from(organizations)
+    .where(eq(organizations.id, organizationId))
+    .for('no key update')
+
+/** Makes sure that one more key may become active in this transaction. Throws AppError `too_many_keys`. */
+async function requireRoom(tx: Db, organizationId: string): Promise<void> {
+  await lockOrganization(tx, organizationId)
+  const active = await tx.$count(apiKeys, and(eq(apiKeys.organizationId, organizationId), isActive))
+  if (active >= maxActiveKeys) throw new AppError('too_many_keys', texts.tooManyKeys(maxActiveKeys))
+}
+
+/** Call it in a transaction. */
 async function insertKey(
   db: Db,
   organizationId: string,
@@ -85,6 +103,7 @@ async function insertKey(
   { name, expiresAt }: RequestedKey,
   scope: { instanceIds: string[]; permissions: Permission[] } | null,
 ): Promise<{ key: string; row: KeyRow }> {
+  await requireRoom(db, organizationId)
   const { key, row } = issueKey(organizationId, kind)
   const values = { ...row, ...scope, name, expiresAt: await readExpiry(db, expiresAt) }
   const [created] = await db.insert(apiKeys).values(values).returning(columns)
@@ -92,7 +111,10 @@ async function insertKey(
   return { key, row: created as KeyRow }
 }
 
-/** Creates a scoped key. Throws AppError `invalid` for a bad expiry or instance. */
+/**
+ * Creates a scoped key, in a transaction. Throws AppError `invalid` for a bad expiry or instance, and `conflict` when
+ * there are too many keys.
+ */
 export async function createKey(
   db: Db,
   organizationId: string,
@@ -102,7 +124,7 @@ export async function createKey(
   return insertKey(db, organizationId, 'scoped', rest, scope)
 }
 
-/** Creates another organization key. Throws AppError `invalid` for a bad expiry. */
+/** Creates another organization key as `createKey` does. */
 export const createOrganizationKey = (db: Db, organizationId: string, key: RequestedKey) =>
   insertKey(db, organizationId, 'organization', key, null)
 
@@ -165,7 +187,7 @@ export async function findKey(db: Db, organizationId: string, id: string): Promi
 
 /**
  * Changes the name or the expiry of a scoped key; null removes the expiry. Throws AppError `conflict` for a revoked
- * key.
+ * key, and for an expired one when there are too many keys without it.
  */
 export async function patchKey(
   db: Db,
@@ -173,10 +195,11 @@ export async function patchKey(
   id: string,
   patch: { name?: string | undefined; expiresAt?: string | null | undefined },
 ): Promise<KeyRow> {
-  const { revokedAt } = await getKey(db, organizationId, 'scoped', id)
+  const { revokedAt, isActive: wasActive } = await getKey(db, organizationId, 'scoped', id)
   if (revokedAt) throw new AppError('key_revoked', texts.keyRevoked)
   const expiresAt = await readExpiry(db, patch.expiresAt)
   return db.transaction(async (tx) => {
+    if (!wasActive && patch.expiresAt !== undefined) await requireRoom(tx, organizationId)
     const [row] = await tx
       .update(apiKeys)
       .set({ name: patch.name ?? sql`${apiKeys.name}`, ...(patch.expiresAt !== undefined && { expiresAt }) })
@@ -211,11 +234,7 @@ export const revokeKey = (db: Db, organizationId: string, id: string) =>
  */
 export const revokeOrganizationKey = (db: Db, organizationId: string, id: string): Promise<KeyRow> =>
   db.transaction(async (tx) => {
-    await tx
-      .select({ id: organizations.id })
-      .from(organizations)
-      .where(eq(organizations.id, organizationId))
-      .for('no key update')
+    await lockOrganization(tx, organizationId)
     const { isActive: wasActive } = await getKey(tx, organizationId, 'organization', id)
     const [other] = await tx
       .select({ id: apiKeys.id })

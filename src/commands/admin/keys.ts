@@ -41,7 +41,6 @@ const toLine = (row: KeyRow): string[] => [
   shortTime(row.createdAt),
 ]
 
-
 const pageSize = 1000
 
 /** All keys of one kind, page by page. */

@@ -53,6 +53,11 @@ export const organizationCodes = {
       remedy: 'Create another key: `POST /v1/keys`.',
       repeat: 'No.',
     },
+    too_many_keys: {
+      meaning: 'The organization has as many active keys as it may have.',
+      remedy: 'Revoke keys that nobody uses, or give keys an expiry. `last_used_at` says which are in use.',
+      repeat: 'After a key was revoked or has expired.',
+    },
     last_organization_key: {
       meaning: 'It is the last active organization key. Without one, nobody could use the organization.',
       remedy: 'Create another first: `POST /v1/organization/keys`.',

@@ -1,0 +1,29 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { createCallers } from '#api/keys/callers.ts'
+import type { Db } from '#database/client.ts'
+
+// Results are cached for less than a second, and the test must not depend on its own speed.
+beforeEach(() => void vi.useFakeTimers({ toFake: ['performance'] }))
+afterEach(() => void vi.useRealTimers())
+
+test('unknown keys do not push good ones out of the cache', async () => {
+  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, disabledAt: null, msLeft: null }
+  let queries = 0
+  let found: object[] = [{ ...row, isUseDue: false }]
+  const where = async () => {
+    queries += 1
+    return found
+  }
+  const fakeDb = { select: () => ({ from: () => ({ innerJoin: () => ({ where }) }) }) } as unknown as Db
+  const callers = createCallers(fakeDb, { warn: () => {} })
+  const good = Buffer.alloc(32, 1).toString('base64')
+  expect(await callers.find(good)).toMatchObject({ organizationId: 'o' })
+  found = []
+  for (let guess = 0; guess < 10_001; guess += 1) expect(await callers.find(`guess-${guess}`)).toBeNull()
+  expect(await callers.find('guess-10000')).toBeNull()
+  expect(await callers.find(good)).toMatchObject({ organizationId: 'o' })
+  expect(queries).toBe(10_002)
+  callers.forget(Buffer.from(good, 'base64'))
+  expect(await callers.find(good)).toBeNull()
+  await callers.close()
+})
