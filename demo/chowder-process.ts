@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { chmod, mkdir, mkdtemp, open, readFile, realpath, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Env } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
+import { Env } from '#platform/env.ts'
 import { poll } from '#platform/poll.ts'
 
 const root = join(import.meta.dirname, '..')

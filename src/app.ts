@@ -27,6 +27,7 @@ import { useIdempotency } from './http/idempotent-posts.ts'
 import { useInstanceIds } from './http/instance-params.ts'
 import { useJsonBodies } from './http/json-body.ts'
 import { useOpenApi } from './http/openapi.ts'
+import { type RequestOrigins, useOrigins } from './http/origins.ts'
 import { parseQuery } from './http/query.ts'
 import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
 import { useEvents } from './http/recording.ts'
@@ -51,6 +52,7 @@ export interface AppDeps
   findCaller: FindCaller
   log: FastifyBaseLogger
   limits: RateLimits
+  origins: RequestOrigins
   bodyTimes?: BodyTimes
   /** The number of proxies before Chowder: it trusts this many of the addresses in `X-Forwarded-For`. */
   trustedProxies: number
@@ -100,6 +102,7 @@ export async function buildApp(deps: AppDeps) {
   useErrors(app, deps.publicUrl)
   useRequestLog(app)
   useClosing(app)
+  await useOrigins(app, deps.origins)
   useBodyDeadlines(app, deps.publicUrl, deps.bodyTimes)
   await useOpenApi(app, about)
   await app.register(docsRoutes, deps)

@@ -39,7 +39,7 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
     }
     const key = await readSecretKey(config.CHOWDER_SECRET_KEY, dataDir)
     const sandboxes = await createDriver({ config, dataDir, db, log })
-    const deps = { db, sandboxes, vault: key && createVault(key), queue }
+    const deps = { config, db, sandboxes, vault: key && createVault(key), queue }
     const found = await examine(deps)
     const left = fix && found.length > 0 ? await repair(deps, found, print) : found
     await storeFindings(db, left)
@@ -54,8 +54,9 @@ async function main(): Promise<void> {
   const { values, positionals } = parseCommandLine(usage, { fix: { type: 'boolean' }, json: { type: 'boolean' } })
   if (positionals.length > 0) throw new StartupError(`There is no use for ${positionals.join(' ')}.\n${usage}`)
   const print = (line: string) => (values.json ? console.error(line) : console.log(line))
-  const left = await diagnose(loadConfig(), { fix: values.fix ?? false, print })
-  console.log(values.json ? JSON.stringify(findingsAsData(left), null, 2) : describeFindings(left))
+  const config = loadConfig()
+  const left = await diagnose(config, { fix: values.fix ?? false, print })
+  console.log(values.json ? JSON.stringify(findingsAsData(config, left), null, 2) : describeFindings(config, left))
   if (left.length > 0) process.exitCode = 1
 }
 

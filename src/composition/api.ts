@@ -10,6 +10,7 @@ import { createDeclareModel } from '#instances/gateway/declare-model.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import { explainListening } from '#platform/listen-fault.ts'
+import { allowedHosts, corsOrigins, publicOrigin } from '#platform/reach.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
@@ -31,7 +32,7 @@ export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | '
 
 export interface ApiSettings
   extends SharedSettings,
-    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'trustedProxies'>,
+    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'origins' | 'trustedProxies'>,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
@@ -44,6 +45,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
     failedAuthPerMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE,
     redis,
   },
+  origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   trustedProxies: config.TRUST_PROXY,
 })
 

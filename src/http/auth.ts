@@ -147,6 +147,8 @@ export function useApiKeys(
     }
     request.caller = caller
     await counters.countRequest(request, reply)
+    if (request.isOfForeignPage && caller.permissions === null)
+      throw new AppError('needs_scoped_key', texts.needsScopedKey)
     if (caller.permissions !== null) await authorize(caller, access, instanceIdOf(request), requireInstance)
     if (handlesRefusedKey || reply.raw.closed) return
     onKeyRefused(caller, reply.raw, findCaller, () => reply.raw.destroy())

@@ -17,6 +17,7 @@ export const errorExamples: Record<ErrorKind, Failure> = {
   unsupported_media: { code: 'unsupported_media', detail: texts.sendJson },
   no_such_range: { code: 'no_such_range', detail: texts.noSuchRange(1024) },
   expectation_failed: { code: 'expectation_failed', detail: texts.noExpectations },
+  unknown_host: { code: 'unknown_host', detail: texts.unknownHost('evil.example') },
   unprocessable: {
     code: 'validation_failed',
     detail: [

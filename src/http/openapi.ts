@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import swagger from '@fastify/swagger'
-import type { FastifyInstance, FastifySchema } from 'fastify'
+import type { FastifyContextConfig, FastifyInstance, FastifySchema } from 'fastify'
 import { answerHeaders, headers } from './answer-headers.ts'
 import { type Access, describeAccess } from './auth.ts'
 import { forClients } from './client-schema.ts'
@@ -10,7 +10,7 @@ import { examplesBeside } from './examples.ts'
 
 /**
  * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401,
- * 403, 413, 415, 422, 429, 500 and 503.
+ * 403, 413, 415, 421, 422, 429, 500 and 503.
  */
 export const failures = <const S extends readonly number[]>(...statuses: S) =>
   Object.fromEntries(statuses.map((status) => [status, ErrorBody])) as { [K in S[number]]: typeof ErrorBody }
@@ -40,6 +40,7 @@ export interface Operation {
   'x-permission': Access
   'x-optional-body'?: true
   'x-body-examples'?: Pick<Media, 'example' | 'examples'>
+  'x-answers-everybody'?: true
   security?: Record<string, string[]>[]
   parameters?: { in: 'path' | 'query' | 'header'; name: string; required: boolean; schema: Schema }[]
   requestBody?: {
@@ -123,7 +124,8 @@ function describeAnswer(answer: Schema, named: Map<string, Schema>): Schema {
   return { ...(answer.$id === undefined && { description }), content: Object.fromEntries(media) }
 }
 
-function describe(schema: FastifySchema, access: Access, named: Map<string, Schema>): FastifySchema {
+function describe(schema: FastifySchema, config: FastifyContextConfig, named: Map<string, Schema>): FastifySchema {
+  const { access = 'public', answersEverybody } = config
   const { body: validated, querystring, response, description = '', ...rest } = schema
   const { body, isOptional } = bodyOf(validated)
   const answers: Record<string, Schema> = { ...(response as object), ...(querystring !== undefined && failures(422)) }
@@ -138,6 +140,7 @@ function describe(schema: FastifySchema, access: Access, named: Map<string, Sche
     ...(access === 'public' && { security: [] }),
     'x-permission': access,
     ...(isOptional && { 'x-optional-body': true }),
+    ...(answersEverybody && { 'x-answers-everybody': true }),
   }
   return described
 }
@@ -160,7 +163,8 @@ function complete([method, operation]: [string, Operation]): number[] {
   const add = (...statuses: number[]) => {
     for (const status of statuses) errorStatuses.add(status)
   }
-  if (operation['x-permission'] !== 'public') add(401, 403, 429)
+  if (operation['x-permission'] !== 'public') add(401, 429)
+  if (!operation['x-answers-everybody']) add(403, 421)
   if (method !== 'get') add(400, 413, 415) // of any body
   if (requestBody) {
     delete requestBody.description // the schema has it
@@ -187,6 +191,7 @@ function complete([method, operation]: [string, Operation]): number[] {
   }
   delete operation['x-optional-body']
   delete operation['x-body-examples']
+  delete operation['x-answers-everybody']
   const statuses = [...errorStatuses].sort((a, b) => a - b)
   for (const status of statuses) responses[status] = responseOf(status)
   return statuses
@@ -236,7 +241,7 @@ export async function useOpenApi(app: FastifyInstance, { operationOrder, ...abou
     convertConstToEnum: false,
     transform: ({ schema, url, route }) => ({
       url,
-      schema: schema?.hide ? schema : describe(schema ?? {}, route.config?.access ?? 'public', named),
+      schema: schema?.hide ? schema : describe(schema ?? {}, route.config ?? {}, named),
     }),
     transformObject: (made) => {
       const document = ('openapiObject' in made ? made.openapiObject : {}) as unknown as ApiDocument

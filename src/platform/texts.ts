@@ -52,6 +52,15 @@ export const texts = {
   emptyBody: 'The body is empty. Send a JSON object.',
   wrongContentLength: 'The body does not have the length that Content-Length says.',
   oneHost: 'An HTTP/1.1 request must have one Host header.',
+  unknownHost: (host: string) =>
+    `This server does not answer to the host ${JSON.stringify(host.slice(0, 100))}. Use its own address. ` +
+    'Its operator adds other names to CHOWDER_ALLOWED_HOSTS, or sets CHOWDER_PUBLIC_URL.',
+  foreignOrigin: (origin: string | undefined) =>
+    `A web page of ${origin === undefined ? 'another site' : origin.slice(0, 200)} may not call this server. ` +
+    'Its operator adds the origin of the page to CORS_ALLOWED_ORIGINS.',
+  needsScopedKey:
+    'A web page of another origin may only make calls with a scoped key (chd_sk_…), because whoever opens the page ' +
+    'can read its key. Make this call in your backend.',
   noExpectations: 'The only supported expectation is 100-continue.',
   sandboxesUnavailable: 'The platform that runs the sandboxes is not available right now. Try again.',
   databaseDown: 'The database is not available right now. Try again.',

@@ -10,6 +10,7 @@ import { examine } from '#commands/doctor/examine.ts'
 import { createDb } from '#database/client.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { isObject } from '#openclaw/json.ts'
+import { loadConfig } from '#platform/config.ts'
 import { createVault } from '#platform/secrets.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 import { type CloudCall, cloudFaultKinds, type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
@@ -396,7 +397,13 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     const queue = createQueue(redis ? { kind: 'redis', url: redis.url } : { kind: 'postgres', connection }, log)
     try {
       const sandboxes = openCloudDriver(cloud.url, 'doctor')
-      const found = await examine({ db: createDb(pool), sandboxes, vault: createVault(secretKey), queue })
+      const found = await examine({
+        config: loadConfig({}),
+        db: createDb(pool),
+        sandboxes,
+        vault: createVault(secretKey),
+        queue,
+      })
       return found.map(({ area, what }) => ({
         what: 'found by the doctor',
         instanceId: null,

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { examine, repair } from '#commands/doctor/examine.ts'
 import { maxAttempts } from '#lifecycle/failures.ts'
 import { plans } from '#lifecycle/plans.ts'
+import { loadConfig } from '#platform/config.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { api, signUp, waitForStatus } from '../support/api-client.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
@@ -280,7 +281,7 @@ describe.concurrent('a platform that fails', () => {
 
       // The platform is well again, and the next attempt minutes away.
       const { db, sandboxes } = fixture.chowder.deps
-      const deps = { db, sandboxes, vault: fixture.chowder.vault, queue: fixture.chowder.queue }
+      const deps = { config: loadConfig({}), db, sandboxes, vault: fixture.chowder.vault, queue: fixture.chowder.queue }
       const quick = { secondLookAfterMs: 20, repairTimeoutMs: 10_000 }
       const found = await examine(deps, quick)
       expect(found).toMatchObject([

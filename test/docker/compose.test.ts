@@ -53,6 +53,7 @@ describe('docker compose', () => {
     const { NODE_EXTRA_CA_CERTS } = process.env
     checkout = await openComposeCheckout(dockerd, {
       CHOWDER_PORT: String(port),
+      CHOWDER_ALLOWED_HOSTS: '*', // each API is asked by its own address as well
       ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}`,
       ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
     })

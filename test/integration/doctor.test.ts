@@ -10,7 +10,7 @@ import { examine, repair } from '#commands/doctor/examine.ts'
 import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
 import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
-import type { Config } from '#platform/config.ts'
+import { type Config, loadConfig } from '#platform/config.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -26,7 +26,7 @@ let organization: { id: string; key: string }
 
 beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver })
-  deps = { db: chowder.deps.db, sandboxes: driver, vault: chowder.vault, queue: chowder.queue }
+  deps = { config: loadConfig({}), db: chowder.deps.db, sandboxes: driver, vault: chowder.vault, queue: chowder.queue }
 })
 afterAll(async () => {
   await chowder.close()
@@ -266,6 +266,19 @@ test('an idle connection of a command that is lost is opened again', async () =>
   await opened.close()
 })
 
+test('A5: an API that others reach by any host is found, until somebody decides', async () => {
+  const found = async (env: NodeJS.ProcessEnv) =>
+    (await examine({ ...deps, config: loadConfig(env) }, quick)).filter(({ area }) => area === 'access')
+  expect(await found({})).toEqual([])
+  expect(await found({ HOST: '0.0.0.0', CHOWDER_ALLOWED_HOSTS: '*' })).toEqual([])
+  expect(await found({ HOST: '0.0.0.0', CHOWDER_PUBLIC_URL: 'https://agents.example.com' })).toEqual([])
+  const [finding] = await found({ HOST: '0.0.0.0' })
+  expect(finding?.whatToDo).toContain('CHOWDER_ALLOWED_HOSTS')
+  const report = describeFindings(loadConfig({ HOST: '0.0.0.0' }), finding ? [finding] : [])
+  expect(report).toMatch(/✗ {2}access .*the API answers to any host\n +- The API listens on an address/)
+  expect(describeFindings(loadConfig({}), [])).toMatch(/✓ {2}access .*answers to localhost, 127\.0\.0\.1, \[::1\]/)
+})
+
 describe('npm run doctor', () => {
   const run = promisify(execFile)
   const main = fileURLToPath(import.meta.resolve('#commands/doctor.ts'))
@@ -291,10 +304,10 @@ describe('npm run doctor', () => {
 
   test('calls nothing good that it has not looked at, and names a wrong word', async () => {
     const finding: Finding = { area: 'schema', what: 'The schema is behind.', whatToDo: 'Run npm run migrate.' }
-    const marks = describeFindings([finding]).match(/^\S {2}\w+/gm)
+    const marks = describeFindings(loadConfig({}), [finding]).match(/^\S {2}\w+/gm)
     expect(marks?.slice(0, 2)).toEqual(['✗  schema', '–  secrets'])
     expect(marks?.some((mark) => mark.startsWith('✓'))).toBe(false)
-    expect(findingsAsData([finding]).looked_at.map(({ area }) => area)).toEqual(['schema'])
+    expect(findingsAsData(loadConfig({}), [finding]).looked_at.map(({ area }) => area)).toEqual(['schema'])
     expect(await doctor('--fixx')).toEqual({ code: 2, text: 'There is no option --fixx. Did you mean --fix?\n' })
     expect((await doctor('fix')).text).toMatch(/^There is no use for fix\.\nusage: npm run doctor/)
   })

@@ -35,7 +35,8 @@ const age = (seconds: number) => query('UPDATE processes SET seen_at = now() - m
 const readiness = async () => (await chowder.call('GET', '/readyz')).body
 
 async function doctorsFindings(): Promise<{ what: string; whatToDo: string }[]> {
-  const deps = { db: chowder.deps.db, sandboxes: chowder.deps.sandboxes, vault: null, queue: chowder.queue }
+  const { db, sandboxes } = chowder.deps
+  const deps = { config: loadConfig({}), db, sandboxes, vault: null, queue: chowder.queue }
   const findings: { what: string; whatToDo: string }[] = []
   for await (const finding of queueAnswers(deps, signal)) findings.push(finding)
   return findings

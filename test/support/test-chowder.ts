@@ -8,6 +8,7 @@ import type { MaintenanceIntervals } from '#composition/maintenance.ts'
 import { createWorker } from '#composition/worker.ts'
 import type { Tier } from '#database/schema.ts'
 import type { BodyTimes } from '#http/body-deadlines.ts'
+import type { RequestOrigins } from '#http/origins.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
@@ -35,6 +36,7 @@ export interface TestChowderOptions {
   turnTimeouts?: TurnTimeouts
   billing?: Billing
   limits?: Partial<RateLimits>
+  origins?: Partial<RequestOrigins>
   trustedProxies?: number
   areWorkersMissing?: () => boolean
 }
@@ -99,6 +101,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       defaultTier: options.defaultTier ?? 'lobster',
       filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
       limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
+      origins: { hosts: null, own: null, foreign: [], ...options.origins },
       trustedProxies: options.trustedProxies ?? 0,
       ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
       ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultTier } from '#composition/settings.ts'
-import { BadEnvironment, Env, loadConfig, secretVariables, unknownSettings } from '#platform/config.ts'
+import { BadEnvironment, loadConfig, secretVariables, unknownSettings } from '#platform/config.ts'
+import { Env } from '#platform/env.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 
@@ -74,6 +75,14 @@ describe('the environment', () => {
     ['REDIS_URL', 'http://canary'],
     ['CHOWDER_SECRET_KEY', 'canary'],
     ['CHOWDER_PUBLIC_URL', 'canary'],
+    ['CHOWDER_PUBLIC_URL', 'https://canary:port'],
+    ['CHOWDER_ALLOWED_HOSTS', 'https://canary'],
+    ['CHOWDER_ALLOWED_HOSTS', 'canary:8080'],
+    ['CHOWDER_ALLOWED_HOSTS', '*.canary'],
+    ['CORS_ALLOWED_ORIGINS', 'canary'],
+    ['CORS_ALLOWED_ORIGINS', '*'],
+    ['CORS_ALLOWED_ORIGINS', 'https://canary/path'],
+    ['CORS_ALLOWED_ORIGINS', 'https://app.example.com,https://canary:99999'],
     ['ANTHROPIC_BASE_URL', 'canary'],
     ['OPENAI_BASE_URL', 'canary'],
     ['GEMINI_BASE_URL', 'canary'],

@@ -61,7 +61,8 @@ Send a key with every call: \`Authorization: Bearer <key>\`.
 
 The sign-up returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
 \`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
-\`GET /v1/key\` tells what a key is and what it may do.
+\`GET /v1/key\` tells what a key is and what it may do. A web page may use a scoped key if the operator of this server
+allows its origin, and never an organization key.
 
 ## Errors
 

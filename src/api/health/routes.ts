@@ -57,7 +57,7 @@ const Readiness = Type.Object(
 
 /** The routes for monitoring. */
 export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, { readiness }) => {
-  const config = { access: 'public' } as const
+  const config = { access: 'public', answersEverybody: true } as const
 
   app.get(
     '/healthz',

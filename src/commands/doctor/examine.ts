@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runAs } from '#history/actor.ts'
+import { undecidedHosts } from './access.ts'
 import { expiredAnswers, impossibleAnswers } from './answers.ts'
 import { type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
 import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
@@ -26,6 +27,7 @@ const allChecks: readonly Check[] = [
   missingCreations,
   secretKey,
   sealedColumns,
+  undecidedHosts,
   queueAnswers,
 ]
 

@@ -1,10 +1,13 @@
 import type { Db } from '#database/client.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
+import type { Config } from '#platform/config.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
 /** The parts of the installation that the checks read. The doctor starts none of them. */
 export interface DoctorDeps {
+  /** The settings of the doctor, which are those of Chowder where it runs as Chowder does. */
+  config: Config
   db: Db
   sandboxes: SandboxDriver & {
     /** Processes of agents outside a running sandbox, for a driver whose sandboxes are processes. */
@@ -19,6 +22,7 @@ export interface DoctorDeps {
 export const areas = {
   schema: 'the database has the schema of this version',
   secrets: 'the secret key is there, and opens all that is sealed',
+  access: 'only those can call who are meant to',
   platform: 'the platform that runs the sandboxes can be reached',
   queue: 'the queue can be reached, and workers take its jobs',
   instances: 'each row of an instance is in a possible state, and no intent waits for a worker',

@@ -1,6 +1,8 @@
 import type { Db } from '#database/client.ts'
 import { storeValue } from '#database/installation.ts'
 import { doctorReportName } from '#lifecycle/backlog.ts'
+import type { Config } from '#platform/config.ts'
+import { describeAccess } from './access.ts'
 import { type Area, areas, type Finding } from './finding.ts'
 
 const names = Object.keys(areas) as Area[]
@@ -10,14 +12,21 @@ const width = Math.max(...names.map((name) => name.length))
 const wasLookedAt = (area: Area, findings: readonly Finding[]) =>
   area === 'schema' || !findings.some((finding) => finding.area === 'schema')
 
+/** What is expected of each area. */
+const expectations = (config: Config): Record<Area, string> => ({
+  ...areas,
+  access: `${areas.access}: ${describeAccess(config)}`,
+})
+
 /** The report for people: each area, whether it was looked at, and below it what was found there. */
-export function describeFindings(findings: readonly Finding[]): string {
+export function describeFindings(config: Config, findings: readonly Finding[]): string {
+  const expected = expectations(config)
   const lines = names.flatMap((name) => {
     const own = findings.filter(({ area }) => area === name)
     const indent = ' '.repeat(width + 5)
     const mark = own.length > 0 ? '✗' : wasLookedAt(name, findings) ? '✓' : '–'
     return [
-      `${mark}  ${name.padEnd(width)}  ${areas[name]}`,
+      `${mark}  ${name.padEnd(width)}  ${expected[name]}`,
       ...own.flatMap(({ what, whatToDo }) => [`${indent}- ${what}`, `${indent}  ${whatToDo}`]),
     ]
   })
@@ -31,13 +40,13 @@ function conclusion(findings: readonly Finding[]): string {
 }
 
 /** The report for programs. */
-export const findingsAsData = (findings: readonly Finding[]) => ({
+export const findingsAsData = (config: Config, findings: readonly Finding[]) => ({
   healthy: findings.length === 0,
   looked_at: names
     .filter((area) => wasLookedAt(area, findings))
     .map((area) => ({
       area,
-      expected: areas[area],
+      expected: expectations(config)[area],
       findings: findings.filter((finding) => finding.area === area).length,
     })),
   findings: findings.map(({ area, what, whatToDo, fix }) => ({

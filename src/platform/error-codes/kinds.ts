@@ -12,6 +12,7 @@ export const kinds = {
   unsupported_media: { status: 415, type: 'invalid_request_error', repeat: 'No.' },
   no_such_range: { status: 416, type: 'invalid_request_error', repeat: 'No.' },
   expectation_failed: { status: 417, type: 'invalid_request_error', repeat: 'No.' },
+  unknown_host: { status: 421, type: 'invalid_request_error', repeat: 'Only with another host in the URL.' },
   unprocessable: { status: 422, type: 'invalid_request_error', repeat: 'No. The same request fails again.' },
   rate_limited: { status: 429, type: 'rate_limit_error', repeat: 'Yes, after `Retry-After` seconds.' },
   headers_too_large: { status: 431, type: 'invalid_request_error', repeat: 'No.' },

@@ -69,6 +69,19 @@ export const requestCodes = {
       meaning: 'The scoped key is for other instances than this one.',
       remedy: 'Create a scoped key that names the instance in `instance_ids`: `POST /v1/keys`.',
     },
+    foreign_origin: {
+      meaning: 'A browser made the call for a web page of another origin, which may not call this server.',
+      remedy:
+        'Make the call in your backend, or ask the operator of this server to add the origin of the page to ' +
+        '`CORS_ALLOWED_ORIGINS`.',
+      repeat: 'After the operator has added the origin.',
+    },
+    needs_scoped_key: {
+      meaning:
+        'A web page of another origin made the call without a scoped key (`chd_sk_…`). Whoever opens a page can read ' +
+        'its key, so organization keys and sign-up are refused there.',
+      remedy: 'Give the page a scoped key, and make other calls in your backend.',
+    },
   }),
   ...codesOf('not_found', {
     not_found: {
@@ -141,6 +154,15 @@ export const requestCodes = {
     expectation_failed: {
       meaning: 'The header `Expect` has a value other than `100-continue`.',
       remedy: 'Leave the header out.',
+    },
+  }),
+  ...codesOf('unknown_host', {
+    unknown_host: {
+      meaning: 'The URL of the request names a host that this server does not answer to.',
+      remedy:
+        "Use the server's own address. Its operator adds further names to `CHOWDER_ALLOWED_HOSTS`, or sets " +
+        '`CHOWDER_PUBLIC_URL`.',
+      repeat: 'After the operator has added the host.',
     },
   }),
   ...codesOf('unprocessable', {

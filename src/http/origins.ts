@@ -1,0 +1,86 @@
+import cors from '@fastify/cors'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+
+/** Where requests may be addressed to, and the web pages that they may come from. */
+export interface RequestOrigins {
+  /** Hosts as in a Host header, without a port; null for any. */
+  hosts: ReadonlySet<string> | null
+  /** The origin of the API's own pages where a proxy has replaced the Host header; null when no setting says it. */
+  own: string | null
+  /** Other origins, whose pages may make calls with scoped keys. */
+  foreign: readonly string[]
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** The route answers whatever the Host header and the origin are: for probes, which know an address only. */
+    answersEverybody?: boolean
+  }
+  interface FastifyRequest {
+    /** Whether a web page of a foreign origin that is allowed makes the request. */
+    isOfForeignPage: boolean
+  }
+}
+
+/** A host with or without a port. */
+const hostHeader = /^(\[[0-9a-f:.]+\]|[^:@/[\]]+)(?::\d+)?$/i
+
+const isAddressedTo = (hosts: ReadonlySet<string>, header: string): boolean => {
+  const name = hostHeader.exec(header)?.[1]
+  return name !== undefined && hosts.has(name.toLowerCase())
+}
+
+/** A person follows a link to here: the page with the link reads nothing of the answer. */
+const isNavigation = ({ method, headers }: FastifyRequest): boolean =>
+  method === 'GET' && headers['sec-fetch-mode'] === 'navigate' && headers['sec-fetch-dest'] === 'document'
+
+/** Whether a browser sends the request for a page of another origin than this server's. */
+function isForeign(request: FastifyRequest, own: string | null): boolean {
+  const { host, origin, 'sec-fetch-site': site } = request.headers
+  if (origin !== undefined) return origin !== own && origin !== `http://${host}` && origin !== `https://${host}`
+  return (site === 'cross-site' || site === 'same-site') && !isNavigation(request)
+}
+
+const isSafe = (method: string): boolean => ['GET', 'HEAD', 'OPTIONS'].includes(method)
+
+/** The headers of answers that browsers keep from a page otherwise. */
+const answerHeaders = [
+  ...['content-disposition', 'content-range', 'idempotent-replayed', 'link', 'ratelimit', 'ratelimit-policy'],
+  ...['retry-after', 'x-next-cursor', 'x-request-id', 'x-should-retry'],
+]
+const preflightSeconds = 600
+
+/**
+ * Refuses requests that are addressed to another host, and those of web pages of foreign origins. Pages of the foreign
+ * origins that are allowed get what browsers ask for (CORS), and may read what is public; other calls need a scoped
+ * key, which `useApiKeys` sees to.
+ */
+export async function useOrigins(app: FastifyInstance, { hosts, own, foreign }: RequestOrigins): Promise<void> {
+  app.decorateRequest('isOfForeignPage', false)
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { headers, method } = request
+    const { answersEverybody, access } = request.routeOptions.config
+    if (answersEverybody) return done()
+    const { host = '', origin } = headers
+    if (hosts && !isAddressedTo(hosts, host)) return done(new AppError('unknown_host', texts.unknownHost(host)))
+    if (!isForeign(request, own)) return done()
+    if (origin === undefined || !foreign.includes(origin))
+      return done(new AppError('foreign_origin', texts.foreignOrigin(origin)))
+    request.isOfForeignPage = true
+    const isOpenCall = access === 'public' && !isSafe(method)
+    done(isOpenCall ? new AppError('needs_scoped_key', texts.needsScopedKey) : undefined)
+  })
+  if (foreign.length === 0) return
+  await app.register(cors, {
+    delegator: ({ isOfForeignPage, headers }, callback) =>
+      callback(null, {
+        origin: isOfForeignPage && [...foreign],
+        preflight: headers['access-control-request-method'] !== undefined,
+        methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+        exposedHeaders: answerHeaders,
+        maxAge: preflightSeconds,
+      }),
+  })
+}

@@ -1,0 +1,203 @@
+import { type Static, Type } from '@sinclair/typebox'
+
+const httpUrl = (description: string) =>
+  Type.String({
+    pattern: '^https?://[^\\s]+$',
+    rule: 'must be a URL that begins with http:// or https://',
+    description,
+  })
+
+/** The name or address of a host as it is in a Host header, without a port. */
+const host = '([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])'
+
+const price = (tier: string) =>
+  Type.String({
+    pattern: '^\\S+$',
+    rule: 'must be the id of a price, such as price_1A2b3C',
+    description: `id of the Stripe price of one instance on \`${tier}\`; required with \`STRIPE_SECRET_KEY\``,
+  })
+
+const limit = (defaultValue: number, description: string) =>
+  Type.Integer({
+    default: defaultValue,
+    minimum: 0,
+    maximum: 1_000_000,
+    description: `${description}; \`0\`: no limit`,
+  })
+
+/** All environment variables of Chowder. No other file reads process.env. */
+export const Env = Type.Object({
+  HOST: Type.String({ default: '127.0.0.1', minLength: 1, description: 'address that the API listens on' }),
+  PORT: Type.Integer({ default: 8080, minimum: 0, maximum: 65535, description: 'port that the API listens on' }),
+  CHOWDER_DATA_DIR: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'embedded database, releases, local sandboxes, generated secret key',
+    }),
+  ),
+  DATABASE_URL: Type.Optional(
+    Type.String({
+      pattern: '^postgres(ql)?://',
+      rule: 'must begin with postgres:// or postgresql://',
+      description: 'PostgreSQL 14 or newer',
+    }),
+  ),
+  REDIS_URL: Type.Optional(
+    Type.String({
+      pattern: '^rediss?://',
+      rule: 'must begin with redis:// or rediss://',
+      description: 'Redis 6.2 or newer, or Valkey',
+    }),
+  ),
+  CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker')], {
+    default: 'all',
+    description: 'the role of this process: `all`, `api` or `worker`; an argument on the command line overrides it',
+  }),
+  CHOWDER_SECRET_KEY: Type.Optional(
+    Type.String({
+      pattern: '^[A-Za-z0-9+/]{43}=$',
+      rule: 'must be 32 bytes in base64: make one with `openssl rand -base64 32`',
+      description:
+        'the key that seals stored secrets, 32 bytes in base64; generated with the embedded database, required with `DATABASE_URL`',
+    }),
+  ),
+  SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker')], {
+    default: 'local',
+    description: 'how agents run: as `local` processes of this host, or as `docker` containers',
+  }),
+  DOCKER_HOST: Type.String({
+    default: 'unix:///var/run/docker.sock',
+    minLength: 1,
+    description: 'address of dockerd: `unix:///path` or `tcp://host:port`',
+  }),
+  DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
+    default: 'published',
+    description:
+      'address of gateways in containers: `published` on this host’s loopback, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
+  }),
+  DOCKER_NETWORK: Type.String({
+    default: 'chowder-agents',
+    pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
+    rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
+    description: 'network of the agents, created if it is missing, and name of its bridge',
+  }),
+  DOCKER_BUILD_NETWORK: Type.String({
+    default: 'default',
+    minLength: 1,
+    description: 'network for the build of agents’ images, as of `docker build --network`',
+  }),
+  DOCKER_EXTRA_CA_FILE: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'additional certificates in PEM that image builds and agents trust',
+    }),
+  ),
+  DOCKER_PROXY_DIR: Type.String({
+    default: '/run/docker-proxy',
+    minLength: 1,
+    description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
+  }),
+  CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('URL of the API for clients')),
+  CHOWDER_ALLOWED_HOSTS: Type.Optional(
+    Type.String({
+      pattern: `^(\\*|${host}(, *${host})*)$`,
+      rule: 'must be names or addresses of hosts without ports, such as agents.example.com,10.0.0.7,[fd00::7], or *',
+      description:
+        'more names that clients reach the API by, separated by commas, or `*` for any: see [who may call](operations.md#who-may-call)',
+    }),
+  ),
+  CORS_ALLOWED_ORIGINS: Type.Optional(
+    Type.String({
+      pattern: `^https?://${host}(:[0-9]+)?(, *https?://${host}(:[0-9]+)?)*$`,
+      rule: 'must be origins such as https://app.example.com,http://localhost:3000, without a path',
+      description:
+        'origins of web pages that may call the API with scoped keys, separated by commas; by default none but the API’s own',
+    }),
+  ),
+  CHOWDER_DEFAULT_TIER: Type.Optional(
+    Type.Union([Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')], {
+      description:
+        'how many agents a new organization may have: `shrimp` 1, `crab` 10, `lobster` 500, `whale` any number; ' +
+        'by default `shrimp` with Stripe’s settings, else `whale`',
+    }),
+  ),
+  ANTHROPIC_BASE_URL: Type.Optional(httpUrl('URL of Anthropic’s API, without `/v1`')),
+  OPENAI_BASE_URL: Type.Optional(httpUrl('URL of OpenAI’s API, without `/v1`')),
+  GEMINI_BASE_URL: Type.Optional(httpUrl('URL of Gemini’s API, without `/v1beta`')),
+  CHOWDER_MODELS_FILE: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'JSON file that adds models to the table of the release, or changes them: see [models](models.md)',
+    }),
+  ),
+  CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry')),
+  STRIPE_SECRET_KEY: Type.Optional(
+    Type.String({
+      pattern: '^(sk|rk)_\\S+$',
+      rule: 'must begin with sk_ or rk_',
+      description: 'Stripe’s secret key; billing is off without it',
+    }),
+  ),
+  STRIPE_WEBHOOK_SECRET: Type.Optional(
+    Type.String({
+      pattern: '^whsec_\\S+$',
+      rule: 'must begin with whsec_',
+      description: 'secret that signs Stripe’s requests to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
+    }),
+  ),
+  STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
+  STRIPE_PRICE_LOBSTER: Type.Optional(price('lobster')),
+  STRIPE_API_URL: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^/\\s]+/?$',
+      rule: 'must be a URL without a path that begins with http:// or https://',
+      description: 'URL of Stripe’s API, for a proxy or a test server',
+    }),
+  ),
+  BILLING_RETURN_URL: Type.Optional(httpUrl('URL to which Stripe’s pages return')),
+  FILES_MAX_BYTES: Type.Integer({
+    default: 2 * 1024 ** 3,
+    minimum: 1,
+    maximum: Number.MAX_SAFE_INTEGER,
+    description: 'greatest size of an uploaded file, in bytes',
+  }),
+  WORKER_CONCURRENCY: Type.Integer({
+    default: 8,
+    minimum: 1,
+    maximum: 256,
+    description:
+      'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
+  }),
+  RATE_LIMIT_PER_MINUTE: limit(6000, 'requests per minute with one key'),
+  SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations per hour from one address'),
+  FAILED_AUTH_LIMIT_PER_MINUTE: limit(60, 'requests per minute without a valid key from one address'),
+  TRUST_PROXY: Type.Integer({
+    default: 0,
+    minimum: 0,
+    maximum: 10,
+    description: 'number of proxies in front of Chowder, whose `X-Forwarded-For` names the client',
+  }),
+  METRICS_PORT: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: 65535,
+      description: 'port of Prometheus’ `/metrics`, another one for each process; disabled without it',
+    }),
+  ),
+  METRICS_HOST: Type.String({
+    default: '127.0.0.1',
+    minLength: 1,
+    description: 'address that `/metrics` listens on; it requires no key',
+  }),
+  LOG_LEVEL: Type.Union(
+    (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
+    { default: 'info', description: 'the least important lines of the log that are written' },
+  ),
+  LOG_FORMAT: Type.Optional(
+    Type.Union([Type.Literal('json'), Type.Literal('pretty')], {
+      description: 'how lines of the log look: `json` for programs, `pretty` for people',
+    }),
+  ),
+})
+
+export type Config = Readonly<Static<typeof Env>>

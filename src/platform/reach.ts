@@ -1,0 +1,45 @@
+import { isIPv4, isIPv6 } from 'node:net'
+import type { Config } from './env.ts'
+
+type ReachSettings = Pick<Config, 'HOST' | 'CHOWDER_PUBLIC_URL' | 'CHOWDER_ALLOWED_HOSTS'>
+
+/** This machine, as a Host header names it. No page of another site is served under these names. */
+const loopbackNames = ['localhost', '127.0.0.1', '[::1]']
+
+/** The entries of a setting that is a list. */
+export const entriesOf = (list: string | undefined): string[] => list?.split(',').map((entry) => entry.trim()) ?? []
+
+/** A host as it is in a Host header. */
+const headerForm = (host: string): string => (isIPv6(host) ? `[${host}]` : host).toLowerCase()
+
+const isLoopback = (host: string): boolean =>
+  host.toLowerCase() === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
+
+/** The hosts that the settings name beside HOST, as in a Host header; `*` is any. */
+const namedHosts = ({ CHOWDER_PUBLIC_URL: url, CHOWDER_ALLOWED_HOSTS: list }: ReachSettings): string[] => [
+  ...(url === undefined ? [] : [new URL(url).hostname]),
+  ...entriesOf(list).map((host) => host.toLowerCase()),
+]
+
+/**
+ * The hosts that requests may be addressed to, as in a Host header without a port; null for any. Without a limit, a page
+ * whose name is made to lead to this machine (DNS rebinding) would be a page of the API's own origin. An API that others
+ * reach is not limited before a setting names a host: nobody else knows its names.
+ */
+export function allowedHosts(settings: ReachSettings): ReadonlySet<string> | null {
+  const named = namedHosts(settings)
+  if (named.includes('*') || (named.length === 0 && !isLoopback(settings.HOST))) return null
+  return new Set([...loopbackNames, headerForm(settings.HOST), ...named])
+}
+
+/** Whether requests may be addressed to any host because nobody has decided about it. */
+export const isHostUndecided = (settings: ReachSettings): boolean =>
+  allowedHosts(settings) === null && settings.CHOWDER_ALLOWED_HOSTS === undefined
+
+/** The origins of web pages that may call the API, beside its own. */
+export const corsOrigins = ({ CORS_ALLOWED_ORIGINS: list }: Pick<Config, 'CORS_ALLOWED_ORIGINS'>): string[] =>
+  entriesOf(list).map((origin) => new URL(origin).origin)
+
+/** The origin that CHOWDER_PUBLIC_URL gives the pages of the API; null without it. */
+export const publicOrigin = ({ CHOWDER_PUBLIC_URL: url }: Pick<Config, 'CHOWDER_PUBLIC_URL'>): string | null =>
+  url === undefined ? null : new URL(url).origin
