@@ -116,7 +116,7 @@ export async function buildApp(deps: AppDeps) {
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)
-    await v1.register(organizationRoutes, { ...deps, countKeyTest: counters.countKeyTest })
+    await v1.register(organizationRoutes, { ...deps, ...counters })
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)
     await v1.register(releaseRoutes)

@@ -1,5 +1,6 @@
 import pTimeout from 'p-timeout'
 import { createCallers } from '#api/keys/callers.ts'
+import { findSignupToken } from '#api/organization/signup-token.ts'
 import { type AppDeps, buildApp } from '#app.ts'
 import type { Db } from '#database/client.ts'
 import { countProcesses } from '#database/processes.ts'
@@ -10,7 +11,7 @@ import { createDeclareModel } from '#instances/gateway/declare-model.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import { explainListening } from '#platform/listen-fault.ts'
-import { allowedHosts, corsOrigins, publicOrigin } from '#platform/reach.ts'
+import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/reach.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
@@ -32,7 +33,7 @@ export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | '
 
 export interface ApiSettings
   extends SharedSettings,
-    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'origins' | 'trustedProxies'>,
+    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'origins' | 'signup' | 'trustedProxies'>,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
@@ -46,6 +47,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
     redis,
   },
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
+  signup: signupMode(config),
   trustedProxies: config.TRUST_PROXY,
 })
 
@@ -85,7 +87,12 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
 export async function openApi({ config, drain }: Startup, parts: ApiParts): Promise<string> {
   const redis = config.REDIS_URL ? connectLimits(config.REDIS_URL) : null
   drain.add('api', () => redis?.disconnect())
-  const { app, close } = await createApi(parts, apiSettings(config, redis))
+  const settings = apiSettings(config, redis)
+  if (settings.signup === 'token') {
+    await findSignupToken(parts.db, parts.vault)
+    parts.log.info('sign-up takes the token that `npm run admin -- signup-token` prints')
+  }
+  const { app, close } = await createApi(parts, settings)
   drain.add('api', async () => {
     const cutOff = setTimeout(() => app.server.closeAllConnections(), openRequestsMs)
     await close().finally(() => clearTimeout(cutOff))

@@ -2,6 +2,7 @@ import { isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { organizations } from '#database/schema.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
+import { type SignupMode, signupMode } from '#platform/reach.ts'
 import { commit, version } from '#platform/version.ts'
 import type { AnyDriver } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
@@ -9,6 +10,16 @@ import type { Startup } from './startup.ts'
 async function isEmpty(db: Db): Promise<boolean> {
   const existing = isNull(organizations.deletedAt)
   return (await db.select({ id: organizations.id }).from(organizations).where(existing).limit(1)).length === 0
+}
+
+/** The command that creates the first organization. It has no token, because this text gets into logs. */
+const createCommands = (url: string): Record<SignupMode, string> => {
+  const signUp = `curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}' -w '\\n'`
+  return {
+    open: signUp,
+    token: `${signUp} -H "x-signup-token: $(npm run -s admin -- signup-token)"`,
+    closed: 'npm run admin -- create-org Acme',
+  }
 }
 
 /**
@@ -29,7 +40,7 @@ export async function welcome(
   const next = (await isEmpty(db))
     ? `Next: create an organization. Its API key is in the answer, and is not shown again.
 
-  curl -s ${url}/v1/organization/signup -H 'content-type: application/json' -d '{"name": "Acme"}' -w '\\n'`
+  ${createCommands(url)[signupMode(config)]}`
     : 'Your organizations are as you left them: npm run admin -- list-orgs'
   return `
   Chowder ${version} (${commit}) is running.

@@ -3,7 +3,7 @@ import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { closestWord } from './closest.ts'
 import { type Config, Env } from './env.ts'
-import { entriesOf } from './reach.ts'
+import { entriesOf, isOpenToOthers } from './reach.ts'
 
 export type { Config } from './env.ts'
 
@@ -106,12 +106,18 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
     lines.push('CHOWDER_SECRET_KEY is required with DATABASE_URL: make one with `openssl rand -base64 32` and keep it')
   }
   lines.push(...fileFaults, ...placeholderFaults(set), ...stripeFaults(set))
+  if (lines.length === 0 && isOpenToOthers(candidate as Config)) {
+    lines.push(
+      'SIGNUP=open is for an API that only this machine reaches: HOST is a loopback address, TRUST_PROXY is 0, and ' +
+        'CHOWDER_PUBLIC_URL and CHOWDER_ALLOWED_HOSTS name no other host. Set SIGNUP to token or closed',
+    )
+  }
   if (lines.length > 0) throw new BadEnvironment(`bad environment:\n  ${lines.join('\n  ')}`)
   return Object.freeze(candidate as Config)
 }
 
 /** Variables that docker-compose.yml reads beside this program's. CHOWDER_PORT there is PORT here. */
-const composeVariables = ['CHOWDER_VERSION', 'CHOWDER_COMMIT', 'CHOWDER_DOMAIN']
+const composeVariables = ['CHOWDER_VERSION', 'CHOWDER_COMMIT', 'CHOWDER_BIND', 'CHOWDER_DOMAIN']
 /** Of shorter names, such as PORT, too many others are one letter away. */
 const minLetters = 8
 

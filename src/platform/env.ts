@@ -103,7 +103,8 @@ export const Env = Type.Object({
       pattern: `^(\\*|${host}(, *${host})*)$`,
       rule: 'must be names or addresses of hosts without ports, such as agents.example.com,10.0.0.7,[fd00::7], or *',
       description:
-        'more names that clients reach the API by, separated by commas, or `*` for any: see [who may call](operations.md#who-may-call)',
+        'more names that clients reach the API by, separated by commas, or `*` for any: ' +
+        'see [who may call](operations.md#who-may-call)',
     }),
   ),
   CORS_ALLOWED_ORIGINS: Type.Optional(
@@ -111,7 +112,8 @@ export const Env = Type.Object({
       pattern: `^https?://${host}(:[0-9]+)?(, *https?://${host}(:[0-9]+)?)*$`,
       rule: 'must be origins such as https://app.example.com,http://localhost:3000, without a path',
       description:
-        'origins of web pages that may call the API with scoped keys, separated by commas; by default none but the API’s own',
+        'origins of web pages that may call the API with scoped keys, separated by commas; ' +
+        'by default none but the API’s own',
     }),
   ),
   CHOWDER_DEFAULT_TIER: Type.Optional(
@@ -169,6 +171,13 @@ export const Env = Type.Object({
       'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
   }),
   RATE_LIMIT_PER_MINUTE: limit(6000, 'requests per minute with one key'),
+  SIGNUP: Type.Optional(
+    Type.Union([Type.Literal('open'), Type.Literal('token'), Type.Literal('closed')], {
+      description:
+        'who may sign up: anybody (`open`), who has the token that `npm run admin -- signup-token` prints (`token`), ' +
+        'or nobody (`closed`): see [who may call](operations.md#who-may-call)',
+    }),
+  ),
   SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations per hour from one address'),
   FAILED_AUTH_LIMIT_PER_MINUTE: limit(60, 'requests per minute without a valid key from one address'),
   TRUST_PROXY: Type.Integer({

@@ -2,6 +2,10 @@ import { isIPv4, isIPv6 } from 'node:net'
 import type { Config } from './env.ts'
 
 type ReachSettings = Pick<Config, 'HOST' | 'CHOWDER_PUBLIC_URL' | 'CHOWDER_ALLOWED_HOSTS'>
+type SignupSettings = ReachSettings & Pick<Config, 'SIGNUP' | 'TRUST_PROXY'>
+
+/** Who may sign up: anybody, who has the token of the operator, or nobody. */
+export type SignupMode = NonNullable<Config['SIGNUP']>
 
 /** This machine, as a Host header names it. No page of another site is served under these names. */
 const loopbackNames = ['localhost', '127.0.0.1', '[::1]']
@@ -43,3 +47,17 @@ export const corsOrigins = ({ CORS_ALLOWED_ORIGINS: list }: Pick<Config, 'CORS_A
 /** The origin that CHOWDER_PUBLIC_URL gives the pages of the API; null without it. */
 export const publicOrigin = ({ CHOWDER_PUBLIC_URL: url }: Pick<Config, 'CHOWDER_PUBLIC_URL'>): string | null =>
   url === undefined ? null : new URL(url).origin
+
+/** Whether the settings say that only this machine reaches the API: nothing leads others to it. */
+const isOnlyLocal = (settings: SignupSettings): boolean =>
+  isLoopback(settings.HOST) &&
+  settings.TRUST_PROXY === 0 &&
+  namedHosts(settings).every((host) => isLoopback(host) || loopbackNames.includes(host))
+
+/** By default anybody may sign up while only this machine reaches the API, and who has the token otherwise. */
+export const signupMode = (settings: SignupSettings): SignupMode =>
+  settings.SIGNUP ?? (isOnlyLocal(settings) ? 'open' : 'token')
+
+/** Whether sign-up is open to others than this machine, which no setting allows. */
+export const isOpenToOthers = (settings: SignupSettings): boolean =>
+  settings.SIGNUP === 'open' && !isOnlyLocal(settings)

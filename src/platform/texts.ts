@@ -61,6 +61,11 @@ export const texts = {
   needsScopedKey:
     'A web page of another origin may only make calls with a scoped key (chd_sk_…), because whoever opens the page ' +
     'can read its key. Make this call in your backend.',
+  invalidSignupToken:
+    'Signing up on this server takes its token, in the header X-Signup-Token. Its operator prints the token with ' +
+    'npm run admin -- signup-token (docker compose exec api node src/commands/admin.ts signup-token).',
+  signupClosed:
+    'Signing up is closed on this server. Its operator creates organizations: npm run admin -- create-org <name>.',
   noExpectations: 'The only supported expectation is 100-continue.',
   sandboxesUnavailable: 'The platform that runs the sandboxes is not available right now. Try again.',
   databaseDown: 'The database is not available right now. Try again.',

@@ -27,6 +27,7 @@ describe('docker compose', () => {
   let dockerd: TestDockerd
   let outside: Outside
   let checkout: ComposeCheckout
+  let signupToken: string
   let key: string
   let client: Api
   let agent: string
@@ -58,7 +59,9 @@ describe('docker compose', () => {
       ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
     })
     await checkout.compose('up', '-d', '--wait')
-    key = await signUp(url, providerKey)
+    const admin = ['exec', '-T', 'api', 'node', 'src/commands/admin.ts']
+    signupToken = (await checkout.compose(...admin, 'signup-token')).trim()
+    key = await signUp(url, providerKey, signupToken)
     client = api(url, key)
     agent = (await client.post('/v1/instances', { name: 'my-assistant' })).body.id
     await waitForStatus(client, agent, 'running', 15 * minute) // the first builds the image of the release
@@ -104,12 +107,19 @@ describe('docker compose', () => {
     expect((await client.get(`/v1/instances/${agent}`)).body.gateway_url).toBe(`${url}/v1/instances/${agent}`)
   })
 
-  it('publishes the API’s port, and no other', async () => {
+  it('publishes the API’s port on this host alone, and no other', async () => {
     const open = await scanFromOutside()
-    expect(open.filter((one) => !openBefore.includes(one))).toEqual([port])
+    expect(open.filter((one) => !openBefore.includes(one))).toEqual([])
+    const ports = await dockerd.docker('ps', '--filter', 'label=com.docker.compose.project', '--format', '{{.Ports}}')
+    expect(ports.match(/\S+->\S+/g)).toEqual([`127.0.0.1:${port}->8080/tcp`])
     expect(await dockerd.docker('ps', '--format', '{{.Ports}}')).not.toContain(':3978->')
     for (const path of ['/metrics', '/queues', '/admin', '/debug/pprof', '/config/'])
       expect([path, (await client.get(path)).status]).toEqual([path, 404])
+  })
+
+  it('lets nobody sign up without the token', async () => {
+    const answer = await api(url).post('/v1/organization/signup', { name: 'Stranger' })
+    expect([answer.status, answer.body.error.code]).toEqual([401, 'invalid_signup_token'])
   })
 
   it('serves a domain with TLS once it is given one, beside the port that it has', async () => {
@@ -140,7 +150,7 @@ describe('docker compose', () => {
       await checkout.compose('top'),
     ].join('\n')
     expect(shown).toContain('chowder-worker-1')
-    for (const secret of [...secrets, key, providerKey]) expect(shown).not.toContain(secret)
+    for (const secret of [...secrets, signupToken, key, providerKey]) expect(shown).not.toContain(secret)
     const [postgres = ''] = await checkout.containers('postgres')
     const asked = (...environment: string[]) =>
       dockerd

@@ -61,7 +61,8 @@ describe('the commands of the operator', () => {
     try {
       const line = readCommandLine(args)
       if (typeof line === 'string') return { code: 0, output: line, error: '' }
-      const output = await administer({ db: chowder.deps.db, defaultTier: 'whale', ask }, line)
+      const deps = { db: chowder.deps.db, defaultTier: 'whale' as const, vault: async () => chowder.vault, ask }
+      const output = await administer(deps, line)
       return { code: 0, output, error: '' }
     } catch (error) {
       return { code: 1, output: '', error: (error as Error).message }

@@ -248,9 +248,12 @@ describe('what is away at the start', () => {
 
       const drain = createDrain(log)
       const startup = { role: 'all' as const, config: loadConfig({}), dataDir: '/data', log, drain }
-      const greet = () => welcome(startup, { db: chowder.deps.db, url: 'http://here', sandboxes: docker })
+      const greet = (env: NodeJS.ProcessEnv = {}) =>
+        welcome({ ...startup, config: loadConfig(env) }, { db: chowder.deps.db, url: 'http://here', sandboxes: docker })
       expect(await greet()).toContain(`DOCKER CANNOT BE REACHED at unix://${path}: start it, or set DOCKER_HOST.`)
       expect(await greet()).toContain('curl -s http://here/v1/organization/signup')
+      expect(await greet({ SIGNUP: 'token' })).toContain('x-signup-token: $(npm run -s admin -- signup-token)')
+      expect(await greet({ SIGNUP: 'closed' })).toContain('npm run admin -- create-org Acme')
       await chowder.signUp()
       expect(await greet()).not.toContain('signup')
     } finally {

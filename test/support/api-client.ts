@@ -11,9 +11,12 @@ export interface Answer {
   body: any
 }
 
-/** Chowder's API over HTTP, with a key. */
-export function api(url: string, key?: string) {
-  const headers = { ...(key !== undefined && { authorization: `Bearer ${key}` }) }
+/** Chowder's API over HTTP, with a key, or with the token of sign-up. */
+export function api(url: string, key?: string, signupToken?: string) {
+  const headers = {
+    ...(key !== undefined && { authorization: `Bearer ${key}` }),
+    ...(signupToken !== undefined && { 'x-signup-token': signupToken }),
+  }
   const send = (method: string, path: string, body: unknown, signal: AbortSignal) =>
     fetch(`${url}${path}`, {
       method,
@@ -72,9 +75,9 @@ function readEvent(text: string): StreamEvent {
   return { name: field('event') ?? null, data: field('data') ?? '', at: performance.now() }
 }
 
-/** A new organization with a key for Anthropic, and its API key. */
-export async function signUp(url: string, anthropicKey: string): Promise<string> {
-  const signedUp = await api(url).post('/v1/organization/signup', { name: 'Acme' })
+/** A new organization with a key for Anthropic, and its API key. `token` is that of sign-up, where it takes one. */
+export async function signUp(url: string, anthropicKey: string, token?: string): Promise<string> {
+  const signedUp = await api(url, undefined, token).post('/v1/organization/signup', { name: 'Acme' })
   if (signedUp.status !== 201) throw new Error(`signup: ${signedUp.status} ${JSON.stringify(signedUp.body)}`)
   const key: string = signedUp.body.api_key
   const patched = await api(url, key).patch('/v1/organization', { model_api_keys: { anthropic: anthropicKey } })

@@ -16,6 +16,7 @@ import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
 import { newId } from '#platform/ids.ts'
+import type { SignupMode } from '#platform/reach.ts'
 import { createVault, type Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { requireErrorBody } from './error-body.ts'
@@ -37,6 +38,7 @@ export interface TestChowderOptions {
   billing?: Billing
   limits?: Partial<RateLimits>
   origins?: Partial<RequestOrigins>
+  signup?: SignupMode
   trustedProxies?: number
   areWorkersMissing?: () => boolean
 }
@@ -102,6 +104,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       filesMaxBytes: options.filesMaxBytes ?? 2 * 1024 ** 3,
       limits: { requestsPerMinute: 0, signupsPerHour: 0, failedAuthPerMinute: 0, redis: null, ...options.limits },
       origins: { hosts: null, own: null, foreign: [], ...options.origins },
+      signup: options.signup ?? 'open',
       trustedProxies: options.trustedProxies ?? 0,
       ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
       ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),

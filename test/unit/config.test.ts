@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultTier } from '#composition/settings.ts'
 import { BadEnvironment, loadConfig, secretVariables, unknownSettings } from '#platform/config.ts'
 import { Env } from '#platform/env.ts'
+import { signupMode } from '#platform/reach.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 
@@ -56,6 +57,28 @@ describe('the environment', () => {
     expect(defaultTier(loadConfig({ ...stripe, CHOWDER_DEFAULT_TIER: 'crab' }))).toBe('crab')
   })
 
+  test('A14: sign-up is open by default while only this machine reaches the API, and takes a token otherwise', () => {
+    const modeOf = (env: NodeJS.ProcessEnv) => signupMode(loadConfig(env))
+    const local = [{}, { HOST: '::1' }, { HOST: 'localhost' }, { CHOWDER_PUBLIC_URL: 'http://127.0.0.1:8080' }]
+    const reached = [
+      { HOST: '0.0.0.0' },
+      { HOST: '::' },
+      { HOST: '10.0.0.7' },
+      { HOST: 'chowder.internal' },
+      { TRUST_PROXY: '1' },
+      { CHOWDER_PUBLIC_URL: 'https://agents.example.com' },
+      { CHOWDER_ALLOWED_HOSTS: 'localhost,chowder.internal' },
+      { CHOWDER_ALLOWED_HOSTS: '*' },
+    ]
+    for (const env of local) {
+      expect([env, modeOf(env), modeOf({ ...env, SIGNUP: 'open' })]).toEqual([env, 'open', 'open'])
+    }
+    for (const env of reached) {
+      expect([env, modeOf(env), modeOf({ ...env, SIGNUP: 'closed' })]).toEqual([env, 'token', 'closed'])
+      expect(complaints({ ...env, SIGNUP: 'open' })).toContain('Set SIGNUP to token or closed')
+    }
+  })
+
   test('an empty variable counts as unset', () => {
     expect(loadConfig({ PORT: '', DATABASE_URL: '' }).PORT).toBe(8080)
   })
@@ -79,6 +102,7 @@ describe('the environment', () => {
     ['CHOWDER_ALLOWED_HOSTS', 'https://canary'],
     ['CHOWDER_ALLOWED_HOSTS', 'canary:8080'],
     ['CHOWDER_ALLOWED_HOSTS', '*.canary'],
+    ['SIGNUP', 'canary'],
     ['CORS_ALLOWED_ORIGINS', 'canary'],
     ['CORS_ALLOWED_ORIGINS', '*'],
     ['CORS_ALLOWED_ORIGINS', 'https://canary/path'],

@@ -59,8 +59,9 @@ Send a key with every call: \`Authorization: Bearer <key>\`.
 - A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a bot or a third party that you
   trust with these instances.
 
-The sign-up returns the first organization key. A scoped key has any of five permissions: \`read\`, \`interact\`,
-\`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
+The sign-up returns the first organization key. On a server that others than its operator reach, it takes the token
+of the operator in the header \`X-Signup-Token\`, or is closed. A scoped key has any of five permissions: \`read\`,
+\`interact\`, \`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
 \`GET /v1/key\` tells what a key is and what it may do. A web page may use a scoped key if the operator of this server
 allows its origin, and never an organization key.
 

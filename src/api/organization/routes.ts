@@ -7,6 +7,7 @@ import { failures } from '#http/openapi.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
+import type { SignupMode } from '#platform/reach.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { deleteOrganization } from './delete.ts'
 import { requireAcceptedKeys, storedModelKeys, testModelKeys } from './model-keys.ts'
@@ -20,6 +21,7 @@ import {
   TestModelKeys,
   toOrganization,
 } from './schemas.ts'
+import { requireSignup, SignupHeaders } from './signup-token.ts'
 import { getOrganization, patchOrganization, signUp } from './store.ts'
 
 export interface OrganizationDeps {
@@ -28,6 +30,7 @@ export interface OrganizationDeps {
   queue: InstanceQueue
   /** Called with the hash of each deleted key, before the answer. */
   forgetCaller(keyHash: Buffer): void
+  signup: SignupMode
   /** Tier of a new organization. */
   defaultTier: Tier
   baseUrls: BaseUrls
@@ -38,6 +41,7 @@ const maxSignupBytes = 64 * 1024
 
 interface RouteDeps extends OrganizationDeps {
   countKeyTest: CountRequest
+  countFailure: CountRequest
 }
 
 /** The routes to sign up, and to read, change and delete an organization. */
@@ -49,13 +53,17 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     {
       config: { access: 'public', isSignup: true, event: 'organization.create' },
       bodyLimit: maxSignupBytes,
+      onRequest: requireSignup(deps),
       schema: {
         operationId: 'signUp',
         summary: 'Sign up',
-        description: 'Creates an organization and its first key. The key is in this answer only: keep it.',
+        description:
+          'Creates an organization and its first key. The key is in this answer only: keep it. Where others than its ' +
+          'operator reach the server, it takes the token of the server, or is closed.',
         tags: ['organization'],
+        headers: SignupHeaders,
         body: Signup,
-        response: { 201: NewOrganization, ...failures(429) },
+        response: { 201: NewOrganization, ...failures(401, 429) },
       },
     },
     async ({ body }, reply) => {

@@ -16,6 +16,7 @@ const commands: Readonly<Record<string, Command>> = {
 
 const optionHelp: Record<Exclude<keyof Options, 'json'>, string> = {
   yes: '--yes',
+  new: '--new',
   name: '--name <text>',
   tier: '--tier <tier>',
   org: '--org <org>',
@@ -36,6 +37,7 @@ ${Object.entries(commands)
 const optionTypes = {
   json: { type: 'boolean' },
   yes: { type: 'boolean' },
+  new: { type: 'boolean' },
   help: { type: 'boolean' },
   name: { type: 'string' },
   tier: { type: 'string' },

@@ -1,6 +1,7 @@
 import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
+import type { Vault } from '#platform/secrets.ts'
 
 /** The result of a command: a text for people, and the same as data for `--json`. */
 export interface Output {
@@ -11,6 +12,7 @@ export interface Output {
 export interface Options {
   json?: boolean
   yes?: boolean
+  new?: boolean
   name?: string
   tier?: string
   org?: string
@@ -22,6 +24,8 @@ export interface CommandDeps {
   db: Db
   /** The tier of a new organization. */
   defaultTier: Tier
+  /** Opens the vault. Throws an Error for the operator when its key is missing or another one. */
+  vault(): Promise<Vault>
   /** Asks the operator, who types the answer. Null when nobody can answer, because the input is no terminal. */
   ask(question: string): Promise<string | null>
 }

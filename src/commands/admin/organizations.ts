@@ -1,5 +1,6 @@
 import { deleteOrganization } from '#api/organization/delete.ts'
 import { findOrganization, listOrganizations, setDisabled, setLimit, setTier } from '#api/organization/operator.ts'
+import { findSignupToken, renewSignupToken } from '#api/organization/signup-token.ts'
 import { signUp } from '#api/organization/store.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
@@ -56,6 +57,15 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
       const { organization, key } = await signUp(db, name, readTier(tier))
       const text = `${show(organization).text}\n\nIts API key, which is not shown again:\n${key}`
       return { text, data: { ...toData(organization), api_key: key } }
+    },
+  },
+  'signup-token': {
+    parameters: [],
+    summary: 'prints the token that sign-up takes with SIGNUP=token; --new makes another, and ends the one before',
+    options: ['new'],
+    async run({ db, vault, options }) {
+      const token = await (options.new ? renewSignupToken : findSignupToken)(db, await vault())
+      return { text: token, data: { signup_token: token } }
     },
   },
   'list-orgs': {

@@ -1,11 +1,21 @@
+import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
+import { readValue } from '#database/installation.ts'
 import type { Config } from '#platform/config.ts'
-import { allowedHosts, isHostUndecided } from '#platform/reach.ts'
+import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/reach.ts'
 import type { Check } from './finding.ts'
+import { canUnseal } from './secrets.ts'
+
+const signupInWords: Record<SignupMode, string> = {
+  open: 'anybody can sign up',
+  token: 'sign-up takes the token',
+  closed: 'nobody can sign up',
+}
 
 /** What the settings say of who may call, in words. */
 export function describeAccess(config: Config): string {
   const hosts = allowedHosts(config)
-  return `the API answers to ${hosts ? [...hosts].join(', ') : 'any host'}`
+  const answers = `the API answers to ${hosts ? [...hosts].join(', ') : 'any host'}`
+  return `${answers}; ${signupInWords[signupMode(config)]}`
 }
 
 /** A5: somebody has decided which hosts an API answers to that others can reach. */
@@ -15,6 +25,18 @@ export const undecidedHosts: Check = async function* ({ config }) {
     area: 'access',
     what: 'The API listens on an address that others can reach, and answers requests that are addressed to any host.',
     whatToDo:
-      'Set CHOWDER_PUBLIC_URL, or name its hosts in CHOWDER_ALLOWED_HOSTS. CHOWDER_ALLOWED_HOSTS=* says that any is right.',
+      'Set CHOWDER_PUBLIC_URL, or name its hosts in CHOWDER_ALLOWED_HOSTS. ' +
+      'CHOWDER_ALLOWED_HOSTS=* says that any is right.',
+  }
+}
+
+/** I7: the token of sign-up is sealed, and can be unsealed. */
+export const unreadableSignupToken: Check = async function* ({ db, vault }) {
+  const sealed = await readValue(db, signupTokenName)
+  if (!vault || sealed === undefined || canUnseal(vault, sealed, signupTokenPlace)) return
+  yield {
+    area: 'access',
+    what: 'The token of sign-up cannot be unsealed: it was sealed with another key, or altered.',
+    whatToDo: 'Make another one: npm run admin -- signup-token --new.',
   }
 }

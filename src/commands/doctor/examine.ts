@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runAs } from '#history/actor.ts'
-import { undecidedHosts } from './access.ts'
+import { undecidedHosts, unreadableSignupToken } from './access.ts'
 import { expiredAnswers, impossibleAnswers } from './answers.ts'
 import { type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
 import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
@@ -28,6 +28,7 @@ const allChecks: readonly Check[] = [
   secretKey,
   sealedColumns,
   undecidedHosts,
+  unreadableSignupToken,
   queueAnswers,
 ]
 

@@ -7,7 +7,8 @@ import { type Check, type Finding, pageSize } from './finding.ts'
 /** The form of a sealed value: its nonce and tag alone take 38 characters. */
 const sealedForm = /^v1\.[A-Za-z0-9_-]{38,}$/
 
-const canUnseal = (vault: Vault, sealed: string, place: string): boolean => {
+/** Whether a value can be unsealed where it is stored. */
+export const canUnseal = (vault: Vault, sealed: string, place: string): boolean => {
   try {
     vault.unseal(sealed, place)
     return true

@@ -29,6 +29,22 @@ export const organizationCodes = {
       remedy: 'The operator compares `STRIPE_WEBHOOK_SECRET` with the secret of the endpoint at Stripe.',
     },
   }),
+  ...codesOf('unauthenticated', {
+    invalid_signup_token: {
+      meaning: 'Signing up on this server takes its token, and the request has none, or another one.',
+      remedy:
+        'Send it in the header `X-Signup-Token`. The operator of the server prints it with ' +
+        '`npm run admin -- signup-token`.',
+      repeat: 'Only with the token.',
+    },
+  }),
+  ...codesOf('forbidden', {
+    signup_closed: {
+      meaning: 'Nobody can sign up on this server.',
+      remedy: 'Ask its operator for an organization: `npm run admin -- create-org`.',
+      repeat: 'After the operator has opened sign-up.',
+    },
+  }),
   ...codesOf('limit_reached', {
     limit_reached: {
       meaning: 'The organization has used up what its plan allows.',

@@ -1,0 +1,68 @@
+import { hash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { type Static, Type } from '@sinclair/typebox'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Db } from '#database/client.ts'
+import { readValue, storeOnce, storeValue } from '#database/installation.ts'
+import type { CountRequest } from '#http/rate-limit.ts'
+import { AppError } from '#platform/errors.ts'
+import type { SignupMode } from '#platform/reach.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+
+/** The headers of a sign-up. */
+export const SignupHeaders = Type.Object({
+  'x-signup-token': Type.Optional(
+    Type.String({
+      description:
+        'The token of this server, on a server that asks for it. Its operator prints it with ' +
+        '`npm run admin -- signup-token`.',
+    }),
+  ),
+})
+
+/** The name of the sealed token among the values of the installation. */
+export const signupTokenName = 'signup-token'
+export const signupTokenPlace = `installation/${signupTokenName}/value`
+const tokenBytes = 32
+
+const makeSealed = (vault: Vault): string =>
+  vault.seal(`chd_signup_${randomBytes(tokenBytes).toString('hex')}`, signupTokenPlace)
+
+/** The token of this installation, which the first call makes. Several at once make one. */
+export async function findSignupToken(db: Db, vault: Vault): Promise<string> {
+  const sealed = (await readValue(db, signupTokenName)) ?? (await storeOnce(db, signupTokenName, makeSealed(vault)))
+  return vault.unseal(sealed, signupTokenPlace)
+}
+
+/** Makes another token. Every process refuses the one before from then on. */
+export async function renewSignupToken(db: Db, vault: Vault): Promise<string> {
+  await storeValue(db, signupTokenName, makeSealed(vault))
+  return findSignupToken(db, vault)
+}
+
+/** Compares hashes, so that the time tells nothing of the token. */
+const isSame = (given: string, token: string): boolean =>
+  timingSafeEqual(hash('sha256', given, 'buffer'), hash('sha256', token, 'buffer'))
+
+interface SignupDeps {
+  db: Db
+  vault: Vault
+  signup: SignupMode
+  /** Counts a request without the right token. */
+  countFailure: CountRequest
+}
+
+/**
+ * Returns a hook that refuses to sign up before the body is read: AppError `signup_closed` where nobody may, and
+ * `invalid_signup_token` without the token where it is asked for.
+ */
+export const requireSignup =
+  ({ db, vault, signup, countFailure }: SignupDeps) =>
+  async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    if (signup === 'open') return
+    if (signup === 'closed') throw new AppError('signup_closed', texts.signupClosed)
+    const { 'x-signup-token': given } = request.headers as Static<typeof SignupHeaders>
+    if (given !== undefined && isSame(given, await findSignupToken(db, vault))) return
+    await countFailure(request, reply)
+    throw new AppError('invalid_signup_token', texts.invalidSignupToken)
+  }
