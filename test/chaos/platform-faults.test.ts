@@ -11,6 +11,7 @@ import { loadConfig } from '#platform/config.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { api, signUp, waitForStatus } from '../support/api-client.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
+import { compiledOnce } from '../support/compile-cache.ts'
 import { type CloudCall, type CloudEvent, type CloudFault, startFakeCloud } from '../support/fake-cloud.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
@@ -504,7 +505,10 @@ const entry = join(import.meta.dirname, 'chowder.ts')
 
 /** One process of Chowder on a fake cloud, whose signals are the test's. */
 function spawnRole(role: 'api' | 'worker', env: Record<string, string>) {
-  const child: ChildProcess = spawn(process.execPath, [entry, role], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child: ChildProcess = spawn(process.execPath, [entry, role], {
+    env: { ...compiledOnce, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) {
     stream?.setEncoding('utf8').on('data', (text: string) => {

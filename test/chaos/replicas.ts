@@ -3,6 +3,7 @@ import { createWriteStream } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pTimeout from 'p-timeout'
+import { compiledOnce } from '../support/compile-cache.ts'
 
 const entry = join(import.meta.dirname, 'chowder.ts')
 /** Longer than a process gives itself to close. */
@@ -48,7 +49,10 @@ export function superviseReplica(options: {
 
   function run(): Promise<void> {
     isTold = false
-    const started = spawn(process.execPath, [entry, role], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const started = spawn(process.execPath, [entry, role], {
+      env: { ...compiledOnce, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
     child = started
     let line = ''
     started.stdout.on('data', (chunk: Buffer) => {

@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { administer, readCommandLine } from '#commands/admin/administer.ts'
 import { startEmbeddedPostgres } from '#database/embedded.ts'
 import { migrate } from '#database/migrate.ts'
+import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -20,8 +21,11 @@ const unknownId = '00000000-0000-7000-8000-000000000000'
 /** Runs the program with an environment of its own. Returns its output and its exit code. */
 const admin = (env: Record<string, string>, ...args: string[]) =>
   new Promise<{ code: number; output: string; error: string }>((resolve) => {
-    execFile(process.execPath, [program, ...args], { env, timeout: 60_000 }, (failure, output, error) =>
-      resolve({ code: failure ? Number(failure.code) : 0, output, error }),
+    execFile(
+      process.execPath,
+      [program, ...args],
+      { env: { ...compiledOnce, ...env }, timeout: 60_000 },
+      (failure, output, error) => resolve({ code: failure ? Number(failure.code) : 0, output, error }),
     )
   })
 
@@ -232,7 +236,7 @@ describe('the commands of the operator', () => {
 
   test.each([
     [[], 'usage'],
-    [['crash-org', unknownId], 'There is no command "crash-org". There is: create-org, list-orgs, '],
+    [['crash-org', unknownId], 'There is no command "crash-org". There is: create-org, signup-token, list-orgs, '],
     [['list-orgz'], 'There is no command "list-orgz". Did you mean list-orgs?'],
     [['set-limit', unknownId, '-3'], 'There is no option -3.'],
     [['set-tier', unknownId, 'gold'], 'There is no tier "gold". Use one of: shrimp, crab, lobster, whale.'],

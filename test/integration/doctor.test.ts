@@ -12,6 +12,7 @@ import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
+import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -294,7 +295,7 @@ describe('npm run doctor', () => {
 
   const doctor = (...options: string[]) =>
     run(process.execPath, [main, ...options], {
-      env: { PATH: process.env.PATH, HOME: dataDir, CHOWDER_DATA_DIR: dataDir },
+      env: { ...compiledOnce, PATH: process.env.PATH, HOME: dataDir, CHOWDER_DATA_DIR: dataDir },
       timeout: 60_000,
     }).then(
       ({ stdout }) => ({ code: 0, text: stdout }),
@@ -319,7 +320,7 @@ describe('npm run doctor', () => {
     expect([code, text]).toEqual([2, expect.stringContaining('There is no database in')])
   })
 
-  test('checks beside a running Chowder and without one, and repairs', { timeout: 120_000 }, async () => {
+  test('checks beside a running Chowder and without one, and repairs', { timeout: 180_000 }, async () => {
     const process = await startChowder({ dataDir, role: 'api' })
     const withoutWorker = await doctor()
     expect(withoutWorker.code).toBe(1)

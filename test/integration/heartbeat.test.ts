@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { queueAnswers } from '#commands/doctor/queue.ts'
@@ -33,6 +34,9 @@ const factsOf = (role: string) => ({ id: randomUUID(), role, version: '1.2.3', c
 const beat = (role: string) => createHeartbeat(chowder.database.db, factsOf(role), silent).task.run(signal)
 const age = (seconds: number) => query('UPDATE processes SET seen_at = now() - make_interval(secs => $1)', seconds)
 const readiness = async () => (await chowder.call('GET', '/readyz')).body
+const readinessLastsMs = 600
+/** Waits for a new answer: one is given for half a second. */
+const counts = (workers: number) => until(`${workers} workers`, async () => (await readiness()).workers === workers)
 
 async function doctorsFindings(): Promise<{ what: string; whatToDo: string }[]> {
   const { db, sandboxes } = chowder.deps
@@ -60,10 +64,13 @@ test('a worker counts for 20 s after its last heartbeat, and its row is deleted 
   await beat('worker')
   await beat('all')
   await beat('api')
+  await counts(2)
   expect(await readiness()).toMatchObject({ status: 'ready', workers: 2, version: expect.stringMatching(/^\d/) })
   await age(19)
+  await sleep(readinessLastsMs)
   expect((await readiness()).workers).toBe(2)
   await age(21)
+  await counts(0)
   expect(await readiness()).toMatchObject({ status: 'ready', workers: 0, commit: expect.any(String) })
   await age(3601)
   await beat('api')

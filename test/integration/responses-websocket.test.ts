@@ -431,16 +431,19 @@ describe('the end of a connection', () => {
     await until('the stream to be over', async () => (await streams()) === before)
   })
 
-  /** An answer that is larger than all buffers on the way. */
-  const events = 400
+  /** An answer of small events, larger than all buffers on the way, with less text than an answer may have. */
+  const writes = 800
+  const deltas = 100
+  const deltaLength = 64
+  const chunk = delta('x'.repeat(deltaLength)).repeat(deltas)
   let written = 0
   const large: Answer = (response) => {
     written = 0
     startStream(response).write(streamHead)
     const fill = () => {
-      while (written < events) {
+      while (written < writes) {
         written += 1
-        if (!response.write(delta('x'.repeat(64 * 1024)))) return
+        if (!response.write(chunk)) return
       }
       response.off('drain', fill).end(sse({ type: 'response.completed', response: responseObject() }))
     }
@@ -466,11 +469,11 @@ describe('the end of a connection', () => {
     socket.pause()
     say()
     await until('the gateway to wait', gatewayWaits)
-    expect(written).toBeLessThan(events)
+    expect(written).toBeLessThan(writes)
     socket.resume()
     const got = await turn(60_000)
     expectWholeStream(got)
-    expect((got.at(-1) as Frame).response.output[0].content[0].text).toHaveLength(events * 64 * 1024)
+    expect((got.at(-1) as Frame).response.output[0].content[0].text).toHaveLength(writes * deltas * deltaLength)
     expect(webSocketOf(server).listenerCount('close')).toBe(listeners)
   })
 

@@ -17,6 +17,7 @@ import { createQueue } from '#lifecycle/queue.ts'
 import { loadConfig } from '#platform/config.ts'
 import { explainListening } from '#platform/listen-fault.ts'
 import { logSerializers } from '#platform/log.ts'
+import { compiledOnce } from '../support/compile-cache.ts'
 import { freePort } from '../support/free-port.ts'
 import { openStubDockerd } from '../support/stub-dockerd.ts'
 import { openTestChowder } from '../support/test-chowder.ts'
@@ -39,7 +40,7 @@ async function runScript(
   args: string[],
   { env = {}, cwd = root }: { env?: Record<string, string>; cwd?: string } = {},
 ) {
-  const options = { cwd, env: { PATH, HOME: folder, CHOWDER_DATA_DIR: join(folder, 'data'), ...env } }
+  const options = { cwd, env: { ...compiledOnce, PATH, HOME: folder, CHOWDER_DATA_DIR: join(folder, 'data'), ...env } }
   const launch = ['--import', join(root, 'src/launch.mjs'), ...args]
   return run(process.execPath, launch, options).then(
     ({ stdout, stderr }) => ({ code: 0, said: stdout + stderr }),

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import pTimeout from 'p-timeout'
 import { inject } from 'vitest'
+import { compiledOnce } from './compile-cache.ts'
 import { present } from './present.ts'
 import { preparedRelease, releasesFolder } from './release.ts'
 import { until } from './until.ts'
@@ -37,7 +38,7 @@ export interface ChowderProcess {
 function spawnChowder({ dataDir, role, env }: ChowderOptions) {
   const { PATH = '', HOME = dataDir } = process.env
   const child = spawn(process.execPath, [main, ...(role === undefined ? [] : [role])], {
-    env: { PATH, HOME, PORT: '0', CHOWDER_DATA_DIR: dataDir, ...env },
+    env: { ...compiledOnce, PATH, HOME, PORT: '0', CHOWDER_DATA_DIR: dataDir, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''
