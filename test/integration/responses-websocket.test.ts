@@ -432,7 +432,7 @@ describe('the end of a connection', () => {
   })
 
   /** An answer of small events, larger than all buffers on the way, with less text than an answer may have. */
-  const writes = 800
+  const writes = 1200
   const deltas = 100
   const deltaLength = 64
   const chunk = delta('x'.repeat(deltaLength)).repeat(deltas)
