@@ -438,7 +438,6 @@ describe('the end of a connection', () => {
   const chunk = delta('x'.repeat(deltaLength)).repeat(deltas)
   let written = 0
   const large: Answer = (response) => {
-    written = 0
     startStream(response).write(streamHead)
     const fill = () => {
       while (written < writes) {
@@ -449,6 +448,10 @@ describe('the end of a connection', () => {
     }
     response.on('drain', fill)
     fill()
+  }
+  const sendLarge = () => {
+    written = 0
+    gateway.answer = large
   }
   /** Waits for some turns of the event loop, also on a busy machine. */
   const aWhile = async () => {
@@ -463,7 +466,7 @@ describe('the end of a connection', () => {
   test('is not due while the client reads slowly: the gateway waits, and the client gets everything', {
     timeout: 90_000,
   }, async () => {
-    gateway.answer = large
+    sendLarge()
     const { socket, server, say, turn } = await openBoth()
     const listeners = webSocketOf(server).listenerCount('close')
     socket.pause()
@@ -493,7 +496,7 @@ describe('the end of a connection', () => {
 
   test('comes when the server closes, also for a client that does not read', async () => {
     const { closing, connect } = await openClosing(200)
-    gateway.answer = large
+    sendLarge()
     const { socket, say } = await connect()
     socket.pause()
     say()
