@@ -20,6 +20,8 @@ import { findKeyProblem, noKey } from './provider-key.ts'
 import { again, done, failed, gatewayStarted, type Step, type StepContext, type StepOutcome } from './step.ts'
 
 const connectTimeoutMs = 30_000
+/** For what a gateway can do without. */
+const optionalConnectTimeoutMs = 5000
 const configMaxBytes = 4 * 1024 * 1024
 
 /** Enough for OpenClaw 2026.9.6, which was measured to need up to 1.15 GB; drivers that cannot limit ignore it. */
@@ -184,14 +186,21 @@ export const patchConfig: Step = async (context) => {
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
   const unsealed = await unsealInstance(db, vault, instance)
+  const warn = () =>
+    log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')
   const liftCooldown = async (gateway: GatewayClient) => {
     const place = { sandboxes, instanceId: instance.id, paths }
-    if (await liftKeyCooldown(gateway, place, instance.modelProvider, signal)) return
-    log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')
+    if (!(await liftKeyCooldown(gateway, place, instance.modelProvider, signal))) warn()
   }
   if (startedGateway) {
-    const gateway = await connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs })
-    await liftCooldown(gateway).finally(() => gateway.close())
+    // A gateway that cannot be asked runs all the same: whatever is wrong with it is not for this step.
+    await connectGateway(endpoint, unsealed.token, { signal, timeoutMs: optionalConnectTimeoutMs }).then(
+      (gateway) => liftCooldown(gateway).finally(() => gateway.close()),
+      () => {
+        signal.throwIfAborted()
+        warn()
+      },
+    )
     return done
   }
   const sandbox = { sandboxes, instance, endpoint, port: paths.port }
