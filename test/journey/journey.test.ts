@@ -185,7 +185,7 @@ describe('from npm start to the end of a real agent', () => {
         const found = await findGateway(id)
         return found?.pid === killed?.pid ? null : found
       },
-      30_000,
+      60_000,
     )
     expect(next.uid).toBe(killed?.uid)
     await waitForStatus(client, id, 'running')
