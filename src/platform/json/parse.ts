@@ -19,8 +19,8 @@ const prototypes = { protoAction: 'error', constructorAction: 'error' } as const
 
 /**
  * Parses JSON in UTF-8. It refuses more than the bounds before it builds any value, then `__proto__` and
- * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError `too_many_values`, `unsupported_json`, or
- * `invalid_json`, which says where the text is no JSON.
+ * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError
+ * `too_many_values`, `unsupported_json`, or `invalid_json`, which says where the text is no JSON.
  */
 export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
   const { isLenient = false } = bounds

@@ -1,25 +1,24 @@
-// The program of the thread that thread.ts starts: it does one task for each message.
-import { parentPort } from 'node:worker_threads'
+// What the thread does that thread.ts starts.
+import { move } from 'piscina'
 import { AppError } from '#platform/errors.ts'
 import type { JsonBounds } from './bounds.ts'
 import { parseJson } from './parse.ts'
 
-/** A text to parse, or a value to write as JSON. */
-export type JsonTask = { bytes: Uint8Array; bounds: JsonBounds } | { value: unknown }
+export interface ParseTask {
+  bytes: Uint8Array
+  bounds: JsonBounds
+}
 
-export type JsonOutcome = { result: unknown } | { refused: Pick<AppError, 'code' | 'message'> } | { fault: unknown }
+/** An AppError does not reach another thread as one. */
+export type Parsed = { value: unknown } | { refused: Pick<AppError, 'code' | 'message'> }
 
-function outcomeOf(task: JsonTask): JsonOutcome {
+export function parse({ bytes, bounds }: ParseTask): Parsed {
   try {
-    return { result: 'bytes' in task ? parseJson(task.bytes, task.bounds) : Buffer.from(JSON.stringify(task.value)) }
+    return { value: parseJson(bytes, bounds) }
   } catch (error) {
-    if (!(error instanceof AppError)) return { fault: error }
+    if (!(error instanceof AppError)) throw error
     return { refused: { code: error.code, message: error.message } }
   }
 }
 
-parentPort?.on('message', (task: JsonTask) => {
-  const outcome = outcomeOf(task)
-  const isMoved = 'result' in outcome && outcome.result instanceof Uint8Array
-  parentPort?.postMessage(outcome, isMoved ? [(outcome.result as Uint8Array<ArrayBuffer>).buffer] : [])
-})
+export const write = (value: unknown) => move(Buffer.from(JSON.stringify(value)))
