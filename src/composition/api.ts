@@ -1,3 +1,4 @@
+import { LRUCache } from 'lru-cache'
 import pTimeout from 'p-timeout'
 import { createCallers } from '#api/keys/callers.ts'
 import { findSignupToken } from '#api/organization/signup-token.ts'
@@ -10,14 +11,14 @@ import { createAskGateway } from '#instances/gateway/ask.ts'
 import { createDeclareModel } from '#instances/gateway/declare-model.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
+import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/exposure.ts'
 import { explainListening } from '#platform/listen-fault.ts'
-import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/reach.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
-/** Anybody may ask, as often as they like. */
+/** Anybody may ask as often as they like: all who ask within this time get the same answer. */
 const readinessLastsMs = 500
 /** How long open requests may take to end before their connections are closed. */
 const openRequestsMs = 5000
@@ -57,6 +58,11 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   const callers = createCallers(db, log)
   const findSummary = createFindSummary(db)
   const gateways = createRunningGateways(db, vault, findSummary)
+  const answers = new LRUCache<'readiness', Awaited<ReturnType<typeof readiness>>>({
+    max: 1,
+    ttl: readinessLastsMs,
+    fetchMethod: () => readiness(db, queue),
+  })
   const deps: AppDeps = {
     ...parts,
     ...settings,
@@ -69,7 +75,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     askGateway: createAskGateway(gateways.find),
     forgetGateway: gateways.forget,
     declareModel: createDeclareModel({ ...parts, ...settings }, gateways.forget),
-    readiness: sharedFor(readinessLastsMs, () => readiness(db, queue)),
+    readiness: () => answers.forceFetch('readiness'),
   }
   const app = await buildApp(deps)
   return {
@@ -102,18 +108,6 @@ export async function openApi({ config, drain }: Startup, parts: ApiParts): Prom
     throw explainListening(error, { host, port, hostVariable: 'HOST', portVariable: 'PORT' })
   })
   return (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
-}
-
-/** Returns a function that asks at most once at a time and in so many ms: all who ask meanwhile get the same answer. */
-function sharedFor<T>(ms: number, ask: () => Promise<T>): () => Promise<T> {
-  let asked: Promise<T> | null = null
-  const forget = () => {
-    asked = null
-  }
-  return () => {
-    asked ??= ask().finally(() => setTimeout(forget, ms).unref())
-    return asked
-  }
 }
 
 async function readiness(db: Db, queue: ApiParts['queue']) {

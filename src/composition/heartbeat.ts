@@ -1,16 +1,10 @@
 import { hostname } from 'node:os'
 import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
-import {
-  aliveSeconds,
-  countProcesses,
-  type ProcessFacts,
-  recordProcess,
-  removeProcess,
-  startAWorker,
-} from '#database/processes.ts'
+import { aliveSeconds, countProcesses, type ProcessFacts, recordProcess, removeProcess } from '#database/processes.ts'
 import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
+import { texts } from '#platform/texts.ts'
 import { commit, version } from '#platform/version.ts'
 import type { Startup } from './startup.ts'
 
@@ -37,7 +31,8 @@ export function createHeartbeat(db: Db, facts: ProcessFacts, log: Pick<Logger, '
     // After a start and after an outage of the database, workers have as long as this process to say that they live.
     if (!hasRunBefore || isMissing === areMissing) return
     areMissing = isMissing
-    if (isMissing) log.warn(`no worker was seen for ${aliveSeconds} s: changes are accepted and wait. ${startAWorker}`)
+    if (isMissing)
+      log.warn(`no worker was seen for ${aliveSeconds} s: changes are accepted and wait. ${texts.startAWorker}`)
     else log.info('a worker is there again')
   }
 

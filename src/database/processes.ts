@@ -2,10 +2,6 @@ import { and, eq, gt, lt, ne, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { processes } from './schema.ts'
 
-/** What an operator does when no worker runs. A second process cannot use the embedded database of the first. */
-export const startAWorker =
-  'Start one with npm start -- worker or, without DATABASE_URL, run npm start in place of npm start -- api.'
-
 /** A process that has not written its row for so long has ended: two of its heartbeats are missing. */
 export const aliveSeconds = 20
 /** How long the row of a killed process stays, for the operator. */

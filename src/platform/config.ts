@@ -3,7 +3,7 @@ import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { closestWord } from './closest.ts'
 import { type Config, Env } from './env.ts'
-import { entriesOf, isOpenToOthers } from './reach.ts'
+import { entriesOf, isOpenToOthers } from './exposure.ts'
 
 export type { Config } from './env.ts'
 

@@ -73,6 +73,9 @@ export const texts = {
   tooManyValues: (values: number) =>
     `The body has more than ${values.toLocaleString('en')} values: texts, numbers, lists and objects. ` +
     'Send fewer, or fewer in one request.',
+  /** A second process cannot use the embedded database of the first. */
+  startAWorker:
+    'Start one with npm start -- worker or, without DATABASE_URL, run npm start in place of npm start -- api.',
   tooManyLargeBodies: 'This server reads too many large bodies right now. Send it again in a moment.',
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body has half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultTier } from '#composition/settings.ts'
 import { BadEnvironment, loadConfig, secretVariables, unknownSettings } from '#platform/config.ts'
 import { Env } from '#platform/env.ts'
-import { signupMode } from '#platform/reach.ts'
+import { signupMode } from '#platform/exposure.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 

@@ -5,7 +5,7 @@ import type { Db } from '#database/client.ts'
 import { readValue, storeOnce, storeValue } from '#database/installation.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
 import { AppError } from '#platform/errors.ts'
-import type { SignupMode } from '#platform/reach.ts'
+import type { SignupMode } from '#platform/exposure.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 

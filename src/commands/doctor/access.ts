@@ -1,7 +1,7 @@
 import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
 import { readValue } from '#database/installation.ts'
 import type { Config } from '#platform/config.ts'
-import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/reach.ts'
+import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/exposure.ts'
 import type { Check } from './finding.ts'
 import { canUnseal } from './secrets.ts'
 

@@ -1,7 +1,8 @@
 import pTimeout from 'p-timeout'
-import { countProcesses, startAWorker } from '#database/processes.ts'
+import { countProcesses } from '#database/processes.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { texts } from '#platform/texts.ts'
 import type { Check, DoctorDeps, Finding } from './finding.ts'
 
 const answerTimeoutMs = 5000
@@ -39,7 +40,7 @@ export const queueAnswers: Check = async function* (deps) {
   }
   const { all, workers } = await countProcesses(deps.db)
   if (all > 0 && workers === 0) {
-    yield { area: 'queue', what: 'No worker runs.', whatToDo: startAWorker }
+    yield { area: 'queue', what: 'No worker runs.', whatToDo: texts.startAWorker }
     return
   }
   const waitedMs = await pTimeout(queue.oldestWaitMs(), { milliseconds: answerTimeoutMs })

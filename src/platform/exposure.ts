@@ -1,8 +1,8 @@
 import { isIPv4, isIPv6 } from 'node:net'
 import type { Config } from './env.ts'
 
-type ReachSettings = Pick<Config, 'HOST' | 'CHOWDER_PUBLIC_URL' | 'CHOWDER_ALLOWED_HOSTS'>
-type SignupSettings = ReachSettings & Pick<Config, 'SIGNUP' | 'TRUST_PROXY'>
+type HostSettings = Pick<Config, 'HOST' | 'CHOWDER_PUBLIC_URL' | 'CHOWDER_ALLOWED_HOSTS'>
+type SignupSettings = HostSettings & Pick<Config, 'SIGNUP' | 'TRUST_PROXY'>
 
 /** Who may sign up: anybody, who has the token of the operator, or nobody. */
 export type SignupMode = NonNullable<Config['SIGNUP']>
@@ -20,7 +20,7 @@ const isLoopback = (host: string): boolean =>
   host.toLowerCase() === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
 
 /** The hosts that the settings name beside HOST, as in a Host header; `*` is any. */
-const namedHosts = ({ CHOWDER_PUBLIC_URL: url, CHOWDER_ALLOWED_HOSTS: list }: ReachSettings): string[] => [
+const namedHosts = ({ CHOWDER_PUBLIC_URL: url, CHOWDER_ALLOWED_HOSTS: list }: HostSettings): string[] => [
   ...(url === undefined ? [] : [new URL(url).hostname]),
   ...entriesOf(list).map((host) => host.toLowerCase()),
 ]
@@ -30,14 +30,14 @@ const namedHosts = ({ CHOWDER_PUBLIC_URL: url, CHOWDER_ALLOWED_HOSTS: list }: Re
  * whose name is made to lead to this machine (DNS rebinding) would be a page of the API's own origin. An API that others
  * reach is not limited before a setting names a host: nobody else knows its names.
  */
-export function allowedHosts(settings: ReachSettings): ReadonlySet<string> | null {
+export function allowedHosts(settings: HostSettings): ReadonlySet<string> | null {
   const named = namedHosts(settings)
   if (named.includes('*') || (named.length === 0 && !isLoopback(settings.HOST))) return null
   return new Set([...loopbackNames, headerForm(settings.HOST), ...named])
 }
 
 /** Whether requests may be addressed to any host because nobody has decided about it. */
-export const isHostUndecided = (settings: ReachSettings): boolean =>
+export const isHostUndecided = (settings: HostSettings): boolean =>
   allowedHosts(settings) === null && settings.CHOWDER_ALLOWED_HOSTS === undefined
 
 /** The origins of web pages that may call the API, beside its own. */
