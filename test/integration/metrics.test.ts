@@ -107,7 +107,8 @@ describe('metrics', () => {
     expect(status).toBe(200)
     const streamed = await call('POST', `/${id}/responses`, { model: 'openclaw', input: 'hello', stream: true })
     expect(streamed.text).toContain('event: response.completed')
-    expect(await read('chowder_turn_added_seconds_count')).toBe(before + 2)
+    // A turn is measured after its answer was sent.
+    await until('both turns', async () => (await read('chowder_turn_added_seconds_count')) === before + 2)
     expect(await read('chowder_turn_added_seconds_sum')).toBeGreaterThan(0)
     await until('the stream to be over', async () => (await read('chowder_open_streams')) === 0)
   })
