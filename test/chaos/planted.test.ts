@@ -21,8 +21,13 @@ const copied = [
 ]
 const timeoutMs = 6 * 60_000
 
-/** Each bug, the test that must catch it, and where that stands. */
+/** Each bug, the test that must catch it, and where that stands. The quickest one is not `long`. */
 const bugs = [
+  {
+    bug: 'forget-to-look-before-start',
+    file: 'sandbox-local',
+    caughtBy: 'a second start leaves the gateway running that the first one started',
+  },
   {
     bug: 'skip-the-fencing-check',
     file: 'reconcile-property',
@@ -34,11 +39,6 @@ const bugs = [
     caughtBy: 'a delete during any call of a worker is never lost',
   },
   { bug: 'drop-the-sweep', file: 'integration/lifecycle', caughtBy: 'whose job was lost is found by the sweep' },
-  {
-    bug: 'forget-to-look-before-start',
-    file: 'sandbox-local',
-    caughtBy: 'a second start leaves the gateway running that the first one started',
-  },
 ]
 
 let folder: string
@@ -79,12 +79,15 @@ async function testCopy(name: string, planted: readonly { file: string; caughtBy
 
 const limit = { timeout: timeoutMs + 30_000 }
 
-test.each(bugs)('the suite catches a planted bug: $bug', limit, async (planted) => {
+const expectCaught = async (planted: (typeof bugs)[number]) => {
   const patch = join(import.meta.dirname, 'planted', `${planted.bug}.patch`)
   expect((await testCopy(planted.bug, [planted], patch))(planted).failed).toBe(true)
-})
+}
+const caught = 'the suite catches a planted bug: $bug'
+test.each(bugs.slice(0, 1))(caught, limit, expectCaught)
+test.each(bugs.slice(1))(caught, { ...limit, tags: ['long'] }, expectCaught)
 
-test('and without any, in a copy likewise, the same tests pass', limit, async () => {
+test('and without any, in a copy likewise, the same tests pass', { ...limit, tags: ['long'] }, async () => {
   const outcomeOf = await testCopy('nothing-planted', bugs)
   expect(bugs.map(outcomeOf)).toEqual(bugs.map(() => ({ failed: false, passed: true })))
 })
