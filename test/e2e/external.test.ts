@@ -70,7 +70,10 @@ describe('Chowder on a database and a Redis of yours', () => {
     expect(output).toContain('CHOWDER_SECRET_KEY is required')
   })
 
-  it('migrate may be run twice; then an API and a worker, each a process of its own, serve an agent', async () => {
+  // Compose does so in every run.
+  it('migrate may be run twice; then an API and a worker, each a process of its own, serve an agent', {
+    tags: ['long'],
+  }, async () => {
     for (let run = 0; run < 2; run += 1) {
       expect(await runChowder({ dataDir, role: 'migrate', env })).toMatchObject({ code: 0 })
     }
