@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { formOf, type KeyForm } from './api-key.ts'
 import { instanceIdOf } from './instance-params.ts'
 import type { RequestCounters } from './rate-limit.ts'
 
@@ -34,9 +35,10 @@ export interface Caller {
 
 /**
  * Finds the caller that the SHA-256 of a key, in base64, belongs to; null for a key that is unknown, revoked or
- * expired. Throws AppError `organization_disabled` when the operator disabled the organization.
+ * expired. `hasChecksum` is false for a key without one, which an installation need not have: then it is null without
+ * a query. Throws AppError `organization_disabled` when the operator disabled the organization.
  */
-export type FindCaller = (keyHash: string) => Promise<Caller | null>
+export type FindCaller = (keyHash: string, hasChecksum?: boolean) => Promise<Caller | null>
 
 /** Throws AppError `instance_not_found` for an instance that is missing, or of another organization, and for a malformed id. */
 type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>
@@ -55,14 +57,12 @@ declare module 'fastify' {
   }
 }
 
-/** A text that is no key is refused without a query. */
-const keyFormat = /^chd_(org|sk)_[0-9a-f]{64}$/
-const keyPrefix = /^chd_(org|sk)_/
-
 /** The likeliest mistakes are a key of a model provider, and one that was not copied whole. */
-function refusalOf(key: string): AppError {
-  const text = keyFormat.test(key) ? texts.unknownKey : keyPrefix.test(key) ? texts.malformedKey : texts.foreignKey
-  return new AppError('invalid_api_key', text)
+const refusals: Record<KeyForm, string> = {
+  checked: texts.unknownKey,
+  unchecked: texts.unknownKey,
+  malformed: texts.malformedKey,
+  foreign: texts.foreignKey,
 }
 
 function bearerToken(request: FastifyRequest): string | null {
@@ -140,10 +140,14 @@ export function useApiKeys(
     const { access, handlesRefusedKey } = request.routeOptions.config
     if (request.is404 || access === undefined || access === 'public') return
     const key = bearerToken(request)
-    const caller = key && keyFormat.test(key) ? await findCaller(hash('sha256', key, 'base64')) : null
+    const form = key === null ? null : formOf(key)
+    const isKey = form === 'checked' || form === 'unchecked'
+    const caller = key && isKey ? await findCaller(hash('sha256', key, 'base64'), form === 'checked') : null
     if (!caller) {
       await counters.countFailure(request, reply)
-      throw key ? refusalOf(key) : new AppError('missing_api_key', texts.sendKey)
+      throw form === null
+        ? new AppError('missing_api_key', texts.sendKey)
+        : new AppError('invalid_api_key', refusals[form])
     }
     request.caller = caller
     await counters.countRequest(request, reply)

@@ -82,7 +82,8 @@ export const texts = {
   unknownKey: 'Unknown, revoked or expired API key.',
   foreignKey: 'Unknown API key: the keys of this server begin with chd_org_ or chd_sk_. Send one of those.',
   malformedKey:
-    'Unknown API key: after chd_org_ or chd_sk_ come 64 characters from 0 to 9 and a to f. Copy the whole key.',
+    'Unknown API key: after chd_org_ or chd_sk_ come 72 characters from 0 to 9 and a to f, whose last 8 are a checksum. ' +
+    'Copy the whole key.',
   disabled: 'Your organization was disabled by the operator of this server.',
   needsOrganizationKey: 'This call needs an organization key (chd_org_…). Yours is a scoped key.',
   lacksPermission: (permission: string) =>

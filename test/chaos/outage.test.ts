@@ -9,16 +9,16 @@ import type { SandboxSpec } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
-import { hasQueue, queueBackend } from '../support/queue-backends.ts'
+import { hasQueue, queueBackend, type queueKinds } from '../support/queue-backends.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
 /** The long ones show that the time and the memory of a row stay the same. */
-const outages = [
+const outages: { kind: (typeof queueKinds)[number]; dueRows: number; tags: string[] }[] = [
   { kind: 'postgres', dueRows: 1000, tags: [] },
   { kind: 'postgres', dueRows: 5000, tags: ['long'] },
   { kind: 'redis', dueRows: 5000, tags: ['long'] },
-] as const
+]
 const organizations = 20
 const shareOfTheBigOne = 0.8
 const concurrency = 8
@@ -124,7 +124,7 @@ describe.each(outages)('an outage of an hour, with the queue in $kind', ({ kind,
 
   test(`F27: ${dueRows} rows that became due during an outage are worked off in limited time with limited concurrency, and small organizations do not wait for a big one`, {
     timeout: finishesWithinMs + 60_000,
-    tags: [...tags],
+    tags,
   }, async ({ skip }) => {
     if (!hasQueue(kind)) skip('there is no Redis')
     const [big, ...small] = await Promise.all(Array.from({ length: organizations }, () => chowder.signUp()))

@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { permissions } from '#database/schema.ts'
+import { newApiKey } from '#http/api-key.ts'
 import { requireErrorBody } from '../support/error-body.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -169,8 +170,9 @@ describe('A1, A2: the key that each call needs', () => {
       'another scheme': `Basic ${organizationKey.own}`,
       'a malformed key': 'Bearer chd_org_short',
       'two keys': `Bearer ${organizationKey.own} ${organizationKey.own}`,
-      'an unknown organization key': bearer(`chd_org_${randomBytes(32).toString('hex')}`),
-      'an unknown scoped key': bearer(`chd_sk_${randomBytes(32).toString('hex')}`),
+      'an unknown organization key': bearer(newApiKey('organization')),
+      'an unknown scoped key': bearer(newApiKey('scoped')),
+      'an unknown key without a checksum': bearer(`chd_sk_${randomBytes(32).toString('hex')}`),
       'an expired key': bearer(scoped.expired),
       'a revoked key': bearer(scoped.revoked),
     }

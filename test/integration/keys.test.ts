@@ -1,6 +1,8 @@
+import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { permissions } from '#database/schema.ts'
+import { newApiKey } from '#http/api-key.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
@@ -72,7 +74,7 @@ describe('POST /v1/keys', () => {
       expires_at: null,
       last_used_at: null,
       created_at: expect.stringMatching(timestamp),
-      raw_key: expect.stringMatching(/^chd_sk_[0-9a-f]{64}$/),
+      raw_key: expect.stringMatching(/^chd_sk_[0-9a-f]{72}$/),
     })
     const { rows } = await chowder.database.pool.query('SELECT * FROM api_keys')
     expect(JSON.stringify(rows)).not.toContain(body.raw_key)
@@ -274,11 +276,30 @@ test('a key that is missing, malformed, another organization’s or of the other
   expect(await statusOf(ofOther.key, other)).toBe(200)
 })
 
+test('S17: a key from before there was a checksum is good, and one that is a guess costs no query', async () => {
+  const { id: organizationId, key } = await chowder.signUp()
+  const { pool } = chowder.database
+  const old = `chd_org_${randomBytes(32).toString('hex')}`
+  await pool.query(
+    `INSERT INTO api_keys (id, organization_id, key_hash, key_prefix) VALUES (gen_random_uuid(), $1, sha256($2), 'chd_org_')`,
+    [organizationId, Buffer.from(old)],
+  )
+  const statusWith = async (key: string) => (await chowder.call('GET', '/v1/organization', { key })).status
+  await until('the old key to be known', async () => (await statusWith(old)) === 200, 2000)
+  const query = vi.spyOn(pool, 'query')
+  const guess = `${newApiKey('organization').slice(0, -8)}00000000`
+  expect([await statusWith(guess), query.mock.calls.length]).toEqual([401, 0])
+  query.mockRestore()
+  expect(await statusWith(key)).toBe(200)
+})
+
 describe('a scoped key', () => {
   test.each([
     ['sk-ant-api03-abc', 'begin with chd_org_ or chd_sk_'],
     ['chd_org_f3a8…', 'Copy the whole key'],
+    [`chd_sk_${'0'.repeat(72)}`, 'Copy the whole key'],
     [`chd_sk_${'0'.repeat(64)}`, 'Unknown, revoked or expired API key.'],
+    [newApiKey('scoped'), 'Unknown, revoked or expired API key.'],
   ])('is refused with what is wrong with %s', async (wrong, says) => {
     const { status, body } = await chowder.call('GET', '/v1/keys', { headers: { authorization: `Bearer ${wrong}` } })
     expect([status, body]).toEqual([
@@ -540,7 +561,7 @@ describe('organization keys', () => {
       expires_at: '2099-12-31T23:59:59Z',
       last_used_at: null,
       created_at: expect.stringMatching(timestamp),
-      raw_key: expect.stringMatching(/^chd_org_[0-9a-f]{64}$/),
+      raw_key: expect.stringMatching(/^chd_org_[0-9a-f]{72}$/),
     })
     const second: string = created.raw_key
     expect((await chowder.call('GET', `/v1/instances/${instanceId}`, { key: second })).status).toBe(200)

@@ -27,7 +27,7 @@ describe('POST /v1/organization/signup', () => {
         created_at: expect.stringMatching(timestamp),
         updated_at: expect.stringMatching(timestamp),
       },
-      api_key: expect.stringMatching(/^chd_org_[0-9a-f]{64}$/),
+      api_key: expect.stringMatching(/^chd_org_[0-9a-f]{72}$/),
     })
     expect(headers['x-request-id']).toBeTruthy()
     const { rows } = await chowder.database.pool.query('SELECT * FROM api_keys')

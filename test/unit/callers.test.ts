@@ -27,3 +27,30 @@ test('unknown keys do not push good ones out of the cache', async () => {
   expect(await callers.find(good)).toBeNull()
   await callers.close()
 })
+
+test('a key without a checksum costs a query only where there is such a key, which is asked once a second', async () => {
+  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, disabledAt: null, msLeft: null }
+  const queries = { keys: 0, uncheckedKeys: 0 }
+  let uncheckedKeys: object[] = []
+  const keysWhere = async () => {
+    queries.keys += 1
+    return [{ ...row, isUseDue: false }]
+  }
+  const uncheckedWhere = () => ({
+    limit: async () => {
+      queries.uncheckedKeys += 1
+      return uncheckedKeys
+    },
+  })
+  const from = () => ({ innerJoin: () => ({ where: keysWhere }), where: uncheckedWhere })
+  const callers = createCallers({ select: () => ({ from }) } as unknown as Db, { warn: () => {} })
+  const guesses = Array.from({ length: 100 }, (_, index) => callers.find(`guess-${index}`, false))
+  expect(new Set(await Promise.all(guesses))).toEqual(new Set([null]))
+  expect(queries).toEqual({ keys: 0, uncheckedKeys: 1 })
+  uncheckedKeys = [{ id: 'k' }]
+  vi.advanceTimersByTime(1000)
+  expect(await callers.find('old', false)).toMatchObject({ organizationId: 'o' })
+  expect(await callers.find('new')).toMatchObject({ organizationId: 'o' })
+  expect(queries).toEqual({ keys: 2, uncheckedKeys: 2 })
+  await callers.close()
+})

@@ -1,4 +1,4 @@
-import { and, eq, isNull, sql } from 'drizzle-orm'
+import { and, eq, isNull, not, sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
 import type { Db } from '#database/client.ts'
 import { apiKeys, organizations } from '#database/schema.ts'
@@ -38,6 +38,16 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
   const known = new LRUCache<string, FoundCaller>({ max: cachedKeys, ttl: cachedMs })
   const unknown = new LRUCache<string, true>({ max: cachedUnknownKeys, ttl: cachedMs })
   const reading = new Map<string, Promise<FoundCaller | null>>()
+  /** Whether there is a key without a checksum: else all that look like one are guesses. */
+  const unchecked = new LRUCache<'any', boolean>({
+    max: 1,
+    ttl: cachedMs,
+    async fetchMethod() {
+      const where = and(not(apiKeys.hasChecksum), isNull(apiKeys.revokedAt))
+      const rows = await db.select({ id: apiKeys.id }).from(apiKeys).where(where).limit(1)
+      return rows.length > 0
+    },
+  })
   const uses = createKeyUses(db, log)
 
   async function read(keyHash: string): Promise<FoundCaller | null> {
@@ -78,8 +88,9 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
   }
 
   return {
-    async find(keyHash) {
+    async find(keyHash, hasChecksum = true) {
       if (unknown.has(keyHash)) return null
+      if (!hasChecksum && !known.has(keyHash) && !(await unchecked.fetch('any'))) return null
       const found = known.get(keyHash) ?? (await (reading.get(keyHash) ?? readOnce(keyHash)))
       if (!found || performance.now() >= found.endsAt) return null
       if (found.isDisabled) throw new AppError('organization_disabled', texts.disabled)

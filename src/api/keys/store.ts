@@ -1,9 +1,10 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { and, desc, eq, getTableColumns, inArray, isNotNull, isNull, ne, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { after, cutPage } from '#database/page.ts'
 import { type ApiKey, apiKeys, instances, organizations, type Permission } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
+import { keyPrefixes, newApiKey } from '#http/api-key.ts'
 import { isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { canonicalId, isId, newId } from '#platform/ids.ts'
@@ -15,8 +16,8 @@ const shownCharacters = 4
 const maxActiveKeys = 1000
 
 const kinds = {
-  organization: { prefix: 'chd_org_', where: isNull(apiKeys.permissions) },
-  scoped: { prefix: 'chd_sk_', where: isNotNull(apiKeys.permissions) },
+  organization: isNull(apiKeys.permissions),
+  scoped: isNotNull(apiKeys.permissions),
 } as const
 type Kind = keyof typeof kinds
 
@@ -31,17 +32,17 @@ const columns = { ...getTableColumns(apiKeys), isActive }
 
 /** Selects a key only within its organization and kind: any other id is not found. */
 const isOwnedKey = (organizationId: string, kind: Kind, id: string) =>
-  and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId), kinds[kind].where)
+  and(eq(apiKeys.id, id), eq(apiKeys.organizationId, organizationId), kinds[kind])
 
 /** Makes a new key and the row for it. The key itself is shown once and never stored. */
 function issueKey(organizationId: string, kind: Kind) {
-  const { prefix } = kinds[kind]
-  const key = prefix + randomBytes(32).toString('hex')
+  const key = newApiKey(kind)
   const row = {
     id: newId(),
     organizationId,
-    keyHash: createHash('sha256').update(key).digest(),
-    keyPrefix: `${key.slice(0, prefix.length + shownCharacters)}....`,
+    keyHash: hash('sha256', key, 'buffer'),
+    keyPrefix: `${key.slice(0, keyPrefixes[kind].length + shownCharacters)}....`,
+    hasChecksum: true,
   }
   return { key, row }
 }
@@ -141,7 +142,7 @@ export async function listKeys(
     .where(
       and(
         eq(apiKeys.organizationId, organizationId),
-        kinds[kind].where,
+        kinds[kind],
         position === undefined ? undefined : after(apiKeys, organizationId, position),
       ),
     )
@@ -239,7 +240,7 @@ export const revokeOrganizationKey = (db: Db, organizationId: string, id: string
     const [other] = await tx
       .select({ id: apiKeys.id })
       .from(apiKeys)
-      .where(and(eq(apiKeys.organizationId, organizationId), kinds.organization.where, isActive, ne(apiKeys.id, id)))
+      .where(and(eq(apiKeys.organizationId, organizationId), kinds.organization, isActive, ne(apiKeys.id, id)))
       .limit(1)
     if (wasActive && !other) throw new AppError('last_organization_key', texts.lastOrganizationKey)
     return revoke(tx, organizationId, 'organization', id)

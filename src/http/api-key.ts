@@ -1,0 +1,31 @@
+import { randomBytes } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+
+/** What a key of each kind begins with. */
+export const keyPrefixes = { organization: 'chd_org_', scoped: 'chd_sk_' } as const
+
+const secretBytes = 32
+const keyFormat = /^(chd_(?:org|sk)_[0-9a-f]{64})([0-9a-f]{8})?$/
+const ownPrefix = /^chd_(org|sk)_/
+
+const checksumOf = (text: string): string => crc32(text).toString(16).padStart(8, '0')
+
+/** Makes a new key: its prefix, 64 random hexadecimal digits, and the CRC-32 of both in 8 more. */
+export function newApiKey(kind: keyof typeof keyPrefixes): string {
+  const key = keyPrefixes[kind] + randomBytes(secretBytes).toString('hex')
+  return key + checksumOf(key)
+}
+
+/**
+ * What can be told of a key without the database. `checked`: its checksum is right. `unchecked`: it has none, as keys
+ * that were made before there was a checksum. `malformed`: it was not copied whole, or is a guess. `foreign`: it is
+ * another server's.
+ */
+export type KeyForm = 'checked' | 'unchecked' | 'malformed' | 'foreign'
+
+export function formOf(key: string): KeyForm {
+  const [, body, checksum] = keyFormat.exec(key) ?? []
+  if (body === undefined) return ownPrefix.test(key) ? 'malformed' : 'foreign'
+  if (checksum === undefined) return 'unchecked'
+  return checksum === checksumOf(body) ? 'checked' : 'malformed'
+}
