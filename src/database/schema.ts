@@ -222,7 +222,7 @@ export const instances = pgTable(
     // Without the empty ones, which most creates write.
     index('instances_metadata').using('gin', sql`metadata jsonb_path_ops`).where(sql`metadata <> '{}'`),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
-    index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND sealed_token <> ''`),
+    index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
   ],
 )

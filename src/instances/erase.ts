@@ -7,18 +7,19 @@ import { terminatedReadableDays } from './row.ts'
 /** Rows that one statement erases at most. */
 const batchSize = 500
 
-/** A row that was created has a sealed token until it is erased. */
-export const isNotErased = ne(instances.sealedToken, '')
+/** Every instance has a name until it is erased. */
+export const isNotErased = ne(instances.name, '')
 
-/** The columns that hold what a caller wrote, or a secret, with their values after the erasure. */
+/** The columns that may hold secrets, with their values once the sandbox of a terminated instance is destroyed. */
+export const erasedSecrets = { sealedInstructions: null, sealedConfig: null, sealedToken: '' } as const
+
+/** The columns that hold what a caller wrote, with their values after the erasure. */
 export const erasedColumns = {
+  ...erasedSecrets,
   name: '',
   externalId: null,
   metadata: {},
   model: null,
-  sealedInstructions: null,
-  sealedConfig: null,
-  sealedToken: '',
   unlistedModels: [] as string[],
 } as const
 

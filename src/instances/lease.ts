@@ -5,6 +5,7 @@ import { type Instance, instances } from '#database/schema.ts'
 import { requestOfIntent } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
+import type { erasedSecrets } from './erase.ts'
 import { raiseGeneration } from './intent.ts'
 import { isDueNow, isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
@@ -31,7 +32,14 @@ export class IntentChanged extends Error {
 type ObservedColumns = Partial<
   Pick<
     Instance,
-    'changedBy' | 'endpoint' | 'errorMessage' | 'restartGeneration' | 'sandboxId' | 'step' | 'terminatedAt'
+    | 'changedBy'
+    | 'endpoint'
+    | 'errorMessage'
+    | 'restartGeneration'
+    | 'sandboxId'
+    | 'step'
+    | 'terminatedAt'
+    | keyof typeof erasedSecrets
   >
 > & { attempts?: number | SQL; readyAt?: SQL | null; updatedAt?: SQL }
 

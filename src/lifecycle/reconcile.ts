@@ -3,6 +3,7 @@ import { sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
 import { findIntent, findRequest } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
+import { erasedSecrets } from '#instances/erase.ts'
 import { IntentChanged, type Lease, type TakenInstance, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'
@@ -152,7 +153,9 @@ function settledFields(instance: Instance, seen: Observation | null, startedGate
   const fields = { attempts: startedGateway ? instance.attempts : 0, errorMessage: null }
   if (instance.desiredState === 'stopped') return fields
   const updatedAt = sql`now()`
-  if (!seen) return { ...fields, endpoint: null, ...(instance.endpoint !== null && { updatedAt }) }
+  if (!seen) {
+    return { ...fields, ...erasedSecrets, endpoint: null, ...(instance.endpoint !== null && { updatedAt }) }
+  }
   const { endpoint, sandboxId } = seen
   const isNew = instance.readyAt === null
   const isMoved = !isDeepStrictEqual(endpoint, instance.endpoint)

@@ -63,6 +63,7 @@ test('the data of a caller in a terminated instance is erased after 30 days, and
     const { id } = (await chowder.call('POST', '/v1/instances', { key, body })).body
     ids.push(id)
     await isRunning(key, id)
+    expect((await chowder.call('GET', `/v1/instances/${id}`, { key })).body.openclaw_config).not.toBe(null)
     await chowder.call('DELETE', `/v1/instances/${id}`, { key })
     const isSettled = async () =>
       (await query('SELECT FROM instances WHERE id = $1 AND observed_generation = generation', id)).length === 1
@@ -70,13 +71,21 @@ test('the data of a caller in a terminated instance is erased after 30 days, and
     await query(`UPDATE instances SET terminated_at = now() - make_interval(days => $2) WHERE id = $1`, id, days)
   }
   const [kept, over] = ids
+  const secretsOf = async (id: string | undefined) =>
+    (await query('SELECT sealed_config, sealed_token, sealed_instructions FROM instances WHERE id = $1', id))[0]
+  const noSecrets = { sealed_config: null, sealed_token: '', sealed_instructions: null }
+  expect(await secretsOf(kept), 'its sandbox is gone').toEqual(noSecrets)
   const rowOf = async (id: string | undefined) =>
     (await query('SELECT name, metadata, sealed_config, sealed_token FROM instances WHERE id = $1', id))[0]
   expect(await eraseTerminated(chowder.database.db)).toBe(1)
   expect(await rowOf(over)).toEqual({ name: '', metadata: {}, sealed_config: null, sealed_token: '' })
   expect(await rowOf(kept)).toMatchObject({ name: 'canary of a name', metadata: { canary: 'yes' } })
   expect(await eraseTerminated(chowder.database.db)).toBe(0)
-  expect((await chowder.call('GET', `/v1/instances/${kept}`, { key })).body.name).toBe('canary of a name')
+  expect((await chowder.call('GET', `/v1/instances/${kept}`, { key })).body).toMatchObject({
+    name: 'canary of a name',
+    openclaw_config: null,
+    instructions: null,
+  })
 })
 
 describe('DELETE /v1/organization', () => {
