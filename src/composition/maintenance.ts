@@ -10,12 +10,16 @@ import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
+import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import type { Vault } from '#platform/secrets.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {
+  /** Until an operator's suspension of an organization, or its end, reaches the instances. */
+  suspendMs: number
   /** For data that its owner deleted. */
   eraseMs: number
   billingMs: number
@@ -23,7 +27,12 @@ export interface MaintenanceIntervals {
   expireMs: number
 }
 
-export const defaultMaintenance: MaintenanceIntervals = { eraseMs: 5000, billingMs: 10_000, expireMs: 60_000 }
+export const defaultMaintenance: MaintenanceIntervals = {
+  suspendMs: 2000,
+  eraseMs: 5000,
+  billingMs: 10_000,
+  expireMs: 60_000,
+}
 
 /** For many organizations or rows, one after another. The next run goes on where an aborted run ended. */
 const longMs = 10 * 60_000
@@ -31,12 +40,24 @@ const shortMs = 60_000
 
 /** The periodic work of a worker beside reconciling. docs/operations.md shows it. */
 export function maintenanceTasks(
-  { db, vault, billing, log }: { db: Db; vault: Vault; billing: Billing | null; log: Logger },
-  { eraseMs, billingMs, expireMs }: MaintenanceIntervals,
+  {
+    db,
+    vault,
+    queue,
+    billing,
+    log,
+  }: { db: Db; vault: Vault; queue: InstanceQueue; billing: Billing | null; log: Logger },
+  { suspendMs, eraseMs, billingMs, expireMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
   const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find)
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
+    {
+      name: 'the suspension of organizations',
+      everyMs: suspendMs,
+      timeoutMs: longMs,
+      run: (signal) => applySuspensions({ db, queue }, signal),
+    },
     {
       name: 'the erasure of deleted organizations',
       everyMs: eraseMs,

@@ -75,12 +75,15 @@ export const organizations = pgTable(
     updatedAt: instant().notNull().defaultNow(),
     /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
+    /** Set by the operator: its keys are refused as well, and workers stop its instances, until it is null again. */
+    suspendedAt: instant(),
     deletedAt: instant(),
     /** When the last sandbox of a deleted organization was destroyed. */
     erasedAt: instant(),
   },
   (table) => [
     uniqueIndex('organizations_stripe_customer').on(table.stripeCustomerId),
+    index('organizations_suspended').on(table.id).where(sql`suspended_at IS NOT NULL`),
     index('organizations_to_erase').on(table.id).where(sql`deleted_at IS NOT NULL AND erased_at IS NULL`),
   ],
 )
@@ -185,6 +188,8 @@ export const instances = pgTable(
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),
     generation: integer().notNull().default(1),
+    /** Stopped because its organization is suspended: it starts again with it. */
+    isSuspended: boolean().notNull().default(false),
     /** The generation of a restart that was asked for; null once a worker has stopped the sandbox for it. */
     restartGeneration: integer(),
 
@@ -222,6 +227,7 @@ export const instances = pgTable(
     // Without the empty ones, which most creates write.
     index('instances_metadata').using('gin', sql`metadata jsonb_path_ops`).where(sql`metadata <> '{}'`),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
+    index('instances_suspended').on(table.id).where(sql`is_suspended`),
     index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
   ],

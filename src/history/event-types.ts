@@ -7,6 +7,8 @@ export const eventTypes = [
   'organization.update',
   'organization.disable',
   'organization.enable',
+  'organization.suspend',
+  'organization.resume',
   'organization.tier_changed',
   'organization.limit_changed',
   'organization.count_corrected',

@@ -19,8 +19,10 @@ const requested = { readyAt: null, attempts: 0, nextAttemptAt: now, errorMessage
 
 /** Each reason to raise a generation, with the other columns that it sets. */
 const intents = {
-  start: { desiredState: 'running', ...requested },
-  stop: { desiredState: 'stopped', ...requested },
+  start: { desiredState: 'running', isSuspended: false, ...requested },
+  stop: { desiredState: 'stopped', isSuspended: false, ...requested },
+  /** The organization is suspended. */
+  suspend: { desiredState: 'stopped', isSuspended: true, ...requested },
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
   /** A request is about to change the configuration of a running gateway, under a lease. */
   changeRunning: { attempts: 0 },

@@ -84,7 +84,7 @@ export const texts = {
   malformedKey:
     'Unknown API key: after chd_org_ or chd_sk_ come 72 characters from 0 to 9 and a to f, whose last 8 are a checksum. ' +
     'Copy the whole key.',
-  disabled: 'Your organization was disabled by the operator of this server.',
+  disabled: 'Your organization was disabled or suspended by the operator of this server.',
   needsOrganizationKey: 'This call needs an organization key (chd_org_…). Yours is a scoped key.',
   lacksPermission: (permission: string) =>
     `Your key lacks the permission "${permission}" that this call needs. Ask your organization for a key that has it.`,

@@ -207,6 +207,45 @@ describe('the commands of the operator', () => {
     await until('the key to work', async () => (await status()) === 200, 1500)
   })
 
+  test('S25: suspend-org also stops the agents, and resume-org starts those that ran', async () => {
+    const { id, key } = await chowder.signUp()
+    const create = async () => (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+    const [running, stopped] = await Promise.all([create(), create()])
+    const { pool } = chowder.database
+    const stateOf = async (instanceId: string) =>
+      (await pool.query('SELECT desired_state FROM instances WHERE id = $1', [instanceId])).rows[0].desired_state
+    const becomes = (instanceId: string, state: string) =>
+      until(`${instanceId} to be ${state}`, async () => (await stateOf(instanceId)) === state, 10_000)
+    const status = async () => (await chowder.call('GET', '/v1/organization', { key })).status
+    await pool.query(`UPDATE instances SET desired_state = 'stopped' WHERE id = $1`, [stopped])
+
+    expect((await admin('suspend-org', id)).output).toContain('suspended')
+    await until('the key to be refused', async () => (await status()) === 403, 1500)
+    await becomes(running, 'stopped')
+    // A request that had begun before the suspension.
+    await pool.query(`UPDATE instances SET desired_state = 'running' WHERE id = $1`, [running])
+    await becomes(running, 'stopped')
+    expect((await admin('enable-org', id)).output).toContain('suspended')
+    expect(await status()).toBe(403)
+
+    expect((await admin('resume-org', id)).output).toContain('active')
+    await until('the key to work', async () => (await status()) === 200, 1500)
+    await becomes(running, 'running')
+    expect(await stateOf(stopped)).toBe('stopped')
+    const { body } = await chowder.call('GET', `/v1/events?order=asc&type=organization.*&limit=100`, { key })
+    const types = body.map(({ type, actor }: { type: string; actor: { type: string } }) => [type, actor.type])
+    expect(types).toEqual(
+      expect.arrayContaining([
+        ['organization.suspend', 'operator'],
+        ['organization.resume', 'operator'],
+      ]),
+    )
+    const history = await chowder.call('GET', `/v1/instances/${running}/events?order=asc`, { key })
+    expect(history.body).toContainEqual(
+      expect.objectContaining({ type: 'instance.stop', reason: 'The operator suspended the organization.' }),
+    )
+  })
+
   test('delete-org deletes the organization with all its data, and list-orgs no longer shows it', async () => {
     const { id, key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })

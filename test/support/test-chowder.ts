@@ -45,7 +45,7 @@ export interface TestChowderOptions {
 
 const quickTimeouts: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
 const quickIntervals: Intervals = { sweepEveryMs: 200, driftEveryMs: 200 }
-const quickMaintenance: MaintenanceIntervals = { eraseMs: 200, billingMs: 200, expireMs: 60_000 }
+const quickMaintenance: MaintenanceIntervals = { suspendMs: 200, eraseMs: 200, billingMs: 200, expireMs: 60_000 }
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 

@@ -1,11 +1,14 @@
 import { expect, test } from 'vitest'
 import { formOf, newApiKey } from '#http/api-key.ts'
 
-test.each(['organization', 'scoped'] as const)('a new key of the kind %s is checked, and is another each time', (kind) => {
-  const keys = Array.from({ length: 100 }, () => newApiKey(kind))
-  expect(new Set(keys).size).toBe(100)
-  expect(new Set(keys.map(formOf))).toEqual(new Set(['checked']))
-})
+test.each(['organization', 'scoped'] as const)(
+  'a new key of the kind %s is checked, and is another each time',
+  (kind) => {
+    const keys = Array.from({ length: 100 }, () => newApiKey(kind))
+    expect(new Set(keys).size).toBe(100)
+    expect(new Set(keys.map(formOf))).toEqual(new Set(['checked']))
+  },
+)
 
 test('a key of which any character is wrong, missing or too many is malformed', () => {
   const key = newApiKey('scoped')

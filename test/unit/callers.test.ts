@@ -7,7 +7,7 @@ beforeEach(() => void vi.useFakeTimers({ toFake: ['performance'] }))
 afterEach(() => void vi.useRealTimers())
 
 test('unknown keys do not push good ones out of the cache', async () => {
-  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, disabledAt: null, msLeft: null }
+  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
   let queries = 0
   let found: object[] = [{ ...row, isUseDue: false }]
   const where = async () => {
@@ -29,7 +29,7 @@ test('unknown keys do not push good ones out of the cache', async () => {
 })
 
 test('a key without a checksum costs a query only where there is such a key, which is asked once a second', async () => {
-  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, disabledAt: null, msLeft: null }
+  const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
   const queries = { keys: 0, uncheckedKeys: 0 }
   let uncheckedKeys: object[] = []
   const keysWhere = async () => {

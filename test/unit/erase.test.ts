@@ -11,6 +11,7 @@ const keptColumns = [
   'openclawVersion',
   'desiredState',
   'generation',
+  'isSuspended',
   'restartGeneration',
   'observedGeneration',
   'step',

@@ -58,7 +58,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
         organizationId: apiKeys.organizationId,
         permissions: apiKeys.permissions,
         instanceIds: apiKeys.instanceIds,
-        disabledAt: organizations.disabledAt,
+        isDisabled: sql<boolean>`(coalesce(${organizations.disabledAt}, ${organizations.suspendedAt}) IS NOT NULL)`,
         msLeft: sql<number | null>`(extract(epoch FROM ${apiKeys.expiresAt} - now()) * 1000)::float8`,
         isUseDue,
       })
@@ -66,9 +66,9 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
       .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
       .where(and(eq(apiKeys.keyHash, Buffer.from(keyHash, 'base64')), isActive, isNull(organizations.deletedAt)))
     if (!row) return null
-    const { disabledAt, msLeft, isUseDue: mustRecordUse, ...found } = row
+    const { isDisabled, msLeft, isUseDue: mustRecordUse, ...found } = row
     if (mustRecordUse) uses.add(row.keyId)
-    return { caller: { ...found, keyHash }, isDisabled: disabledAt !== null, endsAt: queriedAt + (msLeft ?? Infinity) }
+    return { caller: { ...found, keyHash }, isDisabled, endsAt: queriedAt + (msLeft ?? Infinity) }
   }
 
   /** Reads a key for all who ask meanwhile. What was forgotten while it was read is not cached. */

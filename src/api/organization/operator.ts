@@ -1,6 +1,8 @@
 import { and, asc, eq, isNull, or, sql } from 'drizzle-orm'
+import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { type Organization, organizations, type Tier } from '#database/schema.ts'
+import type { EventType } from '#history/event-types.ts'
 import { recordEvent } from '#history/record.ts'
 import { isId } from '#platform/ids.ts'
 import { instanceLimits } from './tiers.ts'
@@ -59,39 +61,52 @@ export async function setTier(db: Db, id: string, tier: Tier): Promise<Organizat
   throw new Error(`The organization ${id} has the tier that it pays for at Stripe. Only whale can be given to it here.`)
 }
 
-/**
- * Sets the limit of instances of an organization; null is no limit. A lower limit stops no instance. The limit stands
- * until the tier changes, by `setTier` or by a change of the subscription. Throws an Error when the organization was
- * deleted meanwhile.
- */
-export async function setLimit(db: Db, id: string, instanceLimit: number | null): Promise<Organization> {
+/** Changes an organization, with its event. Throws an Error when the organization was deleted meanwhile. */
+async function change(
+  db: Db,
+  id: string,
+  set: PgUpdateSetSource<typeof organizations>,
+  event: { type: EventType; reason?: string },
+): Promise<Organization> {
   return db.transaction(async (tx) => {
     const [row] = await tx
       .update(organizations)
-      .set({ instanceLimit, updatedAt: sql`now()` })
+      .set({ ...set, updatedAt: sql`now()` })
       .where(existing(id))
       .returning()
     if (!row) throw new Error(`The organization ${id} was deleted meanwhile.`)
-    const reason = instanceLimit === null ? 'none' : String(instanceLimit)
-    await recordEvent(tx, { organizationId: id, type: 'organization.limit_changed', reason })
+    await recordEvent(tx, { organizationId: id, ...event })
     return row
   })
 }
 
 /**
- * Disables or enables an organization. All keys of a disabled organization are refused within a second. Its agents keep
- * running, and answer on their channels. Throws an Error when the organization was deleted meanwhile.
+ * Sets the limit of instances of an organization; null is no limit. A lower limit stops no instance. The limit stands
+ * until the tier changes, by `setTier` or by a change of the subscription.
  */
-export async function setDisabled(db: Db, id: string, isDisabled: boolean): Promise<Organization> {
-  const type = isDisabled ? 'organization.disable' : 'organization.enable'
-  return db.transaction(async (tx) => {
-    const [row] = await tx
-      .update(organizations)
-      .set({ disabledAt: isDisabled ? sql`now()` : null, updatedAt: sql`now()` })
-      .where(existing(id))
-      .returning()
-    if (!row) throw new Error(`The organization ${id} was deleted meanwhile.`)
-    await recordEvent(tx, { organizationId: id, type })
-    return row
-  })
-}
+export const setLimit = (db: Db, id: string, instanceLimit: number | null): Promise<Organization> =>
+  change(db, id, { instanceLimit }, { type: 'organization.limit_changed', reason: String(instanceLimit ?? 'none') })
+
+/**
+ * Disables or enables an organization. All keys of a disabled organization are refused within a second. Its agents keep
+ * running, and answer on their channels.
+ */
+export const setDisabled = (db: Db, id: string, isDisabled: boolean): Promise<Organization> =>
+  change(
+    db,
+    id,
+    { disabledAt: isDisabled ? sql`now()` : null },
+    { type: isDisabled ? 'organization.disable' : 'organization.enable' },
+  )
+
+/**
+ * Suspends or resumes an organization. All keys of a suspended organization are refused within a second, and workers
+ * stop its instances within seconds. They start those that ran again when it is resumed.
+ */
+export const setSuspended = (db: Db, id: string, isSuspended: boolean): Promise<Organization> =>
+  change(
+    db,
+    id,
+    { suspendedAt: isSuspended ? sql`now()` : null },
+    { type: isSuspended ? 'organization.suspend' : 'organization.resume' },
+  )

@@ -1,5 +1,12 @@
 import { deleteOrganization } from '#api/organization/delete.ts'
-import { findOrganization, listOrganizations, setDisabled, setLimit, setTier } from '#api/organization/operator.ts'
+import {
+  findOrganization,
+  listOrganizations,
+  setDisabled,
+  setLimit,
+  setSuspended,
+  setTier,
+} from '#api/organization/operator.ts'
 import { findSignupToken, renewSignupToken } from '#api/organization/signup-token.ts'
 import { signUp } from '#api/organization/store.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
@@ -16,6 +23,7 @@ const toData = (row: Organization) => ({
   instance_count: row.instanceCount,
   instance_limit: row.instanceLimit,
   disabled: row.disabledAt !== null,
+  suspended: row.suspendedAt !== null,
   created_at: toMicroseconds(row.createdAt),
 })
 
@@ -26,7 +34,7 @@ const toLine = (row: Organization): string[] => [
   row.name,
   row.subscriptionTier,
   `${row.instanceCount}/${row.instanceLimit ?? '∞'}`,
-  row.disabledAt ? 'disabled' : 'active',
+  row.suspendedAt ? 'suspended' : row.disabledAt ? 'disabled' : 'active',
   shortTime(row.createdAt),
 ]
 
@@ -102,6 +110,16 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
     parameters: ['<org>'],
     summary: 'its keys work again',
     run: async ({ db, words: [org = ''] }) => show(await setDisabled(db, (await findOrganization(db, org)).id, false)),
+  },
+  'suspend-org': {
+    parameters: ['<org>'],
+    summary: 'its keys are refused within a second, and its agents are stopped within seconds',
+    run: async ({ db, words: [org = ''] }) => show(await setSuspended(db, (await findOrganization(db, org)).id, true)),
+  },
+  'resume-org': {
+    parameters: ['<org>'],
+    summary: 'ends its suspension: its keys work again, and the agents that ran are started',
+    run: async ({ db, words: [org = ''] }) => show(await setSuspended(db, (await findOrganization(db, org)).id, false)),
   },
   'delete-org': {
     parameters: ['<org>'],

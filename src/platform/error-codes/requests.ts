@@ -53,9 +53,9 @@ export const requestCodes = {
       remedy: '`detail` says why. Use a key that may.',
     },
     organization_disabled: {
-      meaning: 'The operator of this server has disabled the organization.',
-      remedy: 'Ask the operator to enable it.',
-      repeat: 'After the organization was enabled.',
+      meaning: 'The operator of this server has disabled or suspended the organization.',
+      remedy: 'Ask the operator to enable or resume it.',
+      repeat: 'After that.',
     },
     needs_organization_key: {
       meaning: 'The call needs an organization key (`chd_org_…`), and this one is a scoped key.',
