@@ -16,7 +16,7 @@ export interface WithoutAdapter {
   secretKey: string
 }
 
-const noLimits = { RATE_LIMIT_PER_MINUTE: '0', SIGNUP_LIMIT_PER_HOUR: '0', FAILED_AUTH_LIMIT_PER_MINUTE: '0' }
+const noLimits = { RATE_LIMIT_PER_MINUTE: '0', RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0', SIGNUP_LIMIT_PER_HOUR: '0', FAILED_AUTH_LIMIT_PER_MINUTE: '0' }
 
 /**
  * The measure for the adapter: Chowder's own API with one more route, which checks the key, finds the gateway and

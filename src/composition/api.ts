@@ -43,6 +43,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
   filesMaxBytes: config.FILES_MAX_BYTES,
   limits: {
     requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
+    organizationRequestsPerMinute: config.RATE_LIMIT_ORGANIZATION_PER_MINUTE,
     signupsPerHour: config.SIGNUP_LIMIT_PER_HOUR,
     failedAuthPerMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE,
     redis,

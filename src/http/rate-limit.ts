@@ -9,6 +9,8 @@ import { texts } from '#platform/texts.ts'
 export interface RateLimits {
   /** Requests with one key, per minute. */
   requestsPerMinute: number
+  /** Requests with all keys of one organization, per minute. */
+  organizationRequestsPerMinute: number
   /** New organizations from one address, per hour. */
   signupsPerHour: number
   /** Requests without a valid key from one address, per minute. Requests with a valid key do not count. */
@@ -71,6 +73,10 @@ export function connectLimits(url: string): Redis {
   return redis
 }
 
+/** The headers of limits are lists: RateLimit header fields for HTTP, draft 11. */
+const addToList = (reply: FastifyReply, name: string, item: string) =>
+  reply.header(name, [reply.getHeader(name), item].filter((one) => one !== undefined).join(', '))
+
 /**
  * Limits signups, and returns the counters for requests with a valid key and for others. A window begins with its first
  * request and has a fixed length. While Redis is unavailable, nothing is limited.
@@ -99,8 +105,8 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
       const counted = await count(request)
       if (counted.isAllowed || counted.ttl <= 0) return // not counted: Redis is unavailable
       const { isExceeded, remaining, ttlInSeconds } = counted
-      reply.header('RateLimit-Policy', `"${name}";q=${max};w=${windowSeconds}`)
-      reply.header('RateLimit', `"${name}";r=${remaining};t=${ttlInSeconds}`)
+      addToList(reply, 'RateLimit-Policy', `"${name}";q=${max};w=${windowSeconds}`)
+      addToList(reply, 'RateLimit', `"${name}";r=${remaining};t=${ttlInSeconds}`)
       if (!isExceeded) return
       throw new AppError('rate_limited', texts.rateLimited(ttlInSeconds), { retryAfterSeconds: ttlInSeconds })
     }
@@ -111,8 +117,20 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
   app.addHook('onRoute', (route) => {
     if (route.config?.isSignup) route.preHandler = [countSignup, ...[route.preHandler ?? []].flat()]
   })
+  const countOfKey = createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId)
+  const countOfOrganization = createCounter(
+    'organization',
+    limits.organizationRequestsPerMinute,
+    minute,
+    ({ caller }) => caller.organizationId,
+  )
+  const countRequest: CountRequest = async (request, reply) => {
+    await countOfKey(request, reply)
+    await countOfOrganization(request, reply)
+  }
   return {
-    countRequest: createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId),
+    /** By its key, and if that has requests left, by its organization. */
+    countRequest,
     /** Counts only where requests are limited at all. */
     countKeyTest: createCounter(
       'key-test',

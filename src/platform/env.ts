@@ -171,6 +171,7 @@ export const Env = Type.Object({
       'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
   }),
   RATE_LIMIT_PER_MINUTE: limit(6000, 'requests per minute with one key'),
+  RATE_LIMIT_ORGANIZATION_PER_MINUTE: limit(30_000, 'requests per minute with all keys of one organization'),
   SIGNUP: Type.Optional(
     Type.Union([Type.Literal('open'), Type.Literal('token'), Type.Literal('closed')], {
       description:

@@ -700,7 +700,7 @@ describe('what any key may ask', () => {
       permissions: [...permissions],
       instance_ids: null,
       expires_at: null,
-      limits: { requests_per_minute: null },
+      limits: { requests_per_minute: null, organization_requests_per_minute: null },
     })
     const { id, key } = await scopedKey(tenant, { expires_at: inAnHour(), permissions: ['interact'] })
     const { status, body } = await chowder.call('GET', '/v1/key', { key })

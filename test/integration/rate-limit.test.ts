@@ -57,6 +57,20 @@ describe('requests of one key', () => {
     expect((await read(chowder, body.raw_key)).status).toBe(200)
   })
 
+  test('S15: of all keys of an organization are limited together, and another organization is not', async () => {
+    const chowder = await open({ requestsPerMinute: 100, organizationRequestsPerMinute: 6 })
+    const { key } = await chowder.signUp() // its PATCH is the first request
+    const other = await chowder.signUp()
+    const { body } = await chowder.call('POST', '/v1/organization/keys', { key, body: { name: 'second' } })
+    const answers = [...(await times(2, () => read(chowder, key))), ...(await times(3, () => read(chowder, body.raw_key)))]
+    expect(statuses(answers)).toEqual([200, 200, 200, 200, 429])
+    const { headers } = answers.at(-1) as (typeof answers)[number]
+    expect(headers['ratelimit-policy']).toBe('"key";q=100;w=60, "organization";q=6;w=60')
+    expect(headers.ratelimit).toMatch(/^"key";r=97;t=\d+, "organization";r=0;t=\d+$/)
+    expect(Number(headers['retry-after'])).toBeGreaterThan(0)
+    expect((await read(chowder, other.key)).status).toBe(200)
+  })
+
   test('also count when they are invalid', async () => {
     const chowder = await open({ requestsPerMinute: 3 })
     const { key } = await chowder.signUp()

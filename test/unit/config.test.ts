@@ -36,6 +36,7 @@ describe('the environment', () => {
       DOCKER_PROXY_DIR: '/run/docker-proxy',
       WORKER_CONCURRENCY: 8,
       RATE_LIMIT_PER_MINUTE: 6000,
+      RATE_LIMIT_ORGANIZATION_PER_MINUTE: 30_000,
       SIGNUP_LIMIT_PER_HOUR: 100,
       FAILED_AUTH_LIMIT_PER_MINUTE: 60,
       TRUST_PROXY: 0,

@@ -5,7 +5,6 @@ import type { Db } from '#database/client.ts'
 import { idempotent } from '#http/idempotency.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
-import type { RateLimits } from '#http/rate-limit.ts'
 import { Uuid } from '#http/validation.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -15,6 +14,7 @@ import {
   CreateOrganizationKey,
   CurrentKey,
   Key,
+  type KeyLimits,
   KeyWithGrants,
   NewKey,
   PatchKey,
@@ -39,7 +39,7 @@ export interface KeyDeps {
   /** Called before the answer, with the hash that a changed key had before. */
   forgetCaller: Callers['forget']
   publicUrl(): string
-  limits: Pick<RateLimits, 'requestsPerMinute'>
+  limits: KeyLimits
 }
 
 // Any text passes: a malformed id is an unknown one, a 404.
@@ -74,7 +74,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     },
     async ({ caller }) => {
       const { key, organizationName } = await getCurrentKey(db, caller.keyId)
-      return toCurrentKey(key, organizationName, deps.limits.requestsPerMinute)
+      return toCurrentKey(key, organizationName, deps.limits)
     },
   )
 

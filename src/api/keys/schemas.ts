@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { permissions } from '#database/schema.ts'
+import type { RateLimits } from '#http/rate-limit.ts'
 import { DateTime, Name, Nullable, OneOf, Uuid } from '#http/validation.ts'
 import { toSeconds } from '#platform/timestamps.ts'
 import type { KeyRow } from './store.ts'
@@ -74,6 +75,11 @@ export const CurrentKey = Type.Object(
         requests_per_minute: Nullable(
           Type.Integer({ description: 'The requests with this key that are allowed in a minute; null for no limit.' }),
         ),
+        organization_requests_per_minute: Nullable(
+          Type.Integer({
+            description: 'The requests with all keys of the organization that are allowed in a minute; null for no limit.',
+          }),
+        ),
       },
       { description: 'What this server allows the key.' },
     ),
@@ -87,7 +93,7 @@ export const CurrentKey = Type.Object(
         organization_name: 'Acme',
         permissions: ['read', 'interact'],
         instance_ids: [instanceId],
-        limits: { requests_per_minute: 600 },
+        limits: { requests_per_minute: 600, organization_requests_per_minute: 3000 },
       },
     ],
   },
@@ -153,16 +159,21 @@ export const toKeyWithGrants = (row: KeyRow): Static<typeof KeyWithGrants> => ({
   instances: (row.instanceIds ?? []).map((id) => ({ instance_id: id, permissions: row.permissions ?? [] })),
 })
 
-/** The key of a request. `requestsPerMinute` is 0 for no limit. */
+export type KeyLimits = Pick<RateLimits, 'requestsPerMinute' | 'organizationRequestsPerMinute'>
+
+/** The key of a request. A limit of 0 is none. */
 export const toCurrentKey = (
   row: KeyRow,
   organizationName: string,
-  requestsPerMinute: number,
+  limits: KeyLimits,
 ): Static<typeof CurrentKey> => ({
   kind: row.permissions === null ? 'organization' : 'scoped',
   ...toKey(row),
   organization_name: organizationName,
   permissions: row.permissions ?? [...permissions],
   instance_ids: row.instanceIds,
-  limits: { requests_per_minute: requestsPerMinute === 0 ? null : requestsPerMinute },
+  limits: {
+    requests_per_minute: limits.requestsPerMinute || null,
+    organization_requests_per_minute: limits.organizationRequestsPerMinute || null,
+  },
 })
