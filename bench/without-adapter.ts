@@ -16,7 +16,12 @@ export interface WithoutAdapter {
   secretKey: string
 }
 
-const noLimits = { RATE_LIMIT_PER_MINUTE: '0', RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0', SIGNUP_LIMIT_PER_HOUR: '0', FAILED_AUTH_LIMIT_PER_MINUTE: '0' }
+const noLimits = {
+  RATE_LIMIT_PER_MINUTE: '0',
+  RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
+  SIGNUP_LIMIT_PER_HOUR: '0',
+  FAILED_AUTH_LIMIT_PER_MINUTE: '0',
+}
 
 /**
  * The measure for the adapter: Chowder's own API with one more route, which checks the key, finds the gateway and
@@ -40,13 +45,17 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
   )
   const dispatcher = new Agent()
   app.register(async (v1) => {
-    useApiKeys(v1, deps.findCaller, deps.findSummary, {
-      countFailure: async () => {},
-      countRequest: async () => {},
-    })
+    useApiKeys(
+      v1,
+      { ...deps, requireInstance: deps.findSummary },
+      {
+        countFailure: async () => {},
+        countRequest: async () => {},
+      },
+    )
     v1.post<{ Params: { instance_id: string } }>(
       '/passed/:instance_id',
-      { config: { access: 'interact', event: null }, schema: { hide: true } },
+      { config: { access: 'interact', session: 'main', event: null }, schema: { hide: true } },
       async ({ caller, params, body }, reply) => {
         const { endpoint, token } = await deps.findGateway(caller.organizationId, params.instance_id)
         if (endpoint.kind !== 'tcp') throw new Error('the stub gateway has a port')

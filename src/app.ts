@@ -19,7 +19,7 @@ import { asksForWebSocket } from './api/responses/web-socket.ts'
 import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
 import { type SkillRouteDeps, skillRoutes } from './api/skills/routes.ts'
 import { type SubscriptionDeps, subscriptionRoutes } from './api/subscription/routes.ts'
-import { type FindCaller, useApiKeys } from './http/auth.ts'
+import { type CallerDeps, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
 import { answerUnroutable, clientErrorAnswer, useErrors } from './http/errors.ts'
@@ -48,8 +48,8 @@ export interface AppDeps
     ChannelDeps,
     SkillRouteDeps,
     FileDeps,
-    HealthDeps {
-  findCaller: FindCaller
+    HealthDeps,
+    Omit<CallerDeps, 'requireInstance'> {
   log: FastifyBaseLogger
   limits: RateLimits
   origins: RequestOrigins
@@ -112,7 +112,7 @@ export async function buildApp(deps: AppDeps) {
   await app.register(async (v1) => {
     useInstanceIds(v1)
     useStrictQueries(v1)
-    useApiKeys(v1, deps.findCaller, deps.findSummary, counters)
+    useApiKeys(v1, { ...deps, requireInstance: deps.findSummary }, counters)
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)

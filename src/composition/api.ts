@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import pTimeout from 'p-timeout'
 import { createCallers } from '#api/keys/callers.ts'
+import { createFindTokenCaller } from '#api/keys/client-tokens.ts'
 import { findSignupToken } from '#api/organization/signup-token.ts'
 import { type AppDeps, buildApp } from '#app.ts'
 import type { Db } from '#database/client.ts'
@@ -70,6 +71,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     sandboxDriver: sandboxes.name,
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
+    findTokenCaller: createFindTokenCaller(vault, callers.find),
     forgetCaller: callers.forget,
     findSummary,
     findGateway: gateways.find,

@@ -20,7 +20,7 @@ export type ModelProvider = (typeof modelProviders)[number]
 export const desiredStates = ['running', 'stopped', 'terminated'] as const
 export type DesiredState = (typeof desiredStates)[number]
 
-export const permissions = ['read', 'interact', 'configure', 'files', 'channels'] as const
+export const permissions = ['read', 'interact', 'sessions', 'configure', 'files', 'channels'] as const
 export type Permission = (typeof permissions)[number]
 
 export const actorTypes = ['key', 'operator', 'stripe', 'worker'] as const
@@ -121,6 +121,9 @@ export const apiKeys = pgTable(
      */
     permissions: text({ enum: permissions }).array(),
     instanceIds: uuid().array(),
+    /** The sessions that exist for a scoped key; all of its instances when both are null. */
+    sessionIds: text().array(),
+    sessionPrefix: text(),
     expiresAt: instant(),
     revokedAt: instant(),
     /** Written at most once a minute. */

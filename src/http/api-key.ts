@@ -16,14 +16,18 @@ export function newApiKey(kind: keyof typeof keyPrefixes): string {
   return key + checksumOf(key)
 }
 
+/** What a client token begins with. What follows is sealed: `api/keys/client-tokens.ts`. */
+export const clientTokenPrefix = 'chd_ct_'
+
 /**
  * What can be told of a key without the database. `checked`: its checksum is right. `unchecked`: it has none, as keys
- * that were made before there was a checksum. `malformed`: it was not copied whole, or is a guess. `foreign`: it is
- * another server's.
+ * that were made before there was a checksum. `token`: it is a client token. `malformed`: it was not copied whole, or is
+ * a guess. `foreign`: it is another server's.
  */
-export type KeyForm = 'checked' | 'unchecked' | 'malformed' | 'foreign'
+export type KeyForm = 'checked' | 'unchecked' | 'token' | 'malformed' | 'foreign'
 
 export function formOf(key: string): KeyForm {
+  if (key.startsWith(clientTokenPrefix)) return 'token'
   const [, body, checksum] = keyFormat.exec(key) ?? []
   if (body === undefined) return ownPrefix.test(key) ? 'malformed' : 'foreign'
   if (checksum === undefined) return 'unchecked'

@@ -5,8 +5,9 @@ import { texts } from '#platform/texts.ts'
 import { formOf, type KeyForm } from './api-key.ts'
 import { instanceIdOf } from './instance-params.ts'
 import type { RequestCounters } from './rate-limit.ts'
+import { requireInScope, type SessionScope } from './session-scope.ts'
 
-type Permission = 'read' | 'interact' | 'configure' | 'files' | 'channels'
+type Permission = 'read' | 'interact' | 'sessions' | 'configure' | 'files' | 'channels'
 
 /**
  * The key that a route needs: none, any key, an organization key, or also a scoped key that has the permission on the
@@ -31,6 +32,17 @@ export interface Caller {
   /** The grants of a scoped key; both null for an organization key, which has every permission on every instance. */
   permissions: readonly Permission[] | null
   instanceIds: readonly string[] | null
+  /** The sessions that exist for the caller; null for all of its instances. */
+  sessions: SessionScope | null
+  /** Only of a client token. */
+  token: ClientToken | null
+}
+
+interface ClientToken {
+  /** In ms since 1970. */
+  expiresAt: number
+  /** Names the person for the limits of requests; null when the token names none. */
+  endUser: string | null
 }
 
 /**
@@ -40,12 +52,27 @@ export interface Caller {
  */
 export type FindCaller = (keyHash: string, hasChecksum?: boolean) => Promise<Caller | null>
 
+/** Finds the caller that a client token stands for; null for one that is malformed or expired, or whose key is refused. */
+export type FindTokenCaller = (token: string) => Promise<Caller | null>
+
 /** Throws AppError `instance_not_found` for an instance that is missing, or of another organization, and for a malformed id. */
 type RequireInstance = (organizationId: string, instanceId: string) => Promise<unknown>
+
+/** How the caller of a request is found, and its instance. */
+export interface CallerDeps {
+  findCaller: FindCaller
+  findTokenCaller: FindTokenCaller
+  requireInstance: RequireInstance
+}
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Access
+    /**
+     * Where the session of a route is that needs the permission `interact` or `sessions` and names none in its path.
+     * `main`: it is this one. `handler`: the handler looks at `caller.sessions`. `none`: it is about no session.
+     */
+    session?: 'main' | 'handler' | 'none'
     /** OpenAI clients call these routes: errors also have the fields of OpenAI's `error`. */
     openaiErrors?: boolean
     /** The route calls `onKeyRefused` itself, to send its client the reason. */
@@ -61,6 +88,7 @@ declare module 'fastify' {
 const refusals: Record<KeyForm, string> = {
   checked: texts.unknownKey,
   unchecked: texts.unknownKey,
+  token: texts.unknownToken,
   malformed: texts.malformedKey,
   foreign: texts.foreignKey,
 }
@@ -101,14 +129,15 @@ setInterval(() => keyChecks.forEach((check) => void check()), recheckEveryMs).un
  * connection has closed. While the database is unavailable, keys stay valid.
  */
 export function onKeyRefused(
-  { keyHash }: Caller,
+  { keyHash, token }: Caller,
   connection: { on(event: 'close', listener: () => void): unknown },
   findCaller: FindCaller,
   end: (reason: AppError) => void,
 ): void {
   const check = async () => {
     try {
-      if (!(await findCaller(keyHash))) end(new AppError('invalid_api_key', texts.unknownKey))
+      const hasExpired = token !== null && Date.now() >= token.expiresAt
+      if (hasExpired || !(await findCaller(keyHash))) end(new AppError('invalid_api_key', texts.unknownKey))
     } catch (error) {
       if (error instanceof AppError) end(error)
     }
@@ -124,8 +153,7 @@ export function onKeyRefused(
  */
 export function useApiKeys(
   app: FastifyInstance,
-  findCaller: FindCaller,
-  requireInstance: RequireInstance,
+  { findCaller, findTokenCaller, requireInstance }: CallerDeps,
   counters: Pick<RequestCounters, 'countRequest' | 'countFailure'>,
 ): void {
   app.decorateRequest('caller')
@@ -135,14 +163,22 @@ export function useApiKeys(
     if (!['public', 'any', 'org'].includes(access) && !url.includes('/:instance_id')) {
       throw new Error(`${method} ${url} needs a permission and has no instance_id`)
     }
+    const isAboutSessions = access === 'interact' || access === 'sessions'
+    if (isAboutSessions && !url.includes('/:session_id') && !config?.session) {
+      throw new Error(`${method} ${url} does not say which session it is about`)
+    }
   })
+  async function callerOf(key: string, form: KeyForm): Promise<Caller | null> {
+    if (form === 'token') return findTokenCaller(key)
+    if (form !== 'checked' && form !== 'unchecked') return null
+    return findCaller(hash('sha256', key, 'base64'), form === 'checked')
+  }
   app.addHook('onRequest', async (request, reply) => {
-    const { access, handlesRefusedKey } = request.routeOptions.config
+    const { access, handlesRefusedKey, session } = request.routeOptions.config
     if (request.is404 || access === undefined || access === 'public') return
     const key = bearerToken(request)
     const form = key === null ? null : formOf(key)
-    const isKey = form === 'checked' || form === 'unchecked'
-    const caller = key && isKey ? await findCaller(hash('sha256', key, 'base64'), form === 'checked') : null
+    const caller = key && form ? await callerOf(key, form) : null
     if (!caller) {
       await counters.countFailure(request, reply)
       throw form === null
@@ -154,6 +190,10 @@ export function useApiKeys(
     if (request.isOfForeignPage && caller.permissions === null)
       throw new AppError('needs_scoped_key', texts.needsScopedKey)
     if (caller.permissions !== null) await authorize(caller, access, instanceIdOf(request), requireInstance)
+    if (caller.sessions !== null) {
+      const { session_id: id = session === 'main' ? session : undefined } = request.params as { session_id?: string }
+      if (id !== undefined) requireInScope(caller.sessions, id)
+    }
     if (handlesRefusedKey || reply.raw.closed) return
     onKeyRefused(caller, reply.raw, findCaller, () => reply.raw.destroy())
   })

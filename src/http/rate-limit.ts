@@ -1,9 +1,11 @@
+import { hash } from 'node:crypto'
 import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import type { Caller } from './auth.ts'
 
 /** The numbers of requests allowed; 0 means no limit. */
 export interface RateLimits {
@@ -73,6 +75,10 @@ export function connectLimits(url: string): Redis {
   return redis
 }
 
+/** A person's client tokens share a limit, so that nobody uses up that of the key that made them. */
+const limitedBy = ({ keyId, token }: Caller): string =>
+  token ? `${keyId}-${hash('sha256', token.endUser ?? '')}` : keyId
+
 /** The headers of limits are lists: RateLimit header fields for HTTP, draft 11. */
 const addToList = (reply: FastifyReply, name: string, item: string) =>
   reply.header(name, [reply.getHeader(name), item].filter((one) => one !== undefined).join(', '))
@@ -117,7 +123,7 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
   app.addHook('onRoute', (route) => {
     if (route.config?.isSignup) route.preHandler = [countSignup, ...[route.preHandler ?? []].flat()]
   })
-  const countOfKey = createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => caller.keyId)
+  const countOfKey = createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => limitedBy(caller))
   const countOfOrganization = createCounter(
     'organization',
     limits.organizationRequestsPerMinute,

@@ -1,6 +1,7 @@
 import { AppError } from '#platform/errors.ts'
 
 const maxSessionIdBytes = 200
+const keyPrefix = 's-'
 
 /**
  * The gateway's key for a session id of the API. The mapping is one to one. The key is hexadecimal, because the gateway
@@ -14,8 +15,12 @@ export function sessionKey(sessionId: string): string {
   if (bytes.length === 0 || bytes.length > maxSessionIdBytes || !sessionId.isWellFormed()) {
     throw new AppError('invalid_session_id', `A session id must have 1 to ${maxSessionIdBytes} bytes of UTF-8.`)
   }
-  return `s-${bytes.toString('hex')}`
+  return keyPrefix + bytes.toString('hex')
 }
+
+/** The session id of a key that `sessionKey` has made. */
+export const apiSessionId = (key: string): string =>
+  key === 'main' ? key : Buffer.from(key.slice(keyPrefix.length), 'hex').toString('utf8')
 
 const apiKey = /^agent:main:(?:main|s-((?:[0-9a-f]{2}){1,200}))$/
 
@@ -23,6 +28,6 @@ const apiKey = /^agent:main:(?:main|s-((?:[0-9a-f]{2}){1,200}))$/
 export function sessionIdOf(key: string): string | null {
   const match = apiKey.exec(key)
   if (!match) return null
-  const id = match[1] === undefined ? 'main' : Buffer.from(match[1], 'hex').toString('utf8')
+  const id = apiSessionId(match[1] === undefined ? 'main' : keyPrefix + match[1])
   return id.isWellFormed() && key === `agent:main:${sessionKey(id)}` ? id : null
 }

@@ -79,19 +79,28 @@ export const texts = {
   tooManyLargeBodies: 'This server reads too many large bodies right now. Send it again in a moment.',
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body has half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',
+  unknownToken: 'Unknown or expired client token, or its key was revoked. Ask your backend for a new one.',
   unknownKey: 'Unknown, revoked or expired API key.',
-  foreignKey: 'Unknown API key: the keys of this server begin with chd_org_ or chd_sk_. Send one of those.',
+  foreignKey:
+    'Unknown API key: the keys of this server begin with chd_org_ or chd_sk_, and client tokens with chd_ct_. Send one ' +
+    'of those.',
   malformedKey:
     'Unknown API key: after chd_org_ or chd_sk_ come 72 characters from 0 to 9 and a to f, whose last 8 are a checksum. ' +
     'Copy the whole key.',
   disabled: 'Your organization was disabled or suspended by the operator of this server.',
   needsOrganizationKey: 'This call needs an organization key (chd_org_…). Yours is a scoped key.',
+  needsKey: 'This call needs a key. Yours is a client token: make the call in your backend.',
   lacksPermission: (permission: string) =>
     `Your key lacks the permission "${permission}" that this call needs. Ask your organization for a key that has it.`,
   notForInstance: 'Your key is not for this instance. Ask your organization for a key that is.',
   keyNotFound: 'Key not found.',
   unknownInstances: (ids: readonly string[]) =>
     `instance_ids must be instances of your organization that are not terminated. These are not: ${ids.join(', ')}.`,
+  permissionBeyondSessions: (permission: string) =>
+    `A key with session_ids or session_prefix may have the permissions interact and sessions. "${permission}" reaches ` +
+    'beyond sessions: create another key for it.',
+  sessionsBeyondKey: 'Your key is held to some sessions, and these are not all among them. GET /v1/key lists them.',
+  noSessions: 'Send session_ids or session_prefix: a client token is for some sessions only.',
   badExpiry: 'expires_at must be an ISO 8601 time with a zone, such as 2026-12-31T23:59:59Z.',
   pastExpiry: 'expires_at must be in the future. To end a key now, revoke it with DELETE.',
   tooManyKeys: (keys: number) =>

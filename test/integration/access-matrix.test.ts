@@ -175,6 +175,7 @@ describe('A1, A2: the key that each call needs', () => {
       'an unknown key without a checksum': bearer(`chd_sk_${randomBytes(32).toString('hex')}`),
       'an expired key': bearer(scoped.expired),
       'a revoked key': bearer(scoped.revoked),
+      'a client token of another server': `Bearer chd_ct_v1.${randomBytes(200).toString('base64url')}`,
     }
     for (const [caller, authorization] of Object.entries(unauthenticated)) {
       expect((await call(documented, ours, authorization)).statusCode, caller).toBe(401)

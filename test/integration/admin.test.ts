@@ -208,7 +208,9 @@ describe('the commands of the operator', () => {
   })
 
   test('S25: suspend-org also stops the agents, and resume-org starts those that ran', async () => {
+    await chowder.startWorker()
     const { id, key } = await chowder.signUp()
+    await admin('set-limit', id, 'none')
     const create = async () => (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
     const [running, stopped] = await Promise.all([create(), create()])
     const { pool } = chowder.database
@@ -232,7 +234,7 @@ describe('the commands of the operator', () => {
     await until('the key to work', async () => (await status()) === 200, 1500)
     await becomes(running, 'running')
     expect(await stateOf(stopped)).toBe('stopped')
-    const { body } = await chowder.call('GET', `/v1/events?order=asc&type=organization.*&limit=100`, { key })
+    const { body } = await chowder.call('GET', '/v1/organization/events?order=asc&type=organization.*&limit=100', { key })
     const types = body.map(({ type, actor }: { type: string; actor: { type: string } }) => [type, actor.type])
     expect(types).toEqual(
       expect.arrayContaining([

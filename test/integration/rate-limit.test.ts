@@ -62,7 +62,10 @@ describe('requests of one key', () => {
     const { key } = await chowder.signUp() // its PATCH is the first request
     const other = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/organization/keys', { key, body: { name: 'second' } })
-    const answers = [...(await times(2, () => read(chowder, key))), ...(await times(3, () => read(chowder, body.raw_key)))]
+    const answers = [
+      ...(await times(2, () => read(chowder, key))),
+      ...(await times(3, () => read(chowder, body.raw_key))),
+    ]
     expect(statuses(answers)).toEqual([200, 200, 200, 200, 429])
     const { headers } = answers.at(-1) as (typeof answers)[number]
     expect(headers['ratelimit-policy']).toBe('"key";q=100;w=60, "organization";q=6;w=60')

@@ -52,6 +52,8 @@ const caller: Caller = {
   keyHash: 'hash',
   permissions: null,
   instanceIds: null,
+  sessions: null,
+  token: null,
 }
 
 const publicUrl = 'http://chowder.test'

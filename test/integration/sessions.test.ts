@@ -256,7 +256,7 @@ describe.each(each)('%s …/sessions%s', (method, path) => {
     }
   })
 
-  test('needs the permission interact', async () => {
+  test('needs the permission sessions', async () => {
     const createKey = async (permission: string) =>
       (
         await chowder.call('POST', '/v1/keys', {
@@ -265,8 +265,8 @@ describe.each(each)('%s …/sessions%s', (method, path) => {
         })
       ).body.raw_key
     add(keyOf('user-42'), message('user', 'hi'))
-    expect((await call(method, path, await createKey('configure'))).status).toBe(403)
-    expect((await call(method, path, await createKey('interact'))).status).toBeLessThan(300)
+    expect((await call(method, path, await createKey('interact'))).status).toBe(403)
+    expect((await call(method, path, await createKey('sessions'))).status).toBeLessThan(300)
   })
 
   test('is the documented 502 when the gateway fails', async () => {

@@ -36,7 +36,15 @@ import { until } from '../support/until.ts'
 
 const timeouts = { ...defaultTurnTimeouts, graceMs: 200 }
 const organizationId = randomUUID()
-const caller: Caller = { organizationId, keyId: 'key-1', keyHash: 'hash', permissions: null, instanceIds: null }
+const caller: Caller = {
+  organizationId,
+  keyId: 'key-1',
+  keyHash: 'hash',
+  permissions: null,
+  instanceIds: null,
+  sessions: null,
+  token: null,
+}
 const database = await cloneDatabase()
 const gateway = await startStubGateway(() => {})
 await database.pool.query("INSERT INTO organizations (id, name, subscription_tier) VALUES ($1, 'Acme', 'whale')", [

@@ -99,7 +99,7 @@ describe('a request without a valid key', () => {
     [
       'Bearer sk-proj-1',
       'Bearer error="invalid_token"',
-      'Unknown API key: the keys of this server begin with chd_org_ or chd_sk_. Send one of those.',
+      'Unknown API key: the keys of this server begin with chd_org_ or chd_sk_, and client tokens with chd_ct_. Send one of those.',
     ],
   ])('%s is a 401 with a challenge', async (authorization, challenge, detail) => {
     const headers = authorization === undefined ? {} : { authorization }

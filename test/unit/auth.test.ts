@@ -14,6 +14,8 @@ const organizationKey: Caller = {
   keyHash: 'hash',
   permissions: null,
   instanceIds: null,
+  sessions: null,
+  token: null,
 }
 const scopedKey: Caller = { ...organizationKey, permissions: ['read', 'files'], instanceIds: [own] }
 
@@ -73,12 +75,12 @@ describe('authorize', () => {
 test.each([
   ['declares no access', '/v1/things', {}, /declares no access/],
   ['is for scoped keys without an instance_id', '/v1/things/:id', { access: 'read' }, /no instance_id/],
+  ['is about no known session', '/v1/:x/:instance_id/things', { access: 'interact' }, /which session/],
 ] as const)('a route that %s stops the boot', (_what, url, config, message) => {
   const app = fastify()
   useApiKeys(
     app,
-    async () => null,
-    async () => {},
+    { findCaller: async () => null, findTokenCaller: async () => null, requireInstance: async () => {} },
     { countRequest: async () => {}, countFailure: async () => {} },
   )
   expect(() => app.get(url, { config }, async () => 'open')).toThrow(message)

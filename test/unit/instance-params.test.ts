@@ -11,6 +11,8 @@ const scoped: Caller = {
   keyHash: '',
   permissions: ['files'],
   instanceIds: [id],
+  sessions: null,
+  token: null,
 }
 const headers = { authorization: `Bearer chd_sk_${'0'.repeat(64)}` }
 
@@ -19,8 +21,7 @@ test('an instance id in capitals is canonical before the key is held against it 
   useInstanceIds(app)
   useApiKeys(
     app,
-    async () => scoped,
-    async () => null,
+    { findCaller: async () => scoped, findTokenCaller: async () => null, requireInstance: async () => null },
     { countRequest: async () => {}, countFailure: async () => {} },
   )
   app.get('/:instance_id/files', { config: { access: 'files' } }, async ({ params }) => params)

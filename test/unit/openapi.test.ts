@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { errorsMarkdown } from '#api/docs/error-pages.ts'
 import { sections } from '#api/docs/sections.ts'
 import { createRoutes, documentText } from '#commands/openapi.ts'
+import { permissions } from '#database/schema.ts'
 import type { ApiDocument, Media } from '#http/openapi.ts'
 import { errorCodes } from '#platform/error-codes.ts'
 import { checkerOf, examplesOf, formats, operationsOf, resolve, type Schema } from '../support/operations.ts'
@@ -189,7 +190,7 @@ describe('every operation documents what a caller needs', () => {
     })
     expect(operation.description).toMatch(/\S+\n\nNeeds /)
     const { 'x-permission': access, responses, parameters = [] } = operation
-    expect(['public', 'any', 'org', 'read', 'interact', 'configure', 'files', 'channels']).toContain(access)
+    expect(['public', 'any', 'org', ...permissions]).toContain(access)
     expect(operation.security).toEqual(access === 'public' ? [] : undefined)
     const statuses = Object.keys(responses)
     expect(statuses.filter((status) => !/^[1-5]\d\d$/.test(status))).toEqual([])

@@ -89,7 +89,9 @@ describe('the end of a turn', () => {
     await pass(1000)
     isUnavailable = true
     turn.end()
-    const reading = expect(store.find(place, turn.id)).rejects.toMatchObject({ kind: 'unavailable' })
+    const reading = expect(store.find({ ...place, sessions: null }, turn.id)).rejects.toMatchObject({
+      kind: 'unavailable',
+    })
     await pass(11_000)
     await reading
   })

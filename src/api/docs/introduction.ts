@@ -57,11 +57,18 @@ Send a key with every call: \`Authorization: Bearer <key>\`.
 
 - An organization key, \`chd_org_…\`, has every permission in its organization. It is for your backend.
 - A scoped key, \`chd_sk_…\`, has its own permissions on its own instances. It is for a bot or a third party that you
-  trust with these instances.
+  trust with these instances. With \`session_ids\` or \`session_prefix\` only those sessions exist for it.
+- A client token, \`chd_ct_…\`, is for the browser of one person. Your backend makes it with a key
+  (\`POST /v1/instances/{id}/client_tokens\`). It may only talk to the agent in the sessions that it names, expires
+  within an hour, and ends with its key.
+
+Whoever may talk to an agent may have it do whatever the agent may do: run programs, read and write its files, and use
+its skills, its channels and what it remembers of all sessions in its files.
 
 The sign-up returns the first organization key. On a server that others than its operator reach, it takes the token
-of the operator in the header \`X-Signup-Token\`, or is closed. A scoped key has any of five permissions: \`read\`,
-\`interact\`, \`configure\`, \`files\` and \`channels\`; no permission includes another. Each key is shown once;
+of the operator in the header \`X-Signup-Token\`, or is closed. A scoped key has any of six permissions: \`read\`,
+\`interact\`, \`sessions\`, \`configure\`, \`files\` and \`channels\`; no permission includes another. To list,
+read, reset and delete sessions takes \`sessions\`; to talk takes \`interact\`. Each key is shown once;
 \`GET /v1/key\` tells what a key is and what it may do. A web page may use a scoped key if the operator of this server
 allows its origin, and never an organization key.
 

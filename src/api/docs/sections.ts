@@ -29,6 +29,7 @@ export const sections: readonly Section[] = [
     operations: [
       'getCurrentKey',
       'createKey',
+      'createClientToken',
       'listKeys',
       'getKey',
       'updateKey',

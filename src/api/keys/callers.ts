@@ -7,7 +7,7 @@ import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 import { createKeyUses, isUseDue } from './last-use.ts'
-import { isActive } from './store.ts'
+import { isActive, sessionScopeOf } from './store.ts'
 
 /** For this long another process may accept a revoked key: under 1 s, with the time of the query. */
 const cachedMs = 900
@@ -58,6 +58,8 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
         organizationId: apiKeys.organizationId,
         permissions: apiKeys.permissions,
         instanceIds: apiKeys.instanceIds,
+        sessionIds: apiKeys.sessionIds,
+        sessionPrefix: apiKeys.sessionPrefix,
         isDisabled: sql<boolean>`(coalesce(${organizations.disabledAt}, ${organizations.suspendedAt}) IS NOT NULL)`,
         msLeft: sql<number | null>`(extract(epoch FROM ${apiKeys.expiresAt} - now()) * 1000)::float8`,
         isUseDue,
@@ -66,9 +68,11 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
       .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
       .where(and(eq(apiKeys.keyHash, Buffer.from(keyHash, 'base64')), isActive, isNull(organizations.deletedAt)))
     if (!row) return null
-    const { isDisabled, msLeft, isUseDue: mustRecordUse, ...found } = row
+    const { isDisabled, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, ...found } = row
+    const sessions = sessionScopeOf({ sessionIds, sessionPrefix })
     if (mustRecordUse) uses.add(row.keyId)
-    return { caller: { ...found, keyHash }, isDisabled, endsAt: queriedAt + (msLeft ?? Infinity) }
+    const caller = { ...found, keyHash, sessions, token: null }
+    return { caller, isDisabled, endsAt: queriedAt + (msLeft ?? Infinity) }
   }
 
   /** Reads a key for all who ask meanwhile. What was forgotten while it was read is not cached. */

@@ -3,19 +3,29 @@ import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { idempotent } from '#http/idempotency.ts'
+import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import { isWithin } from '#http/session-scope.ts'
 import { Uuid } from '#http/validation.ts'
+import type { FindSummary } from '#instances/find.ts'
+import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
+import { texts } from '#platform/texts.ts'
+import { toSeconds } from '#platform/timestamps.ts'
 import type { Callers } from './callers.ts'
+import { sealClientToken } from './client-tokens.ts'
 import {
+  ClientToken,
+  CreateClientToken,
   CreateKey,
   CreateOrganizationKey,
   CurrentKey,
   Key,
   type KeyLimits,
   KeyWithGrants,
+  maxTokenSeconds,
   NewKey,
   PatchKey,
   toCurrentKey,
@@ -29,6 +39,7 @@ import {
   getKey,
   listKeys,
   patchKey,
+  readSessionScope,
   revokeKey,
   revokeOrganizationKey,
 } from './store.ts'
@@ -40,6 +51,7 @@ export interface KeyDeps {
   forgetCaller: Callers['forget']
   publicUrl(): string
   limits: KeyLimits
+  findSummary: FindSummary
 }
 
 // Any text passes: a malformed id is an unknown one, a 404.
@@ -47,7 +59,7 @@ const KeyParams = Type.Object({ key_id: Uuid('The id of the key.') })
 
 /** The routes of scoped keys, and of the other organization keys, which need an organization key; and of one's own. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
-  const { db, forgetCaller, publicUrl } = deps
+  const { db, findSummary, forgetCaller, publicUrl } = deps
 
   async function answerList(
     reply: FastifyReply,
@@ -74,7 +86,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     },
     async ({ caller }) => {
       const { key, organizationName } = await getCurrentKey(db, caller.keyId)
-      return toCurrentKey(key, organizationName, deps.limits)
+      return toCurrentKey(key, caller, organizationName, deps.limits)
     },
   )
 
@@ -87,7 +99,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         summary: 'Create a scoped key',
         description:
           'Creates a key that has only the listed permissions, on only the listed instances: for bots and ' +
-          'third parties that you trust with them. The key itself is in this answer only.',
+          'third parties that you trust with them. Whoever may talk to an agent may have it do whatever the agent may ' +
+          'do, with its tools, files and channels. The key itself is in this answer only.',
         tags: ['keys'],
         body: CreateKey,
         response: { 201: NewKey, ...failures(400, 409) },
@@ -95,12 +108,44 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     },
     async (request, reply) => {
       const { name, instance_ids: instanceIds, permissions, expires_at: expiresAt } = request.body
-      const wanted = { name, instanceIds, permissions, expiresAt }
+      const wanted = { name, instanceIds, permissions, expiresAt, sessions: readSessionScope(request.body) }
       const created = await idempotent(deps, request, reply.code(201), async (tx) => {
         const { key, row } = await createKey(tx, request.caller.organizationId, wanted)
         return { ...toKey(row), raw_key: key }
       })
       return reply.send(created)
+    },
+  )
+
+  app.post(
+    '/v1/instances/:instance_id/client_tokens',
+    {
+      config: { access: 'interact', session: 'handler', event: null, idempotency: 'none' },
+      schema: {
+        operationId: 'createClientToken',
+        summary: 'Create a client token for a browser',
+        description:
+          'Creates a token with which a web page or an app talks to the agent itself: it may only `interact`, and only ' +
+          'in these sessions. Your backend makes it for a person who has signed in. It is not stored, expires after ' +
+          'an hour at most, and ends with the key that made it. A token makes no other token. Whoever may talk to an ' +
+          'agent may have it do whatever the agent may do.',
+        tags: ['keys'],
+        params: InstanceParams,
+        body: CreateClientToken,
+        response: { 201: ClientToken, ...failures(400, 404) },
+      },
+    },
+    async ({ body, caller, params }, reply) => {
+      const { id: instanceId } = await findSummary(caller.organizationId, params.instance_id)
+      if (caller.token) throw new AppError('needs_key', texts.needsKey)
+      const sessions = readSessionScope(body)
+      if (!sessions) throw new AppError('sessions_required', texts.noSessions)
+      if (!isWithin(sessions, caller.sessions)) throw new AppError('sessions_beyond_key', texts.sessionsBeyondKey)
+      const { end_user: endUser = null, expires_in: seconds = maxTokenSeconds } = body
+      const expiresAt = Date.now() + seconds * 1000
+      const grant = { keyHash: caller.keyHash, instanceId, sessions, endUser, expiresAt }
+      const answer = { client_token: sealClientToken(deps.vault, grant), expires_at: toSeconds(new Date(expiresAt)) }
+      return reply.code(201).send(answer)
     },
   )
 

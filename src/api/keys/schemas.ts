@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { permissions } from '#database/schema.ts'
+import type { Caller } from '#http/auth.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import { DateTime, Name, Nullable, OneOf, Uuid } from '#http/validation.ts'
 import { toSeconds } from '#platform/timestamps.ts'
@@ -37,6 +38,16 @@ export const NewKey = Type.Object(
 
 const Permissions = Type.Array(OneOf(permissions), { minItems: 1, maxItems: permissions.length, uniqueItems: true })
 
+const shownSessions = {
+  session_ids: Nullable(
+    Type.Array(Type.String(), {
+      description: 'The sessions that exist for the key, beside those of `session_prefix`; both are null for all.',
+    }),
+  ),
+  session_prefix: Nullable(Type.String({ description: 'What the ids of sessions that exist for the key begin with.' })),
+}
+const everySession = { session_ids: null, session_prefix: null }
+
 export const KeyWithGrants = Type.Object(
   {
     ...fields,
@@ -47,18 +58,22 @@ export const KeyWithGrants = Type.Object(
       }),
       { description: 'The permissions of the key, for each instance.' },
     ),
+    ...shownSessions,
   },
   {
     $id: 'KeyWithGrants',
-    examples: [{ ...example, instances: [{ instance_id: instanceId, permissions: ['read', 'interact'] }] }],
+    examples: [
+      { ...example, instances: [{ instance_id: instanceId, permissions: ['read', 'interact'] }], ...everySession },
+    ],
   },
 )
 
 export const CurrentKey = Type.Object(
   {
     kind: OneOf(
-      ['organization', 'scoped'],
-      '`organization`: may do everything in its organization. `scoped`: has its permissions on its instances.',
+      ['organization', 'scoped', 'client_token'],
+      '`organization`: may do everything in its organization. `scoped`: has its permissions on its instances. ' +
+        '`client_token`: a token that a key made; the other fields are those of the key.',
     ),
     ...fields,
     organization_name: Type.String({ description: 'The name of the organization that the key acts for.' }),
@@ -70,6 +85,7 @@ export const CurrentKey = Type.Object(
         description: 'The instances that the key is for; null for all of the organization, also future ones.',
       }),
     ),
+    ...shownSessions,
     limits: Type.Object(
       {
         requests_per_minute: Nullable(
@@ -77,7 +93,8 @@ export const CurrentKey = Type.Object(
         ),
         organization_requests_per_minute: Nullable(
           Type.Integer({
-            description: 'The requests with all keys of the organization that are allowed in a minute; null for no limit.',
+            description:
+              'The requests with all keys of the organization that are allowed in a minute; null for no limit.',
           }),
         ),
       },
@@ -93,6 +110,7 @@ export const CurrentKey = Type.Object(
         organization_name: 'Acme',
         permissions: ['read', 'interact'],
         instance_ids: [instanceId],
+        ...everySession,
         limits: { requests_per_minute: 600, organization_requests_per_minute: 3000 },
       },
     ],
@@ -108,6 +126,22 @@ const ExpiresAt = Nullable(
   }),
 )
 
+const SessionId = Type.String({ minLength: 1, maxLength: 200 })
+const sessionFields = {
+  session_ids: Type.Optional(
+    Type.Array(SessionId, {
+      minItems: 1,
+      maxItems: 100,
+      uniqueItems: true,
+      description: 'Only these sessions exist for it, and those of `session_prefix`; `main` only if it is named.',
+    }),
+  ),
+  session_prefix: Type.Optional({
+    ...SessionId,
+    description: 'Only sessions whose id begins with this exist for it, and those of `session_ids`.',
+  }),
+}
+
 export const CreateKey = Type.Object(
   {
     name: { ...Name, description: 'A name for people.' },
@@ -118,12 +152,46 @@ export const CreateKey = Type.Object(
       description: 'The instances that the key is for.',
     }),
     permissions: { ...Permissions, description: 'The permissions on each of them. No permission includes another.' },
+    ...sessionFields,
     expires_at: Type.Optional(ExpiresAt),
   },
   {
     additionalProperties: false,
     examples: [{ name: 'frontend-chat', instance_ids: [instanceId], permissions: ['read', 'interact'] }],
   },
+)
+
+/** A token is for one visit: its holder's browser asks for the next one. */
+export const maxTokenSeconds = 3600
+
+export const CreateClientToken = Type.Object(
+  {
+    ...sessionFields,
+    end_user: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 200,
+        description: 'Your own id of the person: all tokens for it share a limit of requests.',
+      }),
+    ),
+    expires_in: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: maxTokenSeconds,
+        default: maxTokenSeconds,
+        description: 'The seconds until the token expires.',
+      }),
+    ),
+  },
+  { additionalProperties: false, examples: [{ session_prefix: 'user-42-', end_user: 'user-42', expires_in: 900 }] },
+)
+
+export const ClientToken = Type.Object(
+  {
+    client_token: Type.String({ description: 'The token, which is stored nowhere: it is in this answer only.' }),
+    expires_at: DateTime('The time when the token expires.'),
+  },
+  { $id: 'ClientToken', examples: [{ client_token: 'chd_ct_v1.f3a8…', expires_at: '2026-12-31T23:59:59Z' }] },
 )
 
 export const PatchKey = Type.Object(
@@ -157,21 +225,27 @@ export const toKey = (row: KeyRow): Static<typeof Key> => ({
 export const toKeyWithGrants = (row: KeyRow): Static<typeof KeyWithGrants> => ({
   ...toKey(row),
   instances: (row.instanceIds ?? []).map((id) => ({ instance_id: id, permissions: row.permissions ?? [] })),
+  session_ids: row.sessionIds,
+  session_prefix: row.sessionPrefix,
 })
 
 export type KeyLimits = Pick<RateLimits, 'requestsPerMinute' | 'organizationRequestsPerMinute'>
 
-/** The key of a request. A limit of 0 is none. */
+/** The key of a request, with what the caller may do. A limit of 0 is none. */
 export const toCurrentKey = (
   row: KeyRow,
+  caller: Caller,
   organizationName: string,
   limits: KeyLimits,
 ): Static<typeof CurrentKey> => ({
-  kind: row.permissions === null ? 'organization' : 'scoped',
   ...toKey(row),
+  kind: caller.token ? 'client_token' : row.permissions === null ? 'organization' : 'scoped',
+  ...(caller.token && { expires_at: toSeconds(new Date(caller.token.expiresAt)) }),
   organization_name: organizationName,
-  permissions: row.permissions ?? [...permissions],
-  instance_ids: row.instanceIds,
+  permissions: [...(caller.permissions ?? permissions)],
+  instance_ids: caller.instanceIds && [...caller.instanceIds],
+  session_ids: caller.sessions && [...caller.sessions.ids],
+  session_prefix: caller.sessions?.prefix ?? null,
   limits: {
     requests_per_minute: limits.requestsPerMinute || null,
     organization_requests_per_minute: limits.organizationRequestsPerMinute || null,

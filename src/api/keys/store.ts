@@ -5,7 +5,9 @@ import { after, cutPage } from '#database/page.ts'
 import { type ApiKey, apiKeys, instances, organizations, type Permission } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
 import { keyPrefixes, newApiKey } from '#http/api-key.ts'
+import type { SessionScope } from '#http/session-scope.ts'
 import { isNotTerminated } from '#instances/status.ts'
+import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
 import { canonicalId, isId, newId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
@@ -29,6 +31,13 @@ export const isActive = sql<boolean>`(
 /** A key, and whether it is valid now. */
 export type KeyRow = ApiKey & { isActive: boolean }
 const columns = { ...getTableColumns(apiKeys), isActive }
+
+/** The sessions that exist for a key. */
+export const sessionScopeOf = ({
+  sessionIds,
+  sessionPrefix,
+}: Pick<ApiKey, 'sessionIds' | 'sessionPrefix'>): SessionScope | null =>
+  sessionIds === null && sessionPrefix === null ? null : { ids: sessionIds ?? [], prefix: sessionPrefix }
 
 /** Selects a key only within its organization and kind: any other id is not found. */
 const isOwnedKey = (organizationId: string, kind: Kind, id: string) =>
@@ -75,6 +84,19 @@ async function readInstanceIds(db: Db, organizationId: string, ids: readonly str
   return [...new Set(ids.map(canonicalId))]
 }
 
+/** Throws AppError `invalid_session_id` for a session that cannot be. */
+export function readSessionScope({ session_ids: ids, session_prefix: prefix }: RequestedSessions): SessionScope | null {
+  if (ids === undefined && prefix === undefined) return null
+  for (const id of [...(ids ?? []), ...(prefix === undefined ? [] : [prefix])]) sessionKey(id)
+  return { ids: [...new Set(ids)], prefix: prefix ?? null }
+}
+
+/** As callers send them. */
+export interface RequestedSessions {
+  session_ids?: string[]
+  session_prefix?: string
+}
+
 export interface RequestedKey {
   name: string
   /** ISO 8601; a key without an expiry is valid until it is revoked. */
@@ -102,7 +124,7 @@ async function insertKey(
   organizationId: string,
   kind: Kind,
   { name, expiresAt }: RequestedKey,
-  scope: { instanceIds: string[]; permissions: Permission[] } | null,
+  scope: Pick<ApiKey, 'instanceIds' | 'permissions' | 'sessionIds' | 'sessionPrefix'> | null,
 ): Promise<{ key: string; row: KeyRow }> {
   await requireRoom(db, organizationId)
   const { key, row } = issueKey(organizationId, kind)
@@ -112,16 +134,32 @@ async function insertKey(
   return { key, row: created as KeyRow }
 }
 
+/** All others reach beyond a session: the history of an instance names all of them, for example. */
+const sessionPermissions: readonly Permission[] = ['interact', 'sessions']
+
 /**
- * Creates a scoped key, in a transaction. Throws AppError `invalid` for a bad expiry or instance, and `conflict` when
- * there are too many keys.
+ * Creates a scoped key, in a transaction. Throws AppError `invalid` for a bad expiry, instance or session, and for
+ * permissions beyond the sessions of a key that is held to some; `conflict` when there are too many keys.
  */
 export async function createKey(
   db: Db,
   organizationId: string,
-  { instanceIds, permissions, ...rest }: RequestedKey & { instanceIds: readonly string[]; permissions: Permission[] },
+  {
+    instanceIds,
+    permissions,
+    sessions,
+    ...rest
+  }: RequestedKey & { instanceIds: readonly string[]; permissions: Permission[]; sessions: SessionScope | null },
 ) {
-  const scope = { permissions, instanceIds: await readInstanceIds(db, organizationId, instanceIds) }
+  const beyond = sessions && permissions.find((permission) => !sessionPermissions.includes(permission))
+  if (beyond)
+    throw new AppError('permission_beyond_sessions', texts.permissionBeyondSessions(beyond), { param: 'permissions' })
+  const scope = {
+    permissions,
+    instanceIds: await readInstanceIds(db, organizationId, instanceIds),
+    sessionIds: sessions && [...sessions.ids],
+    sessionPrefix: sessions?.prefix ?? null,
+  }
   return insertKey(db, organizationId, 'scoped', rest, scope)
 }
 

@@ -43,7 +43,8 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps)
   app.post(
     '/v1/instances/:instance_id/chat/completions',
     {
-      config: turnRouteConfig,
+      // Its session is its own: no other call reaches it.
+      config: { ...turnRouteConfig, session: 'none' },
       bodyLimit: maxRequestBytes,
       schema: {
         tags: ['responses'],

@@ -49,7 +49,7 @@ export const modelRoutes: FastifyPluginAsyncTypebox<{ db: Db; vault: Vault }> = 
   app.get(
     '/v1/instances/:instance_id/models',
     {
-      config: { access: 'interact', openaiErrors: true },
+      config: { access: 'interact', session: 'none', openaiErrors: true },
       schema: {
         operationId: 'listInstanceModels',
         summary: 'List the models of an agent',

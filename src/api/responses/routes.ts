@@ -82,6 +82,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     '/v1/instances/:instance_id/responses',
     {
       ...createRoute,
+      config: { ...turnRouteConfig, session: 'main' },
       schema: {
         ...createSchema,
         operationId: 'createResponse',

@@ -22,12 +22,12 @@ export const storedRoutes: FastifyPluginAsyncTypebox<{
 }> = async (app, { store, findSummary }) => {
   /** Throws AppError not_found for an instance of another organization as for an unknown one. */
   async function ownerOf({ caller, params }: FastifyRequest) {
-    const { organizationId } = caller
+    const { organizationId, sessions } = caller
     const { id } = await findSummary(organizationId, (params as { instance_id: string }).instance_id)
-    return { organizationId, instanceId: id }
+    return { organizationId, instanceId: id, sessions }
   }
 
-  const read = { access: 'interact', openaiErrors: true } as const
+  const read = { access: 'interact', session: 'handler', openaiErrors: true } as const
   const found = failures(404)
 
   app.get(

@@ -86,6 +86,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
   }
   app.route({
     ...route,
+    config: { ...turnRouteConfig, session: 'main' },
     url: '/v1/instances/:instance_id/responses',
     schema: {
       ...schema,

@@ -38,17 +38,17 @@ const toSession = (id: string, { hasActiveRun, totalTokens, updatedAt }: Json): 
 })
 
 /**
- * The sessions of the API, the latest change first, without those of chat channels and the agent's own. `next` is the
- * offset of the next page.
+ * The sessions of the API that `isShown`, the latest change first, without those of chat channels and the agent's own.
+ * `next` is the offset of the next page.
  */
-export async function listSessions(gateway: GatewayClient, { limit, offset }: Page) {
+export async function listSessions(gateway: GatewayClient, { limit, offset }: Page, isShown: (id: string) => boolean) {
   const sessions: Static<typeof Session>[] = []
   let from = offset
   for (let calls = 0; calls < maxCalls; calls += 1) {
     const answer = asObject(await gateway.call('sessions.list', { limit: batchSize, offset: from }))
     for (const [index, session] of objectsIn(answer.sessions).entries()) {
       const id = typeof session.key === 'string' ? sessionIdOf(session.key) : null
-      if (id === null) continue
+      if (id === null || !isShown(id)) continue
       if (sessions.length === limit) return { sessions, next: from + index }
       sessions.push(toSession(id, session))
     }

@@ -5,6 +5,7 @@ import type { Db } from '#database/client.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import { isInScope } from '#http/session-scope.ts'
 import { NoBody } from '#http/validation.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
@@ -43,14 +44,14 @@ const pageOf = ({ limit, cursor }: { limit: number; cursor?: string }) => ({
 })
 
 const gatewayFailures = failures(400, 404, 409, 502, 504)
-const config = { access: 'interact' } as const
+const config = { access: 'sessions' } as const
 
 /** The sessions that were started by messages to the API, as the running agent has them. */
 export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app, { db, askGateway, publicUrl }) => {
   app.get(
     '/v1/instances/:instance_id/sessions',
     {
-      config,
+      config: { ...config, session: 'handler' },
       schema: {
         operationId: 'listSessions',
         summary: 'List sessions',
@@ -67,7 +68,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
     async ({ caller, params, query }, reply) => {
       const page = pageOf(query)
       const { sessions, next } = await askGateway(caller.organizationId, params.instance_id, (gateway) =>
-        listSessions(gateway, page),
+        listSessions(gateway, page, (id) => isInScope(caller.sessions, id)),
       )
       if (next !== undefined) linkNext(reply, publicUrl(), String(next))
       return sessions

@@ -16,6 +16,18 @@ export const organizationCodes = {
       meaning: '`instance_ids` names instances that are not of this organization, or are terminated.',
       remedy: '`detail` lists them. Take ids from `GET /v1/instances`.',
     },
+    permission_beyond_sessions: {
+      meaning: 'A key with `session_ids` or `session_prefix` was to have a permission that reaches beyond sessions.',
+      remedy: 'Ask for `interact` and `sessions` only, or create another key for the rest.',
+    },
+    sessions_required: {
+      meaning: 'A client token was asked for without `session_ids` and `session_prefix`.',
+      remedy: 'Send one of them: a client token is for some sessions only.',
+    },
+    sessions_beyond_key: {
+      meaning: 'The client token was to be for sessions that do not exist for the key that makes it.',
+      remedy: 'Ask for sessions of the key, which `GET /v1/key` tells.',
+    },
     invalid_expiry: {
       meaning: '`expires_at` is not a time, or is in the past.',
       remedy: 'Send an ISO 8601 time with a zone, in the future: `2026-12-31T23:59:59Z`.',

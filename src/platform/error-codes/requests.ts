@@ -61,6 +61,10 @@ export const requestCodes = {
       meaning: 'The call needs an organization key (`chd_org_…`), and this one is a scoped key.',
       remedy: 'Make the call in your backend, with an organization key.',
     },
+    needs_key: {
+      meaning: 'The call needs a key, and this is a client token.',
+      remedy: 'Make the call in your backend, with a key.',
+    },
     lacks_permission: {
       meaning: 'The scoped key lacks the permission that the call needs. `detail` names it.',
       remedy: 'Create a scoped key that has the permission: `POST /v1/keys`.',

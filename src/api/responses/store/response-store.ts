@@ -6,6 +6,8 @@ import type { ResponseObject } from '#api/responses/format/response-schema.ts'
 import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import type { Db } from '#database/client.ts'
 import { type ResponseStatus, responses } from '#database/response-schema.ts'
+import { isInScope, type SessionScope } from '#http/session-scope.ts'
+import { apiSessionId } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
@@ -63,16 +65,18 @@ export interface ResponseStore {
   close(): Promise<void>
 }
 
-/** An instance and the organization that must own it. */
+/** An instance, the organization that must own it, and the sessions that exist for the caller. */
 interface Owner {
   organizationId: string
   instanceId: string
+  sessions: SessionScope | null
 }
 
 const notFound = () => new AppError('response_not_found', errorTexts.responseNotFound)
 
 interface Row {
   id: string
+  sessionKey: string
   status: ResponseStatus
   sealedObject: string | null
   sealedInput: string | null
@@ -93,6 +97,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     const [row] = await db
       .select({
         id: responses.id,
+        sessionKey: responses.sessionKey,
         status: responses.status,
         sealedObject: responses.sealedObject,
         sealedInput: responses.sealedInput,
@@ -100,7 +105,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
       })
       .from(responses)
       .where(isOwned(owner, id))
-    if (!row) throw notFound()
+    if (!row || !isInScope(owner.sessions, apiSessionId(row.sessionKey))) throw notFound()
     return row
   }
 

@@ -1,0 +1,24 @@
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+
+/** The sessions that exist for a key: those with these ids, and those whose id begins with the prefix. */
+export interface SessionScope {
+  ids: readonly string[]
+  /** null for none. */
+  prefix: string | null
+}
+
+/** `scope` is null for a key that all sessions of its instances exist for. */
+export const isInScope = (scope: SessionScope | null, sessionId: string): boolean =>
+  scope === null || scope.ids.includes(sessionId) || (scope.prefix !== null && sessionId.startsWith(scope.prefix))
+
+/** Throws AppError `session_not_found`, as for a session that was never made. */
+export function requireInScope(scope: SessionScope | null, sessionId: string): void {
+  if (!isInScope(scope, sessionId)) throw new AppError('session_not_found', texts.sessionNotFound)
+}
+
+/** Whether every session of `inner` is one of `outer`. */
+export const isWithin = (inner: SessionScope, outer: SessionScope | null): boolean =>
+  outer === null ||
+  (inner.ids.every((id) => isInScope(outer, id)) &&
+    (inner.prefix === null || (outer.prefix !== null && inner.prefix.startsWith(outer.prefix))))
