@@ -12,8 +12,9 @@ import { StartupError } from './platform/startup-error.ts'
 import { commit, version } from './platform/version.ts'
 
 // Imported once the imports above have had their effect.
-const { createDrain, drainTimeoutMs } = await import('./composition/drain.ts')
+const { createDrain, drainPhases, drainTimeoutMs } = await import('./composition/drain.ts')
 const { start } = await import('./composition/start.ts')
+const { turnDrainMs } = await import('./composition/settings.ts')
 const { roles } = await import('./composition/startup.ts')
 
 /** A person who presses Ctrl-C again, to end the process at once, takes longer than this. */
@@ -64,9 +65,10 @@ async function run(createDriver?: CreateDriver): Promise<void> {
   const log = createLog(config, role)
   log.info({ version, commit, node: process.version }, `Chowder ${version} (${commit}) starts as ${role}`)
   for (const sentence of unknownSettings()) log.warn(sentence)
-  const drain = createDrain(log)
+  const turnsMs = turnDrainMs(config)
+  const drain = createDrain(log, { ...drainPhases, api: drainPhases.api + turnsMs })
   const ignoreDuplicatesOf = ignoreDuplicates()
-  const grace = closeWithGrace({ delay: drainTimeoutMs, logger: log }, async ({ err, signal }) => {
+  const grace = closeWithGrace({ delay: drainTimeoutMs + turnsMs, logger: log }, async ({ err, signal }) => {
     if (signal) ignoreDuplicatesOf(signal)
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')

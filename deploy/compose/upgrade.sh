@@ -34,7 +34,7 @@ docker compose rm --force --stop migrate docker-proxy
 docker compose up -d --wait --no-recreate --scale api="$both_api" --scale worker="$both_worker"
 if [ -n "$outdated" ]; then
   # Each has the time to end what it is in the middle of.
-  docker stop --time 120 $outdated >/dev/null
+  docker stop --time 180 $outdated >/dev/null
   docker rm $outdated >/dev/null
 fi
 docker compose up -d --wait --scale api="$api" --scale worker="$worker"

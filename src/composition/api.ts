@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import pTimeout from 'p-timeout'
 import { createCallers } from '#api/keys/callers.ts'
@@ -21,7 +22,7 @@ import type { Startup } from './startup.ts'
 const readinessTimeoutMs = 1000
 /** Anybody may ask as often as they like: all who ask within this time get the same answer. */
 const readinessLastsMs = 500
-/** How long open requests may take to end before their connections are closed. */
+/** How long requests that are no turns may take to end before their connections are closed, once no turn runs. */
 const openRequestsMs = 5000
 
 export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | 'log' | 'billing'> {
@@ -79,14 +80,31 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     forgetGateway: gateways.forget,
     declareModel: createDeclareModel({ ...parts, ...settings }, gateways.forget),
     readiness: () => answers.forceFetch('readiness'),
+    isDraining: () => isDraining,
+    closing: { turnsMs: () => turnsMs, onTurnsEnded: () => turnsEnded.resolve() },
   }
+  let isDraining = false
+  let turnsMs = 0
+  const turnsEnded = Promise.withResolvers<void>()
   const app = await buildApp(deps)
   return {
     app,
     deps,
-    /** Ends open requests, and stores the last uses of keys. */
-    async close(): Promise<void> {
-      await app.close()
+    /** Has `/readyz` tell balancers that the server is about to stop. */
+    announceClose(): void {
+      isDraining = true
+    },
+    /**
+     * Stops listening, gives turns that run so many ms to end by themselves, ends them and other open requests, and
+     * stores the last uses of keys.
+     */
+    async close(drainMs = 0): Promise<void> {
+      turnsMs = drainMs
+      let cutOff: NodeJS.Timeout | undefined
+      void turnsEnded.promise.then(() => {
+        cutOff = setTimeout(() => app.server.closeAllConnections(), openRequestsMs)
+      })
+      await app.close().finally(() => clearTimeout(cutOff))
       await callers.close()
     },
   }
@@ -101,10 +119,12 @@ export async function openApi({ config, drain }: Startup, parts: ApiParts): Prom
     await findSignupToken(parts.db, parts.vault)
     parts.log.info('sign-up takes the token that `npm run admin -- signup-token` prints')
   }
-  const { app, close } = await createApi(parts, settings)
-  drain.add('api', async () => {
-    const cutOff = setTimeout(() => app.server.closeAllConnections(), openRequestsMs)
-    await close().finally(() => clearTimeout(cutOff))
+  const { app, announceClose, close } = await createApi(parts, settings)
+  drain.add('api', async ({ interrupted }) => {
+    announceClose()
+    if (interrupted) return close()
+    await sleep(config.DRAIN_NOTICE_SECONDS * 1000)
+    await close(config.DRAIN_SECONDS * 1000)
   })
   const { HOST: host, PORT: port } = config
   const listening = await app.listen({ host, port }).catch((error: unknown) => {

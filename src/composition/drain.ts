@@ -2,12 +2,12 @@ import pTimeout from 'p-timeout'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 
-/** After this time, in ms, the process ends without what is left of its drain. */
+/** After this time, in ms, and that of turns, the process ends without what is left of its drain. */
 export const drainTimeoutMs = 120_000
 
 /**
- * The phases of a drain in their order, with the deadline of each in ms. They add up to `drainTimeoutMs` at most, since
- * a process that still starts has no worker yet.
+ * The phases of a drain in their order, with the deadline of each in ms, without the time that the operator gives to
+ * turns. They add up to `drainTimeoutMs` at most, since a process that still starts has no worker yet.
  */
 export const drainPhases = {
   start: 30_000,

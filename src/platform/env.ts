@@ -170,6 +170,22 @@ export const Env = Type.Object({
     description:
       'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
   }),
+  DRAIN_SECONDS: Type.Integer({
+    default: 60,
+    minimum: 0,
+    maximum: 900,
+    description:
+      'how long the turns that run may take to end by themselves when an API is asked to stop with SIGTERM; Ctrl-C ' +
+      'ends them at once',
+  }),
+  DRAIN_NOTICE_SECONDS: Type.Integer({
+    default: 0,
+    minimum: 0,
+    maximum: 60,
+    description:
+      'how long an API that is asked to stop still takes requests, while `/readyz` answers 503: for balancers that ' +
+      'learn from it, as those of Kubernetes do',
+  }),
   RATE_LIMIT_PER_MINUTE: limit(6000, 'requests per minute with one key'),
   RATE_LIMIT_ORGANIZATION_PER_MINUTE: limit(30_000, 'requests per minute with all keys of one organization'),
   SIGNUP: Type.Optional(

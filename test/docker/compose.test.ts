@@ -335,7 +335,7 @@ describe('docker compose', () => {
     const unlessDone = ({ status, body }: Answer) => (status < 300 ? null : [status, body])
     const using = [
       repeat('polls', 50, async () => unlessDone(await client.get(`/v1/instances/${agent}`))),
-      repeat('creates', 1000, async () => {
+      repeat('creates', 3000, async () => {
         const created = await client.post('/v1/instances', { name: 'short-lived' })
         return unlessDone(created) ?? unlessDone(await client.delete(`/v1/instances/${created.body.id}`))
       }),
@@ -361,6 +361,7 @@ describe('docker compose', () => {
     console.info(`while it was upgraded: ${JSON.stringify(done)}`)
     expect(failed, await checkout.compose('logs', '--tail', '20', 'balancer')).toEqual([])
     expect(Math.min(done.polls, done.creates, done.streams)).toBeGreaterThan(1)
+    expect(done.cut, 'turns that the upgrade cut').toBe(0)
     const apis = await checkout.containers('api')
     expect(apis).toHaveLength(2)
     expect(apis.filter((id) => old.includes(id))).toEqual([])

@@ -234,7 +234,9 @@ describe('the commands of the operator', () => {
     await until('the key to work', async () => (await status()) === 200, 1500)
     await becomes(running, 'running')
     expect(await stateOf(stopped)).toBe('stopped')
-    const { body } = await chowder.call('GET', '/v1/organization/events?order=asc&type=organization.*&limit=100', { key })
+    const { body } = await chowder.call('GET', '/v1/organization/events?order=asc&type=organization.*&limit=100', {
+      key,
+    })
     const types = body.map(({ type, actor }: { type: string; actor: { type: string } }) => [type, actor.type])
     expect(types).toEqual(
       expect.arrayContaining([

@@ -75,6 +75,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
     vault: createVault(Buffer.alloc(32, 7)),
     findGateway,
     declareModel: async () => {},
+    closing: { turnsMs: () => 0, onTurnsEnded: () => {} },
     findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
     publicUrl: () => publicUrl,

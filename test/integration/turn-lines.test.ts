@@ -77,6 +77,7 @@ async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<R
       unlistedModels: [],
     }),
     declareModel: async () => {},
+    closing: { turnsMs: () => 0, onTurnsEnded: () => {} },
     findSummary: async (_organization, id) => ({ id }) as never,
     findCaller: async () => caller,
     publicUrl: () => '',

@@ -35,6 +35,8 @@ describe('the environment', () => {
       DOCKER_BUILD_NETWORK: 'default',
       DOCKER_PROXY_DIR: '/run/docker-proxy',
       WORKER_CONCURRENCY: 8,
+      DRAIN_SECONDS: 60,
+      DRAIN_NOTICE_SECONDS: 0,
       RATE_LIMIT_PER_MINUTE: 6000,
       RATE_LIMIT_ORGANIZATION_PER_MINUTE: 30_000,
       SIGNUP_LIMIT_PER_HOUR: 100,

@@ -103,8 +103,26 @@ test('a gateway that has answered is not checked, and the limit of the turn stil
 
 test('a turn that begins while the server closes is ended', async () => {
   const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
-  turns.endAll()
-  expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: true })
+  await turns.drain(0)
+  expect(turns.begin().signal.reason).toMatchObject({ kind: 'unavailable', doNotRetry: false })
+  await turns.close()
+})
+
+test('R3: turns that run while the server closes may end by themselves for a time, and are ended then', async () => {
+  const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
+  const [quick, slow] = [turns.begin(), turns.begin()]
+  let isDrained = false
+  const drained = turns.drain(60_000).then(() => {
+    isDrained = true
+  })
+  await seconds(10)
+  turns.finish(quick)
+  await seconds(49)
+  expect([quick.signal.aborted, slow.signal.aborted, isDrained]).toEqual([false, false, false])
+  await seconds(1)
+  expect(slow.signal.reason).toMatchObject({ code: 'shutting_down', doNotRetry: true })
+  turns.finish(slow)
+  await drained
   await turns.close()
 })
 

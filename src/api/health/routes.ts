@@ -6,6 +6,8 @@ import { commit, version } from '#platform/version.ts'
 export interface HealthDeps {
   /** Whether the services that the API depends on answer in time. */
   readiness(): Promise<{ database: boolean; queue: boolean; workers: number | null }>
+  /** Whether the server is about to stop: balancers send their requests elsewhere. */
+  isDraining(): boolean
 }
 
 const Health = Type.Object(
@@ -16,8 +18,9 @@ const Health = Type.Object(
 const Readiness = Type.Object(
   {
     status: OneOf(
-      ['ready', 'degraded', 'unavailable'],
-      '`degraded`: the queue is away, and requests are still accepted. `unavailable`: the database is away.',
+      ['ready', 'degraded', 'unavailable', 'draining'],
+      '`degraded`: the queue is away, and requests are still accepted. `unavailable`: the database is away. ' +
+        '`draining`: the process ends, and takes no new requests soon.',
     ),
     checks: Type.Object(
       {
@@ -42,7 +45,7 @@ const Readiness = Type.Object(
     $id: 'Readiness',
     description:
       '`degraded`: the queue is unavailable; changes are accepted, and done when it is back. ' +
-      '`unavailable`: the database is unavailable, and every call fails.',
+      '`unavailable`: the database is unavailable, and every call fails. `draining`: the process ends.',
     examples: [
       {
         status: 'ready',
@@ -55,8 +58,11 @@ const Readiness = Type.Object(
   },
 )
 
+const statusOf = ({ database, queue }: { database: boolean; queue: boolean }) =>
+  database ? (queue ? 'ready' : 'degraded') : 'unavailable'
+
 /** The routes for monitoring. */
-export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, { readiness }) => {
+export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, { readiness, isDraining }) => {
   const config = { access: 'public', answersEverybody: true } as const
 
   app.get(
@@ -83,15 +89,16 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, {
         summary: 'Check that the server can serve requests',
         description:
           'Checks the database and the queue, each for at most a second, and counts the workers. 503 only without ' +
-          'the database.',
+          'the database, and while the process ends.',
         tags: ['operations'],
         response: { 200: Readiness, 503: Readiness },
       },
     },
     async (_request, reply) => {
       const { workers, ...checks } = await readiness()
-      const status = checks.database ? (checks.queue ? 'ready' : 'degraded') : 'unavailable'
-      return reply.code(checks.database ? 200 : 503).send({ status, checks, workers, version, commit })
+      const status = isDraining() ? 'draining' : statusOf(checks)
+      const code = status === 'draining' || status === 'unavailable' ? 503 : 200
+      return reply.code(code).send({ status, checks, workers, version, commit })
     },
   )
 }

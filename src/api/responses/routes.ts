@@ -37,13 +37,22 @@ export interface ResponseDeps {
   /** The address that clients reach the API at. */
   publicUrl(): string
   turnTimeouts?: TurnTimeouts
+  closing: TurnDrain
   /** Counts a turn on an open WebSocket as a request. Throws AppError rate_limited when there are too many. */
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
 }
 
+/** How turns end when the server closes. */
+interface TurnDrain {
+  /** How long turns that run may take to end by themselves, in ms. Called once, when the server closes. */
+  turnsMs(): number
+  /** Called once no turn runs. */
+  onTurnsEnded(): void
+}
+
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn } = deps
+  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, closing } = deps
   const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, deps.declareModel)
@@ -51,8 +60,8 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const lines = createTurnLines(db, deps.processId)
 
   app.addHook('onReady', async () => lines.open())
-  // A server waits for its open requests before it closes, and so for every agent that thinks.
-  app.addHook('preClose', async () => turns.endAll())
+  // Not awaited: the server stops listening after this hook, and then waits for its open requests.
+  app.addHook('preClose', async () => void turns.drain(closing.turnsMs()).then(closing.onTurnsEnded))
 
   const answer = (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId: string) =>
     replyWithTurn(reply, { turns, findCaller, graceMs }, async (turn) => {

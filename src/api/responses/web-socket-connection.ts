@@ -41,7 +41,10 @@ interface Frame {
 }
 
 /** A reply for the counting of requests, which sets headers that a WebSocket cannot send. */
-const replyWithoutHeaders = { header: () => replyWithoutHeaders } as unknown as FastifyReply
+const replyWithoutHeaders = {
+  header: () => replyWithoutHeaders,
+  getHeader: () => undefined,
+} as unknown as FastifyReply
 
 /**
  * An open WebSocket, which runs its turns one after the other. A turn that fails before it begins is an `error` frame,

@@ -59,8 +59,11 @@ export interface TurnRunner {
   ask(turn: Turn, request: AgentRequest): Promise<AgentAnswer>
   /** The outcome for a response whose turn ended like this, with the failure if it is one. */
   outcome(turn: Turn, request: AgentRequest, end: TurnEnd): Outcome & { failure?: Error }
-  /** Ends all turns, and those that begin later, because the server closes. */
-  endAll(): void
+  /**
+   * The server closes: refuses further turns, gives those that run so many ms to end by themselves, then ends them.
+   * Resolves once none runs.
+   */
+  drain(ms: number): Promise<void>
   close(): Promise<void>
 }
 
@@ -87,8 +90,7 @@ function parseJson(bytes: Buffer): unknown {
 export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareModel): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
-  let isClosing = false
-  const shuttingDown = () => new AppError('shutting_down', errorTexts.shuttingDown, { doNotRetry: true })
+  let drained: PromiseWithResolvers<void> | undefined
 
   /** The error for a failed request to the gateway: the reason of the turn if that was ended. */
   const explain = (turn: Turn, cause: unknown): Error => {
@@ -154,12 +156,13 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
     begin() {
       const turn = new Turn(timeouts)
       turns.add(turn)
-      if (isClosing) turn.end(shuttingDown())
+      if (drained) turn.end(new AppError('shutting_down', errorTexts.shuttingDown, { retryAfterSeconds: 1 }))
       return turn
     },
     finish(turn) {
       turns.delete(turn)
       turn.finish()
+      if (turns.size === 0) drained?.resolve()
     },
     watch,
     async ask(turn, request) {
@@ -182,10 +185,16 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
       const failure = explain(turn, end.cause)
       return failure === turnCancelled ? cancelled : { ...failedWith(responseError(failure)), failure }
     },
-    endAll() {
-      isClosing = true
-      const reason = shuttingDown()
-      for (const turn of turns) turn.end(reason)
+    async drain(ms) {
+      drained ??= Promise.withResolvers()
+      if (turns.size === 0) return
+      const endAll = () => {
+        const reason = new AppError('shutting_down', errorTexts.shuttingDown, { doNotRetry: true })
+        for (const turn of turns) turn.end(reason)
+      }
+      if (ms === 0) endAll()
+      const timer = setTimeout(endAll, ms)
+      await drained.promise.finally(() => clearTimeout(timer))
     },
     close: () => gateways.close(),
   }
