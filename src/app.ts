@@ -23,6 +23,7 @@ import { type CallerDeps, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
 import { answerUnroutable, clientErrorAnswer, useErrors } from './http/errors.ts'
+import { type InFlightLimits, useInFlight } from './http/in-flight.ts'
 import { useIdempotency } from './http/idempotent-posts.ts'
 import { useInstanceIds } from './http/instance-params.ts'
 import { useJsonBodies } from './http/json-body.ts'
@@ -52,6 +53,7 @@ export interface AppDeps
     Omit<CallerDeps, 'requireInstance'> {
   log: FastifyBaseLogger
   limits: RateLimits
+  inFlightLimits: InFlightLimits
   origins: RequestOrigins
   bodyTimes?: BodyTimes
   /** The number of proxies before Chowder: it trusts this many of the addresses in `X-Forwarded-For`. */
@@ -113,6 +115,7 @@ export async function buildApp(deps: AppDeps) {
     useInstanceIds(v1)
     useStrictQueries(v1)
     useApiKeys(v1, { ...deps, requireInstance: deps.findSummary }, counters)
+    const inFlight = useInFlight(v1, deps.inFlightLimits)
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)
@@ -123,7 +126,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(instanceRoutes, deps)
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)
-    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest })
+    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight })
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, deps)
     await v1.register(skillRoutes, deps)

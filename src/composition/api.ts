@@ -36,7 +36,7 @@ export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | '
 
 export interface ApiSettings
   extends SharedSettings,
-    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'limits' | 'origins' | 'signup' | 'trustedProxies'>,
+    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'>,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
@@ -49,6 +49,13 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
     signupsPerHour: config.SIGNUP_LIMIT_PER_HOUR,
     failedAuthPerMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE,
     redis,
+  },
+  inFlightLimits: {
+    turns: config.TURNS_PER_ORGANIZATION,
+    sockets: config.SOCKETS_PER_ORGANIZATION,
+    transfers: config.TRANSFERS_PER_ORGANIZATION,
+    bodyBytes: config.BODY_BYTES_PER_ORGANIZATION,
+    processBodyBytes: config.BODY_BYTES_MAX,
   },
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   signup: signupMode(config),

@@ -127,7 +127,7 @@ export function createRunningGateways(db: Db, vault: Vault, findSummary: FindSum
         await findSummary(organizationId, id),
         ({ awaitsKey }) => !awaitsKey,
         () => findSummary(organizationId, id),
-        { waitMs: waitForKeyMs, signal: AbortSignal.timeout(waitForKeyMs) },
+        { organizationId, waitMs: waitForKeyMs, signal: AbortSignal.timeout(waitForKeyMs) },
       )
       requireRunning(summary)
       const gateway = {

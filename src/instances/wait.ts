@@ -9,33 +9,47 @@ const firstPauseMs = 100
 const maxPauseMs = 1000
 const pauseMs = (checks: number) => Math.min(firstPauseMs * 1.5 ** (checks - 1), maxPauseMs)
 
-/** Each waiting request polls the database: in one process more than these do not wait. */
+/** Each waiting request polls the database: more than these do not wait, in one process, of all and of one organization. */
 const maxWaiting = 500
+const maxWaitingOfOrganization = 100
 let waiting = 0
+const waitingOf = new Map<string, number>()
+
+interface Waiting {
+  /** Whose request waits. */
+  organizationId: string
+  waitMs: number
+  signal: AbortSignal
+}
 
 /**
  * Reads until `isFinal`, and returns the last value that was read: final, or the latest when `waitMs` have passed,
- * `signal` is aborted, or too many requests wait in this process. `first` was read before the call.
+ * `signal` is aborted, or too many requests wait in this process, of all or of the organization. `first` was read before the call.
  */
 export async function readUntil<T>(
   first: T,
   isFinal: (latest: T) => boolean,
   read: () => Promise<T>,
-  { waitMs, signal }: { waitMs: number; signal: AbortSignal },
+  { organizationId, waitMs, signal }: Waiting,
 ): Promise<T> {
-  if (isFinal(first) || waiting >= maxWaiting) return first
+  const own = waitingOf.get(organizationId) ?? 0
+  if (isFinal(first) || waiting >= maxWaiting || own >= maxWaitingOfOrganization) return first
   let latest = first
   const check = async () => {
     latest = await read()
     return isFinal(latest)
   }
   waiting += 1
+  waitingOf.set(organizationId, own + 1)
   try {
     await poll(check, { pauseMs, timeoutMs: waitMs, signal })
   } catch (error) {
     if (!signal.aborted) throw error
   } finally {
     waiting -= 1
+    const left = (waitingOf.get(organizationId) ?? 1) - 1
+    if (left > 0) waitingOf.set(organizationId, left)
+    else waitingOf.delete(organizationId)
   }
   return latest
 }
@@ -48,11 +62,11 @@ export async function readUntil<T>(
 export async function waitUntilSettled(
   db: Db,
   row: Instance,
-  until: { waitMs: number; signal: AbortSignal },
+  until: Omit<Waiting, 'organizationId'>,
 ): Promise<{ row: Instance; settled: boolean }> {
   const isSettled = (latest: Instance) =>
     latest.observedGeneration >= row.generation || latest.desiredState === 'terminated'
   const read = async () => (await db.select().from(instances).where(eq(instances.id, row.id)))[0] ?? row
-  const latest = await readUntil(row, isSettled, read, until)
+  const latest = await readUntil(row, isSettled, read, { ...until, organizationId: row.organizationId })
   return { row: latest, settled: isSettled(latest) }
 }

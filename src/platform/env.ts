@@ -17,11 +17,11 @@ const price = (tier: string) =>
     description: `id of the Stripe price of one instance on \`${tier}\`; required with \`STRIPE_SECRET_KEY\``,
   })
 
-const limit = (defaultValue: number, description: string) =>
+const limit = (defaultValue: number, description: string, maximum = 1_000_000) =>
   Type.Integer({
     default: defaultValue,
     minimum: 0,
-    maximum: 1_000_000,
+    maximum,
     description: `${description}; \`0\`: no limit`,
   })
 
@@ -170,6 +170,15 @@ export const Env = Type.Object({
     description:
       'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
   }),
+  TURNS_PER_ORGANIZATION: limit(1000, 'turns of one organization at the same time in one API'),
+  SOCKETS_PER_ORGANIZATION: limit(1000, 'open WebSockets of one organization in one API'),
+  TRANSFERS_PER_ORGANIZATION: limit(64, 'uploads and downloads of one organization at the same time in one API'),
+  BODY_BYTES_PER_ORGANIZATION: limit(
+    128 * 1024 * 1024,
+    'bytes of the bodies of unanswered requests of one organization in one API',
+    Number.MAX_SAFE_INTEGER,
+  ),
+  BODY_BYTES_MAX: limit(512 * 1024 * 1024, 'the same of all organizations together', Number.MAX_SAFE_INTEGER),
   DRAIN_SECONDS: Type.Integer({
     default: 60,
     minimum: 0,

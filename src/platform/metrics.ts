@@ -39,6 +39,13 @@ export const openStreams = new Gauge({
   registers,
 })
 
+export const inFlight = new Gauge({
+  name: 'chowder_in_flight',
+  help: 'Turns, WebSockets, transfers of files, and bytes of bodies that are in flight in this process.',
+  labelNames: ['kind'] as const,
+  registers,
+})
+
 export const stepDuration = new Histogram({
   name: 'chowder_reconcile_step_duration_seconds',
   help: 'Steps of reconciles; left: the intent changed, the lease was lost or the worker ended.',

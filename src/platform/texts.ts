@@ -156,6 +156,17 @@ export const texts = {
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',
+  tooMuchInFlight: {
+    turns: (limit: number) =>
+      `Your organization has ${limit} turns at this server already, which is the most. Wait until some have ended.`,
+    sockets: (limit: number) =>
+      `Your organization has ${limit} WebSockets at this server already, which is the most. Close some.`,
+    transfers: (limit: number) =>
+      `Your organization has ${limit} transfers of files at this server already, which is the most. Wait for some.`,
+    bytes: (limit: number) =>
+      `The requests of your organization that wait for their answers have ${limit} bytes together, which is the most. ` +
+      'Send smaller ones, or fewer at a time.',
+  },
   rateLimited: (seconds: number) => `Too many requests. Try again in ${seconds} seconds.`,
   duplicateInProgress: 'A request with the same Idempotency-Key is still in progress. Repeat this one in a moment.',
   unknownCursor:

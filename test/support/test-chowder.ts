@@ -9,6 +9,7 @@ import { createWorker } from '#composition/worker.ts'
 import type { Tier } from '#database/schema.ts'
 import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { RequestOrigins } from '#http/origins.ts'
+import type { InFlightLimits } from '#http/in-flight.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
@@ -37,6 +38,7 @@ export interface TestChowderOptions {
   turnTimeouts?: TurnTimeouts
   billing?: Billing
   limits?: Partial<RateLimits>
+  inFlightLimits?: Partial<InFlightLimits>
   origins?: Partial<RequestOrigins>
   signup?: SignupMode
   trustedProxies?: number
@@ -109,6 +111,14 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         failedAuthPerMinute: 0,
         redis: null,
         ...options.limits,
+      },
+      inFlightLimits: {
+        turns: 0,
+        sockets: 0,
+        transfers: 0,
+        bodyBytes: 0,
+        processBodyBytes: 0,
+        ...options.inFlightLimits,
       },
       origins: { hosts: null, own: null, foreign: [], ...options.origins },
       signup: options.signup ?? 'open',

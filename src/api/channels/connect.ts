@@ -104,7 +104,7 @@ async function prepareChannel(
   queue.enqueue(requested)
   const read = () => findStoredChannel(db, organizationId, id, settings.channel)
   const isFinished = (channel: Channel | undefined) => channel?.step == null
-  const channel = await readUntil(await read(), isFinished, read, { waitMs: maxPreparationMs, signal })
+  const channel = await readUntil(await read(), isFinished, read, { organizationId, waitMs: maxPreparationMs, signal })
   if (!isFinished(channel)) return false
   if (!channel) throw new AppError('instance_busy', texts.isBusy) // it was logged out in the meantime
   if (channel.errorMessage === null) return true

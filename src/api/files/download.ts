@@ -32,7 +32,7 @@ export const downloadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, de
   app.get(
     '/v1/instances/:instance_id/files/download',
     {
-      config: { access: 'files' },
+      config: { access: 'files', inFlight: 'transfers' },
       schema: {
         operationId: 'downloadFile',
         summary: 'Download a file',

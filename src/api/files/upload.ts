@@ -87,7 +87,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
   app.post(
     '/v1/instances/:instance_id/files/upload',
     {
-      config: { access: 'files', streamsBody: true, event: 'file.upload', idempotency: 'none' },
+      config: { access: 'files', inFlight: 'transfers', streamsBody: true, event: 'file.upload', idempotency: 'none' },
       // The handler reads the form part by part, so there is no body to validate.
       validatorCompiler: () => () => true,
       schema: {

@@ -177,7 +177,9 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const summary = await read()
       if (wait === undefined) return toInstanceStatus(summary, view())
       const isFinal = (latest: InstanceSummary) => !canStillReach(wait, latest)
-      const latest = await readUntil(summary, isFinal, read, { waitMs: timeout * 1000, signal: untilLeft(reply) })
+      const { organizationId } = caller
+      const options = { organizationId, waitMs: timeout * 1000, signal: untilLeft(reply) }
+      const latest = await readUntil(summary, isFinal, read, options)
       return toInstanceStatus(latest, view())
     },
   )

@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
+import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
@@ -40,6 +41,8 @@ export interface ResponseDeps {
   closing: TurnDrain
   /** Counts a turn on an open WebSocket as a request. Throws AppError rate_limited when there are too many. */
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+  /** Bounds the turns on open WebSockets. */
+  inFlight?: InFlight
 }
 
 /** How turns end when the server closes. */
@@ -52,7 +55,7 @@ interface TurnDrain {
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, closing } = deps
+  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, inFlight, closing } = deps
   const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, deps.declareModel)
@@ -119,7 +122,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
 
   const turnDeps = { turns, findGateway, findCaller, publicUrl, graceMs }
-  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn })
+  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })
   await app.register(storedRoutes, { store, findSummary })

@@ -10,6 +10,7 @@ export const maxRequestBytes = 20 * 1024 * 1024
 /** The parts that all routes that run a turn have in common. */
 export const turnRouteConfig = {
   access: 'interact',
+  inFlight: 'turns',
   openaiErrors: true,
   handlesRefusedKey: true,
   event: null,

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { WebSocket } from 'ws'
 import { type FindCaller, onKeyRefused } from '#http/auth.ts'
+import type { InFlight } from '#http/in-flight.ts'
 import { toAppError } from '#http/errors.ts'
 import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
@@ -33,6 +34,7 @@ export interface ConnectionDeps extends ResponseParts {
   /** The time, in ms, that a client has to close a connection that was ended. */
   graceMs: number
   countTurn: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
+  inFlight: InFlight | undefined
 }
 
 interface Frame {
@@ -148,12 +150,14 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, lines, findGateway, readFrame, countTurn } = this.#deps
+    const { turns, store, lines, findGateway, readFrame, countTurn, inFlight } = this.#deps
     const { organizationId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
     openStreams.inc()
+    let release: (() => void) | undefined
     try {
+      release = inFlight?.take('turns', organizationId)
       await countTurn?.(this.#request, replyWithoutHeaders)
       turn.signal.throwIfAborted()
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
@@ -167,6 +171,7 @@ export class WebSocketConnection {
       })
       for await (const batch of events()) await this.#send(batch, turn)
     } finally {
+      release?.()
       openStreams.dec()
       turns.finish(turn)
       this.#turn = null

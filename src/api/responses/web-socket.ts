@@ -32,6 +32,8 @@ function refuseHttp(): never {
   throw new AppError('websocket_required', errorTexts.needsWebSocket)
 }
 
+const socketRouteConfig = { ...turnRouteConfig, inFlight: 'sockets' } as const
+
 type WebSocketDeps = Omit<ConnectionDeps, 'readFrame'> & { findSummary: FindSummary }
 
 /**
@@ -62,7 +64,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
   const sessionIdOf = ({ params }: FastifyRequest) => (params as { session_id?: string }).session_id ?? 'main'
   const route = {
     method: 'GET',
-    config: turnRouteConfig,
+    config: socketRouteConfig,
     handler: refuseHttp,
     async preHandler(request: FastifyRequest) {
       if (asksForWebSocket(request.raw)) requireHandshake(request)
@@ -86,7 +88,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
   }
   app.route({
     ...route,
-    config: { ...turnRouteConfig, session: 'main' },
+    config: { ...socketRouteConfig, session: 'main' },
     url: '/v1/instances/:instance_id/responses',
     schema: {
       ...schema,

@@ -188,6 +188,10 @@ export const requestCodes = {
       meaning: 'There were too many requests with this key, or from this address.',
       remedy: 'Send fewer requests. The header `RateLimit` says how many are left.',
     },
+    too_much_in_flight: {
+      meaning: 'Your organization has too much at this server at once: turns, WebSockets, transfers, or bytes of bodies.',
+      remedy: 'Wait until some have ended. `detail` says what there is too much of, and the limit.',
+    },
   }),
   ...codesOf('headers_too_large', {
     headers_too_large: {

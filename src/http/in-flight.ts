@@ -1,0 +1,126 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { AppError } from '#platform/errors.ts'
+import { inFlight } from '#platform/metrics.ts'
+import { texts } from '#platform/texts.ts'
+
+/**
+ * What may be in flight in this process at the same time. All but the last are for each organization. 0 is no limit.
+ */
+export interface InFlightLimits {
+  /** Turns of agents that run or wait in line. */
+  turns: number
+  /** Open WebSockets. */
+  sockets: number
+  /** Uploads and downloads of files. */
+  transfers: number
+  /** Bytes of the bodies of requests that are not answered yet. */
+  bodyBytes: number
+  /** The same of all organizations together. */
+  processBodyBytes: number
+}
+
+type Kind = 'turns' | 'sockets' | 'transfers'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What a request to the route counts as until its connection has its answer or is closed. */
+    inFlight?: Kind
+  }
+}
+
+export interface InFlight {
+  /**
+   * Counts something of an organization until the returned function is called, which may be called twice. Throws
+   * AppError `too_much_in_flight` at the limit.
+   */
+  take(kind: Kind, organizationId: string): () => void
+}
+
+/** Such requests may be sent again soon: others end all the time. */
+const retryAfterSeconds = 1
+
+/** Amounts by organization. An organization without any takes no memory. */
+function createAmounts() {
+  const amounts = new Map<string, number>()
+  return {
+    of: (organizationId: string) => amounts.get(organizationId) ?? 0,
+    add(organizationId: string, amount: number): void {
+      const sum = (amounts.get(organizationId) ?? 0) + amount
+      if (sum > 0) amounts.set(organizationId, sum)
+      else amounts.delete(organizationId)
+    },
+  }
+}
+
+function createInFlight(limits: InFlightLimits) {
+  const counts = { turns: createAmounts(), sockets: createAmounts(), transfers: createAmounts() }
+  const bytes = createAmounts()
+  let processBytes = 0
+
+  const once = (release: () => void) => {
+    let isReleased = false
+    return () => {
+      if (isReleased) return
+      isReleased = true
+      release()
+    }
+  }
+
+  return {
+    take(kind: Kind, organizationId: string): () => void {
+      const count = counts[kind]
+      if (limits[kind] > 0 && count.of(organizationId) >= limits[kind]) {
+        throw new AppError('too_much_in_flight', texts.tooMuchInFlight[kind](limits[kind]), { retryAfterSeconds })
+      }
+      count.add(organizationId, 1)
+      inFlight.inc({ kind })
+      return once(() => {
+        count.add(organizationId, -1)
+        inFlight.dec({ kind })
+      })
+    },
+    /** The same for the bytes of a body. Throws AppError `overloaded` at the limit of the process. */
+    takeBytes(amount: number, organizationId: string): () => void {
+      const { bodyBytes, processBodyBytes } = limits
+      if (bodyBytes > 0 && bytes.of(organizationId) + amount > bodyBytes) {
+        throw new AppError('too_much_in_flight', texts.tooMuchInFlight.bytes(bodyBytes), { retryAfterSeconds })
+      }
+      if (processBodyBytes > 0 && processBytes + amount > processBodyBytes) {
+        throw new AppError('overloaded', texts.tooManyLargeBodies, { retryAfterSeconds })
+      }
+      bytes.add(organizationId, amount)
+      processBytes += amount
+      inFlight.inc({ kind: 'body_bytes' }, amount)
+      return once(() => {
+        bytes.add(organizationId, -amount)
+        processBytes -= amount
+        inFlight.dec({ kind: 'body_bytes' }, amount)
+      })
+    },
+  }
+}
+
+/** The bytes that the body of a request may have: those that it announces, else the most that its route takes. */
+function bodyBytesOf({ headers, routeOptions }: FastifyRequest): number {
+  if (routeOptions.config.streamsBody) return 0
+  const { 'content-length': announced, 'transfer-encoding': encoding } = headers
+  const limit = routeOptions.bodyLimit ?? 0
+  if (announced !== undefined) return Math.min(Number(announced) || 0, limit)
+  return encoding === undefined ? 0 : limit
+}
+
+/** Bounds what the callers of all later routes have in flight. Their callers must be known before. */
+export function useInFlight(app: FastifyInstance, limits: InFlightLimits): InFlight {
+  const bounds = createInFlight(limits)
+  app.addHook('onRequest', async (request, reply) => {
+    const { caller, routeOptions } = request
+    if (!caller || reply.raw.closed) return
+    const { inFlight: kind } = routeOptions.config
+    const amount = bodyBytesOf(request)
+    if (amount === 0 && !kind) return
+    const taken = amount > 0 ? [bounds.takeBytes(amount, caller.organizationId)] : []
+    reply.raw.on('close', () => taken.forEach((release) => void release()))
+    if (kind) taken.push(bounds.take(kind, caller.organizationId))
+  })
+  return bounds
+}
