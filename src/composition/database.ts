@@ -12,14 +12,21 @@ import { StartupError } from '#platform/startup-error.ts'
 import type { Startup } from './startup.ts'
 
 const connectTimeoutMs = 5000
-const servingPool = { max: 10, statementTimeoutMs: 15_000 }
+/** A connection is replaced after this time: behind a proxy it may lead to a former primary. */
+const connectionLifetimeSeconds = 600
+const servingTimeoutMs = 15_000
 const operatorPool = { max: 1, statementTimeoutMs: 60_000 }
 
 /** A statement that takes longer than its timeout is ended, so that the pool is not used up by slow statements. */
-function createPool(connection: pg.PoolConfig, name: string, { max, statementTimeoutMs }: typeof servingPool): pg.Pool {
+function createPool(
+  connection: pg.PoolConfig,
+  name: string,
+  { max, statementTimeoutMs }: typeof operatorPool,
+): pg.Pool {
   return new pg.Pool({
     ...connection,
     max,
+    maxLifetimeSeconds: connectionLifetimeSeconds,
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
     query_timeout: statementTimeoutMs + connectTimeoutMs, // for a server that never answers
@@ -40,7 +47,8 @@ export const schemaIsBehind = (migrations: number): string =>
 export async function openDatabase(startup: Startup): Promise<{ db: Db; connection: pg.PoolConfig }> {
   const { role, config, log, drain } = startup
   const connection = config.DATABASE_URL ? { connectionString: config.DATABASE_URL } : await openEmbedded(startup)
-  const pool = createPool(connection, `chowder-${role}`, servingPool)
+  const serving = { max: config.DATABASE_POOL, statementTimeoutMs: servingTimeoutMs }
+  const pool = createPool(connection, `chowder-${role}`, serving)
   const db = createDb(pool)
   // Without a listener the error would end the process. In a drain the embedded database may end a connection first.
   pool.on('error', (error) => {

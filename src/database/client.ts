@@ -9,17 +9,29 @@ export type Db = Omit<NodePgDatabase, 'transaction'> & {
 }
 
 /**
- * Closes a connection after a statement on it has timed out. Otherwise the rollback would time out too, and then the
- * next user of the connection.
+ * Codes of PostgreSQL after which a connection is of no use: it leads to a server that is read-only, as a primary is
+ * after a failover behind a proxy, or that ends or ended it (25006, 57P01 to 57P03).
  */
-function endWhenSilent(client: pg.PoolClient): void {
+const endingCodes = new Set(['25006', '57P01', '57P02', '57P03'])
+
+/** Connections that their pool must not give out again. */
+const useless = new WeakSet<pg.PoolClient>()
+
+const end = (client: pg.PoolClient): void => void (client as unknown as pg.Client).end().catch(() => {})
+
+/**
+ * Closes a connection after a statement on it has timed out: otherwise the rollback would time out too, and then the
+ * next user of the connection. Marks it when a statement was refused for the state of its server: otherwise a busy pool
+ * would keep its connections to a server that is the primary no more.
+ */
+function watchConnection(client: pg.PoolClient): void {
   const query: (...asked: unknown[]) => unknown = client.query.bind(client)
-  const end: () => Promise<void> = (client as unknown as pg.Client).end.bind(client)
   const watched = (...asked: unknown[]) => {
     const answer = query(...asked)
     if (answer instanceof Promise) {
       answer.catch((error: Error) => {
-        if (error.message === 'Query read timeout') end().catch(() => {})
+        if (error.message === 'Query read timeout') end(client)
+        if ('code' in error && endingCodes.has(String(error.code))) useless.add(client)
       })
     }
     return answer
@@ -34,7 +46,11 @@ function endWhenSilent(client: pg.PoolClient): void {
 export function createDb(pool: pg.Pool): Db {
   pool.on('connect', (client) => {
     client.on('error', () => {})
-    endWhenSilent(client)
+    watchConnection(client)
+  })
+  // A pool removes a connection that ends before it is idle.
+  pool.on('release', (_error, client) => {
+    if (useless.has(client)) end(client)
   })
   return Object.assign(drizzle({ client: pool, casing: 'snake_case' }), {
     // Drizzle's transaction does not release the connection when BEGIN fails.

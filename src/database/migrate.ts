@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { migrate as applyMigrations } from 'drizzle-orm/node-postgres/migrator'
@@ -7,19 +8,42 @@ import type pg from 'pg'
 const folder = new URL('../../migrations/', import.meta.url)
 /** An arbitrary number, the same in every process. */
 const advisoryLock = 7_240_611
-const lockTimeoutMs = 60_000
+/** For another process that migrates. */
+const turnTimeoutMs = 60_000
+/**
+ * For a lock on a table. While a migration waits for one, every later statement on the table waits behind it: so it
+ * gives up soon and tries again, `maxAttempts` times, a minute in all.
+ */
+const lockTimeoutMs = 3000
+const maxAttempts = 12
+const pauseMs = 2000
+
+const isLockTimeout = (error: unknown): boolean => {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  return cause instanceof Error && 'code' in cause && cause.code === '55P03'
+}
 
 /**
  * Applies the pending migrations, and then runs `also`, under a lock: concurrent processes migrate one after another.
- * Each migration is a transaction, so a crash leaves the schema before or after it.
+ * The pending ones are one transaction, so a crash leaves the schema before or after them. Throws when a statement of
+ * others holds a lock that a migration needs for more than a minute.
  */
 export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Promise<void>): Promise<void> {
   const client = await pool.connect()
   client.on('error', () => {}) // its statements fail with the error
   try {
-    await client.query(`SET lock_timeout = ${lockTimeoutMs}`)
+    await client.query(`SET lock_timeout = ${turnTimeoutMs}`)
     await client.query('SELECT pg_advisory_lock($1)', [advisoryLock])
-    await applyMigrations(drizzle(client), { migrationsFolder: fileURLToPath(folder) })
+    await client.query(`SET lock_timeout = ${lockTimeoutMs}`)
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        await applyMigrations(drizzle(client), { migrationsFolder: fileURLToPath(folder) })
+        break
+      } catch (error) {
+        if (attempt === maxAttempts || !isLockTimeout(error)) throw error
+      }
+      await sleep(pauseMs)
+    }
     await also(client)
   } finally {
     client.release(true) // closes the connection, which releases the lock

@@ -42,6 +42,13 @@ export const Env = Type.Object({
       description: 'PostgreSQL 14 or newer',
     }),
   ),
+  DATABASE_POOL: Type.Integer({
+    default: 10,
+    minimum: 2,
+    maximum: 500,
+    description:
+      'connections of one process to PostgreSQL, beside those of the queue: see [connections](operations.md#connections)',
+  }),
   REDIS_URL: Type.Optional(
     Type.String({
       pattern: '^rediss?://',

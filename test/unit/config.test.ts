@@ -35,6 +35,7 @@ describe('the environment', () => {
       DOCKER_BUILD_NETWORK: 'default',
       DOCKER_PROXY_DIR: '/run/docker-proxy',
       WORKER_CONCURRENCY: 8,
+      DATABASE_POOL: 10,
       TURNS_PER_ORGANIZATION: 1000,
       SOCKETS_PER_ORGANIZATION: 1000,
       TRANSFERS_PER_ORGANIZATION: 64,

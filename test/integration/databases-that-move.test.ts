@@ -1,0 +1,77 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { createDb } from '#database/client.ts'
+import { migrate, pendingMigrations } from '#database/migrate.ts'
+import { organizations } from '#database/schema.ts'
+import { newId } from '#platform/ids.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+
+let database: TestDatabase
+let pool: pg.Pool
+
+beforeEach(async () => {
+  database = await cloneDatabase()
+  pool = new pg.Pool({ ...database.connection, max: 1 })
+  pool.on('error', () => {})
+})
+afterEach(async () => {
+  await pool.end()
+  await database.drop()
+})
+
+describe('R4: a connection', () => {
+  const backend = async () => (await pool.query('SELECT pg_backend_pid() AS pid')).rows[0].pid
+
+  test('to a server that has become read-only leaves the pool, and the next one leads to the primary', async () => {
+    const db = createDb(pool)
+    const former = await backend()
+    await pool.query('SET default_transaction_read_only = on')
+    const insert = () => db.insert(organizations).values({ id: newId(), name: 'x', subscriptionTier: 'whale' })
+    await expect(insert()).rejects.toMatchObject({ cause: { code: '25006' } })
+    await insert()
+    expect(await backend()).not.toBe(former)
+  })
+
+  test('that was in a transaction then leaves it as well', async () => {
+    const db = createDb(pool)
+    const former = await backend()
+    await pool.query('SET default_transaction_read_only = on')
+    const change = () => db.transaction((tx) => tx.update(organizations).set({ name: 'y' }))
+    await expect(change()).rejects.toMatchObject({ cause: { code: '25006' } })
+    await change()
+    expect(await backend()).not.toBe(former)
+  })
+})
+
+test('R9: a migration that waits for a lock lets others go on, and tries again', async () => {
+  // As before the last migration, whatever it is: it is applied once more, to a table that somebody reads for long.
+  const { rows } = await pool.query('SELECT max(created_at) AS last FROM drizzle.__drizzle_migrations')
+  await pool.query('ALTER TABLE api_keys DROP COLUMN session_ids, DROP COLUMN session_prefix')
+  await pool.query('DELETE FROM drizzle.__drizzle_migrations WHERE created_at = $1', [rows[0].last])
+  expect(await pendingMigrations(pool)).toBe(1)
+  const reader = new pg.Client(database.connection)
+  const other = new pg.Client(database.connection)
+  await Promise.all([reader.connect(), other.connect()])
+  try {
+    await reader.query('BEGIN; SELECT FROM api_keys')
+    let isMigrated = false
+    const migrating = migrate(pool, async () => {}).then(() => {
+      isMigrated = true
+    })
+    const waits: number[] = []
+    for (const until = performance.now() + 7000; performance.now() < until; await sleep(50)) {
+      const askedAt = performance.now()
+      await other.query('SELECT count(*) FROM api_keys')
+      waits.push(performance.now() - askedAt)
+    }
+    expect(isMigrated).toBe(false)
+    expect(Math.max(...waits), 'the longest wait of a reader, in ms').toBeLessThan(4000)
+    expect(Math.max(...waits), 'a migration that waited').toBeGreaterThan(1000)
+    await reader.query('COMMIT')
+    await migrating
+    expect(await pendingMigrations(pool)).toBe(0)
+  } finally {
+    await Promise.all([reader.end(), other.end()])
+  }
+})
