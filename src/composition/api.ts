@@ -36,7 +36,10 @@ export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | '
 
 export interface ApiSettings
   extends SharedSettings,
-    Pick<AppDeps, 'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'>,
+    Pick<
+      AppDeps,
+      'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'
+    >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({

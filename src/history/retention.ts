@@ -1,4 +1,4 @@
-import { eq, inArray, lt, sql } from 'drizzle-orm'
+import { and, eq, inArray, isNotNull, lt, or, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { events } from '#database/schema.ts'
 
@@ -21,6 +21,22 @@ export async function deleteOldEvents(db: Db, signal?: AbortSignal): Promise<voi
   }
 }
 
-/** Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. */
-export const redactEvents = (db: Db, organizationId: string) =>
-  db.update(events).set({ subject: null, reason: null }).where(eq(events.organizationId, organizationId))
+/**
+ * Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. In batches,
+ * and throws the signal's reason between two.
+ */
+export async function redactEvents(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
+  const withWords = db
+    .select({ id: events.id })
+    .from(events)
+    .where(and(eq(events.organizationId, organizationId), or(isNotNull(events.subject), isNotNull(events.reason))))
+    .limit(batchSize)
+  for (;;) {
+    const { rowCount } = await db
+      .update(events)
+      .set({ subject: null, reason: null })
+      .where(inArray(events.id, withWords))
+    if ((rowCount ?? 0) < batchSize) return
+    signal?.throwIfAborted()
+  }
+}

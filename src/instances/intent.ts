@@ -1,7 +1,6 @@
 import { and, eq, or, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
-import { responses } from '#database/response-schema.ts'
 import { type Instance, instances, organizations } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
@@ -100,8 +99,8 @@ export async function changeIntent(
 }
 
 /**
- * Records that an instance is to be destroyed, deletes its responses and frees its place under the limit, in one
- * statement. Null when it was terminated before: no place is freed twice. Throws not_found.
+ * Records that an instance is to be destroyed, and frees its place under the limit, in one statement. Its responses
+ * cannot be read any more, and a periodic task deletes them. Null when it was terminated before: no place is freed twice. Throws not_found.
  */
 export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
   await getInstance(db, organizationId, id)
@@ -118,17 +117,12 @@ export async function terminateInstance(db: Db, organizationId: string, id: stri
       .where(and(eq(instances.id, id), eq(instances.organizationId, sql`(SELECT id FROM ${locked})`), isNotTerminated))
       .returning(),
   )
-  const withoutResponses = db
-    .$with('without_responses')
-    .as(db.delete(responses).where(eq(responses.instanceId, sql`(SELECT id FROM ${terminated})`)))
   const withFreedPlace = db.$with('with_freed_place').as(
     db
       .update(organizations)
       .set({ instanceCount: sql`${organizations.instanceCount} - 1` })
       .where(and(eq(organizations.id, organizationId), sql`EXISTS (SELECT FROM ${terminated})`)),
   )
-  const [row] = await retryOnDeadlock(() =>
-    db.with(locked, terminated, withoutResponses, withFreedPlace).select().from(terminated),
-  )
+  const [row] = await retryOnDeadlock(() => db.with(locked, terminated, withFreedPlace).select().from(terminated))
   return row ?? null
 }

@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
@@ -508,10 +508,19 @@ describe('responses are deleted', () => {
       (await chowder.database.pool.query('SELECT count(*) FROM responses WHERE instance_id = $1', [id])).rows[0].count,
     )
 
-  test('with their instance', async () => {
-    await say()
+  /** The first digits of the id of a response that a process made some days from now, by its clock. */
+  const timeOfId = (days: number): string => {
+    const hex = (Date.now() + days * 86_400_000).toString(16).padStart(12, '0')
+    return `${hex.slice(0, 8)}-${hex.slice(8)}`
+  }
+
+  test('with their instance: not to be read any more at once, and deleted soon', async () => {
+    const { body } = await say()
     await storedId()
     expect((await chowder.call('DELETE', `/v1/instances/${id}`, { key })).status).toBe(204)
+    const read = await chowder.call('GET', `/v1/instances/${id}/responses/${body.id}`, { key })
+    expect([read.status, read.body.error.code]).toEqual([404, 'response_not_found'])
+    await deleteExpiredResponses(chowder.database.db)
     expect(await count()).toBe(0)
   })
 
@@ -523,14 +532,29 @@ describe('responses are deleted', () => {
     expect(await count()).toBe(1)
     const deleted = await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
     expect(deleted.status).toBe(204)
+    await deleteExpiredResponses(chowder.database.db)
     expect(await count()).toBe(0)
+  })
+
+  test('F21: not by the clock of a process: neither a worker a month ahead nor an API a month behind loses any', async () => {
+    await say()
+    await storedId()
+    const { pool, db } = chowder.database
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 40 * 86_400_000 })
+    await deleteExpiredResponses(db).finally(() => vi.useRealTimers())
+    expect(await count()).toBe(1)
+    await pool.query(
+      'UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid WHERE instance_id = $1',
+      [id, timeOfId(-40)],
+    )
+    await deleteExpiredResponses(db)
+    expect(await count()).toBe(1)
   })
 
   test('after 30 days, and when an instance has more than 1,000', async () => {
     await say()
     await storedId()
     const { pool, db } = chowder.database
-    const old = `0${(Date.now() - 31 * 86_400_000).toString(16)}`
     await pool.query(
       `INSERT INTO responses (id, organization_id, instance_id, session_key, status, created_at)
        SELECT (replace(gen_random_uuid()::text, '-', ''))::uuid, organization_id, instance_id, session_key, status,
@@ -539,9 +563,9 @@ describe('responses are deleted', () => {
       [id],
     )
     await pool.query(
-      `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid
+      `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid, created_at = now() - interval '31 days'
        WHERE id = (SELECT id FROM responses WHERE instance_id = $1 ORDER BY created_at LIMIT 1)`,
-      [id, `${old.slice(0, 8)}-${old.slice(8, 12)}`],
+      [id, timeOfId(-31)],
     )
     await deleteExpiredResponses(db)
     expect(await count()).toBe(1000)

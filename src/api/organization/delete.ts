@@ -1,10 +1,9 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
-import { responses } from '#database/response-schema.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
-import { eraseInstances, isNotErased } from '#instances/erase.ts'
+import { deleteResponses, eraseInstances, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
 import { isDue, isNotTerminated } from '#instances/status.ts'
@@ -65,7 +64,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
   return retryOnDeadlock(() => db.transaction(erase))
 }
 
-/** Erases keys, secrets, stored answers and responses. Requests in progress may still add some afterwards. */
+/** Erases keys, secrets and stored answers. Requests in progress may still add some afterwards. */
 async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> {
   const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
   const ownInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
@@ -75,7 +74,6 @@ async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> 
     await tx.delete(channels).where(inArray(channels.instanceId, ownInstances)),
     await tx.delete(skills).where(inArray(skills.instanceId, ownInstances)),
   ]
-  await tx.delete(responses).where(eq(responses.organizationId, id))
   const secrets = erased.reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0)
   return { keyHashes: keys.map(({ hash }) => hash), secrets }
 }
@@ -92,7 +90,7 @@ export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: A
     .orderBy(organizations.deletedAt)
   for (const { id } of unerased) {
     signal?.throwIfAborted()
-    await eraseOrganization(db, id, log)
+    await eraseOrganization(db, id, log, signal)
   }
 }
 
@@ -104,9 +102,16 @@ const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations
  * Skips an organization that another worker erases now. It logs the line before it commits: a crash in between makes
  * two lines, never none.
  */
-async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logger, 'info'>): Promise<void> {
+async function eraseOrganization(
+  db: Db,
+  organizationId: string,
+  log: Pick<Logger, 'info'>,
+  signal?: AbortSignal,
+): Promise<void> {
   // In separate transactions: one for all could take too long.
-  await eraseInstances(db, eq(instances.organizationId, organizationId))
+  await eraseInstances(db, eq(instances.organizationId, organizationId), signal)
+  await deleteResponses(db, organizationId, signal)
+  await redactEvents(db, organizationId, signal)
   await db.transaction(async (tx) => {
     const unerasedInstances = tx
       .select()
@@ -120,7 +125,7 @@ async function eraseOrganization(db: Db, organizationId: string, log: Pick<Logge
     if (!organization) return
     await eraseSecrets(tx, organizationId)
     await recordEvent(tx, { organizationId, type: 'organization.erased' })
-    await redactEvents(tx, organizationId)
+    await redactEvents(tx, organizationId) // those of requests that were in progress
     const erased = await tx.$count(instances, eq(instances.organizationId, organizationId))
     log.info({ organizationId, instances: erased, deletedAt: organization.deletedAt }, 'organization erased')
     await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))

@@ -5,9 +5,10 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { NoBody } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
+import { publicStatus } from '#instances/status.ts'
 import { ResponseObject } from './format/response-schema.ts'
 import { DeletedResponse, InputItems, InputItemsPage } from './schemas.ts'
-import type { ResponseStore } from './store/response-store.ts'
+import { type ResponseStore, responseNotFound } from './store/response-store.ts'
 import { jsonType } from './turns/turn-reply.ts'
 
 const ByResponse = Type.Object({
@@ -23,7 +24,10 @@ export const storedRoutes: FastifyPluginAsyncTypebox<{
   /** Throws AppError not_found for an instance of another organization as for an unknown one. */
   async function ownerOf({ caller, params }: FastifyRequest) {
     const { organizationId, sessions } = caller
-    const { id } = await findSummary(organizationId, (params as { instance_id: string }).instance_id)
+    const instance = await findSummary(organizationId, (params as { instance_id: string }).instance_id)
+    // A terminated instance has no responses; those that it had may not be deleted yet.
+    if (publicStatus(instance) === 'terminated') throw responseNotFound()
+    const { id } = instance
     return { organizationId, instanceId: id, sessions }
   }
 

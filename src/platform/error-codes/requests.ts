@@ -189,7 +189,8 @@ export const requestCodes = {
       remedy: 'Send fewer requests. The header `RateLimit` says how many are left.',
     },
     too_much_in_flight: {
-      meaning: 'Your organization has too much at this server at once: turns, WebSockets, transfers, or bytes of bodies.',
+      meaning:
+        'Your organization has too much at this server at once: turns, WebSockets, transfers, or bytes of bodies.',
       remedy: 'Wait until some have ended. `detail` says what there is too much of, and the limit.',
     },
   }),

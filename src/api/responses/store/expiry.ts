@@ -7,22 +7,22 @@ import { isLost } from './lost-turns.ts'
 const maxAgeDays = 30
 const maxPerInstance = 1000
 
-const batchSize = 500
+/** A response has up to 2.7 MB: of the largest, a statement deletes some hundred MB. */
+const batchSize = 200
 
 /** Deletes the responses of a session that was reset or deleted. */
 export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string) =>
   db.delete(responses).where(and(eq(responses.instanceId, instanceId), eq(responses.sessionKey, sessionKey)))
 
 /**
- * The smallest UUID of version 7 that was made this many ms ago or later: the index of ids finds rows by their time.
+ * The smallest UUID of version 7 that was made so long ago or later, by the clock of the database: the index of ids
+ * finds rows by their time. The clock of the process that made an id may be wrong: where a row is erased, the time that
+ * the database wrote decides as well.
  */
-const firstUuidSince = (agoMs: number): string => {
-  const hex = (Date.now() - agoMs).toString(16).padStart(12, '0')
-  return `${hex.slice(0, 8)}-${hex.slice(8)}-7000-8000-000000000000`
+const firstUuidSince = (interval: string): SQL => {
+  const hex = sql`lpad(to_hex((extract(epoch FROM now() - ${interval}::interval) * 1000)::bigint), 12, '0')`
+  return sql`(left(${hex}, 8) || '-' || right(${hex}, 4) || '-7000-8000-000000000000')::uuid`
 }
-
-const dayMs = 24 * 60 * 60_000
-const hourMs = 60 * 60_000
 
 /** Deletes the responses `r` that a condition selects, in batches that lock only a few rows. */
 async function deleteWhere(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
@@ -40,17 +40,18 @@ async function deleteWhere(db: Db, condition: SQL, signal?: AbortSignal): Promis
  * process was lost as failed. A crash half-way leaves the rest to the next run.
  */
 export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Promise<void> {
-  await deleteWhere(db, sql`WHERE r.id < ${firstUuidSince(maxAgeDays * dayMs)}`, signal)
+  const age = `${maxAgeDays} days`
+  await deleteWhere(db, sql`WHERE r.id < ${firstUuidSince(age)} AND r.created_at < now() - ${age}::interval`, signal)
   await deleteWhere(
     db,
-    sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 hour'`,
+    sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 day' AND i.name <> ''`,
     signal,
   )
   await deleteWhere(
     db,
     sql`JOIN (
       SELECT active.instance_id, oldest.created_at
-      FROM (SELECT DISTINCT instance_id FROM responses WHERE id > ${firstUuidSince(hourMs)}) active
+      FROM (SELECT DISTINCT instance_id FROM responses WHERE id > ${firstUuidSince('1 hour')}) active
       CROSS JOIN LATERAL (SELECT created_at FROM responses k WHERE k.instance_id = active.instance_id
         ORDER BY created_at DESC, id DESC OFFSET ${maxPerInstance} LIMIT 1) oldest
     ) surplus ON surplus.instance_id = r.instance_id AND r.created_at <= surplus.created_at`,
@@ -59,5 +60,5 @@ export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Prom
   await db
     .update(responses)
     .set({ status: 'failed' })
-    .where(and(sql`${responses.id} > ${firstUuidSince(dayMs)}`, isLost))
+    .where(and(sql`${responses.id} > ${firstUuidSince('1 day')}`, isLost))
 }

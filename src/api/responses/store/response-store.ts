@@ -72,7 +72,7 @@ interface Owner {
   sessions: SessionScope | null
 }
 
-const notFound = () => new AppError('response_not_found', errorTexts.responseNotFound)
+export const responseNotFound = () => new AppError('response_not_found', errorTexts.responseNotFound)
 
 interface Row {
   id: string
@@ -92,7 +92,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
   const running = createRunningResponses(db, rows, log)
 
   async function findRow(owner: Owner, id: string): Promise<Row> {
-    if (!isResponseId(id)) throw notFound()
+    if (!isResponseId(id)) throw responseNotFound()
     await running.written((response) => response.id === id)
     const [row] = await db
       .select({
@@ -105,13 +105,13 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
       })
       .from(responses)
       .where(isOwned(owner, id))
-    if (!row || !isInScope(owner.sessions, apiSessionId(row.sessionKey))) throw notFound()
+    if (!row || !isInScope(owner.sessions, apiSessionId(row.sessionKey))) throw responseNotFound()
     return row
   }
 
   /** The object was sealed when the turn began or ended. The row knows of a cancel and of a lost turn since. */
   function unseal({ id, status, sealedObject, isLost }: Row): ResponseObject {
-    if (sealedObject === null) throw notFound()
+    if (sealedObject === null) throw responseNotFound()
     const object = rows.unsealObject(id, sealedObject)
     if (isLost || (status === 'failed' && object.status === 'in_progress')) {
       return { ...object, status: 'failed', error: { code: 'lost', message: errorTexts.lost } }
@@ -149,12 +149,12 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     find: async (owner, id) => unseal(await findRow(owner, id)),
     async findInput(owner, id) {
       const { id: uuid, sealedInput } = await findRow(owner, id)
-      if (sealedInput === null) throw notFound()
+      if (sealedInput === null) throw responseNotFound()
       return rows.unsealInput(uuid, sealedInput)
     },
     async cancel(owner, id) {
       const { status, sealedObject } = await findRow(owner, id)
-      if (sealedObject === null) throw notFound()
+      if (sealedObject === null) throw responseNotFound()
       if (status === 'cancelled') return
       const { rowCount } = await db
         .update(responses)
@@ -165,7 +165,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
     },
     async delete(owner, id) {
       const { status, sealedObject, isLost } = await findRow(owner, id)
-      if (sealedObject === null) throw notFound()
+      if (sealedObject === null) throw responseNotFound()
       if (status === 'in_progress' && !isLost) throw new AppError('response_in_progress', errorTexts.stillInProgress)
       // The row stays, because the agent remembers the turn: a conversation must not continue from the one before.
       await db.update(responses).set({ sealedObject: null, sealedInput: null }).where(isOwned(owner, id))
