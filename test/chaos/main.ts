@@ -47,12 +47,12 @@ async function runVitest(args: string[], env: NodeJS.ProcessEnv, stdio: 'inherit
 }
 
 /**
- * Runs the crash suite, with `short` without what only repeats at length, or with `minutes` the nemesis alone for so
- * long (on both queues at once unless one is named), and ends with the table of what the nemesis did and found.
+ * Runs the crash suite, with `short` without what only repeats at length and with the nemesis on the queue in
+ * PostgreSQL, or with `minutes` the nemesis alone for so long (on both queues at once unless one is named), and ends with the table of what the nemesis did and found.
  * Everything it needs it starts itself.
  */
 async function main(): Promise<void> {
-  const { short, minutes, seed, queue } = readArguments()
+  const { short, minutes, seed, queue = short ? 'postgres' : undefined } = readArguments()
   const chosen = short ? ['--tags-filter=!long'] : []
   const folder = await mkdtemp(join(tmpdir(), 'chowder-chaos-'))
   const reports = join(folder, 'reports')

@@ -22,9 +22,12 @@ const outages: { kind: (typeof queueKinds)[number]; dueRows: number; tags: strin
 const organizations = 20
 const shareOfTheBigOne = 0.8
 const concurrency = 8
-/** From the worker's start until nothing is due: for each row, which is about four times what two cores need, and at all. */
+/**
+ * From the worker's start until nothing is due. A row takes two idle cores about 20 ms; real agents that start beside
+ * the test leave it a fifth of a core.
+ */
 const finishesByRowWithinMs = 60
-const finishesWithinMsAtAll = 60_000
+const finishesWithinMsAtAll = 240_000
 /** The greatest growth of the process while it works off all rows, in MiB. */
 const growsByAtMost = 600
 /** The greatest memory for each row afterwards, in KiB. Most of it is the fake sandbox with its files. */

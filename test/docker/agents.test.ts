@@ -80,6 +80,12 @@ describe('real agents in containers', () => {
   }, 2 * minute)
 
   const inspect = async () => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
+  /** The turns of the default session so far. */
+  let turns = 0
+  async function expectRemembers(text: string): Promise<void> {
+    turns += 1
+    expect(await say(client, sessionPath(id), text)).toContain(`turns=${turns} last="${text}"`)
+  }
   const content = (path: string) => client.get(`/v1/instances/${id}/files/content?path=${path}`)
 
   it('have at least the limits of the containers that OpenClaw’s own fleet command makes', {
@@ -103,8 +109,8 @@ describe('real agents in containers', () => {
 
   it('answer, and remember', async () => {
     expect((await client.get(`/v1/instances/${id}`)).body.sandbox_id).toMatch(/^docker-[0-9a-f]{12}$/)
-    expect(await say(client, sessionPath(id), 'my name is Ada')).toContain('turns=1 last="my name is Ada"')
-    expect(await say(client, sessionPath(id), 'what is my name?')).toContain('turns=2')
+    await expectRemembers('my name is Ada')
+    await expectRemembers('what is my name?')
     const events: string[] = []
     const answering = client.stream(
       sessionPath(id),
@@ -114,6 +120,7 @@ describe('real agents in containers', () => {
     for await (const { name } of answering) events.push(name ?? '')
     expect(events).toContain('response.output_text.delta')
     expect(events).toContain('response.completed')
+    turns += 1
   })
 
   it('take a change of their configuration while they run', async () => {
@@ -130,7 +137,9 @@ describe('real agents in containers', () => {
     expect(projects).toContain('chowder-mattermost')
   })
 
-  it('keep memory and files over stop and start, and their files can be read meanwhile', async () => {
+  it('keep memory and files over stop and start, and their files can be read meanwhile', {
+    tags: ['long'],
+  }, async () => {
     const put = (text: string) => client.put(`/v1/instances/${id}/files/content`, { path: 'notes/a.md', content: text })
     expect((await put('one')).status).toBeLessThan(300)
     expect((await client.post(`/v1/instances/${id}/stop`)).body.status).toBe('stopped')
@@ -139,16 +148,16 @@ describe('real agents in containers', () => {
     expect((await put('two')).status).toBeLessThan(300)
     expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
     await waitForStatus(client, id, 'running')
-    expect(await say(client, sessionPath(id), 'still there?')).toContain('turns=4')
+    await expectRemembers('still there?')
     expect((await content('notes/a.md')).body.content).toBe('two')
   })
 
-  it('are started again when their container is killed', async () => {
+  it('are started again when their container is killed', { tags: ['long'] }, async () => {
     const { StartedAt } = (await inspect()).State
     await dockerd.docker('kill', `chowder-${id}`)
     await until('the repair', async () => (await inspect()).State.StartedAt !== StartedAt, minute)
     await waitForStatus(client, id, 'running')
-    expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=5')
+    await expectRemembers('and now?')
   })
 
   it('are started again when they used too much memory, and their history names the reason', async () => {
@@ -163,7 +172,7 @@ describe('real agents in containers', () => {
     await waitForStatus(client, id, 'running')
     const { body: history } = await client.get(`/v1/instances/${id}/events`)
     expect(JSON.stringify(history)).toContain('oom')
-    expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=6')
+    await expectRemembers('and now?')
   })
 
   it('outlive Chowder, whose next start adopts them; a delete leaves nothing', async () => {
@@ -173,7 +182,7 @@ describe('real agents in containers', () => {
     chowder = await startChowder({ dataDir, env })
     await until('the welcome', () => chowder.output().includes('Each agent is a container without privileges'))
     client = api(chowder.url, key)
-    expect(await say(client, sessionPath(id), 'the same?')).toContain('turns=7')
+    await expectRemembers('the same?')
     const now = await inspect()
     expect([now.Id, now.State.StartedAt]).toEqual([Id, State.StartedAt])
     expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)

@@ -140,7 +140,9 @@ describe('skills of a real agent', () => {
     })
   })
 
-  it('stopped, the installed ones are listed, and settings are taken for the next start', async () => {
+  it('stopped, the installed ones are listed, and settings are taken for the next start', {
+    tags: ['long'],
+  }, async () => {
     await client.post(`/v1/instances/${id}/stop`)
     expect((await list()).map(({ name }) => name)).toEqual(['odd', 'web-search'])
     expect((await client.patch(skills('/web-search'), { env: { SEARCH_API_KEY: searchKey } })).status).toBe(204)
