@@ -105,7 +105,9 @@ export function useErrors(app: FastifyInstance, publicUrl: () => string): void {
       const hasKey = /^bearer \S/i.test(request.headers.authorization ?? '')
       reply.header('www-authenticate', hasKey ? 'Bearer error="invalid_token"' : 'Bearer')
     }
-    if (error?.retryAfterSeconds !== undefined) reply.header('retry-after', error.retryAfterSeconds)
+    const mayBeSoon = status === 429 || status === 503
+    const retryAfterSeconds = error?.retryAfterSeconds ?? (mayBeSoon ? 1 : undefined)
+    if (retryAfterSeconds !== undefined) reply.header('retry-after', retryAfterSeconds)
     // A 409 is about the state of the instance: the automatic retries of OpenAI clients cannot help.
     const isForOpenai = request.routeOptions.config.openaiErrors === true
     if (error?.doNotRetry || (isForOpenai && status === 409)) reply.header('x-should-retry', 'false')

@@ -1,7 +1,10 @@
 import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import fastify from 'fastify'
 import { expect, test } from 'vitest'
+import { useErrors } from '#http/errors.ts'
 import { type ErrorCode, errorCodes } from '#platform/error-codes.ts'
+import { AppError } from '#platform/errors.ts'
 
 const root = join(import.meta.dirname, '../../src')
 const sources = globSync('**/*.ts', { cwd: root })
@@ -31,5 +34,18 @@ test('every explanation is a sentence, and says what to do and whether to repeat
     const { meaning, remedy, repeat, status } = errorCodes[code]
     for (const text of [meaning, remedy, repeat]) expect(text, code).toMatch(/^[A-Z`].+\.$/)
     expect(status, code).toBeGreaterThanOrEqual(400)
+  }
+})
+
+test('every 429 and 503 says when to repeat the call', async () => {
+  const app = fastify()
+  useErrors(app, () => '')
+  app.get('/:code', async ({ params }) => {
+    throw new AppError((params as { code: ErrorCode }).code, 'x')
+  })
+  for (const code of codes) {
+    const { status } = errorCodes[code]
+    const { headers } = await app.inject(`/${code}`)
+    expect([code, headers['retry-after']]).toEqual([code, status === 429 || status === 503 ? '1' : undefined])
   }
 })
