@@ -5,8 +5,10 @@ import { channels, type Instance, providerKeys, skills } from '#database/schema.
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
 import type { Lease } from '#instances/lease.ts'
+import { unsealToken } from '#instances/row.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config.ts'
+import { endRuns } from '#openclaw/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
 import { configBackupPath, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
@@ -37,9 +39,11 @@ export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) =>
  * Ends the gateway of an instance that is to be restarted. The note of the restart goes with it: a gateway that is
  * started afterwards is not ended again.
  */
-export const stopForRestart: Step = async ({ sandboxes, lease, timeouts, signal }) => {
+export const stopForRestart: Step = async (context) => {
+  const { sandboxes, lease, timeouts, signal } = context
   const { id, restartGeneration, observedGeneration } = lease.instance
   if (restartGeneration === null || restartGeneration <= observedGeneration) return done
+  await endAgentRuns(context)
   await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
   await lease.write({ restartGeneration: null })
   return done
@@ -218,7 +222,30 @@ async function hasNewKey(db: Db, instance: Instance): Promise<boolean> {
   return (await db.$count(providerKeys, and(isKey, isNew))) > 0
 }
 
-export const stopSandbox: Step = async ({ sandboxes, lease, timeouts, signal }) => {
+/**
+ * Ends what the agent is in the middle of. Else OpenClaw lets it go on for minutes when it is asked to stop, is killed
+ * for that, and runs it again by itself after the next start, though it was reported as failed. A gateway that cannot be
+ * asked is stopped all the same.
+ */
+async function endAgentRuns({ sandboxes, vault, lease, log, signal }: StepContext): Promise<void> {
+  const { instance } = lease
+  const { state, endpoint } = await sandboxes.observe(instance.id, signal)
+  if (state !== 'running' || !endpoint) return
+  const options = { signal, timeoutMs: optionalConnectTimeoutMs }
+  const ending = connectGateway(endpoint, unsealToken(vault, instance), options).then((gateway) =>
+    endRuns(gateway).finally(() => gateway.close()),
+  )
+  const ended = await ending.catch((err: unknown) => {
+    signal.throwIfAborted()
+    log.warn({ err }, 'the gateway could not be asked to end its runs before its stop')
+    return 0
+  })
+  if (ended > 0) log.info({ sessions: ended }, 'ended the runs of the agent')
+}
+
+export const stopSandbox: Step = async (context) => {
+  const { sandboxes, lease, timeouts, signal } = context
+  await endAgentRuns(context)
   await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
   return done
 }

@@ -120,8 +120,18 @@ describe('chat channels of a real agent', () => {
     await talk('matrix', matrix.write, matrix.sent)
   })
 
-  it('all of it is there again after a stop and a start', async () => {
+  it('all of it is there again after a stop in the middle of a turn and a start, and nobody runs that turn again', async () => {
+    const { provider } = agent
+    const cut = client.post(sessionPath(id, 'cut'), {
+      model: 'openclaw',
+      input: '[[fake:words=60]] [[fake:chunk-delay=500]]',
+    })
+    await until('the turn', () => provider.requests.some(({ last }) => last.includes('words=60')))
+    const askedAt = performance.now()
     expect((await client.post(`/v1/instances/${id}/stop`)).status).toBe(200)
+    expect(performance.now() - askedAt, 'ms until it was stopped; it is killed after 10 s').toBeLessThan(9000)
+    expect((await cut).status).not.toBe(200)
+    const asked = provider.requests.length
     expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
     await waitForStatus(client, id, 'running')
     const { body } = await client.get(`/v1/instances/${id}/channels`)
@@ -133,6 +143,10 @@ describe('chat channels of a real agent', () => {
       const isUp = async () => (await client.get(channelPath(channel, '/status'))).body.connected === true
       await until(`${channel} to be connected`, isUp, 60_000)
     }
+    expect(provider.requests.slice(asked)).toEqual([])
+    // The agent has the message of before in mind, so what it says is the provider's answer to both.
+    const next = await client.post(sessionPath(id, 'cut'), { model: 'openclaw', input: 'still there?' })
+    expect(next.status).toBe(200)
   })
 
   it('people of different channels have conversations of their own, and the API’s is another', async () => {
