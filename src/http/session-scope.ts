@@ -1,7 +1,10 @@
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-/** The sessions that exist for a key: those with these ids, and those whose id begins with the prefix. */
+/**
+ * The sessions that exist for a key: those with these ids, and those whose id begins with the prefix. `main`, which all
+ * callers without a session share, is only among them by its id.
+ */
 export interface SessionScope {
   ids: readonly string[]
   /** null for none. */
@@ -10,7 +13,9 @@ export interface SessionScope {
 
 /** `scope` is null for a key that all sessions of its instances exist for. */
 export const isInScope = (scope: SessionScope | null, sessionId: string): boolean =>
-  scope === null || scope.ids.includes(sessionId) || (scope.prefix !== null && sessionId.startsWith(scope.prefix))
+  scope === null ||
+  scope.ids.includes(sessionId) ||
+  (scope.prefix !== null && sessionId !== 'main' && sessionId.startsWith(scope.prefix))
 
 /** Throws AppError `session_not_found`, as for a session that was never made. */
 export function requireInScope(scope: SessionScope | null, sessionId: string): void {

@@ -115,6 +115,7 @@ describe('S2: a key that is held to sessions', () => {
     [{ session_ids: ['user-1'] }, ['user-1']],
     [{ session_prefix: 'user-1' }, ['user-1', 'user-1-b']],
     [{ session_ids: ['main'], session_prefix: 'user-2' }, ['main', 'user-2']],
+    [{ session_ids: ['other'], session_prefix: 'm' }, ['other']],
     [{}, everySession],
   ])('with %j sees only its own, on every surface', async (scope, ids) => {
     expect(await sessionsFor((await createKey(scope)).key, true)).toEqual(everywhere(ids))
