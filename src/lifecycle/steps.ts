@@ -24,6 +24,8 @@ import { again, done, failed, gatewayStarted, type Step, type StepContext, type 
 const connectTimeoutMs = 30_000
 /** For what a gateway can do without. */
 const optionalConnectTimeoutMs = 5000
+/** For all runs of an agent together: the time of the step must suffice for its stop as well. */
+const endRunsTimeoutMs = 15_000
 const configMaxBytes = 4 * 1024 * 1024
 
 /** Enough for OpenClaw 2026.9.6, which was measured to need up to 1.15 GB; drivers that cannot limit ignore it. */
@@ -231,7 +233,10 @@ async function endAgentRuns({ sandboxes, vault, lease, log, signal }: StepContex
   const { instance } = lease
   const { state, endpoint } = await sandboxes.observe(instance.id, signal)
   if (state !== 'running' || !endpoint) return
-  const options = { signal, timeoutMs: optionalConnectTimeoutMs }
+  const options = {
+    signal: AbortSignal.any([signal, AbortSignal.timeout(endRunsTimeoutMs)]),
+    timeoutMs: optionalConnectTimeoutMs,
+  }
   const ending = connectGateway(endpoint, unsealToken(vault, instance), options).then((gateway) =>
     endRuns(gateway).finally(() => gateway.close()),
   )
