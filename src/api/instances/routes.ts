@@ -142,7 +142,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         summary: 'Read an instance',
         description:
           'A terminated instance can be read for 30 days, without `openclaw_config` and `instructions` once its sandbox ' +
-          'is destroyed. `openclaw_config` may hold tokens, and `instructions` what is not meant for everybody: a scoped key without the permission `configure` gets null in their place.',
+          'is destroyed. `openclaw_config` may hold tokens, and `instructions` what is not meant for everybody: a ' +
+          'scoped key without the permission `configure` gets null in their place.',
         tags: ['instances'],
         params: InstanceParams,
         response: { 200: Instance, ...failures(404) },
