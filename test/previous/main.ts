@@ -1,0 +1,68 @@
+// npm run test:previous [-- FILE…]
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { cp, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+
+const run = promisify(execFile)
+const root = join(import.meta.dirname, '../..')
+
+/** The commit that operators upgrade from. Every release changes it to the release before. */
+const previousVersion = '9155990d8eac27dcdaa9f2e3fb7def6da6f45471'
+
+/** Tests of what the previous version reads and writes while the new one is rolled out beside it. */
+const usual = ['instances', 'sessions', 'response-store', 'events', 'keys']
+
+const isHere = (commit: string) =>
+  run('git', ['cat-file', '-e', `${commit}^{commit}`], { cwd: root }).then(
+    () => true,
+    () => false,
+  )
+
+const contents = (folder: string, name: string) => readFile(join(folder, name), 'utf8')
+
+/** Puts the previous version into `folder`, with this version's migrations instead of its own. */
+async function checkOut(folder: string): Promise<void> {
+  const archive = join(folder, '../previous.tar')
+  await mkdir(folder)
+  await run('git', ['archive', '--output', archive, previousVersion], { cwd: root })
+  await run('tar', ['-xf', archive, '-C', folder])
+  await rm(join(folder, 'migrations'), { recursive: true })
+  await cp(join(root, 'migrations'), join(folder, 'migrations'), { recursive: true })
+  const lock = 'package-lock.json'
+  if ((await contents(folder, lock)) === (await contents(root, lock))) {
+    await symlink(join(root, 'node_modules'), join(folder, 'node_modules'))
+  } else {
+    await run('npm', ['ci', '--strict-allow-scripts', '--prefer-offline'], { cwd: folder })
+  }
+}
+
+/**
+ * Runs integration tests of the previous version on the schema of this one: while an upgrade is rolled out, and after
+ * it is rolled back, the previous version works on the new schema.
+ */
+async function main(): Promise<void> {
+  if (!(await isHere(previousVersion))) {
+    process.stdout.write(`Not run: this clone has no history, so it lacks the previous version ${previousVersion}.\n`)
+    return
+  }
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-previous-'))
+  try {
+    const checkout = join(folder, 'checkout')
+    await checkOut(checkout)
+    const files = process.argv.slice(2)
+    const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--project', 'integration', '--tags-filter=!long']
+    const child = spawn(process.execPath, [...vitest, ...(files.length > 0 ? files : usual)], {
+      cwd: checkout,
+      stdio: 'inherit',
+    })
+    const [code] = (await once(child, 'close')) as [number | null]
+    process.exitCode = code ?? 1
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+await main()
