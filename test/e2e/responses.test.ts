@@ -127,12 +127,16 @@ describe('clients of the Responses format and a real agent', () => {
     it('are all answered, ten at once', () => together(10, 'ten'))
 
     it('are all answered, two at once, and in a session that was just deleted', async () => {
-      for (const session of ['a', 'b', 'c', 'd']) await together(2, session)
+      await together(2, 'a')
       expect((await client.delete(`/v1/instances/${id}/sessions/a`)).status).toBe(204)
       await together(2, 'a')
     })
 
-    it('are answered too when OpenClaw begins one of them, and the model is asked once', async () => {
+    it('are all answered, two at once, in one session after another', { tags: ['long'] }, async () => {
+      for (const session of ['b', 'c', 'd']) await together(2, session)
+    })
+
+    async function besideOpenclaw(sessions: string[]): Promise<void> {
       const gateway = present(await findGateway(id))
       const direct = (session: string) =>
         fetch(`http://127.0.0.1:${gateway.port}/v1/responses`, {
@@ -144,7 +148,7 @@ describe('clients of the Responses format and a real agent', () => {
           },
           body: JSON.stringify({ model: 'openclaw', input: 'from a channel' }),
         })
-      for (const [at, session] of ['k', 'l', 'm', 'n', 'o', 'p'].entries()) {
+      for (const [at, session] of sessions.entries()) {
         const other = direct(session)
         const { status, text, isCompleted } = await say(session, `mine ${session}`, at % 2 === 1)
         expect(status, text).toBe(200)
@@ -152,7 +156,10 @@ describe('clients of the Responses format and a real agent', () => {
         await other
         expect(provider.requests.filter(({ last }) => last === `mine ${session}`)).toHaveLength(1)
       }
-    })
+    }
+    const beside = 'are answered too when OpenClaw begins one of them, and the model is asked once'
+    it(beside, () => besideOpenclaw(['k', 'l']))
+    it(`${beside}, in one session after another`, { tags: ['long'] }, () => besideOpenclaw(['m', 'n', 'o', 'p']))
   })
 
   describe('the official OpenAI client', () => {
