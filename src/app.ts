@@ -33,6 +33,7 @@ import { parseQuery } from './http/query.ts'
 import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
 import { useEvents } from './http/recording.ts'
 import { useRequestLog } from './http/request-log.ts'
+import { type StorageLimits, useStorageLimit } from './http/storage-limit.ts'
 import { sharedSerializers, strictBodies, useStrictQueries } from './http/validation.ts'
 import { newId } from './platform/ids.ts'
 
@@ -54,6 +55,7 @@ export interface AppDeps
   log: FastifyBaseLogger
   limits: RateLimits
   inFlightLimits: InFlightLimits
+  storageLimits: StorageLimits
   origins: RequestOrigins
   bodyTimes?: BodyTimes
   /** The number of proxies before Chowder: it trusts this many of the addresses in `X-Forwarded-For`. */
@@ -116,6 +118,7 @@ export async function buildApp(deps: AppDeps) {
     useStrictQueries(v1)
     useApiKeys(v1, { ...deps, requireInstance: deps.findSummary }, counters)
     const inFlight = useInFlight(v1, deps.inFlightLimits)
+    const storage = useStorageLimit(v1, deps.db, deps.storageLimits)
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)
@@ -126,7 +129,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(instanceRoutes, deps)
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)
-    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight })
+    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight, storage })
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, deps)
     await v1.register(skillRoutes, deps)

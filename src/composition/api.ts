@@ -16,7 +16,7 @@ import type { Config } from '#platform/config.ts'
 import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/exposure.ts'
 import { explainListening } from '#platform/listen-fault.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
-import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
+import { defaultTier, type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
@@ -38,7 +38,14 @@ export interface ApiSettings
   extends SharedSettings,
     Pick<
       AppDeps,
-      'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'
+      | 'defaultTier'
+      | 'filesMaxBytes'
+      | 'inFlightLimits'
+      | 'limits'
+      | 'origins'
+      | 'signup'
+      | 'storageLimits'
+      | 'trustedProxies'
     >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
@@ -60,6 +67,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
     bodyBytes: config.BODY_BYTES_PER_ORGANIZATION,
     processBodyBytes: config.BODY_BYTES_MAX,
   },
+  storageLimits: storageLimits(config),
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   signup: signupMode(config),
   trustedProxies: config.TRUST_PROXY,

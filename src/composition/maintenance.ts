@@ -5,7 +5,8 @@ import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
 import type { Db } from '#database/client.ts'
-import { deleteOldEvents } from '#history/retention.ts'
+import { addUpStoredBytes } from '#database/stored-bytes.ts'
+import { deleteOldEvents, deleteSurplusEvents } from '#history/retention.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
@@ -18,6 +19,8 @@ import type { Vault } from '#platform/secrets.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {
+  /** Until what an organization stores counts. */
+  countMs: number
   /** Until an operator's suspension of an organization, or its end, reaches the instances. */
   suspendMs: number
   /** For data that its owner deleted. */
@@ -28,6 +31,7 @@ export interface MaintenanceIntervals {
 }
 
 export const defaultMaintenance: MaintenanceIntervals = {
+  countMs: 1000,
   suspendMs: 2000,
   eraseMs: 5000,
   billingMs: 10_000,
@@ -46,12 +50,19 @@ export function maintenanceTasks(
     queue,
     billing,
     log,
-  }: { db: Db; vault: Vault; queue: InstanceQueue; billing: Billing | null; log: Logger },
-  { suspendMs, eraseMs, billingMs, expireMs }: MaintenanceIntervals,
+    eventBytes,
+  }: { db: Db; vault: Vault; queue: InstanceQueue; billing: Billing | null; log: Logger; eventBytes: number },
+  { countMs, suspendMs, eraseMs, billingMs, expireMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
   const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find)
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
+    {
+      name: 'the count of stored bytes',
+      everyMs: countMs,
+      timeoutMs: longMs,
+      run: (signal) => addUpStoredBytes(db, signal),
+    },
     {
       name: 'the suspension of organizations',
       everyMs: suspendMs,
@@ -87,6 +98,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteOldEvents(db, signal),
+    },
+    {
+      name: 'the deletion of events beyond the bytes of an organization',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => deleteSurplusEvents(db, eventBytes, signal),
     },
     {
       name: 'the deletion of old responses',

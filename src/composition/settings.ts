@@ -1,4 +1,5 @@
 import type { Tier } from '#database/schema.ts'
+import type { StorageLimits } from '#http/storage-limit.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'
 
@@ -17,6 +18,11 @@ export const sharedSettings = (config: Config): SharedSettings => ({
     gemini: config.GEMINI_BASE_URL,
   },
   clawhubUrl: config.CLAWHUB_REGISTRY,
+})
+
+export const storageLimits = (config: Config): StorageLimits => ({
+  bytes: config.STORED_BYTES_PER_ORGANIZATION,
+  eventBytes: config.EVENT_BYTES_PER_ORGANIZATION,
 })
 
 /** The tier of a new organization. Without Stripe nobody could buy a higher one: the number of agents has no limit. */

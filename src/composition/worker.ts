@@ -9,7 +9,7 @@ import { InstallError } from '#platform/install-error.ts'
 import { type Logger, logProgress } from '#platform/log.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
-import { type SharedSettings, sharedSettings } from './settings.ts'
+import { type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault'> {
@@ -24,6 +24,8 @@ export interface WorkerSettings extends SharedSettings, Pick<LifecycleDeps, 'tim
   concurrency: number
   intervals: Intervals
   maintenance: MaintenanceIntervals
+  /** The bytes of events that an organization keeps; 0 for all. */
+  eventBytes: number
 }
 
 const workerSettings = (config: Config): WorkerSettings => ({
@@ -32,6 +34,7 @@ const workerSettings = (config: Config): WorkerSettings => ({
   timeouts: defaultTimeouts,
   intervals: defaultIntervals,
   maintenance: defaultMaintenance,
+  eventBytes: storageLimits(config).eventBytes,
 })
 
 /** Starts a worker with all its periodic work; gives up once `starting` is aborted, and throws its reason. */
@@ -40,8 +43,8 @@ export function createWorker(
   settings: WorkerSettings,
   starting: AbortSignal,
 ): Promise<{ stop(): Promise<void> }> {
-  const { concurrency, intervals, maintenance, ...shared } = settings
-  const tasks = maintenanceTasks(parts, maintenance)
+  const { concurrency, intervals, maintenance, eventBytes, ...shared } = settings
+  const tasks = maintenanceTasks({ ...parts, eventBytes }, maintenance)
   return startWorker({ ...parts, ...shared }, parts.queue, concurrency, intervals, starting, tasks)
 }
 

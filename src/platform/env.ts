@@ -186,6 +186,17 @@ export const Env = Type.Object({
     Number.MAX_SAFE_INTEGER,
   ),
   BODY_BYTES_MAX: limit(512 * 1024 * 1024, 'the same of all organizations together', Number.MAX_SAFE_INTEGER),
+  STORED_BYTES_PER_ORGANIZATION: limit(
+    10 * 1024 ** 3,
+    'bytes that one organization stores in the database: responses, configurations of instances, answers that are ' +
+      'kept for their `Idempotency-Key`; beyond it, what stores more is a 402',
+    Number.MAX_SAFE_INTEGER,
+  ),
+  EVENT_BYTES_PER_ORGANIZATION: limit(
+    1024 ** 3,
+    'bytes of the history of one organization; beyond it, the oldest events are deleted',
+    Number.MAX_SAFE_INTEGER,
+  ),
   DRAIN_SECONDS: Type.Integer({
     default: 60,
     minimum: 0,

@@ -11,6 +11,7 @@ import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { InFlightLimits } from '#http/in-flight.ts'
 import type { RequestOrigins } from '#http/origins.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
+import type { StorageLimits } from '#http/storage-limit.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
@@ -39,6 +40,7 @@ export interface TestChowderOptions {
   billing?: Billing
   limits?: Partial<RateLimits>
   inFlightLimits?: Partial<InFlightLimits>
+  storageLimits?: Partial<StorageLimits>
   origins?: Partial<RequestOrigins>
   signup?: SignupMode
   trustedProxies?: number
@@ -47,7 +49,13 @@ export interface TestChowderOptions {
 
 const quickTimeouts: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
 const quickIntervals: Intervals = { sweepEveryMs: 200, driftEveryMs: 200 }
-const quickMaintenance: MaintenanceIntervals = { suspendMs: 200, eraseMs: 200, billingMs: 200, expireMs: 60_000 }
+const quickMaintenance: MaintenanceIntervals = {
+  countMs: 200,
+  suspendMs: 200,
+  eraseMs: 200,
+  billingMs: 200,
+  expireMs: 60_000,
+}
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
 
@@ -92,6 +100,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
     clawhubUrl: options.clawhubUrl,
   }
+  const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }
   const timeouts = { ...quickTimeouts, ...options.timeouts }
   const api = await createApi(
     {
@@ -120,6 +129,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         processBodyBytes: 0,
         ...options.inFlightLimits,
       },
+      storageLimits,
       origins: { hosts: null, own: null, foreign: [], ...options.origins },
       signup: options.signup ?? 'open',
       trustedProxies: options.trustedProxies ?? 0,
@@ -170,6 +180,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         timeouts,
         intervals: options.intervals ?? quickIntervals,
         maintenance: quickMaintenance,
+        eventBytes: storageLimits.eventBytes,
       }
       const worker = await createWorker(parts, settings, new AbortController().signal)
       workers.push(worker)

@@ -14,7 +14,10 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
   const tasks = [
     createHeartbeat(unused, unused, unused).task,
     ...reconcileTasks(unused, defaultIntervals, unused, unused),
-    ...maintenanceTasks({ db: unused, vault: unused, queue: unused, billing: unused, log: unused }, defaultMaintenance),
+    ...maintenanceTasks(
+      { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0 },
+      defaultMaintenance,
+    ),
   ]
   const text = readFileSync(new URL('../../docs/operations.md', import.meta.url), 'utf8')
   const rows = [...text.matchAll(/^\| (the [^|]+) \| (\d+) s \| [^|]+ \|$/gm)]

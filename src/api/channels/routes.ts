@@ -112,7 +112,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/connect`,
     {
-      config: { ...config, event: 'channel.connect' },
+      config: { ...config, event: 'channel.connect', stores: () => true },
       schema: {
         ...common,
         operationId: 'connectChannel',
@@ -167,7 +167,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/disconnect`,
     {
-      config: { ...config, event: 'channel.disconnect' },
+      config: { ...config, event: 'channel.disconnect', frees: true },
       schema: {
         ...common,
         operationId: 'disconnectChannel',
@@ -188,7 +188,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
   app.post(
     `${path}/logout`,
     {
-      config: { ...config, event: 'channel.logout' },
+      config: { ...config, event: 'channel.logout', frees: true },
       schema: {
         ...common,
         operationId: 'logOutChannel',

@@ -27,6 +27,10 @@ export interface Patch extends Labels {
   openclaw_config?: Record<string, unknown> | null
 }
 
+/** Whether a patch sets a long text: to remove one makes room. */
+export const storesMore = ({ instructions, openclaw_config: config, metadata }: Patch): boolean =>
+  [instructions, config, ...Object.values(metadata ?? {})].some((value) => value !== undefined && value !== null)
+
 /**
  * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` throws, invalid for more than
  * 16 labels, and ExternalIdTaken.

@@ -24,7 +24,7 @@ import { texts } from '#platform/texts.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { listInstances } from './list.ts'
 import { newInstance } from './new-instance.ts'
-import { patchInstance } from './patch.ts'
+import { patchInstance, storesMore } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
 import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schemas.ts'
 
@@ -73,7 +73,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.post(
     '/v1/instances',
     {
-      config: { access: 'org', event: 'instance.create', idempotency: 'transaction' },
+      config: { access: 'org', event: 'instance.create', idempotency: 'transaction', stores: () => true },
       schema: {
         operationId: 'createInstance',
         summary: 'Create an instance',
@@ -188,7 +188,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.patch(
     '/v1/instances/:instance_id',
     {
-      config: { access: 'configure', event: 'instance.update' },
+      config: { access: 'configure', event: 'instance.update', stores: storesMore },
       schema: {
         operationId: 'updateInstance',
         summary: 'Change an instance',
@@ -265,7 +265,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     app.post(
       `/v1/instances/:instance_id/${action}`,
       {
-        config: { access: 'org', event: `instance.${action}` },
+        config: { access: 'org', event: `instance.${action}`, frees: action === 'stop' },
         schema: {
           operationId: `${action}Instance`,
           tags: ['instances'],

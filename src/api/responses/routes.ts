@@ -4,6 +4,7 @@ import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
+import type { StorageLimit } from '#http/storage-limit.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
@@ -13,7 +14,15 @@ import { CreateResponse } from './format/request-schema.ts'
 import { createTurnLines } from './lines/turn-lines.ts'
 import { modelRoutes } from './model-routes.ts'
 import { runResponse } from './run-response.ts'
-import { BySession, maxRequestBytes, responseAnswers, turnBehaviour, turnFailures, turnRouteConfig } from './schemas.ts'
+import {
+  BySession,
+  isStored,
+  maxRequestBytes,
+  responseAnswers,
+  turnBehaviour,
+  turnFailures,
+  turnRouteConfig,
+} from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
 import { storedRoutes } from './stored-routes.ts'
 import { defaultTurnTimeouts, type TurnTimeouts } from './turns/turn.ts'
@@ -43,6 +52,8 @@ export interface ResponseDeps {
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
   /** Bounds the turns on open WebSockets. */
   inFlight?: InFlight
+  /** Bounds what turns on open WebSockets store. */
+  storage?: StorageLimit
 }
 
 /** How turns end when the server closes. */
@@ -55,7 +66,7 @@ interface TurnDrain {
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, inFlight, closing } = deps
+  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, inFlight, storage, closing } = deps
   const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, deps.declareModel)
@@ -83,7 +94,8 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       return { answer, stream: serverSentEvents(events(), format, 'data: [DONE]\n\n') }
     })
 
-  const createRoute = { config: turnRouteConfig, bodyLimit: maxRequestBytes, validatorCompiler: taggedBodies }
+  const config = { ...turnRouteConfig, stores: isStored }
+  const createRoute = { config, bodyLimit: maxRequestBytes, validatorCompiler: taggedBodies }
   const createSchema = {
     tags: ['responses'],
     body: CreateResponse,
@@ -94,7 +106,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     '/v1/instances/:instance_id/responses',
     {
       ...createRoute,
-      config: { ...turnRouteConfig, session: 'main' },
+      config: { ...config, session: 'main' },
       schema: {
         ...createSchema,
         operationId: 'createResponse',
@@ -122,7 +134,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
 
   const turnDeps = { turns, findGateway, findCaller, publicUrl, graceMs }
-  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight })
+  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight, storage })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })
   await app.register(storedRoutes, { store, findSummary })

@@ -3,6 +3,7 @@ import type { WebSocket } from 'ws'
 import { type FindCaller, onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
+import type { StorageLimit } from '#http/storage-limit.ts'
 import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
@@ -10,7 +11,7 @@ import { openStreams } from '#platform/metrics.ts'
 import { errorTexts } from './format/error-texts.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
 import { type ResponseParts, runResponse } from './run-response.ts'
-import { maxRequestBytes } from './schemas.ts'
+import { isStored, maxRequestBytes } from './schemas.ts'
 import { type Turn, turnAbandoned } from './turns/turn.ts'
 import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
 
@@ -35,6 +36,7 @@ export interface ConnectionDeps extends ResponseParts {
   graceMs: number
   countTurn: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
   inFlight: InFlight | undefined
+  storage: StorageLimit | undefined
 }
 
 interface Frame {
@@ -150,7 +152,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, lines, findGateway, readFrame, countTurn, inFlight } = this.#deps
+    const { turns, store, lines, findGateway, readFrame, countTurn, inFlight, storage } = this.#deps
     const { organizationId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
@@ -162,6 +164,7 @@ export class WebSocketConnection {
       turn.signal.throwIfAborted()
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
       const body = await readFrame(data)
+      if (isStored(body)) await storage?.requireRoom(organizationId)
       const { events } = await runResponse({ turns, store, lines }, turn, {
         gateway: await findGateway(organizationId, this.#instanceId),
         session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },

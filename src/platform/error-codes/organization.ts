@@ -68,6 +68,16 @@ export const organizationCodes = {
         'Delete an instance, or change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one. On a ' +
         'server without billing its operator raises the limit: `npm run admin -- set-limit`.',
     },
+    storage_limit_reached: {
+      meaning:
+        'The organization stores as much as this server lets one: responses, configurations of instances, and answers ' +
+        'that are kept for their `Idempotency-Key`.',
+      remedy:
+        '`detail` says how much of each there is. Delete responses, sessions or instances, or send turns with ' +
+        '`"store": false`. Kept answers go by themselves after 24 hours. `GET /v1/subscription` tells the use. Reads, ' +
+        'deletes and stops work meanwhile.',
+      repeat: 'Some seconds after you have made room.',
+    },
   }),
   ...codesOf('not_found', {
     key_not_found: {
