@@ -5,6 +5,7 @@ import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { addSessions, type FakeSessions } from '../support/fake-sessions.ts'
+import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
@@ -119,6 +120,34 @@ describe('S2: a key that is held to sessions', () => {
     [{}, everySession],
   ])('with %j sees only its own, on every surface', async (scope, ids) => {
     expect(await sessionsFor((await createKey(scope)).key, true)).toEqual(everywhere(ids))
+  })
+
+  test('cannot tell a response of another session or instance from an unknown one', async () => {
+    const own = await createKey({ session_prefix: 'user-1' })
+    const other = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'y' } })).body.id
+    const elsewhere = present(stored.get('main')).replace(/.{4}$/, '0000')
+    await chowder.database.pool.query(
+      `INSERT INTO responses (id, organization_id, instance_id, session_key, status)
+       SELECT $1, organization_id, id, 's-757365722d31', 'completed' FROM instances WHERE id = $2`,
+      [elsewhere.slice('resp_'.length), other],
+    )
+    const continueFrom = async (as: string, previous: string) => {
+      const body = { ...said, previous_response_id: previous }
+      const { status, body: answer } = await ask(as, 'POST', 'session/user-1/responses', body)
+      return { status, answer }
+    }
+    const unknown = await continueFrom(own.key, `resp_${'0'.repeat(32)}`)
+    expect(unknown.answer.error.code).toBe('previous_response_not_found')
+    for (const previous of [present(stored.get('user-2')), present(stored.get('main')), elsewhere])
+      expect(await continueFrom(own.key, previous)).toEqual(unknown)
+    // Of its own sessions, and for a key of the organization, the reason is told.
+    for (const [as, previous] of [
+      [own.key, 'user-1-b'],
+      [key, 'user-2'],
+    ] as const) {
+      const told = await continueFrom(as, present(stored.get(previous)))
+      expect(told.answer.error).toMatchObject({ code: 'previous_response_not_latest' })
+    }
   })
 
   test('does not reset or delete another one, which is the same 404 as for one that never was', async () => {

@@ -27,6 +27,7 @@ function begin(ask: (turns: TurnRunner) => TurnRunner['ask'], tools: object[] = 
   const store = { begin: () => {}, onCancelled: () => {}, finish } as unknown as ResponseStore
   const responding = runResponse({ turns: { ...turns, watch: () => {}, ask: ask(turns) }, store, lines }, turn, {
     session: { organizationId: 'o', instanceId: 'i', sessionKey: 's' },
+    visible: { instanceIds: null, sessions: null },
     gateway: {
       organizationId: 'o',
       endpoint: { kind: 'tcp', host: '127.0.0.1', port: 9 },

@@ -85,6 +85,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const { answer, events, json } = await runResponse({ turns, store, lines }, turn, {
         gateway: await findGateway(organizationId, instanceId),
         session: { organizationId, instanceId, sessionKey: sessionKey(sessionId) },
+        visible: request.caller,
         body,
         isStreamed,
         log: request.log,

@@ -15,7 +15,7 @@ import { storedInput } from './format/stored-input.ts'
 import type { PlaceInLine, TurnLines } from './lines/turn-lines.ts'
 import type { StartedResponse } from './store/response-rows.ts'
 import type { ResponseStore } from './store/response-store.ts'
-import type { SessionRef } from './store/session-history.ts'
+import type { SessionRef, Visible } from './store/session-history.ts'
 import { type Turn, turnAbandoned, turnCancelled } from './turns/turn.ts'
 import type { AgentAnswer, AgentRequest, TurnRunner } from './turns/turn-runner.ts'
 
@@ -43,6 +43,8 @@ export interface ResponseParts {
 
 interface ResponseOptions {
   session: SessionRef
+  /** What exists for the caller. */
+  visible: Visible
   gateway: RunningGateway
   body: CreateResponse
   isStreamed: boolean
@@ -153,7 +155,7 @@ const isSettledWithin = (promise: Promise<unknown>, milliseconds: number): Promi
  */
 async function beginResponse(
   store: ResponseStore,
-  { session, gateway, body, isStreamed, log }: ResponseOptions,
+  { session, visible, gateway, body, isStreamed, log }: ResponseOptions,
   request: CheckedRequest,
   id: string,
   writer: ResponseWriter,
@@ -188,7 +190,7 @@ async function beginResponse(
     store.begin(startedResponse([]))
     return toSend
   }
-  const { toSend } = await store.beginContinuation(session, references, (known) => {
+  const { toSend } = await store.beginContinuation(session, references, visible, (known) => {
     const { offset, answeredCallIds } = skipKnownItems(items, known)
     return { ...startedResponse(answeredCallIds), toSend: agentRequest(offset) }
   })

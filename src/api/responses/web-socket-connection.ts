@@ -168,6 +168,7 @@ export class WebSocketConnection {
       const { events } = await runResponse({ turns, store, lines }, turn, {
         gateway: await findGateway(organizationId, this.#instanceId),
         session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },
+        visible: this.#request.caller,
         body,
         isStreamed: true,
         log: this.#request.log,

@@ -21,6 +21,7 @@ import {
   type References,
   requireLatestResponse,
   type SessionRef,
+  type Visible,
 } from './session-history.ts'
 
 /** How long a continuation waits for the end of the previous turn, which another process may be about to write. */
@@ -36,11 +37,13 @@ export interface ResponseStore {
   /**
    * Stores that a turn begins that builds on earlier ones. `prepare` gets the referenced items that the session has,
    * and returns what to store. Of two calls for one session the second waits for the first. Throws AppError invalid
-   * when `previousId` is not the latest response of the session, and what `prepare` throws.
+   * when `previousId` is not the latest response of the session, and what `prepare` throws. Responses that are not
+   * `visible` are unknown.
    */
   beginContinuation<T extends StartedResponse>(
     session: SessionRef,
     references: References,
+    visible: Visible,
     prepare: (known: KnownItems) => T,
   ): Promise<T>
   /**
@@ -122,7 +125,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
 
   return {
     begin: running.begin,
-    async beginContinuation(session, references, prepare) {
+    async beginContinuation(session, references, visible, prepare) {
       const { previousId } = references
       const lock = globalSessionKey(session)
       await running.written((response) => response.session === lock || response.id === previousId)
@@ -130,7 +133,7 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
         db.transaction(async (tx) => {
           // Of two turns that continue from the same response, the second must see the first.
           await tx.$client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [lock])
-          if (previousId !== null && (await requireLatestResponse(tx, session, previousId)) === 'in_progress')
+          if (previousId !== null && (await requireLatestResponse(tx, session, previousId, visible)) === 'in_progress')
             return null
           const started = prepare(await findKnownItems(tx, session, references))
           await rows.insert(tx, [rows.toInsert(started)])

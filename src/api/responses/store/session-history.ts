@@ -4,6 +4,9 @@ import { invalidField } from '#api/responses/format/invalid-field.ts'
 import { type KnownItems, noKnownItems } from '#api/responses/format/known-items.ts'
 import type { Db } from '#database/client.ts'
 import type { ResponseStatus } from '#database/response-schema.ts'
+import type { Caller } from '#http/auth.ts'
+import { isInScope } from '#http/session-scope.ts'
+import { apiSessionId } from '#openclaw/session-key.ts'
 import { lostSql } from './lost-turns.ts'
 
 /** A session of an instance. */
@@ -12,6 +15,9 @@ export interface SessionRef {
   instanceId: string
   sessionKey: string
 }
+
+/** What of an organization exists for a caller. */
+export type Visible = Pick<Caller, 'instanceIds' | 'sessions'>
 
 /** The earlier responses, items and calls that a request names. */
 export interface References {
@@ -38,14 +44,19 @@ const knownItemsQuery = `
   WHERE instance_id = $1 AND session_key = $2 AND status <> 'failed' AND NOT ${lostSql}
     AND (item_ids && $3 OR call_ids && $4 OR answered_call_ids && $4)`
 
+const isVisible = ({ instanceIds, sessions }: Visible, { instance, session }: { instance: string; session: string }) =>
+  (instanceIds === null || instanceIds.includes(instance)) && isInScope(sessions, apiSessionId(session))
+
 /**
  * Checks that a session can continue from `previousId`. Returns `in_progress` while the turn of that response runs.
- * Throws AppError invalid when the response is not the latest of the session.
+ * Throws AppError invalid when the response is not the latest of the session. A response that does not exist for the
+ * caller is unknown.
  */
 export async function requireLatestResponse(
   db: Db,
   { organizationId, instanceId, sessionKey }: SessionRef,
   previousId: string,
+  visible: Visible,
 ): Promise<'ended' | 'in_progress'> {
   if (!isResponseId(previousId)) throw unknownPrevious()
   const previous = await db.$client.query<{
@@ -59,7 +70,7 @@ export async function requireLatestResponse(
     [toUuid(previousId), organizationId],
   )
   const [found] = previous.rows
-  if (!found) throw unknownPrevious()
+  if (!found || !isVisible(visible, found)) throw unknownPrevious()
   if (found.instance !== instanceId) throw previousResponseError(errorTexts.previousOfOtherInstance)
   if (found.session !== sessionKey) throw previousResponseError(errorTexts.previousOfOtherSession)
   const latest = await db.$client.query<{ id: string }>(latestQuery, [instanceId, sessionKey])
