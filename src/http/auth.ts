@@ -38,6 +38,10 @@ export interface Caller {
   token: ClientToken | null
 }
 
+/** Whether a caller has a permission, on the instances that it may use. */
+export const hasPermission = ({ permissions }: Pick<Caller, 'permissions'>, permission: Permission): boolean =>
+  permissions === null || permissions.includes(permission)
+
 interface ClientToken {
   /** In ms since 1970. */
   expiresAt: number

@@ -1,15 +1,19 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { ErrorKind } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
+import { shortened } from '#platform/log.ts'
 
 /** Kinds that an operator must do something about when they have a cause: the database, a platform, a disk. */
 const operatorKinds = new Set<ErrorKind>(['unavailable', 'no_space'])
 
-/** The message of the innermost cause, such as `connect ECONNREFUSED 127.0.0.1:1`: the outer ones quote statements. */
+/**
+ * The message of the innermost cause, such as `connect ECONNREFUSED 127.0.0.1:1`: the outer ones quote statements. It
+ * may be the words of an agent, and is cut.
+ */
 function rootCauseOf(error: Error): string | undefined {
   let { cause } = error
   while (cause instanceof Error && cause.cause instanceof Error) cause = cause.cause
-  return cause instanceof Error ? cause.message : undefined
+  return cause instanceof Error ? shortened(cause.message) : undefined
 }
 
 /**
@@ -25,5 +29,5 @@ export function logFailure(
   if (!(error instanceof AppError)) return log.error({ ...about, err: error }, text)
   const { kind, code, message, cause } = error
   const level = operatorKinds.has(kind) && cause !== undefined ? 'error' : 'warn'
-  log[level]({ ...about, code, reason: message, cause: rootCauseOf(error) }, text)
+  log[level]({ ...about, code, reason: shortened(message), cause: rootCauseOf(error) }, text)
 }

@@ -1,6 +1,8 @@
+import { failureMessage } from '#instances/failure-message.ts'
 import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
 import { InstallError } from '#platform/install-error.ts'
+import { shortened } from '#platform/log.ts'
 import { SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
 import type { Failure } from './step.ts'
 
@@ -25,6 +27,8 @@ export function backoffSeconds(attempts: number): number {
  * for good. A platform's own message stays in the log: it may name paths of the host.
  */
 export function failureOf(error: unknown, step: string | null): Failure {
+  if (error instanceof GatewayRefusal)
+    return { kind: 'failed', reason: 'OpenClaw refused the configuration', gatewayOutput: error.message, error }
   const isFinal = error instanceof AppError && error.kind === 'invalid'
   return { kind: isFinal ? 'failed for good' : 'failed', reason: reasonFor(error, step), error }
 }
@@ -34,16 +38,17 @@ const shown = [AppError, InstallError, SandboxPathError, SandboxCapacityError]
 
 function reasonFor(error: unknown, step: string | null): string {
   if (shown.some((kind) => error instanceof kind)) return (error as Error).message
-  if (error instanceof GatewayRefusal) return `OpenClaw refused the configuration: ${error.message}`
   return `The step ${step ?? 'start'} failed. The reason is in Chowder's log.`
 }
 
 /** The message for the instance's owner. */
 export const messageOf = ({ reason, gatewayOutput }: Failure): string =>
-  gatewayOutput ? `${reason}: ${gatewayOutput}` : reason
+  gatewayOutput ? failureMessage(`${reason}:`, gatewayOutput) : reason
 
 /** The fields of a log line about a failure, without the gateway's output. */
 export const logFieldsOf = ({ reason, error }: Pick<Failure, 'reason' | 'error'>) => {
   if (error instanceof InstallError) return { reason, output: error.output }
+  // Its message is the gateway's.
+  if (error instanceof GatewayRefusal) return { reason, cause: shortened(error.message) }
   return error === undefined ? { reason } : { err: error }
 }

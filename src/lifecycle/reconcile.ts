@@ -4,6 +4,7 @@ import { type Instance, instances } from '#database/schema.ts'
 import { findIntent, findRequest } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
 import { erasedSecrets } from '#instances/erase.ts'
+import { failureMessage } from '#instances/failure-message.ts'
 import { IntentChanged, type Lease, type TakenInstance, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { Logger } from '#platform/log.ts'
@@ -86,7 +87,8 @@ async function reasonForGivingUp(deps: LifecycleDeps, lease: Lease): Promise<str
   const { state, exit } = await deps.sandboxes.observe(lease.instance.id, lease.signal)
   if (state !== 'stopped' || !exit) return 'The worker process ended during each attempt.'
   const output = await readLastOutput({ ...deps, lease })
-  return `The gateway ended by itself ${maxAttempts} times, the last time with: ${describeExit(exit)}. ${output}`
+  const sentence = `The gateway ended by itself ${maxAttempts} times, the last time with: ${describeExit(exit)}.`
+  return failureMessage(sentence, output)
 }
 
 /** Runs plans until one is completed for the latest intent, or a step is not done. */

@@ -61,7 +61,7 @@ export interface Failure {
   readonly kind: 'failed' | 'failed for good'
   /** Fit for the instance's owner and for the log. */
   readonly reason: string
-  /** The gateway's last output. Only for the owner: the output of an agent does not belong in Chowder's log. */
+  /** What the gateway said. Only for the owner: the output of an agent does not belong in Chowder's log. */
   readonly gatewayOutput?: string
   /** The exception behind the failure, for the log alone. */
   readonly error?: unknown

@@ -7,6 +7,13 @@ export type { Logger } from 'pino'
 type SerializedError = ReturnType<typeof pino.stdSerializers.err> &
   Partial<Record<'params' | 'detail' | 'where' | 'internalQuery' | 'client', unknown>>
 
+/** The characters of a text of somebody else, such as an agent or a provider, that a line of the log has at most. */
+const maxForeignCharacters = 300
+
+/** A text of somebody else, for the log. */
+export const shortened = (text: string): string =>
+  text.length > maxForeignCharacters ? `${text.slice(0, maxForeignCharacters)}…` : text
+
 /** Whether an error, or one of its causes, is that of a connection: its message says all, its stack is Node's own. */
 function isOfConnection(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {

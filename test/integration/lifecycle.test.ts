@@ -247,6 +247,24 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       },
     )
 
+    test('S16: what a gateway said last is for keys with the permission configure only', async () => {
+      driver.output = 'the key of a customer'
+      driver.exitAfterStart = () => 78
+      const id = await create()
+      await isIn(id, 'error')
+      const seenWith = async (permissions: string[]) => {
+        const body = { name: 'k', permissions, instance_ids: [id] }
+        const { raw_key } = (await chowder.call('POST', '/v1/keys', { key, body })).body
+        const { error_message } = (await chowder.call('GET', `/v1/instances/${id}`, { key: raw_key })).body
+        const events = (await chowder.call('GET', `/v1/instances/${id}/events`, { key: raw_key })).body
+        return [error_message, events.find(({ type }: { type: string }) => type === 'instance.failed').reason]
+      }
+      const sentence = 'The gateway ended while it started (exit code 78)'
+      expect(await seenWith(['read', 'configure'])).toEqual(Array(2).fill(`${sentence}: the key of a customer`))
+      expect(await seenWith(['read'])).toEqual(Array(2).fill(`${sentence}.`))
+      driver.output = ''
+    })
+
     test.each([
       ['crashes while it starts', 1, 'a stack trace'],
       [

@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest'
+import { logFailure } from '#http/failure-log.ts'
+import { shownMessage } from '#instances/failure-message.ts'
 import { backoffSeconds, failureOf, logFieldsOf, messageOf } from '#lifecycle/failures.ts'
 import { failed, failedForGood } from '#lifecycle/step.ts'
 import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
@@ -30,8 +32,32 @@ test('the owner learns the class of a failed install, and the log what the insta
 
 test('the gateway’s output reaches the owner and never the log', () => {
   const failure = { ...failed('it ended'), gatewayOutput: 'a stack trace' }
-  expect(messageOf(failure)).toBe('it ended: a stack trace')
+  expect(shownMessage(messageOf(failure), true)).toBe('it ended: a stack trace')
   expect(JSON.stringify(logFieldsOf(failure))).not.toContain('a stack trace')
+})
+
+test('S16: without the permission configure, a message has no words of the gateway, also of a refusal', () => {
+  const ended = messageOf({ ...failed('it ended'), gatewayOutput: 'sk-key\nof a person' })
+  expect(shownMessage(ended, false)).toBe('it ended.')
+  const refused = messageOf(failureOf(new GatewayRefusal('INVALID', 'bad key'), null))
+  expect(shownMessage(refused, true)).toBe('OpenClaw refused the configuration: bad key')
+  expect(shownMessage(refused, false)).toBe('OpenClaw refused the configuration.')
+  expect(shownMessage('too slow.', false)).toBe('too slow.')
+  expect(shownMessage(null, false)).toBeNull()
+})
+
+test('S24: a line of the log has little of what an agent says, in a request and in a step', () => {
+  const words = new GatewayRefusal('UNAVAILABLE', 'x'.repeat(4000))
+  const lines: unknown[] = []
+  const log = {
+    error: (...line: unknown[]) => void lines.push(line),
+    warn: (...line: unknown[]) => void lines.push(line),
+  }
+  const failure = new AppError('gateway_unreachable', 'x'.repeat(4000), { cause: words })
+  logFailure(log as never, failure, {}, 'request failed')
+  lines.push(logFieldsOf(failureOf(words, 'patchConfig')))
+  expect(lines).toHaveLength(2)
+  for (const line of lines) expect(JSON.stringify(line).length).toBeLessThan(1000)
 })
 
 test('only a failure that the same input would cause again is final', () => {

@@ -4,6 +4,7 @@ import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import { typesOf } from '#history/event-types.ts'
 import { keptDays } from '#history/retention.ts'
+import { hasPermission } from '#http/auth.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, positionOf } from '#http/paging.ts'
@@ -39,7 +40,8 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
       limit,
     })
     if (next !== undefined) linkNext(reply, publicUrl(), String(next))
-    return rows.map(toEvent)
+    const mayConfigure = hasPermission(reply.request.caller, 'configure')
+    return rows.map((row) => toEvent(row, mayConfigure))
   }
 
   app.get(

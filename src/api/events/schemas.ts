@@ -3,6 +3,7 @@ import { actorTypes, type Event as Row } from '#database/schema.ts'
 import { type EventType, eventTypeFilters, eventTypes } from '#history/event-types.ts'
 import { PageQuery } from '#http/paging.ts'
 import { DateTime, Nullable, OneOf, plainText, Uuid } from '#http/validation.ts'
+import { shownMessage } from '#instances/failure-message.ts'
 import { type InstanceStatus, instanceStatuses } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 
@@ -98,7 +99,7 @@ export const Event = Type.Object(
       Type.String({
         description:
           'Why, in words for people; for a result of a worker: its steps, and how long each took. Null where the ' +
-          'type says it all.',
+          'type says it all. What a gateway said is in it for keys with the permission `configure` only.',
       }),
     ),
     created_at: DateTime('The beginning of the change, in UTC.'),
@@ -123,7 +124,8 @@ export const Event = Type.Object(
   },
 )
 
-export const toEvent = (row: Row): Static<typeof Event> => ({
+/** `mayConfigure`: whether the caller may read what the gateway said. */
+export const toEvent = (row: Row, mayConfigure: boolean): Static<typeof Event> => ({
   id: row.id,
   type: row.type as EventType,
   instance_id: row.instanceId,
@@ -133,6 +135,6 @@ export const toEvent = (row: Row): Static<typeof Event> => ({
   from_status: row.fromStatus as InstanceStatus | null,
   to_status: row.toStatus as InstanceStatus | null,
   generation: row.generation,
-  reason: row.reason,
+  reason: shownMessage(row.reason, mayConfigure),
   created_at: toMicroseconds(row.createdAt),
 })

@@ -3,6 +3,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
+import { hasPermission } from '#http/auth.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { shownAs } from '#http/examples.ts'
 import { idempotent } from '#http/idempotency.ts'
@@ -68,7 +69,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
-  const show = (row: Omit<Row, 'sealedToken'>) => toInstance(row, unsealSettings(vault, row), view())
+  const show = (row: Omit<Row, 'sealedToken'>, mayConfigure = true) =>
+    toInstance(row, unsealSettings(vault, row), { ...view(), mayConfigure })
 
   app.post(
     '/v1/instances',
@@ -129,7 +131,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const position = positionOf(cursor, isId)
       const { rows, next } = await listInstances(db, caller.organizationId, { ...filter, position })
       if (next) linkNext(reply, publicUrl(), next)
-      return rows.map(show)
+      return rows.map((row) => show(row))
     },
   )
 
@@ -143,15 +145,16 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         description:
           'A terminated instance can be read for 30 days, without `openclaw_config` and `instructions` once its sandbox ' +
           'is destroyed. `openclaw_config` may hold tokens, and `instructions` what is not meant for everybody: a ' +
-          'scoped key without the permission `configure` gets null in their place.',
+          'scoped key without the permission `configure` gets null in their place, and `error_message` without the words of ' +
+          'the gateway.',
         tags: ['instances'],
         params: InstanceParams,
         response: { 200: Instance, ...failures(404) },
       },
     },
     async ({ caller, params }) => {
-      const shown = show(await getInstance(db, caller.organizationId, params.instance_id))
-      const mayConfigure = caller.permissions === null || caller.permissions.includes('configure')
+      const mayConfigure = hasPermission(caller, 'configure')
+      const shown = show(await getInstance(db, caller.organizationId, params.instance_id), mayConfigure)
       return mayConfigure ? shown : { ...shown, instructions: null, openclaw_config: null }
     },
   )

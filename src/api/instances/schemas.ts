@@ -2,6 +2,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { DateTime, Nullable, OneOf, Uri, Uuid } from '#http/validation.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
+import { shownMessage } from '#instances/failure-message.ts'
 import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, isSettled, publicStatus } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
@@ -51,7 +52,13 @@ export const Instance = Type.Object(
       description: 'The overrides as they were sent.',
     }),
     region: Type.Null({ description: regionDescription }),
-    error_message: Nullable(Type.String({ description: 'Why the status is `error`; null otherwise.' })),
+    error_message: Nullable(
+      Type.String({
+        description:
+          'Why the status is `error`; null otherwise. What the gateway said last follows, for keys with the permission ' +
+          '`configure` only.',
+      }),
+    ),
     created_at: DateTime('When the instance was created.'),
     updated_at: DateTime('When the instance was last changed by a caller, or changed its status.'),
   },
@@ -79,6 +86,8 @@ export interface View {
   publicUrl: string
   /** Whether no worker has been seen lately: then nobody works on a row that is due, whatever its step was. */
   areWorkersMissing: boolean
+  /** Whether the caller may read what the gateway said. */
+  mayConfigure: boolean
 }
 
 const waitingForWorker = 'waiting for a worker'
@@ -89,7 +98,7 @@ const gatewayUrl = (row: Omit<InstanceSummary, 'sealedToken'>, publicUrl: string
 
 export const toInstanceStatus = (
   row: Omit<InstanceSummary, 'sealedToken'>,
-  { publicUrl, areWorkersMissing }: View,
+  { publicUrl, areWorkersMissing }: Omit<View, 'mayConfigure'>,
 ): Static<typeof InstanceStatus> => ({
   id: row.id,
   status: publicStatus(row),
@@ -118,7 +127,7 @@ export const toInstance = (
   openclaw_version: row.openclawVersion,
   openclaw_config: openclawConfig,
   region: null,
-  error_message: publicStatus(row) === 'error' ? row.errorMessage : null,
+  error_message: publicStatus(row) === 'error' ? shownMessage(row.errorMessage, view.mayConfigure) : null,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),
 })

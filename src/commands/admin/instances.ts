@@ -2,6 +2,7 @@ import { and, desc, eq } from 'drizzle-orm'
 import { findOrganization } from '#api/organization/operator.ts'
 import type { Db } from '#database/client.ts'
 import { events, type Instance, instances, organizations } from '#database/schema.ts'
+import { shownMessage } from '#instances/failure-message.ts'
 import { hasStatus, type InstanceStatus, instanceStatuses, isNotTerminated, publicStatus } from '#instances/status.ts'
 import { isId } from '#platform/ids.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
@@ -24,7 +25,7 @@ const toData = ({ instance, organization }: Owned) => ({
   organization,
   status: publicStatus(instance),
   step: instance.step,
-  error_message: instance.errorMessage,
+  error_message: shownMessage(instance.errorMessage, true),
   openclaw_version: instance.openclawVersion,
   model_provider: instance.modelProvider,
   sandbox_driver: instance.sandboxDriver,
@@ -43,7 +44,7 @@ const toLine = (row: Owned): string[] => [
   row.instance.step ?? '–',
   row.instance.sandboxDriver,
   shortTime(row.instance.createdAt),
-  firstLine(row.instance.errorMessage),
+  firstLine(shownMessage(row.instance.errorMessage, true)),
 ]
 
 function readStatus(text: string): InstanceStatus {
