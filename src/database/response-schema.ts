@@ -1,3 +1,4 @@
+import { sql } from 'drizzle-orm'
 import { index, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 import { instant } from './schema.ts'
 
@@ -33,6 +34,7 @@ export const responses = pgTable(
   (table) => [
     index('responses_session').on(table.instanceId, table.sessionKey, table.createdAt, table.id),
     index('responses_instance').on(table.instanceId, table.createdAt, table.id),
+    index('responses_in_progress').on(table.id).where(sql`status = 'in_progress'`),
   ],
 )
 

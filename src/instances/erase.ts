@@ -1,14 +1,11 @@
 import { and, eq, inArray, isNotNull, lte, ne, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { responses } from '#database/response-schema.ts'
 import { instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { terminatedReadableDays } from './row.ts'
 
 /** Rows that one statement erases at most. */
 const batchSize = 500
-/** A response has up to 2.7 MB. */
-const responsesBatchSize = 200
 
 /** Every instance has a name until it is erased. */
 export const isNotErased = ne(instances.name, '')
@@ -47,21 +44,6 @@ export async function eraseInstances(db: Db, condition: SQL | undefined, signal?
       .where(inArray(id, batch))
     erased += rowCount ?? 0
     if ((rowCount ?? 0) < batchSize) return erased
-    signal?.throwIfAborted()
-  }
-}
-
-/** Deletes the responses of all instances of a deleted organization, in batches. */
-export async function deleteResponses(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
-  const batch = db
-    .select({ id: responses.id })
-    .from(responses)
-    .innerJoin(instances, eq(instances.id, responses.instanceId))
-    .where(eq(instances.organizationId, organizationId))
-    .limit(responsesBatchSize)
-  for (;;) {
-    const { rowCount } = await db.delete(responses).where(inArray(responses.id, batch))
-    if ((rowCount ?? 0) < responsesBatchSize) return
     signal?.throwIfAborted()
   }
 }

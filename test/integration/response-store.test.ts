@@ -551,6 +551,56 @@ describe('responses are deleted', () => {
     expect(await count()).toBe(1)
   })
 
+  test('R7: in batches of bounded bytes, so that a thousand of the largest take no long statement', async () => {
+    await say()
+    await storedId()
+    const { pool, db } = chowder.database
+    await pool.query(
+      `INSERT INTO responses (id, organization_id, instance_id, session_key, status, created_at, sealed_object)
+       SELECT overlay(gen_random_uuid()::text placing $2 from 1 for 13)::uuid, organization_id, instance_id, session_key,
+          status, now() - interval '31 days', repeat('x', 2700000)
+       FROM responses, generate_series(1, 60) WHERE instance_id = $1`,
+      [id, timeOfId(-31)],
+    )
+    await pool.query('CREATE TABLE batches (deleted int)')
+    await pool.query(`CREATE FUNCTION note_batch() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN INSERT INTO batches SELECT count(*) FROM old_rows; RETURN NULL; END $$`)
+    await pool.query(`CREATE TRIGGER note_batch AFTER DELETE ON responses REFERENCING OLD TABLE AS old_rows
+      FOR EACH STATEMENT EXECUTE FUNCTION note_batch()`)
+    await deleteExpiredResponses(db)
+    const { rows } = await pool.query('SELECT deleted FROM batches WHERE deleted > 0')
+    await pool.query('DROP FUNCTION note_batch CASCADE; DROP TABLE batches')
+    expect(await count()).toBe(1)
+    expect(rows.map(({ deleted }) => deleted)).toEqual([25, 25, 10])
+  })
+
+  test('R7: a step that fails keeps no other from its work', async () => {
+    await say()
+    await storedId()
+    const { pool, db } = chowder.database
+    await pool.query(
+      `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid, created_at = now() - interval '31 days'
+       WHERE instance_id = $1`,
+      [id, timeOfId(-31)],
+    )
+    await say()
+    await until('the second response', async () => (await count()) === 2)
+    await pool.query(
+      `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute'
+       WHERE instance_id = $1 AND created_at > now() - interval '1 day'`,
+      [id],
+    )
+    await pool.query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$`)
+    await pool.query('CREATE TRIGGER refuse BEFORE DELETE ON responses FOR EACH ROW EXECUTE FUNCTION refuse()')
+    try {
+      await expect(deleteExpiredResponses(db)).rejects.toMatchObject({ cause: { message: 'no' } })
+    } finally {
+      await pool.query('DROP FUNCTION refuse CASCADE')
+    }
+    const { rows } = await pool.query('SELECT status FROM responses WHERE instance_id = $1 ORDER BY created_at', [id])
+    expect(rows.map(({ status }) => status)).toEqual(['completed', 'failed'])
+  })
+
   test('after 30 days, and when an instance has more than 1,000', async () => {
     await say()
     await storedId()

@@ -1,9 +1,10 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
+import { deleteResponses } from '#database/delete-responses.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
-import { deleteResponses, eraseInstances, isNotErased } from '#instances/erase.ts'
+import { eraseInstances, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
 import { isDue, isNotTerminated } from '#instances/status.ts'
@@ -110,7 +111,8 @@ async function eraseOrganization(
 ): Promise<void> {
   // In separate transactions: one for all could take too long.
   await eraseInstances(db, eq(instances.organizationId, organizationId), signal)
-  await deleteResponses(db, organizationId, signal)
+  const ofOrganization = sql`JOIN instances i ON i.id = r.instance_id WHERE i.organization_id = ${organizationId}`
+  await deleteResponses(db, ofOrganization, signal)
   await redactEvents(db, organizationId, signal)
   await db.transaction(async (tx) => {
     const unerasedInstances = tx

@@ -1,5 +1,6 @@
-import { and, eq, type SQL, sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
+import { deleteResponses } from '#database/delete-responses.ts'
 import { responses } from '#database/response-schema.ts'
 import { isLost } from './lost-turns.ts'
 
@@ -7,12 +8,9 @@ import { isLost } from './lost-turns.ts'
 const maxAgeDays = 30
 const maxPerInstance = 1000
 
-/** A response has up to 2.7 MB: of the largest, a statement deletes some hundred MB. */
-const batchSize = 200
-
 /** Deletes the responses of a session that was reset or deleted. */
-export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string) =>
-  db.delete(responses).where(and(eq(responses.instanceId, instanceId), eq(responses.sessionKey, sessionKey)))
+export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string): Promise<void> =>
+  deleteResponses(db, sql`WHERE r.instance_id = ${instanceId} AND r.session_key = ${sessionKey}`)
 
 /**
  * The smallest UUID of version 7 that was made so long ago or later, by the clock of the database: the index of ids
@@ -24,41 +22,39 @@ const firstUuidSince = (interval: string): SQL => {
   return sql`(left(${hex}, 8) || '-' || right(${hex}, 4) || '-7000-8000-000000000000')::uuid`
 }
 
-/** Deletes the responses `r` that a condition selects, in batches that lock only a few rows. */
-async function deleteWhere(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
-  for (;;) {
-    const { rowCount } = await db.execute(
-      sql`DELETE FROM responses WHERE id IN (SELECT r.id FROM responses r ${condition} LIMIT ${batchSize})`,
-    )
-    if ((rowCount ?? 0) < batchSize) return
-    signal?.throwIfAborted()
-  }
-}
-
 /**
  * Deletes responses that are too old, more than an instance may have, or of terminated instances. Marks responses whose
- * process was lost as failed. A crash half-way leaves the rest to the next run.
+ * process was lost as failed. A step that fails keeps no other from its work: the first failure is thrown after all. A
+ * crash half-way leaves the rest to the next run.
  */
 export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Promise<void> {
   const age = `${maxAgeDays} days`
-  await deleteWhere(db, sql`WHERE r.id < ${firstUuidSince(age)} AND r.created_at < now() - ${age}::interval`, signal)
-  await deleteWhere(
-    db,
-    sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 day' AND i.name <> ''`,
-    signal,
-  )
-  await deleteWhere(
-    db,
-    sql`JOIN (
-      SELECT active.instance_id, oldest.created_at
-      FROM (SELECT DISTINCT instance_id FROM responses WHERE id > ${firstUuidSince('1 hour')}) active
-      CROSS JOIN LATERAL (SELECT created_at FROM responses k WHERE k.instance_id = active.instance_id
-        ORDER BY created_at DESC, id DESC OFFSET ${maxPerInstance} LIMIT 1) oldest
-    ) surplus ON surplus.instance_id = r.instance_id AND r.created_at <= surplus.created_at`,
-    signal,
-  )
-  await db
-    .update(responses)
-    .set({ status: 'failed' })
-    .where(and(sql`${responses.id} > ${firstUuidSince('1 day')}`, isLost))
+  const steps = [
+    () =>
+      deleteResponses(db, sql`WHERE r.id < ${firstUuidSince(age)} AND r.created_at < now() - ${age}::interval`, signal),
+    () =>
+      deleteResponses(
+        db,
+        sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 day' AND i.name <> ''`,
+        signal,
+      ),
+    () =>
+      deleteResponses(
+        db,
+        sql`JOIN (
+          SELECT active.instance_id, oldest.created_at
+          FROM (SELECT DISTINCT instance_id FROM responses WHERE id > ${firstUuidSince('1 hour')}) active
+          CROSS JOIN LATERAL (SELECT created_at FROM responses k WHERE k.instance_id = active.instance_id
+            ORDER BY created_at DESC, id DESC OFFSET ${maxPerInstance} LIMIT 1) oldest
+        ) surplus ON surplus.instance_id = r.instance_id AND r.created_at <= surplus.created_at`,
+        signal,
+      ),
+    () => db.update(responses).set({ status: 'failed' }).where(isLost).execute(),
+  ]
+  const failures: unknown[] = []
+  for (const step of steps) {
+    await step().catch((error: unknown) => failures.push(error))
+    signal?.throwIfAborted()
+  }
+  if (failures.length > 0) throw failures[0]
 }
