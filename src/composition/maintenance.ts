@@ -1,3 +1,4 @@
+import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
 import { deleteStaleLines } from '#api/responses/lines/line-rows.ts'
@@ -104,6 +105,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteSurplusEvents(db, eventBytes, signal),
+    },
+    {
+      name: 'the deletion of revoked keys',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => deleteRevokedKeys(db, signal),
     },
     {
       name: 'the deletion of old responses',

@@ -133,6 +133,7 @@ export const apiKeys = pgTable(
   (table) => [
     uniqueIndex('api_keys_key_hash').on(table.keyHash),
     index('api_keys_organization').on(table.organizationId, table.createdAt, table.id),
+    index('api_keys_revoked').on(table.revokedAt).where(sql`revoked_at IS NOT NULL`),
     index('api_keys_without_checksum').on(table.id).where(sql`NOT ${table.hasChecksum} AND ${table.revokedAt} IS NULL`),
   ],
 )

@@ -188,6 +188,21 @@ describe('many ephemeral sessions', () => {
     expect(most).toBe(4)
   })
 
+  test('R8: of a gateway that lets none be deleted are forgotten beyond the latest 1,000', async () => {
+    gateway.methods['sessions.delete'] = () => {
+      throw new Refusal({ code: 'UNAVAILABLE', message: 'never' })
+    }
+    const other = await newInstance()
+    await due(id, 'old', 300, 60)
+    await due(id, 'new', 1000, 1)
+    await due(other, 'other', 1, 60)
+    await deleteDue()
+    const left = await ephemeralSessions()
+    expect(left).toHaveLength(1000)
+    expect(left.filter(({ session_key }) => session_key.startsWith('old'))).toEqual([])
+    expect(deletedOf('other')).toBe(1)
+  })
+
   test('of a gateway that hangs delay no others', async () => {
     const hung = Promise.withResolvers<Record<string, unknown>>()
     gateway.methods['sessions.delete'] = ({ key: one }) =>

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { permissions } from '#database/schema.ts'
 import { newApiKey } from '#http/api-key.ts'
 import { errorBody } from '../support/error-body.ts'
@@ -156,6 +157,26 @@ describe('POST /v1/keys', () => {
     await chowder.call('DELETE', `/v1/keys/${spare}`, { key: tenant.key })
     expect((await chowder.call('PATCH', `/v1/keys/${expired}`, revive)).status).toBe(200)
   })
+})
+
+test('R8: revoked keys are deleted after a year, and no others', async () => {
+  const tenant = await newTenant()
+  const ids: Record<string, string> = {}
+  for (const name of ['old', 'recent', 'active']) ids[name] = (await create(tenant, { name })).body.id
+  for (const name of ['old', 'recent']) await chowder.call('DELETE', `/v1/keys/${ids[name]}`, { key: tenant.key })
+  const revokedAgo = (days: number, id: string | undefined) =>
+    chowder.database.pool.query('UPDATE api_keys SET revoked_at = now() - make_interval(days => $1) WHERE id = $2', [
+      days,
+      id,
+    ])
+  await revokedAgo(366, ids.old)
+  await revokedAgo(364, ids.recent)
+  await chowder.database.pool.query(`UPDATE api_keys SET expires_at = now() - interval '2 years' WHERE id = $1`, [
+    ids.active,
+  ])
+  await deleteRevokedKeys(chowder.database.db)
+  const { body } = await chowder.call('GET', '/v1/keys', { key: tenant.key })
+  expect(body.map(({ name }: { name: string }) => name)).toEqual(['active', 'recent'])
 })
 
 describe('GET /v1/keys', () => {

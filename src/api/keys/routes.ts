@@ -156,7 +156,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       schema: {
         operationId: 'listKeys',
         summary: 'List scoped keys',
-        description: 'Newest first. Revoked and expired keys stay in the list with `is_active: false`.',
+        description:
+          'Newest first. Expired keys stay in the list with `is_active: false`, and revoked ones for a year.',
         tags: ['keys'],
         querystring: PageQuery,
         response: { 200: Type.Array(Key), ...failures(400) },
@@ -214,7 +215,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         summary: 'Revoke a scoped key',
         description:
           'This server refuses the key at once, and other servers of the installation do within a second. Open ' +
-          'streams of the key end within five. The key stays in the list. Revoking it again changes nothing.',
+          'streams of the key end within five. The key stays in the list for a year. Revoking it again changes nothing.',
         tags: ['keys'],
         params: KeyParams,
         response: { 204: Type.Null(), ...failures(404) },
@@ -258,7 +259,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       schema: {
         operationId: 'listOrganizationKeys',
         summary: 'List organization keys',
-        description: 'Newest first, with the key from the signup. Revoked and expired keys stay in the list.',
+        description:
+          'Newest first, with the key from the signup. Expired keys stay in the list, and revoked ones for a year.',
         tags: ['keys'],
         querystring: PageQuery,
         response: { 200: Type.Array(Key), ...failures(400) },

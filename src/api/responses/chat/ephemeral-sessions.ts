@@ -17,6 +17,13 @@ const maxSessions = 200
 const maxSessionsOfInstance = 10
 /** Sessions that are deleted at once at one gateway, which takes a second or two for each. */
 const concurrencyOfInstance = 4
+/**
+ * Sessions of an instance that are kept in mind once they are due: a gateway that lets none be deleted fills the table
+ * otherwise. What is forgotten stays in the agent's own files.
+ */
+const maxDueOfInstance = 1000
+/** Sessions that one run forgets at most. */
+const maxForgotten = 1000
 /** How long a run waits for its gateways. */
 const maxRunMs = 5000
 
@@ -36,6 +43,15 @@ export async function createEphemeralSession(db: Db, instance: InstanceRef): Pro
 /** Marks a session for deletion, because its turn is over. */
 export const endEphemeralSession = (db: Db, sessionKey: string) =>
   db.update(ephemeralSessions).set({ dueAt: dueAfterTurn }).where(eq(ephemeralSessions.sessionKey, sessionKey))
+
+/** Forgets the oldest due sessions of instances that have too many. Those of running turns are not due. */
+const forgetSurplus = (db: Db) =>
+  db.execute(sql`
+    DELETE FROM passing_sessions WHERE session_key IN (
+      SELECT session_key FROM (
+        SELECT session_key, row_number() OVER (PARTITION BY instance_id ORDER BY due_at DESC) AS rank
+        FROM passing_sessions WHERE due_at < now() + interval '1 minute'
+      ) due WHERE rank > ${maxDueOfInstance} LIMIT ${maxForgotten})`)
 
 interface DueSessions extends Record<string, unknown> {
   instance_id: string
@@ -62,7 +78,7 @@ const takeDue = (db: Db, exceptInstanceIds: readonly string[]) =>
 /**
  * Returns a periodic task that deletes the sessions that are due, at their gateways and then in the database. It asks
  * all gateways at the same time. A session that cannot be deleted is tried again a minute later until its instance is
- * terminated, also after a crash.
+ * terminated, also after a crash. Of each instance it keeps the latest 1,000 in mind.
  */
 export function createEphemeralSessionCleanup(
   db: Db,
@@ -100,6 +116,7 @@ export function createEphemeralSessionCleanup(
   return async () => {
     await db.execute(sql`
       DELETE FROM passing_sessions p USING instances i WHERE i.id = p.instance_id AND i.desired_state = 'terminated'`)
+    await forgetSurplus(db)
     const { rows } = await takeDue(db, [...busyInstances])
     await pTimeout(Promise.all(rows.map(deleteSessions)), { milliseconds: maxRunMs, message: false })
   }
