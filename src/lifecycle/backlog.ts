@@ -14,14 +14,25 @@ export const isFailingEnd = sql`
 
 const count = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
 
+/** The count of the instances reads all of them: it is made once in this time, in ms, however often somebody scrapes. */
+const countEveryDefaultMs = 15_000
+
 /** The name of the value of this installation that holds the last report of the doctor. */
 export const doctorReportName = 'doctor-report'
 
 /**
- * Metrics of the work of the whole installation, read from the database and the queue at each scrape: every worker
- * reports the same values. For alerts on work that no worker takes, and on stops and deletes that keep failing.
+ * Metrics of the work of the whole installation, read from the database and the queue at a scrape, the instances at
+ * most every 15 s: every worker reports the same values. For alerts on work that no worker takes, and on stops and deletes that keep failing.
  */
-export function createBacklogMetrics({ db, queue }: { db: Db; queue: ReconcileQueue }): MetricSource {
+export function createBacklogMetrics({
+  db,
+  queue,
+  countEveryMs = countEveryDefaultMs,
+}: {
+  db: Db
+  queue: ReconcileQueue
+  countEveryMs?: number
+}): MetricSource {
   const registry = new Registry()
   const registers = [registry]
   const byStatus = new Gauge({
@@ -69,7 +80,18 @@ export function createBacklogMetrics({ db, queue }: { db: Db; queue: ReconcileQu
     for (const [area, n] of Object.entries(findings)) doctorFindings.set({ area }, n)
   }
 
-  async function readDatabase(): Promise<void> {
+  let countedAt = Number.NEGATIVE_INFINITY
+  async function countInstances(): Promise<void> {
+    const now = performance.now()
+    if (now - countedAt < countEveryMs) return
+    countedAt = now
+    await readInstances().catch((error: unknown) => {
+      countedAt = Number.NEGATIVE_INFINITY
+      throw error
+    })
+  }
+
+  async function readInstances(): Promise<void> {
     const waitingSince = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
     const secondsWaited = sql`extract(epoch FROM now() - ${waitingSince})`
     const [row] = await db
@@ -100,7 +122,7 @@ export function createBacklogMetrics({ db, queue }: { db: Db; queue: ReconcileQu
 
   return {
     async metrics() {
-      await Promise.all([readDatabase(), readQueue(), readDoctorReport()])
+      await Promise.all([countInstances(), readQueue(), readDoctorReport()])
       return registry.metrics()
     },
   }

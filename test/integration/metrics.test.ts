@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { storeFindings } from '#commands/doctor/report.ts'
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { type MetricSource, requestDuration, serveMetrics, stepDuration, timeToRunning } from '#platform/metrics.ts'
@@ -57,7 +57,11 @@ beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes })
   organization = await chowder.signUp()
   url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
-  served = await serveMetrics(anywhere, [createBacklogMetrics({ db: chowder.database.db, queue: chowder.queue })], log)
+  served = await serveMetrics(
+    anywhere,
+    [createBacklogMetrics({ db: chowder.database.db, queue: chowder.queue, countEveryMs: 0 })],
+    log,
+  )
 })
 afterAll(async () => {
   await served?.close()
@@ -181,6 +185,20 @@ describe('metrics', () => {
       return (await read('chowder_failing_ends')) === 0
     })
     expect(await read('chowder_instances', { status: 'terminated' })).toBe(0)
+  })
+
+  test('R10: count the instances once in 15 s, however often they are scraped', async () => {
+    const { db } = chowder.database
+    const source = createBacklogMetrics({ db, queue: chowder.queue })
+    const counted = async () =>
+      (await source.metrics()).split('\n').filter((line) => line.startsWith('chowder_instances'))
+    const first = await counted()
+    const created = (await call('POST', '', { name: 'y' })).body.id
+    expect(await counted()).toEqual(first)
+    const later = performance.now() + 15_001
+    const clock = vi.spyOn(performance, 'now').mockReturnValue(later)
+    expect(await counted().finally(() => clock.mockRestore())).not.toEqual(first)
+    await call('DELETE', `/${created}`)
   })
 
   test('name no instance, organization or key', async () => {
