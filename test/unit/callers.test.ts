@@ -10,14 +10,14 @@ afterEach(() => void vi.useRealTimers())
 test('unknown keys do not push good ones out of the cache', async () => {
   const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
   let queries = 0
-  let found: object[] = [{ ...row, isUseDue: false }]
+  const good = Buffer.alloc(32, 1).toString('base64')
+  let found: object[] = [{ ...row, keyHash: Buffer.from(good, 'base64'), isUseDue: false }]
   const where = async () => {
     queries += 1
     return found
   }
   const fakeDb = { select: () => ({ from: () => ({ innerJoin: () => ({ where }) }) }) } as unknown as Db
   const callers = createCallers(fakeDb, { warn: () => {} })
-  const good = Buffer.alloc(32, 1).toString('base64')
   expect(await callers.find(good)).toMatchObject({ organizationId: 'o' })
   found = []
   for (let guess = 0; guess < 10_001; guess += 1) expect(await callers.find(`guess-${guess}`)).toBeNull()
@@ -35,7 +35,7 @@ test('a key without a checksum costs a query only where there is such a key, whi
   let uncheckedKeys: object[] = []
   const keysWhere = async () => {
     queries.keys += 1
-    return [{ ...row, isUseDue: false }]
+    return ['oldd', 'neww'].map((hash) => ({ ...row, keyHash: Buffer.from(hash, 'base64'), isUseDue: false }))
   }
   const uncheckedWhere = () => ({
     limit: async () => {
@@ -50,8 +50,24 @@ test('a key without a checksum costs a query only where there is such a key, whi
   expect(queries).toEqual({ keys: 0, uncheckedKeys: 1 })
   uncheckedKeys = [{ id: 'k' }]
   await sleep(1000) // the cache has a clock of its own
-  expect(await callers.find('old', false)).toMatchObject({ organizationId: 'o' })
-  expect(await callers.find('new')).toMatchObject({ organizationId: 'o' })
+  expect(await callers.find('oldd', false)).toMatchObject({ organizationId: 'o' })
+  expect(await callers.find('neww')).toMatchObject({ organizationId: 'o' })
   expect(queries).toEqual({ keys: 2, uncheckedKeys: 2 })
+  await callers.close()
+})
+
+test('R10: the keys of all open connections are looked up in one query', async () => {
+  const row = { organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
+  const hashes = Array.from({ length: 400 }, (_, index) => Buffer.alloc(32, `key ${index}`).toString('base64'))
+  let queries = 0
+  const where = async () => {
+    queries += 1
+    return hashes.map((hash) => ({ ...row, keyId: hash, keyHash: Buffer.from(hash, 'base64'), isUseDue: false }))
+  }
+  const fakeDb = { select: () => ({ from: () => ({ innerJoin: () => ({ where }) }) }) } as unknown as Db
+  const callers = createCallers(fakeDb, { warn: () => {} })
+  const found = await Promise.all(hashes.map((hash) => callers.find(hash)))
+  expect(found.map((caller) => caller?.keyId)).toEqual(hashes)
+  expect(queries).toBe(1)
   await callers.close()
 })

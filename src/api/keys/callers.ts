@@ -1,5 +1,6 @@
-import { and, eq, isNull, not, sql } from 'drizzle-orm'
+import { and, eq, inArray, isNull, not, sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
+import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import { apiKeys, organizations } from '#database/schema.ts'
 import type { Caller, FindCaller } from '#http/auth.ts'
@@ -12,6 +13,8 @@ import { isActive, sessionScopeOf } from './store.ts'
 /** For this long another process may accept a revoked key: under 1 s, with the time of the query. */
 const cachedMs = 900
 const cachedKeys = 10_000
+/** While this many queries run, requests wait and share the next one. */
+const maxConcurrentQueries = 2
 /** Apart from the others: guesses must not push out keys that are in use. */
 const cachedUnknownKeys = 1000
 
@@ -50,10 +53,12 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
   })
   const uses = createKeyUses(db, log)
 
-  async function read(keyHash: string): Promise<FoundCaller | null> {
+  /** Keys that are asked for together, such as those of all open connections, share a query. */
+  const read = batched(maxConcurrentQueries, async (keyHashes: readonly string[]) => {
     const queriedAt = performance.now()
-    const [row] = await db
+    const rows = await db
       .select({
+        keyHash: apiKeys.keyHash,
         keyId: apiKeys.id,
         organizationId: apiKeys.organizationId,
         permissions: apiKeys.permissions,
@@ -66,14 +71,27 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
       })
       .from(apiKeys)
       .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
-      .where(and(eq(apiKeys.keyHash, Buffer.from(keyHash, 'base64')), isActive, isNull(organizations.deletedAt)))
-    if (!row) return null
-    const { isDisabled, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, ...found } = row
-    const sessions = sessionScopeOf({ sessionIds, sessionPrefix })
-    if (mustRecordUse) uses.add(row.keyId)
-    const caller = { ...found, keyHash, sessions, token: null }
-    return { caller, isDisabled, endsAt: queriedAt + (msLeft ?? Infinity) }
-  }
+      .where(
+        and(
+          inArray(
+            apiKeys.keyHash,
+            keyHashes.map((keyHash) => Buffer.from(keyHash, 'base64')),
+          ),
+          isActive,
+          isNull(organizations.deletedAt),
+        ),
+      )
+    const byHash = new Map(rows.map((row) => [row.keyHash.toString('base64'), row]))
+    return keyHashes.map((keyHash): FoundCaller | null => {
+      const row = byHash.get(keyHash)
+      if (!row) return null
+      const { isDisabled, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, ...found } = row
+      const sessions = sessionScopeOf({ sessionIds, sessionPrefix })
+      if (mustRecordUse) uses.add(row.keyId)
+      const caller = { ...found, keyHash, sessions, token: null }
+      return { caller, isDisabled, endsAt: queriedAt + (msLeft ?? Infinity) }
+    })
+  })
 
   /** Reads a key for all who ask meanwhile. What was forgotten while it was read is not cached. */
   async function readOnce(keyHash: string): Promise<FoundCaller | null> {
