@@ -551,6 +551,26 @@ describe('responses are deleted', () => {
     expect(await count()).toBe(1)
   })
 
+  test('R10: turns that wait for others of their session hold no connection to the database', async () => {
+    const first = await say()
+    await read(first.body.id)
+    const holder = await chowder.database.pool.connect()
+    await holder.query('SELECT pg_advisory_lock(hashtextextended($1, 0))', [`${id} main`])
+    try {
+      const turns = Array.from({ length: 30 }, () => say({ previous_response_id: first.body.id }))
+      await wait(300)
+      const begunAt = performance.now()
+      expect((await chowder.call('GET', '/v1/organization', { key })).status).toBe(200)
+      expect(performance.now() - begunAt).toBeLessThan(1000)
+      await holder.query('SELECT pg_advisory_unlock_all()')
+      const statuses = (await Promise.all(turns)).map(({ status }) => status)
+      expect(statuses.filter((status) => status === 200)).toHaveLength(1)
+      expect(statuses.filter((status) => status === 400)).toHaveLength(29)
+    } finally {
+      holder.release(true)
+    }
+  })
+
   test('R7: in batches of bounded bytes, so that a thousand of the largest take no long statement', async () => {
     await say()
     await storedId()

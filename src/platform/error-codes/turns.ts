@@ -96,7 +96,7 @@ export const turnCodes = {
       repeat: 'After the running turn has ended.',
     },
     session_busy: {
-      meaning: 'As many turns of the session as may do so run or wait already.',
+      meaning: 'As many turns of the session as may do so run or wait already, or others begin in it at this moment.',
       remedy: 'Send the turn after some of them have ended, or in another session.',
       repeat: 'Yes, after `Retry-After` seconds.',
     },

@@ -45,6 +45,7 @@ export const errorTexts = {
     'Send it again, or use another session.',
   lineFull: (turns: number) =>
     `${turns} turns of this session run or wait already. Wait until some of them have ended, or use another session.`,
+  sessionBusy: 'Other turns begin in this session right now. Try again in a moment, or use another session.',
   shuttingDown: 'The turn was ended because Chowder is shutting down. Try again.',
   clientLeft: 'The client left before the turn had ended.',
   responseNotFound: 'Response not found.',

@@ -27,6 +27,9 @@ import {
 /** How long a continuation waits for the end of the previous turn, which another process may be about to write. */
 const previousEndTimeoutMs = 1000
 const previousEndPollMs = 25
+/** How long one waits while others begin in the same session, each of which takes milliseconds. */
+const lockTimeoutMs = 10_000
+const pauseMs = (checks: number) => Math.min(25 * 1.5 ** (checks - 1), 250)
 
 export interface ResponseStore {
   /**
@@ -131,15 +134,29 @@ export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'war
       await running.written((response) => response.session === lock || response.id === previousId)
       const begin = () =>
         db.transaction(async (tx) => {
-          // Of two turns that continue from the same response, the second must see the first.
-          await tx.$client.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [lock])
+          // Of two turns that continue from the same response, the second must see the first. It does not wait here: a
+          // burst in one session would otherwise hold all connections of the process.
+          const { rows: locks } = await tx.$client.query<{ mine: boolean }>(
+            'SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS mine',
+            [lock],
+          )
+          if (!locks[0]?.mine) return 'busy'
           if (previousId !== null && (await requireLatestResponse(tx, session, previousId, visible)) === 'in_progress')
             return null
           const started = prepare(await findKnownItems(tx, session, references))
           await rows.insert(tx, [rows.toInsert(started)])
           return started
         })
-      const started = await poll(begin, { pauseMs: previousEndPollMs, timeoutMs: previousEndTimeoutMs })
+      const tryBegin = async () => {
+        const begun = await begin()
+        return begun === 'busy' ? null : { begun }
+      }
+      const beginInTurn = async () => {
+        const result = await poll(tryBegin, { pauseMs, timeoutMs: lockTimeoutMs })
+        if (!result) throw new AppError('session_busy', errorTexts.sessionBusy, { retryAfterSeconds: 1 })
+        return result.begun
+      }
+      const started = await poll(beginInTurn, { pauseMs: previousEndPollMs, timeoutMs: previousEndTimeoutMs })
       if (!started) throw previousResponseError(errorTexts.previousInProgress)
       running.addInserted(started)
       return started
