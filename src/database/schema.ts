@@ -204,7 +204,7 @@ export const instances = pgTable(
     /** How often workers have taken the row since the last intent or lasting success. */
     attempts: integer().notNull().default(0),
     nextAttemptAt: instant().notNull().defaultNow(),
-    /** The fencing token: raised at each take, and compared by every write of the holder. */
+    /** The fencing token: another at each take, and compared by every write of the holder. */
     leaseToken: bigint({ mode: 'number' }).notNull().default(0),
     leaseUntil: instant().notNull().defaultNow(),
     /** The platform's name for the sandbox, for display only. */

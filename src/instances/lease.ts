@@ -80,7 +80,11 @@ export interface Lease {
 }
 
 const leaseEnd = sql`now() + make_interval(secs => ${leaseSeconds})`
-const nextToken = sql`${instances.leaseToken} + 1`
+/**
+ * A token that no other take of the row has. A counter could repeat one, when a failover of the database has lost the
+ * last take: then two holders would have the same. It has at most 52 bits, so that a JavaScript number holds it.
+ */
+export const newLeaseToken = sql`floor(random() * 4503599627370496)::bigint`
 
 export interface TakenInstance extends Instance {
   /** The request that wrote the intent; null when no request did. */
@@ -94,7 +98,7 @@ export interface TakenInstance extends Instance {
 export async function takeDue(db: Db, id: string, sandboxDriver: string): Promise<TakenInstance | null> {
   const [row] = await db
     .update(instances)
-    .set({ leaseToken: nextToken, leaseUntil: leaseEnd, attempts: sql`${instances.attempts} + 1` })
+    .set({ leaseToken: newLeaseToken, leaseUntil: leaseEnd, attempts: sql`${instances.attempts} + 1` })
     .where(and(eq(instances.id, id), eq(instances.sandboxDriver, sandboxDriver), isDueNow))
     .returning({ ...getTableColumns(instances), requestId: requestOfIntent })
   return row ?? null
@@ -109,7 +113,7 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
   const [row] = await db
     .update(instances)
     .set({
-      leaseToken: nextToken,
+      leaseToken: newLeaseToken,
       leaseUntil: leaseEnd,
       ...raiseGeneration('changeRunning'),
       changedBy: changedBy({ type: 'instance.change_begun' }),

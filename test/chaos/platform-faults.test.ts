@@ -587,7 +587,7 @@ describe.concurrent('a worker whose event loop stands still', () => {
         return row.observed_generation === row.generation && row.lease_until <= new Date() ? row : null
       }
       const settled = await until('it to be at rest', isSettled, 10_000)
-      expect(Number(settled.lease_token), 'the lease was taken from it').toBeGreaterThan(Number(held.lease_token))
+      expect(settled.lease_token, 'the lease was taken from it').not.toBe(held.lease_token)
       expect(performance.now() - stoppedAt, 'not before it had run out').toBeGreaterThan(20_000)
       const [history, events] = [[...cloud.history], await eventsOf(id)]
 

@@ -3,6 +3,8 @@ import { eq } from 'drizzle-orm'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { instances, organizations } from '#database/schema.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
+import { takeDue, withLease } from '#instances/lease.ts'
+import { present } from '../support/present.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 
 let database: TestDatabase
@@ -86,4 +88,24 @@ test.each([
   ],
 ] as const)('%s of %s resets exactly these columns', async (intent, _state, state, columns) => {
   expect(await changedBy(intent, state)).toEqual(columns)
+})
+
+test('R10: a take that a failover of the database has lost gives nobody the token of the next one', async () => {
+  const { db } = database
+  const id = randomUUID()
+  await db
+    .insert(instances)
+    .values({ ...row, id, desiredState: 'running', observedGeneration: 6, nextAttemptAt: longAgo, leaseToken: 41 })
+  const [before] = await db.select().from(instances).where(eq(instances.id, id))
+  const { leaseToken, leaseUntil, attempts } = present(before)
+  const sleeping = present(await takeDue(db, id, 'fake'))
+  const stop = new AbortController().signal
+  await withLease(db, sleeping, performance.now(), stop, async (lease) => {
+    // The standby has not got the take.
+    await db.update(instances).set({ leaseToken, leaseUntil, attempts }).where(eq(instances.id, id))
+    const next = present(await takeDue(db, id, 'fake'))
+    expect(next.leaseToken).not.toBe(sleeping.leaseToken)
+    await expect(lease.write({ step: 'startGateway' })).rejects.toThrow('was lost')
+  })
+  expect((await db.select().from(instances).where(eq(instances.id, id)))[0]?.step).toBe('checkHealth')
 })

@@ -3,6 +3,7 @@ import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
+import { newLeaseToken } from '#instances/lease.ts'
 import { isDue, isFree } from '#instances/status.ts'
 
 type FoundRow = Pick<Instance, 'id' | 'generation'>
@@ -32,7 +33,7 @@ export async function makeDue(
 }
 
 /**
- * Has a due row tried again now, without forgetting its failures. The token is raised because the id of a job contains
+ * Has a due row tried again now, without forgetting its failures. It gets another token because the id of a job contains
  * it: a job with the id of one that the queue has lost would be ignored. Returns false when the row has changed since
  * it was found, or a worker holds it.
  */
@@ -40,7 +41,7 @@ export async function tryNow(db: Db, found: FoundRow, reason: string): Promise<b
   const { rowCount } = await db
     .update(instances)
     .set({
-      leaseToken: sql`${instances.leaseToken} + 1`,
+      leaseToken: newLeaseToken,
       nextAttemptAt: sql`least(${instances.nextAttemptAt}, now())`,
       changedBy: changedBy({ type: 'instance.due', reason }),
     })
@@ -49,7 +50,7 @@ export async function tryNow(db: Db, found: FoundRow, reason: string): Promise<b
 }
 
 /**
- * Ends a lease that no worker can hold, and raises the token, so that no holder of the old one can write. Returns false
+ * Ends a lease that no worker can hold, and gives the row another token, so that no holder of the old one can write. Returns false
  * when the lease has changed since it was found.
  */
 export async function endLease(
@@ -60,7 +61,7 @@ export async function endLease(
   const { rowCount } = await db
     .update(instances)
     .set({
-      leaseToken: sql`${instances.leaseToken} + 1`,
+      leaseToken: newLeaseToken,
       leaseUntil: sql`now()`,
       changedBy: changedBy({ type: 'instance.due', reason }),
     })
