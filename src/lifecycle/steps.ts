@@ -225,9 +225,8 @@ async function hasNewKey(db: Db, instance: Instance): Promise<boolean> {
 }
 
 /**
- * Ends what the agent is in the middle of. Else OpenClaw lets it go on for minutes when it is asked to stop, is killed
- * for that, and runs it again by itself after the next start, though it was reported as failed. A gateway that cannot be
- * asked is stopped all the same.
+ * Ends what the agent is in the middle of. Else OpenClaw lets it go on for minutes when it is asked to stop, and is
+ * killed for that. A gateway that cannot be asked is stopped all the same.
  */
 async function endAgentRuns({ sandboxes, vault, lease, log, signal }: StepContext): Promise<void> {
   const { instance } = lease

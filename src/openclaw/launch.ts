@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 
 /**
@@ -23,9 +25,19 @@ export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string
   ...args,
 ]
 
-/** The gateway's argument vector. It contains no secret: secrets are in the configuration file. */
-export const gatewayCommand = (paths: SandboxPaths): string[] =>
-  openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback')
+const forgetRuns = readFileSync(join(import.meta.dirname, 'forget-runs.mjs'), 'utf8')
+
+/** Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. */
+const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; shift 3; exec "$@"'
+
+/**
+ * The gateway's argument vector. It contains no secret: secrets are in the configuration file. Whoever starts the
+ * gateway, it has forgotten the runs in whose middle the one before it ended.
+ */
+export const gatewayCommand = (paths: SandboxPaths): string[] => [
+  ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
+  ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback'),
+]
 
 /** The folder of the compile cache that the agents of a release share, read-only, beside the release. */
 export const compileCacheFolder = (releaseFolder: string): string => `${releaseFolder}-compile-cache`

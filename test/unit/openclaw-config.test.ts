@@ -92,7 +92,7 @@ test('the file keeps the gateway’s own keys, and no others', () => {
 
 test('the gateway is the release’s own, and writes to no folder but the sandbox’s', () => {
   const paths = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
-  expect(gatewayCommand(paths).slice(0, 4)).toEqual([
+  expect(gatewayCommand(paths).slice(-8, -4)).toEqual([
     '/n/node',
     '/r/node_modules/openclaw/openclaw.mjs',
     'gateway',
