@@ -1,4 +1,7 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { workspacePath } from '#openclaw/launch.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import { forAgents } from '../support/agent-sandboxes.ts'
 import { type Api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
@@ -7,12 +10,19 @@ import { type FakeMatrix, startFakeMatrix } from '../support/fake-matrix.ts'
 import { type FakeMattermost, startFakeMattermost } from '../support/fake-mattermost.ts'
 import { type FakeSignal, startFakeSignal } from '../support/fake-signal.ts'
 import { type FakeTelegram, startFakeTelegram } from '../support/fake-telegram.ts'
+import { present } from '../support/present.ts'
 import { prepareChannels } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
 const botToken = '4242:the-right-token'
 const signalAccount = '+15550001111'
 const code = /\b[A-Z0-9]{8}\b/
+
+const isListening = (port: number) =>
+  fetch(`http://127.0.0.1:${port}/healthz`).then(
+    () => true,
+    () => false,
+  )
 
 describe('chat channels of a real agent', () => {
   let telegram: FakeTelegram
@@ -147,6 +157,45 @@ describe('chat channels of a real agent', () => {
     // The agent has the message of before in mind, so what it says is the provider's answer to both.
     const next = await client.post(sessionPath(id, 'cut'), { model: 'openclaw', input: 'still there?' })
     expect(next.status).toBe(200)
+  })
+
+  it('after kill -9 three times, first in the middle of a turn, channels answer, and nobody runs that turn again', async () => {
+    const { provider } = agent
+    const asked = provider.requests.length
+    const input = '[[fake:tool=exec {"command":"echo ran >> ran; sleep 30"}]]'
+    const lastEvent = async () => {
+      let last = ''
+      const body = { model: 'openclaw', input }
+      for await (const { data } of client.stream(sessionPath(id, 'killed'), body, AbortSignal.timeout(60_000))) {
+        if (data !== '[DONE]') last = data
+      }
+      return JSON.parse(last)
+    }
+    const cut = lastEvent()
+    let gateway = present(await findGateway(id))
+    const ran = join(gateway.home, workspacePath, 'ran')
+    await until('the tool to run', () => existsSync(ran))
+    for (let kills = 1; kills <= 3; kills += 1) {
+      const { pid } = gateway
+      process.kill(pid, 'SIGKILL')
+      const next = async () => {
+        const found = await findGateway(id)
+        return found && found.pid !== pid && found
+      }
+      gateway = await until('the next gateway', next, 60_000)
+      // By then OpenClaw has noted its start; after three of them without a planned end it starts no channels.
+      await until('it to listen', () => isListening(gateway.port), 60_000)
+    }
+    const lost = await cut
+    expect(lost).toMatchObject({ type: 'response.failed', response: { status: 'failed' } })
+    await waitForStatus(client, id, 'running')
+
+    telegram.write({ id: 777, name: 'Ann' }, 'are you there?')
+    await until('an answer', () => telegram.sent.some(({ text }) => text.includes('are you there?')), 60_000)
+    expect(readFileSync(ran, 'utf8')).toBe('ran\n')
+    expect(provider.requests.slice(asked).map(({ last }) => last)).toEqual([input, expect.stringContaining('are you')])
+    expect((await client.get(`/v1/instances/${id}/responses/${lost.response.id}`)).body.status).toBe('failed')
+    expect((await client.post(sessionPath(id, 'killed'), { model: 'openclaw', input: 'and you?' })).status).toBe(200)
   })
 
   it('people of different channels have conversations of their own, and the API’s is another', async () => {
