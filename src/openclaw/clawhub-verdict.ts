@@ -68,3 +68,7 @@ export function verdictOf(item: Record<string, unknown>, detail: Record<string, 
     reason: details === '' ? 'there is no verdict of a scan' : `its scan did not pass (${details})`,
   }
 }
+
+/** The verdict on a version whose files the registry does not list: nothing tells whether what was scanned is served. */
+export const withoutFiles = (verdict: Verdict): Verdict =>
+  verdict.kind === 'clean' ? { kind: 'unverified', reason: 'the registry does not list its files' } : verdict

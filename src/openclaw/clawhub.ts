@@ -1,6 +1,6 @@
 import { AppError } from '#platform/errors.ts'
 import { isWithheld, malformed, parse, type RegistryAnswer, send, sentence } from './clawhub-http.ts'
-import { type Verdict, verdictOf } from './clawhub-verdict.ts'
+import { type Verdict, verdictOf, withoutFiles } from './clawhub-verdict.ts'
 import { isObject } from './json.ts'
 import { isVersion, referenceOf, referenceText, type SkillReference } from './skill-reference.ts'
 
@@ -130,7 +130,8 @@ export function createClawHub(url: string | undefined, timeoutMs = defaultTimeou
       if (verdict.kind === 'refused') return { version, verdict, files: null }
       const published = await request(skillUrl(reference, `/versions/${encodeURIComponent(version)}`))
       if (isWithheld(published)) throw withheld(skill, published)
-      return { version, verdict, files: published.status === 404 ? null : filesIn(parse(published)) }
+      const files = published.status === 404 ? null : filesIn(parse(published))
+      return { version, verdict: files ? verdict : withoutFiles(verdict), files }
     },
   }
 }

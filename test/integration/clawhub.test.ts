@@ -38,10 +38,17 @@ test('a release has a version, a verdict and the published files', async () => {
   })
 })
 
-test('a registry that does not list files still serves releases', async () => {
+test.each<[string, (response: ServerResponse) => unknown]>([
+  ['does not know its files', (response) => response.writeHead(404).end()],
+  ['lists no files', json({ version: { version: '1.0.0' } })],
+])('S28: a clean release of a registry that %s is unverified', async (_what, respond) => {
   publish()
-  answerWith((response) => response.writeHead(404).end(), /versions/)
-  expect(await client.release(reference, undefined)).toMatchObject({ files: null, verdict: { kind: 'clean' } })
+  answerWith(respond, /versions/)
+  expect(await client.release(reference, undefined)).toEqual({
+    version: '1.0.0',
+    verdict: { kind: 'unverified', reason: 'the registry does not list its files' },
+    files: null,
+  })
 })
 
 test('a release that a moderator withholds is refused with the registry’s message', async () => {

@@ -159,6 +159,20 @@ describe('install', () => {
     expect(await rows()).toEqual([])
   })
 
+  test('S28: a skill whose files the registry does not list needs the caller’s consent', async () => {
+    publish('web-search')
+    hub.intercept = ({ url = '' }, response) => {
+      if (url.includes('/versions/')) response.writeHead(404).end()
+      return url.includes('/versions/')
+    }
+    const { status, body } = await install('@acme/web-search')
+    expect([status, body.error.code]).toEqual([400, 'skill_unverified'])
+    expect(body.detail).toContain('is not installed: the registry does not list its files.')
+    expect(installs()).toEqual([])
+    expect((await install('@acme/web-search', { allow_unverified: true })).status).toBe(200)
+    expect(await rows()).toMatchObject([{ name: 'web-search', version: '1.0.0' }])
+  })
+
   test('A10: a skill whose files differ from the published ones is removed again', async () => {
     const files = { 'SKILL.md': skillMd('web-search'), 'run.sh': 'echo' }
     hub.publish(

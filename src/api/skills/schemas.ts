@@ -83,7 +83,8 @@ const WantedVersion = Type.Optional(
 const AllowUnverified = Type.Optional(
   Type.Boolean({
     description:
-      'Also accept a version whose scan is pending, found it suspicious, or gave no verdict; false by default.',
+      'Also accept a version whose scan is pending, found it suspicious, or gave no verdict, and one whose files the ' +
+      'registry does not list; false by default.',
   }),
 )
 

@@ -16,7 +16,8 @@ export const skillCodes = {
       remedy: 'Choose another skill. `detail` has the reason.',
     },
     skill_unverified: {
-      meaning: 'The security scan of the registry has not found the skill to be safe.',
+      meaning:
+        'The security scan of the registry has not found the skill to be safe, or the registry does not list its files.',
       remedy: 'Read the skill, and send `"allow_unverified": true` to install it at your own risk.',
     },
     skill_not_installed: {
