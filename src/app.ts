@@ -131,8 +131,8 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(metricsRoutes, deps)
     await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight, storage })
     await v1.register(sessionRoutes, deps)
-    await v1.register(channelRoutes, deps)
-    await v1.register(skillRoutes, deps)
+    await v1.register(channelRoutes, { ...deps, ...counters })
+    await v1.register(skillRoutes, { ...deps, ...counters })
     await v1.register(fileRoutes, deps)
   })
   return app

@@ -6,6 +6,7 @@ import { LRUCache } from 'lru-cache'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { Caller } from './auth.ts'
+import { instanceIdOf } from './instance-params.ts'
 
 /** The numbers of requests allowed; 0 means no limit. */
 export interface RateLimits {
@@ -36,6 +37,10 @@ const minute = 60
 const hour = 60 * minute
 /** Each is a request to a model provider, which must not be bothered, nor used to guess keys. */
 const keyTestsPerMinute = 20
+/** Each starts OpenClaw's command line in the sandbox, and may guess a code. */
+const pairingsPerMinute = 10
+/** Each is a request to the registry of skills from this server's address. */
+const skillSearchesPerMinute = 10
 /** A request waits this long for Redis, and is then let through. */
 const redisCommandTimeoutMs = 50
 const redisConnectTimeoutMs = 2000
@@ -124,26 +129,27 @@ export async function useRateLimits(app: FastifyInstance, limits: RateLimits) {
     if (route.config?.isSignup) route.preHandler = [countSignup, ...[route.preHandler ?? []].flat()]
   })
   const countOfKey = createCounter('key', limits.requestsPerMinute, minute, ({ caller }) => limitedBy(caller))
+  const ofOrganization = ({ caller }: FastifyRequest) => caller.organizationId
   const countOfOrganization = createCounter(
     'organization',
     limits.organizationRequestsPerMinute,
     minute,
-    ({ caller }) => caller.organizationId,
+    ofOrganization,
   )
   const countRequest: CountRequest = async (request, reply) => {
     await countOfKey(request, reply)
     await countOfOrganization(request, reply)
   }
+  /** Of calls that cost more than others. Counts only where requests are limited at all. */
+  const createCallCounter = (name: string, max: number, keyOf: (request: FastifyRequest) => string) =>
+    createCounter(name, Math.min(limits.requestsPerMinute, max), minute, keyOf)
   return {
     /** By its key, and if that has requests left, by its organization. */
     countRequest,
-    /** Counts only where requests are limited at all. */
-    countKeyTest: createCounter(
-      'key-test',
-      Math.min(limits.requestsPerMinute, keyTestsPerMinute),
-      minute,
-      ({ caller }) => caller.organizationId,
-    ),
+    countKeyTest: createCallCounter('key-test', keyTestsPerMinute, ofOrganization),
+    /** By the instance of the path, which must be the caller's. */
+    countPairing: createCallCounter('pairing', pairingsPerMinute, (request) => instanceIdOf(request) ?? ''),
+    countSkillSearch: createCallCounter('skill-search', skillSearchesPerMinute, ofOrganization),
     countFailure: createCounter('failed-auth', limits.failedAuthPerMinute, minute, addressOf),
   }
 }

@@ -3,7 +3,9 @@ import { pino } from 'pino'
 import { afterEach, describe, expect, inject, test } from 'vitest'
 import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
 import { errorBody } from '../support/error-body.ts'
+import { startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { cloneDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
@@ -96,6 +98,66 @@ describe('requests of one key', () => {
     const answers = await times(20, () => read(chowder, key))
     expect(new Set(statuses(answers))).toEqual(new Set([200]))
     expect(answers[0]?.headers.ratelimit).toBeUndefined()
+  })
+})
+
+describe('S26: calls that cost more than others', () => {
+  async function newInstance(chowder: TestChowder, key: string): Promise<string> {
+    const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
+    return body.id
+  }
+
+  test('are ten pairings a minute for an instance, with all keys', async () => {
+    const gateway = await startFakeGateway({})
+    undo.push(() => gateway.close())
+    const requests = [{ requestId: 'r-1', accountId: 'default', senderId: '777' }]
+    gateway.methods['channels.pairing.list'] = () => ({ requests })
+    const driver = new FakeDriver(() => gateway.endpoint)
+    const listings: (readonly string[])[] = []
+    driver.onExec = (argv) => {
+      if (!argv.includes('pairing')) return undefined
+      listings.push(argv)
+      return { exitCode: 0, stdout: '{"requests":[]}', stderr: '' }
+    }
+    const chowder = await open({ requestsPerMinute: 1000 }, { sandboxes: driver })
+    const { key } = await chowder.signUp()
+    await chowder.startWorker()
+    const ids = [await newInstance(chowder, key), await newInstance(chowder, key)]
+    for (const id of ids) {
+      const isRunning = async () =>
+        (await chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running'
+      await until('the instance to run', isRunning)
+      await chowder.database.pool.query(
+        `INSERT INTO channels (instance_id, channel, enabled, sealed_config) VALUES ($1, 'telegram', true, '')`,
+        [id],
+      )
+    }
+    const { body } = await chowder.call('POST', '/v1/organization/keys', { key, body: { name: 'second' } })
+    const guess = (id: string, as = key) =>
+      chowder.call('POST', `/v1/instances/${id}/channels/telegram/pair`, { key: as, body: { code: 'WRONG123' } })
+    const answers = [
+      ...(await times(5, () => guess(ids[0] ?? ''))),
+      ...(await times(6, () => guess(ids[0]?.toUpperCase() ?? '', body.raw_key))),
+    ]
+    expect(statuses(answers)).toEqual([...Array(10).fill(400), 429])
+    expect(listings).toHaveLength(10)
+    expect(answers.at(-1)?.body.error.code).toBe('rate_limited')
+    expect(Number(answers.at(-1)?.headers['retry-after'])).toBeGreaterThan(0)
+    expect((await guess(ids[1] ?? '')).status).toBe(400)
+  })
+
+  test('are ten searches for skills a minute for an organization, on all its instances', async () => {
+    const hub = await startFakeClawHub()
+    undo.push(() => hub.close())
+    const chowder = await open({ requestsPerMinute: 1000 }, { clawhubUrl: hub.url })
+    const [one, other] = [await chowder.signUp(), await chowder.signUp()]
+    const ids = [await newInstance(chowder, one.key), await newInstance(chowder, one.key)]
+    const search = (id = '', key = one.key) => chowder.call('GET', `/v1/instances/${id}/skills/search?q=x`, { key })
+    const answers = [...(await times(5, () => search(ids[0]))), ...(await times(6, () => search(ids[1])))]
+    expect(statuses(answers)).toEqual([...Array(10).fill(200), 429])
+    expect(hub.requests).toHaveLength(10)
+    expect(Number(answers.at(-1)?.headers['retry-after'])).toBeGreaterThan(0)
+    expect((await search(await newInstance(chowder, other.key), other.key)).status).toBe(200)
   })
 })
 

@@ -4,6 +4,7 @@ import { clientLeft } from '#http/client-left.ts'
 import { shownAs } from '#http/examples.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
+import type { CountRequest } from '#http/rate-limit.ts'
 import { NoBody, Nullable } from '#http/validation.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
@@ -35,8 +36,12 @@ const ChannelParams = Type.Object({
   channel: Type.String({ description: 'telegram, discord, slack, whatsapp, and so on: see the list of channels.' }),
 })
 
+interface RouteDeps extends ChannelDeps {
+  countPairing: CountRequest
+}
+
 /** Chat platforms through which people talk to the agent of an instance. */
-export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app, deps) => {
+export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
   const { askGateway } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
@@ -217,14 +222,18 @@ export const channelRoutes: FastifyPluginAsyncTypebox<ChannelDeps> = async (app,
         summary: 'Approve a person by a pairing code',
         description:
           'Lets the person who received this code from the agent talk to it from now on. Takes several seconds. A ' +
-          'code that no pending request has is a 400.',
+          'code that no pending request has is a 400. At most 10 such calls a minute for an instance.',
         body: PairChannel,
         response: { 200: ChannelPairing, ...failures(400, 404, 409, 502, 504) },
       },
     },
-    async ({ body: { code }, caller, params: { instance_id: id, channel } }) => {
-      await requireConnected(deps, caller.organizationId, id, channel)
-      const senderId = await approvePairing(deps, caller.organizationId, id, { channel, code })
+    async (request, reply) => {
+      const { code } = request.body
+      const { instance_id: id, channel } = request.params
+      const { organizationId } = request.caller
+      await requireConnected(deps, organizationId, id, channel)
+      await deps.countPairing(request, reply)
+      const senderId = await approvePairing(deps, organizationId, id, { channel, code })
       return { channel, code, status: 'approved' as const, output: `Pairing approved for user ${senderId}.` }
     },
   )

@@ -3,6 +3,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import type { CountRequest } from '#http/rate-limit.ts'
 import { Nullable } from '#http/validation.ts'
 import type { AskGateway } from '#instances/gateway/ask.ts'
 import type { ChangeDeps } from '#instances/gateway/change.ts'
@@ -34,6 +35,10 @@ export interface SkillRouteDeps extends ChangeDeps {
   publicUrl(): string
 }
 
+interface RouteDeps extends SkillRouteDeps {
+  countSkillSearch: CountRequest
+}
+
 const maxSearchResults = 50
 const SkillParams = Type.Object({
   ...InstanceParams.properties,
@@ -47,7 +52,7 @@ const setsValues = ({ apiKey, env, config }: Static<typeof ConfigureSkill>): boo
   )
 
 /** The skills of an agent: OpenClaw's own, those of the registry, and those in the workspace. */
-export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app, deps) => {
+export const skillRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
   const skillDeps = { ...deps, clawhub: createClawHub(deps.clawhubUrl) }
   const common = { tags: ['skills'] }
   const config = { access: 'configure' } as const
@@ -98,7 +103,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         summary: 'Search the registry for skills',
         description:
           'Skills of the registry, the best matches first. A skill that is called `search` cannot be read at its ' +
-          'own path because of this one; it is in the list.',
+          'own path because of this one; it is in the list. At most 10 searches a minute for an organization.',
         params: InstanceParams,
         querystring: Type.Object(
           {
@@ -115,8 +120,10 @@ export const skillRoutes: FastifyPluginAsyncTypebox<SkillRouteDeps> = async (app
         response: { 200: Type.Array(FoundSkill), ...failures(404, 502) },
       },
     },
-    async ({ caller, params, query }) => {
+    async (request, reply) => {
+      const { caller, params, query } = request
       await getInstance(deps.db, caller.organizationId, params.instance_id)
+      await deps.countSkillSearch(request, reply)
       const results = await skillDeps.clawhub.search(query.q, query.limit)
       return results.map(({ name, description, version, ...reference }) => ({
         slug: referenceText(reference),
