@@ -122,13 +122,18 @@ const unparseable: Partial<Record<string, ErrorCode>> = {
 
 /**
  * The whole answer, as bytes for the socket, to a request that Node cannot parse. `nodeCode` is the code of Node's
- * error.
+ * error; `detail` defaults to the name of the status.
  */
-export function clientErrorAnswer(nodeCode: string | undefined, requestId: string, publicUrl: string): string {
+export function clientErrorAnswer(
+  nodeCode: string | undefined,
+  requestId: string,
+  publicUrl: string,
+  detail?: string,
+): string {
   const code = unparseable[nodeCode ?? ''] ?? 'malformed_request'
   const { status } = errorCodes[code]
   const reason = STATUS_CODES[status]
-  const body = JSON.stringify(errorBody({ code, detail: `${reason}.` }, { requestId, publicUrl }))
+  const body = JSON.stringify(errorBody({ code, detail: detail ?? `${reason}.` }, { requestId, publicUrl }))
   const lines = [
     `HTTP/1.1 ${status} ${reason}`,
     'content-type: application/json',

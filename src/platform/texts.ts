@@ -47,6 +47,9 @@ export const texts = {
     `${path} has no ${method}. It has ${methods.join(', ')}.`,
   sendJson: 'Send the body as application/json.',
   bodyTooLarge: 'The body is too large.',
+  bodyTooSlow: (seconds: number) => `The body did not arrive within ${seconds} seconds. Send it faster.`,
+  uploadTooSlow: (bytes: number, seconds: number) =>
+    `The upload is too slow: fewer than ${bytes} bytes arrived in ${seconds} seconds. Send it faster.`,
   notJson: (fault: string) => `The body is not valid JSON${fault}.`,
   wrongQuotes: 'JSON wants double quotes around names and texts.',
   prototypeKey:

@@ -234,7 +234,7 @@ describe('streams through an API process', () => {
 })
 
 describe('bodies that come slowly', () => {
-  const bodyTimes = { whole: 10_000, idle: 10_000, linger: 500 }
+  const bodyTimes = { whole: 10_000, linger: 500 }
   let chowder: TestChowder
   let url: URL
   let key: string

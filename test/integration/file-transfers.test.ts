@@ -13,8 +13,9 @@ import { formOf, openWorkspaces } from '../support/workspaces.ts'
 const run = promisify(execFile)
 const mebibyte = 1024 * 1024
 const filesMaxBytes = 3 * mebibyte
+const leastBytes = 64 * 1024
 /** Shorter than in production, so that the tests reach them. */
-const bodyTimes = { whole: 4000, idle: 4000, linger: 10_000 }
+const bodyTimes = { whole: 4000, linger: 10_000 }
 
 describe('the files of an instance,', () => {
   let workspaces: Awaited<ReturnType<typeof openWorkspaces>>
@@ -119,14 +120,31 @@ describe('the files of an instance,', () => {
       const answer = readAnswer(upload)
       const startedAt = performance.now()
       while (performance.now() - startedAt < 2.5 * bodyTimes.whole) {
-        await new Promise((resolve) => setTimeout(resolve, bodyTimes.idle / 6))
-        upload.write('on')
+        await new Promise((resolve) => setTimeout(resolve, bodyTimes.whole / 8))
+        upload.write(Buffer.alloc(leastBytes / 4))
       }
-      const stalledAt = performance.now()
       expect(await files.temporaryFiles()).toHaveLength(1)
-      expect(await answer).toEqual({ status: 408, body: errorBody('timed_out', 'Request Timeout.') })
-      expect(performance.now() - stalledAt).toBeGreaterThan(bodyTimes.idle / 2)
+      expect(await answer).toEqual({ status: 408, body: errorBody('timed_out', expect.stringContaining('too slow')) })
       await until('the upload to be removed', async () => (await files.temporaryFiles()).length === 0)
+    })
+
+    test('S19: are a 408 when less than 64 KiB arrive in the time of an ordinary body, however steadily', {
+      timeout: 60_000,
+    }, async () => {
+      const files = await createInstance()
+      const upload = files.startUpload()
+      upload.on('error', () => {}) // what was sent after the answer
+      const answer = readAnswer(upload)
+      const startedAt = performance.now()
+      const trickle = setInterval(() => upload.write('on'), 50)
+      const text = 'The upload is too slow: fewer than 65536 bytes arrived in 4 seconds. Send it faster.'
+      expect(await answer.finally(() => clearInterval(trickle))).toEqual({
+        status: 408,
+        body: errorBody('timed_out', text),
+      })
+      expect(performance.now() - startedAt).toBeLessThan(bodyTimes.whole * 4)
+      await until('the upload to be removed', async () => (await files.temporaryFiles()).length === 0)
+      expect(await readdir(files.workspace('.'))).toEqual(['.keep'])
     })
   })
 
@@ -149,6 +167,7 @@ describe('the files of an instance,', () => {
     await once(socket, 'close')
     expect(answer).toMatch(/^HTTP\/1\.1 408 /)
     expect(answer).toContain('x-request-id: trickle')
+    expect(answer).toContain('The body did not arrive within 4 seconds. Send it faster.')
     expect(performance.now() - startedAt).toBeLessThan(bodyTimes.whole * 4)
   })
 

@@ -95,7 +95,7 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
         summary: 'Upload a file',
         description:
           'Creates or replaces the file once all of it has arrived, so that no reader sees a part of it. Missing ' +
-          'directories are created. A connection on which nothing arrives for 60 seconds is closed.',
+          'directories are created. An upload of which less than 64 KiB arrive in 60 seconds is a 408.',
         tags: ['files'],
         consumes: ['multipart/form-data'],
         params: InstanceParams,

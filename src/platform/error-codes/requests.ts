@@ -106,7 +106,7 @@ export const requestCodes = {
   ...codesOf('timed_out', {
     timed_out: {
       meaning: 'The body of the request arrived too slowly.',
-      remedy: 'Send it faster. An upload may take long, but must not pause for 60 seconds.',
+      remedy: 'Send it faster. An upload may take long, if 64 KiB of it arrive every 60 seconds.',
     },
   }),
   ...codesOf('conflict', {
