@@ -3,7 +3,7 @@ import { storeOnce } from '#database/installation.ts'
 import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { releaseFolder } from '#openclaw/releases.ts'
-import type { Config } from '#platform/config.ts'
+import { type Config, rangeOf } from '#platform/config.ts'
 import { hostId, nodeBinary } from '#platform/data-folder.ts'
 import { newId } from '#platform/ids.ts'
 import type { Logger } from '#platform/log.ts'
@@ -49,6 +49,7 @@ export async function createDriver({ config, dataDir, db, log }: DriverParts): P
       installChannelPlugin({ dataDir, release, channel, progress, signal }),
     releaseFolder: (release) => releaseFolder(dataDir, release),
     linkCompileCache,
+    uids: rangeOf(config.LOCAL_UIDS),
     log,
   })
 }

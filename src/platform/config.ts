@@ -86,11 +86,26 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
   return faults
 }
 
-/** The settings with a URL that fits its pattern and is none, such as `http://999.9.9.9`. */
-const unparseable = ({ CHOWDER_PUBLIC_URL: url = 'http://a', CORS_ALLOWED_ORIGINS: list }: NodeJS.ProcessEnv) => [
-  ...(URL.canParse(url) ? [] : ['CHOWDER_PUBLIC_URL']),
-  ...(entriesOf(list).every((origin) => URL.canParse(origin)) ? [] : ['CORS_ALLOWED_ORIGINS']),
+/** The settings that fit their pattern and mean nothing, such as `http://999.9.9.9`. */
+const meaningless = ({ CHOWDER_PUBLIC_URL, CORS_ALLOWED_ORIGINS, LOCAL_UIDS }: NodeJS.ProcessEnv) => [
+  ...(URL.canParse(CHOWDER_PUBLIC_URL ?? 'http://a') ? [] : ['CHOWDER_PUBLIC_URL']),
+  ...(entriesOf(CORS_ALLOWED_ORIGINS).every((origin) => URL.canParse(origin)) ? [] : ['CORS_ALLOWED_ORIGINS']),
+  ...(LOCAL_UIDS === undefined || isUidRange(LOCAL_UIDS) ? [] : ['LOCAL_UIDS']),
 ]
+
+/** Below are the users of the system; above are numbers with a meaning of their own. */
+const [leastUid, greatestUid] = [1000, 2 ** 32 - 3]
+
+/** The first and the last number of a range such as `20000-29999`. */
+export function rangeOf(text: string): { first: number; last: number } {
+  const [first = Number.NaN, last = Number.NaN] = text.split('-').map(Number)
+  return { first, last }
+}
+
+function isUidRange(text: string): boolean {
+  const { first, last } = rangeOf(text)
+  return leastUid <= first && first <= last && last <= greatestUid
+}
 
 /**
  * Parses the environment. An empty variable counts as unset, because docker-compose and .env files set empty variables.
@@ -101,7 +116,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env): Config {
   const fileFaults = readSecretFiles(set)
   const candidate = Value.Clean(Env, Value.Default(Env, Object.fromEntries(Object.entries(set).map(toNumber))))
   const misfits = [...Value.Errors(Env, candidate)].map((fault) => fault.path.split('/')[1] ?? '')
-  const lines = [...new Set([...misfits, ...unparseable(set)])].map((name) => `${name} ${rule(name)}`)
+  const lines = [...new Set([...misfits, ...meaningless(set)])].map((name) => `${name} ${rule(name)}`)
   if (set.DATABASE_URL && !set.CHOWDER_SECRET_KEY) {
     lines.push('CHOWDER_SECRET_KEY is required with DATABASE_URL: make one with `openssl rand -base64 32` and keep it')
   }

@@ -72,6 +72,12 @@ export const Env = Type.Object({
     default: 'local',
     description: 'how agents run: as `local` processes of this host, or as `docker` containers',
   }),
+  LOCAL_UIDS: Type.String({
+    default: '20000-29999',
+    pattern: '^[0-9]{1,10}-[0-9]{1,10}$',
+    rule: 'must be a range of user ids from 1000 to 4294967293, such as 20000-29999',
+    description: 'ids of the users that local agents get when Chowder runs as root: no user and no group may have one',
+  }),
   DOCKER_HOST: Type.String({
     default: 'unix:///var/run/docker.sock',
     minLength: 1,

@@ -22,6 +22,7 @@ export class LocalHost {
       installChannelPlugin: async () => dataDir,
       releaseFolder: () => dataDir,
       linkCompileCache: async () => {},
+      uids: { first: 20_000, last: 29_999 },
     })
   }
 

@@ -10,7 +10,16 @@ import { signupMode } from '#platform/exposure.ts'
 const key = Buffer.alloc(32, 7).toString('base64')
 
 /** The command, the image and the mounts of docker-compose.yml decide on these. */
-const fixedInContainers = ['CHOWDER_DATA_DIR', 'CHOWDER_ROLE', 'DOCKER_PROXY_DIR', 'HOST', 'METRICS_PORT', 'PORT']
+const fixedInContainers = [
+  'CHOWDER_DATA_DIR',
+  'CHOWDER_ROLE',
+  'DOCKER_CERT_PATH',
+  'DOCKER_PROXY_DIR',
+  'HOST',
+  'LOCAL_UIDS',
+  'METRICS_PORT',
+  'PORT',
+]
 
 function complaints(env: NodeJS.ProcessEnv): string {
   try {
@@ -29,6 +38,7 @@ describe('the environment', () => {
       PORT: 8080,
       CHOWDER_ROLE: 'all',
       SANDBOX_DRIVER: 'local',
+      LOCAL_UIDS: '20000-29999',
       DOCKER_HOST: 'unix:///var/run/docker.sock',
       DOCKER_GATEWAY_ADDRESS: 'published',
       DOCKER_NETWORK: 'chowder-agents',
@@ -102,6 +112,11 @@ describe('the environment', () => {
     ['CHOWDER_ROLE', 'canary'],
     ['SANDBOX_DRIVER', 'canary'],
     ['DOCKER_GATEWAY_ADDRESS', 'canary'],
+    ['LOCAL_UIDS', 'canary'],
+    ['LOCAL_UIDS', '20000-10000'],
+    ['LOCAL_UIDS', '0-29999'],
+    ['LOCAL_UIDS', '20000-4294967295'],
+    ['DOCKER_NODE_IMAGE', '-a canary'],
     ['DOCKER_NETWORK', 'a-canary-whose-name-is-no-bridge'],
     ['CHOWDER_DEFAULT_TIER', 'canary'],
     ['LOG_LEVEL', 'canary'],

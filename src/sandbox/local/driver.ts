@@ -38,6 +38,8 @@ export interface LocalDriverOptions {
    * Lets a user of this machine read the compile cache of the release in that folder, if there is one. Does not fail.
    */
   linkCompileCache(releaseFolder: string, uid: number): Promise<void>
+  /** The users that sandboxes get under root. */
+  uids: Range
   ports?: Range
   log?: Logger
 }
@@ -73,7 +75,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   const { node, installRelease, installChannelPlugin, releaseFolder, linkCompileCache, log } = options
   const dataDir = resolve(options.dataDir)
   const parent = join(dataDir, 'sandboxes')
-  const records = createRecords({ dataDir, node, releaseFolder, ports: options.ports })
+  const records = createRecords({ dataDir, node, releaseFolder, uids: options.uids, ports: options.ports })
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   const measure = createMeasure()

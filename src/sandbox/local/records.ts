@@ -5,19 +5,21 @@ import type { SandboxFolder, SandboxRecord } from './folder.ts'
 import { becomesFree, createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
 
 const isRoot = process.getuid?.() === 0
-const uids: Range = { first: 20_000, last: 29_999 }
 const defaultPorts: Range = { first: 21_000, last: 29_999 }
 
 export interface RecordsOptions {
   dataDir: string
   node: string
   releaseFolder(release: string): string
+  /** The users of sandboxes under root. */
+  uids: Range
   ports?: Range | undefined
 }
 
 /** The records of a data folder's sandboxes, each of which has a port and, under root, a user of its own. */
-export function createRecords({ dataDir, node, releaseFolder, ports: range }: RecordsOptions) {
-  const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id')
+export function createRecords({ dataDir, node, releaseFolder, uids, ports: range }: RecordsOptions) {
+  // What a user has left behind outside of its home, in /tmp for example, is the next one's who has the same id.
+  const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id', join(dataDir, 'last-uid'))
   const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
 
   const describe = (spec: SandboxSpec, folder: SandboxFolder, uid: number | null, port: number): SandboxRecord => {

@@ -1,23 +1,40 @@
-import { mkdir, readdir, readFile, readlink, symlink, unlink } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { mkdir, readdir, readFile, readlink, rename, symlink, unlink, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { poll } from '#platform/poll.ts'
 import { SandboxCapacityError } from '#sandbox/driver.ts'
 import { usersWithProcesses } from './processes.ts'
 
 const pollMs = 50
 const portReleaseMs = 1000
+const lookupTimeoutMs = 10_000
+const run = promisify(execFile)
+
+type IsSuitable = (number: number) => boolean | Promise<boolean>
+
+/** The exit code of `getent`. */
+const noSuchName = 2
 
 export interface Range {
   first: number
   last: number
 }
 
+function noneIfMissing(error: NodeJS.ErrnoException): null {
+  if (error.code === 'ENOENT') return null
+  throw error
+}
+
 /**
  * Reserves numbers, each for one sandbox of the data folder. A reservation is a symbolic link from the number to the
  * sandbox's id: making it is exclusive and atomic. The reservations of a killed create are found by the id.
+ *
+ * With `lastFile`, which keeps the last number that was tried, no number is taken again before all others were.
  */
-export function createReservations(folder: string, range: Range, kind: string) {
+export function createReservations(folder: string, range: Range, kind: string, lastFile?: string) {
   const holderOf = (number: number | string) => readlink(join(folder, String(number))).catch(() => null)
 
   async function heldBy(id: string): Promise<number[]> {
@@ -32,26 +49,50 @@ export function createReservations(folder: string, range: Range, kind: string) {
     })
   }
 
+  const count = range.last - range.first + 1
+  const after = (number: number) => (number >= range.first && number < range.last ? number + 1 : range.first)
+
+  /** The last number; the first time a random one, so that other data folders on the machine get other numbers. */
+  async function readLast(): Promise<number> {
+    const text = lastFile && (await readFile(lastFile, 'utf8').catch(noneIfMissing))
+    return text ? Number(text) : range.first + Math.floor(Math.random() * count)
+  }
+
+  async function keepLast(number: number): Promise<void> {
+    if (!lastFile) return
+    const temporary = `${lastFile}-${randomUUID()}`
+    await writeFile(temporary, String(number), { mode: 0o600, flush: true })
+    await rename(temporary, lastFile)
+  }
+
+  async function takeNext(id: string, isSuitable: IsSuitable): Promise<number> {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    let number = await readLast()
+    for (let tried = 0; tried < count; tried += 1) {
+      number = after(number)
+      await keepLast(number) // first, so that also the number that a killed create has reserved counts as taken
+      try {
+        await symlink(id, join(folder, String(number)))
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EEXIST') continue
+        throw error
+      }
+      if (await isSuitable(number)) return number
+      await free(number)
+    }
+    throw new SandboxCapacityError(`every ${kind} from ${range.first} to ${range.last} is taken`)
+  }
+
+  let taking: Promise<unknown> = Promise.resolve()
+
   return {
     heldBy,
     free,
-    /** Reserves a suitable number. Begins at random, so that other data folders on the machine get other numbers. */
-    async take(id: string, isSuitable: (number: number) => boolean | Promise<boolean>): Promise<number> {
-      await mkdir(folder, { recursive: true, mode: 0o700 })
-      const count = range.last - range.first + 1
-      const offset = Math.floor(Math.random() * count)
-      for (let step = 0; step < count; step += 1) {
-        const number = range.first + ((offset + step) % count)
-        try {
-          await symlink(id, join(folder, String(number)))
-        } catch (error) {
-          if ((error as NodeJS.ErrnoException).code === 'EEXIST') continue
-          throw error
-        }
-        if (await isSuitable(number)) return number
-        await free(number)
-      }
-      throw new SandboxCapacityError(`every ${kind} from ${range.first} to ${range.last} is taken`)
+    /** Reserves a suitable number. One after another: many at once would all try the same numbers. */
+    take(id: string, isSuitable: IsSuitable): Promise<number> {
+      const taken = taking.then(() => takeNext(id, isSuitable))
+      taking = taken.catch(() => {})
+      return taken
     },
     async freeAllOf(id: string): Promise<void> {
       for (const number of await heldBy(id)) await free(number)
@@ -59,15 +100,21 @@ export function createReservations(folder: string, range: Range, kind: string) {
   }
 }
 
+/** Whether a database of names has the number: also one of a directory service, which it need not list. */
+async function isKnown(database: 'passwd' | 'group', number: number): Promise<boolean> {
+  try {
+    await run('getent', [database, String(number)], { timeout: lookupTimeoutMs })
+    return true
+  } catch (error) {
+    if ((error as { code?: unknown }).code === noSuchName) return false
+    throw error
+  }
+}
+
 /** Whether a number is neither a user or group of this machine nor the user of a running process. */
-export async function unusedUids(): Promise<(uid: number) => boolean> {
-  const [users, groups, running] = await Promise.all([
-    readFile('/etc/passwd', 'utf8'),
-    readFile('/etc/group', 'utf8'),
-    usersWithProcesses(),
-  ])
-  const known = new Set(`${users}\n${groups}`.split('\n').map((line) => Number(line.split(':')[2])))
-  return (uid) => !known.has(uid) && !running.has(uid)
+export async function unusedUids(): Promise<(uid: number) => Promise<boolean>> {
+  const running = await usersWithProcesses()
+  return async (uid) => !running.has(uid) && !(await isKnown('passwd', uid)) && !(await isKnown('group', uid))
 }
 
 /** Whether a program could listen on the port of 127.0.0.1 now. */
