@@ -3,6 +3,7 @@ import type { InstanceQueue } from '#instances/queue.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { createOrganizationConcurrency } from './concurrency.ts'
 import { createDriftDetector } from './drift.ts'
+import { firewallTask } from './firewall.ts'
 import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
@@ -56,6 +57,7 @@ export const reconcileTasks = (
 ): PeriodicTask[] => [
   sweepTask(deps, sweepEveryMs, sweepQueue),
   { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
+  firewallTask(deps),
 ]
 
 /**

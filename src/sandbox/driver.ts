@@ -197,6 +197,11 @@ export interface SandboxDriver {
    */
   outage?(signal: AbortSignal): Promise<string | null>
   /**
+   * Looks whether what keeps running sandboxes from their platform is in place, and adds what is missing: programs on
+   * that machine may have removed it. Returns whether something was missing. Absent where there is nothing to look at.
+   */
+  protect?(signal: AbortSignal): Promise<boolean>
+  /**
    * Makes a release available to the sandboxes. Takes minutes on the first call, and no time when it is available.
    * Throws InstallError.
    */

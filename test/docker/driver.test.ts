@@ -177,6 +177,10 @@ describe('with a dockerd', () => {
         await outside?.close()
       })
 
+      const rule = '-i chowder-test -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP'
+      const iptables = (does: '-C' | '-D') =>
+        promisify(execFile)('iptables', ['-t', 'mangle', does, 'PREROUTING', ...rule.split(' ')])
+
       const get = (address: string, port: number, seconds = 2) =>
         `curl -s -m ${seconds} http://${address}:${port}/healthz || echo refused`
 
@@ -217,15 +221,24 @@ describe('with a dockerd', () => {
       test('has deleted firewall rules added again at the next start of any sandbox', async () => {
         const id = await created()
         const { port } = host.address() as AddressInfo
-        const rule = '-i chowder-test -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP'
-        const iptables = (does: '-C' | '-D') =>
-          promisify(execFile)('iptables', ['-t', 'mangle', does, 'PREROUTING', ...rule.split(' ')])
         await iptables('-D')
         await expect(iptables('-C')).rejects.toThrow()
         await driver.start(id, within())
         await iptables('-C')
         const { Gateway } = (await inspect(id)).NetworkSettings.Networks['chowder-test']
         expect((await exec(id, get(Gateway, port))).stdout).toBe('refused\n')
+      })
+
+      test('S22: has deleted firewall rules added again while it runs', async () => {
+        const id = await started()
+        const { port } = host.address() as AddressInfo
+        expect(await driver.protect?.(within())).toBe(false)
+        await iptables('-D')
+        expect(await driver.protect?.(within())).toBe(true)
+        await iptables('-C')
+        const { Gateway } = (await inspect(id)).NetworkSettings.Networks['chowder-test']
+        expect((await exec(id, get(Gateway, port))).stdout).toBe('refused\n')
+        expect(await driver.protect?.(within())).toBe(false)
       })
     })
 

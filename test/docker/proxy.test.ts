@@ -105,6 +105,12 @@ describe('before a dockerd', () => {
   })
 
   describe('through the share of the api', () => {
+  test('S22: the worker’s share lets the driver look at the firewall of sandboxes that run', async () => {
+    await started()
+    expect(await drivers.worker.protect?.(within())).toBe(false)
+    await expect(drivers.api.protect?.(within())).rejects.toThrow(SandboxUnavailableError)
+  })
+
     // The calls of dockerd are those of the worker's share, and so is all that checks them but the list of calls.
     describe('files', { tags: ['long'] }, () =>
       describeFiles({

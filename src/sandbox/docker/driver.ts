@@ -234,6 +234,11 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     observe,
     list,
     prepare: (release, progress, signal) => images.make(release, progress, signal),
+    async protect(signal) {
+      const sandboxes = await containersOf([`${labels.role}=sandbox`], signal)
+      const running = sandboxes.find(({ State }) => State === 'running')
+      return running ? network.protect(running.ImageID, signal) : false
+    },
     // The image has every plugin of its release.
     prepareChannel: (release, _channel, progress, signal) => images.make(release, progress, signal),
     async exec(id, argv, execOptions, signal) {

@@ -10,6 +10,9 @@ const icc = 'com.docker.network.bridge.enable_icc'
 const bridgeName = 'com.docker.network.bridge.name'
 const firewallDeadlineMs = 60_000
 const maxErrorLength = 500
+/** What the program in the container prints for each rule that was missing. */
+const addedLine = /^added to /m
+const anew = 'Remove it, so that Chowder makes it anew, or set DOCKER_NETWORK to another name.'
 
 /** The options of a network of that name, whose containers do not reach each other. */
 export const networkOptions = (name: string): Docker.NetworkCreateOptions => ({
@@ -29,10 +32,10 @@ export interface AgentsNetwork {
   make(signal: AbortSignal): Promise<void>
   /**
    * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the
-   * image adds the firewall rules unless they exist. Throws SandboxUnavailableError when that fails; no agent may be
-   * started then.
+   * image adds the firewall rules unless they exist. Returns whether it has added one. Throws SandboxUnavailableError
+   * when that fails; no agent may be started then.
    */
-  protect(image: string, signal: AbortSignal): Promise<void>
+  protect(image: string, signal: AbortSignal): Promise<boolean>
 }
 
 async function textOf(output: NodeJS.ReadableStream): Promise<string> {
@@ -47,14 +50,16 @@ export function agentsNetwork(
   name: string,
   { reachable }: { reachable: boolean },
 ): AgentsNetwork {
-  let protecting: Promise<void> | undefined
+  let protecting: Promise<boolean> | undefined
 
   async function inspect(signal: AbortSignal): Promise<{ bridge: string } | null> {
     const found = await client.callUnless([404], signal, (docker) => docker.getNetwork(name).inspect())
     if (!found) return null
     if (found.Driver !== 'bridge' || found.Options?.[icc] !== 'false')
+      throw new StartupError(`The Docker network ${name} lets its containers reach each other. ${anew}`)
+    if (found.EnableIPv6)
       throw new StartupError(
-        `The Docker network ${name} lets its containers reach each other. Remove it, so that Chowder makes it anew, or set DOCKER_NETWORK to another name.`,
+        `The Docker network ${name} has IPv6, and the firewall rules of agents are for IPv4 alone. ${anew}`,
       )
     return { bridge: bridgeOf(found) }
   }
@@ -79,13 +84,13 @@ export function agentsNetwork(
     }
   }
 
-  async function addRules(image: string): Promise<void> {
+  async function addRules(image: string): Promise<boolean> {
     const signal = AbortSignal.timeout(firewallDeadlineMs)
     await removeUnstarted(signal)
     const network = await inspect(signal)
     if (!network) throw new SandboxUnavailableError(new Error(`the network ${name} was deleted`))
     const options = firewallContainer(image, network.bridge, reachable ? forwarderPort : null)
-    const [code, errors] = await client.call(
+    const [code, printed] = await client.call(
       signal,
       async (docker, abortSignal) => {
         const container = await docker.createContainer({ ...inBody(options), abortSignal })
@@ -96,7 +101,8 @@ export function agentsNetwork(
       },
       { deadlineMs: firewallDeadlineMs },
     )
-    if (code !== 0) throw new SandboxUnavailableError(new Error(`the firewall rules could not be added: ${errors}`))
+    if (code !== 0) throw new SandboxUnavailableError(new Error(`the firewall rules could not be added: ${printed}`))
+    return addedLine.test(printed)
   }
 
   return {
@@ -106,7 +112,7 @@ export function agentsNetwork(
       protecting ??= addRules(image).finally(() => {
         protecting = undefined
       })
-      await pTimeout(protecting, { milliseconds: Number.POSITIVE_INFINITY, signal })
+      return await pTimeout(protecting, { milliseconds: Number.POSITIVE_INFINITY, signal })
     },
   }
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # firewall.sh <bridge> [<port>]: adds the firewall rules, unless they exist, that keep the containers of a bridge from
 # this host and from the metadata services of clouds. Runs in the host's network. With a port, the containers of the
-# bridge reach each other on it.
+# bridge reach each other on it. Prints a line for each rule that it has added.
 set -e
 bridge=$1
 port=$2
@@ -10,7 +10,9 @@ rule() {
   table=$1
   chain=$2
   shift 2
-  iptables -w 5 -t "$table" -C "$chain" "$@" 2>/dev/null || iptables -w 5 -t "$table" -I "$chain" "$@"
+  iptables -w 5 -t "$table" -C "$chain" "$@" 2>/dev/null && return
+  iptables -w 5 -t "$table" -I "$chain" "$@"
+  echo "added to $table $chain"
 }
 
 # Before the translation of addresses, so that published ports of other containers count as the host's too.

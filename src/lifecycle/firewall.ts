@@ -1,0 +1,24 @@
+import type { PeriodicTask } from '#platform/periodic.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
+import type { LifecycleDeps } from './reconcile.ts'
+
+const everyMs = 60_000
+/** Longer than the driver waits for the container that adds rules. */
+const timeoutMs = 70_000
+
+/** Has the driver look at what keeps agents from their platform, and says when something had removed it. */
+export const firewallTask = ({ sandboxes, log }: Pick<LifecycleDeps, 'sandboxes' | 'log'>): PeriodicTask => ({
+  name: 'the check of the firewall',
+  everyMs,
+  timeoutMs,
+  async run(signal) {
+    try {
+      if (await sandboxes.protect?.(signal)) {
+        log.warn('firewall rules of agents were missing on the host of dockerd, and have been added again')
+      }
+    } catch (error) {
+      if (error instanceof SandboxUnavailableError && error.isLogged) return
+      throw error
+    }
+  },
+})
