@@ -1,13 +1,15 @@
-import { access, constants } from 'node:fs/promises'
+import { access, constants, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { gatewayAdmission, releaseImage } from '#openclaw/release-image.ts'
 import type { Config } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import type { DockerTls } from '#sandbox/docker/docker-client.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import { agentUid } from '#sandbox/docker/profile.ts'
 
 /**
  * The settings of the Docker driver without the installation. In a file of its own, so that the Docker proxy loads no
- * code of the database and of installs. Throws StartupError when DOCKER_EXTRA_CA_FILE cannot be read.
+ * code of the database and of installs. Throws StartupError when a file that a setting names cannot be read.
  */
 export async function dockerSettings(config: Config): Promise<Omit<DockerDriverOptions, 'installation'>> {
   const extraCaFile = config.DOCKER_EXTRA_CA_FILE ?? null
@@ -19,7 +21,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
       )
     })
   return {
-    host: config.DOCKER_HOST,
+    dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
     reach: config.DOCKER_GATEWAY_ADDRESS,
     network: config.DOCKER_NETWORK,
     buildNetwork: config.DOCKER_BUILD_NETWORK,
@@ -27,4 +29,18 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     releaseSource: (release) => releaseImage(release, agentUid),
     admission: gatewayAdmission,
   }
+}
+
+/** The files have the names that the docker command gives them. */
+async function readTls(folder: string | undefined): Promise<DockerTls | null> {
+  if (folder === undefined) return null
+  const read = (name: string) =>
+    readFile(join(folder, name)).catch((cause) => {
+      throw new StartupError(
+        `DOCKER_CERT_PATH must be a folder with ca.pem, cert.pem and key.pem that Chowder can read; ${name} cannot be read. Correct it or remove it.`,
+        { cause },
+      )
+    })
+  const [ca, cert, key] = await Promise.all([read('ca.pem'), read('cert.pem'), read('key.pem')])
+  return { ca, cert, key }
 }

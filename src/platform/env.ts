@@ -83,6 +83,14 @@ export const Env = Type.Object({
     minLength: 1,
     description: 'address of dockerd: `unix:///path` or `tcp://host:port`',
   }),
+  DOCKER_CERT_PATH: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description:
+        'folder with `ca.pem`, `cert.pem` and `key.pem`, as of the docker command: `tcp://` is TLS with it; required ' +
+        'for a dockerd on another machine',
+    }),
+  ),
   DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
     default: 'published',
     description:

@@ -16,7 +16,8 @@ export const entriesOf = (list: string | undefined): string[] => list?.split(','
 /** A host as it is in a Host header. */
 const headerForm = (host: string): string => (isIPv6(host) ? `[${host}]` : host).toLowerCase()
 
-const isLoopback = (host: string): boolean =>
+/** Whether the name or address of a host is this machine's own. */
+export const isLoopback = (host: string): boolean =>
   host.toLowerCase() === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
 
 /** The hosts that the settings name beside HOST, as in a Host header; `*` is any. */

@@ -17,7 +17,7 @@ export const contractRelease: ReleaseSource = {
 export const contractDriver = (host: string, installation: string, overrides = {}): SandboxDriver =>
   createDockerDriver({
     installation,
-    host,
+    dockerd: { host, tls: null },
     reach: 'published',
     network: 'chowder-test',
     buildNetwork: 'host',
@@ -31,7 +31,7 @@ export const contractDriver = (host: string, installation: string, overrides = {
 export const contractProxy = (host: string, folder: string) =>
   createDockerProxy(
     {
-      host,
+      dockerd: { host, tls: null },
       folder,
       network: 'chowder-test',
       build: { network: 'host', extraCaFile: null },

@@ -1,5 +1,6 @@
 import Docker from 'dockerode'
 import pTimeout from 'p-timeout'
+import { isLoopback } from '#platform/exposure.ts'
 import { InstallError } from '#platform/install-error.ts'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -36,12 +37,38 @@ export interface DockerClient {
   ): Promise<T | null>
 }
 
-/** Parses DOCKER_HOST. Throws a StartupError when it is no address. */
-export function addressOf(host: string): { socketPath: string } | { host: string; port: number } {
+/** What proves to dockerd who calls, and to the caller that it is dockerd, each in PEM. */
+export interface DockerTls {
+  ca: Buffer
+  cert: Buffer
+  key: Buffer
+}
+
+/** Where dockerd listens. */
+export interface DockerdAddress {
+  /** The value of DOCKER_HOST: `unix:///path` or `tcp://host:port`. */
+  host: string
+  /** For `tcp://`; null for a connection in the clear, which is for this machine alone. */
+  tls: DockerTls | null
+}
+
+type Connection = { protocol: 'http' | 'https' } & ({ socketPath: string } | { host: string; port: number })
+
+/**
+ * Parses an address of dockerd. Throws a StartupError when it is none, and when it leads to another machine without
+ * TLS: everybody who reaches that port, or the network on the way, would have the rights of root there.
+ */
+export function connectionTo({ host, tls }: DockerdAddress): Connection & Partial<DockerTls> {
   const [, path] = /^unix:\/\/(\/.+)$/.exec(host) ?? []
-  if (path) return { socketPath: path }
+  if (path) return { protocol: 'http', socketPath: path }
   const [, name, port] = /^tcp:\/\/([^/:]+):(\d+)\/?$/.exec(host) ?? []
-  if (name && port) return { host: name, port: Number(port) }
+  if (name && port) {
+    if (tls) return { protocol: 'https', host: name, port: Number(port), ...tls }
+    if (isLoopback(name)) return { protocol: 'http', host: name, port: Number(port) }
+    throw new StartupError(
+      `DOCKER_HOST is ${host}, a dockerd on another machine, without TLS: whoever reaches it there is root. Have dockerd listen with --tlsverify, and set DOCKER_CERT_PATH to the folder of ca.pem, cert.pem and key.pem. Or tunnel its socket to this machine with ssh -L, and set DOCKER_HOST to the unix:// path here.`,
+    )
+  }
   throw new StartupError(
     'DOCKER_HOST must be unix:///path/of/a/socket or tcp://host:port: set it to where dockerd listens, or leave it out for unix:///var/run/docker.sock.',
   )
@@ -67,11 +94,12 @@ const unreachable = (host: string, error: unknown): string =>
 
 /**
  * Creates a client of dockerd, which calls nothing yet. With a log it says once when dockerd cannot be reached, and once
- * when it answers again. Throws a StartupError when `host` is no address.
+ * when it answers again. Throws a StartupError for a bad address.
  */
-export function createDockerClient(host: string, log?: Pick<Logger, 'info' | 'warn'>): DockerClient {
+export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, 'info' | 'warn'>): DockerClient {
+  const { host } = address
   // Every option that Dockerode would else read from the environment.
-  const docker = new Docker({ protocol: 'http', host: '', ...addressOf(host) })
+  const docker = new Docker({ host: '', ...connectionTo(address) })
   let isAway = false
 
   function noteAnswer(): void {

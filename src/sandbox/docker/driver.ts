@@ -9,7 +9,7 @@ import {
   type SandboxSpec,
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
-import { createDockerClient, type DockerClient, inBody } from './docker-client.ts'
+import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
 import { execBeside } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-container.ts'
@@ -31,8 +31,7 @@ import {
 export interface DockerDriverOptions {
   /** The sandboxes of other installations on the same host are not seen. */
   installation: string
-  /** The value of DOCKER_HOST: `unix:///path` or `tcp://host:port`. */
-  host: string
+  dockerd: DockerdAddress
   /**
    * Where Chowder reaches gateways: `published` at a port of this host's loopback, `network` at the addresses of their
    * containers, by a Chowder that is itself in a container of their network.
@@ -70,7 +69,7 @@ const isolation = {
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, reach, admission } = options
-  const client = createDockerClient(options.host, options.log)
+  const client = createDockerClient(options.dockerd, options.log)
   const images = createImages(client, options.releaseSource, {
     network: options.buildNetwork,
     extraCaFile: options.extraCaFile,

@@ -1,8 +1,9 @@
-import { Agent, type IncomingMessage, request } from 'node:http'
+import http, { type IncomingMessage } from 'node:http'
+import https from 'node:https'
 import type { Socket } from 'node:net'
 import { pipeline, type Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
-import { addressOf } from '#sandbox/docker/docker-client.ts'
+import { connectionTo, type DockerdAddress } from '#sandbox/docker/docker-client.ts'
 import { Refusal } from './refusal.ts'
 
 /** A call that is sent to dockerd, written by the proxy. */
@@ -33,9 +34,10 @@ export interface Dockerd {
 
 const noAnswer = (cause: Error) => new Refusal(502, `dockerd does not answer: ${cause.message}`)
 
-/** Creates a client of the real dockerd. Throws a StartupError when `host` is no address. */
-export function createDockerd(host: string): Dockerd {
-  const address = addressOf(host)
+/** Creates a client of the real dockerd. Throws a StartupError for a bad address. */
+export function createDockerd(address: DockerdAddress): Dockerd {
+  const { protocol, ...connection } = connectionTo(address)
+  const { Agent, request } = protocol === 'https' ? https : http
   // A connection for each call: dockerd may close a kept one just when the next call is sent.
   const agent = new Agent({ keepAlive: false })
 
@@ -44,12 +46,13 @@ export function createDockerd(host: string): Dockerd {
     const search = new URLSearchParams(query).toString()
     const isStream = body !== undefined && 'pipe' in body
     const json = body === undefined || isStream ? '' : JSON.stringify(body)
-    const headers: Record<string, string | number> = { host: 'docker' }
+    // With TLS the certificate must be for the host of the header.
+    const headers: Record<string, string | number> = 'socketPath' in connection ? { host: 'docker' } : {}
     if (isStream) headers['content-type'] = 'application/x-tar'
     else if (method === 'POST') headers['content-length'] = Buffer.byteLength(json)
     if (json) headers['content-type'] = 'application/json'
     if (upgrade) Object.assign(headers, { connection: 'Upgrade', upgrade: 'tcp' })
-    const options = { ...address, agent, method, path: search ? `${path}?${search}` : path, headers, signal }
+    const options = { ...connection, agent, method, path: search ? `${path}?${search}` : path, headers, signal }
     const outgoing = request(Object.assign(options, { allowHalfOpen: true }))
     outgoing.on('response', (head) => resolve({ head, stream: null }))
     outgoing.on('upgrade', (head, stream: Socket, first: Buffer) => {

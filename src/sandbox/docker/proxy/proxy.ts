@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
+import type { DockerdAddress } from '#sandbox/docker/docker-client.ts'
 import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
 import type { Share } from './call.ts'
 import { callsOf } from './calls.ts'
@@ -8,8 +9,8 @@ import { createDockerd } from './dockerd.ts'
 import { type ServedCalls, serveCalls } from './serve.ts'
 
 export interface DockerProxyOptions {
-  /** The address of the real dockerd, in the format of DOCKER_HOST. */
-  host: string
+  /** Of the real one. */
+  dockerd: DockerdAddress
   /** The folder of the sockets. */
   folder: string
   network: string
@@ -21,10 +22,10 @@ export interface DockerProxyOptions {
 
 export const proxySocket = (folder: string, share: Share): string => join(folder, share, 'docker.sock')
 
-/** Serves both shares of dockerd, each on a socket of its own. Throws a StartupError when `host` is no address. */
+/** Serves both shares of dockerd, each on a socket of its own. Throws a StartupError for a bad address. */
 export async function createDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
   const { folder, network, build, releases, releaseSource } = options
-  const dockerd = createDockerd(options.host)
+  const dockerd = createDockerd(options.dockerd)
   const builds = () => Promise.all(releases.map((release) => imageBuild(release, releaseSource(release), build)))
   const served = await Promise.all(
     (['api', 'worker'] as const).map(async (share) => {

@@ -1,0 +1,110 @@
+import { execFile } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:https'
+import type { AddressInfo, Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Duplex } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { dockerSettings } from '#composition/docker-settings.ts'
+import { loadConfig } from '#platform/config.ts'
+import { connectionTo, createDockerClient } from '#sandbox/docker/docker-client.ts'
+import { createDockerd } from '#sandbox/docker/proxy/dockerd.ts'
+
+const run = promisify(execFile)
+const within = () => AbortSignal.timeout(10_000)
+
+describe('S23: DOCKER_HOST', () => {
+  test.each(['tcp://10.0.0.7:2375', 'tcp://docker.internal:2376', 'tcp://128.0.0.1:2375'])(
+    '%s without TLS is refused, with the settings that help',
+    (host) => {
+      const make = () => connectionTo({ host, tls: null })
+      expect(make).toThrow(/--tlsverify.*DOCKER_CERT_PATH/)
+      expect(() => createDockerd({ host, tls: null })).toThrow('without TLS')
+    },
+  )
+
+  test.each(['tcp://127.0.0.1:2375', 'tcp://localhost:2375', 'unix:///run/docker.sock'])('%s needs no TLS', (host) => {
+    expect(connectionTo({ host, tls: null })).toMatchObject({ protocol: 'http' })
+  })
+})
+
+describe('a dockerd that listens with --tlsverify', () => {
+  let folder: string
+  let host: string
+  /** Stands for dockerd: it takes only clients with a certificate of its authority, and echoes streams. */
+  let server: ReturnType<typeof createServer>
+  const sockets = new Set<Duplex>()
+
+  const openssl = (...args: string[]) => run('openssl', args, { cwd: folder })
+
+  /** A certificate of the authority in `ca.pem`, as `openssl` makes them. */
+  async function sign(name: string, extension: string): Promise<void> {
+    await writeFile(join(folder, `${name}.ext`), extension)
+    const request = ['-newkey', 'rsa:2048', '-nodes', '-keyout', `${name}-key.pem`, '-out', `${name}.csr`]
+    await openssl('req', ...request, '-subj', `/CN=${name}`)
+    const by = ['-CA', 'ca.pem', '-CAkey', 'ca-key.pem', '-CAcreateserial', '-days', '2', '-extfile', `${name}.ext`]
+    await openssl('x509', '-req', '-in', `${name}.csr`, '-out', `${name}.pem`, ...by)
+  }
+
+  const authority = (name: string) =>
+    openssl(
+      ...['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=test'],
+      ...['-keyout', `${name}-key.pem`, '-out', `${name}.pem`],
+    )
+
+  const settings = (env: NodeJS.ProcessEnv = {}) =>
+    dockerSettings(loadConfig({ DOCKER_HOST: host, DOCKER_CERT_PATH: folder, ...env }))
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chowder-docker-tls-'))
+    await Promise.all([authority('ca'), authority('other')])
+    await sign('server', 'subjectAltName=IP:127.0.0.1')
+    await sign('client', 'extendedKeyUsage=clientAuth')
+    const read = (name: string) => run('cat', [name], { cwd: folder }).then(({ stdout }) => stdout)
+    await writeFile(join(folder, 'cert.pem'), await read('client.pem'))
+    await writeFile(join(folder, 'key.pem'), await read('client-key.pem'))
+    const tls = { ca: await read('ca.pem'), cert: await read('server.pem'), key: await read('server-key.pem') }
+    server = createServer({ ...tls, requestCert: true, rejectUnauthorized: true }, (_, answer) => answer.end('OK'))
+    server.on('connection', (socket) => sockets.add(socket.on('error', () => {})))
+    server.on('upgrade', (_, socket) => {
+      socket.write('HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n')
+      socket.pipe(socket)
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    host = `tcp://127.0.0.1:${(server.address() as AddressInfo).port}`
+  }, 60_000)
+  afterAll(async () => {
+    for (const socket of sockets) socket.destroy()
+    server?.close()
+    await rm(folder, { recursive: true, force: true })
+  })
+
+  test('is reached with the files in DOCKER_CERT_PATH, also through the Docker proxy', async () => {
+    const { dockerd } = await settings()
+    expect(await createDockerClient(dockerd).outage(within())).toBeNull()
+    const call = { method: 'POST', path: '/exec/x/start', body: {}, upgrade: true }
+    const { stream } = await createDockerd(dockerd).send(call, within())
+    stream?.end('there and back')
+    expect(await text(stream as Socket)).toBe('there and back')
+  })
+
+  test('is not reached when another authority has signed its certificate', async () => {
+    const { dockerd } = await settings()
+    const ca = await run('cat', ['other.pem'], { cwd: folder })
+    const other = { host, tls: dockerd.tls && { ...dockerd.tls, ca: Buffer.from(ca.stdout) } }
+    expect(await createDockerClient(other).outage(within())).toContain('cannot be reached')
+  })
+
+  test('is not reached without a certificate', async () => {
+    expect(await createDockerClient({ host, tls: null }).outage(within())).toContain('cannot be reached')
+  })
+
+  test('a folder without the files stops the start with a sentence that names the missing one', async () => {
+    await expect(settings({ DOCKER_CERT_PATH: tmpdir() })).rejects.toThrow(/DOCKER_CERT_PATH must be.* cannot be read/)
+  })
+})
