@@ -1,11 +1,12 @@
 # The control plane: one image, whose command is the role: api, worker or migrate.
-FROM node:24-slim AS dependencies
+ARG NODE_IMAGE=node:24-slim
+FROM $NODE_IMAGE AS dependencies
 WORKDIR /chowder
 COPY package.json package-lock.json ./
 # Without what only a laptop needs: an embedded PostgreSQL, and a Node.js of its own.
 RUN npm ci --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund
 
-FROM node:24-slim
+FROM $NODE_IMAGE
 RUN rm -rf /usr/local/lib/node_modules /usr/local/bin/npm /usr/local/bin/npx /usr/local/bin/corepack /opt/yarn* \
   && useradd --uid 10000 --user-group --home-dir /var/lib/chowder --create-home --shell /usr/sbin/nologin chowder
 WORKDIR /chowder

@@ -51,8 +51,8 @@ async function openDockerd() {
     ...(DOCKER_BUILD_NETWORK && { DOCKER_BUILD_NETWORK }),
     ...(DOCKER_EXTRA_CA_FILE && { DOCKER_EXTRA_CA_FILE }),
   }
-  const { host, buildNetwork, extraCaFile, releaseSource } = await dockerSettings(loadConfig(env))
-  const client = createDockerClient(host)
+  const { dockerd, buildNetwork, extraCaFile, nodeImage, releaseSource } = await dockerSettings(loadConfig(env))
+  const client = createDockerClient(dockerd)
   await client
     .call(AbortSignal.timeout(stopTimeoutMs), (docker) => docker.ping())
     .catch((cause) => {
@@ -63,7 +63,7 @@ async function openDockerd() {
         },
       )
     })
-  return { env, client, images: createImages(client, releaseSource, { network: buildNetwork, extraCaFile }) }
+  return { env, client, images: createImages(client, releaseSource, { network: buildNetwork, extraCaFile, nodeImage }) }
 }
 
 async function deleteAgent(client: DockerClient, tenant: Tenant, id: string): Promise<void> {

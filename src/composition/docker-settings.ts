@@ -26,6 +26,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     network: config.DOCKER_NETWORK,
     buildNetwork: config.DOCKER_BUILD_NETWORK,
     extraCaFile,
+    nodeImage: config.DOCKER_NODE_IMAGE,
     releaseSource: (release) => releaseImage(release, agentUid),
     admission: gatewayAdmission,
   }

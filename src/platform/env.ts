@@ -107,6 +107,14 @@ export const Env = Type.Object({
     minLength: 1,
     description: 'network for the build of agents’ images, as of `docker build --network`',
   }),
+  DOCKER_NODE_IMAGE: Type.String({
+    default: 'node:24-slim',
+    pattern: '^[a-z0-9][A-Za-z0-9._/:@-]*$',
+    rule: 'must be the name of an image, such as node:24-slim@sha256:…',
+    description:
+      'image of Node.js 24 on Debian that images are built on; with a digest the same one every time: ' +
+      'see [pinned images](docker.md#pinned-images)',
+  }),
   DOCKER_EXTRA_CA_FILE: Type.Optional(
     Type.String({
       minLength: 1,

@@ -15,6 +15,7 @@ import type { Share } from '#sandbox/docker/proxy/call.ts'
 import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import {
+  contractBuild,
   contractCommand,
   contractDriver,
   contractProxy,
@@ -51,7 +52,7 @@ describe('before a dockerd', () => {
       api: contractDriver(hostOf('api'), installation),
       worker: contractDriver(hostOf('worker'), installation),
     }
-    image = (await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })).name
+    image = (await imageBuild('v1', contractRelease, contractBuild)).name
     await drivers.worker.prepare('v1', () => {}, within(5 * minute))
   }, 15 * minute)
   afterAll(async () => {
@@ -104,13 +105,13 @@ describe('before a dockerd', () => {
     }
   })
 
-  describe('through the share of the api', () => {
   test('S22: the worker’s share lets the driver look at the firewall of sandboxes that run', async () => {
     await started()
     expect(await drivers.worker.protect?.(within())).toBe(false)
     await expect(drivers.api.protect?.(within())).rejects.toThrow(SandboxUnavailableError)
   })
 
+  describe('through the share of the api', () => {
     // The calls of dockerd are those of the worker's share, and so is all that checks them but the list of calls.
     describe('files', { tags: ['long'] }, () =>
       describeFiles({
@@ -181,7 +182,7 @@ describe('before a dockerd', () => {
     test('are built from the proxy’s own files, with any context that the worker sends', {
       timeout: 5 * minute,
     }, async () => {
-      const { options } = await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })
+      const { options } = await imageBuild('v1', contractRelease, contractBuild)
       const query = new URLSearchParams({
         ...options,
         buildargs: JSON.stringify(options.buildargs),

@@ -11,7 +11,7 @@ import { imageBuild } from '#sandbox/docker/image.ts'
 import { filesContainer, roleLabels } from '#sandbox/docker/profile.ts'
 import type { Share } from '#sandbox/docker/proxy/call.ts'
 import { proxySocket } from '#sandbox/docker/proxy/proxy.ts'
-import { contractProxy, contractRelease } from '../support/docker-host.ts'
+import { contractBuild, contractProxy, contractRelease } from '../support/docker-host.ts'
 import { openStubDockerd, type StubDockerd } from '../support/stub-dockerd.ts'
 import { until } from '../support/until.ts'
 
@@ -506,7 +506,7 @@ test('images are built one after another, for any number of workers', async () =
   const builder = await openStubDockerd(join(inUse, 'real.sock'), { containers, held: '/build' })
   const guarded = await contractProxy(builder.host, inUse)
   try {
-    const { name: t, options } = await imageBuild('v1', contractRelease, { network: 'host', extraCaFile: null })
+    const { name: t, options } = await imageBuild('v1', contractRelease, contractBuild)
     const { buildargs, networkmode } = options
     const query = new URLSearchParams({ t, networkmode, buildargs: JSON.stringify(buildargs), rm: 'true', forcerm: 'true' }) // biome-ignore format: short
     const begun: ClientRequest[] = []

@@ -226,8 +226,8 @@ describe('what is away at the start', () => {
   test('dockerd is told in one line, and its return in another', async () => {
     const path = join(folder, 'docker.sock')
     const docker = await createDocker({
-      ...{ installation: 'i', host: `unix://${path}`, reach: 'published', network: 'n', buildNetwork: 'default' },
-      ...{ extraCaFile: null, log },
+      ...{ installation: 'i', dockerd: { host: `unix://${path}`, tls: null }, reach: 'published', network: 'n' },
+      ...{ buildNetwork: 'default', extraCaFile: null, nodeImage: 'node', log },
       releaseSource: () => ({ root, files: [], install: '', folder: (base) => base }),
       admission: { tokenFile: '', tokenKeys: [], openPaths: [] },
     })

@@ -13,6 +13,8 @@ export const contractRelease: ReleaseSource = {
   folder: (base) => `${base}/support`,
 }
 
+export const contractBuild = { network: 'host', extraCaFile: null, nodeImage: 'node:24-slim' }
+
 /** The driver of an installation on a dockerd, with sandboxes whose gateway is a small program. */
 export const contractDriver = (host: string, installation: string, overrides = {}): SandboxDriver =>
   createDockerDriver({
@@ -20,8 +22,9 @@ export const contractDriver = (host: string, installation: string, overrides = {
     dockerd: { host, tls: null },
     reach: 'published',
     network: 'chowder-test',
-    buildNetwork: 'host',
-    extraCaFile: null,
+    buildNetwork: contractBuild.network,
+    extraCaFile: contractBuild.extraCaFile,
+    nodeImage: contractBuild.nodeImage,
     releaseSource: () => contractRelease,
     admission: { tokenFile: 'token.json', tokenKeys: ['token'], openPaths: ['/healthz'] },
     ...overrides,
@@ -34,7 +37,7 @@ export const contractProxy = (host: string, folder: string) =>
       dockerd: { host, tls: null },
       folder,
       network: 'chowder-test',
-      build: { network: 'host', extraCaFile: null },
+      build: contractBuild,
       releases: ['v1'],
       releaseSource: () => contractRelease,
     },

@@ -161,7 +161,7 @@ async function buildInPlaceOfOpenClaw(dockerHost: string, extraCaFile: string): 
   const options = { ...(await containerOptions(dockerHost)), extraCaFile, releaseSource: () => source }
   await createDockerDriver(options).prepare(defaultRelease, () => {}, AbortSignal.timeout(buildMs))
   const nameOf = async (from: ReleaseSource) =>
-    (await imageBuild(defaultRelease, from, { network: options.buildNetwork, extraCaFile })).name
+    (await imageBuild(defaultRelease, from, { ...options, network: options.buildNetwork })).name
   const names = [await nameOf(source), await nameOf(releaseImage(defaultRelease, agentUid))]
   await run('docker', ['--host', dockerHost, 'tag', ...names])
 }

@@ -5,8 +5,9 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { releaseImage } from '#openclaw/release-image.ts'
+import { loadConfig } from '#platform/config.ts'
 import { createDockerClient } from '#sandbox/docker/docker-client.ts'
-import { createImages, programFiles } from '#sandbox/docker/image.ts'
+import { createImages, imageBuild, programFiles } from '#sandbox/docker/image.ts'
 
 const root = join(import.meta.dirname, '../..')
 const statement = /^(?:import|export) (?!type )[^']*'(?:#([^']+)|(\.[^']+))'$/gm
@@ -51,10 +52,14 @@ test.each([
   })
   dockerd.listen(0, '127.0.0.1')
   await once(dockerd, 'listening')
-  const client = createDockerClient(`tcp://127.0.0.1:${(dockerd.address() as AddressInfo).port}`)
+  const client = createDockerClient({
+    host: `tcp://127.0.0.1:${(dockerd.address() as AddressInfo).port}`,
+    tls: null,
+  })
   const images = createImages(client, (release) => releaseImage(release, 10_001), {
     network: 'default',
     extraCaFile: null,
+    nodeImage: 'node:24-slim',
   })
   const lines: string[] = []
   try {
@@ -68,5 +73,20 @@ test.each([
   } finally {
     dockerd.closeAllConnections()
     dockerd.close()
+  }
+})
+
+test('S29: images are built on the image of Node.js that the setting names, which may have a digest', async () => {
+  const digest = `node:24-slim@sha256:${'a'.repeat(64)}`
+  const build = (nodeImage: string) =>
+    imageBuild('v1', releaseImage('v1', 10_001), { network: 'default', extraCaFile: null, nodeImage })
+  const [usual, pinned] = [await build('node:24-slim'), await build(digest)]
+  expect(pinned.options.buildargs.NODE_IMAGE).toBe(digest)
+  expect(pinned.name).not.toBe(usual.name)
+  for (const file of ['Dockerfile', 'src/sandbox/docker/image/Dockerfile']) {
+    const text = await readFile(join(root, file), 'utf8')
+    expect(text).toContain(`ARG NODE_IMAGE=${loadConfig({}).DOCKER_NODE_IMAGE}\nFROM $NODE_IMAGE`)
+    const bases = [...text.matchAll(/^FROM (\S+)/gm)].map(([, base]) => base)
+    expect(new Set(bases)).toEqual(new Set(['$NODE_IMAGE']))
   }
 })

@@ -41,6 +41,7 @@ export interface DockerDriverOptions {
   network: string
   buildNetwork: string
   extraCaFile: string | null
+  nodeImage: string
   releaseSource(release: string): ReleaseSource
   /** The requests that the forwarder lets through to a gateway. */
   admission: Admission
@@ -73,6 +74,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   const images = createImages(client, options.releaseSource, {
     network: options.buildNetwork,
     extraCaFile: options.extraCaFile,
+    nodeImage: options.nodeImage,
   })
   const network = agentsNetwork(client, options.network, { reachable: reach === 'network' })
   const filesOptions = { client, images, installation, inspect: existing }
@@ -232,12 +234,12 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     destroy,
     observe,
     list,
-    prepare: (release, progress, signal) => images.make(release, progress, signal),
     async protect(signal) {
       const sandboxes = await containersOf([`${labels.role}=sandbox`], signal)
       const running = sandboxes.find(({ State }) => State === 'running')
       return running ? network.protect(running.ImageID, signal) : false
     },
+    prepare: (release, progress, signal) => images.make(release, progress, signal),
     // The image has every plugin of its release.
     prepareChannel: (release, _channel, progress, signal) => images.make(release, progress, signal),
     async exec(id, argv, execOptions, signal) {

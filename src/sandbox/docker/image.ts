@@ -25,6 +25,8 @@ export interface BuildOptions {
   network: string
   /** A file of certificates that the build and the agents trust besides the usual ones, or null. */
   extraCaFile: string | null
+  /** The image of Node.js to build on. */
+  nodeImage: string
 }
 
 /** The request that makes dockerd build the image of a release. */
@@ -111,13 +113,17 @@ function tarOf(context: readonly Entry[]): Readable {
 export async function imageBuild(
   release: string,
   source: ReleaseSource,
-  { network, extraCaFile }: BuildOptions,
+  { network, extraCaFile, nodeImage }: BuildOptions,
 ): Promise<ImageBuild> {
   const context = await contextOf(source, extraCaFile)
-  const hash = createHash('sha256').update(source.install)
+  const hash = createHash('sha256').update(`${nodeImage}\0${source.install}`)
   for (const { name, content } of context) hash.update(`\0${name}\0${content.length}\0`).update(content)
   const name = `chowder-openclaw:${release}-${hash.digest('hex').slice(0, 12)}`
-  const buildargs = { INSTALL: source.install, EXTRA_CA_FILE: extraCaFile ? extraCaPath : '' }
+  const buildargs = {
+    NODE_IMAGE: nodeImage,
+    INSTALL: source.install,
+    EXTRA_CA_FILE: extraCaFile ? extraCaPath : '',
+  }
   return {
     name,
     options: { t: name, networkmode: network, buildargs, rm: true, forcerm: true },
