@@ -40,6 +40,7 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
       log,
       publicUrl: () => '',
       areWorkersMissing: () => false,
+      isDraining: () => false,
     },
     apiSettings(loadConfig(noLimits)),
   )

@@ -24,6 +24,7 @@ export async function createRoutes(): Promise<FastifyInstance> {
     billing: null,
     publicUrl: fail,
     areWorkersMissing: fail,
+    isDraining: fail,
   }
   const { app } = await createApi({ ...parts, log: pino({ level: 'silent' }) }, apiSettings(loadConfig({})))
   await app.ready()

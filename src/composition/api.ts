@@ -25,7 +25,7 @@ const readinessLastsMs = 500
 /** How long requests that are no turns may take to end before their connections are closed, once no turn runs. */
 const openRequestsMs = 5000
 
-export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | 'log' | 'billing'> {
+export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | 'log' | 'billing' | 'isDraining'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
   sandboxes: SandboxDriver
   /** Whether no worker has been seen lately. */
@@ -98,20 +98,14 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     forgetGateway: gateways.forget,
     declareModel: createDeclareModel({ ...parts, ...settings }, gateways.forget),
     readiness: () => answers.forceFetch('readiness'),
-    isDraining: () => isDraining,
     closing: { turnsMs: () => turnsMs, onTurnsEnded: () => turnsEnded.resolve() },
   }
-  let isDraining = false
   let turnsMs = 0
   const turnsEnded = Promise.withResolvers<void>()
   const app = await buildApp(deps)
   return {
     app,
     deps,
-    /** Has `/readyz` tell balancers that the server is about to stop. */
-    announceClose(): void {
-      isDraining = true
-    },
     /**
      * Stops listening, gives turns that run so many ms to end by themselves, ends them and other open requests, and
      * stores the last uses of keys.
@@ -129,7 +123,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
 }
 
 /** Opens the API and listens. Returns its public URL. Throws StartupError when it cannot listen there. */
-export async function openApi({ config, drain }: Startup, parts: ApiParts): Promise<string> {
+export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 'isDraining'>): Promise<string> {
   const redis = config.REDIS_URL ? connectLimits(config.REDIS_URL) : null
   drain.add('api', () => redis?.disconnect())
   const settings = apiSettings(config, redis)
@@ -137,9 +131,10 @@ export async function openApi({ config, drain }: Startup, parts: ApiParts): Prom
     await findSignupToken(parts.db, parts.vault)
     parts.log.info('sign-up takes the token that `npm run admin -- signup-token` prints')
   }
-  const { app, announceClose, close } = await createApi(parts, settings)
+  // From the signal on, while the worker of this process still drains: a balancer has the longer to see it.
+  const isDraining = () => drain.signal.aborted
+  const { app, close } = await createApi({ ...parts, isDraining }, settings)
   drain.add('api', async ({ interrupted }) => {
-    announceClose()
     if (interrupted) return close()
     await sleep(config.DRAIN_NOTICE_SECONDS * 1000)
     await close(config.DRAIN_SECONDS * 1000)

@@ -108,6 +108,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       processId: newId(),
       publicUrl: () => 'http://chowder.test',
       areWorkersMissing: options.areWorkersMissing ?? (() => false),
+      isDraining: () => false,
     },
     {
       ...shared,
