@@ -3,11 +3,16 @@ import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
 /** Instances of one organization that a worker defers; the sweep finds the ones beyond. */
 const maxDeferred = 64
 
+/** So many organizations have room beside one whose runs all hang, even while theirs hang too. */
+const otherOrganizations = 4
+
 /** Shares a worker's concurrency between organizations. */
 export interface OrganizationConcurrency {
+  /** The greatest number of runs at a time. */
+  readonly total: number
   /**
    * Runs `work` at once when the instance's organization is below its limit. Otherwise `work` does not run: the
-   * instance is deferred, and enqueued again once a run of that organization has ended.
+   * instance is deferred, and enqueued again once there is room for it.
    */
   run(instance: InstanceRef, work: () => Promise<void>): Promise<void>
   /**
@@ -18,8 +23,8 @@ export interface OrganizationConcurrency {
 }
 
 /**
- * Limits each organization to `maxPerOrganization` runs at a time. A worker with a concurrency of one more always has
- * room for another organization, even while every run of one organization hangs.
+ * Limits each organization to `maxPerOrganization` runs at a time, and to a single one while there are as many of all
+ * together. The room beyond is for organizations that have none: those that hang hold one place of it each.
  */
 export function createOrganizationConcurrency(
   maxPerOrganization: number,
@@ -29,7 +34,10 @@ export function createOrganizationConcurrency(
   const running = new Map<string, number>()
   const deferred = new Map<string, Map<string, InstanceRef>>()
 
+  let runs = 0
   const runningOf = (organizationId: string) => running.get(organizationId) ?? 0
+  const freeOf = (organizationId: string) =>
+    Math.max(0, (runs < maxPerOrganization ? maxPerOrganization : 1) - runningOf(organizationId))
 
   function defer(instance: InstanceRef): void {
     const ofOrganization = deferred.get(instance.organizationId) ?? new Map<string, InstanceRef>()
@@ -41,23 +49,30 @@ export function createOrganizationConcurrency(
     const left = runningOf(organizationId) - 1
     if (left > 0) running.set(organizationId, left)
     else running.delete(organizationId)
-    enqueueDeferred(organizationId)
+    runs -= 1
+    enqueueDeferred()
   }
 
-  function enqueueDeferred(organizationId: string): void {
-    const ofOrganization = deferred.get(organizationId)
-    const [next] = ofOrganization?.values() ?? []
-    if (!ofOrganization || !next) return
-    ofOrganization.delete(next.id)
-    if (ofOrganization.size === 0) deferred.delete(organizationId)
-    queue.enqueue(next)
+  /** Of the organization that has waited longest and has room; then its others wait behind those of the rest. */
+  function enqueueDeferred(): void {
+    for (const [organizationId, ofOrganization] of deferred) {
+      const [next] = ofOrganization.values()
+      if (!next || freeOf(organizationId) === 0) continue
+      ofOrganization.delete(next.id)
+      deferred.delete(organizationId)
+      if (ofOrganization.size > 0) deferred.set(organizationId, ofOrganization)
+      queue.enqueue(next)
+      return
+    }
   }
 
   return {
+    total: maxPerOrganization + otherOrganizations,
     async run(instance, work) {
       const { organizationId } = instance
-      if (runningOf(organizationId) >= maxPerOrganization) return defer(instance)
+      if (freeOf(organizationId) === 0) return defer(instance)
       running.set(organizationId, runningOf(organizationId) + 1)
+      runs += 1
       await work().finally(() => release(organizationId))
     },
     sweepQueue() {
@@ -65,9 +80,9 @@ export function createOrganizationConcurrency(
       return {
         enqueue(instance) {
           const { organizationId, id } = instance
-          const free = maxPerOrganization - runningOf(organizationId)
+          const free = freeOf(organizationId)
           const ofOrganization = deferred.get(organizationId)
-          if (free <= 0 && ofOrganization?.has(id)) return // the next release enqueues one of the deferred
+          if (free === 0 && ofOrganization?.has(id)) return // the next release enqueues one of the deferred
           const count = enqueued.get(organizationId) ?? 0
           if (count >= free + maxDeferred - (ofOrganization?.size ?? 0)) return
           enqueued.set(organizationId, count + 1)

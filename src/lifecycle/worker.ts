@@ -82,7 +82,7 @@ export async function startWorker(
   const organizations = createOrganizationConcurrency(concurrency, queue)
   const jobs = queue.work(
     (instance, stop) => organizations.run(instance, () => reconcileInstance(deps, instance.id, stop)),
-    concurrency + 1, // one more, for the other organizations
+    organizations.total,
   )
   const tasks = reconcileTasks(deps, intervals, organizations.sweepQueue, detectDrift)
   const periodic = runPeriodically([...tasks, ...others], stopping.signal, log)

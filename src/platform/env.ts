@@ -197,7 +197,7 @@ export const Env = Type.Object({
     minimum: 1,
     maximum: 256,
     description:
-      'concurrent reconciles of one organization in one worker, which reserves one more for other organizations',
+      'concurrent reconciles of one organization in one worker, which has room for four more, each of another one',
   }),
   TURNS_PER_ORGANIZATION: limit(1000, 'turns of one organization at the same time in one API'),
   SOCKETS_PER_ORGANIZATION: limit(1000, 'open WebSockets of one organization in one API'),

@@ -470,20 +470,20 @@ describe.concurrent('a worker with a poison instance', () => {
     },
   )
 
-  test('F28: leaves concurrency to other organizations when all starts of one organization hang', inTurn, async () => {
-    const { key } = await fixture.chowder.signUp()
-    const another = async (): Promise<string> =>
-      (await fixture.chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-    const runs = (id: string) =>
+  test('F28: leaves concurrency to other organizations when all starts of two organizations hang', inTurn, async () => {
+    const [{ key }, second] = [await fixture.chowder.signUp(), await fixture.chowder.signUp()]
+    const another = async (by = key): Promise<string> =>
+      (await fixture.chowder.call('POST', '/v1/instances', { key: by, body: { name: 'x' } })).body.id
+    const runs = (id: string, by = key) =>
       until(
         `${id} to run`,
-        async () => (await fixture.chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running',
+        async () => (await fixture.chowder.call('GET', `/v1/instances/${id}`, { key: by })).body.status === 'running',
         comesTrueWithinMs,
       )
     await runs(await another())
     const { promise: hanging, resolve: goOn } = Promise.withResolvers<void>()
     const hung = new Set<string>()
-    const made = new Set(await Promise.all(Array.from({ length: 3 }, another)))
+    const made = new Set(await Promise.all(Array.from({ length: 3 }, () => another())))
     driver.onCall = (method, id) => {
       if (method !== 'create' || made.has(id)) return undefined
       hung.add(id)
@@ -491,13 +491,16 @@ describe.concurrent('a worker with a poison instance', () => {
     }
     const ids = await Promise.all(Array.from({ length: 5 }, fixture.create))
     await until('as many to hang as may', () => hung.size === concurrency, comesTrueWithinMs)
+    const ofSecond = await Promise.all(Array.from({ length: 5 }, () => another(second.key)))
+    await until('one of the second to hang as well', () => hung.size === concurrency + 1, comesTrueWithinMs)
     const later = await another()
     made.add(later)
     await runs(later)
-    expect(hung.size).toBe(concurrency)
+    expect(hung.size).toBe(concurrency + 1)
     goOn()
     driver.onCall = () => {}
     await fixture.allAre(ids, 'running')
+    for (const id of ofSecond) await runs(id, second.key)
   })
 })
 

@@ -42,6 +42,25 @@ test('a deferred instance is enqueued once, when a run of its organization has e
   expect(enqueued).toEqual(['a2', 'a3'])
 })
 
+test('F28: organizations whose runs all hang hold one place each beside the first, and another still runs', async () => {
+  const { started, workOn, end } = createWork()
+  const enqueued: string[] = []
+  const { run, total } = createOrganizationConcurrency(2, { enqueue: ({ id }) => enqueued.push(id) })
+  const first = ['a1', 'a2', 'a3'].map((id) => run(ref('a', id), workOn(id)))
+  for (const id of ['b1', 'b2', 'c1', 'c2', 'd1']) void run(ref(id[0] ?? '', id), workOn(id))
+  expect(started).toEqual(['a1', 'a2', 'b1', 'c1', 'd1'])
+  expect(started.length).toBeLessThan(total)
+  end('d1')
+  await Promise.resolve()
+  expect(enqueued, 'all that wait have a place').toEqual([])
+  end('a1')
+  await first[0]
+  expect(enqueued, 'there are still as many as one may have').toEqual([])
+  end('a2')
+  await first[1]
+  expect(enqueued).toEqual(['a3'])
+})
+
 test('a run that failed counts as ended', async () => {
   const { run } = createOrganizationConcurrency(1, { enqueue() {} })
   await expect(run(ref('a', 'a1'), () => Promise.reject(new Error('it failed')))).rejects.toThrow('it failed')
