@@ -94,7 +94,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     forgetCaller: callers.forget,
     findSummary,
     findGateway: gateways.find,
-    askGateway: createAskGateway(gateways.find),
+    askGateway: createAskGateway(gateways.find, parts),
     forgetGateway: gateways.forget,
     declareModel: createDeclareModel({ ...parts, ...settings }, gateways.forget),
     readiness: () => answers.forceFetch('readiness'),

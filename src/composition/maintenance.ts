@@ -55,7 +55,7 @@ export function maintenanceTasks(
   }: { db: Db; vault: Vault; queue: InstanceQueue; billing: Billing | null; log: Logger; eventBytes: number },
   { countMs, suspendMs, eraseMs, billingMs, expireMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
-  const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find)
+  const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find, { db, vault })
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
     {

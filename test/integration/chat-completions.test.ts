@@ -66,7 +66,8 @@ const isDue = () => until('the session to be due', async () => (await ephemeralS
 /** The periodic task of a worker. */
 function createCleanup() {
   const { db } = chowder.database
-  const askGateway = createAskGateway(createRunningGateways(db, chowder.vault, createFindSummary(db)).find)
+  const { vault } = chowder
+  const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find, { db, vault })
   return createEphemeralSessionCleanup(db, askGateway, { warn: () => {} })
 }
 const deleteDue = () => createCleanup()()

@@ -1,7 +1,11 @@
+import type { Db } from '#database/client.ts'
 import type { FindGateway } from '#instances/find.ts'
+import { getInstance } from '#instances/row.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { AppError } from '#platform/errors.ts'
+import type { Vault } from '#platform/secrets.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
+import { createInstanceMask } from './secrets.ts'
 
 const connectTimeoutMs = 10_000
 /** For all calls of one request together. */
@@ -10,7 +14,7 @@ const askTimeoutMs = 60_000
 /**
  * Connects a request to a running instance's gateway, runs `ask` and closes the connection. Only for calls that neither
  * configure nor restart the gateway. Throws not_found, conflict when the instance does not run, invalid with the
- * gateway's words when it refuses the request, gateway_unreachable and gateway_timeout.
+ * gateway's words, without secrets, when it refuses the request, gateway_unreachable and gateway_timeout.
  */
 export type AskGateway = <T>(
   organizationId: string,
@@ -19,7 +23,7 @@ export type AskGateway = <T>(
 ) => Promise<T>
 
 export const createAskGateway =
-  (findGateway: FindGateway): AskGateway =>
+  (findGateway: FindGateway, { db, vault }: { db: Db; vault: Vault }): AskGateway =>
   async (organizationId, id, ask) => {
     const { endpoint, token } = await findGateway(organizationId, id)
     const signal = AbortSignal.timeout(askTimeoutMs)
@@ -31,7 +35,10 @@ export const createAskGateway =
         gateway.close()
       }
     } catch (cause) {
-      if (isInvalidRequest(cause)) throw new AppError('openclaw_refused', `OpenClaw: ${cause.message}`, { cause })
+      if (isInvalidRequest(cause)) {
+        const mask = await createInstanceMask(db, vault, await getInstance(db, organizationId, id))
+        throw new AppError('openclaw_refused', `OpenClaw: ${mask(cause.message, true)}`, { cause })
+      }
       throw toCallerError(cause, signal)
     }
   }

@@ -11,6 +11,7 @@ import type { BaseUrls } from '#openclaw/config.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
 import { type GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
+import type { Mask } from '#platform/mask.ts'
 import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
@@ -18,6 +19,7 @@ import { type SandboxAccess, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type UnsealedInstance, unsealInstance } from './configuration.ts'
 import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
+import { createInstanceMask } from './secrets.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
 const changeTimeoutMs = 90_000
@@ -139,7 +141,8 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
   try {
     await configure(deps, lease, change.edit(stored, lease.instance), change.verify)
   } catch (error) {
-    const refusal = refusalOf(error) ?? throwFailure(error)
+    const mask = await createInstanceMask(db, vault, lease.instance)
+    const refusal = refusalOf(error, mask) ?? throwFailure(error)
     // The gateway may have taken the new configuration over, unless that is what it refused.
     if (!isConfigRefusal(error)) await configure(deps, lease, stored).catch(throwFailure)
     await lease.settle(generation, { changedBy: changedBy({ type: 'instance.change_refused' }) })
@@ -175,11 +178,11 @@ const isConfigRefusal = (error: unknown): error is GatewayRefusal =>
   isInvalidRequest(error) && !error.message.includes('persisted')
 
 /** The error for a change that was refused; null when it is unknown which configuration the gateway has. */
-function refusalOf(error: unknown): AppError | null {
+function refusalOf(error: unknown, mask: Mask): AppError | null {
   if (error instanceof SandboxUnavailableError) return null
   if (error instanceof AppError) return error
   if (!isConfigRefusal(error)) return null
-  return new AppError('openclaw_config_refused', `OpenClaw refused the configuration: ${error.message}`, {
+  return new AppError('openclaw_config_refused', `OpenClaw refused the configuration: ${mask(error.message, true)}`, {
     cause: error,
   })
 }
