@@ -18,9 +18,12 @@ const lockTimeoutMs = 3000
 const maxAttempts = 12
 const pauseMs = 2000
 
-const isLockTimeout = (error: unknown): boolean => {
+/** The codes of PostgreSQL for a lock that was not had in time, and for a deadlock that it has ended. */
+const lockFaults = ['55P03', '40P01']
+
+const isLockFault = (error: unknown): boolean => {
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
-  return cause instanceof Error && 'code' in cause && cause.code === '55P03'
+  return cause instanceof Error && 'code' in cause && lockFaults.includes(String(cause.code))
 }
 
 /**
@@ -40,7 +43,7 @@ export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Pr
         await applyMigrations(drizzle(client), { migrationsFolder: fileURLToPath(folder) })
         break
       } catch (error) {
-        if (attempt === maxAttempts || !isLockTimeout(error)) throw error
+        if (attempt === maxAttempts || !isLockFault(error)) throw error
       }
       await sleep(pauseMs)
     }

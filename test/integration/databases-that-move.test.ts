@@ -44,6 +44,23 @@ describe('R4: a connection', () => {
   })
 })
 
+test('R9: a migration that a deadlock has ended tries again', async () => {
+  const { rows } = await pool.query('SELECT max(created_at) AS last FROM drizzle.__drizzle_migrations')
+  await pool.query('ALTER TABLE api_keys DROP COLUMN session_ids, DROP COLUMN session_prefix')
+  await pool.query('DELETE FROM drizzle.__drizzle_migrations WHERE created_at = $1', [rows[0].last])
+  // PostgreSQL ends one of the two transactions, whichever it likes: the first time it is this one.
+  await pool.query(`
+    CREATE SEQUENCE attempts;
+    CREATE FUNCTION end_first() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      IF nextval('attempts') = 1 THEN RAISE 'deadlock detected' USING ERRCODE = '40P01'; END IF;
+      RETURN NEW;
+    END $$;
+    CREATE TRIGGER end_first BEFORE INSERT ON drizzle.__drizzle_migrations FOR EACH ROW EXECUTE FUNCTION end_first()`)
+  await migrate(pool, async () => {})
+  expect(await pendingMigrations(pool)).toBe(0)
+})
+
 test('R9: a migration that waits for a lock lets others go on, and tries again', async () => {
   // As before the last migration, whatever it is: it is applied once more, to a table that somebody reads for long.
   const { rows } = await pool.query('SELECT max(created_at) AS last FROM drizzle.__drizzle_migrations')
