@@ -93,6 +93,17 @@ export interface Usage {
   diskBytes: number | null
 }
 
+/** What a gateway has done so far. The counts only grow. */
+export interface Activity {
+  /**
+   * How often its main thread has waited: its voluntary context switches. An event loop that turns waits many times a
+   * second, also at rest. A main thread that computes, is blocked or is stopped never does.
+   */
+  switches: number
+  /** The processor time of the gateway, and of the child that its main thread may be waiting for. */
+  cpuSeconds: number
+}
+
 export interface FileStat {
   name: string
   /** `other` is a device, a pipe or a socket. */
@@ -215,6 +226,8 @@ export interface SandboxDriver {
   stop(id: string, options: { graceMs: number }, signal: AbortSignal): Promise<void>
   destroy(id: string, signal: AbortSignal): Promise<void>
   observe(id: string, signal: AbortSignal): Promise<Observation>
+  /** Tells a gateway that works from one that hangs; null when it does not run, and when it is not known. */
+  activity(id: string, signal: AbortSignal): Promise<Activity | null>
   /** Every sandbox of this installation, also those without a row. */
   list(signal: AbortSignal): AsyncIterable<{ id: string; state: Observation['state'] }>
   /**

@@ -51,6 +51,7 @@ export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Dri
     stop: (id, options, signal) => measured('stop', signal, () => driver.stop(id, options, signal)),
     destroy: (id, signal) => measured('destroy', signal, () => driver.destroy(id, signal)),
     observe: (id, signal) => measured('observe', signal, () => driver.observe(id, signal)),
+    activity: (id, signal) => measured('activity', signal, () => driver.activity(id, signal)),
     exec: (id, argv, options, signal) => measured('exec', signal, () => driver.exec(id, argv, options, signal)),
     readLog: (id, options, signal) => measured('readLog', signal, () => driver.readLog(id, options, signal)),
     measure: (id, signal) => measured('measure', signal, () => driver.measure(id, signal)),

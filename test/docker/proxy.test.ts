@@ -100,6 +100,12 @@ describe('before a dockerd', () => {
         await ask(id, `/exit/${code}`).catch(() => {}) // it ends with its sandbox
       },
       gatewayOf: async (id) => (await ask(id, '/whoami')).stdout,
+      async setLoop(id, seen, loop) {
+        await ask(id, '/whoami')
+        const script = `fetch('http://127.0.0.1:${seen.paths?.port}/${loop}')`
+        const options = { timeoutMs: 1000 }
+        await driver.exec(id, [seen.paths?.node ?? 'node', '-e', script], options, within())
+      },
       runsPrograms: true,
       close: async () => {},
     }

@@ -9,6 +9,7 @@ describeDriver('fake cloud', async () => {
     command: () => ['gateway'],
     endGateway: (id, _seen, code) => cloud.die(id, { code, oom: false }),
     gatewayOf: async (id) => cloud.history.filter((event) => event.id === id && event.what === 'started').length,
+    setLoop: async (id, _seen, loop) => cloud.setLoop(id, loop === 'waits' ? 'computes' : loop),
     runsPrograms: false,
     close: () => cloud.close(),
   }

@@ -10,6 +10,9 @@ describeDriver('fake', async () => {
     command: () => ['gateway'],
     endGateway: async (id, _seen, code) => driver.die(id, code),
     gatewayOf: async (id) => driver.starts.get(id),
+    setLoop: async (_id, _seen, loop) => {
+      driver.loop = loop === 'waits' ? 'computes' : loop
+    },
     runsPrograms: false,
     close: async () => {},
   }

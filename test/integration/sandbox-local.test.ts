@@ -74,6 +74,10 @@ describeDriver('local', async () => {
     command: (paths) => host.command(paths),
     endGateway: (_id, seen, code) => endGateway(seen, code),
     gatewayOf: async (_id, seen) => (await ask(seen, '/whoami')).pid,
+    async setLoop(_id, seen, loop) {
+      await ask(seen, '/whoami')
+      void fetch(`http://127.0.0.1:${portOf(seen)}/${loop}`).catch(() => {}) // it is ended meanwhile
+    },
     runsPrograms: true,
     close: () => host.remove(),
   }

@@ -1,5 +1,6 @@
 import { addAbortSignal, Readable } from 'node:stream'
 import {
+  type Activity,
   type FileStat,
   type Observation,
   type PathFault,
@@ -76,6 +77,14 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
       } catch (error) {
         unlessAbsent(error)
         return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
+      }
+    },
+    activity: async (id, signal) => {
+      try {
+        return ((await call(`/${id}/activity`, {}, signal)) as { activity: Activity | null }).activity
+      } catch (error) {
+        unlessAbsent(error)
+        return null
       }
     },
     async *list(signal) {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxAbsentError, type SandboxDriver, type SandboxSpec } from '#sandbox/driver.ts'
 import { describeFiles } from './files-contract.ts'
@@ -15,6 +16,8 @@ export interface DriverUnderTest {
   endGateway(id: string, seen: Observation, code: number): Promise<void>
   /** What tells a running gateway from the one that is started in its place. */
   gatewayOf(id: string, seen: Observation): Promise<unknown>
+  /** Has the event loop of a running gateway do this for half a minute, and does not wait for its end. */
+  setLoop(id: string, seen: Observation, loop: 'computes' | 'waits' | 'hangs'): Promise<unknown>
   /** Whether `exec` really runs programs. */
   runsPrograms: boolean
   close(): Promise<void>
@@ -172,8 +175,9 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect((await texts()).slice(-4)).toEqual(['starting', 'ready', 'starting', 'ready'])
     })
 
-    test('nothing is known of the use and the output of a sandbox that does not exist', async () => {
+    test('nothing is known of the activity, the use and the output of a sandbox that does not exist', async () => {
       const id = randomUUID()
+      expect(await driver.activity(id, within())).toBeNull()
       const usage = await driver.measure(id, within())
       expect(new Set(Object.values(usage))).toEqual(new Set([null]))
       if (!subject.runsPrograms) return
@@ -194,6 +198,32 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       await stop(id)
       expect(await driver.measure(id, within())).toMatchObject({ since: null, memoryBytes: null, processes: null })
     })
+
+    test('the activity of a gateway tells whether its event loop turns, computes, waits for a program or hangs', async () => {
+      const leastWork = 0.1
+      const id = await created()
+      expect(await driver.activity(id, within())).toBeNull()
+      await driver.start(id, within())
+      const happensTo = async (shown: (switches: number, cpuSeconds: number) => boolean) => {
+        const before = await driver.activity(id, within())
+        await sleep(1500)
+        const after = await driver.activity(id, within())
+        return before && after && shown(after.switches - before.switches, after.cpuSeconds - before.cpuSeconds)
+      }
+      const works = (switches: number, cpuSeconds: number) => switches === 0 && cpuSeconds >= leastWork
+      await until('it to turn', () => happensTo((switches) => switches >= 10))
+      for (const [loop, shown] of [
+        ['computes', works],
+        ['waits', works],
+        ['hangs', (switches, cpuSeconds) => switches === 0 && cpuSeconds < leastWork],
+      ] as const satisfies [string, Parameters<typeof happensTo>[0]][]) {
+        await subject.setLoop(id, await driver.observe(id, within()), loop)
+        await until(`what it does to be ${loop}`, () => happensTo(shown), 20_000)
+        await driver.stop(id, { graceMs: 0 }, within())
+        expect(await driver.activity(id, within())).toBeNull()
+        await driver.start(id, within())
+      }
+    }, 120_000)
 
     describeFiles({
       runsPrograms: () => subject.runsPrograms,
@@ -221,6 +251,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         driver.observe(id, signal),
         driver.readLog(id, { lines: 1 }, signal),
         driver.measure(id, signal),
+        driver.activity(running, signal),
         driver.exec(running, ['true'], { timeoutMs: 1000 }, signal),
         listing(),
         files.write('x', Buffer.alloc(1), { mode: 0o600 }, signal),

@@ -5,11 +5,22 @@ import { Readable } from 'node:stream'
 import { buffer, json } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isObject } from '#openclaw/json.ts'
-import { SandboxAbsentError, SandboxPathError } from '#sandbox/driver.ts'
+import { type Activity, SandboxAbsentError, SandboxPathError } from '#sandbox/driver.ts'
+import type { Loop } from './fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from './fake-gateway.ts'
 import { type MemoryFolder, memoryFiles } from './memory-files.ts'
 
-export type CloudCall = 'create' | 'start' | 'stop' | 'destroy' | 'observe' | 'list' | 'exec' | 'logs' | 'files'
+export type CloudCall =
+  | 'create'
+  | 'start'
+  | 'stop'
+  | 'destroy'
+  | 'observe'
+  | 'activity'
+  | 'list'
+  | 'exec'
+  | 'logs'
+  | 'files'
 
 /**
  * `lost reply`: done, and the connection is reset. `slow`: done after a while, whether the caller still waits or not.
@@ -47,6 +58,8 @@ interface CloudSandbox {
   sandboxId: string
   labels: Record<string, string>
   gateway: FakeGateway | null
+  loop: Loop
+  activity: Activity
   exit: { code: number | null; oom: boolean } | null
   files: MemoryFolder
 }
@@ -71,6 +84,8 @@ export interface FakeCloud {
   die(id: string, exit?: { code: number | null; oom: boolean }): Promise<void>
   /** The gateway runs on and never answers again, until it is started anew; no-op when it does not run. */
   hang(id: string): void
+  /** What the event loop of a running gateway does from now on, until it is started anew. */
+  setLoop(id: string, loop: Loop): void
   close(): Promise<void>
 }
 
@@ -139,6 +154,7 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
     if (token !== null) cloud.tokens.add(token)
     const gateway = await startFakeGateway({ ...(token !== null && { token }), config: config ?? {} })
     sandbox.gateway = gateway
+    sandbox.loop = 'turns'
     if (bootMs === 0) return
     gateway.behaviour.health = 'starting'
     setTimeout(() => {
@@ -163,16 +179,19 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
   async function act(call: CloudCall, id: string, rest: string, body: Record<string, unknown>): Promise<unknown> {
     if (call === 'list') return [...sandboxes.keys()].map(shown)
     if (call === 'observe') return shown(id)
+    if (call === 'activity') return { activity: activityOf(existing(id)) }
     if (call === 'logs') return { text: existing(id) && 'starting\n' }
-    if (call === 'exec')
-      return { exitCode: existing(id).gateway?.behaviour.health === 'ok' ? 0 : 1, stdout: '', stderr: '' }
+    if (call === 'exec') return { exitCode: existing(id).gateway ? 0 : 1, stdout: '', stderr: '' }
     if (call === 'files') return fileCall(rest, body, () => existing(id).files)
     return inTurn(id, async () => {
       if (call === 'create') {
         if (sandboxes.has(id)) return shown(id)
         record(id, 'created')
         const labels = isObject(body.labels) ? (body.labels as Record<string, string>) : {}
-        sandboxes.set(id, { sandboxId: `cloud-${randomUUID()}`, labels, gateway: null, exit: null, files: new Map() })
+        const activity = { switches: 0, cpuSeconds: 0 }
+        const loop = 'turns'
+        const sandboxId = `cloud-${randomUUID()}`
+        sandboxes.set(id, { sandboxId, labels, gateway: null, loop, activity, exit: null, files: new Map() })
       }
       if (call === 'start') await startGateway(id)
       if (call === 'stop') {
@@ -269,9 +288,13 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
         record(id, 'died')
         await endGateway(sandbox, exit)
       }),
+    setLoop(id, loop) {
+      existing(id).loop = loop
+    },
     hang(id) {
       const behaviour = sandboxes.get(id)?.gateway?.behaviour
       if (!behaviour) return
+      cloud.setLoop(id, 'hangs')
       behaviour.health = 'hung'
       behaviour.turns = 'hung'
       behaviour.onCall = () => new Promise(() => {})
@@ -283,6 +306,12 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
     },
   }
   return cloud
+}
+
+function activityOf({ gateway, loop, activity }: CloudSandbox): Activity | null {
+  if (loop === 'turns') activity.switches += 50
+  if (loop === 'computes') activity.cpuSeconds += 1
+  return gateway && activity
 }
 
 const parsed = (content: Buffer | null | undefined): Record<string, unknown> | null => {
@@ -304,7 +333,7 @@ function readCall({ method, url = '/' }: IncomingMessage): { call: CloudCall; id
   const [root, id = '', action = '', rest = ''] = (url.split('?')[0] ?? '').split('/').slice(1)
   if (root !== 'sandboxes') return null
   if (method === 'GET' && id === '') return { call: 'list', id, rest }
-  if (method === 'GET') return { call: action === 'logs' ? 'logs' : 'observe', id, rest }
+  if (method === 'GET') return { call: action === 'logs' || action === 'activity' ? action : 'observe', id, rest }
   if (method === 'PUT') return { call: 'create', id, rest }
   if (method === 'DELETE') return { call: 'destroy', id, rest }
   if (action === 'start' || action === 'stop' || action === 'exec' || action === 'files')

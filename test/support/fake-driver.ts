@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
+  type Activity,
   type Endpoint,
   type ExecResult,
   type LogPage,
@@ -15,7 +16,17 @@ import { type MemoryFolder, memoryFiles } from './memory-files.ts'
 
 /** What may go wrong in a call, and when: before it had its effect, or after (the reply was lost). */
 export interface Fault {
-  method: 'prepare' | 'prepareChannel' | 'create' | 'start' | 'stop' | 'destroy' | 'observe' | 'list' | 'exec'
+  method:
+    | 'prepare'
+    | 'prepareChannel'
+    | 'create'
+    | 'start'
+    | 'stop'
+    | 'destroy'
+    | 'observe'
+    | 'activity'
+    | 'list'
+    | 'exec'
   error?: Error
   when?: 'before' | 'after'
   /** How many calls it strikes; one unless said otherwise. */
@@ -23,6 +34,9 @@ export interface Fault {
   /** Hangs this long first, or until the call is aborted. */
   hangMs?: number
 }
+
+/** `turns`: at rest. `computes`: without a pause. `hangs`: does nothing any more. */
+export type Loop = 'turns' | 'computes' | 'hangs'
 
 interface FakeSandbox {
   spec: SandboxSpec
@@ -48,7 +62,10 @@ export class FakeDriver implements SandboxDriver {
   onCall: (method: Fault['method'], id: string) => void | Promise<void> = () => {}
   /** What a gateway does right after it was started: an exit code ends it. */
   exitAfterStart: ((id: string) => number | null) | null = null
-  /** What `exec` answers: the health as seen from inside. */
+  /** What the event loops of gateways do, and have done. */
+  loop: Loop = 'turns'
+  readonly activities: Activity = { switches: 0, cpuSeconds: 0 }
+  /** What `exec` answers. */
   execResult: ExecResult = { exitCode: 0, stdout: '', stderr: '' }
   /** What `exec` answers to a program; without an answer it is `execResult`. */
   onExec: (argv: readonly string[]) => ExecResult | undefined = () => undefined
@@ -141,6 +158,14 @@ export class FakeDriver implements SandboxDriver {
       const seen = { sandboxId: `fake-${id.slice(0, 8)}`, paths }
       if (sandbox.running) return { ...seen, state: 'running', endpoint: this.#endpoint(id) }
       return { ...seen, state: 'stopped', endpoint: null, ...(sandbox.exit && { exit: sandbox.exit }) }
+    })
+  }
+
+  activity(id: string, signal: AbortSignal): Promise<Activity | null> {
+    return this.#call('activity', id, signal, () => {
+      if (this.loop === 'turns') this.activities.switches += 50
+      if (this.loop === 'computes') this.activities.cpuSeconds += 1
+      return this.sandboxes.get(id)?.running ? { ...this.activities } : null
     })
   }
 

@@ -9,6 +9,7 @@ import {
   type SandboxSpec,
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
+import { activityIn, lookAtProcesses } from './activity.ts'
 import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
 import { execBeside } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
@@ -55,6 +56,7 @@ const removalTimeoutMs = 10_000
 const retryMs = 200
 const killedCode = 137
 const duTimeoutMs = 5000
+const lookTimeoutMs = 10_000
 
 const isolation = {
   published:
@@ -233,6 +235,13 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     stop,
     destroy,
     observe,
+    async activity(id, signal) {
+      const container = await inspect(id, signal)
+      if (!container?.State.Running) return null
+      const options = { timeoutMs: lookTimeoutMs }
+      const looked = await execBeside(client, container.Id, pathsOf(container), lookAtProcesses, options, signal)
+      return looked && activityIn(looked.stdout)
+    },
     list,
     async protect(signal) {
       const sandboxes = await containersOf([`${labels.role}=sandbox`], signal)

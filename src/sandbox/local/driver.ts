@@ -14,6 +14,7 @@ import {
 } from '#sandbox/driver.ts'
 import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
+import { readActivity } from './activity.ts'
 import { execBeside } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
@@ -147,6 +148,12 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     isolation,
     list,
     observe,
+    async activity(id, signal) {
+      signal.throwIfAborted()
+      const folder = folderOf(id)
+      const gateway = await liveGateway(folder, await records.uidOf(folder))
+      return gateway && readActivity(gateway)
+    },
     stop,
     async prepare(release, progress, signal) {
       await installRelease(release, progress, signal)

@@ -2,12 +2,11 @@ import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import type { Usage } from '#sandbox/driver.ts'
+import { ticksPerSecond } from '#sandbox/process-stat.ts'
 import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
-import { processesOf } from './processes.ts'
+import { processesOf, readStat } from './processes.ts'
 
-/** The kernel's unit of process times, on every architecture that Node.js has. */
-const ticksPerSecond = 100
 const kibibyte = 1024
 /** Measuring a folder reads all of its directories. */
 const diskCachedMs = 60_000
@@ -15,14 +14,7 @@ const diskTimeoutMs = 10_000
 const maxFolders = 1000
 
 /** The processor time of a process and of its children that have ended, in ticks; 0 when it has ended itself. */
-async function cpuTicksOf(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
-  const times = stat
-    .slice(stat.lastIndexOf(')') + 2)
-    .split(' ')
-    .slice(11, 15)
-  return times.reduce((sum, ticks) => sum + Number(ticks), 0)
-}
+const cpuTicksOf = async (pid: number): Promise<number> => (await readStat(pid))?.ticks ?? 0
 
 /** The memory of a process, with its share of what it has in common with others. */
 async function memoryOf(pid: number): Promise<number> {

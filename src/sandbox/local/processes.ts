@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { readdir, readFile, readlink } from 'node:fs/promises'
 import { poll } from '#platform/poll.ts'
 import { commandAsUser } from '#sandbox/command-as-user.ts'
+import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
 
 /** Identifies a process for ever: a later process may have its pid, but then with another start time. */
 export interface ProcessId {
@@ -20,11 +21,6 @@ export interface Owner {
   gateway: ProcessId | null
 }
 
-interface ProcessStat extends ProcessId {
-  session: number
-  terminal: string
-}
-
 const pollMs = 50
 const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
@@ -33,13 +29,9 @@ const signalTimeoutMs = 1000
 const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
 
 /** null for a process that has ended, is a zombie, or is hidden from this user. */
-async function readStat(pid: number): Promise<ProcessStat | null> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
-  // The program's name, in parentheses, may hold anything, parentheses too.
-  const [state, , , session, terminal, ...rest] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  const startTime = rest[14]
-  if (!startTime || !state || isZombie(state, Number(rest[12]))) return null
-  return { pid, startTime, session: Number(session), terminal: terminal ?? '0' }
+export async function readStat(pid: number): Promise<ProcessStat | null> {
+  const stat = parseStat(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => ''))
+  return stat && !isZombie(stat.state, stat.threads) ? stat : null
 }
 
 /** The real user of a living process. The owner of its folder in /proc would be root for one that hides its memory. */
@@ -57,7 +49,7 @@ export async function isAlive({ pid, startTime }: ProcessId, uid: number | null)
   return uid === null || (await readUid(pid)) === uid
 }
 
-const allPids = async () => (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+export const allPids = async () => (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
 
 /** The users that have a living process. */
 export async function usersWithProcesses(): Promise<Set<number>> {
