@@ -41,7 +41,7 @@ import { cloneDatabase } from '../support/test-database.ts'
 
 const token = 'gateway-token-0123456789'
 // The timeout of a health check is the time to the next one, so that may not be too short.
-const quick = { silenceMs: 60, probeEveryMs: 1_000, limitMs: 20_000, graceMs: 200 }
+const quick = { silenceMs: 60, probeEveryMs: 1_000, hungMs: 2_500, limitMs: 20_000, graceMs: 200 }
 const until = <T>(check: () => T | Promise<T>, timeout = 15_000) => vi.waitFor(check, { timeout, interval: 10 })
 
 const database = await cloneDatabase()
@@ -287,7 +287,7 @@ describe('a message', () => {
     expect(response.statusCode).toBe(200)
     const { host, ...headers } = lastReceived().headers
     expect(headers).toEqual({
-      connection: 'keep-alive',
+      connection: 'close',
       authorization: `Bearer ${token}`,
       accept: 'application/json',
       'content-type': 'application/json',
@@ -738,7 +738,7 @@ describe('a streamed message', () => {
     expect(await readText()).toContain('event: response.completed')
   })
 
-  test('leaves its connection for the next one when only [DONE] is missing', async () => {
+  test('is taken to its end when only [DONE] is missing, on a connection of its own', async () => {
     const other = await startApi(async () => running)
     onTestFinished(() => other.app.close())
     const done = 'data: [DONE]\n\n'
@@ -753,7 +753,7 @@ describe('a streamed message', () => {
       await until(() => expect(lastReceived().response.closed).toBe(true))
       expect(gateway.received.filter(({ abortedAt }) => abortedAt === undefined)).toHaveLength(count)
     }
-    expect(ports[1]).toBe(ports[0])
+    expect(ports[1]).not.toBe(ports[0])
   })
 
   test.each(['ends', 'resets'])(
@@ -1007,7 +1007,7 @@ describe('a silent gateway', () => {
   })
 
   test.each(['failing', 'hung'] as const)('with the health %s is a 504 that must not be retried', async (health) => {
-    const url = await open({ probeEveryMs: 3_000 })
+    const url = await open()
     gateway.answer = () => {}
     gateway.health = health
     expect(await failure(await post(hello, { url }))).toMatchObject({
@@ -1016,7 +1016,7 @@ describe('a silent gateway', () => {
       error: { type: 'server_error' },
       shouldRetry: 'false',
     })
-    await until(() => expect(gateway.healthProbes).toBe(3))
+    await until(() => expect(gateway.healthProbes).toBeGreaterThanOrEqual(3))
     await until(() => expect(lastReceived().abortedAt).toBeDefined())
   })
 

@@ -120,8 +120,9 @@ export const turnCodes = {
   }),
   ...codesOf('gateway_timeout', {
     gateway_hung: {
-      meaning: 'The gateway of the instance stopped answering during the turn.',
-      remedy: 'Chowder restarts it if it stays so. Read the session to see how far the agent came.',
+      meaning:
+        'The gateway of the instance hung during the turn and was restarted, or it has answered nothing for 10 minutes.',
+      remedy: 'Wait until the instance is `running`. Read the session to see how far the agent came.',
       repeat: 'Only if the agent has not done what you asked for.',
     },
     turn_too_long: {

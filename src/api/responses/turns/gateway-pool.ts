@@ -52,10 +52,14 @@ interface GatewayPool {
   close(): Promise<void>
 }
 
-/** Opens connections to gateways, and keeps them for later turns. */
+/**
+ * Opens connections to gateways, one for each turn. A gateway that has been busy for seconds closes the connections that
+ * it took for idle, before it reads what has been sent on them.
+ */
 export function createGatewayPool(): GatewayPool {
   const agent = new Agent({
     factory: createPool,
+    pipelining: 0,
     bodyTimeout: 0,
     headersTimeout: 0,
     connect: { timeout: 5_000 },

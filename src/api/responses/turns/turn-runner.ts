@@ -20,7 +20,7 @@ import { hasBegun } from './run-begun.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
-/** Bytes after the end of a stream that are read, and for how long, so that the connection can be used again. */
+/** Bytes after the end of a stream that are read, and for how long, so that the gateway sees all of it taken. */
 const maxRestBytes = 64 * 1024
 const restTimeoutMs = 1000
 
@@ -49,7 +49,7 @@ export interface TurnRunner {
   /** Begins a turn, which ends when the server closes. Call `finish` when nobody waits for it any more. */
   begin(): Turn
   finish(turn: Turn): void
-  /** Ends a turn that waits to be asked when the gateway does not respond any more, or at the limit of turns. */
+  /** Ends a turn that waits to be asked when the gateway has answered nothing for long, or at the limit of turns. */
   watch(turn: Turn, request: AgentRequest): void
   /**
    * Sends the request, and resolves once the gateway begins to answer. Sends it once more when OpenClaw fails before it
@@ -95,6 +95,7 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
   /** The error for a failed request to the gateway: the reason of the turn if that was ended. */
   const explain = (turn: Turn, cause: unknown): Error => {
     if (turn.signal.aborted) return turn.signal.reason
+    if (turn.isUnanswered) return turn.hung() // a worker has ended the gateway
     return cause instanceof AppError ? cause : unreachable(cause)
   }
 
@@ -149,8 +150,19 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
     return { events: oneBatch(await readAnswer(bytes)), askedAt, answeredAt }
   }
 
-  const watch = (turn: Turn, { gateway }: AgentRequest) =>
-    turn.watch((options) => probeHealth(gateway.endpoint, '/healthz', options))
+  const probeOf =
+    ({ gateway }: AgentRequest) =>
+    (options: { timeoutMs: number; signal: AbortSignal }) =>
+      probeHealth(gateway.endpoint, '/healthz', options)
+
+  const watch = (turn: Turn, request: AgentRequest) => turn.watch(probeOf(request))
+
+  /** Ends a turn that has waited in vain: the gateway that kept the turn before it waiting has been ended. */
+  async function requireAnswer(turn: Turn, request: AgentRequest): Promise<void> {
+    const { signal } = turn
+    if (!turn.isUnanswered || (await probeOf(request)({ timeoutMs: timeouts.probeEveryMs, signal }))) return
+    throw turn.hung()
+  }
 
   return {
     begin() {
@@ -168,6 +180,7 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
     async ask(turn, request) {
       await declareModel(request.gateway, request.instanceId, request.model)
       turn.signal.throwIfAborted()
+      await requireAnswer(turn, request)
       turn.ask()
       watch(turn, request)
       try {
@@ -211,7 +224,7 @@ const failedResponse = (error: unknown) => ({ object: 'response', error })
 /**
  * Reads the events of a stream. A failure without a reason is `unexplained`: when it is the whole stream, another answer
  * may take its place, else it gets OpenClaw's note. After the agent's end it discards the few bytes that follow in the
- * background, so that the connection can be used again. It destroys the body when the reader leaves earlier.
+ * background, so that the gateway sees its answer taken. It destroys the body when the reader leaves earlier.
  */
 async function* streamedEvents(
   turn: Turn,

@@ -7,6 +7,8 @@ export interface TurnTimeouts {
   silenceMs: number
   /** Time between two health checks, and the timeout of each. */
   probeEveryMs: number
+  /** Time without a byte and without a successful health check after which the turn ends. */
+  hungMs: number
   /** The longest that a turn may take. */
   limitMs: number
   /** Time that a client has to read the rest of an answer after its turn or connection was ended. */
@@ -16,11 +18,10 @@ export interface TurnTimeouts {
 export const defaultTurnTimeouts: TurnTimeouts = {
   silenceMs: 15_000,
   probeEveryMs: 5_000,
+  hungMs: 10 * 60_000,
   limitMs: 15 * 60_000,
   graceMs: 5_000,
 }
-
-const maxFailedProbes = 3
 
 /**
  * The reason of a turn that ends because its client left. Shared by all turns: a stack trace for each would be slow.
@@ -34,9 +35,10 @@ type Probe = (options: { timeoutMs: number; signal: AbortSignal }) => Promise<bo
 
 /**
  * One turn of an agent, from the request to the last byte of its answer. `signal` fires when the turn must end, with
- * `turnAbandoned`, `turnCancelled`, or an AppError that says why. An agent may think for minutes without a byte. A
- * silent gateway hangs only when it fails its health checks too. A turn holds a timer until `end` or `finish`. The time
- * that it waits for the earlier turns of its session counts.
+ * `turnAbandoned`, `turnCancelled`, or an AppError that says why. An agent may think for minutes without a byte, and
+ * its gateway may work for minutes without answering a health check: a worker tells whether it hangs, and restarts it,
+ * which breaks the turn off. A turn holds a timer until `end` or `finish`. The time that it waits for the earlier turns
+ * of its session counts.
  */
 export class Turn {
   readonly #timeouts: TurnTimeouts
@@ -46,7 +48,9 @@ export class Turn {
   #isAsked = false
   #isStopped = false
   #lastByteAt: number
-  #failedProbes = 0
+  /** The latest byte, or the latest successful health check. */
+  #lastAnswerAt: number
+  #isUnanswered = false
 
   /** Called by `finish`. */
   onFinish: () => void = () => {}
@@ -54,11 +58,17 @@ export class Turn {
   constructor(timeouts: TurnTimeouts) {
     this.#timeouts = timeouts
     this.#lastByteAt = performance.now()
+    this.#lastAnswerAt = this.#lastByteAt
     this.#endsAt = this.#lastByteAt + timeouts.limitMs
   }
 
   get signal(): AbortSignal {
     return this.#ended.signal
+  }
+
+  /** Whether the gateway is silent and did not answer its latest health check. */
+  get isUnanswered(): boolean {
+    return this.#isUnanswered
   }
 
   /** Notes that the agent is asked. Before, a turn that is ended may be repeated. */
@@ -67,8 +77,8 @@ export class Turn {
   }
 
   /**
-   * Starts to check the gateway's health with `probe` while it is silent, unless it does so already. Three failures in a
-   * row end the turn.
+   * Starts to check the gateway's health with `probe` while it is silent, unless it does so already. Ends the turn once
+   * the gateway has answered nothing for `hungMs`.
    */
   watch(probe: Probe): void {
     if (this.#check) return
@@ -79,6 +89,8 @@ export class Turn {
   /** Notes that the gateway sent bytes. */
   received(): void {
     this.#lastByteAt = performance.now()
+    this.#lastAnswerAt = this.#lastByteAt
+    this.#isUnanswered = false
   }
 
   /** Notes that the gateway's answer is complete: only the limit of the whole turn can end it from now on. */
@@ -98,6 +110,11 @@ export class Turn {
     this.#ended.abort(reason)
   }
 
+  /** The error for a turn whose gateway hangs. */
+  hung(): AppError {
+    return new AppError('gateway_hung', errorTexts.hung, { doNotRetry: this.#isAsked })
+  }
+
   #stop(): void {
     this.#isStopped = true
     clearTimeout(this.#check)
@@ -110,7 +127,7 @@ export class Turn {
   }
 
   async #checkNow(probe: Probe): Promise<void> {
-    const { silenceMs, probeEveryMs, limitMs } = this.#timeouts
+    const { silenceMs, probeEveryMs, hungMs, limitMs } = this.#timeouts
     const checkedAt = performance.now()
     if (checkedAt >= this.#endsAt) {
       const minutes = limitMs / 60_000
@@ -121,16 +138,15 @@ export class Turn {
       )
     }
     const silentForMs = checkedAt - this.#lastByteAt
-    if (silentForMs < silenceMs) {
-      this.#failedProbes = 0
-      return this.#checkIn(silenceMs - silentForMs, probe)
-    }
+    if (silentForMs < silenceMs) return this.#checkIn(silenceMs - silentForMs, probe)
     const isHealthy = await probe({ timeoutMs: probeEveryMs, signal: this.signal }).catch(() => false)
     if (this.#isStopped) return
-    this.#failedProbes = isHealthy || this.#lastByteAt > checkedAt ? 0 : this.#failedProbes + 1
-    if (this.#failedProbes === maxFailedProbes) {
-      return this.end(new AppError('gateway_hung', errorTexts.hung, { doNotRetry: this.#isAsked }))
-    }
-    this.#checkIn(Math.max(0, probeEveryMs - (performance.now() - checkedAt)), probe)
+    const now = performance.now()
+    if (isHealthy) this.#lastAnswerAt = now
+    this.#isUnanswered = this.#lastAnswerAt < checkedAt
+    const unansweredMs = now - this.#lastAnswerAt
+    if (unansweredMs >= hungMs) return this.end(this.hung())
+    const pauseMs = Math.max(0, probeEveryMs - (now - checkedAt))
+    this.#checkIn(Math.min(pauseMs, hungMs - unansweredMs), probe)
   }
 }
