@@ -45,6 +45,14 @@ export interface ChangedBy {
   silent?: boolean
 }
 
+/** A gateway that works and does not answer. */
+interface Busy {
+  /** Since when its main thread has made no context switch, as far as it was looked at: ISO 8601. */
+  since: string
+  /** How many it had made. */
+  switches: number
+}
+
 /** Values of this installation by name, such as its id. */
 export const installation = pgTable('installation', {
   name: text().primaryKey(),
@@ -215,6 +223,8 @@ export const instances = pgTable(
     sealedToken: text().notNull(),
     /** When the gateway last became healthy; null while it is not known to run. */
     readyAt: instant(),
+    /** While a gateway that was ready works and does not answer: see `checkHealth`. */
+    busy: jsonb().$type<Busy>(),
     errorMessage: text(),
 
     createdAt: instant().notNull().defaultNow(),

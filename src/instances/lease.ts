@@ -32,6 +32,7 @@ export class IntentChanged extends Error {
 type ObservedColumns = Partial<
   Pick<
     Instance,
+    | 'busy'
     | 'changedBy'
     | 'endpoint'
     | 'errorMessage'

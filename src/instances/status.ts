@@ -19,6 +19,10 @@ export function publicStatus(row: StatusColumns): InstanceStatus {
   return isSettled(row) ? 'error' : 'provisioning'
 }
 
+/** The step that people see. A gateway is busy also while no worker looks at it. */
+export const shownStep = (row: StatusColumns & Pick<Instance, 'busy' | 'step'>): string | null =>
+  row.busy !== null && publicStatus(row) === 'running' && !isSettled(row) ? 'busy' : row.step
+
 /** Throws conflict, with the status and what to do, unless the instance runs. */
 export function requireRunning(row: StatusColumns): void {
   const status = publicStatus(row)

@@ -13,8 +13,8 @@ import type { LifecycleDeps } from './reconcile.ts'
 /** Sandboxes that are checked at the same time. */
 const concurrency = 16
 const probeTimeoutMs = 3000
-/** Failed probes of a gateway in a row until a worker diagnoses it. */
-const maxFailedProbes = 3
+/** Failed probes of a gateway in a row until a worker diagnoses it, which takes half a minute for one that hangs. */
+const maxFailedProbes = 2
 /** How long a gateway must have been healthy until its attempts are reset. */
 const healthyMinutes = 10
 const batch = 1000

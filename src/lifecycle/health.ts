@@ -89,36 +89,3 @@ export async function readLastOutput(context: OutputContext): Promise<string> {
   const mask = await createInstanceMask(db, vault, lease.instance)
   return forOwner(mask((await outputOf(context, lastLines)).trim(), false)).slice(-lastCharacters)
 }
-
-const insideTimeoutMs = 5000
-const diagnosisPauseMs = 1000
-
-/**
- * Asks a gateway that does not answer again, from here and from inside its sandbox, until one of both gets an answer.
- * `hung` when neither does in time, or the gateway ends; `unreachable` when it answers only inside.
- */
-export async function diagnose(context: StepContext): Promise<'answering' | 'unreachable' | 'hung'> {
-  const { lease, sandboxes, timeouts, signal } = context
-  const { id } = lease.instance
-  const diagnosis = await poll(
-    async () => {
-      const seen = await sandboxes.observe(id, signal)
-      if (seen.state === 'stopped') return 'hung'
-      if (await isAnswering(context, seen)) return 'answering'
-      const { node, port } = seen.paths ?? { node: 'node', port: 0 }
-      const { exitCode } = await sandboxes.exec(id, probeInside(node, port), { timeoutMs: 2 * insideTimeoutMs }, signal)
-      if (exitCode !== 0) return null
-      // A slow gateway gets the same time from here as it had inside.
-      const options = { timeoutMs: insideTimeoutMs, signal }
-      const isSlow = seen.endpoint && (await probeHealth(seen.endpoint, '/healthz', options))
-      return isSlow ? 'answering' : 'unreachable'
-    },
-    { pauseMs: diagnosisPauseMs, timeoutMs: timeouts.hungMs, signal },
-  )
-  return diagnosis ?? 'hung'
-}
-
-function probeInside(node: string, port: number): readonly string[] {
-  const request = `fetch('http://127.0.0.1:${port}/healthz',{signal:AbortSignal.timeout(${insideTimeoutMs})})`
-  return [node, '-e', `${request}.then((answer)=>process.exit(answer.ok?0:1),()=>process.exit(1))`]
-}

@@ -1,8 +1,8 @@
 import type { Instance } from '#database/schema.ts'
 import { connectChannels } from './channels.ts'
+import { checkHealth } from './check-health.ts'
 import type { PlannedStep } from './run-step.ts'
 import {
-  checkHealth,
   createSandbox,
   destroySandbox,
   patchConfig,

@@ -11,8 +11,10 @@ export interface Timeouts {
   startWithoutProgressMs: number
   /** A gateway that starts is stopped after this, whatever output it writes. */
   startMs: number
-  /** A gateway that was ready and does not answer is asked from inside its sandbox for this long, then restarted. */
+  /** A gateway that does not answer, and has done nothing for this long, is restarted. */
   hungMs: number
+  /** A gateway that does not answer, and has computed for this long without a pause, is restarted. */
+  busyMs: number
   /** How long a gateway may take to end its turns before it is killed. */
   graceMs: number
 }
@@ -21,6 +23,7 @@ export const defaultTimeouts: Timeouts = {
   startWithoutProgressMs: 120_000,
   startMs: 300_000,
   hungMs: 30_000,
+  busyMs: 10 * 60_000,
   graceMs: 10_000,
 }
 

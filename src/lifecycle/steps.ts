@@ -10,16 +10,18 @@ import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config.ts'
 import { endRuns } from '#openclaw/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
+import { GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
 import { configBackupPath, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
+import { busyAgain, diagnose } from './diagnose.ts'
 import { backoffSeconds } from './failures.ts'
-import { describeExit, diagnose, isAnswering, waitUntilReady } from './health.ts'
+import { describeExit, waitUntilReady } from './health.ts'
 import { findKeyProblem, noKey } from './provider-key.ts'
-import { again, done, failed, gatewayStarted, type Step, type StepContext, type StepOutcome } from './step.ts'
+import { again, done, failed, gatewayStarted, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
 /** For what a gateway can do without. */
@@ -145,40 +147,15 @@ export const startGateway: Step = async ({ sandboxes, lease, signal }) => {
   return gatewayStarted
 }
 
-async function forgetReadiness(lease: Lease, reason: 'ended' | 'oom' | 'hung', errorMessage: string): Promise<void> {
+/** Notes that the gateway does not run any more. */
+export async function forgetReadiness(
+  lease: Lease,
+  reason: 'ended' | 'oom' | 'hung',
+  errorMessage: string,
+): Promise<void> {
   if (lease.instance.readyAt === null) return
-  await lease.write({ readyAt: null, errorMessage, updatedAt: sql`now()` })
+  await lease.write({ readyAt: null, busy: null, errorMessage, updatedAt: sql`now()` })
   sandboxRestarts.inc({ reason })
-}
-
-/** Between attempts to reach an agent that answers only inside its sandbox: short, so that it is soon used again. */
-const unreachablePauseSeconds = 10
-
-/**
- * Waits until the gateway is ready. A gateway that was ready and does not answer is restarted only when it does not
- * answer inside its sandbox either: a broken network between Chowder and an agent is no reason to end the agent.
- */
-export const checkHealth: Step = async (context) => {
-  const { lease, sandboxes, signal } = context
-  if (lease.instance.readyAt === null) return waitUntilReady(context)
-  if (await isAnswering(context, await sandboxes.observe(lease.instance.id, signal))) return done
-  const diagnosis = await diagnose(context)
-  if (diagnosis === 'answering') return done
-  if (diagnosis === 'hung') return restartHungGateway(context)
-  return again(unreachablePauseSeconds, 'The gateway runs, but Chowder cannot reach it.')
-}
-
-async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
-  const { lease, log, sandboxes, timeouts, signal } = context
-  log.warn('the gateway does not answer and is restarted')
-  await sandboxes.stop(lease.instance.id, { graceMs: timeouts.graceMs }, signal)
-  await forgetReadiness(lease, 'hung', 'The gateway did not answer any more and was stopped.')
-  const written = await writeConfig(context)
-  if (written.kind !== 'done') return written
-  const started = await startGateway(context)
-  if (started.kind !== 'done') return started
-  const ready = await waitUntilReady(context)
-  return ready.kind === 'done' ? started : ready
 }
 
 /**
@@ -211,8 +188,13 @@ export const patchConfig: Step = async (context) => {
   }
   const sandbox = { sandboxes, instance, endpoint, port: paths.port }
   const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
-  const { restarts } = await configureGateway(sandbox, unsealed, options)
-  return restarts ? waitUntilReady(context) : done
+  const configured = await configureGateway(sandbox, unsealed, options).catch(async (error: unknown) => {
+    // A gateway that answered a moment ago, and works again, is not at fault.
+    if (error instanceof GatewayUnreachable && typeof (await diagnose(context)) === 'object') return null
+    throw error
+  })
+  if (!configured) return busyAgain
+  return configured.restarts ? waitUntilReady(context) : done
 }
 
 /** Whether an agent may remember a refusal of a key that was replaced while it did not run. */

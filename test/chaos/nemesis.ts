@@ -98,7 +98,17 @@ type FaultKind = keyof typeof weights
 const aloneShare = 1 / 3
 const recoversWithinMs = 120_000
 
-const cloudCalls: readonly CloudCall[] = ['create', 'start', 'stop', 'destroy', 'observe', 'list', 'files', 'exec']
+const cloudCalls: readonly CloudCall[] = [
+  'create',
+  'start',
+  'stop',
+  'destroy',
+  'observe',
+  'activity',
+  'list',
+  'files',
+  'exec',
+]
 
 /** Everything that a run stands on. */
 interface Run {

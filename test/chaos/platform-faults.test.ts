@@ -361,14 +361,14 @@ describe.concurrent('a platform that does not answer', () => {
   )
 
   test(
-    'F9: a look from inside that fails, however it does, is no look: a hung gateway is restarted once',
+    'F9: a look at a gateway that fails, however it does, is no look: a hung one is restarted once',
     inTurn,
     async () => {
       const { cloud, happened } = fixture
       const kinds = [...answered, 'hang'] as const
       const ids = await Promise.all(kinds.map(fixture.create))
       await fixture.allAre(ids, 'running')
-      for (const kind of kinds) cloud.fail({ kind, calls: ['exec'] })
+      for (const kind of kinds) cloud.fail({ kind, calls: ['activity'] })
       const before = kinds.map((kind) => cloud.struck.get(kind) ?? 0)
       for (const id of ids) cloud.hang(id)
       const areBack = async () => {

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
@@ -14,6 +15,20 @@ import {
 } from '../support/chowder-process.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
+
+const inspector = '127.0.0.1:9229'
+
+/** Has a process of Node.js run a script, and does not wait for its end. */
+async function evaluateIn(pid: number, expression: string): Promise<void> {
+  process.kill(pid, 'SIGUSR1')
+  const list = () => fetch(`http://${inspector}/json`).then((answer) => answer.json(), () => null) // biome-ignore format: short
+  const [{ webSocketDebuggerUrl }] = (await until('the inspector', list)) as [{ webSocketDebuggerUrl: string }]
+  const socket = new WebSocket(webSocketDebuggerUrl)
+  await new Promise((resolve) => socket.addEventListener('open', resolve, { once: true }))
+  socket.send(JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } }))
+  await sleep(500) // closed earlier, the script would not begin
+  socket.close()
+}
 
 describe('an agent and the end of its control plane', () => {
   let provider: FakeModelProvider
@@ -109,6 +124,23 @@ describe('an agent and the end of its control plane', () => {
   })
 
   const isInContainer = inject('agentDockerHost') !== null
+
+  // The chaos suite has gateways that work for longer.
+  it.skipIf(isInContainer)(
+    'a minute in which its event loop is taken: the agent is busy, and answers then',
+    { tags: ['long'] },
+    async () => {
+      const end = Date.now() + 60_000
+      await evaluateIn(gateway.pid, `while (Date.now() < ${end});`)
+      const statusOf = async () => (await client.get(`/v1/instances/${id}/status`)).body
+      await until('it to be shown', async () => (await statusOf()).step === 'busy', 50_000)
+      expect(await statusOf()).toMatchObject({ status: 'running' })
+      await expectMemory()
+      expect(Date.now()).toBeGreaterThan(end - 1000)
+      await expectAlive()
+      await until('it to be settled', async () => (await statusOf()).step === null, 30_000)
+    },
+  )
 
   it.skipIf(isInContainer)('SIGINT ends the agent too, and the next start brings it back with its memory', async () => {
     expect(await chowder.kill('SIGINT')).toBe(0)

@@ -2,8 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { createDriftDetector } from '#lifecycle/drift.ts'
-import { FakeDriver } from '../support/fake-driver.ts'
-import { startFakeGateway } from '../support/fake-gateway.ts'
+import { maxAttempts } from '#lifecycle/failures.ts'
+import { FakeDriver, type Loop } from '../support/fake-driver.ts'
+import { Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -430,23 +431,23 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(1)
     })
 
-    test('whose gateway hangs is restarted only when it does not answer inside its sandbox either', {
+    test('whose gateway does not answer is restarted only when it does nothing any more', {
       ...repeated,
       timeout: 70_000,
     }, async () => {
       const id = await create()
       await isIn(id, 'running')
       gateway.behaviour.health = 'failing'
-      driver.execResult = { exitCode: 0, stdout: '', stderr: '' }
       await until(
-        'a probe inside the sandbox',
-        () => driver.calls.some((made) => made.method === 'exec' && made.id === id),
+        'a look at what it does',
+        () => driver.calls.some((made) => made.method === 'activity' && made.id === id),
         25_000,
       )
       expect(driver.starts.get(id)).toBe(1)
       expect((await call('GET', `/${id}`)).body.status).toBe('running')
-      driver.execResult = { exitCode: 1, stdout: '', stderr: '' }
+      driver.loop = 'hangs'
       await until('a restart', () => driver.starts.get(id) === 2, 30_000)
+      driver.loop = 'turns'
       gateway.behaviour.health = 'ok'
       await isIn(id, 'running')
     })
@@ -456,7 +457,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
 describe('an agent that is slow at times', () => {
   test('is looked at, and its history has no event of that', async () => {
     const driver = new FakeDriver(() => gateway.endpoint)
-    driver.execResult = { exitCode: 1, stdout: '', stderr: '' }
+    driver.loop = 'hangs'
     const chowder = await openTestChowder({ sandboxes: driver, timeouts: { hungMs: 4000 } })
     await chowder.startWorker()
     const { key } = await chowder.signUp()
@@ -480,6 +481,119 @@ describe('an agent that is slow at times', () => {
     expect((await typesOf()).slice(0, 2)).toEqual(['instance.running', 'instance.gateway_ended'])
     await chowder.close()
   })
+})
+
+describe('an agent that works and does not answer', () => {
+  const busyMs = 5000
+  let driver: FakeDriver
+  let chowder: Awaited<ReturnType<typeof openTestChowder>>
+  let key: string
+
+  beforeAll(async () => {
+    driver = new FakeDriver(() => gateway.endpoint)
+    chowder = await openTestChowder({ sandboxes: driver, timeouts: { busyMs } })
+    await chowder.startWorker()
+    key = (await chowder.signUp()).key
+  })
+  afterAll(async () => {
+    gateway.behaviour.health = 'ok'
+    await chowder?.close()
+  })
+
+  afterEach(async () => {
+    gateway.behaviour.health = 'ok'
+    gateway.behaviour.onCall = () => {}
+    driver.loop = 'turns'
+    const { body } = await chowder.call('GET', path, { key })
+    for (const { id } of body) await chowder.call('DELETE', `${path}/${id}`, { key })
+  })
+
+  const path = '/v1/instances'
+  const shown = async (id: string) => (await chowder.call('GET', `${path}/${id}`, { key })).body
+  const statusOf = async (id: string) => (await chowder.call('GET', `${path}/${id}/status`, { key })).body
+  const busyIn = async (id: string) =>
+    (await chowder.database.pool.query('SELECT busy FROM instances WHERE id = $1', [id])).rows[0].busy
+  const isFree = async (id: string): Promise<boolean> =>
+    (await chowder.database.pool.query('SELECT FROM instances WHERE id = $1 AND lease_until < now()', [id])).rows
+      .length > 0
+  const reasonsOf = async (id: string): Promise<string[]> =>
+    (await chowder.call('GET', `${path}/${id}/events`, { key })).body.map(({ reason }: { reason: string }) => reason)
+  /** As if the pause before the next look had passed. */
+  const look = () => chowder.database.pool.query('UPDATE instances SET next_attempt_at = now()')
+  const looks = (id: string) => driver.calls.filter((made) => made.method === 'activity' && made.id === id).length
+  const isSettled = async (id: string) => (await look()) && (await shown(id)).step === null
+  async function begin(loop: Loop): Promise<string> {
+    gateway.behaviour.health = 'ok'
+    const { id } = (await chowder.call('POST', path, { key, body: { name: 'x' } })).body
+    await until('it to run', async () => (await shown(id)).status === 'running' && (await isSettled(id)))
+    driver.loop = loop
+    gateway.behaviour.health = 'failing'
+    return id
+  }
+
+  test('is shown as busy between all looks, and is not restarted, however long its loop turns', async () => {
+    const id = await begin('computes')
+    await until('a busy agent', async () => (await shown(id)).step === 'busy')
+    const seen: { status: string; step: string | null }[] = []
+    for (const before = looks(id), end = performance.now() + busyMs + 1000; performance.now() < end; ) {
+      await look()
+      driver.activities.switches += 1
+      seen.push(await shown(id), await statusOf(id))
+      if (looks(id) > before + 100) break
+      await sleep(100)
+    }
+    expect(new Set(seen.map(({ status, step }) => `${status} ${step}`))).toEqual(new Set(['running busy']))
+    expect(driver.starts.get(id)).toBe(1)
+    expect(await reasonsOf(id)).toContainEqual(expect.stringContaining('busy'))
+    gateway.behaviour.health = 'ok'
+    await until('it to be settled', () => isSettled(id))
+    expect(await busyIn(id)).toBeNull()
+    expect(await shown(id)).toMatchObject({ status: 'running', error_message: null })
+    expect(driver.calls.filter((made) => made.id === id && made.method === 'stop')).toEqual([])
+  }, 60_000)
+
+  test('hangs after all when its loop has not turned for the longest time, over all looks', async () => {
+    const id = await begin('computes')
+    await until('a busy agent', async () => (await shown(id)).step === 'busy')
+    const since = performance.now()
+    await until('a restart', async () => (await look()) && driver.starts.get(id) === 2, 30_000)
+    expect(performance.now() - since).toBeGreaterThan(busyMs - 2000)
+    gateway.behaviour.health = 'ok'
+    driver.loop = 'turns'
+    await until('it to run', () => isSettled(id))
+    expect(await reasonsOf(id)).toContainEqual(expect.stringContaining('did not answer any more'))
+  }, 60_000)
+
+  test('has all its attempts left, though its configuration cannot be looked at', async () => {
+    const id = await begin('computes')
+    await until('a busy agent', async () => (await shown(id)).step === 'busy')
+    let failures = 0
+    gateway.behaviour.onCall = (method) => {
+      if (method !== 'connect') return
+      failures += 1
+      gateway.behaviour.health = 'failing'
+      throw new Refusal({ code: 'UNAVAILABLE', message: 'busy' })
+    }
+    for (; failures <= maxAttempts; await sleep(100)) {
+      gateway.behaviour.health = 'ok'
+      await look()
+      await until('a look at it', () => gateway.behaviour.health === 'failing')
+      driver.activities.switches += 1
+      await until('its end', async () => isFree(id))
+      expect((await shown(id)).status).toBe('running')
+    }
+    gateway.behaviour.onCall = () => {}
+    gateway.behaviour.health = 'ok'
+    await until('it to be settled', () => isSettled(id))
+    expect([driver.starts.get(id), (await shown(id)).status]).toEqual([1, 'running'])
+  }, 60_000)
+
+  test('is stopped by its owner at once', async () => {
+    const id = await begin('computes')
+    await until('a busy agent', async () => (await shown(id)).step === 'busy')
+    const { body } = await chowder.call('POST', `${path}/${id}/stop`, { key })
+    expect(body).toMatchObject({ status: 'stopped', step: null })
+  }, 60_000)
 })
 
 describe('an instance of another sandbox driver', () => {

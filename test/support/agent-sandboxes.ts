@@ -37,7 +37,7 @@ export async function prepareImage(dockerHost: string): Promise<void> {
 
 /** Returns the URL by which agents reach a test's server that listens on the loopback of this host. */
 export async function forAgents(url: string): Promise<string> {
-  if (inject('agentDockerHost') === null) return url
+  if ((inject('agentDockerHost') ?? null) === null) return url
   const { port } = new URL(url)
   return url.replace(/127\.0\.0\.1|localhost/, await serveOutside(Number(port)))
 }

@@ -151,7 +151,7 @@ export interface StubSandboxes {
 
 /** Real sandboxes wherever these tests have their agents, in which OpenClaw is the stub. */
 export function openStubSandboxes(): Promise<StubSandboxes> {
-  const dockerHost = inject('agentDockerHost')
+  const dockerHost = inject('agentDockerHost') ?? null
   return dockerHost === null ? openOnThisHost() : openInContainers(dockerHost)
 }
 

@@ -1,8 +1,11 @@
 // A fake of OpenClaw's gateway for real sandboxes: health, and turns that are answered with "Hello". How it behaves it asks
 // its model provider when it starts: `readyAfterMs`, `progressEveryMs` (it says something while it starts), `exitAfterMs`
 // after it became ready, and `exitCode`. It has a connection of its own to that provider, which is never opened a second time.
+// A turn that asks to `compute for 3 s` or to `run for 3 s` (a program that computes) takes its event loop for that time.
+import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createServer, request } from 'node:http'
+import { text } from 'node:stream/consumers'
 
 const port = Number(process.argv[process.argv.indexOf('--port') + 1])
 const { gateway, models } = JSON.parse(readFileSync(process.env.OPENCLAW_CONFIG_PATH, 'utf8'))
@@ -22,9 +25,19 @@ let isReady = false
 
 const statusOf = (url) => (url === '/startupz' && !isReady ? 503 : 200)
 
-createServer((request, response) => {
+// The program computes for a part of the time: a test machine has more to do.
+const program = 'setInterval(() => { for (const end = Date.now() + 20; Date.now() < end; ); }, 100); setTimeout(process.exit, process.argv[1])' // biome-ignore format: short
+function work(body) {
+  const [, verb, seconds] = /(compute|run) for (\d+) s/.exec(body) ?? []
+  if (verb === 'compute') for (const end = Date.now() + seconds * 1000; Date.now() < end; );
+  if (verb === 'run') spawnSync(process.execPath, ['-e', program, String(seconds * 1000)])
+}
+
+createServer(async (request, response) => {
+  const isTurn = request.url === '/v1/responses'
+  if (isTurn) work(await text(request))
   response.writeHead(statusOf(request.url), { 'content-type': 'application/json' })
-  response.end(JSON.stringify(request.url === '/v1/responses' ? turn : {}))
+  response.end(JSON.stringify(isTurn ? turn : {}))
 }).listen(port, '127.0.0.1')
 
 let progress = 0

@@ -47,7 +47,13 @@ export interface TestChowderOptions {
   areWorkersMissing?: () => boolean
 }
 
-const quickTimeouts: Timeouts = { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, graceMs: 200 }
+const quickTimeouts: Timeouts = {
+  startWithoutProgressMs: 5000,
+  startMs: 10_000,
+  hungMs: 500,
+  busyMs: 60_000,
+  graceMs: 200,
+}
 const quickIntervals: Intervals = { sweepEveryMs: 200, driftEveryMs: 200 }
 const quickMaintenance: MaintenanceIntervals = {
   countMs: 200,

@@ -20,6 +20,7 @@ const keptColumns = [
   'leaseToken',
   'leaseUntil',
   'readyAt',
+  'busy',
   'errorMessage',
   'endpoint',
   'sandboxDriver',

@@ -4,7 +4,7 @@ import { DateTime, Nullable, OneOf, Uri, Uuid } from '#http/validation.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
 import { shownMessage } from '#instances/failure-message.ts'
 import type { InstanceSummary } from '#instances/find.ts'
-import { instanceStatuses, isSettled, publicStatus } from '#instances/status.ts'
+import { instanceStatuses, isSettled, publicStatus, shownStep } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
 import { ExternalId, Instructions, Metadata, Model, regionDescription } from './fields.ts'
@@ -22,8 +22,8 @@ const Status = {
 const Step = Nullable(
   Type.String({
     description:
-      'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; null when ' +
-      'there is nothing to do.',
+      'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; `busy` while ' +
+      'the agent runs and works without answering; null when there is nothing to do.',
   }),
 )
 const GatewayUrl = Nullable(
@@ -102,7 +102,7 @@ export const toInstanceStatus = (
 ): Static<typeof InstanceStatus> => ({
   id: row.id,
   status: publicStatus(row),
-  step: areWorkersMissing && !isSettled(row) ? waitingForWorker : row.step,
+  step: areWorkersMissing && !isSettled(row) ? waitingForWorker : shownStep(row),
   gateway_url: gatewayUrl(row, publicUrl),
 })
 

@@ -3,7 +3,14 @@ import { findOrganization } from '#api/organization/operator.ts'
 import type { Db } from '#database/client.ts'
 import { events, type Instance, instances, organizations } from '#database/schema.ts'
 import { shownMessage } from '#instances/failure-message.ts'
-import { hasStatus, type InstanceStatus, instanceStatuses, isNotTerminated, publicStatus } from '#instances/status.ts'
+import {
+  hasStatus,
+  type InstanceStatus,
+  instanceStatuses,
+  isNotTerminated,
+  publicStatus,
+  shownStep,
+} from '#instances/status.ts'
 import { isId } from '#platform/ids.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type Command, shortTime, table } from './command.ts'
@@ -24,7 +31,7 @@ const toData = ({ instance, organization }: Owned) => ({
   organization_id: instance.organizationId,
   organization,
   status: publicStatus(instance),
-  step: instance.step,
+  step: shownStep(instance),
   error_message: shownMessage(instance.errorMessage, true),
   openclaw_version: instance.openclawVersion,
   model_provider: instance.modelProvider,
@@ -41,7 +48,7 @@ const toLine = (row: Owned): string[] => [
   row.instance.name,
   row.organization,
   publicStatus(row.instance),
-  row.instance.step ?? '–',
+  shownStep(row.instance) ?? '–',
   row.instance.sandboxDriver,
   shortTime(row.instance.createdAt),
   firstLine(shownMessage(row.instance.errorMessage, true)),

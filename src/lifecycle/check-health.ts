@@ -1,0 +1,46 @@
+import type { Activity } from '#sandbox/driver.ts'
+import { busyAgain, diagnose, nextLookSeconds } from './diagnose.ts'
+import { isAnswering, waitUntilReady } from './health.ts'
+import { again, done, type Step, type StepContext, type StepOutcome } from './step.ts'
+import { forgetReadiness, startGateway, writeConfig } from './steps.ts'
+
+/**
+ * Waits until the gateway is ready. A gateway that was ready and does not answer is restarted only when it hangs:
+ * OpenClaw answers and works on one event loop, and a broken network between Chowder and an agent is no reason to end
+ * the agent.
+ */
+export const checkHealth: Step = async (context) => {
+  const { lease, sandboxes, signal } = context
+  const { readyAt, busy } = lease.instance
+  if (readyAt === null) return waitUntilReady(context)
+  const isWell = await isAnswering(context, await sandboxes.observe(lease.instance.id, signal))
+  const diagnosis = isWell ? ('answering' as const) : await diagnose(context)
+  if (typeof diagnosis === 'object') return waitWhileBusy(context, diagnosis)
+  if (diagnosis === 'hung') return restartHungGateway(context)
+  if (busy) await lease.write({ busy: null })
+  return diagnosis === 'answering' ? done : again(nextLookSeconds, 'The gateway runs, but Chowder cannot reach it.')
+}
+
+/** A gateway whose event loop never turns again looks busy too: its switches tell, over all looks of all workers. */
+async function waitWhileBusy(context: StepContext, { switches }: Activity): Promise<StepOutcome> {
+  const { lease, timeouts } = context
+  const { busy } = lease.instance
+  const since = busy?.switches === switches ? busy.since : new Date().toISOString()
+  if (Date.now() - Date.parse(since) >= timeouts.busyMs) return restartHungGateway(context)
+  await lease.write({ busy: { since, switches } })
+  return busyAgain
+}
+
+/** It gets no time to end its turns: it does nothing any more. */
+async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
+  const { lease, log, sandboxes, signal } = context
+  log.warn('the gateway hangs and is restarted')
+  await sandboxes.stop(lease.instance.id, { graceMs: 0 }, signal)
+  await forgetReadiness(lease, 'hung', 'The gateway did not answer any more and was stopped.')
+  const written = await writeConfig(context)
+  if (written.kind !== 'done') return written
+  const started = await startGateway(context)
+  if (started.kind !== 'done') return started
+  const ready = await waitUntilReady(context)
+  return ready.kind === 'done' ? started : ready
+}
