@@ -235,6 +235,10 @@ export const instances = pgTable(
   },
   (table) => [
     index('instances_organization').on(table.organizationId, table.createdAt, table.id),
+    // For lists: terminated instances are kept, and may be most of an organization's.
+    index('instances_live')
+      .on(table.organizationId, table.createdAt, table.id)
+      .where(sql`desired_state <> 'terminated'`),
     uniqueIndex('instances_external_id')
       .on(table.organizationId, table.externalId)
       .where(sql`external_id IS NOT NULL AND desired_state <> 'terminated'`),
