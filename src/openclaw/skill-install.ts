@@ -10,6 +10,8 @@ import { type GatewaySkill, skillIn, waitForList } from './skills.ts'
 
 const installTimeoutMs = 60_000
 const shownCharacters = 500
+/** Of a message that are searched for paths: the search takes the square of them. */
+const searchedCharacters = 1000
 const maxOutputCharacters = 4000
 
 /**
@@ -58,7 +60,10 @@ function installError(cause: GatewayRefusal, slug: string): AppError {
       cause,
     })
   }
-  const message = cause.message.replaceAll(/\/\S*\/workspace\//g, '').slice(0, shownCharacters)
+  const message = cause.message
+    .slice(0, searchedCharacters)
+    .replaceAll(/\/\S*\/workspace\//g, '')
+    .slice(0, shownCharacters)
   return new AppError('skill_not_installed', `OpenClaw did not install ${slug}: ${message}`, { cause })
 }
 

@@ -14,6 +14,26 @@ const judge = (status: number | undefined, body: unknown, turnLeft: { hasActed?:
   return { code, kind, message, doNotRetry, retryAfterSeconds, refusedChowder }
 }
 
+describe('A21: a failure of an agent that answers in place of its gateway', () => {
+  test.each([' Run `openclaw ', ' Run `openclaw x`', '; Retry-After: 1', 'sk-', ' [code=a', '429 {'])(
+    'is told within 10 ms when it is %j without an end',
+    (piece) => {
+      const text = piece.repeat((256 * 1024) / piece.length)
+      const times = Array.from({ length: 3 }, () => {
+        const begun = performance.now()
+        for (const code of ['invalid_request_error', 'rate_limit_error', text]) judge(undefined, during(code, text))
+        return performance.now() - begun
+      })
+      expect(Math.min(...times)).toBeLessThan(10)
+    },
+  )
+
+  test('is told when its code and message are no texts', () => {
+    const odd = { toString: 1, valueOf: [] } as unknown as string
+    expect(judge(undefined, during(odd, odd))).toMatchObject({ kind: 'gateway_unreachable' })
+  })
+})
+
 describe('a refusal of a gateway before the turn', () => {
   test.each([
     [400, 'invalid'],

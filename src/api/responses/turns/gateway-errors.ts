@@ -23,6 +23,8 @@ interface Judged {
 }
 
 const maxMessageLength = 1000
+/** The agent may answer in place of its gateway: no more of its texts than this is searched for what OpenClaw says. */
+const maxTextLength = 4000
 
 /** Statuses of the gateway that the caller gets too. */
 const forwardedStatuses: Partial<Record<number, ErrorCode>> = {
@@ -38,12 +40,13 @@ const statusOfCode: Partial<Record<string, number>> = { rate_limit_error: 429, i
 const property = (value: unknown, name: string): unknown =>
   typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : undefined
 
-const textOf = (value: unknown): string | null => (typeof value === 'string' && value !== '' ? value : null)
+const textOf = (value: unknown): string | null =>
+  typeof value === 'string' && value !== '' ? value.slice(0, maxTextLength) : null
 
 const secondsIn = (retryAfter: string | undefined) =>
   retryAfter && /^\d{1,5}$/.test(retryAfter) ? { retryAfterSeconds: Number(retryAfter) } : {}
 
-const codeIn = (body: unknown): string => String(property(property(body, 'error'), 'code') ?? '')
+const codeIn = (body: unknown): string => textOf(property(property(body, 'error'), 'code')) ?? ''
 const messageIn = (body: unknown): string | null => textOf(property(property(body, 'error'), 'message'))
 
 /** OpenClaw's id of a turn that it answers. */
