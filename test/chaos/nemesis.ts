@@ -33,6 +33,7 @@ import {
   type Violation,
 } from './checker.ts'
 import { type Journal, runClient, startOnce } from './client.ts'
+import { leaveEarly, sendLargeBodies, trickleBodies } from './hostile-clients.ts'
 import { type Random, randomFrom } from './random.ts'
 import { openRecovery, type Recovery } from './recovery.ts'
 import { type Crash, type Replica, superviseReplica } from './replicas.ts'
@@ -91,6 +92,11 @@ const weights = {
   'cloud: wrong 404': 3,
   'cloud: out of capacity': 2,
   'cloud: slow': 3,
+  'gateway: floods': 3,
+  'gateway: nonsense': 2,
+  'client: large bodies': 2,
+  'client: trickles': 2,
+  'client: leaves': 2,
 } satisfies Record<string, number>
 type FaultKind = keyof typeof weights
 
@@ -121,6 +127,8 @@ interface Run {
   /** Replicas that are being ended right now. */
   busy: Set<Replica>
   recovery: Recovery
+  /** The key of each organization. */
+  keys: Map<string, string>
   /** Periods in which the outcome of a commit is unknown. */
   disturbances: { from: number; to: number }[]
   background: Set<Promise<unknown>>
@@ -201,7 +209,24 @@ async function inject(run: Run, kind: FaultKind): Promise<boolean> {
     recovery.watchSandbox(kind, id)
     return true
   }
-  if (where === 'cloud') {
+  if (where === 'gateway') {
+    const running = cloud.sandboxes().filter(({ isHealthy }) => isHealthy)
+    const { id } = random.pick(running) ?? {}
+    if (id === undefined) return false
+    const end = cloud.takeOver(id, what === 'floods' ? random.pick(['items', 'events']) : 'nonsense')
+    await sleep(holdMs)
+    end()
+  } else if (where === 'client') {
+    const url = random.pick(replicas.flatMap((replica) => replica.url() ?? []))
+    const { rows } = await options.pool.query<{ id: string; organization_id: string }>(
+      `SELECT id, organization_id FROM instances WHERE desired_state = 'running' AND ready_at IS NOT NULL ORDER BY id`,
+    )
+    const instance = random.pick(rows)
+    const key = run.keys.get(instance?.organization_id ?? '')
+    if (!url || !instance || !key) return false
+    const attack = { 'large bodies': sendLargeBodies, trickles: trickleBodies, leaves: leaveEarly }[what]
+    await present(attack)({ url, key, instanceId: instance.id, ms: holdMs })
+  } else if (where === 'cloud') {
     const fault = present(cloudFaultKinds.find((one) => one === what))
     cloud.fail({
       kind: fault,
@@ -307,6 +332,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     replicas,
     busy: new Set(),
     recovery: together,
+    keys: new Map(),
     disturbances: [],
     background: new Set(),
   }
@@ -431,10 +457,11 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       signUp(present(urls()[0]), pool, providerKey, smallLimit),
       signUp(present(urls()[0]), pool, providerKey, null),
     ])
+    for (const { id, key } of organizations) run.keys.set(id, key)
     log(`${redis ? 'redis' : 'postgres'}: Chowder runs, seed ${seed}`)
     await suffer(organizations)
     violations.push(...(await settle()))
-    violations.push(...(await startGivenUp(new Map(organizations.map(({ id, key }) => [id, key])))))
+    violations.push(...(await startGivenUp(run.keys)))
     violations.push(...(await settle()))
     log('at rest')
 

@@ -82,6 +82,11 @@ export interface FakeCloud {
   heal(): void
   /** The gateway ends by itself; no-op when it does not run. */
   die(id: string, exit?: { code: number | null; oom: boolean }): Promise<void>
+  /**
+   * The agent answers in place of its gateway, its turns like this and its calls alike, until the returned function is
+   * called; no-op when the gateway does not run.
+   */
+  takeOver(id: string, turns: 'items' | 'events' | 'nonsense'): () => void
   /** The gateway runs on and never answers again, until it is started anew; no-op when it does not run. */
   hang(id: string): void
   /** What the event loop of a running gateway does from now on, until it is started anew. */
@@ -290,6 +295,16 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
       }),
     setLoop(id, loop) {
       existing(id).loop = loop
+    },
+    takeOver(id, turns) {
+      const behaviour = sandboxes.get(id)?.gateway?.behaviour
+      if (behaviour?.health !== 'ok') return () => {}
+      behaviour.turns = turns
+      behaviour.calls = turns === 'nonsense' ? turns : 'events'
+      return () => {
+        behaviour.calls = 'ok'
+        if (behaviour.turns === turns) behaviour.turns = 'ok'
+      }
     },
     hang(id) {
       const behaviour = sandboxes.get(id)?.gateway?.behaviour

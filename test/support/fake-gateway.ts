@@ -13,8 +13,13 @@ type Json = Record<string, unknown>
 interface Behaviour {
   /** `failing` answers at once that it is not alive, `hung` never answers. */
   health: 'ok' | 'starting' | 'failing' | 'hung'
-  /** `cut` ends the connection after the first piece of text; `hung` never answers. */
-  turns: 'ok' | 'failed' | 'internal error' | 'cut' | 'hung'
+  /**
+   * `cut` ends the connection after the first piece of text; `hung` never answers. `items` is an answer of a million
+   * items, `events` a stream without an end of events that mean nothing, and `nonsense` no JSON.
+   */
+  turns: 'ok' | 'failed' | 'internal error' | 'cut' | 'hung' | 'items' | 'events' | 'nonsense'
+  /** `events` floods the connection of a call without an answer; `nonsense` answers no JSON. */
+  calls: 'ok' | 'events' | 'nonsense'
   /** What an answer says; the pieces are sent one by one. */
   pieces: string[]
   pauseMs: number
@@ -93,7 +98,7 @@ export async function startFakeGateway(options: {
   const { token, socketPath } = options
   const gateway: FakeGateway = {
     endpoint: { kind: 'unix', path: socketPath ?? '' },
-    behaviour: { health: 'ok', turns: 'ok', pieces: ['Hello', ' there'], pauseMs: 0, onCall: () => {} },
+    behaviour: { health: 'ok', turns: 'ok', calls: 'ok', pieces: ['Hello', ' there'], pauseMs: 0, onCall: () => {} },
     config: options.config ?? {},
     turns: [],
     calls: [],
@@ -158,10 +163,35 @@ async function answer(
   await takeTurn(gateway, request.headers, JSON.parse(Buffer.concat(chunks).toString()) as Json, response)
 }
 
+/** Writes as fast as it is read, while the gateway behaves so. */
+function floodStream({ behaviour }: FakeGateway, response: ServerResponse): void {
+  const piece = 'data: {"type":"x"}\n\n'.repeat(3000)
+  const write = () => {
+    while (behaviour.turns === 'events' && !response.destroyed && response.write(piece));
+    if (behaviour.turns !== 'events') response.destroy()
+  }
+  response.writeHead(200, { 'content-type': 'text/event-stream' }).on('drain', write)
+  write()
+}
+
+/** The same on a WebSocket. */
+function floodSocket({ behaviour }: Pick<FakeGateway, 'behaviour'>, socket: WebSocket): void {
+  if (behaviour.calls !== 'events') socket.terminate()
+  if (socket.readyState !== socket.OPEN) return
+  for (let count = 0; count < 1000; count += 1) socket.send('{"type":"event","event":"x","payload":{}}')
+  setImmediate(floodSocket, { behaviour }, socket)
+}
+
 async function takeTurn(gateway: FakeGateway, headers: IncomingHttpHeaders, body: Json, response: ServerResponse) {
   const { behaviour } = gateway
   gateway.turns.push({ headers, body })
   if (behaviour.turns === 'hung') return
+  if (behaviour.turns === 'items') {
+    response.writeHead(200, { 'content-type': 'application/json' })
+    return response.end(`{"output":[${'{},'.repeat(1_000_000)}{}],"status":"completed"}`)
+  }
+  if (behaviour.turns === 'events') return floodStream(gateway, response)
+  if (behaviour.turns === 'nonsense') return sendText(response, 200, '\u0000<html>')
   if (body.model !== 'openclaw') {
     const message = 'Invalid `model`. Use `openclaw` or `openclaw/<agentId>`.'
     return sendJson(response, 400, { error: { message, type: 'invalid_request_error' } })
@@ -227,6 +257,8 @@ function converse(gateway: FakeGateway, token: string | undefined, socket: WebSo
   socket.on('message', async (data) => {
     const { id, method, params = {} } = JSON.parse(String(data)) as { id: string; method: string; params?: Json }
     try {
+      if (greeted && gateway.behaviour.calls === 'events') return floodSocket(gateway, socket)
+      if (greeted && gateway.behaviour.calls === 'nonsense') return socket.send('\u0000<html>')
       if (!greeted && method !== 'connect') throw invalid('invalid handshake: first request must be connect')
       await gateway.behaviour.onCall(method, params)
       const payload = method === 'connect' ? greet(token, params) : await call(gateway, method, params)
