@@ -6,7 +6,7 @@ import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
-import { badRequests, notTheirs } from '../support/bad-requests.ts'
+import { badRequests, largeRequests, notTheirs } from '../support/bad-requests.ts'
 import { requireErrorBody } from '../support/error-body.ts'
 import { type FakeClawHub, startFakeClawHub } from '../support/fake-clawhub.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -15,6 +15,7 @@ import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-
 import { addSessions } from '../support/fake-sessions.ts'
 import { addFakeSkills } from '../support/fake-skills.ts'
 import { FakeStripe, stripePrices, stripeSecretKey, stripeWebhookSecret } from '../support/fake-stripe.ts'
+import { watchTurns } from '../support/longest-turn.ts'
 import { checkerOf, type DocumentedOperation, operationsOf, readDocument, requestOf } from '../support/operations.ts'
 import { present } from '../support/present.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -24,6 +25,11 @@ const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
 const megabyte = 1024 * 1024
 /** The allowed growth of the heap after the first quarter of the inputs, which fills caches and compiles code. */
 const growthBytes = 24 * megabyte
+
+const bodyBytes = megabyte
+const largeBodyBytes = 20 * megabyte
+/** Twice what one body may hold the event loop, because the processor time of a test includes its collections. */
+const mostTurnMs = 100
 
 const document = await readDocument()
 const operations = operationsOf(document)
@@ -160,6 +166,40 @@ describe('A15: bad input', () => {
   const promise = 'never a 5xx, always the documented shape, and the memory stays flat'
   test(`3,000 of them: ${promise}`, { timeout: 300_000 }, () => sendBadRequests(3000))
   test(`10,000 of them: ${promise}`, { timeout: 600_000, tags: ['long'] }, () => sendBadRequests(10_000))
+})
+
+/** Sends bodies up to the limit of their route, and returns what held the event loop for longer than allowed. */
+async function sendLargeRequests(inputs: number): Promise<void> {
+  const limitOf = ({ path }: DocumentedOperation) =>
+    /\/(responses|chat\/completions)$/.test(path) ? largeBodyBytes : bodyBytes
+  /** How long a request holds the event loop. */
+  const send = async (request: Parameters<typeof authorized>[0]) => {
+    const longestTurn = watchTurns()
+    const answer = await chowder.app.inject(authorized(request))
+    return { answer, ms: longestTurn() }
+  }
+  await fc
+    .assert(
+      fc.asyncProperty(largeRequests(document, operations, valuesFor, limitOf), async (made) => {
+        const { operation, mutation, ...request } = made
+        const first = await send(request)
+        judge(first.answer)
+        // The shorter of two times: a collection of what earlier bodies left behind may fall into one.
+        const ms = first.ms < mostTurnMs ? first.ms : Math.min(first.ms, (await send(request)).ms)
+        if (ms >= mostTurnMs) throw new Error(`${operation}, ${mutation}: held the event loop ${ms.toFixed(0)} ms`)
+        chowder.logged.length = 0
+      }),
+      { numRuns: inputs, seed, endOnFailure: true },
+    )
+    .catch((error: unknown) => {
+      throw new Error(`repeat with SEED=${seed}`, { cause: error })
+    })
+}
+
+describe('A15: bodies up to the limit of their route', () => {
+  const promise = 'none holds the event loop for more than a moment'
+  test(`60 of them: ${promise}`, { timeout: 300_000 }, () => sendLargeRequests(60))
+  test(`2,000 of them: ${promise}`, { timeout: 1200_000, tags: ['long'] }, () => sendLargeRequests(2000))
 })
 
 describe('A15: requests that no HTTP client library sends', () => {

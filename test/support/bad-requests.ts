@@ -284,3 +284,63 @@ export const badRequests = (
   valuesFor: (operation: DocumentedOperation) => Record<string, string>,
 ): fc.Arbitrary<BadRequest> =>
   fc.oneof(...operations.map((operation) => badRequestsFor(document, operation, valuesFor(operation))))
+
+/** JSON texts of about so many bytes that are costly in some way: to read, to build, to check or to write. */
+const largeJson = (bytes: number): fc.Arbitrary<string> => {
+  const times = (text: string) => Math.max(1, Math.floor(bytes / Buffer.byteLength(text)))
+  const text = fc
+    .constantFrom('x', ' ', '\\n', '\\u0000', '\\"', '\\u6f22', '漢', '🥣', 'a-', '{\\"a\\":[')
+    .map((piece) => `"${piece.repeat(times(piece))}"`)
+  const item = fc.constantFrom('1', '-1.5e300', 'null', '{}', '[]', '""', '"a"', '{"a":1}', '{"type":"x"}', '[[[[]]]]')
+  const items = fc.tuple(item, fc.constantFrom(49_000, 1_000_000)).map(
+    ([one, most]) =>
+      `[${Array(Math.max(1, Math.min(most, times(`${one},`))))
+        .fill(one)
+        .join()}]`,
+  )
+  const keys = fc.tuple(fc.constantFrom(1, 10, 400), item).map(([length, value]) => {
+    const fields = Math.min(49_000, times(`${'k'.repeat(length)}00000:${value},`))
+    return `{${Array.from({ length: fields }, (_, at) => `"${'k'.repeat(length)}${at}":${value}`).join()}}`
+  })
+  const repeated = item.map(
+    (value) =>
+      `{${Array(times(`"a":${value},`))
+        .fill(`"a":${value}`)
+        .join()}}`,
+  )
+  const deep = fc.tuple(fc.constantFrom('[]', '{}'), fc.constantFrom(150, 1_000_000)).map(([kind, most]) => {
+    const [open, close] = kind === '[]' ? ['[', ']'] : ['{"a":', '}']
+    const depth = Math.min(most, times(open + close))
+    const one = open.repeat(depth) + (kind === '[]' ? '' : '1') + close.repeat(depth)
+    return `[${Array(Math.min(300, times(`${one},`)))
+      .fill(one)
+      .join()}]`
+  })
+  return fc.oneof(text, items, keys, repeated, deep)
+}
+
+/** Requests with a JSON body of about as many bytes as `limitOf` says for it, at one place of the good body. */
+export const largeRequests = (
+  document: ApiDocument,
+  operations: readonly DocumentedOperation[],
+  valuesFor: (operation: DocumentedOperation) => Record<string, string>,
+  limitOf: (operation: DocumentedOperation) => number,
+): fc.Arbitrary<BadRequest> =>
+  fc.oneof(
+    ...operations.flatMap((documented) => {
+      const media = documented.operation.requestBody?.content['application/json']
+      const good = requestOf(documented, valuesFor(documented))
+      if (!media || good.payload === undefined) return []
+      const example = JSON.parse(good.payload) as Json
+      const places = placesIn(document, media.schema, example)
+      return fc
+        .tuple(fc.constantFrom(...places, ['unknown']), largeJson(limitOf(documented) - good.payload.length - 64))
+        .map(([place, hostile]): BadRequest => {
+          const payload = Buffer.from(write(withMarker(example, place), hostile))
+          const headers = { 'content-type': 'application/json', ...good.headers }
+          const mutation = `body ${place.join('.')}: ${hostile.slice(0, 24)}… of ${payload.length} bytes`
+          const shown = { [fc.toStringMethod]: () => `${documented.name}, ${mutation}` } // the report would have the body
+          return { ...good, headers, operation: documented.name, mutation, payload, ...shown }
+        })
+    }),
+  )

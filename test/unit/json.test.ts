@@ -36,6 +36,8 @@ describe('a JSON text', () => {
     ['[1, "a,b", null]', 4],
     ['{"a": {}, "b": [[], [1]]}', 6],
     ['[{},{},{}]', 4],
+    [`{"${'a'.repeat(60)}": 1}`, 2],
+    [`{"${'a'.repeat(63)}": 1, "${'b'.repeat(200)}" : "${'c'.repeat(200)}"}`, 7],
   ])('%s has as many values as are counted: %i', (text, values) => {
     expect(exceededBound(text, { depth: 9, values })).toBeNull()
     expect(exceededBound(text, { depth: 9, values: values - 1 })).toBe('values')
