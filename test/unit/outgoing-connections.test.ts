@@ -1,0 +1,48 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+
+const source = join(import.meta.dirname, '../../src')
+
+/** Who names the address to which a file connects: never a customer. */
+const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder'> = {
+  'api/responses/turns/gateway-pool.ts': 'its sandbox driver',
+  'openclaw/gateway-socket.ts': 'its sandbox driver',
+  'openclaw/health.ts': 'its sandbox driver',
+  'openclaw/clawhub-http.ts': 'the operator',
+  'openclaw/provider-key.ts': 'the operator',
+  'api/subscription/stripe.ts': 'the operator',
+  'composition/database.ts': 'the operator',
+  'http/rate-limit.ts': 'the operator',
+  'lifecycle/queue-backend.ts': 'the operator',
+  'sandbox/docker/docker-client.ts': 'the operator',
+  'sandbox/docker/proxy/dockerd.ts': 'the operator',
+  'database/embedded-postmaster.ts': 'Chowder',
+  'openclaw/compile-cache.ts': 'Chowder',
+  'sandbox/docker/image/forwarder.ts': 'Chowder',
+}
+
+const clients = [
+  /(?<![.\w])fetch\(/,
+  /import (?!type).*\b(request|get|connect|createConnection|Agent|Socket)\b.* from '(undici|node:(http|https|http2|net|tls|dgram))'/,
+  /import (?!type).* from '(ws|pg|ioredis|dockerode|stripe)'/,
+  /new (WebSocket|EventSource)\(/,
+  /await import\('(undici|ws|pg|ioredis|dockerode|stripe)'\)/,
+]
+/** These use what the import offers, and open no connection of their own. */
+const harmless = new Set([
+  'database/connection-fault.ts', // error classes
+  'database/embedded.ts', // the same database
+  'http/body-deadlines.ts', // sockets of clients
+  'lifecycle/health.ts', // a text that runs in the sandbox
+])
+
+test('A5: every file that opens a connection is known, and no customer names its address', () => {
+  const found = readdirSync(source, { recursive: true, encoding: 'utf8' })
+    .filter((path) => path.endsWith('.ts'))
+    .filter((path) => {
+      const text = readFileSync(join(source, path), 'utf8')
+      return clients.some((client) => client.test(text))
+    })
+  expect(found.filter((path) => !harmless.has(path)).sort()).toEqual(Object.keys(addresses).sort())
+})
