@@ -16,8 +16,10 @@ const trap = createServer((_request, response) => {
 })
 /** A gateway, a model provider and a registry that send whoever asks to another address. */
 let location = ''
+let redirected = 0
 const redirecting = createServer((request, response) => {
   request.resume()
+  redirected += 1
   response.writeHead(307, { location, refresh: `0; url=${location}`, 'alt-svc': 'h2=":1"' }).end()
 }).on('upgrade', (_request, socket) => socket.end(`HTTP/1.1 302 Found\r\nlocation: ${location}\r\n\r\n`))
 
@@ -146,9 +148,10 @@ describe('A5: no address of a customer, and no redirect, makes Chowder itself co
 
   test.each(hosts)('%s', async (host) => {
     const url = `http://${host}:${port}/latest/meta-data`
-    location = url
+    location = encodeURI(url)
     opened.length = 0
     trapRequests = 0
+    redirected = 0
     const inHeader = encodeURIComponent(host)
     const headers = {
       'x-forwarded-host': `${inHeader}:${port}`,
@@ -160,7 +163,7 @@ describe('A5: no address of a customer, and no redirect, makes Chowder itself co
     const tested = chowder.call('POST', '/v1/organization/model_api_keys/test', { key, headers, body: keys })
     await Promise.all([tested, ...callsWith(url).map((call) => send(call, headers))])
     expect(unexpected()).toEqual([])
-    expect(opened.filter((target) => target.startsWith('127.0.0.1:')).length).toBeGreaterThan(5)
+    expect(redirected).toBeGreaterThan(5)
     expect(trapRequests).toBe(0)
   })
 
