@@ -1,5 +1,7 @@
+import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
+import { flowAsShared } from '#platform/fair-share.ts'
 import { inFlight } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -35,6 +37,9 @@ export interface InFlight {
    */
   take(kind: Kind, organizationId: string): () => void
 }
+
+/** A body of this size arrives in one piece or two. */
+const onePieceBytes = 64 * 1024
 
 /** Such requests may be sent again soon: others end all the time. */
 const retryAfterSeconds = 1
@@ -109,7 +114,10 @@ function bodyBytesOf({ headers, routeOptions }: FastifyRequest): number {
   return encoding === undefined ? 0 : limit
 }
 
-/** Bounds what the callers of all later routes have in flight. Their callers must be known before. */
+/**
+ * Bounds what the callers of all later routes have in flight, and has the bodies of an organization flow as its share of
+ * the event loop allows. Their callers must be known before.
+ */
 export function useInFlight(app: FastifyInstance, limits: InFlightLimits): InFlight {
   const bounds = createInFlight(limits)
   app.addHook('onRequest', async (request, reply) => {
@@ -121,6 +129,12 @@ export function useInFlight(app: FastifyInstance, limits: InFlightLimits): InFli
     const taken = amount > 0 ? [bounds.takeBytes(amount, caller.organizationId)] : []
     reply.raw.on('close', () => taken.forEach((release) => void release()))
     if (kind) taken.push(bounds.take(kind, caller.organizationId))
+  })
+  app.addHook('preParsing', (request, _reply, payload, done) => {
+    // The parser listens before the next turn of the event loop.
+    if (request.caller && bodyBytesOf(request) > onePieceBytes)
+      flowAsShared(payload as Readable, request.caller.organizationId)
+    done(null, payload)
   })
   return bounds
 }

@@ -1,5 +1,6 @@
 import { WebSocket } from 'ws'
 import { AppError } from '#platform/errors.ts'
+import { takeShare } from '#platform/fair-share.ts'
 import { parseJson } from '#platform/json/parse.ts'
 import { largeBytes, parseJsonBytes } from '#platform/json/thread.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
@@ -7,6 +8,8 @@ import { GatewayRefusal, GatewayUnreachable } from './gateway-errors.ts'
 import { frameBounds, isAnswer, maxLargeFrameBytes, mayAnswerLarge, ReceivedFrames } from './gateway-frames.ts'
 import { isObject } from './json.ts'
 
+/** What a frame counts beside its bytes: a short one costs as much as some hundred bytes. */
+const frameWeight = 128
 /** What a paused socket has received already may hold some more large frames. */
 const maxParsing = 4
 
@@ -40,11 +43,12 @@ const socketUrl = (endpoint: Endpoint) =>
   endpoint.kind === 'unix' ? `ws+unix://${endpoint.path}:/` : `ws://${endpoint.host}:${endpoint.port}/`
 
 /**
- * Opens a socket that matches answers to calls by number. It ignores all events except the challenge, and ends when the
- * gateway sends more than gateway-frames.ts allows.
+ * Opens a socket that matches answers to calls by number. It ignores all events except the challenge, reads as fast as
+ * the share of its gateway allows, and ends when the gateway sends more than gateway-frames.ts allows.
  */
 export function openSocket(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
-  const socket = new WebSocket(socketUrl(endpoint), {
+  const owner = socketUrl(endpoint)
+  const socket = new WebSocket(owner, {
     maxPayload: maxLargeFrameBytes,
     perMessageDeflate: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
@@ -57,8 +61,12 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   const pending = new Map<string, Pending>()
   const received = new ReceivedFrames()
   let isChallenged = false
-  /** The large frames that are parsed in a thread; nothing more is read meanwhile. */
+  /** The large frames that are parsed in a thread. */
   let parsing = 0
+  /** Whether the share of the gateway is used up. What is received already is still taken. */
+  let isOverShare = false
+  /** Reasons for which nothing more is read. */
+  let holds = 0
   let calls = 0
   let broken: GatewayUnreachable | undefined
   const challenged = Promise.withResolvers<void>()
@@ -99,19 +107,37 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     end('the gateway sent a frame that cannot be read', error)
   }
 
+  async function readNothingDuring(work: Promise<unknown>): Promise<void> {
+    holds += 1
+    socket.pause()
+    await work
+    holds -= 1
+    if (holds === 0) socket.resume()
+  }
+
   async function takeLarge(data: Buffer): Promise<void> {
     parsing += 1
     if (parsing > maxParsing) return end('the gateway sent too many large frames')
-    socket.pause()
-    await parseJsonBytes(data, frameBounds).then(take).catch(cannotRead)
+    await readNothingDuring(parseJsonBytes(data, frameBounds).then(take).catch(cannotRead))
     parsing -= 1
-    if (parsing === 0) socket.resume()
+  }
+
+  /** Reads on when the share of this gateway allows. */
+  function countShare(bytes: number): void {
+    if (isOverShare) return
+    const wait = takeShare(owner, bytes + frameWeight)
+    if (!wait) return
+    isOverShare = true
+    void readNothingDuring(wait).then(() => {
+      isOverShare = false
+    })
   }
 
   socket.on('message', (data: Buffer) => {
     if (broken) return
     const fault = received.add(data.length, () => [...pending.values()].some(({ method }) => mayAnswerLarge(method)))
     if (fault !== null) return end(fault)
+    countShare(data.length)
     if (isChallenged && !isAnswer(data)) return
     if (data.length > largeBytes) return void takeLarge(data)
     try {

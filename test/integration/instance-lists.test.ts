@@ -64,11 +64,11 @@ async function pages(query: string): Promise<string[][]> {
 }
 
 describe('GET /v1/instances', () => {
-  test('a page ends before its overrides and instructions are more than a few MiB', async () => {
+  test('a page ends before its overrides and instructions are much more than 1 MiB', async () => {
     const ids: string[] = []
     for (let i = 0; i < 6; i += 1) ids.push(await create())
     await chowder.database.pool.query(
-      `UPDATE instances SET sealed_instructions = repeat('x', 3 * 1024 * 1024) WHERE id = ANY($1)`,
+      `UPDATE instances SET sealed_instructions = repeat('x', 400 * 1024) WHERE id = ANY($1)`,
       [ids],
     )
     // What is sealed cannot be opened any more: only the statement is asked.

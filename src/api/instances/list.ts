@@ -23,7 +23,7 @@ const hasLabels = (labels: Readonly<Record<string, string>>) =>
   sql`${instances.metadata} @> ${JSON.stringify(labels)}::jsonb AND ${instances.metadata} <> '{}'`
 
 /** Of the overrides and instructions of one page: with more, a page has fewer instances than its limit. */
-const maxPageBytes = 8 * 1024 * 1024
+const maxPageBytes = 1024 * 1024
 
 const { sealedToken: _, ...shownColumns } = getTableColumns(instances)
 const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +

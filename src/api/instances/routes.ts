@@ -20,6 +20,7 @@ import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
 import { AppError } from '#platform/errors.ts'
+import { takeShare } from '#platform/fair-share.ts'
 import { isId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
@@ -69,6 +70,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
+  const sealedLength = ({ sealedConfig, sealedInstructions }: Omit<Row, 'sealedToken'>) =>
+    (sealedConfig?.length ?? 0) + (sealedInstructions?.length ?? 0)
   const show = (row: Omit<Row, 'sealedToken'>, mayConfigure = true) =>
     toInstance(row, unsealSettings(vault, row), { ...view(), mayConfigure })
 
@@ -131,7 +134,13 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const position = positionOf(cursor, isId)
       const { rows, next } = await listInstances(db, caller.organizationId, { ...filter, position })
       if (next) linkNext(reply, publicUrl(), next)
-      return rows.map((row) => show(row))
+      const shown: ReturnType<typeof show>[] = []
+      for (const row of rows) {
+        // To unseal, to parse and to write a long row takes a ms or two.
+        await takeShare(caller.organizationId, sealedLength(row))
+        shown.push(show(row))
+      }
+      return shown
     },
   )
 

@@ -11,6 +11,7 @@ import { readFailedTurn } from '#openclaw/failed-turn.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
+import { flowAsShared } from '#platform/fair-share.ts'
 import { writeJson } from '#platform/json/thread.ts'
 import { texts } from '#platform/texts.ts'
 import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
@@ -143,6 +144,7 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
       }
       return { events: streamedEvents(turn, answer.body, unexplained), askedAt, answeredAt: performance.now() }
     }
+    flowAsShared(answer.body, gateway.organizationId)
     const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
     turn.answered()
     const answeredAt = performance.now()
