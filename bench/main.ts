@@ -2,19 +2,28 @@ import { availableParallelism, cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
 import { StartupError } from '#platform/startup-error.ts'
 import { measureApi } from './api.ts'
+import { harmTable, measureAttacks } from './attacks.ts'
 import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'
 import { measureStart } from './gateway-start.ts'
 
 const boolean = { type: 'boolean' } as const
-const { values } = parseArgs({ options: { docker: boolean, json: boolean, quick: boolean } })
-const { docker = false, json = false, quick = false } = values
+const { values } = parseArgs({
+  options: { attacks: boolean, only: { type: 'string' }, docker: boolean, json: boolean, quick: boolean },
+})
+const { attacks = false, docker = false, json = false, quick = false } = values
 
 /** Progress goes to stderr, so that it is not in the output of `--json`. */
 const report = (text: string) => void process.stderr.write(`${text} …\n`)
 
 async function measure(): Promise<(Fact | Figure)[]> {
   if (docker) return measureDocker(report)
+  if (attacks) {
+    const scale = quick ? { rounds: 1, roundMs: 4000 } : { rounds: 3, roundMs: 8000 }
+    const { harms, figures } = await measureAttacks({ ...scale, only: values.only }, report)
+    process.stderr.write(`\n${harmTable(harms)}\n`)
+    return figures
+  }
   const figures = await measureApi(
     quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 5, roundMs: 1500, warmUpMs: 2500 },
     report,

@@ -1,0 +1,231 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startChowder } from '../demo/chowder-process.ts'
+import type { Answers, Attack } from './attacker.ts'
+import { type Figure, figure, median } from './figures.ts'
+import { residentMb } from './process.ts'
+import { startProgram } from './program.ts'
+import { createSetup, json, type Setup, turn, type Undo } from './setup.ts'
+import type { SteadyLoad, SteadyMeasured } from './steady-load.ts'
+import { connect, type Tenant } from './tenant.ts'
+
+/** The greatest ratio of another customer's p99, and of `/healthz` to its limit. */
+const mostSlower = 1.5
+const mostHealthMs = 100
+/** Of the other customer: half turns, half reads. */
+const perSecond = 60
+/** Until an attack has all its connections. */
+const settleMs = 1500
+const storedInstances = 150
+const storedEvents = 100_000
+
+/** Each attack, with what the attacker's gateway does, and what the attacker has stored before. */
+const attacks: { kind: Attack['kind']; gateway?: string; prepare?: (setup: Setup, tenant: Tenant) => Promise<void> }[] =
+  [
+    { kind: 'bodies' },
+    { kind: 'slow clients' },
+    { kind: 'answers of many items', gateway: 'items' },
+    { kind: 'streams of ignored events', gateway: 'events' },
+    { kind: 'frames of a gateway', gateway: 'frames' },
+    { kind: 'turns up to the limit', gateway: 'open' },
+    { kind: 'WebSockets up to the limit' },
+    { kind: 'waits up to the limit' },
+    { kind: 'lists', prepare: fillStores },
+    { kind: 'texts for patterns' },
+  ]
+
+/** What an attack did to another customer. */
+export interface Harm {
+  attack: string
+  /** Of the other customer alone; while the same attack is on a bare server beside Chowder; and while it is on Chowder. */
+  quiet: SteadyMeasured
+  beside: SteadyMeasured
+  during: SteadyMeasured
+  memoryMb: { before: number; most: number }
+  answers: Answers
+}
+
+/** Instances with long instructions and settings, and many events. */
+async function fillStores({ pool }: Setup, { call }: Tenant): Promise<void> {
+  const instructions = 'Be brief. '.repeat(9000)
+  const settings = { messages: { responsePrefix: 'x'.repeat(60_000) } }
+  for (let made = 0; made < storedInstances; made += 1) {
+    await call('POST', '/v1/instances', { name: `stored ${made}`, instructions, openclaw_config: settings })
+  }
+  const { id } = await call<{ id: string }>('GET', '/v1/organization')
+  await pool.query(
+    `INSERT INTO events (organization_id, type, actor_type, subject)
+     SELECT $1, 'file.write', 'key', repeat('x', 1000) FROM generate_series(1, $2)`,
+    [id, storedEvents],
+  )
+}
+
+const medians = (rounds: SteadyMeasured[]): SteadyMeasured => ({
+  p50Ms: median(rounds.map(({ p50Ms }) => p50Ms)),
+  p99Ms: median(rounds.map(({ p99Ms }) => p99Ms)),
+  healthP99Ms: median(rounds.map(({ healthP99Ms }) => healthP99Ms)),
+  failed: rounds.reduce((sum, { failed }) => sum + failed, 0),
+})
+
+/** Has the kernel forget the most memory that a process had so far. */
+const forgetPeak = (pid: number) => writeFile(`/proc/${pid}/clear_refs`, '5')
+
+async function peakMb(pid: number): Promise<number> {
+  return Number(/VmHWM:\s*(\d+)/.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
+}
+
+/**
+ * Measures a customer's turns and reads at a steady rate: alone, while another customer attacks, and, as the limit,
+ * while the same attacker attacks a bare server beside Chowder, which costs the machine what the attack itself costs.
+ * Each attack meets an API process and two customers of its own, with the limits that Chowder has by default. Those
+ * of rates are lifted, and the attacker keeps to about the 100 requests a second of a key by itself: its minute does not
+ * end.
+ */
+export async function measureAttacks(
+  { rounds, roundMs, only }: { rounds: number; roundMs: number; only?: string | undefined },
+  report: (text: string) => void,
+): Promise<{ harms: Harm[]; figures: Figure[] }> {
+  const undo: Undo = []
+  const harms: Harm[] = []
+  const figures: Figure[] = []
+  try {
+    report('starting PostgreSQL')
+    const setup = await createSetup(undo)
+    const { pool, chowder, start } = setup
+    const gatewayPort = await start('./stub-gateway.ts', {})
+    const load = startProgram(import.meta.resolve('./steady-load.ts'))
+    const attacker = startProgram(import.meta.resolve('./attacker.ts'))
+    undo.push(() => load.stop())
+    undo.push(() => attacker.stop())
+
+    async function makeAgent(tenant: Tenant, port: number): Promise<string> {
+      const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
+      const endpoint = { kind: 'tcp', host: '127.0.0.1', port }
+      await pool.query(
+        'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = $2',
+        [endpoint, id],
+      )
+      return id
+    }
+
+    const isChosen = ({ kind }: { kind: string }) => only === undefined || kind.includes(only)
+    for (const { kind, gateway, prepare } of attacks.filter(isChosen)) {
+      report(kind)
+      const hostilePort = gateway === undefined ? gatewayPort : await start('./hostile-gateway.ts', { answer: gateway })
+      const sinkPort = await start('./sink.ts', { gatewayPort: gateway === undefined ? null : hostilePort })
+      const api = await startChowder({ ...chowder, role: 'api' })
+      try {
+        const port = Number(new URL(api.url).port)
+        const customer = await connect(api.url)
+        const customersId = await makeAgent(customer, gatewayPort)
+        const headers = { ...json, ...customer.auth }
+        const turns: SteadyLoad['requests'] = Array.from({ length: 8 }, (_, session) => ({
+          ...turn,
+          method: 'POST',
+          path: `/v1/instances/${customersId}/session/s${session}/responses`,
+          headers,
+        }))
+        const reads: SteadyLoad['requests'] = ['', '/status', '/events', '/status'].map((path) => ({
+          method: 'GET',
+          path: `/v1/instances/${customersId}${path}`,
+          headers: customer.auth,
+        }))
+        const requests = turns.flatMap((one, at) => [one, reads[at % reads.length] ?? one])
+        const measure = (ms: number) => load.ask<SteadyMeasured>({ port, requests, perSecond, ms } satisfies SteadyLoad)
+
+        const tenant = await connect(api.url)
+        await prepare?.(setup, tenant)
+        const target = { kind, auth: tenant.auth, instanceId: await makeAgent(tenant, hostilePort) }
+        async function attacked(attackedPort: number) {
+          await attacker.ask({ ...target, port: attackedPort } satisfies Attack)
+          await sleep(settleMs)
+          const measured = await measure(roundMs)
+          return { measured, answers: await attacker.ask<Answers>('end') }
+        }
+
+        await measure(roundMs) // compiles code
+        await attacked(sinkPort)
+        const quiet: SteadyMeasured[] = []
+        const beside: SteadyMeasured[] = []
+        const during: SteadyMeasured[] = []
+        let answers: Answers = {}
+        const before = await residentMb(api.pid)
+        await forgetPeak(api.pid)
+        for (let round = 0; round < rounds; round += 1) {
+          quiet.push(await measure(roundMs))
+          beside.push((await attacked(sinkPort)).measured)
+          const { measured, answers: answered } = await attacked(port)
+          during.push(measured)
+          answers = answered
+          await sleep(settleMs)
+        }
+        const harm: Harm = {
+          attack: kind,
+          quiet: medians(quiet),
+          beside: medians(beside),
+          during: medians(during),
+          memoryMb: { before, most: await peakMb(api.pid) },
+          answers,
+        }
+        harms.push(harm)
+        report(`\n${harmTable([harm])}\n`)
+        const pairs = (of: (measured: SteadyMeasured) => number, limit: (at: number) => number) =>
+          during.map((measured, at) => ({ chowder: of(measured), limit: limit(at) }))
+        figures.push(
+          figure(
+            `${kind}: p99`,
+            'ms',
+            { atMost: mostSlower },
+            pairs(
+              ({ p99Ms }) => p99Ms,
+              (at) => beside[at]?.p99Ms ?? 0,
+            ),
+          ),
+          figure(
+            `${kind}: /healthz p99`,
+            'ms',
+            { atMost: 1 },
+            pairs(
+              ({ healthP99Ms }) => healthP99Ms,
+              () => mostHealthMs,
+            ),
+          ),
+        )
+      } finally {
+        await api.stop('SIGTERM')
+      }
+    }
+    return { harms, figures }
+  } finally {
+    for (let next = undo.pop(); next; next = undo.pop()) await next()
+  }
+}
+
+/** A row for each attack. */
+export function harmTable(harms: Harm[]): string {
+  const rows = harms.map(({ attack, quiet, beside, during, memoryMb, answers }) => [
+    attack,
+    ...[quiet, beside, during].map(({ p50Ms, p99Ms }) => `${p50Ms.toFixed(1)} / ${p99Ms.toFixed(1)}`),
+    (during.p99Ms / beside.p99Ms).toFixed(2),
+    during.healthP99Ms.toFixed(1),
+    String(during.failed),
+    `${memoryMb.before.toFixed(0)} / ${memoryMb.most.toFixed(0)}`,
+    Object.entries(answers)
+      .map(([status, number]) => `${status} × ${number}`)
+      .join(', '),
+  ])
+  const head = [
+    'attack',
+    'quiet p50 / p99 ms',
+    'beside',
+    'during',
+    'ratio',
+    '/healthz p99',
+    'failed',
+    'MB before / most',
+    'answers to the attacker',
+  ]
+  const all = [head, ...rows]
+  const widths = head.map((_, column) => Math.max(...all.map((row) => row[column]?.length ?? 0)))
+  return all.map((row) => `  ${row.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join('   ')}`.trimEnd()).join('\n')
+}
