@@ -26,6 +26,7 @@ const clients = [
   /(?<![.\w])fetch\(/,
   /import (?!type).*\b(request|get|connect|createConnection|Agent|Socket)\b.* from '(undici|node:(http|https|http2|net|tls|dgram))'/,
   /import (?!type).* from '(ws|pg|ioredis|dockerode|stripe)'/,
+  /import (http|https|http2|net|tls|dgram)\b.* from 'node:/,
   /new (WebSocket|EventSource)\(/,
   /await import\('(undici|ws|pg|ioredis|dockerode|stripe)'\)/,
 ]
