@@ -31,7 +31,11 @@ const isLockFault = (error: unknown): boolean => {
  * The pending ones are one transaction, so a crash leaves the schema before or after them. Throws when a statement of
  * others holds a lock that a migration needs for more than a minute.
  */
-export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Promise<void>): Promise<void> {
+export async function migrate(
+  pool: pg.Pool,
+  also: (client: pg.PoolClient) => Promise<void>,
+  from: URL = folder,
+): Promise<void> {
   const client = await pool.connect()
   client.on('error', () => {}) // its statements fail with the error
   try {
@@ -40,7 +44,7 @@ export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Pr
     await client.query(`SET lock_timeout = ${lockTimeoutMs}`)
     for (let attempt = 1; ; attempt += 1) {
       try {
-        await applyMigrations(drizzle(client), { migrationsFolder: fileURLToPath(folder) })
+        await applyMigrations(drizzle(client), { migrationsFolder: fileURLToPath(from) })
         break
       } catch (error) {
         if (attempt === maxAttempts || !isLockFault(error)) throw error
@@ -54,8 +58,8 @@ export async function migrate(pool: pg.Pool, also: (client: pg.PoolClient) => Pr
 }
 
 /** The number of pending migrations. A database with newer migrations counts as current. */
-export async function pendingMigrations(pool: pg.Pool): Promise<number> {
-  const { entries } = JSON.parse(await readFile(new URL('meta/_journal.json', folder), 'utf8')) as {
+export async function pendingMigrations(pool: pg.Pool, from: URL = folder): Promise<number> {
+  const { entries } = JSON.parse(await readFile(new URL('meta/_journal.json', from), 'utf8')) as {
     entries: { when: number }[]
   }
   const { rows } = await pool.query<{ exists: boolean }>(

@@ -1,6 +1,10 @@
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
 import pg from 'pg'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { createDb } from '#database/client.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { organizations } from '#database/schema.ts'
@@ -44,10 +48,22 @@ describe('R4: a connection', () => {
   })
 })
 
+/** The migrations of the next version, which has one more: it changes a table that everybody reads. */
+async function nextMigrations(): Promise<URL> {
+  const folder = await mkdtemp(join(tmpdir(), 'chowder-migrations-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  await cp(new URL('../../migrations/', import.meta.url), folder, { recursive: true })
+  const path = join(folder, 'meta/_journal.json')
+  const journal = JSON.parse(await readFile(path, 'utf8'))
+  const last = journal.entries.at(-1)
+  journal.entries.push({ ...last, idx: last.idx + 1, when: last.when + 1, tag: 'next' })
+  await writeFile(path, JSON.stringify(journal))
+  await writeFile(join(folder, 'next.sql'), 'ALTER TABLE api_keys ADD COLUMN next text;')
+  return pathToFileURL(`${folder}/`)
+}
+
 test('R9: a migration that a deadlock has ended tries again', async () => {
-  const { rows } = await pool.query('SELECT max(created_at) AS last FROM drizzle.__drizzle_migrations')
-  await pool.query('ALTER TABLE api_keys DROP COLUMN session_ids, DROP COLUMN session_prefix')
-  await pool.query('DELETE FROM drizzle.__drizzle_migrations WHERE created_at = $1', [rows[0].last])
+  const next = await nextMigrations()
   // PostgreSQL ends one of the two transactions, whichever it likes: the first time it is this one.
   await pool.query(`
     CREATE SEQUENCE attempts;
@@ -57,23 +73,20 @@ test('R9: a migration that a deadlock has ended tries again', async () => {
       RETURN NEW;
     END $$;
     CREATE TRIGGER end_first BEFORE INSERT ON drizzle.__drizzle_migrations FOR EACH ROW EXECUTE FUNCTION end_first()`)
-  await migrate(pool, async () => {})
-  expect(await pendingMigrations(pool)).toBe(0)
+  await migrate(pool, async () => {}, next)
+  expect(await pendingMigrations(pool, next)).toBe(0)
 })
 
 test('R9: a migration that waits for a lock lets others go on, and tries again', async () => {
-  // As before the last migration, whatever it is: it is applied once more, to a table that somebody reads for long.
-  const { rows } = await pool.query('SELECT max(created_at) AS last FROM drizzle.__drizzle_migrations')
-  await pool.query('ALTER TABLE api_keys DROP COLUMN session_ids, DROP COLUMN session_prefix')
-  await pool.query('DELETE FROM drizzle.__drizzle_migrations WHERE created_at = $1', [rows[0].last])
-  expect(await pendingMigrations(pool)).toBe(1)
+  const next = await nextMigrations()
+  expect(await pendingMigrations(pool, next)).toBe(1)
   const reader = new pg.Client(database.connection)
   const other = new pg.Client(database.connection)
   await Promise.all([reader.connect(), other.connect()])
   try {
     await reader.query('BEGIN; SELECT FROM api_keys')
     let isMigrated = false
-    const migrating = migrate(pool, async () => {}).then(() => {
+    const migrating = migrate(pool, async () => {}, next).then(() => {
       isMigrated = true
     })
     const waits: number[] = []
@@ -87,7 +100,7 @@ test('R9: a migration that waits for a lock lets others go on, and tries again',
     expect(Math.max(...waits), 'a migration that waited').toBeGreaterThan(1000)
     await reader.query('COMMIT')
     await migrating
-    expect(await pendingMigrations(pool)).toBe(0)
+    expect(await pendingMigrations(pool, next)).toBe(0)
   } finally {
     await Promise.all([reader.end(), other.end()])
   }
