@@ -171,9 +171,9 @@ describe('GET /v1/instances', () => {
     expect(idsOf((await call('GET', '?metadata[customer]=cust-42&status=running')).body)).toEqual([])
   })
 
-  test('labels and external ids are found by their indexes', async () => {
+  test('lists of live instances, labels and external ids are found by their indexes', async () => {
     const { pool } = chowder.database
-    const planOf = async (path: string) => {
+    const planOf = async (path: string, without: string) => {
       const queries = vi.spyOn(pool, 'query')
       await call('GET', path)
       const asked = (queries.mock.calls as unknown as [{ text: string }, unknown[]][]).find(([{ text }]) =>
@@ -181,14 +181,17 @@ describe('GET /v1/instances', () => {
       )
       queries.mockRestore()
       const client = await pool.connect()
-      await client.query('BEGIN; SET LOCAL enable_seqscan = off; DROP INDEX instances_organization') // few rows
+      await client.query(`BEGIN; SET LOCAL enable_seqscan = off; DROP INDEX ${without}`) // few rows
       const plan = await client.query(`EXPLAIN ${asked?.[0].text}`, asked?.[1]).catch((error: unknown) => error)
       await client.query('ROLLBACK')
       client.release()
       return JSON.stringify(plan)
     }
-    expect(await planOf('?metadata[customer]=cust-42')).toContain('instances_metadata')
-    expect(await planOf('?external_id=mine')).toContain('instances_external_id')
+    const all = 'instances_organization, instances_live'
+    expect(await planOf('?metadata[customer]=cust-42', all)).toContain('instances_metadata')
+    expect(await planOf('?external_id=mine', all)).toContain('instances_external_id')
+    for (const query of ['', '?status=running', '?status=error&status=stopped'])
+      expect(await planOf(query, 'instances_organization')).toContain('instances_live')
   })
 
   test('a terminated instance is no longer listed after 30 days', async () => {
