@@ -1,3 +1,5 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
@@ -13,6 +15,7 @@ import {
   waitForStatus,
 } from '../support/api-client.ts'
 import { type ChowderProcess, findGateway } from '../support/chowder-process.ts'
+import { codeBlocksOf } from '../support/code-blocks.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
 
@@ -255,6 +258,33 @@ describe('talking to a real agent', () => {
       provider.apiKey = providerKey
       await setKey(providerKey)
     }
+  })
+
+  it('the quickstart does what it says, pasted as it is', async () => {
+    const blocks = codeBlocksOf('docs/quickstart.md').filter(({ text }) => !text.startsWith('npm '))
+    const script = blocks
+      .map(({ language, text }) => (language === 'js' ? `node --input-type=module <<'JS'\n${text}JS\necho` : text))
+      .join('\n')
+      .replaceAll('http://127.0.0.1:8080', chowder.url)
+    const { stdout, stderr } = await promisify(execFile)('bash', ['--norc', '-euc', `KEY=; ${script}`], {
+      env: { PATH: process.env.PATH, ANTHROPIC_API_KEY: providerKey },
+      timeout: 4 * 60_000,
+    })
+    expect(stderr).toBe('')
+    const [models, ...lines] = stdout.split('\n').filter((line) => line !== '…')
+    expect([models, ...lines.slice(0, 5)]).toEqual([
+      "[ 'anthropic' ]",
+      expect.stringContaining('turns=1 last="Remember 42."'),
+      expect.stringContaining('turns=2 last="Which number?" first="Remember 42."'),
+      expect.stringContaining('turns=1 last="Hello"'),
+      expect.stringContaining('turns=3 last="Hello"'),
+      'stopped',
+    ])
+    // A start that takes over a minute, on a machine as busy as that, is answered while it is under way.
+    expect(lines[5]).toMatch(/^(running|provisioning)$/)
+    expect(lines.slice(6).join(' ')).toMatch(
+      /^(instance\.running )?instance\.start instance\.stopped .*instance\.create $/,
+    )
   })
 
   it('no secret is in the logs', async () => {

@@ -164,7 +164,7 @@ async function sendBadRequests(inputs: number): Promise<void> {
 
 describe('A15: bad input', () => {
   const promise = 'never a 5xx, always the documented shape, and the memory stays flat'
-  test(`3,000 of them: ${promise}`, { timeout: 300_000 }, () => sendBadRequests(3000))
+  test(`1,000 of them: ${promise}`, { timeout: 300_000 }, () => sendBadRequests(1000))
   test(`10,000 of them: ${promise}`, { timeout: 600_000, tags: ['long'] }, () => sendBadRequests(10_000))
 })
 
@@ -198,7 +198,7 @@ async function sendLargeRequests(inputs: number): Promise<void> {
 
 describe('A15: bodies up to the limit of their route', () => {
   const promise = 'none holds the event loop for more than a moment'
-  test(`60 of them: ${promise}`, { timeout: 300_000 }, () => sendLargeRequests(60))
+  test(`20 of them: ${promise}`, { timeout: 300_000 }, () => sendLargeRequests(20))
   test(`2,000 of them: ${promise}`, { timeout: 1200_000, tags: ['long'] }, () => sendLargeRequests(2000))
 })
 

@@ -1,11 +1,8 @@
-import { execFile } from 'node:child_process'
 import { access, readFile } from 'node:fs/promises'
-import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import { type Api, api, type StreamEvent, say, sessionPath, waitForStatus } from '../support/api-client.ts'
 import { type ChowderProcess, findGateway, processesIn } from '../support/chowder-process.ts'
-import { codeBlocksOf } from '../support/code-blocks.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
 
@@ -211,31 +208,5 @@ describe('from npm start to the end of a real agent', () => {
     expect((await client.get('/v1/organization')).body.instance_count).toBe(0)
     expect((await client.post(`${path}/start`)).status).toBe(409)
     expect((await client.post(sessionPath(id), { model: 'openclaw', input: 'hello' })).status).toBe(409)
-  })
-  it('the quickstart does what it says, pasted as it is', async () => {
-    const blocks = codeBlocksOf('docs/quickstart.md').filter(({ text }) => !text.startsWith('npm '))
-    const script = blocks
-      .map(({ language, text }) => (language === 'js' ? `node --input-type=module <<'JS'\n${text}JS\necho` : text))
-      .join('\n')
-      .replaceAll('http://127.0.0.1:8080', chowder.url)
-    const { stdout, stderr } = await promisify(execFile)('bash', ['--norc', '-euc', `KEY=; ${script}`], {
-      env: { PATH: process.env.PATH, ANTHROPIC_API_KEY: providerKey },
-      timeout: 4 * 60_000,
-    })
-    expect(stderr).toBe('')
-    const [models, ...lines] = stdout.split('\n').filter((line) => line !== '…')
-    expect([models, ...lines.slice(0, 5)]).toEqual([
-      "[ 'anthropic' ]",
-      expect.stringContaining('turns=1 last="Remember 42."'),
-      expect.stringContaining('turns=2 last="Which number?" first="Remember 42."'),
-      expect.stringContaining('turns=1 last="Hello"'),
-      expect.stringContaining('turns=3 last="Hello"'),
-      'stopped',
-    ])
-    // A start that takes over a minute, on a machine as busy as that, is answered while it is under way.
-    expect(lines[5]).toMatch(/^(running|provisioning)$/)
-    expect(lines.slice(6).join(' ')).toMatch(
-      /^(instance\.running )?instance\.start instance\.stopped .*instance\.create $/,
-    )
   })
 })
