@@ -239,7 +239,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
         const ids = [await create('before there is a queue'), await create('and another')]
         await carrier.comeBack()
         await expectRunning(ids, doneWithinMs)
-        expect(await isAnswering()).toBe(true)
+        await until('the queue to answer', isAnswering, doneWithinMs)
       },
     )
 
