@@ -237,7 +237,10 @@ describe('the history, read forward', () => {
     expect(await list(`after=${writer.id}`)).toEqual([])
     const operations = await readFile(new URL('../../docs/operations.md', import.meta.url), 'utf8')
     const lookFor = /```sql\n(SELECT pid, [^`]+)```/.exec(operations)?.[1] ?? ''
-    expect((await chowder.database.pool.query(lookFor)).rows).toMatchObject([{ state: 'idle in transaction' }])
+    // Requests of Chowder's own may be between two statements at this moment.
+    expect((await chowder.database.pool.query(lookFor)).rows).toContainEqual(
+      expect.objectContaining({ state: 'idle in transaction', query: expect.stringContaining('INSERT INTO events') }),
+    )
     await writer.end('ROLLBACK')
     expect((await list(`after=${writer.id}`)).map(({ id }) => id)).toEqual([last.id])
 
