@@ -9,6 +9,7 @@ const installFiles = [
   'openclaw/channel-plugins.ts',
   'openclaw/compile-cache.ts',
   'openclaw/config.ts',
+  'openclaw/forget-runs.mjs',
   'openclaw/health.ts',
   'openclaw/install-all.ts',
   'openclaw/install-locked.ts',
