@@ -12,19 +12,22 @@ import { createImages, imageBuild, programFiles } from '#sandbox/docker/image.ts
 const root = join(import.meta.dirname, '../..')
 const statement = /^(?:import|export) (?!type )[^']*'(?:#([^']+)|(\.[^']+))'$/gm
 
-/** The files of this project that a file imports when it runs, as paths below the root. */
-async function importsOf(file: string): Promise<string[]> {
+const readBeside = /readFileSync\(join\(import\.meta\.dirname, '([^']+)'\)/g
+
+/** The files of this project that a file imports or reads when it runs, as paths below the root. */
+async function neededBy(file: string): Promise<string[]> {
   const source = await readFile(join(root, file), 'utf8')
-  return [...source.matchAll(statement)].map(([, ours, beside = '']) =>
+  const imported = [...source.matchAll(statement)].map(([, ours, beside = '']) =>
     ours ? `src/${ours}` : join(file, '..', beside),
   )
+  return [...imported, ...[...source.matchAll(readBeside)].map(([, name = '']) => join(file, '..', name))]
 }
 
 test.each([
   ['the programs of an image', programFiles.map((name) => `src/sandbox/${name}`)],
   ['the install of a release in an image', releaseImage('v1', 10_001).files.filter((name) => name.startsWith('src/'))],
-])('%s: no file imports one that the image does not have', async (_what, files) => {
-  for (const file of files) for (const imported of await importsOf(file)) expect(files).toContain(imported)
+])('%s: no file needs one that the image does not have', async (_what, files) => {
+  for (const file of files) for (const needed of await neededBy(file)) expect(files).toContain(needed)
 })
 
 test('no program of an image is empty', async () => {
