@@ -218,6 +218,30 @@ describe('DELETE /v1/organization', () => {
     }
   })
 
+  test('R10: of very many agents the deletion terminates the first, and a worker the others', async () => {
+    const { id, key } = await chowder.signUp()
+    await query(
+      `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token,
+                              desired_state, observed_generation)
+       SELECT gen_random_uuid(), $1, 'one of many', 'anthropic', 'of another worker', 'v1', 'x', 'stopped', 1
+       FROM generate_series(1, 2300)`,
+      id,
+    )
+    const living = async () =>
+      Number(
+        (
+          await query(`SELECT count(*) FROM instances WHERE organization_id = $1 AND desired_state <> 'terminated'`, id)
+        )[0].count,
+      )
+    expect((await remove(key)).status).toBe(204)
+    const terminatedAt = `SELECT count(DISTINCT terminated_at) FROM instances WHERE organization_id = $1`
+    await until('the others to be terminated', async () => (await living()) === 0, 15_000)
+    expect(Number((await query(terminatedAt, id))[0].count), 'statements').toBe(3)
+    expect(linesOf('organization erased', id)).toEqual([])
+    await query('UPDATE instances SET observed_generation = generation WHERE organization_id = $1', id)
+    await erased(id)
+  })
+
   test('a paid subscription is cancelled, also when Stripe is down at first', async () => {
     const { id: organizationId, key } = await chowder.signUp()
     await chowder.call('POST', '/v1/subscription/checkout', { key, body: { tier: 'crab' } })

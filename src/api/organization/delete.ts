@@ -12,8 +12,11 @@ import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
+/** Instances that one statement terminates: each has its trigger and its event. */
+const maxTerminated = 1000
+
 export interface Deletion {
-  /** The instances whose sandboxes workers must destroy. */
+  /** The first instances whose sandboxes workers must destroy. */
   due: InstanceRef[]
   /** The hashes of the erased API keys. */
   keyHashes: Buffer[]
@@ -22,9 +25,9 @@ export interface Deletion {
 }
 
 /**
- * Deletes an organization in one transaction: erases its keys and secrets, and terminates its instances. Workers then
- * destroy the sandboxes, and `eraseDeleted` erases the rest. Creates at the same time wait for the lock of the row, and
- * are refused. Throws AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given
+ * Deletes an organization in one transaction: erases its keys and secrets, and terminates its instances, of very many the
+ * first. Workers then destroy the sandboxes. `eraseDeleted` terminates the other instances, and erases the rest. Creates
+ * at the same time wait for the lock of the row, and are refused. Throws AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given
  * and is not its name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
@@ -37,14 +40,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
     if (name !== undefined && name !== organization.name)
       throw new AppError('organization_name_mismatch', texts.otherName, { param: 'name' })
-    const due = await tx
-      .update(instances)
-      .set({
-        ...raiseGeneration('terminate'),
-        changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
-      })
-      .where(and(eq(instances.organizationId, id), isNotTerminated))
-      .returning(instanceRefColumns)
+    const due = await terminateSome(tx, id)
     await tx
       .update(organizations)
       .set({
@@ -65,6 +61,23 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
   return retryOnDeadlock(() => db.transaction(erase))
 }
 
+/** Terminates up to `maxTerminated` instances of an organization that are not. */
+function terminateSome(tx: Db, organizationId: string): Promise<InstanceRef[]> {
+  const some = tx
+    .select({ id: instances.id })
+    .from(instances)
+    .where(and(eq(instances.organizationId, organizationId), isNotTerminated))
+    .limit(maxTerminated)
+  return tx
+    .update(instances)
+    .set({
+      ...raiseGeneration('terminate'),
+      changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
+    })
+    .where(and(inArray(instances.id, some), isNotTerminated))
+    .returning(instanceRefColumns)
+}
+
 /** Erases keys, secrets and stored answers. Requests in progress may still add some afterwards. */
 async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> {
   const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
@@ -80,10 +93,15 @@ async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> 
 }
 
 /**
- * Erases the rest of deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof.
- * Their rows stay, without secrets and names: a sandbox that is found later can still be attributed.
+ * Terminates the rest of the instances of deleted organizations; workers find them without the queue. Erases the rest of
+ * deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof. Their rows stay, without secrets and names: a sandbox that is found later can still be attributed.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
+  const living = await db.select({ id: organizations.id }).from(organizations).where(hasLiving)
+  for (const { id } of living) {
+    do signal?.throwIfAborted()
+    while ((await retryOnDeadlock(() => terminateSome(db, id))).length > 0)
+  }
   const unerased = await db
     .select({ id: organizations.id })
     .from(organizations)
@@ -95,9 +113,12 @@ export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: A
   }
 }
 
-const isToErase = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL AND NOT EXISTS (
+const isDeleted = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL`
+const hasLiving = sql`${isDeleted} AND EXISTS (
+  SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id} AND ${isNotTerminated})`
+const isToErase = sql`${isDeleted} AND NOT EXISTS (
   SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id}
-  AND ${isDue})`
+  AND (${isDue} OR ${isNotTerminated}))`
 
 /**
  * Skips an organization that another worker erases now. It logs the line before it commits: a crash in between makes
