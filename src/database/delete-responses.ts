@@ -3,11 +3,11 @@ import type { Db } from './client.ts'
 
 /** A response has up to 2.7 MB. The last one of a batch may exceed the bytes. */
 const maxRows = 1000
-const maxBytes = 64 * 1024 * 1024
+const maxBytes = 32 * 1024 * 1024
 
 /**
- * Deletes the responses `r` that a condition selects, such as `WHERE r.instance_id = …`, in batches that take a second
- * or two at most. A throw of the signal's reason, or a crash, leaves the rest.
+ * Deletes the responses `r` that a condition selects, such as `WHERE r.instance_id = …`, in batches that take less
+ * than a second. A throw of the signal's reason, or a crash, leaves the rest.
  */
 export async function deleteResponses(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
   for (;;) {
