@@ -22,7 +22,8 @@ export const doctorReportName = 'doctor-report'
 
 /**
  * Metrics of the work of the whole installation, read from the database and the queue at a scrape, the instances at
- * most every 15 s: every worker reports the same values. For alerts on work that no worker takes, and on stops and deletes that keep failing.
+ * most every 15 s: every worker reports the same values. For alerts on work that no worker takes, and on stops and
+ * deletes that keep failing.
  */
 export function createBacklogMetrics({
   db,

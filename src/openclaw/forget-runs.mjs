@@ -1,7 +1,7 @@
 // Runs in a sandbox before each start of its gateway, with the path of OpenClaw's state folder as its argument. Makes
-// OpenClaw 2026.9.6 forget what it was in the middle of when it ended. Else it runs interrupted turns again by itself, with
-// all that their tools do, though they were reported as failed, and refuses the next message of their sessions meanwhile.
-// It has no setting for that. Sessions and what was said in them stay.
+// OpenClaw 2026.9.6 forget what it was in the middle of when it ended. Else it runs interrupted turns again by itself,
+// with all that their tools do, though they were reported as failed, and refuses the next message of their sessions
+// meanwhile. It has no setting for that. Sessions and what was said in them stay.
 //
 // What fails is written to the gateway's output, and the gateway starts all the same: OpenClaw mends broken databases.
 import { existsSync, readdirSync } from 'node:fs'

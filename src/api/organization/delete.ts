@@ -25,10 +25,10 @@ export interface Deletion {
 }
 
 /**
- * Deletes an organization in one transaction: erases its keys and secrets, and terminates its instances, of very many the
- * first. Workers then destroy the sandboxes. `eraseDeleted` terminates the other instances, and erases the rest. Creates
- * at the same time wait for the lock of the row, and are refused. Throws AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given
- * and is not its name.
+ * Deletes an organization in one transaction: erases its keys and secrets, and terminates its instances, up to
+ * `maxTerminated`. Workers then destroy the sandboxes. `eraseDeleted` terminates the other instances, and erases the
+ * rest. Creates at the same time wait for the lock of the row, and are refused. Throws AppError `unauthenticated` when
+ * there is no such organization, and `invalid` when `name` is given and is not its name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
   const erase = async (tx: Db): Promise<Deletion> => {
@@ -93,14 +93,15 @@ async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> 
 }
 
 /**
- * Terminates the rest of the instances of deleted organizations; workers find them without the queue. Erases the rest of
- * deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof. Their rows stay, without secrets and names: a sandbox that is found later can still be attributed.
+ * Terminates the other instances of deleted organizations, whose rows workers find without the queue. Erases the rest
+ * of deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof. Their rows stay,
+ * without secrets and names: a sandbox that is found later can still be attributed. A throw of the signal's reason, or
+ * a crash, leaves what the next call does.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
   const living = await db.select({ id: organizations.id }).from(organizations).where(hasLiving)
   for (const { id } of living) {
-    do signal?.throwIfAborted()
-    while ((await retryOnDeadlock(() => terminateSome(db, id))).length > 0)
+    while ((await retryOnDeadlock(() => terminateSome(db, id))).length > 0) signal?.throwIfAborted()
   }
   const unerased = await db
     .select({ id: organizations.id })

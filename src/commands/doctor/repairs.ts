@@ -50,8 +50,8 @@ export async function tryNow(db: Db, found: FoundRow, reason: string): Promise<b
 }
 
 /**
- * Ends a lease that no worker can hold, and gives the row another token, so that no holder of the old one can write. Returns false
- * when the lease has changed since it was found.
+ * Ends a lease that no worker can hold, and gives the row another token, so that no holder of the old one can write.
+ * Returns false when the lease has changed since it was found.
  */
 export async function endLease(
   db: Db,
