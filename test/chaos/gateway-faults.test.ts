@@ -90,7 +90,9 @@ describe('a gateway that fails under the limits as they are', () => {
     await chowder.client.delete(`/v1/instances/${id}`)
   })
 
-  it('F14: a gateway that exits after each start is an error after the fifth, with its exit code and last output', async () => {
+  it('F14: a gateway that exits after each start is an error after the fifth, with its exit code and last output', {
+    tags: ['long'],
+  }, async () => {
     chowder.behave({ exitAfterMs: 300, exitCode: 3 })
     const id = await chowder.create()
     const isError = async () => (await read(chowder.client, id)).status === 'error'
@@ -244,44 +246,45 @@ describe('an agent beyond a network that fails', () => {
     )
   const looks = (id: string) => driver.calls.filter((made) => made.id === id && made.method === 'activity').length
 
-  it.each(['freeze', 'cut'] as const)(
-    'F26: stays as it is behind a %s, however long it lasts',
-    async (fault) => {
-      const id = await create()
-      await isSettledAs(id, 'running')
-      const before = driver.calls.length
-      proxy[fault]()
-      await until(
-        'more looks at it than an instance has attempts',
-        async () => {
-          // As if the pauses between them had passed.
-          await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
-          expect((await shown(id)).status).toBe('running')
-          return looks(id) > 2 * (maxAttempts + 2) // in each of them it is asked twice
-        },
-        120_000,
-      )
-      const { body: events } = await chowder.call('GET', `/v1/instances/${id}/events`, { key })
-      expect(events).toContainEqual(
-        expect.objectContaining({ to_status: 'running', reason: expect.stringContaining('cannot reach it') }),
-      )
-      await until('the step to say so', async () => (await shown(id)).step === 'checkHealth', 10_000)
-      const touched = driver.calls
-        .slice(before)
-        .filter((made) => ['create', 'start', 'stop', 'destroy'].includes(made.method))
-      expect(touched).toEqual([])
+  async function staysAsItIs(fault: 'cut' | 'freeze'): Promise<void> {
+    const id = await create()
+    await isSettledAs(id, 'running')
+    const before = driver.calls.length
+    proxy[fault]()
+    await until(
+      'more looks at it than an instance has attempts',
+      async () => {
+        // As if the pauses between them had passed.
+        await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
+        expect((await shown(id)).status).toBe('running')
+        return looks(id) > 2 * (maxAttempts + 2) // in each of them it is asked twice
+      },
+      120_000,
+    )
+    const { body: events } = await chowder.call('GET', `/v1/instances/${id}/events`, { key })
+    expect(events).toContainEqual(
+      expect.objectContaining({ to_status: 'running', reason: expect.stringContaining('cannot reach it') }),
+    )
+    await until('the step to say so', async () => (await shown(id)).step === 'checkHealth', 10_000)
+    const touched = driver.calls
+      .slice(before)
+      .filter((made) => ['create', 'start', 'stop', 'destroy'].includes(made.method))
+    expect(touched).toEqual([])
 
-      // An agent that dies while it cannot be reached has all its attempts.
-      if (fault === 'cut') driver.die(id)
-      proxy.heal()
-      await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
-      if (fault === 'cut') await until('its start', () => driver.starts.get(id) === 2, 30_000)
-      expect(await isSettledAs(id, 'running')).toMatchObject({ error_message: null })
-      expect(driver.starts.get(id)).toBe(fault === 'cut' ? 2 : 1)
-      expect(driver.creations.get(id)).toBe(1)
-      await chowder.call('DELETE', `/v1/instances/${id}`, { key })
-    },
-    180_000,
+    // An agent that dies while it cannot be reached has all its attempts.
+    if (fault === 'cut') driver.die(id)
+    proxy.heal()
+    await chowder.database.pool.query('UPDATE instances SET next_attempt_at = now() WHERE id = $1', [id])
+    if (fault === 'cut') await until('its start', () => driver.starts.get(id) === 2, 30_000)
+    expect(await isSettledAs(id, 'running')).toMatchObject({ error_message: null })
+    expect(driver.starts.get(id)).toBe(fault === 'cut' ? 2 : 1)
+    expect(driver.creations.get(id)).toBe(1)
+    await chowder.call('DELETE', `/v1/instances/${id}`, { key })
+  }
+
+  it('F26: stays as it is behind a cut, however long it lasts', () => staysAsItIs('cut'), 180_000)
+  it('F26: stays as it is behind a freeze, however long it lasts', { tags: ['long'], timeout: 180_000 }, () =>
+    staysAsItIs('freeze'),
   )
 
   it('F14: a gateway that runs out of memory at each start is an error with that reason', async () => {

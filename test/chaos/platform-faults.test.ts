@@ -356,7 +356,7 @@ describe.concurrent('a platform that does not answer', () => {
 
   test(
     'F9: hang on each kind of call: no sandbox is duplicated or created again, and all intents are carried out',
-    inTurn,
+    { ...inTurn, tags: ['long'] },
     () => liveThrough('hang', fixture),
   )
 
@@ -430,45 +430,42 @@ describe.concurrent('a worker with a poison instance', () => {
     },
   )
 
-  test(
-    'F28: leaves a step behind that hangs and does not listen, and what that does later is harmless',
-    inTurn,
-    async () => {
-      const { limitMs } = present(plans.running.find(({ step }) => step.name === 'createSandbox'))
-      const { promise: hanging, resolve: goOn } = Promise.withResolvers<void>()
-      const hung: { id?: string } = {}
-      driver.onCall = (method, id) => {
-        if (method !== 'create' || hung.id !== undefined) return undefined
-        hung.id = id
-        return hanging
-      }
-      const id = await fixture.create()
-      await until('it to hang', () => hung.id === id, comesTrueWithinMs)
-      const startedAt = performance.now()
-      const others = await Promise.all(Array.from({ length: 10 }, fixture.create))
-      await fixture.allAre(others, 'running')
-      await until('it to be left behind', async () => (await fixture.rowOf(id)).error_message, limitMs + 20_000)
-      expect(performance.now() - startedAt).toBeGreaterThan(limitMs)
-      expect((await fixture.rowOf(id)).error_message).toBe(
-        `The step createSandbox took longer than ${limitMs / 1000} s.`,
-      )
-      await fixture.allAre([id], 'running')
-      const settled = await fixture.rowOf(id)
-      goOn()
-      // A drift check and a sweep later, the row has not changed.
-      const looks = () => driver.calls.filter(({ method }) => method === 'list').length
-      const seen = looks()
-      await until('two looks at everything', () => looks() >= seen + 2)
-      expect([driver.creations.get(id), driver.starts.get(id)]).toEqual([1, 1])
-      expect(await fixture.rowOf(id)).toMatchObject({
-        generation: 1,
-        observed_generation: 1,
-        lease_token: settled.lease_token,
-        ready_at: settled.ready_at,
-      })
-      expect(await findIllegalTransitions(fixture.pool)).toEqual([])
-    },
-  )
+  test('F28: leaves a step behind that hangs and does not listen, and what that does later is harmless', {
+    ...inTurn,
+    tags: ['long'],
+  }, async () => {
+    const { limitMs } = present(plans.running.find(({ step }) => step.name === 'createSandbox'))
+    const { promise: hanging, resolve: goOn } = Promise.withResolvers<void>()
+    const hung: { id?: string } = {}
+    driver.onCall = (method, id) => {
+      if (method !== 'create' || hung.id !== undefined) return undefined
+      hung.id = id
+      return hanging
+    }
+    const id = await fixture.create()
+    await until('it to hang', () => hung.id === id, comesTrueWithinMs)
+    const startedAt = performance.now()
+    const others = await Promise.all(Array.from({ length: 10 }, fixture.create))
+    await fixture.allAre(others, 'running')
+    await until('it to be left behind', async () => (await fixture.rowOf(id)).error_message, limitMs + 20_000)
+    expect(performance.now() - startedAt).toBeGreaterThan(limitMs)
+    expect((await fixture.rowOf(id)).error_message).toBe(`The step createSandbox took longer than ${limitMs / 1000} s.`)
+    await fixture.allAre([id], 'running')
+    const settled = await fixture.rowOf(id)
+    goOn()
+    // A drift check and a sweep later, the row has not changed.
+    const looks = () => driver.calls.filter(({ method }) => method === 'list').length
+    const seen = looks()
+    await until('two looks at everything', () => looks() >= seen + 2)
+    expect([driver.creations.get(id), driver.starts.get(id)]).toEqual([1, 1])
+    expect(await fixture.rowOf(id)).toMatchObject({
+      generation: 1,
+      observed_generation: 1,
+      lease_token: settled.lease_token,
+      ready_at: settled.ready_at,
+    })
+    expect(await findIllegalTransitions(fixture.pool)).toEqual([])
+  })
 
   test('F28: leaves concurrency to other organizations when all starts of two organizations hang', inTurn, async () => {
     const [{ key }, second] = [await fixture.chowder.signUp(), await fixture.chowder.signUp()]

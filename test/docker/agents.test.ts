@@ -160,7 +160,9 @@ describe('real agents in containers', () => {
     await expectRemembers('and now?')
   })
 
-  it('are started again when they used too much memory, and their history names the reason', async () => {
+  it('are started again when they used too much memory, and their history names the reason', {
+    tags: ['long'],
+  }, async () => {
     const { StartedAt } = (await inspect()).State
     // The gateway is to be ended first, not the program that takes the memory, whose own words must not match.
     const script = `for process in /proc/[0-9]*; do

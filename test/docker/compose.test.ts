@@ -265,7 +265,10 @@ describe('docker compose', () => {
     6 * minute,
   )
 
-  it('has any number of APIs and workers, which come and go', { timeout: 10 * minute }, async () => {
+  it('has any number of APIs and workers, which come and go', {
+    tags: ['long'],
+    timeout: 10 * minute,
+  }, async () => {
     await checkout.compose('up', '-d', '--wait', '--no-recreate', '--scale', 'api=3', '--scale', 'worker=3')
     const [first, second, third] = await Promise.all((await checkout.containers('api')).map(apiOf))
     if (!first || !second || !third) throw new Error('there are not three APIs')

@@ -403,7 +403,10 @@ describe('with a dockerd', () => {
       await expect(textOf(id, 'file-0', all[1])).rejects.toThrow(SandboxAbsentError)
     })
 
-    test('has its files read by a container that ends when it is idle', { timeout: 2 * minute }, async () => {
+    test('has its files read by a container that ends when it is idle', {
+      tags: ['long'],
+      timeout: 2 * minute,
+    }, async () => {
       const id = await created()
       await give(id, 'one', '1')
       const names = await containersOf(id)

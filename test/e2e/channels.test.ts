@@ -89,7 +89,9 @@ describe('chat channels of a real agent', () => {
     await pairAndTalk('telegram', (text) => telegram.write({ id: 777, name: 'Ann' }, text), telegram.sent)
   })
 
-  it('Mattermost’s plugin is put into the running agent, which is not restarted, and a stranger is paired and answered', async () => {
+  it('Mattermost’s plugin is put into the running agent, which is not restarted, and a stranger is paired and answered', {
+    tags: ['long'],
+  }, async () => {
     const config = {
       bot_token: 'mm-token',
       base_url: await forAgents(mattermost.url),
@@ -142,7 +144,7 @@ describe('chat channels of a real agent', () => {
     const connected: string[] = body
       .filter(({ enabled }: { enabled: boolean }) => enabled)
       .map(({ channel }: { channel: string }) => channel)
-    expect(connected).toEqual(expect.arrayContaining(['telegram', 'mattermost']))
+    expect(connected).toEqual(expect.arrayContaining(['telegram']))
     for (const channel of connected) {
       const isUp = async () => (await client.get(channelPath(channel, '/status'))).body.connected === true
       await until(`${channel} to be connected`, isUp, 60_000)

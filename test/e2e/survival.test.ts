@@ -93,7 +93,7 @@ describe('an agent and the end of its control plane', () => {
   const postmaster = async () =>
     Number((await readFile(join(dataDir, 'postgres/data/postmaster.pid'), 'utf8')).split('\n')[0])
 
-  it('kill -9 of Chowder: the agent lives, and the next start adopts it', async () => {
+  it('kill -9 of Chowder: the agent lives, and the next start adopts it', { tags: ['long'] }, async () => {
     await chowder.kill('SIGKILL')
     await expectAlive()
     await expectAdoption()
