@@ -10,7 +10,7 @@ const run = promisify(execFile)
 const root = join(import.meta.dirname, '../..')
 
 /** The commit that operators upgrade from. Every release changes it to the release before. */
-const previousVersion = '9155990d8eac27dcdaa9f2e3fb7def6da6f45471'
+const previousVersion = '296d2071ef8f4454a36db5b2fe1219f36ef754c9'
 
 /** Tests of what the previous version reads and writes while the new one is rolled out beside it. */
 const usual = ['instances', 'sessions', 'response-store', 'idempotency', '/keys']
