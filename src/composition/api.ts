@@ -49,6 +49,9 @@ export interface ApiSettings
     >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
 
+/** They are read one after the other. An answer that is not read yet may take a MiB or two. */
+const listsPerOrganization = 64
+
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
   ...sharedSettings(config),
   defaultTier: defaultTier(config),
@@ -64,6 +67,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
     turns: config.TURNS_PER_ORGANIZATION,
     sockets: config.SOCKETS_PER_ORGANIZATION,
     transfers: config.TRANSFERS_PER_ORGANIZATION,
+    lists: listsPerOrganization,
     bodyBytes: config.BODY_BYTES_PER_ORGANIZATION,
     processBodyBytes: config.BODY_BYTES_MAX,
   },

@@ -15,13 +15,15 @@ export interface InFlightLimits {
   sockets: number
   /** Uploads and downloads of files. */
   transfers: number
+  /** Lists that are read from the database. */
+  lists: number
   /** Bytes of the bodies of requests that are not answered yet. */
   bodyBytes: number
   /** The same of all organizations together. */
   processBodyBytes: number
 }
 
-type Kind = 'turns' | 'sockets' | 'transfers'
+type Kind = 'turns' | 'sockets' | 'transfers' | 'lists'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -58,7 +60,12 @@ function createAmounts() {
 }
 
 function createInFlight(limits: InFlightLimits) {
-  const counts = { turns: createAmounts(), sockets: createAmounts(), transfers: createAmounts() }
+  const counts = {
+    turns: createAmounts(),
+    sockets: createAmounts(),
+    transfers: createAmounts(),
+    lists: createAmounts(),
+  }
   const bytes = createAmounts()
   let processBytes = 0
 

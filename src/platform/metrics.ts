@@ -41,7 +41,7 @@ export const openStreams = new Gauge({
 
 export const inFlight = new Gauge({
   name: 'chowder_in_flight',
-  help: 'Turns, WebSockets, transfers of files, and bytes of bodies that are in flight in this process.',
+  help: 'Turns, WebSockets, transfers of files, lists, and bytes of bodies that are in flight in this process.',
   labelNames: ['kind'] as const,
   registers,
 })

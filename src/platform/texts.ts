@@ -171,6 +171,7 @@ export const texts = {
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',
+  tooManyLists: 'Too many lists of your organization wait for an answer. Ask for fewer at a time.',
   tooMuchInFlight: {
     turns: (limit: number) =>
       `Your organization has ${limit} turns at this server already, which is the most. Wait until some have ended.`,
@@ -178,6 +179,8 @@ export const texts = {
       `Your organization has ${limit} WebSockets at this server already, which is the most. Close some.`,
     transfers: (limit: number) =>
       `Your organization has ${limit} transfers of files at this server already, which is the most. Wait for some.`,
+    lists: (limit: number) =>
+      `Your organization has ${limit} lists at this server already, which is the most. Ask for fewer at a time.`,
     bytes: (limit: number) =>
       `The requests of your organization that wait for their answers have ${limit} bytes together, which is the most. ` +
       'Send smaller ones, or fewer at a time.',

@@ -8,7 +8,7 @@ import { type StubGateway, startStream, startStubGateway, streamHead } from '../
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
 
-const limits = { turns: 2, sockets: 2, transfers: 1, bodyBytes: 100_000, processBodyBytes: 150_000 }
+const limits = { turns: 2, sockets: 2, transfers: 1, lists: 3, bodyBytes: 100_000, processBodyBytes: 150_000 }
 
 let gateway: StubGateway
 let chowder: TestChowder
@@ -110,6 +110,35 @@ describe('S8: what an organization has in flight', () => {
       socket.terminate()
       return isOpen
     })
+  })
+
+  test('lists: one is read at a time, one more is a 429, and another organization goes on', async () => {
+    const [tenant, other] = [present(tenants[0]), present(tenants[1])]
+    const list = ({ key }: { key: string }, path: string) => fetch(url + path, { headers: headersOf(key) })
+    const lock = await chowder.database.pool.connect()
+    await lock.query('BEGIN; LOCK TABLE events')
+    const path = '/v1/organization/events?limit=1000'
+    const answers = Array.from({ length: 4 }, () => list(tenant, path))
+    try {
+      expect(await refusalOf(await Promise.race(answers))).toMatchObject({
+        status: 429,
+        code: 'too_much_in_flight',
+        retryAfter: '1',
+      })
+      expect((await list(other, '/v1/instances')).status).toBe(200)
+      const waiting = await until('a statement', async () => {
+        const { rows } = await lock.query(
+          `SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%from "events"%'`,
+        )
+        return rows.length > 0 && rows
+      })
+      expect(waiting.length).toBe(1)
+    } finally {
+      await lock.query('COMMIT')
+      lock.release()
+    }
+    expect((await Promise.all(answers)).map(({ status }) => status).sort()).toEqual([200, 200, 200, 429])
+    await until('room for a list', async () => (await list(tenant, '/v1/keys')).status === 200)
   })
 
   test('bytes of bodies, also announced ones that have not come, of one organization and of all', async () => {

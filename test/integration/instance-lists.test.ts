@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { listInstances } from '#api/instances/list.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
@@ -66,19 +65,12 @@ async function pages(query: string): Promise<string[][]> {
 describe('GET /v1/instances', () => {
   test('a page ends before its overrides and instructions are much more than 1 MiB', async () => {
     const ids: string[] = []
-    for (let i = 0; i < 6; i += 1) ids.push(await create())
-    await chowder.database.pool.query(
-      `UPDATE instances SET sealed_instructions = repeat('x', 400 * 1024) WHERE id = ANY($1)`,
-      [ids],
-    )
-    // What is sealed cannot be opened any more: only the statement is asked.
-    const listed = async (position?: string) => {
-      const { rows, next } = await listInstances(chowder.database.db, organizationId, { limit: 100, position })
-      return { ids: rows.map(({ id }) => id), next }
-    }
-    const first = await listed()
-    expect(first.ids).toEqual(ids.toReversed().slice(0, 3))
-    expect(await listed(first.next)).toEqual({ ids: ids.toReversed().slice(3), next: undefined })
+    const instructions = 'Be brief. '.repeat(9000)
+    for (let i = 0; i < 14; i += 1) ids.push(await create({ instructions }))
+    const [first = [], second = [], ...more] = await pages('limit=100')
+    expect([...first, ...second]).toEqual(ids.toReversed())
+    expect(first.length).toBe(Math.ceil((1024 * 1024) / JSON.stringify(instructions).length))
+    expect(more).toEqual([])
   })
 
   test('pages hold each instance once, newest first, also when many have the same creation time', async () => {

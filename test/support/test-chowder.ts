@@ -132,6 +132,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         turns: 0,
         sockets: 0,
         transfers: 0,
+        lists: 0,
         bodyBytes: 0,
         processBodyBytes: 0,
         ...options.inFlightLimits,

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { type InFlightLimits, useInFlight } from '#http/in-flight.ts'
 import type { AppError } from '#platform/errors.ts'
 
-const none: InFlightLimits = { turns: 0, sockets: 0, transfers: 0, bodyBytes: 0, processBodyBytes: 0 }
+const none: InFlightLimits = { turns: 0, sockets: 0, transfers: 0, lists: 0, bodyBytes: 0, processBodyBytes: 0 }
 
 function open(limits: Partial<InFlightLimits>) {
   const app = fastify()

@@ -7,7 +7,7 @@ import { keptDays } from '#history/retention.ts'
 import { hasPermission } from '#http/auth.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
-import { linkNext, positionOf } from '#http/paging.ts'
+import { positionOf, sendPage } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
 import { canonicalId, isId } from '#platform/ids.ts'
 import { listEvents } from './list.ts'
@@ -28,26 +28,27 @@ const historyDescription =
 export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { db, publicUrl }) => {
   async function answer(reply: FastifyReply, instanceId: string | undefined, query: Static<typeof EventPage>) {
     const { limit, cursor, after, order = after === undefined ? 'desc' : 'asc', type, request_id } = query
-    const position = positionOf(cursor, isPosition)
-    const { rows, next } = await listEvents(db, {
-      organizationId: reply.request.caller.organizationId,
-      instanceId,
-      requestId: request_id,
-      types: type && typesOf(type),
-      order,
-      after,
-      position: position === undefined ? undefined : Number(position),
-      limit,
-    })
-    if (next !== undefined) linkNext(reply, publicUrl(), String(next))
+    const { organizationId } = reply.request.caller
     const mayConfigure = hasPermission(reply.request.caller, 'configure')
-    return rows.map((row) => toEvent(row, mayConfigure))
+    const asked = { organizationId, instanceId, requestId: request_id, types: type && typesOf(type), order, after }
+    return sendPage(reply, {
+      limit,
+      position: positionOf(cursor, isPosition),
+      item: Event,
+      async read(atMost, position) {
+        const from = position === undefined ? undefined : Number(position)
+        const { rows, next } = await listEvents(db, { ...asked, position: from, limit: atMost })
+        return { rows, next: next?.toString() }
+      },
+      show: (row) => toEvent(row, mayConfigure),
+      publicUrl,
+    })
   }
 
   app.get(
     '/v1/instances/:instance_id/events',
     {
-      config: { access: 'read' },
+      config: { access: 'read', inFlight: 'lists' },
       schema: {
         operationId: 'listInstanceEvents',
         summary: 'Read the history of an instance',
@@ -60,14 +61,15 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
     },
     async ({ caller, params, query }, reply) => {
       const { id } = await getInstance(db, caller.organizationId, params.instance_id)
-      return answer(reply, id, query)
+      await answer(reply, id, query)
+      return reply
     },
   )
 
   app.get(
     '/v1/organization/events',
     {
-      config: { access: 'org' },
+      config: { access: 'org', inFlight: 'lists' },
       schema: {
         operationId: 'listEvents',
         summary: 'Read the history of the organization',
@@ -78,8 +80,9 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventDeps> = async (app, { d
       },
     },
     async ({ query: { instance_id, ...query } }, reply) => {
-      if (instance_id === undefined) return answer(reply, undefined, query)
-      return isId(instance_id) ? answer(reply, canonicalId(instance_id), query) : []
+      if (instance_id !== undefined && !isId(instance_id)) return []
+      await answer(reply, instance_id && canonicalId(instance_id), query)
+      return reply
     },
   )
 }

@@ -22,16 +22,16 @@ export interface InstanceFilter {
 const hasLabels = (labels: Readonly<Record<string, string>>) =>
   sql`${instances.metadata} @> ${JSON.stringify(labels)}::jsonb AND ${instances.metadata} <> '{}'`
 
-/** Of the overrides and instructions of one page: with more, a page has fewer instances than its limit. */
-const maxPageBytes = 1024 * 1024
+/** Of the overrides and instructions of what is read at once: to unseal, to parse and to write them takes some ms. */
+const maxSealedBytes = 128 * 1024
 
 const { sealedToken: _, ...shownColumns } = getTableColumns(instances)
 const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
   coalesce(octet_length(${instances.sealedInstructions}), 0)`
 
 /**
- * Lists a page of an organization's instances, newest first. Terminated instances are listed only by their status.
- * `next` is the position of the page after this one.
+ * Lists instances of an organization, newest first: up to the limit, or until they have long overrides and instructions.
+ * Terminated instances are listed only by their status. `next` is the position after these if more follow.
  */
 export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter) {
   const { status, name, external_id: externalId, metadata, limit, position } = filter
@@ -66,7 +66,7 @@ export async function listInstances(db: Db, organizationId: string, filter: Inst
     .select({ row: shownColumns, found: sized.found })
     .from(sized)
     .innerJoin(instances, eq(instances.id, sized.id))
-    .where(lt(sized.before, maxPageBytes))
+    .where(lt(sized.before, maxSealedBytes))
     .orderBy(desc(instances.createdAt), desc(instances.id))
   const rows = found.slice(0, limit).map(({ row }) => row)
   return { rows, next: (found[0]?.found ?? 0) > rows.length ? rows.at(-1)?.id : undefined }

@@ -9,7 +9,7 @@ import { shownAs } from '#http/examples.ts'
 import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
-import { linkNext, positionOf } from '#http/paging.ts'
+import { positionOf, sendPage } from '#http/paging.ts'
 import { NoBody } from '#http/validation.ts'
 import { createInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
@@ -20,7 +20,6 @@ import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
 import { AppError } from '#platform/errors.ts'
-import { takeShare } from '#platform/fair-share.ts'
 import { isId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
@@ -43,6 +42,9 @@ export interface InstanceDeps extends ChangeDeps {
   /** Whether a higher limit can be bought. */
   hasBilling: boolean
 }
+
+/** With more instructions and overrides, a page has fewer instances than its limit. */
+const maxPageBytes = 1024 * 1024
 
 const actions = {
   start: {
@@ -70,8 +72,6 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
 
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
-  const sealedLength = ({ sealedConfig, sealedInstructions }: Omit<Row, 'sealedToken'>) =>
-    (sealedConfig?.length ?? 0) + (sealedInstructions?.length ?? 0)
   const show = (row: Omit<Row, 'sealedToken'>, mayConfigure = true) =>
     toInstance(row, unsealSettings(vault, row), { ...view(), mayConfigure })
 
@@ -117,7 +117,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.get(
     '/v1/instances',
     {
-      config: { access: 'org' },
+      config: { access: 'org', inFlight: 'lists' },
       schema: {
         operationId: 'listInstances',
         summary: 'List instances',
@@ -130,17 +130,17 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         response: { 200: Type.Array(Instance), ...failures(400) },
       },
     },
-    async ({ caller, query: { cursor, ...filter } }, reply) => {
-      const position = positionOf(cursor, isId)
-      const { rows, next } = await listInstances(db, caller.organizationId, { ...filter, position })
-      if (next) linkNext(reply, publicUrl(), next)
-      const shown: ReturnType<typeof show>[] = []
-      for (const row of rows) {
-        // To unseal, to parse and to write a long row takes a ms or two.
-        await takeShare(caller.organizationId, sealedLength(row))
-        shown.push(show(row))
-      }
-      return shown
+    async ({ caller, query: { cursor, limit, ...filter } }, reply) => {
+      await sendPage(reply, {
+        limit,
+        position: positionOf(cursor, isId),
+        maxBytes: maxPageBytes,
+        item: Instance,
+        read: (atMost, position) => listInstances(db, caller.organizationId, { ...filter, limit: atMost, position }),
+        show,
+        publicUrl,
+      })
+      return reply
     },
   )
 

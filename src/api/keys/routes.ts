@@ -5,7 +5,7 @@ import type { Db } from '#database/client.ts'
 import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
-import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
+import { PageQuery, positionOf, sendPage } from '#http/paging.ts'
 import { isWithin } from '#http/session-scope.ts'
 import { Uuid } from '#http/validation.ts'
 import type { FindSummary } from '#instances/find.ts'
@@ -67,9 +67,15 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
     { limit, cursor }: Static<typeof PageQuery>,
   ) {
     const { organizationId } = reply.request.caller
-    const { rows, next } = await listKeys(db, organizationId, kind, { limit, position: positionOf(cursor, isId) })
-    if (next) linkNext(reply, publicUrl(), next)
-    return rows.map(toKey)
+    await sendPage(reply, {
+      limit,
+      position: positionOf(cursor, isId),
+      item: Key,
+      read: (atMost, position) => listKeys(db, organizationId, kind, { limit: atMost, position }),
+      show: toKey,
+      publicUrl,
+    })
+    return reply
   }
 
   app.get(
@@ -152,7 +158,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.get(
     '/v1/keys',
     {
-      config: { access: 'org' },
+      config: { access: 'org', inFlight: 'lists' },
       schema: {
         operationId: 'listKeys',
         summary: 'List scoped keys',
@@ -255,7 +261,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
   app.get(
     '/v1/organization/keys',
     {
-      config: { access: 'org' },
+      config: { access: 'org', inFlight: 'lists' },
       schema: {
         operationId: 'listOrganizationKeys',
         summary: 'List organization keys',

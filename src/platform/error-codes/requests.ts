@@ -190,7 +190,7 @@ export const requestCodes = {
     },
     too_much_in_flight: {
       meaning:
-        'Your organization has too much at this server at once: turns, WebSockets, transfers, or bytes of bodies.',
+        'Your organization has too much at this server at once: turns, WebSockets, transfers, lists, or bytes of bodies.',
       remedy: 'Wait until some have ended. `detail` says what there is too much of, and the limit.',
     },
   }),

@@ -28,7 +28,7 @@ export const serverCodes = {
       remedy: 'Wait. If it lasts, ask the operator of this server.',
     },
     overloaded: {
-      meaning: 'This server reads too many large bodies right now.',
+      meaning: 'This server has too many large bodies, or lists of your organization, to work on right now.',
       remedy: 'Wait a moment, and send fewer of them at once.',
     },
     sandboxes_unavailable: {
