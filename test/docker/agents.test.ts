@@ -46,7 +46,8 @@ const looseness: Record<string, (container: Container) => number> = {
 const looserThan = (held: Container, container: Container): string[] =>
   Object.entries(looseness).flatMap(([trait, of]) => (of(container) > of(held) ? [trait] : []))
 
-describe('real agents in containers', () => {
+// Compose has a real agent in a container as well.
+describe('real agents in containers', { tags: ['long'] }, () => {
   let dockerd: TestDockerd
   let outside: Outside
   let dataDir: string
@@ -137,9 +138,7 @@ describe('real agents in containers', () => {
     expect(projects).toContain('chowder-mattermost')
   })
 
-  it('keep memory and files over stop and start, and their files can be read meanwhile', {
-    tags: ['long'],
-  }, async () => {
+  it('keep memory and files over stop and start, and their files can be read meanwhile', async () => {
     const put = (text: string) => client.put(`/v1/instances/${id}/files/content`, { path: 'notes/a.md', content: text })
     expect((await put('one')).status).toBeLessThan(300)
     expect((await client.post(`/v1/instances/${id}/stop`)).body.status).toBe('stopped')
@@ -152,7 +151,7 @@ describe('real agents in containers', () => {
     expect((await content('notes/a.md')).body.content).toBe('two')
   })
 
-  it('are started again when their container is killed', { tags: ['long'] }, async () => {
+  it('are started again when their container is killed', async () => {
     const { StartedAt } = (await inspect()).State
     await dockerd.docker('kill', `chowder-${id}`)
     await until('the repair', async () => (await inspect()).State.StartedAt !== StartedAt, minute)
@@ -160,9 +159,7 @@ describe('real agents in containers', () => {
     await expectRemembers('and now?')
   })
 
-  it('are started again when they used too much memory, and their history names the reason', {
-    tags: ['long'],
-  }, async () => {
+  it('are started again when they used too much memory, and their history names the reason', async () => {
     const { StartedAt } = (await inspect()).State
     // The gateway is to be ended first, not the program that takes the memory, whose own words must not match.
     const script = `for process in /proc/[0-9]*; do

@@ -382,13 +382,16 @@ describe('docker compose', () => {
       await checkout.compose('up', '-d', '--wait')
       expect(await say(client, sessionPath(agent), 'still there?')).toContain('turns=4')
       expect(await startOf(agent), 'it went on meanwhile').toEqual(before)
-      expect((await client.post(`/v1/instances/${agent}/stop`)).status).toBeLessThan(300)
-      await checkout.compose('down')
-      await checkout.compose('up', '-d', '--wait')
-      expect((await client.post(`/v1/instances/${agent}/start`)).status).toBeLessThan(300)
-      await waitForStatus(client, agent, 'running')
-      expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=5')
     },
     5 * minute,
   )
+
+  it('starts a stopped agent after its end, and it remembers', { tags: ['long'], timeout: 5 * minute }, async () => {
+    expect((await client.post(`/v1/instances/${agent}/stop`)).status).toBeLessThan(300)
+    await checkout.compose('down')
+    await checkout.compose('up', '-d', '--wait')
+    expect((await client.post(`/v1/instances/${agent}/start`)).status).toBeLessThan(300)
+    await waitForStatus(client, agent, 'running')
+    expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=5')
+  })
 })

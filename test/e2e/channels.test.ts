@@ -155,7 +155,24 @@ describe('chat channels of a real agent', () => {
     expect(next.status).toBe(200)
   })
 
-  it('after kill -9 three times, first in the middle of a turn, channels answer, and nobody runs that turn again', async () => {
+  /** Kills the gateway, and waits until the next one has noted its start. */
+  async function kill(): Promise<void> {
+    const starts = async () => {
+      const { body } = await client.get(`/v1/instances/${id}/logs?tail=1000`)
+      return body.filter(({ text }: { text: string }) => text.includes('spawn broker ready')).length
+    }
+    const started = await starts()
+    const { pid } = present(await findGateway(id))
+    process.kill(pid, 'SIGKILL')
+    const next = async () => {
+      const found = await findGateway(id)
+      return found && found.pid !== pid
+    }
+    await until('the next gateway', next, 60_000)
+    await until('it to note its start', async () => (await starts()) > started, 60_000)
+  }
+
+  it('after kill -9 in the middle of a turn, channels answer, and nobody runs that turn again', async () => {
     const { provider } = agent
     const asked = provider.requests.length
     const input = '[[fake:tool=exec {"command":"echo ran >> ran; sleep 30"}]]'
@@ -168,25 +185,9 @@ describe('chat channels of a real agent', () => {
       return JSON.parse(last)
     }
     const cut = lastEvent()
-    let gateway = present(await findGateway(id))
-    const ran = join(gateway.home, workspacePath, 'ran')
+    const ran = join(present(await findGateway(id)).home, workspacePath, 'ran')
     await until('the tool to run', () => existsSync(ran))
-    // OpenClaw notes each start. After three of them without a planned end it starts no channels.
-    const starts = async () => {
-      const { body } = await client.get(`/v1/instances/${id}/logs?tail=1000`)
-      return body.filter(({ text }: { text: string }) => text.includes('spawn broker ready')).length
-    }
-    for (let kills = 1; kills <= 3; kills += 1) {
-      const started = await starts()
-      const { pid } = gateway
-      process.kill(pid, 'SIGKILL')
-      const next = async () => {
-        const found = await findGateway(id)
-        return found && found.pid !== pid && found
-      }
-      gateway = await until('the next gateway', next, 60_000)
-      await until('it to note its start', async () => (await starts()) > started, 60_000)
-    }
+    await kill()
     const lost = await cut
     expect(lost).toMatchObject({ type: 'response.failed', response: { status: 'failed' } })
     await waitForStatus(client, id, 'running')
@@ -197,6 +198,15 @@ describe('chat channels of a real agent', () => {
     expect(provider.requests.slice(asked).map(({ last }) => last)).toEqual([input, expect.stringContaining('are you')])
     expect((await client.get(`/v1/instances/${id}/responses/${lost.response.id}`)).body.status).toBe('failed')
     expect((await client.post(sessionPath(id, 'killed'), { model: 'openclaw', input: 'and you?' })).status).toBe(200)
+  })
+
+  it('after three unclean ends within five minutes, at which OpenClaw starts no channels, they answer', {
+    tags: ['long'],
+  }, async () => {
+    for (const _ of ['the second', 'the third']) await kill()
+    await waitForStatus(client, id, 'running')
+    telegram.write({ id: 777, name: 'Ann' }, 'and still there?')
+    await until('an answer', () => telegram.sent.some(({ text }) => text.includes('and still there?')), 60_000)
   })
 
   it('people of different channels have conversations of their own, and the API’s is another', async () => {

@@ -142,9 +142,12 @@ describe('an agent and the end of its control plane', () => {
     },
   )
 
-  it.skipIf(isInContainer)('SIGINT ends the agent too, and the next start brings it back with its memory', async () => {
+  it.skipIf(isInContainer)('SIGINT ends the agent too', async () => {
     expect(await chowder.kill('SIGINT')).toBe(0)
     expect(await processesIn(dataDir)).toEqual([])
+  })
+
+  it.skipIf(isInContainer)('and the next start brings it back with its memory', { tags: ['long'] }, async () => {
     await start()
     client = api(chowder.url, key)
     await waitForStatus(client, id, 'running')
