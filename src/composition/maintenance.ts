@@ -1,5 +1,6 @@
 import { deleteRevokedKeys } from '#api/keys/retention.ts'
 import { eraseDeleted } from '#api/organization/delete.ts'
+import { applyKeyChanges } from '#api/organization/key-changes.ts'
 import { createEphemeralSessionCleanup } from '#api/responses/chat/ephemeral-sessions.ts'
 import { deleteStaleLines } from '#api/responses/lines/line-rows.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
@@ -22,7 +23,7 @@ import type { Vault } from '#platform/secrets.ts'
 export interface MaintenanceIntervals {
   /** Until what an organization stores counts. */
   countMs: number
-  /** Until an operator's suspension of an organization, or its end, reaches the instances. */
+  /** Until a suspension of an organization, its end, or a changed provider key reaches the instances. */
   suspendMs: number
   /** For data that its owner deleted. */
   eraseMs: number
@@ -69,6 +70,12 @@ export function maintenanceTasks(
       everyMs: suspendMs,
       timeoutMs: longMs,
       run: (signal) => applySuspensions({ db, queue }, signal),
+    },
+    {
+      name: 'the changes of provider keys',
+      everyMs: suspendMs,
+      timeoutMs: longMs,
+      run: (signal) => applyKeyChanges(db, signal),
     },
     {
       name: 'the erasure of deleted organizations',

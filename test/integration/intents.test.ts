@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
-import { eq } from 'drizzle-orm'
+import { and, eq } from 'drizzle-orm'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { markForRestart } from '#composition/agents.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
 import { takeDue, withLease } from '#instances/lease.ts'
+import { isRunningAndFree } from '#instances/status.ts'
 import { present } from '../support/present.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 
@@ -88,6 +90,18 @@ test.each([
   ],
 ] as const)('%s of %s resets exactly these columns', async (intent, _state, state, columns) => {
   expect(await changedBy(intent, state)).toEqual(columns)
+})
+
+test('R10: very many agents are marked in batches when Chowder stops with them', async () => {
+  const { db } = database
+  const running = { ...row, sandboxDriver: 'of this test', desiredState: 'running' as const, observedGeneration: 7 }
+  await db.insert(instances).values(Array.from({ length: 1300 }, () => ({ ...running, id: randomUUID() })))
+  const left = () => db.$count(instances, and(eq(instances.sandboxDriver, 'of this test'), isRunningAndFree))
+  const late = AbortSignal.abort(new Error('late'))
+  await expect(markForRestart(db, 'of this test', late)).rejects.toThrow('late')
+  expect(await left()).toBe(300)
+  await markForRestart(db, 'of this test', late)
+  expect(await left()).toBe(0)
 })
 
 test('R10: a take that a failover of the database has lost gives nobody the token of the next one', async () => {

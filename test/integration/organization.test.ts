@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { applyKeyChanges } from '#api/organization/key-changes.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -174,6 +175,42 @@ describe('PATCH /v1/organization', () => {
     expect(await generations()).toEqual([2, 1, 1])
     await setKey('')
     expect(await generations()).toEqual([3, 1, 1])
+  })
+
+  test('R10: a changed key of very many agents raises the first, and a periodic task the others, each once', async () => {
+    const { id, key } = await chowder.signUp()
+    const { pool, db } = chowder.database
+    await pool.query(
+      `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token,
+                              desired_state, observed_generation, ready_at)
+       SELECT gen_random_uuid(), $1, 'one of many', 'anthropic', 'of another worker', 'v1', 'x', 'running', 1, now()
+       FROM generate_series(1, 2300)`,
+      [id],
+    )
+    const setKey = (anthropic: string) =>
+      chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic } } })
+    /** How many instances have each generation. */
+    const generations = async () => {
+      const { rows } = await pool.query(
+        `SELECT json_object_agg(generation, count) AS counts
+         FROM (SELECT generation, count(*) FROM instances WHERE organization_id = $1 GROUP BY 1) AS counted`,
+        [id],
+      )
+      return rows[0].counts
+    }
+    expect((await setKey('sk-second')).status).toBe(200)
+    expect(await generations()).toEqual({ 1: 1300, 2: 1000 })
+    await expect(applyKeyChanges(db, AbortSignal.abort(new Error('crash')))).rejects.toThrow('crash')
+    expect(await generations()).toEqual({ 1: 300, 2: 2000 })
+
+    // Another change in between starts from the beginning.
+    await setKey('sk-third')
+    expect(await generations()).toEqual({ 1: 300, 2: 1000, 3: 1000 })
+    await Promise.all([applyKeyChanges(db), applyKeyChanges(db)])
+    expect(await generations()).toEqual({ 2: 300, 3: 2000 })
+    await applyKeyChanges(db)
+    expect(await generations()).toEqual({ 2: 300, 3: 2000 })
+    expect((await pool.query('SELECT FROM provider_key_changes')).rowCount).toBe(0)
   })
 })
 

@@ -1,9 +1,8 @@
-import { and, eq, isNotNull, isNull, or, sql } from 'drizzle-orm'
+import { and, eq, isNull, sql } from 'drizzle-orm'
 import { issueOrganizationKey } from '#api/keys/store.ts'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
-  instances,
   type ModelProvider,
   modelProviders,
   type Organization,
@@ -11,15 +10,14 @@ import {
   providerKeys,
   type Tier,
 } from '#database/schema.ts'
-import { changedBy, recordEvent } from '#history/record.ts'
-import { raiseGeneration } from '#instances/intent.ts'
-import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
+import { recordEvent } from '#history/record.ts'
+import type { InstanceRef } from '#instances/queue.ts'
 import { providerKeyPlace } from '#instances/row.ts'
-import { isDue } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import { beginKeyChange } from './key-changes.ts'
 import { instanceLimits } from './tiers.ts'
 
 /** Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. */
@@ -64,8 +62,9 @@ export interface OrganizationPatch {
 
 /**
  * Renames the organization and sets provider keys, in one transaction; an empty key removes the stored one. Also
- * returns the instances that need a changed key: their generation is raised in the same transaction. Throws AppError
- * `unauthenticated` when the organization was deleted meanwhile.
+ * returns the first instances that need a changed key: their generation is raised in the same transaction.
+ * `applyKeyChanges` raises that of the others. Throws AppError `unauthenticated` when the organization was deleted
+ * meanwhile.
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
   const change = async (tx: Db) => {
@@ -79,7 +78,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       if (key === undefined) continue
       if (!(await changeProviderKey(tx, vault, id, provider, key ?? ''))) continue
       hasChanged = true
-      due.push(...(await raiseGenerations(tx, id, provider)))
+      due.push(...(await beginKeyChange(tx, { organizationId: id, provider })))
     }
     const organization = hasChanged ? await touch(tx, id, name) : before
     await recordEvent(tx, { organizationId: id })
@@ -115,21 +114,3 @@ async function changeProviderKey(tx: Db, vault: Vault, organizationId: string, p
     })
   return true
 }
-
-/** Makes the instances of a provider due that run or start: workers give them the new key. */
-const raiseGenerations = (tx: Db, organizationId: string, provider: ModelProvider): Promise<InstanceRef[]> =>
-  tx
-    .update(instances)
-    .set({
-      ...raiseGeneration('changeProviderKey'),
-      changedBy: changedBy({ type: 'instance.due', reason: 'The key of its model provider was changed.' }),
-    })
-    .where(
-      and(
-        eq(instances.organizationId, organizationId),
-        eq(instances.modelProvider, provider),
-        eq(instances.desiredState, 'running'),
-        or(isNotNull(instances.readyAt), isDue),
-      ),
-    )
-    .returning(instanceRefColumns)
