@@ -1,4 +1,5 @@
 import { AppError } from '#platform/errors.ts'
+import type { Mask } from '#platform/mask.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import type { SkillRelease } from './clawhub.ts'
 import type { GatewayClient } from './gateway.ts'
@@ -22,7 +23,7 @@ export type Objection = (skill: GatewaySkill, all: readonly GatewaySkill[]) => s
 /**
  * Lets the gateway download and install one version. Then verifies that the installed files are exactly the published
  * ones, byte for byte, because the gateway does not compare them. The check is left out when the registry lists no
- * files. With `replace`, the skill replaces the content of its folder.
+ * files. With `replace`, the skill replaces the content of its folder. `mask` hides secrets in the gateway's words.
  *
  * Throws AppError `invalid` when the gateway refuses. Also removes the skill and throws `invalid` when its files
  * differ, OpenClaw cannot use it, or `objection` returns a sentence. A crash half-way leaves the skill in the
@@ -33,6 +34,7 @@ export async function installVersion(
   files: SandboxFiles,
   { reference, release, replace }: { reference: SkillReference; release: SkillRelease; replace: boolean },
   objection: Objection,
+  mask: Mask,
   signal: AbortSignal,
 ): Promise<{ skill: GatewaySkill; output: string }> {
   const slug = referenceText(reference)
@@ -40,7 +42,7 @@ export async function installVersion(
   const answer = await gateway
     .call('skills.install', params, { timeoutMs: installTimeoutMs })
     .catch((error: unknown) => {
-      throw error instanceof GatewayRefusal ? installError(error, slug) : error
+      throw error instanceof GatewayRefusal ? installError(error, slug, mask) : error
     })
   const changed = await differenceFrom(release, files, reference, signal)
   const all = changed === null ? await waitForList(gateway, reference, true, signal) : []
@@ -51,17 +53,16 @@ export async function installVersion(
     const note = replace ? ' The previous content of its folder is removed too.' : ''
     throw new AppError('skill_not_installed', `${slug} ${release.version} is not installed: ${fault}${note}`)
   }
-  return { skill, output: outputOf(answer) }
+  return { skill, output: mask(outputOf(answer), true) }
 }
 
-function installError(cause: GatewayRefusal, slug: string): AppError {
+function installError(cause: GatewayRefusal, slug: string, mask: Mask): AppError {
   if (cause.message.includes('temporarily unavailable')) {
     return new AppError('skill_registry_unreachable', 'The skill registry does not answer OpenClaw. Try again later.', {
       cause,
     })
   }
-  const message = cause.message
-    .slice(0, searchedCharacters)
+  const message = mask(cause.message.slice(0, searchedCharacters), true)
     .replaceAll(/\/\S*\/workspace\//g, '')
     .slice(0, shownCharacters)
   return new AppError('skill_not_installed', `OpenClaw did not install ${slug}: ${message}`, { cause })

@@ -303,6 +303,19 @@ describe('install', () => {
     expect([status, body.detail]).toEqual([400, 'OpenClaw did not install @acme/web-search: cannot write skills/y'])
     expect((await call('GET', `/${id}`)).body).toMatchObject({ status: 'running', step: null })
   })
+
+  test('A13: what the installer says holds no secret of the agent', async () => {
+    const secret = 'value-of-a-skill-variable-1'
+    publish('web-search')
+    expect((await install('@acme/web-search', { env: { WEB_KEY: secret } })).status).toBe(200)
+    publish('other')
+    gateway.behaviour.onCall = (method) => {
+      if (method !== 'skills.install') return
+      throw new Refusal({ code: 'UNAVAILABLE', message: `cannot send ${secret} or ${btoa(secret)}` })
+    }
+    const { status, body } = await install('@acme/other')
+    expect([status, body.detail]).toEqual([400, 'OpenClaw did not install @acme/other: cannot send *** or ***'])
+  })
 })
 
 describe('list and read', () => {

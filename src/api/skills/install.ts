@@ -1,5 +1,6 @@
 import type { Instance, Skill } from '#database/schema.ts'
 import { changeConfig } from '#instances/gateway/change.ts'
+import { createInstanceMask } from '#instances/gateway/secrets.ts'
 import { getInstance } from '#instances/row.ts'
 import { requireRunning } from '#instances/status.ts'
 import type { SkillRelease } from '#openclaw/clawhub.ts'
@@ -96,10 +97,11 @@ type Plan = (
  */
 async function install(
   deps: SkillDeps,
-  { id, organizationId }: Instance,
+  instance: Instance,
   { reference, release }: { reference: SkillReference; release: SkillRelease },
   plan: Plan,
 ): Promise<Installation> {
+  const { id, organizationId } = instance
   const { version } = release
   const slug = referenceText(reference)
   const { promise: installed, resolve } = Promise.withResolvers<Installation>()
@@ -108,8 +110,10 @@ async function install(
     async verify(gateway, signal) {
       const stored = await listStoredSkills(deps.db, organizationId, id)
       const { replace, objection } = plan(await readSkills(gateway), stored)
+      const mask = await createInstanceMask(deps.db, deps.vault, instance)
       const files = deps.sandboxes.files(id)
-      const { skill, output } = await installVersion(gateway, files, { reference, release, replace }, objection, signal)
+      const asked = { reference, release, replace }
+      const { skill, output } = await installVersion(gateway, files, asked, objection, mask, signal)
       resolve({ skill, output, version, digest: skill.installed?.digest ?? null })
     },
     async store(tx) {
