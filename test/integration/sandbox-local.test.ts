@@ -297,7 +297,10 @@ describe('a local sandbox', () => {
     stranger.close()
   })
 
-  test('shares neither user nor port with any of fifty that are made at once, and frees both', async () => {
+  // Each starts programs, one after another: that takes a busy machine a minute.
+  test('shares neither user nor port with any of fifty that are made at once, and frees both', {
+    timeout: 180_000,
+  }, async () => {
     const ids = await Promise.all(Array.from({ length: 50 }, () => created()))
     const records = await Promise.all(ids.map(recordOf))
     expect(new Set(records.map(({ inside: paths }) => paths.port)).size).toBe(50)

@@ -114,7 +114,11 @@ async function isKnown(database: 'passwd' | 'group', number: number): Promise<bo
 /** Whether a number is neither a user or group of this machine nor the user of a running process. */
 export async function unusedUids(): Promise<(uid: number) => Promise<boolean>> {
   const running = await usersWithProcesses()
-  return async (uid) => !running.has(uid) && !(await isKnown('passwd', uid)) && !(await isKnown('group', uid))
+  return async (uid) => {
+    if (running.has(uid)) return false
+    const known = await Promise.all([isKnown('passwd', uid), isKnown('group', uid)])
+    return !known.includes(true)
+  }
 }
 
 /** Whether a program could listen on the port of 127.0.0.1 now. */
