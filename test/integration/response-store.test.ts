@@ -604,7 +604,8 @@ describe('responses are deleted', () => {
       [id, timeOfId(-31)],
     )
     await say()
-    await until('the second response', async () => (await count()) === 2)
+    const completed = `SELECT FROM responses WHERE instance_id = $1 AND status = 'completed'`
+    await until('the second response', async () => (await pool.query(completed, [id])).rowCount === 2)
     await pool.query(
       `UPDATE responses SET status = 'in_progress', seen_at = now() - interval '1 minute'
        WHERE instance_id = $1 AND created_at > now() - interval '1 day'`,
