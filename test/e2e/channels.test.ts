@@ -203,7 +203,8 @@ describe('chat channels of a real agent', () => {
   it('after three unclean ends within five minutes, at which OpenClaw starts no channels, they answer', {
     tags: ['long'],
   }, async () => {
-    for (const _ of ['the second', 'the third']) await kill()
+    await kill()
+    await kill()
     await waitForStatus(client, id, 'running')
     telegram.write({ id: 777, name: 'Ann' }, 'and still there?')
     await until('an answer', () => telegram.sent.some(({ text }) => text.includes('and still there?')), 60_000)
