@@ -15,7 +15,7 @@ import { until } from '../support/until.ts'
 
 /** The long ones show that the time and the memory of a row stay the same. */
 const outages: { kind: (typeof queueKinds)[number]; dueRows: number; tags: string[] }[] = [
-  { kind: 'postgres', dueRows: 1000, tags: [] },
+  { kind: 'postgres', dueRows: 500, tags: [] },
   { kind: 'postgres', dueRows: 5000, tags: ['long'] },
   { kind: 'redis', dueRows: 5000, tags: ['long'] },
 ]

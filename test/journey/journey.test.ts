@@ -164,7 +164,7 @@ describe('from npm start to the end of a real agent', () => {
     expect(await say(client, sessionPath(id, 'restarted'), 'hello')).toContain('model=model-set-while-stopped')
   })
 
-  it('a gateway that is killed comes back by itself, with its memory', async () => {
+  it('a gateway that is killed comes back by itself, with its memory', { tags: ['long'] }, async () => {
     const killed = await findGateway(id)
     process.kill(killed?.pid ?? 0, 'SIGKILL')
     const next = await until(
