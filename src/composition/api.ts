@@ -94,7 +94,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     sandboxDriver: sandboxes.name,
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
-    findTokenCaller: createFindTokenCaller(vault, callers.find),
+    findTokenCaller: createFindTokenCaller(vault, callers),
     forgetCaller: callers.forget,
     findSummary,
     findGateway: gateways.find,

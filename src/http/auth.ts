@@ -43,8 +43,10 @@ export const hasPermission = ({ permissions }: Pick<Caller, 'permissions'>, perm
   permissions === null || permissions.includes(permission)
 
 interface ClientToken {
-  /** In ms since 1970. */
+  /** In ms since 1970, by the clock of the database. */
   expiresAt: number
+  /** The same moment, by the monotonic clock of this process. */
+  endsAt: number
   /** Names the person for the limits of requests; null when the token names none. */
   endUser: string | null
 }
@@ -140,7 +142,7 @@ export function onKeyRefused(
 ): void {
   const check = async () => {
     try {
-      const hasExpired = token !== null && Date.now() >= token.expiresAt
+      const hasExpired = token !== null && performance.now() >= token.endsAt
       if (hasExpired || !(await findCaller(keyHash))) end(new AppError('invalid_api_key', texts.unknownKey))
     } catch (error) {
       if (error instanceof AppError) end(error)

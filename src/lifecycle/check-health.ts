@@ -1,3 +1,4 @@
+import { readDatabaseMs } from '#database/clock.ts'
 import type { Activity } from '#sandbox/driver.ts'
 import { busyAgain, diagnose, nextLookSeconds } from './diagnose.ts'
 import { isAnswering, waitUntilReady } from './health.ts'
@@ -21,12 +22,16 @@ export const checkHealth: Step = async (context) => {
   return diagnosis === 'answering' ? done : again(nextLookSeconds, 'The gateway runs, but Chowder cannot reach it.')
 }
 
-/** A gateway whose event loop never turns again looks busy too: its switches tell, over all looks of all workers. */
+/**
+ * A gateway whose event loop never turns again looks busy too: its switches tell, over all looks of all workers, whose
+ * clocks may differ.
+ */
 async function waitWhileBusy(context: StepContext, { switches }: Activity): Promise<StepOutcome> {
-  const { lease, timeouts } = context
+  const { db, lease, timeouts } = context
   const { busy } = lease.instance
-  const since = busy?.switches === switches ? busy.since : new Date().toISOString()
-  if (Date.now() - Date.parse(since) >= timeouts.busyMs) return restartHungGateway(context)
+  const now = await readDatabaseMs(db)
+  const since = busy?.switches === switches ? busy.since : new Date(now).toISOString()
+  if (now - Date.parse(since) >= timeouts.busyMs) return restartHungGateway(context)
   await lease.write({ busy: { since, switches } })
   return busyAgain
 }

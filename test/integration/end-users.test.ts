@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket } from 'ws'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -248,6 +248,24 @@ describe('a client token', () => {
     const cutAt = performance.now()
     await closed
     expect(performance.now() - cutAt).toBeLessThan(5000)
+  })
+
+  test('F21: lasts as long as it says, whatever the clock of a process says', async () => {
+    const clock = (minutes: number) =>
+      void vi.useFakeTimers({ toFake: ['Date'], now: performance.timeOrigin + performance.now() + minutes * 60_000 })
+    onTestFinished(() => void vi.useRealTimers())
+    const [long, short] = [
+      (await createToken(key, { session_ids: ['user-1'], expires_in: 300 })).body.client_token,
+      (await createToken(key, { session_ids: ['user-1'], expires_in: 1 })).body.client_token,
+    ]
+    clock(10)
+    expect((await say(long, 'user-1')).status, 'with a clock that is ahead').toBe(200)
+    const made = (await createToken(key, { session_ids: ['user-1'], expires_in: 60 })).body
+    clock(-10)
+    await sleep(1000)
+    expect((await say(short, 'user-1')).status, 'expired, with a clock that is behind').toBe(401)
+    vi.useRealTimers()
+    expect(new Date(made.expires_at).getTime() - Date.now()).toBeLessThanOrEqual(60_000)
   })
 
   test('dies with the key that made it', async () => {

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createDriftDetector } from '#lifecycle/drift.ts'
 import { maxAttempts } from '#lifecycle/failures.ts'
 import { FakeDriver, type Loop } from '../support/fake-driver.ts'
@@ -550,6 +550,21 @@ describe('an agent that works and does not answer', () => {
     expect(await busyIn(id)).toBeNull()
     expect(await shown(id)).toMatchObject({ status: 'running', error_message: null })
     expect(driver.calls.filter((made) => made.id === id && made.method === 'stop')).toEqual([])
+  }, 60_000)
+
+  test('F21: is not restarted by a worker whose clock is ahead of that of the worker that looked before', async () => {
+    const id = await begin('computes')
+    await until('a busy agent', async () => (await busyIn(id)) !== null)
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+    onTestFinished(() => void vi.useRealTimers())
+    // The time of the longest work begins now, however long the test took to come here.
+    await chowder.database.pool.query(
+      `UPDATE instances SET busy = jsonb_set(busy, '{since}', to_jsonb(now())) WHERE id = $1`,
+      [id],
+    )
+    const before = looks(id)
+    await until('another look', async () => (await look()) && looks(id) > before && isFree(id))
+    expect(driver.starts.get(id)).toBe(1)
   }, 60_000)
 
   test('hangs after all when its loop has not turned for the longest time, over all looks', async () => {

@@ -2,6 +2,7 @@ import { and, eq, inArray, isNull, not, sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
+import { databaseMs } from '#database/clock.ts'
 import { apiKeys, organizations } from '#database/schema.ts'
 import type { Caller, FindCaller } from '#http/auth.ts'
 import { AppError } from '#platform/errors.ts'
@@ -29,6 +30,8 @@ export interface Callers {
   find: FindCaller
   /** Call it before the answer with the hash that a changed key had before: this process then reads the key again. */
   forget(keyHash: Buffer): void
+  /** The time of the database in ms since 1970, once `find` has found a caller: as exact as the query was quick. */
+  databaseMs(): number
   /** Writes the last uses that are not written yet. Call `find` no more. */
   close(): Promise<void>
 }
@@ -52,6 +55,8 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
     },
   })
   const uses = createKeyUses(db, log)
+  /** The time of the database when `performance.now()` was 0. */
+  let databaseOrigin = Number.NaN
 
   /** Keys that are asked for together, such as those of all open connections, share a query. */
   const read = batched(maxConcurrentQueries, async (keyHashes: readonly string[]) => {
@@ -68,6 +73,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
         isDisabled: sql<boolean>`(coalesce(${organizations.disabledAt}, ${organizations.suspendedAt}) IS NOT NULL)`,
         msLeft: sql<number | null>`(extract(epoch FROM ${apiKeys.expiresAt} - now()) * 1000)::float8`,
         isUseDue,
+        now: databaseMs,
       })
       .from(apiKeys)
       .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId))
@@ -85,7 +91,8 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
     return keyHashes.map((keyHash): FoundCaller | null => {
       const row = byHash.get(keyHash)
       if (!row) return null
-      const { isDisabled, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, ...found } = row
+      const { isDisabled, msLeft, isUseDue: mustRecordUse, sessionIds, sessionPrefix, now, ...found } = row
+      databaseOrigin = now - performance.now()
       const sessions = sessionScopeOf({ sessionIds, sessionPrefix })
       if (mustRecordUse) uses.add(row.keyId)
       const caller = { ...found, keyHash, sessions, token: null }
@@ -122,6 +129,7 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
       const hash = keyHash.toString('base64')
       for (const results of [known, unknown, reading]) results.delete(hash)
     },
+    databaseMs: () => databaseOrigin + performance.now(),
     close: () => uses.close(),
   }
 }

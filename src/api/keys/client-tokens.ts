@@ -1,7 +1,8 @@
 import { clientTokenPrefix } from '#http/api-key.ts'
-import type { Caller, FindCaller, FindTokenCaller } from '#http/auth.ts'
+import type { Caller, FindTokenCaller } from '#http/auth.ts'
 import type { SessionScope } from '#http/session-scope.ts'
 import type { Vault } from '#platform/secrets.ts'
+import type { Callers } from './callers.ts'
 
 /** What a client token says. It is stored nowhere but in the token. */
 interface Grant {
@@ -10,7 +11,7 @@ interface Grant {
   instanceId: string
   sessions: SessionScope
   endUser: string | null
-  /** In ms since 1970. */
+  /** In ms since 1970, by the clock of the database: the processes that make and take a token may have others. */
   expiresAt: number
 }
 
@@ -31,21 +32,22 @@ function unsealGrant(vault: Vault, token: string): Grant | null {
 
 /**
  * Finds whom a client token stands for: its key, with only the permission `interact` in the sessions of the token. A
- * token ends with its key. A malformed or expired one costs no query.
+ * token ends with its key. A malformed one costs no query.
  */
 export const createFindTokenCaller =
-  (vault: Vault, findCaller: FindCaller): FindTokenCaller =>
+  (vault: Vault, callers: Pick<Callers, 'find' | 'databaseMs'>): FindTokenCaller =>
   async (token): Promise<Caller | null> => {
     const grant = unsealGrant(vault, token)
-    if (!grant || Date.now() >= grant.expiresAt) return null
+    if (!grant) return null
     const { keyHash, instanceId, sessions, endUser, expiresAt } = grant
-    const caller = await findCaller(keyHash)
-    if (!caller) return null
+    const caller = await callers.find(keyHash)
+    const msLeft = expiresAt - callers.databaseMs()
+    if (!caller || msLeft <= 0) return null
     return {
       ...caller,
       permissions: ['interact'],
       instanceIds: [instanceId],
       sessions,
-      token: { expiresAt, endUser },
+      token: { expiresAt, endsAt: performance.now() + msLeft, endUser },
     }
   }

@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
 import type { Db } from '#database/client.ts'
+import { readDatabaseMs } from '#database/clock.ts'
 import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
@@ -148,7 +149,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       if (!sessions) throw new AppError('sessions_required', texts.noSessions)
       if (!isWithin(sessions, caller.sessions)) throw new AppError('sessions_beyond_key', texts.sessionsBeyondKey)
       const { end_user: endUser = null, expires_in: seconds = maxTokenSeconds } = body
-      const expiresAt = Date.now() + seconds * 1000
+      const expiresAt = (await readDatabaseMs(db)) + seconds * 1000
       const grant = { keyHash: caller.keyHash, instanceId, sessions, endUser, expiresAt }
       const answer = { client_token: sealClientToken(deps.vault, grant), expires_at: toSeconds(new Date(expiresAt)) }
       return reply.code(201).send(answer)
