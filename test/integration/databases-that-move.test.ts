@@ -9,6 +9,9 @@ import { createDb } from '#database/client.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { organizations } from '#database/schema.ts'
 import { newId } from '#platform/ids.ts'
+import { api } from '../support/api-client.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { startHere } from '../support/started-chowder.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 
 let database: TestDatabase
@@ -46,6 +49,37 @@ describe('R4: a connection', () => {
     await change()
     expect(await backend()).not.toBe(former)
   })
+})
+
+test('R5: a process has DATABASE_POOL connections and 8 for its queue at most, as docs/operations.md counts them', async () => {
+  const documented = await readFile(new URL('../../docs/operations.md', import.meta.url), 'utf8')
+  expect(documented).toMatch(/`DATABASE_POOL` \(10\) connections to PostgreSQL, and without `REDIS_URL` up to 8 more/)
+  const sandboxes = new FakeDriver()
+  sandboxes.fail({ method: 'create', times: 1000 }) // else the end of the process would wait for starts
+  const chowder = await startHere(database.connection, sandboxes, { DATABASE_POOL: '3' })
+  onTestFinished(() => chowder.close())
+  const { body } = await api(chowder.url).post('/v1/organization/signup', { name: 'Acme' })
+  const client = api(chowder.url, body.api_key)
+  await client.patch('/v1/organization', { model_api_keys: { anthropic: 'sk-test' } })
+  const most = { own: 0, queue: 0 }
+  let isOver = false
+  const load = Array.from({ length: 30 }, () => client.post('/v1/instances', { name: 'x' }))
+  const answers = Promise.all(load).finally(() => {
+    isOver = true
+  })
+  while (!isOver) {
+    const { rows } = await pool.query(
+      `SELECT count(*) FILTER (WHERE application_name = 'chowder-all')::int AS own,
+              count(*) FILTER (WHERE application_name <> 'chowder-all' AND pid <> pg_backend_pid())::int AS queue
+       FROM pg_stat_activity WHERE datname = current_database()`,
+    )
+    most.own = Math.max(most.own, rows[0].own)
+    most.queue = Math.max(most.queue, rows[0].queue)
+    await sleep(20)
+  }
+  expect(new Set((await answers).map(({ status }) => status))).toEqual(new Set([201]))
+  expect(most.own).toBe(3)
+  expect(most.queue).toBeLessThanOrEqual(8)
 })
 
 /** The migrations of the next version, which has one more: it changes a table that everybody reads. */

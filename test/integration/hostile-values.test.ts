@@ -1,5 +1,5 @@
 import { pino } from 'pino'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { serveMetrics } from '#platform/metrics.ts'
 import type { SandboxSpec } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -157,7 +157,8 @@ describe('A13: a secret', () => {
     override: 'canary-header-of-an-override',
   }
 
-  test('is in no error that the API answers with, no metric, no command line and no line of the log', async () => {
+  /** Makes an instance that has them all. Returns them with the token of its gateway and the key of the caller. */
+  async function newInstance(): Promise<string[]> {
     const { body } = await call('POST', '/v1/instances', {
       name: 'y',
       openclaw_config: {
@@ -178,9 +179,11 @@ describe('A13: a secret', () => {
     expect((await ofInstance('POST', '/channels/discord/connect', { config: { token: secrets.channel } })).status).toBe(
       200,
     )
-    const token = fileConfig().gateway.auth.token
-    const all = [...Object.values(secrets), token, key]
+    return [...Object.values(secrets), fileConfig().gateway.auth.token, key]
+  }
 
+  test('is in no error that the API answers with, no metric, no command line and no line of the log', async () => {
+    const all = await newInstance()
     // The gateway repeats everything that it knows in each refusal.
     const said = JSON.stringify([fileConfig(), gateway.config, all])
     gateway.behaviour.onCall = (method) => {
@@ -209,6 +212,25 @@ describe('A13: a secret', () => {
     expect(holds([...run, ...argumentsOf(specOf())].join('\n'))).toEqual([])
     expect(holds(chowder.logged.join('\n'))).toEqual([])
     driver.output = 'starting\n'
+  })
+
+  test('S16: that a gateway says last is not stored with its failure, nor in the history', async () => {
+    const all = (await newInstance()).filter((secret) => secret !== key)
+    driver.output = `The gateway knows ${all.join(', ')}.\n`
+    driver.exitAfterStart = () => 78
+    onTestFinished(() => {
+      driver.exitAfterStart = null
+      driver.output = 'starting\n'
+    })
+    driver.die(id, 78)
+    await until('an error', async () => (await ofInstance('GET', '')).body.status === 'error')
+    const { rows } = await chowder.database.pool.query(
+      'SELECT error_message AS text FROM instances WHERE id = $1 UNION ALL SELECT reason FROM events WHERE instance_id = $1',
+      [id],
+    )
+    const stored = rows.map(({ text }) => text).join('\n')
+    expect(stored).toContain(`The gateway knows ${all.map(() => '***').join(', ')}.`)
+    expect(all.filter((secret) => stored.includes(secret))).toEqual([])
   })
 })
 

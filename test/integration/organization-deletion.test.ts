@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createBilling } from '#api/subscription/stripe.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -55,7 +55,7 @@ const linesOf = (message: string, organizationId: string) =>
 const erased = (organizationId: string) =>
   until('the proof', () => linesOf('organization erased', organizationId)[0], 15_000)
 
-test('the data of a caller in a terminated instance is erased after 30 days, and not before', async () => {
+test('S10: the data of a caller in a terminated instance is erased after 30 days, and not before', async () => {
   const { key } = await chowder.signUp({ providerKey: 'sk-canary' })
   const body = { name: 'canary of a name', metadata: { canary: 'yes' }, openclaw_config: { 'session.dmScope': 'main' } }
   const ids: string[] = []
@@ -240,6 +240,61 @@ describe('DELETE /v1/organization', () => {
     expect(linesOf('organization erased', id)).toEqual([])
     await query('UPDATE instances SET observed_generation = generation WHERE organization_id = $1', id)
     await erased(id)
+  })
+
+  test('R1: deletes no contents in the request, and in batches that an index finds afterwards', async () => {
+    const { id, key } = await chowder.signUp()
+    const [{ id: instanceId }] = await query(
+      `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token,
+                              desired_state, observed_generation)
+       VALUES (gen_random_uuid(), $1, 'with contents', 'anthropic', 'of another worker', 'v1', 'x', 'stopped', 1)
+       RETURNING id`,
+      id,
+    )
+    const rows = 2500
+    await query(
+      `INSERT INTO responses (id, organization_id, instance_id, session_key, status)
+       SELECT gen_random_uuid(), $1, $2, 's', 'completed' FROM generate_series(1, ${rows})`,
+      id,
+      instanceId,
+    )
+    await query(
+      `INSERT INTO events (organization_id, type, actor_type, reason)
+       SELECT $1, 'file.write', 'key', 'canary' FROM generate_series(1, ${rows})`,
+      id,
+    )
+    await query('CREATE TABLE batches (of_table text, row_count int)')
+    await query(`CREATE FUNCTION note_batch() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN INSERT INTO batches SELECT TG_TABLE_NAME, count(*) FROM old_rows HAVING count(*) > 1; RETURN NULL; END $$`)
+    for (const [table, statement] of [
+      ['responses', 'DELETE'],
+      ['events', 'UPDATE'],
+    ]) {
+      await query(`CREATE TRIGGER note_batch AFTER ${statement} ON ${table} REFERENCING OLD TABLE AS old_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION note_batch()`)
+    }
+    onTestFinished(() => void query('DROP FUNCTION note_batch CASCADE; DROP TABLE batches'))
+    const batches = async (table: string): Promise<number[]> =>
+      (await query('SELECT row_count FROM batches WHERE of_table = $1', table)).map(({ row_count }) => row_count)
+
+    expect((await remove(key)).status).toBe(204)
+    expect([await batches('responses'), await batches('events')]).toEqual([[], []])
+    await query('UPDATE instances SET observed_generation = generation WHERE organization_id = $1', id)
+    const queries = vi.spyOn(chowder.database.pool, 'query')
+    onTestFinished(() => queries.mockRestore())
+    await erased(id)
+    const asked = (queries.mock.calls as unknown as [{ text?: string }, unknown[]][]).find(
+      ([{ text }, values]) => text?.includes('DELETE FROM responses') && values?.includes(id),
+    )
+    expect(await batches('responses')).toEqual([1000, 1000, 500])
+    expect(Math.max(...(await batches('events')))).toBe(1000)
+
+    const client = await chowder.database.pool.connect()
+    await client.query('BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off') // few rows
+    const plan = JSON.stringify(await client.query(`EXPLAIN ${asked?.[0].text}`, asked?.[1]))
+    await client.query('ROLLBACK')
+    client.release()
+    expect(plan).toMatch(/Index (Only )?Scan using responses_(instance|session) on responses/)
   })
 
   test('a paid subscription is cancelled, also when Stripe is down at first', async () => {

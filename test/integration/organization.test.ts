@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { applyKeyChanges } from '#api/organization/key-changes.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -231,5 +231,24 @@ describe('other routes', () => {
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
       commit: expect.stringMatching(/^([0-9a-f]{12}|unknown)$/),
     })
+  })
+
+  test('S20: readyz asks its services twice a second at most, however often it is asked', async () => {
+    const ping = vi.spyOn(chowder.queue, 'ping')
+    onTestFinished(() => ping.mockRestore())
+    const startedAt = performance.now()
+    for (let i = 0; i < 20; i += 1) {
+      const answers = await Promise.all(Array.from({ length: 20 }, () => chowder.call('GET', '/readyz')))
+      expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]))
+    }
+    const halfSeconds = (performance.now() - startedAt) / 500
+    expect(ping.mock.calls.length).toBeLessThanOrEqual(Math.ceil(halfSeconds) + 1)
+  })
+
+  test('S20: a sign-up has 64 KiB at most', async () => {
+    const { status, body } = await chowder.call('POST', '/v1/organization/signup', {
+      body: { name: 'Acme', more: Array(8192).fill(1234567) },
+    })
+    expect([status, body.error.code]).toEqual([413, 'body_too_large'])
   })
 })
