@@ -108,7 +108,7 @@ describe('docker compose', () => {
     expect((await client.get(`/v1/instances/${agent}`)).body.gateway_url).toBe(`${url}/v1/instances/${agent}`)
   })
 
-  it('publishes the API’s port on this host alone, and no other', async () => {
+  it('S6: publishes the API’s port on this host alone, and no other', async () => {
     const open = await scanFromOutside()
     expect(open.filter((one) => !openBefore.includes(one))).toEqual([])
     const ports = await dockerd.docker('ps', '--filter', 'label=com.docker.compose.project', '--format', '{{.Ports}}')
@@ -118,7 +118,7 @@ describe('docker compose', () => {
       expect([path, (await client.get(path)).status]).toEqual([path, 404])
   })
 
-  it('lets nobody sign up without the token', async () => {
+  it('S6: lets nobody sign up without the token', async () => {
     const answer = await api(url).post('/v1/organization/signup', { name: 'Stranger' })
     expect([answer.status, answer.body.error.code]).toEqual([401, 'invalid_signup_token'])
   })

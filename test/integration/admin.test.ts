@@ -250,7 +250,7 @@ describe('the commands of the operator', () => {
     )
   })
 
-  test('delete-org deletes the organization with all its data, and list-orgs no longer shows it', async () => {
+  test('S30: delete-org asks for the name, deletes the organization with all its data, and list-orgs no longer shows it', async () => {
     const { id, key } = await chowder.signUp()
     const { body } = await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })
     const unconfirmed = await admin('delete-org', id)

@@ -146,7 +146,7 @@ describe('the files of an instance', () => {
     expect((await files.list('folder')).status).toBe(404)
   })
 
-  test('end at the workspace: neither a path nor a link of the agent leads to the configuration', async () => {
+  test('A8: end at the workspace: neither a path nor a link of the agent leads to the configuration', async () => {
     const files = await createInstance()
     await writeFile(join(files.home, 'state/openclaw.json'), '{"token":"secret"}')
     expect((await files.content('openclaw.json')).status).toBe(404)

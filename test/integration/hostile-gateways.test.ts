@@ -37,7 +37,7 @@ async function connectTo(answer: (socket: WebSocket, id: string) => void): Promi
 
 const frame = (id: string, payload: string) => Buffer.from(`{"type":"res","id":"${id}","ok":true,"payload":${payload}}`)
 
-describe('A21: a gateway that floods its connection loses it', () => {
+describe('S9: a gateway that floods its connection loses it', () => {
   test.each<[string, (socket: WebSocket, id: string) => void]>([
     ['by millions of values', (socket, id) => socket.send(frame(id, `[${'{},'.repeat(1_200_000)}{}]`))],
     ['by a frame of 5 MiB', (socket, id) => socket.send(frame(id, JSON.stringify('x'.repeat(5 * mebibyte))))],

@@ -63,7 +63,7 @@ async function pages(query: string): Promise<string[][]> {
 }
 
 describe('GET /v1/instances', () => {
-  test('a page ends before its overrides and instructions are much more than 1 MiB', async () => {
+  test('S10: a page ends before its overrides and instructions are much more than 1 MiB', async () => {
     const ids: string[] = []
     const instructions = 'Be brief. '.repeat(9000)
     for (let i = 0; i < 14; i += 1) ids.push(await create({ instructions }))

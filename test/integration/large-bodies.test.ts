@@ -61,7 +61,7 @@ const repeated = (text: string, size = bytes) => text.repeat(Math.floor(size / t
 const hello = { model: 'openclaw', input: 'Hello' }
 const asMessage = (input: unknown) => JSON.stringify({ model: 'openclaw', input })
 
-describe('A15: a body of 20 MiB holds the event loop for a moment', () => {
+describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
   const keys = (padding: string) => `{${Array.from({ length: 49_900 }, (_, at) => `"k${at}${padding}":1`)}}`
   const part = { type: 'input_text', text: 'x'.repeat(1000) }
   test.each<[string, number, string | undefined, () => string]>([

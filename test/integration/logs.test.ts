@@ -75,7 +75,7 @@ describe('the output of an agent', () => {
     }
   })
 
-  test('shows no secret that Chowder knows', async () => {
+  test('A13: shows no secret that Chowder knows', async () => {
     const secrets = {
       provider: providerKey,
       other: 'AIza-key-of-another-provider',

@@ -94,7 +94,7 @@ describe('A5: the host that a request is addressed to', () => {
       await until(`200 of ${path}`, async () => (await ask(loopback, headers, path))[0] === 200)
   })
 
-  test('a page whose name leads here since a moment ago creates no organization', async () => {
+  test('S5: a page whose name leads here since a moment ago creates no organization', async () => {
     const chowder = await withSettings(loopback)
     await chowder.app.listen({ host: '127.0.0.1', port: 0 })
     const { port } = chowder.app.server.address() as AddressInfo
@@ -153,7 +153,7 @@ describe('A5: the web page that a request comes from', () => {
     expect(await ask(env, { host, ...headers })).toEqual(expected)
   })
 
-  test('a form of another site posts nothing', async () => {
+  test('S5: a form of another site posts nothing', async () => {
     const chowder = await withSettings(loopback)
     const headers = { host, origin: evil, 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' }
     const answer = await chowder.call('POST', '/v1/organization/signup', { headers, body: { name: 'Form' } })

@@ -536,7 +536,7 @@ describe('responses are deleted', () => {
     expect(await count()).toBe(0)
   })
 
-  test('F21: not by the clock of a process: neither a worker a month ahead nor an API a month behind loses any', async () => {
+  test('R6: not by the clock of a process: neither a worker a month ahead nor an API a month behind loses any', async () => {
     await say()
     await storedId()
     const { pool, db } = chowder.database

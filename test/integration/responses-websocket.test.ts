@@ -257,7 +257,7 @@ describe('a frame that is not a turn', () => {
     expect(gateway.received).toHaveLength(1)
   })
 
-  test('an id of another session, instance or organization gives access to nothing', async () => {
+  test('A2: an id of another session, instance or organization gives access to nothing', async () => {
     const other = (await chowder.signUp()).key
     const foreign = await open(pathOf(await newInstance(other)), other)
     foreign.say()
@@ -356,7 +356,7 @@ describe('the permission to connect', () => {
     expect(await turn()).toMatchObject([{ type: 'error', status: 409 }])
   })
 
-  test('ends within 5 s after its key is revoked, with and without a turn', async () => {
+  test('A12: ends within 5 s after its key is revoked, with and without a turn', async () => {
     const issued = await chowder.call('POST', '/v1/keys', {
       key,
       body: { name: 'k', instance_ids: [id], permissions: ['interact'] },

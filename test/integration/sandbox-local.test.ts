@@ -350,7 +350,7 @@ describe('a local sandbox', () => {
     if (isRoot) expect(await readdir(join(host.dataDir, 'uids'))).not.toContain('19999')
   })
 
-  test('keeps the control plane inside its folder, with any link that its agent makes', async () => {
+  test('A8: keeps the control plane inside its folder, with any link that its agent makes', async () => {
     const id = await started()
     const secret = join(host.dataDir, 'secret')
     await writeFile(secret, 'secret', { mode: 0o600 })
@@ -420,7 +420,7 @@ describe('a local sandbox', () => {
     listener.close()
   })
 
-  test('stays confined while a running agent swaps a folder for a link again and again', async () => {
+  test('A8: stays confined while a running agent swaps a folder for a link again and again', async () => {
     const id = await started()
     await mkdir(join(host.dataDir, 'outside'), { recursive: true })
     const swap = `mkdir a; while :; do mv a b; ln -s ${host.dataDir}/outside a; rm a; mv b a; done`

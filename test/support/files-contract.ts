@@ -186,7 +186,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
 
   let refusing: Promise<string> | undefined
   test.each(['../x', '/etc/passwd', 'a/../../x', '..', 'a\0b', 'file/x', '.', '', `${'x'.repeat(300)}`])(
-    'the path %j is refused',
+    'A8: the path %j is refused',
     async (path) => {
       refusing ??= created()
       const { files, textOf } = filesOf(await refusing)
@@ -216,7 +216,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(buffer(present(file).content())).rejects.toMatchObject({ name: 'SandboxPathError', fault: 'changed' })
   })
 
-  test('a file larger than the caller’s limit, and a folder read as a file, are refused', async () => {
+  test('A8: a file larger than the caller’s limit, and a folder read as a file, are refused', async () => {
     const { files } = filesOf(await created())
     await files.write('a/file', Buffer.alloc(11), {}, within())
     await expect(files.read('a/file', { maxBytes: 10 }, within())).rejects.toMatchObject({ fault: 'too_large' })
@@ -224,7 +224,9 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(files.write('a', Buffer.alloc(1), {}, within())).rejects.toMatchObject({ fault: 'directory' })
   })
 
-  test('no link is followed, wherever it points, and no call waits for a pipe, socket or device', async ({ skip }) => {
+  test('A8: no link is followed, wherever it points, and no call waits for a pipe, socket or device', async ({
+    skip,
+  }) => {
     if (!runsPrograms()) skip('its exec runs nothing')
     const id = await started()
     const { files, textOf } = filesOf(id)
@@ -277,7 +279,7 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     ])
   })
 
-  test('no call leaves the folder while an agent replaces a folder by a link again and again', async ({ skip }) => {
+  test('A8: no call leaves the folder while an agent replaces a folder by a link again and again', async ({ skip }) => {
     if (!runsPrograms()) skip('its exec runs nothing')
     const id = await started()
     const { files, textOf } = filesOf(id)

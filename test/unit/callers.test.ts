@@ -7,7 +7,7 @@ import type { Db } from '#database/client.ts'
 beforeEach(() => void vi.useFakeTimers({ toFake: ['performance'] }))
 afterEach(() => void vi.useRealTimers())
 
-test('unknown keys do not push good ones out of the cache', async () => {
+test('S17: unknown keys do not push good ones out of the cache', async () => {
   const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
   let queries = 0
   const good = Buffer.alloc(32, 1).toString('base64')
@@ -29,7 +29,7 @@ test('unknown keys do not push good ones out of the cache', async () => {
   await callers.close()
 })
 
-test('a key without a checksum costs a query only where there is such a key, which is asked once a second', async () => {
+test('S17: a key without a checksum costs a query only where there is such a key, which is asked once a second', async () => {
   const row = { keyId: 'k', organizationId: 'o', permissions: null, instanceIds: null, isDisabled: false, msLeft: null }
   const queries = { keys: 0, uncheckedKeys: 0 }
   let uncheckedKeys: object[] = []

@@ -79,7 +79,7 @@ describe('the environment', () => {
     expect(defaultTier(loadConfig({ ...stripe, CHOWDER_DEFAULT_TIER: 'crab' }))).toBe('crab')
   })
 
-  test('A14: sign-up is open by default while only this machine reaches the API, and takes a token otherwise', () => {
+  test('S6: sign-up is open by default while only this machine reaches the API, and takes a token otherwise', () => {
     const modeOf = (env: NodeJS.ProcessEnv) => signupMode(loadConfig(env))
     const local = [{}, { HOST: '::1' }, { HOST: 'localhost' }, { CHOWDER_PUBLIC_URL: 'http://127.0.0.1:8080' }]
     const reached = [

@@ -263,7 +263,7 @@ function* textsIn(part: Schema, value: unknown, key = ''): Generator<{ key: stri
   }
 }
 
-test('A15: every list in a request has a length that it may have at most', () => {
+test('S7: every list in a request has a length that it may have at most', () => {
   const unbounded: string[] = []
   const visit = (value: unknown, path: string): void => {
     const schema = resolve(document, value as Schema) as Record<string, unknown>

@@ -250,7 +250,7 @@ describe('an answer as JSON', () => {
     await expect(readAnswer(answer(1001))).rejects.toThrow(/too large/)
   })
 
-  test('A21: of 8 MiB with millions of values is refused, and holds the event loop for a moment', async () => {
+  test('S9: of 8 MiB with millions of values is refused, and holds the event loop for a moment', async () => {
     const answer = Buffer.from(`{"output":[${'{},'.repeat(2_700_000)}{}]}`)
     const longestTurn = watchTurns()
     await expect(readAnswer(answer)).rejects.toMatchObject({ kind: 'gateway_unreachable', doNotRetry: true })
