@@ -128,8 +128,12 @@ export async function measureApi(
     }))
     const turns = await compare('turns through the proxy', 200, [apiPort, turnsOf(owners)], [passThroughPort, passed])
     const direct = await load([gatewayPort], passed, 200, roundMs)
-    // From here on there are two APIs, so each turn is put in line in the database.
-    const withoutAdapter: WithoutAdapter = { connection, secretKey: chowder.env.CHOWDER_SECRET_KEY }
+    // It reports itself in a table of its own: an API that sees no other one puts its turns in line without a statement.
+    await pool.query('CREATE SCHEMA apart; CREATE TABLE apart.processes (LIKE processes INCLUDING ALL)')
+    const withoutAdapter: WithoutAdapter = {
+      connection: { ...connection, options: '-c search_path=apart,public' },
+      secretKey: chowder.env.CHOWDER_SECRET_KEY,
+    }
     const withoutPort = await start('./without-adapter.ts', withoutAdapter)
     // One at a time: what a single caller waits for.
     const unadapted = (one: typeof turn) =>
@@ -149,6 +153,9 @@ export async function measureApi(
       const posted = await load([apiPort], turnsOf(owners, streamedTurn), 200, roundMs)
       overWebSockets.push({ chowder: await webSocketTurns(apiPort, owners, roundMs), limit: posted.perSecond })
     }
+    const second = await startChowder({ ...chowder, role: 'api' })
+    undo.push(() => second.stop('SIGTERM'))
+    const turnsOfTwo = await besideAdapter('turns while another API runs', turn)
 
     return [
       figure(
@@ -213,6 +220,12 @@ export async function measureApi(
         '/s',
         { atLeast: 0.4 },
         rounds(streams, ({ perSecond }) => perSecond),
+      ),
+      figure(
+        'turns of two APIs',
+        '/s',
+        { atLeast: 0.2 },
+        rounds(turnsOfTwo, ({ perSecond }) => perSecond),
       ),
       figure('WebSocket turns', '/s', { atLeast: 0.7 }, overWebSockets),
       figure('an open stream', 'KiB', { atMost: 1 }, [{ chowder: openStream, limit: mostOpenStreamKib }]),
