@@ -13,7 +13,7 @@ const waiting = Math.max(6, availableParallelism())
 const isolate = false
 
 /** These take longest and mostly wait: the others run beside them. */
-const longest = ['journey/journey', 'e2e/channels', 'chaos/step-kills']
+const longest = ['journey/journey', 'e2e/channels', 'chaos/step-kills', 'chaos/platform-faults', 'chaos/database']
 
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
