@@ -193,7 +193,7 @@ test('S2: a key with interact alone talks to every session, and lists, reads, re
     ['DELETE', 'sessions/user-2'],
   ] as const) {
     const { status, body } = await ask(own.key, method, path)
-    expect([status, body.error.code]).toEqual([403, 'lacks_permission'])
+    expect([status, body?.error?.code]).toEqual([403, 'lacks_permission'])
   }
 })
 

@@ -52,6 +52,7 @@ async function openTurn({ key, id }: { key: string; id: string }) {
 }
 
 async function refusalOf(answer: Response) {
+  expect(answer.status, 'a refusal').toBeGreaterThanOrEqual(400) // a stream that began would have no end
   const { error, detail } = (await answer.json()) as { error: { code: string }; detail: string }
   return { status: answer.status, code: error.code, detail, retryAfter: answer.headers.get('retry-after') }
 }
