@@ -1,7 +1,5 @@
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
 import OpenAI from 'openai'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import {
   type Answer,
@@ -14,9 +12,9 @@ import {
   textOf,
   waitForStatus,
 } from '../support/api-client.ts'
-import { type ChowderProcess, findGateway } from '../support/chowder-process.ts'
-import { codeBlocksOf } from '../support/code-blocks.ts'
+import { type ChowderProcess, findGateway, processesIn } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
+import { runQuickstart } from '../support/quickstart.ts'
 import { until } from '../support/until.ts'
 
 const model = 'claude-sonnet-4-20250514'
@@ -260,18 +258,8 @@ describe('talking to a real agent', () => {
     }
   })
 
-  it('the quickstart does what it says, pasted as it is', async () => {
-    const blocks = codeBlocksOf('docs/quickstart.md').filter(({ text }) => !text.startsWith('npm '))
-    const script = blocks
-      .map(({ language, text }) => (language === 'js' ? `node --input-type=module <<'JS'\n${text}JS\necho` : text))
-      .join('\n')
-      .replaceAll('http://127.0.0.1:8080', chowder.url)
-    const { stdout, stderr } = await promisify(execFile)('bash', ['--norc', '-euc', `KEY=; ${script}`], {
-      env: { PATH: process.env.PATH, ANTHROPIC_API_KEY: providerKey },
-      timeout: 4 * 60_000,
-    })
-    expect(stderr).toBe('')
-    const [models, ...lines] = stdout.split('\n').filter((line) => line !== '…')
+  it('the quickstart does what it says, pasted as it is', { tags: ['long'] }, async () => {
+    const [models, ...lines] = await runQuickstart(chowder.url, providerKey)
     expect([models, ...lines.slice(0, 5)]).toEqual([
       "[ 'anthropic' ]",
       expect.stringContaining('turns=1 last="Remember 42."'),
@@ -292,5 +280,31 @@ describe('talking to a real agent', () => {
     expect(gateway?.token).toMatch(/^[0-9a-f]{64}$/)
     for (const secret of [providerKey, key, gateway?.token]) expect(chowder.output()).not.toContain(secret)
     expect(chowder.output()).not.toContain('my name is Ada')
+  })
+})
+
+describe('the end of its control plane', () => {
+  const isInContainer = inject('agentDockerHost') !== null
+  const end = async () => expect(await agent.chowder.kill('SIGINT')).toBe(0)
+
+  it.skipIf(isInContainer)('by SIGINT ends the agent too', async () => {
+    await say(client, sessionPath(id, 'last'), 'remember this')
+    await end()
+    expect(await processesIn(agent.dataDir)).toEqual([])
+  })
+
+  it.skipIf(isInContainer)('is over with the next start: the agent has its memory', { tags: ['long'] }, async () => {
+    await agent.startChowder()
+    await waitForStatus(agent.client, id, 'running')
+    expect(await say(agent.client, sessionPath(id, 'last'), 'again')).toContain('last="again" first="remember this"')
+  })
+
+  it.runIf(isInContainer)('by SIGINT leaves an agent in a container as it is', async () => {
+    const gateway = await findGateway(id)
+    await end()
+    expect(await findGateway(id)).toEqual(gateway)
+    await agent.startChowder()
+    expect((await agent.client.get(`/v1/instances/${id}/status`)).body.status).toBe('running')
+    expect(await findGateway(id)).toEqual(gateway)
   })
 })

@@ -4,22 +4,29 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { providerKey } from '../support/agent.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 import { type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { runQuickstart } from '../support/quickstart.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 
 const run = promisify(execFile)
 const root = join(import.meta.dirname, '../..')
 
 let cloud: FakeCloud
+let provider: FakeModelProvider
+let url: string
 let chowder: TestChowder
 let folder: string
 let example: string
 
 beforeAll(async () => {
   cloud = await startFakeCloud()
-  chowder = await openTestChowder({ sandboxes: openCloudDriver(cloud.url, 'the test') })
+  provider = await startFakeModelProvider()
+  chowder = await openTestChowder({ sandboxes: openCloudDriver(cloud.url, 'the test'), providerUrl: provider.url })
   await chowder.startWorker()
+  url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
   folder = await mkdtemp(join(tmpdir(), 'chowder-client-'))
   example = join(folder, 'docs', 'examples')
   await mkdir(example, { recursive: true })
@@ -31,11 +38,11 @@ beforeAll(async () => {
 afterAll(async () => {
   await chowder?.close()
   await cloud?.close()
+  await provider?.close()
   await rm(folder, { recursive: true, force: true })
 })
 
 test('the example compiles against types that are generated from the document, and runs', async () => {
-  const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
   const { key } = await chowder.signUp()
   const npm = (...args: string[]) =>
     run('npm', args, { cwd: example, env: { ...process.env, CHOWDER_URL: url, CHOWDER_KEY: key }, timeout: 100_000 })
@@ -53,3 +60,16 @@ test('the example compiles against types that are generated from the document, a
     'instance_not_found',
   ])
 }, 120_000)
+
+// With a real agent, it is among the tests of conversations.
+test('the quickstart does what it says, pasted as it is', async () => {
+  const [models, first, , , streamed, ...rest] = await runQuickstart(url, providerKey)
+  expect([models, first, streamed]).toEqual([
+    "[ 'anthropic' ]",
+    expect.stringContaining('Hello'),
+    expect.stringContaining('Hello'),
+  ])
+  expect(rest.join(' ')).toMatch(
+    /^stopped (running|provisioning) (instance\.running )?instance\.start instance\.stopped .*instance\.create $/,
+  )
+})

@@ -1,9 +1,12 @@
 import { access, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import { type Api, api, type StreamEvent, say, sessionPath, waitForStatus } from '../support/api-client.ts'
-import { type ChowderProcess, findGateway, processesIn } from '../support/chowder-process.ts'
+import { findGateway, type GatewayProcess, processesIn } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
+import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
 const exists = (path: string) =>
@@ -21,10 +24,23 @@ const commandsIn = async (sandbox: string): Promise<string[]> =>
     }),
   )
 
+const inspector = '127.0.0.1:9229'
+
+/** Has a process of Node.js run a script, and does not wait for its end. */
+async function evaluateIn(pid: number, expression: string): Promise<void> {
+  process.kill(pid, 'SIGUSR1')
+  const list = () => fetch(`http://${inspector}/json`).then((answer) => answer.json(), () => null) // biome-ignore format: short
+  const [{ webSocketDebuggerUrl }] = (await until('the inspector', list)) as [{ webSocketDebuggerUrl: string }]
+  const socket = new WebSocket(webSocketDebuggerUrl)
+  await new Promise((resolve) => socket.addEventListener('open', resolve, { once: true }))
+  socket.send(JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } }))
+  await sleep(500) // closed earlier, the script would not begin
+  socket.close()
+}
+
 describe('from npm start to the end of a real agent', () => {
   let provider: FakeModelProvider
   let agent: TestAgent
-  let chowder: ChowderProcess
   let client: Api
   let id: string
   let path: string
@@ -33,7 +49,7 @@ describe('from npm start to the end of a real agent', () => {
     agent = await startAgent({
       fields: { openclaw_config: { 'agents.defaults.model.primary': 'anthropic/model-at-create' } },
     })
-    ;({ provider, chowder, client, id } = agent)
+    ;({ provider, client, id } = agent)
     path = `/v1/instances/${id}`
   })
 
@@ -66,7 +82,7 @@ describe('from npm start to the end of a real agent', () => {
   it('streams its answer to a key that may only talk to it', async () => {
     const grant = { name: 'chat', instance_ids: [id], permissions: ['interact'] }
     const { body } = await client.post('/v1/keys', grant)
-    const guest = api(chowder.url, body.raw_key)
+    const guest = api(agent.chowder.url, body.raw_key)
     expect((await guest.get(path)).status).toBe(403)
     const events: StreamEvent[] = []
     const said = { model: 'openclaw', input: 'hello from a guest' }
@@ -143,7 +159,10 @@ describe('from npm start to the end of a real agent', () => {
 
   it('a stop ends the process and refuses messages; a start brings it back with its memory and the newest configuration', async () => {
     const stopped = await client.post(`${path}/stop`)
-    expect(stopped).toMatchObject({ status: 200, body: { status: 'stopped', gateway_url: `${chowder.url}${path}` } })
+    expect(stopped).toMatchObject({
+      status: 200,
+      body: { status: 'stopped', gateway_url: `${agent.chowder.url}${path}` },
+    })
     expect(await findGateway(id)).toBeNull()
     const refused = await client.post(sessionPath(id), { model: 'openclaw', input: 'hello' })
     expect(refused.status).toBe(409)
@@ -187,6 +206,88 @@ describe('from npm start to the end of a real agent', () => {
     const after = await findGateway(id)
     expect([after?.pid === before?.pid, after?.uid]).toEqual([false, before?.uid])
     expect(await say(client, sessionPath(id), 'and now?')).toContain('turns=4 last="and now?" first="remember this"')
+  })
+
+  describe('while its control plane ends and starts', () => {
+    let gateway: GatewayProcess
+    let turns = 0
+
+    beforeAll(async () => {
+      gateway = present(await findGateway(id))
+      await expectMemory()
+    })
+
+    /** Each turn is remembered by the next, whatever happened between the two. */
+    async function expectMemory(): Promise<void> {
+      turns += 1
+      expect(await say(client, sessionPath(id, 'survivor'), `turn ${turns}`)).toContain(
+        `turns=${turns} last="turn ${turns}"`,
+      )
+    }
+
+    /** The same process, not only the same instance, and it answers without Chowder. */
+    async function expectAlive(): Promise<void> {
+      const answer = await fetch(`http://127.0.0.1:${gateway.port}/healthz`, { signal: AbortSignal.timeout(10_000) })
+      expect(answer.status).toBe(200)
+      expect(await findGateway(id)).toEqual(gateway)
+    }
+
+    /** Starts Chowder again, which must find its agent running: nothing is started, nothing is repaired. */
+    async function expectAdoption(): Promise<void> {
+      await agent.startChowder()
+      client = agent.client
+      expect((await client.get(`${path}/status`)).body.status).toBe('running')
+      await expectMemory()
+      expect(await findGateway(id)).toEqual(gateway)
+    }
+
+    const postmaster = async () =>
+      Number((await readFile(join(agent.dataDir, 'postgres/data/postmaster.pid'), 'utf8')).split('\n')[0])
+
+    it('kill -9 of Chowder: the agent lives, and the next start adopts it', { tags: ['long'] }, async () => {
+      await agent.chowder.kill('SIGKILL')
+      await expectAlive()
+      await expectAdoption()
+    })
+
+    it('kill -9 of Chowder and its database: the same', async () => {
+      process.kill(await postmaster(), 'SIGKILL')
+      await agent.chowder.kill('SIGKILL')
+      await expectAlive()
+      await expectAdoption()
+    })
+
+    it('kill -9 of the database alone: Chowder starts it again', async () => {
+      const killed = await postmaster()
+      process.kill(killed, 'SIGKILL')
+      await until('another postmaster', async () => ![0, killed].includes(await postmaster().catch(() => 0)), 30_000)
+      // Backends of the killed one answer for a moment, so this alone would say nothing.
+      await until('the database to answer', async () => (await client.get('/v1/organization')).status === 200, 30_000)
+      await expectMemory()
+      await expectAlive()
+    })
+
+    it('SIGTERM: Chowder and its database end, the agent lives, and the next start adopts it', async () => {
+      expect(await agent.chowder.kill('SIGTERM')).toBe(0)
+      await expectAlive()
+      expect(await processesIn(join(agent.dataDir, 'postgres'))).toEqual([])
+      await expectAdoption()
+    })
+
+    // The chaos suite has gateways that work for longer.
+    it('a minute in which its event loop is taken: the agent is busy, and answers then', {
+      tags: ['long'],
+    }, async () => {
+      const end = Date.now() + 60_000
+      await evaluateIn(gateway.pid, `while (Date.now() < ${end});`)
+      const statusOf = async () => (await client.get(`${path}/status`)).body
+      await until('it to be shown', async () => (await statusOf()).step === 'busy', 50_000)
+      expect(await statusOf()).toMatchObject({ status: 'running' })
+      await expectMemory()
+      expect(Date.now()).toBeGreaterThan(end - 1000)
+      await expectAlive()
+      await until('it to be settled', async () => (await statusOf()).step === null, 30_000)
+    })
   })
 
   it('a delete leaves no process, no file and no way back', async () => {

@@ -17,9 +17,12 @@ export interface TestAgent {
   /** The organization's key. */
   key: string
   client: Api
+  dataDir: string
   /** The answer to the creation of the instance. */
   created: Answer
   id: string
+  /** Starts Chowder again after its end. `chowder` and `client` are those of the new one. */
+  startChowder(): Promise<void>
   /** Ends the agent, Chowder and the provider, and removes the data folder. */
   close(): Promise<void>
 }
@@ -31,20 +34,38 @@ export const providerKey = 'sk-ant-canary-provider-key'
 export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): Promise<TestAgent> {
   const provider = await startFakeModelProvider({ apiKey: providerKey })
   const dataDir = await makeDataDir()
-  let chowder: ChowderProcess | undefined
+  let running: ChowderProcess | undefined
+  const start = async () => {
+    running = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url)), ...env } })
+    return running
+  }
   const close = async () => {
-    await chowder?.kill('SIGINT')
+    await running?.kill('SIGINT')
     await removeDataDir(dataDir)
     await provider.close()
   }
   try {
-    chowder = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url)), ...env } })
+    const chowder = await start()
     const key = await signUp(chowder.url, providerKey)
     const client = api(chowder.url, key)
     const created = await client.post('/v1/instances', { name: 'my-assistant', ...fields })
     const id: string = created.body.id
     await waitForStatus(client, id, 'running')
-    return { provider, chowder, key, client, created, id, close }
+    const agent: TestAgent = {
+      provider,
+      chowder,
+      key,
+      client,
+      dataDir,
+      created,
+      id,
+      async startChowder() {
+        agent.chowder = await start()
+        agent.client = api(agent.chowder.url, key)
+      },
+      close,
+    }
+    return agent
   } catch (error) {
     await close()
     throw error
