@@ -82,7 +82,7 @@ export const texts = {
   tooDeep: (levels: number) => `The body nests lists and objects deeper than ${levels} levels. Send a flatter body.`,
   tooManyValues: (values: number) =>
     `The body has more than ${values.toLocaleString('en')} values: texts, numbers, lists and objects. ` +
-    'A name counts once for each 64 characters. Send fewer, or fewer in one request.',
+    'A name counts once when it first appears, and once for each 64 characters. Send fewer, or fewer in one request.',
   /** A second process cannot use the embedded database of the first. */
   startAWorker:
     'Start one with npm start -- worker or, without DATABASE_URL, run npm start in place of npm start -- api.',

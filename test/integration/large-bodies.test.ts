@@ -1,7 +1,10 @@
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createFrameReader } from '#api/responses/web-socket-frames.ts'
+import { makeInstallation, type Replica, signUp, startReplica } from '../chaos/api-replicas.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { watchTurns } from '../support/longest-turn.ts'
 import { responseObject } from '../support/stub-responses-gateway.ts'
@@ -33,11 +36,7 @@ beforeAll(async () => {
   })
   key = (await chowder.signUp()).key
   instanceId = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
-  const endpoint = { kind: 'tcp', host: '127.0.0.1', port }
-  await chowder.database.pool.query(
-    'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = $2',
-    [endpoint, instanceId],
-  )
+  await markReady(instanceId)
   await until('it to run', async () => {
     return (await chowder.call('GET', `/v1/instances/${instanceId}/status`, { key })).body.status === 'running'
   })
@@ -46,6 +45,15 @@ afterAll(async () => {
   await chowder.close()
   server.close()
 })
+
+/** Marks an instance as a worker would once it ran. */
+async function markReady(id: string): Promise<void> {
+  const endpoint = { kind: 'tcp', host: '127.0.0.1', port: (server.address() as AddressInfo).port }
+  await chowder.database.pool.query(
+    'UPDATE instances SET ready_at = now(), observed_generation = generation, endpoint = $1 WHERE id = $2',
+    [endpoint, id],
+  )
+}
 
 async function send(text: string) {
   const payload = Buffer.from(text)
@@ -62,14 +70,16 @@ const hello = { model: 'openclaw', input: 'Hello' }
 const asMessage = (input: unknown) => JSON.stringify({ model: 'openclaw', input })
 
 describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
-  const keys = (padding: string) => `{${Array.from({ length: 49_900 }, (_, at) => `"k${at}${padding}":1`)}}`
+  const keys = (number: number, padding = '') =>
+    `{${Array.from({ length: number }, (_, at) => `"k${at}${padding}":1`)}}`
   const part = { type: 'input_text', text: 'x'.repeat(1000) }
   test.each<[string, number, string | undefined, () => string]>([
     ['numbers', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
     ['objects', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('{},')}{}]}`],
     ['as many values as are allowed', 422, 'validation_failed', () => asMessage(Array(49_900).fill({}))],
-    ['long keys', 400, 'too_many_values', () => keys('x'.repeat(390))],
-    ['many keys', 422, 'validation_failed', () => keys('x'.repeat(50))],
+    ['long keys', 400, 'too_many_values', () => keys(24_900, 'x'.repeat(780))],
+    ['many keys', 422, 'validation_failed', () => keys(24_900, 'x'.repeat(50))],
+    ['too many keys', 400, 'too_many_values', () => keys(49_000)],
     ['an unfinished text', 400, 'invalid_json', () => `{"model":"openclaw","input":"${repeated('x')}`],
     ['a text of a wrong field', 422, 'validation_failed', () => JSON.stringify({ model: repeated('x'), input: 'x' })],
     ['instructions', 413, 'instructions_too_large', () => JSON.stringify({ ...hello, instructions: repeated('x') })],
@@ -92,5 +102,76 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
     const longestTurn = watchTurns()
     await expect(readFrame(frame())).rejects.toMatchObject({ code: 'too_many_values' })
     expect(longestTurn()).toBeLessThan(mostMs)
+  })
+})
+
+/** The memory of a process in RAM, in bytes: `VmRSS` is that now, and `VmHWM` the most since `forgetMost`. */
+async function memoryOf(pid: number, name: 'VmRSS' | 'VmHWM'): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  return 1024 * Number(new RegExp(`${name}:\\s*(\\d+) kB`).exec(status)?.[1])
+}
+/** Has a process give freed memory back at once, and collect its garbage at the signal SIGWINCH. */
+const exactMemory = {
+  MALLOC_MMAP_THRESHOLD_: String(128 * 1024),
+  NODE_OPTIONS: `--expose-gc --import=data:text/javascript,process.on('SIGWINCH',()=>gc())`,
+}
+const collectionMs = 200
+const forgetMost = (pid: number) => writeFile(`/proc/${pid}/clear_refs`, '5')
+
+describe('S7: a body of 20 MiB takes at most 3 times its size of memory, until its turn is answered', () => {
+  /** Some 10 MiB more are for what else the process does meanwhile. */
+  const mostTimes = 3.5
+  const message = (content: unknown) => ({ role: 'user', content })
+  let api: Replica
+  let dataDir: string
+  let path: string
+  let as: { key: string }
+  /** What the process takes without large bodies: what they leave behind counts as theirs. */
+  let before: number
+
+  beforeAll(async () => {
+    const installation = { ...(await makeInstallation(chowder.database.connection)), env: exactMemory }
+    dataDir = installation.dataDir
+    api = await startReplica(installation)
+    as = await signUp(api)
+    const { id } = (await api.call('POST', '/v1/instances', { ...as, body: { name: 'x' } })).body
+    await markReady(id)
+    path = `/v1/instances/${id}/responses`
+    for (const _ of Array(3)) await send(asMessage(repeated('x', 2 * mebibyte)), 200) // starts its thread
+    before = await memoryNow()
+  })
+  afterAll(async () => {
+    await api?.kill('SIGTERM')
+    await rm(dataDir, { recursive: true, force: true })
+  })
+
+  const send = async (text: string, status: number) =>
+    expect((await api.call('POST', path, { ...as, body: text })).status).toBe(status)
+  async function memoryNow(): Promise<number> {
+    process.kill(api.pid, 'SIGWINCH')
+    await sleep(collectionMs)
+    return memoryOf(api.pid, 'VmRSS')
+  }
+
+  /** How many times its size a body takes. */
+  async function timesOf(text: string, status: number): Promise<number> {
+    await memoryNow()
+    await forgetMost(api.pid)
+    await send(text, status)
+    return ((await memoryOf(api.pid, 'VmHWM')) - before) / Buffer.byteLength(text)
+  }
+
+  test.each<[string, number, () => string]>([
+    ['numbers', 400, () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
+    ['a text', 200, () => asMessage(repeated('x'))],
+    ['lines', 200, () => asMessage('x\n'.repeat(bytes / 3 - 64))],
+    ['a text of two bytes a character', 200, () => asMessage(`${repeated('x')}🥣`)],
+    ['many texts', 200, () => asMessage(Array(2000).fill(message('x'.repeat(bytes / 2000 - 64))))],
+    ['many short texts', 422, () => asMessage(Array(49_900).fill('x'.repeat(bytes / 49_900 - 4)))],
+  ])('%s', async (_what, status, text) => {
+    let least = Number.POSITIVE_INFINITY
+    for (let attempt = 1; attempt <= attempts && least >= mostTimes; attempt += 1)
+      least = Math.min(least, await timesOf(text(), status))
+    expect(least).toBeLessThan(mostTimes)
   })
 })

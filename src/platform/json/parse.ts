@@ -4,6 +4,7 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { exceededBound, type JsonBounds } from './bounds.ts'
 import { refusedJson } from './faults.ts'
+import { asBuffer, free, takeOutLongTexts, unescapeInPlace, type ValueInParts } from './long-texts.ts'
 
 /** In valid UTF-8, only an escape can stand for half of a surrogate pair. */
 const surrogateEscape = /\\u[dD][89a-fA-F]/
@@ -17,18 +18,15 @@ function isWellFormed(value: unknown): boolean {
 
 const prototypes = { protoAction: 'error', constructorAction: 'error' } as const
 
-/**
- * Parses JSON in UTF-8. It refuses more than the bounds before it builds any value, then `__proto__` and
- * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError
- * `too_many_values`, `unsupported_json`, or `invalid_json`, which says where the text is no JSON.
- */
-export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
-  const { isLenient = false } = bounds
-  if (!isLenient && !isUtf8(bytes)) throw new AppError('unsupported_json', texts.notUtf8)
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8')
-  const exceeded = exceededBound(text, bounds)
+/** Throws AppError for bytes that exceed the bounds, or are not UTF-8. Builds no value. */
+function check(bytes: Uint8Array, bounds: JsonBounds): void {
+  if (!bounds.isLenient && !isUtf8(bytes)) throw new AppError('unsupported_json', texts.notUtf8)
+  const exceeded = exceededBound(bytes, bounds)
   if (exceeded === 'depth') throw new AppError('unsupported_json', texts.tooDeep(bounds.depth))
   if (exceeded === 'values') throw new AppError('too_many_values', texts.tooManyValues(bounds.values))
+}
+
+function parseText(text: string, isLenient: boolean): unknown {
   let value: unknown
   try {
     value = isLenient ? JSON.parse(text) : parse(text, prototypes)
@@ -38,4 +36,35 @@ export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
   if (!isLenient && surrogateEscape.test(text) && !isWellFormed(value))
     throw new AppError('unsupported_json', texts.notUnicode)
   return value
+}
+
+/**
+ * Parses JSON in UTF-8. It refuses more than the bounds before it builds any value, then `__proto__` and
+ * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError
+ * `too_many_values`, `unsupported_json`, or `invalid_json`, which says where the text is no JSON.
+ */
+export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
+  check(bytes, bounds)
+  return parseText(asBuffer(bytes).toString('utf8'), bounds.isLenient === true)
+}
+
+/**
+ * The same for a large text, whose long texts stay in its bytes: for one that goes on to another thread, they would be
+ * in memory five times. Long texts of lenient JSON may have what UTF-8 cannot: they are parsed.
+ */
+export function parseInParts(bytes: Uint8Array, bounds: JsonBounds): ValueInParts | { value: unknown } {
+  check(bytes, bounds)
+  const whole = asBuffer(bytes)
+  try {
+    const parts = bounds.isLenient ? null : takeOutLongTexts(whole)
+    if (parts) {
+      const { json, mark, places } = parts
+      const value = parseText(json.toString('utf8'), false)
+      unescapeInPlace(whole, places)
+      return { value, mark, bytes, places }
+    }
+  } catch {} // what is wrong, and where, is said of the whole
+  const text = whole.toString('utf8')
+  free(bytes)
+  return { value: parseText(text, bounds.isLenient === true) }
 }

@@ -2,11 +2,11 @@ import { Piscina } from 'piscina'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { JsonBounds } from './bounds.ts'
-import { isLongerThan } from './length.ts'
+import { putBackLongTexts } from './long-texts.ts'
 import { parseJson } from './parse.ts'
 import type { Parsed, ParseTask } from './worker.ts'
 
-/** Up to here a text is read or written within a few ms. A larger one would hold the event loop as long as many. */
+/** Up to here a text is read within a few ms. A larger one would hold the event loop as long as many. */
 export const largeBytes = 1024 * 1024
 const maxWaiting = 64
 /** Many times what a text of some ten MiB takes on a busy machine, with the wait for those before it. */
@@ -28,34 +28,31 @@ thread.on('error', () => {})
 
 const overloaded = () => new AppError('overloaded', texts.tooManyLargeBodies, { retryAfterSeconds: 1 })
 
-/** Runs a function of the thread, after the tasks before it. Throws AppError `overloaded` when that takes too long. */
-async function run(name: 'parse' | 'write', task: unknown, transferList: ArrayBuffer[] = []): Promise<unknown> {
+/** Runs a task in the thread, after the tasks before it. Throws AppError `overloaded` when that takes too long. */
+async function run(task: ParseTask): Promise<Parsed> {
   if (thread.queueSize >= maxWaiting) throw overloaded()
   const signal = AbortSignal.timeout(taskTimeoutMs)
   try {
-    return await thread.run(task, { name, transferList, signal })
+    return (await thread.run(task, {
+      name: 'parse',
+      transferList: [task.bytes.buffer as ArrayBuffer],
+      signal,
+    })) as Parsed
   } catch (error) {
     throw signal.aborted ? overloaded() : error
   }
 }
 
 async function parseInThread(task: ParseTask): Promise<unknown> {
-  const { buffer, byteLength } = task.bytes
-  // Bytes that are all of their memory are moved, and others copied.
-  const isMoved = byteLength === buffer.byteLength
-  const parsed = (await run('parse', task, isMoved ? [buffer as ArrayBuffer] : [])) as Parsed
+  const parsed = await run(task)
   if ('refused' in parsed) throw new AppError(parsed.refused.code, parsed.refused.message)
-  return parsed.value
+  return 'bytes' in parsed ? putBackLongTexts(parsed) : parsed.value
 }
 
 /**
  * Parses JSON as `parseJson` does. A large text is parsed in a thread, one after the other, so that the event loop
- * stands still no longer than it takes to copy the value; the bytes cannot be used afterwards. Also throws AppError
- * `overloaded` when too many large texts wait.
+ * stands still no longer than it takes to copy the value. The memory of its bytes is moved there: nothing in it can be
+ * used afterwards. Also throws AppError `overloaded` when too many large texts wait.
  */
 export const parseJsonBytes = async (bytes: Uint8Array, bounds: JsonBounds): Promise<unknown> =>
   bytes.byteLength <= largeBytes ? parseJson(bytes, bounds) : parseInThread({ bytes, bounds })
-
-/** Writes a value as JSON; one with long texts in the thread, as bytes. Throws AppError `overloaded` as above. */
-export const writeJson = async (value: unknown): Promise<string | Uint8Array> =>
-  isLongerThan(value, largeBytes) ? ((await run('write', value)) as Uint8Array) : JSON.stringify(value)

@@ -2,10 +2,11 @@
 import { readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
 import { basename } from 'node:path'
-import { move } from 'piscina'
+import { move, transferableSymbol, valueSymbol } from 'piscina'
 import { AppError } from '#platform/errors.ts'
 import type { JsonBounds } from './bounds.ts'
-import { parseJson } from './parse.ts'
+import type { ValueInParts } from './long-texts.ts'
+import { parseInParts } from './parse.ts'
 
 /** Of large texts: on a busy machine everything else goes first. */
 const niceness = 10
@@ -19,15 +20,18 @@ export interface ParseTask {
 }
 
 /** An AppError does not reach another thread as one. */
-export type Parsed = { value: unknown } | { refused: Pick<AppError, 'code' | 'message'> }
+export type Parsed = ValueInParts | { value: unknown } | { refused: Pick<AppError, 'code' | 'message'> }
 
-export function parse({ bytes, bounds }: ParseTask): Parsed {
+/** An answer that moves the bytes in it, with the properties that Piscina wants. */
+const moved = (parsed: ValueInParts) => move({ [transferableSymbol]: parsed.bytes.buffer, [valueSymbol]: parsed })
+
+export function parse({ bytes, bounds }: ParseTask) {
   try {
-    return { value: parseJson(bytes, bounds) }
+    const parsed = parseInParts(bytes, bounds)
+    return 'bytes' in parsed ? moved(parsed) : parsed
   } catch (error) {
     if (!(error instanceof AppError)) throw error
-    return { refused: { code: error.code, message: error.message } }
+    const { code, message } = error
+    return { refused: { code, message } } satisfies Parsed
   }
 }
-
-export const write = (value: unknown) => move(Buffer.from(JSON.stringify(value)))

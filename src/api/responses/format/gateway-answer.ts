@@ -103,7 +103,7 @@ export async function readAnswer(bytes: Buffer): Promise<AgentEvent[]> {
 
 /** Parses an event, whose buffer is bounded, without a thread: the values that it may have are built quickly. */
 function parse(text: string): unknown {
-  const exceeded = exceededBound(text, answerBounds)
+  const exceeded = exceededBound(Buffer.from(text), answerBounds)
   if (exceeded !== null) throw exceeded === 'values' ? brokenAnswer(errorTexts.tooLarge) : unreadable()
   try {
     return JSON.parse(text)

@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream'
 import { Agent, type Dispatcher, Pool } from 'undici'
 import { gatewayUnreachable } from '#instances/gateway/errors.ts'
 import type { AppError } from '#platform/errors.ts'
@@ -46,7 +47,7 @@ interface GatewayPool {
   post(
     endpoint: Endpoint,
     headers: Record<string, string>,
-    body: string | Uint8Array,
+    body: string | Readable,
     signal: AbortSignal,
   ): Promise<Dispatcher.ResponseData>
   close(): Promise<void>

@@ -1,35 +1,8 @@
 import type { Readable } from 'node:stream'
+import { ByteBuffer } from '#platform/byte-buffer.ts'
 
-/**
- * Bytes collected from chunks. It grows by doubling, so that neither many small chunks nor a few large ones are slow.
- */
-class ByteBuffer {
-  #bytes = Buffer.alloc(0)
-  #length = 0
-
-  get length(): number {
-    return this.#length
-  }
-
-  append(chunk: Buffer): void {
-    const needed = this.#length + chunk.length
-    if (needed > this.#bytes.length) {
-      const larger = Buffer.allocUnsafe(Math.max(needed, this.#bytes.length * 2))
-      this.#bytes.copy(larger, 0, 0, this.#length)
-      this.#bytes = larger
-    }
-    chunk.copy(this.#bytes, this.#length)
-    this.#length = needed
-  }
-
-  /** Returns all bytes and empties the buffer. */
-  take(): Buffer {
-    const taken = this.#bytes.subarray(0, this.#length)
-    this.#bytes = Buffer.alloc(0)
-    this.#length = 0
-    return taken
-  }
-}
+/** Of an answer that is not long. */
+const expectedBytes = 4096
 
 /** Reads a body, and destroys it once it has more than `limit` bytes. Rejects when the body breaks off. */
 export function readBody(
@@ -38,10 +11,10 @@ export function readBody(
   onChunk: () => void = () => {},
 ): Promise<{ bytes: Buffer; isWhole: boolean }> {
   const { promise, resolve, reject } = Promise.withResolvers<{ bytes: Buffer; isWhole: boolean }>()
-  const collected = new ByteBuffer()
+  const collected = new ByteBuffer(expectedBytes, limit)
   body.on('data', (chunk: Buffer) => {
     onChunk()
-    if (collected.length + chunk.length <= limit) return collected.append(chunk)
+    if (collected.append(chunk)) return
     resolve({ bytes: collected.take(), isWhole: false })
     body.destroy()
   })

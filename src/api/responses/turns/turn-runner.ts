@@ -12,7 +12,7 @@ import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
 import { flowAsShared } from '#platform/fair-share.ts'
-import { writeJson } from '#platform/json/thread.ts'
+import { writeJson } from '#platform/json/write.ts'
 import { texts } from '#platform/texts.ts'
 import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
@@ -127,8 +127,8 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
   async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AgentAnswer> {
     const { gateway, body } = request
     const askedAt = performance.now()
-    const json = await writeJson(body)
     turn.signal.throwIfAborted()
+    const json = writeJson(body, gateway.organizationId)
     const answer = await gateways.post(gateway.endpoint, headersOf(request), json, turn.signal)
     turn.received()
     if (answer.statusCode !== 200) {
