@@ -248,6 +248,13 @@ describe('clients of the Responses format and a real agent', () => {
       expect(asked().system).toContain('a canary in a file')
     })
 
+    it('tells a text of 2 MiB, which is sent without its length', { tags: ['long'] }, async () => {
+      const input = `begin ${'word '.repeat(2 ** 21 / 5)}end`
+      await openai('long-text').responses.create({ model: plain, input })
+      expect(asked().last).toMatch(/^begin (word )+end$/)
+      expect(asked().last).toHaveLength(input.length)
+    })
+
     it('gives a PDF, whose text the model reads', async () => {
       const data = pdfSaying('a canary in a PDF').toString('base64')
       const content = [
