@@ -105,7 +105,10 @@ export const providerKeys = pgTable(
       .references(() => organizations.id),
     provider: text({ enum: modelProviders }).notNull(),
     sealedKey: text().notNull(),
+    /** When the key was set. */
     updatedAt: instant().notNull().defaultNow(),
+    /** When the provider last refused the key, to the minute; null when it has not, as far as Chowder knows. */
+    refusedAt: instant(),
   },
   (table) => [primaryKey({ columns: [table.organizationId, table.provider] })],
 )

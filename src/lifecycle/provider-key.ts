@@ -1,5 +1,6 @@
 import type { ModelProvider } from '#database/schema.ts'
 import { unsealInstance } from '#instances/gateway/configuration.ts'
+import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
 import { checkProviderKey } from '#openclaw/provider-key.ts'
 import { type Failure, failedForGood, type StepContext } from './step.ts'
 
@@ -14,7 +15,7 @@ export async function findKeyProblem({ db, vault, lease, baseUrls, signal }: Ste
   const { providerKey } = await unsealInstance(db, vault, lease.instance)
   if (providerKey === null) return noKey(provider)
   const { status } = await checkProviderKey(provider, baseUrls[provider], providerKey, signal)
-  return status === 'refused'
-    ? failedForGood(`${provider} refused your organization's API key. Set another ${remedy}`)
-    : null
+  if (status !== 'refused') return null
+  await noteKeyRefusal(db, lease.instance.organizationId, provider)
+  return failedForGood(`${provider} refused your organization's API key. Set another ${remedy}`)
 }

@@ -644,6 +644,8 @@ describe('a key that the provider refuses', () => {
       return now.status === 'error' ? now : null
     })
     expect(instance.error_message).toContain("anthropic refused your organization's API key")
+    const organization = (await chowder.call('GET', '/v1/organization', { key })).body
+    expect(organization.model_api_keys.anthropic.refused_at).toEqual(expect.any(String))
     expect(driver.sandboxes.size).toBe(0)
     await chowder.close()
     provider.close()

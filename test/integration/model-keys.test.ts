@@ -76,6 +76,32 @@ describe('POST /v1/organization/model_api_keys/test', () => {
     expect(await results()).toEqual([{ provider: 'gemini', status: 'refused', message: 'invalid api key' }])
   })
 
+  test('notes when a stored key was set, and when its provider last refused it', async () => {
+    const key = await newKey()
+    const keys = async () => (await chowder.call('GET', '/v1/organization', { key })).body.model_api_keys
+    const since = new Date(Date.now() - 5000).toISOString()
+    await patch(key, { model_api_keys: { anthropic: good, openai: bad } })
+    const set = await keys()
+    expect(set).toEqual({
+      anthropic: { set_at: expect.any(String), refused_at: null },
+      openai: { set_at: expect.any(String), refused_at: null },
+    })
+    expect(set.openai.set_at > since).toBe(true)
+    await chowder.call('POST', path, { key, body: { model_api_keys: { anthropic: bad } } }) // not the stored one
+    expect(await keys()).toEqual(set)
+    await chowder.call('POST', path, { key })
+    const { anthropic, openai } = await keys()
+    expect([anthropic, openai.set_at]).toEqual([set.anthropic, set.openai.set_at])
+    expect(openai.refused_at >= openai.set_at).toBe(true)
+    await chowder.call('POST', path, { key })
+    expect((await keys()).openai).toEqual(openai) // exact to the minute
+    await chowder.database.pool.query("UPDATE provider_keys SET refused_at = refused_at - interval '2 minutes'")
+    await chowder.call('POST', path, { key })
+    expect((await keys()).openai.refused_at > openai.refused_at).toBe(true)
+    await patch(key, { model_api_keys: { openai: good } })
+    expect((await keys()).openai).toEqual({ set_at: expect.any(String), refused_at: null })
+  })
+
   test('is limited to 20 a minute for an organization, together with `verify`', async () => {
     const key = await newKey()
     for (let call = 0; call < 20; call += 1) await chowder.call('POST', path, { key, body: {} })

@@ -22,6 +22,7 @@ describe('POST /v1/organization/signup', () => {
         id: expect.stringMatching(/^[0-9a-f-]{36}$/),
         name: 'Acme',
         model_providers: [],
+        model_api_keys: {},
         subscription_tier: 'shrimp',
         instance_limit: 1,
         instance_count: 0,

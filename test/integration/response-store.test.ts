@@ -100,6 +100,15 @@ async function begun(response: Response): Promise<{ id: string; rest: Promise<st
 }
 const hang: Answer = (response) => startStream(response).write(streamHead + delta('so far'))
 
+test('a turn whose key the provider refuses is noted at the key', async () => {
+  const refusedAt = async () =>
+    (await chowder.call('GET', '/v1/organization', { key })).body.model_api_keys.anthropic.refused_at
+  expect(await refusedAt()).toBeNull()
+  gateway.answer = answerFailed(401, 'authentication_error', '401: bad key')
+  expect((await say()).body.error.code).toBe('provider_key_refused')
+  await until('the refusal to be noted', refusedAt)
+})
+
 describe('a response', () => {
   test('is stored with its end although the database’s answer to the insert was lost', async () => {
     const { $client } = chowder.database.db

@@ -5,6 +5,7 @@ import type { Tier } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
+import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { SignupMode } from '#platform/exposure.ts'
@@ -79,14 +80,16 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
       schema: {
         operationId: 'getOrganization',
         summary: 'Read the organization',
-        description: 'The organization of the key, its plan, and the model providers that it has a key for.',
+        description:
+          'The organization of the key, its plan, and the model providers that it has a key for: when each key was set, ' +
+          'and when its provider last refused it.',
         tags: ['organization'],
         response: { 200: Organization },
       },
     },
     async ({ caller }) => {
-      const { organization, providers } = await getOrganization(db, caller.organizationId)
-      return toOrganization(organization, providers)
+      const { organization, keys } = await getOrganization(db, caller.organizationId)
+      return toOrganization(organization, keys)
     },
   )
 
@@ -112,9 +115,9 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))
       }
-      const { organization, providers, due } = await patchOrganization(db, vault, caller.organizationId, body)
+      const { organization, keys, due } = await patchOrganization(db, vault, caller.organizationId, body)
       for (const instance of due) queue.enqueue(instance)
-      return toOrganization(organization, providers)
+      return toOrganization(organization, keys)
     },
   )
 
@@ -127,7 +130,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         summary: 'Test keys of model providers',
         description:
           'Asks each provider whether it accepts its key: the keys in the body, or the stored ones. Costs nothing at ' +
-          'the provider, and changes nothing. At most 20 such tests a minute for an organization.',
+          'the provider, and changes nothing but `refused_at` of a stored key. At most 20 such tests a minute for an organization.',
         tags: ['organization'],
         body: TestModelKeys,
         response: { 200: ModelKeyTests },
@@ -136,8 +139,12 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     async (request, reply) => {
       await countKeyTest(request, reply)
       const { organizationId } = request.caller
-      const keys = request.body?.model_api_keys ?? (await storedModelKeys(db, vault, organizationId))
-      return { results: await testModelKeys(baseUrls, keys, clientLeft(reply)) }
+      const given = request.body?.model_api_keys
+      const keys = given ?? (await storedModelKeys(db, vault, organizationId))
+      const results = await testModelKeys(baseUrls, keys, clientLeft(reply))
+      const refused = given ? [] : results.filter(({ status }) => status === 'refused')
+      for (const { provider } of refused) await noteKeyRefusal(db, organizationId, provider)
+      return { results }
     },
   )
 

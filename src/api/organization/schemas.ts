@@ -2,11 +2,13 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import type { StoredKey } from './store.ts'
 
 const example = {
   id: 'a1b2c3d4-e5f6-7890-abcd-ef1234567890',
   name: 'Acme',
   model_providers: ['anthropic'],
+  model_api_keys: { anthropic: { set_at: '2026-02-14T14:30:00.000000+00:00', refused_at: null } },
   subscription_tier: 'crab' as const,
   instance_limit: 10,
   instance_count: 1,
@@ -14,11 +16,28 @@ const example = {
   updated_at: '2026-02-14T14:30:00.000000+00:00',
 }
 
+const StoredModelKey = Type.Object(
+  {
+    set_at: DateTime('When the key was set.'),
+    refused_at: Nullable(
+      DateTime(
+        'When the provider last refused the key, to the minute: to a turn, to a new agent or to a test. null if it has ' +
+          'not since the key was set, as far as Chowder knows.',
+      ),
+    ),
+  },
+  { description: 'A stored key of the organization.' },
+)
+
 export const Organization = Type.Object(
   {
     id: Uuid('The id of the organization.'),
     name: Type.String({ description: 'The name for people; two organizations may have the same.' }),
     model_providers: Type.Array(Type.String(), { description: 'The model providers that a key is stored for.' }),
+    model_api_keys: Type.Object(
+      Object.fromEntries(modelProviders.map((provider) => [provider, Type.Optional(StoredModelKey)])),
+      { description: 'What is known of each stored key, by model provider. The keys themselves are never shown.' },
+    ),
     subscription_tier: OneOf(tiers, 'The plan: `shrimp` has 1 instance, `crab` 10, `lobster` 500, `whale` any number.'),
     instance_limit: Nullable(
       Type.Integer({ description: 'The number of instances that the plan allows; null for no limit.' }),
@@ -50,6 +69,7 @@ export const NewOrganization = Type.Object(
         organization: {
           ...example,
           model_providers: [],
+          model_api_keys: {},
           subscription_tier: 'shrimp',
           instance_limit: 1,
           instance_count: 0,
@@ -146,10 +166,16 @@ export const DeleteOrganization = Type.Object(
 )
 
 /** The organization as callers see it: with the providers that have a key, without the keys. */
-export const toOrganization = (row: Row, modelProviders: readonly string[]): Static<typeof Organization> => ({
+export const toOrganization = (row: Row, keys: readonly StoredKey[]): Static<typeof Organization> => ({
   id: row.id,
   name: row.name,
-  model_providers: [...modelProviders],
+  model_providers: keys.map(({ provider }) => provider),
+  model_api_keys: Object.fromEntries(
+    keys.map(({ provider, setAt, refusedAt }) => [
+      provider,
+      { set_at: toMicroseconds(setAt), refused_at: refusedAt && toMicroseconds(refusedAt) },
+    ]),
+  ),
   subscription_tier: row.subscriptionTier,
   instance_limit: row.instanceLimit,
   instance_count: row.instanceCount,

@@ -38,20 +38,28 @@ export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organi
 
 const existing = (id: string) => and(eq(organizations.id, id), isNull(organizations.deletedAt))
 
-/** The providers with a stored key, in the documented order. */
-async function providersOf(db: Db, organizationId: string): Promise<ModelProvider[]> {
+/** A stored key, without the key. */
+export interface StoredKey {
+  provider: ModelProvider
+  setAt: Date
+  refusedAt: Date | null
+}
+
+/** The stored keys, in the documented order of their providers. */
+async function keysOf(db: Db, organizationId: string): Promise<StoredKey[]> {
+  const { provider, updatedAt: setAt, refusedAt } = providerKeys
   const stored = await db
-    .select({ provider: providerKeys.provider })
+    .select({ provider, setAt, refusedAt })
     .from(providerKeys)
     .where(eq(providerKeys.organizationId, organizationId))
-  return modelProviders.filter((provider) => stored.some((row) => row.provider === provider))
+  return modelProviders.flatMap((provider) => stored.filter((row) => row.provider === provider))
 }
 
 /** Throws AppError `unauthenticated` when the organization was deleted meanwhile. */
 export async function getOrganization(db: Db, id: string) {
   const [organization] = await db.select().from(organizations).where(existing(id))
   if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
-  return { organization, providers: await providersOf(db, id) }
+  return { organization, keys: await keysOf(db, id) }
 }
 
 export interface OrganizationPatch {
@@ -82,7 +90,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
     }
     const organization = hasChanged ? await touch(tx, id, name) : before
     await recordEvent(tx, { organizationId: id })
-    return { organization, providers: await providersOf(tx, id), due }
+    return { organization, keys: await keysOf(tx, id), due }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(change))
@@ -110,7 +118,7 @@ async function changeProviderKey(tx: Db, vault: Vault, organizationId: string, p
     .values({ organizationId, provider, sealedKey })
     .onConflictDoUpdate({
       target: [providerKeys.organizationId, providerKeys.provider],
-      set: { sealedKey, updatedAt: sql`now()` },
+      set: { sealedKey, updatedAt: sql`now()`, refusedAt: null },
     })
   return true
 }

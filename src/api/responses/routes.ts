@@ -7,6 +7,7 @@ import { InstanceParams } from '#http/instance-params.ts'
 import type { StorageLimit } from '#http/storage-limit.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
+import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { chatRoutes } from './chat-routes.ts'
@@ -69,7 +70,9 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, inFlight, storage, closing } = deps
   const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
-  const turns = createTurnRunner(turnTimeouts, deps.declareModel)
+  const turns = createTurnRunner(turnTimeouts, deps.declareModel, ({ organizationId, provider }) =>
+    noteKeyRefusal(db, organizationId, provider),
+  )
   const store = createResponseStore(db, vault, app.log)
   const lines = createTurnLines(db, deps.processId)
 

@@ -88,7 +88,11 @@ function parseJson(bytes: Buffer): unknown {
 }
 
 /** Runs turns of agents over connections to their gateways. */
-export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareModel): TurnRunner {
+export function createTurnRunner(
+  timeouts: TurnTimeouts,
+  declareModel: DeclareModel,
+  noteKeyRefusal: (gateway: RunningGateway) => Promise<void> = async () => {},
+): TurnRunner {
   const gateways = createGatewayPool()
   const turns = new Set<Turn>()
   let drained: PromiseWithResolvers<void> | undefined
@@ -103,6 +107,9 @@ export function createTurnRunner(timeouts: TurnTimeouts, declareModel: DeclareMo
   function judge({ gateway, instanceId, log }: AgentRequest, failure: GatewayFailure): AppError {
     const { error, refusedChowder } = gatewayError(gateway.provider, failure)
     if (refusedChowder) log.error({ instanceId, status: failure.status }, "the gateway refused Chowder's own token")
+    if (error.code === 'provider_key_refused') {
+      noteKeyRefusal(gateway).catch((cause: unknown) => log.warn({ err: cause }, 'a refused key could not be noted'))
+    }
     return error
   }
 
