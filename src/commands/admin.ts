@@ -3,7 +3,7 @@ import '#platform/node-version.mjs'
 import { createInterface } from 'node:readline/promises'
 import { openForOperator, schemaIsBehind } from '#composition/database.ts'
 import { defaultTier } from '#composition/settings.ts'
-import { openVaultForOperator } from '#composition/vault.ts'
+import { openVaultForOperator, secretKeysForOperator } from '#composition/vault.ts'
 import { loadConfig } from '#platform/config.ts'
 import { administer, readCommandLine } from './admin/administer.ts'
 
@@ -25,12 +25,15 @@ async function main(args: string[]): Promise<void> {
   const { db, pending, close } = await openForOperator(config, 'admin')
   try {
     if (pending > 0) throw new Error(schemaIsBehind(pending))
-    console.log(
-      await administer(
-        { db, defaultTier: defaultTier(config), vault: () => openVaultForOperator(config, db), ask },
-        line,
-      ),
-    )
+    const deps = {
+      db,
+      defaultTier: defaultTier(config),
+      vault: () => openVaultForOperator(config, db),
+      secretKeys: () => secretKeysForOperator(config),
+      report: (text: string) => console.error(text),
+      ask,
+    }
+    console.log(await administer(deps, line))
   } finally {
     await close()
   }

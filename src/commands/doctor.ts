@@ -8,7 +8,7 @@ import { parseCommandLine } from '#platform/command-line.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
-import { readSecretKey } from '#platform/secret-key.ts'
+import { readSecretKeys } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { examine, repair } from './doctor/examine.ts'
@@ -37,9 +37,9 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
       const what = `The schema is ${pending} migrations behind. Nothing else was looked at.`
       return [{ area: 'schema', what, whatToDo: 'Run npm run migrate.' }]
     }
-    const key = await readSecretKey(config.CHOWDER_SECRET_KEY, dataDir)
+    const secret = await readSecretKeys(config, dataDir)
     const sandboxes = await createDriver({ config, dataDir, db, log })
-    const deps = { config, db, sandboxes, vault: key && createVault(key), queue }
+    const deps = { config, db, sandboxes, vault: secret && createVault(secret.keys), queue }
     const found = await examine(deps)
     const left = fix && found.length > 0 ? await repair(deps, found, print) : found
     await storeFindings(db, left)

@@ -7,6 +7,7 @@ import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { texts } from '#platform/texts.ts'
 import { commit, version } from '#platform/version.ts'
 import type { Startup } from './startup.ts'
+import type { OpenVault } from './vault.ts'
 
 const heartbeatMs = 10_000
 const removeTimeoutMs = 2000
@@ -17,15 +18,22 @@ export interface Heartbeat {
   areWorkersMissing(): boolean
 }
 
-/** Says that this process lives, and looks whether a worker does. The log says when the last one is gone. */
-export function createHeartbeat(db: Db, facts: ProcessFacts, log: Pick<Logger, 'info' | 'warn'>): Heartbeat {
+/**
+ * Says that this process lives, and looks whether a worker does. The log says when the last one is gone. `describe`
+ * says what the process is.
+ */
+export function createHeartbeat(
+  db: Db,
+  describe: () => Promise<ProcessFacts>,
+  log: Pick<Logger, 'info' | 'warn'>,
+): Heartbeat {
   let areMissing = false
   let hasRun = false
 
   async function run(): Promise<void> {
     const hasRunBefore = hasRun
     hasRun = false
-    await recordProcess(db, facts)
+    await recordProcess(db, await describe())
     const isMissing = (await countProcesses(db)).workers === 0
     hasRun = true
     // After a start and after an outage of the database, workers have as long as this process to say that they live.
@@ -42,15 +50,26 @@ export function createHeartbeat(db: Db, facts: ProcessFacts, log: Pick<Logger, '
   }
 }
 
-/** Opens the heartbeat of this process. The drain ends it, and removes the row unless the database is away. */
-export function openHeartbeat({ role, log, drain }: Startup, db: Db, id: string): Heartbeat {
+/**
+ * Opens the heartbeat of this process, which also reads the secret keys again: whoever changes them learns from the rows
+ * of the processes which keys each accepts. The drain ends it, and removes the row unless the database is away.
+ */
+export function openHeartbeat(
+  { role, log, drain }: Startup,
+  { db, vault, reread }: OpenVault & { db: Db },
+  id: string,
+): Heartbeat {
   const facts = { id, role, version, commit, host: hostname(), pid: process.pid }
-  const heartbeat = createHeartbeat(db, facts, log)
+  const describe = async () => {
+    await reread().catch((error: unknown) => log.warn({ err: error }, 'the secret keys cannot be read again'))
+    return { ...facts, secretKeyIds: [...vault.keyIds] }
+  }
+  const heartbeat = createHeartbeat(db, describe, log)
   const stopping = new AbortController()
   const running = runPeriodically([heartbeat.task], stopping.signal, log)
   drain.add('connections', async () => {
     stopping.abort()
-    const removal = running.then(() => removeProcess(db, facts.id))
+    const removal = running.then(() => removeProcess(db, id))
     await pTimeout(removal, { milliseconds: removeTimeoutMs, message: false }).catch(() => {})
   })
   return heartbeat

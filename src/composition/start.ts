@@ -29,7 +29,7 @@ export async function start(startup: Startup, create: CreateDriver = createDrive
   const { db, connection } = await openDatabase(startup)
   if (role === 'migrate') return log.info('the schema is up to date')
   drain.signal.throwIfAborted()
-  const vault = await openVault(startup, db)
+  const { vault, reread } = await openVault(startup, db)
   const sandboxes = await openSandboxes(startup, db, create)
   if (role === 'all') stopAgentsOnInterrupt(startup, db, sandboxes)
   const queue = await openQueue(startup, connection)
@@ -37,7 +37,7 @@ export async function start(startup: Startup, create: CreateDriver = createDrive
   const billing = await openBilling(config, () => publicUrl)
   const parts = { db, vault, sandboxes, queue, billing, log }
   const processId = newId()
-  const { areWorkersMissing } = openHeartbeat(startup, db, processId)
+  const { areWorkersMissing } = openHeartbeat(startup, { db, vault, reread }, processId)
 
   // Loaded late: a process does not load the code of a role that it does not have.
   if (role !== 'worker') {

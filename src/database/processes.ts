@@ -7,9 +7,13 @@ export const aliveSeconds = 20
 /** How long the row of a killed process stays, for the operator. */
 const keptHours = 1
 
-export type ProcessFacts = Pick<typeof processes.$inferSelect, 'id' | 'role' | 'version' | 'commit' | 'host' | 'pid'>
+export type ProcessFacts = Pick<
+  typeof processes.$inferSelect,
+  'id' | 'role' | 'version' | 'commit' | 'host' | 'pid' | 'secretKeyIds'
+>
 
-const ago = (seconds: number) => sql`now() - make_interval(secs => ${seconds})`
+/** By the clock of now, also within a transaction. */
+const ago = (seconds: number) => sql`statement_timestamp() - make_interval(secs => ${seconds})`
 
 /** Says that a process lives, and deletes the rows of processes that ended long ago. */
 export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> {
@@ -23,6 +27,11 @@ export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> 
 /** Says that a process has ended. */
 export const removeProcess = (db: Db, id: string) => db.delete(processes).where(eq(processes.id, id))
 
+const isAlive = and(gt(processes.seenAt, ago(aliveSeconds)), ne(processes.role, ''))
+
+/** The processes that live and have said what they are. */
+export const aliveProcesses = (db: Db) => db.select().from(processes).where(isAlive).orderBy(processes.since)
+
 /** The number of processes that live and have said what they are, and of those among them that work on instances. */
 export async function countProcesses(db: Db): Promise<{ all: number; workers: number }> {
   const [counted] = await db
@@ -31,6 +40,6 @@ export async function countProcesses(db: Db): Promise<{ all: number; workers: nu
       workers: sql<number>`(count(*) FILTER (WHERE ${processes.role} IN ('all', 'worker')))::int`,
     })
     .from(processes)
-    .where(and(gt(processes.seenAt, ago(aliveSeconds)), ne(processes.role, '')))
+    .where(isAlive)
   return counted ?? { all: 0, workers: 0 }
 }

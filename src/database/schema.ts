@@ -363,6 +363,8 @@ export const processes = pgTable('processes', {
    * turns.
    */
   isAlone: boolean(),
+  /** The ids of the secret keys that it accepts, the one that it seals with first. None before its first heartbeat. */
+  secretKeyIds: text().array().notNull().default([]),
 })
 
 /** The ids of Stripe's events that were processed, so that each is processed once. */

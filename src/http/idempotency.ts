@@ -7,7 +7,7 @@ import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { idempotencyKeys } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { poll } from '#platform/poll.ts'
-import type { Vault } from '#platform/secrets.ts'
+import type { Place, Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { visibleText } from './validation.ts'
 import { idempotencyFault } from './validation-faults.ts'
@@ -53,7 +53,8 @@ const hashOf = ({ method, url, body }: FastifyRequest): Buffer =>
     .update(`${method} ${url.split('?')[0]}\n${JSON.stringify(body, sortedFields)}`)
     .digest()
 
-const answerPlace = (organizationId: string, key: string) => `idempotency_keys/${organizationId}.${key}/sealed_answer`
+const answerPlace = (organizationId: string, key: string): Place =>
+  `idempotency_keys/${organizationId}.${key}/sealed_answer`
 
 /** Looks like an error of the schema of the header, which `detail` lists as one. */
 const keyOfOtherRequest = () =>
@@ -108,7 +109,7 @@ export async function idempotent<Body>(
   return stored.body as Body
 }
 
-const unsealAnswer = (vault: Vault, place: string, { status, sealedAnswer }: StoredAnswer): Answer => ({
+const unsealAnswer = (vault: Vault, place: Place, { status, sealedAnswer }: StoredAnswer): Answer => ({
   status,
   body: JSON.parse(vault.unseal(sealedAnswer, place)),
 })

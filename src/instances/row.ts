@@ -6,7 +6,7 @@ import { overriddenModel } from '#openclaw/overrides.ts'
 import { bareModel } from '#openclaw/providers.ts'
 import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
-import type { Vault } from '#platform/secrets.ts'
+import type { Place, Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import type { AgentSettings } from './agent-settings.ts'
 
@@ -53,10 +53,10 @@ export function fromRawRow(raw: Record<string, unknown>): Instance {
   return Object.fromEntries(fields) as Instance
 }
 
-const configPlace = (id: string) => `instances/${id}/sealed_config`
-const instructionsPlace = (id: string) => `instances/${id}/sealed_instructions`
-const tokenPlace = (id: string) => `instances/${id}/sealed_token`
-export const providerKeyPlace = (organizationId: string, provider: ModelProvider) =>
+const configPlace = (id: string): Place => `instances/${id}/sealed_config`
+const instructionsPlace = (id: string): Place => `instances/${id}/sealed_instructions`
+const tokenPlace = (id: string): Place => `instances/${id}/sealed_token`
+export const providerKeyPlace = (organizationId: string, provider: ModelProvider): Place =>
   `provider_keys/${organizationId}.${provider}/sealed_key`
 
 export const sealConfig = (vault: Vault, id: string, config: Record<string, unknown> | null) =>

@@ -1,5 +1,5 @@
+import { isDeepStrictEqual } from 'node:util'
 import { and, eq, sql } from 'drizzle-orm'
-import type { Db } from '#database/client.ts'
 import { type Channel, channels } from '#database/schema.ts'
 import { unsealChannel, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
@@ -7,6 +7,7 @@ import { withoutCredentials } from '#openclaw/channel-credentials.ts'
 import { linkChannelPlugin, needsPlugin } from '#openclaw/channel-plugins.ts'
 import { connectGateway } from '#openclaw/gateway.ts'
 import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
+import type { Vault } from '#platform/secrets.ts'
 import type { Endpoint, SandboxPaths } from '#sandbox/driver.ts'
 import { failureOf } from './failures.ts'
 import { done, type Step, type StepContext } from './step.ts'
@@ -75,43 +76,45 @@ async function configureChannels(
 }
 
 /** Throws the signal's reason instead when the step is aborted: the channel is not at fault then. */
-async function recordFailure({ db, log, signal }: StepContext, row: Channel, step: string, error: unknown) {
+async function recordFailure(context: StepContext, row: Channel, step: string, error: unknown) {
+  const { log, signal } = context
   signal.throwIfAborted()
   log.warn({ err: error, channel: row.channel }, 'could not prepare a channel')
   if (!isPending(row)) return // the channel has worked before: the next attempt tries again
   const errorMessage = `The channel could not be prepared. ${failureOf(error, step).reason.slice(0, maxReasonLength)}`
-  await updateChannel(db, row, { step: null, errorMessage })
+  await updateChannel(context, row, { step: null, errorMessage })
 }
 
 /** Whether the gateway has yet to accept the channel's settings. */
 const isPending = ({ step, errorMessage }: Channel) => step !== null || errorMessage !== null
 
-/** Updates a channel's row, unless the channel was given other settings meanwhile. */
+/**
+ * Updates a channel's row, unless the channel was given other settings meanwhile. The rotation of the secret key seals
+ * the same settings again: these are no others.
+ */
 async function updateChannel(
-  db: Db,
+  { db, vault }: Pick<StepContext, 'db' | 'vault'>,
   row: Channel,
   fields: Partial<Pick<Channel, 'step' | 'enabled' | 'errorMessage'>>,
 ): Promise<void> {
-  await db
-    .update(channels)
-    .set({ ...fields, updatedAt: sql`now()` })
-    .where(
-      and(
-        eq(channels.instanceId, row.instanceId),
-        eq(channels.channel, row.channel),
-        eq(channels.sealedConfig, row.sealedConfig),
-      ),
-    )
+  const own = and(eq(channels.instanceId, row.instanceId), eq(channels.channel, row.channel))
+  await db.transaction(async (tx) => {
+    const [stored] = await tx.select().from(channels).where(own).for('update')
+    if (!stored || !hasSameSettings(vault, stored, row)) return
+    await tx
+      .update(channels)
+      .set({ ...fields, updatedAt: sql`now()` })
+      .where(own)
+  })
 }
 
-async function installPlugin(
-  { db, lease, log, sandboxes }: StepContext,
-  row: Channel,
-  paths: SandboxPaths,
-  signal: AbortSignal,
-) {
+const hasSameSettings = (vault: Vault, a: Channel, b: Channel): boolean =>
+  a.sealedConfig === b.sealedConfig || isDeepStrictEqual(unsealChannel(vault, a).config, unsealChannel(vault, b).config)
+
+async function installPlugin(context: StepContext, row: Channel, paths: SandboxPaths, signal: AbortSignal) {
+  const { lease, log, sandboxes } = context
   const { id, openclawVersion: release } = lease.instance
-  if (isPending(row)) await updateChannel(db, row, { step: 'installPlugin' })
+  if (isPending(row)) await updateChannel(context, row, { step: 'installPlugin' })
   await sandboxes.prepareChannel(release, row.channel, (line) => log.info(line), signal)
   return linkChannelPlugin(sandboxes, id, { paths, release, channel: row.channel }, signal)
 }
@@ -128,13 +131,13 @@ async function configureChannel(
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const settings = unsealChannel(vault, row)
   const withChannel = { ...unsealed, channels: [...unsealed.channels, settings] }
-  await updateChannel(db, row, { step: 'configureChannel' })
+  await updateChannel(context, row, { step: 'configureChannel' })
   try {
     await configureGateway({ sandboxes, instance, ...gateway }, withChannel, { baseUrls, connectTimeoutMs, signal })
   } catch (error) {
     if (!(error instanceof GatewayRefusal)) throw error
     const errorMessage = `OpenClaw refused the settings: ${withoutCredentials(error.message, settings.config)}`
-    return updateChannel(db, row, { step: null, enabled: false, errorMessage })
+    return updateChannel(context, row, { step: null, enabled: false, errorMessage })
   }
-  return updateChannel(db, row, { step: null, errorMessage: null })
+  return updateChannel(context, row, { step: null, errorMessage: null })
 }

@@ -62,10 +62,21 @@ export const Env = Type.Object({
   }),
   CHOWDER_SECRET_KEY: Type.Optional(
     Type.String({
-      pattern: '^[A-Za-z0-9+/]{43}=$',
-      rule: 'must be 32 bytes in base64: make one with `openssl rand -base64 32`',
+      pattern: '^[A-Za-z0-9+/]{43}=([\\s,]+[A-Za-z0-9+/]{43}=)?$',
+      rule:
+        'must be 32 bytes in base64: make one with `openssl rand -base64 32`. While the key is changed there may be two, ' +
+        'separated by a comma or the end of a line: the first one seals',
       description:
-        'the key that seals stored secrets, 32 bytes in base64; generated with the embedded database, required with `DATABASE_URL`',
+        'the key that seals stored secrets, 32 bytes in base64; generated with the embedded database, required with ' +
+        '`DATABASE_URL`; two keys while it is [changed](operations.md#change-the-secret-key)',
+    }),
+  ),
+  CHOWDER_SECRET_KEY_COMMAND: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description:
+        'program with its arguments, separated by spaces, that prints the secret key: ' +
+        'see [a key of a KMS](operations.md#a-key-of-a-kms)',
     }),
   ),
   SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker')], {
@@ -275,4 +286,5 @@ export const Env = Type.Object({
   ),
 })
 
-export type Config = Readonly<Static<typeof Env>>
+/** The settings. That of a secret that is in a file has its path beside it, if the file is read again later. */
+export type Config = Readonly<Static<typeof Env> & { CHOWDER_SECRET_KEY_FILE?: string }>

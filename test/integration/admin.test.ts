@@ -56,6 +56,8 @@ describe('the commands of the operator', () => {
     await gateway.close()
   })
 
+  const unused = { secretKeys: () => Promise.reject(new Error('no keys')), report: () => {} }
+
   /** Runs a command line in this process. Returns what it prints, or the message of its error. */
   async function admin(...args: string[]): Promise<{ code: number; output: string; error: string }> {
     const ask = async (question: string) => {
@@ -65,7 +67,13 @@ describe('the commands of the operator', () => {
     try {
       const line = readCommandLine(args)
       if (typeof line === 'string') return { code: 0, output: line, error: '' }
-      const deps = { db: chowder.deps.db, defaultTier: 'whale' as const, vault: async () => chowder.vault, ask }
+      const deps = {
+        db: chowder.deps.db,
+        defaultTier: 'whale' as const,
+        ...unused,
+        vault: async () => chowder.vault,
+        ask,
+      }
       const output = await administer(deps, line)
       return { code: 0, output, error: '' }
     } catch (error) {
@@ -161,7 +169,7 @@ describe('the commands of the operator', () => {
     const shown = (await admin('show', 'traced')).output
     expect(shown).toContain('observed_generation')
     expect(shown).toContain('instance.create')
-    expect(shown).not.toMatch(/sealed|v1\./)
+    expect(shown).not.toMatch(/sealed|v[12]\./)
 
     const requestId = made.headers['x-request-id']
     const lines = (await admin('trace', String(requestId))).output.trimEnd().split('\n')

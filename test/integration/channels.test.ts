@@ -2,6 +2,7 @@ import { crc32, deflateSync } from 'node:zlib'
 import { PNG } from 'pngjs'
 import encodeQr from 'qr'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { channelConfigPlace } from '#instances/gateway/configuration.ts'
 import { newId } from '#platform/ids.ts'
 import type { ExecResult } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -345,6 +346,23 @@ describe('a channel that needs a plugin', () => {
     expect(settingsOf('discord')).toBeUndefined()
     prepared.resolve()
     expect((await connecting).body.status).toBe('connected')
+  })
+
+  test('that is sealed again while it is prepared settles all the same', async () => {
+    const prepared = Promise.withResolvers<void>()
+    driver.onCall = (method) => (method === 'prepareChannel' ? prepared.promise : undefined)
+    const connecting = connect('discord', { token: 'MTIz' })
+    await until('the step', async () => (await statusOf('discord')).details.step === 'installPlugin')
+    const { sealed_config: before } = await rowOf('discord')
+    const place = channelConfigPlace(id, 'discord')
+    const again = chowder.vault.seal(chowder.vault.unseal(before, place), place)
+    await chowder.database.pool.query('UPDATE channels SET sealed_config = $1 WHERE sealed_config = $2', [
+      again,
+      before,
+    ])
+    prepared.resolve()
+    expect((await connecting).body.status).toBe('connected')
+    expect(await rowOf('discord')).toMatchObject({ step: null, error_message: null, sealed_config: again })
   })
 
   test('whose preparation fails reports the reason, the instance runs on, and a connect tries again', async () => {

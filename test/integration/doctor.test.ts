@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,6 +11,7 @@ import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
 import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
+import { createVault } from '#platform/secrets.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -195,7 +196,11 @@ const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?
     what: 'I7: a secret that cannot be unsealed',
     says: /instances\.sealed_token of .* cannot be unsealed/,
     plant: () =>
-      query('UPDATE instances SET sealed_token = $2 WHERE id = $1', id, chowder.vault.seal('x', 'elsewhere')),
+      query(
+        'UPDATE instances SET sealed_token = $2 WHERE id = $1',
+        id,
+        chowder.vault.seal('x', `instances/${randomUUID()}/sealed_token`),
+      ),
   },
   {
     what: 'I7: a secret that is not sealed',
@@ -227,6 +232,22 @@ describe.each(faults)('$what', ({ says, plant, isMended }) => {
     expect(await withWorker(() => repair(deps, [], () => {}, quick))).toEqual([])
     await isMended?.()
   })
+})
+
+test('values that another accepted key has sealed are found, until they are sealed with the first', async () => {
+  const first = randomBytes(32)
+  const other = randomBytes(32)
+  const sealed = createVault(other).seal('x', `instances/${id}/sealed_token`)
+  await query('UPDATE instances SET sealed_token = $2 WHERE id = $1', id, sealed)
+  await query('TRUNCATE provider_keys')
+  const found = async (...keys: Buffer[]) =>
+    (await examine({ ...deps, vault: createVault(keys) }, quick)).map(({ what }) => what)
+  expect(await found(other)).toEqual([])
+  expect(await found(other, first)).toEqual([])
+  expect(await found(first, other)).toEqual([
+    expect.stringMatching(/^Values of instances\.sealed_token are not sealed with/),
+  ])
+  expect(await found(first)).toEqual([expect.stringMatching(/instances\.sealed_token of .* cannot be unsealed/)])
 })
 
 test('a row that a worker holds is not repaired', async () => {

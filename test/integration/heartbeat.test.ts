@@ -30,7 +30,10 @@ afterAll(async () => {
 })
 
 const query = (text: string, ...values: unknown[]) => chowder.database.pool.query(text, values)
-const factsOf = (role: string) => ({ id: randomUUID(), role, version: '1.2.3', commit: 'abc', host: 'here', pid: 7 })
+const factsOf = (role: string) => {
+  const facts = { id: randomUUID(), role, version: '1.2.3', commit: 'abc', host: 'here', pid: 7, secretKeyIds: [] }
+  return async () => facts
+}
 const beat = (role: string) => createHeartbeat(chowder.database.db, factsOf(role), silent).task.run(signal)
 const age = (seconds: number) => query('UPDATE processes SET seen_at = now() - make_interval(secs => $1)', seconds)
 const readiness = async () => (await chowder.call('GET', '/readyz')).body
@@ -50,12 +53,17 @@ test('a process is in the table while it lives, and its drain removes it', async
   const drain = createDrain(silent)
   openHeartbeat(
     { role: 'worker', config: loadConfig({}), dataDir: '', log: silent, drain },
-    chowder.database.db,
+    { db: chowder.database.db, vault: chowder.vault, reread: async () => {} },
     randomUUID(),
   )
   const rows = () => query("SELECT * FROM processes WHERE role <> ''").then(({ rows }) => rows)
   const [row] = await until('its row', async () => ((await rows()).length > 0 ? rows() : null))
-  expect(row).toMatchObject({ role: 'worker', version: expect.stringMatching(/^\d+\.\d+\.\d+$/), pid: process.pid })
+  expect(row).toMatchObject({
+    role: 'worker',
+    version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
+    pid: process.pid,
+    secret_key_ids: chowder.vault.keyIds,
+  })
   await drain.run({ interrupted: false })
   expect(await rows()).toEqual([])
 })

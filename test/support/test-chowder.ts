@@ -19,7 +19,7 @@ import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
 import type { SignupMode } from '#platform/exposure.ts'
 import { newId } from '#platform/ids.ts'
-import { createVault, type Vault } from '#platform/secrets.ts'
+import { createVault, type VaultWithKeys } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { requireErrorBody } from './error-body.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
@@ -45,6 +45,8 @@ export interface TestChowderOptions {
   signup?: SignupMode
   trustedProxies?: number
   areWorkersMissing?: () => boolean
+  /** The first one seals; by default one of its own. */
+  secretKeys?: readonly Buffer[]
 }
 
 const quickTimeouts: Timeouts = {
@@ -75,7 +77,7 @@ interface Answer {
 export interface TestChowder {
   app: FastifyInstance
   database: TestDatabase
-  vault: Vault
+  vault: VaultWithKeys
   queue: ReconcileQueue
   deps: LifecycleDeps
   /** The lines that were logged. */
@@ -97,7 +99,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const database = options.database ?? (await cloneDatabase())
   const logged: string[] = []
   const log = pino({ level: 'trace' }, { write: (line: string) => void logged.push(line) })
-  const vault = createVault(randomBytes(32))
+  const vault = createVault(options.secretKeys ?? [randomBytes(32)])
   const { connection } = database
   const prefix = `test-${connection.database ?? new URL(connection.connectionString ?? '').pathname.slice(1)}`
   const queue = createQueue(options.queue?.(database) ?? { kind: 'postgres', connection }, log, prefix)

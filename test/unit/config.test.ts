@@ -13,6 +13,7 @@ const key = Buffer.alloc(32, 7).toString('base64')
 const fixedInContainers = [
   'CHOWDER_DATA_DIR',
   'CHOWDER_ROLE',
+  'CHOWDER_SECRET_KEY_COMMAND',
   'DOCKER_CERT_PATH',
   'DOCKER_PROXY_DIR',
   'HOST',

@@ -1,24 +1,34 @@
 import { randomBytes } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { createVault } from '#platform/secrets.ts'
+import { createVault, keyIdOf, type Place, sealedForm } from '#platform/secrets.ts'
 
 const vault = createVault(randomBytes(32))
+const place: Place = 'instances/a/sealed_token'
+const payloadOf = (sealed: string) => Buffer.from(sealed.split('.').at(-1) ?? '', 'base64url')
 
 test('a sealed secret can be unsealed, and is not in the sealed text', () => {
-  const sealed = vault.seal('sk-canary-🦞', 'a/b/c')
-  expect(vault.unseal(sealed, 'a/b/c')).toBe('sk-canary-🦞')
-  expect(Buffer.from(sealed.slice(3), 'base64url').includes('canary')).toBe(false)
+  const sealed = vault.seal('sk-canary-🦞', place)
+  expect(vault.unseal(sealed, place)).toBe('sk-canary-🦞')
+  expect(sealed).toMatch(sealedForm)
+  expect(payloadOf(sealed).includes('canary')).toBe(false)
+})
+
+test('a sealed value names its key by an id that is no part of the key', () => {
+  const key = randomBytes(32)
+  const sealed = createVault(key).seal('x', place)
+  expect(sealed.split('.').slice(0, 2)).toEqual(['v2', keyIdOf(key)])
+  expect(keyIdOf(key)).toMatch(/^[0-9a-f]{8}$/)
+  expect(key.toString('hex')).not.toContain(keyIdOf(key))
+  expect(keyIdOf(Buffer.alloc(32, 7))).toBe(keyIdOf(Buffer.alloc(32, 7)))
 })
 
 test('a secret that is sealed twice gives two texts', () => {
-  expect(vault.seal('x', 'a')).not.toBe(vault.seal('x', 'a'))
+  expect(vault.seal('x', place)).not.toBe(vault.seal('x', place))
 })
 
-test('S18: no two values have the same nonce, and 65,536 share the random part of theirs', () => {
+test('S18: no two values of a table have the same nonce, and 65,536 share the random part of theirs', () => {
   const count = 66_000
-  const nonces = Array.from({ length: count }, () =>
-    Buffer.from(vault.seal('', 'a').slice(3), 'base64url').subarray(0, 12).toString('hex'),
-  )
+  const nonces = Array.from({ length: count }, () => payloadOf(vault.seal('', place)).subarray(0, 12).toString('hex'))
   expect(new Set(nonces).size).toBe(count)
   const randomParts = new Set(nonces.map((nonce) => nonce.slice(0, 20)))
   expect(randomParts.size).toBeLessThanOrEqual(count / 65_536 + 2)
@@ -26,20 +36,71 @@ test('S18: no two values have the same nonce, and 65,536 share the random part o
 
 test('S18: two processes with the same key do not use the same nonces', () => {
   const key = randomBytes(32)
-  const randomPart = () => createVault(key).seal('', 'a').slice(3, 16)
+  const randomPart = () => payloadOf(createVault(key).seal('', place)).subarray(0, 10).toString('hex')
   expect(randomPart()).not.toBe(randomPart())
 })
 
-test('a value that an earlier version has sealed is unsealed', () => {
-  const sealed = 'v1.olJ1mPikX-09GnQK_cvacttdU2wcSZ0BK9u_nnKXr5u8pUCaQQ'
-  expect(createVault(Buffer.alloc(32, 7)).unseal(sealed, 'instances/x/sealed_token')).toBe('sk-before')
+test('each table has a subkey: the key of one seals nothing of another', () => {
+  const key = randomBytes(32)
+  const [version, id, payload] = createVault(key).seal('x', 'channels/a.b/sealed_config').split('.')
+  expect([version, id]).toEqual(['v2', keyIdOf(key)])
+  // With the key itself, as values were sealed before.
+  expect(() => createVault(key).unseal(`v1.${payload}`, 'channels/a.b/sealed_config')).toThrow('cannot be unsealed')
+})
+
+const seven = Buffer.alloc(32, 7)
+const before = 'v1.olJ1mPikX-09GnQK_cvacttdU2wcSZ0BK9u_nnKXr5u8pUCaQQ'
+const beforePlace: Place = 'instances/x/sealed_token'
+
+test('a value that an earlier version has sealed is unsealed, by whichever accepted key has sealed it', () => {
+  expect(createVault(seven).unseal(before, beforePlace)).toBe('sk-before')
+  expect(createVault([randomBytes(32), seven]).unseal(before, beforePlace)).toBe('sk-before')
+  expect(() => createVault([randomBytes(32), randomBytes(32)]).unseal(before, beforePlace)).toThrow(
+    'cannot be unsealed',
+  )
+})
+
+test('a vault for an installation that an earlier version shares seals as that version reads it', () => {
+  const shared = createVault(seven, 'v1')
+  const sealed = shared.seal('x', place)
+  expect(sealed).toMatch(/^v1\.[A-Za-z0-9_-]{38,}$/)
+  expect(createVault(seven).unseal(sealed, place)).toBe('x')
+  expect(shared.unseal(createVault(seven).seal('y', place), place)).toBe('y')
+  shared.use([seven])
+  expect(shared.seal('x', place)).toMatch(/^v2\./)
+})
+
+test('of two keys the first one seals and both unseal; a key that is not accepted is named', () => {
+  const [old, next] = [randomBytes(32), randomBytes(32)]
+  const byOld = createVault(old).seal('old', place)
+  const changing = createVault([next, old])
+  expect(changing.keyIds).toEqual([keyIdOf(next), keyIdOf(old)])
+  expect(changing.unseal(byOld, place)).toBe('old')
+  const byNext = changing.seal('next', place)
+  expect(byNext.startsWith(`v2.${keyIdOf(next)}.`)).toBe(true)
+  expect(() => createVault(old).unseal(byNext, place)).toThrow(
+    `it was sealed with the secret key ${keyIdOf(next)}, and this process accepts ${keyIdOf(old)}`,
+  )
+  changing.use([next])
+  expect(changing.unseal(byNext, place)).toBe('next')
+  expect(() => changing.unseal(byOld, place)).toThrow(`sealed with the secret key ${keyIdOf(old)}`)
 })
 
 test('a secret can be unsealed only in its place, with its key, and unaltered', () => {
-  const sealed = vault.seal('x', 'a')
+  const key = randomBytes(32)
+  const own = createVault(key)
+  const sealed = own.seal('x', place)
   const altered = `${sealed.slice(0, -2)}${sealed.endsWith('AA') ? 'BB' : 'AA'}`
-  expect(() => vault.unseal(sealed, 'b')).toThrow('cannot be unsealed')
-  expect(() => createVault(randomBytes(32)).unseal(sealed, 'a')).toThrow('cannot be unsealed')
-  expect(() => vault.unseal(altered, 'a')).toThrow('cannot be unsealed')
-  expect(() => vault.unseal('v2.abc', 'a')).toThrow('unknown version')
+  for (const other of ['instances/b/sealed_token', 'instances/a/sealed_config', 'channels/a/sealed_token'] as const)
+    expect(() => own.unseal(sealed, other)).toThrow('cannot be unsealed')
+  expect(() => createVault(randomBytes(32)).unseal(sealed, place)).toThrow('cannot be unsealed')
+  expect(() => own.unseal(altered, place)).toThrow('cannot be unsealed')
+  // Under the id of another key that is accepted as well.
+  const other = randomBytes(32)
+  const renamed = sealed.replace(keyIdOf(key), keyIdOf(other))
+  expect(() => createVault([key, other]).unseal(renamed, place)).toThrow('cannot be unsealed')
+  for (const broken of ['v3.abc', 'v2.abc', 'v1.a.b', 'v2.a.b.c', '', 'sk-plain'])
+    expect(() => own.unseal(broken, place)).toThrow('unknown version')
+  for (const short of ['v1.', 'v1.AA', `v2.${keyIdOf(key)}.`, `v2.${keyIdOf(key)}.AA`])
+    expect(() => own.unseal(short, place)).toThrow('cannot be unsealed')
 })

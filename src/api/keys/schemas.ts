@@ -191,7 +191,7 @@ export const ClientToken = Type.Object(
     client_token: Type.String({ description: 'The token, which is stored nowhere: it is in this answer only.' }),
     expires_at: DateTime('The time when the token expires.'),
   },
-  { $id: 'ClientToken', examples: [{ client_token: 'chd_ct_v1.f3a8…', expires_at: '2026-12-31T23:59:59Z' }] },
+  { $id: 'ClientToken', examples: [{ client_token: 'chd_ct_v2.1a2b3c4d.f3a8…', expires_at: '2026-12-31T23:59:59Z' }] },
 )
 
 export const PatchKey = Type.Object(

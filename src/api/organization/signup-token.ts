@@ -6,7 +6,7 @@ import { readValue, storeOnce, storeValue } from '#database/installation.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
 import { AppError } from '#platform/errors.ts'
 import type { SignupMode } from '#platform/exposure.ts'
-import type { Vault } from '#platform/secrets.ts'
+import type { Place, Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 
 /** The headers of a sign-up. */
@@ -22,7 +22,7 @@ export const SignupHeaders = Type.Object({
 
 /** The name of the sealed token among the values of the installation. */
 export const signupTokenName = 'signup-token'
-export const signupTokenPlace = `installation/${signupTokenName}/value`
+export const signupTokenPlace: Place = `installation/${signupTokenName}/value`
 const tokenBytes = 32
 
 const makeSealed = (vault: Vault): string =>

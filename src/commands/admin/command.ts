@@ -1,6 +1,7 @@
 import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
+import type { SecretKeys } from '#platform/secret-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 
 /** The result of a command: a text for people, and the same as data for `--json`. */
@@ -26,6 +27,10 @@ export interface CommandDeps {
   defaultTier: Tier
   /** Opens the vault. Throws an Error for the operator when its key is missing or another one. */
   vault(): Promise<Vault>
+  /** Finds the secret keys. Throws an Error for the operator without one. */
+  secretKeys(): Promise<SecretKeys>
+  /** Prints a line about what a long command is doing. */
+  report(line: string): void
   /** Asks the operator, who types the answer. Null when nobody can answer, because the input is no terminal. */
   ask(question: string): Promise<string | null>
 }

@@ -1,14 +1,11 @@
-import { eq, type SQL, sql } from 'drizzle-orm'
+import { keyCheckPlace, keyChecks } from '#composition/vault.ts'
 import type { Db } from '#database/client.ts'
-import { installation } from '#database/schema.ts'
-import type { Vault } from '#platform/secrets.ts'
-import { type Check, type Finding, pageSize } from './finding.ts'
-
-/** The form of a sealed value: its nonce and tag alone take 38 characters. */
-const sealedForm = /^v1\.[A-Za-z0-9_-]{38,}$/
+import { findSealedColumns, sealedPages } from '#database/sealed-columns.ts'
+import { type Place, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
+import type { Check, Finding } from './finding.ts'
 
 /** Whether a value can be unsealed where it is stored. */
-export const canUnseal = (vault: Vault, sealed: string, place: string): boolean => {
+export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
   try {
     vault.unseal(sealed, place)
     return true
@@ -19,10 +16,11 @@ export const canUnseal = (vault: Vault, sealed: string, place: string): boolean 
 
 /** Why no stored secret can be unsealed; null when the key is right, or the database does not know any key yet. */
 async function keyFault(db: Db, vault: Vault | null): Promise<string | null> {
-  const [known] = await db.select().from(installation).where(eq(installation.name, 'secret-key-check'))
   if (!vault) return 'The secret key is missing: no stored secret can be read.'
-  if (!known || canUnseal(vault, known.value, 'installation/secret-key-check/value')) return null
-  return 'The secret key is not the one that this database was sealed with.'
+  const checks = await keyChecks(db)
+  if (checks.every(({ value }) => canUnseal(vault, value, keyCheckPlace))) return null
+  if (checks.length === 1) return 'The secret key is not the one that this database was sealed with.'
+  return 'A rotation of the secret key has not ended, and one of its two keys is missing.'
 }
 
 /** I7: the key that unseals the stored secrets is there. */
@@ -36,61 +34,33 @@ export const secretKey: Check = async function* ({ db, vault }) {
   }
 }
 
-interface SealedColumn {
-  table: string
-  column: string
-  key: string[]
-}
-
-/** Every column whose name begins with `sealed_`, with the primary key of its table. */
-async function findSealedColumns(db: Db): Promise<SealedColumn[]> {
-  const { rows } = await db.execute<{ table: string; column: string; key: string[] }>(sql`
-    SELECT c.table_name AS table, c.column_name AS column,
-           array_agg(k.column_name::text ORDER BY k.ordinal_position) AS key
-    FROM information_schema.columns c
-    JOIN information_schema.table_constraints t
-      ON t.table_schema = c.table_schema AND t.table_name = c.table_name AND t.constraint_type = 'PRIMARY KEY'
-    JOIN information_schema.key_column_usage k
-      ON k.constraint_schema = t.constraint_schema AND k.constraint_name = t.constraint_name AND k.table_name = t.table_name
-    WHERE c.table_schema = current_schema() AND c.column_name LIKE 'sealed\\_%'
-    GROUP BY 1, 2 ORDER BY 1, 2`)
-  return rows
-}
-
-const commaSeparated = (parts: SQL[]) => sql.join(parts, sql`, `)
-
-async function* sealedRows(db: Db, { table, column, key }: SealedColumn) {
-  const keys = key.map((name) => sql`${sql.identifier(name)}`)
-  let after: string[] | undefined
-  for (;;) {
-    const isNext = after && sql`AND (${commaSeparated(keys)}) > (${commaSeparated(after.map((part) => sql`${part}`))})`
-    const { rows } = await db.execute<{ key: string[]; sealed: string }>(sql`
-      SELECT ARRAY[${commaSeparated(keys.map((name) => sql`${name}::text`))}] AS key, ${sql.identifier(column)} AS sealed
-      FROM ${sql.identifier(table)}
-      WHERE ${sql.identifier(column)} IS NOT NULL ${isNext ?? sql``}
-      ORDER BY ${commaSeparated(keys)} LIMIT ${pageSize}`)
-    yield* rows
-    after = rows.at(-1)?.key
-    if (!after || rows.length < pageSize) return
-  }
-}
-
-/** Erased instances have an empty text there. */
-const isErased = ({ table }: SealedColumn, sealed: string) => table === 'instances' && sealed === ''
-
-/** I7: every stored secret is sealed, and can be unsealed where it is stored. */
+/**
+ * I7: every stored secret is sealed, and can be unsealed where it is stored. While there are two keys, the first one has
+ * sealed it.
+ */
 export const sealedColumns: Check = async function* ({ db, vault }) {
-  if (await keyFault(db, vault)) return
+  if (!vault || (await keyFault(db, vault))) return
+  const { keyIds } = vault
   for (const sealedColumn of await findSealedColumns(db)) {
     const { table, column } = sealedColumn
-    for await (const { key, sealed } of sealedRows(db, sealedColumn)) {
-      const row = key.join('.')
-      if (isErased(sealedColumn, sealed)) continue
-      if (vault && canUnseal(vault, sealed, `${table}/${row}/${column}`)) continue
-      yield unreadable(table, column, row, sealedForm.test(sealed))
+    let hasOther = false
+    for await (const { values } of sealedPages(db, sealedColumn)) {
+      for (const { key, place, sealed } of values) {
+        if (canUnseal(vault, sealed, place))
+          hasOther ||= keyIds.length > 1 && !sealed.startsWith(sealedPrefix(keyIds[0]))
+        // The installation's values have checks of their own.
+        else if (table !== 'installation') yield unreadable(table, column, key.join('.'), sealedForm.test(sealed))
+      }
     }
+    if (hasOther) yield sealedWithOtherKey(table, column)
   }
 }
+
+const sealedWithOtherKey = (table: string, column: string): Finding => ({
+  area: 'secrets',
+  what: `Values of ${table}.${column} are not sealed with the first secret key, but with the other one that is accepted.`,
+  whatToDo: 'Seal them with the first key: npm run admin -- rotate-secret-key. Keep the other key until then.',
+})
 
 const unreadable = (table: string, column: string, row: string, isSealed: boolean): Finding =>
   isSealed

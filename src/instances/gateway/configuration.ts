@@ -6,7 +6,7 @@ import { providerKeyPlace, unsealSettings, unsealToken } from '#instances/row.ts
 import { type BaseUrls, type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
-import type { Vault } from '#platform/secrets.ts'
+import type { Place, Vault } from '#platform/secrets.ts'
 
 /** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
 export interface UnsealedInstance extends AgentSettings {
@@ -19,9 +19,10 @@ export interface UnsealedInstance extends AgentSettings {
   unlistedModels: readonly string[]
 }
 
-export const channelConfigPlace = (instanceId: string, channel: string) =>
+export const channelConfigPlace = (instanceId: string, channel: string): Place =>
   `channels/${instanceId}.${channel}/sealed_config`
-export const skillSettingsPlace = (instanceId: string, name: string) => `skills/${instanceId}.${name}/sealed_settings`
+export const skillSettingsPlace = (instanceId: string, name: string): Place =>
+  `skills/${instanceId}.${name}/sealed_settings`
 
 /** The settings of a stored channel. */
 export const unsealChannel = (

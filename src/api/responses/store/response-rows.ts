@@ -4,7 +4,7 @@ import type { StoredItem } from '#api/responses/format/stored-input.ts'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import { isLongerThan } from '#platform/json/length.ts'
-import type { Vault } from '#platform/secrets.ts'
+import type { Place, Vault } from '#platform/secrets.ts'
 import type { Columns } from './retried-writes.ts'
 import type { SessionRef } from './session-history.ts'
 
@@ -12,8 +12,8 @@ import type { SessionRef } from './session-history.ts'
 const maxContentCharacters = 1024 * 1024
 
 /** The contexts that contents are sealed with, so that none can be moved to another row or column. */
-const objectContext = (uuid: string) => `responses/${uuid}/sealed_object`
-const inputContext = (uuid: string) => `responses/${uuid}/sealed_input`
+const objectContext = (uuid: string): Place => `responses/${uuid}/sealed_object`
+const inputContext = (uuid: string): Place => `responses/${uuid}/sealed_input`
 
 /** A response whose turn begins. */
 export interface StartedResponse extends SessionRef {
@@ -74,9 +74,9 @@ function byColumn(rows: readonly Columns[]): (string | null)[][] {
 
 /** Rows of responses with sealed contents, and the statements that write many of them at once. */
 export function createResponseRows(db: Db, vault: Vault) {
-  const seal = (text: string, context: string): string | null =>
+  const seal = (text: string, context: Place): string | null =>
     text.length > maxContentCharacters ? null : vault.seal(text, context)
-  const sealJson = (value: unknown, context: string): string | null =>
+  const sealJson = (value: unknown, context: Place): string | null =>
     isLongerThan(value, maxContentCharacters) ? null : seal(JSON.stringify(value), context)
   const itemIds = ({ output }: ResponseObject) => JSON.stringify(output.map(({ id }) => id))
   const callIds = ({ output }: ResponseObject) =>

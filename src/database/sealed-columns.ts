@@ -1,0 +1,110 @@
+import { type SQL, sql } from 'drizzle-orm'
+import type { Place } from '#platform/secrets.ts'
+import { type Db, retryOnDeadlock } from './client.ts'
+
+/** A column that holds sealed values, with the primary key of its table. */
+export interface SealedColumn {
+  table: string
+  column: string
+  key: string[]
+}
+
+/** A sealed value, and where it is. */
+export interface SealedValue {
+  /** The primary key of the row, its parts as text. */
+  key: string[]
+  place: Place
+  sealed: string
+  /** Where the row is on the disk, as long as nobody changes it. */
+  ctid: string
+}
+
+/** The rows of a table that are read at once, and the characters of their values: a value may have a megabyte. */
+const pageRows = 500
+const pageCharacters = 4 * 1024 * 1024
+
+/** The column `value` of this table holds sealed values and others, which are told by their form. */
+const mixedTable = 'installation'
+
+/** Every column whose name begins with `sealed_`, and the values of the installation, which may be sealed as well. */
+export async function findSealedColumns(db: Db): Promise<SealedColumn[]> {
+  const { rows } = await db.execute<SealedColumn & Record<string, unknown>>(sql`
+    SELECT c.table_name AS table, c.column_name AS column,
+           array_agg(k.column_name::text ORDER BY k.ordinal_position) AS key
+    FROM information_schema.columns c
+    JOIN information_schema.table_constraints t
+      ON t.table_schema = c.table_schema AND t.table_name = c.table_name AND t.constraint_type = 'PRIMARY KEY'
+    JOIN information_schema.key_column_usage k
+      ON k.constraint_schema = t.constraint_schema AND k.constraint_name = t.constraint_name AND k.table_name = t.table_name
+    WHERE c.table_schema = current_schema()
+      AND (c.column_name LIKE 'sealed\\_%' OR (c.table_name = ${mixedTable} AND c.column_name = 'value'))
+    GROUP BY 1, 2 ORDER BY 1, 2`)
+  return rows.map(({ table, column, key }) => ({ table, column, key }))
+}
+
+const commaSeparated = (parts: SQL[]) => sql.join(parts, sql`, `)
+
+/** Erased instances have an empty text in place of their token. */
+const isEmpty = (column: SQL) => sql`coalesce(${column}, '') = ''`
+
+/**
+ * The values of a column in the order of the primary key, a page at a time, without those that begin with `skipped`.
+ * `rows` is the number of rows that were looked at. Each page is one short statement, however large the table is. It ends
+ * at a page that is not full: rows that are added all the time do not keep it going.
+ */
+export async function* sealedPages(db: Db, { table, column, key }: SealedColumn, skipped = '') {
+  const keys = key.map((name) => sql`${sql.identifier(name)}`)
+  const value = sql`${sql.identifier(column)}`
+  const isSkipped = skipped === '' ? sql`false` : sql`substr(${value}, 1, ${skipped.length}::int) = ${skipped}`
+  const isOther = table === mixedTable ? sql`${value} !~ '^v[0-9]+\\.'` : sql`false`
+  let after: string[] | undefined
+  for (;;) {
+    const isNext =
+      after && sql`WHERE (${commaSeparated(keys)}) > (${commaSeparated(after.map((part) => sql`${part}`))})`
+    const { rows } = await db.execute<{ key: string[]; ctid: string; sealed: string | null; found: number }>(sql`
+      SELECT key, ctid, sealed, found FROM (
+        SELECT *, sum(characters) OVER (ORDER BY place ROWS UNBOUNDED PRECEDING) - characters AS before,
+          (count(*) OVER ())::int AS found FROM (
+          SELECT *, row_number() OVER () AS place, coalesce(octet_length(sealed), 0) AS characters FROM (
+            SELECT ARRAY[${commaSeparated(keys.map((name) => sql`${name}::text`))}] AS key, ctid::text AS ctid,
+                   CASE WHEN NOT (${isEmpty(value)} OR ${isSkipped} OR ${isOther}) THEN ${value} END AS sealed
+            FROM ${sql.identifier(table)} ${isNext ?? sql``}
+            ORDER BY ${commaSeparated(keys)} LIMIT ${pageRows}
+          ) AS page
+        ) AS numbered
+      ) AS measured WHERE before < ${pageCharacters} ORDER BY place`)
+    const values = rows.flatMap(({ key: own, ctid, sealed }): SealedValue[] =>
+      sealed === null ? [] : [{ key: own, ctid, sealed, place: `${table}/${own.join('.')}/${column}` as Place }],
+    )
+    if (rows.length > 0) yield { rows: rows.length, values }
+    const last = rows.at(-1)
+    if (!last || (rows.length === last.found && last.found < pageRows)) return
+    after = last.key
+  }
+}
+
+export async function countRows(db: Db, { table }: SealedColumn): Promise<number> {
+  const { rows } = await db.execute<{ n: number }>(sql`SELECT count(*)::int AS n FROM ${sql.identifier(table)}`)
+  return rows[0]?.n ?? 0
+}
+
+/**
+ * Replaces sealed values by others, in one statement. A value that was changed since it was read stays as it is. No
+ * event is recorded: what the values say is the same. Returns the number of values that were replaced.
+ */
+export async function replaceSealed(
+  db: Db,
+  { table, column }: SealedColumn,
+  replacements: readonly { ctid: string; sealed: string; by: string }[],
+): Promise<number> {
+  const value = sql`${sql.identifier(column)}`
+  const silently = sql`, changed_by = '{"actor_type": "operator", "silent": true}'`
+  const texts = (of: 'ctid' | 'sealed' | 'by') => sql`${sql.param(replacements.map((one) => one[of]))}::text[]`
+  const { rowCount } = await retryOnDeadlock(() =>
+    db.execute(sql`
+      UPDATE ${sql.identifier(table)} AS t SET ${value} = r.by ${table === 'instances' ? silently : sql``}
+      FROM unnest(${texts('ctid')}::tid[], ${texts('sealed')}, ${texts('by')}) AS r (tid, sealed, by)
+      WHERE t.ctid = r.tid AND t.${value} = r.sealed`),
+  )
+  return rowCount ?? 0
+}
