@@ -88,6 +88,39 @@ function trickle({ port, auth, instanceId, signal, answers }: Means): Promise<vo
   return promise
 }
 
+/** Empty frames, whose mask is zero. */
+const emptyFrames = Buffer.alloc(6 * 10_000, Buffer.from([0x81, 0x80, 0, 0, 0, 0]))
+
+/** Opens a WebSocket, sends short frames as fast as they are read, and reads the errors that they get. */
+function floodSocket({ port, auth, instanceId, signal, answers }: Means, client: number): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  const socket = connect(port, '127.0.0.1')
+  const handshake = {
+    upgrade: 'websocket',
+    'sec-websocket-version': 13,
+    'sec-websocket-key': 'MDEyMzQ1Njc4OWFiY2RlZg==',
+  }
+  const headers = Object.entries({ host: 'localhost', connection: 'Upgrade', ...handshake, ...auth })
+  const head = headers.map(([name, value]) => `${name}: ${value}\r\n`).join('')
+  socket.write(`GET ${sessionPath(instanceId, client)} HTTP/1.1\r\n${head}\r\n`)
+  const write = () => {
+    while (!socket.destroyed && socket.write(emptyFrames));
+  }
+  const end = () => socket.destroy()
+  signal.addEventListener('abort', end)
+  socket.once('data', (data) => {
+    count(answers, data.toString('latin1', 9, 12))
+    socket.on('drain', write).resume()
+    write()
+  })
+  socket.on('error', () => {})
+  socket.on('close', () => {
+    signal.removeEventListener('abort', end)
+    setTimeout(resolve, signal.aborted ? 0 : afterRefusalMs)
+  })
+  return promise
+}
+
 /** Texts that a backtracking pattern would read again and again. */
 const hostileTexts = ['a', '-', '.', 'a-', 'a.', 'a/', '@a', ' ', 'a ', '\\u0001'].map(
   (text) => `${text.repeat(Math.floor(900_000 / text.length))}!`,
@@ -111,6 +144,9 @@ const attacks = {
     clients(20, means, (client) => means.send('POST', sessionPath(means.instanceId, client), turnOf('x'))),
   'streams of ignored events': (means: Means) =>
     clients(20, means, (client) => means.send('POST', sessionPath(means.instanceId, client), turnOf('x', true))),
+  'streams of output': (means: Means) =>
+    clients(20, means, (client) => means.send('POST', sessionPath(means.instanceId, client), turnOf('x', true))),
+  'frames of a client': (means: Means) => clients(20, means, (client) => floodSocket(means, client)),
   'frames of a gateway': (means: Means) =>
     clients(20, means, () => means.send('GET', `/v1/instances/${means.instanceId}/sessions`)),
   'turns up to the limit': (means: Means) =>

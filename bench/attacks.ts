@@ -26,7 +26,9 @@ const attacks: { kind: Attack['kind']; gateway?: string; prepare?: (setup: Setup
     { kind: 'slow clients' },
     { kind: 'answers of many items', gateway: 'items' },
     { kind: 'streams of ignored events', gateway: 'events' },
+    { kind: 'streams of output', gateway: 'output' },
     { kind: 'frames of a gateway', gateway: 'frames' },
+    { kind: 'frames of a client' },
     { kind: 'turns up to the limit', gateway: 'open' },
     { kind: 'WebSockets up to the limit' },
     { kind: 'waits up to the limit' },
@@ -37,11 +39,12 @@ const attacks: { kind: Attack['kind']; gateway?: string; prepare?: (setup: Setup
 /** What an attack did to another customer. */
 export interface Harm {
   attack: string
-  /** Of the other customer alone; while the same attack is on a bare server beside Chowder; and while it is on Chowder. */
+  /** Of the other customer alone; while the same attack is on another server beside it; and while it is on Chowder. */
   quiet: SteadyMeasured
   beside: SteadyMeasured
   during: SteadyMeasured
-  memoryMb: { before: number; most: number }
+  /** Of the API process: before, at the end of the last attack, and the most. */
+  memoryMb: { before: number; last: number; most: number }
   answers: Answers
 }
 
@@ -76,13 +79,14 @@ async function peakMb(pid: number): Promise<number> {
 
 /**
  * Measures a customer's turns and reads at a steady rate: alone, while another customer attacks, and, as the limit,
- * while the same attacker attacks a bare server beside Chowder, which costs the machine what the attack itself costs.
+ * while the same attacker attacks a bare server beside Chowder, which costs the machine what the attack itself costs. An
+ * attack on the database is on another Chowder instead.
  * Each attack meets an API process and two customers of its own, with the limits that Chowder has by default. Those
  * of rates are lifted, and the attacker keeps to about the 100 requests a second of a key by itself: its minute does not
- * end.
+ * end. An attack on Chowder lasts for `windows` measurements of `roundMs` each, one after the other.
  */
 export async function measureAttacks(
-  { rounds, roundMs, only }: { rounds: number; roundMs: number; only?: string | undefined },
+  { rounds, roundMs, windows, only }: { rounds: number; roundMs: number; windows: number; only?: string | undefined },
   report: (text: string) => void,
 ): Promise<{ harms: Harm[]; figures: Figure[] }> {
   const undo: Undo = []
@@ -108,11 +112,20 @@ export async function measureAttacks(
       return id
     }
 
+    /** Another Chowder with a database of its own, for the same attack. */
+    async function attackable(prepare: NonNullable<(typeof attacks)[number]['prepare']>) {
+      const other = await createSetup(undo)
+      const api = await startChowder({ ...other.chowder, role: 'api' })
+      undo.push(() => api.stop('SIGTERM'))
+      const tenant = await connect(api.url)
+      await prepare(other, tenant)
+      return { port: Number(new URL(api.url).port), auth: tenant.auth, instanceId: '' }
+    }
+
     const isChosen = ({ kind }: { kind: string }) => only === undefined || kind.includes(only)
     for (const { kind, gateway, prepare } of attacks.filter(isChosen)) {
       report(kind)
       const hostilePort = gateway === undefined ? gatewayPort : await start('./hostile-gateway.ts', { answer: gateway })
-      const sinkPort = await start('./sink.ts', { gatewayPort: gateway === undefined ? null : hostilePort })
       const api = await startChowder({ ...chowder, role: 'api' })
       try {
         const port = Number(new URL(api.url).port)
@@ -135,27 +148,37 @@ export async function measureAttacks(
 
         const tenant = await connect(api.url)
         await prepare?.(setup, tenant)
-        const target = { kind, auth: tenant.auth, instanceId: await makeAgent(tenant, hostilePort) }
-        async function attacked(attackedPort: number) {
-          await attacker.ask({ ...target, port: attackedPort } satisfies Attack)
+        const target = { port, auth: tenant.auth, instanceId: await makeAgent(tenant, hostilePort) }
+        const elsewhere = prepare
+          ? await attackable(prepare)
+          : { ...target, port: await start('./sink.ts', { gatewayPort: gateway === undefined ? null : hostilePort }) }
+        const memoryMb = { before: 0, last: 0, most: 0 }
+        async function attacked(attack: Omit<Attack, 'kind'>, times = 1) {
+          await attacker.ask({ ...attack, kind } satisfies Attack)
           await sleep(settleMs)
-          const measured = await measure(roundMs)
+          const measured: SteadyMeasured[] = []
+          while (measured.length < times) {
+            const window = await measure(roundMs)
+            measured.push(window)
+            memoryMb.last = await residentMb(api.pid)
+            if (times > 1) report(windowLine(measured.length, times, window, memoryMb.last))
+          }
           return { measured, answers: await attacker.ask<Answers>('end') }
         }
 
         await measure(roundMs) // compiles code
-        await attacked(sinkPort)
+        await attacked(elsewhere)
         const quiet: SteadyMeasured[] = []
         const beside: SteadyMeasured[] = []
         const during: SteadyMeasured[] = []
         let answers: Answers = {}
-        const before = await residentMb(api.pid)
+        memoryMb.before = await residentMb(api.pid)
         await forgetPeak(api.pid)
         for (let round = 0; round < rounds; round += 1) {
           quiet.push(await measure(roundMs))
-          beside.push((await attacked(sinkPort)).measured)
-          const { measured, answers: answered } = await attacked(port)
-          during.push(measured)
+          beside.push(...(await attacked(elsewhere)).measured)
+          const { measured, answers: answered } = await attacked(target, windows)
+          during.push(...measured)
           answers = answered
           await sleep(settleMs)
         }
@@ -164,7 +187,7 @@ export async function measureAttacks(
           quiet: medians(quiet),
           beside: medians(beside),
           during: medians(during),
-          memoryMb: { before, most: await peakMb(api.pid) },
+          memoryMb: { ...memoryMb, most: await peakMb(api.pid) },
           answers,
         }
         harms.push(harm)
@@ -178,7 +201,7 @@ export async function measureAttacks(
             { atMost: mostSlower },
             pairs(
               ({ p99Ms }) => p99Ms,
-              (at) => beside[at]?.p99Ms ?? 0,
+              (at) => beside[Math.floor(at / windows)]?.p99Ms ?? 0,
             ),
           ),
           figure(
@@ -201,15 +224,19 @@ export async function measureAttacks(
   }
 }
 
+const windowLine = (number: number, of: number, { p50Ms, p99Ms, failed }: SteadyMeasured, mb: number) =>
+  `${number} of ${of}: p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms, ${failed} failed, ${mb.toFixed(0)} MB`
+
 /** A row for each attack. */
 export function harmTable(harms: Harm[]): string {
   const rows = harms.map(({ attack, quiet, beside, during, memoryMb, answers }) => [
     attack,
     ...[quiet, beside, during].map(({ p50Ms, p99Ms }) => `${p50Ms.toFixed(1)} / ${p99Ms.toFixed(1)}`),
+    (during.p99Ms / quiet.p99Ms).toFixed(2),
     (during.p99Ms / beside.p99Ms).toFixed(2),
     during.healthP99Ms.toFixed(1),
     String(during.failed),
-    `${memoryMb.before.toFixed(0)} / ${memoryMb.most.toFixed(0)}`,
+    [memoryMb.before, memoryMb.last, memoryMb.most].map((mb) => mb.toFixed(0)).join(' / '),
     Object.entries(answers)
       .map(([status, number]) => `${status} × ${number}`)
       .join(', '),
@@ -219,10 +246,11 @@ export function harmTable(harms: Harm[]): string {
     'quiet p50 / p99 ms',
     'beside',
     'during',
-    'ratio',
+    'to quiet',
+    'to beside',
     '/healthz p99',
     'failed',
-    'MB before / most',
+    'MB before / last / most',
     'answers to the attacker',
   ]
   const all = [head, ...rows]

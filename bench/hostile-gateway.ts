@@ -6,11 +6,14 @@ const mebibyte = 1024 * 1024
 /** As large as an answer may be. */
 const items = Buffer.from(`{"output":[${'{},'.repeat((8 * mebibyte - 1024) / 3)}{}],"status":"completed"}`)
 const event = 'data: {"type":"x"}\n\n'
-const events = Buffer.from(event.repeat((64 * 1024) / event.length))
+const pieceBytes = 64 * 1024
+const events = Buffer.from(event.repeat(pieceBytes / event.length))
 const frame = '{"type":"event","event":"x","payload":{}}'
 const framesAtOnce = 1000
 const textDelta =
   'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"m","output_index":0,"content_index":0,"delta":"x"}\n\n'
+
+const output = Buffer.from(textDelta.repeat(pieceBytes / textDelta.length))
 
 /** Writes as fast as it is read. */
 function flood(reply: ServerResponse, piece: Buffer): void {
@@ -25,6 +28,7 @@ function flood(reply: ServerResponse, piece: Buffer): void {
 const answers: Record<string, (reply: ServerResponse) => void> = {
   items: (reply) => reply.writeHead(200, { 'content-type': 'application/json' }).end(items),
   events: (reply) => flood(reply.writeHead(200, { 'content-type': 'text/event-stream' }), events),
+  output: (reply) => flood(reply.writeHead(200, { 'content-type': 'text/event-stream' }), output),
   open: (reply) => void reply.writeHead(200, { 'content-type': 'text/event-stream' }).write(textDelta),
 }
 

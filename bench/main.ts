@@ -9,9 +9,18 @@ import { measureStart } from './gateway-start.ts'
 
 const boolean = { type: 'boolean' } as const
 const { values } = parseArgs({
-  options: { attacks: boolean, only: { type: 'string' }, docker: boolean, json: boolean, quick: boolean },
+  options: {
+    attacks: boolean,
+    only: { type: 'string' },
+    minutes: { type: 'string' },
+    docker: boolean,
+    json: boolean,
+    quick: boolean,
+  },
 })
 const { attacks = false, docker = false, json = false, quick = false } = values
+
+const maxMinutes = 24 * 60
 
 /** Progress goes to stderr, so that it is not in the output of `--json`. */
 const report = (text: string) => void process.stderr.write(`${text} …\n`)
@@ -19,8 +28,11 @@ const report = (text: string) => void process.stderr.write(`${text} …\n`)
 async function measure(): Promise<(Fact | Figure)[]> {
   if (docker) return measureDocker(report)
   if (attacks) {
-    const scale = quick ? { rounds: 1, roundMs: 4000 } : { rounds: 3, roundMs: 8000 }
-    const { harms, figures } = await measureAttacks({ ...scale, only: values.only }, report)
+    const { rounds, roundMs } = quick ? { rounds: 1, roundMs: 4000 } : { rounds: 3, roundMs: 8000 }
+    const minutes = Number(values.minutes ?? 0)
+    if (!(minutes >= 0 && minutes <= maxMinutes)) throw new StartupError(`--minutes is a number up to ${maxMinutes}`)
+    const windows = Math.max(1, Math.ceil((minutes * 60_000) / roundMs / rounds))
+    const { harms, figures } = await measureAttacks({ rounds, roundMs, windows, only: values.only }, report)
     process.stderr.write(`\n${harmTable(harms)}\n`)
     return figures
   }
