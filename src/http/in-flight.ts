@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
-import { flowAsShared } from '#platform/fair-share.ts'
+import { flowAsShared, noteWork } from '#platform/fair-share.ts'
 import { inFlight } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -123,13 +123,14 @@ function bodyBytesOf({ headers, routeOptions }: FastifyRequest): number {
 
 /**
  * Bounds what the callers of all later routes have in flight, and has the bodies of an organization flow as its share of
- * the event loop allows. Their callers must be known before.
+ * the event loop allows, which is less while others call. Their callers must be known before.
  */
 export function useInFlight(app: FastifyInstance, limits: InFlightLimits): InFlight {
   const bounds = createInFlight(limits)
   app.addHook('onRequest', async (request, reply) => {
     const { caller, routeOptions } = request
     if (!caller || reply.raw.closed) return
+    noteWork(caller.organizationId)
     const { inFlight: kind } = routeOptions.config
     const amount = bodyBytesOf(request)
     if (amount === 0 && !kind) return

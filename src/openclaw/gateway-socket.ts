@@ -1,6 +1,6 @@
 import { WebSocket } from 'ws'
 import { AppError } from '#platform/errors.ts'
-import { takeShare } from '#platform/fair-share.ts'
+import { createPauses, createShareCount, frameWeight } from '#platform/fair-share.ts'
 import { parseJson } from '#platform/json/parse.ts'
 import { largeBytes, parseJsonBytes } from '#platform/json/thread.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
@@ -8,8 +8,6 @@ import { GatewayRefusal, GatewayUnreachable } from './gateway-errors.ts'
 import { frameBounds, isAnswer, maxLargeFrameBytes, mayAnswerLarge, ReceivedFrames } from './gateway-frames.ts'
 import { isObject } from './json.ts'
 
-/** What a frame counts beside its bytes: a short one costs as much as some hundred bytes. */
-const frameWeight = 128
 /** What a paused socket has received already may hold some more large frames. */
 const maxParsing = 4
 
@@ -51,6 +49,8 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   const socket = new WebSocket(owner, {
     maxPayload: maxLargeFrameBytes,
     perMessageDeflate: false,
+    // One frame in a turn of the event loop: thousands of short ones arrive in one piece.
+    allowSynchronousEvents: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
     headers: {
       ...(endpoint.kind === 'tcp' && endpoint.headers),
@@ -60,13 +60,11 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   })
   const pending = new Map<string, Pending>()
   const received = new ReceivedFrames()
+  const pauseDuring = createPauses(socket)
+  const countShare = createShareCount(owner, pauseDuring)
   let isChallenged = false
   /** The large frames that are parsed in a thread. */
   let parsing = 0
-  /** Whether the share of the gateway is used up. What is received already is still taken. */
-  let isOverShare = false
-  /** Reasons for which nothing more is read. */
-  let holds = 0
   let calls = 0
   let broken: GatewayUnreachable | undefined
   const challenged = Promise.withResolvers<void>()
@@ -107,38 +105,29 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
     end('the gateway sent a frame that cannot be read', error)
   }
 
-  async function readNothingDuring(work: Promise<unknown>): Promise<void> {
-    holds += 1
-    socket.pause()
-    await work
-    holds -= 1
-    if (holds === 0) socket.resume()
-  }
-
   async function takeLarge(data: Buffer): Promise<void> {
     parsing += 1
     if (parsing > maxParsing) return end('the gateway sent too many large frames')
-    await readNothingDuring(parseJsonBytes(data, frameBounds).then(take).catch(cannotRead))
+    await pauseDuring(parseJsonBytes(data, frameBounds).then(take).catch(cannotRead))
     parsing -= 1
   }
 
-  /** Reads on when the share of this gateway allows. */
-  function countShare(bytes: number): void {
-    if (isOverShare) return
-    const wait = takeShare(owner, bytes + frameWeight)
-    if (!wait) return
-    isOverShare = true
-    void readNothingDuring(wait).then(() => {
-      isOverShare = false
-    })
+  /** Counts what has been received. Returns whether the connection goes on. */
+  function count(data: Buffer): boolean {
+    if (broken) return false
+    const fault = received.add(data.length, () => [...pending.values()].some(({ method }) => mayAnswerLarge(method)))
+    if (fault !== null) {
+      end(fault)
+      return false
+    }
+    void countShare(data.length + frameWeight)
+    return true
   }
 
+  socket.on('ping', count)
+  socket.on('pong', count)
   socket.on('message', (data: Buffer) => {
-    if (broken) return
-    const fault = received.add(data.length, () => [...pending.values()].some(({ method }) => mayAnswerLarge(method)))
-    if (fault !== null) return end(fault)
-    countShare(data.length)
-    if (isChallenged && !isAnswer(data)) return
+    if (!count(data) || (isChallenged && !isAnswer(data))) return
     if (data.length > largeBytes) return void takeLarge(data)
     try {
       take(parseJson(data, frameBounds))

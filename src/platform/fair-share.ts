@@ -1,42 +1,69 @@
 import type { Readable } from 'node:stream'
 
-/** What is worked on for one owner in one turn of the event loop, in bytes: no more than takes a few ms. */
-const bytesATurn = 32 * 1024
+/** What is worked on for one owner at a time, in bytes: it takes no more than about a ms. */
+const shareBytes = 32 * 1024
+/** What owners who have used up their shares leave to others who have work, in ms: most of the time. */
+const pauseMs = 1
+/** An owner counts as one who has work for so long after it began some, in ms. */
+const recentMs = 100
+
+/** What a frame of a WebSocket counts beside its bytes: a short one costs as much as some hundred bytes. */
+export const frameWeight = 512
 
 interface Share {
   left: number
   waiting: { bytes: number; goOn(): void }[]
 }
 
-/** Of the owners who have work in this turn of the event loop. */
+/** Of the owners who have had work since the last shares were given out. */
 const shares = new Map<string, Share>()
 
-/** The next turn begins: those who wait go on, each owner's up to their share. */
-function beginTurn(): void {
+/** The owner who began work last, and when; and when another one did. */
+const latest = { owner: '', at: Number.NEGATIVE_INFINITY, otherAt: Number.NEGATIVE_INFINITY }
+
+/** Notes that an owner has work. While several do, nobody gets one share directly after the other. */
+export function noteWork(owner: string): void {
+  if (owner !== latest.owner) {
+    latest.otherAt = latest.at
+    latest.owner = owner
+  }
+  latest.at = performance.now()
+}
+
+function giveSharesLater(): void {
+  if (performance.now() - latest.otherAt < recentMs) setTimeout(giveShares, pauseMs)
+  else setImmediate(giveShares)
+}
+
+/** Those who wait go on, each owner's up to their share. */
+function giveShares(): void {
   for (const [owner, share] of shares) {
     if (share.waiting.length === 0) {
       shares.delete(owner)
       continue
     }
-    share.left = bytesATurn
+    noteWork(owner)
+    share.left = shareBytes
     for (let next = share.waiting.shift(); next; next = share.left > 0 ? share.waiting.shift() : undefined) {
       share.left -= next.bytes
       next.goOn()
     }
   }
-  if (shares.size > 0) setImmediate(beginTurn)
+  if (shares.size > 0) giveSharesLater()
 }
 
 /**
  * Asks to work on so many bytes of an owner: undefined when that may be done at once, else a promise that resolves when
- * the work of others has had its turn. An owner whose connections all bring bytes as fast as they are read, such as an
- * agent that floods its answers, then holds up nobody else for longer than its share takes.
+ * the work of others has had its time. An owner whose connections all bring bytes as fast as they are read, such as an
+ * agent that floods its answers, then holds up nobody else for longer than its share takes, and takes the smaller part
+ * of the time. It has all of the time while nobody else has work.
  */
 export function takeShare(owner: string, bytes: number): Promise<void> | undefined {
+  noteWork(owner)
   let share = shares.get(owner)
   if (!share) {
-    if (shares.size === 0) setImmediate(beginTurn)
-    share = { left: bytesATurn, waiting: [] }
+    if (shares.size === 0) giveSharesLater()
+    share = { left: shareBytes, waiting: [] }
     shares.set(owner, share)
   }
   if (share.left > 0 && share.waiting.length === 0) {
@@ -48,15 +75,51 @@ export function takeShare(owner: string, bytes: number): Promise<void> | undefin
   return promise
 }
 
+interface Source {
+  pause(): unknown
+  resume(): unknown
+}
+
+/** Pauses a source until a promise has settled, and all others for which it is paused. */
+export type PauseDuring = (work: Promise<unknown>) => Promise<void>
+
+export function createPauses(source: Source): PauseDuring {
+  let pauses = 0
+  return async (work) => {
+    pauses += 1
+    source.pause()
+    await work.finally(() => {
+      pauses -= 1
+      if (pauses === 0) source.resume()
+    })
+  }
+}
+
+/**
+ * Has a source bring what the share of its owner allows: call the returned function with the bytes of each piece. What a
+ * paused source still brings counts as well.
+ */
+export function createShareCount(owner: string, pauseDuring: PauseDuring): (bytes: number) => Promise<void> {
+  let uncounted = 0
+  let isWaiting = false
+  return async (bytes) => {
+    uncounted += bytes
+    if (isWaiting) return
+    isWaiting = true
+    while (uncounted > 0) {
+      const wait = takeShare(owner, uncounted)
+      uncounted = 0
+      if (wait) await pauseDuring(wait)
+    }
+    isWaiting = false
+  }
+}
+
 /**
  * Has a stream of an owner flow as the share of its owner allows. Call it in the same turn of the event loop as what
  * else listens to its data, or that would miss the beginning.
  */
 export function flowAsShared(stream: Readable, owner: string): void {
-  stream.on('data', (chunk: Buffer) => {
-    const wait = takeShare(owner, chunk.length)
-    if (!wait) return
-    stream.pause()
-    void wait.then(() => stream.resume())
-  })
+  const count = createShareCount(owner, createPauses(stream))
+  stream.on('data', (chunk: Buffer) => void count(chunk.length))
 }

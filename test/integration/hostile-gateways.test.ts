@@ -1,11 +1,17 @@
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
-import { afterEach, describe, expect, test } from 'vitest'
+import { pino } from 'pino'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type WebSocket, WebSocketServer } from 'ws'
+import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
+import { createTurnRunner } from '#api/responses/turns/turn-runner.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
-import { watchTurns } from '../support/longest-turn.ts'
+import { ReceivedFrames } from '#openclaw/gateway-frames.ts'
+import { countInTurns, watchTurns } from '../support/longest-turn.ts'
+import { type Answer, delta, startStream, startStubGateway } from '../support/stub-responses-gateway.ts'
 
 const mebibyte = 1024 * 1024
+const connections = 20
 const mostMs = 100
 const signal = new AbortController().signal
 
@@ -55,6 +61,12 @@ describe('S9: a gateway that floods its connection loses it', () => {
       },
     ],
     [
+      'by 60,000 pings',
+      (socket) => {
+        for (let count = 0; count < 60_000; count += 1) socket.ping()
+      },
+    ],
+    [
       'by answers to no call',
       (socket) => {
         for (let count = 0; count < 60_000; count += 1) socket.send('{"type":"res","id":"9","ok":true}')
@@ -88,4 +100,73 @@ test('the messages of a session may be a frame of 20 MiB', async () => {
   expect(await gateway.call('chat.history')).toHaveLength(20 * mebibyte)
   expect(longestTurn()).toBeLessThan(5 * mostMs)
   await expect(gateway.call('channels.status')).rejects.toMatchObject({ name: 'GatewayUnreachable' })
+})
+
+describe('in a turn of the event loop, a gateway that floods gets no more than', () => {
+  test('a frame of each connection', async () => {
+    const gateway = await connectTo((socket) => {
+      for (let count = 0; count < 5000; count += 1) socket.send('{"type":"event"}')
+    })
+    const { count, end } = countInTurns()
+    const add = vi.spyOn(ReceivedFrames.prototype, 'add').mockImplementation(() => {
+      count()
+      return null
+    })
+    try {
+      await expect(gateway.call('channels.status', {}, { timeoutMs: 1000 })).rejects.toThrow('in time')
+      expect(add.mock.calls.length).toBeGreaterThan(1000)
+      expect(end()).toBe(1)
+    } finally {
+      add.mockRestore()
+    }
+  })
+
+  test('8 KiB of all its streams', async () => {
+    const flood: Answer = (response) => {
+      startStream(response)
+      const write = () => {
+        while (!response.destroyed && response.write(delta('x').repeat(500)));
+      }
+      response.on('drain', write)
+      write()
+    }
+    const stub = await startStubGateway(flood)
+    const turns = createTurnRunner(defaultTurnTimeouts, async () => {})
+    const { count, end } = countInTurns()
+    let pieces = 0
+    await Promise.all(
+      Array.from({ length: connections }, async (_, session) => {
+        const turn = turns.begin()
+        const { events } = await turns.ask(turn, {
+          instanceId: 'i',
+          gateway: {
+            organizationId: 'o',
+            endpoint: stub.endpoint,
+            token: 't',
+            provider: 'anthropic',
+            release: 'v1',
+            model: 'm',
+            unlistedModels: [],
+          },
+          sessionKey: `s${session}`,
+          model: 'openclaw',
+          isStreamed: true,
+          log: pino({ level: 'silent' }),
+          body: {},
+        })
+        let own = 0
+        for await (const batch of events) {
+          count()
+          pieces += batch.length
+          own += 1
+          if (own === 20) break
+        }
+        turns.finish(turn)
+      }),
+    )
+    expect(end()).toBeLessThanOrEqual(2) // the first ones come with a share of the turn before
+    expect(pieces).toBeGreaterThan(20 * connections)
+    await turns.close()
+    await stub.close()
+  })
 })

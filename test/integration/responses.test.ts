@@ -13,6 +13,7 @@ import { WebSocket } from 'ws'
 import type { StreamEvent } from '#api/responses/format/event-schemas.ts'
 import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
 import type { Caller } from '#http/auth.ts'
+import { useClosing } from '#http/closing.ts'
 import { useErrors } from '#http/errors.ts'
 import { sharedSerializers, strictBodies } from '#http/validation.ts'
 import type { RunningGateway } from '#instances/find.ts'
@@ -65,6 +66,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
   app.setValidatorCompiler(strictBodies)
   app.setSerializerCompiler(sharedSerializers())
   useErrors(app, () => publicUrl)
+  useClosing(app)
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
     request.caller = caller

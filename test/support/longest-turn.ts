@@ -23,3 +23,25 @@ export function watchTurns(): () => number {
     return longestMs
   }
 }
+
+/** Counts what happens in each turn of the event loop. `end` ends that, and returns the most in one turn. */
+export function countInTurns() {
+  let most = 0
+  let now = 0
+  let next: NodeJS.Immediate
+  const turn = () => {
+    most = Math.max(most, now)
+    now = 0
+    next = setImmediate(turn)
+  }
+  next = setImmediate(turn)
+  return {
+    count() {
+      now += 1
+    },
+    end() {
+      clearImmediate(next)
+      return Math.max(most, now)
+    },
+  }
+}

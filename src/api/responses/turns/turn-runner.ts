@@ -18,6 +18,7 @@ import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gatewa
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
 import { readBody } from './read-body.ts'
 import { hasBegun } from './run-begun.ts'
+import { sharedPieces } from './shared-pieces.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
@@ -132,7 +133,7 @@ export function createTurnRunner(
   }
 
   async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AgentAnswer> {
-    const { gateway, body } = request
+    const { gateway, instanceId, body } = request
     const askedAt = performance.now()
     turn.signal.throwIfAborted()
     const json = writeJson(body, gateway.organizationId)
@@ -149,9 +150,13 @@ export function createTurnRunner(
         const again = mayRepeat && (await repeat(turn, request, runId, isRepetition))
         return again || readFailedTurn(gateway, request.sessionKey, turn.signal)
       }
-      return { events: streamedEvents(turn, answer.body, unexplained), askedAt, answeredAt: performance.now() }
+      return {
+        events: streamedEvents(turn, answer.body, instanceId, unexplained),
+        askedAt,
+        answeredAt: performance.now(),
+      }
     }
-    flowAsShared(answer.body, gateway.organizationId)
+    flowAsShared(answer.body, instanceId)
     const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
     turn.answered()
     const answeredAt = performance.now()
@@ -231,31 +236,27 @@ async function readFailure({ statusCode: status, headers, body }: Dispatcher.Res
 const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
- * Reads the events of a stream. A failure without a reason is `unexplained`: when it is the whole stream, another answer
- * may take its place, else it gets OpenClaw's note. After the agent's end it discards the few bytes that follow in the
- * background, so that the gateway sees its answer taken. It destroys the body when the reader leaves earlier.
+ * Reads the events of a stream, as the share of its owner allows. A failure without a reason is `unexplained`: when it
+ * is the whole stream, another answer may take its place, else it gets OpenClaw's note. After the agent's end it
+ * discards the few bytes that follow in the background, so that the gateway sees its answer taken. It destroys the body
+ * when the reader leaves earlier.
  */
 async function* streamedEvents(
   turn: Turn,
   body: Dispatcher.ResponseData['body'],
+  owner: string,
   unexplained: (runId: unknown, mayRepeat: boolean) => Promise<AgentAnswer | { note: string | null }>,
 ): AsyncGenerator<AgentEvent[]> {
   const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
   let readBytes = 0
   let hasOutput = false
   let hasEnded = false
-  const watched: AsyncIterable<Buffer> = {
-    [Symbol.asyncIterator]: () => ({
-      async next() {
-        const chunk = await chunks.next()
-        turn.received()
-        readBytes += chunk.value?.length ?? 0
-        return chunk
-      },
-    }),
-  }
+  const pieces = sharedPieces(chunks, owner, (bytes) => {
+    turn.received()
+    readBytes += bytes
+  })
   try {
-    for await (const batch of readStream(watched)) {
+    for await (const batch of readStream(pieces)) {
       const last = batch.at(-1)
       // Set before the yield: readers leave at the end.
       hasEnded = last?.kind === 'end' || last?.kind === 'failed'
