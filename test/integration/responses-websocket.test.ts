@@ -12,6 +12,7 @@ import { defaultTurnTimeouts } from '#api/responses/turns/turn.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { errorBody, requireError } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { countInTurns } from '../support/longest-turn.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream } from '../support/response-schemas.ts'
 import { watchStalls } from '../support/stalls.ts'
@@ -507,28 +508,25 @@ describe('the end of a connection', () => {
     await until('the turn to be ended', () => gateway.received[0]?.abortedAt !== undefined)
   })
 
-  test('does not come while a client has many unread errors, and no more frames are read from it', {
-    timeout: 90_000,
-  }, async () => {
-    const { socket, server } = await openBoth()
-    const before = server.bytesRead
+  test('comes after 100 frames in a row that began no turn, of which one is worked on in a turn of the event loop', async () => {
+    const { socket, server, frames, closed, turn, say } = await openBoth()
+    const refused = async (count: number) => {
+      for (let sent = 0; sent < count; sent += 1) socket.send('no JSON')
+      for (let seen = 0; seen < count; seen += 1) expect(await turn()).toMatchObject([{ type: 'error' }])
+    }
+    await refused(99)
+    say()
+    expect((await turn()).at(-1)).toMatchObject({ type: 'response.completed' })
+    await refused(99)
+
+    const { count, end } = countInTurns()
+    const webSocket = webSocketOf(server)
+    webSocket.on('message', count)
     const empty = Buffer.from([0x82, 0x80, 0, 0, 0, 0])
-    const frames = Buffer.alloc(60_000 * empty.length, empty)
-    socket.removeAllListeners('message').pause()
-    ;(socket as unknown as { _socket: Socket })._socket.write(frames)
-    await until(
-      'the server to have read what it takes',
-      async () => {
-        const seen = server.bytesRead
-        await aWhile()
-        return seen > before && seen === server.bytesRead
-      },
-      30_000,
-    )
-    expect(server.writableLength).toBeGreaterThan(0)
-    expect(server.writableLength).toBeLessThan(3 * 1024 * 1024)
-    socket.resume()
-    await until('the rest to be read', () => server.bytesRead === before + frames.length, 30_000)
+    ;(socket as unknown as { _socket: Socket })._socket.write(Buffer.alloc(60_000 * empty.length, empty))
+    expect(await closed).toBe(1008)
+    expect(frames.map(({ error }) => error.code)).toEqual(['invalid_frame', 'too_many_refused_frames'])
+    expect(end()).toBe(1)
   })
 
   test('comes when the server closes, after the end of the turn', async () => {

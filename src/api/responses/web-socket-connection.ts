@@ -7,6 +7,7 @@ import type { StorageLimit } from '#http/storage-limit.ts'
 import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
+import { createPauses, createShareCount, frameWeight } from '#platform/fair-share.ts'
 import { openStreams } from '#platform/metrics.ts'
 import { errorTexts } from './format/error-texts.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
@@ -19,8 +20,8 @@ import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
 const maxWaitingFrames = 4
 /** Unsent bytes from which on the agent waits for the client. */
 const maxUnsentBytes = 64 * 1024
-/** Unsent bytes from which on nothing more is read from a client that does not read its errors. */
-const maxUnreadErrorBytes = 1024 * 1024
+/** Whoever sends more heeds no error. A frame that begins no turn costs as much as a request. */
+const maxRefusedInARow = 100
 const pingEveryMs = 30_000
 const maxConnectionMs = 60 * 60_000
 
@@ -64,6 +65,8 @@ export class WebSocketConnection {
   #waitingBytes = 0
   #turn: Turn | null = null
   #isRunning = false
+  /** Frames that began no turn, since one did. */
+  #refusedInARow = 0
   #isAlive = true
   /** Why no further turn begins. The client gets it, and the close, once the running turn has ended. */
   #end: { code: number; reason: AppError } | null = null
@@ -85,7 +88,14 @@ export class WebSocketConnection {
     socket.on('pong', () => {
       this.#isAlive = true
     })
-    socket.on('message', (data: Buffer, isBinary: boolean) => this.#receive({ data, isBinary }))
+    const countShare = createShareCount(request.caller.organizationId, createPauses(socket))
+    const count = (data: Buffer) => void countShare(data.length + frameWeight)
+    socket.on('ping', count)
+    socket.on('pong', count)
+    socket.on('message', (data: Buffer, isBinary: boolean) => {
+      count(data)
+      this.#receive({ data, isBinary })
+    })
     socket.on('close', () => {
       clearTimeout(lifetime)
       clearTimeout(this.#cutOff)
@@ -173,6 +183,7 @@ export class WebSocketConnection {
         isStreamed: true,
         log: this.#request.log,
       })
+      this.#refusedInARow = 0
       for await (const batch of events()) await this.#send(batch, turn)
     } finally {
       release?.()
@@ -209,10 +220,9 @@ export class WebSocketConnection {
   }
 
   #sendError(error: unknown): void {
-    const socket = this.#socket
-    socket.send(this.#errorFrame(error))
-    if (socket.bufferedAmount <= maxUnreadErrorBytes || socket.isPaused) return
-    socket.pause()
-    this.#request.raw.socket.once('drain', () => socket.resume())
+    this.#socket.send(this.#errorFrame(error))
+    this.#refusedInARow += 1
+    if (this.#refusedInARow < maxRefusedInARow) return
+    this.end(closeCodes.policyViolation, new AppError('too_many_refused_frames', errorTexts.tooManyRefused))
   }
 }

@@ -47,7 +47,8 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
   let isClosing = false
 
   await app.register(websocket, {
-    options: { maxPayload: maxRequestBytes, perMessageDeflate: false },
+    // One frame in a turn of the event loop: thousands of short ones arrive in one piece.
+    options: { maxPayload: maxRequestBytes, perMessageDeflate: false, allowSynchronousEvents: false },
     errorHandler: (_error, socket) => socket.terminate(),
     preClose(done) {
       isClosing = true

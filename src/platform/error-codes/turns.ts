@@ -95,6 +95,11 @@ export const turnCodes = {
       remedy: 'Send the next turn after the running one has ended, or open another connection.',
       repeat: 'After the running turn has ended.',
     },
+    too_many_refused_frames: {
+      meaning: 'In a WebSocket connection, 100 frames in a row began no turn. The server closes it.',
+      remedy: 'Read the errors that the frames got, then open another connection.',
+      repeat: 'On another connection, once the cause is mended.',
+    },
     session_busy: {
       meaning: 'As many turns of the session as may do so run or wait already, or others begin in it at this moment.',
       remedy: 'Send the turn after some of them have ended, or in another session.',

@@ -70,6 +70,7 @@ export const errorTexts = {
     `instructions and tools together may have ${characters.toLocaleString('en')} characters: the response repeats ` +
     'them. Send long texts in input.',
   tooManyWaiting: 'Too many turns wait on this connection. Wait until the running turn has ended.',
+  tooManyRefused: '100 frames in a row began no turn. Read the errors that they got, and open another connection.',
   connectionTooOld: 'A connection lasts 60 minutes. Open another one and continue with previous_response_id.',
   lost: 'The turn was lost because the server that ran it ended.',
 } as const
