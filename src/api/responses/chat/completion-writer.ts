@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { AgentEnd, AgentOutput } from '#api/responses/format/agent-events.ts'
+import { GrowingText } from '#api/responses/format/growing-text.ts'
 import { nowInSeconds } from '#api/responses/format/response-object.ts'
 import type { Usage } from '#api/responses/format/response-schema.ts'
 import type { ChatChunk, ChatCompletion, ChatDelta, ChatUsage, FinishReason } from './completion-schema.ts'
@@ -24,7 +25,7 @@ type End = Extract<AgentEnd, { kind: 'end' }>
 export class ChatCompletionWriter {
   readonly #common: { id: string; created: number; model: string }
   readonly #includeUsage: boolean
-  #text = ''
+  readonly #text = new GrowingText()
   readonly #calls: Extract<AgentOutput, { kind: 'call' }>[] = []
 
   constructor(model: string, includeUsage: boolean) {
@@ -38,7 +39,7 @@ export class ChatCompletionWriter {
 
   write(output: AgentOutput): string[] {
     if (output.kind === 'text') {
-      this.#text += output.text
+      this.#text.add(output.text)
       return [this.#chunk({ content: output.text })]
     }
     const { callId: id, name, arguments: args } = output
@@ -61,7 +62,8 @@ export class ChatCompletionWriter {
       type: 'function' as const,
       function: { name, arguments: args },
     }))
-    const content = this.#text === '' && calls.length > 0 ? null : this.#text
+    const text = this.#text.toString()
+    const content = text === '' && calls.length > 0 ? null : text
     const message = { role: 'assistant' as const, content, refusal: null, annotations: [] }
     return {
       ...this.#common,

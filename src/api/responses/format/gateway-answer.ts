@@ -6,6 +6,7 @@ import { parseJsonBytes } from '#platform/json/thread.ts'
 import { type AgentEvent, type AgentOutput, brokenAnswer } from './agent-events.ts'
 import { errorTexts } from './error-texts.ts'
 import { terminalEvents } from './event-schemas.ts'
+import { GrowingText } from './growing-text.ts'
 import type { Usage } from './response-schema.ts'
 
 /** The largest answer of an agent that is read; most of it is text. */
@@ -121,7 +122,7 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
   const decoder = new TextDecoder()
   let events: AgentEvent[] = []
   const limited = limitOutput()
-  let text = ''
+  let text = new GrowingText()
   let hasEnded = false
 
   const read = (data: string): AgentEvent[] => {
@@ -130,14 +131,15 @@ export async function* readStream(body: AsyncIterable<Buffer>): AsyncGenerator<A
     if (!isObject(parsed)) throw unreadable()
     if (parsed.type === 'response.output_text.delta') {
       if (typeof parsed.delta !== 'string') throw unreadable()
-      text += parsed.delta
+      text.add(parsed.delta)
       return parsed.delta === '' ? [] : [limited({ kind: 'text', text: parsed.delta })]
     }
     if (parsed.type === 'response.output_text.done') {
       const { text: whole } = parsed
-      if (typeof whole !== 'string' || !whole.startsWith(text)) throw unreadable()
-      const rest = whole.slice(text.length)
-      text = whole
+      const known = text.toString()
+      if (typeof whole !== 'string' || !whole.startsWith(known)) throw unreadable()
+      const rest = whole.slice(known.length)
+      text = new GrowingText(whole)
       return rest === '' ? [] : [limited({ kind: 'text', text: rest })]
     }
     if (parsed.type === 'response.output_item.done') {

@@ -1,5 +1,6 @@
 import type { AgentOutput } from './agent-events.ts'
 import type { EventFields, EventType } from './event-schemas.ts'
+import { GrowingText } from './growing-text.ts'
 import { newItemId } from './ids.ts'
 import { inProgress, type Outcome, queued, type ResponseDraft, responseObject } from './response-object.ts'
 import type { OutputItem, ResponseObject } from './response-schema.ts'
@@ -27,7 +28,7 @@ export class ResponseWriter {
   readonly #output: OutputItem[] = []
   #sequence = 0
   /** The message that takes text; `position` is the JSON of the fields that say where it is. */
-  #message: { id: string; position: string; text: string } | null = null
+  #message: { id: string; position: string; text: GrowingText } | null = null
 
   constructor(draft: ResponseDraft) {
     this.#draft = draft
@@ -98,13 +99,13 @@ export class ResponseWriter {
 
   #text(text: string): ResponseEvent[] {
     if (this.#message) {
-      this.#message.text += text
+      this.#message.text.add(text)
       return [this.#delta(this.#message.position, text)]
     }
     const id = newItemId('msg')
     const output_index = this.#output.length
     const position = `"item_id":"${id}","output_index":${output_index},"content_index":0`
-    this.#message = { id, position, text }
+    this.#message = { id, position, text: new GrowingText(text) }
     const part = outputText('')
     return [
       this.#event('response.output_item.added', {
@@ -118,7 +119,8 @@ export class ResponseWriter {
 
   #endMessage(status: 'completed' | 'incomplete', phase: 'commentary' | 'final_answer' | undefined): ResponseEvent[] {
     if (!this.#message) return []
-    const { id, text } = this.#message
+    const { id } = this.#message
+    const text = this.#message.text.toString()
     this.#message = null
     const position = { item_id: id, output_index: this.#output.length, content_index: 0 }
     const part = outputText(text)
