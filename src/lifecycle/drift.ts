@@ -80,6 +80,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
 
   /** Checks the rows that are running and at rest, page by page. */
   async function checkRunningRows(signal: AbortSignal): Promise<void> {
+    const checked = new Set<string>()
     let after = '00000000-0000-0000-0000-000000000000'
     for (;;) {
       const rows = await db
@@ -89,16 +90,20 @@ export function createDriftDetector(deps: LifecycleDeps) {
         .orderBy(instances.id)
         .limit(batch)
       await checkEach(rows, (row) => checkRunningRow(row, signal), signal)
+      for (const { id } of rows) checked.add(id)
       const last = rows.at(-1)
-      if (!last || rows.length < batch) return
+      if (!last || rows.length < batch) break
       after = last.id
     }
+    // The others were stopped, deleted or worked on meanwhile.
+    for (const id of failedProbes.keys()) if (!checked.has(id)) failedProbes.delete(id)
   }
 
   /** Checks all sandboxes: some may be left over of instances that have ended, others have no row at all. */
   async function checkSandboxes(signal: AbortSignal): Promise<void> {
     const found = new Map<string, string>()
     for await (const { id, state } of sandboxes.list(signal)) found.set(id, state)
+    for (const id of reportedOrphans) if (!found.has(id)) reportedOrphans.delete(id)
     const ids = [...found.keys()].filter(isId)
     const leftOver: Instance[] = []
     for (let start = 0; start < ids.length; start += batch) {

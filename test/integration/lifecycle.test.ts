@@ -483,6 +483,39 @@ describe('an agent that is slow at times', () => {
   })
 })
 
+test('a gateway that did not answer before a worker took its row, and once after it, is not diagnosed yet', async () => {
+  const driver = new FakeDriver(() => gateway.endpoint)
+  const chowder = await openTestChowder({ sandboxes: driver })
+  onTestFinished(async () => {
+    gateway.behaviour.health = 'ok'
+    await chowder.close()
+  })
+  const { key } = await chowder.signUp()
+  const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body
+  const change = (columns: string) =>
+    chowder.database.pool.query(`UPDATE instances SET ${columns} RETURNING generation`)
+  await change(`observed_generation = generation, ready_at = now(), endpoint = '${JSON.stringify(gateway.endpoint)}'`)
+  const running = { state: 'running' as const, sandboxId: id, endpoint: gateway.endpoint, paths: null }
+  const list = async function* () {
+    yield { id, state: running.state }
+  }
+  const sandboxes = Object.create(driver, { observe: { value: async () => running }, list: { value: list } })
+  const detectDrift = createDriftDetector({ ...chowder.deps, sandboxes })
+  /** The generation of the row after the detection. */
+  const detect = async (): Promise<number> => {
+    await detectDrift(AbortSignal.timeout(5000))
+    return (await chowder.database.pool.query('SELECT generation FROM instances WHERE id = $1', [id])).rows[0]
+      .generation
+  }
+  gateway.behaviour.health = 'failing'
+  expect(await detect()).toBe(1)
+  await change(`lease_until = now() + interval '1 minute'`)
+  expect(await detect()).toBe(1)
+  await change('lease_until = now()')
+  expect(await detect(), 'one failed check').toBe(1)
+  expect(await detect(), 'two in a row').toBe(2)
+})
+
 describe('an agent that works and does not answer', () => {
   const busyMs = 5000
   let driver: FakeDriver
