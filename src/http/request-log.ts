@@ -26,12 +26,16 @@ export function logFieldsOf(request: FastifyRequest) {
   }
 }
 
+/** A streamed answer has six listeners of Chowder's and five of Node's. From the eleventh on Node warns of a leak. */
+const listenersOfAnswer = 20
+
 /** Writes one line and one metric for each request, after its answer was sent or its client left. */
 export function useRequestLog(app: FastifyInstance): void {
   app.addHook('onRequest', (request, reply, done) => {
     done()
     const { url } = request.routeOptions
     if (url !== undefined && unlogged.has(url)) return
+    reply.raw.setMaxListeners(listenersOfAnswer)
     reply.raw.on('close', () => {
       // 101: the request became a WebSocket, which has closed.
       const isWhole = reply.raw.writableFinished || reply.raw.statusCode === 101

@@ -1,7 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultIntervals } from '#lifecycle/worker.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
@@ -12,6 +10,7 @@ import { present } from '../support/present.ts'
 import { hasQueue, queueBackend, type queueKinds } from '../support/queue-backends.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
 import { until } from '../support/until.ts'
+import { collectGarbage } from './footprint.ts'
 
 /** The long ones show that the time and the memory of a row stay the same. */
 const outages: { kind: (typeof queueKinds)[number]; dueRows: number; tags: string[] }[] = [
@@ -100,9 +99,6 @@ const count = async (what: string): Promise<number> =>
   (await chowder.database.pool.query(`SELECT count(*)::int AS count FROM instances WHERE ${what}`)).rows[0].count
 
 const mebibytes = () => process.memoryUsage.rss() / 2 ** 20
-
-setFlagsFromString('--expose-gc')
-const collectGarbage: () => void = runInNewContext('gc')
 
 /** The memory in use, in KiB. */
 function usedMemory(): number {

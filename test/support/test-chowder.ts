@@ -31,6 +31,7 @@ export interface TestChowderOptions {
   defaultTier?: Tier
   timeouts?: Partial<Timeouts>
   intervals?: Intervals
+  maintenance?: MaintenanceIntervals
   /** Where the provider's API is, so that no test asks a real one. */
   providerUrl?: string
   clawhubUrl?: string
@@ -189,7 +190,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         concurrency,
         timeouts,
         intervals: options.intervals ?? quickIntervals,
-        maintenance: quickMaintenance,
+        maintenance: options.maintenance ?? quickMaintenance,
         eventBytes: storageLimits.eventBytes,
       }
       const worker = await createWorker(parts, settings, new AbortController().signal)
