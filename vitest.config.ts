@@ -15,6 +15,13 @@ const isolate = false
 /** These take longest and mostly wait: the others run beside them. */
 const longest = ['journey/journey', 'e2e/channels', 'chaos/step-kills', 'chaos/platform-faults', 'chaos/database']
 
+/**
+ * Another process on the machine can delay any test: one that only exceeds a limit of time or memory runs once more, and
+ * the report says `retry x1`. Other failures are never repeated: `toBeLessThan` is for such limits alone, and what must
+ * happen at all is waited for at least 10 s.
+ */
+const retry = { count: 1, condition: /to be less than \d|waited \d{1,4} ms in vain/ }
+
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const group = ({ project }: TestSpecification) => project.config.sequence.groupOrder
@@ -37,6 +44,7 @@ const project = (name: string, group: number, options: Options) => ({
     name,
     include: [`test/${name}/**/*.test.ts`],
     hookTimeout: 10 * minute,
+    retry,
     sequence: { groupOrder: group },
     ...options,
   },

@@ -199,7 +199,9 @@ describe('one instance', () => {
     for (const earlier of accepted) {
       for (const later of accepted) {
         if (earlier.answeredAt < later.calledAt && earlier.what !== 'configure') {
-          expect(earlier.place, `${earlier.what} was answered before ${later.what} was asked`).toBeLessThan(later.place)
+          expect(later.place, `${earlier.what} was answered before ${later.what} was asked`).toBeGreaterThan(
+            earlier.place,
+          )
         }
       }
     }

@@ -218,7 +218,7 @@ describe('docker compose', () => {
       const served = `22,80,443,2019,2375,2376,5432,6379,8000,8080,9464,18789,18790,${port}`
       const files = `/v1/instances/${agent}/files/content`
       const content = await readFile(support('scan-ports.mjs'), 'utf8')
-      expect((await client.put(files, { path: 'scan-ports.mjs', content })).status).toBeLessThan(300)
+      expect((await client.put(files, { path: 'scan-ports.mjs', content })).status).toBeOneOf([200, 201, 202, 204])
 
       /** The result of the agent's own tool. */
       async function scan(targets: string[], ports: string): Promise<Record<string, number[]>> {
@@ -295,7 +295,7 @@ describe('docker compose', () => {
       expect(await say(third, sessionPath(id), 'hello')).toContain('turns=1')
       expect((await second.post(`/v1/instances/${id}/stop`)).body.status).toBe('stopped')
       expect((await third.post(sessionPath(id), { model: 'openclaw', input: 'hello' })).status).toBe(409)
-      expect((await third.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
+      expect((await third.post(`/v1/instances/${id}/start`)).status).toBeOneOf([200, 201, 202, 204])
       await waitForStatus(first, id, 'running')
       expect(await say(second, sessionPath(id), 'again')).toContain('turns=2')
       expect(await ofInstance('ps', id, '--filter', 'label=chowder.role=sandbox')).toHaveLength(1)
@@ -387,10 +387,10 @@ describe('docker compose', () => {
   )
 
   it('starts a stopped agent after its end, and it remembers', { tags: ['long'], timeout: 5 * minute }, async () => {
-    expect((await client.post(`/v1/instances/${agent}/stop`)).status).toBeLessThan(300)
+    expect((await client.post(`/v1/instances/${agent}/stop`)).status).toBeOneOf([200, 201, 202, 204])
     await checkout.compose('down')
     await checkout.compose('up', '-d', '--wait')
-    expect((await client.post(`/v1/instances/${agent}/start`)).status).toBeLessThan(300)
+    expect((await client.post(`/v1/instances/${agent}/start`)).status).toBeOneOf([200, 201, 202, 204])
     await waitForStatus(client, agent, 'running')
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=5')
   })

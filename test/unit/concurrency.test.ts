@@ -49,7 +49,7 @@ test('F28: organizations whose runs all hang hold one place each beside the firs
   const first = ['a1', 'a2', 'a3'].map((id) => run(ref('a', id), workOn(id)))
   for (const id of ['b1', 'b2', 'c1', 'c2', 'd1']) void run(ref(id[0] ?? '', id), workOn(id))
   expect(started).toEqual(['a1', 'a2', 'b1', 'c1', 'd1'])
-  expect(started.length).toBeLessThan(total)
+  expect(total).toBeGreaterThan(started.length)
   end('d1')
   await Promise.resolve()
   expect(enqueued, 'all that wait have a place').toEqual([])
