@@ -1,4 +1,4 @@
-const piecesAtMost = 1000
+const maxPieces = 1000
 
 /**
  * A text that grows by pieces, which may be short and many: an agent decides. A string to which each is added would keep
@@ -14,7 +14,7 @@ export class GrowingText {
 
   add(piece: string): void {
     this.#pieces.push(piece)
-    if (this.#pieces.length < piecesAtMost) return
+    if (this.#pieces.length < maxPieces) return
     this.#blocks.push(this.#pieces.join(''))
     this.#pieces = []
   }
