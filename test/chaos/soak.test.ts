@@ -20,7 +20,6 @@ import { type Footprint, measureFootprint } from './footprint.ts'
 
 const soaks: { kind: (typeof queueKinds)[number]; cycles: number; tags: string[] }[] = [
   { kind: 'postgres', cycles: 40, tags: [] },
-  { kind: 'redis', cycles: 80, tags: [] },
   { kind: 'redis', cycles: 10_000, tags: ['long'] },
 ]
 const lanes = 10
