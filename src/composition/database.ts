@@ -1,7 +1,7 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
-import { createDb, type Db } from '#database/client.ts'
+import { connectionLifetimeSeconds, createDb, type Db } from '#database/client.ts'
 import { explainConnection } from '#database/connection-fault.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { migrateQueue } from '#lifecycle/queue.ts'
@@ -12,8 +12,6 @@ import { StartupError } from '#platform/startup-error.ts'
 import type { Startup } from './startup.ts'
 
 const connectTimeoutMs = 5000
-/** A connection is replaced after this time: behind a proxy it may lead to a former primary. */
-const connectionLifetimeSeconds = 600
 const servingTimeoutMs = 15_000
 const operatorPool = { max: 1, statementTimeoutMs: 60_000 }
 

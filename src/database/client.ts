@@ -8,6 +8,9 @@ export type Db = Omit<NodePgDatabase, 'transaction'> & {
   transaction<T>(act: (tx: Db) => Promise<T>): Promise<T>
 }
 
+/** A connection of any pool is replaced after this time: behind a proxy it may lead to a former primary. */
+export const connectionLifetimeSeconds = 600
+
 /**
  * Codes of PostgreSQL after which a connection is of no use: it leads to a server that is read-only, as a primary is
  * after a failover behind a proxy, or that ends or ended it (25006, 57P01 to 57P03).

@@ -1,6 +1,7 @@
 import { createPostgresBackend, type Job, Queue, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
+import { connectionLifetimeSeconds } from '#database/client.ts'
 import type { InstanceRef } from '#instances/queue.ts'
 
 export const queueName = 'reconcile-instance'
@@ -51,6 +52,7 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
   const pool = new pg.Pool({
     ...config,
     max: poolSize,
+    maxLifetimeSeconds: connectionLifetimeSeconds,
     keepAlive: true,
     keepAliveInitialDelayMillis,
     connectionTimeoutMillis: connectTimeoutMs,

@@ -1,16 +1,24 @@
+import { randomBytes } from 'node:crypto'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import pg from 'pg'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { createDb } from '#database/client.ts'
+import { pino } from 'pino'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { openDatabase } from '#composition/database.ts'
+import { createDrain } from '#composition/drain.ts'
+import { createDb, type Db } from '#database/client.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { organizations } from '#database/schema.ts'
+import { connectBackend } from '#lifecycle/queue-backend.ts'
+import { loadConfig } from '#platform/config.ts'
 import { newId } from '#platform/ids.ts'
+import { databaseUrl } from '../chaos/api-replicas.ts'
 import { api } from '../support/api-client.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
+import { present } from '../support/present.ts'
 import { startHere } from '../support/started-chowder.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 
@@ -29,25 +37,71 @@ afterEach(async () => {
 
 describe('R4: a connection', () => {
   const backend = async () => (await pool.query('SELECT pg_backend_pid() AS pid')).rows[0].pid
+  const insert = (db: Db) => db.insert(organizations).values({ id: newId(), name: 'x', subscriptionTier: 'whale' })
 
-  test('to a server that has become read-only leaves the pool, and the next one leads to the primary', async () => {
+  // The server lives on, and so does the connection: only that of a statement of its own would leave without Chowder.
+  test.each<[string, (db: Db) => Promise<unknown>]>([
+    ['a statement', insert],
+    ['a transaction', (db) => db.transaction(insert)],
+    [
+      'a transaction that goes on after the refusal',
+      (db) =>
+        db.transaction(async (tx) => {
+          const refusal = await tx.transaction(insert).catch((error: unknown) => error)
+          await tx.execute('SELECT 1')
+          if (refusal instanceof Error) throw refusal
+        }),
+    ],
+  ])('to a server that has become read-only leaves the pool after %s', async (_what, act) => {
     const db = createDb(pool)
     const former = await backend()
     await pool.query('SET default_transaction_read_only = on')
-    const insert = () => db.insert(organizations).values({ id: newId(), name: 'x', subscriptionTier: 'whale' })
-    await expect(insert()).rejects.toMatchObject({ cause: { code: '25006' } })
-    await insert()
+    await expect(act(db)).rejects.toMatchObject({ cause: { code: '25006' } })
+    await act(db)
     expect(await backend()).not.toBe(former)
   })
 
-  test('that was in a transaction then leaves it as well', async () => {
-    const db = createDb(pool)
-    const former = await backend()
-    await pool.query('SET default_transaction_read_only = on')
-    const change = () => db.transaction((tx) => tx.update(organizations).set({ name: 'y' }))
-    await expect(change()).rejects.toMatchObject({ cause: { code: '25006' } })
-    await change()
-    expect(await backend()).not.toBe(former)
+  /** Each with its use of one connection, whose name is `chowder-api`. */
+  const pools: Record<string, () => Promise<{ use(): Promise<unknown>; close(): Promise<unknown> }>> = {
+    async 'the database'() {
+      const log = pino({ level: 'silent' })
+      const drain = createDrain(log)
+      const CHOWDER_SECRET_KEY = randomBytes(32).toString('base64')
+      const config = loadConfig({ DATABASE_URL: databaseUrl(database.connection), CHOWDER_SECRET_KEY })
+      const { db } = await openDatabase({ role: 'api', config, dataDir: '', log, drain })
+      return { use: () => db.execute('SELECT 1'), close: () => drain.run({ interrupted: false }) }
+    },
+    async 'the queue'() {
+      const connection = { ...database.connection, application_name: 'chowder-api' }
+      const { ping, close } = connectBackend({ kind: 'postgres', connection }, undefined, {
+        failed() {},
+        recovered() {},
+      })
+      return { use: ping, close }
+    },
+  }
+
+  test.each(Object.keys(pools))('of %s that is in use all the time is replaced after 10 minutes', async (name) => {
+    const connections = async () =>
+      (await pool.query(`SELECT pid FROM pg_stat_activity WHERE application_name = 'chowder-api'`)).rows
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const { use, close } = await present(pools[name])()
+    try {
+      await use()
+      const first = await connections()
+      expect(first).toHaveLength(1)
+      for (let seconds = 0; seconds < 595; seconds += 5) {
+        vi.advanceTimersByTime(5000)
+        await use()
+      }
+      expect(await connections()).toEqual(first)
+      vi.advanceTimersByTime(5000)
+      await use()
+      expect(await connections()).not.toContainEqual(first[0])
+    } finally {
+      vi.useRealTimers()
+      await close()
+    }
   })
 })
 
