@@ -1,5 +1,6 @@
 import { access, constants, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { createSecureContext } from 'node:tls'
 import { gatewayAdmission, releaseImage } from '#openclaw/release-image.ts'
 import type { Config } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -43,5 +44,14 @@ async function readTls(folder: string | undefined): Promise<DockerTls | null> {
       )
     })
   const [ca, cert, key] = await Promise.all([read('ca.pem'), read('cert.pem'), read('key.pem')])
-  return { ca, cert, key }
+  const files = { ca, cert, key }
+  try {
+    createSecureContext(files)
+  } catch (cause) {
+    throw new StartupError(
+      'DOCKER_CERT_PATH must be a folder with ca.pem, cert.pem and key.pem in PEM, and key.pem must be the key of cert.pem. Correct the files.',
+      { cause },
+    )
+  }
+  return files
 }

@@ -1,6 +1,6 @@
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -8,11 +8,12 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { loadConfig } from '#platform/config.ts'
 import { connectionTo, createDockerClient } from '#sandbox/docker/docker-client.ts'
 import { createDockerd } from '#sandbox/docker/proxy/dockerd.ts'
+import { present } from '../support/present.ts'
 
 const run = promisify(execFile)
 const within = () => AbortSignal.timeout(10_000)
@@ -41,13 +42,25 @@ describe('a dockerd that listens with --tlsverify', () => {
 
   const openssl = (...args: string[]) => run('openssl', args, { cwd: folder })
 
-  /** A certificate of the authority in `ca.pem`, as `openssl` makes them. */
-  async function sign(name: string, extension: string): Promise<void> {
+  /** A certificate of an authority, as `openssl` makes them. */
+  async function sign(name: string, extension: string, by = 'ca'): Promise<void> {
     await writeFile(join(folder, `${name}.ext`), extension)
     const request = ['-newkey', 'rsa:2048', '-nodes', '-keyout', `${name}-key.pem`, '-out', `${name}.csr`]
     await openssl('req', ...request, '-subj', `/CN=${name}`)
-    const by = ['-CA', 'ca.pem', '-CAkey', 'ca-key.pem', '-CAcreateserial', '-days', '2', '-extfile', `${name}.ext`]
-    await openssl('x509', '-req', '-in', `${name}.csr`, '-out', `${name}.pem`, ...by)
+    const signer = ['-CA', `${by}.pem`, '-CAkey', `${by}-key.pem`, '-CAcreateserial']
+    await openssl(
+      'x509',
+      '-req',
+      '-in',
+      `${name}.csr`,
+      '-out',
+      `${name}.pem`,
+      ...signer,
+      '-days',
+      '2',
+      '-extfile',
+      `${name}.ext`,
+    )
   }
 
   const authority = (name: string) =>
@@ -93,15 +106,53 @@ describe('a dockerd that listens with --tlsverify', () => {
     expect(await text(stream as Socket)).toBe('there and back')
   })
 
-  test('is not reached when another authority has signed its certificate', async () => {
+  test('is not reached when another authority has signed its certificate, and the sentence says so', async () => {
     const { dockerd } = await settings()
     const ca = await run('cat', ['other.pem'], { cwd: folder })
+    const warn = vi.fn()
     const other = { host, tls: dockerd.tls && { ...dockerd.tls, ca: Buffer.from(ca.stdout) } }
-    expect(await createDockerClient(other).outage(within())).toContain('cannot be reached')
+    const client = createDockerClient(other, { info() {}, warn })
+    expect(await client.outage(within())).toMatch(/its certificate is not trusted\. ca\.pem in DOCKER_CERT_PATH must/)
+    expect(await client.outage(within())).not.toBeNull()
+    expect(warn, 'one line of the log').toHaveBeenCalledExactlyOnceWith(expect.stringContaining('is not trusted'))
+  })
+
+  test('refuses the certificate of another authority, and the sentence says so', async () => {
+    await sign('stranger', 'extendedKeyUsage=clientAuth', 'other')
+    const { dockerd } = await settings()
+    const [cert, key] = await Promise.all(
+      ['stranger.pem', 'stranger-key.pem'].map((name) => readFile(join(folder, name))),
+    )
+    // As dockerd does, and not as the TLS of Node.js, it says why it ends the connection.
+    const own = ['-cert', 'server.pem', '-key', 'server-key.pem', '-CAfile', 'ca.pem', '-Verify', '1']
+    const strict = spawn('openssl', ['s_server', '-accept', '127.0.0.1:0', ...own, '-verify_return_error', '-www'], {
+      cwd: folder,
+      stdio: ['ignore', 'pipe', 'ignore'],
+    })
+    onTestFinished(() => void strict.kill())
+    let words = ''
+    for await (const text of strict.stdout.setEncoding('utf8')) {
+      words += text
+      if (/ACCEPT .*:\d+\n/.test(words)) break
+    }
+    const at = `tcp://127.0.0.1:${/ACCEPT .*:(\d+)\n/.exec(words)?.[1]}`
+    const stranger = { host: at, tls: dockerd.tls && { ...dockerd.tls, cert: present(cert), key: present(key) } }
+    const outage = await createDockerClient(stranger).outage(within())
+    expect(outage).toMatch(/it refuses the certificate in DOCKER_CERT_PATH\. cert\.pem must/)
   })
 
   test('is not reached without a certificate', async () => {
     expect(await createDockerClient({ host, tls: null }).outage(within())).toContain('cannot be reached')
+  })
+
+  test('a key that is not that of the certificate stops the start, and so does a file that is no PEM', async () => {
+    const bad = join(folder, 'bad')
+    await mkdir(bad)
+    for (const name of ['ca.pem', 'cert.pem']) await copyFile(join(folder, name), join(bad, name))
+    for (const key of [await readFile(join(folder, 'server-key.pem')), 'no key']) {
+      await writeFile(join(bad, 'key.pem'), key)
+      await expect(settings({ DOCKER_CERT_PATH: bad })).rejects.toThrow(/key\.pem must be the key of cert\.pem/)
+    }
   })
 
   test('a folder without the files stops the start with a sentence that names the missing one', async () => {

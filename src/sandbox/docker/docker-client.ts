@@ -83,14 +83,31 @@ export function inBody<T extends object>(options: T): T {
   return { _query: name === undefined ? {} : { name }, _body: body } as unknown as T
 }
 
-const isConnectionError = (error: unknown) => (error as NodeJS.ErrnoException).syscall === 'connect'
-
 const statusOf = (error: unknown) => (error as { statusCode?: number }).statusCode ?? 0
 
+const startIt = 'start it, or set DOCKER_HOST. Agents are created once it answers.'
+
+/** OpenSSL's names for a certificate that the caller does not accept. */
+const untrusted = /^(UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|CERT_|ERR_TLS_CERT_ALTNAME_INVALID$)/
+
+/** Why dockerd cannot be reached, and what the operator can do about it; null when the error has another reason. */
+function remedy(error: unknown): string | null {
+  const { code = '', syscall, message = '' } = error as NodeJS.ErrnoException
+  if (syscall === 'connect' && code === 'EACCES')
+    return "permission denied. Let Chowder's user use the socket, as the group docker may, or set DOCKER_HOST."
+  if (untrusted.test(code))
+    return 'its certificate is not trusted. ca.pem in DOCKER_CERT_PATH must be the authority that signed it, and it must be valid for the host in DOCKER_HOST.'
+  if (/^ERR_SSL_.*_ALERT_/.test(code))
+    return 'it refuses the certificate in DOCKER_CERT_PATH. cert.pem must be valid, and signed by the authority of its --tlscacert.'
+  if (code === 'EPROTO' || /^ERR_SSL_(WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG)/.test(code))
+    return 'it does not speak TLS. Have it listen with --tlsverify, or remove DOCKER_CERT_PATH.'
+  if (statusOf(error) === 400 && /HTTP request to an HTTPS server/.test(message))
+    return 'it demands TLS. Set DOCKER_CERT_PATH to the folder of ca.pem, cert.pem and key.pem.'
+  return syscall === 'connect' ? startIt : null
+}
+
 const unreachable = (host: string, error: unknown): string =>
-  (error as NodeJS.ErrnoException).code === 'EACCES'
-    ? `dockerd cannot be reached at ${host}: permission denied. Let Chowder's user use the socket, as the group docker may, or set DOCKER_HOST.`
-    : `dockerd cannot be reached at ${host}: start it, or set DOCKER_HOST. Agents are created once it answers.`
+  `dockerd cannot be reached at ${host}: ${remedy(error) ?? startIt}`
 
 /**
  * Creates a client of dockerd, which calls nothing yet. With a log it says once when dockerd cannot be reached, and once
@@ -130,14 +147,14 @@ export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, '
       return answer
     } catch (error) {
       signal.throwIfAborted()
-      if (statusOf(error) > 0) noteAnswer()
+      if (statusOf(error) > 0 && remedy(error) === null) noteAnswer()
       if (statuses.includes(statusOf(error))) return null
       if (/no space left on device|disk quota exceeded/i.test(String(error)))
         throw new SandboxCapacityError('the disk has no room left for this sandbox', { cause: error })
       if (error instanceof SandboxPathError || error instanceof SandboxAbsentError) throw error
       if (error instanceof InstallError) throw error
       const cause = deadline.signal.aborted ? deadline.signal.reason : error
-      throw new SandboxUnavailableError(cause, { isLogged: isConnectionError(error) && noteAbsence(error) })
+      throw new SandboxUnavailableError(cause, { isLogged: remedy(error) !== null && noteAbsence(error) })
     } finally {
       clearTimeout(timer)
     }
