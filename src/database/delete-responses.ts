@@ -3,7 +3,7 @@ import type { Db } from './client.ts'
 
 /** A response has up to 2.7 MB. The last one of a batch may exceed the bytes. */
 const maxRows = 1000
-const maxBytes = 32 * 1024 * 1024
+const maxBytes = 8 * 1024 * 1024
 
 /**
  * Deletes the responses `r` that a condition selects, such as `WHERE r.instance_id = …`, in batches that take less
@@ -18,6 +18,39 @@ export async function deleteResponses(db: Db, condition: SQL, signal?: AbortSign
           FROM (SELECT r.id, stored_bytes(r.*) AS bytes FROM responses r ${condition} LIMIT ${maxRows}) AS found
         ) AS sized WHERE before < ${maxBytes})`)
     if ((rowCount ?? 0) === 0) return
+    signal?.throwIfAborted()
+  }
+}
+
+/**
+ * Deletes the responses of the instances `i` that a condition selects. Finds the instances once: of very many, each
+ * batch would else pass over those that have no responses. A throw of the signal's reason, or a crash, leaves the rest.
+ */
+export async function deleteResponsesOf(db: Db, condition: SQL, signal?: AbortSignal): Promise<void> {
+  const { rows } = await db.execute<{ id: string }>(sql`
+    SELECT i.id FROM instances i WHERE ${condition} AND EXISTS (SELECT FROM responses r WHERE r.instance_id = i.id)`)
+  for (const { id } of rows) await deleteResponses(db, sql`WHERE r.instance_id = ${id}`, signal)
+}
+
+/** Deletes the responses of an organization. A throw of the signal's reason, or a crash, leaves the rest. */
+export async function deleteResponsesOfOrganization(
+  db: Db,
+  organizationId: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  for (let last = { id: organizationId, created_at: '-infinity' }; ; ) {
+    // By all columns of the index, and with a limit that leaves no other plan than a look at each of the instances.
+    const { rows } = await db.execute<{ id: string; created_at: string; has_some: boolean }>(sql`
+      SELECT i.id, i.created_at::text, found.instance_id IS NOT NULL AS has_some FROM instances i
+      LEFT JOIN LATERAL (SELECT r.instance_id FROM responses r WHERE r.instance_id = i.id LIMIT 1) found ON true
+      WHERE (i.organization_id, i.created_at, i.id) > (${organizationId}, ${last.created_at}, ${last.id})
+        AND (i.organization_id, i.created_at, i.id) < (${organizationId}, 'infinity', ${organizationId})
+      ORDER BY i.organization_id, i.created_at, i.id LIMIT ${maxRows}`)
+    for (const { id, has_some } of rows)
+      if (has_some) await deleteResponses(db, sql`WHERE r.instance_id = ${id}`, signal)
+    const end = rows.at(-1)
+    if (!end || rows.length < maxRows) return
+    last = end
     signal?.throwIfAborted()
   }
 }

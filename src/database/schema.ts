@@ -261,6 +261,9 @@ export const instances = pgTable(
     index('instances_metadata').using('gin', sql`metadata jsonb_path_ops`).where(sql`metadata <> '{}'`),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
     index('instances_suspended').on(table.id).where(sql`is_suspended`),
+    index('instances_of_organization_to_erase')
+      .on(table.organizationId, table.terminatedAt, table.id)
+      .where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
   ],

@@ -31,12 +31,17 @@ export async function findIntent(
 /** The most recent events of an instance among which the one of its latest intent is looked for. */
 const recentEvents = 50
 
-/** The request that raised the row of a statement on `instances` to its generation; null when no request did. */
+/**
+ * The request that raised the row of a statement on `instances` to its generation; null when no request did. Compares
+ * and sorts by all columns of an index: where one instance has most events, the planner would else look for those of
+ * another instance by their ids, among all events.
+ */
 export const requestOfIntent = sql<string | null>`(
   SELECT recent.request_id
   FROM (
     SELECT id, generation, request_id FROM events
-    WHERE instance_id = instances.id ORDER BY id DESC LIMIT ${sql.raw(String(recentEvents))}
+    WHERE (instance_id, id) > (instances.id, 0) AND (instance_id, id) < (instances.id, ${sql.raw(String(2n ** 63n - 1n))})
+    ORDER BY instance_id DESC, id DESC LIMIT ${sql.raw(String(recentEvents))}
   ) recent
   WHERE recent.generation = instances.generation
   ORDER BY recent.id LIMIT 1)`

@@ -1,4 +1,4 @@
-import { and, eq, gt, inArray, isNotNull, lt, or, sql } from 'drizzle-orm'
+import { and, eq, gt, inArray, lt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { events } from '#database/schema.ts'
 import { storedBytes } from '#database/stored-bytes-schema.ts'
@@ -7,6 +7,15 @@ import { storedBytes } from '#database/stored-bytes-schema.ts'
 export const keptDays = 90
 /** Rows that one statement deletes at most. */
 const batchSize = 1000
+const maxId = sql.raw(String(2n ** 63n - 1n))
+
+/**
+ * The condition and the order of an organization's events after one. By all columns of its index: for an equation with
+ * an order by id the planner may choose the index of ids, and pass over the events of all others.
+ */
+const eventsOf = (organizationId: string, after = 0) => sql`
+  (organization_id, id) > (${organizationId}, ${after}) AND (organization_id, id) < (${organizationId}, ${maxId})
+  ORDER BY organization_id, id`
 
 /** Deletes the events that are older than 90 days, in batches. Throws the signal's reason between two batches. */
 export async function deleteOldEvents(db: Db, signal?: AbortSignal): Promise<void> {
@@ -38,9 +47,7 @@ export async function deleteSurplusEvents(db: Db, maxBytes: number, signal?: Abo
         SELECT bytes FROM stored_bytes WHERE organization_id = ${id} AND kind = 'events'
         UNION ALL SELECT bytes FROM stored_byte_changes WHERE organization_id = ${id} AND kind = 'events'
       ) AS counted) > ${maxBytes}`
-    // With the same column first, the index of the organization is read from its beginning.
-    const oldest = sql`(
-      SELECT id FROM events WHERE organization_id = ${id} AND ${isSurplus} ORDER BY organization_id, id LIMIT ${batchSize})`
+    const oldest = sql`(SELECT id FROM events WHERE ${isSurplus} AND ${eventsOf(id)} LIMIT ${batchSize})`
     for (;;) {
       const { rowCount } = await db.delete(events).where(sql`${events.id} IN ${oldest}`)
       signal?.throwIfAborted()
@@ -50,21 +57,28 @@ export async function deleteSurplusEvents(db: Db, maxBytes: number, signal?: Abo
 }
 
 /**
- * Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. In batches,
- * and throws the signal's reason between two.
+ * Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. Begins
+ * after the event `after`, and returns the last one before which no event can appear any more: a later call may begin
+ * there. In batches that cost the same however many events there are, and throws the signal's reason between two.
  */
-export async function redactEvents(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
-  const withWords = db
-    .select({ id: events.id })
-    .from(events)
-    .where(and(eq(events.organizationId, organizationId), or(isNotNull(events.subject), isNotNull(events.reason))))
-    .limit(batchSize)
-  for (;;) {
-    const { rowCount } = await db
-      .update(events)
-      .set({ subject: null, reason: null })
-      .where(inArray(events.id, withWords))
-    if ((rowCount ?? 0) < batchSize) return
+export async function redactEvents(
+  db: Db,
+  organizationId: string,
+  { after = 0, signal }: { after?: number; signal?: AbortSignal | undefined } = {},
+): Promise<number> {
+  const settled = await db.execute<{ id: string }>(sql`SELECT settled_event_id() AS id`)
+  for (let last = after; ; ) {
+    const { rows } = await db.execute<{ last: string | null; events: number }>(sql`
+      WITH batch AS (
+        SELECT id, subject IS NOT NULL OR reason IS NOT NULL AS has_words FROM events
+        WHERE ${eventsOf(organizationId, last)} LIMIT ${batchSize}
+      ), redacted AS (
+        UPDATE events SET subject = NULL, reason = NULL
+        WHERE id = ANY (ARRAY(SELECT id FROM batch WHERE has_words))
+      )
+      SELECT max(id) AS last, count(*)::int AS events FROM batch`)
+    last = Number(rows[0]?.last ?? last)
+    if ((rows[0]?.events ?? 0) < batchSize) return Math.max(after, Math.min(last, Number(settled.rows[0]?.id)))
     signal?.throwIfAborted()
   }
 }

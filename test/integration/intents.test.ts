@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { and, eq } from 'drizzle-orm'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { markForRestart } from '#composition/agents.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
@@ -122,4 +122,25 @@ test('R10: a take that a failover of the database has lost gives nobody the toke
     await expect(lease.write({ step: 'startGateway' })).rejects.toThrow('was lost')
   })
   expect((await db.select().from(instances).where(eq(instances.id, id)))[0]?.step).toBe('checkHealth')
+})
+
+test('R1: a take costs the same when another instance has all events that the planner knows of', async () => {
+  const { db, pool } = database
+  const id = randomUUID()
+  await db
+    .insert(instances)
+    .values({ ...row, id, desiredState: 'running', observedGeneration: 6, nextAttemptAt: longAgo })
+  await pool.query('DELETE FROM events')
+  await pool.query(
+    `INSERT INTO events (organization_id, instance_id, type, actor_type)
+     SELECT $1, $2, 'instance.update', 'system' FROM generate_series(1, 20000)`,
+    [organizationId, randomUUID()],
+  )
+  await pool.query('ANALYZE events')
+  const queries = vi.spyOn(pool, 'query')
+  onTestFinished(() => queries.mockRestore())
+  await takeDue(db, id, 'fake')
+  const [[{ text }, values]] = queries.mock.calls as unknown as [[{ text: string }, unknown[]]]
+  const { rows } = await pool.query(`EXPLAIN ${text}`, values)
+  expect(rows.map((line) => line['QUERY PLAN']).join('\n')).toContain('using events_instance on events')
 })

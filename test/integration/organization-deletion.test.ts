@@ -236,7 +236,7 @@ describe('DELETE /v1/organization', () => {
     expect((await remove(key)).status).toBe(204)
     const terminatedAt = `SELECT count(DISTINCT terminated_at) FROM instances WHERE organization_id = $1`
     await until('the others to be terminated', async () => (await living()) === 0, 15_000)
-    expect(Number((await query(terminatedAt, id))[0].count), 'statements').toBe(3)
+    expect(Number((await query(terminatedAt, id))[0].count), 'statements').toBe(10)
     expect(linesOf('organization erased', id)).toEqual([])
     await query('UPDATE instances SET observed_generation = generation WHERE organization_id = $1', id)
     await erased(id)
@@ -283,18 +283,36 @@ describe('DELETE /v1/organization', () => {
     const queries = vi.spyOn(chowder.database.pool, 'query')
     onTestFinished(() => queries.mockRestore())
     await erased(id)
-    const asked = (queries.mock.calls as unknown as [{ text?: string }, unknown[]][]).find(
-      ([{ text }, values]) => text?.includes('DELETE FROM responses') && values?.includes(id),
-    )
+    const calls = queries.mock.calls as unknown as [{ text: string }, unknown[]][]
+    const asked = (pattern: RegExp) =>
+      calls.filter(
+        ([{ text }, values]) => pattern.test(text ?? '') && (values?.includes(id) || values?.includes(instanceId)),
+      )
     expect(await batches('responses')).toEqual([1000, 1000, 500])
     expect(Math.max(...(await batches('events')))).toBe(1000)
+    const redactions = asked(/UPDATE events/).map(([, values]) => Number(values[1]))
+    expect(redactions, 'each goes on after the last').toEqual([...new Set(redactions)].sort((a, b) => a - b))
+    expect(redactions.length).toBeGreaterThan(2)
 
     const client = await chowder.database.pool.connect()
-    await client.query('BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off') // few rows
-    const plan = JSON.stringify(await client.query(`EXPLAIN ${asked?.[0].text}`, asked?.[1]))
+    await client.query('BEGIN')
+    for (const plan of ['seqscan', 'bitmapscan', 'sort', 'incremental_sort']) // few rows
+      await client.query(`SET LOCAL enable_${plan} = off`)
+    const planOf = async (pattern: RegExp) => {
+      const [{ text }, values] = present(asked(pattern)[0])
+      return JSON.stringify((await client.query(`EXPLAIN ${text}`, values)).rows)
+    }
+    const plans = [
+      await planOf(/DELETE FROM responses/),
+      await planOf(/IN \(\s*SELECT id FROM instances/),
+      await planOf(/UPDATE events/),
+    ]
     await client.query('ROLLBACK')
     client.release()
-    expect(plan).toMatch(/Index (Only )?Scan using responses_(instance|session) on responses/)
+    expect(plans[0]).toMatch(/Index (Only )?Scan using responses_(instance|session) on responses/)
+    expect(plans[1]).toContain('Index Scan using instances_of_organization_to_erase')
+    expect(plans[2]).toContain('Index Scan using events_organization on events')
+    expect(plans.slice(1).join(), 'all rows are read to sort them').not.toMatch(/Sort Key: (instances|events)/)
   })
 
   test('a paid subscription is cancelled, also when Stripe is down at first', async () => {

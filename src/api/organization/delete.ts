@@ -1,10 +1,10 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
-import { deleteResponses } from '#database/delete-responses.ts'
+import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
-import { eraseInstances, isNotErased } from '#instances/erase.ts'
+import { eraseInstancesOf, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
 import { isDue, isNotTerminated } from '#instances/status.ts'
@@ -13,7 +13,7 @@ import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
 /** Instances that one statement terminates: each has its trigger and its event. */
-const maxTerminated = 1000
+const maxTerminated = 250
 
 export interface Deletion {
   /** The first instances whose sandboxes workers must destroy. */
@@ -132,10 +132,9 @@ async function eraseOrganization(
   signal?: AbortSignal,
 ): Promise<void> {
   // In separate transactions: one for all could take too long.
-  await eraseInstances(db, eq(instances.organizationId, organizationId), signal)
-  const ofOrganization = sql`JOIN instances i ON i.id = r.instance_id WHERE i.organization_id = ${organizationId}`
-  await deleteResponses(db, ofOrganization, signal)
-  await redactEvents(db, organizationId, signal)
+  await eraseInstancesOf(db, organizationId, signal)
+  await deleteResponsesOfOrganization(db, organizationId, signal)
+  const after = await redactEvents(db, organizationId, { signal })
   await db.transaction(async (tx) => {
     const unerasedInstances = tx
       .select()
@@ -149,7 +148,7 @@ async function eraseOrganization(
     if (!organization) return
     await eraseSecrets(tx, organizationId)
     await recordEvent(tx, { organizationId, type: 'organization.erased' })
-    await redactEvents(tx, organizationId) // those of requests that were in progress
+    await redactEvents(tx, organizationId, { after }) // those of requests that were in progress
     const erased = await tx.$count(instances, eq(instances.organizationId, organizationId))
     log.info({ organizationId, instances: erased, deletedAt: organization.deletedAt }, 'organization erased')
     await tx.update(organizations).set({ erasedAt: sql`now()` }).where(eq(organizations.id, organizationId))

@@ -1,6 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { deleteResponses } from '#database/delete-responses.ts'
+import { deleteResponses, deleteResponsesOf } from '#database/delete-responses.ts'
 import { responses } from '#database/response-schema.ts'
 import { isLost } from './lost-turns.ts'
 
@@ -32,12 +32,7 @@ export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Prom
   const steps = [
     () =>
       deleteResponses(db, sql`WHERE r.id < ${firstUuidSince(age)} AND r.created_at < now() - ${age}::interval`, signal),
-    () =>
-      deleteResponses(
-        db,
-        sql`JOIN instances i ON i.id = r.instance_id WHERE i.terminated_at > now() - interval '1 day' AND i.name <> ''`,
-        signal,
-      ),
+    () => deleteResponsesOf(db, sql`i.terminated_at > now() - interval '1 day' AND i.name <> ''`, signal),
     () =>
       deleteResponses(
         db,
