@@ -14,7 +14,7 @@ const stopTimeoutMs = 75_000
 const isRoot = process.getuid?.() === 0
 
 export interface ChowderOptions {
-  role: 'all' | 'api' | 'worker' | 'migrate'
+  role: 'all' | 'api' | 'worker' | 'relay' | 'migrate'
   dataDir: string
   /** The file to which its log is appended. */
   logFile: string
@@ -41,7 +41,7 @@ function spawnChowder({ role, dataDir, env = {} }: ChowderOptions, log: number) 
     cwd: root,
     detached: true, // the caller passes a Ctrl-C on this terminal on
     stdio: ['ignore', log, log],
-    env: { ...withoutSettings(), PORT: '0', ...env, CHOWDER_DATA_DIR: dataDir },
+    env: { ...withoutSettings(), PORT: '0', RELAY_PORT: '0', ...env, CHOWDER_DATA_DIR: dataDir },
   })
   return { child, ended: once(child, 'exit') }
 }

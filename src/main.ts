@@ -25,6 +25,7 @@ const usage = `usage: npm start [-- <role>]
             CHOWDER_ROLE says otherwise
   api       the API alone
   worker    a worker alone; any number of them may run
+  relay     the relay alone, with RELAY_ROLE=relay; any number of them may run
   migrate   brings the schema of the database up to date and ends: npm run migrate
   Settings are environment variables, also in the file .env: docs/settings.md has them all.`
 
@@ -66,7 +67,11 @@ async function run(createDriver?: CreateDriver): Promise<void> {
   log.info({ version, commit, node: process.version }, `Chowder ${version} (${commit}) starts as ${role}`)
   for (const sentence of unknownSettings()) log.warn(sentence)
   const turnsMs = turnDrainMs(config)
-  const drain = createDrain(log, { ...drainPhases, api: drainPhases.api + turnsMs })
+  const drain = createDrain(log, {
+    ...drainPhases,
+    api: drainPhases.api + turnsMs,
+    relay: drainPhases.relay + turnsMs,
+  })
   const ignoreDuplicatesOf = ignoreDuplicates()
   const grace = closeWithGrace({ delay: drainTimeoutMs + turnsMs, logger: log }, async ({ err, signal }) => {
     if (signal) ignoreDuplicatesOf(signal)

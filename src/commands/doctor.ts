@@ -1,6 +1,7 @@
 import '#platform/node-version.mjs'
 
 import { openForOperator } from '#composition/database.ts'
+import { withRelayPort } from '#composition/installation.ts'
 import { queueBackend } from '#composition/queue.ts'
 import { createDriver } from '#composition/sandboxes.ts'
 import { createQueue } from '#lifecycle/queue.ts'
@@ -39,7 +40,8 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
     }
     const secret = await readSecretKeys(config, dataDir)
     const sandboxes = await createDriver({ config, dataDir, db, log })
-    const deps = { config, db, sandboxes, vault: secret && createVault(secret.keys), queue }
+    const vault = secret && createVault(secret.keys)
+    const deps = { config: await withRelayPort(config, db), db, sandboxes, vault, queue }
     const found = await examine(deps)
     const left = fix && found.length > 0 ? await repair(deps, found, print) : found
     await storeFindings(db, left)

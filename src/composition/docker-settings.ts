@@ -25,6 +25,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
     dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
     reach: config.DOCKER_GATEWAY_ADDRESS,
     network: config.DOCKER_NETWORK,
+    relayPort: config.DOCKER_GATEWAY_ADDRESS === 'published' && !config.RELAY_URL ? config.RELAY_PORT : null,
     buildNetwork: config.DOCKER_BUILD_NETWORK,
     extraCaFile,
     nodeImage: config.DOCKER_NODE_IMAGE,

@@ -14,10 +14,11 @@ export const drainPhases = {
   metrics: 1000,
   worker: 31_000,
   api: 14_000,
+  relay: 2000,
   agents: 21_000,
   queue: 10_000,
   connections: 5000,
-  postgres: 38_000,
+  postgres: 36_000,
 } as const
 
 export type DrainPhase = keyof typeof drainPhases

@@ -23,7 +23,7 @@ import type { Vault } from '#platform/secrets.ts'
 export interface MaintenanceIntervals {
   /** Until what an organization stores counts. */
   countMs: number
-  /** Until a suspension of an organization, its end, or a changed provider key reaches the instances. */
+  /** Until a suspension of an organization, its end, or the news of a changed provider key reaches the instances. */
   suspendMs: number
   /** For data that its owner deleted. */
   eraseMs: number

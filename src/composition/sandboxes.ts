@@ -5,7 +5,6 @@ import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { releaseFolder } from '#openclaw/releases.ts'
 import { type Config, rangeOf } from '#platform/config.ts'
 import { hostId, nodeBinary } from '#platform/data-folder.ts'
-import { newId } from '#platform/ids.ts'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
@@ -13,6 +12,7 @@ import type { SandboxDriver } from '#sandbox/driver.ts'
 import type { LocalDriver } from '#sandbox/local/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
 import { dockerSettings } from './docker-settings.ts'
+import { installationId } from './installation.ts'
 import type { Startup } from './startup.ts'
 
 /** A driver, with the methods of those drivers whose agents are processes of this host. */
@@ -37,7 +37,7 @@ export async function createDocker(options: DockerDriverOptions): Promise<Sandbo
 /** Creates the driver of SANDBOX_DRIVER, and loads the code of no other. It does nothing to sandboxes before a call. */
 export async function createDriver({ config, dataDir, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
-    const installation = await storeOnce(db, 'installation-id', newId())
+    const installation = await installationId(db)
     return createDocker({ ...(await dockerSettings(config)), installation, log })
   }
   const { createLocalDriver } = await import('#sandbox/local/driver.ts')

@@ -1,5 +1,6 @@
 import type { Tier } from '#database/schema.ts'
 import type { StorageLimits } from '#http/storage-limit.ts'
+import type { RelayAddress } from '#instances/gateway/relay-url.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'
 
@@ -7,6 +8,8 @@ import type { Config } from '#platform/config.ts'
 export interface SharedSettings {
   /** Where the model providers are. */
   baseUrls: BaseUrls
+  /** Where agents find the relay. */
+  relay: RelayAddress
   /** The registry of skills; undefined for that of OpenClaw. */
   clawhubUrl: string | undefined
 }
@@ -17,6 +20,7 @@ export const sharedSettings = (config: Config): SharedSettings => ({
     openai: config.OPENAI_BASE_URL,
     gemini: config.GEMINI_BASE_URL,
   },
+  relay: { url: config.RELAY_URL, port: config.RELAY_PORT },
   clawhubUrl: config.CLAWHUB_REGISTRY,
 })
 

@@ -7,6 +7,7 @@ import { stopAgentsOnInterrupt } from './agents.ts'
 import { openBilling } from './billing.ts'
 import { openDatabase } from './database.ts'
 import { openHeartbeat } from './heartbeat.ts'
+import { withRelayPort } from './installation.ts'
 import { openMetrics } from './metrics.ts'
 import { openQueue } from './queue.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
@@ -19,27 +20,40 @@ import { welcome } from './welcome.ts'
  * serves or works, or has migrated. After a failure the drain closes what was opened; running it is the caller's task.
  * Throws StartupError with a message for the operator.
  */
-export async function start(startup: Startup, create: CreateDriver = createDriver): Promise<void> {
-  const { role, config, log, drain } = startup
+export async function start(given: Startup, create: CreateDriver = createDriver): Promise<void> {
+  const { role, config, log, drain } = given
   // A migration needs no models: with docker-compose it has no file of them either.
   if (config.CHOWDER_MODELS_FILE !== undefined && role !== 'migrate') {
     addModelsFile(config.CHOWDER_MODELS_FILE, knownReleases())
   }
-  await prepareDataFolder(startup.dataDir)
-  const { db, connection } = await openDatabase(startup)
+  await prepareDataFolder(given.dataDir)
+  const { db, connection } = await openDatabase(given)
   if (role === 'migrate') return log.info('the schema is up to date')
   drain.signal.throwIfAborted()
+  const startup = { ...given, config: await withRelayPort(config, db) }
   const { vault, reread } = await openVault(startup, db)
   const sandboxes = await openSandboxes(startup, db, create)
+  const processId = newId()
+  if (role === 'relay') {
+    openHeartbeat(startup, { db, vault, reread }, processId)
+    const { openRelay } = await import('./relay.ts')
+    await openRelay(startup, { db, vault, sandboxes })
+    await openMetrics(startup, [])
+    return log.info('Chowder is running as relay')
+  }
   if (role === 'all') stopAgentsOnInterrupt(startup, db, sandboxes)
   const queue = await openQueue(startup, connection)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
   const parts = { db, vault, sandboxes, queue, billing, log }
-  const processId = newId()
   const { areWorkersMissing } = openHeartbeat(startup, { db, vault, reread }, processId)
 
-  // Loaded late: a process does not load the code of a role that it does not have.
+  // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways
+  // that start, ask it.
+  if (role !== 'api' && config.RELAY_ROLE === 'worker') {
+    const { openRelay } = await import('./relay.ts')
+    await openRelay(startup, { db, vault, sandboxes })
+  }
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')
     publicUrl = await openApi(startup, { ...parts, processId, areWorkersMissing, publicUrl: () => publicUrl })

@@ -2,7 +2,7 @@ import type { Config } from '#platform/config.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Drain } from './drain.ts'
 
-export const roles = ['all', 'api', 'worker', 'migrate'] as const
+export const roles = ['all', 'api', 'worker', 'relay', 'migrate'] as const
 export type Role = (typeof roles)[number]
 
 /** The start of a process: its role and settings, and the drain that closes what it opens. */

@@ -236,6 +236,14 @@ export const instances = pgTable(
     endpoint: jsonb(),
     /** The gateway's token, sealed. */
     sealedToken: text().notNull(),
+    /**
+     * The token that the gateway sends to the relay in place of a provider's key, sealed; null before its first start.
+     */
+    sealedRelayToken: text(),
+    /**
+     * The SHA-256 of that token while the relay takes it; null from each intent to start or stop until the next start.
+     */
+    relayTokenHash: bytea(),
     /** When the gateway last became healthy; null while it is not known to run. */
     readyAt: instant(),
     /** While a gateway that was ready works and does not answer: see `checkHealth`. */
@@ -260,6 +268,7 @@ export const instances = pgTable(
     // Without the empty ones, which most creates write.
     index('instances_metadata').using('gin', sql`metadata jsonb_path_ops`).where(sql`metadata <> '{}'`),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
+    uniqueIndex('instances_relay_token').on(table.relayTokenHash).where(sql`relay_token_hash IS NOT NULL`),
     index('instances_suspended').on(table.id).where(sql`is_suspended`),
     index('instances_of_organization_to_erase')
       .on(table.organizationId, table.terminatedAt, table.id)
@@ -348,8 +357,8 @@ export const events = pgTable(
 )
 
 /**
- * The processes of Chowder. Each writes its row while it lives, and deletes it in its drain; a killed one leaves it. Its
- * heartbeat writes what the process is, and the lines of turns what it knows of others, whichever comes first. The
+ * The processes of Chowder. Each writes its row while it lives, and deletes it in its drain; a killed one leaves it.
+ * Its heartbeat writes what the process is, and the lines of turns what it knows of others, whichever comes first. The
  * migration makes the table UNLOGGED: turns must not wait for the disk. After a crash of PostgreSQL it fills again.
  */
 export const processes = pgTable('processes', {

@@ -11,7 +11,12 @@ const batchSize = 500
 export const isNotErased = ne(instances.name, '')
 
 /** The columns that may hold secrets, with their values once the sandbox of a terminated instance is destroyed. */
-export const erasedSecrets = { sealedInstructions: null, sealedConfig: null, sealedToken: '' } as const
+export const erasedSecrets = {
+  sealedInstructions: null,
+  sealedConfig: null,
+  sealedToken: '',
+  sealedRelayToken: null,
+} as const
 
 /** The columns that hold what a caller wrote, with their values after the erasure. */
 export const erasedColumns = {

@@ -13,8 +13,18 @@ const now = sql`now()`
 const nextGeneration = sql`${instances.generation} + 1`
 const isStarting = and(isDue, eq(instances.desiredState, 'running'))
 
-/** For a request of the customer: the former attempts do not count any more, and the next one begins at once. */
-const requested = { readyAt: null, attempts: 0, nextAttemptAt: now, errorMessage: null, updatedAt: now }
+/**
+ * For a request of the customer: the former attempts do not count any more, and the next one begins at once. The relay
+ * takes no token of the gateway before, which a start replaces.
+ */
+const requested = {
+  readyAt: null,
+  attempts: 0,
+  nextAttemptAt: now,
+  errorMessage: null,
+  relayTokenHash: null,
+  updatedAt: now,
+}
 
 /** Each reason to raise a generation, with the other columns that it sets. */
 const intents = {

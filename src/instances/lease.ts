@@ -36,6 +36,7 @@ type ObservedColumns = Partial<
     | 'changedBy'
     | 'endpoint'
     | 'errorMessage'
+    | 'relayTokenHash'
     | 'restartGeneration'
     | 'sandboxId'
     | 'step'

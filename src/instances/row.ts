@@ -56,6 +56,7 @@ export function fromRawRow(raw: Record<string, unknown>): Instance {
 const configPlace = (id: string): Place => `instances/${id}/sealed_config`
 const instructionsPlace = (id: string): Place => `instances/${id}/sealed_instructions`
 const tokenPlace = (id: string): Place => `instances/${id}/sealed_token`
+const relayTokenPlace = (id: string): Place => `instances/${id}/sealed_relay_token`
 export const providerKeyPlace = (organizationId: string, provider: ModelProvider): Place =>
   `provider_keys/${organizationId}.${provider}/sealed_key`
 
@@ -95,6 +96,15 @@ export const sealToken = (vault: Vault, id: string, token: string): string => va
 
 export const unsealToken = (vault: Vault, row: Pick<Instance, 'id' | 'sealedToken'>): string =>
   vault.unseal(row.sealedToken, tokenPlace(row.id))
+
+export const sealRelayToken = (vault: Vault, id: string, token: string): string =>
+  vault.seal(token, relayTokenPlace(id))
+
+/** Null for an instance that has none yet. */
+export const unsealRelayToken = (
+  vault: Vault,
+  { id, sealedRelayToken }: Pick<Instance, 'id' | 'sealedRelayToken'>,
+): string | null => (sealedRelayToken === null ? null : vault.unseal(sealedRelayToken, relayTokenPlace(id)))
 
 /** The model that `openclaw` stands for at an agent, without its provider's name. */
 export function ownModel(vault: Vault, row: Instance): string {

@@ -126,14 +126,14 @@ async function configureChannel(
   row: Channel,
   signal: AbortSignal,
 ) {
-  const { db, vault, lease, sandboxes, baseUrls } = context
+  const { db, vault, lease, sandboxes, relay } = context
   const { instance } = lease
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const settings = unsealChannel(vault, row)
   const withChannel = { ...unsealed, channels: [...unsealed.channels, settings] }
   await updateChannel(context, row, { step: 'configureChannel' })
   try {
-    await configureGateway({ sandboxes, instance, ...gateway }, withChannel, { baseUrls, connectTimeoutMs, signal })
+    await configureGateway({ sandboxes, instance, ...gateway }, withChannel, { relay, connectTimeoutMs, signal })
   } catch (error) {
     if (!(error instanceof GatewayRefusal)) throw error
     const errorMessage = `OpenClaw refused the settings: ${withoutCredentials(error.message, settings.config)}`

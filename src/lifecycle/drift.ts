@@ -57,6 +57,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
     const { state, endpoint } = await sandboxes.observe(row.id, signal)
     if (state !== 'running') return makeDue(row, 'the sandbox does not run any more')
     if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) return makeDue(row, 'the gateway has another address')
+    if (row.relayTokenHash === null) return makeDue(row, 'the gateway has no token for the relay')
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
       failedProbes.delete(row.id)
       return

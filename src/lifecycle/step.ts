@@ -1,4 +1,5 @@
 import type { Db } from '#database/client.ts'
+import type { RelayAddress } from '#instances/gateway/relay-url.ts'
 import type { Lease } from '#instances/lease.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Logger } from '#platform/log.ts'
@@ -31,7 +32,9 @@ export interface StepDeps {
   db: Db
   vault: Vault
   sandboxes: SandboxDriver
+  /** Where the model providers are. */
   baseUrls: BaseUrls
+  relay: RelayAddress
   clawhubUrl: string | undefined
   timeouts: Timeouts
 }

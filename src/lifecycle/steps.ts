@@ -4,6 +4,8 @@ import type { Db } from '#database/client.ts'
 import { channels, type Instance, providerKeys, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
+import { ensureRelayToken, replaceRelayToken } from '#instances/gateway/relay-token.ts'
+import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import type { Lease } from '#instances/lease.ts'
 import { unsealToken } from '#instances/row.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
@@ -20,7 +22,7 @@ import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import { busyAgain, diagnose } from './diagnose.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, waitUntilReady } from './health.ts'
-import { findKeyProblem, noKey } from './provider-key.ts'
+import { findKeyProblem, noKey, providerKeyOf } from './provider-key.ts'
 import { again, done, failed, gatewayStarted, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
@@ -79,15 +81,20 @@ export const createSandbox: Step = async (context) => {
 /** Not final: a platform may wrongly report a sandbox absent that was just created. */
 const sandboxAbsent = failed('The sandbox was absent after it was created.')
 
-/** Writes the configuration of a gateway that does not run. The file of a live gateway is never touched. */
+/**
+ * Writes the configuration of a gateway that does not run, with a new token for the relay. The file of a live gateway
+ * is never touched.
+ */
 export const writeConfig: Step = async (context) => {
-  const { db, vault, baseUrls, sandboxes, lease, signal } = context
+  const { db, vault, relay, sandboxes, lease, signal } = context
   const { state, paths } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return done
   if (!paths) return sandboxAbsent
+  if ((await providerKeyOf(context)) === null) return noKey(lease.instance.modelProvider)
+  const relayUrl = await relayUrlFor(sandboxes, relay, signal)
+  await replaceRelayToken(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)
-  if (unsealed.providerKey === null) return noKey(lease.instance.modelProvider)
-  const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { baseUrls, port: paths.port })
+  const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, port: paths.port })
   const files = sandboxes.files(lease.instance.id)
   const makeFolders = async () => {
     for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
@@ -163,12 +170,13 @@ export async function forgetReadiness(
  * key that may have been corrected.
  */
 export const patchConfig: Step = async (context) => {
-  const { db, vault, baseUrls, sandboxes, lease, startedGateway, log, signal } = context
+  const { db, vault, relay, sandboxes, lease, startedGateway, log, signal } = context
   const { instance } = lease
   if (startedGateway && !(await hasNewKey(db, instance))) return done
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
-  const unsealed = await unsealInstance(db, vault, instance)
+  await ensureRelayToken(lease, vault)
+  const unsealed = await unsealInstance(db, vault, lease.instance)
   const warn = () =>
     log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')
   const liftCooldown = async (gateway: GatewayClient) => {
@@ -187,7 +195,7 @@ export const patchConfig: Step = async (context) => {
     return done
   }
   const sandbox = { sandboxes, instance, endpoint, port: paths.port }
-  const options = { baseUrls, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
+  const options = { relay, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
   const configured = await configureGateway(sandbox, unsealed, options).catch(async (error: unknown) => {
     // A gateway that answered a moment ago, and works again, is not at fault.
     if (error instanceof GatewayUnreachable && typeof (await diagnose(context)) === 'object') return null

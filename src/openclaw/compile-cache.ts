@@ -74,7 +74,7 @@ async function startRefusingProvider(): Promise<{ url: string } & Disposable> {
 
 /** The configuration of an agent that has every provider. */
 function warmUpConfig(release: string, baseUrl: string, token: string, port: number) {
-  const common = { release, providerKey: 'none', baseUrl, token, port, channels: [], skills: {} }
+  const common = { release, apiKey: 'none', baseUrl, token, port, channels: [], skills: {} }
   const plugins = { allow: providers.map((provider) => gatewayProviders[provider].id) }
   return providers
     .map((provider) => renderConfig({ ...common, provider, overrides: { plugins } }) as unknown)

@@ -2,20 +2,24 @@ import type { ModelProvider } from '#database/schema.ts'
 import { agentModels, withModelPrefixes } from './agent-models.ts'
 import { mergePatch } from './json.ts'
 import { defaultModel, findModel, listedModels } from './models.ts'
-import { bareModel, gatewayProviders, providerHosts } from './providers.ts'
+import { bareModel, gatewayProviders } from './providers.ts'
 
 /** The content of OpenClaw's own configuration file. */
 export type GatewayConfig = Record<string, unknown>
 
-/** The URL of each provider's API, without `/v1` or `/v1beta`; undefined selects the vendor's own host. */
+/**
+ * The URL of each provider's API, without `/v1` or `/v1beta`; undefined selects the vendor's own host. Gateways do not
+ * know it: they ask the relay.
+ */
 export type BaseUrls = Readonly<Record<ModelProvider, string | undefined>>
 
 export interface ConfigInputs {
   release: string
   provider: ModelProvider
-  /** null when the organization's key was deleted: turns then fail with the gateway's own message. */
-  providerKey: string | null
-  baseUrl: string | undefined
+  /** What the gateway sends as the provider's key: a token of the relay. null: none. */
+  apiKey: string | null
+  /** The URL of the provider's API as the relay has it, without `/v1` or `/v1beta`. */
+  baseUrl: string
   token: string
   port: number
   /** The chat channels, by OpenClaw's names for them. */
@@ -42,7 +46,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   const {
     release,
     provider,
-    providerKey,
+    apiKey,
     baseUrl,
     token,
     port,
@@ -67,8 +71,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
       providers: {
         [id]: {
           api,
-          baseUrl: `${(baseUrl ?? providerHosts[provider]).replace(/\/+$/, '')}${pathPrefix}`,
-          ...(providerKey !== null && { apiKey: providerKey }),
+          baseUrl: `${baseUrl}${pathPrefix}`,
+          ...(apiKey !== null && { apiKey }),
           models: gatewayModels(release, provider, [
             ...(model === null ? [] : [bareModel(model)]),
             ...unlistedModels,
@@ -120,6 +124,8 @@ function gatewayModels(release: string, provider: ModelProvider, additional: rea
       reasoning: thinking,
       contextWindow: context_window,
       maxTokens: max_output_tokens,
+      // Else OpenClaw sends OpenAI no key of the prompt cache: it does so by itself at the vendor's own host only.
+      ...(provider === 'openai' && { compat: { supportsPromptCacheKey: true } }),
     }
   })
 }

@@ -1,4 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { relaySettings } from './relay-settings.ts'
 
 const httpUrl = (description: string) =>
   Type.String({
@@ -56,9 +57,10 @@ export const Env = Type.Object({
       description: 'Redis 6.2 or newer, or Valkey',
     }),
   ),
-  CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker')], {
+  CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker'), Type.Literal('relay')], {
     default: 'all',
-    description: 'the role of this process: `all`, `api` or `worker`; an argument on the command line overrides it',
+    description:
+      'the role of this process: `all`, `api`, `worker` or `relay`; an argument on the command line overrides it',
   }),
   CHOWDER_SECRET_KEY: Type.Optional(
     Type.String({
@@ -137,6 +139,7 @@ export const Env = Type.Object({
     minLength: 1,
     description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
   }),
+  ...relaySettings,
   CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('URL of the API for clients')),
   CHOWDER_ALLOWED_HOSTS: Type.Optional(
     Type.String({

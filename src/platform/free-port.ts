@@ -1,12 +1,25 @@
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 
+/** Below the ports that Linux gives to connections by itself. */
+const [firstSteady, lastSteady] = [20_000, 32_000]
+
 /** A TCP port of 127.0.0.1 on which nothing listens at the moment. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
+export async function freePort(wanted = 0): Promise<number> {
+  const server = createServer().listen(wanted, '127.0.0.1')
   await once(server, 'listening')
   const address = server.address()
   await new Promise((resolve) => server.close(resolve))
   if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1')
   return address.port
+}
+
+/** The same, of a port that is still free when it is wanted later: the system gives it to no connection meanwhile. */
+export async function steadyFreePort(): Promise<number> {
+  for (let attempt = 0; attempt < 20; attempt += 1) {
+    const port = await freePort(randomInt(firstSteady, lastSteady)).catch(() => null)
+    if (port !== null) return port
+  }
+  return freePort()
 }

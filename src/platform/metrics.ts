@@ -46,6 +46,34 @@ export const inFlight = new Gauge({
   registers,
 })
 
+export const relayCalls = new Counter({
+  name: 'chowder_relay_calls_total',
+  help: 'Calls of agents to providers by the status of the answer; `relay …`: refused by the relay; cut: by a provider.',
+  labelNames: ['provider', 'status'] as const,
+  registers,
+})
+
+export const relayOpenCalls = new Gauge({
+  name: 'chowder_relay_open_calls',
+  help: 'Calls of agents to model providers that are open.',
+  registers,
+})
+
+export const relayAddedDuration = new Histogram({
+  name: 'chowder_relay_added_seconds',
+  help: 'Time that the relay takes to send a call to its provider, without the pause of its key.',
+  buckets: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1],
+  registers,
+})
+
+export const relayWaits = new Histogram({
+  name: 'chowder_relay_wait_seconds',
+  help: 'How long calls waited because their provider had asked to wait with their key.',
+  labelNames: ['provider'] as const,
+  buckets: [0.1, 0.5, 1, 2.5, 5, 10, 20],
+  registers,
+})
+
 export const stepDuration = new Histogram({
   name: 'chowder_reconcile_step_duration_seconds',
   help: 'Steps of reconciles; left: the intent changed, the lease was lost or the worker ended.',

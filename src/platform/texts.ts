@@ -148,6 +148,15 @@ export const texts = {
     `${reason === null ? '' : `${reason} `}Try again, or leave out "verify" to store it unchecked.`,
   noProviderKey: (provider: string) =>
     `Your organization has no ${provider} key. Set model_api_keys.${provider} with PATCH /v1/organization first.`,
+  relayPaths: 'Agents call model providers here, at /relay/anthropic, /relay/openai and /relay/gemini.',
+  relayToken:
+    'The token is unknown here, or is no longer valid: agents get one when they start, for the provider that they were created with.',
+  relayRoute: (method: string, path: string) =>
+    `${method} ${path.slice(0, 200)} is no call that agents may make. They may ask models, and list them.`,
+  relayPlaces: 'Too many calls of models are open at the same time. Wait until some have ended.',
+  relayBody: (bytes: number) => `The body of a call must not be larger than ${bytes / 1024 ** 2} MiB.`,
+  relayUnavailable: 'The token cannot be checked now. Try again soon.',
+  relaySilent: (provider: string) => `The model provider (${provider}) has not answered for 15 minutes.`,
   unknownVersion: (version: string, known: readonly string[]) =>
     `openclaw_version ${JSON.stringify(version)} is unknown. Use one of: ${known.join(', ')}.`,
   notRunning: (status: string) => `The instance is ${shown(status)}, not running. ${remedies[status]}`,

@@ -213,6 +213,11 @@ export interface SandboxDriver {
    */
   protect?(signal: AbortSignal): Promise<boolean>
   /**
+   * The address at which sandboxes reach the services of this host that they may reach, and at which those listen.
+   * Absent where it is 127.0.0.1.
+   */
+  hostAddress?(signal: AbortSignal): Promise<string>
+  /**
    * Makes a release available to the sandboxes. Takes minutes on the first call, and no time when it is available.
    * Throws InstallError.
    */
@@ -246,4 +251,4 @@ export interface SandboxDriver {
 }
 
 /** The methods for requests, which do not start or stop sandboxes. */
-export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files' | 'readLog' | 'measure'>
+export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files' | 'readLog' | 'measure' | 'hostAddress'>

@@ -99,6 +99,7 @@ beforeAll(async () => {
     vault: createVault(started.secretKey),
     sandboxes: driver,
     baseUrls: { anthropic: 'http://127.0.0.1:9', openai: 'http://127.0.0.1:9', gemini: 'http://127.0.0.1:9' },
+    relay: { url: undefined, port: 9 },
     clawhubUrl: undefined,
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },
     queue,

@@ -108,6 +108,7 @@ beforeAll(async () => {
   installation.env = {
     ...(await installStub(installation.dataDir)),
     ANTHROPIC_BASE_URL: provider.url,
+    RELAY_URL: provider.url,
     DRAIN_SECONDS: String(turnDrainSeconds),
   }
   sandboxes = sandboxesSeen(installation.dataDir)

@@ -76,7 +76,7 @@ describe.skipIf(!isRoot)(`${title} below agents`, () => {
         return seen.endpoint ? { ...seen, endpoint: present(gatewayOf.get(id)).endpoint } : seen
       },
     }
-    chowder = await openTestChowder({ sandboxes, providerUrl: provider.url })
+    chowder = await openTestChowder({ sandboxes, relayUrl: provider.url })
     key = (await chowder.signUp()).key
     client = api(await chowder.app.listen({ host: '127.0.0.1', port: 0 }), key)
     await chowder.startWorker()

@@ -17,7 +17,7 @@ import { until } from '../support/until.ts'
 async function openStubbed(options: Omit<TestChowderOptions, 'sandboxes'>) {
   const { driver, close } = await openStubSandboxes()
   const provider = await startStubProvider()
-  const chowder = await openTestChowder({ ...options, sandboxes: driver, providerUrl: provider.url })
+  const chowder = await openTestChowder({ ...options, sandboxes: driver, relayUrl: provider.url })
   await chowder.startWorker()
   const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
   const client = api(url, (await chowder.signUp()).key)

@@ -310,6 +310,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       PATH: process.env.PATH ?? '',
       HOME: folder,
       PORT: '0',
+      RELAY_PORT: '0',
       LOG_LEVEL: 'debug',
       CLOUD_URL: cloud.url,
       CHOWDER_DATA_DIR: join(folder, 'data'),

@@ -548,6 +548,7 @@ describe.concurrent('a worker whose event loop stands still', () => {
       PATH: process.env.PATH ?? '',
       HOME: folder,
       PORT: '0',
+      RELAY_PORT: '0',
       CLOUD_URL: cloud.url,
       CHOWDER_DATA_DIR: join(folder, 'data'),
       CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),

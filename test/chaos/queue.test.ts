@@ -332,6 +332,7 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
         PATH: process.env.PATH ?? '',
         HOME: folder,
         PORT: '0',
+        RELAY_PORT: '0',
         CLOUD_URL: cloud.url,
         CHOWDER_DATA_DIR: join(folder, 'data'),
         CHOWDER_SECRET_KEY: Buffer.alloc(32, 7).toString('base64'),

@@ -239,7 +239,11 @@ describe('docker compose', () => {
         return JSON.parse(found)
       }
       const closed = Object.fromEntries(hosts.map((host) => [host, [] as number[]]))
-      const seen = await scan([outside.address, ...hosts], served)
+      const relay = await addressesOf('relay')
+      const seen = await scan([outside.address, ...hosts, ...relay], served)
+      // At its address in the network of the agents.
+      expect(relay.flatMap((address) => seen[address] ?? [])).toEqual([18_790])
+      for (const address of relay) delete seen[address]
       expect(seen).toEqual({ ...closed, [outside.address]: [outside.port], [beside]: [18_790] })
       // All of this host's ports.
       expect(await scan([bridge], everyPort)).toEqual({ [bridge]: [] })

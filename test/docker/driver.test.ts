@@ -296,6 +296,34 @@ describe('with a dockerd', () => {
       expect((await exec(other, `curl -s -m 20 http://${host}:18790/whoami`)).stdout).toContain('forbidden')
     })
 
+    test('reaches the port of the relay on this host, and no other one', async () => {
+      const servers = ['relay', 'other'].map((said) => createServer((_, answer) => answer.end(said)).listen(0))
+      try {
+        for (const server of servers) if (!server.listening) await once(server, 'listening')
+        const [relayPort = 0, other = 0] = servers.map((server) => (server.address() as AddressInfo).port)
+        const relayed = contractDriver(dockerd.host, installation, { network: 'chowder-relay', relayPort })
+        const address = await relayed.hostAddress?.(within())
+        const id = randomUUID()
+        made.push(id)
+        await relayed.create(contractSpec(id), within())
+        await relayed.start(id, within())
+        const get = async (port: number) =>
+          (
+            await relayed.exec(
+              id,
+              ['sh', '-c', `curl -s -m 3 http://${address}:${port}/ || echo refused`],
+              { timeoutMs: 15_000 },
+              within(),
+            )
+          ).stdout.trim()
+        expect([await get(relayPort), await get(other)]).toEqual(['relay', 'refused'])
+        // Another look finds nothing to add.
+        expect(await relayed.protect?.(within(minute))).toBe(false)
+      } finally {
+        for (const server of servers) server.close()
+      }
+    })
+
     test('lets no request without the token through to its gateway, also on a connection that is kept', async () => {
       const id = await started()
       await give(id, 'token.json', JSON.stringify({ token }))

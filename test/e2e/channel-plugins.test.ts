@@ -75,7 +75,7 @@ beforeAll(async () => {
   const config = renderConfig({
     release: defaultRelease,
     provider: 'anthropic',
-    providerKey: 'sk-1',
+    apiKey: 'sk-1',
     baseUrl: nowhere,
     token,
     port: paths.port,

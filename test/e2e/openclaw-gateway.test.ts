@@ -59,13 +59,13 @@ let gateway: GatewayClient
 const render = (
   overrides: Record<string, unknown> = {},
   provider: ModelProvider = 'anthropic',
-  providerKey = 'sk-1',
+  apiKey = 'sk-1',
   unlistedModels: string[] = [],
 ) =>
   renderConfig({
     release: 'v1',
     provider,
-    providerKey,
+    apiKey,
     baseUrl: model.url,
     token,
     port: paths.port,

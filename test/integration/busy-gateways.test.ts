@@ -18,7 +18,7 @@ beforeAll(async () => {
   sandboxes = await openStubSandboxes()
   provider = await startStubProvider()
   const timeouts = { hungMs: 4000 }
-  chowder = await openTestChowder({ sandboxes: sandboxes.driver, providerUrl: provider.url, timeouts, turnTimeouts })
+  chowder = await openTestChowder({ sandboxes: sandboxes.driver, relayUrl: provider.url, timeouts, turnTimeouts })
   await chowder.startWorker()
   const url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
   client = api(url, (await chowder.signUp()).key)

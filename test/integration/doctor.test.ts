@@ -11,6 +11,7 @@ import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
 import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
+import { freePort } from '#platform/free-port.ts'
 import { createVault } from '#platform/secrets.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { compiledOnce } from '../support/compile-cache.ts'
@@ -28,7 +29,13 @@ let organization: { id: string; key: string }
 
 beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver })
-  deps = { config: loadConfig({}), db: chowder.deps.db, sandboxes: driver, vault: chowder.vault, queue: chowder.queue }
+  deps = {
+    config: loadConfig({ RELAY_PORT: `${await freePort()}` }),
+    db: chowder.deps.db,
+    sandboxes: driver,
+    vault: chowder.vault,
+    queue: chowder.queue,
+  }
 })
 afterAll(async () => {
   await chowder.close()
@@ -70,6 +77,7 @@ afterEach(async () => {
   driver.heal()
   await query('TRUNCATE events, channels, skills, idempotency_keys, instances CASCADE')
   await query('UPDATE organizations SET instance_count = 0')
+  await query("DELETE FROM processes WHERE role = 'worker'")
   driver.sandboxes.clear()
 })
 
@@ -83,6 +91,11 @@ test('finds nothing on a healthy system', async () => {
 
 /** Each fault with the words of its finding; `isMended` checks its repair, if it has one. */
 const faults: { what: string; says: RegExp; plant(): Promise<unknown>; isMended?(): Promise<void> }[] = [
+  {
+    what: 'a relay that does not answer, while workers run',
+    says: /At http:\/\/127\.0\.0\.1:\d+, where agents ask models, nobody listens/,
+    plant: () => query("INSERT INTO processes (id, role) VALUES ($1, 'worker')", randomUUID()),
+  },
   {
     what: 'I1: a sandbox without an instance',
     says: /has no instance/,
@@ -238,7 +251,7 @@ test('values that another accepted key has sealed are found, until they are seal
   const first = randomBytes(32)
   const other = randomBytes(32)
   const sealed = createVault(other).seal('x', `instances/${id}/sealed_token`)
-  await query('UPDATE instances SET sealed_token = $2 WHERE id = $1', id, sealed)
+  await query('UPDATE instances SET sealed_token = $2, sealed_relay_token = NULL WHERE id = $1', id, sealed)
   await query('TRUNCATE provider_keys')
   const found = async (...keys: Buffer[]) =>
     (await examine({ ...deps, vault: createVault(keys) }, quick)).map(({ what }) => what)

@@ -71,6 +71,12 @@ const due = { observedGeneration: 6 }
 test.each([
   ['start', 'a stopped instance', { desiredState: 'stopped' }, { ...requested, desiredState: 'running' }],
   ['stop', 'a running instance', {}, { ...requested, desiredState: 'stopped' }],
+  [
+    'stop',
+    'an instance whose gateway has a token of the relay',
+    { relayTokenHash: Buffer.from('a hash') },
+    { ...requested, desiredState: 'stopped', relayTokenHash: null },
+  ],
   ['terminate', 'a running instance', {}, { ...requested, desiredState: 'terminated', terminatedAt: 'now' }],
   ['changeRunning', 'a running instance', {}, { generation: 8, attempts: 0 }],
   ['changeStored', 'a settled instance', {}, { updatedAt: 'now' }],

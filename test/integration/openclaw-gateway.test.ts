@@ -14,12 +14,12 @@ import { until } from '../support/until.ts'
 
 const token = 'the-token'
 const signal = new AbortController().signal
-const render = (overrides: Record<string, unknown> = {}, providerKey: string | null = 'sk-1') =>
+const render = (overrides: Record<string, unknown> = {}, apiKey: string | null = 'sk-1') =>
   renderConfig({
     release: 'v1',
     provider: 'anthropic',
-    providerKey,
-    baseUrl: undefined,
+    apiKey,
+    baseUrl: 'http://127.0.0.1:9',
     token,
     port: 1,
     channels: [],

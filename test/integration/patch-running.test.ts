@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { hashRelayToken } from '#instances/gateway/relay-token.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -213,14 +214,38 @@ describe('a model that is in no table', () => {
 })
 
 describe('a changed provider key', () => {
-  test('reaches the running gateway without a restart', async () => {
+  const isSettled = async () => {
+    const { generation, observed_generation } = await rowOf()
+    return generation === observed_generation
+  }
+  const configured = () => JSON.stringify(gateway.config)
+
+  test('does not reach the gateway, whose configuration stays as it is', async () => {
     const starts = driver.starts.get(id)
+    const { generation } = await rowOf()
     const body = { model_api_keys: { anthropic: 'sk-changed' } }
     await chowder.call('PATCH', '/v1/organization', { key, body })
-    await until('the gateway to have it', () => JSON.stringify(gateway.config).includes('sk-changed'))
+    await until('a worker to settle it', async () => (await rowOf()).generation > generation && (await isSettled()))
     expect([driver.starts.get(id), (await call('GET', `/${id}`)).body.status]).toEqual([starts, 'running'])
-    expect(patches()).toBeGreaterThan(0)
+    expect(configured()).not.toContain('sk-')
+    expect(configured()).toMatch(/"baseUrl":"http:\/\/127\.0\.0\.1:9\/relay\/anthropic","apiKey":"[0-9a-f]{64}"/)
     expect(chowder.logged.join('')).not.toContain('sk-changed')
+  })
+
+  test('no key is in the gateway: one that has no token of the relay gets it without a restart', async () => {
+    const starts = driver.starts.get(id)
+    const before = configured()
+    await chowder.database.pool.query(
+      'UPDATE instances SET relay_token_hash = NULL, sealed_relay_token = NULL WHERE id = $1',
+      [id],
+    )
+    const token = () => /"apiKey":"([0-9a-f]{64})"/.exec(configured())?.[1] ?? ''
+    await until('the gateway to have another token', async () => {
+      const { relay_token_hash } = await rowOf()
+      return configured() !== before && relay_token_hash?.equals(hashRelayToken(token()))
+    })
+    expect(driver.starts.get(id)).toBe(starts)
+    expect(chowder.logged.join('')).not.toContain(token())
   })
 
   test('is used at once: what OpenClaw remembers of a refusal is deleted, then read again', async () => {
@@ -234,11 +259,7 @@ describe('a changed provider key', () => {
     await until('the gateway to read it again', () =>
       gateway.calls.some(({ method }) => method === 'models.authRefresh'),
     )
-    await until('a worker to settle it', async () => {
-      const { generation, observed_generation } = await rowOf()
-      return generation === observed_generation
-    })
-    expect(JSON.stringify(gateway.config)).toContain('sk-corrected')
+    await until('a worker to settle it', isSettled)
     expect(driver.file(id, 'state/agents/main/agent/settings.json')).toContain('"maxRetries": 1')
   })
 

@@ -21,7 +21,7 @@ const exitTimeoutMs = 75_000
 export interface ChowderOptions {
   dataDir: string
   role?: string
-  /** Added to PATH, HOME, PORT=0 and the data folder. Nothing else of the test's environment is passed on. */
+  /** Added to PATH, HOME, PORT=0, RELAY_PORT=0 and the data folder. Nothing else of the test's environment is passed on. */
   env?: Record<string, string>
 }
 
@@ -38,7 +38,7 @@ export interface ChowderProcess {
 function spawnChowder({ dataDir, role, env }: ChowderOptions) {
   const { PATH = '', HOME = dataDir } = process.env
   const child = spawn(process.execPath, [main, ...(role === undefined ? [] : [role])], {
-    env: { ...compiledOnce, PATH, HOME, PORT: '0', CHOWDER_DATA_DIR: dataDir, ...env },
+    env: { ...compiledOnce, PATH, HOME, PORT: '0', RELAY_PORT: '0', CHOWDER_DATA_DIR: dataDir, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''

@@ -22,6 +22,7 @@ export const contractDriver = (host: string, installation: string, overrides = {
     dockerd: { host, tls: null },
     reach: 'published',
     network: 'chowder-test',
+    relayPort: null,
     buildNetwork: contractBuild.network,
     extraCaFile: contractBuild.extraCaFile,
     nodeImage: contractBuild.nodeImage,

@@ -46,6 +46,7 @@ export async function startHere(
     DATABASE_URL: databaseUrl(connection),
     CHOWDER_SECRET_KEY: Buffer.alloc(32, 7).toString('base64'),
     PORT: '0',
+    RELAY_PORT: '0',
     ...env,
   })
   try {

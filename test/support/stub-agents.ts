@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
 import { dockerSettings } from '#composition/docker-settings.ts'
+import { relayPath } from '#instances/gateway/relay-url.ts'
 import { releaseImage } from '#openclaw/release-image.ts'
 import { defaultRelease, releaseFolder } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
@@ -50,13 +51,15 @@ export interface StubProvider {
   close(): Promise<void>
 }
 
-/** The stub's stand-in of a model provider. */
+/** The stub's stand-in of a model provider, and of the relay. */
 export async function startStubProvider(): Promise<StubProvider> {
   let behaviour: Behaviour = {}
   const channels = new Map<string, Channel>()
   const server = createServer((request, response) => {
-    if (request.url !== '/channel') {
-      response.statusCode = request.url === '/behaviour' ? 200 : 503 // which is no verdict on a key
+    // Gateways take it for the relay, and Chowder for a provider.
+    const path = request.url?.replace(relayPath('anthropic'), '')
+    if (path !== '/channel') {
+      response.statusCode = path === '/behaviour' ? 200 : 503 // which is no verdict on a key
       response.end(JSON.stringify(behaviour))
       return
     }

@@ -34,6 +34,8 @@ export interface TestChowderOptions {
   maintenance?: MaintenanceIntervals
   /** Where the provider's API is, so that no test asks a real one. */
   providerUrl?: string
+  /** Where agents find the relay; by default nobody listens there. */
+  relayUrl?: string
   clawhubUrl?: string
   filesMaxBytes?: number
   bodyTimes?: BodyTimes
@@ -107,6 +109,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const parts = { db: database.db, vault, queue, sandboxes, billing, log }
   const shared = {
     baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
+    relay: { url: options.relayUrl, port: 9 },
     clawhubUrl: options.clawhubUrl,
   }
   const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }

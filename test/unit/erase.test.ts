@@ -26,6 +26,7 @@ const keptColumns = [
   'sandboxDriver',
   'sandboxId',
   'changedBy',
+  'relayTokenHash',
   'createdAt',
   'updatedAt',
   'terminatedAt',

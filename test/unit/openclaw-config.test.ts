@@ -3,13 +3,12 @@ import { type ConfigInputs, mergeForFile, renderConfig } from '#openclaw/config.
 import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
 import { gatewayCommand, gatewayEnv } from '#openclaw/launch.ts'
 import { listedModels } from '#openclaw/models.ts'
-import { providerHosts } from '#openclaw/providers.ts'
 
 const inputs: ConfigInputs = {
   release: 'v1',
   provider: 'anthropic',
-  providerKey: 'sk-1',
-  baseUrl: undefined,
+  apiKey: 'sk-1',
+  baseUrl: 'http://relay:1',
   token: 'secret-token',
   port: 18789,
   channels: [],
@@ -19,11 +18,8 @@ const inputs: ConfigInputs = {
 
 describe('renderConfig', () => {
   test.each([
-    ['anthropic', undefined, 'anthropic', 'anthropic-messages', 'https://api.anthropic.com'],
     ['anthropic', 'http://fake:1', 'anthropic', 'anthropic-messages', 'http://fake:1'],
-    ['openai', undefined, 'openai', 'openai-responses', 'https://api.openai.com/v1'],
-    ['openai', 'http://fake:1/', 'openai', 'openai-responses', 'http://fake:1/v1'],
-    ['gemini', undefined, 'google', 'google-generative-ai', 'https://generativelanguage.googleapis.com/v1beta'],
+    ['openai', 'http://fake:1', 'openai', 'openai-responses', 'http://fake:1/v1'],
     ['gemini', 'http://fake:1', 'google', 'google-generative-ai', 'http://fake:1/v1beta'],
   ] as const)('%s at %s gets its wire format and path', (provider, baseUrl, id, api, url) => {
     const config = renderConfig({ ...inputs, provider, baseUrl })
@@ -34,14 +30,15 @@ describe('renderConfig', () => {
     })
   })
 
-  test.each(['anthropic', 'openai', 'gemini'] as const)(
-    '%s at its vendor’s own host may call a client’s tools by name',
-    (provider) => {
-      const { models, tools } = renderConfig({ ...inputs, provider, baseUrl: undefined })
-      expect(JSON.stringify(models)).toContain(`"baseUrl":"${providerHosts[provider]}`)
-      expect(tools).toEqual({ toolSearch: false, codeMode: false })
-    },
-  )
+  test('models may call a client’s tools by name', () => {
+    expect(renderConfig(inputs).tools).toEqual({ toolSearch: false, codeMode: false })
+  })
+
+  test('OpenAI gets the key of its prompt cache, as it does without a relay', () => {
+    const { models } = renderConfig({ ...inputs, provider: 'openai' })
+    const { openai } = (models as { providers: { openai: { models: object[] } } }).providers
+    for (const entry of openai.models) expect(entry).toMatchObject({ compat: { supportsPromptCacheKey: true } })
+  })
 
   test('every model has an entry of its own: those of the table, of turns, and of overrides', () => {
     const overrides = {
@@ -65,8 +62,8 @@ describe('renderConfig', () => {
     })
   })
 
-  test('without a provider key there is no apiKey', () => {
-    expect(JSON.stringify(renderConfig({ ...inputs, providerKey: null }))).not.toContain('apiKey')
+  test('without a token of the relay there is no apiKey', () => {
+    expect(JSON.stringify(renderConfig({ ...inputs, apiKey: null }))).not.toContain('apiKey')
   })
 
   test('overrides replace defaults, null removes, arrays replace', () => {

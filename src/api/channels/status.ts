@@ -30,10 +30,10 @@ export interface ChannelStatus {
 
 /** Tells which channels are enabled. The caller's `openclaw_config` may override the stored settings. */
 async function enabledChannels(
-  { db, vault, baseUrls }: ChannelDeps,
+  { db, vault }: ChannelDeps,
   instance: Instance,
 ): Promise<(stored: Channel | undefined) => boolean> {
-  const { config } = renderGateway(instance, await unsealInstance(db, vault, instance), { baseUrls, port: 0 })
+  const { config } = renderGateway(instance, await unsealInstance(db, vault, instance), { relayUrl: '', port: 0 })
   const channels = isObject(config.channels) ? config.channels : {}
   return (stored) => {
     if (!stored) return false

@@ -19,7 +19,8 @@ const isOf = ({ organizationId, provider }: KeyChange) =>
   and(eq(providerKeyChanges.organizationId, organizationId), eq(providerKeyChanges.provider, provider))
 
 /**
- * Makes the instances of a provider due that run or start, up to `maxDue`: workers give them the new key. Writes down
+ * Makes the instances of a provider due that run or start, up to `maxDue`: workers have them forget that the provider
+ * refused the key before, after which OpenClaw does not ask for minutes. The relay has the new key already. Writes down
  * that the others are to follow, for `applyKeyChanges`. Called in the transaction of the change, which holds the lock
  * of the organization.
  */

@@ -6,6 +6,7 @@ import { type Check, type DoctorDeps, describeError, type Finding } from './find
 import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
 import { miscounted } from './limits.ts'
 import { queueAnswers } from './queue.ts'
+import { relayAnswers } from './relay.ts'
 import { failingEnds, impossibleRows, impossibleTimes, untakenRows } from './rows.ts'
 import { orphanProcesses, rowsAgainstSandboxes, sandboxesAgainstRows } from './sandboxes.ts'
 import { sealedColumns, secretKey } from './secrets.ts'
@@ -29,6 +30,7 @@ const allChecks: readonly Check[] = [
   sealedColumns,
   undecidedHosts,
   unreadableSignupToken,
+  relayAnswers,
   queueAnswers,
 ]
 

@@ -24,6 +24,7 @@ export const areas = {
   secrets: 'the secret key is there, and opens all that is sealed',
   access: 'only those can call who are meant to',
   platform: 'the platform that runs the sandboxes can be reached',
+  relay: 'agents reach the relay, through which they ask models',
   queue: 'the queue can be reached, and workers take its jobs',
   instances: 'each row of an instance is in a possible state, and no intent waits for a worker',
   sandboxes: 'each sandbox belongs to an instance, and each instance has the sandbox that its row says',

@@ -7,7 +7,6 @@ import { type EditableColumns, type Lease, takeForChange, withLease } from '#ins
 import type { InstanceQueue } from '#instances/queue.ts'
 import { getInstance } from '#instances/row.ts'
 import { isNotTerminated, isSettled, publicStatus, requireRunning } from '#instances/status.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
 import { type GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
@@ -19,6 +18,8 @@ import { type SandboxAccess, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type UnsealedInstance, unsealInstance } from './configuration.ts'
 import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
+import { ensureRelayToken } from './relay-token.ts'
+import type { RelayAddress } from './relay-url.ts'
 import { createInstanceMask } from './secrets.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
@@ -32,7 +33,7 @@ export interface ChangeDeps {
   db: Db
   vault: Vault
   queue: InstanceQueue
-  baseUrls: BaseUrls
+  relay: RelayAddress
   sandboxes: SandboxAccess
 }
 
@@ -133,6 +134,7 @@ async function changeRunning(
 async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChange): Promise<Instance> {
   const { db, vault } = deps
   const { generation } = lease.instance
+  await ensureRelayToken(lease, vault)
   const stored = await unsealInstance(db, vault, lease.instance)
   // Leaves the row due: which configuration the gateway has is unknown until a worker restores the stored one.
   const throwFailure = (error: unknown): never => {
@@ -155,7 +157,7 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
 }
 
 async function configure(
-  { baseUrls, sandboxes }: ChangeDeps,
+  { relay, sandboxes }: ChangeDeps,
   { instance, signal }: Lease,
   unsealed: UnsealedInstance,
   verify?: ConfigChange['verify'],
@@ -163,7 +165,7 @@ async function configure(
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) throw new GatewayUnreachable('the gateway does not run')
   await configureGateway({ sandboxes, instance, endpoint, port: paths.port }, unsealed, {
-    baseUrls,
+    relay,
     connectTimeoutMs,
     signal,
     verify: (gateway) => verify?.(gateway, signal),

@@ -1,18 +1,19 @@
 import { and, asc, eq, isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type Channel, channels, type Instance, providerKeys, skills } from '#database/schema.ts'
+import { type Channel, channels, type Instance, skills } from '#database/schema.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
-import { providerKeyPlace, unsealSettings, unsealToken } from '#instances/row.ts'
-import { type BaseUrls, type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config.ts'
+import { unsealRelayToken, unsealSettings, unsealToken } from '#instances/row.ts'
+import { type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
+import { relayPath } from './relay-url.ts'
 
 /** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
 export interface UnsealedInstance extends AgentSettings {
   token: string
-  /** Null when the organization has no key for the provider. */
-  providerKey: string | null
+  /** What the gateway sends to the relay in place of a provider's key. Null before its first start. */
+  relayToken: string | null
   channels: readonly ChannelSettings[]
   skills: Readonly<Record<string, Record<string, unknown>>>
   /** Models that are in no table and that turns have asked for. */
@@ -57,17 +58,12 @@ async function unsealSkills(db: Db, vault: Vault, instanceId: string) {
 
 /** Reads the stored settings of an instance. */
 export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promise<UnsealedInstance> {
-  const { id, organizationId, modelProvider } = row
-  const [key] = await db
-    .select({ sealed: providerKeys.sealedKey })
-    .from(providerKeys)
-    .where(and(eq(providerKeys.organizationId, organizationId), eq(providerKeys.provider, modelProvider)))
   return {
     token: unsealToken(vault, row),
-    providerKey: key ? vault.unseal(key.sealed, providerKeyPlace(organizationId, modelProvider)) : null,
+    relayToken: unsealRelayToken(vault, row),
     ...unsealSettings(vault, row),
-    channels: await unsealChannels(db, vault, id),
-    skills: await unsealSkills(db, vault, id),
+    channels: await unsealChannels(db, vault, row.id),
+    skills: await unsealSkills(db, vault, row.id),
     unlistedModels: row.unlistedModels,
   }
 }
@@ -76,17 +72,16 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
 export function renderGateway(
   row: Pick<Instance, 'openclawVersion' | 'modelProvider'>,
   unsealed: UnsealedInstance,
-  { baseUrls, port }: { baseUrls: BaseUrls; port: number },
+  { relayUrl, port }: { relayUrl: string; port: number },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const { token, providerKey, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
+  const { token, relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
-  const baseUrl = baseUrls[provider]
   const config = renderConfig({
     release,
     provider,
-    providerKey,
-    baseUrl,
+    apiKey: relayToken,
+    baseUrl: `${relayUrl}${relayPath(provider)}`,
     token,
     port,
     channels,

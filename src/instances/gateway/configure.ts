@@ -1,7 +1,6 @@
 import type { Instance } from '#database/schema.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { probeHealth } from '#openclaw/health.ts'
@@ -9,6 +8,7 @@ import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
 import type { Endpoint, SandboxAccess } from '#sandbox/driver.ts'
 import { renderGateway, type UnsealedInstance } from './configuration.ts'
+import { type RelayAddress, relayUrlFor } from './relay-url.ts'
 
 const restartTimeoutMs = 30_000
 const probeTimeoutMs = 2000
@@ -23,7 +23,7 @@ interface RunningSandbox {
 }
 
 interface ConfigureOptions {
-  baseUrls: BaseUrls
+  relay: RelayAddress
   connectTimeoutMs: number
   signal: AbortSignal
   /** Whether to wait, for 30 s at most, until a gateway that restarts takes requests. By default true. */
@@ -42,9 +42,10 @@ interface ConfigureOptions {
 export async function configureGateway(
   { sandboxes, instance, endpoint, port }: RunningSandbox,
   unsealed: UnsealedInstance,
-  { baseUrls, connectTimeoutMs, signal, waitForRestart = true, verify }: ConfigureOptions,
+  { relay, connectTimeoutMs, signal, waitForRestart = true, verify }: ConfigureOptions,
 ): Promise<{ restarts: boolean }> {
-  const { config, systemPrompt } = renderGateway(instance, unsealed, { baseUrls, port })
+  const relayUrl = await relayUrlFor(sandboxes, relay, signal)
+  const { config, systemPrompt } = renderGateway(instance, unsealed, { relayUrl, port })
   const connect = () =>
     connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
       throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause

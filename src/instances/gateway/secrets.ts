@@ -8,11 +8,11 @@ import type { Vault } from '#platform/secrets.ts'
 import { unsealChannel, unsealInstance } from './configuration.ts'
 
 /**
- * A mask of what an instance's output must not show: the keys of its organization's model providers, the token of its
+ * A mask of what an instance's output must not show: the keys of its organization's model providers, the tokens of its
  * gateway, and the credentials of its channels, skills and overrides, as they are stored now.
  */
 export async function createInstanceMask(db: Db, vault: Vault, row: Instance): Promise<Mask> {
-  const [{ token, openclawConfig, skills }, stored, keys] = await Promise.all([
+  const [{ token, relayToken, openclawConfig, skills }, stored, keys] = await Promise.all([
     unsealInstance(db, vault, row),
     // Also those that the gateway has refused: it may have written why.
     db.select().from(channels).where(eq(channels.instanceId, row.id)),
@@ -20,6 +20,7 @@ export async function createInstanceMask(db: Db, vault: Vault, row: Instance): P
   ])
   return createMask([
     token,
+    ...(relayToken === null ? [] : [relayToken]),
     ...keys.map(({ sealedKey, provider }) => vault.unseal(sealedKey, providerKeyPlace(row.organizationId, provider))),
     ...stored.flatMap((channel) => credentialsIn(unsealChannel(vault, channel).config)),
     ...credentialsIn(skills),

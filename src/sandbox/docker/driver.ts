@@ -40,6 +40,8 @@ export interface DockerDriverOptions {
   reach: 'published' | 'network'
   /** The name of the agents' network and of its bridge. */
   network: string
+  /** The port of the relay at the address of this host in the network; null when agents reach the relay otherwise. */
+  relayPort: number | null
   buildNetwork: string
   extraCaFile: string | null
   nodeImage: string
@@ -78,7 +80,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     extraCaFile: options.extraCaFile,
     nodeImage: options.nodeImage,
   })
-  const network = agentsNetwork(client, options.network, { reachable: reach === 'network' })
+  const network = agentsNetwork(client, options.network, {
+    reachable: reach === 'network',
+    relayPort: options.relayPort,
+  })
   const filesOptions = { client, images, installation, inspect: existing }
   const pools = new Map<string, FilesPool>()
 
@@ -230,6 +235,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     name: 'docker',
     isolation: isolation[reach],
     outage: client.outage,
+    hostAddress: network.hostAddress,
     create,
     start,
     stop,

@@ -4,7 +4,7 @@ import { StartupError } from '#platform/startup-error.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { readOutput } from './output.ts'
-import { firewallContainer, forwarderPort, labels, roleLabels } from './profile.ts'
+import { firewallContainer, forwarderPort, labels, relayContainer, roleLabels } from './profile.ts'
 
 const icc = 'com.docker.network.bridge.enable_icc'
 const bridgeName = 'com.docker.network.bridge.name'
@@ -33,9 +33,11 @@ export interface AgentsNetwork {
   /**
    * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the
    * image adds the firewall rules unless they exist. Returns whether it has added one. Throws SandboxUnavailableError
-   * when that fails; no agent may be started then.
+   * when that fails; no agent may be started then. With a `relayPort`, they reach that port at `hostAddress`.
    */
   protect(image: string, signal: AbortSignal): Promise<boolean>
+  /** The address of the host in the network, which is made unless it exists. */
+  hostAddress(signal: AbortSignal): Promise<string>
 }
 
 async function textOf(output: NodeJS.ReadableStream): Promise<string> {
@@ -44,15 +46,23 @@ async function textOf(output: NodeJS.ReadableStream): Promise<string> {
   return Buffer.concat(chunks).toString().trim().slice(-maxErrorLength)
 }
 
-/** The network of that name. With `reachable`, other containers on it reach the forwarders of the agents. */
+interface NetworkOptions {
+  /** Whether other containers on the network reach the forwarders of the agents. */
+  reachable: boolean
+  /** The port of the relay, if that listens at the address of the host in the network. */
+  relayPort: number | null
+}
+
+/** The network of that name. */
 export function agentsNetwork(
   client: DockerClient,
   name: string,
-  { reachable }: { reachable: boolean },
+  { reachable, relayPort }: NetworkOptions,
 ): AgentsNetwork {
   let protecting: Promise<boolean> | undefined
+  let knownAddress: string | undefined
 
-  async function inspect(signal: AbortSignal): Promise<{ bridge: string } | null> {
+  async function inspect(signal: AbortSignal): Promise<{ bridge: string; address: string | undefined } | null> {
     const found = await client.callUnless([404], signal, (docker) => docker.getNetwork(name).inspect())
     if (!found) return null
     if (found.Driver !== 'bridge' || found.Options?.[icc] !== 'false')
@@ -61,7 +71,7 @@ export function agentsNetwork(
       throw new StartupError(
         `The Docker network ${name} has IPv6, and the firewall rules of agents are for IPv4 alone. ${anew}`,
       )
-    return { bridge: bridgeOf(found) }
+    return { bridge: bridgeOf(found), address: found.IPAM?.Config?.[0]?.Gateway }
   }
 
   async function make(signal: AbortSignal): Promise<void> {
@@ -89,7 +99,14 @@ export function agentsNetwork(
     await removeUnstarted(signal)
     const network = await inspect(signal)
     if (!network) throw new SandboxUnavailableError(new Error(`the network ${name} was deleted`))
-    const options = firewallContainer(image, network.bridge, reachable ? forwarderPort : null)
+    const { bridge, address } = network
+    const added = await run(firewallContainer(image, bridge, reachable ? forwarderPort : null), signal)
+    if (relayPort === null || address === undefined) return added
+    return (await run(relayContainer(image, bridge, { address, port: relayPort }, { anew: added }), signal)) || added
+  }
+
+  /** Runs a container that adds rules. Returns whether it has added one. */
+  async function run(options: Docker.ContainerCreateOptions, signal: AbortSignal): Promise<boolean> {
     const [code, printed] = await client.call(
       signal,
       async (docker, abortSignal) => {
@@ -107,6 +124,15 @@ export function agentsNetwork(
 
   return {
     make,
+    async hostAddress(signal) {
+      if (knownAddress !== undefined) return knownAddress
+      await make(signal)
+      knownAddress = (await inspect(signal))?.address
+      if (knownAddress === undefined) {
+        throw new StartupError(`The Docker network ${name} has no address for its host. ${anew}`)
+      }
+      return knownAddress
+    },
     async protect(image, signal) {
       // Concurrent starts share one container.
       protecting ??= addRules(image).finally(() => {

@@ -152,14 +152,46 @@ export const firewallProgram = 'fence.sh'
  * A container in the host's network that sets the firewall rules of a bridge. With a port, agents reach each other on
  * it.
  */
-export const firewallContainer = (
+export const firewallContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions =>
+  inHostNetwork(image, [`${programs}/${firewallProgram}`, bridge, ...(port === null ? [] : [String(port)])])
+
+/** Where the relay listens on the host of dockerd. */
+interface RelayEndpoint {
+  address: string
+  port: number
+}
+
+/**
+ * Lets the containers of a bridge reach one address and port of this host. The rules must come before those that the
+ * firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
+ */
+const relayRules = `
+set -e
+rule="-i $1 -d $2 -p tcp --dport $3 -j ACCEPT"
+for chain in PREROUTING INPUT; do
+  if iptables -w 5 -t mangle -C $chain $rule 2>/dev/null; then
+    if [ -z "$4" ]; then continue; fi
+    iptables -w 5 -t mangle -D $chain $rule
+  fi
+  iptables -w 5 -t mangle -I $chain $rule
+  echo "added to mangle $chain"
+done`
+
+/**
+ * A container in the host's network that lets the containers of a bridge reach the relay, and nothing else of the host.
+ */
+export const relayContainer = (
   image: string,
   bridge: string,
-  port: number | null,
-): Docker.ContainerCreateOptions => ({
+  { address, port }: RelayEndpoint,
+  { anew }: { anew: boolean },
+): Docker.ContainerCreateOptions =>
+  inHostNetwork(image, ['/bin/sh', '-c', relayRules, 'sh', bridge, address, String(port), anew ? 'anew' : ''])
+
+const inHostNetwork = (image: string, command: string[]): Docker.ContainerCreateOptions => ({
   Image: image,
   User: '0:0',
-  Cmd: [`${programs}/${firewallProgram}`, bridge, ...(port === null ? [] : [String(port)])],
+  Cmd: command,
   Labels: { [labels.role]: roleLabels.firewall },
   HostConfig: {
     ...confined,

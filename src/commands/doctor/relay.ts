@@ -1,0 +1,40 @@
+import { and, gt, inArray, ne, sql } from 'drizzle-orm'
+import { installationId } from '#composition/installation.ts'
+import { sharedSettings } from '#composition/settings.ts'
+import { aliveSeconds } from '#database/processes.ts'
+import { processes } from '#database/schema.ts'
+import { relayUrlFor } from '#instances/gateway/relay-url.ts'
+import { installationAt } from '#relay/server.ts'
+import { type Check, describeError } from './finding.ts'
+
+/** While processes run that have the relay, it answers at the address that agents have. */
+export const relayAnswers: Check = async function* ({ config, db, sandboxes }, signal) {
+  const isApart = config.RELAY_ROLE === 'relay'
+  const roles = isApart ? ['relay'] : ['all', 'worker']
+  const isAlive = and(gt(processes.seenAt, sql`now() - make_interval(secs => ${aliveSeconds})`), ne(processes.role, ''))
+  const [alive, having] = await Promise.all([
+    db.$count(processes, isAlive),
+    db.$count(processes, and(isAlive, inArray(processes.role, roles))),
+  ])
+  if (having === 0) {
+    // That no worker runs is a finding of the queue.
+    if (!isApart || alive === 0) return
+    const whatToDo = 'Start one with npm start -- relay, or set RELAY_ROLE to worker for all processes.'
+    yield { area: 'relay', what: 'No relay runs: agents cannot ask models.', whatToDo }
+    return
+  }
+  try {
+    const url = await relayUrlFor(sandboxes, sharedSettings(config).relay, signal)
+    const found = await installationAt(url)
+    if (found === (await installationId(db))) return
+    yield {
+      area: 'relay',
+      what: `At ${url}, where agents ask models, ${found === null ? 'nobody listens' : 'something else than the relay of this Chowder answers'}.`,
+      whatToDo:
+        'Give all processes, and the doctor, the same RELAY_PORT, RELAY_HOST and RELAY_URL, and restart the agents after a change.',
+    }
+  } catch (error) {
+    const what = `The address of the relay is not known. ${describeError(error)}`
+    yield { area: 'relay', what, whatToDo: 'Check that the platform of SANDBOX_DRIVER can be reached from here.' }
+  }
+}

@@ -1,0 +1,95 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Db } from '#database/client.ts'
+import { sandboxHost } from '#instances/gateway/relay-url.ts'
+import type { BaseUrls } from '#openclaw/config.ts'
+import type { Logger } from '#platform/log.ts'
+import type { Vault } from '#platform/secrets.ts'
+import type { ObserveCall } from '#relay/call.ts'
+import { createFindGrant } from '#relay/grants.ts'
+import { createPace, defaultPace, type PaceTimes } from '#relay/pace.ts'
+import { createPlaces, defaultPlaces, type PlaceLimits } from '#relay/places.ts'
+import { createRelay } from '#relay/relay.ts'
+import { type RelayServer, serveRelay } from '#relay/server.ts'
+import { createUpstreams } from '#relay/upstreams.ts'
+import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { installationId } from './installation.ts'
+import { sharedSettings, turnDrainMs } from './settings.ts'
+import type { Startup } from './startup.ts'
+
+const retryMs = 5000
+
+export interface RelaySettings {
+  baseUrls: BaseUrls
+  host: string
+  port: number
+  pace?: Partial<PaceTimes>
+  places?: Partial<PlaceLimits>
+  observe?: ObserveCall
+}
+
+/** Starts a relay. Throws StartupError when it cannot listen. */
+export async function startRelay(
+  { db, vault, log }: { db: Db; vault: Vault; log: Logger },
+  { baseUrls, host, port, pace, places, observe = () => null }: RelaySettings,
+): Promise<RelayServer> {
+  const upstreams = createUpstreams(baseUrls)
+  const relay = createRelay({
+    findGrant: createFindGrant(db, vault),
+    pace: createPace({ ...defaultPace, ...pace }),
+    places: createPlaces({ ...defaultPlaces, ...places }),
+    upstreams,
+    observe,
+    log,
+  })
+  const server = await serveRelay(relay, { host, port, installation: await installationId(db) })
+  return {
+    port: server.port,
+    async close(drainMs) {
+      await server.close(drainMs)
+      await upstreams.close()
+    },
+  }
+}
+
+/**
+ * Opens the relay. Where it listens depends on the platform of the agents, unless RELAY_HOST says so: while that cannot
+ * be reached, no agent runs there that could call it, and this goes on trying after it has returned. In a drain, open
+ * calls get what is left of the time that turns have. Throws StartupError when it cannot listen.
+ */
+export async function openRelay(
+  { config, log, drain }: Startup,
+  parts: { db: Db; vault: Vault; sandboxes: Pick<SandboxDriver, 'hostAddress'> },
+): Promise<void> {
+  const { RELAY_HOST, RELAY_PORT: port } = config
+  const { baseUrls } = sharedSettings(config)
+  let drainBeganAt = Number.POSITIVE_INFINITY
+  drain.signal.addEventListener('abort', () => {
+    drainBeganAt = performance.now()
+  })
+  const listen = async () => {
+    const host = RELAY_HOST ?? (await sandboxHost(parts.sandboxes, drain.signal))
+    const server = await startRelay({ ...parts, log }, { baseUrls, host, port })
+    log.info({ host, port }, 'the relay listens for the calls of agents')
+    drain.add('relay', ({ interrupted }) => {
+      const leftMs = turnDrainMs(config) - (performance.now() - drainBeganAt)
+      return server.close(interrupted ? 0 : Math.max(0, leftMs))
+    })
+  }
+  await listen().catch((error: unknown) => {
+    if (!(error instanceof SandboxUnavailableError)) throw error
+    log.warn('the relay does not listen yet: the platform of the agents cannot be reached')
+    void listenLater(listen, log, drain.signal)
+  })
+}
+
+async function listenLater(listen: () => Promise<void>, log: Logger, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await sleep(retryMs, undefined, { signal })
+      return await listen()
+    } catch (error) {
+      if (signal.aborted || error instanceof SandboxUnavailableError) continue
+      log.error({ err: error }, 'the relay cannot listen: agents reach no model')
+    }
+  }
+}

@@ -1,0 +1,28 @@
+import type { ModelProvider } from '#database/schema.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
+
+/** Where gateways find the relay. */
+export interface RelayAddress {
+  /** Undefined when the relay is on the host that the sandboxes call their own. */
+  url: string | undefined
+  /** The port there. */
+  port: number
+}
+
+/** The address at which sandboxes reach this host. */
+export const sandboxHost = async (
+  sandboxes: Pick<SandboxDriver, 'hostAddress'>,
+  signal: AbortSignal,
+): Promise<string> => (await sandboxes.hostAddress?.(signal)) ?? '127.0.0.1'
+
+/** The URL of the relay for the sandboxes, without a slash at its end. Throws what the driver throws. */
+export async function relayUrlFor(
+  sandboxes: Pick<SandboxDriver, 'hostAddress'>,
+  { url, port }: RelayAddress,
+  signal: AbortSignal,
+): Promise<string> {
+  return url?.replace(/\/+$/, '') ?? `http://${await sandboxHost(sandboxes, signal)}:${port}`
+}
+
+/** The path at which the relay has the API of a provider. */
+export const relayPath = (provider: ModelProvider): string => `/relay/${provider}`

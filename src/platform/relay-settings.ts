@@ -1,0 +1,32 @@
+import { Type } from '@sinclair/typebox'
+
+/** The environment variables of the relay. */
+export const relaySettings = {
+  RELAY_ROLE: Type.Union([Type.Literal('worker'), Type.Literal('relay')], {
+    default: 'worker',
+    description:
+      'the role that has the relay, through which agents ask models: `worker` (and `all`), or `relay`, in processes of ' +
+      'its own: see [the relay](operations.md#the-relay)',
+  }),
+  RELAY_PORT: Type.Integer({
+    default: 8090,
+    minimum: 0,
+    maximum: 65535,
+    description:
+      'port of the relay, the same for all processes, since agents keep it while Chowder restarts; `0`: one that is ' +
+      'free at the first start, and kept in the database',
+  }),
+  RELAY_HOST: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'address that the relay listens on; by default the one at which agents reach this host',
+    }),
+  ),
+  RELAY_URL: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^\\s/?#]+/?$',
+      rule: 'must be a URL without a path that begins with http:// or https://',
+      description: 'URL of the relay for agents, if it is on another host than they are; the same for all processes',
+    }),
+  ),
+}

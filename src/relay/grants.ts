@@ -1,0 +1,112 @@
+import { and, eq, inArray, isNull } from 'drizzle-orm'
+import { LRUCache } from 'lru-cache'
+import { batched } from '#database/batched.ts'
+import type { Db } from '#database/client.ts'
+import { instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
+import { hashRelayToken } from '#instances/gateway/relay-token.ts'
+import { providerKeyPlace } from '#instances/row.ts'
+import type { Vault } from '#platform/secrets.ts'
+
+/**
+ * For this long a token or a key counts that has been replaced. Shorter than a worker takes to make an agent forget a
+ * refusal: the turn that waits for that is to be asked with the new key.
+ */
+const cachedMs = 250
+const cachedTokens = 10_000
+/** Apart from the others: guesses must not push out tokens that are in use. */
+const cachedUnknownTokens = 1000
+/** While this many queries run, calls wait and share the next one. */
+const maxConcurrentQueries = 2
+
+/** What a token allows. */
+export interface Grant {
+  instanceId: string
+  organizationId: string
+  provider: ModelProvider
+  /** The organization's key for the provider; null without one. */
+  key: ProviderKey | null
+}
+
+interface GrantRow extends Omit<Grant, 'key'> {
+  sealedKey: string | null
+}
+
+export interface ProviderKey {
+  /** Stands for this very key, and is no secret. */
+  id: string
+  value: string
+}
+
+/**
+ * Finds what a token allows; null for one that is unknown or replaced, whose instance is not to run, or whose
+ * organization is suspended or deleted. Each answer is used again for less than a second from the query on, also that
+ * there is none.
+ */
+export type FindGrant = (token: string) => Promise<Grant | null>
+
+export function createFindGrant(db: Db, vault: Vault): FindGrant {
+  const known = new LRUCache<string, Grant>({ max: cachedTokens, ttl: cachedMs })
+  const unknown = new LRUCache<string, true>({ max: cachedUnknownTokens, ttl: cachedMs })
+  const reading = new Map<string, Promise<Grant | null>>()
+
+  const read = batched(maxConcurrentQueries, async (hashes: readonly string[]) => {
+    const rows = await db
+      .select({
+        tokenHash: instances.relayTokenHash,
+        instanceId: instances.id,
+        organizationId: instances.organizationId,
+        provider: instances.modelProvider,
+        sealedKey: providerKeys.sealedKey,
+      })
+      .from(instances)
+      .innerJoin(organizations, eq(organizations.id, instances.organizationId))
+      .leftJoin(
+        providerKeys,
+        and(
+          eq(providerKeys.organizationId, instances.organizationId),
+          eq(providerKeys.provider, instances.modelProvider),
+        ),
+      )
+      .where(
+        and(
+          inArray(
+            instances.relayTokenHash,
+            hashes.map((hash) => Buffer.from(hash, 'base64')),
+          ),
+          eq(instances.desiredState, 'running'),
+          isNull(organizations.suspendedAt),
+          isNull(organizations.deletedAt),
+        ),
+      )
+    const byHash = new Map(rows.map((row) => [row.tokenHash?.toString('base64'), row]))
+    return hashes.map((hash) => byHash.get(hash) ?? null)
+  })
+
+  function grantOf({ instanceId, organizationId, provider, sealedKey }: GrantRow): Grant {
+    if (sealedKey === null) return { instanceId, organizationId, provider, key: null }
+    const value = vault.unseal(sealedKey, providerKeyPlace(organizationId, provider))
+    return { instanceId, organizationId, provider, key: { id: sealedKey, value } }
+  }
+
+  /** Reads a token for all who ask meanwhile. */
+  async function readOnce(hash: string): Promise<Grant | null> {
+    const start = performance.now()
+    // Apart for each: a key that cannot be unsealed is no fault of the others in the query.
+    const result = read(hash).then((row) => row && grantOf(row))
+    reading.set(hash, result)
+    try {
+      const grant = await result
+      if (grant) known.set(hash, grant, { start })
+      else unknown.set(hash, true, { start })
+      return grant
+    } finally {
+      reading.delete(hash)
+    }
+  }
+
+  return async (token) => {
+    const hash = hashRelayToken(token).toString('base64')
+    if (unknown.has(hash)) return null
+    return known.get(hash) ?? (await (reading.get(hash) ?? readOnce(hash)))
+  }
+}

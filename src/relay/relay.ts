@@ -1,0 +1,208 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { ModelProvider } from '#database/schema.ts'
+import type { Logger } from '#platform/log.ts'
+import { logFirstAndRecovery } from '#platform/log.ts'
+import { relayAddedDuration, relayCalls, relayOpenCalls, relayWaits } from '#platform/metrics.ts'
+import { texts } from '#platform/texts.ts'
+import type { CallEnd, CallObserver, ObserveCall } from './call.ts'
+import { BodyTooLarge, forward } from './forward.ts'
+import type { FindGrant, Grant, ProviderKey } from './grants.ts'
+import { toVendor } from './headers.ts'
+import type { Pace } from './pace.ts'
+import type { Places } from './places.ts'
+import { readTarget, type Target } from './target.ts'
+import type { Upstreams } from './upstreams.ts'
+import { vendors } from './vendors.ts'
+
+/** More than the vendors take. */
+const maxBodyBytes = 40 * 1024 * 1024
+/** For a place, and for a database that is away. */
+const retryAfterSeconds = 1
+
+/** A call that is not sent to the vendor, with the answer of the relay. */
+class Refusal extends Error {
+  readonly status: number
+
+  constructor(status: number, message: string) {
+    super(message)
+    this.status = status
+  }
+}
+
+const tokenRefused = new Error('the token of the call is refused')
+const clientLeft = new Error('the client left')
+
+interface RelayParts {
+  findGrant: FindGrant
+  pace: Pace
+  places: Places
+  upstreams: Upstreams
+  observe: ObserveCall
+  log: Logger
+}
+
+export interface Relay {
+  /** Answers one request. Never throws. */
+  answer(request: IncomingMessage, response: ServerResponse): Promise<void>
+  /** Ends the open calls whose token is refused by now. */
+  recheck(): Promise<void>
+  /** The number of open calls. */
+  readonly open: number
+}
+
+type UsableGrant = Grant & { key: ProviderKey }
+
+interface OpenCall {
+  token: string
+  end: AbortController
+}
+
+/** Lets calls of agents through to the model providers, with the keys of their organizations. */
+export function createRelay({ findGrant, pace, places, upstreams, observe, log }: RelayParts): Relay {
+  const open = new Set<OpenCall>()
+  const outages = new Map<ModelProvider, ReturnType<typeof logFirstAndRecovery>>()
+  const outageOf = (provider: ModelProvider) => {
+    const known = outages.get(provider)
+    if (known) return known
+    const made = logFirstAndRecovery(log, `${provider} cannot be reached`, `${provider} can be reached again`)
+    outages.set(provider, made)
+    return made
+  }
+
+  async function grantOf({ provider, token }: Target): Promise<UsableGrant> {
+    if (token === null) throw new Refusal(401, texts.relayToken)
+    const grant = await findGrant(token).catch((error: unknown) => {
+      log.warn({ err: error }, 'the token of a call could not be looked up')
+      throw new Refusal(503, texts.relayUnavailable)
+    })
+    if (!grant || grant.provider !== provider) throw new Refusal(401, texts.relayToken)
+    if (!grant.key) throw new Refusal(401, texts.noProviderKey(provider))
+    return { ...grant, key: grant.key }
+  }
+
+  /** Waits for the turn of the call, and sends it. Throws what `forward` throws, the signal's reason, and Refusal. */
+  async function send(
+    target: Target,
+    granted: UsableGrant,
+    request: IncomingMessage,
+    response: ServerResponse,
+    { signal, beganAt }: { signal: AbortSignal; beganAt: number },
+  ): Promise<void> {
+    const { provider, path, query } = target
+    const waitsFrom = performance.now()
+    const hasWaited = await pace.wait(granted.key.id, signal)
+    const waitedMs = performance.now() - waitsFrom
+    if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
+    // The key may have been changed meanwhile.
+    const { instanceId, organizationId, key } = hasWaited ? await grantOf(target) : granted
+    const { pool, basePath } = upstreams.of(provider)
+    const method = request.method ?? ''
+    const observer: CallObserver = observe({ instanceId, organizationId, provider, method, path }) ?? {}
+    const headers = toVendor(request.headers, vendors[provider].keyHeader(key.value))
+    relayAddedDuration.observe((performance.now() - beganAt - waitedMs) / 1000)
+    let end: CallEnd = 'vendor failed'
+    try {
+      await forward(
+        pool,
+        { path: `${basePath}${path}${query}`, method, headers, maxBodyBytes, signal },
+        request,
+        response,
+        {
+          answer(status, answered, waitMs) {
+            relayCalls.inc({ provider, status: String(status) })
+            outageOf(provider).recovered()
+            pace.note(key.id, status, waitMs)
+            observer.answer?.(status, answered)
+          },
+          chunk: (bytes) => observer.chunk?.(bytes),
+        },
+      )
+      end = 'answered'
+    } catch (error) {
+      if (error === clientLeft) end = 'client left'
+      else if (error === tokenRefused) end = 'token refused'
+      else if (error instanceof BodyTooLarge) end = 'too large'
+      else outageOf(provider).failed(error)
+      throw error
+    } finally {
+      observer.end?.(end)
+    }
+  }
+
+  async function relay(target: Target, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const beganAt = performance.now()
+    if (!target.isAllowed) throw new Refusal(404, texts.relayRoute(request.method ?? '', target.path))
+    if (Number(request.headers['content-length'] ?? 0) > maxBodyBytes) throw new BodyTooLarge()
+    const grant = await grantOf(target)
+    const leave = places.take(grant.instanceId, grant.organizationId)
+    if (!leave) throw new Refusal(429, texts.relayPlaces)
+    const call: OpenCall = { token: target.token ?? '', end: new AbortController() }
+    const onClose = () => call.end.abort(clientLeft)
+    response.once('close', onClose)
+    open.add(call)
+    relayOpenCalls.inc()
+    try {
+      if (response.destroyed) throw clientLeft
+      await send(target, grant, request, response, { signal: call.end.signal, beganAt })
+    } finally {
+      response.off('close', onClose)
+      open.delete(call)
+      relayOpenCalls.dec()
+      leave()
+    }
+  }
+
+  /**
+   * Answers a call that failed. Cuts the connection where the vendor has: OpenClaw tells that from an error, and nobody
+   * takes the beginning of an answer for the whole.
+   */
+  function fail(error: unknown, provider: ModelProvider, response: ServerResponse): void {
+    const refusal = refusalOf(error, provider)
+    if (!refusal || response.headersSent || response.destroyed) {
+      const isOfVendor = error !== clientLeft && error !== tokenRefused && !response.headersSent
+      if (isOfVendor) relayCalls.inc({ provider, status: 'cut' })
+      response.destroy()
+      return
+    }
+    const { status, message } = refusal
+    relayCalls.inc({ provider, status: `relay ${status}` })
+    const headers = {
+      'content-type': 'application/json',
+      connection: 'close', // what is left of the request is not read
+      ...((status === 429 || status === 503) && { 'retry-after': String(retryAfterSeconds) }),
+    }
+    response.writeHead(status, headers).end(JSON.stringify(vendors[provider].error(status, message)))
+  }
+
+  return {
+    async answer(request, response) {
+      response.on('error', () => {}) // a client that has left while the answer was written
+      const target = readTarget(request.method ?? '', request.url ?? '', request.headers)
+      if (!target) {
+        response.writeHead(404, { 'content-type': 'text/plain', connection: 'close' }).end(`${texts.relayPaths}\n`)
+        return
+      }
+      await relay(target, request, response).catch((error: unknown) => fail(error, target.provider, response))
+    },
+    async recheck() {
+      const checks = [...open].map(async ({ token, end }) => {
+        // While the database is away, tokens stay valid.
+        const grant = await findGrant(token).catch(() => undefined)
+        if (grant === null) end.abort(tokenRefused)
+      })
+      await Promise.all(checks)
+    },
+    get open() {
+      return open.size
+    },
+  }
+}
+
+/** The answer of the relay itself; null when there is none. */
+function refusalOf(error: unknown, provider: ModelProvider): { status: number; message: string } | null {
+  if (error instanceof Refusal) return error
+  if (error instanceof BodyTooLarge) return { status: 413, message: texts.relayBody(maxBodyBytes) }
+  const { code } = error as NodeJS.ErrnoException
+  const isSilent = code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT'
+  return isSilent ? { status: 504, message: texts.relaySilent(provider) } : null
+}

@@ -1,0 +1,100 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { request } from 'undici'
+import { explainListening } from '#platform/listen-fault.ts'
+import { poll } from '#platform/poll.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import type { Relay } from './relay.ts'
+
+const recheckEveryMs = 1000
+/** For the header of a request; its body may come as slowly as a vendor takes it. */
+const headersTimeoutMs = 10_000
+/** Longer than clients keep a connection that they do not use. */
+const keepAliveTimeoutMs = 75_000
+const maxConnections = 10_000
+const probeTimeoutMs = 1000
+const pauseMs = 50
+
+/** The path at which a relay says whose it is. */
+const identityPath = '/relay'
+
+export interface RelayServer {
+  readonly port: number
+  /** Listens no more, gives open calls so many ms to end, and cuts those that are left. */
+  close(drainMs: number): Promise<void>
+}
+
+interface ListenOptions {
+  host: string
+  port: number
+  /** The id of the installation. */
+  installation: string
+}
+
+/** The installation whose relay is at a URL; null when nobody listens there, and '' for anything else. */
+export async function installationAt(url: string): Promise<string | null> {
+  try {
+    const { statusCode, body } = await request(`${url}${identityPath}`, { signal: AbortSignal.timeout(probeTimeoutMs) })
+    const text = await body.text()
+    const { installation } = statusCode === 200 ? JSON.parse(text) : {}
+    return typeof installation === 'string' ? installation : ''
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ECONNREFUSED' ? null : ''
+  }
+}
+
+/** The URL at which a process that listens on this address reaches itself. */
+function ownUrl(host: string, port: number): string {
+  const names: Record<string, string> = { '0.0.0.0': '127.0.0.1', '::': '[::1]' }
+  return `http://${names[host] ?? (host.includes(':') ? `[${host}]` : host)}:${port}`
+}
+
+/**
+ * Listens for the calls of agents. The relays of one installation on one host share the port: the next one listens
+ * before the one before ends. Throws StartupError when anything else listens there, or it cannot listen.
+ */
+export async function serveRelay(relay: Relay, { host, port, installation }: ListenOptions): Promise<RelayServer> {
+  const address = { host, port, hostVariable: 'RELAY_HOST', portVariable: 'RELAY_PORT' }
+  const other = await installationAt(ownUrl(host, port))
+  if (other !== null && other !== '' && other !== installation) {
+    throw new StartupError(
+      `Port ${port} on ${host} is the relay of another Chowder. Set RELAY_PORT to a free one: the agents are told of it.`,
+    )
+  }
+  const identity = JSON.stringify({ installation })
+  const server = createServer(
+    { headersTimeout: headersTimeoutMs, keepAliveTimeout: keepAliveTimeoutMs },
+    (asked, reply) => {
+      if (asked.method !== 'GET' || asked.url !== identityPath) return void relay.answer(asked, reply)
+      reply.writeHead(200, { 'content-type': 'application/json' }).end(identity)
+    },
+  )
+  server.maxConnections = maxConnections
+  server.listen({ host, port, reusePort: true })
+  await once(server, 'listening').catch((error: unknown) => {
+    throw explainListening(error, address)
+  })
+  let isChecking = false
+  const rechecking = setInterval(() => {
+    if (isChecking) return
+    isChecking = true
+    void relay.recheck().finally(() => {
+      isChecking = false
+    })
+  }, recheckEveryMs).unref()
+  return {
+    port,
+    async close(drainMs) {
+      const closed = new Promise((resolve) => server.close(resolve))
+      server.closeIdleConnections()
+      const hasEnded = async () => {
+        server.closeIdleConnections()
+        return relay.open === 0
+      }
+      if (drainMs > 0) await poll(hasEnded, { pauseMs, timeoutMs: drainMs, signal: new AbortController().signal })
+      clearInterval(rechecking)
+      server.closeAllConnections()
+      await closed
+    },
+  }
+}

@@ -1,0 +1,103 @@
+import { execFile } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
+import { say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { findGateway } from '../support/chowder-process.ts'
+import { present } from '../support/present.ts'
+import { until } from '../support/until.ts'
+
+let agent: TestAgent
+
+beforeAll(async () => {
+  agent = await startAgent()
+})
+afterAll(() => agent?.close())
+
+const setKey = async (anthropic: string | null) => {
+  const { status } = await agent.client.patch('/v1/organization', { model_api_keys: { anthropic } })
+  expect(status).toBe(200)
+}
+
+/** What the gateway's configuration says of its provider, and the folder of its sandbox. */
+async function configured() {
+  const { home } = present(await findGateway(agent.id))
+  const { models } = JSON.parse(await readFile(`${home}/state/openclaw.json`, 'utf8'))
+  const { baseUrl, apiKey } = models.providers.anthropic
+  return { home, baseUrl: String(baseUrl), token: String(apiKey) }
+}
+
+const listModels = async ({ baseUrl, token }: { baseUrl: string; token: string }) =>
+  (await fetch(`${baseUrl}/v1/models`, { headers: { 'x-api-key': token } })).status
+
+it('a turn is answered with the key of the organization, which is nowhere in the sandbox', async () => {
+  const { client, id, provider } = agent
+  expect(await say(client, sessionPath(id), 'hello')).toContain('last="hello"')
+  expect(provider.requests.map(({ key }) => key)).toEqual([providerKey])
+
+  // As the agent sees it: its configuration, all of its files and variables. The transcript has this pattern itself.
+  const look = 'cat "$HOME/../state/openclaw.json"; grep -r "canary-provide[r]" "$HOME/.." && echo FOUND; env'
+  await say(client, sessionPath(id, 'look'), `[[fake:tool=exec ${JSON.stringify({ command: look })}]]`)
+  const shown = provider.requests.flatMap(({ toolResults }) => toolResults).join('\n')
+  expect(shown).toContain('/relay/anthropic')
+  expect(shown).not.toContain('FOUND')
+  expect(shown).not.toContain(providerKey)
+
+  const { home, token } = await configured()
+  const found = await promisify(execFile)('grep', ['-rl', providerKey, home]).catch(({ code }) => code)
+  expect(found).toBe(1) // nothing
+  expect(token).toMatch(/^[0-9a-f]{64}$/)
+  expect(agent.chowder.output()).not.toContain(token)
+})
+
+it('a changed key is not noticed by a turn that streams, and is used by the next one', async () => {
+  const { client, id, provider } = agent
+  const input = '[[fake:words=120]] [[fake:chunk-delay=30]]'
+  const names: (string | null)[] = []
+  try {
+    for await (const { name } of client.stream(
+      sessionPath(id, 'streams'),
+      { model: 'openclaw', input },
+      AbortSignal.timeout(60_000),
+    )) {
+      if (name === 'response.output_text.delta' && !names.includes(name)) {
+        provider.apiKey = 'sk-ant-canary-changed'
+        await setKey('sk-ant-canary-changed')
+      }
+      names.push(name)
+    }
+    expect(names).toContain('response.completed')
+    expect(await say(client, sessionPath(id, 'next'), 'after the change')).toContain('last="after the change"')
+    expect(provider.requests.at(-1)?.key).toBe('sk-ant-canary-changed')
+  } finally {
+    provider.apiKey = providerKey
+    await setKey(providerKey)
+  }
+})
+
+it('a removed key stops the next call', async () => {
+  const { client, id, provider } = agent
+  await setKey(null)
+  const asked = provider.requests.length
+  await until('the key to be gone', async () => (await listModels(await configured())) === 401, 2000)
+  const { status, body } = await client.post(sessionPath(id, 'no-key'), { model: 'openclaw', input: 'hello' })
+  expect([status, body.error.code]).toEqual([502, 'provider_key_refused'])
+  expect(body.detail.error ?? body.detail).toContain('has no anthropic key')
+  expect(provider.requests).toHaveLength(asked)
+  await setKey(providerKey)
+  expect(await say(client, sessionPath(id, 'no-key'), 'again')).toContain('last="again"')
+})
+
+it('each start has a token of its own, and that of a gateway before is good for nothing', async () => {
+  const { client, id } = agent
+  const before = await configured()
+  expect(await listModels(before)).toBe(200)
+  await client.post(`/v1/instances/${id}/restart`)
+  await waitForStatus(client, id, 'running')
+  const after = await configured()
+  expect(after.token).not.toBe(before.token)
+  expect(after.baseUrl).toBe(before.baseUrl)
+  expect(await listModels(before)).toBe(401)
+  expect(await say(client, sessionPath(id), 'hello again')).toContain('last="hello again"')
+})

@@ -1,0 +1,73 @@
+import { randomBytes } from 'node:crypto'
+import { type RelaySettings, startRelay } from '#composition/relay.ts'
+import type { ModelProvider } from '#database/schema.ts'
+import { hashRelayToken } from '#instances/gateway/relay-token.ts'
+import { relayPath } from '#instances/gateway/relay-url.ts'
+import { freePort } from '#platform/free-port.ts'
+import { FakeDriver } from './fake-driver.ts'
+import { openTestChowder, type TestChowder } from './test-chowder.ts'
+
+/** The organization's keys, by provider. */
+export const vendorKeys = { anthropic: 'sk-canary-anthropic', openai: 'sk-canary-openai', gemini: 'canary-gemini' }
+
+export interface RelayedAgent {
+  id: string
+  token: string
+}
+
+/** A Chowder with a relay, and instances that no gateway stands behind. */
+export interface RelayedChowder {
+  chowder: TestChowder
+  organizationId: string
+  /** The organization's API key. */
+  key: string
+  relayUrl: string
+  port: number
+  /** The URL of a path of a provider at the relay. */
+  at(provider: ModelProvider, path: string): string
+  /** An instance that is to run, with a token. */
+  addAgent(provider?: ModelProvider, key?: string): Promise<RelayedAgent>
+  /** Gives an instance another token. */
+  rotate(id: string): Promise<string>
+  close(): Promise<void>
+}
+
+export async function openRelayedChowder(
+  vendorUrl: string,
+  settings: Partial<RelaySettings> = {},
+): Promise<RelayedChowder> {
+  const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+  const { id: organizationId, key } = await chowder.signUp({ providerKey: null })
+  await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: vendorKeys } })
+  const baseUrls = { anthropic: vendorUrl, openai: vendorUrl, gemini: vendorUrl }
+  const { deps } = chowder
+  const relay = await startRelay(deps, { baseUrls, host: '127.0.0.1', port: await freePort(), ...settings })
+  const relayUrl = `http://127.0.0.1:${relay.port}`
+
+  async function rotate(id: string): Promise<string> {
+    const token = randomBytes(32).toString('hex')
+    await chowder.database.pool.query('UPDATE instances SET relay_token_hash = $2 WHERE id = $1', [
+      id,
+      hashRelayToken(token),
+    ])
+    return token
+  }
+  return {
+    chowder,
+    organizationId,
+    key,
+    relayUrl,
+    port: relay.port,
+    at: (provider, path) => `${relayUrl}${relayPath(provider)}${path}`,
+    async addAgent(provider = 'anthropic', owner = key) {
+      const body = { name: 'agent', model_provider: provider }
+      const { id } = (await chowder.call('POST', '/v1/instances', { key: owner, body })).body
+      return { id, token: await rotate(id) }
+    },
+    rotate,
+    async close() {
+      await relay.close(0)
+      await chowder.close()
+    },
+  }
+}
