@@ -6,6 +6,7 @@ import type { BareSetup } from './bare-fastify.ts'
 import { type Figure, figure, type Round } from './figures.ts'
 import type { Measured } from './load.ts'
 import type { PassThrough } from './pass-through.ts'
+import { measureRelay } from './relay.ts'
 import {
   createSetup,
   createsOf,
@@ -157,6 +158,13 @@ export async function measureApi(
     undo.push(() => second.stop('SIGTERM'))
     const turnsOfTwo = await besideAdapter('turns while another API runs', turn)
 
+    report('the relay')
+    const ofRelay = await measureRelay({
+      ...{ pool, chowder, load, owners, rounds: count, roundMs },
+      apiUrl: api.url,
+      vendorPort: gatewayPort,
+    })
+
     return [
       figure(
         'create accepted',
@@ -229,6 +237,7 @@ export async function measureApi(
       ),
       figure('WebSocket turns', '/s', { atLeast: 0.7 }, overWebSockets),
       figure('an open stream', 'KiB', { atMost: 1 }, [{ chowder: openStream, limit: mostOpenStreamKib }]),
+      ...ofRelay,
     ]
   } finally {
     for (let next = undo.pop(); next; next = undo.pop()) await next()

@@ -37,18 +37,30 @@ export async function webSocketTurns(port: number, owners: Owner[], ms: number):
 
 /** The memory of the API's process for each of 1,000 open, idle streams, in KiB. */
 export async function openStreamKib(pid: number, port: number, owners: Owner[]): Promise<number> {
+  const asked = (at: number) => {
+    const { auth, instanceId } = present(owners[at % owners.length])
+    return { url: `http://127.0.0.1:${port}/v1/instances/${instanceId}/session/s${at}/responses`, headers: auth }
+  }
+  return ((await openStreamsMb(pid, manyStreams, asked)) * 1024) / manyStreams
+}
+
+/** The memory that a process takes for so many open, idle streams, in MB. */
+export async function openStreamsMb(
+  pid: number,
+  count: number,
+  asked: (at: number) => { url: string; headers: Record<string, string> },
+): Promise<number> {
   const before = await residentMb(pid)
   const leaving = new AbortController()
   const dispatcher = new Agent()
-  for (let opened = 0; opened < manyStreams; opened += openedAtOnce) {
+  for (let opened = 0; opened < count; opened += openedAtOnce) {
     await Promise.all(
       Array.from({ length: openedAtOnce }, async (_, at) => {
-        const { auth, instanceId } = present(owners[(opened + at) % owners.length])
-        const path = `/v1/instances/${instanceId}/session/s${opened + at}/responses`
-        const { body } = await request(`http://127.0.0.1:${port}${path}`, {
+        const { url, headers } = asked(opened + at)
+        const { body } = await request(url, {
           method: 'POST',
           dispatcher,
-          headers: { ...json, ...auth },
+          headers: { ...json, ...headers },
           body: JSON.stringify({ model: 'openclaw', input: 'stay open', stream: true }),
           signal: leaving.signal,
         })
@@ -60,5 +72,5 @@ export async function openStreamKib(pid: number, port: number, owners: Owner[]):
   const during = await residentMb(pid)
   leaving.abort()
   await dispatcher.destroy()
-  return ((during - before) * 1024) / manyStreams
+  return during - before
 }
