@@ -9,7 +9,7 @@ import { createFindGrant } from '#relay/grants.ts'
 import { createPace, defaultPace, type PaceTimes } from '#relay/pace.ts'
 import { createPlaces, defaultPlaces, type PlaceLimits } from '#relay/places.ts'
 import { createRelay } from '#relay/relay.ts'
-import { type RelayServer, serveRelay } from '#relay/server.ts'
+import { type ConnectionLimits, defaultConnections, type RelayServer, serveRelay } from '#relay/server.ts'
 import { createUpstreams } from '#relay/upstreams.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { installationId } from './installation.ts'
@@ -24,13 +24,14 @@ export interface RelaySettings {
   port: number
   pace?: Partial<PaceTimes>
   places?: Partial<PlaceLimits>
+  connections?: Partial<ConnectionLimits>
   observe?: ObserveCall
 }
 
 /** Starts a relay. Throws StartupError when it cannot listen. */
 export async function startRelay(
   { db, vault, log }: { db: Db; vault: Vault; log: Logger },
-  { baseUrls, host, port, pace, places, observe = () => null }: RelaySettings,
+  { baseUrls, host, port, pace, places, connections, observe = () => null }: RelaySettings,
 ): Promise<RelayServer> {
   const upstreams = createUpstreams(baseUrls)
   const relay = createRelay({
@@ -41,7 +42,12 @@ export async function startRelay(
     observe,
     log,
   })
-  const server = await serveRelay(relay, { host, port, installation: await installationId(db) })
+  const server = await serveRelay(relay, {
+    host,
+    port,
+    installation: await installationId(db),
+    connections: { ...defaultConnections, ...connections },
+  })
   return {
     port: server.port,
     async close(drainMs) {

@@ -56,7 +56,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     unlistedModels = [],
     overrides,
   } = inputs
-  const { id, api, pathPrefix } = gatewayProviders[provider]
+  const { id, api, pathPrefix, headers } = gatewayProviders[provider]
   const defaults = {
     gateway: {
       mode: 'local',
@@ -72,6 +72,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
         [id]: {
           api,
           baseUrl: `${baseUrl}${pathPrefix}`,
+          headers,
           ...(apiKey !== null && { apiKey }),
           models: gatewayModels(release, provider, [
             ...(model === null ? [] : [bareModel(model)]),

@@ -1,19 +1,32 @@
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type Server } from 'node:http'
+import type { Socket } from 'node:net'
 import { request } from 'undici'
 import { explainListening } from '#platform/listen-fault.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { Relay } from './relay.ts'
+import { silenceMs } from './upstreams.ts'
 
-const recheckEveryMs = 1000
+/** With the time that a token is cached, open calls end within a second. */
+const recheckEveryMs = 500
 /** For the header of a request; its body may come as slowly as a vendor takes it. */
 const headersTimeoutMs = 10_000
 /** Longer than clients keep a connection that they do not use. */
 const keepAliveTimeoutMs = 75_000
-const maxConnections = 10_000
 const probeTimeoutMs = 1000
 const pauseMs = 50
+
+/** The bounds of the connections of clients. */
+export interface ConnectionLimits {
+  /** Beyond this many, those make room that have had no call for longest: no agent can take all of them. */
+  max: number
+  /** A connection without a byte either way for so long is cut: its client does not read. */
+  silentMs: number
+}
+
+/** Longer than a vendor may be silent. */
+export const defaultConnections: ConnectionLimits = { max: 10_000, silentMs: silenceMs + 60_000 }
 
 /** The path at which a relay says whose it is. */
 const identityPath = '/relay'
@@ -29,6 +42,7 @@ interface ListenOptions {
   port: number
   /** The id of the installation. */
   installation: string
+  connections: ConnectionLimits
 }
 
 /** The installation whose relay is at a URL; null when nobody listens there, and '' for anything else. */
@@ -49,11 +63,37 @@ function ownUrl(host: string, port: number): string {
   return `http://${names[host] ?? (host.includes(':') ? `[${host}]` : host)}:${port}`
 }
 
+function boundConnections(server: Server, { max, silentMs }: ConnectionLimits): void {
+  let count = 0
+  const unused = new Set<Socket>()
+  server.setTimeout(silentMs)
+  server.on('connection', (socket) => {
+    count += 1
+    unused.add(socket)
+    socket.once('close', () => {
+      count -= 1
+      unused.delete(socket)
+    })
+    if (count <= max) return
+    const [longest] = unused
+    if (longest) unused.delete(longest.destroy())
+  })
+  server.on('request', ({ socket }, response) => {
+    unused.delete(socket)
+    response.once('close', () => {
+      if (!socket.destroyed) unused.add(socket)
+    })
+  })
+}
+
 /**
  * Listens for the calls of agents. The relays of one installation on one host share the port: the next one listens
  * before the one before ends. Throws StartupError when anything else listens there, or it cannot listen.
  */
-export async function serveRelay(relay: Relay, { host, port, installation }: ListenOptions): Promise<RelayServer> {
+export async function serveRelay(
+  relay: Relay,
+  { host, port, installation, connections }: ListenOptions,
+): Promise<RelayServer> {
   const address = { host, port, hostVariable: 'RELAY_HOST', portVariable: 'RELAY_PORT' }
   const other = await installationAt(ownUrl(host, port))
   if (other !== null && other !== '' && other !== installation) {
@@ -69,7 +109,7 @@ export async function serveRelay(relay: Relay, { host, port, installation }: Lis
       reply.writeHead(200, { 'content-type': 'application/json' }).end(identity)
     },
   )
-  server.maxConnections = maxConnections
+  boundConnections(server, connections)
   server.listen({ host, port, reusePort: true })
   await once(server, 'listening').catch((error: unknown) => {
     throw explainListening(error, address)

@@ -9,25 +9,23 @@ export interface Target {
   /** Whether the provider has such a route. */
   isAllowed: boolean
   path: string
-  /** The query with its `?`, without a key; empty without one. */
+  /** The query with its `?`, of the parameters that a client may give a vendor; empty without one. */
   query: string
   /** The token that came with the call; null without one. */
   token: string | null
 }
 
-const isKey = (parameter: string): boolean => {
-  const [name = ''] = parameter.split('=')
-  try {
-    return decodeURIComponent(name.replaceAll('+', ' ')) === 'key'
-  } catch {
-    return false
-  }
-}
+/**
+ * The parameters of a query that a client may give a vendor: of streams, of beta features, and of pages. No key is among
+ * them, and none by which some servers take another method, header or account.
+ */
+const queryParameters = new Set(['after_id', 'alt', 'before_id', 'beta', 'limit', 'pageSize', 'pageToken'])
 
 /** The token, wherever a client of one of the vendors may put its key. */
-function tokenOf(headers: IncomingHttpHeaders, keys: readonly string[]): string | null {
+function tokenOf(headers: IncomingHttpHeaders, parameters: readonly string[]): string | null {
   const [, bearer] = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '') ?? []
-  const own = headers['x-api-key'] ?? headers['x-goog-api-key'] ?? bearer ?? keys[0]?.split('=')[1]
+  const key = parameters.find((parameter) => parameter.startsWith('key='))?.slice('key='.length)
+  const own = headers['x-api-key'] ?? headers['x-goog-api-key'] ?? bearer ?? key
   return typeof own === 'string' && own !== '' ? own : null
 }
 
@@ -37,13 +35,13 @@ export function readTarget(method: string, url: string, headers: IncomingHttpHea
   const provider = modelProviders.find((name) => whole.startsWith(`${relayPath(name)}/`))
   if (provider === undefined) return null
   const path = whole.slice(relayPath(provider).length)
-  const parameters = rest.length === 0 ? [] : rest.join('?').split('&')
-  const others = parameters.filter((parameter) => !isKey(parameter))
+  const parameters = rest.join('?').split('&')
+  const passed = parameters.filter((parameter) => queryParameters.has(parameter.split('=', 1).join()))
   return {
     provider,
     path,
     isAllowed: vendors[provider].routes.some((route) => route.method === method && route.path.test(path)),
-    query: others.length === 0 ? '' : `?${others.join('&')}`,
-    token: tokenOf(headers, parameters.filter(isKey)),
+    query: passed.length === 0 ? '' : `?${passed.join('&')}`,
+    token: tokenOf(headers, parameters),
   }
 }

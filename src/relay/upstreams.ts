@@ -5,7 +5,7 @@ import { providerHosts } from '#openclaw/providers.ts'
 
 const connectTimeoutMs = 10_000
 /** As long as a turn may take: a model may think for minutes before its first byte. */
-const silenceMs = 15 * 60_000
+export const silenceMs = 15 * 60_000
 /** Shorter than the vendors keep a connection that is not used. */
 const keepAliveMs = 30_000
 

@@ -39,8 +39,9 @@ const geminiStatuses: Record<number, string> = {
 
 /**
  * The model providers. Their routes are those that compute something from what the call carries, and the lists of
- * models. None of them reads or changes what is stored in the account of the key, which other agents use too. No
- * segment may consist of dots, or have an escape.
+ * models. None of them lists or changes what is stored in the account of the key, which other agents use too. What a
+ * call names in its body by an id that cannot be guessed, such as a file, is not looked at. No segment may consist of
+ * dots, or have an escape.
  */
 export const vendors: Record<ModelProvider, Vendor> = {
   anthropic: {

@@ -35,6 +35,11 @@ it('a turn is answered with the key of the organization, which is nowhere in the
   const { client, id, provider } = agent
   expect(await say(client, sessionPath(id), 'hello')).toContain('last="hello"')
   expect(provider.requests.map(({ key }) => key)).toEqual([providerKey])
+  // OpenClaw sends it by itself at the vendor's own host only.
+  expect(provider.requests[0]?.headers).toHaveProperty(
+    'anthropic-beta',
+    expect.stringContaining('interleaved-thinking'),
+  )
 
   // As the agent sees it: its configuration, all of its files and variables. The transcript has this pattern itself.
   const look = 'cat "$HOME/../state/openclaw.json"; grep -r "canary-provide[r]" "$HOME/.." && echo FOUND; env'

@@ -1,12 +1,13 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
+import { freePort } from '#platform/free-port.ts'
 import type { CallEnd, RelayedCall } from '#relay/call.ts'
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { listenLocally } from '../support/local-server.ts'
@@ -197,7 +198,7 @@ describe('a call that is let through', () => {
 
   test('the vendor gets the headers of its API, and neither the token nor what names other hosts', async () => {
     await post(agent, {
-      path: `${messages}?beta=true&key=${agent.token}&k%65y=other`,
+      path: `${messages}?beta=true&key=${agent.token}&k%65y=other&access_token=a&$httpMethod=DELETE`,
       headers: {
         'anthropic-beta': 'a,b',
         'anthropic-version': '2023-06-01',
@@ -367,6 +368,45 @@ test.each([
   expect(asked.map(({ url }) => url)).toEqual(isAllowed ? [path] : [])
 })
 
+/** What the relay answers to bytes that no client would send, up to the end of the connection. */
+async function answerTo(...lines: string[]): Promise<string> {
+  const socket = connect(relayed.port, '127.0.0.1')
+  socket.write(`${lines.join('\r\n')}\r\n\r\n`)
+  let text = ''
+  for await (const chunk of socket) text += chunk
+  return text
+}
+
+test('a target of another form, a body of two lengths, and headers of headers are not let through', async () => {
+  const token = `x-api-key: ${agent.token}`
+  const post = `POST /relay/anthropic${messages} HTTP/1.1`
+  const empty = 'content-length: 0'
+  const close = 'connection: close'
+  for (const lines of [
+    [`POST http://127.0.0.1/relay/anthropic${messages} HTTP/1.1`, 'host: relay', token, close, empty],
+    ['OPTIONS * HTTP/1.1', 'host: relay', token, close, empty],
+    [post.replace('/relay/anthropic', '/relay/anthropic%2f..'), 'host: relay', token, close, empty],
+    [post.replace('/relay/anthropic', '//relay/anthropic'), 'host: relay', token, close, empty],
+    [post, 'host: relay', token, close, 'content-length: 4', 'transfer-encoding: chunked', '', '0', ''],
+    [post, 'host: relay', token, close, 'content-length: 4', 'content-length: 0'],
+  ]) {
+    expect((await answerTo(...lines)).split(' ')[1], lines[0]).toMatch(/^40[04]$/)
+  }
+  expect(asked).toEqual([])
+  const passed = [
+    'host: evil',
+    'connection: close, anthropic-version',
+    'anthropic-version: 1',
+    'x-http-method-override: GET',
+  ]
+  expect(await answerTo(post, token, empty, ...passed)).toContain(' 200 ')
+  expect(asked[0]?.headers).toMatchObject({
+    host: vendor.url.slice('http://'.length),
+    'x-api-key': vendorKeys.anthropic,
+  })
+  expect(asked[0]?.headers).not.toHaveProperty('x-http-method-override')
+})
+
 describe('the bounds of a call', () => {
   test('a body that is too large is refused, before it is sent or while it is', async () => {
     const large = 41 * 1024 * 1024
@@ -433,6 +473,20 @@ describe('the bounds of a call', () => {
     expect(watched[1]?.end).toBe('vendor failed')
   })
 
+  test('a client that leaves in the middle of its body is not taken for an outage of the vendor', async () => {
+    const { token } = await relayed.addAgent()
+    const logged = relayed.chowder.logged.length
+    const socket = connect(relayed.port, '127.0.0.1')
+    socket.write(
+      `POST /relay/anthropic${messages} HTTP/1.1\r\nhost: relay\r\nx-api-key: ${token}\r\ncontent-length: 10\r\n\r\nhalf`,
+    )
+    await until('the vendor to be asked', () => asked.length === 1)
+    socket.destroy()
+    await until('the end', () => watched[0]?.end !== null)
+    expect(watched[0]?.end).toBe('client left')
+    expect(relayed.chowder.logged.slice(logged).join()).not.toContain('cannot be reached')
+  })
+
   test('a client that does not read makes the vendor wait', async () => {
     const whole = 64 * 1024 * 1024
     let written = 0
@@ -460,6 +514,63 @@ describe('the bounds of a call', () => {
     })
     expect(written).toBeLessThan(whole / 2)
     socket.destroy()
+  })
+})
+
+describe('the connections of clients', () => {
+  async function bounded(connections: { max?: number; silentMs?: number }) {
+    const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
+    const port = await freePort()
+    const relay = await startRelay(relayed.chowder.deps, { baseUrls, host: '127.0.0.1', port, connections })
+    return Object.assign(relay, { url: `http://127.0.0.1:${port}/relay/anthropic${messages}` })
+  }
+  const headers = () => ({ 'x-api-key': agent.token })
+
+  test('that have no call make room for others', async () => {
+    const relay = await bounded({ max: 4 })
+    const sockets: Socket[] = []
+    const fill = async () => {
+      for (let opened = 0; opened < 8; opened += 1) {
+        const socket = connect(relay.port, '127.0.0.1').on('error', () => {})
+        sockets.push(socket)
+        await once(socket, 'connect')
+      }
+    }
+    try {
+      await fill()
+      answerNext = async (_, reply) => {
+        reply.writeHead(200).write('begun')
+        await fill()
+        reply.end('ended')
+      }
+      const { body } = await request(relay.url, { method: 'POST', headers: headers(), body: '{}' })
+      expect(await body.text()).toBe('begunended')
+    } finally {
+      for (const socket of sockets) socket.destroy()
+      await relay.close(0)
+    }
+  })
+
+  test('whose client does not read are cut after a time', async () => {
+    const relay = await bounded({ silentMs: 1000 })
+    let isCut = false
+    answerNext = (_, reply) => {
+      reply.once('close', () => {
+        isCut = true
+      })
+      reply.writeHead(200).write(Buffer.alloc(64 * 1024 * 1024))
+    }
+    const socket = connect(relay.port, '127.0.0.1').on('error', () => {})
+    socket.write(
+      `POST /relay/anthropic${messages} HTTP/1.1\r\nhost: relay\r\nx-api-key: ${agent.token}\r\ncontent-length: 0\r\n\r\n`,
+    )
+    socket.pause()
+    try {
+      await until('the call to be cut', () => isCut, 10_000)
+    } finally {
+      socket.destroy()
+      await relay.close(0)
+    }
   })
 })
 

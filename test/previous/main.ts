@@ -5,30 +5,20 @@ import { cp, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { extract, isHere, previousVersion } from '../support/previous-version.ts'
 
 const run = promisify(execFile)
 const root = join(import.meta.dirname, '../..')
 
-/** The commit that operators upgrade from. Every release changes it to the release before. */
-const previousVersion = 'dcf7ee8ee390d44784f7886c32c8d1c859f1a642'
-
 /** Tests of what the previous version reads and writes while the new one is rolled out beside it. */
 const usual = ['instances', 'sessions', 'response-store', 'idempotency']
-
-const isHere = (commit: string) =>
-  run('git', ['cat-file', '-e', `${commit}^{commit}`], { cwd: root }).then(
-    () => true,
-    () => false,
-  )
 
 const contents = (folder: string, name: string) => readFile(join(folder, name), 'utf8')
 
 /** Puts the previous version into `folder`, with this version's migrations instead of its own. */
 async function checkOut(folder: string): Promise<void> {
-  const archive = join(folder, '../previous.tar')
   await mkdir(folder)
-  await run('git', ['archive', '--output', archive, previousVersion], { cwd: root })
-  await run('tar', ['-xf', archive, '-C', folder])
+  await extract(previousVersion, folder)
   await rm(join(folder, 'migrations'), { recursive: true })
   await cp(join(root, 'migrations'), join(folder, 'migrations'), { recursive: true })
   const lock = 'package-lock.json'

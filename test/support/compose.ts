@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { TestDockerd } from './dockerd.ts'
+import { extract } from './previous-version.ts'
 
 const run = promisify(execFile)
 const root = join(import.meta.dirname, '../..')
@@ -26,6 +27,8 @@ export interface ComposeCheckout {
   folder: string
   /** Runs `docker compose` in it and returns its output. */
   compose(...args: string[]): Promise<string>
+  /** Replaces the files of the folder by those of this version. */
+  replace(): Promise<void>
   /** Replaces the running services by those of the folder. */
   upgrade(): Promise<void>
   /** The ids of a service's containers. */
@@ -36,11 +39,13 @@ export interface ComposeCheckout {
 
 /**
  * Makes the checkout. Without a registry Debian's packages of the same programs take the place of the images that
- * docker-compose.yml names. Chowder's own image does not exist yet. Settings are passed in the environment.
+ * docker-compose.yml names. Chowder's own image does not exist yet. Settings are passed in the environment. With a
+ * commit it is a checkout of that one.
  */
 export async function openComposeCheckout(
   { host, docker }: TestDockerd,
   settings: Record<string, string>,
+  commit?: string,
 ): Promise<ComposeCheckout> {
   for (const image of standIns) {
     const target = image.split(':')[0] ?? ''
@@ -49,7 +54,13 @@ export async function openComposeCheckout(
   }
   await docker('image', 'rm', '-f', 'chowder:local').catch(() => {}) // there was none
   const folder = await mkdtemp(join(tmpdir(), 'chowder-checkout-'))
-  for (const path of checkout) await cp(join(root, path), join(folder, path), { recursive: true })
+  const replace = async () => {
+    for (const path of checkout) {
+      await rm(join(folder, path), { recursive: true, force: true })
+      await cp(join(root, path), join(folder, path), { recursive: true })
+    }
+  }
+  await (commit === undefined ? replace() : extract(commit, folder, checkout))
   const env = {
     PATH: '/usr/bin:/bin',
     HOME: folder,
@@ -64,6 +75,7 @@ export async function openComposeCheckout(
   return {
     folder,
     compose,
+    replace,
     upgrade: async () => {
       await run('deploy/compose/upgrade.sh', options)
     },

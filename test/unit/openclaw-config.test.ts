@@ -40,6 +40,13 @@ describe('renderConfig', () => {
     for (const entry of openai.models) expect(entry).toMatchObject({ compat: { supportsPromptCacheKey: true } })
   })
 
+  test('Anthropic gets the headers of its beta features, as it does without a relay', () => {
+    const { models } = renderConfig(inputs)
+    expect(models).toMatchObject({
+      providers: { anthropic: { headers: { 'anthropic-beta': expect.stringContaining('interleaved-thinking-') } } },
+    })
+  })
+
   test('every model has an entry of its own: those of the table, of turns, and of overrides', () => {
     const overrides = {
       agents: { defaults: { model: { primary: 'claude-own', fallbacks: ['anthropic/claude-two'] } } },

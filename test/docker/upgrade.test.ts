@@ -1,0 +1,64 @@
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { type ComposeCheckout, openComposeCheckout } from '../support/compose.ts'
+import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
+import { type Outside, openOutside } from '../support/outside.ts'
+import { isHere, previousVersion } from '../support/previous-version.ts'
+import { until } from '../support/until.ts'
+
+const minute = 60_000
+const port = 18_089
+const url = `http://127.0.0.1:${port}`
+const providerKey = 'sk-ant-canary-provider-key'
+const support = (name: string) => new URL(`../support/${name}`, import.meta.url).pathname
+
+let dockerd: TestDockerd
+let outside: Outside
+let checkout: ComposeCheckout
+let client: Api
+let agent: string
+
+beforeAll(async () => {
+  dockerd = await startDockerd()
+  outside = await openOutside((at) => [support('fake-model-provider.mjs'), '--host', '0.0.0.0', '--port', String(at)])
+  const { NODE_EXTRA_CA_CERTS } = process.env
+  const settings = {
+    CHOWDER_PORT: String(port),
+    ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}`,
+    ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
+  }
+  checkout = await openComposeCheckout(dockerd, settings, previousVersion)
+  await checkout.compose('up', '-d', '--wait')
+  const token = await checkout.compose('exec', '-T', 'api', 'node', 'src/commands/admin.ts', 'signup-token')
+  client = api(url, await signUp(url, providerKey, token.trim()))
+  agent = (await client.post('/v1/instances', { name: 'my-assistant' })).body.id
+  await waitForStatus(client, agent, 'running', 15 * minute)
+}, 25 * minute)
+
+afterAll(async () => {
+  await checkout?.close()
+  await outside?.close()
+  await dockerd?.close()
+}, 5 * minute)
+
+const inSandbox = (...command: string[]) => dockerd.docker('exec', `chowder-${agent}`, ...command)
+const startOf = () => dockerd.docker('inspect', '--format', '{{.Id}} {{.State.StartedAt}}', `chowder-${agent}`)
+const configuration = () => inSandbox('cat', '/agent/state/openclaw.json')
+
+it.skipIf(!(await isHere(previousVersion)))(
+  'an agent of the previous version asks through the relay after the upgrade, and was not restarted',
+  { tags: ['long'], timeout: 10 * minute },
+  async () => {
+    expect(await say(client, sessionPath(agent), 'hello')).toContain('turns=1')
+    expect(await configuration()).toContain(providerKey)
+    const before = await startOf()
+    await checkout.replace()
+    await checkout.upgrade()
+    await until('the agent to have the relay', async () => (await configuration()).includes('/relay/anthropic'), minute)
+    expect(await configuration()).not.toContain(providerKey)
+    expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=2')
+    expect(await startOf()).toBe(before)
+    const found = await inSandbox('sh', '-c', `grep -rl ${providerKey} /agent /tmp || true`)
+    console.info(`files of the agent that still have the key: ${found}`)
+  },
+)

@@ -1,0 +1,23 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
+
+const run = promisify(execFile)
+const root = `${import.meta.dirname}/../..`
+
+/** The commit that operators upgrade from. Every release changes it to the release before. */
+export const previousVersion = 'dcf7ee8ee390d44784f7886c32c8d1c859f1a642'
+
+/** Whether this clone has a commit. */
+export const isHere = (commit: string): Promise<boolean> =>
+  run('git', ['cat-file', '-e', `${commit}^{commit}`], { cwd: root }).then(
+    () => true,
+    () => false,
+  )
+
+/** Puts the files of a commit into a folder; without paths all of them. */
+export async function extract(commit: string, folder: string, paths: readonly string[] = []): Promise<void> {
+  const archive = `${folder}.tar`
+  await run('git', ['archive', '--output', archive, commit, ...paths], { cwd: root })
+  await run('tar', ['-xf', archive, '-C', folder])
+  await run('rm', [archive])
+}
