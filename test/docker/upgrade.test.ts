@@ -41,9 +41,8 @@ afterAll(async () => {
   await dockerd?.close()
 }, 5 * minute)
 
-const inSandbox = (...command: string[]) => dockerd.docker('exec', `chowder-${agent}`, ...command)
 const startOf = () => dockerd.docker('inspect', '--format', '{{.Id}} {{.State.StartedAt}}', `chowder-${agent}`)
-const configuration = () => inSandbox('cat', '/agent/state/openclaw.json')
+const configuration = () => dockerd.docker('exec', `chowder-${agent}`, 'cat', '/agent/state/openclaw.json')
 
 it.skipIf(!(await isHere(previousVersion)))(
   'an agent of the previous version asks through the relay after the upgrade, and was not restarted',
@@ -58,7 +57,5 @@ it.skipIf(!(await isHere(previousVersion)))(
     expect(await configuration()).not.toContain(providerKey)
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=2')
     expect(await startOf()).toBe(before)
-    const found = await inSandbox('sh', '-c', `grep -rl ${providerKey} /agent /tmp || true`)
-    console.info(`files of the agent that still have the key: ${found}`)
   },
 )
