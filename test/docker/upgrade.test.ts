@@ -42,7 +42,7 @@ afterAll(async () => {
 }, 5 * minute)
 
 const startOf = () => dockerd.docker('inspect', '--format', '{{.Id}} {{.State.StartedAt}}', `chowder-${agent}`)
-const configuration = () => dockerd.docker('exec', `chowder-${agent}`, 'cat', '/agent/state/openclaw.json')
+const configuration = () => dockerd.docker('exec', `chowder-${agent}`, 'cat', '/agent/home/state/openclaw.json')
 
 it.skipIf(!(await isHere(previousVersion)))(
   'an agent of the previous version asks through the relay after the upgrade, and was not restarted',
