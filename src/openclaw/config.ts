@@ -72,8 +72,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
         [id]: {
           api,
           baseUrl: `${baseUrl}${pathPrefix}`,
-          headers,
           ...(apiKey !== null && { apiKey }),
+          headers,
           models: gatewayModels(release, provider, [
             ...(model === null ? [] : [bareModel(model)]),
             ...unlistedModels,
