@@ -77,7 +77,7 @@ describe('starting Chowder', () => {
   it('an unknown command names the known ones, and the start ends with 1', async () => {
     const { code, output } = await runChowder({ dataDir, role: 'serve' })
     expect(code).toBe(1)
-    expect(output).toContain('all, api, worker, migrate')
+    expect(output).toContain('all, api, worker, relay, migrate')
   })
 
   it('a Ctrl-C that comes twice, as it does under npm, stops everything in order', async () => {

@@ -494,7 +494,9 @@ test('a gateway that did not answer before a worker took its row, and once after
   const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body
   const change = (columns: string) =>
     chowder.database.pool.query(`UPDATE instances SET ${columns} RETURNING generation`)
-  await change(`observed_generation = generation, ready_at = now(), endpoint = '${JSON.stringify(gateway.endpoint)}'`)
+  await change(
+    `observed_generation = generation, ready_at = now(), endpoint = '${JSON.stringify(gateway.endpoint)}', relay_token_hash = 'x'`,
+  )
   const running = { state: 'running' as const, sandboxId: id, endpoint: gateway.endpoint, paths: null }
   const list = async function* () {
     yield { id, state: running.state }

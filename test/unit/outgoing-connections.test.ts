@@ -11,6 +11,8 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'openclaw/health.ts': 'its sandbox driver',
   'openclaw/clawhub-http.ts': 'the operator',
   'openclaw/provider-key.ts': 'the operator',
+  'relay/server.ts': 'the operator',
+  'relay/upstreams.ts': 'the operator',
   'api/subscription/stripe.ts': 'the operator',
   'composition/database.ts': 'the operator',
   'http/rate-limit.ts': 'the operator',
@@ -24,7 +26,7 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
 
 const clients = [
   /(?<![.\w])fetch\(/,
-  /import (?!type).*\b(request|get|connect|createConnection|Agent|Socket)\b.* from '(undici|node:(http|https|http2|net|tls|dgram))'/,
+  /import (?!type).*\b(request|get|connect|createConnection|Agent|Pool|Client|Socket)\b.* from '(undici|node:(http|https|http2|net|tls|dgram))'/,
   /import (?!type).* from '(ws|pg|ioredis|dockerode|stripe)'/,
   /import (http|https|http2|net|tls|dgram)\b.* from 'node:/,
   /new (WebSocket|EventSource)\(/,
