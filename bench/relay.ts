@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
-import { hashRelayToken } from '#instances/gateway/relay-token.ts'
+import { hashRelayToken } from '#instances/gateway/tokens.ts'
 import { freePort } from '#platform/free-port.ts'
 import { type ChowderOptions, startChowder } from '../demo/chowder-process.ts'
 import { present } from '../test/support/present.ts'

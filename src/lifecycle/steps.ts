@@ -4,8 +4,8 @@ import type { Db } from '#database/client.ts'
 import { channels, type Instance, providerKeys, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
-import { ensureRelayToken, replaceRelayToken } from '#instances/gateway/relay-token.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
+import { ensureRelayToken, replaceTokens } from '#instances/gateway/tokens.ts'
 import type { Lease } from '#instances/lease.ts'
 import { unsealToken } from '#instances/row.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
@@ -82,7 +82,7 @@ export const createSandbox: Step = async (context) => {
 const sandboxAbsent = failed('The sandbox was absent after it was created.')
 
 /**
- * Writes the configuration of a gateway that does not run, with a new token for the relay. The file of a live gateway
+ * Writes the configuration of a gateway that does not run, with new tokens. The file of a live gateway
  * is never touched.
  */
 export const writeConfig: Step = async (context) => {
@@ -92,7 +92,7 @@ export const writeConfig: Step = async (context) => {
   if (!paths) return sandboxAbsent
   if ((await providerKeyOf(context)) === null) return noKey(lease.instance.modelProvider)
   const relayUrl = await relayUrlFor(sandboxes, relay, signal)
-  await replaceRelayToken(lease, vault)
+  await replaceTokens(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, port: paths.port })
   const files = sandboxes.files(lease.instance.id)

@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import { instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
-import { hashRelayToken } from '#instances/gateway/relay-token.ts'
+import { hashRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
 

@@ -23,9 +23,9 @@ const setKey = async (anthropic: string | null) => {
 /** What the gateway's configuration says of its provider, and the folder of its sandbox. */
 async function configured() {
   const { home } = present(await findGateway(agent.id))
-  const { models } = JSON.parse(await readFile(`${home}/state/openclaw.json`, 'utf8'))
+  const { models, gateway } = JSON.parse(await readFile(`${home}/state/openclaw.json`, 'utf8'))
   const { baseUrl, apiKey } = models.providers.anthropic
-  return { home, baseUrl: String(baseUrl), token: String(apiKey) }
+  return { home, baseUrl: String(baseUrl), token: String(apiKey), gatewayToken: String(gateway.auth.token) }
 }
 
 const listModels = async ({ baseUrl, token }: { baseUrl: string; token: string }) =>
@@ -94,7 +94,7 @@ it('a removed key stops the next call', async () => {
   expect(await say(client, sessionPath(id, 'no-key'), 'again')).toContain('last="again"')
 })
 
-it('each start has a token of its own, and that of a gateway before is good for nothing', async () => {
+it('each start has tokens of its own, and those of a gateway before are good for nothing', async () => {
   const { client, id } = agent
   const before = await configured()
   expect(await listModels(before)).toBe(200)
@@ -102,6 +102,8 @@ it('each start has a token of its own, and that of a gateway before is good for 
   await waitForStatus(client, id, 'running')
   const after = await configured()
   expect(after.token).not.toBe(before.token)
+  expect(after.gatewayToken).toMatch(/^[0-9a-f]{64}$/)
+  expect(after.gatewayToken).not.toBe(before.gatewayToken)
   expect(after.baseUrl).toBe(before.baseUrl)
   expect(await listModels(before)).toBe(401)
   expect(await say(client, sessionPath(id), 'hello again')).toContain('last="hello again"')

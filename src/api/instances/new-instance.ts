@@ -1,7 +1,7 @@
-import { randomBytes } from 'node:crypto'
 import type { Static } from '@sinclair/typebox'
 import { checkSettings } from '#instances/agent-settings.ts'
 import type { NewInstance } from '#instances/create.ts'
+import { newToken } from '#instances/gateway/tokens.ts'
 import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
@@ -39,6 +39,6 @@ export function newInstance(
     sandboxDriver,
     openclawVersion,
     ...settings,
-    gatewayToken: randomBytes(32).toString('hex'),
+    gatewayToken: newToken(),
   }
 }

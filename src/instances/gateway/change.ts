@@ -18,9 +18,9 @@ import { type SandboxAccess, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type UnsealedInstance, unsealInstance } from './configuration.ts'
 import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
-import { ensureRelayToken } from './relay-token.ts'
 import type { RelayAddress } from './relay-url.ts'
 import { createInstanceMask } from './secrets.ts'
+import { ensureRelayToken } from './tokens.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
 const changeTimeoutMs = 90_000
