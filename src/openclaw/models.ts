@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import type { ModelProvider } from '#database/schema.ts'
 import { gatewayProviders } from './providers.ts'
 import { releaseSource } from './releases.ts'
 
 /** A list price in US dollars for a million tokens; null is unknown. */
-interface Price {
+export interface Price {
   input: number
   output: number
   cache_read: number | null
@@ -83,10 +84,19 @@ const date = /-(\d{8}|\d{4}-\d{2}-\d{2})$/
  * A model by its name without a provider prefix. One that is in no table can do what its undated name can, else what is
  * assumed for its provider.
  */
-export function findModel(release: string, provider: ModelProvider, id: string): Model {
-  const { models, unlisted } = tablesOf(release)[provider]
+export const findModel = (release: string, provider: ModelProvider, id: string): Model =>
+  findIn(tablesOf(release)[provider], id)
+
+function findIn({ models, unlisted }: ModelTable, id: string): Model {
   const known = models.find((model) => model.id === id) ?? models.find((model) => model.id === id.replace(date, ''))
   return known ? { ...known, id } : { id, name: id, ...unlisted, price: null }
+}
+
+/** The price that an operator's file gives a model; null when it gives none, or the one that the release ships. */
+export function ownPrice(release: string, provider: ModelProvider, id: string): Price | null {
+  const { price } = findModel(release, provider, id)
+  const shipped = findIn(shippedTables(release)[provider], id)
+  return isDeepStrictEqual(price, shipped.price) ? null : price
 }
 
 export const isListed = (release: string, provider: ModelProvider, id: string): boolean =>

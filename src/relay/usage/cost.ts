@@ -1,0 +1,111 @@
+import { calcPrice, extractUsage, findProvider, type Provider, type Usage } from '@pydantic/genai-prices'
+import { LRUCache } from 'lru-cache'
+import type { ModelProvider } from '#database/schema.ts'
+import { findModel, ownPrice, type Price } from '#openclaw/models.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
+import type { ToldUsage } from './read-usage.ts'
+
+/** The tokens of a call. Those of the cache are a part of the input, and those of reasoning a part of the output. */
+export interface CountedUsage {
+  inputTokens: number
+  cacheReadTokens: number
+  cacheWriteTokens: number
+  outputTokens: number
+  reasoningTokens: number
+  /** An estimate in US dollars, by list prices; null when the model has no known price. */
+  cost: number | null
+}
+
+const priceProviders = { anthropic: 'anthropic', openai: 'openai', gemini: 'google' } as const
+const maxModels = 1000
+/** More tokens than any model takes: a greater number is no count of tokens. */
+const maxTokens = 1_000_000_000
+
+/** The names of genai-prices for the forms of OpenAI's usage. */
+function flavorOf(provider: ModelProvider, path: string): string {
+  if (provider !== 'openai') return 'default'
+  if (path.startsWith('/v1/images/')) return 'images'
+  if (path === '/v1/embeddings') return 'embeddings'
+  return path === '/v1/chat/completions' || path === '/v1/completions' ? 'chat' : 'responses'
+}
+
+/** The catalogue with one model and its price, in the form of genai-prices. */
+function catalogueOf(model: string, { input, output, cache_read, cache_write }: Price): Provider {
+  const prices = {
+    input_mtok: input,
+    output_mtok: output,
+    ...(cache_read !== null && { cache_read_mtok: cache_read }),
+    ...(cache_write !== null && { cache_write_mtok: cache_write }),
+  }
+  return { id: 'own', name: 'own', api_pattern: '', models: [{ id: model, match: { equals: model }, prices }] }
+}
+
+const catalogues = new LRUCache<string, { provider: Provider | null }>({ max: maxModels })
+
+/**
+ * The catalogue that has only this model: finding a model in the whole one takes longer than a call of the relay may.
+ * The operator's own price wins, then that of genai-prices, then that of the models of the release.
+ */
+function findPrices(provider: ModelProvider, model: string): Provider | null {
+  const key = `${provider} ${model}`
+  const known = catalogues.get(key)
+  if (known) return known.provider
+  const found = lookUpPrices(provider, model)
+  catalogues.set(key, { provider: found })
+  return found
+}
+
+function lookUpPrices(provider: ModelProvider, model: string): Provider | null {
+  const own = ownPrice(defaultRelease, provider, model)
+  if (own) return catalogueOf(model, own)
+  const listed = priceOf({ input_tokens: 1 }, model, { providerId: priceProviders[provider] })
+  if (listed) return { ...listed.provider, models: [listed.model] }
+  const { price } = findModel(defaultRelease, provider, model)
+  return price && catalogueOf(model, price)
+}
+
+/** Null for a model without a price, or a usage that its price cannot count. */
+function priceOf(usage: Usage, model: string, options: Parameters<typeof calcPrice>[2]) {
+  try {
+    return calcPrice(usage, model, options)
+  } catch {
+    return null
+  }
+}
+
+const isCount = (value: unknown): value is number =>
+  typeof value === 'number' && Number.isFinite(value) && value >= 0 && value <= maxTokens
+
+/**
+ * Counts the tokens that a vendor has told for a call of a path, and estimates their cost; null when none were told, or
+ * they make no sense. `model` is used when the answer does not name one.
+ */
+export function countUsage(
+  provider: ModelProvider,
+  path: string,
+  told: ToldUsage,
+  model: string | null,
+): CountedUsage | null {
+  const catalogue = findProvider({ providerId: priceProviders[provider] })
+  if (!told.usage || !catalogue) return null
+  const priced = told.model ?? model ?? 'unknown'
+  const [modelField, usageField] = provider === 'gemini' ? ['modelVersion', 'usageMetadata'] : ['model', 'usage']
+  let usage: Usage
+  try {
+    ;({ usage } = extractUsage(catalogue, { [modelField]: priced, [usageField]: told.usage }, flavorOf(provider, path)))
+  } catch {
+    return null
+  }
+  const { input_tokens: inputTokens = 0, output_tokens: outputTokens = 0 } = usage
+  if (!(isCount(inputTokens) && isCount(outputTokens))) return null
+  const prices = findPrices(provider, priced)
+  const part = (count: number | undefined, whole: number) => (isCount(count) ? Math.min(count, whole) : 0)
+  return {
+    inputTokens,
+    cacheReadTokens: part(usage.cache_read_tokens, inputTokens),
+    cacheWriteTokens: part(usage.cache_write_tokens, inputTokens),
+    outputTokens,
+    reasoningTokens: part(usage.output_reasoning_tokens, outputTokens),
+    cost: prices ? (priceOf(usage, priced, { provider: prices })?.total_price ?? null) : null,
+  }
+}

@@ -1,0 +1,49 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import type { ModelProvider } from '#database/schema.ts'
+import { createEventDataReader } from './event-data.ts'
+import { createFieldReader, type FieldReader } from './json-fields.ts'
+
+/** What an answer has said of its usage. */
+export interface ToldUsage {
+  /** The model that answered; null when it was not told. */
+  model: string | null
+  /** The fields of the vendor, by the vendor's names; null when none were told. */
+  usage: Record<string, unknown> | null
+}
+
+export interface UsageReader extends Pick<FieldReader, 'read'> {
+  /** What has been told so far: an answer that was cut has a part of it, or nothing. */
+  told(): ToldUsage
+}
+
+/** Where each vendor tells the model and the usage: in an answer, and in the events of a stream. */
+const paths: Record<ModelProvider, { model: string[]; usage: string[] }> = {
+  // The first event has the input, and later ones the output so far.
+  anthropic: { model: ['model', 'message.model'], usage: ['usage', 'message.usage'] },
+  // The last event of responses has all of the response, that of chat completions only the usage.
+  openai: { model: ['model', 'response.model'], usage: ['usage', 'response.usage'] },
+  // Each event has the usage so far. Without `alt=sse` a stream is one array.
+  gemini: { model: ['modelVersion', '*.modelVersion'], usage: ['usageMetadata', '*.usageMetadata'] },
+}
+
+/**
+ * Reads the usage in an answer as its bytes pass; null for an answer that has none, such as audio, or that is
+ * compressed. Memory holds nothing of the answer but the fields that it reads.
+ */
+export function createUsageReader(provider: ModelProvider, headers: IncomingHttpHeaders): UsageReader | null {
+  const type = headers['content-type'] ?? ''
+  const isStream = /^text\/event-stream\b/i.test(type)
+  const isReadable = (headers['content-encoding'] ?? 'identity') === 'identity'
+  if (!isReadable || !(isStream || /\bjson\b/i.test(type))) return null
+  const told: ToldUsage = { model: null, usage: null }
+  const { model, usage } = paths[provider]
+  const fields = createFieldReader([...model, ...usage], (path, value) => {
+    if (model.includes(path)) told.model = typeof value === 'string' && value !== '' ? value : told.model
+    else if (typeof value === 'object' && value !== null) {
+      const known = Object.entries(value).filter(([, count]) => count !== null)
+      told.usage = { ...told.usage, ...Object.fromEntries(known) }
+    }
+  })
+  const { read } = isStream ? createEventDataReader(fields) : fields
+  return { read, told: () => told }
+}
