@@ -2,7 +2,12 @@ import { defineConfig } from 'drizzle-kit'
 
 export default defineConfig({
   dialect: 'postgresql',
-  schema: ['./src/database/schema.ts', './src/database/response-schema.ts', './src/database/stored-bytes-schema.ts'],
+  schema: [
+    './src/database/schema.ts',
+    './src/database/response-schema.ts',
+    './src/database/stored-bytes-schema.ts',
+    './src/database/usage-schema.ts',
+  ],
   out: './migrations',
   casing: 'snake_case',
 })

@@ -7,6 +7,7 @@ import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
 import type { Db } from '#database/client.ts'
+import { deleteOldCalls, deleteSurplusCalls, settleLostCalls } from '#database/model-calls.ts'
 import { addUpStoredBytes } from '#database/stored-bytes.ts'
 import { deleteOldEvents, deleteSurplusEvents } from '#history/retention.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
@@ -44,16 +45,21 @@ export const defaultMaintenance: MaintenanceIntervals = {
 const longMs = 10 * 60_000
 const shortMs = 60_000
 
+export interface MaintenanceParts {
+  db: Db
+  vault: Vault
+  queue: InstanceQueue
+  billing: Billing | null
+  log: Logger
+  /** The bytes of events that an organization keeps; 0 for all. */
+  eventBytes: number
+  /** The bytes of its calls of models; 0 for all. */
+  usageBytes: number
+}
+
 /** The periodic work of a worker beside reconciling. docs/operations.md shows it. */
 export function maintenanceTasks(
-  {
-    db,
-    vault,
-    queue,
-    billing,
-    log,
-    eventBytes,
-  }: { db: Db; vault: Vault; queue: InstanceQueue; billing: Billing | null; log: Logger; eventBytes: number },
+  { db, vault, queue, billing, log, eventBytes, usageBytes }: MaintenanceParts,
   { countMs, suspendMs, eraseMs, billingMs, expireMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
   const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find, { db, vault })
@@ -112,6 +118,24 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteSurplusEvents(db, eventBytes, signal),
+    },
+    {
+      name: 'the count of calls whose relay was lost',
+      everyMs: expireMs,
+      timeoutMs: shortMs,
+      run: () => settleLostCalls(db),
+    },
+    {
+      name: 'the deletion of old calls of models',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => deleteOldCalls(db, signal),
+    },
+    {
+      name: 'the deletion of calls of models beyond the bytes of an organization',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => deleteSurplusCalls(db, usageBytes, signal),
     },
     {
       name: 'the deletion of revoked keys',

@@ -11,35 +11,43 @@ import { createPlaces, defaultPlaces, type PlaceLimits } from '#relay/places.ts'
 import { createRelay } from '#relay/relay.ts'
 import { type ConnectionLimits, defaultConnections, type RelayServer, serveRelay } from '#relay/server.ts'
 import { createUpstreams } from '#relay/upstreams.ts'
+import { createCallWriter } from '#relay/usage/call-writer.ts'
+import { createMeter } from '#relay/usage/meter.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { installationId } from './installation.ts'
 import { sharedSettings, turnDrainMs } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const retryMs = 5000
+/** For the calls that ended last, when the relay ends. */
+const writeTimeoutMs = 3000
 
 export interface RelaySettings {
   baseUrls: BaseUrls
   host: string
   port: number
+  /** The id of this process in the table `processes`. */
+  processId: string
   pace?: Partial<PaceTimes>
   places?: Partial<PlaceLimits>
   connections?: Partial<ConnectionLimits>
+  /** Watches the calls in place of the meter. */
   observe?: ObserveCall
 }
 
 /** Starts a relay. Throws StartupError when it cannot listen. */
 export async function startRelay(
   { db, vault, log }: { db: Db; vault: Vault; log: Logger },
-  { baseUrls, host, port, pace, places, connections, observe = () => null }: RelaySettings,
+  { baseUrls, host, port, processId, pace, places, connections, observe }: RelaySettings,
 ): Promise<RelayServer> {
+  const writer = createCallWriter(db, processId, log)
   const upstreams = createUpstreams(baseUrls)
   const relay = createRelay({
     findGrant: createFindGrant(db, vault),
     pace: createPace({ ...defaultPace, ...pace }),
     places: createPlaces({ ...defaultPlaces, ...places }),
     upstreams,
-    observe,
+    observe: observe ?? createMeter(writer),
     log,
   })
   const server = await serveRelay(relay, {
@@ -53,6 +61,7 @@ export async function startRelay(
     async close(drainMs) {
       await server.close(drainMs)
       await upstreams.close()
+      await writer.close(writeTimeoutMs)
     },
   }
 }
@@ -64,7 +73,7 @@ export async function startRelay(
  */
 export async function openRelay(
   { config, log, drain }: Startup,
-  parts: { db: Db; vault: Vault; sandboxes: Pick<SandboxDriver, 'hostAddress'> },
+  parts: { db: Db; vault: Vault; processId: string; sandboxes: Pick<SandboxDriver, 'hostAddress'> },
 ): Promise<void> {
   const { RELAY_HOST, RELAY_PORT: port } = config
   const { baseUrls } = sharedSettings(config)
@@ -74,7 +83,7 @@ export async function openRelay(
   })
   const listen = async () => {
     const host = RELAY_HOST ?? (await sandboxHost(parts.sandboxes, drain.signal))
-    const server = await startRelay({ ...parts, log }, { baseUrls, host, port })
+    const server = await startRelay({ ...parts, log }, { baseUrls, host, port, processId: parts.processId })
     log.info({ host, port }, 'the relay listens for the calls of agents')
     drain.add('relay', ({ interrupted }) => {
       const leftMs = turnDrainMs(config) - (performance.now() - drainBeganAt)

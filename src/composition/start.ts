@@ -37,7 +37,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   if (role === 'relay') {
     openHeartbeat(startup, { db, vault, reread }, processId)
     const { openRelay } = await import('./relay.ts')
-    await openRelay(startup, { db, vault, sandboxes })
+    await openRelay(startup, { db, vault, sandboxes, processId })
     await openMetrics(startup, [])
     return log.info('Chowder is running as relay')
   }
@@ -52,7 +52,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   // that start, ask it.
   if (role !== 'api' && config.RELAY_ROLE === 'worker') {
     const { openRelay } = await import('./relay.ts')
-    await openRelay(startup, { db, vault, sandboxes })
+    await openRelay(startup, { db, vault, sandboxes, processId })
   }
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')

@@ -24,8 +24,9 @@ export interface WorkerSettings extends SharedSettings, Pick<LifecycleDeps, 'tim
   concurrency: number
   intervals: Intervals
   maintenance: MaintenanceIntervals
-  /** The bytes of events that an organization keeps; 0 for all. */
+  /** The bytes of events, and of calls of models, that an organization keeps; 0 for all. */
   eventBytes: number
+  usageBytes: number
 }
 
 const workerSettings = (config: Config): WorkerSettings => ({
@@ -35,6 +36,7 @@ const workerSettings = (config: Config): WorkerSettings => ({
   intervals: defaultIntervals,
   maintenance: defaultMaintenance,
   eventBytes: storageLimits(config).eventBytes,
+  usageBytes: config.USAGE_BYTES_PER_ORGANIZATION,
 })
 
 /** Starts a worker with all its periodic work; gives up once `starting` is aborted, and throws its reason. */
@@ -43,8 +45,8 @@ export function createWorker(
   settings: WorkerSettings,
   starting: AbortSignal,
 ): Promise<{ stop(): Promise<void> }> {
-  const { concurrency, intervals, maintenance, eventBytes, ...shared } = settings
-  const tasks = maintenanceTasks({ ...parts, eventBytes }, maintenance)
+  const { concurrency, intervals, maintenance, eventBytes, usageBytes, ...shared } = settings
+  const tasks = maintenanceTasks({ ...parts, eventBytes, usageBytes }, maintenance)
   return startWorker({ ...parts, ...shared }, parts.queue, concurrency, intervals, starting, tasks)
 }
 

@@ -1,7 +1,8 @@
 import { bigint, pgTable, primaryKey, text, uuid } from 'drizzle-orm/pg-core'
 
-/** What counts as stored by an organization: the configuration of instances, responses, answers to repeats, events. */
-export const storedKinds = ['instances', 'responses', 'idempotency_answers', 'events'] as const
+/** What counts as stored by an organization: the configuration of instances, responses, answers to repeats, events,
+ * calls of models. */
+export const storedKinds = ['instances', 'responses', 'idempotency_answers', 'events', 'calls'] as const
 export type StoredKind = (typeof storedKinds)[number]
 
 /** The bytes that an organization stores, one row for each kind. `addUpStoredBytes` keeps them up to date. */

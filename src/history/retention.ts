@@ -1,7 +1,7 @@
-import { and, eq, gt, inArray, lt, sql } from 'drizzle-orm'
+import { inArray, lt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { events } from '#database/schema.ts'
-import { storedBytes } from '#database/stored-bytes-schema.ts'
+import { deleteSurplus } from '#database/surplus.ts'
 
 /** How long an event is kept. */
 export const keptDays = 90
@@ -31,30 +31,9 @@ export async function deleteOldEvents(db: Db, signal?: AbortSignal): Promise<voi
   }
 }
 
-/**
- * Deletes the oldest events of each organization that has more than `maxBytes` of them; 0 deletes none. In batches, and
- * throws the signal's reason between two. Each batch counts again: several processes delete hardly more than one.
- */
-export async function deleteSurplusEvents(db: Db, maxBytes: number, signal?: AbortSignal): Promise<void> {
-  if (maxBytes === 0) return
-  const organizations = await db
-    .select({ id: storedBytes.organizationId })
-    .from(storedBytes)
-    .where(and(eq(storedBytes.kind, 'events'), gt(storedBytes.bytes, maxBytes)))
-  for (const { id } of organizations) {
-    const isSurplus = sql`(
-      SELECT sum(bytes) FROM (
-        SELECT bytes FROM stored_bytes WHERE organization_id = ${id} AND kind = 'events'
-        UNION ALL SELECT bytes FROM stored_byte_changes WHERE organization_id = ${id} AND kind = 'events'
-      ) AS counted) > ${maxBytes}`
-    const oldest = sql`(SELECT id FROM events WHERE ${isSurplus} AND ${eventsOf(id)} LIMIT ${batchSize})`
-    for (;;) {
-      const { rowCount } = await db.delete(events).where(sql`${events.id} IN ${oldest}`)
-      signal?.throwIfAborted()
-      if ((rowCount ?? 0) < batchSize) break
-    }
-  }
-}
+/** Deletes the oldest events of organizations with more than `maxBytes` of them; 0 deletes none. */
+export const deleteSurplusEvents = (db: Db, maxBytes: number, signal?: AbortSignal): Promise<void> =>
+  deleteSurplus(db, { kind: 'events', table: sql`events`, oldestOf: eventsOf, maxBytes }, signal)
 
 /**
  * Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. Begins

@@ -233,6 +233,11 @@ export const Env = Type.Object({
     'bytes of the history of one organization; beyond it, the oldest events are deleted',
     Number.MAX_SAFE_INTEGER,
   ),
+  USAGE_BYTES_PER_ORGANIZATION: limit(
+    1024 ** 3,
+    'bytes of the usage of one organization, some 400 for a call of a model; beyond it, the oldest calls are deleted',
+    Number.MAX_SAFE_INTEGER,
+  ),
   DRAIN_SECONDS: Type.Integer({
     default: 60,
     minimum: 0,

@@ -74,6 +74,12 @@ export const relayWaits = new Histogram({
   registers,
 })
 
+export const usageLost = new Counter({
+  name: 'chowder_usage_lost_total',
+  help: 'Calls of agents that have ended and could not be written: the database was away for too long.',
+  registers,
+})
+
 export const stepDuration = new Histogram({
   name: 'chowder_reconcile_step_duration_seconds',
   help: 'Steps of reconciles; left: the intent changed, the lease was lost or the worker ended.',

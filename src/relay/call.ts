@@ -26,6 +26,8 @@ export type CallEnd =
 
 /** Watches one call. Its methods must not throw, and must return at once: the answer waits for them. */
 export interface CallObserver {
+  /** A piece of the body of the request, as it is sent on. It must not be changed. */
+  asked?(bytes: Buffer): void
   /** The status and the headers of the vendor's answer. */
   answer?(status: number, headers: IncomingHttpHeaders): void
   /** A piece of the body of the answer, uncompressed, before it is sent on. It must not be changed. */

@@ -12,11 +12,16 @@ export class BodyTooLarge extends Error {
  * The body as it comes. Throws BodyTooLarge once it is longer than `maxBytes`. The connection stays open when nobody
  * reads on: the client gets an answer.
  */
-async function* bodyOf(request: IncomingMessage, maxBytes: number): AsyncGenerator<Buffer> {
+async function* bodyOf(
+  request: IncomingMessage,
+  maxBytes: number,
+  onChunk: (bytes: Buffer) => void,
+): AsyncGenerator<Buffer> {
   let bytes = 0
   for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     bytes += chunk.length
     if (bytes > maxBytes) throw new BodyTooLarge('the body of the call is too large')
+    onChunk(chunk)
     yield chunk
   }
 }
@@ -31,6 +36,7 @@ interface Forwarded {
 }
 
 interface ForwardEvents {
+  asked(bytes: Buffer): void
   answer(status: number, headers: IncomingHttpHeaders, waitMs: number | null): void
   chunk(bytes: Buffer): void
 }
@@ -60,7 +66,7 @@ export function forward(
       path,
       method: method as Dispatcher.HttpMethod,
       headers,
-      body: method === 'GET' ? null : Readable.from(bodyOf(request, maxBodyBytes), { objectMode: false }),
+      body: method === 'GET' ? null : Readable.from(bodyOf(request, maxBodyBytes, events.asked), { objectMode: false }),
     },
     {
       onRequestStart(started) {

@@ -114,6 +114,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
             pace.note(key.id, status, waitMs)
             observer.answer?.(status, answered)
           },
+          asked: (bytes) => observer.asked?.(bytes),
           chunk: (bytes) => observer.chunk?.(bytes),
         },
       )

@@ -345,7 +345,7 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
   const query = async (text: string, ...values: unknown[]) => (await chowder.database.pool.query(text, values)).rows
 
   const maintain = async () => {
-    const parts = { ...chowder.deps, billing: null, eventBytes: 0 }
+    const parts = { ...chowder.deps, billing: null, eventBytes: 0, usageBytes: 0 }
     for (const { run } of maintenanceTasks(parts, defaultMaintenance)) await run(AbortSignal.timeout(requestTimeoutMs))
   }
 

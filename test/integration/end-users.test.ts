@@ -76,6 +76,22 @@ afterAll(async () => {
   await gateway.close()
 })
 
+test('the usage of a session knows the end user of its last token', async () => {
+  const noted = async () =>
+    (await chowder.database.pool.query('SELECT session, end_user FROM session_end_users ORDER BY session')).rows
+  await say(key, 'usage-1')
+  expect(await noted()).toEqual([])
+  const tokenFor = async (endUser: string) =>
+    (await createToken(key, { session_prefix: 'usage-', end_user: endUser })).body.client_token as string
+  const session = `s-${Buffer.from('usage-1').toString('hex')}`
+  await say(await tokenFor('ann'), 'usage-1')
+  expect(await noted()).toEqual([{ session, end_user: 'ann' }])
+  await say(await tokenFor('b\0ob'), 'usage-1')
+  expect(await noted()).toEqual([{ session, end_user: 'bob' }])
+  await say(key, 'usage-1')
+  expect(await noted()).toEqual([{ session, end_user: 'bob' }])
+})
+
 const noSession = errorBody('session_not_found', 'Session not found.')
 
 /** Which sessions exist for a key, by every call that names one. */

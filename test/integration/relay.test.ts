@@ -8,6 +8,7 @@ import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { freePort } from '#platform/free-port.ts'
+import { newId } from '#platform/ids.ts'
 import type { CallEnd, RelayedCall } from '#relay/call.ts'
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { listenLocally } from '../support/local-server.ts'
@@ -521,7 +522,13 @@ describe('the connections of clients', () => {
   async function bounded(connections: { max?: number; silentMs?: number }) {
     const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
     const port = await freePort()
-    const relay = await startRelay(relayed.chowder.deps, { baseUrls, host: '127.0.0.1', port, connections })
+    const relay = await startRelay(relayed.chowder.deps, {
+      baseUrls,
+      host: '127.0.0.1',
+      port,
+      processId: newId(),
+      connections,
+    })
     return Object.assign(relay, { url: `http://127.0.0.1:${port}/relay/anthropic${messages}` })
   }
   const headers = () => ({ 'x-api-key': agent.token })
@@ -618,7 +625,7 @@ describe('a vendor that asks to wait', () => {
 describe('the address of a relay', () => {
   const settings = () => {
     const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
-    return { baseUrls, host: '127.0.0.1', port: relayed.port }
+    return { baseUrls, host: '127.0.0.1', port: relayed.port, processId: newId() }
   }
 
   test('is shared by the relays of an installation, of which one may end', async () => {
@@ -653,10 +660,9 @@ describe('the address of a relay', () => {
       await promise
       reply.end('ended')
     }
-    const baseUrls = { anthropic: vendor.url, openai: vendor.url, gemini: vendor.url }
     await own.close()
     const chowder = relayed.chowder.deps
-    const relay = await startRelay(chowder, { baseUrls, host: '127.0.0.1', port: own.port })
+    const relay = await startRelay(chowder, { ...settings(), port: own.port })
     expect(token).not.toBe('')
     const { body } = await request(`http://127.0.0.1:${own.port}/relay/anthropic${messages}`, {
       method: 'POST',

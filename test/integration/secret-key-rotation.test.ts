@@ -19,7 +19,7 @@ import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
-import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { cloneDatabase, type TestDatabase, urlOf } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
 
 const program = fileURLToPath(import.meta.resolve('#commands/admin.ts'))
@@ -308,11 +308,10 @@ describe('the processes of an installation', () => {
         [some, some.map((id) => sealer.seal(content, `responses/${id}/sealed_object`))],
       )
     }
-    const { user, password, host, port, database: name } = database.connection
     const env = {
       ...compiledOnce,
       PATH: process.env.PATH ?? '',
-      DATABASE_URL: `postgresql://${user}:${password}@${encodeURIComponent(host ?? '')}:${port}/${name}`,
+      DATABASE_URL: urlOf(database.connection),
       CHOWDER_SECRET_KEY: text([next, old]),
     }
     const run = (...args: string[]) => spawn(process.execPath, [program, 'rotate-secret-key', ...args], { env })

@@ -4,6 +4,7 @@ import type { ModelProvider } from '#database/schema.ts'
 import { relayPath } from '#instances/gateway/relay-url.ts'
 import { hashRelayToken } from '#instances/gateway/tokens.ts'
 import { freePort } from '#platform/free-port.ts'
+import { newId } from '#platform/ids.ts'
 import { FakeDriver } from './fake-driver.ts'
 import { openTestChowder, type TestChowder } from './test-chowder.ts'
 
@@ -21,6 +22,8 @@ export interface RelayedChowder {
   organizationId: string
   /** The organization's API key. */
   key: string
+  /** What the database is sealed with. */
+  secretKey: Buffer
   relayUrl: string
   port: number
   /** The URL of a path of a provider at the relay. */
@@ -36,12 +39,14 @@ export async function openRelayedChowder(
   vendorUrl: string,
   settings: Partial<RelaySettings> = {},
 ): Promise<RelayedChowder> {
-  const chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+  const secretKey = randomBytes(32)
+  const chowder = await openTestChowder({ sandboxes: new FakeDriver(), secretKeys: [secretKey] })
   const { id: organizationId, key } = await chowder.signUp({ providerKey: null })
   await chowder.call('PATCH', '/v1/organization', { key, body: { model_api_keys: vendorKeys } })
   const baseUrls = { anthropic: vendorUrl, openai: vendorUrl, gemini: vendorUrl }
   const { deps } = chowder
-  const relay = await startRelay(deps, { baseUrls, host: '127.0.0.1', port: await freePort(), ...settings })
+  const address = { host: '127.0.0.1', port: await freePort() }
+  const relay = await startRelay(deps, { baseUrls, ...address, processId: newId(), ...settings })
   const relayUrl = `http://127.0.0.1:${relay.port}`
 
   async function rotate(id: string): Promise<string> {
@@ -56,6 +61,7 @@ export async function openRelayedChowder(
     chowder,
     organizationId,
     key,
+    secretKey,
     relayUrl,
     port: relay.port,
     at: (provider, path) => `${relayUrl}${relayPath(provider)}${path}`,

@@ -195,6 +195,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         intervals: options.intervals ?? quickIntervals,
         maintenance: options.maintenance ?? quickMaintenance,
         eventBytes: storageLimits.eventBytes,
+        usageBytes: 0,
       }
       const worker = await createWorker(parts, settings, new AbortController().signal)
       workers.push(worker)

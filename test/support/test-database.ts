@@ -11,6 +11,10 @@ export interface TestDatabase {
   drop(): Promise<void>
 }
 
+/** The address of a database, for a process of its own. */
+export const urlOf = ({ connectionString, user, password, host = '', port, database }: pg.PoolConfig): string =>
+  connectionString ?? `postgresql://${user}:${password}@${encodeURIComponent(host)}:${port}/${database}`
+
 /** Makes a database for a test file: a clone of the migrated template. */
 export async function cloneDatabase(): Promise<TestDatabase> {
   const name = `test_${randomUUID().replaceAll('-', '')}`

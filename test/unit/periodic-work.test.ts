@@ -15,7 +15,7 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
     createHeartbeat(unused, unused, unused).task,
     ...reconcileTasks(unused, defaultIntervals, unused, unused),
     ...maintenanceTasks(
-      { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0 },
+      { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0, usageBytes: 0 },
       defaultMaintenance,
     ),
   ]

@@ -1,6 +1,7 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
+import { deleteCallsOf } from '#database/model-calls.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
@@ -134,6 +135,7 @@ async function eraseOrganization(
   // In separate transactions: one for all could take too long.
   await eraseInstancesOf(db, organizationId, signal)
   await deleteResponsesOfOrganization(db, organizationId, signal)
+  await deleteCallsOf(db, organizationId, signal)
   const after = await redactEvents(db, organizationId, { signal })
   await db.transaction(async (tx) => {
     const unerasedInstances = tx

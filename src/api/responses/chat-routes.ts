@@ -8,6 +8,7 @@ import { chatCompletionAnswers } from './chat/completion-schema.ts'
 import { createEphemeralSession, endEphemeralSession } from './chat/ephemeral-sessions.ts'
 import { CreateChatCompletion } from './chat/request-schema.ts'
 import { runChatCompletion } from './chat/run-chat-completion.ts'
+import type { NoteEndUser } from './end-users.ts'
 import { maxRequestBytes, turnBehaviour, turnFailures, turnRouteConfig } from './schemas.ts'
 import { replyWithTurn, serverSentEvents } from './turns/turn-reply.ts'
 import type { TurnRunner } from './turns/turn-runner.ts'
@@ -15,6 +16,7 @@ import type { TurnRunner } from './turns/turn-runner.ts'
 interface ChatDeps {
   db: Db
   turns: TurnRunner
+  noteEndUser: NoteEndUser
   findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -24,12 +26,13 @@ interface ChatDeps {
 
 /** The route for clients that speak the Chat Completions format. */
 export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps) => {
-  const { db, turns, findGateway, findCaller, publicUrl, graceMs } = deps
+  const { db, turns, noteEndUser, findGateway, findCaller, publicUrl, graceMs } = deps
 
   /** Creates a session that ends with the answer. */
   async function createSession(request: FastifyRequest, { raw }: FastifyReply, instanceId: string): Promise<string> {
     const { organizationId } = request.caller
     const key = await createEphemeralSession(db, { organizationId, instanceId })
+    await noteEndUser(request.caller, { organizationId, instanceId, sessionKey: key })
     const end = () => {
       endEphemeralSession(db, key).catch((err) =>
         request.log.warn({ err }, 'an ephemeral session could not be marked for deletion; it is deleted later'),

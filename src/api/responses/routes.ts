@@ -11,6 +11,7 @@ import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { chatRoutes } from './chat-routes.ts'
+import { createNoteEndUser } from './end-users.ts'
 import { CreateResponse } from './format/request-schema.ts'
 import { createTurnLines } from './lines/turn-lines.ts'
 import { modelRoutes } from './model-routes.ts'
@@ -75,6 +76,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
   const store = createResponseStore(db, vault, app.log)
   const lines = createTurnLines(db, deps.processId)
+  const noteEndUser = createNoteEndUser(db, app.log)
 
   app.addHook('onReady', async () => lines.open())
   // Not awaited: the server stops listening after this hook, and then waits for its open requests.
@@ -85,9 +87,12 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       const { organizationId } = request.caller
       const body = request.body as CreateResponse
       const isStreamed = body.stream === true
+      const session = { organizationId, instanceId, sessionKey: sessionKey(sessionId) }
+      const gateway = await findGateway(organizationId, instanceId)
+      await noteEndUser(request.caller, session)
       const { answer, events, json } = await runResponse({ turns, store, lines }, turn, {
-        gateway: await findGateway(organizationId, instanceId),
-        session: { organizationId, instanceId, sessionKey: sessionKey(sessionId) },
+        gateway,
+        session,
         visible: request.caller,
         body,
         isStreamed,
@@ -137,7 +142,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  const turnDeps = { turns, findGateway, findCaller, publicUrl, graceMs }
+  const turnDeps = { turns, noteEndUser, findGateway, findCaller, publicUrl, graceMs }
   await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight, storage })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })

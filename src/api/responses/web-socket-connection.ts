@@ -9,6 +9,7 @@ import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
 import { createPauses, createShareCount, frameWeight } from '#platform/fair-share.ts'
 import { openStreams } from '#platform/metrics.ts'
+import type { NoteEndUser } from './end-users.ts'
 import { errorTexts } from './format/error-texts.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
 import { type ResponseParts, runResponse } from './run-response.ts'
@@ -28,6 +29,7 @@ const maxConnectionMs = 60 * 60_000
 export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as const
 
 export interface ConnectionDeps extends ResponseParts {
+  noteEndUser: NoteEndUser
   findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -162,7 +164,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, lines, findGateway, readFrame, countTurn, inFlight, storage } = this.#deps
+    const { turns, store, lines, noteEndUser, findGateway, readFrame, countTurn, inFlight, storage } = this.#deps
     const { organizationId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
@@ -175,9 +177,12 @@ export class WebSocketConnection {
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
       const body = await readFrame(data)
       if (isStored(body)) await storage?.requireRoom(organizationId)
+      const session = { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) }
+      const gateway = await findGateway(organizationId, this.#instanceId)
+      await noteEndUser(this.#request.caller, session)
       const { events } = await runResponse({ turns, store, lines }, turn, {
-        gateway: await findGateway(organizationId, this.#instanceId),
-        session: { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) },
+        gateway,
+        session,
         visible: this.#request.caller,
         body,
         isStreamed: true,

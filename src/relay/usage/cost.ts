@@ -18,6 +18,7 @@ export interface CountedUsage {
 
 const priceProviders = { anthropic: 'anthropic', openai: 'openai', gemini: 'google' } as const
 const maxModels = 1000
+const maxModelLength = 256
 /** More tokens than any model takes: a greater number is no count of tokens. */
 const maxTokens = 1_000_000_000
 
@@ -88,7 +89,7 @@ export function countUsage(
 ): CountedUsage | null {
   const catalogue = findProvider({ providerId: priceProviders[provider] })
   if (!told.usage || !catalogue) return null
-  const priced = told.model ?? model ?? 'unknown'
+  const priced = (told.model ?? model ?? 'unknown').slice(0, maxModelLength)
   const [modelField, usageField] = provider === 'gemini' ? ['modelVersion', 'usageMetadata'] : ['model', 'usage']
   let usage: Usage
   try {

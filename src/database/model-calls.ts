@@ -1,0 +1,68 @@
+import { eq, lt, type SQL, sql } from 'drizzle-orm'
+import type { Db } from './client.ts'
+import { aliveSeconds } from './processes.ts'
+import { deleteSurplus } from './surplus.ts'
+import { modelCalls, openModelCalls, sessionEndUsers } from './usage-schema.ts'
+
+/** How long a call is kept: a month can be compared with the same month of the year before. */
+export const callsKeptDays = 400
+const endUsersKeptDays = 30
+/** Rows that one statement deletes at most. */
+const batchSize = 1000
+/** A process that has just begun has not reported itself yet. */
+const settledAfterSeconds = 60
+
+const ago = (days: number): SQL => sql`now() - make_interval(days => ${days})`
+
+/** Deletes what a query selects, in batches. Throws the signal's reason between two batches. */
+async function deleteCalls(db: Db, ids: SQL, signal?: AbortSignal): Promise<void> {
+  for (;;) {
+    const { rowCount } = await db.delete(modelCalls).where(sql`${modelCalls.id} IN (${ids} LIMIT ${batchSize})`)
+    if ((rowCount ?? 0) < batchSize) return
+    signal?.throwIfAborted()
+  }
+}
+
+/**
+ * Deletes the calls that began more than 400 days ago, and the end users of sessions without a turn of theirs in 30
+ * days. Throws as `deleteCalls`.
+ */
+export async function deleteOldCalls(db: Db, signal?: AbortSignal): Promise<void> {
+  await db.delete(sessionEndUsers).where(lt(sessionEndUsers.notedAt, ago(endUsersKeptDays)))
+  await deleteCalls(db, sql`SELECT id FROM model_calls WHERE began_at < ${ago(callsKeptDays)}`, signal)
+}
+
+/** By all columns of its index: for an equation the planner may choose the index of times, and pass over other calls. */
+const callsOf = (organizationId: string): SQL => sql`
+  (organization_id, began_at) > (${organizationId}, '-infinity')
+  AND (organization_id, began_at) < (${organizationId}, 'infinity') ORDER BY organization_id, began_at`
+
+/** Deletes the oldest calls of organizations with more than `maxBytes` of them; 0 deletes none. */
+export const deleteSurplusCalls = (db: Db, maxBytes: number, signal?: AbortSignal): Promise<void> =>
+  deleteSurplus(db, { kind: 'calls', table: sql`model_calls`, oldestOf: callsOf, maxBytes }, signal)
+
+/** Deletes all calls of an organization, and who its end users were. Throws as `deleteCalls`. */
+export async function deleteCallsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
+  for (const table of [openModelCalls, sessionEndUsers]) {
+    await db.delete(table).where(eq(table.organizationId, organizationId))
+  }
+  await deleteCalls(db, sql`SELECT id FROM model_calls WHERE organization_id = ${organizationId}`, signal)
+}
+
+/**
+ * Writes the open calls of relays that have ended without a word as lost: nobody knows their usage. A relay that was
+ * only held up corrects them when they end.
+ */
+export async function settleLostCalls(db: Db): Promise<void> {
+  const who = sql.raw('id, organization_id, instance_id, session, cause, provider, model, began_at')
+  await db.execute(sql`
+    WITH lost AS (
+      DELETE FROM open_model_calls AS call
+      WHERE began_at < now() - make_interval(secs => ${settledAfterSeconds}) AND NOT EXISTS (
+        SELECT FROM processes WHERE processes.id = call.process_id
+        AND seen_at > now() - make_interval(secs => ${aliveSeconds}))
+      RETURNING ${who}
+    )
+    INSERT INTO model_calls (${who}, outcome)
+    SELECT ${who}, 'lost' FROM lost ON CONFLICT (id) DO NOTHING`)
+}

@@ -1,0 +1,39 @@
+import type { CallCause } from '#database/usage-schema.ts'
+
+/** What an agent says of a call: its session, by the gateway's key, and its cause. Null is untold. */
+export interface ToldOrigin {
+  session: string | null
+  cause: CallCause | null
+}
+
+/**
+ * OpenClaw ends each system prompt with a line of what it runs as. Whatever people write into the prompt comes before.
+ * A call without such a line has no session.
+ */
+const beginning = 'Runtime: '
+const ownAgent = 'agent:main:'
+const maxSessionLength = 512
+
+/** The API's own sessions: those with an id of a caller, and those of one chat completion. */
+const ofApi = /^[sc]-[0-9a-f]+$/
+/** What OpenClaw calls the channel of the API, of heartbeats and of its own work. */
+const noChannel = 'webchat'
+
+/** Reads the line of what it runs as from the end of a system prompt, which is JSON text: a line end is an escape. */
+export function readOrigin(prompt: string): ToldOrigin {
+  const at = prompt.lastIndexOf(beginning)
+  const [line = ''] = at === -1 ? [] : prompt.slice(at + beginning.length).split(/\\[nr]|"/, 1)
+  const told = (name: string) => new RegExp(`(?:^| \\| )${name}=([^|]*?)(?: \\||$)`).exec(line)?.[1]
+  const key = told('session') ?? ''
+  if (key === '' || key.length > maxSessionLength) return { session: null, cause: null }
+  const session = key.startsWith(ownAgent) ? key.slice(ownAgent.length) : key
+  return { session, cause: causeOf(session, told('channel')) }
+}
+
+/** In the session `main` the API, a heartbeat and OpenClaw itself look alike: then the cause is unknown. */
+function causeOf(session: string, channel?: string): CallCause | null {
+  if (/^(?:agent:[^:]+:)?cron:/.test(session)) return 'cron'
+  if (/^(?:agent:[^:]+:)?subagent:/.test(session)) return 'subagent'
+  if (ofApi.test(session)) return 'api'
+  return channel === undefined || channel === noChannel ? null : 'channel'
+}
