@@ -19,6 +19,7 @@ import { asksForWebSocket } from './api/responses/web-socket.ts'
 import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
 import { type SkillRouteDeps, skillRoutes } from './api/skills/routes.ts'
 import { type SubscriptionDeps, subscriptionRoutes } from './api/subscription/routes.ts'
+import { type UsageDeps, usageRoutes } from './api/usage/routes.ts'
 import { type CallerDeps, useApiKeys } from './http/auth.ts'
 import { type BodyTimes, useBodyDeadlines } from './http/body-deadlines.ts'
 import { useClosing } from './http/closing.ts'
@@ -41,6 +42,7 @@ export interface AppDeps
   extends OrganizationDeps,
     KeyDeps,
     EventDeps,
+    UsageDeps,
     SubscriptionDeps,
     InstanceDeps,
     LogDeps,
@@ -122,6 +124,7 @@ export async function buildApp(deps: AppDeps) {
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)
+    await v1.register(usageRoutes, deps)
     await v1.register(organizationRoutes, { ...deps, ...counters })
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)

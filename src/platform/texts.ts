@@ -198,6 +198,11 @@ export const texts = {
   duplicateInProgress: 'A request with the same Idempotency-Key is still in progress. Repeat this one in a moment.',
   unknownCursor:
     'The cursor does not belong to this list. Take it from the header X-Next-Cursor or Link of the page before.',
+  badTime: (param: string) =>
+    `${param} must be a time in ISO 8601 with a zone, such as 2026-02-14T16:00:00Z or 2026-02-14T17:00:00%2B01:00.`,
+  emptyTime: 'from must be before to, which is now unless you send it.',
+  longTime: (days: number) => `from may be at most ${days} days before to, which is now unless you send it.`,
+  unknownTimeZone: 'time_zone must be the name of a time zone in the IANA database, such as Europe/Berlin or UTC.',
   isBusy: 'The instance is being changed right now. Try again.',
   /** By the status of the instance. */
   logEnded: {

@@ -20,6 +20,7 @@ export const sections: readonly Section[] = [
       'testModelApiKeys',
       'deleteOrganization',
       'listEvents',
+      'readUsage',
     ],
   },
   {
@@ -56,6 +57,7 @@ export const sections: readonly Section[] = [
       'listInstanceEvents',
       'readLogs',
       'readMetrics',
+      'readInstanceUsage',
       'listReleases',
     ],
   },

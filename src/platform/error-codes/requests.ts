@@ -11,6 +11,14 @@ export const requestCodes = {
       meaning: 'The request is not valid HTTP.',
       remedy: 'Check the request line and the headers. An HTTP client library writes them correctly.',
     },
+    invalid_time: {
+      meaning: 'A time of the query is not in ISO 8601, or the range of times is empty or too long.',
+      remedy: '`detail` names the rule. Send times such as `2026-02-14T16:00:00Z`, `from` before `to`.',
+    },
+    unknown_time_zone: {
+      meaning: '`time_zone` is not the name of a time zone.',
+      remedy: 'Send a name of the IANA database, such as `Europe/Berlin`, or leave it out for UTC.',
+    },
     malformed_path: {
       meaning: 'A part of the path is not percent-encoded UTF-8, or is longer than 1,024 characters.',
       remedy: 'Encode each part of the path, with `encodeURIComponent` for example.',

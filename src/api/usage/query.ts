@@ -1,0 +1,71 @@
+import { callsKeptDays } from '#database/model-calls.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+import { parseTimestamp } from '#platform/timestamps.ts'
+import type { UsageFilter } from './read.ts'
+import type { UsageQuery } from './schemas.ts'
+
+const dayMs = 24 * 60 * 60 * 1000
+const defaultDays = 30
+
+function timeOf(text: string | undefined, param: string, otherwise: Date): Date {
+  if (text === undefined) return otherwise
+  const time = parseTimestamp(text)
+  if (!time) throw new AppError('invalid_time', texts.badTime(param), { param })
+  return time
+}
+
+/** An offset such as `+02:00` means its opposite to PostgreSQL: only names are taken. */
+function requireTimeZone(name: string): void {
+  try {
+    if (!/^[a-z]/i.test(name)) throw new RangeError()
+    new Intl.DateTimeFormat('en', { timeZone: name })
+  } catch {
+    throw new AppError('unknown_time_zone', texts.unknownTimeZone, { param: 'time_zone' })
+  }
+}
+
+/**
+ * What a query selects. `nowMs` is the time of the database. Throws AppError `invalid_time` for a time that is none, or a range that is empty or too long,
+ * and `unknown_time_zone`.
+ */
+export function filterOf(
+  organizationId: string,
+  query: UsageQuery,
+  instanceId: string | undefined,
+  nowMs: number,
+): UsageFilter {
+  const to = timeOf(query.to, 'to', new Date(nowMs))
+  const from = timeOf(query.from, 'from', new Date(to.getTime() - defaultDays * dayMs))
+  if (from >= to) throw new AppError('invalid_time', texts.emptyTime, { param: 'from' })
+  if (to.getTime() - from.getTime() > callsKeptDays * dayMs) {
+    throw new AppError('invalid_time', texts.longTime(callsKeptDays), { param: 'from' })
+  }
+  requireTimeZone(query.time_zone)
+  return {
+    organizationId,
+    instanceId,
+    labels: query.metadata,
+    from,
+    to,
+    bucket: query.bucket ?? null,
+    timeZone: query.time_zone,
+    groups: query.group_by ?? [],
+  }
+}
+
+/** Whether a text is the position of a row of this query: the beginning of a bucket, and a text for each group. */
+export const isPositionOf =
+  ({ groups }: Pick<UsageFilter, 'groups'>) =>
+  (text: string): boolean => {
+    try {
+      const values: unknown = JSON.parse(text)
+      if (!Array.isArray(values) || values.length !== groups.length + 1) return false
+      const [begin] = values
+      return (
+        values.every((value) => typeof value === 'string' && !value.includes('\0')) && parseTimestamp(begin) !== null
+      )
+    } catch {
+      return false
+    }
+  }

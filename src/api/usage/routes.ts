@@ -1,0 +1,132 @@
+import { Readable } from 'node:stream'
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { Type } from '@sinclair/typebox'
+import type { FastifyReply } from 'fastify'
+import type { Db } from '#database/client.ts'
+import { readDatabaseMs } from '#database/clock.ts'
+import { callsKeptDays } from '#database/model-calls.ts'
+import { InstanceParams } from '#http/instance-params.ts'
+import { failures } from '#http/openapi.ts'
+import { positionOf, sendPage } from '#http/paging.ts'
+import { getInstance } from '#instances/row.ts'
+import { takeShare } from '#platform/fair-share.ts'
+import { oneAtATime } from '#platform/one-at-a-time.ts'
+import { filterOf, isPositionOf } from './query.ts'
+import { positionAt, readUsage, type UsageFilter, type UsagePosition, type UsageRow } from './read.ts'
+import { toUsage, Usage, UsageQuery } from './schemas.ts'
+
+export interface UsageDeps {
+  db: Db
+  publicUrl(): string
+}
+
+const lines = 'application/x-ndjson'
+/** Items of an export that are read at once. */
+const exportRows = 1000
+
+const description =
+  'What the models of agents have read and written, as their vendors told, and an estimate of its cost. A call counts ' +
+  `when it has ended, at the time when it began, for ${callsKeptDays} days. With \`Accept: ${lines}\` all items come at ` +
+  'once, one in a line, without pages. A bucket or group without calls has no item.'
+
+const answers = {
+  200: {
+    description: `The items in the order of time and groups, as a page of JSON or, with \`Accept: ${lines}\`, all of them.`,
+    content: { 'application/json': { schema: Type.Array(Usage) }, [lines]: { schema: Usage } },
+  },
+}
+
+/** The routes of usage: what the models of agents have used, and what it may have cost. */
+export const usageRoutes: FastifyPluginAsyncTypebox<UsageDeps> = async (app, { db, publicUrl }) => {
+  async function answer(reply: FastifyReply, query: UsageQuery, instanceId?: string): Promise<void> {
+    const filter = filterOf(reply.request.caller.organizationId, query, instanceId, await readDatabaseMs(db))
+    if (reply.request.headers.accept?.includes(lines)) return exportAll(reply, filter)
+    /** Adding up costs the same for one item as for all: those of a page are read once. */
+    let rest: { rows: UsageRow[]; hasMore: boolean } | undefined
+    await sendPage(reply, {
+      limit: query.limit,
+      position: positionOf(query.cursor, isPositionOf(filter)),
+      item: Usage,
+      async read(atMost, position) {
+        if (!rest) {
+          const found = await readUsage(db, filter, query.limit + 1, position && JSON.parse(position))
+          rest = { rows: found.slice(0, query.limit), hasMore: found.length > query.limit }
+        }
+        const rows = rest.rows.splice(0, atMost)
+        const last = rows.at(-1)
+        const isLast = rest.rows.length === 0 && !rest.hasMore
+        return { rows, next: last && !isLast ? JSON.stringify(positionAt(last)) : undefined }
+      },
+      show: (row) => toUsage(row, filter.groups),
+      publicUrl,
+    })
+  }
+
+  async function* linesOf(reply: FastifyReply, filter: UsageFilter): AsyncGenerator<string> {
+    const { organizationId } = filter
+    const write = reply.compileSerializationSchema(Usage) as (value: object) => string
+    for (let position: UsagePosition | undefined; ; ) {
+      const from = position
+      const rows = await oneAtATime(organizationId, () => readUsage(db, filter, exportRows, from))
+      for (const row of rows) {
+        const line = `${write(toUsage(row, filter.groups))}\n`
+        await takeShare(organizationId, line.length)
+        yield line
+      }
+      const last = rows.at(-1)
+      if (!last || rows.length < exportRows) return
+      position = positionAt(last)
+    }
+  }
+
+  /** The first line is read before the answer begins: a failure then has a status. */
+  async function exportAll(reply: FastifyReply, filter: UsageFilter): Promise<void> {
+    const all = linesOf(reply, filter)
+    const first = await all.next()
+    const stream = async function* () {
+      if (!first.done) yield first.value
+      yield* all
+    }
+    reply.type(lines).send(Readable.from(stream()))
+  }
+
+  app.get(
+    '/v1/instances/:instance_id/usage',
+    {
+      config: { access: 'read', inFlight: 'lists' },
+      schema: {
+        operationId: 'readInstanceUsage',
+        summary: 'Read the usage of an instance',
+        description,
+        tags: ['instances'],
+        params: InstanceParams,
+        querystring: UsageQuery,
+        response: { ...answers, ...failures(400, 404) },
+      },
+    },
+    async ({ caller, params, query }, reply) => {
+      const { id } = await getInstance(db, caller.organizationId, params.instance_id)
+      await answer(reply, query, id)
+      return reply
+    },
+  )
+
+  app.get(
+    '/v1/organization/usage',
+    {
+      config: { access: 'org', inFlight: 'lists' },
+      schema: {
+        operationId: 'readUsage',
+        summary: 'Read the usage of the organization',
+        description: `Includes all its instances, also deleted ones. ${description}`,
+        tags: ['organization'],
+        querystring: UsageQuery,
+        response: { ...answers, ...failures(400) },
+      },
+    },
+    async ({ query }, reply) => {
+      await answer(reply, query)
+      return reply
+    },
+  )
+}
