@@ -7,6 +7,7 @@ import pTimeout from 'p-timeout'
 import type pg from 'pg'
 import { pino } from 'pino'
 import { examine } from '#commands/doctor/examine.ts'
+import { withRelayPort } from '#composition/installation.ts'
 import { createDb } from '#database/client.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { isObject } from '#openclaw/json.ts'
@@ -435,9 +436,10 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     const queue = createQueue(redis ? { kind: 'redis', url: redis.url } : { kind: 'postgres', connection }, log)
     try {
       const sandboxes = openCloudDriver(cloud.url, 'doctor')
+      const db = createDb(pool)
       const found = await examine({
-        config: loadConfig({}),
-        db: createDb(pool),
+        config: await withRelayPort(loadConfig({ RELAY_PORT: '0' }), db),
+        db,
         sandboxes,
         vault: createVault(secretKey),
         queue,
