@@ -216,7 +216,12 @@ describe('the usage of an instance', () => {
 })
 
 test('a time zone that only PostgreSQL does not know is refused, too', async () => {
-  const filter = filterOf(acme.id, { bucket: 'day', time_zone: 'UTC', limit: 1 }, undefined, 0)
+  const filter = filterOf(
+    acme.id,
+    { ...Object.fromEntries(new URLSearchParams(range)), bucket: 'day', time_zone: 'UTC', limit: 1 },
+    undefined,
+    0,
+  )
   const reading = readUsage(chowder.deps.db, { ...filter, timeZone: 'Europe/Atlantis' }, 1)
   await expect(reading).rejects.toMatchObject({ code: 'unknown_time_zone', param: 'time_zone' })
 })
