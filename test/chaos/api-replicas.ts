@@ -3,6 +3,7 @@ import { chmod, mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type pg from 'pg'
+import { newSecret, noteAnswer, noteRequest } from '../support/canary/secrets.ts'
 import { type ChowderProcess, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import type { Method } from '../support/operations.ts'
 
@@ -78,6 +79,7 @@ export async function startReplica(installation: Installation): Promise<Replica>
     ...started,
     async call(method, path, { key, body, headers } = {}) {
       const startedAt = performance.now()
+      noteRequest(path, { ...(key !== undefined && { authorization: `Bearer ${key}` }), ...headers }, body)
       const response = await fetch(`${started.url}${path}`, {
         method,
         headers: {
@@ -89,6 +91,7 @@ export async function startReplica(installation: Installation): Promise<Replica>
         signal: AbortSignal.timeout(requestTimeoutMs),
       })
       const text = await response.text()
+      noteAnswer(text)
       return {
         status: response.status,
         headers: Object.fromEntries(response.headers),
@@ -121,7 +124,10 @@ export async function signUp({ call }: Pick<Replica, 'call'>): Promise<{ id: str
   const { status, body } = await call('POST', '/v1/organization/signup', { body: { name: 'Acme' } })
   if (status !== 201) throw new Error(`signup: ${status} ${JSON.stringify(body)}`)
   const key: string = body.api_key
-  const patched = await call('PATCH', '/v1/organization', { key, body: { model_api_keys: { anthropic: 'sk-test' } } })
+  const patched = await call('PATCH', '/v1/organization', {
+    key,
+    body: { model_api_keys: { anthropic: newSecret('provider key', 'sk-') } },
+  })
   if (patched.status !== 200) throw new Error(`provider key: ${patched.status} ${JSON.stringify(patched.body)}`)
   return { id: body.organization.id, key }
 }

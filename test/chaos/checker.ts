@@ -1,5 +1,3 @@
-import { createReadStream } from 'node:fs'
-import { createInterface } from 'node:readline'
 import type pg from 'pg'
 import { publicStatus } from '#instances/status.ts'
 import type { CloudEvent } from '../support/fake-cloud.ts'
@@ -341,57 +339,4 @@ export function findUndocumented(journal: Journal): Violation[] {
         why: `${kind} was answered ${status} ${detail ?? ''} (request ${requestId})`,
       })),
   )
-}
-
-/** Looks for secrets in texts; of gateways' tokens there may be thousands. */
-export interface Secrets {
-  /** Found wherever they stand. */
-  words: readonly string[]
-  /** Texts of 64 hexadecimal digits. */
-  tokens: ReadonlySet<string>
-}
-
-const holdsSecret = (text: string, { words, tokens }: Secrets): boolean =>
-  words.some((word) => text.includes(word)) ||
-  (tokens.size > 0 && (text.match(/[0-9a-f]{64}/g) ?? []).some((token) => tokens.has(token)))
-
-/**
- * I7, in the database: no table holds a secret in the clear, the queue's neither. Rows are read one batch at a time.
- */
-export async function findSecretsInDatabase(pool: pg.Pool, secrets: Secrets): Promise<Violation[]> {
-  const found: Violation[] = []
-  const { rows: tables } = await pool.query<{ name: string }>(
-    `SELECT format('%I.%I', table_schema, table_name) AS name FROM information_schema.tables
-     WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')`,
-  )
-  const client = await pool.connect()
-  try {
-    for (const { name } of tables) {
-      await client.query('BEGIN')
-      await client.query(`DECLARE every_row NO SCROLL CURSOR FOR SELECT t::text AS text FROM ${name} t`)
-      for (;;) {
-        const { rows } = await client.query<{ text: string }>('FETCH 1000 FROM every_row')
-        if (rows.some(({ text }) => holdsSecret(text, secrets)))
-          found.push({ what: 'secret in the clear', instanceId: null, why: `the table ${name} holds a secret` })
-        if (rows.length === 0) break
-      }
-      await client.query('COMMIT')
-    }
-  } finally {
-    client.release()
-  }
-  return found
-}
-
-/** I7, in logs: no line of these files holds a secret. */
-export async function findSecretsInFiles(files: readonly string[], secrets: Secrets): Promise<Violation[]> {
-  const found: Violation[] = []
-  for (const file of files) {
-    for await (const line of createInterface({ input: createReadStream(file) })) {
-      if (!holdsSecret(line, secrets)) continue
-      found.push({ what: 'secret in the clear', instanceId: null, why: `${file} holds a secret` })
-      break
-    }
-  }
-  return found
 }

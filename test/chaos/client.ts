@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { noteAnswer } from '../support/canary/secrets.ts'
 import { present } from '../support/present.ts'
 import type { Random } from './random.ts'
 
@@ -122,6 +123,7 @@ export async function runClient(options: ClientOptions, stop: AbortSignal): Prom
         signal: AbortSignal.timeout(requestTimeoutMs),
       })
       const text = await response.text()
+      noteAnswer(text)
       const { status, headers, ok } = response
       const isStream = headers.get('content-type')?.startsWith('text/event-stream') ?? false
       const answer = isStream || text === '' ? text : JSON.parse(text)

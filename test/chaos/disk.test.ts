@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { reachEmbeddedPostgres } from '#database/embedded.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { type Api, api, say, sessionPath, signUp } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { type ChowderProcess, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
@@ -206,7 +207,7 @@ describe.skipIf(!isRoot)(`${title} below the database`, () => {
     await chmod(disk, 0o755)
     const env = { ANTHROPIC_BASE_URL: 'http://127.0.0.1:9', CHOWDER_DEFAULT_TIER: 'whale' }
     started = await startChowder({ dataDir, role: 'api', env })
-    client = api(started.url, await signUp(started.url, 'sk-test'))
+    client = api(started.url, await signUp(started.url, newSecret('provider key', 'sk-')))
   })
   afterAll(async () => {
     await started?.kill('SIGTERM')

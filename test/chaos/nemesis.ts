@@ -13,6 +13,8 @@ import { createQueue } from '#lifecycle/queue.ts'
 import { isObject } from '#openclaw/json.ts'
 import { loadConfig } from '#platform/config.ts'
 import { createVault } from '#platform/secrets.ts'
+import { findSecrets } from '../support/canary/search.ts'
+import { newSecret, noteSecret } from '../support/canary/secrets.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 import { type CloudCall, cloudFaultKinds, type FakeCloud, startFakeCloud } from '../support/fake-cloud.ts'
 import { startFakeModelProvider } from '../support/fake-model-provider.mjs'
@@ -24,13 +26,10 @@ import {
   findIllegalTransitions,
   findLost,
   findOverLimit,
-  findSecretsInDatabase,
-  findSecretsInFiles,
   findUndocumented,
   findUnrecorded,
   findUnsettled,
   findWrongConflicts,
-  type Secrets,
   type Violation,
 } from './checker.ts'
 import { type Journal, runClient, startOnce } from './client.ts'
@@ -294,8 +293,8 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
   const { pool, redisUrl, seed, durationMs, folder, log } = options
   const startedAt = performance.now()
   const connection = spelledOut(options.connection)
-  const providerKey = `sk-ant-canary-${randomBytes(12).toString('hex')}`
-  const overrideSecret = `canary-${randomBytes(12).toString('hex')}`
+  const providerKey = newSecret('provider key', 'sk-ant-')
+  const overrideSecret = newSecret('override secret')
   const secretKey = randomBytes(32)
   const crashes: Crash[] = []
   const provider = await startFakeModelProvider({ apiKey: providerKey })
@@ -303,10 +302,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
   const database = await openProxy(targetOf(connection))
   const redis = redisUrl === null ? null : await openRedis(redisUrl)
   await mkdir(folder, { recursive: true })
-  const logFiles: string[] = []
   const replicas = (['api', 'api', 'worker', 'worker'] as const).map((role, at) => {
-    const logFile = join(folder, `${role}-${at}.log`)
-    logFiles.push(logFile)
     const env = {
       PATH: process.env.PATH ?? '',
       HOME: folder,
@@ -322,7 +318,7 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
       ...(redis && { REDIS_URL: redis.url }),
     }
-    return superviseReplica({ role, env, logFile, crashes })
+    return superviseReplica({ role, env, logFile: join(folder, `${role}-${at}.log`), crashes })
   })
   const together = openRecovery(pool, cloud)
   const run: Run = {
@@ -468,16 +464,11 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     violations.push(...(await settle()))
     log('at rest')
 
-    const secrets: Secrets = {
-      words: [
-        providerKey,
-        overrideSecret,
-        secretKey.toString('base64'),
-        ...organizations.map(({ key }) => key),
-        ...(connection.password ? [String(connection.password)] : []),
-      ],
-      tokens: cloud.tokens,
-    }
+    noteSecret('secret key', secretKey.toString('base64'))
+    noteSecret('password', String(connection.password ?? ''))
+    for (const { key } of organizations) noteSecret('API key', key)
+    for (const token of cloud.tokens) noteSecret('gateway token', token)
+    const secrets = await findSecrets({ folders: [folder], databases: [connection], redisUrl: redis?.url ?? null })
     violations.push(
       ...(await findIllegalTransitions(pool)),
       ...(await findOverLimit(pool, new Map(organizations.map(({ id, limit }) => [id, limit])))),
@@ -487,8 +478,11 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       ...(await findWrongConflicts(pool, journal, run.disturbances)),
       ...findUndocumented(journal),
       ...(await askDoctor()),
-      ...(await findSecretsInDatabase(pool, secrets)),
-      ...(await findSecretsInFiles(logFiles, secrets)),
+      ...secrets.map(({ secret, encoding, place }) => ({
+        what: 'secret in the clear' as const,
+        instanceId: null,
+        why: `${secret.kind} (${encoding}) in ${place}`,
+      })),
       ...crashes
         .filter(({ wasRunning }) => wasRunning)
         .map(({ role, code }) => ({
@@ -497,7 +491,6 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
           why: `a process of the role ${role} ended by itself with exit code ${code}`,
         })),
     )
-    if (redis) violations.push(...(await findSecretsInRedis(redis.direct, secrets)))
   } finally {
     together.close()
     run.recovery.close()
@@ -526,17 +519,4 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     violations,
     recovery: { together: together.times, alone: run.recovery === together ? {} : run.recovery.times },
   }
-}
-
-/** I7, in the queue: whatever kind each key is, what it holds is shown by DUMP. */
-async function findSecretsInRedis(redis: Redis, { words }: Secrets): Promise<Violation[]> {
-  const found: Violation[] = []
-  for await (const keys of redis.scanStream({ count: 500 }) as AsyncIterable<string[]>) {
-    for (const key of keys) {
-      const content = await redis.dumpBuffer(key)
-      if (content && words.some((word) => content.includes(word)))
-        found.push({ what: 'secret in the clear', instanceId: null, why: `the key ${key} in Redis holds a secret` })
-    }
-  }
-  return found
 }

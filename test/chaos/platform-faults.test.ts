@@ -10,6 +10,7 @@ import { plans } from '#lifecycle/plans.ts'
 import { loadConfig } from '#platform/config.ts'
 import type { Observation } from '#sandbox/driver.ts'
 import { api, signUp, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { openCloudDriver } from '../support/cloud-driver.ts'
 import { compiledOnce } from '../support/compile-cache.ts'
 import { type CloudCall, type CloudEvent, type CloudFault, startFakeCloud } from '../support/fake-cloud.ts'
@@ -569,7 +570,7 @@ describe.concurrent('a worker whose event loop stands still', () => {
       const blocked = open('worker')
       const url = await open('api').url()
       await blocked.url()
-      const client = api(url, await signUp(url, 'sk-test'))
+      const client = api(url, await signUp(url, newSecret('provider key', 'sk-')))
 
       // It sleeps in the middle of a call that is done meanwhile, so that it has something to go on with.
       cloud.fail({ kind: 'slow', calls: ['start'], slowMs: 3000 })

@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import { defaultIntervals } from '#lifecycle/worker.ts'
 import { api, signUp, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { startFakeCloud } from '../support/fake-cloud.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -352,7 +353,7 @@ describe.concurrent('Chowder with REDIS_URL, as an operator runs it', () => {
           return [status, body.status, body.checks.database, body.checks.queue]
         }
         await until('it to be degraded', async () => isDeepStrictEqual(await ready(), [200, 'degraded', true, false]))
-        const key = await signUp(base, 'sk-test')
+        const key = await signUp(base, newSecret('provider key', 'sk-'))
         const client = api(base, key)
         const create = async (body: object): Promise<string> => {
           const askedAt = performance.now()

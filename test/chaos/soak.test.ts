@@ -10,6 +10,7 @@ import { defaultMaintenance, maintenanceTasks } from '#composition/maintenance.t
 import { connectLimits } from '#http/rate-limit.ts'
 import { poll } from '#platform/poll.ts'
 import type { SandboxSpec } from '#sandbox/driver.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
@@ -48,7 +49,7 @@ const moreMemory = 8 * 1024
 const memoryByAgent = 0.25
 /** The keys of a queue in Redis when it is empty. */
 const queueKeys = ['events', 'id', 'marker', 'meta', 'stalled-check']
-const anthropicKey = 'sk-test'
+const anthropicKey = newSecret('provider key', 'sk-')
 
 /** As a platform would: without the functions, which hold on to all that the worker has at hand. */
 class SoakDriver extends FakeDriver {

@@ -8,6 +8,8 @@ import type Dockerode from 'dockerode'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { dockerEnv, prepareImage } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { dockerFolders, searchInstallation } from '../support/canary/installation.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { type ChowderProcess, removeDataDir, startChowder } from '../support/chowder-process.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
@@ -17,7 +19,7 @@ import { until } from '../support/until.ts'
 const run = promisify(execFile)
 
 const minute = 60_000
-const providerKey = 'sk-ant-canary-provider-key'
+const providerKey = newSecret('provider key', 'sk-ant-')
 const fakeProvider = fileURLToPath(new URL('../support/fake-model-provider.mjs', import.meta.url))
 
 type Container = Dockerode.ContainerInspectInfo
@@ -184,6 +186,7 @@ describe('real agents in containers', { tags: ['long'] }, () => {
     await expectRemembers('the same?')
     const now = await inspect()
     expect([now.Id, now.State.StartedAt]).toEqual([Id, State.StartedAt])
+    await searchInstallation(dataDir, { folders: await dockerFolders(dockerd.host) })
     expect((await client.delete(`/v1/instances/${id}`)).status).toBe(204)
     const ofIt = ['--filter', `label=chowder.instance=${id}`]
     const left = async () =>

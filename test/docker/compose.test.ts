@@ -6,16 +6,19 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Answer, type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
+import { codeBlocksOf } from '../support/code-blocks.ts'
 import { type ComposeCheckout, openComposeCheckout } from '../support/compose.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
+import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
 const run = promisify(execFile)
 const minute = 60_000
 const port = 18_088
 const url = `http://127.0.0.1:${port}`
-const providerKey = 'sk-ant-canary-provider-key'
+const providerKey = newSecret('provider key', 'sk-ant-')
 const support = (name: string) => fileURLToPath(new URL(`../support/${name}`, import.meta.url))
 const everyPort = '1-65535'
 /** Of workers, three seconds apart: each takes its lease of 30 s with it. */
@@ -69,9 +72,13 @@ describe('docker compose', () => {
   }, 25 * minute)
 
   afterAll(async () => {
-    await checkout?.close()
-    await outside?.close()
-    await dockerd?.close()
+    try {
+      if (agent) await checkout.search()
+    } finally {
+      await checkout?.close()
+      await outside?.close()
+      await dockerd?.close()
+    }
   }, 5 * minute)
 
   const inspect = async (name: string) => JSON.parse(await dockerd.docker('inspect', name))[0]
@@ -375,6 +382,31 @@ describe('docker compose', () => {
     expect(await dockerd.docker('exec', postgres, 'psql', '-U', 'chowder', '-c', '\\d organizations')).toContain('next')
     expect(await startOf(agent), 'no agent was restarted').toEqual(before)
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=3')
+  })
+
+  it('changes its secret key by the commands of the documentation, while it is used', {
+    tags: ['long'],
+    timeout: 6 * minute,
+  }, async () => {
+    const read = () => checkout.compose('exec', '-T', 'api', 'cat', '/run/secrets/chowder/secret-key')
+    const [old, before] = [await read(), await startOf(agent)]
+    const { text } = present(codeBlocksOf('docs/operations.md').find((block) => block.text.startsWith('put_keys()')))
+    expect(await checkout.shell(text)).toContain('The old key')
+    const key = await read()
+    expect(key).toMatch(/^[A-Za-z0-9+/]{43}=$/)
+    expect(key).not.toBe(old)
+    await until(
+      'all processes to have it alone',
+      async () => {
+        const log = await checkout.compose('logs', '--no-color', 'api', 'worker', 'relay')
+        return log.split('the secret keys have changed').length > 3 * 3
+      },
+      minute,
+    )
+    const doctor = ['exec', '-T', 'worker', 'node', 'src/commands/doctor.ts']
+    expect(await checkout.compose(...doctor).catch(({ stdout }) => stdout)).not.toMatch(/seal/)
+    expect(await say(client, sessionPath(agent, 'after-rotation'), 'hello')).toContain('turns=1')
+    expect(await startOf(agent), 'no agent was restarted').toEqual(before)
   })
 
   it(

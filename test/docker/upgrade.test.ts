@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { type ComposeCheckout, openComposeCheckout } from '../support/compose.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
@@ -9,7 +10,7 @@ import { until } from '../support/until.ts'
 const minute = 60_000
 const port = 18_089
 const url = `http://127.0.0.1:${port}`
-const providerKey = 'sk-ant-canary-provider-key'
+const providerKey = newSecret('provider key', 'sk-ant-')
 const support = (name: string) => new URL(`../support/${name}`, import.meta.url).pathname
 
 let dockerd: TestDockerd

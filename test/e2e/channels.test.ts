@@ -5,6 +5,7 @@ import { workspacePath } from '#openclaw/launch.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import { forAgents } from '../support/agent-sandboxes.ts'
 import { type Api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { findGateway, type GatewayProcess } from '../support/chowder-process.ts'
 import { type FakeMatrix, startFakeMatrix } from '../support/fake-matrix.ts'
 import { type FakeMattermost, startFakeMattermost } from '../support/fake-mattermost.ts'
@@ -14,7 +15,9 @@ import { present } from '../support/present.ts'
 import { prepareChannels } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
-const botToken = '4242:the-right-token'
+const botToken = newSecret('channel secret', '4242:', '')
+const mattermostToken = newSecret('channel secret', 'mm-')
+const matrixToken = newSecret('channel secret', 'syt_')
 const signalAccount = '+15550001111'
 const code = /\b[A-Z0-9]{8}\b/
 
@@ -34,9 +37,9 @@ describe('chat channels of a real agent', () => {
 
   beforeAll(async () => {
     telegram = await startFakeTelegram(botToken)
-    mattermost = await startFakeMattermost('mm-token')
+    mattermost = await startFakeMattermost(mattermostToken)
     signal = await startFakeSignal(signalAccount)
-    matrix = await startFakeMatrix('syt_a')
+    matrix = await startFakeMatrix(matrixToken)
     await prepareChannels()
     agent = await startAgent({ env: { npm_config_registry: 'http://127.0.0.1:9' } })
     ;({ client, id } = agent)
@@ -93,7 +96,7 @@ describe('chat channels of a real agent', () => {
     tags: ['long'],
   }, async () => {
     const config = {
-      bot_token: 'mm-token',
+      bot_token: mattermostToken,
       base_url: await forAgents(mattermost.url),
       network: { dangerouslyAllowPrivateNetwork: true },
     }
@@ -118,7 +121,7 @@ describe('chat channels of a real agent', () => {
     const config = {
       homeserver: await forAgents(matrix.url),
       user_id: matrix.userId,
-      access_token: 'syt_a',
+      access_token: matrixToken,
       network: { dangerouslyAllowPrivateNetwork: true },
       dm: { policy: 'open', allowFrom: ['*'] },
     }

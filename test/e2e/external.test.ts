@@ -5,6 +5,8 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { agentEnv } from '../support/agent-sandboxes.ts'
 import { api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
+import { requireNoSecrets } from '../support/canary/search.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import {
   type ChowderProcess,
   findGateway,
@@ -14,6 +16,7 @@ import {
   startChowder,
 } from '../support/chowder-process.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { inDatabase } from '../support/servers.ts'
 
 /** A server's connection as operators write it. */
 function databaseUrl({ connectionString, host, port, user, password }: pg.PoolConfig, database: string): string {
@@ -27,6 +30,7 @@ describe('Chowder on a database and a Redis of yours', () => {
   let provider: FakeModelProvider
   let dataDir: string
   let env: Record<string, string>
+  const providerKey = newSecret('provider key', 'sk-ant-')
   const started: ChowderProcess[] = []
 
   async function onServer(statement: string): Promise<void> {
@@ -50,6 +54,7 @@ describe('Chowder on a database and a Redis of yours', () => {
 
   afterAll(async () => {
     await Promise.all(started.map((chowder) => chowder.kill('SIGTERM')))
+    await requireNoSecrets({ databases: [inDatabase(inject('postgres'), database)] })
     await removeDataDir(dataDir)
     await onServer(`DROP DATABASE IF EXISTS ${database} WITH (FORCE)`)
     await provider?.close()
@@ -80,7 +85,7 @@ describe('Chowder on a database and a Redis of yours', () => {
     const front = await startChowder({ dataDir, role: 'api', env })
     const worker = await startChowder({ dataDir, role: 'worker', env })
     started.push(front, worker)
-    const key = await signUp(front.url, 'sk-ant-test')
+    const key = await signUp(front.url, providerKey)
     const client = api(front.url, key)
     const { body } = await client.post('/v1/instances', { name: 'split' })
     await waitForStatus(client, body.id, 'running')
@@ -91,7 +96,7 @@ describe('Chowder on a database and a Redis of yours', () => {
     })
 
     const gateway = await findGateway(body.id)
-    for (const secret of [env.CHOWDER_SECRET_KEY, key, 'sk-ant-test', gateway?.token]) {
+    for (const secret of [env.CHOWDER_SECRET_KEY, key, providerKey, gateway?.token]) {
       expect(front.output() + worker.output()).not.toContain(secret)
     }
     await expect(access(join(dataDir, 'postgres'))).rejects.toThrow('ENOENT') // the embedded one was never made

@@ -4,6 +4,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import { say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { findGateway } from '../support/chowder-process.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
@@ -42,7 +43,8 @@ it('a turn is answered with the key of the organization, which is nowhere in the
   )
 
   // As the agent sees it: its configuration, all of its files and variables. The transcript has this pattern itself.
-  const look = 'cat "$HOME/../state/openclaw.json"; grep -r "canary-provide[r]" "$HOME/.." && echo FOUND; env'
+  const pattern = providerKey.replace(/^(.*)(\w)\W+$/, '$1[$2]')
+  const look = `grep baseUrl "$HOME/../state/openclaw.json"; grep -r "${pattern}" "$HOME/.." && echo FOUND; env`
   await say(client, sessionPath(id, 'look'), `[[fake:tool=exec ${JSON.stringify({ command: look })}]]`)
   const shown = provider.requests.flatMap(({ toolResults }) => toolResults).join('\n')
   expect(shown).toContain('/relay/anthropic')
@@ -50,7 +52,7 @@ it('a turn is answered with the key of the organization, which is nowhere in the
   expect(shown).not.toContain(providerKey)
 
   const { home, token } = await configured()
-  const found = await promisify(execFile)('grep', ['-rl', providerKey, home]).catch(({ code }) => code)
+  const found = await promisify(execFile)('grep', ['-rlF', providerKey, home]).catch(({ code }) => code)
   expect(found).toBe(1) // nothing
   expect(token).toMatch(/^[0-9a-f]{64}$/)
   expect(agent.chowder.output()).not.toContain(token)
@@ -59,6 +61,7 @@ it('a turn is answered with the key of the organization, which is nowhere in the
 it('a changed key is not noticed by a turn that streams, and is used by the next one', async () => {
   const { client, id, provider } = agent
   const input = '[[fake:words=120]] [[fake:chunk-delay=30]]'
+  const changed = newSecret('provider key', 'sk-ant-')
   const names: (string | null)[] = []
   try {
     for await (const { name } of client.stream(
@@ -67,14 +70,14 @@ it('a changed key is not noticed by a turn that streams, and is used by the next
       AbortSignal.timeout(60_000),
     )) {
       if (name === 'response.output_text.delta' && !names.includes(name)) {
-        provider.apiKey = 'sk-ant-canary-changed'
-        await setKey('sk-ant-canary-changed')
+        provider.apiKey = changed
+        await setKey(changed)
       }
       names.push(name)
     }
     expect(names).toContain('response.completed')
     expect(await say(client, sessionPath(id, 'next'), 'after the change')).toContain('last="after the change"')
-    expect(provider.requests.at(-1)?.key).toBe('sk-ant-canary-changed')
+    expect(provider.requests.at(-1)?.key).toBe(changed)
   } finally {
     provider.apiKey = providerKey
     await setKey(providerKey)

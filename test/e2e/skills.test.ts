@@ -2,12 +2,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import { forAgents } from '../support/agent-sandboxes.ts'
 import { type Api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import type { ChowderProcess } from '../support/chowder-process.ts'
 import { type FakeClawHub, type FakeVersion, skillMd, startFakeClawHub } from '../support/fake-clawhub.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { until } from '../support/until.ts'
 
-const searchKey = 'canary-of-a-skill-0123456789'
+const searchKey = newSecret('skill secret')
 
 describe('skills of a real agent', () => {
   let provider: FakeModelProvider
@@ -85,7 +86,7 @@ describe('skills of a real agent', () => {
     const run = '[[fake:tool=exec {"command":"printenv SEARCH_API_KEY | rev; cat skills/web-search/bin/run.sh"}]]'
     await say(client, sessionPath(id), run)
     expect(provider.requests[0]?.system).toContain('The web-search skill.')
-    const seen = JSON.stringify(provider.requests.at(-1)?.toolResults)
+    const seen = provider.requests.at(-1)?.toolResults.join('\n')
     expect(seen).toContain([...searchKey].reverse().join(''))
     expect(seen).toContain('1.0.0')
     expect(chowder.output()).not.toContain(searchKey)

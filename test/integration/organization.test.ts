@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { applyKeyChanges } from '#api/organization/key-changes.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { errorBody } from '../support/error-body.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -155,7 +156,8 @@ describe('PATCH /v1/organization', () => {
   })
 
   test('a changed key raises the generation only of running instances of that provider, an unchanged key of none', async () => {
-    const { id, key } = await chowder.signUp()
+    const unchanged = newSecret('provider key', 'sk-')
+    const { id, key } = await chowder.signUp({ providerKey: unchanged })
     await chowder.database.pool.query(`UPDATE organizations SET instance_limit = NULL WHERE id = '${id}'`)
     const create = async (name: string) =>
       (await chowder.call('POST', '/v1/instances', { key, body: { name } })).body.id
@@ -170,7 +172,7 @@ describe('PATCH /v1/organization', () => {
       const { rows } = await pool.query('SELECT id, generation FROM instances')
       return [running, stopped, givenUp].map((id) => rows.find((row) => row.id === id).generation)
     }
-    await setKey('sk-test')
+    await setKey(unchanged)
     expect(await generations()).toEqual([1, 1, 1])
     await setKey('sk-other')
     expect(await generations()).toEqual([2, 1, 1])

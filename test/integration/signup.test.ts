@@ -76,7 +76,7 @@ describe('A14: SIGNUP=token', () => {
         )
       ).filter(({ area }) => area === 'access')
     expect(await look()).toEqual([])
-    await storeValue(db, signupTokenName, token)
+    await storeValue(db, signupTokenName, 'damaged')
     expect(await look()).toMatchObject([{ what: expect.stringContaining('cannot be unsealed') }])
   })
 

@@ -1,5 +1,8 @@
+import { freePort } from '#platform/free-port.ts'
 import { agentEnv } from './agent-sandboxes.ts'
 import { type Answer, type Api, api, signUp, waitForStatus } from './api-client.ts'
+import { searchInstallation } from './canary/installation.ts'
+import { newSecret } from './canary/secrets.ts'
 import { type ChowderProcess, makeDataDir, removeDataDir, startChowder } from './chowder-process.ts'
 import { type FakeModelProvider, startFakeModelProvider } from './fake-model-provider.mjs'
 
@@ -28,27 +31,42 @@ export interface TestAgent {
 }
 
 /** The key that the provider takes, and the organization has. */
-export const providerKey = 'sk-ant-canary-provider-key'
+export const providerKey = newSecret('provider key', 'sk-ant-')
 
 /** Starts all of it; the agent takes some 10 s. When a part does not start, what had started is closed. */
 export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): Promise<TestAgent> {
   const provider = await startFakeModelProvider({ apiKey: providerKey })
   const dataDir = await makeDataDir()
+  const metricsPort = await freePort()
   let running: ChowderProcess | undefined
   const start = async () => {
-    running = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url)), ...env } })
+    const ports = { METRICS_PORT: String(metricsPort) }
+    running = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url)), ...ports, ...env } })
     return running
   }
+  /** While all of it runs. */
+  const search = async () => {
+    const metrics = await fetch(`http://127.0.0.1:${metricsPort}/metrics`)
+    const asked = provider.requests.map(({ body, system }) => JSON.stringify([body, system]))
+    await searchInstallation(dataDir, {
+      texts: { metrics: await metrics.text(), 'questions to the model': asked.join('\n') },
+    })
+  }
   const close = async () => {
-    await running?.kill('SIGINT')
-    await removeDataDir(dataDir)
-    await provider.close()
+    try {
+      await search()
+    } finally {
+      await running?.kill('SIGINT')
+      await removeDataDir(dataDir)
+      await provider.close()
+    }
   }
   try {
     const chowder = await start()
     const key = await signUp(chowder.url, providerKey)
     const client = api(chowder.url, key)
-    const created = await client.post('/v1/instances', { name: 'my-assistant', ...fields })
+    const openclaw_config = { 'hooks.token': newSecret('override secret'), ...(fields.openclaw_config as object) }
+    const created = await client.post('/v1/instances', { name: 'my-assistant', ...fields, openclaw_config })
     const id: string = created.body.id
     await waitForStatus(client, id, 'running')
     const agent: TestAgent = {
@@ -67,7 +85,7 @@ export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): 
     }
     return agent
   } catch (error) {
-    await close()
+    await close().catch(() => {}) // the failed start is what the test reports
     throw error
   }
 }

@@ -1,4 +1,5 @@
 import { poll } from '#platform/poll.ts'
+import { noteAnswer, noteRequest } from './canary/secrets.ts'
 import { requireErrorBody } from './error-body.ts'
 
 const requestTimeoutMs = 300_000
@@ -17,17 +18,20 @@ export function api(url: string, key?: string, signupToken?: string) {
     ...(key !== undefined && { authorization: `Bearer ${key}` }),
     ...(signupToken !== undefined && { 'x-signup-token': signupToken }),
   }
-  const send = (method: string, path: string, body: unknown, signal: AbortSignal) =>
-    fetch(`${url}${path}`, {
+  const send = (method: string, path: string, body: unknown, signal: AbortSignal) => {
+    noteRequest(path, headers, body)
+    return fetch(`${url}${path}`, {
       method,
       headers: { ...headers, ...(body !== undefined && { 'content-type': 'application/json' }) },
       ...(body !== undefined && { body: JSON.stringify(body) }),
       signal,
     })
+  }
 
   async function call(method: string, path: string, body?: unknown): Promise<Answer> {
     const response = await send(method, path, body, AbortSignal.timeout(requestTimeoutMs))
     const text = await response.text()
+    noteAnswer(text)
     const parsed = text === '' ? undefined : JSON.parse(text)
     if (response.status >= 400 && path !== '/readyz') {
       requireErrorBody(response.status, parsed, response.headers.get('x-request-id'))
@@ -47,6 +51,7 @@ export function api(url: string, key?: string, signupToken?: string) {
       if (response.status !== 200 || !response.body) throw new Error(`${response.status} ${await response.text()}`)
       let held = ''
       for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
+        noteAnswer(text)
         held += text
         for (let end = held.indexOf('\n\n'); end >= 0; end = held.indexOf('\n\n')) {
           yield readEvent(held.slice(0, end))

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import pTimeout from 'p-timeout'
 import { inject } from 'vitest'
+import { noteProcess, searchInstallation } from './canary/installation.ts'
 import { compiledOnce } from './compile-cache.ts'
 import { present } from './present.ts'
 import { preparedRelease, releasesFolder } from './release.ts'
@@ -47,6 +48,7 @@ function spawnChowder({ dataDir, role, env }: ChowderOptions) {
       output += text
     })
   }
+  noteProcess(dataDir, env ?? {}, () => output)
   let hasExited = false
   const exited = new Promise<number | null>((resolve, reject) => {
     child.once('error', reject)
@@ -133,8 +135,19 @@ export async function processesIn(place: string): Promise<number[]> {
   return found
 }
 
-/** Kills all processes that use a data folder, and removes the folder. */
+/**
+ * Kills all processes that use a data folder, and removes the folder. Throws an error when a secret stood in the clear
+ * in it, or in anything else of that installation.
+ */
 export async function removeDataDir(dataDir: string): Promise<void> {
+  try {
+    await searchInstallation(dataDir)
+  } finally {
+    await killAndRemove(dataDir)
+  }
+}
+
+async function killAndRemove(dataDir: string): Promise<void> {
   await until(
     `the end of what runs in ${dataDir}`,
     async () => {

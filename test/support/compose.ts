@@ -1,8 +1,11 @@
 import { execFile } from 'node:child_process'
-import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { dockerFolders } from './canary/installation.ts'
+import { requireNoSecrets } from './canary/search.ts'
+import { noteSecret } from './canary/secrets.ts'
 import type { TestDockerd } from './dockerd.ts'
 import { extract } from './previous-version.ts'
 
@@ -22,15 +25,21 @@ const checkout = [
 ]
 const standIns = ['postgres:17', 'redis:8', 'caddy:2']
 
+type Inspected = { NetworkSettings: { Networks: Record<string, { IPAddress: string } | undefined> } }
+
 /** A checkout of Chowder on a machine with Docker, as an operator has it. */
 export interface ComposeCheckout {
   folder: string
   /** Runs `docker compose` in it and returns its output. */
   compose(...args: string[]): Promise<string>
+  /** Runs commands of an operator in it, and returns their output. */
+  shell(commands: string): Promise<string>
   /** Replaces the files of the folder by those of this version. */
   replace(): Promise<void>
   /** Replaces the running services by those of the folder. */
   upgrade(): Promise<void>
+  /** Throws an error when a secret stands in the clear anywhere in it, in its agents, or in what dockerd has of them. */
+  search(): Promise<void>
   /** The ids of a service's containers. */
   containers(service: string): Promise<string[]>
   /** Removes everything that was made, with the agents. */
@@ -72,14 +81,42 @@ export async function openComposeCheckout(
   const options = { cwd: folder, env, maxBuffer: 64 * 1024 * 1024 }
   const compose = async (...args: string[]) => (await run('docker', ['compose', ...args], options)).stdout
   const lines = (text: string) => text.split('\n').filter(Boolean)
+  const containers = async (service: string) => lines(await compose('ps', '-q', service))
+  /** The addresses of a service's containers in the network that services alone have, which this host reaches. */
+  const addresses = async (service: string): Promise<string[]> => {
+    const found = JSON.parse(await docker('inspect', ...(await containers(service))))
+    return found.map(({ NetworkSettings }: Inspected) => NetworkSettings.Networks.chowder_data?.IPAddress ?? '')
+  }
+
+  async function search(): Promise<void> {
+    const folders = await dockerFolders(host)
+    const secretOf = async (volume: string, file: string) =>
+      (await readFile(join(folders[0] ?? '', `chowder_${volume}-secrets`, '_data', file), 'utf8')).trim()
+    noteSecret('secret key', await secretOf('chowder', 'secret-key'))
+    for (const service of ['postgres', 'redis']) noteSecret('password', await secretOf(service, 'password'))
+    const [postgres] = await addresses('postgres')
+    const [redis] = await addresses('redis')
+    const chowder = (await Promise.all(['api', 'worker', 'relay'].map(addresses))).flat()
+    const metrics = chowder.map(async (address) => (await fetch(`http://${address}:9464/metrics`)).text())
+    await requireNoSecrets({
+      folders: [...folders, folder],
+      databases: [
+        { host: postgres, user: 'chowder', database: 'chowder', password: await secretOf('postgres', 'password') },
+      ],
+      redisUrl: `redis://:${await secretOf('redis', 'password')}@${redis}:6379`,
+      texts: { metrics: (await Promise.all(metrics)).join('\n') },
+    })
+  }
   return {
     folder,
     compose,
+    shell: async (commands) => (await run('bash', ['-euc', commands], options)).stdout,
     replace,
     upgrade: async () => {
       await run('deploy/compose/upgrade.sh', options)
     },
-    containers: async (service) => lines(await compose('ps', '-q', service)),
+    search,
+    containers,
     async close() {
       await compose('kill').catch(() => {}) // nothing ran
       for (const id of lines(await docker('ps', '-aq', '--filter', 'label=chowder.instance')))

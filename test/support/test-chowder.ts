@@ -21,6 +21,7 @@ import type { SignupMode } from '#platform/exposure.ts'
 import { newId } from '#platform/ids.ts'
 import { createVault, type VaultWithKeys } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import { keepText, newSecret, noteAnswer, noteRequest } from './canary/secrets.ts'
 import { requireErrorBody } from './error-body.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
 
@@ -162,24 +163,27 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     deps: { ...parts, ...shared, timeouts },
     logged,
     async call(method, url, { key, body, headers } = {}) {
+      const sent = {
+        ...(typeof body === 'string' && { 'content-type': 'application/json' }),
+        ...(key !== undefined && { authorization: `Bearer ${key}` }),
+        ...headers,
+      }
+      noteRequest(url, sent, body)
       const answer = await app.inject({
         method: method ?? 'GET',
         url,
-        headers: {
-          ...(typeof body === 'string' && { 'content-type': 'application/json' }),
-          ...(key !== undefined && { authorization: `Bearer ${key}` }),
-          ...headers,
-        },
+        headers: sent,
         ...(body !== undefined && { payload: body as object }),
       })
       const text = answer.body
+      noteAnswer(text)
       const parsed = text === '' ? undefined : JSON.parse(text)
       if (answer.statusCode >= 400 && url !== '/readyz') {
         requireErrorBody(answer.statusCode, parsed, answer.headers['x-request-id'])
       }
       return { status: answer.statusCode, body: parsed, headers: answer.headers }
     },
-    async signUp({ providerKey = 'sk-test' } = {}) {
+    async signUp({ providerKey = newSecret('provider key', 'sk-') } = {}) {
       const { body } = await chowder.call('POST', '/v1/organization/signup', { body: { name: 'Acme' } })
       const key: string = body.api_key
       if (providerKey !== null) {
@@ -205,6 +209,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       await Promise.all(workers.map((worker) => worker.stop()))
       await api.close()
       await queue.close()
+      keepText('log', logged.join(''))
       if (!options.database) await database.drop()
     },
   }

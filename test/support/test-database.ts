@@ -2,12 +2,14 @@ import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { inject } from 'vitest'
 import { createDb, type Db } from '#database/client.ts'
+import { requireNoSecrets } from './canary/search.ts'
 import { inDatabase, templateDatabase } from './servers.ts'
 
 export interface TestDatabase {
   db: Db
   pool: pg.Pool
   connection: pg.PoolConfig
+  /** Throws an error when a secret stood in the clear in it, in Redis, or in what was kept for this search. */
   drop(): Promise<void>
 }
 
@@ -28,8 +30,12 @@ export async function cloneDatabase(): Promise<TestDatabase> {
     pool,
     connection,
     async drop() {
-      await pool.end()
-      await administer(`DROP DATABASE ${name} WITH (FORCE)`)
+      try {
+        await requireNoSecrets({ databases: [connection], redisUrl: inject('redisUrl') })
+      } finally {
+        await pool.end()
+        await administer(`DROP DATABASE ${name} WITH (FORCE)`)
+      }
     },
   }
 }
