@@ -282,15 +282,31 @@ describe('a token', () => {
     await until('the suspension to be over', async () => !(await refused(agent)))
   })
 
-  test('that is refused ends the calls that are open with it', async () => {
-    const own = await relayed.addAgent()
+  test('ends the calls that are open with it within a second of a stop, a delete, a suspension and a rotation', async () => {
+    const { chowder, addAgent, rotate } = relayed
+    const { pool, db } = chowder.database
     answerNext = (_, reply) => void reply.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n')
-    const { body } = await post(own)
-    await once(body, 'readable')
-    const ended = body.text().catch((error: Error) => error.message)
-    await relayed.rotate(own.id)
-    expect(await ended).toMatch(/terminated|other side closed|aborted/)
-    expect(watched[0]?.end).toBe('token refused')
+    const { id: organizationId, key } = await chowder.signUp()
+    const ends: Record<string, (id: string) => Promise<unknown>> = {
+      stop: (id) => changeIntent(db, organizationId, id, 'stop'),
+      delete: (id) => terminateInstance(db, organizationId, id),
+      rotation: rotate,
+      suspension: () => pool.query('UPDATE organizations SET suspended_at = now() WHERE id = $1', [organizationId]),
+    }
+    for (const [name, end] of Object.entries(ends)) {
+      const own = await addAgent('anthropic', key)
+      await pool.query('UPDATE instances SET ready_at = now(), observed_generation = generation WHERE id = $1', [
+        own.id,
+      ])
+      const { body } = await post(own)
+      await once(body, 'readable')
+      const ended = body.text().catch((error: Error) => error.message)
+      await end(own.id)
+      const from = performance.now()
+      expect(await ended, name).toMatch(/terminated|other side closed|aborted/)
+      expect(performance.now() - from, `ms after the ${name}`).toBeLessThan(1000)
+      expect(watched.at(-1)?.end, name).toBe('token refused')
+    }
   })
 })
 
