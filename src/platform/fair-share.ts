@@ -12,7 +12,7 @@ export const frameWeight = 512
 
 interface Share {
   left: number
-  waiting: { bytes: number; goOn(): void }[]
+  waiting: Set<{ bytes: number; goOn(): void }>
 }
 
 /** Of the owners who have had work since the last shares were given out. */
@@ -38,15 +38,17 @@ function giveSharesLater(): void {
 /** Those who wait go on, each owner's up to their share. */
 function giveShares(): void {
   for (const [owner, share] of shares) {
-    if (share.waiting.length === 0) {
+    if (share.waiting.size === 0) {
       shares.delete(owner)
       continue
     }
     noteWork(owner)
     share.left = shareBytes
-    for (let next = share.waiting.shift(); next; next = share.left > 0 ? share.waiting.shift() : undefined) {
+    for (const next of share.waiting) {
+      share.waiting.delete(next)
       share.left -= next.bytes
       next.goOn()
+      if (share.left <= 0) break
     }
   }
   if (shares.size > 0) giveSharesLater()
@@ -56,22 +58,37 @@ function giveShares(): void {
  * Asks to work on so many bytes of an owner: undefined when that may be done at once, else a promise that resolves when
  * the work of others has had its time. An owner whose connections all bring bytes as fast as they are read, such as an
  * agent that floods its answers, then holds up nobody else for longer than its share takes, and takes the smaller part
- * of the time. It has all of the time while nobody else has work.
+ * of the time. It has all of the time while nobody else has work. A promise whose signal aborts resolves at once, and
+ * takes nothing of the share.
  */
-export function takeShare(owner: string, bytes: number): Promise<void> | undefined {
+export function takeShare(owner: string, bytes: number, signal?: AbortSignal): Promise<void> | undefined {
   noteWork(owner)
   let share = shares.get(owner)
   if (!share) {
     if (shares.size === 0) giveSharesLater()
-    share = { left: shareBytes, waiting: [] }
+    share = { left: shareBytes, waiting: new Set() }
     shares.set(owner, share)
   }
-  if (share.left > 0 && share.waiting.length === 0) {
+  if (signal?.aborted) return undefined
+  if (share.left > 0 && share.waiting.size === 0) {
     share.left -= bytes
     return undefined
   }
   const { promise, resolve } = Promise.withResolvers<void>()
-  share.waiting.push({ bytes, goOn: resolve })
+  const { waiting } = share
+  const leave = () => {
+    waiting.delete(asked)
+    resolve()
+  }
+  const asked = {
+    bytes,
+    goOn() {
+      signal?.removeEventListener('abort', leave)
+      resolve()
+    },
+  }
+  waiting.add(asked)
+  signal?.addEventListener('abort', leave, { once: true })
   return promise
 }
 

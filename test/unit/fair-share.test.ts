@@ -110,6 +110,26 @@ test('a large piece is worked on whole, and what comes after it waits', async ()
   expect(takeShare('large', 1)).toBeUndefined()
 })
 
+test('a wait that is no longer wanted ends at once, and takes nothing of the share', async () => {
+  await aWhile()
+  noteWork('other')
+  const left = new AbortController()
+  expect(takeShare('left', 100 * piece)).toBeUndefined()
+  const order: string[] = []
+  const waits = [
+    takeShare('left', 100 * piece, left.signal)?.then(() => order.push('left')),
+    takeShare('left', piece)?.then(() => order.push('stays')),
+  ]
+  left.abort()
+  await Promise.resolve()
+  expect(order).toEqual(['left'])
+  await pause()
+  await Promise.all(waits)
+  expect(order).toEqual(['left', 'stays'])
+  expect(takeShare('left', piece)).toBeUndefined()
+  expect(takeShare('left', 100 * piece, left.signal)).toBeUndefined()
+})
+
 test('a source pauses once its share is used up, and what it brings meanwhile counts', async () => {
   await aWhile()
   noteWork('other')

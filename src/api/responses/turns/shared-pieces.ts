@@ -7,11 +7,13 @@ const eventWeight = 4
 
 /**
  * Reads chunks of a stream of events in small pieces, as the share of their owner allows. Calls `onChunk` for each that
- * arrives, and with 0 at their end. It does not end `chunks` when its reader leaves earlier.
+ * arrives, and with 0 at their end. It throws the reason of the signal when that aborts while a piece waits for its
+ * share, so that nothing holds on to the rest. It does not end `chunks` when its reader leaves earlier.
  */
 export function sharedPieces(
   chunks: AsyncIterator<Buffer>,
   owner: string,
+  signal: AbortSignal,
   onChunk: (bytes: number) => void,
 ): AsyncIterable<Buffer> {
   let unread: Buffer = Buffer.alloc(0)
@@ -26,7 +28,8 @@ export function sharedPieces(
         }
         const piece = unread.subarray(0, pieceBytes)
         unread = unread.subarray(pieceBytes)
-        await takeShare(owner, piece.length * eventWeight)
+        await takeShare(owner, piece.length * eventWeight, signal)
+        signal.throwIfAborted()
         return { value: piece }
       },
     }),

@@ -251,7 +251,7 @@ async function* streamedEvents(
   let readBytes = 0
   let hasOutput = false
   let hasEnded = false
-  const pieces = sharedPieces(chunks, owner, (bytes) => {
+  const pieces = sharedPieces(chunks, owner, turn.signal, (bytes) => {
     turn.received()
     readBytes += bytes
   })
