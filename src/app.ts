@@ -35,7 +35,7 @@ import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
 import { useEvents } from './http/recording.ts'
 import { useRequestLog } from './http/request-log.ts'
 import { type StorageLimits, useStorageLimit } from './http/storage-limit.ts'
-import { sharedSerializers, strictBodies, useStrictQueries } from './http/validation.ts'
+import { serializers, strictBodies, useStrictQueries } from './http/validation.ts'
 import { newId } from './platform/ids.ts'
 
 export interface AppDeps
@@ -103,7 +103,7 @@ export async function buildApp(deps: AppDeps) {
   }).withTypeProvider<TypeBoxTypeProvider>()
 
   app.setValidatorCompiler(strictBodies)
-  app.setSerializerCompiler(sharedSerializers())
+  app.setSerializerCompiler(serializers)
   useJsonBodies(app)
   useErrors(app, deps.publicUrl)
   useRequestLog(app)

@@ -47,13 +47,22 @@ export const OneOf = <const T extends readonly string[]>(values: T, description?
 /** For a call without a body: none, or an empty object. Fastify passes null for an absent body. */
 export const NoBody = Nullable(Type.Object({}, { additionalProperties: false }))
 
-const NoQuery = Type.Object({}, { additionalProperties: false })
+/** Makes something of each schema once: routes, and apps of a process, have many in common, and compiling is slow. */
+export function onceForEach<S extends object, T>(make: (schema: S) => T): (schema: S) => T {
+  const made = new WeakMap<S, T>()
+  return (schema) => {
+    if (!made.has(schema)) made.set(schema, make(schema))
+    return made.get(schema) as T
+  }
+}
+
+const NoQuery = Type.Object({})
+const strictQuery = onceForEach((schema: object) => ({ additionalProperties: false, ...schema }))
 
 /** Refuses unknown query parameters on every route that is registered afterwards. */
 export function useStrictQueries(app: FastifyInstance): void {
   app.addHook('onRoute', (route) => {
-    const { querystring = NoQuery } = route.schema ?? {}
-    route.schema = { ...route.schema, querystring: { additionalProperties: false, ...(querystring as TSchema) } }
+    route.schema = { ...route.schema, querystring: strictQuery(route.schema?.querystring ?? NoQuery) }
   })
 }
 
@@ -97,7 +106,7 @@ export interface BodyValidator {
 export function createBodyCompiler(options: Options): (schema: object) => BodyValidator {
   const first = createAjv(options)
   const all = createAjv({ ...options, allErrors: true })
-  return (schema) => {
+  return onceForEach((schema) => {
     const fits = first.compile(schema)
     let explain: ValidateFunction | undefined
     const validate: BodyValidator = (body) => {
@@ -111,7 +120,7 @@ export function createBodyCompiler(options: Options): (schema: object) => BodyVa
     }
     validate.errors = null
     return validate
-  }
+  })
 }
 
 const compileBody = createBodyCompiler({ useDefaults: true })
@@ -124,13 +133,8 @@ const others = createAjv({ useDefaults: true, coerceTypes: 'array', strictNumber
 export const strictBodies: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) =>
   httpPart === 'body' ? compileBody(schema) : others.compile(schema)
 
-/** Compiles each schema once for all routes: most have their errors in common. */
-export function sharedSerializers(): FastifySerializerCompiler<TSchema> {
-  const compiled = new WeakMap<TSchema, ReturnType<FastifySerializerCompiler<TSchema>>>()
-  return ({ schema, contentType }) => {
-    if (contentType === 'text/event-stream') return String // it is sent as a stream: its schema is for readers
-    const serialize = compiled.get(schema) ?? fastJson(schema)
-    compiled.set(schema, serialize)
-    return serialize
-  }
-}
+const compileSerializer = onceForEach((schema: TSchema) => fastJson(schema))
+
+/** Compiles the serializer of an answer. That of a stream of events is sent as it is: its schema is for readers. */
+export const serializers: FastifySerializerCompiler<TSchema> = ({ schema, contentType }) =>
+  contentType === 'text/event-stream' ? String : compileSerializer(schema)

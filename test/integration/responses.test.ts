@@ -15,7 +15,7 @@ import { type ResponseDeps, responseRoutes } from '#api/responses/routes.ts'
 import type { Caller } from '#http/auth.ts'
 import { useClosing } from '#http/closing.ts'
 import { useErrors } from '#http/errors.ts'
-import { sharedSerializers, strictBodies } from '#http/validation.ts'
+import { serializers, strictBodies } from '#http/validation.ts'
 import type { RunningGateway } from '#instances/find.ts'
 import { AppError } from '#platform/errors.ts'
 import { createVault } from '#platform/secrets.ts'
@@ -64,7 +64,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
   const log: FastifyBaseLogger = pino({ level: 'info' }, { write: (line) => logLines.push(line) })
   const app = fastify({ loggerInstance: log, routerOptions: { maxParamLength: 1024 } })
   app.setValidatorCompiler(strictBodies)
-  app.setSerializerCompiler(sharedSerializers())
+  app.setSerializerCompiler(serializers)
   useErrors(app, () => publicUrl)
   useClosing(app)
   app.decorateRequest('caller')

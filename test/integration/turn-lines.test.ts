@@ -15,7 +15,7 @@ import { defaultTurnTimeouts, Turn } from '#api/responses/turns/turn.ts'
 import { createDb, type Db } from '#database/client.ts'
 import type { Caller } from '#http/auth.ts'
 import { useErrors } from '#http/errors.ts'
-import { sharedSerializers, strictBodies } from '#http/validation.ts'
+import { serializers, strictBodies } from '#http/validation.ts'
 import { createVault } from '#platform/secrets.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
@@ -56,7 +56,7 @@ async function startApi({ db = database.db, turnTimeouts = timeouts }: Partial<R
   const log: FastifyBaseLogger = pino({ level: 'silent' })
   const app = fastify({ loggerInstance: log })
   app.setValidatorCompiler(strictBodies)
-  app.setSerializerCompiler(sharedSerializers())
+  app.setSerializerCompiler(serializers)
   useErrors(app, () => '')
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {

@@ -1,5 +1,5 @@
 import type { FastifySchemaCompiler } from 'fastify'
-import { type BodyValidator, createBodyCompiler, strictBodies } from '#http/validation.ts'
+import { type BodyValidator, createBodyCompiler, onceForEach, strictBodies } from '#http/validation.ts'
 import { isObject } from '#openclaw/json.ts'
 
 const compileBody = createBodyCompiler({ discriminator: true })
@@ -20,7 +20,7 @@ function addType(item: unknown): void {
  * Compiles a schema of a body whose items are selected by their `type`: validation reports the faults of the selected
  * shape only. It adds types that clients left out to the body.
  */
-export function compileTagged(schema: object): BodyValidator {
+export const compileTagged = onceForEach((schema: object): BodyValidator => {
   const validate = compileBody(withoutIds(schema))
   const validateTyped: BodyValidator = (body) => {
     if (isObject(body) && Array.isArray(body.input)) body.input.forEach(addType)
@@ -30,7 +30,7 @@ export function compileTagged(schema: object): BodyValidator {
   }
   validateTyped.errors = null
   return validateTyped
-}
+})
 
 /** Compiles as `strictBodies` does, and bodies with `compileTagged`. */
 export const taggedBodies: FastifySchemaCompiler<object> = (route) =>
