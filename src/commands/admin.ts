@@ -1,11 +1,14 @@
 import '#platform/node-version.mjs'
+import '#platform/package-lookups.ts'
 
 import { createInterface } from 'node:readline/promises'
-import { openForOperator, schemaIsBehind } from '#composition/database.ts'
-import { defaultTier } from '#composition/settings.ts'
-import { openVaultForOperator, secretKeysForOperator } from '#composition/vault.ts'
 import { loadConfig } from '#platform/config.ts'
-import { administer, readCommandLine } from './admin/administer.ts'
+
+// Imported once the imports above have had their effect.
+const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')
+const { defaultTier } = await import('#composition/settings.ts')
+const { openVaultForOperator, secretKeysForOperator } = await import('#composition/vault.ts')
+const { administer, readCommandLine } = await import('./admin/administer.ts')
 
 /** Null without a terminal: nobody could answer. */
 async function ask(question: string): Promise<string | null> {

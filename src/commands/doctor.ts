@@ -1,10 +1,6 @@
 import '#platform/node-version.mjs'
+import '#platform/package-lookups.ts'
 
-import { openForOperator } from '#composition/database.ts'
-import { withRelayPort } from '#composition/installation.ts'
-import { queueBackend } from '#composition/queue.ts'
-import { createDriver } from '#composition/sandboxes.ts'
-import { createQueue } from '#lifecycle/queue.ts'
 import { parseCommandLine } from '#platform/command-line.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
@@ -12,9 +8,16 @@ import { createLog } from '#platform/log.ts'
 import { readSecretKeys } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
-import { examine, repair } from './doctor/examine.ts'
 import type { Finding } from './doctor/finding.ts'
-import { describeFindings, findingsAsData, storeFindings } from './doctor/report.ts'
+
+// Imported once the imports above have had their effect.
+const { openForOperator } = await import('#composition/database.ts')
+const { withRelayPort } = await import('#composition/installation.ts')
+const { queueBackend } = await import('#composition/queue.ts')
+const { createDriver } = await import('#composition/sandboxes.ts')
+const { createQueue } = await import('#lifecycle/queue.ts')
+const { examine, repair } = await import('./doctor/examine.ts')
+const { describeFindings, findingsAsData, storeFindings } = await import('./doctor/report.ts')
 
 const usage = `usage: npm run doctor [-- --fix] [--json]
   Looks at the whole installation, beside a running Chowder or without one, and says what it looked at and what it found.
