@@ -16,6 +16,7 @@ import { type ChowderProcess, findGateway, processesIn } from '../support/chowde
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { runQuickstart } from '../support/quickstart.ts'
 import { until } from '../support/until.ts'
+import { describeRelay } from './relay-tests.ts'
 
 const model = 'claude-sonnet-4-20250514'
 
@@ -282,6 +283,8 @@ describe('talking to a real agent', () => {
     expect(chowder.output()).not.toContain('my name is Ada')
   })
 })
+
+describeRelay(() => agent)
 
 describe('the end of its control plane', () => {
   const isInContainer = inject('agentDockerHost') !== null

@@ -6,6 +6,7 @@ import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import { type Api, api, type StreamEvent, say, sessionPath, waitForStatus } from '../support/api-client.ts'
 import { findGateway, type GatewayProcess, processesIn } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
+import { readGatewayTokens, relayAnswer } from '../support/gateway-tokens.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
@@ -157,7 +158,9 @@ describe('from npm start to the end of a real agent', () => {
     }
   })
 
-  it('a stop ends the process and refuses messages; a start brings it back with its memory and the newest configuration', async () => {
+  it('a stop ends the process and refuses messages; a start brings it back with its memory, the newest configuration and other tokens', async () => {
+    const tokensBefore = await readGatewayTokens(id)
+    expect(await relayAnswer(tokensBefore)).toBe(200)
     const stopped = await client.post(`${path}/stop`)
     expect(stopped).toMatchObject({
       status: 200,
@@ -181,6 +184,13 @@ describe('from npm start to the end of a real agent', () => {
     const answer = await say(client, sessionPath(id), 'what did I say?')
     expect(answer).toContain('turns=2 last="what did I say?" first="remember this"')
     expect(await say(client, sessionPath(id, 'restarted'), 'hello')).toContain('model=model-set-while-stopped')
+
+    const tokens = await readGatewayTokens(id)
+    expect(tokens.token).not.toBe(tokensBefore.token)
+    expect(tokens.gatewayToken).toMatch(/^[0-9a-f]{64}$/)
+    expect(tokens.gatewayToken).not.toBe(tokensBefore.gatewayToken)
+    expect(tokens.baseUrl).toBe(tokensBefore.baseUrl)
+    expect(await relayAnswer(tokensBefore)).toBe(401)
   })
 
   it('a gateway that is killed comes back by itself, with its memory', { tags: ['long'] }, async () => {
