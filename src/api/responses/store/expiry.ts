@@ -7,6 +7,8 @@ import { isLost } from './lost-turns.ts'
 /** How long a response can be read, and how many of each instance. */
 const maxAgeDays = 30
 const maxPerInstance = 1000
+/** The instances that had a response so recently are looked at for more than that. The task runs every minute. */
+const recentlyActive = '10 minutes'
 
 /** Deletes the responses of a session that was reset or deleted. */
 export const deleteSessionResponses = (db: Db, instanceId: string, sessionKey: string): Promise<void> =>
@@ -38,7 +40,7 @@ export async function deleteExpiredResponses(db: Db, signal?: AbortSignal): Prom
         db,
         sql`JOIN (
           SELECT active.instance_id, oldest.created_at
-          FROM (SELECT DISTINCT instance_id FROM responses WHERE id > ${firstUuidSince('1 hour')}) active
+          FROM (SELECT DISTINCT instance_id FROM responses WHERE id > ${firstUuidSince(recentlyActive)}) active
           CROSS JOIN LATERAL (SELECT created_at FROM responses k WHERE k.instance_id = active.instance_id
             ORDER BY created_at DESC, id DESC OFFSET ${maxPerInstance} LIMIT 1) oldest
         ) surplus ON surplus.instance_id = r.instance_id AND r.created_at <= surplus.created_at`,
