@@ -288,7 +288,7 @@ describeRelay(() => agent)
 
 describe('the end of its control plane', () => {
   const isInContainer = inject('agentDockerHost') !== null
-  const end = async () => expect(await agent.chowder.kill('SIGINT')).toBe(0)
+  const end = async () => expect(await agent.end()).toBe(0)
 
   it.skipIf(isInContainer)('by SIGINT ends the agent too', async () => {
     await say(client, sessionPath(id, 'last'), 'remember this')

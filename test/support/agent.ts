@@ -26,7 +26,9 @@ export interface TestAgent {
   id: string
   /** Starts Chowder again after its end. `chowder` and `client` are those of the new one. */
   startChowder(): Promise<void>
-  /** Ends the agent, Chowder and the provider, and removes the data folder. */
+  /** Looks for secrets in all of it, and ends Chowder and the agent as Ctrl-C does. Returns the exit code. */
+  end(): Promise<number | null>
+  /** Does the same unless it was done, ends the provider, and removes the data folder. */
   close(): Promise<void>
 }
 
@@ -52,11 +54,21 @@ export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): 
       texts: { metrics: await metrics.text(), 'questions to the model': asked.join('\n') },
     })
   }
-  const close = async () => {
+  const end = async () => {
+    const ending = running
+    running = undefined
+    let code: number | null = null
     try {
       await search()
     } finally {
-      await running?.kill('SIGINT')
+      code = (await ending?.kill('SIGINT')) ?? null
+    }
+    return code
+  }
+  const close = async () => {
+    try {
+      if (running) await end()
+    } finally {
       await removeDataDir(dataDir)
       await provider.close()
     }
@@ -81,6 +93,7 @@ export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): 
         agent.chowder = await start()
         agent.client = api(agent.chowder.url, key)
       },
+      end,
       close,
     }
     return agent
