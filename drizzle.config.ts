@@ -7,6 +7,7 @@ export default defineConfig({
     './src/database/response-schema.ts',
     './src/database/stored-bytes-schema.ts',
     './src/database/usage-schema.ts',
+    './src/database/budget-schema.ts',
   ],
   out: './migrations',
   casing: 'snake_case',

@@ -12,6 +12,8 @@ const streams = 500
 /** The limits of its cost: for a call that is made alone, and for the memory of 500 open streams. */
 const mostAddedMs = 1
 const mostStreamsMb = 100
+/** Of the check of a budget of which most is left. */
+const mostBudgetMs = 0.2
 
 interface RelaySetup extends Pick<Setup, 'load'> {
   pool: pg.Pool
@@ -40,9 +42,19 @@ async function makeTokens({ pool, apiUrl, owners }: RelaySetup): Promise<string[
   )
 }
 
-/** What a relay, in a process of its own, adds to a call of a vendor, and what 500 open streams take there. */
+/** Gives the organizations of owners a hard budget that no call comes near to. */
+async function setBudgets(apiUrl: string, owners: Owner[]): Promise<void> {
+  const body = JSON.stringify({ budgets: [{ name: 'monthly', limit: { tokens: 1e15 }, per: 'month' }] })
+  for (const { auth } of owners) {
+    const answer = await fetch(`${apiUrl}/v1/organization`, { method: 'PATCH', headers: { ...json, ...auth }, body })
+    if (!answer.ok) throw new Error(`a budget could not be set: ${await answer.text()}`)
+  }
+}
+
+/** What a relay, in a process of its own, adds to a call, what a budget adds to that, and what 500 open streams take. */
 export async function measureRelay(setup: RelaySetup): Promise<Figure[]> {
-  const { chowder, vendorPort, load, rounds, roundMs } = setup
+  const { chowder, vendorPort, load, rounds, roundMs, apiUrl, owners } = setup
+  const withBudget = Math.ceil(owners.length / 2)
   const tokens = await makeTokens(setup)
   const port = await freePort()
   const env = {
@@ -66,12 +78,21 @@ export async function measureRelay(setup: RelaySetup): Promise<Figure[]> {
       const through = await load([port], relayed, 200, roundMs, 1)
       added.push({ chowder: Math.max(0.001, through.p50Ms - without.p50Ms), limit: mostAddedMs })
     }
+    await setBudgets(apiUrl, owners.slice(0, withBudget))
+    const checked: Round[] = []
+    await load([port], relayed, 200, roundMs, 1)
+    for (let round = 0; round < rounds; round += 1) {
+      const without = await load([port], relayed.slice(withBudget), 200, roundMs, 1)
+      const checks = await load([port], relayed.slice(0, withBudget), 200, roundMs, 1)
+      checked.push({ chowder: Math.max(0.001, checks.p50Ms - without.p50Ms), limit: mostBudgetMs })
+    }
     const memory = await openStreamsMb(relay.pid, streams, (at) => ({
       url: `http://127.0.0.1:${port}/relay/openai/v1/responses`,
       headers: headers(present(tokens[at % tokens.length])),
     }))
     return [
       figure('relay added p50', 'ms', { atMost: 1 }, added),
+      figure('budget check p50', 'ms', { atMost: 1 }, checked),
       figure('relay, 500 streams', 'MB', { atMost: 1 }, [{ chowder: memory, limit: mostStreamsMb }]),
     ]
   } finally {

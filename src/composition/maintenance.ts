@@ -6,6 +6,7 @@ import { deleteStaleLines } from '#api/responses/lines/line-rows.ts'
 import { deleteExpiredResponses } from '#api/responses/store/expiry.ts'
 import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
+import { deleteOldBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { deleteOldCalls, deleteSurplusCalls, settleLostCalls } from '#database/model-calls.ts'
 import { addUpStoredBytes } from '#database/stored-bytes.ts'
@@ -136,6 +137,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteSurplusCalls(db, usageBytes, signal),
+    },
+    {
+      name: 'the deletion of old budgets',
+      everyMs: expireMs,
+      timeoutMs: shortMs,
+      run: () => deleteOldBudgets(db),
     },
     {
       name: 'the deletion of revoked keys',

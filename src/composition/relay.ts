@@ -11,6 +11,7 @@ import { createPlaces, defaultPlaces, type PlaceLimits } from '#relay/places.ts'
 import { createRelay } from '#relay/relay.ts'
 import { type ConnectionLimits, defaultConnections, type RelayServer, serveRelay } from '#relay/server.ts'
 import { createUpstreams } from '#relay/upstreams.ts'
+import { createBudgetLeases } from '#relay/usage/budget-leases.ts'
 import { createCallWriter } from '#relay/usage/call-writer.ts'
 import { createMeter } from '#relay/usage/meter.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
@@ -41,13 +42,14 @@ export async function startRelay(
   { baseUrls, host, port, processId, pace, places, connections, observe }: RelaySettings,
 ): Promise<RelayServer> {
   const writer = createCallWriter(db, processId, log)
+  const leases = createBudgetLeases(db, processId, log)
   const upstreams = createUpstreams(baseUrls)
   const relay = createRelay({
     findGrant: createFindGrant(db, vault),
     pace: createPace({ ...defaultPace, ...pace }),
     places: createPlaces({ ...defaultPlaces, ...places }),
     upstreams,
-    observe: observe ?? createMeter(writer),
+    observe: observe ?? createMeter(writer, leases),
     log,
   })
   const server = await serveRelay(relay, {
@@ -62,6 +64,7 @@ export async function startRelay(
       await server.close(drainMs)
       await upstreams.close()
       await writer.close(writeTimeoutMs)
+      await leases.close()
     },
   }
 }

@@ -45,6 +45,10 @@ export const modelCalls = pgTable(
     reasoningTokens: integer(),
     /** An estimate in US dollars; null when the tokens or the price are unknown. */
     cost: numeric({ precision: 18, scale: 9, mode: 'number' }),
+    /** What budgets count beside it for a call whose answer was cut or tells no usage, by its bytes. */
+    estimatedTokens: integer(),
+    /** Its cost; null when the price is unknown. */
+    estimatedCost: numeric({ precision: 18, scale: 9, mode: 'number' }),
   },
   (table) => [
     index('model_calls_organization').on(table.organizationId, table.beganAt),

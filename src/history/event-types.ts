@@ -35,6 +35,8 @@ export const eventTypes = [
   'instance.changed',
   'instance.destroyed',
   'instance.erased',
+  'budget.changed',
+  'budget.reached',
   'response.cancel',
   'response.delete',
   'session.reset',

@@ -60,6 +60,13 @@ export function createBacklogMetrics({
     registers,
   })
 
+  const budgetsByState = new Gauge({
+    name: 'chowder_budgets',
+    help: 'Budgets by the part of their limit that is used in this period, in percent: 0, 50, 80 or 100 and more.',
+    labelNames: ['percent'] as const,
+    registers,
+  })
+
   const doctorFindings = new Gauge({
     name: 'chowder_doctor_findings',
     help: 'Findings of the last run of the doctor by area; absent before its first run.',
@@ -86,7 +93,7 @@ export function createBacklogMetrics({
     const now = performance.now()
     if (now - countedAt < countEveryMs) return
     countedAt = now
-    await readInstances().catch((error: unknown) => {
+    await Promise.all([readInstances(), readBudgets()]).catch((error: unknown) => {
       countedAt = Number.NEGATIVE_INFINITY
       throw error
     })
@@ -113,6 +120,17 @@ export function createBacklogMetrics({
     due.set(row.due)
     oldestDue.set(row.oldestDue)
     failingEnds.set(row.failingEnds)
+  }
+
+  async function readBudgets(): Promise<void> {
+    const { rows } = await db.execute<{ percent: number; count: number }>(sql`
+      SELECT level AS percent, count(b.id)::int AS count FROM unnest(ARRAY[0, 50, 80, 100]) AS level
+      LEFT JOIN (
+        SELECT b.id, coalesce(p.noted_percent, 0) AS percent FROM budgets b
+        LEFT JOIN budget_periods p ON p.budget_id = b.id AND p.begins_at <= now() AND p.ends_at > now()
+      ) b ON b.percent = level
+      GROUP BY 1`)
+    for (const { percent, count } of rows) budgetsByState.set({ percent }, count)
   }
 
   async function readQueue(): Promise<void> {

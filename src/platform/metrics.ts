@@ -80,6 +80,13 @@ export const usageLost = new Counter({
   registers,
 })
 
+export const budgetRefusals = new Counter({
+  name: 'chowder_budget_refusals_total',
+  help: 'Calls and turns of agents that budgets refused: used_up, taken by calls that run, unpriced, or a fault.',
+  labelNames: ['reason'] as const,
+  registers,
+})
+
 export const stepDuration = new Histogram({
   name: 'chowder_reconcile_step_duration_seconds',
   help: 'Steps of reconciles; left: the intent changed, the lease was lost or the worker ended.',

@@ -202,6 +202,8 @@ export const texts = {
     `${param} must be a time in ISO 8601 with a zone, such as 2026-02-14T16:00:00Z or 2026-02-14T17:00:00%2B01:00.`,
   emptyTime: 'from must be before to, which is now unless you send it.',
   longTime: (days: number) => `from may be at most ${days} days before to, which is now unless you send it.`,
+  budgetTwice: (name: string) => `Two budgets have the name ${name}. Give each another one.`,
+  budgetsOfOrganization: 'Only an organization key may change budgets: a scoped key is held to them.',
   unknownTimeZone: 'time_zone must be the name of a time zone in the IANA database, such as Europe/Berlin or UTC.',
   isBusy: 'The instance is being changed right now. Try again.',
   /** By the status of the instance. */

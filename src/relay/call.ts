@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { ModelProvider } from '#database/schema.ts'
+import type { GrantedBudget } from './budget.ts'
 
 /** A call that was let through. */
 export interface RelayedCall {
@@ -9,6 +10,8 @@ export interface RelayedCall {
   method: string
   /** The path at the vendor, without a query. */
   path: string
+  /** The hard budgets that must allow it. */
+  budgets: readonly GrantedBudget[]
 }
 
 /** How a call ended. */
@@ -23,10 +26,36 @@ export type CallEnd =
   | 'too large'
   /** The token was refused while the call was open. */
   | 'token refused'
+  /** It was not let through in the end. */
+  | 'refused'
 
-/** Watches one call. Its methods must not throw, and must return at once: the answer waits for them. */
+/** A call that is not sent to the vendor, with the answer of the relay. */
+export class CallRefused extends Error {
+  override name = 'CallRefused'
+  readonly status: number
+  /** When to ask again; null: it would be refused again, and the client should not repeat it by itself. */
+  readonly retryAfterSeconds: number | null
+
+  constructor(status: number, message: string, retryAfterSeconds: number | null = null) {
+    super(message)
+    this.status = status
+    this.retryAfterSeconds = retryAfterSeconds
+  }
+}
+
+/** The body of a call as it comes from its client. */
+export interface CallBody {
+  /** Bytes as the client announced them; null when it did not. */
+  length: number | null
+  /** Reads the beginning until `isEnough`, the end, or some hundred KiB. Throws BodyTooLarge. */
+  readAhead(isEnough: () => boolean): Promise<void>
+}
+
+/** Watches one call. But for `admit`, its methods must not throw, and must return at once: the answer waits for them. */
 export interface CallObserver {
-  /** A piece of the body of the request, as it is sent on. It must not be changed. */
+  /** Called once, before the call is sent: the call waits for it. Throws CallRefused. */
+  admit?(body: CallBody): Promise<void>
+  /** A piece of the body of the request, as it comes. It must not be changed. */
   asked?(bytes: Buffer): void
   /** The status and the headers of the vendor's answer. */
   answer?(status: number, headers: IncomingHttpHeaders): void
@@ -36,5 +65,5 @@ export interface CallObserver {
   end?(end: CallEnd): void
 }
 
-/** Called for each call right before it is sent to the vendor. Null: it is not watched. */
+/** Called for each call before it is sent to the vendor. Null: it is not watched. */
 export type ObserveCall = (call: RelayedCall) => CallObserver | null

@@ -1,42 +1,19 @@
-import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
 import { retryAfterMs, toClient } from './headers.ts'
-
-/** The client has sent more than a call may carry. */
-export class BodyTooLarge extends Error {
-  override name = 'BodyTooLarge'
-}
-
-/**
- * The body as it comes. Throws BodyTooLarge once it is longer than `maxBytes`. The connection stays open when nobody
- * reads on: the client gets an answer.
- */
-async function* bodyOf(
-  request: IncomingMessage,
-  maxBytes: number,
-  onChunk: (bytes: Buffer) => void,
-): AsyncGenerator<Buffer> {
-  let bytes = 0
-  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-    bytes += chunk.length
-    if (bytes > maxBytes) throw new BodyTooLarge('the body of the call is too large')
-    onChunk(chunk)
-    yield chunk
-  }
-}
 
 interface Forwarded {
   path: string
   method: string
   headers: Record<string, string | string[]>
-  maxBodyBytes: number
+  /** The body, as its bytes come. */
+  body: AsyncIterable<Buffer> | undefined
   /** Ends the call. */
   signal: AbortSignal
 }
 
 interface ForwardEvents {
-  asked(bytes: Buffer): void
   answer(status: number, headers: IncomingHttpHeaders, waitMs: number | null): void
   chunk(bytes: Buffer): void
 }
@@ -44,12 +21,11 @@ interface ForwardEvents {
 /**
  * Sends a call to its vendor, and the answer back, byte for byte, each as it comes: neither side is read faster than
  * the other one reads. Resolves once the answer is handed to the connection of the client. Rejects with the signal's
- * reason, BodyTooLarge, or what undici throws; the answer may have begun.
+ * reason, what the body throws, or what undici throws; the answer may have begun.
  */
 export function forward(
   pool: Dispatcher,
-  { path, method, headers, maxBodyBytes, signal }: Forwarded,
-  request: IncomingMessage,
+  { path, method, headers, body, signal }: Forwarded,
   response: ServerResponse,
   events: ForwardEvents,
 ): Promise<void> {
@@ -66,7 +42,7 @@ export function forward(
       path,
       method: method as Dispatcher.HttpMethod,
       headers,
-      body: method === 'GET' ? null : Readable.from(bodyOf(request, maxBodyBytes, events.asked), { objectMode: false }),
+      body: body ? Readable.from(body, { objectMode: false }) : null,
     },
     {
       onRequestStart(started) {

@@ -1,11 +1,13 @@
-import { and, eq, inArray, isNull } from 'drizzle-orm'
+import { and, eq, inArray, isNull, sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
+import { budgets as budgetTable } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
 import { instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
 import { hashRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
+import type { GrantedBudget } from './budget.ts'
 
 /**
  * For this long a token or a key counts that has been replaced. Shorter than a worker takes to make an agent forget a
@@ -25,6 +27,8 @@ export interface Grant {
   provider: ModelProvider
   /** The organization's key for the provider; null without one. */
   key: ProviderKey | null
+  /** The hard budgets of the instance, of its labels and of the organization. Those of keys are checked by the API. */
+  budgets: readonly GrantedBudget[]
 }
 
 interface GrantRow extends Omit<Grant, 'key'> {
@@ -36,6 +40,16 @@ export interface ProviderKey {
   id: string
   value: string
 }
+
+const hardBudgets = sql<GrantedBudget[]>`coalesce((
+  SELECT json_agg(json_build_object(
+    'id', b.id, 'revision', b.revision, 'name', b.name, 'scope', b.scope, 'unit', b.unit, 'period', b.period,
+    'timeZone', b.time_zone, 'unpricedPrice', b.unpriced_price, 'onFault', b.on_fault, 'isOfLabels', b.selector <> '{}'
+  ) ORDER BY b.scope, b.position)
+  FROM ${budgetTable} b
+  WHERE b.owner_id IN (${instances.organizationId}, ${instances.id}) AND b.mode = 'hard'
+    AND ${instances.metadata} @> b.selector
+), '[]')`
 
 /**
  * Finds what a token allows; null for one that is unknown or replaced, whose instance is not to run, or whose
@@ -57,6 +71,7 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
         organizationId: instances.organizationId,
         provider: instances.modelProvider,
         sealedKey: providerKeys.sealedKey,
+        budgets: hardBudgets,
       })
       .from(instances)
       .innerJoin(organizations, eq(organizations.id, instances.organizationId))
@@ -82,10 +97,10 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
     return hashes.map((hash) => byHash.get(hash) ?? null)
   })
 
-  function grantOf({ instanceId, organizationId, provider, sealedKey }: GrantRow): Grant {
-    if (sealedKey === null) return { instanceId, organizationId, provider, key: null }
-    const value = vault.unseal(sealedKey, providerKeyPlace(organizationId, provider))
-    return { instanceId, organizationId, provider, key: { id: sealedKey, value } }
+  function grantOf({ sealedKey, ...row }: GrantRow): Grant {
+    if (sealedKey === null) return { ...row, key: null }
+    const value = vault.unseal(sealedKey, providerKeyPlace(row.organizationId, row.provider))
+    return { ...row, key: { id: sealedKey, value } }
   }
 
   /** Reads a token for all who ask meanwhile. */

@@ -4,8 +4,9 @@ import type { Logger } from '#platform/log.ts'
 import { logFirstAndRecovery } from '#platform/log.ts'
 import { relayAddedDuration, relayCalls, relayOpenCalls, relayWaits } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
-import type { CallEnd, CallObserver, ObserveCall } from './call.ts'
-import { BodyTooLarge, forward } from './forward.ts'
+import { BodyTooLarge, type ClientBody, readBody } from './body.ts'
+import { type CallEnd, type CallObserver, CallRefused, type ObserveCall } from './call.ts'
+import { forward } from './forward.ts'
 import type { FindGrant, Grant, ProviderKey } from './grants.ts'
 import { toVendor } from './headers.ts'
 import type { Pace } from './pace.ts'
@@ -18,16 +19,6 @@ import { vendors } from './vendors.ts'
 const maxBodyBytes = 40 * 1024 * 1024
 /** For a place, and for a database that is away. */
 const retryAfterSeconds = 1
-
-/** A call that is not sent to the vendor, with the answer of the relay. */
-class Refusal extends Error {
-  readonly status: number
-
-  constructor(status: number, message: string) {
-    super(message)
-    this.status = status
-  }
-}
 
 const tokenRefused = new Error('the token of the call is refused')
 const clientLeft = new Error('the client left')
@@ -70,17 +61,17 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
   }
 
   async function grantOf({ provider, token }: Target): Promise<UsableGrant> {
-    if (token === null) throw new Refusal(401, texts.relayToken)
+    if (token === null) throw new CallRefused(401, texts.relayToken)
     const grant = await findGrant(token).catch((error: unknown) => {
       log.warn({ err: error }, 'the token of a call could not be looked up')
-      throw new Refusal(503, texts.relayUnavailable)
+      throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
     })
-    if (!grant || grant.provider !== provider) throw new Refusal(401, texts.relayToken)
-    if (!grant.key) throw new Refusal(401, texts.noProviderKey(provider))
+    if (!grant || grant.provider !== provider) throw new CallRefused(401, texts.relayToken)
+    if (!grant.key) throw new CallRefused(401, texts.noProviderKey(provider))
     return { ...grant, key: grant.key }
   }
 
-  /** Waits for the turn of the call, and sends it. Throws what `forward` throws, the signal's reason, and Refusal. */
+  /** Waits for the turn of the call, and sends it. Throws what `forward` throws, the signal's reason, and CallRefused. */
   async function send(
     target: Target,
     granted: UsableGrant,
@@ -94,18 +85,20 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     const waitedMs = performance.now() - waitsFrom
     if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
     // The key may have been changed meanwhile.
-    const { instanceId, organizationId, key } = hasWaited ? await grantOf(target) : granted
+    const { instanceId, organizationId, key, budgets } = hasWaited ? await grantOf(target) : granted
     const { pool, basePath } = upstreams.of(provider)
     const method = request.method ?? ''
-    const observer: CallObserver = observe({ instanceId, organizationId, provider, method, path }) ?? {}
+    const observer: CallObserver = observe({ instanceId, organizationId, provider, method, path, budgets }) ?? {}
     const headers = toVendor(request.headers, vendors[provider].keyHeader(key.value))
-    relayAddedDuration.observe((performance.now() - beganAt - waitedMs) / 1000)
-    let end: CallEnd = 'vendor failed'
+    const body = method === 'GET' ? null : readBody(request, maxBodyBytes, (bytes) => observer.asked?.(bytes))
+    let end: CallEnd = 'refused'
     try {
+      if (body) await admit(observer, body, signal)
+      relayAddedDuration.observe((performance.now() - beganAt - waitedMs) / 1000)
+      end = 'vendor failed'
       await forward(
         pool,
-        { path: `${basePath}${path}${query}`, method, headers, maxBodyBytes, signal },
-        request,
+        { path: `${basePath}${path}${query}`, method, headers, body: body?.chunks(), signal },
         response,
         {
           answer(status, answered, waitMs) {
@@ -114,12 +107,12 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
             pace.note(key.id, status, waitMs)
             observer.answer?.(status, answered)
           },
-          asked: (bytes) => observer.asked?.(bytes),
           chunk: (bytes) => observer.chunk?.(bytes),
         },
       )
       end = 'answered'
     } catch (error) {
+      if (end === 'refused') throw error
       if (error === clientLeft) end = 'client left'
       else if (error === tokenRefused) end = 'token refused'
       else if (error instanceof BodyTooLarge) end = 'too large'
@@ -132,11 +125,11 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
 
   async function relay(target: Target, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const beganAt = performance.now()
-    if (!target.isAllowed) throw new Refusal(404, texts.relayRoute(request.method ?? '', target.path))
+    if (!target.isAllowed) throw new CallRefused(404, texts.relayRoute(request.method ?? '', target.path))
     if (Number(request.headers['content-length'] ?? 0) > maxBodyBytes) throw new BodyTooLarge()
     const grant = await grantOf(target)
     const leave = places.take(grant.instanceId, grant.organizationId)
-    if (!leave) throw new Refusal(429, texts.relayPlaces)
+    if (!leave) throw new CallRefused(429, texts.relayPlaces, retryAfterSeconds)
     const call: OpenCall = { token: target.token ?? '', end: new AbortController() }
     const onClose = () => call.end.abort(clientLeft)
     response.once('close', onClose)
@@ -165,12 +158,13 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
       response.destroy()
       return
     }
-    const { status, message } = refusal
+    const { status, message, retryAfterSeconds: seconds = null } = refusal
     relayCalls.inc({ provider, status: `relay ${status}` })
     const headers = {
       'content-type': 'application/json',
       connection: 'close', // what is left of the request is not read
-      ...((status === 429 || status === 503) && { 'retry-after': String(retryAfterSeconds) }),
+      ...(seconds !== null && { 'retry-after': String(seconds) }),
+      ...(seconds === null && status === 429 && { 'x-should-retry': 'false' }),
     }
     response.writeHead(status, headers).end(JSON.stringify(vendors[provider].error(status, message)))
   }
@@ -199,9 +193,27 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
   }
 }
 
+/** Has the observer let the call through. Throws CallRefused, BodyTooLarge, and the signal's reason. */
+async function admit(observer: CallObserver, body: ClientBody, signal: AbortSignal): Promise<void> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>()
+  const onAbort = () => reject(signal.reason)
+  signal.addEventListener('abort', onAbort, { once: true })
+  try {
+    await Promise.race([observer.admit?.(body), aborted])
+  } catch (error) {
+    // A body that is being read breaks off with its connection.
+    throw signal.aborted ? signal.reason : error
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+  }
+}
+
 /** The answer of the relay itself; null when there is none. */
-function refusalOf(error: unknown, provider: ModelProvider): { status: number; message: string } | null {
-  if (error instanceof Refusal) return error
+function refusalOf(
+  error: unknown,
+  provider: ModelProvider,
+): (Pick<CallRefused, 'status' | 'message'> & Partial<Pick<CallRefused, 'retryAfterSeconds'>>) | null {
+  if (error instanceof CallRefused) return error
   if (error instanceof BodyTooLarge) return { status: 413, message: texts.relayBody(maxBodyBytes) }
   const { code } = error as NodeJS.ErrnoException
   const isSilent = code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT'

@@ -77,6 +77,7 @@ describe('POST /v1/instances', () => {
       openclaw_version: 'v1',
       openclaw_config: null,
       region: null,
+      budgets: [],
       error_message: null,
       created_at: expect.stringMatching(/\.\d{6}\+00:00$/),
       updated_at: expect.stringMatching(/\.\d{6}\+00:00$/),

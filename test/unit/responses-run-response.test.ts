@@ -38,6 +38,7 @@ function begin(ask: (turns: TurnRunner) => TurnRunner['ask'], tools: object[] = 
       unlistedModels: [],
     },
     body: { model: 'openclaw', input: 'hello', tools } as never,
+    begin: async () => {},
     isStreamed: true,
     log: pino({ level: 'silent' }),
   })

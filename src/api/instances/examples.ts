@@ -18,6 +18,7 @@ export const exampleInstance = {
   openclaw_version: 'v1',
   openclaw_config: { 'agents.defaults.thinkingDefault': 'low' },
   region: null,
+  budgets: [],
   error_message: null,
   created_at: '2026-02-14T16:00:00.000000+00:00',
   updated_at: '2026-02-14T16:00:09.000000+00:00',

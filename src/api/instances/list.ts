@@ -1,4 +1,5 @@
 import { and, desc, eq, getTableColumns, lt, or, sql } from 'drizzle-orm'
+import { readBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { after } from '#database/page.ts'
 import { instances } from '#database/schema.ts'
@@ -30,7 +31,7 @@ const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
   coalesce(octet_length(${instances.sealedInstructions}), 0)`
 
 /**
- * Lists instances of an organization, newest first: up to the limit, or until they have long overrides and instructions.
+ * Lists instances of an organization with their budgets, newest first: up to the limit, or until they have long overrides and instructions.
  * Terminated instances are listed only by their status. `next` is the position after these if more follow.
  */
 export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter) {
@@ -69,5 +70,10 @@ export async function listInstances(db: Db, organizationId: string, filter: Inst
     .where(lt(sized.before, maxSealedBytes))
     .orderBy(desc(instances.createdAt), desc(instances.id))
   const rows = found.slice(0, limit).map(({ row }) => row)
-  return { rows, next: (found[0]?.found ?? 0) > rows.length ? rows.at(-1)?.id : undefined }
+  const ids = rows.map(({ id }) => id)
+  const budgets = await readBudgets(db, ids)
+  return {
+    rows: rows.map((row) => ({ row, budgets: budgets.get(row.id) ?? [] })),
+    next: (found[0]?.found ?? 0) > rows.length ? ids.at(-1) : undefined,
+  }
 }

@@ -1,4 +1,6 @@
 import { and, sql } from 'drizzle-orm'
+import type { NewBudget } from '#budgets/schemas.ts'
+import { setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
@@ -19,6 +21,7 @@ interface Labels {
   name?: string
   external_id?: string | null
   metadata?: Record<string, string | null> | null
+  budgets?: readonly NewBudget[]
 }
 
 export interface Patch extends Labels {
@@ -31,9 +34,19 @@ export interface Patch extends Labels {
 export const storesMore = ({ instructions, openclaw_config: config, metadata }: Patch): boolean =>
   [instructions, config, ...Object.values(metadata ?? {})].some((value) => value !== undefined && value !== null)
 
+/** Throws AppError `needs_organization_key` for a patch that only an organization key may make. */
+export function requireNoneOfOrganization({ external_id: externalId, budgets }: Patch): void {
+  if (externalId !== undefined) {
+    throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
+  }
+  if (budgets !== undefined) {
+    throw new AppError('needs_organization_key', texts.budgetsOfOrganization, { param: 'budgets' })
+  }
+}
+
 /**
- * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` throws, invalid for more than
- * 16 labels, and ExternalIdTaken.
+ * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` and `setBudgets` throw, invalid for
+ * more than 16 labels, and ExternalIdTaken.
  */
 export async function patchInstance(
   deps: ChangeDeps,
@@ -53,8 +66,17 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   const { id, organizationId } = row
   const columns = columnsOf(patch, row)
   const settings = settingsOf(patch)
+  const { budgets } = patch
+  const storeBudgets = async (tx: Db) => {
+    if (budgets) await setBudgets(tx, { organizationId, scope: 'instance', id }, budgets)
+  }
   if (Object.keys(settings).length === 0) {
-    return Object.keys(columns).length === 0 ? row : changeLabels(deps.db, organizationId, id, columns)
+    if (Object.keys(columns).length === 0 && !budgets) return row
+    return deps.db.transaction(async (tx) => {
+      const changed = await changeLabels(tx, organizationId, id, columns)
+      await storeBudgets(tx)
+      return changed
+    })
   }
   const check = <T extends AgentSettings>(edited: T): T => {
     checkSettings(edited, row.openclawVersion, row.modelProvider)
@@ -64,6 +86,7 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   return changeConfig(deps, organizationId, id, {
     edit: (stored) => check({ ...stored, ...settings }),
     columns: (latest) => ({ ...columns, ...sealSettings(deps.vault, latest.id, settings) }),
+    store: storeBudgets,
     whenNotRunning: 'store',
   })
 }

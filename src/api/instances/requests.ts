@@ -1,4 +1,5 @@
 import { Type } from '@sinclair/typebox'
+import { NewBudgets } from '#budgets/schemas.ts'
 import { modelProviders } from '#database/schema.ts'
 import { namedExamples } from '#http/examples.ts'
 import { PageQuery } from '#http/paging.ts'
@@ -41,6 +42,7 @@ export const CreateInstance = Type.Object(
       Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest known release if left out.' }),
     ),
     openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesDescription })),
+    budgets: Type.Optional(NewBudgets),
     region: Type.Optional(
       Type.Null({
         description: regionDescription,
@@ -94,6 +96,7 @@ export const PatchInstance = Type.Object(
         description: `${overridesDescription} Replaces all stored overrides; null removes them.`,
       }),
     ),
+    budgets: Type.Optional({ ...NewBudgets, description: `${NewBudgets.description} Needs an organization key.` }),
   },
   {
     additionalProperties: false,
@@ -101,6 +104,7 @@ export const PatchInstance = Type.Object(
       'name and instructions': { name: 'my-assistant-v2', instructions: 'You are a helpful coding assistant.' },
       'one label set, one removed': { metadata: { plan: 'pro', trial: null } },
       'OpenClaw settings': { openclaw_config: { 'agents.defaults.thinkingDefault': 'high' } },
+      budgets: { budgets: [{ name: 'daily', limit: { tokens: 1_000_000 }, per: 'day', time_zone: 'Europe/Berlin' }] },
     }),
   },
 )

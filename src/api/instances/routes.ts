@@ -1,6 +1,8 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
+import type { ShownBudget } from '#budgets/schemas.ts'
+import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
 import { hasPermission } from '#http/auth.ts'
@@ -19,13 +21,11 @@ import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
-import { AppError } from '#platform/errors.ts'
 import { isId } from '#platform/ids.ts'
-import { texts } from '#platform/texts.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { listInstances } from './list.ts'
 import { newInstance } from './new-instance.ts'
-import { patchInstance, storesMore } from './patch.ts'
+import { patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
 import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schemas.ts'
 
@@ -70,10 +70,10 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
-
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
-  const show = (row: Omit<Row, 'sealedToken'>, mayConfigure = true) =>
-    toInstance(row, unsealSettings(vault, row), { ...view(), mayConfigure })
+  const showWith = (row: Omit<Row, 'sealedToken'>, budgets: ShownBudget[], mayConfigure = true) =>
+    toInstance(row, unsealSettings(vault, row), budgets, { ...view(), mayConfigure })
+  const show = async (row: Row, mayConfigure = true) => showWith(row, await readOwnBudgets(db, row.id), mayConfigure)
 
   app.post(
     '/v1/instances',
@@ -95,6 +95,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async (request, reply) => {
       const { organizationId } = request.caller
       const row = newInstance(request.body, { organizationId, sandboxDriver })
+      const { budgets } = request.body
       let created: Row | undefined
       const create = async (tx: Db) => {
         const inserted = await createInstance(tx, vault, row, { hasBilling }).catch((error: unknown) => {
@@ -103,14 +104,15 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
           return error.instance
         })
         if (inserted.id === row.id) created = inserted
-        return show(inserted)
+        if (created && budgets) await setBudgets(tx, { organizationId, scope: 'instance', id: row.id }, budgets)
+        return showWith(inserted, created && !budgets ? [] : await readOwnBudgets(tx, inserted.id))
       }
-      const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: true })
+      const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: !budgets })
       if (created) queue.enqueue(created) // after the commit: a worker must find the row
       const waitMs = request.query.wait * 1000
       if (waitMs === 0) return reply.send(body)
       const found = created ?? (await getInstance(db, organizationId, body.id))
-      return reply.send(show((await waitUntilSettled(db, found, { waitMs, signal: untilLeft(reply) })).row))
+      return reply.send(await show((await waitUntilSettled(db, found, { waitMs, signal: untilLeft(reply) })).row))
     },
   )
 
@@ -137,7 +139,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         maxBytes: maxPageBytes,
         item: Instance,
         read: (atMost, position) => listInstances(db, caller.organizationId, { ...filter, limit: atMost, position }),
-        show,
+        show: ({ row, budgets }) => showWith(row, budgets),
         publicUrl,
       })
       return reply
@@ -163,7 +165,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
     async ({ caller, params }) => {
       const mayConfigure = hasPermission(caller, 'configure')
-      const shown = show(await getInstance(db, caller.organizationId, params.instance_id), mayConfigure)
+      const shown = await show(await getInstance(db, caller.organizationId, params.instance_id), mayConfigure)
       return mayConfigure ? shown : { ...shown, instructions: null, openclaw_config: null }
     },
   )
@@ -215,9 +217,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async ({ body, caller, params }) => {
-      if (body.external_id !== undefined && caller.permissions !== null) {
-        throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
-      }
+      if (caller.permissions !== null) requireNoneOfOrganization(body)
       return show(await patchInstance(deps, caller.organizationId, params.instance_id, body))
     },
   )
@@ -293,7 +293,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         queue.enqueue(requested)
         const until = { waitMs: settleTimeoutMs, signal: untilLeft(reply) }
         const { row, settled } = await waitUntilSettled(db, requested, until)
-        return reply.code(settled ? 200 : 202).send(show(row))
+        return reply.code(settled ? 200 : 202).send(await show(row))
       },
     )
   }

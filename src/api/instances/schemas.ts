@@ -1,4 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { Budget, type ShownBudget } from '#budgets/schemas.ts'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
 import { DateTime, Nullable, OneOf, Uri, Uuid } from '#http/validation.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
@@ -52,6 +53,9 @@ export const Instance = Type.Object(
       description: 'The overrides as they were sent.',
     }),
     region: Type.Null({ description: regionDescription }),
+    budgets: Type.Array(Budget, {
+      description: 'What models may use for this instance. Budgets of the organization may be for it as well.',
+    }),
     error_message: Nullable(
       Type.String({
         description:
@@ -112,6 +116,7 @@ export const toInstanceStatus = (
 export const toInstance = (
   row: Omit<Row, 'sealedToken'>,
   { model, instructions, openclawConfig }: AgentSettings,
+  budgets: ShownBudget[],
   view: View,
 ): Static<typeof Instance> => ({
   ...toInstanceStatus(row, view),
@@ -127,6 +132,7 @@ export const toInstance = (
   openclaw_version: row.openclawVersion,
   openclaw_config: openclawConfig,
   region: null,
+  budgets,
   error_message: publicStatus(row) === 'error' ? shownMessage(row.errorMessage, view.mayConfigure) : null,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
+import { readOwnBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { readDatabaseMs } from '#database/clock.ts'
 import { idempotent } from '#http/idempotency.ts'
@@ -186,7 +187,10 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         response: { 200: KeyWithGrants, ...failures(404) },
       },
     },
-    async ({ caller, params }) => toKeyWithGrants(await getKey(db, caller.organizationId, 'scoped', params.key_id)),
+    async ({ caller, params }) => {
+      const row = await getKey(db, caller.organizationId, 'scoped', params.key_id)
+      return toKeyWithGrants(row, await readOwnBudgets(db, row.id))
+    },
   )
 
   app.patch(
@@ -195,9 +199,9 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       config: { access: 'org', event: 'key.update' },
       schema: {
         operationId: 'updateKey',
-        summary: 'Rename a scoped key or set when it expires',
+        summary: 'Rename a scoped key, or set its expiry or budgets',
         description:
-          'Changes the name, the expiry or both. The permissions of a key never change. To rotate a key, create a ' +
+          'Changes the name, the expiry and the budgets: those that are sent. The permissions of a key never change. To rotate a key, create a ' +
           'new one and set an expiry on the old one. A revoked key cannot be changed.',
         tags: ['keys'],
         params: KeyParams,
@@ -206,10 +210,10 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       },
     },
     async ({ body, caller, params }) => {
-      const patch = { name: body.name, expiresAt: body.expires_at }
+      const patch = { name: body.name, expiresAt: body.expires_at, budgets: body.budgets }
       const row = await patchKey(db, caller.organizationId, params.key_id, patch)
       forgetCaller(row.keyHash)
-      return toKeyWithGrants(row)
+      return toKeyWithGrants(row, await readOwnBudgets(db, row.id))
     },
   )
 

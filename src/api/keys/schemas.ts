@@ -1,4 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { Budget, NewBudgets, type ShownBudget } from '#budgets/schemas.ts'
 import { permissions } from '#database/schema.ts'
 import type { Caller } from '#http/auth.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
@@ -59,11 +60,21 @@ export const KeyWithGrants = Type.Object(
       { description: 'The permissions of the key, for each instance.' },
     ),
     ...shownSessions,
+    budgets: Type.Array(Budget, {
+      description:
+        'What models may use in turns of the key: in the sessions whose last turn came with it, while the agent tells ' +
+        'the session. Turns are refused while it is used up.',
+    }),
   },
   {
     $id: 'KeyWithGrants',
     examples: [
-      { ...example, instances: [{ instance_id: instanceId, permissions: ['read', 'interact'] }], ...everySession },
+      {
+        ...example,
+        instances: [{ instance_id: instanceId, permissions: ['read', 'interact'] }],
+        ...everySession,
+        budgets: [],
+      },
     ],
   },
 )
@@ -201,6 +212,7 @@ export const PatchKey = Type.Object(
       ...ExpiresAt,
       description: 'A time in the future, ISO 8601 with a zone. With null, the key is valid until it is revoked.',
     }),
+    budgets: Type.Optional(NewBudgets),
   },
   { additionalProperties: false, examples: [{ expires_at: '2026-12-31T23:59:59Z' }] },
 )
@@ -222,11 +234,12 @@ export const toKey = (row: KeyRow): Static<typeof Key> => ({
   created_at: toSeconds(row.createdAt),
 })
 
-export const toKeyWithGrants = (row: KeyRow): Static<typeof KeyWithGrants> => ({
+export const toKeyWithGrants = (row: KeyRow, budgets: ShownBudget[]): Static<typeof KeyWithGrants> => ({
   ...toKey(row),
   instances: (row.instanceIds ?? []).map((id) => ({ instance_id: id, permissions: row.permissions ?? [] })),
   session_ids: row.sessionIds,
   session_prefix: row.sessionPrefix,
+  budgets,
 })
 
 export type KeyLimits = Pick<RateLimits, 'requestsPerMinute' | 'organizationRequestsPerMinute'>

@@ -1,4 +1,5 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
+import { deleteBudgetsOf } from '#budgets/store.ts'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
 import { deleteCallsOf } from '#database/model-calls.ts'
@@ -136,6 +137,7 @@ async function eraseOrganization(
   await eraseInstancesOf(db, organizationId, signal)
   await deleteResponsesOfOrganization(db, organizationId, signal)
   await deleteCallsOf(db, organizationId, signal)
+  await deleteBudgetsOf(db, organizationId)
   const after = await redactEvents(db, organizationId, { signal })
   await db.transaction(async (tx) => {
     const unerasedInstances = tx

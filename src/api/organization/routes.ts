@@ -81,15 +81,15 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         operationId: 'getOrganization',
         summary: 'Read the organization',
         description:
-          'The organization of the key, its plan, and the model providers that it has a key for: when each key was set, ' +
-          'and when its provider last refused it.',
+          'The organization of the key, its plan, its budgets, and the model providers that it has a key for: when each ' +
+          'key was set, and when its provider last refused it.',
         tags: ['organization'],
         response: { 200: Organization },
       },
     },
     async ({ caller }) => {
-      const { organization, keys } = await getOrganization(db, caller.organizationId)
-      return toOrganization(organization, keys)
+      const { organization, keys, budgets } = await getOrganization(db, caller.organizationId)
+      return toOrganization(organization, keys, budgets)
     },
   )
 
@@ -101,9 +101,9 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         operationId: 'updateOrganization',
         summary: 'Change the organization',
         description:
-          'Changes the name, and sets or removes keys of model providers. A provider that is not in the body keeps ' +
+          'Changes the name and the budgets, and sets or removes keys of model providers. A provider that is not in the body keeps ' +
           'its key. Running instances use a new key from their next turn, without a restart. With `verify` each ' +
-          'provider is asked first whether it accepts its key.',
+          'provider is asked first whether it accepts its key. `budgets` replaces those of the organization.',
         tags: ['organization'],
         body: PatchOrganization,
         response: { 200: Organization, ...failures(400, 502) },
@@ -115,9 +115,9 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))
       }
-      const { organization, keys, due } = await patchOrganization(db, vault, caller.organizationId, body)
+      const { organization, keys, budgets, due } = await patchOrganization(db, vault, caller.organizationId, body)
       for (const instance of due) queue.enqueue(instance)
-      return toOrganization(organization, keys)
+      return toOrganization(organization, keys, budgets)
     },
   )
 

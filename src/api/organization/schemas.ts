@@ -1,5 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { NewOrganizationBudgets, OrganizationBudget, type ShownBudget } from '#budgets/schemas.ts'
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
+import { namedExamples } from '#http/examples.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import type { StoredKey } from './store.ts'
@@ -12,6 +14,7 @@ const example = {
   subscription_tier: 'crab' as const,
   instance_limit: 10,
   instance_count: 1,
+  budgets: [],
   created_at: '2026-02-14T12:00:00.000000+00:00',
   updated_at: '2026-02-14T14:30:00.000000+00:00',
 }
@@ -44,6 +47,9 @@ export const Organization = Type.Object(
     ),
     instance_count: Type.Integer({
       description: 'The number of instances that are not terminated. Stopped instances count.',
+    }),
+    budgets: Type.Array(OrganizationBudget, {
+      description: 'What models may use for all instances, or for those with some labels.',
     }),
     created_at: DateTime('When the organization signed up.'),
     updated_at: DateTime('When its name, its keys or its plan were last changed.'),
@@ -105,6 +111,7 @@ export const PatchOrganization = Type.Object(
   {
     name: Type.Optional(Name),
     model_api_keys: keyOfEach(Nullable(ProviderKey), 'The keys to set, by model provider.'),
+    budgets: Type.Optional(NewOrganizationBudgets),
     verify: Type.Optional(
       Type.Boolean({
         description:
@@ -113,7 +120,18 @@ export const PatchOrganization = Type.Object(
       }),
     ),
   },
-  { additionalProperties: false, examples: [{ model_api_keys: { anthropic: 'sk-ant-api03-example' }, verify: true }] },
+  {
+    additionalProperties: false,
+    ...namedExamples({
+      'a key of a provider': { model_api_keys: { anthropic: 'sk-ant-api03-example' }, verify: true },
+      budgets: {
+        budgets: [
+          { name: 'monthly', limit: { usd: 100 }, per: 'month', time_zone: 'Europe/Berlin' },
+          { name: 'free-plan', limit: { tokens: 1_000_000 }, per: 'day', selector: { plan: 'free' } },
+        ],
+      },
+    }),
+  },
 )
 
 export const TestModelKeys = Nullable(
@@ -166,7 +184,11 @@ export const DeleteOrganization = Type.Object(
 )
 
 /** The organization as callers see it: with the providers that have a key, without the keys. */
-export const toOrganization = (row: Row, keys: readonly StoredKey[]): Static<typeof Organization> => ({
+export const toOrganization = (
+  row: Row,
+  keys: readonly StoredKey[],
+  budgets: ShownBudget[] = [],
+): Static<typeof Organization> => ({
   id: row.id,
   name: row.name,
   model_providers: keys.map(({ provider }) => provider),
@@ -179,6 +201,7 @@ export const toOrganization = (row: Row, keys: readonly StoredKey[]): Static<typ
   subscription_tier: row.subscriptionTier,
   instance_limit: row.instanceLimit,
   instance_count: row.instanceCount,
+  budgets,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),
 })

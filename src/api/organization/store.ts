@@ -1,5 +1,7 @@
 import { and, eq, isNull, sql } from 'drizzle-orm'
 import { issueOrganizationKey } from '#api/keys/store.ts'
+import type { NewBudget } from '#budgets/schemas.ts'
+import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
@@ -59,19 +61,20 @@ async function keysOf(db: Db, organizationId: string): Promise<StoredKey[]> {
 export async function getOrganization(db: Db, id: string) {
   const [organization] = await db.select().from(organizations).where(existing(id))
   if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
-  return { organization, keys: await keysOf(db, id) }
+  return { organization, keys: await keysOf(db, id), budgets: await readOwnBudgets(db, id) }
 }
 
 export interface OrganizationPatch {
   name?: string
   /** null and the empty text remove a key. */
   model_api_keys?: Partial<Record<ModelProvider, string | null>>
+  budgets?: readonly NewBudget[]
 }
 
 /**
- * Renames the organization and sets provider keys, in one transaction; an empty key removes the stored one. Also
+ * Renames the organization and sets provider keys and budgets, in one transaction; an empty key removes the stored one. Also
  * returns the first instances that need a changed key: their generation is raised in the same transaction.
- * `applyKeyChanges` raises that of the others. Throws AppError `unauthenticated` when the organization was deleted
+ * `applyKeyChanges` raises that of the others. Throws what `setBudgets` throws, and AppError `unauthenticated` when the organization was deleted
  * meanwhile.
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
@@ -88,9 +91,10 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       hasChanged = true
       due.push(...(await beginKeyChange(tx, { organizationId: id, provider })))
     }
+    if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
     const organization = hasChanged ? await touch(tx, id, name) : before
     await recordEvent(tx, { organizationId: id })
-    return { organization, keys: await keysOf(tx, id), due }
+    return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), due }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(change))

@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { TurnBudgets } from '#budgets/check.ts'
 import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import { InstanceParams } from '#http/instance-params.ts'
@@ -17,6 +18,7 @@ interface ChatDeps {
   db: Db
   turns: TurnRunner
   noteEndUser: NoteEndUser
+  budgets: TurnBudgets
   findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -26,7 +28,7 @@ interface ChatDeps {
 
 /** The route for clients that speak the Chat Completions format. */
 export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps) => {
-  const { db, turns, noteEndUser, findGateway, findCaller, publicUrl, graceMs } = deps
+  const { db, turns, noteEndUser, budgets, findGateway, findCaller, publicUrl, graceMs } = deps
 
   /** Creates a session that ends with the answer. */
   async function createSession(request: FastifyRequest, { raw }: FastifyReply, instanceId: string): Promise<string> {
@@ -65,12 +67,16 @@ export const chatRoutes: FastifyPluginAsyncTypebox<ChatDeps> = async (app, deps)
       replyWithTurn(reply, { turns, findCaller, graceMs }, async (turn) => {
         const { body, log, caller } = request
         const instanceId = request.params.instance_id
+        const { organizationId, keyId } = caller
+        const gateway = await findGateway(organizationId, instanceId)
+        await budgets.require({ organizationId, keyId, instanceId })
         const { answer, chunks, json } = await runChatCompletion(turns, turn, {
-          gateway: await findGateway(caller.organizationId, instanceId),
+          gateway,
           instanceId,
           body,
           errorContext: { requestId: request.id, publicUrl: publicUrl() },
           createSession: () => createSession(request, reply, instanceId),
+          begin: (sessionKey) => budgets.begin({ organizationId, keyId, instanceId, sessionKey }),
           log,
         })
         if (body.stream !== true) return { answer, json }

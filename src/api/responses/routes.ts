@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { createTurnBudgets } from '#budgets/check.ts'
 import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import type { InFlight } from '#http/in-flight.ts'
@@ -77,6 +78,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const store = createResponseStore(db, vault, app.log)
   const lines = createTurnLines(db, deps.processId)
   const noteEndUser = createNoteEndUser(db, app.log)
+  const budgets = createTurnBudgets(db)
 
   app.addHook('onReady', async () => lines.open())
   // Not awaited: the server stops listening after this hook, and then waits for its open requests.
@@ -84,11 +86,12 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
 
   const answer = (request: FastifyRequest, reply: FastifyReply, instanceId: string, sessionId: string) =>
     replyWithTurn(reply, { turns, findCaller, graceMs }, async (turn) => {
-      const { organizationId } = request.caller
+      const { organizationId, keyId } = request.caller
       const body = request.body as CreateResponse
       const isStreamed = body.stream === true
       const session = { organizationId, instanceId, sessionKey: sessionKey(sessionId) }
       const gateway = await findGateway(organizationId, instanceId)
+      await budgets.require({ organizationId, keyId, instanceId })
       await noteEndUser(request.caller, session)
       const { answer, events, json } = await runResponse({ turns, store, lines }, turn, {
         gateway,
@@ -97,6 +100,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
         body,
         isStreamed,
         log: request.log,
+        begin: () => budgets.begin({ ...session, keyId }),
       })
       if (!isStreamed) return { answer, json }
       const format = (event: { type: string; json(): string }) => `event: ${event.type}\ndata: ${event.json()}\n\n`
@@ -142,7 +146,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     (request, reply) => answer(request, reply, request.params.instance_id, request.params.session_id),
   )
 
-  const turnDeps = { turns, noteEndUser, findGateway, findCaller, publicUrl, graceMs }
+  const turnDeps = { turns, noteEndUser, budgets, findGateway, findCaller, publicUrl, graceMs }
   await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight, storage })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })

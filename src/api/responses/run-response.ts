@@ -49,6 +49,8 @@ interface ResponseOptions {
   body: CreateResponse
   isStreamed: boolean
   log: FastifyBaseLogger
+  /** Called when the turn begins, after the earlier ones of its session have ended. */
+  begin(): Promise<void>
 }
 
 /**
@@ -155,7 +157,7 @@ const isSettledWithin = (promise: Promise<unknown>, milliseconds: number): Promi
  */
 async function beginResponse(
   store: ResponseStore,
-  { session, visible, gateway, body, isStreamed, log }: ResponseOptions,
+  { session, visible, gateway, body, isStreamed, log, begin }: ResponseOptions,
   request: CheckedRequest,
   id: string,
   writer: ResponseWriter,
@@ -176,6 +178,7 @@ async function beginResponse(
     model: body.model,
     isStreamed,
     log,
+    begin,
     body: {
       ...gatewayRequest(request, offset),
       ...(typeof body.input === 'string' && { input: body.input }),

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { WebSocket } from 'ws'
+import type { TurnBudgets } from '#budgets/check.ts'
 import { type FindCaller, onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
@@ -30,6 +31,7 @@ export const closeCodes = { policyViolation: 1008, serviceRestart: 1012 } as con
 
 export interface ConnectionDeps extends ResponseParts {
   noteEndUser: NoteEndUser
+  budgets: TurnBudgets
   findGateway: FindGateway
   findCaller: FindCaller
   /** The address that clients reach the API at. */
@@ -164,8 +166,9 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, lines, noteEndUser, findGateway, readFrame, countTurn, inFlight, storage } = this.#deps
-    const { organizationId } = this.#request.caller
+    const { turns, store, lines, noteEndUser, budgets, findGateway, readFrame, countTurn, inFlight, storage } =
+      this.#deps
+    const { organizationId, keyId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
     openStreams.inc()
@@ -179,6 +182,7 @@ export class WebSocketConnection {
       if (isStored(body)) await storage?.requireRoom(organizationId)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) }
       const gateway = await findGateway(organizationId, this.#instanceId)
+      await budgets.require({ organizationId, keyId, instanceId: this.#instanceId })
       await noteEndUser(this.#request.caller, session)
       const { events } = await runResponse({ turns, store, lines }, turn, {
         gateway,
@@ -187,6 +191,7 @@ export class WebSocketConnection {
         body,
         isStreamed: true,
         log: this.#request.log,
+        begin: () => budgets.begin({ ...session, keyId }),
       })
       this.#refusedInARow = 0
       for await (const batch of events()) await this.#send(batch, turn)

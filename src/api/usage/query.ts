@@ -1,4 +1,5 @@
 import { callsKeptDays } from '#database/model-calls.ts'
+import { requireTimeZone } from '#http/time-zone.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { parseTimestamp } from '#platform/timestamps.ts'
@@ -13,16 +14,6 @@ function timeOf(text: string | undefined, param: string, otherwise: Date): Date 
   const time = parseTimestamp(text)
   if (!time) throw new AppError('invalid_time', texts.badTime(param), { param })
   return time
-}
-
-/** An offset such as `+02:00` means its opposite to PostgreSQL: only names are taken. */
-function requireTimeZone(name: string): void {
-  try {
-    if (!/^[a-z]/i.test(name)) throw new RangeError()
-    new Intl.DateTimeFormat('en', { timeZone: name })
-  } catch {
-    throw new AppError('unknown_time_zone', texts.unknownTimeZone, { param: 'time_zone' })
-  }
 }
 
 /**

@@ -12,6 +12,10 @@ export const organizationCodes = {
       meaning: '`name` is not the name of the organization that is to be deleted.',
       remedy: 'Read the name with `GET /v1/organization`, and repeat it exactly.',
     },
+    invalid_budget: {
+      meaning: 'Two budgets of one owner have the same name.',
+      remedy: 'Give each budget a name of its own.',
+    },
     unknown_instances: {
       meaning: '`instance_ids` names instances that are not of this organization, or are terminated.',
       remedy: '`detail` lists them. Take ids from `GET /v1/instances`.',
@@ -67,6 +71,15 @@ export const organizationCodes = {
       remedy:
         'Delete an instance, or change the plan: `POST /v1/subscription/checkout`, or `/portal` if you have one. On a ' +
         'server without billing its operator raises the limit: `npm run admin -- set-limit`.',
+    },
+    budget_exceeded: {
+      meaning:
+        'A hard budget is used up: of the organization, of some of its labels, of the instance or of the key. The turn ' +
+        'did not reach the agent or, if its agent was already at work, a call of a model was refused.',
+      remedy:
+        '`detail` names the budget and the time from which on it allows calls again. An organization key may raise it ' +
+        'meanwhile: `PATCH` with `budgets` on the organization, the instance or the key.',
+      repeat: 'After the time that `detail` names, or once the budget is raised.',
     },
     storage_limit_reached: {
       meaning:

@@ -4,6 +4,7 @@ import type { ModelProvider } from '#database/schema.ts'
 import type { CallOutcome } from '#database/usage-schema.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { usageLost } from '#platform/metrics.ts'
+import type { CallAmount } from './caps.ts'
 import type { CountedUsage } from './cost.ts'
 import type { ToldRequest } from './read-request.ts'
 
@@ -18,7 +19,7 @@ const maxWaiting = 20_000
 const isOfData = (error: unknown) => /^2[23]/.test(String((error as { code?: unknown }).code))
 
 /** A call that a vendor has been asked. What the request tells is filled in as it comes. */
-export interface BegunCall extends ToldRequest {
+export interface BegunCall extends Omit<ToldRequest, 'maxOutputTokens'> {
   id: string
   organizationId: string
   instanceId: string
@@ -30,6 +31,9 @@ export interface BegunCall extends ToldRequest {
 interface EndedCall extends BegunCall {
   outcome: CallOutcome
   usage: CountedUsage | null
+  untold: CallAmount | null
+  /** Called once it is written, or given up. */
+  onWritten(): void
 }
 
 /**
@@ -42,8 +46,14 @@ interface EndedCall extends BegunCall {
 export interface CallWriter {
   /** The call is open. Called again when its request tells more. */
   begin(call: BegunCall): void
-  /** The call has ended, and what has been told of its usage. */
-  end(call: BegunCall, outcome: CallOutcome, usage: CountedUsage | null): void
+  /** The call has ended: what has been told of its usage, and an estimate of the rest. */
+  end(
+    call: BegunCall,
+    outcome: CallOutcome,
+    usage: CountedUsage | null,
+    untold?: CallAmount | null,
+    onWritten?: () => void,
+  ): void
   /** The vendor has not taken the call: it counts nothing. */
   drop(call: BegunCall): void
   /** Writes what waits, and gives up after so many ms. */
@@ -57,10 +67,11 @@ const whoTypes =
 /** By the clock of the database: the clocks of relays may differ. */
 const beganAt = "now() - age_ms * interval '1 ms'"
 const usageColumns =
-  'outcome, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost'
+  'outcome, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost, ' +
+  'estimated_tokens, estimated_cost'
 const usageTypes =
   'outcome text, input_tokens int, cache_read_tokens int, cache_write_tokens int, output_tokens int, ' +
-  'reasoning_tokens int, cost numeric'
+  'reasoning_tokens int, cost numeric, estimated_tokens int, estimated_cost numeric'
 
 // A call that was taken for lost, because its relay was held up, is corrected by its end.
 const writeQuery = `
@@ -95,7 +106,7 @@ const whoOf = (call: BegunCall) => ({
   age_ms: performance.now() - call.beganAt,
 })
 
-const rowOf = ({ usage, outcome, ...call }: EndedCall) => ({
+const rowOf = ({ usage, untold, outcome, ...call }: EndedCall) => ({
   ...whoOf(call),
   outcome,
   input_tokens: usage?.inputTokens,
@@ -104,6 +115,8 @@ const rowOf = ({ usage, outcome, ...call }: EndedCall) => ({
   output_tokens: usage?.outputTokens,
   reasoning_tokens: usage?.reasoningTokens,
   cost: usage?.cost,
+  estimated_tokens: untold?.tokens,
+  estimated_cost: untold?.cost,
 })
 
 /** `processId` is that of the relay in the table `processes`. */
@@ -135,8 +148,13 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
       for (const call of opening) if (opened.has(call.id)) begun.set(call.id, call)
       throw error
     }
-    ended.splice(0, ending.length)
+    for (const { onWritten } of ended.splice(0, ending.length)) onWritten()
     gone.splice(0, closed.length)
+  }
+
+  function giveUp(calls: EndedCall[]): void {
+    usageLost.inc(calls.length)
+    for (const { onWritten } of calls) onWritten()
   }
 
   async function write(): Promise<void> {
@@ -147,7 +165,7 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
         outage.recovered()
       } catch (error) {
         outage.failed(error)
-        if (isOfData(error)) usageLost.inc(ended.splice(0, batchSize).length)
+        if (isOfData(error)) giveUp(ended.splice(0, batchSize))
         await sleep(retryMs, undefined, { ref: !isClosing })
       }
     }
@@ -171,9 +189,10 @@ export function createCallWriter(db: Db, processId: string, log: Logger): CallWr
       begun.set(call.id, call)
       schedule()
     },
-    end(call, outcome, usage) {
-      if (ended.length >= maxWaiting) usageLost.inc()
-      else ended.push({ ...call, outcome, usage })
+    end(call, outcome, usage, untold = null, onWritten = () => {}) {
+      const endedCall = { ...call, outcome, usage, untold, onWritten }
+      if (ended.length >= maxWaiting) giveUp([endedCall])
+      else ended.push(endedCall)
       close(call)
     },
     drop: close,

@@ -74,6 +74,20 @@ function priceOf(usage: Usage, model: string, options: Parameters<typeof calcPri
   }
 }
 
+/** What tokens may cost in US dollars, outside of any cache; null for an unknown model, or one without a known price. */
+export function estimateCost(
+  provider: ModelProvider,
+  model: string | null,
+  inputTokens: number,
+  outputTokens: number,
+): number | null {
+  const asked = model?.slice(0, maxModelLength)
+  const prices = asked ? findPrices(provider, asked) : null
+  if (!asked || !prices) return null
+  const usage = { input_tokens: inputTokens, output_tokens: outputTokens }
+  return priceOf(usage, asked, { provider: prices })?.total_price ?? null
+}
+
 const isCount = (value: unknown): value is number =>
   typeof value === 'number' && Number.isFinite(value) && value >= 0 && value <= maxTokens
 

@@ -1,7 +1,9 @@
 import { newId } from '#platform/ids.ts'
 import type { CallEnd, ObserveCall, RelayedCall } from '#relay/call.ts'
+import type { BudgetLeases, Reservation } from './budget-leases.ts'
 import type { BegunCall, CallWriter } from './call-writer.ts'
-import { countUsage } from './cost.ts'
+import { type CallAmount, capOf, requirePrice } from './caps.ts'
+import { type CountedUsage, countUsage, estimateCost } from './cost.ts'
 import { createRequestReader } from './read-request.ts'
 import { createUsageReader, type UsageReader } from './read-usage.ts'
 
@@ -12,13 +14,14 @@ const isMetered = ({ method, path }: RelayedCall) => method === 'POST' && !free.
 
 /**
  * Meters the calls that a vendor charges for: who asked, which model, and the usage that the vendor told. A call that
- * was refused, or that the vendor has not answered because it could not be reached, counts nothing.
+ * was refused, or that the vendor has not answered because it could not be reached, counts nothing. Lets a call through
+ * when all its budgets do; what they reserve for it returns when it is written down.
  */
 export const createMeter =
-  (writer: CallWriter): ObserveCall =>
+  (writer: CallWriter, leases: BudgetLeases): ObserveCall =>
   (call) => {
     if (!isMetered(call)) return null
-    const { organizationId, instanceId, provider, path } = call
+    const { organizationId, instanceId, provider, path, budgets } = call
     const request = createRequestReader(provider, path)
     const begun: BegunCall = {
       ...request.told(),
@@ -31,31 +34,85 @@ export const createMeter =
     let hasEnded = false
     let answered: number | null = null
     let reader: UsageReader | null = null
-    writer.begin(begun)
+    let reservation: Reservation | null = null
+    let isAdmitted = false
+    let askedBytes = 0
+    let answeredBytes = 0
+    const tellsAll = () => request.told().model !== null && request.told().maxOutputTokens !== null
+
+    async function reserve(requestBytes: number): Promise<Reservation> {
+      const told = request.told()
+      const cap = capOf(provider, told, requestBytes)
+      requirePrice(budgets, cap, told.model)
+      return leases.reserve(budgets, cap)
+    }
+
     return {
+      async admit(body) {
+        if (budgets.length > 0) {
+          await body.readAhead(tellsAll)
+          reservation = await reserve(body.length ?? askedBytes).catch((error: unknown) => {
+            leases.tolerate(budgets, error)
+            return null
+          })
+        }
+        if (hasEnded) return reservation?.end(null)
+        isAdmitted = true
+        writer.begin(begun)
+      },
       asked(bytes) {
         if (hasEnded) return
+        askedBytes += bytes.length
         request.read(bytes)
         const { model, session, cause } = request.told()
         if (model === begun.model && session === begun.session) return
         Object.assign(begun, { model, session, cause })
-        writer.begin(begun)
+        if (isAdmitted) writer.begin(begun)
       },
       answer(status, headers) {
         answered = status
         if (status < 400) reader = createUsageReader(provider, headers)
       },
-      chunk: (bytes) => reader?.read(bytes),
+      chunk(bytes) {
+        answeredBytes += bytes.length
+        reader?.read(bytes)
+      },
       end(end) {
         hasEnded = true
-        if (!isTaken(answered, end)) return writer.drop(begun)
+        if (!isTaken(answered, end)) {
+          reservation?.end(null)
+          return writer.drop(begun)
+        }
         const told = reader?.told() ?? { model: null, usage: null }
-        const usage = countUsage(provider, path, told, begun.model)
-        begun.model = told.model ?? begun.model
-        writer.end(begun, end === 'answered' ? 'answered' : 'cut', usage)
+        const asked = begun.model
+        const usage = countUsage(provider, path, told, asked)
+        begun.model = told.model ?? asked
+        const isWhole = end === 'answered'
+        const estimate = isWhole && usage ? null : estimateRest(usage, { askedBytes, answeredBytes })
+        const cost = estimate && estimateCost(provider, begun.model, estimate.input, estimate.output)
+        const untold = estimate && { tokens: estimate.input + estimate.output, cost }
+        writer.end(begun, isWhole ? 'answered' : 'cut', usage, untold, () => reservation?.end(amountsOf(usage, untold)))
       },
     }
   }
+
+const amountsOf = (usage: CountedUsage | null, untold: CallAmount | null): CallAmount[] => [
+  ...(usage ? [{ tokens: usage.inputTokens + usage.outputTokens, cost: usage.cost }] : []),
+  ...(untold ? [untold] : []),
+]
+
+/** Bytes of JSON for a token of a request, and of an answer, whose tokens come one or a few at a time in an event. */
+const bytesPerToken = { asked: 4, answered: 32 }
+
+/** What a call has used, by its bytes, beside what its vendor has told. */
+function estimateRest(
+  usage: CountedUsage | null,
+  { askedBytes, answeredBytes }: { askedBytes: number; answeredBytes: number },
+): { input: number; output: number } {
+  const output = Math.ceil(answeredBytes / bytesPerToken.answered)
+  if (usage) return { input: 0, output: Math.max(0, output - usage.outputTokens) }
+  return { input: Math.ceil(askedBytes / bytesPerToken.asked), output }
+}
 
 function isTaken(status: number | null, end: CallEnd): boolean {
   if (status !== null) return status < 400

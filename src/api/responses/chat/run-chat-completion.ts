@@ -29,6 +29,8 @@ interface ChatCompletionOptions {
   errorContext: ErrorContext
   /** Creates the session of the turn, and returns its key. Called once the request is known to be valid. */
   createSession(): Promise<string>
+  /** Called with this key when the turn begins. */
+  begin(sessionKey: string): Promise<void>
   log: FastifyBaseLogger
 }
 
@@ -44,10 +46,12 @@ export async function runChatCompletion(
   const { instanceId, gateway, body, errorContext, log } = options
   const isStreamed = body.stream === true
   const gatewayBody = readBody(body, gateway)
+  const sessionKey = await options.createSession()
   const agentRequest: AgentRequest = {
     instanceId,
     gateway,
-    sessionKey: await options.createSession(),
+    sessionKey,
+    begin: () => options.begin(sessionKey),
     model: body.model,
     isStreamed,
     log,

@@ -1,6 +1,7 @@
 import { errorTexts } from '#api/responses/format/error-texts.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { vendorMessage, vendorRetryAfter } from '#openclaw/vendor-message.ts'
+import { findUsedUp } from '#platform/budget-texts.ts'
 import { AppError } from '#platform/errors.ts'
 
 /** A turn that failed, as OpenClaw tells it. */
@@ -49,6 +50,8 @@ export function providerFailure(
   const says = errorTexts.providerSays(vendorMessage(message))
   const isInvalid = code === 'invalid_request_error'
   const doNotRetry = true
+  const usedUpBudget = findUsedUp(message)
+  if (usedUpBudget !== null) return new AppError('budget_exceeded', usedUpBudget, { doNotRetry })
   if (code === 'insufficient_quota' || (provider === 'openai' && usedUp.test(message))) {
     return new AppError('provider_no_credit', errorTexts.noCredit(provider) + says, { doNotRetry })
   }

@@ -36,6 +36,8 @@ export interface AgentRequest {
   body: object
   isStreamed: boolean
   log: FastifyBaseLogger
+  /** Called when the turn begins, after the earlier ones of its session have ended. */
+  begin?(): Promise<void>
 }
 
 /** The answer of an agent. */
@@ -195,6 +197,7 @@ export function createTurnRunner(
       await declareModel(request.gateway, request.instanceId, request.model)
       turn.signal.throwIfAborted()
       await requireAnswer(turn, request)
+      await request.begin?.()
       turn.ask()
       watch(turn, request)
       try {

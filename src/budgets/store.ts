@@ -1,0 +1,198 @@
+import { eq, inArray, sql } from 'drizzle-orm'
+import { type BudgetScope, budgets, leaseSeconds, unitsPerUsd } from '#database/budget-schema.ts'
+import type { Db } from '#database/client.ts'
+import { recordEvent } from '#history/record.ts'
+import { requireTimeZone } from '#http/time-zone.ts'
+import { shownAmount } from '#platform/budget-texts.ts'
+import { AppError } from '#platform/errors.ts'
+import { newId } from '#platform/ids.ts'
+import { texts } from '#platform/texts.ts'
+import { toMicroseconds } from '#platform/timestamps.ts'
+import { type NewBudget, type ShownBudget, stateOf } from './schemas.ts'
+
+/** Whose budgets they are. */
+export interface BudgetOwner {
+  organizationId: string
+  scope: BudgetScope
+  id: string
+}
+
+type Row = typeof budgets.$inferSelect
+
+/** PostgreSQL's code of a time zone that it does not know. */
+const unknownTimeZone = '22023'
+
+const valuesOf = ({ organizationId, scope, id }: BudgetOwner, budget: NewBudget, position: number) => ({
+  organizationId,
+  scope,
+  ownerId: id,
+  name: budget.name,
+  selector: budget.selector ?? {},
+  unit: budget.limit.tokens === undefined ? ('usd' as const) : ('tokens' as const),
+  limitUnits: budget.limit.tokens ?? Math.round((budget.limit.usd ?? 0) * unitsPerUsd),
+  period: budget.per,
+  timeZone: budget.time_zone ?? 'UTC',
+  mode: budget.mode ?? ('hard' as const),
+  unpricedPrice: budget.unpriced_price === undefined ? 20 : budget.unpriced_price,
+  onFault: budget.on_fault ?? ('refuse' as const),
+  position,
+})
+type Values = ReturnType<typeof valuesOf>
+
+const sorted = (labels: Record<string, string>) => JSON.stringify(Object.entries(labels).sort())
+
+/** Whether what a budget has used is still what it counts. */
+const countsTheSame = (row: Row, { unit, period, timeZone, selector }: Values): boolean =>
+  row.unit === unit && row.period === period && row.timeZone === timeZone && sorted(row.selector) === sorted(selector)
+
+const isSame = (row: Row, { selector: _, ...values }: Values): boolean =>
+  Object.entries(values).every(([name, value]) => row[name as keyof Row] === value)
+
+async function requireUsable(tx: Db, wanted: readonly Values[]): Promise<void> {
+  const names = wanted.map(({ name }) => name)
+  const twice = names.find((name, index) => names.indexOf(name) !== index)
+  if (twice !== undefined) throw new AppError('invalid_budget', texts.budgetTwice(twice), { param: 'budgets' })
+  for (const { timeZone } of wanted) {
+    requireTimeZone(timeZone, 'budgets')
+    await tx.execute(sql`SELECT now() AT TIME ZONE ${timeZone}`).catch((error: { cause?: { code?: string } }) => {
+      if (error.cause?.code !== unknownTimeZone) throw error
+      throw new AppError('unknown_time_zone', texts.unknownTimeZone, { param: 'budgets' })
+    })
+  }
+}
+
+/**
+ * Replaces the budgets of an owner, in the transaction of `tx`. A budget that keeps its name, unit, period, time zone
+ * and labels keeps what it has used; any other one begins with nothing. Records what was changed. Throws AppError
+ * `invalid_budget` and `unknown_time_zone`.
+ */
+export async function setBudgets(tx: Db, owner: BudgetOwner, budgetList: readonly NewBudget[] | null): Promise<void> {
+  const wanted = (budgetList ?? []).map((budget, position) => valuesOf(owner, budget, position))
+  await requireUsable(tx, wanted)
+  const before = await tx.select().from(budgets).where(eq(budgets.ownerId, owner.id)).for('update')
+  const kept = before.filter((row) => wanted.some((one) => one.name === row.name && countsTheSame(row, one)))
+  const gone = before.filter((row) => !kept.includes(row))
+  let hasChanged = gone.length > 0
+  const otherLimits: { id: string; limitUnits: number }[] = []
+  if (gone.length > 0) {
+    const ids = gone.map(({ id }) => id)
+    await tx.delete(budgets).where(inArray(budgets.id, ids))
+  }
+  for (const values of wanted) {
+    const row = kept.find(({ name }) => name === values.name)
+    if (row && isSame(row, values)) continue
+    hasChanged = true
+    if (!row) {
+      await tx.insert(budgets).values({ id: newId(), ...values })
+      continue
+    }
+    await tx
+      .update(budgets)
+      .set({ ...values, revision: row.revision + 1 })
+      .where(eq(budgets.id, row.id))
+    if (row.limitUnits !== values.limitUnits) otherLimits.push({ id: row.id, limitUnits: values.limitUnits })
+  }
+  // In the order in which calls lock what budgets have used.
+  for (const { id, limitUnits } of otherLimits.sort((a, b) => (a.id < b.id ? -1 : 1)))
+    await noteReached(tx, id, limitUnits)
+  if (!hasChanged) return
+  await recordEvent(tx, {
+    organizationId: owner.organizationId,
+    instanceId: owner.scope === 'instance' ? owner.id : null,
+    type: 'budget.changed',
+    subject: owner.scope === 'key' ? owner.id : undefined,
+    reason: wanted.map(shownBudget).join('; ') || 'none',
+  })
+}
+
+const shownBudget = ({ name, unit, limitUnits, period, mode }: Values): string =>
+  `${name}: ${shownAmount(unit, limitUnits)} ${period === 'hour' ? 'an' : 'a'} ${period}, ${mode}`
+
+/** Of what is used already, another limit makes another part: the events of that are still to come. */
+const noteReached = (tx: Db, id: string, limitUnits: number) =>
+  tx.execute(sql`
+    UPDATE budget_periods SET noted_percent = coalesce((
+      SELECT max(level) FROM unnest(ARRAY[50, 80, 100]) AS level WHERE used::numeric * 100 >= ${limitUnits}::numeric * level
+    ), 0)
+    WHERE budget_id = ${id} AND ends_at > now()`)
+
+interface Counted extends Record<string, unknown> {
+  owner_id: string
+  name: string
+  selector: Record<string, string>
+  unit: Row['unit']
+  limit_units: string
+  period: Row['period']
+  time_zone: string
+  mode: Row['mode']
+  unpriced_price: string | null
+  on_fault: Row['onFault']
+  used: string
+  reserved: string
+  ends_ms: string
+}
+
+/** The budgets of owners as they are now, in their order. */
+export async function readBudgets(db: Db, ownerIds: readonly string[]): Promise<Map<string, ShownBudget[]>> {
+  const found = new Map<string, ShownBudget[]>(ownerIds.map((id) => [id, []]))
+  if (ownerIds.length === 0) return found
+  const { rows } = await db.execute<Counted>(sql`
+    SELECT b.owner_id, b.name, b.selector, b.unit, b.limit_units, b.period, b.time_zone, b.mode, b.unpriced_price,
+      b.on_fault, coalesce(counted.used, 0) AS used, (extract(epoch FROM now_in.ends_at) * 1000)::bigint AS ends_ms,
+      coalesce((
+        SELECT sum(units) FROM budget_leases l WHERE l.budget_id = b.id AND l.begins_at = now_in.begins_at
+        AND l.renewed_at > now() - make_interval(secs => ${leaseSeconds})), 0) AS reserved
+    FROM budgets b
+    CROSS JOIN LATERAL budget_period(b.period, b.time_zone, now()) AS now_in
+    LEFT JOIN budget_periods counted ON counted.budget_id = b.id AND counted.begins_at = now_in.begins_at
+    WHERE ${inArray(sql`b.owner_id`, [...ownerIds])}
+    ORDER BY b.owner_id, b.position`)
+  for (const row of rows) found.get(row.owner_id)?.push(shown(row))
+  return found
+}
+
+/** The budgets of one owner, as `readBudgets` does. */
+export const readOwnBudgets = async (db: Db, ownerId: string): Promise<ShownBudget[]> =>
+  (await readBudgets(db, [ownerId])).get(ownerId) ?? []
+
+function shown(row: Counted): ShownBudget {
+  const limitUnits = Number(row.limit_units)
+  const [used, reserved] = [Number(row.used), Number(row.reserved)]
+  const amount = (units: number) => (row.unit === 'tokens' ? units : units / unitsPerUsd)
+  return {
+    name: row.name,
+    limit: row.unit === 'tokens' ? { tokens: limitUnits } : { usd: amount(limitUnits) },
+    per: row.period,
+    time_zone: row.time_zone,
+    selector: row.selector,
+    mode: row.mode,
+    unpriced_price: row.unpriced_price === null ? null : Number(row.unpriced_price),
+    on_fault: row.on_fault,
+    used: amount(used),
+    reserved: amount(reserved),
+    remaining: amount(Math.max(0, limitUnits - used - reserved)),
+    resets_at: toMicroseconds(new Date(Number(row.ends_ms))),
+    state: stateOf(used, limitUnits),
+  }
+}
+
+/**
+ * Deletes the budgets of instances and keys that nobody can read any more, what was used in periods that ended a
+ * week ago, and notes of sessions and leases that mean nothing any more.
+ */
+export async function deleteOldBudgets(db: Db): Promise<void> {
+  await db.execute(sql`
+    DELETE FROM budgets b WHERE (b.scope = 'instance' AND NOT EXISTS (
+      SELECT FROM instances i WHERE i.id = b.owner_id AND (i.terminated_at IS NULL OR i.name <> '')))
+    OR (b.scope = 'key' AND NOT EXISTS (SELECT FROM api_keys k WHERE k.id = b.owner_id))`)
+  await db.execute(sql`
+    DELETE FROM budget_periods WHERE ends_at < now() - interval '7 days'`)
+  await db.execute(sql`DELETE FROM budget_leases WHERE renewed_at < now() - interval '1 day'`)
+  await db.execute(sql`DELETE FROM session_keys WHERE noted_at < now() - interval '30 days'`)
+}
+
+/** Deletes the budgets of an organization, and which keys its sessions had. */
+export async function deleteBudgetsOf(db: Db, organizationId: string): Promise<void> {
+  await db.execute(sql`DELETE FROM session_keys WHERE organization_id = ${organizationId}`)
+  await db.delete(budgets).where(eq(budgets.organizationId, organizationId))
+}

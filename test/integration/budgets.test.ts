@@ -1,0 +1,238 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { deleteOldBudgets } from '#budgets/store.ts'
+import { newId } from '#platform/ids.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { until } from '../support/until.ts'
+
+let gateway: FakeGateway
+let chowder: TestChowder
+let organizationId: string
+let key: string
+let id: string
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  chowder = await openTestChowder({ sandboxes: new FakeDriver(() => gateway.endpoint) })
+  await chowder.startWorker()
+  ;({ id: organizationId, key } = await chowder.signUp())
+  id = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+  await until(
+    'the instance to run',
+    async () => (await call('GET', `/v1/instances/${id}/status`)).body.status === 'running',
+  )
+})
+afterAll(async () => {
+  await chowder.close()
+  await gateway.close()
+})
+
+const call = (method: 'GET' | 'PATCH' | 'POST', path: string, body?: object, as = key) =>
+  chowder.call(method, path, { key: as, ...(body && { body }) })
+const daily = { name: 'daily', limit: { tokens: 100 }, per: 'day' }
+const instancePath = () => `/v1/instances/${id}`
+const query = async (text: string, values: unknown[] = []) => (await chowder.database.pool.query(text, values)).rows
+
+/** A call of a model, as a relay writes it. */
+const use = (tokens: number, { session = null as string | null, instanceId = id } = {}) =>
+  query(
+    `INSERT INTO model_calls (id, organization_id, instance_id, session, provider, began_at, outcome, input_tokens, output_tokens)
+     VALUES ($1, $2, $3, $4, 'anthropic', now(), 'answered', $5, 0)`,
+    [newId(), organizationId, instanceId, session, tokens],
+  )
+const turn = async (as = key, session = 'main') => {
+  const path = session === 'main' ? 'responses' : `session/${session}/responses`
+  return call('POST', `${instancePath()}/${path}`, { model: 'openclaw', input: 'hello' }, as)
+}
+/** The check of turns remembers for a moment that nothing is used up. */
+const untilChecked = () => sleep(300)
+
+describe('budgets are set and shown', () => {
+  test('of the organization, of an instance and of a key, each with its defaults', async () => {
+    const shown = {
+      ...daily,
+      time_zone: 'UTC',
+      mode: 'hard',
+      unpriced_price: 20,
+      on_fault: 'refuse',
+      used: 0,
+      reserved: 0,
+      remaining: 100,
+      state: 'ok',
+    }
+    const labelled = { ...daily, name: 'free', selector: { plan: 'free' } }
+    const set = await call('PATCH', '/v1/organization', { budgets: [daily, labelled] })
+    expect(set.body.budgets).toMatchObject([
+      { ...shown, selector: {} },
+      { ...shown, ...labelled },
+    ])
+    expect((await call('GET', '/v1/organization')).body.budgets).toEqual(set.body.budgets)
+    expect((await call('PATCH', instancePath(), { budgets: [daily] })).body.budgets).toMatchObject([shown])
+    const [listed] = (await call('GET', '/v1/instances')).body
+    expect(listed.budgets).toEqual((await call('GET', instancePath())).body.budgets)
+    const { body: created } = await call('POST', '/v1/keys', {
+      name: 'k',
+      instance_ids: [id],
+      permissions: ['interact'],
+    })
+    const ofKey = await call('PATCH', `/v1/keys/${created.id}`, { budgets: [daily] })
+    expect(ofKey.body.budgets).toMatchObject([shown])
+    expect((await call('GET', `/v1/keys/${created.id}`)).body.budgets).toEqual(ofKey.body.budgets)
+    const other = await call('POST', '/v1/instances', { name: 'y', budgets: [daily] })
+    expect([other.status, other.body.budgets]).toMatchObject([201, [shown]])
+    const berlin = { ...daily, time_zone: 'Europe/Berlin', per: 'month', limit: { usd: 2.5 }, unpriced_price: null }
+    const [{ limit, resets_at: resetsAt, unpriced_price: price }] = (
+      await call('PATCH', instancePath(), { budgets: [berlin] })
+    ).body.budgets
+    expect([limit, price]).toEqual([{ usd: 2.5 }, null])
+    expect(new Date(resetsAt).toLocaleString('sv-SE', { timeZone: 'Europe/Berlin' })).toMatch(/-01 00:00:00$/)
+    for (const path of ['/v1/organization', instancePath()]) {
+      expect((await call('PATCH', path, { budgets: [] })).body.budgets).toEqual([])
+    }
+  })
+
+  test('each change is in the history, and none without a change', async () => {
+    const before = (await call('GET', '/v1/organization/events?after=0&type=budget.changed')).body.length
+    await call('PATCH', instancePath(), { budgets: [daily] })
+    await call('PATCH', instancePath(), { budgets: [daily] })
+    await call('PATCH', instancePath(), { budgets: [{ ...daily, limit: { tokens: 7 }, mode: 'warn' }] })
+    await call('PATCH', instancePath(), { budgets: [] })
+    const { body: events } = await call('GET', '/v1/organization/events?after=0&type=budget.changed')
+    expect(events.slice(before).map(({ reason }: { reason: string }) => reason)).toEqual([
+      'daily: 100 tokens a day, hard',
+      'daily: 7 tokens a day, warn',
+      'none',
+    ])
+    expect(events.at(-1)).toMatchObject({ instance_id: id, actor: { type: 'key' } })
+  })
+
+  test.each([
+    [{ ...daily, limit: {} }, 422, undefined],
+    [{ ...daily, limit: { tokens: 1, usd: 1 } }, 422, undefined],
+    [{ ...daily, limit: { tokens: 0 } }, 422, undefined],
+    [{ ...daily, name: 'spend limit' }, 422, undefined],
+    [{ ...daily, per: 'week' }, 422, undefined],
+    [{ ...daily, time_zone: '+02:00' }, 400, 'unknown_time_zone'],
+    [{ ...daily, time_zone: 'Mars/Olympus' }, 400, 'unknown_time_zone'],
+  ])('%o is refused with %i', async (budget, status, code) => {
+    const answer = await call('PATCH', instancePath(), { budgets: [budget] })
+    expect([answer.status, answer.status === 400 ? answer.body.error.code : undefined]).toEqual([status, code])
+    const both = await call('PATCH', '/v1/organization', { budgets: [daily, daily] })
+    expect([both.status, both.body.error.code]).toEqual([400, 'invalid_budget'])
+    expect((await call('GET', instancePath())).body.budgets).toEqual([])
+  })
+
+  test('only an organization key changes those of an instance', async () => {
+    const body = { name: 'k', instance_ids: [id], permissions: ['configure', 'read'] }
+    const { raw_key: scoped } = (await call('POST', '/v1/keys', body)).body
+    const { status, body: answer } = await call('PATCH', instancePath(), { budgets: [] }, scoped)
+    expect([status, answer.error.code, answer.error.param]).toEqual([403, 'needs_organization_key', 'budgets'])
+    expect((await call('GET', instancePath(), undefined, scoped)).body.budgets).toEqual([])
+  })
+
+  test('what is used stays with the name, and not with another unit or period', async () => {
+    const set = async (budget: object) => (await call('PATCH', instancePath(), { budgets: [budget] })).body.budgets[0]
+    await set(daily)
+    await use(60)
+    expect(await set({ ...daily, limit: { tokens: 70 } })).toMatchObject({
+      used: 60,
+      remaining: 10,
+      state: 'nearly_used_up',
+    })
+    expect(await set({ ...daily, per: 'month' })).toMatchObject({ used: 0 })
+    expect(await set(daily)).toMatchObject({ used: 0 })
+    await set({ ...daily, name: 'other' })
+    await call('PATCH', instancePath(), { budgets: [] })
+  })
+})
+
+describe('a turn', () => {
+  const refused = async (answer: Promise<{ status: number; body: { error: { code: string; message: string } } }>) => {
+    const { status, body } = await answer
+    expect([status, body.error.code]).toEqual([402, 'budget_exceeded'])
+    return body.error.message
+  }
+
+  test('is refused before it reaches the agent while a hard budget is used up, and goes on when it is raised', async () => {
+    await call('PATCH', instancePath(), { budgets: [daily] })
+    expect((await turn()).status).toBe(200)
+    await use(100)
+    await untilChecked()
+    const asked = gateway.turns.length
+    expect(await refused(turn())).toMatch(
+      /^The budget “daily” of this agent is used up until \d{4}-\d\d-\d\d 00:00 \(UTC\), when it resets\. Daily usage limit: 100 tokens\.$/,
+    )
+    const chat = { model: 'openclaw', messages: [{ role: 'user', content: 'hello' }] }
+    await refused(call('POST', `${instancePath()}/chat/completions`, chat))
+    expect(gateway.turns).toHaveLength(asked)
+    await call('PATCH', instancePath(), { budgets: [{ ...daily, limit: { tokens: 200 } }] })
+    await untilChecked()
+    expect((await turn()).status).toBe(200)
+    await call('PATCH', instancePath(), { budgets: [{ ...daily, mode: 'warn', limit: { tokens: 1 } }] })
+    await untilChecked()
+    expect((await turn()).status).toBe(200)
+    await call('PATCH', instancePath(), { budgets: [] })
+  })
+
+  test('counts under the budget of its key, in its session, and only there', async () => {
+    const body = { name: 'k', instance_ids: [id], permissions: ['interact'] }
+    const [one, two] = [(await call('POST', '/v1/keys', body)).body, (await call('POST', '/v1/keys', body)).body]
+    const path = `/v1/keys/${one.id}`
+    await call('PATCH', path, { budgets: [daily] })
+    await untilChecked()
+    const used = async () => (await call('GET', path)).body.budgets[0].used
+    const session = `s-${Buffer.from('shared').toString('hex')}`
+    expect((await turn(one.raw_key, 'shared')).status).toBe(200)
+    await use(60, { session })
+    await use(1000, { session: 'cron:1' })
+    expect(await used()).toBe(60)
+    expect((await turn(two.raw_key, 'shared')).status).toBe(200)
+    await use(1000, { session })
+    expect(await used()).toBe(60)
+    expect((await turn(one.raw_key, 'shared')).status).toBe(200)
+    await use(60, { session })
+    await untilChecked()
+    expect(await refused(turn(one.raw_key, 'shared'))).toContain('The budget “daily” of this key is used up')
+    expect((await turn(two.raw_key, 'shared')).status).toBe(200)
+    const { body: events } = await call('GET', '/v1/organization/events?after=0&type=budget.reached')
+    expect(events.at(-1).reason).toBe(`100 % of 100 tokens in this day, by the key ${one.id}`)
+  })
+
+  test('is not refused by the budget of labels that its instance has not', async () => {
+    await call('PATCH', '/v1/organization', { budgets: [{ ...daily, selector: { plan: 'free' } }] })
+    await call('PATCH', instancePath(), { metadata: { plan: 'free' } })
+    await use(100)
+    await untilChecked()
+    expect(await refused(turn())).toContain('of agents with these labels')
+    await call('PATCH', instancePath(), { metadata: null })
+    expect((await turn()).status).toBe(200)
+    await call('PATCH', '/v1/organization', { budgets: [] })
+  })
+
+  test('is not counted twice when a lost call is corrected by its end', async () => {
+    await call('PATCH', instancePath(), { budgets: [daily] })
+    await use(30)
+    await query(
+      'UPDATE model_calls SET input_tokens = 40 WHERE id = (SELECT id FROM model_calls ORDER BY id DESC LIMIT 1)',
+    )
+    expect((await call('GET', instancePath())).body.budgets[0].used).toBe(40)
+    await call('PATCH', instancePath(), { budgets: [] })
+  })
+})
+
+test('nothing is left of the budgets of an organization, a key or an instance that is gone', async () => {
+  const { key: own, id: owner } = await chowder.signUp()
+  await call('PATCH', '/v1/organization', { budgets: [daily] }, own)
+  const made = (await call('POST', '/v1/instances', { name: 'z', budgets: [daily] }, own)).body.id
+  await deleteOldBudgets(chowder.deps.db)
+  const left = () => query('SELECT owner_id FROM budgets WHERE organization_id = $1', [owner])
+  expect(await left()).toHaveLength(2)
+  await query("UPDATE instances SET terminated_at = now(), name = '' WHERE id = $1", [made])
+  await deleteOldBudgets(chowder.deps.db)
+  expect(await left()).toEqual([{ owner_id: owner }])
+  await query("UPDATE instances SET terminated_at = NULL, name = 'z' WHERE id = $1", [made])
+  await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
+  await until('the erasure', async () => (await left()).length === 0)
+})
