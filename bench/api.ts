@@ -160,7 +160,7 @@ export async function measureApi(
 
     report('the relay')
     const ofRelay = await measureRelay({
-      ...{ pool, chowder, load, owners, rounds: count, roundMs },
+      ...{ pool, chowder, load, start, owners, rounds: count, roundMs },
       apiUrl: api.url,
       vendorPort: gatewayPort,
     })

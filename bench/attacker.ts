@@ -2,6 +2,7 @@ import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent, request } from 'undici'
 import { WebSocket } from 'ws'
+import { newRelayToken } from '#instances/gateway/tokens.ts'
 import { answerMessages } from './program.ts'
 
 /** An attack on what listens on a port, by a customer with a valid key. */
@@ -19,7 +20,7 @@ interface Means extends Attack {
   signal: AbortSignal
   answers: Answers
   /** Sends a request, reads its answer, and resolves when that has ended. */
-  send(method: 'GET' | 'POST' | 'PATCH', path: string, body?: Buffer | string): Promise<void>
+  send(method: 'GET' | 'POST' | 'PATCH', path: string, body?: Buffer | string, auth?: Attack['auth']): Promise<void>
 }
 
 const bodyBytes = 20 * 1024 * 1024 - 1024
@@ -173,6 +174,11 @@ const attacks = {
       await means.send(method, url.endsWith('/') ? url + means.instanceId : url, body)
       await sleep(paceMs)
     }),
+  'guesses of relay tokens': (means: Means) =>
+    clients(50, means, () => {
+      const guess = { authorization: `Bearer ${newRelayToken()}` }
+      return means.send('POST', '/relay/openai/v1/responses', '{}', guess)
+    }),
 } as const
 
 /** The attack that runs. */
@@ -183,8 +189,8 @@ function begin(attack: Attack) {
   const answers: Answers = {}
   const dispatcher = new Agent({ connections: 2000, headersTimeout: 0, bodyTimeout: 0 })
   const { signal } = ending
-  const send: Means['send'] = async (method, path, body) => {
-    const headers = { ...attack.auth, ...(body !== undefined && json) }
+  const send: Means['send'] = async (method, path, body, auth = attack.auth) => {
+    const headers = { ...auth, ...(body !== undefined && json) }
     try {
       const options = { method, headers, dispatcher, signal, ...(body !== undefined && { body }) }
       const answer = await request(`http://127.0.0.1:${attack.port}${path}`, options)

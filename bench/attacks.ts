@@ -5,6 +5,7 @@ import type { Answers, Attack } from './attacker.ts'
 import { type Figure, figure, median } from './figures.ts'
 import { residentMb } from './process.ts'
 import { startProgram } from './program.ts'
+import { callWith, makeToken, startRelay } from './relay.ts'
 import { createSetup, json, type Setup, turn, type Undo } from './setup.ts'
 import type { SteadyLoad, SteadyMeasured } from './steady-load.ts'
 import { connect, type Tenant } from './tenant.ts'
@@ -19,22 +20,28 @@ const settleMs = 1500
 const storedInstances = 150
 const storedEvents = 100_000
 
-/** Each attack, with what the attacker's gateway does, and what the attacker has stored before. */
-const attacks: { kind: Attack['kind']; gateway?: string; prepare?: (setup: Setup, tenant: Tenant) => Promise<void> }[] =
-  [
-    { kind: 'bodies' },
-    { kind: 'slow clients' },
-    { kind: 'answers of many items', gateway: 'items' },
-    { kind: 'streams of ignored events', gateway: 'events' },
-    { kind: 'streams of output', gateway: 'output' },
-    { kind: 'frames of a gateway', gateway: 'frames' },
-    { kind: 'frames of a client' },
-    { kind: 'turns up to the limit', gateway: 'open' },
-    { kind: 'WebSockets up to the limit' },
-    { kind: 'waits up to the limit' },
-    { kind: 'lists', prepare: fillStores },
-    { kind: 'texts for patterns' },
-  ]
+/** Each attack, with what the attacker's gateway does, what the attacker has stored before, and what it is on. */
+const attacks: {
+  kind: Attack['kind']
+  gateway?: string
+  prepare?: (setup: Setup, tenant: Tenant) => Promise<void>
+  /** It is on the relay, whose calls are measured then. */
+  onRelay?: true
+}[] = [
+  { kind: 'bodies' },
+  { kind: 'slow clients' },
+  { kind: 'answers of many items', gateway: 'items' },
+  { kind: 'streams of ignored events', gateway: 'events' },
+  { kind: 'streams of output', gateway: 'output' },
+  { kind: 'frames of a gateway', gateway: 'frames' },
+  { kind: 'frames of a client' },
+  { kind: 'turns up to the limit', gateway: 'open' },
+  { kind: 'WebSockets up to the limit' },
+  { kind: 'waits up to the limit' },
+  { kind: 'lists', prepare: fillStores },
+  { kind: 'texts for patterns' },
+  { kind: 'guesses of relay tokens', onRelay: true },
+]
 
 /** What an attack did to another customer. */
 export interface Harm {
@@ -123,12 +130,14 @@ export async function measureAttacks(
     }
 
     const isChosen = ({ kind }: { kind: string }) => only === undefined || kind.includes(only)
-    for (const { kind, gateway, prepare } of attacks.filter(isChosen)) {
+    for (const { kind, gateway, prepare, onRelay } of attacks.filter(isChosen)) {
       report(kind)
       const hostilePort = gateway === undefined ? gatewayPort : await start('./hostile-gateway.ts', { answer: gateway })
       const api = await startChowder({ ...chowder, role: 'api' })
+      const relay = onRelay && (await startRelay(chowder, gatewayPort))
+      const { pid } = relay ?? api
       try {
-        const port = Number(new URL(api.url).port)
+        const port = relay?.port ?? Number(new URL(api.url).port)
         const customer = await connect(api.url)
         const customersId = await makeAgent(customer, gatewayPort)
         const headers = { ...json, ...customer.auth }
@@ -143,8 +152,12 @@ export async function measureAttacks(
           path: `/v1/instances/${customersId}${path}`,
           headers: customer.auth,
         }))
-        const requests = turns.flatMap((one, at) => [one, reads[at % reads.length] ?? one])
-        const measure = (ms: number) => load.ask<SteadyMeasured>({ port, requests, perSecond, ms } satisfies SteadyLoad)
+        const requests = relay
+          ? [callWith(await makeToken(pool, api.url, { auth: customer.auth, instanceId: customersId }))]
+          : turns.flatMap((one, at) => [one, reads[at % reads.length] ?? one])
+        const healthPath = relay ? '/relay' : '/healthz'
+        const measure = (ms: number) =>
+          load.ask<SteadyMeasured>({ port, requests, perSecond, ms, healthPath } satisfies SteadyLoad)
 
         const tenant = await connect(api.url)
         await prepare?.(setup, tenant)
@@ -160,7 +173,7 @@ export async function measureAttacks(
           while (measured.length < times) {
             const window = await measure(roundMs)
             measured.push(window)
-            memoryMb.last = await residentMb(api.pid)
+            memoryMb.last = await residentMb(pid)
             if (times > 1) report(windowLine(measured.length, times, window, memoryMb.last))
           }
           return { measured, answers: await attacker.ask<Answers>('end') }
@@ -172,8 +185,8 @@ export async function measureAttacks(
         const beside: SteadyMeasured[] = []
         const during: SteadyMeasured[] = []
         let answers: Answers = {}
-        memoryMb.before = await residentMb(api.pid)
-        await forgetPeak(api.pid)
+        memoryMb.before = await residentMb(pid)
+        await forgetPeak(pid)
         for (let round = 0; round < rounds; round += 1) {
           quiet.push(await measure(roundMs))
           beside.push(...(await attacked(elsewhere)).measured)
@@ -187,7 +200,7 @@ export async function measureAttacks(
           quiet: medians(quiet),
           beside: medians(beside),
           during: medians(during),
-          memoryMb: { ...memoryMb, most: await peakMb(api.pid) },
+          memoryMb: { ...memoryMb, most: await peakMb(pid) },
           answers,
         }
         harms.push(harm)
@@ -205,7 +218,7 @@ export async function measureAttacks(
             ),
           ),
           figure(
-            `${kind}: /healthz p99`,
+            `${kind}: ${healthPath} p99`,
             'ms',
             { atMost: 1 },
             pairs(
@@ -215,6 +228,7 @@ export async function measureAttacks(
           ),
         )
       } finally {
+        await relay?.stop('SIGTERM')
         await api.stop('SIGTERM')
       }
     }

@@ -8,12 +8,14 @@ export interface SteadyLoad {
   requests: { method: 'GET' | 'POST'; path: string; headers: Record<string, string>; body?: string }[]
   perSecond: number
   ms: number
+  /** What says that the server lives. */
+  healthPath: string
 }
 
 export interface SteadyMeasured {
   p50Ms: number
   p99Ms: number
-  /** Of `GET /healthz`, which is asked as often. */
+  /** Of a GET of that path, which is asked as often. */
   healthP99Ms: number
   /** Answers other than 200, and requests without one. */
   failed: number
@@ -25,7 +27,7 @@ const quantile = (tookMs: number[], share: number) => {
 }
 
 /** A request counts from the time at which it was due: those that wait for a server that stands still count too. */
-answerMessages(async ({ port, requests, perSecond, ms }: SteadyLoad): Promise<SteadyMeasured> => {
+answerMessages(async ({ port, requests, perSecond, ms, healthPath }: SteadyLoad): Promise<SteadyMeasured> => {
   const dispatcher = new Agent({ connections: 256, headersTimeout: 30_000, bodyTimeout: 30_000 })
   const tookMs: number[] = []
   const healthMs: number[] = []
@@ -43,7 +45,7 @@ answerMessages(async ({ port, requests, perSecond, ms }: SteadyLoad): Promise<St
     times.push(performance.now() - dueAt)
   }
 
-  const health = { method: 'GET', path: '/healthz', headers: {} } as const
+  const health = { method: 'GET', path: healthPath, headers: {} } as const
   const open: Promise<void>[] = []
   const startedAt = performance.now()
   for (let sent = 0; ; sent += 1) {

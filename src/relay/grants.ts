@@ -4,7 +4,7 @@ import { batched } from '#database/batched.ts'
 import { budgets as budgetTable } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
 import { instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
-import { hashRelayToken } from '#instances/gateway/tokens.ts'
+import { hashRelayToken, isRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { GrantedBudget } from './budget.ts'
@@ -55,6 +55,7 @@ const hardBudgets = sql<GrantedBudget[]>`coalesce((
  * Finds what a token allows; null for one that is unknown or replaced, whose instance is not to run, or whose
  * organization is suspended or deleted. Each answer is used again for less than a second from the query on, also that
  * there is none.
+ * A token that was not copied whole, or is a guess, costs no query.
  */
 export type FindGrant = (token: string) => Promise<Grant | null>
 
@@ -120,6 +121,7 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
   }
 
   return async (token) => {
+    if (!isRelayToken(token)) return null
     const hash = hashRelayToken(token).toString('base64')
     if (unknown.has(hash)) return null
     return known.get(hash) ?? (await (reading.get(hash) ?? readOnce(hash)))

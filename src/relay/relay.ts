@@ -11,6 +11,7 @@ import type { FindGrant, Grant, ProviderKey } from './grants.ts'
 import { toVendor } from './headers.ts'
 import type { Pace } from './pace.ts'
 import type { Places } from './places.ts'
+import { createRefusals } from './refusals.ts'
 import { readTarget, type Target } from './target.ts'
 import type { Upstreams } from './upstreams.ts'
 import { vendors } from './vendors.ts'
@@ -51,6 +52,7 @@ interface OpenCall {
 /** Lets calls of agents through to the model providers, with the keys of their organizations. */
 export function createRelay({ findGrant, pace, places, upstreams, observe, log }: RelayParts): Relay {
   const open = new Set<OpenCall>()
+  const refusals = createRefusals()
   const outages = new Map<ModelProvider, ReturnType<typeof logFirstAndRecovery>>()
   const outageOf = (provider: ModelProvider) => {
     const known = outages.get(provider)
@@ -60,13 +62,17 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     return made
   }
 
+  async function refuseToken(): Promise<never> {
+    throw (await refusals.wait()) ? new CallRefused(401, texts.relayToken) : tokenRefused
+  }
+
   async function grantOf({ provider, token }: Target): Promise<UsableGrant> {
-    if (token === null) throw new CallRefused(401, texts.relayToken)
+    if (token === null) return refuseToken()
     const grant = await findGrant(token).catch((error: unknown) => {
       log.warn({ err: error }, 'the token of a call could not be looked up')
       throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
     })
-    if (!grant || grant.provider !== provider) throw new CallRefused(401, texts.relayToken)
+    if (!grant || grant.provider !== provider) return refuseToken()
     if (!grant.key) throw new CallRefused(401, texts.noProviderKey(provider))
     return { ...grant, key: grant.key }
   }

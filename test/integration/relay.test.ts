@@ -3,9 +3,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
+import { newRelayToken } from '#instances/gateway/tokens.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
@@ -280,6 +281,29 @@ describe('a token', () => {
     await changeIntent(db, organizationId, stopped.of.id, 'start')
     expect(await refused(stopped.of)).toBe(true)
     await until('the suspension to be over', async () => !(await refused(agent)))
+  })
+
+  test('that is guessed costs no query, unless its checksum is right; refusals come a hundred a second at most', async () => {
+    const query = vi.spyOn(relayed.chowder.database.pool, 'query')
+    const lookUps = () => query.mock.calls.filter((call) => JSON.stringify(call).includes('relay_token_hash'))
+    const guesses = 50
+    const guess = (token: string) => Promise.all(Array.from({ length: guesses }, () => refused({ token })))
+    try {
+      await sleep(600) // no call is open that is looked at again
+      query.mockClear()
+      const from = performance.now()
+      expect(await guess(agent.token.replace(/.$/, (digit) => (digit === '0' ? '1' : '0')))).not.toContain(false)
+      expect(performance.now() - from).toBeGreaterThan((guesses - 1) * 10)
+      expect(lookUps()).toEqual([])
+      expect(await guess(newRelayToken())).not.toContain(false)
+      expect(lookUps()).not.toEqual([])
+    } finally {
+      query.mockRestore()
+    }
+    // The other calls do not wait.
+    const flood = guess('nope').then(() => 'flood')
+    expect(await Promise.race([flood, refused(agent)])).toBe(false)
+    await flood
   })
 
   test('ends the calls that are open with it within a second of a stop, a delete, a suspension and a rotation', async () => {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { type RelaySettings, startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { relayPath } from '#instances/gateway/relay-url.ts'
-import { hashRelayToken } from '#instances/gateway/tokens.ts'
+import { hashRelayToken, newRelayToken } from '#instances/gateway/tokens.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from './fake-driver.ts'
@@ -50,7 +50,7 @@ export async function openRelayedChowder(
   const relayUrl = `http://127.0.0.1:${relay.port}`
 
   async function rotate(id: string): Promise<string> {
-    const token = randomBytes(32).toString('hex')
+    const token = newRelayToken()
     await chowder.database.pool.query('UPDATE instances SET relay_token_hash = $2 WHERE id = $1', [
       id,
       hashRelayToken(token),

@@ -1,4 +1,5 @@
 import { hash, randomBytes } from 'node:crypto'
+import { crc32 } from 'node:zlib'
 import type { Lease } from '#instances/lease.ts'
 import { sealRelayToken, sealToken } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -8,11 +9,26 @@ const tokenBytes = 32
 /** The form in which the database holds a token of the relay. */
 export const hashRelayToken = (token: string): Buffer => hash('sha256', token, 'buffer')
 
-/** Another token, of the gateway or for the relay. */
+/** Another token of the gateway. */
 export const newToken = (): string => randomBytes(tokenBytes).toString('hex')
 
-function newRelayToken(vault: Vault, id: string) {
-  const token = newToken()
+const relayTokenFormat = /^([0-9a-f]{56})([0-9a-f]{8})$/
+const checksumOf = (text: string): string => crc32(text).toString(16).padStart(8, '0')
+
+/** Another token for the relay: 56 random hexadecimal digits, and their CRC-32 in 8 more. */
+export function newRelayToken(): string {
+  const random = newToken().slice(0, 56)
+  return random + checksumOf(random)
+}
+
+/** Whether a text has the form and the checksum of a token for the relay: else nobody needs to look it up. */
+export function isRelayToken(text: string): boolean {
+  const [, random = '', checksum] = relayTokenFormat.exec(text) ?? []
+  return checksum === checksumOf(random)
+}
+
+function sealedRelayToken(vault: Vault, id: string) {
+  const token = newRelayToken()
   return { sealedRelayToken: sealRelayToken(vault, id, token), relayTokenHash: hashRelayToken(token) }
 }
 
@@ -23,7 +39,7 @@ function newRelayToken(vault: Vault, id: string) {
  */
 export function replaceTokens(lease: Lease, vault: Vault): Promise<void> {
   const { id } = lease.instance
-  return lease.write({ sealedToken: sealToken(vault, id, newToken()), ...newRelayToken(vault, id) })
+  return lease.write({ sealedToken: sealToken(vault, id, newToken()), ...sealedRelayToken(vault, id) })
 }
 
 /**
@@ -31,6 +47,6 @@ export function replaceTokens(lease: Lease, vault: Vault): Promise<void> {
  * version without a relay, and when it was to be stopped and runs all the same.
  */
 export async function ensureRelayToken(lease: Lease, vault: Vault): Promise<void> {
-  const { id, sealedRelayToken, relayTokenHash } = lease.instance
-  if (sealedRelayToken === null || relayTokenHash === null) await lease.write(newRelayToken(vault, id))
+  const { id, sealedRelayToken: sealed, relayTokenHash } = lease.instance
+  if (sealed === null || relayTokenHash === null) await lease.write(sealedRelayToken(vault, id))
 }
