@@ -78,7 +78,7 @@ export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
   await mkdir(parent, { recursive: true })
   await chmod(parent, 0o755) // despite the umask, because agents read it as other users
 
-  const onWait = () => progress(`${title} is being ${done} by another process: waiting for it`)
+  const onWait = () => progress(`${title} is already being ${done}: waiting for it`)
   using _ = await lock(`${folder}.lock`, onWait, timeoutMs, signal)
   if (await exists(folder)) return folder
   for (const name of await readdir(parent)) if (name.startsWith(prefix)) await discard(join(parent, name))
