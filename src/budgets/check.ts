@@ -26,8 +26,8 @@ export interface TurnBudgets {
    */
   require(turn: Omit<Turn, 'sessionKey'>): Promise<void>
   /**
-   * Notes the key of a turn that begins, where keys have budgets: the calls of models in its session are then of this
-   * key. Turns of a session begin one after the other.
+   * Notes that somebody asked the agent, to five minutes, and the key of a turn that begins, where keys have budgets: the
+   * calls of models in its session are then of this key. Turns of a session begin one after the other.
    */
   begin(turn: Turn): Promise<void>
 }
@@ -57,7 +57,11 @@ const findBudgets = `
   WHERE b.organization_id = $1 AND (b.scope = 'key' OR (b.mode = 'hard' AND p.used >= b.limit_units))
   ORDER BY b.scope, b.position`
 
+/** For so long another turn of an instance is not noted again. */
+const notedMs = 5 * 60_000
+
 export function createTurnBudgets(db: Db): TurnBudgets {
+  const noted = new LRUCache<string, true>({ max: maxCached, ttl: notedMs })
   const found = new LRUCache<string, readonly Found[]>({
     max: maxCached,
     ttl: cachedMs,
@@ -79,6 +83,14 @@ export function createTurnBudgets(db: Db): TurnBudgets {
     return (rowCount ?? 0) > 0
   }
 
+  async function noteTurn(instanceId: string): Promise<void> {
+    if (noted.has(instanceId)) return
+    noted.set(instanceId, true)
+    await db.execute(sql`
+      INSERT INTO instance_turns (instance_id) VALUES (${instanceId})
+      ON CONFLICT (instance_id) DO UPDATE SET asked_at = now()`)
+  }
+
   return {
     async require({ organizationId, keyId, instanceId }) {
       const owners = [organizationId, instanceId, keyId]
@@ -98,6 +110,7 @@ export function createTurnBudgets(db: Db): TurnBudgets {
       }
     },
     async begin({ organizationId, keyId, instanceId, sessionKey: session }) {
+      await noteTurn(instanceId)
       if (!(await budgetsOf(organizationId)).some(({ scope }) => scope === 'key')) return
       await db.execute(sql`
         INSERT INTO session_keys (organization_id, instance_id, session, key_id)

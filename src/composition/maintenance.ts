@@ -16,6 +16,7 @@ import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
+import { pauseStorms } from '#instances/storm-guard.ts'
 import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
@@ -137,6 +138,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteSurplusCalls(db, usageBytes, signal),
+    },
+    {
+      name: 'the pause of agents that nobody asked',
+      everyMs: suspendMs * 10,
+      timeoutMs: shortMs,
+      run: () => pauseStorms({ db, queue }),
     },
     {
       name: 'the deletion of old budgets',

@@ -81,6 +81,8 @@ export const organizations = pgTable(
     nextBillingAt: instant().notNull().defaultNow(),
     createdAt: instant().notNull().defaultNow(),
     updatedAt: instant().notNull().defaultNow(),
+    /** Of each of its instances that has none of its own; null is the default. */
+    unattendedCallsPerHour: integer(),
     /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
     /** Set by the operator: its keys are refused as well, and workers stop its instances, until it is null again. */
@@ -209,6 +211,12 @@ export const instances = pgTable(
     sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
+    /** How many calls of models nobody need have asked for in an hour; 0 is any number, null that of the organization. */
+    unattendedCallsPerHour: integer(),
+    /** Since when its heartbeat and cron are paused; null while they are not. */
+    automationPausedAt: instant(),
+    /** When they were last resumed: earlier calls count no more. */
+    automationResumedAt: instant(),
     /** Models that are in no table and that turns have asked for, the latest last. */
     unlistedModels: text().array().notNull().default([]),
 

@@ -68,6 +68,15 @@ export const openModelCalls = pgTable('open_model_calls', {
   processId: uuid().notNull(),
 })
 
+/**
+ * When an instance had its latest turn of the API, to some minutes: in the session `main` the gateway does not tell it
+ * from a heartbeat. The migration makes the table UNLOGGED.
+ */
+export const instanceTurns = pgTable('instance_turns', {
+  instanceId: uuid().primaryKey(),
+  askedAt: instant().notNull().defaultNow(),
+})
+
 /** The person whose client token the last turn of a session came with: gateways do not pass it on with their calls. */
 export const sessionEndUsers = pgTable(
   'session_end_users',

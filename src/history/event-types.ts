@@ -33,6 +33,7 @@ export const eventTypes = [
   'instance.change_begun',
   'instance.change_refused',
   'instance.changed',
+  'instance.automation_paused',
   'instance.destroyed',
   'instance.erased',
   'budget.changed',

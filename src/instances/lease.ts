@@ -51,6 +51,9 @@ export type EditableColumns = Pick<
   'name' | 'externalId' | 'model' | 'sealedInstructions' | 'sealedConfig' | 'unlistedModels'
 > & {
   metadata: Instance['metadata'] | SQL
+  unattendedCallsPerHour: number | null
+  automationPausedAt: SQL | null
+  automationResumedAt: SQL
 }
 
 /** The right to work on one row. Every write carries the fencing token, and throws LeaseLost when that has changed. */

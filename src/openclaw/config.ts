@@ -30,6 +30,8 @@ export interface ConfigInputs {
   model?: string | null
   /** Models that are in no table and that turns have asked for, without a provider prefix. */
   unlistedModels?: readonly string[]
+  /** Whether heartbeat and cron are off, whatever the overrides say. */
+  isAutomationPaused?: boolean
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
@@ -40,6 +42,9 @@ export interface ChannelSettings {
   /** All other values of `channels.<channel>`, with OpenClaw's own names. */
   config: Record<string, unknown>
 }
+
+/** Heartbeats are jobs of cron: without it none of any agent runs. OpenClaw keeps the jobs, and takes it over at once. */
+const pausedAutomation = { cron: { enabled: false }, agents: { defaults: { heartbeat: { every: '0m' } } } }
 
 /** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
 export function renderConfig(inputs: ConfigInputs): GatewayConfig {
@@ -54,6 +59,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     skills,
     model = null,
     unlistedModels = [],
+    isAutomationPaused = false,
     overrides,
   } = inputs
   const { id, api, pathPrefix, headers } = gatewayProviders[provider]
@@ -107,7 +113,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // The log file would be /tmp/openclaw, shared by all agents of a user. The gateway's output has the same lines.
     logging: { level: 'silent' },
   }
-  return mergePatch(defaults, withModelPrefixes(provider, overrides)) as GatewayConfig
+  const config = mergePatch(defaults, withModelPrefixes(provider, overrides))
+  return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
 
 /**

@@ -203,7 +203,7 @@ export const texts = {
   emptyTime: 'from must be before to, which is now unless you send it.',
   longTime: (days: number) => `from may be at most ${days} days before to, which is now unless you send it.`,
   budgetTwice: (name: string) => `Two budgets have the name ${name}. Give each another one.`,
-  budgetsOfOrganization: 'Only an organization key may change budgets: a scoped key is held to them.',
+  limitOfOrganization: (field: string) => `Only an organization key may change ${field}: a scoped key is held to it.`,
   unknownTimeZone: 'time_zone must be the name of a time zone in the IANA database, such as Europe/Berlin or UTC.',
   isBusy: 'The instance is being changed right now. Try again.',
   /** By the status of the instance. */

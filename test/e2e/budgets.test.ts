@@ -27,17 +27,47 @@ async function callGateway(method: string, params: Record<string, unknown>): Pro
   }
 }
 
-it('a budget stops a chatty agent and its cron, says so, and is lifted', { tags: ['long'] }, async () => {
-  const { client, id, provider } = agent
-  const isOfCron = ({ last }: { last: string }) => last.includes('tick of the clock')
-  await callGateway('cron.add', {
-    name: 'chatty',
-    schedule: { kind: 'every', everyMs: 3000 },
+const addJob = (name: string, everyMs: number) =>
+  callGateway('cron.add', {
+    name,
+    schedule: { kind: 'every', everyMs },
     sessionTarget: 'isolated',
     wakeMode: 'now',
-    payload: { kind: 'agentTurn', message: 'tick of the clock' },
+    payload: { kind: 'agentTurn', message: `tick of ${name}` },
     delivery: { mode: 'none' },
   })
+const isOf =
+  (name: string) =>
+  ({ last }: { last: string }) =>
+    last.includes(`tick of ${name}`)
+
+it('cron that nobody asked for is paused without a restart, and resumed', { tags: ['long'] }, async () => {
+  const { client, id, provider } = agent
+  const path = `/v1/instances/${id}`
+  const { pid } = present(await findGateway(id))
+  const isPaused = async () => (await client.get(path)).body.automation_paused
+  await client.patch(path, { unattended_calls_per_hour: 3 })
+  await addJob('a storm', 2000)
+  await until('the pause', isPaused, 180_000)
+  await until('cron to be off', async () =>
+    JSON.stringify(await callGateway('cron.status', {})).includes('"enabled":false'),
+  )
+  await sleep(5000)
+  const asked = provider.requests.length
+  await sleep(8000)
+  expect(provider.requests).toHaveLength(asked)
+  expect(await say(client, sessionPath(id), 'still there')).toContain('last="still there"')
+  await client.patch(path, { automation_paused: false, unattended_calls_per_hour: 0 })
+  await until('cron to run again', () => provider.requests.slice(asked).some(isOf('a storm')), 120_000)
+  expect(present(await findGateway(id)).pid).toBe(pid)
+  const { jobs } = (await callGateway('cron.list', {})) as { jobs: { id: string; name: string }[] }
+  await callGateway('cron.remove', { id: present(jobs.find(({ name }) => name === 'a storm')).id })
+})
+
+it('a budget stops a chatty agent and its cron, says so, and is lifted', { tags: ['long'] }, async () => {
+  const { client, id, provider } = agent
+  const isOfCron = isOf('a clock')
+  await addJob('a clock', 3000)
   expect(await say(client, sessionPath(id), 'hello')).toContain('last="hello"')
   await until('the cron to run', () => provider.requests.some(isOfCron), 120_000)
 

@@ -77,6 +77,8 @@ describe('POST /v1/instances', () => {
       openclaw_version: 'v1',
       openclaw_config: null,
       region: null,
+      unattended_calls_per_hour: null,
+      automation_paused: false,
       budgets: [],
       error_message: null,
       created_at: expect.stringMatching(/\.\d{6}\+00:00$/),

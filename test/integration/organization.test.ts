@@ -27,6 +27,7 @@ describe('POST /v1/organization/signup', () => {
         subscription_tier: 'shrimp',
         instance_limit: 1,
         instance_count: 0,
+        unattended_calls_per_hour: null,
         budgets: [],
         created_at: expect.stringMatching(timestamp),
         updated_at: expect.stringMatching(timestamp),

@@ -18,6 +18,8 @@ export const exampleInstance = {
   openclaw_version: 'v1',
   openclaw_config: { 'agents.defaults.thinkingDefault': 'low' },
   region: null,
+  unattended_calls_per_hour: null,
+  automation_paused: false,
   budgets: [],
   error_message: null,
   created_at: '2026-02-14T16:00:00.000000+00:00',

@@ -21,6 +21,7 @@ interface Labels {
   name?: string
   external_id?: string | null
   metadata?: Record<string, string | null> | null
+  unattended_calls_per_hour?: number | null
   budgets?: readonly NewBudget[]
 }
 
@@ -28,6 +29,7 @@ export interface Patch extends Labels {
   model?: string | null
   instructions?: string | null
   openclaw_config?: Record<string, unknown> | null
+  automation_paused?: boolean
 }
 
 /** Whether a patch sets a long text: to remove one makes room. */
@@ -35,12 +37,13 @@ export const storesMore = ({ instructions, openclaw_config: config, metadata }: 
   [instructions, config, ...Object.values(metadata ?? {})].some((value) => value !== undefined && value !== null)
 
 /** Throws AppError `needs_organization_key` for a patch that only an organization key may make. */
-export function requireNoneOfOrganization({ external_id: externalId, budgets }: Patch): void {
+export function requireNoneOfOrganization({ external_id: externalId, ...patch }: Patch): void {
   if (externalId !== undefined) {
     throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
   }
-  if (budgets !== undefined) {
-    throw new AppError('needs_organization_key', texts.budgetsOfOrganization, { param: 'budgets' })
+  for (const param of ['budgets', 'unattended_calls_per_hour'] as const) {
+    if (patch[param] === undefined) continue
+    throw new AppError('needs_organization_key', texts.limitOfOrganization(param), { param })
   }
 }
 
@@ -70,7 +73,8 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   const storeBudgets = async (tx: Db) => {
     if (budgets) await setBudgets(tx, { organizationId, scope: 'instance', id }, budgets)
   }
-  if (Object.keys(settings).length === 0) {
+  const paused = patch.automation_paused
+  if (Object.keys(settings).length === 0 && paused === undefined) {
     if (Object.keys(columns).length === 0 && !budgets) return row
     return deps.db.transaction(async (tx) => {
       const changed = await changeLabels(tx, organizationId, id, columns)
@@ -84,8 +88,12 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
   }
   check({ ...unsealSettings(deps.vault, row), ...settings }) // before a running agent is held up
   return changeConfig(deps, organizationId, id, {
-    edit: (stored) => check({ ...stored, ...settings }),
-    columns: (latest) => ({ ...columns, ...sealSettings(deps.vault, latest.id, settings) }),
+    edit: (stored) => check({ ...stored, ...settings, isAutomationPaused: paused ?? stored.isAutomationPaused }),
+    columns: (latest) => ({
+      ...columns,
+      ...sealSettings(deps.vault, latest.id, settings),
+      ...automationColumns(paused),
+    }),
     store: storeBudgets,
     whenNotRunning: 'store',
   })
@@ -97,9 +105,21 @@ const settingsOf = ({ model, instructions, openclaw_config: openclawConfig }: Pa
   ...(openclawConfig !== undefined && { openclawConfig }),
 })
 
-const columnsOf = ({ name, external_id: externalId, metadata }: Labels, row: Instance): Partial<EditableColumns> => ({
+/** Calls before they are resumed count no more. */
+const automationColumns = (paused: boolean | undefined): Partial<EditableColumns> => {
+  if (paused === undefined) return {}
+  return paused
+    ? { automationPausedAt: sql`coalesce(${instances.automationPausedAt}, now())` }
+    : { automationPausedAt: null, automationResumedAt: sql`now()` }
+}
+
+const columnsOf = (
+  { name, external_id: externalId, metadata, unattended_calls_per_hour: unattendedCallsPerHour }: Labels,
+  row: Instance,
+): Partial<EditableColumns> => ({
   ...(name !== undefined && { name }),
   ...(externalId !== undefined && { externalId }),
+  ...(unattendedCallsPerHour !== undefined && { unattendedCallsPerHour }),
   ...(metadata !== undefined && { metadata: mergedLabels(metadata, row) }),
 })
 

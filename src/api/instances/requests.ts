@@ -15,6 +15,7 @@ import {
   Overrides,
   overridesDescription,
   regionDescription,
+  UnattendedCallsPerHour,
 } from './fields.ts'
 
 export const CreateInstance = Type.Object(
@@ -94,6 +95,18 @@ export const PatchInstance = Type.Object(
       Nullable({
         ...Overrides,
         description: `${overridesDescription} Replaces all stored overrides; null removes them.`,
+      }),
+    ),
+    unattended_calls_per_hour: Type.Optional(
+      Nullable({
+        ...UnattendedCallsPerHour,
+        description: `${UnattendedCallsPerHour.description} Needs an organization key.`,
+      }),
+    ),
+    automation_paused: Type.Optional(
+      Type.Boolean({
+        description:
+          'true pauses heartbeat and cron of the agent, false resumes them: a running agent has it before the answer.',
       }),
     ),
     budgets: Type.Optional({ ...NewBudgets, description: `${NewBudgets.description} Needs an organization key.` }),

@@ -8,7 +8,7 @@ import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, isSettled, publicStatus, shownStep } from '#instances/status.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
-import { ExternalId, Instructions, Metadata, Model, regionDescription } from './fields.ts'
+import { ExternalId, Instructions, Metadata, Model, regionDescription, UnattendedCallsPerHour } from './fields.ts'
 
 const Status = {
   ...OneOf(
@@ -53,6 +53,12 @@ export const Instance = Type.Object(
       description: 'The overrides as they were sent.',
     }),
     region: Type.Null({ description: regionDescription }),
+    unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
+    automation_paused: Type.Boolean({
+      description:
+        'Whether heartbeat and cron of the agent are paused: by you, or because it made too many calls of models that ' +
+        'nobody asked for. The event `instance.automation_paused` says when and why.',
+    }),
     budgets: Type.Array(Budget, {
       description: 'What models may use for this instance. Budgets of the organization may be for it as well.',
     }),
@@ -132,6 +138,8 @@ export const toInstance = (
   openclaw_version: row.openclawVersion,
   openclaw_config: openclawConfig,
   region: null,
+  unattended_calls_per_hour: row.unattendedCallsPerHour,
+  automation_paused: row.automationPausedAt !== null,
   budgets,
   error_message: publicStatus(row) === 'error' ? shownMessage(row.errorMessage, view.mayConfigure) : null,
   created_at: toMicroseconds(row.createdAt),

@@ -3,6 +3,7 @@ import { NewOrganizationBudgets, OrganizationBudget, type ShownBudget } from '#b
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
 import { namedExamples } from '#http/examples.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
+import { defaultUnattendedCalls } from '#instances/storm-guard.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import type { StoredKey } from './store.ts'
 
@@ -14,6 +15,7 @@ const example = {
   subscription_tier: 'crab' as const,
   instance_limit: 10,
   instance_count: 1,
+  unattended_calls_per_hour: null,
   budgets: [],
   created_at: '2026-02-14T12:00:00.000000+00:00',
   updated_at: '2026-02-14T14:30:00.000000+00:00',
@@ -32,6 +34,14 @@ const StoredModelKey = Type.Object(
   { description: 'A stored key of the organization.' },
 )
 
+const UnattendedCallsPerHour = Type.Integer({
+  minimum: 0,
+  maximum: 1_000_000,
+  description:
+    'How many calls of models an agent may make in an hour that nobody asked for, before its heartbeat and cron are ' +
+    `paused; 0 is any number, null the default of ${defaultUnattendedCalls}. An instance may have another number.`,
+})
+
 export const Organization = Type.Object(
   {
     id: Uuid('The id of the organization.'),
@@ -48,6 +58,7 @@ export const Organization = Type.Object(
     instance_count: Type.Integer({
       description: 'The number of instances that are not terminated. Stopped instances count.',
     }),
+    unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
     budgets: Type.Array(OrganizationBudget, {
       description: 'What models may use for all instances, or for those with some labels.',
     }),
@@ -111,6 +122,7 @@ export const PatchOrganization = Type.Object(
   {
     name: Type.Optional(Name),
     model_api_keys: keyOfEach(Nullable(ProviderKey), 'The keys to set, by model provider.'),
+    unattended_calls_per_hour: Type.Optional(Nullable(UnattendedCallsPerHour)),
     budgets: Type.Optional(NewOrganizationBudgets),
     verify: Type.Optional(
       Type.Boolean({
@@ -201,6 +213,7 @@ export const toOrganization = (
   subscription_tier: row.subscriptionTier,
   instance_limit: row.instanceLimit,
   instance_count: row.instanceCount,
+  unattended_calls_per_hour: row.unattendedCallsPerHour,
   budgets,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),

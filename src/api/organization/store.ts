@@ -68,6 +68,7 @@ export interface OrganizationPatch {
   name?: string
   /** null and the empty text remove a key. */
   model_api_keys?: Partial<Record<ModelProvider, string | null>>
+  unattended_calls_per_hour?: number | null
   budgets?: readonly NewBudget[]
 }
 
@@ -81,8 +82,9 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
   const change = async (tx: Db) => {
     const [before] = await tx.select().from(organizations).where(existing(id)).for('update')
     if (!before) throw new AppError('invalid_api_key', texts.unknownKey)
-    const { name = before.name } = patch
-    let hasChanged = name !== before.name
+    const { name = before.name, unattended_calls_per_hour: unattendedCallsPerHour = before.unattendedCallsPerHour } =
+      patch
+    let hasChanged = name !== before.name || unattendedCallsPerHour !== before.unattendedCallsPerHour
     const due: InstanceRef[] = []
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
@@ -92,7 +94,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       due.push(...(await beginKeyChange(tx, { organizationId: id, provider })))
     }
     if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
-    const organization = hasChanged ? await touch(tx, id, name) : before
+    const organization = hasChanged ? await touch(tx, id, { name, unattendedCallsPerHour }) : before
     await recordEvent(tx, { organizationId: id })
     return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), due }
   }
@@ -100,10 +102,14 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
   return retryOnDeadlock(() => db.transaction(change))
 }
 
-async function touch(tx: Db, id: string, name: string): Promise<Organization> {
+async function touch(
+  tx: Db,
+  id: string,
+  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour'>,
+): Promise<Organization> {
   const [changed] = await tx
     .update(organizations)
-    .set({ name, updatedAt: sql`now()` })
+    .set({ ...columns, updatedAt: sql`now()` })
     .where(eq(organizations.id, id))
     .returning()
   return changed as Organization

@@ -18,6 +18,8 @@ export interface UnsealedInstance extends AgentSettings {
   skills: Readonly<Record<string, Record<string, unknown>>>
   /** Models that are in no table and that turns have asked for. */
   unlistedModels: readonly string[]
+  /** Whether heartbeat and cron are off, whatever the overrides say. */
+  isAutomationPaused: boolean
 }
 
 export const channelConfigPlace = (instanceId: string, channel: string): Place =>
@@ -65,6 +67,7 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
     channels: await unsealChannels(db, vault, row.id),
     skills: await unsealSkills(db, vault, row.id),
     unlistedModels: row.unlistedModels,
+    isAutomationPaused: row.automationPausedAt !== null,
   }
 }
 
@@ -74,7 +77,17 @@ export function renderGateway(
   unsealed: UnsealedInstance,
   { relayUrl, port }: { relayUrl: string; port: number },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const { token, relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels } = unsealed
+  const {
+    token,
+    relayToken,
+    model,
+    instructions,
+    openclawConfig,
+    channels,
+    skills,
+    unlistedModels,
+    isAutomationPaused,
+  } = unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const config = renderConfig({
@@ -88,6 +101,7 @@ export function renderGateway(
     skills,
     model: model === null ? null : toGatewayModel(provider, model),
     unlistedModels,
+    isAutomationPaused,
     overrides: tree,
   })
   return { config, systemPrompt: systemPrompt ?? instructions }
