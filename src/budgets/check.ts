@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
+import { batched } from '#database/batched.ts'
 import type { budgets } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
 import { budgetTexts } from '#platform/budget-texts.ts'
@@ -9,6 +10,8 @@ import { budgetRefusals } from '#platform/metrics.ts'
 /** For so long a turn may begin after its budget was used up: the relay then refuses its calls of models. */
 const cachedMs = 250
 const maxCached = 10_000
+/** While this many queries run, turns wait and share the next one. */
+const maxConcurrentQueries = 2
 
 interface Turn {
   organizationId: string
@@ -35,6 +38,7 @@ export interface TurnBudgets {
 type Row = typeof budgets.$inferSelect
 
 interface Found extends Record<string, unknown> {
+  organization_id: string
   owner_id: string
   scope: Row['scope']
   name: string
@@ -47,14 +51,14 @@ interface Found extends Record<string, unknown> {
   ends_ms: string
 }
 
-/** The budgets of keys, and the hard ones that are used up. */
+/** Of organizations: the budgets of keys, and the hard ones that are used up. */
 const findBudgets = `
-  SELECT b.owner_id, b.scope, b.name, b.selector, b.unit, b.limit_units, b.period, b.time_zone,
+  SELECT b.organization_id, b.owner_id, b.scope, b.name, b.selector, b.unit, b.limit_units, b.period, b.time_zone,
     b.mode = 'hard' AND coalesce(p.used >= b.limit_units, false) AS is_used_up,
     (extract(epoch FROM p.ends_at) * 1000)::bigint AS ends_ms
   FROM budgets b
   LEFT JOIN budget_periods p ON p.budget_id = b.id AND p.begins_at <= now() AND p.ends_at > now()
-  WHERE b.organization_id = $1 AND (b.scope = 'key' OR (b.mode = 'hard' AND p.used >= b.limit_units))
+  WHERE b.organization_id = ANY ($1) AND (b.scope = 'key' OR (b.mode = 'hard' AND p.used >= b.limit_units))
   ORDER BY b.scope, b.position`
 
 /** For so long another turn of an instance is not noted again. */
@@ -62,17 +66,18 @@ const notedMs = 5 * 60_000
 
 export function createTurnBudgets(db: Db): TurnBudgets {
   const noted = new LRUCache<string, true>({ max: maxCached, ttl: notedMs })
+  const find = batched(maxConcurrentQueries, async (organizationIds: readonly string[]) => {
+    const { rows } = await db.$client.query<Found>({
+      name: 'find_budgets',
+      text: findBudgets,
+      values: [organizationIds],
+    })
+    return organizationIds.map((id) => rows.filter((row) => row.organization_id === id))
+  })
   const found = new LRUCache<string, readonly Found[]>({
     max: maxCached,
     ttl: cachedMs,
-    async fetchMethod(organizationId) {
-      const { rows } = await db.$client.query<Found>({
-        name: 'find_budgets',
-        text: findBudgets,
-        values: [organizationId],
-      })
-      return rows
-    },
+    fetchMethod: (organizationId) => find(organizationId),
   })
   const budgetsOf = async (organizationId: string) => (await found.fetch(organizationId)) ?? []
 
