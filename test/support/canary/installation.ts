@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { access, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import pg from 'pg'
 import { inject } from 'vitest'
 import { reachEmbeddedPostgres } from '#database/embedded.ts'
 import { type Places, requireNoSecrets } from './search.ts'
@@ -22,6 +23,23 @@ export function noteProcess(dataDir: string, env: Readonly<Record<string, string
   outputs.set(dataDir, [...(outputs.get(dataDir) ?? []), output])
 }
 
+/** All databases of the PostgreSQL that runs in a data folder; none while none does. */
+async function embeddedDatabases(dataDir: string): Promise<pg.PoolConfig[]> {
+  const hasCluster = await access(join(dataDir, 'postgres/data')).then(() => true, () => false) // biome-ignore format: short
+  const connection = hasCluster ? await reachEmbeddedPostgres(dataDir) : undefined
+  if (!connection) return []
+  const client = new pg.Client({ ...connection, database: 'postgres' })
+  await client.connect()
+  try {
+    const { rows } = await client.query<{ database: string }>(
+      'SELECT datname AS database FROM pg_database WHERE NOT datistemplate',
+    )
+    return rows.map(({ database }) => ({ ...connection, database }))
+  } finally {
+    await client.end()
+  }
+}
+
 /** The folders in which a dockerd has the files and the logs of containers. */
 export async function dockerFolders(dockerHost: string): Promise<string[]> {
   const { stdout } = await run('docker', ['--host', dockerHost, 'info', '--format', '{{.DockerRootDir}}'])
@@ -36,12 +54,10 @@ export async function searchInstallation(dataDir: string, more: Places = {}): Pr
   const own = { 'secret-key': 'secret key', 'database-password': 'password' } as const
   for (const [file, kind] of Object.entries(own))
     noteSecret(kind, (await readFile(join(dataDir, file), 'utf8').catch(() => '')).trim())
-  const hasDatabase = await access(join(dataDir, 'postgres/data')).then(() => true, () => false) // biome-ignore format: short
-  const embedded = hasDatabase ? await reachEmbeddedPostgres(dataDir) : undefined
   const dockerHost = inject('agentDockerHost') ?? null
   await requireNoSecrets({
     folders: [dataDir, ...(dockerHost === null ? [] : await dockerFolders(dockerHost)), ...(more.folders ?? [])],
-    databases: [...(embedded ? [embedded] : []), ...(more.databases ?? [])],
+    databases: [...(await embeddedDatabases(dataDir)), ...(more.databases ?? [])],
     redisUrl: inject('redisUrl') ?? null,
     texts: { output: (outputs.get(dataDir) ?? []).map((output) => output()).join('\n'), ...more.texts },
   })

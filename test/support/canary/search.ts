@@ -35,7 +35,7 @@ const chowder = /\/(?:src\/main|chaos\/chowder)\.ts\0/
 /** Folders with programs: a copy of Node.js, and the packages of channels. They take most of the time, and hold no data. */
 const programs = ['node', 'node_modules']
 
-/** Writes a database into a folder, a file for each table, and one for what its connections run. */
+/** Writes a database into a folder, to a file for each table, and one for what its connections run. */
 async function dumpDatabase(connection: pg.PoolConfig, folder: string): Promise<void> {
   const client = new pg.Client(connection)
   await client.connect()
@@ -56,7 +56,7 @@ async function dumpDatabase(connection: pg.PoolConfig, folder: string): Promise<
        WHERE relkind IN ('r', 'm') AND nspname NOT IN ('pg_catalog', 'information_schema') AND pg_relation_size(c.oid) > 0
        UNION ALL SELECT 'pg_stat_activity'`,
     )
-    for (const { text } of tables) await pipeline(texts(text), createWriteStream(join(folder, text)))
+    for (const { text } of tables) await pipeline(texts(text), createWriteStream(join(folder, text), { flags: 'a' }))
   } finally {
     await client.end()
   }
