@@ -57,6 +57,8 @@ beforeAll(async () => {
     { at: '2026-10-25T23:00:00Z', session: null, outcome: 'cut' },
     { at: '2026-10-26T12:00:00Z', instance: second, session: hex('user-1-a') },
     { at: '2026-10-26T12:00:00Z', organization: other.id, instance: ofOther },
+    // A day that Cairo's clocks begin at 1:00.
+    { at: '2026-04-24T10:00:00Z' },
   )
 })
 afterAll(() => chowder?.close())
@@ -115,6 +117,10 @@ describe('the usage of an organization', () => {
       from: '2026-10-25T00:00:00.000000+00:00',
       to: '2026-10-25T01:00:00.000000+00:00', // there are two hours from 2 to 3
     })
+    const skipped = 'from=2026-04-20T00:00:00Z&to=2026-05-01T00:00:00Z&bucket=day&time_zone=Africa/Cairo'
+    expect(await items(skipped)).toMatchObject([
+      { from: '2026-04-23T22:00:00.000000+00:00', to: '2026-04-24T21:00:00.000000+00:00' },
+    ])
     const months = await items(`${range}&bucket=month&time_zone=America/New_York`)
     expect(months).toMatchObject([{ calls: 6, from: '2026-10-20T00:00:00.000000+00:00' }])
   })

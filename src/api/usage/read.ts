@@ -91,10 +91,12 @@ export async function readUsage(
   const keys = groups.map((group, index) => sql`${groupValue(group)} AS ${sql.identifier(`key_${index}`)}`)
   const names = groups.map((_, index) => sql.identifier(`key_${index}`))
   const sortedBy = sql.join([sql`begin`, ...names], sql`, `)
+  const localBegin = sql`begin AT TIME ZONE ${timeZone}`
   const ends = {
     hour: sql`begin + interval '1 hour'`,
-    day: sql`(begin AT TIME ZONE ${timeZone} + interval '1 day') AT TIME ZONE ${timeZone}`,
-    month: sql`(begin AT TIME ZONE ${timeZone} + interval '1 month') AT TIME ZONE ${timeZone}`,
+    // Where clocks skip midnight, a day begins at 1:00.
+    day: sql`(date_trunc('day', ${localBegin}) + interval '1 day') AT TIME ZONE ${timeZone}`,
+    month: sql`(date_trunc('month', ${localBegin}) + interval '1 month') AT TIME ZONE ${timeZone}`,
   }
   const end = bucket === null ? last : ends[bucket]
   const conditions = [
