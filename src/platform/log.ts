@@ -37,6 +37,13 @@ function shownError(error: Error): unknown {
 
 export const logSerializers = { err: shownError }
 
+const secretHeaders = ['authorization', 'x-signup-token', 'x-api-key', 'x-goog-api-key']
+
+/** The fields with secrets that libraries log, at the level `trace` too. */
+export const redactedFields = ['headers', 'req.headers', 'busboyOptions.headers'].flatMap((headers) =>
+  secretHeaders.map((name) => `${headers}["${name}"]`),
+)
+
 /** Fields that a person at a terminal does not need. */
 const hiddenFields = 'pid,host,role,version,commit,node,organizationId,keyId,output'
 
@@ -57,7 +64,7 @@ export function createLog({ LOG_LEVEL, LOG_FORMAT }: Pick<Config, 'LOG_LEVEL' | 
     level: LOG_LEVEL,
     base: { role, host: hostname(), pid: process.pid },
     serializers: logSerializers,
-    redact: ['req.headers.authorization', 'headers.authorization'],
+    redact: redactedFields,
   }
   if ((LOG_FORMAT ?? (isTerminal ? 'pretty' : 'json')) === 'json') {
     const formatters = { level: (level: string) => ({ level }) }

@@ -19,6 +19,7 @@ import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
 import type { SignupMode } from '#platform/exposure.ts'
 import { newId } from '#platform/ids.ts'
+import { redactedFields } from '#platform/log.ts'
 import { createVault, type VaultWithKeys } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { keepText, newSecret, noteAnswer, noteRequest } from './canary/secrets.ts'
@@ -102,7 +103,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const { sandboxes, providerUrl = nowhere, billing = null } = options
   const database = options.database ?? (await cloneDatabase())
   const logged: string[] = []
-  const log = pino({ level: 'trace' }, { write: (line: string) => void logged.push(line) })
+  const log = pino({ level: 'trace', redact: redactedFields }, { write: (line: string) => void logged.push(line) })
   const vault = createVault(options.secretKeys ?? [randomBytes(32)])
   const { connection } = database
   const prefix = `test-${connection.database ?? new URL(connection.connectionString ?? '').pathname.slice(1)}`
