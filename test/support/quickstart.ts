@@ -10,7 +10,8 @@ export async function runQuickstart(url: string, providerKey: string): Promise<s
     .join('\n')
     .replaceAll('http://127.0.0.1:8080', url)
   const { stdout, stderr } = await promisify(execFile)('bash', ['--norc', '-euc', `KEY=; ${script}`], {
-    env: { PATH: process.env.PATH, ANTHROPIC_API_KEY: providerKey },
+    // The commands put it into JSON as it is; those of tests have characters that JSON escapes.
+    env: { PATH: process.env.PATH, ANTHROPIC_API_KEY: JSON.stringify(providerKey).slice(1, -1) },
     timeout: 4 * 60_000,
   })
   if (stderr !== '') throw new Error(stderr)
