@@ -8,6 +8,9 @@ import { type InstanceQueue, instanceRefColumns } from './queue.ts'
 /** Much more than cron and heartbeat of an agent need: a job every minute, with three calls each. */
 export const defaultUnattendedCalls = 200
 
+/** Turns are noted every 5 minutes: who has talked within an hour was noted since then. */
+const noLongerRecent = sql`now() - interval '65 min'`
+
 interface Storm extends Record<string, unknown> {
   id: string
   calls: number
@@ -29,7 +32,7 @@ const findStorms = sql`
   ), counted AS (
     SELECT r.instance_id, r.of_cron + CASE WHEN r.is_asked OR t.instance_id IS NOT NULL THEN 0 ELSE r.of_unknown END AS calls
     FROM recent r
-    LEFT JOIN instance_turns t ON t.instance_id = r.instance_id AND t.asked_at > now() - interval '65 min'
+    LEFT JOIN instance_turns t ON t.instance_id = r.instance_id AND t.asked_at > ${noLongerRecent}
   )
   SELECT i.id, counted.calls::int
   FROM counted JOIN instances i ON i.id = counted.instance_id JOIN organizations o ON o.id = i.organization_id
@@ -40,9 +43,10 @@ const findStorms = sql`
 
 /**
  * Pauses heartbeat and cron of agents that call models on and on without anybody who asked: workers change their
- * configuration at once, without a restart. Only a request resumes them.
+ * configuration at once, without a restart. Only a request resumes them. Forgets turns that were noted too long ago.
  */
 export async function pauseStorms({ db, queue }: { db: Db; queue: InstanceQueue }): Promise<void> {
+  await db.execute(sql`DELETE FROM instance_turns WHERE asked_at < ${noLongerRecent}`)
   const { rows } = await db.execute<Storm>(findStorms)
   for (const { id, calls } of rows) {
     const reason = `${calls} calls of models in an hour that nobody asked for. PATCH with automation_paused: false resumes.`
