@@ -44,6 +44,8 @@ const moreListeners = 100
 const entriesByOrganization = 3
 /** Of keys that nobody has: the cache holds the last so many, also when they are stale. */
 const cachedUnknownKeys = 1000
+/** Of instances that have had a turn: likewise. */
+const cachedTurns = 10_000
 /** In KiB: what the process has loaded and compiled meanwhile, and what each agent may leave. */
 const moreMemory = 8 * 1024
 const memoryByAgent = 0.25
@@ -358,6 +360,7 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
       await query(`UPDATE api_keys SET revoked_at = revoked_at - interval '366 days' WHERE revoked_at IS NOT NULL`)
       await query(`UPDATE idempotency_keys SET expires_at = expires_at - interval '25 hours'`)
       await query(`UPDATE turn_lines SET entered_at = entered_at - interval '2 hours'`)
+      await query(`UPDATE instance_turns SET asked_at = asked_at - interval '2 hours'`)
       await query(`UPDATE events SET created_at = created_at - interval '91 days'`)
       await maintain()
     }
@@ -491,7 +494,8 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
     expect(end.footprint.listeners, 'listeners').toBeLessThanOrEqual(middle.footprint.listeners + moreListeners)
     const revokedKeys = Math.min(made.revokedKeys - madeBefore.revokedKeys, cachedUnknownKeys)
     const organizationsBetween = made.organizations - madeBefore.organizations
-    const mostEntries = entriesByOrganization * organizationsBetween + agents / 50 + revokedKeys
+    const talkedTo = Math.min(made.instances - madeBefore.instances, cachedTurns)
+    const mostEntries = entriesByOrganization * organizationsBetween + agents / 50 + revokedKeys + talkedTo
     expect(
       end.footprint.entries - middle.footprint.entries,
       `entries of Maps and Sets; the largest were ${middle.footprint.largest.join(' | ')} and are ${end.footprint.largest.join(' | ')}`,
