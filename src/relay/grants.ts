@@ -1,9 +1,7 @@
-import { and, eq, inArray, isNull, sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
-import { budgets as budgetTable } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
-import { instances, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
+import type { ModelProvider } from '#database/schema.ts'
 import { hashRelayToken, isRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -41,15 +39,24 @@ export interface ProviderKey {
   value: string
 }
 
-const hardBudgets = sql<GrantedBudget[]>`coalesce((
-  SELECT json_agg(json_build_object(
-    'id', b.id, 'revision', b.revision, 'name', b.name, 'scope', b.scope, 'unit', b.unit, 'period', b.period,
-    'timeZone', b.time_zone, 'unpricedPrice', b.unpriced_price, 'onFault', b.on_fault, 'isOfLabels', b.selector <> '{}'
-  ) ORDER BY b.scope, b.position)
-  FROM ${budgetTable} b
-  WHERE b.owner_id IN (${instances.organizationId}, ${instances.id}) AND b.mode = 'hard'
-    AND ${instances.metadata} @> b.selector
-), '[]')`
+/** A named statement: PostgreSQL plans it once for each connection, which takes longer than to run it. */
+const findGrants = `
+  SELECT i.relay_token_hash AS "tokenHash", i.id AS "instanceId", i.organization_id AS "organizationId",
+    i.model_provider AS provider, k.sealed_key AS "sealedKey",
+    coalesce((
+      SELECT json_agg(json_build_object(
+        'id', b.id, 'revision', b.revision, 'name', b.name, 'scope', b.scope, 'unit', b.unit, 'period', b.period,
+        'timeZone', b.time_zone, 'unpricedPrice', b.unpriced_price, 'onFault', b.on_fault,
+        'isOfLabels', b.selector <> '{}'
+      ) ORDER BY b.scope, b.position)
+      FROM budgets b
+      WHERE b.owner_id IN (i.organization_id, i.id) AND b.mode = 'hard' AND i.metadata @> b.selector
+    ), '[]') AS budgets
+  FROM instances i
+  JOIN organizations o ON o.id = i.organization_id
+  LEFT JOIN provider_keys k ON k.organization_id = i.organization_id AND k.provider = i.model_provider
+  WHERE i.relay_token_hash = ANY($1::bytea[]) AND i.desired_state = 'running' AND o.suspended_at IS NULL
+    AND o.deleted_at IS NULL`
 
 /**
  * Finds what a token allows; null for one that is unknown or replaced, whose instance is not to run, or whose
@@ -65,36 +72,12 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
   const reading = new Map<string, Promise<Grant | null>>()
 
   const read = batched(maxConcurrentQueries, async (hashes: readonly string[]) => {
-    const rows = await db
-      .select({
-        tokenHash: instances.relayTokenHash,
-        instanceId: instances.id,
-        organizationId: instances.organizationId,
-        provider: instances.modelProvider,
-        sealedKey: providerKeys.sealedKey,
-        budgets: hardBudgets,
-      })
-      .from(instances)
-      .innerJoin(organizations, eq(organizations.id, instances.organizationId))
-      .leftJoin(
-        providerKeys,
-        and(
-          eq(providerKeys.organizationId, instances.organizationId),
-          eq(providerKeys.provider, instances.modelProvider),
-        ),
-      )
-      .where(
-        and(
-          inArray(
-            instances.relayTokenHash,
-            hashes.map((hash) => Buffer.from(hash, 'base64')),
-          ),
-          eq(instances.desiredState, 'running'),
-          isNull(organizations.suspendedAt),
-          isNull(organizations.deletedAt),
-        ),
-      )
-    const byHash = new Map(rows.map((row) => [row.tokenHash?.toString('base64'), row]))
+    const { rows } = await db.$client.query<GrantRow & { tokenHash: Buffer }>({
+      name: 'find_grants',
+      text: findGrants,
+      values: [hashes.map((hash) => Buffer.from(hash, 'base64'))],
+    })
+    const byHash = new Map(rows.map((row) => [row.tokenHash.toString('base64'), row]))
     return hashes.map((hash) => byHash.get(hash) ?? null)
   })
 
