@@ -29,8 +29,8 @@ export interface TurnBudgets {
    */
   require(turn: Omit<Turn, 'sessionKey'>): Promise<void>
   /**
-   * Notes that somebody asked the agent, to five minutes, and the key of a turn that begins, where keys have budgets: the
-   * calls of models in its session are then of this key. Turns of a session begin one after the other.
+   * Notes that somebody asked the agent, to five minutes, and the key of a turn that begins, where keys have budgets:
+   * the calls of models in its session are then of this key. Turns of a session begin one after the other.
    */
   begin(turn: Turn): Promise<void>
 }

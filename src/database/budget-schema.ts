@@ -78,8 +78,8 @@ export const budgetPeriods = pgTable(
 )
 
 /**
- * What each relay may still let its calls use. The migration makes the table UNLOGGED: after a crash of PostgreSQL it is
- * empty until the relays renew their leases.
+ * What each relay may still let its calls use. The migration makes the table UNLOGGED: after a crash of PostgreSQL it
+ * is empty until the relays renew their leases.
  */
 export const budgetLeases = pgTable(
   'budget_leases',

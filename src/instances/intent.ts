@@ -112,7 +112,8 @@ export async function changeIntent(
 
 /**
  * Records that an instance is to be destroyed, and frees its place under the limit, in one statement. Its responses
- * cannot be read any more, and a periodic task deletes them. Null when it was terminated before: no place is freed twice. Throws not_found.
+ * cannot be read any more, and a periodic task deletes them. Null when it was terminated before: no place is freed
+ * twice. Throws not_found.
  */
 export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
   await getInstance(db, organizationId, id)

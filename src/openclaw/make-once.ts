@@ -66,8 +66,8 @@ async function discard(folder: string): Promise<void> {
 /**
  * Makes a folder on this host unless it exists; returns its path. Of several processes, one makes it and the others
  * wait. Every user can read it, and nobody can write it. A crash half-way leaves a folder of another name, which is
- * never used and which the next call removes. Throws InstallError when `fill` fails or the time is over, or the signal's
- * reason.
+ * never used and which the next call removes. Throws InstallError when `fill` fails or the time is over, or the
+ * signal's reason.
  */
 export async function makeFolderOnce(wanted: FolderToMake): Promise<string> {
   const { folder, title, done, timeoutMs, progress } = wanted

@@ -113,8 +113,8 @@ export function createPauses(source: Source): PauseDuring {
 }
 
 /**
- * Has a source bring what the share of its owner allows: call the returned function with the bytes of each piece. What a
- * paused source still brings counts as well.
+ * Has a source bring what the share of its owner allows: call the returned function with the bytes of each piece. What
+ * a paused source still brings counts as well.
  */
 export function createShareCount(owner: string, pauseDuring: PauseDuring): (bytes: number) => Promise<void> {
   let uncounted = 0

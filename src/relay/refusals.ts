@@ -6,8 +6,8 @@ const spacingMs = 10
 const longestWaitMs = 1000
 
 /**
- * Paces the answers that refuse a token. An agent that guesses tokens waits for each answer: so its guesses take neither
- * the time of the process nor the database from the calls of others.
+ * Paces the answers that refuse a token. An agent that guesses tokens waits for each answer: so its guesses take
+ * neither the time of the process nor the database from the calls of others.
  */
 export interface Refusals {
   /** Waits until a token may be refused; false when too many wait, and the connection is to be cut. */

@@ -31,8 +31,9 @@ const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
   coalesce(octet_length(${instances.sealedInstructions}), 0)`
 
 /**
- * Lists instances of an organization with their budgets, newest first: up to the limit, or until they have long overrides and instructions.
- * Terminated instances are listed only by their status. `next` is the position after these if more follow.
+ * Lists instances of an organization with their budgets, newest first: up to the limit, or until they have long
+ * overrides and instructions. Terminated instances are listed only by their status. `next` is the position after these
+ * if more follow.
  */
 export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter) {
   const { status, name, external_id: externalId, metadata, limit, position } = filter

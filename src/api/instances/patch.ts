@@ -48,8 +48,8 @@ export function requireNoneOfOrganization({ external_id: externalId, ...patch }:
 }
 
 /**
- * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` and `setBudgets` throw, invalid for
- * more than 16 labels, and ExternalIdTaken.
+ * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` and `setBudgets` throw, invalid
+ * for more than 16 labels, and ExternalIdTaken.
  */
 export async function patchInstance(
   deps: ChangeDeps,

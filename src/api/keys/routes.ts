@@ -62,6 +62,8 @@ const KeyParams = Type.Object({ key_id: Uuid('The id of the key.') })
 /** The routes of scoped keys, and of the other organization keys, which need an organization key; and of one's own. */
 export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) => {
   const { db, findSummary, forgetCaller, publicUrl } = deps
+  const shown = async (row: Parameters<typeof toKeyWithGrants>[0]) =>
+    toKeyWithGrants(row, await readOwnBudgets(db, row.id))
 
   async function answerList(
     reply: FastifyReply,
@@ -187,10 +189,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         response: { 200: KeyWithGrants, ...failures(404) },
       },
     },
-    async ({ caller, params }) => {
-      const row = await getKey(db, caller.organizationId, 'scoped', params.key_id)
-      return toKeyWithGrants(row, await readOwnBudgets(db, row.id))
-    },
+    async ({ caller, params }) => shown(await getKey(db, caller.organizationId, 'scoped', params.key_id)),
   )
 
   app.patch(
@@ -201,8 +200,8 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
         operationId: 'updateKey',
         summary: 'Rename a scoped key, or set its expiry or budgets',
         description:
-          'Changes the name, the expiry and the budgets: those that are sent. The permissions of a key never change. To rotate a key, create a ' +
-          'new one and set an expiry on the old one. A revoked key cannot be changed.',
+          'Changes what is sent of the name, the expiry and the budgets, never the permissions. To rotate a key, create ' +
+          'a new one and set an expiry on the old one. A revoked key cannot be changed.',
         tags: ['keys'],
         params: KeyParams,
         body: PatchKey,
@@ -213,7 +212,7 @@ export const keyRoutes: FastifyPluginAsyncTypebox<KeyDeps> = async (app, deps) =
       const patch = { name: body.name, expiresAt: body.expires_at, budgets: body.budgets }
       const row = await patchKey(db, caller.organizationId, params.key_id, patch)
       forgetCaller(row.keyHash)
-      return toKeyWithGrants(row, await readOwnBudgets(db, row.id))
+      return shown(row)
     },
   )
 

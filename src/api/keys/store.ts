@@ -227,8 +227,8 @@ export async function findKey(db: Db, organizationId: string, id: string): Promi
 }
 
 /**
- * Changes the name, the expiry or the budgets of a scoped key; null removes the expiry. Throws what `setBudgets` throws,
- * and AppError `conflict` for a revoked key, and for an expired one when there are too many keys without it.
+ * Changes the name, the expiry or the budgets of a scoped key; null removes the expiry. Throws what `setBudgets`
+ * throws, and AppError `conflict` for a revoked key, and for an expired one when there are too many keys without it.
  */
 export async function patchKey(
   db: Db,

@@ -101,9 +101,9 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         operationId: 'updateOrganization',
         summary: 'Change the organization',
         description:
-          'Changes the name and the budgets, and sets or removes keys of model providers. A provider that is not in the body keeps ' +
-          'its key. Running instances use a new key from their next turn, without a restart. With `verify` each ' +
-          'provider is asked first whether it accepts its key. `budgets` replaces those of the organization.',
+          'Changes the name and the budgets, and sets or removes keys of model providers. A provider that is not in ' +
+          'the body keeps its key. Running instances use a new key from their next turn, without a restart. With ' +
+          '`verify` each provider is asked first whether it accepts its key. `budgets` replaces those of the organization.',
         tags: ['organization'],
         body: PatchOrganization,
         response: { 200: Organization, ...failures(400, 502) },

@@ -73,10 +73,10 @@ export interface OrganizationPatch {
 }
 
 /**
- * Renames the organization and sets provider keys and budgets, in one transaction; an empty key removes the stored one. Also
- * returns the first instances that need a changed key: their generation is raised in the same transaction.
- * `applyKeyChanges` raises that of the others. Throws what `setBudgets` throws, and AppError `unauthenticated` when the organization was deleted
- * meanwhile.
+ * Renames the organization and sets provider keys and budgets, in one transaction; an empty key removes the stored one.
+ * Also returns the first instances that need a changed key: their generation is raised in the same transaction.
+ * `applyKeyChanges` raises that of the others. Throws what `setBudgets` throws, and AppError `unauthenticated` when the
+ * organization was deleted meanwhile.
  */
 export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
   const change = async (tx: Db) => {

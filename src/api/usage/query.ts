@@ -17,8 +17,8 @@ function timeOf(text: string | undefined, param: string, otherwise: Date): Date 
 }
 
 /**
- * What a query selects. `nowMs` is the time of the database. Throws AppError `invalid_time` for a time that is none, or a range that is empty or too long,
- * and `unknown_time_zone`.
+ * What a query selects. `nowMs` is the time of the database. Throws AppError `invalid_time` for a time that is none, or
+ * a range that is empty or too long, and `unknown_time_zone`.
  */
 export function filterOf(
   organizationId: string,

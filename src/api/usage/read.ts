@@ -74,8 +74,8 @@ const groupValue = (group: Group): SQL =>
 
 /**
  * Adds up calls by buckets and groups, sorted by both. Reads all calls of the time from the bucket of `position` on.
- * Rows are those after `position`, at most `limit`. Throws AppError `unknown_time_zone` for one that PostgreSQL does not
- * know.
+ * Rows are those after `position`, at most `limit`. Throws AppError `unknown_time_zone` for one that PostgreSQL does
+ * not know.
  */
 export async function readUsage(
   db: Db,

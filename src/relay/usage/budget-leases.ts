@@ -76,9 +76,9 @@ interface Leased {
 
 /**
  * Checks hard budgets in memory, within leases of what is left of them. A statement is needed only when a lease has no
- * room, which is seldom until a budget is nearly used up: then each call needs one. A call is let through while anything
- * is left that neither calls have used nor relays have leased. So a budget is exceeded by less than what one call may
- * use, unless calls use more than they have reserved. What a killed relay has leased is free again after 20 s.
+ * room, which is seldom until a budget is nearly used up: then each call needs one. A call is let through while
+ * anything is left that neither calls have used nor relays have leased. So a budget is exceeded by less than what one
+ * call may use, unless calls use more than they have reserved. What a killed relay has leased is free again after 20 s.
  */
 export function createBudgetLeases(db: Db, processId: string, log: Logger): BudgetLeases {
   const leases = new Map<string, Lease>()

@@ -39,9 +39,9 @@ interface EndedCall extends BegunCall {
 /**
  * Writes the calls of a relay. A call that ends is one row of `model_calls`; one that is open for longer has a row of
  * `open_model_calls` meanwhile, which needs no disk. One statement writes all that came within 20 ms, so that there are
- * never more statements than calls. After a kill -9 of the relay, `settleLostCalls` finds its open calls, and those that
- * ended in the last 20 ms or so, as open ones. Only a call that also began within that time leaves nothing. A crash of
- * PostgreSQL loses no call of a relay that lives.
+ * never more statements than calls. After a kill -9 of the relay, `settleLostCalls` finds its open calls, and those
+ * that ended in the last 20 ms or so, as open ones. Only a call that also began within that time leaves nothing. A
+ * crash of PostgreSQL loses no call of a relay that lives.
  */
 export interface CallWriter {
   /** The call is open. Called again when its request tells more. */
