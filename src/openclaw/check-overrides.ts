@@ -2,13 +2,13 @@ import type { ModelProvider } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
 import { checkAgentModels } from './check-models.ts'
 import { checkAgainstSchema } from './config-schema.ts'
-import { isObject } from './json.ts'
+import { isObject, nestedEntries } from './json.ts'
 import { type Overrides, parseOverrides } from './overrides.ts'
 
 /**
  * Parses `openclaw_config` for an instance before it is stored, whether the instance runs or not. Throws AppError
- * that names what is wrong: what `parseOverrides` refuses, a model that the provider does not have, and what
- * the schema of the release refuses, in OpenClaw's own words.
+ * that names what is wrong: what `parseOverrides` refuses, code mode, a model that the provider does not have, and
+ * what the schema of the release refuses, in OpenClaw's own words.
  */
 export function checkOverrides(release: string, provider: ModelProvider, config: Record<string, unknown>): Overrides {
   const overrides = parseOverrides(config)
@@ -19,6 +19,15 @@ export function checkOverrides(release: string, provider: ModelProvider, config:
       'invalid_openclaw_config',
       `openclaw_config: ${JSON.stringify(path)} is no setting: the only one of agent is agent.system_prompt. ` +
         'OpenClaw’s own settings of agents begin with agents.defaults.',
+      { param: 'openclaw_config' },
+    )
+  }
+  for (const { key, value } of nestedEntries(tree)) {
+    if (key !== 'codeMode' || value === false) continue
+    throw new AppError(
+      'invalid_openclaw_config',
+      'openclaw_config: "codeMode" cannot be overridden: Chowder sets tools.codeMode itself, to false. In code mode ' +
+        'the model’s JavaScript would run in the process that has the secrets of the instance.',
       { param: 'openclaw_config' },
     )
   }

@@ -1,6 +1,6 @@
 import type { ModelProvider } from '#database/schema.ts'
 import { agentModels, withModelPrefixes } from './agent-models.ts'
-import { mergePatch } from './json.ts'
+import { isObject, mergePatch } from './json.ts'
 import { defaultModel, findModel, listedModels } from './models.ts'
 import { bareModel, gatewayProviders } from './providers.ts'
 
@@ -45,6 +45,20 @@ export interface ChannelSettings {
 
 /** Heartbeats are jobs of cron: without it none of any agent runs. OpenClaw keeps the jobs, and takes it over at once. */
 const pausedAutomation = { cron: { enabled: false }, agents: { defaults: { heartbeat: { every: '0m' } } } }
+
+/**
+ * In code mode the model's JavaScript runs in the gateway's own process, which has the secrets of the instance. Its
+ * default is `auto`: on, for current models at the vendors' own hosts only.
+ */
+const withoutCodeMode = { tools: { codeMode: false } }
+
+/** Removes what overrides say of code mode, at any depth: agents and models have settings of their own for it. */
+function dropCodeMode(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(dropCodeMode)
+  if (!isObject(value)) return value
+  const kept = Object.entries(value).filter(([key]) => key !== 'codeMode')
+  return Object.fromEntries(kept.map(([key, inner]) => [key, dropCodeMode(inner)]))
+}
 
 /** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
 export function renderConfig(inputs: ConfigInputs): GatewayConfig {
@@ -97,9 +111,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
         heartbeat: { every: '0m' },
       },
     },
-    // With the search tool, and in code mode, a model could not call the client's own tools. Code mode's default is
-    // `auto`: on, for current models at the vendors' own hosts only.
-    tools: { toolSearch: false, codeMode: false },
+    // With the search tool, as in code mode, a model could not call the client's own tools.
+    tools: { toolSearch: false },
     plugins: { allow: [id, ...channels.map(({ channel }) => channel)], slots: { memory: 'none' } },
     // Each person has an own conversation with the agent.
     session: { dmScope: 'per-channel-peer' },
@@ -113,7 +126,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // The log file would be /tmp/openclaw, shared by all agents of a user. The gateway's output has the same lines.
     logging: { level: 'silent' },
   }
-  const config = mergePatch(defaults, withModelPrefixes(provider, overrides))
+  const overridden = mergePatch(defaults, dropCodeMode(withModelPrefixes(provider, overrides)))
+  const config = mergePatch(overridden, withoutCodeMode)
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
 

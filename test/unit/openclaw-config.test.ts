@@ -82,6 +82,26 @@ describe('renderConfig', () => {
     expect(agents).toEqual({ defaults: { model: { primary: 'anthropic/x' }, utilityModel: '', skipBootstrap: true } })
     expect(tools).toEqual({ toolSearch: false, codeMode: false, deny: ['exec'] })
   })
+
+  test('no override that is stored switches code mode on', () => {
+    const codeMode = { enabled: true }
+    for (const overrides of [
+      { tools: null },
+      { tools: { codeMode: null } },
+      { tools: { codeMode: true } },
+      {
+        tools: { codeMode },
+        agents: {
+          defaults: { models: { 'anthropic/x': { codeMode: true } } },
+          entries: { main: { tools: { codeMode, deny: ['exec'] } } },
+        },
+      },
+    ]) {
+      const config = renderConfig({ ...inputs, overrides })
+      expect(config.tools).toMatchObject({ codeMode: false })
+      expect(JSON.stringify(config).match(/codeMode[^,}]*/g)).toEqual(['codeMode":false'])
+    }
+  })
 })
 
 test('the file keeps the gateway’s own keys, and no others', () => {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { checkOverrides } from '#openclaw/check-overrides.ts'
 import { overriddenModel, parseOverrides } from '#openclaw/overrides.ts'
 import { AppError } from '#platform/errors.ts'
 
@@ -177,4 +178,23 @@ test.each<[Record<string, unknown>, string | null]>([
   [{}, null],
 ])('%j makes the agent’s own model %s', (config, model) => {
   expect(overriddenModel(config)).toBe(model)
+})
+
+describe('code mode', () => {
+  const check = (config: Record<string, unknown>) => () => checkOverrides('v1', 'anthropic', config)
+
+  test.each([
+    { 'tools.codeMode': true },
+    { tools: { codeMode: 'auto' } },
+    { tools: { codeMode: null } },
+    { 'tools.codeMode.enabled': true },
+    { 'agents.entries.main.tools.codeMode': true },
+    { agents: { defaults: { models: { 'anthropic/claude-opus-5': { codeMode: true } } } } },
+  ])('%j is refused', (config) => {
+    expect(check(config)).toThrow(/^openclaw_config: "codeMode" cannot be overridden: Chowder sets tools.codeMode/)
+  })
+
+  test('to leave it off is no override', () => {
+    expect(check({ 'tools.codeMode': false, 'tools.deny': ['exec'] })).not.toThrow()
+  })
 })
