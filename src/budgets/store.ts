@@ -1,6 +1,7 @@
 import { eq, inArray, sql } from 'drizzle-orm'
-import { type BudgetScope, budgets, leaseSeconds, unitsPerUsd } from '#database/budget-schema.ts'
+import { type BudgetScope, budgets, leaseSeconds, sessionKeys, unitsPerUsd } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
+import { deleteInBatches } from '#database/delete-batches.ts'
 import { recordEvent } from '#history/record.ts'
 import { requireTimeZone } from '#http/time-zone.ts'
 import { shownAmount } from '#platform/budget-texts.ts'
@@ -192,7 +193,7 @@ export async function deleteOldBudgets(db: Db): Promise<void> {
 }
 
 /** Deletes the budgets of an organization, and which keys its sessions had. */
-export async function deleteBudgetsOf(db: Db, organizationId: string): Promise<void> {
-  await db.execute(sql`DELETE FROM session_keys WHERE organization_id = ${organizationId}`)
-  await db.delete(budgets).where(eq(budgets.organizationId, organizationId))
+export async function deleteBudgetsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
+  await deleteInBatches(db, sessionKeys, eq(sessionKeys.organizationId, organizationId), { rows: 10_000, signal })
+  await deleteInBatches(db, budgets, eq(budgets.organizationId, organizationId), { signal })
 }

@@ -1,5 +1,6 @@
 import { eq, lt, type SQL, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
+import { deleteInBatches } from './delete-batches.ts'
 import { aliveSeconds } from './processes.ts'
 import { deleteSurplus } from './surplus.ts'
 import { modelCalls, openModelCalls, sessionEndUsers } from './usage-schema.ts'
@@ -43,9 +44,9 @@ export const deleteSurplusCalls = (db: Db, maxBytes: number, signal?: AbortSigna
 
 /** Deletes all calls of an organization, and who its end users were. Throws as `deleteCalls`. */
 export async function deleteCallsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {
-  for (const table of [openModelCalls, sessionEndUsers]) {
-    await db.delete(table).where(eq(table.organizationId, organizationId))
-  }
+  await db.delete(openModelCalls).where(eq(openModelCalls.organizationId, organizationId))
+  const isOwn = eq(sessionEndUsers.organizationId, organizationId)
+  await deleteInBatches(db, sessionEndUsers, isOwn, { rows: 10_000, signal })
   await deleteCalls(db, sql`SELECT id FROM model_calls WHERE organization_id = ${organizationId}`, signal)
 }
 

@@ -7,7 +7,7 @@ import { raiseGeneration } from './intent.ts'
 import { type InstanceQueue, instanceRefColumns } from './queue.ts'
 
 /** Rows that one statement changes at most. */
-const batchSize = 500
+const batchSize = 250
 
 async function change(
   { db, queue }: { db: Db; queue: InstanceQueue },

@@ -236,8 +236,71 @@ describe('DELETE /v1/organization', () => {
     expect((await remove(key)).status).toBe(204)
     const terminatedAt = `SELECT count(DISTINCT terminated_at) FROM instances WHERE organization_id = $1`
     await until('the others to be terminated', async () => (await living()) === 0, 15_000)
-    expect(Number((await query(terminatedAt, id))[0].count), 'statements').toBe(10)
+    expect(Number((await query(terminatedAt, id))[0].count), 'statements').toBe(23)
     expect(linesOf('organization erased', id)).toEqual([])
+    await query('UPDATE instances SET observed_generation = generation WHERE organization_id = $1', id)
+    await erased(id)
+  })
+
+  test('R1: the request deletes a batch of what an organization has very much of, and a worker the others', async () => {
+    const { id, key } = await chowder.signUp()
+    await query(
+      `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, sealed_token,
+                              desired_state, observed_generation)
+       SELECT gen_random_uuid(), $1, 'one of many', 'anthropic', 'of another worker', 'v1', 'x', 'stopped', 1
+       FROM generate_series(1, 350)`,
+      id,
+    )
+    for (const columns of ['channels (instance_id, channel, enabled, sealed_config)', 'skills (instance_id, name)'])
+      await query(
+        `INSERT INTO ${columns} SELECT id, 'one' ${columns.startsWith('channels') ? ", true, 'v1.x'" : ''}
+         FROM instances WHERE organization_id = $1`,
+        id,
+      )
+    await query(
+      `INSERT INTO idempotency_keys (organization_id, key, request_hash, sealed_answer, expires_at)
+       SELECT $1, 'k' || n, '', 'v1.x', now() + interval '1 day' FROM generate_series(1, 350) n`,
+      id,
+    )
+    await query(
+      `INSERT INTO api_keys (id, organization_id, key_hash, key_prefix, revoked_at)
+       SELECT gen_random_uuid(), $1, decode(md5('revoked ' || n), 'hex'), 'ck', now() FROM generate_series(1, 1350) n`,
+      id,
+    )
+    const tables = ['instances', 'channels', 'skills', 'idempotency_keys', 'api_keys']
+    await query('CREATE TABLE deleted_rows (of_table text, transaction xid8, row_count int)')
+    await query(`CREATE FUNCTION note_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN INSERT INTO deleted_rows SELECT TG_TABLE_NAME, pg_current_xact_id(), count(*) FROM old_rows; RETURN NULL; END $$`)
+    for (const table of tables) {
+      await query(`CREATE TRIGGER note_deleted AFTER ${table === 'instances' ? 'UPDATE' : 'DELETE'} ON ${table}
+        REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION note_deleted()`)
+    }
+    onTestFinished(() => void query('DROP FUNCTION note_deleted CASCADE; DROP TABLE deleted_rows'))
+
+    expect((await remove(key)).status).toBe(204)
+    const left = async (table: string, condition: string) =>
+      Number((await query(`SELECT count(*) FROM ${table} WHERE ${condition}`, id))[0].count)
+    const ofInstances = 'instance_id IN (SELECT id FROM instances WHERE organization_id = $1)'
+    for (const [table, condition] of [
+      ['instances', "organization_id = $1 AND desired_state <> 'terminated'"],
+      ['channels', ofInstances],
+      ['skills', ofInstances],
+      ['idempotency_keys', 'organization_id = $1'],
+      ['api_keys', 'organization_id = $1'],
+    ] as const)
+      await until(`${table} to be gone`, async () => (await left(table, condition)) === 0, 15_000)
+    const largest = await query(
+      `SELECT of_table, max(row_count) AS rows FROM (
+         SELECT of_table, sum(row_count) AS row_count FROM deleted_rows GROUP BY of_table, transaction
+       ) AS sums GROUP BY of_table ORDER BY of_table`,
+    )
+    expect(Object.fromEntries(largest.map(({ of_table, rows }) => [of_table, Number(rows)]))).toEqual({
+      api_keys: 1000,
+      channels: 100,
+      idempotency_keys: 100,
+      instances: 100,
+      skills: 100,
+    })
     await query('UPDATE instances SET observed_generation = generation WHERE organization_id = $1', id)
     await erased(id)
   })

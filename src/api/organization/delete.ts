@@ -1,6 +1,7 @@
 import { and, eq, inArray, isNull, notExists, sql } from 'drizzle-orm'
 import { deleteBudgetsOf } from '#budgets/store.ts'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
+import { deleteInBatches, deleteSome } from '#database/delete-batches.ts'
 import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
 import { deleteCallsOf } from '#database/model-calls.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
@@ -14,23 +15,25 @@ import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
 
-/** Instances that one statement terminates: each has its trigger and its event. */
-const maxTerminated = 250
+/** Instances that one transaction terminates: each has its triggers and its event, and credentials. */
+const maxTerminated = 100
+/** Stored answers that one statement deletes: one may have megabytes. */
+const maxAnswers = 100
 
 export interface Deletion {
   /** The first instances whose sandboxes workers must destroy. */
   due: InstanceRef[]
   /** The hashes of the erased API keys. */
   keyHashes: Buffer[]
-  /** The number of other secrets that were erased. */
+  /** The number of other secrets that were erased with them. */
   secrets: number
 }
 
 /**
- * Deletes an organization in one transaction: erases its keys and secrets, and terminates its instances, up to
- * `maxTerminated`. Workers then destroy the sandboxes. `eraseDeleted` terminates the other instances, and erases the
- * rest. Creates at the same time wait for the lock of the row, and are refused. Throws AppError `unauthenticated` when
- * there is no such organization, and `invalid` when `name` is given and is not its name.
+ * Deletes an organization in one transaction, which is short however much it has: erases its keys, and of its instances
+ * and stored answers as many as one batch has. Workers then destroy the sandboxes. `eraseDeleted` terminates the other
+ * instances, and erases the rest. Creates at the same time wait for the lock of the row, and are refused. Throws
+ * AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given and is not its name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
   const erase = async (tx: Db): Promise<Deletion> => {
@@ -42,7 +45,9 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
     if (name !== undefined && name !== organization.name)
       throw new AppError('organization_name_mismatch', texts.otherName, { param: 'name' })
-    const due = await terminateSome(tx, id)
+    const { due, credentials } = await terminateSome(tx, id)
+    const keys = await eraseKeys(tx, id)
+    const answers = await deleteSome(tx, idempotencyKeys, eq(idempotencyKeys.organizationId, id), maxAnswers)
     await tx
       .update(organizations)
       .set({
@@ -57,20 +62,23 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
       })
       .where(eq(organizations.id, id))
     await recordEvent(tx, { organizationId: id, type: 'organization.delete' })
-    return { due, ...(await eraseSecrets(tx, id)) }
+    return { due, keyHashes: keys.hashes, secrets: keys.ofProviders + credentials + answers }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(erase))
 }
 
-/** Terminates up to `maxTerminated` instances of an organization that are not. */
-function terminateSome(tx: Db, organizationId: string): Promise<InstanceRef[]> {
+/**
+ * Terminates up to `maxTerminated` instances of an organization that are not, and erases the credentials of their
+ * channels and skills: none are added to an instance that is terminated.
+ */
+async function terminateSome(tx: Db, organizationId: string): Promise<{ due: InstanceRef[]; credentials: number }> {
   const some = tx
     .select({ id: instances.id })
     .from(instances)
     .where(and(eq(instances.organizationId, organizationId), isNotTerminated))
     .limit(maxTerminated)
-  return tx
+  const due = await tx
     .update(instances)
     .set({
       ...raiseGeneration('terminate'),
@@ -78,32 +86,42 @@ function terminateSome(tx: Db, organizationId: string): Promise<InstanceRef[]> {
     })
     .where(and(inArray(instances.id, some), isNotTerminated))
     .returning(instanceRefColumns)
+  const ids = due.map(({ id }) => id)
+  const ofChannels = await tx.delete(channels).where(inArray(channels.instanceId, ids))
+  const ofSkills = await tx.delete(skills).where(inArray(skills.instanceId, ids))
+  return { due, credentials: (ofChannels.rowCount ?? 0) + (ofSkills.rowCount ?? 0) }
 }
 
-/** Erases keys, secrets and stored answers. Requests in progress may still add some afterwards. */
-async function eraseSecrets(tx: Db, id: string): Promise<Omit<Deletion, 'due'>> {
-  const keys = await tx.delete(apiKeys).where(eq(apiKeys.organizationId, id)).returning({ hash: apiKeys.keyHash })
-  const ownInstances = tx.select({ id: instances.id }).from(instances).where(eq(instances.organizationId, id))
-  const erased = [
-    await tx.delete(providerKeys).where(eq(providerKeys.organizationId, id)),
-    await tx.delete(idempotencyKeys).where(eq(idempotencyKeys.organizationId, id)),
-    await tx.delete(channels).where(inArray(channels.instanceId, ownInstances)),
-    await tx.delete(skills).where(inArray(skills.instanceId, ownInstances)),
-  ]
-  const secrets = erased.reduce((sum, { rowCount }) => sum + (rowCount ?? 0), 0)
-  return { keyHashes: keys.map(({ hash }) => hash), secrets }
+/** Erases the keys that are good, of which there are at most 1,000, and those of model providers. */
+async function eraseKeys(tx: Db, id: string): Promise<{ hashes: Buffer[]; ofProviders: number }> {
+  const isGood = and(eq(apiKeys.organizationId, id), isNull(apiKeys.revokedAt))
+  const erased = await tx.delete(apiKeys).where(isGood).returning({ hash: apiKeys.keyHash })
+  const { rowCount } = await tx.delete(providerKeys).where(eq(providerKeys.organizationId, id))
+  return { hashes: erased.map(({ hash }) => hash), ofProviders: rowCount ?? 0 }
+}
+
+/** Erases keys and stored answers, also those that requests in progress added after the deletion. */
+async function eraseSecrets(db: Db, id: string, signal?: AbortSignal): Promise<void> {
+  await eraseKeys(db, id)
+  await deleteInBatches(db, apiKeys, eq(apiKeys.organizationId, id), { signal })
+  await deleteInBatches(db, idempotencyKeys, eq(idempotencyKeys.organizationId, id), { rows: maxAnswers, signal })
 }
 
 /**
- * Terminates the other instances of deleted organizations, whose rows workers find without the queue. Erases the rest
- * of deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof. Their rows stay,
+ * Erases the other secrets of deleted organizations, and terminates their other instances, whose rows workers find
+ * without the queue. Erases the rest of deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof. Their rows stay,
  * without secrets and names: a sandbox that is found later can still be attributed. A throw of the signal's reason, or
  * a crash, leaves what the next call does.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
-  const living = await db.select({ id: organizations.id }).from(organizations).where(hasLiving)
-  for (const { id } of living) {
-    while ((await retryOnDeadlock(() => terminateSome(db, id))).length > 0) signal?.throwIfAborted()
+  const terminateNext = (id: string) => retryOnDeadlock(() => db.transaction((tx) => terminateSome(tx, id)))
+  const deleted = await db
+    .select({ id: organizations.id, hasLiving: sql<boolean>`${hasLiving}` })
+    .from(organizations)
+    .where(isDeleted)
+  for (const { id } of deleted) await eraseSecrets(db, id, signal)
+  for (const { id } of deleted.filter(({ hasLiving }) => hasLiving)) {
+    while ((await terminateNext(id)).due.length > 0) signal?.throwIfAborted()
   }
   const unerased = await db
     .select({ id: organizations.id })
@@ -117,7 +135,7 @@ export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: A
 }
 
 const isDeleted = sql`${organizations.deletedAt} IS NOT NULL AND ${organizations.erasedAt} IS NULL`
-const hasLiving = sql`${isDeleted} AND EXISTS (
+const hasLiving = sql`EXISTS (
   SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id} AND ${isNotTerminated})`
 const isToErase = sql`${isDeleted} AND NOT EXISTS (
   SELECT FROM ${instances} WHERE ${instances.organizationId} = ${organizations.id}
@@ -137,7 +155,7 @@ async function eraseOrganization(
   await eraseInstancesOf(db, organizationId, signal)
   await deleteResponsesOfOrganization(db, organizationId, signal)
   await deleteCallsOf(db, organizationId, signal)
-  await deleteBudgetsOf(db, organizationId)
+  await deleteBudgetsOf(db, organizationId, signal)
   const after = await redactEvents(db, organizationId, { signal })
   await db.transaction(async (tx) => {
     const unerasedInstances = tx
