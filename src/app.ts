@@ -13,7 +13,7 @@ import { type KeyDeps, keyRoutes } from './api/keys/routes.ts'
 import { type LogDeps, logRoutes } from './api/logs/routes.ts'
 import { type MetricsDeps, metricsRoutes } from './api/metrics/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './api/organization/routes.ts'
-import { releaseRoutes } from './api/releases/routes.ts'
+import { type ReleaseDeps, releaseRoutes } from './api/releases/routes.ts'
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
 import { asksForWebSocket } from './api/responses/web-socket.ts'
 import { type SessionDeps, sessionRoutes } from './api/sessions/routes.ts'
@@ -44,6 +44,7 @@ export interface AppDeps
     EventDeps,
     UsageDeps,
     SubscriptionDeps,
+    ReleaseDeps,
     InstanceDeps,
     LogDeps,
     MetricsDeps,
@@ -128,7 +129,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(organizationRoutes, { ...deps, ...counters })
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)
-    await v1.register(releaseRoutes)
+    await v1.register(releaseRoutes, deps)
     await v1.register(instanceRoutes, deps)
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)

@@ -1,6 +1,7 @@
 import type { Tier } from '#database/schema.ts'
 import type { StorageLimits } from '#http/storage-limit.ts'
 import type { RelayAddress } from '#instances/gateway/relay-url.ts'
+import { firstGoodVersion } from '#openclaw/advisories.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'
 
@@ -12,6 +13,8 @@ export interface SharedSettings {
   relay: RelayAddress
   /** The registry of skills; undefined for that of OpenClaw. */
   clawhubUrl: string | undefined
+  /** The oldest version of OpenClaw that agents may start with. */
+  minOpenclawVersion: string
 }
 
 export const sharedSettings = (config: Config): SharedSettings => ({
@@ -22,6 +25,7 @@ export const sharedSettings = (config: Config): SharedSettings => ({
   },
   relay: { url: config.RELAY_URL, port: config.RELAY_PORT },
   clawhubUrl: config.CLAWHUB_REGISTRY,
+  minOpenclawVersion: config.OPENCLAW_MIN_VERSION ?? firstGoodVersion,
 })
 
 export const storageLimits = (config: Config): StorageLimits => ({

@@ -36,6 +36,8 @@ export interface StepDeps {
   baseUrls: BaseUrls
   relay: RelayAddress
   clawhubUrl: string | undefined
+  /** The oldest version of OpenClaw that may be started. */
+  minOpenclawVersion: string
   timeouts: Timeouts
 }
 

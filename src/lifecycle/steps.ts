@@ -8,6 +8,7 @@ import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { ensureRelayToken, replaceTokens } from '#instances/gateway/tokens.ts'
 import type { Lease } from '#instances/lease.ts'
 import { unsealToken } from '#instances/row.ts'
+import { refusalOf } from '#openclaw/advisories.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { mergeForFile } from '#openclaw/config.ts'
 import { endRuns } from '#openclaw/end-runs.ts'
@@ -23,7 +24,7 @@ import { busyAgain, diagnose } from './diagnose.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, waitUntilReady } from './health.ts'
 import { findKeyProblem, noKey, providerKeyOf } from './provider-key.ts'
-import { again, done, failed, gatewayStarted, type Step, type StepContext } from './step.ts'
+import { again, done, failed, failedForGood, gatewayStarted, type Step, type StepContext } from './step.ts'
 
 const connectTimeoutMs = 30_000
 /** For what a gateway can do without. */
@@ -55,12 +56,17 @@ export const stopForRestart: Step = async (context) => {
   return done
 }
 
-/** Creates the sandbox, or finds the existing one. A new one only for a key that the provider accepts. */
+/**
+ * Creates the sandbox, or finds the existing one. A new one only for a key that the provider accepts, and one that does
+ * not run only with a release that may be started.
+ */
 export const createSandbox: Step = async (context) => {
-  const { sandboxes, lease, clawhubUrl, signal } = context
+  const { sandboxes, lease, clawhubUrl, minOpenclawVersion, signal } = context
   const { instance } = lease
   const { state } = await sandboxes.observe(instance.id, signal)
   if (state === 'running') return done
+  const refusal = refusalOf(instance.openclawVersion, minOpenclawVersion)
+  if (refusal) return failedForGood(refusal)
   const problem = state === 'absent' && (await findKeyProblem(context))
   if (problem) return problem
   await sandboxes.create(

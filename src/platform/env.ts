@@ -175,6 +175,15 @@ export const Env = Type.Object({
       description: 'JSON file that adds models to the table of the release, or changes them: see [models](models.md)',
     }),
   ),
+  OPENCLAW_MIN_VERSION: Type.Optional(
+    Type.String({
+      pattern: '^\\d{4}\\.\\d+\\.\\d+(-[0-9A-Za-z.]+)?$',
+      rule: 'must be a version of OpenClaw, such as 2026.9.6',
+      description:
+        'oldest version of OpenClaw that agents may start with: ' +
+        'see [vulnerable releases](security.md#vulnerable-releases)',
+    }),
+  ),
   CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry')),
   STRIPE_SECRET_KEY: Type.Optional(
     Type.String({

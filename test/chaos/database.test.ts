@@ -101,6 +101,7 @@ beforeAll(async () => {
     baseUrls: { anthropic: 'http://127.0.0.1:9', openai: 'http://127.0.0.1:9', gemini: 'http://127.0.0.1:9' },
     relay: { url: undefined, port: 9 },
     clawhubUrl: undefined,
+    minOpenclawVersion: '2026.1.1',
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },
     queue,
     log,

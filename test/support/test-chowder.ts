@@ -39,6 +39,8 @@ export interface TestChowderOptions {
   /** Where agents find the relay; by default nobody listens there. */
   relayUrl?: string
   clawhubUrl?: string
+  /** The oldest version of OpenClaw that agents may start with. */
+  minOpenclawVersion?: string
   filesMaxBytes?: number
   bodyTimes?: BodyTimes
   turnTimeouts?: TurnTimeouts
@@ -113,6 +115,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
     relay: { url: options.relayUrl, port: 9 },
     clawhubUrl: options.clawhubUrl,
+    minOpenclawVersion: options.minOpenclawVersion ?? '2026.1.1',
   }
   const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }
   const timeouts = { ...quickTimeouts, ...options.timeouts }

@@ -144,6 +144,7 @@ describe('the environment', () => {
     ['ANTHROPIC_BASE_URL', 'canary'],
     ['OPENAI_BASE_URL', 'canary'],
     ['GEMINI_BASE_URL', 'canary'],
+    ['OPENCLAW_MIN_VERSION', 'canary'],
     ['CLAWHUB_REGISTRY', 'canary'],
     ['STRIPE_SECRET_KEY', 'canary'],
     ['STRIPE_WEBHOOK_SECRET', 'canary'],

@@ -2,16 +2,30 @@ import type { Static } from '@sinclair/typebox'
 import { checkSettings } from '#instances/agent-settings.ts'
 import type { NewInstance } from '#instances/create.ts'
 import { newToken } from '#instances/gateway/tokens.ts'
+import { refusalOf } from '#openclaw/advisories.ts'
 import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
 import { texts } from '#platform/texts.ts'
 import type { CreateInstance } from './requests.ts'
 
-/** Builds the row of a new instance. Throws invalid for an unknown version and for overrides that are not allowed. */
+/** Throws conflict for a release that this server does not start. */
+export function requireStartable(release: string, minOpenclawVersion: string): void {
+  const refusal = refusalOf(release, minOpenclawVersion)
+  if (refusal) throw new AppError('release_refused', refusal)
+}
+
+/**
+ * Builds the row of a new instance. Throws invalid for an unknown version and for overrides that are not allowed, and
+ * conflict for a release that this server does not start.
+ */
 export function newInstance(
   body: Static<typeof CreateInstance>,
-  { organizationId, sandboxDriver }: Pick<NewInstance, 'organizationId' | 'sandboxDriver'>,
+  {
+    organizationId,
+    sandboxDriver,
+    minOpenclawVersion,
+  }: Pick<NewInstance, 'organizationId' | 'sandboxDriver'> & { minOpenclawVersion: string },
 ): NewInstance {
   const openclawVersion = body.openclaw_version ?? defaultRelease
   if (!knownReleases().includes(openclawVersion)) {
@@ -19,6 +33,7 @@ export function newInstance(
       param: 'openclaw_version',
     })
   }
+  requireStartable(openclawVersion, minOpenclawVersion)
   const modelProvider = body.model_provider ?? 'anthropic'
   const settings = {
     model: body.model ?? null,

@@ -24,7 +24,7 @@ import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts
 import { isId } from '#platform/ids.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { listInstances } from './list.ts'
-import { newInstance } from './new-instance.ts'
+import { newInstance, requireStartable } from './new-instance.ts'
 import { patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
 import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schemas.ts'
@@ -39,6 +39,8 @@ export interface InstanceDeps extends ChangeDeps {
   areWorkersMissing(): boolean
   /** The driver that new instances are created on. */
   sandboxDriver: string
+  /** The oldest version of OpenClaw that agents may start with. */
+  minOpenclawVersion: string
   /** Whether a higher limit can be bought. */
   hasBilling: boolean
 }
@@ -65,11 +67,14 @@ const actions = {
 
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, queue, findSummary, forgetGateway, publicUrl, areWorkersMissing, sandboxDriver, hasBilling } = deps
+  const { db, vault, queue, findSummary, forgetGateway, publicUrl, areWorkersMissing } = deps
+  const { sandboxDriver, minOpenclawVersion, hasBilling } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
+  const requireStartableInstance = async (organizationId: string, id: string) =>
+    requireStartable((await findSummary(organizationId, id)).openclawVersion, minOpenclawVersion)
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
   const showWith = (row: Omit<Row, 'sealedToken'>, budgets: ShownBudget[], mayConfigure = true) =>
     toInstance(row, unsealSettings(vault, row), budgets, { ...view(), mayConfigure })
@@ -94,7 +99,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
     async (request, reply) => {
       const { organizationId } = request.caller
-      const row = newInstance(request.body, { organizationId, sandboxDriver })
+      const row = newInstance(request.body, { organizationId, sandboxDriver, minOpenclawVersion })
       const { budgets } = request.body
       let created: Row | undefined
       const create = async (tx: Db) => {
@@ -264,6 +269,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       },
     },
     async ({ caller, params, query }, reply) => {
+      await requireStartableInstance(caller.organizationId, params.instance_id)
       const requested = await changeIntent(db, caller.organizationId, params.instance_id, 'restart')
       forgetGateway(caller.organizationId, params.instance_id)
       queue.enqueue(requested)
@@ -288,6 +294,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         },
       },
       async ({ caller, params }, reply) => {
+        if (action === 'start') await requireStartableInstance(caller.organizationId, params.instance_id)
         const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
         queue.enqueue(requested)

@@ -7,6 +7,7 @@ import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
 import { miscounted } from './limits.ts'
 import { queueAnswers } from './queue.ts'
 import { relayAnswers } from './relay.ts'
+import { vulnerableReleases } from './releases.ts'
 import { failingEnds, impossibleRows, impossibleTimes, untakenRows } from './rows.ts'
 import { orphanProcesses, rowsAgainstSandboxes, sandboxesAgainstRows } from './sandboxes.ts'
 import { sealedColumns, secretKey } from './secrets.ts'
@@ -20,6 +21,7 @@ const allChecks: readonly Check[] = [
   sandboxesAgainstRows,
   rowsAgainstSandboxes,
   orphanProcesses,
+  vulnerableReleases,
   miscounted,
   expiredAnswers,
   impossibleAnswers,

@@ -28,6 +28,7 @@ export const areas = {
   queue: 'the queue can be reached, and workers take its jobs',
   instances: 'each row of an instance is in a possible state, and no intent waits for a worker',
   sandboxes: 'each sandbox belongs to an instance, and each instance has the sandbox that its row says',
+  releases: 'no agent has a version of OpenClaw that is too old to be started, or known to be vulnerable',
   limits: 'the number of instances of each organization is counted right',
   answers: 'stored answers to repeated requests are whole, and deleted in time',
   history: 'each change of an instance is recorded, without gaps',

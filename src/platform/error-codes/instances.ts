@@ -74,6 +74,13 @@ export const instanceCodes = {
       remedy: 'Create another: `POST /v1/instances`.',
       repeat: 'No.',
     },
+    release_refused: {
+      meaning: 'This server does not start the OpenClaw of this release: it is too old.',
+      remedy:
+        '`detail` names its known vulnerabilities. `GET /v1/releases` says which releases start. The operator decides ' +
+        'by `OPENCLAW_MIN_VERSION`.',
+      repeat: 'After the operator has allowed the version.',
+    },
     external_id_taken: {
       meaning: 'Another instance of your organization, which is not terminated, has this `external_id`.',
       remedy:
