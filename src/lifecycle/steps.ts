@@ -34,7 +34,7 @@ const endRunsTimeoutMs = 15_000
 const configMaxBytes = 4 * 1024 * 1024
 
 /** Enough for OpenClaw 2026.9.6, which was measured to need up to 1.15 GB; drivers that cannot limit ignore it. */
-const resources = { memoryMb: 2048, cpus: 2, pids: 512 }
+const resources = { memoryMb: 2048, cpus: 2, pids: 512, diskMb: 0 }
 
 /** Installs the release on this host if it is missing. Takes as long as the network does. */
 export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {

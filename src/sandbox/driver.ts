@@ -14,6 +14,19 @@ export interface SandboxPaths {
   port: number
 }
 
+/** What a sandbox may use. */
+export interface Resources {
+  memoryMb: number
+  cpus: number
+  /** Processes and threads. */
+  pids: number
+  /** Of its own folder; no file is larger. 0 is no limit. */
+  diskMb: number
+}
+
+/** The limits that the platform keeps for a sandbox; null for one that it does not keep. */
+export type KeptLimits = { [Name in Exclude<keyof Resources, 'diskMb'>]: number | null }
+
 export interface SandboxSpec {
   /** The instance's id, which identifies the sandbox. */
   id: string
@@ -24,7 +37,7 @@ export interface SandboxSpec {
   command(paths: SandboxPaths): readonly string[]
   /** The gateway's whole environment; nothing of the control plane's own is added. */
   env(paths: SandboxPaths): Record<string, string>
-  resources: { memoryMb: number; cpus: number; pids: number }
+  resources: Resources
   labels: Record<string, string>
 }
 
@@ -245,6 +258,14 @@ export interface SandboxDriver {
    * that does not exist. They are the tenant's data and may hold secrets: they must not be logged.
    */
   readLog(id: string, options: { lines: number; after?: string | undefined }, signal: AbortSignal): Promise<LogPage>
+  /**
+   * Changes the limits of a sandbox that runs, and returns those that its platform keeps from now on: all null when it
+   * does not run. The limit of memory stays as it is while more than the new one is used. That of a file, `diskMb`,
+   * changes with the next start.
+   */
+  limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits>
+  /** The sizes of the folders of sandboxes, measured now, also of stopped ones. Leaves out those that are not known. */
+  diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>>
   /** What the sandbox uses now. Everything is null for a sandbox that does not exist. */
   measure(id: string, signal: AbortSignal): Promise<Usage>
   files(id: string): SandboxFiles

@@ -54,6 +54,8 @@ export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Dri
     activity: (id, signal) => measured('activity', signal, () => driver.activity(id, signal)),
     exec: (id, argv, options, signal) => measured('exec', signal, () => driver.exec(id, argv, options, signal)),
     readLog: (id, options, signal) => measured('readLog', signal, () => driver.readLog(id, options, signal)),
+    limit: (id, resources, signal) => measured('limit', signal, () => driver.limit(id, resources, signal)),
+    diskUse: (ids, signal) => measured('diskUse', signal, () => driver.diskUse(ids, signal)),
     measure: (id, signal) => measured('measure', signal, () => driver.measure(id, signal)),
     files: (id) => measureFiles(driver.files(id)),
   } satisfies SandboxDriver as Driver

@@ -117,7 +117,7 @@ describe('with a dockerd', () => {
       )
 
     test('has only the rights that its gateway needs, and a container without these limits has more', async () => {
-      const id = await started({ resources: { memoryMb: 300, cpus: 0.5, pids: 77 } })
+      const id = await started({ resources: { memoryMb: 300, cpus: 0.5, pids: 77, diskMb: 64 } })
       const looked = seenIn((await exec(id, lookAround)).stdout)
       expect(looked).toMatchObject({
         CapEff: '0000000000000000',
@@ -361,7 +361,7 @@ describe('with a dockerd', () => {
       const hog = 'const kept = []; setInterval(() => kept.push(Buffer.alloc(32e6, 1)), 20)'
       const id = await started({
         command: ({ node }) => [node, '-e', hog],
-        resources: { memoryMb: 200, cpus: 1, pids: 64 },
+        resources: { memoryMb: 200, cpus: 1, pids: 64, diskMb: 0 },
       })
       expect(await ended(id)).toEqual({ code: 137, oom: true })
     })
@@ -392,7 +392,7 @@ describe('with a dockerd', () => {
       await driver.create(contractSpec(id), within())
       expect(await observe(id)).toEqual(before)
       const changes: Partial<SandboxSpec>[] = [
-        { resources: { memoryMb: 600, cpus: 1, pids: 64 } },
+        { resources: { memoryMb: 600, cpus: 1, pids: 64, diskMb: 0 } },
         { command: (paths) => contractCommand(paths, 'stubborn') },
         { env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: 'other' }) },
       ]

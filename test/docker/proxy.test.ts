@@ -107,6 +107,7 @@ describe('before a dockerd', () => {
         await driver.exec(id, [seen.paths?.node ?? 'node', '-e', script], options, within())
       },
       runsPrograms: true,
+      keepsLimits: true,
       close: async () => {},
     }
   })

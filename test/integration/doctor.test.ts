@@ -275,7 +275,7 @@ test('a row that a worker holds is not repaired', async () => {
 })
 
 function specOf(sandbox: string) {
-  const resources = { memoryMb: 1, cpus: 1, pids: 1 }
+  const resources = { memoryMb: 1, cpus: 1, pids: 1, diskMb: 0 }
   return {
     id: sandbox,
     organizationId: sandbox,

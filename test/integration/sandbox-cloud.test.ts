@@ -11,6 +11,7 @@ describeDriver('fake cloud', async () => {
     gatewayOf: async (id) => cloud.history.filter((event) => event.id === id && event.what === 'started').length,
     setLoop: async (id, _seen, loop) => cloud.setLoop(id, loop === 'waits' ? 'computes' : loop),
     runsPrograms: false,
+    keepsLimits: false,
     close: () => cloud.close(),
   }
 })

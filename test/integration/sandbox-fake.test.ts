@@ -14,6 +14,7 @@ describeDriver('fake', async () => {
       driver.loop = loop === 'waits' ? 'computes' : loop
     },
     runsPrograms: false,
+    keepsLimits: false,
     close: async () => {},
   }
 })
@@ -24,7 +25,7 @@ const specOf = (id: string) => ({
   release: 'v1',
   command: () => ['gateway'],
   env: () => ({}),
-  resources: { memoryMb: 1, cpus: 1, pids: 1 },
+  resources: { memoryMb: 1, cpus: 1, pids: 1, diskMb: 0 },
   labels: {},
 })
 const signal = AbortSignal.timeout(30_000)

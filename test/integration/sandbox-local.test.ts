@@ -26,7 +26,7 @@ import { type Observation, SandboxPathError } from '#sandbox/driver.ts'
 import { filesIn } from '#sandbox/home/files.ts'
 import { describeDriver } from '../support/driver-contract.ts'
 import { freePort } from '../support/free-port.ts'
-import { LocalHost } from '../support/local-host.ts'
+import { hasControlGroups, LocalHost } from '../support/local-host.ts'
 import { outputOf } from '../support/output-of.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
@@ -79,6 +79,7 @@ describeDriver('local', async () => {
       void fetch(`http://127.0.0.1:${portOf(seen)}/${loop}`).catch(() => {}) // it is ended meanwhile
     },
     runsPrograms: true,
+    keepsLimits: hasControlGroups,
     close: () => host.remove(),
   }
 })
@@ -514,7 +515,11 @@ describe('a local sandbox', () => {
       return (usage.memoryBytes ?? 0) > 5_000_000 && usage.processes === 1 && usage
     })
     expect(Math.abs(Date.now() - Number(idle.since))).toBeLessThan(60_000)
-    expect(idle).toMatchObject({ memoryLimitBytes: null, processes: 1, cpuSeconds: expect.any(Number) })
+    expect(idle).toMatchObject({
+      memoryLimitBytes: hasControlGroups ? 512 * 1024 * 1024 : null,
+      processes: 1,
+      cpuSeconds: expect.any(Number),
+    })
     expect(idle.diskBytes).toBeGreaterThan(0)
     const burn = 'while(process.cpuUsage().user<6e5);setInterval(()=>{},1000)'
     const node = present((await observe(id)).paths?.node)
@@ -535,7 +540,7 @@ describe('a local sandbox', () => {
     const path = host.controlFile(id, 'sandbox.json')
     expect((await stat(path)).mode & 0o777).toBe(0o600)
     expect(Object.keys(await recordOf(id)).sort()).toEqual(
-      ['command', 'env', 'id', 'inside', 'labels', 'organizationId', 'release', 'uid'].sort(),
+      ['command', 'env', 'id', 'inside', 'labels', 'organizationId', 'release', 'resources', 'uid'].sort(),
     )
   })
 

@@ -104,6 +104,14 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
       const shown = after === undefined ? all.slice(-lines) : []
       return { lines: shown.map((line) => ({ text: line, isCut: false })), rest: null, position: '', hasGap: false }
     },
+    limit: async (_id, _resources, signal) => {
+      signal.throwIfAborted()
+      return { memoryMb: null, cpus: null, pids: null }
+    },
+    diskUse: async (_ids, signal) => {
+      signal.throwIfAborted()
+      return new Map()
+    },
     measure: async (_id, signal) => {
       signal.throwIfAborted()
       return {

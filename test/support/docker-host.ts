@@ -58,7 +58,7 @@ export const contractSpec = (id: string, overrides: Partial<SandboxSpec> = {}): 
   release: 'v1',
   command: (paths) => contractCommand(paths),
   env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
-  resources: { memoryMb: 512, cpus: 1, pids: 64 },
+  resources: { memoryMb: 512, cpus: 1, pids: 64, diskMb: 0 },
   labels: { organization: 'organization' },
   ...overrides,
 })

@@ -20,6 +20,8 @@ export interface DriverUnderTest {
   setLoop(id: string, seen: Observation, loop: 'computes' | 'waits' | 'hangs'): Promise<unknown>
   /** Whether `exec` really runs programs. */
   runsPrograms: boolean
+  /** Whether the platform keeps limits on this machine. */
+  keepsLimits: boolean
   close(): Promise<void>
 }
 
@@ -48,7 +50,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       release: 'v1',
       command: subject.command,
       env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
-      resources: { memoryMb: 512, cpus: 1, pids: 64 },
+      resources: { memoryMb: 512, cpus: 1, pids: 64, diskMb: 0 },
       labels: { installation: 'contract' },
     })
     const created = async () => {
@@ -199,6 +201,35 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect(await driver.measure(id, within())).toMatchObject({ since: null, memoryBytes: null, processes: null })
     })
 
+    test('the limits of a running sandbox are changed without a restart, but not below the memory that it uses', async () => {
+      if (!subject.runsPrograms) return
+      const id = await started()
+      const gateway = await subject.gatewayOf(id, await driver.observe(id, within()))
+      const { resources } = specOf(id)
+      const limit = (changed: Partial<typeof resources>) => driver.limit(id, { ...resources, ...changed }, within())
+      const kept = await limit({ memoryMb: 700, cpus: 0.5, pids: 90 })
+      expect(kept.memoryMb).toBe(subject.keepsLimits ? 700 : null)
+      if (subject.keepsLimits) {
+        expect(kept).toEqual({ memoryMb: 700, cpus: 0.5, pids: 90 })
+        expect((await driver.measure(id, within())).memoryLimitBytes).toBe(700 * 1024 * 1024)
+        expect(await limit({ memoryMb: 6, pids: 80 })).toEqual({ memoryMb: 700, cpus: 1, pids: 80 })
+        expect(await limit({ memoryMb: 300 })).toMatchObject({ memoryMb: 300, pids: 64 })
+      }
+      expect(await subject.gatewayOf(id, await driver.observe(id, within()))).toEqual(gateway)
+      await stop(id)
+      expect(await limit({})).toEqual({ memoryMb: null, cpus: null, pids: null })
+    })
+
+    test('the sizes of folders are measured, whether sandboxes run or not', async () => {
+      if (!subject.runsPrograms) return
+      const ids = [await created(), await started()]
+      const before = await driver.diskUse([...ids, randomUUID()], within())
+      expect([...before.keys()].sort()).toEqual([...ids].sort())
+      for (const id of ids) await driver.files(id).write('a', Buffer.alloc(3_000_000, 1), {}, within())
+      const after = await driver.diskUse(ids, within())
+      for (const id of ids) expect(present(after.get(id)) - present(before.get(id))).toBeGreaterThanOrEqual(2_900_000)
+    })
+
     test('the activity of a gateway tells whether its event loop turns, computes, waits for a program or hangs', async () => {
       const leastWork = 0.1
       const id = await created()
@@ -251,6 +282,8 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         driver.observe(id, signal),
         driver.readLog(id, { lines: 1 }, signal),
         driver.measure(id, signal),
+        driver.limit(running, specOf(id).resources, signal),
+        driver.diskUse([id], signal),
         driver.activity(running, signal),
         driver.exec(running, ['true'], { timeoutMs: 1000 }, signal),
         listing(),

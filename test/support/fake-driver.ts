@@ -3,9 +3,11 @@ import {
   type Activity,
   type Endpoint,
   type ExecResult,
+  type KeptLimits,
   type LogPage,
   type Observation,
   type Progress,
+  type Resources,
   SandboxAbsentError,
   type SandboxDriver,
   type SandboxFiles,
@@ -69,6 +71,10 @@ export class FakeDriver implements SandboxDriver {
   execResult: ExecResult = { exitCode: 0, stdout: '', stderr: '' }
   /** What `exec` answers to a program; without an answer it is `execResult`. */
   onExec: (argv: readonly string[]) => ExecResult | undefined = () => undefined
+  /** The limits that `limit` has set, and what tests have sandboxes use. */
+  readonly limits = new Map<string, Resources>()
+  readonly diskBytes = new Map<string, number>()
+  readonly memoryBytes = new Map<string, number>()
   output = 'starting\n'
   readonly #endpoint: (id: string) => Endpoint
   readonly #faults: Required<Fault>[] = []
@@ -201,12 +207,25 @@ export class FakeDriver implements SandboxDriver {
     }
   }
 
+  async limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits> {
+    signal.throwIfAborted()
+    const { memoryMb, cpus, pids } = resources
+    if (!this.sandboxes.get(id)?.running) return { memoryMb: null, cpus: null, pids: null }
+    this.limits.set(id, resources)
+    return { memoryMb, cpus, pids }
+  }
+
+  async diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>> {
+    signal.throwIfAborted()
+    return new Map(ids.filter((id) => this.sandboxes.has(id)).map((id) => [id, this.diskBytes.get(id) ?? 43e6]))
+  }
+
   async measure(id: string, signal: AbortSignal): Promise<Usage> {
     signal.throwIfAborted()
     const isRunning = this.sandboxes.get(id)?.running === true
     return {
       since: isRunning ? new Date('2026-02-14T16:00:00Z') : null,
-      memoryBytes: isRunning ? 900e6 : null,
+      memoryBytes: isRunning ? (this.memoryBytes.get(id) ?? 900e6) : null,
       memoryLimitBytes: null,
       cpuSeconds: isRunning ? 1.5 : null,
       processes: isRunning ? 4 : null,

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { chmod, copyFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -5,6 +6,11 @@ import { fileURLToPath } from 'node:url'
 import { nodeBinary } from '#platform/data-folder.ts'
 import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { createLocalDriver, type LocalDriver } from '#sandbox/local/driver.ts'
+
+/** Whether this machine can limit the sandboxes of these tests by control groups. */
+export const hasControlGroups =
+  process.getuid?.() === 0 &&
+  (existsSync('/sys/fs/cgroup/memory/cgroup.procs') || existsSync('/sys/fs/cgroup/cgroup.controllers'))
 
 const gateway = fileURLToPath(new URL('./contract-gateway.mjs', import.meta.url))
 
@@ -54,7 +60,7 @@ export class LocalHost {
       release: 'v1',
       command: (paths) => this.command(paths),
       env: ({ home }) => ({ HOME: home, PATH: '/usr/bin:/bin', MARK: id }),
-      resources: { memoryMb: 512, cpus: 1, pids: 64 },
+      resources: { memoryMb: 512, cpus: 1, pids: 64, diskMb: 0 },
       labels: { installation: 'test' },
       ...overrides,
     }

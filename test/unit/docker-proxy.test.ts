@@ -43,6 +43,7 @@ const spec = fc.record({
     memoryMb: fc.integer({ min: 1, max: 65_536 }),
     cpus: fc.double({ min: 0.01, max: 64, noNaN: true }),
     pids: fc.integer({ min: 1, max: 10_000 }),
+    diskMb: fc.integer({ min: 0, max: 1_000_000 }),
   }),
 })
 
@@ -79,7 +80,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
     'a sandbox',
     present(anySandbox),
     sandboxShape(id, network),
-    /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit))$/,
+    /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.2\.(Soft|Hard)))$/,
   ],
   [
     'a container for files',

@@ -16,6 +16,7 @@ import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-container.ts'
 import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
+import { changeLimits, diskUseOf, unlimited } from './limits.ts'
 import { readLog } from './logs.ts'
 import { measureContainer, nothing } from './measure.ts'
 import { agentsNetwork } from './network.ts'
@@ -264,6 +265,11 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       return result
     },
     readLog: (id, logOptions, signal) => readLog(client, sandboxName(id), logOptions, signal),
+    async limit(id, resources, signal) {
+      const container = await inspect(id, signal)
+      return container ? changeLimits(client, container, resources, signal) : unlimited
+    },
+    diskUse: (ids, signal) => diskUseOf(client, ids, signal),
     async measure(id, signal) {
       const container = await inspect(id, signal)
       if (!container) return nothing

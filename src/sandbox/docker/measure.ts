@@ -16,6 +16,21 @@ export const nothing: Usage = {
   diskBytes: null,
 }
 
+/** Null for a container that does not exist. */
+export const statsOf = (client: DockerClient, id: string, signal: AbortSignal): Promise<Docker.ContainerStats | null> =>
+  client.callUnless([404, 409], signal, (docker, abortSignal) => {
+    const options = { ...statsOptions, abortSignal } // which the types do not know
+    return docker.getContainer(id).stats(options)
+  })
+
+/** As `docker stats` shows it: without the files that the kernel only caches. */
+export function memoryIn(stats: Docker.ContainerStats | null): number | null {
+  const memory = stats?.memory_stats
+  if (memory?.usage === undefined) return null
+  // The names are those of cgroup v2 and v1.
+  return memory.usage - (memory.stats?.inactive_file ?? memory.stats?.total_inactive_file ?? 0)
+}
+
 /**
  * Measures a container that runs. Of one that does not, nothing is known: its volume can be measured only from inside.
  * `runDu` runs the program `du` on the sandbox's own folder, in the container.
@@ -28,10 +43,7 @@ export async function measureContainer(
 ): Promise<Usage> {
   if (!container.State.Running) return nothing
   const [stats, du] = await Promise.all([
-    client.callUnless([404, 409], signal, (docker, abortSignal) => {
-      const options = { ...statsOptions, abortSignal } // which the types do not know
-      return docker.getContainer(container.Id).stats(options)
-    }),
+    statsOf(client, container.Id, signal),
     // A container that is full or about to end runs no other program.
     runDu().catch(() => {
       signal.throwIfAborted()
@@ -39,12 +51,10 @@ export async function measureContainer(
     }),
   ])
   if (!stats) return nothing
-  const { memory_stats: memory, cpu_stats: cpu, pids_stats: pids } = stats
-  // As `docker stats` shows it: without the files that the kernel only caches. The names are those of cgroup v2 and v1.
-  const cached = memory.stats?.inactive_file ?? memory.stats?.total_inactive_file ?? 0
+  const { cpu_stats: cpu, pids_stats: pids } = stats
   return {
     since: new Date(container.State.StartedAt),
-    memoryBytes: memory.usage === undefined ? null : memory.usage - cached,
+    memoryBytes: memoryIn(stats),
     memoryLimitBytes: container.HostConfig.Memory || null,
     cpuSeconds: cpu.cpu_usage.total_usage / nanosecondsPerSecond,
     processes: pids?.current ?? null,

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
-import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import type { Resources, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
@@ -41,6 +41,19 @@ export const roleLabels: Record<Role, string> = { sandbox: 'sandbox', files: 'fi
 /** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
 
+/** Open files of each process, and no core files. */
+const openFiles = { Name: 'nofile', Soft: 16_384, Hard: 16_384 }
+const noCoreFiles = { Name: 'core', Soft: 0, Hard: 0 }
+/** When the host has no memory left, the kernel ends agents before anything else. */
+const oomScore = 800
+const megabyte = 1024 * 1024
+
+/** The size of a file; 0 megabytes is no limit. */
+const fileSize = (diskMb: number) => {
+  const limit = diskMb > 0 ? diskMb * megabyte : -1
+  return { Name: 'fsize', Soft: limit, Hard: limit }
+}
+
 /** The limits of every container. */
 const confined: Docker.HostConfig = {
   CapDrop: ['ALL'],
@@ -51,6 +64,15 @@ const confined: Docker.HostConfig = {
   RestartPolicy: { Name: 'no' },
   LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
 }
+
+/** The limits of a container that can be changed while it runs. */
+export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
+  Memory: memoryMb * megabyte,
+  // Memory and swap together. Without the limit the agent would swap, and slow down the host.
+  MemorySwap: memoryMb * megabyte,
+  NanoCpus: Math.round(cpus * 1e9),
+  PidsLimit: pids,
+})
 
 export interface SandboxSetup {
   installation: string
@@ -75,7 +97,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     port: forwarderPort,
     admission: { ...admission, tokenFile: `${home}/${admission.tokenFile}` },
   }
-  const { memoryMb, cpus, pids } = spec.resources
+  const { diskMb } = spec.resources
   const options: Docker.ContainerCreateOptions = {
     name: sandboxName(spec.id),
     Image: image,
@@ -93,11 +115,9 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     ExposedPorts: { [forwarderKey]: {} },
     HostConfig: {
       ...confined,
-      Memory: memoryMb * 1024 * 1024,
-      // Memory and swap together. Without the limit the agent would swap, and slow down the host.
-      MemorySwap: memoryMb * 1024 * 1024,
-      NanoCpus: Math.round(cpus * 1e9),
-      PidsLimit: pids,
+      ...limitsOf(spec.resources),
+      Ulimits: [openFiles, noCoreFiles, fileSize(diskMb)],
+      OomScoreAdj: oomScore,
       NetworkMode: network,
       ...(published && { PortBindings: { [forwarderKey]: [{ HostIp: '127.0.0.1', HostPort: '' }] } }),
       Mounts: [{ Type: 'volume', Source: sandboxName(spec.id), Target: '/agent' }],

@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { chown, mkdir, readdir } from 'node:fs/promises'
 import { join, relative, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import pMap from 'p-map'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -15,12 +16,14 @@ import {
 import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readActivity } from './activity.ts'
+import { ranOutOfMemory, removeGroup } from './control-group.ts'
 import { execBeside } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
 import { launchGateway } from './launch.ts'
+import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
-import { createMeasure } from './measure.ts'
+import { createMeasure, diskOf } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
@@ -59,6 +62,10 @@ const isRoot = process.getuid?.() === 0
 const pollMs = 50
 const leftOverGraceMs = 5000
 const destroyGraceMs = 2000
+/** Each reads the disk. */
+const foldersAtOnce = 2
+/** Of a gateway that was ended by SIGKILL. */
+const killedCode = 137
 
 const isolation = isRoot
   ? 'Each agent runs as a user of its own, but agents are not isolated from this machine.'
@@ -80,6 +87,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   const measure = createMeasure()
+  const controlGroups = lazyControlGroups(dataDir, parent)
 
   const homeOf = ({ home, uploads }: SandboxFolder, { uid }: SandboxRecord) => ({ path: home, uid, uploads })
 
@@ -127,7 +135,9 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     const stopped = { ...seen, state: 'stopped' as const, endpoint: null }
     if (!(await folder.gateway())) return stopped
     if ((await folder.exitCode()) === null) await launcherEnded(folder, signal)
-    return { ...stopped, exit: { code: await folder.exitCode(), oom: false } }
+    const code = await folder.exitCode()
+    const group = code === killedCode ? await folder.controlGroup() : null
+    return { ...stopped, exit: { code, oom: group !== null && (await ranOutOfMemory(group)) } }
   }
 
   async function* list(signal: AbortSignal) {
@@ -188,11 +198,13 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       if (!isFree) throw new Error(`port ${record.paths.port} is taken by a foreign program`)
       await rotateLog(folder.log)
       if (record.uid !== null) await linkCompileCache(record.paths.release, record.uid)
-      await launchGateway(folder, record, signal)
+      await launchGateway(folder, record, await makeGroup(await controlGroups(), folder, record.resources), signal)
     },
     async destroy(id, signal) {
       signal.throwIfAborted()
       await stop(id, { graceMs: destroyGraceMs }, signal)
+      const group = await folderOf(id).controlGroup()
+      if (group) await removeGroup(group, signal)
       await run('/bin/rm', ['-rf', '--', folderOf(id).path], { signal }).catch((error) => {
         signal.throwIfAborted()
         throw error
@@ -206,11 +218,32 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const cwd = relative(folder.home, resolve(folder.home, execOptions.cwd ?? ''))
       await using workingFolder = await openFolderAt(homeOf(folder, record), cwd)
       // Awaited, so that the folder is closed after it: a failure meanwhile would have no handler.
-      return await execBeside(record, workingFolder, argv, execOptions, signal)
+      return await execBeside(record, await folder.controlGroup(), workingFolder, argv, execOptions, signal)
     },
     async readLog(id, logOptions, signal) {
       signal.throwIfAborted()
       return readLog(folderOf(id).log, logOptions)
+    },
+    async limit(id, resources, signal) {
+      signal.throwIfAborted()
+      const folder = folderOf(id)
+      const record = await folder.readRecord()
+      const isRunning = record && (await liveGateway(folder, record.uid))
+      return isRunning ? changeLimits(folder, record, resources) : { memoryMb: null, cpus: null, pids: null }
+    },
+    async diskUse(ids, signal) {
+      const sizes = await pMap(
+        ids,
+        async (id) => {
+          const folder = folderOf(id)
+          if (!(await folder.exists())) return []
+          await rotateLog(folder.log)
+          const bytes = await diskOf(folder.path, signal)
+          return bytes === null ? [] : [[id, bytes] as const]
+        },
+        { concurrency: foldersAtOnce, signal },
+      )
+      return new Map(sizes.flat())
     },
     async measure(id, signal) {
       signal.throwIfAborted()

@@ -4,8 +4,10 @@ import { constants } from 'node:os'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecOptions, ExecResult } from '#sandbox/driver.ts'
+import type { ControlGroup } from './control-group.ts'
 import type { SandboxRecord } from './folder.ts'
 import { commandInSandbox } from './launch.ts'
+import { limitedCommand } from './limits.ts'
 import { signalProcess } from './processes.ts'
 
 const defaultMaxBytes = 1024 * 1024
@@ -49,21 +51,23 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
 }
 
 /**
- * Runs a program as the sandbox's user in an open folder. The program has a process group of its own, which is killed
+ * Runs a program as the sandbox's user, under its limits, in an open folder. The program has a process group of its own, which is killed
  * at the deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
  */
 export async function execBeside(
   record: SandboxRecord,
+  group: ControlGroup | null,
   folder: { fd: number },
   argv: readonly string[],
   options: ExecOptions,
   signal: AbortSignal,
 ): Promise<ExecResult> {
   const { timeoutMs, stdin, maxBytes = defaultMaxBytes } = options
-  const [program, ...rest] = commandInSandbox(record, argv)
+  const limited = limitedCommand(record, group, commandInSandbox(record, argv))
+  const [program, ...rest] = limited.argv
   const child = spawn(program, rest, {
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
-    env: {},
+    env: limited.env,
     detached: true,
     stdio: 'pipe',
   })

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { chmod, link, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { SandboxPaths } from '#sandbox/driver.ts'
+import type { Resources, SandboxPaths } from '#sandbox/driver.ts'
+import type { ControlGroup } from './control-group.ts'
 import type { ProcessId } from './processes.ts'
 
 /** The record of a sandbox, in its `sandbox.json`. It holds no secret. */
@@ -15,6 +16,8 @@ export interface SandboxRecord {
   paths: SandboxPaths
   command: readonly string[]
   env: Record<string, string>
+  /** Absent in the record of an earlier version. */
+  resources?: Resources
 }
 
 const isRoot = process.getuid?.() === 0
@@ -113,6 +116,12 @@ export function sandboxFolder(parent: string, id: string) {
         if (Date.now() - mtimeMs > staleUploadMs) await rm(upload, { force: true })
       }
     },
+    /** The control group of the last gateway that was started; null without one. */
+    async controlGroup(): Promise<ControlGroup | null> {
+      return JSON.parse((await textOf(join(path, 'control-group.json'))) ?? 'null')
+    },
+    writeControlGroup: (group: ControlGroup | null) =>
+      writeFile(join(path, 'control-group.json'), JSON.stringify(group), { mode: 0o600 }),
     /** The last gateway that was started; it may have ended. */
     gateway: () => processIn(join(path, 'gateway')),
     /** The launcher that waits for the gateway's end. */

@@ -4,7 +4,9 @@ import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import { commandAsUser, setpriv } from '#sandbox/command-as-user.ts'
+import type { ControlGroup } from './control-group.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { limitedCommand } from './limits.ts'
 import { isAlive } from './processes.ts'
 
 const launcher = join(import.meta.dirname, 'launcher.sh')
@@ -30,16 +32,23 @@ export function commandInSandbox(
 
 /**
  * Starts a sandbox's gateway with a launcher, which lives on beside it to record its exit code; neither ends with this
- * process. Returns when the gateway's process exists, or has already ended. A kill of this process half-way leaves no
- * gateway, or one that is on record.
+ * process. Both are in the control group. Returns when the gateway's process exists, or has already ended. A kill of
+ * this process half-way leaves no gateway, or one that is on record.
  */
-export async function launchGateway(folder: SandboxFolder, record: SandboxRecord, signal: AbortSignal): Promise<void> {
+export async function launchGateway(
+  folder: SandboxFolder,
+  record: SandboxRecord,
+  group: ControlGroup | null,
+  signal: AbortSignal,
+): Promise<void> {
   signal.throwIfAborted()
   const program = commandInSandbox(record, record.command)
   await using log = await open(folder.log, 'a', 0o600)
-  const child = spawn('/bin/sh', [launcher, folder.path, folder.home, ...program], {
+  const limited = limitedCommand(record, group, ['/bin/sh', launcher, folder.path, folder.home, ...program])
+  const [shell, ...args] = limited.argv
+  const child = spawn(shell, args, {
     cwd: '/',
-    env: { PATH: launcherPath },
+    env: { PATH: launcherPath, ...limited.env },
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
   })

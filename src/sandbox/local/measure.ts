@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { LRUCache } from 'lru-cache'
 import type { Usage } from '#sandbox/driver.ts'
 import { ticksPerSecond } from '#sandbox/process-stat.ts'
+import { usageOf } from './control-group.ts'
 import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
 import { processesOf, readStat } from './processes.ts'
@@ -32,9 +33,9 @@ async function startOf(startTime: string): Promise<Date> {
 }
 
 /** The size of a folder on the disk; null when that takes longer than 10 s. Files may change meanwhile. */
-const diskOf = (path: string): Promise<number | null> =>
+export const diskOf = (path: string, signal?: AbortSignal): Promise<number | null> =>
   new Promise((resolve) => {
-    const options = { timeout: diskTimeoutMs, killSignal: 'SIGKILL', env: {} } as const
+    const options = { timeout: diskTimeoutMs, killSignal: 'SIGKILL', env: {}, ...(signal && { signal }) } as const
     execFile('/usr/bin/du', ['-sx', '--block-size=1', '--', path], options, (_error, stdout) => {
       const bytes = /^(\d+)\t/.exec(stdout)?.[1]
       resolve(bytes === undefined ? null : Number(bytes))
@@ -57,8 +58,10 @@ export function createMeasure() {
     const isThere = await folder.exists()
     const gateway = isThere ? await liveGateway(folder, uid) : null
     const pids = gateway ? await processesOf(await ownerOf(folder, uid)) : []
+    const group = gateway && (await folder.controlGroup())
+    const grouped = group && (await usageOf(group))
     const [memory, ticks, diskBytes] = await Promise.all([
-      Promise.all(pids.map(memoryOf)),
+      grouped?.memoryBytes == null ? Promise.all(pids.map(memoryOf)) : [grouped.memoryBytes],
       Promise.all(pids.map(cpuTicksOf)),
       isThere ? cachedDiskOf(folder.path) : null,
     ])
@@ -66,7 +69,7 @@ export function createMeasure() {
     return {
       since: gateway && (await startOf(gateway.startTime)),
       memoryBytes: gateway && sum(memory),
-      memoryLimitBytes: null,
+      memoryLimitBytes: grouped?.memoryLimitBytes ?? null,
       cpuSeconds: gateway && sum(ticks) / ticksPerSecond,
       processes: gateway && pids.length,
       diskBytes,

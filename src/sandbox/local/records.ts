@@ -23,9 +23,10 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
   const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
 
   const describe = (spec: SandboxSpec, folder: SandboxFolder, uid: number | null, port: number): SandboxRecord => {
-    const { id, organizationId, release, labels } = spec
+    const { id, organizationId, release, labels, resources } = spec
     const paths: SandboxPaths = { node, release: releaseFolder(release), home: folder.home, port }
-    return { id, organizationId, release, labels, uid, paths, command: spec.command(paths), env: spec.env(paths) }
+    const [command, env] = [spec.command(paths), spec.env(paths)]
+    return { id, organizationId, release, labels, uid, paths, command, env, resources }
   }
 
   async function existing(folder: SandboxFolder): Promise<SandboxRecord> {

@@ -2,12 +2,13 @@ import { isDeepStrictEqual } from 'node:util'
 import { type TProperties, Type } from '@sinclair/typebox'
 import type Docker from 'dockerode'
 import { buildDeadlineMs, type ImageBuild } from '#sandbox/docker/image.ts'
+import { diskUseDeadlineMs } from '#sandbox/docker/limits.ts'
 import { labels, sandboxName } from '#sandbox/docker/profile.ts'
 import { type Call, call, check, parseJson, type Share, stream } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
 import { createOwn, filesIdIn, patterns, sandboxIdIn } from './own.ts'
 import { Refusal } from './refusal.ts'
-import { execShape, filtersShape, networkShape, volumeShape } from './shapes.ts'
+import { execShape, filtersShape, limitsShape, networkShape, volumeShape } from './shapes.ts'
 
 export interface CallsOptions {
   dockerd: Dockerd
@@ -115,6 +116,16 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
   return [
     ...shared,
     list('/containers/json', { all: Yes }),
+    call('POST', `${container}/update`, {}, async ({ parts, body, signal }) => ({
+      path: `/containers/${(await own.container(parts.container, ['sandbox'], signal)).Id}/update`,
+      body: check('the limits', limitsShape, body),
+    })),
+    // Of all volumes of the host: those of others are left out.
+    call('GET', '/system/df', { type: Type.Literal('volume') }, async ({ query, signal, within }) => {
+      within(diskUseDeadlineMs + marginMs)
+      const { Volumes } = await dockerd.ask<{ Volumes?: Docker.VolumeInspectInfo[] }>('/system/df', signal, query)
+      return { answer: { Volumes: (Volumes ?? []).filter(({ Name }) => sandboxIdIn(Name)) } }
+    }),
     call(
       'POST',
       `${container}/stop`,

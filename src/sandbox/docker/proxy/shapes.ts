@@ -29,6 +29,8 @@ function like(sample: unknown, free: TProperties = {}): TSchema {
 const Text = Type.String()
 const Texts = Type.Array(Text)
 const Positive = Type.Integer({ minimum: 1 })
+const limits = { Memory: Positive, MemorySwap: Positive, NanoCpus: Positive, PidsLimit: Positive }
+const fileSize = like({ Name: 'fsize' }, { Soft: Type.Integer(), Hard: Type.Integer() })
 const ImageName = Type.String({ pattern: imageName.source })
 const ImageId = Type.String({ pattern: '^sha256:[0-9a-f]{64}$' })
 const Image = Type.Union([ImageName, ImageId])
@@ -45,7 +47,7 @@ const owned = (id: string, role: 'sandbox' | 'files') => like(ownership('', id, 
 export function sandboxShape(id: string, network: string): TSchema {
   const nothing = { organizationId: '', release: '', command: () => [], env: () => ({}), labels: {} }
   const { name, HostConfig, ...sample } = sandboxContainer(
-    { id, ...nothing, resources: { memoryMb: 1, cpus: 1, pids: 1 } },
+    { id, ...nothing, resources: { memoryMb: 1, cpus: 1, pids: 1, diskMb: 1 } },
     {
       installation: '',
       image: '',
@@ -61,14 +63,19 @@ export function sandboxShape(id: string, network: string): TSchema {
     Env: Texts,
     Labels: sandboxLabels(id),
     HostConfig: like(HostConfig, {
-      Memory: Positive,
-      MemorySwap: Positive,
-      NanoCpus: Positive,
-      PidsLimit: Positive,
+      ...limits,
+      Ulimits: Type.Tuple(HostConfig?.Ulimits?.map((one) => (one.Name === 'fsize' ? fileSize : like(one))) ?? []),
       PortBindings: Type.Optional(like(HostConfig?.PortBindings)),
     }),
   })
 }
+
+/** A change of the limits of a sandbox, of which that of memory may be left out. */
+export const limitsShape = closed({
+  ...limits,
+  Memory: Type.Optional(limits.Memory),
+  MemorySwap: Type.Optional(limits.MemorySwap),
+})
 
 export function filesShape(id: string): TSchema {
   const { name, ...sample } = filesContainer('', id, '', '')

@@ -1,0 +1,59 @@
+import type Docker from 'dockerode'
+import type { KeptLimits, Resources } from '#sandbox/driver.ts'
+import { type DockerClient, inBody } from './docker-client.ts'
+import { memoryIn, statsOf } from './measure.ts'
+import { limitsOf, sandboxName } from './profile.ts'
+
+/** dockerd reads every folder of every volume. */
+export const diskUseDeadlineMs = 60_000
+const megabyte = 1024 * 1024
+
+/** Of a container that does not run. */
+export const unlimited: KeptLimits = { memoryMb: null, cpus: null, pids: null }
+
+/** Changes the limits of a container that runs, and returns those that it has then. */
+export async function changeLimits(
+  client: DockerClient,
+  { Id, State, HostConfig }: Docker.ContainerInspectInfo,
+  resources: Resources,
+  signal: AbortSignal,
+): Promise<KeptLimits> {
+  if (!State.Running) return unlimited
+  const { Memory, MemorySwap, ...others } = limitsOf(resources)
+  const used = memoryIn(await statsOf(client, Id, signal))
+  const isTooLittle = used !== null && used > Memory
+  const changed = isTooLittle ? others : { Memory, MemorySwap, ...others }
+  const answer = await client.callUnless([404, 409], signal, (docker, abortSignal) =>
+    docker.getContainer(Id).update({ ...inBody(changed), abortSignal }),
+  )
+  if (answer === null) return unlimited
+  const kept = isTooLittle ? (HostConfig.Memory ?? 0) : Memory
+  return { memoryMb: kept > 0 ? kept / megabyte : null, cpus: resources.cpus, pids: resources.pids }
+}
+
+/** Dockerode has the call, but cannot ask for the volumes alone: dockerd would measure images as well. */
+const askDiskUse = (docker: Docker, abortSignal: AbortSignal): Promise<{ Volumes?: Docker.VolumeInspectInfo[] }> =>
+  new Promise((resolve, reject) => {
+    const call = {
+      path: '/system/df?',
+      method: 'GET',
+      options: { type: 'volume' },
+      statusCodes: { 200: true, 500: 'server error' },
+      abortSignal,
+    }
+    docker.modem.dial(call, (error: unknown, answer: unknown) =>
+      error ? reject(error as Error) : resolve(answer as { Volumes?: Docker.VolumeInspectInfo[] }),
+    )
+  })
+
+/** The sizes of the volumes of sandboxes. dockerd measures those of all containers at once. */
+export async function diskUseOf(
+  client: DockerClient,
+  ids: readonly string[],
+  signal: AbortSignal,
+): Promise<Map<string, number>> {
+  const { Volumes } = await client.call(signal, askDiskUse, { deadlineMs: diskUseDeadlineMs })
+  const sizes = new Map((Volumes ?? []).map(({ Name, UsageData }) => [Name, UsageData?.Size ?? -1]))
+  const known = ids.map((id) => [id, sizes.get(sandboxName(id)) ?? -1] as const)
+  return new Map(known.filter(([, size]) => size >= 0))
+}

@@ -1,0 +1,230 @@
+import { access, constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
+import { dirname, join } from 'node:path'
+import { poll } from '#platform/poll.ts'
+import type { Resources } from '#sandbox/driver.ts'
+
+/** The control group of a sandbox: with version 1 of cgroups a folder for each resource, with version 2 one for all. */
+export interface ControlGroup {
+  version: 1 | 2
+  memory: string
+  pids: string
+  cpu: string
+  /** How many processes of the group the kernel had ended for want of memory, when the gateway was started. */
+  oomKills: number
+}
+
+/** Makes the control groups of the sandboxes of one data folder. */
+export interface ControlGroups {
+  /** Why there are none, for operators; null when there are. */
+  readonly missing: string | null
+  /**
+   * Makes the group of a sandbox, or finds that of its last gateway, and sets its limits; null when there are no groups.
+   */
+  make(id: string, resources: Resources): Promise<ControlGroup | null>
+}
+
+const mountPoint = '/sys/fs/cgroup'
+const periodUs = 100_000
+const megabyte = 1024 * 1024
+const controllers = ['memory', 'pids', 'cpu'] as const
+const enableControllers = controllers.map((name) => `+${name}`).join(' ')
+const removeTimeoutMs = 2000
+const pollMs = 20
+
+const read = (path: string) => readFile(path, 'utf8').catch(() => '')
+const write = (path: string, value: string | number) => writeFile(path, String(value))
+const unlessItExists = (error: unknown) => {
+  if (codeOf(error) !== 'EEXIST') throw error
+}
+const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code ?? String(error)
+
+/** The number of a line such as `oom_kill 3`; null without it. */
+function numberIn(text: string, name: string): number | null {
+  const found = new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1]
+  return found === undefined ? null : Number(found)
+}
+
+const foldersOf = ({ memory, pids, cpu }: ControlGroup) => [...new Set([memory, pids, cpu])]
+
+/** The files that a process writes `0` to in order to enter a group. */
+export const entriesOf = (group: ControlGroup): string[] =>
+  foldersOf(group).map((folder) => join(folder, 'cgroup.procs'))
+
+async function limitMemory({ version, memory }: ControlGroup, bytes: number): Promise<void> {
+  if (version === 2) {
+    await write(join(memory, 'memory.max'), bytes)
+    // Absent on a kernel without swap.
+    await write(join(memory, 'memory.swap.max'), 0).catch(() => {})
+    return
+  }
+  const limit = () => write(join(memory, 'memory.limit_in_bytes'), bytes)
+  const limitBoth = () =>
+    write(join(memory, 'memory.memsw.limit_in_bytes'), bytes).catch((error) => {
+      if (['EBUSY', 'EINVAL'].includes(codeOf(error))) throw error // else the kernel does not count swap
+    })
+  // The limit of both is never below that of memory: which one comes first depends on the former limits.
+  await limit().then(limitBoth, () => limitBoth().then(limit))
+}
+
+const setRest = async ({ version, pids, cpu }: ControlGroup, resources: Resources): Promise<void> => {
+  await write(join(pids, 'pids.max'), resources.pids)
+  const quota = Math.max(1000, Math.round(resources.cpus * periodUs))
+  if (version === 2) return write(join(cpu, 'cpu.max'), `${quota} ${periodUs}`)
+  await write(join(cpu, 'cpu.cfs_period_us'), periodUs)
+  await write(join(cpu, 'cpu.cfs_quota_us'), quota)
+}
+
+/**
+ * Changes the limits of a group in use. False when its processes use more memory than the new limit, which ends none of
+ * them: the other limits hold then, and that of memory stays as it was.
+ */
+export async function setLimits(group: ControlGroup, resources: Resources): Promise<boolean> {
+  await setRest(group, resources)
+  const bytes = resources.memoryMb * megabyte
+  const { memoryBytes } = await usageOf(group)
+  if (memoryBytes !== null && memoryBytes > bytes) return false
+  return limitMemory(group, bytes).then(
+    () => true,
+    (error) => {
+      if (codeOf(error) === 'EBUSY') return false
+      throw error
+    },
+  )
+}
+
+/** What the processes of a group use; null for what the kernel does not tell, as of a group that was removed. */
+export async function usageOf({ version, memory, pids }: ControlGroup) {
+  const isNew = version === 2
+  const used = await read(join(memory, isNew ? 'memory.current' : 'memory.usage_in_bytes'))
+  // Files that are only cached can be dropped at any time.
+  const cached = numberIn(await read(join(memory, 'memory.stat')), isNew ? 'inactive_file' : 'total_inactive_file')
+  const limit = Number(await read(join(memory, isNew ? 'memory.max' : 'memory.limit_in_bytes')))
+  const processes = await read(join(pids, 'pids.current'))
+  return {
+    memoryBytes: used === '' ? null : Math.max(0, Number(used) - (cached ?? 0)),
+    memoryLimitBytes: Number.isSafeInteger(limit) && limit > 0 ? limit : null,
+    processes: processes === '' ? null : Number(processes),
+  }
+}
+
+const oomKillsOf = async ({ version, memory }: Pick<ControlGroup, 'version' | 'memory'>): Promise<number> =>
+  numberIn(await read(join(memory, version === 2 ? 'memory.events' : 'memory.oom_control')), 'oom_kill') ?? 0
+
+/** Whether the kernel has ended processes of the group for want of memory since its gateway was started. */
+export const ranOutOfMemory = async (group: ControlGroup): Promise<boolean> =>
+  (await oomKillsOf(group)) > group.oomKills
+
+/** Removes a group once its processes have ended. A group that does not exist is no error. */
+export async function removeGroup(group: ControlGroup, signal: AbortSignal): Promise<void> {
+  let fault: unknown = null
+  // A process that has just ended is in its group for a moment longer.
+  async function isRemoved(): Promise<boolean> {
+    fault = null
+    for (const folder of foldersOf(group)) {
+      await rmdir(folder).catch((error) => {
+        if (codeOf(error) !== 'ENOENT') fault = error
+      })
+    }
+    return fault === null
+  }
+  if (!(await poll(isRemoved, { pauseMs: pollMs, timeoutMs: removeTimeoutMs, signal }))) throw fault
+  // The last group takes the folder of all with it.
+  for (const folder of foldersOf(group)) await rmdir(dirname(folder)).catch(() => {})
+}
+
+type Parents = Omit<ControlGroup, 'oomKills'>
+
+/** The folder of this process in the hierarchy of version 2. */
+const ownFolder = async () => join(mountPoint, /^0::(\/.*)$/m.exec(await read('/proc/self/cgroup'))?.[1] ?? '/')
+
+/** Gives the limits of a folder to the folders in it. Its own processes move aside: it may have none then. */
+async function delegate(folder: string): Promise<void> {
+  const control = join(folder, 'cgroup.subtree_control')
+  if (
+    await write(control, enableControllers).then(
+      () => true,
+      () => false,
+    )
+  )
+    return
+  const aside = join(folder, 'chowder')
+  await mkdir(aside, { recursive: true })
+  for (const pid of (await read(join(folder, 'cgroup.procs'))).split('\n').filter(Boolean)) {
+    await write(join(aside, 'cgroup.procs'), pid).catch(() => {}) // it has ended
+  }
+  await write(control, enableControllers)
+}
+
+/** The folders for the groups of a data folder. Throws an error of the file system when they cannot be had. */
+async function findParents(name: string, isRoot: boolean): Promise<Parents> {
+  if (await read(join(mountPoint, 'cgroup.controllers'))) {
+    // Root's groups are beside those of services, so that agents outlive the one of Chowder.
+    let base = mountPoint
+    if (!isRoot) {
+      base = await ownFolder()
+      // In the folder that an earlier start has moved aside to.
+      if (base.endsWith('/chowder')) base = join(base, '..')
+      await access(join(base, 'cgroup.procs'), constants.W_OK)
+    }
+    await delegate(base)
+    const parent = join(base, name)
+    return { version: 2, memory: parent, pids: parent, cpu: parent }
+  }
+  if (!isRoot) throw new Error('only root can make control groups of version 1')
+  const [memory, pids, cpu] = controllers.map((controller) => join(mountPoint, controller, name)) as [
+    string,
+    string,
+    string,
+  ]
+  return { version: 1, memory, pids, cpu }
+}
+
+async function makeParents(parents: Parents): Promise<void> {
+  const { version, memory, pids, cpu } = parents
+  for (const folder of new Set([memory, pids, cpu])) await mkdir(folder).catch(unlessItExists)
+  if (version === 2) await write(join(memory, 'cgroup.subtree_control'), enableControllers)
+  // Else all agents together would weigh as much as one thread of another program.
+  else await write(join(cpu, 'cpu.shares'), 1024 * cpus().length)
+}
+
+async function makeFolders(parents: Parents, group: ControlGroup): Promise<void> {
+  await makeParents(parents)
+  for (const folder of foldersOf(group)) await mkdir(folder).catch(unlessItExists)
+}
+
+/** Finds out once how this host can limit sandboxes, and removes the empty groups of sandboxes that are gone. */
+export async function openControlGroups(
+  name: string,
+  { isRoot, exists }: { isRoot: boolean; exists(id: string): Promise<boolean> },
+): Promise<ControlGroups> {
+  const parents = await findParents(name, isRoot)
+    .then((found) => makeParents(found).then(() => found))
+    .catch((error: Error) => error)
+  if (parents instanceof Error) {
+    return { missing: parents.message, make: async () => null }
+  }
+  const groupOf = (id: string): ControlGroup => ({
+    version: parents.version,
+    memory: join(parents.memory, id),
+    pids: join(parents.pids, id),
+    cpu: join(parents.cpu, id),
+    oomKills: 0,
+  })
+  for (const parent of new Set([parents.memory, parents.pids, parents.cpu])) {
+    for (const entry of await readdir(parent, { withFileTypes: true })) {
+      if (entry.isDirectory() && !(await exists(entry.name))) await rmdir(join(parent, entry.name)).catch(() => {})
+    }
+  }
+  return {
+    missing: null,
+    async make(id, resources) {
+      const group = groupOf(id)
+      // The end of another sandbox may just have removed the folder of all.
+      await makeFolders(parents, group).catch(() => makeFolders(parents, group))
+      await setRest(group, resources)
+      await limitMemory(group, resources.memoryMb * megabyte)
+      return { ...group, oomKills: await oomKillsOf(group) }
+    },
+  }
+}

@@ -1,0 +1,167 @@
+import { randomUUID } from 'node:crypto'
+import { readdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Observation, Resources } from '#sandbox/driver.ts'
+import { entriesOf } from '#sandbox/local/control-group.ts'
+import { sandboxFolder } from '#sandbox/local/folder.ts'
+import { hasControlGroups, LocalHost } from '../support/local-host.ts'
+import { present } from '../support/present.ts'
+import { until } from '../support/until.ts'
+
+const within = () => AbortSignal.timeout(30_000)
+const roomy: Resources = { memoryMb: 512, cpus: 1, pids: 128, diskMb: 64 }
+const urlOf = ({ endpoint }: Observation, path: string) =>
+  endpoint?.kind === 'tcp' ? `http://127.0.0.1:${endpoint.port}${path}` : ''
+
+describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox under root', () => {
+  let host: LocalHost
+  /** Another tenant, whose answers must not wait for an attack. */
+  let neighbour: Observation
+
+  const folderOf = (id: string) => sandboxFolder(join(host.dataDir, 'sandboxes'), id)
+  const observe = (id: string) => host.driver.observe(id, within())
+  const exec = (id: string, script: string, timeoutMs = 20_000) =>
+    host.driver.exec(id, ['sh', '-c', script], { timeoutMs }, within())
+  async function started(resources: Partial<Resources> = {}) {
+    const id = randomUUID()
+    await host.driver.create(host.specOf(id, { resources: { ...roomy, ...resources } }), within())
+    await host.driver.start(id, within())
+    await until('its gateway to answer', async () =>
+      fetch(urlOf(await observe(id), '/whoami')).then(
+        () => true,
+        () => false,
+      ),
+    )
+    return id
+  }
+
+  /** The slowest of all but one in twenty of the neighbour's answers until the attack ends. */
+  async function neighbourDuring<T>(attack: Promise<T>): Promise<[T, number]> {
+    const durations: number[] = []
+    let isOver = false
+    const ended = attack.finally(() => {
+      isOver = true
+    })
+    while (!isOver) {
+      const startedAt = performance.now()
+      await fetch(urlOf(neighbour, '/whoami')).then((answer) => answer.text())
+      durations.push(performance.now() - startedAt)
+      await sleep(20)
+    }
+    durations.sort((a, b) => a - b)
+    return [await ended, durations[Math.floor(durations.length * 0.95)] ?? 0]
+  }
+  /** Much more than an answer takes on a busy machine, much less than one takes that waits for an attack. */
+  const boundMs = 300
+
+  beforeAll(async () => {
+    host = await LocalHost.make()
+    neighbour = await observe(await started())
+  })
+  afterAll(() => host.remove())
+
+  test('a program that forks without end gets no more processes than its sandbox has, and the next one runs', async () => {
+    const id = await started({ pids: 40 })
+    const bomb = 'bomb() { bomb | bomb & }; bomb; sleep 3; echo over'
+    const [, slowest] = await neighbourDuring(exec(id, bomb, 5000))
+    const { processes } = await host.driver.measure(id, within())
+    expect(processes).toBeLessThanOrEqual(40)
+    expect(slowest).toBeLessThan(boundMs)
+    await host.driver.stop(id, { graceMs: 0 }, within())
+    await host.driver.start(id, within())
+    expect((await exec(id, 'for i in 1 2 3; do sleep 0.1 & done; wait; echo ok')).stdout).toBe('ok\n')
+  })
+
+  const eat = (megabytes: number) => `head -c ${megabytes}m /dev/zero | tail -c ${megabytes}m | wc -c`
+
+  test('a program that takes too much memory is ended, one that takes less is not', async () => {
+    const id = await started({ memoryMb: 256 })
+    const [eaten, slowest] = await neighbourDuring(exec(id, eat(400)))
+    expect(eaten.stdout.trim()).not.toBe(String(400 * 1024 * 1024))
+    expect(slowest).toBeLessThan(boundMs)
+    expect((await exec(id, eat(50))).stdout.trim()).toBe(String(50 * 1024 * 1024))
+    expect(await observe(id)).toMatchObject({ state: 'running' })
+  })
+
+  test('a gateway that runs out of memory has ended for that, and one that is killed has not', async () => {
+    const id = await started({ memoryMb: 200 })
+    await fetch(urlOf(await observe(id), '/eats')).catch(() => {})
+    await until('the end of the gateway', async () => (await observe(id)).state === 'stopped')
+    expect((await observe(id)).exit).toEqual({ code: 137, oom: true })
+    await host.driver.start(id, within())
+    await exec(id, `kill -9 ${present(await folderOf(id).gateway()).pid}`)
+    await until('the end of the gateway', async () => (await observe(id)).state === 'stopped')
+    expect((await observe(id)).exit).toEqual({ code: 137, oom: false })
+  })
+
+  test('programs that compute without end get the processors of their sandbox, and no more', async () => {
+    const id = await started({ cpus: 0.5 })
+    const spin = "timeout 3 sh -c 'while :; do :; done & while :; do :; done'; times"
+    const before = present((await host.driver.measure(id, within())).cpuSeconds)
+    const used = async () => present((await host.driver.measure(id, within())).cpuSeconds) - before
+    const [[seconds, elapsed], slowest] = await neighbourDuring(
+      (async () => {
+        const startedAt = performance.now()
+        const spinning = exec(id, spin)
+        await sleep(2500)
+        const seen = await used()
+        const seconds = (performance.now() - startedAt) / 1000
+        await spinning
+        return [seen, seconds] as const
+      })(),
+    )
+    expect(seconds / elapsed).toBeLessThan(0.75)
+    expect(seconds / elapsed).toBeGreaterThan(0.1)
+    expect(slowest).toBeLessThan(boundMs)
+  })
+
+  test('a process opens a bounded number of files, writes no core file, and no file above the disk of its sandbox', async () => {
+    const id = await started({ diskMb: 8 })
+    const limits = (await exec(id, 'cat /proc/self/limits; cat /proc/self/oom_score_adj')).stdout
+    expect(limits).toMatch(/Max core file size +0 +0/)
+    expect(limits).toMatch(/Max open files +16384 +16384/)
+    expect(limits).toMatch(/\n800\n$/)
+    const { node = '' } = (await observe(id)).paths ?? {}
+    const opens =
+      "let n = 0; try { for (;;) { fs.openSync('/dev/null'); n++ } } catch ({ code }) { console.log(code, n) }"
+    const [opened, slowest] = await neighbourDuring(
+      host.driver.exec(id, [node, '-e', opens], { timeoutMs: 20_000 }, within()),
+    )
+    expect(opened.stdout).toMatch(/^EMFILE 163[0-9]{2}\n$/)
+    expect(slowest).toBeLessThan(boundMs)
+    expect((await exec(id, 'head -c 9m /dev/zero > big; wc -c < big')).stdout).toBe(`${8 * 1024 * 1024}\n`)
+    expect((await exec(id, 'rm big; head -c 7m /dev/zero > big; wc -c < big')).stdout).toBe(`${7 * 1024 * 1024}\n`)
+  })
+
+  test('A6: a program cannot leave its control group, which goes with its sandbox', async () => {
+    const id = await started()
+    const group = present(await folderOf(id).controlGroup())
+    const pids = await readFile(join(group.pids, 'cgroup.procs'), 'utf8')
+    expect(pids.trim().split('\n').length).toBeGreaterThan(1)
+    for (const entry of entriesOf(group)) {
+      const { stdout } = await exec(id, `echo 0 > ${join(entry, '../../cgroup.procs')} || echo kept`)
+      expect(stdout).toContain('kept')
+    }
+    const inside = (await exec(id, 'cat /proc/self/cgroup')).stdout
+    expect(inside).toContain(id)
+    await host.driver.destroy(id, within())
+    for (const entry of entriesOf(group)) {
+      await expect(readdir(join(entry, '..'))).rejects.toThrow('ENOENT')
+    }
+  })
+
+  test('the groups of sandboxes that are gone are removed by the next control plane', async () => {
+    const id = await started()
+    const group = present(await folderOf(id).controlGroup())
+    await host.driver.stop(id, { graceMs: 0 }, within())
+    await rm(folderOf(id).path, { recursive: true })
+    const next = LocalHost.on(host.dataDir)
+    const other = randomUUID()
+    await next.driver.create(next.specOf(other), within())
+    await next.driver.start(other, within())
+    await expect(readdir(group.memory)).rejects.toThrow('ENOENT')
+    await next.driver.destroy(other, within())
+  })
+})
