@@ -10,6 +10,7 @@ import { deleteOldBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { deleteOldCalls, deleteSurplusCalls, settleLostCalls } from '#database/model-calls.ts'
 import { addUpStoredBytes } from '#database/stored-bytes.ts'
+import { deleteOldEgressHosts } from '#egress/store.ts'
 import { deleteOldEvents, deleteSurplusEvents } from '#history/retention.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { eraseTerminated } from '#instances/erase.ts'
@@ -150,6 +151,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: shortMs,
       run: () => deleteOldBudgets(db),
+    },
+    {
+      name: 'the deletion of old hosts of agents',
+      everyMs: expireMs,
+      timeoutMs: longMs,
+      run: (signal) => deleteOldEgressHosts(db, signal),
     },
     {
       name: 'the deletion of revoked keys',

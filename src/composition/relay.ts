@@ -1,15 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Db } from '#database/client.ts'
+import type { Egress } from '#egress/proxy.ts'
 import { sandboxHost } from '#instances/gateway/relay-url.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { ObserveCall } from '#relay/call.ts'
+import type { ConnectionLimits } from '#relay/connections.ts'
 import { createFindGrant } from '#relay/grants.ts'
 import { createPace, defaultPace, type PaceTimes } from '#relay/pace.ts'
 import { createPlaces, defaultPlaces, type PlaceLimits } from '#relay/places.ts'
 import { createRelay } from '#relay/relay.ts'
-import { type ConnectionLimits, defaultConnections, type RelayServer, serveRelay } from '#relay/server.ts'
+import { defaultConnections, type ForwardProxy, type RelayServer, serveRelay } from '#relay/server.ts'
 import { createUpstreams } from '#relay/upstreams.ts'
 import { createBudgetLeases } from '#relay/usage/budget-leases.ts'
 import { createCallWriter } from '#relay/usage/call-writer.ts'
@@ -34,12 +36,14 @@ export interface RelaySettings {
   connections?: Partial<ConnectionLimits>
   /** Watches the calls in place of the meter. */
   observe?: ObserveCall
+  /** Serves requests to other hosts at the same port. */
+  proxy?: ForwardProxy
 }
 
 /** Starts a relay. Throws StartupError when it cannot listen. */
 export async function startRelay(
   { db, vault, log }: { db: Db; vault: Vault; log: Logger },
-  { baseUrls, host, port, processId, pace, places, connections, observe }: RelaySettings,
+  { baseUrls, host, port, processId, pace, places, connections, observe, proxy }: RelaySettings,
 ): Promise<RelayServer> {
   const writer = createCallWriter(db, processId, log)
   const leases = createBudgetLeases(db, processId, log)
@@ -57,6 +61,7 @@ export async function startRelay(
     port,
     installation: await installationId(db),
     connections: { ...defaultConnections, ...connections },
+    proxy: proxy ?? null,
   })
   return {
     port: server.port,
@@ -76,7 +81,14 @@ export async function startRelay(
  */
 export async function openRelay(
   { config, log, drain }: Startup,
-  parts: { db: Db; vault: Vault; processId: string; sandboxes: Pick<SandboxDriver, 'hostAddress'> },
+  parts: {
+    db: Db
+    vault: Vault
+    processId: string
+    sandboxes: Pick<SandboxDriver, 'hostAddress'>
+    /** Serves requests to other hosts at the port of the relay. */
+    egress: Egress
+  },
 ): Promise<void> {
   const { RELAY_HOST, RELAY_PORT: port } = config
   const { baseUrls } = sharedSettings(config)
@@ -86,7 +98,8 @@ export async function openRelay(
   })
   const listen = async () => {
     const host = RELAY_HOST ?? (await sandboxHost(parts.sandboxes, drain.signal))
-    const server = await startRelay({ ...parts, log }, { baseUrls, host, port, processId: parts.processId })
+    const { processId, egress: proxy } = parts
+    const server = await startRelay({ ...parts, log }, { baseUrls, host, port, processId, proxy })
     log.info({ host, port }, 'the relay listens for the calls of agents')
     drain.add('relay', ({ interrupted }) => {
       const leftMs = turnDrainMs(config) - (performance.now() - drainBeganAt)

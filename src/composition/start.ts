@@ -36,8 +36,10 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const processId = newId()
   if (role === 'relay') {
     openHeartbeat(startup, { db, vault, reread }, processId)
+    const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
-    await openRelay(startup, { db, vault, sandboxes, processId })
+    const egress = openEgress(startup, { db, vault, sandboxes })
+    await openRelay(startup, { db, vault, sandboxes, processId, egress })
     await openMetrics(startup, [])
     return log.info('Chowder is running as relay')
   }
@@ -51,8 +53,10 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways
   // that start, ask it.
   if (role !== 'api' && config.RELAY_ROLE === 'worker') {
+    const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
-    await openRelay(startup, { db, vault, sandboxes, processId })
+    const egress = openEgress(startup, { db, vault, sandboxes })
+    await openRelay(startup, { db, vault, sandboxes, processId, egress })
   }
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')

@@ -29,6 +29,16 @@ export type ActorType = (typeof actorTypes)[number]
 export const tiers = ['shrimp', 'crab', 'lobster', 'whale'] as const
 export type Tier = (typeof tiers)[number]
 
+export const egressModes = ['open', 'allowlist', 'report', 'none'] as const
+export type EgressMode = (typeof egressModes)[number]
+
+/** What agents may reach, as the caller wrote it. */
+export interface EgressPolicy {
+  mode: EgressMode
+  /** Names, `*.` and a name, or addresses, each with or without a port. */
+  hosts: string[]
+}
+
 const bytea = customType<{ data: Buffer }>({ dataType: () => 'bytea' })
 export const instant = () => timestamp({ withTimezone: true, mode: 'date' })
 
@@ -83,6 +93,8 @@ export const organizations = pgTable(
     updatedAt: instant().notNull().defaultNow(),
     /** Of each of its instances that has none of its own; null is the default. */
     unattendedCallsPerHour: integer(),
+    /** What those of its instances may reach that have no policy of their own; null is the default. */
+    egress: jsonb().$type<EgressPolicy>(),
     /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
     /** Set by the operator: its keys are refused as well, and workers stop its instances, until it is null again. */
@@ -213,6 +225,8 @@ export const instances = pgTable(
     sealedConfig: text(),
     /** How many calls of models nobody need have asked for in an hour; 0 is any number, null that of the organization. */
     unattendedCallsPerHour: integer(),
+    /** What its agent may reach; null for what its organization allows. */
+    egress: jsonb().$type<EgressPolicy>(),
     /** Since when its heartbeat and cron are paused; null while they are not. */
     automationPausedAt: instant(),
     /** When they were last resumed: earlier calls count no more. */

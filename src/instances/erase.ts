@@ -26,6 +26,7 @@ export const erasedColumns = {
   metadata: {},
   model: null,
   unlistedModels: [] as string[],
+  egress: null,
 } as const
 
 /**

@@ -74,6 +74,32 @@ export const relayWaits = new Histogram({
   registers,
 })
 
+export const egressConnections = new Counter({
+  name: 'chowder_egress_connections_total',
+  help: 'Connections that agents asked the egress proxy for: allowed, reported, or blocked for a reason.',
+  labelNames: ['verdict', 'reason'] as const,
+  registers,
+})
+
+export const egressOpen = new Gauge({
+  name: 'chowder_egress_open',
+  help: 'Connections of agents through the egress proxy that are open.',
+  registers,
+})
+
+export const egressBytes = new Counter({
+  name: 'chowder_egress_bytes_total',
+  help: 'Bytes of agents through the egress proxy, sent to hosts and received from them.',
+  labelNames: ['direction'] as const,
+  registers,
+})
+
+export const egressUnrecorded = new Counter({
+  name: 'chowder_egress_unrecorded_total',
+  help: 'Hosts that agents asked for and that are not in the list of their instance: too many, or the database was away.',
+  registers,
+})
+
 export const usageLost = new Counter({
   name: 'chowder_usage_lost_total',
   help: 'Calls of agents that have ended and could not be written: the database was away for too long.',

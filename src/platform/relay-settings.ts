@@ -1,6 +1,6 @@
 import { Type } from '@sinclair/typebox'
 
-/** The environment variables of the relay. */
+/** The environment variables of the relay, and of the egress proxy at its port. */
 export const relaySettings = {
   RELAY_ROLE: Type.Union([Type.Literal('worker'), Type.Literal('relay')], {
     default: 'worker',
@@ -27,6 +27,15 @@ export const relaySettings = {
       pattern: '^https?://[^\\s/?#]+/?$',
       rule: 'must be a URL without a path that begins with http:// or https://',
       description: 'URL of the relay for agents, if it is on another host than they are; the same for all processes',
+    }),
+  ),
+  EGRESS_ALLOWED_HOSTS: Type.Optional(
+    Type.String({
+      pattern: '^[^\\s,]+(, *[^\\s,]+)*$',
+      rule: 'must be hosts such as mattermost.internal:8065,10.0.0.0/8:443, separated by commas',
+      description:
+        'hosts that agents may reach though their addresses are not public, separated by commas, each with a port or for ' +
+        '80 and 443: see [private hosts](egress.md#private-hosts)',
     }),
   ),
 }

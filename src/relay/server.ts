@@ -1,10 +1,11 @@
 import { once } from 'node:events'
-import { createServer, type Server } from 'node:http'
-import type { Socket } from 'node:net'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { request } from 'undici'
 import { explainListening } from '#platform/listen-fault.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { boundConnections, type ConnectionLimits } from './connections.ts'
 import type { Relay } from './relay.ts'
 import { silenceMs } from './upstreams.ts'
 
@@ -16,14 +17,6 @@ const headersTimeoutMs = 10_000
 const keepAliveTimeoutMs = 75_000
 const probeTimeoutMs = 1000
 const pauseMs = 50
-
-/** The bounds of the connections of clients. */
-export interface ConnectionLimits {
-  /** Beyond this many, those make room that have had no call for longest: no agent can take all of them. */
-  max: number
-  /** A connection without a byte either way for so long is cut: its client does not read. */
-  silentMs: number
-}
 
 /** Longer than a vendor may be silent. */
 export const defaultConnections: ConnectionLimits = { max: 10_000, silentMs: silenceMs + 60_000 }
@@ -43,6 +36,14 @@ interface ListenOptions {
   /** The id of the installation. */
   installation: string
   connections: ConnectionLimits
+  /** Serves the requests to other hosts; null refuses them. */
+  proxy: ForwardProxy | null
+}
+
+/** A proxy that listens at the port of the relay: agents that reach this port alone reach both. */
+export interface ForwardProxy {
+  connect(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void>
+  answer(request: IncomingMessage, response: ServerResponse): Promise<void>
 }
 
 /** The installation whose relay is at a URL; null when nobody listens there, and '' for anything else. */
@@ -63,36 +64,13 @@ function ownUrl(host: string, port: number): string {
   return `http://${names[host] ?? (host.includes(':') ? `[${host}]` : host)}:${port}`
 }
 
-function boundConnections(server: Server, { max, silentMs }: ConnectionLimits): void {
-  let count = 0
-  const unused = new Set<Socket>()
-  server.setTimeout(silentMs)
-  server.on('connection', (socket) => {
-    count += 1
-    unused.add(socket)
-    socket.once('close', () => {
-      count -= 1
-      unused.delete(socket)
-    })
-    if (count <= max) return
-    const [longest] = unused
-    if (longest) unused.delete(longest.destroy())
-  })
-  server.on('request', ({ socket }, response) => {
-    unused.delete(socket)
-    response.once('close', () => {
-      if (!socket.destroyed) unused.add(socket)
-    })
-  })
-}
-
 /**
  * Listens for the calls of agents. The relays of one installation on one host share the port: the next one listens
  * before the one before ends. Throws StartupError when anything else listens there, or it cannot listen.
  */
 export async function serveRelay(
   relay: Relay,
-  { host, port, installation, connections }: ListenOptions,
+  { host, port, installation, connections, proxy }: ListenOptions,
 ): Promise<RelayServer> {
   const address = { host, port, hostVariable: 'RELAY_HOST', portVariable: 'RELAY_PORT' }
   const other = await installationAt(ownUrl(host, port))
@@ -105,11 +83,21 @@ export async function serveRelay(
   const server = createServer(
     { headersTimeout: headersTimeoutMs, keepAliveTimeout: keepAliveTimeoutMs },
     (asked, reply) => {
+      if (proxy && asked.url?.startsWith('/') === false) return void proxy.answer(asked, reply)
       if (asked.method !== 'GET' || asked.url !== identityPath) return void relay.answer(asked, reply)
       reply.writeHead(200, { 'content-type': 'application/json' }).end(identity)
     },
   )
-  boundConnections(server, connections)
+  const isUsed = boundConnections(server, connections)
+  /** Open tunnels, of which the server knows nothing any more. */
+  const tunnels = new Set<Duplex>()
+  if (proxy)
+    server.on('connect', (asked, client, head) => {
+      isUsed(asked.socket)
+      tunnels.add(client)
+      client.once('close', () => tunnels.delete(client))
+      void proxy.connect(asked, client, head)
+    })
   server.listen({ host, port, reusePort: true })
   await once(server, 'listening').catch((error: unknown) => {
     throw explainListening(error, address)
@@ -134,6 +122,7 @@ export async function serveRelay(
       if (drainMs > 0) await poll(hasEnded, { pauseMs, timeoutMs: drainMs, signal: new AbortController().signal })
       clearInterval(rechecking)
       server.closeAllConnections()
+      for (const tunnel of tunnels) tunnel.destroy()
       await closed
     },
   }

@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto'
+import { type EgressSettings, type StartedEgress, startEgress } from '#composition/egress.ts'
 import { type RelaySettings, startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { relayPath } from '#instances/gateway/relay-url.ts'
 import { hashRelayToken, newRelayToken } from '#instances/gateway/tokens.ts'
+import { sealRelayToken } from '#instances/row.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import { FakeDriver } from './fake-driver.ts'
@@ -26,6 +28,8 @@ export interface RelayedChowder {
   secretKey: Buffer
   relayUrl: string
   port: number
+  /** The proxy at the port of the relay. */
+  egress: StartedEgress
   /** The URL of a path of a provider at the relay. */
   at(provider: ModelProvider, path: string): string
   /** An instance that is to run, with a token. */
@@ -38,6 +42,7 @@ export interface RelayedChowder {
 export async function openRelayedChowder(
   vendorUrl: string,
   settings: Partial<RelaySettings> = {},
+  egress: EgressSettings = { operatorHosts: [] },
 ): Promise<RelayedChowder> {
   const secretKey = randomBytes(32)
   const chowder = await openTestChowder({ sandboxes: new FakeDriver(), secretKeys: [secretKey] })
@@ -46,15 +51,16 @@ export async function openRelayedChowder(
   const baseUrls = { anthropic: vendorUrl, openai: vendorUrl, gemini: vendorUrl }
   const { deps } = chowder
   const address = { host: '127.0.0.1', port: await freePort() }
-  const relay = await startRelay(deps, { baseUrls, ...address, processId: newId(), ...settings })
+  const proxy = startEgress(deps, egress)
+  const relay = await startRelay(deps, { baseUrls, ...address, processId: newId(), proxy, ...settings })
   const relayUrl = `http://127.0.0.1:${relay.port}`
 
   async function rotate(id: string): Promise<string> {
     const token = newRelayToken()
-    await chowder.database.pool.query('UPDATE instances SET relay_token_hash = $2 WHERE id = $1', [
-      id,
-      hashRelayToken(token),
-    ])
+    await chowder.database.pool.query(
+      'UPDATE instances SET relay_token_hash = $2, sealed_relay_token = $3 WHERE id = $1',
+      [id, hashRelayToken(token), sealRelayToken(chowder.vault, id, token)],
+    )
     return token
   }
   return {
@@ -64,6 +70,7 @@ export async function openRelayedChowder(
     secretKey,
     relayUrl,
     port: relay.port,
+    egress: proxy,
     at: (provider, path) => `${relayUrl}${relayPath(provider)}${path}`,
     async addAgent(provider = 'anthropic', owner = key) {
       const body = { name: 'agent', model_provider: provider }
@@ -73,6 +80,7 @@ export async function openRelayedChowder(
     rotate,
     async close() {
       await relay.close(0)
+      await proxy.end()
       await chowder.close()
     },
   }

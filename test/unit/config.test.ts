@@ -141,6 +141,7 @@ describe('the environment', () => {
     ['RELAY_ROLE', 'canary'],
     ['RELAY_PORT', 'canary'],
     ['RELAY_URL', 'https://canary/path'],
+    ['EGRESS_ALLOWED_HOSTS', 'a canary'],
     ['ANTHROPIC_BASE_URL', 'canary'],
     ['OPENAI_BASE_URL', 'canary'],
     ['GEMINI_BASE_URL', 'canary'],

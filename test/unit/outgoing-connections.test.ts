@@ -4,13 +4,15 @@ import { expect, test } from 'vitest'
 
 const source = join(import.meta.dirname, '../../src')
 
-/** Who names the address to which a file connects: never a customer. */
-const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder'> = {
+/** Who names the address to which a file connects: never a customer, but where that is what it is for. */
+const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder' | 'an agent, within its policy'> = {
   'api/responses/turns/gateway-pool.ts': 'its sandbox driver',
   'openclaw/gateway-socket.ts': 'its sandbox driver',
   'openclaw/health.ts': 'its sandbox driver',
   'openclaw/clawhub-http.ts': 'the operator',
   'openclaw/provider-key.ts': 'the operator',
+  'egress/connect.ts': 'an agent, within its policy',
+  'egress/forward.ts': 'an agent, within its policy',
   'relay/server.ts': 'the operator',
   'relay/upstreams.ts': 'the operator',
   'api/subscription/stripe.ts': 'the operator',

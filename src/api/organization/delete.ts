@@ -5,6 +5,7 @@ import { deleteInBatches, deleteSome } from '#database/delete-batches.ts'
 import { deleteResponsesOfOrganization } from '#database/delete-responses.ts'
 import { deleteCallsOf } from '#database/model-calls.ts'
 import { apiKeys, channels, idempotencyKeys, instances, organizations, providerKeys, skills } from '#database/schema.ts'
+import { deleteEgressHostsOf } from '#egress/store.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
 import { eraseInstancesOf, isNotErased } from '#instances/erase.ts'
@@ -52,6 +53,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
       .update(organizations)
       .set({
         name: '',
+        egress: null,
         deletedAt: sql`now()`,
         updatedAt: sql`now()`,
         instanceCount: 0,
@@ -156,6 +158,7 @@ async function eraseOrganization(
   await deleteResponsesOfOrganization(db, organizationId, signal)
   await deleteCallsOf(db, organizationId, signal)
   await deleteBudgetsOf(db, organizationId, signal)
+  await deleteEgressHostsOf(db, organizationId, signal)
   const after = await redactEvents(db, organizationId, { signal })
   await db.transaction(async (tx) => {
     const unerasedInstances = tx

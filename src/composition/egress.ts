@@ -1,0 +1,104 @@
+import type { Db } from '#database/client.ts'
+import { createFindEgressGrant } from '#egress/grants.ts'
+import { type HostRule, parseHostRule, readHost } from '#egress/hosts.ts'
+import type { Destination } from '#egress/policy.ts'
+import {
+  createEgress,
+  defaultEgressLimits,
+  defaultEgressPlaces,
+  type Egress,
+  type EgressLimits,
+} from '#egress/proxy.ts'
+import { createEgressRecords } from '#egress/records.ts'
+import { createResolve, type Resolve } from '#egress/resolve.ts'
+import { relayUrlFor } from '#instances/gateway/relay-url.ts'
+import { entriesOf } from '#platform/exposure.ts'
+import type { Logger } from '#platform/log.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { StartupError } from '#platform/startup-error.ts'
+import { createPlaces, type PlaceLimits } from '#relay/places.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
+import { sharedSettings } from './settings.ts'
+import type { Startup } from './startup.ts'
+
+/** For the hosts that were asked for last, when the proxy ends. */
+const writeTimeoutMs = 1000
+const defaultPorts: Record<string, number> = { 'http:': 80, 'https:': 443 }
+
+export interface EgressSettings {
+  operatorHosts: readonly HostRule[]
+  isRelay?(destination: Destination): Promise<boolean>
+  resolve?: Resolve
+  limits?: Partial<EgressLimits>
+  places?: Partial<PlaceLimits>
+}
+
+/** An egress proxy, without what it listens on. */
+export interface StartedEgress extends Egress {
+  /** Closes it, and writes what it has recorded. */
+  end(): Promise<void>
+}
+
+export function startEgress(
+  { db, vault, log }: { db: Db; vault: Vault; log: Logger },
+  { operatorHosts, isRelay, resolve, limits, places }: EgressSettings,
+): StartedEgress {
+  const records = createEgressRecords(db, log)
+  const egress = createEgress({
+    findGrant: createFindEgressGrant(db, vault),
+    resolve: resolve ?? createResolve(),
+    operatorHosts,
+    isRelay: isRelay ?? (async () => false),
+    places: createPlaces({ ...defaultEgressPlaces, ...places }),
+    records,
+    limits: { ...defaultEgressLimits, ...limits },
+    log,
+  })
+  return Object.assign(egress, {
+    async end() {
+      egress.close()
+      await records.close(writeTimeoutMs)
+    },
+  })
+}
+
+/** Reads EGRESS_ALLOWED_HOSTS. Throws StartupError. */
+function readOperatorHosts(text: string | undefined): HostRule[] {
+  return entriesOf(text).map((entry) => {
+    const rule = parseHostRule(entry, { ranges: true })
+    if (rule) return rule
+    throw new StartupError(
+      `EGRESS_ALLOWED_HOSTS has ${JSON.stringify(entry)}, which is no host. Write hosts as mattermost.internal:8065, ` +
+        '*.internal:443, 10.1.2.3:8080 or 10.0.0.0/8:443, separated by commas.',
+    )
+  })
+}
+
+function placeOf(url: string): Destination | null {
+  const { protocol, hostname, port } = new URL(url)
+  const host = readHost(hostname)
+  return host === null ? null : { host, port: port === '' ? (defaultPorts[protocol] ?? 0) : Number(port) }
+}
+
+/**
+ * Opens the proxy of this process. The relay's port serves it, and so may drivers, whose sandboxes have a way of their
+ * own to it.
+ */
+export function openEgress(
+  { config, log, drain }: Startup,
+  { sandboxes, ...parts }: { db: Db; vault: Vault; sandboxes: Pick<SandboxDriver, 'hostAddress'> },
+): Egress {
+  const { relay } = sharedSettings(config)
+  const egress = startEgress(
+    { ...parts, log },
+    {
+      operatorHosts: readOperatorHosts(config.EGRESS_ALLOWED_HOSTS),
+      async isRelay({ host, port }) {
+        const place = placeOf(await relayUrlFor(sandboxes, relay, drain.signal))
+        return place?.host === host && place.port === port
+      },
+    },
+  )
+  drain.add('relay', () => egress.end())
+  return egress
+}

@@ -1,0 +1,86 @@
+import { LRUCache } from 'lru-cache'
+import { batched } from '#database/batched.ts'
+import type { Db } from '#database/client.ts'
+import type { EgressPolicy } from '#database/schema.ts'
+import { unsealRelayToken } from '#instances/row.ts'
+import { isId } from '#platform/ids.ts'
+import type { Vault } from '#platform/secrets.ts'
+import { egressToken } from './credentials.ts'
+import { defaultPolicy, type Rules, readRules } from './policy.ts'
+
+/** For this long a policy and a token count that have been replaced. */
+const cachedMs = 250
+const cachedInstances = 10_000
+/** Apart from the others: made-up ids must not push out instances that run. */
+const cachedUnknown = 1000
+/** While this many queries run, connections wait and share the next one. */
+const maxConcurrentQueries = 2
+
+/** What the agent of an instance may reach. */
+export interface EgressGrant {
+  instanceId: string
+  organizationId: string
+  rules: Rules
+  /** What proves a connection to be the agent's. */
+  token: string
+}
+
+interface GrantRow {
+  id: string
+  organizationId: string
+  sealedRelayToken: string | null
+  egress: EgressPolicy | null
+}
+
+/** A named statement: PostgreSQL plans it once for each connection. */
+const findGrants = `
+  SELECT i.id, i.organization_id AS "organizationId", i.sealed_relay_token AS "sealedRelayToken",
+    coalesce(i.egress, o.egress) AS egress
+  FROM instances i
+  JOIN organizations o ON o.id = i.organization_id
+  WHERE i.id = ANY($1::uuid[]) AND i.relay_token_hash IS NOT NULL AND i.desired_state = 'running'
+    AND o.suspended_at IS NULL AND o.deleted_at IS NULL`
+
+/**
+ * Finds what an instance may reach; null for one that is unknown, is not to run, has yet to be started, or whose
+ * organization is suspended or deleted. Each answer is used again for less than a second, also that there is none.
+ */
+export type FindEgressGrant = (instanceId: string) => Promise<EgressGrant | null>
+
+export function createFindEgressGrant(db: Db, vault: Vault): FindEgressGrant {
+  const known = new LRUCache<string, EgressGrant>({ max: cachedInstances, ttl: cachedMs })
+  const unknown = new LRUCache<string, true>({ max: cachedUnknown, ttl: cachedMs })
+  const reading = new Map<string, Promise<EgressGrant | null>>()
+
+  const read = batched(maxConcurrentQueries, async (ids: readonly string[]) => {
+    const { rows } = await db.$client.query<GrantRow>({ name: 'find_egress', text: findGrants, values: [ids] })
+    const byId = new Map(rows.map((row) => [row.id, row]))
+    return ids.map((id) => byId.get(id) ?? null)
+  })
+
+  function grantOf({ id, organizationId, sealedRelayToken, egress }: GrantRow): EgressGrant | null {
+    const relayToken = unsealRelayToken(vault, { id, sealedRelayToken })
+    if (relayToken === null) return null
+    return { instanceId: id, organizationId, rules: readRules(egress ?? defaultPolicy), token: egressToken(relayToken) }
+  }
+
+  /** Reads an instance for all who ask meanwhile. */
+  async function readOnce(id: string): Promise<EgressGrant | null> {
+    const start = performance.now()
+    const result = read(id).then((row) => row && grantOf(row))
+    reading.set(id, result)
+    try {
+      const grant = await result
+      if (grant) known.set(id, grant, { start })
+      else unknown.set(id, true, { start })
+      return grant
+    } finally {
+      reading.delete(id)
+    }
+  }
+
+  return async (id) => {
+    if (!isId(id) || unknown.has(id)) return null
+    return known.get(id) ?? (await (reading.get(id) ?? readOnce(id)))
+  }
+}

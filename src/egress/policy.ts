@@ -1,0 +1,61 @@
+import { isIP } from 'node:net'
+import type { EgressPolicy } from '#database/schema.ts'
+import { isPublicAddress } from './addresses.ts'
+import { type HostRule, matches, parseHostRule, webPorts } from './hosts.ts'
+
+/** Mail servers take mail there from everybody: nobody's agent is to send spam in the name of this host. */
+const mailPort = 25
+
+/** What holds where neither the instance nor its organization says anything. */
+export const defaultPolicy: EgressPolicy = { mode: 'open', hosts: [] }
+
+/** Why a connection is refused. */
+export type BlockReason = 'egress_none' | 'not_listed' | 'port' | 'mail_port' | 'private_address'
+
+/** A policy with its hosts as they are compared. */
+export interface Rules {
+  mode: EgressPolicy['mode']
+  hosts: readonly HostRule[]
+}
+
+export type Decision =
+  /** `isListed`: an allow-list with the hosts of the policy would let it through as well. */
+  { isAllowed: true; isListed: boolean } | { isAllowed: false; reason: BlockReason }
+
+/** A host that is asked for, as `readHost` gives it. */
+export interface Destination {
+  host: string
+  port: number
+}
+
+const blocked = (reason: BlockReason): Decision => ({ isAllowed: false, reason })
+
+/** Reads the hosts of a policy. A text that is no rule, which the API does not take, allows nothing. */
+export const readRules = ({ mode, hosts }: EgressPolicy): Rules => ({
+  mode,
+  hosts: hosts.flatMap((text) => parseHostRule(text, { ranges: false }) ?? []),
+})
+
+/** Decides what instances may reach. `operator` are the rules for all instances: hosts that need not be public. */
+export function createDecide(operator: readonly HostRule[]) {
+  /**
+   * Decides by the name alone, with `addresses` null, or by all addresses of the name too. Nobody needs to look up a
+   * name that the first refuses: the question itself would tell something to whoever has the name.
+   */
+  return ({ mode, hosts }: Rules, { host, port }: Destination, addresses: readonly string[] | null): Decision => {
+    if (port === mailPort) return blocked('mail_port')
+    if (mode === 'none') return blocked('egress_none')
+    const isListed = matches(hosts, host, port)
+    if (mode === 'allowlist' && !isListed) return blocked('not_listed')
+    const known = isIP(host) === 0 ? addresses : [host]
+    const isOfOperator = matches(operator, host, port)
+    const mayBeOfOperator =
+      isOfOperator || (known === null && operator.some(({ ports, range }) => range !== null && ports.includes(port)))
+    const isUsualPort = webPorts.includes(port) || isListed
+    if (known === null) return isUsualPort || mayBeOfOperator ? { isAllowed: true, isListed } : blocked('port')
+    const isReached = (address: string) => isOfOperator || matches(operator, address, port)
+    const others = known.filter((address) => !isReached(address))
+    if (others.some((address) => !isPublicAddress(address))) return blocked('private_address')
+    return others.length === 0 || isUsualPort ? { isAllowed: true, isListed } : blocked('port')
+  }
+}

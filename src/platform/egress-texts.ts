@@ -1,0 +1,37 @@
+interface Refused {
+  /** `host:port`, as a rule has it. */
+  place: string
+  instanceId: string
+}
+
+const allow = ({ place, instanceId }: Refused) =>
+  `To allow it: POST /v1/instances/${instanceId}/egress/allow, or add ${JSON.stringify(place)} to egress.hosts of the ` +
+  'instance or its organization.'
+
+/** Texts that programs of agents show: each names the host, and the setting that would allow it. */
+export const egressTexts = {
+  target:
+    'This is a proxy: it takes CONNECT host:port, and requests with a whole URL such as http://example.com/. ' +
+    'Other protocols do not pass.',
+  credentials: 'The proxy does not know you: send the credentials in the URL of the proxy that the agent was given.',
+  unavailable: 'What this agent may reach cannot be looked up now. Try again soon.',
+  places: (place: string) =>
+    `Too many connections of this agent, or of its organization, are open: ${place} was not asked. Close some.`,
+  blocked: {
+    egress_none: (of: Refused) => `${of.place} is blocked: the egress of this agent is "none". ${allow(of)}`,
+    not_listed: (of: Refused) => `${of.place} is blocked: it is not in the allow-list of this agent. ${allow(of)}`,
+    port: (of: Refused) =>
+      `${of.place} is blocked: only the ports 80 and 443 are open unless a host is listed with its port. ${allow(of)}`,
+    mail_port: ({ place }: Refused) =>
+      `${place} is blocked: no agent sends mail over port 25, and no setting allows it. Use the API of a mail service, ` +
+      'or its port 587.',
+    private_address: ({ place }: Refused) =>
+      `${place} is blocked: it is, or its name leads to, an address that is not public. To allow it, the operator of ` +
+      `this server adds ${JSON.stringify(place)} to EGRESS_ALLOWED_HOSTS.`,
+  },
+  stopped: 'This agent is to be stopped: it reaches no host any more.',
+  unknownHost: (host: string) =>
+    `${host} cannot be looked up: the name does not exist, or its name server does not answer.`,
+  unreachable: (place: string, code: string) => `${place} cannot be reached: ${code}.`,
+  slow: (place: string) => `${place} cannot be reached: it does not answer.`,
+}
