@@ -16,7 +16,10 @@ const ofConnection = new Set([
 
 /** The headers that a proxy passes on, as a list of names and values. */
 function passing(rawHeaders: readonly string[], connection: string | undefined, without: readonly string[]): string[] {
-  const named = (connection ?? '').toLowerCase().split(',').map((name) => name.trim())
+  const named = (connection ?? '')
+    .toLowerCase()
+    .split(',')
+    .map((name) => name.trim())
   const isLeftOut = (name: string) => ofConnection.has(name) || named.includes(name) || without.includes(name)
   const passed: string[] = []
   for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
