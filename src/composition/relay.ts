@@ -15,6 +15,7 @@ import { defaultConnections, type ForwardProxy, type RelayServer, serveRelay } f
 import { createUpstreams } from '#relay/upstreams.ts'
 import { createBudgetLeases } from '#relay/usage/budget-leases.ts'
 import { createCallWriter } from '#relay/usage/call-writer.ts'
+import { createFindKeyBudgets } from '#relay/usage/key-budgets.ts'
 import { createMeter } from '#relay/usage/meter.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
 import { installationId } from './installation.ts'
@@ -53,7 +54,7 @@ export async function startRelay(
     pace: createPace({ ...defaultPace, ...pace }),
     places: createPlaces({ ...defaultPlaces, ...places }),
     upstreams,
-    observe: observe ?? createMeter(writer, leases),
+    observe: observe ?? createMeter(writer, leases, createFindKeyBudgets(db)),
     log,
   })
   const server = await serveRelay(relay, {

@@ -1,3 +1,4 @@
+import { findUsedUp } from '#platform/budget-texts.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
 import { connectGateway } from './gateway.ts'
 import { isObject } from './json.ts'
@@ -8,7 +9,7 @@ const timeoutMs = 3000
 export interface FailedTurn {
   /** Whether it left an answer or a call of a tool, or may have. */
   hasActed: boolean
-  /** The last entry of the session, where OpenClaw notes why a turn failed; null when it cannot be read. */
+  /** Why the turn failed, as OpenClaw notes it in the session; null when it cannot be read. */
   note: string | null
 }
 
@@ -18,6 +19,12 @@ const textOf = (content: unknown): string =>
     : (Array.isArray(content) ? content : [])
         .map((part: unknown) => (isObject(part) && typeof part.text === 'string' ? part.text : ''))
         .join('\n')
+
+/** Of a turn at work, the last entry tells only of a rate limit: the budget is in the error of the run. */
+function usedUpBudget(history: unknown): string | null {
+  const info = isObject(history) && isObject(history.sessionInfo) ? history.sessionInfo : {}
+  return typeof info.lastRunError === 'string' ? findUsedUp(info.lastRunError) : null
+}
 
 /** Reads the end of the session of a turn that has just failed. Throws only the signal's reason. */
 export async function readFailedTurn(
@@ -32,7 +39,7 @@ export async function readFailedTurn(
       const messages = isObject(answer) && Array.isArray(answer.messages) ? answer.messages.filter(isObject) : []
       const [said, failed] = messages.slice(-2)
       const isUntouched = said?.role === 'user' && failed?.role === 'assistant' && failed.stopReason === 'error'
-      return { hasActed: !isUntouched, note: textOf(messages.at(-1)?.content) }
+      return { hasActed: !isUntouched, note: usedUpBudget(answer) ?? textOf(messages.at(-1)?.content) }
     } finally {
       gateway.close()
     }

@@ -37,6 +37,7 @@ export const budgetTexts = {
   taken: (budget: NamedBudget, seconds: number): string =>
     `${named(budget)} is taken by calls that run now. Please try again in ${seconds} seconds.`,
   fault: (budget: NamedBudget): string => `${named(budget)} cannot be checked now. Please try again soon.`,
+  keyFault: 'The budgets of this key cannot be read now. Please try again soon.',
   unpriced: (budget: NamedBudget, model: string | null): string =>
     `${named(budget)} refuses models without a known price, such as ${JSON.stringify(model?.slice(0, 200) ?? '')}.`,
 }

@@ -10,8 +10,11 @@ export class BodyTooLarge extends Error {
 }
 
 export interface ClientBody extends CallBody {
-  /** The body as it comes, with what was read ahead. Throws BodyTooLarge. */
-  chunks(): AsyncGenerator<Buffer>
+  /**
+   * The body as it comes, with what was read ahead. Its last bytes wait for `beforeLast`. Throws BodyTooLarge, and what
+   * `beforeLast` throws.
+   */
+  chunks(beforeLast?: () => Promise<void>): AsyncGenerator<Buffer>
 }
 
 /**
@@ -46,9 +49,14 @@ export function readBody(request: IncomingMessage, maxBytes: number, onChunk: (b
         ahead.push(chunk)
       }
     },
-    async *chunks() {
-      for (let chunk = ahead.shift(); chunk; chunk = ahead.shift()) yield chunk
-      for (let chunk = await next(); chunk; chunk = await next()) yield chunk
+    async *chunks(beforeLast) {
+      const held: Buffer[] = []
+      for (let chunk = ahead.shift() ?? (await next()); chunk; chunk = ahead.shift() ?? (await next())) {
+        held.push(chunk)
+        if (held.length > (beforeLast ? 1 : 0)) yield held.shift() as Buffer
+      }
+      await beforeLast?.()
+      yield* held
     },
   }
 }

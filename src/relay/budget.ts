@@ -1,6 +1,6 @@
 import type { BudgetFault, BudgetPeriodName, BudgetScope, BudgetUnit } from '#database/budget-schema.ts'
 
-/** A hard budget, as the grant of a token names it. */
+/** A hard budget that a call must be allowed by. */
 export interface GrantedBudget {
   id: string
   revision: number
@@ -13,3 +13,8 @@ export interface GrantedBudget {
   onFault: BudgetFault
   isOfLabels: boolean
 }
+
+/** The SQL of a `GrantedBudget`, as JSON, of a row `b` of `budgets`. */
+export const grantedBudget = `json_build_object(
+  'id', b.id, 'revision', b.revision, 'name', b.name, 'scope', b.scope, 'unit', b.unit, 'period', b.period,
+  'timeZone', b.time_zone, 'unpricedPrice', b.unpriced_price, 'onFault', b.on_fault, 'isOfLabels', b.selector <> '{}')`

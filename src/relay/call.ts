@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
+import type { BudgetFault } from '#database/budget-schema.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import type { GrantedBudget } from './budget.ts'
 
@@ -10,8 +11,10 @@ export interface RelayedCall {
   method: string
   /** The path at the vendor, without a query. */
   path: string
-  /** The hard budgets that must allow it. */
+  /** The hard budgets that must allow it, but for those of its key. */
   budgets: readonly GrantedBudget[]
+  /** What becomes of it while the budgets of its key cannot be read; null when no key has a hard one. */
+  keyBudgetFault: BudgetFault | null
 }
 
 /** How a call ended. */
@@ -51,10 +54,18 @@ export interface CallBody {
   readAhead(isEnough: () => boolean): Promise<void>
 }
 
-/** Watches one call. But for `admit`, its methods must not throw, and must return at once: the answer waits for them. */
+/**
+ * Watches one call. But for `admit` and `admitWhole`, its methods must not throw, and must return at once: the answer
+ * waits for them.
+ */
 export interface CallObserver {
   /** Called once, before the call is sent: the call waits for it. Throws CallRefused. */
   admit?(body: CallBody): Promise<void>
+  /**
+   * Called once, when the whole body has come, before its last bytes are sent: without them the vendor does nothing.
+   * Throws CallRefused.
+   */
+  admitWhole?: () => Promise<void>
   /** A piece of the body of the request, as it comes. It must not be changed. */
   asked?(bytes: Buffer): void
   /** The status and the headers of the vendor's answer. */

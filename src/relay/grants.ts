@@ -1,11 +1,12 @@
 import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
+import type { BudgetFault } from '#database/budget-schema.ts'
 import type { Db } from '#database/client.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { hashRelayToken, isRelayToken } from '#instances/gateway/tokens.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
-import type { GrantedBudget } from './budget.ts'
+import { type GrantedBudget, grantedBudget } from './budget.ts'
 
 /**
  * For this long a token or a key counts that has been replaced. Shorter than a worker takes to make an agent forget a
@@ -25,8 +26,13 @@ export interface Grant {
   provider: ModelProvider
   /** The organization's key for the provider; null without one. */
   key: ProviderKey | null
-  /** The hard budgets of the instance, of its labels and of the organization. Those of keys are checked by the API. */
+  /** The hard budgets of the instance, of its labels and of the organization. */
   budgets: readonly GrantedBudget[]
+  /**
+   * What becomes of calls while the budgets of their keys cannot be read; null when no key of the organization has a
+   * hard one.
+   */
+  keyBudgetFault: BudgetFault | null
 }
 
 interface GrantRow extends Omit<Grant, 'key'> {
@@ -44,14 +50,14 @@ const findGrants = `
   SELECT i.relay_token_hash AS "tokenHash", i.id AS "instanceId", i.organization_id AS "organizationId",
     i.model_provider AS provider, k.sealed_key AS "sealedKey",
     coalesce((
-      SELECT json_agg(json_build_object(
-        'id', b.id, 'revision', b.revision, 'name', b.name, 'scope', b.scope, 'unit', b.unit, 'period', b.period,
-        'timeZone', b.time_zone, 'unpricedPrice', b.unpriced_price, 'onFault', b.on_fault,
-        'isOfLabels', b.selector <> '{}'
-      ) ORDER BY b.scope, b.position)
+      SELECT json_agg(${grantedBudget} ORDER BY b.scope, b.position)
       FROM budgets b
       WHERE b.owner_id IN (i.organization_id, i.id) AND b.mode = 'hard' AND i.metadata @> b.selector
-    ), '[]') AS budgets
+    ), '[]') AS budgets,
+    (
+      SELECT max(b.on_fault) FROM budgets b -- 'refuse' is greater than 'allow'
+      WHERE b.organization_id = i.organization_id AND b.scope = 'key' AND b.mode = 'hard'
+    ) AS "keyBudgetFault"
   FROM instances i
   JOIN organizations o ON o.id = i.organization_id
   LEFT JOIN provider_keys k ON k.organization_id = i.organization_id AND k.provider = i.model_provider

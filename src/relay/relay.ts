@@ -91,10 +91,11 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     const waitedMs = performance.now() - waitsFrom
     if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
     // The key may have been changed meanwhile.
-    const { instanceId, organizationId, key, budgets } = hasWaited ? await grantOf(target) : granted
+    const { instanceId, organizationId, key, budgets, keyBudgetFault } = hasWaited ? await grantOf(target) : granted
     const { pool, basePath } = upstreams.of(provider)
     const method = request.method ?? ''
-    const observer: CallObserver = observe({ instanceId, organizationId, provider, method, path, budgets }) ?? {}
+    const call = { instanceId, organizationId, provider, method, path, budgets, keyBudgetFault }
+    const observer: CallObserver = observe(call) ?? {}
     const headers = toVendor(request.headers, vendors[provider].keyHeader(key.value))
     const body = method === 'GET' ? null : readBody(request, maxBodyBytes, (bytes) => observer.asked?.(bytes))
     let end: CallEnd = 'refused'
@@ -104,7 +105,13 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
       end = 'vendor failed'
       await forward(
         pool,
-        { path: `${basePath}${path}${query}`, method, headers, body: body?.chunks(), signal },
+        {
+          path: `${basePath}${path}${query}`,
+          method,
+          headers,
+          body: body?.chunks(observer.admitWhole),
+          signal,
+        },
         response,
         {
           answer(status, answered, waitMs) {
@@ -122,6 +129,7 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
       if (error === clientLeft) end = 'client left'
       else if (error === tokenRefused) end = 'token refused'
       else if (error instanceof BodyTooLarge) end = 'too large'
+      else if (error instanceof CallRefused) end = 'refused'
       else outageOf(provider).failed(error)
       throw error
     } finally {

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { connectGateway } from '#openclaw/gateway.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
-import { say, sessionPath } from '../support/api-client.ts'
+import { api, say, sessionPath } from '../support/api-client.ts'
 import { findGateway } from '../support/chowder-process.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
@@ -40,6 +40,25 @@ const isOf =
   (name: string) =>
   ({ last }: { last: string }) =>
     last.includes(`tick of ${name}`)
+
+it('a budget of a key stops a turn at work, by the session that its calls name', { tags: ['long'] }, async () => {
+  const { client, chowder, id, provider } = agent
+  const body = { name: 'browser', instance_ids: [id], permissions: ['interact'] }
+  const { id: keyId, raw_key: key } = (await client.post('/v1/keys', body)).body
+  expect((await client.patch(`/v1/keys/${keyId}`, budgets(1))).status).toBe(200)
+  await sleep(500)
+  const asked = provider.requests.length
+  const browser = api(chowder.url, key)
+  const { status, body: refusal } = await browser.post(sessionPath(id, 'of-key'), {
+    model: 'openclaw',
+    input: 'work [[fake:tool=exec {"command":"true"}]]',
+  })
+  expect([status, refusal.error?.code]).toEqual([402, 'budget_exceeded'])
+  expect(refusal.error.message).toMatch(/^The budget “daily” of this key is used up until/)
+  expect(provider.requests.length - asked, 'calls of models').toBe(1)
+  expect(await say(client, sessionPath(id, 'of-nobody'), 'and you')).toContain('last="and you"')
+  expect((await client.delete(`/v1/keys/${keyId}`)).status).toBe(204)
+})
 
 it('cron that nobody asked for is paused without a restart, and resumed', { tags: ['long'] }, async () => {
   const { client, id, provider } = agent

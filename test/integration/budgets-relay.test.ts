@@ -1,7 +1,9 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { finished } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { createTurnBudgets } from '#budgets/check.ts'
 import { startRelay } from '#composition/relay.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { freePort } from '#platform/free-port.ts'
@@ -275,6 +277,105 @@ describe('a budget in US dollars', () => {
       'The budget “money” of the organization refuses models without a known price, such as "own-model".',
     ])
     expect((await ask(owner.agent)).status).toBe(200)
+  })
+})
+
+describe('a budget of a key', () => {
+  const session = 's-1'
+  /** A request in a session, which may use 100 tokens or more; OpenClaw names the session after the messages. */
+  const inSession = (name: string | null, messageBytes = 1) =>
+    JSON.stringify({
+      model: 'claude-haiku-4-5',
+      messages: [{ role: 'user', content: 'x'.repeat(messageBytes) }],
+      max_tokens: 50,
+      ...(name && { system: `You help.\nRuntime: agent=main | session=agent:main:${name} | channel=webchat` }),
+    }).padEnd(200, ' ')
+  /** An owner with a key that has the budgets, whose turn in the session has begun. */
+  async function newKeyOwner(budgets: object[]): Promise<Owner & { keyId: string; path: string }> {
+    const owner = await newOwner()
+    const { key, agent, organizationId } = owner
+    const { body: made } = await relayed.chowder.call('POST', '/v1/keys', {
+      key,
+      body: { name: 'k', instance_ids: [agent.id], permissions: ['interact'] },
+    })
+    const path = `/v1/keys/${made.id}`
+    await setBudgets(owner, budgets, path)
+    const turns = createTurnBudgets(relayed.chowder.deps.db)
+    await turns.begin({ organizationId, keyId: made.id, instanceId: agent.id, sessionKey: session })
+    return { ...owner, keyId: made.id, path }
+  }
+
+  test('of 50 calls at once in its session lets through what it has room for, and no other session is refused', async () => {
+    const owner = await newKeyOwner([daily(1000)])
+    answerNext = uses(60, 40, { ms: 300 })
+    const calls = Array.from({ length: 50 }, () => ask(owner.agent, { body: inSession(session) }))
+    const answers = await Promise.all(calls)
+    const taken = answers.filter(({ status }) => status === 200).length
+    expect(taken).toBeGreaterThan(5)
+    expect(taken).toBeLessThanOrEqual(10)
+    await usedUntil(owner, taken * 100, owner.path)
+    await until('it to be used up', async () =>
+      (await ask(owner.agent, { body: inSession(session) })).text.includes('is used up'),
+    )
+    const { status, text } = await ask(owner.agent, { body: inSession(session) })
+    expect(status).toBe(429)
+    expect(text).toContain('The budget “daily” of this key is used up')
+    expect((await ask(owner.agent, { body: inSession('s-2') })).status).toBe(200)
+    expect((await ask(owner.agent, { body: inSession(null) })).status).toBe(200)
+    expect((await relayed.chowder.call('GET', owner.path, { key: owner.key })).body.budgets[0].reserved).toBe(0)
+  })
+
+  test('and one of the organization: what either refuses is given back to the other', async () => {
+    const owner = await newKeyOwner([daily(100)])
+    await setBudgets(owner, [daily(1_000_000)])
+    expect((await ask(owner.agent, { body: inSession(session) })).status).toBe(200)
+    await usedUntil(owner, 100, owner.path)
+    await until('it to be used up', async () =>
+      (await ask(owner.agent, { body: inSession(session) })).text.includes('of this key is used up'),
+    )
+    expect(await usedBy(owner)).toBe(100)
+    await until('nothing to be reserved', async () => {
+      const { body: organization } = await relayed.chowder.call('GET', '/v1/organization', { key: owner.key })
+      return organization.budgets[0].reserved === 0
+    })
+  })
+
+  test('refuses a call that tells its session behind a MiB of messages, before the vendor has all of it', async () => {
+    const owner = await newKeyOwner([daily(1)])
+    let whole = 0
+    answerNext = async (asked, reply) => {
+      await finished(asked.resume()).catch(() => {})
+      if (!asked.complete) return
+      whole += 1
+      await uses(60, 40)(asked, reply)
+    }
+    expect((await ask(owner.agent, { body: inSession(session, 1024 * 1024) })).status).toBe(200)
+    await usedUntil(owner, 100, owner.path)
+    const refused = async () => ask(owner.agent, { body: inSession(session, 1024 * 1024) })
+    await until('it to be used up', async () => (await refused()).text.includes('is used up'))
+    const before = whole
+    expect(await refused()).toMatchObject({ status: 429, headers: { 'x-should-retry': 'false' } })
+    await sleep(200)
+    expect(whole).toBe(before)
+    expect((await ask(owner.agent, { body: inSession('s-2', 1024 * 1024) })).status).toBe(200)
+  })
+
+  test.each([
+    ['refuse', 503],
+    ['allow', 200],
+  ] as const)('that cannot be read has calls %s, as it is set', async (onFault, expected) => {
+    const owner = await newKeyOwner([daily(1000, { on_fault: onFault })])
+    const { $client } = relayed.chowder.deps.db
+    const query = $client.query.bind($client) as (...asked: unknown[]) => unknown
+    const failing = vi.spyOn($client, 'query').mockImplementation(((...asked: [{ name?: string }]) => {
+      if (asked[0].name === 'find_key_budgets') return Promise.reject(new Error('planted'))
+      return query(...asked)
+    }) as never)
+    const { status, text } = await ask(owner.agent, { body: inSession(session) })
+    failing.mockRestore()
+    expect(status).toBe(expected)
+    if (status === 503) expect(text).toContain('The budgets of this key cannot be read now')
+    expect((await ask(owner.agent, { body: inSession(session) })).status).toBe(200)
   })
 })
 

@@ -568,6 +568,20 @@ describe('a refusal of the gateway', () => {
     const { events } = readEvents(await (await post({ ...hello, stream: true }, { url: asking.url })).text())
     expect(events.at(-1)).toMatchObject({ response: { error: { code: 'provider_key_on_hold' } } })
     expect(noting.calls.filter(({ method }) => method === 'chat.history')).toHaveLength(2)
+    // Of a turn at work, as recorded from OpenClaw 2026.9.6.
+    const usedUp =
+      'The budget “daily” of this key is used up until 2026-11-29 00:00 (UTC), when it resets. Daily usage limit: 1 tokens.'
+    noting.methods['chat.history'] = () => ({
+      messages: [
+        { role: 'toolResult', content: [{ type: 'text', text: '(no output)' }] },
+        { role: 'assistant', content: [{ type: 'text', text: '⚠️ LLM request failed (rate limited, HTTP 429).' }] },
+      ],
+      sessionInfo: { status: 'failed', lastRunError: `⚠️ ⚠️ ${usedUp}` },
+    })
+    expect(await failure(await post(hello, { url: asking.url }))).toMatchObject({
+      status: 402,
+      error: { code: 'budget_exceeded', message: usedUp },
+    })
   })
 
   test('over the rate limit of the provider has its Retry-After, and is not repeated by clients that cannot know', async () => {

@@ -92,7 +92,7 @@ const writeQuery = `
 
 const maxTextLength = 512
 /** A text as PostgreSQL takes it. */
-const storable = (text: string | null): string | null =>
+export const storable = (text: string | null): string | null =>
   text === null ? null : text.slice(0, maxTextLength).replaceAll('\0', '').toWellFormed()
 
 const whoOf = (call: BegunCall) => ({
