@@ -1,8 +1,41 @@
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { installRelease } from '#openclaw/install.ts'
+import { defaultRelease } from '#openclaw/releases.ts'
+import { makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
 import { type Figure, figure, median } from './figures.ts'
-import type { Tenant } from './tenant.ts'
+import { connect, type Tenant } from './tenant.ts'
 
 const pollMs = 100
+/** Only on a machine that never did. */
+const installTimeoutMs = 15 * 60_000
+
+/** Runs `act` beside a whole Chowder of its own, with real agents. */
+export async function withChowder<T>(
+  env: Record<string, string>,
+  report: (text: string) => void,
+  act: (chowder: { tenant: Tenant; dataDir: string }) => Promise<T>,
+): Promise<T> {
+  const { path: dataDir, remove } = await makeTemporaryDataDir('chowder-bench-')
+  try {
+    const signal = AbortSignal.timeout(installTimeoutMs)
+    await installRelease({ dataDir, release: defaultRelease, progress: report, signal })
+    report('starting Chowder')
+    const chowder = await startChowder({
+      role: 'all',
+      dataDir,
+      logFile: join(dataDir, 'chowder.log'),
+      env: { CHOWDER_DEFAULT_TIER: 'whale', ...env },
+    })
+    try {
+      return await act({ tenant: await connect(chowder.url), dataDir })
+    } finally {
+      await chowder.stop('SIGINT')
+    }
+  } finally {
+    await remove()
+  }
+}
 
 /** Waits until it is so. Throws with `what` after the time, and what `isSo` throws. */
 export async function until(what: string, timeoutMs: number, isSo: () => Promise<boolean>): Promise<void> {

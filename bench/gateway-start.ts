@@ -2,17 +2,12 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { installRelease } from '#openclaw/install.ts'
 import { configPath, gatewayFolders } from '#openclaw/launch.ts'
-import { defaultRelease } from '#openclaw/releases.ts'
-import { makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
-import { answers, createAgent, inTurn, secondsOf, until } from './agents.ts'
+import { answers, createAgent, inTurn, secondsOf, until, withChowder } from './agents.ts'
 import type { Figure } from './figures.ts'
-import { connect, type Tenant } from './tenant.ts'
+import type { Tenant } from './tenant.ts'
 
 const startTimeoutMs = 3 * 60_000
-/** Only on a machine that never did. */
-const installTimeoutMs = 15 * 60_000
 const stopTimeoutMs = 60_000
 
 /** The content of the driver's `sandbox.json`. */
@@ -96,38 +91,21 @@ async function startByHand(recipe: Recipe, folder: string): Promise<number> {
  * From a create to a running agent, beside starting the same gateway with the same configuration by hand: both from
  * an empty folder, in turn, one gateway at a time.
  */
-export async function measureStart(count: number, report: (text: string) => void): Promise<Figure> {
-  const dataDir = await makeTemporaryDataDir('chowder-bench-')
-  try {
-    const signal = AbortSignal.timeout(installTimeoutMs)
-    await installRelease({ dataDir: dataDir.path, release: defaultRelease, progress: report, signal })
-    report('starting Chowder')
-    const chowder = await startChowder({
-      role: 'all',
-      dataDir: dataDir.path,
-      logFile: join(dataDir.path, 'chowder.log'),
-      env: { ANTHROPIC_BASE_URL: 'http://127.0.0.1:9', CHOWDER_DEFAULT_TIER: 'whale' },
-    })
-    try {
-      const tenant = await connect(chowder.url)
-      report('a first agent, which does not count')
-      let { recipe } = await startByChowder(tenant, dataDir.path)
-      return await inTurn(
-        'create to running',
-        { atMost: 1.15 },
-        count,
-        report,
-        async () => {
-          const started = await startByChowder(tenant, dataDir.path)
-          recipe = started.recipe
-          return started.seconds
-        },
-        (round) => startByHand(recipe, join(dataDir.path, `by-hand-${round}`)),
-      )
-    } finally {
-      await chowder.stop('SIGINT')
-    }
-  } finally {
-    await dataDir.remove()
-  }
+export function measureStart(count: number, report: (text: string) => void): Promise<Figure> {
+  return withChowder({ ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' }, report, async ({ tenant, dataDir }) => {
+    report('a first agent, which does not count')
+    let { recipe } = await startByChowder(tenant, dataDir)
+    return inTurn(
+      'create to running',
+      { atMost: 1.15 },
+      count,
+      report,
+      async () => {
+        const started = await startByChowder(tenant, dataDir)
+        recipe = started.recipe
+        return started.seconds
+      },
+      (round) => startByHand(recipe, join(dataDir, `by-hand-${round}`)),
+    )
+  })
 }

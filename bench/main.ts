@@ -1,6 +1,7 @@
 import { availableParallelism, cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
 import { StartupError } from '#platform/startup-error.ts'
+import { measureAgentTurns } from './agent-turns.ts'
 import { measureApi } from './api.ts'
 import { harmTable, measureAttacks } from './attacks.ts'
 import { measureDocker } from './docker.ts'
@@ -40,7 +41,7 @@ async function measure(): Promise<(Fact | Figure)[]> {
     quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 5, roundMs: 1500, warmUpMs: 2500 },
     report,
   )
-  return quick ? figures : [...figures, await measureStart(3, report)]
+  return quick ? figures : [...figures, await measureStart(3, report), ...(await measureAgentTurns(report))]
 }
 
 const startedAt = performance.now()

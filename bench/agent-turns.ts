@@ -1,0 +1,117 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
+import { isObject } from '#openclaw/json.ts'
+import { newId } from '#platform/ids.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../test/support/fake-model-provider.mjs'
+import { createAgent, secondsOf, until, withChowder } from './agents.ts'
+import { type Figure, figure, type Round } from './figures.ts'
+import type { Tenant } from './tenant.ts'
+
+const startTimeoutMs = 3 * 60_000
+const changeTimeoutMs = 60_000
+const rounds = 4
+const turnsOneByOne = 10
+const together = 6
+const turnsTogether = 3
+
+/** How the agent reaches the stub of its provider. The key tells the stub which way a call came. */
+interface Way {
+  baseUrl: string
+  apiKey: string
+}
+
+async function connectTo(dataDir: string, id: string): Promise<{ gateway: GatewayClient; relayed: Way }> {
+  const record = JSON.parse(await readFile(join(dataDir, 'sandboxes', id, 'sandbox.json'), 'utf8'))
+  const config = JSON.parse(await readFile(record.env.OPENCLAW_CONFIG_PATH, 'utf8'))
+  const endpoint = { kind: 'tcp', host: '127.0.0.1', port: config.gateway.port } as const
+  const signal = AbortSignal.timeout(startTimeoutMs * rounds)
+  const gateway = await connectGateway(endpoint, config.gateway.auth.token, { signal, timeoutMs: changeTimeoutMs })
+  const { baseUrl, apiKey } = config.models.providers.anthropic
+  return { gateway, relayed: { baseUrl, apiKey } }
+}
+
+/** Has the running gateway call its provider in another way. */
+async function changeWay(gateway: GatewayClient, way: Way): Promise<void> {
+  const shown = await gateway.call('config.get')
+  const baseHash = isObject(shown) ? shown.hash : undefined
+  const raw = JSON.stringify({ models: { providers: { anthropic: way } } })
+  await gateway.call('config.patch', { raw, baseHash }, { timeoutMs: changeTimeoutMs })
+}
+
+async function turn(tenant: Tenant, id: string, session: string): Promise<void> {
+  const path = `/v1/instances/${id}/session/${session}/responses`
+  const { status } = await tenant.call<{ status: string }>('POST', path, { model: 'openclaw', input: 'Hello' })
+  if (status !== 'completed') throw new Error(`a turn ended as ${status}`)
+}
+
+async function turnsInTurn(tenant: Tenant, id: string, count: number): Promise<void> {
+  const session = newId()
+  for (let made = 0; made < count; made += 1) await turn(tenant, id, session)
+}
+
+/** Turns a second: one after the other, and of several sessions at once. */
+async function measureWay(tenant: Tenant, id: string) {
+  const alone = await secondsOf(() => turnsInTurn(tenant, id, turnsOneByOne))
+  const sessions = Array.from({ length: together }, () => turnsTogether)
+  const beside = await secondsOf(() => Promise.all(sessions.map((count) => turnsInTurn(tenant, id, count))))
+  return { alone: turnsOneByOne / alone, beside: (together * turnsTogether) / beside }
+}
+
+/**
+ * Turns a second of a real agent, one after the other and several at once, beside the same agent with a configuration
+ * by which it asks the stub of its provider without the relay; in turn, and the one that is first changes.
+ */
+export async function measureAgentTurns(report: (text: string) => void): Promise<Figure[]> {
+  const provider = await startFakeModelProvider()
+  try {
+    const env = { ANTHROPIC_BASE_URL: provider.url }
+    return await withChowder(env, report, async ({ tenant, dataDir }) => {
+      report('a real agent')
+      const id = await createAgent(tenant, startTimeoutMs)
+      const { gateway, relayed } = await connectTo(dataDir, id)
+      try {
+        const direct = { baseUrl: provider.url, apiKey: 'bench-direct' }
+        return await measureBoth(tenant, id, gateway, provider, { relayed, direct }, report)
+      } finally {
+        gateway.close()
+      }
+    })
+  } finally {
+    await provider.close()
+  }
+}
+
+async function measureBoth(
+  tenant: Tenant,
+  id: string,
+  gateway: GatewayClient,
+  provider: FakeModelProvider,
+  { relayed, direct }: { relayed: Way; direct: Way },
+  report: (text: string) => void,
+): Promise<Figure[]> {
+  const take = async (way: Way) => {
+    await changeWay(gateway, way)
+    await until('the other way to the provider', changeTimeoutMs, async () => {
+      provider.reset()
+      await turn(tenant, id, newId())
+      return provider.requests.every(({ key }) => (key === direct.apiKey) === (way === direct))
+    })
+    return measureWay(tenant, id)
+  }
+  const alone: Round[] = []
+  const beside: Round[] = []
+  await measureWay(tenant, id) // does not count
+  for (let round = 0; round < rounds; round += 1) {
+    report(`turns of the agent with the relay and without, round ${round + 1} of ${rounds}`)
+    const first = await take(round % 2 === 0 ? direct : relayed)
+    const second = await take(round % 2 === 0 ? relayed : direct)
+    const [without, through] = round % 2 === 0 ? [first, second] : [second, first]
+    alone.push({ chowder: through.alone, limit: without.alone })
+    beside.push({ chowder: through.beside, limit: without.beside })
+  }
+  return [
+    figure('agent, turns', '/s', { atLeast: 0.9 }, alone),
+    figure(`agent, ${together} turns at once`, '/s', { atLeast: 0.8 }, beside),
+  ]
+}
