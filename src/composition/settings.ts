@@ -4,6 +4,7 @@ import type { RelayAddress } from '#instances/gateway/relay-url.ts'
 import { firstGoodVersion } from '#openclaw/advisories.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'
+import { type ResourceSettings, readResourceSettings } from '#platform/resources.ts'
 
 /** The settings that both the API and the workers use. */
 export interface SharedSettings {
@@ -13,6 +14,8 @@ export interface SharedSettings {
   relay: RelayAddress
   /** The registry of skills; undefined for that of OpenClaw. */
   clawhubUrl: string | undefined
+  /** What agents may use. */
+  resources: ResourceSettings
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
 }
@@ -25,8 +28,13 @@ export const sharedSettings = (config: Config): SharedSettings => ({
   },
   relay: { url: config.RELAY_URL, port: config.RELAY_PORT },
   clawhubUrl: config.CLAWHUB_REGISTRY,
+  resources: resourceSettings(config),
   minOpenclawVersion: config.OPENCLAW_MIN_VERSION ?? firstGoodVersion,
 })
+
+/** The configuration was checked. */
+const resourceSettings = (config: Config): ResourceSettings =>
+  readResourceSettings(config.AGENT_RESOURCES, config.AGENT_RESOURCES_MAX) as ResourceSettings
 
 export const storageLimits = (config: Config): StorageLimits => ({
   bytes: config.STORED_BYTES_PER_ORGANIZATION,

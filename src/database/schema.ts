@@ -13,6 +13,7 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core'
+import type { HeldLimits, ResourceLimits } from '#platform/resources.ts'
 
 export const modelProviders = ['anthropic', 'openai', 'gemini'] as const
 export type ModelProvider = (typeof modelProviders)[number]
@@ -95,6 +96,10 @@ export const organizations = pgTable(
     unattendedCallsPerHour: integer(),
     /** What those of its instances may reach that have no policy of their own; null is the default. */
     egress: jsonb().$type<EgressPolicy>(),
+    /** The limits of each of its instances that has none of its own. */
+    resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
+    /** The most that they may have, in the place of the operator's maxima for all. Set by the operator. */
+    maxResources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
     /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
     /** Set by the operator: its keys are refused as well, and workers stop its instances, until it is null again. */
@@ -227,6 +232,8 @@ export const instances = pgTable(
     unattendedCallsPerHour: integer(),
     /** What its agent may reach; null for what its organization allows. */
     egress: jsonb().$type<EgressPolicy>(),
+    /** What it may use, as far as the caller has set it. */
+    resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
     /** Since when its heartbeat and cron are paused; null while they are not. */
     automationPausedAt: instant(),
     /** When they were last resumed: earlier calls count no more. */
@@ -237,6 +244,8 @@ export const instances = pgTable(
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),
     generation: integer().notNull().default(1),
+    /** Stopped because its files have reached its limit; null otherwise. */
+    stoppedFor: text({ enum: ['disk'] }),
     /** Stopped because its organization is suspended: it starts again with it. */
     isSuspended: boolean().notNull().default(false),
     /** The generation of a restart that was asked for; null once a worker has stopped the sandbox for it. */
@@ -268,6 +277,8 @@ export const instances = pgTable(
     relayTokenHash: bytea(),
     /** When the gateway last became healthy; null while it is not known to run. */
     readyAt: instant(),
+    /** The limits of its sandbox; null before its first start. */
+    limits: jsonb().$type<HeldLimits>(),
     /** While a gateway that was ready works and does not answer: see `checkHealth`. */
     busy: jsonb().$type<Busy>(),
     errorMessage: text(),
@@ -299,6 +310,20 @@ export const instances = pgTable(
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
   ],
 )
+
+/**
+ * What sandboxes used when a worker last looked, and how much of their limits that was, in percent: the last step that
+ * was reached and told. Unlogged: a look finds it anew.
+ */
+export const instanceUse = pgTable('instance_use', {
+  instanceId: uuid().primaryKey(),
+  diskBytes: bigint({ mode: 'number' }),
+  diskStep: integer().notNull().default(0),
+  memoryStep: integer().notNull().default(0),
+  pidsStep: integer().notNull().default(0),
+  /** When its gateway was last restarted while nobody used it, because it used much. */
+  recycledAt: instant(),
+})
 
 /** The chat channels of instances, including disabled ones. */
 export const channels = pgTable(

@@ -3,6 +3,7 @@ import type { Db } from '#database/client.ts'
 import { type Instance, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
+import type { ResourceLimits } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import type { AgentSettings } from './agent-settings.ts'
@@ -15,6 +16,7 @@ export interface NewInstance extends AgentSettings {
   name: string
   externalId: string | null
   metadata: Record<string, string>
+  resources: Partial<ResourceLimits>
   modelProvider: ModelProvider
   sandboxDriver: string
   openclawVersion: string
@@ -31,8 +33,8 @@ const insert = `
     RETURNING id)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
                          sealed_config, sealed_token, metadata, changed_by, external_id, model,
-                         sealed_instructions, desired_state)
-  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'running' FROM counted
+                         sealed_instructions, resources, desired_state)
+  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'running' FROM counted
   RETURNING ${columnNames.join(', ')}`
 
 /**
@@ -79,6 +81,7 @@ async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise
       row.externalId,
       row.model,
       sealInstructions(vault, row.id, row.instructions),
+      JSON.stringify(row.resources),
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null

@@ -28,8 +28,10 @@ const requested = {
 
 /** Each reason to raise a generation, with the other columns that it sets. */
 const intents = {
-  start: { desiredState: 'running', isSuspended: false, ...requested },
-  stop: { desiredState: 'stopped', isSuspended: false, ...requested },
+  start: { desiredState: 'running', isSuspended: false, stoppedFor: null, ...requested },
+  stop: { desiredState: 'stopped', isSuspended: false, stoppedFor: null, ...requested },
+  /** Its files have reached its limit. */
+  stopForDisk: { desiredState: 'stopped', stoppedFor: 'disk', ...requested },
   /** The organization is suspended. */
   suspend: { desiredState: 'stopped', isSuspended: true, ...requested },
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },
@@ -46,6 +48,13 @@ const intents = {
     updatedAt: now,
   },
   changeProviderKey: { attempts: 0 },
+  /** The limits of its sandbox change. One that does not run gets them when it starts. */
+  changeResources: {
+    generation: sql`${instances.generation} + CASE WHEN ${eq(instances.desiredState, 'running')} THEN 1 ELSE 0 END`,
+    attempts: 0,
+    nextAttemptAt: now,
+    updatedAt: now,
+  },
   /** Its heartbeat and cron are paused: too many calls of models were made that nobody asked for. */
   pauseAutomation: { attempts: 0, automationPausedAt: now },
   connectChannel: { attempts: 0, nextAttemptAt: now },

@@ -36,6 +36,7 @@ type ObservedColumns = Partial<
     | 'changedBy'
     | 'endpoint'
     | 'errorMessage'
+    | 'limits'
     | 'relayTokenHash'
     | 'restartGeneration'
     | 'sandboxId'
@@ -51,6 +52,7 @@ export type EditableColumns = Pick<
   'name' | 'externalId' | 'model' | 'sealedInstructions' | 'sealedConfig' | 'unlistedModels'
 > & {
   metadata: Instance['metadata'] | SQL
+  resources: Instance['resources'] | SQL
   unattendedCallsPerHour: number | null
   automationPausedAt: SQL | null
   automationResumedAt: SQL

@@ -5,6 +5,7 @@ import type { PlannedStep } from './run-step.ts'
 import {
   createSandbox,
   destroySandbox,
+  limitSandbox,
   patchConfig,
   prepareRelease,
   startGateway,
@@ -30,6 +31,7 @@ export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
     { step: createSandbox, limitMs: defaultLimitMs },
     { step: writeConfig, limitMs: defaultLimitMs },
     { step: startGateway, limitMs: defaultLimitMs },
+    { step: limitSandbox, limitMs: defaultLimitMs },
     { step: checkHealth, limitMs: healthLimitMs },
     { step: patchConfig, limitMs: defaultLimitMs },
     { step: connectChannels, limitMs: channelsLimitMs },

@@ -3,6 +3,7 @@ import type { RelayAddress } from '#instances/gateway/relay-url.ts'
 import type { Lease } from '#instances/lease.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Logger } from '#platform/log.ts'
+import type { ResourceSettings } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
@@ -36,6 +37,8 @@ export interface StepDeps {
   baseUrls: BaseUrls
   relay: RelayAddress
   clawhubUrl: string | undefined
+  /** What agents may use. */
+  resources: ResourceSettings
   /** The oldest version of OpenClaw that may be started. */
   minOpenclawVersion: string
   timeouts: Timeouts

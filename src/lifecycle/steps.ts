@@ -1,12 +1,14 @@
 import { text } from 'node:stream/consumers'
+import { isDeepStrictEqual } from 'node:util'
 import { and, eq, gt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { channels, type Instance, providerKeys, skills } from '#database/schema.ts'
+import { channels, type Instance, instanceUse, providerKeys, skills } from '#database/schema.ts'
 import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { ensureRelayToken, replaceTokens } from '#instances/gateway/tokens.ts'
 import type { Lease } from '#instances/lease.ts'
+import { findLimits, forDriver } from '#instances/resources.ts'
 import { unsealToken } from '#instances/row.ts'
 import { refusalOf } from '#openclaw/advisories.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
@@ -33,9 +35,6 @@ const optionalConnectTimeoutMs = 5000
 const endRunsTimeoutMs = 15_000
 const configMaxBytes = 4 * 1024 * 1024
 
-/** Enough for OpenClaw 2026.9.6, which was measured to need up to 1.15 GB; drivers that cannot limit ignore it. */
-const resources = { memoryMb: 2048, cpus: 2, pids: 512, diskMb: 0 }
-
 /** Installs the release on this host if it is missing. Takes as long as the network does. */
 export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) => {
   await sandboxes.prepare(lease.instance.openclawVersion, logProgress(log), signal)
@@ -61,7 +60,7 @@ export const stopForRestart: Step = async (context) => {
  * not run only with a release that may be started.
  */
 export const createSandbox: Step = async (context) => {
-  const { sandboxes, lease, clawhubUrl, minOpenclawVersion, signal } = context
+  const { db, sandboxes, lease, clawhubUrl, resources, minOpenclawVersion, signal } = context
   const { instance } = lease
   const { state } = await sandboxes.observe(instance.id, signal)
   if (state === 'running') return done
@@ -76,7 +75,7 @@ export const createSandbox: Step = async (context) => {
       release: instance.openclawVersion,
       command: gatewayCommand,
       env: (paths) => gatewayEnv(paths, { clawhubUrl }),
-      resources,
+      resources: forDriver(await findLimits(db, instance, resources)),
       labels: { organization: instance.organizationId },
     },
     signal,
@@ -158,6 +157,16 @@ export const startGateway: Step = async ({ sandboxes, lease, signal }) => {
   if (isFirstTry && attempts > 1) return again(backoffSeconds(attempts - 1), reason)
   await sandboxes.start(lease.instance.id, signal)
   return gatewayStarted
+}
+
+/** Gives a sandbox that runs its limits, and notes which of them its platform keeps. */
+export const limitSandbox: Step = async ({ db, sandboxes, lease, resources, startedGateway, signal }) => {
+  const { instance } = lease
+  const asked = await findLimits(db, instance, resources)
+  if (!startedGateway && isDeepStrictEqual(instance.limits?.asked, asked)) return done
+  const { memoryMb: memory_mb, cpus, pids } = await sandboxes.limit(instance.id, forDriver(asked), signal)
+  await lease.write({ limits: { asked, kept: { memory_mb, cpus, pids } } })
+  return done
 }
 
 /** Notes that the gateway does not run any more. */
@@ -255,6 +264,7 @@ export const destroySandbox: Step = async ({ db, sandboxes, lease, signal }) => 
   const { id } = lease.instance
   await sandboxes.destroy(id, signal)
   await db.delete(channels).where(eq(channels.instanceId, id))
+  await db.delete(instanceUse).where(eq(instanceUse.instanceId, id))
   await db.delete(skills).where(eq(skills.instanceId, id))
   return done
 }

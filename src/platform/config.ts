@@ -4,6 +4,7 @@ import { Value } from '@sinclair/typebox/value'
 import { closestWord } from './closest.ts'
 import { type Config, Env } from './env.ts'
 import { entriesOf, isOpenToOthers } from './exposure.ts'
+import { readResourceSettings } from './resources.ts'
 
 export type { Config } from './env.ts'
 
@@ -87,7 +88,14 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
 }
 
 /** The settings that fit their pattern and mean nothing, such as `http://999.9.9.9`. */
-const meaningless = ({ CHOWDER_PUBLIC_URL, CORS_ALLOWED_ORIGINS, LOCAL_UIDS }: NodeJS.ProcessEnv) => [
+const meaningless = ({
+  AGENT_RESOURCES = '',
+  AGENT_RESOURCES_MAX = '',
+  CHOWDER_PUBLIC_URL,
+  CORS_ALLOWED_ORIGINS,
+  LOCAL_UIDS,
+}: NodeJS.ProcessEnv) => [
+  ...(readResourceSettings(AGENT_RESOURCES, AGENT_RESOURCES_MAX) ? [] : ['AGENT_RESOURCES']),
   ...(URL.canParse(CHOWDER_PUBLIC_URL ?? 'http://a') ? [] : ['CHOWDER_PUBLIC_URL']),
   ...(entriesOf(CORS_ALLOWED_ORIGINS).every((origin) => URL.canParse(origin)) ? [] : ['CORS_ALLOWED_ORIGINS']),
   ...(LOCAL_UIDS === undefined || isUidRange(LOCAL_UIDS) ? [] : ['LOCAL_UIDS']),

@@ -1,5 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { relaySettings } from './relay-settings.ts'
+import { formatResources, type ResourceLimits, usualMaxima, usualResources } from './resources.ts'
 
 const httpUrl = (description: string) =>
   Type.String({
@@ -24,6 +25,16 @@ const limit = (defaultValue: number, description: string, maximum = 1_000_000) =
     minimum: 0,
     maximum,
     description: `${description}; \`0\`: no limit`,
+  })
+
+const resources = (usual: ResourceLimits, description: string) =>
+  Type.String({
+    default: formatResources(usual),
+    pattern: '^[a-z_0-9=., ]+$',
+    rule:
+      `must have numbers for some of memory_mb, cpus, pids and disk_mb, such as ${formatResources(usual)}, and none of ` +
+      'AGENT_RESOURCES above AGENT_RESOURCES_MAX',
+    description: `${description}; what is left out is as in the default: see [limits](operations.md#limits)`,
   })
 
 /** All environment variables of Chowder. No other file reads process.env. */
@@ -91,6 +102,14 @@ export const Env = Type.Object({
     rule: 'must be a range of user ids from 1000 to 4294967293, such as 20000-29999',
     description: 'ids of the users that local agents get when Chowder runs as root: no user and no group may have one',
   }),
+  AGENT_RESOURCES: resources(
+    usualResources,
+    'what an agent may use, unless its organization or the instance says otherwise',
+  ),
+  AGENT_RESOURCES_MAX: resources(
+    usualMaxima,
+    'the most that an organization can give an agent; `npm run admin -- set-max-resources` sets it for one organization',
+  ),
   DOCKER_HOST: Type.String({
     default: 'unix:///var/run/docker.sock',
     minLength: 1,

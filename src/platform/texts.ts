@@ -177,6 +177,8 @@ export const texts = {
     'openclaw stands for the model that is set here. Name a model of the provider, or send null for its default.',
   tooManyLabels: (count: number, limit: number) =>
     `metadata would have ${count} keys, and at most ${limit} are allowed. Remove some: null in place of a value.`,
+  aboveMaximum: (name: string, wanted: number, maximum: number) =>
+    `resources.${name} is ${wanted}, and at most ${maximum} is allowed here. The operator of this server can raise that.`,
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',

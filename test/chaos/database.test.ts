@@ -11,6 +11,7 @@ import { findPostmaster, startPostmaster, stopPostmaster } from '#database/embed
 import { migrate } from '#database/migrate.ts'
 import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import { startWorker } from '#lifecycle/worker.ts'
+import { usualMaxima, usualResources } from '#platform/resources.ts'
 import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
@@ -101,6 +102,7 @@ beforeAll(async () => {
     baseUrls: { anthropic: 'http://127.0.0.1:9', openai: 'http://127.0.0.1:9', gemini: 'http://127.0.0.1:9' },
     relay: { url: undefined, port: 9 },
     clawhubUrl: undefined,
+    resources: { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: '2026.1.1',
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },
     queue,

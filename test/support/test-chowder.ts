@@ -20,6 +20,7 @@ import type { Intervals } from '#lifecycle/worker.ts'
 import type { SignupMode } from '#platform/exposure.ts'
 import { newId } from '#platform/ids.ts'
 import { redactedFields } from '#platform/log.ts'
+import { type ResourceSettings, usualMaxima, usualResources } from '#platform/resources.ts'
 import { createVault, type VaultWithKeys } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { keepText, newSecret, noteAnswer, noteRequest } from './canary/secrets.ts'
@@ -39,6 +40,7 @@ export interface TestChowderOptions {
   /** Where agents find the relay; by default nobody listens there. */
   relayUrl?: string
   clawhubUrl?: string
+  resources?: ResourceSettings
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion?: string
   filesMaxBytes?: number
@@ -115,6 +117,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
     relay: { url: options.relayUrl, port: 9 },
     clawhubUrl: options.clawhubUrl,
+    resources: options.resources ?? { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: options.minOpenclawVersion ?? '2026.1.1',
   }
   const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }

@@ -20,6 +20,14 @@ export const exampleInstance = {
   region: null,
   unattended_calls_per_hour: null,
   automation_paused: false,
+  resources: { memory_mb: 4096, cpus: null, pids: null, disk_mb: null },
+  limits: {
+    memory_mb: { value: 4096, kept_by: 'kernel' as const },
+    cpus: { value: 2, kept_by: 'kernel' as const },
+    pids: { value: 512, kept_by: 'kernel' as const },
+    disk_mb: { value: 10_240, kept_by: 'watch' as const },
+  },
+  stopped_for: null,
   budgets: [],
   error_message: null,
   created_at: '2026-02-14T16:00:00.000000+00:00',
@@ -31,6 +39,6 @@ export const stoppedInstance = { ...exampleInstance, status: 'stopped' as const 
 export const startingInstance = { ...exampleInstance, status: 'provisioning' as const, step: 'startGateway' }
 export const stoppingInstance = { ...stoppedInstance, step: 'stopSandbox' }
 export const createdInstance = {
-  ...{ ...exampleInstance, status: 'provisioning' as const, sandbox_id: null, gateway_url: null },
+  ...{ ...exampleInstance, status: 'provisioning' as const, sandbox_id: null, gateway_url: null, limits: null },
   updated_at: exampleInstance.created_at,
 }

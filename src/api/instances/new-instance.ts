@@ -2,6 +2,7 @@ import type { Static } from '@sinclair/typebox'
 import { checkSettings } from '#instances/agent-settings.ts'
 import type { NewInstance } from '#instances/create.ts'
 import { newToken } from '#instances/gateway/tokens.ts'
+import { ownResources } from '#instances/resources.ts'
 import { refusalOf } from '#openclaw/advisories.ts'
 import { defaultRelease, knownReleases } from '#openclaw/releases.ts'
 import { AppError } from '#platform/errors.ts'
@@ -50,6 +51,7 @@ export function newInstance(
     name: body.name,
     externalId: body.external_id ?? null,
     metadata: body.metadata ?? {},
+    resources: ownResources(body.resources),
     modelProvider,
     sandboxDriver,
     openclawVersion,

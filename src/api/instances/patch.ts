@@ -1,4 +1,4 @@
-import { and, sql } from 'drizzle-orm'
+import { and, eq, sql } from 'drizzle-orm'
 import type { NewBudget } from '#budgets/schemas.ts'
 import { setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
@@ -7,10 +7,13 @@ import { changedBy } from '#history/record.ts'
 import { type AgentSettings, checkSettings } from '#instances/agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from '#instances/external-id.ts'
 import { type ChangeDeps, changeConfig } from '#instances/gateway/change.ts'
+import { raiseGeneration } from '#instances/intent.ts'
 import type { EditableColumns } from '#instances/lease.ts'
+import { type ResourceChanges, requireAllowed } from '#instances/resources.ts'
 import { getInstance, isOwnedBy, sealSettings, unsealSettings } from '#instances/row.ts'
 import { isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
+import type { ResourceSettings } from '#platform/resources.ts'
 import { texts } from '#platform/texts.ts'
 
 /** The number of labels that an instance can have. */
@@ -22,6 +25,7 @@ interface Labels {
   external_id?: string | null
   metadata?: Record<string, string | null> | null
   unattended_calls_per_hour?: number | null
+  resources?: ResourceChanges
   budgets?: readonly NewBudget[]
 }
 
@@ -41,10 +45,14 @@ export function requireNoneOfOrganization({ external_id: externalId, ...patch }:
   if (externalId !== undefined) {
     throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
   }
-  for (const param of ['budgets', 'unattended_calls_per_hour'] as const) {
+  for (const param of ['budgets', 'resources', 'unattended_calls_per_hour'] as const) {
     if (patch[param] === undefined) continue
     throw new AppError('needs_organization_key', texts.limitOfOrganization(param), { param })
   }
+}
+
+export interface PatchDeps extends ChangeDeps {
+  resources: ResourceSettings
 }
 
 /**
@@ -52,17 +60,31 @@ export function requireNoneOfOrganization({ external_id: externalId, ...patch }:
  * for more than 16 labels, and ExternalIdTaken.
  */
 export async function patchInstance(
-  deps: ChangeDeps,
+  deps: PatchDeps,
   organizationId: string,
   id: string,
   patch: Patch,
 ): Promise<Instance> {
   const row = await getInstance(deps.db, organizationId, id)
+  await requireAllowed(deps.db, organizationId, patch.resources, deps.resources)
   const { external_id: externalId } = patch
-  if (typeof externalId !== 'string') return patchRow(deps, row, patch)
+  if (typeof externalId !== 'string') return applyLimits(deps, await patchRow(deps, row, patch), patch)
   const holder = await findByExternalId(deps.db, organizationId, externalId)
   if (holder && holder.id !== row.id) throw new ExternalIdTaken(holder, externalId)
-  return explainTaken(deps.db, organizationId, externalId, () => patchRow(deps, row, patch))
+  const patched = await explainTaken(deps.db, organizationId, externalId, () => patchRow(deps, row, patch))
+  return applyLimits(deps, patched, patch)
+}
+
+/** Has a worker give changed limits to the sandbox. After a crash before this, the watch of workers finds them. */
+async function applyLimits({ db, queue }: ChangeDeps, row: Instance, { resources }: Patch): Promise<Instance> {
+  if (resources === undefined) return row
+  const [due] = await db
+    .update(instances)
+    .set({ ...raiseGeneration('changeResources'), changedBy: changedBy({ silent: true }) })
+    .where(and(eq(instances.id, row.id), isNotTerminated))
+    .returning()
+  if (due) queue.enqueue(due)
+  return due ?? row
 }
 
 async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<Instance> {
@@ -114,14 +136,19 @@ const automationColumns = (paused: boolean | undefined): Partial<EditableColumns
 }
 
 const columnsOf = (
-  { name, external_id: externalId, metadata, unattended_calls_per_hour: unattendedCallsPerHour }: Labels,
+  { name, external_id: externalId, metadata, resources, unattended_calls_per_hour: unattendedCallsPerHour }: Labels,
   row: Instance,
 ): Partial<EditableColumns> => ({
   ...(name !== undefined && { name }),
   ...(externalId !== undefined && { externalId }),
   ...(unattendedCallsPerHour !== undefined && { unattendedCallsPerHour }),
+  ...(resources !== undefined && { resources: mergedResources(resources) }),
   ...(metadata !== undefined && { metadata: mergedLabels(metadata, row) }),
 })
+
+/** SQL merges them as it does labels. */
+const mergedResources = (changes: ResourceChanges): EditableColumns['resources'] =>
+  changes === null ? {} : sql`jsonb_strip_nulls(${instances.resources} || ${JSON.stringify(changes)}::jsonb)`
 
 /** SQL merges them, so that changes of different labels at the same time do not undo each other. */
 function mergedLabels(changes: Record<string, string | null> | null, row: Instance): EditableColumns['metadata'] {

@@ -3,6 +3,7 @@ import { NewBudgets } from '#budgets/schemas.ts'
 import { modelProviders } from '#database/schema.ts'
 import { namedExamples } from '#http/examples.ts'
 import { PageQuery } from '#http/paging.ts'
+import { ResourceChanges } from '#http/resource-fields.ts'
 import { Name, Nullable, OneOf } from '#http/validation.ts'
 import { instanceStatuses, waitTargets } from '#instances/status.ts'
 import {
@@ -44,6 +45,7 @@ export const CreateInstance = Type.Object(
     ),
     openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesDescription })),
     budgets: Type.Optional(NewBudgets),
+    resources: Type.Optional(ResourceChanges),
     region: Type.Optional(
       Type.Null({
         description: regionDescription,
@@ -109,6 +111,10 @@ export const PatchInstance = Type.Object(
           'true pauses heartbeat and cron of the agent, false resumes them: a running agent has it before the answer.',
       }),
     ),
+    resources: Type.Optional({
+      ...ResourceChanges,
+      description: `${ResourceChanges.description ?? ''} Needs an organization key.`.trimStart(),
+    }),
     budgets: Type.Optional({ ...NewBudgets, description: `${NewBudgets.description} Needs an organization key.` }),
   },
   {

@@ -16,8 +16,8 @@ import { NoBody } from '#http/validation.ts'
 import { createInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
-import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
+import { requireAllowed } from '#instances/resources.ts'
 import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
@@ -25,11 +25,11 @@ import { isId } from '#platform/ids.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { listInstances } from './list.ts'
 import { newInstance, requireStartable } from './new-instance.ts'
-import { patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
+import { type PatchDeps, patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
 import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schemas.ts'
 
-export interface InstanceDeps extends ChangeDeps {
+export interface InstanceDeps extends PatchDeps {
   findSummary: FindSummary
   /** Called before the response to a stop or a delete: from then on, messages are refused. */
   forgetGateway: RunningGateways['forget']
@@ -99,6 +99,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
     async (request, reply) => {
       const { organizationId } = request.caller
+      await requireAllowed(db, organizationId, request.body.resources, deps.resources)
       const row = newInstance(request.body, { organizationId, sandboxDriver, minOpenclawVersion })
       const { budgets } = request.body
       let created: Row | undefined

@@ -1,11 +1,13 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Budget, type ShownBudget } from '#budgets/schemas.ts'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
+import { limitFields, limitOf } from '#http/resource-fields.ts'
 import { DateTime, Nullable, OneOf, Uri, Uuid } from '#http/validation.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
 import { shownMessage } from '#instances/failure-message.ts'
 import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, isSettled, publicStatus, shownStep } from '#instances/status.ts'
+import type { HeldLimits, ResourceName } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
 import { ExternalId, Instructions, Metadata, Model, regionDescription, UnattendedCallsPerHour } from './fields.ts'
@@ -30,6 +32,19 @@ const Step = Nullable(
 const GatewayUrl = Nullable(
   Uri('The base URL for an OpenAI client; null until it has run, in `error` and `terminated`.'),
 )
+
+const heldLimitOf = (name: ResourceName) =>
+  Type.Object(
+    {
+      value: Type.Number({ description: 'The number that holds now.' }),
+      kept_by: OneOf(
+        ['kernel', 'watch', 'nothing'],
+        '`kernel`: the agent cannot exceed it. `watch`: Chowder looks every 30 seconds, warns, and stops or restarts an agent ' +
+          'that exceeds it. `nothing`: this server cannot limit it.',
+      ),
+    },
+    { description: `${limitOf(name).description ?? ''}` },
+  )
 
 export const Instance = Type.Object(
   {
@@ -59,6 +74,26 @@ export const Instance = Type.Object(
         'Whether heartbeat and cron of the agent are paused: by you, or because it made too many calls of models that ' +
         'nobody asked for. The event `instance.automation_paused` says when and why.',
     }),
+    resources: Type.Object(
+      limitFields((name) => Nullable(limitOf(name))),
+      {
+        description:
+          'What the agent may use, as far as it is set for this instance; null is what the organization has as ' +
+          '`resources`. Never more than its `max_resources`.',
+      },
+    ),
+    limits: Nullable(
+      Type.Object(limitFields(heldLimitOf), {
+        description: 'The limits that hold now; null before the first start.',
+      }),
+    ),
+    stopped_for: Nullable(
+      OneOf(
+        ['disk'],
+        '`disk`: Chowder stopped the agent because its files had reached `disk_mb`. Delete files, or raise the limit, ' +
+          'and start it. null otherwise.',
+      ),
+    ),
     budgets: Type.Array(Budget, {
       description: 'What models may use for this instance. Budgets of the organization may be for it as well.',
     }),
@@ -116,6 +151,22 @@ export const toInstanceStatus = (
   gateway_url: gatewayUrl(row, publicUrl),
 })
 
+const noLimits = { memory_mb: null, cpus: null, pids: null, disk_mb: null }
+
+/** A limit of memory or processes that the kernel does not keep is watched; one of processors cannot be. */
+const toLimits = ({ asked, kept }: HeldLimits): Static<typeof Instance>['limits'] => {
+  const held = (name: keyof HeldLimits['kept'], otherwise: 'watch' | 'nothing') => {
+    const value = kept[name]
+    return value === null ? { value: asked[name], kept_by: otherwise } : { value, kept_by: 'kernel' as const }
+  }
+  return {
+    memory_mb: held('memory_mb', 'watch'),
+    cpus: held('cpus', 'nothing'),
+    pids: held('pids', 'watch'),
+    disk_mb: { value: asked.disk_mb, kept_by: 'watch' },
+  }
+}
+
 /**
  * Converts a row to the API's format: the only place that does, so that a new column stays private until added here.
  */
@@ -140,6 +191,9 @@ export const toInstance = (
   region: null,
   unattended_calls_per_hour: row.unattendedCallsPerHour,
   automation_paused: row.automationPausedAt !== null,
+  resources: { ...noLimits, ...row.resources },
+  limits: row.limits && toLimits(row.limits),
+  stopped_for: row.stoppedFor,
   budgets,
   error_message: publicStatus(row) === 'error' ? shownMessage(row.errorMessage, view.mayConfigure) : null,
   created_at: toMicroseconds(row.createdAt),

@@ -5,6 +5,7 @@ import { type Organization, organizations, type Tier } from '#database/schema.ts
 import type { EventType } from '#history/event-types.ts'
 import { recordEvent } from '#history/record.ts'
 import { isId } from '#platform/ids.ts'
+import { formatResources, type ResourceLimits } from '#platform/resources.ts'
 import { instanceLimits } from './tiers.ts'
 
 /** Every organization that is not deleted, oldest first. */
@@ -86,6 +87,15 @@ async function change(
  */
 export const setLimit = (db: Db, id: string, instanceLimit: number | null): Promise<Organization> =>
   change(db, id, { instanceLimit }, { type: 'organization.limit_changed', reason: String(instanceLimit ?? 'none') })
+
+/** Sets the most that instances of an organization may use; what is left out is as for all organizations. */
+export const setMaxResources = (db: Db, id: string, maxResources: Partial<ResourceLimits>): Promise<Organization> =>
+  change(
+    db,
+    id,
+    { maxResources },
+    { type: 'organization.limit_changed', reason: formatResources(maxResources) || 'the same resources as all' },
+  )
 
 /**
  * Disables or enables an organization. All keys of a disabled organization are refused within a second. Its agents keep

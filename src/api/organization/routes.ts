@@ -9,6 +9,7 @@ import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { SignupMode } from '#platform/exposure.ts'
+import type { ResourceSettings } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { deleteOrganization } from './delete.ts'
 import { requireAcceptedKeys, storedModelKeys, testModelKeys } from './model-keys.ts'
@@ -35,6 +36,7 @@ export interface OrganizationDeps {
   /** Tier of a new organization. */
   defaultTier: Tier
   baseUrls: BaseUrls
+  resources: ResourceSettings
 }
 
 /** Of a call that anybody may make. */
@@ -47,7 +49,7 @@ interface RouteDeps extends OrganizationDeps {
 
 /** The routes to sign up, and to read, change and delete an organization. */
 export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
-  const { db, vault, queue, forgetCaller, defaultTier, baseUrls, countKeyTest } = deps
+  const { db, vault, queue, forgetCaller, defaultTier, baseUrls, resources, countKeyTest } = deps
 
   app.post(
     '/v1/organization/signup',
@@ -69,7 +71,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     },
     async ({ body }, reply) => {
       const { organization, key } = await signUp(db, body.name, defaultTier)
-      return reply.code(201).send({ organization: toOrganization(organization, []), api_key: key })
+      return reply.code(201).send({ organization: toOrganization(organization, resources, []), api_key: key })
     },
   )
 
@@ -89,7 +91,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     },
     async ({ caller }) => {
       const { organization, keys, budgets } = await getOrganization(db, caller.organizationId)
-      return toOrganization(organization, keys, budgets)
+      return toOrganization(organization, resources, keys, budgets)
     },
   )
 
@@ -115,9 +117,15 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))
       }
-      const { organization, keys, budgets, due } = await patchOrganization(db, vault, caller.organizationId, body)
+      const { organization, keys, budgets, due } = await patchOrganization(
+        db,
+        vault,
+        caller.organizationId,
+        body,
+        resources,
+      )
       for (const instance of due) queue.enqueue(instance)
-      return toOrganization(organization, keys, budgets)
+      return toOrganization(organization, resources, keys, budgets)
     },
   )
 

@@ -2,8 +2,11 @@ import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { NewOrganizationBudgets, OrganizationBudget, type ShownBudget } from '#budgets/schemas.ts'
 import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
 import { namedExamples } from '#http/examples.ts'
+import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
+import { limitsFor, maximaOf } from '#instances/resources.ts'
 import { defaultUnattendedCalls } from '#instances/storm-guard.ts'
+import { type ResourceSettings, usualMaxima, usualResources } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import type { StoredKey } from './store.ts'
 
@@ -16,6 +19,8 @@ const example = {
   instance_limit: 10,
   instance_count: 1,
   unattended_calls_per_hour: null,
+  resources: usualResources,
+  max_resources: usualMaxima,
   budgets: [],
   created_at: '2026-02-14T12:00:00.000000+00:00',
   updated_at: '2026-02-14T14:30:00.000000+00:00',
@@ -59,6 +64,12 @@ export const Organization = Type.Object(
       description: 'The number of instances that are not terminated. Stopped instances count.',
     }),
     unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
+    resources: Type.Object(limitFields(limitOf), {
+      description: 'What an agent may use that has no limits of its own.',
+    }),
+    max_resources: Type.Object(limitFields(limitOf), {
+      description: 'The most that an agent may have. Only the operator of the server can change it.',
+    }),
     budgets: Type.Array(OrganizationBudget, {
       description: 'What models may use for all instances, or for those with some labels.',
     }),
@@ -123,6 +134,12 @@ export const PatchOrganization = Type.Object(
     name: Type.Optional(Name),
     model_api_keys: keyOfEach(Nullable(ProviderKey), 'The keys to set, by model provider.'),
     unattended_calls_per_hour: Type.Optional(Nullable(UnattendedCallsPerHour)),
+    resources: Type.Optional({
+      ...ResourceChanges,
+      description:
+        'What an agent may use that has no limits of its own. Sets the limits that are sent, and keeps the others; null ' +
+        'stands for those of the server. Running agents get them within a minute, without a restart.',
+    }),
     budgets: Type.Optional(NewOrganizationBudgets),
     verify: Type.Optional(
       Type.Boolean({
@@ -198,6 +215,7 @@ export const DeleteOrganization = Type.Object(
 /** The organization as callers see it: with the providers that have a key, without the keys. */
 export const toOrganization = (
   row: Row,
+  settings: ResourceSettings,
   keys: readonly StoredKey[],
   budgets: ShownBudget[] = [],
 ): Static<typeof Organization> => ({
@@ -214,6 +232,8 @@ export const toOrganization = (
   instance_limit: row.instanceLimit,
   instance_count: row.instanceCount,
   unattended_calls_per_hour: row.unattendedCallsPerHour,
+  resources: limitsFor({}, row, settings),
+  max_resources: maximaOf(row, settings),
   budgets,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { and, eq, isNull, sql } from 'drizzle-orm'
 import { issueOrganizationKey } from '#api/keys/store.ts'
 import type { NewBudget } from '#budgets/schemas.ts'
@@ -14,9 +15,11 @@ import {
 } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
 import type { InstanceRef } from '#instances/queue.ts'
+import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#instances/resources.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
+import type { ResourceSettings } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import { beginKeyChange } from './key-changes.ts'
@@ -69,6 +72,7 @@ export interface OrganizationPatch {
   /** null and the empty text remove a key. */
   model_api_keys?: Partial<Record<ModelProvider, string | null>>
   unattended_calls_per_hour?: number | null
+  resources?: ResourceChanges
   budgets?: readonly NewBudget[]
 }
 
@@ -78,13 +82,24 @@ export interface OrganizationPatch {
  * `applyKeyChanges` raises that of the others. Throws what `setBudgets` throws, and AppError `unauthenticated` when the
  * organization was deleted meanwhile.
  */
-export function patchOrganization(db: Db, vault: Vault, id: string, patch: OrganizationPatch) {
+export function patchOrganization(
+  db: Db,
+  vault: Vault,
+  id: string,
+  patch: OrganizationPatch,
+  settings: ResourceSettings,
+) {
   const change = async (tx: Db) => {
     const [before] = await tx.select().from(organizations).where(existing(id)).for('update')
     if (!before) throw new AppError('invalid_api_key', texts.unknownKey)
     const { name = before.name, unattended_calls_per_hour: unattendedCallsPerHour = before.unattendedCallsPerHour } =
       patch
-    let hasChanged = name !== before.name || unattendedCallsPerHour !== before.unattendedCallsPerHour
+    requireWithin(patch.resources ?? null, maximaOf(before, settings))
+    const resources = patch.resources === null ? {} : ownResources({ ...before.resources, ...patch.resources })
+    let hasChanged =
+      name !== before.name ||
+      unattendedCallsPerHour !== before.unattendedCallsPerHour ||
+      !isDeepStrictEqual(resources, before.resources)
     const due: InstanceRef[] = []
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
@@ -94,7 +109,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
       due.push(...(await beginKeyChange(tx, { organizationId: id, provider })))
     }
     if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
-    const organization = hasChanged ? await touch(tx, id, { name, unattendedCallsPerHour }) : before
+    const organization = hasChanged ? await touch(tx, id, { name, unattendedCallsPerHour, resources }) : before
     await recordEvent(tx, { organizationId: id })
     return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), due }
   }
@@ -105,7 +120,7 @@ export function patchOrganization(db: Db, vault: Vault, id: string, patch: Organ
 async function touch(
   tx: Db,
   id: string,
-  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour'>,
+  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour' | 'resources'>,
 ): Promise<Organization> {
   const [changed] = await tx
     .update(organizations)

@@ -4,12 +4,14 @@ import {
   listOrganizations,
   setDisabled,
   setLimit,
+  setMaxResources,
   setSuspended,
   setTier,
 } from '#api/organization/operator.ts'
 import { findSignupToken, renewSignupToken } from '#api/organization/signup-token.ts'
 import { signUp } from '#api/organization/store.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
+import { formatResources, parseResources, usualMaxima } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type Command, type Output, shortTime, table } from './command.ts'
 
@@ -22,6 +24,7 @@ const toData = (row: Organization) => ({
   tier: row.subscriptionTier,
   instance_count: row.instanceCount,
   instance_limit: row.instanceLimit,
+  max_resources: row.maxResources,
   disabled: row.disabledAt !== null,
   suspended: row.suspendedAt !== null,
   created_at: toMicroseconds(row.createdAt),
@@ -99,6 +102,16 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
     async run({ db, words: [org = '', limit = ''] }) {
       const wanted = readLimit(limit)
       return show(await setLimit(db, (await findOrganization(db, org)).id, wanted))
+    },
+  },
+  'set-max-resources': {
+    parameters: ['<org>', '<resources|none>'],
+    summary:
+      'sets the most that its agents may use, such as memory_mb=16384,cpus=4; none is that of AGENT_RESOURCES_MAX',
+    async run({ db, words: [org = '', text = ''] }) {
+      const wanted = text === 'none' ? {} : parseResources(text)
+      if (!wanted) throw new Error(`${JSON.stringify(text)} is not as ${formatResources(usualMaxima)}, or none.`)
+      return show(await setMaxResources(db, (await findOrganization(db, org)).id, wanted))
     },
   },
   'disable-org': {

@@ -39,6 +39,10 @@ export const instanceCodes = {
       meaning: '`if_exists` says what to do when an instance has the `external_id` already, and there is none.',
       remedy: 'Send an `external_id`, or leave `if_exists` out.',
     },
+    resources_above_maximum: {
+      meaning: 'A number in `resources` is greater than this server allows your organization.',
+      remedy: '`detail` has the greatest number. `GET /v1/organization` shows all as `max_resources`.',
+    },
     too_many_labels: {
       meaning: 'The change would leave the instance with more than 16 keys in `metadata`.',
       remedy: 'Remove some in the same call: `"metadata": {"key": null}`.',

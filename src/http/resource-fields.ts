@@ -1,0 +1,35 @@
+import { type TSchema, Type } from '@sinclair/typebox'
+import { type ResourceName, resourceBounds } from '#platform/resources.ts'
+import { Nullable } from './validation.ts'
+
+/** Fields for limits, each of this kind. */
+export const limitFields = <Field extends TSchema>(field: (name: ResourceName) => Field) => ({
+  memory_mb: field('memory_mb'),
+  cpus: field('cpus'),
+  pids: field('pids'),
+  disk_mb: field('disk_mb'),
+})
+
+const limitDescriptions: Record<ResourceName, string> = {
+  memory_mb: 'Megabytes of memory.',
+  cpus: 'Processors, such as 0.5 or 2.',
+  pids: 'Processes and threads.',
+  disk_mb: 'Megabytes of its files.',
+}
+
+/** A number within the bounds that hold everywhere. */
+export const limitOf = (name: ResourceName) =>
+  (name === 'cpus' ? Type.Number : Type.Integer)({ ...resourceBounds[name], description: limitDescriptions[name] })
+
+export const ResourceChanges = Nullable(
+  Type.Object(
+    limitFields((name) => Type.Optional(Nullable(limitOf(name)))),
+    {
+      additionalProperties: false,
+      description:
+        'What the agent may use. Sets the limits that are sent, removes those that are null, and keeps the others; null ' +
+        'removes all. An agent without its own limit has that of the organization. A running agent gets the limits within ' +
+        'seconds, without a restart; `limits` shows those that hold.',
+    },
+  ),
+)

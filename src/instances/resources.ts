@@ -1,0 +1,84 @@
+import { eq } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { type Instance, organizations } from '#database/schema.ts'
+import { AppError } from '#platform/errors.ts'
+import { type ResourceLimits, type ResourceSettings, resourceNames } from '#platform/resources.ts'
+import { texts } from '#platform/texts.ts'
+import type { Resources } from '#sandbox/driver.ts'
+
+/** Limits as a caller changes them: null removes the own one. */
+export type ResourceChanges = { [Name in keyof ResourceLimits]?: number | null } | null
+
+interface OfOrganization {
+  resources: Partial<ResourceLimits>
+  maxResources: Partial<ResourceLimits>
+}
+
+/** The most that instances of an organization may have. */
+export const maximaOf = ({ maxResources }: Pick<OfOrganization, 'maxResources'>, { maxima }: ResourceSettings) => ({
+  ...maxima,
+  ...maxResources,
+})
+
+/** The limits of an instance: its own, else those of its organization, else the operator's, and never above the maxima. */
+export function limitsFor(
+  own: Partial<ResourceLimits>,
+  organization: OfOrganization,
+  settings: ResourceSettings,
+): ResourceLimits {
+  const wanted = { ...settings.defaults, ...organization.resources, ...own }
+  const maxima = maximaOf(organization, settings)
+  const bounded = resourceNames.map((name) => [name, Math.min(wanted[name], maxima[name])])
+  return Object.fromEntries(bounded) as ResourceLimits
+}
+
+const findOrganization = async (db: Db, id: string): Promise<OfOrganization | undefined> => {
+  const { resources, maxResources } = organizations
+  const [found] = await db.select({ resources, maxResources }).from(organizations).where(eq(organizations.id, id))
+  return found
+}
+
+/** The limits of an instance, as they are now. */
+export async function findLimits(
+  db: Db,
+  { organizationId, resources }: Pick<Instance, 'organizationId' | 'resources'>,
+  settings: ResourceSettings,
+): Promise<ResourceLimits> {
+  const organization = await findOrganization(db, organizationId)
+  return limitsFor(resources, organization ?? { resources: {}, maxResources: {} }, settings)
+}
+
+/** Throws AppError `resources_above_maximum` for a limit that is above that of the organization. */
+export function requireWithin(changes: ResourceChanges, maxima: ResourceLimits): void {
+  for (const name of resourceNames) {
+    const wanted = changes?.[name] ?? 0
+    if (wanted <= maxima[name]) continue
+    throw new AppError('resources_above_maximum', texts.aboveMaximum(name, wanted, maxima[name]), {
+      param: `resources.${name}`,
+    })
+  }
+}
+
+/** As `requireWithin`, for an instance of an organization. */
+export async function requireAllowed(
+  db: Db,
+  organizationId: string,
+  changes: ResourceChanges | undefined,
+  settings: ResourceSettings,
+): Promise<void> {
+  if (!changes) return
+  const organization = await findOrganization(db, organizationId)
+  if (organization) requireWithin(changes, maximaOf(organization, settings))
+}
+
+/** The limits of a new instance, of what a caller has sent. */
+export const ownResources = (changes: ResourceChanges | undefined): Partial<ResourceLimits> =>
+  Object.fromEntries(Object.entries(changes ?? {}).filter(([, value]) => value !== null))
+
+/** Limits as a driver takes them. */
+export const forDriver = ({ memory_mb: memoryMb, cpus, pids, disk_mb: diskMb }: ResourceLimits): Resources => ({
+  memoryMb,
+  cpus,
+  pids,
+  diskMb,
+})

@@ -1,0 +1,55 @@
+/** What an agent may use: the names in the API, in settings and in the database. */
+export const resourceNames = ['memory_mb', 'cpus', 'pids', 'disk_mb'] as const
+export type ResourceName = (typeof resourceNames)[number]
+export type ResourceLimits = Record<ResourceName, number>
+
+/** The limits of a sandbox: those that were asked for last, and those that its platform keeps, null for none. */
+export interface HeldLimits {
+  asked: ResourceLimits
+  kept: Record<Exclude<ResourceName, 'disk_mb'>, number | null>
+}
+
+/** What an operator and a caller can set. OpenClaw itself was measured to need up to 1.15 GB, and some 30 threads. */
+export const resourceBounds: Record<ResourceName, { minimum: number; maximum: number }> = {
+  memory_mb: { minimum: 512, maximum: 4_194_304 },
+  cpus: { minimum: 0.1, maximum: 1024 },
+  pids: { minimum: 64, maximum: 1_000_000 },
+  disk_mb: { minimum: 100, maximum: 1_000_000_000 },
+}
+
+/** For settings that name only some. */
+export const usualResources: ResourceLimits = { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 }
+export const usualMaxima: ResourceLimits = { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 }
+
+/** Writes limits as settings have them. */
+export const formatResources = (limits: Partial<ResourceLimits>): string =>
+  resourceNames.flatMap((name) => (limits[name] === undefined ? [] : `${name}=${limits[name]}`)).join(',')
+
+/** Reads a text such as `memory_mb=4096,cpus=2`; null when it is none, or has a number out of bounds. */
+export function parseResources(text: string): Partial<ResourceLimits> | null {
+  const limits: Partial<ResourceLimits> = {}
+  for (const part of text.split(',')) {
+    const [, name, number] = /^([a-z_]+)=(\d+(?:\.\d{1,3})?)$/.exec(part.trim()) ?? []
+    const known = resourceNames.find((one) => one === name)
+    if (!known || known in limits) return null
+    const value = Number(number)
+    const { minimum, maximum } = resourceBounds[known]
+    if (value < minimum || value > maximum || (known !== 'cpus' && !Number.isInteger(value))) return null
+    limits[known] = value
+  }
+  return limits
+}
+
+/** The limits of agents that have none of their own, and the most that any may have. */
+export interface ResourceSettings {
+  defaults: ResourceLimits
+  maxima: ResourceLimits
+}
+
+/** Reads the settings AGENT_RESOURCES and AGENT_RESOURCES_MAX. Null when one is bad, or a default is above its maximum. */
+export function readResourceSettings(defaults: string, maxima: string): ResourceSettings | null {
+  const [own, most] = [defaults, maxima].map((text) => (text === '' ? {} : parseResources(text)))
+  if (!own || !most) return null
+  const settings = { defaults: { ...usualResources, ...own }, maxima: { ...usualMaxima, ...most } }
+  return resourceNames.every((name) => settings.defaults[name] <= settings.maxima[name]) ? settings : null
+}
