@@ -92,6 +92,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     ...parts,
     ...settings,
     sandboxDriver: sandboxes.name,
+    hasTwoRooms: sandboxes.hasTwoRooms ?? false,
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
     findTokenCaller: createFindTokenCaller(vault, callers),

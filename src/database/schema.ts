@@ -70,6 +70,10 @@ export const installation = pgTable('installation', {
   value: text().notNull(),
 })
 
+/** Where the tools of an agent run: beside its gateway, or in a room of their own. */
+export const isolations = ['one_room', 'two_rooms'] as const
+export type Isolation = (typeof isolations)[number]
+
 export const organizations = pgTable(
   'organizations',
   {
@@ -100,6 +104,8 @@ export const organizations = pgTable(
     resources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
     /** The most that they may have, in the place of the operator's maxima for all. Set by the operator. */
     maxResources: jsonb().$type<Partial<ResourceLimits>>().notNull().default({}),
+    /** Of a new instance whose creator says nothing of it. */
+    isolation: text({ enum: isolations }).notNull().default('one_room'),
     /** Set by the operator: all API keys are refused until it is null again. */
     disabledAt: instant(),
     /** Set by the operator: its keys are refused as well, and workers stop its instances, until it is null again. */
@@ -222,6 +228,8 @@ export const instances = pgTable(
     /** The driver of this row's sandbox. Workers with another driver ignore the row. */
     sandboxDriver: text().notNull(),
     openclawVersion: text().notNull(),
+    /** Whether its tools run beside its gateway, or in a room of their own, as of its next start. */
+    isolation: text({ enum: isolations }).notNull().default('one_room'),
     /** The agent's model as the caller wrote it; null is the default, or what the overrides say. */
     model: text(),
     /** The caller's system prompt, sealed; null is none, or what the overrides say. */

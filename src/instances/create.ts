@@ -1,6 +1,6 @@
 import { and, eq, isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type Instance, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
+import { type Instance, type Isolation, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
 import type { ResourceLimits } from '#platform/resources.ts'
@@ -20,6 +20,8 @@ export interface NewInstance extends AgentSettings {
   modelProvider: ModelProvider
   sandboxDriver: string
   openclawVersion: string
+  /** Null for that of the organization. */
+  isolation: Isolation | null
   gatewayToken: string
 }
 
@@ -30,11 +32,13 @@ const insert = `
     UPDATE organizations SET instance_count = instance_count + 1
     WHERE id = $2 AND deleted_at IS NULL AND (instance_limit IS NULL OR instance_count < instance_limit)
       AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
-    RETURNING id)
+    RETURNING id, isolation)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
                          sealed_config, sealed_token, metadata, changed_by, external_id, model,
-                         sealed_instructions, resources, desired_state)
-  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'running' FROM counted
+                         sealed_instructions, resources, isolation, desired_state)
+  SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, coalesce($15, counted.isolation),
+         'running'
+  FROM counted
   RETURNING ${columnNames.join(', ')}`
 
 /**
@@ -82,6 +86,7 @@ async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise
       row.model,
       sealInstructions(vault, row.id, row.instructions),
       JSON.stringify(row.resources),
+      row.isolation,
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null

@@ -45,7 +45,7 @@ export const connectChannels: Step = async (context) => {
   }
   const pending = installed.map(({ row }) => row).filter(isPending)
   if (pending.length > 0 || installed.some(({ isNew }) => isNew)) {
-    await configureChannels(context, { endpoint, port: paths.port }, pending, deadline)
+    await configureChannels(context, { endpoint, paths }, pending, deadline)
   }
   return done
 }
@@ -53,7 +53,7 @@ export const connectChannels: Step = async (context) => {
 /** Lets the gateway load new plugins, then gives it the settings of the channels. Failures are recorded, not thrown. */
 async function configureChannels(
   context: StepContext,
-  { endpoint, port }: { endpoint: Endpoint; port: number },
+  { endpoint, paths }: { endpoint: Endpoint; paths: SandboxPaths },
   rows: readonly Channel[],
   signal: AbortSignal,
 ): Promise<void> {
@@ -67,7 +67,7 @@ async function configureChannels(
       gateway.close()
     }
     for (const row of rows) {
-      await configureChannel(context, { endpoint, port }, row, signal)
+      await configureChannel(context, { endpoint, paths }, row, signal)
       remaining.delete(row)
     }
   } catch (error) {
@@ -122,7 +122,7 @@ async function installPlugin(context: StepContext, row: Channel, paths: SandboxP
 /** Disables a channel whose settings the gateway refuses, with the reason: another attempt would be refused too. */
 async function configureChannel(
   context: StepContext,
-  gateway: { endpoint: Endpoint; port: number },
+  gateway: { endpoint: Endpoint; paths: SandboxPaths },
   row: Channel,
   signal: AbortSignal,
 ) {

@@ -17,10 +17,20 @@ import { endRuns } from '#openclaw/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
-import { configBackupPath, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
+import {
+  configBackupPath,
+  configPath,
+  gatewayCommand,
+  gatewayEnv,
+  gatewayFolders,
+  pluginsInWorkspace,
+  roomFolders,
+  toolRoom,
+} from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
+import { texts } from '#platform/texts.ts'
 import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import { busyAgain, diagnose } from './diagnose.ts'
 import { backoffSeconds } from './failures.ts'
@@ -66,6 +76,7 @@ export const createSandbox: Step = async (context) => {
   if (state === 'running') return done
   const refusal = refusalOf(instance.openclawVersion, minOpenclawVersion)
   if (refusal) return failedForGood(refusal)
+  if (instance.isolation === 'two_rooms' && !sandboxes.hasTwoRooms) return failedForGood(texts.noTwoRooms)
   const problem = state === 'absent' && (await findKeyProblem(context))
   if (problem) return problem
   await sandboxes.create(
@@ -76,6 +87,7 @@ export const createSandbox: Step = async (context) => {
       command: gatewayCommand,
       env: (paths) => gatewayEnv(paths, { clawhubUrl }),
       resources: forDriver(await findLimits(db, instance, resources)),
+      ...(instance.isolation === 'two_rooms' && { room: toolRoom }),
       labels: { organization: instance.organizationId },
     },
     signal,
@@ -99,16 +111,18 @@ export const writeConfig: Step = async (context) => {
   const relayUrl = await relayUrlFor(sandboxes, relay, signal)
   await replaceTokens(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)
-  const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, port: paths.port })
+  const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, paths })
   const files = sandboxes.files(lease.instance.id)
+  const folders = paths.room ? [...gatewayFolders, ...roomFolders] : gatewayFolders
+  if (paths.room) await files.remove(pluginsInWorkspace, { recursive: true }, signal)
   const makeFolders = async () => {
-    for (const folder of gatewayFolders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
+    for (const folder of folders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
     const config = await files.stat(configPath, signal)
     if (config && config.kind !== 'file') await files.remove(configPath, { recursive: true }, signal)
   }
   await makeFolders().catch(async (error) => {
     if (!(error instanceof SandboxPathError)) throw error
-    await clearFolders(files, signal)
+    await clearFolders(files, folders, signal)
     await makeFolders()
   })
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
@@ -121,8 +135,8 @@ export const writeConfig: Step = async (context) => {
 }
 
 /** Removes what the tenant has put in the place of the gateway's folders, such as a link. Folders stay as they are. */
-async function clearFolders(files: SandboxFiles, signal: AbortSignal): Promise<void> {
-  for (const folder of gatewayFolders) {
+async function clearFolders(files: SandboxFiles, folders: readonly string[], signal: AbortSignal): Promise<void> {
+  for (const folder of folders) {
     for (const [path, kind] of [
       [folder, 'directory'],
       [`${folder}/.keep`, 'file'],
@@ -209,7 +223,7 @@ export const patchConfig: Step = async (context) => {
     )
     return done
   }
-  const sandbox = { sandboxes, instance, endpoint, port: paths.port }
+  const sandbox = { sandboxes, instance, endpoint, paths }
   const options = { relay, connectTimeoutMs, signal, waitForRestart: false, verify: liftCooldown }
   const configured = await configureGateway(sandbox, unsealed, options).catch(async (error: unknown) => {
     // A gateway that answered a moment ago, and works again, is not at fault.

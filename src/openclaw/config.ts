@@ -1,8 +1,10 @@
 import type { ModelProvider } from '#database/schema.ts'
+import type { RoomPaths } from '#sandbox/driver.ts'
 import { agentModels, withModelPrefixes } from './agent-models.ts'
 import { isObject, mergePatch } from './json.ts'
 import { defaultModel, findModel, listedModels } from './models.ts'
 import { bareModel, gatewayProviders } from './providers.ts'
+import { withRoom } from './room.ts'
 
 /** The content of OpenClaw's own configuration file. */
 export type GatewayConfig = Record<string, unknown>
@@ -32,6 +34,8 @@ export interface ConfigInputs {
   unlistedModels?: readonly string[]
   /** Whether heartbeat and cron are off, whatever the overrides say. */
   isAutomationPaused?: boolean
+  /** The second room of the agent; null when its tools run beside the gateway. */
+  room?: (RoomPaths & { workspace: string }) | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
@@ -74,6 +78,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     model = null,
     unlistedModels = [],
     isAutomationPaused = false,
+    room = null,
     overrides,
   } = inputs
   const { id, api, pathPrefix, headers } = gatewayProviders[provider]
@@ -126,7 +131,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // The log file would be /tmp/openclaw, shared by all agents of a user. The gateway's output has the same lines.
     logging: { level: 'silent' },
   }
-  const overridden = mergePatch(defaults, dropCodeMode(withModelPrefixes(provider, overrides)))
+  const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
+  const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace) : own)
   const config = mergePatch(overridden, withoutCodeMode)
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { SandboxPaths } from '#sandbox/driver.ts'
+import type { RoomSpec, SandboxPaths } from '#sandbox/driver.ts'
 
 /**
  * Folders in a sandbox's home that must exist, with a file in each, before the gateway starts. OpenClaw treats a
@@ -17,6 +17,23 @@ export const configPath = 'state/openclaw.json'
 export const configBackupPath = `${configPath}.bak`
 export const workspacePath = 'state/workspace'
 export const soulPath = `${workspacePath}/SOUL.md`
+
+/**
+ * The room of the agent's tools. OpenClaw names the folder of a sandbox that all agents share so; one that is there is
+ * used as it is. The hidden folder is where OpenClaw would load plugins into the gateway from.
+ */
+export const toolRoom: RoomSpec = {
+  folder: workspacePath,
+  socketFolder: 'room',
+  place: 'openclaw-ssh-shared-8198076c/workspace',
+  hidden: '.openclaw',
+}
+
+/** Plugins there would run in the gateway. An agent may have put some there before its tools had a room. */
+export const pluginsInWorkspace = `${workspacePath}/${toolRoom.hidden}/extensions`
+
+/** The folders that a second room needs, as `gatewayFolders` are needed. */
+export const roomFolders = [toolRoom.socketFolder, `${workspacePath}/${toolRoom.hidden}`] as const
 
 /** The argument vector of OpenClaw's command line, for a process beside the gateway. */
 export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string[]): string[] => [

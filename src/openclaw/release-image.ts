@@ -20,6 +20,7 @@ const installFiles = [
   'openclaw/models.ts',
   'openclaw/providers.ts',
   'openclaw/releases.ts',
+  'openclaw/room.ts',
   'openclaw/run-program.ts',
   'platform/free-port.ts',
   'platform/install-error.ts',

@@ -157,6 +157,10 @@ export const texts = {
   relayBody: (bytes: number) => `The body of a call must not be larger than ${bytes / 1024 ** 2} MiB.`,
   relayUnavailable: 'The token cannot be checked now. Try again soon.',
   relaySilent: (provider: string) => `The model provider (${provider}) has not answered for 15 minutes.`,
+  noTwoRooms: 'This server runs agents where their tools can have no room of their own: use isolation one_room.',
+  outsideRoom: (path: string) =>
+    `openclaw_config: ${JSON.stringify(path)} does not go with isolation two_rooms: it could run something beside the ` +
+    'gateway, outside of the room of the tools.',
   unknownVersion: (version: string, known: readonly string[]) =>
     `openclaw_version ${JSON.stringify(version)} is unknown. Use one of: ${known.join(', ')}.`,
   notRunning: (status: string) => `The instance is ${shown(status)}, not running. ${remedies[status]}`,

@@ -12,6 +12,27 @@ export interface SandboxPaths {
   /** The sandbox's own folder, the root of {@link SandboxFiles}. */
   home: string
   port: number
+  /** The second room; absent where there is one. */
+  room?: RoomPaths
+}
+
+/** How the gateway reaches the room where its agent's tools run. */
+export interface RoomPaths {
+  /** A program that is called as `ssh` is, and passes a command to the room. */
+  ssh: string
+  /** The folder in the room that `place` of the RoomSpec is below. */
+  root: string
+}
+
+/** A room of the agent's tools, which holds one folder of the sandbox and has no network. */
+export interface RoomSpec {
+  /** The folder that the room shares with the gateway, and that of the room's socket, relative to the home. */
+  folder: string
+  socketFolder: string
+  /** Where the shared folder is in the room, below its root. */
+  place: string
+  /** A folder in the shared one that the room sees empty and cannot change. */
+  hidden: string
 }
 
 /** What a sandbox may use. */
@@ -38,6 +59,11 @@ export interface SandboxSpec {
   /** The gateway's whole environment; nothing of the control plane's own is added. */
   env(paths: SandboxPaths): Record<string, string>
   resources: Resources
+  /**
+   * The second room; absent where tools run beside the gateway. Only for a driver with `hasTwoRooms`. Its folders must
+   * exist when the gateway is started. It has the limits of the gateway once more, for itself.
+   */
+  room?: RoomSpec
   labels: Record<string, string>
 }
 
@@ -215,6 +241,8 @@ export interface SandboxDriver {
   readonly name: string
   /** A sentence for operators on how agents are isolated from this machine and from each other. */
   readonly isolation: string
+  /** Whether the tools of an agent can run in a room of their own; absent where they cannot. */
+  readonly hasTwoRooms?: boolean
   /**
    * The sentence for operators while a remote platform cannot be reached; null when it answers. Absent for a platform
    * that is this host.

@@ -116,6 +116,105 @@ describe('with a dockerd', () => {
           .map((line) => line.split(/:\s+/, 2) as [string, string]),
       )
 
+    describe('with a second room', () => {
+      const room = { folder: 'state/workspace', socketFolder: 'room', place: 'shared/workspace', hidden: '.openclaw' }
+      const inRoom = (id: string, script: string) =>
+        exec(id, `HOME=/agent/home/home /opt/chowder/programs/room/room-ssh.py -T host '${script}'`)
+      const containers = (id: string, ...more: string[]) =>
+        dockerd.docker(
+          'ps',
+          '-q',
+          ...more,
+          '--filter',
+          `label=chowder.instance=${id}`,
+          '--filter',
+          'label=chowder.role=room',
+        )
+      let id: string
+
+      beforeAll(async () => {
+        id = await created({ room })
+        const files = driver.files(id)
+        const write = (path: string, content: string) => files.write(path, Buffer.from(content), {}, within())
+        await write('room/.keep', '')
+        await write('state/workspace/.openclaw/.keep', '')
+        await write('state/workspace/note.txt', 'a note')
+        await write('state/secret.json', 'the secret of the gateway')
+        await driver.start(id, within())
+        expect((await observe(id)).paths?.room).toEqual({
+          ssh: '/opt/chowder/programs/room/room-ssh.py',
+          root: '/room',
+        })
+        await until('the room', async () => (await inRoom(id, 'true')).exitCode === 0)
+      }, minute)
+
+      test('A11: it holds the shared folder alone, and no way back to the gateway', async () => {
+        expect((await inRoom(id, 'hostname; cat note.txt')).stdout).toBe('room\na note')
+        expect((await exec(id, 'cat /agent/home/state/secret.json')).stdout).toBe('the secret of the gateway')
+        const found = await inRoom(
+          id,
+          'find /agent -type f; grep -rl "the secret of" / --exclude-dir=proc --exclude-dir=sys',
+        )
+        expect(found.stdout).toBe('')
+        expect(
+          (await inRoom(id, 'cat ../../../agent/home/state/secret.json /proc/*/environ | grep -a MARK')).stdout,
+        ).toBe('')
+        expect((await inRoom(id, 'sort /proc/net/dev | grep -c :')).stdout).toBe('1\n')
+        expect((await inRoom(id, 'id -u; grep -E "^Cap(Eff|Bnd)" /proc/self/status')).stdout).toBe(
+          '10001\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n',
+        )
+        await inRoom(id, 'echo made > made.txt')
+        expect((await exec(id, 'cat /agent/home/state/workspace/made.txt')).stdout).toBe('made\n')
+      })
+
+      test('A11: it cannot make the folder that plugins are loaded from', async () => {
+        const { exitCode, stdout } = await inRoom(
+          id,
+          'mkdir .openclaw/x; mv .openclaw y; rm -rf .openclaw; ls .openclaw',
+        )
+        expect([exitCode, stdout]).toEqual([0, ''])
+        expect((await exec(id, 'ls -A /agent/home/state/workspace/.openclaw')).stdout).toBe('.keep\n')
+      })
+
+      test('a link in the place of its socket is not followed', async () => {
+        await exec(
+          id,
+          'cp -a /agent/home/room/exec.sock /tmp 2>/dev/null; ln -sf /tmp/exec.sock /agent/home/room/exec.sock',
+        )
+        expect(await inRoom(id, 'true')).toMatchObject({ exitCode: 255, stderr: expect.stringContaining('no socket') })
+        await dockerd.docker('restart', '-t', '0', `chowder-${id}-room`)
+        await until('the room', async () => (await inRoom(id, 'true')).exitCode === 0)
+      })
+
+      test('it comes back when its agent ends it, and its programs end with their caller', async () => {
+        await inRoom(id, 'kill -9 -1')
+        await until('the room', async () => (await inRoom(id, 'true')).exitCode === 0)
+        await exec(id, "HOME=/agent/home/home timeout 1 /opt/chowder/programs/room/room-ssh.py -T host 'sleep 7777'")
+        await until(
+          'the end of its program',
+          async () => (await inRoom(id, 'ps ax | grep -c "[s]leep 7777"')).stdout === '0\n',
+        )
+      })
+
+      test(
+        'it stops with the gateway, starts with it, and is destroyed with it',
+        async () => {
+          await stop(id, 1000)
+          expect(await containers(id)).toBe('')
+          await driver.start(id, within())
+          await until('the room', async () => (await inRoom(id, 'true')).exitCode === 0)
+          await stop(id, 1000)
+          await driver.create(contractSpec(id), within())
+          expect(await containers(id, '-a')).toBe('')
+          await driver.create(contractSpec(id, { room }), within())
+          expect(await containers(id, '-a')).not.toBe('')
+          await driver.destroy(id, within())
+          expect(await containers(id, '-a')).toBe('')
+        },
+        minute,
+      )
+    })
+
     test('has only the rights that its gateway needs, and a container without these limits has more', async () => {
       const id = await started({ resources: { memoryMb: 300, cpus: 0.5, pids: 77, diskMb: 64 } })
       const looked = seenIn((await exec(id, lookAround)).stdout)

@@ -17,7 +17,7 @@ const needed = [
   '/usr/sbin/iptables',
   '/usr/libexec/docker/cli-plugins/docker-compose',
 ]
-const packages = 'ca-certificates,curl,git,iptables,procps'
+const packages = 'ca-certificates,curl,git,iptables,procps,python3'
 /** Another run may hold the lock while it builds the image of a release and runs most of the crash suite. */
 const waitMs = 25 * 60_000
 

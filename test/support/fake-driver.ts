@@ -54,6 +54,7 @@ interface FakeSandbox {
 export class FakeDriver implements SandboxDriver {
   readonly name = 'fake'
   readonly isolation = 'Nothing runs.'
+  hasTwoRooms = true
   readonly sandboxes = new Map<string, FakeSandbox>()
   readonly calls: { method: Fault['method']; id: string }[] = []
   /** How often a sandbox was made, by instance: more often than it was destroyed is two of one instance. */
@@ -160,7 +161,10 @@ export class FakeDriver implements SandboxDriver {
     return this.#call('observe', id, signal, () => {
       const sandbox = this.sandboxes.get(id)
       if (!sandbox) return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
-      const paths = { node: process.execPath, release: '/release', home: `/sandbox/${id}`, port: 18789 }
+      const paths = {
+        ...{ node: process.execPath, release: '/release', home: `/sandbox/${id}`, port: 18789 },
+        ...(sandbox.spec.room && { room: { ssh: '/programs/ssh', root: '/room' } }),
+      }
       const seen = { sandboxId: `fake-${id.slice(0, 8)}`, paths }
       if (sandbox.running) return { ...seen, state: 'running', endpoint: this.#endpoint(id) }
       return { ...seen, state: 'stopped', endpoint: null, ...(sandbox.exit && { exit: sandbox.exit }) }

@@ -3,13 +3,20 @@ import { Value } from '@sinclair/typebox/value'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { networkOptions } from '#sandbox/docker/network.ts'
-import { filesContainer, firewallContainer, ownership, sandboxContainer } from '#sandbox/docker/profile.ts'
+import {
+  filesContainer,
+  firewallContainer,
+  ownership,
+  roomContainer,
+  sandboxContainer,
+} from '#sandbox/docker/profile.ts'
 import {
   execShape,
   filesShape,
   filtersShape,
   firewallShape,
   networkShape,
+  roomShape,
   sandboxShape,
   volumeShape,
 } from '#sandbox/docker/proxy/shapes.ts'
@@ -81,6 +88,18 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
     present(anySandbox),
     sandboxShape(id, network),
     /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.2\.(Soft|Hard)))$/,
+  ],
+  [
+    'a second room',
+    sent(
+      roomContainer(
+        { id, organizationId: 'o', resources: { memoryMb: 1, cpus: 1, pids: 1, diskMb: 1 } },
+        { folder: 'state/workspace', socketFolder: 'room', place: 'shared/workspace', hidden: '.openclaw' },
+        { installation: 'i', image: name },
+      ),
+    ),
+    roomShape(id),
+    /^(Cmd(\.\d+)?|Labels\.chowder\.(installation|organization)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.2\.(Soft|Hard)|Mounts\.0\.Target|Mounts\.\d\.VolumeOptions(\.Subpath)?))$/,
   ],
   [
     'a container for files',
@@ -319,4 +338,21 @@ test('a list names an installation', () => {
     { Label: ['chowder.installation=i'] },
   ])
     expect([filters, passes(filtersShape, filters)]).toEqual([filters, false])
+})
+
+test.each([
+  ['/room/../run', 'home/state'],
+  ['/var/run/room', 'home/state'],
+  ['/room/x', 'home/../../etc'],
+  ['/room/x', 'uploads'],
+])('a second room at %s with %s of the volume is refused', (target, subpath) => {
+  const [, body, shape] = present(bodies.find(([what]) => what === 'a second room'))
+  const changed = structuredClone(body) as {
+    HostConfig: { Mounts: [{ Target: string; VolumeOptions: { Subpath: string } }] }
+  }
+  expect(passes(shape, changed)).toBe(true)
+  const [mount] = changed.HostConfig.Mounts
+  mount.Target = target
+  mount.VolumeOptions.Subpath = subpath
+  expect(passes(shape, changed)).toBe(false)
 })

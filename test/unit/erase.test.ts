@@ -12,6 +12,7 @@ const keptColumns = [
   'desiredState',
   'generation',
   'isSuspended',
+  'isolation',
   'unattendedCallsPerHour',
   'automationPausedAt',
   'automationResumedAt',

@@ -33,7 +33,10 @@ async function enabledChannels(
   { db, vault }: ChannelDeps,
   instance: Instance,
 ): Promise<(stored: Channel | undefined) => boolean> {
-  const { config } = renderGateway(instance, await unsealInstance(db, vault, instance), { relayUrl: '', port: 0 })
+  const { config } = renderGateway(instance, await unsealInstance(db, vault, instance), {
+    relayUrl: '',
+    paths: { node: '', release: '', home: '', port: 0 },
+  })
   const channels = isObject(config.channels) ? config.channels : {}
   return (stored) => {
     if (!stored) return false

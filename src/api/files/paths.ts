@@ -3,9 +3,11 @@ import { texts } from '#platform/texts.ts'
 
 /** OpenClaw takes an empty workspace for a lost one and refuses every turn for a day. This file prevents that. */
 const keepFile = '.keep'
+/** OpenClaw loads plugins from it into the gateway, which has more than the workspace. */
+const pluginsParent = '.openclaw'
 
 /** Whether a path, as `parsePath` returns it, is hidden from clients. */
-export const isHidden = (path: string): boolean => path === keepFile
+export const isHidden = (path: string): boolean => path === keepFile || path.split('/')[0] === pluginsParent
 
 /** Removes empty and `.` parts; `.` is the workspace. Throws invalid for a path that leads out of the workspace. */
 export function parsePath(text: string): string {

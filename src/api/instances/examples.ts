@@ -19,6 +19,7 @@ export const exampleInstance = {
   openclaw_config: { 'agents.defaults.thinkingDefault': 'low' },
   region: null,
   unattended_calls_per_hour: null,
+  isolation: 'one_room' as const,
   automation_paused: false,
   resources: { memory_mb: 4096, cpus: null, pids: null, disk_mb: null },
   limits: {

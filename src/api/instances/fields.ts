@@ -1,5 +1,6 @@
 import { Type } from '@sinclair/typebox'
-import { plainText, textRule, visibleText } from '#http/validation.ts'
+import { isolations } from '#database/schema.ts'
+import { OneOf, plainText, textRule, visibleText } from '#http/validation.ts'
 import { defaultUnattendedCalls } from '#instances/storm-guard.ts'
 import { modelPattern } from '#openclaw/model.ts'
 import { maxLabels } from './patch.ts'
@@ -19,6 +20,12 @@ export const ExternalId = Type.String({
     'Your own id of the instance: 1 to 128 visible ASCII characters. Two instances of your organization have the ' +
     'same one only if one of them is terminated: a delete frees it.',
 })
+
+export const Isolation = OneOf(
+  isolations,
+  'Where the tools of the agent run. `one_room`: beside its gateway, so that whoever talks to it may have it print its ' +
+    'own tokens. `two_rooms`: in a room that holds the workspace alone and has no network.',
+)
 
 export const Model = Type.String({
   maxLength: 200,

@@ -55,6 +55,7 @@ export function newInstance(
     modelProvider,
     sandboxDriver,
     openclawVersion,
+    isolation: body.isolation ?? null,
     ...settings,
     gatewayToken: newToken(),
   }

@@ -1,13 +1,14 @@
-import { and, eq, sql } from 'drizzle-orm'
+import { and, eq, not, sql } from 'drizzle-orm'
 import type { NewBudget } from '#budgets/schemas.ts'
 import { setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
-import { type Instance, instances } from '#database/schema.ts'
+import { type Instance, type Isolation, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { type AgentSettings, checkSettings } from '#instances/agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from '#instances/external-id.ts'
 import { type ChangeDeps, changeConfig } from '#instances/gateway/change.ts'
 import { raiseGeneration } from '#instances/intent.ts'
+import { requireIsolation } from '#instances/isolation.ts'
 import type { EditableColumns } from '#instances/lease.ts'
 import { type ResourceChanges, requireAllowed } from '#instances/resources.ts'
 import { getInstance, isOwnedBy, sealSettings, unsealSettings } from '#instances/row.ts'
@@ -34,6 +35,7 @@ export interface Patch extends Labels {
   instructions?: string | null
   openclaw_config?: Record<string, unknown> | null
   automation_paused?: boolean
+  isolation?: Isolation
 }
 
 /** Whether a patch sets a long text: to remove one makes room. */
@@ -45,13 +47,15 @@ export function requireNoneOfOrganization({ external_id: externalId, ...patch }:
   if (externalId !== undefined) {
     throw new AppError('needs_organization_key', texts.externalIdOfOrganization, { param: 'external_id' })
   }
-  for (const param of ['budgets', 'resources', 'unattended_calls_per_hour'] as const) {
+  for (const param of ['budgets', 'isolation', 'resources', 'unattended_calls_per_hour'] as const) {
     if (patch[param] === undefined) continue
     throw new AppError('needs_organization_key', texts.limitOfOrganization(param), { param })
   }
 }
 
 export interface PatchDeps extends ChangeDeps {
+  /** Whether the tools of agents can have a room of their own. */
+  hasTwoRooms: boolean
   resources: ResourceSettings
 }
 
@@ -67,7 +71,14 @@ export async function patchInstance(
 ): Promise<Instance> {
   const row = await getInstance(deps.db, organizationId, id)
   await requireAllowed(deps.db, organizationId, patch.resources, deps.resources)
-  const { external_id: externalId } = patch
+  const { external_id: externalId, isolation } = patch
+  const { openclawConfig } = { ...unsealSettings(deps.vault, row), ...settingsOf(patch) }
+  requireIsolation(isolation ?? row.isolation, openclawConfig, isolation === undefined || deps.hasTwoRooms)
+  if (isolation !== undefined && isolation !== row.isolation) {
+    const { isolation: _, ...others } = patch
+    await patchInstance(deps, organizationId, id, others)
+    return changeIsolation(deps, organizationId, id, isolation)
+  }
   if (typeof externalId !== 'string') return applyLimits(deps, await patchRow(deps, row, patch), patch)
   const holder = await findByExternalId(deps.db, organizationId, externalId)
   if (holder && holder.id !== row.id) throw new ExternalIdTaken(holder, externalId)
@@ -119,6 +130,21 @@ async function patchRow(deps: ChangeDeps, row: Instance, patch: Patch): Promise<
     store: storeBudgets,
     whenNotRunning: 'store',
   })
+}
+
+/** A running agent is started again with the other isolation. */
+async function changeIsolation({ db, queue }: ChangeDeps, organizationId: string, id: string, isolation: Isolation) {
+  for (const running of [true, false]) {
+    const is = eq(instances.desiredState, 'running')
+    const [row] = await db
+      .update(instances)
+      .set({ isolation, ...(running ? raiseGeneration('restart') : { updatedAt: sql`now()` }), changedBy: changedBy() })
+      .where(and(isOwnedBy(organizationId, id), isNotTerminated, running ? is : not(is)))
+      .returning()
+    if (row && running) queue.enqueue(row)
+    if (row) return row
+  }
+  throw new AppError('instance_terminated', texts.isTerminated)
 }
 
 const settingsOf = ({ model, instructions, openclaw_config: openclawConfig }: Patch): Partial<AgentSettings> => ({

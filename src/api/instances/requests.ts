@@ -9,6 +9,7 @@ import { instanceStatuses, waitTargets } from '#instances/status.ts'
 import {
   ExternalId,
   Instructions,
+  Isolation,
   label,
   labels,
   Metadata,
@@ -44,6 +45,10 @@ export const CreateInstance = Type.Object(
       Type.String({ maxLength: 64, description: 'The OpenClaw release; the newest known release if left out.' }),
     ),
     openclaw_config: Type.Optional(Nullable({ ...Overrides, description: overridesDescription })),
+    isolation: Type.Optional({
+      ...Isolation,
+      description: `${Isolation.description} That of the organization if left out.`,
+    }),
     budgets: Type.Optional(NewBudgets),
     resources: Type.Optional(ResourceChanges),
     region: Type.Optional(
@@ -105,6 +110,10 @@ export const PatchInstance = Type.Object(
         description: `${UnattendedCallsPerHour.description} Needs an organization key.`,
       }),
     ),
+    isolation: Type.Optional({
+      ...Isolation,
+      description: `${Isolation.description} Restarts an agent that runs otherwise. Needs an organization key.`,
+    }),
     automation_paused: Type.Optional(
       Type.Boolean({
         description:

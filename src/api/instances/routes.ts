@@ -17,6 +17,7 @@ import { createInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
+import { isolationOf, requireIsolation } from '#instances/isolation.ts'
 import { requireAllowed } from '#instances/resources.ts'
 import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
@@ -39,6 +40,8 @@ export interface InstanceDeps extends PatchDeps {
   areWorkersMissing(): boolean
   /** The driver that new instances are created on. */
   sandboxDriver: string
+  /** Whether the tools of agents can have a room of their own. */
+  hasTwoRooms: boolean
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion: string
   /** Whether a higher limit can be bought. */
@@ -68,7 +71,7 @@ const actions = {
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
   const { db, vault, queue, findSummary, forgetGateway, publicUrl, areWorkersMissing } = deps
-  const { sandboxDriver, minOpenclawVersion, hasBilling } = deps
+  const { sandboxDriver, minOpenclawVersion, hasTwoRooms, hasBilling } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
@@ -102,6 +105,9 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       await requireAllowed(db, organizationId, request.body.resources, deps.resources)
       const row = newInstance(request.body, { organizationId, sandboxDriver, minOpenclawVersion })
       const { budgets } = request.body
+      // Only overrides can be at odds with the isolation of the organization.
+      const isolation = row.isolation ?? (row.openclawConfig ? await isolationOf(db, organizationId) : 'one_room')
+      requireIsolation(isolation, row.openclawConfig, hasTwoRooms)
       let created: Row | undefined
       const create = async (tx: Db) => {
         const inserted = await createInstance(tx, vault, row, { hasBilling }).catch((error: unknown) => {

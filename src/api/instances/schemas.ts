@@ -10,7 +10,15 @@ import { instanceStatuses, isSettled, publicStatus, shownStep } from '#instances
 import type { HeldLimits, ResourceName } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
-import { ExternalId, Instructions, Metadata, Model, regionDescription, UnattendedCallsPerHour } from './fields.ts'
+import {
+  ExternalId,
+  Instructions,
+  Isolation,
+  Metadata,
+  Model,
+  regionDescription,
+  UnattendedCallsPerHour,
+} from './fields.ts'
 
 const Status = {
   ...OneOf(
@@ -67,6 +75,7 @@ export const Instance = Type.Object(
       additionalProperties: true,
       description: 'The overrides as they were sent.',
     }),
+    isolation: Isolation,
     region: Type.Null({ description: regionDescription }),
     unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
     automation_paused: Type.Boolean({
@@ -187,6 +196,7 @@ export const toInstance = (
   sandbox_provider: 'sandbox',
   sandbox_id: row.sandboxId,
   openclaw_version: row.openclawVersion,
+  isolation: row.isolation,
   openclaw_config: openclawConfig,
   region: null,
   unattended_calls_per_hour: row.unattendedCallsPerHour,

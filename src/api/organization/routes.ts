@@ -5,6 +5,7 @@ import type { Tier } from '#database/schema.ts'
 import { clientLeft } from '#http/client-left.ts'
 import { failures } from '#http/openapi.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
+import { requireIsolation } from '#instances/isolation.ts'
 import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
@@ -37,6 +38,8 @@ export interface OrganizationDeps {
   defaultTier: Tier
   baseUrls: BaseUrls
   resources: ResourceSettings
+  /** Whether the tools of agents can have a room of their own. */
+  hasTwoRooms: boolean
 }
 
 /** Of a call that anybody may make. */
@@ -49,7 +52,7 @@ interface RouteDeps extends OrganizationDeps {
 
 /** The routes to sign up, and to read, change and delete an organization. */
 export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
-  const { db, vault, queue, forgetCaller, defaultTier, baseUrls, resources, countKeyTest } = deps
+  const { db, vault, queue, forgetCaller, defaultTier, baseUrls, resources, hasTwoRooms, countKeyTest } = deps
 
   app.post(
     '/v1/organization/signup',
@@ -113,6 +116,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     },
     async (request, reply) => {
       const { body, caller } = request
+      requireIsolation(body.isolation ?? 'one_room', null, hasTwoRooms)
       if (body.verify && body.model_api_keys) {
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))

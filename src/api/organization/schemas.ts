@@ -1,6 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { NewOrganizationBudgets, OrganizationBudget, type ShownBudget } from '#budgets/schemas.ts'
-import { modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
+import { isolations, modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
 import { namedExamples } from '#http/examples.ts'
 import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
@@ -21,10 +21,16 @@ const example = {
   unattended_calls_per_hour: null,
   resources: usualResources,
   max_resources: usualMaxima,
+  isolation: 'one_room' as const,
   budgets: [],
   created_at: '2026-02-14T12:00:00.000000+00:00',
   updated_at: '2026-02-14T14:30:00.000000+00:00',
 }
+
+const DefaultIsolation = OneOf(
+  isolations,
+  'Where the tools of a new agent run, unless its creator says so: see the field of an instance.',
+)
 
 const StoredModelKey = Type.Object(
   {
@@ -70,6 +76,7 @@ export const Organization = Type.Object(
     max_resources: Type.Object(limitFields(limitOf), {
       description: 'The most that an agent may have. Only the operator of the server can change it.',
     }),
+    isolation: DefaultIsolation,
     budgets: Type.Array(OrganizationBudget, {
       description: 'What models may use for all instances, or for those with some labels.',
     }),
@@ -140,6 +147,7 @@ export const PatchOrganization = Type.Object(
         'What an agent may use that has no limits of its own. Sets the limits that are sent, and keeps the others; null ' +
         'stands for those of the server. Running agents get them within a minute, without a restart.',
     }),
+    isolation: Type.Optional(DefaultIsolation),
     budgets: Type.Optional(NewOrganizationBudgets),
     verify: Type.Optional(
       Type.Boolean({
@@ -234,6 +242,7 @@ export const toOrganization = (
   unattended_calls_per_hour: row.unattendedCallsPerHour,
   resources: limitsFor({}, row, settings),
   max_resources: maximaOf(row, settings),
+  isolation: row.isolation,
   budgets,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),

@@ -6,6 +6,7 @@ import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
 import { type Db, retryOnDeadlock } from '#database/client.ts'
 import {
   apiKeys,
+  type Isolation,
   type ModelProvider,
   modelProviders,
   type Organization,
@@ -73,6 +74,7 @@ export interface OrganizationPatch {
   model_api_keys?: Partial<Record<ModelProvider, string | null>>
   unattended_calls_per_hour?: number | null
   resources?: ResourceChanges
+  isolation?: Isolation
   budgets?: readonly NewBudget[]
 }
 
@@ -92,14 +94,15 @@ export function patchOrganization(
   const change = async (tx: Db) => {
     const [before] = await tx.select().from(organizations).where(existing(id)).for('update')
     if (!before) throw new AppError('invalid_api_key', texts.unknownKey)
-    const { name = before.name, unattended_calls_per_hour: unattendedCallsPerHour = before.unattendedCallsPerHour } =
-      patch
+    const {
+      name = before.name,
+      unattended_calls_per_hour: unattendedCallsPerHour = before.unattendedCallsPerHour,
+      isolation = before.isolation,
+    } = patch
     requireWithin(patch.resources ?? null, maximaOf(before, settings))
     const resources = patch.resources === null ? {} : ownResources({ ...before.resources, ...patch.resources })
-    let hasChanged =
-      name !== before.name ||
-      unattendedCallsPerHour !== before.unattendedCallsPerHour ||
-      !isDeepStrictEqual(resources, before.resources)
+    const columns = { name, unattendedCallsPerHour, isolation, resources }
+    let hasChanged = !isDeepStrictEqual({ ...before, ...columns }, before)
     const due: InstanceRef[] = []
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
@@ -109,7 +112,7 @@ export function patchOrganization(
       due.push(...(await beginKeyChange(tx, { organizationId: id, provider })))
     }
     if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
-    const organization = hasChanged ? await touch(tx, id, { name, unattendedCallsPerHour, resources }) : before
+    const organization = hasChanged ? await touch(tx, id, columns) : before
     await recordEvent(tx, { organizationId: id })
     return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), due }
   }
@@ -120,7 +123,7 @@ export function patchOrganization(
 async function touch(
   tx: Db,
   id: string,
-  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour' | 'resources'>,
+  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour' | 'isolation' | 'resources'>,
 ): Promise<Organization> {
   const [changed] = await tx
     .update(organizations)

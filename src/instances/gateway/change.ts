@@ -164,7 +164,7 @@ async function configure(
 ): Promise<void> {
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) throw new GatewayUnreachable('the gateway does not run')
-  await configureGateway({ sandboxes, instance, endpoint, port: paths.port }, unsealed, {
+  await configureGateway({ sandboxes, instance, endpoint, paths }, unsealed, {
     relay,
     connectTimeoutMs,
     signal,

@@ -4,9 +4,11 @@ import { type Channel, channels, type Instance, skills } from '#database/schema.
 import type { AgentSettings } from '#instances/agent-settings.ts'
 import { unsealRelayToken, unsealSettings, unsealToken } from '#instances/row.ts'
 import { type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config.ts'
+import { workspacePath } from '#openclaw/launch.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
+import type { SandboxPaths } from '#sandbox/driver.ts'
 import { relayPath } from './relay-url.ts'
 
 /** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
@@ -75,7 +77,7 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
 export function renderGateway(
   row: Pick<Instance, 'openclawVersion' | 'modelProvider'>,
   unsealed: UnsealedInstance,
-  { relayUrl, port }: { relayUrl: string; port: number },
+  { relayUrl, paths }: { relayUrl: string; paths: SandboxPaths },
 ): { config: GatewayConfig; systemPrompt: string | null } {
   const {
     token,
@@ -96,7 +98,8 @@ export function renderGateway(
     apiKey: relayToken,
     baseUrl: `${relayUrl}${relayPath(provider)}`,
     token,
-    port,
+    port: paths.port,
+    room: paths.room ? { ...paths.room, workspace: `${paths.home}/${workspacePath}` } : null,
     channels,
     skills,
     model: model === null ? null : toGatewayModel(provider, model),

@@ -6,7 +6,7 @@ import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
-import type { Endpoint, SandboxAccess } from '#sandbox/driver.ts'
+import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
 import { renderGateway, type UnsealedInstance } from './configuration.ts'
 import { type RelayAddress, relayUrlFor } from './relay-url.ts'
 
@@ -18,8 +18,7 @@ interface RunningSandbox {
   sandboxes: SandboxAccess
   instance: Pick<Instance, 'id' | 'openclawVersion' | 'modelProvider'>
   endpoint: Endpoint
-  /** The port that the gateway listens on inside its sandbox. */
-  port: number
+  paths: SandboxPaths
 }
 
 interface ConfigureOptions {
@@ -40,12 +39,12 @@ interface ConfigureOptions {
  * the sandbox's files throw; the signal's reason. After a failure the gateway may have either configuration.
  */
 export async function configureGateway(
-  { sandboxes, instance, endpoint, port }: RunningSandbox,
+  { sandboxes, instance, endpoint, paths }: RunningSandbox,
   unsealed: UnsealedInstance,
   { relay, connectTimeoutMs, signal, waitForRestart = true, verify }: ConfigureOptions,
 ): Promise<{ restarts: boolean }> {
   const relayUrl = await relayUrlFor(sandboxes, relay, signal)
-  const { config, systemPrompt } = renderGateway(instance, unsealed, { relayUrl, port })
+  const { config, systemPrompt } = renderGateway(instance, unsealed, { relayUrl, paths })
   const connect = () =>
     connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
       throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause

@@ -41,7 +41,7 @@ export const fileCodes = {
       remedy: 'Name a file or a directory in it.',
     },
     reserved_path: {
-      meaning: 'OpenClaw needs the file `.keep`.',
+      meaning: 'OpenClaw needs the file `.keep`, and loads plugins from the folder `.openclaw`.',
       remedy: 'Use another name.',
     },
     file_not_text: {

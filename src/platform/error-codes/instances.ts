@@ -19,6 +19,10 @@ export const instanceCodes = {
       meaning: "OpenClaw calls the request invalid. `detail` has OpenClaw's own words.",
       remedy: 'Change what they name.',
     },
+    isolation_unavailable: {
+      meaning: 'This server cannot give the tools of an agent a room of their own.',
+      remedy: 'Use `one_room`, or a server that runs agents in containers.',
+    },
     model_retired: {
       meaning: 'The vendor has shut the model down.',
       remedy: 'Name the model that `detail` names, or another one of `GET /v1/models`.',

@@ -26,6 +26,8 @@ import {
   labels,
   ownership,
   releasesBase,
+  roomContainer,
+  roomName,
   sandboxContainer,
   sandboxName,
 } from './profile.ts'
@@ -132,31 +134,44 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       }),
     )
     await network.make(signal)
-    // 409: another create was quicker, and its container is used.
+    await removeContainer(client, roomName(spec.id), signal)
+    if (spec.room) await make(roomContainer(spec, spec.room, { installation, image }), signal)
+    // Last: once it is there, so is its room.
+    await make(wanted, signal)
+  }
+
+  /** 409: another create was quicker, and its container is used. */
+  async function make(container: Docker.ContainerCreateOptions, signal: AbortSignal): Promise<void> {
     await client.callUnless([409], signal, (docker, abortSignal) =>
-      docker.createContainer({ ...inBody(wanted), abortSignal }),
+      docker.createContainer({ ...inBody(container), abortSignal }),
     )
   }
 
   async function start(id: string, signal: AbortSignal): Promise<void> {
-    const { State, Image } = await existing(id, signal)
-    if (State.Running) return
+    const container = await existing(id, signal)
+    if (container.State.Running) return
     await network.make(signal)
-    await network.protect(Image, signal)
-    const started = await client.callUnless([404], signal, async (docker, abortSignal) => {
+    await network.protect(container.Image, signal)
+    const names = [...(pathsOf(container).room ? [roomName(id)] : []), sandboxName(id)]
+    let started = true
+    for (const name of names) started &&= (await startContainer(name, signal)) ?? false
+    if (started) return
+    // A container was deleted, or the network that it was made with. The agent's files are in the volume.
+    await removeContainer(client, sandboxName(id), signal, { force: false })
+    throw new SandboxAbsentError(`there is no sandbox ${id}`)
+  }
+
+  /** Null when there is no such container, or not its network. */
+  const startContainer = (name: string, signal: AbortSignal) =>
+    client.callUnless([404], signal, async (docker, abortSignal) => {
       await docker
-        .getContainer(sandboxName(id))
+        .getContainer(name)
         .start({ abortSignal })
         .catch((error) => {
           if (error.statusCode !== 304) throw error // another start was quicker
         })
       return true
     })
-    if (started) return
-    // The container was deleted, or the network that it was made with. The agent's files are in the volume.
-    await removeContainer(client, sandboxName(id), signal, { force: false })
-    throw new SandboxAbsentError(`there is no sandbox ${id}`)
-  }
 
   async function stop(id: string, { graceMs }: { graceMs: number }, signal: AbortSignal): Promise<void> {
     await client.callUnless(
@@ -164,6 +179,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       signal,
       (docker, abortSignal) => docker.getContainer(sandboxName(id)).stop({ t: Math.ceil(graceMs / 1000), abortSignal }),
       { deadlineMs: graceMs + stopMarginMs },
+    )
+    // There may be none. Its programs have lost their gateway.
+    await client.callUnless([304, 404], signal, (docker, abortSignal) =>
+      docker.getContainer(roomName(id)).stop({ t: 0, abortSignal }),
     )
   }
 
@@ -235,6 +254,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   return {
     name: 'docker',
     isolation: isolation[reach],
+    hasTwoRooms: true,
     outage: client.outage,
     hostAddress: network.hostAddress,
     create,

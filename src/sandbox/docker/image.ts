@@ -61,6 +61,8 @@ export const programFiles = [
   'home/files.ts',
   'home/open-folder.ts',
   'home/read-file.ts',
+  'room/room-server.py',
+  'room/room-ssh.py',
   'docker/image/exec.sh',
   'docker/image/files-program.ts',
   'docker/image/firewall.sh',
@@ -104,7 +106,7 @@ async function contextOf(source: ReleaseSource, extraCaFile: string | null): Pro
 
 function tarOf(context: readonly Entry[]): Readable {
   const tar = pack()
-  for (const { name, content } of context) tar.entry({ name, mode: name.endsWith('.sh') ? 0o755 : 0o644 }, content)
+  for (const { name, content } of context) tar.entry({ name, mode: /\.(sh|py)$/.test(name) ? 0o755 : 0o644 }, content)
   tar.finalize()
   return tar as unknown as Readable
 }

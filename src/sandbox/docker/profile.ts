@@ -1,14 +1,20 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
-import type { Resources, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
 /** Paths and numbers that are the same in every image; `image/Dockerfile` has them too. */
 export const node = '/usr/local/bin/node'
 const home = '/agent/home'
+/** The home in the volume, which is mounted at /agent. */
+const volumeHome = 'home'
 export const releasesBase = '/opt/chowder'
 export const programs = '/opt/chowder/programs/docker/image'
+/** The root of the second room, and the programs of both rooms. */
+const roomRoot = '/room'
+const roomSockets = '/run/room'
+const roomPrograms = '/opt/chowder/programs/room'
 /** The user that agents run as, and its group. */
 export const agentUid = 10_001
 const user = `${agentUid}:${agentUid}`
@@ -33,10 +39,15 @@ export const labels = {
 } as const
 
 /** The purpose of a container that Chowder makes. */
-export type Role = 'sandbox' | 'files' | 'firewall'
+export type Role = 'sandbox' | 'room' | 'files' | 'firewall'
 
 /** The values of the role's label. The firewall's is the name that earlier versions used. */
-export const roleLabels: Record<Role, string> = { sandbox: 'sandbox', files: 'files', firewall: 'fence' }
+export const roleLabels: Record<Role, string> = {
+  sandbox: 'sandbox',
+  room: 'room',
+  files: 'files',
+  firewall: 'fence',
+}
 
 /** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
@@ -91,7 +102,10 @@ export interface SandboxSetup {
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
   const { installation, image, releaseFolder, network, published, admission } = setup
-  const paths: SandboxPaths = { node, release: releaseFolder, home, port: gatewayPort }
+  const paths: SandboxPaths = {
+    ...{ node, release: releaseFolder, home, port: gatewayPort },
+    ...(spec.room && { room: { ssh: `${roomPrograms}/room-ssh.py`, root: roomRoot } }),
+  }
   const settings: SupervisorSettings = {
     gatewayPort,
     port: forwarderPort,
@@ -128,6 +142,51 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
   return {
     ...options,
     Labels: { ...options.Labels, [labels.organization]: spec.organizationId, [labels.spec]: digest },
+  }
+}
+
+/** The name of the container of an instance's second room. */
+export const roomName = (id: string): string => `${sandboxName(id)}-room`
+
+/**
+ * The container of the second room of a sandbox: the tools of its agent run there, with one folder of the sandbox and
+ * without a network. It starts again when the agent has ended its program.
+ */
+export function roomContainer(
+  { id, organizationId, resources }: Pick<SandboxSpec, 'id' | 'organizationId' | 'resources'>,
+  { folder, socketFolder, place, hidden }: RoomSpec,
+  { installation, image }: Pick<SandboxSetup, 'installation' | 'image'>,
+): Docker.ContainerCreateOptions {
+  const shared = `${roomRoot}/${place}`
+  const part = (path: string, target: string) => ({
+    Type: 'volume' as const,
+    Source: sandboxName(id),
+    Target: target,
+    // The types want what is for new volumes alone.
+    VolumeOptions: { NoCopy: true, Subpath: `${volumeHome}/${path}` } as Docker.MountSettings['VolumeOptions'],
+  })
+  return {
+    name: roomName(id),
+    Image: image,
+    Hostname: 'room',
+    User: user,
+    WorkingDir: '/',
+    Cmd: [`${roomPrograms}/room-server.py`, `${roomSockets}/exec.sock`, shared],
+    Env: ['HOME=/tmp', 'PATH=/usr/local/bin:/usr/bin:/bin', 'LANG=C.UTF-8'],
+    Labels: { ...ownership(installation, id, 'room'), [labels.organization]: organizationId },
+    HostConfig: {
+      ...confined,
+      RestartPolicy: { Name: 'on-failure' },
+      NetworkMode: 'none',
+      ...limitsOf(resources),
+      Ulimits: [openFiles, noCoreFiles, fileSize(resources.diskMb)],
+      OomScoreAdj: oomScore,
+      Mounts: [part(folder, shared), part(socketFolder, roomSockets)],
+      Tmpfs: {
+        '/tmp': 'rw,exec,nosuid,nodev,size=256m,mode=1777',
+        [`${shared}/${hidden}`]: 'ro,noexec,nosuid,nodev,size=4k,mode=0555',
+      },
+    },
   }
 }
 

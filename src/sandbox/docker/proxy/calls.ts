@@ -84,7 +84,7 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       'POST',
       `${container}/start`,
       {},
-      own.forward(isWorker ? ['sandbox', 'files', 'firewall'] : ['files'], '/start'),
+      own.forward(isWorker ? ['sandbox', 'room', 'files', 'firewall'] : ['files'], '/start'),
     ),
     call('POST', `${container}/exec`, {}, async ({ parts, body, signal }) => ({
       path: `/containers/${(await own.container(parts.container, ['sandbox', 'files'], signal)).Id}/exec`,
@@ -130,7 +130,7 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       'POST',
       `${container}/stop`,
       { t: Count },
-      own.forward(['sandbox'], '/stop', ({ t }) => Number(t) * 1000 + stopMarginMs),
+      own.forward(['sandbox', 'room'], '/stop', ({ t }) => Number(t) * 1000 + stopMarginMs),
     ),
     call(
       'POST',
@@ -144,7 +144,7 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       { condition: Removed },
       own.forward(['firewall'], '/wait', () => firewallDeadlineMs),
     ),
-    call('DELETE', container, { force: YesOrNo }, own.forward(['sandbox', 'files', 'firewall'], '')),
+    call('DELETE', container, { force: YesOrNo }, own.forward(['sandbox', 'room', 'files', 'firewall'], '')),
     list('/volumes', {}),
     call('POST', '/volumes/create', {}, ({ body }) => {
       const id = sandboxIdIn((body as { Name?: unknown } | undefined)?.Name) ?? ''

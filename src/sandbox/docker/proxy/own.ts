@@ -6,16 +6,17 @@ import { labels, type Role, roleLabels } from '#sandbox/docker/profile.ts'
 import type { Call, CallRequest, Share } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
 import { Refusal } from './refusal.ts'
-import { filesShape, firewallShape, sandboxShape } from './shapes.ts'
+import { filesShape, firewallShape, roomShape, sandboxShape } from './shapes.ts'
 
 const uuid = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
 const files = '-files-[0-9a-f]{12}'
+const room = '-room'
 const sandbox = `chowder-(?<id>${uuid})`
 
 /** Patterns of names that Chowder gives, and of the ids of dockerd. */
 export const patterns = {
   sandbox,
-  container: `(?<container>chowder-${uuid}(?:${files})?|[0-9a-f]{64})`,
+  container: `(?<container>chowder-${uuid}(?:${files}|${room})?|[0-9a-f]{64})`,
   execution: '(?<execution>[0-9a-f]{64})',
   image: `(?<image>${imageName.source.slice(1, -1)})`,
 }
@@ -24,6 +25,8 @@ const idIn = (pattern: string, name: unknown) => new RegExp(`^${pattern}$`).exec
 
 /** The instance's id in the name of a sandbox's container or volume. */
 export const sandboxIdIn = (name: unknown) => idIn(sandbox, name)
+/** The instance's id in the name of the container of a second room. */
+const roomIdIn = (name: unknown) => idIn(sandbox + room, name)
 /** The instance's id in the name of a files container. */
 export const filesIdIn = (name: unknown) => idIn(sandbox + files, name)
 
@@ -67,6 +70,8 @@ export function createOwn(dockerd: Dockerd, share: Share, network: string) {
     async containerShape(name: string | undefined, signal: AbortSignal): Promise<TSchema> {
       const beside = filesIdIn(name)
       if (beside) return filesShape(beside)
+      const inside = roomIdIn(name)
+      if (inside && share === 'worker') return roomShape(inside)
       const id = sandboxIdIn(name)
       if (id && share === 'worker') return sandboxShape(id, network)
       if (name === undefined && share === 'worker')

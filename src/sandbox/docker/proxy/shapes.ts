@@ -1,4 +1,5 @@
 import { type TProperties, type TSchema, Type } from '@sinclair/typebox'
+import type Docker from 'dockerode'
 import { imageName } from '#sandbox/docker/image.ts'
 import { networkOptions } from '#sandbox/docker/network.ts'
 import {
@@ -8,6 +9,7 @@ import {
   labels,
   ownership,
   roleLabels,
+  roomContainer,
   sandboxContainer,
   sandboxName,
 } from '#sandbox/docker/profile.ts'
@@ -36,13 +38,16 @@ const ImageId = Type.String({ pattern: '^sha256:[0-9a-f]{64}$' })
 const Image = Type.Union([ImageName, ImageId])
 
 /** Only Chowder's labels: others would add the container to a compose project, or to the routes of a reverse proxy. */
-const sandboxLabels = (id: string) =>
+const sandboxLabels = (id: string, role: 'sandbox' | 'room' = 'sandbox') =>
   Type.Intersect([
     Type.Record(Type.String({ pattern: '^chowder\\.' }), Text, { additionalProperties: false }),
-    Type.Object({ ...like(ownership('', id, 'sandbox')).properties, [labels.installation]: Text }),
+    Type.Object({ ...like(ownership('', id, role)).properties, [labels.installation]: Text }),
   ])
 
 const owned = (id: string, role: 'sandbox' | 'files') => like(ownership('', id, role), { [labels.installation]: Text })
+
+const ulimitsLike = (sample: Docker.HostConfig | undefined) =>
+  Type.Tuple((sample?.Ulimits ?? []).map((one) => (one.Name === 'fsize' ? fileSize : like(one))))
 
 export function sandboxShape(id: string, network: string): TSchema {
   const nothing = { organizationId: '', release: '', command: () => [], env: () => ({}), labels: {} }
@@ -64,7 +69,7 @@ export function sandboxShape(id: string, network: string): TSchema {
     Labels: sandboxLabels(id),
     HostConfig: like(HostConfig, {
       ...limits,
-      Ulimits: Type.Tuple(HostConfig?.Ulimits?.map((one) => (one.Name === 'fsize' ? fileSize : like(one))) ?? []),
+      Ulimits: ulimitsLike(HostConfig),
       PortBindings: Type.Optional(like(HostConfig?.PortBindings)),
     }),
   })
@@ -76,6 +81,35 @@ export const limitsShape = closed({
   Memory: Type.Optional(limits.Memory),
   MemorySwap: Type.Optional(limits.MemorySwap),
 })
+
+/** A path below a folder, which leads nowhere else. */
+const below = (folder: string) => `^${folder}(/(?!\\.{1,2}(/|$))[\\w.-]+)+$`
+
+export function roomShape(id: string): TSchema {
+  const spec = { id, organizationId: '', resources: { memoryMb: 1, cpus: 1, pids: 1, diskMb: 1 } }
+  const room = { folder: '', socketFolder: '', place: '', hidden: '' }
+  const { name, HostConfig, ...sample } = roomContainer(spec, room, { installation: '', image: '' })
+  const mount = (given: Docker.MountSettings) =>
+    like(given, {
+      ...(given.Target.startsWith('/room/') && { Target: Type.String({ pattern: below('/room') }) }),
+      VolumeOptions: closed({ NoCopy: Type.Literal(true), Subpath: Type.String({ pattern: below('home') }) }),
+    })
+  const [temporary, hidden] = Object.values(HostConfig?.Tmpfs ?? {})
+  return like(sample, {
+    Image: ImageName,
+    Cmd: Texts,
+    Labels: sandboxLabels(id, 'room'),
+    HostConfig: like(HostConfig, {
+      ...limits,
+      Ulimits: ulimitsLike(HostConfig),
+      Mounts: Type.Tuple((HostConfig?.Mounts ?? []).map(mount)),
+      Tmpfs: Type.Object(
+        { '/tmp': like(temporary) },
+        { additionalProperties: like(hidden), minProperties: 2, maxProperties: 2 },
+      ),
+    }),
+  })
+}
 
 export function filesShape(id: string): TSchema {
   const { name, ...sample } = filesContainer('', id, '', '')

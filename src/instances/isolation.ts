@@ -1,0 +1,31 @@
+import { eq } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { type Isolation, organizations } from '#database/schema.ts'
+import { parseOverrides } from '#openclaw/overrides.ts'
+import { findOutsideRoom } from '#openclaw/room.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+
+/**
+ * Throws AppError `isolation_unavailable` where the tools of agents can have no room of their own, and
+ * `invalid_openclaw_config` for overrides that would run something outside of it.
+ */
+export function requireIsolation(
+  isolation: Isolation,
+  overrides: Record<string, unknown> | null,
+  hasTwoRooms: boolean,
+): void {
+  if (isolation === 'one_room') return
+  if (!hasTwoRooms) throw new AppError('isolation_unavailable', texts.noTwoRooms, { param: 'isolation' })
+  const path = findOutsideRoom(parseOverrides(overrides ?? {}).tree)
+  if (path) throw new AppError('invalid_openclaw_config', texts.outsideRoom(path), { param: 'openclaw_config' })
+}
+
+/** Where the tools of a new agent of an organization run. */
+export async function isolationOf(db: Db, organizationId: string): Promise<Isolation> {
+  const [organization] = await db
+    .select({ isolation: organizations.isolation })
+    .from(organizations)
+    .where(eq(organizations.id, organizationId))
+  return organization?.isolation ?? 'one_room'
+}

@@ -1,0 +1,99 @@
+import type { RoomPaths } from '#sandbox/driver.ts'
+import { isObject, mergePatch } from './json.ts'
+
+/**
+ * The tools that an agent with two rooms has. Those that run programs or read and write files run in the room; the
+ * others ask the gateway for what belongs to the agent's own work. None of them changes the gateway or its plugins.
+ */
+const roomTools = [
+  ...['exec', 'process', 'read', 'ls', 'write', 'edit', 'apply_patch', 'view_image'],
+  ...['sessions_list', 'sessions_history', 'sessions_search', 'sessions_send', 'sessions_spawn', 'sessions_yield'],
+  ...['subagents', 'session_status', 'web_fetch', 'web_search', 'message'],
+]
+
+/**
+ * Settings that would run programs beside the gateway, or code of the workspace within it; `*` is any one key. With two
+ * rooms nobody sets them.
+ */
+const outsideRoom = [
+  'agents.defaults.sandbox',
+  'agents.defaults.cwd',
+  'agents.entries.*.sandbox',
+  'agents.entries.*.cwd',
+  'agents.entries.*.runtime',
+  'agents.entries.*.tools.exec',
+  'agents.entries.*.tools.elevated',
+  'agents.entries.*.tools.sandbox',
+  'tools.exec',
+  'tools.elevated',
+  'tools.sandbox',
+  'tools.media',
+  'tools.links',
+  'acp',
+  'browser',
+  'cloudWorkers',
+  'commands',
+  'hooks',
+  'mcp',
+  'nodeHost',
+  'security',
+].map((rule) => rule.split('.'))
+
+/** The first path of overrides that does not go with two rooms; null when there is none. */
+export function findOutsideRoom(tree: Record<string, unknown>): string | null {
+  for (const keys of outsideRoom) {
+    const found = follow(tree, keys, [])
+    if (found) return found.join('.')
+  }
+  return null
+}
+
+function follow(value: unknown, [key, ...rest]: readonly string[], path: readonly string[]): readonly string[] | null {
+  if (key === undefined) return path
+  if (!isObject(value)) return null
+  for (const name of key === '*' ? Object.keys(value) : [key]) {
+    const found = Object.hasOwn(value, name) ? follow(value[name], rest, [...path, name]) : null
+    if (found) return found
+  }
+  return null
+}
+
+/** Removes those paths. */
+function without(value: unknown, rules: readonly (readonly string[])[]): unknown {
+  if (!isObject(value)) return value
+  const kept = Object.entries(value).flatMap(([name, inner]) => {
+    const inside = rules.filter(([key]) => key === '*' || key === name).map(([, ...rest]) => rest)
+    return inside.some((rest) => rest.length === 0) ? [] : [[name, without(inner, inside)] as const]
+  })
+  return Object.fromEntries(kept)
+}
+
+/**
+ * The overrides of an agent with two rooms, and the configuration that makes OpenClaw run its tools in the second: as on
+ * an SSH host, by a program that is called in place of `ssh`. The host's workspace is the gateway's own, which OpenClaw
+ * must neither fill nor delete.
+ */
+export function withRoom(overrides: Record<string, unknown>, { ssh, root }: RoomPaths, workspace: string): unknown {
+  return mergePatch(without(overrides, outsideRoom), {
+    agents: {
+      defaults: {
+        sandbox: {
+          mode: 'all',
+          backend: 'ssh',
+          scope: 'shared',
+          workspaceAccess: 'none',
+          workspaceRoot: workspace,
+          ssh: {
+            target: 'agent@room:22',
+            command: ssh,
+            workspaceRoot: root,
+            strictHostKeyChecking: false,
+            updateHostKeys: false,
+          },
+          prune: { idleHours: 0, maxAgeDays: 0 },
+        },
+      },
+    },
+    tools: { elevated: { enabled: false }, sandbox: { tools: { allow: roomTools } } },
+  })
+}

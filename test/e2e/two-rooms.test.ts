@@ -1,0 +1,142 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { renderConfig } from '#openclaw/config.ts'
+import { probeHealth } from '#openclaw/health.ts'
+import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, roomFolders, toolRoom } from '#openclaw/launch.ts'
+import { parseOverrides } from '#openclaw/overrides.ts'
+import type { SandboxPaths } from '#sandbox/driver.ts'
+import { newSecret } from '../support/canary/secrets.ts'
+import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
+import { freePort } from '../support/free-port.ts'
+import { preparedRelease } from '../support/release.ts'
+import { until } from '../support/until.ts'
+
+// A real OpenClaw with the programs of both rooms. The room is a user namespace without a network: what else keeps it
+// apart is the driver's, and tested there.
+
+const programs = join(import.meta.dirname, '../../src/sandbox/room')
+const token = newSecret('gateway token')
+const signal = new AbortController().signal
+
+let model: FakeModelProvider
+let paths: SandboxPaths
+let gateway: ChildProcess
+let room: ChildProcess
+
+const inHome = (path: string) => join(paths.home, path)
+
+/** The agent's shared folder and the room's, in a mount namespace of the room's own. */
+const mounts = 'mount --bind "$1" "$2" && mount -t tmpfs -o ro tmpfs "$2/$3" && shift 3 && exec "$@"'
+
+async function startRoom(): Promise<ChildProcess> {
+  const shared = join(paths.room?.root ?? '', toolRoom.place)
+  await mkdir(shared, { recursive: true })
+  const program = [join(programs, 'room-server.py'), inHome('room/exec.sock'), shared]
+  return spawn(
+    'unshare',
+    ['--user', '--map-root-user', '--mount', '--net', '--pid', '--fork', '--kill-child', '--', 'sh', '-c', mounts, 'sh']
+      .concat(inHome(toolRoom.folder), shared, toolRoom.hidden)
+      .concat(program),
+    { env: { HOME: '/tmp', PATH: '/usr/local/bin:/usr/bin:/bin' }, stdio: 'inherit' },
+  )
+}
+
+beforeAll(async () => {
+  const release = await preparedRelease()
+  model = await startFakeModelProvider()
+  const home = await mkdtemp(join(tmpdir(), 'two-rooms-'))
+  const root = await mkdtemp(join(tmpdir(), 'room-'))
+  const ssh = join(programs, 'room-ssh.py')
+  paths = { node: process.execPath, release, home, port: await freePort(), room: { ssh, root } }
+  for (const folder of [...gatewayFolders, ...roomFolders]) {
+    await mkdir(join(home, folder), { recursive: true })
+    await writeFile(join(home, folder, '.keep'), '')
+  }
+  const config = renderConfig({
+    ...{ release: 'v1', provider: 'anthropic', apiKey: 'sk-1', baseUrl: model.url, token, port: paths.port },
+    ...{ channels: [], skills: {} },
+    room: { ssh, root, workspace: join(home, toolRoom.folder) },
+    // What no API would store.
+    overrides: parseOverrides({
+      agents: { defaults: { sandbox: { mode: 'off' } } },
+      tools: { exec: { host: 'gateway' }, elevated: { enabled: true } },
+    }).tree,
+  })
+  await writeFile(join(home, configPath), JSON.stringify(config), { mode: 0o600 })
+  room = await startRoom()
+  const [command = '', ...args] = gatewayCommand(paths)
+  gateway = spawn(command, args, { env: gatewayEnv(paths), cwd: home, stdio: 'ignore' })
+  const endpoint = { kind: 'tcp', host: '127.0.0.1', port: paths.port } as const
+  await until('the gateway to start', () => probeHealth(endpoint, '/startupz', { timeoutMs: 2000, signal }), 120_000)
+}, 300_000)
+afterAll(async () => {
+  gateway?.kill('SIGKILL')
+  room?.kill('SIGKILL')
+  await model?.close()
+  await rm(paths.home, { recursive: true, force: true })
+  await rm(paths.room?.root ?? '', { recursive: true, force: true })
+})
+
+interface Part {
+  type: string
+  content?: unknown
+}
+
+/** Has the model call a tool; returns what the model was told of its result. */
+async function useTool(name: string, input: object): Promise<string> {
+  const answer = await fetch(`http://127.0.0.1:${paths.port}/v1/responses`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ model: 'openclaw', input: `[[fake:tool=${name} ${JSON.stringify(input)}]]` }),
+    signal: AbortSignal.timeout(60_000),
+  })
+  expect(answer.status).toBe(200)
+  await answer.arrayBuffer()
+  const { messages } = (model.requests.at(-1) ?? { body: { messages: [] } }).body as {
+    messages: { content: string | Part[] }[]
+  }
+  const parts = messages.flatMap(({ content }) => (typeof content === 'string' ? [] : content))
+  return JSON.stringify(parts.filter(({ type }) => type === 'tool_result').at(-1)?.content)
+}
+
+test('a command runs in the room, with the workspace, without a network, and without the gateway’s environment', async () => {
+  await writeFile(inHome('state/workspace/from-gateway.txt'), 'seen in the room')
+  const command =
+    'cat from-gateway.txt; echo made > made.txt; ls /proc/net | wc -l; ip link 2>/dev/null | grep -c UP; env | sort'
+  const result = await useTool('exec', { command })
+  expect(result).toContain('seen in the room')
+  expect(result).not.toContain('OPENCLAW_STATE_DIR')
+  expect(await readFile(inHome('state/workspace/made.txt'), 'utf8')).toBe('made\n')
+  const curl = `curl -s -m 5 http://127.0.0.1:${paths.port}/healthz || echo no network`
+  expect(await useTool('exec', { command: curl })).toContain('no network')
+})
+
+test('A11: file tools reach the workspace alone, and no override brings the gateway’s files back', async () => {
+  await writeFile(inHome('state/workspace/note.txt'), 'a note')
+  expect(await useTool('read', { path: 'note.txt' })).toContain('a note')
+  await useTool('write', { path: 'written.txt', content: 'by a tool' })
+  expect(await readFile(inHome('state/workspace/written.txt'), 'utf8')).toBe('by a tool')
+  await symlink(inHome(configPath), inHome('state/workspace/link.txt'))
+  for (const path of [inHome(configPath), '../openclaw.json', 'link.txt']) {
+    expect(await useTool('read', { path })).not.toContain(token)
+  }
+  for (const input of [{ host: 'gateway' }, { elevated: true }]) {
+    expect(await useTool('exec', { command: 'pwd', ...input })).toMatch(/not allowed|not available/)
+  }
+})
+
+test('the folder that OpenClaw loads plugins from cannot be made in the room', async () => {
+  const command = 'mkdir -p .openclaw/extensions; mv .openclaw x; rm -rf .openclaw; ls -a .openclaw x; echo done'
+  expect(await useTool('exec', { command })).toMatch(/Read-only file system|busy/)
+  await expect(readFile(inHome('state/workspace/.openclaw/.keep'))).resolves.toBeDefined()
+})
+
+test('while the room is away, tools fail and run nowhere else', async () => {
+  room.kill('SIGKILL')
+  await until('the room to end', () => room.signalCode !== null)
+  expect(await useTool('exec', { command: 'touch in-the-gateway' })).toContain('cannot be reached')
+  await expect(readFile(inHome('state/workspace/in-the-gateway'))).rejects.toThrow()
+})
