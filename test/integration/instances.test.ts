@@ -81,6 +81,7 @@ describe('POST /v1/instances', () => {
       limits: null,
       stopped_for: null,
       unattended_calls_per_hour: null,
+      isolation: 'one_room',
       automation_paused: false,
       budgets: [],
       error_message: null,

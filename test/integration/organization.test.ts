@@ -30,6 +30,7 @@ describe('POST /v1/organization/signup', () => {
         resources: { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 },
         max_resources: { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 },
         unattended_calls_per_hour: null,
+        isolation: 'one_room',
         budgets: [],
         created_at: expect.stringMatching(timestamp),
         updated_at: expect.stringMatching(timestamp),
