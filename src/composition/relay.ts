@@ -17,8 +17,9 @@ import { createBudgetLeases } from '#relay/usage/budget-leases.ts'
 import { createCallWriter } from '#relay/usage/call-writer.ts'
 import { createFindKeyBudgets } from '#relay/usage/key-budgets.ts'
 import { createMeter } from '#relay/usage/meter.ts'
-import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { installationId } from './installation.ts'
+import type { AnyDriver } from './sandboxes.ts'
 import { sharedSettings, turnDrainMs } from './settings.ts'
 import type { Startup } from './startup.ts'
 
@@ -66,6 +67,7 @@ export async function startRelay(
   })
   return {
     port: server.port,
+    serve: server.serve,
     async close(drainMs) {
       await server.close(drainMs)
       await upstreams.close()
@@ -86,7 +88,7 @@ export async function openRelay(
     db: Db
     vault: Vault
     processId: string
-    sandboxes: Pick<SandboxDriver, 'hostAddress'>
+    sandboxes: Pick<AnyDriver, 'hostAddress' | 'serveJails'>
     /** Serves requests to other hosts at the port of the relay. */
     egress: Egress
   },
@@ -101,8 +103,10 @@ export async function openRelay(
     const host = RELAY_HOST ?? (await sandboxHost(parts.sandboxes, drain.signal))
     const { processId, egress: proxy } = parts
     const server = await startRelay({ ...parts, log }, { baseUrls, host, port, processId, proxy })
+    const jails = await parts.sandboxes.serveJails?.('relay', (_id, socket) => server.serve(socket))
     log.info({ host, port }, 'the relay listens for the calls of agents')
-    drain.add('relay', ({ interrupted }) => {
+    drain.add('relay', async ({ interrupted }) => {
+      await jails?.close()
       const leftMs = turnDrainMs(config) - (performance.now() - drainBeganAt)
       return server.close(interrupted ? 0 : Math.max(0, leftMs))
     })

@@ -2,7 +2,7 @@ import type { Db } from '#database/client.ts'
 import { storeOnce } from '#database/installation.ts'
 import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
-import { releaseFolder } from '#openclaw/releases.ts'
+import { releaseFolder, releasesFolder } from '#openclaw/releases.ts'
 import { type Config, rangeOf } from '#platform/config.ts'
 import { hostId, nodeBinary } from '#platform/data-folder.ts'
 import type { Logger } from '#platform/log.ts'
@@ -16,7 +16,7 @@ import { installationId } from './installation.ts'
 import type { Startup } from './startup.ts'
 
 /** A driver, with the methods of those drivers whose agents are processes of this host. */
-export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans'>>
+export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans' | 'serveJails'>>
 
 export interface DriverParts {
   config: Config
@@ -41,9 +41,12 @@ export async function createDriver({ config, dataDir, db, log }: DriverParts): P
     return createDocker({ ...(await dockerSettings(config)), installation, log })
   }
   const { createLocalDriver } = await import('#sandbox/local/driver.ts')
+  const node = await nodeBinary(dataDir)
+  const jail = await localJail(config, dataDir, node)
   return createLocalDriver({
     dataDir,
-    node: await nodeBinary(dataDir),
+    node,
+    ...jail,
     installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
     installChannelPlugin: (release, channel, progress, signal) =>
       installChannelPlugin({ dataDir, release, channel, progress, signal }),
@@ -52,6 +55,25 @@ export async function createDriver({ config, dataDir, db, log }: DriverParts): P
     uids: rangeOf(config.LOCAL_UIDS),
     log,
   })
+}
+
+/** The jail of local agents, and why they have none, if they have none. Throws StartupError when they must have one. */
+async function localJail(config: Config, dataDir: string, node: string) {
+  const { createJail, jailFault } = await import('#sandbox/local/jail.ts')
+  const { wayOutSocket } = await import('#sandbox/local/way-out.ts')
+  const waysOut = [{ port: config.RELAY_PORT, socket: wayOutSocket(dataDir, 'relay') }]
+  const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut })
+  const uid = process.getuid?.() === 0 ? rangeOf(config.LOCAL_UIDS).first : null
+  const fault = async () => {
+    if (config.LOCAL_ISOLATION === 'none') return 'LOCAL_ISOLATION is none'
+    if (config.RELAY_URL !== undefined) return 'RELAY_URL names a relay that a jail does not reach'
+    return jailFault(jail, dataDir, uid)
+  }
+  const noJail = await fault()
+  if (noJail !== null && config.LOCAL_ISOLATION === 'jail') {
+    throw new StartupError(`LOCAL_ISOLATION is jail, and agents cannot be put into jails here: ${noJail}.`)
+  }
+  return { jail, noJail }
 }
 
 /**

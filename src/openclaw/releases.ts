@@ -57,9 +57,12 @@ export const openclawVersion = (release: string): string => metadataOf(release).
 /** The least number of packages that npm installs: optional packages depend on the machine. */
 export const packageCount = (release: string): number => metadataOf(release).packages
 
+/** The folder of all installed releases and plugins on this host. */
+export const releasesFolder = (dataDir: string): string => join(dataDir, 'releases')
+
 /**
  * The folder of an installed release on this host. Its name contains the hash of the lock file: a changed lock file is
  * installed into another folder, and running agents keep theirs.
  */
 export const releaseFolder = (dataDir: string, release: string): string =>
-  join(dataDir, 'releases', `${release}-${metadataOf(release).lockHash.slice(0, 12)}`)
+  join(releasesFolder(dataDir), `${release}-${metadataOf(release).lockHash.slice(0, 12)}`)

@@ -96,6 +96,12 @@ export const Env = Type.Object({
     default: 'local',
     description: 'how agents run: as `local` processes of this host, or as `docker` containers',
   }),
+  LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
+    default: 'none',
+    description:
+      'whether a local agent is put into a jail when it starts: `auto` if this machine can build one, `jail` or else ' +
+      'Chowder does not start, or `none`: see [isolation](operations.md#isolation)',
+  }),
   LOCAL_UIDS: Type.String({
     default: '20000-29999',
     pattern: '^[0-9]{1,10}-[0-9]{1,10}$',

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { request } from 'undici'
 import { explainListening } from '#platform/listen-fault.ts'
@@ -26,6 +27,8 @@ const identityPath = '/relay'
 
 export interface RelayServer {
   readonly port: number
+  /** Serves a connection that another server has accepted. */
+  serve(socket: Socket): void
   /** Listens no more, gives open calls so many ms to end, and cuts those that are left. */
   close(drainMs: number): Promise<void>
 }
@@ -112,6 +115,7 @@ export async function serveRelay(
   }, recheckEveryMs).unref()
   return {
     port,
+    serve: (socket) => void server.emit('connection', socket),
     async close(drainMs) {
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()

@@ -5,7 +5,7 @@ import { maxAttempts } from '#lifecycle/failures.ts'
 import { defaultTimeouts } from '#lifecycle/step.ts'
 import { defaultIntervals } from '#lifecycle/worker.ts'
 import { type Api, api, say, sessionPath, waitForStatus } from '../support/api-client.ts'
-import { findGateway } from '../support/chowder-process.ts'
+import { findGateway, type GatewayProcess } from '../support/chowder-process.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { openStubSandboxes, startStubProvider } from '../support/stub-agents.ts'
@@ -50,11 +50,15 @@ const eventsOf = async (client: Api, id: string): Promise<{ type: string; reason
   (await client.get(`/v1/instances/${id}/events?limit=100`)).body
 const secondsSince = (start: number) => (performance.now() - start) / 1000
 
-/** Connections to a port of this machine that are open at both ends. */
-async function connectionsTo(port: number): Promise<number> {
-  const remote = `:${port.toString(16).toUpperCase().padStart(4, '0')}`
-  const lines = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/))
-  return lines.filter(([, , to, state]) => to?.endsWith(remote) && state === '01').length
+/** Connections to a gateway that are open at both ends. */
+async function connectionsTo({ endpoint }: GatewayProcess): Promise<number> {
+  const rowsOf = async (name: string) =>
+    (await readFile(`/proc/net/${name}`, 'utf8')).split('\n').map((line) => line.trim().split(/\s+/))
+  if (endpoint.kind === 'unix') {
+    return (await rowsOf('unix')).filter((row) => row[5] === '03' && row[7] === endpoint.path).length
+  }
+  const remote = `:${endpoint.port.toString(16).toUpperCase().padStart(4, '0')}`
+  return (await rowsOf('tcp')).filter(([, , to, state]) => to?.endsWith(remote) && state === '01').length
 }
 
 describe('a gateway that fails under the limits as they are', () => {
@@ -134,7 +138,7 @@ describe('a gateway that fails under the limits as they are', () => {
     await until('an answer', () => say(chowder.client, sessionPath(id), 'hello').catch(() => ''), 30_000)
     expect(await chowder.starts(id)).toBe(2)
     // A health check may have one.
-    await until('the connections to be closed', async () => (await connectionsTo(hung.port)) <= 1, 10_000)
+    await until('the connections to be closed', async () => (await connectionsTo(hung)) <= 1, 10_000)
     await chowder.client.delete(`/v1/instances/${id}`)
   }, 240_000)
 })

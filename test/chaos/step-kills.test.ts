@@ -11,6 +11,7 @@ import { migrateQueue } from '#lifecycle/queue.ts'
 import { agentEnv } from '../support/agent-sandboxes.ts'
 import { type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import {
+  askGateway,
   type ChowderProcess,
   findGateway,
   makeDataDir,
@@ -319,7 +320,7 @@ function killAtBoundaries(isWhole: boolean): void {
     if (!gateway) throw new Error(`${id} has no gateway`)
     expect(await say(client, sessionPath(id), 'hello')).toContain('last="hello"')
     const ask = (token: string) =>
-      fetch(`http://127.0.0.1:${gateway.port}/v1/responses`, {
+      askGateway(gateway, '/v1/responses', {
         method: 'POST',
         headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
         body: '{}',

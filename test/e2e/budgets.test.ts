@@ -17,9 +17,9 @@ afterAll(() => agent?.close())
 const budgets = (tokens: number) => ({ budgets: [{ name: 'daily', limit: { tokens }, per: 'day' }] })
 
 async function callGateway(method: string, params: Record<string, unknown>): Promise<unknown> {
-  const { port, token } = present(await findGateway(agent.id))
+  const { endpoint, token } = present(await findGateway(agent.id))
   const signal = AbortSignal.timeout(30_000)
-  const gateway = await connectGateway({ kind: 'tcp', host: '127.0.0.1', port }, token, { signal, timeoutMs: 30_000 })
+  const gateway = await connectGateway(endpoint, token, { signal, timeoutMs: 30_000 })
   try {
     return await gateway.call(method, params, { timeoutMs: 30_000 })
   } finally {

@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { connectGateway } from '#openclaw/gateway.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
 import type { Api } from '../support/api-client.ts'
-import { type ChowderProcess, findGateway } from '../support/chowder-process.ts'
+import { askGateway, type ChowderProcess, findGateway } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { present } from '../support/present.ts'
 import { expectWholeStream, faultsOfResponse, readEvents } from '../support/response-schemas.ts'
@@ -139,7 +139,7 @@ describe('clients of the Responses format and a real agent', () => {
     async function besideOpenclaw(sessions: string[]): Promise<void> {
       const gateway = present(await findGateway(id))
       const direct = (session: string) =>
-        fetch(`http://127.0.0.1:${gateway.port}/v1/responses`, {
+        askGateway(gateway, '/v1/responses', {
           method: 'POST',
           headers: {
             authorization: `Bearer ${gateway.token}`,
@@ -432,7 +432,7 @@ describe('clients of the Responses format and a real agent', () => {
 
     it('leave no session behind', async () => {
       const gateway = present(await findGateway(id))
-      const endpoint = { kind: 'tcp' as const, host: '127.0.0.1', port: gateway.port }
+      const { endpoint } = gateway
       const signal = AbortSignal.timeout(60_000)
       const rpc = await connectGateway(endpoint, gateway.token, { signal, timeoutMs: 20_000 })
       const sessions = async () => {

@@ -15,6 +15,7 @@ import {
   symlink,
   writeFile,
 } from 'node:fs/promises'
+import { request } from 'node:http'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
@@ -24,7 +25,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Observation, SandboxPathError } from '#sandbox/driver.ts'
 import { filesIn } from '#sandbox/home/files.ts'
-import { describeDriver } from '../support/driver-contract.ts'
+import { type DriverUnderTest, describeDriver } from '../support/driver-contract.ts'
 import { freePort } from '../support/free-port.ts'
 import { hasControlGroups, LocalHost } from '../support/local-host.ts'
 import { outputOf } from '../support/output-of.ts'
@@ -35,11 +36,6 @@ const isRoot = process.getuid?.() === 0
 const asRoot = test.skipIf(!isRoot)
 const within = () => AbortSignal.timeout(20_000)
 
-function portOf({ endpoint }: Observation): number {
-  if (endpoint?.kind !== 'tcp') throw new Error('a running local sandbox has a port')
-  return endpoint.port
-}
-
 /** The answers of the gateway of these tests. */
 interface Answers {
   '/whoami': { pid: number; uid: number; groups: number[]; cwd: string; umask: number }
@@ -47,18 +43,28 @@ interface Answers {
   '/spawn': number
 }
 
+/** The body of a gateway's answer. */
+async function get({ endpoint }: Observation, path: string): Promise<string> {
+  const { kind, ...address } = present(endpoint)
+  const asking = request(
+    kind === 'unix' ? { socketPath: (address as { path: string }).path, path } : { ...address, path },
+  )
+  const [answer] = await once(asking.end(), 'response')
+  return text(answer)
+}
+
 /** Asks a gateway, as soon as it listens. */
 const ask = <P extends keyof Answers>(seen: Observation, path: P): Promise<Answers[P]> =>
   until(`an answer to ${path}`, () =>
-    fetch(`http://127.0.0.1:${portOf(seen)}${path}`).then(
-      (answer) => answer.json() as Promise<Answers[P]>,
+    get(seen, path).then(
+      (answer) => JSON.parse(answer) as Answers[P],
       () => null,
     ),
   )
 
 async function endGateway(seen: Observation, code: number): Promise<void> {
   await ask(seen, '/whoami')
-  await fetch(`http://127.0.0.1:${portOf(seen)}/exit/${code}`).catch(() => {}) // it ends instead of answering
+  await get(seen, `/exit/${code}`).catch(() => {}) // it ends instead of answering
 }
 
 const isRunning = (pid: number) =>
@@ -67,8 +73,8 @@ const isRunning = (pid: number) =>
     () => false,
   )
 
-describeDriver('local', async () => {
-  const host = await LocalHost.make()
+const openDriver = (isJailed: boolean) => async (): Promise<DriverUnderTest> => {
+  const host = await LocalHost.make({ isJailed })
   return {
     driver: host.driver,
     command: (paths) => host.command(paths),
@@ -76,13 +82,16 @@ describeDriver('local', async () => {
     gatewayOf: async (_id, seen) => (await ask(seen, '/whoami')).pid,
     async setLoop(_id, seen, loop) {
       await ask(seen, '/whoami')
-      void fetch(`http://127.0.0.1:${portOf(seen)}/${loop}`).catch(() => {}) // it is ended meanwhile
+      void get(seen, `/${loop}`).catch(() => {}) // it is ended meanwhile
     },
     runsPrograms: true,
     keepsLimits: hasControlGroups,
     close: () => host.remove(),
   }
-})
+}
+
+describeDriver('local', openDriver(false))
+describeDriver('jailed local', openDriver(true))
 
 describe('a local sandbox', () => {
   let host: LocalHost

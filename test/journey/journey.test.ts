@@ -1,10 +1,11 @@
+import { execFile } from 'node:child_process'
 import { access, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import { type Api, api, type StreamEvent, say, sessionPath, waitForStatus } from '../support/api-client.ts'
-import { findGateway, type GatewayProcess, processesIn } from '../support/chowder-process.ts'
+import { askGateway, findGateway, type GatewayProcess, processesIn } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
 import { readGatewayTokens, relayAnswer } from '../support/gateway-tokens.ts'
 import { present } from '../support/present.ts'
@@ -25,18 +26,22 @@ const commandsIn = async (sandbox: string): Promise<string[]> =>
     }),
   )
 
-const inspector = '127.0.0.1:9229'
+const evaluate = `
+  const list = () => fetch('http://127.0.0.1:9229/json').then((answer) => answer.json(), () => null)
+  let found
+  while (!(found = await list())) await new Promise((resolve) => setTimeout(resolve, 100))
+  const socket = new WebSocket(found[0].webSocketDebuggerUrl)
+  await new Promise((resolve) => socket.addEventListener('open', resolve, { once: true }))
+  socket.send(JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression: process.argv[1] } }))
+  await new Promise((resolve) => setTimeout(resolve, 500)) // closed earlier, the script would not begin
+  socket.close()`
 
 /** Has a process of Node.js run a script, and does not wait for its end. */
 async function evaluateIn(pid: number, expression: string): Promise<void> {
   process.kill(pid, 'SIGUSR1')
-  const list = () => fetch(`http://${inspector}/json`).then((answer) => answer.json(), () => null) // biome-ignore format: short
-  const [{ webSocketDebuggerUrl }] = (await until('the inspector', list)) as [{ webSocketDebuggerUrl: string }]
-  const socket = new WebSocket(webSocketDebuggerUrl)
-  await new Promise((resolve) => socket.addEventListener('open', resolve, { once: true }))
-  socket.send(JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } }))
-  await sleep(500) // closed earlier, the script would not begin
-  socket.close()
+  const inNetwork = process.getuid?.() === 0 ? ['nsenter', '-t', String(pid), '--net', '--'] : []
+  const [program = '', ...args] = [...inNetwork, process.execPath, '--input-type=module', '-e', evaluate, expression]
+  await promisify(execFile)(program, args, { timeout: 30_000 })
 }
 
 describe('from npm start to the end of a real agent', () => {
@@ -237,7 +242,7 @@ describe('from npm start to the end of a real agent', () => {
 
     /** The same process, not only the same instance, and it answers without Chowder. */
     async function expectAlive(): Promise<void> {
-      const answer = await fetch(`http://127.0.0.1:${gateway.port}/healthz`, { signal: AbortSignal.timeout(10_000) })
+      const answer = await askGateway(gateway, '/healthz', { signal: AbortSignal.timeout(10_000) })
       expect(answer.status).toBe(200)
       expect(await findGateway(id)).toEqual(gateway)
     }

@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import pTimeout from 'p-timeout'
+import { Agent, fetch, type RequestInit, type Response } from 'undici'
 import { inject } from 'vitest'
+import type { Endpoint } from '#sandbox/driver.ts'
 import { noteProcess, searchInstallation } from './canary/installation.ts'
 import { compiledOnce } from './compile-cache.ts'
 import { present } from './present.ts'
@@ -22,7 +24,10 @@ const exitTimeoutMs = 75_000
 export interface ChowderOptions {
   dataDir: string
   role?: string
-  /** Added to PATH, HOME, PORT=0, RELAY_PORT=0 and the data folder. Nothing else of the test's environment is passed on. */
+  /**
+   * Added to PATH, HOME, PORT=0, RELAY_PORT=0, LOCAL_ISOLATION and the data folder. Nothing else of the test's
+   * environment is passed on.
+   */
   env?: Record<string, string>
 }
 
@@ -36,10 +41,14 @@ export interface ChowderProcess {
   kill(signal: NodeJS.Signals): Promise<number | null>
 }
 
+const { LOCAL_ISOLATION } = process.env
+/** The isolation of local agents that the run of tests asks for. */
+const isolation = LOCAL_ISOLATION === undefined ? {} : { LOCAL_ISOLATION }
+
 function spawnChowder({ dataDir, role, env }: ChowderOptions) {
   const { PATH = '', HOME = dataDir } = process.env
   const child = spawn(process.execPath, [main, ...(role === undefined ? [] : [role])], {
-    env: { ...compiledOnce, PATH, HOME, PORT: '0', RELAY_PORT: '0', CHOWDER_DATA_DIR: dataDir, ...env },
+    env: { ...compiledOnce, PATH, HOME, PORT: '0', RELAY_PORT: '0', CHOWDER_DATA_DIR: dataDir, ...isolation, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''
@@ -173,8 +182,8 @@ export interface GatewayProcess {
   home: string
   /** The argument with which `processesIn` finds all processes of the sandbox. */
   sandbox: string
-  /** Its port on this host. */
-  port: number
+  /** Where it is reached from this host. */
+  endpoint: Endpoint
   token: string
 }
 
@@ -203,10 +212,20 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
     const [config, { uid }] = seen
     const { gateway } = JSON.parse(config)
     const home = container?.volume ?? join(configPath, '../..')
-    const { port = gateway.port } = container ?? {}
-    return { pid, uid, home, sandbox: container?.id ?? home, port, token: gateway.auth.token }
+    const record = container ? '{}' : await readFile(join(home, '../sandbox.json'), 'utf8')
+    const endpoint: Endpoint = JSON.parse(record).isJailed
+      ? { kind: 'unix', path: join(home, '../jail/gateway') }
+      : { kind: 'tcp', host: '127.0.0.1', port: container?.port ?? gateway.port }
+    return { pid, uid, home, sandbox: container?.id ?? home, endpoint, token: gateway.auth.token }
   }
   return null
+}
+
+/** Sends a request to a gateway from this host. */
+export function askGateway({ endpoint }: GatewayProcess, path: string, init: RequestInit = {}): Promise<Response> {
+  if (endpoint.kind === 'tcp') return fetch(`http://${endpoint.host}:${endpoint.port}${path}`, init)
+  const dispatcher = new Agent({ connect: { socketPath: endpoint.path } })
+  return fetch(`http://127.0.0.1${path}`, { ...init, dispatcher })
 }
 
 async function findContainer(dockerHost: string, instanceId: string) {

@@ -1,11 +1,13 @@
 import { existsSync } from 'node:fs'
-import { chmod, copyFile, mkdtemp, rm } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { nodeBinary } from '#platform/data-folder.ts'
 import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { createLocalDriver, type LocalDriver } from '#sandbox/local/driver.ts'
+import { createJail } from '#sandbox/local/jail.ts'
+import { wayOutSocket } from '#sandbox/local/way-out.ts'
 
 /** Whether this machine can limit the sandboxes of these tests by control groups. */
 export const hasControlGroups =
@@ -14,36 +16,48 @@ export const hasControlGroups =
 
 const gateway = fileURLToPath(new URL('./contract-gateway.mjs', import.meta.url))
 
+export interface HostOptions {
+  isJailed?: boolean
+}
+
+/** The port at which programs in jails reach what tests serve as `out`. */
+export const outPort = 8090
+
 /** A data folder with local sandboxes whose gateway is a small program, and what tests need to look behind them. */
 export class LocalHost {
   readonly dataDir: string
   readonly driver: LocalDriver
 
-  private constructor(dataDir: string) {
+  private constructor(dataDir: string, { isJailed }: HostOptions) {
     this.dataDir = dataDir
+    const node = process.getuid?.() === 0 ? join(dataDir, 'node', process.version, 'node') : process.execPath
+    const waysOut = [{ port: outPort, socket: wayOutSocket(dataDir, 'out') }]
     this.driver = createLocalDriver({
       dataDir,
-      node: process.getuid?.() === 0 ? join(dataDir, 'node', process.version, 'node') : process.execPath,
+      node,
+      jail: createJail({ releases: join(dataDir, 'releases'), node, waysOut }),
+      noJail: isJailed ? null : 'the test wants none',
       installRelease: async () => dataDir,
       installChannelPlugin: async () => dataDir,
-      releaseFolder: () => dataDir,
+      releaseFolder: () => join(dataDir, 'releases'),
       linkCompileCache: async () => {},
       uids: { first: 20_000, last: 29_999 },
     })
   }
 
   /** Another control plane on the same data folder. */
-  static on(dataDir: string): LocalHost {
-    return new LocalHost(dataDir)
+  static on(dataDir: string, options: HostOptions = {}): LocalHost {
+    return new LocalHost(dataDir, options)
   }
 
-  static async make(): Promise<LocalHost> {
+  static async make(options: HostOptions = {}): Promise<LocalHost> {
     const dataDir = await mkdtemp(join(tmpdir(), 'chowder-sandboxes-'))
     await chmod(dataDir, 0o711)
     await nodeBinary(dataDir)
-    await copyFile(gateway, join(dataDir, 'gateway.mjs'))
-    await chmod(join(dataDir, 'gateway.mjs'), 0o644)
-    return new LocalHost(dataDir)
+    await mkdir(join(dataDir, 'releases'), { mode: 0o755 })
+    await copyFile(gateway, join(dataDir, 'releases/gateway.mjs'))
+    await chmod(join(dataDir, 'releases/gateway.mjs'), 0o644)
+    return new LocalHost(dataDir, options)
   }
 
   command = ({ node, release, port }: SandboxPaths, ...manner: string[]): string[] => [

@@ -17,9 +17,10 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readActivity } from './activity.ts'
 import { ranOutOfMemory, removeGroup } from './control-group.ts'
-import { execBeside } from './exec.ts'
+import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
+import type { Jail } from './jail.ts'
 import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
@@ -27,6 +28,7 @@ import { createMeasure, diskOf } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
+import { type ServeJail, serveWayOut, wayOutSocket } from './way-out.ts'
 
 export interface LocalDriverOptions {
   dataDir: string
@@ -45,11 +47,19 @@ export interface LocalDriverOptions {
   /** The users that sandboxes get under root. */
   uids: Range
   ports?: Range
+  jail: Jail
+  /** Why sandboxes that are made or started from now on run in no jail; null when they do. */
+  noJail: string | null
   log?: Logger
 }
 
 /** A driver whose sandboxes are processes of this machine. */
 export interface LocalDriver extends SandboxDriver {
+  /**
+   * Serves a service to the sandboxes in jails, which reach it at its port of 127.0.0.1. `serve` gets the id of the
+   * sandbox of each connection. Takes over from a process that serves it already.
+   */
+  serveJails(service: string, serve: ServeJail): Promise<{ close(): Promise<void> }>
   /** Stops all running sandboxes at the same time. Throws an AggregateError of the failures after all were tried. */
   stopAll(options: { graceMs: number }, signal: AbortSignal): Promise<void>
   /**
@@ -67,7 +77,9 @@ const foldersAtOnce = 2
 /** Of a gateway that was ended by SIGKILL. */
 const killedCode = 137
 
-const isolation = isRoot
+const jailed =
+  'Each agent is isolated in a jail: it sees no file, process or network of this machine or of other agents.'
+const notJailed = isRoot
   ? 'Each agent runs as a user of its own, but agents are not isolated from this machine.'
   : 'Agents run as the user that runs Chowder: agents are not isolated from this machine, nor from each other.'
 
@@ -80,10 +92,10 @@ const run = promisify(execFile)
  */
 export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   if (process.platform !== 'linux') throw new StartupError('SANDBOX_DRIVER=local runs on Linux only.')
-  const { node, installRelease, installChannelPlugin, releaseFolder, linkCompileCache, log } = options
+  const { jail, noJail, installRelease, installChannelPlugin, linkCompileCache, log } = options
   const dataDir = resolve(options.dataDir)
   const parent = join(dataDir, 'sandboxes')
-  const records = createRecords({ dataDir, node, releaseFolder, uids: options.uids, ports: options.ports })
+  const records = createRecords({ ...options, dataDir, isJailed: noJail === null })
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   const measure = createMeasure()
@@ -117,6 +129,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       return gateway === null
     }
     await poll(hasEnded, { pauseMs: pollMs, timeoutMs: graceMs, signal })
+    // The first process of a jail hands on the exit code.
+    if (await folder.init()) await launcherEnded(folder, signal)
     await endProcesses(await ownerOf(folder, uid), { graceMs: 0 }, signal)
     await launcherEnded(folder, signal)
   }
@@ -126,11 +140,14 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     const folder = folderOf(id)
     const record = await folder.readRecord()
     if (!record) return { state: 'absent', sandboxId: null, endpoint: null, paths: null }
-    const { paths, uid } = record
+    const { paths, uid, isJailed } = record
     const seen = { sandboxId: `local-${id.slice(0, 8)}`, paths }
     await rotateLog(folder.log)
     if (await liveGateway(folder, uid)) {
-      return { ...seen, state: 'running', endpoint: { kind: 'tcp', host: '127.0.0.1', port: paths.port } }
+      const endpoint = isJailed
+        ? ({ kind: 'unix', path: folder.gatewaySocket } as const)
+        : ({ kind: 'tcp', host: '127.0.0.1', port: paths.port } as const)
+      return { ...seen, state: 'running', endpoint }
     }
     const stopped = { ...seen, state: 'stopped' as const, endpoint: null }
     if (!(await folder.gateway())) return stopped
@@ -155,7 +172,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
 
   return {
     name: 'local',
-    isolation,
+    isolation: noJail === null ? jailed : `${notJailed} There is no jail: ${noJail}.`,
     list,
     observe,
     async activity(id, signal) {
@@ -193,12 +210,13 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
         )
       }
       await launcherEnded(folder, signal)
-      const isFree = await becomesFree(record.paths.port, signal)
+      const isFree = record.isJailed || (await becomesFree(record.paths.port, signal))
       if (await liveGateway(folder, record.uid)) return // another start has put it on record meanwhile
       if (!isFree) throw new Error(`port ${record.paths.port} is taken by a foreign program`)
       await rotateLog(folder.log)
       if (record.uid !== null) await linkCompileCache(record.paths.release, record.uid)
-      await launchGateway(folder, record, await makeGroup(await controlGroups(), folder, record.resources), signal)
+      const group = await makeGroup(await controlGroups(), folder, record.resources)
+      await launchGateway(folder, record, { group, jail: record.isJailed ? jail : null }, signal)
     },
     async destroy(id, signal) {
       signal.throwIfAborted()
@@ -217,6 +235,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const record = await records.existing(folder)
       const cwd = relative(folder.home, resolve(folder.home, execOptions.cwd ?? ''))
       await using workingFolder = await openFolderAt(homeOf(folder, record), cwd)
+      if (record.isJailed) return await execInJail(jail, folder, record, argv, { ...execOptions, cwd }, signal)
       // Awaited, so that the folder is closed after it: a failure meanwhile would have no handler.
       return await execBeside(record, await folder.controlGroup(), workingFolder, argv, execOptions, signal)
     },
@@ -254,6 +273,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const folder = folderOf(id)
       return filesIn(async () => homeOf(folder, await records.existing(folder)))
     },
+    serveJails: (service, serve) => serveWayOut(wayOutSocket(dataDir, service), serve),
     async orphans(signal) {
       const found: { what: string; pids: number[] }[] = []
       for await (const { id, state } of list(signal)) {

@@ -1,14 +1,16 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { constants } from 'node:os'
+import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExecOptions, ExecResult } from '#sandbox/driver.ts'
 import type { ControlGroup } from './control-group.ts'
-import type { SandboxRecord } from './folder.ts'
-import { commandInSandbox } from './launch.ts'
-import { limitedCommand } from './limits.ts'
-import { signalProcess } from './processes.ts'
+import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { type Jail, makeJailFolders } from './jail.ts'
+import { commandInSandbox, withEnvironment } from './launch.ts'
+import { type LimitedCommand, limitedCommand } from './limits.ts'
+import { isAlive, signalProcess } from './processes.ts'
 
 const defaultMaxBytes = 1024 * 1024
 /** A process that has left the group may keep the pipes open for ever. */
@@ -51,26 +53,18 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
 }
 
 /**
- * Runs a program as the sandbox's user, under its limits, in an open folder. The program has a process group of its own, which is killed
- * at the deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
+/**
+ * Runs a command under the limits of its sandbox. The program has a process group of its own, which is killed at the
+ * deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
  */
-export async function execBeside(
-  record: SandboxRecord,
-  group: ControlGroup | null,
-  folder: { fd: number },
-  argv: readonly string[],
+async function execLimited(
+  { argv: [program, ...args], env }: LimitedCommand,
+  cwd: string,
   options: ExecOptions,
   signal: AbortSignal,
 ): Promise<ExecResult> {
   const { timeoutMs, stdin, maxBytes = defaultMaxBytes } = options
-  const limited = limitedCommand(record, group, commandInSandbox(record, argv))
-  const [program, ...rest] = limited.argv
-  const child = spawn(program, rest, {
-    cwd: `/proc/${process.pid}/fd/${folder.fd}`,
-    env: limited.env,
-    detached: true,
-    stdio: 'pipe',
-  })
+  const child = spawn(program, args, { cwd, env, detached: true, stdio: 'pipe' })
   const stdout = collect(child.stdout, maxBytes)
   const stderr = collect(child.stderr, maxBytes)
   child.stdin.on('error', () => {}) // the program need not read it
@@ -78,4 +72,40 @@ export async function execBeside(
   const exitCode = await endOf(child, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]))
   signal.throwIfAborted()
   return { exitCode, stdout: stdout(), stderr: stderr() }
+}
+
+/** Runs a program as the sandbox's user, under its limits, in an open folder; otherwise as execLimited does. */
+export function execBeside(
+  record: SandboxRecord,
+  group: ControlGroup | null,
+  folder: { fd: number },
+  argv: readonly string[],
+  options: ExecOptions,
+  signal: AbortSignal,
+): Promise<ExecResult> {
+  const command = limitedCommand(record, group, commandInSandbox(record, argv))
+  return execLimited(command, `/proc/${process.pid}/fd/${folder.fd}`, options, signal)
+}
+
+/**
+ * Runs a program in the sandbox's jail, or in one of its own while the sandbox is stopped, in a folder below its home;
+ * otherwise as execLimited does.
+ */
+export async function execInJail(
+  jail: Jail,
+  folder: SandboxFolder,
+  record: SandboxRecord,
+  argv: readonly string[],
+  options: ExecOptions & { cwd: string },
+  signal: AbortSignal,
+): Promise<ExecResult> {
+  const cwd = join(folder.home, options.cwd)
+  const init = await folder.init()
+  const isRunning = init !== null && (await isAlive(init, record.uid))
+  if (!isRunning) await makeJailFolders(folder, record.uid)
+  const command = isRunning
+    ? jail.enter(record.uid, init, cwd, withEnvironment(record, argv))
+    : jail.alone(record.uid, folder, withEnvironment(record, argv, [`--chdir=${cwd}`]))
+  const limited = limitedCommand(record, await folder.controlGroup(), command)
+  return execLimited({ ...limited, env: { ...jail.environment, ...limited.env } }, '/', options, signal)
 }

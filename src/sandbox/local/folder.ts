@@ -18,6 +18,8 @@ export interface SandboxRecord {
   env: Record<string, string>
   /** Absent in the record of an earlier version. */
   resources?: Resources
+  /** Whether it runs in a jail. */
+  isJailed?: true
 }
 
 const isRoot = process.getuid?.() === 0
@@ -62,6 +64,8 @@ export function sandboxFolder(parent: string, id: string) {
   const recordPath = join(path, 'sandbox.json')
   /** Files before they are moved into the home, where the tenant cannot change them. */
   const uploads = join(path, 'uploads')
+  /** What only the programs around its jail reach. */
+  const jail = join(path, 'jail')
 
   const writeNew = async (record: SandboxRecord): Promise<string> => {
     const temporary = join(uploads, `${randomUUID()}.json`)
@@ -74,6 +78,11 @@ export function sandboxFolder(parent: string, id: string) {
     path,
     home,
     uploads,
+    jail,
+    /** Where its jail is put together. */
+    jailRoot: join(jail, 'root'),
+    /** Where the control plane reaches a gateway in a jail. */
+    gatewaySocket: join(jail, 'gateway'),
     log: join(path, 'gateway.log'),
     exists: () =>
       stat(path).then(
@@ -124,6 +133,8 @@ export function sandboxFolder(parent: string, id: string) {
       writeFile(join(path, 'control-group.json'), JSON.stringify(group), { mode: 0o600 }),
     /** The last gateway that was started; it may have ended. */
     gateway: () => processIn(join(path, 'gateway')),
+    /** The first process of the last jail: all processes in the jail end with it. */
+    init: () => processIn(join(path, 'init')),
     /** The launcher that waits for the gateway's end. */
     supervisor: () => processIn(join(path, 'supervisor')),
     /** The exit code of the last gateway; null while it is unknown. */

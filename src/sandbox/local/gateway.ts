@@ -24,4 +24,5 @@ export const ownerOf = async (folder: SandboxFolder, uid: number | null): Promis
   uid,
   home: folder.home,
   gateway: await folder.gateway(),
+  init: await folder.init(),
 })

@@ -6,6 +6,7 @@ import { poll } from '#platform/poll.ts'
 import { commandAsUser, setpriv } from '#sandbox/command-as-user.ts'
 import type { ControlGroup } from './control-group.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { type Jail, makeJailFolders } from './jail.ts'
 import { limitedCommand } from './limits.ts'
 import { isAlive } from './processes.ts'
 
@@ -16,19 +17,23 @@ const pollMs = 10
 /** The launcher's exit code when another launcher, started at the same time, holds the folder. */
 const heldByAnother = 75
 
-/**
- * The command that runs `command` as the sandbox's user, with the environment of the sandbox, which holds no secret,
- * and without a way to gain rights.
- */
-export function commandInSandbox(
-  { uid, env }: SandboxRecord,
+/** The command that runs `command` with the environment of the sandbox alone, which holds no secret. */
+export function withEnvironment(
+  { env }: SandboxRecord,
   command: readonly string[],
+  options: readonly string[] = [],
 ): readonly [string, ...string[]] {
-  // The environment is set after root is dropped, so that no variable can act on a program of root's. The second
-  // setpriv also keeps `env` from taking a program whose path has a `=` in it for a variable.
+  // The second setpriv also keeps `env` from taking a program whose path has a `=` in it for a variable.
   const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
-  return commandAsUser(uid, ['/usr/bin/env', '-i', ...variables, setpriv, '--no-new-privs', '--', ...command])
+  return ['/usr/bin/env', '-i', ...options, ...variables, setpriv, '--no-new-privs', '--', ...command]
 }
+
+/**
+ * The command that runs `command` as the sandbox's user, with the environment of the sandbox and without a way to gain
+ * rights. The environment is set after root is dropped, so that no variable can act on a program of root's.
+ */
+export const commandInSandbox = (record: SandboxRecord, command: readonly string[]): readonly [string, ...string[]] =>
+  commandAsUser(record.uid, withEnvironment(record, command))
 
 /**
  * Starts a sandbox's gateway with a launcher, which lives on beside it to record its exit code; neither ends with this
@@ -38,17 +43,20 @@ export function commandInSandbox(
 export async function launchGateway(
   folder: SandboxFolder,
   record: SandboxRecord,
-  group: ControlGroup | null,
+  { group, jail }: { group: ControlGroup | null; jail: Jail | null },
   signal: AbortSignal,
 ): Promise<void> {
   signal.throwIfAborted()
-  const program = commandInSandbox(record, record.command)
+  if (jail) await makeJailFolders(folder, record.uid)
+  const program = jail
+    ? ['', ...jail.gateway(record.uid, folder, withEnvironment(record, record.command))]
+    : [folder.home, ...commandInSandbox(record, record.command)]
   await using log = await open(folder.log, 'a', 0o600)
-  const limited = limitedCommand(record, group, ['/bin/sh', launcher, folder.path, folder.home, ...program])
+  const limited = limitedCommand(record, group, ['/bin/sh', launcher, folder.path, ...program])
   const [shell, ...args] = limited.argv
   const child = spawn(shell, args, {
     cwd: '/',
-    env: { PATH: launcherPath, ...limited.env },
+    env: { PATH: launcherPath, ...jail?.environment, ...limited.env },
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
   })

@@ -6,7 +6,7 @@ import { ticksPerSecond } from '#sandbox/process-stat.ts'
 import { usageOf } from './control-group.ts'
 import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
-import { processesOf, readStat } from './processes.ts'
+import { processesInJail, processesOf, readStat } from './processes.ts'
 
 const kibibyte = 1024
 /** Measuring a folder reads all of its directories. */
@@ -57,7 +57,9 @@ export function createMeasure() {
   return async (folder: SandboxFolder, uid: number | null, signal: AbortSignal): Promise<Usage> => {
     const isThere = await folder.exists()
     const gateway = isThere ? await liveGateway(folder, uid) : null
-    const pids = gateway ? await processesOf(await ownerOf(folder, uid)) : []
+    const init = await folder.init()
+    const inJail = gateway && init && (await processesInJail(init))
+    const pids = inJail ?? (gateway ? await processesOf(await ownerOf(folder, uid)) : [])
     const group = gateway && (await folder.controlGroup())
     const grouped = group && (await usageOf(group))
     const [memory, ticks, diskBytes] = await Promise.all([

@@ -19,6 +19,8 @@ export interface Owner {
   home: string
   /** The leader of the gateway's session, alive or not. */
   gateway: ProcessId | null
+  /** The first process of its jail, alive or not; null without a jail. */
+  init: ProcessId | null
 }
 
 const pollMs = 50
@@ -72,13 +74,30 @@ async function isOfHome({ home, gateway }: Owner, pid: number): Promise<boolean>
   return stat.terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
 }
 
-/** The living processes of a sandbox, also those that left the gateway's session. */
+const namespaceOf = (pid: number) => readlink(`/proc/${pid}/ns/pid`).catch(() => null)
+
+/** The living processes in a jail, without its first one; null when it has ended. */
+export async function processesInJail(init: ProcessId): Promise<number[] | null> {
+  const namespace = await namespaceOf(init.pid)
+  if (namespace === null || !(await isAlive(init, null))) return null
+  const pids = await allPids()
+  const isInside = await Promise.all(
+    pids.map(
+      async (pid) => pid !== init.pid && (await namespaceOf(pid)) === namespace && (await readStat(pid)) !== null,
+    ),
+  )
+  return pids.filter((_, index) => isInside[index])
+}
+
+/** The living processes of a sandbox, also those that left the gateway's session, and those of its jail. */
 export async function processesOf(owner: Owner): Promise<number[]> {
   const pids = await allPids()
   const isOwn = await Promise.all(
     pids.map(async (pid) => (owner.uid === null ? isOfHome(owner, pid) : (await readUid(pid)) === owner.uid)),
   )
-  return pids.filter((_, index) => isOwn[index])
+  const inJail = owner.init && owner.uid === null ? await processesInJail(owner.init) : null
+  const jailed = inJail && owner.init ? [owner.init.pid, ...inJail] : []
+  return [...new Set([...jailed, ...pids.filter((_, index) => isOwn[index])])]
 }
 
 /** Signals a process, or with a negative pid its group. Does nothing when it has ended. */

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { SandboxAbsentError, type SandboxPaths, type SandboxSpec } from '#sandbox/driver.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
+import { gatewayPort } from './jail.ts'
 import { becomesFree, createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
 
 const isRoot = process.getuid?.() === 0
@@ -14,10 +15,12 @@ export interface RecordsOptions {
   /** The users of sandboxes under root. */
   uids: Range
   ports?: Range | undefined
+  /** Whether sandboxes that are made or renewed run in jails, which need no port of the host. */
+  isJailed: boolean
 }
 
 /** The records of a data folder's sandboxes, each of which has a port and, under root, a user of its own. */
-export function createRecords({ dataDir, node, releaseFolder, uids, ports: range }: RecordsOptions) {
+export function createRecords({ dataDir, node, releaseFolder, uids, ports: range, isJailed }: RecordsOptions) {
   // What a user has left behind outside of its home, in /tmp for example, is the next one's who has the same id.
   const userIds = createReservations(join(dataDir, 'uids'), uids, 'user id', join(dataDir, 'last-uid'))
   const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
@@ -26,8 +29,11 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
     const { id, organizationId, release, labels, resources } = spec
     const paths: SandboxPaths = { node, release: releaseFolder(release), home: folder.home, port }
     const [command, env] = [spec.command(paths), spec.env(paths)]
-    return { id, organizationId, release, labels, uid, paths, command, env, resources }
+    const record = { id, organizationId, release, labels, uid, paths, command, env, resources }
+    return isJailed ? { ...record, isJailed } : record
   }
+
+  const takePort = async (id: string) => (isJailed ? gatewayPort : ports.take(id, isPortFree))
 
   async function existing(folder: SandboxFolder): Promise<SandboxRecord> {
     const record = await folder.readRecord()
@@ -46,12 +52,12 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
       const [reservedUid] = await userIds.heldBy(spec.id)
       const [reservedPort] = await ports.heldBy(spec.id)
       const uid = isRoot ? (reservedUid ?? (await userIds.take(spec.id, await unusedUids()))) : null
-      const port = reservedPort ?? (await ports.take(spec.id, isPortFree))
+      const port = isJailed ? gatewayPort : (reservedPort ?? (await takePort(spec.id)))
       const record = describe(spec, folder, uid, port)
       if (await folder.publishRecord(record)) return record
       const published = await existing(folder)
       if (uid !== null && published.uid !== uid) await userIds.free(uid)
-      if (published.paths.port !== port) await ports.free(port)
+      if (published.paths.port !== port && !isJailed) await ports.free(port)
       return published
     },
     /**
@@ -59,10 +65,10 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
      */
     async renew(spec: SandboxSpec, folder: SandboxFolder, old: SandboxRecord, signal: AbortSignal): Promise<void> {
       const { port } = old.paths
-      const isFree = await becomesFree(port, signal)
-      const record = describe(spec, folder, old.uid, isFree ? port : await ports.take(spec.id, isPortFree))
+      const keepsPort = !isJailed && !old.isJailed && (await becomesFree(port, signal))
+      const record = describe(spec, folder, old.uid, keepsPort ? port : await takePort(spec.id))
       if (!isDeepStrictEqual(record, old)) await folder.replaceRecord(record)
-      if (!isFree) await ports.free(port)
+      if (!keepsPort && !old.isJailed) await ports.free(port)
     },
     /** The user of a sandbox that may have no record: while it is made or removed, and after a crash in between. */
     async uidOf(folder: SandboxFolder): Promise<number | null> {

@@ -1,0 +1,124 @@
+# forward.pl <pid> <way in> <way out>…: forwards connections between the jail, in whose network namespace it runs, and
+# unix sockets of the host. Ends with the child <pid>, and with its exit code.
+#
+# A way in is <unix socket>=<port>: it listens at the socket, and connects to the port. A way out is
+# <port>=<name>=<unix socket>: it listens at the port, connects to the socket, and sends the line <name> first.
+use strict;
+use warnings;
+use Socket;
+use Fcntl;
+use Errno;
+use POSIX 'WNOHANG';
+
+my ($child, $in, @out) = @ARGV;
+my $most = 250;    # connections of each listener; more wait
+my $piece = 64 * 1024;
+my $retry_s = 10;  # the end of the child interrupts the wait, unless it comes just before
+
+my %listeners;     # by file descriptor: { socket, target, line, open }
+my %ends;          # by file descriptor: { socket, peer, buffer, read, shut, listener }
+
+sub unblocked {
+  my ($socket) = @_;
+  my $flags = fcntl $socket, F_GETFL, 0;
+  fcntl $socket, F_SETFL, $flags | O_NONBLOCK or die "fcntl: $!";
+  return $socket;
+}
+
+sub opened {
+  my ($family) = @_;
+  socket my $socket, $family, SOCK_STREAM, 0 or return;
+  return unblocked($socket);
+}
+
+sub listening {
+  my ($family, $address, $target, $line) = @_;
+  my $socket = opened($family) or die "socket: $!";
+  setsockopt $socket, SOL_SOCKET, SO_REUSEADDR, 1 if $family == AF_INET;
+  bind $socket, $address or die "bind: $!";
+  listen $socket, 511 or die "listen: $!";
+  $listeners{fileno $socket} = { socket => $socket, target => $target, line => $line, open => 0 };
+}
+
+my $loopback = sub { [AF_INET, pack_sockaddr_in($_[0], INADDR_LOOPBACK)] };
+my ($path, $to) = $in =~ /^(.*)=(\d+)$/ or die 'no way in';
+unlink $path;
+umask 0177;
+listening(AF_UNIX, pack_sockaddr_un($path), $loopback->($to), '');
+for (@out) {
+  my ($port, $name, $path) = split /=/, $_, 3;
+  listening(@{$loopback->($port)}, [AF_UNIX, pack_sockaddr_un($path)], "$name\n");
+}
+
+sub dropped {
+  my ($end) = @_;
+  my @both = ($end, $end->{peer});
+  $end->{listener}{open} -= 1;
+  for my $each (@both) {
+    delete $ends{fileno $each->{socket}};
+    close $each->{socket};
+    delete $each->{peer};
+  }
+}
+
+sub accepted {
+  my ($listener) = @_;
+  accept my $socket, $listener->{socket} or return;
+  unblocked($socket);
+  my ($family, $address) = @{$listener->{target}};
+  my $other = opened($family) or return;
+  connect $other, $address or $!{EINPROGRESS} or return;
+  my $near = { socket => $socket, buffer => '', read => 1, listener => $listener };
+  my $far = { socket => $other, buffer => $listener->{line}, read => 1, listener => $listener, peer => $near };
+  $near->{peer} = $far;
+  $listener->{open} += 1;
+  $ends{fileno $_->{socket}} = $_ for $near, $far;
+}
+
+# What is read waits in the buffer of the other end.
+sub received {
+  my ($end) = @_;
+  my $count = sysread $end->{socket}, $end->{peer}{buffer}, $piece, length $end->{peer}{buffer};
+  if (!defined $count) {
+    dropped($end) unless $!{EAGAIN} || $!{EINTR};
+  } elsif ($count == 0) {
+    $end->{read} = 0;
+    flushed($end->{peer});
+  } else {
+    flushed($end->{peer});
+  }
+}
+
+sub flushed {
+  my ($end) = @_;
+  if (length $end->{buffer}) {
+    my $count = syswrite $end->{socket}, $end->{buffer};
+    return $!{EAGAIN} || $!{EINTR} ? () : dropped($end) unless defined $count;
+    substr $end->{buffer}, 0, $count, '';
+    return if length $end->{buffer};
+  }
+  return if $end->{peer}{read} || $end->{shut};
+  shutdown $end->{socket}, 1;
+  $end->{shut} = 1;
+  dropped($end) if $end->{peer}{shut};
+}
+
+$SIG{PIPE} = 'IGNORE';
+$SIG{CHLD} = sub { };
+chdir '/';
+for (;;) {
+  if (waitpid($child, WNOHANG) == $child) { exit($? & 127 ? 128 + ($? & 127) : $? >> 8) }
+  my ($reads, $writes) = ('', '');
+  for my $fd (keys %listeners) { vec($reads, $fd, 1) = 1 if $listeners{$fd}{open} < $most }
+  while (my ($fd, $end) = each %ends) {
+    vec($reads, $fd, 1) = 1 if $end->{read} && !length $end->{peer}{buffer};
+    vec($writes, $fd, 1) = 1 if length $end->{buffer};
+  }
+  my $found = select $reads, $writes, undef, $retry_s;
+  next if $found <= 0;
+  for my $fd (keys %ends) {
+    flushed($ends{$fd}) if $ends{$fd} && vec $writes, $fd, 1;
+    received($ends{$fd}) if $ends{$fd} && vec $reads, $fd, 1;
+  }
+  for my $fd (keys %listeners) { accepted($listeners{$fd}) if vec $reads, $fd, 1 }
+}

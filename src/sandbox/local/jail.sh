@@ -1,0 +1,131 @@
+# The stages of a jail, each of which becomes the next one, or starts it. Runs as `eval "$JAIL"`, with the stage as $1.
+#
+#   plugins <uid> <arguments of start>…   as root, in a mount namespace of its own
+#   start <root> <releases> <node> <home> <way in> <ways out> <program>…
+#                                         as the user of the sandbox
+#   build <arguments of start>…           in the namespaces of the jail, with all capabilities there
+#   enter <root> <home> <program>…        as the first process of its pid namespace
+#   run <program>…                        the same process, without capabilities
+#
+# With a way in there is a forwarder, whose program is $FORWARDER; it ends with the jail, and the jail with it. The file
+# descriptors 3 and 4 are then the records of the program and of the first process: pid and start time, as the host sees
+# them.
+set -eu
+umask 022
+stage=$1
+shift
+namespaces='--user --map-current-user --keep-caps --mount --net --ipc --uts'
+powerless='setpriv --no-new-privs --bounding-set=-all --inh-caps=-all --ambient-caps=-all --'
+
+# restrict <path> <options>: adds options to the mounts at a path and below it. Those that a mount has are repeated: a
+# user namespace cannot take them away.
+restrict() {
+  mounts=$(cat /proc/self/mountinfo)
+  while read -r _ _ _ _ at has _; do
+    case $at in *\\*) at=$(printf %b "$(printf %s "$at" | sed 's/\\/\\0/g')") ;; esac
+    case $at in "$1" | "$1"/*) mount -o "remount,bind,$2,${has#r[wo],}" "$at" ;; esac
+  done <<END
+$mounts
+END
+}
+
+# show <path> <options>: shows a file or folder of the host at its own path, if it exists, also when links lead there.
+show() {
+  [ -e "$1" ] || return 0
+  real=$(readlink -f "$1")
+  mkdir -p "$root${1%/*}" "$root${real%/*}"
+  [ "$real" = "$1" ] || ln -s "$real" "$root$1"
+  if [ -d "$real" ]; then mkdir "$root$real"; else : >"$root$real"; fi
+  mount --rbind "$real" "$root$real"
+  restrict "$root$real" "$2"
+}
+
+# private <path> <size> <mode>: an empty folder in memory.
+private() {
+  mkdir -p "$root$1"
+  mount -t tmpfs -o "mode=$3,size=$2,nosuid,nodev" jail "$root$1"
+}
+
+identify() {
+  read -r stat </proc/self/fd/8/self/stat
+  set -- $stat
+  echo "$1 ${22}"
+}
+
+case $stage in
+plugins)
+  uid=$1
+  releases=$3
+  shift
+  # OpenClaw trusts a plugin whose files are its own user's or root's: those of root have no owner in the jail.
+  mount --bind -o "X-mount.idmap=u:0:$uid:1 g:0:$uid:1" "$releases" "$releases"
+  exec setpriv --reuid="$uid" --regid="$uid" --clear-groups -- /bin/sh -c 'eval "$JAIL"' jail start "$@"
+  ;;
+start)
+  [ -n "$5" ] || exec 3>/dev/null 4>&3
+  exec unshare $namespaces -- /bin/sh -c 'eval "$JAIL"' jail build "$@"
+  ;;
+build)
+  root=$1 releases=$2 node=$3 home=$4 way_in=$5 ways_out=$6
+  shift 6
+  mount -t tmpfs -o mode=0755,size=1m,nosuid,nodev jail "$root"
+  mkdir "$root/proc" "$root/etc" "$root/.host"
+  private /tmp 256m 1777
+  private /run 16m 0755
+  private /dev 1m 0755
+  private /dev/shm 256m 1777
+  mkdir "$root/dev/pts"
+  mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,nosuid,noexec jail "$root/dev/pts"
+  for device in null zero full random urandom tty; do show /dev/$device nosuid,noexec; done
+  ln -s pts/ptmx "$root/dev/ptmx"
+  ln -s /proc/self/fd "$root/dev/fd"
+  for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "$root/dev/${stream#*:}"; done
+  mount -o remount,bind,ro,nosuid,nodev "$root/dev"
+  for path in /usr /etc/ssl /etc/pki /etc/ca-certificates /etc/alternatives /etc/ld.so.cache; do
+    show "$path" ro,nosuid,nodev
+  done
+  for path in /bin /sbin /lib /lib32 /lib64 /libx32 /etc/localtime; do
+    if [ -L "$path" ]; then ln -s "$(readlink "$path")" "$root$path"; else show "$path" ro,nosuid,nodev; fi
+  done
+  echo "agent:x:$(id -u):$(id -g)::$home:/bin/sh" >"$root/etc/passwd"
+  echo "agent:x:$(id -g):" >"$root/etc/group"
+  echo '127.0.0.1 localhost agent' >"$root/etc/hosts"
+  show "$releases" ro,nosuid,nodev
+  show "$node" ro,nosuid,nodev
+  show "$home" nosuid,nodev
+  perl -MSocket -e '
+    socket my $socket, AF_INET, SOCK_DGRAM, 0 or die "socket: $!";
+    my $request = pack "a16 s x22", "lo", 0x41; # up, running
+    ioctl $socket, 0x8914, $request or die "lo: $!"; # SIOCSIFFLAGS'
+  hostname agent 2>/dev/null || :
+  echo 0 >/proc/sys/user/max_user_namespaces
+  exec 8</proc
+  set -- unshare --pid --fork --kill-child "--mount-proc=$root/proc" -- /bin/sh -c 'eval "$JAIL"' jail enter "$root" "$home" "$@"
+  [ -n "$way_in" ] || exec "$@"
+  setpriv --pdeathsig KILL -- "$@" &
+  exec $powerless perl -e 'eval $ENV{FORWARDER}; die $@' $! "$way_in" $ways_out 3>&- 4>&- 8<&-
+  ;;
+enter)
+  root=$1 home=$2
+  shift 2
+  cd "$root"
+  pivot_root . .host
+  umount -n -l .host # without -n it asks /etc/fstab
+  rmdir .host
+  mount -o remount,bind,ro,nosuid,nodev /
+  cd "$home"
+  exec $powerless /bin/sh -c 'eval "$JAIL"' jail run "$@"
+  ;;
+run)
+  umask 077
+  identify >&4
+  (
+    identify >&3
+    exec setsid -- "$@" 3>&- 4>&- 8<&-
+  ) &
+  exec 3>&- 4>&- 8<&-
+  set +e
+  wait $!
+  exit $?
+  ;;
+esac

@@ -1,0 +1,60 @@
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { chmod, mkdir, rename } from 'node:fs/promises'
+import { createServer, type Socket } from 'node:net'
+import { join } from 'node:path'
+
+/** Serves a connection from the jail of a sandbox. */
+export type ServeJail = (sandboxId: string, socket: Socket) => void
+
+const maxLineBytes = 100
+const lineTimeoutMs = 10_000
+const backlog = 511
+const newline = 0x0a
+
+/** The unix socket where a service listens for the connections from jails. */
+export const wayOutSocket = (dataDir: string, service: string): string => join(dataDir, 'sockets', service)
+
+/** Reads the first line, which the forwarder of the jail has written, and leaves the rest to be read. */
+function readSandboxId(socket: Socket, serve: ServeJail): void {
+  let read = Buffer.alloc(0)
+  socket.on('error', () => socket.destroy())
+  socket.setTimeout(lineTimeoutMs, () => socket.destroy())
+  const onData = (chunk: Buffer) => {
+    read = Buffer.concat([read, chunk])
+    const end = read.indexOf(newline)
+    if (end === -1 && read.length < maxLineBytes) return
+    socket.off('data', onData)
+    socket.pause()
+    if (end === -1) return void socket.destroy()
+    socket.setTimeout(0)
+    socket.removeAllListeners('timeout')
+    if (end + 1 < read.length) socket.unshift(read.subarray(end + 1))
+    serve(read.subarray(0, end).toString(), socket)
+    socket.resume()
+  }
+  socket.on('data', onData)
+}
+
+/**
+ * Serves the connections from jails at a unix socket, in the place of a process that does so now. Close ends no
+ * connection.
+ */
+export async function serveWayOut(path: string, serve: ServeJail): Promise<{ close(): Promise<void> }> {
+  const server = createServer({ allowHalfOpen: true }, (socket) => readSandboxId(socket, serve))
+  const folder = join(path, '..')
+  await mkdir(folder, { recursive: true, mode: 0o711 })
+  await chmod(folder, 0o711)
+  const temporary = join(folder, randomUUID().slice(0, 8))
+  server.listen({ path: temporary, backlog })
+  await once(server, 'listening')
+  await chmod(temporary, 0o666) // the users of sandboxes have the forwarders
+  await rename(temporary, path)
+  return {
+    close: () =>
+      new Promise((resolve) => {
+        server.close()
+        resolve()
+      }),
+  }
+}
