@@ -4,6 +4,7 @@ import type { ChannelDeps } from './api/channels/deps.ts'
 import { channelRoutes } from './api/channels/routes.ts'
 import { about } from './api/docs/introduction.ts'
 import { docsRoutes } from './api/docs/routes.ts'
+import { type EgressDeps, egressRoutes } from './api/egress/routes.ts'
 import { type EventDeps, eventRoutes } from './api/events/routes.ts'
 import type { FileDeps } from './api/files/deps.ts'
 import { fileRoutes } from './api/files/routes.ts'
@@ -48,6 +49,7 @@ export interface AppDeps
     InstanceDeps,
     LogDeps,
     MetricsDeps,
+    EgressDeps,
     ResponseDeps,
     SessionDeps,
     ChannelDeps,
@@ -133,6 +135,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(instanceRoutes, deps)
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)
+    await v1.register(egressRoutes, deps)
     await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight, storage })
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, { ...deps, ...counters })

@@ -13,7 +13,7 @@ const batchSize = 500
 const maxWaitingOfInstance = 100
 const maxWaiting = 10_000
 /** Hosts that are kept of one instance, those that were asked for last. */
-const keptHosts = 200
+export const keptHosts = 200
 
 /** A host that an agent asks for. */
 export interface Asked extends Destination {

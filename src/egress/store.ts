@@ -1,5 +1,16 @@
-import { type SQL, sql } from 'drizzle-orm'
+import { and, desc, eq, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
+import { egressHosts } from '#database/egress-schema.ts'
+import { type EgressPolicy, instances, organizations } from '#database/schema.ts'
+import { changedBy } from '#history/record.ts'
+import { getInstance, isOwnedBy } from '#instances/row.ts'
+import { isNotTerminated } from '#instances/status.ts'
+import { AppError } from '#platform/errors.ts'
+import { texts } from '#platform/texts.ts'
+import { hostAndPort, readHost } from './hosts.ts'
+import { defaultPolicy } from './policy.ts'
+import { keptHosts } from './records.ts'
+import { checkEgress } from './schemas.ts'
 
 /** How long a host is kept that no agent has asked for. */
 const keptDays = 30
@@ -28,3 +39,68 @@ export async function deleteOldEgressHosts(db: Db, signal?: AbortSignal): Promis
 /** Deletes the hosts that agents of an organization have asked for. */
 export const deleteEgressHostsOf = (db: Db, organizationId: string, signal?: AbortSignal): Promise<void> =>
   deleteHosts(db, sql`e.organization_id = ${organizationId}`, signal)
+
+/** A policy, and whose it is. */
+interface OwnedPolicy {
+  policy: EgressPolicy
+  owner: 'instance' | 'organization' | 'default'
+}
+
+async function policyOf(db: Db, instanceId: string): Promise<OwnedPolicy> {
+  const [found] = await db
+    .select({ own: instances.egress, inherited: organizations.egress })
+    .from(instances)
+    .innerJoin(organizations, eq(organizations.id, instances.organizationId))
+    .where(eq(instances.id, instanceId))
+  if (found?.own) return { policy: found.own, owner: 'instance' }
+  if (found?.inherited) return { policy: found.inherited, owner: 'organization' }
+  return { policy: defaultPolicy, owner: 'default' }
+}
+
+/** What would let a host through that was not, or would not be with an allow-list. */
+function allowWithOf({ verdict, reason, host, port }: typeof egressHosts.$inferSelect) {
+  if (verdict === 'allowed' || reason === 'mail_port') return null
+  const setting = reason === 'private_address' ? ('EGRESS_ALLOWED_HOSTS' as const) : ('egress.hosts' as const)
+  return { setting, value: hostAndPort(host, port) }
+}
+
+/** The policy of an instance, and the hosts that its agent has asked for, the last one first. */
+export async function readEgress(db: Db, instanceId: string) {
+  const hosts = await db
+    .select()
+    .from(egressHosts)
+    .where(eq(egressHosts.instanceId, instanceId))
+    .orderBy(desc(egressHosts.lastSeenAt), egressHosts.host, egressHosts.port)
+    .limit(keptHosts)
+  return {
+    ...(await policyOf(db, instanceId)),
+    hosts: hosts.map(({ instanceId: _, organizationId: __, ...row }) => ({
+      ...row,
+      allowWith: allowWithOf({ ...row, instanceId, organizationId: __ }),
+    })),
+  }
+}
+
+/**
+ * Adds a host to the policy of an instance, which gets its own when it has none. Throws AppError `invalid_egress`,
+ * `instance_not_found` and `instance_terminated`.
+ */
+export async function allowHost(
+  db: Db,
+  organizationId: string,
+  id: string,
+  { host, port }: { host: string; port?: number },
+): Promise<void> {
+  await getInstance(db, organizationId, id)
+  await db.transaction(async (tx) => {
+    const own = and(isOwnedBy(organizationId, id), isNotTerminated)
+    const [locked] = await tx.select({ id: instances.id }).from(instances).where(own).for('update')
+    if (!locked) throw new AppError('instance_terminated', texts.isTerminated)
+    const { policy } = await policyOf(tx, id)
+    const written = readHost(host) ?? host
+    const entry = port === undefined ? written : hostAndPort(written, port)
+    const mode = policy.mode === 'none' ? 'allowlist' : policy.mode
+    const egress = checkEgress({ mode, hosts: [...policy.hosts, entry] })
+    await tx.update(instances).set({ egress, updatedAt: sql`now()`, changedBy: changedBy() }).where(own)
+  })
+}

@@ -1,6 +1,13 @@
 import { and, eq, isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { type Instance, type Isolation, type ModelProvider, organizations, providerKeys } from '#database/schema.ts'
+import {
+  type EgressPolicy,
+  type Instance,
+  type Isolation,
+  type ModelProvider,
+  organizations,
+  providerKeys,
+} from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
 import type { ResourceLimits } from '#platform/resources.ts'
@@ -17,6 +24,7 @@ export interface NewInstance extends AgentSettings {
   externalId: string | null
   metadata: Record<string, string>
   resources: Partial<ResourceLimits>
+  egress: EgressPolicy | null
   modelProvider: ModelProvider
   sandboxDriver: string
   openclawVersion: string
@@ -35,9 +43,9 @@ const insert = `
     RETURNING id, isolation)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
                          sealed_config, sealed_token, metadata, changed_by, external_id, model,
-                         sealed_instructions, resources, isolation, desired_state)
+                         sealed_instructions, resources, isolation, egress, desired_state)
   SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, coalesce($15, counted.isolation),
-         'running'
+         $16, 'running'
   FROM counted
   RETURNING ${columnNames.join(', ')}`
 
@@ -87,6 +95,7 @@ async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise
       sealInstructions(vault, row.id, row.instructions),
       JSON.stringify(row.resources),
       row.isolation,
+      row.egress && JSON.stringify(row.egress),
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null

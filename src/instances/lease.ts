@@ -54,6 +54,7 @@ export type EditableColumns = Pick<
   metadata: Instance['metadata'] | SQL
   resources: Instance['resources'] | SQL
   unattendedCallsPerHour: number | null
+  egress: Instance['egress']
   automationPausedAt: SQL | null
   automationResumedAt: SQL
 }

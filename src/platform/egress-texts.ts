@@ -29,6 +29,12 @@ export const egressTexts = {
       `${place} is blocked: it is, or its name leads to, an address that is not public. To allow it, the operator of ` +
       `this server adds ${JSON.stringify(place)} to EGRESS_ALLOWED_HOSTS.`,
   },
+  noHost: (text: string) =>
+    `${JSON.stringify(text.slice(0, 100))} is no host. Write a name, *. and a name, or an address, each with or without ` +
+    'a port: api.example.com, *.example.com:443, 203.0.113.7:8443.',
+  mailPort: (text: string) => `${JSON.stringify(text)} is refused: no setting opens port 25.`,
+  noneWithHosts: 'The mode none has no hosts: nothing passes. Leave hosts out, or take the mode allowlist.',
+  tooManyHosts: (most: number) => `There must be at most ${most} hosts. Names below one are one host: *.example.com.`,
   stopped: 'This agent is to be stopped: it reaches no host any more.',
   unknownHost: (host: string) =>
     `${host} cannot be looked up: the name does not exist, or its name server does not answer.`,

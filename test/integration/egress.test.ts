@@ -360,3 +360,86 @@ describe('limits', () => {
     await until('200 hosts', async () => (await hostsOf(own.id)).length === 200, 5000)
   })
 })
+
+describe('in the API', () => {
+  const call = (method: 'GET' | 'POST' | 'PATCH', url: string, body?: unknown, key = relayed.key) =>
+    relayed.chowder.call(method, url, { key, ...(body !== undefined && { body }) })
+  const allowlist = { mode: 'allowlist', hosts: ['api.example.com'] }
+
+  test('a policy is created, read, changed and inherited', async () => {
+    const created = await call('POST', '/v1/instances', { name: 'a', egress: allowlist })
+    expect([created.status, created.body.egress]).toEqual([201, allowlist])
+    const url = `/v1/instances/${created.body.id}`
+    expect((await call('PATCH', url, { egress: { mode: 'none' } })).body.egress).toEqual({ mode: 'none', hosts: [] })
+    expect((await call('PATCH', url, { name: 'b' })).body.egress).toEqual({ mode: 'none', hosts: [] })
+    expect((await call('PATCH', url, { egress: null })).body.egress).toBeNull()
+    expect((await call('GET', `${url}/egress`)).body).toEqual({
+      egress: { mode: 'open', hosts: [] },
+      egress_of: 'default',
+      hosts: [],
+    })
+    expect((await call('PATCH', '/v1/organization', { egress: allowlist })).body.egress).toEqual(allowlist)
+    expect((await call('GET', '/v1/organization')).body.egress).toEqual(allowlist)
+    expect((await call('GET', `${url}/egress`)).body).toMatchObject({ egress: allowlist, egress_of: 'organization' })
+    expect((await call('PATCH', '/v1/organization', { egress: null })).body.egress).toBeNull()
+  })
+
+  test.each([
+    [{ mode: 'allowlist', hosts: ['api.example.com', 'http://x'] }, /"http:\/\/x" is no host/],
+    [{ mode: 'allowlist', hosts: ['10.0.0.0/8'] }, /is no host/],
+    [{ mode: 'open', hosts: ['mail.example.com:25'] }, /no setting opens port 25/],
+    [{ mode: 'none', hosts: ['api.example.com'] }, /none has no hosts/],
+  ])('%j is refused, and nothing is changed', async (egress, detail) => {
+    const url = `/v1/instances/${agent.id}`
+    const before = (await call('GET', url)).body
+    const refused = await call('PATCH', url, { egress, name: 'other' })
+    expect([refused.status, refused.body.error.code, refused.body.error.param]).toEqual([
+      400,
+      'invalid_egress',
+      'egress',
+    ])
+    expect(refused.body.detail).toMatch(detail)
+    expect((await call('GET', url)).body).toEqual(before)
+    expect((await call('PATCH', '/v1/organization', { egress })).status).toBe(400)
+    expect((await call('POST', '/v1/instances', { name: 'a', egress })).status).toBe(400)
+  })
+
+  test('a blocked host is listed with the setting that allows it, and allowed by one call', async () => {
+    const own = await relayed.addAgent()
+    const url = `/v1/instances/${own.id}/egress`
+    await call('PATCH', `/v1/instances/${own.id}`, { egress: { mode: 'none' } })
+    expect((await tunnelTo(`site.example:${echoPort}`, own)).answer).toMatch(/^HTTP\/1.1 403 /)
+    const listed = await until('the host', async () => {
+      const { hosts } = (await call('GET', url)).body
+      return hosts.length > 0 && hosts
+    })
+    const value = `site.example:${echoPort}`
+    expect(listed).toMatchObject([
+      { host: 'site.example', port: echoPort, verdict: 'blocked', reason: 'egress_none', connections: 1 },
+    ])
+    expect(listed[0].allow_with).toEqual({ setting: 'egress.hosts', value })
+    const allowed = await call('POST', `${url}/allow`, { host: 'Site.example', port: echoPort })
+    expect([allowed.status, allowed.body.egress]).toEqual([200, { mode: 'allowlist', hosts: [value] }])
+    await noticed()
+    const tunnel = await tunnelTo(value, own)
+    expect(tunnel.answer).toMatch(/^HTTP\/1.1 200 /)
+    await call('PATCH', `/v1/instances/${own.id}`, { egress: { mode: 'allowlist', hosts: ['site.example'] } })
+    expect(await closedWithin(tunnel.socket, 1000)).toBeLessThan(1000)
+    expect((await call('POST', `${url}/allow`, { host: '*.other.example' })).body.egress.hosts).toEqual([
+      'site.example',
+      '*.other.example',
+    ])
+    expect((await call('POST', `${url}/allow`, { host: 'a/b' })).body.error.code).toBe('invalid_egress')
+    const { body } = await call('GET', `/v1/instances/${own.id}/events`)
+    expect(JSON.stringify(body)).toContain('instance.update')
+  })
+
+  test('a key without the permission configure reads, and changes nothing', async () => {
+    const made = await call('POST', '/v1/keys', { name: 'reader', permissions: ['read'], instance_ids: [agent.id] })
+    const reader = made.body.raw_key
+    expect((await call('GET', `/v1/instances/${agent.id}/egress`, undefined, reader)).status).toBe(200)
+    expect((await call('POST', `/v1/instances/${agent.id}/egress/allow`, { host: 'a.example' }, reader)).status).toBe(
+      403,
+    )
+  })
+})

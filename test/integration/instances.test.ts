@@ -83,6 +83,7 @@ describe('POST /v1/instances', () => {
       unattended_calls_per_hour: null,
       isolation: 'one_room',
       automation_paused: false,
+      egress: null,
       budgets: [],
       error_message: null,
       created_at: expect.stringMatching(/\.\d{6}\+00:00$/),

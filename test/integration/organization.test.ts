@@ -31,6 +31,7 @@ describe('POST /v1/organization/signup', () => {
         max_resources: { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 },
         unattended_calls_per_hour: null,
         isolation: 'one_room',
+        egress: null,
         budgets: [],
         created_at: expect.stringMatching(timestamp),
         updated_at: expect.stringMatching(timestamp),

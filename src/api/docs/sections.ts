@@ -58,6 +58,8 @@ export const sections: readonly Section[] = [
       'readLogs',
       'readMetrics',
       'readInstanceUsage',
+      'getEgress',
+      'allowEgress',
       'listReleases',
     ],
   },

@@ -29,6 +29,7 @@ export const exampleInstance = {
     disk_mb: { value: 10_240, kept_by: 'watch' as const },
   },
   stopped_for: null,
+  egress: null,
   budgets: [],
   error_message: null,
   created_at: '2026-02-14T16:00:00.000000+00:00',

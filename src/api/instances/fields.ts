@@ -65,4 +65,8 @@ export const UnattendedCallsPerHour = Type.Integer({
     `paused; 0 is any number, null that of the organization, which is ${defaultUnattendedCalls} by default.`,
 })
 
+export const egressDescription =
+  'What the agent may reach beside models; null is what its organization allows, which is `open` by default. Holds ' +
+  'within a second, also for open connections.'
+
 export const regionDescription = 'Null: a server has one region, its own.'

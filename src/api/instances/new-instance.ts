@@ -1,4 +1,5 @@
 import type { Static } from '@sinclair/typebox'
+import { checkEgress } from '#egress/schemas.ts'
 import { checkSettings } from '#instances/agent-settings.ts'
 import type { NewInstance } from '#instances/create.ts'
 import { newToken } from '#instances/gateway/tokens.ts'
@@ -52,6 +53,7 @@ export function newInstance(
     externalId: body.external_id ?? null,
     metadata: body.metadata ?? {},
     resources: ownResources(body.resources),
+    egress: body.egress ? checkEgress(body.egress) : null,
     modelProvider,
     sandboxDriver,
     openclawVersion,

@@ -3,6 +3,7 @@ import type { NewBudget } from '#budgets/schemas.ts'
 import { setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { type Instance, type Isolation, instances } from '#database/schema.ts'
+import { egressColumns, type NewEgress } from '#egress/schemas.ts'
 import { changedBy } from '#history/record.ts'
 import { type AgentSettings, checkSettings } from '#instances/agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from '#instances/external-id.ts'
@@ -27,6 +28,7 @@ interface Labels {
   metadata?: Record<string, string | null> | null
   unattended_calls_per_hour?: number | null
   resources?: ResourceChanges
+  egress?: NewEgress | null
   budgets?: readonly NewBudget[]
 }
 
@@ -162,13 +164,21 @@ const automationColumns = (paused: boolean | undefined): Partial<EditableColumns
 }
 
 const columnsOf = (
-  { name, external_id: externalId, metadata, resources, unattended_calls_per_hour: unattendedCallsPerHour }: Labels,
+  {
+    name,
+    external_id: externalId,
+    metadata,
+    resources,
+    unattended_calls_per_hour: unattendedCallsPerHour,
+    egress,
+  }: Labels,
   row: Instance,
 ): Partial<EditableColumns> => ({
   ...(name !== undefined && { name }),
   ...(externalId !== undefined && { externalId }),
   ...(unattendedCallsPerHour !== undefined && { unattendedCallsPerHour }),
   ...(resources !== undefined && { resources: mergedResources(resources) }),
+  ...egressColumns(egress),
   ...(metadata !== undefined && { metadata: mergedLabels(metadata, row) }),
 })
 

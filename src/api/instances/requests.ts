@@ -1,6 +1,7 @@
 import { Type } from '@sinclair/typebox'
 import { NewBudgets } from '#budgets/schemas.ts'
 import { modelProviders } from '#database/schema.ts'
+import { NewEgress } from '#egress/schemas.ts'
 import { namedExamples } from '#http/examples.ts'
 import { PageQuery } from '#http/paging.ts'
 import { ResourceChanges } from '#http/resource-fields.ts'
@@ -8,6 +9,7 @@ import { Name, Nullable, OneOf } from '#http/validation.ts'
 import { instanceStatuses, waitTargets } from '#instances/status.ts'
 import {
   ExternalId,
+  egressDescription,
   Instructions,
   Isolation,
   label,
@@ -51,6 +53,7 @@ export const CreateInstance = Type.Object(
     }),
     budgets: Type.Optional(NewBudgets),
     resources: Type.Optional(ResourceChanges),
+    egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
     region: Type.Optional(
       Type.Null({
         description: regionDescription,
@@ -124,6 +127,7 @@ export const PatchInstance = Type.Object(
       ...ResourceChanges,
       description: `${ResourceChanges.description ?? ''} Needs an organization key.`.trimStart(),
     }),
+    egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
     budgets: Type.Optional({ ...NewBudgets, description: `${NewBudgets.description} Needs an organization key.` }),
   },
   {
@@ -132,6 +136,7 @@ export const PatchInstance = Type.Object(
       'name and instructions': { name: 'my-assistant-v2', instructions: 'You are a helpful coding assistant.' },
       'one label set, one removed': { metadata: { plan: 'pro', trial: null } },
       'OpenClaw settings': { openclaw_config: { 'agents.defaults.thinkingDefault': 'high' } },
+      'an allow-list': { egress: { mode: 'allowlist', hosts: ['api.example.com', '*.example.org'] } },
       budgets: { budgets: [{ name: 'daily', limit: { tokens: 1_000_000 }, per: 'day', time_zone: 'Europe/Berlin' }] },
     }),
   },

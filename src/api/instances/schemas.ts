@@ -1,6 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Budget, type ShownBudget } from '#budgets/schemas.ts'
 import { modelProviders, type Instance as Row } from '#database/schema.ts'
+import { Egress } from '#egress/schemas.ts'
 import { limitFields, limitOf } from '#http/resource-fields.ts'
 import { DateTime, Nullable, OneOf, Uri, Uuid } from '#http/validation.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
@@ -12,6 +13,7 @@ import { toMicroseconds } from '#platform/timestamps.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
 import {
   ExternalId,
+  egressDescription,
   Instructions,
   Isolation,
   Metadata,
@@ -103,6 +105,11 @@ export const Instance = Type.Object(
           'and start it. null otherwise.',
       ),
     ),
+    egress: Type.Unsafe<Static<typeof Egress> | null>({
+      ...Type.Object(Egress.properties),
+      type: ['object', 'null'],
+      description: egressDescription,
+    }),
     budgets: Type.Array(Budget, {
       description: 'What models may use for this instance. Budgets of the organization may be for it as well.',
     }),
@@ -204,6 +211,7 @@ export const toInstance = (
   resources: { ...noLimits, ...row.resources },
   limits: row.limits && toLimits(row.limits),
   stopped_for: row.stoppedFor,
+  egress: row.egress,
   budgets,
   error_message: publicStatus(row) === 'error' ? shownMessage(row.errorMessage, view.mayConfigure) : null,
   created_at: toMicroseconds(row.createdAt),

@@ -1,6 +1,7 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import { NewOrganizationBudgets, OrganizationBudget, type ShownBudget } from '#budgets/schemas.ts'
 import { isolations, modelProviders, type Organization as Row, tiers } from '#database/schema.ts'
+import { Egress, NewEgress } from '#egress/schemas.ts'
 import { namedExamples } from '#http/examples.ts'
 import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
@@ -22,6 +23,7 @@ const example = {
   resources: usualResources,
   max_resources: usualMaxima,
   isolation: 'one_room' as const,
+  egress: null,
   budgets: [],
   created_at: '2026-02-14T12:00:00.000000+00:00',
   updated_at: '2026-02-14T14:30:00.000000+00:00',
@@ -53,6 +55,10 @@ const UnattendedCallsPerHour = Type.Integer({
     `paused; 0 is any number, null the default of ${defaultUnattendedCalls}. An instance may have another number.`,
 })
 
+const egressDescription =
+  'What the agents of instances without an `egress` of their own may reach beside models; null is `open`. Holds within a ' +
+  'second, also for open connections.'
+
 export const Organization = Type.Object(
   {
     id: Uuid('The id of the organization.'),
@@ -77,6 +83,11 @@ export const Organization = Type.Object(
       description: 'The most that an agent may have. Only the operator of the server can change it.',
     }),
     isolation: DefaultIsolation,
+    egress: Type.Unsafe<Static<typeof Egress> | null>({
+      ...Type.Object(Egress.properties),
+      type: ['object', 'null'],
+      description: egressDescription,
+    }),
     budgets: Type.Array(OrganizationBudget, {
       description: 'What models may use for all instances, or for those with some labels.',
     }),
@@ -148,6 +159,7 @@ export const PatchOrganization = Type.Object(
         'stands for those of the server. Running agents get them within a minute, without a restart.',
     }),
     isolation: Type.Optional(DefaultIsolation),
+    egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
     budgets: Type.Optional(NewOrganizationBudgets),
     verify: Type.Optional(
       Type.Boolean({
@@ -243,6 +255,7 @@ export const toOrganization = (
   resources: limitsFor({}, row, settings),
   max_resources: maximaOf(row, settings),
   isolation: row.isolation,
+  egress: row.egress,
   budgets,
   created_at: toMicroseconds(row.createdAt),
   updated_at: toMicroseconds(row.updatedAt),

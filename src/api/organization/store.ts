@@ -14,6 +14,7 @@ import {
   providerKeys,
   type Tier,
 } from '#database/schema.ts'
+import { egressColumns, type NewEgress } from '#egress/schemas.ts'
 import { recordEvent } from '#history/record.ts'
 import type { InstanceRef } from '#instances/queue.ts'
 import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#instances/resources.ts'
@@ -75,6 +76,7 @@ export interface OrganizationPatch {
   unattended_calls_per_hour?: number | null
   resources?: ResourceChanges
   isolation?: Isolation
+  egress?: NewEgress | null
   budgets?: readonly NewBudget[]
 }
 
@@ -99,9 +101,10 @@ export function patchOrganization(
       unattended_calls_per_hour: unattendedCallsPerHour = before.unattendedCallsPerHour,
       isolation = before.isolation,
     } = patch
+    const { egress = before.egress } = egressColumns(patch.egress)
     requireWithin(patch.resources ?? null, maximaOf(before, settings))
     const resources = patch.resources === null ? {} : ownResources({ ...before.resources, ...patch.resources })
-    const columns = { name, unattendedCallsPerHour, isolation, resources }
+    const columns = { name, unattendedCallsPerHour, isolation, resources, egress }
     let hasChanged = !isDeepStrictEqual({ ...before, ...columns }, before)
     const due: InstanceRef[] = []
     for (const provider of modelProviders) {
@@ -123,7 +126,7 @@ export function patchOrganization(
 async function touch(
   tx: Db,
   id: string,
-  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour' | 'isolation' | 'resources'>,
+  columns: Pick<Organization, 'name' | 'unattendedCallsPerHour' | 'isolation' | 'resources' | 'egress'>,
 ): Promise<Organization> {
   const [changed] = await tx
     .update(organizations)

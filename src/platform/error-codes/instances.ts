@@ -47,6 +47,10 @@ export const instanceCodes = {
       meaning: 'A number in `resources` is greater than this server allows your organization.',
       remedy: '`detail` has the greatest number. `GET /v1/organization` shows all as `max_resources`.',
     },
+    invalid_egress: {
+      meaning: '`egress` has a host that is none, or hosts that its mode does not have, or too many.',
+      remedy: '`detail` names the host and the rule. `docs/egress.md` has the forms.',
+    },
     too_many_labels: {
       meaning: 'The change would leave the instance with more than 16 keys in `metadata`.',
       remedy: 'Remove some in the same call: `"metadata": {"key": null}`.',

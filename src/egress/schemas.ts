@@ -1,0 +1,64 @@
+import { type Static, Type } from '@sinclair/typebox'
+import { egressModes, type EgressPolicy as Stored } from '#database/schema.ts'
+import { OneOf } from '#http/validation.ts'
+import { egressTexts } from '#platform/egress-texts.ts'
+import { AppError } from '#platform/errors.ts'
+import { parseHostRule } from './hosts.ts'
+
+const maxHosts = 200
+/** More than a name with a wildcard and a port. */
+const maxHostLength = 262
+const mailPort = 25
+
+const mode = OneOf(
+  egressModes,
+  '`open`: public addresses on the ports 80 and 443, and the ports of `hosts`. `allowlist`: `hosts` alone. `report`: ' +
+    'what `open` lets through; hosts that an allow-list would block are marked. `none`: nothing.',
+)
+const hostsDescription =
+  'Hosts: names, `*.` and a name for all names below it, or addresses, each with a port, as in ' +
+  '`api.example.com:8443`, or for 80 and 443. Private addresses need a setting of the operator as well.'
+
+const examples = [{ mode: 'allowlist' as const, hosts: ['api.example.com', '*.example.org:443'] }]
+
+/** What agents may reach, as callers set it. */
+export const NewEgress = Type.Object(
+  {
+    mode,
+    hosts: Type.Optional(
+      Type.Array(Type.String({ minLength: 1, maxLength: maxHostLength }), {
+        maxItems: maxHosts,
+        description: hostsDescription,
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    description: 'What agents may reach beside models. Holds within a second, also for open connections.',
+    examples,
+  },
+)
+export type NewEgress = Static<typeof NewEgress>
+
+export const Egress = Type.Object(
+  { mode, hosts: Type.Array(Type.String(), { description: hostsDescription }) },
+  { $id: 'Egress', description: 'What agents may reach beside models.', examples },
+)
+
+const refuse = (detail: string) => new AppError('invalid_egress', detail, { param: 'egress' })
+
+/** The policy that a caller has sent, as it is stored. Throws AppError `invalid_egress`. */
+export function checkEgress({ mode, hosts = [] }: NewEgress): Stored {
+  if (mode === 'none' && hosts.length > 0) throw refuse(egressTexts.noneWithHosts)
+  if (hosts.length > maxHosts) throw refuse(egressTexts.tooManyHosts(maxHosts))
+  for (const text of hosts) {
+    const rule = parseHostRule(text, { ranges: false })
+    if (!rule) throw refuse(egressTexts.noHost(text))
+    if (rule.ports.includes(mailPort)) throw refuse(egressTexts.mailPort(text))
+  }
+  return { mode, hosts: [...new Set(hosts)] }
+}
+
+/** The columns of a policy of a patch: none when it says nothing, and null for what is to be inherited. */
+export const egressColumns = (sent: NewEgress | null | undefined): { egress?: Stored | null } =>
+  sent === undefined ? {} : { egress: sent && checkEgress(sent) }
