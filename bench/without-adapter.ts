@@ -6,6 +6,7 @@ import { createDb } from '#database/client.ts'
 import { useApiKeys } from '#http/auth.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { loadConfig } from '#platform/config.ts'
+import { createHostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
 import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../test/support/fake-driver.ts'
@@ -37,6 +38,7 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
       queue: createQueue({ kind: 'postgres', connection }, log),
       sandboxes: new FakeDriver(),
       billing: null,
+      hostDisk: createHostDisk('/', 0),
       log,
       publicUrl: () => '',
       areWorkersMissing: () => false,

@@ -4,6 +4,7 @@ import '#platform/package-lookups.ts'
 import { parseCommandLine } from '#platform/command-line.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
+import { createHostDisk } from '#platform/host-disk.ts'
 import { createLog } from '#platform/log.ts'
 import { readSecretKeys } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
@@ -44,7 +45,8 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
     const secret = await readSecretKeys(config, dataDir)
     const sandboxes = await createDriver({ config, dataDir, db, log })
     const vault = secret && createVault(secret.keys)
-    const deps = { config: await withRelayPort(config, db), db, sandboxes, vault, queue }
+    const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
+    const deps = { config: await withRelayPort(config, db), db, sandboxes, hostDisk, vault, queue }
     const found = await examine(deps)
     const left = fix && found.length > 0 ? await repair(deps, found, print) : found
     await storeFindings(db, left)

@@ -22,6 +22,7 @@ export async function createRoutes(): Promise<FastifyInstance> {
     queue: absent,
     sandboxes: absent,
     billing: null,
+    hostDisk: absent,
     publicUrl: fail,
     areWorkersMissing: fail,
     isDraining: fail,

@@ -14,6 +14,7 @@ import { createDeclareModel } from '#instances/gateway/declare-model.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/exposure.ts'
+import type { HostDisk } from '#platform/host-disk.ts'
 import { explainListening } from '#platform/listen-fault.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { defaultTier, type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
@@ -25,7 +26,8 @@ const readinessLastsMs = 500
 /** How long requests that are no turns may take to end before their connections are closed, once no turn runs. */
 const openRequestsMs = 5000
 
-export interface ApiParts extends Pick<AppDeps, 'db' | 'processId' | 'vault' | 'log' | 'billing' | 'isDraining'> {
+export interface ApiParts
+  extends Pick<AppDeps, 'hostDisk' | 'db' | 'processId' | 'vault' | 'log' | 'billing' | 'isDraining'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
   sandboxes: SandboxDriver
   /** Whether no worker has been seen lately. */
@@ -79,14 +81,14 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
 
 /** Builds the whole API. It does not listen yet, and calls none of its parts before a request comes. */
 export async function createApi(parts: ApiParts, settings: ApiSettings) {
-  const { db, vault, queue, sandboxes, log } = parts
+  const { db, vault, queue, sandboxes, hostDisk, log } = parts
   const callers = createCallers(db, log)
   const findSummary = createFindSummary(db)
   const gateways = createRunningGateways(db, vault, findSummary)
   const answers = new LRUCache<'readiness', Awaited<ReturnType<typeof readiness>>>({
     max: 1,
     ttl: readinessLastsMs,
-    fetchMethod: () => readiness(db, queue),
+    fetchMethod: () => readiness(db, queue, hostDisk),
   })
   const deps: AppDeps = {
     ...parts,
@@ -151,8 +153,12 @@ export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 
   return (config.CHOWDER_PUBLIC_URL ?? listening).replace(/\/+$/, '')
 }
 
-async function readiness(db: Db, queue: ApiParts['queue']) {
+async function readiness(db: Db, queue: ApiParts['queue'], hostDisk: HostDisk) {
   const counted = pTimeout(countProcesses(db), { milliseconds: readinessTimeoutMs }).catch(() => null)
   const [processes, isQueueReady] = await Promise.all([counted, queue.ping(AbortSignal.timeout(readinessTimeoutMs))])
-  return { database: processes !== null, queue: isQueueReady, workers: processes?.workers ?? null }
+  const hasRoom = await hostDisk.look().then(
+    ({ isLow }) => !isLow,
+    () => true,
+  ) // not to be read is no lack of room
+  return { database: processes !== null, queue: isQueueReady, disk: hasRoom, workers: processes?.workers ?? null }
 }

@@ -2,6 +2,7 @@ import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { addModelsFile } from '#openclaw/models-file.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
+import { createHostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
 import { stopAgentsOnInterrupt } from './agents.ts'
 import { openBilling } from './billing.ts'
@@ -47,7 +48,8 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const queue = await openQueue(startup, connection)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
-  const parts = { db, vault, sandboxes, queue, billing, log }
+  const hostDisk = createHostDisk(given.dataDir, config.DISK_FLOOR_MB)
+  const parts = { db, vault, sandboxes, queue, billing, hostDisk, log }
   const { areWorkersMissing } = openHeartbeat(startup, { db, vault, reread }, processId)
 
   // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways

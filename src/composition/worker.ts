@@ -12,7 +12,7 @@ import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from 
 import { type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
 
-export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault'> {
+export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'> {
   queue: ReconcileQueue
   sandboxes: SandboxDriver
   billing: Billing | null

@@ -2,6 +2,7 @@ import type { Db } from '#database/client.ts'
 import type { RelayAddress } from '#instances/gateway/relay-url.ts'
 import type { Lease } from '#instances/lease.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
+import type { HostDisk } from '#platform/host-disk.ts'
 import type { Logger } from '#platform/log.ts'
 import type { ResourceSettings } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -37,6 +38,8 @@ export interface StepDeps {
   baseUrls: BaseUrls
   relay: RelayAddress
   clawhubUrl: string | undefined
+  /** The disk that the control plane writes to, and local agents. */
+  hostDisk: HostDisk
   /** What agents may use. */
   resources: ResourceSettings
   /** The oldest version of OpenClaw that may be started. */

@@ -33,6 +33,7 @@ import { sandboxRestarts } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
 import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import { busyAgain, diagnose } from './diagnose.ts'
+import { findDiskProblem } from './disk-problem.ts'
 import { backoffSeconds } from './failures.ts'
 import { describeExit, waitUntilReady } from './health.ts'
 import { findKeyProblem, noKey, providerKeyOf } from './provider-key.ts'
@@ -160,7 +161,8 @@ function parseJson(content: string | null): Record<string, unknown> | null {
  * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended
  * gateway. A gateway that ended by itself before it had been healthy for long is started after a pause.
  */
-export const startGateway: Step = async ({ sandboxes, lease, signal }) => {
+export const startGateway: Step = async (context) => {
+  const { sandboxes, lease, signal } = context
   const { state, exit } = await sandboxes.observe(lease.instance.id, signal)
   if (state === 'running') return done
   if (state === 'absent') return sandboxAbsent
@@ -169,6 +171,8 @@ export const startGateway: Step = async ({ sandboxes, lease, signal }) => {
   await forgetReadiness(lease, exit?.oom ? 'oom' : 'ended', reason)
   const isFirstTry = readyAt !== null && errorMessage === null
   if (isFirstTry && attempts > 1) return again(backoffSeconds(attempts - 1), reason)
+  const problem = await findDiskProblem(context)
+  if (problem) return problem
   await sandboxes.start(lease.instance.id, signal)
   return gatewayStarted
 }

@@ -7,6 +7,7 @@ import { firewallTask } from './firewall.ts'
 import type { ReconcileQueue } from './queue.ts'
 import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
+import { useTasks } from './use-watch.ts'
 
 /** How often a worker sweeps and detects drift, in ms: also how long a lost job or a dead gateway goes unnoticed. */
 export interface Intervals {
@@ -58,6 +59,7 @@ export const reconcileTasks = (
   sweepTask(deps, sweepEveryMs, sweepQueue),
   { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
   firewallTask(deps),
+  ...useTasks(deps),
 ]
 
 /**

@@ -116,6 +116,14 @@ export const Env = Type.Object({
     usualMaxima,
     'the most that an organization can give an agent; `npm run admin -- set-max-resources` sets it for one organization',
   ),
+  DISK_FLOOR_MB: Type.Integer({
+    default: 1024,
+    minimum: 0,
+    maximum: 1_000_000_000,
+    description:
+      'megabytes on the disk of `CHOWDER_DATA_DIR`, at most a tenth of it, that are for the control plane: with less left, ' +
+      'nothing is created, started or uploaded, and agents that fill the disk are stopped; `0`: none',
+  }),
   DOCKER_HOST: Type.String({
     default: 'unix:///var/run/docker.sock',
     minLength: 1,

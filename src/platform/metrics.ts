@@ -142,6 +142,25 @@ export const sandboxRestarts = new Counter({
   registers,
 })
 
+export const hostDiskFree = new Gauge({
+  name: 'chowder_host_disk_free_bytes',
+  help: 'What is free on the disk of the data folder.',
+  registers,
+})
+
+export const hostDiskFloor = new Gauge({
+  name: 'chowder_host_disk_floor_bytes',
+  help: 'Below this, only the control plane writes: DISK_FLOOR_MB, or a tenth of a small disk.',
+  registers,
+})
+
+export const limitsReached = new Counter({
+  name: 'chowder_limits_reached_total',
+  help: 'Agents that reached so many percent of their limit of disk, memory or processes; at 100 of disk they are stopped.',
+  labelNames: ['resource', 'step'] as const,
+  registers,
+})
+
 export const driverCallDuration = new Histogram({
   name: 'chowder_driver_call_duration_seconds',
   help: 'Calls of the sandbox driver by how they ended: ok, absent, no_room, unavailable, aborted, failed.',

@@ -181,6 +181,10 @@ export const texts = {
     'openclaw stands for the model that is set here. Name a model of the provider, or send null for its default.',
   tooManyLabels: (count: number, limit: number) =>
     `metadata would have ${count} keys, and at most ${limit} are allowed. Remove some: null in place of a value.`,
+  hostDiskFull:
+    'This server has almost no room left on its disk. Its operator must make room; until then only reading, deleting and stopping work.',
+  diskLimitReached: (used: string, limit: string) =>
+    `The files of the instance have ${used} of ${limit} GB. Delete some, or raise resources.disk_mb.`,
   aboveMaximum: (name: string, wanted: number, maximum: number) =>
     `resources.${name} is ${wanted}, and at most ${maximum} is allowed here. The operator of this server can raise that.`,
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',

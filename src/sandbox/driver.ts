@@ -294,6 +294,8 @@ export interface SandboxDriver {
   limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits>
   /** The sizes of the folders of sandboxes, measured now, also of stopped ones. Leaves out those that are not known. */
   diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>>
+  /** What the limits of a sandbox count now: its memory, its processes and threads. Null for what is not known. */
+  currentUse(id: string, signal: AbortSignal): Promise<{ memoryBytes: number | null; pids: number | null }>
   /** What the sandbox uses now. Everything is null for a sandbox that does not exist. */
   measure(id: string, signal: AbortSignal): Promise<Usage>
   files(id: string): SandboxFiles

@@ -11,6 +11,7 @@ import { findPostmaster, startPostmaster, stopPostmaster } from '#database/embed
 import { migrate } from '#database/migrate.ts'
 import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import { startWorker } from '#lifecycle/worker.ts'
+import { createHostDisk } from '#platform/host-disk.ts'
 import { usualMaxima, usualResources } from '#platform/resources.ts'
 import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -102,6 +103,7 @@ beforeAll(async () => {
     baseUrls: { anthropic: 'http://127.0.0.1:9', openai: 'http://127.0.0.1:9', gemini: 'http://127.0.0.1:9' },
     relay: { url: undefined, port: 9 },
     clawhubUrl: undefined,
+    hostDisk: createHostDisk('/', 0),
     resources: { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: '2026.1.1',
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },

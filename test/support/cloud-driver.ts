@@ -112,6 +112,10 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
       signal.throwIfAborted()
       return new Map()
     },
+    currentUse: async (_id, signal) => {
+      signal.throwIfAborted()
+      return { memoryBytes: null, pids: null }
+    },
     measure: async (_id, signal) => {
       signal.throwIfAborted()
       return {

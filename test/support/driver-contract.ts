@@ -197,8 +197,13 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         processes: expect.any(Number),
         diskBytes: expect.any(Number),
       })
+      expect(await driver.currentUse(id, within())).toEqual({
+        memoryBytes: expect.any(Number),
+        pids: expect.any(Number),
+      })
       await stop(id)
       expect(await driver.measure(id, within())).toMatchObject({ since: null, memoryBytes: null, processes: null })
+      expect(await driver.currentUse(id, within())).toEqual({ memoryBytes: null, pids: null })
     })
 
     test('the limits of a running sandbox are changed without a restart, but not below the memory that it uses', async () => {
@@ -284,6 +289,7 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         driver.measure(id, signal),
         driver.limit(running, specOf(id).resources, signal),
         driver.diskUse([id], signal),
+        driver.currentUse(id, signal),
         driver.activity(running, signal),
         driver.exec(running, ['true'], { timeoutMs: 1000 }, signal),
         listing(),

@@ -18,6 +18,7 @@ import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals } from '#lifecycle/worker.ts'
 import type { SignupMode } from '#platform/exposure.ts'
+import { createHostDisk, type HostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
 import { redactedFields } from '#platform/log.ts'
 import { type ResourceSettings, usualMaxima, usualResources } from '#platform/resources.ts'
@@ -41,6 +42,7 @@ export interface TestChowderOptions {
   relayUrl?: string
   clawhubUrl?: string
   resources?: ResourceSettings
+  hostDisk?: HostDisk
   /** The oldest version of OpenClaw that agents may start with. */
   minOpenclawVersion?: string
   filesMaxBytes?: number
@@ -112,7 +114,8 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const { connection } = database
   const prefix = `test-${connection.database ?? new URL(connection.connectionString ?? '').pathname.slice(1)}`
   const queue = createQueue(options.queue?.(database) ?? { kind: 'postgres', connection }, log, prefix)
-  const parts = { db: database.db, vault, queue, sandboxes, billing, log }
+  const hostDisk = options.hostDisk ?? createHostDisk('/', 0)
+  const parts = { db: database.db, vault, queue, sandboxes, billing, hostDisk, log }
   const shared = {
     baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
     relay: { url: options.relayUrl, port: 9 },

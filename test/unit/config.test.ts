@@ -44,6 +44,7 @@ describe('the environment', () => {
       LOCAL_UIDS: '20000-29999',
       AGENT_RESOURCES: 'memory_mb=2048,cpus=2,pids=512,disk_mb=10240',
       AGENT_RESOURCES_MAX: 'memory_mb=8192,cpus=8,pids=4096,disk_mb=102400',
+      DISK_FLOOR_MB: 1024,
       DOCKER_HOST: 'unix:///var/run/docker.sock',
       DOCKER_GATEWAY_ADDRESS: 'published',
       DOCKER_NETWORK: 'chowder-agents',

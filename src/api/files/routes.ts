@@ -9,6 +9,7 @@ import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
 import type { FileDeps } from './deps.ts'
 import { downloadRoute } from './download.ts'
 import { existingPath, isHidden, movablePath, newFilePath, newPath } from './paths.ts'
+import { withFilesToWrite } from './room.ts'
 import {
   DeleteQuery,
   DirectoryQuery,
@@ -141,7 +142,7 @@ export const fileRoutes: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps)
     },
     async ({ caller, params, body }, reply) => {
       const content = Buffer.from(body.content)
-      await withFiles(deps, caller.organizationId, params.instance_id, (files) =>
+      await withFilesToWrite(deps, caller.organizationId, params.instance_id, content.length, (files) =>
         files.write(inWorkspace(newFilePath(body.path)), content, { maxBytes: maxContentBytes }, deadline()),
       )
       return reply.code(204).send(null)

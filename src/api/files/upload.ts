@@ -12,8 +12,9 @@ import { texts } from '#platform/texts.ts'
 import type { SandboxFiles } from '#sandbox/driver.ts'
 import type { FileDeps } from './deps.ts'
 import { newFilePath } from './paths.ts'
+import { withFilesToWrite } from './room.ts'
 import { maxPathCharacters, UploadFile } from './schemas.ts'
-import { inWorkspace, withFiles } from './workspace.ts'
+import { inWorkspace } from './workspace.ts'
 
 /** The size that a form may have in addition to the file. */
 const maxFormOverheadBytes = 64 * 1024
@@ -109,7 +110,9 @@ export const uploadRoute: FastifyPluginAsyncTypebox<FileDeps> = async (app, deps
       if (Number(request.headers['content-length']) > deps.filesMaxBytes + maxFormOverheadBytes) {
         throw new AppError('file_too_large', texts.fileTooLarge(deps.filesMaxBytes))
       }
-      await withFiles(deps, request.caller.organizationId, request.params.instance_id, (files) =>
+      // Without a length the file counts once a worker has measured it.
+      const bytes = Number(request.headers['content-length'] ?? 0)
+      await withFilesToWrite(deps, request.caller.organizationId, request.params.instance_id, bytes, (files) =>
         receiveFile(request, files, deps.filesMaxBytes, signal),
       )
       return reply.code(204).send(null)

@@ -5,7 +5,7 @@ import { commit, version } from '#platform/version.ts'
 
 export interface HealthDeps {
   /** Whether the services that the API depends on answer in time. */
-  readiness(): Promise<{ database: boolean; queue: boolean; workers: number | null }>
+  readiness(): Promise<{ database: boolean; queue: boolean; disk: boolean; workers: number | null }>
   /** Whether the server is about to stop: balancers send their requests elsewhere. */
   isDraining(): boolean
 }
@@ -19,13 +19,15 @@ const Readiness = Type.Object(
   {
     status: OneOf(
       ['ready', 'degraded', 'unavailable', 'draining'],
-      '`degraded`: the queue is away, and requests are still accepted. `unavailable`: the database is away. ' +
+      '`degraded`: the queue is away, and requests are still accepted, or the disk is almost full. ' +
+        '`unavailable`: the database is away. ' +
         '`draining`: the process ends, and takes no new requests soon.',
     ),
     checks: Type.Object(
       {
         database: Type.Boolean({ description: 'Whether the database answers.' }),
         queue: Type.Boolean({ description: 'Whether the queue answers.' }),
+        disk: Type.Boolean({ description: 'Whether the disk of the server has room for more than its database.' }),
       },
       { description: 'The parts that a request needs.' },
     ),
@@ -49,7 +51,7 @@ const Readiness = Type.Object(
     examples: [
       {
         status: 'ready',
-        checks: { database: true, queue: true },
+        checks: { database: true, queue: true, disk: true },
         workers: 2,
         version: '0.1.0',
         commit: '5ca09d487fab',
@@ -58,8 +60,8 @@ const Readiness = Type.Object(
   },
 )
 
-const statusOf = ({ database, queue }: { database: boolean; queue: boolean }) =>
-  database ? (queue ? 'ready' : 'degraded') : 'unavailable'
+const statusOf = ({ database, queue, disk }: { database: boolean; queue: boolean; disk: boolean }) =>
+  database ? (queue && disk ? 'ready' : 'degraded') : 'unavailable'
 
 /** The routes for monitoring. */
 export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, { readiness, isDraining }) => {

@@ -22,6 +22,7 @@ import { requireAllowed } from '#instances/resources.ts'
 import { getInstance, unsealSettings } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
 import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
+import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
 import { isId } from '#platform/ids.ts'
 import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { listInstances } from './list.ts'
@@ -32,6 +33,7 @@ import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schema
 
 export interface InstanceDeps extends PatchDeps {
   findSummary: FindSummary
+  hostDisk: HostDisk
   /** Called before the response to a stop or a delete: from then on, messages are refused. */
   forgetGateway: RunningGateways['forget']
   /** The address that clients reach the API at. */
@@ -57,7 +59,7 @@ const actions = {
     description:
       'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the result, which may ' +
       'be `error`. A 202 means that the start continues.',
-    answers: { 200: Instance, 202: shownAs(Instance, startingInstance) },
+    answers: { 200: Instance, 202: shownAs(Instance, startingInstance), ...failures(507) },
   },
   stop: {
     summary: 'Stop an instance',
@@ -97,11 +99,12 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         tags: ['instances'],
         querystring: WaitQuery,
         body: CreateInstance,
-        response: { 200: Instance, 201: shownAs(Instance, createdInstance), ...failures(400, 402, 409) },
+        response: { 200: Instance, 201: shownAs(Instance, createdInstance), ...failures(400, 402, 409, 507) },
       },
     },
     async (request, reply) => {
       const { organizationId } = request.caller
+      await requireHostRoom(deps.hostDisk)
       await requireAllowed(db, organizationId, request.body.resources, deps.resources)
       const row = newInstance(request.body, { organizationId, sandboxDriver, minOpenclawVersion })
       const { budgets } = request.body
@@ -301,6 +304,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         },
       },
       async ({ caller, params }, reply) => {
+        if (action === 'start') await requireHostRoom(deps.hostDisk)
         if (action === 'start') await requireStartableInstance(caller.organizationId, params.instance_id)
         const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { runAs } from '#history/actor.ts'
 import { undecidedHosts, unreadableSignupToken } from './access.ts'
 import { expiredAnswers, impossibleAnswers } from './answers.ts'
+import { hostHasRoom } from './disk.ts'
 import { type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
 import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
 import { miscounted } from './limits.ts'
@@ -33,6 +34,7 @@ const allChecks: readonly Check[] = [
   undecidedHosts,
   unreadableSignupToken,
   relayAnswers,
+  hostHasRoom,
   queueAnswers,
 ]
 

@@ -1,6 +1,7 @@
 import type { Db } from '#database/client.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
+import type { HostDisk } from '#platform/host-disk.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
@@ -13,6 +14,8 @@ export interface DoctorDeps {
     /** Processes of agents outside a running sandbox, for a driver whose sandboxes are processes. */
     orphans?(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
   }
+  /** Absent when it is not known. */
+  hostDisk?: HostDisk
   /** Null when the secret key is missing. */
   vault: Vault | null
   queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
@@ -25,6 +28,7 @@ export const areas = {
   access: 'only those can call who are meant to',
   platform: 'the platform that runs the sandboxes can be reached',
   relay: 'agents reach the relay, through which they ask models',
+  disk: 'the disk of the data folder has room for more than the control plane',
   queue: 'the queue can be reached, and workers take its jobs',
   instances: 'each row of an instance is in a possible state, and no intent waits for a worker',
   sandboxes: 'each sandbox belongs to an instance, and each instance has the sandbox that its row says',

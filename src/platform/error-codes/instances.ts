@@ -119,6 +119,15 @@ export const instanceCodes = {
     },
   }),
   ...codesOf('no_space', {
+    disk_limit_reached: {
+      meaning: 'The files of the instance, with what the call would write, need more than 95 % of its `disk_mb`.',
+      remedy: 'Delete files of the instance, or raise `resources.disk_mb`. What was deleted counts within 30 seconds.',
+    },
+    host_disk_full: {
+      meaning: 'The disk of the server has almost no room left, and the rest is for its database.',
+      remedy: 'Nothing that you can do: the operator of this server must make room.',
+      repeat: 'Yes, some minutes later.',
+    },
     no_space: {
       meaning: 'The disk that the instance uses is full.',
       remedy: 'Delete files of the instance, or ask the operator of this server for room.',

@@ -18,7 +18,7 @@ import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
 import { changeLimits, diskUseOf, unlimited } from './limits.ts'
 import { readLog } from './logs.ts'
-import { measureContainer, nothing } from './measure.ts'
+import { measureContainer, memoryIn, nothing, statsOf } from './measure.ts'
 import { agentsNetwork } from './network.ts'
 import {
   forwarderKey,
@@ -290,6 +290,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       return container ? changeLimits(client, container, resources, signal) : unlimited
     },
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
+    async currentUse(id, signal) {
+      const stats = await statsOf(client, sandboxName(id), signal)
+      return { memoryBytes: memoryIn(stats), pids: stats?.pids_stats?.current ?? null }
+    },
     async measure(id, signal) {
       const container = await inspect(id, signal)
       if (!container) return nothing

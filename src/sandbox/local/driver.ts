@@ -24,7 +24,7 @@ import type { Jail } from './jail.ts'
 import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
-import { createMeasure, diskOf } from './measure.ts'
+import { createMeasure, currentUseOf, diskOf } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
@@ -263,6 +263,11 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
         { concurrency: foldersAtOnce, signal },
       )
       return new Map(sizes.flat())
+    },
+    async currentUse(id, signal) {
+      signal.throwIfAborted()
+      const folder = folderOf(id)
+      return currentUseOf(folder, await records.uidOf(folder))
     },
     async measure(id, signal) {
       signal.throwIfAborted()

@@ -44,6 +44,17 @@ export const diskOf = (path: string, signal?: AbortSignal): Promise<number | nul
 
 const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
 
+/** What the limits of a sandbox count. Without a control group its processes are added up. */
+export async function currentUseOf(folder: SandboxFolder, uid: number | null) {
+  if (!(await liveGateway(folder, uid))) return { memoryBytes: null, pids: null }
+  const group = await folder.controlGroup()
+  const { memoryBytes = null, processes = null } = group ? await usageOf(group) : {}
+  if (memoryBytes !== null && processes !== null) return { memoryBytes, pids: processes }
+  const pids = await processesOf(await ownerOf(folder, uid))
+  const [memory, stats] = await Promise.all([Promise.all(pids.map(memoryOf)), Promise.all(pids.map(readStat))])
+  return { memoryBytes: sum(memory), pids: sum(stats.map((stat) => stat?.threads ?? 0)) }
+}
+
 /** Measures sandboxes. The sizes of folders are remembered for a minute. */
 export function createMeasure() {
   const disks = new LRUCache<string, Promise<number | null>>({ max: maxFolders, ttl: diskCachedMs })

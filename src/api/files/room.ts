@@ -1,0 +1,58 @@
+import { eq, sql } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { instances, instanceUse } from '#database/schema.ts'
+import { getInstance } from '#instances/row.ts'
+import { AppError } from '#platform/errors.ts'
+import { requireHostRoom } from '#platform/host-disk.ts'
+import { texts } from '#platform/texts.ts'
+import type { SandboxFiles } from '#sandbox/driver.ts'
+import type { FileDeps } from './deps.ts'
+import { withFiles } from './workspace.ts'
+
+const megabyte = 1024 * 1024
+/** The rest is for the agent's own files. */
+const mostOfLimit = 0.95
+
+const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(2)
+
+/** Throws AppError `disk_limit_reached` when an instance has no room for so many more bytes. */
+async function requireRoom(db: Db, id: string, bytes: number): Promise<void> {
+  const [found] = await db
+    .select({ limits: instances.limits, used: instanceUse.diskBytes })
+    .from(instances)
+    .leftJoin(instanceUse, eq(instanceUse.instanceId, instances.id))
+    .where(eq(instances.id, id))
+  const limit = (found?.limits?.asked.disk_mb ?? Number.POSITIVE_INFINITY) * megabyte
+  const used = found?.used ?? 0
+  if (used + bytes <= limit * mostOfLimit) return
+  throw new AppError('disk_limit_reached', texts.diskLimitReached(gigabytes(used), gigabytes(limit)))
+}
+
+/** Counts bytes that were written until a worker measures the files again. */
+const countWritten = (db: Db, instanceId: string, bytes: number) =>
+  db
+    .insert(instanceUse)
+    .values({ instanceId, diskBytes: bytes })
+    .onConflictDoUpdate({
+      target: instanceUse.instanceId,
+      set: { diskBytes: sql`coalesce(${instanceUse.diskBytes}, 0) + ${bytes}` },
+    })
+
+/**
+ * As `withFiles`, for a call that writes so many bytes. Throws also AppError `disk_limit_reached`, and `host_disk_full`
+ * while the rest of the host's disk is for the control plane.
+ */
+export async function withFilesToWrite<T>(
+  deps: FileDeps,
+  organizationId: string,
+  instanceId: string,
+  bytes: number,
+  use: (files: SandboxFiles) => Promise<T>,
+): Promise<T> {
+  const { id } = await getInstance(deps.db, organizationId, instanceId)
+  await requireHostRoom(deps.hostDisk)
+  await requireRoom(deps.db, id, bytes)
+  const result = await withFiles(deps, organizationId, id, use)
+  if (bytes > 0) await countWritten(deps.db, id, bytes)
+  return result
+}

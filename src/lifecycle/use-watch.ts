@@ -1,0 +1,314 @@
+import { isDeepStrictEqual } from 'node:util'
+import { and, asc, eq, getTableColumns, gt, lt, or, sql } from 'drizzle-orm'
+import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
+import pMap from 'p-map'
+import { type Instance, instances, instanceUse, organizations } from '#database/schema.ts'
+import type { EventType } from '#history/event-types.ts'
+import { changedBy, recordEvent } from '#history/record.ts'
+import { type Intent, raiseGeneration } from '#instances/intent.ts'
+import { limitsFor } from '#instances/resources.ts'
+import { isNotTerminated, isSettled, publicStatus } from '#instances/status.ts'
+import { hostDiskFloor, hostDiskFree, limitsReached, sandboxRestarts } from '#platform/metrics.ts'
+import type { PeriodicTask } from '#platform/periodic.ts'
+import type { ResourceLimits } from '#platform/resources.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
+import type { LifecycleDeps } from './reconcile.ts'
+
+const everyMs = 30_000
+const timeoutMs = 10 * 60_000
+/** Another worker has looked at most so long ago. */
+const sharedSeconds = 25
+const pageSize = 200
+const concurrency = 8
+const megabyte = 1024 * 1024
+
+/** The percents of a limit that are told, each once. A step is left again 5 percent below it. */
+const diskSteps = [80, 95, 100]
+const loadSteps = [70]
+const hysteresis = 5
+/** A gateway that uses much is restarted when nobody has used it for so long, and not more often than that. */
+const idleMinutes = 10
+const recycleHours = 6
+
+/** Since the last look, of an agent that is to be stopped for the sake of its host. */
+const muchGrowth = 64 * megabyte
+const guardEveryMs = 2000
+const guardTimeoutMs = 60_000
+
+/** Why an agent was stopped whose files have reached the limit, or that has taken the last room of the host. */
+type Cause = 'limit' | 'host'
+
+interface Row extends Omit<Instance, 'sealedConfig' | 'sealedInstructions'> {
+  asked: ResourceLimits
+  use: typeof instanceUse.$inferSelect | null
+}
+
+/** The highest step that `percent` has reached, with the step before it that it has not clearly left. */
+export function stepOf(percent: number, before: number, steps: readonly number[]): number {
+  const reached = steps.filter((step) => percent >= step || (step <= before && percent >= step - hysteresis))
+  return Math.max(0, ...reached)
+}
+
+const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(1)
+const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gigabytes(limitMb * megabyte)} GB of disk`
+
+/**
+ * Watches what agents use: tells when that is much, stops an agent whose files have reached their limit, restarts one
+ * that uses much memory while nobody uses it, and gives sandboxes limits that have changed.
+ */
+export function createUseWatch({ db, sandboxes, queue, log, resources, hostDisk }: LifecycleDeps) {
+  /** The sizes at the last look, to find who fills the disk of the host. */
+  let lastSizes = new Map<string, number>()
+
+  async function raise(row: Row, intent: Intent, change: Parameters<typeof changedBy>[0]): Promise<boolean> {
+    const isUnchanged = and(eq(instances.id, row.id), eq(instances.generation, row.generation))
+    const [due] = await db
+      .update(instances)
+      .set({ ...raiseGeneration(intent), changedBy: changedBy(change) })
+      .where(and(isUnchanged, eq(instances.desiredState, 'running')))
+      .returning()
+    if (due) queue.enqueue(due)
+    return due !== undefined
+  }
+
+  async function stop(row: Row, cause: Cause, bytes: number): Promise<void> {
+    const used = ofDisk(bytes, row.asked.disk_mb)
+    const reason =
+      cause === 'limit'
+        ? `disk: it uses ${used}. Delete files, or raise resources.disk_mb, and start it.`
+        : `disk: this host has almost no room left, and the agent, with ${used}, has just taken most of it.`
+    if (!(await raise(row, 'stopForDisk', { type: 'instance.stop', reason }))) return
+    limitsReached.inc({ resource: 'disk', step: '100' })
+    log.warn({ instanceId: row.id, organizationId: row.organizationId, bytes }, `stopped an agent: ${cause} of disk`)
+  }
+
+  const note = (row: Row, columns: PgUpdateSetSource<typeof instanceUse>) =>
+    db
+      .insert(instanceUse)
+      .values({ instanceId: row.id, ...(columns as object) })
+      .onConflictDoUpdate({ target: instanceUse.instanceId, set: columns })
+
+  /** Notes the step of a resource, and tells it when it is a higher one. */
+  async function noteStep(
+    row: Row,
+    resource: 'disk' | 'memory' | 'pids',
+    step: number,
+    { type, reason }: { type: EventType; reason: string },
+    bytes?: number,
+  ): Promise<void> {
+    const column = `${resource}Step` as const
+    const before = row.use?.[column] ?? 0
+    const isKnown = bytes === undefined || Math.abs(bytes - (row.use?.diskBytes ?? 0)) < megabyte
+    if (step === before && isKnown) return
+    const columns = { [column]: step, ...(bytes !== undefined && { diskBytes: bytes }) }
+    if (step <= before) return void (await note(row, columns))
+    await db.transaction(async (tx) => {
+      // Two looks at the same time tell it once.
+      const isHigher = lt(instanceUse[column], step)
+      const [noted] = await tx
+        .insert(instanceUse)
+        .values({ instanceId: row.id, ...columns })
+        .onConflictDoUpdate({ target: instanceUse.instanceId, set: columns, setWhere: isHigher })
+        .returning()
+      if (!noted) return
+      await recordEvent(tx, { organizationId: row.organizationId, instanceId: row.id, type, reason })
+      if (step < 100) limitsReached.inc({ resource, step: String(step) })
+    })
+  }
+
+  async function lookAtDisk(row: Row, bytes: number): Promise<void> {
+    const percent = (bytes / (row.asked.disk_mb * megabyte)) * 100
+    const step = stepOf(percent, row.use?.diskStep ?? 0, diskSteps)
+    const reason = `${ofDisk(bytes, row.asked.disk_mb)}. At 95 % the API writes no files, at 100 % the agent is stopped.`
+    await noteStep(row, 'disk', step, { type: 'instance.disk_high', reason }, bytes)
+    if (percent >= 100) await stop(row, 'limit', bytes)
+  }
+
+  async function lookAtLoad(row: Row, signal: AbortSignal): Promise<void> {
+    if (publicStatus(row) !== 'running' || !isSettled(row)) return
+    const use = await sandboxes.currentUse(row.id, signal)
+    const looks = [
+      {
+        resource: 'memory',
+        used: use.memoryBytes,
+        limit: (row.limits?.kept.memory_mb ?? row.asked.memory_mb) * megabyte,
+        isKept: row.limits?.kept.memory_mb != null,
+        type: 'instance.memory_high',
+        words: (used: number, limit: number) => `${gigabytes(used)} of ${gigabytes(limit)} GB of memory`,
+      },
+      {
+        resource: 'pids',
+        used: use.pids,
+        limit: row.limits?.kept.pids ?? row.asked.pids,
+        isKept: row.limits?.kept.pids != null,
+        type: 'instance.pids_high',
+        words: (used: number, limit: number) => `${used} of ${limit} processes and threads`,
+      },
+    ] as const
+    for (const { resource, used, limit, isKept, type, words } of looks) {
+      if (used === null) continue
+      const percent = (used / limit) * 100
+      const step = stepOf(percent, row.use?.[`${resource}Step`] ?? 0, loadSteps)
+      await noteStep(row, resource, step, { type, reason: `It uses ${words(used, limit)}.` })
+      if (percent > 100 && !isKept) return restart(row, resource, `it used ${words(used, limit)}`)
+      if (step > 0 && (await isIdle(row)))
+        return restart(row, 'recycled', `it used ${words(used, limit)}, and nobody used it`)
+    }
+  }
+
+  async function restart(row: Row, why: 'memory' | 'pids' | 'recycled', words: string): Promise<void> {
+    const reason = `${why === 'memory' ? 'oom' : why}: ${words}.`
+    if (!(await raise(row, 'restart', { type: 'instance.restart', reason }))) return
+    await note(row, { recycledAt: sql`now()`, memoryStep: 0, pidsStep: 0 })
+    sandboxRestarts.inc({ reason: why === 'memory' ? 'oom' : why })
+    log.warn({ instanceId: row.id, organizationId: row.organizationId }, `restarted an agent: ${reason}`)
+  }
+
+  /** Whether a restart disturbs nobody, and does not follow another one. */
+  async function isIdle({ id }: Row): Promise<boolean> {
+    const { rows } = await db.execute<{ idle: boolean }>(sql`
+      SELECT NOT EXISTS (SELECT FROM model_calls WHERE instance_id = ${id}
+                         AND began_at > now() - make_interval(mins => ${idleMinutes}))
+         AND NOT EXISTS (SELECT FROM open_model_calls WHERE instance_id = ${id})
+         AND NOT EXISTS (SELECT FROM turn_lines WHERE instance_id = ${id})
+         AND NOT EXISTS (SELECT FROM instance_turns WHERE instance_id = ${id}
+                         AND asked_at > now() - make_interval(mins => ${idleMinutes}))
+         AND NOT EXISTS (SELECT FROM instance_use WHERE instance_id = ${id}
+                         AND recycled_at > now() - make_interval(hours => ${recycleHours}))
+         AND EXISTS (SELECT FROM instances WHERE id = ${id}
+                     AND ready_at < now() - make_interval(mins => ${idleMinutes})) AS idle`)
+    return rows[0]?.idle === true
+  }
+
+  async function readPage(after: string): Promise<Row[]> {
+    const { sealedConfig: _, sealedInstructions: __, ...columns } = getTableColumns(instances)
+    const { resources: ofOrganization, maxResources } = organizations
+    const rows = await db
+      .select({ row: columns, organization: { resources: ofOrganization, maxResources }, use: instanceUse })
+      .from(instances)
+      .innerJoin(organizations, eq(organizations.id, instances.organizationId))
+      .leftJoin(instanceUse, eq(instanceUse.instanceId, instances.id))
+      .where(
+        and(
+          isNotTerminated,
+          eq(instances.sandboxDriver, sandboxes.name),
+          // A stopped one only while its files are many: they may be deleted.
+          or(eq(instances.desiredState, 'running'), gt(instanceUse.diskStep, 0)),
+          gt(instances.id, after),
+        ),
+      )
+      .orderBy(asc(instances.id))
+      .limit(pageSize)
+    return rows.map(({ row, organization, use }) => ({
+      ...row,
+      use,
+      asked: limitsFor(row.resources, organization, resources),
+    }))
+  }
+
+  async function* pages(): AsyncGenerator<Row[]> {
+    for (let after = '00000000-0000-0000-0000-000000000000'; ; ) {
+      const rows = await readPage(after)
+      yield rows
+      const last = rows.at(-1)
+      if (!last || rows.length < pageSize) return
+      after = last.id
+    }
+  }
+
+  async function look(row: Row, bytes: number | undefined, signal: AbortSignal): Promise<void> {
+    const isAtRest = publicStatus(row) === 'running' && isSettled(row)
+    if (isAtRest && !isDeepStrictEqual(row.limits?.asked, row.asked))
+      await raise(row, 'changeResources', { silent: true })
+    if (bytes !== undefined) await lookAtDisk(row, bytes)
+    await lookAtLoad(row, signal)
+  }
+
+  /** Looks at every agent. Returns the rows with their sizes. */
+  async function lookAtAll(signal: AbortSignal): Promise<{ row: Row; bytes: number }[]> {
+    const seen: { row: Row; bytes: number }[] = []
+    for await (const rows of pages()) {
+      const ids = rows.map(({ id }) => id)
+      const sizes = ids.length > 0 ? await sandboxes.diskUse(ids, signal) : new Map<string, number>()
+      await pMap(
+        rows,
+        async (row) => {
+          const bytes = sizes.get(row.id)
+          if (bytes !== undefined) seen.push({ row, bytes })
+          await look(row, bytes, signal).catch((err: unknown) => {
+            signal.throwIfAborted()
+            if (err instanceof SandboxUnavailableError && err.isLogged) return
+            log.warn({ err, instanceId: row.id }, 'could not look at what an agent uses')
+          })
+        },
+        { concurrency, signal },
+      )
+    }
+    return seen
+  }
+
+  /** Several workers take turns: one look is enough for all of them. */
+  async function takeTurn(): Promise<boolean> {
+    const name = `use-watch/${sandboxes.name}`
+    const { rowCount } = await db.execute(sql`
+      INSERT INTO installation (name, value) VALUES (${name}, now()::text)
+      ON CONFLICT (name) DO UPDATE SET value = excluded.value
+        WHERE installation.value::timestamptz < now() - make_interval(secs => ${sharedSeconds})`)
+    return (rowCount ?? 0) > 0
+  }
+
+  const remember = (seen: readonly { row: Row; bytes: number }[]) => {
+    lastSizes = new Map(seen.map(({ row, bytes }) => [row.id, bytes]))
+  }
+
+  return {
+    /** One look at every agent. */
+    async watch(signal: AbortSignal): Promise<void> {
+      remember(await lookAtAll(signal))
+    },
+    takeTurn,
+    /**
+     * Keeps room for the control plane on the disk of this host. While that has less than the floor, looks at all agents
+     * and stops the one that has grown most since the last look, if that is much, or little room is left: one at a time.
+     */
+    async guardHost(signal: AbortSignal): Promise<void> {
+      const { isLow, freeBytes, floorBytes } = await hostDisk.look()
+      hostDiskFree.set(freeBytes)
+      hostDiskFloor.set(floorBytes)
+      if (!isLow) return
+      const before = lastSizes
+      const seen = await lookAtAll(signal)
+      remember(seen)
+      const running = seen.filter(({ row }) => row.desiredState === 'running')
+      if (running.some(({ row, bytes }) => bytes >= row.asked.disk_mb * megabyte)) return // they have been stopped
+      const growth = ({ row, bytes }: (typeof seen)[number]) => bytes - (before.get(row.id) ?? bytes)
+      const [most] = running.sort((a, b) => growth(b) - growth(a))
+      const least = freeBytes < floorBytes / 2 ? 1 : muchGrowth
+      if (most && growth(most) >= least) await stop(most.row, 'host', most.bytes)
+    },
+  }
+}
+
+/** The periodic look at what agents use, and at the disk of this host. */
+export function useTasks(deps: LifecycleDeps): PeriodicTask[] {
+  const { watch, takeTurn, guardHost } = createUseWatch(deps)
+  const unlessLogged = (error: unknown) => {
+    if (!(error instanceof SandboxUnavailableError && error.isLogged)) throw error
+  }
+  return [
+    {
+      name: 'the watch of what agents use',
+      everyMs,
+      timeoutMs,
+      run: async (signal) => {
+        if (await takeTurn()) await watch(signal).catch(unlessLogged)
+      },
+    },
+    {
+      name: 'the watch of the disk of this host',
+      everyMs: guardEveryMs,
+      timeoutMs: guardTimeoutMs,
+      run: (signal) => guardHost(signal).catch(unlessLogged),
+    },
+  ]
+}

@@ -1,0 +1,44 @@
+import { statfs } from 'node:fs/promises'
+import { AppError } from './errors.ts'
+import { texts } from './texts.ts'
+
+const lastsMs = 1000
+const megabyte = 1024 * 1024
+/** A small disk has a small floor. */
+const mostOfDisk = 0.1
+
+interface DiskState {
+  freeBytes: number
+  /** Below it, only the control plane writes. */
+  floorBytes: number
+  isLow: boolean
+}
+
+/** The disk of a folder of this host. */
+export interface HostDisk {
+  /** What is free now, or was a second ago. */
+  look(): Promise<DiskState>
+}
+
+/** Watches the disk of a folder, of which `floorMb` are for the control plane, or a tenth of a small disk. */
+export function createHostDisk(folder: string, floorMb: number): HostDisk {
+  let latest: { at: number; state: Promise<DiskState> } | undefined
+  async function read(): Promise<DiskState> {
+    const { bavail, blocks, bsize } = await statfs(folder)
+    const freeBytes = bavail * bsize
+    const floorBytes = Math.min(floorMb * megabyte, blocks * bsize * mostOfDisk)
+    return { freeBytes, floorBytes, isLow: freeBytes < floorBytes }
+  }
+  return {
+    look() {
+      const now = performance.now()
+      if (!latest || now - latest.at > lastsMs) latest = { at: now, state: read() }
+      return latest.state
+    },
+  }
+}
+
+/** Throws AppError `host_disk_full` while the rest of the disk is for the control plane. */
+export async function requireHostRoom(disk: HostDisk): Promise<void> {
+  if ((await disk.look()).isLow) throw new AppError('host_disk_full', texts.hostDiskFull)
+}
