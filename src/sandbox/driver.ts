@@ -61,7 +61,7 @@ export interface SandboxSpec {
   resources: Resources
   /**
    * The second room; absent where tools run beside the gateway. Only for a driver with `hasTwoRooms`. Its folders must
-   * exist when the gateway is started. It has the limits of the gateway once more, for itself.
+   * exist when the gateway is started.
    */
   room?: RoomSpec
   labels: Record<string, string>

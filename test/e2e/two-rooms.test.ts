@@ -2,12 +2,14 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { renderConfig } from '#openclaw/config.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, roomFolders, toolRoom } from '#openclaw/launch.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
+import { startAgent, type TestAgent } from '../support/agent.ts'
+import { say, sessionPath, waitForStatus } from '../support/api-client.ts'
 import { newSecret } from '../support/canary/secrets.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { freePort } from '../support/free-port.ts'
@@ -85,6 +87,15 @@ interface Part {
   content?: unknown
 }
 
+/** What the model was told of the last call of a tool. */
+function toolResult({ requests }: FakeModelProvider): string {
+  const { messages } = (requests.at(-1) ?? { body: { messages: [] } }).body as {
+    messages: { content: string | Part[] }[]
+  }
+  const parts = messages.flatMap(({ content }) => (typeof content === 'string' ? [] : content))
+  return JSON.stringify(parts.filter(({ type }) => type === 'tool_result').at(-1)?.content)
+}
+
 /** Has the model call a tool; returns what the model was told of its result. */
 async function useTool(name: string, input: object): Promise<string> {
   const answer = await fetch(`http://127.0.0.1:${paths.port}/v1/responses`, {
@@ -95,11 +106,7 @@ async function useTool(name: string, input: object): Promise<string> {
   })
   expect(answer.status).toBe(200)
   await answer.arrayBuffer()
-  const { messages } = (model.requests.at(-1) ?? { body: { messages: [] } }).body as {
-    messages: { content: string | Part[] }[]
-  }
-  const parts = messages.flatMap(({ content }) => (typeof content === 'string' ? [] : content))
-  return JSON.stringify(parts.filter(({ type }) => type === 'tool_result').at(-1)?.content)
+  return toolResult(model)
 }
 
 test('a command runs in the room, with the workspace, without a network, and without the gateway’s environment', async () => {
@@ -139,4 +146,32 @@ test('while the room is away, tools fail and run nowhere else', async () => {
   await until('the room to end', () => room.signalCode !== null)
   expect(await useTool('exec', { command: 'touch in-the-gateway' })).toContain('cannot be reached')
   await expect(readFile(inHome('state/workspace/in-the-gateway'))).rejects.toThrow()
+})
+
+describe('A11: an agent in a jail that is asked for its configuration', () => {
+  let agent: TestAgent
+
+  beforeAll(async () => {
+    agent = await startAgent({ env: { LOCAL_ISOLATION: 'jail' } })
+  }, 300_000)
+  afterAll(() => agent?.close(), 60_000)
+
+  /** What the agent finds, as its model was told. */
+  async function search(id: string): Promise<string> {
+    // Not what is in them: it would be in the transcript.
+    const command =
+      'pwd; find / -name "openclaw*.json" -o -name "*.sqlite" 2>/dev/null; grep -la OPENCLAW_STATE /proc/*/environ'
+    await say(agent.client, sessionPath(id, 'search'), `[[fake:tool=exec ${JSON.stringify({ command })}]]`)
+    return toolResult(agent.provider)
+  }
+
+  test('shows it with one room, and has none with two', async () => {
+    const { body } = await agent.client.post('/v1/instances', { name: 'b', isolation: 'two_rooms' })
+    await waitForStatus(agent.client, body.id, 'running')
+    const one = await search(agent.id)
+    for (const found of ['/state/openclaw.json', '/openclaw-agent.sqlite', '/environ']) expect(one).toContain(found)
+    const two = await search(body.id)
+    expect(two).toContain('/room/')
+    expect(two).not.toMatch(/openclaw\.json|sqlite|environ/)
+  }, 120_000)
 })

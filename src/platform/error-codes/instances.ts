@@ -21,7 +21,7 @@ export const instanceCodes = {
     },
     isolation_unavailable: {
       meaning: 'This server cannot give the tools of an agent a room of their own.',
-      remedy: 'Use `one_room`, or a server that runs agents in containers.',
+      remedy: 'Use `one_room`, or a server that runs agents in containers or jails.',
     },
     model_retired: {
       meaning: 'The vendor has shut the model down.',

@@ -20,7 +20,7 @@ import { ranOutOfMemory, removeGroup } from './control-group.ts'
 import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
-import type { Jail } from './jail.ts'
+import { hasPython, type Jail } from './jail.ts'
 import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
@@ -173,6 +173,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   return {
     name: 'local',
     isolation: noJail === null ? jailed : `${notJailed} There is no jail: ${noJail}.`,
+    hasTwoRooms: noJail === null && hasPython(),
     list,
     observe,
     async activity(id, signal) {

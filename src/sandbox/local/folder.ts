@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { chmod, link, mkdir, readdir, readFile, rename, rm, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Resources, SandboxPaths } from '#sandbox/driver.ts'
+import type { Resources, RoomSpec, SandboxPaths } from '#sandbox/driver.ts'
 import type { ControlGroup } from './control-group.ts'
 import type { ProcessId } from './processes.ts'
 
@@ -20,6 +20,8 @@ export interface SandboxRecord {
   resources?: Resources
   /** Whether it runs in a jail. */
   isJailed?: true
+  /** The second room of the jail. */
+  room?: RoomSpec
 }
 
 const isRoot = process.getuid?.() === 0

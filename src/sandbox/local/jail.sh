@@ -6,6 +6,11 @@
 #   build <arguments of start>…           in the namespaces of the jail, with all capabilities there
 #   enter <root> <home> <program>…        as the first process of its pid namespace
 #   run <program>…                        the same process, without capabilities
+#   room <root> <home>                    as the first process of the pid namespace of the second room
+#
+# With $ROOM_FOLDER the jail has a second room, which ends with it: namespaces of their own for the tools of the agent,
+# with that folder of the home and the one of the socket, and without a network. $ROOM_SSH is the program that stands in
+# for ssh, and $ROOM_SERVER the one in the room.
 #
 # With a way in there is a forwarder, whose program is $FORWARDER; it ends with the jail, and the jail with it. The file
 # descriptors 3 and 4 are then the records of the program and of the first process: pid and start time, as the host sees
@@ -46,6 +51,56 @@ private() {
   mount -t tmpfs -o "mode=$3,size=$2,nosuid,nodev" jail "$root$1"
 }
 
+# furnish: an empty root, with the programs of the system and devices.
+furnish() {
+  mount -t tmpfs -o mode=0755,size=1m,nosuid,nodev jail "$root"
+  mkdir "$root/proc" "$root/etc" "$root/.host"
+  private /tmp 256m 1777
+  private /run 16m 0755
+  private /dev 1m 0755
+  private /dev/shm 256m 1777
+  mkdir "$root/dev/pts"
+  mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,nosuid,noexec jail "$root/dev/pts"
+  for device in null zero full random urandom tty; do show /dev/$device nosuid,noexec; done
+  ln -s pts/ptmx "$root/dev/ptmx"
+  ln -s /proc/self/fd "$root/dev/fd"
+  for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "$root/dev/${stream#*:}"; done
+  mount -o remount,bind,ro,nosuid,nodev "$root/dev"
+  for path in /usr /etc/ssl /etc/pki /etc/ca-certificates /etc/alternatives /etc/ld.so.cache; do
+    show "$path" ro,nosuid,nodev
+  done
+  for path in /bin /sbin /lib /lib32 /lib64 /libx32 /etc/localtime; do
+    if [ -L "$path" ]; then ln -s "$(readlink "$path")" "$root$path"; else show "$path" ro,nosuid,nodev; fi
+  done
+  echo "agent:x:$(id -u):$(id -g)::$1:/bin/sh" >"$root/etc/passwd"
+  echo "agent:x:$(id -g):" >"$root/etc/group"
+  echo '127.0.0.1 localhost agent' >"$root/etc/hosts"
+}
+
+# move_in: makes the root the root of this process, read-only but for what is mounted in it.
+move_in() {
+  cd "$root"
+  pivot_root . .host
+  umount -n -l .host # without -n it asks /etc/fstab
+  rmdir .host
+  mount -o remount,bind,ro,nosuid,nodev /
+}
+
+# program <name> <text>: puts a program into the root.
+program() {
+  mkdir "$root/programs"
+  printf '%s\n' "$2" >"$root/programs/$1"
+  chmod 0555 "$root/programs/$1"
+}
+
+# share <folder of the home> <path>: shows a folder that no link leads to.
+share() {
+  [ "$(readlink -f "$home/$1")" = "$(readlink -f "$home")/$1" ]
+  mkdir -p "$root$2"
+  mount --bind "$home/$1" "$root$2"
+  restrict "$root$2" nosuid,nodev
+}
+
 identify() {
   read -r stat </proc/self/fd/8/self/stat
   set -- $stat
@@ -68,28 +123,7 @@ start)
 build)
   root=$1 releases=$2 node=$3 home=$4 way_in=$5 ways_out=$6
   shift 6
-  mount -t tmpfs -o mode=0755,size=1m,nosuid,nodev jail "$root"
-  mkdir "$root/proc" "$root/etc" "$root/.host"
-  private /tmp 256m 1777
-  private /run 16m 0755
-  private /dev 1m 0755
-  private /dev/shm 256m 1777
-  mkdir "$root/dev/pts"
-  mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,nosuid,noexec jail "$root/dev/pts"
-  for device in null zero full random urandom tty; do show /dev/$device nosuid,noexec; done
-  ln -s pts/ptmx "$root/dev/ptmx"
-  ln -s /proc/self/fd "$root/dev/fd"
-  for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "$root/dev/${stream#*:}"; done
-  mount -o remount,bind,ro,nosuid,nodev "$root/dev"
-  for path in /usr /etc/ssl /etc/pki /etc/ca-certificates /etc/alternatives /etc/ld.so.cache; do
-    show "$path" ro,nosuid,nodev
-  done
-  for path in /bin /sbin /lib /lib32 /lib64 /libx32 /etc/localtime; do
-    if [ -L "$path" ]; then ln -s "$(readlink "$path")" "$root$path"; else show "$path" ro,nosuid,nodev; fi
-  done
-  echo "agent:x:$(id -u):$(id -g)::$home:/bin/sh" >"$root/etc/passwd"
-  echo "agent:x:$(id -g):" >"$root/etc/group"
-  echo '127.0.0.1 localhost agent' >"$root/etc/hosts"
+  furnish "$home"
   show "$releases" ro,nosuid,nodev
   show "$node" ro,nosuid,nodev
   show "$home" nosuid,nodev
@@ -98,21 +132,24 @@ build)
     my $request = pack "a16 s x22", "lo", 0x41; # up, running
     ioctl $socket, 0x8914, $request or die "lo: $!"; # SIOCSIFFLAGS'
   hostname agent 2>/dev/null || :
+  if [ -n "${ROOM_FOLDER:-}" ]; then
+    program room-ssh.py "$ROOM_SSH"
+  fi
   echo 0 >/proc/sys/user/max_user_namespaces
   exec 8</proc
   set -- unshare --pid --fork --kill-child "--mount-proc=$root/proc" -- /bin/sh -c 'eval "$JAIL"' jail enter "$root" "$home" "$@"
   [ -n "$way_in" ] || exec "$@"
+  if [ -n "${ROOM_FOLDER:-}" ]; then
+    setpriv --pdeathsig KILL -- unshare --mount --net --ipc --uts --pid --fork --kill-child -- \
+      /bin/sh -c 'eval "$JAIL"' jail room "$root" "$home" 3>&- 4>&- 8<&- &
+  fi
   setpriv --pdeathsig KILL -- "$@" &
   exec $powerless perl -e 'eval $ENV{FORWARDER}; die $@' $! "$way_in" $ways_out 3>&- 4>&- 8<&-
   ;;
 enter)
   root=$1 home=$2
   shift 2
-  cd "$root"
-  pivot_root . .host
-  umount -n -l .host # without -n it asks /etc/fstab
-  rmdir .host
-  mount -o remount,bind,ro,nosuid,nodev /
+  move_in
   cd "$home"
   exec $powerless /bin/sh -c 'eval "$JAIL"' jail run "$@"
   ;;
@@ -127,5 +164,22 @@ run)
   set +e
   wait $!
   exit $?
+  ;;
+room)
+  root=$1 home=$2
+  furnish /tmp
+  share "$ROOM_FOLDER" "/room/$ROOM_PLACE"
+  share "$ROOM_SOCKETS" /run/room
+  mount -t tmpfs -o ro,mode=0555,size=4k,nosuid,nodev,noexec room "$root/room/$ROOM_PLACE/$ROOM_HIDDEN"
+  hostname room 2>/dev/null || :
+  mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
+  program room-server.py "$ROOM_SERVER"
+  move_in
+  # The first process of the room is none that the agent can end.
+  exec $powerless env -i HOME=/tmp PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 /bin/sh -c '
+    while :; do
+      /programs/room-server.py "$1" "$2"
+      sleep 0.2
+    done' room /run/room/exec.sock "/room/$ROOM_PLACE"
   ;;
 esac

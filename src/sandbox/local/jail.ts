@@ -1,10 +1,11 @@
 import { execFile, execFileSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { chown, mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { commandAsUser, setpriv } from '#sandbox/command-as-user.ts'
+import type { RoomPaths, RoomSpec } from '#sandbox/driver.ts'
 import { type SandboxFolder, sandboxFolder } from './folder.ts'
 import type { ProcessId } from './processes.ts'
 
@@ -16,6 +17,10 @@ const path = '/usr/sbin:/usr/bin:/sbin:/bin'
 const scriptOf = (name: string) => readFileSync(join(import.meta.dirname, name), 'utf8')
 /** The programs are in the environment: the users of sandboxes may be unable to read this folder. */
 const environment = { PATH: path, JAIL: scriptOf('jail.sh'), FORWARDER: scriptOf('forward.pl') }
+/** The way to the second room, as a jail shows it. */
+export const roomPaths: RoomPaths = { ssh: '/programs/room-ssh.py', root: '/room' }
+/** OpenClaw's file tools need it in the room, and so do the programs of both rooms. */
+const python = '/usr/bin/python3'
 const stage = ['/bin/sh', '-c', 'eval "$JAIL"', 'jail'] as const
 const probeTimeoutMs = 10_000
 /** Of instances. */
@@ -105,6 +110,19 @@ export function createJail({ releases, node, waysOut }: JailOptions) {
     },
   }
 }
+
+/** Whether a jail can have a second room on this host. */
+export const hasPython = (): boolean => existsSync(python)
+
+/** What makes the jail build a second room. */
+export const roomEnvironment = ({ folder, socketFolder, place, hidden }: RoomSpec): Record<string, string> => ({
+  ROOM_FOLDER: folder,
+  ROOM_SOCKETS: socketFolder,
+  ROOM_PLACE: place,
+  ROOM_HIDDEN: hidden,
+  ROOM_SSH: scriptOf('../room/room-ssh.py'),
+  ROOM_SERVER: scriptOf('../room/room-server.py'),
+})
 
 /** The folders that a jail needs beside the home. */
 export async function makeJailFolders(folder: SandboxFolder, uid: number | null): Promise<void> {

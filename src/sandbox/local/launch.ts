@@ -6,7 +6,7 @@ import { poll } from '#platform/poll.ts'
 import { commandAsUser, setpriv } from '#sandbox/command-as-user.ts'
 import type { ControlGroup } from './control-group.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
-import { type Jail, makeJailFolders } from './jail.ts'
+import { type Jail, makeJailFolders, roomEnvironment } from './jail.ts'
 import { limitedCommand } from './limits.ts'
 import { isAlive } from './processes.ts'
 
@@ -56,7 +56,12 @@ export async function launchGateway(
   const [shell, ...args] = limited.argv
   const child = spawn(shell, args, {
     cwd: '/',
-    env: { PATH: launcherPath, ...jail?.environment, ...limited.env },
+    env: {
+      PATH: launcherPath,
+      ...jail?.environment,
+      ...(jail && record.room && roomEnvironment(record.room)),
+      ...limited.env,
+    },
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
   })

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { SandboxAbsentError, type SandboxPaths, type SandboxSpec } from '#sandbox/driver.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
-import { gatewayPort } from './jail.ts'
+import { gatewayPort, roomPaths } from './jail.ts'
 import { becomesFree, createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
 
 const isRoot = process.getuid?.() === 0
@@ -26,11 +26,15 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
   const ports = createReservations(join(dataDir, 'ports'), range ?? defaultPorts, 'port')
 
   const describe = (spec: SandboxSpec, folder: SandboxFolder, uid: number | null, port: number): SandboxRecord => {
-    const { id, organizationId, release, labels, resources } = spec
-    const paths: SandboxPaths = { node, release: releaseFolder(release), home: folder.home, port }
+    const { id, organizationId, release, labels, resources, room } = spec
+    const hasRoom = isJailed && room !== undefined
+    const paths: SandboxPaths = {
+      ...{ node, release: releaseFolder(release), home: folder.home, port },
+      ...(hasRoom && { room: roomPaths }),
+    }
     const [command, env] = [spec.command(paths), spec.env(paths)]
     const record = { id, organizationId, release, labels, uid, paths, command, env, resources }
-    return isJailed ? { ...record, isJailed } : record
+    return isJailed ? { ...record, isJailed, ...(hasRoom && { room }) } : record
   }
 
   const takePort = async (id: string) => (isJailed ? gatewayPort : ports.take(id, isPortFree))
