@@ -17,6 +17,7 @@ import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
+import { deleteOldUse } from '#instances/resources.ts'
 import { pauseStorms } from '#instances/storm-guard.ts'
 import { applySuspensions } from '#instances/suspension.ts'
 import type { Logger } from '#platform/log.ts'
@@ -157,6 +158,12 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteOldEgressHosts(db, signal),
+    },
+    {
+      name: 'the deletion of what deleted instances used',
+      everyMs: expireMs,
+      timeoutMs: shortMs,
+      run: () => deleteOldUse(db),
     },
     {
       name: 'the deletion of revoked keys',

@@ -1,4 +1,4 @@
-import { eq } from 'drizzle-orm'
+import { eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, organizations } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
@@ -82,3 +82,10 @@ export const forDriver = ({ memory_mb: memoryMb, cpus, pids, disk_mb: diskMb }: 
   pids,
   diskMb,
 })
+
+/** Deletes the use of instances whose sandbox is destroyed: a look may have noted it after the destruction. */
+export const deleteOldUse = async (db: Db): Promise<void> =>
+  void (await db.execute(sql`
+    DELETE FROM instance_use USING instances
+    WHERE instances.id = instance_use.instance_id AND instances.desired_state = 'terminated'
+      AND instances.observed_generation = instances.generation`))

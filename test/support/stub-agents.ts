@@ -138,7 +138,7 @@ async function openInContainers(dockerHost: string) {
 
 async function openOnThisHost() {
   const host = await LocalHost.make()
-  await putStub(host.dataDir)
+  await putStub(join(host.dataDir, 'releases'))
   const folder = join(host.dataDir, 'sandboxes')
   return { driver: host.driver, folder, folderOf: (id: string) => join(folder, id), close: () => host.remove() }
 }

@@ -141,6 +141,9 @@ const ownFolder = async () => join(mountPoint, /^0::(\/.*)$/m.exec(await read('/
 /** Gives the limits of a folder to the folders in it. Its own processes move aside: it may have none then. */
 async function delegate(folder: string): Promise<void> {
   const control = join(folder, 'cgroup.subtree_control')
+  const available = (await read(join(folder, 'cgroup.controllers'))).trim().split(' ')
+  const lacking = controllers.find((name) => !available.includes(name))
+  if (lacking) throw new Error(`the control group ${folder} has no controller of ${lacking}`)
   if (
     await write(control, enableControllers).then(
       () => true,

@@ -99,7 +99,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   const measure = createMeasure()
-  const controlGroups = lazyControlGroups(dataDir, parent)
+  const controlGroups = lazyControlGroups(dataDir, parent, log)
 
   const homeOf = ({ home, uploads }: SandboxFolder, { uid }: SandboxRecord) => ({ path: home, uid, uploads })
 

@@ -127,9 +127,10 @@ export function sandboxFolder(parent: string, id: string) {
         if (Date.now() - mtimeMs > staleUploadMs) await rm(upload, { force: true })
       }
     },
-    /** The control group of the last gateway that was started; null without one. */
+    /** The control group of the last gateway that was started; null without one, and after a restart of the host. */
     async controlGroup(): Promise<ControlGroup | null> {
-      return JSON.parse((await textOf(join(path, 'control-group.json'))) ?? 'null')
+      const group: ControlGroup | null = JSON.parse((await textOf(join(path, 'control-group.json'))) ?? 'null')
+      return group && (await stat(group.memory).catch(() => null)) && group
     },
     writeControlGroup: (group: ControlGroup | null) =>
       writeFile(join(path, 'control-group.json'), JSON.stringify(group), { mode: 0o600 }),

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
+import type { Logger } from '#platform/log.ts'
 import type { KeptLimits, Resources } from '#sandbox/driver.ts'
 import {
   type ControlGroup,
@@ -42,11 +43,27 @@ export function limitedCommand(
 }
 
 /** The control groups of a data folder's sandboxes, which are looked for at the first call. */
-export function lazyControlGroups(dataDir: string, parent: string): () => Promise<ControlGroups> {
+export function lazyControlGroups(
+  dataDir: string,
+  parent: string,
+  log: Pick<Logger, 'warn'> | undefined,
+): () => Promise<ControlGroups> {
   const name = `chowder-${createHash('sha256').update(dataDir).digest('hex').slice(0, 12)}`
   const exists = async (id: string) => isSandboxId(id) && (await sandboxFolder(parent, id).exists())
   let opened: Promise<ControlGroups> | undefined
-  return () => (opened ??= openControlGroups(name, { isRoot, exists }))
+  async function open(): Promise<ControlGroups> {
+    const groups = await openControlGroups(name, { isRoot, exists })
+    if (groups.missing !== null) {
+      const text =
+        'this host keeps no limits of memory, processors and processes for agents: see docs/operations.md, limits'
+      log?.warn({ reason: groups.missing }, text)
+    }
+    return groups
+  }
+  return () => {
+    opened ??= open()
+    return opened
+  }
 }
 
 /** Changes the limits of a sandbox that runs. Returns those that the kernel keeps. */
