@@ -112,6 +112,28 @@ describe('before a dockerd', () => {
     }
   })
 
+  test(
+    'a second room is made, started, stopped and destroyed through the worker’s share',
+    async () => {
+      const id = randomUUID()
+      made.push(id)
+      const { worker } = drivers
+      const room = { folder: 'state/workspace', socketFolder: 'room', place: 'shared/workspace', hidden: '.openclaw' }
+      await worker.create(contractSpec(id, { room }), within())
+      for (const path of ['room/.keep', 'state/workspace/.openclaw/.keep']) {
+        await worker.files(id).write(path, Buffer.alloc(0), {}, within())
+      }
+      await worker.start(id, within())
+      const script = "HOME=/agent/home/home /opt/chowder/programs/room/room-ssh.py -T host 'hostname'"
+      const call = () => worker.exec(id, ['sh', '-c', script], { timeoutMs: 10_000 }, within())
+      await until('the room', async () => (await call()).stdout === 'room\n')
+      await worker.stop(id, { graceMs: 1000 }, within())
+      await worker.destroy(id, within())
+      expect(await dockerd.docker('ps', '-aq', '--filter', `label=chowder.instance=${id}`)).toBe('')
+    },
+    minute,
+  )
+
   test('S22: the worker’s share lets the driver look at the firewall of sandboxes that run', async () => {
     await started()
     expect(await drivers.worker.protect?.(within())).toBe(false)
