@@ -115,7 +115,6 @@ export const writeConfig: Step = async (context) => {
   const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, paths })
   const files = sandboxes.files(lease.instance.id)
   const folders = paths.room ? [...gatewayFolders, ...roomFolders] : gatewayFolders
-  if (paths.room) await files.remove(pluginsInWorkspace, { recursive: true }, signal)
   const makeFolders = async () => {
     for (const folder of folders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
     const config = await files.stat(configPath, signal)
@@ -126,6 +125,7 @@ export const writeConfig: Step = async (context) => {
     await clearFolders(files, folders, signal)
     await makeFolders()
   })
+  if (paths.room) await files.remove(pluginsInWorkspace, { recursive: true }, signal)
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.remove(configBackupPath, { recursive: true }, signal)

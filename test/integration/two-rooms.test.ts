@@ -52,6 +52,18 @@ test('an agent with two rooms runs its tools in the second, whatever its overrid
   expect(driver.file(id, 'state/workspace/.openclaw/.keep')).toBe('')
 })
 
+test('a plugin that an agent has planted with one room is gone before it gets two', async () => {
+  const { id } = await create()
+  const planted = 'state/workspace/.openclaw/extensions/telegram/index.js'
+  await driver.files(id).write(planted, Buffer.from('hostile'), {}, AbortSignal.timeout(5000))
+  // As a driver makes it anew.
+  const sandbox = driver.sandboxes.get(id)
+  if (sandbox) sandbox.spec = { ...sandbox.spec, room: { folder: '', socketFolder: '', place: '', hidden: '' } }
+  await call('PATCH', `/v1/instances/${id}`, { isolation: 'two_rooms' })
+  await until('the restart', async () => (await call('GET', `/v1/instances/${id}`)).body.status === 'running')
+  expect(driver.file(id, planted)).toBeNull()
+})
+
 test('a change of the isolation starts the agent again, in the rooms that it asks for', async () => {
   const { id } = await create()
   const { status, body } = await call('PATCH', `/v1/instances/${id}`, { isolation: 'two_rooms', name: 'y' })
