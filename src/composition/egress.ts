@@ -17,7 +17,7 @@ import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { createPlaces, type PlaceLimits } from '#relay/places.ts'
-import type { SandboxDriver } from '#sandbox/driver.ts'
+import type { AnyDriver } from './sandboxes.ts'
 import { sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
@@ -84,10 +84,10 @@ function placeOf(url: string): Destination | null {
  * Opens the proxy of this process. The relay's port serves it, and so may drivers, whose sandboxes have a way of their
  * own to it.
  */
-export function openEgress(
+export async function openEgress(
   { config, log, drain }: Startup,
-  { sandboxes, ...parts }: { db: Db; vault: Vault; sandboxes: Pick<SandboxDriver, 'hostAddress'> },
-): Egress {
+  { sandboxes, ...parts }: { db: Db; vault: Vault; sandboxes: Pick<AnyDriver, 'hostAddress' | 'serveJails'> },
+): Promise<Egress> {
   const { relay } = sharedSettings(config)
   const egress = startEgress(
     { ...parts, log },
@@ -99,6 +99,10 @@ export function openEgress(
       },
     },
   )
-  drain.add('relay', () => egress.end())
+  const jails = await sandboxes.serveJails?.('egress', egress.serveConnection)
+  drain.add('relay', async () => {
+    await jails?.close()
+    await egress.end()
+  })
   return egress
 }

@@ -59,13 +59,17 @@ export async function createDriver({ config, dataDir, db, log }: DriverParts): P
 
 /** The jail of local agents, and why they have none, if they have none. Throws StartupError when they must have one. */
 async function localJail(config: Config, dataDir: string, node: string) {
-  const { createJail, jailFault } = await import('#sandbox/local/jail.ts')
+  const { createJail, gatewayPort, jailFault, proxyPort } = await import('#sandbox/local/jail.ts')
   const { wayOutSocket } = await import('#sandbox/local/way-out.ts')
-  const waysOut = [{ port: config.RELAY_PORT, socket: wayOutSocket(dataDir, 'relay') }]
+  const waysOut = [
+    { port: config.RELAY_PORT, socket: wayOutSocket(dataDir, 'relay') },
+    { port: proxyPort, socket: wayOutSocket(dataDir, 'egress') },
+  ]
   const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut })
   const uid = process.getuid?.() === 0 ? rangeOf(config.LOCAL_UIDS).first : null
   const fault = async () => {
     if (config.LOCAL_ISOLATION === 'none') return 'LOCAL_ISOLATION is none'
+    if ([gatewayPort, proxyPort].includes(config.RELAY_PORT)) return 'RELAY_PORT has another use in a jail'
     if (config.RELAY_URL !== undefined) return 'RELAY_URL names a relay that a jail does not reach'
     return jailFault(jail, dataDir, uid)
   }

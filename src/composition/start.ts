@@ -39,7 +39,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
     openHeartbeat(startup, { db, vault, reread }, processId)
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
-    const egress = openEgress(startup, { db, vault, sandboxes })
+    const egress = await openEgress(startup, { db, vault, sandboxes })
     await openRelay(startup, { db, vault, sandboxes, processId, egress })
     await openMetrics(startup, [])
     return log.info('Chowder is running as relay')
@@ -57,7 +57,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   if (role !== 'api' && config.RELAY_ROLE === 'worker') {
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
-    const egress = openEgress(startup, { db, vault, sandboxes })
+    const egress = await openEgress(startup, { db, vault, sandboxes })
     await openRelay(startup, { db, vault, sandboxes, processId, egress })
   }
   if (role !== 'worker') {

@@ -44,6 +44,12 @@ export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string
 
 const forgetRuns = readFileSync(join(import.meta.dirname, 'forget-runs.mjs'), 'utf8')
 
+/** The options of Node.js that load the program before OpenClaw, whose folder a sandbox does not show. */
+const keepDrain = [
+  '--import',
+  `data:text/javascript,${encodeURIComponent(readFileSync(join(import.meta.dirname, 'keep-drain.mjs'), 'utf8'))}`,
+]
+
 /** Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. */
 const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; shift 3; exec "$@"'
 
@@ -53,7 +59,9 @@ const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; sh
  */
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
   ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
-  ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback'),
+  paths.node,
+  ...(paths.proxy === undefined ? [] : keepDrain),
+  ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback').slice(1),
 ]
 
 /** The folder of the compile cache that the agents of a release share, read-only, beside the release. */
@@ -61,7 +69,7 @@ export const compileCacheFolder = (releaseFolder: string): string => `${releaseF
 
 /** The gateway's whole environment. The gateway writes only below the sandbox's home, temporary files included. */
 export const gatewayEnv = (
-  { home, release }: SandboxPaths,
+  { home, release, proxy }: SandboxPaths,
   options: { clawhubUrl?: string | undefined } = {},
 ): Record<string, string> => ({
   OPENCLAW_HOME: `${home}/home`,
@@ -77,5 +85,9 @@ export const gatewayEnv = (
   OPENCLAW_OFFLINE: '1', // no downloads of helper programs
   OPENCLAW_NO_AUTO_UPDATE: '1',
   OPENCLAW_EXEC_SHELL_SNAPSHOT: '0',
+  ...(proxy !== undefined && {
+    OPENCLAW_PROXY_URL: proxy, // which it also gives to the programs that it starts
+    NODE_USE_ENV_PROXY: '1', // without this, Node.js does not use it in those
+  }),
   ...(options.clawhubUrl !== undefined && { CLAWHUB_URL: options.clawhubUrl }),
 })

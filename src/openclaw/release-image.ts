@@ -15,6 +15,7 @@ const installFiles = [
   'openclaw/install-locked.ts',
   'openclaw/install.ts',
   'openclaw/json.ts',
+  'openclaw/keep-drain.mjs',
   'openclaw/launch.ts',
   'openclaw/make-once.ts',
   'openclaw/models.ts',

@@ -12,6 +12,8 @@ export interface SandboxPaths {
   /** The sandbox's own folder, the root of {@link SandboxFiles}. */
   home: string
   port: number
+  /** The URL of the proxy through which programs reach other hosts; absent where they need none. */
+  proxy?: string
   /** The second room; absent where there is one. */
   room?: RoomPaths
 }

@@ -129,6 +129,16 @@ test('the gateway is the release’s own, and writes to no folder but the sandbo
   expect(folders).toHaveLength(5)
   for (const path of folders) expect(path).toMatch(/^\/h\/(home|state|tmp)/)
   expect(gatewayEnv(paths)).not.toHaveProperty('CLAWHUB_URL')
+  expect(gatewayEnv(paths)).not.toHaveProperty('OPENCLAW_PROXY_URL')
+})
+
+test('a gateway that has a proxy uses it, gives it to its programs, and still ends its turns before it ends', () => {
+  const direct = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
+  const paths = { ...direct, proxy: 'http://127.0.0.1:3128' }
+  expect(gatewayEnv(paths)).toMatchObject({ OPENCLAW_PROXY_URL: paths.proxy, NODE_USE_ENV_PROXY: '1' })
+  const command = gatewayCommand(paths)
+  expect(command.slice(-10, -7)).toEqual(['/n/node', '--import', expect.stringMatching(/^data:text\/javascript,/)])
+  expect(command.slice(-7)).toEqual(gatewayCommand(direct).slice(-7))
 })
 
 describe('patchFor', () => {

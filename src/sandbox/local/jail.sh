@@ -38,6 +38,7 @@ END
 show() {
   [ -e "$1" ] || return 0
   real=$(readlink -f "$1")
+  [ ! -e "$root$real" ] || return 0 # in /usr
   mkdir -p "$root${1%/*}" "$root${real%/*}"
   [ "$real" = "$1" ] || ln -s "$real" "$root$1"
   if [ -d "$real" ]; then mkdir "$root$real"; else : >"$root$real"; fi

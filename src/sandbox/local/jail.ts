@@ -11,6 +11,8 @@ import type { ProcessId } from './processes.ts'
 
 /** The port at which every gateway in a jail listens: each has a network of its own. */
 export const gatewayPort = 18_789
+/** The port of the proxy there. */
+export const proxyPort = 3128
 
 const nsenter = '/usr/bin/nsenter'
 const path = '/usr/sbin:/usr/bin:/sbin:/bin'

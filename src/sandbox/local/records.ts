@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { SandboxAbsentError, type SandboxPaths, type SandboxSpec } from '#sandbox/driver.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
-import { gatewayPort, roomPaths } from './jail.ts'
+import { gatewayPort, proxyPort, roomPaths } from './jail.ts'
 import { becomesFree, createReservations, isPortFree, type Range, unusedUids } from './reservations.ts'
 
 const isRoot = process.getuid?.() === 0
@@ -30,6 +30,7 @@ export function createRecords({ dataDir, node, releaseFolder, uids, ports: range
     const hasRoom = isJailed && room !== undefined
     const paths: SandboxPaths = {
       ...{ node, release: releaseFolder(release), home: folder.home, port },
+      ...(isJailed && { proxy: `http://127.0.0.1:${proxyPort}` }),
       ...(hasRoom && { room: roomPaths }),
     }
     const [command, env] = [spec.command(paths), spec.env(paths)]
