@@ -49,7 +49,10 @@ export interface ApiSettings
       | 'storageLimits'
       | 'trustedProxies'
     >,
-    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {}
+    Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {
+  /** Whether organizations may share a host whose agents are not isolated from each other. */
+  allowUnisolated?: boolean
+}
 
 /** They are read one after the other. An answer that is not read yet may take a MiB or two. */
 const listsPerOrganization = 64
@@ -76,6 +79,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
   storageLimits: storageLimits(config),
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   signup: signupMode(config),
+  allowUnisolated: config.ALLOW_UNISOLATED !== undefined,
   trustedProxies: config.TRUST_PROXY,
 })
 
@@ -95,6 +99,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     ...settings,
     sandboxDriver: sandboxes.name,
     hasTwoRooms: sandboxes.hasTwoRooms ?? false,
+    isOneOrganization: (sandboxes.isExposed ?? false) && !settings.allowUnisolated,
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
     findTokenCaller: createFindTokenCaller(vault, callers),

@@ -1,10 +1,13 @@
+import { isNull } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { storeOnce } from '#database/installation.ts'
+import { organizations } from '#database/schema.ts'
 import { linkCompileCache } from '#openclaw/compile-cache.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { releaseFolder, releasesFolder } from '#openclaw/releases.ts'
 import { type Config, rangeOf } from '#platform/config.ts'
 import { hostId, nodeBinary } from '#platform/data-folder.ts'
+import { isOnlyLocal } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
@@ -88,7 +91,20 @@ export async function openSandboxes(startup: Startup, db: Db, create: CreateDriv
   const { config, dataDir, log } = startup
   const sandboxes = measureDriver(await create({ config, dataDir, db, log }))
   if (sandboxes.stopAll) await claimHost(db, dataDir)
+  if (sandboxes.isExposed && config.ALLOW_UNISOLATED === undefined) await requirePrivate(startup, db, sandboxes)
   return sandboxes
+}
+
+/** Throws StartupError when others than the operator would have agents that are not isolated. */
+async function requirePrivate({ config }: Startup, db: Db, { isolation }: AnyDriver): Promise<void> {
+  const wayOut =
+    `${isolation} Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ` +
+    'ALLOW_UNISOLATED=1 starts it all the same.'
+  if (!isOnlyLocal(config)) {
+    throw new StartupError(`Others than this machine reach the API, by HOST, CHOWDER_PUBLIC_URL or a proxy. ${wayOut}`)
+  }
+  if ((await db.$count(organizations, isNull(organizations.deletedAt))) > 1)
+    throw new StartupError(`There is more than one organization. ${wayOut}`)
 }
 
 async function claimHost(db: Db, dataDir: string): Promise<void> {

@@ -97,11 +97,18 @@ export const Env = Type.Object({
     description: 'how agents run: as `local` processes of this host, or as `docker` containers',
   }),
   LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
-    default: 'none',
+    default: 'auto',
     description:
       'whether a local agent is put into a jail when it starts: `auto` if this machine can build one, `jail` or else ' +
       'Chowder does not start, or `none`: see [isolation](operations.md#isolation)',
   }),
+  ALLOW_UNISOLATED: Type.Optional(
+    Type.Literal('1', {
+      description:
+        '`1`: lets others reach a Chowder whose agents run as its own user without a jail, and lets it have more than one ' +
+        'organization: each agent reads the secrets of all',
+    }),
+  ),
   LOCAL_UIDS: Type.String({
     default: '20000-29999',
     pattern: '^[0-9]{1,10}-[0-9]{1,10}$',

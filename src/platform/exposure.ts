@@ -50,7 +50,7 @@ export const publicOrigin = ({ CHOWDER_PUBLIC_URL: url }: Pick<Config, 'CHOWDER_
   url === undefined ? null : new URL(url).origin
 
 /** Whether the settings say that only this machine reaches the API: nothing leads others to it. */
-const isOnlyLocal = (settings: SignupSettings): boolean =>
+export const isOnlyLocal = (settings: SignupSettings): boolean =>
   isLoopback(settings.HOST) &&
   settings.TRUST_PROXY === 0 &&
   namedHosts(settings).every((host) => isLoopback(host) || loopbackNames.includes(host))

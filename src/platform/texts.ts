@@ -74,6 +74,7 @@ export const texts = {
   invalidSignupToken:
     'Signing up on this server takes its token, in the header X-Signup-Token. Its operator prints the token with ' +
     'npm run admin -- signup-token (docker compose exec api node src/commands/admin.ts signup-token).',
+  oneOrganization: 'Agents are not isolated from each other here: there is no second organization.',
   signupClosed:
     'Signing up is closed on this server. Its operator creates organizations: npm run admin -- create-org <name>.',
   noExpectations: 'The only supported expectation is 100-continue.',

@@ -245,6 +245,8 @@ export interface SandboxDriver {
   readonly isolation: string
   /** Whether the tools of an agent can run in a room of their own; absent where they cannot. */
   readonly hasTwoRooms?: boolean
+  /** Whether agents reach what the user that runs Chowder does, its secret key and each other. Absent: they do not. */
+  readonly isExposed?: boolean
   /**
    * The sentence for operators while a remote platform cannot be reached; null when it answers. Absent for a platform
    * that is this host.

@@ -30,7 +30,7 @@ describe('starting Chowder', () => {
     expect((await api(chowder.url).get('/healthz')).body).toEqual({ status: 'ok' })
     expect((await api(chowder.url).get('/readyz')).body).toMatchObject({ status: 'ready' })
     expect(chowder.output()).toContain(dataDir)
-    expect(chowder.output()).toContain('agents are not isolated from this machine')
+    expect(chowder.output()).toContain('Each agent is isolated in a jail')
     expect(chowder.output()).toContain(`curl -s ${chowder.url}/v1/organization/signup`)
   })
 

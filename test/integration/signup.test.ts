@@ -110,6 +110,17 @@ describe('A14: SIGNUP=token', () => {
   })
 })
 
+test('there is one organization where agents are not isolated from each other', async () => {
+  const sandboxes = new FakeDriver()
+  sandboxes.isExposed = true
+  const chowder = await open({ sandboxes })
+  const answers = await Promise.all(Array.from({ length: 5 }, () => signUp(chowder)))
+  expect(answers.filter(([status]) => status === 201)).toHaveLength(1)
+  expect(answers.filter(([, code]) => code === 'one_organization')).toHaveLength(4)
+  const shared = await open({ sandboxes, allowUnisolated: true })
+  expect([await signUp(shared), await signUp(shared)]).toEqual([created, created])
+})
+
 test('A14: SIGNUP=closed lets nobody in, and says who creates organizations', async () => {
   const chowder = await open({ signup: 'closed' })
   const token = await findSignupToken(chowder.deps.db, chowder.vault)

@@ -77,7 +77,8 @@ describe('from npm start to the end of a real agent', () => {
     expect(lines).toContainEqual({ text: expect.stringContaining('[gateway] http server listening'), truncated: false })
     expect(JSON.stringify(lines)).not.toContain(providerKey)
     const { body: used } = await client.get(`${path}/metrics`)
-    expect(used).toMatchObject({ memory_limit_bytes: null, restarts: 0 })
+    expect(used).toMatchObject({ restarts: 0 })
+    expect([null, 2048 * 1024 * 1024]).toContain(used.memory_limit_bytes) // without control groups there is no limit
     expect(used.memory_bytes).toBeGreaterThan(200e6)
     expect(used.cpu_seconds).toBeGreaterThan(1)
     expect(used.processes).toBeGreaterThan(1)

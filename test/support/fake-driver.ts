@@ -55,6 +55,7 @@ export class FakeDriver implements SandboxDriver {
   readonly name = 'fake'
   readonly isolation = 'Nothing runs.'
   hasTwoRooms = true
+  isExposed = false
   readonly sandboxes = new Map<string, FakeSandbox>()
   readonly calls: { method: Fault['method']; id: string }[] = []
   /** How often a sandbox was made, by instance: more often than it was destroyed is two of one instance. */

@@ -54,6 +54,7 @@ export interface TestChowderOptions {
   storageLimits?: Partial<StorageLimits>
   origins?: Partial<RequestOrigins>
   signup?: SignupMode
+  allowUnisolated?: boolean
   trustedProxies?: number
   areWorkersMissing?: () => boolean
   /** The first one seals; by default one of its own. */
@@ -157,6 +158,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       storageLimits,
       origins: { hosts: null, own: null, foreign: [], ...options.origins },
       signup: options.signup ?? 'open',
+      allowUnisolated: options.allowUnisolated ?? false,
       trustedProxies: options.trustedProxies ?? 0,
       ...(options.turnTimeouts && { turnTimeouts: options.turnTimeouts }),
       ...(options.bodyTimes && { bodyTimes: options.bodyTimes }),

@@ -11,6 +11,7 @@ const key = Buffer.alloc(32, 7).toString('base64')
 
 /** The command, the image and the mounts of docker-compose.yml decide on these. */
 const fixedInContainers = [
+  'ALLOW_UNISOLATED',
   'CHOWDER_DATA_DIR',
   'CHOWDER_ROLE',
   'CHOWDER_SECRET_KEY_COMMAND',
@@ -40,7 +41,7 @@ describe('the environment', () => {
       PORT: 8080,
       CHOWDER_ROLE: 'all',
       SANDBOX_DRIVER: 'local',
-      LOCAL_ISOLATION: 'none',
+      LOCAL_ISOLATION: 'auto',
       LOCAL_UIDS: '20000-29999',
       AGENT_RESOURCES: 'memory_mb=2048,cpus=2,pids=512,disk_mb=10240',
       AGENT_RESOURCES_MAX: 'memory_mb=8192,cpus=8,pids=4096,disk_mb=102400',
@@ -126,6 +127,7 @@ describe('the environment', () => {
     ['CHOWDER_ROLE', 'canary'],
     ['SANDBOX_DRIVER', 'canary'],
     ['LOCAL_ISOLATION', 'canary'],
+    ['ALLOW_UNISOLATED', 'canary'],
     ['LOCAL_UIDS', 'canary'],
     ['LOCAL_UIDS', '20000-10000'],
     ['LOCAL_UIDS', '0-29999'],

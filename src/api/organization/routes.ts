@@ -40,6 +40,8 @@ export interface OrganizationDeps {
   resources: ResourceSettings
   /** Whether the tools of agents can have a room of their own. */
   hasTwoRooms: boolean
+  /** Whether there may be one organization only. */
+  isOneOrganization: boolean
 }
 
 /** Of a call that anybody may make. */
@@ -73,7 +75,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
       },
     },
     async ({ body }, reply) => {
-      const { organization, key } = await signUp(db, body.name, defaultTier)
+      const { organization, key } = await signUp(db, body.name, defaultTier, { isOnly: deps.isOneOrganization })
       return reply.code(201).send({ organization: toOrganization(organization, resources, []), api_key: key })
     },
   )

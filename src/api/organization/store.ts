@@ -27,11 +27,24 @@ import { texts } from '#platform/texts.ts'
 import { beginKeyChange } from './key-changes.ts'
 import { instanceLimits } from './tiers.ts'
 
-/** Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. */
-export async function signUp(db: Db, name: string, tier: Tier): Promise<{ organization: Organization; key: string }> {
+/**
+ * Creates an organization and its first key, in one transaction. The key itself is returned once and never stored. With
+ * `isOnly` throws AppError `one_organization` when there is another one.
+ */
+export async function signUp(
+  db: Db,
+  name: string,
+  tier: Tier,
+  { isOnly = false } = {},
+): Promise<{ organization: Organization; key: string }> {
   const id = newId()
   const { key, row } = issueOrganizationKey(id)
   const organization = await db.transaction(async (tx) => {
+    if (isOnly) {
+      await tx.execute(sql`LOCK TABLE organizations IN SHARE ROW EXCLUSIVE MODE`)
+      if ((await tx.$count(organizations, isNull(organizations.deletedAt))) > 0)
+        throw new AppError('one_organization', texts.oneOrganization)
+    }
     const [created] = await tx
       .insert(organizations)
       .values({ id, name, subscriptionTier: tier, instanceLimit: instanceLimits[tier] })

@@ -60,6 +60,13 @@ export const organizationCodes = {
       remedy: 'Ask its operator for an organization: `npm run admin -- create-org`.',
       repeat: 'After the operator has opened sign-up.',
     },
+    one_organization: {
+      meaning: 'The agents of this server are not isolated from each other: it takes no second organization.',
+      remedy:
+        'Its operator lets agents run in jails, which the first lines of its output tell about, or sets ' +
+        '`ALLOW_UNISOLATED=1`.',
+      repeat: 'After the operator has done so.',
+    },
   }),
   ...codesOf('limit_reached', {
     limit_reached: {

@@ -174,6 +174,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     name: 'local',
     isolation: noJail === null ? jailed : `${notJailed} There is no jail: ${noJail}.`,
     hasTwoRooms: noJail === null && hasPython(),
+    isExposed: !isRoot && noJail !== null,
     list,
     observe,
     async activity(id, signal) {
