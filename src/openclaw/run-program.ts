@@ -1,6 +1,8 @@
 import { spawn } from 'node:child_process'
 
 const maxErrorBytes = 4096
+/** On Linux the program ends with this process, also with one that is killed. */
+const bound = process.platform === 'linux' ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL', '--'] : []
 
 export interface RunOptions {
   /** The whole environment; by default this process's environment. */
@@ -14,7 +16,7 @@ export interface RunOptions {
 
 /**
  * Runs a program until it exits. Throws an Error with the end of its error output when it fails. An abort kills the
- * program and its children, and throws the signal's reason.
+ * program and its children, and throws the signal's reason. A kill of this process ends the program, not its children.
  */
 export async function runProgram(
   command: string,
@@ -24,7 +26,8 @@ export async function runProgram(
 ): Promise<void> {
   signal.throwIfAborted()
   const { promise: ended, resolve, reject } = Promise.withResolvers<number | null>()
-  const child = spawn(command, args, {
+  const [program = command, ...others] = [...bound, command, ...args]
+  const child = spawn(program, others, {
     stdio: ['ignore', 'ignore', 'pipe'],
     detached: true,
     ...(env && { env }),
