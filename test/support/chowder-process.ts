@@ -211,7 +211,7 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
     if (!seen) continue // the process has just ended
     const [config, { uid }] = seen
     const { gateway } = JSON.parse(config)
-    const home = container?.volume ?? join(configPath, '../..')
+    const home = container ? join(container.volume, 'home') : join(configPath, '../..')
     const record = container ? '{}' : await readFile(join(home, '../sandbox.json'), 'utf8')
     const endpoint: Endpoint = JSON.parse(record).isJailed
       ? { kind: 'unix', path: join(home, '../jail/gateway') }
