@@ -40,3 +40,14 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
     whatToDo: 'Make another one: npm run admin -- signup-token --new.',
   }
 }
+
+/** Agents that read what the user of Chowder reads are told, unless the operator has said that they may. */
+export const exposedAgents: Check = async function* ({ config, sandboxes }) {
+  if (!sandboxes.isExposed || config.ALLOW_UNISOLATED !== undefined) return
+  yield {
+    area: 'access',
+    what: sandboxes.isolation,
+    whatToDo:
+      'Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ALLOW_UNISOLATED=1 accepts it.',
+  }
+}

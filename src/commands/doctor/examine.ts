@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runAs } from '#history/actor.ts'
-import { undecidedHosts, unreadableSignupToken } from './access.ts'
+import { exposedAgents, undecidedHosts, unreadableSignupToken } from './access.ts'
 import { expiredAnswers, impossibleAnswers } from './answers.ts'
 import { hostHasRoom } from './disk.ts'
 import { type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
@@ -32,6 +32,7 @@ const allChecks: readonly Check[] = [
   secretKey,
   sealedColumns,
   undecidedHosts,
+  exposedAgents,
   unreadableSignupToken,
   relayAnswers,
   hostHasRoom,
