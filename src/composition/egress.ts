@@ -1,6 +1,6 @@
 import type { Db } from '#database/client.ts'
 import { createFindEgressGrant } from '#egress/grants.ts'
-import { type HostRule, parseHostRule, readHost } from '#egress/hosts.ts'
+import { type HostRule, hostAndPort, parseHostRule, readHost } from '#egress/hosts.ts'
 import type { Destination } from '#egress/policy.ts'
 import {
   createEgress,
@@ -12,6 +12,7 @@ import {
 import { createEgressRecords } from '#egress/records.ts'
 import { createResolve, type Resolve } from '#egress/resolve.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
+import type { Config } from '#platform/config.ts'
 import { entriesOf } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -80,6 +81,13 @@ function placeOf(url: string): Destination | null {
   return host === null ? null : { host, port: port === '' ? (defaultPorts[protocol] ?? 0) : Number(port) }
 }
 
+/** The registry that the operator has named, from which agents install skills. */
+function registryRule({ CLAWHUB_REGISTRY }: Config): HostRule[] {
+  const place = CLAWHUB_REGISTRY === undefined ? null : placeOf(CLAWHUB_REGISTRY)
+  const rule = place && parseHostRule(hostAndPort(place.host, place.port), { ranges: true })
+  return rule ? [rule] : []
+}
+
 /**
  * Opens the proxy of this process. The relay's port serves it, and so may drivers, whose sandboxes have a way of their
  * own to it.
@@ -92,7 +100,7 @@ export async function openEgress(
   const egress = startEgress(
     { ...parts, log },
     {
-      operatorHosts: readOperatorHosts(config.EGRESS_ALLOWED_HOSTS),
+      operatorHosts: [...readOperatorHosts(config.EGRESS_ALLOWED_HOSTS), ...registryRule(config)],
       async isRelay({ host, port }) {
         const place = placeOf(await relayUrlFor(sandboxes, relay, drain.signal))
         return place?.host === host && place.port === port

@@ -6,12 +6,6 @@ export interface Credentials {
   token: string
 }
 
-/**
- * What an agent shows to the proxy, derived from its token for the relay: it ends with that one, and whoever reads it
- * in a variable or in the log of a program cannot ask models with it.
- */
-export const egressToken = (relayToken: string): string => hash('sha256', `chowder egress ${relayToken}`, 'hex')
-
 /** Whether a token is the one that an instance has; takes the same time for each wrong one. */
 export const isSameToken = (shown: string, own: string): boolean =>
   timingSafeEqual(hash('sha256', shown, 'buffer'), hash('sha256', own, 'buffer'))

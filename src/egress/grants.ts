@@ -2,10 +2,10 @@ import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
 import type { Db } from '#database/client.ts'
 import type { EgressPolicy } from '#database/schema.ts'
+import { egressToken } from '#instances/gateway/tokens.ts'
 import { unsealRelayToken } from '#instances/row.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { egressToken } from './credentials.ts'
 import { defaultPolicy, type Rules, readRules } from './policy.ts'
 
 /** For this long a policy and a token count that have been replaced. */

@@ -12,7 +12,8 @@ export interface HostRule {
   host: string | null
   /** A range of addresses; null for names. */
   range: string | null
-  ports: readonly number[]
+  /** Null for all. */
+  ports: readonly number[] | null
 }
 
 /**
@@ -39,6 +40,17 @@ export function readPort(text: string): number | null {
   return port >= 1 && port <= 65_535 ? port : null
 }
 
+/** The ports that a rule names; undefined for a text that names none. */
+function readPorts(text: string | null, mayBeAll: boolean): HostRule['ports'] | undefined {
+  if (text === null) return webPorts
+  if (text === '*') return mayBeAll ? null : undefined
+  const port = readPort(text)
+  return port === null ? undefined : [port]
+}
+
+/** Whether a rule is for a port. */
+export const hasPort = ({ ports }: HostRule, port: number): boolean => ports === null || ports.includes(port)
+
 /** Splits `host:port`, `[address]:port` and a host without a port. */
 function split(text: string): { host: string; port: string | null } {
   const bracketed = /^\[([^\]]*)\](?::(.*))?$/.exec(text)
@@ -49,14 +61,13 @@ function split(text: string): { host: string; port: string | null } {
 }
 
 /**
- * Reads a rule such as `api.example.com`, `*.example.com:443` or `203.0.113.7:8443`; with `ranges` also
- * `10.0.0.0/8:443`. Null for what is none.
+ * Reads a rule such as `api.example.com`, `*.example.com:443` or `203.0.113.7:8443`; one of the operator, with `ranges`,
+ * may also be `10.0.0.0/8:443` or, for all ports, `10.0.0.0/8:*`. Null for what is none.
  */
 export function parseHostRule(text: string, { ranges }: { ranges: boolean }): HostRule | null {
   const { host: written, port: writtenPort } = split(text)
-  const port = writtenPort === null ? null : readPort(writtenPort)
-  if (writtenPort !== null && port === null) return null
-  const ports = port === null ? webPorts : [port]
+  const ports = readPorts(writtenPort, ranges)
+  if (ports === undefined) return null
   if (ranges && written.includes('/')) {
     const range = readRange(written)
     return range === null ? null : { host: null, range, ports }
@@ -81,4 +92,4 @@ function isForHost(rule: HostRule, host: string): boolean {
 
 /** Whether one of the rules is for a host and a port. */
 export const matches = (rules: readonly HostRule[], host: string, port: number): boolean =>
-  rules.some((rule) => rule.ports.includes(port) && isForHost(rule, host))
+  rules.some((rule) => hasPort(rule, port) && isForHost(rule, host))

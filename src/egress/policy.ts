@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
 import type { EgressPolicy } from '#database/schema.ts'
 import { isPublicAddress } from './addresses.ts'
-import { type HostRule, matches, parseHostRule, webPorts } from './hosts.ts'
+import { type HostRule, hasPort, matches, parseHostRule, webPorts } from './hosts.ts'
 
 /** Mail servers take mail there from everybody: nobody's agent is to send spam in the name of this host. */
 const mailPort = 25
@@ -50,7 +50,7 @@ export function createDecide(operator: readonly HostRule[]) {
     const known = isIP(host) === 0 ? addresses : [host]
     const isOfOperator = matches(operator, host, port)
     const mayBeOfOperator =
-      isOfOperator || (known === null && operator.some(({ ports, range }) => range !== null && ports.includes(port)))
+      isOfOperator || (known === null && operator.some((rule) => rule.range !== null && hasPort(rule, port)))
     const isUsualPort = webPorts.includes(port) || isListed
     if (known === null) return isUsualPort || mayBeOfOperator ? { isAllowed: true, isListed } : blocked('port')
     const isReached = (address: string) => isOfOperator || matches(operator, address, port)

@@ -3,7 +3,7 @@ import { egressModes, type EgressPolicy as Stored } from '#database/schema.ts'
 import { OneOf } from '#http/validation.ts'
 import { egressTexts } from '#platform/egress-texts.ts'
 import { AppError } from '#platform/errors.ts'
-import { parseHostRule } from './hosts.ts'
+import { hasPort, parseHostRule } from './hosts.ts'
 
 const maxHosts = 200
 /** More than a name with a wildcard and a port. */
@@ -54,7 +54,7 @@ export function checkEgress({ mode, hosts = [] }: NewEgress): Stored {
   for (const text of hosts) {
     const rule = parseHostRule(text, { ranges: false })
     if (!rule) throw refuse(egressTexts.noHost(text))
-    if (rule.ports.includes(mailPort)) throw refuse(egressTexts.mailPort(text))
+    if (hasPort(rule, mailPort)) throw refuse(egressTexts.mailPort(text))
   }
   return { mode, hosts: [...new Set(hosts)] }
 }

@@ -36,6 +36,8 @@ export interface ConfigInputs {
   isAutomationPaused?: boolean
   /** The second room of the agent; null when its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
+  /** The URL of the proxy with the agent's credentials, where the environment has none; null elsewhere. */
+  proxyUrl?: string | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
@@ -79,6 +81,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     unlistedModels = [],
     isAutomationPaused = false,
     room = null,
+    proxyUrl = null,
     overrides,
   } = inputs
   const { id, api, pathPrefix, headers } = gatewayProviders[provider]
@@ -133,7 +136,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   }
   const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace) : own)
-  const config = mergePatch(overridden, withoutCodeMode)
+  const config = mergePatch(overridden, { ...withoutCodeMode, ...(proxyUrl !== null && { proxy: { proxyUrl } }) })
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
 

@@ -69,7 +69,7 @@ export const compileCacheFolder = (releaseFolder: string): string => `${releaseF
 
 /** The gateway's whole environment. The gateway writes only below the sandbox's home, temporary files included. */
 export const gatewayEnv = (
-  { home, release, proxy }: SandboxPaths,
+  { home, release, proxy, proxyAsksWho }: SandboxPaths,
   options: { clawhubUrl?: string | undefined } = {},
 ): Record<string, string> => ({
   OPENCLAW_HOME: `${home}/home`,
@@ -86,7 +86,8 @@ export const gatewayEnv = (
   OPENCLAW_NO_AUTO_UPDATE: '1',
   OPENCLAW_EXEC_SHELL_SNAPSHOT: '0',
   ...(proxy !== undefined && {
-    OPENCLAW_PROXY_URL: proxy, // which it also gives to the programs that it starts
+    // Which it also gives to the programs that it starts. Credentials are in the configuration: they change.
+    ...(!proxyAsksWho && { OPENCLAW_PROXY_URL: proxy }),
     NODE_USE_ENV_PROXY: '1', // without this, Node.js does not use it in those
   }),
   ...(options.clawhubUrl !== undefined && { CLAWHUB_URL: options.clawhubUrl }),

@@ -14,6 +14,8 @@ export interface SandboxPaths {
   port: number
   /** The URL of the proxy through which programs reach other hosts; absent where they need none. */
   proxy?: string
+  /** Whether the proxy asks for the credentials of the agent: it does not know whose a connection is. */
+  proxyAsksWho?: boolean
   /** The second room; absent where there is one. */
   room?: RoomPaths
 }

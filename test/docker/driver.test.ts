@@ -416,6 +416,20 @@ describe('with a dockerd', () => {
             )
           ).stdout.trim()
         expect([await get(relayPort), await get(other)]).toEqual(['relay', 'refused'])
+        // Other hosts are reached through the proxy alone: what asks them directly, or for a name, fails at once.
+        const run = async (of: SandboxDriver, script: string, name = id) =>
+          (await of.exec(name, ['sh', '-c', script], { timeoutMs: 15_000 }, within())).stdout.trim()
+        const direct = 'curl -s -m 4 http://192.0.2.1/; echo $?'
+        const rejected = '7'
+        expect(await run(relayed, direct)).toBe(rejected)
+        expect(await run(relayed, 'curl -s -m 4 http://name.example.com/; echo $?')).toBe('6')
+        expect((await relayed.observe(id, within())).paths).toMatchObject({
+          proxy: `http://${address}:${relayPort}`,
+          proxyAsksWho: true,
+        })
+        const host = ['run', '--rm', '--network', 'host', '--cap-add', 'NET_ADMIN', '--user', '0', image]
+        const rules = await dockerd.docker(...host, 'iptables', '-w', '5', '-nvxL', 'DOCKER-USER')
+        expect(rules).toMatch(/^ *[1-9]\d* +\d+ +REJECT .* chowder-relay +!chowder-relay /m)
         // Another look finds nothing to add.
         expect(await relayed.protect?.(within(minute))).toBe(false)
       } finally {

@@ -24,6 +24,7 @@ export function dockerEnv(dockerHost: string): Record<string, string> {
     DOCKER_HOST: dockerHost,
     DOCKER_NETWORK: 'chowder-test',
     DOCKER_BUILD_NETWORK: 'host',
+    EGRESS_ALLOWED_HOSTS: '203.0.113.0/24:*', // where the tests have other hosts: it is not public
     ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
   }
 }

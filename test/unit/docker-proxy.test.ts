@@ -40,6 +40,7 @@ const passes = (shape: TSchema, body: unknown) => Value.Check(shape, body)
 const words = fc.string({ unit: 'grapheme', maxLength: 20 })
 const spec = fc.record({
   published: fc.boolean(),
+  proxy: fc.option(fc.constant('http://relay:18790')),
   image: fc.constantFrom(name, 'chowder-openclaw:v12-ba9876543210'),
   installation: fc.uuid(),
   organizationId: fc.uuid(),
@@ -56,6 +57,7 @@ const spec = fc.record({
 
 const sandboxOf = ({
   published,
+  proxy,
   image,
   installation,
   command,
@@ -71,6 +73,7 @@ const sandboxOf = ({
         releaseFolder: '/opt/chowder/v1',
         network,
         published,
+        proxy,
         admission: { tokenFile: 'x.json', tokenKeys: ['a'], openPaths: ['/healthz'] },
       },
     ),
@@ -79,7 +82,7 @@ const sandboxOf = ({
 const [anySandbox] = fc.sample(spec, { numRuns: 1, seed: 1 }).map(sandboxOf)
 
 /** The parts that may be left out: a gateway that is not published, and agents that do not reach each other's gateways. */
-const optional = /^(HostConfig\.PortBindings|Cmd\.2)$/
+const optional = /^(HostConfig\.(PortBindings|Dns)|Cmd\.2)$/
 
 /** The calls of the driver, the shape of each, and the places that may hold something else. */
 const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [

@@ -7,7 +7,7 @@ import { relayContainer } from '#sandbox/docker/profile.ts'
 
 /** Stands for iptables: keeps its rules in a file, a line each, the first one last. */
 const iptables = `#!/bin/sh
-shift 4 # -w 5 -t mangle
+shift 4 # -w 5 -t and the table
 action=$1 chain=$2
 shift 2
 rule="$chain $*"
@@ -38,15 +38,17 @@ function run(anew = false): string {
 const stored = () => readFileSync(rules, 'utf8').trim().split('\n')
 const rule = (chain: string) => `${chain} -i agents -d 172.20.0.1 -p tcp --dport 8090 -j ACCEPT`
 
-test('the relay’s address and port, and nothing else, are let through, once', () => {
-  expect(run()).toBe('added to mangle PREROUTING\nadded to mangle INPUT\n')
+const out = 'DOCKER-USER -i agents ! -o agents -m conntrack ! --ctstate ESTABLISHED,RELATED -j REJECT'
+
+test('the relay’s address and port, and nothing else, are let through, once, and no other host', () => {
+  expect(run()).toBe('added to filter DOCKER-USER\nadded to mangle PREROUTING\nadded to mangle INPUT\n')
   expect(run()).toBe('')
-  expect(stored()).toEqual([rule('PREROUTING'), rule('INPUT')])
+  expect(stored()).toEqual([out, rule('PREROUTING'), rule('INPUT')])
 })
 
 test('after the rules of the firewall were added again, it comes before them', () => {
   run()
   writeFileSync(rules, `${readFileSync(rules, 'utf8')}PREROUTING -i agents -j DROP\n`)
   expect(run(true)).not.toBe('')
-  expect(stored()).toEqual(['PREROUTING -i agents -j DROP', rule('PREROUTING'), rule('INPUT')])
+  expect(stored()).toEqual([out, 'PREROUTING -i agents -j DROP', rule('PREROUTING'), rule('INPUT')])
 })

@@ -141,7 +141,9 @@ describe('hosts', () => {
     const ranges = { ranges: true }
     expect(parseHostRule('10.0.0.0/8:443', ranges)).toEqual({ host: null, range: '10.0.0.0/8', ports: [443] })
     expect(parseHostRule('[fd00::/8]:443', ranges)).toEqual({ host: null, range: 'fd00::/8', ports: [443] })
+    expect(parseHostRule('10.0.0.0/8:*', ranges)).toEqual({ host: null, range: '10.0.0.0/8', ports: null })
     expect(parseHostRule('10.0.0.0/33', ranges)).toBeNull()
+    expect(parseHostRule('a.example:*', { ranges: false })).toBeNull()
   })
 })
 

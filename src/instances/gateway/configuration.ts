@@ -10,6 +10,7 @@ import { parseOverrides } from '#openclaw/overrides.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import { relayPath } from './relay-url.ts'
+import { egressToken } from './tokens.ts'
 
 /** The settings that a gateway's configuration is rendered from, with secrets in clear text. */
 export interface UnsealedInstance extends AgentSettings {
@@ -73,9 +74,15 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
   }
 }
 
+/** In the configuration, as the environment of a sandbox may be older than the token. */
+function proxyUrlFor(id: string, relayToken: string | null, { proxy, proxyAsksWho }: SandboxPaths): string | null {
+  if (proxy === undefined || !proxyAsksWho || relayToken === null) return null
+  return Object.assign(new URL(proxy), { username: id, password: egressToken(relayToken) }).href
+}
+
 /** Renders the gateway's configuration, and the system prompt, which goes into a file of its own. */
 export function renderGateway(
-  row: Pick<Instance, 'openclawVersion' | 'modelProvider'>,
+  row: Pick<Instance, 'id' | 'openclawVersion' | 'modelProvider'>,
   unsealed: UnsealedInstance,
   { relayUrl, paths }: { relayUrl: string; paths: SandboxPaths },
 ): { config: GatewayConfig; systemPrompt: string | null } {
@@ -100,6 +107,7 @@ export function renderGateway(
     token,
     port: paths.port,
     room: paths.room ? { ...paths.room, workspace: `${paths.home}/${workspacePath}` } : null,
+    proxyUrl: proxyUrlFor(row.id, relayToken, paths),
     channels,
     skills,
     model: model === null ? null : toGatewayModel(provider, model),

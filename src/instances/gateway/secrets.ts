@@ -6,6 +6,7 @@ import { credentialsIn } from '#openclaw/channel-credentials.ts'
 import { createMask, type Mask } from '#platform/mask.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { unsealChannel, unsealInstance } from './configuration.ts'
+import { egressToken } from './tokens.ts'
 
 /**
  * A mask of what an instance's output must not show: the keys of its organization's model providers, the tokens of its
@@ -20,7 +21,7 @@ export async function createInstanceMask(db: Db, vault: Vault, row: Instance): P
   ])
   return createMask([
     token,
-    ...(relayToken === null ? [] : [relayToken]),
+    ...(relayToken === null ? [] : [relayToken, egressToken(relayToken)]),
     ...keys.map(({ sealedKey, provider }) => vault.unseal(sealedKey, providerKeyPlace(row.organizationId, provider))),
     ...stored.flatMap((channel) => credentialsIn(unsealChannel(vault, channel).config)),
     ...credentialsIn(skills),

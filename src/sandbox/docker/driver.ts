@@ -112,6 +112,12 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     return published ? { kind: 'tcp', host: published.HostIp, port: Number(published.HostPort) } : null
   }
 
+  /** The proxy listens where the relay does. */
+  async function proxyFor(signal: AbortSignal): Promise<string | null> {
+    const { relayPort } = options
+    return relayPort === null ? null : `http://${await network.hostAddress(signal)}:${relayPort}`
+  }
+
   async function create(spec: SandboxSpec, signal: AbortSignal): Promise<void> {
     const image = await images.nameOf(spec.release)
     const wanted = sandboxContainer(spec, {
@@ -121,6 +127,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       network: options.network,
       published: reach === 'published',
       admission,
+      proxy: await proxyFor(signal),
     })
     const name = sandboxName(spec.id)
     const old = await inspect(spec.id, signal)

@@ -76,6 +76,9 @@ const confined: Docker.HostConfig = {
   LogConfig: { Type: 'json-file', Config: { 'max-size': '5m', 'max-file': '2' } },
 }
 
+/** The proxy looks names up: an agent that could would tell them to whoever has their name servers. */
+export const noNameServer = ['127.0.0.1']
+
 /** The limits of a container that can be changed while it runs. */
 export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
   Memory: memoryMb * megabyte,
@@ -94,6 +97,8 @@ export interface SandboxSetup {
   /** Whether the forwarder's port is published on this host's loopback. */
   published: boolean
   admission: Admission
+  /** The URL of the proxy, which is all that the agent reaches of other hosts; null where it needs none. */
+  proxy: string | null
 }
 
 /**
@@ -101,9 +106,10 @@ export interface SandboxSetup {
  * since everybody who may call dockerd sees them.
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
-  const { installation, image, releaseFolder, network, published, admission } = setup
+  const { installation, image, releaseFolder, network, published, admission, proxy } = setup
   const paths: SandboxPaths = {
     ...{ node, release: releaseFolder, home, port: gatewayPort },
+    ...(proxy !== null && { proxy, proxyAsksWho: true }),
     ...(spec.room && { room: { ssh: `${roomPrograms}/room-ssh.py`, root: roomRoot } }),
   }
   const settings: SupervisorSettings = {
@@ -133,6 +139,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
       Ulimits: [openFiles, noCoreFiles, fileSize(diskMb)],
       OomScoreAdj: oomScore,
       NetworkMode: network,
+      ...(proxy !== null && { Dns: noNameServer }),
       ...(published && { PortBindings: { [forwarderKey]: [{ HostIp: '127.0.0.1', HostPort: '' }] } }),
       Mounts: [{ Type: 'volume', Source: sandboxName(spec.id), Target: '/agent' }],
       Tmpfs: { '/tmp': 'rw,exec,nosuid,nodev,size=256m,mode=1777' },
@@ -241,12 +248,18 @@ interface RelayEndpoint {
 }
 
 /**
- * Lets the containers of a bridge reach one address and port of this host. The rules must come before those that the
+ * Lets the containers of a bridge reach one address and port of this host, and no other host: the proxy is there too.
+ * What is rejected fails at once, where programs would wait for what is dropped. The rules must come before those that the
  * firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
  */
 const relayRules = `
 set -e
 rule="-i $1 -d $2 -p tcp --dport $3 -j ACCEPT"
+out="-i $1 ! -o $1 -m conntrack ! --ctstate ESTABLISHED,RELATED -j REJECT"
+if ! iptables -w 5 -t filter -C DOCKER-USER $out 2>/dev/null; then
+  iptables -w 5 -t filter -I DOCKER-USER $out
+  echo "added to filter DOCKER-USER"
+fi
 for chain in PREROUTING INPUT; do
   if iptables -w 5 -t mangle -C $chain $rule 2>/dev/null; then
     if [ -z "$4" ]; then continue; fi

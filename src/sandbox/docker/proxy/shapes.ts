@@ -7,6 +7,7 @@ import {
   firewallContainer,
   forwarderPort,
   labels,
+  noNameServer,
   ownership,
   roleLabels,
   roomContainer,
@@ -60,6 +61,7 @@ export function sandboxShape(id: string, network: string): TSchema {
       network,
       published: true,
       admission: { tokenFile: '', tokenKeys: [], openPaths: [] },
+      proxy: null,
     },
   )
   return like(sample, {
@@ -71,6 +73,7 @@ export function sandboxShape(id: string, network: string): TSchema {
       ...limits,
       Ulimits: ulimitsLike(HostConfig),
       PortBindings: Type.Optional(like(HostConfig?.PortBindings)),
+      Dns: Type.Optional(like(noNameServer)),
     }),
   })
 }
