@@ -18,7 +18,7 @@ const everyMs = 30_000
 const timeoutMs = 10 * 60_000
 /** Another worker has looked at most so long ago. */
 const sharedSeconds = 25
-const pageSize = 200
+const pageSize = 1000
 const concurrency = 8
 const megabyte = 1024 * 1024
 
@@ -33,7 +33,7 @@ const recycleHours = 6
 /** Since the last look, of an agent that is to be stopped for the sake of its host. */
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
-const guardTimeoutMs = 60_000
+const guardTimeoutMs = 10 * 60_000
 
 /** Why an agent was stopped whose files have reached the limit, or that has taken the last room of the host. */
 type Cause = 'limit' | 'host'

@@ -135,6 +135,20 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox under root
     expect((await exec(id, 'rm big; head -c 7m /dev/zero > big; wc -c < big')).stdout).toBe(`${7 * 1024 * 1024}\n`)
   })
 
+  test('an agent that fills its disk is seen at the next look, and one that prints without end keeps 10 MB of it', async () => {
+    const id = await started({ diskMb: 64 })
+    const megabytes = async () => present((await host.driver.diskUse([id], within())).get(id)) / 1024 / 1024
+    expect(await megabytes()).toBeLessThan(1)
+    const filling = 'for i in 1 2 3; do head -c 30m /dev/zero > file-$i; done'
+    const [, slowest] = await neighbourDuring(exec(id, filling))
+    expect(slowest).toBeLessThan(boundMs)
+    expect(await megabytes()).toBeGreaterThan(85)
+    await exec(id, 'rm file-*')
+    const [, slowestWhilePrinting] = await neighbourDuring(fetch(urlOf(await observe(id), '/prints')))
+    expect(slowestWhilePrinting).toBeLessThan(boundMs)
+    expect(await megabytes()).toBeLessThan(11)
+  })
+
   test('A6: a program cannot leave its control group, which goes with its sandbox', async () => {
     const id = await started()
     const group = present(await folderOf(id).controlGroup())

@@ -1,6 +1,7 @@
 // A gateway as far as sandboxes go: argument 1 is its port; `GET /exit/<code>` ends it, `GET /spawn` leaves a process
 // behind that is in a session of its own, `GET /env` answers its environment. `GET /computes`, `/waits` (for a program
-// that computes) and `/hangs` take its event loop for a while; `/eats` takes memory without end. With argument `stubborn` SIGTERM is ignored.
+// that computes) and `/hangs` take its event loop for a while; `/eats` takes memory without end;
+// `/prints` writes 40 MB of output. With argument `stubborn` SIGTERM is ignored.
 import { spawn, spawnSync } from 'node:child_process'
 import { createServer } from 'node:http'
 
@@ -18,6 +19,9 @@ const answers = {
   '/hangs': () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, loopMs),
   '/eats': () => {
     for (const eaten = []; ; ) eaten.push(Buffer.alloc(16 * 1024 * 1024, 1))
+  },
+  '/prints': () => {
+    for (let i = 0; i < 640; i++) console.log('x'.repeat(65_535))
   },
   '/env': () => process.env,
   '/spawn': () => spawn('sleep', ['300'], { detached: true, stdio: 'ignore' }).pid,

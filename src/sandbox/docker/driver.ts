@@ -16,7 +16,7 @@ import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-container.ts'
 import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
-import { changeLimits, diskUseOf, unlimited } from './limits.ts'
+import { changeLimits, diskUseOf, keptLimits, unlimited } from './limits.ts'
 import { readLog } from './logs.ts'
 import { measureContainer, memoryIn, nothing, statsOf } from './measure.ts'
 import { agentsNetwork } from './network.ts'
@@ -294,7 +294,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     readLog: (id, logOptions, signal) => readLog(client, sandboxName(id), logOptions, signal),
     async limit(id, resources, signal) {
       const container = await inspect(id, signal)
-      return container ? changeLimits(client, container, resources, signal) : unlimited
+      if (!container?.State.Running) return unlimited
+      if (pathsOf(container).room) await changeLimits(client, roomName(id), resources, signal)
+      const changed = await changeLimits(client, container.Id, resources, signal)
+      return changed ? keptLimits(container, changed, resources) : unlimited
     },
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
     async currentUse(id, signal) {

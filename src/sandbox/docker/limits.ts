@@ -11,24 +11,35 @@ const megabyte = 1024 * 1024
 /** Of a container that does not run. */
 export const unlimited: KeptLimits = { memoryMb: null, cpus: null, pids: null }
 
-/** Changes the limits of a container that runs, and returns those that it has then. */
+/**
+ * Changes the limits of a container that runs. Returns whether that of memory is the new one, which it is unless more is
+ * used; null for a container that does not run.
+ */
 export async function changeLimits(
   client: DockerClient,
-  { Id, State, HostConfig }: Docker.ContainerInspectInfo,
+  name: string,
   resources: Resources,
   signal: AbortSignal,
-): Promise<KeptLimits> {
-  if (!State.Running) return unlimited
+): Promise<{ hasNewMemory: boolean } | null> {
   const { Memory, MemorySwap, ...others } = limitsOf(resources)
-  const used = memoryIn(await statsOf(client, Id, signal))
-  const isTooLittle = used !== null && used > Memory
-  const changed = isTooLittle ? others : { Memory, MemorySwap, ...others }
+  const used = memoryIn(await statsOf(client, name, signal))
+  if (used === null) return null
+  const hasNewMemory = used <= Memory
+  const changed = hasNewMemory ? { Memory, MemorySwap, ...others } : others
   const answer = await client.callUnless([404, 409], signal, (docker, abortSignal) =>
-    docker.getContainer(Id).update({ ...inBody(changed), abortSignal }),
+    docker.getContainer(name).update({ ...inBody(changed), abortSignal }),
   )
-  if (answer === null) return unlimited
-  const kept = isTooLittle ? (HostConfig.Memory ?? 0) : Memory
-  return { memoryMb: kept > 0 ? kept / megabyte : null, cpus: resources.cpus, pids: resources.pids }
+  return answer && { hasNewMemory }
+}
+
+/** The limits of a container after their change. */
+export function keptLimits(
+  { HostConfig }: Docker.ContainerInspectInfo,
+  { hasNewMemory }: { hasNewMemory: boolean },
+  { memoryMb, cpus, pids }: Resources,
+): KeptLimits {
+  const before = (HostConfig.Memory ?? 0) / megabyte
+  return { memoryMb: hasNewMemory ? memoryMb : before || null, cpus, pids }
 }
 
 /** Dockerode has the call, but cannot ask for the volumes alone: dockerd would measure images as well. */

@@ -108,7 +108,7 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       },
       own.forward(['sandbox'], '/logs'),
     ),
-    call('GET', `${container}/stats`, { stream: No, 'one-shot': Yes }, own.forward(['sandbox'], '/stats')),
+    call('GET', `${container}/stats`, { stream: No, 'one-shot': Yes }, own.forward(['sandbox', 'room'], '/stats')),
     call('GET', `/images/${patterns.image}/json`, {}, ({ parts }) => ({ path: `/images/${parts.image}/json` })),
   ]
   if (!isWorker) return shared
@@ -117,7 +117,7 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
     ...shared,
     list('/containers/json', { all: Yes }),
     call('POST', `${container}/update`, {}, async ({ parts, body, signal }) => ({
-      path: `/containers/${(await own.container(parts.container, ['sandbox'], signal)).Id}/update`,
+      path: `/containers/${(await own.container(parts.container, ['sandbox', 'room'], signal)).Id}/update`,
       body: check('the limits', limitsShape, body),
     })),
     // Of all volumes of the host: those of others are left out.
