@@ -65,7 +65,8 @@ async function measureWay(tenant: Tenant, id: string) {
 export async function measureAgentTurns(report: (text: string) => void): Promise<Figure[]> {
   const provider = await startFakeModelProvider()
   try {
-    const env = { ANTHROPIC_BASE_URL: provider.url }
+    // In a jail the agent would reach the relay alone.
+    const env = { ANTHROPIC_BASE_URL: provider.url, LOCAL_ISOLATION: 'none' }
     return await withChowder(env, report, async ({ tenant, dataDir }) => {
       report('a real agent')
       const id = await createAgent(tenant, startTimeoutMs)
