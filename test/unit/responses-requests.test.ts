@@ -45,6 +45,11 @@ describe('a field that an agent cannot honour is refused by its name', () => {
     expect(message).toBe('instrucions: this endpoint has no such field. Did you mean instructions?')
   })
 
+  test('one without a name in the message alone', () => {
+    const { message, param } = refusal({ '': 1 })
+    expect([message, param]).toEqual(['"": this endpoint has no such field.', undefined])
+  })
+
   test.each<[string, object]>([
     ['foo', { foo: 1 }],
     ['background', { background: true }],

@@ -2,9 +2,12 @@ import { closestWord } from '#platform/closest.ts'
 import type { ErrorCode } from '#platform/error-codes.ts'
 import { AppError } from '#platform/errors.ts'
 
-/** The error for a field of a request that cannot be accepted: a 400 that names the field and says why. */
+/**
+ * The error for a field of a request that cannot be accepted: a 400 that names the field and says why. A field without
+ * a name is named in the message alone.
+ */
 export const invalidField = (param: string, why: string, code: ErrorCode = 'invalid_value'): AppError =>
-  new AppError(code, `${param}: ${why}`, { param })
+  param === '' ? new AppError(code, `"": ${why}`) : new AppError(code, `${param}: ${why}`, { param })
 
 /** A field of a format that is refused for some or all of its values. */
 export type RefusedField<Body> = [name: keyof Body, isRefused: (value: unknown) => boolean, why: string]
