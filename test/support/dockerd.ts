@@ -17,6 +17,8 @@ const needed = [
   '/usr/sbin/iptables',
   '/usr/libexec/docker/cli-plugins/docker-compose',
 ]
+/** Rules of the agents' networks outlive their dockerd, and would hold for networks of the same name. */
+const forgetRules = "iptables-save | grep -v -e '-i chowder-' | iptables-restore"
 const packages = 'ca-certificates,curl,git,iptables,procps,python3'
 /** Another run may hold the lock while it builds the image of a release and runs most of the crash suite. */
 const waitMs = 25 * 60_000
@@ -130,7 +132,8 @@ export async function startDockerd(): Promise<TestDockerd> {
   await mayStart()
   const folder = await mkdtemp(join(tmpdir(), 'chowder-dockerd-'))
   const socket = join(folder, 'sock')
-  const dockerd = holding('/usr/sbin/dockerd', [
+  const dockerd = holding('/bin/sh', [
+    ...['-c', `${forgetRules}; exec "$@"`, 'sh', '/usr/sbin/dockerd'],
     ...['--data-root', join(cache, 'docker'), '--exec-root', join(folder, 'exec'), '--pidfile', join(folder, 'pid')],
     ...['--host', `unix://${socket}`, '--bip', '10.89.77.1/24'],
   ])
