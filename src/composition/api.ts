@@ -98,6 +98,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     ...parts,
     ...settings,
     sandboxDriver: sandboxes.name,
+    isolation: sandboxes.isolation,
     hasTwoRooms: sandboxes.hasTwoRooms ?? false,
     isOneOrganization: (sandboxes.isExposed ?? false) && !settings.allowUnisolated,
     hasBilling: parts.billing !== null,

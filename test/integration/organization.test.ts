@@ -235,8 +235,9 @@ describe('other routes', () => {
     expect(status).toBe(200)
     expect(body).toEqual({
       status: 'ready',
-      checks: { database: true, queue: true },
+      checks: { database: true, queue: true, disk: true },
       workers: 0,
+      isolation: 'Nothing runs.',
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
       commit: expect.stringMatching(/^([0-9a-f]{12}|unknown)$/),
     })

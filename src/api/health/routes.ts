@@ -6,6 +6,8 @@ import { commit, version } from '#platform/version.ts'
 export interface HealthDeps {
   /** Whether the services that the API depends on answer in time. */
   readiness(): Promise<{ database: boolean; queue: boolean; disk: boolean; workers: number | null }>
+  /** A sentence on how agents are isolated. */
+  isolation: string
   /** Whether the server is about to stop: balancers send their requests elsewhere. */
   isDraining(): boolean
 }
@@ -38,6 +40,9 @@ const Readiness = Type.Object(
           'database is unavailable.',
       }),
     ),
+    isolation: Type.String({
+      description: 'How agents are isolated from their host and from each other, and why they are not.',
+    }),
     version: Type.String({ description: 'The version of Chowder.' }),
     commit: Type.String({
       description: 'The first 12 digits of the commit that this Chowder was built from, or `unknown`.',
@@ -53,6 +58,8 @@ const Readiness = Type.Object(
         status: 'ready',
         checks: { database: true, queue: true, disk: true },
         workers: 2,
+        isolation:
+          'Each agent is isolated in a jail: it sees no file, process or network of this machine or of other agents.',
         version: '0.1.0',
         commit: '5ca09d487fab',
       },
@@ -64,7 +71,8 @@ const statusOf = ({ database, queue, disk }: { database: boolean; queue: boolean
   database ? (queue && disk ? 'ready' : 'degraded') : 'unavailable'
 
 /** The routes for monitoring. */
-export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, { readiness, isDraining }) => {
+export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, deps) => {
+  const { readiness, isDraining, isolation } = deps
   const config = { access: 'public', answersEverybody: true } as const
 
   app.get(
@@ -100,7 +108,7 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, {
       const { workers, ...checks } = await readiness()
       const status = isDraining() ? 'draining' : statusOf(checks)
       const code = status === 'draining' || status === 'unavailable' ? 503 : 200
-      return reply.code(code).send({ status, checks, workers, version, commit })
+      return reply.code(code).send({ status, checks, workers, isolation, version, commit })
     },
   )
 }
