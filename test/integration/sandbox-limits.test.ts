@@ -74,6 +74,24 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox under root
     expect((await exec(id, 'for i in 1 2 3; do sleep 0.1 & done; wait; echo ok')).stdout).toBe('ok\n')
   })
 
+  test.each([false, true])('Node.js knows the limit of memory; in a jail: %s', async (isJailed) => {
+    const own = isJailed ? await LocalHost.make({ isJailed }) : host
+    try {
+      const id = randomUUID()
+      await own.driver.create(own.specOf(id, { resources: roomy }), within())
+      await own.driver.start(id, within())
+      const { paths } = await own.driver.observe(id, within())
+      const show = 'process.constrainedMemory() + " " + require("node:v8").getHeapStatistics().heap_size_limit'
+      const argv = [present(paths).node, '-p', show]
+      const { stdout } = await own.driver.exec(id, argv, { timeoutMs: 20_000 }, within())
+      const [limit = 0, heap = 0] = stdout.split(' ').map(Number)
+      expect(limit).toBe(roomy.memoryMb * 1024 * 1024)
+      expect(heap).toBeLessThan(limit)
+    } finally {
+      if (own !== host) await own.remove()
+    }
+  })
+
   const eat = (megabytes: number) => `head -c ${megabytes}m /dev/zero | tail -c ${megabytes}m | wc -c`
 
   test('a program that takes too much memory is ended, one that takes less is not', async () => {

@@ -128,6 +128,14 @@ build)
   show "$releases" ro,nosuid,nodev
   show "$node" ro,nosuid,nodev
   show "$home" nosuid,nodev
+  # Node.js looks for its limit of memory there: else it collects no garbage before the kernel ends it.
+  while IFS=: read -r _ controllers group; do
+    [ "$group" != / ] || continue
+    case ",$controllers," in *,memory,*) group=/memory$group ;; ,,) ;; *) continue ;; esac
+    for limit in memory.max memory.high memory.limit_in_bytes memory.soft_limit_in_bytes; do
+      show "/sys/fs/cgroup$group/$limit" ro,nosuid,nodev,noexec
+    done
+  done </proc/self/cgroup
   perl -MSocket -e '
     socket my $socket, AF_INET, SOCK_DGRAM, 0 or die "socket: $!";
     my $request = pack "a16 s x22", "lo", 0x41; # up, running
