@@ -36,8 +36,8 @@ export function startProgram(url: string): Program {
 }
 
 /**
- * The other side of `ask`: answers each message by what `answer` resolves to. A failure ends the process, as does the end
- * of the process that asks, which may be killed: an attacker would go on for ever.
+ * The other side of `ask`: answers each message by what `answer` resolves to. A failure ends the process, as does the
+ * end of the process that asks, which may be killed: an attacker would go on for ever.
  */
 export function answerMessages<Message>(answer: (message: Message) => Promise<unknown>): void {
   process.once('disconnect', () => process.exit(1))

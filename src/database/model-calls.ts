@@ -33,7 +33,9 @@ export async function deleteOldCalls(db: Db, signal?: AbortSignal): Promise<void
   await deleteCalls(db, sql`SELECT id FROM model_calls WHERE began_at < ${ago(callsKeptDays)}`, signal)
 }
 
-/** By all columns of its index: for an equation the planner may choose the index of times, and pass over other calls. */
+/**
+ * By all columns of its index: for an equation the planner may choose the index of times, and pass over other calls.
+ */
 const callsOf = (organizationId: string): SQL => sql`
   (organization_id, began_at) > (${organizationId}, '-infinity')
   AND (organization_id, began_at) < (${organizationId}, 'infinity') ORDER BY organization_id, began_at`

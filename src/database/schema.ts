@@ -236,7 +236,9 @@ export const instances = pgTable(
     sealedInstructions: text(),
     /** The caller's configuration overrides as JSON, sealed because they may contain tokens. */
     sealedConfig: text(),
-    /** How many calls of models nobody need have asked for in an hour; 0 is any number, null that of the organization. */
+    /**
+     * How many calls of models nobody need have asked for in an hour; 0 is any number, null that of the organization.
+     */
     unattendedCallsPerHour: integer(),
     /** What its agent may reach; null for what its organization allows. */
     egress: jsonb().$type<EgressPolicy>(),

@@ -61,8 +61,8 @@ function split(text: string): { host: string; port: string | null } {
 }
 
 /**
- * Reads a rule such as `api.example.com`, `*.example.com:443` or `203.0.113.7:8443`; one of the operator, with `ranges`,
- * may also be `10.0.0.0/8:443` or, for all ports, `10.0.0.0/8:*`. Null for what is none.
+ * Reads a rule such as `api.example.com`, `*.example.com:443` or `203.0.113.7:8443`; one of the operator, with
+ * `ranges`, may also be `10.0.0.0/8:443` or, for all ports, `10.0.0.0/8:*`. Null for what is none.
  */
 export function parseHostRule(text: string, { ranges }: { ranges: boolean }): HostRule | null {
   const { host: written, port: writtenPort } = split(text)

@@ -31,8 +31,8 @@ interface Waiting extends Asked {
 }
 
 /**
- * Writes which hosts agents ask for. One statement writes what came within a second, a row for each host of an instance;
- * an agent that asks for ever other hosts costs no more. What waits when the process is killed is lost.
+ * Writes which hosts agents ask for. One statement writes what came within a second, a row for each host of an
+ * instance; an agent that asks for ever other hosts costs no more. What waits when the process is killed is lost.
  */
 export interface EgressRecords {
   /** A connection was let through or refused. */

@@ -30,9 +30,10 @@ export const erasedColumns = {
 } as const
 
 /**
- * Empties the name, external id, metadata, configuration and token of terminated, settled instances that nobody can read
- * any more, which `selection` selects and sorts. The rows stay, so that a sandbox that reappears later is recognized.
- * Returns the number of erased rows. After a crash, or a throw of the signal's reason, the next call erases the rest.
+ * Empties the name, external id, metadata, configuration and token of terminated, settled instances that nobody can
+ * read any more, which `selection` selects and sorts. The rows stay, so that a sandbox that reappears later is
+ * recognized. Returns the number of erased rows. After a crash, or a throw of the signal's reason, the next call erases
+ * the rest.
  */
 async function eraseInstances(db: Db, selection: SQL, signal?: AbortSignal): Promise<number> {
   const batch = sql`(
@@ -59,8 +60,8 @@ export function eraseTerminated(db: Db, signal?: AbortSignal): Promise<number> {
 }
 
 /**
- * Erases the terminated instances of an organization, as `eraseInstances` does. Compares and sorts by all columns of the
- * index: of very many instances, the planner would else read all for each batch.
+ * Erases the terminated instances of an organization, as `eraseInstances` does. Compares and sorts by all columns of
+ * the index: of very many instances, the planner would else read all for each batch.
  */
 export function eraseInstancesOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<number> {
   const bound = (time: 'infinity' | '-infinity') => sql`(${organizationId}, ${time}, ${organizationId})`

@@ -20,7 +20,9 @@ export const maximaOf = ({ maxResources }: Pick<OfOrganization, 'maxResources'>,
   ...maxResources,
 })
 
-/** The limits of an instance: its own, else those of its organization, else the operator's, and never above the maxima. */
+/**
+ * The limits of an instance: its own, else those of its organization, else the operator's, and never above the maxima.
+ */
 export function limitsFor(
   own: Partial<ResourceLimits>,
   organization: OfOrganization,

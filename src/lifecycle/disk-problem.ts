@@ -8,7 +8,9 @@ const hostPauseSeconds = 30
 const megabyte = 1024 * 1024
 const gigabytes = (bytes: number) => (bytes / 1024 / megabyte).toFixed(1)
 
-/** Why an agent cannot start now: its files have reached their limit, or its host has almost no room. Null if neither. */
+/**
+ * Why an agent cannot start now: its files have reached their limit, or its host has almost no room. Null if neither.
+ */
 export async function findDiskProblem(context: StepContext): Promise<StepOutcome | null> {
   const { db, sandboxes, lease, resources, hostDisk, signal } = context
   const { instance } = lease

@@ -268,8 +268,9 @@ export function createUseWatch({ db, sandboxes, queue, log, resources, hostDisk 
     },
     takeTurn,
     /**
-     * Keeps room for the control plane on the disk of this host. While that has less than the floor, looks at all agents
-     * and stops the one that has grown most since the last look, if that is much, or little room is left: one at a time.
+     * Keeps room for the control plane on the disk of this host. While that has less than the floor, looks at all
+     * agents and stops the one that has grown most since the last look, if that is much, or little room is left: one at
+     * a time.
      */
     async guardHost(signal: AbortSignal): Promise<void> {
       const { isLow, freeBytes, floorBytes } = await hostDisk.look()

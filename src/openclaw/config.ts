@@ -49,7 +49,9 @@ export interface ChannelSettings {
   config: Record<string, unknown>
 }
 
-/** Heartbeats are jobs of cron: without it none of any agent runs. OpenClaw keeps the jobs, and takes it over at once. */
+/**
+ * Heartbeats are jobs of cron: without it none of any agent runs. OpenClaw keeps the jobs, and takes it over at once.
+ */
 const pausedAutomation = { cron: { enabled: false }, agents: { defaults: { heartbeat: { every: '0m' } } } }
 
 /**

@@ -1,4 +1,5 @@
-// Loaded before OpenClaw. With a proxy, the command line of OpenClaw 2026.9.6 adds a listener to the signals that ends the
+// Loaded before OpenClaw. With a proxy, the command line of OpenClaw 2026.9.6 adds a listener to the signals that ends
+// the
 // process with 143 at once, in the middle of the turns that the gateway lets run to their end. Leaves that one out.
 const { once } = process
 process.once = function (event, listener) {

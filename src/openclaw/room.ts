@@ -69,9 +69,9 @@ function without(value: unknown, rules: readonly (readonly string[])[]): unknown
 }
 
 /**
- * The overrides of an agent with two rooms, and the configuration that makes OpenClaw run its tools in the second: as on
- * an SSH host, by a program that is called in place of `ssh`. The host's workspace is the gateway's own, which OpenClaw
- * must neither fill nor delete.
+ * The overrides of an agent with two rooms, and the configuration that makes OpenClaw run its tools in the second: as
+ * on an SSH host, by a program that is called in place of `ssh`. The host's workspace is the gateway's own, which
+ * OpenClaw must neither fill nor delete.
  */
 export function withRoom(overrides: Record<string, unknown>, { ssh, root }: RoomPaths, workspace: string): unknown {
   return mergePatch(without(overrides, outsideRoom), {

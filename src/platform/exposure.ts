@@ -27,9 +27,9 @@ const namedHosts = ({ CHOWDER_PUBLIC_URL: url, CHOWDER_ALLOWED_HOSTS: list }: Ho
 ]
 
 /**
- * The hosts that requests may be addressed to, as in a Host header without a port; null for any. Without a limit, a page
- * whose name is made to lead to this machine (DNS rebinding) would be a page of the API's own origin. An API that others
- * reach is not limited before a setting names a host: nobody else knows its names.
+ * The hosts that requests may be addressed to, as in a Host header without a port; null for any. Without a limit, a
+ * page whose name is made to lead to this machine (DNS rebinding) would be a page of the API's own origin. An API that
+ * others reach is not limited before a setting names a host: nobody else knows its names.
  */
 export function allowedHosts(settings: HostSettings): ReadonlySet<string> | null {
   const named = namedHosts(settings)

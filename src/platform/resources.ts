@@ -46,7 +46,9 @@ export interface ResourceSettings {
   maxima: ResourceLimits
 }
 
-/** Reads the settings AGENT_RESOURCES and AGENT_RESOURCES_MAX. Null when one is bad, or a default is above its maximum. */
+/**
+ * Reads the settings AGENT_RESOURCES and AGENT_RESOURCES_MAX. Null when one is bad, or a default is above its maximum.
+ */
 export function readResourceSettings(defaults: string, maxima: string): ResourceSettings | null {
   const [own, most] = [defaults, maxima].map((text) => (text === '' ? {} : parseResources(text)))
   if (!own || !most) return null

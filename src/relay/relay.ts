@@ -77,7 +77,9 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     return { ...grant, key: grant.key }
   }
 
-  /** Waits for the turn of the call, and sends it. Throws what `forward` throws, the signal's reason, and CallRefused. */
+  /**
+   * Waits for the turn of the call, and sends it. Throws what `forward` throws, the signal's reason, and CallRefused.
+   */
   async function send(
     target: Target,
     granted: UsableGrant,

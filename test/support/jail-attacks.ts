@@ -22,7 +22,9 @@ export interface Attack {
   inJail: string
 }
 
-/** The shell commands of the attacks on a host. Those that the user of the sandbox may do anyway succeed without a jail. */
+/**
+ * The shell commands of the attacks on a host. Those that the user of the sandbox may do anyway succeed without a jail.
+ */
 function attacksOn(target: Target): Record<string, { command: string; isOpen: boolean }> {
   const { dataDir, ports, pid, names, other } = target
   const tcp = (host: string, port: number) => `timeout 3 bash -c 'exec 3<>/dev/tcp/${host}/${port} && cat <&3'`

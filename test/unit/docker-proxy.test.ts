@@ -81,7 +81,9 @@ const sandboxOf = ({
 
 const [anySandbox] = fc.sample(spec, { numRuns: 1, seed: 1 }).map(sandboxOf)
 
-/** The parts that may be left out: a gateway that is not published, and agents that do not reach each other's gateways. */
+/**
+ * The parts that may be left out: a gateway that is not published, and agents that do not reach each other's gateways.
+ */
 const optional = /^(HostConfig\.(PortBindings|Dns)|Cmd\.2)$/
 
 /** The calls of the driver, the shape of each, and the places that may hold something else. */

@@ -34,7 +34,8 @@ export interface Deletion {
  * Deletes an organization in one transaction, which is short however much it has: erases its keys, and of its instances
  * and stored answers as many as one batch has. Workers then destroy the sandboxes. `eraseDeleted` terminates the other
  * instances, and erases the rest. Creates at the same time wait for the lock of the row, and are refused. Throws
- * AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given and is not its name.
+ * AppError `unauthenticated` when there is no such organization, and `invalid` when `name` is given and is not its
+ * name.
  */
 export function deleteOrganization(db: Db, id: string, name?: string): Promise<Deletion> {
   const erase = async (tx: Db): Promise<Deletion> => {
@@ -111,9 +112,9 @@ async function eraseSecrets(db: Db, id: string, signal?: AbortSignal): Promise<v
 
 /**
  * Erases the other secrets of deleted organizations, and terminates their other instances, whose rows workers find
- * without the queue. Erases the rest of deleted organizations whose sandboxes are all destroyed, and logs one line for each as the proof. Their rows stay,
- * without secrets and names: a sandbox that is found later can still be attributed. A throw of the signal's reason, or
- * a crash, leaves what the next call does.
+ * without the queue. Erases the rest of deleted organizations whose sandboxes are all destroyed, and logs one line for
+ * each as the proof. Their rows stay, without secrets and names: a sandbox that is found later can still be attributed.
+ * A throw of the signal's reason, or a crash, leaves what the next call does.
  */
 export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: AbortSignal): Promise<void> {
   const terminateNext = (id: string) => retryOnDeadlock(() => db.transaction((tx) => terminateSome(tx, id)))

@@ -28,8 +28,8 @@ export function isRelayToken(text: string): boolean {
 }
 
 /**
- * What an agent shows to the egress proxy, derived from its token for the relay: it ends with that one, and whoever reads it
- * in a variable or in the log of a program cannot ask models with it.
+ * What an agent shows to the egress proxy, derived from its token for the relay: it ends with that one, and whoever
+ * reads it in a variable or in the log of a program cannot ask models with it.
  */
 export const egressToken = (relayToken: string): string => hash('sha256', `chowder egress ${relayToken}`, 'hex')
 

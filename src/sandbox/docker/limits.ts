@@ -12,8 +12,8 @@ const megabyte = 1024 * 1024
 export const unlimited: KeptLimits = { memoryMb: null, cpus: null, pids: null }
 
 /**
- * Changes the limits of a container that runs. Returns whether that of memory is the new one, which it is unless more is
- * used; null for a container that does not run.
+ * Changes the limits of a container that runs. Returns whether that of memory is the new one, which it is unless more
+ * is used; null for a container that does not run.
  */
 export async function changeLimits(
   client: DockerClient,

@@ -249,8 +249,8 @@ interface RelayEndpoint {
 
 /**
  * Lets the containers of a bridge reach one address and port of this host, and no other host: the proxy is there too.
- * What is rejected fails at once, where programs would wait for what is dropped. The rules must come before those that the
- * firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
+ * What is rejected fails at once, where programs would wait for what is dropped. The rules must come before those that
+ * the firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
  */
 const relayRules = `
 set -e

@@ -19,7 +19,8 @@ export interface ControlGroups {
   /** Why there are none, for operators; null when there are. */
   readonly missing: string | null
   /**
-   * Makes the group of a sandbox, or finds that of its last gateway, and sets its limits; null when there are no groups.
+   * Makes the group of a sandbox, or finds that of its last gateway, and sets its limits; null when there are no
+   * groups.
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
 }

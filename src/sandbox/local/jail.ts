@@ -59,10 +59,10 @@ export type Jail = ReturnType<typeof createJail>
 type Program = readonly [string, ...string[]]
 
 /**
- * The jail of local sandboxes: user, process, mount, network, IPC and host name namespaces of their own. A program in it
- * sees the system's programs, the releases, Node.js and the sandbox's own folder, each at the path that it has on the
- * host, and can write to that folder and to /tmp. It has no capability and no way to gain one, and no network but 127.0.0.1, where the
- * ways out lead to services of the control plane. All of its processes end with the first one.
+ * The jail of local sandboxes: user, process, mount, network, IPC and host name namespaces of their own. A program in
+ * it sees the system's programs, the releases, Node.js and the sandbox's own folder, each at the path that it has on
+ * the host, and can write to that folder and to /tmp. It has no capability and no way to gain one, and no network but
+ * 127.0.0.1, where the ways out lead to services of the control plane. All of its processes end with the first one.
  */
 export function createJail({ releases, node, waysOut }: JailOptions) {
   const build = (uid: number | null, root: string, home: string, ways: readonly [string, string], program: Program) => {
