@@ -156,7 +156,10 @@ export class FakeDriver implements SandboxDriver {
   }
 
   destroy(id: string, signal: AbortSignal) {
-    return this.#call('destroy', id, signal, () => void this.sandboxes.delete(id))
+    return this.#call('destroy', id, signal, () => {
+      this.sandboxes.delete(id)
+      this.limits.delete(id)
+    })
   }
 
   observe(id: string, signal: AbortSignal): Promise<Observation> {
