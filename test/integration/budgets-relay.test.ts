@@ -322,7 +322,10 @@ describe('a budget of a key', () => {
     expect(text).toContain('The budget “daily” of this key is used up')
     expect((await ask(owner.agent, { body: inSession('s-2') })).status).toBe(200)
     expect((await ask(owner.agent, { body: inSession(null) })).status).toBe(200)
-    expect((await relayed.chowder.call('GET', owner.path, { key: owner.key })).body.budgets[0].reserved).toBe(0)
+    await until('nothing to be reserved', async () => {
+      const { body: ofKey } = await relayed.chowder.call('GET', owner.path, { key: owner.key })
+      return ofKey.budgets[0].reserved === 0
+    })
   })
 
   test('and one of the organization: what either refuses is given back to the other', async () => {
