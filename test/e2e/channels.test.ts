@@ -41,7 +41,7 @@ describe('chat channels of a real agent', () => {
     signal = await startFakeSignal(signalAccount)
     matrix = await startFakeMatrix(matrixToken)
     await prepareChannels()
-    agent = await startAgent({ env: { npm_config_registry: 'http://127.0.0.1:9', LOCAL_ISOLATION: 'none' } })
+    agent = await startAgent({ env: { npm_config_registry: 'http://127.0.0.1:9' } })
     ;({ client, id } = agent)
     gateway = await findGateway(id)
   })

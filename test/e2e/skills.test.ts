@@ -38,7 +38,7 @@ describe('skills of a real agent', () => {
 
   beforeAll(async () => {
     hub = await startFakeClawHub()
-    agent = await startAgent({ env: { CLAWHUB_REGISTRY: await forAgents(hub.url), LOCAL_ISOLATION: 'none' } })
+    agent = await startAgent({ env: { CLAWHUB_REGISTRY: await forAgents(hub.url) } })
     ;({ provider, chowder, client, id } = agent)
     publish('web-search', '1.0.0')
   })

@@ -5,16 +5,20 @@ import { createDocker } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { startDockerd } from './dockerd.ts'
-import { openOutside, serveOutside } from './outside.ts'
+import { ofRun, openOutside, serveOutside } from './outside.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
     /** The dockerd whose containers hold the agents of the end-to-end tests; null when agents run on this host. */
     agentDockerHost: string | null
+    /** Whether agents reach servers of tests as those of another host. */
+    hasOutside: boolean
   }
 }
 
 const buildMs = 15 * 60_000
+/** Where the tests have other hosts: it is not public. */
+const allowOutside = { EGRESS_ALLOWED_HOSTS: '203.0.113.0/24:*' }
 
 /** Chowder's settings for agents in containers of a dockerd. */
 export function dockerEnv(dockerHost: string): Record<string, string> {
@@ -24,7 +28,7 @@ export function dockerEnv(dockerHost: string): Record<string, string> {
     DOCKER_HOST: dockerHost,
     DOCKER_NETWORK: 'chowder-test',
     DOCKER_BUILD_NETWORK: 'host',
-    EGRESS_ALLOWED_HOSTS: '203.0.113.0/24:*', // where the tests have other hosts: it is not public
+    ...allowOutside,
     ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
   }
 }
@@ -36,9 +40,12 @@ export async function prepareImage(dockerHost: string): Promise<void> {
   await driver.prepare(defaultRelease, (line) => console.log(line), AbortSignal.timeout(buildMs))
 }
 
-/** Returns the URL by which agents reach a test's server that listens on the loopback of this host. */
+/**
+ * Returns the URL by which agents reach a test's server that listens on the loopback of this host. Without root it is
+ * that URL, which agents reach without a jail alone.
+ */
 export async function forAgents(url: string): Promise<string> {
-  if ((inject('agentDockerHost') ?? null) === null) return url
+  if (!inject('hasOutside')) return url
   const { port } = new URL(url)
   return url.replace(/127\.0\.0\.1|localhost/, await serveOutside(Number(port)))
 }
@@ -46,15 +53,25 @@ export async function forAgents(url: string): Promise<string> {
 /** Chowder's settings for the sandbox driver of this run and for a model provider that the agents reach. */
 export async function agentEnv(providerUrl: string): Promise<Record<string, string>> {
   const dockerHost = inject('agentDockerHost')
-  return { ...(dockerHost !== null && dockerEnv(dockerHost)), ANTHROPIC_BASE_URL: await forAgents(providerUrl) }
+  return {
+    ...(inject('hasOutside') ? allowOutside : { LOCAL_ISOLATION: 'none' }),
+    ...(dockerHost !== null && dockerEnv(dockerHost)),
+    ANTHROPIC_BASE_URL: providerUrl, // the relay asks it, which runs on this host
+  }
 }
 
-/** A global setup of Vitest: with TEST_SANDBOX_DRIVER=docker it starts a dockerd, whose containers hold the agents. */
+/**
+ * A global setup of Vitest: under root it opens the namespace of other hosts, and with TEST_SANDBOX_DRIVER=docker it
+ * starts a dockerd, whose containers hold the agents.
+ */
 export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
+  const isRoot = process.getuid?.() === 0
   project.provide('agentDockerHost', null)
-  if (process.env.TEST_SANDBOX_DRIVER !== 'docker') return
+  project.provide('hasOutside', isRoot)
+  if (!isRoot) return
+  const outside = await openOutside(undefined, ofRun)
+  if (process.env.TEST_SANDBOX_DRIVER !== 'docker') return outside.close
   const dockerd = await startDockerd()
-  const outside = await openOutside()
   await prepareImage(dockerd.host)
   project.provide('agentDockerHost', dockerd.host)
   return async () => {
