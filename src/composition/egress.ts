@@ -40,6 +40,7 @@ export interface StartedEgress extends Egress {
   end(): Promise<void>
 }
 
+/** Starts a proxy with the policies and the records of a database. Settings that are left out have their defaults. */
 export function startEgress(
   { db, vault, log }: { db: Db; vault: Vault; log: Logger },
   { operatorHosts, isRelay, resolve, limits, places }: EgressSettings,

@@ -106,6 +106,11 @@ const words: Record<BlockReason, string> = {
   private_address: 'destination_ip_prohibited',
 }
 
+/**
+ * Creates a proxy, which listens nowhere: its callers hand it requests and connections. A host is looked up here, all
+ * of its addresses are checked, and one of those is connected to. Until `close` a timer looks at open connections every
+ * half second. A kill loses what `records` has not written, and nothing else.
+ */
 export function createEgress(parts: EgressParts): Egress {
   const { findGrant, operatorHosts, places, records, limits, log } = parts
   const decide = createDecide(operatorHosts)
