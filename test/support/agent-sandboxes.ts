@@ -5,14 +5,14 @@ import { createDocker } from '#composition/sandboxes.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { loadConfig } from '#platform/config.ts'
 import { startDockerd } from './dockerd.ts'
-import { ofRun, openOutside, serveOutside } from './outside.ts'
+import { type Outside, openOutside, serveOutside } from './outside.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
     /** The dockerd whose containers hold the agents of the end-to-end tests; null when agents run on this host. */
     agentDockerHost: string | null
-    /** Whether agents reach servers of tests as those of another host. */
-    hasOutside: boolean
+    /** Where agents reach servers of tests as those of another host; null without root. */
+    outside: Pick<Outside, 'name' | 'address'> | null
   }
 }
 
@@ -45,31 +45,33 @@ export async function prepareImage(dockerHost: string): Promise<void> {
  * that URL, which agents reach without a jail alone.
  */
 export async function forAgents(url: string): Promise<string> {
-  if (!inject('hasOutside')) return url
-  const { port } = new URL(url)
-  return url.replace(/127\.0\.0\.1|localhost/, await serveOutside(Number(port)))
+  const outside = inject('outside')
+  if (outside === null) return url
+  await serveOutside(outside.name, Number(new URL(url).port))
+  return url.replace(/127\.0\.0\.1|localhost/, outside.address)
 }
 
 /** Chowder's settings for the sandbox driver of this run and for a model provider that the agents reach. */
 export async function agentEnv(providerUrl: string): Promise<Record<string, string>> {
   const dockerHost = inject('agentDockerHost')
   return {
-    ...(inject('hasOutside') ? allowOutside : { LOCAL_ISOLATION: 'none' }),
+    ...(inject('outside') ? allowOutside : { LOCAL_ISOLATION: 'none' }),
     ...(dockerHost !== null && dockerEnv(dockerHost)),
     ANTHROPIC_BASE_URL: providerUrl, // the relay asks it, which runs on this host
   }
 }
 
 /**
- * A global setup of Vitest: under root it opens the namespace of other hosts, and with TEST_SANDBOX_DRIVER=docker it
+ * A global setup of Vitest: under root it opens a namespace that looks like another host, and with TEST_SANDBOX_DRIVER=docker it
  * starts a dockerd, whose containers hold the agents.
  */
 export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
   const isRoot = process.getuid?.() === 0
   project.provide('agentDockerHost', null)
-  project.provide('hasOutside', isRoot)
+  project.provide('outside', null)
   if (!isRoot) return
-  const outside = await openOutside(undefined, ofRun)
+  const outside = await openOutside()
+  project.provide('outside', { name: outside.name, address: outside.address })
   if (process.env.TEST_SANDBOX_DRIVER !== 'docker') return outside.close
   const dockerd = await startDockerd()
   await prepareImage(dockerd.host)

@@ -1,4 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, type Server, type Socket } from 'node:net'
 import { pipeline } from 'node:stream'
@@ -7,28 +8,20 @@ import { promisify } from 'node:util'
 const run = promisify(execFile)
 const ip = (...args: string[]) => run('ip', args)
 
-interface Place {
-  name: string
-  link: string
-  /** The address of this host on the link. */
-  host: string
-  address: string
-  linkLocal: string
-}
-
-/** For tests that open it themselves. */
-const ofTest: Place = {
-  ...{ name: 'chowder-outside', link: 'chowder-out', host: '203.0.113.1', address: '203.0.113.2' },
-  linkLocal: '169.254.77.77',
-}
-/** For those that reach their own servers there: they run beside the others. */
-export const ofRun: Place = {
-  ...{ name: 'chowder-outside-run', link: 'chowder-run', host: '203.0.113.5', address: '203.0.113.6' },
-  linkLocal: '169.254.77.78',
-}
+/** One place a number: several runs, and tests beside each other, have one each. */
+const places = Array.from({ length: 64 }, (_, number) => ({
+  name: `chowder-outside-${number}`,
+  link: `chowder-${number}-`,
+  host: `203.0.113.${4 * number + 1}`,
+  address: `203.0.113.${4 * number + 2}`,
+  linkLocal: `169.254.77.${number + 1}`,
+}))
+type Place = (typeof places)[number]
 
 /** A network namespace with a web server, which looks like another host. */
 export interface Outside {
+  /** The name of the namespace. */
+  name: string
   /** A public address. */
   address: string
   /** A link-local address, as metadata services of clouds have. */
@@ -42,21 +35,35 @@ const webServer = (port: number) => [
   `require('node:http').createServer((_, answer) => answer.end('outside')).listen(${port}, () => console.log('ready'))`,
 ]
 
-/**
- * Makes the namespace anew and starts `server` in it: the arguments of a Node.js program that writes a line when it
- * listens; by default it serves a page that says `outside`. Needs root and `ip`.
- */
-export async function openOutside(
-  server: (port: number) => string[] = webServer,
-  { name, link, host, address, linkLocal }: Place = ofTest,
-): Promise<Outside> {
-  const remove = async () => {
-    await ip('netns', 'del', name).catch(() => {})
-    await ip('link', 'del', `${link}0`).catch(() => {})
+async function remove({ name, link }: Place): Promise<void> {
+  await ip('netns', 'del', name).catch(() => {})
+  await ip('link', 'del', `${link}0`).catch(() => {})
+}
+
+/** Takes a place that nobody has. A run that was killed leaves a namespace without processes, which is made anew. */
+async function takePlace(): Promise<Place> {
+  const first = randomInt(places.length)
+  for (const place of [...places.slice(first), ...places.slice(0, first)]) {
+    const { stdout: processes } = await ip('netns', 'pids', place.name).catch(() => ({ stdout: '' }))
+    if (processes !== '') continue
+    await remove(place)
+    const isTaken = await ip('netns', 'add', place.name).then(
+      () => true,
+      () => false,
+    )
+    if (isTaken) return place
   }
-  const outside = { address, linkLocal, port: 8000 }
-  await remove()
-  await ip('netns', 'add', name)
+  throw new Error(`no network namespace for another host: ${places.length} of them are open`)
+}
+
+/**
+ * Makes a namespace and starts `server` in it: the arguments of a Node.js program that writes a line when it listens;
+ * by default it serves a page that says `outside`. Needs root and `ip`.
+ */
+export async function openOutside(server: (port: number) => string[] = webServer): Promise<Outside> {
+  const place = await takePlace()
+  const { name, link, host, address, linkLocal } = place
+  const outside = { name, address, linkLocal, port: 8000 }
   await ip('link', 'add', `${link}0`, 'type', 'veth', 'peer', 'name', `${link}1`, 'netns', name)
   await ip('addr', 'add', `${host}/30`, 'dev', `${link}0`)
   await ip('link', 'set', `${link}0`, 'up')
@@ -76,7 +83,7 @@ export async function openOutside(
     async close() {
       program.kill('SIGKILL')
       await once(program, 'exit')
-      await remove()
+      await remove(place)
     },
   }
 }
@@ -87,8 +94,8 @@ const listener = `const server = require('node:net').createServer().listen(Numbe
 const listenMs = 30_000
 const served = new Map<number, Promise<Server>>()
 
-async function listenOutside(port: number): Promise<Server> {
-  const program = spawn('ip', ['netns', 'exec', ofRun.name, process.execPath, '-e', listener, String(port)], {
+async function listenOutside(name: string, port: number): Promise<Server> {
+  const program = spawn('ip', ['netns', 'exec', name, process.execPath, '-e', listener, String(port)], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
   const [, server] = (await once(program, 'message', { signal: AbortSignal.timeout(listenMs) })) as [string, Server]
@@ -100,12 +107,11 @@ async function listenOutside(port: number): Promise<Server> {
 }
 
 /**
- * Forwards a port of the namespace `ofRun`, which is open, to the same port on the loopback of this host, until this process ends.
- * Returns the address of the namespace.
+ * Forwards a port of an open namespace to the same port on the loopback of this host, until this process ends. All calls
+ * of a process are for the same namespace.
  */
-export async function serveOutside(port: number): Promise<string> {
-  const serving = served.get(port) ?? listenOutside(port)
+export async function serveOutside(name: string, port: number): Promise<void> {
+  const serving = served.get(port) ?? listenOutside(name, port)
   served.set(port, serving)
   await serving
-  return ofRun.address
 }
