@@ -63,12 +63,12 @@ export async function createDriver({ config, dataDir, db, log }: DriverParts): P
 /** The jail of local agents, and why they have none, if they have none. Throws StartupError when they must have one. */
 async function localJail(config: Config, dataDir: string, node: string) {
   const { createJail, gatewayPort, jailFault, proxyPort } = await import('#sandbox/local/jail.ts')
-  const { wayOutSocket } = await import('#sandbox/local/way-out.ts')
+  const { waysOutFolder } = await import('#sandbox/local/way-out.ts')
   const waysOut = [
-    { port: config.RELAY_PORT, socket: wayOutSocket(dataDir, 'relay') },
-    { port: proxyPort, socket: wayOutSocket(dataDir, 'egress') },
+    { port: config.RELAY_PORT, service: 'relay' },
+    { port: proxyPort, service: 'egress' },
   ]
-  const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut })
+  const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut, waysOutFolder: waysOutFolder(dataDir) })
   const uid = process.getuid?.() === 0 ? rangeOf(config.LOCAL_UIDS).first : null
   const fault = async () => {
     if (config.LOCAL_ISOLATION === 'none') return 'LOCAL_ISOLATION is none'
@@ -82,6 +82,12 @@ async function localJail(config: Config, dataDir: string, node: string) {
   }
   return { jail, noJail }
 }
+
+/** Whether there is one organization: the agents of a second one would read its secrets, and nobody has allowed it. */
+export const isForOneOrganization = (
+  { isExposed = false }: Pick<SandboxDriver, 'isExposed'>,
+  allowUnisolated: boolean,
+): boolean => isExposed && !allowUnisolated
 
 /**
  * Opens the driver, and measures its calls. Throws StartupError when its agents are processes of one host, and this

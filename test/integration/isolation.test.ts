@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Observation } from '#sandbox/driver.ts'
 import { createJail, jailFault } from '#sandbox/local/jail.ts'
+import { waysOutFolder } from '#sandbox/local/way-out.ts'
 import { type Attack, got, runAttacks } from '../support/jail-attacks.ts'
 import { LocalHost, outPort } from '../support/local-host.ts'
 import { present } from '../support/present.ts'
@@ -120,6 +121,35 @@ describe('a jail', () => {
     await out.close()
   })
 
+  test.skipIf(!isRoot)('A6: has ways out that no other user of the host takes', async () => {
+    const id = await started()
+    const out = await host.driver.serveJails('out', (sandboxId, socket) => socket.end(`you are ${sandboxId}\n`))
+    const folder = waysOutFolder(host.dataDir)
+    const ask = `use IO::Socket::UNIX; chdir shift; my $to = IO::Socket::UNIX->new(Peer => shift) or die "$!\n";
+      print $to "$ARGV[0]\n"; print $to->getline`
+    const askAs = async (uid: number, from: string, socket: string) => {
+      const as = ['/usr/bin/setpriv', `--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--'] as const
+      const [program, ...args] = [...as, 'perl', '-e', ask, from, socket, id]
+      return run(program, args).then(
+        ({ stdout }) => stdout,
+        ({ stderr }) => stderr,
+      )
+    }
+    const uidOf = async () => JSON.parse(await readFile(host.controlFile(id, 'sandbox.json'), 'utf8')).uid as number
+    expect(await askAs(0, folder, 'out')).toBe(`you are ${id}\n`)
+    for (const uid of [ordinaryUid, await uidOf()]) {
+      for (const from of [folder, '/']) {
+        expect(await askAs(uid, from, join(folder, 'out'))).toBe('Permission denied\n')
+      }
+    }
+    const inJail = `bash -c "exec 3<>/dev/tcp/127.0.0.1/${outPort}; cat <&3"`
+    expect((await shell(id, inJail)).stdout).toBe(`you are ${id}\n`)
+    // Programs in the jail have nothing open that leads there.
+    const leads = await shell(id, 'ls -l /proc/*/cwd /proc/*/fd 2>/dev/null | grep -c sockets/jails')
+    expect(leads.stdout).toBe('0\n')
+    await out.close()
+  })
+
   test('goes on using a service when another process takes it over', async () => {
     const id = await started()
     const ask = async () => (await shell(id, `bash -c "exec 3<>/dev/tcp/127.0.0.1/${outPort}; cat <&3"`)).stdout
@@ -184,7 +214,8 @@ describe('a jail', () => {
   })
 
   test('is refused with a reason where it cannot be built', async () => {
-    const jail = createJail({ releases: join(host.dataDir, 'releases'), node: '/usr/bin/true', waysOut: [] })
+    const folders = { releases: join(host.dataDir, 'releases'), waysOutFolder: waysOutFolder(host.dataDir) }
+    const jail = createJail({ ...folders, node: '/usr/bin/true', waysOut: [] })
     const uid = isRoot ? 20_000 : null
     expect(await jailFault(jail, host.dataDir, uid)).toBeNull()
     expect(await jailFault(jail, '/usr/share/chowder', uid)).toContain('/usr')

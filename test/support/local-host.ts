@@ -7,7 +7,7 @@ import { nodeBinary } from '#platform/data-folder.ts'
 import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import { createLocalDriver, type LocalDriver } from '#sandbox/local/driver.ts'
 import { createJail } from '#sandbox/local/jail.ts'
-import { wayOutSocket } from '#sandbox/local/way-out.ts'
+import { waysOutFolder } from '#sandbox/local/way-out.ts'
 
 /** Whether this machine can limit the sandboxes of these tests by control groups. */
 export const hasControlGroups =
@@ -31,11 +31,15 @@ export class LocalHost {
   private constructor(dataDir: string, { isJailed }: HostOptions) {
     this.dataDir = dataDir
     const node = process.getuid?.() === 0 ? join(dataDir, 'node', process.version, 'node') : process.execPath
-    const waysOut = [{ port: outPort, socket: wayOutSocket(dataDir, 'out') }]
     this.driver = createLocalDriver({
       dataDir,
       node,
-      jail: createJail({ releases: join(dataDir, 'releases'), node, waysOut }),
+      jail: createJail({
+        releases: join(dataDir, 'releases'),
+        node,
+        waysOut: [{ port: outPort, service: 'out' }],
+        waysOutFolder: waysOutFolder(dataDir),
+      }),
       noJail: isJailed ? null : 'the test wants none',
       installRelease: async () => dataDir,
       installChannelPlugin: async () => dataDir,

@@ -28,7 +28,7 @@ import { createMeasure, currentUseOf, diskOf } from './measure.ts'
 import { endProcesses, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
-import { type ServeJail, serveWayOut, wayOutSocket } from './way-out.ts'
+import { type ServeJail, serveWayOut, waysOutFolder } from './way-out.ts'
 
 export interface LocalDriverOptions {
   dataDir: string
@@ -280,7 +280,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const folder = folderOf(id)
       return filesIn(async () => homeOf(folder, await records.existing(folder)))
     },
-    serveJails: (service, serve) => serveWayOut(wayOutSocket(dataDir, service), serve),
+    serveJails: (service, serve) => serveWayOut(waysOutFolder(dataDir), service, serve),
     async orphans(signal) {
       const found: { what: string; pids: number[] }[] = []
       for await (const { id, state } of list(signal)) {

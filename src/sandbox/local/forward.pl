@@ -2,15 +2,16 @@
 # unix sockets of the host. Ends with the child <pid>, and with its exit code.
 #
 # A way in is <unix socket>=<port>: it listens at the socket, and connects to the port. A way out is
-# <port>=<name>=<unix socket>: it listens at the port, connects to the socket, and sends the line <name> first.
+# <port>=<name>=<unix socket>: it listens at the port, connects to the socket, and sends the line <name> first. Its path
+# begins at the working folder, which the user of the sandbox could not enter.
 use strict;
 use warnings;
 use Socket;
 use Fcntl;
 use Errno;
-use POSIX 'WNOHANG';
 
 my ($child, $in, @out) = @ARGV;
+my $no_hang = 1;     # WNOHANG; the module POSIX takes a MB
 my $most = 250;    # connections of each listener; more wait
 my $piece = 64 * 1024;
 my $retry_s = 10;  # the end of the child interrupts the wait, unless it comes just before
@@ -105,9 +106,8 @@ sub flushed {
 
 $SIG{PIPE} = 'IGNORE';
 $SIG{CHLD} = sub { };
-chdir '/';
 for (;;) {
-  if (waitpid($child, WNOHANG) == $child) { exit($? & 127 ? 128 + ($? & 127) : $? >> 8) }
+  if (waitpid($child, $no_hang) == $child) { exit($? & 127 ? 128 + ($? & 127) : $? >> 8) }
   my ($reads, $writes) = ('', '');
   for my $fd (keys %listeners) { vec($reads, $fd, 1) = 1 if $listeners{$fd}{open} < $most }
   while (my ($fd, $end) = each %ends) {

@@ -12,9 +12,9 @@
 # with that folder of the home and the one of the socket, and without a network. $ROOM_SSH is the program that stands in
 # for ssh, and $ROOM_SERVER the one in the room.
 #
-# With a way in there is a forwarder, whose program is $FORWARDER; it ends with the jail, and the jail with it. The file
-# descriptors 3 and 4 are then the records of the program and of the first process: pid and start time, as the host sees
-# them.
+# With a way in there is a forwarder, whose program is $FORWARDER; it ends with the jail, and the jail with it, and
+# keeps the working folder that the first stage has. The file descriptors 3 and 4 are then the records of the program
+# and of the first process: pid and start time, as the host sees them.
 set -eu
 umask 022
 stage=$1

@@ -43,8 +43,8 @@ function keepsCapabilities(): boolean {
 /** A service of the control plane that programs in a jail reach at a port of 127.0.0.1. */
 interface WayOut {
   port: number
-  /** The unix socket where the service listens. The first line of each connection is the id of the sandbox. */
-  socket: string
+  /** The name of the unix socket where it listens. The first line of each connection is the id of the sandbox. */
+  service: string
 }
 
 export interface JailOptions {
@@ -52,6 +52,8 @@ export interface JailOptions {
   releases: string
   node: string
   waysOut: readonly WayOut[]
+  /** The folder of their sockets. */
+  waysOutFolder: string
 }
 
 export type Jail = ReturnType<typeof createJail>
@@ -64,7 +66,7 @@ type Program = readonly [string, ...string[]]
  * the host, and can write to that folder and to /tmp. It has no capability and no way to gain one, and no network but
  * 127.0.0.1, where the ways out lead to services of the control plane. All of its processes end with the first one.
  */
-export function createJail({ releases, node, waysOut }: JailOptions) {
+export function createJail({ releases, node, waysOut, waysOutFolder }: JailOptions) {
   const build = (uid: number | null, root: string, home: string, ways: readonly [string, string], program: Program) => {
     const args = [root, releases, node, home, ...ways, ...program]
     return uid === null
@@ -85,9 +87,13 @@ export function createJail({ releases, node, waysOut }: JailOptions) {
   return {
     releases,
     environment,
-    /** The command that builds the jail of a sandbox, opens the ways in and out, and runs a program in it. */
+    waysOutFolder,
+    /**
+     * The command that builds the jail of a sandbox, opens the ways in and out, and runs a program in it. It is started
+     * in the folder of the ways out, which the user of the sandbox cannot enter otherwise.
+     */
     gateway(uid: number | null, folder: SandboxFolder, program: Program): Program {
-      const ways = waysOut.map(({ port, socket }) => `${port}=${folder.id}=${socket}`)
+      const ways = waysOut.map(({ port, service }) => `${port}=${folder.id}=${service}`)
       return build(
         uid,
         folder.jailRoot,

@@ -9,6 +9,7 @@ import type { SandboxFolder, SandboxRecord } from './folder.ts'
 import { type Jail, makeJailFolders, roomEnvironment } from './jail.ts'
 import { limitedCommand } from './limits.ts'
 import { isAlive } from './processes.ts'
+import { makeWaysOutFolder } from './way-out.ts'
 
 const launcher = join(import.meta.dirname, 'launcher.sh')
 const launcherPath = '/usr/sbin:/usr/bin:/sbin:/bin'
@@ -47,7 +48,10 @@ export async function launchGateway(
   signal: AbortSignal,
 ): Promise<void> {
   signal.throwIfAborted()
-  if (jail) await makeJailFolders(folder, record.uid)
+  if (jail) {
+    await makeJailFolders(folder, record.uid)
+    await makeWaysOutFolder(jail.waysOutFolder)
+  }
   const program = jail
     ? ['', ...jail.gateway(record.uid, folder, withEnvironment(record, record.command))]
     : [folder.home, ...commandInSandbox(record, record.command)]
@@ -55,7 +59,7 @@ export async function launchGateway(
   const limited = limitedCommand(record, group, ['/bin/sh', launcher, folder.path, ...program])
   const [shell, ...args] = limited.argv
   const child = spawn(shell, args, {
-    cwd: '/',
+    cwd: jail?.waysOutFolder ?? '/',
     env: {
       PATH: launcherPath,
       ...jail?.environment,

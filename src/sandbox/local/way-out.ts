@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { chmod, mkdir, rename } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 /** Serves a connection from the jail of a sandbox. */
 export type ServeJail = (sandboxId: string, socket: Socket) => void
@@ -12,8 +12,18 @@ const lineTimeoutMs = 10_000
 const backlog = 511
 const newline = 0x0a
 
-/** The unix socket where a service listens for the connections from jails. */
-export const wayOutSocket = (dataDir: string, service: string): string => join(dataDir, 'sockets', service)
+/**
+ * The folder of the unix sockets where services listen for the connections from jails, each under its name. The folder
+ * above it lets nobody else in: the forwarder of a jail, which has the user of the sandbox, starts in this one.
+ */
+export const waysOutFolder = (dataDir: string): string => join(dataDir, 'sockets', 'jails')
+
+/** Makes it, whatever the umask. */
+export async function makeWaysOutFolder(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true, mode: 0o700 })
+  await chmod(dirname(folder), 0o700)
+  await chmod(folder, 0o711)
+}
 
 /** Reads the first line, which the forwarder of the jail has written, and leaves the rest to be read. */
 function readSandboxId(socket: Socket, serve: ServeJail): void {
@@ -40,16 +50,18 @@ function readSandboxId(socket: Socket, serve: ServeJail): void {
  * Serves the connections from jails at a unix socket, in the place of a process that does so now. Close ends no
  * connection.
  */
-export async function serveWayOut(path: string, serve: ServeJail): Promise<{ close(): Promise<void> }> {
+export async function serveWayOut(
+  folder: string,
+  service: string,
+  serve: ServeJail,
+): Promise<{ close(): Promise<void> }> {
   const server = createServer({ allowHalfOpen: true }, (socket) => readSandboxId(socket, serve))
-  const folder = join(path, '..')
-  await mkdir(folder, { recursive: true, mode: 0o711 })
-  await chmod(folder, 0o711)
+  await makeWaysOutFolder(folder)
   const temporary = join(folder, randomUUID().slice(0, 8))
   server.listen({ path: temporary, backlog })
   await once(server, 'listening')
   await chmod(temporary, 0o666) // the users of sandboxes have the forwarders
-  await rename(temporary, path)
+  await rename(temporary, join(folder, service))
   return {
     close: () =>
       new Promise((resolve) => {
