@@ -2,10 +2,14 @@ import '#platform/node-version.mjs'
 import '#platform/package-lookups.ts'
 
 import { createInterface } from 'node:readline/promises'
-import { loadConfig } from '#platform/config.ts'
+import type { Db } from '#database/client.ts'
+import { type Config, loadConfig } from '#platform/config.ts'
+import { dataFolder } from '#platform/data-folder.ts'
+import { createLog } from '#platform/log.ts'
 
 // Imported once the imports above have had their effect.
 const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')
+const { createDriver, isForOneOrganization } = await import('#composition/sandboxes.ts')
 const { defaultTier } = await import('#composition/settings.ts')
 const { openVaultForOperator, secretKeysForOperator } = await import('#composition/vault.ts')
 const { administer, readCommandLine } = await import('./admin/administer.ts')
@@ -21,6 +25,12 @@ async function ask(question: string): Promise<string | null> {
   }
 }
 
+async function isOneOrganization(config: Config, db: Db): Promise<boolean> {
+  const log = createLog({ LOG_LEVEL: 'error', LOG_FORMAT: 'json' }, 'admin')
+  const sandboxes = await createDriver({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db, log })
+  return isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined)
+}
+
 async function main(args: string[]): Promise<void> {
   const line = readCommandLine(args)
   if (typeof line === 'string') return console.log(line)
@@ -31,6 +41,7 @@ async function main(args: string[]): Promise<void> {
     const deps = {
       db,
       defaultTier: defaultTier(config),
+      isOneOrganization: () => isOneOrganization(config, db),
       vault: () => openVaultForOperator(config, db),
       secretKeys: () => secretKeysForOperator(config),
       report: (text: string) => console.error(text),

@@ -17,6 +17,7 @@ import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/e
 import type { HostDisk } from '#platform/host-disk.ts'
 import { explainListening } from '#platform/listen-fault.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import { isForOneOrganization } from './sandboxes.ts'
 import { defaultTier, type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
 
@@ -51,7 +52,7 @@ export interface ApiSettings
     >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {
   /** Whether organizations may share a host whose agents are not isolated from each other. */
-  allowUnisolated?: boolean
+  allowUnisolated: boolean
 }
 
 /** They are read one after the other. An answer that is not read yet may take a MiB or two. */
@@ -100,7 +101,7 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
     sandboxDriver: sandboxes.name,
     isolation: sandboxes.isolation,
     hasTwoRooms: sandboxes.hasTwoRooms ?? false,
-    isOneOrganization: (sandboxes.isExposed ?? false) && !settings.allowUnisolated,
+    isOneOrganization: isForOneOrganization(sandboxes, settings.allowUnisolated),
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
     findTokenCaller: createFindTokenCaller(vault, callers),

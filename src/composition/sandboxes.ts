@@ -97,7 +97,8 @@ export async function openSandboxes(startup: Startup, db: Db, create: CreateDriv
   const { config, dataDir, log } = startup
   const sandboxes = measureDriver(await create({ config, dataDir, db, log }))
   if (sandboxes.stopAll) await claimHost(db, dataDir)
-  if (sandboxes.isExposed && config.ALLOW_UNISOLATED === undefined) await requirePrivate(startup, db, sandboxes)
+  if (isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined))
+    await requirePrivate(startup, db, sandboxes)
   return sandboxes
 }
 

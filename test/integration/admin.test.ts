@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { administer, readCommandLine } from '#commands/admin/administer.ts'
 import { startEmbeddedPostgres } from '#database/embedded.ts'
 import { migrate } from '#database/migrate.ts'
+import { texts } from '#platform/texts.ts'
 import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -46,6 +47,7 @@ describe('the commands of the operator', () => {
   /** The answer that a person types at the next question; null without a terminal. */
   let answer: string | null = null
   const questions: string[] = []
+  let isOneOrganization = false
 
   beforeAll(async () => {
     gateway = await startFakeGateway({})
@@ -70,6 +72,7 @@ describe('the commands of the operator', () => {
       const deps = {
         db: chowder.deps.db,
         defaultTier: 'whale' as const,
+        isOneOrganization: async () => isOneOrganization,
         ...unused,
         vault: async () => chowder.vault,
         ask,
@@ -93,6 +96,15 @@ describe('the commands of the operator', () => {
     expect(words((await admin('list-orgs')).output)).toContainEqual([id, 'Acme', 'crab', '0/10', 'active', day])
     const listed: unknown = JSON.parse((await admin('list-orgs', '--json')).output)
     expect(listed).toContainEqual(expect.objectContaining({ id, name: 'Acme', tier: 'crab', instance_limit: 10 }))
+  })
+
+  test('create-org makes no second organization where agents are not isolated from each other', async () => {
+    const { id } = await chowder.signUp()
+    isOneOrganization = true
+    expect(await admin('create-org', 'Second')).toMatchObject({ code: 1, error: texts.oneOrganization })
+    isOneOrganization = false
+    expect((await admin('create-org', 'Second')).code).toBe(0)
+    expect((await admin('list-orgs')).output).toContain(id)
   })
 
   test('create-org prints a key that works, once, with the default tier or the given one', async () => {

@@ -35,7 +35,7 @@ export async function signUp(
   db: Db,
   name: string,
   tier: Tier,
-  { isOnly = false } = {},
+  { isOnly }: { isOnly: boolean },
 ): Promise<{ organization: Organization; key: string }> {
   const id = newId()
   const { key, row } = issueOrganizationKey(id)

@@ -25,6 +25,8 @@ export interface CommandDeps {
   db: Db
   /** The tier of a new organization. */
   defaultTier: Tier
+  /** Whether there may be one organization only. */
+  isOneOrganization(): Promise<boolean>
   /** Opens the vault. Throws an Error for the operator when its key is missing or another one. */
   vault(): Promise<Vault>
   /** Finds the secret keys. Throws an Error for the operator without one. */

@@ -61,11 +61,11 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
     summary: 'creates an organization, and prints its first key once',
     options: ['tier'],
     event: 'organization.create',
-    async run({ db, defaultTier, words: [name = ''], options: { tier = defaultTier } }) {
+    async run({ db, isOneOrganization, defaultTier, words: [name = ''], options: { tier = defaultTier } }) {
       if (name.trim() === '' || name.length > maxNameLength) {
         throw new Error(`The name of an organization has 1 to ${maxNameLength} characters.`)
       }
-      const { organization, key } = await signUp(db, name, readTier(tier))
+      const { organization, key } = await signUp(db, name, readTier(tier), { isOnly: await isOneOrganization() })
       const text = `${show(organization).text}\n\nIts API key, which is not shown again:\n${key}`
       return { text, data: { ...toData(organization), api_key: key } }
     },

@@ -1,4 +1,5 @@
 import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
+import { isForOneOrganization } from '#composition/sandboxes.ts'
 import { readValue } from '#database/installation.ts'
 import type { Config } from '#platform/config.ts'
 import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/exposure.ts'
@@ -43,7 +44,7 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
 
 /** Agents that read what the user of Chowder reads are told, unless the operator has said that they may. */
 export const exposedAgents: Check = async function* ({ config, sandboxes }) {
-  if (!sandboxes.isExposed || config.ALLOW_UNISOLATED !== undefined) return
+  if (!isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined)) return
   yield {
     area: 'access',
     what: sandboxes.isolation,
