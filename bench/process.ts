@@ -10,11 +10,15 @@ export async function residentMb(pid: number): Promise<number> {
   return Number(kB) / 1024
 }
 
-/** The CPU time that a process has used, in seconds. */
-async function cpuSeconds(pid: number): Promise<number> {
+/** The CPU time that a process has used, in seconds; with that of its own processes that have ended, if asked for. */
+export async function cpuSeconds(pid: number, { withEnded = false } = {}): Promise<number> {
   const text = await readFile(`/proc/${pid}/stat`, 'utf8')
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond
+  const fields = text
+    .slice(text.lastIndexOf(')') + 2)
+    .split(' ')
+    .map(Number)
+  const counted = fields.slice(11, withEnded ? 15 : 13)
+  return counted.reduce((sum, ticks) => sum + ticks, 0) / ticksPerSecond
 }
 
 /** The CPU time that this machine has used so far, in seconds of one core. */
@@ -25,7 +29,7 @@ function busySeconds(): number {
 
 /** How many cores these processes, and the whole machine, kept busy while something was done. */
 export async function coresBusy(pids: number[], act: () => Promise<unknown>) {
-  const own = async () => (await Promise.all(pids.map(cpuSeconds))).reduce((sum, one) => sum + one, 0)
+  const own = async () => (await Promise.all(pids.map((pid) => cpuSeconds(pid)))).reduce((sum, one) => sum + one, 0)
   const before = { at: performance.now(), own: await own(), all: busySeconds() }
   await act()
   const seconds = (performance.now() - before.at) / 1000

@@ -18,6 +18,8 @@ export interface ChowderOptions {
   dataDir: string
   /** The file to which its log is appended. */
   logFile: string
+  /** The program that is Chowder; `src/main.ts` by default. */
+  entry?: string
   /** Its settings. The settings in the environment of the caller are not passed on. */
   env?: Record<string, string>
   /** Gives up the start, and stops the process. */
@@ -36,8 +38,8 @@ export interface ChowderProcess {
 const withoutSettings = () =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !(name in Env.properties)))
 
-function spawnChowder({ role, dataDir, env = {} }: ChowderOptions, log: number) {
-  const child = spawn(process.execPath, [join(root, 'src/main.ts'), role], {
+function spawnChowder({ role, dataDir, entry = join(root, 'src/main.ts'), env = {} }: ChowderOptions, log: number) {
+  const child = spawn(process.execPath, [entry, role], {
     cwd: root,
     detached: true, // the caller passes a Ctrl-C on this terminal on
     stdio: ['ignore', log, log],
