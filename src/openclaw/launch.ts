@@ -44,11 +44,11 @@ export const openclawCommand = ({ node, release }: SandboxPaths, ...args: string
 
 const forgetRuns = readFileSync(join(import.meta.dirname, 'forget-runs.mjs'), 'utf8')
 
-/** The options of Node.js that load the program before OpenClaw, whose folder a sandbox does not show. */
-const keepDrain = [
-  '--import',
-  `data:text/javascript,${encodeURIComponent(readFileSync(join(import.meta.dirname, 'keep-drain.mjs'), 'utf8'))}`,
-]
+/** The option of Node.js that loads a program before OpenClaw. A sandbox does not show the folder of the program. */
+const loadFirst = (program: string) => ['--import', `data:text/javascript,${encodeURIComponent(program)}`]
+
+const keepDrain = loadFirst(readFileSync(join(import.meta.dirname, 'keep-drain.mjs'), 'utf8'))
+const maskOutput = loadFirst(readFileSync(join(import.meta.dirname, 'mask-output.mjs'), 'utf8'))
 
 /** Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. */
 const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; shift 3; exec "$@"'
@@ -59,7 +59,7 @@ const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; sh
  */
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
   ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
-  paths.node,
+  ...[paths.node, ...maskOutput],
   ...(paths.proxy === undefined ? [] : keepDrain),
   ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback').slice(1),
 ]

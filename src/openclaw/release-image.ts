@@ -18,6 +18,7 @@ const installFiles = [
   'openclaw/keep-drain.mjs',
   'openclaw/launch.ts',
   'openclaw/make-once.ts',
+  'openclaw/mask-output.mjs',
   'openclaw/models.ts',
   'openclaw/providers.ts',
   'openclaw/releases.ts',

@@ -26,11 +26,17 @@ function inUrl(secret: string): string[] {
   return forms.flatMap((form) => [form, form.replace(/%[0-9A-F]{2}/g, (code) => code.toLowerCase())])
 }
 
+/** As in JSON, in JSON within JSON, and as programs write it that escape the slash. */
+function inJson(secret: string): string[] {
+  const escaped = (text: string) => JSON.stringify(text).slice(1, -1)
+  return [escaped(secret), escaped(escaped(secret)), escaped(secret).replaceAll('/', '\\/')]
+}
+
 /** A secret as programs write it. One of several lines is a secret in each of them. */
 const formsOf = (secret: string): string[] => [
   secret,
   ...secret.split(/\r?\n/),
-  JSON.stringify(secret).slice(1, -1),
+  ...inJson(secret),
   ...inUrl(secret),
   ...inBase64(secret),
 ]

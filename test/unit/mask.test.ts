@@ -8,6 +8,8 @@ test.each([
   ['plain', `key=${secret}; next`, 'key=***; next'],
   ['twice', `${secret}${secret}`, '******'],
   ['in JSON', `{"key":${JSON.stringify(secret)}}`, '{"key":"***"}'],
+  ['in JSON in JSON', JSON.stringify(JSON.stringify(secret)), String.raw`"\"***\""`],
+  ['in JSON with an escaped slash', JSON.stringify(secret).replaceAll('/', '\\/'), '"***"'],
   ['in a URL', `https://x.test/?key=${encodeURIComponent(secret)}&a=1`, 'https://x.test/?key=***&a=1'],
   ['in a URL, in lower case', encodeURIComponent(secret).replace(/%../g, (code) => code.toLowerCase()), '***'],
   ['in a form', encodeURIComponent(secret).replaceAll('%20', '+'), '***'],

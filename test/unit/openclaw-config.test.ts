@@ -116,8 +116,10 @@ test('the file keeps the gateway’s own keys, and no others', () => {
 
 test('the gateway is the release’s own, and writes to no folder but the sandbox’s', () => {
   const paths = { node: '/n/node', release: '/r', home: '/h', port: 18789 }
-  expect(gatewayCommand(paths).slice(-8, -4)).toEqual([
+  expect(gatewayCommand(paths).slice(-10, -4)).toEqual([
     '/n/node',
+    '--import',
+    expect.stringMatching(/^data:text\/javascript,/),
     '/r/node_modules/openclaw/openclaw.mjs',
     'gateway',
     'run',
@@ -137,8 +139,8 @@ test('a gateway that has a proxy uses it, gives it to its programs, and still en
   const paths = { ...direct, proxy: 'http://127.0.0.1:3128' }
   expect(gatewayEnv(paths)).toMatchObject({ OPENCLAW_PROXY_URL: paths.proxy, NODE_USE_ENV_PROXY: '1' })
   const command = gatewayCommand(paths)
-  expect(command.slice(-10, -7)).toEqual(['/n/node', '--import', expect.stringMatching(/^data:text\/javascript,/)])
-  expect(command.slice(-7)).toEqual(gatewayCommand(direct).slice(-7))
+  expect(command.slice(-9, -7)).toEqual(['--import', expect.stringMatching(/^data:text\/javascript,.*SIGTERM/)])
+  expect([...command.slice(0, -9), ...command.slice(-7)]).toEqual(gatewayCommand(direct))
 })
 
 describe('patchFor', () => {

@@ -1,0 +1,92 @@
+// Loaded before OpenClaw. Hides the credentials of its configuration in what it writes to its standard output and error:
+// dockerd and others keep that, and errors of requests quote URLs that hold tokens. OpenClaw itself hides only what looks
+// like a token of a known vendor. Hides the same forms as `platform/mask.ts` does, but for lines that were cut.
+import { readFileSync, statSync } from 'node:fs'
+
+/** The same names as in `channel-credentials.ts`. */
+const credential =
+  /token|secret|pass(word|phrase)|credential|authorization|cookie|(private|api)[-_]?key|service[-_]?account|^(env|headers)$/i
+const hidden = '***'
+const minCharacters = 6
+const base64Bits = 6
+const byteBits = 8
+/** Those of before count too: what began with one may fail after its change. */
+const maxCredentials = 1000
+
+function parsed(text) {
+  if (!text.trimStart().startsWith('{')) return null
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
+}
+
+function credentialsIn(value, isCredential) {
+  if (typeof value === 'string') return isCredential ? [value, ...credentialsIn(parsed(value), false)] : []
+  if (typeof value !== 'object' || value === null) return []
+  return Object.entries(value).flatMap(([key, inner]) => credentialsIn(inner, isCredential || credential.test(key)))
+}
+
+function inBase64(secret) {
+  return [0, 1, 2].flatMap((before) => {
+    const bytes = Buffer.concat([Buffer.alloc(before), Buffer.from(secret)])
+    const first = Math.ceil((before * byteBits) / base64Bits)
+    const end = Math.floor((bytes.length * byteBits) / base64Bits)
+    return ['base64', 'base64url'].map((encoding) => bytes.toString(encoding).slice(first, end))
+  })
+}
+
+function inUrl(secret) {
+  const encoded = encodeURIComponent(secret.toWellFormed())
+  const forms = [encoded, encoded.replaceAll('%20', '+')]
+  return forms.flatMap((form) => [form, form.replace(/%[0-9A-F]{2}/g, (code) => code.toLowerCase())])
+}
+
+function inJson(secret) {
+  const escaped = (text) => JSON.stringify(text).slice(1, -1)
+  return [escaped(secret), escaped(escaped(secret)), escaped(secret).replaceAll('/', '\\/')]
+}
+
+const formsOf = (secret) => [
+  ...[secret, ...secret.split(/\r?\n/)],
+  ...inJson(secret),
+  ...inUrl(secret),
+  ...inBase64(secret),
+]
+
+const path = process.env.OPENCLAW_CONFIG_PATH
+let version = ''
+let credentials = []
+let forms = []
+
+/** Reads the configuration again once it has changed: it does while the gateway runs. */
+function readCredentials() {
+  try {
+    const { ino, mtimeMs, size } = statSync(path)
+    if (version === `${ino} ${mtimeMs} ${size}`) return
+    const found = credentialsIn(JSON.parse(readFileSync(path, 'utf8')), false)
+    credentials = [...new Set([...found, ...credentials])].slice(0, Math.max(found.length, maxCredentials))
+    forms = [...new Set(credentials.flatMap(formsOf))]
+      .filter((form) => form.length >= minCharacters)
+      .sort((one, other) => other.length - one.length) // one may be within another
+    version = `${ino} ${mtimeMs} ${size}`
+  } catch {
+    // It is away or half-written: the credentials of before count.
+  }
+}
+
+function mask(text) {
+  readCredentials()
+  const masked = forms.reduce((rest, form) => rest.replaceAll(form, hidden), text)
+  return masked.replace(/:\/\/[^\s/?#@]+@/g, `://${hidden}@`)
+}
+
+for (const stream of [process.stdout, process.stderr]) {
+  const { write } = stream
+  stream.write = function (chunk, ...rest) {
+    const text = typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString()
+    const masked = mask(text)
+    return write.call(this, masked === text ? chunk : masked, ...rest)
+  }
+}
