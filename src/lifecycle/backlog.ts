@@ -14,25 +14,29 @@ export const isFailingEnd = sql`
 
 const count = (condition: SQL | undefined) => sql<number>`count(*) FILTER (WHERE ${condition})::int`
 
-/** The count of the instances reads all of them: it is made once in this time, in ms, however often somebody scrapes. */
-const countEveryDefaultMs = 15_000
+/**
+ * How often is counted, however often somebody scrapes: once in `everyMs`. The count by status reads all instances, and
+ * is made again after `pause` times its own duration at the earliest: a worker keeps half a percent of a core of the
+ * database busy with it, however many there are.
+ */
+const countingDefault = { everyMs: 15_000, pause: 200 }
 
 /** The name of the value of this installation that holds the last report of the doctor. */
 export const doctorReportName = 'doctor-report'
 
 /**
  * Metrics of the work of the whole installation, read from the database and the queue at a scrape, the instances at
- * most every 15 s: every worker reports the same values. For alerts on work that no worker takes, and on stops and
+ * most every 15 s, and less often the longer that takes: every worker reports the same values. For alerts on work that no worker takes, and on stops and
  * deletes that keep failing.
  */
 export function createBacklogMetrics({
   db,
   queue,
-  countEveryMs = countEveryDefaultMs,
+  counting: { everyMs, pause } = countingDefault,
 }: {
   db: Db
   queue: ReconcileQueue
-  countEveryMs?: number
+  counting?: typeof countingDefault
 }): MetricSource {
   const registry = new Registry()
   const registers = [registry]
@@ -88,20 +92,22 @@ export function createBacklogMetrics({
     for (const [area, n] of Object.entries(findings)) doctorFindings.set({ area }, n)
   }
 
-  let countedAt = Number.NEGATIVE_INFINITY
-  async function countInstances(): Promise<void> {
-    const now = performance.now()
-    if (now - countedAt < countEveryMs) return
-    countedAt = now
-    await Promise.all([readInstances(), readBudgets()]).catch((error: unknown) => {
-      countedAt = Number.NEGATIVE_INFINITY
-      throw error
-    })
+  /** Returns a function that calls `read` unless it did so a short time ago. A failed call does not count. */
+  function atMostEvery(read: () => Promise<unknown>, pauseMs: (tookMs: number) => number): () => Promise<void> {
+    let nextAt = Number.NEGATIVE_INFINITY
+    return async () => {
+      const startedAt = performance.now()
+      if (startedAt < nextAt) return
+      nextAt = Number.POSITIVE_INFINITY
+      await read().catch((error: unknown) => {
+        nextAt = Number.NEGATIVE_INFINITY
+        throw error
+      })
+      nextAt = startedAt + pauseMs(performance.now() - startedAt)
+    }
   }
 
-  async function readInstances(): Promise<void> {
-    const waitingSince = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
-    const secondsWaited = sql`extract(epoch FROM now() - ${waitingSince})`
+  async function readStatuses(): Promise<void> {
     const [row] = await db
       .select({
         provisioning: count(hasStatus.provisioning),
@@ -109,14 +115,25 @@ export function createBacklogMetrics({
         stopped: count(hasStatus.stopped),
         error: count(hasStatus.error),
         terminated: count(hasStatus.terminated),
+      })
+      .from(instances)
+      .where(sql`${isNotTerminated} OR ${isDue}`)
+    if (row) for (const status of instanceStatuses) byStatus.set({ status }, row[status])
+  }
+
+  /** Reads the due rows alone. */
+  async function readDue(): Promise<void> {
+    const waitingSince = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
+    const secondsWaited = sql`extract(epoch FROM now() - ${waitingSince})`
+    const [row] = await db
+      .select({
         due: count(isDueNow),
         oldestDue: sql<number>`coalesce(max(${secondsWaited}) FILTER (WHERE ${isDueNow}), 0)::float8`,
         failingEnds: count(isFailingEnd),
       })
       .from(instances)
-      .where(sql`${isNotTerminated} OR ${isDue}`)
+      .where(isDue)
     if (!row) return
-    for (const status of instanceStatuses) byStatus.set({ status }, row[status])
     due.set(row.due)
     oldestDue.set(row.oldestDue)
     failingEnds.set(row.failingEnds)
@@ -139,9 +156,15 @@ export function createBacklogMetrics({
     longestWait.set((oldestMs ?? 0) / 1000)
   }
 
+  const counts = [
+    atMostEvery(readStatuses, (tookMs) => Math.max(everyMs, pause * tookMs)),
+    atMostEvery(readDue, () => everyMs),
+    atMostEvery(readBudgets, () => everyMs),
+  ]
+
   return {
     async metrics() {
-      await Promise.all([countInstances(), readQueue(), readDoctorReport()])
+      await Promise.all([...counts.map((read) => read()), readQueue(), readDoctorReport()])
       return registry.metrics()
     },
   }
