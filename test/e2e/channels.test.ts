@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { workspacePath } from '#openclaw/launch.ts'
@@ -11,8 +12,10 @@ import { type FakeMatrix, startFakeMatrix } from '../support/fake-matrix.ts'
 import { type FakeMattermost, startFakeMattermost } from '../support/fake-mattermost.ts'
 import { type FakeSignal, startFakeSignal } from '../support/fake-signal.ts'
 import { type FakeTelegram, startFakeTelegram } from '../support/fake-telegram.ts'
+import { listenLocally } from '../support/local-server.ts'
 import { present } from '../support/present.ts'
 import { prepareChannels } from '../support/release.ts'
+import { sandboxesSeen } from '../support/sandboxes-seen.ts'
 import { until } from '../support/until.ts'
 
 const botToken = newSecret('channel secret', '4242:', '')
@@ -60,6 +63,25 @@ describe('chat channels of a real agent', () => {
       enabled: false,
       connected: false,
     })
+  })
+
+  it('a token that a platform quotes in its words is neither in the answer nor in what the gateway writes', async () => {
+    const quoting = createServer(({ url }, response) => {
+      const refusal = { ok: false, error_code: 500, description: `No such method: ${url}` }
+      response.writeHead(500, { 'content-type': 'application/json' }).end(JSON.stringify(refusal))
+    })
+    const { url, close } = await listenLocally(quoting)
+    try {
+      const token = newSecret('channel secret', '4343:', '')
+      const answer = await connect('telegram', { token, apiRoot: await forAgents(url) })
+      expect(answer.status).toBe(502)
+      expect(JSON.stringify(answer.body)).not.toContain(token)
+      const output = () => sandboxesSeen(agent.dataDir).outputOf(id)
+      await until('the gateway to write of it', async () => (await output()).includes('No such method: /bot***'))
+      expect(await output()).not.toContain(token)
+    } finally {
+      await close()
+    }
   })
 
   /** A stranger is sent a code, approved by it, and then answered, in a conversation of their own. */

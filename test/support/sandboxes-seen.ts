@@ -81,7 +81,10 @@ function inContainers(dockerHost: string): Omit<SandboxesSeen, 'worldOf'> & { is
       const [folder = ''] = await list('volume', 'inspect', '--format', '{{.Mountpoint}}', volume)
       return readFile(join(folder, 'home', configPath), 'utf8').catch(() => '')
     },
-    outputOf: async (id) => (await list('logs', `chowder-${id}`)).join('\n'),
+    async outputOf(id) {
+      const { stdout, stderr } = await run('docker', ['--host', dockerHost, 'logs', `chowder-${id}`])
+      return stdout + stderr
+    },
     countOf: async (id) => ({ containers: (await containersOf(id)).length, volumes: (await volumesOf(id)).length }),
     oneOfEach: { containers: 1, volumes: 1 },
   }

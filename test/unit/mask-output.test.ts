@@ -74,3 +74,12 @@ test('a credential that the configuration got later is hidden, and one that it h
   )
   expect(stdout).toBe(`*** ${next}\n${'*** ***\n'.repeat(3)}`)
 })
+
+test('what a thread writes is masked as well', async () => {
+  const { stdout } = await outputOf(
+    `import { Worker } from 'node:worker_threads'
+     new Worker(${JSON.stringify(`console.log('a', ${JSON.stringify(secrets.channel)})`)}, { eval: true })`,
+    config,
+  )
+  expect(stdout).toBe('a ***\n')
+})
