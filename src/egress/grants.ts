@@ -1,5 +1,5 @@
-import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
+import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
 import type { EgressPolicy } from '#database/schema.ts'
 import { egressToken } from '#instances/gateway/tokens.ts'
@@ -10,9 +10,6 @@ import { defaultPolicy, type Rules, readRules } from './policy.ts'
 
 /** For this long a policy and a token count that have been replaced. */
 const cachedMs = 250
-const cachedInstances = 10_000
-/** Apart from the others: made-up ids must not push out instances that run. */
-const cachedUnknown = 1000
 /** While this many queries run, connections wait and share the next one. */
 const maxConcurrentQueries = 2
 
@@ -48,10 +45,6 @@ const findGrants = `
 export type FindEgressGrant = (instanceId: string) => Promise<EgressGrant | null>
 
 export function createFindEgressGrant(db: Db, vault: Vault): FindEgressGrant {
-  const known = new LRUCache<string, EgressGrant>({ max: cachedInstances, ttl: cachedMs })
-  const unknown = new LRUCache<string, true>({ max: cachedUnknown, ttl: cachedMs })
-  const reading = new Map<string, Promise<EgressGrant | null>>()
-
   const read = batched(maxConcurrentQueries, async (ids: readonly string[]) => {
     const { rows } = await db.$client.query<GrantRow>({ name: 'find_egress', text: findGrants, values: [ids] })
     const byId = new Map(rows.map((row) => [row.id, row]))
@@ -64,23 +57,6 @@ export function createFindEgressGrant(db: Db, vault: Vault): FindEgressGrant {
     return { instanceId: id, organizationId, rules: readRules(egress ?? defaultPolicy), token: egressToken(relayToken) }
   }
 
-  /** Reads an instance for all who ask meanwhile. */
-  async function readOnce(id: string): Promise<EgressGrant | null> {
-    const start = performance.now()
-    const result = read(id).then((row) => row && grantOf(row))
-    reading.set(id, result)
-    try {
-      const grant = await result
-      if (grant) known.set(id, grant, { start })
-      else unknown.set(id, true, { start })
-      return grant
-    } finally {
-      reading.delete(id)
-    }
-  }
-
-  return async (id) => {
-    if (!isId(id) || unknown.has(id)) return null
-    return known.get(id) ?? (await (reading.get(id) ?? readOnce(id)))
-  }
+  const grants = cachedFor(cachedMs, (id) => read(id).then((row) => row && grantOf(row)))
+  return async (id) => (isId(id) ? grants.find(id) : null)
 }

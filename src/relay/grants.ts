@@ -1,6 +1,6 @@
-import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
 import type { BudgetFault } from '#database/budget-schema.ts'
+import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { hashRelayToken, isRelayToken } from '#instances/gateway/tokens.ts'
@@ -13,9 +13,6 @@ import { type GrantedBudget, grantedBudget } from './budget.ts'
  * refusal: the turn that waits for that is to be asked with the new key.
  */
 const cachedMs = 250
-const cachedTokens = 10_000
-/** Apart from the others: guesses must not push out tokens that are in use. */
-const cachedUnknownTokens = 1000
 /** While this many queries run, calls wait and share the next one. */
 const maxConcurrentQueries = 2
 
@@ -73,10 +70,6 @@ const findGrants = `
 export type FindGrant = (token: string) => Promise<Grant | null>
 
 export function createFindGrant(db: Db, vault: Vault): FindGrant {
-  const known = new LRUCache<string, Grant>({ max: cachedTokens, ttl: cachedMs })
-  const unknown = new LRUCache<string, true>({ max: cachedUnknownTokens, ttl: cachedMs })
-  const reading = new Map<string, Promise<Grant | null>>()
-
   const read = batched(maxConcurrentQueries, async (hashes: readonly string[]) => {
     const { rows } = await db.$client.query<GrantRow & { tokenHash: Buffer }>({
       name: 'find_grants',
@@ -93,26 +86,7 @@ export function createFindGrant(db: Db, vault: Vault): FindGrant {
     return { ...row, key: { id: sealedKey, value } }
   }
 
-  /** Reads a token for all who ask meanwhile. */
-  async function readOnce(hash: string): Promise<Grant | null> {
-    const start = performance.now()
-    // Apart for each: a key that cannot be unsealed is no fault of the others in the query.
-    const result = read(hash).then((row) => row && grantOf(row))
-    reading.set(hash, result)
-    try {
-      const grant = await result
-      if (grant) known.set(hash, grant, { start })
-      else unknown.set(hash, true, { start })
-      return grant
-    } finally {
-      reading.delete(hash)
-    }
-  }
-
-  return async (token) => {
-    if (!isRelayToken(token)) return null
-    const hash = hashRelayToken(token).toString('base64')
-    if (unknown.has(hash)) return null
-    return known.get(hash) ?? (await (reading.get(hash) ?? readOnce(hash)))
-  }
+  // Each apart: a key that cannot be unsealed is no fault of the others in the query.
+  const grants = cachedFor(cachedMs, (hash) => read(hash).then((row) => row && grantOf(row)))
+  return async (token) => (isRelayToken(token) ? grants.find(hashRelayToken(token).toString('base64')) : null)
 }

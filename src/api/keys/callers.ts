@@ -1,6 +1,7 @@
 import { and, eq, inArray, isNull, not, sql } from 'drizzle-orm'
 import { LRUCache } from 'lru-cache'
 import { batched } from '#database/batched.ts'
+import { cachedFor } from '#database/cached.ts'
 import type { Db } from '#database/client.ts'
 import { databaseMs } from '#database/clock.ts'
 import { apiKeys, organizations } from '#database/schema.ts'
@@ -13,11 +14,8 @@ import { isActive, sessionScopeOf } from './store.ts'
 
 /** For this long another process may accept a revoked key: under 1 s, with the time of the query. */
 const cachedMs = 900
-const cachedKeys = 10_000
 /** While this many queries run, requests wait and share the next one. */
 const maxConcurrentQueries = 2
-/** Apart from the others: guesses must not push out keys that are in use. */
-const cachedUnknownKeys = 1000
 
 interface FoundCaller {
   caller: Caller
@@ -41,9 +39,6 @@ export interface Callers {
  * query on, and no key beyond its expiry.
  */
 export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
-  const known = new LRUCache<string, FoundCaller>({ max: cachedKeys, ttl: cachedMs })
-  const unknown = new LRUCache<string, true>({ max: cachedUnknownKeys, ttl: cachedMs })
-  const reading = new Map<string, Promise<FoundCaller | null>>()
   /** Whether there is a key without a checksum: else all that look like one are guesses. */
   const unchecked = new LRUCache<'any', boolean>({
     max: 1,
@@ -100,35 +95,16 @@ export function createCallers(db: Db, log: Pick<Logger, 'warn'>): Callers {
     })
   })
 
-  /** Reads a key for all who ask meanwhile. What was forgotten while it was read is not cached. */
-  async function readOnce(keyHash: string): Promise<FoundCaller | null> {
-    const start = performance.now()
-    const result = read(keyHash)
-    reading.set(keyHash, result)
-    try {
-      const found = await result
-      if (reading.get(keyHash) !== result) return found
-      if (found) known.set(keyHash, found, { start })
-      else unknown.set(keyHash, true, { start })
-      return found
-    } finally {
-      if (reading.get(keyHash) === result) reading.delete(keyHash)
-    }
-  }
-
+  const callers = cachedFor(cachedMs, read)
   return {
     async find(keyHash, hasChecksum = true) {
-      if (unknown.has(keyHash)) return null
-      if (!hasChecksum && !known.has(keyHash) && !(await unchecked.fetch('any'))) return null
-      const found = known.get(keyHash) ?? (await (reading.get(keyHash) ?? readOnce(keyHash)))
+      if (!hasChecksum && !callers.peek(keyHash) && !(await unchecked.fetch('any'))) return null
+      const found = await callers.find(keyHash)
       if (!found || performance.now() >= found.endsAt) return null
       if (found.isDisabled) throw new AppError('organization_disabled', texts.disabled)
       return found.caller
     },
-    forget(keyHash) {
-      const hash = keyHash.toString('base64')
-      for (const results of [known, unknown, reading]) results.delete(hash)
-    },
+    forget: (keyHash) => callers.forget(keyHash.toString('base64')),
     databaseMs: () => databaseOrigin + performance.now(),
     close: () => uses.close(),
   }

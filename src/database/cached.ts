@@ -1,0 +1,52 @@
+import { LRUCache } from 'lru-cache'
+
+const maxAnswers = 10_000
+/** Apart from the others: made-up keys must not push out those that are in use. */
+const maxUnknown = 1000
+
+/** Answers by their keys. Each is used again for a time, counted from its reading on, also that there is none. */
+export interface CachedAnswers<Answer extends object> {
+  /** The answer for a key; null when there is none. All who ask for a key while it is read share the reading. */
+  find(key: string): Promise<Answer | null>
+  /** What `find` would return without a reading; undefined when it would read. */
+  peek(key: string): Answer | null | undefined
+  /** From now on the answer is read again. One that is being read is not cached. */
+  forget(key: string): void
+}
+
+export function cachedFor<Answer extends object>(
+  cachedMs: number,
+  read: (key: string) => Promise<Answer | null>,
+): CachedAnswers<Answer> {
+  const known = new LRUCache<string, Answer>({ max: maxAnswers, ttl: cachedMs })
+  const unknown = new LRUCache<string, true>({ max: maxUnknown, ttl: cachedMs })
+  const reading = new Map<string, Promise<Answer | null>>()
+
+  async function readOnce(key: string): Promise<Answer | null> {
+    const start = performance.now()
+    const result = read(key)
+    reading.set(key, result)
+    const isForgotten = () => reading.get(key) !== result
+    try {
+      const answer = await result
+      if (isForgotten()) return answer
+      if (answer) known.set(key, answer, { start })
+      else unknown.set(key, true, { start })
+      return answer
+    } finally {
+      if (!isForgotten()) reading.delete(key)
+    }
+  }
+
+  const peek = (key: string) => (unknown.has(key) ? null : known.get(key))
+  return {
+    peek,
+    async find(key) {
+      const cached = peek(key)
+      return cached === undefined ? (reading.get(key) ?? readOnce(key)) : cached
+    },
+    forget(key) {
+      for (const results of [known, unknown, reading]) results.delete(key)
+    },
+  }
+}
