@@ -18,7 +18,7 @@ export interface Rules {
   hosts: readonly HostRule[]
 }
 
-export type Decision =
+type Decision =
   /** `isListed`: an allow-list with the hosts of the policy would let it through as well. */
   { isAllowed: true; isListed: boolean } | { isAllowed: false; reason: BlockReason }
 
@@ -36,13 +36,15 @@ export const readRules = ({ mode, hosts }: EgressPolicy): Rules => ({
   hosts: hosts.flatMap((text) => parseHostRule(text, { ranges: false }) ?? []),
 })
 
+/**
+ * Decides by the name alone, with `addresses` null, or by all addresses of the name too. Nobody needs to look up a name
+ * that the first refuses: the question itself would tell something to whoever has the name.
+ */
+export type Decide = (rules: Rules, destination: Destination, addresses: readonly string[] | null) => Decision
+
 /** Decides what instances may reach. `operator` are the rules for all instances: hosts that need not be public. */
-export function createDecide(operator: readonly HostRule[]) {
-  /**
-   * Decides by the name alone, with `addresses` null, or by all addresses of the name too. Nobody needs to look up a
-   * name that the first refuses: the question itself would tell something to whoever has the name.
-   */
-  return ({ mode, hosts }: Rules, { host, port }: Destination, addresses: readonly string[] | null): Decision => {
+export function createDecide(operator: readonly HostRule[]): Decide {
+  return ({ mode, hosts }, { host, port }, addresses) => {
     if (port === mailPort) return blocked('mail_port')
     if (mode === 'none') return blocked('egress_none')
     const isListed = matches(hosts, host, port)

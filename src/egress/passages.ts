@@ -1,0 +1,115 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { egressTexts } from '#platform/egress-texts.ts'
+import { egressConnections, egressOpen } from '#platform/metrics.ts'
+import type { Places } from '#relay/places.ts'
+import type { Authenticate } from './authenticate.ts'
+import type { EgressGrant } from './grants.ts'
+import { hostAndPort } from './hosts.ts'
+import { countBytes, type Passage } from './passage.ts'
+import type { Destination } from './policy.ts'
+import type { Reach } from './reach.ts'
+import type { EgressRecords } from './records.ts'
+import { clientLeft, EgressRefused } from './refused.ts'
+import { readTarget, type Target } from './target.ts'
+
+/** The proxy has ended. */
+export const proxyEnded = new Error('the proxy ends')
+
+interface PassagesParts {
+  authenticate: Authenticate
+  reach: Reach
+  isRelay(destination: Destination): Promise<boolean>
+  places: Places
+  records: EgressRecords
+  /** To look a name up and to connect. */
+  connectMs: number
+}
+
+/** The connections to hosts. */
+export interface Passages {
+  /**
+   * Runs `use` with a connection to what a client asks for, and ends the connection after it, or at the abort of `end`.
+   * Throws EgressRefused, `clientLeft` and `proxyEnded`.
+   */
+  pass(
+    request: IncomingMessage,
+    client: Duplex | ServerResponse,
+    use: (upstream: Socket, target: Target, end: AbortSignal) => Promise<void>,
+  ): Promise<void>
+  readonly open: ReadonlySet<Passage>
+  /** Ends all connections, and lets no other begin. */
+  close(): void
+}
+
+export function createPassages({ authenticate, reach, isRelay, places, records, connectMs }: PassagesParts): Passages {
+  const open = new Set<Passage>()
+  let isClosed = false
+
+  /** Connects within `connectMs`. */
+  async function connect(passage: Passage, grant: EgressGrant): Promise<Socket> {
+    const { host, port } = passage.asked
+    const late = new EgressRefused(504, 'connection_timeout', egressTexts.slow(hostAndPort(host, port)))
+    const deadline = new AbortController()
+    const timer = setTimeout(() => deadline.abort(late), connectMs)
+    const signal = AbortSignal.any([passage.end.signal, deadline.signal])
+    return reach(passage, grant.rules, signal).finally(() => clearTimeout(timer))
+  }
+
+  return {
+    open,
+    async pass(request, client, use) {
+      const grant = await authenticate(request)
+      const target = readTarget(request.method ?? '', request.url ?? '')
+      if (!target) throw new EgressRefused(400, 'http_request_error', egressTexts.target)
+      const { instanceId, organizationId } = grant
+      const { host, port } = target
+      const leave = places.take(instanceId, organizationId)
+      if (!leave) {
+        egressConnections.inc({ verdict: 'blocked', reason: 'places' })
+        throw new EgressRefused(429, 'connection_limit_reached', egressTexts.places(hostAndPort(host, port)))
+      }
+      const passage: Passage = {
+        asked: { instanceId, organizationId, host, port },
+        isToRelay: await isRelay(target).catch(() => false),
+        addresses: null,
+        upstream: null,
+        sent: 0,
+        received: 0,
+        end: new AbortController(),
+      }
+      const { signal } = passage.end
+      const onClose = () => passage.end.abort(clientLeft)
+      client.once('close', onClose)
+      open.add(passage)
+      egressOpen.inc()
+      try {
+        if (client.destroyed) throw clientLeft
+        if (isClosed) throw proxyEnded
+        const upstream = await connect(passage, grant)
+        passage.upstream = upstream
+        const end = () => upstream.destroy()
+        signal.addEventListener('abort', end, { once: true })
+        if (signal.aborted) end()
+        upstream.on('error', () => {})
+        try {
+          await use(upstream, target, signal)
+        } finally {
+          signal.removeEventListener('abort', end)
+          upstream.destroy()
+          countBytes(records, passage)
+        }
+      } finally {
+        client.off('close', onClose)
+        open.delete(passage)
+        egressOpen.dec()
+        leave()
+      }
+    },
+    close() {
+      isClosed = true
+      for (const { end } of open) end.abort(proxyEnded)
+    },
+  }
+}
