@@ -1,7 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import type { FastifyReply } from 'fastify'
-import type { ShownBudget } from '#budgets/schemas.ts'
 import { readOwnBudgets, setBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
@@ -12,40 +11,31 @@ import { idempotent } from '#http/idempotency.ts'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { positionOf, sendPage } from '#http/paging.ts'
-import { NoBody } from '#http/validation.ts'
 import { createInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
-import type { FindSummary, InstanceSummary, RunningGateways } from '#instances/find.ts'
-import { changeIntent, terminateInstance } from '#instances/intent.ts'
+import type { InstanceSummary } from '#instances/find.ts'
+import { terminateInstance } from '#instances/intent.ts'
 import { isolationOf, requireIsolation } from '#instances/isolation.ts'
 import { requireAllowed } from '#instances/resources.ts'
-import { getInstance, unsealSettings } from '#instances/row.ts'
+import { getInstance } from '#instances/row.ts'
 import { canStillReach } from '#instances/status.ts'
-import { readUntil, settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
-import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
+import { readUntil, waitUntilSettled } from '#instances/wait.ts'
+import { requireHostRoom } from '#platform/host-disk.ts'
 import { isId } from '#platform/ids.ts'
-import { createdInstance, startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
+import { type ActionDeps, actionRoutes } from './action-routes.ts'
+import { createdInstance } from './examples.ts'
 import { listInstances } from './list.ts'
-import { newInstance, requireStartable } from './new-instance.ts'
+import { newInstance } from './new-instance.ts'
 import { type PatchDeps, patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
-import { Instance, InstanceStatus, toInstance, toInstanceStatus } from './schemas.ts'
+import { Instance, InstanceStatus, toInstanceStatus } from './schemas.ts'
+import { createShow, type ShowDeps } from './show.ts'
 
-export interface InstanceDeps extends PatchDeps {
-  findSummary: FindSummary
-  hostDisk: HostDisk
-  /** Called before the response to a stop or a delete: from then on, messages are refused. */
-  forgetGateway: RunningGateways['forget']
-  /** The address that clients reach the API at. */
-  publicUrl(): string
-  /** Whether no worker has been seen lately. */
-  areWorkersMissing(): boolean
+export interface InstanceDeps extends PatchDeps, ShowDeps, Omit<ActionDeps, 'show' | 'untilLeft'> {
   /** The driver that new instances are created on. */
   sandboxDriver: string
   /** Whether the tools of agents can have a room of their own. */
   hasTwoRooms: boolean
-  /** The oldest version of OpenClaw that agents may start with. */
-  minOpenclawVersion: string
   /** Whether a higher limit can be bought. */
   hasBilling: boolean
 }
@@ -53,37 +43,15 @@ export interface InstanceDeps extends PatchDeps {
 /** With more instructions and overrides, a page has fewer instances than its limit. */
 const maxPageBytes = 1024 * 1024
 
-const actions = {
-  start: {
-    summary: 'Start an instance',
-    description:
-      'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the result, which may ' +
-      'be `error`. A 202 means that the start continues.',
-    answers: { 200: Instance, 202: shownAs(Instance, startingInstance), ...failures(507) },
-  },
-  stop: {
-    summary: 'Stop an instance',
-    description:
-      'Stops a `running` instance and keeps its files and sessions. From this call on, messages are refused. Waits ' +
-      'up to 60 seconds for the end of the agent. A 202 means that the stop continues.',
-    answers: { 200: shownAs(Instance, stoppedInstance), 202: shownAs(Instance, stoppingInstance) },
-  },
-}
-
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
-  const { db, vault, queue, findSummary, forgetGateway, publicUrl, areWorkersMissing } = deps
+  const { db, vault, queue, findSummary, forgetGateway, publicUrl } = deps
   const { sandboxDriver, minOpenclawVersion, hasTwoRooms, hasBilling } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
   const untilLeft = (reply: FastifyReply) => AbortSignal.any([clientLeft(reply), closing.signal])
-  const requireStartableInstance = async (organizationId: string, id: string) =>
-    requireStartable((await findSummary(organizationId, id)).openclawVersion, minOpenclawVersion)
-  const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
-  const showWith = (row: Omit<Row, 'sealedToken'>, budgets: ShownBudget[], mayConfigure = true) =>
-    toInstance(row, unsealSettings(vault, row), budgets, { ...view(), mayConfigure })
-  const show = async (row: Row, mayConfigure = true) => showWith(row, await readOwnBudgets(db, row.id), mayConfigure)
+  const { show, showWith, view } = createShow(deps)
 
   app.post(
     '/v1/instances',
@@ -260,59 +228,5 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     },
   )
 
-  app.post(
-    '/v1/instances/:instance_id/restart',
-    {
-      config: { access: 'org', event: 'instance.restart' },
-      schema: {
-        operationId: 'restartInstance',
-        summary: 'Restart an instance',
-        description:
-          'Ends the agent of a `running` instance, gives its turns 10 seconds to finish, and starts it again with ' +
-          'its files and sessions. Returns at once, with an instance that is `provisioning`; with `wait`, the call ' +
-          'waits until it runs. One that starts already is returned as it is.',
-        tags: ['instances'],
-        params: InstanceParams,
-        querystring: WaitQuery,
-        body: NoBody,
-        response: { 200: shownAs(Instance, startingInstance), ...failures(404, 409) },
-      },
-    },
-    async ({ caller, params, query }, reply) => {
-      await requireStartableInstance(caller.organizationId, params.instance_id)
-      const requested = await changeIntent(db, caller.organizationId, params.instance_id, 'restart')
-      forgetGateway(caller.organizationId, params.instance_id)
-      queue.enqueue(requested)
-      const until = { waitMs: query.wait * 1000, signal: untilLeft(reply) }
-      return show((await waitUntilSettled(db, requested, until)).row)
-    },
-  )
-
-  for (const action of ['start', 'stop'] as const) {
-    const { answers, ...words } = actions[action]
-    app.post(
-      `/v1/instances/:instance_id/${action}`,
-      {
-        config: { access: 'org', event: `instance.${action}`, frees: action === 'stop' },
-        schema: {
-          operationId: `${action}Instance`,
-          tags: ['instances'],
-          ...words,
-          params: InstanceParams,
-          body: NoBody,
-          response: { ...answers, ...failures(404, 409) },
-        },
-      },
-      async ({ caller, params }, reply) => {
-        if (action === 'start') await requireHostRoom(deps.hostDisk)
-        if (action === 'start') await requireStartableInstance(caller.organizationId, params.instance_id)
-        const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
-        forgetGateway(caller.organizationId, params.instance_id)
-        queue.enqueue(requested)
-        const until = { waitMs: settleTimeoutMs, signal: untilLeft(reply) }
-        const { row, settled } = await waitUntilSettled(db, requested, until)
-        return reply.code(settled ? 200 : 202).send(await show(row))
-      },
-    )
-  }
+  await app.register(actionRoutes, { ...deps, show, untilLeft })
 }

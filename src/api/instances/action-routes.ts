@@ -1,0 +1,111 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { FastifyReply } from 'fastify'
+import type { Db } from '#database/client.ts'
+import { shownAs } from '#http/examples.ts'
+import { InstanceParams } from '#http/instance-params.ts'
+import { failures } from '#http/openapi.ts'
+import { NoBody } from '#http/validation.ts'
+import type { FindSummary, RunningGateways } from '#instances/find.ts'
+import { changeIntent } from '#instances/intent.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
+import { settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
+import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
+import { startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
+import { requireStartable } from './new-instance.ts'
+import { WaitQuery } from './requests.ts'
+import { Instance } from './schemas.ts'
+import type { Show } from './show.ts'
+
+export interface ActionDeps {
+  db: Db
+  queue: InstanceQueue
+  findSummary: FindSummary
+  hostDisk: HostDisk
+  /** Called before the response to a stop or a delete: from then on, messages are refused. */
+  forgetGateway: RunningGateways['forget']
+  /** The oldest version of OpenClaw that agents may start with. */
+  minOpenclawVersion: string
+  show: Show
+  /** Aborted when nobody waits for the response any more. */
+  untilLeft(reply: FastifyReply): AbortSignal
+}
+
+const actions = {
+  start: {
+    summary: 'Start an instance',
+    description:
+      'Starts a `stopped` instance, or tries one in `error` again. Waits up to 60 seconds for the result, which may ' +
+      'be `error`. A 202 means that the start continues.',
+    answers: { 200: Instance, 202: shownAs(Instance, startingInstance), ...failures(507) },
+  },
+  stop: {
+    summary: 'Stop an instance',
+    description:
+      'Stops a `running` instance and keeps its files and sessions. From this call on, messages are refused. Waits ' +
+      'up to 60 seconds for the end of the agent. A 202 means that the stop continues.',
+    answers: { 200: shownAs(Instance, stoppedInstance), 202: shownAs(Instance, stoppingInstance) },
+  },
+}
+
+/** The routes that restart, start and stop an instance. They wait for the worker that carries it out. */
+export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, deps) => {
+  const { db, queue, findSummary, forgetGateway, minOpenclawVersion, show, untilLeft } = deps
+  const requireStartableInstance = async (organizationId: string, id: string) =>
+    requireStartable((await findSummary(organizationId, id)).openclawVersion, minOpenclawVersion)
+
+  app.post(
+    '/v1/instances/:instance_id/restart',
+    {
+      config: { access: 'org', event: 'instance.restart' },
+      schema: {
+        operationId: 'restartInstance',
+        summary: 'Restart an instance',
+        description:
+          'Ends the agent of a `running` instance, gives its turns 10 seconds to finish, and starts it again with ' +
+          'its files and sessions. Returns at once, with an instance that is `provisioning`; with `wait`, the call ' +
+          'waits until it runs. One that starts already is returned as it is.',
+        tags: ['instances'],
+        params: InstanceParams,
+        querystring: WaitQuery,
+        body: NoBody,
+        response: { 200: shownAs(Instance, startingInstance), ...failures(404, 409) },
+      },
+    },
+    async ({ caller, params, query }, reply) => {
+      await requireStartableInstance(caller.organizationId, params.instance_id)
+      const requested = await changeIntent(db, caller.organizationId, params.instance_id, 'restart')
+      forgetGateway(caller.organizationId, params.instance_id)
+      queue.enqueue(requested)
+      const until = { waitMs: query.wait * 1000, signal: untilLeft(reply) }
+      return show((await waitUntilSettled(db, requested, until)).row)
+    },
+  )
+
+  for (const action of ['start', 'stop'] as const) {
+    const { answers, ...words } = actions[action]
+    app.post(
+      `/v1/instances/:instance_id/${action}`,
+      {
+        config: { access: 'org', event: `instance.${action}`, frees: action === 'stop' },
+        schema: {
+          operationId: `${action}Instance`,
+          tags: ['instances'],
+          ...words,
+          params: InstanceParams,
+          body: NoBody,
+          response: { ...answers, ...failures(404, 409) },
+        },
+      },
+      async ({ caller, params }, reply) => {
+        if (action === 'start') await requireHostRoom(deps.hostDisk)
+        if (action === 'start') await requireStartableInstance(caller.organizationId, params.instance_id)
+        const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
+        forgetGateway(caller.organizationId, params.instance_id)
+        queue.enqueue(requested)
+        const until = { waitMs: settleTimeoutMs, signal: untilLeft(reply) }
+        const { row, settled } = await waitUntilSettled(db, requested, until)
+        return reply.code(settled ? 200 : 202).send(await show(row))
+      },
+    )
+  }
+}
