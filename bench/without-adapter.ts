@@ -2,8 +2,10 @@ import pg from 'pg'
 import { pino } from 'pino'
 import { Agent, request } from 'undici'
 import { apiSettings, createApi } from '#composition/api.ts'
+import { sharedSettings } from '#composition/settings.ts'
 import { createDb } from '#database/client.ts'
 import { useApiKeys } from '#http/auth.ts'
+import { onlyRegion } from '#instances/regions.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { loadConfig } from '#platform/config.ts'
 import { createHostDisk } from '#platform/host-disk.ts'
@@ -30,13 +32,14 @@ const noLimits = {
  */
 answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
   const log = pino({ level: 'silent' })
+  const config = loadConfig(noLimits)
   const { app, deps } = await createApi(
     {
       db: createDb(new pg.Pool({ ...connection, max: 10 })),
       processId: newId(),
       vault: createVault(Buffer.from(secretKey, 'base64')),
       queue: createQueue({ kind: 'postgres', connection }, log),
-      sandboxes: new FakeDriver(),
+      regions: onlyRegion({ ...sharedSettings(config), sandboxes: new FakeDriver() }),
       billing: null,
       hostDisk: createHostDisk('/', 0),
       log,
@@ -44,7 +47,7 @@ answerMessages(async ({ connection, secretKey }: WithoutAdapter) => {
       areWorkersMissing: () => false,
       isDraining: () => false,
     },
-    apiSettings(loadConfig(noLimits)),
+    apiSettings(config),
   )
   const dispatcher = new Agent()
   app.register(async (v1) => {

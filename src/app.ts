@@ -14,6 +14,7 @@ import { type KeyDeps, keyRoutes } from './api/keys/routes.ts'
 import { type LogDeps, logRoutes } from './api/logs/routes.ts'
 import { type MetricsDeps, metricsRoutes } from './api/metrics/routes.ts'
 import { type OrganizationDeps, organizationRoutes } from './api/organization/routes.ts'
+import { type RegionDeps, regionRoutes } from './api/regions/routes.ts'
 import { type ReleaseDeps, releaseRoutes } from './api/releases/routes.ts'
 import { type ResponseDeps, responseRoutes } from './api/responses/routes.ts'
 import { asksForWebSocket } from './api/responses/web-socket.ts'
@@ -46,6 +47,7 @@ export interface AppDeps
     UsageDeps,
     SubscriptionDeps,
     ReleaseDeps,
+    RegionDeps,
     InstanceDeps,
     LogDeps,
     MetricsDeps,
@@ -132,6 +134,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(keyRoutes, deps)
     await v1.register(subscriptionRoutes, deps)
     await v1.register(releaseRoutes, deps)
+    await v1.register(regionRoutes, deps)
     await v1.register(instanceRoutes, deps)
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)

@@ -9,6 +9,7 @@ import { createLog } from '#platform/log.ts'
 
 // Imported once the imports above have had their effect.
 const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')
+const { openRegions } = await import('#composition/regions.ts')
 const { createDriver, isForOneOrganization } = await import('#composition/sandboxes.ts')
 const { defaultTier } = await import('#composition/settings.ts')
 const { openVaultForOperator, secretKeysForOperator } = await import('#composition/vault.ts')
@@ -27,8 +28,9 @@ async function ask(question: string): Promise<string | null> {
 
 async function isOneOrganization(config: Config, db: Db): Promise<boolean> {
   const log = createLog({ LOG_LEVEL: 'error', LOG_FORMAT: 'json' }, 'admin')
-  const sandboxes = await createDriver({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db, log })
-  return isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined)
+  const regions = await openRegions({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db, log }, createDriver)
+  const isAllowed = config.ALLOW_UNISOLATED !== undefined
+  return regions.all().some(({ sandboxes }) => isForOneOrganization(sandboxes, isAllowed))
 }
 
 async function main(args: string[]): Promise<void> {

@@ -15,6 +15,7 @@ import type { Finding } from './doctor/finding.ts'
 const { openForOperator } = await import('#composition/database.ts')
 const { withRelayPort } = await import('#composition/installation.ts')
 const { queueBackend } = await import('#composition/queue.ts')
+const { openRegions } = await import('#composition/regions.ts')
 const { createDriver } = await import('#composition/sandboxes.ts')
 const { createQueue } = await import('#lifecycle/queue.ts')
 const { examine, repair } = await import('./doctor/examine.ts')
@@ -43,10 +44,11 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
       return [{ area: 'schema', what, whatToDo: 'Run npm run migrate.' }]
     }
     const secret = await readSecretKeys(config, dataDir)
-    const sandboxes = await createDriver({ config, dataDir, db, log })
+    const withPort = await withRelayPort(config, db)
+    const regions = (await openRegions({ config: withPort, dataDir, db, log }, createDriver)).all()
     const vault = secret && createVault(secret.keys)
     const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
-    const deps = { config: await withRelayPort(config, db), db, sandboxes, hostDisk, vault, queue }
+    const deps = { config: withPort, db, regions, hostDisk, vault, queue }
     const found = await examine(deps)
     const left = fix && found.length > 0 ? await repair(deps, found, print) : found
     await storeFindings(db, left)

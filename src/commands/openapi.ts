@@ -20,7 +20,7 @@ export async function createRoutes(): Promise<FastifyInstance> {
     processId: '',
     vault: absent,
     queue: absent,
-    sandboxes: absent,
+    regions: absent,
     billing: null,
     hostDisk: absent,
     publicUrl: fail,

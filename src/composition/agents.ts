@@ -1,10 +1,11 @@
-import { and, eq, inArray } from 'drizzle-orm'
+import { and, inArray, type SQL } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
+import { isInAny } from '#instances/regions.ts'
 import { isRunningAndFree } from '#instances/status.ts'
-import type { AnyDriver } from './sandboxes.ts'
+import type { OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'
 
 const graceMs = 10_000
@@ -16,23 +17,27 @@ const maxMarked = 1000
  * Has SIGINT stop the agents with Chowder, if they are processes of this host. Their rows become due first, so that the
  * next start brings them back.
  */
-export function stopAgentsOnInterrupt({ log, drain }: Startup, db: Db, { name, stopAll }: AnyDriver): void {
+export function stopAgentsOnInterrupt({ log, drain }: Startup, db: Db, regions: OpenRegions): void {
   drain.add('agents', async ({ interrupted }) => {
-    if (!interrupted || !stopAll) return log.info('the agents go on running; the next start adopts them')
+    const stoppable = regions.served().filter(({ sandboxes }) => sandboxes.stopAll)
+    if (!interrupted || stoppable.length === 0) {
+      return log.info('the agents go on running; the next start adopts them')
+    }
     log.info('stopping the agents')
-    await markForRestart(db, name, AbortSignal.timeout(markMs)).catch((error: unknown) => {
+    await markForRestart(db, isInAny(stoppable), AbortSignal.timeout(markMs)).catch((error: unknown) => {
       log.warn({ err: error }, 'not all agents could be marked for a restart; the next start finds them stopped')
     })
-    await stopAll({ graceMs }, AbortSignal.timeout(graceMs * 2))
+    const late = AbortSignal.timeout(graceMs * 2)
+    await Promise.all(stoppable.map(({ sandboxes }) => sandboxes.stopAll?.({ graceMs }, late)))
   })
 }
 
 /**
- * Makes the instances of a driver due that run, in batches. Throws the reason of the signal between two batches. What
+ * Makes those instances due that run, in batches. Throws the reason of the signal between two batches. What
  * that, or a crash, leaves is compared with its sandbox after the next start.
  */
-export async function markForRestart(db: Db, driver: string, signal: AbortSignal): Promise<void> {
-  const runsHere = and(isRunningAndFree, eq(instances.sandboxDriver, driver))
+export async function markForRestart(db: Db, isHere: SQL | undefined, signal: AbortSignal): Promise<void> {
+  const runsHere = and(isRunningAndFree, isHere)
   const markSome = () =>
     db
       .update(instances)

@@ -11,12 +11,12 @@ import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import { createDeclareModel } from '#instances/gateway/declare-model.ts'
+import type { Regions } from '#instances/regions.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#platform/exposure.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import { explainListening } from '#platform/listen-fault.ts'
-import type { SandboxDriver } from '#sandbox/driver.ts'
 import { isForOneOrganization } from './sandboxes.ts'
 import { defaultTier, type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
@@ -30,7 +30,7 @@ const openRequestsMs = 5000
 export interface ApiParts
   extends Pick<AppDeps, 'hostDisk' | 'db' | 'processId' | 'vault' | 'log' | 'billing' | 'isDraining'> {
   queue: Pick<ReconcileQueue, 'enqueue' | 'ping'>
-  sandboxes: SandboxDriver
+  regions: Regions
   /** Whether no worker has been seen lately. */
   areWorkersMissing(): boolean
   /** The URL for clients. It is called for each answer, since a port that the system chooses is known late. */
@@ -86,7 +86,7 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
 
 /** Builds the whole API. It does not listen yet, and calls none of its parts before a request comes. */
 export async function createApi(parts: ApiParts, settings: ApiSettings) {
-  const { db, vault, queue, sandboxes, hostDisk, log } = parts
+  const { db, vault, queue, regions, hostDisk, log } = parts
   const callers = createCallers(db, log)
   const findSummary = createFindSummary(db)
   const gateways = createRunningGateways(db, vault, findSummary)
@@ -98,10 +98,10 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
   const deps: AppDeps = {
     ...parts,
     ...settings,
-    sandboxDriver: sandboxes.name,
-    isolation: sandboxes.isolation,
-    hasTwoRooms: sandboxes.hasTwoRooms ?? false,
-    isOneOrganization: isForOneOrganization(sandboxes, settings.allowUnisolated),
+    isolation: () => isolationOf(regions),
+    hasTwoRooms: () => regions.all().some(({ sandboxes }) => sandboxes.hasTwoRooms),
+    isOneOrganization: () =>
+      regions.all().some(({ sandboxes }) => isForOneOrganization(sandboxes, settings.allowUnisolated)),
     hasBilling: parts.billing !== null,
     findCaller: callers.find,
     findTokenCaller: createFindTokenCaller(vault, callers),
@@ -134,6 +134,13 @@ export async function createApi(parts: ApiParts, settings: ApiSettings) {
       await callers.close()
     },
   }
+}
+
+/** How agents are isolated: a sentence, or one of each region. */
+function isolationOf(regions: Regions): string {
+  const all = regions.all()
+  if (all.length === 1) return regions.default().sandboxes.isolation
+  return all.map(({ region, sandboxes }) => `${region}: ${sandboxes.isolation}`).join(' ')
 }
 
 /** Opens the API and listens. Returns its public URL. Throws StartupError when it cannot listen there. */

@@ -1,5 +1,5 @@
 import type { Db } from '#database/client.ts'
-import { createFindEgressGrant } from '#egress/grants.ts'
+import { createFindEgressGrant, type EgressGrant } from '#egress/grants.ts'
 import { type HostRule, hostAndPort, parseHostRule, readHost } from '#egress/hosts.ts'
 import type { Destination } from '#egress/policy.ts'
 import {
@@ -12,14 +12,14 @@ import {
 import { createEgressRecords } from '#egress/records.ts'
 import { createResolve, type Resolve } from '#egress/resolve.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
+import { isNamed } from '#instances/regions.ts'
 import type { Config } from '#platform/config.ts'
 import { entriesOf } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { createPlaces, type PlaceLimits } from '#relay/places.ts'
-import type { AnyDriver } from './sandboxes.ts'
-import { sharedSettings } from './settings.ts'
+import type { OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'
 
 /** For the hosts that were asked for last, when the proxy ends. */
@@ -27,8 +27,9 @@ const writeTimeoutMs = 1000
 const defaultPorts: Record<string, number> = { 'http:': 80, 'https:': 443 }
 
 export interface EgressSettings {
-  operatorHosts: readonly HostRule[]
-  isRelay?(destination: Destination): Promise<boolean>
+  /** Those of all agents, or of the agents in a region. */
+  operatorHosts: readonly HostRule[] | ((region: string | null) => readonly HostRule[])
+  isRelay?(destination: Destination, agent: EgressGrant): Promise<boolean>
   resolve?: Resolve
   limits?: Partial<EgressLimits>
   places?: Partial<PlaceLimits>
@@ -46,10 +47,10 @@ export function startEgress(
   { operatorHosts, isRelay, resolve, limits, places }: EgressSettings,
 ): StartedEgress {
   const records = createEgressRecords(db, log)
+  const hostsIn = typeof operatorHosts === 'function' ? operatorHosts : () => operatorHosts
   const egress = createEgress({
-    findGrant: createFindEgressGrant(db, vault),
+    findGrant: createFindEgressGrant(db, vault, hostsIn),
     resolve: resolve ?? createResolve(),
-    operatorHosts,
     isRelay: isRelay ?? (async () => false),
     places: createPlaces({ ...defaultEgressPlaces, ...places }),
     records,
@@ -94,23 +95,36 @@ function registryRule({ CLAWHUB_REGISTRY }: Config): HostRule[] {
  * own to it.
  */
 export async function openEgress(
-  { config, log, drain }: Startup,
-  { sandboxes, ...parts }: { db: Db; vault: Vault; sandboxes: Pick<AnyDriver, 'hostAddress' | 'serveJails'> },
+  { log, drain }: Startup,
+  { regions, ...parts }: { db: Db; vault: Vault; regions: OpenRegions },
 ): Promise<Egress> {
-  const { relay } = sharedSettings(config)
+  const rulesOf = new Map(
+    regions
+      .all()
+      .map((region) => [
+        region,
+        [...readOperatorHosts(region.config.EGRESS_ALLOWED_HOSTS), ...registryRule(region.config)],
+      ]),
+  )
   const egress = startEgress(
     { ...parts, log },
     {
-      operatorHosts: [...readOperatorHosts(config.EGRESS_ALLOWED_HOSTS), ...registryRule(config)],
-      async isRelay({ host, port }) {
+      operatorHosts: (name) =>
+        regions.all().flatMap((region) => (isNamed(region, name) ? (rulesOf.get(region) ?? []) : [])),
+      async isRelay({ host, port }, agent) {
+        const region = regions.all().find((one) => isNamed(one, agent.region))
+        if (!region) return false
+        const { sandboxes, relay } = region
         const place = placeOf(await relayUrlFor(sandboxes, relay, drain.signal))
         return place?.host === host && place.port === port
       },
     },
   )
-  const jails = await sandboxes.serveJails?.('egress', egress.serveConnection)
+  const jails = await Promise.all(
+    regions.served().map(({ sandboxes }) => sandboxes.serveJails?.('egress', egress.serveConnection)),
+  )
   drain.add('relay', async () => {
-    await jails?.close()
+    await Promise.all(jails.map((served) => served?.close()))
     await egress.end()
   })
   return egress

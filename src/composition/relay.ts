@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Db } from '#database/client.ts'
 import type { Egress } from '#egress/proxy.ts'
 import { sandboxHost } from '#instances/gateway/relay-url.ts'
+import { isNamed } from '#instances/regions.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
@@ -19,8 +20,8 @@ import { createFindKeyBudgets } from '#relay/usage/key-budgets.ts'
 import { createMeter } from '#relay/usage/meter.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { installationId } from './installation.ts'
-import type { AnyDriver } from './sandboxes.ts'
-import { sharedSettings, turnDrainMs } from './settings.ts'
+import type { OpenRegion, OpenRegions } from './regions.ts'
+import { turnDrainMs } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const retryMs = 5000
@@ -28,7 +29,8 @@ const retryMs = 5000
 const writeTimeoutMs = 3000
 
 export interface RelaySettings {
-  baseUrls: BaseUrls
+  /** Those of all agents, or of those in a region, by the name in their rows; null for a region that there is not. */
+  baseUrls: BaseUrls | ((region: string | null) => BaseUrls | null)
   host: string
   port: number
   /** The id of this process in the table `processes`. */
@@ -42,14 +44,24 @@ export interface RelaySettings {
   proxy?: ForwardProxy
 }
 
-/** Starts a relay. Throws StartupError when it cannot listen. */
-export async function startRelay(
-  { db, vault, log }: { db: Db; vault: Vault; log: Logger },
-  { baseUrls, host, port, processId, pace, places, connections, observe, proxy }: RelaySettings,
-): Promise<RelayServer> {
+/** A relay that listens nowhere yet. */
+interface StartedRelay {
+  /** Throws StartupError when it cannot listen there. */
+  listen(host: string, port: number): Promise<RelayServer>
+  /** Writes what calls have used. Servers are closed before. */
+  end(): Promise<void>
+}
+
+type RelayParts = { db: Db; vault: Vault; log: Logger }
+
+/** Starts a relay, which all its servers share with its limits. */
+async function prepareRelay(
+  { db, vault, log }: RelayParts,
+  { baseUrls, processId, pace, places, connections, observe, proxy }: Omit<RelaySettings, 'host' | 'port'>,
+): Promise<StartedRelay> {
   const writer = createCallWriter(db, processId, log)
   const leases = createBudgetLeases(db, processId, log)
-  const upstreams = createUpstreams(baseUrls)
+  const upstreams = createUpstreams(typeof baseUrls === 'function' ? baseUrls : () => baseUrls)
   const relay = createRelay({
     findGrant: createFindGrant(db, vault),
     pace: createPace({ ...defaultPace, ...pace }),
@@ -58,18 +70,17 @@ export async function startRelay(
     observe: observe ?? createMeter(writer, leases, createFindKeyBudgets(db)),
     log,
   })
-  const server = await serveRelay(relay, {
-    host,
-    port,
-    installation: await installationId(db),
-    connections: { ...defaultConnections, ...connections },
-    proxy: proxy ?? null,
-  })
+  const installation = await installationId(db)
   return {
-    port: server.port,
-    serve: server.serve,
-    async close(drainMs) {
-      await server.close(drainMs)
+    listen: (host, port) =>
+      serveRelay(relay, {
+        host,
+        port,
+        installation,
+        connections: { ...defaultConnections, ...connections },
+        proxy: proxy ?? null,
+      }),
+    async end() {
       await upstreams.close()
       await writer.close(writeTimeoutMs)
       await leases.close()
@@ -77,10 +88,25 @@ export async function startRelay(
   }
 }
 
+/** Starts a relay with one server. Throws StartupError when it cannot listen. */
+export async function startRelay(parts: RelayParts, settings: RelaySettings): Promise<RelayServer> {
+  const relay = await prepareRelay(parts, settings)
+  const server = await relay.listen(settings.host, settings.port)
+  return {
+    port: server.port,
+    serve: server.serve,
+    async close(drainMs) {
+      await server.close(drainMs)
+      await relay.end()
+    },
+  }
+}
+
 /**
- * Opens the relay. Where it listens depends on the platform of the agents, unless RELAY_HOST says so: while that cannot
- * be reached, no agent runs there that could call it, and this goes on trying after it has returned. In a drain, open
- * calls get what is left of the time that turns have. Throws StartupError when it cannot listen.
+ * Opens the relay for the regions that this process serves. Where it listens for the agents of a region depends on
+ * their platform, unless RELAY_HOST says so: while that cannot be reached, no agent runs there that could call it, and
+ * this goes on trying after it has returned. In a drain, open calls get what is left of the time that turns have.
+ * Throws StartupError when it cannot listen.
  */
 export async function openRelay(
   { config, log, drain }: Startup,
@@ -88,34 +114,58 @@ export async function openRelay(
     db: Db
     vault: Vault
     processId: string
-    sandboxes: Pick<AnyDriver, 'hostAddress' | 'serveJails'>
+    regions: OpenRegions
     /** Serves requests to other hosts at the port of the relay. */
     egress: Egress
   },
 ): Promise<void> {
-  const { RELAY_HOST, RELAY_PORT: port } = config
-  const { baseUrls } = sharedSettings(config)
+  const { processId, regions, egress: proxy } = parts
+  const { RELAY_PORT: port } = config
   let drainBeganAt = Number.POSITIVE_INFINITY
   drain.signal.addEventListener('abort', () => {
     drainBeganAt = performance.now()
   })
-  const listen = async () => {
-    const host = RELAY_HOST ?? (await sandboxHost(parts.sandboxes, drain.signal))
-    const { processId, egress: proxy } = parts
-    const server = await startRelay({ ...parts, log }, { baseUrls, host, port, processId, proxy })
-    const jails = await parts.sandboxes.serveJails?.('relay', (_id, socket) => server.serve(socket))
-    log.info({ host, port }, 'the relay listens for the calls of agents')
-    drain.add('relay', async ({ interrupted }) => {
-      await jails?.close()
-      const leftMs = turnDrainMs(config) - (performance.now() - drainBeganAt)
-      return server.close(interrupted ? 0 : Math.max(0, leftMs))
+  const baseUrls = (name: string | null) => regions.all().find((region) => isNamed(region, name))?.baseUrls ?? null
+  const relay = await prepareRelay({ ...parts, log }, { baseUrls, processId, proxy })
+  /** By their hosts, which regions may share. */
+  const servers = new Map<string, Promise<RelayServer>>()
+  const jails: { close(): Promise<void> }[] = []
+  drain.add('relay', async ({ interrupted }) => {
+    await Promise.all(jails.map((served) => served.close()))
+    const leftMs = turnDrainMs(config) - (performance.now() - drainBeganAt)
+    const listening = await Promise.allSettled(servers.values())
+    await Promise.all(
+      listening.map(
+        (server) => server.status === 'fulfilled' && server.value.close(interrupted ? 0 : Math.max(0, leftMs)),
+      ),
+    )
+    await relay.end()
+  })
+  const serverAt = (host: string): Promise<RelayServer> => {
+    const known = servers.get(host)
+    if (known) return known
+    const made = relay.listen(host, port)
+    servers.set(host, made)
+    made.then(
+      () => log.info({ host, port }, 'the relay listens for the calls of agents'),
+      () => servers.delete(host),
+    )
+    return made
+  }
+  const listen = async ({ sandboxes, config: { RELAY_HOST } }: OpenRegion) => {
+    const server = await serverAt(RELAY_HOST ?? (await sandboxHost(sandboxes, drain.signal)))
+    const served = await sandboxes.serveJails?.('relay', (_id, socket) => server.serve(socket))
+    if (served) jails.push(served)
+  }
+  const listenOrLater = async (region: OpenRegion) => {
+    await listen(region).catch((error: unknown) => {
+      if (!(error instanceof SandboxUnavailableError)) throw error
+      const regionLog = log.child({ region: region.region })
+      regionLog.warn('the relay does not listen yet: the platform of the agents cannot be reached')
+      void listenLater(() => listen(region), regionLog, drain.signal)
     })
   }
-  await listen().catch((error: unknown) => {
-    if (!(error instanceof SandboxUnavailableError)) throw error
-    log.warn('the relay does not listen yet: the platform of the agents cannot be reached')
-    void listenLater(listen, log, drain.signal)
-  })
+  await Promise.all(regions.served().map(listenOrLater))
 }
 
 async function listenLater(listen: () => Promise<void>, log: Logger, signal: AbortSignal): Promise<void> {

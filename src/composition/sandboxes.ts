@@ -16,7 +16,6 @@ import type { LocalDriver } from '#sandbox/local/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
 import { dockerSettings } from './docker-settings.ts'
 import { installationId } from './installation.ts'
-import type { Startup } from './startup.ts'
 
 /** A driver, with the methods of those drivers whose agents are processes of this host. */
 export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans' | 'serveJails'>>
@@ -24,6 +23,8 @@ export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'o
 export interface DriverParts {
   config: Config
   dataDir: string
+  /** The folder of local sandboxes. */
+  storage: string
   /** Holds the id of the installation that the sandboxes belong to. */
   db: Db
   log: Logger
@@ -38,16 +39,17 @@ export async function createDocker(options: DockerDriverOptions): Promise<Sandbo
 }
 
 /** Creates the driver of SANDBOX_DRIVER, and loads the code of no other. It does nothing to sandboxes before a call. */
-export async function createDriver({ config, dataDir, db, log }: DriverParts): Promise<AnyDriver> {
+export async function createDriver({ config, dataDir, storage, db, log }: DriverParts): Promise<AnyDriver> {
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await installationId(db)
     return createDocker({ ...(await dockerSettings(config)), installation, log })
   }
   const { createLocalDriver } = await import('#sandbox/local/driver.ts')
   const node = await nodeBinary(dataDir)
-  const jail = await localJail(config, dataDir, node)
+  const jail = await localJail(config, { dataDir, storage }, node)
   return createLocalDriver({
-    dataDir,
+    dataDir: storage,
+    numbersDir: dataDir,
     node,
     ...jail,
     installRelease: (release, progress, signal) => installRelease({ dataDir, release, progress, signal }),
@@ -61,20 +63,20 @@ export async function createDriver({ config, dataDir, db, log }: DriverParts): P
 }
 
 /** The jail of local agents, and why they have none, if they have none. Throws StartupError when they must have one. */
-async function localJail(config: Config, dataDir: string, node: string) {
+async function localJail(config: Config, { dataDir, storage }: { dataDir: string; storage: string }, node: string) {
   const { createJail, gatewayPort, jailFault, proxyPort } = await import('#sandbox/local/jail.ts')
   const { waysOutFolder } = await import('#sandbox/local/way-out.ts')
   const waysOut = [
     { port: config.RELAY_PORT, service: 'relay' },
     { port: proxyPort, service: 'egress' },
   ]
-  const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut, waysOutFolder: waysOutFolder(dataDir) })
+  const jail = createJail({ releases: releasesFolder(dataDir), node, waysOut, waysOutFolder: waysOutFolder(storage) })
   const uid = process.getuid?.() === 0 ? rangeOf(config.LOCAL_UIDS).first : null
   const fault = async () => {
     if (config.LOCAL_ISOLATION === 'none') return 'LOCAL_ISOLATION is none'
     if ([gatewayPort, proxyPort].includes(config.RELAY_PORT)) return 'RELAY_PORT has another use in a jail'
     if (config.RELAY_URL !== undefined) return 'RELAY_URL names a relay that a jail does not reach'
-    return jailFault(jail, dataDir, uid)
+    return jailFault(jail, storage, uid)
   }
   const noJail = await fault()
   if (noJail !== null && config.LOCAL_ISOLATION === 'jail') {
@@ -90,20 +92,22 @@ export const isForOneOrganization = (
 ): boolean => isExposed && !allowUnisolated
 
 /**
- * Opens the driver, and measures its calls. Throws StartupError when its agents are processes of one host, and this
- * database's agents run on another.
+ * Returns a function that opens a driver, and measures its calls. It throws StartupError when its agents are processes
+ * of one host, and this database's agents run on another.
  */
-export async function openSandboxes(startup: Startup, db: Db, create: CreateDriver): Promise<AnyDriver> {
-  const { config, dataDir, log } = startup
-  const sandboxes = measureDriver(await create({ config, dataDir, db, log }))
-  if (sandboxes.stopAll) await claimHost(db, dataDir)
-  if (isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined))
-    await requirePrivate(startup, db, sandboxes)
-  return sandboxes
-}
+export const openSandboxes =
+  (create: CreateDriver): CreateDriver =>
+  async (parts) => {
+    const { config, dataDir, storage, db } = parts
+    const sandboxes = measureDriver(await create(parts))
+    if (sandboxes.stopAll) await claimHost(db, storage, dataDir)
+    if (isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined))
+      await requirePrivate(config, db, sandboxes)
+    return sandboxes
+  }
 
 /** Throws StartupError when others than the operator would have agents that are not isolated. */
-async function requirePrivate({ config }: Startup, db: Db, { isolation }: AnyDriver): Promise<void> {
+async function requirePrivate(config: Config, db: Db, { isolation }: AnyDriver): Promise<void> {
   const wayOut =
     `${isolation} Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ` +
     'ALLOW_UNISOLATED=1 starts it all the same.'
@@ -114,9 +118,9 @@ async function requirePrivate({ config }: Startup, db: Db, { isolation }: AnyDri
     throw new StartupError(`There is more than one organization. ${wayOut}`)
 }
 
-async function claimHost(db: Db, dataDir: string): Promise<void> {
-  const own = await hostId(dataDir)
-  const known = await storeOnce(db, 'local-host-id', own)
+async function claimHost(db: Db, storage: string, dataDir: string): Promise<void> {
+  const own = await hostId(storage)
+  const known = await storeOnce(db, storage === dataDir ? 'local-host-id' : `local-host-id${storage}`, own)
   if (known === own) return
   throw new StartupError(
     "SANDBOX_DRIVER=local is for one host, and this database's agents are on another (or CHOWDER_DATA_DIR is not theirs). " +

@@ -1,6 +1,6 @@
 import type { Tier } from '#database/schema.ts'
 import type { StorageLimits } from '#http/storage-limit.ts'
-import type { RelayAddress } from '#instances/gateway/relay-url.ts'
+import type { RelayAddress } from '#instances/regions.ts'
 import { firstGoodVersion } from '#openclaw/advisories.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import type { Config } from '#platform/config.ts'

@@ -11,6 +11,7 @@ import { openHeartbeat } from './heartbeat.ts'
 import { withRelayPort } from './installation.ts'
 import { openMetrics } from './metrics.ts'
 import { openQueue } from './queue.ts'
+import { openRegions } from './regions.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
 import { openVault } from './vault.ts'
@@ -33,23 +34,23 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   drain.signal.throwIfAborted()
   const startup = { ...given, config: await withRelayPort(config, db) }
   const { vault, reread } = await openVault(startup, db)
-  const sandboxes = await openSandboxes(startup, db, create)
+  const regions = await openRegions({ ...startup, db }, openSandboxes(create))
   const processId = newId()
   if (role === 'relay') {
     openHeartbeat(startup, { db, vault, reread }, processId)
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
-    const egress = await openEgress(startup, { db, vault, sandboxes })
-    await openRelay(startup, { db, vault, sandboxes, processId, egress })
+    const egress = await openEgress(startup, { db, vault, regions })
+    await openRelay(startup, { db, vault, regions, processId, egress })
     await openMetrics(startup, [])
     return log.info('Chowder is running as relay')
   }
-  if (role === 'all') stopAgentsOnInterrupt(startup, db, sandboxes)
+  if (role === 'all') stopAgentsOnInterrupt(startup, db, regions)
   const queue = await openQueue(startup, connection)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
   const hostDisk = createHostDisk(given.dataDir, config.DISK_FLOOR_MB)
-  const parts = { db, vault, sandboxes, queue, billing, hostDisk, log }
+  const parts = { db, vault, regions, queue, billing, hostDisk, log }
   const { areWorkersMissing } = openHeartbeat(startup, { db, vault, reread }, processId)
 
   // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways
@@ -57,8 +58,8 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   if (role !== 'api' && config.RELAY_ROLE === 'worker') {
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
-    const egress = await openEgress(startup, { db, vault, sandboxes })
-    await openRelay(startup, { db, vault, sandboxes, processId, egress })
+    const egress = await openEgress(startup, { db, vault, regions })
+    await openRelay(startup, { db, vault, regions, processId, egress })
   }
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')
@@ -66,10 +67,10 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   }
   if (role !== 'api') {
     const { openWorker } = await import('./worker.ts')
-    await openWorker(startup, parts)
+    await openWorker(startup, { ...parts, regions: regions.served() })
   }
   // Last: an answer says that the process does its work.
   await openMetrics(startup, role === 'api' ? [] : [createBacklogMetrics({ db, queue })])
   log.info({ url: publicUrl || undefined }, `Chowder is running as ${role}`)
-  if (role === 'all') process.stderr.write(await welcome(startup, { db, url: publicUrl, sandboxes }))
+  if (role === 'all') process.stderr.write(await welcome(startup, { db, url: publicUrl, regions }))
 }

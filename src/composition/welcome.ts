@@ -4,7 +4,7 @@ import { organizations } from '#database/schema.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import { type SignupMode, signupMode } from '#platform/exposure.ts'
 import { commit, version } from '#platform/version.ts'
-import type { AnyDriver } from './sandboxes.ts'
+import type { OpenRegion, OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'
 
 async function isEmpty(db: Db): Promise<boolean> {
@@ -22,19 +22,29 @@ const createCommands = (url: string): Record<SignupMode, string> => {
   }
 }
 
+/** How agents run in a region, or why they do not. */
+async function describeAgents({ sandboxes }: Pick<OpenRegion, 'sandboxes'>, signal: AbortSignal): Promise<string> {
+  const outage = await sandboxes.outage?.(signal)
+  return outage?.replace('dockerd cannot be reached', 'DOCKER CANNOT BE REACHED') ?? sandboxes.isolation
+}
+
 /**
  * The text that greets a person once Chowder listens: version, addresses, places, and the next command. It says so when
  * the platform of the agents cannot be reached.
  */
 export async function welcome(
   { config, dataDir, drain }: Startup,
-  { db, url, sandboxes }: { db: Db; url: string; sandboxes: AnyDriver },
+  { db, url, regions }: { db: Db; url: string; regions: Pick<OpenRegions, 'all'> },
 ): Promise<string> {
-  const outage = await sandboxes.outage?.(drain.signal)
+  const all = regions.all()
+  const agentsIn = await Promise.all(all.map((region) => describeAgents(region, drain.signal)))
   const database = config.DATABASE_URL ? 'DATABASE_URL' : 'embedded PostgreSQL'
   const queue = config.REDIS_URL ? 'REDIS_URL' : 'in PostgreSQL'
-  const agents = outage?.replace('dockerd cannot be reached', 'DOCKER CANNOT BE REACHED') ?? sandboxes.isolation
-  const stop = sandboxes.stopAll
+  const agents =
+    agentsIn.length === 1
+      ? agentsIn[0]
+      : agentsIn.map((line, at) => `\n            ${all[at]?.region}: ${line}`).join('')
+  const stop = all.some(({ sandboxes }) => sandboxes.stopAll)
     ? 'Ctrl-C stops Chowder and the agents; the next start brings them back.'
     : 'Ctrl-C stops Chowder alone; the agents go on running, and the next start adopts them.'
   const next = (await isEmpty(db))

@@ -1,4 +1,5 @@
 import type { Billing } from '#api/subscription/stripe.ts'
+import type { Region } from '#instances/regions.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import { defaultTimeouts } from '#lifecycle/step.ts'
@@ -7,19 +8,20 @@ import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
 import { InstallError } from '#platform/install-error.ts'
 import { type Logger, logProgress } from '#platform/log.ts'
-import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
-import { type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
+import { sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'> {
   queue: ReconcileQueue
-  sandboxes: SandboxDriver
+  /** Those that the worker serves. */
+  regions: readonly Region[]
   billing: Billing | null
   log: Logger
 }
 
-export interface WorkerSettings extends SharedSettings, Pick<LifecycleDeps, 'timeouts'> {
+export interface WorkerSettings extends Pick<LifecycleDeps, 'clawhubUrl' | 'minOpenclawVersion' | 'timeouts'> {
   /** How many reconciles may run at once. */
   concurrency: number
   intervals: Intervals
@@ -47,7 +49,8 @@ export function createWorker(
 ): Promise<{ stop(): Promise<void> }> {
   const { concurrency, intervals, maintenance, eventBytes, usageBytes, ...shared } = settings
   const tasks = maintenanceTasks({ ...parts, eventBytes, usageBytes }, maintenance)
-  return startWorker({ ...parts, ...shared }, parts.queue, concurrency, intervals, starting, tasks)
+  const regions = parts.regions.map((region) => ({ ...parts, ...shared, ...region }))
+  return startWorker({ ...parts, regions }, parts.queue, concurrency, intervals, starting, tasks)
 }
 
 /** Opens the worker, and prepares the default release in the background for the first instance. */
@@ -58,17 +61,17 @@ export async function openWorker({ config, log, drain }: Startup, parts: WorkerP
     preparing.abort()
     return worker.stop()
   })
-  void prepareDefaultRelease(parts.sandboxes, log, preparing.signal)
+  for (const region of parts.regions) void prepareDefaultRelease(region, log, preparing.signal)
 }
 
-async function prepareDefaultRelease(sandboxes: SandboxDriver, log: Logger, signal: AbortSignal): Promise<void> {
+async function prepareDefaultRelease({ region, sandboxes }: Region, log: Logger, signal: AbortSignal): Promise<void> {
   try {
     await sandboxes.prepare(defaultRelease, logProgress(log), signal)
-    log.info(`OpenClaw ${openclawVersion(defaultRelease)} is ready on this host`)
+    log.info({ region }, `OpenClaw ${openclawVersion(defaultRelease)} is ready`)
   } catch (error) {
     if (signal.aborted || (error instanceof SandboxUnavailableError && error.isLogged)) return
     if (error instanceof InstallError)
-      log.error({ output: error.output }, `${error.message} The next instance tries again.`)
-    else log.error({ err: error }, 'OpenClaw could not be prepared; the next instance tries again')
+      log.error({ region, output: error.output }, `${error.message} The next instance tries again.`)
+    else log.error({ region, err: error }, 'OpenClaw could not be prepared; the next instance tries again')
   }
 }

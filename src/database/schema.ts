@@ -227,6 +227,8 @@ export const instances = pgTable(
     modelProvider: text({ enum: modelProviders }).notNull(),
     /** The driver of this row's sandbox. Workers with another driver ignore the row. */
     sandboxDriver: text().notNull(),
+    /** The name of the region that it runs in; null for the region of rows without one: see `instances/regions.ts`. */
+    region: text(),
     openclawVersion: text().notNull(),
     /** Whether its tools run beside its gateway, or in a room of their own, as of its next start. */
     isolation: text({ enum: isolations }).notNull().default('one_room'),

@@ -6,6 +6,7 @@ import { egressToken } from '#instances/gateway/tokens.ts'
 import { unsealRelayToken } from '#instances/row.ts'
 import { isId } from '#platform/ids.ts'
 import type { Vault } from '#platform/secrets.ts'
+import type { HostRule } from './hosts.ts'
 import { defaultPolicy, type Rules, readRules } from './policy.ts'
 
 /** For this long a policy and a token count that have been replaced. */
@@ -17,13 +18,17 @@ const maxConcurrentQueries = 2
 export interface EgressGrant {
   instanceId: string
   organizationId: string
+  region: string | null
   rules: Rules
+  /** The hosts that it may reach though they are not public. */
+  operatorHosts: readonly HostRule[]
   /** What proves a connection to be the agent's. */
   token: string
 }
 
 interface GrantRow {
   id: string
+  region: string | null
   organizationId: string
   sealedRelayToken: string | null
   egress: EgressPolicy | null
@@ -32,7 +37,7 @@ interface GrantRow {
 /** A named statement: PostgreSQL plans it once for each connection. */
 const findGrants = `
   SELECT i.id, i.organization_id AS "organizationId", i.sealed_relay_token AS "sealedRelayToken",
-    coalesce(i.egress, o.egress) AS egress
+    i.region, coalesce(i.egress, o.egress) AS egress
   FROM instances i
   JOIN organizations o ON o.id = i.organization_id
   WHERE i.id = ANY($1::uuid[]) AND i.relay_token_hash IS NOT NULL AND i.desired_state = 'running'
@@ -44,17 +49,23 @@ const findGrants = `
  */
 export type FindEgressGrant = (instanceId: string) => Promise<EgressGrant | null>
 
-export function createFindEgressGrant(db: Db, vault: Vault): FindEgressGrant {
+export function createFindEgressGrant(
+  db: Db,
+  vault: Vault,
+  operatorHostsIn: (region: string | null) => readonly HostRule[],
+): FindEgressGrant {
   const read = batched(maxConcurrentQueries, async (ids: readonly string[]) => {
     const { rows } = await db.$client.query<GrantRow>({ name: 'find_egress', text: findGrants, values: [ids] })
     const byId = new Map(rows.map((row) => [row.id, row]))
     return ids.map((id) => byId.get(id) ?? null)
   })
 
-  function grantOf({ id, organizationId, sealedRelayToken, egress }: GrantRow): EgressGrant | null {
+  function grantOf({ id, sealedRelayToken, egress, ...row }: GrantRow): EgressGrant | null {
     const relayToken = unsealRelayToken(vault, { id, sealedRelayToken })
     if (relayToken === null) return null
-    return { instanceId: id, organizationId, rules: readRules(egress ?? defaultPolicy), token: egressToken(relayToken) }
+    const operatorHosts = operatorHostsIn(row.region)
+    const rules = readRules(egress ?? defaultPolicy)
+    return { ...row, instanceId: id, rules, operatorHosts, token: egressToken(relayToken) }
   }
 
   const grants = cachedFor(cachedMs, (id) => read(id).then((row) => row && grantOf(row)))

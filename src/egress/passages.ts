@@ -20,7 +20,7 @@ export const proxyEnded = new Error('the proxy ends')
 interface PassagesParts {
   authenticate: Authenticate
   reach: Reach
-  isRelay(destination: Destination): Promise<boolean>
+  isRelay(destination: Destination, agent: EgressGrant): Promise<boolean>
   places: Places
   records: EgressRecords
   /** To look a name up and to connect. */
@@ -54,7 +54,7 @@ export function createPassages({ authenticate, reach, isRelay, places, records, 
     const deadline = new AbortController()
     const timer = setTimeout(() => deadline.abort(late), connectMs)
     const signal = AbortSignal.any([passage.end.signal, deadline.signal])
-    return reach(passage, grant.rules, signal).finally(() => clearTimeout(timer))
+    return reach(passage, grant, signal).finally(() => clearTimeout(timer))
   }
 
   return {
@@ -72,7 +72,7 @@ export function createPassages({ authenticate, reach, isRelay, places, records, 
       }
       const passage: Passage = {
         asked: { instanceId, organizationId, host, port },
-        isToRelay: await isRelay(target).catch(() => false),
+        isToRelay: await isRelay(target, grant).catch(() => false),
         addresses: null,
         upstream: null,
         sent: 0,

@@ -6,10 +6,9 @@ import type { Logger } from '#platform/log.ts'
 import type { PlaceLimits, Places } from '#relay/places.ts'
 import { createAuthenticate } from './authenticate.ts'
 import { forwardRequest } from './forward.ts'
-import type { FindEgressGrant } from './grants.ts'
-import type { HostRule } from './hosts.ts'
+import type { EgressGrant, FindEgressGrant } from './grants.ts'
 import { createPassages, proxyEnded } from './passages.ts'
-import { createDecide, type Destination } from './policy.ts'
+import type { Destination } from './policy.ts'
 import { createReach } from './reach.ts'
 import { startRecheck } from './recheck.ts'
 import type { EgressRecords } from './records.ts'
@@ -40,10 +39,8 @@ interface EgressParts {
   findGrant: FindEgressGrant
   /** Looks up the names that agents choose. */
   resolve: Resolve
-  /** The hosts that agents may reach though they are not public. */
-  operatorHosts: readonly HostRule[]
-  /** Whether it is the address of the relay for agents: they reach it whatever their policy. */
-  isRelay(destination: Destination): Promise<boolean>
+  /** Whether it is the address of the relay for an agent, which reaches it whatever its policy. */
+  isRelay(destination: Destination, agent: EgressGrant): Promise<boolean>
   places: Places
   records: EgressRecords
   limits: EgressLimits
@@ -73,14 +70,13 @@ export interface Egress {
  * half second. A kill loses what `records` has not written, and nothing else.
  */
 export function createEgress(parts: EgressParts): Egress {
-  const { findGrant, operatorHosts, isRelay, places, records, limits, log } = parts
+  const { findGrant, isRelay, places, records, limits, log } = parts
   /** The instances of the connections that a driver has handed over. */
   const handedOver = new WeakMap<Duplex, string>()
   const authenticate = createAuthenticate(findGrant, (socket) => handedOver.get(socket), log)
-  const decide = createDecide(operatorHosts)
-  const reach = createReach({ decide, resolve: parts.resolve, operatorHosts, records, log })
+  const reach = createReach({ resolve: parts.resolve, records, log })
   const passages = createPassages({ authenticate, reach, isRelay, places, records, connectMs: limits.connectMs })
-  const rechecking = startRecheck(passages.open, { findGrant, decide, records })
+  const rechecking = startRecheck(passages.open, { findGrant, records })
   const socketsOf = new Map<string, Set<Socket>>()
   let isClosed = false
   /** For the connections that are handed over. It listens nowhere. */

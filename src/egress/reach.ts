@@ -4,31 +4,29 @@ import { egressTexts } from '#platform/egress-texts.ts'
 import type { Logger } from '#platform/log.ts'
 import { egressConnections } from '#platform/metrics.ts'
 import { connectTo } from './connect.ts'
-import { type HostRule, hostAndPort, matches } from './hosts.ts'
+import type { EgressGrant } from './grants.ts'
+import { hostAndPort, matches } from './hosts.ts'
 import type { Passage } from './passage.ts'
-import type { Decide, Rules } from './policy.ts'
+import { createDecide } from './policy.ts'
 import type { EgressRecords } from './records.ts'
 import { block, EgressRefused } from './refused.ts'
 import { type Resolve, resolveOfOperator } from './resolve.ts'
 
 interface ReachParts {
-  decide: Decide
   /** Looks up the names that agents choose. */
   resolve: Resolve
-  /** The hosts that agents may reach though they are not public. */
-  operatorHosts: readonly HostRule[]
   records: EgressRecords
   log: Logger
 }
 
 /**
- * Connects to what a client asks for, if the rules let its instance reach it; to the relay in any case. Throws
+ * Connects to what a client asks for, if the grant lets its instance reach it; to the relay in any case. Throws
  * EgressRefused, and the reason of the signal.
  */
-export type Reach = (passage: Passage, rules: Rules, signal: AbortSignal) => Promise<Socket>
+export type Reach = (passage: Passage, grant: EgressGrant, signal: AbortSignal) => Promise<Socket>
 
 /** A host is looked up once, all of its addresses are checked, and one of those is connected to. */
-export function createReach({ decide, resolve, operatorHosts, records, log }: ReachParts): Reach {
+export function createReach({ resolve, records, log }: ReachParts): Reach {
   async function lookUp(host: string, isOfOperator: boolean, signal: AbortSignal): Promise<string[]> {
     const { promise: aborted, reject } = Promise.withResolvers<never>()
     const onAbort = () => reject(signal.reason)
@@ -44,7 +42,8 @@ export function createReach({ decide, resolve, operatorHosts, records, log }: Re
     }
   }
 
-  return async (passage, rules, signal) => {
+  return async (passage, { rules, operatorHosts }, signal) => {
+    const decide = createDecide(operatorHosts)
     const { asked, isToRelay } = passage
     const { host, port } = asked
     if (!isToRelay) {

@@ -1,7 +1,7 @@
 import { egressTexts } from '#platform/egress-texts.ts'
 import type { FindEgressGrant } from './grants.ts'
 import { countBytes, type Passage } from './passage.ts'
-import type { Decide } from './policy.ts'
+import { createDecide } from './policy.ts'
 import type { EgressRecords } from './records.ts'
 import { block, EgressRefused } from './refused.ts'
 
@@ -10,7 +10,6 @@ const recheckEveryMs = 500
 
 interface RecheckParts {
   findGrant: FindEgressGrant
-  decide: Decide
   records: EgressRecords
 }
 
@@ -18,10 +17,7 @@ interface RecheckParts {
  * Every half second, until it is stopped, counts the bytes of open connections and ends those whose instances may no
  * longer have them. While the database is away, what was allowed stays allowed.
  */
-export function startRecheck(
-  open: ReadonlySet<Passage>,
-  { findGrant, decide, records }: RecheckParts,
-): { stop(): void } {
+export function startRecheck(open: ReadonlySet<Passage>, { findGrant, records }: RecheckParts): { stop(): void } {
   async function recheck(passage: Passage): Promise<void> {
     countBytes(records, passage)
     const { asked, addresses, isToRelay, end } = passage
@@ -29,7 +25,7 @@ export function startRecheck(
     if (grant === undefined || !open.has(passage)) return
     if (grant === null) return end.abort(new EgressRefused(403, 'http_request_denied', egressTexts.stopped))
     if (isToRelay) return
-    const decision = decide(grant.rules, asked, addresses)
+    const decision = createDecide(grant.operatorHosts)(grant.rules, asked, addresses)
     if (!decision.isAllowed) end.abort(block(records, asked, decision.reason))
   }
 

@@ -27,6 +27,8 @@ export interface NewInstance extends AgentSettings {
   egress: EgressPolicy | null
   modelProvider: ModelProvider
   sandboxDriver: string
+  /** Null for an instance of the only region. */
+  region: string | null
   openclawVersion: string
   /** Null for that of the organization. */
   isolation: Isolation | null
@@ -43,9 +45,9 @@ const insert = `
     RETURNING id, isolation)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
                          sealed_config, sealed_token, metadata, changed_by, external_id, model,
-                         sealed_instructions, resources, isolation, egress, desired_state)
+                         sealed_instructions, resources, isolation, egress, region, desired_state)
   SELECT $1, counted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, coalesce($15, counted.isolation),
-         $16, 'running'
+         $16, $17, 'running'
   FROM counted
   RETURNING ${columnNames.join(', ')}`
 
@@ -96,6 +98,7 @@ async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise
       JSON.stringify(row.resources),
       row.isolation,
       row.egress && JSON.stringify(row.egress),
+      row.region,
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null

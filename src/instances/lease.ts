@@ -7,6 +7,7 @@ import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
 import type { erasedSecrets } from './erase.ts'
 import { raiseGeneration } from './intent.ts'
+import { isInAny, type Region } from './regions.ts'
 import { isDueNow, isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
 /** How long a take or a renewal lasts: also how long a killed holder blocks its row. */
@@ -101,13 +102,13 @@ export interface TakenInstance extends Instance {
 
 /**
  * Takes a due row for a worker and counts the attempt, in one statement: a worker that is killed has used up an
- * attempt. Null when the row is not due, is held, waits for its next attempt, or lives on another driver.
+ * attempt. Null when the row is not due, is held, waits for its next attempt, or is in none of these regions.
  */
-export async function takeDue(db: Db, id: string, sandboxDriver: string): Promise<TakenInstance | null> {
+export async function takeDue(db: Db, id: string, regions: readonly Region[]): Promise<TakenInstance | null> {
   const [row] = await db
     .update(instances)
     .set({ leaseToken: newLeaseToken, leaseUntil: leaseEnd, attempts: sql`${instances.attempts} + 1` })
-    .where(and(eq(instances.id, id), eq(instances.sandboxDriver, sandboxDriver), isDueNow))
+    .where(and(eq(instances.id, id), isInAny(regions), isDueNow))
     .returning({ ...getTableColumns(instances), requestId: requestOfIntent })
   return row ?? null
 }

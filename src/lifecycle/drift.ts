@@ -4,6 +4,7 @@ import pMap from 'p-map'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
+import { isIn } from '#instances/regions.ts'
 import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/status.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
@@ -87,7 +88,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
       const rows = await db
         .select()
         .from(instances)
-        .where(and(isRunningAndFree, eq(instances.sandboxDriver, sandboxes.name), sql`${instances.id} > ${after}`))
+        .where(and(isRunningAndFree, isIn(deps), sql`${instances.id} > ${after}`))
         .orderBy(instances.id)
         .limit(batch)
       await checkEach(rows, (row) => checkRunningRow(row, signal), signal)
@@ -147,7 +148,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
       .where(
         and(
           isRunningAndFree,
-          eq(instances.sandboxDriver, sandboxes.name),
+          isIn(deps),
           sql`${instances.attempts} > 0`,
           sql`${instances.readyAt} < now() - make_interval(mins => ${healthyMinutes})`,
         ),

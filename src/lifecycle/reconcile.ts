@@ -7,6 +7,7 @@ import { erasedSecrets } from '#instances/erase.ts'
 import { failureMessage } from '#instances/failure-message.ts'
 import { IntentChanged, type Lease, type TakenInstance, takeDue, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
+import { regionOf } from '#instances/regions.ts'
 import type { Logger } from '#platform/log.ts'
 import { timeToRunning } from '#platform/metrics.ts'
 import type { Observation } from '#sandbox/driver.ts'
@@ -16,9 +17,16 @@ import { plans } from './plans.ts'
 import { runMeasuredStep, runStep } from './run-step.ts'
 import { type Again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
 
+/** What a worker works with in one region. */
 export interface LifecycleDeps extends StepDeps {
   queue: InstanceQueue
   log: Logger
+}
+
+/** What a worker works with. */
+export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> {
+  /** What it works with in each of its regions. */
+  regions: readonly LifecycleDeps[]
 }
 
 /** Columns that are written when a row is settled. */
@@ -29,13 +37,15 @@ const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
 /**
  * Makes one attempt to bring an instance to its desired state, under a lease. Returns at once when the instance is not
- * due or another worker holds it. A crash leaves the row due: the lease expires, and the next attempt starts over.
+ * due, is in none of the regions, or another worker holds it. A crash leaves the row due: the lease expires, and the
+ * next attempt starts over.
  */
-export async function reconcileInstance(deps: LifecycleDeps, id: string, stop: AbortSignal): Promise<void> {
+export async function reconcileInstance({ db, regions }: WorkerDeps, id: string, stop: AbortSignal): Promise<void> {
   const takenAt = performance.now()
-  const taken = await takeDue(deps.db, id, deps.sandboxes.name)
-  if (!taken) return
-  const instanceLog = deps.log.child({ instanceId: id, organizationId: taken.organizationId })
+  const taken = await takeDue(db, id, regions)
+  const deps = taken && regionOf(regions, taken)
+  if (!deps) return
+  const instanceLog = deps.log.child({ instanceId: id, organizationId: taken.organizationId, region: deps.region })
   const scoped = { ...deps, instanceLog, log: logOf(instanceLog, taken) }
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
     const outcome = await attempt(scoped, lease, stop)

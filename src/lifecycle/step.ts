@@ -1,12 +1,9 @@
 import type { Db } from '#database/client.ts'
-import type { RelayAddress } from '#instances/gateway/relay-url.ts'
 import type { Lease } from '#instances/lease.ts'
-import type { BaseUrls } from '#openclaw/config.ts'
+import type { Region } from '#instances/regions.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import type { Logger } from '#platform/log.ts'
-import type { ResourceSettings } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
-import type { SandboxDriver } from '#sandbox/driver.ts'
 
 /** How long the steps wait for a gateway, in ms; tests shorten them. */
 export interface Timeouts {
@@ -30,18 +27,13 @@ export const defaultTimeouts: Timeouts = {
   graceMs: 10_000,
 }
 
-export interface StepDeps {
+/** What steps work with in a region. */
+export interface StepDeps extends Region {
   db: Db
   vault: Vault
-  sandboxes: SandboxDriver
-  /** Where the model providers are. */
-  baseUrls: BaseUrls
-  relay: RelayAddress
   clawhubUrl: string | undefined
   /** The disk that the control plane writes to, and local agents. */
   hostDisk: HostDisk
-  /** What agents may use. */
-  resources: ResourceSettings
   /** The oldest version of OpenClaw that may be started. */
   minOpenclawVersion: string
   timeouts: Timeouts

@@ -6,6 +6,7 @@ import { type Instance, instances, instanceUse, organizations } from '#database/
 import type { EventType } from '#history/event-types.ts'
 import { changedBy, recordEvent } from '#history/record.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
+import { isIn } from '#instances/regions.ts'
 import { limitsFor } from '#instances/resources.ts'
 import { isNotTerminated, isSettled, publicStatus } from '#instances/status.ts'
 import { hostDiskFloor, hostDiskFree, limitsReached, sandboxRestarts } from '#platform/metrics.ts'
@@ -56,7 +57,8 @@ const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gig
  * Watches what agents use: tells when that is much, stops an agent whose files have reached their limit, restarts one
  * that uses much memory while nobody uses it, and gives sandboxes limits that have changed.
  */
-export function createUseWatch({ db, sandboxes, queue, log, resources, hostDisk }: LifecycleDeps) {
+export function createUseWatch(deps: LifecycleDeps) {
+  const { db, region, sandboxes, queue, log, resources, hostDisk } = deps
   /** The sizes at the last look, to find who fills the disk of the host. */
   let lastSizes = new Map<string, number>()
 
@@ -191,7 +193,7 @@ export function createUseWatch({ db, sandboxes, queue, log, resources, hostDisk 
       .where(
         and(
           isNotTerminated,
-          eq(instances.sandboxDriver, sandboxes.name),
+          isIn(deps),
           // A stopped one only while its files are many: they may be deleted.
           or(eq(instances.desiredState, 'running'), gt(instanceUse.diskStep, 0)),
           gt(instances.id, after),
@@ -249,7 +251,7 @@ export function createUseWatch({ db, sandboxes, queue, log, resources, hostDisk 
 
   /** Several workers take turns: one look is enough for all of them. */
   async function takeTurn(): Promise<boolean> {
-    const name = `use-watch/${sandboxes.name}`
+    const name = `use-watch/${region}`
     const { rowCount } = await db.execute(sql`
       INSERT INTO installation (name, value) VALUES (${name}, now()::text)
       ON CONFLICT (name) DO UPDATE SET value = excluded.value

@@ -5,7 +5,7 @@ import { createOrganizationConcurrency } from './concurrency.ts'
 import { createDriftDetector } from './drift.ts'
 import { firewallTask } from './firewall.ts'
 import type { ReconcileQueue } from './queue.ts'
-import { type LifecycleDeps, reconcileInstance } from './reconcile.ts'
+import { type LifecycleDeps, reconcileInstance, type WorkerDeps } from './reconcile.ts'
 import { dueElsewhere, sweep } from './sweep.ts'
 import { useTasks } from './use-watch.ts'
 
@@ -26,12 +26,8 @@ const backlog = 64
 const backlogSweepMs = 500
 const tasksEndMs = 5000
 
-/** Enqueues due rows, and warns once of each driver whose due rows need another worker. */
-function sweepTask(
-  { db, sandboxes, log }: LifecycleDeps,
-  everyMs: number,
-  sweepQueue: () => InstanceQueue,
-): PeriodicTask {
+/** Enqueues due rows, and warns once of each region whose due rows need another worker. */
+function sweepTask({ db, regions, log }: WorkerDeps, everyMs: number, sweepQueue: () => InstanceQueue): PeriodicTask {
   let isBacklogged = false
   const reported = new Set<string>()
   return {
@@ -39,11 +35,13 @@ function sweepTask(
     everyMs: () => (isBacklogged ? Math.min(backlogSweepMs, everyMs) : everyMs),
     timeoutMs: sweepTimeoutMs,
     async run() {
-      isBacklogged = (await sweep(db, sandboxes.name, sweepQueue())) >= backlog
-      for (const { sandboxDriver, rows } of await dueElsewhere(db, sandboxes.name)) {
-        if (reported.has(sandboxDriver)) continue
-        reported.add(sandboxDriver)
-        log.warn({ sandboxDriver, rows }, `due instances wait for a worker with SANDBOX_DRIVER=${sandboxDriver}`)
+      isBacklogged = (await sweep(db, regions, sweepQueue())) >= backlog
+      for (const { region, sandboxDriver, rows } of await dueElsewhere(db, regions)) {
+        const needed =
+          region === null ? `with SANDBOX_DRIVER=${sandboxDriver}` : `of the region ${region} with ${sandboxDriver}`
+        if (reported.has(needed)) continue
+        reported.add(needed)
+        log.warn({ region, sandboxDriver, rows }, `due instances wait for a worker ${needed}`)
       }
     },
   }
@@ -51,23 +49,28 @@ function sweepTask(
 
 /** The periodic work of every worker. docs/operations.md shows it. */
 export const reconcileTasks = (
-  deps: LifecycleDeps,
+  deps: WorkerDeps,
   { sweepEveryMs, driftEveryMs }: Intervals,
   sweepQueue: () => InstanceQueue,
-  detectDrift: PeriodicTask['run'],
+  detectors: ReadonlyMap<LifecycleDeps, PeriodicTask['run']>,
 ): PeriodicTask[] => [
   sweepTask(deps, sweepEveryMs, sweepQueue),
+  ...[...detectors].flatMap(([region, detectDrift]) => regionTasks(region, driftEveryMs, detectDrift)),
+]
+
+/** The periodic work in a region. */
+const regionTasks = (deps: LifecycleDeps, driftEveryMs: number, detectDrift: PeriodicTask['run']): PeriodicTask[] => [
   { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
   firewallTask(deps),
   ...useTasks(deps),
 ]
 
 /**
- * Works on due rows until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection
+ * Works on due rows of its regions until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection
  * of drift and `others` run periodically. The next worker finds all that a killed one leaves undone.
  */
 export async function startWorker(
-  deps: LifecycleDeps,
+  deps: WorkerDeps,
   queue: ReconcileQueue,
   concurrency: number,
   intervals: Intervals,
@@ -76,17 +79,18 @@ export async function startWorker(
 ) {
   const { log } = deps
   const stopping = new AbortController()
-  const detectDrift = createDriftDetector(deps)
+  const detectors = new Map(deps.regions.map((region) => [region, createDriftDetector(region)]))
 
   // A failure is not logged: the periodic run, which follows at once, logs one that lasts.
-  await detectDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch(() => {})
+  const first = AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])
+  await Promise.all(Array.from(detectors.values(), (detectDrift) => detectDrift(first).catch(() => {})))
   starting.throwIfAborted()
   const organizations = createOrganizationConcurrency(concurrency, queue)
   const jobs = queue.work(
     (instance, stop) => organizations.run(instance, () => reconcileInstance(deps, instance.id, stop)),
     organizations.total,
   )
-  const tasks = reconcileTasks(deps, intervals, organizations.sweepQueue, detectDrift)
+  const tasks = reconcileTasks(deps, intervals, organizations.sweepQueue, detectors)
   const periodic = runPeriodically([...tasks, ...others], stopping.signal, log)
 
   return {

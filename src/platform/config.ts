@@ -11,7 +11,7 @@ export type { Config } from './env.ts'
 type Rule = TSchema & { anyOf?: { const: string }[]; minimum?: number; maximum?: number; rule?: string }
 
 /** The rule of a variable as a sentence for error messages, without the variable's value. */
-function rule(name: string): string {
+export function rule(name: string): string {
   const schema: Rule = Env.properties[name as keyof typeof Env.properties]
   if (schema.const) return `must be ${schema.const}`
   if (schema.anyOf) return `must be one of ${schema.anyOf.map((choice) => choice.const).join(', ')}`
@@ -20,7 +20,7 @@ function rule(name: string): string {
 }
 
 /** Converts only whole numbers: a conversion that rounds would accept `80.5` as a port. */
-const toNumber = ([name, text]: [string, string | undefined]): [string, unknown] => {
+export const toNumber = ([name, text]: [string, string | undefined]): [string, unknown] => {
   const { type } = Env.properties[name as keyof typeof Env.properties] ?? {}
   return [name, type === 'integer' && /^\d+$/.test(text ?? '') ? Number(text) : text]
 }

@@ -52,14 +52,14 @@ async function isPassable(folder: string): Promise<boolean> {
   }
 }
 
-async function checkPassable(path: string): Promise<void> {
+async function checkPassable(path: string, setting: string): Promise<void> {
   const closed: string[] = []
   for (const folder of withParents(path)) if (!(await isPassable(folder))) closed.push(folder)
   if (closed.length === 0) return
   throw new StartupError(
     `the data folder ${path} cannot be used: other users, whom the database and the agents run as, cannot pass through ` +
       `${closed.join(' and ')}. Run: chmod o+x ${closed.map((folder) => `'${folder}'`).join(' ')}, or set ` +
-      'CHOWDER_DATA_DIR to another folder',
+      `${setting} to another folder`,
   )
 }
 
@@ -97,12 +97,12 @@ export const dataFolder = (configured: string | undefined): string =>
  * Makes the data folder (absolute or relative to the working folder) if it is missing and checks that it can be used.
  * A folder that is already there keeps its mode. As root a new one is passable for every user but not listable, and it
  * and all its parents must be passable, since the database and the agents run as other users; otherwise a new one is
- * its owner's alone. Throws an Error that names the folder at fault and the way out.
+ * its owner's alone. Throws an Error that names the folder at fault, and the setting as the way out.
  */
-export async function prepareDataFolder(path: string): Promise<void> {
+export async function prepareDataFolder(path: string, setting = 'CHOWDER_DATA_DIR'): Promise<void> {
   const folder = resolve(path)
   try {
-    if (isRoot) await checkPassable(folder)
+    if (isRoot) await checkPassable(folder, setting)
     makeFolder(folder)
     await readdir(folder) // ENOTDIR for a file
     await access(folder, constants.R_OK | constants.W_OK | constants.X_OK)
@@ -114,12 +114,9 @@ export async function prepareDataFolder(path: string): Promise<void> {
       : isCode(error, 'ENOENT')
         ? 'its file system lets nobody make it'
         : `it cannot be written${user}`
-    throw new StartupError(
-      `the data folder ${folder} cannot be used: ${reason}. Set CHOWDER_DATA_DIR to another folder`,
-      {
-        cause: error,
-      },
-    )
+    throw new StartupError(`the data folder ${folder} cannot be used: ${reason}. Set ${setting} to another folder`, {
+      cause: error,
+    })
   }
 }
 

@@ -37,6 +37,9 @@ const resources = (usual: ResourceLimits, description: string) =>
     description: `${description}; what is left out is as in the default: see [limits](operations.md#limits)`,
   })
 
+/** A pattern of the names of regions. */
+export const regionName = '[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
+
 /** All environment variables of Chowder. No other file reads process.env. */
 export const Env = Type.Object({
   HOST: Type.String({ default: '127.0.0.1', minLength: 1, description: 'address that the API listens on' }),
@@ -96,6 +99,20 @@ export const Env = Type.Object({
     default: 'local',
     description: 'how agents run: as `local` processes of this host, or as `docker` containers',
   }),
+  CHOWDER_CONFIG_FILE: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'YAML file that names the regions, where agents run: see [regions](regions.md)',
+    }),
+  ),
+  CHOWDER_REGIONS: Type.Optional(
+    Type.String({
+      pattern: `^${regionName}(, *${regionName})*$`,
+      rule: 'must be names of regions, separated by commas',
+      description:
+        'regions that this worker or relay serves, separated by commas; by default all: see [regions](regions.md)',
+    }),
+  ),
   LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
     default: 'auto',
     description:

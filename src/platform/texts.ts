@@ -164,6 +164,8 @@ export const texts = {
     'gateway, outside of the room of the tools.',
   unknownVersion: (version: string, known: readonly string[]) =>
     `openclaw_version ${JSON.stringify(version)} is unknown. Use one of: ${known.join(', ')}.`,
+  unknownRegion: (name: string, known: readonly string[]) =>
+    `region ${JSON.stringify(name)} is unknown. Use one of: ${known.join(', ')}.`,
   notRunning: (status: string) => `The instance is ${shown(status)}, not running. ${remedies[status]}`,
   cannot: (action: keyof typeof verbs, status: string) =>
     `An instance that is ${shown(status)} cannot be ${verbs[action]}. ${

@@ -20,6 +20,7 @@ const maxConcurrentQueries = 2
 export interface Grant {
   instanceId: string
   organizationId: string
+  region: string | null
   provider: ModelProvider
   /** The organization's key for the provider; null without one. */
   key: ProviderKey | null
@@ -45,7 +46,7 @@ export interface ProviderKey {
 /** A named statement: PostgreSQL plans it once for each connection, which takes longer than to run it. */
 const findGrants = `
   SELECT i.relay_token_hash AS "tokenHash", i.id AS "instanceId", i.organization_id AS "organizationId",
-    i.model_provider AS provider, k.sealed_key AS "sealedKey",
+    i.model_provider AS provider, i.region, k.sealed_key AS "sealedKey",
     coalesce((
       SELECT json_agg(${grantedBudget} ORDER BY b.scope, b.position)
       FROM budgets b

@@ -94,7 +94,9 @@ export function createRelay({ findGrant, pace, places, upstreams, observe, log }
     if (hasWaited) relayWaits.observe({ provider }, waitedMs / 1000)
     // The key may have been changed meanwhile.
     const { instanceId, organizationId, key, budgets, keyBudgetFault } = hasWaited ? await grantOf(target) : granted
-    const { pool, basePath } = upstreams.of(provider)
+    const upstream = upstreams.of(provider, granted.region)
+    if (!upstream) throw new CallRefused(503, texts.relayUnavailable, retryAfterSeconds)
+    const { pool, basePath } = upstream
     const method = request.method ?? ''
     const call = { instanceId, organizationId, provider, method, path, budgets, keyBudgetFault }
     const observer: CallObserver = observe(call) ?? {}

@@ -1,5 +1,5 @@
 import { type Dispatcher, Pool } from 'undici'
-import { type ModelProvider, modelProviders } from '#database/schema.ts'
+import type { ModelProvider } from '#database/schema.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import { providerHosts } from '#openclaw/providers.ts'
 
@@ -9,15 +9,18 @@ export const silenceMs = 15 * 60_000
 /** Shorter than the vendors keep a connection that is not used. */
 const keepAliveMs = 30_000
 
-/** The connections to the vendors: one pool each, shared by all keys. */
+/** The connections to the vendors: one pool for each address, shared by all keys. */
 export interface Upstreams {
-  of(provider: ModelProvider): { pool: Dispatcher; basePath: string }
+  /** Those for the agents in a region, which is null for the region of rows without one; null for a region that this process does not have. */
+  of(provider: ModelProvider, region: string | null): { pool: Dispatcher; basePath: string } | null
   close(): Promise<void>
 }
 
-export function createUpstreams(baseUrls: BaseUrls): Upstreams {
-  const made = modelProviders.map((provider) => {
-    const { origin, pathname } = new URL(baseUrls[provider] ?? providerHosts[provider])
+export function createUpstreams(baseUrlsIn: (region: string | null) => BaseUrls | null): Upstreams {
+  const pools = new Map<string, Pool>()
+  const poolOf = (origin: string): Pool => {
+    const known = pools.get(origin)
+    if (known) return known
     const pool = new Pool(origin, {
       connections: null,
       allowH2: false,
@@ -26,11 +29,16 @@ export function createUpstreams(baseUrls: BaseUrls): Upstreams {
       keepAliveTimeout: keepAliveMs,
       connect: { timeout: connectTimeoutMs },
     })
-    return [provider, { pool, basePath: pathname.replace(/\/+$/, '') }] as const
-  })
-  const upstreams = Object.fromEntries(made) as Record<ModelProvider, { pool: Pool; basePath: string }>
+    pools.set(origin, pool)
+    return pool
+  }
   return {
-    of: (provider) => upstreams[provider],
-    close: async () => void (await Promise.all(made.map(([, { pool }]) => pool.destroy()))),
+    of(provider, region) {
+      const baseUrls = baseUrlsIn(region)
+      if (!baseUrls) return null
+      const { origin, pathname } = new URL(baseUrls[provider] ?? providerHosts[provider])
+      return { pool: poolOf(origin), basePath: pathname.replace(/\/+$/, '') }
+    },
+    close: async () => void (await Promise.all(Array.from(pools.values(), (pool) => pool.destroy()))),
   }
 }

@@ -99,6 +99,8 @@ beforeAll(async () => {
   const deps = {
     db: createDb(workerPool),
     vault: createVault(started.secretKey),
+    region: driver.name,
+    hasUnnamed: true,
     sandboxes: driver,
     baseUrls: { anthropic: 'http://127.0.0.1:9', openai: 'http://127.0.0.1:9', gemini: 'http://127.0.0.1:9' },
     relay: { url: undefined, port: 9 },
@@ -111,7 +113,7 @@ beforeAll(async () => {
     log,
   }
   const rounds = { sweepEveryMs: 1000, driftEveryMs: 5000 }
-  worker = await startWorker(deps, queue, 8, rounds, new AbortController().signal, [])
+  worker = await startWorker({ ...deps, regions: [deps] }, queue, 8, rounds, new AbortController().signal, [])
 })
 
 afterAll(async () => {

@@ -8,7 +8,9 @@ import type pg from 'pg'
 import { pino } from 'pino'
 import { examine } from '#commands/doctor/examine.ts'
 import { withRelayPort } from '#composition/installation.ts'
+import { sharedSettings } from '#composition/settings.ts'
 import { createDb } from '#database/client.ts'
+import { onlyRegion } from '#instances/regions.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { isObject } from '#openclaw/json.ts'
 import { loadConfig } from '#platform/config.ts'
@@ -433,10 +435,11 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
     try {
       const sandboxes = openCloudDriver(cloud.url, 'doctor')
       const db = createDb(pool)
+      const config = await withRelayPort(loadConfig({ RELAY_PORT: '0' }), db)
       const found = await examine({
-        config: await withRelayPort(loadConfig({ RELAY_PORT: '0' }), db),
+        config,
         db,
-        sandboxes,
+        regions: onlyRegion({ ...sharedSettings(config), sandboxes }).all(),
         vault: createVault(secretKey),
         queue,
       })

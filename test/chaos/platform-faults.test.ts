@@ -282,8 +282,9 @@ describe.concurrent('a platform that fails', () => {
       expect(levels).toEqual(Array.from({ length: 100 }, (_, index) => [index + 1, index + 1 < 10 ? 40 : 50]))
 
       // The platform is well again, and the next attempt minutes away.
-      const { db, sandboxes } = fixture.chowder.deps
-      const deps = { config: loadConfig({}), db, sandboxes, vault: fixture.chowder.vault, queue: fixture.chowder.queue }
+      const { chowder } = fixture
+      const { db } = chowder.deps
+      const deps = { config: loadConfig({}), db, regions: [chowder.deps], vault: chowder.vault, queue: chowder.queue }
       const quick = { secondLookAfterMs: 20, repairTimeoutMs: 10_000 }
       const found = await examine(deps, quick)
       expect(found).toMatchObject([

@@ -29,10 +29,11 @@ let organization: { id: string; key: string }
 
 beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver })
+  const relayPort = await freePort()
   deps = {
-    config: loadConfig({ RELAY_PORT: `${await freePort()}` }),
+    config: loadConfig({ RELAY_PORT: `${relayPort}` }),
     db: chowder.deps.db,
-    sandboxes: driver,
+    regions: [{ ...chowder.deps, relay: { url: undefined, port: relayPort } }],
     vault: chowder.vault,
     queue: chowder.queue,
   }

@@ -42,8 +42,8 @@ const readinessLastsMs = 600
 const counts = (workers: number) => until(`${workers} workers`, async () => (await readiness()).workers === workers)
 
 async function doctorsFindings(): Promise<{ what: string; whatToDo: string }[]> {
-  const { db, sandboxes } = chowder.deps
-  const deps = { config: loadConfig({}), db, sandboxes, vault: null, queue: chowder.queue }
+  const { db } = chowder.deps
+  const deps = { config: loadConfig({}), db, regions: [chowder.deps], vault: null, queue: chowder.queue }
   const findings: { what: string; whatToDo: string }[] = []
   for await (const finding of queueAnswers(deps, signal)) findings.push(finding)
   return findings

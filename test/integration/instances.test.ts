@@ -193,7 +193,7 @@ describe('POST /v1/instances', () => {
     ['an empty name', { name: '' }, 'name'],
     ['an unknown provider', { model_provider: 'mistral' }, 'model_provider'],
     ['another sandbox provider', { sandbox_provider: 'vm' }, 'sandbox_provider'],
-    ['a region', { region: 'eu' }, 'region'],
+    ['a region that is no name', { region: '' }, 'region'],
     ['a configuration that is no object', { openclaw_config: 'x' }, 'openclaw_config'],
     ['an unknown field', { flavour: 'x' }, 'flavour'],
     ['a field that is Chowder’s to set', { status: 'running' }, 'status'],

@@ -5,7 +5,9 @@ import { markForRestart } from '#composition/agents.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
 import { takeDue, withLease } from '#instances/lease.ts'
+import { onlyRegion } from '#instances/regions.ts'
 import { isRunningAndFree } from '#instances/status.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 
@@ -18,6 +20,7 @@ beforeAll(async () => {
 })
 afterAll(() => database.drop())
 
+const regions = onlyRegion({ sandboxes: new FakeDriver() } as never).all()
 const longAgo = new Date('2026-01-01T00:00:00Z')
 const later = new Date('2100-01-01T00:00:00Z')
 
@@ -104,9 +107,10 @@ test('R10: very many agents are marked in batches when Chowder stops with them',
   await db.insert(instances).values(Array.from({ length: 1300 }, () => ({ ...running, id: randomUUID() })))
   const left = () => db.$count(instances, and(eq(instances.sandboxDriver, 'of this test'), isRunningAndFree))
   const late = AbortSignal.abort(new Error('late'))
-  await expect(markForRestart(db, 'of this test', late)).rejects.toThrow('late')
+  const isHere = eq(instances.sandboxDriver, 'of this test')
+  await expect(markForRestart(db, isHere, late)).rejects.toThrow('late')
   expect(await left()).toBe(300)
-  await markForRestart(db, 'of this test', late)
+  await markForRestart(db, isHere, late)
   expect(await left()).toBe(0)
 })
 
@@ -118,12 +122,12 @@ test('R10: a take that a failover of the database has lost gives nobody the toke
     .values({ ...row, id, desiredState: 'running', observedGeneration: 6, nextAttemptAt: longAgo, leaseToken: 41 })
   const [before] = await db.select().from(instances).where(eq(instances.id, id))
   const { leaseToken, leaseUntil, attempts } = present(before)
-  const sleeping = present(await takeDue(db, id, 'fake'))
+  const sleeping = present(await takeDue(db, id, regions))
   const stop = new AbortController().signal
   await withLease(db, sleeping, performance.now(), stop, async (lease) => {
     // The standby has not got the take.
     await db.update(instances).set({ leaseToken, leaseUntil, attempts }).where(eq(instances.id, id))
-    const next = present(await takeDue(db, id, 'fake'))
+    const next = present(await takeDue(db, id, regions))
     expect(next.leaseToken).not.toBe(sleeping.leaseToken)
     await expect(lease.write({ step: 'startGateway' })).rejects.toThrow('was lost')
   })
@@ -145,7 +149,7 @@ test('R1: a take costs the same when another instance has all events that the pl
   await pool.query('ANALYZE events')
   const queries = vi.spyOn(pool, 'query')
   onTestFinished(() => queries.mockRestore())
-  await takeDue(db, id, 'fake')
+  await takeDue(db, id, regions)
   const [[{ text }, values]] = queries.mock.calls as unknown as [[{ text: string }, unknown[]]]
   const { rows } = await pool.query(`EXPLAIN ${text}`, values)
   expect(rows.map((line) => line['QUERY PLAN']).join('\n')).toContain('using events_instance on events')

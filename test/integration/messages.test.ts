@@ -53,7 +53,7 @@ describe('a request that does not fit its schema says what is wrong and what is 
     ],
     [create, { name: 'a', model_provider: 7 }, ['body.model_provider must be one of: anthropic, openai, gemini']],
     [create, { name: 'a', sandbox_provider: 'docker' }, ['body.sandbox_provider must be sandbox']],
-    [create, { name: 'a', region: 'eu' }, ['body.region must be null or left out: a server has one region, its own']],
+    [create, { name: 'a', region: 7 }, ['body.region must be a text or null, not 7']],
     [create, { name: 'a', metadata: { 'a/b': 1 } }, ['body.metadata.a/b must be a text, not 1']],
     [create, { name: 'a', metadata: { '': 'b' } }, ['body.metadata has the key "", which must not be empty']],
     [create, { name: 'a', openclaw_config: [] }, ['body.openclaw_config must be an object or null, not a list']],

@@ -69,7 +69,7 @@ async function runWorker(
       await (fate === 'is killed' ? new Promise(() => {}) : resumed.promise)
     }
   }
-  const working = reconcileInstance(chowder.deps, id, stop.signal)
+  const working = reconcileInstance({ ...chowder.deps, regions: [chowder.deps] }, id, stop.signal)
   working.catch(() => {}) // a suspended worker that lost its lease ends with an error
   let isReached = false
   await Promise.race([

@@ -67,11 +67,10 @@ describe('A14: SIGNUP=token', () => {
     expect(await signUp(chowder, before)).toEqual(refused)
     expect(await signUp(chowder, token)).toEqual(created)
 
-    const { sandboxes } = chowder.deps
     const look = async () =>
       (
         await examine(
-          { config: loadConfig({}), db, sandboxes, vault: chowder.vault, queue: chowder.queue },
+          { config: loadConfig({}), db, regions: [chowder.deps], vault: chowder.vault, queue: chowder.queue },
           { secondLookAfterMs: 20 },
         )
       ).filter(({ area }) => area === 'access')

@@ -13,6 +13,7 @@ import { openForOperator } from '#composition/database.ts'
 import { createDrain } from '#composition/drain.ts'
 import { createDocker } from '#composition/sandboxes.ts'
 import { welcome } from '#composition/welcome.ts'
+import { onlyRegion } from '#instances/regions.ts'
 import { createQueue } from '#lifecycle/queue.ts'
 import { loadConfig } from '#platform/config.ts'
 import { explainListening } from '#platform/listen-fault.ts'
@@ -250,7 +251,10 @@ describe('what is away at the start', () => {
       const drain = createDrain(log)
       const startup = { role: 'all' as const, config: loadConfig({}), dataDir: '/data', log, drain }
       const greet = (env: NodeJS.ProcessEnv = {}) =>
-        welcome({ ...startup, config: loadConfig(env) }, { db: chowder.deps.db, url: 'http://here', sandboxes: docker })
+        welcome(
+          { ...startup, config: loadConfig(env) },
+          { db: chowder.deps.db, url: 'http://here', regions: onlyRegion({ sandboxes: docker } as never) as never },
+        )
       expect(await greet()).toContain(`DOCKER CANNOT BE REACHED at unix://${path}: start it, or set DOCKER_HOST.`)
       expect(await greet()).toContain('curl -s http://here/v1/organization/signup')
       expect(await greet({ SIGNUP: 'token' })).toContain('x-signup-token: $(npm run -s admin -- signup-token)')

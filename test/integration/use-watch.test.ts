@@ -25,10 +25,9 @@ beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver, hostDisk })
   await chowder.startWorker()
   ;({ key } = await chowder.signUp())
-  const { db } = chowder.deps
   const resources = { defaults: usualResources, maxima: usualMaxima }
-  const parts = { db, sandboxes: driver, queue: chowder.queue, log: pino({ level: 'silent' }), resources, hostDisk }
-  watch = createUseWatch(parts as unknown as Parameters<typeof createUseWatch>[0])
+  const log = pino({ level: 'silent' })
+  watch = createUseWatch({ ...chowder.deps, log, resources, hostDisk })
 })
 afterAll(async () => {
   await chowder.close()

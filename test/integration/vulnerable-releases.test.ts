@@ -62,7 +62,7 @@ test('A24: the doctor lists the agents of releases that are too old', async () =
     const deps = {
       config: loadConfig(env),
       db: before.deps.db,
-      sandboxes: driver,
+      regions: [before.deps],
       vault: before.vault,
       queue: before.queue,
     }

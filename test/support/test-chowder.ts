@@ -12,6 +12,7 @@ import type { InFlightLimits } from '#http/in-flight.ts'
 import type { RequestOrigins } from '#http/origins.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import type { StorageLimits } from '#http/storage-limit.ts'
+import { onlyRegion, type Region, type Regions } from '#instances/regions.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
@@ -26,10 +27,13 @@ import { createVault, type VaultWithKeys } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 import { keepText, newSecret, noteAnswer, noteRequest } from './canary/secrets.ts'
 import { requireErrorBody } from './error-body.ts'
+import { present } from './present.ts'
 import { cloneDatabase, type TestDatabase } from './test-database.ts'
 
 export interface TestChowderOptions {
-  sandboxes: SandboxDriver
+  /** The driver of the only region; left out with `regions`. */
+  sandboxes?: SandboxDriver
+  regions?: (shared: Omit<Region, 'region' | 'hasUnnamed' | 'sandboxes'>) => Regions
   database?: TestDatabase
   queue?: (database: TestDatabase) => QueueBackend
   defaultTier?: Tier
@@ -107,7 +111,7 @@ export interface TestChowder {
 
 /** The whole product in this process, on a real database and queue, with the sandboxes of the test. */
 export async function openTestChowder(options: TestChowderOptions): Promise<TestChowder> {
-  const { sandboxes, providerUrl = nowhere, billing = null } = options
+  const { providerUrl = nowhere, billing = null } = options
   const database = options.database ?? (await cloneDatabase())
   const logged: string[] = []
   const log = pino({ level: 'trace', redact: redactedFields }, { write: (line: string) => void logged.push(line) })
@@ -116,7 +120,6 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const prefix = `test-${connection.database ?? new URL(connection.connectionString ?? '').pathname.slice(1)}`
   const queue = createQueue(options.queue?.(database) ?? { kind: 'postgres', connection }, log, prefix)
   const hostDisk = options.hostDisk ?? createHostDisk('/', 0)
-  const parts = { db: database.db, vault, queue, sandboxes, billing, hostDisk, log }
   const shared = {
     baseUrls: { anthropic: providerUrl, openai: providerUrl, gemini: providerUrl },
     relay: { url: options.relayUrl, port: 9 },
@@ -124,6 +127,8 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     resources: options.resources ?? { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: options.minOpenclawVersion ?? '2026.1.1',
   }
+  const regions = options.regions?.(shared) ?? onlyRegion({ ...shared, sandboxes: present(options.sandboxes) })
+  const parts = { db: database.db, vault, queue, regions, billing, hostDisk, log }
   const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }
   const timeouts = { ...quickTimeouts, ...options.timeouts }
   const api = await createApi(
@@ -172,7 +177,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     database,
     vault,
     queue,
-    deps: { ...parts, ...shared, timeouts },
+    deps: { ...parts, ...shared, timeouts, ...regions.default() },
     logged,
     async call(method, url, { key, body, headers } = {}) {
       const sent = {
@@ -213,7 +218,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         eventBytes: storageLimits.eventBytes,
         usageBytes: 0,
       }
-      const worker = await createWorker(parts, settings, new AbortController().signal)
+      const worker = await createWorker({ ...parts, regions: regions.all() }, settings, new AbortController().signal)
       workers.push(worker)
       return worker
     },

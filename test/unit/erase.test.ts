@@ -30,6 +30,7 @@ const keptColumns = [
   'busy',
   'errorMessage',
   'endpoint',
+  'region',
   'sandboxDriver',
   'sandboxId',
   'changedBy',

@@ -1,5 +1,5 @@
-import type { AskGateway } from '#instances/gateway/ask.ts'
 import { gatewayTimeout, gatewayUnreachable } from '#instances/gateway/errors.ts'
+import { getInstance } from '#instances/row.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
 import { isObject } from '#openclaw/json.ts'
 import { openclawCommand } from '#openclaw/launch.ts'
@@ -7,6 +7,7 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { parseTimestamp, toMicroseconds } from '#platform/timestamps.ts'
 import type { SandboxAccess } from '#sandbox/driver.ts'
+import type { ChannelDeps } from './deps.ts'
 
 /** OpenClaw's command line takes seconds to start. */
 const listTimeoutMs = 45_000
@@ -112,7 +113,7 @@ const normalized = (code: string) => code.replaceAll('-', '').toUpperCase()
  * Throws invalid when no pending request has the code.
  */
 export const approvePairing = (
-  { askGateway, sandboxes }: { askGateway: AskGateway; sandboxes: SandboxAccess },
+  { db, askGateway, regions }: Pick<ChannelDeps, 'db' | 'askGateway' | 'regions'>,
   organizationId: string,
   instanceId: string,
   { channel, code }: { channel: string; code: string },
@@ -120,6 +121,7 @@ export const approvePairing = (
   askGateway(organizationId, instanceId, async (gateway, signal) => {
     const unknownCode = new AppError('unknown_pairing_code', texts.unknownPairingCode)
     if ((await listPairings(gateway, channel)).length === 0) throw unknownCode
+    const { sandboxes } = regions.of(await getInstance(db, organizationId, instanceId))
     const codes = await listCodes(sandboxes, instanceId, channel, signal)
     const match = codes.find((pending) => normalized(pending.code) === normalized(code))
     if (!match) throw unknownCode

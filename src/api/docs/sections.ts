@@ -61,6 +61,7 @@ export const sections: readonly Section[] = [
       'getEgress',
       'allowEgress',
       'listReleases',
+      'listRegions',
     ],
   },
   {

@@ -50,7 +50,7 @@ export async function withFiles<T>(
   const status = publicStatus(instance)
   if (status === 'terminated') throw new AppError('instance_terminated', texts.filesDeleted)
   try {
-    return await use(deps.sandboxes.files(instance.id))
+    return await use(deps.regions.of(instance).sandboxes.files(instance.id))
   } catch (cause) {
     if (cause instanceof SandboxPathError) {
       const [code, text] = pathErrors[cause.fault](deps)

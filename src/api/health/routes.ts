@@ -7,7 +7,7 @@ export interface HealthDeps {
   /** Whether the services that the API depends on answer in time. */
   readiness(): Promise<{ database: boolean; queue: boolean; disk: boolean; workers: number | null }>
   /** A sentence on how agents are isolated. */
-  isolation: string
+  isolation(): string
   /** Whether the server is about to stop: balancers send their requests elsewhere. */
   isDraining(): boolean
 }
@@ -41,7 +41,8 @@ const Readiness = Type.Object(
       }),
     ),
     isolation: Type.String({
-      description: 'How agents are isolated from their host and from each other, and why they are not.',
+      description:
+        'How agents are isolated from their host and from each other, and why they are not; with several regions in each.',
     }),
     version: Type.String({ description: 'The version of Chowder.' }),
     commit: Type.String({
@@ -108,7 +109,7 @@ export const healthRoutes: FastifyPluginAsyncTypebox<HealthDeps> = async (app, d
       const { workers, ...checks } = await readiness()
       const status = isDraining() ? 'draining' : statusOf(checks)
       const code = status === 'draining' || status === 'unavailable' ? 503 : 200
-      return reply.code(code).send({ status, checks, workers, isolation, version, commit })
+      return reply.code(code).send({ status, checks, workers, isolation: isolation(), version, commit })
     },
   )
 }

@@ -69,4 +69,9 @@ export const egressDescription =
   'What the agent may reach beside models; null is what its organization allows, which is `open` by default. Holds ' +
   'within a second, also for open connections.'
 
-export const regionDescription = 'Null: a server has one region, its own.'
+export const RegionName = Type.String({
+  minLength: 1,
+  maxLength: 63,
+  ...visibleText,
+  description: 'Where the agent runs: the name of one of `GET /v1/regions`.',
+})

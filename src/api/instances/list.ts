@@ -3,6 +3,7 @@ import { readBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import { after } from '#database/page.ts'
 import { instances } from '#database/schema.ts'
+import { isShownIn, type Regions } from '#instances/regions.ts'
 import { isReadable } from '#instances/row.ts'
 import { hasStatus, type InstanceStatus, isNotTerminated } from '#instances/status.ts'
 
@@ -12,6 +13,7 @@ export interface InstanceFilter {
   /** A part of the name, in upper or lower case. */
   name?: string
   external_id?: string
+  region?: string
   /** The labels that an instance must have, with these values. */
   metadata?: Readonly<Record<string, string>>
   limit: number
@@ -33,10 +35,10 @@ const bytes = sql<number>`coalesce(octet_length(${instances.sealedConfig}), 0) +
 /**
  * Lists instances of an organization with their budgets, newest first: up to the limit, or until they have long
  * overrides and instructions. Terminated instances are listed only by their status. `next` is the position after these
- * if more follow.
+ * if more follow. Throws `unknown_region`.
  */
-export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter) {
-  const { status, name, external_id: externalId, metadata, limit, position } = filter
+export async function listInstances(db: Db, organizationId: string, filter: InstanceFilter, regions: Regions) {
+  const { status, name, external_id: externalId, metadata, region, limit, position } = filter
   const page = db
     .select({ id: instances.id, createdAt: instances.createdAt, bytes: bytes.as('bytes') })
     .from(instances)
@@ -46,6 +48,7 @@ export async function listInstances(db: Db, organizationId: string, filter: Inst
         status === undefined ? isNotTerminated : and(or(...status.map((one) => hasStatus[one])), isReadable),
         externalId === undefined ? undefined : eq(instances.externalId, externalId),
         metadata === undefined ? undefined : hasLabels(metadata),
+        region === undefined ? undefined : isShownIn(regions.named(region)),
         name === undefined ? undefined : sql`strpos(lower(${instances.name}), lower(${name})) > 0`,
         position === undefined ? undefined : after(instances, organizationId, position),
       ),

@@ -25,9 +25,10 @@ export function newInstance(
   body: Static<typeof CreateInstance>,
   {
     organizationId,
+    region,
     sandboxDriver,
     minOpenclawVersion,
-  }: Pick<NewInstance, 'organizationId' | 'sandboxDriver'> & { minOpenclawVersion: string },
+  }: Pick<NewInstance, 'organizationId' | 'region' | 'sandboxDriver'> & { minOpenclawVersion: string },
 ): NewInstance {
   const openclawVersion = body.openclaw_version ?? defaultRelease
   if (!knownReleases().includes(openclawVersion)) {
@@ -56,6 +57,7 @@ export function newInstance(
     egress: body.egress ? checkEgress(body.egress) : null,
     modelProvider,
     sandboxDriver,
+    region,
     openclawVersion,
     isolation: body.isolation ?? null,
     ...settings,

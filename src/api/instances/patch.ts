@@ -15,7 +15,6 @@ import { type ResourceChanges, requireAllowed } from '#instances/resources.ts'
 import { getInstance, isOwnedBy, sealSettings, unsealSettings } from '#instances/row.ts'
 import { isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
-import type { ResourceSettings } from '#platform/resources.ts'
 import { texts } from '#platform/texts.ts'
 
 /** The number of labels that an instance can have. */
@@ -55,27 +54,22 @@ export function requireNoneOfOrganization({ external_id: externalId, ...patch }:
   }
 }
 
-export interface PatchDeps extends ChangeDeps {
-  /** Whether the tools of agents can have a room of their own. */
-  hasTwoRooms: boolean
-  resources: ResourceSettings
-}
-
 /**
  * Changes what `patch` names of an instance, all or nothing. Throws what `changeConfig` and `setBudgets` throw, invalid
  * for more than 16 labels, and ExternalIdTaken.
  */
 export async function patchInstance(
-  deps: PatchDeps,
+  deps: ChangeDeps,
   organizationId: string,
   id: string,
   patch: Patch,
 ): Promise<Instance> {
   const row = await getInstance(deps.db, organizationId, id)
-  await requireAllowed(deps.db, organizationId, patch.resources, deps.resources)
+  if (patch.resources) await requireAllowed(deps.db, organizationId, patch.resources, deps.regions.of(row).resources)
   const { external_id: externalId, isolation } = patch
   const { openclawConfig } = { ...unsealSettings(deps.vault, row), ...settingsOf(patch) }
-  requireIsolation(isolation ?? row.isolation, openclawConfig, isolation === undefined || deps.hasTwoRooms)
+  const hasTwoRooms = isolation === undefined || deps.regions.of(row).sandboxes.hasTwoRooms === true
+  requireIsolation(isolation ?? row.isolation, openclawConfig, hasTwoRooms)
   if (isolation !== undefined && isolation !== row.isolation) {
     const { isolation: _, ...others } = patch
     await patchInstance(deps, organizationId, id, others)

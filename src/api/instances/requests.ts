@@ -18,7 +18,7 @@ import {
   Model,
   Overrides,
   overridesDescription,
-  regionDescription,
+  RegionName,
   UnattendedCallsPerHour,
 } from './fields.ts'
 
@@ -55,10 +55,7 @@ export const CreateInstance = Type.Object(
     resources: Type.Optional(ResourceChanges),
     egress: Type.Optional(Nullable({ ...NewEgress, description: egressDescription })),
     region: Type.Optional(
-      Type.Null({
-        description: regionDescription,
-        'x-rule': 'must be null or left out: a server has one region, its own',
-      }),
+      Nullable({ ...RegionName, description: `${RegionName.description} The default one if null or left out.` }),
     ),
   },
   {
@@ -161,6 +158,7 @@ export const ListInstances = Type.Object(
       minProperties: 1,
       description: 'Only instances with these labels: `metadata[customer]=cust-42`. Several must all match.',
     }),
+    region: Type.Optional({ ...RegionName, description: 'Only instances in this region.' }),
     name: Type.Optional({
       ...Name,
       description: 'Only instances with this text in their name, in upper or lower case.',

@@ -14,6 +14,7 @@ import { positionOf, sendPage } from '#http/paging.ts'
 import { createInstance } from '#instances/create.ts'
 import { ExternalIdTaken } from '#instances/external-id.ts'
 import type { InstanceSummary } from '#instances/find.ts'
+import type { ChangeDeps } from '#instances/gateway/change.ts'
 import { terminateInstance } from '#instances/intent.ts'
 import { isolationOf, requireIsolation } from '#instances/isolation.ts'
 import { requireAllowed } from '#instances/resources.ts'
@@ -26,16 +27,12 @@ import { type ActionDeps, actionRoutes } from './action-routes.ts'
 import { createdInstance } from './examples.ts'
 import { listInstances } from './list.ts'
 import { newInstance } from './new-instance.ts'
-import { type PatchDeps, patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
+import { patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
 import { Instance, InstanceStatus, toInstanceStatus } from './schemas.ts'
 import { createShow, type ShowDeps } from './show.ts'
 
-export interface InstanceDeps extends PatchDeps, ShowDeps, Omit<ActionDeps, 'show' | 'untilLeft'> {
-  /** The driver that new instances are created on. */
-  sandboxDriver: string
-  /** Whether the tools of agents can have a room of their own. */
-  hasTwoRooms: boolean
+export interface InstanceDeps extends ChangeDeps, ShowDeps, Omit<ActionDeps, 'show' | 'untilLeft'> {
   /** Whether a higher limit can be bought. */
   hasBilling: boolean
 }
@@ -46,7 +43,7 @@ const maxPageBytes = 1024 * 1024
 /** The routes of instances. They record what is asked for and enqueue it; workers carry it out. */
 export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (app, deps) => {
   const { db, vault, queue, findSummary, forgetGateway, publicUrl } = deps
-  const { sandboxDriver, minOpenclawVersion, hasTwoRooms, hasBilling } = deps
+  const { regions, minOpenclawVersion, hasBilling } = deps
   const closing = new AbortController()
   app.addHook('preClose', async () => closing.abort())
   /** Aborted when the client leaves or the server closes: nobody waits for the response any more. */
@@ -73,12 +70,19 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async (request, reply) => {
       const { organizationId } = request.caller
       await requireHostRoom(deps.hostDisk)
-      await requireAllowed(db, organizationId, request.body.resources, deps.resources)
-      const row = newInstance(request.body, { organizationId, sandboxDriver, minOpenclawVersion })
+      const name = request.body.region ?? null
+      const { sandboxes, resources } = name === null ? regions.default() : regions.named(name)
+      await requireAllowed(db, organizationId, request.body.resources, resources)
+      const row = newInstance(request.body, {
+        organizationId,
+        region: regions.toStore(name),
+        sandboxDriver: sandboxes.name,
+        minOpenclawVersion,
+      })
       const { budgets } = request.body
       // Only overrides can be at odds with the isolation of the organization.
       const isolation = row.isolation ?? (row.openclawConfig ? await isolationOf(db, organizationId) : 'one_room')
-      requireIsolation(isolation, row.openclawConfig, hasTwoRooms)
+      requireIsolation(isolation, row.openclawConfig, sandboxes.hasTwoRooms === true)
       let created: Row | undefined
       const create = async (tx: Db) => {
         const inserted = await createInstance(tx, vault, row, { hasBilling }).catch((error: unknown) => {
@@ -121,7 +125,8 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         position: positionOf(cursor, isId),
         maxBytes: maxPageBytes,
         item: Instance,
-        read: (atMost, position) => listInstances(db, caller.organizationId, { ...filter, limit: atMost, position }),
+        read: (atMost, position) =>
+          listInstances(db, caller.organizationId, { ...filter, limit: atMost, position }, regions),
         show: ({ row, budgets }) => showWith(row, budgets),
         publicUrl,
       })

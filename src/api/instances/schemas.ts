@@ -18,7 +18,7 @@ import {
   Isolation,
   Metadata,
   Model,
-  regionDescription,
+  RegionName,
   UnattendedCallsPerHour,
 } from './fields.ts'
 
@@ -78,7 +78,10 @@ export const Instance = Type.Object(
       description: 'The overrides as they were sent.',
     }),
     isolation: Isolation,
-    region: Type.Null({ description: regionDescription }),
+    region: Nullable({
+      ...RegionName,
+      description: `${RegionName.description} Null on a server whose operator has named none.`,
+    }),
     unattended_calls_per_hour: Nullable(UnattendedCallsPerHour),
     automation_paused: Type.Boolean({
       description:
@@ -147,6 +150,8 @@ export interface View {
   publicUrl: string
   /** Whether no worker has been seen lately: then nobody works on a row that is due, whatever its step was. */
   areWorkersMissing: boolean
+  /** The region of the row as callers see it. */
+  region: string | null
   /** Whether the caller may read what the gateway said. */
   mayConfigure: boolean
 }
@@ -159,7 +164,7 @@ const gatewayUrl = (row: Omit<InstanceSummary, 'sealedToken'>, publicUrl: string
 
 export const toInstanceStatus = (
   row: Omit<InstanceSummary, 'sealedToken'>,
-  { publicUrl, areWorkersMissing }: Omit<View, 'mayConfigure'>,
+  { publicUrl, areWorkersMissing }: Omit<View, 'mayConfigure' | 'region'>,
 ): Static<typeof InstanceStatus> => ({
   id: row.id,
   status: publicStatus(row),
@@ -205,7 +210,7 @@ export const toInstance = (
   openclaw_version: row.openclawVersion,
   isolation: row.isolation,
   openclaw_config: openclawConfig,
-  region: null,
+  region: view.region,
   unattended_calls_per_hour: row.unattendedCallsPerHour,
   automation_paused: row.automationPausedAt !== null,
   resources: { ...noLimits, ...row.resources },

@@ -2,11 +2,13 @@ import type { ShownBudget } from '#budgets/schemas.ts'
 import { readOwnBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
 import type { Instance as Row } from '#database/schema.ts'
+import type { Regions } from '#instances/regions.ts'
 import { unsealSettings } from '#instances/row.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { toInstance } from './schemas.ts'
 
 export interface ShowDeps {
+  regions: Regions
   db: Db
   vault: Vault
   /** The address that clients reach the API at. */
@@ -16,10 +18,10 @@ export interface ShowDeps {
 }
 
 /** Shows rows as callers see them; without `mayConfigure`, `error_message` has no words of the gateway. */
-export function createShow({ db, vault, publicUrl, areWorkersMissing }: ShowDeps) {
+export function createShow({ db, vault, regions, publicUrl, areWorkersMissing }: ShowDeps) {
   const view = () => ({ publicUrl: publicUrl(), areWorkersMissing: areWorkersMissing() })
   const showWith = (row: Omit<Row, 'sealedToken'>, budgets: ShownBudget[], mayConfigure = true) =>
-    toInstance(row, unsealSettings(vault, row), budgets, { ...view(), mayConfigure })
+    toInstance(row, unsealSettings(vault, row), budgets, { ...view(), region: regions.shown(row), mayConfigure })
   const show = async (row: Row, mayConfigure = true) => showWith(row, await readOwnBudgets(db, row.id), mayConfigure)
   return { view, showWith, show }
 }

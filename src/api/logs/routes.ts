@@ -10,20 +10,21 @@ import { failures } from '#http/openapi.ts'
 import type { FindSummary } from '#instances/find.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
 import { createInstanceMask } from '#instances/gateway/secrets.ts'
+import type { Regions } from '#instances/regions.ts'
 import { getInstance } from '#instances/row.ts'
 import { isSettled, publicStatus } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import { openStreams } from '#platform/metrics.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import type { LogLine, LogPage, SandboxAccess } from '#sandbox/driver.ts'
+import type { LogLine, LogPage } from '#sandbox/driver.ts'
 import { followLog } from './follow.ts'
 import { defaultTail, Events, Line, LogQuery } from './schemas.ts'
 
 export interface LogDeps {
   db: Db
   vault: Vault
-  sandboxes: SandboxAccess
+  regions: Regions
   findSummary: FindSummary
 }
 
@@ -36,7 +37,7 @@ const maxFollowers = 100
 const retryAfterSeconds = 10
 
 /** The output of gateways. */
-export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, vault, sandboxes, findSummary }) => {
+export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, vault, regions, findSummary }) => {
   /** How many follow each instance, through this process. */
   const followers = new Map<string, number>()
   const closing = new AbortController()
@@ -48,9 +49,10 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
     return lines.map(({ text, isCut }) => ({ text: hide(text, isCut), truncated: isCut }))
   }
 
-  async function read(id: string, options: { lines: number; after?: string }): Promise<LogPage> {
+  async function read(row: Instance, options: { lines: number; after?: string }): Promise<LogPage> {
     const signal = AbortSignal.timeout(readTimeoutMs)
-    return sandboxes.readLog(id, options, signal).catch((cause: unknown) => {
+    const { sandboxes } = regions.of(row)
+    return sandboxes.readLog(row.id, options, signal).catch((cause: unknown) => {
       throw signal.aborted ? new AppError('sandbox_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
     })
   }
@@ -68,10 +70,11 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
     })
   }
 
-  function follow(reply: FastifyReply, { id, organizationId }: Instance, tail: number): void {
+  function follow(reply: FastifyReply, row: Instance, tail: number): void {
+    const { id, organizationId } = row
     takePlace(id, reply)
     const log = {
-      read: (options: { lines: number; after?: string }) => read(id, options),
+      read: (options: { lines: number; after?: string }) => read(row, options),
       // The row is read again: a secret may be newer than the stream.
       mask: async (lines: LogLine[]) => mask(await getInstance(db, organizationId, id), lines),
       whyEnded: async () => {
@@ -122,7 +125,7 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogDeps> = async (app, { db, v
         follow(reply, row, tail)
         return reply
       }
-      const { lines, rest } = hasOutput ? await read(row.id, { lines: tail }) : { lines: [], rest: null }
+      const { lines, rest } = hasOutput ? await read(row, { lines: tail }) : { lines: [], rest: null }
       const shown = tail === 0 ? [] : [...lines, ...(rest ? [rest] : [])].slice(-tail)
       return shown.length > 0 ? mask(row, shown) : []
     },

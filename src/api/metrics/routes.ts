@@ -9,15 +9,15 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { DateTime, Nullable } from '#http/validation.ts'
 import { toCallerError } from '#instances/gateway/errors.ts'
+import type { Regions } from '#instances/regions.ts'
 import { getInstance } from '#instances/row.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
-import type { SandboxAccess } from '#sandbox/driver.ts'
 
 export interface MetricsDeps {
   db: Db
-  sandboxes: SandboxAccess
+  regions: Regions
 }
 
 const measureTimeoutMs = 20_000
@@ -66,7 +66,7 @@ const countRestarts = (db: Db, instanceId: string): Promise<number> =>
   db.$count(events, and(eq(events.instanceId, instanceId), eq(events.type, gatewayEnded)))
 
 /** What agents use. */
-export const metricsRoutes: FastifyPluginAsyncTypebox<MetricsDeps> = async (app, { db, sandboxes }) => {
+export const metricsRoutes: FastifyPluginAsyncTypebox<MetricsDeps> = async (app, { db, regions }) => {
   app.get(
     '/v1/instances/:instance_id/metrics',
     {
@@ -81,11 +81,15 @@ export const metricsRoutes: FastifyPluginAsyncTypebox<MetricsDeps> = async (app,
       },
     },
     async ({ caller, params }) => {
-      const { id } = await getInstance(db, caller.organizationId, params.instance_id)
+      const row = await getInstance(db, caller.organizationId, params.instance_id)
+      const { id } = row
       const signal = AbortSignal.timeout(measureTimeoutMs)
-      const measured = sandboxes.measure(id, signal).catch((cause: unknown) => {
-        throw signal.aborted ? new AppError('sandbox_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
-      })
+      const measured = regions
+        .of(row)
+        .sandboxes.measure(id, signal)
+        .catch((cause: unknown) => {
+          throw signal.aborted ? new AppError('sandbox_timeout', texts.filesTooSlow, { cause }) : toCallerError(cause)
+        })
       const [usage, restarts] = await Promise.all([measured, countRestarts(db, id)])
       return {
         since: usage.since && toMicroseconds(usage.since),

@@ -39,9 +39,9 @@ export interface OrganizationDeps {
   baseUrls: BaseUrls
   resources: ResourceSettings
   /** Whether the tools of agents can have a room of their own. */
-  hasTwoRooms: boolean
+  hasTwoRooms(): boolean
   /** Whether there may be one organization only. */
-  isOneOrganization: boolean
+  isOneOrganization(): boolean
 }
 
 /** Of a call that anybody may make. */
@@ -75,7 +75,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
       },
     },
     async ({ body }, reply) => {
-      const { organization, key } = await signUp(db, body.name, defaultTier, { isOnly: deps.isOneOrganization })
+      const { organization, key } = await signUp(db, body.name, defaultTier, { isOnly: deps.isOneOrganization() })
       return reply.code(201).send({ organization: toOrganization(organization, resources, []), api_key: key })
     },
   )
@@ -118,7 +118,7 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
     },
     async (request, reply) => {
       const { body, caller } = request
-      requireIsolation(body.isolation ?? 'one_room', null, hasTwoRooms)
+      requireIsolation(body.isolation ?? 'one_room', null, hasTwoRooms())
       if (body.verify && body.model_api_keys) {
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))

@@ -111,7 +111,7 @@ async function install(
       const stored = await listStoredSkills(deps.db, organizationId, id)
       const { replace, objection } = plan(await readSkills(gateway), stored)
       const mask = await createInstanceMask(deps.db, deps.vault, instance)
-      const files = deps.sandboxes.files(id)
+      const files = deps.regions.of(instance).sandboxes.files(id)
       const asked = { reference, release, replace }
       const { skill, output } = await installVersion(gateway, files, asked, objection, mask, signal)
       resolve({ skill, output, version, digest: skill.installed?.digest ?? null })

@@ -24,7 +24,8 @@ export async function uninstallSkill(
   const reference = requireReference(await getSkill(deps, organizationId, instanceId, name))
   await changeConfig(deps, organizationId, instanceId, {
     edit: (stored) => withSettings(stored, name, {}),
-    verify: (gateway, signal) => removeSkill(gateway, deps.sandboxes.files(instance.id), reference, signal),
+    verify: (gateway, signal) =>
+      removeSkill(gateway, deps.regions.of(instance).sandboxes.files(instance.id), reference, signal),
     store: (tx, { id }) => deleteStoredSkill(tx, id, name),
     whenNotRunning: 'refuse',
   })

@@ -3,7 +3,7 @@ import { isForOneOrganization } from '#composition/sandboxes.ts'
 import { readValue } from '#database/installation.ts'
 import type { Config } from '#platform/config.ts'
 import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/exposure.ts'
-import type { Check } from './finding.ts'
+import { type Check, inEachRegion } from './finding.ts'
 import { canUnseal } from './secrets.ts'
 
 const signupInWords: Record<SignupMode, string> = {
@@ -43,7 +43,7 @@ export const unreadableSignupToken: Check = async function* ({ db, vault }) {
 }
 
 /** Agents that read what the user of Chowder reads are told, unless the operator has said that they may. */
-export const exposedAgents: Check = async function* ({ config, sandboxes }) {
+export const exposedAgents = inEachRegion(async function* ({ config, sandboxes }) {
   if (!isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined)) return
   yield {
     area: 'access',
@@ -51,4 +51,4 @@ export const exposedAgents: Check = async function* ({ config, sandboxes }) {
     whatToDo:
       'Let this machine build jails, run Chowder as root, or use SANDBOX_DRIVER=docker. ALLOW_UNISOLATED=1 accepts it.',
   }
-}
+})

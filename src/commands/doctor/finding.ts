@@ -1,19 +1,25 @@
 import type { Db } from '#database/client.ts'
+import type { Region } from '#instances/regions.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { Config } from '#platform/config.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
 
+interface DoctorRegion extends Region {
+  sandboxes: SandboxDriver & {
+    /** Processes of agents outside a running sandbox, for a driver whose sandboxes are processes. */
+    orphans?(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
+  }
+}
+
 /** The parts of the installation that the checks read. The doctor starts none of them. */
 export interface DoctorDeps {
   /** The settings of the doctor, which are those of Chowder where it runs as Chowder does. */
   config: Config
   db: Db
-  sandboxes: SandboxDriver & {
-    /** Processes of agents outside a running sandbox, for a driver whose sandboxes are processes. */
-    orphans?(signal: AbortSignal): Promise<{ what: string; pids: number[] }[]>
-  }
+  /** All of the installation, also those that no process here serves. */
+  regions: readonly DoctorRegion[]
   /** Absent when it is not known. */
   hostDisk?: HostDisk
   /** Null when the secret key is missing. */
@@ -55,6 +61,19 @@ export interface Finding {
 
 /** Looks for one kind of fault, a page of rows at a time. It may report a change under way: the doctor looks twice. */
 export type Check = (deps: DoctorDeps, signal: AbortSignal) => AsyncIterable<Finding>
+
+/** What a check of one region works with. */
+export type RegionDeps = DoctorDeps & DoctorRegion
+
+/** Looks for a kind of fault in each region, and says in which it is when there are several. */
+export const inEachRegion = (check: (deps: RegionDeps, signal: AbortSignal) => AsyncIterable<Finding>): Check =>
+  async function* (deps, signal) {
+    for (const region of deps.regions) {
+      for await (const { what, ...finding } of check({ ...deps, ...region }, signal)) {
+        yield { ...finding, what: deps.regions.length === 1 ? what : `Region ${region.region}: ${what}` }
+      }
+    }
+  }
 
 /** The rows that a check reads at a time. */
 export const pageSize = 500

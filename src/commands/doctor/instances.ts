@@ -7,6 +7,7 @@ interface InstanceRow {
   id: string
   generation: number
   desired_state: 'running' | 'stopped' | 'terminated'
+  region: string | null
   sandbox_driver: string
   attempts: number
   [column: string]: unknown
@@ -20,7 +21,7 @@ export async function* findPages<Columns extends Record<string, unknown>>(
 ): AsyncGenerator<(InstanceRow & Columns)[]> {
   for (let after = lowestId; ; ) {
     const { rows } = await db.execute<InstanceRow & Columns>(sql`
-      SELECT id, generation, desired_state, sandbox_driver, attempts ${columns} FROM ${instances}
+      SELECT id, generation, desired_state, region, sandbox_driver, attempts ${columns} FROM ${instances}
       WHERE id > ${after} AND (${condition}) ORDER BY id LIMIT ${pageSize}`)
     yield rows as (InstanceRow & Columns)[]
     const last = rows.at(-1)

@@ -1,14 +1,14 @@
 import { and, gt, inArray, ne, sql } from 'drizzle-orm'
 import { installationId } from '#composition/installation.ts'
-import { sharedSettings } from '#composition/settings.ts'
 import { aliveSeconds } from '#database/processes.ts'
 import { processes } from '#database/schema.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { installationAt } from '#relay/server.ts'
-import { type Check, describeError } from './finding.ts'
+import { type Check, describeError, inEachRegion } from './finding.ts'
 
 /** While processes run that have the relay, it answers at the address that agents have. */
-export const relayAnswers: Check = async function* ({ config, db, sandboxes }, signal) {
+export const relayAnswers: Check = async function* (deps, signal) {
+  const { config, db } = deps
   const isApart = config.RELAY_ROLE === 'relay'
   const roles = isApart ? ['relay'] : ['all', 'worker']
   const isAlive = and(gt(processes.seenAt, sql`now() - make_interval(secs => ${aliveSeconds})`), ne(processes.role, ''))
@@ -23,8 +23,12 @@ export const relayAnswers: Check = async function* ({ config, db, sandboxes }, s
     yield { area: 'relay', what: 'No relay runs: agents cannot ask models.', whatToDo }
     return
   }
+  yield* answersAgents(deps, signal)
+}
+
+const answersAgents = inEachRegion(async function* ({ db, sandboxes, relay }, signal) {
   try {
-    const url = await relayUrlFor(sandboxes, sharedSettings(config).relay, signal)
+    const url = await relayUrlFor(sandboxes, relay, signal)
     const found = await installationAt(url)
     if (found === (await installationId(db))) return
     yield {
@@ -35,6 +39,6 @@ export const relayAnswers: Check = async function* ({ config, db, sandboxes }, s
     }
   } catch (error) {
     const what = `The address of the relay is not known. ${describeError(error)}`
-    yield { area: 'relay', what, whatToDo: 'Check that the platform of SANDBOX_DRIVER can be reached from here.' }
+    yield { area: 'relay', what, whatToDo: 'Check that the platform can be reached from here.' }
   }
-}
+})

@@ -1,5 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
+import { regionOf } from '#instances/regions.ts'
 import { isDue } from '#instances/status.ts'
 import { isFailingEnd } from '#lifecycle/backlog.ts'
 import { alarmingAttempts } from '#lifecycle/failures.ts'
@@ -51,21 +52,25 @@ export const impossibleTimes: Check = async function* ({ db }) {
 }
 
 /** I2: workers take due rows, which the sweep enqueues every few seconds. */
-export const untakenRows: Check = async function* ({ db, sandboxes }) {
+export const untakenRows: Check = async function* ({ db, regions }) {
   const since = sql`greatest(lease_until, next_attempt_at)`
   const isUntaken = sql`${isDue} AND ${since} < now() - make_interval(mins => ${untakenMinutes})`
   const waited = sql`, extract(epoch FROM now() - ${since}) AS waited`
   for await (const row of findInstances<{ waited: string }>(db, isUntaken, waited)) {
-    const { id, generation, sandbox_driver: driver } = row
-    const isOwn = driver === sandboxes.name
+    const { id, generation, region, sandbox_driver: sandboxDriver } = row
+    const isKnown = regionOf(regions, { region, sandboxDriver }) !== undefined
+    const missing =
+      region === null
+        ? `Start a worker with SANDBOX_DRIVER=${sandboxDriver}: no other worker takes the instance.`
+        : `Name the region ${region}, with the driver ${sandboxDriver}, in CHOWDER_CONFIG_FILE: no worker has it.`
     yield {
       area: 'instances',
       what: `The instance ${id} should be ${row.desired_state}, and no worker has taken it for ${untakenMinutes} min.`,
-      whatToDo: isOwn
-        ? 'Check that a worker runs, and read its log. With --fix the next sweep enqueues the instance again.'
-        : `Start a worker with SANDBOX_DRIVER=${driver}: no other worker takes the instance.`,
+      whatToDo: isKnown
+        ? `Check that a worker ${region === null ? '' : `of the region ${region} `}runs, and read its log. With --fix the next sweep enqueues the instance again.`
+        : missing,
       version: generation,
-      ...(isOwn && { fix: retry(db, row, `the next sweep enqueues ${id}, which waited for ${minutes(row.waited)}`) }),
+      ...(isKnown && { fix: retry(db, row, `the next sweep enqueues ${id}, which waited for ${minutes(row.waited)}`) }),
     }
   }
 }

@@ -1,10 +1,11 @@
-import { inArray, sql } from 'drizzle-orm'
+import { and, inArray, sql } from 'drizzle-orm'
 import pMap from 'p-map'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
+import { isIn } from '#instances/regions.ts'
 import { isSettled, publicStatus } from '#instances/status.ts'
 import { isId } from '#platform/ids.ts'
-import { type Check, type DoctorDeps, describeError, type Finding, lowestId, pageSize } from './finding.ts'
+import { describeError, type Finding, inEachRegion, lowestId, pageSize, type RegionDeps } from './finding.ts'
 import { makeDue } from './repairs.ts'
 
 /** For one call of the platform; destroying a sandbox takes longest. */
@@ -16,7 +17,7 @@ const limited = (signal: AbortSignal) => AbortSignal.any([signal, AbortSignal.ti
 const unreachable = (what: string, error: unknown): Finding => ({
   area: 'platform',
   what: `${what} ${describeError(error)}`,
-  whatToDo: 'Check that the platform of SANDBOX_DRIVER can be reached from here, and run the doctor again.',
+  whatToDo: 'Check that the platform can be reached from here, and run the doctor again.',
 })
 
 const findRows = async (db: Db, ids: readonly string[]): Promise<Map<string, Instance>> =>
@@ -35,7 +36,7 @@ async function* pagesOf<T>(items: AsyncIterable<T>): AsyncGenerator<T[]> {
 
 /** Looks for the row again: a create that was under way may have written it. */
 const destroyOrphan =
-  ({ db, sandboxes }: DoctorDeps, id: string, signal: AbortSignal) =>
+  ({ db, sandboxes }: RegionDeps, id: string, signal: AbortSignal) =>
   async () => {
     if (isId(id) && (await findRows(db, [id])).size > 0) return null
     await sandboxes.destroy(id, limited(signal))
@@ -48,7 +49,7 @@ const dueAgain = (db: Db, row: Instance, reason: string) => async () =>
 const workerFindsIt = 'A worker finds this within seconds: check that one runs. With --fix the row is due again.'
 
 /** I1: every sandbox belongs to an instance that may have it. */
-export const sandboxesAgainstRows: Check = async function* (deps, signal) {
+export const sandboxesAgainstRows = inEachRegion(async function* (deps, signal) {
   const { db, sandboxes } = deps
   try {
     for await (const page of pagesOf(sandboxes.list(signal))) {
@@ -80,10 +81,11 @@ export const sandboxesAgainstRows: Check = async function* (deps, signal) {
   } catch (error) {
     yield unreachable('The sandboxes cannot be listed.', error)
   }
-}
+})
 
 /** I1: every settled instance that is marked as running has a sandbox that runs. */
-export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, signal) {
+export const rowsAgainstSandboxes = inEachRegion(async function* (deps, signal) {
+  const { db, sandboxes } = deps
   const observe = async (row: Instance) => {
     try {
       return { row, state: (await sandboxes.observe(row.id, limited(signal))).state }
@@ -96,8 +98,10 @@ export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, s
       .select()
       .from(instances)
       .where(
-        sql`id > ${after} AND sandbox_driver = ${sandboxes.name} AND desired_state = 'running' AND ready_at IS NOT NULL
-          AND observed_generation = generation`,
+        and(
+          isIn(deps),
+          sql`id > ${after} AND desired_state = 'running' AND ready_at IS NOT NULL AND observed_generation = generation`,
+        ),
       )
       .orderBy(instances.id)
       .limit(pageSize)
@@ -116,10 +120,10 @@ export const rowsAgainstSandboxes: Check = async function* ({ db, sandboxes }, s
     if (!last || rows.length < pageSize) return
     after = last.id
   }
-}
+})
 
 /** I1: no process of an agent runs outside a running sandbox. */
-export const orphanProcesses: Check = async function* ({ sandboxes }, signal) {
+export const orphanProcesses = inEachRegion(async function* ({ sandboxes }, signal) {
   if (!sandboxes.orphans) return
   try {
     for (const { what, pids } of await sandboxes.orphans(limited(signal))) {
@@ -133,4 +137,4 @@ export const orphanProcesses: Check = async function* ({ sandboxes }, signal) {
   } catch (error) {
     yield unreachable('The processes of agents cannot be listed.', error)
   }
-}
+})

@@ -5,6 +5,7 @@ import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
 import { type EditableColumns, type Lease, takeForChange, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
+import type { Regions } from '#instances/regions.ts'
 import { getInstance } from '#instances/row.ts'
 import { isNotTerminated, isSettled, publicStatus, requireRunning } from '#instances/status.ts'
 import type { GatewayClient } from '#openclaw/gateway.ts'
@@ -14,11 +15,10 @@ import type { Mask } from '#platform/mask.ts'
 import { poll } from '#platform/poll.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
-import { type SandboxAccess, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { type UnsealedInstance, unsealInstance } from './configuration.ts'
 import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
-import type { RelayAddress } from './relay-url.ts'
 import { createInstanceMask } from './secrets.ts'
 import { ensureRelayToken } from './tokens.ts'
 
@@ -33,8 +33,7 @@ export interface ChangeDeps {
   db: Db
   vault: Vault
   queue: InstanceQueue
-  relay: RelayAddress
-  sandboxes: SandboxAccess
+  regions: Regions
 }
 
 /** A change of the settings that an instance's gateway is configured from. */
@@ -157,11 +156,12 @@ async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChang
 }
 
 async function configure(
-  { relay, sandboxes }: ChangeDeps,
+  { regions }: ChangeDeps,
   { instance, signal }: Lease,
   unsealed: UnsealedInstance,
   verify?: ConfigChange['verify'],
 ): Promise<void> {
+  const { relay, sandboxes } = regions.of(instance)
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) throw new GatewayUnreachable('the gateway does not run')
   await configureGateway({ sandboxes, instance, endpoint, paths }, unsealed, {

@@ -1,4 +1,5 @@
 import type { Instance } from '#database/schema.ts'
+import type { RelayAddress } from '#instances/regions.ts'
 import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
@@ -8,7 +9,7 @@ import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
 import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
 import { renderGateway, type UnsealedInstance } from './configuration.ts'
-import { type RelayAddress, relayUrlFor } from './relay-url.ts'
+import { relayUrlFor } from './relay-url.ts'
 
 const restartTimeoutMs = 30_000
 const probeTimeoutMs = 2000

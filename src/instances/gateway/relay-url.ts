@@ -1,13 +1,6 @@
 import type { ModelProvider } from '#database/schema.ts'
+import type { RelayAddress } from '#instances/regions.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
-
-/** Where gateways find the relay. */
-export interface RelayAddress {
-  /** Undefined when the relay is on the host that the sandboxes call their own. */
-  url: string | undefined
-  /** The port there. */
-  port: number
-}
 
 /** The address at which sandboxes reach this host. */
 export const sandboxHost = async (

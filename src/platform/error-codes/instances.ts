@@ -7,6 +7,10 @@ export const instanceCodes = {
       meaning: 'This server has no OpenClaw of this `openclaw_version`.',
       remedy: '`detail` lists the versions that it has. Leave the field out to get the newest one.',
     },
+    unknown_region: {
+      meaning: 'This server has no `region` of this name.',
+      remedy: '`detail` lists the regions that it has. Leave the field out to get the default one.',
+    },
     invalid_openclaw_config: {
       meaning: '`openclaw_config` sets something that Chowder sets itself, or is malformed, too large or too deep.',
       remedy: '`detail` names the path and the rule.',

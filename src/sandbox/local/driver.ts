@@ -32,6 +32,8 @@ import { type ServeJail, serveWayOut, waysOutFolder } from './way-out.ts'
 
 export interface LocalDriverOptions {
   dataDir: string
+  /** The folder of the users and ports that sandboxes have; by default the data folder. Drivers share it on a host. */
+  numbersDir?: string
   /** A Node.js binary that every user of the machine may run. */
   node: string
   /** Makes a release available on this host, readable by every user. */
@@ -95,7 +97,11 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   const { jail, noJail, installRelease, installChannelPlugin, linkCompileCache, log } = options
   const dataDir = resolve(options.dataDir)
   const parent = join(dataDir, 'sandboxes')
-  const records = createRecords({ ...options, dataDir, isJailed: noJail === null })
+  const records = createRecords({
+    ...options,
+    dataDir: resolve(options.numbersDir ?? dataDir),
+    isJailed: noJail === null,
+  })
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   const measure = createMeasure()

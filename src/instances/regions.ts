@@ -1,0 +1,115 @@
+import { and, eq, isNull, or, type SQL, sql } from 'drizzle-orm'
+import { type Instance, instances } from '#database/schema.ts'
+import type { BaseUrls } from '#openclaw/config.ts'
+import { AppError } from '#platform/errors.ts'
+import type { ResourceSettings } from '#platform/resources.ts'
+import { texts } from '#platform/texts.ts'
+import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
+
+/** Where gateways find the relay. */
+export interface RelayAddress {
+  /** Undefined when the relay is on the host that the sandboxes call their own. */
+  url: string | undefined
+  /** The port there. */
+  port: number
+}
+
+/** Where instances run: a platform, and what holds for the agents there. */
+export interface Region {
+  /** The name that callers use and rows remember. */
+  readonly region: string
+  /** Whether the rows without a region are here. */
+  readonly hasUnnamed: boolean
+  readonly sandboxes: SandboxDriver
+  /** Where its agents find the relay. */
+  readonly relay: RelayAddress
+  /** What its agents may use. */
+  readonly resources: ResourceSettings
+  /** Where the model providers are for its agents. */
+  readonly baseUrls: BaseUrls
+}
+
+/** The columns that say where an instance runs. */
+export type Placed = Pick<Instance, 'region' | 'sandboxDriver'>
+
+/** The regions of this installation. There is always one at least. */
+export interface Regions<R extends Region = Region> {
+  all(): readonly R[]
+  default(): R
+  /** The region of a row. Throws SandboxUnavailableError for a region that there is not, or has another driver. */
+  of(row: Placed): R
+  /** The region that a caller names. Throws `unknown_region`. */
+  named(name: string): R
+  /** The region that a new row remembers for what its caller has named. */
+  toStore(name: string | null): string | null
+  /** The region of a row as callers see it. */
+  shown(row: Pick<Instance, 'region'>): string | null
+}
+
+export interface RegionSet<R extends Region> {
+  regions: readonly R[]
+  default: string
+  /**
+   * Whether the operator has named the regions. Else there is one, and instances have no region unless their creator
+   * names it.
+   */
+  areNamed: boolean
+}
+
+/** Whether a row is in a region, by its name alone: null for a row without one. */
+export const isNamed = ({ region, hasUnnamed }: Pick<Region, 'region' | 'hasUnnamed'>, name: string | null): boolean =>
+  name === null ? hasUnnamed : name === region
+
+/** Whether a row is in a region, and has the driver that the region has now. */
+const holds = (region: Region, row: Placed): boolean =>
+  row.sandboxDriver === region.sandboxes.name && isNamed(region, row.region)
+
+/** The region of a row among some; undefined when it is in none of them. */
+export const regionOf = <R extends Region>(regions: readonly R[], row: Placed): R | undefined =>
+  regions.find((region) => holds(region, row))
+
+/** The rows that callers see in a region, whatever driver they have. */
+export const isShownIn = ({ region, hasUnnamed }: Pick<Region, 'region' | 'hasUnnamed'>): SQL | undefined =>
+  hasUnnamed ? or(eq(instances.region, region), isNull(instances.region)) : eq(instances.region, region)
+
+/** The rows of a region whose sandboxes its driver has. */
+export const isIn = (region: Region): SQL | undefined =>
+  and(eq(instances.sandboxDriver, region.sandboxes.name), isShownIn(region))
+
+/** The rows of any of these regions. */
+export const isInAny = (regions: readonly Region[]): SQL => or(...regions.map(isIn)) ?? sql`false`
+
+/** Throws an Error without the default region. */
+export function createRegions<R extends Region>(set: RegionSet<R>): Regions<R> {
+  const { regions, areNamed } = set
+  const defaultRegion = regions.find(({ region }) => region === set.default)
+  if (!defaultRegion) throw new Error(`there is no region ${set.default}`)
+  return {
+    all: () => regions,
+    default: () => defaultRegion,
+    of(row) {
+      const found = regionOf(regions, row)
+      if (found) return found
+      const name = row.region === null ? 'without a name' : row.region
+      throw new SandboxUnavailableError(new Error(`this process has no region ${name} with ${row.sandboxDriver}`))
+    },
+    named(name) {
+      const found = regions.find(({ region }) => region === name)
+      const known = regions.map(({ region }) => region)
+      if (!found) throw new AppError('unknown_region', texts.unknownRegion(name, known), { param: 'region' })
+      return found
+    },
+    toStore: (name) => name ?? (areNamed ? defaultRegion.region : null),
+    shown: ({ region }) => region ?? ((areNamed && regions.find(({ hasUnnamed }) => hasUnnamed)?.region) || null),
+  }
+}
+
+/** The only region of an installation whose operator has named none: it has the name of its driver. */
+export const onlyRegion = <Settings extends Omit<Region, 'region' | 'hasUnnamed'>>(
+  settings: Settings,
+): Regions<Settings & Region> =>
+  createRegions({
+    regions: [{ ...settings, region: settings.sandboxes.name, hasUnnamed: true }],
+    default: settings.sandboxes.name,
+    areNamed: false,
+  })
