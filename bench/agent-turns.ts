@@ -45,7 +45,8 @@ async function turn(tenant: Tenant, id: string, session: string): Promise<void> 
   if (status !== 'completed') throw new Error(`a turn ended as ${status}`)
 }
 
-async function turnsInTurn(tenant: Tenant, id: string, count: number): Promise<void> {
+/** Turns of a new session, one after the other. */
+export async function turnsInTurn(tenant: Tenant, id: string, count: number): Promise<void> {
   const session = newId()
   for (let made = 0; made < count; made += 1) await turn(tenant, id, session)
 }

@@ -7,6 +7,7 @@ import { harmTable, measureAttacks } from './attacks.ts'
 import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'
 import { measureStart } from './gateway-start.ts'
+import { measureJail } from './jail.ts'
 
 const boolean = { type: 'boolean' } as const
 const { values } = parseArgs({
@@ -41,7 +42,9 @@ async function measure(): Promise<(Fact | Figure)[]> {
     quick ? { rounds: 3, roundMs: 1000, warmUpMs: 1500 } : { rounds: 5, roundMs: 1500, warmUpMs: 2500 },
     report,
   )
-  return quick ? figures : [...figures, await measureStart(3, report), ...(await measureAgentTurns(report))]
+  return quick
+    ? figures
+    : [...figures, await measureStart(3, report), ...(await measureAgentTurns(report)), ...(await measureJail(report))]
 }
 
 const startedAt = performance.now()
