@@ -66,7 +66,8 @@ async function main(): Promise<void> {
     process.once(name, () => interrupted.abort(new Error('interrupted')))
   const { signal } = interrupted
   const report = createReport()
-  if (driver === 'docker') {
+  // The image of Kubernetes is the same: whoever has a registry gives it a name there.
+  if (driver !== 'local') {
     const docker = await createDocker({ ...(await dockerSettings(config)), installation: '' })
     await docker.prepare(release, report.progress, signal)
     return report.end(`the image of ${release}, with the plugin of every channel`)

@@ -16,6 +16,7 @@ import type { LocalDriver } from '#sandbox/local/driver.ts'
 import { measureDriver } from '#sandbox/measured.ts'
 import { dockerSettings } from './docker-settings.ts'
 import { installationId } from './installation.ts'
+import { kubernetesSettings } from './kubernetes-settings.ts'
 
 /** A driver, with the methods of those drivers whose agents are processes of this host. */
 export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans' | 'serveJails'>>
@@ -43,6 +44,11 @@ export async function createDriver({ config, dataDir, storage, db, log }: Driver
   if (config.SANDBOX_DRIVER === 'docker') {
     const installation = await installationId(db)
     return createDocker({ ...(await dockerSettings(config)), installation, log })
+  }
+  if (config.SANDBOX_DRIVER === 'kubernetes') {
+    const { createKubernetesDriver } = await import('#sandbox/kubernetes/driver.ts')
+    const installation = await installationId(db)
+    return createKubernetesDriver({ ...(await kubernetesSettings(config, dataDir)), installation, log })
   }
   const { createLocalDriver } = await import('#sandbox/local/driver.ts')
   const node = await nodeBinary(dataDir)

@@ -3,7 +3,7 @@ import { GatewayRefusal } from '#openclaw/gateway-errors.ts'
 import { AppError } from '#platform/errors.ts'
 import { InstallError } from '#platform/install-error.ts'
 import { shortened } from '#platform/log.ts'
-import { SandboxCapacityError, SandboxPathError } from '#sandbox/driver.ts'
+import { SandboxCapacityError, SandboxPathError, SandboxProblemError } from '#sandbox/driver.ts'
 import type { Failure } from './step.ts'
 
 /** The attempts of an instance that should run; after the last one that fails it is given up. */
@@ -34,7 +34,7 @@ export function failureOf(error: unknown, step: string | null): Failure {
 }
 
 /** Errors whose message the owner of an instance may read. */
-const shown = [AppError, InstallError, SandboxPathError, SandboxCapacityError]
+const shown = [AppError, InstallError, SandboxPathError, SandboxCapacityError, SandboxProblemError]
 
 function reasonFor(error: unknown, step: string | null): string {
   if (shown.some((kind) => error instanceof kind)) return (error as Error).message

@@ -1,4 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { kubernetesSettings } from './kubernetes-settings.ts'
 import { relaySettings } from './relay-settings.ts'
 import { formatResources, type ResourceLimits, usualMaxima, usualResources } from './resources.ts'
 
@@ -95,9 +96,10 @@ export const Env = Type.Object({
         'see [a key of a KMS](operations.md#a-key-of-a-kms)',
     }),
   ),
-  SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker')], {
+  SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker'), Type.Literal('kubernetes')], {
     default: 'local',
-    description: 'how agents run: as `local` processes of this host, or as `docker` containers',
+    description:
+      'how agents run: as `local` processes of this host, as `docker` containers, or as pods of `kubernetes`',
   }),
   CHOWDER_CONFIG_FILE: Type.Optional(
     Type.String({
@@ -196,6 +198,7 @@ export const Env = Type.Object({
     minLength: 1,
     description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
   }),
+  ...kubernetesSettings,
   ...relaySettings,
   CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('URL of the API for clients')),
   CHOWDER_ALLOWED_HOSTS: Type.Optional(

@@ -20,7 +20,10 @@ export interface RegionSettings {
 type Variable = keyof typeof Env.properties
 
 /** The fields of a region, each with the variable whose rule it has, and whose place it takes there. */
-const fields: Record<string, { variable: Variable; driver?: 'local' | 'docker'; holds?: 'list' | 'limits' }> = {
+const fields: Record<
+  string,
+  { variable: Variable; driver?: 'local' | 'docker' | 'kubernetes'; holds?: 'list' | 'limits' }
+> = {
   driver: { variable: 'SANDBOX_DRIVER' },
   isolation: { variable: 'LOCAL_ISOLATION', driver: 'local' },
   host: { variable: 'DOCKER_HOST', driver: 'docker' },
@@ -30,6 +33,16 @@ const fields: Record<string, { variable: Variable; driver?: 'local' | 'docker'; 
   build_network: { variable: 'DOCKER_BUILD_NETWORK', driver: 'docker' },
   node_image: { variable: 'DOCKER_NODE_IMAGE', driver: 'docker' },
   extra_ca_file: { variable: 'DOCKER_EXTRA_CA_FILE', driver: 'docker' },
+  kubeconfig: { variable: 'KUBECONFIG', driver: 'kubernetes' },
+  context: { variable: 'KUBERNETES_CONTEXT', driver: 'kubernetes' },
+  namespace: { variable: 'KUBERNETES_NAMESPACE', driver: 'kubernetes' },
+  control_namespace: { variable: 'KUBERNETES_CONTROL_NAMESPACE', driver: 'kubernetes' },
+  image: { variable: 'KUBERNETES_IMAGE', driver: 'kubernetes' },
+  pull_secret: { variable: 'KUBERNETES_PULL_SECRET', driver: 'kubernetes' },
+  storage_class: { variable: 'KUBERNETES_STORAGE_CLASS', driver: 'kubernetes' },
+  volume_mb: { variable: 'KUBERNETES_VOLUME_MB', driver: 'kubernetes' },
+  request_percent: { variable: 'KUBERNETES_REQUEST_PERCENT', driver: 'kubernetes' },
+  runtime_class: { variable: 'KUBERNETES_RUNTIME_CLASS', driver: 'kubernetes' },
   relay_host: { variable: 'RELAY_HOST' },
   relay_url: { variable: 'RELAY_URL' },
   resources: { variable: 'AGENT_RESOURCES', holds: 'limits' },
@@ -121,7 +134,7 @@ function readRegion(name: string, node: ParsedNode | null, base: Config, complai
     else set[variable] = converted
   }
   const config: Config = Object.freeze({ ...base, ...(set as Partial<Config>) })
-  if (!places.has('driver')) complain(node, path, 'needs the field driver: local or docker')
+  if (!places.has('driver')) complain(node, path, 'needs the field driver: local, docker or kubernetes')
   const { SANDBOX_DRIVER: driver } = config
   for (const [field, at] of places) {
     const needed = field === 'storage' ? 'local' : fields[field]?.driver

@@ -2,7 +2,13 @@ import type { Readable } from 'node:stream'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 
-export { type PathFault, SandboxAbsentError, SandboxCapacityError, SandboxPathError } from './errors.ts'
+export {
+  type PathFault,
+  SandboxAbsentError,
+  SandboxCapacityError,
+  SandboxPathError,
+  SandboxProblemError,
+} from './errors.ts'
 
 /** The paths that a program in the sandbox uses, and the port on which its gateway must listen. */
 export interface SandboxPaths {

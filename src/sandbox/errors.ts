@@ -38,3 +38,8 @@ export class SandboxAbsentError extends Error {
 export class SandboxCapacityError extends Error {
   override name = 'SandboxCapacityError'
 }
+
+/** The platform does not do what it was asked. The message says why, and what to do; the owner of the agent reads it. */
+export class SandboxProblemError extends Error {
+  override name = 'SandboxProblemError'
+}

@@ -44,7 +44,14 @@ describe('a process', { timeout: 30_000 }, () => {
   test('loads neither the API nor a driver before its role needs it', async () => {
     const packages = await packagesOf('composition/start.ts')
     expect(packages).toContain('drizzle-orm')
-    for (const name of ['fastify', 'ajv', '@scalar/fastify-api-reference', 'stripe', 'dockerode'])
+    for (const name of [
+      'fastify',
+      'ajv',
+      '@scalar/fastify-api-reference',
+      'stripe',
+      'dockerode',
+      '@kubernetes/client-node',
+    ])
       expect(packages).not.toContain(name)
   })
 })

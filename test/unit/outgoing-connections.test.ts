@@ -21,6 +21,7 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'lifecycle/queue-backend.ts': 'the operator',
   'sandbox/docker/docker-client.ts': 'the operator',
   'sandbox/docker/proxy/dockerd.ts': 'the operator',
+  'sandbox/kubernetes/client.ts': 'the operator',
   'database/embedded-postmaster.ts': 'Chowder',
   'openclaw/compile-cache.ts': 'Chowder',
   'sandbox/docker/image/forwarder.ts': 'Chowder',
@@ -39,6 +40,7 @@ const harmless = new Set([
   'database/connection-fault.ts', // error classes
   'database/embedded.ts', // the same database
   'http/body-deadlines.ts', // sockets of clients
+  'sandbox/kubernetes/forward.ts', // sockets of its own processes
   'sandbox/local/way-out.ts', // sockets of agents
   'lifecycle/health.ts', // a text that runs in the sandbox
 ])

@@ -94,7 +94,11 @@ describe('a bad file is refused with the line, the field and the rule', () => {
       'regions:\n  A_b: {driver: local}\n',
       ['line 2: regions has a name that is no name: 1 to 63 lower-case letters, digits and hyphens'],
     ],
-    ['no driver', 'regions:\n  a:\n    default: true\n', ['line 3: regions.a needs the field driver: local or docker']],
+    [
+      'no driver',
+      'regions:\n  a:\n    default: true\n',
+      ['line 3: regions.a needs the field driver: local, docker or kubernetes'],
+    ],
     [
       'an unknown driver',
       'regions:\n  a:\n    driver: lxc\n',

@@ -2,9 +2,13 @@ import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import { SandboxCapacityError, SandboxPathError } from '#sandbox/errors.ts'
 import { filesIn } from '#sandbox/home/files.ts'
+import { readLog, rotateLog } from '#sandbox/local/log-file.ts'
 import { type Frame, frame, headFrame, readFrames } from './frames.ts'
 
-/** A call: a method of SandboxFiles with its arguments. Frames with the content follow a write. */
+/**
+ * A call: a method of SandboxFiles with its arguments, or a look at the log of the gateway where that is in the volume.
+ * Frames with the content follow a write.
+ */
 export type FilesCall =
   | { call: 'list'; path: string; maxEntries: number }
   | { call: 'stat'; path: string }
@@ -13,6 +17,7 @@ export type FilesCall =
   | { call: 'mkdir'; path: string }
   | { call: 'move'; from: string; to: string; overwrite: boolean }
   | { call: 'remove'; path: string; recursive: boolean }
+  | { call: 'log'; lines: number; after?: string | undefined }
 
 /** The answer to a call. The caller answers `opened` with a FilesRange; frames with that content follow. */
 export type FilesAnswer =
@@ -25,6 +30,7 @@ export type FilesAnswer =
 /** The wanted part of an opened file; null closes the file. */
 export type FilesRange = { start: number; end: number } | null
 
+const logPath = '/agent/gateway.log'
 const files = filesIn(async () => ({ path: '/agent/home', uid: null, uploads: '/agent/uploads' }))
 const frames = readFrames(process.stdin)
 const disconnected = new AbortController()
@@ -93,7 +99,14 @@ function resultOf(call: Exclude<FilesCall, { call: 'read' | 'write' }>): Promise
       return files.move(call.from, call.to, call, signal)
     case 'remove':
       return files.remove(call.path, call, signal)
+    case 'log':
+      return logPage(call)
   }
+}
+
+async function logPage(options: { lines: number; after?: string | undefined }): Promise<unknown> {
+  await rotateLog(logPath)
+  return readLog(logPath, options)
 }
 
 function failureOf(error: unknown): FilesAnswer {

@@ -1,0 +1,62 @@
+import { Type } from '@sinclair/typebox'
+
+const name = (description: string) =>
+  Type.Optional(
+    Type.String({
+      pattern: '^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$',
+      rule: 'must be the name of an object of Kubernetes: lower-case letters, digits, hyphens and dots',
+      description,
+    }),
+  )
+
+const namespace = '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'
+const namespaceRule = 'must be the name of a namespace: lower-case letters, digits and hyphens'
+
+/** The environment variables of the Kubernetes driver. */
+export const kubernetesSettings = {
+  KUBECONFIG: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'file that says how to reach the cluster, as of kubectl; without it Chowder runs in the cluster',
+    }),
+  ),
+  KUBERNETES_CONTEXT: Type.Optional(
+    Type.String({ minLength: 1, description: 'context of `KUBECONFIG`, if it is not the current one' }),
+  ),
+  KUBERNETES_NAMESPACE: Type.String({
+    default: 'chowder-agents',
+    pattern: namespace,
+    rule: namespaceRule,
+    description: 'namespace of the agents, which exists already',
+  }),
+  KUBERNETES_CONTROL_NAMESPACE: Type.String({
+    default: 'chowder',
+    pattern: namespace,
+    rule: namespaceRule,
+    description: 'namespace of Chowder in the cluster, whose pods with `app.kubernetes.io/name: chowder` agents reach',
+  }),
+  KUBERNETES_IMAGE: Type.Optional(
+    Type.String({
+      pattern: '^[a-z0-9][A-Za-z0-9._/:-]*[A-Za-z0-9]$',
+      rule: 'must be a repository of images without a tag, such as registry.example.com/chowder-openclaw',
+      description:
+        'repository of the images of agents, without a tag; required with `SANDBOX_DRIVER=kubernetes`: see ' +
+        '[the image](kubernetes.md#the-image)',
+    }),
+  ),
+  KUBERNETES_PULL_SECRET: name('Secret with the credentials of that repository'),
+  KUBERNETES_STORAGE_CLASS: name('class of the volumes of agents, if it is not the default of the cluster'),
+  KUBERNETES_VOLUME_MB: Type.Integer({
+    default: 10_240,
+    minimum: 100,
+    maximum: 100_000_000,
+    description: 'megabytes of the volume of an agent whose `disk_mb` is 0; of others it is `disk_mb`',
+  }),
+  KUBERNETES_REQUEST_PERCENT: Type.Integer({
+    default: 25,
+    minimum: 1,
+    maximum: 100,
+    description: 'how much of its memory and its processors an agent requests of its node, in percent of its limits',
+  }),
+  KUBERNETES_RUNTIME_CLASS: name('RuntimeClass of the pods of agents, such as that of gVisor'),
+}

@@ -1,0 +1,74 @@
+import type { V1Pod } from '@kubernetes/client-node'
+import { poll } from '#platform/poll.ts'
+import { createFilesSession, type FilesSession } from '#sandbox/docker/files-session.ts'
+import { node, nodeFlags } from '#sandbox/docker/profile.ts'
+import { SandboxProblemError, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { type KubernetesClient, KubernetesRefusal } from './client.ts'
+import { startProgram } from './exec.ts'
+import { dockerPrograms, filesPod, filesPodName, podName } from './objects.ts'
+import type { Problem } from './problems.ts'
+import type { KubernetesSetup } from './settings.ts'
+import { hasEnded, isRunning } from './states.ts'
+
+/** For a pod of files: its volume may have to be attached to a node. */
+const timeoutMs = 50_000
+const retryMs = 300
+/** The statuses of the API for a pod that does not exist, or whose container does not run. */
+const notRunning = [400, 404, 500]
+
+export interface FilesPodOptions {
+  client: KubernetesClient
+  setup: KubernetesSetup
+  /** The image of a sandbox, and whether its agent should run. Throws SandboxAbsentError when there is none. */
+  find(id: string, signal: AbortSignal): Promise<{ image: string; isWanted: boolean }>
+  /** Why a pod does not run. */
+  problem(pod: V1Pod | null, name: string, signal: AbortSignal): Promise<Problem | null>
+}
+
+const program = [node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
+
+/**
+ * Starts the files program of a sandbox: in the pod of the agent while that runs, since many volumes can be on one node
+ * only, else in a pod that is made for it. Throws SandboxProblemError or SandboxUnavailableError when that does not
+ * start in 50 s.
+ */
+export async function openFilesSession(
+  id: string,
+  { client, setup, find, problem }: FilesPodOptions,
+  signal: AbortSignal,
+): Promise<FilesSession> {
+  const name = filesPodName(id)
+  let why: Problem | null = null
+
+  /** null when the pod does not run (any more). */
+  const startIn = async (pod: string): Promise<FilesSession | null> => {
+    try {
+      return await client.call(signal, async (limited) =>
+        createFilesSession((await startProgram(client, pod, program, limited)).socket),
+      )
+    } catch (error) {
+      const cause = error instanceof SandboxUnavailableError ? error.cause : null
+      if (cause instanceof KubernetesRefusal && notRunning.includes(cause.code)) return null
+      throw error
+    }
+  }
+
+  async function attempt(): Promise<FilesSession | null> {
+    const { image, isWanted } = await find(id, signal)
+    const agent = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
+    if (agent && isRunning(agent)) return startIn(podName(id))
+    if (isWanted || agent) return null // it starts, or ends
+    const pod = await client.find<V1Pod>(`core/pods/${name}`, signal)
+    if (!pod) await client.create('core/pods', filesPod(id, image, setup), signal)
+    else if (hasEnded(pod)) await client.remove(`core/pods/${name}`, { graceSeconds: 1 }, signal)
+    else if (isRunning(pod)) return startIn(name)
+    else why = await problem(pod, name, signal)
+    return null
+  }
+
+  const session = await poll(attempt, { pauseMs: retryMs, timeoutMs, signal })
+  if (session) return session
+  const found = why as Problem | null
+  if (found) throw new SandboxProblemError(found.text)
+  throw new SandboxUnavailableError(new Error(`the pod ${name} does not start`))
+}

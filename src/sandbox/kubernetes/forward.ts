@@ -1,0 +1,86 @@
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdir, rename } from 'node:fs/promises'
+import { createServer, type Server, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { forwarderPort } from '#sandbox/docker/profile.ts'
+import type { KubernetesClient } from './client.ts'
+import { channelStream } from './exec.ts'
+import { podName } from './objects.ts'
+
+const backlog = 511
+const connectTimeoutMs = 15_000
+/** The channels of a forwarded port. The API begins each with the number of the port. */
+const channels = { data: 0 } as const
+const portBytes = 2
+
+/** The unix sockets that lead to gateways, by connections of the API, for a Chowder outside of the cluster. */
+export interface Forwards {
+  /** The path of the socket of a sandbox, at which this process listens from now on. */
+  open(id: string): Promise<string>
+  /** Stops to listen. Connections that are open end with their pod. */
+  close(id: string): void
+}
+
+/** Creates the sockets in a folder. A process that listens takes the place of another one that did. */
+export function createForwards(client: KubernetesClient, folder: string): Forwards {
+  const servers = new Map<string, Promise<Server>>()
+  const pathOf = (id: string) => join(folder, id)
+
+  async function forward(id: string, socket: Socket): Promise<void> {
+    const started = new Set<number>()
+    const stream = await channelStream(
+      (onFrame) =>
+        client.open(
+          `core/pods/${podName(id)}/portforward?ports=${forwarderPort}`,
+          onFrame,
+          AbortSignal.timeout(connectTimeoutMs),
+        ),
+      (channel, bytes) => {
+        const content = started.has(channel) ? bytes : bytes.subarray(portBytes)
+        started.add(channel)
+        if (content.length === 0) return undefined
+        return channel === channels.data ? content : null // an error: nobody listens there
+      },
+    )
+    for (const [from, to] of [
+      [socket, stream],
+      [stream, socket],
+    ] as const) {
+      from.on('close', () => to.destroy())
+      from.pipe(to)
+    }
+    if (socket.destroyed) stream.destroy()
+  }
+
+  async function listen(id: string): Promise<Server> {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    const server = createServer((socket) => {
+      socket.on('error', () => socket.destroy())
+      forward(id, socket).catch(() => socket.destroy())
+    })
+    const temporary = join(folder, randomUUID().slice(0, 8))
+    server.listen({ path: temporary, backlog })
+    await once(server, 'listening')
+    await rename(temporary, pathOf(id))
+    return server.unref()
+  }
+
+  return {
+    async open(id) {
+      let server = servers.get(id)
+      if (!server) {
+        server = listen(id)
+        servers.set(id, server)
+        server.catch(() => servers.delete(id))
+      }
+      await server
+      return pathOf(id)
+    },
+    close(id) {
+      const server = servers.get(id)
+      servers.delete(id)
+      void server?.then((listening) => listening.close())
+    },
+  }
+}

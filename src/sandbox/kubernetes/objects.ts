@@ -1,0 +1,292 @@
+import { createHash } from 'node:crypto'
+import type {
+  V1Container,
+  V1NetworkPolicy,
+  V1PersistentVolumeClaim,
+  V1Pod,
+  V1PodSpec,
+  V1Service,
+  V1StatefulSet,
+  V1Volume,
+} from '@kubernetes/client-node'
+import type { SupervisorSettings } from '#sandbox/docker/image/supervisor.ts'
+import { agentUid, forwarderPort, node, nodeFlags, releasesBase } from '#sandbox/docker/profile.ts'
+import type { Resources, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import type { KubernetesSetup } from './settings.ts'
+
+const home = '/agent/home'
+const gatewayPort = 18_789
+const programs = '/opt/chowder/programs'
+export const dockerPrograms = `${programs}/docker/image`
+export const podPrograms = `${programs}/kubernetes/image`
+/** The container of the agent in its pod. */
+export const agentContainer = 'agent'
+/** The pod's own; a stop names another time. */
+const graceSeconds = 30
+const filesSeconds = 600
+const idleSeconds = '30'
+
+export const labels = {
+  managedBy: 'app.kubernetes.io/managed-by',
+  installation: 'chowder.dev/installation',
+  instance: 'chowder.dev/instance',
+  organization: 'chowder.dev/organization',
+  role: 'chowder.dev/role',
+} as const
+
+export const annotations = {
+  paths: 'chowder.dev/paths',
+  release: 'chowder.dev/release',
+  spec: 'chowder.dev/spec',
+} as const
+
+/** The name of the objects of an instance, but for its pods. */
+export const objectName = (id: string): string => `chowder-${id}`
+/** StatefulSets number their pods. */
+export const podName = (id: string): string => `${objectName(id)}-0`
+export const filesPodName = (id: string): string => `${objectName(id)}-files`
+
+const ownership = (installation: string, id: string, role: 'sandbox' | 'files'): Record<string, string> => ({
+  [labels.managedBy]: 'chowder',
+  [labels.installation]: installation,
+  [labels.instance]: id,
+  [labels.role]: role,
+})
+
+/** The selector of the sandboxes of an installation. */
+export const selectorOf = (installation: string): string =>
+  `${labels.installation}=${installation},${labels.role}=sandbox`
+
+/** What the profile `restricted` of the Pod Security Standards wants of a pod, and more. */
+const confinedPod = {
+  automountServiceAccountToken: false,
+  enableServiceLinks: false,
+  securityContext: {
+    runAsNonRoot: true,
+    runAsUser: agentUid,
+    runAsGroup: agentUid,
+    fsGroup: agentUid,
+    // Once. Else each start would let the group into all files.
+    fsGroupChangePolicy: 'OnRootMismatch',
+    seccompProfile: { type: 'RuntimeDefault' },
+  },
+} satisfies Partial<V1PodSpec>
+
+const confined = {
+  securityContext: {
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ['ALL'] },
+  },
+  volumeMounts: [
+    { name: 'agent', mountPath: '/agent' },
+    { name: 'tmp', mountPath: '/tmp' },
+    { name: 'run', mountPath: '/run/chowder' },
+  ],
+} satisfies Partial<V1Container>
+
+const volumesOf = (id: string): V1Volume[] => [
+  { name: 'agent', persistentVolumeClaim: { claimName: objectName(id) } },
+  { name: 'tmp', emptyDir: { sizeLimit: '256Mi' } },
+  { name: 'run', emptyDir: { sizeLimit: '1Mi' } },
+]
+
+/** The parts of a cpu that Kubernetes counts in. */
+const millicpus = (cpus: number) => `${Math.max(1, Math.round(cpus * 1000))}m`
+
+function resourcesOf({ memoryMb, cpus }: Resources, requestPercent: number): NonNullable<V1Container['resources']> {
+  const share = requestPercent / 100
+  return {
+    limits: { memory: `${memoryMb}Mi`, cpu: millicpus(cpus) },
+    requests: { memory: `${Math.max(1, Math.round(memoryMb * share))}Mi`, cpu: millicpus(cpus * share) },
+  }
+}
+
+const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1PodSpec> => ({
+  ...(runtimeClass !== null && { runtimeClassName: runtimeClass }),
+  ...(pullSecret !== null && { imagePullSecrets: [{ name: pullSecret }] }),
+})
+
+/** The address of a name of the relay: pods look no name up. */
+export interface RelayPlace {
+  host: string
+  address: string
+  port: number
+}
+
+/** The agent has no name server: whoever has one could be told anything by the names that are looked up. */
+const namesOf = ({ host, address }: RelayPlace): Partial<V1PodSpec> => ({
+  dnsPolicy: 'None',
+  dnsConfig: { nameservers: ['127.0.0.1'] },
+  ...(host !== address && { hostAliases: [{ ip: address, hostnames: [host] }] }),
+})
+
+export function pathsOf(set: V1StatefulSet): SandboxPaths {
+  return JSON.parse(set.metadata?.annotations?.[annotations.paths] ?? '')
+}
+
+/**
+ * The StatefulSet of a sandbox, with no replica. Its annotation `chowder.dev/spec` is a digest of all else. Nothing in
+ * it is secret: whoever may read the objects of the namespace sees it.
+ */
+export function statefulSet(
+  spec: SandboxSpec,
+  image: string,
+  releaseFolder: string,
+  setup: KubernetesSetup,
+  relay: RelayPlace,
+): V1StatefulSet {
+  const paths: SandboxPaths = {
+    ...{ node, release: releaseFolder, home, port: gatewayPort },
+    ...{ proxy: `http://${relay.host}:${relay.port}`, proxyAsksWho: true },
+  }
+  const { admission } = setup
+  const settings: SupervisorSettings = {
+    gatewayPort,
+    port: forwarderPort,
+    admission: { ...admission, tokenFile: `${home}/${admission.tokenFile}` },
+  }
+  const own = ownership(setup.installation, spec.id, 'sandbox')
+  const agent: V1Container = {
+    ...confined,
+    name: agentContainer,
+    image,
+    command: [
+      `${podPrograms}/start.sh`,
+      String(spec.resources.diskMb),
+      ...[node, ...nodeFlags, '--disable-sigusr1', `${dockerPrograms}/supervisor.js`, JSON.stringify(settings)],
+      ...spec.command(paths),
+    ],
+    env: Object.entries(spec.env(paths)).map(([name, value]) => ({ name, value })),
+    ports: [{ name: 'gateway', containerPort: forwarderPort }],
+    resources: resourcesOf(spec.resources, setup.requestPercent),
+    readinessProbe: {
+      httpGet: { path: '/readyz', port: forwarderPort as never },
+      periodSeconds: 5,
+      timeoutSeconds: 3,
+    },
+  }
+  const wanted: V1StatefulSet = {
+    apiVersion: 'apps/v1',
+    kind: 'StatefulSet',
+    metadata: {
+      name: objectName(spec.id),
+      labels: own,
+      annotations: {
+        ...Object.fromEntries(Object.entries(spec.labels).map(([name, value]) => [`chowder.dev/label.${name}`, value])),
+        [annotations.release]: spec.release,
+        [annotations.paths]: JSON.stringify(paths),
+      },
+    },
+    spec: {
+      replicas: 0,
+      serviceName: objectName(spec.id),
+      selector: { matchLabels: { [labels.instance]: spec.id, [labels.role]: 'sandbox' } },
+      // A changed template is for the next start.
+      updateStrategy: { type: 'OnDelete' },
+      template: {
+        metadata: { labels: own },
+        spec: {
+          ...confinedPod,
+          ...placement(setup),
+          ...namesOf(relay),
+          hostname: 'agent',
+          // The first process of the pod takes over the processes whose parents have ended, and reaps them.
+          shareProcessNamespace: true,
+          terminationGracePeriodSeconds: graceSeconds,
+          containers: [agent],
+          volumes: volumesOf(spec.id),
+        },
+      },
+    },
+  }
+  const digest = createHash('sha256').update(JSON.stringify(wanted)).digest('hex')
+  Object.assign(wanted.metadata?.annotations ?? {}, { [annotations.spec]: digest })
+  Object.assign(wanted.metadata?.labels ?? {}, { [labels.organization]: spec.organizationId })
+  return wanted
+}
+
+/** The folder of the release in images. */
+export const releaseFolderIn = (folder: (base: string) => string): string => folder(releasesBase)
+
+/** The volume of a sandbox. Without a limit of the disk it has the size of the settings. */
+export function volumeClaim({ id, resources }: SandboxSpec, setup: KubernetesSetup): V1PersistentVolumeClaim {
+  return {
+    apiVersion: 'v1',
+    kind: 'PersistentVolumeClaim',
+    metadata: { name: objectName(id), labels: ownership(setup.installation, id, 'sandbox') },
+    spec: {
+      accessModes: ['ReadWriteOnce'],
+      resources: { requests: { storage: `${resources.diskMb > 0 ? resources.diskMb : setup.volumeMb}Mi` } },
+      ...(setup.storageClass !== null && { storageClassName: setup.storageClass }),
+    },
+  }
+}
+
+/** The address of a sandbox in the cluster, which stays while its pods change. Chowder looks at gateways before they are ready. */
+export function service(id: string, installation: string): V1Service {
+  return {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name: objectName(id), labels: ownership(installation, id, 'sandbox') },
+    spec: {
+      selector: { [labels.instance]: id, [labels.role]: 'sandbox' },
+      publishNotReadyAddresses: true,
+      ports: [{ name: 'gateway', port: forwarderPort, protocol: 'TCP', targetPort: forwarderPort as never }],
+    },
+  }
+}
+
+/**
+ * What reaches the pods of a sandbox, and what they reach: the control plane and the relay, where the egress proxy is
+ * too. A Chowder outside of the cluster comes in by the API, past the policy.
+ */
+export function networkPolicy(id: string, setup: KubernetesSetup, relay: RelayPlace): V1NetworkPolicy {
+  const { controlNamespace } = setup
+  const chowder = {
+    namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': controlNamespace ?? '' } },
+    podSelector: { matchLabels: { 'app.kubernetes.io/name': 'chowder' } },
+  }
+  const outside = { ipBlock: { cidr: `${relay.address}/${relay.address.includes(':') ? 128 : 32}` } }
+  const port = (number: number) => [{ protocol: 'TCP', port: number as never }]
+  return {
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'NetworkPolicy',
+    metadata: { name: objectName(id), labels: ownership(setup.installation, id, 'sandbox') },
+    spec: {
+      podSelector: { matchLabels: { [labels.instance]: id } },
+      policyTypes: ['Ingress', 'Egress'],
+      ingress: controlNamespace === null ? [] : [{ from: [chowder], ports: port(forwarderPort) } as never],
+      egress: [{ to: [controlNamespace === null ? outside : chowder], ports: port(relay.port) }],
+    },
+  }
+}
+
+/** A pod on the volume of a sandbox that does not run, for the program that reads and writes its files. It ends by itself. */
+export function filesPod(id: string, image: string, setup: KubernetesSetup): V1Pod {
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name: filesPodName(id), labels: ownership(setup.installation, id, 'files') },
+    spec: {
+      ...confinedPod,
+      ...placement(setup),
+      ...namesOf({ host: '', address: '', port: 0 }),
+      hostname: 'files',
+      shareProcessNamespace: true,
+      restartPolicy: 'Never',
+      activeDeadlineSeconds: filesSeconds,
+      terminationGracePeriodSeconds: 1,
+      containers: [
+        {
+          ...confined,
+          name: agentContainer,
+          image,
+          command: [`${podPrograms}/start.sh`, '0', `${dockerPrograms}/idle.sh`, idleSeconds],
+          resources: { limits: { memory: '512Mi', cpu: '1' }, requests: { memory: '64Mi', cpu: '50m' } },
+        },
+      ],
+      volumes: volumesOf(id),
+    },
+  }
+}

@@ -1,0 +1,43 @@
+import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node'
+import type { Observation } from '#sandbox/driver.ts'
+import { agentContainer } from './objects.ts'
+
+const agentOf = (pod: V1Pod): V1ContainerStatus | undefined =>
+  pod.status?.containerStatuses?.find(({ name }) => name === agentContainer)
+
+/**
+ * The end of the first program of a pod. Kubernetes starts the container again, and what is started there a second time
+ * only waits.
+ */
+function endOf(pod: V1Pod) {
+  const agent = agentOf(pod)
+  return agent?.state?.terminated ?? agent?.lastState?.terminated ?? null
+}
+
+/** Whether the first program of a pod runs, and the pod is not being removed. */
+export const isRunning = (pod: V1Pod): boolean =>
+  agentOf(pod)?.state?.running !== undefined && endOf(pod) === null && pod.metadata?.deletionTimestamp === undefined
+
+/** Whether a pod runs no program of a sandbox any more, and never will again. */
+export const hasEnded = (pod: V1Pod): boolean =>
+  endOf(pod) !== null || pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded'
+
+/** Whether a pod is being removed, and its node has told that no program of it runs any more. */
+export function isOver({ metadata, status }: V1Pod): boolean {
+  const containers = status?.containerStatuses ?? []
+  const isToldOf = metadata?.deletionTimestamp !== undefined && containers.length > 0
+  return isToldOf && containers.every(({ state }) => state?.running === undefined)
+}
+
+/** How the gateway of a pod ended by itself. */
+export function exitOf(pod: V1Pod): Observation['exit'] {
+  const end = endOf(pod)
+  if (pod.metadata?.deletionTimestamp !== undefined || !end) return undefined
+  return { code: end.exitCode, oom: end.reason === 'OOMKilled' }
+}
+
+/** When the first program of a pod was started. */
+export function startOf(pod: V1Pod): Date | null {
+  const startedAt = agentOf(pod)?.state?.running?.startedAt
+  return startedAt === undefined ? null : new Date(startedAt)
+}
