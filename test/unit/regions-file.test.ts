@@ -102,7 +102,7 @@ describe('a bad file is refused with the line, the field and the rule', () => {
     [
       'an unknown driver',
       'regions:\n  a:\n    driver: lxc\n',
-      ['line 3: regions.a.driver must be one of local, docker'],
+      ['line 3: regions.a.driver must be one of local, docker, kubernetes'],
     ],
     [
       'a misspelt field',
