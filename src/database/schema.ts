@@ -313,6 +313,11 @@ export const instances = pgTable(
     // Without the empty ones, which most creates write.
     index('instances_metadata').using('gin', sql`metadata jsonb_path_ops`).where(sql`metadata <> '{}'`),
     index('instances_due').on(table.nextAttemptAt).where(sql`observed_generation < generation`),
+    // For claims: the oldest due row of each organization, and the leases of each.
+    index('instances_claim')
+      .on(table.sandboxDriver, sql`coalesce(region, '')`, table.organizationId, table.nextAttemptAt)
+      .where(sql`observed_generation < generation`),
+    index('instances_leased').on(table.leaseUntil, table.organizationId).where(sql`observed_generation < generation`),
     uniqueIndex('instances_relay_token').on(table.relayTokenHash).where(sql`relay_token_hash IS NOT NULL`),
     index('instances_suspended').on(table.id).where(sql`is_suspended`),
     index('instances_of_organization_to_erase')

@@ -5,7 +5,6 @@ import { type Instance, instances, organizations } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
-import type { InstanceRef } from './queue.ts'
 import { getInstance, isOwnedBy } from './row.ts'
 import { hasStatus, type InstanceStatus, isDue, isNotTerminated, publicStatus } from './status.ts'
 
@@ -124,7 +123,7 @@ export async function changeIntent(
  * cannot be read any more, and a periodic task deletes them. Null when it was terminated before: no place is freed
  * twice. Throws not_found.
  */
-export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<InstanceRef | null> {
+export async function terminateInstance(db: Db, organizationId: string, id: string): Promise<Instance | null> {
   await getInstance(db, organizationId, id)
   // All statements that change both lock the organization before the instance: another order would deadlock.
   const locked = db

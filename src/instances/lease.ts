@@ -1,14 +1,12 @@
-import { and, eq, getTableColumns, type SQL, sql } from 'drizzle-orm'
+import { and, eq, type SQL, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
-import { requestOfIntent } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
 import { leasesLost } from '#platform/metrics.ts'
 import type { erasedSecrets } from './erase.ts'
 import { raiseGeneration } from './intent.ts'
-import { isInAny, type Region } from './regions.ts'
-import { isDueNow, isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
+import { isNotTerminated, isRunningAndFree, isSettled } from './status.ts'
 
 /** How long a take or a renewal lasts: also how long a killed holder blocks its row. */
 const leaseSeconds = 30
@@ -95,22 +93,12 @@ const leaseEnd = sql`now() + make_interval(secs => ${leaseSeconds})`
  */
 export const newLeaseToken = sql`floor(random() * 4503599627370496)::bigint`
 
+/** The columns of a take. */
+export const takeLease = { leaseToken: newLeaseToken, leaseUntil: leaseEnd }
+
 export interface TakenInstance extends Instance {
   /** The request that wrote the intent; null when no request did. */
   requestId: string | null
-}
-
-/**
- * Takes a due row for a worker and counts the attempt, in one statement: a worker that is killed has used up an
- * attempt. Null when the row is not due, is held, waits for its next attempt, or is in none of these regions.
- */
-export async function takeDue(db: Db, id: string, regions: readonly Region[]): Promise<TakenInstance | null> {
-  const [row] = await db
-    .update(instances)
-    .set({ leaseToken: newLeaseToken, leaseUntil: leaseEnd, attempts: sql`${instances.attempts} + 1` })
-    .where(and(eq(instances.id, id), isInAny(regions), isDueNow))
-    .returning({ ...getTableColumns(instances), requestId: requestOfIntent })
-  return row ?? null
 }
 
 /**
@@ -122,8 +110,7 @@ export async function takeForChange(db: Db, organizationId: string, id: string):
   const [row] = await db
     .update(instances)
     .set({
-      leaseToken: newLeaseToken,
-      leaseUntil: leaseEnd,
+      ...takeLease,
       ...raiseGeneration('changeRunning'),
       changedBy: changedBy({ type: 'instance.change_begun' }),
     })

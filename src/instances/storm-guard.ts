@@ -3,7 +3,7 @@ import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from './intent.ts'
-import { type InstanceQueue, instanceRefColumns } from './queue.ts'
+import type { InstanceQueue } from './queue.ts'
 
 /** Much more than cron and heartbeat of an agent need: a job every minute, with three calls each. */
 export const defaultUnattendedCalls = 200
@@ -64,7 +64,7 @@ export async function pauseStorms({ db, queue }: { db: Db; queue: InstanceQueue 
           eq(instances.desiredState, 'running'),
         ),
       )
-      .returning(instanceRefColumns)
-    if (due) queue.enqueue(due)
+      .returning({ id: instances.id })
+    if (due) queue.enqueue()
   }
 }

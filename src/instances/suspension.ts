@@ -4,7 +4,7 @@ import type { Db } from '#database/client.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from './intent.ts'
-import { type InstanceQueue, instanceRefColumns } from './queue.ts'
+import type { InstanceQueue } from './queue.ts'
 
 /** Rows that one statement changes at most. */
 const batchSize = 250
@@ -28,8 +28,8 @@ async function change(
       .update(instances)
       .set(set)
       .where(inArray(instances.id, batch))
-      .returning(instanceRefColumns)
-    for (const row of changed) queue.enqueue(row)
+      .returning({ id: instances.id })
+    if (changed.length > 0) queue.enqueue()
     if (changed.length < batchSize) return
     signal.throwIfAborted()
   }

@@ -51,7 +51,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
       .returning()
     if (!raised) return
     log.warn({ instanceId: row.id, organizationId: row.organizationId, generation: raised.generation }, reason)
-    queue.enqueue(raised)
+    queue.enqueue()
   }
 
   async function checkRunningRow(row: Instance, signal: AbortSignal): Promise<void> {

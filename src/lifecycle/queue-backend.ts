@@ -1,8 +1,7 @@
-import { createPostgresBackend, type Job, Queue, Worker } from 'bullmq'
+import { createPostgresBackend, Queue, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
 import { connectionLifetimeSeconds } from '#database/client.ts'
-import type { InstanceRef } from '#instances/queue.ts'
 
 export const queueName = 'reconcile-instance'
 /** The schema that holds BullMQ's tables. */
@@ -20,15 +19,14 @@ const maxReconnectPauseMs = 2000
 /** Where the jobs are kept: in Redis, or in the database itself. */
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
 
-/** A job holds ids and counts only: no secrets. */
-type ProcessJob = (job: Job<InstanceRef>) => Promise<void>
+type TakeJob = () => Promise<void>
 
 export interface BackendEvents {
   failed(error: unknown): void
   recovered(): void
 }
 
-/** The lease makes a job that runs twice harmless: so jobs may be found stalled soon, and any number of times. */
+/** A job that runs twice is harmless: so jobs may be found stalled soon, and any number of times. */
 const workerOptions = {
   autorun: false,
   lockDuration: 10_000,
@@ -66,8 +64,8 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
   const options = { ...namingFor(prefix), connection }
   return {
     createJobQueue: () => new Queue(queueName, options, createPostgresBackend),
-    createWorker: (process: ProcessJob, concurrency: number) =>
-      new Worker(queueName, process, { ...options, ...workerOptions, concurrency }, createPostgresBackend),
+    createWorker: (take: TakeJob, slots: number) =>
+      new Worker(queueName, take, { ...options, ...workerOptions, concurrency: slots }, createPostgresBackend),
     ping: (): Promise<unknown> => pool.query('select 1'),
     close: () => pool.end(),
   }
@@ -95,11 +93,11 @@ function connectRedis(url: string, prefix: string | undefined, { failed, recover
   const naming = namingFor(prefix)
   return {
     createJobQueue: () => new Queue(queueName, { ...naming, connection: adding }),
-    createWorker: (process: ProcessJob, concurrency: number) =>
-      new Worker(queueName, process, {
+    createWorker: (take: TakeJob, slots: number) =>
+      new Worker(queueName, take, {
         ...naming,
         ...workerOptions,
-        concurrency,
+        concurrency: slots,
         connection: connect({ maxRetriesPerRequest: null, enableOfflineQueue: true, socketTimeout: silenceMs }),
       }),
     ping: (): Promise<unknown> => adding.ping(),

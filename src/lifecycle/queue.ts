@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { runMigrations, SchemaMigrationRequiredError, SchemaVersionMismatchError } from 'bullmq'
 import pTimeout from 'p-timeout'
 import type pg from 'pg'
-import type { InstanceQueue, InstanceRef } from '#instances/queue.ts'
+import type { InstanceQueue } from '#instances/queue.ts'
 import { type Logger, logFirstAndRecovery } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
@@ -16,17 +16,12 @@ import {
   queueSchema,
 } from './queue-backend.ts'
 
-/**
- * Instances that are enqueued within this time are sent as one batch, and no more than the workers can use soon: the
- * rest is dropped, and the sweep enqueues it before a worker is free.
- */
-const batchPauseMs = 100
-const maxPending = 64
+/** No more jobs wait: each that finds a due row enqueues the next one. */
+const maxWaiting = 64
 const closeTimeoutMs = 5000
 const reconnectPauseMs = 1000
 
 type JobQueue = ReturnType<BackendConnections['createJobQueue']>
-type ProcessInstance = (instance: InstanceRef, stop: AbortSignal) => Promise<void>
 
 export interface ReconcileQueue extends InstanceQueue {
   /** Throws a StartupError when the queue's tables are missing or outdated. Does not wait for Redis. */
@@ -36,11 +31,8 @@ export interface ReconcileQueue extends InstanceQueue {
   countWaiting(): Promise<number>
   /** How long the oldest waiting job has waited; null when none waits. */
   oldestWaitMs(): Promise<number | null>
-  /**
-   * Calls `process` for each job, at most `concurrency` at once. `stop` takes no new jobs, waits `drainMs` at most for
-   * the running ones, then aborts them.
-   */
-  work(process: ProcessInstance, concurrency: number): { stop(drainMs: number): Promise<void> }
+  /** Calls `take` for each job, at most `slots` at once. `stop` takes no new jobs, and waits 5 s at most for calls. */
+  work(take: () => Promise<void>, slots: number): { stop(): Promise<void> }
   close(): Promise<void>
 }
 
@@ -49,16 +41,12 @@ export async function migrateQueue(client: pg.PoolClient): Promise<void> {
   await runMigrations(client, queueSchema)
 }
 
-/**
- * One job for an intent and an attempt: the same instance enqueued twice is one job. The lease token is in the id
- * because BullMQ ignores a job whose id exists, and a killed worker leaves its job active: the next attempt has a new
- * token, and so a new id. For the same reason ended jobs are removed. Attempts are counted on the row.
- */
-const jobFor = ({ id, organizationId, generation, leaseToken }: InstanceRef) => ({
-  name: queueName,
-  data: { id, organizationId, generation, leaseToken } satisfies InstanceRef,
-  opts: { jobId: `${id}.${generation}.${leaseToken}`, removeOnComplete: true, removeOnFail: true, attempts: 1 },
-})
+/** It says only that something is due. Attempts are counted on the rows. */
+const jobOptions = { removeOnComplete: true, removeOnFail: true, attempts: 1 }
+
+async function addJob(jobs: JobQueue): Promise<void> {
+  if ((await jobs.getWaitingCount()) < maxWaiting) await jobs.add(queueName, {}, jobOptions)
+}
 
 /** Resolves when something has ended, also with a failure, and after `milliseconds` in any case. */
 const untilEnded = (ending: Promise<unknown>, milliseconds: number) =>
@@ -89,7 +77,7 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     return created
   }
   let queue = createJobQueue()
-  let pending: InstanceRef[] = []
+  let isWanted = false
   let isSending = false
 
   /**
@@ -121,24 +109,21 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
     }
   }
 
-  /** Sends the first instance at once, and those that follow soon after it as batches. */
-  async function sendPending(): Promise<void> {
+  /** Adds a job at once, and one for all that is enqueued meanwhile. */
+  async function addJobs(): Promise<void> {
     isSending = true
-    while (pending.length > 0) {
-      const batch = pending
-      pending = []
-      const sent = ask((jobs) => jobs.addBulk(batch.map(jobFor))).then(outage.recovered, outage.failed)
-      await pTimeout(sent, { milliseconds: enqueueTimeoutMs, message: false })
-      await sleep(batchPauseMs, undefined, { ref: false })
+    while (isWanted) {
+      isWanted = false
+      const added = ask(addJob).then(outage.recovered, outage.failed)
+      await pTimeout(added, { milliseconds: enqueueTimeoutMs, message: false })
     }
     isSending = false
   }
 
   return {
-    enqueue(instance) {
-      if (pending.length >= maxPending) return
-      pending.push(instance)
-      if (!isSending) void sendPending()
+    enqueue() {
+      isWanted = true
+      if (!isSending) void addJobs()
     },
     async check() {
       if (backend.kind !== 'postgres') return
@@ -157,7 +142,7 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
       const [oldest] = await ask((jobs) => jobs.getWaiting(0, 0))
       return oldest ? Date.now() - oldest.timestamp : null
     },
-    work: (process, concurrency) => takeJobs(connections, outage, process, concurrency),
+    work: (take, slots) => takeJobs(connections, outage, take, slots),
     async close() {
       isClosed = true
       await untilEnded(queue.close(), closeTimeoutMs)
@@ -169,13 +154,12 @@ export function createQueue(backend: QueueBackend, log: Logger, prefix?: string)
 function takeJobs(
   connections: BackendConnections,
   outage: BackendEvents,
-  process: ProcessInstance,
-  concurrency: number,
-): { stop(drainMs: number): Promise<void> } {
+  take: () => Promise<void>,
+  slots: number,
+): { stop(): Promise<void> } {
   const ending = new AbortController()
-  const aborting = new AbortController()
   const createWorker = () => {
-    const created = connections.createWorker((job) => process(job.data, aborting.signal), concurrency)
+    const created = connections.createWorker(take, slots)
     created.on('error', outage.failed)
     created.on('completed', outage.recovered)
     return created
@@ -199,13 +183,9 @@ function takeJobs(
   })
 
   return {
-    async stop(drainMs) {
+    async stop() {
       ending.abort()
-      const isRunning = worker.isRunning()
-      const closed = worker.close() // takes no new jobs and waits for the running ones
-      if (isRunning) await untilEnded(closed, drainMs)
-      aborting.abort(new Error('the worker is ending'))
-      await untilEnded(closed, closeTimeoutMs)
+      await untilEnded(worker.close(), closeTimeoutMs)
     },
   }
 }

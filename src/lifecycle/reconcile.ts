@@ -5,9 +5,8 @@ import { findIntent, findRequest } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
 import { erasedSecrets } from '#instances/erase.ts'
 import { failureMessage } from '#instances/failure-message.ts'
-import { IntentChanged, type Lease, type TakenInstance, takeDue, withLease } from '#instances/lease.ts'
+import { IntentChanged, type Lease, type TakenInstance, withLease } from '#instances/lease.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
-import { regionOf } from '#instances/regions.ts'
 import type { Logger } from '#platform/log.ts'
 import { timeToRunning } from '#platform/metrics.ts'
 import type { Observation } from '#sandbox/driver.ts'
@@ -36,23 +35,24 @@ type SettledFields = Parameters<Lease['settle']>[1]
 const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
 
 /**
- * Makes one attempt to bring an instance to its desired state, under a lease. Returns at once when the instance is not
- * due, is in none of the regions, or another worker holds it. A crash leaves the row due: the lease expires, and the
- * next attempt starts over.
+ * Makes one attempt to bring an instance to its desired state, under the lease that a claim sent at `takenAt` has
+ * taken. A crash leaves the row due: the lease expires, and the next attempt starts over.
  */
-export async function reconcileInstance({ db, regions }: WorkerDeps, id: string, stop: AbortSignal): Promise<void> {
-  const takenAt = performance.now()
-  const taken = await takeDue(db, id, regions)
-  const deps = taken && regionOf(regions, taken)
-  if (!deps) return
-  const instanceLog = deps.log.child({ instanceId: id, organizationId: taken.organizationId, region: deps.region })
+export async function reconcileInstance(
+  deps: LifecycleDeps,
+  taken: TakenInstance,
+  takenAt: number,
+  stop: AbortSignal,
+): Promise<void> {
+  const { id, organizationId } = taken
+  const instanceLog = deps.log.child({ instanceId: id, organizationId, region: deps.region })
   const scoped = { ...deps, instanceLog, log: logOf(instanceLog, taken) }
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
     const outcome = await attempt(scoped, lease, stop)
     if (outcome.kind === 'again') await postpone(scoped, lease, outcome)
     else if (outcome.kind !== 'done') await handleFailure(scoped, lease, outcome)
   })
-  if (released?.due) deps.queue.enqueue(released.instance)
+  if (released?.due) deps.queue.enqueue()
 }
 
 /** What one attempt works with. */

@@ -69,7 +69,7 @@ export function createUseWatch(deps: LifecycleDeps) {
       .set({ ...raiseGeneration(intent), changedBy: changedBy(change) })
       .where(and(isUnchanged, eq(instances.desiredState, 'running')))
       .returning()
-    if (due) queue.enqueue(due)
+    if (due) queue.enqueue()
     return due !== undefined
   }
 

@@ -1,12 +1,12 @@
 import pTimeout from 'p-timeout'
-import type { InstanceQueue } from '#instances/queue.ts'
+import { isPlaceIn } from '#instances/claim.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
-import { createOrganizationConcurrency } from './concurrency.ts'
+import { createClaims } from './claims.ts'
 import { createDriftDetector } from './drift.ts'
 import { firewallTask } from './firewall.ts'
 import type { ReconcileQueue } from './queue.ts'
-import { type LifecycleDeps, reconcileInstance, type WorkerDeps } from './reconcile.ts'
-import { dueElsewhere, sweep } from './sweep.ts'
+import type { LifecycleDeps, WorkerDeps } from './reconcile.ts'
+import { findWaiting } from './sweep.ts'
 import { useTasks } from './use-watch.ts'
 
 /** How often a worker sweeps and detects drift, in ms: also how long a lost job or a dead gateway goes unnoticed. */
@@ -21,27 +21,24 @@ const sweepTimeoutMs = 60_000
 const driftTimeoutMs = 60_000
 /** How long running attempts may take to end before they are aborted. Another worker continues the aborted ones. */
 const drainMs = 20_000
-/** With so many due rows, more than the queue takes from one sweep, the next sweep follows sooner. */
-const backlog = 64
-const backlogSweepMs = 500
 const tasksEndMs = 5000
 
-/** Enqueues due rows, and warns once of each region whose due rows need another worker. */
-function sweepTask({ db, regions, log }: WorkerDeps, everyMs: number, sweepQueue: () => InstanceQueue): PeriodicTask {
-  let isBacklogged = false
+/** Enqueues while rows wait, and warns once of each region whose rows need another worker. */
+function sweepTask({ db, regions, queue, log }: WorkerDeps, everyMs: number): PeriodicTask {
   const reported = new Set<string>()
   return {
     name: 'the sweep',
-    everyMs: () => (isBacklogged ? Math.min(backlogSweepMs, everyMs) : everyMs),
+    everyMs,
     timeoutMs: sweepTimeoutMs,
     async run() {
-      isBacklogged = (await sweep(db, regions, sweepQueue())) >= backlog
-      for (const { region, sandboxDriver, rows } of await dueElsewhere(db, regions)) {
-        const needed =
-          region === null ? `with SANDBOX_DRIVER=${sandboxDriver}` : `of the region ${region} with ${sandboxDriver}`
+      const waiting = await findWaiting(db)
+      const elsewhere = waiting.filter((place) => !isPlaceIn(regions, place))
+      if (elsewhere.length < waiting.length) queue.enqueue()
+      for (const { region, driver } of elsewhere) {
+        const needed = region === '' ? `with SANDBOX_DRIVER=${driver}` : `of the region ${region} with ${driver}`
         if (reported.has(needed)) continue
         reported.add(needed)
-        log.warn({ region, sandboxDriver, rows }, `due instances wait for a worker ${needed}`)
+        log.warn({ region: region || null, sandboxDriver: driver }, `due instances wait for a worker ${needed}`)
       }
     },
   }
@@ -51,10 +48,9 @@ function sweepTask({ db, regions, log }: WorkerDeps, everyMs: number, sweepQueue
 export const reconcileTasks = (
   deps: WorkerDeps,
   { sweepEveryMs, driftEveryMs }: Intervals,
-  sweepQueue: () => InstanceQueue,
   detectors: ReadonlyMap<LifecycleDeps, PeriodicTask['run']>,
 ): PeriodicTask[] => [
-  sweepTask(deps, sweepEveryMs, sweepQueue),
+  sweepTask(deps, sweepEveryMs),
   ...[...detectors].flatMap(([region, detectDrift]) => regionTasks(region, driftEveryMs, detectDrift)),
 ]
 
@@ -66,13 +62,14 @@ const regionTasks = (deps: LifecycleDeps, driftEveryMs: number, detectDrift: Per
 ]
 
 /**
- * Works on due rows of its regions until it is stopped. Detects drift once before it takes jobs; from then on the sweep, the detection
- * of drift and `others` run periodically. The next worker finds all that a killed one leaves undone.
+ * Works on due rows of its regions until it is stopped, `slots` at once. Detects drift once before it claims rows; from
+ * then on the sweep, the detection of drift and `others` run periodically. The next worker finds all that a killed one
+ * leaves undone.
  */
 export async function startWorker(
   deps: WorkerDeps,
   queue: ReconcileQueue,
-  concurrency: number,
+  slots: number,
   intervals: Intervals,
   starting: AbortSignal,
   others: readonly PeriodicTask[],
@@ -85,18 +82,15 @@ export async function startWorker(
   const first = AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])
   await Promise.all(Array.from(detectors.values(), (detectDrift) => detectDrift(first).catch(() => {})))
   starting.throwIfAborted()
-  const organizations = createOrganizationConcurrency(concurrency, queue)
-  const jobs = queue.work(
-    (instance, stop) => organizations.run(instance, () => reconcileInstance(deps, instance.id, stop)),
-    organizations.total,
-  )
-  const tasks = reconcileTasks(deps, intervals, organizations.sweepQueue, detectors)
+  const claims = createClaims(deps, slots)
+  const jobs = queue.work(claims.take, slots)
+  const tasks = reconcileTasks(deps, intervals, detectors)
   const periodic = runPeriodically([...tasks, ...others], stopping.signal, log)
 
   return {
     async stop(): Promise<void> {
       stopping.abort()
-      await jobs.stop(drainMs)
+      await Promise.all([claims.stop(drainMs), jobs.stop()])
       await pTimeout(periodic, { milliseconds: tasksEndMs, message: false })
     },
   }

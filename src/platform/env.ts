@@ -280,7 +280,7 @@ export const Env = Type.Object({
     minimum: 1,
     maximum: 256,
     description:
-      'concurrent reconciles of one organization in one worker, which has room for four more, each of another one',
+      'instances that one worker works on at once; those that wait for longer than a second do not count, up to 24 in all (twice as many, and 8 more)',
   }),
   TURNS_PER_ORGANIZATION: limit(1000, 'turns of one organization at the same time in one API'),
   SOCKETS_PER_ORGANIZATION: limit(1000, 'open WebSockets of one organization in one API'),

@@ -21,8 +21,8 @@ const outages: { kind: (typeof queueKinds)[number]; dueRows: number; tags: strin
 const organizations = 20
 const shareOfTheBigOne = 0.8
 const concurrency = 8
-/** Beside one organization that uses all of it, four others have room. */
-const mostAtOnce = concurrency + 4
+/** With those that wait for something. */
+const mostAtOnce = 2 * concurrency + 8
 /**
  * From the worker's start until nothing is due. A row takes two idle cores about 20 ms; real agents that start beside
  * the test leave it a fifth of a core.
@@ -164,7 +164,8 @@ describe.each(outages)('an outage of an hour, with the queue in $kind', ({ kind,
       'once',
     ).toBe(true)
     expect(driver.changes, 'no call of the platform was in vain').toBe(2 * dueRows)
-    expect(mostHeld, 'as many at once as were allowed, and no more').toBe(mostAtOnce)
+    expect(mostHeld, 'rows held at once').toBeLessThanOrEqual(mostAtOnce)
+    expect(mostHeld, 'and they were counted').toBeGreaterThan(1)
     expect(driver.most, 'calls of the platform at once').toBeLessThanOrEqual(mostAtOnce)
     expect(driver.most, 'and they were counted').toBeGreaterThan(1)
     expect(most - before, 'growth in MiB').toBeLessThan(growsByAtMost)
@@ -187,5 +188,54 @@ describe.each(outages)('an outage of an hour, with the queue in $kind', ({ kind,
     const isRunning = async () =>
       (await chowder.call('GET', `/v1/instances/${body.id}`, { key: present(small[0]).key })).body.status === 'running'
     await until('one that is asked for afterwards to run', isRunning, 10_000)
+  })
+})
+
+describe('an outage of a large fleet', () => {
+  const fleet = { rows: 100_000, organizations: 1000 }
+  const looked = 3000
+
+  beforeAll(async () => {
+    gateway = await startFakeGateway({})
+    driver = new CountingDriver(() => gateway.endpoint)
+    chowder = await openTestChowder({ sandboxes: driver, intervals: defaultIntervals, defaultTier: 'whale' })
+    chowder.deps.log.level = 'warn'
+  })
+  afterAll(async () => {
+    await chowder?.close()
+    await gateway?.close()
+  })
+
+  test('F27: of 100,000 due rows of 1,000 organizations the first are done as fast as few are, in turn', {
+    timeout: 15 * 60_000,
+    tags: ['long'],
+  }, async () => {
+    const { id: big } = await chowder.signUp()
+    await insertDue(big, shareOfTheBigOne * fleet.rows)
+    const others = fleet.organizations - 1
+    await chowder.database.pool.query(
+      `WITH added AS (
+         INSERT INTO organizations (id, name, subscription_tier) SELECT gen_random_uuid(), 'x', 'whale' FROM generate_series(1, $1::int)
+         RETURNING id
+       ) INSERT INTO provider_keys (organization_id, provider, sealed_key)
+         SELECT added.id, provider, sealed_key FROM added, provider_keys`,
+      [others],
+    )
+    const { rows } = await chowder.database.pool.query('SELECT id FROM organizations WHERE id <> $1', [big])
+    const each = Math.floor(((1 - shareOfTheBigOne) * fleet.rows) / others)
+    for (const { id } of rows) await insertDue(id, each)
+
+    const startedAt = performance.now()
+    await chowder.startWorker(concurrency)
+    const settled = () => count('observed_generation = generation')
+    await until(`${looked} to be done`, async () => (await settled()) >= looked, 10 * 60_000)
+    const seconds = (performance.now() - startedAt) / 1000
+    process.stderr.write(`F27: ${looked} of ${fleet.rows} rows in ${seconds.toFixed(1)} s\n`)
+    expect(seconds * 1000).toBeLessThan(finishesWithinMsAtAll + finishesByRowWithinMs * looked)
+    const { rows: done } = await chowder.database.pool.query<{ done: number }>(
+      'SELECT count(*)::int AS done FROM instances WHERE observed_generation = generation GROUP BY organization_id',
+    )
+    expect(done, 'each organization has had its turns').toHaveLength(fleet.organizations)
+    expect(Math.max(...done.map((row) => row.done)), 'and none has had many more').toBeLessThan(10)
   })
 })

@@ -469,37 +469,43 @@ describe.concurrent('a worker with a poison instance', () => {
     expect(await findIllegalTransitions(fixture.pool)).toEqual([])
   })
 
-  test('F28: leaves concurrency to other organizations when all starts of two organizations hang', inTurn, async () => {
-    const [{ key }, second] = [await fixture.chowder.signUp(), await fixture.chowder.signUp()]
-    const another = async (by = key): Promise<string> =>
-      (await fixture.chowder.call('POST', '/v1/instances', { key: by, body: { name: 'x' } })).body.id
-    const runs = (id: string, by = key) =>
+  test('F28: leaves room to other organizations when all creates of three organizations hang', inTurn, async () => {
+    const keys = await Promise.all(Array.from({ length: 4 }, async () => (await fixture.chowder.signUp()).key))
+    const create = async (key: string): Promise<string> =>
+      (await fixture.chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+    const runs = (id: string, key: string) =>
       until(
         `${id} to run`,
-        async () => (await fixture.chowder.call('GET', `/v1/instances/${id}`, { key: by })).body.status === 'running',
+        async () => (await fixture.chowder.call('GET', `/v1/instances/${id}`, { key })).body.status === 'running',
         comesTrueWithinMs,
       )
-    await runs(await another())
     const { promise: hanging, resolve: goOn } = Promise.withResolvers<void>()
     const hung = new Set<string>()
-    const made = new Set(await Promise.all(Array.from({ length: 3 }, () => another())))
+    const good = new Set<string>()
     driver.onCall = (method, id) => {
-      if (method !== 'create' || made.has(id)) return undefined
+      if (method !== 'create' || good.has(id)) return undefined
       hung.add(id)
       return hanging
     }
-    const ids = await Promise.all(Array.from({ length: 5 }, fixture.create))
-    await until('as many to hang as may', () => hung.size === concurrency, comesTrueWithinMs)
-    const ofSecond = await Promise.all(Array.from({ length: 5 }, () => another(second.key)))
-    await until('one of the second to hang as well', () => hung.size === concurrency + 1, comesTrueWithinMs)
-    const later = await another()
-    made.add(later)
-    await runs(later)
-    expect(hung.size).toBe(concurrency + 1)
+    const left: [string, string][] = []
+    let most = 0
+    // Of the 12 places of a worker with two slots, each takes half of those that are free.
+    for (const [index, places] of [6, 3, 2].entries()) {
+      const key = present(keys[index])
+      for (let count = 0; count < 8; count += 1) left.push([await create(key), key])
+      most += places
+      await until(`${most} to hang`, () => hung.size === most, comesTrueWithinMs)
+    }
+    const key = present(keys[3])
+    for (let count = 0; count < 3; count += 1) {
+      const id = await create(key)
+      good.add(id)
+      await runs(id, key)
+    }
+    expect(hung.size).toBe(most)
     goOn()
     driver.onCall = () => {}
-    await fixture.allAre(ids, 'running')
-    for (const id of ofSecond) await runs(id, second.key)
+    for (const [id, owner] of left) await runs(id, owner)
   })
 })
 

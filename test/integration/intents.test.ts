@@ -3,11 +3,11 @@ import { and, eq } from 'drizzle-orm'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { markForRestart } from '#composition/agents.ts'
 import { instances, organizations } from '#database/schema.ts'
+import { claimDue, firstId } from '#instances/claim.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
-import { takeDue, withLease } from '#instances/lease.ts'
+import { withLease } from '#instances/lease.ts'
 import { onlyRegion } from '#instances/regions.ts'
 import { isRunningAndFree } from '#instances/status.ts'
-import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 
@@ -20,7 +20,6 @@ beforeAll(async () => {
 })
 afterAll(() => database.drop())
 
-const regions = onlyRegion({ sandboxes: new FakeDriver() } as never).all()
 const longAgo = new Date('2026-01-01T00:00:00Z')
 const later = new Date('2100-01-01T00:00:00Z')
 
@@ -114,20 +113,28 @@ test('R10: very many agents are marked in batches when Chowder stops with them',
   expect(await left()).toBe(0)
 })
 
+const claimable = {
+  ...row,
+  sandboxDriver: 'of claims',
+  desiredState: 'running' as const,
+  observedGeneration: 6,
+  nextAttemptAt: longAgo,
+}
+const ofClaims = onlyRegion({ sandboxes: { name: 'of claims' } } as never).all()
+const scope = { regions: ofClaims, afterOrganization: firstId, exceptOrganizations: [] }
+
 test('R10: a take that a failover of the database has lost gives nobody the token of the next one', async () => {
   const { db } = database
   const id = randomUUID()
-  await db
-    .insert(instances)
-    .values({ ...row, id, desiredState: 'running', observedGeneration: 6, nextAttemptAt: longAgo, leaseToken: 41 })
+  await db.insert(instances).values({ ...claimable, id, leaseToken: 41 })
   const [before] = await db.select().from(instances).where(eq(instances.id, id))
   const { leaseToken, leaseUntil, attempts } = present(before)
-  const sleeping = present(await takeDue(db, id, regions))
+  const sleeping = present(await claimDue(db, scope))
   const stop = new AbortController().signal
   await withLease(db, sleeping, performance.now(), stop, async (lease) => {
     // The standby has not got the take.
     await db.update(instances).set({ leaseToken, leaseUntil, attempts }).where(eq(instances.id, id))
-    const next = present(await takeDue(db, id, regions))
+    const next = present(await claimDue(db, scope))
     expect(next.leaseToken).not.toBe(sleeping.leaseToken)
     await expect(lease.write({ step: 'startGateway' })).rejects.toThrow('was lost')
   })
@@ -137,9 +144,7 @@ test('R10: a take that a failover of the database has lost gives nobody the toke
 test('R1: a take costs the same when another instance has all events that the planner knows of', async () => {
   const { db, pool } = database
   const id = randomUUID()
-  await db
-    .insert(instances)
-    .values({ ...row, id, desiredState: 'running', observedGeneration: 6, nextAttemptAt: longAgo })
+  await db.insert(instances).values({ ...claimable, id })
   await pool.query('DELETE FROM events')
   await pool.query(
     `INSERT INTO events (organization_id, instance_id, type, actor_type)
@@ -149,7 +154,7 @@ test('R1: a take costs the same when another instance has all events that the pl
   await pool.query('ANALYZE events')
   const queries = vi.spyOn(pool, 'query')
   onTestFinished(() => queries.mockRestore())
-  await takeDue(db, id, regions)
+  await claimDue(db, scope)
   const [[{ text }, values]] = queries.mock.calls as unknown as [[{ text: string }, unknown[]]]
   const { rows } = await pool.query(`EXPLAIN ${text}`, values)
   expect(rows.map((line) => line['QUERY PLAN']).join('\n')).toContain('using events_instance on events')

@@ -425,8 +425,10 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
 
     test('that is enqueued twenty times at once is started once', async () => {
       const id = await create()
-      const row = { id, organizationId: '', generation: 1 }
-      for (let leaseToken = 0; leaseToken < 20; leaseToken += 1) chowder.queue.enqueue({ ...row, leaseToken })
+      for (let times = 0; times < 20; times += 1) {
+        chowder.queue.enqueue()
+        await sleep(1) // what is enqueued at the same time is one job
+      }
       await isIn(id, 'running')
       expect(driver.starts.get(id)).toBe(1)
     })
@@ -452,6 +454,31 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       await isIn(id, 'running')
     })
   })
+})
+
+test('F28: gateways of three organizations that never become ready hold no slot of a worker', async () => {
+  const good = new Set<string>()
+  // Nobody answers at this port.
+  const driver = new FakeDriver((id) => (good.has(id) ? gateway.endpoint : { kind: 'tcp', host: '127.0.0.1', port: 9 }))
+  const timeouts = { startWithoutProgressMs: 60_000, startMs: 60_000 }
+  const chowder = await openTestChowder({ sandboxes: driver, timeouts })
+  onTestFinished(() => chowder.close())
+  await chowder.startWorker(1)
+  const create = async (key: string): Promise<string> =>
+    (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body.id
+  for (const started of [5, 8, 9]) {
+    const { key } = await chowder.signUp()
+    for (let count = 0; count < 5; count += 1) await create(key)
+    await until(`${started} to start`, () => driver.starts.size === started, 30_000)
+  }
+  const { key } = await chowder.signUp()
+  for (let count = 0; count < 2; count += 1) {
+    const id = await create(key)
+    good.add(id)
+    const statusOf = async () => (await chowder.call('GET', `/v1/instances/${id}`, { key })).body.status
+    await until('one of another organization to run', async () => (await statusOf()) === 'running')
+  }
+  expect(driver.starts.size).toBe(11)
 })
 
 describe('an agent that is slow at times', () => {

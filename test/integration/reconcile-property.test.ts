@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { claimDue, firstId } from '#instances/claim.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
@@ -39,6 +40,7 @@ function numbersFrom(seed: number): () => number {
 
 const methods: Fault['method'][] = ['prepare', 'create', 'start', 'stop', 'destroy', 'observe']
 const operations = 12
+const anyOrganization = { afterOrganization: firstId, exceptOrganizations: [] }
 const maxAttempts = 40
 
 /** A worker that is suspended in a call, as by SIGSTOP or on a machine that sleeps, until it is resumed. */
@@ -69,7 +71,14 @@ async function runWorker(
       await (fate === 'is killed' ? new Promise(() => {}) : resumed.promise)
     }
   }
-  const working = reconcileInstance({ ...chowder.deps, regions: [chowder.deps] }, id, stop.signal)
+  const takenAt = performance.now()
+  const taken = await claimDue(chowder.deps.db, { regions: [chowder.deps], ...anyOrganization })
+  if (!taken) {
+    driver.onCall = () => {}
+    return null
+  }
+  expect(taken.id, 'no other row is due').toBe(id)
+  const working = reconcileInstance(chowder.deps, taken, takenAt, stop.signal)
   working.catch(() => {}) // a suspended worker that lost its lease ends with an error
   let isReached = false
   await Promise.race([

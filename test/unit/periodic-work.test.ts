@@ -13,7 +13,7 @@ const seconds = ({ everyMs }: PeriodicTask) => (typeof everyMs === 'number' ? ev
 test('docs/operations.md shows every periodic task with its pause, and no other', () => {
   const tasks = [
     createHeartbeat(unused, unused, unused).task,
-    ...reconcileTasks(unused, defaultIntervals, unused, new Map([[unused, unused]])),
+    ...reconcileTasks(unused, defaultIntervals, new Map([[unused, unused]])),
     ...maintenanceTasks(
       { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0, usageBytes: 0 },
       defaultMaintenance,

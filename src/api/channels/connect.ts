@@ -101,7 +101,7 @@ async function prepareChannel(
     requireRunning(instance)
     throw new AppError('instance_busy', texts.isBusy) // it ran a moment ago
   }
-  queue.enqueue(requested)
+  queue.enqueue()
   const read = () => findStoredChannel(db, organizationId, id, settings.channel)
   const isFinished = (channel: Channel | undefined) => channel?.step == null
   const channel = await readUntil(await read(), isFinished, read, { organizationId, waitMs: maxPreparationMs, signal })

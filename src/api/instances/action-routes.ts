@@ -75,7 +75,7 @@ export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, d
       await requireStartableInstance(caller.organizationId, params.instance_id)
       const requested = await changeIntent(db, caller.organizationId, params.instance_id, 'restart')
       forgetGateway(caller.organizationId, params.instance_id)
-      queue.enqueue(requested)
+      queue.enqueue()
       const until = { waitMs: query.wait * 1000, signal: untilLeft(reply) }
       return show((await waitUntilSettled(db, requested, until)).row)
     },
@@ -101,7 +101,7 @@ export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, d
         if (action === 'start') await requireStartableInstance(caller.organizationId, params.instance_id)
         const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
-        queue.enqueue(requested)
+        queue.enqueue()
         const until = { waitMs: settleTimeoutMs, signal: untilLeft(reply) }
         const { row, settled } = await waitUntilSettled(db, requested, until)
         return reply.code(settled ? 200 : 202).send(await show(row))

@@ -90,7 +90,7 @@ async function applyLimits({ db, queue }: ChangeDeps, row: Instance, { resources
     .set({ ...raiseGeneration('changeResources'), changedBy: changedBy({ silent: true }) })
     .where(and(eq(instances.id, row.id), isNotTerminated))
     .returning()
-  if (due) queue.enqueue(due)
+  if (due) queue.enqueue()
   return due ?? row
 }
 
@@ -137,7 +137,7 @@ async function changeIsolation({ db, queue }: ChangeDeps, organizationId: string
       .set({ isolation, ...(running ? raiseGeneration('restart') : { updatedAt: sql`now()` }), changedBy: changedBy() })
       .where(and(isOwnedBy(organizationId, id), isNotTerminated, running ? is : not(is)))
       .returning()
-    if (row && running) queue.enqueue(row)
+    if (row && running) queue.enqueue()
     if (row) return row
   }
   throw new AppError('instance_terminated', texts.isTerminated)

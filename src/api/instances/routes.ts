@@ -95,7 +95,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
         return showWith(inserted, created && !budgets ? [] : await readOwnBudgets(tx, inserted.id))
       }
       const body = await idempotent(deps, request, reply.code(201), create, { isOneStatement: !budgets })
-      if (created) queue.enqueue(created) // after the commit: a worker must find the row
+      if (created) queue.enqueue() // after the commit: a worker must find the row
       const waitMs = request.query.wait * 1000
       if (waitMs === 0) return reply.send(body)
       const found = created ?? (await getInstance(db, organizationId, body.id))
@@ -228,7 +228,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
     async ({ caller, params }, reply) => {
       const terminated = await terminateInstance(db, caller.organizationId, params.instance_id)
       forgetGateway(caller.organizationId, params.instance_id)
-      if (terminated) queue.enqueue(terminated)
+      if (terminated) queue.enqueue()
       return reply.code(204).send(null)
     },
   )

@@ -10,7 +10,6 @@ import { changedBy, recordEvent } from '#history/record.ts'
 import { redactEvents } from '#history/retention.ts'
 import { eraseInstancesOf, isNotErased } from '#instances/erase.ts'
 import { raiseGeneration } from '#instances/intent.ts'
-import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
 import { isDue, isNotTerminated } from '#instances/status.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
@@ -22,8 +21,8 @@ const maxTerminated = 100
 const maxAnswers = 100
 
 export interface Deletion {
-  /** The first instances whose sandboxes workers must destroy. */
-  due: InstanceRef[]
+  /** How many instances the transaction has terminated: workers must destroy their sandboxes. */
+  terminated: number
   /** The hashes of the erased API keys. */
   keyHashes: Buffer[]
   /** The number of other secrets that were erased with them. */
@@ -47,7 +46,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
     if (!organization) throw new AppError('invalid_api_key', texts.unknownKey)
     if (name !== undefined && name !== organization.name)
       throw new AppError('organization_name_mismatch', texts.otherName, { param: 'name' })
-    const { due, credentials } = await terminateSome(tx, id)
+    const { terminated, credentials } = await terminateSome(tx, id)
     const keys = await eraseKeys(tx, id)
     const answers = await deleteSome(tx, idempotencyKeys, eq(idempotencyKeys.organizationId, id), maxAnswers)
     await tx
@@ -65,7 +64,7 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
       })
       .where(eq(organizations.id, id))
     await recordEvent(tx, { organizationId: id, type: 'organization.delete' })
-    return { due, keyHashes: keys.hashes, secrets: keys.ofProviders + credentials + answers }
+    return { terminated, keyHashes: keys.hashes, secrets: keys.ofProviders + credentials + answers }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(erase))
@@ -75,24 +74,24 @@ export function deleteOrganization(db: Db, id: string, name?: string): Promise<D
  * Terminates up to `maxTerminated` instances of an organization that are not, and erases the credentials of their
  * channels and skills: none are added to an instance that is terminated.
  */
-async function terminateSome(tx: Db, organizationId: string): Promise<{ due: InstanceRef[]; credentials: number }> {
+async function terminateSome(tx: Db, organizationId: string): Promise<{ terminated: number; credentials: number }> {
   const some = tx
     .select({ id: instances.id })
     .from(instances)
     .where(and(eq(instances.organizationId, organizationId), isNotTerminated))
     .limit(maxTerminated)
-  const due = await tx
+  const terminated = await tx
     .update(instances)
     .set({
       ...raiseGeneration('terminate'),
       changedBy: changedBy({ type: 'instance.delete', reason: 'The organization was deleted.' }),
     })
     .where(and(inArray(instances.id, some), isNotTerminated))
-    .returning(instanceRefColumns)
-  const ids = due.map(({ id }) => id)
+    .returning({ id: instances.id })
+  const ids = terminated.map(({ id }) => id)
   const ofChannels = await tx.delete(channels).where(inArray(channels.instanceId, ids))
   const ofSkills = await tx.delete(skills).where(inArray(skills.instanceId, ids))
-  return { due, credentials: (ofChannels.rowCount ?? 0) + (ofSkills.rowCount ?? 0) }
+  return { terminated: ids.length, credentials: (ofChannels.rowCount ?? 0) + (ofSkills.rowCount ?? 0) }
 }
 
 /** Erases the keys that are good, of which there are at most 1,000, and those of model providers. */
@@ -124,7 +123,7 @@ export async function eraseDeleted(db: Db, log: Pick<Logger, 'info'>, signal?: A
     .where(isDeleted)
   for (const { id } of deleted) await eraseSecrets(db, id, signal)
   for (const { id } of deleted.filter(({ hasLiving }) => hasLiving)) {
-    while ((await terminateNext(id)).due.length > 0) signal?.throwIfAborted()
+    while ((await terminateNext(id)).terminated > 0) signal?.throwIfAborted()
   }
   const unerased = await db
     .select({ id: organizations.id })

@@ -4,7 +4,6 @@ import { after } from '#database/page.ts'
 import { instances, type ModelProvider, providerKeyChanges } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
-import { type InstanceRef, instanceRefColumns } from '#instances/queue.ts'
 import { isDue } from '#instances/status.ts'
 
 /** Instances that one statement makes due: each has its trigger and its event. */
@@ -22,14 +21,14 @@ const isOf = ({ organizationId, provider }: KeyChange) =>
  * Makes the instances of a provider due that run or start, up to `maxDue`: workers have them forget that the provider
  * refused the key before, after which OpenClaw does not ask for minutes. The relay has the new key already. Writes down
  * that the others are to follow, for `applyKeyChanges`. Called in the transaction of the change, which holds the lock
- * of the organization.
+ * of the organization. Returns whether there are any.
  */
-export async function beginKeyChange(tx: Db, change: KeyChange): Promise<InstanceRef[]> {
+export async function beginKeyChange(tx: Db, change: KeyChange): Promise<boolean> {
   // What is left of the change before. First, because `applyKeyChanges` locks this row before instances as well.
   await tx.delete(providerKeyChanges).where(isOf(change))
-  const { due, last } = await makeSomeDue(tx, change)
+  const { rows, last } = await makeSomeDue(tx, change)
   if (last) await tx.insert(providerKeyChanges).values({ ...change, afterInstanceId: last })
-  return due
+  return rows > 0
 }
 
 /**
@@ -66,13 +65,12 @@ async function makeSomeDue(tx: Db, { organizationId, provider }: KeyChange, afte
     .orderBy(desc(instances.createdAt), desc(instances.id))
     .limit(maxDue)
   const ids = found.map(({ id }) => id)
-  const due = await tx
+  const { rowCount } = await tx
     .update(instances)
     .set({
       ...raiseGeneration('changeProviderKey'),
       changedBy: changedBy({ type: 'instance.due', reason: 'The key of its model provider was changed.' }),
     })
     .where(and(inArray(instances.id, ids), needsKey))
-    .returning(instanceRefColumns)
-  return { due, last: ids.length === maxDue ? ids.at(-1) : undefined }
+  return { rows: rowCount ?? 0, last: ids.length === maxDue ? ids.at(-1) : undefined }
 }

@@ -123,14 +123,14 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
         await countKeyTest(request, reply)
         await requireAcceptedKeys(baseUrls, body.model_api_keys, clientLeft(reply))
       }
-      const { organization, keys, budgets, due } = await patchOrganization(
+      const { organization, keys, budgets, isDue } = await patchOrganization(
         db,
         vault,
         caller.organizationId,
         body,
         resources,
       )
-      for (const instance of due) queue.enqueue(instance)
+      if (isDue) queue.enqueue()
       return toOrganization(organization, resources, keys, budgets)
     },
   )
@@ -179,13 +179,13 @@ export const organizationRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (a
       },
     },
     async ({ body, caller, log }, reply) => {
-      const { due, keyHashes, secrets } = await deleteOrganization(db, caller.organizationId, body.name)
+      const { terminated, keyHashes, secrets } = await deleteOrganization(db, caller.organizationId, body.name)
       keyHashes.forEach(forgetCaller)
       log.info(
-        { organizationId: caller.organizationId, instances: due.length, keys: keyHashes.length, secrets },
+        { organizationId: caller.organizationId, instances: terminated, keys: keyHashes.length, secrets },
         'organization deleted; its sandboxes are being destroyed',
       )
-      for (const instance of due) queue.enqueue(instance)
+      if (terminated > 0) queue.enqueue()
       return reply.code(204).send(null)
     },
   )

@@ -16,7 +16,6 @@ import {
 } from '#database/schema.ts'
 import { egressColumns, type NewEgress } from '#egress/schemas.ts'
 import { recordEvent } from '#history/record.ts'
-import type { InstanceRef } from '#instances/queue.ts'
 import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#instances/resources.ts'
 import { providerKeyPlace } from '#instances/row.ts'
 import { AppError } from '#platform/errors.ts'
@@ -95,7 +94,7 @@ export interface OrganizationPatch {
 
 /**
  * Renames the organization and sets provider keys and budgets, in one transaction; an empty key removes the stored one.
- * Also returns the first instances that need a changed key: their generation is raised in the same transaction.
+ * Also returns whether instances need a changed key: the generation of the first is raised in the same transaction,
  * `applyKeyChanges` raises that of the others. Throws what `setBudgets` throws, and AppError `unauthenticated` when the
  * organization was deleted meanwhile.
  */
@@ -119,18 +118,18 @@ export function patchOrganization(
     const resources = patch.resources === null ? {} : ownResources({ ...before.resources, ...patch.resources })
     const columns = { name, unattendedCallsPerHour, isolation, resources, egress }
     let hasChanged = !isDeepStrictEqual({ ...before, ...columns }, before)
-    const due: InstanceRef[] = []
+    let isDue = false
     for (const provider of modelProviders) {
       const key = patch.model_api_keys?.[provider]
       if (key === undefined) continue
       if (!(await changeProviderKey(tx, vault, id, provider, key ?? ''))) continue
       hasChanged = true
-      due.push(...(await beginKeyChange(tx, { organizationId: id, provider })))
+      if (await beginKeyChange(tx, { organizationId: id, provider })) isDue = true
     }
     if (patch.budgets) await setBudgets(tx, { organizationId: id, scope: 'organization', id }, patch.budgets)
     const organization = hasChanged ? await touch(tx, id, columns) : before
     await recordEvent(tx, { organizationId: id })
-    return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), due }
+    return { organization, keys: await keysOf(tx, id), budgets: await readOwnBudgets(tx, id), isDue }
   }
   // It locks many instances. Other statements that lock many do so in another order: a deadlock is possible.
   return retryOnDeadlock(() => db.transaction(change))

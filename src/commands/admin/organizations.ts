@@ -146,8 +146,8 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
         if (answer === null) throw new Error(`This deletes ${name} for good. Add --yes to do it without a question.`)
         if (answer !== name) throw new Error('That is another name. Nothing was deleted.')
       }
-      const { due, keyHashes, secrets } = await deleteOrganization(db, id)
-      const data = { id, name, keys: keyHashes.length, secrets, instances: due.length }
+      const { terminated, keyHashes, secrets } = await deleteOrganization(db, id)
+      const data = { id, name, keys: keyHashes.length, secrets, instances: terminated }
       const erased = `Erased keys: ${data.keys}, erased secrets: ${data.secrets}`
       const text = `${name} (${id}) is deleted. ${erased}, agents that a worker destroys: ${data.instances}.`
       return { text, data }

@@ -87,7 +87,7 @@ async function changeUnlessBusy(
   }
   if (change.whenNotRunning === 'refuse') requireRunning(row)
   const stored = await storeForNextStart(deps, row, change)
-  if (stored && !isSettled(stored)) deps.queue.enqueue(stored)
+  if (stored && !isSettled(stored)) deps.queue.enqueue()
   return stored
 }
 
@@ -125,7 +125,7 @@ async function changeRunning(
     changed = await applyAndStore(deps, lease, change)
   }).finally(() => {
     // After a failure the row may be due: a worker restores the stored configuration. It ignores a row that is settled.
-    deps.queue.enqueue(taken)
+    deps.queue.enqueue()
   })
   return released?.instance ?? changed
 }
