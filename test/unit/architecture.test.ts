@@ -15,6 +15,13 @@ function table(head: string): string[][][] {
     .map((line) => line.split('|').map((cell) => [...cell.matchAll(/`([^`]+)`/g)].map(([, name = '']) => name)))
 }
 
+test('docs/reliability.md names the time limit of each step', () => {
+  const text = readFileSync(new URL('../../docs/reliability.md', import.meta.url), 'utf8')
+  const limited = [...text.matchAll(/^\| steps? ([^|]+)/gm)].flatMap(([, names = '']) => names.match(/\w+/g) ?? [])
+  const steps = Object.values(plans).flatMap((plan) => plan.map(({ step }) => step.name))
+  expect(limited.sort()).toEqual(steps.sort())
+})
+
 describe('docs/architecture.md', () => {
   test('lists the steps of each desired state in their order', () => {
     const listed = table('| Desired | Steps |').map(([, desired, steps]) => [desired?.[0], steps])
