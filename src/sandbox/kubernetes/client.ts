@@ -1,6 +1,7 @@
+import type { RequestOptions } from 'node:https'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { HttpMethod, type KubeConfig, type KubernetesObject, RequestContext } from '@kubernetes/client-node'
-import { fetch } from 'undici'
+import type { KubeConfig, KubernetesObject } from '@kubernetes/client-node'
+import { Agent, type Dispatcher, fetch, ProxyAgent } from 'undici'
 import WebSocket from 'ws'
 import { InstallError } from '#platform/install-error.ts'
 import type { Logger } from '#platform/log.ts'
@@ -37,6 +38,8 @@ export class KubernetesRefusal extends Error {
     this.retryAfterMs = retryAfterMs
   }
 }
+
+type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE'
 
 type Query = Record<string, string | number | boolean | undefined>
 
@@ -106,6 +109,28 @@ const retryAfterOf = (text: string | null): number | null => {
   return text === null || !(seconds >= 0) ? null : Math.min(seconds * 1000, maxRetryAfterMs)
 }
 
+/**
+ * The headers that prove who calls, and the connections for that. These are kept, and made anew when the certificates
+ * have changed. The library would make a connection for each call.
+ */
+function createAccess(config: KubeConfig) {
+  let known: { tls: string; dispatcher: Dispatcher } | undefined
+  return async (): Promise<{ headers: Record<string, string>; dispatcher: Dispatcher }> => {
+    const options: RequestOptions = {}
+    await config.applyToHTTPSOptions(options)
+    const { ca, cert, key, pfx, passphrase, rejectUnauthorized, servername, headers } = options
+    const parts = Object.entries({ ca, cert, key, pfx, passphrase, rejectUnauthorized, servername })
+    const connect = Object.fromEntries(parts.filter(([, value]) => value !== undefined))
+    const tls = JSON.stringify(connect)
+    if (known?.tls !== tls) {
+      const uri = config.getCurrentCluster()?.proxyUrl
+      const dispatcher = uri ? new ProxyAgent({ uri, requestTls: connect }) : new Agent({ allowH2: false, connect })
+      known = { tls, dispatcher }
+    }
+    return { headers: { ...(headers as Record<string, string>) }, dispatcher: known.dispatcher }
+  }
+}
+
 /** Errors of calls that say themselves what is wrong. */
 const ownErrors = [SandboxAbsentError, SandboxPathError, SandboxProblemError, SandboxUnavailableError, InstallError]
 
@@ -116,6 +141,7 @@ export function createKubernetesClient(
   log?: Pick<Logger, 'info' | 'warn'>,
 ): KubernetesClient {
   const server = config.getCurrentCluster()?.server ?? ''
+  const access = createAccess(config)
   let isAway = false
 
   function noteAnswer(): void {
@@ -128,17 +154,16 @@ export function createKubernetesClient(
       ? `Kubernetes at ${server} refuses Chowder: ${error.message}. Check the credentials and the Role of Chowder.`
       : `Kubernetes cannot be reached at ${server}. Check KUBECONFIG, KUBERNETES_CONTEXT and the network.`
 
-  async function send(method: HttpMethod, path: string, { query = {}, body, contentType }: Asked, signal: AbortSignal) {
+  async function send(method: Method, path: string, { query = {}, body, contentType }: Asked, signal: AbortSignal) {
     const url = `${server.replace(/\/$/, '')}${path}${searchOf(query)}`
-    const context = new RequestContext(url, method)
-    await config.applySecurityAuthentication(context)
+    const { headers, dispatcher } = await access()
     const response = await fetch(url, {
       method,
-      headers: { ...context.getHeaders(), ...(contentType && { 'content-type': contentType }) },
+      headers: { ...headers, ...(contentType && { 'content-type': contentType }) },
       ...(body !== undefined && { body: JSON.stringify(body) }),
-      ...(context.getDispatcher() && { dispatcher: context.getDispatcher() }),
+      dispatcher,
       signal,
-    } as Parameters<typeof fetch>[1])
+    })
     noteAnswer()
     if (response.ok) return response
     const status = (await response.json().catch(() => ({}))) as { message?: string }
@@ -147,7 +172,7 @@ export function createKubernetesClient(
   }
 
   /** Makes a call, and makes it again when the API asks for that. */
-  async function ask(method: HttpMethod, path: string, asked: Asked, signal: AbortSignal): Promise<unknown> {
+  async function ask(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<unknown> {
     for (let tries = 1; ; tries += 1) {
       try {
         return await (await send(method, path, asked, signal)).json()
@@ -200,7 +225,7 @@ export function createKubernetesClient(
     let next: string | undefined
     do {
       const page = (await call(signal, (limited) =>
-        ask(HttpMethod.GET, pathIn(namespace, path), { query: { ...query, limit: pageSize, continue: next } }, limited),
+        ask('GET', pathIn(namespace, path), { query: { ...query, limit: pageSize, continue: next } }, limited),
       )) as List<T>
       yield* page.items
       next = page.metadata.continue || undefined
@@ -210,7 +235,7 @@ export function createKubernetesClient(
   /** The changes after a version, until the API ends the watch. Throws a KubernetesRefusal for a version that is too old. */
   async function* watch(path: string, query: Query, version: string, signal: AbortSignal) {
     const options = { watch: true, resourceVersion: version, allowWatchBookmarks: true, timeoutSeconds: watchSeconds }
-    const response = await send(HttpMethod.GET, pathIn(namespace, path), { query: { ...query, ...options } }, signal)
+    const response = await send('GET', pathIn(namespace, path), { query: { ...query, ...options } }, signal)
     if (!response.body) return
     let text = ''
     for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
@@ -230,7 +255,7 @@ export function createKubernetesClient(
     for (;;) {
       if (version === undefined) {
         const found = (await call(signal, (limited) =>
-          ask(HttpMethod.GET, pathIn(namespace, path), { query }, limited),
+          ask('GET', pathIn(namespace, path), { query }, limited),
         )) as List<T>
         version = found.metadata.resourceVersion ?? ''
         yield found.items[0] ?? null
@@ -254,7 +279,7 @@ export function createKubernetesClient(
     async outage(signal) {
       try {
         const path = pathIn(namespace, 'core/pods')
-        await call(signal, (limited) => ask(HttpMethod.GET, path, { query: { limit: 1 } }, limited), {
+        await call(signal, (limited) => ask('GET', path, { query: { limit: 1 } }, limited), {
           deadlineMs: 5000,
         })
         return null
@@ -265,25 +290,21 @@ export function createKubernetesClient(
     },
     call,
     find: (path, signal) =>
-      callUnless([404], signal, (limited) =>
-        ask(HttpMethod.GET, pathIn(namespace, path), {}, limited),
-      ) as Promise<never>,
+      callUnless([404], signal, (limited) => ask('GET', pathIn(namespace, path), {}, limited)) as Promise<never>,
     list,
     async apply(path, body, signal) {
       const contentType = 'application/apply-patch+yaml'
       const query = { fieldManager, force: true }
       const where = pathIn(namespace, `${path}/${body.metadata?.name}`)
-      await call(signal, (limited) => ask(HttpMethod.PATCH, where, { query, body, contentType }, limited))
+      await call(signal, (limited) => ask('PATCH', where, { query, body, contentType }, limited))
     },
     async create(path, body, signal) {
       const asked = { query: { fieldManager }, body, contentType: 'application/json' }
-      await callUnless([409], signal, (limited) => ask(HttpMethod.POST, pathIn(namespace, path), asked, limited))
+      await callUnless([409], signal, (limited) => ask('POST', pathIn(namespace, path), asked, limited))
     },
     async merge(path, body, signal) {
       const asked = { query: { fieldManager }, body, contentType: 'application/merge-patch+json' }
-      const answer = await callUnless([404], signal, (limited) =>
-        ask(HttpMethod.PATCH, pathIn(namespace, path), asked, limited),
-      )
+      const answer = await callUnless([404], signal, (limited) => ask('PATCH', pathIn(namespace, path), asked, limited))
       return answer !== null
     },
     async remove(path, { graceSeconds: gracePeriodSeconds, uid }, signal) {
@@ -293,7 +314,7 @@ export function createKubernetesClient(
       }
       const asked = { body, contentType: 'application/json' }
       // 409: it is another one.
-      await callUnless([404, 409], signal, (limited) => ask(HttpMethod.DELETE, pathIn(namespace, path), asked, limited))
+      await callUnless([404, 409], signal, (limited) => ask('DELETE', pathIn(namespace, path), asked, limited))
     },
     follow,
     async open(path, onFrame, signal) {
