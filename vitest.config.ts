@@ -60,6 +60,7 @@ export default defineConfig({
       project('journey', 0, { testTimeout: 6 * minute, maxWorkers: waiting, globalSetup: [agentSandboxes] }),
       project('e2e', 1, { testTimeout: 6 * minute, maxWorkers: 2, globalSetup: [servers, agentSandboxes] }),
       project('docker', 2, { testTimeout: 6 * minute, maxWorkers: 1 }),
+      project('kubernetes', 2, { testTimeout: 6 * minute, maxWorkers: 1 }),
       project('chaos', 3, { testTimeout: 10 * minute, maxWorkers: 3, globalSetup: [servers, agentSandboxes] }),
     ],
   },

@@ -53,6 +53,21 @@ async function mayStart(): Promise<void> {
     throw new Error('another dockerd runs on this machine: set TEST_DOCKER_HOST to it, or end it')
 }
 
+/** The root file system of a small Debian, which is made once. */
+export async function debianTar(): Promise<string> {
+  const debian = join(cache, 'debian.tar')
+  const isMissing = await access(debian).then(
+    () => false,
+    () => true,
+  )
+  if (isMissing) {
+    await mkdir(cache, { recursive: true })
+    await run('mmdebstrap', ['--variant=minbase', `--include=${packages}`, 'trixie', `${debian}.part.tar`])
+    await rename(`${debian}.part.tar`, debian)
+  }
+  return debian
+}
+
 /**
  * Builds `node:24-slim`, which may not be reachable in a registry: a Debian with the Node.js and the npm of the tests.
  * It trusts the same certificates as the Node.js of the tests.
@@ -61,16 +76,7 @@ async function makeBaseImage(docker: TestDockerd['docker']): Promise<void> {
   const { NODE_EXTRA_CA_CERTS } = process.env
   const trust = `chowder.test.trusts=${NODE_EXTRA_CA_CERTS ?? ''}`
   if ((await docker('images', '-q', '--filter', `label=${trust}`, 'node:24-slim')).trim() !== '') return
-  const debian = join(cache, 'debian.tar')
-  if (
-    await access(debian).then(
-      () => false,
-      () => true,
-    )
-  ) {
-    await run('mmdebstrap', ['--variant=minbase', `--include=${packages}`, 'trixie', `${debian}.part.tar`])
-    await rename(`${debian}.part.tar`, debian)
-  }
+  const debian = await debianTar()
   const context = await mkdtemp(join(tmpdir(), 'chowder-base-'))
   try {
     const npm = dirname(
