@@ -73,7 +73,8 @@ async function run(createDriver?: CreateDriver): Promise<void> {
     relay: drainPhases.relay + turnsMs,
   })
   const ignoreDuplicatesOf = ignoreDuplicates()
-  const grace = closeWithGrace({ delay: drainTimeoutMs + turnsMs, logger: log }, async ({ err, signal }) => {
+  const skip: 'SIGHUP'[] = config.CHOWDER_CONFIG_FILE === undefined ? [] : ['SIGHUP'] // it reads the file again
+  const grace = closeWithGrace({ delay: drainTimeoutMs + turnsMs, logger: log, skip }, async ({ err, signal }) => {
     if (signal) ignoreDuplicatesOf(signal)
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')

@@ -9,7 +9,7 @@ import { createLog } from '#platform/log.ts'
 
 // Imported once the imports above have had their effect.
 const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')
-const { openRegions } = await import('#composition/regions.ts')
+const { openRegions, regionPlaces } = await import('#composition/regions.ts')
 const { createDriver, isForOneOrganization } = await import('#composition/sandboxes.ts')
 const { defaultTier } = await import('#composition/settings.ts')
 const { openVaultForOperator, secretKeysForOperator } = await import('#composition/vault.ts')
@@ -44,6 +44,7 @@ async function main(args: string[]): Promise<void> {
       db,
       defaultTier: defaultTier(config),
       isOneOrganization: () => isOneOrganization(config, db),
+      regions: () => regionPlaces({ config, dataDir: dataFolder(config.CHOWDER_DATA_DIR), db }),
       vault: () => openVaultForOperator(config, db),
       secretKeys: () => secretKeysForOperator(config),
       report: (text: string) => console.error(text),

@@ -1,6 +1,6 @@
 import type { Db } from '#database/client.ts'
 import { createFindEgressGrant, type EgressGrant } from '#egress/grants.ts'
-import { type HostRule, hostAndPort, parseHostRule, readHost } from '#egress/hosts.ts'
+import type { HostRule } from '#egress/hosts.ts'
 import type { Destination } from '#egress/policy.ts'
 import {
   createEgress,
@@ -13,18 +13,15 @@ import { createEgressRecords } from '#egress/records.ts'
 import { createResolve, type Resolve } from '#egress/resolve.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { isNamed } from '#instances/regions.ts'
-import type { Config } from '#platform/config.ts'
-import { entriesOf } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import { createPlaces, type PlaceLimits } from '#relay/places.ts'
-import type { OpenRegions } from './regions.ts'
+import { placeOf } from './operator-hosts.ts'
+import type { OpenRegion, OpenRegions } from './regions.ts'
 import type { Startup } from './startup.ts'
 
 /** For the hosts that were asked for last, when the proxy ends. */
 const writeTimeoutMs = 1000
-const defaultPorts: Record<string, number> = { 'http:': 80, 'https:': 443 }
 
 export interface EgressSettings {
   /** Those of all agents, or of the agents in a region. */
@@ -65,31 +62,6 @@ export function startEgress(
   })
 }
 
-/** Reads EGRESS_ALLOWED_HOSTS. Throws StartupError. */
-function readOperatorHosts(text: string | undefined): HostRule[] {
-  return entriesOf(text).map((entry) => {
-    const rule = parseHostRule(entry, { ranges: true })
-    if (rule) return rule
-    throw new StartupError(
-      `EGRESS_ALLOWED_HOSTS has ${JSON.stringify(entry)}, which is no host. Write hosts as mattermost.internal:8065, ` +
-        '*.internal:443, 10.1.2.3:8080 or 10.0.0.0/8:443, separated by commas.',
-    )
-  })
-}
-
-function placeOf(url: string): Destination | null {
-  const { protocol, hostname, port } = new URL(url)
-  const host = readHost(hostname)
-  return host === null ? null : { host, port: port === '' ? (defaultPorts[protocol] ?? 0) : Number(port) }
-}
-
-/** The registry that the operator has named, from which agents install skills. */
-function registryRule({ CLAWHUB_REGISTRY }: Config): HostRule[] {
-  const place = CLAWHUB_REGISTRY === undefined ? null : placeOf(CLAWHUB_REGISTRY)
-  const rule = place && parseHostRule(hostAndPort(place.host, place.port), { ranges: true })
-  return rule ? [rule] : []
-}
-
 /**
  * Opens the proxy of this process. The relay's port serves it, and so may drivers, whose sandboxes have a way of their
  * own to it.
@@ -98,19 +70,10 @@ export async function openEgress(
   { log, drain }: Startup,
   { regions, ...parts }: { db: Db; vault: Vault; regions: OpenRegions },
 ): Promise<Egress> {
-  const rulesOf = new Map(
-    regions
-      .all()
-      .map((region) => [
-        region,
-        [...readOperatorHosts(region.config.EGRESS_ALLOWED_HOSTS), ...registryRule(region.config)],
-      ]),
-  )
   const egress = startEgress(
     { ...parts, log },
     {
-      operatorHosts: (name) =>
-        regions.all().flatMap((region) => (isNamed(region, name) ? (rulesOf.get(region) ?? []) : [])),
+      operatorHosts: (name) => regions.all().find((region) => isNamed(region, name))?.operatorHosts ?? [],
       async isRelay({ host, port }, agent) {
         const region = regions.all().find((one) => isNamed(one, agent.region))
         if (!region) return false
@@ -120,11 +83,17 @@ export async function openEgress(
       },
     },
   )
-  const jails = await Promise.all(
-    regions.served().map(({ sandboxes }) => sandboxes.serveJails?.('egress', egress.serveConnection)),
-  )
+  const jails = new Map<OpenRegion, { close(): Promise<void> } | undefined>()
+  const serveAll = async () => {
+    for (const region of regions.served()) {
+      if (jails.has(region)) continue
+      jails.set(region, await region.sandboxes.serveJails?.('egress', egress.serveConnection))
+    }
+  }
+  regions.onReload(serveAll)
+  await serveAll()
   drain.add('relay', async () => {
-    await Promise.all(jails.map((served) => served?.close()))
+    await Promise.all(Array.from(jails.values(), (served) => served?.close()))
     await egress.end()
   })
   return egress

@@ -1,15 +1,26 @@
 import { resolve } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import type { Db } from '#database/client.ts'
 import { storeOnce } from '#database/installation.ts'
-import { createRegions, onlyRegion, type Region, type Regions } from '#instances/regions.ts'
-import type { Config } from '#platform/config.ts'
+import type { HostRule } from '#egress/hosts.ts'
+import {
+  createRegions,
+  onlyRegion,
+  type Region,
+  type RegionPlace,
+  type RegionSet,
+  type Regions,
+} from '#instances/regions.ts'
+import { BadEnvironment, type Config } from '#platform/config.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
 import { entriesOf } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import { type RegionSettings, readRegionsFile } from '#platform/regions-file.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { operatorHosts } from './operator-hosts.ts'
 import type { AnyDriver, CreateDriver } from './sandboxes.ts'
 import { sharedSettings } from './settings.ts'
+import type { Startup } from './startup.ts'
 
 /** A region with its driver, and its settings as if it were the only one. */
 export interface OpenRegion extends Region {
@@ -17,11 +28,20 @@ export interface OpenRegion extends Region {
   readonly config: Config
   /** The folder of its local sandboxes. */
   readonly storage: string
+  /** The hosts that its agents may reach though they are not public. */
+  readonly operatorHosts: readonly HostRule[]
 }
 
 export interface OpenRegions extends Regions<OpenRegion> {
   /** Those that a worker or a relay of this process serves. */
   served(): readonly OpenRegion[]
+  /**
+   * Reads the file again. Regions whose settings are the same stay as they are. Throws BadEnvironment and StartupError,
+   * and then nothing has changed.
+   */
+  reload(): Promise<void>
+  /** Has the listener called after each reload. */
+  onReload(listener: () => Promise<void>): void
 }
 
 interface Parts {
@@ -37,41 +57,121 @@ interface Parts {
  */
 export async function openRegions({ config, dataDir, db, log }: Parts, create: CreateDriver): Promise<OpenRegions> {
   const file = config.CHOWDER_CONFIG_FILE
-  const open = async (settings: Omit<RegionSettings, 'name' | 'isDefault'>, name?: string) => {
-    const { config: own, storage = dataDir } = settings
-    if (name !== undefined) await prepareDataFolder(storage, `regions.${name}.storage`)
-    const sandboxes = await create({ config: own, dataDir, storage, db, log }).catch((error: unknown) => {
-      if (name === undefined || !(error instanceof StartupError)) throw error
+  const open = async (region: string, own: Config, storage: string) => {
+    const sandboxes = await create({ region, config: own, dataDir, storage, db, log })
+    const { relay, resources, baseUrls } = sharedSettings(own)
+    const common = { relay, resources, baseUrls, operatorHosts: operatorHosts(own) }
+    return { ...common, sandboxes, config: own, storage: resolve(storage) }
+  }
+  const openNamed = async ({ name, config: own, storage = dataDir }: RegionSettings, ofUnnamed: string) => {
+    await prepareDataFolder(storage, `regions.${name}.storage`)
+    const opened = await open(name, own, storage).catch((error: unknown) => {
+      if (!(error instanceof StartupError)) throw error
       throw new StartupError(`region ${name}: ${error.message}`, { cause: error })
     })
-    const { relay, resources, baseUrls } = sharedSettings(own)
-    return { sandboxes, relay, resources, baseUrls, config: own, storage: resolve(storage) }
+    return { ...opened, region: name, hasUnnamed: name === ofUnnamed }
   }
+  const isSame = ({ name, config: own, storage = dataDir }: RegionSettings, region: OpenRegion): boolean =>
+    region.region === name && region.storage === resolve(storage) && isDeepStrictEqual(region.config, own)
+  const readSet = async (before: readonly OpenRegion[]): Promise<RegionSet<OpenRegion>> => {
+    const settings = readRegionsFile(file ?? '', config)
+    const named = defaultOf(settings)
+    const ofUnnamed = await regionOfUnnamed(db, named)
+    const regions = await Promise.all(
+      settings.map(async (one) => before.find((region) => isSame(one, region)) ?? (await openNamed(one, ofUnnamed))),
+    )
+    servedOf(regions, config)
+    return { regions, default: named, areNamed: true }
+  }
+  const listeners: (() => Promise<void>)[] = []
   if (file === undefined) {
-    return withServed(onlyRegion(await open({ config, storage: undefined })), config)
+    const regions = onlyRegion(await open(config.SANDBOX_DRIVER, config, dataDir))
+    servedOf(regions.all(), config)
+    return { ...regions, served: regions.all, onReload: () => {}, reload: async () => {} }
   }
-  const settings = readRegionsFile(file, config)
-  const named = (settings.find(({ isDefault }) => isDefault) as RegionSettings).name
-  const ofUnnamed = await storeOnce(db, 'region-of-rows-without-one', named)
-  const regions = await Promise.all(
-    settings.map(async (one) => ({
-      ...(await open(one, one.name)),
-      region: one.name,
-      hasUnnamed: one.name === ofUnnamed,
-    })),
-  )
-  return withServed(createRegions<OpenRegion>({ regions, default: named, areNamed: true }), config)
+  const regions = createRegions(await readSet([]))
+  return {
+    ...regions,
+    served: () => servedOf(regions.all(), config),
+    onReload: (listener) => void listeners.push(listener),
+    async reload() {
+      regions.replace(await readSet(regions.all()))
+      for (const listener of listeners) {
+        await listener().catch((error: unknown) =>
+          log.error({ err: error }, 'a part of Chowder could not take over the regions that were read again'),
+        )
+      }
+    },
+  }
 }
 
-/** Adds which regions CHOWDER_REGIONS names. Throws StartupError for one that there is not. */
-function withServed(regions: Regions<OpenRegion>, { CHOWDER_REGIONS }: Config): OpenRegions {
+const defaultOf = (settings: readonly RegionSettings[]): string =>
+  (settings.find(({ isDefault }) => isDefault) as RegionSettings).name
+
+/** The region of the rows without one: that which was the default when there were regions for the first time. */
+const regionOfUnnamed = (db: Db, named: string) => storeOnce(db, 'region-of-rows-without-one', named)
+
+/** What two regions of a driver have in common that have the same files. */
+const storageOf = (config: Config, storage: string): readonly string[] =>
+  ({
+    local: [resolve(storage)],
+    docker: [config.DOCKER_HOST],
+    kubernetes: [config.KUBECONFIG ?? '', config.KUBERNETES_CONTEXT ?? '', config.KUBERNETES_NAMESPACE ?? ''],
+  })[config.SANDBOX_DRIVER]
+
+/** The regions, without opening their drivers. Throws BadEnvironment. */
+export async function regionPlaces({ config, dataDir, db }: Omit<Parts, 'log'>): Promise<RegionPlace[]> {
+  const placeOf = (own: Config, storage = dataDir) => ({
+    sandboxDriver: own.SANDBOX_DRIVER,
+    storage: [own.SANDBOX_DRIVER, ...storageOf(own, storage)].join(' '),
+  })
+  if (config.CHOWDER_CONFIG_FILE === undefined) {
+    return [{ region: config.SANDBOX_DRIVER, hasUnnamed: true, ...placeOf(config) }]
+  }
+  const settings = readRegionsFile(config.CHOWDER_CONFIG_FILE, config)
+  const ofUnnamed = await regionOfUnnamed(db, defaultOf(settings))
+  return settings.map(({ name, config: own, storage }) => ({
+    region: name,
+    hasUnnamed: name === ofUnnamed,
+    ...placeOf(own, storage),
+  }))
+}
+
+/** The regions that CHOWDER_REGIONS names, or all. Throws StartupError for one that there is not. */
+function servedOf(regions: readonly OpenRegion[], { CHOWDER_REGIONS }: Config): readonly OpenRegion[] {
   const names = entriesOf(CHOWDER_REGIONS)
-  const all = regions.all()
-  const known = all.map(({ region }) => region)
+  const known = regions.map(({ region }) => region)
   for (const name of names) {
     if (!known.includes(name))
       throw new StartupError(`CHOWDER_REGIONS names ${name}, which is no region. There are: ${known.join(', ')}.`)
   }
-  const served = names.length === 0 ? all : all.filter(({ region }) => names.includes(region))
-  return { ...regions, served: () => served }
+  return names.length === 0 ? regions : regions.filter(({ region }) => names.includes(region))
+}
+
+/**
+ * Has SIGHUP read CHOWDER_CONFIG_FILE again. A bad file is told in the log, and the regions stay as they were. Does
+ * nothing without the file.
+ */
+export function reloadOnHangup({ config, log, drain }: Startup, regions: OpenRegions): void {
+  if (config.CHOWDER_CONFIG_FILE === undefined) return
+  let last = Promise.resolve()
+  const reload = async () => {
+    try {
+      await regions.reload()
+      const names = regions.all().map(({ region }) => region)
+      log.info({ regions: names }, 'CHOWDER_CONFIG_FILE was read again, and holds')
+    } catch (error) {
+      if (error instanceof BadEnvironment || error instanceof StartupError)
+        log.error(`CHOWDER_CONFIG_FILE was read again, and the regions stay as they were: ${error.message}`)
+      else log.error({ err: error }, 'CHOWDER_CONFIG_FILE could not be read again')
+    }
+  }
+  const onHangup = () => {
+    last = last.then(reload)
+  }
+  process.on('SIGHUP', onHangup)
+  drain.add('connections', async () => {
+    process.off('SIGHUP', onHangup)
+    await last
+  })
 }

@@ -22,6 +22,8 @@ import { kubernetesSettings } from './kubernetes-settings.ts'
 export type AnyDriver = SandboxDriver & Partial<Pick<LocalDriver, 'stopAll' | 'orphans' | 'serveJails'>>
 
 export interface DriverParts {
+  /** The name of the region that the driver is for. */
+  region: string
   config: Config
   dataDir: string
   /** The folder of local sandboxes. */
@@ -104,8 +106,8 @@ export const isForOneOrganization = (
 export const openSandboxes =
   (create: CreateDriver): CreateDriver =>
   async (parts) => {
-    const { config, dataDir, storage, db } = parts
-    const sandboxes = measureDriver(await create(parts))
+    const { region, config, dataDir, storage, db } = parts
+    const sandboxes = measureDriver(await create(parts), region)
     if (sandboxes.stopAll) await claimHost(db, storage, dataDir)
     if (isForOneOrganization(sandboxes, config.ALLOW_UNISOLATED !== undefined))
       await requirePrivate(config, db, sandboxes)

@@ -11,7 +11,7 @@ import { openHeartbeat } from './heartbeat.ts'
 import { withRelayPort } from './installation.ts'
 import { openMetrics } from './metrics.ts'
 import { openQueue } from './queue.ts'
-import { openRegions } from './regions.ts'
+import { openRegions, reloadOnHangup } from './regions.ts'
 import { type CreateDriver, createDriver, openSandboxes } from './sandboxes.ts'
 import type { Startup } from './startup.ts'
 import { openVault } from './vault.ts'
@@ -35,6 +35,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   const startup = { ...given, config: await withRelayPort(config, db) }
   const { vault, reread } = await openVault(startup, db)
   const regions = await openRegions({ ...startup, db }, openSandboxes(create))
+  reloadOnHangup(startup, regions)
   const processId = newId()
   if (role === 'relay') {
     openHeartbeat(startup, { db, vault, reread }, processId)
@@ -67,7 +68,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   }
   if (role !== 'api') {
     const { openWorker } = await import('./worker.ts')
-    await openWorker(startup, { ...parts, regions: regions.served() })
+    await openWorker(startup, parts)
   }
   // Last: an answer says that the process does its work.
   await openMetrics(startup, role === 'api' ? [] : [createBacklogMetrics({ db, queue })])

@@ -3,20 +3,21 @@ import type { Region } from '#instances/regions.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import { defaultTimeouts } from '#lifecycle/step.ts'
-import { defaultIntervals, type Intervals, startWorker } from '#lifecycle/worker.ts'
+import { defaultIntervals, type Intervals, startWorker, type Worker } from '#lifecycle/worker.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
 import type { Config } from '#platform/config.ts'
 import { InstallError } from '#platform/install-error.ts'
 import { type Logger, logProgress } from '#platform/log.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
+import type { OpenRegions } from './regions.ts'
 import { sharedSettings, storageLimits } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'> {
   queue: ReconcileQueue
-  /** Those that the worker serves. */
-  regions: readonly Region[]
+  /** Those that the worker serves, which may be others at the next call. */
+  regions: { served(): readonly Region[] }
   billing: Billing | null
   log: Logger
 }
@@ -42,26 +43,43 @@ const workerSettings = (config: Config): WorkerSettings => ({
 })
 
 /** Starts a worker with all its periodic work; gives up once `starting` is aborted, and throws its reason. */
-export function createWorker(
-  parts: WorkerParts,
-  settings: WorkerSettings,
-  starting: AbortSignal,
-): Promise<{ stop(): Promise<void> }> {
+export function createWorker(parts: WorkerParts, settings: WorkerSettings, starting: AbortSignal): Promise<Worker> {
   const { concurrency, intervals, maintenance, eventBytes, usageBytes, ...shared } = settings
   const tasks = maintenanceTasks({ ...parts, eventBytes, usageBytes }, maintenance)
-  const regions = parts.regions.map((region) => ({ ...parts, ...shared, ...region }))
+  const known = new Map<Region, LifecycleDeps>()
+  const inRegion = (region: Region) => {
+    const deps = known.get(region) ?? { ...parts, ...shared, ...region }
+    known.set(region, deps)
+    return deps
+  }
+  const regions = () => parts.regions.served().map(inRegion)
   return startWorker({ ...parts, regions }, parts.queue, concurrency, intervals, starting, tasks)
 }
 
 /** Opens the worker, and prepares the default release in the background for the first instance. */
-export async function openWorker({ config, log, drain }: Startup, parts: WorkerParts): Promise<void> {
+export async function openWorker(
+  { config, log, drain }: Startup,
+  parts: WorkerParts & { regions: OpenRegions },
+): Promise<void> {
+  const { regions } = parts
   const worker = await createWorker(parts, workerSettings(config), drain.signal)
   const preparing = new AbortController()
   drain.add('worker', () => {
     preparing.abort()
     return worker.stop()
   })
-  for (const region of parts.regions) void prepareDefaultRelease(region, log, preparing.signal)
+  const prepared = new Set<Region>()
+  const prepareAll = () => {
+    for (const region of regions.served()) {
+      if (!prepared.has(region)) void prepareDefaultRelease(region, log, preparing.signal)
+      prepared.add(region)
+    }
+  }
+  regions.onReload(async () => {
+    prepareAll()
+    await worker.update()
+  })
+  prepareAll()
 }
 
 async function prepareDefaultRelease({ region, sandboxes }: Region, log: Logger, signal: AbortSignal): Promise<void> {

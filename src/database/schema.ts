@@ -256,8 +256,8 @@ export const instances = pgTable(
     // Intent: written by the API.
     desiredState: text({ enum: desiredStates }).notNull(),
     generation: integer().notNull().default(1),
-    /** Stopped because its files have reached its limit; null otherwise. */
-    stoppedFor: text({ enum: ['disk'] }),
+    /** Stopped because its files have reached its limit, or because its region is drained; null otherwise. */
+    stoppedFor: text({ enum: ['disk', 'drain'] }),
     /** Stopped because its organization is suspended: it starts again with it. */
     isSuspended: boolean().notNull().default(false),
     /** The generation of a restart that was asked for; null once a worker has stopped the sandbox for it. */

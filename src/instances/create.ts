@@ -15,6 +15,7 @@ import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
 import type { AgentSettings } from './agent-settings.ts'
 import { ExternalIdTaken, explainTaken, findByExternalId } from './external-id.ts'
+import { readRegionState, stateName } from './region-states.ts'
 import { columnNames, fromRawRow, sealConfig, sealInstructions, sealToken } from './row.ts'
 
 export interface NewInstance extends AgentSettings {
@@ -27,8 +28,10 @@ export interface NewInstance extends AgentSettings {
   egress: EgressPolicy | null
   modelProvider: ModelProvider
   sandboxDriver: string
-  /** Null for an instance of the only region. */
+  /** What the row remembers as its region; null for the only one. */
   region: string | null
+  /** The name of its region, also of the only one. */
+  regionName: string
   openclawVersion: string
   /** Null for that of the organization. */
   isolation: Isolation | null
@@ -42,6 +45,7 @@ const insert = `
     UPDATE organizations SET instance_count = instance_count + 1
     WHERE id = $2 AND deleted_at IS NULL AND (instance_limit IS NULL OR instance_count < instance_limit)
       AND EXISTS (SELECT 1 FROM provider_keys WHERE organization_id = $2 AND provider = $4)
+      AND NOT EXISTS (SELECT 1 FROM installation WHERE name = $18 AND value <> 'open')
     RETURNING id, isolation)
   INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version,
                          sealed_config, sealed_token, metadata, changed_by, external_id, model,
@@ -54,8 +58,8 @@ const insert = `
 /**
  * Inserts the row of an instance and counts it under the organization's limit, in one statement: concurrent creates
  * never exceed the limit. The row is due; the caller enqueues it after the commit. Throws ExternalIdTaken, also for an
- * organization that may not create another; invalid when it has no key for the provider; limit_reached;
- * unauthenticated when it is deleted.
+ * organization that may not create another; invalid when it has no key for the provider; `region_closed` when the
+ * region takes no new instances; limit_reached; unauthenticated when it is deleted.
  */
 export async function createInstance(
   db: Db,
@@ -99,6 +103,7 @@ async function insertUnderLimit(db: Db, vault: Vault, row: NewInstance): Promise
       row.isolation,
       row.egress && JSON.stringify(row.egress),
       row.region,
+      stateName(row.regionName),
     ],
   })
   return rows[0] ? fromRawRow(rows[0]) : null
@@ -117,6 +122,8 @@ async function refusalOf(db: Db, row: NewInstance, hasBilling: boolean): Promise
   if (!organization) return new AppError('invalid_api_key', texts.unknownKey)
   const { count, limit, key } = organization
   if (!key) return new AppError('no_provider_key', texts.noProviderKey(modelProvider), { param: 'model_provider' })
+  if ((await readRegionState(db, row.regionName)) !== 'open')
+    return new AppError('region_closed', texts.regionTakesNone(row.regionName), { param: 'region' })
   // Both were read after the refusal: in between, an instance may have been deleted or the limit raised.
   const reached = texts.instanceLimit(Math.max(count, limit ?? 0), limit ?? count)
   return new AppError(

@@ -31,6 +31,8 @@ const intents = {
   stop: { desiredState: 'stopped', isSuspended: false, stoppedFor: null, ...requested },
   /** Its files have reached its limit. */
   stopForDisk: { desiredState: 'stopped', stoppedFor: 'disk', ...requested },
+  /** The operator drains its region. */
+  stopForDrain: { desiredState: 'stopped', stoppedFor: 'drain', ...requested },
   /** The organization is suspended. */
   suspend: { desiredState: 'stopped', isSuspended: true, ...requested },
   terminate: { desiredState: 'terminated', ...requested, terminatedAt: now },

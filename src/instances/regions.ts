@@ -29,10 +29,17 @@ export interface Region {
   readonly baseUrls: BaseUrls
 }
 
+/** What the operator needs to know of a region to move instances: nothing of its platform is asked. */
+export interface RegionPlace extends Pick<Region, 'region' | 'hasUnnamed'> {
+  readonly sandboxDriver: string
+  /** Where the files of its instances are: two regions with the same text have the same files. */
+  readonly storage: string
+}
+
 /** The columns that say where an instance runs. */
 export type Placed = Pick<Instance, 'region' | 'sandboxDriver'>
 
-/** The regions of this installation. There is always one at least. */
+/** The regions of this installation. There is always one at least. They may be others at the next call. */
 export interface Regions<R extends Region = Region> {
   all(): readonly R[]
   default(): R
@@ -79,28 +86,40 @@ export const isIn = (region: Region): SQL | undefined =>
 /** The rows of any of these regions. */
 export const isInAny = (regions: readonly Region[]): SQL => or(...regions.map(isIn)) ?? sql`false`
 
-/** Throws an Error without the default region. */
-export function createRegions<R extends Region>(set: RegionSet<R>): Regions<R> {
-  const { regions, areNamed } = set
-  const defaultRegion = regions.find(({ region }) => region === set.default)
-  if (!defaultRegion) throw new Error(`there is no region ${set.default}`)
+/** Throws an Error for a set without its default region; so does `replace`, and changes nothing. */
+export function createRegions<R extends Region>(
+  first: RegionSet<R>,
+): Regions<R> & { replace(next: RegionSet<R>): void } {
+  const find = ({ regions }: RegionSet<R>, name: string) => regions.find(({ region }) => region === name)
+  const check = (set: RegionSet<R>) => {
+    const byDefault = find(set, set.default)
+    if (!byDefault) throw new Error(`there is no region ${set.default}`)
+    return { ...set, byDefault }
+  }
+  let current = check(first)
   return {
-    all: () => regions,
-    default: () => defaultRegion,
+    all: () => current.regions,
+    default: () => current.byDefault,
     of(row) {
-      const found = regionOf(regions, row)
+      const found = regionOf(current.regions, row)
       if (found) return found
       const name = row.region === null ? 'without a name' : row.region
       throw new SandboxUnavailableError(new Error(`this process has no region ${name} with ${row.sandboxDriver}`))
     },
     named(name) {
-      const found = regions.find(({ region }) => region === name)
-      const known = regions.map(({ region }) => region)
+      const found = find(current, name)
+      const known = current.regions.map(({ region }) => region)
       if (!found) throw new AppError('unknown_region', texts.unknownRegion(name, known), { param: 'region' })
       return found
     },
-    toStore: (name) => name ?? (areNamed ? defaultRegion.region : null),
-    shown: ({ region }) => region ?? ((areNamed && regions.find(({ hasUnnamed }) => hasUnnamed)?.region) || null),
+    toStore: (name) => name ?? (current.areNamed ? current.byDefault.region : null),
+    shown({ region }) {
+      if (region !== null || !current.areNamed) return region
+      return current.regions.find(({ hasUnnamed }) => hasUnnamed)?.region ?? null
+    },
+    replace(next) {
+      current = check(next)
+    },
   }
 }
 

@@ -31,9 +31,10 @@ export function createClaims({ db, queue, regions }: WorkerDeps, slots: number):
     if (isStopping) return null
     const exceptOrganizations = places.full()
     const takenAt = performance.now()
-    const scope = { regions, afterOrganization, exceptOrganizations }
+    const served = regions()
+    const scope = { regions: served, afterOrganization, exceptOrganizations }
     const taken = places.free > 0 ? await claimDue(db, scope) : null
-    const deps = taken && regionOf(regions, taken)
+    const deps = taken && regionOf(served, taken)
     if (deps) {
       afterOrganization = taken.organizationId
       places.take(taken.organizationId)

@@ -25,7 +25,7 @@ export interface LifecycleDeps extends StepDeps {
 /** What a worker works with. */
 export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> {
   /** What it works with in each of its regions. */
-  regions: readonly LifecycleDeps[]
+  regions(): readonly LifecycleDeps[]
 }
 
 /** Columns that are written when a row is settled. */

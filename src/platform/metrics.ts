@@ -163,8 +163,8 @@ export const limitsReached = new Counter({
 
 export const driverCallDuration = new Histogram({
   name: 'chowder_driver_call_duration_seconds',
-  help: 'Calls of the sandbox driver by how they ended: ok, absent, no_room, unavailable, aborted, failed.',
-  labelNames: ['call', 'outcome'] as const,
+  help: 'Calls of the sandbox driver of a region by how they ended: ok, absent, no_room, unavailable, aborted, failed.',
+  labelNames: ['region', 'call', 'outcome'] as const,
   buckets: [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 60],
   registers,
 })

@@ -166,6 +166,10 @@ export const texts = {
     `openclaw_version ${JSON.stringify(version)} is unknown. Use one of: ${known.join(', ')}.`,
   unknownRegion: (name: string, known: readonly string[]) =>
     `region ${JSON.stringify(name)} is unknown. Use one of: ${known.join(', ')}.`,
+  regionTakesNone: (name: string) =>
+    `The region ${name} takes no new instances right now. Name another one of GET /v1/regions, or try again later.`,
+  regionStartsNone: (name: string) =>
+    `The region ${name} is being emptied by the operator, and starts no instances right now. Try again later.`,
   notRunning: (status: string) => `The instance is ${shown(status)}, not running. ${remedies[status]}`,
   cannot: (action: keyof typeof verbs, status: string) =>
     `An instance that is ${shown(status)} cannot be ${verbs[action]}. ${

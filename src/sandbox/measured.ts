@@ -16,20 +16,24 @@ function outcomeOf(error: unknown, signal: AbortSignal): string {
   return error instanceof AppError ? error.kind : 'failed'
 }
 
-async function measured<T>(call: string, signal: AbortSignal, run: () => Promise<T>): Promise<T> {
-  const measure = driverCallDuration.startTimer({ call })
-  try {
-    const answer = await run()
-    measure({ outcome: 'ok' })
-    return answer
-  } catch (error) {
-    measure({ outcome: outcomeOf(error, signal) })
-    throw error
+type Measured = <T>(call: string, signal: AbortSignal, run: () => Promise<T>) => Promise<T>
+
+const measuredIn =
+  (region: string): Measured =>
+  async (call, signal, run) => {
+    const measure = driverCallDuration.startTimer({ region, call })
+    try {
+      const answer = await run()
+      measure({ outcome: 'ok' })
+      return answer
+    } catch (error) {
+      measure({ outcome: outcomeOf(error, signal) })
+      throw error
+    }
   }
-}
 
 /** The same files with every call measured. */
-function measureFiles(files: SandboxFiles): SandboxFiles {
+function measureFiles(files: SandboxFiles, measured: Measured): SandboxFiles {
   const call = <T>(name: string, signal: AbortSignal, run: () => Promise<T>) => measured(`files.${name}`, signal, run)
   return {
     list: (path, options, signal) => call('list', signal, () => files.list(path, options, signal)),
@@ -42,8 +46,9 @@ function measureFiles(files: SandboxFiles): SandboxFiles {
   }
 }
 
-/** The same driver with the duration and the outcome of every call measured. */
-export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Driver {
+/** The driver of a region with the duration and the outcome of every call measured. */
+export function measureDriver<Driver extends SandboxDriver>(driver: Driver, region: string): Driver {
+  const measured = measuredIn(region)
   return {
     ...driver,
     create: (spec, signal) => measured('create', signal, () => driver.create(spec, signal)),
@@ -58,6 +63,6 @@ export function measureDriver<Driver extends SandboxDriver>(driver: Driver): Dri
     diskUse: (ids, signal) => measured('diskUse', signal, () => driver.diskUse(ids, signal)),
     currentUse: (id, signal) => measured('currentUse', signal, () => driver.currentUse(id, signal)),
     measure: (id, signal) => measured('measure', signal, () => driver.measure(id, signal)),
-    files: (id) => measureFiles(driver.files(id)),
+    files: (id) => measureFiles(driver.files(id), measured),
   } satisfies SandboxDriver as Driver
 }

@@ -113,7 +113,7 @@ beforeAll(async () => {
     log,
   }
   const rounds = { sweepEveryMs: 1000, driftEveryMs: 5000 }
-  worker = await startWorker({ ...deps, regions: [deps] }, queue, 8, rounds, new AbortController().signal, [])
+  worker = await startWorker({ ...deps, regions: () => [deps] }, queue, 8, rounds, new AbortController().signal, [])
 })
 
 afterAll(async () => {

@@ -73,6 +73,7 @@ describe('the commands of the operator', () => {
         db: chowder.deps.db,
         defaultTier: 'whale' as const,
         isOneOrganization: async () => isOneOrganization,
+        regions: async () => [{ region: 'fake', hasUnnamed: true, sandboxDriver: 'fake', storage: '/' }],
         ...unused,
         vault: async () => chowder.vault,
         ask,

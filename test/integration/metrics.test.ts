@@ -53,7 +53,7 @@ beforeAll(async () => {
   // Other files of this process have counted too.
   for (const figure of [requestDuration, stepDuration, timeToRunning]) figure.reset()
   cloud = await startFakeCloud()
-  const sandboxes = measureDriver(openCloudDriver(cloud.url, 'the test'))
+  const sandboxes = measureDriver(openCloudDriver(cloud.url, 'the test'), 'eu-1')
   chowder = await openTestChowder({ sandboxes })
   organization = await chowder.signUp()
   url = await chowder.app.listen({ host: '127.0.0.1', port: 0 })
@@ -153,7 +153,7 @@ describe('metrics', () => {
 
   test('count the failures of the platform by call, apart from its successes', async () => {
     const before = (await read('chowder_driver_call_duration_seconds_count', { outcome: 'unavailable' })) ?? 0
-    const driver = measureDriver(openCloudDriver(cloud.url, 'the test'))
+    const driver = measureDriver(openCloudDriver(cloud.url, 'the test'), 'eu-1')
     cloud.fail({ kind: 'server error', calls: ['exec', 'files'], times: 2 })
     await expect(driver.exec(id, ['true'], { timeoutMs: 1000 }, AbortSignal.timeout(5000))).rejects.toThrow(
       SandboxUnavailableError,

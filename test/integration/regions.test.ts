@@ -1,4 +1,5 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { administer, readCommandLine } from '#commands/admin/administer.ts'
 import { createRegions } from '#instances/regions.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -10,18 +11,23 @@ const north = new FakeDriver(() => gateway.endpoint)
 const south = new FakeDriver(() => gateway.endpoint)
 let chowder: TestChowder
 let key: string
+let regions: ReturnType<typeof createRegions>
 
 beforeAll(async () => {
   chowder = await openTestChowder({
-    regions: (shared) =>
-      createRegions({
+    regions: (shared) => {
+      regions = createRegions({
         regions: [
           { ...shared, region: 'north', hasUnnamed: true, sandboxes: north },
           { ...shared, region: 'south', hasUnnamed: false, sandboxes: south },
+          // The same platform under another name: it has the same files.
+          { ...shared, region: 'north-2', hasUnnamed: false, sandboxes: north },
         ],
         default: 'south',
         areNamed: true,
-      }),
+      })
+      return regions
+    },
   })
 })
 beforeEach(async () => {
@@ -53,7 +59,7 @@ test('an unknown region is a 400 that lists the known ones, in a create and in a
   const expected = { status: 400, body: { error: { code: 'unknown_region', param: 'region' } } }
   const created = await call('POST', '/instances', { name: 'a', region: 'east' })
   expect(created).toMatchObject(expected)
-  expect(created.body.detail).toBe('region "east" is unknown. Use one of: north, south.')
+  expect(created.body.detail).toBe('region "east" is unknown. Use one of: north, south, north-2.')
   expect(await call('GET', '/instances?region=east')).toMatchObject(expected)
   expect((await call('GET', '/instances')).body).toEqual([])
 })
@@ -79,8 +85,10 @@ test('the regions are listed with what runs agents there', async () => {
     isolation: 'Nothing runs.',
     takes_new_instances: true,
   })
-  expect((await call('GET', '/regions')).body).toEqual([of('north', false), of('south', true)])
-  expect((await chowder.call('GET', '/readyz')).body.isolation).toBe('north: Nothing runs. south: Nothing runs.')
+  expect((await call('GET', '/regions')).body).toEqual([of('north', false), of('south', true), of('north-2', false)])
+  expect((await chowder.call('GET', '/readyz')).body.isolation).toBe(
+    'north: Nothing runs. south: Nothing runs. north-2: Nothing runs.',
+  )
 })
 
 test('a worker makes each sandbox in the region of its row, and its log is read there', async () => {
@@ -100,4 +108,118 @@ test('a worker makes each sandbox in the region of its row, and its log is read 
   )
   expect([ofNorth, ofSouth]).toEqual(['of the north', 'of the south'])
   await worker.stop()
+})
+
+const places = [
+  { region: 'north', hasUnnamed: true, sandboxDriver: 'fake', storage: 'of the north' },
+  { region: 'south', hasUnnamed: false, sandboxDriver: 'fake', storage: 'of the south' },
+  { region: 'north-2', hasUnnamed: false, sandboxDriver: 'fake', storage: 'of the north' },
+]
+
+/** What a command of the operator prints. */
+function admin(...args: string[]): Promise<string> {
+  const unused = () => Promise.reject(new Error('not used'))
+  const line = readCommandLine(args)
+  if (typeof line === 'string') return Promise.resolve(line)
+  const deps = {
+    ...{ db: chowder.deps.db, defaultTier: 'whale' as const, regions: async () => places },
+    ...{ isOneOrganization: unused, vault: unused, secretKeys: unused, report: () => {}, ask: unused },
+  }
+  return administer(deps, line)
+}
+
+const takesNew = async () =>
+  (await call('GET', '/regions')).body.flatMap((region: { name: string; takes_new_instances: boolean }) =>
+    region.takes_new_instances ? [region.name] : [],
+  )
+
+/** Waits until the instances have a status. */
+async function untilAll(ids: string[], status: string): Promise<void> {
+  for (const id of ids) {
+    await until(
+      `an instance to be ${status}`,
+      async () => (await call('GET', `/instances/${id}`)).body.status === status,
+    )
+  }
+}
+
+describe('the operator', () => {
+  test('closes a region for new instances, and opens it again', async () => {
+    const { id } = await create('south')
+    expect(await admin('cordon', 'south')).toContain('cordoned: takes no new instances')
+    expect(await takesNew()).toEqual(['north', 'north-2'])
+    for (const body of [{ name: 'a', region: 'south' }, { name: 'a' }]) {
+      const refused = await call('POST', '/instances', body)
+      expect(refused).toMatchObject({ status: 409, body: { error: { code: 'region_closed', param: 'region' } } })
+      expect(refused.body.detail).toContain('The region south takes no new instances right now.')
+    }
+    expect((await chowder.call('GET', '/v1/organization', { key })).body.instance_count).toBe(1)
+    expect((await call('GET', `/instances/${id}`)).status).toBe(200)
+    expect((await create('north')).region).toBe('north')
+    await admin('uncordon', 'south')
+    expect((await create()).region).toBe('south')
+  })
+
+  test('is told of a region that there is not', async () => {
+    await expect(admin('drain', 'nroth')).rejects.toThrow('There is no region "nroth". Did you mean north?')
+    expect(await admin('list-regions')).toMatch(/^REGION +DRIVER +RUNNING +STATE\nnorth +fake/)
+  })
+
+  test('drains a region: its agents are stopped, are not started there, and start again when it is opened', async () => {
+    const worker = await chowder.startWorker()
+    const [one, two, stopped] = (await Promise.all([create('south'), create('south'), create('south')])).map(
+      ({ id }) => id,
+    ) as [string, string, string]
+    await untilAll([one, two, stopped], 'running')
+    await call('POST', `/instances/${stopped}/stop`)
+    const said = await admin('drain', 'south')
+    expect(said).toContain('No agent runs in south any more.')
+    expect(said).toMatch(/^\d+ instances are stopped: their files are in south alone\. They start again with: npm run/m)
+    expect([...south.sandboxes.values()].filter(({ running }) => running)).toEqual([])
+    expect((await call('GET', `/instances/${one}`)).body).toMatchObject({ status: 'stopped', stopped_for: 'drain' })
+    const refused = await call('POST', `/instances/${one}/start`)
+    expect(refused).toMatchObject({ status: 409, body: { error: { code: 'region_closed' } } })
+    await admin('uncordon', 'south')
+    await untilAll([one, two], 'running')
+    expect((await call('GET', `/instances/${stopped}`)).body).toMatchObject({ status: 'stopped', stopped_for: null })
+    const { body: events } = await call('GET', `/instances/${one}/events`)
+    expect(events.map(({ reason }: { reason: string | null }) => reason)).toEqual(
+      expect.arrayContaining(['The operator drains the region south.', 'The region south takes instances again.']),
+    )
+    await worker.stop()
+  })
+
+  test('drains a region into another one that has the same storage', async () => {
+    const worker = await chowder.startWorker()
+    const { id } = await create('north')
+    await untilAll([id], 'running')
+    const made = north.creations.get(id)
+    expect(await admin('drain', 'north')).toMatch(/\d+ instances moved to north-2, which has the same storage\./)
+    await untilAll([id], 'running')
+    expect((await call('GET', `/instances/${id}`)).body).toMatchObject({ region: 'north-2', stopped_for: null })
+    expect(north.creations.get(id)).toBe(made)
+    expect((await call('GET', '/instances?region=north')).body).toEqual([])
+    await admin('uncordon', 'north')
+    await worker.stop()
+  })
+})
+
+test('a worker serves a region that is added while it runs, and no more one that is removed', async () => {
+  const worker = await chowder.startWorker()
+  const all = regions.all()
+  const [, south1] = all
+  const west = new FakeDriver(() => gateway.endpoint)
+  const next = all.map((region) => (region === south1 ? { ...region, region: 'west', sandboxes: west } : region))
+  regions.replace({ regions: next, default: 'west', areNamed: true })
+  await worker.update()
+  const { id, region } = await create()
+  expect(region).toBe('west')
+  await untilAll([id], 'running')
+  expect(west.sandboxes.has(id)).toBe(true)
+  const looks = () => south.calls.filter(({ method }) => method === 'list').length
+  const before = looks()
+  await until('three looks in the west', () => west.calls.filter(({ method }) => method === 'list').length > 3)
+  expect(looks()).toBe(before)
+  await worker.stop()
+  regions.replace({ regions: all, default: 'south', areNamed: true })
 })

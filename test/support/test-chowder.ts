@@ -17,7 +17,7 @@ import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
-import type { Intervals } from '#lifecycle/worker.ts'
+import type { Intervals, Worker } from '#lifecycle/worker.ts'
 import type { SignupMode } from '#platform/exposure.ts'
 import { createHostDisk, type HostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
@@ -105,7 +105,7 @@ export interface TestChowder {
   ): Promise<Answer>
   /** An organization with its key and, if `providerKey` is not null, an Anthropic key. */
   signUp(options?: { providerKey?: string | null }): Promise<{ id: string; key: string }>
-  startWorker(concurrency?: number): Promise<{ stop(): Promise<void> }>
+  startWorker(concurrency?: number): Promise<Worker>
   close(): Promise<void>
 }
 
@@ -218,7 +218,11 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         eventBytes: storageLimits.eventBytes,
         usageBytes: 0,
       }
-      const worker = await createWorker({ ...parts, regions: regions.all() }, settings, new AbortController().signal)
+      const worker = await createWorker(
+        { ...parts, regions: { served: regions.all } },
+        settings,
+        new AbortController().signal,
+      )
       workers.push(worker)
       return worker
     },

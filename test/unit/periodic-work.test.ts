@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { createHeartbeat } from '#composition/heartbeat.ts'
 import { defaultMaintenance, maintenanceTasks } from '#composition/maintenance.ts'
-import { defaultIntervals, reconcileTasks } from '#lifecycle/worker.ts'
+import { regionTasks } from '#lifecycle/region-tasks.ts'
+import { defaultIntervals, sweepTask } from '#lifecycle/worker.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 
 /** Nothing of it is used before a task runs. */
@@ -13,7 +14,8 @@ const seconds = ({ everyMs }: PeriodicTask) => (typeof everyMs === 'number' ? ev
 test('docs/operations.md shows every periodic task with its pause, and no other', () => {
   const tasks = [
     createHeartbeat(unused, unused, unused).task,
-    ...reconcileTasks(unused, defaultIntervals, new Map([[unused, unused]])),
+    sweepTask(unused, defaultIntervals.sweepEveryMs),
+    ...regionTasks(unused, defaultIntervals.driftEveryMs, unused),
     ...maintenanceTasks(
       { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0, usageBytes: 0 },
       defaultMaintenance,

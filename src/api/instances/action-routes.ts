@@ -8,8 +8,13 @@ import { NoBody } from '#http/validation.ts'
 import type { FindSummary, RunningGateways } from '#instances/find.ts'
 import { changeIntent } from '#instances/intent.ts'
 import type { InstanceQueue } from '#instances/queue.ts'
+import { readRegionState } from '#instances/region-states.ts'
+import type { Regions } from '#instances/regions.ts'
+import { getInstance } from '#instances/row.ts'
 import { settleTimeoutMs, waitUntilSettled } from '#instances/wait.ts'
+import { AppError } from '#platform/errors.ts'
 import { type HostDisk, requireHostRoom } from '#platform/host-disk.ts'
+import { texts } from '#platform/texts.ts'
 import { startingInstance, stoppedInstance, stoppingInstance } from './examples.ts'
 import { requireStartable } from './new-instance.ts'
 import { WaitQuery } from './requests.ts'
@@ -18,6 +23,7 @@ import type { Show } from './show.ts'
 
 export interface ActionDeps {
   db: Db
+  regions: Regions
   queue: InstanceQueue
   findSummary: FindSummary
   hostDisk: HostDisk
@@ -49,9 +55,14 @@ const actions = {
 
 /** The routes that restart, start and stop an instance. They wait for the worker that carries it out. */
 export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, deps) => {
-  const { db, queue, findSummary, forgetGateway, minOpenclawVersion, show, untilLeft } = deps
+  const { db, regions, queue, findSummary, forgetGateway, minOpenclawVersion, show, untilLeft } = deps
   const requireStartableInstance = async (organizationId: string, id: string) =>
     requireStartable((await findSummary(organizationId, id)).openclawVersion, minOpenclawVersion)
+  const requireUndrained = async (organizationId: string, id: string) => {
+    const { region } = regions.of(await getInstance(db, organizationId, id))
+    if ((await readRegionState(db, region)) !== 'drained') return
+    throw new AppError('region_closed', texts.regionStartsNone(region))
+  }
 
   app.post(
     '/v1/instances/:instance_id/restart',
@@ -97,8 +108,11 @@ export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, d
         },
       },
       async ({ caller, params }, reply) => {
-        if (action === 'start') await requireHostRoom(deps.hostDisk)
-        if (action === 'start') await requireStartableInstance(caller.organizationId, params.instance_id)
+        if (action === 'start') {
+          await requireHostRoom(deps.hostDisk)
+          await requireStartableInstance(caller.organizationId, params.instance_id)
+          await requireUndrained(caller.organizationId, params.instance_id)
+        }
         const requested = await changeIntent(db, caller.organizationId, params.instance_id, action)
         forgetGateway(caller.organizationId, params.instance_id)
         queue.enqueue()

@@ -26,9 +26,10 @@ export function newInstance(
   {
     organizationId,
     region,
+    regionName,
     sandboxDriver,
     minOpenclawVersion,
-  }: Pick<NewInstance, 'organizationId' | 'region' | 'sandboxDriver'> & { minOpenclawVersion: string },
+  }: Pick<NewInstance, 'organizationId' | 'region' | 'regionName' | 'sandboxDriver'> & { minOpenclawVersion: string },
 ): NewInstance {
   const openclawVersion = body.openclaw_version ?? defaultRelease
   if (!knownReleases().includes(openclawVersion)) {
@@ -58,6 +59,7 @@ export function newInstance(
     modelProvider,
     sandboxDriver,
     region,
+    regionName,
     openclawVersion,
     isolation: body.isolation ?? null,
     ...settings,

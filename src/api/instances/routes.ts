@@ -71,11 +71,12 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
       const { organizationId } = request.caller
       await requireHostRoom(deps.hostDisk)
       const name = request.body.region ?? null
-      const { sandboxes, resources } = name === null ? regions.default() : regions.named(name)
+      const { region, sandboxes, resources } = name === null ? regions.default() : regions.named(name)
       await requireAllowed(db, organizationId, request.body.resources, resources)
       const row = newInstance(request.body, {
         organizationId,
         region: regions.toStore(name),
+        regionName: region,
         sandboxDriver: sandboxes.name,
         minOpenclawVersion,
       })

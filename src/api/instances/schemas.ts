@@ -103,9 +103,9 @@ export const Instance = Type.Object(
     ),
     stopped_for: Nullable(
       OneOf(
-        ['disk'],
+        ['disk', 'drain'],
         '`disk`: Chowder stopped the agent because its files had reached `disk_mb`. Delete files, or raise the limit, ' +
-          'and start it. null otherwise.',
+          'and start it. `drain`: the operator has emptied its region, and starts it again later. null otherwise.',
       ),
     ),
     egress: Type.Unsafe<Static<typeof Egress> | null>({

@@ -1,5 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
+import type { Db } from '#database/client.ts'
+import { readRegionStates } from '#instances/region-states.ts'
 import type { Regions } from '#instances/regions.ts'
 
 const Region = Type.Object(
@@ -27,11 +29,12 @@ const Region = Type.Object(
 )
 
 export interface RegionDeps {
+  db: Db
   regions: Regions
 }
 
 /** The places where instances run. */
-export const regionRoutes: FastifyPluginAsyncTypebox<RegionDeps> = async (app, { regions }) => {
+export const regionRoutes: FastifyPluginAsyncTypebox<RegionDeps> = async (app, { db, regions }) => {
   app.get(
     '/v1/regions',
     {
@@ -44,13 +47,15 @@ export const regionRoutes: FastifyPluginAsyncTypebox<RegionDeps> = async (app, {
         response: { 200: Type.Array(Region) },
       },
     },
-    async () =>
-      regions.all().map((region) => ({
+    async () => {
+      const states = await readRegionStates(db)
+      return regions.all().map((region) => ({
         name: region.region,
         default: region === regions.default(),
         engine: region.sandboxes.name,
         isolation: region.sandboxes.isolation,
-        takes_new_instances: true,
-      })),
+        takes_new_instances: (states.get(region.region) ?? 'open') === 'open',
+      }))
+    },
   )
 }

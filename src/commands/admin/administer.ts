@@ -5,6 +5,7 @@ import type { Command, CommandDeps, Options } from './command.ts'
 import { instanceCommands } from './instances.ts'
 import { keyCommands } from './keys.ts'
 import { organizationCommands } from './organizations.ts'
+import { regionCommands } from './regions.ts'
 import { secretKeyCommands } from './rotate-secret-key.ts'
 import { traceCommands } from './trace.ts'
 
@@ -12,6 +13,7 @@ const commands: Readonly<Record<string, Command>> = {
   ...organizationCommands,
   ...keyCommands,
   ...instanceCommands,
+  ...regionCommands,
   ...traceCommands,
   ...secretKeyCommands,
 }

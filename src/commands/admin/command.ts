@@ -1,6 +1,7 @@
 import type { Db } from '#database/client.ts'
 import type { Tier } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
+import type { RegionPlace } from '#instances/regions.ts'
 import type { SecretKeys } from '#platform/secret-key.ts'
 import type { Vault } from '#platform/secrets.ts'
 
@@ -27,6 +28,8 @@ export interface CommandDeps {
   defaultTier: Tier
   /** Whether there may be one organization only. */
   isOneOrganization(): Promise<boolean>
+  /** The regions, without their platforms. Throws an Error for the operator for a bad CHOWDER_CONFIG_FILE. */
+  regions(): Promise<readonly RegionPlace[]>
   /** Opens the vault. Throws an Error for the operator when its key is missing or another one. */
   vault(): Promise<Vault>
   /** Finds the secret keys. Throws an Error for the operator without one. */

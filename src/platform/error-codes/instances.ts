@@ -85,6 +85,11 @@ export const instanceCodes = {
       meaning: 'The status of the instance does not allow a restart.',
       remedy: '`detail` has the status, and what to do.',
     },
+    region_closed: {
+      meaning: 'The operator has closed the region for new instances, or for starts.',
+      remedy: '`GET /v1/regions` says which regions take new instances.',
+      repeat: 'After the operator has opened the region again.',
+    },
     instance_terminated: {
       meaning: 'The instance was deleted. That is for good.',
       remedy: 'Create another: `POST /v1/instances`.',

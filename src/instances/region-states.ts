@@ -1,0 +1,32 @@
+import { like } from 'drizzle-orm'
+import type { Db } from '#database/client.ts'
+import { readValue, storeValue } from '#database/installation.ts'
+import { installation } from '#database/schema.ts'
+
+/**
+ * `cordoned`: no instance is created there. `drained`: none is started there either, and those that ran are stopped or
+ * moved. The operator says so, and every process reads it from the database.
+ */
+const regionStates = ['open', 'cordoned', 'drained'] as const
+export type RegionState = (typeof regionStates)[number]
+
+const prefix = 'region-state/'
+/** The name of the state of a region among the values of the installation. */
+export const stateName = (region: string): string => `${prefix}${region}`
+
+const toState = (value: string | undefined): RegionState => regionStates.find((state) => state === value) ?? 'open'
+
+export const readRegionState = async (db: Db, region: string): Promise<RegionState> =>
+  toState(await readValue(db, stateName(region)))
+
+/** The states of all regions that the operator has ever closed; the others are open. */
+export async function readRegionStates(db: Db): Promise<Map<string, RegionState>> {
+  const rows = await db
+    .select()
+    .from(installation)
+    .where(like(installation.name, `${prefix}%`))
+  return new Map(rows.map(({ name, value }) => [name.slice(prefix.length), toState(value)]))
+}
+
+export const setRegionState = (db: Db, region: string, state: RegionState): Promise<void> =>
+  storeValue(db, stateName(region), state)
