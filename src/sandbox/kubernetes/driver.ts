@@ -113,7 +113,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     const { address } = await lookup(host).catch((cause) => {
       throw new SandboxProblemError(`The host of RELAY_URL, ${host}, has no address. Correct RELAY_URL.`, { cause })
     })
-    return { host, address, port }
+    return { url: relayUrl.origin, host, address, port }
   }
 
   async function create(spec: SandboxSpec, signal: AbortSignal): Promise<void> {

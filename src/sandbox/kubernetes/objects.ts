@@ -107,15 +107,16 @@ const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1Pod
   ...(pullSecret !== null && { imagePullSecrets: [{ name: pullSecret }] }),
 })
 
-/** The address of a name of the relay: pods look no name up. */
+/** The relay, with the address of its name: pods look no name up. */
 export interface RelayPlace {
+  url: string
   host: string
   address: string
   port: number
 }
 
 /** The agent has no name server: whoever has one could be told anything by the names that are looked up. */
-const namesOf = ({ host, address }: RelayPlace): Partial<V1PodSpec> => ({
+const namesOf = ({ host, address }: Pick<RelayPlace, 'host' | 'address'>): Partial<V1PodSpec> => ({
   dnsPolicy: 'None',
   dnsConfig: { nameservers: ['127.0.0.1'] },
   ...(host !== address && { hostAliases: [{ ip: address, hostnames: [host] }] }),
@@ -138,7 +139,7 @@ export function statefulSet(
 ): V1StatefulSet {
   const paths: SandboxPaths = {
     ...{ node, release: releaseFolder, home, port: gatewayPort },
-    ...{ proxy: `http://${relay.host}:${relay.port}`, proxyAsksWho: true },
+    ...{ proxy: relay.url, proxyAsksWho: true },
   }
   const { admission } = setup
   const settings: SupervisorSettings = {
@@ -271,7 +272,7 @@ export function filesPod(id: string, image: string, setup: KubernetesSetup): V1P
     spec: {
       ...confinedPod,
       ...placement(setup),
-      ...namesOf({ host: '', address: '', port: 0 }),
+      ...namesOf({ host: '', address: '' }),
       hostname: 'files',
       shareProcessNamespace: true,
       restartPolicy: 'Never',
