@@ -54,6 +54,7 @@ export async function forwardRequest(
     const { statusCode = 502, statusMessage, rawHeaders, headers: answered } = await answer
     const passed = passing(rawHeaders, answered.connection, ['transfer-encoding'])
     response.writeHead(statusCode, statusMessage ?? '', passed)
+    response.flushHeaders() // a stream of events may wait long for its first one
     await pipeline(await answer, response)
   } finally {
     asked.destroy()

@@ -154,6 +154,21 @@ describe('what passes', () => {
     expect(JSON.stringify(asked)).not.toMatch(/proxy/i)
   })
 
+  test('the headers of an answer whose body comes later', async () => {
+    let end = () => {}
+    answerNext = (_, reply) => {
+      reply.writeHead(200, { 'content-type': 'text/event-stream' }).flushHeaders()
+      end = () => void reply.end('data: first\n\n')
+    }
+    const dispatcher = new ProxyAgent({ uri: proxyOf(), proxyTunnel: false })
+    const signal = AbortSignal.timeout(10_000)
+    const { statusCode, body } = await request(`http://site.example:${hostPort}/events`, { dispatcher, signal })
+    expect(statusCode).toBe(200)
+    end()
+    expect(await body.text()).toBe('data: first\n\n')
+    await dispatcher.close()
+  })
+
   test('a tunnel of curl', async () => {
     expect(await curl(`http://site.example:${hostPort}/`, '-p')).toEqual({ status: 200, tunnel: 200, text: 'hello' })
   })
