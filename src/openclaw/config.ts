@@ -36,8 +36,8 @@ export interface ConfigInputs {
   isAutomationPaused?: boolean
   /** The second room of the agent; null when its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
-  /** The URL of the proxy with the agent's credentials, where the environment has none; null elsewhere. */
-  proxyUrl?: string | null
+  /** The proxy through which the gateway reaches other hosts, and whether its environment has it; null without one. */
+  proxy?: { url: string; isInEnvironment: boolean } | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
@@ -59,6 +59,9 @@ const pausedAutomation = { cron: { enabled: false }, agents: { defaults: { heart
  * default is `auto`: on, for current models at the vendors' own hosts only.
  */
 const withoutCodeMode = { tools: { codeMode: false } }
+
+/** The channels whose plugins connect past the proxy of the gateway, and have a setting for one of their own. */
+const ownsProxy = ['matrix']
 
 /** Removes what overrides say of code mode, at any depth: agents and models have settings of their own for it. */
 function dropCodeMode(value: unknown): unknown {
@@ -83,10 +86,11 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     unlistedModels = [],
     isAutomationPaused = false,
     room = null,
-    proxyUrl = null,
+    proxy = null,
     overrides,
   } = inputs
   const { id, api, pathPrefix, headers } = gatewayProviders[provider]
+  const channelProxy = (channel: string) => (proxy && ownsProxy.includes(channel) ? { proxy: proxy.url } : {})
   const defaults = {
     gateway: {
       mode: 'local',
@@ -127,7 +131,9 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // Each person has an own conversation with the agent.
     session: { dmScope: 'per-channel-peer' },
     ...(channels.length > 0 && {
-      channels: Object.fromEntries(channels.map(({ channel, enabled, config }) => [channel, { ...config, enabled }])),
+      channels: Object.fromEntries(
+        channels.map(({ channel, enabled, config }) => [channel, { ...channelProxy(channel), ...config, enabled }]),
+      ),
     }),
     ...(Object.keys(skills).length > 0 && { skills: { entries: skills } }),
     browser: { enabled: false },
@@ -138,7 +144,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   }
   const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace) : own)
-  const config = mergePatch(overridden, { ...withoutCodeMode, ...(proxyUrl !== null && { proxy: { proxyUrl } }) })
+  const ownProxy = proxy && !proxy.isInEnvironment ? { proxy: { proxyUrl: proxy.url } } : {}
+  const config = mergePatch(overridden, { ...withoutCodeMode, ...ownProxy })
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
 

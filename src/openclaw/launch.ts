@@ -48,6 +48,7 @@ const forgetRuns = readFileSync(join(import.meta.dirname, 'forget-runs.mjs'), 'u
 const loadFirst = (program: string) => ['--import', `data:text/javascript,${encodeURIComponent(program)}`]
 
 const keepDrain = loadFirst(readFileSync(join(import.meta.dirname, 'keep-drain.mjs'), 'utf8'))
+const proxiedNames = loadFirst(readFileSync(join(import.meta.dirname, 'proxied-names.mjs'), 'utf8'))
 const maskOutput = loadFirst(readFileSync(join(import.meta.dirname, 'mask-output.mjs'), 'utf8'))
 
 /** Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. */
@@ -60,7 +61,7 @@ const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; sh
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
   ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
   ...[paths.node, ...maskOutput],
-  ...(paths.proxy === undefined ? [] : keepDrain),
+  ...(paths.proxy === undefined ? [] : [...keepDrain, ...proxiedNames]),
   ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback').slice(1),
 ]
 

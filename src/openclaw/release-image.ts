@@ -21,6 +21,7 @@ const installFiles = [
   'openclaw/mask-output.mjs',
   'openclaw/models.ts',
   'openclaw/providers.ts',
+  'openclaw/proxied-names.mjs',
   'openclaw/releases.ts',
   'openclaw/room.ts',
   'openclaw/run-program.ts',

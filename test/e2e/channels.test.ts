@@ -44,8 +44,7 @@ describe('chat channels of a real agent', () => {
     signal = await startFakeSignal(signalAccount)
     matrix = await startFakeMatrix(matrixToken)
     await prepareChannels()
-    // Signal and Matrix connect past the proxy, which a jail does not let through.
-    const env = { npm_config_registry: 'http://127.0.0.1:9', LOCAL_ISOLATION: 'none' }
+    const env = { npm_config_registry: 'http://127.0.0.1:9' }
     agent = await startAgent({ env })
     ;({ client, id } = agent)
     gateway = await findGateway(id)

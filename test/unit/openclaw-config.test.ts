@@ -1,3 +1,6 @@
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { type ConfigInputs, mergeForFile, renderConfig } from '#openclaw/config.ts'
 import { looksApplied, patchFor } from '#openclaw/config-patch.ts'
@@ -139,8 +142,44 @@ test('a gateway that has a proxy uses it, gives it to its programs, and still en
   const paths = { ...direct, proxy: 'http://127.0.0.1:3128' }
   expect(gatewayEnv(paths)).toMatchObject({ OPENCLAW_PROXY_URL: paths.proxy, NODE_USE_ENV_PROXY: '1' })
   const command = gatewayCommand(paths)
-  expect(command.slice(-9, -7)).toEqual(['--import', expect.stringMatching(/^data:text\/javascript,.*SIGTERM/)])
-  expect([...command.slice(0, -9), ...command.slice(-7)]).toEqual(gatewayCommand(direct))
+  const program = (text: string) => expect.stringMatching(new RegExp(`^data:text/javascript,.*${text}`))
+  expect(command.slice(-11, -7)).toEqual(['--import', program('SIGTERM'), '--import', program('EAI_AGAIN')])
+  expect([...command.slice(0, -11), ...command.slice(-7)]).toEqual(gatewayCommand(direct))
+})
+
+test('Matrix, whose plugin connects past the proxy of the gateway, gets it as its own, unless it has another', () => {
+  const proxy = { url: 'http://127.0.0.1:3128', isInEnvironment: true }
+  const of = (config: object, channel = 'matrix') => {
+    const channels = [{ channel, enabled: true, config: { ...config } }]
+    const rendered = renderConfig({ ...inputs, channels, proxy })
+    expect(rendered).not.toHaveProperty('proxy')
+    return (rendered.channels as Record<string, unknown>)[channel]
+  }
+  expect(of({})).toEqual({ enabled: true, proxy: proxy.url })
+  expect(of({ proxy: 'http://mine' })).toEqual({ enabled: true, proxy: 'http://mine' })
+  expect(of({}, 'telegram')).toEqual({ enabled: true })
+  const asksWho = renderConfig({ ...inputs, proxy: { url: 'http://a:b@host', isInEnvironment: false } })
+  expect(asksWho.proxy).toEqual({ proxyUrl: 'http://a:b@host' })
+})
+
+test('where no name server answers, names have an address, and elsewhere they are what they are', async () => {
+  const program = fileURLToPath(import.meta.resolve('#openclaw/proxied-names.mjs'))
+  const ask = `import dns from 'node:dns/promises'
+    import { lookup } from 'node:dns/promises'
+    const fails = (code) => { inner = async () => { throw Object.assign(new Error(), { code }) } }
+    let inner
+    dns.lookup = (...args) => inner(...args)
+    await import(process.argv[1])
+    const { lookup: patched } = dns
+    const of = (...args) => patched(...args).catch(({ code }) => code)
+    fails('EAI_AGAIN')
+    const answers = [await of('a'), await of('a', { all: true })]
+    fails('ENOTFOUND')
+    answers.push(await of('a'), lookup === patched)
+    console.log(JSON.stringify(answers))`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', ask, program])
+  const found = { address: expect.any(String), family: 4 }
+  expect(JSON.parse(stdout)).toEqual([found, [found], 'ENOTFOUND', true])
 })
 
 describe('patchFor', () => {

@@ -74,10 +74,12 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
   }
 }
 
-/** In the configuration, as the environment of a sandbox may be older than the token. */
-function proxyUrlFor(id: string, relayToken: string | null, { proxy, proxyAsksWho }: SandboxPaths): string | null {
-  if (proxy === undefined || !proxyAsksWho || relayToken === null) return null
-  return Object.assign(new URL(proxy), { username: id, password: egressToken(relayToken) }).href
+/** Credentials are in the configuration, as the environment of a sandbox may be older than the token. */
+function proxyFor(id: string, relayToken: string | null, { proxy, proxyAsksWho }: SandboxPaths) {
+  if (proxy === undefined || (proxyAsksWho && relayToken === null)) return null
+  if (!proxyAsksWho || relayToken === null) return { url: proxy, isInEnvironment: true }
+  const url = Object.assign(new URL(proxy), { username: id, password: egressToken(relayToken) }).href
+  return { url, isInEnvironment: false }
 }
 
 /** Renders the gateway's configuration, and the system prompt, which goes into a file of its own. */
@@ -107,7 +109,7 @@ export function renderGateway(
     token,
     port: paths.port,
     room: paths.room ? { ...paths.room, workspace: `${paths.home}/${workspacePath}` } : null,
-    proxyUrl: proxyUrlFor(row.id, relayToken, paths),
+    proxy: proxyFor(row.id, relayToken, paths),
     channels,
     skills,
     model: model === null ? null : toGatewayModel(provider, model),
