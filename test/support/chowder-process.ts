@@ -29,6 +29,8 @@ export interface ChowderOptions {
    * environment is passed on.
    */
   env?: Record<string, string>
+  /** Makes the command that starts it of the one that would. It has to become that one, with the same pid. */
+  command?: (argv: readonly string[]) => readonly string[]
 }
 
 export interface ChowderProcess {
@@ -45,9 +47,10 @@ const { LOCAL_ISOLATION } = process.env
 /** The isolation of local agents that the run of tests asks for. */
 const isolation = LOCAL_ISOLATION === undefined ? {} : { LOCAL_ISOLATION }
 
-function spawnChowder({ dataDir, role, env }: ChowderOptions) {
+function spawnChowder({ dataDir, role, env, command = (argv) => argv }: ChowderOptions) {
   const { PATH = '', HOME = dataDir } = process.env
-  const child = spawn(process.execPath, [main, ...(role === undefined ? [] : [role])], {
+  const [program = '', ...args] = command([process.execPath, main, ...(role === undefined ? [] : [role])])
+  const child = spawn(program, args, {
     env: { ...compiledOnce, PATH, HOME, PORT: '0', RELAY_PORT: '0', CHOWDER_DATA_DIR: dataDir, ...isolation, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

@@ -60,7 +60,9 @@ async function takePlace(): Promise<Place> {
  * Makes a namespace and starts `server` in it: the arguments of a Node.js program that writes a line when it listens;
  * by default it serves a page that says `outside`. Needs root and `ip`.
  */
-export async function openOutside(server: (port: number) => string[] = webServer): Promise<Outside> {
+export async function openOutside(
+  server: (port: number, addresses: Pick<Outside, 'address' | 'linkLocal'>) => string[] = webServer,
+): Promise<Outside> {
   const place = await takePlace()
   const { name, link, host, address, linkLocal } = place
   const outside = { name, address, linkLocal, port: 8000 }
@@ -74,7 +76,7 @@ export async function openOutside(server: (port: number) => string[] = webServer
   await paths('link', 'set', 'lo', 'up')
   await paths('route', 'add', 'default', 'via', host)
   await ip('route', 'add', `${outside.linkLocal}/32`, 'via', outside.address)
-  const program = spawn('ip', ['netns', 'exec', name, process.execPath, ...server(outside.port)], {
+  const program = spawn('ip', ['netns', 'exec', name, process.execPath, ...server(outside.port, outside)], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   await once(program.stdout, 'data')
