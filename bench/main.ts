@@ -8,6 +8,7 @@ import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'
 import { measureStart } from './gateway-start.ts'
 import { measureJail } from './jail.ts'
+import { measureRows } from './rows.ts'
 
 const boolean = { type: 'boolean' } as const
 const { values } = parseArgs({
@@ -18,17 +19,25 @@ const { values } = parseArgs({
     docker: boolean,
     json: boolean,
     quick: boolean,
+    rows: { type: 'string' },
   },
 })
 const { attacks = false, docker = false, json = false, quick = false } = values
 
 const maxMinutes = 24 * 60
+const maxRows = 10_000_000
 
 /** Progress goes to stderr, so that it is not in the output of `--json`. */
 const report = (text: string) => void process.stderr.write(`${text} …\n`)
 
 async function measure(): Promise<(Fact | Figure)[]> {
   if (docker) return measureDocker(report)
+  if (values.rows !== undefined) {
+    const rows = Number(values.rows)
+    if (!(Number.isInteger(rows) && rows > 0 && rows <= maxRows))
+      throw new StartupError(`--rows is a whole number up to ${maxRows}`)
+    return measureRows(rows, report)
+  }
   if (attacks) {
     const { rounds, roundMs } = quick ? { rounds: 1, roundMs: 4000 } : { rounds: 3, roundMs: 8000 }
     const minutes = Number(values.minutes ?? 0)

@@ -1,0 +1,145 @@
+import { createDb } from '#database/client.ts'
+import { claimDue, firstId } from '#instances/claim.ts'
+import { onlyRegion } from '#instances/regions.ts'
+import { readResourceSettings } from '#platform/resources.ts'
+import { startChowder } from '../demo/chowder-process.ts'
+import { openCloudDriver } from '../test/support/cloud-driver.ts'
+import { present } from '../test/support/present.ts'
+import { type Figure, figure, type Round } from './figures.ts'
+import { createSetup, type Setup, type Undo } from './setup.ts'
+import { connect, type Tenant } from './tenant.ts'
+
+const fewRows = 1000
+/** An organization for so many rows, and at least ten. */
+const rowsByOrganization = 1000
+const atLeast = 10
+/** It is asked nothing: claims look at its name. */
+const sandboxes = openCloudDriver('', '')
+const regions = onlyRegion({
+  sandboxes,
+  relay: { url: undefined, port: 0 },
+  resources: present(readResourceSettings('', '')),
+  baseUrls: { anthropic: undefined, openai: undefined, gemini: undefined },
+}).all()
+const rounds = 7
+const requestsARound = 40
+const claimsARound = 20
+/** What more rows may cost. */
+const mostSlower = 1.5
+
+/** A Chowder whose instances are rows alone. */
+interface Side {
+  rows: number
+  /** A page of instances, the newest of an organization. */
+  list(): Promise<unknown>
+  /** A page of events, likewise. */
+  events(): Promise<unknown>
+  /** The claim of a row, with all others due too. It is rolled back. */
+  claim(): Promise<unknown>
+  /** Makes all rows due. */
+  makeDue(): Promise<unknown>
+}
+
+/** Writes rows as they are once a worker has brought their sandboxes up. Not their events: there is one for each. */
+async function fill({ pool }: Setup, organizationIds: string[], rows: number): Promise<void> {
+  await pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
+  await pool.query(
+    `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
+                            observed_generation, sandbox_id, sealed_token, ready_at, created_at, next_attempt_at)
+     SELECT gen_random_uuid(), ($1::uuid[])[1 + n % array_length($1, 1)], 'agent ' || n, 'anthropic', $2, 'v1', 'running',
+            1, 'sandbox ' || n, repeat('x', 150), now(), now() - n * interval '1 s', now() - interval '1 h'
+     FROM generate_series(1, $3::int) AS n`,
+    [organizationIds, sandboxes.name, rows],
+  )
+  await pool.query('ALTER TABLE instances ENABLE TRIGGER USER')
+  await pool.query(
+    `INSERT INTO events (organization_id, type, actor_type, subject)
+     SELECT ($1::uuid[])[1 + n % array_length($1, 1)], 'file.write', 'key', 'path' FROM generate_series(1, $2::int) AS n`,
+    [organizationIds, rows],
+  )
+  await pool.query('VACUUM ANALYZE')
+}
+
+class RolledBack extends Error {}
+
+async function createSide(undo: Undo, rows: number): Promise<Side> {
+  const setup = await createSetup(undo)
+  const { pool, chowder } = setup
+  const api = await startChowder({ ...chowder, role: 'api' })
+  undo.push(() => api.stop('SIGTERM'))
+  const tenants: Tenant[] = []
+  const ids: string[] = []
+  while (ids.length < Math.max(atLeast, rows / rowsByOrganization)) {
+    const tenant = await connect(api.url)
+    tenants.push(tenant)
+    ids.push((await tenant.call<{ id: string }>('GET', '/v1/organization')).id)
+  }
+  await fill(setup, ids, rows)
+  const db = createDb(pool)
+  let asked = 0
+  const ask = (path: string) => {
+    asked += 1
+    return (tenants[asked % tenants.length] as Tenant).call('GET', path)
+  }
+  let afterOrganization = firstId
+  return {
+    rows,
+    list: () => ask('/v1/instances?limit=50'),
+    events: () => ask('/v1/organization/events?limit=50'),
+    async claim() {
+      const claimed = db.transaction(async (tx) => {
+        const taken = await claimDue(tx, { regions, afterOrganization, exceptOrganizations: [] })
+        if (!taken) throw new Error('no row was claimed')
+        afterOrganization = taken.organizationId
+        throw new RolledBack()
+      })
+      await claimed.catch((error: unknown) => {
+        if (!(error instanceof RolledBack)) throw error
+      })
+    },
+    async makeDue() {
+      await pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
+      await pool.query('UPDATE instances SET generation = 2, ready_at = NULL')
+      await pool.query('ALTER TABLE instances ENABLE TRIGGER USER')
+      await pool.query('VACUUM ANALYZE instances')
+    },
+  }
+}
+
+async function msOf(act: () => Promise<unknown>, times: number): Promise<number> {
+  const startedAt = performance.now()
+  for (let done = 0; done < times; done += 1) await act()
+  return (performance.now() - startedAt) / times
+}
+
+/** What lists and claims cost with so many rows, beside the same with a thousand in a database of its own. */
+export async function measureRows(rows: number, report: (text: string) => void): Promise<Figure[]> {
+  const undo: Undo = []
+  try {
+    report(`writing ${fewRows} and ${rows} rows`)
+    const few = await createSide(undo, fewRows)
+    const many = await createSide(undo, rows)
+
+    async function compare(name: string, what: 'list' | 'events' | 'claim', times: number): Promise<Figure> {
+      report(name)
+      const sides: Round[] = []
+      for (const side of [few, many]) await msOf(side[what], times)
+      while (sides.length < rounds) {
+        const limit = await msOf(few[what], times)
+        sides.push({ limit, chowder: await msOf(many[what], times) })
+      }
+      return figure(`${name}, ${rows} rows beside ${fewRows}`, 'ms', { atMost: mostSlower }, sides)
+    }
+
+    const figures = [
+      await compare('a page of instances', 'list', requestsARound),
+      await compare('a page of events', 'events', requestsARound),
+    ]
+    report('making all rows due')
+    for (const { makeDue } of [few, many]) await makeDue()
+    figures.push(await compare('a claim, all rows due', 'claim', claimsARound))
+    return figures
+  } finally {
+    for (const act of undo.reverse()) await act()
+  }
+}
