@@ -46,7 +46,7 @@ export async function prepareImage(dockerHost: string): Promise<void> {
  */
 export async function forAgents(url: string): Promise<string> {
   const outside = inject('outside')
-  if (outside === null) return url
+  if (!outside) return url
   await serveOutside(outside.name, Number(new URL(url).port))
   return url.replace(/127\.0\.0\.1|localhost/, outside.address)
 }

@@ -73,7 +73,7 @@ const units: Record<string, number> = { Ki: 1024, Mi: megabyte, Gi: 1024 * megab
 
 /** Kubernetes writes 1024Mi as 1Gi. */
 function memoryIn(text: string): number {
-  const [, amount = '0', unit = ''] = /^(\d+)(\w*)$/.exec(text) ?? []
+  const [, amount = '0', unit = ''] = /^(\d+)([A-Za-z]*)$/.exec(text) ?? []
   return Number(amount) * (unit === '' ? 1 : (units[unit] ?? 0))
 }
 
