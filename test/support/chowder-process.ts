@@ -191,7 +191,7 @@ export interface GatewayProcess {
 }
 
 // Its parent and its children have the same environment; it gives itself this name soon after it began.
-const gatewayCommand = /^openclaw-gateway|^[^\0]+\0[^\0]+openclaw\.mjs\0/
+const gatewayCommand = /^openclaw-gateway|^[^\0]+\0(?:--import\0[^\0]+\0)*[^\0]+openclaw\.mjs\0/
 
 /** Returns the gateways among some processes. */
 export async function gatewaysAmong(among: readonly number[]): Promise<number[]> {
