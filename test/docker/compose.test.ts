@@ -38,8 +38,8 @@ describe('docker compose', () => {
 
   /** What takes connections at this host, seen from another. */
   const scanFromOutside = async (): Promise<number[]> => {
-    const args = [process.execPath, support('scan-ports.mjs'), '203.0.113.1', everyPort]
-    return JSON.parse((await run('ip', ['netns', 'exec', 'chowder-outside', ...args])).stdout)['203.0.113.1']
+    const args = [process.execPath, support('scan-ports.mjs'), outside.host, everyPort]
+    return JSON.parse((await run('ip', ['netns', 'exec', outside.name, ...args])).stdout)[outside.host]
   }
   let openBefore: number[]
 
@@ -222,7 +222,7 @@ describe('docker compose', () => {
       const { Gateway: bridge } = (await inspect(sandboxOf(agent))).NetworkSettings.Networks['chowder-agents']
       const { IPAddress: beside } = (await inspect(sandboxOf(neighbour))).NetworkSettings.Networks['chowder-agents']
       const ours = (await Promise.all(['api', 'worker', 'postgres', 'redis', 'balancer'].map(addressesOf))).flat()
-      const hosts = [bridge, '203.0.113.1', outside.linkLocal, beside, ...ours]
+      const hosts = [bridge, outside.host, outside.linkLocal, beside, ...ours]
       const served = `22,80,443,2019,2375,2376,5432,6379,8000,8080,9464,18789,18790,${port}`
       const files = `/v1/instances/${agent}/files/content`
       const content = await readFile(support('scan-ports.mjs'), 'utf8')

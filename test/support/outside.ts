@@ -22,6 +22,8 @@ type Place = (typeof places)[number]
 export interface Outside {
   /** The name of the namespace. */
   name: string
+  /** The address of this host on the way to it. */
+  host: string
   /** A public address. */
   address: string
   /** A link-local address, as metadata services of clouds have. */
@@ -65,7 +67,7 @@ export async function openOutside(
 ): Promise<Outside> {
   const place = await takePlace()
   const { name, link, host, address, linkLocal } = place
-  const outside = { name, address, linkLocal, port: 8000 }
+  const outside = { name, host, address, linkLocal, port: 8000 }
   await ip('link', 'add', `${link}0`, 'type', 'veth', 'peer', 'name', `${link}1`, 'netns', name)
   await ip('addr', 'add', `${host}/30`, 'dev', `${link}0`)
   await ip('link', 'set', `${link}0`, 'up')
