@@ -13,7 +13,16 @@ const waiting = Math.max(6, availableParallelism())
 const isolate = false
 
 /** These take longest and mostly wait: the others run beside them. */
-const longest = ['journey/journey', 'e2e/channels', 'chaos/step-kills', 'chaos/platform-faults', 'chaos/database']
+const longest = [
+  'journey/journey',
+  'integration/lifecycle',
+  'integration/sandbox-local',
+  'integration/sandbox-kubernetes',
+  'e2e/channels',
+  'chaos/step-kills',
+  'chaos/platform-faults',
+  'chaos/database',
+]
 
 /**
  * Another process on the machine can delay any test: one that only exceeds a limit of time or memory runs once more, and
