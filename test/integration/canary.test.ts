@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -170,7 +171,7 @@ describe('a secret is known', () => {
   })
 
   test('that a gateway has, which its own sandbox alone may have, in its configuration', async () => {
-    const [token, relayToken] = ['a', 'b'].map((digit) => digit.repeat(64)) as [string, string]
+    const [token, relayToken] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')]
     const models = { providers: { anthropic: { apiKey: relayToken } } }
     await plant(`sandboxes/${id}/home/state/openclaw.json`, JSON.stringify({ gateway: { auth: { token } }, models }))
     const [log, other] = [
