@@ -15,7 +15,7 @@ const isReachable = ({ queue }: DoctorDeps) =>
 
 const unreachable: Finding = {
   area: 'queue',
-  what: 'The queue cannot be reached. Requests are accepted, and the sweep works on them more slowly.',
+  what: 'The queue cannot be reached. Changes are accepted, and are carried out once it answers.',
   whatToDo: 'Check REDIS_URL, and that Redis runs; without REDIS_URL the queue is in the database.',
 }
 
