@@ -142,6 +142,16 @@ export interface Usage {
   diskBytes: number | null
 }
 
+/** The use of a sandbox that does not run. */
+export const noUsage: Usage = {
+  since: null,
+  memoryBytes: null,
+  memoryLimitBytes: null,
+  cpuSeconds: null,
+  processes: null,
+  diskBytes: null,
+}
+
 /** What a gateway has done so far. The counts only grow. */
 export interface Activity {
   /**

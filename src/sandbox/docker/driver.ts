@@ -2,6 +2,7 @@ import type Docker from 'dockerode'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import {
+  noUsage,
   type Observation,
   SandboxAbsentError,
   type SandboxDriver,
@@ -18,7 +19,7 @@ import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
 import { changeLimits, diskUseOf, keptLimits, unlimited } from './limits.ts'
 import { readLog } from './logs.ts'
-import { measureContainer, memoryIn, nothing, statsOf } from './measure.ts'
+import { measureContainer, memoryIn, statsOf } from './measure.ts'
 import { agentsNetwork } from './network.ts'
 import {
   forwarderKey,
@@ -306,7 +307,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     },
     async measure(id, signal) {
       const container = await inspect(id, signal)
-      if (!container) return nothing
+      if (!container) return noUsage
       const paths = pathsOf(container)
       const du = ['du', '-sx', '--block-size=1', paths.home]
       const runDu = () => execBeside(client, container.Id, paths, du, { timeoutMs: duTimeoutMs }, signal)

@@ -1,20 +1,10 @@
 import type Docker from 'dockerode'
-import type { ExecResult, Usage } from '#sandbox/driver.ts'
+import { type ExecResult, noUsage, type Usage } from '#sandbox/driver.ts'
 import type { DockerClient } from './docker-client.ts'
 
 const nanosecondsPerSecond = 1e9
 /** Without a second sample, for which dockerd would wait a second. */
 const statsOptions = { stream: false, 'one-shot': true } as const
-
-/** Of a container that does not run. */
-export const nothing: Usage = {
-  since: null,
-  memoryBytes: null,
-  memoryLimitBytes: null,
-  cpuSeconds: null,
-  processes: null,
-  diskBytes: null,
-}
 
 /** Null for a container that does not exist. */
 export const statsOf = (client: DockerClient, id: string, signal: AbortSignal): Promise<Docker.ContainerStats | null> =>
@@ -41,7 +31,7 @@ export async function measureContainer(
   runDu: () => Promise<ExecResult | null>,
   signal: AbortSignal,
 ): Promise<Usage> {
-  if (!container.State.Running) return nothing
+  if (!container.State.Running) return noUsage
   const [stats, du] = await Promise.all([
     statsOf(client, container.Id, signal),
     // A container that is full or about to end runs no other program.
@@ -50,7 +40,7 @@ export async function measureContainer(
       return null
     }),
   ])
-  if (!stats) return nothing
+  if (!stats) return noUsage
   const { cpu_stats: cpu, pids_stats: pids } = stats
   return {
     since: new Date(container.State.StartedAt),

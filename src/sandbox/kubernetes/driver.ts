@@ -9,6 +9,7 @@ import { forwarderPort } from '#sandbox/docker/profile.ts'
 import {
   type KeptLimits,
   type LogPage,
+  noUsage,
   type Observation,
   SandboxAbsentError,
   type SandboxDriver,
@@ -20,7 +21,7 @@ import { createKubernetesClient } from './client.ts'
 import { doesNotRun, execIn } from './exec.ts'
 import { openFilesSession } from './files-pod.ts'
 import { createForwards } from './forward.ts'
-import { activityIn, type Look, nothing, readLook } from './look.ts'
+import { activityIn, type Look, readLook } from './look.ts'
 import {
   annotations,
   filesPodName,
@@ -379,7 +380,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     },
     async measure(id, signal) {
       const looked = await look(id, signal)
-      if (!looked) return nothing
+      if (!looked) return noUsage
       const { pod, seen } = looked
       const { memoryMb } = limitsOf(pod)
       return {

@@ -1,5 +1,5 @@
 import { activityOf, switchesIn } from '#sandbox/activity.ts'
-import type { Activity, Usage } from '#sandbox/driver.ts'
+import type { Activity } from '#sandbox/driver.ts'
 import { type ProcessStat, parseStat, ticksPerSecond } from '#sandbox/process-stat.ts'
 
 const pageBytes = 4096
@@ -29,15 +29,6 @@ export function readLook(output: string): Look {
     processes: stats.length,
     diskBytes: numberIn(rests('disk')[0]),
   }
-}
-
-export const nothing: Usage = {
-  since: null,
-  memoryBytes: null,
-  memoryLimitBytes: null,
-  cpuSeconds: null,
-  processes: null,
-  diskBytes: null,
 }
 
 const first = (processes: readonly ProcessStat[]): ProcessStat | null =>
