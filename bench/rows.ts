@@ -1,7 +1,10 @@
 import { createDb } from '#database/client.ts'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { onlyRegion } from '#instances/regions.ts'
+import { createDriftDetection } from '#lifecycle/drift.ts'
+import { allShards } from '#lifecycle/shards.ts'
 import { readResourceSettings } from '#platform/resources.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { startChowder } from '../demo/chowder-process.ts'
 import { openCloudDriver } from '../test/support/cloud-driver.ts'
 import { present } from '../test/support/present.ts'
@@ -21,9 +24,14 @@ const regions = onlyRegion({
   resources: present(readResourceSettings('', '')),
   baseUrls: { anthropic: undefined, openai: undefined, gemini: undefined },
 }).all()
+const region = present(regions[0])
+const outage = new SandboxUnavailableError(new Error('nothing runs here'), { isLogged: true })
+const unreachable = { ...sandboxes, observe: () => Promise.reject(outage) }
+const unheard = { queue: { enqueue() {} }, log: { warn() {}, error() {} } }
 const rounds = 7
 const requestsARound = 40
 const claimsARound = 20
+const looksARound = 20
 /** What more rows may cost. */
 const mostSlower = 1.5
 
@@ -34,6 +42,8 @@ interface Side {
   list(): Promise<unknown>
   /** A page of events, likewise. */
   events(): Promise<unknown>
+  /** A worker's look at the next gateways, without the calls of their platform. */
+  look(): Promise<unknown>
   /** The claim of a row, with all others due too. It is rolled back. */
   claim(): Promise<unknown>
   /** Makes all rows due. */
@@ -82,10 +92,12 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
     return (tenants[asked % tenants.length] as Tenant).call('GET', path)
   }
   let afterOrganization = firstId
+  const looks = createDriftDetection({ ...region, sandboxes: unreachable, db, ...unheard } as never, () => allShards)
   return {
     rows,
     list: () => ask('/v1/instances?limit=50'),
     events: () => ask('/v1/organization/events?limit=50'),
+    look: () => looks.lookAtNext(AbortSignal.timeout(60_000)),
     async claim() {
       const claimed = db.transaction(async (tx) => {
         const taken = await claimDue(tx, { regions, afterOrganization, exceptOrganizations: [] })
@@ -120,7 +132,7 @@ export async function measureRows(rows: number, report: (text: string) => void):
     const few = await createSide(undo, fewRows)
     const many = await createSide(undo, rows)
 
-    async function compare(name: string, what: 'list' | 'events' | 'claim', times: number): Promise<Figure> {
+    async function compare(name: string, what: 'list' | 'events' | 'look' | 'claim', times: number): Promise<Figure> {
       report(name)
       const sides: Round[] = []
       for (const side of [few, many]) await msOf(side[what], times)
@@ -134,6 +146,7 @@ export async function measureRows(rows: number, report: (text: string) => void):
     const figures = [
       await compare('a page of instances', 'list', requestsARound),
       await compare('a page of events', 'events', requestsARound),
+      await compare('a look at gateways', 'look', looksARound),
     ]
     report('making all rows due')
     for (const { makeDue } of [few, many]) await makeDue()

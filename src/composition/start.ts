@@ -51,7 +51,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
   const hostDisk = createHostDisk(given.dataDir, config.DISK_FLOOR_MB)
-  const parts = { db, vault, regions, queue, billing, hostDisk, log }
+  const parts = { db, vault, regions, queue, billing, hostDisk, processId, log }
   const { areWorkersMissing } = openHeartbeat(startup, { db, vault, reread }, processId)
 
   // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways
@@ -64,7 +64,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   }
   if (role !== 'worker') {
     const { openApi } = await import('./api.ts')
-    publicUrl = await openApi(startup, { ...parts, processId, areWorkersMissing, publicUrl: () => publicUrl })
+    publicUrl = await openApi(startup, { ...parts, areWorkersMissing, publicUrl: () => publicUrl })
   }
   if (role !== 'api') {
     const { openWorker } = await import('./worker.ts')

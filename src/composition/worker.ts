@@ -19,6 +19,8 @@ export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostD
   /** Those that the worker serves, which may be others at the next call. */
   regions: { served(): readonly Region[] }
   billing: Billing | null
+  /** The id of this process among all of them. */
+  processId: string
   log: Logger
 }
 

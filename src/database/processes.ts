@@ -1,4 +1,4 @@
-import { and, eq, gt, lt, ne, sql } from 'drizzle-orm'
+import { and, arrayOverlaps, eq, gt, lt, ne, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { processes } from './schema.ts'
 
@@ -22,6 +22,33 @@ export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> 
     .values(facts)
     .onConflictDoUpdate({ target: processes.id, set: { ...facts, seenAt: sql`now()` } })
   await db.delete(processes).where(lt(processes.seenAt, ago(keptHours * 3600)))
+}
+
+/** A worker that has not said for so long which regions it serves has ended. */
+const servingSeconds = 7
+
+/** Says which regions a worker serves. Returns the other workers that serve some of them. */
+export async function reportRegions(
+  db: Db,
+  id: string,
+  regions: readonly string[],
+): Promise<{ id: string; regions: string[] }[]> {
+  const row = { regions: [...regions], seenAt: sql`statement_timestamp()` }
+  await db
+    .insert(processes)
+    .values({ id, ...row })
+    .onConflictDoUpdate({ target: processes.id, set: row })
+  if (regions.length === 0) return []
+  return db
+    .select({ id: processes.id, regions: processes.regions })
+    .from(processes)
+    .where(
+      and(
+        arrayOverlaps(processes.regions, row.regions),
+        gt(processes.seenAt, ago(servingSeconds)),
+        ne(processes.id, id),
+      ),
+    )
 }
 
 /** Says that a process has ended. */

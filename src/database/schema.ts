@@ -1,5 +1,6 @@
-import { sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import {
+  type AnyPgColumn,
   bigint,
   boolean,
   customType,
@@ -32,6 +33,9 @@ export type Tier = (typeof tiers)[number]
 
 export const egressModes = ['open', 'allowlist', 'report', 'none'] as const
 export type EgressMode = (typeof egressModes)[number]
+
+/** The shard of an instance, from 0 to 255: the last byte of its id, which is random. */
+export const shardOf = (id: AnyPgColumn | SQL) => sql<number>`get_byte(uuid_send(${id}), 15)`
 
 /** What agents may reach, as the caller wrote it. */
 export interface EgressPolicy {
@@ -325,6 +329,9 @@ export const instances = pgTable(
       .where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_to_erase').on(table.terminatedAt).where(sql`terminated_at IS NOT NULL AND name <> ''`),
     index('instances_settled_running').on(table.id).where(sql`desired_state = 'running' AND ready_at IS NOT NULL`),
+    // For the workers, each of which looks at the instances of its shards.
+    index('instances_shard').on(shardOf(table.id), table.id).where(sql`desired_state = 'running'`),
+    index('instances_attempts').on(table.id).where(sql`attempts > 0 AND ready_at IS NOT NULL`),
   ],
 )
 
@@ -332,15 +339,19 @@ export const instances = pgTable(
  * What sandboxes used when a worker last looked, and how much of their limits that was, in percent: the last step that
  * was reached and told. Unlogged: a look finds it anew.
  */
-export const instanceUse = pgTable('instance_use', {
-  instanceId: uuid().primaryKey(),
-  diskBytes: bigint({ mode: 'number' }),
-  diskStep: integer().notNull().default(0),
-  memoryStep: integer().notNull().default(0),
-  pidsStep: integer().notNull().default(0),
-  /** When its gateway was last restarted while nobody used it, because it used much. */
-  recycledAt: instant(),
-})
+export const instanceUse = pgTable(
+  'instance_use',
+  {
+    instanceId: uuid().primaryKey(),
+    diskBytes: bigint({ mode: 'number' }),
+    diskStep: integer().notNull().default(0),
+    memoryStep: integer().notNull().default(0),
+    pidsStep: integer().notNull().default(0),
+    /** When its gateway was last restarted while nobody used it, because it used much. */
+    recycledAt: instant(),
+  },
+  (table) => [index('instance_use_of_disk').on(table.instanceId).where(sql`disk_step > 0`)],
+)
 
 /** The chat channels of instances, including disabled ones. */
 export const channels = pgTable(
@@ -441,6 +452,8 @@ export const processes = pgTable('processes', {
   isAlone: boolean(),
   /** The ids of the secret keys that it accepts, the one that it seals with first. None before its first heartbeat. */
   secretKeyIds: text().array().notNull().default([]),
+  /** The regions that it serves as a worker. */
+  regions: text().array().notNull().default([]),
 })
 
 /** The ids of Stripe's events that were processed, so that each is processed once. */

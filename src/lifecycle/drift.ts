@@ -1,6 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { and, eq, inArray, sql } from 'drizzle-orm'
-import pMap from 'p-map'
+import { and, eq, gt, inArray, sql } from 'drizzle-orm'
+import pMap, { pMapIterable } from 'p-map'
 import { type Instance, instances } from '#database/schema.ts'
 import { changedBy } from '#history/record.ts'
 import { raiseGeneration } from '#instances/intent.ts'
@@ -8,10 +9,16 @@ import { isIn } from '#instances/regions.ts'
 import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/status.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
-import { SandboxUnavailableError } from '#sandbox/driver.ts'
+import type { PeriodicTask } from '#platform/periodic.ts'
+import { type Observation, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { LifecycleDeps } from './reconcile.ts'
+import { type Cursor, firstCursor, inShardOrder, isInRange, type ShardRange, shard } from './shards.ts'
 
-/** Sandboxes that are checked at the same time. */
+/** A platform that hangs for longer is asked again in the next run. */
+const timeoutMs = 60_000
+/** So long the ends of gateways are followed before they are followed anew. */
+const followMs = 10 * 60_000
+/** Sandboxes that are looked at at the same time. */
 const concurrency = 16
 const probeTimeoutMs = 3000
 /** Failed probes of a gateway in a row until a worker diagnoses it, which takes half a minute for one that hangs. */
@@ -19,21 +26,61 @@ const maxFailedProbes = 2
 /** How long a gateway must have been healthy until its attempts are reset. */
 const healthyMinutes = 10
 const batch = 1000
+/** Gateways that one run looks at: each costs a call of the platform and one of the gateway. */
+const maxLooks = 100
+/** The pause between two comparisons grows with the number of sandboxes, up to a minute. */
+const pausePerSandboxMs = 10
+const maxPauseMs = 60_000
+/** Over this time a comparison of many pages is spread. */
+const spreadMs = 20_000
+
+const firstId = firstCursor.id
 
 const isLoggedOutage = (error: unknown) => error instanceof SandboxUnavailableError && error.isLogged
 
+/** What a look at a row needs. */
+const lookColumns = {
+  id: instances.id,
+  organizationId: instances.organizationId,
+  generation: instances.generation,
+  endpoint: instances.endpoint,
+  hasRelayToken: sql<boolean>`${instances.relayTokenHash} IS NOT NULL`,
+}
+type LookedAt = Pick<Instance, 'id' | 'organizationId' | 'generation' | 'endpoint'> & { hasRelayToken: boolean }
+
+export interface DriftDetection {
+  /** Compares, and looks at the next gateways, at once. */
+  detect(signal: AbortSignal): Promise<void>
+  /** Looks again at gateways that did not answer, and at the next ones of this worker's shards. */
+  lookAtNext(signal: AbortSignal): Promise<void>
+  tasks(everyMs: number): PeriodicTask[]
+}
+
 /**
- * Returns a function that compares rows with their sandboxes, and raises the generation of rows that differ so that
- * workers repair them. It never changes a sandbox. A platform that cannot be reached is no evidence of drift.
+ * Compares rows with their sandboxes, and raises the generation of rows that differ so that workers repair them. It
+ * never changes a sandbox. A platform that cannot be reached is no evidence of drift.
+ *
+ * The first of the workers of a region compares all rows with the list of all sandboxes; each looks at the gateways of
+ * its shards, a part in each run; and a gateway whose end the platform tells is looked at at once.
  */
-export function createDriftDetector(deps: LifecycleDeps) {
+export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => ShardRange): DriftDetection {
   const { db, sandboxes, queue, log } = deps
-  const failedProbes = new Map<string, number>()
+  /** Gateways that did not answer, or have ended while a worker had them, with their failed probes in a row. */
+  const suspects = new Map<string, number>()
   const reportedOrphans = new Set<string>()
   let leftOverBefore = new Set<string>()
+  let sandboxCount = 0
+  let cursor = firstCursor
 
-  async function makeDue(row: Instance, reason: string, silent = false): Promise<void> {
-    failedProbes.delete(row.id)
+  const isRunningHere = () => and(isRunningAndFree, isIn(deps))
+  const findRunning = (ids: readonly string[]) =>
+    db
+      .select(lookColumns)
+      .from(instances)
+      .where(and(inArray(instances.id, [...ids]), isRunningHere()))
+
+  async function makeDue(row: LookedAt, reason: string, silent = false): Promise<void> {
+    suspects.delete(row.id)
     const [raised] = await db
       .update(instances)
       .set({
@@ -48,65 +95,96 @@ export function createDriftDetector(deps: LifecycleDeps) {
           isFree,
         ),
       )
-      .returning()
+      .returning({ generation: instances.generation })
     if (!raised) return
     log.warn({ instanceId: row.id, organizationId: row.organizationId, generation: raised.generation }, reason)
     queue.enqueue()
   }
 
-  async function checkRunningRow(row: Instance, signal: AbortSignal): Promise<void> {
+  async function look(row: LookedAt, signal: AbortSignal): Promise<void> {
     const { state, endpoint } = await sandboxes.observe(row.id, signal)
     if (state !== 'running') return makeDue(row, 'the sandbox does not run any more')
     if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) return makeDue(row, 'the gateway has another address')
-    if (row.relayTokenHash === null) return makeDue(row, 'the gateway has no token for the relay')
+    if (!row.hasRelayToken) return makeDue(row, 'the gateway has no token for the relay')
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
-      failedProbes.delete(row.id)
+      suspects.delete(row.id)
       return
     }
-    const failures = (failedProbes.get(row.id) ?? 0) + 1
-    failedProbes.set(row.id, failures)
+    const failures = (suspects.get(row.id) ?? 0) + 1
+    suspects.set(row.id, failures)
     // A busy gateway is looked at again and again: only what the worker finds and does is an event.
     if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer', true)
   }
 
-  const checkEach = (rows: readonly Instance[], check: (row: Instance) => Promise<void>, signal: AbortSignal) =>
+  const forEach = <Row extends { id: string }>(
+    rows: readonly Row[],
+    run: (row: Row) => Promise<void>,
+    signal: AbortSignal,
+  ) =>
     pMap(
       rows,
       (row) =>
-        check(row).catch((err: unknown) => {
+        run(row).catch((err: unknown) => {
           if (!isLoggedOutage(err))
             log.warn({ err, instanceId: row.id }, 'could not compare an instance with its sandbox')
         }),
       { concurrency, signal },
     )
 
-  /** Checks the rows that are running and at rest, page by page. */
-  async function checkRunningRows(signal: AbortSignal): Promise<void> {
-    const checked = new Set<string>()
-    let after = '00000000-0000-0000-0000-000000000000'
-    for (;;) {
-      const rows = await db
-        .select()
-        .from(instances)
-        .where(and(isRunningAndFree, isIn(deps), sql`${instances.id} > ${after}`))
-        .orderBy(instances.id)
-        .limit(batch)
-      await checkEach(rows, (row) => checkRunningRow(row, signal), signal)
-      for (const { id } of rows) checked.add(id)
-      const last = rows.at(-1)
-      if (!last || rows.length < batch) break
-      after = last.id
-    }
+  async function lookAtNext(signal: AbortSignal): Promise<void> {
+    const again = [...suspects.keys()].slice(0, batch)
+    const known = again.length === 0 ? [] : await findRunning(again)
+    const found = new Set(known.map(({ id }) => id))
     // The others were stopped, deleted or worked on meanwhile.
-    for (const id of failedProbes.keys()) if (!checked.has(id)) failedProbes.delete(id)
+    for (const id of again) if (!found.has(id)) suspects.delete(id)
+    const rows: (LookedAt & Cursor)[] = await db
+      .select({ ...lookColumns, shard })
+      .from(instances)
+      .where(and(isRunningHere(), isInRange(rangeOfThis(), cursor)))
+      .orderBy(...inShardOrder)
+      .limit(maxLooks)
+    cursor = (rows.length === maxLooks && rows.at(-1)) || firstCursor
+    await forEach(
+      [...known.slice(0, maxLooks), ...rows.filter(({ id }) => !found.has(id))],
+      (row) => look(row, signal),
+      signal,
+    )
   }
 
-  /** Checks all sandboxes: some may be left over of instances that have ended, others have no row at all. */
-  async function checkSandboxes(signal: AbortSignal): Promise<void> {
-    const found = new Map<string, string>()
-    for await (const { id, state } of sandboxes.list(signal)) found.set(id, state)
-    for (const id of reportedOrphans) if (!found.has(id)) reportedOrphans.delete(id)
-    const ids = [...found.keys()].filter(isId)
+  /** Compares all rows and all sandboxes of the region, without a call of the platform for each. */
+  async function compare(signal: AbortSignal): Promise<void> {
+    const states = new Map<string, Observation['state']>()
+    for await (const { id, state } of sandboxes.list(signal)) states.set(id, state)
+    sandboxCount = states.size
+    for (const id of reportedOrphans) if (!states.has(id)) reportedOrphans.delete(id)
+    for await (const rows of runningRows(signal)) {
+      const differing = rows.filter(({ id, hasRelayToken }) => states.get(id) !== 'running' || !hasRelayToken)
+      for (const { id } of rows) states.delete(id)
+      await forEach(differing, (row) => look(row, signal), signal)
+    }
+    await compareOthers(states, signal)
+  }
+
+  async function* runningRows(signal: AbortSignal): AsyncGenerator<LookedAt[]> {
+    const pauseMs = sandboxCount > batch ? spreadMs / (sandboxCount / batch) : 0
+    for (let after = firstId; ; ) {
+      const rows = await db
+        .select(lookColumns)
+        .from(instances)
+        .where(and(isRunningHere(), gt(instances.id, after)))
+        .orderBy(instances.id)
+        .limit(batch)
+      yield rows
+      const last = rows.at(-1)
+      if (!last || rows.length < batch) return
+      after = last.id
+      await sleep(pauseMs, undefined, { signal })
+    }
+  }
+
+  /** Sandboxes that no running row has: some may be left over of instances that have ended, others have no row at all. */
+  async function compareOthers(states: ReadonlyMap<string, string>, signal: AbortSignal): Promise<void> {
+    const ids = [...states.keys()].filter(isId)
     const leftOver: Instance[] = []
     for (let start = 0; start < ids.length; start += batch) {
       const page = ids.slice(start, start + batch)
@@ -116,7 +194,7 @@ export function createDriftDetector(deps: LifecycleDeps) {
       for (const id of page) {
         const row = rows.get(id)
         if (!row) reportOrphan(id)
-        else if (isSettled(row) && isLeftOver(row, found.get(id))) leftOver.push(row)
+        else if (isSettled(row) && isLeftOver(row, states.get(id))) leftOver.push(row)
       }
     }
     const before = leftOverBefore
@@ -125,9 +203,9 @@ export function createDriftDetector(deps: LifecycleDeps) {
       // The list may be older than the row. Remains that only the list shows, a volume, must be in the next list too.
       const { state } = await sandboxes.observe(row.id, signal)
       const isConfirmed = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
-      if (isConfirmed) await makeDue(row, 'a sandbox was left over')
+      if (isConfirmed) await makeDue({ ...row, hasRelayToken: true }, 'a sandbox was left over')
     }
-    await checkEach(leftOver, check, signal)
+    await forEach(leftOver, check, signal)
   }
 
   const isLeftOver = (row: Instance, state: string | undefined): boolean => {
@@ -147,20 +225,63 @@ export function createDriftDetector(deps: LifecycleDeps) {
       .set({ attempts: 0 })
       .where(
         and(
-          isRunningAndFree,
-          isIn(deps),
+          isRunningHere(),
           sql`${instances.attempts} > 0`,
           sql`${instances.readyAt} < now() - make_interval(mins => ${healthyMinutes})`,
         ),
       )
 
-  return async (signal: AbortSignal): Promise<void> => {
-    try {
-      await checkRunningRows(signal)
-      await checkSandboxes(signal)
-    } catch (error) {
+  const unlessLogged = async (run: Promise<void>) => {
+    await run.catch((error: unknown) => {
       if (!isLoggedOutage(error)) throw error
-    }
+    })
+  }
+
+  /** The gateway of an instance has ended. A worker that has the row may have ended it itself. */
+  async function lookAtEnded(id: string, signal: AbortSignal): Promise<void> {
+    const [row] = await findRunning([id])
+    if (row) await forEach([row], (running) => look(running, signal), signal)
+    else suspects.set(id, suspects.get(id) ?? 0)
+  }
+
+  async function followEnds(signal: AbortSignal): Promise<void> {
+    if (!sandboxes.ends) return
+    const ended = pMapIterable(sandboxes.ends(signal), (id) => lookAtEnded(id, signal), { concurrency })
+    for await (const _ of ended) signal.throwIfAborted()
+  }
+
+  const isFirst = () => rangeOfThis().index === 0
+  const compareIfFirst = async (signal: AbortSignal) => {
+    if (!isFirst()) return
+    await unlessLogged(compare(signal))
     await resetAttempts()
+  }
+
+  return {
+    async detect(signal) {
+      await compareIfFirst(signal)
+      await unlessLogged(lookAtNext(signal))
+    },
+    lookAtNext,
+    tasks: (everyMs) => [
+      {
+        name: 'the comparison of instances with sandboxes',
+        everyMs: () => Math.max(everyMs, Math.min(sandboxCount * pausePerSandboxMs, maxPauseMs)),
+        timeoutMs,
+        run: compareIfFirst,
+      },
+      { name: 'the look at gateways', everyMs, timeoutMs, run: (signal) => unlessLogged(lookAtNext(signal)) },
+      {
+        name: 'the watch of gateways that end',
+        everyMs,
+        timeoutMs: followMs + timeoutMs,
+        run: async (signal) => {
+          const over = AbortSignal.timeout(followMs)
+          await unlessLogged(followEnds(AbortSignal.any([signal, over]))).catch((error: unknown) => {
+            if (!over.aborted) throw error
+          })
+        },
+      },
+    ],
   }
 }

@@ -24,6 +24,8 @@ export interface LifecycleDeps extends StepDeps {
 
 /** What a worker works with. */
 export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> {
+  /** The id of this process among all of them. */
+  processId: string
   /** What it works with in each of its regions. */
   regions(): readonly LifecycleDeps[]
 }

@@ -1,23 +1,21 @@
 import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
-import { createDriftDetector } from './drift.ts'
+import { createDriftDetection, type DriftDetection } from './drift.ts'
 import { firewallTask } from './firewall.ts'
 import type { LifecycleDeps } from './reconcile.ts'
+import type { Shards } from './shards.ts'
 import { useTasks } from './use-watch.ts'
 
-/** A platform that hangs for longer is asked again in the next run. */
-const driftTimeoutMs = 60_000
+/** A platform that hangs at the start for longer is asked again by the periodic work. */
+const detectTimeoutMs = 60_000
 
 /** The periodic work of a worker in one region. docs/operations.md shows it. */
 export const regionTasks = (
   deps: LifecycleDeps,
   driftEveryMs: number,
-  detectDrift: PeriodicTask['run'],
-): PeriodicTask[] => [
-  { name: 'the detection of drift', everyMs: driftEveryMs, timeoutMs: driftTimeoutMs, run: detectDrift },
-  firewallTask(deps),
-  ...useTasks(deps),
-]
+  drift: DriftDetection,
+  shards: Pick<Shards, 'of'>,
+): PeriodicTask[] => [...drift.tasks(driftEveryMs), firewallTask(deps), ...useTasks(deps, () => shards.of(deps))]
 
 export interface RegionWork {
   /**
@@ -30,18 +28,23 @@ export interface RegionWork {
 }
 
 /** The periodic work of a worker in its regions, each apart: a platform that hangs delays no other. */
-export function createRegionWork(driftEveryMs: number, stopping: AbortSignal, log: Logger): RegionWork {
+export function createRegionWork(
+  driftEveryMs: number,
+  shards: Pick<Shards, 'of'>,
+  stopping: AbortSignal,
+  log: Logger,
+): RegionWork {
   const stops = new Map<LifecycleDeps, AbortController>()
   const runs = new Set<Promise<void>>()
 
   async function begin(region: LifecycleDeps, starting: AbortSignal): Promise<void> {
     const stop = new AbortController()
     stops.set(region, stop)
-    const detectDrift = createDriftDetector(region)
+    const drift = createDriftDetection(region, () => shards.of(region))
     // A failure is not logged: the periodic run, which follows at once, logs one that lasts.
-    await detectDrift(AbortSignal.any([starting, AbortSignal.timeout(driftTimeoutMs)])).catch(() => {})
+    await drift.detect(AbortSignal.any([starting, AbortSignal.timeout(detectTimeoutMs)])).catch(() => {})
     starting.throwIfAborted()
-    const tasks = regionTasks(region, driftEveryMs, detectDrift)
+    const tasks = regionTasks(region, driftEveryMs, drift, shards)
     const run = runPeriodically(tasks, AbortSignal.any([stopping, stop.signal]), log).finally(() => runs.delete(run))
     runs.add(run)
   }

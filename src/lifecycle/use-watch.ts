@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { and, asc, eq, getTableColumns, gt, lt, or, sql } from 'drizzle-orm'
+import { and, eq, getTableColumns, gt, lt, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
 import pMap from 'p-map'
 import { type Instance, instances, instanceUse, organizations } from '#database/schema.ts'
@@ -8,17 +8,18 @@ import { changedBy, recordEvent } from '#history/record.ts'
 import { type Intent, raiseGeneration } from '#instances/intent.ts'
 import { isIn } from '#instances/regions.ts'
 import { limitsFor } from '#instances/resources.ts'
-import { isNotTerminated, isSettled, publicStatus } from '#instances/status.ts'
+import { isSettled, publicStatus } from '#instances/status.ts'
 import { hostDiskFloor, hostDiskFree, limitsReached, sandboxRestarts } from '#platform/metrics.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import type { ResourceLimits } from '#platform/resources.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { LifecycleDeps } from './reconcile.ts'
+import { allShards, type Cursor, firstCursor, inShardOrder, isInRange, type ShardRange, shard } from './shards.ts'
 
 const everyMs = 30_000
 const timeoutMs = 10 * 60_000
-/** Another worker has looked at most so long ago. */
-const sharedSeconds = 25
+/** Agents that one run looks at: each costs a call of the platform or two. */
+const maxLooks = 250
 const pageSize = 1000
 const concurrency = 8
 const megabyte = 1024 * 1024
@@ -57,10 +58,13 @@ const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gig
  * Watches what agents use: tells when that is much, stops an agent whose files have reached their limit, restarts one
  * that uses much memory while nobody uses it, and gives sandboxes limits that have changed.
  */
-export function createUseWatch(deps: LifecycleDeps) {
-  const { db, region, sandboxes, queue, log, resources, hostDisk } = deps
+export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRange) {
+  const { db, sandboxes, queue, log, resources, hostDisk } = deps
   /** The sizes at the last look, to find who fills the disk of the host. */
   let lastSizes = new Map<string, number>()
+  /** Of the agents that were looked at since the last pass began. */
+  let sizes = new Map<string, number>()
+  let cursor = firstCursor
 
   async function raise(row: Row, intent: Intent, change: Parameters<typeof changedBy>[0]): Promise<boolean> {
     const isUnchanged = and(eq(instances.id, row.id), eq(instances.generation, row.generation))
@@ -182,40 +186,40 @@ export function createUseWatch(deps: LifecycleDeps) {
     return rows[0]?.idle === true
   }
 
-  async function readPage(after: string): Promise<Row[]> {
+  /**
+   * Agents of a range of shards after a cursor, and that of the next page; null after the last. Those of the first
+   * worker end with the stopped ones that have many files: these may be deleted.
+   */
+  async function readPage(
+    range: ShardRange,
+    after: Cursor,
+    limit: number,
+  ): Promise<{ rows: Row[]; next: Cursor | null }> {
     const { sealedConfig: _, sealedInstructions: __, ...columns } = getTableColumns(instances)
     const { resources: ofOrganization, maxResources } = organizations
-    const rows = await db
-      .select({ row: columns, organization: { resources: ofOrganization, maxResources }, use: instanceUse })
-      .from(instances)
-      .innerJoin(organizations, eq(organizations.id, instances.organizationId))
-      .leftJoin(instanceUse, eq(instanceUse.instanceId, instances.id))
-      .where(
-        and(
-          isNotTerminated,
-          isIn(deps),
-          // A stopped one only while its files are many: they may be deleted.
-          or(eq(instances.desiredState, 'running'), gt(instanceUse.diskStep, 0)),
-          gt(instances.id, after),
-        ),
-      )
-      .orderBy(asc(instances.id))
-      .limit(pageSize)
-    return rows.map(({ row, organization, use }) => ({
+    const select = () =>
+      db
+        .select({
+          row: { ...columns, shard },
+          organization: { resources: ofOrganization, maxResources },
+          use: instanceUse,
+        })
+        .from(instances)
+        .innerJoin(organizations, eq(organizations.id, instances.organizationId))
+        .leftJoin(instanceUse, eq(instanceUse.instanceId, instances.id))
+    const running = await select()
+      .where(and(eq(instances.desiredState, 'running'), isIn(deps), isInRange(range, after)))
+      .orderBy(...inShardOrder)
+      .limit(limit)
+    const next = (running.length === limit && running.at(-1)?.row) || null
+    const isFullAndStopped = and(gt(instanceUse.diskStep, 0), eq(instances.desiredState, 'stopped'), isIn(deps))
+    const stopped = next === null && range.index === 0 ? await select().where(isFullAndStopped).limit(pageSize) : []
+    const rows = [...running, ...stopped].map(({ row, organization, use }) => ({
       ...row,
       use,
       asked: limitsFor(row.resources, organization, resources),
     }))
-  }
-
-  async function* pages(): AsyncGenerator<Row[]> {
-    for (let after = '00000000-0000-0000-0000-000000000000'; ; ) {
-      const rows = await readPage(after)
-      yield rows
-      const last = rows.at(-1)
-      if (!last || rows.length < pageSize) return
-      after = last.id
-    }
+    return { rows, next }
   }
 
   async function look(row: Row, bytes: number | undefined, signal: AbortSignal): Promise<void> {
@@ -226,49 +230,53 @@ export function createUseWatch(deps: LifecycleDeps) {
     await lookAtLoad(row, signal)
   }
 
-  /** Looks at every agent. Returns the rows with their sizes. */
-  async function lookAtAll(signal: AbortSignal): Promise<{ row: Row; bytes: number }[]> {
-    const seen: { row: Row; bytes: number }[] = []
-    for await (const rows of pages()) {
-      const ids = rows.map(({ id }) => id)
-      const sizes = ids.length > 0 ? await sandboxes.diskUse(ids, signal) : new Map<string, number>()
-      await pMap(
-        rows,
-        async (row) => {
-          const bytes = sizes.get(row.id)
-          if (bytes !== undefined) seen.push({ row, bytes })
-          await look(row, bytes, signal).catch((err: unknown) => {
-            signal.throwIfAborted()
-            if (err instanceof SandboxUnavailableError && err.isLogged) return
-            log.warn({ err, instanceId: row.id }, 'could not look at what an agent uses')
-          })
-        },
-        { concurrency, signal },
-      )
+  interface Seen {
+    row: Row
+    bytes: number
+  }
+
+  async function lookAtEach(rows: readonly Row[], signal: AbortSignal): Promise<Seen[]> {
+    const ids = rows.map(({ id }) => id)
+    const found = ids.length > 0 ? await sandboxes.diskUse(ids, signal) : new Map<string, number>()
+    await pMap(
+      rows,
+      (row) =>
+        look(row, found.get(row.id), signal).catch((err: unknown) => {
+          signal.throwIfAborted()
+          if (err instanceof SandboxUnavailableError && err.isLogged) return
+          log.warn({ err, instanceId: row.id }, 'could not look at what an agent uses')
+        }),
+      { concurrency, signal },
+    )
+    return rows.flatMap((row) => {
+      const bytes = found.get(row.id)
+      return bytes === undefined ? [] : [{ row, bytes }]
+    })
+  }
+
+  /** Looks at every agent, also at those of other workers. */
+  async function lookAtAll(signal: AbortSignal): Promise<Seen[]> {
+    const seen: Seen[] = []
+    for (let after: Cursor | null = firstCursor; after; ) {
+      const { rows, next } = await readPage(allShards, after, pageSize)
+      seen.push(...(await lookAtEach(rows, signal)))
+      after = next
     }
     return seen
   }
 
-  /** Several workers take turns: one look is enough for all of them. */
-  async function takeTurn(): Promise<boolean> {
-    const name = `use-watch/${region}`
-    const { rowCount } = await db.execute(sql`
-      INSERT INTO installation (name, value) VALUES (${name}, now()::text)
-      ON CONFLICT (name) DO UPDATE SET value = excluded.value
-        WHERE installation.value::timestamptz < now() - make_interval(secs => ${sharedSeconds})`)
-    return (rowCount ?? 0) > 0
-  }
-
-  const remember = (seen: readonly { row: Row; bytes: number }[]) => {
-    lastSizes = new Map(seen.map(({ row, bytes }) => [row.id, bytes]))
-  }
+  const sizesOf = (seen: readonly Seen[]) => new Map(seen.map(({ row, bytes }) => [row.id, bytes]))
 
   return {
-    /** One look at every agent. */
+    /** Looks at the next agents of this worker's shards, all of them where they are few. */
     async watch(signal: AbortSignal): Promise<void> {
-      remember(await lookAtAll(signal))
+      const { rows, next } = await readPage(rangeOfThis(), cursor, maxLooks)
+      cursor = next ?? firstCursor
+      sizes = new Map([...sizes, ...sizesOf(await lookAtEach(rows, signal))])
+      if (next) return
+      lastSizes = sizes
+      sizes = new Map()
     },
-    takeTurn,
     /**
      * Keeps room for the control plane on the disk of this host. While that has less than the floor, looks at all
      * agents and stops the one that has grown most since the last look, if that is much, or little room is left: one at
@@ -281,7 +289,7 @@ export function createUseWatch(deps: LifecycleDeps) {
       if (!isLow) return
       const before = lastSizes
       const seen = await lookAtAll(signal)
-      remember(seen)
+      lastSizes = sizesOf(seen)
       const running = seen.filter(({ row }) => row.desiredState === 'running')
       if (running.some(({ row, bytes }) => bytes >= row.asked.disk_mb * megabyte)) return // they have been stopped
       const growth = ({ row, bytes }: (typeof seen)[number]) => bytes - (before.get(row.id) ?? bytes)
@@ -293,8 +301,8 @@ export function createUseWatch(deps: LifecycleDeps) {
 }
 
 /** The periodic look at what agents use, and at the disk of this host. */
-export function useTasks(deps: LifecycleDeps): PeriodicTask[] {
-  const { watch, takeTurn, guardHost } = createUseWatch(deps)
+export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): PeriodicTask[] {
+  const { watch, guardHost } = createUseWatch(deps, rangeOfThis)
   const unlessLogged = (error: unknown) => {
     if (!(error instanceof SandboxUnavailableError && error.isLogged)) throw error
   }
@@ -303,9 +311,7 @@ export function useTasks(deps: LifecycleDeps): PeriodicTask[] {
       name: 'the watch of what agents use',
       everyMs,
       timeoutMs,
-      run: async (signal) => {
-        if (await takeTurn()) await watch(signal).catch(unlessLogged)
-      },
+      run: (signal) => watch(signal).catch(unlessLogged),
     },
     {
       name: 'the watch of the disk of this host',

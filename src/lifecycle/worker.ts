@@ -5,9 +5,11 @@ import { createClaims } from './claims.ts'
 import type { ReconcileQueue } from './queue.ts'
 import type { WorkerDeps } from './reconcile.ts'
 import { createRegionWork } from './region-tasks.ts'
+import { createShards } from './shards.ts'
 import { findWaiting } from './sweep.ts'
 
-/** How often a worker sweeps and detects drift, in ms: also how long a lost job or a dead gateway goes unnoticed. */
+/** How often a worker sweeps and detects drift, in ms: also how long a lost job or, in a region of a few hundred
+ * instances, a dead gateway of which the platform tells nothing goes unnoticed. */
 export interface Intervals {
   sweepEveryMs: number
   driftEveryMs: number
@@ -61,19 +63,21 @@ export async function startWorker(
 ): Promise<Worker> {
   const { log } = deps
   const stopping = new AbortController()
-  const work = createRegionWork(intervals.driftEveryMs, stopping.signal, log)
+  const shards = createShards(deps.db, deps.processId, deps.regions)
+  const work = createRegionWork(intervals.driftEveryMs, shards, stopping.signal, log)
   await work.serve(deps.regions(), starting)
   const claims = createClaims(deps, slots)
   const jobs = queue.work(claims.take, slots)
   const sweeping = sweepTask(deps, intervals.sweepEveryMs)
-  const periodic = runPeriodically([sweeping, ...others], stopping.signal, log)
+  const periodic = runPeriodically([sweeping, shards.task, ...others], stopping.signal, log)
 
   return {
     update: () => work.serve(deps.regions(), stopping.signal),
     async stop() {
       stopping.abort()
       await Promise.all([claims.stop(drainMs), jobs.stop()])
-      await pTimeout(Promise.all([periodic, work.ended()]), { milliseconds: tasksEndMs, message: false })
+      const ended = Promise.all([periodic, work.ended()]).then(shards.leave)
+      await pTimeout(ended, { milliseconds: tasksEndMs, message: false }).catch(() => {}) // others notice it in seconds
     },
   }
 }

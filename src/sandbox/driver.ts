@@ -294,6 +294,11 @@ export interface SandboxDriver {
   stop(id: string, options: { graceMs: number }, signal: AbortSignal): Promise<void>
   destroy(id: string, signal: AbortSignal): Promise<void>
   observe(id: string, signal: AbortSignal): Promise<Observation>
+  /**
+   * The ids of sandboxes whose gateways end, within a second, until the signal is aborted, which throws its reason. Those
+   * that end while nobody follows may be missing, and an id may come again. Absent where the platform does not tell.
+   */
+  ends?(signal: AbortSignal): AsyncIterable<string>
   /** Tells a gateway that works from one that hangs; null when it does not run, and when it is not known. */
   activity(id: string, signal: AbortSignal): Promise<Activity | null>
   /** Every sandbox of this installation, also those without a row. */

@@ -12,6 +12,7 @@ import { migrate } from '#database/migrate.ts'
 import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import { startWorker } from '#lifecycle/worker.ts'
 import { createHostDisk } from '#platform/host-disk.ts'
+import { newId } from '#platform/ids.ts'
 import { usualMaxima, usualResources } from '#platform/resources.ts'
 import { createVault } from '#platform/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -113,7 +114,14 @@ beforeAll(async () => {
     log,
   }
   const rounds = { sweepEveryMs: 1000, driftEveryMs: 5000 }
-  worker = await startWorker({ ...deps, regions: () => [deps] }, queue, 8, rounds, new AbortController().signal, [])
+  worker = await startWorker(
+    { ...deps, processId: newId(), regions: () => [deps] },
+    queue,
+    8,
+    rounds,
+    new AbortController().signal,
+    [],
+  )
 })
 
 afterAll(async () => {

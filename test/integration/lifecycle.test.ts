@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { createDriftDetector } from '#lifecycle/drift.ts'
+import { createDriftDetection } from '#lifecycle/drift.ts'
 import { maxAttempts } from '#lifecycle/failures.ts'
+import { allShards } from '#lifecycle/shards.ts'
 import { FakeDriver, type Loop } from '../support/fake-driver.ts'
 import { Refusal, startFakeGateway } from '../support/fake-gateway.ts'
 import { hasQueue, queueBackend, queueKinds } from '../support/queue-backends.ts'
@@ -375,7 +376,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
         yield { id, state: 'running' as const }
       }
       const sandboxes = Object.create(driver, { list: { value: list } })
-      const detectDrift = createDriftDetector({ ...chowder.deps, sandboxes })
+      const { detect: detectDrift } = createDriftDetection({ ...chowder.deps, sandboxes }, () => allShards)
       const { generation } = await rowOf(id)
       for (let count = 0; count < 2; count += 1) await detectDrift(AbortSignal.timeout(5000))
       expect((await rowOf(id)).generation).toBe(generation)
@@ -529,7 +530,7 @@ test('a gateway that did not answer before a worker took its row, and once after
     yield { id, state: running.state }
   }
   const sandboxes = Object.create(driver, { observe: { value: async () => running }, list: { value: list } })
-  const detectDrift = createDriftDetector({ ...chowder.deps, sandboxes })
+  const { detect: detectDrift } = createDriftDetection({ ...chowder.deps, sandboxes }, () => allShards)
   /** The generation of the row after the detection. */
   const detect = async (): Promise<number> => {
     await detectDrift(AbortSignal.timeout(5000))

@@ -3,8 +3,9 @@ import { claimDue, firstId } from '#instances/claim.ts'
 import { changeIntent, terminateInstance } from '#instances/intent.ts'
 import { getInstance } from '#instances/row.ts'
 import { publicStatus } from '#instances/status.ts'
-import { createDriftDetector } from '#lifecycle/drift.ts'
+import { createDriftDetection, type DriftDetection } from '#lifecycle/drift.ts'
 import { reconcileInstance } from '#lifecycle/reconcile.ts'
+import { allShards } from '#lifecycle/shards.ts'
 import { AppError } from '#platform/errors.ts'
 import { FakeDriver, type Fault } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -14,12 +15,12 @@ const gateway = await startFakeGateway({})
 const driver = new FakeDriver(() => gateway.endpoint)
 let chowder: TestChowder
 let organization: { id: string; key: string }
-let detectDrift: ReturnType<typeof createDriftDetector>
+let detectDrift: DriftDetection['detect']
 
 beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver, timeouts: { graceMs: 10, hungMs: 50 } })
   organization = await chowder.signUp()
-  detectDrift = createDriftDetector(chowder.deps)
+  detectDrift = createDriftDetection(chowder.deps, () => allShards).detect
   await chowder.database.pool.query('UPDATE organizations SET instance_limit = NULL')
 })
 afterAll(async () => {
@@ -221,7 +222,7 @@ test('a delete during any call of a worker is never lost', async () => {
     }
     expect(driver.sandboxes.has(id), `a sandbox is left after a delete during call ${calls}`).toBe(false)
     if (!worker) {
-      expect(calls, 'calls of a whole start').toBeGreaterThan(5)
+      expect(calls, 'calls of a allShards start').toBeGreaterThan(5)
       break
     }
   }

@@ -1,5 +1,6 @@
 import { pino } from 'pino'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { allShards } from '#lifecycle/shards.ts'
 import { createUseWatch, stepOf } from '#lifecycle/use-watch.ts'
 import { usualMaxima, usualResources } from '#platform/resources.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -27,7 +28,7 @@ beforeAll(async () => {
   ;({ key } = await chowder.signUp())
   const resources = { defaults: usualResources, maxima: usualMaxima }
   const log = pino({ level: 'silent' })
-  watch = createUseWatch({ ...chowder.deps, log, resources, hostDisk })
+  watch = createUseWatch({ ...chowder.deps, log, resources, hostDisk }, () => allShards)
 })
 afterAll(async () => {
   await chowder.close()

@@ -31,6 +31,9 @@ export interface DriverUnderTest {
 
 const deadlineMs = 45_000
 const within = () => AbortSignal.timeout(deadlineMs)
+/** A platform needs a moment to begin to tell, and a busy machine to carry it here. */
+const streamBeginsMs = 500
+const toldWithinMs = 5000
 
 /** The promises of every sandbox driver. */
 export function describeDriver(name: string, open: () => Promise<DriverUnderTest>): void {
@@ -154,6 +157,28 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       const again = await driver.observe(id, within())
       expect(again.state).toBe('running')
       expect(again.exit).toBeUndefined()
+    })
+
+    test('the end of a gateway is told to whoever follows', async ({ skip }) => {
+      if (!driver.ends) return skip('this platform does not tell')
+      const id = await started()
+      const seen = await driver.observe(id, within())
+      const left = new AbortController()
+      const told = Promise.withResolvers<void>()
+      const follow = async (ends: AsyncIterable<string>) => {
+        for await (const ended of ends) if (ended === id) told.resolve()
+      }
+      const following = follow(driver.ends(AbortSignal.any([left.signal, within()]))).catch((error) => {
+        told.reject(error)
+        throw error
+      })
+      await sleep(streamBeginsMs)
+      const endedAt = performance.now()
+      await subject.endGateway(id, seen, 1)
+      await told.promise
+      expect(performance.now() - endedAt).toBeLessThan(toldWithinMs)
+      left.abort(new Error('nobody follows any more'))
+      await expect(following).rejects.toThrow('nobody follows any more')
     })
 
     test('list names every sandbox once, with its state', async () => {

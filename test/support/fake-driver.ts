@@ -1,3 +1,4 @@
+import { EventEmitter, on } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type Activity,
@@ -81,6 +82,7 @@ export class FakeDriver implements SandboxDriver {
   output = 'starting\n'
   readonly #endpoint: (id: string) => Endpoint
   readonly #faults: Required<Fault>[] = []
+  readonly #ended = new EventEmitter()
 
   constructor(endpoint: (id: string) => Endpoint = () => ({ kind: 'tcp', host: '127.0.0.1', port: 9 })) {
     this.#endpoint = endpoint
@@ -99,6 +101,15 @@ export class FakeDriver implements SandboxDriver {
     const sandbox = this.#existing(id)
     sandbox.running = false
     sandbox.exit = { code, oom }
+    this.#ended.emit('end', id)
+  }
+
+  async *ends(signal: AbortSignal): AsyncGenerator<string> {
+    try {
+      for await (const [id] of on(this.#ended, 'end', { signal })) yield id
+    } catch {
+      signal.throwIfAborted()
+    }
   }
 
   file(id: string, path: string): string | null {

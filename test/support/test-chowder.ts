@@ -219,7 +219,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         usageBytes: 0,
       }
       const worker = await createWorker(
-        { ...parts, regions: { served: regions.all } },
+        { ...parts, processId: newId(), regions: { served: regions.all } },
         settings,
         new AbortController().signal,
       )

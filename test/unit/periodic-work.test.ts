@@ -2,7 +2,9 @@ import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { createHeartbeat } from '#composition/heartbeat.ts'
 import { defaultMaintenance, maintenanceTasks } from '#composition/maintenance.ts'
+import { createDriftDetection } from '#lifecycle/drift.ts'
 import { regionTasks } from '#lifecycle/region-tasks.ts'
+import { createShards } from '#lifecycle/shards.ts'
 import { defaultIntervals, sweepTask } from '#lifecycle/worker.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 
@@ -15,7 +17,8 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
   const tasks = [
     createHeartbeat(unused, unused, unused).task,
     sweepTask(unused, defaultIntervals.sweepEveryMs),
-    ...regionTasks(unused, defaultIntervals.driftEveryMs, unused),
+    createShards(unused, '', unused).task,
+    ...regionTasks(unused, defaultIntervals.driftEveryMs, createDriftDetection(unused, unused), unused),
     ...maintenanceTasks(
       { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0, usageBytes: 0 },
       defaultMaintenance,

@@ -12,6 +12,7 @@ import {
 } from '#sandbox/driver.ts'
 import { activityIn, lookAtProcesses } from './activity.ts'
 import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
+import { followEnds } from './ends.ts'
 import { execBeside } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-container.ts'
@@ -278,6 +279,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       return looked && activityIn(looked.stdout)
     },
     list,
+    ends: (signal) => followEnds(client, installation, signal),
     async protect(signal) {
       const sandboxes = await containersOf([`${labels.role}=sandbox`], signal)
       const running = sandboxes.find(({ State }) => State === 'running')

@@ -54,6 +54,12 @@ interface List<T> {
   items: T[]
 }
 
+/** A change that a watch tells. */
+export interface Change<T> {
+  type: 'ADDED' | 'MODIFIED' | 'DELETED'
+  object: T
+}
+
 /** What a WebSocket of the API brings: a channel, and bytes. */
 export type OnFrame = (channel: number, bytes: Buffer) => void
 
@@ -85,6 +91,8 @@ export interface KubernetesClient {
   remove(path: string, options: { graceSeconds?: number; uid?: string | undefined }, signal: AbortSignal): Promise<void>
   /** An object now, and after each of its changes; null while it does not exist. Goes on until it is left. */
   follow<T extends KubernetesObject>(path: string, name: string, signal: AbortSignal): AsyncGenerator<T | null>
+  /** The changes of the objects with these labels from now on, of which some may be missing. Goes on until it is left. */
+  changes<T extends KubernetesObject>(path: string, query: Query, signal: AbortSignal): AsyncGenerator<Change<T>>
   /** Opens a WebSocket at a path with a query. */
   open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket>
 }
@@ -249,21 +257,21 @@ export function createKubernetesClient(
     }
   }
 
-  async function* follow<T extends KubernetesObject>(path: string, name: string, signal: AbortSignal) {
-    const query = { fieldSelector: `metadata.name=${name}` }
+  /** The first object as it is where the watch begins, or null, and each change from then on. */
+  async function* watchFromNow<T extends KubernetesObject>(path: string, query: Query, signal: AbortSignal) {
     let version: string | undefined
     for (;;) {
       if (version === undefined) {
         const found = (await call(signal, (limited) =>
-          ask('GET', pathIn(namespace, path), { query }, limited),
+          ask('GET', pathIn(namespace, path), { query: { ...query, limit: 1 } }, limited),
         )) as List<T>
         version = found.metadata.resourceVersion ?? ''
-        yield found.items[0] ?? null
+        yield { type: 'FIRST' as const, object: found.items[0] ?? null }
       }
       try {
         for await (const { type, object } of watch(path, query, version, signal)) {
           version = object.metadata?.resourceVersion ?? version
-          if (type !== 'BOOKMARK') yield type === 'DELETED' ? null : (object as T)
+          if (type !== 'BOOKMARK') yield { type, object } as Change<T>
         }
       } catch (error) {
         signal.throwIfAborted()
@@ -273,6 +281,15 @@ export function createKubernetesClient(
         if (!isGone) await sleep((error as KubernetesRefusal).retryAfterMs ?? 1000, undefined, { signal })
       }
     }
+  }
+
+  async function* follow<T extends KubernetesObject>(path: string, name: string, signal: AbortSignal) {
+    const query = { fieldSelector: `metadata.name=${name}` }
+    for await (const { type, object } of watchFromNow<T>(path, query, signal)) yield type === 'DELETED' ? null : object
+  }
+
+  async function* changes<T extends KubernetesObject>(path: string, query: Query, signal: AbortSignal) {
+    for await (const change of watchFromNow<T>(path, query, signal)) if (change.type !== 'FIRST') yield change
   }
 
   return {
@@ -317,6 +334,7 @@ export function createKubernetesClient(
       await callUnless([404, 409], signal, (limited) => ask('DELETE', pathIn(namespace, path), asked, limited))
     },
     follow,
+    changes,
     async open(path, onFrame, signal) {
       const options: WebSocket.ClientOptions = { handshakeTimeout: connectTimeoutMs }
       await config.applyToHTTPSOptions(options)

@@ -334,6 +334,13 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     destroy,
     observe,
     list,
+    async *ends(signal) {
+      const query = { labelSelector: selectorOf(installation) }
+      for await (const { type, object } of client.changes<V1Pod>('core/pods', query, signal)) {
+        const id = object.metadata?.labels?.[labels.instance]
+        if (id !== undefined && (type === 'DELETED' || !isRunning(object))) yield id
+      }
+    },
     async activity(id, signal) {
       const pod = await findPod(id, signal)
       if (!pod || !isRunning(pod)) return null

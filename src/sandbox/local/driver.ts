@@ -17,6 +17,7 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readActivity } from './activity.ts'
 import { ranOutOfMemory, removeGroup } from './control-group.ts'
+import { createEnds } from './ends.ts'
 import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 import { launcherEnded, liveGateway, ownerOf } from './gateway.ts'
@@ -105,6 +106,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   const folderOf = (id: string) => sandboxFolder(parent, id)
 
   const measure = createMeasure()
+  const ends = createEnds()
   const controlGroups = lazyControlGroups(dataDir, parent, log)
 
   const homeOf = ({ home, uploads }: SandboxFolder, { uid }: SandboxRecord) => ({ path: home, uid, uploads })
@@ -149,7 +151,9 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     const { paths, uid, isJailed } = record
     const seen = { sandboxId: `local-${id.slice(0, 8)}`, paths }
     await rotateLog(folder.log)
-    if (await liveGateway(folder, uid)) {
+    const gateway = await liveGateway(folder, uid)
+    if (gateway) {
+      ends.note(id, gateway)
       const endpoint = isJailed
         ? ({ kind: 'unix', path: folder.gatewaySocket } as const)
         : ({ kind: 'tcp', host: '127.0.0.1', port: paths.port } as const)
@@ -183,6 +187,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     isExposed: !isRoot && noJail !== null,
     list,
     observe,
+    ends: ends.follow,
     async activity(id, signal) {
       signal.throwIfAborted()
       const folder = folderOf(id)

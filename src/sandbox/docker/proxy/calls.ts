@@ -8,7 +8,7 @@ import { type Call, call, check, parseJson, type Share, stream } from './call.ts
 import type { Dockerd } from './dockerd.ts'
 import { createOwn, filesIdIn, patterns, sandboxIdIn } from './own.ts'
 import { Refusal } from './refusal.ts'
-import { execShape, filtersShape, limitsShape, networkShape, volumeShape } from './shapes.ts'
+import { eventFiltersShape, execShape, filtersShape, limitsShape, networkShape, volumeShape } from './shapes.ts'
 
 export interface CallsOptions {
   dockerd: Dockerd
@@ -22,6 +22,8 @@ export interface CallsOptions {
 const marginMs = 5000
 const firewallDeadlineMs = 60_000 + marginMs
 const stopMarginMs = 20_000 + marginMs
+/** Longer than a worker follows the ends of containers in one go. */
+const followDeadlineMs = 12 * 60_000
 
 const container = `/containers/${patterns.container}`
 const execution = `/exec/${patterns.execution}`
@@ -116,6 +118,10 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
   return [
     ...shared,
     list('/containers/json', { all: Yes }),
+    call('GET', '/events', { filters: Text }, ({ query }) => {
+      const filters = check('the filter', eventFiltersShape, parseJson(query.filters ?? ''))
+      return { path: '/events', query: { filters: JSON.stringify(filters) }, deadlineMs: followDeadlineMs }
+    }),
     call('POST', `${container}/update`, {}, async ({ parts, body, signal }) => ({
       path: `/containers/${(await own.container(parts.container, ['sandbox', 'room'], signal)).Id}/update`,
       body: check('the limits', limitsShape, body),

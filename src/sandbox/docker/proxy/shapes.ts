@@ -138,14 +138,21 @@ export const execShape = closed({
   WorkingDir: Type.Optional(Text),
 })
 
+const ofInstallation = Type.Intersect([
+  Type.Array(Type.String({ pattern: `^chowder\\.(installation|instance|role)=` })),
+  Type.Array(Text, { contains: Type.String({ pattern: '^chowder\\.installation=.' }), minItems: 1 }),
+])
+
+/** The filters of the events that a worker may follow: the ends of an installation's own containers. */
+export const eventFiltersShape = closed({
+  type: Type.Tuple([Type.Literal('container')]),
+  event: Type.Tuple([Type.Literal('die')]),
+  label: ofInstallation,
+})
+
 /** The filters of a list: of an installation's own parts, or of firewall containers that were never started. */
 export const filtersShape = Type.Union([
-  closed({
-    label: Type.Intersect([
-      Type.Array(Type.String({ pattern: `^chowder\\.(installation|instance|role)=` })),
-      Type.Array(Text, { contains: Type.String({ pattern: '^chowder\\.installation=.' }), minItems: 1 }),
-    ]),
-  }),
+  closed({ label: ofInstallation }),
   closed({
     label: Type.Tuple([Type.Literal(`${labels.role}=${roleLabels.firewall}`)]),
     status: Type.Tuple([Type.Literal('created')]),

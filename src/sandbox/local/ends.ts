@@ -1,0 +1,29 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { hasEnded, type ProcessId } from './processes.ts'
+
+const everyMs = 500
+
+export interface Ends {
+  /** Says which process is the gateway of a sandbox. */
+  note(id: string, gateway: ProcessId): void
+  /** The ids of sandboxes whose noted gateways end, until the signal is aborted. */
+  follow(signal: AbortSignal): AsyncGenerator<string>
+}
+
+/** Looks at the gateways again and again: whoever has started one, and whatever ends it. */
+export function createEnds(): Ends {
+  const gateways = new Map<string, ProcessId>()
+  return {
+    note: (id, gateway) => void gateways.set(id, gateway),
+    async *follow(signal) {
+      for (;;) {
+        for (const [id, gateway] of gateways) {
+          if (!hasEnded(gateway)) continue
+          gateways.delete(id)
+          yield id
+        }
+        await sleep(everyMs, undefined, { signal })
+      }
+    },
+  }
+}

@@ -1,0 +1,157 @@
+import { randomUUID } from 'node:crypto'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { onlyRegion, type Region } from '#instances/regions.ts'
+import { createDriftDetection } from '#lifecycle/drift.ts'
+import { allShards, createShards, type ShardRange } from '#lifecycle/shards.ts'
+import { newId } from '#platform/ids.ts'
+import { FakeDriver } from '../support/fake-driver.ts'
+import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
+import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
+import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
+import { until } from '../support/until.ts'
+
+const within = () => AbortSignal.timeout(20_000)
+const region = onlyRegion({ sandboxes: new FakeDriver() } as never).default() as Region
+
+let gateway: FakeGateway
+let database: TestDatabase
+let chowder: TestChowder | undefined
+
+beforeAll(async () => {
+  gateway = await startFakeGateway({})
+  database = await cloneDatabase()
+  await database.pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
+})
+afterAll(async () => {
+  await database.drop()
+  await gateway.close()
+})
+afterEach(async () => {
+  await chowder?.close()
+  chowder = undefined
+  await database.pool.query('TRUNCATE instances, organizations, processes CASCADE')
+})
+
+const worker = () => {
+  const id = newId()
+  return { id, ...createShards(database.db, id, () => [region]) }
+}
+type Worker = ReturnType<typeof worker>
+const report = async (workers: readonly Worker[]) => {
+  for (const { task } of [...workers, ...workers]) await task.run(within())
+  return workers.map(({ of }) => of(region))
+}
+
+test('the workers of a region divide it, and those that are left take over from one that ends or leaves', async () => {
+  const workers = [worker(), worker(), worker()].sort((a, b) => (a.id < b.id ? -1 : 1))
+  expect(workers.map(({ of }) => of(region))).toEqual(Array(3).fill({ index: 0, count: 1 }))
+  expect(await report(workers)).toEqual([0, 1, 2].map((index) => ({ index, count: 3 })))
+
+  const [first, second, third] = workers as [Worker, Worker, Worker]
+  await database.pool.query(`UPDATE processes SET seen_at = now() - interval '6 s' WHERE id = $1`, [first.id])
+  expect(await report([second, third])).toEqual([1, 2].map((index) => ({ index, count: 3 })))
+  await database.pool.query(`UPDATE processes SET seen_at = now() - interval '8 s' WHERE id = $1`, [first.id])
+  expect(await report([second, third])).toEqual([0, 1].map((index) => ({ index, count: 2 })))
+  await second.leave()
+  expect(await report([third])).toEqual([{ index: 0, count: 1 }])
+})
+
+test('a worker of another region takes no shards', async () => {
+  const elsewhere = createShards(database.db, newId(), () => [{ ...region, region: 'west' }])
+  const here = worker()
+  await elsewhere.task.run(within())
+  expect(await report([here])).toEqual([{ index: 0, count: 1 }])
+})
+
+/** Running instances with gateways. Returns their ids. */
+async function insertRunning(driver: FakeDriver, count: number): Promise<string[]> {
+  const { pool } = database
+  const organization = randomUUID()
+  await pool.query(`INSERT INTO organizations (id, name, subscription_tier) VALUES ($1, 'x', 'whale')`, [organization])
+  const ids = Array.from({ length: count }, newId)
+  await pool.query(
+    `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
+                            sealed_token, ready_at, observed_generation, relay_token_hash, endpoint)
+     SELECT id, $2, 'x', 'anthropic', 'fake', '1', 'running', '', now(), 1, uuid_send(id), $3
+     FROM unnest($1::uuid[]) id`,
+    [ids, organization, JSON.stringify(gateway.endpoint)],
+  )
+  for (const id of ids) {
+    await driver.create({ id } as never, within())
+    await driver.start(id, within())
+  }
+  return ids
+}
+
+test('each gateway is looked at by one worker, a page in each run, and the list of sandboxes is read by the first', async () => {
+  const driver = new FakeDriver(() => gateway.endpoint)
+  const ids = await insertRunning(driver, 600)
+  let lists = 0
+  driver.onCall = (method) => {
+    if (method === 'list') lists += 1
+  }
+  const ranges: ShardRange[] = [0, 1, 2].map((index) => ({ index, count: 3 }))
+  const deps = {
+    ...region,
+    sandboxes: driver,
+    db: database.db,
+    queue: { enqueue() {} },
+    log: { warn() {}, error() {} },
+  }
+  const seen: string[] = []
+  for (const range of ranges) {
+    const drift = createDriftDetection(deps as never, () => range)
+    const comparison = drift.tasks(5000).find(({ name }) => name === 'the comparison of instances with sandboxes')
+    await comparison?.run(within())
+    const ofRange = new Set<string>()
+    for (let before = -1; ofRange.size > before; ) {
+      before = ofRange.size
+      driver.calls.length = 0
+      await drift.lookAtNext(within())
+      const observed = driver.calls.filter(({ method }) => method === 'observe')
+      expect(observed.length).toBeLessThanOrEqual(100)
+      for (const { id } of observed) ofRange.add(id)
+    }
+    seen.push(...ofRange)
+  }
+  expect(seen.sort()).toEqual(ids.sort())
+  expect(lists).toBe(1)
+})
+
+test('the page after the last one is the first again', async () => {
+  const driver = new FakeDriver(() => gateway.endpoint)
+  const ids = await insertRunning(driver, 150)
+  driver.calls.length = 0
+  const deps = {
+    ...region,
+    sandboxes: driver,
+    db: database.db,
+    queue: { enqueue() {} },
+    log: { warn() {}, error() {} },
+  }
+  const { lookAtNext } = createDriftDetection(deps as never, () => allShards)
+  const counts: number[] = []
+  for (let count = 0; count < 3; count += 1) {
+    driver.calls.length = 0
+    await lookAtNext(within())
+    counts.push(driver.calls.length)
+  }
+  expect(counts).toEqual([100, ids.length - 100, 100])
+})
+
+test('a gateway that ends is repaired at once where its platform tells, however seldom a worker looks', async () => {
+  const driver = new FakeDriver(() => gateway.endpoint)
+  const seldom = { sweepEveryMs: 200, driftEveryMs: 600_000 }
+  chowder = await openTestChowder({ sandboxes: driver, intervals: seldom })
+  await chowder.startWorker()
+  const { key } = await chowder.signUp()
+  const { id } = (await chowder.call('POST', '/v1/instances', { key, body: { name: 'x' } })).body
+  const read = async () => (await chowder?.call('GET', `/v1/instances/${id}`, { key }))?.body
+  await until('the instance to run', async () => (await read()).status === 'running')
+  await until('the work to end', async () => (await read()).step === null)
+  const starts = driver.starts.get(id) ?? 0
+  const diedAt = performance.now()
+  driver.die(id)
+  await until('the next start', () => driver.starts.get(id) === starts + 1)
+  expect(performance.now() - diedAt).toBeLessThan(3000)
+})
