@@ -46,7 +46,12 @@ export function createBacklogMetrics({
     labelNames: ['status'] as const,
     registers,
   })
-  const due = new Gauge({ name: 'chowder_due_instances', help: 'Instances that wait for a worker.', registers })
+  const due = new Gauge({
+    name: 'chowder_due_instances',
+    help: 'Instances that wait for a worker, by region; without a name for those that have none.',
+    labelNames: ['region'] as const,
+    registers,
+  })
   const oldestDue = new Gauge({
     name: 'chowder_oldest_due_seconds',
     help: 'How long the longest waiting instance has waited for a worker; 0 when none waits.',
@@ -125,18 +130,22 @@ export function createBacklogMetrics({
   async function readDue(): Promise<void> {
     const waitingSince = sql`greatest(${instances.leaseUntil}, ${instances.nextAttemptAt})`
     const secondsWaited = sql`extract(epoch FROM now() - ${waitingSince})`
-    const [row] = await db
+    const region = sql<string>`coalesce(${instances.region}, '')`
+    const rows = await db
       .select({
+        region,
         due: count(isDueNow),
         oldestDue: sql<number>`coalesce(max(${secondsWaited}) FILTER (WHERE ${isDueNow}), 0)::float8`,
         failingEnds: count(isFailingEnd),
       })
       .from(instances)
       .where(isDue)
-    if (!row) return
-    due.set(row.due)
-    oldestDue.set(row.oldestDue)
-    failingEnds.set(row.failingEnds)
+      .groupBy(region)
+    due.reset()
+    due.set({ region: '' }, 0) // there is always a number, also for alerts on its absence
+    for (const row of rows) due.set({ region: row.region }, row.due)
+    oldestDue.set(Math.max(0, ...rows.map((row) => row.oldestDue)))
+    failingEnds.set(rows.reduce((sum, row) => sum + row.failingEnds, 0))
   }
 
   async function readBudgets(): Promise<void> {

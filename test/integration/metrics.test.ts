@@ -49,6 +49,9 @@ async function call(method: 'GET' | 'POST' | 'DELETE', path: string, body?: unkn
 const hasStatus = (status: string) =>
   until(`it to be ${status}`, async () => (await call('GET', `/${id}`)).body.status === status)
 
+const inRegion = (region: string | null) =>
+  chowder.database.pool.query('UPDATE instances SET region = $2 WHERE id = $1', [id, region])
+
 beforeAll(async () => {
   // Other files of this process have counted too.
   for (const figure of [requestDuration, stepDuration, timeToRunning]) figure.reset()
@@ -74,14 +77,18 @@ describe('metrics', () => {
     id = (await call('POST', '', { name: 'x' })).body.id
     await until('the job', async () => (await read('chowder_queue_waiting_jobs')) === 1)
     await sleep(100)
-    expect(await read('chowder_due_instances')).toBe(1)
+    expect(await read('chowder_due_instances', { region: '' })).toBe(1)
+    await inRegion('eu-1')
+    await until('the region', async () => (await read('chowder_due_instances', { region: 'eu-1' })) === 1)
+    expect(await read('chowder_due_instances', { region: '' })).toBe(0)
+    await inRegion(null)
     expect(await read('chowder_oldest_due_seconds')).toBeGreaterThan(0.05)
     expect(await read('chowder_queue_waiting_jobs')).toBe(1)
     expect(await read('chowder_queue_oldest_waiting_seconds')).toBeGreaterThan(0.05)
     expect(await read('chowder_instances', { status: 'provisioning' })).toBe(1)
     await chowder.startWorker()
     await hasStatus('running')
-    await until('nothing to wait', async () => (await read('chowder_due_instances')) === 0)
+    await until('nothing to wait', async () => (await read('chowder_due_instances', { region: '' })) === 0)
     expect(await read('chowder_oldest_due_seconds')).toBe(0)
     expect(await read('chowder_queue_waiting_jobs')).toBe(0)
     expect(await read('chowder_instances', { status: 'running' })).toBe(1)

@@ -22,7 +22,7 @@ export function createEnds(): Ends {
           gateways.delete(id)
           yield id
         }
-        await sleep(everyMs, undefined, { signal })
+        await sleep(everyMs, undefined, { signal }).catch(() => signal.throwIfAborted())
       }
     },
   }
