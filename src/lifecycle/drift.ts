@@ -10,7 +10,7 @@ import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/st
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
-import { type Observation, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { type Endpoint, type Listed, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 import { type Cursor, firstCursor, inShardOrder, isInRange, type ShardRange, shard } from './shards.ts'
 
@@ -43,10 +43,13 @@ const lookColumns = {
   id: instances.id,
   organizationId: instances.organizationId,
   generation: instances.generation,
-  endpoint: instances.endpoint,
+  endpoint: sql<Endpoint | null>`${instances.endpoint}`,
   hasRelayToken: sql<boolean>`${instances.relayTokenHash} IS NOT NULL`,
 }
-type LookedAt = Pick<Instance, 'id' | 'organizationId' | 'generation' | 'endpoint'> & { hasRelayToken: boolean }
+interface LookedAt extends Pick<Instance, 'id' | 'organizationId' | 'generation'> {
+  endpoint: Endpoint | null
+  hasRelayToken: boolean
+}
 
 export interface DriftDetection {
   /** Compares, and looks at the next gateways, at once. */
@@ -79,7 +82,11 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
       .from(instances)
       .where(and(inArray(instances.id, [...ids]), isRunningHere()))
 
-  async function makeDue(row: LookedAt, reason: string, silent = false): Promise<void> {
+  async function makeDue(
+    row: Pick<Instance, 'id' | 'organizationId' | 'generation'>,
+    reason: string,
+    silent = false,
+  ): Promise<void> {
     suspects.delete(row.id)
     const [raised] = await db
       .update(instances)
@@ -101,19 +108,31 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     queue.enqueue()
   }
 
+  /** Asks the platform only about a gateway that does not answer: the comparison finds what else has changed. */
   async function look(row: LookedAt, signal: AbortSignal): Promise<void> {
-    const { state, endpoint } = await sandboxes.observe(row.id, signal)
-    if (state !== 'running') return makeDue(row, 'the sandbox does not run any more')
-    if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) return makeDue(row, 'the gateway has another address')
-    if (!row.hasRelayToken) return makeDue(row, 'the gateway has no token for the relay')
+    const { endpoint } = row
     if (endpoint && (await probeHealth(endpoint, '/healthz', { timeoutMs: probeTimeoutMs, signal }))) {
       suspects.delete(row.id)
       return
     }
+    const difference = await findDifference(row, signal)
+    if (difference) return makeDue(row, difference)
     const failures = (suspects.get(row.id) ?? 0) + 1
     suspects.set(row.id, failures)
     // A busy gateway is looked at again and again: only what the worker finds and does is an event.
     if (failures >= maxFailedProbes) await makeDue(row, 'the gateway does not answer', true)
+  }
+
+  async function findDifference(row: LookedAt, signal: AbortSignal): Promise<string | null> {
+    const { state, endpoint } = await sandboxes.observe(row.id, signal)
+    if (state !== 'running') return 'the sandbox does not run any more'
+    if (endpoint && !isDeepStrictEqual(endpoint, row.endpoint)) return 'the gateway has another address'
+    return row.hasRelayToken ? null : 'the gateway has no token for the relay'
+  }
+
+  async function examine(row: LookedAt, signal: AbortSignal): Promise<void> {
+    const difference = await findDifference(row, signal)
+    if (difference) await makeDue(row, difference)
   }
 
   const forEach = <Row extends { id: string }>(
@@ -153,17 +172,22 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
 
   /** Compares all rows and all sandboxes of the region, without a call of the platform for each. */
   async function compare(signal: AbortSignal): Promise<void> {
-    const states = new Map<string, Observation['state']>()
-    for await (const { id, state } of sandboxes.list(signal)) states.set(id, state)
-    sandboxCount = states.size
-    for (const id of reportedOrphans) if (!states.has(id)) reportedOrphans.delete(id)
+    const listed = new Map<string, Listed>()
+    for await (const sandbox of sandboxes.list(signal)) listed.set(sandbox.id, sandbox)
+    sandboxCount = listed.size
+    for (const id of reportedOrphans) if (!listed.has(id)) reportedOrphans.delete(id)
     for await (const rows of runningRows(signal)) {
-      const differing = rows.filter(({ id, hasRelayToken }) => states.get(id) !== 'running' || !hasRelayToken)
-      for (const { id } of rows) states.delete(id)
-      await forEach(differing, (row) => look(row, signal), signal)
+      const differing = rows.filter((row) => differs(row, listed.get(row.id)))
+      for (const { id } of rows) listed.delete(id)
+      await forEach(differing, (row) => examine(row, signal), signal)
     }
-    await compareOthers(states, signal)
+    await compareOthers(listed, signal)
   }
+
+  const differs = (row: LookedAt, listed: Listed | undefined) =>
+    listed?.state !== 'running' ||
+    !row.hasRelayToken ||
+    (listed.endpoint !== undefined && !isDeepStrictEqual(listed.endpoint, row.endpoint))
 
   async function* runningRows(signal: AbortSignal): AsyncGenerator<LookedAt[]> {
     const pauseMs = sandboxCount > batch ? spreadMs / (sandboxCount / batch) : 0
@@ -183,8 +207,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   }
 
   /** Sandboxes that no running row has: some may be left over of instances that have ended, others have no row at all. */
-  async function compareOthers(states: ReadonlyMap<string, string>, signal: AbortSignal): Promise<void> {
-    const ids = [...states.keys()].filter(isId)
+  async function compareOthers(listed: ReadonlyMap<string, Listed>, signal: AbortSignal): Promise<void> {
+    const ids = [...listed.keys()].filter(isId)
     const leftOver: Instance[] = []
     for (let start = 0; start < ids.length; start += batch) {
       const page = ids.slice(start, start + batch)
@@ -194,7 +218,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
       for (const id of page) {
         const row = rows.get(id)
         if (!row) reportOrphan(id)
-        else if (isSettled(row) && isLeftOver(row, states.get(id))) leftOver.push(row)
+        else if (isSettled(row) && isLeftOver(row, listed.get(id)?.state)) leftOver.push(row)
       }
     }
     const before = leftOverBefore
@@ -203,7 +227,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
       // The list may be older than the row. Remains that only the list shows, a volume, must be in the next list too.
       const { state } = await sandboxes.observe(row.id, signal)
       const isConfirmed = isLeftOver(row, state) && (state !== 'absent' || before.has(row.id))
-      if (isConfirmed) await makeDue({ ...row, hasRelayToken: true }, 'a sandbox was left over')
+      if (isConfirmed) await makeDue(row, 'a sandbox was left over')
     }
     await forEach(leftOver, check, signal)
   }
@@ -240,7 +264,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   /** The gateway of an instance has ended. A worker that has the row may have ended it itself. */
   async function lookAtEnded(id: string, signal: AbortSignal): Promise<void> {
     const [row] = await findRunning([id])
-    if (row) await forEach([row], (running) => look(running, signal), signal)
+    if (row) await forEach([row], (running) => examine(running, signal), signal)
     else suspects.set(id, suspects.get(id) ?? 0)
   }
 

@@ -94,6 +94,13 @@ export interface Observation {
   exit?: { code: number | null; oom: boolean }
 }
 
+/** A sandbox in the list of all. */
+export interface Listed extends Pick<Observation, 'state'> {
+  id: string
+  /** Absent where a sandbox has one address for all its life, and while it does not run. */
+  endpoint?: Endpoint
+}
+
 export interface ExecOptions {
   timeoutMs: number
   cwd?: string
@@ -302,7 +309,7 @@ export interface SandboxDriver {
   /** Tells a gateway that works from one that hangs; null when it does not run, and when it is not known. */
   activity(id: string, signal: AbortSignal): Promise<Activity | null>
   /** Every sandbox of this installation, also those without a row. */
-  list(signal: AbortSignal): AsyncIterable<{ id: string; state: Observation['state'] }>
+  list(signal: AbortSignal): AsyncIterable<Listed>
   /**
    * Runs a program as the gateway's user beside the gateway; call it only while the sandbox runs. At its deadline the
    * exit code is null; nothing is thrown.

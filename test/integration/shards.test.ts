@@ -4,6 +4,7 @@ import { onlyRegion, type Region } from '#instances/regions.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
 import { allShards, createShards, type ShardRange } from '#lifecycle/shards.ts'
 import { newId } from '#platform/ids.ts'
+import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -63,78 +64,68 @@ test('a worker of another region takes no shards', async () => {
   expect(await report([here])).toEqual([{ index: 0, count: 1 }])
 })
 
-/** Running instances with gateways. Returns their ids. */
-async function insertRunning(driver: FakeDriver, count: number): Promise<string[]> {
+/** Running instances whose platform is away: a look at one changes nothing. */
+async function insertRunning(count: number) {
   const { pool } = database
   const organization = randomUUID()
   await pool.query(`INSERT INTO organizations (id, name, subscription_tier) VALUES ($1, 'x', 'whale')`, [organization])
   const ids = Array.from({ length: count }, newId)
   await pool.query(
     `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
-                            sealed_token, ready_at, observed_generation, relay_token_hash, endpoint)
-     SELECT id, $2, 'x', 'anthropic', 'fake', '1', 'running', '', now(), 1, uuid_send(id), $3
-     FROM unnest($1::uuid[]) id`,
-    [ids, organization, JSON.stringify(gateway.endpoint)],
+                            sealed_token, ready_at, observed_generation, relay_token_hash)
+     SELECT id, $2, 'x', 'anthropic', 'fake', '1', 'running', '', now(), 1, uuid_send(id) FROM unnest($1::uuid[]) id`,
+    [ids, organization],
   )
-  for (const id of ids) {
-    await driver.create({ id } as never, within())
-    await driver.start(id, within())
+  const looked: string[] = []
+  let lists = 0
+  const outage = new SandboxUnavailableError(new Error('away'), { isLogged: true })
+  const sandboxes = {
+    ...region.sandboxes,
+    name: 'fake',
+    async observe(id: string) {
+      looked.push(id)
+      throw outage
+    },
+    async *list() {
+      lists += 1
+      yield* ids.map((id) => ({ id, state: 'running' as const }))
+    },
   }
-  return ids
+  const unheard = { queue: { enqueue() {} }, log: { warn() {}, error() {} } }
+  const drift = (range: ShardRange) =>
+    createDriftDetection({ ...region, sandboxes, db: database.db, ...unheard } as never, () => range)
+  return { ids, drift, looked, lists: () => lists }
 }
 
 test('each gateway is looked at by one worker, a page in each run, and the list of sandboxes is read by the first', async () => {
-  const driver = new FakeDriver(() => gateway.endpoint)
-  const ids = await insertRunning(driver, 600)
-  let lists = 0
-  driver.onCall = (method) => {
-    if (method === 'list') lists += 1
-  }
-  const ranges: ShardRange[] = [0, 1, 2].map((index) => ({ index, count: 3 }))
-  const deps = {
-    ...region,
-    sandboxes: driver,
-    db: database.db,
-    queue: { enqueue() {} },
-    log: { warn() {}, error() {} },
-  }
+  const { ids, drift, looked, lists } = await insertRunning(600)
   const seen: string[] = []
-  for (const range of ranges) {
-    const drift = createDriftDetection(deps as never, () => range)
-    const comparison = drift.tasks(5000).find(({ name }) => name === 'the comparison of instances with sandboxes')
+  for (const index of [0, 1, 2]) {
+    const { lookAtNext, tasks } = drift({ index, count: 3 })
+    const comparison = tasks(5000).find(({ name }) => name === 'the comparison of instances with sandboxes')
     await comparison?.run(within())
     const ofRange = new Set<string>()
     for (let before = -1; ofRange.size > before; ) {
       before = ofRange.size
-      driver.calls.length = 0
-      await drift.lookAtNext(within())
-      const observed = driver.calls.filter(({ method }) => method === 'observe')
-      expect(observed.length).toBeLessThanOrEqual(100)
-      for (const { id } of observed) ofRange.add(id)
+      looked.length = 0
+      await lookAtNext(within())
+      expect(looked.length).toBeLessThanOrEqual(100)
+      for (const id of looked) ofRange.add(id)
     }
     seen.push(...ofRange)
   }
   expect(seen.sort()).toEqual(ids.sort())
-  expect(lists).toBe(1)
+  expect(lists()).toBe(1)
 })
 
 test('the page after the last one is the first again', async () => {
-  const driver = new FakeDriver(() => gateway.endpoint)
-  const ids = await insertRunning(driver, 150)
-  driver.calls.length = 0
-  const deps = {
-    ...region,
-    sandboxes: driver,
-    db: database.db,
-    queue: { enqueue() {} },
-    log: { warn() {}, error() {} },
-  }
-  const { lookAtNext } = createDriftDetection(deps as never, () => allShards)
+  const { ids, drift, looked } = await insertRunning(150)
+  const { lookAtNext } = drift(allShards)
   const counts: number[] = []
   for (let count = 0; count < 3; count += 1) {
-    driver.calls.length = 0
+    looked.length = 0
     await lookAtNext(within())
-    counts.push(driver.calls.length)
+    counts.push(looked.length)
   }
   expect(counts).toEqual([100, ids.length - 100, 100])
 })

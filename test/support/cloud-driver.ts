@@ -88,10 +88,8 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
       }
     },
     async *list(signal) {
-      yield* ((await call('', {}, signal)) as { id: string; state: Observation['state'] }[]).map(({ id, state }) => ({
-        id,
-        state,
-      }))
+      const found = (await call('', {}, signal)) as (Pick<Observation, 'state' | 'endpoint'> & { id: string })[]
+      for (const { id, state, endpoint } of found) yield { id, state, ...(endpoint && { endpoint }) }
     },
     exec: async (id, argv, _options, signal) =>
       (await call(`/${id}/exec`, { method: 'POST', body: { argv } }, signal)) as Awaited<

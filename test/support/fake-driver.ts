@@ -198,7 +198,9 @@ export class FakeDriver implements SandboxDriver {
   async *list(signal: AbortSignal) {
     await this.#call('list', '', signal, () => {})
     for (const [id, { running }] of this.sandboxes)
-      yield { id, state: running ? ('running' as const) : ('stopped' as const) }
+      yield running
+        ? { id, state: 'running' as const, endpoint: this.#endpoint(id) }
+        : { id, state: 'stopped' as const }
   }
 
   exec(id: string, argv: readonly string[], _options: object, signal: AbortSignal) {

@@ -245,10 +245,12 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
   async function* list(signal: AbortSignal) {
     const seen = new Set<string>()
-    for (const { Labels, State } of await containersOf([`${labels.role}=sandbox`], signal)) {
+    for (const { Labels, State, Ports } of await containersOf([`${labels.role}=sandbox`], signal)) {
       const id = Labels[labels.instance] ?? ''
       seen.add(id)
-      yield { id, state: State === 'running' || State === 'paused' ? ('running' as const) : ('stopped' as const) }
+      const state = State === 'running' || State === 'paused' ? ('running' as const) : ('stopped' as const)
+      const { IP, PublicPort } = Ports.find(({ PrivatePort }) => PrivatePort === forwarderPort) ?? {}
+      yield { id, state, ...(IP && PublicPort && { endpoint: { kind: 'tcp' as const, host: IP, port: PublicPort } }) }
     }
     // A volume without a container belongs to a sandbox that is half-made or half-removed.
     const { Volumes } = await client.call(signal, (docker, abortSignal) =>
