@@ -5,7 +5,6 @@ import { type ComposeCheckout, openComposeCheckout } from '../support/compose.ts
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
 import { isHere, previousVersion } from '../support/previous-version.ts'
-import { until } from '../support/until.ts'
 
 const minute = 60_000
 const port = 18_089
@@ -46,17 +45,15 @@ const startOf = () => dockerd.docker('inspect', '--format', '{{.Id}} {{.State.St
 const configuration = () => dockerd.docker('exec', `chowder-${agent}`, 'cat', '/agent/home/state/openclaw.json')
 
 it.skipIf(!(await isHere(previousVersion)))(
-  'an agent of the previous version asks through the relay after the upgrade, and was not restarted',
+  'an agent of the previous version goes on through the upgrade, and was not restarted',
   { tags: ['long'], timeout: 10 * minute },
   async () => {
     expect(await say(client, sessionPath(agent), 'hello')).toContain('turns=1')
-    expect(await configuration()).toContain(providerKey)
     const before = await startOf()
     await checkout.replace()
     await checkout.upgrade()
-    await until('the agent to have the relay', async () => (await configuration()).includes('/relay/anthropic'), minute)
-    expect(await configuration()).not.toContain(providerKey)
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=2')
+    expect(await configuration()).not.toContain(providerKey)
     expect(await startOf()).toBe(before)
   },
 )
