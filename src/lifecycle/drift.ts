@@ -261,11 +261,11 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     })
   }
 
-  /** The gateway of an instance has ended. A worker that has the row may have ended it itself. */
+  /** Where a worker has the row, which may have ended the gateway itself, the next look is at this one too. */
   async function lookAtEnded(id: string, signal: AbortSignal): Promise<void> {
-    const [row] = await findRunning([id])
-    if (row) await forEach([row], (running) => examine(running, signal), signal)
-    else suspects.set(id, suspects.get(id) ?? 0)
+    suspects.set(id, suspects.get(id) ?? 0)
+    const rows = await findRunning([id]).catch(() => [])
+    await forEach(rows, (row) => examine(row, signal), signal)
   }
 
   async function followEnds(signal: AbortSignal): Promise<void> {
