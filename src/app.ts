@@ -112,7 +112,7 @@ export async function buildApp(deps: AppDeps) {
   useJsonBodies(app)
   useErrors(app, deps.publicUrl)
   useRequestLog(app)
-  useClosing(app)
+  useClosing(app, deps.isDraining)
   await useOrigins(app, deps.origins)
   useBodyDeadlines(app, deps.publicUrl, deps.bodyTimes)
   await useOpenApi(app, about)

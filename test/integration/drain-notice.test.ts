@@ -23,7 +23,8 @@ test('R3: a process that is asked to stop says so in /readyz before its worker d
   })
   const { body } = await api(url).post('/v1/organization/signup', { name: 'Acme' })
   const client = api(url, body.api_key)
-  expect((await client.get('/readyz')).status).toBe(200)
+  const ready = await client.get('/readyz')
+  expect([ready.status, ready.headers.get('connection')]).toEqual([200, 'keep-alive'])
 
   sandboxes.onCall = (method) => (method === 'create' ? held.promise : undefined)
   await client.patch('/v1/organization', { model_api_keys: { anthropic: 'sk-test' } })
@@ -32,7 +33,8 @@ test('R3: a process that is asked to stop says so in /readyz before its worker d
   const ended = drain.run({ interrupted: false }).then(() => performance.now())
   await until('the worker to drain', () => phases().includes('worker'))
   expect(await client.get('/readyz')).toMatchObject({ status: 503, body: { status: 'draining' } })
-  expect((await client.get('/v1/organization')).status).toBe(200)
+  const answer = await client.get('/v1/organization')
+  expect([answer.status, answer.headers.get('connection')]).toEqual([200, 'close'])
   expect(phases().at(-1)).toBe('worker')
 
   held.resolve()

@@ -66,7 +66,7 @@ async function startApi(findGateway: ResponseDeps['findGateway'], over: Partial<
   app.setValidatorCompiler(strictBodies)
   app.setSerializerCompiler(serializers)
   useErrors(app, () => publicUrl)
-  useClosing(app)
+  useClosing(app, () => false)
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
     request.caller = caller
