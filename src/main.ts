@@ -61,8 +61,9 @@ function ignoreDuplicates(): (signal: NodeJS.Signals) => void {
 
 async function run(createDriver?: CreateDriver): Promise<void> {
   const named = readRole()
-  const config = loadConfig()
-  const role = named ?? config.CHOWDER_ROLE
+  const settings = loadConfig()
+  const role = named ?? settings.CHOWDER_ROLE
+  const config = role === 'migrate' ? settings : Object.freeze({ ...settings, CHOWDER_ROLE: role })
   const log = createLog(config, role)
   log.info({ version, commit, node: process.version }, `Chowder ${version} (${commit}) starts as ${role}`)
   for (const sentence of unknownSettings()) log.warn(sentence)

@@ -1,0 +1,24 @@
+import { expect, test } from 'vitest'
+import { kubernetesSettings } from '#composition/kubernetes-settings.ts'
+import { loadConfig } from '#platform/config.ts'
+import { StartupError } from '#platform/startup-error.ts'
+
+const settingsOf = (role: string) =>
+  kubernetesSettings(
+    loadConfig({
+      CHOWDER_ROLE: role,
+      SANDBOX_DRIVER: 'kubernetes',
+      KUBERNETES_IMAGE: 'registry.example.com/chowder-openclaw',
+      RELAY_URL: 'http://chowder-relay.chowder.svc:8090',
+    }),
+    '/var/lib/chowder',
+  )
+
+test.each(['all', 'api', 'worker'])('in a pod without a service account, %s does not start', async (role) => {
+  await expect(settingsOf(role)).rejects.toThrow(StartupError)
+  await expect(settingsOf(role)).rejects.toThrow('its pod has no service account')
+})
+
+test('in a pod without a service account, a relay starts', async () => {
+  expect(await settingsOf('relay')).toMatchObject({ namespace: 'chowder-agents', controlNamespace: 'chowder' })
+})
