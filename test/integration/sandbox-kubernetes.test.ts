@@ -17,9 +17,9 @@ import { until } from '../support/until.ts'
 
 const within = (ms = 30_000) => AbortSignal.timeout(ms)
 
-/** What Chowder may do, as operators give it to it. */
-async function rules(): Promise<Rule[]> {
-  const role = join(import.meta.dirname, '../../deploy/kubernetes/base/role.yaml')
+/** What a worker or an API may do, as operators give it to them. */
+async function rules(of: 'role' | 'role-api' = 'role'): Promise<Rule[]> {
+  const role = join(import.meta.dirname, `../../deploy/kubernetes/base/agents/${of}.yaml`)
   return loadYaml<{ rules: Rule[] }>(await readFile(role, 'utf8')).rules
 }
 
@@ -44,9 +44,10 @@ describe('a sandbox in Kubernetes', () => {
     folder = await mkdtemp(join(tmpdir(), 'chowder-kubernetes-'))
     driver = kubernetesDriver({ ...fake, socketFolder: folder, installation })
   })
-  afterEach(() => {
+  afterEach(async () => {
     fake.podStatus = null
     fake.refusal = null
+    fake.rules = await rules()
   })
   afterAll(async () => {
     await fake.close()
@@ -144,6 +145,24 @@ describe('a sandbox in Kubernetes', () => {
     await driver.start(id, within())
     expect(fake.find('pods', `chowder-${id}-files`)).toBeUndefined()
     expect(await textOf(id, 'kept')).toBe('yes')
+  })
+
+  test('is read and written by an API, which can neither make, start, stop nor destroy it', async () => {
+    const inside = kubernetesDriver({ ...fake, installation, controlNamespace: 'chowder' })
+    const [running, stopped] = [await started(), await created()]
+    fake.rules = await rules('role-api')
+    for (const id of [running, stopped]) {
+      await give(id, 'kept', 'yes', inside)
+      expect(await textOf(id, 'kept', inside)).toBe('yes')
+      expect((await inside.readLog(id, { lines: 10 }, within())).hasGap).toBe(false)
+    }
+    expect((await inside.observe(running, within())).state).toBe('running')
+    expect((await inside.measure(running, within())).processes).toBeGreaterThan(0)
+    expect((await inside.exec(running, ['/bin/echo', 'hello'], { timeoutMs: 10_000 }, within())).stdout).toBe('hello\n')
+    await expect(created({}, inside)).rejects.toThrow(SandboxUnavailableError)
+    await expect(inside.start(stopped, within())).rejects.toThrow(SandboxUnavailableError)
+    await expect(inside.stop(running, { graceMs: 0 }, within())).rejects.toThrow(SandboxUnavailableError)
+    await expect(inside.destroy(running, within())).rejects.toThrow(SandboxUnavailableError)
   })
 
   test('keeps its files when it is made anew, with another size, command or environment', async () => {

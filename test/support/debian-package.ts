@@ -4,21 +4,26 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-const isThere = (program: string) =>
-  run(program, ['--version']).then(
+const isThere = (program: string, version: string) =>
+  run(program, [version]).then(
     () => true,
     () => false,
   )
 
-/** Whether the program is on PATH. As root on Debian and Ubuntu a missing program is installed first. */
-export async function provideProgram(program: string, debianPackage: string): Promise<boolean> {
-  if (await isThere(program)) return true
+/**
+ * Whether the program is on PATH, and says its version when it is asked so. As root on Debian and Ubuntu a missing
+ * program is installed first.
+ */
+export async function provideProgram(program: string, debianPackage: string, version = '--version'): Promise<boolean> {
+  if (await isThere(program, version)) return true
   const system = await readFile('/etc/os-release', 'utf8').catch(() => '')
   if (process.getuid?.() !== 0 || !/^ID(_LIKE)?=.*(debian|ubuntu)/m.test(system)) return false
   await run('apt-get', ['update'], { timeout: 120_000 }).catch(() => {})
-  await run('apt-get', ['install', '-y', '--no-install-recommends', debianPackage], {
+  // Another test may be installing another program.
+  const options = ['-o', 'DPkg::Lock::Timeout=120', '-y', '--no-install-recommends']
+  await run('apt-get', ['install', ...options, debianPackage], {
     env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-    timeout: 180_000,
+    timeout: 300_000,
   })
-  return isThere(program)
+  return isThere(program, version)
 }

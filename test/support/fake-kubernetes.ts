@@ -73,6 +73,8 @@ export interface FakeKubernetes {
   objects(resource: Resource): Stored[]
   find(resource: Resource, name: string): Stored | undefined
   fail(fault: ApiFault): void
+  /** What the caller may do from now on. */
+  rules: readonly Rule[]
   /** Forgets the versions so far: watches end, and what goes on from an old version is answered 410. */
   forgetVersions(): void
   /** Why the next pods do not run: what their status is given. Null: they run. */
@@ -352,7 +354,7 @@ export async function startFakeKubernetes({
   }
 
   function check(group: string, resource: string, verb: string): void {
-    const isAllowed = rules.some(
+    const isAllowed = fake.rules.some(
       (rule) => rule.apiGroups.includes(group) && rule.resources.includes(resource) && rule.verbs.includes(verb),
     )
     if (!isAllowed)
@@ -585,6 +587,7 @@ export async function startFakeKubernetes({
     objects: all,
     find,
     fail: (fault) => void faults.push(fault),
+    rules,
     forgetVersions() {
       history = []
       version += 1
