@@ -33,7 +33,7 @@ build() {
     sed -e 's#^staging/src/#k8s.io/kubernetes/vendor/#' -e 's#^\(pkg\|cmd\|plugin\)/#k8s.io/kubernetes/\1/#' | paste -sd,)
   "$GOPATH/openapi-gen" --logtostderr -i "$folders" -p k8s.io/kubernetes/pkg/generated/openapi -O zz_generated.openapi \
     -h hack/boilerplate/boilerplate.generatego.txt -r "$work/violations" --output-base "$GOPATH/src"
-  for program in kube-apiserver kube-controller-manager kube-scheduler kubelet; do
+  for program in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy; do
     go build -tags providerless -ldflags '-s -w' -o "$cache/$program.part" "./cmd/$program"
     mv "$cache/$program.part" "$cache/$program"
   done
@@ -64,6 +64,15 @@ END
   cd / && chmod -R u+w "$work" && rm -rf "$work"
 }
 
+# The address of this machine in the network of pods, and that of the API as a Service.
+host=10.88.77.1
+service=10.123.0.1
+
+# forward -I|-D: lets pods through, past what a Docker Engine of this machine has forbidden.
+forward() {
+  for way in -i -o; do iptables "$1" FORWARD "$way" chowder-k8s -j ACCEPT 2>/dev/null; done
+}
+
 pids=()
 end() {
   trap - EXIT INT TERM
@@ -78,6 +87,8 @@ end() {
   # The kubelet has set others.
   [ ! -e "$W/sysctls" ] || xargs -a "$W/sysctls" -n1 sysctl -q -w || :
   grep " $W/" /proc/mounts | cut -d' ' -f2 | sort -r | xargs -r -n1 umount -l || :
+  "$cache/kube-proxy" --cleanup >/dev/null 2>&1 || :
+  forward -D || :
   ip link del chowder-k8s 2>/dev/null || :
 }
 trap end EXIT
@@ -86,8 +97,8 @@ trap 'exit 0' INT TERM
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
-install_packages etcd-server containerd runc containernetworking-plugins kubectl openssl
-for program in kube-apiserver kube-controller-manager kube-scheduler kubelet pause; do
+install_packages etcd-server containerd runc containernetworking-plugins kubectl openssl iptables
+for program in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy pause; do
   [ -x "$cache/$program" ] || {
     build >&2
     break
@@ -100,7 +111,7 @@ cd "$W/pki"
   openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=test -keyout ca.key -out ca.crt
   openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout api.key -out api.csr
   openssl x509 -req -in api.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -out api.crt \
-    -extfile <(echo 'subjectAltName=DNS:localhost,IP:127.0.0.1')
+    -extfile <(echo "subjectAltName=DNS:kubernetes.default.svc,IP:$host,IP:$service")
   openssl genrsa -out sa.key 2048
 } 2>/dev/null
 for user in admin chowder; do
@@ -109,7 +120,7 @@ for user in admin chowder; do
   cat >"$W/$user.conf" <<END
 apiVersion: v1
 kind: Config
-clusters: [{name: test, cluster: {server: "https://127.0.0.1:16443", certificate-authority: $W/pki/ca.crt}}]
+clusters: [{name: test, cluster: {server: "https://$host:16443", certificate-authority: $W/pki/ca.crt}}]
 users: [{name: $user, user: {token: $token}}]
 contexts: [{name: test, context: {cluster: test, user: $user, namespace: agents}}]
 current-context: test
@@ -137,14 +148,21 @@ until_true() {
   exit 1
 }
 
+# Pods reach the API at an address of theirs. A cluster that was killed has left the bridge.
+ip link del chowder-k8s 2>/dev/null || :
+ip link add chowder-k8s type bridge
+ip addr add "$host/24" dev chowder-k8s
+ip link set chowder-k8s up
+forward -I
+
 export KUBECONFIG=$W/admin.conf
 start etcd etcd --data-dir "$W/etcd" --unsafe-no-fsync --listen-peer-urls http://127.0.0.1:12380 \
   --listen-client-urls http://127.0.0.1:12379 --advertise-client-urls http://127.0.0.1:12379
-start apiserver "$cache/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 --bind-address=127.0.0.1 \
+start apiserver "$cache/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 --bind-address="$host" \
   --secure-port=16443 --insecure-port=0 --tls-cert-file=api.crt --tls-private-key-file=api.key \
   --token-auth-file=tokens.csv --authorization-mode=Node,RBAC \
   --service-account-issuer=https://kubernetes.default.svc --service-account-signing-key-file=sa.key \
-  --service-account-key-file=sa.key --endpoint-reconciler-type=none \
+  --service-account-key-file=sa.key --advertise-address="$host" \
   --kubelet-preferred-address-types=Hostname --service-cluster-ip-range=10.123.0.0/24
 cat >"$W/containerd.toml" <<END
 version = 2
@@ -186,11 +204,18 @@ authorization: {mode: AlwaysAllow}
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
 imageGCHighThresholdPercent: 100
 resolvConf: ""
+clusterDomain: cluster.local
+clusterDNS: [$host]
 END
 sysctl -e vm.overcommit_memory kernel.panic kernel.panic_on_oops | tr -d ' ' >"$W/sysctls"
 start kubelet "$cache/kubelet" --config="$W/kubelet.yaml" --kubeconfig="$KUBECONFIG" --root-dir="$W/kubelet" \
   --cert-dir="$W/kubelet/pki" --hostname-override=localhost --container-runtime=remote \
   --container-runtime-endpoint="unix://$W/run/c.sock" --image-service-endpoint="unix://$W/run/c.sock"
+# With the addresses of pods hidden: pods on one bridge would answer each other past what leads to a Service.
+start proxy "$cache/kube-proxy" --kubeconfig="$KUBECONFIG" --hostname-override=localhost --proxy-mode=iptables \
+  --cluster-cidr=10.88.77.0/24 --masquerade-all --conntrack-max-per-core=0 --conntrack-min=0 \
+  --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 \
+  --metrics-bind-address=127.0.0.1:16249 --healthz-bind-address=127.0.0.1:16256
 until_true 'the node' sh -c 'kubectl get node localhost | grep -q " Ready"'
 touch "$W/ready"
 while kill -0 "${pids[0]}" 2>/dev/null; do sleep 1; done

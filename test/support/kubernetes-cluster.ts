@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { CoreV1Api, KubeConfig, KubernetesObjectApi, loadAllYaml } from '@kubernetes/client-node'
 import { imageBuild, programFiles } from '#sandbox/docker/image.ts'
 import { agentUid } from '#sandbox/docker/profile.ts'
+import { serveNames } from './cluster-names.ts'
 import { contractBuild, contractRelease } from './docker-host.ts'
 import { debianTar } from './dockerd.ts'
 import { until } from './until.ts'
@@ -20,14 +21,20 @@ const script = join(import.meta.dirname, 'kubernetes-cluster.sh')
 const startMs = 60 * 60_000
 export const namespace = 'agents'
 export const repository = 'chowder.test/chowder-openclaw'
+/** This machine, in the network of pods. */
+const podGateway = '10.88.77.1'
 
 /** A real cluster of one node, for tests. */
 export interface TestCluster {
   /** The credentials of Chowder, which may do what its Role allows. */
   config: KubeConfig
   admin: KubeConfig
+  /** The file of the administrator's credentials. */
+  kubeconfig: string
   /** Runs kubectl as the administrator, in the namespace of agents. */
   kubectl(...args: string[]): Promise<string>
+  /** Gives the node images of a dockerd. */
+  load(dockerHost: string, images: readonly string[]): Promise<void>
   close(): Promise<void>
 }
 
@@ -87,7 +94,10 @@ async function importPause(folder: string): Promise<void> {
   await importImage(folder, 'chowder.test/pause:1', [layer], ['/pause'])
 }
 
-/** Gives each claim a folder of this machine: the cluster has no storage of its own. Returns what ends that. */
+/**
+ * Gives each claim a folder of this machine, and removes those of claims that are gone: the cluster has no storage of
+ * its own. Returns what ends that.
+ */
 function provideVolumes(admin: KubeConfig, folder: string): () => void {
   const api = admin.makeApiClient(CoreV1Api)
   let isOver = false
@@ -100,8 +110,10 @@ function provideVolumes(admin: KubeConfig, folder: string): () => void {
       given.add(uid)
       const path = join(folder, 'volumes', uid)
       await mkdir(path, { recursive: true })
-      await chmod(path, 0o700)
-      await chown(path, agentUid, agentUid)
+      // Kubernetes gives folders of the node to no group.
+      const isOfAgent = metadata?.labels?.['chowder.dev/instance'] !== undefined
+      await chmod(path, isOfAgent ? 0o700 : 0o777)
+      if (isOfAgent) await chown(path, agentUid, agentUid)
       await api.createPersistentVolume({
         body: {
           metadata: { name: uid },
@@ -114,6 +126,12 @@ function provideVolumes(admin: KubeConfig, folder: string): () => void {
           },
         },
       })
+    }
+    const volumes = await api.listPersistentVolume()
+    for (const { metadata, spec, status } of volumes.items) {
+      if (status?.phase !== 'Released') continue
+      await api.deletePersistentVolume({ name: metadata?.name ?? '' })
+      await rm(spec?.hostPath?.path ?? '', { recursive: true, force: true })
     }
   }
   const loop = async () => {
@@ -169,7 +187,7 @@ export async function startCluster(): Promise<TestCluster> {
   const kubectl: TestCluster['kubectl'] = async (...args) =>
     (await run('kubectl', ['--kubeconfig', join(folder, 'admin.conf'), ...args])).stdout
   const objects = KubernetesObjectApi.makeApiClient(admin)
-  const role = loadAllYaml(await readFile(join(root, 'deploy/kubernetes/base/role.yaml'), 'utf8'))
+  const role = loadAllYaml(await readFile(join(root, 'deploy/kubernetes/base/agents/role.yaml'), 'utf8'))
   const binding = {
     apiVersion: 'rbac.authorization.k8s.io/v1',
     kind: 'RoleBinding',
@@ -185,12 +203,20 @@ export async function startCluster(): Promise<TestCluster> {
     })
   }
   const stopProviding = provideVolumes(admin, folder)
+  const names = await serveNames(admin, podGateway)
   return {
     config: configOf(folder, 'chowder'),
     admin,
+    kubeconfig: join(folder, 'admin.conf'),
     kubectl,
+    async load(dockerHost, images) {
+      const importing = 'docker save "$@" | ctr -a "$SOCKET" -n k8s.io images import -'
+      const env = { ...process.env, DOCKER_HOST: dockerHost, SOCKET: join(folder, 'run/c.sock') }
+      await run('bash', ['-o', 'pipefail', '-c', importing, 'bash', ...images], { env })
+    },
     async close() {
       stopProviding()
+      names.close()
       await end(cluster)
       if (cluster) await rm(folder, { recursive: true, force: true })
     },
