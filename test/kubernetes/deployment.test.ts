@@ -12,10 +12,12 @@ import { agentUid } from '#sandbox/docker/profile.ts'
 import { dockerEnv, prepareImage } from '../support/agent-sandboxes.ts'
 import { type Answer, type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import { newSecret } from '../support/canary/secrets.ts'
+import { codeBlocksOf } from '../support/code-blocks.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
 import { repository, startCluster, type TestCluster } from '../support/kubernetes-cluster.ts'
 import { overlayFolder, overlays } from '../support/kubernetes-manifests.ts'
 import { type Outside, openOutside } from '../support/outside.ts'
+import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
 const run = promisify(execFile)
@@ -188,9 +190,7 @@ configMapGenerator:
 
   it('gives no token of the cluster to the relay, and only what its Role has to the API', async () => {
     const look = ['--', 'ls', '/var/run/secrets']
-    expect(await inChowder('exec', 'deployment/chowder-relay', ...look).catch(String)).toContain(
-      'No such file',
-    )
+    expect(await inChowder('exec', 'deployment/chowder-relay', ...look).catch(String)).toContain('No such file')
     const can = (account: string, ...what: string[]) =>
       inChowder('auth', 'can-i', ...what, '--as', `system:serviceaccount:chowder:${account}`).then(
         () => true,
@@ -214,6 +214,14 @@ configMapGenerator:
     const shown = [objects, ...logs].join('\n')
     expect(shown).toContain('Chowder is running as relay')
     for (const secret of [...generated, providerKey, key, signupToken]) expect(shown.includes(secret)).toBe(false)
+  })
+
+  it('is backed up by the commands of the documentation', async () => {
+    const blocks = codeBlocksOf('docs/backup.md').filter(({ text }) => text.includes('kubectl'))
+    const env = { ...process.env, KUBECONFIG: cluster.kubeconfig }
+    await run('bash', ['-euc', present(blocks[0]).text], { cwd: folder, env })
+    expect(await readFile(join(folder, 'backup/database.sql'), 'utf8')).toContain('PostgreSQL database dump complete')
+    expect(await readFile(join(folder, 'backup/secret-key'), 'utf8')).toMatch(/^[A-Za-z0-9+/]{43}=$/)
   })
 
   // Kubernetes 1.20 has neither the versions of today of two kinds, nor the operator of Prometheus: these alone are
@@ -306,7 +314,7 @@ configMapGenerator:
   })
 
   it('is removed without a trace', { timeout: 10 * minute }, async () => {
-    await cluster.kubectl('delete', '-k', folder)
+    await cluster.kubectl('delete', '-k', folder, '--ignore-not-found')
     await until('the end of its volumes', async () => (await cluster.kubectl('get', 'pv', '-o', 'name')) === '', minute)
     expect(await allObjects()).toEqual(before)
   })

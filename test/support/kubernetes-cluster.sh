@@ -84,7 +84,7 @@ end() {
     kill -KILL "$pid" 2>/dev/null || :
   done
   kill -KILL "${pids[@]}" 2>/dev/null || :
-  # The kubelet has set others.
+  # The kubelet and kube-proxy have set others.
   [ ! -e "$W/sysctls" ] || xargs -a "$W/sysctls" -n1 sysctl -q -w || :
   grep " $W/" /proc/mounts | cut -d' ' -f2 | sort -r | xargs -r -n1 umount -l || :
   "$cache/kube-proxy" --cleanup >/dev/null 2>&1 || :
@@ -207,7 +207,7 @@ resolvConf: ""
 clusterDomain: cluster.local
 clusterDNS: [$host]
 END
-sysctl -e vm.overcommit_memory kernel.panic kernel.panic_on_oops | tr -d ' ' >"$W/sysctls"
+sysctl -e vm.overcommit_memory kernel.panic kernel.panic_on_oops net.ipv4.conf.all.route_localnet | tr -d ' ' >"$W/sysctls"
 start kubelet "$cache/kubelet" --config="$W/kubelet.yaml" --kubeconfig="$KUBECONFIG" --root-dir="$W/kubelet" \
   --cert-dir="$W/kubelet/pki" --hostname-override=localhost --container-runtime=remote \
   --container-runtime-endpoint="unix://$W/run/c.sock" --image-service-endpoint="unix://$W/run/c.sock"
