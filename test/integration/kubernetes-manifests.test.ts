@@ -45,6 +45,8 @@ describe.each(overlays)('the overlay %s', (overlay) => {
     ...podOf(workload).containers,
     ...(podOf(workload).initContainers ?? []),
   ]
+  const chowderIn = (workload: Manifest) =>
+    containersOf(workload).filter(({ image }: Manifest) => image.includes('chowder'))
   const deploymentOf = (process: (typeof processes)[number]) => named('Deployment', `chowder-${process}`)
   const settingsOf = ({ envFrom, env = [] }: Manifest): Record<string, string> =>
     Object.assign(
@@ -110,19 +112,21 @@ describe.each(overlays)('the overlay %s', (overlay) => {
     const roles: string[] = []
     for (const process of processes) {
       const deployment = deploymentOf(process)
-      for (const { image, args } of containersOf(deployment)) {
+      for (const { image, args } of chowderIn(deployment)) {
         expect(image).toBe(`registry.example.com/chowder:${version}`)
         roles.push(...args)
       }
     }
     expect(roles).toEqual(['api', 'migrate', 'worker', 'migrate', 'relay', 'migrate'])
+    const first = podOf(deploymentOf('api')).initContainers.map(({ name }: Manifest) => name)
+    expect(first).toEqual(overlay === 'try' ? ['wait-for-postgres', 'migrate'] : ['migrate'])
   })
 
   test('sets what Chowder takes as settings, and no other', async () => {
     const documented = read('docs/settings.md')
     for (const process of processes) {
       const deployment = deploymentOf(process)
-      for (const container of containersOf(deployment)) {
+      for (const container of chowderIn(deployment)) {
         for (const name of Object.keys(settingsOf(container))) expect(documented, name).toContain(`\`${name}\``)
         const config = await configOf(deployment, container)
         expect(config).toMatchObject({ SANDBOX_DRIVER: 'kubernetes', METRICS_HOST: '0.0.0.0', RELAY_ROLE: 'relay' })
