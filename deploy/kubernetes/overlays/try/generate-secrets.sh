@@ -1,16 +1,14 @@
 #!/bin/sh
-# generate-secrets.sh [<namespace>]: makes the namespace of this overlay and its Secret `chowder`, in the cluster that
-# kubectl reaches. A Secret that is there is never made again: with another key the stored secrets could not be read any
-# more.
+# Makes the namespace of this overlay and its Secret `chowder`, in the cluster that kubectl reaches. A Secret that is
+# there is never made again: with another key the stored secrets could not be read any more.
 set -eu
 cd "$(dirname "$0")"
-namespace=${1:-chowder}
 
 random() { head -c 32 /dev/urandom | base64 | tr -d '\n'; }
 password() { random | tr '+/' '-_' | tr -d =; } # as it may stand in a URL
 
 kubectl apply -f namespace.yaml
-found=$(kubectl get secret chowder --namespace "$namespace" --ignore-not-found --output name)
+found=$(kubectl get secret chowder --namespace chowder --ignore-not-found --output name)
 if [ -n "$found" ]; then
   echo "the Secret chowder is there already"
   exit
@@ -19,7 +17,7 @@ postgres=$(password)
 redis=$(password)
 # By the standard input: nothing of this is ever an argument of a program, or in a file. One Secret: it is there whole,
 # or not.
-kubectl create --namespace "$namespace" -f - <<END
+kubectl create --namespace chowder -f - <<END
 apiVersion: v1
 kind: Secret
 metadata: { name: chowder }
