@@ -15,8 +15,7 @@ if [ -n "$found" ]; then
 fi
 postgres=$(password)
 redis=$(password)
-# By the standard input: nothing of this is ever an argument of a program, or in a file. One Secret: it is there whole,
-# or not.
+# By the standard input: nothing of this is ever an argument of a program. One Secret: it is there whole, or not.
 kubectl create --namespace chowder -f - <<END
 apiVersion: v1
 kind: Secret
