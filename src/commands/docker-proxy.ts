@@ -17,11 +17,11 @@ async function main(): Promise<void> {
   const config = loadConfig()
   const log = createLog(config, 'docker-proxy')
   for (const sentence of unknownSettings()) log.warn(sentence)
-  const { dockerd, network, buildNetwork, extraCaFile, nodeImage, releaseSource } = await dockerSettings(config)
+  const { buildNetwork, extraCaFile, nodeImage, ...settings } = await dockerSettings(config)
   const folder = config.DOCKER_PROXY_DIR
   const build = { network: buildNetwork, extraCaFile, nodeImage }
   const releases = knownReleases()
-  const proxy = await createDockerProxy({ dockerd, folder, network, build, releases, releaseSource }, log)
+  const proxy = await createDockerProxy({ ...settings, folder, build, releases }, log)
   closeWithGrace({ delay: closeTimeoutMs, logger: log }, async ({ err, signal }) => {
     if (err) log.fatal({ err }, 'crashed')
     else log.info({ signal }, 'shutting down')

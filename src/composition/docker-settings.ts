@@ -21,11 +21,14 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
         { cause },
       )
     })
+  const { DOCKER_GATEWAY_ADDRESS: reach, RELAY_URL } = config
   return {
     dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
-    reach: config.DOCKER_GATEWAY_ADDRESS,
+    reach,
     network: config.DOCKER_NETWORK,
-    relayPort: config.DOCKER_GATEWAY_ADDRESS === 'published' && !config.RELAY_URL ? config.RELAY_PORT : null,
+    egressNetwork: (reach === 'network' && config.DOCKER_EGRESS_NETWORK) || null,
+    relayPort: reach === 'published' && !RELAY_URL ? config.RELAY_PORT : null,
+    relayUrl: RELAY_URL ? new URL(RELAY_URL).origin : null,
     buildNetwork: config.DOCKER_BUILD_NETWORK,
     extraCaFile,
     nodeImage: config.DOCKER_NODE_IMAGE,

@@ -174,6 +174,15 @@ export const Env = Type.Object({
     rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
     description: 'network of the agents, created if it is missing, and name of its bridge',
   }),
+  DOCKER_EGRESS_NETWORK: Type.Optional(
+    Type.String({
+      pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
+      rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
+      description:
+        'network by which a relay in a container reaches other hosts, and name of its bridge: with `network` as ' +
+        '`DOCKER_GATEWAY_ADDRESS`, the firewall keeps it from the host as it does agents',
+    }),
+  ),
   DOCKER_BUILD_NETWORK: Type.String({
     default: 'default',
     minLength: 1,

@@ -30,6 +30,7 @@ const fields: Record<
   cert_path: { variable: 'DOCKER_CERT_PATH', driver: 'docker' },
   gateway_address: { variable: 'DOCKER_GATEWAY_ADDRESS', driver: 'docker' },
   network: { variable: 'DOCKER_NETWORK', driver: 'docker' },
+  egress_network: { variable: 'DOCKER_EGRESS_NETWORK', driver: 'docker' },
   build_network: { variable: 'DOCKER_BUILD_NETWORK', driver: 'docker' },
   node_image: { variable: 'DOCKER_NODE_IMAGE', driver: 'docker' },
   extra_ca_file: { variable: 'DOCKER_EXTRA_CA_FILE', driver: 'docker' },

@@ -1,5 +1,9 @@
 import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { readFile, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -60,6 +64,8 @@ describe('docker compose', () => {
       CHOWDER_PORT: String(port),
       CHOWDER_ALLOWED_HOSTS: '*', // each API is asked by its own address as well
       ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}`,
+      // Other hosts of tests, and one address of this host.
+      EGRESS_ALLOWED_HOSTS: '203.0.113.0/24:*',
       ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
     })
     await checkout.compose('up', '-d', '--wait')
@@ -108,6 +114,21 @@ describe('docker compose', () => {
   const startOf = async (id: string) => {
     const { Id, State } = await inspect(sandboxOf(id))
     return [Id, State.StartedAt]
+  }
+
+  /** What a command prints that the agent runs by its own tool. */
+  async function byTool(command: string): Promise<string> {
+    const session = sessionPath(agent, `tool-${randomUUID()}`)
+    const run = JSON.stringify({ command: `rm -f found; { ${command}; } >part; mv part found` })
+    await say(client, session, `[[fake:tool=exec ${run}]]`)
+    return until(
+      'the end of the command',
+      async () => {
+        const { status, body } = await client.get(`/v1/instances/${agent}/files/content?path=found`)
+        return status === 200 && body.content
+      },
+      2 * minute,
+    )
   }
 
   it('gives a whole Chowder, whose agents talk and remember', async () => {
@@ -215,44 +236,28 @@ describe('docker compose', () => {
   })
 
   it(
-    'keeps agents, whatever they run, from all but the world',
+    'keeps agents, whatever they run, from all but the relay and the forwarders of others',
     async () => {
       neighbour = (await client.post('/v1/instances', { name: 'neighbour' })).body.id
       await waitForStatus(client, neighbour, 'running')
-      const { Gateway: bridge } = (await inspect(sandboxOf(agent))).NetworkSettings.Networks['chowder-agents']
-      const { IPAddress: beside } = (await inspect(sandboxOf(neighbour))).NetworkSettings.Networks['chowder-agents']
+      const bridge: string = (await inspect('chowder-sandbox')).IPAM.Config[0].Gateway
+      const { IPAddress: beside } = (await inspect(sandboxOf(neighbour))).NetworkSettings.Networks['chowder-sandbox']
       const ours = (await Promise.all(['api', 'worker', 'postgres', 'redis', 'balancer'].map(addressesOf))).flat()
-      const hosts = [bridge, outside.host, outside.linkLocal, beside, ...ours]
+      const hosts = [bridge, outside.address, outside.host, outside.linkLocal, beside, ...ours]
       const served = `22,80,443,2019,2375,2376,5432,6379,8000,8080,9464,18789,18790,${port}`
       const files = `/v1/instances/${agent}/files/content`
       const content = await readFile(support('scan-ports.mjs'), 'utf8')
       expect((await client.put(files, { path: 'scan-ports.mjs', content })).status).toBeOneOf([200, 201, 202, 204])
 
-      /** The result of the agent's own tool. */
-      async function scan(targets: string[], ports: string): Promise<Record<string, number[]>> {
-        const command = `rm -f found; node scan-ports.mjs ${targets.join(',')} ${ports} >part && mv part found`
-        await say(
-          client,
-          sessionPath(agent, `scan-${targets.length}`),
-          `[[fake:tool=exec ${JSON.stringify({ command })}]]`,
-        )
-        const found = await until(
-          'the scan',
-          async () => {
-            const { status, body } = await client.get(`${files}?path=found`)
-            return status === 200 && body.content
-          },
-          2 * minute,
-        )
-        return JSON.parse(found)
-      }
+      const scan = async (targets: string[], ports: string): Promise<Record<string, number[]>> =>
+        JSON.parse(await byTool(`node scan-ports.mjs ${targets.join(',')} ${ports}`))
       const closed = Object.fromEntries(hosts.map((host) => [host, [] as number[]]))
       const relay = await addressesOf('relay')
-      const seen = await scan([outside.address, ...hosts, ...relay], served)
+      const seen = await scan([...hosts, ...relay], served)
       // At its address in the network of the agents.
       expect(relay.flatMap((address) => seen[address] ?? [])).toEqual([18_790])
       for (const address of relay) delete seen[address]
-      expect(seen).toEqual({ ...closed, [outside.address]: [outside.port], [beside]: [18_790] })
+      expect(seen).toEqual({ ...closed, [beside]: [18_790] })
       // All of this host's ports.
       expect(await scan([bridge], everyPort)).toEqual({ [bridge]: [] })
       const refused = await dockerd.docker(
@@ -275,6 +280,79 @@ describe('docker compose', () => {
       expect(found).toEqual(expect.arrayContaining([5432, 6379, 8080, 9464]))
     },
     6 * minute,
+  )
+
+  it(
+    'A5: has agents reach other hosts through the egress proxy alone, as far as their policy lets them',
+    async () => {
+      const lan = '10.214.7.2'
+      const host = createServer((_, answer) => answer.end('host')).listen(0, '0.0.0.0')
+      if (!host.listening) await once(host, 'listening')
+      const { port: hostPort } = host.address() as AddressInfo
+      await run('ip', ['-n', outside.name, 'addr', 'add', `${lan}/32`, 'dev', 'lo'])
+      await run('ip', ['route', 'replace', `${lan}/32`, 'via', outside.address])
+      const { Gateway: bridge } = (await inspect('chowder_front')).IPAM.Config[0]
+      const allowed = `http://${outside.address}:${outside.port}/__fake/health`
+      const { linkLocal } = outside
+      const addresses = [`${lan}:${outside.port}`, `${linkLocal}:${outside.port}`, `${bridge}:${hostPort}`]
+      const inData = async (service: string) => {
+        const [container = ''] = await checkout.containers(service)
+        return (await inspect(container)).NetworkSettings.Networks.chowder_data.IPAddress as string
+      }
+      const [api, worker] = [await inData('api'), await inData('worker')]
+      const targets = [...addresses, 'postgres:5432', 'redis:6379', `${api}:8080`, `${worker}:9464`]
+      const statuses = async (urls: string[], ...options: string[]) => {
+        const curl = `curl -s -m 4 -o /dev/null -w '%{http_code} ' ${options.join(' ')}`
+        return (await byTool(urls.map((url) => `${curl} '${url}'`).join('; '))).trim().split(' ')
+      }
+      const policy = async (egress: { mode: string; hosts?: string[] }) => {
+        const patched = await client.patch(`/v1/instances/${agent}`, { egress: { hosts: [], ...egress } })
+        expect(patched.status).toBe(200)
+        await sleep(1000)
+      }
+      try {
+        expect(await statuses([allowed, ...targets])).toEqual(['200', ...targets.map(() => '403')])
+        const direct = [allowed, ...addresses]
+        expect(await statuses(direct, '--noproxy', "'*'")).toEqual(direct.map(() => '000'))
+        // The proxy lets this through, and the firewall does not.
+        expect(await statuses([`http://${outside.host}:${hostPort}/`])).toEqual(['000'])
+
+        // Who is not kept from them reaches them all: the relay what is no service of this host or a cloud.
+        const connect = await readFile(support('scan-ports.mjs'), 'utf8')
+        const opens = async (found: Promise<string>) =>
+          Object.entries<number[]>(JSON.parse(await found)).flatMap(([at, ports]) => ports.map((one) => `${at}:${one}`))
+        const [relay = ''] = await checkout.containers('relay')
+        const names = `${lan},postgres,redis,${api},${worker}`
+        const asRelay = ['exec', relay, 'node', '-e', connect, '-', names, `${outside.port},5432,6379,8080,9464`]
+        const free = ['run', '--rm', '--entrypoint', 'node', 'chowder:local', '-e', connect, '-']
+        const ofHost = [`${linkLocal},${bridge},${outside.host}`, `${outside.port},${hostPort}`]
+        const reached = await Promise.all([
+          opens(dockerd.docker(...asRelay)),
+          opens(dockerd.docker(...free, ...ofHost)),
+        ])
+        expect(reached.flat()).toEqual(expect.arrayContaining([...targets, `${outside.host}:${hostPort}`]))
+
+        await policy({ mode: 'none' })
+        expect(await statuses([allowed])).toEqual(['403'])
+        await policy({ mode: 'allowlist', hosts: ['files.example.com'] })
+        expect(await statuses([allowed])).toEqual(['403'])
+        await policy({ mode: 'allowlist', hosts: [`${outside.address}:${outside.port}`] })
+        expect(await statuses([allowed, `http://${outside.host}:${outside.port}/`])).toEqual(['200', '403'])
+        await policy({ mode: 'report' })
+        expect(await statuses([allowed])).toEqual(['200'])
+        const shown = async () => {
+          const { hosts } = (await client.get(`/v1/instances/${agent}/egress`)).body
+          return hosts.find(({ host }: { host: string }) => host === outside.address)?.verdict === 'reported'
+        }
+        await until('the report', shown)
+      } finally {
+        await client.patch(`/v1/instances/${agent}`, { egress: null })
+        host.close()
+        host.closeAllConnections()
+        await run('ip', ['route', 'del', `${lan}/32`])
+      }
+    },
+    3 * minute,
   )
 
   it('has any number of APIs and workers, which come and go', {

@@ -300,6 +300,49 @@ describe('with a dockerd', () => {
         expect(await twin(get(outside.linkLocal, outside.port, 20))).toBe('outside')
       })
 
+      test(
+        'A5: in a network of the control plane it reaches no other host, from its next start on, nor does the relay this host',
+        async () => {
+          const way = ['--opt', 'com.docker.network.bridge.enable_icc=false']
+          const bridge = ['--opt', 'com.docker.network.bridge.name=chowder-way-out']
+          await dockerd.docker('network', 'create', ...way, ...bridge, 'chowder-way-out')
+          const common = { reach: 'network', relayUrl: 'http://relay:18790' }
+          const open = contractDriver(dockerd.host, installation, { ...common, network: 'chowder-way-out' })
+          const egressNetwork = 'chowder-way-out'
+          const closed = contractDriver(dockerd.host, installation, { ...common, network: 'chowder-in', egressNetwork })
+          const id = randomUUID()
+          made.push(id)
+          const networks = async () => Object.keys((await inspect(id)).NetworkSettings.Networks)
+          const outsideSeen = async () => (await exec(id, get(outside.address, outside.port, 10))).stdout.trim()
+          await open.create(contractSpec(id), within())
+          await open.start(id, within())
+          expect([await networks(), await outsideSeen()]).toEqual([['chowder-way-out'], 'outside'])
+
+          // It is reached where it is, and neither moved nor ended.
+          await closed.create(contractSpec(id), within())
+          const seen = await closed.observe(id, within())
+          expect(seen).toMatchObject({ state: 'running', endpoint: { host: `chowder-${id}`, port: 18_790 } })
+          expect([await networks(), seen.paths?.proxy]).toEqual([['chowder-way-out'], undefined])
+
+          await closed.stop(id, { graceMs: 5000 }, within())
+          await closed.create(contractSpec(id), within())
+          await closed.start(id, within())
+          expect([await networks(), await outsideSeen()]).toEqual([['chowder-in'], 'refused'])
+          const { paths } = await closed.observe(id, within())
+          expect(paths).toMatchObject({ proxy: 'http://relay:18790', proxyAsksWho: true })
+
+          // What asks other hosts for it reaches those alone.
+          const { port } = host.address() as AddressInfo
+          const byWayOut = (address: string, at: number) =>
+            dockerd.docker('run', '--rm', '--network', 'chowder-way-out', image, 'sh', '-c', get(address, at))
+          expect(await byWayOut(outside.address, outside.port)).toBe('outside')
+          expect(await byWayOut(outside.host, port)).toBe('refused\n')
+          expect(await byWayOut(outside.linkLocal, outside.port)).toBe('refused\n')
+          expect(await twin(get(outside.host, port, 20))).toBe('host')
+        },
+        minute,
+      )
+
       test('does not reach broadcast and multicast listeners of this host', async () => {
         const heard: string[] = []
         const listener = createSocket('udp4').on('message', (message) => heard.push(message.toString()))
@@ -377,6 +420,7 @@ describe('with a dockerd', () => {
       expect(endpoint).toMatchObject({ kind: 'tcp', port: 18_790 })
       const { host } = endpoint as { host: string }
       expect(host, 'its address may be another’s tomorrow').toBe(`chowder-${id}`)
+      expect(JSON.parse(await dockerd.docker('network', 'inspect', 'chowder-near'))[0].Internal).toBe(true)
       expect((await inspect(id)).HostConfig.PortBindings ?? {}).toEqual({})
       const fromControlPlane = (...args: string[]) =>
         dockerd.docker('run', '--rm', '--network', 'chowder-near', image, 'curl', '-s', '-m', '20', ...args)

@@ -39,6 +39,7 @@ describe('before a dockerd', () => {
   let image: string
   const installation = randomUUID()
   const shares: Share[] = ['api', 'worker']
+  const egressNetwork = 'chowder-out'
   let drivers: Record<Share, SandboxDriver>
   const made: string[] = []
 
@@ -49,9 +50,12 @@ describe('before a dockerd', () => {
     folder = await mkdtemp(join(tmpdir(), 'chowder-docker-proxy-'))
     proxy = await contractProxy(dockerd.host, folder)
     drivers = {
-      api: contractDriver(hostOf('api'), installation),
-      worker: contractDriver(hostOf('worker'), installation),
+      api: contractDriver(hostOf('api'), installation, { egressNetwork }),
+      worker: contractDriver(hostOf('worker'), installation, { egressNetwork }),
     }
+    const closed = ['--opt', 'com.docker.network.bridge.enable_icc=false']
+    const bridge = ['--opt', `com.docker.network.bridge.name=${egressNetwork}`]
+    await dockerd.docker('network', 'create', ...closed, ...bridge, egressNetwork)
     image = (await imageBuild('v1', contractRelease, contractBuild)).name
     await drivers.worker.prepare('v1', () => {}, within(5 * minute))
   }, 15 * minute)
@@ -134,10 +138,18 @@ describe('before a dockerd', () => {
     minute,
   )
 
-  test('S22: the worker’s share lets the driver look at the firewall of sandboxes that run', async () => {
+  test('S22: the worker’s share lets the driver look at the firewall of sandboxes that run, and of their way out', async () => {
     await started()
     expect(await drivers.worker.protect?.(within())).toBe(false)
     await expect(drivers.api.protect?.(within())).rejects.toThrow(SandboxUnavailableError)
+    for (const bridge of ['chowder-test', egressNetwork]) {
+      const rule = `-i ${bridge} -m addrtype --dst-type LOCAL -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP`
+      const iptables = (does: '-C' | '-D') =>
+        promisify(execFile)('iptables', ['-t', 'mangle', does, 'PREROUTING', ...rule.split(' ')])
+      await iptables('-D')
+      expect([bridge, await drivers.worker.protect?.(within())]).toEqual([bridge, true])
+      await iptables('-C')
+    }
   })
 
   describe('through the share of the api', () => {

@@ -118,6 +118,7 @@ const calls: [method: string, path: string, body: unknown, mayApi: boolean, reac
   ['GET', unstarted, undefined, false, `GET ${unstarted}`],
   ['DELETE', `/containers/${firewallId}?force=false`, undefined, false, `DELETE /containers/${firewallId}?force=false`],
   ['GET', '/networks/chowder-test', undefined, false, null],
+  ['GET', '/networks/chowder-out', undefined, false, null],
   [
     'POST',
     '/volumes/create',

@@ -228,7 +228,15 @@ describe('what is away at the start', () => {
     const path = join(folder, 'docker.sock')
     const docker = await createDocker({
       ...{ installation: 'i', dockerd: { host: `unix://${path}`, tls: null }, reach: 'published', network: 'n' },
-      ...{ relayPort: null, buildNetwork: 'default', extraCaFile: null, nodeImage: 'node', log },
+      ...{
+        egressNetwork: null,
+        relayPort: null,
+        relayUrl: null,
+        buildNetwork: 'default',
+        extraCaFile: null,
+        nodeImage: 'node',
+        log,
+      },
       releaseSource: () => ({ root, files: [], install: '', folder: (base) => base }),
       admission: { tokenFile: '', tokenKeys: [], openPaths: [] },
     })

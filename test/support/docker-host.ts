@@ -22,7 +22,9 @@ export const contractDriver = (host: string, installation: string, overrides = {
     dockerd: { host, tls: null },
     reach: 'published',
     network: 'chowder-test',
+    egressNetwork: null,
     relayPort: null,
+    relayUrl: null,
     buildNetwork: contractBuild.network,
     extraCaFile: contractBuild.extraCaFile,
     nodeImage: contractBuild.nodeImage,
@@ -31,13 +33,14 @@ export const contractDriver = (host: string, installation: string, overrides = {
     ...overrides,
   })
 
-/** The shares of a dockerd, for such sandboxes. */
+/** The shares of a dockerd, for such sandboxes, whose relay has a way out of its own. */
 export const contractProxy = (host: string, folder: string) =>
   createDockerProxy(
     {
       dockerd: { host, tls: null },
       folder,
       network: 'chowder-test',
+      egressNetwork: 'chowder-out',
       build: contractBuild,
       releases: ['v1'],
       releaseSource: () => contractRelease,

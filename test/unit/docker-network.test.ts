@@ -1,7 +1,7 @@
 import { createServer } from 'node:http'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createDockerClient } from '#sandbox/docker/docker-client.ts'
-import { agentsNetwork } from '#sandbox/docker/network.ts'
+import { firewalledNetwork } from '#sandbox/docker/network.ts'
 import { listenLocally } from '../support/local-server.ts'
 
 const closed = { 'com.docker.network.bridge.enable_icc': 'false' }
@@ -19,7 +19,7 @@ afterAll(() => dockerd.close())
 
 const make = () => {
   const client = createDockerClient({ host: dockerd.url.replace('http', 'tcp'), tls: null })
-  return agentsNetwork(client, 'agents', { reachable: false, relayPort: null }).make(AbortSignal.timeout(5000))
+  return firewalledNetwork(client, 'agents', { reachable: false, relayPort: null }).make(AbortSignal.timeout(5000))
 }
 
 test('S22: an existing network with IPv6, for which there are no firewall rules, is refused', async () => {
@@ -27,10 +27,13 @@ test('S22: an existing network with IPv6, for which there are no firewall rules,
   await expect(make()).rejects.toMatchObject({ name: 'StartupError', message: expect.stringContaining('has IPv6') })
 })
 
-test('an existing network without IPv6, whose containers do not reach each other, is used', async () => {
-  known = { Id: 'f'.repeat(64), Driver: 'bridge', EnableIPv6: false, Options: closed }
-  await expect(make()).resolves.toBeUndefined()
-})
+test.each([true, false])(
+  'an existing network whose containers do not reach each other is used, internal: %s',
+  async (internal) => {
+    known = { Id: 'f'.repeat(64), Driver: 'bridge', Internal: internal, EnableIPv6: false, Options: closed }
+    await expect(make()).resolves.toMatchObject({ internal })
+  },
+)
 
 test('an existing network whose containers reach each other is refused', async () => {
   known = { Id: 'f'.repeat(64), Driver: 'bridge', EnableIPv6: false, Options: {} }

@@ -115,17 +115,17 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
   [
     'the firewall',
     sent(firewallContainer(imageId, 'br-0123456789ab', null)),
-    firewallShape('br-0123456789ab'),
+    firewallShape(['chowder-out', 'br-0123456789ab']),
     /^never$/,
   ],
-  ['the firewall with a port', sent(firewallContainer(imageId, network, 18_790)), firewallShape(network), /^never$/],
+  ['the firewall with a port', sent(firewallContainer(imageId, network, 18_790)), firewallShape([network]), /^never$/],
   [
     'a volume',
     { Name: `chowder-${id}`, Labels: ownership('i', id, 'sandbox') },
     volumeShape(id),
     /^Labels\.chowder\.installation$/,
   ],
-  ['the network', sent(networkOptions(network)), networkShape(network), /^never$/],
+  ['the network', sent(networkOptions(network, { internal: true })), networkShape(network), /^Internal$/],
   [
     'a program',
     { AttachStdin: true, AttachStdout: true, AttachStderr: true, Cmd: ['a', 'b'], WorkingDir: '/agent' },
@@ -325,7 +325,7 @@ test('images are named as Chowder names them, or by their ids', () => {
   const foreignImage = changed(sent(firewallContainer(imageId, network, null)), ['Image'], (holder, key) =>
     define(holder, key, name),
   )
-  expect(passes(firewallShape(network), foreignImage)).toBe(false)
+  expect(passes(firewallShape([network]), foreignImage)).toBe(false)
 })
 
 test('a list names an installation', () => {

@@ -21,7 +21,7 @@ import { createImages, type ReleaseSource } from './image.ts'
 import { changeLimits, diskUseOf, keptLimits, unlimited } from './limits.ts'
 import { readLog } from './logs.ts'
 import { measureContainer, memoryIn, statsOf } from './measure.ts'
-import { agentsNetwork } from './network.ts'
+import { firewalledNetwork } from './network.ts'
 import {
   forwarderKey,
   forwarderPort,
@@ -45,8 +45,12 @@ export interface DockerDriverOptions {
   reach: 'published' | 'network'
   /** The name of the agents' network and of its bridge. */
   network: string
+  /** The network by which the relay reaches other hosts, if it is in a container as well. */
+  egressNetwork: string | null
   /** The port of the relay at the address of this host in the network; null when agents reach the relay otherwise. */
   relayPort: number | null
+  /** Where agents reach the relay otherwise; null for nowhere. */
+  relayUrl: string | null
   buildNetwork: string
   extraCaFile: string | null
   nodeImage: string
@@ -85,10 +89,11 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     extraCaFile: options.extraCaFile,
     nodeImage: options.nodeImage,
   })
-  const network = agentsNetwork(client, options.network, {
-    reachable: reach === 'network',
-    relayPort: options.relayPort,
-  })
+  const { relayPort, relayUrl, egressNetwork } = options
+  const reachable = reach === 'network'
+  const network = firewalledNetwork(client, options.network, { reachable, relayPort })
+  const firewalled = [network]
+  if (egressNetwork !== null) firewalled.push(firewalledNetwork(client, egressNetwork, { reachable, relayPort: null }))
   const filesOptions = { client, images, installation, inspect: existing }
   const pools = new Map<string, FilesPool>()
 
@@ -106,18 +111,25 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   /** null while the container has no address. */
   function endpointOf(id: string, { NetworkSettings }: Docker.ContainerInspectInfo): Observation['endpoint'] {
     if (reach === 'network') {
-      // The name, not the address: dockerd gives the address of an ended container to the next one.
-      const isAttached = Boolean(NetworkSettings.Networks[options.network]?.IPAddress)
+      // The name, not the address: dockerd gives the address of an ended container to the next one. The network may be
+      // another one of the control plane: a sandbox keeps its own until its next start.
+      const isAttached = Object.values(NetworkSettings.Networks).some(({ IPAddress }) => IPAddress)
       return isAttached ? { kind: 'tcp', host: sandboxName(id), port: forwarderPort } : null
     }
     const published = NetworkSettings.Ports[forwarderKey]?.[0]
     return published ? { kind: 'tcp', host: published.HostIp, port: Number(published.HostPort) } : null
   }
 
-  /** The proxy listens where the relay does. */
+  /** The proxy, which listens where the relay does, if sandboxes have no other way out. */
   async function proxyFor(signal: AbortSignal): Promise<string | null> {
-    const { relayPort } = options
-    return relayPort === null ? null : `http://${await network.hostAddress(signal)}:${relayPort}`
+    if (relayPort !== null) return `http://${await network.hostAddress(signal)}:${relayPort}`
+    return (await network.make(signal)).internal ? relayUrl : null
+  }
+
+  /** Adds the rules of the firewall that are missing. Returns whether there were any. */
+  async function protect(image: string, signal: AbortSignal): Promise<boolean> {
+    const added = await Promise.all(firewalled.map((each) => each.protect(image, signal)))
+    return added.includes(true)
   }
 
   async function create(spec: SandboxSpec, signal: AbortSignal): Promise<void> {
@@ -160,7 +172,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     const container = await existing(id, signal)
     if (container.State.Running) return
     await network.make(signal)
-    await network.protect(container.Image, signal)
+    await protect(container.Image, signal)
     const names = [...(pathsOf(container).room ? [roomName(id)] : []), sandboxName(id)]
     let started = true
     for (const name of names) started &&= (await startContainer(name, signal)) ?? false
@@ -285,7 +297,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     async protect(signal) {
       const sandboxes = await containersOf([`${labels.role}=sandbox`], signal)
       const running = sandboxes.find(({ State }) => State === 'running')
-      return running ? network.protect(running.ImageID, signal) : false
+      return running ? protect(running.ImageID, signal) : false
     },
     prepare: (release, progress, signal) => images.make(release, progress, signal),
     // The image has every plugin of its release.

@@ -7,29 +7,37 @@ import { readOutput } from './output.ts'
 import { firewallContainer, forwarderPort, labels, relayContainer, roleLabels } from './profile.ts'
 
 const icc = 'com.docker.network.bridge.enable_icc'
+const noAddress = 'com.docker.network.bridge.inhibit_ipv4'
 const bridgeName = 'com.docker.network.bridge.name'
 const firewallDeadlineMs = 60_000
 const maxErrorLength = 500
 /** What the program in the container prints for each rule that was missing. */
 const addedLine = /^added to /m
-const anew = 'Remove it, so that Chowder makes it anew, or set DOCKER_NETWORK to another name.'
+const anew = 'Remove it, so that it is made anew, or name another network.'
 
-/** The options of a network of that name, whose containers do not reach each other. */
-export const networkOptions = (name: string): Docker.NetworkCreateOptions => ({
+/**
+ * The options of a network of that name, whose containers do not reach each other. No way leads out of an internal one,
+ * in which the host has no address either.
+ */
+export const networkOptions = (name: string, { internal }: { internal: boolean }): Docker.NetworkCreateOptions => ({
   Name: name,
   Driver: 'bridge',
+  Internal: internal,
   EnableIPv6: false,
-  Options: { [icc]: 'false', [bridgeName]: name },
+  Options: { [icc]: 'false', ...(internal && { [noAddress]: 'true' }), [bridgeName]: name },
 })
 
 /** The name of a network's bridge on the host. */
 export const bridgeOf = ({ Id, Options }: Docker.NetworkInspectInfo): string =>
   Options?.[bridgeName] ?? `br-${Id.slice(0, 12)}`
 
-/** The agents' own network on the host of dockerd. */
-export interface AgentsNetwork {
-  /** Makes the network unless it exists. Throws a StartupError when a network of that name has other options. */
-  make(signal: AbortSignal): Promise<void>
+/** A network on the host of dockerd whose containers are kept from that host: that of the agents, or of their relay. */
+export interface FirewalledNetwork {
+  /**
+   * Makes the network unless it exists, and returns whether no way leads out of it. Throws a StartupError when a network
+   * of that name lets its containers reach each other, or has IPv6.
+   */
+  make(signal: AbortSignal): Promise<{ internal: boolean }>
   /**
    * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the
    * image adds the firewall rules unless they exist. Returns whether it has added one. Throws SandboxUnavailableError
@@ -46,6 +54,13 @@ async function textOf(output: NodeJS.ReadableStream): Promise<string> {
   return Buffer.concat(chunks).toString().trim().slice(-maxErrorLength)
 }
 
+interface Known {
+  bridge: string
+  /** That of the host. */
+  address: string | undefined
+  internal: boolean
+}
+
 interface NetworkOptions {
   /** Whether other containers on the network reach the forwarders of the agents. */
   reachable: boolean
@@ -53,16 +68,16 @@ interface NetworkOptions {
   relayPort: number | null
 }
 
-/** The network of that name. */
-export function agentsNetwork(
+/** The network of that name. It is made internal where the control plane is in it, and the host need not reach it. */
+export function firewalledNetwork(
   client: DockerClient,
   name: string,
   { reachable, relayPort }: NetworkOptions,
-): AgentsNetwork {
+): FirewalledNetwork {
   let protecting: Promise<boolean> | undefined
   let knownAddress: string | undefined
 
-  async function inspect(signal: AbortSignal): Promise<{ bridge: string; address: string | undefined } | null> {
+  async function inspect(signal: AbortSignal): Promise<Known | null> {
     const found = await client.callUnless([404], signal, (docker) => docker.getNetwork(name).inspect())
     if (!found) return null
     if (found.Driver !== 'bridge' || found.Options?.[icc] !== 'false')
@@ -71,15 +86,22 @@ export function agentsNetwork(
       throw new StartupError(
         `The Docker network ${name} has IPv6, and the firewall rules of agents are for IPv4 alone. ${anew}`,
       )
-    return { bridge: bridgeOf(found), address: found.IPAM?.Config?.[0]?.Gateway }
+    return { bridge: bridgeOf(found), address: found.IPAM?.Config?.[0]?.Gateway, internal: found.Internal }
   }
 
-  async function make(signal: AbortSignal): Promise<void> {
-    if (await inspect(signal)) return
+  async function existing(signal: AbortSignal): Promise<Known> {
+    const found = await inspect(signal)
+    if (!found) throw new SandboxUnavailableError(new Error(`the network ${name} was deleted`))
+    return found
+  }
+
+  async function make(signal: AbortSignal): Promise<Known> {
+    const found = await inspect(signal)
+    if (found) return found
     await client.callUnless([409], signal, (docker, abortSignal) =>
-      docker.createNetwork({ ...inBody(networkOptions(name)), abortSignal }),
+      docker.createNetwork({ ...inBody(networkOptions(name, { internal: reachable })), abortSignal }),
     )
-    await inspect(signal)
+    return await existing(signal)
   }
 
   /** Removes firewall containers whose maker was killed before it started them. Started ones remove themselves. */
@@ -97,9 +119,7 @@ export function agentsNetwork(
   async function addRules(image: string): Promise<boolean> {
     const signal = AbortSignal.timeout(firewallDeadlineMs)
     await removeUnstarted(signal)
-    const network = await inspect(signal)
-    if (!network) throw new SandboxUnavailableError(new Error(`the network ${name} was deleted`))
-    const { bridge, address } = network
+    const { bridge, address } = await existing(signal)
     const added = await run(firewallContainer(image, bridge, reachable ? forwarderPort : null), signal)
     if (relayPort === null || address === undefined) return added
     return (await run(relayContainer(image, bridge, { address, port: relayPort }, { anew: added }), signal)) || added
@@ -126,8 +146,7 @@ export function agentsNetwork(
     make,
     async hostAddress(signal) {
       if (knownAddress !== undefined) return knownAddress
-      await make(signal)
-      knownAddress = (await inspect(signal))?.address
+      knownAddress = (await make(signal)).address
       if (knownAddress === undefined) {
         throw new StartupError(`The Docker network ${name} has no address for its host. ${anew}`)
       }

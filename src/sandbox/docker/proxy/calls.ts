@@ -4,7 +4,7 @@ import type Docker from 'dockerode'
 import { buildDeadlineMs, type ImageBuild } from '#sandbox/docker/image.ts'
 import { diskUseDeadlineMs } from '#sandbox/docker/limits.ts'
 import { labels, sandboxName } from '#sandbox/docker/profile.ts'
-import { type Call, call, check, parseJson, type Share, stream } from './call.ts'
+import { type Call, call, check, type Networks, parseJson, type Share, stream } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
 import { createOwn, filesIdIn, patterns, sandboxIdIn } from './own.ts'
 import { Refusal } from './refusal.ts'
@@ -12,8 +12,7 @@ import { eventFiltersShape, execShape, filtersShape, limitsShape, networkShape, 
 
 export interface CallsOptions {
   dockerd: Dockerd
-  /** The name of the agents' network. */
-  network: string
+  networks: Networks
   /** The images that may be built. */
   builds(): Promise<ImageBuild[]>
 }
@@ -45,9 +44,9 @@ const Count = Type.String({ pattern: '^\\d{1,6}$' })
  * from those that the worker sends, so that only Chowder's own firewall program runs in the host's network. An attacker
  * in an api can reach the files and the output of the agents of every organization.
  */
-export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions): Call[] {
+export function callsOf(share: Share, { dockerd, networks, builds }: CallsOptions): Call[] {
   const isWorker = share === 'worker'
-  const own = createOwn(dockerd, share, network)
+  const own = createOwn(dockerd, share, networks)
 
   /** Fulfilled when every requested build has ended. */
   let built: Promise<unknown> = Promise.resolve()
@@ -162,10 +161,10 @@ export function callsOf(share: Share, { dockerd, network, builds }: CallsOptions
       if (Labels?.[labels.instance] !== parts.id) throw new Refusal(403, 'only for volumes that Chowder has made')
       return { path }
     }),
-    call('GET', `/networks/${network}`, {}, () => ({ path: `/networks/${network}` })),
+    ...networks.map((name) => call('GET', `/networks/${name}`, {}, () => ({ path: `/networks/${name}` }))),
     call('POST', '/networks/create', {}, ({ body }) => ({
       path: '/networks/create',
-      body: check('the network', networkShape(network), body),
+      body: check('the network', networkShape(networks[0]), body),
     })),
     call(
       'POST',

@@ -3,7 +3,7 @@ import type Docker from 'dockerode'
 import { imageName } from '#sandbox/docker/image.ts'
 import { bridgeOf } from '#sandbox/docker/network.ts'
 import { labels, type Role, roleLabels } from '#sandbox/docker/profile.ts'
-import type { Call, CallRequest, Share } from './call.ts'
+import type { Call, CallRequest, Networks, Share } from './call.ts'
 import type { Dockerd } from './dockerd.ts'
 import { Refusal } from './refusal.ts'
 import { filesShape, firewallShape, roomShape, sandboxShape } from './shapes.ts'
@@ -31,7 +31,7 @@ const roomIdIn = (name: unknown) => idIn(sandbox + room, name)
 export const filesIdIn = (name: unknown) => idIn(sandbox + files, name)
 
 /** Finds out, by asking dockerd, what belongs to Chowder. Every method throws a Refusal for anything else. */
-export function createOwn(dockerd: Dockerd, share: Share, network: string) {
+export function createOwn(dockerd: Dockerd, share: Share, networks: Networks) {
   /** A container of Chowder's in one of these roles. */
   async function container(
     reference: string,
@@ -73,9 +73,11 @@ export function createOwn(dockerd: Dockerd, share: Share, network: string) {
       const inside = roomIdIn(name)
       if (inside && share === 'worker') return roomShape(inside)
       const id = sandboxIdIn(name)
-      if (id && share === 'worker') return sandboxShape(id, network)
-      if (name === undefined && share === 'worker')
-        return firewallShape(bridgeOf(await dockerd.ask<Docker.NetworkInspectInfo>(`/networks/${network}`, signal)))
+      if (id && share === 'worker') return sandboxShape(id, networks[0])
+      if (name === undefined && share === 'worker') {
+        const inspect = (network: string) => dockerd.ask<Docker.NetworkInspectInfo>(`/networks/${network}`, signal)
+        return firewallShape((await Promise.all(networks.map(inspect))).map(bridgeOf))
+      }
       throw new Refusal(403, 'the container does not have a name that it may have')
     },
   }

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
 import type { DockerdAddress } from '#sandbox/docker/docker-client.ts'
 import { type BuildOptions, imageBuild, type ReleaseSource } from '#sandbox/docker/image.ts'
-import type { Share } from './call.ts'
+import type { Networks, Share } from './call.ts'
 import { callsOf } from './calls.ts'
 import { createDockerd } from './dockerd.ts'
 import { type ServedCalls, serveCalls } from './serve.ts'
@@ -14,6 +14,8 @@ export interface DockerProxyOptions {
   /** The folder of the sockets. */
   folder: string
   network: string
+  /** The network by which the relay reaches other hosts, if it is in a container as well. */
+  egressNetwork: string | null
   build: BuildOptions
   /** The releases whose images may be built. */
   releases: readonly string[]
@@ -24,14 +26,15 @@ export const proxySocket = (folder: string, share: Share): string => join(folder
 
 /** Serves both shares of dockerd, each on a socket of its own. Throws a StartupError for a bad address. */
 export async function createDockerProxy(options: DockerProxyOptions, log: Logger): Promise<ServedCalls> {
-  const { folder, network, build, releases, releaseSource } = options
+  const { folder, network, egressNetwork, build, releases, releaseSource } = options
   const dockerd = createDockerd(options.dockerd)
   const builds = () => Promise.all(releases.map((release) => imageBuild(release, releaseSource(release), build)))
+  const networks: Networks = egressNetwork === null ? [network] : [network, egressNetwork]
   const served = await Promise.all(
     (['api', 'worker'] as const).map(async (share) => {
       const path = proxySocket(folder, share)
       await mkdir(dirname(path), { recursive: true })
-      return serveCalls({ path, share, calls: callsOf(share, { dockerd, network, builds }), dockerd }, log)
+      return serveCalls({ path, share, calls: callsOf(share, { dockerd, networks, builds }), dockerd }, log)
     }),
   )
   return {

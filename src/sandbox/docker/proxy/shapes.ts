@@ -119,13 +119,18 @@ export function filesShape(id: string): TSchema {
   return like(sample, { Image, Labels: owned(id, 'files') })
 }
 
-export const firewallShape = (bridge: string): TSchema =>
-  Type.Union([null, forwarderPort].map((port) => like(firewallContainer('', bridge, port), { Image: ImageId })))
+export const firewallShape = (bridges: string[]): TSchema =>
+  Type.Union(
+    bridges.flatMap((bridge) =>
+      [null, forwarderPort].map((port) => like(firewallContainer('', bridge, port), { Image: ImageId })),
+    ),
+  )
 
 export const volumeShape = (id: string): TSchema =>
   closed({ Name: Type.Literal(sandboxName(id)), Labels: owned(id, 'sandbox') })
 
-export const networkShape = (name: string): TSchema => like(networkOptions(name))
+export const networkShape = (name: string): TSchema =>
+  Type.Union([true, false].map((internal) => like(networkOptions(name, { internal }))))
 
 const On = Type.Literal(true)
 

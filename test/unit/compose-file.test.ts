@@ -1,0 +1,74 @@
+import { readFileSync } from 'node:fs'
+import { expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { dockerSettings } from '#composition/docker-settings.ts'
+import { loadConfig } from '#platform/config.ts'
+import { networkOptions } from '#sandbox/docker/network.ts'
+import { present } from '../support/present.ts'
+
+interface Service {
+  command?: string
+  environment?: Record<string, string | null>
+  volumes?: string[]
+  networks?: string[]
+}
+interface Network {
+  name?: string
+  internal?: boolean
+  enable_ipv6?: boolean
+  driver_opts?: Record<string, string>
+}
+
+const file = new URL('../../docker-compose.yml', import.meta.url)
+const { services, networks } = parse(readFileSync(file, 'utf8'), { merge: true }) as {
+  services: Record<string, Service>
+  networks: Record<string, Network | null>
+}
+
+/** The settings of a service for Docker, without those that come from outside. */
+const settingsOf = (service: string) => {
+  const all = Object.entries(services[service]?.environment ?? {})
+  const given = all.filter(([name]) => /^(DOCKER|RELAY)_/.test(name))
+  return dockerSettings(loadConfig(Object.fromEntries(given.map(([name, text]) => [name, text?.replace(/\$.*/, '')]))))
+}
+const servicesIn = (network: string) =>
+  Object.keys(services).filter((service) => services[service]?.networks?.includes(network))
+/** The names of the networks of a service that lead to other hosts. */
+const waysOut = (service: string) =>
+  services[service]?.networks?.filter((name) => !networks[name]?.internal).map((name) => networks[name]?.name ?? name)
+
+test('agents are in a network that is as the driver would make it, and without a way out', async () => {
+  const { network, reach, relayPort, relayUrl } = await settingsOf('worker')
+  const options = present(networks.sandboxes)
+  expect({
+    Name: options.name,
+    Driver: 'bridge',
+    Internal: options.internal,
+    EnableIPv6: options.enable_ipv6,
+    Options: options.driver_opts,
+  }).toEqual(networkOptions(network, { internal: true }))
+  expect({ reach, relayPort, relayUrl }).toEqual({ reach: 'network', relayPort: null, relayUrl: 'http://relay:18790' })
+})
+
+test('with agents are those that talk to gateways, and the relay, whose only way out has the firewall', async () => {
+  expect(servicesIn('sandboxes')).toEqual(['api', 'worker', 'relay'])
+  const { egressNetwork } = await settingsOf('worker')
+  expect(waysOut('relay')).toEqual([egressNetwork])
+})
+
+test('the Docker proxy knows the networks of the worker', async () => {
+  const { network, egressNetwork } = await settingsOf('worker')
+  expect(await settingsOf('docker-proxy')).toMatchObject({ network, egressNetwork })
+})
+
+test('the network that agents of the version before are in is unchanged, and reaches whom it reached', () => {
+  expect(networks.agents).toEqual({
+    name: 'chowder-agents',
+    enable_ipv6: false,
+    driver_opts: {
+      'com.docker.network.bridge.enable_icc': 'false',
+      'com.docker.network.bridge.name': 'chowder-agents',
+    },
+  })
+  expect(servicesIn('agents')).toEqual(['api', 'worker', 'relay'])
+})
