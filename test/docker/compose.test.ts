@@ -412,6 +412,9 @@ describe('docker compose', () => {
     journal.entries.push({ ...last, idx: last.idx + 1, when: last.when + 1, tag: 'next' })
     await writeFile(journalPath, JSON.stringify(journal))
     await writeFile(join(checkout.folder, 'migrations/next.sql'), 'ALTER TABLE organizations ADD COLUMN next text;')
+    // And a setting.
+    await writeFile(join(checkout.folder, 'regions.yaml'), 'regions:\n  here: { driver: docker }\n')
+    await writeFile(join(checkout.folder, '.env'), 'CHOWDER_CONFIG_FILE=./regions.yaml\n')
 
     let isOver = false
     const failed: unknown[] = []
@@ -461,6 +464,18 @@ describe('docker compose', () => {
     expect(await dockerd.docker('exec', postgres, 'psql', '-U', 'chowder', '-c', '\\d organizations')).toContain('next')
     expect(await startOf(agent), 'no agent was restarted').toEqual(before)
     expect(await say(client, sessionPath(agent), 'and now?')).toContain('turns=3')
+  })
+
+  it('has the regions of a file on the host, which its processes read again', async () => {
+    const { body } = await client.get('/v1/regions')
+    expect(body).toMatchObject([{ name: 'here', default: true, engine: 'docker', takes_new_instances: true }])
+    const says = (text: RegExp, times: number, ...services: string[]) => {
+      const said = async () => lines(await checkout.compose('logs', '--no-color', ...services))
+      return until(String(text), async () => (await said()).filter((line) => text.test(line)).length >= times, minute)
+    }
+    await says(/"region":"here".*OpenClaw .* is ready/, 1, 'worker')
+    await checkout.compose('kill', '--signal', 'HUP', 'api', 'worker', 'relay')
+    await says(/"regions":\["here"\].*was read again, and holds/, 4, 'api', 'worker', 'relay')
   })
 
   it('changes its secret key by the commands of the documentation, while it is used', {

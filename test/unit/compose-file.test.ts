@@ -72,3 +72,11 @@ test('the network that agents of the version before are in is unchanged, and rea
   })
   expect(servicesIn('agents')).toEqual(['api', 'worker', 'relay'])
 })
+
+test.each(['CHOWDER_CONFIG_FILE', 'CHOWDER_MODELS_FILE'])('%s is a path on the host, which each role reads', (name) => {
+  for (const role of ['api', 'worker', 'relay']) {
+    const { environment, volumes } = present(services[role])
+    const [, inside = ''] = /^\$\{\w+:\+(.+)\}$/.exec(environment?.[name] ?? '') ?? []
+    expect([role, volumes]).toEqual([role, expect.arrayContaining([`\${${name}:-/dev/null}:${inside}:ro`])])
+  }
+})

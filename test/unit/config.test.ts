@@ -12,9 +12,7 @@ const key = Buffer.alloc(32, 7).toString('base64')
 /** The command, the image and the mounts of docker-compose.yml decide on these. */
 const fixedInContainers = [
   'ALLOW_UNISOLATED',
-  'CHOWDER_CONFIG_FILE',
   'CHOWDER_DATA_DIR',
-  'CHOWDER_REGIONS',
   'CHOWDER_ROLE',
   'CHOWDER_SECRET_KEY_COMMAND',
   'DOCKER_CERT_PATH',
