@@ -55,7 +55,7 @@ interface List<T> {
 }
 
 /** A change that a watch tells. */
-export interface Change<T> {
+interface Change<T> {
   type: 'ADDED' | 'MODIFIED' | 'DELETED'
   object: T
 }
