@@ -112,7 +112,7 @@ export function describeFault(error: ErrorObject, part: RequestPart, hasBody: bo
     case 'maxProperties':
       return `must have at most ${params.limit} keys`
     case 'minimum':
-      return `must be at least ${params.limit}`
+      return String(parentSchema?.['x-rule'] ?? `must be at least ${params.limit}`)
     case 'maximum':
       return `must be at most ${params.limit}`
     default:

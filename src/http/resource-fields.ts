@@ -1,5 +1,5 @@
 import { type TSchema, Type } from '@sinclair/typebox'
-import { type ResourceName, resourceBounds } from '#platform/resources.ts'
+import { leastMemoryRule, type ResourceName, resourceBounds } from '#platform/resources.ts'
 import { Nullable } from './validation.ts'
 
 /** Fields for limits, each of this kind. */
@@ -11,7 +11,7 @@ export const limitFields = <Field extends TSchema>(field: (name: ResourceName) =
 })
 
 const limitDescriptions: Record<ResourceName, string> = {
-  memory_mb: 'Megabytes of memory.',
+  memory_mb: 'Megabytes of memory. With less than the minimum OpenClaw ends at its first turn with a tool.',
   cpus: 'Processors, such as 0.5 or 2.',
   pids: 'Processes and threads.',
   disk_mb: 'Megabytes of its files.',
@@ -19,7 +19,11 @@ const limitDescriptions: Record<ResourceName, string> = {
 
 /** A number within the bounds that hold everywhere. */
 export const limitOf = (name: ResourceName) =>
-  (name === 'cpus' ? Type.Number : Type.Integer)({ ...resourceBounds[name], description: limitDescriptions[name] })
+  (name === 'cpus' ? Type.Number : Type.Integer)({
+    ...resourceBounds[name],
+    ...(name === 'memory_mb' && { 'x-rule': `${leastMemoryRule}; leave it out, or send null, for the default` }),
+    description: limitDescriptions[name],
+  })
 
 export const ResourceChanges = Nullable(
   Type.Object(

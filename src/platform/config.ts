@@ -4,7 +4,7 @@ import { Value } from '@sinclair/typebox/value'
 import { closestWord } from './closest.ts'
 import { type Config, Env } from './env.ts'
 import { entriesOf, isOpenToOthers } from './exposure.ts'
-import { readResourceSettings } from './resources.ts'
+import { parseResources, readResourceSettings } from './resources.ts'
 
 export type { Config } from './env.ts'
 
@@ -87,6 +87,13 @@ function placeholderFaults({ DATABASE_URL = '', CHOWDER_SECRET_KEY = '' }: NodeJ
   return faults
 }
 
+/** Which of the two settings is bad; the first one as well when the two do not fit together. */
+function badResources(defaults: string, maxima: string): string[] {
+  if (readResourceSettings(defaults, maxima)) return []
+  const isBad = (text: string) => text !== '' && !parseResources(text)
+  return isBad(maxima) ? ['AGENT_RESOURCES_MAX', ...(isBad(defaults) ? ['AGENT_RESOURCES'] : [])] : ['AGENT_RESOURCES']
+}
+
 /** The settings that fit their pattern and mean nothing, such as `http://999.9.9.9`. */
 const meaningless = ({
   AGENT_RESOURCES = '',
@@ -95,7 +102,7 @@ const meaningless = ({
   CORS_ALLOWED_ORIGINS,
   LOCAL_UIDS,
 }: NodeJS.ProcessEnv) => [
-  ...(readResourceSettings(AGENT_RESOURCES, AGENT_RESOURCES_MAX) ? [] : ['AGENT_RESOURCES']),
+  ...badResources(AGENT_RESOURCES, AGENT_RESOURCES_MAX),
   ...(URL.canParse(CHOWDER_PUBLIC_URL ?? 'http://a') ? [] : ['CHOWDER_PUBLIC_URL']),
   ...(entriesOf(CORS_ALLOWED_ORIGINS).every((origin) => URL.canParse(origin)) ? [] : ['CORS_ALLOWED_ORIGINS']),
   ...(LOCAL_UIDS === undefined || isUidRange(LOCAL_UIDS) ? [] : ['LOCAL_UIDS']),

@@ -1,7 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { kubernetesSettings } from './kubernetes-settings.ts'
 import { relaySettings } from './relay-settings.ts'
-import { formatResources, type ResourceLimits, usualMaxima, usualResources } from './resources.ts'
+import { formatResources, type ResourceLimits, resourcesRule, usualMaxima, usualResources } from './resources.ts'
 
 const httpUrl = (description: string) =>
   Type.String({
@@ -32,9 +32,7 @@ const resources = (usual: ResourceLimits, description: string) =>
   Type.String({
     default: formatResources(usual),
     pattern: '^[a-z_0-9=., ]+$',
-    rule:
-      `must have numbers for some of memory_mb, cpus, pids and disk_mb, such as ${formatResources(usual)}, and none of ` +
-      'AGENT_RESOURCES above AGENT_RESOURCES_MAX',
+    rule: `${resourcesRule(usual)}; none of AGENT_RESOURCES is above AGENT_RESOURCES_MAX`,
     description: `${description}; what is left out is as in the default: see [limits](operations.md#limits)`,
   })
 

@@ -9,9 +9,12 @@ export interface HeldLimits {
   kept: Record<Exclude<ResourceName, 'disk_mb'>, number | null>
 }
 
-/** What an operator and a caller can set. OpenClaw itself was measured to need up to 1.15 GB, and some 30 threads. */
+/**
+ * What an operator and a caller can set. OpenClaw has some 30 threads. On a busy machine with two processors the kernel
+ * ended it at its first turn with a tool while it had 1536 MB, and not with 1664.
+ */
 export const resourceBounds: Record<ResourceName, { minimum: number; maximum: number }> = {
-  memory_mb: { minimum: 512, maximum: 4_194_304 },
+  memory_mb: { minimum: 1792, maximum: 4_194_304 },
   cpus: { minimum: 0.1, maximum: 1024 },
   pids: { minimum: 64, maximum: 1_000_000 },
   disk_mb: { minimum: 100, maximum: 1_000_000_000 },
@@ -20,6 +23,9 @@ export const resourceBounds: Record<ResourceName, { minimum: number; maximum: nu
 /** For settings that name only some. */
 export const usualResources: ResourceLimits = { memory_mb: 2048, cpus: 2, pids: 512, disk_mb: 10_240 }
 export const usualMaxima: ResourceLimits = { memory_mb: 8192, cpus: 8, pids: 4096, disk_mb: 102_400 }
+
+/** Why no agent has less memory, as the end of a sentence that begins with the name of the field. */
+export const leastMemoryRule = `must be at least ${resourceBounds.memory_mb.minimum}: OpenClaw needs that to use a tool`
 
 /** Writes limits as settings have them. */
 export const formatResources = (limits: Partial<ResourceLimits>): string =>
@@ -39,6 +45,11 @@ export function parseResources(text: string): Partial<ResourceLimits> | null {
   }
   return limits
 }
+
+/** What `parseResources` takes, as the end of a sentence that begins with the name of a setting. */
+export const resourcesRule = (example: ResourceLimits): string =>
+  `must have numbers for some of memory_mb, cpus, pids and disk_mb, such as ${formatResources(example)}; ` +
+  `memory_mb ${leastMemoryRule}`
 
 /** The limits of agents that have none of their own, and the most that any may have. */
 export interface ResourceSettings {

@@ -54,13 +54,13 @@ test('an agent has the limits of its organization, and its own in their place', 
 
 test('a PATCH changes limits of a running agent without a restart, those that it names', async () => {
   const id = await running({ resources: { cpus: 1 } })
-  const patched = await call('PATCH', `/v1/instances/${id}`, { resources: { memory_mb: 1024 } })
+  const patched = await call('PATCH', `/v1/instances/${id}`, { resources: { memory_mb: 3072 } })
   expect(patched).toMatchObject({
     status: 200,
-    body: { status: 'running', resources: { ...none, memory_mb: 1024, cpus: 1 } },
+    body: { status: 'running', resources: { ...none, memory_mb: 3072, cpus: 1 } },
   })
-  await until('the new limit', async () => (await read(id)).limits.memory_mb.value === 1024)
-  expect(driver.limits.get(id)).toEqual({ memoryMb: 1024, cpus: 1, pids: 512, diskMb: 10_240 })
+  await until('the new limit', async () => (await read(id)).limits.memory_mb.value === 3072)
+  expect(driver.limits.get(id)).toEqual({ memoryMb: 3072, cpus: 1, pids: 512, diskMb: 10_240 })
   await call('PATCH', `/v1/instances/${id}`, { resources: { cpus: null }, instructions: 'Be brief.' })
   await until('the limit of the organization', async () => (await read(id)).limits.cpus.value === 2)
   await call('PATCH', `/v1/instances/${id}`, { resources: null })
@@ -124,15 +124,31 @@ test('nobody gets more than the operator allows, and an error says how much that
 })
 
 test('the organization sets the limits of agents that have none of their own', async () => {
-  expect(await call('PATCH', '/v1/organization', { resources: { pids: 200, memory_mb: 1000 } })).toMatchObject({
-    body: { resources: { memory_mb: 1000, cpus: 2, pids: 200, disk_mb: 10_240 } },
+  expect(await call('PATCH', '/v1/organization', { resources: { pids: 200, memory_mb: 2560 } })).toMatchObject({
+    body: { resources: { memory_mb: 2560, cpus: 2, pids: 200, disk_mb: 10_240 } },
   })
   expect((await call('PATCH', '/v1/organization', { resources: { memory_mb: null } })).body.resources).toMatchObject({
     memory_mb: 2048,
     pids: 200,
   })
-  const id = await running({ resources: { memory_mb: 600 } })
-  expect((await read(id)).limits).toMatchObject({ memory_mb: kernel(600), pids: kernel(200) })
+  const id = await running({ resources: { memory_mb: 2304 } })
+  expect((await read(id)).limits).toMatchObject({ memory_mb: kernel(2304), pids: kernel(200) })
   await call('PATCH', '/v1/organization', { resources: null })
   expect((await call('GET', '/v1/organization')).body.resources.pids).toBe(512)
+})
+
+test('less memory than OpenClaw needs is refused with the way out', async () => {
+  const id = await running()
+  const bodies = [
+    ['POST', '/v1/instances', { name: 'x', resources: { memory_mb: 1791 } }],
+    ['PATCH', `/v1/instances/${id}`, { resources: { memory_mb: 1791 } }],
+    ['PATCH', '/v1/organization', { resources: { memory_mb: 1791 } }],
+  ] as const
+  for (const [method, url, body] of bodies) {
+    const rule = 'must be at least 1792: OpenClaw needs that to use a tool; leave it out, or send null, for the default'
+    expect(await call(method, url, body)).toMatchObject({
+      status: 422,
+      body: { detail: [{ msg: rule }], error: { param: 'resources.memory_mb' } },
+    })
+  }
 })

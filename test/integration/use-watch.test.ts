@@ -117,13 +117,13 @@ test('an agent that was stopped for its disk starts with a higher limit', async 
 })
 
 test('much memory and many processes are told, and an agent that nobody uses is restarted for them', async () => {
-  const id = await running({ memory_mb: 1024, pids: 100 })
+  const id = await running({ memory_mb: 2048, pids: 100 })
   const starts = () => driver.starts.get(id)
-  driver.memoryBytes.set(id, 800 * megabyte)
+  driver.memoryBytes.set(id, 1600 * megabyte)
   driver.pids.set(id, 71)
   await look()
   await look()
-  expect(await reasons(id, 'instance.memory_high')).toEqual(['It uses 0.8 of 1.0 GB of memory.'])
+  expect(await reasons(id, 'instance.memory_high')).toEqual(['It uses 1.6 of 2.0 GB of memory.'])
   expect(await reasons(id, 'instance.pids_high')).toEqual(['It uses 71 of 100 processes and threads.'])
   expect(starts()).toBe(1) // it has only just started
 
@@ -136,7 +136,7 @@ test('much memory and many processes are told, and an agent that nobody uses is 
   await look()
   await until('the restart', async () => starts() === 2 && (await isRunning(id)))
   expect(await reasons(id, 'instance.restart')).toEqual([
-    'recycled: it used 0.8 of 1.0 GB of memory, and nobody used it.',
+    'recycled: it used 1.6 of 2.0 GB of memory, and nobody used it.',
   ])
   await query(idleSince, [id])
   await look()
@@ -146,16 +146,16 @@ test('much memory and many processes are told, and an agent that nobody uses is 
 test('where the kernel keeps no limit, an agent that exceeds it is restarted', async () => {
   const limit = driver.limit.bind(driver)
   driver.limit = async () => ({ memoryMb: null, cpus: null, pids: null })
-  const id = await running({ memory_mb: 1024 })
+  const id = await running({ memory_mb: 2048 })
   driver.limit = limit
-  driver.memoryBytes.set(id, 1020 * megabyte)
+  driver.memoryBytes.set(id, 2040 * megabyte)
   await look()
   expect(driver.starts.get(id)).toBe(1)
-  driver.memoryBytes.set(id, 1030 * megabyte)
+  driver.memoryBytes.set(id, 2060 * megabyte)
   await look()
   driver.memoryBytes.delete(id)
   await until('the restart', async () => driver.starts.get(id) === 2 && (await isRunning(id)))
-  expect(await reasons(id, 'instance.restart')).toEqual(['oom: it used 1.0 of 1.0 GB of memory.'])
+  expect(await reasons(id, 'instance.restart')).toEqual(['oom: it used 2.0 of 2.0 GB of memory.'])
 })
 
 test('limits that the organization or the operator has changed reach running agents', async () => {

@@ -197,6 +197,13 @@ describe('the environment', () => {
     ['DATABASE_URL', 'mysql://h/d', 'must begin with postgres:// or postgresql://'],
     ['REDIS_URL', 'localhost:6379', 'must begin with redis:// or rediss://'],
     ['OPENAI_BASE_URL', 'localhost', 'must be a URL that begins with http:// or https://'],
+    [
+      'AGENT_RESOURCES_MAX',
+      'memory_mb=1024',
+      'must have numbers for some of memory_mb, cpus, pids and disk_mb, such as ' +
+        'memory_mb=8192,cpus=8,pids=4096,disk_mb=102400; memory_mb must be at least 1792: ' +
+        'OpenClaw needs that to use a tool; none of AGENT_RESOURCES is above AGENT_RESOURCES_MAX',
+    ],
   ])('says in words what %s must be', (name, value, rule) => {
     expect(complaints({ [name]: value, CHOWDER_SECRET_KEY: key })).toBe(`bad environment:\n  ${name} ${rule}`)
   })

@@ -11,7 +11,7 @@ import {
 import { findSignupToken, renewSignupToken } from '#api/organization/signup-token.ts'
 import { signUp } from '#api/organization/store.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
-import { formatResources, parseResources, usualMaxima } from '#platform/resources.ts'
+import { parseResources, resourcesRule, usualMaxima } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
 import { type Command, type Output, shortTime, table } from './command.ts'
 
@@ -110,7 +110,7 @@ export const organizationCommands: Readonly<Record<string, Command>> = {
       'sets the most that its agents may use, such as memory_mb=16384,cpus=4; none is that of AGENT_RESOURCES_MAX',
     async run({ db, words: [org = '', text = ''] }) {
       const wanted = text === 'none' ? {} : parseResources(text)
-      if (!wanted) throw new Error(`${JSON.stringify(text)} is not as ${formatResources(usualMaxima)}, or none.`)
+      if (!wanted) throw new Error(`${JSON.stringify(text)} ${resourcesRule(usualMaxima)}; or be none.`)
       return show(await setMaxResources(db, (await findOrganization(db, org)).id, wanted))
     },
   },
