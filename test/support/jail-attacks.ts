@@ -64,6 +64,8 @@ function attacksOn(target: Target): Record<string, { command: string; isOpen: bo
     'a write to the root folder': nobody(`touch /x /etc/x /dev/x && echo ${got}`),
     'a capability': nobody(`grep -q '^Cap[A-Za-z]*:.*[1-9a-f]' /proc/self/status && echo ${got}`),
     'new privileges': nobody(`grep -q '^NoNewPrivs:.0' /proc/self/status && echo ${got}`),
+    // At its end all processes of its group are ended.
+    'more processes than its sandbox has': nobody(`for i in $(seq 70); do sleep 9 & done; echo ${got}`),
     'a core file': nobody(`[ "$(ulimit -c)" = 0 ] || echo ${got}`),
     'the folder of its way in': own(`ls ${dataDir}/sandboxes/*/jail && echo ${got}`),
   }

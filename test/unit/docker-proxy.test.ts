@@ -92,7 +92,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
     'a sandbox',
     present(anySandbox),
     sandboxShape(id, network),
-    /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.2\.(Soft|Hard)))$/,
+    /^(Cmd(\.\d+)?|Env(\.\d+)?|Labels\.chowder\.(installation|organization|release|inside|spec|label\..*)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.[02]\.(Soft|Hard)))$/,
   ],
   [
     'a second room',
@@ -104,7 +104,7 @@ const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [
       ),
     ),
     roomShape(id),
-    /^(Cmd(\.\d+)?|Labels\.chowder\.(installation|organization)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.2\.(Soft|Hard)|Mounts\.0\.Target|Mounts\.\d\.VolumeOptions(\.Subpath)?))$/,
+    /^(Cmd(\.\d+)?|Labels\.chowder\.(installation|organization)|HostConfig\.(Memory|MemorySwap|NanoCpus|PidsLimit|Ulimits\.[02]\.(Soft|Hard)|Mounts\.0\.Target|Mounts\.\d\.VolumeOptions(\.Subpath)?))$/,
   ],
   [
     'a container for files',

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import { openFilesOf } from '#sandbox/open-files.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
@@ -52,8 +53,11 @@ export const roleLabels: Record<Role, string> = {
 /** The name of an instance's container, and of its volume. */
 export const sandboxName = (id: string): string => `chowder-${id}`
 
-/** Open files of each process, and no core files. */
-const openFiles = { Name: 'nofile', Soft: 16_384, Hard: 16_384 }
+/** Open files of each process. */
+const openFiles = (pids: number) => {
+  const limit = openFilesOf(pids)
+  return { Name: 'nofile', Soft: limit, Hard: limit }
+}
 const noCoreFiles = { Name: 'core', Soft: 0, Hard: 0 }
 /** When the host has no memory left, the kernel ends agents before anything else. */
 const oomScore = 800
@@ -136,7 +140,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     HostConfig: {
       ...confined,
       ...limitsOf(spec.resources),
-      Ulimits: [openFiles, noCoreFiles, fileSize(diskMb)],
+      Ulimits: [openFiles(spec.resources.pids), noCoreFiles, fileSize(diskMb)],
       OomScoreAdj: oomScore,
       NetworkMode: network,
       ...(proxy !== null && { Dns: noNameServer }),
@@ -186,7 +190,7 @@ export function roomContainer(
       RestartPolicy: { Name: 'on-failure' },
       NetworkMode: 'none',
       ...limitsOf(resources),
-      Ulimits: [openFiles, noCoreFiles, fileSize(resources.diskMb)],
+      Ulimits: [openFiles(resources.pids), noCoreFiles, fileSize(resources.diskMb)],
       OomScoreAdj: oomScore,
       Mounts: [part(folder, shared), part(socketFolder, roomSockets)],
       Tmpfs: {

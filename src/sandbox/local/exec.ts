@@ -9,7 +9,7 @@ import type { ControlGroup } from './control-group.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
 import { type Jail, makeJailFolders } from './jail.ts'
 import { commandInSandbox, withEnvironment } from './launch.ts'
-import { type LimitedCommand, limitedCommand } from './limits.ts'
+import { type LimitedCommand, limitedCommand, processesOfJail, withProcesses } from './limits.ts'
 import { isAlive, signalProcess } from './processes.ts'
 
 const defaultMaxBytes = 1024 * 1024
@@ -103,9 +103,11 @@ export async function execInJail(
   const init = await folder.init()
   const isRunning = init !== null && (await isAlive(init, record.uid))
   if (!isRunning) await makeJailFolders(folder, record.uid)
+  const group = await folder.controlGroup()
+  const pids = processesOfJail(record, group)
   const command = isRunning
     ? jail.enter(record.uid, init, cwd, withEnvironment(record, argv))
     : jail.alone(record.uid, folder, withEnvironment(record, argv, [`--chdir=${cwd}`]))
-  const limited = limitedCommand(record, await folder.controlGroup(), command)
+  const limited = limitedCommand(record, group, isRunning && pids !== null ? withProcesses(pids, command) : command)
   return execLimited({ ...limited, env: { ...jail.environment, ...limited.env } }, '/', options, signal)
 }

@@ -12,6 +12,8 @@
 # with that folder of the home and the one of the socket, and without a network. $ROOM_SSH is the program that stands in
 # for ssh, and $ROOM_SERVER the one in the room.
 #
+# With $JAIL_PROCESSES the jail has at most so many processes and threads.
+#
 # With a way in there is a forwarder, whose program is $FORWARDER; it ends with the jail, and the jail with it, and
 # keeps the working folder that the first stage has. The file descriptors 3 and 4 are then the records of the program
 # and of the first process: pid and start time, as the host sees them.
@@ -119,7 +121,9 @@ plugins)
   ;;
 start)
   [ -n "$5" ] || exec 3>/dev/null 4>&3
-  exec unshare $namespaces -- /bin/sh -c 'eval "$JAIL"' jail build "$@"
+  # Not before: the limit would be one of all processes of this user.
+  exec unshare $namespaces -- ${JAIL_PROCESSES:+prlimit "--nproc=$JAIL_PROCESSES" --} \
+    /bin/sh -c 'eval "$JAIL"' jail build "$@"
   ;;
 build)
   root=$1 releases=$2 node=$3 home=$4 way_in=$5 ways_out=$6

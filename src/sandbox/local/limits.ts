@@ -1,7 +1,10 @@
 import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from '#platform/log.ts'
 import type { KeptLimits, Resources } from '#sandbox/driver.ts'
+import { openFilesOf } from '#sandbox/open-files.ts'
 import {
   type ControlGroup,
   type ControlGroups,
@@ -13,7 +16,11 @@ import {
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 
 const enter = join(import.meta.dirname, 'enter.sh')
+/** Agents without a control group get a tenth of the processor time of a program that competes with one of theirs. */
+const niceness = ['/usr/bin/nice', '-n', '10'] as const
 const prlimit = '/usr/bin/prlimit'
+/** Since this version the kernel counts the processes of each user namespace by themselves, and so those of each jail. */
+const countsNamespacesSince = [5, 14] as const
 const blocksPerMegabyte = 2048
 const megabyte = 1024 * 1024
 const isRoot = process.getuid?.() === 0
@@ -24,22 +31,54 @@ export interface LimitedCommand {
   env: Record<string, string>
 }
 
+/** The command that runs a program with at most so many processes and threads of its user, in its user namespace. */
+export const withProcesses = (pids: number, argv: readonly string[]): [string, ...string[]] => [
+  prlimit,
+  `--nproc=${pids}`,
+  '--',
+  ...argv,
+]
+
+/** Whether a kernel of that version counts the processes of each user namespace by themselves. */
+export function countsNamespaces(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number.parseFloat)
+  const [least, leastMinor] = countsNamespacesSince
+  return major > least || (major === least && minor >= leastMinor)
+}
+
+/** The most that this process can give to another one. */
+const mostProcesses = (): number =>
+  Number(/^Max processes +\S+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Number.MAX_SAFE_INTEGER)
+
+type Limited = Pick<SandboxRecord, 'resources' | 'uid' | 'isJailed'>
+
+/**
+ * How many processes and threads the jail of a sandbox may have that has neither a control group nor a user of its own;
+ * null for another sandbox, and where the kernel cannot limit it.
+ */
+export function processesOfJail({ resources, uid, isJailed }: Limited, group: ControlGroup | null): number | null {
+  const isMeant = !group && uid === null && isJailed && resources !== undefined && countsNamespaces(release())
+  return isMeant ? Math.min(resources.pids, mostProcesses()) : null
+}
+
 /**
  * The command that runs `argv` under the limits of a sandbox. Without a control group the kernel limits only what it
- * limits of each process and, under root, the number of processes of the sandbox's user.
+ * limits of each process and the number of processes of the sandbox's user or, by `processesOfJail`, of its jail; and
+ * others go before them.
  */
-export function limitedCommand(
-  { resources, uid }: Pick<SandboxRecord, 'resources' | 'uid'>,
-  group: ControlGroup | null,
-  argv: readonly string[],
-): LimitedCommand {
-  const diskMb = resources?.diskMb ?? 0
+export function limitedCommand(record: Limited, group: ControlGroup | null, argv: readonly string[]): LimitedCommand {
+  const { resources, uid } = record
+  const { diskMb = 0, pids } = resources ?? {}
   const limited = ['/bin/sh', enter, ...(group ? entriesOf(group) : []), '--', ...argv] as const
-  const isLimitedByUser = !group && uid !== null && resources !== undefined
-  return {
-    argv: isLimitedByUser ? [prlimit, `--nproc=${resources.pids}`, '--', ...limited] : limited,
-    env: diskMb > 0 ? { FILE_BLOCKS: String(diskMb * blocksPerMegabyte) } : {},
+  const ofJail = processesOfJail(record, group)
+  const env = {
+    ...(diskMb > 0 && { FILE_BLOCKS: String(diskMb * blocksPerMegabyte) }),
+    ...(pids !== undefined && { OPEN_FILES: String(openFilesOf(pids)) }),
+    ...(ofJail !== null && { JAIL_PROCESSES: String(ofJail) }),
   }
+  if (group) return { argv: limited, env }
+  const isLimitedByUser = uid !== null && pids !== undefined
+  return { argv: [...niceness, ...(isLimitedByUser ? withProcesses(pids, limited) : limited)], env }
 }
 
 /** The control groups of a data folder's sandboxes, which are looked for at the first call. */
@@ -74,8 +113,8 @@ export async function changeLimits(
 ): Promise<KeptLimits> {
   const group = await folder.controlGroup()
   if (!group) {
-    // That of its user can be changed only with the next start.
-    const pids = record.uid === null ? null : (record.resources?.pids ?? null)
+    // That of its user, or of its jail, can be changed only with the next start.
+    const pids = record.uid === null ? processesOfJail(record, group) : (record.resources?.pids ?? null)
     return { memoryMb: null, cpus: null, pids }
   }
   const isChanged = await setLimits(group, resources)

@@ -14,6 +14,7 @@ import {
   sandboxContainer,
   sandboxName,
 } from '#sandbox/docker/profile.ts'
+import { mostOpenFiles } from '#sandbox/open-files.ts'
 import { closed } from './call.ts'
 
 /*
@@ -33,7 +34,12 @@ const Text = Type.String()
 const Texts = Type.Array(Text)
 const Positive = Type.Integer({ minimum: 1 })
 const limits = { Memory: Positive, MemorySwap: Positive, NanoCpus: Positive, PidsLimit: Positive }
-const fileSize = like({ Name: 'fsize' }, { Soft: Type.Integer(), Hard: Type.Integer() })
+const OpenFiles = Type.Integer({ minimum: 1, maximum: mostOpenFiles })
+/** The values of those that differ between sandboxes. */
+const freeUlimits: Record<string, TProperties> = {
+  fsize: { Soft: Type.Integer(), Hard: Type.Integer() },
+  nofile: { Soft: OpenFiles, Hard: OpenFiles },
+}
 const ImageName = Type.String({ pattern: imageName.source })
 const ImageId = Type.String({ pattern: '^sha256:[0-9a-f]{64}$' })
 const Image = Type.Union([ImageName, ImageId])
@@ -48,7 +54,7 @@ const sandboxLabels = (id: string, role: 'sandbox' | 'room' = 'sandbox') =>
 const owned = (id: string, role: 'sandbox' | 'files') => like(ownership('', id, role), { [labels.installation]: Text })
 
 const ulimitsLike = (sample: Docker.HostConfig | undefined) =>
-  Type.Tuple((sample?.Ulimits ?? []).map((one) => (one.Name === 'fsize' ? fileSize : like(one))))
+  Type.Tuple((sample?.Ulimits ?? []).map((one) => like(one, freeUlimits[one.Name ?? ''])))
 
 export function sandboxShape(id: string, network: string): TSchema {
   const nothing = { organizationId: '', release: '', command: () => [], env: () => ({}), labels: {} }
