@@ -186,6 +186,13 @@ describe('with a dockerd', () => {
         await until('the room', async () => (await inRoom(id, 'true')).exitCode === 0)
       })
 
+      test('what it uses counts as well', async () => {
+        const eating = inRoom(id, 'head -c 300m /dev/zero | tail -c 300m | (sleep 8; wc -c)')
+        const megabytes = async () => ((await driver.currentUse(id, within())).memoryBytes ?? 0) / 1024 / 1024
+        await until('its memory to be counted', async () => (await megabytes()) > 300)
+        await eating
+      })
+
       test('it comes back when its agent ends it, and its programs end with their caller', async () => {
         await inRoom(id, 'kill -9 -1')
         await until('the room', async () => (await inRoom(id, 'true')).exitCode === 0)

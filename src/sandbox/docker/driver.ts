@@ -318,8 +318,12 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     },
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
     async currentUse(id, signal) {
-      const stats = await statsOf(client, sandboxName(id), signal)
-      return { memoryBytes: memoryIn(stats), pids: stats?.pids_stats?.current ?? null }
+      const names = [sandboxName(id), roomName(id)]
+      const stats = await Promise.all(names.map((name) => statsOf(client, name, signal)))
+      const most = (used: (number | null | undefined)[]) =>
+        used.reduce<number | null>((max, one) => (one == null ? max : Math.max(one, max ?? 0)), null)
+      // Each has the limits for itself.
+      return { memoryBytes: most(stats.map(memoryIn)), pids: most(stats.map((one) => one?.pids_stats?.current)) }
     },
     async measure(id, signal) {
       const container = await inspect(id, signal)
