@@ -1,10 +1,11 @@
 import { execFile } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { chown, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { newRelayToken } from '#instances/gateway/tokens.ts'
 import { configPath } from '#openclaw/launch.ts'
 import { freePort } from '#platform/free-port.ts'
@@ -21,9 +22,19 @@ import {
   removeDataDir,
   startChowder,
 } from '../support/chowder-process.ts'
+import {
+  attackerResources,
+  type Exhausted,
+  endGatewayByMemory,
+  exhaustingAttacks,
+  fillDisk,
+  outlive,
+} from '../support/exhausting-attacks.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { present } from '../support/present.ts'
 import { releasesFolder } from '../support/release.ts'
+import { measureTenant, type Times, timesTable } from '../support/tenant-times.ts'
+import { until } from '../support/until.ts'
 
 // One list of attacks, by the tool `exec` of a real OpenClaw. TEST_SANDBOX_DRIVER=docker has the agents in containers.
 
@@ -43,53 +54,6 @@ const worlds = isDocker
       { world: 'local agents under root', uid: null },
       { world: 'local agents under an ordinary user', uid: ordinaryUid },
     ]
-
-/** In ms; of the second tenant. */
-interface Times {
-  reads: number[]
-  turns: number[]
-  failed: number
-}
-
-const p99 = (times: number[]) => [...times].sort((a, b) => a - b)[Math.ceil(times.length * 0.99) - 1] ?? Number.NaN
-
-/** Reads and turns of a tenant at a steady rate, until it is closed. */
-function measureTenant(client: Api, id: string) {
-  let times: Times = { reads: [], turns: [], failed: 0 }
-  let isOver = false
-  async function again(pauseMs: number, of: 'reads' | 'turns', act: () => Promise<unknown>) {
-    while (!isOver) {
-      const into = times
-      const startedAt = performance.now()
-      await act().then(
-        () => into[of].push(performance.now() - startedAt),
-        () => {
-          into.failed += 1
-        },
-      )
-      await sleep(pauseMs)
-    }
-  }
-  const read = async () => {
-    if ((await client.get(`/v1/instances/${id}`)).status !== 200) throw new Error('a read failed')
-  }
-  const loops = [
-    again(40, 'reads', read),
-    again(200, 'turns', () => say(client, sessionPath(id, `t${Math.floor(performance.now() / minute)}`), 'Hello')),
-  ]
-  return {
-    /** What was measured since the last call. */
-    take(): Times {
-      const taken = times
-      times = { reads: [], turns: [], failed: 0 }
-      return taken
-    },
-    async close() {
-      isOver = true
-      await Promise.all(loops)
-    },
-  }
-}
 
 /** Starts Chowder as a user, whose name servers are those of the attacked host. */
 function startAs(uid: number | null, { resolvConf }: AttackedHost, { place, users }: { place: string; users: string }) {
@@ -137,23 +101,26 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
   let metricsPort: number
   let tenant: ReturnType<typeof measureTenant>
   const ids: Partial<Record<Rooms, string>> = {}
-  const table: string[][] = [['attack', 'agent', 'came of it', 'reads', 'p99', 'turns', 'p99', 'failed']]
+  const measured: { attack: string; by: string; result: string; times: Times }[] = []
 
-  const ms = (times: number[]) => `${Math.round(p99(times))} ms`
-  function note(attack: string, agent: string, result: string): Times {
-    const times = tenant.take()
-    const { reads, turns, failed } = times
-    table.push([attack, agent, result, `${reads.length}`, ms(reads), `${turns.length}`, ms(turns), `${failed}`])
+  /** Notes what was measured since the last call. */
+  function note(attack: string, by: string, result: string, times = tenant.take()): Times {
+    measured.push({ attack, by, result, times })
     return times
   }
 
-  /** Has the agent run a command; returns the end of its output. */
-  async function exec(id: string, command: string): Promise<string> {
-    const shown = `{ ${command}\n} 2>&1 | tail -c 200`
-    const input = { command: shown, yieldMs: 50_000, timeoutSeconds: 60 }
+  async function useExec(id: string, input: object): Promise<string> {
     const said = await say(client, sessionPath(id, 'attack'), `[[fake:tool=exec ${JSON.stringify(input)}]]`)
     const [, result] = / tool-result=([\s\S]*)$/.exec(said) ?? []
     return present(result)
+  }
+  /** Has the agent run a command; returns the end of its output. */
+  const exec = (id: string, command: string) =>
+    useExec(id, { command: `{ ${command}\n} 2>&1 | tail -c 200`, yieldMs: 50_000, timeoutSeconds: 60 })
+  /** Has the agent begin a command that goes on after the turn. The turn fails where the command leaves it no room. */
+  const begin = (id: string, command: string) => {
+    attacking = id
+    return useExec(id, { command, background: true, timeoutSeconds: 1200 }).catch((error: Error) => error.message)
   }
   async function onHost(command: string): Promise<string> {
     const env = { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' }
@@ -213,7 +180,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     secondId = await make(secondClient, {})
     await running(secondId, secondClient)
     for (const isolation of ['one_room', 'two_rooms'] as const) {
-      ids[isolation] = await make(client, { isolation })
+      ids[isolation] = await make(client, { isolation, resources: attackerResources })
       await running(idOf(isolation))
     }
     second = present(await findGateway(secondId))
@@ -223,17 +190,15 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     })
     expect(planted.status).toBeLessThan(300)
     tenant = measureTenant(secondClient, secondId)
-    await sleep(5000)
+    await sleep(10_000)
     tenant.take() // compiles code
-    await sleep(15_000)
+    await tenant.enough()
     note('none', '', '')
-  }, 15 * minute)
+  }, 20 * minute)
 
   afterAll(async () => {
     await tenant?.close()
-    const widths = present(table[0]).map((_, at) => Math.max(...table.map((row) => present(row[at]).length)))
-    const lines = table.map((row) => row.map((cell, at) => cell.padEnd(present(widths[at]))).join('  '))
-    console.log(`${world}: what attacks did to another tenant\n${lines.join('\n')}`)
+    console.log(`${world}: what attacks did to another tenant\n\n${timesTable(measured)}`)
     await chowder?.kill('SIGINT')
     if (dataDir) await removeDataDir(dataDir)
     if (place) await rm(place, { recursive: true })
@@ -269,11 +234,11 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       const successes: [string, string][] = []
       for (const { name, command } of attacks) {
         const result = await exec(id, command)
-        const isSuccess = result.includes(got)
-        if (isSuccess) successes.push([name, result])
-        note(name, rooms, isSuccess ? 'SUCCESS' : 'refused')
+        if (result.includes(got)) successes.push([name, result])
       }
+      const { failed } = note(`${attacks.length} that reach out`, rooms, `${attacks.length - successes.length} refused`)
       expect(successes).toEqual([])
+      expect(failed).toBe(0)
     },
   )
 
@@ -290,7 +255,6 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       for (const path of ['link-0', 'link-1', 'link-2', 'folder/openclaw.json', 'root/etc/passwd']) {
         expect([path, await read(path)]).toEqual([path, expect.toSatisfy((status: number) => status >= 400)])
       }
-      note('links for the files API', rooms, 'refused')
     },
   )
 
@@ -299,7 +263,6 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     const command = `${make('.openclaw')}; mv .openclaw elsewhere && echo made; rm -rf .openclaw && echo made`
     expect(await exec(idOf('two_rooms'), command)).not.toContain('made')
     expect(await exec(idOf('two_rooms'), make('.other'))).toContain('made')
-    note('a plugin for the gateway', 'two_rooms', 'refused')
   })
 
   test('the ports on which an agent waits for the tokens of another bring it nothing', async () => {
@@ -307,8 +270,176 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       my @s = map { IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $_, Listen => 9) } 18789, 20000 .. 20100;
       my $r = ""; vec($r, fileno $_, 1) = 1 for grep { $_ } @s;
       print select($r, undef, undef, 6) ? "caught" : "waited in vain"'`
+    tenant.take()
     expect(await exec(idOf('one_room'), squat)).toContain('waited in vain')
-    const { failed } = note('port squatting', 'one_room', 'refused')
-    expect(failed).toBe(0)
+    expect(tenant.take().failed).toBe(0)
   })
+
+  /** How many processes of this host have a word in their environment or command line. */
+  const processesWith = async (word: string) => {
+    const pattern = `[${word[0]}]${word.slice(1)}` // else the search finds itself
+    const search = `grep -las '${pattern}' /proc/[0-9]*/environ /proc/[0-9]*/cmdline | cut -d/ -f3 | sort -u | wc -l`
+    const { stdout } = await run('sh', ['-c', search], { env: { PATH: '/usr/bin:/bin' }, timeout: 2 * minute })
+    return Number(stdout)
+  }
+  const newWord = () => `attack-${randomInt(2 ** 40).toString(36)}`
+  const eventsOf = async (id: string): Promise<{ type: string; reason: string | null }[]> =>
+    (await client.get(`/v1/instances/${id}/events?limit=1000`)).body
+  /** How many events of a kind an agent has. */
+  const countEvents = async (id: string, type: RegExp, reason: RegExp) =>
+    (await eventsOf(id)).filter((event) => type.test(event.type) && reason.test(event.reason ?? '')).length
+  /** Waits for one more event than there were. */
+  const told = async (id: string, type: RegExp, reason: RegExp, before: number) => {
+    const isTold = async () => (await countEvents(id, type, reason)) > before
+    await until(`an event ${type} ${reason} of the attacked`, isTold, 2 * minute)
+  }
+
+  async function expectControlPlaneWell(): Promise<void> {
+    expect((await client.get('/readyz')).body).toMatchObject({
+      status: 'ready',
+      checks: { database: true, queue: true, disk: true },
+    })
+    const [open = 0, , most = 0] = (await readFile('/proc/sys/fs/file-nr', 'utf8')).split('\t').map(Number)
+    expect(open).toBeLessThan(most / 2)
+  }
+
+  async function order(id: string, verb: 'stop' | 'start', status: 'stopped' | 'running'): Promise<void> {
+    // 409 while it starts.
+    const isTaken = async () => (await client.post(`/v1/instances/${id}/${verb}`)).status < 300
+    await until(`the ${verb} to be taken`, isTaken, 4 * minute)
+    await waitForStatus(client, id, status, 4 * minute)
+  }
+  /** Stops an agent, after which nothing of it runs. Returns the seconds that this took. */
+  async function stopAttack(id: string, word: string): Promise<number> {
+    const startedAt = performance.now()
+    await order(id, 'stop', 'stopped')
+    expect(await processesWith(word)).toBe(0)
+    return Math.round((performance.now() - startedAt) / 100) / 10
+  }
+  async function waitForExec(id: string): Promise<void> {
+    const works = () => exec(id, 'echo $((40 + 2))').catch(() => '')
+    await until('the tool exec', async () => (await works()).includes('42'), 4 * minute)
+  }
+  async function startAgain(id: string): Promise<void> {
+    await order(id, 'start', 'running')
+    await waitForExec(id)
+    attacking = null
+  }
+  /** The agent whose command goes on. */
+  let attacking: string | null = null
+  afterEach(async () => {
+    const id = attacking
+    if (id === null) return
+    await order(id, 'stop', 'stopped') // the test has failed
+    await startAgain(id)
+  }, 8 * minute)
+
+  const keepsMemory = uid === null
+  /** What the history of the agent says of an attack, while it goes on and after it. */
+  const reports: Partial<Record<Exhausted, { type: RegExp; reason: RegExp }>> = {
+    processes: { type: /pids_high/, reason: /processes and threads/ },
+    memory: keepsMemory
+      ? { type: /memory_high/, reason: /of memory/ }
+      : { type: /restart/, reason: /^oom: it used \S+ of \S+ GB of memory/ },
+  }
+
+  async function exceedDisk(id: string): Promise<string> {
+    const reason = /^disk: it uses 1\.\d of 1\.0 GB of disk/
+    const before = await countEvents(id, /stop/, reason)
+    await begin(id, fillDisk)
+    await told(id, /stop/, reason, before)
+    await waitForStatus(client, id, 'stopped', minute)
+    expect((await client.get(`/v1/instances/${id}`)).body).toMatchObject({ status: 'stopped', stopped_for: 'disk' })
+    for (const file of ['filled', 'filled-1', 'filled-2', 'filled-3']) {
+      await client.delete(`/v1/instances/${id}/files?path=${file}`)
+    }
+    await startAgain(id)
+    return 'stopped for its disk'
+  }
+
+  async function endByMemory(id: string): Promise<string> {
+    const reason = /ran out of memory \(oom\)/
+    const before = await countEvents(id, /./, reason)
+    await begin(id, endGatewayByMemory)
+    await told(id, /./, reason, before)
+    await running(id)
+    attacking = null
+    return 'its gateway ended, `oom`'
+  }
+
+  const attacks = (['one_room', 'two_rooms'] as const).flatMap((rooms) =>
+    exhaustingAttacks({ keepsMemory })
+      .filter(({ isAtGateway }) => !isAtGateway || rooms === 'one_room')
+      .map((attack) => ({ rooms, ...attack })),
+  )
+
+  test.each(attacks)(
+    'A7, F20: $name, by an agent with $rooms, costs no other a request, and is told truly',
+    { timeout: 12 * minute },
+    async ({ of, name, rooms, refusal, command }) => {
+      const id = idOf(rooms)
+      const results: string[] = []
+      const report = reports[of]
+      const before = report ? await countEvents(id, report.type, report.reason) : 0
+      await waitForExec(id)
+      if (refusal) {
+        const result = await exec(id, refusal.command)
+        expect(result).toMatch(refusal.shown)
+        results.push(present(refusal.shown.exec(result))[0])
+      }
+      const word = newWord()
+      tenant.take()
+      await begin(id, `export ATTACK=${word}; ${command}`)
+      await until('the attack to begin', async () => (await processesWith(word)) > 0, 2 * minute)
+      await tenant.enough()
+      const times = tenant.take()
+      if (of !== 'memory' || keepsMemory) expect(await processesWith(word)).toBeGreaterThan(0)
+      await expectControlPlaneWell()
+      if (report) {
+        await told(id, report.type, report.reason, before)
+        results.push(`told by ${report.type.source}`)
+      }
+      if (of === 'output') {
+        const longest = Math.max(...provider.requests.map(({ toolResults }) => toolResults.join('').length))
+        expect(longest).toBeLessThan(1024 * 1024)
+      }
+      if (of === 'log') {
+        const { body } = await client.get(`/v1/instances/${id}/logs?tail=10`)
+        expect(JSON.stringify(body)).toContain('an endless log')
+      }
+      results.push(`ended by a stop in ${await stopAttack(id, word)} s`)
+      if (of === 'log') {
+        const kept = async () => Number(await onHost(`cat ${await logOf(id)}* | wc -c`))
+        await until('a bounded log', async () => (await kept()) < 11 * 1024 * 1024)
+        results.push('10 MB kept')
+      }
+      await startAgain(id)
+      if (of === 'disk') results.push(await exceedDisk(id))
+      if (of === 'memory' && keepsMemory && rooms === 'one_room') results.push(await endByMemory(id))
+      note(name, rooms, results.join('; '), times)
+      expect(times.failed).toBe(0)
+    },
+  )
+
+  /** The file with the output of a gateway. */
+  async function logOf(id: string): Promise<string> {
+    const dockerHost = inject('agentDockerHost')
+    if (dockerHost === null) return join(dataDir, 'sandboxes', id, 'gateway.log')
+    const argv = ['--host', dockerHost, 'container', 'inspect', '-f', '{{.LogPath}}', `chowder-${id}`]
+    return (await run('docker', argv)).stdout.trim()
+  }
+
+  test.each(['one_room', 'two_rooms'] as const)(
+    'A6: no program of an agent with %s outlives its stop',
+    { timeout: 6 * minute },
+    async (rooms) => {
+      const id = idOf(rooms)
+      const word = newWord()
+      await exec(id, outlive(word))
+      await until('the programs to run', async () => (await processesWith(word)) >= 4)
+      await stopAttack(id, word)
+      await startAgain(id)
+      expect(await processesWith(word)).toBe(0)
+    },
+  )
 })

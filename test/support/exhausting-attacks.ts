@@ -1,0 +1,109 @@
+/** The `resources` of an agent that is attacked from. */
+export const attackerResources = { memory_mb: 3072, pids: 512, disk_mb: 1000 }
+
+/** What an attack uses up. */
+export type Exhausted = 'processes' | 'memory' | 'processors' | 'open files' | 'disk' | 'output' | 'log'
+
+/** An attack by commands of an agent that uses something up. */
+export interface ExhaustingAttack {
+  of: Exhausted
+  name: string
+  /** A command that asks for more until it is refused, and what it prints then. Null where nothing is refused. */
+  refusal: { command: string; shown: RegExp } | null
+  /** Goes on until the agent is stopped. */
+  command: string
+  /** Whether it reaches the gateway's own process, as only the commands of an agent with one room do. */
+  isAtGateway?: true
+}
+
+const perl = (program: string, ...args: string[]) => ['perl', '-e', `'${program}'`, ...args].join(' ')
+const eat = (megabytes: number, pauseSeconds: number) =>
+  `for (1 .. ${megabytes / 50}) { push @a, "x" x 50e6; select undef, undef, undef, ${pauseSeconds} }`
+const eatAll = 'push @a, "x" x 50e6 while @a < 1000'
+
+/** With `keepsMemory` the kernel keeps the limit of memory; else the attack is one that a small host survives. */
+export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): ExhaustingAttack[] => [
+  {
+    of: 'processes',
+    name: 'a fork bomb',
+    refusal: {
+      command: perl(
+        `while (@p < 5000) {
+           $p = fork;
+           if (!defined $p) { print "refused after " . @p . ": $!\\n"; last }
+           if (!$p) { sleep 60; exit }
+           push @p, $p;
+         }
+         kill 9, @p`,
+      ),
+      shown: /refused after \d+: [\w ]+/,
+    },
+    command: perl('$SIG{CHLD} = "IGNORE"; fork while 1'),
+  },
+  {
+    of: 'memory',
+    name: 'memory',
+    refusal: keepsMemory ? { command: `${perl(eatAll)}; echo "ended with $?"`, shown: /ended with 137/ } : null,
+    command: keepsMemory
+      ? `while :; do ${perl(`${eat(1800, 0)} sleep 20; ${eatAll}`)}; done`
+      : perl(`${eat(4000, 0.1)} sleep 600`),
+  },
+  {
+    of: 'processors',
+    name: 'all processors',
+    refusal: null,
+    command: `for i in 1 2 3 4; do ${perl('1 while 1')} & done; wait`,
+  },
+  {
+    of: 'open files',
+    name: 'open files',
+    refusal: {
+      command: `perl -MPOSIX -e '$n++ while defined POSIX::open("/dev/null"); print "refused after $n: $!\\n"'`,
+      shown: /refused after \d+: [\w ]+/,
+    },
+    command: `perl -MPOSIX -e 'fork for 1 .. 8; 1 while defined POSIX::open("/dev/null"); sleep 600'`,
+  },
+  {
+    of: 'disk',
+    name: 'the disk',
+    refusal: {
+      command: `truncate -s ${attackerResources.disk_mb + 1}m big`,
+      shown: /File (?:too large|size limit exceeded)/,
+    },
+    command: 'while :; do head -c 300m /dev/zero >filled; sync filled; done',
+  },
+  {
+    of: 'output',
+    name: 'an endless output',
+    refusal: null,
+    command: 'yes an endless output',
+  },
+  {
+    of: 'log',
+    name: 'an endless log of the gateway',
+    refusal: null,
+    // By its path, or else, where that is another user's, as a copy of the descriptor.
+    command: perl(
+      `$SIG{XFSZ} = "IGNORE";
+       $p = 0 + shift;
+       open $log, ">>", "/proc/$p/fd/1" or open $log, ">>&=" . syscall(438, syscall(434, $p, 0), 1, 0) or die $!;
+       $line = "an endless log " . "x" x 4000 . "\\n";
+       syswrite $log, $line or select undef, undef, undef, 0.01 while 1`,
+      '$PPID',
+    ),
+    isAtGateway: true,
+  },
+]
+
+/** Takes the rest of the disk that an agent may use. */
+export const fillDisk = 'for i in 1 2 3; do head -c 400m /dev/zero >filled-$i; done'
+
+/** Has the kernel end the gateway of an agent with one room for want of memory. */
+export const endGatewayByMemory = `echo 1000 >/proc/$PPID/oom_score_adj; ${perl(eatAll)}`
+
+/** Programs that leave their session, their parent and their environment, and take no signal that can be refused. */
+export const outlive = (word: string): string => {
+  const deaf = perl('$SIG{$_} = "IGNORE" for qw(HUP INT TERM); fork and exit; sleep 9999', word)
+  const leave = ['setsid', 'nohup setsid', 'env -i setsid', 'setsid env -i nohup']
+  return `cd /; ${leave.map((how) => `${how} ${deaf} </dev/null >/dev/null 2>&1 & `).join('')}`
+}
