@@ -84,6 +84,7 @@ describe('a sandbox in Kubernetes', () => {
     expect(spec.hostNetwork ?? spec.hostPID ?? spec.hostIPC).toBeUndefined()
     expect(spec.volumes.map(({ name }: { name: string }) => name)).toEqual(['agent', 'tmp', 'run'])
     expect(spec.containers[0]).toMatchObject({
+      workingDir: '/', // that of the image would be made in the volume, for root
       securityContext: {
         allowPrivilegeEscalation: false,
         readOnlyRootFilesystem: true,

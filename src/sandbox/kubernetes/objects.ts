@@ -73,6 +73,8 @@ const confinedPod = {
 } satisfies Partial<V1PodSpec>
 
 const confined = {
+  // That of the image is in the volume, where the container runtime would make it for root.
+  workingDir: '/',
   securityContext: {
     allowPrivilegeEscalation: false,
     readOnlyRootFilesystem: true,
