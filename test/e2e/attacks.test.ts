@@ -25,7 +25,6 @@ import {
 import {
   attackerResources,
   type Exhausted,
-  endGatewayByMemory,
   exhaustingAttacks,
   fillDisk,
   outlive,
@@ -357,16 +356,6 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     return 'stopped for its disk'
   }
 
-  async function endByMemory(id: string): Promise<string> {
-    const reason = /ran out of memory \(oom\)/
-    const before = await countEvents(id, /./, reason)
-    await begin(id, endGatewayByMemory)
-    await told(id, /./, reason, before)
-    await running(id)
-    attacking = null
-    return 'its gateway ended, `oom`'
-  }
-
   const attacks = (['one_room', 'two_rooms'] as const).flatMap((rooms) =>
     exhaustingAttacks({ keepsMemory })
       .filter(({ isAtGateway }) => !isAtGateway || rooms === 'one_room')
@@ -415,7 +404,6 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       }
       await startAgain(id)
       if (of === 'disk') results.push(await exceedDisk(id))
-      if (of === 'memory' && keepsMemory && rooms === 'one_room') results.push(await endByMemory(id))
       note(name, rooms, results.join('; '), times)
       expect(times.failed).toBe(0)
     },

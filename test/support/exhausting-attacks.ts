@@ -98,9 +98,6 @@ export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): Ex
 /** Takes the rest of the disk that an agent may use. */
 export const fillDisk = 'for i in 1 2 3; do head -c 400m /dev/zero >filled-$i; done'
 
-/** Has the kernel end the gateway of an agent with one room for want of memory. */
-export const endGatewayByMemory = `echo 1000 >/proc/$PPID/oom_score_adj; ${perl(eatAll)}`
-
 /** Programs that leave their session, their parent and their environment, and take no signal that can be refused. */
 export const outlive = (word: string): string => {
   const deaf = perl('$SIG{$_} = "IGNORE" for qw(HUP INT TERM); fork and exit; sleep 9999', word)
