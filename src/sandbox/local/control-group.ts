@@ -31,6 +31,7 @@ const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
 const removeTimeoutMs = 2000
+const releaseTimeoutMs = 2000
 const pollMs = 20
 
 const read = (path: string) => readFile(path, 'utf8').catch(() => '')
@@ -115,6 +116,15 @@ const oomKillsOf = async ({ version, memory }: Pick<ControlGroup, 'version' | 'm
 /** Whether the kernel has ended processes of the group for want of memory since its gateway was started. */
 export const ranOutOfMemory = async (group: ControlGroup): Promise<boolean> =>
   (await oomKillsOf(group)) > group.oomKills
+
+/**
+ * Waits until the processes of a group that were ended count no more under its limits, at most 2 s: one counts until
+ * its parent, or the first process of the host, has taken its exit code.
+ */
+export async function waitUntilEmpty(group: ControlGroup, signal: AbortSignal): Promise<void> {
+  const isEmpty = async () => !(await usageOf(group)).processes
+  await poll(isEmpty, { pauseMs: pollMs, timeoutMs: releaseTimeoutMs, signal })
+}
 
 /** Removes a group once its processes have ended. A group that does not exist is no error. */
 export async function removeGroup(group: ControlGroup, signal: AbortSignal): Promise<void> {

@@ -16,7 +16,7 @@ import {
 import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readActivity } from './activity.ts'
-import { ranOutOfMemory, removeGroup } from './control-group.ts'
+import { ranOutOfMemory, removeGroup, waitUntilEmpty } from './control-group.ts'
 import { createEnds } from './ends.ts'
 import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
@@ -229,6 +229,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       await rotateLog(folder.log)
       if (record.uid !== null) await linkCompileCache(record.paths.release, record.uid)
       const group = await makeGroup(await controlGroups(), folder, record.resources)
+      if (group) await waitUntilEmpty(group, signal)
       await launchGateway(folder, record, { group, jail: record.isJailed ? jail : null }, signal)
     },
     async destroy(id, signal) {
