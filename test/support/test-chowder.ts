@@ -131,10 +131,12 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   const parts = { db: database.db, vault, queue, regions, billing, hostDisk, log }
   const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }
   const timeouts = { ...quickTimeouts, ...options.timeouts }
+  /** Of the API and its first worker, as in the role `all`. */
+  const processId = newId()
   const api = await createApi(
     {
       ...parts,
-      processId: newId(),
+      processId,
       publicUrl: () => 'http://chowder.test',
       areWorkersMissing: options.areWorkersMissing ?? (() => false),
       isDraining: () => false,
@@ -219,7 +221,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         usageBytes: 0,
       }
       const worker = await createWorker(
-        { ...parts, processId: newId(), regions: { served: regions.all } },
+        { ...parts, processId: workers.length === 0 ? processId : newId(), regions: { served: regions.all } },
         settings,
         new AbortController().signal,
       )
