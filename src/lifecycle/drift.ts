@@ -26,7 +26,7 @@ const maxFailedProbes = 2
 /** How long a gateway must have been healthy until its attempts are reset. */
 const healthyMinutes = 10
 const batch = 1000
-/** Gateways that one run looks at: each costs a call of the platform and one of the gateway. */
+/** Gateways that one run asks. */
 const maxLooks = 100
 /** The pause between two comparisons grows with the number of sandboxes, up to a minute. */
 const pausePerSandboxMs = 10

@@ -8,8 +8,10 @@ import { createRegionWork } from './region-tasks.ts'
 import { createShards } from './shards.ts'
 import { findWaiting } from './sweep.ts'
 
-/** How often a worker sweeps and detects drift, in ms: also how long a lost job or, in a region of a few hundred
- * instances, a dead gateway of which the platform tells nothing goes unnoticed. */
+/**
+ * How often a worker sweeps and detects drift, in ms: also how long a lost job goes unnoticed and, in a region of a few
+ * hundred instances, a dead gateway of which the platform tells nothing.
+ */
 export interface Intervals {
   sweepEveryMs: number
   driftEveryMs: number
