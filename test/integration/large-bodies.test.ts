@@ -73,20 +73,8 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
   const keys = (number: number, padding = '') =>
     `{${Array.from({ length: number }, (_, at) => `"k${at}${padding}":1`)}}`
   const part = { type: 'input_text', text: 'x'.repeat(1000) }
-  test.each<[string, number, string | undefined, () => string]>([
-    ['numbers', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
-    ['objects', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('{},')}{}]}`],
-    ['as many values as are allowed', 422, 'validation_failed', () => asMessage(Array(49_900).fill({}))],
-    ['long keys', 400, 'too_many_values', () => keys(24_900, 'x'.repeat(780))],
-    ['many keys', 422, 'validation_failed', () => keys(24_900, 'x'.repeat(50))],
-    ['too many keys', 400, 'too_many_values', () => keys(49_000)],
-    ['an unfinished text', 400, 'invalid_json', () => `{"model":"openclaw","input":"${repeated('x')}`],
-    ['a text of a wrong field', 422, 'validation_failed', () => JSON.stringify({ model: repeated('x'), input: 'x' })],
-    ['instructions', 413, 'instructions_too_large', () => JSON.stringify({ ...hello, instructions: repeated('x') })],
-    ['a text', 200, undefined, () => asMessage(repeated('x'))],
-    ['a text of two bytes a character', 200, undefined, () => asMessage(`${repeated('x')}🥣`)],
-    ['parts', 200, undefined, () => asMessage(Array(64).fill({ role: 'user', content: Array(250).fill(part) }))],
-  ])('%s', async (_what, status, code, text) => {
+  type Body = [what: string, status: number, code: string | undefined, text: () => string]
+  async function expectShortTurns(...[_what, status, code, text]: Body): Promise<void> {
     let least = Number.POSITIVE_INFINITY
     for (let attempt = 1; attempt <= attempts && least >= mostMs; attempt += 1) {
       const { ms, ...answer } = await send(text())
@@ -94,7 +82,25 @@ describe('S7: a body of 20 MiB holds the event loop for a moment', () => {
       least = Math.min(least, ms)
     }
     expect(least).toBeLessThan(mostMs)
-  })
+  }
+
+  test.each<Body>([
+    ['numbers', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
+    ['as many values as are allowed', 422, 'validation_failed', () => asMessage(Array(49_900).fill({}))],
+    ['long keys', 400, 'too_many_values', () => keys(24_900, 'x'.repeat(780))],
+    ['many keys', 422, 'validation_failed', () => keys(24_900, 'x'.repeat(50))],
+    ['a text of a wrong field', 422, 'validation_failed', () => JSON.stringify({ model: repeated('x'), input: 'x' })],
+    ['a text of two bytes a character', 200, undefined, () => asMessage(`${repeated('x')}🥣`)],
+  ])('%s', expectShortTurns)
+
+  test.each<Body>([
+    ['objects', 400, 'too_many_values', () => `{"model":"openclaw","input":[${repeated('{},')}{}]}`],
+    ['too many keys', 400, 'too_many_values', () => keys(49_000)],
+    ['an unfinished text', 400, 'invalid_json', () => `{"model":"openclaw","input":"${repeated('x')}`],
+    ['instructions', 413, 'instructions_too_large', () => JSON.stringify({ ...hello, instructions: repeated('x') })],
+    ['a text', 200, undefined, () => asMessage(repeated('x'))],
+    ['parts', 200, undefined, () => asMessage(Array(64).fill({ role: 'user', content: Array(250).fill(part) }))],
+  ])('%s', { tags: ['long'] }, expectShortTurns)
 
   test('a frame of a WebSocket is refused as a body is', async () => {
     const readFrame = createFrameReader()
@@ -161,17 +167,23 @@ describe('S7: a body of 20 MiB takes at most 3 times its size of memory, until i
     return ((await memoryOf(api.pid, 'VmHWM')) - before) / Buffer.byteLength(text)
   }
 
-  test.each<[string, number, () => string]>([
-    ['numbers', 400, () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
-    ['a text', 200, () => asMessage(repeated('x'))],
-    ['lines', 200, () => asMessage('x\n'.repeat(bytes / 3 - 64))],
-    ['a text of two bytes a character', 200, () => asMessage(`${repeated('x')}🥣`)],
-    ['many texts', 200, () => asMessage(Array(2000).fill(message('x'.repeat(bytes / 2000 - 64))))],
-    ['many short texts', 422, () => asMessage(Array(49_900).fill('x'.repeat(bytes / 49_900 - 4)))],
-  ])('%s', async (_what, status, text) => {
+  type Body = [what: string, status: number, text: () => string]
+  async function expectFewTimes(...[_what, status, text]: Body): Promise<void> {
     let least = Number.POSITIVE_INFINITY
     for (let attempt = 1; attempt <= attempts && least >= mostTimes; attempt += 1)
       least = Math.min(least, await timesOf(text(), status))
     expect(least).toBeLessThan(mostTimes)
-  })
+  }
+
+  test.each<Body>([
+    ['numbers', 400, () => `{"model":"openclaw","input":[${repeated('1,')}1]}`],
+    ['a text of two bytes a character', 200, () => asMessage(`${repeated('x')}🥣`)],
+    ['many texts', 200, () => asMessage(Array(2000).fill(message('x'.repeat(bytes / 2000 - 64))))],
+  ])('%s', expectFewTimes)
+
+  test.each<Body>([
+    ['a text', 200, () => asMessage(repeated('x'))],
+    ['lines', 200, () => asMessage('x\n'.repeat(bytes / 3 - 64))],
+    ['many short texts', 422, () => asMessage(Array(49_900).fill('x'.repeat(bytes / 49_900 - 4)))],
+  ])('%s', { tags: ['long'] }, expectFewTimes)
 })

@@ -11,6 +11,7 @@ import { readValue, storeValue } from '#database/installation.ts'
 import { loadConfig } from '#platform/config.ts'
 import { api } from '../support/api-client.ts'
 import { removeDataDir, startChowder } from '../support/chowder-process.ts'
+import { compiledOnce } from '../support/compile-cache.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { openTestChowder, type TestChowder, type TestChowderOptions } from '../support/test-chowder.ts'
 
@@ -95,7 +96,7 @@ describe('A14: SIGNUP=token', () => {
     undo.unshift(() => chowder.kill('SIGTERM'))
     const program = fileURLToPath(import.meta.resolve('#commands/admin.ts'))
     const admin = async (...args: string[]) => {
-      const env = { PATH: process.env.PATH, HOME: dataDir, CHOWDER_DATA_DIR: dataDir }
+      const env = { ...compiledOnce, PATH: process.env.PATH, HOME: dataDir, CHOWDER_DATA_DIR: dataDir }
       return (await promisify(execFile)(process.execPath, [program, ...args], { env, timeout: 60_000 })).stdout.trim()
     }
     const token = await admin('signup-token')
