@@ -25,6 +25,7 @@ export async function dockerSettings(config: Config): Promise<Omit<DockerDriverO
   return {
     dockerd: { host: config.DOCKER_HOST, tls: await readTls(config.DOCKER_CERT_PATH) },
     reach,
+    publishAddress: config.DOCKER_PUBLISH_ADDRESS,
     network: config.DOCKER_NETWORK,
     egressNetwork: (reach === 'network' && config.DOCKER_EGRESS_NETWORK) || null,
     relayPort: reach === 'published' && !RELAY_URL ? config.RELAY_PORT : null,

@@ -164,7 +164,15 @@ export const Env = Type.Object({
   DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
     default: 'published',
     description:
-      'address of gateways in containers: `published` on this host’s loopback, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
+      'address of gateways in containers: `published` at `DOCKER_PUBLISH_ADDRESS`, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
+  }),
+  DOCKER_PUBLISH_ADDRESS: Type.String({
+    default: '127.0.0.1',
+    pattern: '^(?!0\\.)(?:(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)(?:\\.(?!$)|$)){4}$',
+    rule: 'must be an IPv4 address of the host of dockerd, such as 10.1.0.5',
+    description:
+      'address of the host of dockerd at which `published` gateways listen; for a dockerd on another machine one in a ' +
+      'private network, where Chowder reaches it: see [another host](docker.md#agents-on-another-host)',
   }),
   DOCKER_NETWORK: Type.String({
     default: 'chowder-agents',

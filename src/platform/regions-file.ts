@@ -29,6 +29,7 @@ const fields: Record<
   host: { variable: 'DOCKER_HOST', driver: 'docker' },
   cert_path: { variable: 'DOCKER_CERT_PATH', driver: 'docker' },
   gateway_address: { variable: 'DOCKER_GATEWAY_ADDRESS', driver: 'docker' },
+  publish_address: { variable: 'DOCKER_PUBLISH_ADDRESS', driver: 'docker' },
   network: { variable: 'DOCKER_NETWORK', driver: 'docker' },
   egress_network: { variable: 'DOCKER_EGRESS_NETWORK', driver: 'docker' },
   build_network: { variable: 'DOCKER_BUILD_NETWORK', driver: 'docker' },

@@ -488,6 +488,37 @@ describe('with a dockerd', () => {
       }
     })
 
+    test('is published where another machine reaches it, and reaches the relay there and nothing else', async () => {
+      // Stands for another machine, in its own network namespace: the address of this one is that of a link to it.
+      const relay = await openOutside()
+      try {
+        const publishAddress = relay.host
+        const at = { network: 'chowder-remote', publishAddress, relayUrl: `http://${relay.address}:${relay.port}` }
+        const remote = contractDriver(dockerd.host, installation, at)
+        const ids = [randomUUID(), randomUUID()]
+        made.push(...ids)
+        for (const id of ids) {
+          await remote.create(contractSpec(id), within())
+          await remote.start(id, within())
+        }
+        const [id = '', other = ''] = ids
+        const endpoint = (await remote.observe(other, within())).endpoint as { host: string; port: number }
+        expect(endpoint.host).toBe(publishAddress)
+        const health = `http://${publishAddress}:${endpoint.port}/healthz`
+        await until('the gateway', () => fetch(health).then(({ ok }) => ok).catch(() => false)) // biome-ignore format: short
+        const run = async (script: string) =>
+          (await remote.exec(id, ['sh', '-c', script], { timeoutMs: 15_000 }, within())).stdout.trim()
+        expect(await run(`curl -s -m 10 http://${relay.address}:${relay.port}/`)).toBe('outside')
+        expect(await run(`curl -s -m 3 ${health} || echo refused`)).toBe('refused')
+        expect(await run('curl -s -m 4 http://192.0.2.1/; echo $?')).toBe('7')
+        expect(await run(`curl -s -m 4 http://${relay.address}:1/; echo $?`)).toBe('7')
+        expect((await remote.observe(id, within())).paths).toMatchObject({ proxy: at.relayUrl, proxyAsksWho: true })
+        expect(await remote.protect?.(within(minute))).toBe(false)
+      } finally {
+        await relay.close()
+      }
+    })
+
     test('lets no request without the token through to its gateway, also on a connection that is kept', async () => {
       const id = await started()
       await give(id, 'token.json', JSON.stringify({ token }))

@@ -13,6 +13,7 @@ import { dockerSettings } from '#composition/docker-settings.ts'
 import { loadConfig } from '#platform/config.ts'
 import { connectionTo, createDockerClient } from '#sandbox/docker/docker-client.ts'
 import { createDockerd } from '#sandbox/docker/proxy/dockerd.ts'
+import { contractDriver } from '../support/docker-host.ts'
 import { present } from '../support/present.ts'
 
 const run = promisify(execFile)
@@ -31,6 +32,21 @@ describe('S23: DOCKER_HOST', () => {
   test.each(['tcp://127.0.0.1:2375', 'tcp://localhost:2375', 'unix:///run/docker.sock'])('%s needs no TLS', (host) => {
     expect(connectionTo({ host, tls: null })).toMatchObject({ protocol: 'http' })
   })
+})
+
+/** Stands for the files of DOCKER_CERT_PATH. */
+const files = { ca: Buffer.of(), cert: Buffer.of(), key: Buffer.of() }
+
+test('gateways on another machine are not published on its loopback', () => {
+  const driver = (host: string, publishAddress: string) => () =>
+    contractDriver(host, 'i', { dockerd: { host, tls: files }, publishAddress })
+  expect(driver('tcp://10.0.0.7:2376', '127.0.0.1')).toThrow(/on another machine, .*Set DOCKER_PUBLISH_ADDRESS to the/)
+  for (const reached of [
+    driver('tcp://10.0.0.7:2376', '10.0.0.7'),
+    driver('tcp://localhost:2376', '127.0.0.1'),
+    driver('unix:///run/docker.sock', '127.0.0.1'),
+  ])
+    expect(reached).not.toThrow()
 })
 
 describe('a dockerd that listens with --tlsverify', () => {

@@ -229,6 +229,7 @@ describe('what is away at the start', () => {
     const docker = await createDocker({
       ...{ installation: 'i', dockerd: { host: `unix://${path}`, tls: null }, reach: 'published', network: 'n' },
       ...{
+        publishAddress: '127.0.0.1',
         egressNetwork: null,
         relayPort: null,
         relayUrl: null,

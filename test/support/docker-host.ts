@@ -21,6 +21,7 @@ export const contractDriver = (host: string, installation: string, overrides = {
     installation,
     dockerd: { host, tls: null },
     reach: 'published',
+    publishAddress: '127.0.0.1',
     network: 'chowder-test',
     egressNetwork: null,
     relayPort: null,

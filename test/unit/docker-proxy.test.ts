@@ -39,7 +39,7 @@ const passes = (shape: TSchema, body: unknown) => Value.Check(shape, body)
 
 const words = fc.string({ unit: 'grapheme', maxLength: 20 })
 const spec = fc.record({
-  published: fc.boolean(),
+  publishAddress: fc.constantFrom('127.0.0.1', null),
   proxy: fc.option(fc.constant('http://relay:18790')),
   image: fc.constantFrom(name, 'chowder-openclaw:v12-ba9876543210'),
   installation: fc.uuid(),
@@ -56,7 +56,7 @@ const spec = fc.record({
 })
 
 const sandboxOf = ({
-  published,
+  publishAddress,
   proxy,
   image,
   installation,
@@ -72,7 +72,7 @@ const sandboxOf = ({
         image,
         releaseFolder: '/opt/chowder/v1',
         network,
-        published,
+        publishAddress,
         proxy,
         admission: { tokenFile: 'x.json', tokenKeys: ['a'], openPaths: ['/healthz'] },
       },

@@ -30,8 +30,9 @@ afterAll(() => rmSync(folder, { recursive: true }))
 beforeEach(() => writeFileSync(rules, ''))
 
 /** Runs the command of the container. Returns what it prints. */
-function run(anew = false): string {
-  const { Cmd = [] } = relayContainer('image', 'agents', { address: '172.20.0.1', port: 8090 }, { anew })
+function run(anew = false, isOnHost = true): string {
+  const relay = { address: '172.20.0.1', port: 8090, isOnHost }
+  const { Cmd = [] } = relayContainer('image', 'agents', relay, { anew })
   const [program = '', ...args] = Cmd
   return execFileSync(program, args, { env: { PATH: `${folder}:/usr/bin:/bin`, RULES: rules }, encoding: 'utf8' })
 }
@@ -51,4 +52,13 @@ test('after the rules of the firewall were added again, it comes before them', (
   writeFileSync(rules, `${readFileSync(rules, 'utf8')}PREROUTING -i agents -j DROP\n`)
   expect(run(true)).not.toBe('')
   expect(stored()).toEqual([out, 'PREROUTING -i agents -j DROP', rule('PREROUTING'), rule('INPUT')])
+})
+
+test('of a relay on another machine too, which comes before the rule against other hosts', () => {
+  expect(run(false, false)).toBe('added to filter DOCKER-USER\nadded to filter DOCKER-USER\n')
+  expect(run(false, false)).toBe('')
+  expect(stored()).toEqual([out, rule('DOCKER-USER')])
+  writeFileSync(rules, `${rule('DOCKER-USER')}\n`)
+  run(false, false)
+  expect(stored(), 'the rule against other hosts was removed').toEqual([out, rule('DOCKER-USER')])
 })

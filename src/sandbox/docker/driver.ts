@@ -1,6 +1,9 @@
+import { isIPv4 } from 'node:net'
 import type Docker from 'dockerode'
+import { isLoopback } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
+import { StartupError } from '#platform/startup-error.ts'
 import {
   noUsage,
   type Observation,
@@ -11,7 +14,7 @@ import {
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
 import { activityIn, lookAtProcesses } from './activity.ts'
-import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
+import { connectionTo, createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
 import { followEnds } from './ends.ts'
 import { execBeside } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
@@ -39,17 +42,22 @@ export interface DockerDriverOptions {
   installation: string
   dockerd: DockerdAddress
   /**
-   * Where Chowder reaches gateways: `published` at a port of this host's loopback, `network` at the addresses of their
+   * Where Chowder reaches gateways: `published` at ports of `publishAddress`, `network` at the addresses of their
    * containers, by a Chowder that is itself in a container of their network.
    */
   reach: 'published' | 'network'
+  /** An IPv4 address of the host of dockerd. */
+  publishAddress: string
   /** The name of the agents' network and of its bridge. */
   network: string
   /** The network by which the relay reaches other hosts, if it is in a container as well. */
   egressNetwork: string | null
   /** The port of the relay at the address of this host in the network; null when agents reach the relay otherwise. */
   relayPort: number | null
-  /** Where agents reach the relay otherwise; null for nowhere. */
+  /**
+   * Where agents reach the relay otherwise; null for nowhere. They reach nothing else if it names an IPv4 address, or if
+   * their network is internal.
+   */
   relayUrl: string | null
   buildNetwork: string
   extraCaFile: string | null
@@ -76,6 +84,22 @@ const isolation = {
     'Each agent is a container without privileges, kept from the services of this host and from the cloud’s metadata service; of other agents it reaches only the port that asks for their token.',
 }
 
+/** Throws a StartupError when gateways would be published where only another machine reaches them. */
+function requireReachable({ dockerd, publishAddress }: DockerDriverOptions): void {
+  const connection = connectionTo(dockerd)
+  if (!('host' in connection) || isLoopback(connection.host) || !isLoopback(publishAddress)) return
+  throw new StartupError(
+    `DOCKER_HOST is ${dockerd.host}, a dockerd on another machine, and DOCKER_PUBLISH_ADDRESS is ${publishAddress}: gateways would listen on the loopback there, where Chowder cannot reach them. Set DOCKER_PUBLISH_ADDRESS to the address of that machine in a private network, such as a VPN, that both are in.`,
+  )
+}
+
+/** A relay on another machine, which the firewall can name. */
+function relayElsewhere(relayUrl: string | null): { address: string; port: number } | null {
+  if (relayUrl === null) return null
+  const { protocol, hostname, port } = new URL(relayUrl)
+  return protocol === 'http:' && isIPv4(hostname) ? { address: hostname, port: Number(port || 80) } : null
+}
+
 /**
  * Creates the driver of an installation's sandboxes on the host of a dockerd: a container and a volume for each
  * instance, named by its id, which live on when this process ends. Calls nothing of dockerd yet. Throws a StartupError
@@ -83,6 +107,7 @@ const isolation = {
  */
 export function createDockerDriver(options: DockerDriverOptions): SandboxDriver {
   const { installation, reach, admission } = options
+  if (reach === 'published') requireReachable(options)
   const client = createDockerClient(options.dockerd, options.log)
   const images = createImages(client, options.releaseSource, {
     network: options.buildNetwork,
@@ -91,9 +116,11 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   })
   const { relayPort, relayUrl, egressNetwork } = options
   const reachable = reach === 'network'
-  const network = firewalledNetwork(client, options.network, { reachable, relayPort })
+  const elsewhere = reach === 'published' && relayPort === null ? relayElsewhere(relayUrl) : null
+  const relay = relayPort === null ? elsewhere : { address: null, port: relayPort }
+  const network = firewalledNetwork(client, options.network, { reachable, relay })
   const firewalled = [network]
-  if (egressNetwork !== null) firewalled.push(firewalledNetwork(client, egressNetwork, { reachable, relayPort: null }))
+  if (egressNetwork !== null) firewalled.push(firewalledNetwork(client, egressNetwork, { reachable, relay: null }))
   const filesOptions = { client, images, installation, inspect: existing }
   const pools = new Map<string, FilesPool>()
 
@@ -123,7 +150,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   /** The proxy, which listens where the relay does, if sandboxes have no other way out. */
   async function proxyFor(signal: AbortSignal): Promise<string | null> {
     if (relayPort !== null) return `http://${await network.hostAddress(signal)}:${relayPort}`
-    return (await network.make(signal)).internal ? relayUrl : null
+    return elsewhere !== null || (await network.make(signal)).internal ? relayUrl : null
   }
 
   /** Adds the rules of the firewall that are missing. Returns whether there were any. */
@@ -139,7 +166,7 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       image,
       releaseFolder: options.releaseSource(spec.release).folder(releasesBase),
       network: options.network,
-      published: reach === 'published',
+      publishAddress: reach === 'published' ? options.publishAddress : null,
       admission,
       proxy: await proxyFor(signal),
     })

@@ -41,7 +41,7 @@ export interface FirewalledNetwork {
   /**
    * Keeps the containers of the network from the host and from the metadata service: a short-lived container of the
    * image adds the firewall rules unless they exist. Returns whether it has added one. Throws SandboxUnavailableError
-   * when that fails; no agent may be started then. With a `relayPort`, they reach that port at `hostAddress`.
+   * when that fails; no agent may be started then. With a relay they reach that, and no other host.
    */
   protect(image: string, signal: AbortSignal): Promise<boolean>
   /** The address of the host in the network, which is made unless it exists. */
@@ -64,15 +64,15 @@ interface Known {
 interface NetworkOptions {
   /** Whether other containers on the network reach the forwarders of the agents. */
   reachable: boolean
-  /** The port of the relay, if that listens at the address of the host in the network. */
-  relayPort: number | null
+  /** The relay, where it is not in the network; without an address at that of the host in the network. */
+  relay: { address: string | null; port: number } | null
 }
 
 /** The network of that name. It is made internal where the control plane is in it, and the host need not reach it. */
 export function firewalledNetwork(
   client: DockerClient,
   name: string,
-  { reachable, relayPort }: NetworkOptions,
+  { reachable, relay }: NetworkOptions,
 ): FirewalledNetwork {
   let protecting: Promise<boolean> | undefined
   let knownAddress: string | undefined
@@ -119,10 +119,12 @@ export function firewalledNetwork(
   async function addRules(image: string): Promise<boolean> {
     const signal = AbortSignal.timeout(firewallDeadlineMs)
     await removeUnstarted(signal)
-    const { bridge, address } = await existing(signal)
+    const { bridge, address: hostAddress } = await existing(signal)
     const added = await run(firewallContainer(image, bridge, reachable ? forwarderPort : null), signal)
-    if (relayPort === null || address === undefined) return added
-    return (await run(relayContainer(image, bridge, { address, port: relayPort }, { anew: added }), signal)) || added
+    const address = relay?.address ?? hostAddress
+    if (relay === null || address === undefined) return added
+    const endpoint = { address, port: relay.port, isOnHost: relay.address === null }
+    return (await run(relayContainer(image, bridge, endpoint, { anew: added }), signal)) || added
   }
 
   /** Runs a container that adds rules. Returns whether it has added one. */

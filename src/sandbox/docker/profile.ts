@@ -98,8 +98,8 @@ export interface SandboxSetup {
   /** The folder of the release in the image. */
   releaseFolder: string
   network: string
-  /** Whether the forwarder's port is published on this host's loopback. */
-  published: boolean
+  /** The address of the host at which the forwarder's port is published; null for nowhere. */
+  publishAddress: string | null
   admission: Admission
   /** The URL of the proxy, which is all that the agent reaches of other hosts; null where it needs none. */
   proxy: string | null
@@ -110,7 +110,7 @@ export interface SandboxSetup {
  * since everybody who may call dockerd sees them.
  */
 export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker.ContainerCreateOptions {
-  const { installation, image, releaseFolder, network, published, admission, proxy } = setup
+  const { installation, image, releaseFolder, network, publishAddress, admission, proxy } = setup
   const paths: SandboxPaths = {
     ...{ node, release: releaseFolder, home, port: gatewayPort },
     ...(proxy !== null && { proxy, proxyAsksWho: true }),
@@ -144,7 +144,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
       OomScoreAdj: oomScore,
       NetworkMode: network,
       ...(proxy !== null && { Dns: noNameServer }),
-      ...(published && { PortBindings: { [forwarderKey]: [{ HostIp: '127.0.0.1', HostPort: '' }] } }),
+      ...(publishAddress !== null && { PortBindings: { [forwarderKey]: [{ HostIp: publishAddress, HostPort: '' }] } }),
       Mounts: [{ Type: 'volume', Source: sandboxName(spec.id), Target: '/agent' }],
       Tmpfs: { '/tmp': 'rw,exec,nosuid,nodev,size=256m,mode=1777' },
     },
@@ -245,44 +245,61 @@ export const firewallProgram = 'fence.sh'
 export const firewallContainer = (image: string, bridge: string, port: number | null): Docker.ContainerCreateOptions =>
   inHostNetwork(image, [`${programs}/${firewallProgram}`, bridge, ...(port === null ? [] : [String(port)])])
 
-/** Where the relay listens on the host of dockerd. */
-interface RelayEndpoint {
+/** Where the relay listens. */
+export interface RelayEndpoint {
   address: string
   port: number
+  /** Whether that is the host of dockerd. */
+  isOnHost: boolean
+}
+
+/** The tables and chains that what goes to the relay passes. */
+const relayChains = {
+  onHost: 'mangle:PREROUTING mangle:INPUT',
+  elsewhere: 'filter:DOCKER-USER',
 }
 
 /**
- * Lets the containers of a bridge reach one address and port of this host, and no other host: the proxy is there too.
- * What is rejected fails at once, where programs would wait for what is dropped. The rules must come before those that
- * the firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
+ * Lets the containers of a bridge reach one address and port, and no other host: the proxy is there too. What is
+ * rejected fails at once, where programs would wait for what is dropped. The rules must come before those that the
+ * firewall has added meanwhile. No file of the image: those of earlier versions do not have it.
  */
 const relayRules = `
 set -e
+anew=$4
 rule="-i $1 -d $2 -p tcp --dport $3 -j ACCEPT"
 out="-i $1 ! -o $1 -m conntrack ! --ctstate ESTABLISHED,RELATED -j REJECT"
 if ! iptables -w 5 -t filter -C DOCKER-USER $out 2>/dev/null; then
   iptables -w 5 -t filter -I DOCKER-USER $out
   echo "added to filter DOCKER-USER"
+  anew=anew
 fi
-for chain in PREROUTING INPUT; do
-  if iptables -w 5 -t mangle -C $chain $rule 2>/dev/null; then
-    if [ -z "$4" ]; then continue; fi
-    iptables -w 5 -t mangle -D $chain $rule
+for each in $5; do
+  table=\${each%:*}
+  chain=\${each#*:}
+  if iptables -w 5 -t $table -C $chain $rule 2>/dev/null; then
+    if [ -z "$anew" ]; then continue; fi
+    iptables -w 5 -t $table -D $chain $rule
   fi
-  iptables -w 5 -t mangle -I $chain $rule
-  echo "added to mangle $chain"
+  iptables -w 5 -t $table -I $chain $rule
+  echo "added to $table $chain"
 done`
 
 /**
- * A container in the host's network that lets the containers of a bridge reach the relay, and nothing else of the host.
+ * A container in the host's network that lets the containers of a bridge reach the relay, and no host beside it.
  */
 export const relayContainer = (
   image: string,
   bridge: string,
-  { address, port }: RelayEndpoint,
+  { address, port, isOnHost }: RelayEndpoint,
   { anew }: { anew: boolean },
-): Docker.ContainerCreateOptions =>
-  inHostNetwork(image, ['/bin/sh', '-c', relayRules, 'sh', bridge, address, String(port), anew ? 'anew' : ''])
+): Docker.ContainerCreateOptions => {
+  const chains = isOnHost ? relayChains.onHost : relayChains.elsewhere
+  return inHostNetwork(image, [
+    ...['/bin/sh', '-c', relayRules, 'sh'],
+    ...[bridge, address, String(port), anew ? 'anew' : '', chains],
+  ])
+}
 
 const inHostNetwork = (image: string, command: string[]): Docker.ContainerCreateOptions => ({
   Image: image,

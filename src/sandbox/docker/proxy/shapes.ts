@@ -65,7 +65,7 @@ export function sandboxShape(id: string, network: string): TSchema {
       image: '',
       releaseFolder: '',
       network,
-      published: true,
+      publishAddress: '127.0.0.1',
       admission: { tokenFile: '', tokenKeys: [], openPaths: [] },
       proxy: null,
     },
