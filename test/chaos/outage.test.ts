@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { providerKeyPlace } from '#instances/row.ts'
 import { defaultIntervals } from '#lifecycle/worker.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { SandboxSpec } from '#sandbox/driver.ts'
+import { newSecret } from '../support/canary/secrets.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { present } from '../support/present.ts'
@@ -213,17 +215,19 @@ describe('an outage of a large fleet', () => {
     const { id: big } = await chowder.signUp()
     await insertDue(big, shareOfTheBigOne * fleet.rows)
     const others = fleet.organizations - 1
+    const ids = Array.from({ length: others }, () => randomUUID())
+    const key = newSecret('provider key', 'sk-')
+    const keys = ids.map((id) => chowder.vault.seal(key, providerKeyPlace(id, 'anthropic')))
     await chowder.database.pool.query(
       `WITH added AS (
-         INSERT INTO organizations (id, name, subscription_tier) SELECT gen_random_uuid(), 'x', 'whale' FROM generate_series(1, $1::int)
-         RETURNING id
-       ) INSERT INTO provider_keys (organization_id, provider, sealed_key)
-         SELECT added.id, provider, sealed_key FROM added, provider_keys`,
-      [others],
+         SELECT id, sealed_key FROM unnest($1::uuid[], $2::text[]) AS t(id, sealed_key)
+       ), inserted AS (
+         INSERT INTO organizations (id, name, subscription_tier) SELECT id, 'x', 'whale' FROM added
+       ) INSERT INTO provider_keys (organization_id, provider, sealed_key) SELECT id, 'anthropic', sealed_key FROM added`,
+      [ids, keys],
     )
-    const { rows } = await chowder.database.pool.query('SELECT id FROM organizations WHERE id <> $1', [big])
     const each = Math.floor(((1 - shareOfTheBigOne) * fleet.rows) / others)
-    for (const { id } of rows) await insertDue(id, each)
+    for (const id of ids) await insertDue(id, each)
 
     const startedAt = performance.now()
     await chowder.startWorker(concurrency)
