@@ -189,7 +189,7 @@ configMapGenerator:
   })
 
   it('gives no token of the cluster to the relay, and only what its Role has to the API', async () => {
-    const look = ['--', 'ls', '/var/run/secrets']
+    const look = ['--', 'ls', '/var/run/secrets/kubernetes.io']
     expect(await inChowder('exec', 'deployment/chowder-relay', ...look).catch(String)).toContain('No such file')
     const can = (account: string, ...what: string[]) =>
       inChowder('auth', 'can-i', ...what, '--as', `system:serviceaccount:chowder:${account}`).then(
