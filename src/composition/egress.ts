@@ -1,7 +1,7 @@
 import type { Db } from '#database/client.ts'
-import { createFindEgressGrant, type EgressGrant } from '#egress/grants.ts'
+import { createFindEgressGrant } from '#egress/grants.ts'
 import type { HostRule } from '#egress/hosts.ts'
-import type { Destination } from '#egress/policy.ts'
+import type { FindRelay } from '#egress/passages.ts'
 import {
   createEgress,
   defaultEgressLimits,
@@ -26,7 +26,7 @@ const writeTimeoutMs = 1000
 export interface EgressSettings {
   /** Those of all agents, or of the agents in a region. */
   operatorHosts: readonly HostRule[] | ((region: string | null) => readonly HostRule[])
-  isRelay?(destination: Destination, agent: EgressGrant): Promise<boolean>
+  findRelay?: FindRelay
   resolve?: Resolve
   limits?: Partial<EgressLimits>
   places?: Partial<PlaceLimits>
@@ -41,14 +41,14 @@ export interface StartedEgress extends Egress {
 /** Starts a proxy with the policies and the records of a database. Settings that are left out have their defaults. */
 export function startEgress(
   { db, vault, log }: { db: Db; vault: Vault; log: Logger },
-  { operatorHosts, isRelay, resolve, limits, places }: EgressSettings,
+  { operatorHosts, findRelay, resolve, limits, places }: EgressSettings,
 ): StartedEgress {
   const records = createEgressRecords(db, log)
   const hostsIn = typeof operatorHosts === 'function' ? operatorHosts : () => operatorHosts
   const egress = createEgress({
     findGrant: createFindEgressGrant(db, vault, hostsIn),
     resolve: resolve ?? createResolve(),
-    isRelay: isRelay ?? (async () => false),
+    findRelay: findRelay ?? (async () => null),
     places: createPlaces({ ...defaultEgressPlaces, ...places }),
     records,
     limits: { ...defaultEgressLimits, ...limits },
@@ -74,12 +74,13 @@ export async function openEgress(
     { ...parts, log },
     {
       operatorHosts: (name) => regions.all().find((region) => isNamed(region, name))?.operatorHosts ?? [],
-      async isRelay({ host, port }, agent) {
+      async findRelay({ host, port }, agent) {
         const region = regions.all().find((one) => isNamed(one, agent.region))
-        if (!region) return false
+        if (!region) return null
         const { sandboxes, relay } = region
-        const place = placeOf(await relayUrlFor(sandboxes, relay, drain.signal))
-        return place?.host === host && place.port === port
+        const url = await relayUrlFor(sandboxes, relay, drain.signal)
+        const place = placeOf(url)
+        return place?.host === host && place.port === port ? { hasTls: url.startsWith('https:') } : null
       },
     },
   )

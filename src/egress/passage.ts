@@ -6,6 +6,8 @@ import type { Asked, EgressRecords } from './records.ts'
 export interface Passage {
   asked: Asked
   isToRelay: boolean
+  /** Where the client has reached this process, if the relay that it asks for answers there. */
+  ownServer: { address: string; port: number } | null
   /** Of the host, once they are looked up. */
   addresses: readonly string[] | null
   upstream: Socket | null

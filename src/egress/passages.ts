@@ -20,12 +20,20 @@ export const proxyEnded = new Error('the proxy ends')
 interface PassagesParts {
   authenticate: Authenticate
   reach: Reach
-  isRelay(destination: Destination, agent: EgressGrant): Promise<boolean>
+  findRelay: FindRelay
+  /** Where the client of a connection has reached this process; null when a driver has handed the connection over. */
+  ownServerOf(socket: Socket): Passage['ownServer']
   places: Places
   records: EgressRecords
   /** To look a name up and to connect. */
   connectMs: number
 }
+
+/**
+ * Whether a destination is the relay of an agent, which reaches it whatever its policy, and whether that is served with
+ * TLS there, which this process does not have; null for any other destination.
+ */
+export type FindRelay = (destination: Destination, agent: EgressGrant) => Promise<{ hasTls: boolean } | null>
 
 /** The connections to hosts. */
 export interface Passages {
@@ -43,7 +51,8 @@ export interface Passages {
   close(): void
 }
 
-export function createPassages({ authenticate, reach, isRelay, places, records, connectMs }: PassagesParts): Passages {
+export function createPassages(parts: PassagesParts): Passages {
+  const { authenticate, reach, findRelay, ownServerOf, places, records, connectMs } = parts
   const open = new Set<Passage>()
   let isClosed = false
 
@@ -70,9 +79,11 @@ export function createPassages({ authenticate, reach, isRelay, places, records, 
         egressConnections.inc({ verdict: 'blocked', reason: 'places' })
         throw new EgressRefused(429, 'connection_limit_reached', egressTexts.places(hostAndPort(host, port)))
       }
+      const relay = await findRelay(target, grant).catch(() => null)
       const passage: Passage = {
         asked: { instanceId, organizationId, host, port },
-        isToRelay: await isRelay(target, grant).catch(() => false),
+        isToRelay: relay !== null,
+        ownServer: relay && !relay.hasTls ? ownServerOf(request.socket) : null,
         addresses: null,
         upstream: null,
         sent: 0,

@@ -6,9 +6,8 @@ import type { Logger } from '#platform/log.ts'
 import type { PlaceLimits, Places } from '#relay/places.ts'
 import { createAuthenticate } from './authenticate.ts'
 import { forwardRequest } from './forward.ts'
-import type { EgressGrant, FindEgressGrant } from './grants.ts'
-import { createPassages, proxyEnded } from './passages.ts'
-import type { Destination } from './policy.ts'
+import type { FindEgressGrant } from './grants.ts'
+import { createPassages, type FindRelay, proxyEnded } from './passages.ts'
 import { createReach } from './reach.ts'
 import { startRecheck } from './recheck.ts'
 import type { EgressRecords } from './records.ts'
@@ -39,8 +38,7 @@ interface EgressParts {
   findGrant: FindEgressGrant
   /** Looks up the names that agents choose. */
   resolve: Resolve
-  /** Whether it is the address of the relay for an agent, which reaches it whatever its policy. */
-  isRelay(destination: Destination, agent: EgressGrant): Promise<boolean>
+  findRelay: FindRelay
   places: Places
   records: EgressRecords
   limits: EgressLimits
@@ -70,12 +68,19 @@ export interface Egress {
  * half second. A kill loses what `records` has not written, and nothing else.
  */
 export function createEgress(parts: EgressParts): Egress {
-  const { findGrant, isRelay, places, records, limits, log } = parts
+  const { findGrant, findRelay, places, records, limits, log } = parts
   /** The instances of the connections that a driver has handed over. */
   const handedOver = new WeakMap<Duplex, string>()
   const authenticate = createAuthenticate(findGrant, (socket) => handedOver.get(socket), log)
   const reach = createReach({ resolve: parts.resolve, records, log })
-  const passages = createPassages({ authenticate, reach, isRelay, places, records, connectMs: limits.connectMs })
+  const ownServerOf = (socket: Socket) => {
+    const { localAddress: address, localPort: port } = socket
+    return handedOver.has(socket) || address === undefined || port === undefined ? null : { address, port }
+  }
+  const passages = createPassages({
+    ...{ authenticate, reach, findRelay, ownServerOf, places, records },
+    connectMs: limits.connectMs,
+  })
   const rechecking = startRecheck(passages.open, { findGrant, records })
   const socketsOf = new Map<string, Set<Socket>>()
   let isClosed = false

@@ -42,10 +42,22 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
     }
   }
 
+  async function connect(host: string, addresses: readonly string[], port: number, signal: AbortSignal) {
+    try {
+      return await connectTo(host, addresses, port, signal)
+    } catch (error) {
+      if (signal.aborted) throw error
+      const code = String((error as NodeJS.ErrnoException).code ?? 'no connection')
+      throw new EgressRefused(502, 'connection_refused', egressTexts.unreachable(hostAndPort(host, port), code))
+    }
+  }
+
   return async (passage, { rules, operatorHosts }, signal) => {
     const decide = createDecide(operatorHosts)
-    const { asked, isToRelay } = passage
+    const { asked, isToRelay, ownServer } = passage
     const { host, port } = asked
+    // Not by the address that agents have: that may be a Service, which leads not every pod back to itself.
+    if (ownServer) return connect(ownServer.address, [ownServer.address], ownServer.port, signal)
     if (!isToRelay) {
       const byName = decide(rules, asked, null)
       if (!byName.isAllowed) throw block(records, asked, byName.reason)
@@ -60,12 +72,6 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
       records.note(asked, verdict)
       egressConnections.inc({ verdict, reason: '' })
     }
-    try {
-      return await connectTo(host, addresses, port, signal)
-    } catch (error) {
-      if (signal.aborted) throw error
-      const code = String((error as NodeJS.ErrnoException).code ?? 'no connection')
-      throw new EgressRefused(502, 'connection_refused', egressTexts.unreachable(hostAndPort(host, port), code))
-    }
+    return connect(host, addresses, port, signal)
   }
 }

@@ -52,6 +52,8 @@ beforeAll(async () => {
       operatorHosts: rules.flatMap((text) => parseHostRule(text, { ranges: true }) ?? []),
       limits: { connectMs: 1000, silentMs: 2000 },
       places: { perInstance: 4 },
+      // As a Service of Kubernetes, which leads not every pod back to itself.
+      findRelay: async ({ host, port }) => (host === 'relay.example' ? { hasTls: port === 443 } : null),
       async resolve(name) {
         lookedUp.push(name)
         if (name === 'slow.example') return new Promise(() => {})
@@ -264,6 +266,25 @@ describe('A5: what is refused', () => {
 
   test('other protocols', async () => {
     expect(await curl(`ftp://site.example:${hostPort}/`)).toMatchObject({ status: 400 })
+  })
+})
+
+describe('the relay of an agent', () => {
+  test('is reached in this process, whatever leads to its address, and whatever the policy', async () => {
+    await allow({ mode: 'none', hosts: [] })
+    const answer = { status: 404, text: expect.stringContaining('/relay/anthropic') }
+    expect(await curl('http://relay.example:8090/', '--proxytunnel')).toMatchObject({ ...answer, tunnel: 200 })
+    expect(await curl('http://relay.example:8090/')).toMatchObject(answer)
+    expect((await curl('http://other.example:8090/')).status).toBe(403)
+  })
+
+  test('is reached by its address where that has TLS, or a driver has handed the connection over', async () => {
+    expect([502, 504]).toContain((await curl('https://relay.example/')).tunnel)
+    const jail = createTcpServer((socket) => relayed.egress.serveConnection(agent.id, socket)).listen(0, '127.0.0.1')
+    await once(jail, 'listening')
+    const { port } = jail.address() as AddressInfo
+    expect([502, 504]).toContain((await curl('http://relay.example:8090/', '-x', `http://127.0.0.1:${port}`)).status)
+    jail.close()
   })
 })
 
