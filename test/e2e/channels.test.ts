@@ -57,7 +57,8 @@ describe('chat channels of a real agent', () => {
 
   it('a token that Telegram refuses is a 400 with its words, and nothing is stored', async () => {
     const answer = await connect('telegram', { token: '1:wrong', apiRoot: await forAgents(telegram.url) })
-    expect(answer).toMatchObject({ status: 400, body: { detail: expect.stringContaining('401') } })
+    // OpenClaw tells its last error with the status, and before there is one what its own look at Telegram said.
+    expect(answer).toMatchObject({ status: 400, body: { detail: expect.stringMatching(/401|Unauthorized$/) } })
     expect((await client.get(channelPath('telegram', '/status'))).body).toMatchObject({
       enabled: false,
       connected: false,

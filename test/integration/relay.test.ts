@@ -646,7 +646,8 @@ describe('a vendor that asks to wait', () => {
     }
     const times = asked.slice(2).map(({ at }) => at - from)
     expect(Math.min(...times)).toBeGreaterThan(850)
-    expect(Math.max(...times) - Math.min(...times)).toBeGreaterThan(80) // not all at once
+    // Not all at once: they are sent 100 ms apart, and a busy machine may read them later.
+    expect(Math.max(...times) - Math.min(...times)).toBeGreaterThan(10)
     expect(await refused(second)).toBe(false)
   })
 
