@@ -73,7 +73,7 @@ const quickTimeouts: Timeouts = {
   graceMs: 200,
 }
 // Each open Chowder of a run works that often: at 200 ms, those of a run took a quarter of two processors.
-const quickIntervals: Intervals = { sweepEveryMs: 500, driftEveryMs: 500 }
+const quickIntervals: Intervals = { sweepEveryMs: 500, driftEveryMs: 1000 }
 const quickMaintenance: MaintenanceIntervals = {
   countMs: 500,
   suspendMs: 500,
