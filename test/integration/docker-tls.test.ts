@@ -37,13 +37,16 @@ describe('S23: DOCKER_HOST', () => {
 /** Stands for the files of DOCKER_CERT_PATH. */
 const files = { ca: Buffer.of(), cert: Buffer.of(), key: Buffer.of() }
 
-test('gateways on another machine are not published on its loopback', () => {
-  const driver = (host: string, publishAddress: string) => () =>
-    contractDriver(host, 'i', { dockerd: { host, tls: files }, publishAddress })
+test('of another machine it needs the addresses at which Chowder and the agents there reach each other', () => {
+  const driver =
+    (host: string, publishAddress: string, relayPort: number | null = null) =>
+    () =>
+      contractDriver(host, 'i', { dockerd: { host, tls: files }, publishAddress, relayPort })
   expect(driver('tcp://10.0.0.7:2376', '127.0.0.1')).toThrow(/on another machine, .*Set DOCKER_PUBLISH_ADDRESS to the/)
+  expect(driver('tcp://10.0.0.7:2376', '10.0.0.7', 8090)).toThrow(/RELAY_URL is not set: .*Set RELAY_HOST to the/)
   for (const reached of [
     driver('tcp://10.0.0.7:2376', '10.0.0.7'),
-    driver('tcp://localhost:2376', '127.0.0.1'),
+    driver('tcp://localhost:2376', '127.0.0.1', 8090),
     driver('unix:///run/docker.sock', '127.0.0.1'),
   ])
     expect(reached).not.toThrow()

@@ -84,13 +84,19 @@ const isolation = {
     'Each agent is a container without privileges, kept from the services of this host and from the cloud’s metadata service; of other agents it reaches only the port that asks for their token.',
 }
 
-/** Throws a StartupError when gateways would be published where only another machine reaches them. */
-function requireReachable({ dockerd, publishAddress }: DockerDriverOptions): void {
+/** Throws a StartupError when Chowder and the agents of a dockerd on another machine would not reach each other. */
+function requireReachable({ dockerd, publishAddress, relayPort }: DockerDriverOptions): void {
   const connection = connectionTo(dockerd)
-  if (!('host' in connection) || isLoopback(connection.host) || !isLoopback(publishAddress)) return
-  throw new StartupError(
-    `DOCKER_HOST is ${dockerd.host}, a dockerd on another machine, and DOCKER_PUBLISH_ADDRESS is ${publishAddress}: gateways would listen on the loopback there, where Chowder cannot reach them. Set DOCKER_PUBLISH_ADDRESS to the address of that machine in a private network, such as a VPN, that both are in.`,
-  )
+  if (!('host' in connection) || isLoopback(connection.host)) return
+  const there = `DOCKER_HOST is ${dockerd.host}, a dockerd on another machine`
+  if (isLoopback(publishAddress))
+    throw new StartupError(
+      `${there}, and DOCKER_PUBLISH_ADDRESS is ${publishAddress}: gateways would listen on the loopback there, where Chowder cannot reach them. Set DOCKER_PUBLISH_ADDRESS to the address of that machine in a private network, such as a VPN, that both are in.`,
+    )
+  if (relayPort !== null)
+    throw new StartupError(
+      `${there}, and RELAY_URL is not set: agents would look for the relay there. Set RELAY_HOST to the address of this machine in the private network, and RELAY_URL to the same with RELAY_PORT, such as http://10.1.0.2:8090.`,
+    )
 }
 
 /** A relay on another machine, which the firewall can name. */
