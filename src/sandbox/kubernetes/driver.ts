@@ -235,6 +235,8 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     // At least a second: without a grace time the API would forget a pod that still runs.
     const graceSeconds = Math.max(1, Math.ceil(graceMs / 1000))
     await removePod(podPath(id), { graceSeconds, until: 'ended' }, signal)
+    // Their programs have ended with the pod, which this process may not know yet.
+    pools.get(id)?.clear()
   }
 
   async function destroy(id: string, signal: AbortSignal): Promise<void> {
