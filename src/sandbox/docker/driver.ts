@@ -1,9 +1,6 @@
-import { isIPv4 } from 'node:net'
 import type Docker from 'dockerode'
-import { isLoopback } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
-import { StartupError } from '#platform/startup-error.ts'
 import {
   noUsage,
   type Observation,
@@ -14,7 +11,7 @@ import {
   SandboxUnavailableError,
 } from '#sandbox/driver.ts'
 import { activityIn, lookAtProcesses } from './activity.ts'
-import { connectionTo, createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
+import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
 import { followEnds } from './ends.ts'
 import { execBeside } from './exec.ts'
 import { type FilesPool, filesBy, filesPool } from './files.ts'
@@ -25,6 +22,7 @@ import { changeLimits, diskUseOf, keptLimits, unlimited } from './limits.ts'
 import { readLog } from './logs.ts'
 import { measureContainer, memoryIn, statsOf } from './measure.ts'
 import { firewalledNetwork } from './network.ts'
+import { relayElsewhere, requireReachable } from './other-host.ts'
 import {
   forwarderKey,
   forwarderPort,
@@ -82,28 +80,6 @@ const isolation = {
     'Each agent is a container without privileges, kept from the services of this host, from the cloud’s metadata service and from other agents.',
   network:
     'Each agent is a container without privileges, kept from the services of this host and from the cloud’s metadata service; of other agents it reaches only the port that asks for their token.',
-}
-
-/** Throws a StartupError when Chowder and the agents of a dockerd on another machine would not reach each other. */
-function requireReachable({ dockerd, publishAddress, relayPort }: DockerDriverOptions): void {
-  const connection = connectionTo(dockerd)
-  if (!('host' in connection) || isLoopback(connection.host)) return
-  const there = `DOCKER_HOST is ${dockerd.host}, a dockerd on another machine`
-  if (isLoopback(publishAddress))
-    throw new StartupError(
-      `${there}, and DOCKER_PUBLISH_ADDRESS is ${publishAddress}: gateways would listen on the loopback there, where Chowder cannot reach them. Set DOCKER_PUBLISH_ADDRESS to the address of that machine in a private network, such as a VPN, that both are in.`,
-    )
-  if (relayPort !== null)
-    throw new StartupError(
-      `${there}, and RELAY_URL is not set: agents would look for the relay there. Set RELAY_HOST to the address of this machine in the private network, and RELAY_URL to the same with RELAY_PORT, such as http://10.1.0.2:8090.`,
-    )
-}
-
-/** A relay on another machine, which the firewall can name. */
-function relayElsewhere(relayUrl: string | null): { address: string; port: number } | null {
-  if (relayUrl === null) return null
-  const { protocol, hostname, port } = new URL(relayUrl)
-  return protocol === 'http:' && isIPv4(hostname) ? { address: hostname, port: Number(port || 80) } : null
 }
 
 /**

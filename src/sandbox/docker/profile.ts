@@ -246,14 +246,14 @@ export const firewallContainer = (image: string, bridge: string, port: number | 
   inHostNetwork(image, [`${programs}/${firewallProgram}`, bridge, ...(port === null ? [] : [String(port)])])
 
 /** Where the relay listens. */
-export interface RelayEndpoint {
+interface RelayEndpoint {
   address: string
   port: number
   /** Whether that is the host of dockerd. */
   isOnHost: boolean
 }
 
-/** The tables and chains that what goes to the relay passes. */
+/** The tables and chains that the connections to the relay pass. */
 const relayChains = {
   onHost: 'mangle:PREROUTING mangle:INPUT',
   elsewhere: 'filter:DOCKER-USER',
