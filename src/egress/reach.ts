@@ -56,7 +56,7 @@ export function createReach({ resolve, records, log }: ReachParts): Reach {
     const decide = createDecide(operatorHosts)
     const { asked, isToRelay, ownServer } = passage
     const { host, port } = asked
-    // Not by the address that agents have: that may be a Service, which leads not every pod back to itself.
+    // Not at the address that agents have: it may be a Service, which does not lead every pod back to itself.
     if (ownServer) return connect(ownServer.address, [ownServer.address], ownServer.port, signal)
     if (!isToRelay) {
       const byName = decide(rules, asked, null)

@@ -505,7 +505,8 @@ describe('with a dockerd', () => {
         const endpoint = (await remote.observe(other, within())).endpoint as { host: string; port: number }
         expect(endpoint.host).toBe(publishAddress)
         const health = `http://${publishAddress}:${endpoint.port}/healthz`
-        await until('the gateway', () => fetch(health).then(({ ok }) => ok).catch(() => false)) // biome-ignore format: short
+        const isHealthy = async () => (await fetch(health)).ok
+        await until('the gateway', () => isHealthy().catch(() => false))
         const run = async (script: string) =>
           (await remote.exec(id, ['sh', '-c', script], { timeoutMs: 15_000 }, within())).stdout.trim()
         expect(await run(`curl -s -m 10 http://${relay.address}:${relay.port}/`)).toBe('outside')

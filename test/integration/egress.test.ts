@@ -52,7 +52,7 @@ beforeAll(async () => {
       operatorHosts: rules.flatMap((text) => parseHostRule(text, { ranges: true }) ?? []),
       limits: { connectMs: 1000, silentMs: 2000 },
       places: { perInstance: 4 },
-      // As a Service of Kubernetes, which leads not every pod back to itself.
+      // Stands for a Service of Kubernetes, which does not lead every pod back to itself.
       findRelay: async ({ host, port }) => (host === 'relay.example' ? { hasTls: port === 443 } : null),
       async resolve(name) {
         lookedUp.push(name)

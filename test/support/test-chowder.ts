@@ -72,7 +72,7 @@ const quickTimeouts: Timeouts = {
   busyMs: 60_000,
   graceMs: 200,
 }
-// Each open Chowder of a run works that often: at 200 ms, those of a run took a quarter of two processors.
+// Of each open Chowder of a run: an idle worker took 13 % of a core with 200 ms for all of these.
 const quickIntervals: Intervals = { sweepEveryMs: 500, driftEveryMs: 1000 }
 const quickMaintenance: MaintenanceIntervals = {
   countMs: 500,
