@@ -1,4 +1,4 @@
-import { and, arrayOverlaps, eq, gt, lt, ne, sql } from 'drizzle-orm'
+import { and, eq, gt, lt, ne, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { processes } from './schema.ts'
 
@@ -27,7 +27,7 @@ export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> 
 /** A worker that has not said for so long which regions it serves has ended. */
 const servingSeconds = 7
 
-/** Says which regions a worker serves. Returns the other workers that serve some of them. */
+/** Says which regions a worker serves. Returns the other workers with theirs. */
 export async function reportRegions(
   db: Db,
   id: string,
@@ -44,7 +44,7 @@ export async function reportRegions(
     .from(processes)
     .where(
       and(
-        arrayOverlaps(processes.regions, row.regions),
+        gt(sql`cardinality(${processes.regions})`, 0),
         gt(processes.seenAt, ago(servingSeconds)),
         ne(processes.id, id),
       ),

@@ -45,6 +45,8 @@ export interface Shards {
   /** Reports the regions of this worker, and learns of the others. */
   readonly task: PeriodicTask
   of(region: Pick<Region, 'region' | 'sandboxes'>): ShardRange
+  /** Whether this worker is the first of all, whatever regions they serve. */
+  isFirst(): boolean
   /** Leaves the rows to the others at once. */
   leave(): Promise<unknown>
 }
@@ -58,6 +60,7 @@ const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => 
  */
 export function createShards(db: Db, processId: string, regions: () => readonly Region[]): Shards {
   let ranges = new Map<string, ShardRange>()
+  let isFirst = true
   return {
     task: {
       name: 'the report of the regions of a worker',
@@ -66,6 +69,7 @@ export function createShards(db: Db, processId: string, regions: () => readonly 
       async run() {
         const served = regions().map(nameOf)
         const others = await reportRegions(db, processId, served)
+        isFirst = others.every(({ id }) => id > processId)
         ranges = new Map(
           served.map((name) => {
             const workers = others.filter((other) => other.regions.includes(name)).map(({ id }) => id)
@@ -75,6 +79,7 @@ export function createShards(db: Db, processId: string, regions: () => readonly 
       },
     },
     of: (region) => ranges.get(nameOf(region)) ?? allShards,
+    isFirst: () => isFirst,
     leave: () => reportRegions(db, processId, []),
   }
 }

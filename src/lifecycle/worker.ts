@@ -52,8 +52,8 @@ export interface Worker {
 
 /**
  * Works on due rows of its regions until it is stopped, `slots` at once. Detects drift once before it claims rows; from
- * then on the sweep, the work in each region and `others` run periodically. The next worker finds all that a killed one
- * leaves undone.
+ * then on the sweep and the work in each region run periodically, and in the first of all workers `maintenance` too. The
+ * next worker finds all that a killed one leaves undone.
  */
 export async function startWorker(
   deps: WorkerDeps,
@@ -61,7 +61,7 @@ export async function startWorker(
   slots: number,
   intervals: Intervals,
   starting: AbortSignal,
-  others: readonly PeriodicTask[],
+  maintenance: readonly PeriodicTask[],
 ): Promise<Worker> {
   const { log } = deps
   const stopping = new AbortController()
@@ -71,7 +71,13 @@ export async function startWorker(
   const claims = createClaims(deps, slots)
   const jobs = queue.work(claims.take, slots)
   const sweeping = sweepTask(deps, intervals.sweepEveryMs)
-  const periodic = runPeriodically([sweeping, shards.task, ...others], stopping.signal, log)
+  const byFirst = maintenance.map((task) => ({
+    ...task,
+    run: async (signal: AbortSignal) => {
+      if (shards.isFirst()) await task.run(signal)
+    },
+  }))
+  const periodic = runPeriodically([sweeping, shards.task, ...byFirst], stopping.signal, log)
 
   return {
     update: () => work.serve(deps.regions(), stopping.signal),

@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { onlyRegion, type Region } from '#instances/regions.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
 import { allShards, createShards, type ShardRange } from '#lifecycle/shards.ts'
+import { defaultIntervals, startWorker } from '#lifecycle/worker.ts'
 import { newId } from '#platform/ids.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
@@ -57,11 +59,43 @@ test('the workers of a region divide it, and those that are left take over from 
   expect(await report([third])).toEqual([{ index: 0, count: 1 }])
 })
 
-test('a worker of another region takes no shards', async () => {
+test('a worker of another region takes no shards, but one of all workers is the first', async () => {
   const elsewhere = createShards(database.db, newId(), () => [{ ...region, region: 'west' }])
   const here = worker()
+  expect([here.isFirst(), elsewhere.isFirst()]).toEqual([true, true])
   await elsewhere.task.run(within())
   expect(await report([here])).toEqual([{ index: 0, count: 1 }])
+  await elsewhere.task.run(within())
+  expect([here.isFirst(), elsewhere.isFirst()].sort()).toEqual([false, true])
+
+  const [first, other] = here.isFirst() ? [here, elsewhere] : [elsewhere, here]
+  await first.leave()
+  await other.task.run(within())
+  expect(other.isFirst()).toBe(true)
+})
+
+test('the first of all workers does the work for the whole installation, and the next one after its end', async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver(() => gateway.endpoint) })
+  const { deps } = chowder
+  const queue = { work: () => ({ stop: async () => {} }), enqueue() {} } as never
+  const runs: string[] = []
+  const start = (id: string) => {
+    const task = { name: 'the count', everyMs: 50, timeoutMs: 1000, run: async () => void runs.push(id) }
+    const parts = { ...deps, processId: id, regions: () => [deps] }
+    return startWorker(parts, queue, 1, defaultIntervals, within(), [task])
+  }
+  const [firstId, secondId] = [newId(), newId()].sort() as [string, string]
+  const second = await start(secondId)
+  await until('the only worker to do it', () => runs.filter((id) => id === secondId).length > 3)
+  const first = await start(firstId)
+  await until('the other one to leave it', async () => {
+    runs.length = 0
+    await sleep(500)
+    return runs.length > 3 && !runs.includes(secondId)
+  })
+  await first.stop()
+  await until('the next one to do it', () => runs.includes(secondId))
+  await second.stop()
 })
 
 /** Running instances whose platform is away: a look at one changes nothing. */
