@@ -37,7 +37,19 @@ const inImage = [
 const image = 'chowder.test/chowder'
 const databases = ['postgres:17', 'redis:8']
 const processes = ['api', 'worker', 'relay']
+const podAddress = 'jsonpath={.items[0].status.podIP}'
 const providerKey = newSecret('provider key', 'sk-ant-')
+
+interface PodRequests {
+  status: { phase: string }
+  spec: { containers: { resources: { requests?: { memory?: string } } }[] }
+}
+
+/** The amount of memory that Kubernetes writes like `512Mi`, `2Gi` or `24689432Ki`. */
+function mebibytes(amount = '0'): number {
+  const [, count, unit = ''] = /^(\d+)([KMG]i)?$/.exec(amount) ?? []
+  return Number(count) * { '': 1 / 1024 ** 2, Ki: 1 / 1024, Mi: 1, Gi: 1024 }[unit as 'Ki']
+}
 
 /** Builds the images that the deployment needs: this version, the next one with a migration, and what they run beside. */
 async function buildImages({ host, docker }: TestDockerd): Promise<string[]> {
@@ -222,6 +234,96 @@ configMapGenerator:
     await run('bash', ['-euc', present(blocks[0]).text], { cwd: folder, env })
     expect(await readFile(join(folder, 'backup/database.sql'), 'utf8')).toContain('PostgreSQL database dump complete')
     expect(await readFile(join(folder, 'backup/secret-key'), 'utf8')).toMatch(/^[A-Za-z0-9+/]{43}=$/)
+  })
+
+  const create = async (name: string): Promise<string> => {
+    const { status, body } = await client.post('/v1/instances', { name })
+    expect(status).toBe(201)
+    return body.id
+  }
+  /** Waits until an instance is an error, and returns its message. */
+  const messageOf = (id: string) =>
+    until(
+      'an error',
+      async () => {
+        const { status, error_message } = (await client.get(`/v1/instances/${id}`)).body
+        return status === 'error' && String(error_message)
+      },
+      10 * minute,
+    )
+  const remove = async (id: string) => {
+    await client.delete(`/v1/instances/${id}`)
+    const isGone = async () => !(await inChowder('get', 'pods,statefulsets,pvc', '-o', 'name')).includes(id)
+    await until('the end of a sandbox', isGone, 3 * minute)
+  }
+
+  it('finishes what a worker had begun that is lost', { timeout: 8 * minute }, async () => {
+    const id = await create('begun')
+    const isBegun = async () => (await inChowder('get', 'statefulsets', '-o', 'name')).includes(id)
+    await until('the worker to begin', isBegun, minute)
+    await inChowder('delete', 'pods', '-l', 'app.kubernetes.io/component=worker', '--force', '--grace-period=0')
+    await waitForStatus(client, id, 'running', 5 * minute)
+    expect(await say(client, sessionPath(id), 'hello')).toContain('turns=1')
+    await remove(id)
+  })
+
+  it('restarts no agent when the kubelet is killed and comes back', { timeout: 8 * minute }, async () => {
+    const started = await startOf()
+    const address = await inChowder('get', 'pods', '-l', 'app.kubernetes.io/component=api', '-o', podAddress)
+    await cluster.setKubelet('killed')
+    try {
+      // Services have no pods on a node that is lost, but the API works at the address of its own pod.
+      const direct = api(`http://${address}:8080`, key)
+      await sleep(30_000)
+      expect((await direct.get(`/v1/instances/${agent}`)).body).toMatchObject({
+        status: 'running',
+        error_message: null,
+      })
+    } finally {
+      await cluster.setKubelet('running')
+    }
+    await until('the API', async () => (await client.get('/readyz').catch(() => null))?.status === 200, 2 * minute)
+    const isAnswered = () => say(client, sessionPath(agent, 'kubelet'), 'are you there?').catch(() => '')
+    expect(await until('an answer', isAnswered, 2 * minute)).toContain('are you there?')
+    expect(await startOf()).toEqual(started)
+  })
+
+  it('says that a node is full, and starts the agent once it has room', { timeout: 15 * minute }, async () => {
+    const node = JSON.parse(await cluster.kubectl('get', 'node', 'localhost', '-o', 'json'))
+    const pods = JSON.parse(await cluster.kubectl('get', 'pods', '-A', '-o', 'json')).items as PodRequests[]
+    const requested = pods
+      .filter(({ status }) => status.phase === 'Running')
+      .flatMap(({ spec }) => spec.containers.map(({ resources }) => mebibytes(resources.requests?.memory)))
+    const free = mebibytes(node.status.allocatable.memory) - requested.reduce((sum, one) => sum + one, 0)
+    const requests = { memory: `${Math.floor(free) - 64}Mi` }
+    const filler = { name: 'filler', image: 'chowder.test/pause:1', resources: { requests, limits: requests } }
+    const pod = { apiVersion: 'v1', kind: 'Pod', metadata: { name: 'filler' }, spec: { containers: [filler] } }
+    await writeFile(join(folder, 'filler.json'), JSON.stringify(pod))
+    await cluster.kubectl('apply', '-n', 'default', '-f', join(folder, 'filler.json'))
+    await cluster.kubectl('wait', '-n', 'default', 'pod/filler', '--for=condition=Ready', '--timeout=2m')
+    const id = await create('without room')
+    const message = await messageOf(id)
+    await cluster.kubectl('delete', '-n', 'default', 'pod', 'filler', '--grace-period=0', '--force')
+    expect(message).toMatch(/No node of the cluster has room for the agent: .*Insufficient memory.* Add nodes/)
+    expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
+    await waitForStatus(client, id, 'running', 5 * minute)
+    await remove(id)
+  })
+
+  it('says that an image cannot be pulled, and starts the agent with the right one', {
+    timeout: 15 * minute,
+  }, async () => {
+    const setImage = async (setting: string) => {
+      await inChowder('set', 'env', 'deployment/chowder-worker', setting)
+      await inChowder('rollout', 'status', 'deployment/chowder-worker', '--timeout=5m')
+    }
+    await setImage('KUBERNETES_IMAGE=registry.invalid/agent')
+    const id = await create('without an image')
+    const message = await messageOf(id).finally(() => setImage('KUBERNETES_IMAGE-'))
+    expect(message).toMatch(/The image registry\.invalid\/agent:\S+ of the agent cannot be pulled: .* Push it there/)
+    expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
+    await waitForStatus(client, id, 'running', 5 * minute)
+    await remove(id)
   })
 
   // Kubernetes 1.20 does not have today's versions of two kinds. ServiceMonitors are a kind of the operator of Prometheus.

@@ -79,6 +79,7 @@ end() {
   trap - EXIT INT TERM
   kill "${pids[@]}" 2>/dev/null || :
   sleep 1
+  pkill -f -- "--root-dir=$W/kubelet" || :
   # Pods outlive their containerd.
   for pid in $(pgrep -f -- "-address $W/run/c.sock" || :); do
     pkill -KILL -P "$pid" || :
@@ -134,6 +135,17 @@ start() {
   shift
   "$@" >"$W/log/$name" 2>&1 9>&- &
   pids+=($!)
+}
+
+# keep_running <file> <program> [<argument> ...]: starts it again when it has ended, but not while there is the file.
+keep_running() {
+  local held=$1
+  shift
+  while :; do
+    "$@" || :
+    sleep 1
+    while [ -e "$held" ]; do sleep 0.2; done
+  done
 }
 
 # until_true <what> <command> ...
@@ -209,7 +221,7 @@ clusterDomain: cluster.local
 clusterDNS: [$host]
 END
 sysctl -e vm.overcommit_memory kernel.panic kernel.panic_on_oops net.ipv4.conf.all.route_localnet | tr -d ' ' >"$W/sysctls"
-start kubelet "$cache/kubelet" --config="$W/kubelet.yaml" --kubeconfig="$KUBECONFIG" --root-dir="$W/kubelet" \
+start kubelet keep_running "$W/kubelet-held" "$cache/kubelet" --config="$W/kubelet.yaml" --kubeconfig="$KUBECONFIG" --root-dir="$W/kubelet" \
   --cert-dir="$W/kubelet/pki" --hostname-override=localhost --container-runtime=remote \
   --container-runtime-endpoint="unix://$W/run/c.sock" --image-service-endpoint="unix://$W/run/c.sock"
 # With the addresses of pods hidden: pods on one bridge would answer each other past what leads to a Service.

@@ -21,6 +21,8 @@ const script = join(import.meta.dirname, 'kubernetes-cluster.sh')
 const startMs = 60 * 60_000
 export const namespace = 'agents'
 export const repository = 'chowder.test/chowder-openclaw'
+/** A cluster notices after 40 s that a kubelet says nothing. */
+const nodeMs = 2 * 60_000
 /** This machine, in the network of pods. */
 const podGateway = '10.88.77.1'
 
@@ -33,6 +35,8 @@ export interface TestCluster {
   kubeconfig: string
   /** Runs kubectl as the administrator, in the namespace of agents. */
   kubectl(...args: string[]): Promise<string>
+  /** Kills the kubelet of the node, or lets it start again, and waits until the cluster knows. */
+  setKubelet(state: 'killed' | 'running'): Promise<void>
   /** Gives the node images of a dockerd. */
   load(dockerHost: string, images: readonly string[]): Promise<void>
   close(): Promise<void>
@@ -209,6 +213,17 @@ export async function startCluster(): Promise<TestCluster> {
     admin,
     kubeconfig: join(folder, 'admin.conf'),
     kubectl,
+    async setKubelet(state) {
+      const held = join(folder, 'kubelet-held')
+      const isReady = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+      if (state === 'killed') {
+        await writeFile(held, '')
+        await run('pkill', ['-KILL', '-f', '--', `--root-dir=${folder}/kubelet`])
+      } else await rm(held)
+      const wanted = state === 'killed' ? 'Unknown' : 'True'
+      const isKnown = async () => (await kubectl('get', 'node', 'localhost', '-o', isReady)) === wanted
+      await until(`a node whose kubelet is ${state}`, isKnown, nodeMs)
+    },
     async load(dockerHost, images) {
       const importing = 'docker save "$@" | ctr -a "$SOCKET" -n k8s.io images import -'
       const env = { ...process.env, DOCKER_HOST: dockerHost, SOCKET: join(folder, 'run/c.sock') }
