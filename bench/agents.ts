@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { installRelease } from '#openclaw/install.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import { makeTemporaryDataDir, startChowder } from '../demo/chowder-process.ts'
-import { type Figure, figure, median } from './figures.ts'
+import { type Fact, type Figure, fact, figure, median } from './figures.ts'
 import { connect, type Tenant } from './tenant.ts'
 
 const pollMs = 100
@@ -98,4 +98,56 @@ export async function inTurn(
   }
   // Minutes apart, and few: the medians tell more than the ratios of neighbours.
   return figure(name, 's', bar, [{ chowder: median(seconds.chowder), limit: median(seconds.limit) }])
+}
+
+const together = 20
+const togetherTimeoutMs = 15 * 60_000
+
+/** How an agent is started by hand, and removed, by a name; and how one of Chowder's is deleted, to its end. */
+export interface Hand {
+  /** Resolves once its gateway is ready. One that ends before is started again, and counted by `ended`. */
+  start(name: string, ended: () => void): Promise<unknown>
+  remove(name: string): Promise<unknown>
+  deleteAgent(id: string): Promise<unknown>
+}
+
+/**
+ * Many agents that are asked for at once until all of them run, beside as many by hand. On a machine that is busy enough
+ * OpenClaw ends some of them while they start: those are started again, on both sides, and counted.
+ */
+export async function measureTogether(
+  tenant: Tenant,
+  { start, remove, deleteAgent }: Hand,
+  report: (text: string) => void,
+): Promise<(Fact | Figure)[]> {
+  const names = Array.from({ length: together }, (_, index) => `bench-together-${index}`)
+  const ended = { chowder: 0, limit: 0 }
+  report(`${together} agents at once by hand`)
+  const countEnd = () => {
+    ended.limit += 1
+  }
+  const limit = await secondsOf(() => Promise.all(names.map((name) => start(name, countEnd))))
+  await Promise.all(names.map(remove))
+  report(`${together} agents at once by Chowder`)
+  const ids: string[] = []
+  const chowder = await secondsOf(() =>
+    Promise.all(
+      names.map(async (name) => {
+        const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name })
+        ids.push(id)
+        await until('running', togetherTimeoutMs, async () => {
+          const { status } = await tenant.call<{ status: string }>('GET', `/v1/instances/${id}/status`)
+          if (status !== 'error') return status === 'running'
+          ended.chowder += 1
+          await tenant.call('POST', `/v1/instances/${id}/start`)
+          return false
+        })
+      }),
+    ),
+  )
+  await Promise.all(ids.map(deleteAgent))
+  return [
+    figure(`${together} creates at once`, 's', { atMost: 1.15 }, [{ chowder, limit }]),
+    fact('  of them in error, and started again', ended.chowder, `(by hand ${ended.limit})`),
+  ]
 }

@@ -6,7 +6,7 @@ import { StartupError } from '#platform/startup-error.ts'
 import { createDockerClient, type DockerClient } from '#sandbox/docker/docker-client.ts'
 import { createImages } from '#sandbox/docker/image.ts'
 import { startChowder } from '../demo/chowder-process.ts'
-import { createAgent, inTurn, secondsOf, until, untilAgentIs } from './agents.ts'
+import { createAgent, type Hand, inTurn, measureTogether, secondsOf, until, untilAgentIs } from './agents.ts'
 import {
   exists,
   imageSize,
@@ -17,21 +17,18 @@ import {
   restartByHand,
   startByHand,
 } from './container.ts'
-import { type Fact, type Figure, figure } from './figures.ts'
-import { coresBusy, residentMb } from './process.ts'
-import { createSetup, createsOf, makeOwners, pollsOf, type Request, turnsOf, type Undo } from './setup.ts'
+import { type Fact, type Figure, fact } from './figures.ts'
+import { residentMb } from './process.ts'
+import { createSetup, type Undo } from './setup.ts'
 import { connect, type Tenant } from './tenant.ts'
 
 const network = 'chowder-bench'
 const rounds = 3
-const together = 10
 const idleMs = 30_000
-const warmUpMs = 2500
-const loadMs = 8000
 /** Only of a release that has no image yet. */
 const buildTimeoutMs = 15 * 60_000
-const startTimeoutMs = 3 * 60_000
-const allTimeoutMs = 10 * 60_000
+/** Of one among many, too. */
+const startTimeoutMs = 10 * 60_000
 const stopTimeoutMs = 60_000
 const baseImage = 'node:24-slim'
 /** As docker-compose.yml names it. */
@@ -118,63 +115,14 @@ async function measureRestarts(client: DockerClient, tenant: Tenant, recipe: Rec
   return restarts
 }
 
-const fact = (name: string, chowder: number, unit: string): Fact => ({ name, chowder, unit })
-
-/**
- * Many agents that are asked for at once until all of them run, beside as many containers by hand. On a machine that is
- * busy enough OpenClaw ends some of them while they start: those are started again, on both sides, and counted.
- */
-async function measureTogether(
-  client: DockerClient,
-  tenant: Tenant,
-  recipe: Recipe,
-  report: Report,
-): Promise<(Fact | Figure)[]> {
-  const each = Array.from({ length: together }, (_, index) => `bench-together-${index}`)
-  const ended = { chowder: 0, limit: 0 }
-  report(`${together} agents at once by hand`)
-  const limit = await secondsOf(() =>
-    Promise.all(
-      each.map((name) =>
-        startByHand(client, recipe, name, allTimeoutMs, () => {
-          ended.limit += 1
-        }),
-      ),
-    ),
-  )
-  await Promise.all(each.map((name) => removeByHand(client, name)))
-  report(`${together} agents at once by Chowder`)
-  const ids: string[] = []
-  const chowder = await secondsOf(() =>
-    Promise.all(
-      each.map(async () => {
-        const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
-        ids.push(id)
-        await until('running', allTimeoutMs, async () => {
-          const { status } = await tenant.call<{ status: string }>('GET', `/v1/instances/${id}/status`)
-          if (status !== 'error') return status === 'running'
-          ended.chowder += 1
-          await tenant.call('POST', `/v1/instances/${id}/start`)
-          return false
-        })
-      }),
-    ),
-  )
-  await Promise.all(ids.map((id) => deleteAgent(client, tenant, id)))
-  return [
-    figure(`${together} creates at once`, 's', { atMost: 1.15 }, [{ chowder, limit }]),
-    fact('  of them in error, and started again', ended.chowder, `(by hand ${ended.limit})`),
-  ]
-}
-
 const sizes = (what: string, { all, own }: { all: number; own: number }): Fact[] => [
   fact(`${what}, in all`, all / 1e6, 'MB'),
   fact(`${what}, beyond ${baseImage}`, own / 1e6, 'MB'),
 ]
 
 /**
- * Agents in containers beside the same containers by hand, one replica of the API and two, the memory of the control
- * plane's processes, and the size of its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is
+ * Agents in containers beside the same containers by hand, the memory of the control plane's processes, and the size of
+ * its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is
  * missing.
  */
 export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> {
@@ -184,14 +132,10 @@ export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> 
     await images.make(defaultRelease, report, AbortSignal.timeout(buildTimeoutMs))
     report('starting PostgreSQL, an API and a worker')
     // The provider that no key is asked of: nothing listens there.
-    const { pool, chowder, start, load } = await createSetup(undo, { ...env, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' })
+    const { chowder } = await createSetup(undo, { ...env, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' })
     undo.push(() => removeNetwork(client, network))
-    const startApi = async () => {
-      const api = await startChowder({ ...chowder, role: 'api' })
-      undo.push(() => api.stop('SIGTERM'))
-      return { ...api, port: Number(new URL(api.url).port) }
-    }
-    const api = await startApi()
+    const api = await startChowder({ ...chowder, role: 'api' })
+    undo.push(() => api.stop('SIGTERM'))
     const worker = await startChowder({ ...chowder, role: 'worker' })
     undo.push(() => worker.stop('SIGTERM'))
     report(`both idle for ${idleMs / 1000} s`)
@@ -204,40 +148,13 @@ export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> 
     const tenant = await connect(api.url)
     const { figure: creates, recipe } = await measureCreates(client, tenant, report)
     const restarts = await measureRestarts(client, tenant, recipe, report)
-    const all = await measureTogether(client, tenant, recipe, report)
-    facts.push(fact(`memory of a worker, after ${together} creates`, await residentMb(worker.pid), 'MB'))
-    await worker.stop('SIGTERM')
-
-    const owners = await makeOwners(pool, api.url, await start('./stub-gateway.ts', {}))
-    const loads: [what: string, requests: Request[]][] = [
-      ['status polls', pollsOf(owners)],
-      ['proxied turns', turnsOf(owners)],
-    ]
-    const apis = [api]
-    const memory: number[] = []
-    async function underLoad(what: string, requests: Request[], status: number): Promise<void> {
-      const of = `${what}, ${apis.length} ${apis.length === 1 ? 'API' : 'APIs'}`
-      report(of)
-      const ports = apis.map(({ port }) => port)
-      await load(ports, requests, status, warmUpMs)
-      let perSecond = 0
-      const cores = await coresBusy(
-        apis.map(({ pid }) => pid),
-        async () => {
-          perSecond = (await load(ports, requests, status, loadMs)).perSecond
-        },
-      )
-      memory.push(await residentMb(api.pid))
-      facts.push(
-        fact(of, perSecond, '/s'),
-        fact('  cores busy, of them with the API', cores.own, `of ${cores.all.toFixed(2)}`),
-      )
+    const hand: Hand = {
+      start: (name, ended) => startByHand(client, recipe, name, startTimeoutMs, ended),
+      remove: (name) => removeByHand(client, name),
+      deleteAgent: (id) => deleteAgent(client, tenant, id),
     }
-    await underLoad('creates', createsOf(owners), 201)
-    for (const [what, requests] of loads) await underLoad(what, requests, 200)
-    facts.push(fact('memory of an API, under load', Math.max(...memory), 'MB'))
-    apis.push(await startApi())
-    for (const [what, requests] of loads) await underLoad(what, requests, 200)
+    const all = await measureTogether(tenant, hand, report)
+    facts.push(fact('memory of a worker, after them', await residentMb(worker.pid), 'MB'))
 
     const agent = await imageSize(client, await images.nameOf(defaultRelease), baseImage)
     if (agent) facts.push(...sizes('image of an agent', agent))

@@ -15,6 +15,8 @@ export interface Figure extends Fact {
   bar: { atLeast: number } | { atMost: number }
 }
 
+export const fact = (name: string, chowder: number, unit: string): Fact => ({ name, chowder, unit })
+
 /** The measurements of one round on both sides. */
 export interface Round {
   chowder: number

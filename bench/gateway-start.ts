@@ -1,13 +1,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { dirname, join } from 'node:path'
 import { configPath, gatewayFolders } from '#openclaw/launch.ts'
-import { answers, createAgent, inTurn, secondsOf, until, withChowder } from './agents.ts'
-import type { Figure } from './figures.ts'
+import { answers, createAgent, type Hand, inTurn, measureTogether, secondsOf, until, withChowder } from './agents.ts'
+import type { Fact, Figure } from './figures.ts'
+import { listen } from './program.ts'
 import type { Tenant } from './tenant.ts'
 
-const startTimeoutMs = 3 * 60_000
+/** Of one among many, too. */
+const startTimeoutMs = 10 * 60_000
 const stopTimeoutMs = 60_000
 
 /** The content of the driver's `sandbox.json`. */
@@ -30,6 +33,11 @@ const exists = (path: string) =>
     () => false,
   )
 
+async function deleteAgent(tenant: Tenant, dataDir: string, id: string): Promise<void> {
+  await tenant.call('DELETE', `/v1/instances/${id}`)
+  await until('deleted', stopTimeoutMs, async () => !(await exists(join(dataDir, 'sandboxes', id))))
+}
+
 /** Creates an instance and deletes it once it runs; returns how long that took in seconds, and its recipe. */
 async function startByChowder(tenant: Tenant, dataDir: string) {
   let id = ''
@@ -40,72 +48,106 @@ async function startByChowder(tenant: Tenant, dataDir: string) {
   const record = JSON.parse(await readFile(join(folder, 'sandbox.json'), 'utf8')) as SandboxRecord
   const home = dirname(record.env.OPENCLAW_HOME ?? '')
   const recipe: Recipe = { ...record, home, config: await readFile(join(home, configPath)) }
-  await tenant.call('DELETE', `/v1/instances/${id}`)
-  await until('deleted', stopTimeoutMs, async () => !(await exists(folder)))
+  await deleteAgent(tenant, dataDir, id)
   return { seconds, recipe }
 }
 
-/** Starts the same gateway on the same configuration in a new folder; returns how long it took in seconds. */
-async function startByHand(recipe: Recipe, folder: string): Promise<number> {
+/** A port of loopback that is free now. */
+async function freePort(): Promise<number> {
+  const server = createServer()
+  const port = await listen(server)
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+/**
+ * Starts the same gateway on the same configuration in a new folder. Resolves once it is ready, to what ends it; one
+ * that ends before is started again, and counted.
+ */
+async function startByHand(recipe: Recipe, folder: string, ended: () => void): Promise<() => Promise<void>> {
   const { uid, command, env, config } = recipe
   const home = join(folder, 'home')
-  const here = (text: string) => text.replaceAll(recipe.home, home)
-  const { gateway } = JSON.parse(config.toString()) as { gateway: { port: number } }
-  const startedAt = performance.now()
+  const settings = JSON.parse(config.toString()) as { gateway: { port: number } }
+  const port = await freePort()
+  const here = (text: string) =>
+    text === String(settings.gateway.port) ? String(port) : text.replaceAll(recipe.home, home)
   for (const path of ['', ...gatewayFolders]) {
     await mkdir(join(home, path), { recursive: true, mode: 0o700 })
     if (uid !== null) await chown(join(home, path), uid, uid)
   }
   if (uid !== null) await chmod(folder, 0o711)
   const file = await open(join(home, configPath), 'wx', 0o600)
-  await file.writeFile(config)
+  await file.writeFile(JSON.stringify({ ...settings, gateway: { ...settings.gateway, port } }))
   if (uid !== null) await file.chown(uid, uid)
   await file.close()
 
-  const log = await open(join(folder, 'gateway.log'), 'w')
   const [program = '', ...args] = command.map(here)
-  const child = spawn(program, args, {
-    cwd: home,
-    env: Object.fromEntries(Object.entries(env).map(([name, value]) => [name, here(value)])),
-    detached: true,
-    stdio: ['ignore', log.fd, log.fd],
-    ...(uid !== null && { uid, gid: uid }),
-  })
-  await log.close()
-  const ended = once(child, 'exit')
+  const log = await open(join(folder, 'gateway.log'), 'w')
+  const start = () => {
+    const child = spawn(program, args, {
+      cwd: home,
+      env: Object.fromEntries(Object.entries(env).map(([name, value]) => [name, here(value)])),
+      detached: true,
+      stdio: ['ignore', log.fd, log.fd],
+      ...(uid !== null && { uid, gid: uid }),
+    })
+    return { child, over: once(child, 'exit') }
+  }
+  let gateway = start()
+  async function end(): Promise<void> {
+    gateway.child.kill('SIGTERM')
+    const deadline = setTimeout(() => gateway.child.kill('SIGKILL'), stopTimeoutMs)
+    if (gateway.child.exitCode === null && gateway.child.signalCode === null) await gateway.over
+    clearTimeout(deadline)
+    await log.close()
+  }
   try {
     await until('ready', startTimeoutMs, () => {
-      if (child.exitCode !== null) throw new Error(`the gateway started by hand ended with ${child.exitCode}`)
-      return answers(gateway.port, '/readyz')
+      if (gateway.child.exitCode !== null) {
+        ended()
+        gateway = start()
+      }
+      return answers(port, '/readyz')
     })
-    return (performance.now() - startedAt) / 1000
-  } finally {
-    child.kill('SIGTERM')
-    const deadline = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs)
-    await ended
-    clearTimeout(deadline)
+  } catch (error) {
+    await end()
+    throw error
   }
+  return end
 }
 
 /**
  * From a create to a running agent, beside starting the same gateway with the same configuration by hand: both from
- * an empty folder, in turn, one gateway at a time.
+ * an empty folder, one at a time in turn, and many at once.
  */
-export function measureStart(count: number, report: (text: string) => void): Promise<Figure> {
+export function measureStart(count: number, report: (text: string) => void): Promise<(Fact | Figure)[]> {
   return withChowder({ ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' }, report, async ({ tenant, dataDir }) => {
     report('a first agent, which does not count')
     let { recipe } = await startByChowder(tenant, dataDir)
-    return inTurn(
-      'create to running',
-      { atMost: 1.15 },
-      count,
-      report,
-      async () => {
-        const started = await startByChowder(tenant, dataDir)
-        recipe = started.recipe
-        return started.seconds
-      },
-      (round) => startByHand(recipe, join(dataDir, `by-hand-${round}`)),
-    )
+    const inFolder = (name: string, ended: () => void) => startByHand(recipe, join(dataDir, name), ended)
+    const mustNotEnd = () => {
+      throw new Error('the gateway that was started by hand ended')
+    }
+    const byHand = async (round: number) => {
+      let end = async () => {}
+      const seconds = await secondsOf(async () => {
+        end = await inFolder(`by-hand-${round}`, mustNotEnd)
+      })
+      await end()
+      return seconds
+    }
+    const byChowder = async () => {
+      const started = await startByChowder(tenant, dataDir)
+      recipe = started.recipe
+      return started.seconds
+    }
+    const alone = await inTurn('create to running', { atMost: 1.15 }, count, report, byChowder, byHand)
+    const ends = new Map<string, () => Promise<void>>()
+    const hand: Hand = {
+      start: async (name, ended) => void ends.set(name, await inFolder(name, ended)),
+      remove: async (name) => ends.get(name)?.(),
+      deleteAgent: (id) => deleteAgent(tenant, dataDir, id),
+    }
+    return [alone, ...(await measureTogether(tenant, hand, report))]
   })
 }

@@ -8,6 +8,8 @@ import { measureDocker } from './docker.ts'
 import { type Fact, type Figure, isHeld, table } from './figures.ts'
 import { measureStart } from './gateway-start.ts'
 import { measureJail } from './jail.ts'
+import { measureKubernetes } from './kubernetes.ts'
+import { measureReplicas } from './replicas.ts'
 import { measureRows } from './rows.ts'
 
 const boolean = { type: 'boolean' } as const
@@ -17,12 +19,14 @@ const { values } = parseArgs({
     only: { type: 'string' },
     minutes: { type: 'string' },
     docker: boolean,
+    kubernetes: boolean,
+    replicas: boolean,
     json: boolean,
     quick: boolean,
     rows: { type: 'string' },
   },
 })
-const { attacks = false, docker = false, json = false, quick = false } = values
+const { attacks, docker, json, kubernetes, quick, replicas } = values
 
 const maxMinutes = 24 * 60
 const maxRows = 10_000_000
@@ -32,6 +36,8 @@ const report = (text: string) => void process.stderr.write(`${text} …\n`)
 
 async function measure(): Promise<(Fact | Figure)[]> {
   if (docker) return measureDocker(report)
+  if (kubernetes) return measureKubernetes(report)
+  if (replicas) return measureReplicas(report)
   if (values.rows !== undefined) {
     const rows = Number(values.rows)
     if (!(Number.isInteger(rows) && rows > 0 && rows <= maxRows))
@@ -53,7 +59,12 @@ async function measure(): Promise<(Fact | Figure)[]> {
   )
   return quick
     ? figures
-    : [...figures, await measureStart(3, report), ...(await measureAgentTurns(report)), ...(await measureJail(report))]
+    : [
+        ...figures,
+        ...(await measureStart(3, report)),
+        ...(await measureAgentTurns(report)),
+        ...(await measureJail(report)),
+      ]
 }
 
 const startedAt = performance.now()

@@ -1,0 +1,57 @@
+import { startChowder } from '../demo/chowder-process.ts'
+import { type Fact, fact } from './figures.ts'
+import { coresBusy, residentMb } from './process.ts'
+import { createSetup, createsOf, makeOwners, pollsOf, type Request, turnsOf, type Undo } from './setup.ts'
+
+const replicas = [1, 2, 4]
+const warmUpMs = 2500
+const loadMs = 8000
+
+/**
+ * Creates, status polls and turns a second through one, two and four processes of the API on one database, with the
+ * cores that they kept busy of all that were busy, and their memory.
+ */
+export async function measureReplicas(report: (text: string) => void): Promise<Fact[]> {
+  const undo: Undo = []
+  try {
+    report('starting PostgreSQL and the API')
+    const { pool, chowder, start, load } = await createSetup(undo)
+    const apis: { pid: number; url: string; port: number }[] = []
+    const startApi = async () => {
+      const api = await startChowder({ ...chowder, role: 'api' })
+      undo.push(() => api.stop('SIGTERM'))
+      apis.push({ ...api, port: Number(new URL(api.url).port) })
+      return api.url
+    }
+    const owners = await makeOwners(pool, await startApi(), await start('./stub-gateway.ts', {}))
+    const loads: [what: string, status: number, requests: Request[]][] = [
+      ['creates', 201, createsOf(owners)],
+      ['status polls', 200, pollsOf(owners)],
+      ['proxied turns', 200, turnsOf(owners)],
+    ]
+    const facts: Fact[] = []
+    for (const count of replicas) {
+      while (apis.length < count) await startApi()
+      const ports = apis.map(({ port }) => port)
+      const pids = apis.map(({ pid }) => pid)
+      const of = count === 1 ? '1 API' : `${count} APIs`
+      for (const [what, status, requests] of loads) {
+        report(`${what}, ${of}`)
+        await load(ports, requests, status, warmUpMs)
+        let perSecond = 0
+        const cores = await coresBusy(pids, async () => {
+          perSecond = (await load(ports, requests, status, loadMs)).perSecond
+        })
+        facts.push(
+          fact(`${what}, ${of}`, perSecond, '/s'),
+          fact('  cores busy with them', cores.own, `of ${cores.all.toFixed(2)}`),
+        )
+      }
+      const memory = await Promise.all(pids.map(residentMb))
+      facts.push(fact(`memory of each, ${of}`, Math.max(...memory), 'MB at most'))
+    }
+    return facts
+  } finally {
+    for (let next = undo.pop(); next; next = undo.pop()) await next()
+  }
+}
