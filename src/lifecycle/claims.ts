@@ -3,11 +3,14 @@ import { claimDue, firstId } from '#instances/claim.ts'
 import { regionOf } from '#instances/regions.ts'
 import { createPlaces } from './places.ts'
 import { reconcileInstance, type WorkerDeps } from './reconcile.ts'
+import type { Shards } from './shards.ts'
 
 /** An attempt that takes longer waits for something, such as a gateway: its slot is free for another row. */
 const slotMs = 1000
 /** How soon a worker enqueues again that has found no row, perhaps because its places did not suffice. */
 const enqueueAgainMs = 1000
+/** The same for a worker that has taken a job for rows that others serve. */
+const enqueueForOthersMs = 200
 const abortedMs = 5000
 
 export interface Claims {
@@ -18,7 +21,11 @@ export interface Claims {
 }
 
 /** Claims rows for a worker with so many slots, and works on them. */
-export function createClaims({ db, queue, regions }: WorkerDeps, slots: number): Claims {
+export function createClaims(
+  { db, queue, regions }: WorkerDeps,
+  slots: number,
+  shards: Pick<Shards, 'areWaitingElsewhere'>,
+): Claims {
   const places = createPlaces(slots)
   const aborting = new AbortController()
   const attempts = new Set<Promise<void>>()
@@ -40,8 +47,9 @@ export function createClaims({ db, queue, regions }: WorkerDeps, slots: number):
       places.take(taken.organizationId)
       return { deps, taken, takenAt }
     }
-    // A row may be due that this worker has no place for: another worker shall look, or this one later.
+    // A row may be due that this worker has no place for, or does not serve: another one shall look, or this one later.
     if (exceptOrganizations.length > 0) again ??= setTimeout(enqueueAgain, enqueueAgainMs)
+    else if (await shards.areWaitingElsewhere()) again ??= setTimeout(enqueueAgain, enqueueForOthersMs)
     return null
   }
 

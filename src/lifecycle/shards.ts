@@ -4,6 +4,7 @@ import { reportRegions } from '#database/processes.ts'
 import { instances, shardOf } from '#database/schema.ts'
 import type { Region } from '#instances/regions.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
+import { findWaiting } from './sweep.ts'
 
 /** With the time after which a silent worker counts as ended, others look at its instances within 10 s. */
 const reportEveryMs = 2000
@@ -47,11 +48,14 @@ export interface Shards {
   of(region: Pick<Region, 'region' | 'sandboxes'>): ShardRange
   /** Whether this worker is the first of all, whatever regions they serve. */
   isFirst(): boolean
+  /** Whether rows wait that only other workers serve. */
+  areWaitingElsewhere(): Promise<boolean>
   /** Leaves the rows to the others at once. */
   leave(): Promise<unknown>
 }
 
-const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => `${sandboxes.name}/${region}`
+const placeName = (driver: string, region: string) => `${driver}/${region}`
+const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => placeName(sandboxes.name, region)
 
 /**
  * Spreads the instances of each region over the workers that serve it, by the order of the ids of their processes. While
@@ -61,6 +65,7 @@ const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => 
 export function createShards(db: Db, processId: string, regions: () => readonly Region[]): Shards {
   let ranges = new Map<string, ShardRange>()
   let isFirst = true
+  let elsewhere = new Set<string>()
   return {
     task: {
       name: 'the report of the regions of a worker',
@@ -70,6 +75,7 @@ export function createShards(db: Db, processId: string, regions: () => readonly 
         const served = regions().map(nameOf)
         const others = await reportRegions(db, processId, served)
         isFirst = others.every(({ id }) => id > processId)
+        elsewhere = new Set(others.flatMap((other) => other.regions).filter((name) => !served.includes(name)))
         ranges = new Map(
           served.map((name) => {
             const workers = others.filter((other) => other.regions.includes(name)).map(({ id }) => id)
@@ -80,6 +86,9 @@ export function createShards(db: Db, processId: string, regions: () => readonly 
     },
     of: (region) => ranges.get(nameOf(region)) ?? allShards,
     isFirst: () => isFirst,
+    areWaitingElsewhere: async () =>
+      elsewhere.size > 0 &&
+      (await findWaiting(db)).some(({ driver, region }) => elsewhere.has(placeName(driver, region))),
     leave: () => reportRegions(db, processId, []),
   }
 }

@@ -68,7 +68,7 @@ export async function startWorker(
   const shards = createShards(deps.db, deps.processId, deps.regions)
   const work = createRegionWork(intervals.driftEveryMs, shards, stopping.signal, log)
   await work.serve(deps.regions(), starting)
-  const claims = createClaims(deps, slots)
+  const claims = createClaims(deps, slots, shards)
   const jobs = queue.work(claims.take, slots)
   const sweeping = sweepTask(deps, intervals.sweepEveryMs)
   const byFirst = maintenance.map((task) => ({

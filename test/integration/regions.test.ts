@@ -1,6 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { administer, readCommandLine } from '#commands/admin/administer.ts'
 import { createRegions } from '#instances/regions.ts'
+import { startWorker } from '#lifecycle/worker.ts'
+import { newId } from '#platform/ids.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -108,6 +111,23 @@ test('a worker makes each sandbox in the region of its row, and its log is read 
   )
   expect([ofNorth, ofSouth]).toEqual(['of the north', 'of the south'])
   await worker.stop()
+})
+
+test('a job that a worker of another region takes is soon taken by one of its own', async () => {
+  const never = { sweepEveryMs: 600_000, driftEveryMs: 600_000 }
+  const { deps, queue } = chowder
+  const start = (name: string) => {
+    const served = [{ ...deps, ...regions.named(name) }]
+    const parts = { ...deps, processId: newId(), regions: () => served }
+    return startWorker(parts, queue, 2, never, AbortSignal.timeout(20_000), [])
+  }
+  const workers = [await start('north'), await start('south')]
+  await sleep(3000) // they learn of each other
+  for (const name of ['north', 'south', 'south', 'north', 'south', 'north']) {
+    const { id } = await create(name)
+    await until('the agent to run', async () => (await call('GET', `/instances/${id}`)).body.status === 'running')
+  }
+  await Promise.all(workers.map((worker) => worker.stop()))
 })
 
 const places = [
