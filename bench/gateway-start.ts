@@ -1,12 +1,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
-import { createServer } from 'node:http'
 import { dirname, join } from 'node:path'
 import { configPath, gatewayFolders } from '#openclaw/launch.ts'
+import { freePort } from '#platform/free-port.ts'
 import { answers, createAgent, type Hand, inTurn, measureTogether, secondsOf, until, withChowder } from './agents.ts'
 import type { Fact, Figure } from './figures.ts'
-import { listen } from './program.ts'
 import type { Tenant } from './tenant.ts'
 
 /** Of one among many, too. */
@@ -50,14 +49,6 @@ async function startByChowder(tenant: Tenant, dataDir: string) {
   const recipe: Recipe = { ...record, home, config: await readFile(join(home, configPath)) }
   await deleteAgent(tenant, dataDir, id)
   return { seconds, recipe }
-}
-
-/** A port of loopback that is free now. */
-async function freePort(): Promise<number> {
-  const server = createServer()
-  const port = await listen(server)
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 /**
