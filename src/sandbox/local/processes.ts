@@ -70,6 +70,8 @@ export async function usersWithProcesses(): Promise<Set<number>> {
   return new Set(users.filter((uid) => uid !== null))
 }
 
+const namespaceOf = (pid: number) => readlink(`/proc/${pid}/ns/pid`).catch(() => null)
+
 /** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
 async function isOfHome({ home, gateway }: Owner, pid: number): Promise<boolean> {
   const stat = await readStat(pid)
@@ -78,14 +80,14 @@ async function isOfHome({ home, gateway }: Owner, pid: number): Promise<boolean>
     const leader = await readStat(gateway.pid)
     if (!leader || leader.startTime === gateway.startTime) return true // else another process leads the session by now
   }
+  // Those in jails are found by their jails, and the kernel may keep who reads the memory of a fork bomb waiting.
+  if ((await namespaceOf(pid)) !== (await namespaceOf(process.pid))) return false
   const isBelow = (path: string) => path === home || path.startsWith(`${home}/`)
   const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
   if (environment.split('\0').some((line) => line.startsWith('HOME=') && isBelow(line.slice(5)))) return true
   // A process on a terminal may be an operator's shell.
   return stat.terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
 }
-
-const namespaceOf = (pid: number) => readlink(`/proc/${pid}/ns/pid`).catch(() => null)
 
 /** The living processes in a jail, without its first one; null when it has ended. */
 export async function processesInJail(init: ProcessId): Promise<number[] | null> {
