@@ -11,6 +11,7 @@ import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { instances } from '#database/schema.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
+import { defaultTimeouts } from '#lifecycle/step.ts'
 import { defaultIntervals } from '#lifecycle/worker.ts'
 import { api, signUp, waitForStatus } from '../support/api-client.ts'
 import { newSecret } from '../support/canary/secrets.ts'
@@ -155,6 +156,7 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
         database,
         queue: () => carrier.backend,
         intervals: defaultIntervals,
+        timeouts: defaultTimeouts, // its gateways are in this process, and hang when that is held up
         defaultTier: 'whale',
       })
       await chowder.queue.check()

@@ -53,13 +53,19 @@ async function newInstance(as: string): Promise<string> {
 }
 
 /** Waits until the only response of the instance is in the database, and returns its id. */
-async function storedId(): Promise<string> {
+async function storedId(where = 'true'): Promise<string> {
   const row = await until('the row', async () => {
-    const { rows } = await chowder.database.pool.query('SELECT id FROM responses WHERE instance_id = $1', [id])
+    const { rows } = await chowder.database.pool.query(
+      `SELECT id FROM responses WHERE instance_id = $1 AND ${where}`,
+      [id],
+    )
     return rows[0] as { id: string } | undefined
   })
   return `resp_${row.id.replaceAll('-', '')}`
 }
+
+/** Waits until its end is there too, which is written after its caller has been answered. */
+const stored = () => storedId(`status <> 'in_progress'`)
 
 const pathOf = (session = 'main', instance = id) => `/v1/instances/${instance}/session/${session}/responses`
 const say = (body: object = {}, path = pathOf(), as = key) =>
@@ -172,7 +178,7 @@ describe('a response', () => {
   test('that failed reads as failed', async () => {
     gateway.answer = answerFailed(502, 'api_error', 'upstream provider error')
     expect((await say()).status).toBe(502)
-    const { body } = await read(await storedId())
+    const { body } = await read(await stored())
     expect(body).toMatchObject({
       status: 'failed',
       error: { message: 'The model provider (anthropic) failed. Try again in a moment.' },
@@ -183,7 +189,7 @@ describe('a response', () => {
   test('with store: false is stored without its contents', async () => {
     const { body } = await say({ store: false })
     expect(body.store).toBe(false)
-    await storedId()
+    await stored()
     expect((await read(body.id)).status).toBe(404)
     expect((await read(body.id, '/input_items')).status).toBe(404)
     const { rows } = await chowder.database.pool.query('SELECT * FROM responses WHERE instance_id = $1', [id])
@@ -525,7 +531,7 @@ describe('responses are deleted', () => {
 
   test('with their instance: not to be read any more at once, and deleted soon', async () => {
     const { body } = await say()
-    await storedId()
+    await stored()
     expect((await chowder.call('DELETE', `/v1/instances/${id}`, { key })).status).toBe(204)
     const read = await chowder.call('GET', `/v1/instances/${id}/responses/${body.id}`, { key })
     expect([read.status, read.body.error.code]).toEqual([404, 'response_not_found'])
@@ -537,7 +543,7 @@ describe('responses are deleted', () => {
     const own = (await chowder.signUp()).key
     id = await newInstance(own)
     await say({}, pathOf(), own)
-    await storedId()
+    await stored()
     expect(await count()).toBe(1)
     const deleted = await chowder.call('DELETE', '/v1/organization', { key: own, body: { name: 'Acme' } })
     expect(deleted.status).toBe(204)
@@ -547,7 +553,7 @@ describe('responses are deleted', () => {
 
   test('R6: not by the clock of a process: neither a worker a month ahead nor an API a month behind loses any', async () => {
     await say()
-    await storedId()
+    await stored()
     const { pool, db } = chowder.database
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 40 * 86_400_000 })
     await deleteExpiredResponses(db).finally(() => vi.useRealTimers())
@@ -582,7 +588,7 @@ describe('responses are deleted', () => {
 
   test('R7: in batches of bounded bytes, so that a thousand of the largest take no long statement', async () => {
     await say()
-    await storedId()
+    await stored()
     const { pool, db } = chowder.database
     await pool.query(
       `INSERT INTO responses (id, organization_id, instance_id, session_key, status, created_at, sealed_object)
@@ -605,7 +611,7 @@ describe('responses are deleted', () => {
 
   test('R7: a step that fails keeps no other from its work', async () => {
     await say()
-    await storedId()
+    await stored()
     const { pool, db } = chowder.database
     await pool.query(
       `UPDATE responses SET id = overlay(id::text placing $2 from 1 for 13)::uuid, created_at = now() - interval '31 days'
@@ -633,7 +639,7 @@ describe('responses are deleted', () => {
 
   test('after 30 days, and when an instance has more than 1,000', async () => {
     await say()
-    await storedId()
+    await stored()
     const { pool, db } = chowder.database
     await pool.query(
       `INSERT INTO responses (id, organization_id, instance_id, session_key, status, created_at)
