@@ -4,7 +4,7 @@ import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { createConnection, type Socket } from 'node:net'
 import { text as textOf } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { present } from '../support/present.ts'
 import { expectWholeStream, readEvents } from '../support/response-schemas.ts'
@@ -200,6 +200,9 @@ describe('streams through an API process', () => {
     }
     const before = await footprint()
     const streams = await Promise.all(Array.from({ length: readers }, (_, index) => begin(`slow ${index}`)))
+    onTestFinished(() => {
+      for (const { leave } of streams) leave()
+    })
     const sum = () => [...written.values()].reduce((total, count) => total + count, 0)
     await until(
       'the gateways to wait',
@@ -212,8 +215,9 @@ describe('streams through an API process', () => {
     )
     const during = await footprint()
     console.info(`${Math.round((100 * sum()) / readers / writes)} % of each were sent`, before, during)
-    // Beyond what the kernel's buffers take nothing is read.
-    expect(Math.max(...written.values())).toBeLessThan(writes * 0.6)
+    // Beyond what the kernel's buffers take, which of one connection may be more, nothing is read.
+    expect(sum() / readers).toBeLessThan(writes * 0.6)
+    expect(Math.max(...written.values())).toBeLessThan(writes)
     // The text stays in memory, because the last events repeat it.
     const textBytes = sum() * deltasAWrite * deltaBytes
     expect(during.memory - before.memory).toBeLessThan(textBytes + 32 * mebibyte)
