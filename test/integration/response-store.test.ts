@@ -54,11 +54,9 @@ async function newInstance(as: string): Promise<string> {
 
 /** Waits until the only response of the instance is in the database, and returns its id. */
 async function storedId(where = 'true'): Promise<string> {
+  const found = `SELECT id FROM responses WHERE instance_id = $1 AND ${where}`
   const row = await until('the row', async () => {
-    const { rows } = await chowder.database.pool.query(
-      `SELECT id FROM responses WHERE instance_id = $1 AND ${where}`,
-      [id],
-    )
+    const { rows } = await chowder.database.pool.query(found, [id])
     return rows[0] as { id: string } | undefined
   })
   return `resp_${row.id.replaceAll('-', '')}`
