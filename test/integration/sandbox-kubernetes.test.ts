@@ -148,6 +148,26 @@ describe('a sandbox in Kubernetes', () => {
     expect(await textOf(id, 'kept')).toBe('yes')
   })
 
+  test('has its files read once its image is corrected', async () => {
+    const wrong = kubernetesDriver({ ...fake, installation, repository: 'registry.invalid/agent' })
+    const id = await created({}, wrong)
+    fake.podStatus = (pod) =>
+      String(pod.spec.containers[0].image).startsWith('registry.invalid/')
+        ? {
+            phase: 'Pending',
+            containerStatuses: [
+              { name: 'agent', state: { waiting: { reason: 'ImagePullBackOff', message: 'not found' } } },
+            ],
+          }
+        : null
+    const giving = give(id, 'kept', 'yes', wrong).catch(() => {})
+    await until('a pod that waits', () => fake.find('pods', `chowder-${id}-files`)?.status?.phase === 'Pending')
+    await driver.create(contractSpec(id, {}), within())
+    await give(id, 'kept', 'yes')
+    expect(await textOf(id, 'kept')).toBe('yes')
+    await giving
+  })
+
   test('is read and written by an API, which can neither make, start, stop nor destroy it', async () => {
     const inside = kubernetesDriver({ ...fake, installation, controlNamespace: 'chowder' })
     const [running, stopped] = [await started(), await created()]

@@ -59,8 +59,10 @@ export async function openFilesSession(
     if (agent && isRunning(agent)) return startIn(podName(id))
     if (isWanted || agent) return null // it starts, or ends
     const pod = await client.find<V1Pod>(`core/pods/${name}`, signal)
+    // One whose image could not be pulled would wait for it after the setting was corrected.
+    const isOutdated = pod && !isRunning(pod) && pod.spec?.containers[0]?.image !== image
     if (!pod) await client.create('core/pods', filesPod(id, image, setup), signal)
-    else if (hasEnded(pod)) await client.remove(`core/pods/${name}`, { graceSeconds: 1 }, signal)
+    else if (hasEnded(pod) || isOutdated) await client.remove(`core/pods/${name}`, { graceSeconds: 1 }, signal)
     else if (isRunning(pod)) return startIn(name)
     else why = await problem(pod, name, signal)
     return null
