@@ -57,7 +57,10 @@ export async function openFilesSession(
     const { image, isWanted } = await find(id, signal)
     const agent = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
     if (agent && isRunning(agent)) return startIn(podName(id))
-    if (isWanted || agent) return null // it starts, or ends
+    if (isWanted || agent) {
+      why = await problem(agent, podName(id), signal) // it starts, or ends
+      return null
+    }
     const pod = await client.find<V1Pod>(`core/pods/${name}`, signal)
     // One whose image could not be pulled would wait for it after the setting was corrected.
     const isOutdated = pod && !isRunning(pod) && pod.spec?.containers[0]?.image !== image
