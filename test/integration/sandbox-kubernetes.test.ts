@@ -168,6 +168,22 @@ describe('a sandbox in Kubernetes', () => {
     await giving
   })
 
+  // For as long as a pod may take to start.
+  test('says why it does not start also when its files are asked for', {
+    tags: ['long'],
+    timeout: 120_000,
+  }, async () => {
+    const id = await created()
+    const message = '0/1 nodes are available: 1 Insufficient memory.'
+    fake.podStatus = () => ({
+      phase: 'Pending',
+      conditions: [{ type: 'PodScheduled', status: 'False', reason: 'Unschedulable', message }],
+    })
+    await expect(driver.start(id, within(1000))).rejects.toThrow()
+    const giving = driver.files(id).write('kept', Buffer.from('yes'), {}, within(100_000))
+    await expect(giving).rejects.toThrow(/^No node of the cluster has room for the agent: .*Insufficient memory/)
+  })
+
   test('is read and written by an API, which can neither make, start, stop nor destroy it', async () => {
     const inside = kubernetesDriver({ ...fake, installation, controlNamespace: 'chowder' })
     const [running, stopped] = [await started(), await created()]

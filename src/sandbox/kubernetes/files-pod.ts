@@ -38,7 +38,8 @@ export async function openFilesSession(
   signal: AbortSignal,
 ): Promise<FilesSession> {
   const name = filesPodName(id)
-  let why: Problem | null = null
+  /** The pod whose start is waited for. */
+  let awaited: { pod: V1Pod | null; name: string } = { pod: null, name }
 
   /** null when the pod does not run (any more). */
   const startIn = async (pod: string): Promise<FilesSession | null> => {
@@ -58,7 +59,7 @@ export async function openFilesSession(
     const agent = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
     if (agent && isRunning(agent)) return startIn(podName(id))
     if (isWanted || agent) {
-      why = await problem(agent, podName(id), signal) // it starts, or ends
+      awaited = { pod: agent, name: podName(id) } // it starts, or ends
       return null
     }
     const pod = await client.find<V1Pod>(`core/pods/${name}`, signal)
@@ -67,13 +68,13 @@ export async function openFilesSession(
     if (!pod) await client.create('core/pods', filesPod(id, image, setup), signal)
     else if (hasEnded(pod) || isOutdated) await client.remove(`core/pods/${name}`, { graceSeconds: 1 }, signal)
     else if (isRunning(pod)) return startIn(name)
-    else why = await problem(pod, name, signal)
+    else awaited = { pod, name }
     return null
   }
 
   const session = await poll(attempt, { pauseMs: retryMs, timeoutMs, signal })
   if (session) return session
-  const found = why as Problem | null
+  const found = await problem(awaited.pod, awaited.name, signal)
   if (found) throw new SandboxProblemError(found.text)
-  throw new SandboxUnavailableError(new Error(`the pod ${name} does not start`))
+  throw new SandboxUnavailableError(new Error(`the pod ${awaited.name} does not start`))
 }
