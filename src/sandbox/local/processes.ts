@@ -73,15 +73,16 @@ export async function usersWithProcesses(): Promise<Set<number>> {
 const namespaceOf = (pid: number) => readlink(`/proc/${pid}/ns/pid`).catch(() => null)
 
 /** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
-async function isOfHome({ home, gateway }: Owner, pid: number): Promise<boolean> {
+async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<boolean> {
   const stat = await readStat(pid)
   if (!stat || pid === process.pid) return false
   if (gateway && stat.session === gateway.pid) {
     const leader = await readStat(gateway.pid)
     if (!leader || leader.startTime === gateway.startTime) return true // else another process leads the session by now
   }
-  // Those in jails are found by their jails, and the kernel may keep who reads the memory of a fork bomb waiting.
-  if ((await namespaceOf(pid)) !== (await namespaceOf(process.pid))) return false
+  // The jail finds its own processes. To read the environment of those in other jails may take seconds: the kernel locks
+  // the memory of a process that forks.
+  if (init && (await namespaceOf(pid)) !== (await namespaceOf(process.pid))) return false
   const isBelow = (path: string) => path === home || path.startsWith(`${home}/`)
   const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
   if (environment.split('\0').some((line) => line.startsWith('HOME=') && isBelow(line.slice(5)))) return true
