@@ -302,8 +302,9 @@ configMapGenerator:
     await cluster.kubectl('apply', '-n', 'default', '-f', join(folder, 'filler.json'))
     await cluster.kubectl('wait', '-n', 'default', 'pod/filler', '--for=condition=Ready', '--timeout=2m')
     const id = await create('without room')
-    const message = await messageOf(id)
-    await cluster.kubectl('delete', '-n', 'default', 'pod', 'filler', '--grace-period=0', '--force')
+    const removeFiller = () =>
+      cluster.kubectl('delete', '-n', 'default', 'pod', 'filler', '--grace-period=0', '--force')
+    const message = await messageOf(id).finally(removeFiller)
     expect(message).toMatch(/No node of the cluster has room for the agent: .*Insufficient memory.* Add nodes/)
     expect((await client.post(`/v1/instances/${id}/start`)).status).toBeLessThan(300)
     await waitForStatus(client, id, 'running', 5 * minute)
