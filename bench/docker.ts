@@ -122,8 +122,7 @@ const sizes = (what: string, { all, own }: { all: number; own: number }): Fact[]
 
 /**
  * Agents in containers beside the same containers by hand, the memory of the control plane's processes, and the size of
- * its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is
- * missing.
+ * its images, on the dockerd of DOCKER_HOST. Throws an Error that says what is missing.
  */
 export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> {
   const undo: Undo = []

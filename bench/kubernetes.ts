@@ -11,7 +11,7 @@ const rounds = 3
 /** Of one among many, too. */
 const startTimeoutMs = 10 * 60_000
 const stopTimeoutMs = 2 * 60_000
-/** As many of Chowder's settings as lead to the cluster, its images, and from its pods to this machine. */
+/** The settings that lead Chowder to the cluster and to the images of agents, and agents to the relay of this machine. */
 const needed = ['KUBECONFIG', 'KUBERNETES_NAMESPACE', 'KUBERNETES_IMAGE', 'RELAY_URL'] as const
 
 /** The settings of a Chowder beside the cluster. Throws a StartupError that names the missing ones. */

@@ -1,6 +1,6 @@
 /**
  * A day of a fleet, which the simulation goes through in fewer hours. The shares are of the fleet's instances in one
- * day, and are assumptions: docs/scale.md names them.
+ * day, and are assumptions.
  */
 export const createdADay = 0.1
 /** Of its gateways end by themselves. */
