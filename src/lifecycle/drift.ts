@@ -28,10 +28,10 @@ const healthyMinutes = 10
 const batch = 1000
 /** Gateways that one run asks. */
 const maxLooks = 100
-/** The pause between two comparisons grows with the number of sandboxes, up to a minute. */
+/** The pause between two comparisons grows with the number of sandboxes, until there is one in a minute. */
 const pausePerSandboxMs = 10
-const maxPauseMs = 60_000
-/** Over this time a comparison of many pages is spread. */
+const maxPauseMs = 40_000
+/** Over this time a comparison of many pages is spread, but for the one at the start, for which the worker waits. */
 const spreadMs = 20_000
 
 const firstId = firstCursor.id
@@ -52,7 +52,7 @@ interface LookedAt extends Pick<Instance, 'id' | 'organizationId' | 'generation'
 }
 
 export interface DriftDetection {
-  /** Compares, and looks at the next gateways, at once. */
+  /** Compares, if this is the first worker of the region, and looks at the next gateways, at once. */
   detect(signal: AbortSignal): Promise<void>
   /** Looks again at gateways that did not answer, and at the next ones of this worker's shards. */
   lookAtNext(signal: AbortSignal): Promise<void>
@@ -171,12 +171,12 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   }
 
   /** Compares all rows and all sandboxes of the region, without a call of the platform for each. */
-  async function compare(signal: AbortSignal): Promise<void> {
+  async function compare(overMs: number, signal: AbortSignal): Promise<void> {
     const listed = new Map<string, Listed>()
     for await (const sandbox of sandboxes.list(signal)) listed.set(sandbox.id, sandbox)
     sandboxCount = listed.size
     for (const id of reportedOrphans) if (!listed.has(id)) reportedOrphans.delete(id)
-    for await (const rows of runningRows(signal)) {
+    for await (const rows of runningRows(overMs, signal)) {
       const differing = rows.filter((row) => differs(row, listed.get(row.id)))
       for (const { id } of rows) listed.delete(id)
       await forEach(differing, (row) => examine(row, signal), signal)
@@ -189,8 +189,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     !row.hasRelayToken ||
     (listed.endpoint !== undefined && !isDeepStrictEqual(listed.endpoint, row.endpoint))
 
-  async function* runningRows(signal: AbortSignal): AsyncGenerator<LookedAt[]> {
-    const pauseMs = sandboxCount > batch ? spreadMs / (sandboxCount / batch) : 0
+  async function* runningRows(overMs: number, signal: AbortSignal): AsyncGenerator<LookedAt[]> {
+    const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) : 0
     for (let after = firstId; ; ) {
       const rows = await db
         .select(lookColumns)
@@ -275,15 +275,15 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   }
 
   const isFirst = () => rangeOfThis().index === 0
-  const compareIfFirst = async (signal: AbortSignal) => {
+  const compareIfFirst = async (overMs: number, signal: AbortSignal) => {
     if (!isFirst()) return
-    await unlessLogged(compare(signal))
+    await unlessLogged(compare(overMs, signal))
     await resetAttempts()
   }
 
   return {
     async detect(signal) {
-      await compareIfFirst(signal)
+      await compareIfFirst(0, signal)
       await unlessLogged(lookAtNext(signal))
     },
     lookAtNext,
@@ -292,7 +292,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
         name: 'the comparison of instances with sandboxes',
         everyMs: () => Math.max(everyMs, Math.min(sandboxCount * pausePerSandboxMs, maxPauseMs)),
         timeoutMs,
-        run: compareIfFirst,
+        run: (signal) => compareIfFirst(spreadMs, signal),
       },
       { name: 'the look at gateways', everyMs, timeoutMs, run: (signal) => unlessLogged(lookAtNext(signal)) },
       {

@@ -67,6 +67,8 @@ export async function startWorker(
   const stopping = new AbortController()
   const shards = createShards(deps.db, deps.processId, deps.regions)
   const work = createRegionWork(intervals.driftEveryMs, shards, stopping.signal, log)
+  // Beside other workers it compares nothing that they compare. A failure is not logged: the periodic run follows.
+  await shards.task.run(starting).catch(() => {})
   await work.serve(deps.regions(), starting)
   const claims = createClaims(deps, slots, shards)
   const jobs = queue.work(claims.take, slots)

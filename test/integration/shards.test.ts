@@ -98,6 +98,27 @@ test('the first of all workers does the work for the whole installation, and the
   await second.stop()
 })
 
+test('a worker that starts beside the first one does not compare what that compares', async () => {
+  chowder = await openTestChowder({ sandboxes: new FakeDriver() })
+  const { deps } = chowder
+  const queue = { work: () => ({ stop: async () => {} }), enqueue() {} } as never
+  const lists: string[] = []
+  const start = (id: string) => {
+    const list = async function* () {
+      lists.push(id)
+      yield* []
+    }
+    const region = { ...deps, sandboxes: Object.assign(new FakeDriver(), { list }) }
+    return startWorker({ ...deps, processId: id, regions: () => [region] }, queue, 1, defaultIntervals, within(), [])
+  }
+  const [firstId, secondId] = [newId(), newId()].sort() as [string, string]
+  const first = await start(firstId)
+  expect(lists).toContain(firstId)
+  const second = await start(secondId)
+  expect(lists).not.toContain(secondId)
+  await Promise.all([first.stop(), second.stop()])
+})
+
 /** Running instances whose platform is away: a look at one changes nothing. */
 async function insertRunning(count: number) {
   const { pool } = database
@@ -150,6 +171,14 @@ test('each gateway is looked at by one worker, a page in each run, and the list 
   }
   expect(seen.sort()).toEqual(ids.sort())
   expect(lists()).toBe(1)
+})
+
+test('the comparison at the start does not pause between the pages of many instances', async () => {
+  const { drift, lists } = await insertRunning(2500)
+  const startedAt = performance.now()
+  await drift(allShards).detect(within())
+  expect(lists()).toBe(1)
+  expect(performance.now() - startedAt).toBeLessThan(7000)
 })
 
 test('the page after the last one is the first again', async () => {
