@@ -24,6 +24,8 @@ const entry = join(import.meta.dirname, '../test/chaos/chowder.ts')
 const organizationCount = 200
 const signupsAtOnce = 8
 const seedBatch = 500
+/** To PostgreSQL, those of the queue included, as docs/operations.md says. */
+const connectionsOfProcess = 18
 
 /** A customer of the fleet, with the instances that it has. */
 export interface Customer extends Tenant {
@@ -58,7 +60,7 @@ export async function startFleet({ instances: count, workers: workerCount, repor
     report('starting PostgreSQL')
     const dataDir = await makeTemporaryDataDir('chowder-simulate-')
     undo.push(() => dataDir.remove())
-    const database = await startEmbeddedPostgres({ dataDir: dataDir.path, log: pino({ level: 'silent' }) })
+    const database = await startDatabase(dataDir.path, workerCount + 1)
     undo.push(() => database.stop())
     const pool = new pg.Pool({ ...database.connection, max: 2 })
     undo.push(() => pool.end())
@@ -109,6 +111,18 @@ export async function startFleet({ instances: count, workers: workerCount, repor
     await close()
     throw error
   }
+}
+
+/** Starts a PostgreSQL that takes the connections of so many processes: by default, it takes those of five. */
+async function startDatabase(dataDir: string, processes: number) {
+  const start = () => startEmbeddedPostgres({ dataDir, log: pino({ level: 'silent' }) })
+  const database = await start()
+  const client = new pg.Client(database.connection)
+  await client.connect()
+  await client.query(`ALTER SYSTEM SET max_connections = ${(processes + 1) * connectionsOfProcess}`)
+  await client.end()
+  await database.stop()
+  return start()
 }
 
 /** A program is asked one thing at a time. */
