@@ -21,7 +21,7 @@ const addresses: Record<string, 'its sandbox driver' | 'the operator' | 'Chowder
   'lifecycle/queue-backend.ts': 'the operator',
   'sandbox/docker/docker-client.ts': 'the operator',
   'sandbox/docker/proxy/dockerd.ts': 'the operator',
-  'sandbox/kubernetes/client.ts': 'the operator',
+  'sandbox/kubernetes/requests.ts': 'the operator',
   'database/embedded-postmaster.ts': 'Chowder',
   'openclaw/compile-cache.ts': 'Chowder',
   'sandbox/docker/image/forwarder.ts': 'Chowder',

@@ -4,8 +4,9 @@ import type { V1Status } from '@kubernetes/client-node'
 import type WebSocket from 'ws'
 import { readOutput } from '#sandbox/docker/output.ts'
 import { type ExecOptions, type ExecResult, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
-import type { KubernetesClient, OnFrame } from './client.ts'
+import type { KubernetesClient } from './client.ts'
 import { agentContainer, dockerPrograms } from './objects.ts'
+import type { OnFrame } from './requests.ts'
 
 const defaultMaxBytes = 1024 * 1024
 /** The time that Kubernetes may need besides the program's own. */

@@ -3,10 +3,11 @@ import { poll } from '#platform/poll.ts'
 import { createFilesSession, type FilesSession } from '#sandbox/docker/files-session.ts'
 import { node, nodeFlags } from '#sandbox/docker/profile.ts'
 import { SandboxProblemError, SandboxUnavailableError } from '#sandbox/driver.ts'
-import { type KubernetesClient, KubernetesRefusal } from './client.ts'
+import type { KubernetesClient } from './client.ts'
 import { startProgram } from './exec.ts'
 import { dockerPrograms, filesPod, filesPodName, podName } from './objects.ts'
-import type { Problem } from './problems.ts'
+import { findProblem } from './pods.ts'
+import { KubernetesRefusal } from './requests.ts'
 import type { KubernetesSetup } from './settings.ts'
 import { hasEnded, isRunning } from './states.ts'
 
@@ -21,8 +22,6 @@ export interface FilesPodOptions {
   setup: KubernetesSetup
   /** The image of a sandbox, and whether its agent should run. Throws SandboxAbsentError when there is none. */
   find(id: string, signal: AbortSignal): Promise<{ image: string; isWanted: boolean }>
-  /** Why a pod does not run. */
-  problem(pod: V1Pod | null, name: string, signal: AbortSignal): Promise<Problem | null>
 }
 
 const program = [node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
@@ -34,7 +33,7 @@ const program = [node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
  */
 export async function openFilesSession(
   id: string,
-  { client, setup, find, problem }: FilesPodOptions,
+  { client, setup, find }: FilesPodOptions,
   signal: AbortSignal,
 ): Promise<FilesSession> {
   const name = filesPodName(id)
@@ -74,7 +73,7 @@ export async function openFilesSession(
 
   const session = await poll(attempt, { pauseMs: retryMs, timeoutMs, signal })
   if (session) return session
-  const found = await problem(awaited.pod, awaited.name, signal)
+  const found = await findProblem(client, awaited.pod, awaited.name, signal)
   if (found) throw new SandboxProblemError(found.text)
   throw new SandboxUnavailableError(new Error(`the pod ${awaited.name} does not start`))
 }

@@ -1,0 +1,113 @@
+import type { CoreV1Event, V1Pod } from '@kubernetes/client-node'
+import { poll } from '#platform/poll.ts'
+import { SandboxProblemError } from '#sandbox/driver.ts'
+import type { KubernetesClient } from './client.ts'
+import { podName } from './objects.ts'
+import { type Problem, problemOf } from './problems.ts'
+import { hasEnded, isOver, isRunning } from './states.ts'
+
+/** Less than the step of a start has, so that the reason is known before it. */
+const startTimeoutMs = 50_000
+/** After that a start does not wait for what only someone can mend. */
+const patienceMs = 15_000
+const lookMs = 3000
+/** The time that Kubernetes needs besides the grace time: old kubelets look again after half a minute. */
+const stopMarginMs = 35_000
+/** Kubelets that have not forgotten a pod by then take half a minute. */
+const forgetMs = 2000
+const retryMs = 300
+
+/** The events of objects, the oldest first. */
+async function eventsOf(
+  client: KubernetesClient,
+  names: readonly string[],
+  signal: AbortSignal,
+): Promise<CoreV1Event[]> {
+  const found: CoreV1Event[] = []
+  for (const name of names) {
+    const query = { fieldSelector: `involvedObject.name=${name}` }
+    for await (const event of client.list<CoreV1Event>('core/events', query, signal)) found.push(event)
+  }
+  const timeOf = ({ lastTimestamp, eventTime, metadata }: CoreV1Event) =>
+    String(lastTimestamp ?? eventTime ?? metadata.creationTimestamp ?? '')
+  return found.sort((a, b) => timeOf(a).localeCompare(timeOf(b)))
+}
+
+/** Why a pod does not run; null when nothing is known of that. Without the pod, its StatefulSet tells. */
+export const findProblem = async (
+  client: KubernetesClient,
+  pod: V1Pod | null,
+  name: string,
+  signal: AbortSignal,
+): Promise<Problem | null> =>
+  problemOf(pod, await eventsOf(client, pod ? [name] : [name, name.replace(/-0$/, '')], signal))
+
+/** Waits until the pod of a sandbox runs. Throws SandboxProblemError with the reason when it does not. */
+export async function waitForPod(client: KubernetesClient, id: string, signal: AbortSignal): Promise<void> {
+  const over = new AbortController()
+  const limited = AbortSignal.any([signal, over.signal])
+  const startedAt = performance.now()
+  let pod: V1Pod | null = null
+  let problem: Problem | null = null
+  const watching = (async () => {
+    for await (const now of client.follow<V1Pod>('core/pods', podName(id), limited)) {
+      pod = now
+      if (pod && isRunning(pod)) return true
+      if (pod && hasEnded(pod) && !pod.metadata?.deletionTimestamp) return true // observe tells how
+    }
+    return false
+  })()
+  const looking = poll(
+    async () => {
+      problem = await findProblem(client, pod, podName(id), limited)
+      const tooLong = performance.now() - startedAt > patienceMs
+      return problem?.isLasting && tooLong
+    },
+    { pauseMs: lookMs, timeoutMs: startTimeoutMs, signal: limited },
+  ).then(() => false)
+  try {
+    if (await Promise.race([watching, looking])) return
+  } finally {
+    over.abort(new Error('the wait is over'))
+    await Promise.allSettled([watching, looking])
+    signal.throwIfAborted()
+  }
+  const found = problem as Problem | null
+  throw new SandboxProblemError(
+    found?.text ??
+      `The agent was not started in ${startTimeoutMs / 1000} s: Kubernetes says nothing more about it. Its node may be ` +
+        'loading the image.',
+  )
+}
+
+/**
+ * Removes a pod, if there is one, and waits until its programs have ended, or until it does not exist. Kubelets of
+ * old versions forget a pod half a minute after its end, and until then there is no other one of its name.
+ */
+export async function removePod(
+  client: KubernetesClient,
+  path: string,
+  { graceSeconds, until }: { graceSeconds: number; until: 'ended' | 'gone' },
+  signal: AbortSignal,
+): Promise<void> {
+  const pod = await client.find<V1Pod>(path, signal)
+  if (!pod) return
+  const uid = pod.metadata?.uid
+  await client.remove(path, { graceSeconds, uid }, signal)
+  let endedAt: number | null = null
+  async function isDone(): Promise<boolean> {
+    const now = await client.find<V1Pod>(path, signal)
+    if (!now || now.metadata?.uid !== uid) return true
+    if (!isOver(now)) return false
+    if (until === 'ended') return true
+    endedAt ??= performance.now()
+    if (performance.now() - endedAt > forgetMs) await client.remove(path, { graceSeconds: 0, uid }, signal)
+    return false
+  }
+  const timeoutMs = graceSeconds * 1000 + stopMarginMs
+  if (await poll(isDone, { pauseMs: retryMs, timeoutMs, signal })) return
+  throw new SandboxProblemError(
+    'The pod of the agent is not removed: its node does not answer. Bring the node back, or remove it from the ' +
+      'cluster: kubectl delete node.',
+  )
+}

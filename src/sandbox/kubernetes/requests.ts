@@ -1,0 +1,172 @@
+import type { RequestOptions } from 'node:https'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { KubeConfig } from '@kubernetes/client-node'
+import { Agent, type Dispatcher, fetch, ProxyAgent, type Response } from 'undici'
+import WebSocket from 'ws'
+
+const connectTimeoutMs = 15_000
+/** How often a call is made that the API asks to make later. */
+const maxTries = 4
+const maxRetryAfterMs = 15_000
+
+/** Of programs and of forwarded ports. The first one is since version 1.30. */
+const protocols = ['v5.channel.k8s.io', 'v4.channel.k8s.io']
+
+const tooManyRequests = 429
+export const firstServerError = 500
+
+/** The API's answer to a call that it has refused or could not carry out. The message is for the log only. */
+export class KubernetesRefusal extends Error {
+  override name = 'KubernetesRefusal'
+  readonly code: number
+  readonly retryAfterMs: number | null
+
+  constructor(code: number, message: string, retryAfterMs: number | null = null) {
+    super(message)
+    this.code = code
+    this.retryAfterMs = retryAfterMs
+  }
+}
+
+type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE'
+
+export type Query = Record<string, string | number | boolean | undefined>
+
+interface Asked {
+  query?: Query
+  body?: unknown
+  contentType?: string
+}
+
+export interface List<T> {
+  metadata: { resourceVersion?: string; continue?: string }
+  items: T[]
+}
+
+/** What a WebSocket of the API brings: a channel, and bytes. */
+export type OnFrame = (channel: number, bytes: Buffer) => void
+
+/**
+ * The requests of the API of a cluster, in one namespace; paths are relative to that, such as `core/pods/a`. They throw a
+ * KubernetesRefusal for what the API has refused or could not carry out, and the errors of the network.
+ */
+export interface KubernetesRequests {
+  readonly server: string
+  send(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<Response>
+  /** Sends a request whose answer is JSON, and sends it again when the API asks for that. */
+  ask(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<unknown>
+  /** Opens a WebSocket. */
+  open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket>
+}
+
+const roots: Record<string, string> = { core: '/api/v1', apps: '/apis/apps/v1', net: '/apis/networking.k8s.io/v1' }
+
+/** The path of the API for a path such as `apps/statefulsets/a`. */
+function pathIn(namespace: string, path: string): string {
+  const [group = '', ...rest] = path.split('/')
+  return `${roots[group]}/namespaces/${namespace}/${rest.join('/')}`
+}
+
+function searchOf(query: Query): string {
+  const pairs = Object.entries(query).filter(([, value]) => value !== undefined)
+  return pairs.length > 0
+    ? `?${new URLSearchParams(pairs.map(([name, value]): [string, string] => [name, String(value)]))}`
+    : ''
+}
+
+const retryAfterOf = (text: string | null): number | null => {
+  const seconds = Number(text)
+  return text === null || !(seconds >= 0) ? null : Math.min(seconds * 1000, maxRetryAfterMs)
+}
+
+/**
+ * The headers that prove who calls, and the connections for that. These are kept, and made anew when the certificates
+ * have changed. The library would make a connection for each call.
+ */
+function createAccess(config: KubeConfig) {
+  let known: { tls: string; dispatcher: Dispatcher } | undefined
+  return async (): Promise<{ headers: Record<string, string>; dispatcher: Dispatcher }> => {
+    const options: RequestOptions = {}
+    await config.applyToHTTPSOptions(options)
+    const { ca, cert, key, pfx, passphrase, rejectUnauthorized, servername, headers } = options
+    const parts = Object.entries({ ca, cert, key, pfx, passphrase, rejectUnauthorized, servername })
+    const connect = Object.fromEntries(parts.filter(([, value]) => value !== undefined))
+    const tls = JSON.stringify(connect)
+    if (known?.tls !== tls) {
+      const uri = config.getCurrentCluster()?.proxyUrl
+      const dispatcher = uri ? new ProxyAgent({ uri, requestTls: connect }) : new Agent({ allowH2: false, connect })
+      known = { tls, dispatcher }
+    }
+    return { headers: { ...(headers as Record<string, string>) }, dispatcher: known.dispatcher }
+  }
+}
+
+/**
+ * Creates the requests with the credentials of a configuration. `onAnswer` is called when the API has answered. Calls
+ * nothing yet.
+ */
+export function createRequests(config: KubeConfig, namespace: string, onAnswer: () => void): KubernetesRequests {
+  const server = config.getCurrentCluster()?.server ?? ''
+  const access = createAccess(config)
+
+  async function send(method: Method, path: string, { query = {}, body, contentType }: Asked, signal: AbortSignal) {
+    const url = `${server.replace(/\/$/, '')}${pathIn(namespace, path)}${searchOf(query)}`
+    const { headers, dispatcher } = await access()
+    const response = await fetch(url, {
+      method,
+      headers: { ...headers, ...(contentType && { 'content-type': contentType }) },
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+      dispatcher,
+      signal,
+    })
+    onAnswer()
+    if (response.ok) return response
+    const status = (await response.json().catch(() => ({}))) as { message?: string }
+    const retryAfterMs = retryAfterOf(response.headers.get('retry-after'))
+    throw new KubernetesRefusal(response.status, status.message ?? `HTTP ${response.status}`, retryAfterMs)
+  }
+
+  /** Makes a call, and makes it again when the API asks for that. */
+  async function ask(method: Method, path: string, asked: Asked, signal: AbortSignal): Promise<unknown> {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await (await send(method, path, asked, signal)).json()
+      } catch (error) {
+        const isLater =
+          error instanceof KubernetesRefusal && (error.code === tooManyRequests || error.code >= firstServerError)
+        if (!isLater || error.retryAfterMs === null || tries === maxTries) throw error
+        await sleep(error.retryAfterMs, undefined, { signal })
+      }
+    }
+  }
+
+  async function open(path: string, onFrame: OnFrame, signal: AbortSignal): Promise<WebSocket> {
+    const options: WebSocket.ClientOptions = { handshakeTimeout: connectTimeoutMs }
+    await config.applyToHTTPSOptions(options)
+    const url = `${server.replace(/^http/, 'ws').replace(/\/$/, '')}${pathIn(namespace, path)}`
+    signal.throwIfAborted()
+    const socket = new WebSocket(url, protocols, options)
+    const onAbort = () => socket.terminate()
+    signal.addEventListener('abort', onAbort, { once: true })
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    socket.on('open', resolve)
+    socket.on('error', reject)
+    socket.on('message', (frame: Buffer) => onFrame(frame[0] ?? 0, frame.subarray(1)))
+    socket.on('unexpected-response', ({ socket: connection }, { statusCode = 0 }) => {
+      connection?.destroy()
+      reject(new KubernetesRefusal(statusCode, `the API answers ${statusCode} to a WebSocket`))
+    })
+    try {
+      await promise
+      onAnswer()
+      return socket
+    } catch (error) {
+      signal.throwIfAborted()
+      throw error
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+    }
+  }
+
+  return { server, send, ask, open }
+}

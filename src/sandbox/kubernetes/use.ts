@@ -1,0 +1,88 @@
+import type { V1Pod } from '@kubernetes/client-node'
+import pMap from 'p-map'
+import { lookAtProcesses } from '#sandbox/docker/activity.ts'
+import { type KeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
+import type { KubernetesClient } from './client.ts'
+import { execIn } from './exec.ts'
+import { activityIn, type Look, readLook } from './look.ts'
+import { podName, podPrograms } from './objects.ts'
+import { isRunning, startOf } from './states.ts'
+
+const lookTimeoutMs = 10_000
+/** Pods that are looked into at the same time. */
+const looksAtOnce = 8
+const megabyte = 1024 * 1024
+
+const unlimited: KeptLimits = { memoryMb: null, cpus: null, pids: null }
+const units: Record<string, number> = { Ki: 1024, Mi: megabyte, Gi: 1024 * megabyte }
+
+/** Kubernetes writes 1024Mi as 1Gi. */
+function memoryIn(text: string): number {
+  const [, amount = '0', unit = ''] = /^(\d+)([A-Za-z]*)$/.exec(text) ?? []
+  return Number(amount) * (unit === '' ? 1 : (units[unit] ?? 0))
+}
+
+/** The resources of a pod's agent, which Kubernetes keeps for its whole life. */
+function limitsOf(pod: V1Pod): KeptLimits {
+  const { memory = '', cpu = '' } = pod.spec?.containers[0]?.resources?.limits ?? {}
+  const cpus = cpu.endsWith('m') ? Number(cpu.slice(0, -1)) / 1000 : Number(cpu)
+  return { memoryMb: memoryIn(memory) / megabyte || null, cpus: cpus || null, pids: null }
+}
+
+/** What pods do and use, which programs that are run in them tell: nothing of a pod that does not run. */
+export function createUse(
+  client: KubernetesClient,
+): Pick<SandboxDriver, 'activity' | 'limit' | 'diskUse' | 'currentUse' | 'measure'> {
+  async function findRunning(id: string, signal: AbortSignal): Promise<V1Pod | null> {
+    const pod = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
+    return pod && isRunning(pod) ? pod : null
+  }
+
+  const run = async (id: string, command: readonly string[], signal: AbortSignal): Promise<string> =>
+    (await execIn(client, podName(id), '/', command, { timeoutMs: lookTimeoutMs }, signal)).stdout
+
+  /** null for a sandbox whose pod does not run; `seen` is null when no program can be run in it now. */
+  async function look(id: string, signal: AbortSignal): Promise<{ pod: V1Pod; seen: Look | null } | null> {
+    const pod = await findRunning(id, signal)
+    if (!pod) return null
+    const output = await run(id, [`${podPrograms}/look.sh`], signal).catch(() => {
+      signal.throwIfAborted()
+      return null
+    })
+    return { pod, seen: output === null ? null : readLook(output) }
+  }
+
+  return {
+    async activity(id, signal) {
+      return (await findRunning(id, signal)) && activityIn(await run(id, lookAtProcesses, signal))
+    },
+    async limit(id, _resources, signal) {
+      const pod = await findRunning(id, signal)
+      return pod ? limitsOf(pod) : unlimited
+    },
+    async diskUse(ids, signal) {
+      signal.throwIfAborted()
+      const measure = async (id: string) => [id, (await look(id, signal))?.seen?.diskBytes ?? null] as const
+      const found = await pMap(ids, measure, { concurrency: looksAtOnce })
+      return new Map(found.filter((pair): pair is [string, number] => pair[1] !== null))
+    },
+    async currentUse(id, signal) {
+      const looked = await look(id, signal)
+      return { memoryBytes: looked?.seen?.memoryBytes ?? null, pids: looked?.seen?.processes ?? null }
+    },
+    async measure(id, signal) {
+      const looked = await look(id, signal)
+      if (!looked) return noUsage
+      const { pod, seen } = looked
+      const { memoryMb } = limitsOf(pod)
+      return {
+        since: startOf(pod),
+        memoryBytes: seen?.memoryBytes ?? null,
+        memoryLimitBytes: memoryMb === null ? null : memoryMb * megabyte,
+        cpuSeconds: seen?.cpuSeconds ?? null,
+        processes: seen?.processes ?? null,
+        diskBytes: seen?.diskBytes ?? null,
+      }
+    },
+  }
+}
