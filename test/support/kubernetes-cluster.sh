@@ -211,6 +211,7 @@ port: 16250
 healthzPort: 0
 cgroupDriver: cgroupfs
 enforceNodeAllocatable: []
+podPidsLimit: 512
 failSwapOn: false
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}

@@ -12,6 +12,7 @@ import { agentUid } from '#sandbox/docker/profile.ts'
 import { serveNames } from './cluster-names.ts'
 import { contractBuild, contractRelease } from './docker-host.ts'
 import { debianTar } from './dockerd.ts'
+import { enforcePolicies } from './network-policies.ts'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
@@ -24,10 +25,11 @@ export const repository = 'chowder.test/chowder-openclaw'
 /** A cluster notices after 40 s that a kubelet says nothing. */
 const nodeMs = 2 * 60_000
 /** This machine, in the network of pods. */
-const podGateway = '10.88.77.1'
+export const podGateway = '10.88.77.1'
 
 /** A real cluster of one node, for tests. */
 export interface TestCluster {
+  folder: string
   /** The credentials of Chowder, which may do what its Role allows. */
   config: KubeConfig
   admin: KubeConfig
@@ -207,8 +209,10 @@ export async function startCluster(): Promise<TestCluster> {
     })
   }
   const stopProviding = provideVolumes(admin, folder)
+  const stopEnforcing = enforcePolicies(admin, podGateway)
   const names = await serveNames(admin, podGateway)
   return {
+    folder,
     config: configOf(folder, 'chowder'),
     admin,
     kubeconfig: join(folder, 'admin.conf'),
@@ -231,6 +235,7 @@ export async function startCluster(): Promise<TestCluster> {
     },
     async close() {
       stopProviding()
+      stopEnforcing()
       names.close()
       await end(cluster)
       if (cluster) await rm(folder, { recursive: true, force: true })
