@@ -21,6 +21,7 @@ import {
   makeDataDir,
   removeDataDir,
   startChowder,
+  volumeOfAgent,
 } from '../support/chowder-process.ts'
 import {
   attackerResources,
@@ -35,24 +36,28 @@ import { releasesFolder } from '../support/release.ts'
 import { measureTenant, type Times, timesTable } from '../support/tenant-times.ts'
 import { until } from '../support/until.ts'
 
-// One list of attacks, by the tool `exec` of a real OpenClaw. TEST_SANDBOX_DRIVER=docker has the agents in containers.
+// One list of attacks, by the tool `exec` of a real OpenClaw. TEST_SANDBOX_DRIVER=docker has the agents in containers, and
+// =kubernetes in pods.
 
 const run = promisify(execFile)
 const minute = 60_000
 const isRoot = process.getuid?.() === 0
 const isDocker = inject('agentDockerHost') !== null
+const isKubernetes = inject('agentCluster') !== null
 const clone = join(import.meta.dirname, '../..')
 /** An ordinary user, who need not have a name. */
 const ordinaryUid = 31_338
 
 type Rooms = 'one_room' | 'two_rooms'
+/** Agents in pods have one room. */
+const eachRooms: Rooms[] = isKubernetes ? ['one_room'] : ['one_room', 'two_rooms']
 
-const worlds = isDocker
-  ? [{ world: 'agents in containers', uid: null }]
-  : [
-      { world: 'local agents under root', uid: null },
-      { world: 'local agents under an ordinary user', uid: ordinaryUid },
-    ]
+const localWorlds = [
+  { world: 'local agents under root', uid: null },
+  { world: 'local agents under an ordinary user', uid: ordinaryUid },
+]
+const worlds =
+  isDocker || isKubernetes ? [{ world: isDocker ? 'agents in containers' : 'agents in pods', uid: null }] : localWorlds
 
 /** Starts Chowder as a user, whose name servers are those of the attacked host. */
 function startAs(uid: number | null, { resolvConf }: AttackedHost, { place, users }: { place: string; users: string }) {
@@ -143,7 +148,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       database: join(folder, `.s.PGSQL.${port}`),
       other: {
         home: second.home,
-        gateway: second.endpoint.kind === 'unix' ? { socket: second.endpoint.path } : { port: second.endpoint.port },
+        gateway: second.endpoint,
       },
       dockerSocket: dockerHost?.replace('unix://', '') ?? null,
       relay: { url: config.models.providers.anthropic.baseUrl, foreignToken: newRelayToken() },
@@ -166,7 +171,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       METRICS_PORT: String(metricsPort),
       HOME: dataDir,
     }
-    const isolation = isDocker ? {} : { LOCAL_ISOLATION: 'jail' }
+    const isolation = isDocker || isKubernetes ? {} : { LOCAL_ISOLATION: 'jail' }
     chowder = await startChowder({
       dataDir,
       env: { ...env, ...isolation },
@@ -178,7 +183,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       (await by.post('/v1/instances', { name: 'agent', ...fields })).body.id
     secondId = await make(secondClient, {})
     await running(secondId, secondClient)
-    for (const isolation of ['one_room', 'two_rooms'] as const) {
+    for (const isolation of eachRooms) {
       ids[isolation] = await make(client, { isolation, resources: attackerResources })
       await running(idOf(isolation))
     }
@@ -205,7 +210,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     await host?.close()
   }, 3 * minute)
 
-  test.each(['one_room', 'two_rooms'] as const)(
+  test.each(eachRooms)(
     'A5, A6, A7, A11: an agent with %s reaches nothing that is not its own',
     {
       timeout: 20 * minute,
@@ -241,23 +246,20 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     },
   )
 
-  test.each(['one_room', 'two_rooms'] as const)(
-    'A8: the files API follows no link that an agent with %s made',
-    async (rooms) => {
-      const id = idOf(rooms)
-      const links = ['/etc/passwd', `${dataDir}/secret-key`, '../openclaw.json']
-      await exec(id, links.map((to, at) => `ln -sf ${to} link-${at}`).join('; '))
-      await exec(id, 'ln -sfn .. folder; ln -sfn / root; echo plain >plain.txt')
-      const read = async (path: string) =>
-        (await client.get(`/v1/instances/${id}/files/content?path=${encodeURIComponent(path)}`)).status
-      expect(await read('plain.txt')).toBe(200)
-      for (const path of ['link-0', 'link-1', 'link-2', 'folder/openclaw.json', 'root/etc/passwd']) {
-        expect([path, await read(path)]).toEqual([path, expect.toSatisfy((status: number) => status >= 400)])
-      }
-    },
-  )
+  test.each(eachRooms)('A8: the files API follows no link that an agent with %s made', async (rooms) => {
+    const id = idOf(rooms)
+    const links = ['/etc/passwd', `${dataDir}/secret-key`, '../openclaw.json']
+    await exec(id, links.map((to, at) => `ln -sf ${to} link-${at}`).join('; '))
+    await exec(id, 'ln -sfn .. folder; ln -sfn / root; echo plain >plain.txt')
+    const read = async (path: string) =>
+      (await client.get(`/v1/instances/${id}/files/content?path=${encodeURIComponent(path)}`)).status
+    expect(await read('plain.txt')).toBe(200)
+    for (const path of ['link-0', 'link-1', 'link-2', 'folder/openclaw.json', 'root/etc/passwd']) {
+      expect([path, await read(path)]).toEqual([path, expect.toSatisfy((status: number) => status >= 400)])
+    }
+  })
 
-  test('A11: an agent with two rooms plants no plugin for its gateway', async () => {
+  test.skipIf(isKubernetes)('A11: an agent with two rooms plants no plugin for its gateway', async () => {
     const make = (folder: string) => `mkdir -p ${folder}/extensions && echo made`
     const command = `${make('.openclaw')}; mv .openclaw elsewhere && echo made; rm -rf .openclaw && echo made`
     expect(await exec(idOf('two_rooms'), command)).not.toContain('made')
@@ -343,7 +345,8 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
   const keepsMemory = uid === null
   /** What the history of the agent says of an attack, while it goes on and after it. */
   const reports: Partial<Record<Exhausted, { type: RegExp; reason: RegExp }>> = {
-    processes: { type: /pids_high/, reason: /processes and threads/ },
+    // The limit of a pod is the kubelet's, which tells nobody.
+    ...(!isKubernetes && { processes: { type: /pids_high/, reason: /processes and threads/ } }),
     memory: keepsMemory
       ? { type: /memory_high/, reason: /of memory/ }
       : { type: /restart/, reason: /^oom: it used \S+ of \S+ GB of memory/ },
@@ -363,7 +366,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     return 'stopped for its disk'
   }
 
-  const attacks = (['one_room', 'two_rooms'] as const).flatMap((rooms) =>
+  const attacks = eachRooms.flatMap((rooms) =>
     exhaustingAttacks({ keepsMemory })
       .filter(({ isAtGateway }) => !isAtGateway || rooms === 'one_room')
       .map((attack) => ({ rooms, ...attack })),
@@ -418,13 +421,15 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
 
   /** The file with the output of a gateway. */
   async function logOf(id: string): Promise<string> {
+    const cluster = inject('agentCluster')
+    if (cluster !== null) return join(present(await volumeOfAgent(cluster, id)), 'gateway.log')
     const dockerHost = inject('agentDockerHost')
     if (dockerHost === null) return join(dataDir, 'sandboxes', id, 'gateway.log')
     const argv = ['--host', dockerHost, 'container', 'inspect', '-f', '{{.LogPath}}', `chowder-${id}`]
     return (await run('docker', argv)).stdout.trim()
   }
 
-  test.each(['one_room', 'two_rooms'] as const)(
+  test.each(eachRooms)(
     'A6: no program of an agent with %s outlives its stop',
     { timeout: 6 * minute },
     async (rooms) => {

@@ -82,7 +82,7 @@ async function run(
     env: {
       DATABASE_URL: url,
       CHOWDER_SECRET_KEY: secretKey,
-      ...(await agentEnv(provider.url)),
+      ...(await agentEnv(provider.url, dataDir)),
       CHOWDER_DEFAULT_TIER: 'whale',
     },
   })

@@ -5,11 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { releaseImage } from '#openclaw/release-image.ts'
-import { defaultRelease } from '#openclaw/releases.ts'
-import { imageBuild } from '#sandbox/docker/image.ts'
-import { agentUid } from '#sandbox/docker/profile.ts'
-import { dockerEnv, prepareImage } from '../support/agent-sandboxes.ts'
+import { buildPodImage } from '../support/agent-sandboxes.ts'
 import { type Answer, type Api, api, say, sessionPath, signUp, waitForStatus } from '../support/api-client.ts'
 import { newSecret } from '../support/canary/secrets.ts'
 import { codeBlocksOf } from '../support/code-blocks.ts'
@@ -52,7 +48,8 @@ function mebibytes(amount = '0'): number {
 }
 
 /** Builds the images that the deployment needs: this version, the next one with a migration, and what they run beside. */
-async function buildImages({ host, docker }: TestDockerd): Promise<string[]> {
+async function buildImages(dockerd: TestDockerd): Promise<string[]> {
+  const { docker } = dockerd
   for (const name of databases) {
     const target = name.split(':')[0] ?? ''
     await docker('build', '-q', '--network', 'host', '--target', target, '-t', name, join(support, 'compose-images'))
@@ -71,15 +68,7 @@ async function buildImages({ host, docker }: TestDockerd): Promise<string[]> {
   } finally {
     await rm(context, { recursive: true })
   }
-  // The Chowder in the cluster does not know the certificates that a build here may need: it asks for another tag.
-  await prepareImage(host)
-  const source = releaseImage(defaultRelease, agentUid)
-  const build = { network: 'default', nodeImage: 'node:24-slim' }
-  const { DOCKER_EXTRA_CA_FILE = null } = dockerEnv(host)
-  const built = await imageBuild(defaultRelease, source, { ...build, extraCaFile: DOCKER_EXTRA_CA_FILE })
-  const wanted = await imageBuild(defaultRelease, source, { ...build, extraCaFile: null })
-  const agent = `${repository}:${wanted.name.split(':')[1]}`
-  await docker('tag', built.name, agent)
+  const agent = await buildPodImage(dockerd, repository)
   return [...databases, `${image}:1`, `${image}:2`, agent]
 }
 

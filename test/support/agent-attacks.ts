@@ -1,3 +1,4 @@
+import type { Endpoint } from '#sandbox/driver.ts'
 import { type AttackedHost, allowed, echoGot, got } from './attacked-host.ts'
 
 /** What an attack finds on the host of Chowder, and what it knows of the agent that it runs in. */
@@ -9,7 +10,7 @@ export interface Target {
   /** The socket of its PostgreSQL. */
   database: string
   /** Another agent: its files on this host, and how its gateway is reached from here. */
-  other: { home: string; gateway: { socket: string } | { port: number } }
+  other: { home: string; gateway: Endpoint }
   /** The socket of dockerd, where there is one. */
   dockerSocket: string | null
   /** What the gateway of the agent asks as its model provider, and a token of the right form that nobody has. */
@@ -70,10 +71,13 @@ export function reachingAttacks(target: Target): AgentAttack[] {
   const http = 'GET /healthz HTTP/1.0\\r\\n\\r\\n'
   const web = (url: string) => together([curl(url), curl(url, '--noproxy', "'*'")])
   const gatewayName = 'the gateway of another agent'
-  const gateway =
-    'socket' in other.gateway
-      ? same(gatewayName, finds('HTTP', curl('http://gateway/healthz', '-i', '--unix-socket', other.gateway.socket)))
-      : service(gatewayName, 'HTTP', other.gateway.port, http)
+  const gatewayOf = (at: Endpoint): AgentAttack => {
+    if (at.kind === 'unix')
+      return same(gatewayName, finds('HTTP', curl('http://gateway/healthz', '-i', '--unix-socket', at.path)))
+    if (at.host === '127.0.0.1') return service(gatewayName, 'HTTP', at.port, http)
+    const ways = [tcp(at.host, at.port, http), curl(`http://${at.host}:${at.port}/healthz`)]
+    return same(gatewayName, finds('HTTP', together(ways)))
+  }
   const isCanary = `grep -q ${canary.word} /proc/${canary.pid}/cmdline`
   return [
     same('the passwords of the host', finds('^root:', 'cat /etc/shadow')),
@@ -89,7 +93,7 @@ export function reachingAttacks(target: Target): AgentAttack[] {
     service('a service on all addresses', got, ports.any, ''),
     service('the API', 'status', chowder.api, http),
     service('the metrics', 'HTTP', chowder.metrics, http),
-    gateway,
+    gatewayOf(other.gateway),
     dockerSocket === null
       ? nobody('the socket of Docker', `[ -S /run/docker.sock -o -S /var/run/docker.sock ] && ${echoGot}`)
       : same('the socket of Docker', `for at in ${dockerSocket} /var/run/docker.sock; do ${unixHttp('$at')}; done`),

@@ -43,7 +43,7 @@ export async function startAgent({ env = {}, fields = {} }: AgentOptions = {}): 
   let running: ChowderProcess | undefined
   const start = async () => {
     const ports = { METRICS_PORT: String(metricsPort) }
-    running = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url)), ...ports, ...env } })
+    running = await startChowder({ dataDir, env: { ...(await agentEnv(provider.url, dataDir)), ...ports, ...env } })
     return running
   }
   /** While all of it runs. */

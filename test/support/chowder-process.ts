@@ -7,7 +7,9 @@ import { promisify } from 'node:util'
 import pTimeout from 'p-timeout'
 import { Agent, fetch, type RequestInit, type Response } from 'undici'
 import { inject } from 'vitest'
+import { forwarderPort } from '#sandbox/docker/profile.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
+import { labels } from '#sandbox/kubernetes/objects.ts'
 import { noteProcess, searchInstallation } from './canary/installation.ts'
 import { compiledOnce } from './compile-cache.ts'
 import { present } from './present.ts'
@@ -202,8 +204,12 @@ export async function gatewaysAmong(among: readonly number[]): Promise<number[]>
 /** Finds the process of an instance's gateway as `ps` would, and reads its configuration; null when there is none. */
 export async function findGateway(instanceId: string): Promise<GatewayProcess | null> {
   const dockerHost = inject('agentDockerHost') ?? null
-  const container = dockerHost === null ? null : await findContainer(dockerHost, instanceId)
-  if (dockerHost !== null && !container) return null
+  const cluster = inject('agentCluster') ?? null
+  let container: AgentContainer | null = null
+  if (dockerHost !== null) container = await findContainer(dockerHost, instanceId)
+  else if (cluster !== null) container = await findPod(cluster, instanceId)
+  const isOnThisHost = dockerHost === null && cluster === null
+  if (!isOnThisHost && !container) return null
   for (const pid of await pids()) {
     const of = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
     const configPath = /OPENCLAW_CONFIG_PATH=([^\0]+)/.exec(await of('environ'))?.[1]
@@ -216,9 +222,10 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
     const { gateway } = JSON.parse(config)
     const home = container ? join(container.volume, 'home') : join(configPath, '../..')
     const record = container ? '{}' : await readFile(join(home, '../sandbox.json'), 'utf8')
-    const endpoint: Endpoint = JSON.parse(record).isJailed
+    const onThisHost: Endpoint = JSON.parse(record).isJailed
       ? { kind: 'unix', path: join(home, '../jail/gateway') }
-      : { kind: 'tcp', host: '127.0.0.1', port: container?.port ?? gateway.port }
+      : { kind: 'tcp', host: '127.0.0.1', port: gateway.port }
+    const endpoint = container?.endpoint ?? onThisHost
     return { pid, uid, home, sandbox: container?.id ?? home, endpoint, token: gateway.auth.token }
   }
   return null
@@ -231,10 +238,53 @@ export function askGateway({ endpoint }: GatewayProcess, path: string, init: Req
   return fetch(`http://127.0.0.1${path}`, { ...init, dispatcher })
 }
 
-async function findContainer(dockerHost: string, instanceId: string) {
+/** Where an agent is on this host: a word that the control groups of its processes have, and the folder of its volume. */
+interface AgentContainer {
+  id: string
+  volume: string
+  endpoint: Endpoint
+}
+
+async function findContainer(dockerHost: string, instanceId: string): Promise<AgentContainer | null> {
   const inspecting = run('docker', ['--host', dockerHost, 'container', 'inspect', `chowder-${instanceId}`])
   const found = await inspecting.then(({ stdout }) => JSON.parse(stdout)[0]).catch(() => null) // there is none
   if (!found?.State.Running) return null
   const [published] = Object.values<{ HostPort: string }[] | null>(found.NetworkSettings.Ports).flat()
-  return { id: found.Id as string, volume: found.Mounts[0].Source as string, port: Number(published?.HostPort) }
+  const endpoint: Endpoint = { kind: 'tcp', host: '127.0.0.1', port: Number(published?.HostPort) }
+  return { id: found.Id, volume: found.Mounts[0].Source, endpoint }
+}
+
+async function findPod(clusterFolder: string, instanceId: string): Promise<AgentContainer | null> {
+  const [pod] = await objectsOfAgent(clusterFolder, 'pods', instanceId, 'sandbox')
+  const volume = await volumeOfAgent(clusterFolder, instanceId)
+  if (!pod?.status.podIP || volume === null) return null
+  return {
+    id: `pod${pod.metadata.uid}`,
+    volume,
+    endpoint: { kind: 'tcp', host: pod.status.podIP, port: forwarderPort },
+  }
+}
+
+/** An object of the API of Kubernetes. */
+export interface ClusterObject {
+  metadata: { name: string; uid: string }
+  status: { podIP?: string }
+}
+
+/** The objects of an agent in a cluster, by kubectl, as its administrator. */
+export async function objectsOfAgent(
+  clusterFolder: string,
+  kind: string,
+  instanceId: string,
+  role: string,
+): Promise<ClusterObject[]> {
+  const selector = `${labels.instance}=${instanceId},${labels.role}=${role}`
+  const asked = ['--kubeconfig', join(clusterFolder, 'admin.conf'), 'get', kind, '-A', '-l', selector, '-o', 'json']
+  return JSON.parse((await run('kubectl', asked)).stdout).items
+}
+
+/** The folder of this host with the volume of an agent in a cluster; null when it has none. */
+export async function volumeOfAgent(clusterFolder: string, instanceId: string): Promise<string | null> {
+  const [claim] = await objectsOfAgent(clusterFolder, 'persistentvolumeclaims', instanceId, 'sandbox')
+  return claim ? join(clusterFolder, 'volumes', claim.metadata.uid) : null
 }

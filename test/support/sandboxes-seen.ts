@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { inject } from 'vitest'
 import { configPath } from '#openclaw/launch.ts'
-import { gatewaysAmong, processesIn } from './chowder-process.ts'
+import { gatewaysAmong, objectsOfAgent, processesIn, volumeOfAgent } from './chowder-process.ts'
 
 const run = promisify(execFile)
 
@@ -90,10 +90,34 @@ function inContainers(dockerHost: string): Omit<SandboxesSeen, 'worldOf'> & { is
   }
 }
 
+function inPods(clusterFolder: string): Omit<SandboxesSeen, 'worldOf'> & { isMade(id: string): Promise<boolean> } {
+  const find = (kind: string, id: string) => objectsOfAgent(clusterFolder, kind, id, 'sandbox')
+  const count = async (kind: string, id: string) => (await find(kind, id)).length
+  const processesOf = async (id: string) =>
+    (await Promise.all((await find('pods', id)).map(({ metadata }) => processesIn(`pod${metadata.uid}`)))).flat()
+  return {
+    isMade: async (id) => (await count('statefulsets', id)) > 0,
+    processesOf,
+    gatewaysOf: async (id) => gatewaysAmong(await processesOf(id)),
+    async configOf(id) {
+      const volume = await volumeOfAgent(clusterFolder, id)
+      return volume === null ? '' : readFile(join(volume, 'home', configPath), 'utf8').catch(() => '')
+    },
+    outputOf: async (id) => readFile(join((await volumeOfAgent(clusterFolder, id)) ?? '', 'gateway.log'), 'utf8'),
+    countOf: async (id) => ({
+      statefulSets: await count('statefulsets', id),
+      claims: await count('persistentvolumeclaims', id),
+    }),
+    oneOfEach: { statefulSets: 1, claims: 1 },
+  }
+}
+
 /** Those of the Chowder with this data folder, wherever these tests have their agents. */
 export function sandboxesSeen(dataDir: string): SandboxesSeen {
   const dockerHost = inject('agentDockerHost')
-  const seen = dockerHost === null ? onThisHost(dataDir) : inContainers(dockerHost)
+  const cluster = inject('agentCluster')
+  const inCluster = cluster === null ? onThisHost(dataDir) : inPods(cluster)
+  const seen = dockerHost === null ? inCluster : inContainers(dockerHost)
   return {
     ...seen,
     async worldOf(id) {
