@@ -85,7 +85,7 @@ export function tableOf(samples: Sample[], asked: Asked[]): string {
     ['all', samples, asked] as const,
   ].filter(([, taken]) => taken.length > 0)
   const cells = columns.map(([name, taken, of]) => ({ name, rows: column(taken, of) }))
-  const lines = [`|  | ${cells.map(({ name }) => name).join(' | ')} |`, `| --- |${cells.map(() => ' ---: |').join('')}`]
+  const lines = [`| | ${cells.map(({ name }) => name).join(' | ')} |`, `|---|${'---|'.repeat(cells.length)}`]
   for (const name of Object.keys(cells[0]?.rows ?? {}))
     lines.push(`| ${name} | ${cells.map(({ rows }) => rows[name]).join(' | ')} |`)
   return lines.join('\n')
