@@ -39,7 +39,7 @@ function selects({ matchLabels = {}, matchExpressions = [] }: V1LabelSelector, l
 const isOf = (policy: V1NetworkPolicy, { metadata }: V1Pod): boolean =>
   policy.metadata?.namespace === metadata?.namespace && selects(policy.spec?.podSelector ?? {}, metadata?.labels ?? {})
 
-/** The pods of a peer, with the addresses of the Services that lead to them; or its addresses, and others before them. */
+/** The addresses of a peer: those of its pods, and of the Services that lead to them; or of its block, but for some. */
 function addressesOf(peer: V1NetworkPolicyPeer, own: string | undefined, { pods, services, namespaces }: Seen) {
   if (peer.ipBlock) return { refused: peer.ipBlock.except ?? [], taken: [peer.ipBlock.cidr] }
   const isIn = (namespace = '') =>
@@ -62,7 +62,12 @@ function addressesOf(peer: V1NetworkPolicyPeer, own: string | undefined, { pods,
 }
 
 /** The rules of one direction of a pod: null when no policy speaks of it. */
-function rulesOf(pod: V1Pod, direction: 'Ingress' | 'Egress', seen: Seen): string[] | null {
+function rulesOf(
+  pod: V1Pod,
+  direction: 'Ingress' | 'Egress',
+  seen: Seen,
+  newChain: (except: readonly string[], side: string) => string,
+): string[] | null {
   const policies = seen.policies.filter(
     (policy) => isOf(policy, pod) && (policy.spec?.policyTypes ?? ['Ingress']).includes(direction),
   )
@@ -80,29 +85,40 @@ function rulesOf(pod: V1Pod, direction: 'Ingress' | 'Egress', seen: Seen): strin
       const matches = (ports ?? [null]).map((port) =>
         port ? `-p ${(port.protocol ?? 'TCP').toLowerCase()} --dport ${port.port}` : '',
       )
-      return places.flatMap(({ refused, taken }) =>
-        matches.flatMap((match) =>
-          [...refused.map((address) => [address, 'DROP']), ...taken.map((address) => [address, 'ACCEPT'])]
-            .filter(([address]) => !address?.includes(':'))
-            .map(([address, target]) => `-A ${chain} ${side} ${address} ${match} -j ${target}`),
-        ),
-      )
+      return places.flatMap(({ refused, taken }) => {
+        const accepting = refused.length > 0 ? newChain(refused, side) : 'ACCEPT'
+        return matches.flatMap((match) =>
+          taken
+            .filter((address) => !address.includes(':'))
+            .map((address) => `-A ${chain} ${side} ${address} ${match} -j ${accepting}`),
+        )
+      })
     })
   })
 }
 
 /** The input of iptables-restore for the network of a pod. The node may always come in, as with every plugin. */
 function tableOf(pod: V1Pod, node: string, seen: Seen): string {
-  const [incoming, outgoing] = [rulesOf(pod, 'Ingress', seen), rulesOf(pod, 'Egress', seen)]
+  const chains: string[][] = []
+  /** What a policy excepts is left to the other policies. */
+  const newChain = (except: readonly string[], side: string): string => {
+    const name = `BLOCK-${chains.length}`
+    const left = except.filter((address) => !address.includes(':'))
+    chains.push([...left.map((address) => `-A ${name} ${side} ${address} -j RETURN`), `-A ${name} -j ACCEPT`])
+    return name
+  }
+  const [incoming, outgoing] = [rulesOf(pod, 'Ingress', seen, newChain), rulesOf(pod, 'Egress', seen, newChain)]
   const known = '-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT'
   return [
     '*filter',
     `:INPUT ${incoming ? 'DROP' : 'ACCEPT'}`,
     `:OUTPUT ${outgoing ? 'DROP' : 'ACCEPT'}`,
+    ...chains.map((_, at) => `:BLOCK-${at} -`),
     ...['-A INPUT -i lo -j ACCEPT', '-A OUTPUT -o lo -j ACCEPT', `-A INPUT ${known}`, `-A OUTPUT ${known}`],
     `-A INPUT -s ${node} -j ACCEPT`,
     ...(incoming ?? []),
     ...(outgoing ?? []),
+    ...chains.flat(),
     'COMMIT',
     '',
   ].join('\n')
