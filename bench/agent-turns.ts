@@ -39,16 +39,16 @@ async function changeWay(gateway: GatewayClient, way: Way): Promise<void> {
   await gateway.call('config.patch', { raw, baseHash }, { timeoutMs: changeTimeoutMs })
 }
 
-async function turn(tenant: Tenant, id: string, session: string): Promise<void> {
+async function turn(tenant: Tenant, id: string, session: string, input = 'Hello'): Promise<void> {
   const path = `/v1/instances/${id}/session/${session}/responses`
-  const { status } = await tenant.call<{ status: string }>('POST', path, { model: 'openclaw', input: 'Hello' })
+  const { status } = await tenant.call<{ status: string }>('POST', path, { model: 'openclaw', input })
   if (status !== 'completed') throw new Error(`a turn ended as ${status}`)
 }
 
 /** Turns of a new session, one after the other. */
-export async function turnsInTurn(tenant: Tenant, id: string, count: number): Promise<void> {
+export async function turnsInTurn(tenant: Tenant, id: string, count: number, input?: string): Promise<void> {
   const session = newId()
-  for (let made = 0; made < count; made += 1) await turn(tenant, id, session)
+  for (let made = 0; made < count; made += 1) await turn(tenant, id, session, input)
 }
 
 /** Turns a second: one after the other, and of several sessions at once. */

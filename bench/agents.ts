@@ -58,8 +58,8 @@ export const untilAgentIs = (tenant: Tenant, id: string, wanted: string, timeout
   })
 
 /** Creates an agent and waits until it runs; returns its id. */
-export async function createAgent(tenant: Tenant, timeoutMs: number): Promise<string> {
-  const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent' })
+export async function createAgent(tenant: Tenant, timeoutMs: number, fields: object = {}): Promise<string> {
+  const { id } = await tenant.call<{ id: string }>('POST', '/v1/instances', { name: 'agent', ...fields })
   await untilAgentIs(tenant, id, 'running', timeoutMs)
   return id
 }

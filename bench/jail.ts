@@ -3,13 +3,18 @@ import { join } from 'node:path'
 import { startFakeModelProvider } from '../test/support/fake-model-provider.mjs'
 import { turnsInTurn } from './agent-turns.ts'
 import { createAgent, secondsOf, withChowder } from './agents.ts'
-import { type Figure, figure, median, type Round } from './figures.ts'
+import { type Fact, type Figure, fact, figure, median, type Round } from './figures.ts'
 import type { Tenant } from './tenant.ts'
 
 const startTimeoutMs = 3 * 60_000
 const starts = 4
 const rounds = 6
 const turnsARound = 15
+/** A turn in which the agent runs a program, and one in which it reads a file. */
+const toolTurns = {
+  exec: '[[fake:tool=exec {"command":"echo $((40 + 2))"}]]',
+  read: '[[fake:tool=read {"path":"AGENTS.md"}]]',
+}
 /** The most that a jail may take beside its agent. */
 const mostMb = 10
 
@@ -37,7 +42,7 @@ interface Side {
   dataDir: string
 }
 
-/** The same, in turn, with a jail and without; the one that is first changes. */
+/** Two things in turn, such as the same with a jail and without; the one that is first changes. */
 async function inTurn(count: number, jailed: () => Promise<number>, plain: () => Promise<number>): Promise<Round[]> {
   const all: Round[] = []
   for (let round = 0; round < count; round += 1) {
@@ -49,7 +54,31 @@ async function inTurn(count: number, jailed: () => Promise<number>, plain: () =>
   return all
 }
 
-async function measureSides(jailed: Side, plain: Side, report: (text: string) => void): Promise<Figure[]> {
+/** The time of turns with tools, of an agent with one room and of one with two, in turn. */
+async function measureRooms(tenant: Tenant, oneRoom: string, report: (text: string) => void): Promise<Fact[]> {
+  const twoRooms = await createAgent(tenant, startTimeoutMs, { isolation: 'two_rooms' })
+  const facts: Fact[] = []
+  for (const [tool, input] of Object.entries(toolTurns)) {
+    report(`turns with the tool ${tool}, with one room and with two, ${rounds} rounds`)
+    const msOf = async (id: string) =>
+      ((await secondsOf(() => turnsInTurn(tenant, id, turnsARound, input))) / turnsARound) * 1000
+    await msOf(oneRoom)
+    await msOf(twoRooms)
+    const all = await inTurn(
+      rounds,
+      () => msOf(twoRooms),
+      () => msOf(oneRoom),
+    )
+    facts.push(
+      fact(`turn with ${tool}, one room`, median(all.map(({ limit }) => limit)), 'ms'),
+      fact(`turn with ${tool}, two rooms`, median(all.map(({ chowder }) => chowder)), 'ms'),
+    )
+  }
+  await tenant.call('DELETE', `/v1/instances/${twoRooms}`)
+  return facts
+}
+
+async function measureSides(jailed: Side, plain: Side, report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const startWith = async ({ tenant }: Side) => {
     let id = ''
     const seconds = await secondsOf(async () => {
@@ -74,6 +103,7 @@ async function measureSides(jailed: Side, plain: Side, report: (text: string) =>
     () => turnsOf(plain, without),
   )
   const memory = await memoryOfJail(jailed.dataDir, inJail)
+  const rooms = await measureRooms(jailed.tenant, inJail, report)
   report(`starts of agents in jails and without, ${starts} rounds`)
   const seconds = await inTurn(
     starts,
@@ -88,14 +118,15 @@ async function measureSides(jailed: Side, plain: Side, report: (text: string) =>
     figure('create to running, in a jail', 's', { atMost: 1.05 }, [medians]),
     figure('agent in a jail, turns', '/s', { atLeast: 1 / 1.05 }, turns),
     figure('memory of a jail', 'MB', { atMost: 1 }, [{ chowder: memory, limit: mostMb }]),
+    ...rooms,
   ]
 }
 
 /**
  * What a jail costs: from a create to a running agent, and turns a second, beside the same without jails; and the memory
- * of the processes around an agent.
+ * of the processes around an agent. Also what the second room of an agent costs turns with tools.
  */
-export async function measureJail(report: (text: string) => void): Promise<Figure[]> {
+export async function measureJail(report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const provider = await startFakeModelProvider()
   try {
     const withIsolation = <T>(LOCAL_ISOLATION: string, act: (side: Side) => Promise<T>) =>

@@ -19,6 +19,7 @@ const { values } = parseArgs({
     only: { type: 'string' },
     minutes: { type: 'string' },
     docker: boolean,
+    jail: boolean,
     kubernetes: boolean,
     replicas: boolean,
     json: boolean,
@@ -26,7 +27,7 @@ const { values } = parseArgs({
     rows: { type: 'string' },
   },
 })
-const { attacks, docker, json, kubernetes, quick, replicas } = values
+const { attacks, docker, jail, json, kubernetes, quick, replicas } = values
 
 const maxMinutes = 24 * 60
 const maxRows = 10_000_000
@@ -36,6 +37,7 @@ const report = (text: string) => void process.stderr.write(`${text} …\n`)
 
 async function measure(): Promise<(Fact | Figure)[]> {
   if (docker) return measureDocker(report)
+  if (jail) return measureJail(report)
   if (kubernetes) return measureKubernetes(report)
   if (replicas) return measureReplicas(report)
   if (values.rows !== undefined) {
