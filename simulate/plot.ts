@@ -60,6 +60,7 @@ export function draw(panels: readonly Panel[], shaded: { from: number; to: numbe
   const height = panels.length * panelHeight + 10
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">`,
+    '<title>A day of a fleet</title>',
     `<rect width="${width}" height="${height}" fill="#ffffff"/>`,
     ...panels.map((panel, index) => drawPanel(panel, index * panelHeight, shaded)),
     '</svg>',
