@@ -22,6 +22,7 @@ const main = fileURLToPath(import.meta.resolve('#main.ts'))
 const startTimeoutMs = 90_000
 /** Chowder's own limit for its shutdown is shorter. */
 const exitTimeoutMs = 75_000
+const kubectlMs = 30_000
 
 export interface ChowderOptions {
   dataDir: string
@@ -255,7 +256,7 @@ async function findContainer(dockerHost: string, instanceId: string): Promise<Ag
 }
 
 async function findPod(clusterFolder: string, instanceId: string): Promise<AgentContainer | null> {
-  const [pod] = await objectsOfAgent(clusterFolder, 'pods', instanceId, 'sandbox')
+  const [pod] = await objectsOfAgent(clusterFolder, 'pods', instanceId)
   const volume = await volumeOfAgent(clusterFolder, instanceId)
   if (!pod?.status.podIP || volume === null) return null
   return {
@@ -265,26 +266,24 @@ async function findPod(clusterFolder: string, instanceId: string): Promise<Agent
   }
 }
 
-/** An object of the API of Kubernetes. */
-export interface ClusterObject {
+interface ClusterObject {
   metadata: { name: string; uid: string }
   status: { podIP?: string }
 }
 
-/** The objects of an agent in a cluster, by kubectl, as its administrator. */
+/** The objects of the sandbox of an agent in a cluster, by kubectl, as its administrator. */
 export async function objectsOfAgent(
   clusterFolder: string,
   kind: string,
   instanceId: string,
-  role: string,
 ): Promise<ClusterObject[]> {
-  const selector = `${labels.instance}=${instanceId},${labels.role}=${role}`
+  const selector = `${labels.instance}=${instanceId},${labels.role}=sandbox`
   const asked = ['--kubeconfig', join(clusterFolder, 'admin.conf'), 'get', kind, '-A', '-l', selector, '-o', 'json']
-  return JSON.parse((await run('kubectl', asked)).stdout).items
+  return JSON.parse((await run('kubectl', asked, { timeout: kubectlMs })).stdout).items
 }
 
 /** The folder of this host with the volume of an agent in a cluster; null when it has none. */
 export async function volumeOfAgent(clusterFolder: string, instanceId: string): Promise<string | null> {
-  const [claim] = await objectsOfAgent(clusterFolder, 'persistentvolumeclaims', instanceId, 'sandbox')
+  const [claim] = await objectsOfAgent(clusterFolder, 'persistentvolumeclaims', instanceId)
   return claim ? join(clusterFolder, 'volumes', claim.metadata.uid) : null
 }

@@ -29,6 +29,7 @@ export const podGateway = '10.88.77.1'
 
 /** A real cluster of one node, for tests. */
 export interface TestCluster {
+  /** Where its credentials and its volumes are. */
   folder: string
   /** The credentials of Chowder, which may do what its Role allows. */
   config: KubeConfig

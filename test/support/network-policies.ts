@@ -16,6 +16,7 @@ import {
 
 const run = promisify(execFile)
 const everyMs = 500
+const restoreMs = 10_000
 
 type Labels = Record<string, string>
 
@@ -139,7 +140,7 @@ async function firstProcessOf(uid: string): Promise<number | null> {
 }
 
 async function restore(pid: number, program: string, table: string): Promise<void> {
-  const restoring = run('nsenter', ['-t', String(pid), '-n', program])
+  const restoring = run('nsenter', ['-t', String(pid), '-n', program], { timeout: restoreMs })
   restoring.child.stdin?.end(table)
   await restoring
 }

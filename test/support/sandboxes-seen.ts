@@ -91,7 +91,7 @@ function inContainers(dockerHost: string): Omit<SandboxesSeen, 'worldOf'> & { is
 }
 
 function inPods(clusterFolder: string): Omit<SandboxesSeen, 'worldOf'> & { isMade(id: string): Promise<boolean> } {
-  const find = (kind: string, id: string) => objectsOfAgent(clusterFolder, kind, id, 'sandbox')
+  const find = (kind: string, id: string) => objectsOfAgent(clusterFolder, kind, id)
   const count = async (kind: string, id: string) => (await find(kind, id)).length
   const processesOf = async (id: string) =>
     (await Promise.all((await find('pods', id)).map(({ metadata }) => processesIn(`pod${metadata.uid}`)))).flat()
