@@ -11,6 +11,7 @@ import { hasStatus, type InstanceStatus, isDue, isNotTerminated, publicStatus } 
 const now = sql`now()`
 const nextGeneration = sql`${instances.generation} + 1`
 const isStarting = and(isDue, eq(instances.desiredState, 'running'))
+const isStopping = and(isDue, eq(instances.desiredState, 'stopped'))
 
 /**
  * For a request of the customer: the former attempts do not count any more, and the next one begins at once. The relay
@@ -27,7 +28,14 @@ const requested = {
 
 /** Each reason to raise a generation, with the other columns that it sets. */
 const intents = {
-  start: { desiredState: 'running', isSuspended: false, stoppedFor: null, ...requested },
+  start: {
+    desiredState: 'running',
+    isSuspended: false,
+    stoppedFor: null,
+    ...requested,
+    // A gateway that was asked to stop takes no turns, and may take minutes to end: it is ended like that of a restart.
+    restartGeneration: sql`CASE WHEN ${isStopping} THEN ${nextGeneration} ELSE ${instances.restartGeneration} END`,
+  },
   stop: { desiredState: 'stopped', isSuspended: false, stoppedFor: null, ...requested },
   /** Its files have reached its limit. */
   stopForDisk: { desiredState: 'stopped', stoppedFor: 'disk', ...requested },

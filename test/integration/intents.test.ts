@@ -72,6 +72,12 @@ const due = { observedGeneration: 6 }
 
 test.each([
   ['start', 'a stopped instance', { desiredState: 'stopped' }, { ...requested, desiredState: 'running' }],
+  [
+    'start',
+    'one that stops',
+    { ...due, desiredState: 'stopped' },
+    { ...requested, desiredState: 'running', restartGeneration: 8 },
+  ],
   ['stop', 'a running instance', {}, { ...requested, desiredState: 'stopped' }],
   [
     'stop',

@@ -145,6 +145,19 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect([driver.starts.get(id), (await rowOf(id)).restart_generation]).toEqual([starts, null])
     })
 
+    test('that is started before its stop is done has its gateway ended first', async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      driver.fail({ method: 'stop', hangMs: 10_000 })
+      const isStopping = () => driver.calls.some((made) => made.method === 'stop' && made.id === id)
+      const stopping = call('POST', `/${id}/stop`)
+      await until('the stop to begin', isStopping)
+      await call('POST', `/${id}/start`)
+      await isIn(id, 'running')
+      expect((await stopping).status).toBe(200)
+      expect([driver.starts.get(id), (await rowOf(id)).restart_generation]).toEqual([2, null])
+    })
+
     test('that is stopped while it restarts stays stopped, and a later start does not end it again', async () => {
       const id = await create()
       await isIn(id, 'running')
