@@ -131,7 +131,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   }
 
   async function lookAtLoad(row: Row, signal: AbortSignal): Promise<void> {
-    if (publicStatus(row) !== 'running' || !isSettled(row)) return
+    if (publicStatus(row) !== 'running') return
     const use = await sandboxes.currentUse(row.id, signal)
     const looks = [
       {
@@ -156,6 +156,7 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
       const percent = (used / limit) * 100
       const step = stepOf(percent, row.use?.[`${resource}Step`] ?? 0, loadSteps)
       await noteStep(row, resource, step, { type, reason: `It uses ${words(used, limit)}.` })
+      if (!isSettled(row)) continue // a worker is at it, as at one that does not answer for what it uses
       if (percent > 100 && !isKept) return restart(row, resource, `it used ${words(used, limit)}`)
       if (step > 0 && (await isIdle(row)))
         return restart(row, 'recycled', `it used ${words(used, limit)}, and nobody used it`)

@@ -143,6 +143,19 @@ test('much memory and many processes are told, and an agent that nobody uses is 
   expect([starts(), (await read(id)).status]).toEqual([2, 'running']) // not again so soon
 })
 
+test('an agent that does not answer is told of, and left to the worker that is at it', async () => {
+  const id = await running({ pids: 100 })
+  const setRow = (columns: string) => query(`UPDATE instances SET ${columns} WHERE id = $1`, [id])
+  await setRow(`generation = generation + 1, next_attempt_at = now() + interval '1 hour', ready_at = now() - interval '1 day'`)
+  driver.pids.set(id, 99)
+  await look()
+  expect(await reasons(id, 'instance.pids_high')).toEqual(['It uses 99 of 100 processes and threads.'])
+  expect(await reasons(id, 'instance.restart')).toEqual([])
+  await setRow('generation = observed_generation')
+  await look()
+  expect(await reasons(id, 'instance.restart')).toHaveLength(1)
+})
+
 test('where the kernel keeps no limit, an agent that exceeds it is restarted', async () => {
   const limit = driver.limit.bind(driver)
   driver.limit = async () => ({ memoryMb: null, cpus: null, pids: null })
