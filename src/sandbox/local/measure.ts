@@ -13,18 +13,37 @@ const kibibyte = 1024
 const diskCachedMs = 60_000
 const diskTimeoutMs = 10_000
 const maxFolders = 1000
+const memoryTimeoutMs = 5000
+/** A line has some 50 bytes, and an agent at most some 10,000 processes. */
+const maxMemoryText = kibibyte * kibibyte
+
+const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
 
 /** The processor time of a process and of its children that have ended, in ticks; 0 when it has ended itself. */
 const cpuTicksOf = async (pid: number): Promise<number> => (await readStat(pid))?.ticks ?? 0
 
-/** The memory of a process, with its share of what it has in common with others. */
-async function memoryOf(pid: number): Promise<number> {
-  const read = (name: string) => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
-  // A process that hides its memory shows at least what is resident.
-  const kilobytes =
-    /^Pss:\s+(\d+)/m.exec(await read('smaps_rollup'))?.[1] ?? /^VmRSS:\s+(\d+)/m.exec(await read('status'))?.[1]
-  return Number(kilobytes ?? 0) * kibibyte
-}
+/** What a process has in memory, also of what others share with it, in bytes. The kernel locks nothing for it. */
+const residentOf = async (pid: number) =>
+  Number(/^VmRSS:\s+(\d+)/m.exec(await readFile(`/proc/${pid}/status`, 'utf8').catch(() => ''))?.[1] ?? 0) * kibibyte
+
+/**
+ * The memory of processes in bytes, each with its share of what it has in common with others, or with all of it where it
+ * hides that. Null when that takes longer than 5 s: the kernel locks the memory of a process that forks. A program of its
+ * own reads it, since a read that waits would take one of the few threads that read files here.
+ */
+const memoryOf = (pids: readonly number[]): Promise<number | null> =>
+  new Promise((resolve) => {
+    const paths = pids.map((pid) => `/proc/${pid}/smaps_rollup`)
+    const options = { timeout: memoryTimeoutMs, killSignal: 'SIGKILL', env: {}, maxBuffer: maxMemoryText } as const
+    // It fails where it cannot read one of the files.
+    execFile('/bin/grep', ['-sH', '^Pss:', '--', ...paths, '/dev/null'], options, (error, stdout) => {
+      if (error?.killed) return resolve(null)
+      const found = stdout.matchAll(/^\/proc\/(\d+)\/smaps_rollup:Pss:\s+(\d+)/gm)
+      const shares = new Map(Array.from(found, ([, pid, kilobytes]) => [Number(pid), Number(kilobytes) * kibibyte]))
+      const all = Promise.all(pids.map((pid) => shares.get(pid) ?? residentOf(pid)))
+      all.then((bytes) => resolve(sum(bytes)))
+    })
+  })
 
 /** When a process was started, from its ticks since boot. */
 async function startOf(startTime: string): Promise<Date> {
@@ -42,8 +61,6 @@ export const diskOf = (path: string, signal?: AbortSignal): Promise<number | nul
     })
   })
 
-const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
-
 /** What the limits of a sandbox count. Without a control group its processes are added up. */
 export async function currentUseOf(folder: SandboxFolder, uid: number | null) {
   if (!(await liveGateway(folder, uid))) return { memoryBytes: null, pids: null }
@@ -51,8 +68,8 @@ export async function currentUseOf(folder: SandboxFolder, uid: number | null) {
   const { memoryBytes = null, processes = null } = group ? await usageOf(group) : {}
   if (memoryBytes !== null && processes !== null) return { memoryBytes, pids: processes }
   const pids = await processesOf(await ownerOf(folder, uid))
-  const [memory, stats] = await Promise.all([Promise.all(pids.map(memoryOf)), Promise.all(pids.map(readStat))])
-  return { memoryBytes: sum(memory), pids: sum(stats.map((stat) => stat?.threads ?? 0)) }
+  const [memory, stats] = await Promise.all([memoryOf(pids), Promise.all(pids.map(readStat))])
+  return { memoryBytes: memory, pids: sum(stats.map((stat) => stat?.threads ?? 0)) }
 }
 
 /** Measures sandboxes. The sizes of folders are remembered for a minute. */
@@ -74,14 +91,14 @@ export function createMeasure() {
     const group = gateway && (await folder.controlGroup())
     const grouped = group && (await usageOf(group))
     const [memory, ticks, diskBytes] = await Promise.all([
-      grouped?.memoryBytes == null ? Promise.all(pids.map(memoryOf)) : [grouped.memoryBytes],
+      grouped?.memoryBytes ?? memoryOf(pids),
       Promise.all(pids.map(cpuTicksOf)),
       isThere ? cachedDiskOf(folder.path) : null,
     ])
     signal.throwIfAborted()
     return {
       since: gateway && (await startOf(gateway.startTime)),
-      memoryBytes: gateway && sum(memory),
+      memoryBytes: gateway && memory,
       memoryLimitBytes: grouped?.memoryLimitBytes ?? null,
       cpuSeconds: gateway && sum(ticks) / ticksPerSecond,
       processes: gateway && pids.length,
