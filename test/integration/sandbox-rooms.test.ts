@@ -71,6 +71,13 @@ describe.runIf(existsSync('/usr/bin/python3'))('a local sandbox with a second ro
     await until('the end of its program', async () => (await inRoom('ps ax | grep -c "[s]leep 7777"')).stdout === '0\n')
   })
 
+  test('A7: what runs in the room counts as processes of the agent', async () => {
+    const count = async () => (await host.driver.measure(id, within())).processes ?? 0
+    const before = await count()
+    await inRoom('for i in 1 2 3 4 5 6 7 8 9; do setsid sleep 20 >/dev/null 2>&1 </dev/null & done')
+    expect((await count()) - before).toBeGreaterThan(7)
+  })
+
   test('a link in the place of its socket is not followed', async () => {
     await exec('ln -sf /dev/log room/exec.sock')
     expect(await inRoom('true')).toMatchObject({ exitCode: 255, stderr: expect.stringContaining('no socket') })

@@ -70,7 +70,8 @@ export async function usersWithProcesses(): Promise<Set<number>> {
   return new Set(users.filter((uid) => uid !== null))
 }
 
-const namespaceOf = (pid: number) => readlink(`/proc/${pid}/ns/pid`).catch(() => null)
+const namespaceOf = (pid: number, kind: 'pid' | 'user' = 'pid') =>
+  readlink(`/proc/${pid}/ns/${kind}`).catch(() => null)
 
 /** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
 async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<boolean> {
@@ -90,16 +91,19 @@ async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<bo
   return stat.terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
 }
 
-/** The living processes in a jail, without its first one; null when it has ended. */
+/**
+ * The living processes in a jail, of both rooms, without its first one; null when it has ended. The rooms have their
+ * user namespace in common, also with the programs that hold the jail open, which see the processes of the host.
+ */
 export async function processesInJail(init: ProcessId): Promise<number[] | null> {
-  const namespace = await namespaceOf(init.pid)
-  if (namespace === null || !(await isAlive(init, null))) return null
+  const [jail, host] = await Promise.all([namespaceOf(init.pid, 'user'), namespaceOf(process.pid)])
+  if (jail === null || !(await isAlive(init, null))) return null
+  const isInRoom = async (pid: number) => {
+    if (pid === init.pid || (await namespaceOf(pid, 'user')) !== jail) return false
+    return (await namespaceOf(pid)) !== host && (await readStat(pid)) !== null
+  }
   const pids = await allPids()
-  const isInside = await Promise.all(
-    pids.map(
-      async (pid) => pid !== init.pid && (await namespaceOf(pid)) === namespace && (await readStat(pid)) !== null,
-    ),
-  )
+  const isInside = await Promise.all(pids.map(isInRoom))
   return pids.filter((_, index) => isInside[index])
 }
 
