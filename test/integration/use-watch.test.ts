@@ -146,7 +146,9 @@ test('much memory and many processes are told, and an agent that nobody uses is 
 test('an agent that does not answer is told of, and left to the worker that is at it', async () => {
   const id = await running({ pids: 100 })
   const setRow = (columns: string) => query(`UPDATE instances SET ${columns} WHERE id = $1`, [id])
-  await setRow(`generation = generation + 1, next_attempt_at = now() + interval '1 hour', ready_at = now() - interval '1 day'`)
+  await setRow(
+    `generation = generation + 1, next_attempt_at = now() + interval '1 hour', ready_at = now() - interval '1 day'`,
+  )
   driver.pids.set(id, 99)
   await look()
   expect(await reasons(id, 'instance.pids_high')).toEqual(['It uses 99 of 100 processes and threads.'])

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import type { Usage } from '#sandbox/driver.ts'
 import { ticksPerSecond } from '#sandbox/process-stat.ts'
@@ -17,6 +18,7 @@ const memoryTimeoutMs = 5000
 /** A line has some 50 bytes, and an agent at most some 10,000 processes. */
 const maxMemoryText = kibibyte * kibibyte
 
+const run = promisify(execFile)
 const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
 
 /** The processor time of a process and of its children that have ended, in ticks; 0 when it has ended itself. */
@@ -31,19 +33,20 @@ const residentOf = async (pid: number) =>
  * hides that. Null when that takes longer than 5 s: the kernel locks the memory of a process that forks. A program of its
  * own reads it, since a read that waits would take one of the few threads that read files here.
  */
-const memoryOf = (pids: readonly number[]): Promise<number | null> =>
-  new Promise((resolve) => {
-    const paths = pids.map((pid) => `/proc/${pid}/smaps_rollup`)
-    const options = { timeout: memoryTimeoutMs, killSignal: 'SIGKILL', env: {}, maxBuffer: maxMemoryText } as const
-    // It fails where it cannot read one of the files.
-    execFile('/bin/grep', ['-sH', '^Pss:', '--', ...paths, '/dev/null'], options, (error, stdout) => {
-      if (error?.killed) return resolve(null)
-      const found = stdout.matchAll(/^\/proc\/(\d+)\/smaps_rollup:Pss:\s+(\d+)/gm)
-      const shares = new Map(Array.from(found, ([, pid, kilobytes]) => [Number(pid), Number(kilobytes) * kibibyte]))
-      const all = Promise.all(pids.map((pid) => shares.get(pid) ?? residentOf(pid)))
-      all.then((bytes) => resolve(sum(bytes)))
-    })
-  })
+async function memoryOf(pids: readonly number[]): Promise<number | null> {
+  const paths = pids.map((pid) => `/proc/${pid}/smaps_rollup`)
+  const options = { timeout: memoryTimeoutMs, killSignal: 'SIGKILL', env: {}, maxBuffer: maxMemoryText } as const
+  const reading = run('/bin/grep', ['-sH', '^Pss:', '--', ...paths, '/dev/null'], options)
+  // It fails where it cannot read one of the files.
+  const { stdout, killed } = await reading.then(
+    ({ stdout }) => ({ stdout, killed: false }),
+    (error) => error,
+  )
+  if (killed) return null
+  const found = String(stdout).matchAll(/^\/proc\/(\d+)\/smaps_rollup:Pss:\s+(\d+)/gm)
+  const shares = new Map(Array.from(found, ([, pid, kilobytes]) => [Number(pid), Number(kilobytes) * kibibyte]))
+  return sum(await Promise.all(pids.map((pid) => shares.get(pid) ?? residentOf(pid))))
+}
 
 /** When a process was started, from its ticks since boot. */
 async function startOf(startTime: string): Promise<Date> {

@@ -70,8 +70,7 @@ export async function usersWithProcesses(): Promise<Set<number>> {
   return new Set(users.filter((uid) => uid !== null))
 }
 
-const namespaceOf = (pid: number, kind: 'pid' | 'user' = 'pid') =>
-  readlink(`/proc/${pid}/ns/${kind}`).catch(() => null)
+const namespaceOf = (pid: number, kind: 'pid' | 'user' = 'pid') => readlink(`/proc/${pid}/ns/${kind}`).catch(() => null)
 
 /** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
 async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<boolean> {
