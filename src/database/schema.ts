@@ -264,7 +264,7 @@ export const instances = pgTable(
     stoppedFor: text({ enum: ['disk', 'drain'] }),
     /** Stopped because its organization is suspended: it starts again with it. */
     isSuspended: boolean().notNull().default(false),
-    /** The generation of a restart that was asked for; null once a worker has stopped the sandbox for it. */
+    /** The generation of a restart, or of a start that overtook a stop; null once a worker has ended the gateway. */
     restartGeneration: integer(),
 
     // Observation: written under the lease.
