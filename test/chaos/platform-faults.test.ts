@@ -239,7 +239,14 @@ describe.concurrent('a platform that fails', () => {
     async () => {
       const { happened } = fixture
       const count = 12
-      const { ids, told } = await fixture.lieWhile(() => Promise.all(Array.from({ length: count }, fixture.create)))
+      const ids: string[] = []
+      let told = 0
+      // A busy machine looks less often while its gateways get ready.
+      for (let round = 0; round < 3 && told < leastLooks; round += 1) {
+        const lied = await fixture.lieWhile(() => Promise.all(Array.from({ length: count }, fixture.create)))
+        told = lied.told
+        ids.push(...lied.ids)
+      }
       expect(told).toBeGreaterThanOrEqual(leastLooks)
       for (const id of ids) {
         const events = (await fixture.call('GET', `/${id}/events?limit=100`)).body
