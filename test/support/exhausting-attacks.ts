@@ -1,6 +1,9 @@
 import { availableParallelism } from 'node:os'
 
-/** The `resources` of an agent that is attacked from. They leave others half of the processors, as docs/operations.md says. */
+/**
+ * The `resources` of an agent that is attacked from. They leave others half of the processors, as docs/operations.md
+ * tells operators to.
+ */
 export const attackerResources = { memory_mb: 3072, pids: 512, disk_mb: 1000, cpus: availableParallelism() / 2 }
 
 /** What an attack uses up. */

@@ -30,10 +30,11 @@ const residentOf = async (pid: number) =>
 
 /**
  * The memory of processes in bytes, each with its share of what it has in common with others, or with all of it where it
- * hides that. Null when that takes longer than 5 s: the kernel locks the memory of a process that forks. A program of its
- * own reads it, since a read that waits would take one of the few threads that read files here.
+ * hides that. When that takes longer than 5 s, what the largest has, which is the least that all have: the kernel locks
+ * the memory of a process that forks. A program of its own reads it, since a read that waits would take one of the few
+ * threads that read files here.
  */
-async function memoryOf(pids: readonly number[]): Promise<number | null> {
+async function memoryOf(pids: readonly number[]): Promise<number> {
   const paths = pids.map((pid) => `/proc/${pid}/smaps_rollup`)
   const options = { timeout: memoryTimeoutMs, killSignal: 'SIGKILL', env: {}, maxBuffer: maxMemoryText } as const
   const reading = run('/bin/grep', ['-sH', '^Pss:', '--', ...paths, '/dev/null'], options)
@@ -42,10 +43,10 @@ async function memoryOf(pids: readonly number[]): Promise<number | null> {
     ({ stdout }) => ({ stdout, killed: false }),
     (error) => error,
   )
-  if (killed) return null
   const found = String(stdout).matchAll(/^\/proc\/(\d+)\/smaps_rollup:Pss:\s+(\d+)/gm)
   const shares = new Map(Array.from(found, ([, pid, kilobytes]) => [Number(pid), Number(kilobytes) * kibibyte]))
-  return sum(await Promise.all(pids.map((pid) => shares.get(pid) ?? residentOf(pid))))
+  const sizes = await Promise.all(pids.map((pid) => shares.get(pid) ?? residentOf(pid)))
+  return killed ? Math.max(0, ...sizes) : sum(sizes)
 }
 
 /** When a process was started, from its ticks since boot. */
