@@ -44,12 +44,13 @@ afterAll(async () => {
 
 test('the example compiles against types that are generated from the document, and runs', async () => {
   const { key } = await chowder.signUp()
-  const npm = (...args: string[]) =>
-    run('npm', args, { cwd: example, env: { ...process.env, CHOWDER_URL: url, CHOWDER_KEY: key }, timeout: 100_000 })
-  await npm('ci', '--no-audit', '--no-fund')
-  await npm('run', 'generate')
-  await npm('run', 'check')
-  const { stdout, stderr } = await npm('run', '--silent', 'start')
+  const npm = (args: string[], env = {}) =>
+    run('npm', args, { cwd: example, env: { ...process.env, ...env }, timeout: 120_000 })
+  // npm waits five minutes for a connection to the registry that has gone silent.
+  await npm(['ci', '--no-audit', '--no-fund', '--prefer-offline', '--fetch-timeout=15000', '--fetch-retries=5'])
+  await npm(['run', 'generate'])
+  await npm(['run', 'check'])
+  const { stdout, stderr } = await npm(['run', '--silent', 'start'], { CHOWDER_URL: url, CHOWDER_KEY: key })
   expect(stderr).toBe('')
   expect(stdout.trimEnd().split('\n')).toEqual([
     'example is running',
@@ -59,7 +60,7 @@ test('the example compiles against types that are generated from the document, a
     'instance.running instance.create',
     'instance_not_found',
   ])
-}, 120_000)
+}, 300_000)
 
 // With a real agent, it is among the tests of conversations.
 test('the quickstart does what it says, pasted as it is', async () => {
