@@ -222,7 +222,8 @@ describe.concurrent.each(queueKinds)('on the %s queue', (kind) => {
         Array.from({ length: 50 }, (_, index) => create(`one of fifty ${index}`, keys[index % keys.length])),
       )
       await until('some of them to be started', () => driver.starts.size >= before + 4)
-      await until('a job to wait', async () => (await chowder.queue.countWaiting()) > 0)
+      // While a connection is being replaced, no job can be counted.
+      await until('a job to wait', async () => (await chowder.queue.countWaiting().catch(() => 0)) > 0)
       const isFree = sql`observed_generation < generation AND lease_until < now()`
       expect(await database.db.$count(instances, isFree), 'others wait').toBeGreaterThan(10)
       await act()
