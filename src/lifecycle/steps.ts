@@ -182,8 +182,13 @@ export const limitSandbox: Step = async ({ db, sandboxes, lease, resources, star
   const { instance } = lease
   const asked = await findLimits(db, instance, resources)
   if (!startedGateway && isDeepStrictEqual(instance.limits?.asked, asked)) return done
-  const { memoryMb: memory_mb, cpus, pids } = await sandboxes.limit(instance.id, forDriver(asked), signal)
-  await lease.write({ limits: { asked, kept: { memory_mb, cpus, pids } } })
+  const {
+    memoryMb: memory_mb,
+    cpus,
+    pids,
+    diskMb: disk_mb,
+  } = await sandboxes.limit(instance.id, forDriver(asked), signal)
+  await lease.write({ limits: { asked, kept: { memory_mb, cpus, pids, disk_mb } } })
   return done
 }
 

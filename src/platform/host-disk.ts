@@ -6,6 +6,8 @@ const lastsMs = 1000
 const megabyte = 1024 * 1024
 /** A small disk has a small floor. */
 const mostOfDisk = 0.1
+/** As many as there can be of one block. */
+const filesPerMegabyte = 256
 
 interface DiskState {
   freeBytes: number
@@ -24,10 +26,11 @@ export interface HostDisk {
 export function createHostDisk(folder: string, floorMb: number): HostDisk {
   let latest: { at: number; state: Promise<DiskState> } | undefined
   async function read(): Promise<DiskState> {
-    const { bavail, blocks, bsize } = await statfs(folder)
+    const { bavail, blocks, bsize, files, ffree } = await statfs(folder)
     const freeBytes = bavail * bsize
     const floorBytes = Math.min(floorMb * megabyte, blocks * bsize * mostOfDisk)
-    return { freeBytes, floorBytes, isLow: freeBytes < floorBytes }
+    const floorFiles = Math.min(floorMb * filesPerMegabyte, files * mostOfDisk)
+    return { freeBytes, floorBytes, isLow: freeBytes < floorBytes || ffree < floorFiles }
   }
   return {
     look() {

@@ -6,7 +6,7 @@ export type ResourceLimits = Record<ResourceName, number>
 /** The limits of a sandbox: those that were asked for last, and those that its platform keeps, null for none. */
 export interface HeldLimits {
   asked: ResourceLimits
-  kept: Record<Exclude<ResourceName, 'disk_mb'>, number | null>
+  kept: Record<Exclude<ResourceName, 'disk_mb'>, number | null> & { disk_mb?: number | null }
 }
 
 /**

@@ -56,7 +56,10 @@ export interface Resources {
 }
 
 /** The limits that the platform keeps for a sandbox; null for one that it does not keep. */
-export type KeptLimits = { [Name in Exclude<keyof Resources, 'diskMb'>]: number | null }
+export type KeptLimits = { [Name in keyof Resources]: number | null }
+
+/** Those of a sandbox that does not run. */
+export const noKeptLimits: KeptLimits = { memoryMb: null, cpus: null, pids: null, diskMb: null }
 
 export interface SandboxSpec {
   /** The instance's id, which identifies the sandbox. */

@@ -388,8 +388,8 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       }
       const word = newWord()
       tenant.take()
-      await begin(id, `export ATTACK=${word}; ${command}`)
-      await until('the attack to begin', async () => (await processesWith(word)) > 0, 2 * minute)
+      const said = await begin(id, `export ATTACK=${word}; ${command}`)
+      await until(`the attack to begin, of which the agent said ${said.slice(0, 500)}`, async () => (await processesWith(word)) > 0, 2 * minute)
       await tenant.enough()
       const times = tenant.take()
       if (of !== 'memory' || keepsMemory) expect(await processesWith(word)).toBeGreaterThan(0)

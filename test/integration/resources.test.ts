@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { setMaxResources } from '#api/organization/operator.ts'
+import { noKeptLimits } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -80,7 +81,7 @@ test('the limits of a stopped agent are those of its next start', async () => {
 test('a platform that keeps a limit no more says so', async () => {
   const id = await running()
   const limit = driver.limit.bind(driver)
-  driver.limit = async () => ({ memoryMb: null, cpus: null, pids: null })
+  driver.limit = async () => noKeptLimits
   await call('PATCH', `/v1/instances/${id}`, { resources: { pids: 90 } })
   await until('the limits', async () => (await read(id)).limits.pids.value === 90)
   expect((await read(id)).limits).toMatchObject({

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { allShards } from '#lifecycle/shards.ts'
 import { createUseWatch, stepOf } from '#lifecycle/use-watch.ts'
 import { usualMaxima, usualResources } from '#platform/resources.ts'
+import { noKeptLimits } from '#sandbox/driver.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { type FakeGateway, startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder, type TestChowder } from '../support/test-chowder.ts'
@@ -160,7 +161,7 @@ test('an agent that does not answer is told of, and left to the worker that is a
 
 test('where the kernel keeps no limit, an agent that exceeds it is restarted', async () => {
   const limit = driver.limit.bind(driver)
-  driver.limit = async () => ({ memoryMb: null, cpus: null, pids: null })
+  driver.limit = async () => noKeptLimits
   const id = await running({ memory_mb: 2048 })
   driver.limit = limit
   driver.memoryBytes.set(id, 2040 * megabyte)

@@ -2,6 +2,7 @@ import { addAbortSignal, Readable } from 'node:stream'
 import {
   type Activity,
   type FileStat,
+  noKeptLimits,
   type Observation,
   type PathFault,
   SandboxAbsentError,
@@ -104,7 +105,7 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
     },
     limit: async (_id, _resources, signal) => {
       signal.throwIfAborted()
-      return { memoryMb: null, cpus: null, pids: null }
+      return noKeptLimits
     },
     diskUse: async (_ids, signal) => {
       signal.throwIfAborted()

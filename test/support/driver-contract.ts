@@ -2,7 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Observation, SandboxAbsentError, type SandboxDriver, type SandboxSpec } from '#sandbox/driver.ts'
+import {
+  noKeptLimits,
+  type Observation,
+  SandboxAbsentError,
+  type SandboxDriver,
+  type SandboxSpec,
+} from '#sandbox/driver.ts'
 import { describeFiles } from './files-contract.ts'
 import { present } from './present.ts'
 import { until } from './until.ts'
@@ -243,17 +249,17 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       const limit = (changed: Partial<typeof resources>) => driver.limit(id, { ...resources, ...changed }, within())
       const kept = await limit({ memoryMb: 700, cpus: 0.5, pids: 90 })
       const changes = subject.changesLimits ?? true
-      if (!changes) expect(kept).toEqual({ memoryMb: 512, cpus: 1, pids: null })
+      if (!changes) expect(kept).toEqual({ memoryMb: 512, cpus: 1, pids: null, diskMb: null })
       else expect(kept.memoryMb).toBe(subject.keepsLimits ? 700 : null)
       if (subject.keepsLimits && changes) {
-        expect(kept).toEqual({ memoryMb: 700, cpus: 0.5, pids: 90 })
+        expect(kept).toMatchObject({ memoryMb: 700, cpus: 0.5, pids: 90 })
         expect((await driver.measure(id, within())).memoryLimitBytes).toBe(700 * 1024 * 1024)
-        expect(await limit({ memoryMb: 6, pids: 80 })).toEqual({ memoryMb: 700, cpus: 1, pids: 80 })
+        expect(await limit({ memoryMb: 6, pids: 80 })).toMatchObject({ memoryMb: 700, cpus: 1, pids: 80 })
         expect(await limit({ memoryMb: 300 })).toMatchObject({ memoryMb: 300, pids: 64 })
       }
       expect(await subject.gatewayOf(id, await driver.observe(id, within()))).toEqual(gateway)
       await stop(id)
-      expect(await limit({})).toEqual({ memoryMb: null, cpus: null, pids: null })
+      expect(await limit({})).toEqual(noKeptLimits)
     })
 
     test('the sizes of folders are measured, whether sandboxes run or not', async () => {

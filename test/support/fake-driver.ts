@@ -6,6 +6,7 @@ import {
   type ExecResult,
   type KeptLimits,
   type LogPage,
+  noKeptLimits,
   type Observation,
   type Progress,
   type Resources,
@@ -232,9 +233,9 @@ export class FakeDriver implements SandboxDriver {
   async limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits> {
     signal.throwIfAborted()
     const { memoryMb, cpus, pids } = resources
-    if (!this.sandboxes.get(id)?.running) return { memoryMb: null, cpus: null, pids: null }
+    if (!this.sandboxes.get(id)?.running) return noKeptLimits
     this.limits.set(id, resources)
-    return { memoryMb, cpus, pids }
+    return { memoryMb, cpus, pids, diskMb: null }
   }
 
   async diskUse(ids: readonly string[], signal: AbortSignal): Promise<Map<string, number>> {

@@ -177,14 +177,14 @@ const noLimits = { memory_mb: null, cpus: null, pids: null, disk_mb: null }
 /** A limit of memory or processes that the kernel does not keep is watched; one of processors cannot be. */
 const toLimits = ({ asked, kept }: HeldLimits): Static<typeof Instance>['limits'] => {
   const held = (name: keyof HeldLimits['kept'], otherwise: 'watch' | 'nothing') => {
-    const value = kept[name]
+    const value = kept[name] ?? null
     return value === null ? { value: asked[name], kept_by: otherwise } : { value, kept_by: 'kernel' as const }
   }
   return {
     memory_mb: held('memory_mb', 'watch'),
     cpus: held('cpus', 'nothing'),
     pids: held('pids', 'watch'),
-    disk_mb: { value: asked.disk_mb, kept_by: 'watch' },
+    disk_mb: held('disk_mb', 'watch'),
   }
 }
 

@@ -2,6 +2,7 @@ import type Docker from 'dockerode'
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import {
+  noKeptLimits,
   noUsage,
   type Observation,
   SandboxAbsentError,
@@ -18,7 +19,7 @@ import { type FilesPool, filesBy, filesPool } from './files.ts'
 import { openFilesSession } from './files-container.ts'
 import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
-import { changeLimits, diskUseOf, keptLimits, unlimited } from './limits.ts'
+import { changeLimits, diskUseOf, keptLimits } from './limits.ts'
 import { readLog } from './logs.ts'
 import { measureContainer, memoryIn, statsOf } from './measure.ts'
 import { firewalledNetwork } from './network.ts'
@@ -320,10 +321,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     readLog: (id, logOptions, signal) => readLog(client, sandboxName(id), logOptions, signal),
     async limit(id, resources, signal) {
       const container = await inspect(id, signal)
-      if (!container?.State.Running) return unlimited
+      if (!container?.State.Running) return noKeptLimits
       if (pathsOf(container).room) await changeLimits(client, roomName(id), resources, signal)
       const changed = await changeLimits(client, container.Id, resources, signal)
-      return changed ? keptLimits(container, changed, resources) : unlimited
+      return changed ? keptLimits(container, changed, resources) : noKeptLimits
     },
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
     async currentUse(id, signal) {

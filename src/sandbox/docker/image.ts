@@ -57,6 +57,7 @@ const sandboxFolder = join(import.meta.dirname, '..')
 /** The programs in the image, with all that they import, by their paths below src/sandbox. */
 export const programFiles = [
   'command-as-user.ts',
+  'disk-use.sh',
   'errors.ts',
   'home/files.ts',
   'home/open-folder.ts',

@@ -8,9 +8,6 @@ import { limitsOf, sandboxName } from './profile.ts'
 export const diskUseDeadlineMs = 60_000
 const megabyte = 1024 * 1024
 
-/** Of a container that does not run. */
-export const unlimited: KeptLimits = { memoryMb: null, cpus: null, pids: null }
-
 /**
  * Changes the limits of a container that runs. Returns whether that of memory is the new one, which it is unless more
  * is used; null for a container that does not run.
@@ -39,7 +36,7 @@ export function keptLimits(
   { memoryMb, cpus, pids }: Resources,
 ): KeptLimits {
   const before = (HostConfig.Memory ?? 0) / megabyte
-  return { memoryMb: hasNewMemory ? memoryMb : before || null, cpus, pids }
+  return { memoryMb: hasNewMemory ? memoryMb : before || null, cpus, pids, diskMb: null }
 }
 
 /** Dockerode has the call, but cannot ask for the volumes alone: dockerd would measure images as well. */

@@ -1,7 +1,7 @@
 import type { V1Pod } from '@kubernetes/client-node'
 import pMap from 'p-map'
 import { lookAtProcesses } from '#sandbox/docker/activity.ts'
-import { type KeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
+import { type KeptLimits, noKeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
 import { execIn } from './exec.ts'
 import { activityIn, type Look, readLook } from './look.ts'
@@ -13,7 +13,6 @@ const lookTimeoutMs = 10_000
 const looksAtOnce = 8
 const megabyte = 1024 * 1024
 
-const unlimited: KeptLimits = { memoryMb: null, cpus: null, pids: null }
 const units: Record<string, number> = { Ki: 1024, Mi: megabyte, Gi: 1024 * megabyte }
 
 /** Kubernetes writes 1024Mi as 1Gi. */
@@ -26,7 +25,7 @@ function memoryIn(text: string): number {
 function limitsOf(pod: V1Pod): KeptLimits {
   const { memory = '', cpu = '' } = pod.spec?.containers[0]?.resources?.limits ?? {}
   const cpus = cpu.endsWith('m') ? Number(cpu.slice(0, -1)) / 1000 : Number(cpu)
-  return { memoryMb: memoryIn(memory) / megabyte || null, cpus: cpus || null, pids: null }
+  return { memoryMb: memoryIn(memory) / megabyte || null, cpus: cpus || null, pids: null, diskMb: null }
 }
 
 /** What pods do and use, which programs that are run in them tell: nothing of a pod that does not run. */
@@ -58,7 +57,7 @@ export function createUse(
     },
     async limit(id, _resources, signal) {
       const pod = await findRunning(id, signal)
-      return pod ? limitsOf(pod) : unlimited
+      return pod ? limitsOf(pod) : noKeptLimits
     },
     async diskUse(ids, signal) {
       signal.throwIfAborted()

@@ -7,6 +7,7 @@ import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import {
+  noKeptLimits,
   type Observation,
   type Progress,
   SandboxCapacityError,
@@ -17,6 +18,7 @@ import { filesIn } from '#sandbox/home/files.ts'
 import { isCode, openFolderAt } from '#sandbox/home/open-folder.ts'
 import { readActivity } from './activity.ts'
 import { ranOutOfMemory, removeGroup, waitUntilEmpty } from './control-group.ts'
+import { setDiskQuota } from './disk-quota.ts'
 import { createEnds } from './ends.ts'
 import { execBeside, execInJail } from './exec.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
@@ -228,6 +230,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       if (!isFree) throw new Error(`port ${record.paths.port} is taken by a foreign program`)
       await rotateLog(folder.log)
       if (record.uid !== null) await linkCompileCache(record.paths.release, record.uid)
+      if (record.uid !== null && record.resources) await setDiskQuota(folder.home, record.uid, record.resources.diskMb)
       const group = await makeGroup(await controlGroups(), folder, record.resources)
       if (group) await waitUntilEmpty(group, signal)
       await launchGateway(folder, record, { group, jail: record.isJailed ? jail : null }, signal)
@@ -237,6 +240,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       await stop(id, { graceMs: destroyGraceMs }, signal)
       const group = await folderOf(id).controlGroup()
       if (group) await removeGroup(group, signal)
+      const uid = await records.uidOf(folderOf(id))
+      if (uid !== null) await setDiskQuota(folderOf(id).path, uid, 0)
       await run('/bin/rm', ['-rf', '--', folderOf(id).path], { signal }).catch((error) => {
         signal.throwIfAborted()
         throw error
@@ -262,7 +267,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const folder = folderOf(id)
       const record = await folder.readRecord()
       const isRunning = record && (await liveGateway(folder, record.uid))
-      return isRunning ? changeLimits(folder, record, resources) : { memoryMb: null, cpus: null, pids: null }
+      return isRunning ? changeLimits(folder, record, resources) : noKeptLimits
     },
     async diskUse(ids, signal) {
       const sizes = await pMap(

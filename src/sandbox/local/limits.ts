@@ -13,6 +13,7 @@ import {
   setLimits,
   usageOf,
 } from './control-group.ts'
+import { setDiskQuota } from './disk-quota.ts'
 import { isSandboxId, type SandboxFolder, type SandboxRecord, sandboxFolder } from './folder.ts'
 
 const enter = join(import.meta.dirname, 'enter.sh')
@@ -111,16 +112,19 @@ export async function changeLimits(
   record: SandboxRecord,
   resources: Resources,
 ): Promise<KeptLimits> {
+  const { uid } = record
+  const hasQuota = uid !== null && (await setDiskQuota(folder.home, uid, resources.diskMb))
+  const diskMb = hasQuota ? resources.diskMb : null
   const group = await folder.controlGroup()
   if (!group) {
     // That of its user, or of its jail, can be changed only with the next start.
-    const pids = record.uid === null ? processesOfJail(record, group) : (record.resources?.pids ?? null)
-    return { memoryMb: null, cpus: null, pids }
+    const pids = uid === null ? processesOfJail(record, group) : (record.resources?.pids ?? null)
+    return { memoryMb: null, cpus: null, pids, diskMb }
   }
   const isChanged = await setLimits(group, resources)
   const { memoryLimitBytes } = await usageOf(group)
   const memoryMb = isChanged || memoryLimitBytes === null ? resources.memoryMb : memoryLimitBytes / megabyte
-  return { memoryMb, cpus: resources.cpus, pids: resources.pids }
+  return { memoryMb, cpus: resources.cpus, pids: resources.pids, diskMb }
 }
 
 /** Makes the group of a sandbox that is about to start, and notes it in the sandbox's folder. */

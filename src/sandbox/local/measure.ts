@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import type { Usage } from '#sandbox/driver.ts'
@@ -9,6 +10,7 @@ import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
 import { processesInJail, processesOf, readStat } from './processes.ts'
 
+const diskUse = join(import.meta.dirname, '../disk-use.sh')
 const kibibyte = 1024
 /** Measuring a folder reads all of its directories. */
 const diskCachedMs = 60_000
@@ -55,12 +57,17 @@ async function startOf(startTime: string): Promise<Date> {
   return new Date((bootedAt + Number(startTime) / ticksPerSecond) * 1000)
 }
 
-/** The size of a folder on the disk; null when that takes longer than 10 s. Files may change meanwhile. */
+/** What a folder takes of the disk, as `disk-use.sh` counts it; null when that fails. Files may change meanwhile. */
 export const diskOf = (path: string, signal?: AbortSignal): Promise<number | null> =>
   new Promise((resolve) => {
-    const options = { timeout: diskTimeoutMs, killSignal: 'SIGKILL', env: {}, ...(signal && { signal }) } as const
-    execFile('/usr/bin/du', ['-sx', '--block-size=1', '--', path], options, (_error, stdout) => {
-      const bytes = /^(\d+)\t/.exec(stdout)?.[1]
+    const options = {
+      timeout: diskTimeoutMs,
+      killSignal: 'SIGKILL',
+      env: { PATH: '/usr/bin:/bin' },
+      ...(signal && { signal }),
+    } as const
+    execFile('/bin/sh', [diskUse, path], options, (_error, stdout) => {
+      const bytes = /^(\d+)\n$/.exec(stdout)?.[1]
       resolve(bytes === undefined ? null : Number(bytes))
     })
   })

@@ -17,4 +17,4 @@ done
 for file in /proc/[0-9]*/statm; do
   [ "$file" = "/proc/$$/statm" ] || sed 's/^/statm /' "$file" 2>/dev/null
 done
-echo "disk $(timeout 5 du -sx --block-size=1 /agent/home | cut -f 1)"
+echo "disk $("${0%/*}/../../disk-use.sh" /agent/home)"
