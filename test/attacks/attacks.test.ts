@@ -387,14 +387,21 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         results.push(present(refusal.shown.exec(result))[0])
       }
       const word = newWord()
+      const hung = { type: /gateway_ended/, reason: /did not answer/ }
+      const hangs = await countEvents(id, hung.type, hung.reason)
+      /** An agent that leaves its own gateway no process has it restarted, which ends the attack. */
+      const isRestarted = async () => of === 'processes' && (await countEvents(id, hung.type, hung.reason)) > hangs
       tenant.take()
+      const isSeen = async () => (await processesWith(word)) > 0 || isRestarted()
       const said = await begin(id, `export ATTACK=${word}; ${command}`)
-      await until(`the attack to begin, of which the agent said ${said.slice(0, 500)}`, async () => (await processesWith(word)) > 0, 2 * minute)
+      await until(`the attack to begin, of which the agent said ${said.slice(0, 500)}`, isSeen, 2 * minute)
       await tenant.enough()
       const times = tenant.take()
-      if (of !== 'memory' || keepsMemory) expect(await processesWith(word)).toBeGreaterThan(0)
+      if (of !== 'memory' || keepsMemory) await until('the attack to go on', isSeen, minute)
+      const isOver = await isRestarted()
       await expectControlPlaneWell()
-      if (report) {
+      if (isOver) results.push('its gateway hung, and was restarted')
+      else if (report) {
         await told(id, report.type, report.reason, before)
         results.push(`told by ${report.type.source}`)
       }

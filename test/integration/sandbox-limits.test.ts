@@ -1,22 +1,28 @@
 import { randomUUID } from 'node:crypto'
 import { readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Observation, Resources } from '#sandbox/driver.ts'
 import { entriesOf } from '#sandbox/local/control-group.ts'
+import { setDiskQuota } from '#sandbox/local/disk-quota.ts'
 import { sandboxFolder } from '#sandbox/local/folder.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
 import { hasControlGroups, LocalHost } from '../support/local-host.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
+const isRoot = process.getuid?.() === 0
+/** Of no sandbox. */
+const unusedUid = 19_999
 const within = () => AbortSignal.timeout(30_000)
 const roomy: Resources = { memoryMb: 512, cpus: 1, pids: 128, diskMb: 64 }
+const hasQuotas = isRoot && hasControlGroups && (await setDiskQuota(tmpdir(), unusedUid, 0))
 const urlOf = ({ endpoint }: Observation, path: string) =>
   endpoint?.kind === 'tcp' ? `http://127.0.0.1:${endpoint.port}${path}` : ''
 
-describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox under root', () => {
+describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a control group', () => {
   let host: LocalHost
   /** Another tenant, whose answers must not wait for an attack. */
   let neighbour: Observation
@@ -165,12 +171,30 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox under root
     const filling = 'for i in 1 2 3; do head -c 30m /dev/zero > file-$i; done'
     const [, slowest] = await neighbourDuring(exec(id, filling))
     expect(slowest).toBeLessThan(boundMs)
-    expect(await megabytes()).toBeGreaterThan(85)
+    expect(await megabytes()).toBeGreaterThan(hasQuotas ? 63 : 85)
     await exec(id, 'rm file-*')
     const [, slowestWhilePrinting] = await neighbourDuring(fetch(urlOf(await observe(id), '/prints')))
     expect(slowestWhilePrinting).toBeLessThan(boundMs)
     expect(await megabytes()).toBeLessThan(11)
   })
+
+  test.runIf(hasQuotas)(
+    'where the file system has quotas, an agent gets no more of it, and no more files',
+    async () => {
+      const id = await started({ diskMb: 10 })
+      const fill = 'for i in 1 2 3; do head -c 6m /dev/zero > file-$i; done; cat file-* | wc -c'
+      const mostOf = (megabytes: number) => megabytes * 1024 * 1024
+      const filled = async () => Number((await exec(id, fill)).stdout)
+      expect(await filled()).toBeGreaterThan(mostOf(9))
+      expect(await filled()).toBeLessThanOrEqual(mostOf(10))
+      expect(await host.driver.limit(id, { ...roomy, diskMb: 15 }, within())).toMatchObject({ diskMb: 15 })
+      expect(await filled()).toBeGreaterThan(mostOf(14))
+      expect(await filled()).toBeLessThanOrEqual(mostOf(15))
+      await exec(id, 'rm file-*')
+      const touch = 'open $opened, ">", "empty-$_" or print "$!" and exit for 1 .. 10000'
+      expect((await exec(id, `perl -e '${touch}'`)).stdout).toBe('Disk quota exceeded')
+    },
+  )
 
   test('A6: a program cannot leave its control group, which goes with its sandbox', async () => {
     const id = await started()

@@ -50,7 +50,7 @@ export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): Ex
     name: 'memory',
     refusal: keepsMemory ? { command: `${perl(eatAll)}; echo "ended with $?"`, shown: /ended with 137/ } : null,
     command: keepsMemory
-      ? `while :; do ${perl(`${eat(1800, 0)} sleep 20; ${eatAll}`)}; done`
+      ? `while :; do ${perl(`${eat(2300, 0)} sleep 20; ${eatAll}`)}; done`
       : perl(`${eat(4000, 0.1)} sleep 600`),
   },
   {

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { chmod, copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,10 +9,23 @@ import { createLocalDriver, type LocalDriver } from '#sandbox/local/driver.ts'
 import { createJail } from '#sandbox/local/jail.ts'
 import { waysOutFolder } from '#sandbox/local/way-out.ts'
 
+const isRoot = process.getuid?.() === 0
+
+/** As with `systemd-run --user --scope -p Delegate=yes`. */
+function ownControlGroupIsWritable(): boolean {
+  const [, own] = /^0::(\/.+)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8')) ?? []
+  try {
+    accessSync(`/sys/fs/cgroup${own}/cgroup.procs`, constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** Whether this machine can limit the sandboxes of these tests by control groups. */
-export const hasControlGroups =
-  process.getuid?.() === 0 &&
-  (existsSync('/sys/fs/cgroup/memory/cgroup.procs') || existsSync('/sys/fs/cgroup/cgroup.controllers'))
+export const hasControlGroups = isRoot
+  ? existsSync('/sys/fs/cgroup/memory/cgroup.procs') || existsSync('/sys/fs/cgroup/cgroup.controllers')
+  : ownControlGroupIsWritable()
 
 const gateway = fileURLToPath(new URL('./contract-gateway.mjs', import.meta.url))
 
