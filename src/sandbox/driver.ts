@@ -325,8 +325,8 @@ export interface SandboxDriver {
   readLog(id: string, options: { lines: number; after?: string | undefined }, signal: AbortSignal): Promise<LogPage>
   /**
    * Changes the limits of a sandbox that runs, and returns those that its platform keeps from now on: all null when it
-   * does not run. The limit of memory stays as it is while more than the new one is used. That of a file, `diskMb`,
-   * changes with the next start.
+   * does not run. The limit of memory stays as it is while more than the new one is used. The size that a file may
+   * have, `diskMb`, changes with the next start.
    */
   limit(id: string, resources: Resources, signal: AbortSignal): Promise<KeptLimits>
   /** The sizes of the folders of sandboxes, measured now, also of stopped ones. Leaves out those that are not known. */
