@@ -147,7 +147,7 @@ export async function openRelay(
     const made = relay.listen(host, port)
     servers.set(host, made)
     made.then(
-      () => log.info({ host, port }, 'the relay listens for the calls of agents'),
+      () => log.info({ address: host, port }, 'the relay listens for the calls of agents'),
       () => servers.delete(host),
     )
     return made
