@@ -75,7 +75,7 @@ export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): Ex
       command: `truncate -s ${attackerResources.disk_mb + 1}m big`,
       shown: /File (?:too large|size limit exceeded)/,
     },
-    command: 'while :; do head -c 300m /dev/zero >filled; sync filled; done',
+    command: 'mkdir filled; while :; do head -c 300m /dev/zero >filled/0; sync filled/0; done',
   },
   {
     of: 'output',
@@ -101,7 +101,9 @@ export const exhaustingAttacks = ({ keepsMemory }: { keepsMemory: boolean }): Ex
 ]
 
 /** Takes the rest of the disk that an agent may use. */
-export const fillDisk = 'for i in 1 2 3; do head -c 400m /dev/zero >filled-$i; done'
+export const fillDisk = 'mkdir -p filled; for i in 1 2 3; do head -c 400m /dev/zero >filled/$i; done'
+/** Does so with files that are empty. */
+export const fillWithFiles = `mkdir filled; ${perl('open $opened, ">", "filled/$_" for 1 .. shift', String(attackerResources.disk_mb * 300))}`
 
 /** Programs that leave their session, their parent and their environment, and take no signal that can be refused. */
 export const outlive = (word: string): string => {
