@@ -13,6 +13,8 @@ interface DiskState {
   freeBytes: number
   /** Below it, only the control plane writes. */
   floorBytes: number
+  /** How many files there may be more; null where the file system has no limit of its own. */
+  freeFiles: number | null
   isLow: boolean
 }
 
@@ -30,7 +32,8 @@ export function createHostDisk(folder: string, floorMb: number): HostDisk {
     const freeBytes = bavail * bsize
     const floorBytes = Math.min(floorMb * megabyte, blocks * bsize * mostOfDisk)
     const floorFiles = Math.min(floorMb * filesPerMegabyte, files * mostOfDisk)
-    return { freeBytes, floorBytes, isLow: freeBytes < floorBytes || ffree < floorFiles }
+    const freeFiles = files > 0 ? ffree : null
+    return { freeBytes, floorBytes, freeFiles, isLow: freeBytes < floorBytes || ffree < floorFiles }
   }
   return {
     look() {

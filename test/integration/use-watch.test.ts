@@ -19,7 +19,7 @@ let key: string
 let watch: ReturnType<typeof createUseWatch>
 let free = 100
 /** With a floor of 10 bytes. */
-const hostDisk = { look: async () => ({ freeBytes: free, floorBytes: 10, isLow: free < 10 }) }
+const hostDisk = { look: async () => ({ freeBytes: free, floorBytes: 10, freeFiles: null, isLow: free < 10 }) }
 
 beforeAll(async () => {
   gateway = await startFakeGateway({})
