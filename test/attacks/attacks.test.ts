@@ -51,7 +51,7 @@ const ordinaryUid = 31_338
 
 type Rooms = 'one_room' | 'two_rooms'
 /** Agents in pods have one room. */
-const eachRooms: Rooms[] = isKubernetes ? ['one_room'] : ['one_room', 'two_rooms']
+const eachRooms: Rooms[] = ['one_room', 'two_rooms']
 
 const localWorlds = [
   { world: 'local agents under root', uid: null },

@@ -1,6 +1,13 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { readdir, readFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { LocalHost } from '../support/local-host.ts'
 import { until } from '../support/until.ts'
@@ -97,5 +104,59 @@ describe.runIf(existsSync('/usr/bin/python3'))('a local sandbox with a second ro
     await until('the program in the room', isRunning)
     await host.driver.stop(id, { graceMs: 2000 }, within())
     await until('its end', async () => !(await isRunning()), 2000)
+  })
+})
+
+describe.runIf(existsSync('/usr/bin/python3'))('the programs around the room of a pod', () => {
+  const sandbox = join(import.meta.dirname, '../../src/sandbox')
+  const ended = async (child: ChildProcess) => (await once(child, 'exit'))[0]
+  let folder: string
+  let socket: string
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'chowder-room-'))
+    await mkdir(join(folder, 'home'))
+    await mkdir(join(folder, 'room'))
+    socket = join(folder, 'room', 'exec.sock')
+  })
+  afterAll(() => rm(folder, { recursive: true }))
+
+  test('the room works after a SIGTERM, until the gateway has ended and its socket is removed', async () => {
+    const room = spawn(join(sandbox, 'kubernetes/image/room.sh'), ['0', socket, folder], { stdio: 'inherit' })
+    const roomEnds = ended(room)
+    const ask = async (script: string) => {
+      const ssh = spawn(join(sandbox, 'room/room-ssh.py'), ['host', script], { env: { HOME: join(folder, 'home') } })
+      const [output] = await Promise.all([text(ssh.stdout), once(ssh, 'exit')])
+      return output
+    }
+    await until('the room', () => existsSync(socket))
+    expect(await ask('pwd')).toBe(`${folder}\n`)
+    const gateway = 'trap "sleep 1.5; exit 7" TERM; echo ready; while :; do sleep 0.1; done'
+    const init = spawn(join(sandbox, 'kubernetes/image/init.sh'), [socket, 'sh', '-c', gateway])
+    const initEnds = ended(init)
+    await once(init.stdout, 'data')
+    room.kill('SIGTERM')
+    init.kill('SIGTERM')
+    await sleep(1000)
+    expect(await ask('echo still here')).toBe('still here\n')
+    expect(await initEnds).toBe(7)
+    expect(existsSync(socket)).toBe(false)
+    expect(await roomEnds).toBe(0)
+  })
+
+  test('a program in the room opens no socket of a network, nor a ring that would', async () => {
+    const look = `
+import ctypes, socket
+for name in "AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX":
+    try:
+        socket.socket(getattr(socket, name), socket.SOCK_DGRAM)
+        print(name)
+    except PermissionError:
+        pass
+system = ctypes.CDLL(None, use_errno=True)
+print(system.syscall(425, 8, ctypes.create_string_buffer(200)), ctypes.get_errno())`
+    const run = async (argv: [string, ...string[]]) => (await promisify(execFile)(argv[0], argv.slice(1))).stdout
+    const alone = ['/usr/bin/python3', '-c', look] as const
+    expect(await run(['perl', join(sandbox, 'room/no-network.pl'), ...alone])).toBe('AF_UNIX\n-1 13\n')
+    expect(await run([...alone])).toMatch(/^AF_INET\nAF_INET6\nAF_NETLINK\nAF_UNIX\n/)
   })
 })

@@ -13,9 +13,9 @@ const volumeHome = 'home'
 export const releasesBase = '/opt/chowder'
 export const programs = '/opt/chowder/programs/docker/image'
 /** The root of the second room, and the programs of both rooms. */
-const roomRoot = '/room'
-const roomSockets = '/run/room'
-const roomPrograms = '/opt/chowder/programs/room'
+export const roomRoot = '/room'
+export const roomSockets = '/run/room'
+export const roomPrograms = '/opt/chowder/programs/room'
 /** The user that agents run as, and its group. */
 export const agentUid = 10_001
 const user = `${agentUid}:${agentUid}`

@@ -191,6 +191,7 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     name: 'kubernetes',
     isolation:
       'Each agent is a pod of the restricted profile, without a token of the cluster; a NetworkPolicy, if the cluster enforces it, keeps it from all but the relay.',
+    hasTwoRooms: true,
     outage: client.outage,
     // The relay is in a pod of its own, or RELAY_URL leads to it.
     hostAddress: async (signal) => {

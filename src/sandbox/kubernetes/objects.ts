@@ -10,8 +10,17 @@ import type {
   V1Volume,
 } from '@kubernetes/client-node'
 import type { SupervisorSettings } from '#sandbox/docker/image/supervisor.ts'
-import { agentUid, forwarderPort, node, nodeFlags, releasesBase } from '#sandbox/docker/profile.ts'
-import type { Resources, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import {
+  agentUid,
+  forwarderPort,
+  node,
+  nodeFlags,
+  releasesBase,
+  roomPrograms,
+  roomRoot,
+  roomSockets,
+} from '#sandbox/docker/profile.ts'
+import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
 import type { KubernetesSetup } from './settings.ts'
 
 const home = '/agent/home'
@@ -21,6 +30,9 @@ export const dockerPrograms = `${programs}/docker/image`
 export const podPrograms = `${programs}/kubernetes/image`
 /** The container of the agent in its pod. */
 export const agentContainer = 'agent'
+const roomSocket = 'exec.sock'
+/** Of the limits of the room, whose programs mostly do nothing. */
+const roomRequestPercent = 1
 /** The pod's own; a stop names another time. */
 const graceSeconds = 30
 const filesSeconds = 600
@@ -109,6 +121,38 @@ const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1Pod
   ...(pullSecret !== null && { imagePullSecrets: [{ name: pullSecret }] }),
 })
 
+/**
+ * The container where the tools of an agent run, with one folder of the volume. It reaches no network, nor what others of
+ * the pod leave in memory.
+ */
+const roomContainer = (image: string, resources: Resources, room: RoomSpec): V1Container => {
+  const shared = `${roomRoot}/${room.place}`
+  const part = (path: string, mountPath: string) => ({ name: 'agent', subPath: `home/${path}`, mountPath })
+  return {
+    ...confined,
+    name: 'room',
+    image,
+    command: [`${podPrograms}/room.sh`, String(resources.diskMb), `${roomSockets}/${roomSocket}`, shared],
+    env: Object.entries({ HOME: '/tmp', PATH: '/usr/local/bin:/usr/bin:/bin', LANG: 'C.UTF-8' }).map(
+      ([name, value]) => ({ name, value }),
+    ),
+    resources: resourcesOf(resources, roomRequestPercent),
+    volumeMounts: [
+      part(room.folder, shared),
+      part(room.socketFolder, roomSockets),
+      { name: 'room-hidden', mountPath: `${shared}/${room.hidden}`, readOnly: true },
+      { name: 'room-tmp', mountPath: '/tmp' },
+      { name: 'room-shm', mountPath: '/dev/shm' },
+    ],
+  }
+}
+
+const roomVolumes: V1Volume[] = [
+  { name: 'room-hidden', emptyDir: { medium: 'Memory', sizeLimit: '1Mi' } },
+  { name: 'room-tmp', emptyDir: { sizeLimit: '256Mi' } },
+  { name: 'room-shm', emptyDir: { medium: 'Memory', sizeLimit: '64Mi' } },
+]
+
 /** The relay, with the address of its name: pods look no name up. */
 export interface RelayPlace {
   url: string
@@ -142,6 +186,7 @@ export function statefulSet(
   const paths: SandboxPaths = {
     ...{ node, release: releaseFolder, home, port: gatewayPort },
     ...{ proxy: relay.url, proxyAsksWho: true },
+    ...(spec.room && { room: { ssh: `${roomPrograms}/room-ssh.py`, root: roomRoot } }),
   }
   const { admission } = setup
   const settings: SupervisorSettings = {
@@ -155,6 +200,7 @@ export function statefulSet(
     name: agentContainer,
     image,
     command: [
+      ...(spec.room ? [`${podPrograms}/init.sh`, `${home}/${spec.room.socketFolder}/${roomSocket}`] : []),
       `${podPrograms}/start.sh`,
       String(spec.resources.diskMb),
       ...[node, ...nodeFlags, '--disable-sigusr1', `${dockerPrograms}/supervisor.js`, JSON.stringify(settings)],
@@ -194,11 +240,12 @@ export function statefulSet(
           ...placement(setup),
           ...namesOf(relay),
           hostname: 'agent',
-          // The first process of the pod takes over the processes whose parents have ended, and reaps them.
-          shareProcessNamespace: true,
+          // The first process of the pod takes over the processes whose parents have ended, and reaps them. With a room
+          // each container has processes of its own, and `init.sh` does so.
+          shareProcessNamespace: !spec.room,
           terminationGracePeriodSeconds: graceSeconds,
-          containers: [agent],
-          volumes: volumesOf(spec.id),
+          containers: [agent, ...(spec.room ? [roomContainer(image, spec.resources, spec.room)] : [])],
+          volumes: [...volumesOf(spec.id), ...(spec.room ? roomVolumes : [])],
         },
       },
     },

@@ -1,6 +1,6 @@
 import type { V1Pod } from '@kubernetes/client-node'
 import pMap from 'p-map'
-import { lookAtProcesses } from '#sandbox/docker/activity.ts'
+import { activityIn as activityInContainer, lookAtProcesses } from '#sandbox/docker/activity.ts'
 import { type KeptLimits, noKeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
 import { execIn } from './exec.ts'
@@ -53,7 +53,10 @@ export function createUse(
 
   return {
     async activity(id, signal) {
-      return (await findRunning(id, signal)) && activityIn(await run(id, lookAtProcesses, signal))
+      const pod = await findRunning(id, signal)
+      if (!pod) return null
+      const read = pod.spec?.shareProcessNamespace === false ? activityInContainer : activityIn
+      return read(await run(id, lookAtProcesses, signal))
     },
     async limit(id, _resources, signal) {
       const pod = await findRunning(id, signal)

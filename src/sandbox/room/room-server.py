@@ -1,7 +1,8 @@
 #!/usr/bin/python3 -SE
-# The first program of an agent's second room: `room-server.py <socket> <folder>`. Runs the commands that come in on a
-# unix socket by a shell in a folder, each on the three file descriptors that came with it. A command ends with its
-# caller, and its caller with it.
+# The first program of an agent's second room: `room-server.py <socket> <folder> [--until-removed]`. Runs the commands that
+# come in on a unix socket by a shell in a folder, each on the three file descriptors that came with it. A command ends
+# with its caller, and its caller with it. With --until-removed a SIGTERM ends it once somebody has removed the socket:
+# where the room and the gateway get the signal at the same time, the gateway may still end its turns.
 import os
 import select
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 
-path, folder = sys.argv[1:]
+path, folder, *options = sys.argv[1:]
 longest = 4 * 1024 * 1024  # bytes of a command
 deadline = 30  # seconds that a command may take to come in
 
@@ -51,9 +52,26 @@ listener.bind(new)
 listener.listen(128)
 os.rename(new, path)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no caller waits for the processes that serve
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+is_ending = False
+
+
+def end(*_):
+    global is_ending
+    is_ending = True
+    if not options:
+        os._exit(0)
+
+
+signal.signal(signal.SIGTERM, end)
+# A signal does not end the wait for a caller.
+listener.settimeout(0.5 if options else None)
 while True:
-    connection, _ = listener.accept()
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        if is_ending and not os.path.lexists(path):
+            os._exit(0)
+        continue
     if os.fork() > 0:
         connection.close()
         continue
