@@ -121,7 +121,7 @@ describe.runIf(existsSync('/usr/bin/python3'))('the programs around the room of 
   afterAll(() => rm(folder, { recursive: true }))
 
   test('the room works after a SIGTERM, until the gateway has ended and its socket is removed', async () => {
-    const room = spawn(join(sandbox, 'kubernetes/image/room.sh'), ['0', socket, folder], { stdio: 'inherit' })
+    const room = spawn(join(sandbox, 'kubernetes/image/room.sh'), ['0', '1024', socket, folder], { stdio: 'inherit' })
     const roomEnds = ended(room)
     const ask = async (script: string) => {
       const ssh = spawn(join(sandbox, 'room/room-ssh.py'), ['host', script], { env: { HOME: join(folder, 'home') } })

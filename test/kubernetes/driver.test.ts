@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import { openFilesOf } from '#sandbox/open-files.ts'
 import { contractSpec } from '../support/docker-host.ts'
 import { describeDriver } from '../support/driver-contract.ts'
 import { namespace, repository, startCluster, type TestCluster } from '../support/kubernetes-cluster.ts'
@@ -70,6 +71,13 @@ describe('with a real cluster of one node', () => {
       expect((await exec('ls -A /agent/home/state/workspace/.openclaw')).stdout).toBe('.keep\n')
       await exec('echo hello > /dev/shm/left')
       expect((await inRoom('ls /dev/shm')).stdout).toBe('')
+    })
+
+    test('A7: each of its processes opens a bounded number of files, as those of the gateway', async () => {
+      const most = String(openFilesOf(contractSpec(id).resources.pids))
+      expect((await inRoom('ulimit -n')).stdout).toBe(`${most}\n`)
+      const ofGateway = await exec('grep -h "^Max open files" /proc/[1-9]/limits')
+      expect(ofGateway.stdout.split('\n')[1]?.split(/\s+/)[4]).toBe(most)
     })
 
     test('A6: it opens no socket of a network, which the gateway does', async () => {

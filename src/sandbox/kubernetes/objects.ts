@@ -21,6 +21,7 @@ import {
   roomSockets,
 } from '#sandbox/docker/profile.ts'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import { openFilesOf } from '#sandbox/open-files.ts'
 import type { KubernetesSetup } from './settings.ts'
 
 const home = '/agent/home'
@@ -116,6 +117,10 @@ function resourcesOf({ memoryMb, cpus }: Resources, requestPercent: number): Non
   }
 }
 
+/** The limits of each process, as the programs of a pod take them. */
+const limitsOf = ({ diskMb, pids }: Pick<Resources, 'diskMb' | 'pids'>) => [diskMb, openFilesOf(pids)].map(String)
+const ofFilesPod = { diskMb: 0, pids: 512 }
+
 const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1PodSpec> => ({
   ...(runtimeClass !== null && { runtimeClassName: runtimeClass }),
   ...(pullSecret !== null && { imagePullSecrets: [{ name: pullSecret }] }),
@@ -132,7 +137,7 @@ const roomContainer = (image: string, resources: Resources, room: RoomSpec): V1C
     ...confined,
     name: 'room',
     image,
-    command: [`${podPrograms}/room.sh`, String(resources.diskMb), `${roomSockets}/${roomSocket}`, shared],
+    command: [`${podPrograms}/room.sh`, ...limitsOf(resources), `${roomSockets}/${roomSocket}`, shared],
     env: Object.entries({ HOME: '/tmp', PATH: '/usr/local/bin:/usr/bin:/bin', LANG: 'C.UTF-8' }).map(
       ([name, value]) => ({ name, value }),
     ),
@@ -202,7 +207,7 @@ export function statefulSet(
     command: [
       ...(spec.room ? [`${podPrograms}/init.sh`, `${home}/${spec.room.socketFolder}/${roomSocket}`] : []),
       `${podPrograms}/start.sh`,
-      String(spec.resources.diskMb),
+      ...limitsOf(spec.resources),
       ...[node, ...nodeFlags, '--disable-sigusr1', `${dockerPrograms}/supervisor.js`, JSON.stringify(settings)],
       ...spec.command(paths),
     ],
@@ -332,7 +337,7 @@ export function filesPod(id: string, image: string, setup: KubernetesSetup): V1P
           ...confined,
           name: agentContainer,
           image,
-          command: [`${podPrograms}/start.sh`, '0', `${dockerPrograms}/idle.sh`, idleSeconds],
+          command: [`${podPrograms}/start.sh`, ...limitsOf(ofFilesPod), `${dockerPrograms}/idle.sh`, idleSeconds],
           resources: { limits: { memory: '512Mi', cpu: '1' }, requests: { memory: '64Mi', cpu: '50m' } },
         },
       ],

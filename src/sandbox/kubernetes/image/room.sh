@@ -1,8 +1,9 @@
 #!/bin/sh
-# room.sh <megabytes of a file> <socket> <folder>: becomes the first program of the room of an agent's tools, which has the
+# room.sh <megabytes of a file> <open files> <socket> <folder>: becomes the first program of the room of an agent's tools, which has the
 # network of its pod, and reaches none.
 umask 077
 [ "$1" -eq 0 ] || ulimit -f $(($1 * 2048)) # blocks of 512 bytes
-shift
+ulimit -n "$2"
+shift 2
 programs=${0%/*}/../../room
 exec perl "$programs/no-network.pl" "$programs/room-server.py" "$@" --until-removed
