@@ -260,7 +260,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     }
   })
 
-  test.skipIf(isKubernetes)('A11: an agent with two rooms plants no plugin for its gateway', async () => {
+  test('A11: an agent with two rooms plants no plugin for its gateway', async () => {
     const make = (folder: string) => `mkdir -p ${folder}/extensions && echo made`
     const command = `${make('.openclaw')}; mv .openclaw elsewhere && echo made; rm -rf .openclaw && echo made`
     expect(await exec(idOf('two_rooms'), command)).not.toContain('made')

@@ -95,6 +95,13 @@ for name in (${families}):
       expect((await inRoom('bash -c ": </dev/tcp/127.0.0.1/18790"')).stderr).toMatch(/Permission denied/)
     })
 
+    test('what it uses counts as well', async () => {
+      const eating = inRoom('head -c 300m /dev/zero | tail -c 300m | (sleep 8; wc -c)')
+      const megabytes = async () => ((await driver.currentUse(id, within())).memoryBytes ?? 0) / 1024 / 1024
+      await until('its memory to be counted', async () => (await megabytes()) > 300)
+      await eating
+    })
+
     test(
       'it comes back when its agent ends it, and does not hold up a stop',
       async () => {

@@ -31,6 +31,8 @@ export const dockerPrograms = `${programs}/docker/image`
 export const podPrograms = `${programs}/kubernetes/image`
 /** The container of the agent in its pod. */
 export const agentContainer = 'agent'
+/** That of the room of its tools, if it has one. */
+export const roomContainer = 'room'
 const roomSocket = 'exec.sock'
 /** Of the limits of the room, whose programs mostly do nothing. */
 const roomRequestPercent = 1
@@ -130,12 +132,12 @@ const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1Pod
  * The container where the tools of an agent run, with one folder of the volume. It reaches no network, nor what others of
  * the pod leave in memory.
  */
-const roomContainer = (image: string, resources: Resources, room: RoomSpec): V1Container => {
+const roomOf = (image: string, resources: Resources, room: RoomSpec): V1Container => {
   const shared = `${roomRoot}/${room.place}`
   const part = (path: string, mountPath: string) => ({ name: 'agent', subPath: `home/${path}`, mountPath })
   return {
     ...confined,
-    name: 'room',
+    name: roomContainer,
     image,
     command: [`${podPrograms}/room.sh`, ...limitsOf(resources), `${roomSockets}/${roomSocket}`, shared],
     env: Object.entries({ HOME: '/tmp', PATH: '/usr/local/bin:/usr/bin:/bin', LANG: 'C.UTF-8' }).map(
@@ -249,7 +251,7 @@ export function statefulSet(
           // each container has processes of its own, and `init.sh` does so.
           shareProcessNamespace: !spec.room,
           terminationGracePeriodSeconds: graceSeconds,
-          containers: [agent, ...(spec.room ? [roomContainer(image, spec.resources, spec.room)] : [])],
+          containers: [agent, ...(spec.room ? [roomOf(image, spec.resources, spec.room)] : [])],
           volumes: [...volumesOf(spec.id), ...(spec.room ? roomVolumes : [])],
         },
       },

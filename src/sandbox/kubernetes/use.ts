@@ -1,18 +1,22 @@
 import type { V1Pod } from '@kubernetes/client-node'
 import pMap from 'p-map'
 import { activityIn as activityInContainer, lookAtProcesses } from '#sandbox/docker/activity.ts'
+import { roomPrograms } from '#sandbox/docker/profile.ts'
 import { type KeptLimits, noKeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
 import { execIn } from './exec.ts'
 import { activityIn, type Look, readLook } from './look.ts'
-import { podName, podPrograms } from './objects.ts'
+import { podName, podPrograms, roomContainer } from './objects.ts'
 import { isRunning, startOf } from './states.ts'
 
 const lookTimeoutMs = 10_000
 /** Pods that are looked into at the same time. */
 const looksAtOnce = 8
 const megabyte = 1024 * 1024
+const lookProgram = `${podPrograms}/look.sh`
 
+/** The room prints it for a program beside the gateway: a program that is started there from outside has a network. */
+const lookInRoom = ['env', 'HOME=/agent/home/home', `${roomPrograms}/room-ssh.py`, 'room', lookProgram]
 const units: Record<string, number> = { Ki: 1024, Mi: megabyte, Gi: 1024 * megabyte }
 
 /** Kubernetes writes 1024Mi as 1Gi. */
@@ -28,6 +32,8 @@ function limitsOf(pod: V1Pod): KeptLimits {
   return { memoryMb: memoryIn(memory) / megabyte || null, cpus: cpus || null, pids: null, diskMb: null }
 }
 
+const hasRoom = (pod: V1Pod) => pod.spec?.containers.some(({ name }) => name === roomContainer) === true
+
 /** What pods do and use, which programs that are run in them tell: nothing of a pod that does not run. */
 export function createUse(
   client: KubernetesClient,
@@ -40,22 +46,24 @@ export function createUse(
   const run = async (id: string, command: readonly string[], signal: AbortSignal): Promise<string> =>
     (await execIn(client, podName(id), '/', command, { timeoutMs: lookTimeoutMs }, signal)).stdout
 
-  /** null for a sandbox whose pod does not run; `seen` is null when no program can be run in it now. */
-  async function look(id: string, signal: AbortSignal): Promise<{ pod: V1Pod; seen: Look | null } | null> {
-    const pod = await findRunning(id, signal)
-    if (!pod) return null
-    const output = await run(id, [`${podPrograms}/look.sh`], signal).catch(() => {
+  /** null when no program can be run in the pod now. */
+  const tryLook = (id: string, command: readonly string[], signal: AbortSignal): Promise<Look | null> =>
+    run(id, command, signal).then(readLook, () => {
       signal.throwIfAborted()
       return null
     })
-    return { pod, seen: output === null ? null : readLook(output) }
+
+  /** null for a sandbox whose pod does not run. */
+  async function look(id: string, signal: AbortSignal): Promise<{ pod: V1Pod; seen: Look | null } | null> {
+    const pod = await findRunning(id, signal)
+    return pod && { pod, seen: await tryLook(id, [lookProgram], signal) }
   }
 
   return {
     async activity(id, signal) {
       const pod = await findRunning(id, signal)
       if (!pod) return null
-      const read = pod.spec?.shareProcessNamespace === false ? activityInContainer : activityIn
+      const read = hasRoom(pod) ? activityInContainer : activityIn
       return read(await run(id, lookAtProcesses, signal))
     },
     async limit(id, _resources, signal) {
@@ -70,7 +78,14 @@ export function createUse(
     },
     async currentUse(id, signal) {
       const looked = await look(id, signal)
-      return { memoryBytes: looked?.seen?.memoryBytes ?? null, pids: looked?.seen?.processes ?? null }
+      if (!looked?.seen) return { memoryBytes: null, pids: null }
+      const { memoryBytes, processes } = looked.seen
+      const room = hasRoom(looked.pod) ? await tryLook(id, lookInRoom, signal) : null
+      // Each has the limits for itself.
+      return {
+        memoryBytes: Math.max(memoryBytes ?? 0, room?.memoryBytes ?? 0),
+        pids: Math.max(processes, room?.processes ?? 0),
+      }
     },
     async measure(id, signal) {
       const looked = await look(id, signal)
