@@ -26,7 +26,10 @@ export interface ConfigInputs {
   port: number
   /** The chat channels, by OpenClaw's names for them. */
   channels: readonly ChannelSettings[]
-  /** The values of `skills.entries`, by OpenClaw's key of the skill. */
+  /**
+   * The values of `skills.entries`, by OpenClaw's key of the skill, with the names of the variables that the shell of the
+   * second room has, `shell_env`.
+   */
   skills: Readonly<Record<string, Record<string, unknown>>>
   /** The agent's model with OpenClaw's name of the provider before it; the default model without it. */
   model?: string | null
@@ -69,6 +72,22 @@ function dropCodeMode(value: unknown): unknown {
   if (!isObject(value)) return value
   const kept = Object.entries(value).filter(([key]) => key !== 'codeMode')
   return Object.fromEntries(kept.map(([key, inner]) => [key, dropCodeMode(inner)]))
+}
+
+type Skills = ConfigInputs['skills']
+
+/** What OpenClaw knows of skills. */
+const entriesOf = (skills: Skills) =>
+  Object.fromEntries(Object.entries(skills).map(([name, { shell_env: _names, ...entry }]) => [name, entry]))
+
+/** The variables of skills in use that the shell of a second room has. */
+function shellVariables(skills: Skills): Record<string, string> {
+  const variables: Record<string, string> = {}
+  for (const { enabled, env, shell_env: names } of Object.values(skills)) {
+    if (enabled === false || !isObject(env) || !Array.isArray(names)) continue
+    for (const name of names) if (typeof env[name] === 'string') variables[name] = env[name]
+  }
+  return variables
 }
 
 /** The whole configuration of a gateway: Chowder's defaults, the channels and skills, then the caller's overrides. */
@@ -135,7 +154,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
         channels.map(({ channel, enabled, config }) => [channel, { ...channelProxy(channel), ...config, enabled }]),
       ),
     }),
-    ...(Object.keys(skills).length > 0 && { skills: { entries: skills } }),
+    ...(Object.keys(skills).length > 0 && { skills: { entries: entriesOf(skills) } }),
     browser: { enabled: false },
     discovery: { mdns: { mode: 'off' } },
     update: { checkOnStart: false },
@@ -143,7 +162,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     logging: { level: 'silent' },
   }
   const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
-  const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace) : own)
+  const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace, shellVariables(skills)) : own)
   const ownProxy = proxy && !proxy.isInEnvironment ? { proxy: { proxyUrl: proxy.url } } : {}
   const config = mergePatch(overridden, { ...withoutCodeMode, ...ownProxy })
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig

@@ -71,9 +71,14 @@ function without(value: unknown, rules: readonly (readonly string[])[]): unknown
 /**
  * The overrides of an agent with two rooms, and the configuration that makes OpenClaw run its tools in the second: as
  * on an SSH host, by a program that is called in place of `ssh`. The host's workspace is the gateway's own, which
- * OpenClaw must neither fill nor delete.
+ * OpenClaw must neither fill nor delete. Commands get the variables: those of `docker` are for SSH hosts as well.
  */
-export function withRoom(overrides: Record<string, unknown>, { ssh, root }: RoomPaths, workspace: string): unknown {
+export function withRoom(
+  overrides: Record<string, unknown>,
+  { ssh, root }: RoomPaths,
+  workspace: string,
+  variables: Record<string, string>,
+): unknown {
   return mergePatch(without(overrides, outsideRoom), {
     agents: {
       defaults: {
@@ -91,6 +96,7 @@ export function withRoom(overrides: Record<string, unknown>, { ssh, root }: Room
             updateHostKeys: false,
           },
           prune: { idleHours: 0, maxAgeDays: 0 },
+          ...(Object.keys(variables).length > 0 && { docker: { env: variables } }),
         },
       },
     },

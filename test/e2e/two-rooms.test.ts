@@ -59,7 +59,8 @@ beforeAll(async () => {
   }
   const config = renderConfig({
     ...{ release: 'v1', provider: 'anthropic', apiKey: 'sk-1', baseUrl: model.url, token, port: paths.port },
-    ...{ channels: [], skills: {} },
+    channels: [],
+    skills: { 'a-skill': { env: { GIVEN: 'given-1', KEPT: 'kept-1' }, shell_env: ['GIVEN'] } },
     room: { ssh, root, workspace: join(home, toolRoom.folder) },
     // What no API would store.
     overrides: parseOverrides({
@@ -121,6 +122,10 @@ test('a command runs in the room, with the workspace, without a network, and wit
   expect(await useTool('exec', { command: curl })).toContain('no network')
 })
 
+test('a command has the variables of skills that are named for its shell, and no others', async () => {
+  expect(await useTool('exec', { command: 'echo "<$GIVEN/$KEPT>"' })).toContain('<given-1/>')
+})
+
 test('A11: file tools reach the workspace alone, and no override brings the gateway’s files back', async () => {
   await writeFile(inHome('state/workspace/note.txt'), 'a note')
   expect(await useTool('read', { path: 'note.txt' })).toContain('a note')
@@ -173,5 +178,18 @@ describe('A11: an agent in a jail that is asked for its configuration', () => {
     const two = await search(body.id)
     expect(two).toContain('/room/')
     expect(two).not.toMatch(/openclaw\.json|sqlite|environ/)
-  }, 120_000)
+
+    const configured = await agent.client.patch(`/v1/instances/${body.id}/skills/github`, {
+      env: { GIVEN: 'given-2', KEPT: 'kept-2' },
+      shell_env: ['GIVEN'],
+    })
+    expect(configured.status, JSON.stringify(configured.body)).toBe(204)
+    const command = 'echo "<$GIVEN/$KEPT>"'
+    const look = `[[fake:tool=exec ${JSON.stringify({ command })}]]`
+    await until('the variable', async () => {
+      await waitForStatus(agent.client, body.id, 'running')
+      await say(agent.client, sessionPath(body.id, 'variables'), look)
+      return toolResult(agent.provider).includes('<given-2/>')
+    })
+  }, 240_000)
 })

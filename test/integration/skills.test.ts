@@ -87,6 +87,7 @@ describe('install', () => {
       enabled: true,
       required_env: [],
       required_programs: [],
+      shell_env: [],
     })
   })
 
@@ -389,6 +390,25 @@ describe('configure', () => {
     expect(gateway.config).toMatchObject({ skills: { entries: { weather: { apiKey: 'a-key-of-the-weather' } } } })
     expect((await skills('PATCH', '/weather', { apiKey: null })).status).toBe(204)
     expect(gateway.config).not.toHaveProperty('skills')
+  })
+
+  test('names the variables that the shell of a second room has, of those that are set', async () => {
+    const lacking = await skills('PATCH', '/weather', { shell_env: ['FORECAST_KEY'] })
+    expect([lacking.status, lacking.body.error]).toEqual([
+      400,
+      expect.objectContaining({ code: 'invalid_skill_settings', message: expect.stringContaining('"FORECAST_KEY"') }),
+    ])
+    expect(await rows()).toEqual([])
+    const env = { FORECAST_KEY: 'a-key-of-the-forecast', OTHER: 'value' }
+    expect((await skills('PATCH', '/weather', { env, shell_env: ['FORECAST_KEY'] })).status).toBe(204)
+    expect((await skills('GET', '/weather')).body.shell_env).toEqual(['FORECAST_KEY'])
+    // OpenClaw knows no such key, and with one room commands have all variables.
+    expect(gateway.config).toMatchObject({ skills: { entries: { weather: { env } } } })
+    expect(JSON.stringify(gateway.config)).not.toMatch(/shell_env|"sandbox"/)
+    expect(
+      (await skills('PATCH', '/weather', { shell_env: [], env: { FORECAST_KEY: null, OTHER: null } })).status,
+    ).toBe(204)
+    expect(await rows()).toEqual([])
   })
 
   test('settings that the gateway refuses stay as they were', async () => {

@@ -20,6 +20,23 @@ const inputs: ConfigInputs = {
 }
 
 describe('renderConfig', () => {
+  test('the shell of a second room has the variables that skills in use name for it, and no others', () => {
+    const skills = {
+      one: { env: { GIVEN: 'given', KEPT: 'kept' }, shell_env: ['GIVEN', 'ABSENT'] },
+      off: { enabled: false, env: { OFF: 'off' }, shell_env: ['OFF'] },
+      none: { env: { OTHER: 'other' } },
+    }
+    const room = { ssh: '/ssh', root: '/room', workspace: '/workspace' }
+    const { agents, skills: rendered } = renderConfig({ ...inputs, skills, room })
+    expect(agents).toMatchObject({ defaults: { sandbox: { docker: { env: { GIVEN: 'given' } } } } })
+    expect(agents).not.toHaveProperty('defaults.sandbox.docker.env.KEPT')
+    expect(agents).not.toHaveProperty('defaults.sandbox.docker.env.OFF')
+    expect(rendered).toEqual({
+      entries: { one: { env: skills.one.env }, off: { enabled: false, env: skills.off.env }, none: skills.none },
+    })
+    expect(renderConfig({ ...inputs, skills }).agents).not.toHaveProperty('defaults.sandbox')
+  })
+
   test.each([
     ['anthropic', 'http://fake:1', 'anthropic', 'anthropic-messages', 'http://fake:1'],
     ['openai', 'http://fake:1', 'openai', 'openai-responses', 'http://fake:1/v1'],

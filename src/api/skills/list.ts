@@ -15,6 +15,8 @@ export interface InstanceSkill {
   /** null for a skill that Chowder neither installed nor configured. */
   stored: Skill | null
   enabled: boolean
+  /** The names of the variables that the shell of a second room has. */
+  shellEnv: string[]
 }
 
 /**
@@ -30,14 +32,15 @@ export async function listSkills(
   if (status === 'terminated') throw new AppError('instance_not_running', texts.notRunning(status))
   const skills = new Map<string, InstanceSkill>()
   for (const stored of await listStoredSkills(db, organizationId, instanceId)) {
-    const enabled = unsealSettings(vault, stored).enabled !== false
-    skills.set(stored.name, { name: stored.name, reported: null, stored, enabled })
+    const { enabled, shell_env: shellEnv = [] } = unsealSettings(vault, stored)
+    skills.set(stored.name, { name: stored.name, reported: null, stored, enabled: enabled !== false, shellEnv })
   }
   const reportedSkills = status === 'running' ? await askGateway(organizationId, instanceId, readSkills) : []
   for (const reported of reportedSkills) {
     const { key: name, enabled } = reported
     const known = skills.get(name)
-    if (!known?.reported) skills.set(name, { name, reported, stored: known?.stored ?? null, enabled })
+    if (known?.reported) continue
+    skills.set(name, { name, reported, stored: known?.stored ?? null, enabled, shellEnv: known?.shellEnv ?? [] })
   }
   return [...skills.values()].sort((one, other) => (one.name < other.name ? -1 : 1))
 }

@@ -47,6 +47,9 @@ export const Skill = Type.Object(
     slug: Nullable(Type.String({ description: 'Its name in the registry, with its owner.' })),
     digest: Nullable(Type.String({ description: 'SHA-256, in hex, of the installed archive.' })),
     enabled: Type.Boolean({ description: 'Whether the agent may use the skill.' }),
+    shell_env: Type.Array(Type.String(), {
+      description: 'Variables of it that commands have in the shell of an agent with two rooms.',
+    }),
     required_env: Type.Array(Type.String(), { description: 'Variables that it needs and that are not set.' }),
     required_programs: Type.Array(Type.String(), {
       description: 'Programs that it needs and that the sandbox does not have.',
@@ -61,6 +64,7 @@ export const Skill = Type.Object(
         slug: '@acme/web-search',
         digest: '97f28db72f3df03b2849b0a1ba921983932e2740015ec812061a30e07f0b02c1',
         enabled: true,
+        shell_env: [],
         required_env: [],
         required_programs: [],
       },
@@ -110,6 +114,10 @@ export const UpdateSkill = Type.Object(
   { additionalProperties: false, examples: [{ version: '1.5.0' }] },
 )
 
+const shellEnv =
+  'The names of those of its variables that commands have in the shell of an agent with two rooms, where whoever talks ' +
+  'to the agent can have it print them. Replaces the list. With one room commands have all variables.'
+
 export const ConfigureSkill = Type.Object(
   {
     enabled: Type.Optional(Type.Boolean({ description: 'false disables the skill without uninstalling it.' })),
@@ -132,6 +140,9 @@ export const ConfigureSkill = Type.Object(
       Type.Record(Type.String(), Type.Unknown(), {
         description: 'The skill’s own settings, merged key by key; null removes a key.',
       }),
+    ),
+    shell_env: Type.Optional(
+      Type.Array(Type.String({ maxLength: 128 }), { maxItems: 64, uniqueItems: true, description: shellEnv }),
     ),
   },
   {
@@ -206,6 +217,7 @@ export const toSkill = (skill: InstanceSkill): Static<typeof Skill> => ({
   slug: skill.stored?.slug ?? null,
   digest: skill.stored?.digest ?? null,
   enabled: skill.enabled,
+  shell_env: skill.shellEnv,
   required_env: skill.reported?.missing.env ?? [],
   required_programs: skill.reported?.missing.bins ?? [],
 })

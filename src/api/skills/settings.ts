@@ -1,8 +1,8 @@
 import { isObject, mergePatch, nestedEntries, unsafeKeys } from '#openclaw/json.ts'
 import { AppError } from '#platform/errors.ts'
 
-/** The settings of a skill, as the configuration of the gateway holds them. */
-export type SkillSettings = Record<string, unknown>
+/** The settings of a skill, as the configuration of the gateway holds them, and what the shell of a second room has. */
+export type SkillSettings = Record<string, unknown> & { shell_env?: string[] }
 
 /** A change of a skill's settings: merged key by key, at every depth; null removes a key. */
 export interface SettingsPatch {
@@ -10,6 +10,8 @@ export interface SettingsPatch {
   apiKey?: string | null
   env?: Record<string, string | null>
   config?: Record<string, unknown>
+  /** Replaces the names of the variables that the shell of the second room has. */
+  shell_env?: string[]
 }
 
 const maxBytes = 128 * 1024
@@ -68,18 +70,33 @@ export function checkPatch({ env, config }: SettingsPatch): void {
   if (config) checkConfig(config)
 }
 
-/** The settings after a change, without empty objects. Throws invalid when they are larger than 128 KiB. */
+/** Throws invalid, naming the first variable that the shell is to have and the skill does not. */
+function requireVariables(names: readonly string[], env: unknown): void {
+  const lacking = names.find((name) => !isObject(env) || !Object.hasOwn(env, name))
+  if (lacking === undefined) return
+  throw new AppError(
+    'invalid_skill_settings',
+    `shell_env: ${JSON.stringify(lacking)} is no variable of this skill. Set its value in env first, or at the same time.`,
+  )
+}
+
+const isEmpty = (value: unknown) =>
+  Array.isArray(value) ? value.length === 0 : isObject(value) && Object.keys(value).length === 0
+
+/**
+ * The settings after a change, without what is empty. Throws invalid when they are larger than 128 KiB, and when the
+ * change names a variable that is not set.
+ */
 export function mergeSettings(stored: SkillSettings, patch: SettingsPatch): SkillSettings {
   const merged = mergePatch(stored, patch) as SkillSettings
+  requireVariables(patch.shell_env ?? [], merged.env)
   if (Buffer.byteLength(JSON.stringify(merged)) > maxBytes) {
     throw new AppError(
       'invalid_skill_settings',
       `The settings of one skill must not be larger than ${maxBytes / 1024} KiB together.`,
     )
   }
-  return Object.fromEntries(
-    Object.entries(merged).filter(([, value]) => !(isObject(value) && Object.keys(value).length === 0)),
-  )
+  return Object.fromEntries(Object.entries(merged).filter(([, value]) => !isEmpty(value)))
 }
 
 /** Shows the last characters of a long secret, by which its owner recognizes it, and nothing of a short one. */
