@@ -65,7 +65,7 @@ describe('docker compose', () => {
       CHOWDER_ALLOWED_HOSTS: '*', // each API is asked by its own address as well
       ANTHROPIC_BASE_URL: `http://${outside.address}:${outside.port}`,
       // Other hosts of tests, and one address of this host.
-      EGRESS_ALLOWED_HOSTS: '203.0.113.0/24:*',
+      EGRESS_ALLOWED_HOSTS: '198.51.100.0/24:*',
       ...(NODE_EXTRA_CA_CERTS && { DOCKER_EXTRA_CA_FILE: NODE_EXTRA_CA_CERTS }),
     })
     await checkout.compose('up', '-d', '--wait')

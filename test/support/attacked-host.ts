@@ -39,7 +39,7 @@ const server = (port: number) => [
 ]
 
 export interface AttackedHost {
-  /** A host that agents may reach, at 203.0.113.0/24, and its other addresses, which are targets. */
+  /** A host that agents may reach, at 198.51.100.0/24, and its other addresses, which are targets. */
   outside: { address: string; metadata: string; lan: string; port: number }
   /** The file of name servers by which every name leads to the metadata service. */
   resolvConf: string

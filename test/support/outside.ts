@@ -12,8 +12,8 @@ const ip = (...args: string[]) => run('ip', args)
 const places = Array.from({ length: 64 }, (_, number) => ({
   name: `chowder-outside-${number}`,
   link: `chowder-${number}-`,
-  host: `203.0.113.${4 * number + 1}`,
-  address: `203.0.113.${4 * number + 2}`,
+  host: `198.51.100.${4 * number + 1}`,
+  address: `198.51.100.${4 * number + 2}`,
   linkLocal: `169.254.77.${number + 1}`,
 }))
 type Place = (typeof places)[number]
