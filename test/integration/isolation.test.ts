@@ -167,7 +167,9 @@ describe('a jail', () => {
     const id = await started('stubborn')
     await envOf(id)
     const word = `outlive-${randomUUID()}`
-    await shell(id, `cd /; HOME=/ setsid -f perl -e '$SIG{TERM} = "IGNORE"; sleep 600' ${word} >/dev/null 2>&1`)
+    // What has not left the session of the command when that ends, ends with it.
+    const leave = `HOME=/ setsid -f perl -e '$SIG{TERM} = "IGNORE"; sleep 600' ${word} >/dev/null 2>&1`
+    expect(await shell(id, `cd /; ${leave}; sleep 1`)).toMatchObject({ exitCode: 0 })
     await until('the process', async () => (await processesWith(word)).length === 1)
     await stop(id, 500)
     expect(await processesWith(word)).toEqual([])
