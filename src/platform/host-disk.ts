@@ -6,8 +6,8 @@ const lastsMs = 1000
 const megabyte = 1024 * 1024
 /** A small disk has a small floor. */
 const mostOfDisk = 0.1
-/** As many as there can be of one block. */
-const filesPerMegabyte = 256
+/** How many files of one block, the usual 4 KiB, fill a megabyte. */
+export const filesPerMegabyte = 256
 
 interface DiskState {
   freeBytes: number

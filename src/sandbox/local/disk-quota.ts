@@ -1,11 +1,10 @@
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { filesPerMegabyte } from '#platform/host-disk.ts'
 
 const program = join(import.meta.dirname, 'disk-quota.pl')
 const timeoutMs = 5000
-/** As many as there would be if each took one block of the file systems that are usual. */
-const filesPerMegabyte = 256
 
 const run = promisify(execFile)
 

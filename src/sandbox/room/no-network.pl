@@ -1,7 +1,7 @@
-# no-network.pl <program> [<argument> ...]: becomes a program that reaches no network, nor does any that it starts: it opens
-# no socket but those of files, and no ring of io_uring, which would open others. For the room of a pod, whose containers
-# share a network. A filter of seccomp(2): the layouts and numbers are those of linux/filter.h, linux/seccomp.h and
-# linux/audit.h.
+# no-network.pl <program> [<argument> ...]: becomes a program that reaches no network, nor does any that it starts. They
+# open no socket but those of AF_UNIX, and no ring of io_uring, which would open others. For the room of a pod, whose
+# containers share a network. A filter of seccomp(2): the layouts and numbers are those of linux/filter.h,
+# linux/seccomp.h and linux/audit.h.
 use strict;
 use warnings;
 use POSIX ();

@@ -1,7 +1,7 @@
 #!/usr/bin/python3 -SE
-# The first program of an agent's second room: `room-server.py <socket> <folder> [--until-removed]`. Runs the commands that
-# come in on a unix socket by a shell in a folder, each on the three file descriptors that came with it. A command ends
-# with its caller, and its caller with it. With --until-removed a SIGTERM ends it once somebody has removed the socket:
+# The first program of an agent's second room: `room-server.py <socket> <folder> [--until-removed]`. Runs the commands
+# that come in on a unix socket by a shell in a folder, each on the three file descriptors that came with it. A command
+# ends with its caller, and its caller with it. With --until-removed a SIGTERM ends it once somebody has removed the socket:
 # where the room and the gateway get the signal at the same time, the gateway may still end its turns.
 import os
 import select

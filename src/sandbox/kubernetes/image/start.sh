@@ -1,7 +1,8 @@
 #!/bin/sh
-# start.sh <megabytes of a file> <open files> <program> [<argument> ...]: becomes the first program of an agent, or of the
-# pod of its files, with the folders of the volume. Kubernetes starts a container again that has ended. Chowder decides whether an
-# agent is started again: what is started here a second time in a pod waits, until Chowder removes the pod.
+# start.sh <megabytes of a file> <open files> <program> [<argument> ...]: becomes the first program of an agent, or of
+# the pod of its files, with the folders of the volume. Kubernetes starts a container again that has ended. Chowder
+# decides whether an agent is started again: what is started here a second time in a pod waits, until Chowder removes the
+# pod.
 umask 077
 [ -d /agent/home ] || mkdir -p /agent/home
 [ -d /agent/uploads ] || mkdir -p /agent/uploads
