@@ -5,7 +5,7 @@ import type WebSocket from 'ws'
 import { readOutput } from '#sandbox/docker/output.ts'
 import { type ExecOptions, type ExecResult, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
-import { agentContainer, dockerPrograms } from './objects.ts'
+import { containerNames, dockerPrograms } from './containers.ts'
 import type { OnFrame } from './requests.ts'
 
 const defaultMaxBytes = 1024 * 1024
@@ -92,7 +92,7 @@ export async function startProgram(
   argv: readonly string[],
   signal: AbortSignal,
 ): Promise<Program> {
-  const query = new URLSearchParams({ container: agentContainer, stdin: 'true', stdout: 'true', stderr: 'true' })
+  const query = new URLSearchParams({ container: containerNames.agent, stdin: 'true', stdout: 'true', stderr: 'true' })
   for (const part of argv) query.append('command', part)
   const ended = Promise.withResolvers<number>()
   ended.promise.catch(() => {}) // whoever waits for it sees it

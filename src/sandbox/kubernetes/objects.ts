@@ -1,45 +1,20 @@
 import { createHash } from 'node:crypto'
 import type {
-  V1Container,
   V1NetworkPolicy,
   V1PersistentVolumeClaim,
   V1Pod,
   V1PodSpec,
   V1Service,
   V1StatefulSet,
-  V1Volume,
 } from '@kubernetes/client-node'
-import type { SupervisorSettings } from '#sandbox/docker/image/supervisor.ts'
-import {
-  agentUid,
-  forwarderPort,
-  node,
-  nodeFlags,
-  releasesBase,
-  roomPrograms,
-  roomRoot,
-  roomSockets,
-} from '#sandbox/docker/profile.ts'
-import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
-import { openFilesOf } from '#sandbox/open-files.ts'
+import { agentUid, forwarderPort, releasesBase } from '#sandbox/docker/profile.ts'
+import type { SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import { agentContainer, containerPaths, filesContainer, roomContainer, volumesOf } from './containers.ts'
 import type { KubernetesSetup } from './settings.ts'
 
-const home = '/agent/home'
-const gatewayPort = 18_789
-const programs = '/opt/chowder/programs'
-export const dockerPrograms = `${programs}/docker/image`
-export const podPrograms = `${programs}/kubernetes/image`
-/** The container of the agent in its pod. */
-export const agentContainer = 'agent'
-/** That of the room of its tools, if it has one. */
-export const roomContainer = 'room'
-const roomSocket = 'exec.sock'
-/** Of the limits of the room, whose programs mostly do nothing. */
-const roomRequestPercent = 1
 /** The pod's own; a stop names another time. */
 const graceSeconds = 30
 const filesSeconds = 600
-const idleSeconds = '30'
 
 export const labels = {
   managedBy: 'app.kubernetes.io/managed-by',
@@ -87,78 +62,10 @@ const confinedPod = {
   },
 } satisfies Partial<V1PodSpec>
 
-const confined = {
-  // That of the image is in the volume, where the container runtime would make it for root.
-  workingDir: '/',
-  securityContext: {
-    allowPrivilegeEscalation: false,
-    readOnlyRootFilesystem: true,
-    capabilities: { drop: ['ALL'] },
-  },
-  volumeMounts: [
-    { name: 'agent', mountPath: '/agent' },
-    { name: 'tmp', mountPath: '/tmp' },
-    { name: 'run', mountPath: '/run/chowder' },
-  ],
-} satisfies Partial<V1Container>
-
-const volumesOf = (id: string): V1Volume[] => [
-  { name: 'agent', persistentVolumeClaim: { claimName: objectName(id) } },
-  { name: 'tmp', emptyDir: { sizeLimit: '256Mi' } },
-  { name: 'run', emptyDir: { sizeLimit: '1Mi' } },
-]
-
-/** The parts of a cpu that Kubernetes counts in. */
-const millicpus = (cpus: number) => `${Math.max(1, Math.round(cpus * 1000))}m`
-
-function resourcesOf({ memoryMb, cpus }: Resources, requestPercent: number): NonNullable<V1Container['resources']> {
-  const share = requestPercent / 100
-  return {
-    limits: { memory: `${memoryMb}Mi`, cpu: millicpus(cpus) },
-    requests: { memory: `${Math.max(1, Math.round(memoryMb * share))}Mi`, cpu: millicpus(cpus * share) },
-  }
-}
-
-/** The limits of each process, as the programs of a pod take them. */
-const limitsOf = ({ diskMb, pids }: Pick<Resources, 'diskMb' | 'pids'>) => [diskMb, openFilesOf(pids)].map(String)
-const ofFilesPod = { diskMb: 0, pids: 512 }
-
 const placement = ({ runtimeClass, pullSecret }: KubernetesSetup): Partial<V1PodSpec> => ({
   ...(runtimeClass !== null && { runtimeClassName: runtimeClass }),
   ...(pullSecret !== null && { imagePullSecrets: [{ name: pullSecret }] }),
 })
-
-/**
- * The container where the tools of an agent run, with one folder of the volume. It reaches no network, nor what others of
- * the pod leave in memory.
- */
-const roomOf = (image: string, resources: Resources, room: RoomSpec): V1Container => {
-  const shared = `${roomRoot}/${room.place}`
-  const part = (path: string, mountPath: string) => ({ name: 'agent', subPath: `home/${path}`, mountPath })
-  return {
-    ...confined,
-    name: roomContainer,
-    image,
-    command: [`${podPrograms}/room.sh`, ...limitsOf(resources), `${roomSockets}/${roomSocket}`, shared],
-    env: Object.entries({ HOME: '/tmp', PATH: '/usr/local/bin:/usr/bin:/bin', LANG: 'C.UTF-8' }).map(
-      ([name, value]) => ({ name, value }),
-    ),
-    resources: resourcesOf(resources, roomRequestPercent),
-    volumeMounts: [
-      part(room.folder, shared),
-      part(room.socketFolder, roomSockets),
-      { name: 'room-hidden', mountPath: `${shared}/${room.hidden}`, readOnly: true },
-      { name: 'room-tmp', mountPath: '/tmp' },
-      { name: 'room-shm', mountPath: '/dev/shm' },
-    ],
-  }
-}
-
-const roomVolumes: V1Volume[] = [
-  { name: 'room-hidden', emptyDir: { medium: 'Memory', sizeLimit: '1Mi' } },
-  { name: 'room-tmp', emptyDir: { sizeLimit: '256Mi' } },
-  { name: 'room-shm', emptyDir: { medium: 'Memory', sizeLimit: '64Mi' } },
-]
 
 /** The relay, with the address of its name: pods look no name up. */
 export interface RelayPlace {
@@ -190,38 +97,8 @@ export function statefulSet(
   setup: KubernetesSetup,
   relay: RelayPlace,
 ): V1StatefulSet {
-  const paths: SandboxPaths = {
-    ...{ node, release: releaseFolder, home, port: gatewayPort },
-    ...{ proxy: relay.url, proxyAsksWho: true },
-    ...(spec.room && { room: { ssh: `${roomPrograms}/room-ssh.py`, root: roomRoot } }),
-  }
-  const { admission } = setup
-  const settings: SupervisorSettings = {
-    gatewayPort,
-    port: forwarderPort,
-    admission: { ...admission, tokenFile: `${home}/${admission.tokenFile}` },
-  }
+  const paths = containerPaths(spec, releaseFolder, relay.url)
   const own = ownership(setup.installation, spec.id, 'sandbox')
-  const agent: V1Container = {
-    ...confined,
-    name: agentContainer,
-    image,
-    command: [
-      ...(spec.room ? [`${podPrograms}/init.sh`, `${home}/${spec.room.socketFolder}/${roomSocket}`] : []),
-      `${podPrograms}/start.sh`,
-      ...limitsOf(spec.resources),
-      ...[node, ...nodeFlags, '--disable-sigusr1', `${dockerPrograms}/supervisor.js`, JSON.stringify(settings)],
-      ...spec.command(paths),
-    ],
-    env: Object.entries(spec.env(paths)).map(([name, value]) => ({ name, value })),
-    ports: [{ name: 'gateway', containerPort: forwarderPort }],
-    resources: resourcesOf(spec.resources, setup.requestPercent),
-    readinessProbe: {
-      httpGet: { path: '/readyz', port: forwarderPort as never },
-      periodSeconds: 5,
-      timeoutSeconds: 3,
-    },
-  }
   const wanted: V1StatefulSet = {
     apiVersion: 'apps/v1',
     kind: 'StatefulSet',
@@ -251,8 +128,11 @@ export function statefulSet(
           // each container has processes of its own, and `init.sh` does so.
           shareProcessNamespace: !spec.room,
           terminationGracePeriodSeconds: graceSeconds,
-          containers: [agent, ...(spec.room ? [roomOf(image, spec.resources, spec.room)] : [])],
-          volumes: [...volumesOf(spec.id), ...(spec.room ? roomVolumes : [])],
+          containers: [
+            agentContainer(spec, image, paths, setup),
+            ...(spec.room ? [roomContainer(image, spec.resources, spec.room)] : []),
+          ],
+          volumes: volumesOf(objectName(spec.id), { withRoom: spec.room !== undefined }),
         },
       },
     },
@@ -334,16 +214,8 @@ export function filesPod(id: string, image: string, setup: KubernetesSetup): V1P
       restartPolicy: 'Never',
       activeDeadlineSeconds: filesSeconds,
       terminationGracePeriodSeconds: 1,
-      containers: [
-        {
-          ...confined,
-          name: agentContainer,
-          image,
-          command: [`${podPrograms}/start.sh`, ...limitsOf(ofFilesPod), `${dockerPrograms}/idle.sh`, idleSeconds],
-          resources: { limits: { memory: '512Mi', cpu: '1' }, requests: { memory: '64Mi', cpu: '50m' } },
-        },
-      ],
-      volumes: volumesOf(id),
+      containers: [filesContainer(image)],
+      volumes: volumesOf(objectName(id), { withRoom: false }),
     },
   }
 }

@@ -1,9 +1,9 @@
 import type { V1ContainerStatus, V1Pod } from '@kubernetes/client-node'
 import type { Observation } from '#sandbox/driver.ts'
-import { agentContainer } from './objects.ts'
+import { containerNames } from './containers.ts'
 
 const agentOf = (pod: V1Pod): V1ContainerStatus | undefined =>
-  pod.status?.containerStatuses?.find(({ name }) => name === agentContainer)
+  pod.status?.containerStatuses?.find(({ name }) => name === containerNames.agent)
 
 /**
  * The end of the first program of a pod. Kubernetes starts the container again, and what is started there a second time

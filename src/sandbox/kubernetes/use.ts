@@ -4,9 +4,10 @@ import { activityIn as activityInContainer, lookAtProcesses } from '#sandbox/doc
 import { roomPrograms } from '#sandbox/docker/profile.ts'
 import { type KeptLimits, noKeptLimits, noUsage, type SandboxDriver } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
+import { containerNames, podPrograms } from './containers.ts'
 import { execIn } from './exec.ts'
 import { activityIn, type Look, readLook } from './look.ts'
-import { podName, podPrograms, roomContainer } from './objects.ts'
+import { podName } from './objects.ts'
 import { isRunning, startOf } from './states.ts'
 
 const lookTimeoutMs = 10_000
@@ -32,7 +33,7 @@ function limitsOf(pod: V1Pod): KeptLimits {
   return { memoryMb: memoryIn(memory) / megabyte || null, cpus: cpus || null, pids: null, diskMb: null }
 }
 
-const hasRoom = (pod: V1Pod) => pod.spec?.containers.some(({ name }) => name === roomContainer) === true
+const hasRoom = (pod: V1Pod) => pod.spec?.containers.some(({ name }) => name === containerNames.room) === true
 
 /** What pods do and use, which programs that are run in them tell: nothing of a pod that does not run. */
 export function createUse(

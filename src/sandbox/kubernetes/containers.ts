@@ -1,0 +1,138 @@
+import type { V1Container, V1Volume } from '@kubernetes/client-node'
+import type { SupervisorSettings } from '#sandbox/docker/image/supervisor.ts'
+import { forwarderPort, node, nodeFlags, roomPrograms, roomRoot, roomSockets } from '#sandbox/docker/profile.ts'
+import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import { openFilesOf } from '#sandbox/open-files.ts'
+import type { KubernetesSetup } from './settings.ts'
+
+const home = '/agent/home'
+const gatewayPort = 18_789
+const programs = '/opt/chowder/programs'
+export const dockerPrograms = `${programs}/docker/image`
+export const podPrograms = `${programs}/kubernetes/image`
+/** The names of the containers of a pod: the room is that of the agent's tools, if they have one. */
+export const containerNames = { agent: 'agent', room: 'room' } as const
+const roomSocket = 'exec.sock'
+/** Of the limits of the room, whose programs mostly do nothing. */
+const roomRequestPercent = 1
+const idleSeconds = '30'
+
+/** What the profile `restricted` of the Pod Security Standards wants of a container, and more. */
+const confined = {
+  // That of the image is in the volume, where the container runtime would make it for root.
+  workingDir: '/',
+  securityContext: {
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ['ALL'] },
+  },
+  volumeMounts: [
+    { name: 'agent', mountPath: '/agent' },
+    { name: 'tmp', mountPath: '/tmp' },
+    { name: 'run', mountPath: '/run/chowder' },
+  ],
+} satisfies Partial<V1Container>
+
+const roomVolumes: V1Volume[] = [
+  { name: 'room-hidden', emptyDir: { medium: 'Memory', sizeLimit: '1Mi' } },
+  { name: 'room-tmp', emptyDir: { sizeLimit: '256Mi' } },
+  { name: 'room-shm', emptyDir: { medium: 'Memory', sizeLimit: '64Mi' } },
+]
+
+/** The volumes that the containers of a pod mount: the one of a claim, and those that end with the pod. */
+export const volumesOf = (claimName: string, { withRoom }: { withRoom: boolean }): V1Volume[] => [
+  { name: 'agent', persistentVolumeClaim: { claimName } },
+  { name: 'tmp', emptyDir: { sizeLimit: '256Mi' } },
+  { name: 'run', emptyDir: { sizeLimit: '1Mi' } },
+  ...(withRoom ? roomVolumes : []),
+]
+
+/** The parts of a cpu that Kubernetes counts in. */
+const millicpus = (cpus: number) => `${Math.max(1, Math.round(cpus * 1000))}m`
+
+function resourcesOf({ memoryMb, cpus }: Resources, requestPercent: number): NonNullable<V1Container['resources']> {
+  const share = requestPercent / 100
+  return {
+    limits: { memory: `${memoryMb}Mi`, cpu: millicpus(cpus) },
+    requests: { memory: `${Math.max(1, Math.round(memoryMb * share))}Mi`, cpu: millicpus(cpus * share) },
+  }
+}
+
+/** The limits of each process, as the programs of a pod take them. */
+const limitsOf = ({ diskMb, pids }: Pick<Resources, 'diskMb' | 'pids'>) => [diskMb, openFilesOf(pids)].map(String)
+const ofFilesPod = { diskMb: 0, pids: 512 }
+
+const variables = (values: Record<string, string>) => Object.entries(values).map(([name, value]) => ({ name, value }))
+
+/** The paths of a sandbox in its container, with the folder of its release there. */
+export const containerPaths = (spec: SandboxSpec, release: string, relayUrl: string): SandboxPaths => ({
+  ...{ node, release, home, port: gatewayPort },
+  ...{ proxy: relayUrl, proxyAsksWho: true },
+  ...(spec.room && { room: { ssh: `${roomPrograms}/room-ssh.py`, root: roomRoot } }),
+})
+
+/** The container of the gateway of an agent. */
+export function agentContainer(
+  spec: SandboxSpec,
+  image: string,
+  paths: SandboxPaths,
+  { admission, requestPercent }: KubernetesSetup,
+): V1Container {
+  const settings: SupervisorSettings = {
+    gatewayPort,
+    port: forwarderPort,
+    admission: { ...admission, tokenFile: `${home}/${admission.tokenFile}` },
+  }
+  return {
+    ...confined,
+    name: containerNames.agent,
+    image,
+    command: [
+      ...(spec.room ? [`${podPrograms}/init.sh`, `${home}/${spec.room.socketFolder}/${roomSocket}`] : []),
+      ...[`${podPrograms}/start.sh`, ...limitsOf(spec.resources)],
+      ...[node, ...nodeFlags, '--disable-sigusr1', `${dockerPrograms}/supervisor.js`, JSON.stringify(settings)],
+      ...spec.command(paths),
+    ],
+    env: variables(spec.env(paths)),
+    ports: [{ name: 'gateway', containerPort: forwarderPort }],
+    resources: resourcesOf(spec.resources, requestPercent),
+    readinessProbe: {
+      httpGet: { path: '/readyz', port: forwarderPort as never },
+      periodSeconds: 5,
+      timeoutSeconds: 3,
+    },
+  }
+}
+
+/**
+ * The container where the tools of an agent run, with one folder of the volume. It reaches no network, nor what others of
+ * the pod leave in memory.
+ */
+export function roomContainer(image: string, resources: Resources, room: RoomSpec): V1Container {
+  const shared = `${roomRoot}/${room.place}`
+  const part = (path: string, mountPath: string) => ({ name: 'agent', subPath: `home/${path}`, mountPath })
+  return {
+    ...confined,
+    name: containerNames.room,
+    image,
+    command: [`${podPrograms}/room.sh`, ...limitsOf(resources), `${roomSockets}/${roomSocket}`, shared],
+    env: variables({ HOME: '/tmp', PATH: '/usr/local/bin:/usr/bin:/bin', LANG: 'C.UTF-8' }),
+    resources: resourcesOf(resources, roomRequestPercent),
+    volumeMounts: [
+      part(room.folder, shared),
+      part(room.socketFolder, roomSockets),
+      { name: 'room-hidden', mountPath: `${shared}/${room.hidden}`, readOnly: true },
+      { name: 'room-tmp', mountPath: '/tmp' },
+      { name: 'room-shm', mountPath: '/dev/shm' },
+    ],
+  }
+}
+
+/** The container for the program that reads and writes the files of an agent that does not run. It ends by itself. */
+export const filesContainer = (image: string): V1Container => ({
+  ...confined,
+  name: containerNames.agent,
+  image,
+  command: [`${podPrograms}/start.sh`, ...limitsOf(ofFilesPod), `${dockerPrograms}/idle.sh`, idleSeconds],
+  resources: { limits: { memory: '512Mi', cpu: '1' }, requests: { memory: '64Mi', cpu: '50m' } },
+})
