@@ -11,8 +11,8 @@ const startTimeoutMs = 50_000
 /** After that a start does not wait for what only someone can mend. */
 const patienceMs = 15_000
 const lookMs = 3000
-/** The time that Kubernetes needs besides the grace time: old kubelets look again after half a minute. */
-const stopMarginMs = 35_000
+/** The time that Kubernetes needs besides the grace time: old kubelets look again after half a minute, and some later. */
+const stopMarginMs = 45_000
 /** Kubelets that have not forgotten a pod by then take half a minute. */
 const forgetMs = 2000
 const retryMs = 300
@@ -107,7 +107,7 @@ export async function removePod(
   const timeoutMs = graceSeconds * 1000 + stopMarginMs
   if (await poll(isDone, { pauseMs: retryMs, timeoutMs, signal })) return
   throw new SandboxProblemError(
-    'The pod of the agent is not removed: its node does not answer. Bring the node back, or remove it from the ' +
-      'cluster: kubectl delete node.',
+    `Kubernetes did not remove the pod of the agent in ${timeoutMs / 1000} s. If its node does not answer, bring the ` +
+      'node back, or remove it from the cluster: kubectl get nodes, kubectl delete node.',
   )
 }
