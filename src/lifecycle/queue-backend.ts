@@ -59,6 +59,8 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
     options: `-c search_path=${queueSchema}`,
   })
   pool.on('connect', recovered)
+  // BullMQ reports them once it has the pool. Without a listener they would end the process.
+  pool.on('error', () => {})
   // The pool's published types and BullMQ's own description of them differ in the overloads of `on` alone.
   const connection = pool as unknown as Parameters<typeof createPostgresBackend>[1]['connection']
   const options = { ...namingFor(prefix), connection }

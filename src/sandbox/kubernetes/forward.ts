@@ -80,7 +80,8 @@ export function createForwards(client: KubernetesClient, folder: string): Forwar
     close(id) {
       const server = servers.get(id)
       servers.delete(id)
-      void server?.then((listening) => listening.close())
+      // Who opened it is told why it could not.
+      server?.then((listening) => listening.close()).catch(() => {})
     },
   }
 }

@@ -117,12 +117,12 @@ export async function processesOf(owner: Owner): Promise<number[]> {
   return [...new Set([...jailed, ...pids.filter((_, index) => isOwn[index])])]
 }
 
-/** Signals a process, or with a negative pid its group. Does nothing when it has ended. */
+/** Signals a process, or with a negative pid its group. Does nothing when it has ended, or runs as another user by now. */
 export function signalProcess(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+    if (!['ESRCH', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
   }
 }
 
