@@ -21,7 +21,11 @@ const asked: { url: string; headers: IncomingMessage['headers']; body: string }[
 const host = createServer(async (incoming, reply) => {
   const record = { url: incoming.url ?? '', headers: incoming.headers, body: '' }
   asked.push(record)
-  for await (const chunk of incoming) record.body += chunk
+  try {
+    for await (const chunk of incoming) record.body += chunk
+  } catch {
+    return // the client has left
+  }
   await answerNext(incoming, reply)
 })
 /** Sends back what it gets, as long as both sides want. */

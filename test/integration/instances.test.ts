@@ -50,10 +50,11 @@ const rowOf = async (id: string) =>
 /** Settles all due rows again and again, as workers would, so that start and stop return. */
 function settleSoon() {
   const timer = setInterval(() => {
-    void chowder.database.pool.query(
+    const settled = chowder.database.pool.query(
       `UPDATE instances SET observed_generation = generation, ready_at = CASE desired_state WHEN 'running' THEN now() END
        WHERE observed_generation < generation AND organization_id = '${organizationId}'`,
     )
+    settled.catch(() => {}) // by a deadlock with the next one
   }, 50)
   return { [Symbol.dispose]: () => clearInterval(timer) }
 }

@@ -275,7 +275,7 @@ describe('DELETE /v1/organization', () => {
       await query(`CREATE TRIGGER note_deleted AFTER ${table === 'instances' ? 'UPDATE' : 'DELETE'} ON ${table}
         REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION note_deleted()`)
     }
-    onTestFinished(() => void query('DROP FUNCTION note_deleted CASCADE; DROP TABLE deleted_rows'))
+    onTestFinished(async () => void (await query('DROP FUNCTION note_deleted CASCADE; DROP TABLE deleted_rows')))
 
     expect((await remove(key)).status).toBe(204)
     const left = async (table: string, condition: string) =>
@@ -336,7 +336,7 @@ describe('DELETE /v1/organization', () => {
       await query(`CREATE TRIGGER note_batch AFTER ${statement} ON ${table} REFERENCING OLD TABLE AS old_rows
         FOR EACH STATEMENT EXECUTE FUNCTION note_batch()`)
     }
-    onTestFinished(() => void query('DROP FUNCTION note_batch CASCADE; DROP TABLE batches'))
+    onTestFinished(async () => void (await query('DROP FUNCTION note_batch CASCADE; DROP TABLE batches')))
     const batches = async (table: string): Promise<number[]> =>
       (await query('SELECT row_count FROM batches WHERE of_table = $1', table)).map(({ row_count }) => row_count)
 

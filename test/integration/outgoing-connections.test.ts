@@ -21,7 +21,9 @@ const redirecting = createServer((request, response) => {
   request.resume()
   redirected += 1
   response.writeHead(307, { location, refresh: `0; url=${location}`, 'alt-svc': 'h2=":1"' }).end()
-}).on('upgrade', (_request, socket) => socket.end(`HTTP/1.1 302 Found\r\nlocation: ${location}\r\n\r\n`))
+}).on('upgrade', (_request, socket) =>
+  socket.on('error', () => {}).end(`HTTP/1.1 302 Found\r\nlocation: ${location}\r\n\r\n`),
+)
 
 const opened: string[] = []
 let allowed: Set<string>

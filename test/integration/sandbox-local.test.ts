@@ -532,7 +532,7 @@ describe('a local sandbox', () => {
     expect(idle.diskBytes).toBeGreaterThan(0)
     const burn = 'while(process.cpuUsage().user<6e5);setInterval(()=>{},1000)'
     const node = present((await observe(id)).paths?.node)
-    const busy = host.driver.exec(id, [node, '-e', burn], { timeoutMs: 20_000 }, within())
+    const busy = host.driver.exec(id, [node, '-e', burn], { timeoutMs: 20_000 }, within()).catch(() => {})
     const more = await until('the work to be measured', async () => {
       const usage = await host.driver.measure(id, within())
       return (usage.cpuSeconds ?? 0) >= (idle.cpuSeconds ?? 0) + 0.5 && usage
@@ -540,7 +540,7 @@ describe('a local sandbox', () => {
     expect(more.processes).toBeGreaterThan(1)
     expect(more.memoryBytes).toBeGreaterThan(idle.memoryBytes ?? 0)
     await host.driver.stop(id, { graceMs: 2000 }, within())
-    await busy.catch(() => {})
+    await busy
     expect(await host.driver.measure(id, within())).toMatchObject({ since: null, memoryBytes: null, processes: null })
   })
 

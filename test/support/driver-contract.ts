@@ -178,6 +178,8 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
         told.reject(error)
         throw error
       })
+      // They are waited for below, unless the test fails before.
+      for (const promise of [following, told.promise]) promise.catch(() => {})
       await sleep(streamBeginsMs)
       const endedAt = performance.now()
       await subject.endGateway(id, seen, 1)

@@ -265,7 +265,8 @@ function converse(gateway: FakeGateway, token: string | undefined, socket: WebSo
       greeted = true
       send({ type: 'res', id, ok: true, payload })
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error
+      // Its sandbox is being destroyed.
+      if (!(error instanceof Refusal)) return socket.terminate()
       send({ type: 'res', id, ok: false, error: error.error })
       if (!greeted) socket.close(1008)
     }

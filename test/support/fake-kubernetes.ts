@@ -257,12 +257,12 @@ export async function startFakeKubernetes({
       const owner = pod.metadata.ownerReferences?.[0]
       const isOrphan = owner && find('statefulsets', owner.name)?.metadata.uid !== owner.uid
       if (isOrphan && !pod.metadata.deletionTimestamp) removePod(pod, graceOf(pod))
-      else if (!pod.status) void runPod(pod)
+      else if (!pod.status) void runWhileThere(pod)
     }
     for (const claim of all('persistentvolumeclaims')) {
       if (claim.metadata.deletionTimestamp && !isUsed(claim.metadata.name)) {
         drop('persistentvolumeclaims', claim.metadata.name)
-        void node.removeVolume(claim.metadata.uid)
+        void node.removeVolume(claim.metadata.uid).catch(() => {}) // a pod that was starting may still write to it
       } else if (!claim.status) update('persistentvolumeclaims', claim.metadata.name, { status: { phase: 'Bound' } })
     }
   }
@@ -281,9 +281,18 @@ export async function startFakeKubernetes({
     },
   ]
 
+  const isThere = ({ metadata: { name, uid } }: Stored) => !isClosed && find('pods', name)?.metadata.uid === uid
+
+  /** A pod that is removed while it starts loses its volume, and fails. */
+  async function runWhileThere(pod: Stored): Promise<void> {
+    await runPod(pod).catch((error) => {
+      if (isThere(pod)) throw error
+    })
+  }
+
   async function runPod(pod: Stored): Promise<void> {
     const { name, uid } = pod.metadata
-    const isSame = () => !isClosed && find('pods', name)?.metadata.uid === uid
+    const isSame = () => isThere(pod)
     const other = fake.podStatus?.(pod)
     const waiting = {
       phase: 'Pending',
@@ -397,6 +406,7 @@ export async function startFakeKubernetes({
     const watcher = { resource, query, response }
     watchers.add(watcher)
     const timer = setTimeout(() => response.end(), Number(query.get('timeoutSeconds') ?? 300) * 1000)
+    response.on('error', () => {}) // of a version that is told while the response ends
     response.on('close', () => {
       clearTimeout(timer)
       watchers.delete(watcher)
@@ -548,6 +558,7 @@ export async function startFakeKubernetes({
   }
 
   server.on('upgrade', (request: IncomingMessage, connection: Duplex, head: Buffer) => {
+    connection.on('error', () => {}) // of a client that has left
     const end = (code: number): unknown =>
       connection.end(`HTTP/1.1 ${code} Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n`)
     try {

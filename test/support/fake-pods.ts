@@ -108,8 +108,8 @@ export async function startFakeNode(): Promise<FakeNode> {
       start,
       codeOf,
       async entered(child) {
-        const isThere = async () => child.exitCode !== null || (await childOf(child.pid ?? 0)) > 0
-        await until('a program to be in its pod', isThere)
+        const hasEnded = () => child.exitCode !== null || child.signalCode !== null
+        await until('a program to be in its pod', async () => hasEnded() || (await childOf(child.pid ?? 0)) > 0)
       },
       async kill(child, signal) {
         signalTo(await childOf(child.pid ?? 0), signal)

@@ -74,7 +74,9 @@ export class FakeStripe {
   readonly #faults: Fault[] = []
   readonly #answers = new Map<string, { request: string; status: number; body: unknown }>()
   readonly #hanging = new Set<ServerResponse>()
-  readonly #server: Server = createServer((request, response) => void this.#serve(request, response))
+  readonly #server: Server = createServer((request, response) => {
+    this.#serve(request, response).catch(() => response.destroy()) // the client has left
+  })
 
   url = ''
   #stopListening = async () => {}
