@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { prepareCluster } from '#database/embedded-cluster.ts'
 import { findPostmaster, StillInUse, startPostmaster } from '#database/embedded-postmaster.ts'
 import { migrate } from '#database/migrate.ts'
@@ -24,6 +24,7 @@ import { type SandboxesSeen, sandboxesSeen, type World } from '../support/sandbo
 import { type Hold, openProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
 import { until } from '../support/until.ts'
+import { databaseUrl } from './api-replicas.ts'
 import { findIllegalTransitions } from './checker.ts'
 
 /** From the kill until another worker has taken the row. */
@@ -68,9 +69,15 @@ const otherRecords: Record<string, { words: string; isIn(row: Row): boolean }> =
 
 const recordOf = (step: string) => otherRecords[step] ?? { words: step, isIn: (row: Row) => row.step === step }
 
-/** Chowder as an operator runs it on a database of their own: an API and a worker. */
+/**
+ * While no worker runs, calls of local agents wait in their jails for the relay of the next one. Those of other agents are
+ * refused, which fails their turns: their relay has a process of its own.
+ */
+const relayIsApart = inject('agentCluster') !== null || inject('agentDockerHost') !== null
+
+/** Chowder as an operator runs it on a database of their own: an API, a worker, and where it is apart a relay. */
 async function run(
-  role: 'api' | 'worker',
+  role: 'api' | 'worker' | 'relay',
   dataDir: string,
   url: string,
   secretKey: string,
@@ -84,6 +91,7 @@ async function run(
       CHOWDER_SECRET_KEY: secretKey,
       ...(await agentEnv(provider.url, dataDir)),
       CHOWDER_DEFAULT_TIER: 'whale',
+      ...(relayIsApart && { RELAY_ROLE: 'relay' }),
     },
   })
 }
@@ -128,7 +136,7 @@ async function surviveEverything(provider: FakeModelProvider): Promise<void> {
     await migrate(migrating, migrateQueue).finally(() => migrating.end())
     const url = urlThrough({ ...address, host: encodeURIComponent(address.host) }, connection)
     const start = async () => {
-      const roles = ['api', 'worker'] as const
+      const roles = ['api', 'worker', ...(relayIsApart ? (['relay'] as const) : [])] as const
       running = await Promise.all(roles.map((role) => run(role, dataDir, url, secretKey, provider)))
       return present(running[0]).url
     }
@@ -185,6 +193,7 @@ function killAtBoundaries(isWhole: boolean): void {
   let apiProxy: TcpProxy
   let chowder: ChowderProcess
   let worker: ChowderProcess
+  let relay: ChowderProcess | undefined
   let key: string | undefined
   let client: Api
   /** Its waits are those of the others. */
@@ -208,7 +217,10 @@ function killAtBoundaries(isWhole: boolean): void {
     const target = targetOf(addressOf(database.connection))
     workerProxy = await openProxy(target)
     apiProxy = await openProxy(target)
-    await Promise.all([startWorker(), startApi()])
+    const startRelay = async () => {
+      relay = await run('relay', dataDir, databaseUrl(database.connection), secretKey, provider)
+    }
+    await Promise.all([startWorker(), startApi(), relayIsApart && startRelay()])
     survived = surviveEverything(provider)
     survived.catch(() => {}) // the test reports it
     key = await signUp(chowder.url, firstKey)
@@ -216,7 +228,7 @@ function killAtBoundaries(isWhole: boolean): void {
   })
 
   afterAll(async () => {
-    await Promise.allSettled([survived, worker?.kill('SIGKILL'), chowder?.kill('SIGKILL')])
+    await Promise.allSettled([survived, ...[worker, chowder, relay].map((one) => one?.kill('SIGKILL'))])
     if (dataDir) await removeDataDir(dataDir)
     await workerProxy?.close()
     await apiProxy?.close()
