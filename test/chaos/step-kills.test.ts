@@ -431,6 +431,11 @@ function killAtBoundaries(isWhole: boolean): void {
 
       const hold = (id: string, boundary: Boundary, proxy?: TcpProxy) =>
         killed.set(nameOf(boundary), holdAt(id, boundary, proxy))
+      // These need a gateway that is up: the others would be held for too long.
+      for (const [index, boundary] of again.entries()) hold(present(stopped[index]), boundary)
+      const started = stopped.map((id) => client.post(`/v1/instances/${id}/start`).catch(() => null))
+      for (const boundary of again) await untilHeld(present(killed.get(nameOf(boundary))))
+
       for (const [index, boundary] of patch.entries()) hold(present(running[index]), boundary, apiProxy)
       const patched = patch.map((boundary) =>
         client
@@ -442,9 +447,7 @@ function killAtBoundaries(isWhole: boolean): void {
       for (const boundary of patch) await untilHeld(present(killed.get(nameOf(boundary))))
 
       for (const [index, boundary] of newKey.entries()) hold(present(running[patch.length + index]), boundary)
-      for (const [index, boundary] of again.entries()) hold(present(stopped[index]), boundary)
       expect((await client.patch('/v1/organization', { model_api_keys: { anthropic: secondKey } })).status).toBe(200)
-      const started = stopped.map((id) => client.post(`/v1/instances/${id}/start`).catch(() => null))
       await killAll([...killed.values()], { api: true, check: expectRuns })
       // Nobody was left to answer.
       expect(await Promise.all([...patched, ...started])).toEqual([...patch, ...again].map(() => null))
