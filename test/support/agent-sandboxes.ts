@@ -62,13 +62,14 @@ export async function buildPodImage({ host, docker }: TestDockerd, repository: s
 }
 
 /** The ports of relays that pods know, by the installation that has them. */
-const relayPorts = new Map<string, number>()
+const relayPorts = new Map<string, Promise<number>>()
 
 /** Chowder's settings for agents in pods of a cluster, for the same installation the same. */
 async function podEnv(clusterFolder: string, installation: string): Promise<Record<string, string>> {
   const { namespace, podGateway, repository } = await import('./kubernetes-cluster.ts')
-  const port = relayPorts.get(installation) ?? (await freePort())
-  relayPorts.set(installation, port)
+  const chosen = relayPorts.get(installation) ?? freePort()
+  relayPorts.set(installation, chosen)
+  const port = await chosen
   return {
     SANDBOX_DRIVER: 'kubernetes',
     KUBECONFIG: join(clusterFolder, 'chowder.conf'),
