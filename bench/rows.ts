@@ -1,14 +1,17 @@
+import { examine } from '#commands/doctor/examine.ts'
 import { createDb } from '#database/client.ts'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { onlyRegion } from '#instances/regions.ts'
+import { createBacklogMetrics } from '#lifecycle/backlog.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
 import { allShards } from '#lifecycle/shards.ts'
+import { loadConfig } from '#platform/config.ts'
 import { readResourceSettings } from '#platform/resources.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import { startChowder } from '../demo/chowder-process.ts'
 import { openCloudDriver } from '../test/support/cloud-driver.ts'
 import { present } from '../test/support/present.ts'
-import { type Figure, figure, type Round } from './figures.ts'
+import { type Fact, type Figure, fact, figure, type Round } from './figures.ts'
 import { createSetup, type Setup, type Undo } from './setup.ts'
 import { connect, type Tenant } from './tenant.ts'
 
@@ -28,10 +31,21 @@ const region = present(regions[0])
 const outage = new SandboxUnavailableError(new Error('nothing runs here'), { isLogged: true })
 const unreachable = { ...sandboxes, observe: () => Promise.reject(outage) }
 const unheard = { queue: { enqueue() {} }, log: { warn() {}, error() {} } }
+const emptyQueue = {
+  countWaiting: async () => 0,
+  oldestWaitMs: async () => null,
+  check: async () => [],
+  ping: async () => true,
+}
+/** A platform where all runs, for the doctor. */
+const healthy = { ...sandboxes, async *list() {}, observe: async () => ({ state: 'running' }) }
 const rounds = 7
 const requestsARound = 40
 const claimsARound = 20
 const looksARound = 20
+const scrapesARound = 40
+/** Without a secret key, a relay and workers. */
+const mostFindings = 5
 /** What more rows may cost. */
 const mostSlower = 1.5
 
@@ -44,28 +58,36 @@ interface Side {
   events(): Promise<unknown>
   /** A worker's look at the next gateways, without the calls of their platform. */
   look(): Promise<unknown>
+  /** A scrape of what workers measure of the whole installation. */
+  scrape(): Promise<unknown>
+  /** A run of the doctor, without its checks of what is sealed. */
+  examine(): Promise<unknown>
   /** The claim of a row, with all others due too. It is rolled back. */
   claim(): Promise<unknown>
   /** Makes all rows due. */
   makeDue(): Promise<unknown>
 }
 
-/** Writes rows as they are once a worker has brought their sandboxes up. Not their events: there is one for each. */
+/** Writes rows as they are once a worker has brought their sandboxes up, with the events of that. */
 async function fill({ pool }: Setup, organizationIds: string[], rows: number): Promise<void> {
   await pool.query('ALTER TABLE instances DISABLE TRIGGER USER')
   await pool.query(
     `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
-                            observed_generation, sandbox_id, sealed_token, ready_at, created_at, next_attempt_at)
+                            observed_generation, sandbox_id, endpoint, sealed_token, ready_at, created_at, next_attempt_at)
      SELECT gen_random_uuid(), ($1::uuid[])[1 + n % array_length($1, 1)], 'agent ' || n, 'anthropic', $2, 'v1', 'running',
-            1, 'sandbox ' || n, repeat('x', 150), now(), now() - n * interval '1 s', now() - interval '1 h'
+            1, 'sandbox ' || n, '{"kind": "unix", "path": "/none"}', repeat('x', 150), now(), now() - n * interval '1 s', now() - interval '1 h'
      FROM generate_series(1, $3::int) AS n`,
     [organizationIds, sandboxes.name, rows],
   )
   await pool.query('ALTER TABLE instances ENABLE TRIGGER USER')
   await pool.query(
-    `INSERT INTO events (organization_id, type, actor_type, subject)
-     SELECT ($1::uuid[])[1 + n % array_length($1, 1)], 'file.write', 'key', 'path' FROM generate_series(1, $2::int) AS n`,
-    [organizationIds, rows],
+    `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status)
+     SELECT organization_id, id, type, 'key', from_status, to_status
+     FROM instances, (VALUES ('instance.create', NULL, 'provisioning'), ('instance.running', 'provisioning', 'running'))
+       AS change (type, from_status, to_status)`,
+  )
+  await pool.query(
+    'UPDATE organizations SET instance_count = (SELECT count(*) FROM instances WHERE organization_id = organizations.id)',
   )
   await pool.query('VACUUM ANALYZE')
 }
@@ -93,11 +115,20 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
   }
   let afterOrganization = firstId
   const looks = createDriftDetection({ ...region, sandboxes: unreachable, db, ...unheard } as never, () => allShards)
+  const metrics = createBacklogMetrics({ db, queue: emptyQueue as never })
+  const config = loadConfig({ SANDBOX_DRIVER: 'local' })
+  const doctor = { config, db, regions: [{ ...region, sandboxes: healthy }], vault: null, queue: emptyQueue } as never
   return {
     rows,
     list: () => ask('/v1/instances?limit=50'),
     events: () => ask('/v1/organization/events?limit=50'),
     look: () => looks.lookAtNext(AbortSignal.timeout(60_000)),
+    scrape: () => metrics.metrics(),
+    async examine() {
+      const found = await examine(doctor, { secondLookAfterMs: 0 })
+      // A check that finds many faults ends before it has read all rows.
+      if (found.length > mostFindings) throw new Error(`the doctor found: ${found[0]?.what}`)
+    },
     async claim() {
       const claimed = db.transaction(async (tx) => {
         const taken = await claimDue(tx, { regions, afterOrganization, exceptOrganizations: [] })
@@ -124,15 +155,22 @@ async function msOf(act: () => Promise<unknown>, times: number): Promise<number>
   return (performance.now() - startedAt) / times
 }
 
-/** What lists and claims cost with so many rows, beside the same with a thousand in a database of its own. */
-export async function measureRows(rows: number, report: (text: string) => void): Promise<Figure[]> {
+/**
+ * What lists, claims, looks and scrapes cost with so many rows, beside the same with a thousand in a database of its own,
+ * and how long the doctor takes, which reads all.
+ */
+export async function measureRows(rows: number, report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const undo: Undo = []
   try {
     report(`writing ${fewRows} and ${rows} rows`)
     const few = await createSide(undo, fewRows)
     const many = await createSide(undo, rows)
 
-    async function compare(name: string, what: 'list' | 'events' | 'look' | 'claim', times: number): Promise<Figure> {
+    async function compare(
+      name: string,
+      what: 'list' | 'events' | 'look' | 'scrape' | 'claim',
+      times: number,
+    ): Promise<Figure> {
       report(name)
       const sides: Round[] = []
       for (const side of [few, many]) await msOf(side[what], times)
@@ -143,15 +181,21 @@ export async function measureRows(rows: number, report: (text: string) => void):
       return figure(`${name}, ${rows} rows beside ${fewRows}`, 'ms', { atMost: mostSlower }, sides)
     }
 
+    const doctors: Fact[] = []
+    for (const { rows, examine } of [few, many]) {
+      report(`the doctor, ${rows} rows`)
+      doctors.push(fact(`the doctor, ${rows} rows`, (await msOf(examine, 1)) / 1000, 's'))
+    }
     const figures = [
       await compare('a page of instances', 'list', requestsARound),
       await compare('a page of events', 'events', requestsARound),
       await compare('a look at gateways', 'look', looksARound),
+      await compare('a scrape of the metrics', 'scrape', scrapesARound),
     ]
     report('making all rows due')
     for (const { makeDue } of [few, many]) await makeDue()
     figures.push(await compare('a claim, all rows due', 'claim', claimsARound))
-    return figures
+    return [...figures, ...doctors]
   } finally {
     for (const act of undo.reverse()) await act()
   }
