@@ -311,7 +311,9 @@ describe('from npm start to the end of a real agent', () => {
     if (!gateway) throw new Error('the agent does not run')
     expect(await exists(gateway.home)).toBe(true)
     const orphan = 'sleep 86399'
-    await say(client, sessionPath(id, 'tool'), `[[fake:tool=exec {"command":"setsid -f ${orphan} >/dev/null 2>&1"}]]`)
+    // What has not left the session of the command when that ends may end with it.
+    const command = `setsid -f ${orphan} >/dev/null 2>&1; sleep 1`
+    await say(client, sessionPath(id, 'tool'), `[[fake:tool=exec ${JSON.stringify({ command })}]]`)
     // Nobody's child, and in no group of the gateway's.
     await until('the orphan', async () => (await commandsIn(gateway.sandbox)).includes(orphan))
     expect((await client.delete(path)).status).toBe(204)
