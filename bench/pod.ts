@@ -12,6 +12,9 @@ const removalTimeoutMs = 2 * 60_000
 const madeBy = { 'app.kubernetes.io/managed-by': 'chowder-bench' }
 const home = '/agent/home'
 
+/** A gateway of Chowder that has ended waits when Kubernetes starts it again. */
+const again = 'rm -f /run/chowder/started; exec "$@"'
+
 /** Everything it takes to start an instance's pod again, under another name. */
 export interface Recipe {
   set: V1StatefulSet
@@ -45,6 +48,7 @@ function objectsOf({ set, claim, config }: Recipe, name: string): KubernetesObje
       containers: [
         {
           ...agent,
+          command: ['/bin/sh', '-c', again, 'sh', ...(agent.command ?? [])],
           readinessProbe: {
             httpGet: { path: '/startupz', port: readinessProbe?.httpGet?.port ?? 0 },
             periodSeconds: 1,
