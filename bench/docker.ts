@@ -148,7 +148,7 @@ export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> 
     const { figure: creates, recipe } = await measureCreates(client, tenant, report)
     const restarts = await measureRestarts(client, tenant, recipe, report)
     const hand: Hand = {
-      start: (name, ended) => startByHand(client, recipe, name, startTimeoutMs, ended),
+      start: (name, { timeoutMs, ended }) => startByHand(client, recipe, name, timeoutMs, ended),
       remove: (name) => removeByHand(client, name),
       deleteAgent: (id) => deleteAgent(client, tenant, id),
     }

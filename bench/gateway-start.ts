@@ -55,7 +55,12 @@ async function startByChowder(tenant: Tenant, dataDir: string) {
  * Starts the same gateway on the same configuration in a new folder. Resolves once it is ready, to what ends it; one
  * that ends before is started again, and counted.
  */
-async function startByHand(recipe: Recipe, folder: string, ended: () => void): Promise<() => Promise<void>> {
+async function startByHand(
+  recipe: Recipe,
+  folder: string,
+  timeoutMs: number,
+  ended: () => void,
+): Promise<() => Promise<void>> {
   const { uid, command, env, config } = recipe
   const home = join(folder, 'home')
   const settings = JSON.parse(config.toString()) as { gateway: { port: number } }
@@ -93,7 +98,7 @@ async function startByHand(recipe: Recipe, folder: string, ended: () => void): P
     await log.close()
   }
   try {
-    await until('ready', startTimeoutMs, () => {
+    await until('ready', timeoutMs, () => {
       if (gateway.child.exitCode !== null) {
         ended()
         gateway = start()
@@ -115,14 +120,15 @@ export function measureStart(count: number, report: (text: string) => void): Pro
   return withChowder({ ANTHROPIC_BASE_URL: 'http://127.0.0.1:9' }, report, async ({ tenant, dataDir }) => {
     report('a first agent, which does not count')
     let { recipe } = await startByChowder(tenant, dataDir)
-    const inFolder = (name: string, ended: () => void) => startByHand(recipe, join(dataDir, name), ended)
+    const inFolder = (name: string, timeoutMs: number, ended: () => void) =>
+      startByHand(recipe, join(dataDir, name), timeoutMs, ended)
     const mustNotEnd = () => {
       throw new Error('the gateway that was started by hand ended')
     }
     const byHand = async (round: number) => {
       let end = async () => {}
       const seconds = await secondsOf(async () => {
-        end = await inFolder(`by-hand-${round}`, mustNotEnd)
+        end = await inFolder(`by-hand-${round}`, startTimeoutMs, mustNotEnd)
       })
       await end()
       return seconds
@@ -135,7 +141,7 @@ export function measureStart(count: number, report: (text: string) => void): Pro
     const alone = await inTurn('create to running', { atMost: 1.15 }, count, report, byChowder, byHand)
     const ends = new Map<string, () => Promise<void>>()
     const hand: Hand = {
-      start: async (name, ended) => void ends.set(name, await inFolder(name, ended)),
+      start: async (name, { timeoutMs, ended }) => void ends.set(name, await inFolder(name, timeoutMs, ended)),
       remove: async (name) => ends.get(name)?.(),
       deleteAgent: (id) => deleteAgent(tenant, dataDir, id),
     }

@@ -74,7 +74,7 @@ export async function measureKubernetes(report: (text: string) => void): Promise
     }
     const alone = await inTurn('create to running', { atMost: 1.15 }, rounds, report, byChowder, byHand)
     const hand: Hand = {
-      start: (name, ended) => pods.start(recipe, name, startTimeoutMs, ended),
+      start: (name, { timeoutMs, ended }) => pods.start(recipe, name, timeoutMs, ended),
       remove: pods.remove,
       deleteAgent,
     }
