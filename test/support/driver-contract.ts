@@ -165,6 +165,18 @@ export function describeDriver(name: string, open: () => Promise<DriverUnderTest
       expect(again.exit).toBeUndefined()
     })
 
+    test('the files and the log of a sandbox whose gateway has ended by itself are read, and written', async () => {
+      const id = await started()
+      await subject.endGateway(id, await driver.observe(id, within()), 1)
+      await until('the end to be seen', async () => (await stateOf(id)) === 'stopped')
+      await driver.files(id).write('memory', Buffer.from('xy'), { mode: 0o600 }, within())
+      expect(await driver.files(id).stat('memory', within())).toMatchObject({ size: 2 })
+      if (subject.runsPrograms) expect((await driver.readLog(id, { lines: 5 }, within())).lines).not.toEqual([])
+      expect(await stateOf(id)).toBe('stopped')
+      await driver.start(id, within())
+      expect(await driver.files(id).stat('memory', within())).toMatchObject({ size: 2 })
+    })
+
     test('the end of a gateway is told to whoever follows', async ({ skip }) => {
       if (!driver.ends) return skip('this platform does not tell')
       const id = await started()

@@ -10,7 +10,7 @@ import { filesPod, filesPodName, podName } from './objects.ts'
 import { findProblem } from './pods.ts'
 import { KubernetesRefusal } from './requests.ts'
 import type { KubernetesSetup } from './settings.ts'
-import { hasEnded, isRunning } from './states.ts'
+import { hasEnded, isRunning, takesPrograms } from './states.ts'
 
 /** For a pod of files: its volume may have to be attached to a node. */
 const timeoutMs = 50_000
@@ -28,8 +28,8 @@ export interface FilesPodOptions {
 const program = [node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
 
 /**
- * Starts the files program of a sandbox: in the pod of the agent while that runs, since many volumes can be on one node
- * only, else in a pod that is made for it. Throws SandboxProblemError or SandboxUnavailableError when that does not
+ * Starts the files program of a sandbox: in the pod of the agent while there is one, also after its gateway has ended by
+ * itself, since many volumes can be on one node only; else in a pod that is made for it. Throws SandboxProblemError or SandboxUnavailableError when that does not
  * start in 50 s.
  */
 export async function openFilesSession(
@@ -57,7 +57,7 @@ export async function openFilesSession(
   async function attempt(): Promise<FilesSession | null> {
     const { image, isWanted } = await find(id, signal)
     const agent = await client.find<V1Pod>(`core/pods/${podName(id)}`, signal)
-    if (agent && isRunning(agent)) return startIn(podName(id))
+    if (agent && takesPrograms(agent)) return startIn(podName(id))
     if (isWanted || agent) {
       awaited = { pod: agent, name: podName(id) } // it starts, or ends
       return null

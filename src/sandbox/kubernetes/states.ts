@@ -14,9 +14,12 @@ function endOf(pod: V1Pod) {
   return agent?.state?.terminated ?? agent?.lastState?.terminated ?? null
 }
 
+/** Whether other programs can run in a pod: after the end of the first one its container goes on, and waits. */
+export const takesPrograms = (pod: V1Pod): boolean =>
+  agentOf(pod)?.state?.running !== undefined && pod.metadata?.deletionTimestamp === undefined
+
 /** Whether the first program of a pod runs, and the pod is not being removed. */
-export const isRunning = (pod: V1Pod): boolean =>
-  agentOf(pod)?.state?.running !== undefined && endOf(pod) === null && pod.metadata?.deletionTimestamp === undefined
+export const isRunning = (pod: V1Pod): boolean => takesPrograms(pod) && endOf(pod) === null
 
 /** Whether a pod runs no program of a sandbox any more, and never will again. */
 export const hasEnded = (pod: V1Pod): boolean =>
