@@ -12,6 +12,13 @@ export const dockerPrograms = `${programs}/docker/image`
 export const podPrograms = `${programs}/kubernetes/image`
 /** The names of the containers of a pod: the room is that of the agent's tools, if they have one. */
 export const containerNames = { agent: 'agent', room: 'room' } as const
+/** Before the command of another program of a pod: a pod runs a moment before its first one has made the folders. */
+export const withFolders = [
+  '/bin/sh',
+  '-c',
+  'for folder in /agent/home /agent/uploads; do [ -d $folder ] || (umask 077; mkdir -p $folder); done; exec "$@"',
+  'sh',
+] as const
 const roomSocket = 'exec.sock'
 /** Of the limits of the room, whose programs mostly do nothing. */
 const roomRequestPercent = 1

@@ -5,7 +5,7 @@ import type WebSocket from 'ws'
 import { readOutput } from '#sandbox/docker/output.ts'
 import { type ExecOptions, type ExecResult, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
-import { containerNames, dockerPrograms } from './containers.ts'
+import { containerNames, dockerPrograms, withFolders } from './containers.ts'
 import type { OnFrame } from './requests.ts'
 
 const defaultMaxBytes = 1024 * 1024
@@ -113,14 +113,10 @@ export async function startProgram(
   return { socket, ended: ended.promise }
 }
 
-/**
- * Runs the program beside `exec.sh` with the folder, the input and the deadline. The input is as long as is said. A pod
- * runs a moment before its first program has made the home.
- */
-const runIt = `[ -d "$1" ] || (umask 077; mkdir -p "$1")
-cd "$2" || exit 126
-bytes=$3
-shift 3
+/** Runs the program beside `exec.sh` with the folder, the input and the deadline. The input is as long as is said. */
+const runIt = `cd "$1" || exit 126
+bytes=$2
+shift 2
 if [ "$bytes" -eq 0 ]; then exec "$@" </dev/null; fi
 head -c "$bytes" | "$@"`
 
@@ -142,7 +138,7 @@ export function execIn(
 ): Promise<ExecResult> {
   const folder = folderIn(home, cwd)
   const command = [
-    ...['/bin/sh', '-c', runIt, 'sh', home, folder, String(stdin.length)],
+    ...[...withFolders, '/bin/sh', '-c', runIt, 'sh', folder, String(stdin.length)],
     ...[`${dockerPrograms}/exec.sh`, String(timeoutMs / 1000), ...argv],
   ]
   return client.call(

@@ -4,7 +4,7 @@ import { createFilesSession, type FilesSession } from '#sandbox/docker/files-ses
 import { node, nodeFlags } from '#sandbox/docker/profile.ts'
 import { SandboxProblemError, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
-import { dockerPrograms } from './containers.ts'
+import { dockerPrograms, withFolders } from './containers.ts'
 import { startProgram } from './exec.ts'
 import { filesPod, filesPodName, podName } from './objects.ts'
 import { findProblem } from './pods.ts'
@@ -25,7 +25,7 @@ export interface FilesPodOptions {
   find(id: string, signal: AbortSignal): Promise<{ image: string; isWanted: boolean }>
 }
 
-const program = [node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
+const program = [...withFolders, node, ...nodeFlags, `${dockerPrograms}/files-program.js`]
 
 /**
  * Starts the files program of a sandbox: in the pod of the agent while there is one, also after its gateway has ended by
