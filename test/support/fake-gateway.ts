@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { isObject, mergePatch } from '#openclaw/json.ts'
-import type { Endpoint } from '#sandbox/driver.ts'
+import { type Endpoint, SandboxAbsentError } from '#sandbox/driver.ts'
 
 type Json = Record<string, unknown>
 
@@ -265,8 +265,8 @@ function converse(gateway: FakeGateway, token: string | undefined, socket: WebSo
       greeted = true
       send({ type: 'res', id, ok: true, payload })
     } catch (error) {
-      // Its sandbox is being destroyed.
-      if (!(error instanceof Refusal)) return socket.terminate()
+      if (error instanceof SandboxAbsentError) return socket.terminate() // it is being destroyed
+      if (!(error instanceof Refusal)) throw error
       send({ type: 'res', id, ok: false, error: error.error })
       if (!greeted) socket.close(1008)
     }

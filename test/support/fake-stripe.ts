@@ -75,7 +75,9 @@ export class FakeStripe {
   readonly #answers = new Map<string, { request: string; status: number; body: unknown }>()
   readonly #hanging = new Set<ServerResponse>()
   readonly #server: Server = createServer((request, response) => {
-    this.#serve(request, response).catch(() => response.destroy()) // the client has left
+    this.#serve(request, response).catch((error) => {
+      if (!request.readableAborted) throw error // else the client has left
+    })
   })
 
   url = ''
