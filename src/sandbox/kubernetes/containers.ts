@@ -16,7 +16,7 @@ export const containerNames = { agent: 'agent', room: 'room' } as const
 export const withFolders = [
   '/bin/sh',
   '-c',
-  'for folder in /agent/home /agent/uploads; do [ -d $folder ] || (umask 077; mkdir -p $folder); done; exec "$@"',
+  `for folder in ${home} /agent/uploads; do [ -d $folder ] || (umask 077; mkdir -p $folder); done; exec "$@"`,
   'sh',
 ] as const
 const roomSocket = 'exec.sock'
