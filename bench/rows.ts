@@ -58,7 +58,7 @@ interface Side {
   events(): Promise<unknown>
   /** A worker's look at the next gateways, without the calls of their platform. */
   look(): Promise<unknown>
-  /** A scrape of what workers measure of the whole installation. */
+  /** A scrape of what workers measure of the whole installation. Most of them read no row: those are counted seldom. */
   scrape(): Promise<unknown>
   /** A run of the doctor, without its checks of what is sealed. */
   examine(): Promise<unknown>
@@ -75,7 +75,8 @@ async function fill({ pool }: Setup, organizationIds: string[], rows: number): P
     `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
                             observed_generation, sandbox_id, endpoint, sealed_token, ready_at, created_at, next_attempt_at)
      SELECT gen_random_uuid(), ($1::uuid[])[1 + n % array_length($1, 1)], 'agent ' || n, 'anthropic', $2, 'v1', 'running',
-            1, 'sandbox ' || n, '{"kind": "unix", "path": "/none"}', repeat('x', 150), now(), now() - n * interval '1 s', now() - interval '1 h'
+            1, 'sandbox ' || n, '{"kind": "unix", "path": "/none"}', repeat('x', 150), now(),
+            now() - n * interval '1 s', now() - interval '1 h'
      FROM generate_series(1, $3::int) AS n`,
     [organizationIds, sandboxes.name, rows],
   )
@@ -190,7 +191,7 @@ export async function measureRows(rows: number, report: (text: string) => void):
       await compare('a page of instances', 'list', requestsARound),
       await compare('a page of events', 'events', requestsARound),
       await compare('a look at gateways', 'look', looksARound),
-      await compare('a scrape of the metrics', 'scrape', scrapesARound),
+      await compare('a scrape of the metrics, between counts', 'scrape', scrapesARound),
     ]
     report('making all rows due')
     for (const { makeDue } of [few, many]) await makeDue()
