@@ -28,6 +28,8 @@ const healthyMinutes = 10
 const batch = 1000
 /** Gateways that one run asks. */
 const maxLooks = 100
+/** Pages that one run reads for them, where many rows are of other regions or not to be looked at now. */
+const maxPages = 10
 /** The pause between two comparisons grows with the number of sandboxes, until there is one in a minute. */
 const pausePerSandboxMs = 10
 const maxPauseMs = 40_000
@@ -156,18 +158,30 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     const found = new Set(known.map(({ id }) => id))
     // The others were stopped, deleted or worked on meanwhile.
     for (const id of again) if (!found.has(id)) suspects.delete(id)
-    const rows: (LookedAt & Cursor)[] = await db
-      .select({ ...lookColumns, shard })
-      .from(instances)
-      .where(and(isRunningHere(), isInRange(rangeOfThis(), cursor)))
-      .orderBy(...inShardOrder)
-      .limit(maxLooks)
-    cursor = (rows.length === maxLooks && rows.at(-1)) || firstCursor
-    await forEach(
-      [...known.slice(0, maxLooks), ...rows.filter(({ id }) => !found.has(id))],
-      (row) => look(row, signal),
-      signal,
-    )
+    const next = (await readNext()).filter(({ id }) => !found.has(id))
+    await forEach([...known.slice(0, maxLooks), ...next], (row) => look(row, signal), signal)
+  }
+
+  /**
+   * The next rows of this worker's shards. What no index has is a column here, not a condition: PostgreSQL expects such
+   * conditions to leave so few rows that it reads and sorts all of the shards instead of a page in their order.
+   */
+  async function readNext(): Promise<LookedAt[]> {
+    const next: (LookedAt & Cursor)[] = []
+    for (let page = 0; page < maxPages; page += 1) {
+      const rows = await db
+        .select({ ...lookColumns, shard, isToLookAt: sql<boolean>`${isRunningHere()}` })
+        .from(instances)
+        .where(and(eq(instances.desiredState, 'running'), isInRange(rangeOfThis(), cursor)))
+        .orderBy(...inShardOrder)
+        .limit(maxLooks)
+      next.push(...rows.filter(({ isToLookAt }) => isToLookAt).slice(0, maxLooks - next.length))
+      const isFull = next.length === maxLooks
+      const last = isFull ? next.at(-1) : rows.length === maxLooks && rows.at(-1)
+      cursor = last || firstCursor
+      if (isFull || !last) break
+    }
+    return next
   }
 
   /** Compares all rows and all sandboxes of the region, without a call of the platform for each. */

@@ -1,4 +1,4 @@
-import { and, gte, lt, type SQL, sql } from 'drizzle-orm'
+import { and, lt, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { reportRegions } from '#database/processes.ts'
 import { instances, shardOf } from '#database/schema.ts'
@@ -33,13 +33,18 @@ export const firstCursor: Cursor = { shard: -1, id: '00000000-0000-0000-0000-000
 /** The shard of an instance, a column of the rows where a page may end. */
 export const shard = shardOf(instances.id)
 
-/** The instances of a range of shards after a cursor. With `inShardOrder`, those that should run come from an index. */
-export const isInRange = ({ index, count }: ShardRange, after: Cursor): SQL | undefined =>
-  and(
-    gte(shard, Math.floor((shardCount * index) / count)),
-    lt(shard, Math.floor((shardCount * (index + 1)) / count)),
+/**
+ * The instances of a range of shards after a cursor. With `inShardOrder`, those that should run come from an index. The
+ * lower end is one condition: of two, PostgreSQL expects so few rows that it reads and sorts all of the range.
+ */
+export function isInRange({ index, count }: ShardRange, cursor: Cursor): SQL | undefined {
+  const first = Math.floor((shardCount * index) / count)
+  const after = cursor.shard < first ? { ...firstCursor, shard: first } : cursor
+  return and(
     sql`(${shard}, ${instances.id}) > (${after.shard}, ${after.id})`,
+    lt(shard, Math.floor((shardCount * (index + 1)) / count)),
   )
+}
 export const inShardOrder = [shard, instances.id]
 
 export interface Shards {

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { onlyRegion, type Region } from '#instances/regions.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
 import { allShards, createShards, type ShardRange } from '#lifecycle/shards.ts'
@@ -191,6 +191,58 @@ test('the page after the last one is the first again', async () => {
     counts.push(looked.length)
   }
   expect(counts).toEqual([100, ids.length - 100, 100])
+})
+
+test('a look passes over the rows of other regions and those of workers, and its next one goes on behind them', async () => {
+  const { ids, drift, looked } = await insertRunning(700)
+  const { pool } = database
+  await pool.query(`UPDATE instances SET region = 'west' WHERE id = ANY ($1)`, [ids.filter((_, n) => n % 3 > 0)])
+  await pool.query(`UPDATE instances SET lease_until = now() + interval '1 h' WHERE id = ANY ($1)`, [
+    ids.filter((_, n) => n % 30 === 0),
+  ])
+  const toLookAt = ids.filter((_, n) => n % 3 === 0 && n % 30 > 0)
+  const { lookAtNext } = drift(allShards)
+  const counts: number[] = []
+  const seen = new Set<string>()
+  while (counts.length < 3) {
+    looked.length = 0
+    await lookAtNext(within())
+    counts.push(looked.length)
+    for (const id of looked) seen.add(id)
+  }
+  expect(counts).toEqual([100, 100, toLookAt.length - 200])
+  expect([...seen].sort()).toEqual(toLookAt.sort())
+})
+
+test('a look ends before it has found a page of its own among very many rows of other regions, and goes on later', async () => {
+  const { ids, drift, looked } = await insertRunning(2500)
+  const { pool } = database
+  const last = ids.sort((a, b) => (a.slice(-2) + a < b.slice(-2) + b ? -1 : 1)).at(-1)
+  await pool.query(`UPDATE instances SET region = 'west' WHERE id <> $1`, [last])
+  const { lookAtNext } = drift(allShards)
+  const queries = vi.spyOn(pool, 'query')
+  await lookAtNext(within())
+  expect(queries.mock.calls.length).toBe(10)
+  queries.mockRestore()
+  expect(looked).toEqual([])
+  for (let run = 0; run < 2; run += 1) await lookAtNext(within())
+  expect(looked).toEqual([last])
+})
+
+test('a look at the next gateways reads as many pages of many instances as of few', async () => {
+  const { drift } = await insertRunning(20_000)
+  const { pool } = database
+  await pool.query('VACUUM ANALYZE instances')
+  const { lookAtNext } = drift(allShards)
+  await lookAtNext(within())
+  const queries = vi.spyOn(pool, 'query')
+  await lookAtNext(within())
+  const { calls } = queries.mock
+  queries.mockRestore()
+  const [[{ text }, values]] = calls as unknown as [[{ text: string }, unknown[]]]
+  const { rows } = await pool.query(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${text}`, values)
+  const plan = rows[0]['QUERY PLAN'][0].Plan
+  expect(plan['Shared Hit Blocks'] + plan['Shared Read Blocks']).toBeLessThan(300)
 })
 
 test('a gateway that ends is repaired at once where its platform tells, however seldom a worker looks', async () => {
