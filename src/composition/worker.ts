@@ -1,7 +1,9 @@
 import type { Billing } from '#api/subscription/stripe.ts'
 import type { Region } from '#instances/regions.ts'
+import { placesOf } from '#lifecycle/places.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
+import { createStartLimit } from '#lifecycle/start-limit.ts'
 import { defaultTimeouts } from '#lifecycle/step.ts'
 import { defaultIntervals, type Intervals, startWorker, type Worker } from '#lifecycle/worker.ts'
 import { defaultRelease, openclawVersion } from '#openclaw/releases.ts'
@@ -50,7 +52,8 @@ export function createWorker(parts: WorkerParts, settings: WorkerSettings, start
   const tasks = maintenanceTasks({ ...parts, eventBytes, usageBytes }, maintenance)
   const known = new Map<Region, LifecycleDeps>()
   const inRegion = (region: Region) => {
-    const deps = known.get(region) ?? { ...parts, ...shared, ...region }
+    const starts = createStartLimit(placesOf(concurrency), parts.log)
+    const deps = known.get(region) ?? { ...parts, ...shared, ...region, starts }
     known.set(region, deps)
     return deps
   }

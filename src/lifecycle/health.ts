@@ -24,7 +24,7 @@ export const isAnswering = async (
  * that one fails while any chat channel does, and a wrong bot token is no reason to stop an agent.
  */
 export async function waitUntilReady(context: StepContext): Promise<StepOutcome> {
-  const { lease, sandboxes, timeouts, signal } = context
+  const { lease, sandboxes, starts, timeouts, signal } = context
   const { id } = lease.instance
   const startedAt = performance.now()
   let progressAt = startedAt
@@ -44,7 +44,12 @@ export async function waitUntilReady(context: StepContext): Promise<StepOutcome>
     },
     { pauseMs: startPauseMs, timeoutMs: timeouts.startMs, signal },
   )
-  if (outcome && outcome !== 'no progress') return outcome
+  if (outcome && outcome !== 'no progress') {
+    if (outcome.kind === 'done') starts.leave(id, 'ready')
+    // One that cannot work with its configuration says nothing of the host.
+    else if (outcome.kind === 'failed') starts.leave(id, 'ended')
+    return outcome
+  }
   const seconds = Math.round((performance.now() - startedAt) / 1000)
   await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
   return failed(`The gateway was not ready after ${seconds} s.`)

@@ -11,12 +11,15 @@ export interface Places {
   leave(organizationId: string): void
 }
 
+/** The places of a worker with so many slots. */
+export const placesOf = (slots: number) => 2 * slots + least
+
 /**
  * Shares twice as many places as a worker has slots, and 8 more. An organization may hold as many as it leaves free:
  * one that hangs takes half of them, the next one half of the rest, and so on.
  */
 export function createPlaces(slots: number): Places {
-  let free = 2 * slots + least
+  let free = placesOf(slots)
   /** By organization. Entries are removed once they are 0. */
   const held = new Map<string, number>()
   return {

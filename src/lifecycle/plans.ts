@@ -11,6 +11,7 @@ import {
   startGateway,
   stopForRestart,
   stopSandbox,
+  waitForStarts,
   writeConfig,
 } from './steps.ts'
 
@@ -18,6 +19,8 @@ import {
 const defaultLimitMs = 60_000
 /** The install's own limit, with a margin. */
 const prepareLimitMs = 16 * 60_000
+/** The wait's own limit, with a margin. */
+const startsLimitMs = 31 * 60_000
 /** Diagnosing a hung gateway, stopping it, and the limit of a start, with a margin. */
 const healthLimitMs = 7 * 60_000
 /** The step's own limit and one last change of the configuration, with a margin. */
@@ -30,6 +33,7 @@ export const plans: Record<Instance['desiredState'], readonly PlannedStep[]> = {
     { step: stopForRestart, limitMs: defaultLimitMs },
     { step: createSandbox, limitMs: defaultLimitMs },
     { step: writeConfig, limitMs: defaultLimitMs },
+    { step: waitForStarts, limitMs: startsLimitMs },
     { step: startGateway, limitMs: defaultLimitMs },
     { step: limitSandbox, limitMs: defaultLimitMs },
     { step: checkHealth, limitMs: healthLimitMs },

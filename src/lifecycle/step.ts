@@ -4,6 +4,7 @@ import type { Region } from '#instances/regions.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import type { Logger } from '#platform/log.ts'
 import type { Vault } from '#platform/secrets.ts'
+import type { StartLimit } from './start-limit.ts'
 
 /** How long the steps wait for a gateway, in ms; tests shorten them. */
 export interface Timeouts {
@@ -36,6 +37,7 @@ export interface StepDeps extends Region {
   hostDisk: HostDisk
   /** The oldest version of OpenClaw that may be started. */
   minOpenclawVersion: string
+  starts: StartLimit
   timeouts: Timeouts
 }
 

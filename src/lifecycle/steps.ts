@@ -157,6 +157,14 @@ function parseJson(content: string | null): Record<string, unknown> | null {
   }
 }
 
+/** Waits while gateways that start at the same time end each other, see `createStartLimit`. */
+export const waitForStarts: Step = async ({ sandboxes, lease, starts, signal }) => {
+  const { id, organizationId } = lease.instance
+  const { state } = await sandboxes.observe(id, signal)
+  if (state === 'running' || (await starts.enter(id, organizationId, signal))) return done
+  return again(backoffSeconds(1), 'Too many gateways start at the same time.')
+}
+
 /**
  * Starts the gateway if it does not run. The row stops being ready first, so that no request is sent to an ended
  * gateway. A gateway that ended by itself before it had been healthy for long is started after a pause.

@@ -10,6 +10,7 @@ import { type Cluster, prepareCluster } from '#database/embedded-cluster.ts'
 import { findPostmaster, startPostmaster, stopPostmaster } from '#database/embedded-postmaster.ts'
 import { migrate } from '#database/migrate.ts'
 import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
+import { createStartLimit } from '#lifecycle/start-limit.ts'
 import { startWorker } from '#lifecycle/worker.ts'
 import { createHostDisk } from '#platform/host-disk.ts'
 import { newId } from '#platform/ids.ts'
@@ -109,6 +110,7 @@ beforeAll(async () => {
     hostDisk: createHostDisk('/', 0),
     resources: { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: '2026.1.1',
+    starts: createStartLimit(24, log),
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },
     queue,
     log,

@@ -16,6 +16,7 @@ import { onlyRegion, type Region, type Regions } from '#instances/regions.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
+import { createStartLimit } from '#lifecycle/start-limit.ts'
 import type { Timeouts } from '#lifecycle/step.ts'
 import type { Intervals, Worker } from '#lifecycle/worker.ts'
 import type { SignupMode } from '#platform/exposure.ts'
@@ -181,7 +182,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     database,
     vault,
     queue,
-    deps: { ...parts, ...shared, timeouts, ...regions.default() },
+    deps: { ...parts, ...shared, starts: createStartLimit(24, log), timeouts, ...regions.default() },
     logged,
     async call(method, url, { key, body, headers } = {}) {
       const sent = {
