@@ -36,6 +36,8 @@ const recycleHours = 6
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
+const weighEveryMs = 2000
+const weighTimeoutMs = 10_000
 
 /** Why an agent was stopped whose files have reached the limit, or that has taken the last room of the host. */
 type Cause = 'limit' | 'host'
@@ -319,6 +321,12 @@ export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): Pe
       everyMs: guardEveryMs,
       timeoutMs: guardTimeoutMs,
       run: (signal) => guardHost(signal).catch(unlessLogged),
+    },
+    {
+      name: 'the weights of agents',
+      everyMs: weighEveryMs,
+      timeoutMs: weighTimeoutMs,
+      run: async (signal) => deps.sandboxes.weigh?.(signal),
     },
   ]
 }

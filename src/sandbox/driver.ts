@@ -286,6 +286,11 @@ export interface SandboxDriver {
    */
   protect?(signal: AbortSignal): Promise<boolean>
   /**
+   * Gives sandboxes that compute without a pause less of busy processors than others. Call it every few seconds. Absent
+   * where the platform cannot.
+   */
+  weigh?(signal: AbortSignal): Promise<void>
+  /**
    * The address at which sandboxes reach the services of this host that they may reach, and at which those listen.
    * Absent where it is 127.0.0.1.
    */

@@ -26,8 +26,14 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
   let host: LocalHost
   /** Another tenant, whose answers must not wait for an attack. */
   let neighbour: Observation
+  let neighbourId: string
 
   const folderOf = (id: string) => sandboxFolder(join(host.dataDir, 'sandboxes'), id)
+  async function weightOf(id: string): Promise<number> {
+    const { version, cpu } = present(await folderOf(id).controlGroup())
+    if (version === 2) return Number(await readFile(join(cpu, 'cpu.weight'), 'utf8'))
+    return Math.round(Number(await readFile(join(cpu, 'cpu.shares'), 'utf8')) / 10.24)
+  }
   const observe = (id: string) => host.driver.observe(id, within())
   const exec = (id: string, script: string, timeoutMs = 20_000) =>
     host.driver.exec(id, ['sh', '-c', script], { timeoutMs }, within())
@@ -65,7 +71,8 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
 
   beforeAll(async () => {
     host = await LocalHost.make()
-    neighbour = await observe(await started())
+    neighbourId = await started()
+    neighbour = await observe(neighbourId)
   })
   afterAll(() => host.remove())
 
@@ -142,6 +149,24 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
     expect(share).toBeLessThan(0.75)
     expect(share).toBeGreaterThan(0.02) // they do compute
     expect(slowest).toBeLessThan(boundMs)
+  })
+
+  test('a sandbox that computes without a pause weighs less than others, until it pauses', async () => {
+    const id = await started({ cpus: 0.5 })
+    const weights = async () => {
+      await host.driver.weigh?.(within())
+      return Promise.all([id, neighbourId].map(weightOf))
+    }
+    expect(await weights()).toEqual([100, 100])
+    const spinning = exec(id, "timeout 4 sh -c 'while :; do :; done'")
+    await sleep(1000)
+    await weights()
+    await sleep(1500)
+    expect(await weights()).toEqual([10, 100])
+    await spinning
+    await weights()
+    await sleep(500)
+    expect(await weights()).toEqual([100, 100])
   })
 
   test('a process opens a bounded number of files, writes no core file, and no file above the disk of its sandbox', async () => {

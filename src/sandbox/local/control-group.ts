@@ -10,6 +10,8 @@ export interface ControlGroup {
   memory: string
   pids: string
   cpu: string
+  /** Where the processor time is counted; absent for a group of an older Chowder, whose time is not known. */
+  cpuacct?: string
   /** How many processes of the group the kernel had ended for want of memory, when the gateway was started. */
   oomKills: number
 }
@@ -23,12 +25,22 @@ export interface ControlGroups {
    * groups.
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
+  /**
+   * Gives the groups that have computed nearly without a pause since the last call a tenth of the weight of the others,
+   * and the others their weight back. It counts only while a processor is busy.
+   */
+  weigh(): Promise<void>
 }
 
 const mountPoint = '/sys/fs/cgroup'
 const periodUs = 100_000
 const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
+/** A group that used more of its processors than this since the last look has computed nearly without a pause. */
+const lastingUse = 0.6
+/** Of version 2; 1024 is the same of version 1. */
+const usualWeight = 100
+const lowWeight = 10
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
 const removeTimeoutMs = 2000
 const releaseTimeoutMs = 2000
@@ -47,7 +59,9 @@ function numberIn(text: string, name: string): number | null {
   return found === undefined ? null : Number(found)
 }
 
-const foldersOf = ({ memory, pids, cpu }: ControlGroup) => [...new Set([memory, pids, cpu])]
+const foldersOf = ({ memory, pids, cpu, cpuacct }: Omit<ControlGroup, 'oomKills'>) => [
+  ...new Set([memory, pids, cpu, ...(cpuacct === undefined ? [] : [cpuacct])]),
+]
 
 /** The files that a process writes `0` to in order to enter a group. */
 export const entriesOf = (group: ControlGroup): string[] =>
@@ -144,7 +158,7 @@ export async function removeGroup(group: ControlGroup, signal: AbortSignal): Pro
   for (const folder of foldersOf(group)) await rmdir(dirname(folder)).catch(() => {})
 }
 
-type Parents = Omit<ControlGroup, 'oomKills'>
+type Parents = Required<Omit<ControlGroup, 'oomKills'>>
 
 /** The folder of this process in the hierarchy of version 2. */
 const ownFolder = async () => join(mountPoint, /^0::(\/.*)$/m.exec(await read('/proc/self/cgroup'))?.[1] ?? '/')
@@ -183,28 +197,71 @@ async function findParents(name: string, isRoot: boolean): Promise<Parents> {
     }
     await delegate(base)
     const parent = join(base, name)
-    return { version: 2, memory: parent, pids: parent, cpu: parent }
+    return { version: 2, memory: parent, pids: parent, cpu: parent, cpuacct: parent }
   }
   if (!isRoot) throw new Error('only root can make control groups of version 1')
-  const [memory, pids, cpu] = controllers.map((controller) => join(mountPoint, controller, name)) as [
-    string,
-    string,
-    string,
-  ]
-  return { version: 1, memory, pids, cpu }
+  const of = (controller: string) => join(mountPoint, controller, name)
+  return { version: 1, memory: of('memory'), pids: of('pids'), cpu: of('cpu'), cpuacct: of('cpuacct') }
 }
 
 async function makeParents(parents: Parents): Promise<void> {
-  const { version, memory, pids, cpu } = parents
-  for (const folder of new Set([memory, pids, cpu])) await mkdir(folder).catch(unlessItExists)
+  const { version, memory, cpu } = parents
+  for (const folder of foldersOf(parents)) await mkdir(folder).catch(unlessItExists)
   if (version === 2) await write(join(memory, 'cgroup.subtree_control'), enableControllers)
   // Else all agents together would weigh as much as one thread of another program.
   else await write(join(cpu, 'cpu.shares'), 1024 * cpus().length)
 }
 
+/** In seconds; null for a group that was removed. */
+async function processorTimeOf({ version }: Parents, cpuacct: string): Promise<number | null> {
+  if (version === 2) {
+    const used = numberIn(await read(join(cpuacct, 'cpu.stat')), 'usage_usec')
+    return used === null ? null : used / 1e6
+  }
+  const used = await read(join(cpuacct, 'cpuacct.usage'))
+  return used === '' ? null : Number(used) / 1e9
+}
+
+/** A group that was removed meanwhile is no error. */
+async function writeWeight({ version }: Parents, cpu: string, weight: number): Promise<void> {
+  const [file, value] =
+    version === 2 ? ['cpu.weight', weight] : ['cpu.shares', Math.round((1024 * weight) / usualWeight)]
+  await write(join(cpu, file), value).catch(() => {})
+}
+
+/** How many processors a group may use. */
+async function processorsOf({ version }: Parents, cpu: string): Promise<number> {
+  const quota =
+    version === 2 ? parseInt(await read(join(cpu, 'cpu.max')), 10) : Number(await read(join(cpu, 'cpu.cfs_quota_us')))
+  return Math.min(cpus().length, quota > 0 ? quota / periodUs : Number.POSITIVE_INFINITY)
+}
+
 async function makeFolders(parents: Parents, group: ControlGroup): Promise<void> {
   await makeParents(parents)
   for (const folder of foldersOf(group)) await mkdir(folder).catch(unlessItExists)
+}
+
+/** See {@link ControlGroups.weigh}. */
+function createWeighing(parents: Parents): () => Promise<void> {
+  let seen = new Map<string, { at: number; seconds: number; weight: number }>()
+
+  return async () => {
+    const before = seen
+    seen = new Map()
+    const entries = await readdir(parents.cpu, { withFileTypes: true }).catch(() => [])
+    for (const { name: id } of entries.filter((entry) => entry.isDirectory())) {
+      const cpu = join(parents.cpu, id)
+      const seconds = await processorTimeOf(parents, join(parents.cpuacct, id))
+      if (seconds === null) continue
+      const at = performance.now() / 1000
+      const last = before.get(id)
+      const use = last ? (seconds - last.seconds) / (at - last.at) / (await processorsOf(parents, cpu)) : 0
+      const weight = use > lastingUse ? lowWeight : usualWeight
+      seen.set(id, { at, seconds, weight })
+      // At the first look, too: the process before this one may have changed it.
+      if (weight !== last?.weight) await writeWeight(parents, cpu, weight)
+    }
+  }
 }
 
 /** Finds out once how this host can limit sandboxes, and removes the empty groups of sandboxes that are gone. */
@@ -216,22 +273,24 @@ export async function openControlGroups(
     .then((found) => makeParents(found).then(() => found))
     .catch((error: Error) => error)
   if (parents instanceof Error) {
-    return { missing: parents.message, make: async () => null }
+    return { missing: parents.message, make: async () => null, weigh: async () => {} }
   }
-  const groupOf = (id: string): ControlGroup => ({
+  const groupOf = (id: string) => ({
     version: parents.version,
     memory: join(parents.memory, id),
     pids: join(parents.pids, id),
     cpu: join(parents.cpu, id),
+    cpuacct: join(parents.cpuacct, id),
     oomKills: 0,
   })
-  for (const parent of new Set([parents.memory, parents.pids, parents.cpu])) {
+  for (const parent of foldersOf(parents)) {
     for (const entry of await readdir(parent, { withFileTypes: true })) {
       if (entry.isDirectory() && !(await exists(entry.name))) await rmdir(join(parent, entry.name)).catch(() => {})
     }
   }
   return {
     missing: null,
+    weigh: createWeighing(parents),
     async make(id, resources) {
       const group = groupOf(id)
       // The end of another sandbox may just have removed the folder of all.

@@ -269,6 +269,10 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
       const isRunning = record && (await liveGateway(folder, record.uid))
       return isRunning ? changeLimits(folder, record, resources) : noKeptLimits
     },
+    async weigh(signal) {
+      signal.throwIfAborted()
+      await (await controlGroups()).weigh()
+    },
     async diskUse(ids, signal) {
       const sizes = await pMap(
         ids,
