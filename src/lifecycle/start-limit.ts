@@ -1,7 +1,7 @@
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 
-/** An organization may hold two of these, the next one one. */
+/** The limit is never lower: one organization may hold two of these starts, and two others one each. */
 const least = 4
 const waitMs = 30 * 60_000
 const pauseMs = 100
