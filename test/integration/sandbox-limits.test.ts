@@ -1,4 +1,5 @@
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,6 +14,7 @@ import { hasControlGroups, LocalHost } from '../support/local-host.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
 
+const mountPoint = '/sys/fs/cgroup'
 const isRoot = process.getuid?.() === 0
 /** Of no sandbox. */
 const unusedUid = 19_999
@@ -167,6 +169,18 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
     await weights()
     await sleep(500)
     expect(await weights()).toEqual([100, 100])
+  })
+
+  test('without a sandbox the weighing makes no group', async () => {
+    const empty = await LocalHost.make()
+    try {
+      await empty.driver.weigh?.(within())
+      const name = `chowder-${createHash('sha256').update(empty.dataDir).digest('hex').slice(0, 12)}`
+      const mounted = [mountPoint, ...(await readdir(mountPoint)).map((one) => join(mountPoint, one))]
+      expect(mounted.map((folder) => join(folder, name)).filter(existsSync)).toEqual([])
+    } finally {
+      await empty.remove()
+    }
   })
 
   test('a process opens a bounded number of files, writes no core file, and no file above the disk of its sandbox', async () => {

@@ -169,12 +169,16 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     return { ...stopped, exit: { code, oom: group !== null && (await ranOutOfMemory(group)) } }
   }
 
-  async function* list(signal: AbortSignal) {
-    const ids = await readdir(parent).catch((error: NodeJS.ErrnoException) => {
+  async function sandboxIds(): Promise<string[]> {
+    const names = await readdir(parent).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') return []
       throw error
     })
-    for (const id of ids.filter(isSandboxId)) {
+    return names.filter(isSandboxId)
+  }
+
+  async function* list(signal: AbortSignal) {
+    for (const id of await sandboxIds()) {
       const { state } = await observe(id, signal)
       // A folder without a record belongs to a sandbox that is half-made or half-removed.
       if (state !== 'absent') yield { id, state }
@@ -271,7 +275,8 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     },
     async weigh(signal) {
       signal.throwIfAborted()
-      await (await controlGroups()).weigh()
+      // The first look makes the folder of all groups, which would remain where there is no sandbox.
+      if ((await sandboxIds()).length > 0) await (await controlGroups()).weigh()
     },
     async diskUse(ids, signal) {
       const sizes = await pMap(
