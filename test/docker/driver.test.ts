@@ -93,7 +93,16 @@ describe('with a dockerd', () => {
     const inspect = async (id: string) => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
     const addressOf = async (id: string) => (await inspect(id)).NetworkSettings.Networks['chowder-test'].IPAddress
     /** Runs a script in a container of the same image that nothing is kept from. */
-    const twin = (script: string) => dockerd.docker('run', '--rm', '--user', '0', image, 'sh', '-c', script)
+    /** Reads the log: `docker run` may end before it has all of the output. */
+    async function twin(script: string): Promise<string> {
+      const id = (await dockerd.docker('run', '--detach', '--user', '0', image, 'sh', '-c', script)).trim()
+      try {
+        await dockerd.docker('wait', id)
+        return await dockerd.docker('logs', id)
+      } finally {
+        await dockerd.docker('rm', '--force', id)
+      }
+    }
     const containersOf = async (id: string) =>
       (await dockerd.docker('ps', '-a', '--filter', `label=chowder.instance=${id}`, '--format', '{{.Names}}'))
         .split('\n')
