@@ -52,8 +52,11 @@ export function createWorker(parts: WorkerParts, settings: WorkerSettings, start
   const tasks = maintenanceTasks({ ...parts, eventBytes, usageBytes }, maintenance)
   const known = new Map<Region, LifecycleDeps>()
   const inRegion = (region: Region) => {
-    const starts = createStartLimit(placesOf(concurrency), parts.log)
-    const deps = known.get(region) ?? { ...parts, ...shared, ...region, starts }
+    const createDeps = () => {
+      const starts = createStartLimit(placesOf(concurrency), parts.log.child({ region: region.region }))
+      return { ...parts, ...shared, ...region, starts }
+    }
+    const deps = known.get(region) ?? createDeps()
     known.set(region, deps)
     return deps
   }

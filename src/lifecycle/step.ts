@@ -37,6 +37,7 @@ export interface StepDeps extends Region {
   hostDisk: HostDisk
   /** The oldest version of OpenClaw that may be started. */
   minOpenclawVersion: string
+  /** How many gateways of the region this worker starts at the same time. */
   starts: StartLimit
   timeouts: Timeouts
 }
