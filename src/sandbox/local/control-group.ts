@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { access, constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -201,7 +202,10 @@ async function findParents(name: string, isRoot: boolean): Promise<Parents> {
   }
   if (!isRoot) throw new Error('only root can make control groups of version 1')
   const of = (controller: string) => join(mountPoint, controller, name)
-  return { version: 1, memory: of('memory'), pids: of('pids'), cpu: of('cpu'), cpuacct: of('cpuacct') }
+  const [memory, pids, cpu] = [of('memory'), of('pids'), of('cpu')]
+  // A kernel that counts no processor time keeps the limits all the same.
+  const countsTime = existsSync(join(mountPoint, 'cpuacct'))
+  return { version: 1, memory, pids, cpu, cpuacct: countsTime ? of('cpuacct') : cpu }
 }
 
 async function makeParents(parents: Parents): Promise<void> {
@@ -212,7 +216,7 @@ async function makeParents(parents: Parents): Promise<void> {
   else await write(join(cpu, 'cpu.shares'), 1024 * cpus().length)
 }
 
-/** In seconds; null for a group that was removed. */
+/** In seconds; null for a group that was removed, and where the kernel does not count it. */
 async function processorTimeOf({ version }: Parents, cpuacct: string): Promise<number | null> {
   if (version === 2) {
     const used = numberIn(await read(join(cpuacct, 'cpu.stat')), 'usage_usec')
