@@ -92,8 +92,10 @@ describe('with a dockerd', () => {
     }
     const inspect = async (id: string) => JSON.parse(await dockerd.docker('inspect', `chowder-${id}`))[0]
     const addressOf = async (id: string) => (await inspect(id)).NetworkSettings.Networks['chowder-test'].IPAddress
-    /** Runs a script in a container of the same image that nothing is kept from. */
-    /** Reads the log: `docker run` may end before it has all of the output. */
+    /**
+     * Runs a script in a container of the same image that nothing is kept from. Reads the log: `docker run` may end
+     * before it has all of the output.
+     */
     async function twin(script: string): Promise<string> {
       const id = (await dockerd.docker('run', '--detach', '--user', '0', image, 'sh', '-c', script)).trim()
       try {
