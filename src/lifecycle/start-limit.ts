@@ -1,8 +1,10 @@
 import type { Logger } from '#platform/log.ts'
 import { poll } from '#platform/poll.ts'
 
-/** The limit is never lower: one organization may hold two of these starts, and two others one each. */
-const least = 4
+/** The limits are never lower. Of four starts one organization may hold two, and two others one each. */
+const least = { ofRegion: 4, ofOrganization: 2 }
+/** A limit that was not halved for this long may be forgotten. */
+const forgetMs = 30 * 60_000
 const waitMs = 30 * 60_000
 const pauseMs = 100
 
@@ -17,23 +19,30 @@ export interface StartLimit {
   leave(id: string, result: 'ready' | 'ended' | 'unknown'): void
 }
 
+/** Stands for all organizations together. */
+const everyone = ''
+
 /**
  * Lets `most` gateways start at the same time, until one ends that starts beside others: the host may be too busy.
  * OpenClaw ends itself when a thread of it takes longer than 5 s to start, and those that try again together end each
  * other again. So the limit is halved then, and is one more for each that gets ready while others wait (additive
- * increase, multiplicative decrease). An organization may hold as many starts as it leaves free, as with places.
+ * increase, multiplicative decrease). A tenant can make its gateways end, so an end lowers the limit of its organization
+ * alone, and the one of all only when gateways of two organizations that started together have ended. An organization
+ * may hold as many starts as it leaves free, as with places.
  */
 export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): StartLimit {
-  let limit = most
-  /** Those that began before were too many together: the limit is halved once for all of them. */
-  let halvedAt = 0
+  /** The lowered limits. Gateways that began before `halvedAt` were too many together: they halve a limit once. */
+  const limits = new Map<string, { starts: number; halvedAt: number }>()
+  let lastEnd = { organizationId: everyone, at: 0 }
   const starting = new Map<string, { organizationId: string; at: number }>()
   /** In the order of their arrival. */
   const waiting = new Map<string, string>()
 
   const heldBy = (organizationId: string) =>
     [...starting.values()].filter((start) => start.organizationId === organizationId).length
-  const mayStart = (organizationId: string) => heldBy(organizationId) < limit - starting.size
+  const limitOf = (whose: string) => limits.get(whose)?.starts ?? most
+  const mayStart = (organizationId: string) =>
+    heldBy(organizationId) < Math.min(limitOf(everyone) - starting.size, limitOf(organizationId))
 
   function enterIfNext(id: string): boolean {
     const next = [...waiting].find(([, organizationId]) => mayStart(organizationId))
@@ -41,6 +50,21 @@ export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): Start
     waiting.delete(id)
     starting.set(id, { organizationId: next[1], at: performance.now() })
     return true
+  }
+
+  function halve(whose: string, among: number, floor: number, startedAt: number): void {
+    const now = performance.now()
+    for (const [other, { halvedAt }] of limits) if (halvedAt < now - forgetMs) limits.delete(other)
+    if (among <= floor || startedAt < (limits.get(whose)?.halvedAt ?? 0)) return
+    const starts = Math.max(floor, Math.floor(among / 2))
+    limits.set(whose, { starts, halvedAt: now })
+    const fields = { limit: starts, ...(whose !== everyone && { organizationId: whose }) }
+    log.warn(fields, 'gateways end while many start: fewer start at the same time')
+  }
+
+  function raise(whose: string): void {
+    const limit = limits.get(whose)
+    if (limit) limit.starts = Math.min(most, limit.starts + 1)
   }
 
   return {
@@ -56,13 +80,15 @@ export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): Start
     leave(id, result) {
       const start = starting.get(id)
       if (!start) return
+      const { organizationId, at } = start
       const among = starting.size
+      const amongOwn = heldBy(organizationId)
       starting.delete(id)
-      if (result === 'ready' && waiting.size > 0) limit = Math.min(most, limit + 1)
-      if (result !== 'ended' || among <= least || start.at < halvedAt) return
-      halvedAt = performance.now()
-      limit = Math.max(least, Math.floor(among / 2))
-      log.warn({ limit }, 'gateways end while many start: fewer start at the same time')
+      if (result === 'ready' && waiting.size > 0) for (const whose of [everyone, organizationId]) raise(whose)
+      if (result !== 'ended') return
+      halve(organizationId, amongOwn, least.ofOrganization, at)
+      if (lastEnd.organizationId !== organizationId && at < lastEnd.at) halve(everyone, among, least.ofRegion, at)
+      lastEnd = { organizationId, at: performance.now() }
     },
   }
 }

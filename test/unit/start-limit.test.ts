@@ -37,47 +37,76 @@ test('an organization may hold half of the starts, the next one half of the rest
   expect(warned).toEqual([])
 })
 
-test('one end among many halves the limit, and the ends of those that started with it do not halve it again', async () => {
+test('one end among many of an organization halves its limit, and the ends of those that started with it do not', async () => {
   const [first = '', ...others] = await enterAll(named('a', 12))
   starts.leave(first, 'ended')
-  expect(warned).toEqual([{ limit: 6 }])
+  expect(warned).toEqual([{ limit: 6, organizationId: 'a' }])
   for (const id of others.slice(0, 6)) starts.leave(id, 'ended')
   expect(warned).toHaveLength(1)
-  expect(await enterAll(named('b', 8)), 'five of the old ones still start').toEqual([])
+  expect(await enterAll(named('more', 8))).toHaveLength(1)
   for (const id of others.slice(6)) starts.leave(id, 'unknown')
-  expect(await enterAll(named('c', 8))).toHaveLength(3)
+  expect(await enterAll(named('other', 8))).toHaveLength(5)
 })
 
-test('ends of those that started later halve it again, down to four', async () => {
-  for (const id of await enterAll(named('a', 12))) starts.leave(id, 'ended')
-  const later = await enterAll([...named('b', 8), ...named('c', 8), ...named('d', 8)], organizations)
-  expect(later.map(organizations)).toEqual(['b', 'b', 'b', 'c', 'c', 'd'])
-  starts.leave(later[0] as string, 'ended')
-  expect(warned).toEqual([{ limit: 6 }, { limit: 4 }])
-  for (const id of later.slice(1)) starts.leave(id, 'unknown')
-  const least = await enterAll([...named('e', 4), ...named('f', 4), ...named('g', 4)], organizations)
-  expect(least.map(organizations).sort()).toEqual(['e', 'e', 'f', 'g'])
+test('ends of those that started later halve it again, down to two', async () => {
+  for (const limit of [6, 3, 2, 2]) {
+    const entered = await enterAll(named('a', 12))
+    for (const id of entered) starts.leave(id, 'ended')
+    expect(warned.at(-1)).toEqual({ limit, organizationId: 'a' })
+  }
+  expect(warned, 'no fewer').toHaveLength(3)
+})
+
+test('the gateways that one organization makes end take no start from another', async () => {
+  const theirs = await enterAll(named('b', 3), organizations)
+  for (let round = 0; round < 4; round += 1)
+    for (const id of await enterAll(named('a', 20), organizations)) starts.leave(id, 'ended')
+  for (const id of theirs) starts.leave(id, 'ready')
+  expect(await enterAll(named('b', 20), organizations)).toHaveLength(12)
+})
+
+test('ends of two organizations that started together halve the limit of all, down to four', async () => {
+  const all = await enterAll([...named('a', 12), ...named('b', 6), ...named('c', 3)], organizations)
+  starts.leave('a0', 'ended')
+  starts.leave('b0', 'ended')
+  expect(warned).toEqual([{ limit: 6, organizationId: 'a' }, { limit: 3, organizationId: 'b' }, { limit: 10 }])
+  for (const id of all) starts.leave(id, 'ended')
+  const later = await enterAll([...named('d', 12), ...named('e', 12), ...named('f', 12)], organizations)
+  expect(later.map(organizations)).toEqual([...'dddddeeef'])
+  for (const id of ['d0', 'e0', ...later]) starts.leave(id, 'ended')
+  expect(warned.at(-1)).toEqual({ limit: 4 })
+  const least = await enterAll([...named('g', 4), ...named('h', 4), ...named('i', 4)], organizations)
+  expect(least.map(organizations)).toEqual([...'gghi'])
   for (const id of least) starts.leave(id, 'ended')
-  expect(warned, 'no fewer').toHaveLength(2)
+  expect(
+    warned.filter((fields) => !('organizationId' in (fields as object))),
+    'no fewer',
+  ).toHaveLength(2)
+})
+
+test('ends of two organizations, the one after the other, say nothing of the host', async () => {
+  for (const id of await enterAll(named('a', 12), organizations)) starts.leave(id, 'ended')
+  for (const id of await enterAll(named('b', 12), organizations)) starts.leave(id, 'ended')
+  expect(await enterAll([...named('c', 20), ...named('d', 20)], organizations)).toHaveLength(18)
 })
 
 test('the end of a gateway that starts beside few says nothing of the host', async () => {
-  for (const id of await enterAll(named('a', 4))) starts.leave(id, 'ended')
+  for (const id of await enterAll([...named('a', 2), ...named('b', 2)], organizations)) starts.leave(id, 'ended')
   expect(warned).toEqual([])
   expect(await enterAll(named('b', 20))).toHaveLength(12)
 })
 
 test('each gateway that gets ready while others wait raises the limit by one, up to the first one', async () => {
-  for (const id of await enterAll(named('a', 12))) starts.leave(id, 'ended')
+  for (let round = 0; round < 3; round += 1) for (const id of await enterAll(named('a', 12))) starts.leave(id, 'ended')
   const running = new Set<string>()
   const stop = new AbortController()
-  for (const id of named('b', 60))
-    void starts.enter(id, 'b', stop.signal).then(
+  for (const id of named('a', 60))
+    void starts.enter(id, 'a', stop.signal).then(
       () => void running.add(id),
       () => {},
     )
   const counts: number[] = []
-  for (let round = 0; round < 20; round += 1) {
+  for (let round = 0; round < 15; round += 1) {
     await sleep(soonMs / 2)
     counts.push(running.size)
     const [ready] = running
@@ -86,12 +115,12 @@ test('each gateway that gets ready while others wait raises the limit by one, up
     starts.leave(ready, 'ready')
   }
   stop.abort()
-  expect(counts).toEqual([3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 12])
+  expect(counts).toEqual([2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12, 12, 12, 12])
 })
 
 test('those that wait start in the order of their arrival, and one whose intent changes leaves the line', async () => {
-  for (const id of await enterAll(named('a', 12))) starts.leave(id, 'ended')
-  const running = await enterAll(named('b', 3))
+  for (let round = 0; round < 2; round += 1) for (const id of await enterAll(named('a', 12))) starts.leave(id, 'ended')
+  const running = await enterAll(named('a', 12))
   const order: string[] = []
   const leaving = new AbortController()
   const enter = (id: string, signal = within()) =>
