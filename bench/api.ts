@@ -18,6 +18,7 @@ import {
   turn,
   turnsOf,
   type Undo,
+  undoAll,
 } from './setup.ts'
 import { streamedPieces } from './streamed.ts'
 import { openStreamKib, webSocketTurns } from './streams.ts'
@@ -240,6 +241,6 @@ export async function measureApi(
       ...ofRelay,
     ]
   } finally {
-    for (let next = undo.pop(); next; next = undo.pop()) await next()
+    await undoAll(undo)
   }
 }

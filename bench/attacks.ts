@@ -6,7 +6,7 @@ import { type Figure, figure, median } from './figures.ts'
 import { residentMb } from './process.ts'
 import { startProgram } from './program.ts'
 import { callWith, makeToken, startRelay } from './relay.ts'
-import { createSetup, json, type Setup, turn, type Undo } from './setup.ts'
+import { createSetup, json, type Setup, turn, type Undo, undoAll } from './setup.ts'
 import type { SteadyLoad, SteadyMeasured } from './steady-load.ts'
 import { connect, type Tenant } from './tenant.ts'
 
@@ -234,7 +234,7 @@ export async function measureAttacks(
     }
     return { harms, figures }
   } finally {
-    for (let next = undo.pop(); next; next = undo.pop()) await next()
+    await undoAll(undo)
   }
 }
 

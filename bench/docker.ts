@@ -19,7 +19,7 @@ import {
 } from './container.ts'
 import { type Fact, type Figure, fact } from './figures.ts'
 import { residentMb } from './process.ts'
-import { createSetup, type Undo } from './setup.ts'
+import { createSetup, type Undo, undoAll } from './setup.ts'
 import { connect, type Tenant } from './tenant.ts'
 
 const network = 'chowder-bench'
@@ -163,6 +163,6 @@ export async function measureDocker(report: Report): Promise<(Fact | Figure)[]> 
       report(`there is no image ${controlPlaneImage}, so its size is left out: docker build -t ${controlPlaneImage} .`)
     return [creates, restarts, ...all, ...facts]
   } finally {
-    for (let next = undo.pop(); next; next = undo.pop()) await next()
+    await undoAll(undo)
   }
 }

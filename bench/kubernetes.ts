@@ -4,7 +4,7 @@ import { startChowder } from '../demo/chowder-process.ts'
 import { createAgent, type Hand, inTurn, measureTogether, secondsOf, until } from './agents.ts'
 import type { Fact, Figure } from './figures.ts'
 import { createPods } from './pod.ts'
-import { createSetup, type Undo } from './setup.ts'
+import { createSetup, type Undo, undoAll } from './setup.ts'
 import { connect } from './tenant.ts'
 
 const rounds = 3
@@ -80,7 +80,7 @@ export async function measureKubernetes(report: (text: string) => void): Promise
     }
     return [alone, ...(await measureTogether(tenant, hand, report))]
   } finally {
-    for (let next = undo.pop(); next; next = undo.pop()) await next()
+    await undoAll(undo)
   }
 }
 

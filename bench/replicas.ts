@@ -1,7 +1,7 @@
 import { startChowder } from '../demo/chowder-process.ts'
 import { type Fact, fact } from './figures.ts'
 import { coresBusy, residentMb } from './process.ts'
-import { createSetup, createsOf, makeOwners, pollsOf, type Request, turnsOf, type Undo } from './setup.ts'
+import { createSetup, createsOf, makeOwners, pollsOf, type Request, turnsOf, type Undo, undoAll } from './setup.ts'
 
 const replicas = [1, 2, 4]
 const warmUpMs = 2500
@@ -52,6 +52,6 @@ export async function measureReplicas(report: (text: string) => void): Promise<F
     }
     return facts
   } finally {
-    for (let next = undo.pop(); next; next = undo.pop()) await next()
+    await undoAll(undo)
   }
 }

@@ -24,6 +24,13 @@ export interface Owner {
 /** Cleanup functions, which are called at the end in reverse order. */
 export type Undo = (() => Promise<unknown>)[]
 
+/** Calls all of them, also after one has failed: what it leaves would disturb the next run. Throws the first error. */
+export async function undoAll(undo: Undo): Promise<void> {
+  const errors: unknown[] = []
+  for (let next = undo.pop(); next; next = undo.pop()) await next().catch((error: unknown) => errors.push(error))
+  if (errors.length > 0) throw errors[0]
+}
+
 /** A PostgreSQL with Chowder's schema, and programs that load what stands on it. */
 export interface Setup {
   pool: pg.Pool
