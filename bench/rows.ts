@@ -12,7 +12,7 @@ import { startChowder } from '../demo/chowder-process.ts'
 import { openCloudDriver } from '../test/support/cloud-driver.ts'
 import { present } from '../test/support/present.ts'
 import { type Fact, type Figure, fact, figure, type Round } from './figures.ts'
-import { createSetup, type Setup, type Undo } from './setup.ts'
+import { createSetup, type Setup, type Undo, undoAll } from './setup.ts'
 import { connect, type Tenant } from './tenant.ts'
 
 const fewRows = 1000
@@ -38,7 +38,12 @@ const emptyQueue = {
   ping: async () => true,
 }
 /** A platform where all runs, for the doctor. */
-const healthy = { ...sandboxes, async *list() {}, observe: async () => ({ state: 'running' }) }
+const healthy = (pool: Setup['pool']) => ({
+  ...sandboxes,
+  async *list() {
+    yield* (await pool.query("SELECT id, 'running' AS state FROM instances")).rows
+  },
+})
 const rounds = 7
 const requestsARound = 40
 const claimsARound = 20
@@ -118,7 +123,13 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
   const looks = createDriftDetection({ ...region, sandboxes: unreachable, db, ...unheard } as never, () => allShards)
   const metrics = createBacklogMetrics({ db, queue: emptyQueue as never })
   const config = loadConfig({ SANDBOX_DRIVER: 'local' })
-  const doctor = { config, db, regions: [{ ...region, sandboxes: healthy }], vault: null, queue: emptyQueue } as never
+  const doctor = {
+    config,
+    db,
+    regions: [{ ...region, sandboxes: healthy(pool) }],
+    vault: null,
+    queue: emptyQueue,
+  } as never
   return {
     rows,
     list: () => ask('/v1/instances?limit=50'),
@@ -198,6 +209,6 @@ export async function measureRows(rows: number, report: (text: string) => void):
     figures.push(await compare('a claim, all rows due', 'claim', claimsARound))
     return [...figures, ...doctors]
   } finally {
-    for (const act of undo.reverse()) await act()
+    await undoAll(undo)
   }
 }

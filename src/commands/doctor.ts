@@ -26,6 +26,9 @@ const usage = `usage: npm run doctor [-- --fix] [--json]
   Exits with 0 if it found nothing, with 1 if it found something, with 2 if it could not look. With --fix it repairs what
   is safe to repair, and looks again. --json prints the report for programs.`
 
+/** An installation of a few agents is looked at in less time. */
+const reportEveryMs = 10_000
+
 interface Options {
   fix: boolean
   /** Prints a line about each repair. */
@@ -38,6 +41,15 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
   const dataDir = dataFolder(config.CHOWDER_DATA_DIR)
   const { db, connection, pending, close } = await openForOperator(config, 'doctor')
   const queue = createQueue(queueBackend(config, connection, 'chowder-doctor-queue'), log)
+  const startedAt = performance.now()
+  let doing = 'looking at the schema'
+  const report = (now: string) => {
+    doing = now
+  }
+  const timer = setInterval(
+    () => console.error(`after ${Math.round((performance.now() - startedAt) / 1000)} s: ${doing}`),
+    reportEveryMs,
+  )
   try {
     if (pending > 0) {
       const what = `The schema is ${pending} migrations behind. Nothing else was looked at.`
@@ -49,11 +61,12 @@ async function diagnose(config: Config, { fix, print }: Options): Promise<Findin
     const vault = secret && createVault(secret.keys)
     const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
     const deps = { config: withPort, db, regions, hostDisk, vault, queue }
-    const found = await examine(deps)
-    const left = fix && found.length > 0 ? await repair(deps, found, print) : found
+    const found = await examine(deps, { report })
+    const left = fix && found.length > 0 ? await repair(deps, found, print, { report }) : found
     await storeFindings(db, left)
     return left
   } finally {
+    clearInterval(timer)
     await queue.close()
     await close()
   }

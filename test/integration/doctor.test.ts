@@ -333,10 +333,11 @@ describe('npm run doctor', () => {
       env: { ...compiledOnce, PATH: process.env.PATH, HOME: dataDir, CHOWDER_DATA_DIR: dataDir },
       timeout: 60_000,
     }).then(
-      ({ stdout }) => ({ code: 0, text: stdout }),
-      (error: { code: number; stdout: string; stderr: string }) => ({
-        code: error.code,
-        text: error.stdout + error.stderr,
+      ({ stdout, stderr }) => ({ code: 0, text: stdout, aside: stderr }),
+      ({ code, stdout, stderr }: { code: number; stdout: string; stderr: string }) => ({
+        code,
+        text: stdout,
+        aside: stderr,
       }),
     )
 
@@ -346,13 +347,14 @@ describe('npm run doctor', () => {
     expect(marks?.slice(0, 2)).toEqual(['✗  schema', '–  secrets'])
     expect(marks?.some((mark) => mark.startsWith('✓'))).toBe(false)
     expect(findingsAsData(loadConfig({}), [finding]).looked_at.map(({ area }) => area)).toEqual(['schema'])
-    expect(await doctor('--fixx')).toEqual({ code: 2, text: 'There is no option --fixx. Did you mean --fix?\n' })
-    expect((await doctor('fix')).text).toMatch(/^There is no use for fix\.\nusage: npm run doctor/)
+    const wrong = { code: 2, text: '', aside: 'There is no option --fixx. Did you mean --fix?\n' }
+    expect(await doctor('--fixx')).toEqual(wrong)
+    expect((await doctor('fix')).aside).toMatch(/^There is no use for fix\.\nusage: npm run doctor/)
   })
 
   test('fails where there is no Chowder', async () => {
-    const { code, text } = await doctor()
-    expect([code, text]).toEqual([2, expect.stringContaining('There is no database in')])
+    const { code, aside } = await doctor()
+    expect([code, aside]).toEqual([2, expect.stringContaining('There is no database in')])
   })
 
   test('checks beside a running Chowder and without one, and repairs', { timeout: 180_000 }, async () => {
@@ -362,6 +364,7 @@ describe('npm run doctor', () => {
     expect(withoutWorker.text).toMatch(
       /^✓ {2}schema .*\n✓ {2}secrets [\s\S]*\n✗ {2}queue .*\n +- No worker runs\.\n +Start one with npm start -- worker .*\n[\s\S]*\n1 finding\.\n$/,
     )
+    expect(withoutWorker.aside, 'what it does when it takes long').toBe('after 10 s: looking again at what it found\n')
     const answer = await fetch(`${process.url}/v1/organization/signup`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },

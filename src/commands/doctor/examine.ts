@@ -3,40 +3,29 @@ import { runAs } from '#history/actor.ts'
 import { exposedAgents, undecidedHosts, unreadableSignupToken } from './access.ts'
 import { expiredAnswers, impossibleAnswers } from './answers.ts'
 import { hostHasRoom } from './disk.ts'
-import { type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
+import { type Area, type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
 import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
 import { miscounted } from './limits.ts'
 import { queueAnswers } from './queue.ts'
 import { relayAnswers } from './relay.ts'
 import { vulnerableReleases } from './releases.ts'
 import { failingEnds, impossibleRows, impossibleTimes, untakenRows } from './rows.ts'
-import { orphanProcesses, rowsAgainstSandboxes, sandboxesAgainstRows } from './sandboxes.ts'
+import { orphanProcesses, sandboxesAgainstRows } from './sandboxes.ts'
 import { sealedColumns, secretKey } from './secrets.ts'
 
 /** Leases first: a lease that never ends would keep other repairs from its row. */
-const allChecks: readonly Check[] = [
-  impossibleTimes,
-  impossibleRows,
-  untakenRows,
-  failingEnds,
-  sandboxesAgainstRows,
-  rowsAgainstSandboxes,
-  orphanProcesses,
-  vulnerableReleases,
-  miscounted,
-  expiredAnswers,
-  impossibleAnswers,
-  recordingTriggers,
-  brokenChains,
-  missingCreations,
-  secretKey,
-  sealedColumns,
-  undecidedHosts,
-  exposedAgents,
-  unreadableSignupToken,
-  relayAnswers,
-  hostHasRoom,
-  queueAnswers,
+const allChecks: readonly (readonly [Area, readonly Check[]])[] = [
+  ['instances', [impossibleTimes, impossibleRows, untakenRows]],
+  ['sandboxes', [failingEnds, sandboxesAgainstRows, orphanProcesses]],
+  ['releases', [vulnerableReleases]],
+  ['limits', [miscounted]],
+  ['answers', [expiredAnswers, impossibleAnswers]],
+  ['history', [recordingTriggers, brokenChains, missingCreations]],
+  ['secrets', [secretKey, sealedColumns]],
+  ['access', [undecidedHosts, exposedAgents, unreadableSignupToken]],
+  ['relay', [relayAnswers]],
+  ['disk', [hostHasRoom]],
+  ['queue', [queueAnswers]],
 ]
 
 /** Longer than a worker takes to detect drift or to renew a lease: a change under way is over by then. */
@@ -48,9 +37,11 @@ const maxFindings = 500
 const repairTimeoutMs = 30_000
 const pauseMs = 1000
 
-export interface DoctorTimeouts {
+export interface DoctorOptions {
   secondLookAfterMs?: number
   repairTimeoutMs?: number
+  /** Is told what the doctor is about to do, in words. */
+  report?(doing: string): void
 }
 
 const keyOf = ({ area, what, version }: Finding) => [area, what, version ?? ''].join('\n')
@@ -71,14 +62,19 @@ async function findingsOf(check: Check, deps: DoctorDeps): Promise<Finding[]> {
  * change under way. Returns the findings of both looks. Throws when the database cannot be read; a platform or a queue
  * that cannot be reached is a finding.
  */
-export async function examine(deps: DoctorDeps, timeouts: DoctorTimeouts = {}): Promise<Finding[]> {
+export async function examine(deps: DoctorDeps, options: DoctorOptions = {}): Promise<Finding[]> {
+  const { report = () => {} } = options
   const suspicious: { check: Check; keys: Set<string> }[] = []
-  for (const check of allChecks) {
-    const found = await findingsOf(check, deps)
-    if (found.length > 0) suspicious.push({ check, keys: new Set(found.map(keyOf)) })
+  for (const [area, checks] of allChecks) {
+    report(`looking at ${area}`)
+    for (const check of checks) {
+      const found = await findingsOf(check, deps)
+      if (found.length > 0) suspicious.push({ check, keys: new Set(found.map(keyOf)) })
+    }
   }
   if (suspicious.length === 0) return []
-  await sleep(timeouts.secondLookAfterMs ?? secondLookAfterMs)
+  report('looking again at what it found')
+  await sleep(options.secondLookAfterMs ?? secondLookAfterMs)
   const lasting: Finding[] = []
   for (const { check, keys } of suspicious) {
     lasting.push(...(await findingsOf(check, deps)).filter((finding) => keys.has(keyOf(finding))))
@@ -94,7 +90,7 @@ export async function repair(
   deps: DoctorDeps,
   findings: readonly Finding[],
   print: (line: string) => void,
-  timeouts: DoctorTimeouts = {},
+  options: DoctorOptions = {},
 ): Promise<Finding[]> {
   for (const { what, fix } of findings) {
     if (!fix) continue
@@ -105,9 +101,9 @@ export async function repair(
       print(`could not be repaired: ${what} ${describeError(error)}`)
     }
   }
-  const deadline = performance.now() + (timeouts.repairTimeoutMs ?? repairTimeoutMs)
+  const deadline = performance.now() + (options.repairTimeoutMs ?? repairTimeoutMs)
   for (;;) {
-    const left = await examine(deps, { secondLookAfterMs: pauseMs, ...timeouts })
+    const left = await examine(deps, { secondLookAfterMs: pauseMs, ...options })
     if (performance.now() > deadline || !left.some(({ fix }) => fix)) return left
   }
 }

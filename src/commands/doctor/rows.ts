@@ -144,10 +144,15 @@ const faults: readonly Fault[] = [
   },
 ]
 
+const conditions = faults.map(({ condition }) => sql`(${condition})`)
+const isFaulty = sql.join(conditions, sql` OR `)
+/** For each of `faults`, whether the row has it. */
+const hasFaults = sql`, array[${sql.join(conditions, sql`, `)}] AS has`
+
 /** I2: no row is in a state that Chowder never writes. */
 export const impossibleRows: Check = async function* ({ db }) {
-  for (const { condition, what, columns, whatToDo } of faults) {
-    for await (const row of findInstances(db, condition)) {
+  for await (const row of findInstances<{ has: (boolean | null)[] }>(db, isFaulty, hasFaults)) {
+    for (const { what, columns, whatToDo } of faults.filter((_, index) => row.has[index])) {
       const reason = `The doctor found that ${what}.`
       yield {
         area: 'instances',

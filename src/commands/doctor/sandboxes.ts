@@ -1,10 +1,11 @@
-import { and, inArray, sql } from 'drizzle-orm'
+import { and, getTableColumns, gt, inArray, sql } from 'drizzle-orm'
 import pMap from 'p-map'
 import type { Db } from '#database/client.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { isIn } from '#instances/regions.ts'
 import { isSettled, publicStatus } from '#instances/status.ts'
 import { isId } from '#platform/ids.ts'
+import type { Listed } from '#sandbox/driver.ts'
 import { describeError, type Finding, inEachRegion, lowestId, pageSize, type RegionDeps } from './finding.ts'
 import { makeDue } from './repairs.ts'
 
@@ -20,8 +21,12 @@ const unreachable = (what: string, error: unknown): Finding => ({
   whatToDo: 'Check that the platform can be reached from here, and run the doctor again.',
 })
 
-const findRows = async (db: Db, ids: readonly string[]): Promise<Map<string, Instance>> =>
-  new Map((await db.select().from(instances).where(inArray(instances.id, ids))).map((row) => [row.id, row]))
+const { id, generation, observedGeneration, desiredState, readyAt } = getTableColumns(instances)
+const columns = { id, generation, observedGeneration, desiredState, readyAt }
+type FoundRow = Pick<Instance, keyof typeof columns>
+
+const findRows = async (db: Db, ids: readonly string[]): Promise<Map<string, FoundRow>> =>
+  new Map((await db.select(columns).from(instances).where(inArray(instances.id, ids))).map((row) => [row.id, row]))
 
 async function* pagesOf<T>(items: AsyncIterable<T>): AsyncGenerator<T[]> {
   let page: T[] = []
@@ -43,69 +48,71 @@ const destroyOrphan =
     return `the sandbox ${id}, which had no instance, is destroyed`
   }
 
-const dueAgain = (db: Db, row: Instance, reason: string) => async () =>
+const dueAgain = (db: Db, row: FoundRow, reason: string) => async () =>
   (await makeDue(db, row, reason)) ? `${row.id} is due again, and a worker corrects its sandbox` : null
 
 const workerFindsIt = 'A worker finds this within seconds: check that one runs. With --fix the row is due again.'
 
-/** I1: every sandbox belongs to an instance that may have it. */
+/** What is not right about a sandbox and its row; undefined when nothing is. */
+function sandboxFault(deps: RegionDeps, { id, state }: Listed, row: FoundRow | undefined, signal: AbortSignal) {
+  if (!row) {
+    return {
+      what: `The sandbox ${id} has no instance.`,
+      whatToDo: 'With --fix it is destroyed with its files. If it belongs to another Chowder, separate the two first.',
+      fix: destroyOrphan(deps, id, signal),
+    }
+  }
+  if (!isSettled(row)) return
+  const status = publicStatus(row)
+  if (status !== 'terminated' && (status === 'running' || state !== 'running')) return
+  return {
+    what: `The sandbox of ${id} is ${state}, and the instance is ${status}.`,
+    whatToDo: workerFindsIt,
+    version: row.generation,
+    fix: dueAgain(deps.db, row, 'The doctor found a sandbox that should not exist or run.'),
+  }
+}
+
+/**
+ * I1: every sandbox belongs to an instance that may have it, and every settled instance that is marked as running has a
+ * sandbox that runs. The platform is asked for its list, and for each sandbox that should run and does not in the list.
+ */
 export const sandboxesAgainstRows = inEachRegion(async function* (deps, signal) {
   const { db, sandboxes } = deps
+  const running = new Set<string>()
   try {
     for await (const page of pagesOf(sandboxes.list(signal))) {
       const rows = await findRows(db, page.map(({ id }) => id).filter(isId))
-      for (const { id, state } of page) {
-        const row = rows.get(id)
-        if (!row) {
-          yield {
-            area: 'sandboxes',
-            what: `The sandbox ${id} has no instance.`,
-            whatToDo:
-              'With --fix it is destroyed with its files. If it belongs to another Chowder, separate the two first.',
-            fix: destroyOrphan(deps, id, signal),
-          }
-          continue
-        }
-        if (!isSettled(row)) continue
-        const status = publicStatus(row)
-        if (status !== 'terminated' && (status === 'running' || state !== 'running')) continue
-        yield {
-          area: 'sandboxes',
-          what: `The sandbox of ${id} is ${state}, and the instance is ${status}.`,
-          whatToDo: workerFindsIt,
-          version: row.generation,
-          fix: dueAgain(db, row, 'The doctor found a sandbox that should not exist or run.'),
-        }
+      for (const sandbox of page) {
+        if (sandbox.state === 'running') running.add(sandbox.id)
+        const fault = sandboxFault(deps, sandbox, rows.get(sandbox.id), signal)
+        if (fault) yield { area: 'sandboxes', ...fault }
       }
     }
   } catch (error) {
     yield unreachable('The sandboxes cannot be listed.', error)
+    return
   }
-})
-
-/** I1: every settled instance that is marked as running has a sandbox that runs. */
-export const rowsAgainstSandboxes = inEachRegion(async function* (deps, signal) {
-  const { db, sandboxes } = deps
-  const observe = async (row: Instance) => {
+  const observe = async (row: FoundRow) => {
     try {
       return { row, state: (await sandboxes.observe(row.id, limited(signal))).state }
     } catch (error) {
       return { row, error }
     }
   }
+  const shouldRun = and(
+    isIn(deps),
+    sql`desired_state = 'running' AND ready_at IS NOT NULL AND observed_generation = generation`,
+  )
   for (let after = lowestId; ; ) {
     const rows = await db
-      .select()
+      .select(columns)
       .from(instances)
-      .where(
-        and(
-          isIn(deps),
-          sql`id > ${after} AND desired_state = 'running' AND ready_at IS NOT NULL AND observed_generation = generation`,
-        ),
-      )
+      .where(and(shouldRun, gt(instances.id, after)))
       .orderBy(instances.id)
       .limit(pageSize)
-    for (const { row, state, error } of await pMap(rows, observe, { concurrency })) {
+    const missing = rows.filter(({ id }) => !running.has(id))
+    for (const { row, state, error } of await pMap(missing, observe, { concurrency })) {
       if (error !== undefined) yield unreachable(`The sandbox of ${row.id} cannot be observed.`, error)
       if (error !== undefined || state === 'running') continue
       yield {
