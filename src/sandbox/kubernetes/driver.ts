@@ -103,11 +103,12 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     if (pod && isRunning(pod)) return
     if (pod && (hasEnded(pod) || pod.metadata?.deletionTimestamp)) await removePod(client, podPath(id), gone, signal)
     pools.get(id)?.clear()
-    // The volume may not be attached to two nodes.
-    await removePod(client, `core/pods/${filesPodName(id)}`, gone, signal)
+    // It ends while the other one is scheduled. A volume that may be on one node only is not given to another one before.
+    const filesPath = `core/pods/${filesPodName(id)}`
+    await client.remove(filesPath, { graceSeconds: gone.graceSeconds }, signal)
     if (set.spec?.replicas !== 1 && !(await client.merge(setPath(id), { spec: { replicas: 1 } }, signal)))
       throw new SandboxAbsentError(`there is no sandbox ${id}`)
-    await waitForPod(client, id, signal)
+    await Promise.all([removePod(client, filesPath, gone, signal), waitForPod(client, id, signal)])
   }
 
   async function stop(id: string, { graceMs }: { graceMs: number }, signal: AbortSignal): Promise<void> {

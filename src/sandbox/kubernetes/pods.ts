@@ -4,7 +4,7 @@ import { SandboxProblemError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
 import { podName } from './objects.ts'
 import { type Problem, problemOf } from './problems.ts'
-import { hasEnded, isOver, isRunning } from './states.ts'
+import { hasEnded, isOver, isRunning, isToldToHaveEnded } from './states.ts'
 
 /** Less than the step of a start has, so that the reason is known before it. */
 const startTimeoutMs = 50_000
@@ -13,8 +13,8 @@ const patienceMs = 15_000
 const lookMs = 3000
 /** The time that Kubernetes needs besides the grace time: old kubelets look again after half a minute, and some later. */
 const stopMarginMs = 45_000
-/** Kubelets that have not forgotten a pod by then take half a minute. */
-const forgetMs = 2000
+/** For a node to start no container any more of a pod that is being removed. */
+const settleMs = 2000
 const retryMs = 300
 
 /** The events of objects, the oldest first. */
@@ -81,8 +81,9 @@ export async function waitForPod(client: KubernetesClient, id: string, signal: A
 }
 
 /**
- * Removes a pod, if there is one, and waits until its programs have ended, or until it does not exist. Kubelets of
- * old versions forget a pod half a minute after its end, and until then there is no other one of its name.
+ * Removes a pod, if there is one, and waits until its programs have ended, or until it does not exist. One whose
+ * programs have ended is forgotten at once: kubelets do that seconds later, old ones half a minute, and until then there
+ * is no other one of its name.
  */
 export async function removePod(
   client: KubernetesClient,
@@ -94,15 +95,15 @@ export async function removePod(
   if (!pod) return
   const uid = pod.metadata?.uid
   await client.remove(path, { graceSeconds, uid }, signal)
-  let endedAt: number | null = null
+  let overAt: number | null = null
   async function isDone(): Promise<boolean> {
     const now = await client.find<V1Pod>(path, signal)
     if (!now || now.metadata?.uid !== uid) return true
     if (!isOver(now)) return false
-    if (until === 'ended') return true
-    endedAt ??= performance.now()
-    if (performance.now() - endedAt > forgetMs) await client.remove(path, { graceSeconds: 0, uid }, signal)
-    return false
+    overAt ??= performance.now()
+    if (isToldToHaveEnded(now) || performance.now() - overAt > settleMs)
+      await client.remove(path, { graceSeconds: 0, uid }, signal)
+    return until === 'ended'
   }
   const timeoutMs = graceSeconds * 1000 + stopMarginMs
   if (await poll(isDone, { pauseMs: retryMs, timeoutMs, signal })) return

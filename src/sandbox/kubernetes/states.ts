@@ -32,6 +32,10 @@ export function isOver({ metadata, status }: V1Pod): boolean {
   return isToldOf && containers.every(({ state }) => state?.running === undefined)
 }
 
+/** Whether the node of a pod has told the end of each of its programs, as opposed to that it runs none yet. */
+export const isToldToHaveEnded = ({ status }: V1Pod): boolean =>
+  status?.containerStatuses?.every(({ state }) => state?.terminated !== undefined) ?? false
+
 /** How the gateway of a pod ended by itself. */
 export function exitOf(pod: V1Pod): Observation['exit'] {
   const end = endOf(pod)
