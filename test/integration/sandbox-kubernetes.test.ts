@@ -137,6 +137,12 @@ describe('a sandbox in Kubernetes', () => {
     expect((await driver.observe(id, within())).exit).toEqual({ code: 137, oom: true })
   })
 
+  test('has no folder of OpenClaw below /tmp, which everybody may write to there and has no sticky bit', async () => {
+    const id = await started()
+    const look = ['sh', '-c', 'stat -c %a /tmp && mkdir -p /tmp/openclaw 2>/dev/null || echo refused']
+    expect((await driver.exec(id, look, { timeoutMs: 10_000 }, within())).stdout).toBe('777\nrefused\n')
+  })
+
   test('has its files read by a pod that is removed before a start', async () => {
     const id = await created()
     await give(id, 'kept', 'yes')

@@ -23,8 +23,8 @@ ln -s /proc/self/fd "$root/dev/fd"
 mount --bind "$volume" "$root/agent"
 mount --bind "$programs" "$root/opt/chowder/programs"
 mount --bind "$release" "$root/opt/chowder/support"
-mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-mount -t tmpfs -o mode=1777 run "$root/run/chowder"
+mount -t tmpfs -o mode=0777 tmp "$root/tmp"
+mount -t tmpfs -o mode=0777 run "$root/run/chowder"
 mount -t proc proc "$root/proc"
 perl -MSocket -e '
   socket my $socket, AF_INET, SOCK_DGRAM, 0 or die "socket: $!";

@@ -14,5 +14,8 @@ if [ -e /run/chowder/started ]; then
   exec sleep infinity
 fi
 : >/run/chowder/started
+# Kubernetes makes /tmp without a sticky bit, and OpenClaw refuses to unpack a skill below such a folder. It takes TMPDIR
+# where /tmp/openclaw cannot be a folder.
+: >/tmp/openclaw
 # The output is data of a tenant and may hold secrets: it stays in the volume, out of the logs of the cluster.
 exec "$@" >>/agent/gateway.log 2>&1
