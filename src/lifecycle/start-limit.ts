@@ -3,7 +3,7 @@ import { poll } from '#platform/poll.ts'
 
 /** The limits are never lower. Of four starts one organization may hold two, and two others one each. */
 const least = { ofRegion: 4, ofOrganization: 2 }
-/** A limit that was not halved for this long may be forgotten. */
+/** A limit is forgotten when none of its gateways has ended for this long. */
 const forgetMs = 30 * 60_000
 const waitMs = 30 * 60_000
 const pauseMs = 100
@@ -32,32 +32,46 @@ const everyone = ''
  */
 export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): StartLimit {
   /** The lowered limits. Gateways that began before `halvedAt` were too many together: they halve a limit once. */
-  const limits = new Map<string, { starts: number; halvedAt: number }>()
+  const limits = new Map<string, { starts: number; halvedAt: number; endedAt: number }>()
   let lastEnd = { organizationId: everyone, at: 0 }
-  const starting = new Map<string, { organizationId: string; at: number }>()
+  /** `among` is with how many it was at most, and `amongOwn` with how many of its organization. */
+  const starting = new Map<string, { organizationId: string; at: number; among: number; amongOwn: number }>()
   /** In the order of their arrival. */
   const waiting = new Map<string, string>()
 
   const heldBy = (organizationId: string) =>
     [...starting.values()].filter((start) => start.organizationId === organizationId).length
   const limitOf = (whose: string) => limits.get(whose)?.starts ?? most
+  const mayHoldMore = (organizationId: string) => heldBy(organizationId) < limitOf(organizationId)
   const mayStart = (organizationId: string) =>
-    heldBy(organizationId) < Math.min(limitOf(everyone) - starting.size, limitOf(organizationId))
+    mayHoldMore(organizationId) && heldBy(organizationId) < limitOf(everyone) - starting.size
 
   function enterIfNext(id: string): boolean {
+    forgetOld()
     const next = [...waiting].find(([, organizationId]) => mayStart(organizationId))
     if (next?.[0] !== id) return false
+    const [, organizationId] = next
     waiting.delete(id)
-    starting.set(id, { organizationId: next[1], at: performance.now() })
+    starting.set(id, { organizationId, at: performance.now(), among: 0, amongOwn: 0 })
+    for (const start of starting.values()) {
+      start.among = Math.max(start.among, starting.size)
+      start.amongOwn = Math.max(start.amongOwn, heldBy(start.organizationId))
+    }
     return true
+  }
+
+  function forgetOld(): void {
+    const before = performance.now() - forgetMs
+    for (const [whose, { endedAt }] of limits) if (endedAt < before) limits.delete(whose)
   }
 
   function halve(whose: string, among: number, floor: number, startedAt: number): void {
     const now = performance.now()
-    for (const [other, { halvedAt }] of limits) if (halvedAt < now - forgetMs) limits.delete(other)
-    if (among <= floor || startedAt < (limits.get(whose)?.halvedAt ?? 0)) return
+    const limit = limits.get(whose)
+    if (limit) limit.endedAt = now
+    if (among <= floor || startedAt < (limit?.halvedAt ?? 0)) return
     const starts = Math.max(floor, Math.floor(among / 2))
-    limits.set(whose, { starts, halvedAt: now })
+    limits.set(whose, { starts, halvedAt: now, endedAt: now })
     const fields = { limit: starts, ...(whose !== everyone && { organizationId: whose }) }
     log.warn(fields, 'gateways end while many start: fewer start at the same time')
   }
@@ -80,11 +94,11 @@ export function createStartLimit(most: number, log: Pick<Logger, 'warn'>): Start
     leave(id, result) {
       const start = starting.get(id)
       if (!start) return
-      const { organizationId, at } = start
-      const among = starting.size
-      const amongOwn = heldBy(organizationId)
+      const { organizationId, at, among, amongOwn } = start
       starting.delete(id)
-      if (result === 'ready' && waiting.size > 0) for (const whose of [everyone, organizationId]) raise(whose)
+      if (result === 'ready' && waiting.size > 0) raise(organizationId)
+      // Others that wait for the limit of their own organization say nothing of that of all.
+      if (result === 'ready' && [...waiting.values()].some(mayHoldMore)) raise(everyone)
       if (result !== 'ended') return
       halve(organizationId, amongOwn, least.ofOrganization, at)
       if (lastEnd.organizationId !== organizationId && at < lastEnd.at) halve(everyone, among, least.ofRegion, at)

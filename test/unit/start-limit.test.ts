@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { createStartLimit, type StartLimit } from '#lifecycle/start-limit.ts'
 
 const within = () => AbortSignal.timeout(5000)
@@ -12,6 +12,8 @@ beforeEach(() => {
   warned = []
   starts = createStartLimit(24, { warn: (fields: unknown) => void warned.push(fields) } as never)
 })
+
+afterEach(() => void vi.useRealTimers())
 
 /** Enters as many of these as may start now, and returns them. The others wait no longer. */
 async function enterAll(ids: string[], organizationOf = (_id: string) => 'a'): Promise<string[]> {
@@ -82,6 +84,19 @@ test('ends of two organizations that started together halve the limit of all, do
     warned.filter((fields) => !('organizationId' in (fields as object))),
     'no fewer',
   ).toHaveLength(2)
+})
+
+test('the limit of all is half of those that started together, in whatever order they end', async () => {
+  await enterAll([...named('a', 12), ...named('b', 6), ...named('c', 3)], organizations)
+  for (const id of [...named('a', 12), 'b0']) starts.leave(id, 'ended')
+  expect(warned.at(-1)).toEqual({ limit: 10 })
+})
+
+test('a limit is forgotten once none of its gateways has ended for half an hour', async () => {
+  for (const id of await enterAll(named('a', 12))) starts.leave(id, 'ended')
+  vi.useFakeTimers({ toFake: ['performance'] })
+  vi.advanceTimersByTime(24 * 60 * 60_000)
+  expect(await enterAll(named('a', 12))).toHaveLength(12)
 })
 
 test('ends of two organizations, the one after the other, say nothing of the host', async () => {
