@@ -143,7 +143,7 @@ describe('a sandbox in Kubernetes', () => {
     expect((await driver.exec(id, look, { timeoutMs: 10_000 }, within())).stdout).toBe('777\nrefused\n')
   })
 
-  test('has its files read by a pod that is removed before a start', async () => {
+  test('has its files read by a pod that is removed at a start', async () => {
     const id = await created()
     await give(id, 'kept', 'yes')
     const pod = find('pods', `chowder-${id}-files`)

@@ -103,7 +103,8 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     if (pod && isRunning(pod)) return
     if (pod && (hasEnded(pod) || pod.metadata?.deletionTimestamp)) await removePod(client, podPath(id), gone, signal)
     pools.get(id)?.clear()
-    // It ends while the other one is scheduled. A volume that may be on one node only is not given to another one before.
+    // It ends within its second of grace while the other one is scheduled. Nobody is to write by it any more. A volume
+    // that may be on one node only is not given to another node before.
     const filesPath = `core/pods/${filesPodName(id)}`
     await client.remove(filesPath, { graceSeconds: gone.graceSeconds }, signal)
     if (set.spec?.replicas !== 1 && !(await client.merge(setPath(id), { spec: { replicas: 1 } }, signal)))

@@ -4,7 +4,7 @@ import { SandboxProblemError } from '#sandbox/driver.ts'
 import type { KubernetesClient } from './client.ts'
 import { podName } from './objects.ts'
 import { type Problem, problemOf } from './problems.ts'
-import { hasEnded, isOver, isRunning, isToldToHaveEnded } from './states.ts'
+import { hasEnded, isOver, isRunning, runsContainer } from './states.ts'
 
 /** Less than the step of a start has, so that the reason is known before it. */
 const startTimeoutMs = 50_000
@@ -95,13 +95,16 @@ export async function removePod(
   if (!pod) return
   const uid = pod.metadata?.uid
   await client.remove(path, { graceSeconds, uid }, signal)
+  let hasRunSince = false
   let overAt: number | null = null
   async function isDone(): Promise<boolean> {
     const now = await client.find<V1Pod>(path, signal)
     if (!now || now.metadata?.uid !== uid) return true
+    hasRunSince ||= runsContainer(now)
     if (!isOver(now)) return false
     overAt ??= performance.now()
-    if (isToldToHaveEnded(now) || performance.now() - overAt > settleMs)
+    // One that did not run when it was removed may just be started by its node.
+    if (hasRunSince || performance.now() - overAt > settleMs)
       await client.remove(path, { graceSeconds: 0, uid }, signal)
     return until === 'ended'
   }

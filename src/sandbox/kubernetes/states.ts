@@ -25,16 +25,15 @@ export const isRunning = (pod: V1Pod): boolean => takesPrograms(pod) && endOf(po
 export const hasEnded = (pod: V1Pod): boolean =>
   endOf(pod) !== null || pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded'
 
-/** Whether a pod is being removed, and its node has told that no program of it runs any more. */
-export function isOver({ metadata, status }: V1Pod): boolean {
-  const containers = status?.containerStatuses ?? []
-  const isToldOf = metadata?.deletionTimestamp !== undefined && containers.length > 0
-  return isToldOf && containers.every(({ state }) => state?.running === undefined)
-}
+/** Whether the node of a pod has told that a program of it runs. */
+export const runsContainer = ({ status }: V1Pod): boolean =>
+  status?.containerStatuses?.some(({ state }) => state?.running !== undefined) ?? false
 
-/** Whether the node of a pod has told the end of each of its programs, as opposed to that it runs none yet. */
-export const isToldToHaveEnded = ({ status }: V1Pod): boolean =>
-  status?.containerStatuses?.every(({ state }) => state?.terminated !== undefined) ?? false
+/** Whether a pod is being removed, and its node has told that no program of it runs any more. */
+export function isOver(pod: V1Pod): boolean {
+  const isToldOf = pod.metadata?.deletionTimestamp !== undefined && (pod.status?.containerStatuses ?? []).length > 0
+  return isToldOf && !runsContainer(pod)
+}
 
 /** How the gateway of a pod ended by itself. */
 export function exitOf(pod: V1Pod): Observation['exit'] {
