@@ -26,7 +26,7 @@ const usage = `usage: npm run doctor [-- --fix] [--json]
   Exits with 0 if it found nothing, with 1 if it found something, with 2 if it could not look. With --fix it repairs what
   is safe to repair, and looks again. --json prints the report for programs.`
 
-/** An installation of a few agents is looked at in less time. */
+/** An installation of a few agents in which nothing is found is looked at in less time. */
 const reportEveryMs = 10_000
 
 interface Options {
