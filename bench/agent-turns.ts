@@ -1,7 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { GatewaySecrets } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { isObject } from '#openclaw/json.ts'
+import { secretsPath } from '#openclaw/launch.ts'
 import { newId } from '#platform/ids.ts'
 import { type FakeModelProvider, startFakeModelProvider } from '../test/support/fake-model-provider.mjs'
 import { createAgent, secondsOf, until, withChowder } from './agents.ts'
@@ -18,15 +20,17 @@ const turnsTogether = 3
 /** How the agent reaches the stub of its provider. The key tells the stub which way a call came. */
 interface Way {
   baseUrl: string
-  apiKey: string
+  apiKey: string | object
 }
 
 async function connectTo(dataDir: string, id: string): Promise<{ gateway: GatewayClient; relayed: Way }> {
   const record = JSON.parse(await readFile(join(dataDir, 'sandboxes', id, 'sandbox.json'), 'utf8'))
-  const config = JSON.parse(await readFile(record.env.OPENCLAW_CONFIG_PATH, 'utf8'))
+  const { OPENCLAW_CONFIG_PATH: configFile } = record.env
+  const config = JSON.parse(await readFile(configFile, 'utf8'))
+  const { gatewayToken }: GatewaySecrets = JSON.parse(await readFile(join(configFile, '../..', secretsPath), 'utf8'))
   const endpoint = { kind: 'tcp', host: '127.0.0.1', port: config.gateway.port } as const
   const signal = AbortSignal.timeout(startTimeoutMs * rounds)
-  const gateway = await connectGateway(endpoint, config.gateway.auth.token, { signal, timeoutMs: changeTimeoutMs })
+  const gateway = await connectGateway(endpoint, gatewayToken, { signal, timeoutMs: changeTimeoutMs })
   const { baseUrl, apiKey } = config.models.providers.anthropic
   return { gateway, relayed: { baseUrl, apiKey } }
 }

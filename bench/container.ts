@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { buffer } from 'node:stream/consumers'
 import type Docker from 'dockerode'
 import { extract, pack } from 'tar-stream'
-import { configPath, gatewayFolders } from '#openclaw/launch.ts'
+import { configPath, gatewayFolders, secretsPath } from '#openclaw/launch.ts'
 import type { DockerClient } from '#sandbox/docker/docker-client.ts'
 import { forwarderKey, sandboxName } from '#sandbox/docker/profile.ts'
 import { answers, until } from './agents.ts'
@@ -16,7 +16,12 @@ const callTimeoutMs = 60_000
 /** Everything it takes to start an instance's container again, under another name. */
 export interface Recipe {
   container: Docker.ContainerInspectInfo
-  config: Buffer
+  files: readonly GatewayFile[]
+}
+
+interface GatewayFile {
+  name: string
+  content: Buffer
 }
 
 const call = <T>(client: DockerClient, ask: (docker: Docker) => Promise<T>): Promise<T> =>
@@ -27,21 +32,25 @@ export const recipeOf = (client: DockerClient, id: string): Promise<Recipe> =>
   call(client, async (docker) => {
     const sandbox = docker.getContainer(sandboxName(id))
     const container = await sandbox.inspect()
-    const archive = extract()
-    const content = once(archive, 'entry').then(async ([, entry, next]) => {
-      const bytes = await buffer(entry)
-      next()
-      return bytes
-    })
-    ;(await sandbox.getArchive({ path: `${home}/${configPath}` })).pipe(archive)
-    return { container, config: await content }
+    const files: GatewayFile[] = []
+    for (const name of [configPath, secretsPath]) {
+      const archive = extract()
+      const content = once(archive, 'entry').then(async ([, entry, next]) => {
+        const bytes = await buffer(entry)
+        next()
+        return bytes
+      })
+      ;(await sandbox.getArchive({ path: `${home}/${name}` })).pipe(archive)
+      files.push({ name, content: await content })
+    }
+    return { container, files }
   })
 
 /** The files that a gateway finds at its first start. */
-function filesFor(config: Buffer): NodeJS.ReadableStream {
+function archiveOf(files: readonly GatewayFile[]): NodeJS.ReadableStream {
   const tar = pack()
   for (const name of gatewayFolders) tar.entry({ name, type: 'directory', mode: 0o700, ...agent })
-  tar.entry({ name: configPath, mode: 0o600, ...agent }, config)
+  for (const { name, content } of files) tar.entry({ name, mode: 0o600, ...agent }, content)
   tar.finalize()
   return tar as unknown as NodeJS.ReadableStream
 }
@@ -78,7 +87,7 @@ export async function startByHand(
     const Mounts: Docker.MountConfig = [{ Type: 'volume', Source: name, Target: '/agent' }]
     const options = { name, Image, Hostname, User, WorkingDir, Cmd, Env, ExposedPorts }
     const container = await docker.createContainer({ ...options, HostConfig: { ...HostConfig, Mounts } })
-    await container.putArchive(filesFor(recipe.config), { path: home })
+    await container.putArchive(archiveOf(recipe.files), { path: home })
     await container.start()
   })
   await untilReady(client, name, timeoutMs, ended)

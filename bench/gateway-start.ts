@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, chown, mkdir, open, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { configPath, gatewayFolders } from '#openclaw/launch.ts'
+import { configPath, gatewayFolders, secretsPath } from '#openclaw/launch.ts'
 import { freePort } from '#platform/free-port.ts'
 import { answers, createAgent, type Hand, inTurn, measureTogether, secondsOf, until, withChowder } from './agents.ts'
 import type { Fact, Figure } from './figures.ts'
@@ -23,7 +23,8 @@ interface SandboxRecord {
 interface Recipe extends SandboxRecord {
   /** The folder that the gateway takes for its own. */
   home: string
-  config: Buffer
+  config: string
+  secrets: string
 }
 
 const exists = (path: string) =>
@@ -46,7 +47,8 @@ async function startByChowder(tenant: Tenant, dataDir: string) {
   const folder = join(dataDir, 'sandboxes', id)
   const record = JSON.parse(await readFile(join(folder, 'sandbox.json'), 'utf8')) as SandboxRecord
   const home = dirname(record.env.OPENCLAW_HOME ?? '')
-  const recipe: Recipe = { ...record, home, config: await readFile(join(home, configPath)) }
+  const read = (path: string) => readFile(join(home, path), 'utf8')
+  const recipe: Recipe = { ...record, home, config: await read(configPath), secrets: await read(secretsPath) }
   await deleteAgent(tenant, dataDir, id)
   return { seconds, recipe }
 }
@@ -61,9 +63,9 @@ async function startByHand(
   timeoutMs: number,
   ended: () => void,
 ): Promise<() => Promise<void>> {
-  const { uid, command, env, config } = recipe
+  const { uid, command, env, config, secrets } = recipe
   const home = join(folder, 'home')
-  const settings = JSON.parse(config.toString()) as { gateway: { port: number } }
+  const settings = JSON.parse(config) as { gateway: { port: number } }
   const port = await freePort()
   const here = (text: string) =>
     text === String(settings.gateway.port) ? String(port) : text.replaceAll(recipe.home, home)
@@ -72,10 +74,16 @@ async function startByHand(
     if (uid !== null) await chown(join(home, path), uid, uid)
   }
   if (uid !== null) await chmod(folder, 0o711)
-  const file = await open(join(home, configPath), 'wx', 0o600)
-  await file.writeFile(JSON.stringify({ ...settings, gateway: { ...settings.gateway, port } }))
-  if (uid !== null) await file.chown(uid, uid)
-  await file.close()
+  const ownConfig = here(JSON.stringify({ ...settings, gateway: { ...settings.gateway, port } }))
+  for (const [path, content] of [
+    [configPath, ownConfig],
+    [secretsPath, secrets],
+  ] as const) {
+    const file = await open(join(home, path), 'wx', 0o600)
+    await file.writeFile(content)
+    if (uid !== null) await file.chown(uid, uid)
+    await file.close()
+  }
 
   const [program = '', ...args] = command.map(here)
   const log = await open(join(folder, 'gateway.log'), 'w')

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { KubernetesObject, V1PersistentVolumeClaim, V1Pod, V1StatefulSet } from '@kubernetes/client-node'
 import { CoreV1Api, KubeConfig, KubernetesObjectApi } from '@kubernetes/client-node'
-import { configPath, gatewayFolders } from '#openclaw/launch.ts'
+import { configPath, gatewayFolders, secretsPath } from '#openclaw/launch.ts'
 import { objectName } from '#sandbox/kubernetes/objects.ts'
 import { until } from './agents.ts'
 
@@ -20,16 +20,18 @@ export interface Recipe {
   set: V1StatefulSet
   claim: V1PersistentVolumeClaim
   config: string
+  secrets: string
 }
 
 /** The objects of a pod that starts the same gateway with the same configuration, on a new volume. */
-function objectsOf({ set, claim, config }: Recipe, name: string): KubernetesObject[] {
+function objectsOf({ set, claim, config, secrets }: Recipe, name: string): KubernetesObject[] {
   const metadata = { name, labels: madeBy }
   const template = set.spec?.template.spec
   const [agent] = template?.containers ?? []
   if (!template || !agent) throw new Error('the StatefulSet has no container')
   const { command: _command, ports: _ports, readinessProbe, ...confined } = agent
   const given = { name: 'given', mountPath: '/given', readOnly: true }
+  const copyFiles = `cat /given/config >${home}/${configPath} && cat /given/secrets >${home}/${secretsPath}`
   const folders = gatewayFolders.map((folder) => `${home}/${folder}`).join(' ')
   const pod: V1Pod = {
     apiVersion: 'v1',
@@ -41,7 +43,7 @@ function objectsOf({ set, claim, config }: Recipe, name: string): KubernetesObje
         {
           ...confined,
           name: 'files',
-          command: ['/bin/sh', '-c', `mkdir -p ${folders} && cat /given/config >${home}/${configPath}`],
+          command: ['/bin/sh', '-c', `umask 077 && mkdir -p ${folders} && ${copyFiles}`],
           volumeMounts: [...(agent.volumeMounts ?? []), given],
         },
       ],
@@ -70,7 +72,11 @@ function objectsOf({ set, claim, config }: Recipe, name: string): KubernetesObje
     ...(storageClassName && { storageClassName }),
   }
   const volume = { apiVersion: 'v1', kind: 'PersistentVolumeClaim', metadata, spec }
-  return [{ apiVersion: 'v1', kind: 'Secret', metadata, stringData: { config } } as KubernetesObject, volume, pod]
+  return [
+    { apiVersion: 'v1', kind: 'Secret', metadata, stringData: { config, secrets } } as KubernetesObject,
+    volume,
+    pod,
+  ]
 }
 
 /** Pods by hand in a namespace, as the administrator of the file of credentials. */
@@ -103,8 +109,11 @@ export function createPods(kubeconfig: string, namespace: string) {
     async recipeOf(id: string): Promise<Recipe> {
       const set = (await objects.read(setOf(id))) as V1StatefulSet
       const claim = await core.readNamespacedPersistentVolumeClaim({ name: objectName(id), namespace })
-      const cat = ['exec', '-n', namespace, `${objectName(id)}-0`, '--', 'cat', join(home, configPath)]
-      return { set, claim, config: (await run('kubectl', ['--kubeconfig', kubeconfig, ...cat])).stdout }
+      const read = async (path: string) => {
+        const cat = ['exec', '-n', namespace, `${objectName(id)}-0`, '--', 'cat', join(home, path)]
+        return (await run('kubectl', ['--kubeconfig', kubeconfig, ...cat])).stdout
+      }
+      return { set, claim, config: await read(configPath), secrets: await read(secretsPath) }
     },
 
     /** Whether there is anything of a sandbox of Chowder. */

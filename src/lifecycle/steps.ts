@@ -3,10 +3,10 @@ import { isDeepStrictEqual } from 'node:util'
 import { and, eq, gt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { channels, type Instance, instanceUse, providerKeys, skills } from '#database/schema.ts'
-import { renderGateway, unsealInstance } from '#instances/gateway/configuration.ts'
+import { renderGateway, secretsFor, unsealInstance } from '#instances/gateway/configuration.ts'
 import { configureGateway } from '#instances/gateway/configure.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
-import { ensureRelayToken, replaceTokens } from '#instances/gateway/tokens.ts'
+import { replaceTokens } from '#instances/gateway/tokens.ts'
 import type { Lease } from '#instances/lease.ts'
 import { findLimits, forDriver } from '#instances/resources.ts'
 import { unsealToken } from '#instances/row.ts'
@@ -25,6 +25,7 @@ import {
   gatewayFolders,
   pluginsInWorkspace,
   roomFolders,
+  secretsPath,
   toolRoom,
 } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
@@ -53,13 +54,16 @@ export const prepareRelease: Step = async ({ sandboxes, lease, log, signal }) =>
 }
 
 /**
- * Ends the gateway of an instance that is to be restarted. The note of the restart goes with it: a gateway that is
- * started afterwards is not ended again.
+ * Ends the gateway of an instance that is to be restarted, and one that runs without a valid token for the relay: it was
+ * to be stopped, and gets tokens only when it starts. The note of the restart goes with it: a gateway that is started
+ * afterwards is not ended again.
  */
 export const stopForRestart: Step = async (context) => {
   const { sandboxes, lease, timeouts, signal } = context
-  const { id, restartGeneration, observedGeneration } = lease.instance
-  if (restartGeneration === null || restartGeneration <= observedGeneration) return done
+  const { id, restartGeneration, observedGeneration, relayTokenHash } = lease.instance
+  const isRestart = restartGeneration !== null && restartGeneration > observedGeneration
+  const runsWithoutToken = async () => (await sandboxes.observe(id, signal)).state === 'running'
+  if (!isRestart && (relayTokenHash !== null || !(await runsWithoutToken()))) return done
   await endAgentRuns(context)
   await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
   await lease.write({ restartGeneration: null })
@@ -100,8 +104,8 @@ export const createSandbox: Step = async (context) => {
 const sandboxAbsent = failed('The sandbox was absent after it was created.')
 
 /**
- * Writes the configuration of a gateway that does not run, with new tokens. The file of a live gateway
- * is never touched.
+ * Writes the configuration of a gateway that does not run, and new secrets. The files of a live gateway are never
+ * touched.
  */
 export const writeConfig: Step = async (context) => {
   const { db, vault, relay, sandboxes, lease, signal } = context
@@ -117,8 +121,10 @@ export const writeConfig: Step = async (context) => {
   const folders = paths.room ? [...gatewayFolders, ...roomFolders] : gatewayFolders
   const makeFolders = async () => {
     for (const folder of folders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
-    const config = await files.stat(configPath, signal)
-    if (config && config.kind !== 'file') await files.remove(configPath, { recursive: true }, signal)
+    for (const path of [configPath, secretsPath]) {
+      const stat = await files.stat(path, signal)
+      if (stat && stat.kind !== 'file') await files.remove(path, { recursive: true }, signal)
+    }
   }
   await makeFolders().catch(async (error) => {
     if (!(error instanceof SandboxPathError)) throw error
@@ -129,7 +135,10 @@ export const writeConfig: Step = async (context) => {
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.remove(configBackupPath, { recursive: true }, signal)
-  await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
+  const writeJson = (path: string, value: object) =>
+    files.write(path, Buffer.from(`${JSON.stringify(value, null, 2)}\n`), { mode: 0o600 }, signal)
+  await writeJson(secretsPath, secretsFor(lease.instance.id, unsealed, paths))
+  await writeJson(configPath, wanted)
   await writeAgentSettings(files, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
   return done
@@ -221,7 +230,6 @@ export const patchConfig: Step = async (context) => {
   if (startedGateway && !(await hasNewKey(db, instance))) return done
   const { endpoint, paths } = await sandboxes.observe(instance.id, signal)
   if (!endpoint || !paths) return failed('The gateway ended while its configuration was changed.')
-  await ensureRelayToken(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const warn = () =>
     log.warn('OpenClaw may not use the provider key for some minutes: its memory of a refusal could not be deleted')

@@ -12,10 +12,10 @@ import { freePort } from '#platform/free-port.ts'
 import { InstallError } from '#platform/install-error.ts'
 import { poll } from '#platform/poll.ts'
 import type { Progress } from '#sandbox/driver.ts'
-import { renderConfig } from './config.ts'
+import { type GatewaySecrets, renderConfig } from './config.ts'
 import { probeHealth } from './health.ts'
 import { mergePatch } from './json.ts'
-import { compileCacheFolder, configPath, gatewayCommand, gatewayEnv, gatewayFolders } from './launch.ts'
+import { compileCacheFolder, configPath, gatewayCommand, gatewayEnv, gatewayFolders, secretsPath } from './launch.ts'
 import { makeFolderOnce } from './make-once.ts'
 import { defaultModel } from './models.ts'
 import { gatewayProviders } from './providers.ts'
@@ -73,8 +73,8 @@ async function startRefusingProvider(): Promise<{ url: string } & Disposable> {
 }
 
 /** The configuration of an agent that has every provider. */
-function warmUpConfig(release: string, baseUrl: string, token: string, port: number) {
-  const common = { release, apiKey: 'none', baseUrl, token, port, channels: [], skills: {} }
+function warmUpConfig(release: string, baseUrl: string, secretsFile: string, port: number) {
+  const common = { release, baseUrl, secretsFile, port, channels: [], skills: {} }
   const plugins = { allow: providers.map((provider) => gatewayProviders[provider].id) }
   return providers
     .map((provider) => renderConfig({ ...common, provider, overrides: { plugins } }) as unknown)
@@ -111,9 +111,10 @@ async function warmUp(release: string, releaseFolder: string, cache: string, sig
   const token = randomBytes(32).toString('hex')
   for (const path of [links, ...gatewayFolders.map((name) => join(home, name))]) await mkdir(path, { recursive: true })
   await link(cache, links, process.getuid?.() ?? 0)
-  await writeFile(join(home, configPath), JSON.stringify(warmUpConfig(release, provider.url, token, paths.port)), {
-    mode: 0o600,
-  })
+  const secrets: GatewaySecrets = { gatewayToken: token, relayToken: 'none' }
+  const config = warmUpConfig(release, provider.url, join(home, secretsPath), paths.port)
+  await writeFile(join(home, secretsPath), JSON.stringify(secrets), { mode: 0o600 })
+  await writeFile(join(home, configPath), JSON.stringify(config), { mode: 0o600 })
 
   const [command = '', ...args] = gatewayCommand(paths)
   const stop = new AbortController()

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { type GatewayConfig, gatewayOwned } from './config.ts'
+import { changeablePart, type GatewayConfig } from './config.ts'
 import { isObject } from './json.ts'
 
 /** The gateway shows this text in place of a secret. */
@@ -48,7 +48,6 @@ export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted:
     const patch: Record<string, unknown> = {}
     for (const key of new Set([...Object.keys(from), ...Object.keys(to)])) {
       const keyPath = childPath(path, key)
-      if (path === '' && gatewayOwned.includes(key)) continue
       const old = from[key]
       const fullOld = isObject(full) ? full[key] : undefined
       const next = to[key]
@@ -64,13 +63,10 @@ export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted:
     return patch
   }
 
-  const patch = difference(shown, effective, wanted, '')
+  const patch = difference(changeablePart(shown), changeablePart(effective), changeablePart(wanted), '')
   return Object.keys(patch).length > 0 ? { patch, replacePaths } : null
 }
 
-/** Whether the visible parts of a gateway's configuration are as wanted, except the gateway's own keys. */
-export function looksApplied(shown: GatewayConfig, wanted: GatewayConfig): boolean {
-  const withoutOwn = (config: GatewayConfig) =>
-    Object.fromEntries(Object.entries(config).filter(([key]) => !gatewayOwned.includes(key)))
-  return looksSame(withoutOwn(shown), withoutOwn(wanted))
-}
+/** Whether the visible parts of what a running gateway can be given are as wanted. */
+export const looksApplied = (shown: GatewayConfig, wanted: GatewayConfig): boolean =>
+  looksSame(changeablePart(shown), changeablePart(wanted))

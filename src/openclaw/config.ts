@@ -18,11 +18,10 @@ export type BaseUrls = Readonly<Record<ModelProvider, string | undefined>>
 export interface ConfigInputs {
   release: string
   provider: ModelProvider
-  /** What the gateway sends as the provider's key: a token of the relay. null: none. */
-  apiKey: string | null
   /** The URL of the provider's API as the relay has it, without `/v1` or `/v1beta`. */
   baseUrl: string
-  token: string
+  /** The path of the file with the `GatewaySecrets`, in the sandbox. */
+  secretsFile: string
   port: number
   /** The chat channels, by OpenClaw's names for them. */
   channels: readonly ChannelSettings[]
@@ -39,11 +38,24 @@ export interface ConfigInputs {
   isAutomationPaused?: boolean
   /** The second room of the agent; null when its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
-  /** The proxy through which the gateway reaches other hosts, and whether its environment has it; null without one. */
-  proxy?: { url: string; isInEnvironment: boolean } | null
+  /** The URL of the proxy through which the gateway reaches other hosts; null without one. */
+  proxyUrl?: string | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
+
+/** The content of the file of secrets. */
+export interface GatewaySecrets {
+  /** By which the gateway lets its callers in. */
+  gatewayToken: string
+  /** What it sends as the provider's key. */
+  relayToken: string
+  /** Of the proxy, where it asks who the agent is. */
+  proxyUrl?: string
+}
+
+/** OpenClaw's reference to one of the gateway's secrets, which it reads when it starts. */
+const reference = (name: keyof GatewaySecrets) => ({ source: 'file', provider: 'chowder', id: `/${name}` })
 
 export interface ChannelSettings {
   channel: string
@@ -95,9 +107,8 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   const {
     release,
     provider,
-    apiKey,
     baseUrl,
-    token,
+    secretsFile,
     port,
     channels,
     skills,
@@ -105,27 +116,29 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     unlistedModels = [],
     isAutomationPaused = false,
     room = null,
-    proxy = null,
+    proxyUrl = null,
     overrides,
   } = inputs
   const { id, api, pathPrefix, headers } = gatewayProviders[provider]
-  const channelProxy = (channel: string) => (proxy && ownsProxy.includes(channel) ? { proxy: proxy.url } : {})
+  const channelProxy = (channel: string) =>
+    proxyUrl !== null && ownsProxy.includes(channel) ? { proxy: proxyUrl } : {}
   const defaults = {
     gateway: {
       mode: 'local',
       port,
       bind: 'loopback',
-      auth: { mode: 'token', token },
+      auth: { mode: 'token', token: reference('gatewayToken') },
       controlUi: { enabled: false },
       http: { endpoints: { responses: { enabled: true } } },
     },
+    secrets: { providers: { chowder: { source: 'file', path: secretsFile } } },
     models: {
       catalogRefresh: { enabled: false },
       providers: {
         [id]: {
           api,
           baseUrl: `${baseUrl}${pathPrefix}`,
-          ...(apiKey !== null && { apiKey }),
+          apiKey: reference('relayToken'),
           headers,
           models: gatewayModels(release, provider, [
             ...(model === null ? [] : [bareModel(model)]),
@@ -163,8 +176,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   }
   const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace, shellVariables(skills)) : own)
-  const ownProxy = proxy && !proxy.isInEnvironment ? { proxy: { proxyUrl: proxy.url } } : {}
-  const config = mergePatch(overridden, { ...withoutCodeMode, ...ownProxy })
+  const config = mergePatch(overridden, withoutCodeMode)
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
 
@@ -187,6 +199,22 @@ function gatewayModels(release: string, provider: ModelProvider, additional: rea
       ...(provider === 'openai' && { compat: { supportsPromptCacheKey: true } }),
     }
   })
+}
+
+/**
+ * The part of a configuration that a running gateway can be given: without the gateway's own keys, and without what
+ * depends on its secrets, of which it keeps those that it was started with.
+ */
+export function changeablePart(config: GatewayConfig): GatewayConfig {
+  const { secrets: _secrets, ...changeable } = structuredClone(config)
+  for (const key of gatewayOwned) delete changeable[key]
+  const { gateway, proxy, models } = changeable
+  if (isObject(gateway)) delete gateway.auth
+  if (isObject(proxy)) delete proxy.proxyUrl
+  if (isObject(proxy) && Object.keys(proxy).length === 0) delete changeable.proxy
+  const providers = isObject(models) && isObject(models.providers) ? Object.values(models.providers) : []
+  for (const provider of providers) if (isObject(provider)) delete provider.apiKey
+  return changeable
 }
 
 /**

@@ -15,6 +15,11 @@ export const configPath = 'state/openclaw.json'
  * has less than half its bytes.
  */
 export const configBackupPath = `${configPath}.bak`
+/**
+ * The `GatewaySecrets` of the gateway, which are others at each start. The configuration refers to them, and so stays as
+ * it is: OpenClaw 2026.9.6 checks all that it has stored when it starts with another one, which takes 1.8 s.
+ */
+export const secretsPath = 'state/secrets.json'
 export const workspacePath = 'state/workspace'
 export const soulPath = `${workspacePath}/SOUL.md`
 
@@ -49,19 +54,21 @@ const loadFirst = (program: string) => ['--import', `data:text/javascript,${enco
 
 const keepDrain = loadFirst(readFileSync(join(import.meta.dirname, 'keep-drain.mjs'), 'utf8'))
 const proxiedNames = loadFirst(readFileSync(join(import.meta.dirname, 'proxied-names.mjs'), 'utf8'))
+const proxyFromSecrets = loadFirst(readFileSync(join(import.meta.dirname, 'proxy-from-secrets.mjs'), 'utf8'))
 const maskOutput = loadFirst(readFileSync(join(import.meta.dirname, 'mask-output.mjs'), 'utf8'))
 
 /** Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. */
 const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; shift 3; exec "$@"'
 
 /**
- * The gateway's argument vector. It contains no secret: secrets are in the configuration file. Whoever starts the
+ * The gateway's argument vector. It contains no secret: secrets are in files. Whoever starts the
  * gateway, it has forgotten the runs in whose middle the one before it ended.
  */
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
   ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
   ...[paths.node, ...maskOutput],
   ...(paths.proxy === undefined ? [] : [...keepDrain, ...proxiedNames]),
+  ...(paths.proxyAsksWho ? proxyFromSecrets : []),
   ...openclawCommand(paths, 'gateway', 'run', '--port', String(paths.port), '--bind', 'loopback').slice(1),
 ]
 
@@ -87,7 +94,7 @@ export const gatewayEnv = (
   OPENCLAW_NO_AUTO_UPDATE: '1',
   OPENCLAW_EXEC_SHELL_SNAPSHOT: '0',
   ...(proxy !== undefined && {
-    // Which it also gives to the programs that it starts. Credentials are in the configuration: they change.
+    // Which it also gives to the programs that it starts. One with credentials is among its secrets: they change.
     ...(!proxyAsksWho && { OPENCLAW_PROXY_URL: proxy }),
     NODE_USE_ENV_PROXY: '1', // without this, Node.js does not use it in those
   }),

@@ -1,7 +1,9 @@
-// Loaded before OpenClaw. Hides the credentials of its configuration in what it writes to its standard output and error:
-// dockerd and others keep that, and errors of requests quote URLs that hold tokens. OpenClaw itself hides only what looks
-// like a token of a known vendor. Hides the same forms as `platform/mask.ts` does, but for lines that were cut.
+// Loaded before OpenClaw. Hides its secrets, and the credentials of its configuration, in what it writes to its standard
+// output and error: dockerd and others keep that, and errors of requests quote URLs that hold tokens. OpenClaw itself
+// hides only what looks like a token of a known vendor. Hides the same forms as `platform/mask.ts` does, but for lines
+// that were cut.
 import { readFileSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 
 /** The same names as in `channel-credentials.ts`. */
 const credential =
@@ -12,6 +14,9 @@ const base64Bits = 6
 const byteBits = 8
 /** Those of before count too: what began with one may fail after its change. */
 const maxCredentials = 1000
+
+/** Whether this is OpenClaw's name of a secret that is elsewhere. */
+const isReference = (value) => ['source', 'provider', 'id'].every((key) => typeof value[key] === 'string')
 
 function parsed(text) {
   if (!text.trimStart().startsWith('{')) return null
@@ -24,7 +29,7 @@ function parsed(text) {
 
 function credentialsIn(value, isCredential) {
   if (typeof value === 'string') return isCredential ? [value, ...credentialsIn(parsed(value), false)] : []
-  if (typeof value !== 'object' || value === null) return []
+  if (typeof value !== 'object' || value === null || isReference(value)) return []
   return Object.entries(value).flatMap(([key, inner]) => credentialsIn(inner, isCredential || credential.test(key)))
 }
 
@@ -55,25 +60,33 @@ const formsOf = (secret) => [
   ...inBase64(secret),
 ]
 
-const path = process.env.OPENCLAW_CONFIG_PATH
-let version = ''
+const configPath = process.env.OPENCLAW_CONFIG_PATH
+const files = [configPath, join(dirname(configPath), 'secrets.json')].map((path) => ({ path, version: '', found: [] }))
 let credentials = []
 let forms = []
 
-/** Reads the configuration again once it has changed: it does while the gateway runs. */
-function readCredentials() {
+/** Reads a file again once it has changed: it does while the gateway runs. */
+function readAgain(file) {
   try {
-    const { ino, mtimeMs, size } = statSync(path)
-    if (version === `${ino} ${mtimeMs} ${size}`) return
-    const found = credentialsIn(JSON.parse(readFileSync(path, 'utf8')), false)
-    credentials = [...new Set([...found, ...credentials])].slice(0, Math.max(found.length, maxCredentials))
-    forms = [...new Set(credentials.flatMap(formsOf))]
-      .filter((form) => form.length >= minCharacters)
-      .sort((one, other) => other.length - one.length) // one may be within another
-    version = `${ino} ${mtimeMs} ${size}`
+    const { ino, mtimeMs, size } = statSync(file.path)
+    const version = `${ino} ${mtimeMs} ${size}`
+    if (version === file.version) return false
+    const { secrets: _whereTheyAre, ...content } = JSON.parse(readFileSync(file.path, 'utf8'))
+    file.found = credentialsIn(content, false)
+    file.version = version
+    return true
   } catch {
-    // It is away or half-written: the credentials of before count.
+    return false // It is away or half-written: the credentials of before count.
   }
+}
+
+function readCredentials() {
+  if (files.filter(readAgain).length === 0) return
+  const found = files.flatMap((file) => file.found)
+  credentials = [...new Set([...found, ...credentials])].slice(0, Math.max(found.length, maxCredentials))
+  forms = [...new Set(credentials.flatMap(formsOf))]
+    .filter((form) => form.length >= minCharacters)
+    .sort((one, other) => other.length - one.length) // one may be within another
 }
 
 function mask(text) {

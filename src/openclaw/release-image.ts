@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import { configPath } from './launch.ts'
+import { secretsPath } from './launch.ts'
 import { releaseFolder, releaseSource } from './releases.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -22,6 +22,7 @@ const installFiles = [
   'openclaw/models.ts',
   'openclaw/providers.ts',
   'openclaw/proxied-names.mjs',
+  'openclaw/proxy-from-secrets.mjs',
   'openclaw/releases.ts',
   'openclaw/room.ts',
   'openclaw/run-program.ts',
@@ -52,7 +53,7 @@ export function releaseImage(release: string, uid: number) {
 
 /** Which requests a driver may pass to a gateway from outside its host: those with its token, and health checks. */
 export const gatewayAdmission = {
-  tokenFile: configPath,
-  tokenKeys: ['gateway', 'auth', 'token'],
+  tokenFile: secretsPath,
+  tokenKeys: ['gatewayToken'],
   openPaths: ['/healthz', '/startupz', '/readyz'],
 } as const

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { newRelayToken } from '#instances/gateway/tokens.ts'
-import { configPath } from '#openclaw/launch.ts'
+import { configPath, secretsPath } from '#openclaw/launch.ts'
 import { freePort } from '#platform/free-port.ts'
 import { reachesAllowed, reachingAttacks, relayCall, type Target } from '../support/agent-attacks.ts'
 import { agentEnv } from '../support/agent-sandboxes.ts'
@@ -231,7 +231,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         expect(reached).toContain(shown)
         const own = relayCall(
           target.relay.url,
-          `$(sed -n 's/.*"apiKey": *"\\([^"]*\\)".*/\\1/p' $HOME/../${configPath} | head -1)`,
+          `$(sed -n 's/.*"relayToken": *"\\([^"]*\\)".*/\\1/p' $HOME/../${secretsPath})`,
         )
         expect(await exec(id, own)).toContain(got)
       } else expect(reached).not.toContain(shown)

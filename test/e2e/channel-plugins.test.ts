@@ -8,10 +8,10 @@ import { channelNames } from '#api/channels/catalogue.ts'
 import { mergeSettings } from '#api/channels/settings.ts'
 import { linkChannelPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 import { readChannelStatus } from '#openclaw/channel-status.ts'
-import { renderConfig } from '#openclaw/config.ts'
+import { type GatewaySecrets, renderConfig } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { probeHealth } from '#openclaw/health.ts'
-import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
+import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, secretsPath } from '#openclaw/launch.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
 import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
 import { freePort } from '../support/free-port.ts'
@@ -75,9 +75,8 @@ beforeAll(async () => {
   const config = renderConfig({
     release: defaultRelease,
     provider: 'anthropic',
-    apiKey: 'sk-1',
     baseUrl: nowhere,
-    token,
+    secretsFile: join(home, secretsPath),
     port: paths.port,
     channels: channelNames.map((channel) => ({
       channel,
@@ -87,6 +86,8 @@ beforeAll(async () => {
     skills: {},
     overrides: {},
   })
+  const secrets: GatewaySecrets = { gatewayToken: token, relayToken: 'sk-1' }
+  await writeFile(join(home, secretsPath), JSON.stringify(secrets), { mode: 0o600 })
   await writeFile(join(home, configPath), JSON.stringify(config), { mode: 0o600 })
   const [command = '', ...args] = gatewayCommand(paths)
   const proxied = { HTTPS_PROXY: nowhere, HTTP_PROXY: nowhere, NO_PROXY: '127.0.0.1' }

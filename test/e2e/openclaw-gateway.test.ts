@@ -7,11 +7,11 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { configSchemaText } from '#commands/config-schema.ts'
 import type { ModelProvider } from '#database/schema.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
-import { gatewayOwned, renderConfig } from '#openclaw/config.ts'
+import { type GatewaySecrets, gatewayOwned, renderConfig } from '#openclaw/config.ts'
 import { checkAgainstSchema } from '#openclaw/config-schema.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { probeHealth } from '#openclaw/health.ts'
-import { configPath, gatewayCommand, gatewayEnv, gatewayFolders } from '#openclaw/launch.ts'
+import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, secretsPath } from '#openclaw/launch.ts'
 import { defaultModel, listedModels } from '#openclaw/models.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import { gatewayProviders } from '#openclaw/providers.ts'
@@ -23,6 +23,7 @@ import { preparedRelease } from '../support/release.ts'
 import { until } from '../support/until.ts'
 
 const token = 'a-token-of-this-test-and-of-no-other'
+const relayToken = 'a-token-of-the-relay'
 const signal = new AbortController().signal
 const startMs = 120_000
 
@@ -59,15 +60,13 @@ let gateway: GatewayClient
 const render = (
   overrides: Record<string, unknown> = {},
   provider: ModelProvider = 'anthropic',
-  apiKey = 'sk-1',
   unlistedModels: string[] = [],
 ) =>
   renderConfig({
     release: 'v1',
     provider,
-    apiKey,
     baseUrl: model.url,
-    token,
+    secretsFile: join(paths.home, secretsPath),
     port: paths.port,
     channels: [],
     skills: {},
@@ -103,6 +102,8 @@ beforeAll(async () => {
   paths = { node: process.execPath, release, home, port: await freePort() }
   endpoint = { kind: 'tcp', host: '127.0.0.1', port: paths.port }
   for (const folder of gatewayFolders) await mkdir(join(home, folder))
+  const secrets: GatewaySecrets = { gatewayToken: token, relayToken }
+  await writeFile(join(home, secretsPath), JSON.stringify(secrets), { mode: 0o600 })
   await writeFile(join(home, configPath), JSON.stringify(render()), { mode: 0o600 })
   const [command = '', ...args] = gatewayCommand(paths)
   child = spawn(command, args, { env: gatewayEnv(paths), cwd: home, stdio: 'ignore' })
@@ -216,25 +217,33 @@ test('a wrong token is refused', async () => {
   })
 })
 
+/** Gives the gateway another provider, which that of an instance never gets, with the key that it had been started with. */
+async function changeProvider(provider: ModelProvider): Promise<void> {
+  const wanted = render({}, provider)
+  await applyConfig(gateway, wanted, signal)
+  const { hash: baseHash } = (await gateway.call('config.get')) as { hash: string }
+  await gateway.call('config.patch', { raw: JSON.stringify({ models: wanted.models }), baseHash })
+}
+
 describe('the wire format of each provider', () => {
   const isUsed = (provider: ModelProvider, api: string) => async () => {
-    await applyConfig(gateway, render({}, provider, `key-of-${provider}`), signal)
+    await changeProvider(provider)
     model.reset()
     expect(await say('hi')).toContain('last="hi"')
-    expect(model.requests).toMatchObject([{ api, key: `key-of-${provider}` }])
+    expect(model.requests).toMatchObject([{ api, key: relayToken }])
     await expectImages(provider)
     await expectStream(provider)
   }
 
   // In this order: OpenClaw refuses to halve its file, and the lists of models shrink by less from one to the next.
-  test('openai, with its key changed hot', { tags: ['long'] }, isUsed('openai', 'openai-responses'))
-  test('anthropic, with its key changed hot', isUsed('anthropic', 'anthropic'))
-  test('gemini, with its key changed hot', { tags: ['long'] }, isUsed('gemini', 'gemini'))
+  test('openai', { tags: ['long'] }, isUsed('openai', 'openai-responses'))
+  test('anthropic', isUsed('anthropic', 'anthropic'))
+  test('gemini', { tags: ['long'] }, isUsed('gemini', 'gemini'))
 
   /** The default model, the one of the documentation, and one that is in no table see an image, and are not cut. */
   async function expectImages(provider: ModelProvider): Promise<void> {
     const unlisted = 'a-model-in-no-table'
-    await applyConfig(gateway, render({}, provider, `key-of-${provider}`, [unlisted]), signal)
+    await applyConfig(gateway, render({}, provider, [unlisted]), signal)
     for (const id of [defaultModel('v1', provider), documented[provider], unlisted]) {
       model.reset()
       const answer = await ask(look, { headers: { 'x-openclaw-model': `${gatewayProviders[provider].id}/${id}` } })
@@ -260,6 +269,7 @@ describe('the wire format of each provider', () => {
 })
 
 test('a change that needs a restart is kept, and the gateway comes back by itself', async () => {
+  await changeProvider('anthropic')
   const wanted = render({ 'browser.enabled': true })
   expect(await applyConfig(gateway, wanted, signal)).toEqual({ restarts: true })
   await gateway.closed

@@ -3,9 +3,17 @@ import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { renderConfig } from '#openclaw/config.ts'
+import { type GatewaySecrets, renderConfig } from '#openclaw/config.ts'
 import { probeHealth } from '#openclaw/health.ts'
-import { configPath, gatewayCommand, gatewayEnv, gatewayFolders, roomFolders, toolRoom } from '#openclaw/launch.ts'
+import {
+  configPath,
+  gatewayCommand,
+  gatewayEnv,
+  gatewayFolders,
+  roomFolders,
+  secretsPath,
+  toolRoom,
+} from '#openclaw/launch.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { SandboxPaths } from '#sandbox/driver.ts'
 import { startAgent, type TestAgent } from '../support/agent.ts'
@@ -58,7 +66,8 @@ beforeAll(async () => {
     await writeFile(join(home, folder, '.keep'), '')
   }
   const config = renderConfig({
-    ...{ release: 'v1', provider: 'anthropic', apiKey: 'sk-1', baseUrl: model.url, token, port: paths.port },
+    ...{ release: 'v1', provider: 'anthropic', baseUrl: model.url, port: paths.port },
+    secretsFile: join(home, secretsPath),
     channels: [],
     skills: { 'a-skill': { env: { GIVEN: 'given-1', KEPT: 'kept-1' }, shell_env: ['GIVEN'] } },
     room: { ssh, root, workspace: join(home, toolRoom.folder) },
@@ -68,6 +77,8 @@ beforeAll(async () => {
       tools: { exec: { host: 'gateway' }, elevated: { enabled: true } },
     }).tree,
   })
+  const secrets: GatewaySecrets = { gatewayToken: token, relayToken: 'sk-1' }
+  await writeFile(join(home, secretsPath), JSON.stringify(secrets), { mode: 0o600 })
   await writeFile(join(home, configPath), JSON.stringify(config), { mode: 0o600 })
   room = await startRoom()
   const [command = '', ...args] = gatewayCommand(paths)

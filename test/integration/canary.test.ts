@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import type { GatewaySecrets } from '#openclaw/config.ts'
 import { findSecrets, type Places } from '../support/canary/search.ts'
 import { keepText, newSecret, noteAnswer, noteRequest, noteSecret, type SecretKind } from '../support/canary/secrets.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
@@ -172,11 +173,11 @@ describe('a secret is known', () => {
 
   test('that a gateway has, which its own sandbox alone may have, in its configuration', async () => {
     const [token, relayToken] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')]
-    const models = { providers: { anthropic: { apiKey: relayToken } } }
-    await plant(`sandboxes/${id}/home/state/openclaw.json`, JSON.stringify({ gateway: { auth: { token } }, models }))
+    const secrets: GatewaySecrets = { gatewayToken: token, relayToken }
+    await plant(`sandboxes/${id}/home/state/secrets.json`, JSON.stringify(secrets))
     const [log, other] = [
       await plant(`sandboxes/${id}/gateway.log`, `token ${token}`),
-      await plant('sandboxes/0f0c3b52-6a8e-4a53-9f52-0d6f8f4f1a12/home/state/openclaw.json', `"${relayToken}"`),
+      await plant('sandboxes/0f0c3b52-6a8e-4a53-9f52-0d6f8f4f1a12/home/state/secrets.json', `"${relayToken}"`),
     ]
     expect(await placesOf(token)).toEqual([`plain ${log}`])
     expect(await placesOf(relayToken)).toEqual([`plain ${other}`])
@@ -184,7 +185,8 @@ describe('a secret is known', () => {
 })
 
 test.each<[kind: SecretKind, place: string, other: SecretKind]>([
-  ['channel secret', `sandboxes/${id}/home/state/openclaw.json`, 'provider key'],
+  ['relay token', `sandboxes/${id}/home/state/secrets.json`, 'channel secret'],
+  ['channel secret', `sandboxes/${id}/home/state/openclaw.json`, 'relay token'],
   ['override secret', `sandboxes/${id}/home/state/openclaw.json.bak`, 'API key'],
   ['secret key', 'secret-key', 'provider key'],
   ['password', 'database-password', 'API key'],

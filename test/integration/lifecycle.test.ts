@@ -71,7 +71,9 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       })
       const config = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}')
       expect(config.agents.defaults.model).toEqual({ primary: 'anthropic/claude-haiku-4-5' })
-      expect(config.gateway.auth).toEqual({ mode: 'token', token: expect.stringMatching(/^[0-9a-f]{64}$/) })
+      expect(config.gateway.auth).toMatchObject({ mode: 'token', token: { source: 'file', id: '/gatewayToken' } })
+      const token = expect.stringMatching(/^[0-9a-f]{64}$/)
+      expect(JSON.parse(driver.file(id, 'state/secrets.json') ?? '')).toEqual({ gatewayToken: token, relayToken: token })
       expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('You are a lobster.')
       expect((await rowOf(id)).attempts).toBe(1)
     })
@@ -252,7 +254,7 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       async () => {
         driver.exitAfterStart = () => 78
         driver.onCall = (method, id) => {
-          const token = JSON.parse(driver.file(id, 'state/openclaw.json') ?? '{}').gateway?.auth.token
+          const token = JSON.parse(driver.file(id, 'state/secrets.json') ?? '{}').gatewayToken
           if (method === 'start') driver.output = `openclaw.json:1 — gateway.port: Invalid input, token ${token}`
         }
         const id = await create()

@@ -59,7 +59,7 @@ async function follow(query = '', as = key) {
 const write = (text: string) => {
   driver.output += text
 }
-const token = () => JSON.parse(present(driver.file(id, 'state/openclaw.json'))).gateway.auth.token as string
+const token = () => JSON.parse(present(driver.file(id, 'state/secrets.json'))).gatewayToken as string
 
 describe('the output of an agent', () => {
   test('is its last lines, as JSON', async () => {

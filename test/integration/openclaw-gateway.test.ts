@@ -14,15 +14,14 @@ import { until } from '../support/until.ts'
 
 const token = 'the-token'
 const signal = new AbortController().signal
-const render = (overrides: Record<string, unknown> = {}, apiKey: string | null = 'sk-1') =>
+const render = (overrides: Record<string, unknown> = {}, botToken: string | null = '1:one') =>
   renderConfig({
     release: 'v1',
     provider: 'anthropic',
-    apiKey,
     baseUrl: 'http://127.0.0.1:9',
-    token,
+    secretsFile: '/secrets.json',
     port: 1,
-    channels: [],
+    channels: [{ channel: 'telegram', enabled: true, config: { ...(botToken !== null && { botToken }) } }],
     skills: {},
     overrides,
   })
@@ -248,13 +247,13 @@ describe('applying a configuration', () => {
   })
 
   test('a changed secret arrives although the gateway hides it', async () => {
-    await applyConfig(await connect(), render({}, 'sk-2'), signal)
-    expect(fake.config.models).toMatchObject({ providers: { anthropic: { apiKey: 'sk-2' } } })
+    await applyConfig(await connect(), render({}, '1:two'), signal)
+    expect(fake.config.channels).toMatchObject({ telegram: { botToken: '1:two' } })
   })
 
   test('a removed secret is deleted', async () => {
     await applyConfig(await connect(), render({}, null), signal)
-    expect(JSON.stringify(fake.config)).not.toContain('apiKey')
+    expect(JSON.stringify(fake.config)).not.toContain('botToken')
   })
 
   test('a repeated call changes nothing', async () => {

@@ -217,17 +217,21 @@ export async function findGateway(instanceId: string): Promise<GatewayProcess | 
     const isMeant = container ? (await of('cgroup')).includes(container.id) : configPath?.includes(instanceId)
     if (!configPath || !isMeant || !gatewayCommand.test(await of('cmdline'))) continue
     const root = container ? `/proc/${pid}/root` : ''
-    const seen = await Promise.all([readFile(root + configPath, 'utf8'), stat(`/proc/${pid}`)]).catch(() => null)
+    const read = (path: string) => readFile(join(root + configPath, '../..', path), 'utf8').then(JSON.parse)
+    const seen = await Promise.all([
+      read('state/openclaw.json'),
+      read('state/secrets.json'),
+      stat(`/proc/${pid}`),
+    ]).catch(() => null)
     if (!seen) continue // the process has just ended
-    const [config, { uid }] = seen
-    const { gateway } = JSON.parse(config)
+    const [{ gateway }, { gatewayToken }, { uid }] = seen
     const home = container ? join(container.volume, 'home') : join(configPath, '../..')
     const record = container ? '{}' : await readFile(join(home, '../sandbox.json'), 'utf8')
     const onThisHost: Endpoint = JSON.parse(record).isJailed
       ? { kind: 'unix', path: join(home, '../jail/gateway') }
       : { kind: 'tcp', host: '127.0.0.1', port: gateway.port }
     const endpoint = container?.endpoint ?? onThisHost
-    return { pid, uid, home, sandbox: container?.id ?? home, endpoint, token: gateway.auth.token }
+    return { pid, uid, home, sandbox: container?.id ?? home, endpoint, token: gatewayToken }
   }
   return null
 }

@@ -98,6 +98,7 @@ export interface FakeCloud {
  * Where a gateway's configuration is in its sandbox, and OpenClaw's own exit code for one that it cannot start with.
  */
 const configFile = 'state/openclaw.json'
+const secretsFile = 'state/secrets.json'
 const configurationExit = 78
 
 const changing = new Set<CloudCall>(['create', 'start', 'stop', 'destroy'])
@@ -148,7 +149,7 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
     const sandbox = existing(id)
     if (sandbox.gateway) return
     const config = parsed(sandbox.files.get(configFile)?.content)
-    const token = tokenIn(config)
+    const token = tokenIn(parsed(sandbox.files.get(secretsFile)?.content))
     record(id, 'started')
     sandbox.exit = null
     if (!isLenient && (config === null || token === null)) {
@@ -338,10 +339,8 @@ const parsed = (content: Buffer | null | undefined): Record<string, unknown> | n
   }
 }
 
-function tokenIn(config: Record<string, unknown> | null): string | null {
-  const auth = isObject(config?.gateway) ? config.gateway.auth : null
-  return isObject(auth) && typeof auth.token === 'string' ? auth.token : null
-}
+const tokenIn = (secrets: Record<string, unknown> | null): string | null =>
+  typeof secrets?.gatewayToken === 'string' ? secrets.gatewayToken : null
 
 /** Which call a request is, by its method and path. */
 function readCall({ method, url = '/' }: IncomingMessage): { call: CloudCall; id: string; rest: string } | null {

@@ -56,7 +56,7 @@ const invalid = (message: string, issues: Json[] = []) =>
 const redacted = '__OPENCLAW_REDACTED__'
 const secretKeys = new Set(['apiKey', 'token', 'botToken'])
 const knownKeys = new Set(
-  'agents auth browser channels commands cron discovery env gateway hooks logging mcp memory messages meta models plugins session skills tools ui update'.split(
+  'agents auth browser channels commands cron discovery env gateway hooks logging mcp memory messages meta models plugins secrets session skills tools ui update'.split(
     ' ',
   ),
 )

@@ -1,4 +1,7 @@
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { GatewaySecrets } from '#openclaw/config.ts'
+import { configPath, secretsPath } from '#openclaw/launch.ts'
 import { findGateway } from './chowder-process.ts'
 import { present } from './present.ts'
 
@@ -16,9 +19,10 @@ export interface GatewayTokens {
 /** Reads them from the sandbox of an instance whose provider is Anthropic. */
 export async function readGatewayTokens(instanceId: string): Promise<GatewayTokens> {
   const { home } = present(await findGateway(instanceId))
-  const { models, gateway } = JSON.parse(await readFile(`${home}/state/openclaw.json`, 'utf8'))
-  const { baseUrl, apiKey } = models.providers.anthropic
-  return { home, baseUrl: String(baseUrl), token: String(apiKey), gatewayToken: String(gateway.auth.token) }
+  const read = async (path: string) => JSON.parse(await readFile(join(home, path), 'utf8'))
+  const { models } = await read(configPath)
+  const { gatewayToken, relayToken }: GatewaySecrets = await read(secretsPath)
+  return { home, baseUrl: String(models.providers.anthropic.baseUrl), token: relayToken, gatewayToken }
 }
 
 /** The status with which the relay answers a call that has a token. */

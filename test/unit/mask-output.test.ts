@@ -13,10 +13,11 @@ import { newSecret } from '../support/canary/secrets.ts'
 const preload = fileURLToPath(import.meta.resolve('#openclaw/mask-output.mjs'))
 
 /** Returns what a program writes that Node.js runs after the one that masks its output. */
-async function outputOf(program: string, config: unknown) {
+async function outputOf(program: string, config: unknown, startSecrets: object = {}) {
   await using folder = await mkdtempDisposable(join(tmpdir(), 'chowder-mask-'))
   const configPath = join(folder.path, 'openclaw.json')
   await writeFile(configPath, JSON.stringify(config))
+  await writeFile(join(folder.path, 'secrets.json'), JSON.stringify(startSecrets))
   return await promisify(execFile)(process.execPath, ['--import', preload, '--input-type=module', '-e', program], {
     env: { OPENCLAW_CONFIG_PATH: configPath },
   })
@@ -73,6 +74,18 @@ test('a credential that the configuration got later is hidden, and one that it h
     config,
   )
   expect(stdout).toBe(`*** ${next}\n${'*** ***\n'.repeat(3)}`)
+})
+
+test('the secrets that the configuration names are hidden, and their names are not', async () => {
+  const gatewayToken = newSecret('gateway token')
+  const named = { source: 'file', provider: 'chowder', id: '/gatewayToken' }
+  const path = '/agent/home/state/secrets.json'
+  const { stdout } = await outputOf(
+    `console.log('chowder reads /gatewayToken in ${path}', ${JSON.stringify(gatewayToken)})`,
+    { secrets: { providers: { chowder: { source: 'file', path } } }, gateway: { auth: { token: named } } },
+    { gatewayToken },
+  )
+  expect(stdout).toBe(`chowder reads /gatewayToken in ${path} ***\n`)
 })
 
 test('what a thread writes is masked as well', async () => {

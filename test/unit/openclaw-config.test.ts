@@ -1,4 +1,7 @@
 import { execFile } from 'node:child_process'
+import { mkdtempDisposable, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
@@ -10,9 +13,8 @@ import { listedModels } from '#openclaw/models.ts'
 const inputs: ConfigInputs = {
   release: 'v1',
   provider: 'anthropic',
-  apiKey: 'sk-1',
   baseUrl: 'http://relay:1',
-  token: 'secret-token',
+  secretsFile: '/h/state/secrets.json',
   port: 18789,
   channels: [],
   skills: {},
@@ -43,7 +45,7 @@ describe('renderConfig', () => {
     ['gemini', 'http://fake:1', 'google', 'google-generative-ai', 'http://fake:1/v1beta'],
   ] as const)('%s at %s gets its wire format and path', (provider, baseUrl, id, api, url) => {
     const config = renderConfig({ ...inputs, provider, baseUrl })
-    expect(config.models).toMatchObject({ providers: { [id]: { api, baseUrl: url, apiKey: 'sk-1' } } })
+    expect(config.models).toMatchObject({ providers: { [id]: { api, baseUrl: url } } })
     expect(config.plugins).toMatchObject({ allow: [id] })
     expect(config.agents).toMatchObject({
       defaults: { model: { primary: expect.stringMatching(`^${id}/[a-z]`) }, utilityModel: '' },
@@ -89,8 +91,12 @@ describe('renderConfig', () => {
     })
   })
 
-  test('without a token of the relay there is no apiKey', () => {
-    expect(JSON.stringify(renderConfig({ ...inputs, apiKey: null }))).not.toContain('apiKey')
+  test('secrets are not in it: it names the file that has them', () => {
+    const { secrets, gateway, models } = renderConfig(inputs)
+    expect(secrets).toEqual({ providers: { chowder: { source: 'file', path: inputs.secretsFile } } })
+    const named = (id: string) => ({ source: 'file', provider: 'chowder', id })
+    expect(gateway).toMatchObject({ auth: { mode: 'token', token: named('/gatewayToken') } })
+    expect(models).toMatchObject({ providers: { anthropic: { apiKey: named('/relayToken') } } })
   })
 
   test('overrides replace defaults, null removes, arrays replace', () => {
@@ -164,19 +170,32 @@ test('a gateway that has a proxy uses it, gives it to its programs, and still en
   expect([...command.slice(0, -11), ...command.slice(-7)]).toEqual(gatewayCommand(direct))
 })
 
+test('a proxy that asks who the agent is has its URL among the secrets, and every gateway reads it at its start', async () => {
+  const paths = { node: '/n/node', release: '/r', home: '/h', port: 18789, proxy: 'http://host:1', proxyAsksWho: true }
+  expect(gatewayEnv(paths)).not.toHaveProperty('OPENCLAW_PROXY_URL')
+  const program = gatewayCommand(paths).find((argument) => argument.includes('proxyUrl')) ?? ''
+  await using folder = await mkdtempDisposable(join(tmpdir(), 'chowder-proxy-'))
+  const env = { OPENCLAW_CONFIG_PATH: join(folder.path, 'openclaw.json') }
+  const used = async (secrets: object) => {
+    await writeFile(join(folder.path, 'secrets.json'), JSON.stringify(secrets))
+    const show = ['-p', 'String(process.env.OPENCLAW_PROXY_URL)']
+    return (await promisify(execFile)(process.execPath, ['--import', program, ...show], { env })).stdout.trim()
+  }
+  expect(await used({ proxyUrl: 'http://a:b@host:1' })).toBe('http://a:b@host:1')
+  expect(await used({})).toBe('undefined')
+})
+
 test('Matrix, whose plugin connects past the proxy of the gateway, gets it as its own, unless it has another', () => {
-  const proxy = { url: 'http://127.0.0.1:3128', isInEnvironment: true }
+  const proxyUrl = 'http://127.0.0.1:3128'
   const of = (config: object, channel = 'matrix') => {
     const channels = [{ channel, enabled: true, config: { ...config } }]
-    const rendered = renderConfig({ ...inputs, channels, proxy })
+    const rendered = renderConfig({ ...inputs, channels, proxyUrl })
     expect(rendered).not.toHaveProperty('proxy')
     return (rendered.channels as Record<string, unknown>)[channel]
   }
-  expect(of({})).toEqual({ enabled: true, proxy: proxy.url })
+  expect(of({})).toEqual({ enabled: true, proxy: proxyUrl })
   expect(of({ proxy: 'http://mine' })).toEqual({ enabled: true, proxy: 'http://mine' })
   expect(of({}, 'telegram')).toEqual({ enabled: true })
-  const asksWho = renderConfig({ ...inputs, proxy: { url: 'http://a:b@host', isInEnvironment: false } })
-  expect(asksWho.proxy).toEqual({ proxyUrl: 'http://a:b@host' })
 })
 
 test('where no name server answers, names have an address, and elsewhere they are what they are', async () => {
@@ -226,6 +245,21 @@ describe('patchFor', () => {
   test('the gateway’s own keys are not changed', () => {
     expect(patchFor({ meta: { x: 1 }, a: 1 }, {}, { a: 1 })).toBeNull()
     expect(patchFor({ a: { meta: 1 } }, {}, { a: {} })).toEqual({ patch: { a: { meta: null } }, replacePaths: [] })
+  })
+
+  test('a running gateway keeps the secrets that it was started with, in whichever form', () => {
+    const rest = { port: 1 }
+    const shown = {
+      gateway: { ...rest, auth: { mode: 'token', token: hidden } },
+      proxy: { proxyUrl: hidden },
+      models: { providers: { anthropic: { api: 'a', apiKey: hidden } } },
+    }
+    const wanted = renderConfig(inputs)
+    const providers = { anthropic: { api: 'a', apiKey: { source: 'file', provider: 'chowder', id: '/relayToken' } } }
+    expect(patchFor(shown, {}, { ...wanted, gateway: rest, models: { providers } })?.patch).not.toHaveProperty('models')
+    const patched = JSON.stringify(patchFor(shown, {}, wanted))
+    for (const key of ['secrets', 'auth', 'proxy', 'apiKey']) expect(patched).not.toContain(`"${key}"`)
+    expect(looksApplied({ ...wanted, ...shown, gateway: wanted.gateway, models: wanted.models }, wanted)).toBe(true)
   })
 
   test('a hidden secret is always sent, for it may have changed', () => {

@@ -20,7 +20,6 @@ import { type UnsealedInstance, unsealInstance } from './configuration.ts'
 import { configureGateway } from './configure.ts'
 import { isInvalidRequest, toCallerError } from './errors.ts'
 import { createInstanceMask } from './secrets.ts'
-import { ensureRelayToken } from './tokens.ts'
 
 /** A change that has begun is finished even when nobody waits for the answer, but not for ever. */
 const changeTimeoutMs = 90_000
@@ -133,7 +132,6 @@ async function changeRunning(
 async function applyAndStore(deps: ChangeDeps, lease: Lease, change: ConfigChange): Promise<Instance> {
   const { db, vault } = deps
   const { generation } = lease.instance
-  await ensureRelayToken(lease, vault)
   const stored = await unsealInstance(db, vault, lease.instance)
   // Leaves the row due: which configuration the gateway has is unknown until a worker restores the stored one.
   const throwFailure = (error: unknown): never => {

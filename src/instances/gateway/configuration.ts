@@ -3,8 +3,8 @@ import type { Db } from '#database/client.ts'
 import { type Channel, channels, type Instance, skills } from '#database/schema.ts'
 import type { AgentSettings } from '#instances/agent-settings.ts'
 import { unsealRelayToken, unsealSettings, unsealToken } from '#instances/row.ts'
-import { type ChannelSettings, type GatewayConfig, renderConfig } from '#openclaw/config.ts'
-import { workspacePath } from '#openclaw/launch.ts'
+import { type ChannelSettings, type GatewayConfig, type GatewaySecrets, renderConfig } from '#openclaw/config.ts'
+import { secretsPath, workspacePath } from '#openclaw/launch.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { parseOverrides } from '#openclaw/overrides.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
@@ -74,12 +74,22 @@ export async function unsealInstance(db: Db, vault: Vault, row: Instance): Promi
   }
 }
 
-/** Credentials are in the configuration, as the environment of a sandbox may be older than the token. */
-function proxyFor(id: string, relayToken: string | null, { proxy, proxyAsksWho }: SandboxPaths) {
-  if (proxy === undefined || (proxyAsksWho && relayToken === null)) return null
-  if (!proxyAsksWho || relayToken === null) return { url: proxy, isInEnvironment: true }
-  const url = Object.assign(new URL(proxy), { username: id, password: egressToken(relayToken) }).href
-  return { url, isInEnvironment: false }
+function proxyFor(id: string, relayToken: string | null, { proxy, proxyAsksWho }: SandboxPaths): string | null {
+  if (proxy === undefined) return null
+  if (!proxyAsksWho) return proxy
+  if (relayToken === null) return null
+  return Object.assign(new URL(proxy), { username: id, password: egressToken(relayToken) }).href
+}
+
+/** The secrets of a gateway that is about to start. */
+export function secretsFor(
+  id: string,
+  { token, relayToken }: Pick<UnsealedInstance, 'token' | 'relayToken'>,
+  paths: SandboxPaths,
+): GatewaySecrets {
+  if (relayToken === null) throw new Error('a gateway needs a token of the relay before it starts')
+  const proxyUrl = proxyFor(id, relayToken, paths)
+  return { gatewayToken: token, relayToken, ...(paths.proxyAsksWho && proxyUrl !== null && { proxyUrl }) }
 }
 
 /** Renders the gateway's configuration, and the system prompt, which goes into a file of its own. */
@@ -88,28 +98,18 @@ export function renderGateway(
   unsealed: UnsealedInstance,
   { relayUrl, paths }: { relayUrl: string; paths: SandboxPaths },
 ): { config: GatewayConfig; systemPrompt: string | null } {
-  const {
-    token,
-    relayToken,
-    model,
-    instructions,
-    openclawConfig,
-    channels,
-    skills,
-    unlistedModels,
-    isAutomationPaused,
-  } = unsealed
+  const { relayToken, model, instructions, openclawConfig, channels, skills, unlistedModels, isAutomationPaused } =
+    unsealed
   const { tree, systemPrompt } = parseOverrides(openclawConfig ?? {})
   const { openclawVersion: release, modelProvider: provider } = row
   const config = renderConfig({
     release,
     provider,
-    apiKey: relayToken,
     baseUrl: `${relayUrl}${relayPath(provider)}`,
-    token,
+    secretsFile: `${paths.home}/${secretsPath}`,
     port: paths.port,
     room: paths.room ? { ...paths.room, workspace: `${paths.home}/${workspacePath}` } : null,
-    proxy: proxyFor(row.id, relayToken, paths),
+    proxyUrl: proxyFor(row.id, relayToken, paths),
     channels,
     skills,
     model: model === null ? null : toGatewayModel(provider, model),

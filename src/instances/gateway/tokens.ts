@@ -47,12 +47,3 @@ export function replaceTokens(lease: Lease, vault: Vault): Promise<void> {
   const { id } = lease.instance
   return lease.write({ sealedToken: sealToken(vault, id, newToken()), ...sealedRelayToken(vault, id) })
 }
-
-/**
- * Gives a gateway that runs a token for the relay unless it has a valid one. It has none when it was started by a
- * version without a relay, and when it was to be stopped and runs all the same.
- */
-export async function ensureRelayToken(lease: Lease, vault: Vault): Promise<void> {
-  const { id, sealedRelayToken: sealed, relayTokenHash } = lease.instance
-  if (sealed === null || relayTokenHash === null) await lease.write(sealedRelayToken(vault, id))
-}

@@ -10,9 +10,14 @@ interface Allowed {
 /** The places where a secret may stand in the clear. Whatever belongs to an instance may be in its own sandbox only. */
 export const allowed: readonly Allowed[] = [
   {
-    kinds: ['gateway token', 'relay token', 'override secret', 'channel secret', 'skill secret'],
+    kinds: ['gateway token', 'relay token'],
+    place: /\/home\/state\/secrets\.json$/,
+    reason: 'the secrets of the gateway: it has no other room for them yet',
+  },
+  {
+    kinds: ['override secret', 'channel secret', 'skill secret'],
     place: /\/home\/state\/openclaw\.json[^/]*$/,
-    reason: 'the configuration of the gateway and its backups: a gateway has no other room for secrets yet',
+    reason: 'the configuration of the gateway and its backups: a gateway has no other room for these yet',
   },
   {
     kinds: ['channel secret'],

@@ -6,6 +6,8 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { Redis } from 'ioredis'
 import pg from 'pg'
+import type { GatewaySecrets } from '#openclaw/config.ts'
+import { secretsPath } from '#openclaw/launch.ts'
 import { allowed } from './allowed.ts'
 import { type Encoding, formsOf } from './forms.ts'
 import { knownSecrets, noteSecret, type Secret, takeTexts } from './secrets.ts'
@@ -101,20 +103,17 @@ async function placeOfProcess(path: string): Promise<string> {
 /** Notes the tokens of the gateways whose sandboxes are in these folders. */
 async function noteTokens(folders: readonly string[]): Promise<void> {
   for (const folder of folders)
-    for await (const path of glob(`${folder}/{sandboxes/*,*/_data}/home/state/openclaw.json*`)) {
+    for await (const path of glob(`${folder}/{sandboxes/*,*/_data}/home/${secretsPath}`)) {
       const text = await readFile(path, 'utf8').catch(() => '')
       const [id = null] = uuid.exec(path) ?? []
-      let config: {
-        gateway?: { auth?: { token?: string } }
-        models?: { providers?: Record<string, { apiKey?: string }> }
-      }
+      let secrets: Partial<GatewaySecrets>
       try {
-        config = JSON.parse(text)
+        secrets = JSON.parse(text)
       } catch {
         continue // it is being written
       }
-      noteSecret('gateway token', config.gateway?.auth?.token ?? '', id)
-      for (const { apiKey = '' } of Object.values(config.models?.providers ?? {})) noteSecret('relay token', apiKey, id)
+      noteSecret('gateway token', secrets.gatewayToken ?? '', id)
+      noteSecret('relay token', secrets.relayToken ?? '', id)
     }
 }
 
