@@ -7,7 +7,9 @@ import { createHash } from 'node:crypto'
 import { mkdir, rename, rm, symlink } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { json } from 'node:stream/consumers'
+import { pipeline } from 'node:stream/promises'
 import pMap from 'p-map'
 import { answerMessages, listen } from '../bench/program.ts'
 import { startFakeGateway } from '../test/support/fake-gateway.ts'
@@ -18,6 +20,7 @@ import { endsWithRegion, regions } from './day.ts'
 const bootMs = { least: 6000, most: 11_000 }
 const linksAtOnce = 64
 const forgetEveryMs = 5000
+const linesAtOnce = 200
 
 /** What the simulation tells the platform. */
 export type PlatformMessage =
@@ -76,7 +79,7 @@ const shown = (id: string, { isRunning }: Sandbox) => ({
   paths: { node: 'node', release: '/release', home: `/sandboxes/${id}`, port: 18_789 },
 })
 
-/** Files are kept nowhere: only the configuration is written, before each start, and nobody reads it here. */
+/** Files are kept nowhere: they are written before each start, and nobody reads them here. */
 const files: Record<string, unknown> = {
   list: { entries: [], isWhole: true },
   stat: { stat: null },
@@ -86,7 +89,6 @@ const files: Record<string, unknown> = {
 
 /** Returns the status and body of an answer. */
 async function act(method: string, id: string, action: string, rest: string): Promise<[number, unknown]> {
-  if (id === '') return [200, Array.from(sandboxes, ([each, sandbox]) => shown(each, sandbox))]
   if (isAway && isInRegion(id)) return [503, { error: 'the region is away' }]
   const sandbox = sandboxes.get(id)
   if (method === 'PUT' && !sandbox) {
@@ -110,8 +112,24 @@ async function act(method: string, id: string, action: string, rest: string): Pr
   return [200, shown(id, sandbox)]
 }
 
+/** The list of all sandboxes, a line for each, in pieces. */
+function* pieces(): Generator<string> {
+  let lines: string[] = []
+  for (const [id, sandbox] of sandboxes) {
+    lines.push(`${JSON.stringify(shown(id, sandbox))}\n`)
+    if (lines.length < linesAtOnce) continue
+    yield lines.join('')
+    lines = []
+  }
+  yield lines.join('')
+}
+
 async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
   const [, , id = '', action = '', rest = ''] = (request.url ?? '').split('/')
+  if (id === '') {
+    response.writeHead(200, { 'content-type': 'application/x-ndjson' })
+    return pipeline(Readable.from(pieces()), response)
+  }
   if (request.method !== 'GET') await json(request)
   const [status, body] = await act(request.method ?? 'GET', id, action, rest)
   response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))

@@ -2,6 +2,7 @@ import { addAbortSignal, Readable } from 'node:stream'
 import {
   type Activity,
   type FileStat,
+  type Listed,
   noKeptLimits,
   type Observation,
   type PathFault,
@@ -27,14 +28,38 @@ interface Asked {
  * platform knows this process by.
  */
 export function openCloudDriver(url: string, caller: string): SandboxDriver {
-  async function ask(path: string, { method = 'GET', body }: Asked, signal: AbortSignal) {
-    const response = await fetch(`${url}/sandboxes${path}`, {
+  const send = (path: string, { method = 'GET', body }: Asked, signal: AbortSignal) =>
+    fetch(`${url}/sandboxes${path}`, {
       method,
       headers: { 'x-caller': caller, 'content-type': 'application/json' },
       ...(method !== 'GET' && { body: JSON.stringify(body ?? {}) }),
       signal: AbortSignal.any([signal, AbortSignal.timeout(callTimeoutMs)]),
     })
+
+  async function ask(path: string, asked: Asked, signal: AbortSignal) {
+    const response = await send(path, asked, signal)
     return { status: response.status, answer: (await response.json()) as { error?: string; fault?: PathFault } }
+  }
+
+  /** The list has a line of JSON for each sandbox: whoever reads it need not have all of it in its memory. */
+  async function* list(signal: AbortSignal): AsyncGenerator<Listed> {
+    signal.throwIfAborted()
+    try {
+      const { status, body } = await send('', {}, signal)
+      if (status !== 200 || !body) throw new Error(`the platform answered ${status}`)
+      let begun = ''
+      for await (const text of body.pipeThrough(new TextDecoderStream())) {
+        const lines = (begun + text).split('\n')
+        begun = lines.pop() ?? ''
+        for (const line of lines) {
+          const { id, state, endpoint } = JSON.parse(line) as Pick<Observation, 'state' | 'endpoint'> & { id: string }
+          yield { id, state, ...(endpoint && { endpoint }) }
+        }
+      }
+    } catch (error) {
+      signal.throwIfAborted()
+      throw new SandboxUnavailableError(error)
+    }
   }
 
   /**
@@ -88,10 +113,7 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
         return null
       }
     },
-    async *list(signal) {
-      const found = (await call('', {}, signal)) as (Pick<Observation, 'state' | 'endpoint'> & { id: string })[]
-      for (const { id, state, endpoint } of found) yield { id, state, ...(endpoint && { endpoint }) }
-    },
+    list,
     exec: async (id, argv, _options, signal) =>
       (await call(`/${id}/exec`, { method: 'POST', body: { argv } }, signal)) as Awaited<
         ReturnType<SandboxDriver['exec']>

@@ -183,7 +183,6 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
 
   /** Does what was asked, and answers it. */
   async function act(call: CloudCall, id: string, rest: string, body: Record<string, unknown>): Promise<unknown> {
-    if (call === 'list') return [...sandboxes.keys()].map(shown)
     if (call === 'observe') return shown(id)
     if (call === 'activity') return { activity: activityOf(existing(id)) }
     if (call === 'logs') return { text: existing(id) && 'starting\n' }
@@ -254,8 +253,9 @@ export async function startFakeCloud({ bootMs = 0, isLenient = false } = {}): Pr
     }
     if (fault?.kind === 'slow') await sleep(fault.slowMs)
     try {
-      const answered = await act(call, id, rest, body)
+      const answered = call === 'list' ? [...sandboxes.keys()].map(shown) : await act(call, id, rest, body)
       if (fault?.kind === 'lost reply') response.destroy()
+      else if (Array.isArray(answered)) sendLines(response, answered)
       else sendJson(response, 200, answered)
     } catch (error) {
       if (error instanceof SandboxAbsentError) return sendJson(response, 404, { error: error.message })
@@ -354,6 +354,12 @@ function readCall({ method, url = '/' }: IncomingMessage): { call: CloudCall; id
     return { call: action, id, rest }
   return null
 }
+
+/** A line of JSON for each value. */
+const sendLines = (response: ServerResponse, values: readonly unknown[]) =>
+  response
+    .writeHead(200, { 'content-type': 'application/x-ndjson' })
+    .end(values.map((value) => `${JSON.stringify(value)}\n`).join(''))
 
 const sendJson = (response: ServerResponse, status: number, body: unknown) =>
   void response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
