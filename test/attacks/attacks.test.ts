@@ -249,13 +249,13 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
 
   test.each(eachRooms)('A8: the files API follows no link that an agent with %s made', async (rooms) => {
     const id = idOf(rooms)
-    const links = ['/etc/passwd', `${dataDir}/secret-key`, '../openclaw.json']
+    const links = ['/etc/passwd', `${dataDir}/secret-key`, '../openclaw.json', '../secrets.json']
     await exec(id, links.map((to, at) => `ln -sf ${to} link-${at}`).join('; '))
     await exec(id, 'ln -sfn .. folder; ln -sfn / root; echo plain >plain.txt')
     const read = async (path: string) =>
       (await client.get(`/v1/instances/${id}/files/content?path=${encodeURIComponent(path)}`)).status
     expect(await read('plain.txt')).toBe(200)
-    for (const path of ['link-0', 'link-1', 'link-2', 'folder/openclaw.json', 'root/etc/passwd']) {
+    for (const path of ['link-0', 'link-1', 'link-2', 'link-3', 'folder/secrets.json', 'root/etc/passwd']) {
       expect([path, await read(path)]).toEqual([path, expect.toSatisfy((status: number) => status >= 400)])
     }
   })

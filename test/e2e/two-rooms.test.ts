@@ -142,8 +142,8 @@ test('A11: file tools reach the workspace alone, and no override brings the gate
   expect(await useTool('read', { path: 'note.txt' })).toContain('a note')
   await useTool('write', { path: 'written.txt', content: 'by a tool' })
   expect(await readFile(inHome('state/workspace/written.txt'), 'utf8')).toBe('by a tool')
-  await symlink(inHome(configPath), inHome('state/workspace/link.txt'))
-  for (const path of [inHome(configPath), '../openclaw.json', 'link.txt']) {
+  await symlink(inHome(secretsPath), inHome('state/workspace/link.txt'))
+  for (const path of [inHome(secretsPath), '../secrets.json', 'link.txt']) {
     expect(await useTool('read', { path })).not.toContain(token)
   }
   for (const input of [{ host: 'gateway' }, { elevated: true }]) {
@@ -176,7 +176,7 @@ describe('A11: an agent in a jail that is asked for its configuration', () => {
   async function search(id: string): Promise<string> {
     // Not what is in them: it would be in the transcript.
     const command =
-      'pwd; find / -name "openclaw*.json" -o -name "*.sqlite" 2>/dev/null; grep -la OPENCLAW_STATE /proc/*/environ'
+      'pwd; find / -name "openclaw*.json" -o -name secrets.json -o -name "*.sqlite" 2>/dev/null; grep -la OPENCLAW_STATE /proc/*/environ'
     await say(agent.client, sessionPath(id, 'search'), `[[fake:tool=exec ${JSON.stringify({ command })}]]`)
     return toolResult(agent.provider)
   }
@@ -185,10 +185,11 @@ describe('A11: an agent in a jail that is asked for its configuration', () => {
     const { body } = await agent.client.post('/v1/instances', { name: 'b', isolation: 'two_rooms' })
     await waitForStatus(agent.client, body.id, 'running')
     const one = await search(agent.id)
-    for (const found of ['/state/openclaw.json', '/openclaw-agent.sqlite', '/environ']) expect(one).toContain(found)
+    for (const found of ['/state/openclaw.json', '/state/secrets.json', '/openclaw-agent.sqlite', '/environ'])
+      expect(one).toContain(found)
     const two = await search(body.id)
     expect(two).toContain('/room/')
-    expect(two).not.toMatch(/openclaw\.json|sqlite|environ/)
+    expect(two).not.toMatch(/openclaw\.json|secrets\.json|sqlite|environ/)
 
     const configured = await agent.client.patch(`/v1/instances/${body.id}/skills/github`, {
       env: { GIVEN: 'given-2', KEPT: 'kept-2' },

@@ -73,7 +73,10 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(config.agents.defaults.model).toEqual({ primary: 'anthropic/claude-haiku-4-5' })
       expect(config.gateway.auth).toMatchObject({ mode: 'token', token: { source: 'file', id: '/gatewayToken' } })
       const token = expect.stringMatching(/^[0-9a-f]{64}$/)
-      expect(JSON.parse(driver.file(id, 'state/secrets.json') ?? '')).toEqual({ gatewayToken: token, relayToken: token })
+      expect(JSON.parse(driver.file(id, 'state/secrets.json') ?? '')).toEqual({
+        gatewayToken: token,
+        relayToken: token,
+      })
       expect(driver.file(id, 'state/workspace/SOUL.md')).toBe('You are a lobster.')
       expect((await rowOf(id)).attempts).toBe(1)
     })
