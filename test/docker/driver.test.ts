@@ -11,6 +11,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { InstallError } from '#platform/install-error.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { lowShares, usualShares } from '#sandbox/docker/weights.ts'
 import {
   type Observation,
   SandboxAbsentError,
@@ -562,6 +563,19 @@ describe('with a dockerd', () => {
       const { port } = (await observe(id)).endpoint as { port: number }
       expect(port).not.toBe((first as { port: number }).port)
       await listening(port)
+    })
+
+    test('that computes without a pause weighs less than others, until it pauses', async () => {
+      const [busy, idle] = [await started(), await started()]
+      const sharesOf = async (id: string) => (await inspect(id)).HostConfig.CpuShares || usualShares
+      const have = (ofBusy: number) => async () => {
+        await driver.weigh?.(within())
+        return (await sharesOf(busy)) === ofBusy && (await sharesOf(idle)) === usualShares
+      }
+      const computing = exec(busy, 'timeout 8 sh -c "while :; do :; done"; true')
+      await until('less weight', have(lowShares))
+      await computing
+      await until('its weight back', have(usualShares))
     })
 
     test('that uses too much memory is ended, and reports the reason', async () => {

@@ -15,11 +15,13 @@ import {
   filesShape,
   filtersShape,
   firewallShape,
+  limitsShape,
   networkShape,
   roomShape,
   sandboxShape,
   volumeShape,
 } from '#sandbox/docker/proxy/shapes.ts'
+import { lowShares } from '#sandbox/docker/weights.ts'
 import { present } from '../support/present.ts'
 
 const id = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e7f'
@@ -360,4 +362,18 @@ test.each([
   mount.Target = target
   mount.VolumeOptions.Subpath = subpath
   expect(passes(shape, changed)).toBe(false)
+})
+
+test('a running sandbox gets limits, or one of two weights', () => {
+  const limits = { NanoCpus: 1e9, PidsLimit: 64 }
+  const takes = (body: object) => Value.Check(limitsShape, body)
+  for (const body of [limits, { ...limits, Memory: 1, MemorySwap: 1 }, { CpuShares: lowShares }])
+    expect([body, takes(body)]).toEqual([body, true])
+  for (const body of [
+    {},
+    { CpuShares: 4096 },
+    { ...limits, CpuShares: lowShares },
+    { CpuShares: lowShares, BlkioWeight: 1 },
+  ])
+    expect([body, takes(body)]).toEqual([body, false])
 })

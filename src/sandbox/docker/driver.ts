@@ -30,11 +30,13 @@ import {
   labels,
   ownership,
   releasesBase,
+  roleLabels,
   roomContainer,
   roomName,
   sandboxContainer,
   sandboxName,
 } from './profile.ts'
+import { createWeighing } from './weights.ts'
 
 export interface DockerDriverOptions {
   /** The sandboxes of other installations on the same host are not seen. */
@@ -326,6 +328,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       const changed = await changeLimits(client, container.Id, resources, signal)
       return changed ? keptLimits(container, changed, resources) : noKeptLimits
     },
+    weigh: createWeighing(client, async (signal) => {
+      const roles = [roleLabels.sandbox, roleLabels.room].map((role) => `${labels.role}=${role}`)
+      return (await Promise.all(roles.map((role) => containersOf([role], signal)))).flat()
+    }),
     diskUse: (ids, signal) => diskUseOf(client, ids, signal),
     async currentUse(id, signal) {
       const names = [sandboxName(id), roomName(id)]

@@ -72,7 +72,7 @@ export function callsOf(share: Share, { dockerd, networks, builds }: CallsOption
   const shared = [
     call('GET', '/_ping', {}, () => ({ path: '/_ping' })),
     call('GET', `${container}/json`, {}, async ({ parts, signal }) => ({
-      answer: await own.container(parts.container, ['sandbox'], signal),
+      answer: await own.container(parts.container, isWorker ? ['sandbox', 'room'] : ['sandbox'], signal),
     })),
     call('POST', '/containers/create', { name: Type.Optional(Text) }, async ({ query, body, signal }) => {
       const options = check<{ Image: string }>('the container', await own.containerShape(query.name, signal), body)

@@ -14,6 +14,7 @@ import {
   sandboxContainer,
   sandboxName,
 } from '#sandbox/docker/profile.ts'
+import { lowShares, usualShares } from '#sandbox/docker/weights.ts'
 import { mostOpenFiles } from '#sandbox/open-files.ts'
 import { closed } from './call.ts'
 
@@ -84,12 +85,11 @@ export function sandboxShape(id: string, network: string): TSchema {
   })
 }
 
-/** A change of the limits of a sandbox, of which that of memory may be left out. */
-export const limitsShape = closed({
-  ...limits,
-  Memory: Type.Optional(limits.Memory),
-  MemorySwap: Type.Optional(limits.MemorySwap),
-})
+/** A change of the limits of a sandbox, of which that of memory may be left out, or of its weight. */
+export const limitsShape = Type.Union([
+  closed({ ...limits, Memory: Type.Optional(limits.Memory), MemorySwap: Type.Optional(limits.MemorySwap) }),
+  closed({ CpuShares: Type.Union([Type.Literal(usualShares), Type.Literal(lowShares)]) }),
+])
 
 /** A path below a folder, which leads nowhere else. */
 const below = (folder: string) => `^${folder}(/(?!\\.{1,2}(/|$))[\\w.-]+)+$`
