@@ -9,6 +9,7 @@ import { isIn } from '#instances/regions.ts'
 import { isFree, isRunningAndFree, isSettled, publicStatus } from '#instances/status.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { isId } from '#platform/ids.ts'
+import { inPages } from '#platform/pages.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import { type Endpoint, type Listed, SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { LifecycleDeps } from './reconcile.ts'
@@ -78,11 +79,13 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
   let cursor = firstCursor
 
   const isRunningHere = () => and(isRunningAndFree, isIn(deps))
-  const findRunning = (ids: readonly string[]) =>
-    db
-      .select(lookColumns)
-      .from(instances)
-      .where(and(inArray(instances.id, [...ids]), isRunningHere()))
+  const findRunning = async (ids: readonly string[]): Promise<LookedAt[]> =>
+    ids.length === 0
+      ? []
+      : db
+          .select(lookColumns)
+          .from(instances)
+          .where(and(inArray(instances.id, [...ids]), isRunningHere()))
 
   async function makeDue(
     row: Pick<Instance, 'id' | 'organizationId' | 'generation'>,
@@ -154,7 +157,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
 
   async function lookAtNext(signal: AbortSignal): Promise<void> {
     const again = [...suspects.keys()].slice(0, batch)
-    const known = again.length === 0 ? [] : await findRunning(again)
+    const known = await findRunning(again)
     const found = new Set(known.map(({ id }) => id))
     // The others were stopped, deleted or worked on meanwhile.
     for (const id of again) if (!found.has(id)) suspects.delete(id)
@@ -184,18 +187,61 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     return next
   }
 
-  /** Compares all rows and all sandboxes of the region, without a call of the platform for each. */
+  /**
+   * Compares all rows and all sandboxes of the region, without a call of the platform for each. It reads the list and the
+   * rows in pages, and keeps no more than the ids that the list has.
+   */
   async function compare(overMs: number, signal: AbortSignal): Promise<void> {
-    const listed = new Map<string, Listed>()
-    for await (const sandbox of sandboxes.list(signal)) listed.set(sandbox.id, sandbox)
+    const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) / 2 : 0
+    const listed = new Set<string>()
+    const leftOver: Instance[] = []
+    for await (const page of inPages(sandboxes.list(signal), batch)) {
+      for (const { id } of page) listed.add(id)
+      leftOver.push(...(await compareListed(page, signal)))
+      await sleep(pauseMs, undefined, { signal })
+    }
     sandboxCount = listed.size
     for (const id of reportedOrphans) if (!listed.has(id)) reportedOrphans.delete(id)
-    for await (const rows of runningRows(overMs, signal)) {
-      const differing = rows.filter((row) => differs(row, listed.get(row.id)))
-      for (const { id } of rows) listed.delete(id)
-      await forEach(differing, (row) => examine(row, signal), signal)
+    await checkLeftOver(leftOver, signal)
+    for (let after = firstId; ; ) {
+      const ids = await runningIds(after)
+      const missing = await findRunning(ids.filter((id) => !listed.has(id)))
+      await forEach(missing, (row) => examine(row, signal), signal)
+      const last = ids.at(-1)
+      if (last === undefined || ids.length < batch) return
+      after = last
+      await sleep(pauseMs, undefined, { signal })
     }
-    await compareOthers(listed, signal)
+  }
+
+  const runningIds = async (after: string) =>
+    (
+      await db
+        .select({ id: instances.id })
+        .from(instances)
+        .where(and(isRunningHere(), gt(instances.id, after)))
+        .orderBy(instances.id)
+        .limit(batch)
+    ).map(({ id }) => id)
+
+  /**
+   * Looks at the rows of listed sandboxes that should run and differ. Returns the rows whose sandboxes may be left over:
+   * of the others some have ended, and some have no row at all.
+   */
+  async function compareListed(page: readonly Listed[], signal: AbortSignal): Promise<Instance[]> {
+    const states = new Map(page.filter(({ id }) => isId(id)).map((listed) => [listed.id, listed]))
+    const running = await findRunning([...states.keys()])
+    const differing = running.filter((row) => differs(row, states.get(row.id)))
+    await forEach(differing, (row) => examine(row, signal), signal)
+    for (const { id } of running) states.delete(id)
+    if (states.size === 0) return []
+    const others = await db
+      .select()
+      .from(instances)
+      .where(inArray(instances.id, [...states.keys()]))
+    const known = new Set(others.map(({ id }) => id))
+    for (const id of states.keys()) if (!known.has(id)) reportOrphan(id)
+    return others.filter((row) => isSettled(row) && isLeftOver(row, states.get(row.id)?.state))
   }
 
   const differs = (row: LookedAt, listed: Listed | undefined) =>
@@ -203,38 +249,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     !row.hasRelayToken ||
     (listed.endpoint !== undefined && !isDeepStrictEqual(listed.endpoint, row.endpoint))
 
-  async function* runningRows(overMs: number, signal: AbortSignal): AsyncGenerator<LookedAt[]> {
-    const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) : 0
-    for (let after = firstId; ; ) {
-      const rows = await db
-        .select(lookColumns)
-        .from(instances)
-        .where(and(isRunningHere(), gt(instances.id, after)))
-        .orderBy(instances.id)
-        .limit(batch)
-      yield rows
-      const last = rows.at(-1)
-      if (!last || rows.length < batch) return
-      after = last.id
-      await sleep(pauseMs, undefined, { signal })
-    }
-  }
-
-  /** Sandboxes that no running row has: some may be left over of instances that have ended, others have no row at all. */
-  async function compareOthers(listed: ReadonlyMap<string, Listed>, signal: AbortSignal): Promise<void> {
-    const ids = [...listed.keys()].filter(isId)
-    const leftOver: Instance[] = []
-    for (let start = 0; start < ids.length; start += batch) {
-      const page = ids.slice(start, start + batch)
-      const rows = new Map(
-        (await db.select().from(instances).where(inArray(instances.id, page))).map((row) => [row.id, row]),
-      )
-      for (const id of page) {
-        const row = rows.get(id)
-        if (!row) reportOrphan(id)
-        else if (isSettled(row) && isLeftOver(row, listed.get(id)?.state)) leftOver.push(row)
-      }
-    }
+  async function checkLeftOver(leftOver: readonly Instance[], signal: AbortSignal): Promise<void> {
     const before = leftOverBefore
     leftOverBefore = new Set(leftOver.map(({ id }) => id))
     const check = async (row: Instance) => {

@@ -16,6 +16,8 @@ import {
 
 /** A call that the platform has not answered by then has failed; what became of it is unknown. */
 const callTimeoutMs = 10_000
+/** Its reader takes its time. */
+const listTimeoutMs = 60_000
 
 interface Asked {
   method?: 'GET' | 'PUT' | 'POST' | 'DELETE'
@@ -28,12 +30,12 @@ interface Asked {
  * platform knows this process by.
  */
 export function openCloudDriver(url: string, caller: string): SandboxDriver {
-  const send = (path: string, { method = 'GET', body }: Asked, signal: AbortSignal) =>
+  const send = (path: string, { method = 'GET', body }: Asked, signal: AbortSignal, timeoutMs = callTimeoutMs) =>
     fetch(`${url}/sandboxes${path}`, {
       method,
       headers: { 'x-caller': caller, 'content-type': 'application/json' },
       ...(method !== 'GET' && { body: JSON.stringify(body ?? {}) }),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(callTimeoutMs)]),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
     })
 
   async function ask(path: string, asked: Asked, signal: AbortSignal) {
@@ -45,7 +47,7 @@ export function openCloudDriver(url: string, caller: string): SandboxDriver {
   async function* list(signal: AbortSignal): AsyncGenerator<Listed> {
     signal.throwIfAborted()
     try {
-      const { status, body } = await send('', {}, signal)
+      const { status, body } = await send('', {}, signal, listTimeoutMs)
       if (status !== 200 || !body) throw new Error(`the platform answered ${status}`)
       let begun = ''
       for await (const text of body.pipeThrough(new TextDecoderStream())) {

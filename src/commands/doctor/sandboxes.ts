@@ -5,6 +5,7 @@ import { type Instance, instances } from '#database/schema.ts'
 import { isIn } from '#instances/regions.ts'
 import { isSettled, publicStatus } from '#instances/status.ts'
 import { isId } from '#platform/ids.ts'
+import { inPages } from '#platform/pages.ts'
 import type { Listed } from '#sandbox/driver.ts'
 import { describeError, type Finding, inEachRegion, lowestId, pageSize, type RegionDeps } from './finding.ts'
 import { makeDue } from './repairs.ts'
@@ -27,17 +28,6 @@ type FoundRow = Pick<Instance, keyof typeof columns>
 
 const findRows = async (db: Db, ids: readonly string[]): Promise<Map<string, FoundRow>> =>
   new Map((await db.select(columns).from(instances).where(inArray(instances.id, ids))).map((row) => [row.id, row]))
-
-async function* pagesOf<T>(items: AsyncIterable<T>): AsyncGenerator<T[]> {
-  let page: T[] = []
-  for await (const item of items) {
-    page.push(item)
-    if (page.length < pageSize) continue
-    yield page
-    page = []
-  }
-  if (page.length > 0) yield page
-}
 
 /** Looks for the row again: a create that was under way may have written it. */
 const destroyOrphan =
@@ -81,7 +71,7 @@ export const sandboxesAgainstRows = inEachRegion(async function* (deps, signal) 
   const { db, sandboxes } = deps
   const running = new Set<string>()
   try {
-    for await (const page of pagesOf(sandboxes.list(signal))) {
+    for await (const page of inPages(sandboxes.list(signal), pageSize)) {
       const rows = await findRows(db, page.map(({ id }) => id).filter(isId))
       for (const sandbox of page) {
         if (sandbox.state === 'running') running.add(sandbox.id)
