@@ -326,7 +326,9 @@ export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): Pe
       name: 'the weights of agents',
       everyMs: weighEveryMs,
       timeoutMs: weighTimeoutMs,
-      run: async (signal) => deps.sandboxes.weigh?.(signal),
+      run: async (signal) => {
+        if (rangeOfThis().index === 0) await deps.sandboxes.weigh?.(signal)
+      },
     },
   ]
 }

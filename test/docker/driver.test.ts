@@ -11,7 +11,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { InstallError } from '#platform/install-error.ts'
 import { StartupError } from '#platform/startup-error.ts'
-import { lowShares, usualShares } from '#sandbox/docker/weights.ts'
+import { lowShares, usualShares } from '#sandbox/docker/profile.ts'
 import {
   type Observation,
   SandboxAbsentError,

@@ -6,6 +6,7 @@ import { networkOptions } from '#sandbox/docker/network.ts'
 import {
   filesContainer,
   firewallContainer,
+  lowShares,
   ownership,
   roomContainer,
   sandboxContainer,
@@ -21,7 +22,6 @@ import {
   sandboxShape,
   volumeShape,
 } from '#sandbox/docker/proxy/shapes.ts'
-import { lowShares } from '#sandbox/docker/weights.ts'
 import { present } from '../support/present.ts'
 
 const id = '0198a6a0-6d3c-7c0e-9b43-9f2a4c5d6e7f'

@@ -92,6 +92,10 @@ export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
   PidsLimit: pids,
 })
 
+/** The weight of a sandbox, and of one that computes without a pause. */
+export const usualShares = 1024
+export const lowShares = 102
+
 export interface SandboxSetup {
   installation: string
   image: string
@@ -140,6 +144,7 @@ export function sandboxContainer(spec: SandboxSpec, setup: SandboxSetup): Docker
     HostConfig: {
       ...confined,
       ...limitsOf(spec.resources),
+      CpuShares: usualShares,
       Ulimits: [openFiles(spec.resources.pids), noCoreFiles, fileSize(diskMb)],
       OomScoreAdj: oomScore,
       NetworkMode: network,
@@ -190,6 +195,7 @@ export function roomContainer(
       RestartPolicy: { Name: 'on-failure' },
       NetworkMode: 'none',
       ...limitsOf(resources),
+      CpuShares: usualShares,
       Ulimits: [openFiles(resources.pids), noCoreFiles, fileSize(resources.diskMb)],
       OomScoreAdj: oomScore,
       Mounts: [part(folder, shared), part(socketFolder, roomSockets)],

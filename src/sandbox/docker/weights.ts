@@ -2,11 +2,10 @@ import type Docker from 'dockerode'
 import pMap from 'p-map'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { statsOf } from './measure.ts'
+import { lowShares, usualShares } from './profile.ts'
 
 /** A container that used more of its processors than this since the last look has computed nearly without a pause. */
 const lastingUse = 0.6
-export const usualShares = 1024
-export const lowShares = 102
 /** Of the containers of sandboxes: so many in each call, so that their number is no load for dockerd. */
 const looksAtOnce = 10
 const concurrency = 5
@@ -35,7 +34,7 @@ export function createWeighing(
     const now = { at: performance.now() / 1000, seconds: cpu_usage.total_usage / nanosecondsPerSecond }
     const last = seen.get(id) ?? now
     seen.set(id, now)
-    const processors = Math.min(NanoCpus / 1e9 || Number.POSITIVE_INFINITY, online_cpus || 1)
+    const processors = Math.min(NanoCpus / nanosecondsPerSecond || Number.POSITIVE_INFINITY, online_cpus || 1)
     const isLasting = now.seconds - last.seconds > lastingUse * processors * (now.at - last.at)
     const shares = isLasting ? lowShares : usualShares
     if (shares === (CpuShares || usualShares)) return

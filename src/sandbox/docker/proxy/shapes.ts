@@ -7,14 +7,15 @@ import {
   firewallContainer,
   forwarderPort,
   labels,
+  lowShares,
   noNameServer,
   ownership,
   roleLabels,
   roomContainer,
   sandboxContainer,
   sandboxName,
+  usualShares,
 } from '#sandbox/docker/profile.ts'
-import { lowShares, usualShares } from '#sandbox/docker/weights.ts'
 import { mostOpenFiles } from '#sandbox/open-files.ts'
 import { closed } from './call.ts'
 
