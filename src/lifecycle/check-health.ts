@@ -3,7 +3,7 @@ import type { Activity } from '#sandbox/driver.ts'
 import { busyAgain, diagnose, nextLookSeconds } from './diagnose.ts'
 import { isAnswering, waitUntilReady } from './health.ts'
 import { again, done, type Step, type StepContext, type StepOutcome } from './step.ts'
-import { forgetReadiness, startGateway, writeConfig } from './steps.ts'
+import { createSandbox, forgetReadiness, startGateway, writeConfig } from './steps.ts'
 
 /**
  * Waits until the gateway is ready. A gateway that was ready and does not answer is restarted only when it hangs:
@@ -42,8 +42,11 @@ async function restartHungGateway(context: StepContext): Promise<StepOutcome> {
   log.warn('the gateway hangs and is restarted')
   await sandboxes.stop(lease.instance.id, { graceMs: 0 }, signal)
   await forgetReadiness(lease, 'hung', 'The gateway did not answer any more and was stopped.')
-  const written = await writeConfig(context)
-  if (written.kind !== 'done') return written
+  // Of another version, its sandbox reads other files.
+  for (const step of [createSandbox, writeConfig]) {
+    const outcome = await step(context)
+    if (outcome.kind !== 'done') return outcome
+  }
   const started = await startGateway(context)
   if (started.kind !== 'done') return started
   const ready = await waitUntilReady(context)

@@ -189,7 +189,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
 
   /**
    * Compares all rows and all sandboxes of the region, without a call of the platform for each. It reads the list and the
-   * rows in pages, and keeps no more than the ids that the list has.
+   * rows in pages, and keeps of the list no more than the ids.
    */
   async function compare(overMs: number, signal: AbortSignal): Promise<void> {
     const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) / 2 : 0
@@ -225,8 +225,8 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
     ).map(({ id }) => id)
 
   /**
-   * Looks at the rows of listed sandboxes that should run and differ. Returns the rows whose sandboxes may be left over:
-   * of the others some have ended, and some have no row at all.
+   * Looks at the rows of listed sandboxes that should run and differ. Returns the rows of the other sandboxes that may be
+   * left over of them.
    */
   async function compareListed(page: readonly Listed[], signal: AbortSignal): Promise<Instance[]> {
     const states = new Map(page.filter(({ id }) => isId(id)).map((listed) => [listed.id, listed]))

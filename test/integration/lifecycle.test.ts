@@ -468,6 +468,8 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await call('GET', `/${id}`)).body.status).toBe('running')
       driver.loop = 'hangs'
       await until('a restart', () => driver.starts.get(id) === 2, 30_000)
+      // The version before may have made its sandbox.
+      expect(driver.calls.filter((made) => made.method === 'create' && made.id === id)).toHaveLength(2)
       driver.loop = 'turns'
       gateway.behaviour.health = 'ok'
       await isIn(id, 'running')
