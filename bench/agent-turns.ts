@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { GatewaySecrets } from '#openclaw/config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
+import type { GatewaySecrets } from '#openclaw/gateway-secrets.ts'
 import { isObject } from '#openclaw/json.ts'
 import { secretsPath } from '#openclaw/launch.ts'
 import { newId } from '#platform/ids.ts'

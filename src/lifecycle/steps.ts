@@ -16,6 +16,7 @@ import { mergeForFile } from '#openclaw/config.ts'
 import { endRuns } from '#openclaw/end-runs.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { GatewayUnreachable } from '#openclaw/gateway-errors.ts'
+import { writeSecrets } from '#openclaw/gateway-secrets.ts'
 import { liftKeyCooldown, maxCooldownMinutes } from '#openclaw/key-cooldown.ts'
 import {
   configBackupPath,
@@ -25,7 +26,6 @@ import {
   gatewayFolders,
   pluginsInWorkspace,
   roomFolders,
-  secretsPath,
   toolRoom,
 } from '#openclaw/launch.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
@@ -62,11 +62,11 @@ export const stopForRestart: Step = async (context) => {
   const { sandboxes, lease, timeouts, signal } = context
   const { id, restartGeneration, observedGeneration, relayTokenHash } = lease.instance
   const isRestart = restartGeneration !== null && restartGeneration > observedGeneration
-  const runsWithoutToken = async () => (await sandboxes.observe(id, signal)).state === 'running'
-  if (!isRestart && (relayTokenHash !== null || !(await runsWithoutToken()))) return done
+  const runs = async () => (await sandboxes.observe(id, signal)).state === 'running'
+  if (!isRestart && (relayTokenHash !== null || !(await runs()))) return done
   await endAgentRuns(context)
   await sandboxes.stop(id, { graceMs: timeouts.graceMs }, signal)
-  await lease.write({ restartGeneration: null })
+  await lease.write({ restartGeneration: null, readyAt: null, busy: null })
   return done
 }
 
@@ -121,10 +121,8 @@ export const writeConfig: Step = async (context) => {
   const folders = paths.room ? [...gatewayFolders, ...roomFolders] : gatewayFolders
   const makeFolders = async () => {
     for (const folder of folders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
-    for (const path of [configPath, secretsPath]) {
-      const stat = await files.stat(path, signal)
-      if (stat && stat.kind !== 'file') await files.remove(path, { recursive: true }, signal)
-    }
+    const config = await files.stat(configPath, signal)
+    if (config && config.kind !== 'file') await files.remove(configPath, { recursive: true }, signal)
   }
   await makeFolders().catch(async (error) => {
     if (!(error instanceof SandboxPathError)) throw error
@@ -135,10 +133,8 @@ export const writeConfig: Step = async (context) => {
   const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
   const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
   await files.remove(configBackupPath, { recursive: true }, signal)
-  const writeJson = (path: string, value: object) =>
-    files.write(path, Buffer.from(`${JSON.stringify(value, null, 2)}\n`), { mode: 0o600 }, signal)
-  await writeJson(secretsPath, secretsFor(lease.instance.id, unsealed, paths))
-  await writeJson(configPath, wanted)
+  await writeSecrets(files, secretsFor(lease.instance.id, unsealed, paths), signal)
+  await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
   await writeAgentSettings(files, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
   return done

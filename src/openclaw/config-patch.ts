@@ -38,8 +38,8 @@ function arraysIn(value: unknown, path: string): string[] {
 
 /**
  * The merge patch that turns `shown` into `wanted`; null when there is nothing to send. `effective` is `shown` with the
- * gateway's defaults, whose arrays must be confirmed too. Hidden secrets are always in the patch, since their change
- * cannot be seen. The gateway ignores a patch that changes nothing.
+ * gateway's defaults, whose arrays must be confirmed too. Hidden secrets are always in the patch, but for the
+ * gateway's own, since their change cannot be seen. The gateway ignores a patch that changes nothing.
  */
 export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted: GatewayConfig): ConfigPatch | null {
   const replacePaths: string[] = []
@@ -63,10 +63,11 @@ export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted:
     return patch
   }
 
-  const patch = difference(changeablePart(shown), changeablePart(effective), changeablePart(wanted), '')
+  const of = (config: GatewayConfig) => changeablePart(config, wanted)
+  const patch = difference(of(shown), of(effective), of(wanted), '')
   return Object.keys(patch).length > 0 ? { patch, replacePaths } : null
 }
 
 /** Whether the visible parts of what a running gateway can be given are as wanted. */
 export const looksApplied = (shown: GatewayConfig, wanted: GatewayConfig): boolean =>
-  looksSame(changeablePart(shown), changeablePart(wanted))
+  looksSame(changeablePart(shown, wanted), changeablePart(wanted, wanted))

@@ -1,6 +1,7 @@
 import type { ModelProvider } from '#database/schema.ts'
 import type { RoomPaths } from '#sandbox/driver.ts'
 import { agentModels, withModelPrefixes } from './agent-models.ts'
+import type { GatewaySecrets } from './gateway-secrets.ts'
 import { isObject, mergePatch } from './json.ts'
 import { defaultModel, findModel, listedModels } from './models.ts'
 import { bareModel, gatewayProviders } from './providers.ts'
@@ -38,24 +39,19 @@ export interface ConfigInputs {
   isAutomationPaused?: boolean
   /** The second room of the agent; null when its tools run beside the gateway. */
   room?: (RoomPaths & { workspace: string }) | null
-  /** The URL of the proxy through which the gateway reaches other hosts; null without one. */
+  /** The URL of the proxy that is the gateway's only way to other hosts; null without one. */
   proxyUrl?: string | null
   /** `tree` of parseOverrides. */
   overrides: Record<string, unknown>
 }
 
-/** The content of the file of secrets. */
-export interface GatewaySecrets {
-  /** By which the gateway lets its callers in. */
-  gatewayToken: string
-  /** What it sends as the provider's key. */
-  relayToken: string
-  /** Of the proxy, where it asks who the agent is. */
-  proxyUrl?: string
-}
+/** OpenClaw's name for the file of secrets. */
+export const secretsProvider = 'chowder'
+/** The longest that OpenClaw takes. After its usual 5 s a gateway that starts on a busy host would end. */
+const secretsTimeoutMs = 120_000
 
-/** OpenClaw's reference to one of the gateway's secrets, which it reads when it starts. */
-const reference = (name: keyof GatewaySecrets) => ({ source: 'file', provider: 'chowder', id: `/${name}` })
+/** OpenClaw's reference to one of the gateway's secrets. It reads them when it starts, and at each change. */
+const reference = (name: keyof GatewaySecrets) => ({ source: 'file', provider: secretsProvider, id: `/${name}` })
 
 export interface ChannelSettings {
   channel: string
@@ -131,7 +127,7 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
       controlUi: { enabled: false },
       http: { endpoints: { responses: { enabled: true } } },
     },
-    secrets: { providers: { chowder: { source: 'file', path: secretsFile } } },
+    secrets: { providers: { [secretsProvider]: { source: 'file', path: secretsFile, timeoutMs: secretsTimeoutMs } } },
     models: {
       catalogRefresh: { enabled: false },
       providers: {
@@ -176,7 +172,9 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   }
   const own = dropCodeMode(withModelPrefixes(provider, overrides)) as Record<string, unknown>
   const overridden = mergePatch(defaults, room ? withRoom(own, room, room.workspace, shellVariables(skills)) : own)
-  const config = mergePatch(overridden, withoutCodeMode)
+  // The proxy of Chowder is the only way out.
+  const withoutProxy = proxyUrl !== null && isObject(own.proxy) ? { proxy: { proxyUrl: null } } : {}
+  const config = mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy })
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
 
@@ -202,16 +200,18 @@ function gatewayModels(release: string, provider: ModelProvider, additional: rea
 }
 
 /**
- * The part of a configuration that a running gateway can be given: without the gateway's own keys, and without what
- * depends on its secrets, of which it keeps those that it was started with.
+ * The part of a configuration that a running gateway can be given: without the gateway's own keys, and without what says
+ * where its secrets are. A gateway keeps the secrets that it was started with, and that of an earlier version its proxy,
+ * unless `wanted` has another one.
  */
-export function changeablePart(config: GatewayConfig): GatewayConfig {
+export function changeablePart(config: GatewayConfig, wanted: GatewayConfig): GatewayConfig {
   const { secrets: _secrets, ...changeable } = structuredClone(config)
   for (const key of gatewayOwned) delete changeable[key]
-  const { gateway, proxy, models } = changeable
+  const { gateway, models } = changeable
   if (isObject(gateway)) delete gateway.auth
-  if (isObject(proxy)) delete proxy.proxyUrl
-  if (isObject(proxy) && Object.keys(proxy).length === 0) delete changeable.proxy
+  const { proxyUrl, ...proxy } = isObject(changeable.proxy) ? changeable.proxy : {}
+  const isWanted = isObject(wanted.proxy) && wanted.proxy.proxyUrl !== undefined
+  changeable.proxy = isWanted && proxyUrl !== undefined ? { proxyUrl, ...proxy } : proxy
   const providers = isObject(models) && isObject(models.providers) ? Object.values(models.providers) : []
   for (const provider of providers) if (isObject(provider)) delete provider.apiKey
   return changeable

@@ -57,8 +57,12 @@ const proxiedNames = loadFirst(readFileSync(join(import.meta.dirname, 'proxied-n
 const proxyFromSecrets = loadFirst(readFileSync(join(import.meta.dirname, 'proxy-from-secrets.mjs'), 'utf8'))
 const maskOutput = loadFirst(readFileSync(join(import.meta.dirname, 'mask-output.mjs'), 'utf8'))
 
-/** Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. */
-const forgetThenStart = '"$1" --no-warnings --input-type=module -e "$2" "$3"; shift 3; exec "$@"'
+/**
+ * Runs the program with OpenClaw's state folder, then becomes the gateway: its pid and its signals stay the same. OpenClaw
+ * reads no secrets that a group may read, as it may once a platform has given a group the files of a volume.
+ */
+const forgetThenStart =
+  '"$1" --no-warnings --input-type=module -e "$2" "$3"; chmod 600 "$3/secrets.json"; shift 3; exec "$@"'
 
 /**
  * The gateway's argument vector. It contains no secret: secrets are in files. Whoever starts the

@@ -16,7 +16,7 @@ const byteBits = 8
 const maxCredentials = 1000
 
 /** Whether this is OpenClaw's name of a secret that is elsewhere. */
-const isReference = (value) => ['source', 'provider', 'id'].every((key) => typeof value[key] === 'string')
+const isReference = (value) => Object.keys(value).sort().join() === 'id,provider,source'
 
 function parsed(text) {
   if (!text.trimStart().startsWith('{')) return null
@@ -60,8 +60,9 @@ const formsOf = (secret) => [
   ...inBase64(secret),
 ]
 
-const configPath = process.env.OPENCLAW_CONFIG_PATH
-const files = [configPath, join(dirname(configPath), 'secrets.json')].map((path) => ({ path, version: '', found: [] }))
+const configPath = process.env.OPENCLAW_CONFIG_PATH ?? ''
+const secretsPath = join(dirname(configPath), 'secrets.json')
+const files = [configPath, secretsPath].map((path) => ({ path, version: '', found: [] }))
 let credentials = []
 let forms = []
 
@@ -71,8 +72,10 @@ function readAgain(file) {
     const { ino, mtimeMs, size } = statSync(file.path)
     const version = `${ino} ${mtimeMs} ${size}`
     if (version === file.version) return false
-    const { secrets: _whereTheyAre, ...content } = JSON.parse(readFileSync(file.path, 'utf8'))
-    file.found = credentialsIn(content, false)
+    // The key `secrets` of the configuration says where secrets are.
+    const { secrets: _places, ...content } = JSON.parse(readFileSync(file.path, 'utf8'))
+    const proxy = decodeURIComponent(URL.parse(content.proxyUrl)?.password ?? '')
+    file.found = [...credentialsIn(content, file.path === secretsPath), proxy]
     file.version = version
     return true
   } catch {

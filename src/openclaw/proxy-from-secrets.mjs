@@ -3,6 +3,10 @@
 import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
-const path = join(dirname(process.env.OPENCLAW_CONFIG_PATH), 'secrets.json')
-const { proxyUrl } = JSON.parse(readFileSync(path, 'utf8'))
-if (proxyUrl !== undefined) process.env.OPENCLAW_PROXY_URL = proxyUrl
+const path = join(dirname(process.env.OPENCLAW_CONFIG_PATH ?? ''), 'secrets.json')
+try {
+  const { proxyUrl } = JSON.parse(readFileSync(path, 'utf8'))
+  if (proxyUrl !== undefined) process.env.OPENCLAW_PROXY_URL = proxyUrl
+} catch {
+  // Without its secrets no gateway starts, and says why. Other programs of OpenClaw do.
+}

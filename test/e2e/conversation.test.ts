@@ -1,5 +1,8 @@
+import { chmod, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
+import { secretsPath } from '#openclaw/launch.ts'
 import { providerKey, startAgent, type TestAgent } from '../support/agent.ts'
 import {
   type Answer,
@@ -14,6 +17,7 @@ import {
 } from '../support/api-client.ts'
 import { type ChowderProcess, findGateway, processesIn } from '../support/chowder-process.ts'
 import type { FakeModelProvider } from '../support/fake-model-provider.mjs'
+import { present } from '../support/present.ts'
 import { runQuickstart } from '../support/quickstart.ts'
 import { until } from '../support/until.ts'
 import { describeRelay } from './relay-tests.ts'
@@ -274,6 +278,16 @@ describe('talking to a real agent', () => {
     expect(lines.slice(6).join(' ')).toMatch(
       /^(instance\.running )?instance\.start instance\.stopped .*instance\.create $/,
     )
+  })
+
+  it('an agent whose file of secrets everybody may read is changed all the same', async () => {
+    const { home } = present(await findGateway(id))
+    const file = join(home, secretsPath)
+    await chmod(file, 0o644) // OpenClaw reads no such file, and reads it again with each change
+    expect(
+      (await client.patch(`/v1/instances/${id}`, { openclaw_config: { 'messages.responsePrefix': '' } })).status,
+    ).toBe(200)
+    expect((await stat(file)).mode & 0o777).toBe(0o600)
   })
 
   it('no secret is in the logs', async () => {

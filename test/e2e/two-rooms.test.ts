@@ -3,7 +3,8 @@ import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type GatewaySecrets, renderConfig } from '#openclaw/config.ts'
+import { renderConfig } from '#openclaw/config.ts'
+import type { GatewaySecrets } from '#openclaw/gateway-secrets.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import {
   configPath,

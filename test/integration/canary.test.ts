@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Redis } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
-import type { GatewaySecrets } from '#openclaw/config.ts'
+import type { GatewaySecrets } from '#openclaw/gateway-secrets.ts'
 import { findSecrets, type Places } from '../support/canary/search.ts'
 import { keepText, newSecret, noteAnswer, noteRequest, noteSecret, type SecretKind } from '../support/canary/secrets.ts'
 import { cloneDatabase, type TestDatabase } from '../support/test-database.ts'
@@ -171,7 +171,7 @@ describe('a secret is known', () => {
     expect(await placesOf(shown)).toEqual(['plain answers'])
   })
 
-  test('that a gateway has, which its own sandbox alone may have, in its configuration', async () => {
+  test('that a gateway has, which its own sandbox alone may have, in its file of secrets', async () => {
     const [token, relayToken] = [randomBytes(32).toString('hex'), randomBytes(32).toString('hex')]
     const secrets: GatewaySecrets = { gatewayToken: token, relayToken }
     await plant(`sandboxes/${id}/home/state/secrets.json`, JSON.stringify(secrets))

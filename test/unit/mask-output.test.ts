@@ -78,14 +78,15 @@ test('a credential that the configuration got later is hidden, and one that it h
 
 test('the secrets that the configuration names are hidden, and their names are not', async () => {
   const gatewayToken = newSecret('gateway token')
+  const password = newSecret('relay token')
   const named = { source: 'file', provider: 'chowder', id: '/gatewayToken' }
   const path = '/agent/home/state/secrets.json'
   const { stdout } = await outputOf(
-    `console.log('chowder reads /gatewayToken in ${path}', ${JSON.stringify(gatewayToken)})`,
+    `console.log('chowder reads /gatewayToken in ${path}', ${JSON.stringify(gatewayToken)}, ${JSON.stringify(password)})`,
     { secrets: { providers: { chowder: { source: 'file', path } } }, gateway: { auth: { token: named } } },
-    { gatewayToken },
+    { gatewayToken, proxyUrl: `http://agent:${encodeURIComponent(password)}@host:1` },
   )
-  expect(stdout).toBe(`chowder reads /gatewayToken in ${path} ***\n`)
+  expect(stdout).toBe(`chowder reads /gatewayToken in ${path} *** ***\n`)
 })
 
 test('what a thread writes is masked as well', async () => {

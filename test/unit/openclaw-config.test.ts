@@ -93,7 +93,7 @@ describe('renderConfig', () => {
 
   test('secrets are not in it: it names the file that has them', () => {
     const { secrets, gateway, models } = renderConfig(inputs)
-    expect(secrets).toEqual({ providers: { chowder: { source: 'file', path: inputs.secretsFile } } })
+    expect(secrets).toMatchObject({ providers: { chowder: { source: 'file', path: inputs.secretsFile } } })
     const named = (id: string) => ({ source: 'file', provider: 'chowder', id })
     expect(gateway).toMatchObject({ auth: { mode: 'token', token: named('/gatewayToken') } })
     expect(models).toMatchObject({ providers: { anthropic: { apiKey: named('/relayToken') } } })
@@ -173,7 +173,7 @@ test('a gateway that has a proxy uses it, gives it to its programs, and still en
 test('a proxy that asks who the agent is has its URL among the secrets, and every gateway reads it at its start', async () => {
   const paths = { node: '/n/node', release: '/r', home: '/h', port: 18789, proxy: 'http://host:1', proxyAsksWho: true }
   expect(gatewayEnv(paths)).not.toHaveProperty('OPENCLAW_PROXY_URL')
-  const program = gatewayCommand(paths).find((argument) => argument.includes('proxyUrl')) ?? ''
+  const program = gatewayCommand(paths).find((argument) => argument.includes('OPENCLAW_PROXY_URL')) ?? ''
   await using folder = await mkdtempDisposable(join(tmpdir(), 'chowder-proxy-'))
   const env = { OPENCLAW_CONFIG_PATH: join(folder.path, 'openclaw.json') }
   const used = async (secrets: object) => {
@@ -183,6 +183,12 @@ test('a proxy that asks who the agent is has its URL among the secrets, and ever
   }
   expect(await used({ proxyUrl: 'http://a:b@host:1' })).toBe('http://a:b@host:1')
   expect(await used({})).toBe('undefined')
+})
+
+test('where Chowder has a proxy, no override names another one', () => {
+  const overrides = { proxy: { proxyUrl: 'http://mine:1', enabled: true } }
+  expect(renderConfig({ ...inputs, overrides }).proxy).toEqual(overrides.proxy)
+  expect(renderConfig({ ...inputs, overrides, proxyUrl: 'http://host:1' }).proxy).toEqual({ enabled: true })
 })
 
 test('Matrix, whose plugin connects past the proxy of the gateway, gets it as its own, unless it has another', () => {
@@ -260,6 +266,15 @@ describe('patchFor', () => {
     const patched = JSON.stringify(patchFor(shown, {}, wanted))
     for (const key of ['secrets', 'auth', 'proxy', 'apiKey']) expect(patched).not.toContain(`"${key}"`)
     expect(looksApplied({ ...wanted, ...shown, gateway: wanted.gateway, models: wanted.models }, wanted)).toBe(true)
+  })
+
+  test('a running gateway keeps the proxy that an earlier version gave it, and gets one of the overrides', () => {
+    const given = { proxy: { proxyUrl: hidden, enabled: true } }
+    expect(patchFor(given, {}, {})).toEqual({ patch: { proxy: { enabled: null } }, replacePaths: [] })
+    expect(patchFor({ proxy: { proxyUrl: hidden } }, {}, {})).toBeNull()
+    const own = { proxy: { proxyUrl: 'http://mine:1' } }
+    expect(patchFor({}, {}, own)).toEqual({ patch: own, replacePaths: [] })
+    expect(patchFor(own, {}, own)).toBeNull()
   })
 
   test('a hidden secret is always sent, for it may have changed', () => {

@@ -4,11 +4,12 @@ import { writeAgentSettings } from '#openclaw/agent-settings.ts'
 import { applyConfig } from '#openclaw/apply-config.ts'
 import { connectGateway, type GatewayClient } from '#openclaw/gateway.ts'
 import { GatewayRefusal, GatewayUnreachable } from '#openclaw/gateway-errors.ts'
+import { cannotReadSecrets, writeSecrets } from '#openclaw/gateway-secrets.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
 import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
-import { renderGateway, type UnsealedInstance } from './configuration.ts'
+import { renderGateway, secretsFor, type UnsealedInstance } from './configuration.ts'
 import { relayUrlFor } from './relay-url.ts'
 
 const restartTimeoutMs = 30_000
@@ -50,10 +51,17 @@ export async function configureGateway(
     connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
       throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause
     })
+  const files = sandboxes.files(instance.id)
   let gateway = await connect()
   let restarts: boolean
+  const apply = () => applyConfig(gateway, config, signal)
   try {
-    restarts = (await applyConfig(gateway, config, signal)).restarts
+    const applied = await apply().catch(async (error: unknown) => {
+      if (!cannotReadSecrets(error)) throw error
+      await writeSecrets(files, secretsFor(instance.id, unsealed, paths), signal)
+      return apply()
+    })
+    restarts = applied.restarts
     if (restarts && waitForRestart) {
       await untilRestarted(endpoint, signal)
       gateway.close()
@@ -63,7 +71,6 @@ export async function configureGateway(
   } finally {
     gateway.close()
   }
-  const files = sandboxes.files(instance.id)
   await writeAgentSettings(files, signal)
   await writeSystemPrompt(files, systemPrompt, signal)
   return { restarts }

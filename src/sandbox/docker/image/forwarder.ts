@@ -33,7 +33,7 @@ const noAnswer = JSON.stringify({ error: { message: 'the gateway does not answer
 
 const digest = (text: string) => createHash('sha256').update(text).digest()
 
-/** Reads the token for each request, since the gateway may get another one while it runs. null when there is none. */
+/** Reads the token for each request, since the gateway has another one after each start. null when there is none. */
 async function tokenIn({ tokenFile, tokenKeys }: Admission): Promise<string | null> {
   try {
     let value = JSON.parse(await readFile(tokenFile, 'utf8'))
