@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createPostgresBackend, Queue, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import pg from 'pg'
@@ -15,6 +16,8 @@ const statementTimeoutMs = 15_000
 /** A connection that broke without a sign is given up after this. Above the 10 s that a worker waits for a job. */
 const silenceMs = 20_000
 const maxReconnectPauseMs = 2000
+/** By default a worker takes no jobs for 15 s after it lost its connection, and cannot be closed sooner. */
+const retryPauseMs = 1000
 
 /** Where the jobs are kept: in Redis, or in the database itself. */
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
@@ -32,8 +35,7 @@ const workerOptions = {
   lockDuration: 10_000,
   stalledInterval: 5000,
   maxStalledCount: 1000,
-  // By default a worker takes no jobs for 15 s after it lost its connection, and cannot be closed sooner.
-  runRetryDelay: 1000,
+  runRetryDelay: retryPauseMs,
 }
 
 export type BackendConnections = ReturnType<typeof connectBackend>
@@ -62,15 +64,44 @@ function connectPostgres(config: pg.PoolConfig, prefix: string | undefined, { re
   // BullMQ reports them once it has the pool. Without a listener they would end the process.
   pool.on('error', () => {})
   // The pool's published types and BullMQ's own description of them differ in the overloads of `on` alone.
-  const connection = pool as unknown as Parameters<typeof createPostgresBackend>[1]['connection']
-  const options = { ...namingFor(prefix), connection }
+  const over = (connection: pg.Pool) => ({
+    ...namingFor(prefix),
+    connection: connection as unknown as Parameters<typeof createPostgresBackend>[1]['connection'],
+  })
   return {
-    createJobQueue: () => new Queue(queueName, options, createPostgresBackend),
+    createJobQueue: () => new Queue(queueName, over(pool), createPostgresBackend),
     createWorker: (take: TakeJob, slots: number) =>
-      new Worker(queueName, take, { ...options, ...workerOptions, concurrency: slots }, createPostgresBackend),
+      new Worker(
+        queueName,
+        take,
+        { ...over(withPausedFailures(pool)), ...workerOptions, concurrency: slots },
+        createPostgresBackend,
+      ),
     ping: (): Promise<unknown> => pool.query('select 1'),
     close: () => pool.end(),
   }
+}
+
+/**
+ * The same pool, whose queries fail after a pause. BullMQ's worker asks again at once after every failure but
+ * ECONNREFUSED: it would ask a database that starts, or has no socket yet, thousands of times in a second.
+ */
+function withPausedFailures(pool: pg.Pool): pg.Pool {
+  const query = async (...given: [text: string, values: unknown[]]) => {
+    try {
+      return await pool.query(...given)
+    } catch (error) {
+      await sleep(retryPauseMs, undefined, { ref: false })
+      throw error
+    }
+  }
+  return new Proxy(pool, {
+    get(target, name) {
+      if (name === 'query') return query
+      const value: unknown = Reflect.get(target, name)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
 }
 
 function connectRedis(url: string, prefix: string | undefined, { failed, recovered }: BackendEvents) {

@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
 import { pino } from 'pino'
 import { afterEach, expect, test } from 'vitest'
 import { createQueue } from '#lifecycle/queue.ts'
@@ -47,5 +49,50 @@ test('a queue whose first connection failed works once the database answers', as
   await until('the job to be processed', () => {
     queue.enqueue()
     return taken > 0
+  })
+})
+
+test('while the database refuses every connection, a worker asks it some times in a second', async () => {
+  const { proxy, connection } = await openDatabaseProxy()
+  let attempts = 0
+  let isDown = false
+  class Counted extends pg.Client {
+    constructor(config?: pg.ClientConfig) {
+      super(isDown ? { ...config, host: '/nonexistent', port: 1 } : config)
+    }
+    override connect(...given: []) {
+      attempts += 1
+      return super.connect(...given)
+    }
+  }
+  const backend = { kind: 'postgres', connection: { ...connection, Client: Counted } } as const
+  const queue = createQueue(backend, pino({ level: 'silent' }))
+  ending.push(() => queue.close())
+  let taken = 0
+  const isCut = Promise.withResolvers<void>()
+  const take = () => {
+    taken += 1
+    return isCut.promise
+  }
+  const work = queue.work(take, 1)
+  ending.push(() => work.stop())
+  await until('a job to be taken', () => {
+    queue.enqueue()
+    return taken > 0
+  })
+
+  isDown = true
+  proxy.cut()
+  isCut.resolve()
+  await sleep(1000)
+  const before = attempts
+  await sleep(3000)
+  expect(attempts - before).toBeLessThan(60)
+  isDown = false
+  proxy.heal()
+  const takenBefore = taken
+  await until('the next job to be taken', () => {
+    queue.enqueue()
+    return taken > takenBefore
   })
 })
