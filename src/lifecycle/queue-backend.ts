@@ -18,6 +18,8 @@ const silenceMs = 20_000
 const maxReconnectPauseMs = 2000
 /** By default a worker takes no jobs for 15 s after it lost its connection, and cannot be closed sooner. */
 const retryPauseMs = 1000
+/** BullMQ's code for a job that cannot be ended, such as one that another worker has taken over. */
+const notEnded = 'BM001'
 
 /** Where the jobs are kept: in Redis, or in the database itself. */
 export type QueueBackend = { kind: 'redis'; url: string } | { kind: 'postgres'; connection: pg.PoolConfig }
@@ -91,6 +93,7 @@ function withPausedFailures(pool: pg.Pool): pg.Pool {
     try {
       return await pool.query(...given)
     } catch (error) {
+      if (error instanceof pg.DatabaseError && error.code === notEnded) throw error
       await sleep(retryPauseMs, undefined, { ref: false })
       throw error
     }
