@@ -84,9 +84,10 @@ const sandboxOf = ({
 const [anySandbox] = fc.sample(spec, { numRuns: 1, seed: 1 }).map(sandboxOf)
 
 /**
- * The parts that may be left out: a gateway that is not published, and agents that do not reach each other's gateways.
+ * The parts that may be left out: a gateway that is not published, agents that do not reach each other's gateways, and a
+ * weight, which the version before does not set.
  */
-const optional = /^(HostConfig\.(PortBindings|Dns)|Cmd\.2)$/
+const optional = /^(HostConfig\.(PortBindings|Dns|CpuShares)|Cmd\.2)$/
 
 /** The calls of the driver, the shape of each, and the places that may hold something else. */
 const bodies: [what: string, body: Json, shape: TSchema, free: RegExp][] = [

@@ -39,6 +39,8 @@ const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
 /** A group that used more of its processors than this since the last look has computed nearly without a pause. */
 const lastingUse = 0.6
+/** A look that is older says nothing: another process may have looked, and changed the weight, in between. */
+const longestGapSeconds = 10
 /** Of version 2; 1024 is the same of version 1. */
 const usualWeight = 100
 const lowWeight = 10
@@ -258,7 +260,8 @@ function createWeighing(parents: Parents): () => Promise<void> {
       const seconds = await processorTimeOf(parents, join(parents.cpuacct, id))
       if (seconds === null) continue
       const at = performance.now() / 1000
-      const last = before.get(id)
+      const found = before.get(id)
+      const last = found && at - found.at < longestGapSeconds ? found : undefined
       const use = last ? (seconds - last.seconds) / (at - last.at) / (await processorsOf(parents, cpu)) : 0
       const weight = use > lastingUse ? lowWeight : usualWeight
       seen.set(id, { at, seconds, weight })

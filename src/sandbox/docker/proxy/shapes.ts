@@ -36,6 +36,8 @@ const Text = Type.String()
 const Texts = Type.Array(Text)
 const Positive = Type.Integer({ minimum: 1 })
 const limits = { Memory: Positive, MemorySwap: Positive, NanoCpus: Positive, PidsLimit: Positive }
+/** The version before makes containers without it. */
+const weight = { CpuShares: Type.Optional(Type.Literal(usualShares)) }
 const OpenFiles = Type.Integer({ minimum: 1, maximum: mostOpenFiles })
 /** The values of those that differ between sandboxes. */
 const freeUlimits: Record<string, TProperties> = {
@@ -79,6 +81,7 @@ export function sandboxShape(id: string, network: string): TSchema {
     Labels: sandboxLabels(id),
     HostConfig: like(HostConfig, {
       ...limits,
+      ...weight,
       Ulimits: ulimitsLike(HostConfig),
       PortBindings: Type.Optional(like(HostConfig?.PortBindings)),
       Dns: Type.Optional(like(noNameServer)),
@@ -111,6 +114,7 @@ export function roomShape(id: string): TSchema {
     Labels: sandboxLabels(id, 'room'),
     HostConfig: like(HostConfig, {
       ...limits,
+      ...weight,
       Ulimits: ulimitsLike(HostConfig),
       Mounts: Type.Tuple((HostConfig?.Mounts ?? []).map(mount)),
       Tmpfs: Type.Object(
