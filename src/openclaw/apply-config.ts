@@ -80,7 +80,7 @@ function requiresRestart(answer: unknown): boolean {
 
 /**
  * Replaces the configuration of a running gateway, and reads it back to verify it. Keys that are not wanted are
- * removed, except those outside its `changeablePart`. A repeated call changes nothing. A few keys, such as `browser`, need a
+ * removed, except those outside its `changeablePart`, whose `keepsProxy` is an option. A repeated call changes nothing. A few keys, such as `browser`, need a
  * restart. The gateway restarts itself in the same process, in about 5 s and after its open turns. Then `restarts` is
  * true, and the restart has begun unless a turn delays it. Throws GatewayRefusal with the gateway's message, in which
  * case nothing has changed; GatewayUnreachable; or the signal's reason.
@@ -89,14 +89,15 @@ export async function applyConfig(
   gateway: GatewayClient,
   wanted: GatewayConfig,
   signal: AbortSignal,
+  options: { keepsProxy?: boolean } = {},
 ): Promise<{ restarts: boolean }> {
   let outcome: Outcome | undefined
   let restarts = false
   for (let attempt = 0; attempt < maxAttempts; attempt += 1) {
     signal.throwIfAborted()
     const { shown, effective, hash } = await readConfig(gateway)
-    const change = patchFor(shown, effective, wanted)
-    if (!change || (outcome?.startsWith('changed') && looksApplied(shown, wanted))) {
+    const change = patchFor(shown, effective, wanted, options)
+    if (!change || (outcome?.startsWith('changed') && looksApplied(shown, wanted, options))) {
       if (restarts) await Promise.race([gateway.closed, sleep(restartBeginsMs, undefined, { signal, ref: false })])
       return { restarts }
     }

@@ -41,7 +41,12 @@ function arraysIn(value: unknown, path: string): string[] {
  * gateway's defaults, whose arrays must be confirmed too. Hidden secrets are always in the patch, but for the
  * gateway's own, since their change cannot be seen. The gateway ignores a patch that changes nothing.
  */
-export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted: GatewayConfig): ConfigPatch | null {
+export function patchFor(
+  shown: GatewayConfig,
+  effective: GatewayConfig,
+  wanted: GatewayConfig,
+  { keepsProxy = false } = {},
+): ConfigPatch | null {
   const replacePaths: string[] = []
 
   const difference = (from: Record<string, unknown>, full: unknown, to: Record<string, unknown>, path: string) => {
@@ -63,11 +68,11 @@ export function patchFor(shown: GatewayConfig, effective: GatewayConfig, wanted:
     return patch
   }
 
-  const of = (config: GatewayConfig) => changeablePart(config, wanted)
+  const of = (config: GatewayConfig) => changeablePart(config, keepsProxy)
   const patch = difference(of(shown), of(effective), of(wanted), '')
   return Object.keys(patch).length > 0 ? { patch, replacePaths } : null
 }
 
 /** Whether the visible parts of what a running gateway can be given are as wanted. */
-export const looksApplied = (shown: GatewayConfig, wanted: GatewayConfig): boolean =>
-  looksSame(changeablePart(shown, wanted), changeablePart(wanted, wanted))
+export const looksApplied = (shown: GatewayConfig, wanted: GatewayConfig, { keepsProxy = false } = {}): boolean =>
+  looksSame(changeablePart(shown, keepsProxy), changeablePart(wanted, keepsProxy))

@@ -46,7 +46,7 @@ export interface ConfigInputs {
 }
 
 /** OpenClaw's name for the file of secrets. */
-export const secretsProvider = 'chowder'
+const secretsProvider = 'chowder'
 /** The longest that OpenClaw takes. After its usual 5 s a gateway that starts on a busy host would end. */
 const secretsTimeoutMs = 120_000
 
@@ -201,17 +201,18 @@ function gatewayModels(release: string, provider: ModelProvider, additional: rea
 
 /**
  * The part of a configuration that a running gateway can be given: without the gateway's own keys, and without what says
- * where its secrets are. A gateway keeps the secrets that it was started with, and that of an earlier version its proxy,
- * unless `wanted` has another one.
+ * where its secrets are, which stay those of its start. With `keepsProxy` also without the URL of the proxy, which is
+ * among its secrets, or in the configuration of a gateway that an earlier version started.
  */
-export function changeablePart(config: GatewayConfig, wanted: GatewayConfig): GatewayConfig {
+export function changeablePart(config: GatewayConfig, keepsProxy: boolean): GatewayConfig {
   const { secrets: _secrets, ...changeable } = structuredClone(config)
   for (const key of gatewayOwned) delete changeable[key]
   const { gateway, models } = changeable
   if (isObject(gateway)) delete gateway.auth
-  const { proxyUrl, ...proxy } = isObject(changeable.proxy) ? changeable.proxy : {}
-  const isWanted = isObject(wanted.proxy) && wanted.proxy.proxyUrl !== undefined
-  changeable.proxy = isWanted && proxyUrl !== undefined ? { proxyUrl, ...proxy } : proxy
+  if (keepsProxy) {
+    const { proxyUrl: _kept, ...proxy } = isObject(changeable.proxy) ? changeable.proxy : {}
+    changeable.proxy = proxy
+  }
   const providers = isObject(models) && isObject(models.providers) ? Object.values(models.providers) : []
   for (const provider of providers) if (isObject(provider)) delete provider.apiKey
   return changeable

@@ -1,5 +1,4 @@
 import type { SandboxFiles } from '#sandbox/driver.ts'
-import { secretsProvider } from './config.ts'
 import { GatewayRefusal } from './gateway-errors.ts'
 import { secretsPath } from './launch.ts'
 
@@ -20,6 +19,9 @@ export async function writeSecrets(files: SandboxFiles, secrets: GatewaySecrets,
   await files.write(secretsPath, Buffer.from(`${JSON.stringify(secrets, null, 2)}\n`), { mode: 0o600 }, signal)
 }
 
-/** Whether a gateway refused a change because it cannot read its secrets. Agents can write that file. */
+/**
+ * Whether a gateway refused a change because it cannot read a secret. Agents can write the file of theirs; a reference of
+ * the overrides leads elsewhere.
+ */
 export const cannotReadSecrets = (error: unknown): boolean =>
-  error instanceof GatewayRefusal && error.message.includes(`secrets.providers.${secretsProvider}`)
+  error instanceof GatewayRefusal && error.message.includes('SecretRef resolution failed')

@@ -1,4 +1,4 @@
-import { chmod, stat } from 'node:fs/promises'
+import { chmod, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
@@ -280,14 +280,21 @@ describe('talking to a real agent', () => {
     )
   })
 
-  it('an agent whose file of secrets everybody may read is changed all the same', async () => {
+  it('an agent that has spoilt its file of secrets is changed all the same', async () => {
     const { home } = present(await findGateway(id))
     const file = join(home, secretsPath)
-    await chmod(file, 0o644) // OpenClaw reads no such file, and reads it again with each change
-    expect(
-      (await client.patch(`/v1/instances/${id}`, { openclaw_config: { 'messages.responsePrefix': '' } })).status,
-    ).toBe(200)
-    expect((await stat(file)).mode & 0o777).toBe(0o600)
+    const secrets = await readFile(file, 'utf8')
+    // OpenClaw reads it again with each change, and not one that everybody may read.
+    for (const [prefix, spoil] of [
+      ['one', () => chmod(file, 0o644)],
+      ['', () => writeFile(file, '{')],
+    ] as const) {
+      await spoil()
+      const body = { openclaw_config: { 'messages.responsePrefix': prefix } }
+      expect((await client.patch(`/v1/instances/${id}`, body)).status).toBe(200)
+      expect((await stat(file)).mode & 0o777).toBe(0o600)
+      expect(await readFile(file, 'utf8')).toBe(secrets)
+    }
   })
 
   it('no secret is in the logs', async () => {

@@ -263,18 +263,25 @@ describe('patchFor', () => {
     const wanted = renderConfig(inputs)
     const providers = { anthropic: { api: 'a', apiKey: { source: 'file', provider: 'chowder', id: '/relayToken' } } }
     expect(patchFor(shown, {}, { ...wanted, gateway: rest, models: { providers } })?.patch).not.toHaveProperty('models')
-    const patched = JSON.stringify(patchFor(shown, {}, wanted))
+    const patched = JSON.stringify(patchFor(shown, {}, wanted, { keepsProxy: true }))
     for (const key of ['secrets', 'auth', 'proxy', 'apiKey']) expect(patched).not.toContain(`"${key}"`)
-    expect(looksApplied({ ...wanted, ...shown, gateway: wanted.gateway, models: wanted.models }, wanted)).toBe(true)
+    expect(
+      looksApplied({ ...wanted, ...shown, gateway: wanted.gateway, models: wanted.models }, wanted, {
+        keepsProxy: true,
+      }),
+    ).toBe(true)
   })
 
-  test('a running gateway keeps the proxy that an earlier version gave it, and gets one of the overrides', () => {
+  test('a running gateway keeps the proxy that an earlier version gave it, and gets or loses one of the overrides', () => {
+    const keepsProxy = true
     const given = { proxy: { proxyUrl: hidden, enabled: true } }
-    expect(patchFor(given, {}, {})).toEqual({ patch: { proxy: { enabled: null } }, replacePaths: [] })
-    expect(patchFor({ proxy: { proxyUrl: hidden } }, {}, {})).toBeNull()
+    expect(patchFor(given, {}, {}, { keepsProxy })).toEqual({ patch: { proxy: { enabled: null } }, replacePaths: [] })
+    expect(patchFor({ proxy: { proxyUrl: hidden } }, {}, {}, { keepsProxy })).toBeNull()
+    expect(looksApplied({ proxy: { proxyUrl: hidden } }, {}, { keepsProxy })).toBe(true)
     const own = { proxy: { proxyUrl: 'http://mine:1' } }
     expect(patchFor({}, {}, own)).toEqual({ patch: own, replacePaths: [] })
     expect(patchFor(own, {}, own)).toBeNull()
+    expect(patchFor(own, {}, {})).toEqual({ patch: { proxy: null }, replacePaths: [] })
   })
 
   test('a hidden secret is always sent, for it may have changed', () => {

@@ -54,7 +54,7 @@ export async function configureGateway(
   const files = sandboxes.files(instance.id)
   let gateway = await connect()
   let restarts: boolean
-  const apply = () => applyConfig(gateway, config, signal)
+  const apply = () => applyConfig(gateway, config, signal, { keepsProxy: paths.proxyAsksWho === true })
   try {
     const applied = await apply().catch(async (error: unknown) => {
       if (!cannotReadSecrets(error)) throw error
