@@ -327,7 +327,7 @@ export function useTasks(deps: LifecycleDeps, rangeOfThis: () => ShardRange): Pe
       everyMs: weighEveryMs,
       timeoutMs: weighTimeoutMs,
       run: async (signal) => {
-        if (rangeOfThis().index === 0) await deps.sandboxes.weigh?.(signal)
+        if (rangeOfThis().index === 0) await deps.sandboxes.weigh?.(signal).catch(unlessLogged)
       },
     },
   ]

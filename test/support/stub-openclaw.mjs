@@ -5,17 +5,20 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createServer, request } from 'node:http'
+import { dirname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 
 const port = Number(process.argv[process.argv.indexOf('--port') + 1])
-const { gateway, models } = JSON.parse(readFileSync(process.env.OPENCLAW_CONFIG_PATH, 'utf8'))
+const configPath = process.env.OPENCLAW_CONFIG_PATH
+const { models } = JSON.parse(readFileSync(configPath, 'utf8'))
+const { gatewayToken } = JSON.parse(readFileSync(join(dirname(configPath), 'secrets.json'), 'utf8'))
 const { baseUrl } = models.providers.anthropic
 process.on('SIGTERM', () => process.exit(0))
 
 const { readyAfterMs = 0, progressEveryMs = 0, exitAfterMs, exitCode = 1 } = await (await fetch(`${baseUrl}/behaviour`)).json() // biome-ignore format: short
 console.log('starting')
 
-const channel = request(`${baseUrl}/channel`, { method: 'POST', headers: { authorization: gateway.auth.token } })
+const channel = request(`${baseUrl}/channel`, { method: 'POST', headers: { authorization: gatewayToken } })
 channel.on('error', () => {})
 setInterval(() => channel.write('.'), 50)
 
