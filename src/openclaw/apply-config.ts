@@ -80,10 +80,10 @@ function requiresRestart(answer: unknown): boolean {
 
 /**
  * Replaces the configuration of a running gateway, and reads it back to verify it. Keys that are not wanted are
- * removed, except those outside its `changeablePart`, whose `keepsProxy` is an option. A repeated call changes nothing. A few keys, such as `browser`, need a
- * restart. The gateway restarts itself in the same process, in about 5 s and after its open turns. Then `restarts` is
- * true, and the restart has begun unless a turn delays it. Throws GatewayRefusal with the gateway's message, in which
- * case nothing has changed; GatewayUnreachable; or the signal's reason.
+ * removed, except those outside its `changeablePart`, whose `keepsProxy` is an option. A repeated call changes nothing.
+ * A few keys, such as `browser`, need a restart. The gateway restarts itself in the same process, in about 5 s and after
+ * its open turns. Then `restarts` is true, and the restart has begun unless a turn delays it. Throws GatewayRefusal with
+ * the gateway's message, in which case nothing has changed; GatewayUnreachable; or the signal's reason.
  */
 export async function applyConfig(
   gateway: GatewayClient,

@@ -65,8 +65,8 @@ const forgetThenStart =
   '"$1" --no-warnings --input-type=module -e "$2" "$3"; chmod 600 "$3/secrets.json"; shift 3; exec "$@"'
 
 /**
- * The gateway's argument vector. It contains no secret: secrets are in files. Whoever starts the
- * gateway, it has forgotten the runs in whose middle the one before it ended.
+ * The gateway's argument vector. It contains no secret: secrets are in files. Whoever starts the gateway, it has
+ * forgotten the runs in whose middle the one before it ended.
  */
 export const gatewayCommand = (paths: SandboxPaths): string[] => [
   ...['/bin/sh', '-c', forgetThenStart, 'sh', paths.node, forgetRuns, `${paths.home}/state`],
