@@ -33,8 +33,8 @@ const finishesByRowWithinMs = 60
 const finishesWithinMsAtAll = 240_000
 /** The greatest growth of the process while it works off all rows, in MiB. */
 const growsByAtMost = 600
-/** The greatest memory for each row afterwards, in KiB. Most of it is the fake sandbox with its files. */
-const keepsByRowAtMost = 8
+/** The greatest memory for each row afterwards, in KiB. Most of it is the fake sandbox with its files and its secrets. */
+const keepsByRowAtMost = 12
 /** And the greatest for all of them, in KiB: what the process has loaded meanwhile. */
 const keepsAtMost = 8 * 1024
 const sampleEveryMs = 250

@@ -566,13 +566,15 @@ describe('with a dockerd', () => {
     })
 
     test('that computes without a pause weighs less than others, until it pauses', async () => {
-      const [busy, idle] = [await started(), await started()]
+      // Of so little it gets its part on a busy host as well.
+      const resources = { memoryMb: 200, cpus: 0.2, pids: 64, diskMb: 0 }
+      const [busy, idle] = [await started({ resources }), await started()]
       const sharesOf = async (id: string) => (await inspect(id)).HostConfig.CpuShares || usualShares
       const have = (ofBusy: number) => async () => {
         await driver.weigh?.(within())
         return (await sharesOf(busy)) === ofBusy && (await sharesOf(idle)) === usualShares
       }
-      const computing = exec(busy, 'timeout 8 sh -c "while :; do :; done"; true')
+      const computing = exec(busy, 'timeout 12 sh -c "while :; do :; done"; true')
       await until('less weight', have(lowShares))
       await computing
       await until('its weight back', have(usualShares))
