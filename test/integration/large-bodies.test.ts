@@ -132,7 +132,10 @@ describe('S7: a body of 20 MiB takes at most 3 times its size of memory, until i
   let dataDir: string
   let path: string
   let as: { key: string }
-  /** What the process takes once it has the code for large bodies: what later ones leave behind counts as theirs. */
+  /**
+   * What the process takes once it has the code for large bodies, the most of three looks, since its collector gives more
+   * back at times: what later bodies leave behind counts as theirs.
+   */
   let before: number
 
   beforeAll(async () => {
@@ -143,8 +146,14 @@ describe('S7: a body of 20 MiB takes at most 3 times its size of memory, until i
     const { id } = (await api.call('POST', '/v1/instances', { ...as, body: { name: 'x' } })).body
     await markReady(id)
     path = `/v1/instances/${id}/responses`
-    for (const size of [2 * mebibyte, bytes, bytes]) await send(asMessage(`${repeated('x', size)}🥣`), 200)
-    before = await memoryNow()
+    const sendText = (size: number) => send(asMessage(`${repeated('x', size)}🥣`), 200)
+    await sendText(2 * mebibyte)
+    const looks: number[] = []
+    for (let look = 0; look < 3; look += 1) {
+      await sendText(bytes)
+      looks.push(await memoryNow())
+    }
+    before = Math.max(...looks)
   })
   afterAll(async () => {
     await api?.kill('SIGTERM')
