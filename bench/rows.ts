@@ -1,4 +1,6 @@
 import { examine } from '#commands/doctor/examine.ts'
+import type { DoctorDeps } from '#commands/doctor/finding.ts'
+import { type Part, type Positions, startPart } from '#commands/doctor/part.ts'
 import { createDb } from '#database/client.ts'
 import { claimDue, firstId } from '#instances/claim.ts'
 import { onlyRegion } from '#instances/regions.ts'
@@ -37,18 +39,29 @@ const emptyQueue = {
   check: async () => [],
   ping: async () => true,
 }
+const listedAtOnce = 500
 /** A platform where all runs, for the doctor. */
 const healthy = (pool: Setup['pool']) => ({
   ...sandboxes,
   async *list() {
-    yield* (await pool.query("SELECT id, 'running' AS state FROM instances")).rows
+    for (let after = firstId; ; ) {
+      const { rows } = await pool.query(
+        `SELECT id, 'running' AS state FROM instances WHERE id > $1 ORDER BY id LIMIT ${listedAtOnce}`,
+        [after],
+      )
+      yield* rows
+      if (rows.length < listedAtOnce) return
+      after = rows.at(-1).id
+    }
   },
+  observe: async () => ({ state: 'running' }),
 })
 const rounds = 7
 const requestsARound = 40
 const claimsARound = 20
 const looksARound = 20
 const scrapesARound = 40
+const runsARound = 5
 /** Without a secret key, a relay and workers. */
 const mostFindings = 5
 /** What more rows may cost. */
@@ -65,8 +78,10 @@ interface Side {
   look(): Promise<unknown>
   /** A scrape of what workers measure of the whole installation. Most of them read no row: those are counted seldom. */
   scrape(): Promise<unknown>
-  /** A run of the doctor, without its checks of what is sealed. */
+  /** A run of the doctor, without its checks of what is sealed. It goes on where the one before ended. */
   examine(): Promise<unknown>
+  /** A run of the doctor that reads all, likewise. */
+  examineAll(): Promise<unknown>
   /** The claim of a row, with all others due too. It is rolled back. */
   claim(): Promise<unknown>
   /** Makes all rows due. */
@@ -129,7 +144,13 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
     regions: [{ ...region, sandboxes: healthy(pool) }],
     vault: null,
     queue: emptyQueue,
-  } as never
+  } as unknown as DoctorDeps
+  let positions: Positions = {}
+  async function examineWith(part?: Part) {
+    const found = await examine({ ...doctor, ...(part && { part }) }, { secondLookAfterMs: 0 })
+    // A check that finds many faults ends before it has read all rows.
+    if (found.length > mostFindings) throw new Error(`the doctor found: ${found[0]?.what}`)
+  }
   return {
     rows,
     list: () => ask('/v1/instances?limit=50'),
@@ -137,10 +158,11 @@ async function createSide(undo: Undo, rows: number): Promise<Side> {
     look: () => looks.lookAtNext(AbortSignal.timeout(60_000)),
     scrape: () => metrics.metrics(),
     async examine() {
-      const found = await examine(doctor, { secondLookAfterMs: 0 })
-      // A check that finds many faults ends before it has read all rows.
-      if (found.length > mostFindings) throw new Error(`the doctor found: ${found[0]?.what}`)
+      const part = startPart(positions)
+      await examineWith(part)
+      positions = part.reached
     },
+    examineAll: () => examineWith(),
     async claim() {
       const claimed = db.transaction(async (tx) => {
         const taken = await claimDue(tx, { regions, afterOrganization, exceptOrganizations: [] })
@@ -168,8 +190,8 @@ async function msOf(act: () => Promise<unknown>, times: number): Promise<number>
 }
 
 /**
- * What lists, claims, looks and scrapes cost with so many rows, beside the same with a thousand in a database of its own,
- * and how long the doctor takes, which reads all.
+ * What lists, claims, looks, scrapes and runs of the doctor cost with so many rows, beside the same with a thousand in a
+ * database of its own, and how long the doctor takes when it reads all.
  */
 export async function measureRows(rows: number, report: (text: string) => void): Promise<(Fact | Figure)[]> {
   const undo: Undo = []
@@ -180,7 +202,7 @@ export async function measureRows(rows: number, report: (text: string) => void):
 
     async function compare(
       name: string,
-      what: 'list' | 'events' | 'look' | 'scrape' | 'claim',
+      what: 'list' | 'events' | 'look' | 'scrape' | 'examine' | 'claim',
       times: number,
     ): Promise<Figure> {
       report(name)
@@ -194,15 +216,17 @@ export async function measureRows(rows: number, report: (text: string) => void):
     }
 
     const doctors: Fact[] = []
-    for (const { rows, examine } of [few, many]) {
-      report(`the doctor, ${rows} rows`)
-      doctors.push(fact(`the doctor, ${rows} rows`, (await msOf(examine, 1)) / 1000, 's'))
+    for (const { rows, examineAll } of [few, many]) {
+      const name = `the doctor with --all, ${rows} rows`
+      report(name)
+      doctors.push(fact(name, (await msOf(examineAll, 1)) / 1000, 's'))
     }
     const figures = [
       await compare('a page of instances', 'list', requestsARound),
       await compare('a page of events', 'events', requestsARound),
       await compare('a look at gateways', 'look', looksARound),
       await compare('a scrape of the metrics, between counts', 'scrape', scrapesARound),
+      await compare('a run of the doctor', 'examine', runsARound),
     ]
     report('making all rows due')
     for (const { makeDue } of [few, many]) await makeDue()

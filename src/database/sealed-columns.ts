@@ -48,16 +48,21 @@ const commaSeparated = (parts: SQL[]) => sql.join(parts, sql`, `)
 const isEmpty = (column: SQL) => sql`coalesce(${column}, '') = ''`
 
 /**
- * The values of a column in the order of the primary key, a page at a time, without those that begin with `skipped`.
- * `rows` is the number of rows that were looked at. Each page is one short statement, however large the table is. It ends
- * at a page that is not full: rows that are added all the time do not keep it going.
+ * The values of a column in the order of the primary key, a page at a time, without those that begin with `skipped`. The
+ * first page begins with the first row of the table, or with the next one after a key. `rows` is the number of rows that
+ * were looked at, and `last` the key of the last of them. Each page is one short statement, however large the table is.
+ * It ends at a page that is not full: rows that are added all the time do not keep it going.
  */
-export async function* sealedPages(db: Db, { table, column, key }: SealedColumn, skipped = '') {
+export async function* sealedPages(
+  db: Db,
+  { table, column, key }: SealedColumn,
+  { skipped = '', after: start }: { skipped?: string; after?: readonly string[] | undefined } = {},
+) {
   const keys = key.map((name) => sql`${sql.identifier(name)}`)
   const value = sql`${sql.identifier(column)}`
   const isSkipped = skipped === '' ? sql`false` : sql`substr(${value}, 1, ${skipped.length}::int) = ${skipped}`
   const isOther = table === mixedTable ? sql`${value} !~ '^v[0-9]+\\.'` : sql`false`
-  let after: string[] | undefined
+  let after = start
   for (;;) {
     const isNext =
       after && sql`WHERE (${commaSeparated(keys)}) > (${commaSeparated(after.map((part) => sql`${part}`))})`
@@ -76,9 +81,10 @@ export async function* sealedPages(db: Db, { table, column, key }: SealedColumn,
     const values = rows.flatMap(({ key: own, ctid, sealed }): SealedValue[] =>
       sealed === null ? [] : [{ key: own, ctid, sealed, place: `${table}/${own.join('.')}/${column}` as Place }],
     )
-    if (rows.length > 0) yield { rows: rows.length, values }
     const last = rows.at(-1)
-    if (!last || (rows.length === last.found && last.found < pageRows)) return
+    if (!last) return
+    yield { rows: rows.length, values, last: last.key }
+    if (rows.length === last.found && last.found < pageRows) return
     after = last.key
   }
 }

@@ -5,9 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { sql } from 'drizzle-orm'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { examine, repair } from '#commands/doctor/examine.ts'
 import type { DoctorDeps, Finding } from '#commands/doctor/finding.ts'
+import { searchInstances } from '#commands/doctor/instances.ts'
+import { type Positions, readPositions, rowsOfAPart, startPart, storePositions } from '#commands/doctor/part.ts'
 import { describeFindings, findingsAsData } from '#commands/doctor/report.ts'
 import { openForOperator } from '#composition/database.ts'
 import { type Config, loadConfig } from '#platform/config.ts'
@@ -273,6 +276,102 @@ test('a row that a worker holds is not repaired', async () => {
   await repair(deps, found, (line) => lines.push(line), { secondLookAfterMs: 1, repairTimeoutMs: 1 })
   expect(lines).toEqual([expect.stringMatching(/^not repaired, a worker holds it/)])
   expect(await rowOf(id)).toEqual(before)
+})
+
+describe('a part of large tables', () => {
+  const more = 2 * rowsOfAPart + 1
+
+  /** Copies of the running instance, all stopped, and their events, and nothing to find but what `plant` does to them. */
+  async function copies(): Promise<string[]> {
+    await query('ALTER TABLE instances DISABLE TRIGGER USER')
+    const { rows } = await query(
+      `INSERT INTO instances (id, organization_id, name, model_provider, sandbox_driver, openclaw_version, desired_state,
+                              observed_generation, sealed_token, created_at)
+       SELECT gen_random_uuid(), organization_id, 'copy', model_provider, sandbox_driver, openclaw_version, 'stopped',
+              generation, '', created_at
+       FROM instances, generate_series(1, $2::int) WHERE id = $1 RETURNING id`,
+      id,
+      more - 1,
+    )
+    await query('ALTER TABLE instances ENABLE TRIGGER USER')
+    await query(
+      `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status)
+       SELECT organization_id, id, 'x', 'worker', from_status, to_status FROM instances,
+         (VALUES (NULL, 'provisioning'), ('provisioning', 'running'), ('running', 'stopped')) AS x (from_status, to_status)
+       WHERE name = 'copy'`,
+    )
+    await query('UPDATE organizations SET instance_count = $2 WHERE id = $1', organization.id, more)
+    return rows.map((row: { id: string }) => row.id)
+  }
+
+  /** A run of a part, and where the next one goes on. */
+  async function lookAtPart(from: Positions) {
+    const part = startPart(from)
+    return { found: await examine({ ...deps, part }, quick), ...part }
+  }
+
+  test('is read from where the run before ended, until all is read', async () => {
+    const ids = (await copies()).sort()
+    await query('UPDATE instances SET attempts = -1 WHERE id = ANY($1)', ids)
+    const found = new Set<string>()
+    const read: number[] = []
+    let from: Positions = {}
+    for (let run = 0; run < 3; run += 1) {
+      const part = startPart(from)
+      const pages = searchInstances({ ...deps, part }, 'impossibleRows', sql`attempts < 0`)
+      let inThisRun = 0
+      for await (const row of pages) {
+        found.add(row.id)
+        inThisRun += 1
+      }
+      read.push(inThisRun)
+      expect(part.isCut).toBe(true)
+      from = part.reached
+    }
+    expect([...found].sort()).toEqual(ids)
+    expect(read.every((rows) => rows <= rowsOfAPart)).toBe(true)
+    expect(from, 'after the last row it begins with the first').toEqual({})
+  })
+
+  test('finds in some run what a run of all finds', async () => {
+    const ids = (await copies()).sort()
+    expect(await look()).toEqual([])
+    const [first, last] = [ids[0], ids.at(-1)]
+    await query('UPDATE instances SET attempts = -1 WHERE id = ANY($1)', [first, last])
+    expect((await look()).map(({ what }) => what)).toEqual([
+      expect.stringContaining(`${first} is in an impossible state`),
+      expect.stringContaining(`${last} is in an impossible state`),
+    ])
+    const one = await lookAtPart({})
+    expect(one.found.map(({ what }) => what)).toEqual([expect.stringContaining(`${first}`)])
+    const { db } = deps
+    await storePositions(db, one.reached)
+    const two = await lookAtPart(await readPositions(db))
+    expect(two.found).toEqual([])
+    const three = await lookAtPart(two.reached)
+    expect(three.found.map(({ what }) => what)).toEqual([expect.stringContaining(`${last}`)])
+    expect([one.isCut, two.isCut, three.isCut]).toEqual([true, true, true])
+  })
+
+  test('has all that waits, fails or is held, wherever its rows are', async () => {
+    const last = (await copies()).sort().at(-1)
+    const times = "next_attempt_at = now() - interval '1 hour', lease_until = now() - interval '1 hour'"
+    await query(`UPDATE instances SET generation = generation + 1, ${times} WHERE id = $1`, last)
+    expect((await lookAtPart({})).found.map(({ what }) => what)).toEqual([
+      expect.stringContaining(`The instance ${last} should be stopped, and no worker has taken it`),
+    ])
+  })
+
+  test('says that it is a part, and is all of small tables', async () => {
+    const small = await lookAtPart({})
+    expect([small.found, small.isCut, small.reached]).toEqual([[], false, {}])
+    const config = loadConfig({})
+    expect(describeFindings(config, [])).toMatch(/\n\nEverything is as it must be\.$/)
+    expect(describeFindings(config, [], true)).toMatch(
+      /\n\nWhat was read is as it must be\.\nTables with more than 1000 rows were not read to the end: .* -- --all$/,
+    )
+    expect([findingsAsData(config, []).read_all, findingsAsData(config, [], true).read_all]).toEqual([true, false])
+  })
 })
 
 function specOf(sandbox: string) {

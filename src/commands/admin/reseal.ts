@@ -50,7 +50,7 @@ async function resealColumn(db: Db, vault: Vault, column: SealedColumn, report: 
     report(`${column.table}.${column.column}: ${rows} of ${all} rows, ${resealed} sealed again${others}`)
     reportedAt = performance.now()
   }
-  for await (const page of sealedPages(db, column, sealedPrefix(vault.keyIds[0]))) {
+  for await (const page of sealedPages(db, column, { skipped: sealedPrefix(vault.keyIds[0]) })) {
     const values = page.values.filter(({ key }) => column.table !== 'installation' || !isKeyCheck(key[0] ?? ''))
     const replacements = values.flatMap(({ ctid, sealed, place }) => {
       try {

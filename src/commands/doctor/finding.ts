@@ -5,6 +5,7 @@ import type { Config } from '#platform/config.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import type { Part } from './part.ts'
 
 interface DoctorRegion extends Region {
   sandboxes: SandboxDriver & {
@@ -25,6 +26,8 @@ export interface DoctorDeps {
   /** Null when the secret key is missing. */
   vault: Vault | null
   queue: Pick<ReconcileQueue, 'check' | 'ping' | 'oldestWaitMs'>
+  /** The part that a run reads of the tables whose rows have to be looked at one by one; absent when it reads all. */
+  part?: Part
 }
 
 /** The areas that the doctor looks at, in the order of its report, each with the state that it expects. */
@@ -76,7 +79,7 @@ export const inEachRegion = (check: (deps: RegionDeps, signal: AbortSignal) => A
   }
 
 /** The rows that a check reads at a time. */
-export const pageSize = 500
+export const pageSize = 250
 
 /** Before the id of every row. */
 export const lowestId = '00000000-0000-0000-0000-000000000000'

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm'
 import { keptDays } from '#history/retention.ts'
 import type { Check, Finding } from './finding.ts'
-import { findInstances, findPages } from './instances.ts'
+import { readInstances, searchInstances } from './instances.ts'
 
 const triggers = ['instances_events', 'instances_events_insert'] as const
 
@@ -41,10 +41,10 @@ export const recordingTriggers: Check = async function* ({ db }) {
  * I2, I5: each event of an instance begins with the status that the one before it ended with, every change of status is
  * one that can happen, and the last event ends with the status of the row.
  */
-export const brokenChains: Check = async function* ({ db }) {
-  for await (const page of findPages(db, sql`true`)) {
-    if (page.length === 0) return
-    const ids = sql`ANY(${sql.param(page.map(({ id }) => id))}::uuid[])`
+export const brokenChains: Check = async function* (deps) {
+  const { db } = deps
+  for await (const page of readInstances(deps, 'brokenChains', sql`false`)) {
+    const ids = sql`ANY(${sql.param(page.ids)}::uuid[])`
     const brokenLinks = await db.execute<{
       instance: string
       event: string
@@ -94,13 +94,13 @@ function brokenLink(link: { instance: string; event: string; before: string | nu
 }
 
 /** I6: every instance that is younger than the oldest event has the event of its creation. */
-export const missingCreations: Check = async function* ({ db }) {
+export const missingCreations: Check = async function* (deps) {
   const hasNoCreation = sql`
     created_at > (SELECT min(created_at) FROM events)
     AND created_at > now() - make_interval(days => ${keptDays - 1})
     AND NOT EXISTS (
       SELECT FROM events e WHERE e.instance_id = instances.id AND e.from_status IS NULL AND e.to_status IS NOT NULL)`
-  for await (const { id } of findInstances(db, hasNoCreation)) {
+  for await (const { id } of searchInstances(deps, 'missingCreations', hasNoCreation)) {
     yield { area: 'history', what: `The instance ${id} has no event of its creation.`, whatToDo: notRepairable }
   }
 }

@@ -1,7 +1,8 @@
 import { type SQL, sql } from 'drizzle-orm'
-import type { Db } from '#database/client.ts'
 import { instances } from '#database/schema.ts'
-import { lowestId, pageSize } from './finding.ts'
+import { isDue } from '#instances/status.ts'
+import { type DoctorDeps, lowestId, pageSize } from './finding.ts'
+import { type Page, pagesOf } from './part.ts'
 
 interface InstanceRow {
   id: string
@@ -12,25 +13,61 @@ interface InstanceRow {
   attempts: number
   [column: string]: unknown
 }
+type With<Columns> = InstanceRow & Columns
 
-/** The instances for which a condition holds, a page at a time; `columns` are selected as well. */
-export async function* findPages<Columns extends Record<string, unknown>>(
-  db: Db,
+const columnsOfAll = sql`id, generation, desired_state, region, sandbox_driver, attempts`
+
+/**
+ * The due instances for which a condition holds, one by one, those first that have waited longest; `columns` are selected
+ * as well. They are read in the order of an index that has no others: settled instances cost nothing.
+ */
+export async function* findDue<Columns extends Record<string, unknown>>(
+  { db }: DoctorDeps,
   condition: SQL,
   columns: SQL = sql``,
-): AsyncGenerator<(InstanceRow & Columns)[]> {
-  for (let after = lowestId; ; ) {
-    const { rows } = await db.execute<InstanceRow & Columns>(sql`
-      SELECT id, generation, desired_state, region, sandbox_driver, attempts ${columns} FROM ${instances}
-      WHERE id > ${after} AND (${condition}) ORDER BY id LIMIT ${pageSize}`)
-    yield rows as (InstanceRow & Columns)[]
+): AsyncGenerator<With<Columns>> {
+  for (let [since, after] = ['-infinity', lowestId]; ; ) {
+    const { rows } = await db.execute<With<Columns> & { since: string }>(sql`
+      SELECT ${columnsOfAll}, next_attempt_at::text AS since ${columns} FROM ${instances}
+      WHERE ${isDue} AND (next_attempt_at, id) > (${since}::timestamptz, ${after}) AND (${condition})
+      ORDER BY next_attempt_at, id LIMIT ${pageSize}`)
+    yield* rows as With<Columns>[]
     const last = rows.at(-1)
     if (!last || rows.length < pageSize) return
-    after = last.id
+    ;[since, after] = [last.since, last.id]
   }
 }
 
-/** The same, one by one. */
-export async function* findInstances<Columns extends Record<string, unknown>>(db: Db, condition: SQL, columns?: SQL) {
-  for await (const page of findPages<Columns>(db, condition, columns)) yield* page
+/** Instances that were read together, with those of them for which the condition holds. */
+interface InstancePage<Columns> extends Page {
+  ids: string[]
+  found: With<Columns>[]
+}
+
+/** All instances or a part of them in pages, with those for which a condition holds that has to be evaluated for each. */
+export const readInstances = <Columns extends Record<string, unknown>>(
+  { db, part }: DoctorDeps,
+  check: string,
+  condition: SQL,
+  columns: SQL = sql``,
+): AsyncGenerator<InstancePage<Columns>> =>
+  pagesOf(part, check, async function* (from) {
+    for (let after = from?.[0] ?? lowestId; ; ) {
+      const { rows } = await db.execute<With<Columns> & { holds: boolean | null }>(sql`
+        SELECT ${columnsOfAll}, (${condition}) AS holds ${columns} FROM ${instances}
+        WHERE id > ${after} ORDER BY id LIMIT ${pageSize}`)
+      const last = rows.at(-1)
+      if (!last) return
+      const found = rows.filter(({ holds }) => holds) as With<Columns>[]
+      yield { rows: rows.length, last: [last.id], ids: rows.map(({ id }) => id), found }
+      if (rows.length < pageSize) return
+      after = last.id
+    }
+  })
+
+/** The instances for which a condition holds that has to be evaluated for each, one by one. */
+export async function* searchInstances<Columns extends Record<string, unknown>>(
+  ...search: Parameters<typeof readInstances<Columns>>
+): AsyncGenerator<With<Columns>> {
+  for await (const { found } of readInstances<Columns>(...search)) yield* found
 }

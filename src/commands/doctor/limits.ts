@@ -3,7 +3,8 @@ import { type Db, retryOnDeadlock } from '#database/client.ts'
 import { instances, organizations } from '#database/schema.ts'
 import { recordEvent } from '#history/record.ts'
 import { isNotTerminated } from '#instances/status.ts'
-import { type Check, lowestId, pageSize } from './finding.ts'
+import { type Check, type DoctorDeps, lowestId, pageSize } from './finding.ts'
+import { type Page, pagesOf } from './part.ts'
 
 /**
  * Counts the instances again, while no request can create or terminate one: all of them lock the organization first.
@@ -29,17 +30,40 @@ const correct = (db: Db, id: string): Promise<{ from: number; to: number } | nul
     }),
   )
 
+type Counted = { id: string; counter: number; live: number; found: number }
+
+/**
+ * The organizations in pages, all or a part of them, with their counters and the numbers of their instances. A page has
+ * as many organizations as have a page of instances together, by their counters.
+ */
+const countInstances = ({ db, part }: DoctorDeps): AsyncGenerator<Page & { counted: Counted[] }> =>
+  pagesOf(part, 'miscounted', async function* (from) {
+    for (let after = from?.[0] ?? lowestId; ; ) {
+      const { rows: counted } = await db.execute<Counted>(sql`
+        SELECT o.id, o.instance_count AS counter, live.n AS live, o.found
+        FROM (
+          SELECT *, sum(instance_count) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - instance_count AS before,
+                 (count(*) OVER ())::int AS found
+          FROM (SELECT id, instance_count FROM organizations WHERE id > ${after} ORDER BY id LIMIT ${pageSize}) page
+        ) o
+        CROSS JOIN LATERAL (
+          SELECT count(*)::int AS n FROM instances i WHERE i.organization_id = o.id AND i.desired_state <> 'terminated'
+        ) live
+        WHERE o.before < ${pageSize}
+        ORDER BY o.id`)
+      const last = counted.at(-1)
+      if (!last) return
+      yield { rows: counted.reduce((sum, { live }) => sum + live, counted.length), last: [last.id], counted }
+      if (counted.length === last.found && last.found < pageSize) return
+      after = last.id
+    }
+  })
+
 /** I3: the counter that limits creates equals the number of instances. */
-export const miscounted: Check = async function* ({ db }) {
-  for (let after = lowestId; ; ) {
-    const { rows } = await db.execute<{ id: string; counter: number; live: number }>(sql`
-      SELECT o.id, o.instance_count AS counter, live.n AS live
-      FROM (SELECT id, instance_count FROM organizations WHERE id > ${after} ORDER BY id LIMIT ${pageSize}) o
-      CROSS JOIN LATERAL (
-        SELECT count(*)::int AS n FROM instances i WHERE i.organization_id = o.id AND i.desired_state <> 'terminated'
-      ) live
-      ORDER BY o.id`)
-    for (const { id, counter, live } of rows) {
+export const miscounted: Check = async function* (deps) {
+  const { db } = deps
+  for await (const { counted } of countInstances(deps)) {
+    for (const { id, counter, live } of counted) {
       if (counter === live) continue
       yield {
         area: 'limits',
@@ -51,8 +75,5 @@ export const miscounted: Check = async function* ({ db }) {
         },
       }
     }
-    const last = rows.at(-1)
-    if (!last || rows.length < pageSize) return
-    after = last.id
   }
 }

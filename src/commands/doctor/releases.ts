@@ -3,18 +3,20 @@ import { instances } from '#database/schema.ts'
 import { advisoriesOf, firstGoodVersion, refusalOf } from '#openclaw/advisories.ts'
 import { knownReleases, openclawVersion } from '#openclaw/releases.ts'
 import type { Check } from './finding.ts'
-import { findInstances } from './instances.ts'
+import { searchInstances } from './instances.ts'
 
 /** A24: no agent has a release that may not be started, or one with a known vulnerability. */
-export const vulnerableReleases: Check = async function* ({ config, db }) {
-  const minVersion = config.OPENCLAW_MIN_VERSION ?? firstGoodVersion
+export const vulnerableReleases: Check = async function* (deps) {
+  const minVersion = deps.config.OPENCLAW_MIN_VERSION ?? firstGoodVersion
   const old = knownReleases().filter(
     (release) => refusalOf(release, minVersion) !== null || advisoriesOf(release).length > 0,
   )
   if (old.length === 0) return
   const condition = sql`desired_state <> 'terminated' AND ${inArray(instances.openclawVersion, old)}`
   const columns = sql`, openclaw_version`
-  for await (const { id, openclaw_version } of findInstances<{ openclaw_version: string }>(db, condition, columns)) {
+  type Release = { openclaw_version: string }
+  const found = searchInstances<Release>(deps, 'vulnerableReleases', condition, columns)
+  for await (const { id, openclaw_version } of found) {
     const ids = advisoriesOf(openclaw_version).map((advisory) => advisory.id)
     const known = ids.length === 0 ? '' : `, which has known vulnerabilities: ${ids.join(', ')}`
     const isRefused = refusalOf(openclaw_version, minVersion) !== null

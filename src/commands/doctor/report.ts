@@ -4,6 +4,7 @@ import { doctorReportName } from '#lifecycle/backlog.ts'
 import type { Config } from '#platform/config.ts'
 import { describeAccess } from './access.ts'
 import { type Area, areas, type Finding } from './finding.ts'
+import { rowsOfAPart } from './part.ts'
 
 const names = Object.keys(areas) as Area[]
 const width = Math.max(...names.map((name) => name.length))
@@ -19,7 +20,7 @@ const expectations = (config: Config): Record<Area, string> => ({
 })
 
 /** The report for people: each area, whether it was looked at, and below it what was found there. */
-export function describeFindings(config: Config, findings: readonly Finding[]): string {
+export function describeFindings(config: Config, findings: readonly Finding[], isPart = false): string {
   const expected = expectations(config)
   const lines = names.flatMap((name) => {
     const own = findings.filter(({ area }) => area === name)
@@ -30,18 +31,23 @@ export function describeFindings(config: Config, findings: readonly Finding[]): 
       ...own.flatMap(({ what, whatToDo }) => [`${indent}- ${what}`, `${indent}  ${whatToDo}`]),
     ]
   })
-  return [...lines, '', conclusion(findings)].join('\n')
+  return [...lines, '', conclusion(findings, isPart), ...(isPart ? [aboutThePart] : [])].join('\n')
 }
 
-function conclusion(findings: readonly Finding[]): string {
-  if (findings.length === 0) return 'Everything is as it must be.'
+const aboutThePart =
+  `Tables with more than ${rowsOfAPart} rows were not read to the end: the next run goes on where this one ended. ` +
+  'To read all: npm run doctor -- --all'
+
+function conclusion(findings: readonly Finding[], isPart: boolean): string {
+  if (findings.length === 0) return isPart ? 'What was read is as it must be.' : 'Everything is as it must be.'
   const count = `${findings.length} finding${findings.length === 1 ? '' : 's'}.`
   return findings.some(({ fix }) => fix) ? `${count} Repair what is safe to repair: npm run doctor -- --fix` : count
 }
 
 /** The report for programs. */
-export const findingsAsData = (config: Config, findings: readonly Finding[]) => ({
+export const findingsAsData = (config: Config, findings: readonly Finding[], isPart = false) => ({
   healthy: findings.length === 0,
+  read_all: !isPart,
   looked_at: names
     .filter((area) => wasLookedAt(area, findings))
     .map((area) => ({

@@ -4,8 +4,8 @@ import { regionOf } from '#instances/regions.ts'
 import { isDue } from '#instances/status.ts'
 import { isFailingEnd } from '#lifecycle/backlog.ts'
 import { alarmingAttempts } from '#lifecycle/failures.ts'
-import type { Check } from './finding.ts'
-import { findInstances } from './instances.ts'
+import type { Check, DoctorDeps } from './finding.ts'
+import { findDue, searchInstances } from './instances.ts'
 import { endLease, makeDue, tryNow } from './repairs.ts'
 
 /** A lease lasts 30 s by the clock of the database, which may be set a little in the meantime. */
@@ -20,13 +20,20 @@ const minutes = (seconds: unknown) => `${Math.round(Number(seconds) / 60)} min`
 const retry = (db: Db, row: Parameters<typeof tryNow>[1], done: string) => async () =>
   (await tryNow(db, row, 'The operator had the instance tried again.')) ? done : null
 
-/** I2: no lease and no pause is longer than Chowder makes them. */
-export const impossibleTimes: Check = async function* ({ db }) {
-  const isHeldTooLong = sql`lease_until > now() + make_interval(secs => ${maxLeaseSeconds})`
-  const lease = sql`, lease_token::int8 AS token, lease_until::text AS until,
+/** The leases that are too long: all of those of due rows, which an index has, and then the others. */
+async function* findLongLeases(deps: DoctorDeps) {
+  const isTooLong = sql`lease_until > now() + make_interval(secs => ${maxLeaseSeconds})`
+  const columns = sql`, lease_token::int8 AS token, lease_until::text AS until,
     extract(epoch FROM lease_until - now()) AS left`
   type Lease = { token: string; until: string; left: string }
-  for await (const { id, token, until, left } of findInstances<Lease>(db, isHeldTooLong, lease)) {
+  yield* findDue<Lease>(deps, isTooLong, columns)
+  yield* searchInstances<Lease>(deps, 'impossibleTimes', sql`NOT (${isDue}) AND ${isTooLong}`, columns)
+}
+
+/** I2: no lease and no pause is longer than Chowder makes them. */
+export const impossibleTimes: Check = async function* (deps) {
+  const { db } = deps
+  for await (const { id, token, until, left } of findLongLeases(deps)) {
     yield {
       area: 'instances',
       what: `The lease of the instance ${id} ends at ${until}: no lease lasts that long.`,
@@ -38,9 +45,9 @@ export const impossibleTimes: Check = async function* ({ db }) {
           : null,
     }
   }
-  const isPostponedTooLong = sql`${isDue} AND next_attempt_at > now() + make_interval(secs => ${maxPauseSeconds})`
+  const isPostponedTooLong = sql`next_attempt_at > now() + make_interval(secs => ${maxPauseSeconds})`
   const nextAttempt = sql`, next_attempt_at::text AS until`
-  for await (const row of findInstances<{ until: string }>(db, isPostponedTooLong, nextAttempt)) {
+  for await (const row of findDue<{ until: string }>(deps, isPostponedTooLong, nextAttempt)) {
     yield {
       area: 'instances',
       what: `The next attempt for the instance ${row.id} is at ${row.until}: no pause lasts that long.`,
@@ -52,11 +59,12 @@ export const impossibleTimes: Check = async function* ({ db }) {
 }
 
 /** I2: workers take due rows, which the sweep enqueues every few seconds. */
-export const untakenRows: Check = async function* ({ db, regions }) {
+export const untakenRows: Check = async function* (deps) {
+  const { db, regions } = deps
   const since = sql`greatest(lease_until, next_attempt_at)`
-  const isUntaken = sql`${isDue} AND ${since} < now() - make_interval(mins => ${untakenMinutes})`
+  const isUntaken = sql`${since} < now() - make_interval(mins => ${untakenMinutes})`
   const waited = sql`, extract(epoch FROM now() - ${since}) AS waited`
-  for await (const row of findInstances<{ waited: string }>(db, isUntaken, waited)) {
+  for await (const row of findDue<{ waited: string }>(deps, isUntaken, waited)) {
     const { id, generation, region, sandbox_driver: sandboxDriver } = row
     const isKnown = regionOf(regions, { region, sandboxDriver }) !== undefined
     const missing =
@@ -76,8 +84,8 @@ export const untakenRows: Check = async function* ({ db, regions }) {
 }
 
 /** I1: instances that should stop or be deleted do so. */
-export const failingEnds: Check = async function* ({ db }) {
-  for await (const row of findInstances(db, isFailingEnd)) {
+export const failingEnds: Check = async function* (deps) {
+  for await (const row of findDue(deps, isFailingEnd)) {
     const intent = row.desired_state === 'terminated' ? 'delete' : 'stop'
     yield {
       area: 'sandboxes',
@@ -86,7 +94,7 @@ export const failingEnds: Check = async function* ({ db }) {
         'Find the cause in the log of the workers, under "step failed" with this id, and remove it. With --fix the ' +
         `${intent} is tried again now instead of in up to 10 min.`,
       version: row.generation,
-      fix: retry(db, row, `the ${intent} of ${row.id} is tried again now, after ${row.attempts} attempts`),
+      fix: retry(deps.db, row, `the ${intent} of ${row.id} is tried again now, after ${row.attempts} attempts`),
     }
   }
 }
@@ -150,8 +158,9 @@ const isFaulty = sql.join(conditions, sql` OR `)
 const hasFaults = sql`, array[${sql.join(conditions, sql`, `)}] AS has`
 
 /** I2: no row is in a state that Chowder never writes. */
-export const impossibleRows: Check = async function* ({ db }) {
-  for await (const row of findInstances<{ has: (boolean | null)[] }>(db, isFaulty, hasFaults)) {
+export const impossibleRows: Check = async function* (deps) {
+  type Has = { has: (boolean | null)[] }
+  for await (const row of searchInstances<Has>(deps, 'impossibleRows', isFaulty, hasFaults)) {
     for (const { what, columns, whatToDo } of faults.filter((_, index) => row.has[index])) {
       const reason = `The doctor found that ${what}.`
       yield {
@@ -160,7 +169,7 @@ export const impossibleRows: Check = async function* ({ db }) {
         whatToDo: whatToDo ?? 'With --fix the row is due again, and a worker corrects it.',
         version: row.generation,
         ...(columns && {
-          fix: async () => ((await makeDue(db, row, reason, columns)) ? `${row.id} is due again: ${what}` : null),
+          fix: async () => ((await makeDue(deps.db, row, reason, columns)) ? `${row.id} is due again: ${what}` : null),
         }),
       }
     }

@@ -8,6 +8,7 @@ import { isId } from '#platform/ids.ts'
 import { inPages } from '#platform/pages.ts'
 import type { Listed } from '#sandbox/driver.ts'
 import { describeError, type Finding, inEachRegion, lowestId, pageSize, type RegionDeps } from './finding.ts'
+import { type Page, pagesOf, rowsOfAPart } from './part.ts'
 import { makeDue } from './repairs.ts'
 
 /** For one call of the platform; destroying a sandbox takes longest. */
@@ -63,15 +64,41 @@ function sandboxFault(deps: RegionDeps, { id, state }: Listed, row: FoundRow | u
   }
 }
 
+/** The instances of the region that should have a sandbox that runs in pages, all or a part of them. */
+const shouldRun = (deps: RegionDeps): AsyncGenerator<Page & { found: FoundRow[] }> =>
+  pagesOf(deps.part, `sandboxesAgainstRows.${deps.region}`, async function* (from) {
+    const isHere = sql<boolean>`${and(isIn(deps), sql`observed_generation = generation`)}`
+    for (let after = from?.[0] ?? lowestId; ; ) {
+      const rows = await deps.db
+        .select({ ...columns, isHere })
+        .from(instances)
+        .where(and(sql`desired_state = 'running' AND ready_at IS NOT NULL`, gt(instances.id, after)))
+        .orderBy(instances.id)
+        .limit(pageSize)
+      const last = rows.at(-1)
+      if (!last) return
+      yield { rows: rows.length, last: [last.id], found: rows.filter((row) => row.isHere) }
+      if (rows.length < pageSize) return
+      after = last.id
+    }
+  })
+
 /**
  * I1: every sandbox belongs to an instance that may have it, and every settled instance that is marked as running has a
  * sandbox that runs. The platform is asked for its list, and for each sandbox that should run and does not in the list.
+ * A run of a part reads the beginning of the list alone.
  */
 export const sandboxesAgainstRows = inEachRegion(async function* (deps, signal) {
-  const { db, sandboxes } = deps
+  const { db, sandboxes, part } = deps
   const running = new Set<string>()
+  let listed = 0
   try {
     for await (const page of inPages(sandboxes.list(signal), pageSize)) {
+      listed += page.length
+      if (part && listed > rowsOfAPart) {
+        part.isCut = true
+        break
+      }
       const rows = await findRows(db, page.map(({ id }) => id).filter(isId))
       for (const sandbox of page) {
         if (sandbox.state === 'running') running.add(sandbox.id)
@@ -90,18 +117,8 @@ export const sandboxesAgainstRows = inEachRegion(async function* (deps, signal) 
       return { row, error }
     }
   }
-  const shouldRun = and(
-    isIn(deps),
-    sql`desired_state = 'running' AND ready_at IS NOT NULL AND observed_generation = generation`,
-  )
-  for (let after = lowestId; ; ) {
-    const rows = await db
-      .select(columns)
-      .from(instances)
-      .where(and(shouldRun, gt(instances.id, after)))
-      .orderBy(instances.id)
-      .limit(pageSize)
-    const missing = rows.filter(({ id }) => !running.has(id))
+  for await (const { found } of shouldRun(deps)) {
+    const missing = found.filter(({ id }) => !running.has(id))
     for (const { row, state, error } of await pMap(missing, observe, { concurrency })) {
       if (error !== undefined) yield unreachable(`The sandbox of ${row.id} cannot be observed.`, error)
       if (error !== undefined || state === 'running') continue
@@ -113,9 +130,6 @@ export const sandboxesAgainstRows = inEachRegion(async function* (deps, signal) 
         fix: dueAgain(db, row, 'The doctor found that the sandbox does not run.'),
       }
     }
-    const last = rows.at(-1)
-    if (!last || rows.length < pageSize) return
-    after = last.id
   }
 })
 

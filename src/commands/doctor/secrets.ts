@@ -3,6 +3,7 @@ import type { Db } from '#database/client.ts'
 import { findSealedColumns, sealedPages } from '#database/sealed-columns.ts'
 import { type Place, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
 import type { Check, Finding } from './finding.ts'
+import { pagesOf } from './part.ts'
 
 /** Whether a value can be unsealed where it is stored. */
 export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
@@ -38,13 +39,14 @@ export const secretKey: Check = async function* ({ db, vault }) {
  * I7: every stored secret is sealed, and can be unsealed where it is stored. While there are two keys, the first one has
  * sealed it.
  */
-export const sealedColumns: Check = async function* ({ db, vault }) {
+export const sealedColumns: Check = async function* ({ db, vault, part }) {
   if (!vault || (await keyFault(db, vault))) return
   const { keyIds } = vault
   for (const sealedColumn of await findSealedColumns(db)) {
     const { table, column } = sealedColumn
     let hasOther = false
-    for await (const { values } of sealedPages(db, sealedColumn)) {
+    const pages = pagesOf(part, `${table}.${column}`, (after) => sealedPages(db, sealedColumn, { after }))
+    for await (const { values } of pages) {
       for (const { key, place, sealed } of values) {
         if (canUnseal(vault, sealed, place))
           hasOther ||= keyIds.length > 1 && !sealed.startsWith(sealedPrefix(keyIds[0]))
