@@ -229,25 +229,35 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
    * left over of them.
    */
   async function compareListed(page: readonly Listed[], signal: AbortSignal): Promise<Instance[]> {
-    const states = new Map(page.filter(({ id }) => isId(id)).map((listed) => [listed.id, listed]))
-    const running = await findRunning([...states.keys()])
-    const differing = running.filter((row) => differs(row, states.get(row.id)))
-    await forEach(differing, (row) => examine(row, signal), signal)
-    for (const { id } of running) states.delete(id)
-    if (states.size === 0) return []
-    const others = await db
-      .select()
-      .from(instances)
-      .where(inArray(instances.id, [...states.keys()]))
+    const listed = page.filter(({ id }) => isId(id))
+    const unlike = await findUnlike(listed)
+    if (unlike.length === 0) return []
+    const running = await findRunning(unlike)
+    await forEach(running, (row) => examine(row, signal), signal)
+    const isRunning = new Set(running.map(({ id }) => id))
+    const ids = unlike.filter((id) => !isRunning.has(id))
+    const others = await db.select().from(instances).where(inArray(instances.id, ids))
     const known = new Set(others.map(({ id }) => id))
-    for (const id of states.keys()) if (!known.has(id)) reportOrphan(id)
-    return others.filter((row) => isSettled(row) && isLeftOver(row, states.get(row.id)?.state))
+    for (const id of ids) if (!known.has(id)) reportOrphan(id)
+    const states = new Map(listed.map(({ id, state }) => [id, state]))
+    return others.filter((row) => isSettled(row) && isLeftOver(row, states.get(row.id)))
   }
 
-  const differs = (row: LookedAt, listed: Listed | undefined) =>
-    listed?.state !== 'running' ||
-    !row.hasRelayToken ||
-    (listed.endpoint !== undefined && !isDeepStrictEqual(listed.endpoint, row.endpoint))
+  /**
+   * Of listed sandboxes the ids of those whose row does not say that they run as they do. The database compares them:
+   * rows that are read here, of which nearly all are alike, would be most of the memory of a worker.
+   */
+  async function findUnlike(listed: readonly Listed[]): Promise<string[]> {
+    const ids = sql`${sql.param(listed.map(({ id }) => id))}::uuid[]`
+    const states = sql`${sql.param(listed.map(({ state }) => state))}::text[]`
+    const endpoints = sql`${sql.param(listed.map(({ endpoint }) => endpoint && JSON.stringify(endpoint)))}::jsonb[]`
+    const { rows } = await db.execute<{ id: string }>(sql`
+      SELECT listed.id FROM unnest(${ids}, ${states}, ${endpoints}) AS listed (id, state, endpoint)
+      LEFT JOIN instances ON instances.id = listed.id AND ${isRunningHere()}
+      WHERE instances.id IS NULL OR listed.state <> 'running' OR instances.relay_token_hash IS NULL
+        OR (listed.endpoint IS NOT NULL AND listed.endpoint IS DISTINCT FROM instances.endpoint)`)
+    return rows.map(({ id }) => id)
+  }
 
   async function checkLeftOver(leftOver: readonly Instance[], signal: AbortSignal): Promise<void> {
     const before = leftOverBefore
