@@ -1,8 +1,8 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { readdir, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { cpus, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Observation, Resources } from '#sandbox/driver.ts'
@@ -31,10 +31,12 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
   let neighbourId: string
 
   const folderOf = (id: string) => sandboxFolder(join(host.dataDir, 'sandboxes'), id)
-  async function weightOf(id: string): Promise<number> {
+  async function weightOf(id: string, of: 'one' | 'all' = 'one'): Promise<number> {
     const { version, cpu } = present(await folderOf(id).controlGroup())
-    if (version === 2) return Number(await readFile(join(cpu, 'cpu.weight'), 'utf8'))
-    return Math.round(Number(await readFile(join(cpu, 'cpu.shares'), 'utf8')) / 10.24)
+    const folder = of === 'all' ? dirname(cpu) : cpu
+    if (version === 2) return Number(await readFile(join(folder, 'cpu.weight'), 'utf8'))
+    const usual = of === 'all' ? 1024 * cpus().length : 1024
+    return Math.round((Number(await readFile(join(folder, 'cpu.shares'), 'utf8')) * 100) / usual)
   }
   const observe = (id: string) => host.driver.observe(id, within())
   const exec = (id: string, script: string, timeoutMs = 20_000) =>
@@ -151,24 +153,25 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
     expect(share).toBeLessThan(0.75)
     expect(share).toBeGreaterThan(0.02) // they do compute
     expect(slowest).toBeLessThan(boundMs)
+    await host.driver.destroy(id, within())
   })
 
-  test('a sandbox that computes without a pause weighs less than others, until it pauses', async () => {
+  test('a sandbox that computes without a pause weighs less than others, and all less than Chowder', async () => {
     const id = await started({ cpus: 0.5 })
     const weights = async () => {
       await host.driver.weigh?.(within())
-      return Promise.all([id, neighbourId].map(weightOf))
+      return Promise.all([weightOf(id), weightOf(neighbourId), weightOf(id, 'all')])
     }
-    expect(await weights()).toEqual([100, 100])
+    expect(await weights()).toEqual([100, 100, 100])
     const spinning = exec(id, "timeout 4 sh -c 'while :; do :; done'")
     await sleep(1000)
     await weights()
     await sleep(1500)
-    expect(await weights()).toEqual([10, 100])
+    expect(await weights()).toEqual([10, 100, 10])
     await spinning
     await weights()
     await sleep(500)
-    expect(await weights()).toEqual([100, 100])
+    expect(await weights()).toEqual([100, 100, 100])
   })
 
   test('without a sandbox the weighing makes no group', async () => {

@@ -28,7 +28,9 @@ export interface ControlGroups {
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
    * Gives the groups that have computed nearly without a pause since the last call a tenth of the weight of the others,
-   * and the others their weight back. It counts only while a processor is busy.
+   * and the others their weight back. While there is such a group, all groups together have a tenth of their weight
+   * beside the other programs of the host: else Chowder and its database would wait for it. It counts only while a
+   * processor is busy.
    */
   weigh(): Promise<void>
 }
@@ -44,6 +46,8 @@ const longestGapSeconds = 10
 /** Of version 2; 1024 is the same of version 1. */
 const usualWeight = 100
 const lowWeight = 10
+/** Of version 1: with less, all agents together would weigh as much as one thread of another program. */
+const sharesOfAll = 1024 * cpus().length
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
 const removeTimeoutMs = 2000
 const releaseTimeoutMs = 2000
@@ -214,8 +218,7 @@ async function makeParents(parents: Parents): Promise<void> {
   const { version, memory, cpu } = parents
   for (const folder of foldersOf(parents)) await mkdir(folder).catch(unlessItExists)
   if (version === 2) await write(join(memory, 'cgroup.subtree_control'), enableControllers)
-  // Else all agents together would weigh as much as one thread of another program.
-  else await write(join(cpu, 'cpu.shares'), 1024 * cpus().length)
+  else await write(join(cpu, 'cpu.shares'), sharesOfAll)
 }
 
 /** In seconds; null for a group that was removed, and where the kernel does not count it. */
@@ -228,10 +231,10 @@ async function processorTimeOf({ version }: Parents, cpuacct: string): Promise<n
   return used === '' ? null : Number(used) / 1e9
 }
 
-/** A group that was removed meanwhile is no error. */
-async function writeWeight({ version }: Parents, cpu: string, weight: number): Promise<void> {
+/** A group that was removed meanwhile is no error. `usualShares` are of version 1. */
+async function writeWeight({ version }: Parents, cpu: string, weight: number, usualShares = 1024): Promise<void> {
   const [file, value] =
-    version === 2 ? ['cpu.weight', weight] : ['cpu.shares', Math.round((1024 * weight) / usualWeight)]
+    version === 2 ? ['cpu.weight', weight] : ['cpu.shares', Math.round((usualShares * weight) / usualWeight)]
   await write(join(cpu, file), value).catch(() => {})
 }
 
@@ -268,6 +271,8 @@ function createWeighing(parents: Parents): () => Promise<void> {
       // At the first look, too: the process before this one may have changed it.
       if (weight !== last?.weight) await writeWeight(parents, cpu, weight)
     }
+    const weightOfAll = Math.min(usualWeight, ...[...seen.values()].map(({ weight }) => weight))
+    await writeWeight(parents, parents.cpu, weightOfAll, sharesOfAll)
   }
 }
 
