@@ -102,8 +102,8 @@ async function fill({ pool }: Setup, organizationIds: string[], rows: number): P
   )
   await pool.query('ALTER TABLE instances ENABLE TRIGGER USER')
   await pool.query(
-    `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status)
-     SELECT organization_id, id, type, 'key', from_status, to_status
+    `INSERT INTO events (organization_id, instance_id, type, actor_type, from_status, to_status, created_at)
+     SELECT organization_id, id, type, 'key', from_status, to_status, instances.created_at
      FROM instances, (VALUES ('instance.create', NULL, 'provisioning'), ('instance.running', 'provisioning', 'running'))
        AS change (type, from_status, to_status)`,
   )

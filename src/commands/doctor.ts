@@ -63,11 +63,11 @@ async function diagnose(config: Config, { all, fix, print }: Options): Promise<{
     const regions = (await openRegions({ config: withPort, dataDir, db, log }, createDriver)).all()
     const vault = secret && createVault(secret.keys)
     const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
-    const part = all ? undefined : startPart(await readPositions(db))
+    const part = all ? undefined : startPart(await readPositions(db, vault))
     const deps = { config: withPort, db, regions, hostDisk, vault, queue, ...(part && { part }) }
     const found = await examine(deps, { report })
     const left = fix && found.length > 0 ? await repair(deps, found, print, { report }) : found
-    if (part) await storePositions(db, part.reached)
+    if (part) await storePositions(db, vault, part.reached)
     const isPart = part?.isCut ?? false
     // The metrics and their alerts are about the whole installation.
     if (!isPart) await storeFindings(db, left)

@@ -145,7 +145,7 @@ function conclude(
 ): Output {
   const sentences = [`Everything is sealed with the secret key ${id}. Sealed again: ${resealed} values.`]
   if (unreadable > 0)
-    sentences.push(`${unreadable} values are left that no key unseals. Run npm run doctor: it names them.`)
+    sentences.push(`${unreadable} values are left that no key unseals. npm run doctor -- --all names them.`)
   if (other === undefined) sentences.push('There is no other key. docs/operations.md says how to change it.')
   else if (isRemoved)
     sentences.push(`The old key ${other} is removed from the data folder. Backups from before need it.`)

@@ -95,11 +95,13 @@ function brokenLink(link: { instance: string; event: string; before: string | nu
 
 /** I6: every instance that is younger than the oldest event has the event of its creation. */
 export const missingCreations: Check = async function* (deps) {
+  // NOT EXISTS might be answered by a table of all events for each page.
   const hasNoCreation = sql`
     created_at > (SELECT min(created_at) FROM events)
     AND created_at > now() - make_interval(days => ${keptDays - 1})
-    AND NOT EXISTS (
-      SELECT FROM events e WHERE e.instance_id = instances.id AND e.from_status IS NULL AND e.to_status IS NOT NULL)`
+    AND (
+      SELECT true FROM events e
+      WHERE e.instance_id = instances.id AND e.from_status IS NULL AND e.to_status IS NOT NULL LIMIT 1) IS NULL`
   for await (const { id } of searchInstances(deps, 'missingCreations', hasNoCreation)) {
     yield { area: 'history', what: `The instance ${id} has no event of its creation.`, whatToDo: notRepairable }
   }

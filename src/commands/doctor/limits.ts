@@ -42,7 +42,7 @@ const countInstances = ({ db, part }: DoctorDeps): AsyncGenerator<Page & { count
       const { rows: counted } = await db.execute<Counted>(sql`
         SELECT o.id, o.instance_count AS counter, live.n AS live, o.found
         FROM (
-          SELECT *, sum(instance_count) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - instance_count AS before,
+          SELECT *, coalesce(sum(greatest(instance_count, 0)) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before,
                  (count(*) OVER ())::int AS found
           FROM (SELECT id, instance_count FROM organizations WHERE id > ${after} ORDER BY id LIMIT ${pageSize}) page
         ) o

@@ -35,8 +35,8 @@ export function describeFindings(config: Config, findings: readonly Finding[], i
 }
 
 const aboutThePart =
-  `Tables with more than ${rowsOfAPart} rows were not read to the end: the next run goes on where this one ended. ` +
-  'To read all: npm run doctor -- --all'
+  `Of tables with more than ${rowsOfAPart} rows a part was read; the next run reads the next one. ` +
+  'To read everything: npm run doctor -- --all'
 
 function conclusion(findings: readonly Finding[], isPart: boolean): string {
   if (findings.length === 0) return isPart ? 'What was read is as it must be.' : 'Everything is as it must be.'
