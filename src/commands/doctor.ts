@@ -19,7 +19,7 @@ const { openRegions } = await import('#composition/regions.ts')
 const { createDriver } = await import('#composition/sandboxes.ts')
 const { createQueue } = await import('#lifecycle/queue.ts')
 const { examine, repair } = await import('./doctor/examine.ts')
-const { readPositions, rowsOfAPart, startPart, storePositions } = await import('./doctor/part.ts')
+const { readLastPart, rowsOfAPart, startPart, storeLastPart } = await import('./doctor/part.ts')
 const { describeFindings, findingsAsData, storeFindings } = await import('./doctor/report.ts')
 
 const usage = `usage: npm run doctor [-- --all] [--fix] [--json]
@@ -63,11 +63,13 @@ async function diagnose(config: Config, { all, fix, print }: Options): Promise<{
     const regions = (await openRegions({ config: withPort, dataDir, db, log }, createDriver)).all()
     const vault = secret && createVault(secret.keys)
     const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
-    const part = all ? undefined : startPart(await readPositions(db, vault))
+    const last = await readLastPart(db, vault)
+    // It repairs what the run before has found.
+    const part = all ? undefined : startPart(fix ? last.from : last.reached)
     const deps = { config: withPort, db, regions, hostDisk, vault, queue, ...(part && { part }) }
     const found = await examine(deps, { report })
     const left = fix && found.length > 0 ? await repair(deps, found, print, { report }) : found
-    if (part) await storePositions(db, vault, part.reached)
+    if (part) await storeLastPart(db, vault, { ...part, ...(fix && left.length === 0 && { from: part.reached }) })
     const isPart = part?.isCut ?? false
     // The metrics and their alerts are about the whole installation.
     if (!isPart) await storeFindings(db, left)

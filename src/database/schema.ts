@@ -209,7 +209,6 @@ export const idempotencyKeys = pgTable(
   (table) => [
     primaryKey({ columns: [table.organizationId, table.key] }),
     index('idempotency_keys_expiry').on(table.expiresAt),
-    index('idempotency_keys_unanswered').on(table.expiresAt).where(sql`sealed_answer IS NULL`),
   ],
 )
 

@@ -6,7 +6,6 @@ import { hostHasRoom } from './disk.ts'
 import { type Area, type Check, type DoctorDeps, describeError, type Finding } from './finding.ts'
 import { brokenChains, missingCreations, recordingTriggers } from './history.ts'
 import { miscounted } from './limits.ts'
-import { readAgain } from './part.ts'
 import { queueAnswers } from './queue.ts'
 import { relayAnswers } from './relay.ts'
 import { vulnerableReleases } from './releases.ts'
@@ -61,31 +60,24 @@ async function findingsOf(check: Check, deps: DoctorDeps): Promise<Finding[]> {
 /**
  * Runs all checks, and after a pause once more those that found something: in a running installation a finding may be a
  * change under way. Returns the findings of both looks. Throws when the database cannot be read; a platform or a queue
- * that cannot be reached is a finding. Of a part, the next run reads what has repairable findings again.
+ * that cannot be reached is a finding.
  */
 export async function examine(deps: DoctorDeps, options: DoctorOptions = {}): Promise<Finding[]> {
   const { report = () => {} } = options
-  const { part } = deps
-  const suspicious: { check: Check; keys: Set<string>; readAgain(): void }[] = []
+  const suspicious: { check: Check; keys: Set<string> }[] = []
   for (const [area, checks] of allChecks) {
     report(`looking at ${area}`)
     for (const check of checks) {
-      const before = { ...part?.reached }
       const found = await findingsOf(check, deps)
-      const after = { ...part?.reached }
-      const again = () => part && readAgain(part, before, after)
-      if (found.length > 0) suspicious.push({ check, keys: new Set(found.map(keyOf)), readAgain: again })
+      if (found.length > 0) suspicious.push({ check, keys: new Set(found.map(keyOf)) })
     }
   }
   if (suspicious.length === 0) return []
   report('looking again at what it found')
   await sleep(options.secondLookAfterMs ?? secondLookAfterMs)
   const lasting: Finding[] = []
-  for (const { check, keys, readAgain } of suspicious) {
-    const found = (await findingsOf(check, deps)).filter((finding) => keys.has(keyOf(finding)))
-    // The operator runs it again with --fix.
-    if (found.some(({ fix }) => fix)) readAgain()
-    lasting.push(...found)
+  for (const { check, keys } of suspicious) {
+    lasting.push(...(await findingsOf(check, deps)).filter((finding) => keys.has(keyOf(finding))))
   }
   return lasting
 }

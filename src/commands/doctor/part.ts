@@ -45,39 +45,33 @@ export async function* pagesOf<P extends Page>(
 ): AsyncGenerator<P> {
   if (!part) return yield* read(undefined)
   const from = part.from[table]
-  part.isCut ||= from !== undefined
+  const wasCut = part.isCut || from !== undefined
+  part.isCut = true // also when its reader has found enough, and asks for no other page
   let rows = 0
   for await (const page of read(from)) {
-    if (rows >= rowsOfAPart) {
-      part.isCut = true
-      return
-    }
-    // Before it is looked at: who has found enough in a page reads no other.
+    if (rows >= rowsOfAPart) return
     part.reached[table] = page.last
     yield page
     rows += page.rows
   }
   delete part.reached[table]
+  part.isCut = wasCut
 }
 
-/** Has the next run read the tables again that were read between two states of `reached`. */
-export function readAgain(part: Part, before: Positions, after: Positions): void {
-  for (const table of Object.keys({ ...before, ...after })) {
-    if (before[table] === after[table]) continue
-    const from = part.from[table]
-    if (from) part.reached[table] = from
-    else delete part.reached[table]
-  }
+/** Where the last run of a part began and ended. */
+export interface LastPart {
+  from: Positions
+  reached: Positions
 }
 
-/** Where the last run of a part ended; the beginning when nobody can read that. */
-export async function readPositions(db: Db, vault: Vault | null): Promise<Positions> {
+/** The last run of a part; one that read nothing when there was none, or nobody can read what is stored of it. */
+export async function readLastPart(db: Db, vault: Vault | null): Promise<LastPart> {
   const sealed = await readValue(db, positionsName)
-  if (sealed === undefined || !vault || !canUnseal(vault, sealed, positionsPlace)) return {}
+  if (sealed === undefined || !vault || !canUnseal(vault, sealed, positionsPlace)) return { from: {}, reached: {} }
   return JSON.parse(vault.unseal(sealed, positionsPlace))
 }
 
-/** Stores them sealed, since keys of rows are also words of customers, such as names of sessions. */
-export async function storePositions(db: Db, vault: Vault | null, positions: Positions): Promise<void> {
-  if (vault) await storeValue(db, positionsName, vault.seal(JSON.stringify(positions), positionsPlace))
+/** Stores it sealed, since keys of rows are also words of customers, such as names of sessions. */
+export async function storeLastPart(db: Db, vault: Vault | null, { from, reached }: LastPart): Promise<void> {
+  if (vault) await storeValue(db, positionsName, vault.seal(JSON.stringify({ from, reached }), positionsPlace))
 }

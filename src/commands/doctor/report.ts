@@ -47,7 +47,7 @@ function conclusion(findings: readonly Finding[], isPart: boolean): string {
 /** The report for programs. */
 export const findingsAsData = (config: Config, findings: readonly Finding[], isPart = false) => ({
   healthy: findings.length === 0,
-  read_all: !isPart,
+  read_all: !isPart && wasLookedAt('instances', findings),
   looked_at: names
     .filter((area) => wasLookedAt(area, findings))
     .map((area) => ({

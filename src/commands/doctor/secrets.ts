@@ -35,7 +35,10 @@ export const sealedColumns: Check = async function* ({ db, vault, part }) {
   for (const sealedColumn of await findSealedColumns(db)) {
     const { table, column } = sealedColumn
     let hasOther = false
-    const pages = pagesOf(part, `${table}.${column}`, (after) => sealedPages(db, sealedColumn, { after }))
+    const pages = pagesOf(part, `${table}.${column}`, (after) =>
+      // Another version of Chowder may have another key of the table.
+      sealedPages(db, sealedColumn, { after: after?.length === sealedColumn.key.length ? after : undefined }),
+    )
     for await (const { values } of pages) {
       for (const { key, place, sealed } of values) {
         if (canUnseal(vault, sealed, place))

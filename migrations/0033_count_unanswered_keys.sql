@@ -1,1 +1,0 @@
-CREATE INDEX "idempotency_keys_unanswered" ON "idempotency_keys" USING btree ("expires_at") WHERE sealed_answer IS NULL;
