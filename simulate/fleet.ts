@@ -27,6 +27,9 @@ const seedBatch = 500
 /** To PostgreSQL, those of the queue included, as docs/operations.md says. */
 const connectionsOfProcess = 18
 
+/** As docker-compose.yml and deploy/kubernetes have it. */
+const nodeOptionsOfWorkers = '--max-semi-space-size=8'
+
 /** A customer of the fleet, with the instances that it has. */
 export interface Customer extends Tenant {
   id: string
@@ -86,7 +89,8 @@ export async function startFleet({ instances: count, workers: workerCount, repor
     }
     await migrateWithChowder(chowder)
     const start = async (role: 'api' | 'worker') => {
-      const started = await startChowder({ ...chowder, entry, role })
+      const env = { ...chowder.env, ...(role === 'worker' && { NODE_OPTIONS: nodeOptionsOfWorkers }) }
+      const started = await startChowder({ ...chowder, env, entry, role })
       undo.push(() => started.stop('SIGTERM'))
       return started
     }
