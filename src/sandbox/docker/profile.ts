@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
+import { lowShare } from '#sandbox/lasting-use.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
@@ -94,7 +95,7 @@ export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
 
 /** The weight of a sandbox, and of one that computes without a pause. */
 export const usualShares = 1024
-export const lowShares = 102
+export const lowShares = Math.round(usualShares * lowShare)
 
 export interface SandboxSetup {
   installation: string

@@ -1,11 +1,10 @@
 import type Docker from 'dockerode'
 import pMap from 'p-map'
+import { isLasting } from '#sandbox/lasting-use.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { statsOf } from './measure.ts'
 import { lowShares, usualShares } from './profile.ts'
 
-/** A container that used more of its processors than this since the last look has computed nearly without a pause. */
-const lastingUse = 0.6
 /** Of the containers of sandboxes: so many in each call, so that their number is no load for dockerd. */
 const looksAtOnce = 10
 const concurrency = 5
@@ -35,9 +34,10 @@ export function createWeighing(
     const last = seen.get(id) ?? now
     seen.set(id, now)
     const processors = Math.min(NanoCpus / nanosecondsPerSecond || Number.POSITIVE_INFINITY, online_cpus || 1)
-    const isLasting = now.seconds - last.seconds > lastingUse * processors * (now.at - last.at)
-    const shares = isLasting ? lowShares : usualShares
-    if (shares === (CpuShares || usualShares)) return
+    const use = now.at > last.at ? (now.seconds - last.seconds) / (now.at - last.at) / processors : 0
+    const before = CpuShares || usualShares
+    const shares = isLasting(use, before === lowShares) ? lowShares : usualShares
+    if (shares === before) return
     await client.callUnless([404, 409], signal, (docker, abortSignal) =>
       docker.getContainer(id).update({ ...inBody({ CpuShares: shares }), abortSignal }),
     )

@@ -4,6 +4,7 @@ import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
+import { isLasting, lowShare } from '#sandbox/lasting-use.ts'
 
 /** The control group of a sandbox: with version 1 of cgroups a folder for each resource, with version 2 one for all. */
 export interface ControlGroup {
@@ -28,9 +29,9 @@ export interface ControlGroups {
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
    * Gives the groups that have computed nearly without a pause since the last call a tenth of the weight of the others,
-   * and the others their weight back. While there is such a group, all groups together have a tenth of their weight
-   * beside the other programs of the host: else Chowder and its database would wait for it. It counts only while a
-   * processor is busy.
+   * and the others their weight back. All groups together weigh beside the other programs of the host as much as one of
+   * them on average, by what they used: else Chowder and its database would wait for one that has little weight. It
+   * counts only while a processor is busy.
    */
   weigh(): Promise<void>
 }
@@ -39,13 +40,11 @@ const mountPoint = '/sys/fs/cgroup'
 const periodUs = 100_000
 const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
-/** A group that used more of its processors than this since the last look has computed nearly without a pause. */
-const lastingUse = 0.6
 /** A look that is older says nothing: another process may have looked, and changed the weight, in between. */
 const longestGapSeconds = 10
 /** Of version 2; 1024 is the same of version 1. */
 const usualWeight = 100
-const lowWeight = 10
+const lowWeight = usualWeight * lowShare
 /** Of version 1: with less, all agents together would weigh as much as one thread of another program. */
 const sharesOfAll = 1024 * cpus().length
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
@@ -215,10 +214,9 @@ async function findParents(name: string, isRoot: boolean): Promise<Parents> {
 }
 
 async function makeParents(parents: Parents): Promise<void> {
-  const { version, memory, cpu } = parents
   for (const folder of foldersOf(parents)) await mkdir(folder).catch(unlessItExists)
-  if (version === 2) await write(join(memory, 'cgroup.subtree_control'), enableControllers)
-  else await write(join(cpu, 'cpu.shares'), sharesOfAll)
+  if (parents.version === 2) await write(join(parents.memory, 'cgroup.subtree_control'), enableControllers)
+  await writeWeight(parents, parents.cpu, usualWeight, sharesOfAll)
 }
 
 /** In seconds; null for a group that was removed, and where the kernel does not count it. */
@@ -252,7 +250,7 @@ async function makeFolders(parents: Parents, group: ControlGroup): Promise<void>
 
 /** See {@link ControlGroups.weigh}. */
 function createWeighing(parents: Parents): () => Promise<void> {
-  let seen = new Map<string, { at: number; seconds: number; weight: number }>()
+  let seen = new Map<string, { at: number; seconds: number; used: number; weight: number }>()
 
   return async () => {
     const before = seen
@@ -265,14 +263,18 @@ function createWeighing(parents: Parents): () => Promise<void> {
       const at = performance.now() / 1000
       const found = before.get(id)
       const last = found && at - found.at < longestGapSeconds ? found : undefined
-      const use = last ? (seconds - last.seconds) / (at - last.at) / (await processorsOf(parents, cpu)) : 0
-      const weight = use > lastingUse ? lowWeight : usualWeight
-      seen.set(id, { at, seconds, weight })
+      const used = last ? seconds - last.seconds : 0
+      const use = last ? used / (at - last.at) / (await processorsOf(parents, cpu)) : 0
+      const weight = isLasting(use, last?.weight === lowWeight) ? lowWeight : usualWeight
+      seen.set(id, { at, seconds, used, weight })
       // At the first look, too: the process before this one may have changed it.
       if (weight !== last?.weight) await writeWeight(parents, cpu, weight)
     }
-    const weightOfAll = Math.min(usualWeight, ...[...seen.values()].map(({ weight }) => weight))
-    await writeWeight(parents, parents.cpu, weightOfAll, sharesOfAll)
+    const groups = [...seen.values()]
+    const usedByAll = groups.reduce((sum, { used }) => sum + used, 0)
+    const weighted = groups.reduce((sum, { used, weight }) => sum + used * weight, 0)
+    const average = usedByAll > 0 ? Math.round(weighted / usedByAll) : usualWeight
+    await writeWeight(parents, parents.cpu, average, sharesOfAll)
   }
 }
 
