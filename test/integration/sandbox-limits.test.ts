@@ -162,18 +162,44 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
       await host.driver.weigh?.(within())
       return Promise.all([weightOf(id), weightOf(neighbourId), weightOf(id, 'all')])
     }
-    expect(await weights()).toEqual([100, 100, 100])
-    const spinning = exec(id, "timeout 4 sh -c 'while :; do :; done'")
+    const usual = [100, 100, 100]
+    expect(await weights()).toEqual(usual)
+    let spinning = exec(id, "timeout 7 sh -c 'while :; do :; done'")
     await sleep(1000)
     await weights()
+    await sleep(1500)
+    expect(await weights(), 'as long as a start may compute').toEqual(usual)
+    const group = present(await folderOf(id).controlGroup())
+    await folderOf(id).writeControlGroup({ ...group, secondsBefore: -15 })
     await sleep(1500)
     const [one, neighbours, all] = await weights()
     expect([one, neighbours]).toEqual([10, 100])
     expect(all, 'by what each has used').toBeLessThan(30)
+    await host.driver.stop(id, { graceMs: 0 }, within())
+    await spinning.catch(() => {})
+    await host.driver.start(id, within())
+    spinning = exec(id, "timeout 4 sh -c 'while :; do :; done'")
+    await sleep(1000)
+    expect(await weights(), 'after the next start').toEqual(usual)
     await spinning
-    await weights()
-    await sleep(500)
-    expect(await weights()).toEqual([100, 100, 100])
+  })
+
+  test('a sandbox gets its weight back once it rests', async () => {
+    const id = await started({ cpus: 0.5 })
+    const group = present(await folderOf(id).controlGroup())
+    await folderOf(id).writeControlGroup({ ...group, secondsBefore: -15 })
+    const weight = async () => {
+      await host.driver.weigh?.(within())
+      return weightOf(id)
+    }
+    const isAfter = (wanted: number) => async () => {
+      await sleep(500)
+      return (await weight()) === wanted
+    }
+    const spinning = exec(id, "timeout 4 sh -c 'while :; do :; done'")
+    await until('less weight', isAfter(10))
+    await spinning
+    await until('its weight back', isAfter(100))
   })
 
   test('without a sandbox the weighing makes no group', async () => {

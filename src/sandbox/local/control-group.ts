@@ -16,6 +16,8 @@ export interface ControlGroup {
   cpuacct?: string
   /** How many processes of the group the kernel had ended for want of memory, when the gateway was started. */
   oomKills: number
+  /** The processor time of the group then, in seconds; absent for a group of an older Chowder. */
+  secondsBefore?: number
 }
 
 /** Makes the control groups of the sandboxes of one data folder. */
@@ -29,7 +31,7 @@ export interface ControlGroups {
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
    * Gives the groups that have computed nearly without a pause since the last call a tenth of the weight of the others,
-   * and the others their weight back. All groups together weigh beside the other programs of the host as much as one of
+   * but for the first 15 s of a processor of a gateway, and the others their weight back. All groups together weigh beside the other programs of the host as much as one of
    * them on average, by what they used: else Chowder and its database would wait for one that has little weight. It
    * counts only while a processor is busy.
    */
@@ -40,6 +42,11 @@ const mountPoint = '/sys/fs/cgroup'
 const periodUs = 100_000
 const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
+/**
+ * A gateway computes for some 11 s of a processor until it is ready, and gives up where that takes too long: so long it
+ * has its weight in any case.
+ */
+const startSeconds = 15
 /** A look that is older says nothing: another process may have looked, and changed the weight, in between. */
 const longestGapSeconds = 10
 /** Of version 2; 1024 is the same of version 1. */
@@ -65,7 +72,9 @@ function numberIn(text: string, name: string): number | null {
   return found === undefined ? null : Number(found)
 }
 
-const foldersOf = ({ memory, pids, cpu, cpuacct }: Omit<ControlGroup, 'oomKills'>) => [
+type Folders = Omit<ControlGroup, 'oomKills' | 'secondsBefore'>
+
+const foldersOf = ({ memory, pids, cpu, cpuacct }: Folders) => [
   ...new Set([memory, pids, cpu, ...(cpuacct === undefined ? [] : [cpuacct])]),
 ]
 
@@ -164,7 +173,7 @@ export async function removeGroup(group: ControlGroup, signal: AbortSignal): Pro
   for (const folder of foldersOf(group)) await rmdir(dirname(folder)).catch(() => {})
 }
 
-type Parents = Required<Omit<ControlGroup, 'oomKills'>>
+type Parents = Required<Folders>
 
 /** The folder of this process in the hierarchy of version 2. */
 const ownFolder = async () => join(mountPoint, /^0::(\/.*)$/m.exec(await read('/proc/self/cgroup'))?.[1] ?? '/')
@@ -248,9 +257,13 @@ async function makeFolders(parents: Parents, group: ControlGroup): Promise<void>
   for (const folder of foldersOf(group)) await mkdir(folder).catch(unlessItExists)
 }
 
+/** The group of the last gateway of a sandbox, as it was when the gateway was started. */
+type GroupOf = (id: string) => Promise<ControlGroup | null>
+
 /** See {@link ControlGroups.weigh}. */
-function createWeighing(parents: Parents): () => Promise<void> {
+function createWeighing(parents: Parents, groupOf: GroupOf): () => Promise<void> {
   let seen = new Map<string, { at: number; seconds: number; used: number; weight: number }>()
+  const secondsBefore = async (id: string) => (await groupOf(id))?.secondsBefore ?? 0
 
   return async () => {
     const before = seen
@@ -265,7 +278,9 @@ function createWeighing(parents: Parents): () => Promise<void> {
       const last = found && at - found.at < longestGapSeconds ? found : undefined
       const used = last ? seconds - last.seconds : 0
       const use = last ? used / (at - last.at) / (await processorsOf(parents, cpu)) : 0
-      const weight = isLasting(use, last?.weight === lowWeight) ? lowWeight : usualWeight
+      const isBusy = isLasting(use, last?.weight === lowWeight)
+      const isLow = isBusy && seconds - (await secondsBefore(id)) > startSeconds
+      const weight = isLow ? lowWeight : usualWeight
       seen.set(id, { at, seconds, used, weight })
       // At the first look, too: the process before this one may have changed it.
       if (weight !== last?.weight) await writeWeight(parents, cpu, weight)
@@ -281,7 +296,7 @@ function createWeighing(parents: Parents): () => Promise<void> {
 /** Finds out once how this host can limit sandboxes, and removes the empty groups of sandboxes that are gone. */
 export async function openControlGroups(
   name: string,
-  { isRoot, exists }: { isRoot: boolean; exists(id: string): Promise<boolean> },
+  { isRoot, exists, groupOf }: { isRoot: boolean; exists(id: string): Promise<boolean>; groupOf: GroupOf },
 ): Promise<ControlGroups> {
   const parents = await findParents(name, isRoot)
     .then((found) => makeParents(found).then(() => found))
@@ -289,7 +304,7 @@ export async function openControlGroups(
   if (parents instanceof Error) {
     return { missing: parents.message, make: async () => null, weigh: async () => {} }
   }
-  const groupOf = (id: string) => ({
+  const newGroup = (id: string) => ({
     version: parents.version,
     memory: join(parents.memory, id),
     pids: join(parents.pids, id),
@@ -304,14 +319,15 @@ export async function openControlGroups(
   }
   return {
     missing: null,
-    weigh: createWeighing(parents),
+    weigh: createWeighing(parents, groupOf),
     async make(id, resources) {
-      const group = groupOf(id)
+      const group = newGroup(id)
       // The end of another sandbox may just have removed the folder of all.
       await makeFolders(parents, group).catch(() => makeFolders(parents, group))
       await setRest(group, resources)
       await limitMemory(group, resources.memoryMb * megabyte)
-      return { ...group, oomKills: await oomKillsOf(group) }
+      const secondsBefore = (await processorTimeOf(parents, group.cpuacct)) ?? 0
+      return { ...group, oomKills: await oomKillsOf(group), secondsBefore }
     },
   }
 }

@@ -90,9 +90,10 @@ export function lazyControlGroups(
 ): () => Promise<ControlGroups> {
   const name = `chowder-${createHash('sha256').update(dataDir).digest('hex').slice(0, 12)}`
   const exists = async (id: string) => isSandboxId(id) && (await sandboxFolder(parent, id).exists())
+  const groupOf = async (id: string) => (isSandboxId(id) ? sandboxFolder(parent, id).controlGroup() : null)
   let opened: Promise<ControlGroups> | undefined
   async function open(): Promise<ControlGroups> {
-    const groups = await openControlGroups(name, { isRoot, exists })
+    const groups = await openControlGroups(name, { isRoot, exists, groupOf })
     if (groups.missing !== null) {
       const text =
         'this host keeps no limits of memory, processors and processes for agents: see docs/operations.md, limits'
