@@ -63,13 +63,14 @@ async function diagnose(config: Config, { all, fix, print }: Options): Promise<{
     const regions = (await openRegions({ config: withPort, dataDir, db, log }, createDriver)).all()
     const vault = secret && createVault(secret.keys)
     const hostDisk = createHostDisk(dataDir, config.DISK_FLOOR_MB)
-    const last = await readLastPart(db, vault)
+    const last = await readLastPart(db)
     // It repairs what the run before has found.
     const part = all ? undefined : startPart(fix ? last.from : last.reached)
     const deps = { config: withPort, db, regions, hostDisk, vault, queue, ...(part && { part }) }
     const found = await examine(deps, { report })
     const left = fix && found.length > 0 ? await repair(deps, found, print, { report }) : found
-    if (part) await storeLastPart(db, vault, { ...part, ...(fix && left.length === 0 && { from: part.reached }) })
+    const isRepaired = fix && !left.some((finding) => finding.fix)
+    if (part) await storeLastPart(db, { from: isRepaired ? part.reached : part.from, reached: part.reached })
     const isPart = part?.isCut ?? false
     // The metrics and their alerts are about the whole installation.
     if (!isPart) await storeFindings(db, left)

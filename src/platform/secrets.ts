@@ -163,13 +163,3 @@ export function createVault(keys: Buffer | readonly Buffer[], format: SealFormat
     },
   }
 }
-
-/** Whether a value can be unsealed where it is stored. */
-export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
-  try {
-    vault.unseal(sealed, place)
-    return true
-  } catch {
-    return false
-  }
-}

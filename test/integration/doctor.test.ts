@@ -359,8 +359,8 @@ describe('a part of large tables', () => {
     const one = await lookAtPart({})
     expect(whatOf(one.found)).toEqual([expect.stringContaining(`${first} is in an impossible state`)])
     const { db } = deps
-    await storeLastPart(db, chowder.vault, one)
-    const { from, reached } = await readLastPart(db, chowder.vault)
+    await storeLastPart(db, one)
+    const { from, reached } = await readLastPart(db)
     let positions = reached
     expect(whatOf((await lookAtPart(from)).found), 'as a run with --fix does').toEqual(whatOf(one.found))
     const found: string[] = []

@@ -3,8 +3,8 @@ import { isForOneOrganization } from '#composition/sandboxes.ts'
 import { readValue } from '#database/installation.ts'
 import type { Config } from '#platform/config.ts'
 import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/exposure.ts'
-import { canUnseal } from '#platform/secrets.ts'
 import { type Check, inEachRegion } from './finding.ts'
+import { canUnseal } from './secrets.ts'
 
 const signupInWords: Record<SignupMode, string> = {
   open: 'anybody can sign up',

@@ -1,13 +1,12 @@
 import type { Db } from '#database/client.ts'
 import { readValue, storeValue } from '#database/installation.ts'
-import { canUnseal, type Vault } from '#platform/secrets.ts'
+import { isId } from '#platform/ids.ts'
 
 /** The rows of each table that a run of a part reads: what is read then takes as long with a million rows as with these. */
 export const rowsOfAPart = 1000
 
-/** Where the installation keeps the positions. */
-const positionsName = 'doctor-positions'
-const positionsPlace = `installation/${positionsName}/value` as const
+/** The name of the value of this installation that holds the last run of a part. */
+const lastPartName = 'doctor-part'
 
 /** The key of a row in the order that a table is read in. */
 export type Key = readonly string[]
@@ -36,7 +35,8 @@ export const startPart = (from: Positions): Part => ({ from, reached: { ...from 
 
 /**
  * The pages of a table: all of them, or in a part the next ones until there are enough rows. After the last page of the
- * table the next run begins with the first one.
+ * table the next run begins with the first one. It does so in any case where keys have other parts than ids, which may
+ * be words of customers, such as names of sessions: those are not kept.
  */
 export async function* pagesOf<P extends Page>(
   part: Part | undefined,
@@ -50,7 +50,7 @@ export async function* pagesOf<P extends Page>(
   let rows = 0
   for await (const page of read(from)) {
     if (rows >= rowsOfAPart) return
-    part.reached[table] = page.last
+    if (page.last.every(isId)) part.reached[table] = page.last
     yield page
     rows += page.rows
   }
@@ -64,14 +64,11 @@ export interface LastPart {
   reached: Positions
 }
 
-/** The last run of a part; one that read nothing when there was none, or nobody can read what is stored of it. */
-export async function readLastPart(db: Db, vault: Vault | null): Promise<LastPart> {
-  const sealed = await readValue(db, positionsName)
-  if (sealed === undefined || !vault || !canUnseal(vault, sealed, positionsPlace)) return { from: {}, reached: {} }
-  return JSON.parse(vault.unseal(sealed, positionsPlace))
+/** The last run of a part; one that read nothing when there was none. */
+export async function readLastPart(db: Db): Promise<LastPart> {
+  const stored = await readValue(db, lastPartName)
+  return stored === undefined ? { from: {}, reached: {} } : JSON.parse(stored)
 }
 
-/** Stores it sealed, since keys of rows are also words of customers, such as names of sessions. */
-export async function storeLastPart(db: Db, vault: Vault | null, { from, reached }: LastPart): Promise<void> {
-  if (vault) await storeValue(db, positionsName, vault.seal(JSON.stringify({ from, reached }), positionsPlace))
-}
+export const storeLastPart = (db: Db, { from, reached }: LastPart): Promise<void> =>
+  storeValue(db, lastPartName, JSON.stringify({ from, reached }))

@@ -40,8 +40,9 @@ const aboutThePart =
 
 function conclusion(findings: readonly Finding[], isPart: boolean): string {
   if (findings.length === 0) return isPart ? 'What was read is as it must be.' : 'Everything is as it must be.'
+  const repairing = isPart ? 'npm run doctor -- --fix' : 'npm run doctor -- --all --fix'
   const count = `${findings.length} finding${findings.length === 1 ? '' : 's'}.`
-  return findings.some(({ fix }) => fix) ? `${count} Repair what is safe to repair: npm run doctor -- --fix` : count
+  return findings.some(({ fix }) => fix) ? `${count} Repair what is safe to repair: ${repairing}` : count
 }
 
 /** The report for programs. */

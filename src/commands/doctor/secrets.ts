@@ -1,9 +1,19 @@
 import { keyCheckPlace, keyChecks } from '#composition/vault.ts'
 import type { Db } from '#database/client.ts'
 import { findSealedColumns, sealedPages } from '#database/sealed-columns.ts'
-import { canUnseal, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
+import { type Place, sealedForm, sealedPrefix, type Vault } from '#platform/secrets.ts'
 import type { Check, Finding } from './finding.ts'
 import { pagesOf } from './part.ts'
+
+/** Whether a value can be unsealed where it is stored. */
+export const canUnseal = (vault: Vault, sealed: string, place: Place): boolean => {
+  try {
+    vault.unseal(sealed, place)
+    return true
+  } catch {
+    return false
+  }
+}
 
 /** Why no stored secret can be unsealed; null when the key is right, or the database does not know any key yet. */
 async function keyFault(db: Db, vault: Vault | null): Promise<string | null> {
