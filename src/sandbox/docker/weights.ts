@@ -1,6 +1,6 @@
 import type Docker from 'dockerode'
 import pMap from 'p-map'
-import { isLasting } from '#sandbox/lasting-use.ts'
+import { lastingUse } from '#sandbox/lasting-use.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { statsOf } from './measure.ts'
 import { lowShares, usualShares } from './profile.ts'
@@ -34,10 +34,9 @@ export function createWeighing(
     const last = seen.get(id) ?? now
     seen.set(id, now)
     const processors = Math.min(NanoCpus / nanosecondsPerSecond || Number.POSITIVE_INFINITY, online_cpus || 1)
-    const use = now.at > last.at ? (now.seconds - last.seconds) / (now.at - last.at) / processors : 0
-    const before = CpuShares || usualShares
-    const shares = isLasting(use, before === lowShares) ? lowShares : usualShares
-    if (shares === before) return
+    const isLasting = now.seconds - last.seconds > lastingUse * processors * (now.at - last.at)
+    const shares = isLasting ? lowShares : usualShares
+    if (shares === (CpuShares || usualShares)) return
     await client.callUnless([404, 409], signal, (docker, abortSignal) =>
       docker.getContainer(id).update({ ...inBody({ CpuShares: shares }), abortSignal }),
     )

@@ -4,7 +4,7 @@ import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
-import { isLasting, lowShare } from '#sandbox/lasting-use.ts'
+import { lastingUse, lowShare } from '#sandbox/lasting-use.ts'
 
 /** The control group of a sandbox: with version 1 of cgroups a folder for each resource, with version 2 one for all. */
 export interface ControlGroup {
@@ -31,9 +31,9 @@ export interface ControlGroups {
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
    * Gives the groups that have computed nearly without a pause since the last call a tenth of the weight of the others,
-   * but for the first 15 s of a processor of a gateway, and the others their weight back. All groups together weigh beside the other programs of the host as much as one of
-   * them on average, by what they used: else Chowder and its database would wait for one that has little weight. It
-   * counts only while a processor is busy.
+   * until they rest. What a gateway computes for its start does not count. All groups together weigh beside the other
+   * programs of the host as much as one of them on average, by what they used: else Chowder and its database would wait
+   * for one that has little weight. Weights count only while a processor is busy.
    */
   weigh(): Promise<void>
 }
@@ -52,6 +52,8 @@ const longestGapSeconds = 10
 /** Of version 2; 1024 is the same of version 1. */
 const usualWeight = 100
 const lowWeight = usualWeight * lowShare
+/** With little weight a group may get less than it asks for: only with less use than this has it paused. */
+const restingUse = 0.05
 /** Of version 1: with less, all agents together would weigh as much as one thread of another program. */
 const sharesOfAll = 1024 * cpus().length
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
@@ -223,9 +225,10 @@ async function findParents(name: string, isRoot: boolean): Promise<Parents> {
 }
 
 async function makeParents(parents: Parents): Promise<void> {
+  const isNew = !existsSync(parents.cpu)
   for (const folder of foldersOf(parents)) await mkdir(folder).catch(unlessItExists)
   if (parents.version === 2) await write(join(parents.memory, 'cgroup.subtree_control'), enableControllers)
-  await writeWeight(parents, parents.cpu, usualWeight, sharesOfAll)
+  if (isNew) await writeWeight(parents, parents.cpu, usualWeight, sharesOfAll)
 }
 
 /** In seconds; null for a group that was removed, and where the kernel does not count it. */
@@ -276,9 +279,9 @@ function createWeighing(parents: Parents, groupOf: GroupOf): () => Promise<void>
       const at = performance.now() / 1000
       const found = before.get(id)
       const last = found && at - found.at < longestGapSeconds ? found : undefined
-      const used = last ? seconds - last.seconds : 0
+      const used = last ? Math.max(0, seconds - last.seconds) : 0
       const use = last ? used / (at - last.at) / (await processorsOf(parents, cpu)) : 0
-      const isBusy = isLasting(use, last?.weight === lowWeight)
+      const isBusy = use > (last?.weight === lowWeight ? restingUse : lastingUse)
       const isLow = isBusy && seconds - (await secondsBefore(id)) > startSeconds
       const weight = isLow ? lowWeight : usualWeight
       seen.set(id, { at, seconds, used, weight })
