@@ -213,10 +213,18 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       (docker, abortSignal) => docker.getContainer(sandboxName(id)).stop({ t: Math.ceil(graceMs / 1000), abortSignal }),
       { deadlineMs: graceMs + stopMarginMs },
     )
-    // There may be none. Its programs have lost their gateway.
-    await client.callUnless([304, 404], signal, (docker, abortSignal) =>
-      docker.getContainer(roomName(id)).stop({ t: 0, abortSignal }),
-    )
+    // There may be none. Its programs have lost their gateway. One that dockerd was just starting again runs on.
+    async function isRoomStopped(): Promise<boolean> {
+      await client.callUnless([304, 404], signal, (docker, abortSignal) =>
+        docker.getContainer(roomName(id)).stop({ t: 0, abortSignal }),
+      )
+      const room = await client.callUnless([404], signal, (docker, abortSignal) =>
+        docker.getContainer(roomName(id)).inspect({ abortSignal }),
+      )
+      return !room?.State.Running
+    }
+    if (!(await poll(isRoomStopped, { pauseMs: retryMs, timeoutMs: stopMarginMs, signal })))
+      throw new SandboxUnavailableError(new Error(`the room of ${sandboxName(id)} does not stop`))
   }
 
   async function destroy(id: string, signal: AbortSignal): Promise<void> {
