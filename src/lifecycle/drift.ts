@@ -245,7 +245,7 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
 
   /**
    * Of listed sandboxes the ids of those whose row does not say that they run as they do. The database compares them:
-   * rows that are read here, of which nearly all are alike, would be most of the memory of a worker.
+   * nearly all rows are alike, and reading them costs a worker memory.
    */
   async function findUnlike(listed: readonly Listed[]): Promise<string[]> {
     const ids = sql`${sql.param(listed.map(({ id }) => id))}::uuid[]`
