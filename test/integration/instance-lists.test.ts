@@ -76,6 +76,7 @@ describe('GET /v1/instances', () => {
   test('pages hold each instance once, newest first, also when many have the same creation time', async () => {
     const ids: string[] = []
     for (let i = 0; i < 7; i += 1) ids.push(await create())
+    ids.sort() // those of the same millisecond have any order
     // They differ by microseconds, which JavaScript dates do not hold; the last three are equal.
     await chowder.database.pool.query(
       `UPDATE instances SET created_at = timestamptz '2026-02-14T12:00:00.000100Z' + least(i, 4) * interval '1 microsecond'
