@@ -18,8 +18,8 @@ type With<Columns> = InstanceRow & Columns
 const columnsOfAll = sql`id, generation, desired_state, region, sandbox_driver, attempts`
 
 /**
- * The due instances for which a condition holds, one by one, those first that have waited longest; `columns` are selected
- * as well. They are read in the order of an index that has no others: settled instances cost nothing.
+ * The due instances for which a condition holds, one by one, in the order of their next attempts; `columns` are selected
+ * as well. An index has them in that order, and has no others: settled instances cost nothing.
  */
 export async function* findDue<Columns extends Record<string, unknown>>(
   { db }: DoctorDeps,

@@ -43,8 +43,8 @@ const periodUs = 100_000
 const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
 /**
- * A gateway computes for some 11 s of a processor until it is ready, and gives up where that takes too long: so long it
- * has its weight in any case.
+ * A gateway needs some 11 s of a processor until it is ready, and ends itself where it gets them too slowly. Until it has
+ * used so many seconds it keeps its weight.
  */
 const startSeconds = 15
 /** A look that is older says nothing: another process may have looked, and changed the weight, in between. */
