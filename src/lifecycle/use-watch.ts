@@ -36,7 +36,8 @@ const recycleHours = 6
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
-const weighEveryMs = 2000
+/** A local agent computes for about a second before others go before it. */
+const weighEveryMs = 500
 const weighTimeoutMs = 10_000
 
 /** Why an agent was stopped whose files have reached the limit, or that has taken the last room of the host. */

@@ -286,7 +286,7 @@ export interface SandboxDriver {
    */
   protect?(signal: AbortSignal): Promise<boolean>
   /**
-   * Gives sandboxes that compute without a pause less of busy processors than others. Call it every few seconds. Absent
+   * Gives sandboxes that compute without a pause less of busy processors than others. Call it every half second. Absent
    * where the platform cannot.
    */
   weigh?(signal: AbortSignal): Promise<void>

@@ -25,7 +25,7 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
     ),
   ]
   const text = readFileSync(new URL('../../docs/operations.md', import.meta.url), 'utf8')
-  const rows = [...text.matchAll(/^\| (the [^|]+) \| (\d+) s \| [^|]+ \|$/gm)]
+  const rows = [...text.matchAll(/^\| (the [^|]+) \| ([\d.]+) s \| [^|]+ \|$/gm)]
   expect(rows.map(([, name, every]) => `${name}: ${every} s`)).toEqual(
     tasks.map((task) => `${task.name}: ${seconds(task)} s`),
   )

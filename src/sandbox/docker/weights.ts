@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type Docker from 'dockerode'
 import pMap from 'p-map'
 import { lastingUse } from '#sandbox/lasting-use.ts'
@@ -5,15 +6,16 @@ import { type DockerClient, inBody } from './docker-client.ts'
 import { statsOf } from './measure.ts'
 import { lowShares, usualShares } from './profile.ts'
 
-/** Of the containers of sandboxes: so many in each call, so that their number is no load for dockerd. */
+/** The pause between two looks, and the containers of one: so that their number is no load for dockerd. */
+const pauseMs = 2000
 const looksAtOnce = 10
 const concurrency = 5
 const nanosecondsPerSecond = 1e9
 
 /**
  * Gives containers that have computed nearly without a pause since the last look at them a tenth of the weight of the
- * others, and the others their weight back. It counts only while a processor is busy. Each call looks at the next ten of
- * the containers that `list` returns. A container that ends meanwhile is no error.
+ * others, and the others their weight back. It counts only while a processor is busy. A call waits until the last look is
+ * 2 s ago, and looks at the next ten of the containers that `list` returns. A container that ends meanwhile is no error.
  */
 export function createWeighing(
   client: DockerClient,
@@ -21,6 +23,7 @@ export function createWeighing(
 ): (signal: AbortSignal) => Promise<void> {
   const seen = new Map<string, { at: number; seconds: number }>()
   let lastId = ''
+  let nextAt = 0
 
   async function weigh(id: string, signal: AbortSignal): Promise<void> {
     const inspected = await client.callUnless([404], signal, (docker, abortSignal) =>
@@ -43,6 +46,8 @@ export function createWeighing(
   }
 
   return async (signal) => {
+    await sleep(Math.max(0, nextAt - performance.now()), undefined, { signal })
+    nextAt = performance.now() + pauseMs
     const running = (await list(signal)).filter(({ State }) => State === 'running').map(({ Id }) => Id)
     const isRunning = new Set(running)
     for (const id of seen.keys()) if (!isRunning.has(id)) seen.delete(id)

@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs'
-import { access, constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises'
-import { cpus } from 'node:os'
+import { access, constants, mkdir, readdir, rmdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
-import { lastingUse, lowShare } from '#sandbox/lasting-use.ts'
+import { numberIn, read, write } from './group-files.ts'
+import { createWeighing, periodUs, processorTimeOf, setIdle, setWeightOfAll } from './weights.ts'
 
 /** The control group of a sandbox: with version 1 of cgroups a folder for each resource, with version 2 one for all. */
 export interface ControlGroup {
@@ -30,50 +30,28 @@ export interface ControlGroups {
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
-   * Gives the groups that have computed nearly without a pause since the last call a tenth of the weight of the others,
-   * until they rest. What a gateway computes for its start does not count. All groups together weigh beside the other
-   * programs of the host as much as one of them on average, by what they used: else Chowder and its database would wait
-   * for one that has little weight. Weights count only while a processor is busy.
+   * Leaves groups that have computed nearly without a pause between the call before the last and this one what no other
+   * group wants of a processor, until they compute less; on a kernel before 5.15, a tenth of the weight of the others.
+   * What a gateway computes for its start does not count. All groups together weigh half of what another program on
+   * each processor does, and with version 2 of a group beside them, so that Chowder and its database do not wait for an
+   * agent: up to the whole, by the part of their processor time that starts use. Weights count only while a processor is
+   * busy.
    */
   weigh(): Promise<void>
 }
 
 const mountPoint = '/sys/fs/cgroup'
-const periodUs = 100_000
 const megabyte = 1024 * 1024
 const controllers = ['memory', 'pids', 'cpu'] as const
-/**
- * A gateway needs some 11 s of a processor until it is ready, and ends itself where it gets them too slowly. Until it has
- * used so many seconds it keeps its weight.
- */
-const startSeconds = 15
-/** A look that is older says nothing: another process may have looked, and changed the weight, in between. */
-const longestGapSeconds = 10
-/** Of version 2; 1024 is the same of version 1. */
-const usualWeight = 100
-const lowWeight = usualWeight * lowShare
-/** With little weight a group may get less than it asks for: only with less use than this has it paused. */
-const restingUse = 0.05
-/** Of version 1: with less, all agents together would weigh as much as one thread of another program. */
-const sharesOfAll = 1024 * cpus().length
 const enableControllers = controllers.map((name) => `+${name}`).join(' ')
 const removeTimeoutMs = 2000
 const releaseTimeoutMs = 2000
 const pollMs = 20
 
-const read = (path: string) => readFile(path, 'utf8').catch(() => '')
-const write = (path: string, value: string | number) => writeFile(path, String(value))
+const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code ?? String(error)
 const unlessItExists = (error: unknown) => {
   if (codeOf(error) !== 'EEXIST') throw error
 }
-const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code ?? String(error)
-
-/** The number of a line such as `oom_kill 3`; null without it. */
-function numberIn(text: string, name: string): number | null {
-  const found = new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1]
-  return found === undefined ? null : Number(found)
-}
-
 type Folders = Omit<ControlGroup, 'oomKills' | 'secondsBefore'>
 
 const foldersOf = ({ memory, pids, cpu, cpuacct }: Folders) => [
@@ -228,31 +206,7 @@ async function makeParents(parents: Parents): Promise<void> {
   const isNew = !existsSync(parents.cpu)
   for (const folder of foldersOf(parents)) await mkdir(folder).catch(unlessItExists)
   if (parents.version === 2) await write(join(parents.memory, 'cgroup.subtree_control'), enableControllers)
-  if (isNew) await writeWeight(parents, parents.cpu, usualWeight, sharesOfAll)
-}
-
-/** In seconds; null for a group that was removed, and where the kernel does not count it. */
-async function processorTimeOf({ version }: Parents, cpuacct: string): Promise<number | null> {
-  if (version === 2) {
-    const used = numberIn(await read(join(cpuacct, 'cpu.stat')), 'usage_usec')
-    return used === null ? null : used / 1e6
-  }
-  const used = await read(join(cpuacct, 'cpuacct.usage'))
-  return used === '' ? null : Number(used) / 1e9
-}
-
-/** A group that was removed meanwhile is no error. `usualShares` are of version 1. */
-async function writeWeight({ version }: Parents, cpu: string, weight: number, usualShares = 1024): Promise<void> {
-  const [file, value] =
-    version === 2 ? ['cpu.weight', weight] : ['cpu.shares', Math.round((usualShares * weight) / usualWeight)]
-  await write(join(cpu, file), value).catch(() => {})
-}
-
-/** How many processors a group may use. */
-async function processorsOf({ version }: Parents, cpu: string): Promise<number> {
-  const quota =
-    version === 2 ? parseInt(await read(join(cpu, 'cpu.max')), 10) : Number(await read(join(cpu, 'cpu.cfs_quota_us')))
-  return Math.min(cpus().length, quota > 0 ? quota / periodUs : Number.POSITIVE_INFINITY)
+  if (isNew) await setWeightOfAll(parents)
 }
 
 async function makeFolders(parents: Parents, group: ControlGroup): Promise<void> {
@@ -263,46 +217,18 @@ async function makeFolders(parents: Parents, group: ControlGroup): Promise<void>
 /** The group of the last gateway of a sandbox, as it was when the gateway was started. */
 type GroupOf = (id: string) => Promise<ControlGroup | null>
 
-/** See {@link ControlGroups.weigh}. */
-function createWeighing(parents: Parents, groupOf: GroupOf): () => Promise<void> {
-  let seen = new Map<string, { at: number; seconds: number; used: number; weight: number }>()
-  const secondsBefore = async (id: string) => (await groupOf(id))?.secondsBefore ?? 0
-
-  return async () => {
-    const before = seen
-    seen = new Map()
-    const entries = await readdir(parents.cpu, { withFileTypes: true }).catch(() => [])
-    for (const { name: id } of entries.filter((entry) => entry.isDirectory())) {
-      const cpu = join(parents.cpu, id)
-      const seconds = await processorTimeOf(parents, join(parents.cpuacct, id))
-      if (seconds === null) continue
-      const at = performance.now() / 1000
-      const found = before.get(id)
-      const last = found && at - found.at < longestGapSeconds ? found : undefined
-      const used = last ? Math.max(0, seconds - last.seconds) : 0
-      const use = last ? used / (at - last.at) / (await processorsOf(parents, cpu)) : 0
-      const isBusy = use > (last?.weight === lowWeight ? restingUse : lastingUse)
-      const isLow = isBusy && seconds - (await secondsBefore(id)) > startSeconds
-      const weight = isLow ? lowWeight : usualWeight
-      seen.set(id, { at, seconds, used, weight })
-      // At the first look, too: the process before this one may have changed it.
-      if (weight !== last?.weight) await writeWeight(parents, cpu, weight)
-    }
-    const groups = [...seen.values()]
-    const usedByAll = groups.reduce((sum, { used }) => sum + used, 0)
-    const weighted = groups.reduce((sum, { used, weight }) => sum + used * weight, 0)
-    const average = usedByAll > 0 ? Math.round(weighted / usedByAll) : usualWeight
-    await writeWeight(parents, parents.cpu, average, sharesOfAll)
-  }
-}
-
 /** Finds out once how this host can limit sandboxes, and removes the empty groups of sandboxes that are gone. */
 export async function openControlGroups(
   name: string,
   { isRoot, exists, groupOf }: { isRoot: boolean; exists(id: string): Promise<boolean>; groupOf: GroupOf },
 ): Promise<ControlGroups> {
   const parents = await findParents(name, isRoot)
-    .then((found) => makeParents(found).then(() => found))
+    // The end of another sandbox may just remove the folder of all.
+    .then((found) =>
+      makeParents(found)
+        .catch(() => makeParents(found))
+        .then(() => found),
+    )
     .catch((error: Error) => error)
   if (parents instanceof Error) {
     return { missing: parents.message, make: async () => null, weigh: async () => {} }
@@ -316,20 +242,22 @@ export async function openControlGroups(
     oomKills: 0,
   })
   for (const parent of foldersOf(parents)) {
-    for (const entry of await readdir(parent, { withFileTypes: true })) {
+    for (const entry of await readdir(parent, { withFileTypes: true }).catch(() => [])) {
       if (entry.isDirectory() && !(await exists(entry.name))) await rmdir(join(parent, entry.name)).catch(() => {})
     }
   }
   return {
     missing: null,
-    weigh: createWeighing(parents, groupOf),
+    weigh: createWeighing(parents, async (id) => (await groupOf(id))?.secondsBefore ?? null),
     async make(id, resources) {
       const group = newGroup(id)
       // The end of another sandbox may just have removed the folder of all.
       await makeFolders(parents, group).catch(() => makeFolders(parents, group))
       await setRest(group, resources)
       await limitMemory(group, resources.memoryMb * megabyte)
-      const secondsBefore = (await processorTimeOf(parents, group.cpuacct)) ?? 0
+      // What the last gateway computed says nothing of this one, which ends itself where its start takes too long.
+      await setIdle(parents, group.cpu, false)
+      const secondsBefore = processorTimeOf(parents, group.cpuacct) ?? 0
       return { ...group, oomKills: await oomKillsOf(group), secondsBefore }
     },
   }
