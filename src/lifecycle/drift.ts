@@ -12,6 +12,7 @@ import { isId } from '#platform/ids.ts'
 import { inPages } from '#platform/pages.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
 import { type Endpoint, type Listed, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { collectIds } from './listed-ids.ts'
 import type { LifecycleDeps } from './reconcile.ts'
 import { type Cursor, firstCursor, inShardOrder, isInRange, type ShardRange, shard } from './shards.ts'
 
@@ -193,22 +194,23 @@ export function createDriftDetection(deps: LifecycleDeps, rangeOfThis: () => Sha
    */
   async function compare(overMs: number, signal: AbortSignal): Promise<void> {
     const pauseMs = sandboxCount > batch ? overMs / (sandboxCount / batch) / 2 : 0
-    const listed = new Set<string>()
+    const ids = collectIds()
     const leftOver: Instance[] = []
     for await (const page of inPages(sandboxes.list(signal), batch)) {
-      for (const { id } of page) listed.add(id)
+      ids.add(page.map(({ id }) => id))
       leftOver.push(...(await compareListed(page, signal)))
       await sleep(pauseMs, undefined, { signal })
     }
+    const listed = ids.sorted()
     sandboxCount = listed.size
     for (const id of reportedOrphans) if (!listed.has(id)) reportedOrphans.delete(id)
     await checkLeftOver(leftOver, signal)
     for (let after = firstId; ; ) {
-      const ids = await runningIds(after)
-      const missing = await findRunning(ids.filter((id) => !listed.has(id)))
+      const running = await runningIds(after)
+      const missing = await findRunning(running.filter((id) => !listed.has(id)))
       await forEach(missing, (row) => examine(row, signal), signal)
-      const last = ids.at(-1)
-      if (last === undefined || ids.length < batch) return
+      const last = running.at(-1)
+      if (last === undefined || running.length < batch) return
       after = last
       await sleep(pauseMs, undefined, { signal })
     }
