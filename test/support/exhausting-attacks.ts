@@ -1,10 +1,5 @@
-import { availableParallelism } from 'node:os'
-
-/**
- * The `resources` of an agent that is attacked from. They leave others half of the processors, as docs/operations.md
- * tells operators to.
- */
-export const attackerResources = { memory_mb: 3072, pids: 512, disk_mb: 1000, cpus: availableParallelism() / 2 }
+/** The `resources` of an agent that is attacked from; its processors are those of the default. */
+export const attackerResources = { memory_mb: 3072, pids: 512, disk_mb: 1000 }
 
 /** What an attack uses up. */
 export type Exhausted = 'processes' | 'memory' | 'processors' | 'open files' | 'disk' | 'output' | 'log'

@@ -10,7 +10,7 @@ export interface Times {
 }
 
 /** What a row of the table needs at least. */
-const enough = { reads: 200, turns: 100 }
+const enough = { reads: 500, turns: 200 }
 const enoughMs = 6 * 60_000
 /** A session of more turns would have longer ones. */
 const turnsOfSession = 40
