@@ -128,8 +128,10 @@ describe('S8: what an organization has in flight', () => {
       })
       expect((await list(other, '/v1/instances')).status).toBe(200)
       const waiting = await until('a statement', async () => {
-        const { rows } = await lock.query(
-          `SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%from "events"%'`,
+        // In the transaction of `lock` the view would stay as it was when it was first read.
+        const { rows } = await chowder.database.pool.query(
+          `SELECT pid FROM pg_stat_activity
+           WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%from "events"%'`,
         )
         return rows.length > 0 && rows
       })
