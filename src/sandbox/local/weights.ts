@@ -53,8 +53,8 @@ export function processorTimeOf({ version }: CpuFolders, cpuacct: string): numbe
 }
 
 /**
- * Has the others go before a group, or no longer. Beside a fork bomb, the slowest of a hundred turns of another agent took 0.8 times
- * as long as usual with it, and 1.8 times with a tenth of the weight, which has to do where the kernel cannot.
+ * Has the others go before a group, or no longer. Beside a fork bomb, the slowest of a hundred turns of another agent took
+ * 0.8 times as long as usual with it, and 1.8 times with a tenth of the weight, which has to do where the kernel cannot.
  */
 export async function setIdle(parents: CpuFolders, cpu: string, isIdle: boolean): Promise<void> {
   const isSet = await write(join(cpu, 'cpu.idle'), isIdle ? 1 : 0).then(
