@@ -11,6 +11,7 @@ import {
   runChowder,
   startChowder,
 } from '../support/chowder-process.ts'
+import { until } from '../support/until.ts'
 
 describe('starting Chowder', () => {
   let dataDir: string
@@ -30,8 +31,9 @@ describe('starting Chowder', () => {
     expect((await api(chowder.url).get('/healthz')).body).toEqual({ status: 'ok' })
     expect((await api(chowder.url).get('/readyz')).body).toMatchObject({ status: 'ready' })
     expect(chowder.output()).toContain(dataDir)
+    const nextStep = `curl -s ${chowder.url}/v1/organization/signup`
+    await until('the next step', async () => chowder.output().includes(nextStep))
     expect(chowder.output()).toContain('Each agent is isolated in a jail')
-    expect(chowder.output()).toContain(`curl -s ${chowder.url}/v1/organization/signup`)
   })
 
   it('a second one on the same data folder names the holder and ends with 1, and the first lives on', async () => {
