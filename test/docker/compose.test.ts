@@ -454,7 +454,10 @@ describe('docker compose', () => {
     })
     await Promise.all(using)
     console.info(`while it was upgraded: ${JSON.stringify(done)}`)
-    expect(failed, await checkout.compose('logs', '--tail', '20', 'balancer')).toEqual([])
+    if (failed.length > 0) {
+      const log = await dockerd.docker('logs', '--tail', '50', sandboxOf(agent))
+      expect.fail(`${JSON.stringify(failed)}\n${await checkout.compose('logs', '--tail', '20', 'balancer')}\n${log}`)
+    }
     expect(Math.min(done.polls, done.creates, done.streams)).toBeGreaterThan(1)
     expect(done.cut, 'turns that the upgrade cut').toBe(0)
     const apis = await checkout.containers('api')
