@@ -58,6 +58,8 @@ export interface Egress {
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
   /** The number of open connections to hosts. */
   readonly open: number
+  /** How many of them lead to the relay of their agent, and have not passed on all that it said. */
+  readonly openToRelay: number
   /** Ends all connections, and takes no more. */
   close(): void
 }
@@ -112,8 +114,9 @@ export function createEgress(parts: EgressParts): Egress {
         end.addEventListener('abort', cut, { once: true })
         client.once('close', cut).once('error', cut).once('timeout', cut)
         upstream.once('close', () => {
-          if (upstream.readableEnded) ended.resolve()
-          else cut()
+          if (!upstream.readableEnded) cut()
+          else if (client.writableFinished) ended.resolve()
+          else client.once('finish', ended.resolve)
         })
         client.pipe(upstream)
         upstream.pipe(client)
@@ -164,6 +167,9 @@ export function createEgress(parts: EgressParts): Egress {
     },
     get open() {
       return passages.open.size
+    },
+    get openToRelay() {
+      return Array.from(passages.open).filter(({ isToRelay }) => isToRelay).length
     },
     close() {
       isClosed = true

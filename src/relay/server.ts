@@ -47,6 +47,8 @@ interface ListenOptions {
 export interface ForwardProxy {
   connect(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void>
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
+  /** The number of connections through which calls of this relay may still come, or answers of it go. */
+  readonly openToRelay: number
 }
 
 /** The installation whose relay is at a URL; null when nobody listens there, and '' for anything else. */
@@ -121,7 +123,7 @@ export async function serveRelay(
       server.closeIdleConnections()
       const hasEnded = async () => {
         server.closeIdleConnections()
-        return relay.open === 0
+        return relay.open === 0 && (proxy?.openToRelay ?? 0) === 0
       }
       if (drainMs > 0) await poll(hasEnded, { pauseMs, timeoutMs: drainMs, signal: new AbortController().signal })
       clearInterval(rechecking)

@@ -109,8 +109,12 @@ async function curl(url: string, ...options: string[]): Promise<{ status: number
 }
 
 /** A connection to the proxy that has asked for a tunnel, and the answer's header. */
-async function tunnelTo(place: string, of: RelayedAgent = agent): Promise<{ socket: Socket; answer: string }> {
-  const socket = connect(relayed.port, '127.0.0.1')
+async function tunnelTo(
+  place: string,
+  of: RelayedAgent = agent,
+  through: Pick<RelayedChowder, 'port'> = relayed,
+): Promise<{ socket: Socket; answer: string }> {
+  const socket = connect(through.port, '127.0.0.1')
   socket.on('error', () => {})
   const authorization = Buffer.from(credentialsOf(of)).toString('base64')
   socket.write(`CONNECT ${place} HTTP/1.1\r\nhost: ${place}\r\nproxy-authorization: Basic ${authorization}\r\n\r\n`)
@@ -274,6 +278,34 @@ describe('A5: what is refused', () => {
 })
 
 describe('the relay of an agent', () => {
+  test('passes an answer on to its end through a tunnel before it closes', async () => {
+    const { promise: answered, resolve: onEnd } = Promise.withResolvers<unknown>()
+    const own = await openRelayedChowder(
+      `http://127.0.0.1:${hostPort}`,
+      { observe: () => ({ end: onEnd }) },
+      { operatorHosts: [], findRelay: async () => ({ hasTls: false }) },
+    )
+    // More than the buffers on its way hold.
+    answerNext = (_, reply) => reply.writeHead(200).write(Buffer.alloc(64 * 1024 * 1024)) || reply.end('the last')
+    const caller = await own.addAgent()
+    const { socket } = await tunnelTo('relay.example:8090', caller, own)
+    const lines = ['POST /relay/anthropic/v1/messages HTTP/1.1', 'host: relay', `x-api-key: ${caller.token}`]
+    socket.write([...lines, 'content-length: 2', '', '{}'].join('\r\n'))
+    /** Slowly, so that the buffers stay full. */
+    const read = async () => {
+      let end = ''
+      for await (const bytes of socket) {
+        end = (end + bytes.subarray(-100).toString()).slice(-100)
+        await sleep(1)
+      }
+      return end
+    }
+    const reading = read()
+    expect(await answered).toBe('answered')
+    await own.close(5000)
+    expect(await reading).toContain('the last')
+  })
+
   test('is reached in this process, whatever leads to its address, and whatever the policy', async () => {
     await allow({ mode: 'none', hosts: [] })
     const answer = { status: 404, text: expect.stringContaining('/relay/anthropic') }

@@ -36,7 +36,8 @@ export interface RelayedChowder {
   addAgent(provider?: ModelProvider, key?: string): Promise<RelayedAgent>
   /** Gives an instance another token. */
   rotate(id: string): Promise<string>
-  close(): Promise<void>
+  /** Gives open calls so many ms to end. */
+  close(drainMs?: number): Promise<void>
 }
 
 export async function openRelayedChowder(
@@ -78,8 +79,8 @@ export async function openRelayedChowder(
       return { id, token: await rotate(id) }
     },
     rotate,
-    async close() {
-      await relay.close(0)
+    async close(drainMs = 0) {
+      await relay.close(drainMs)
       await proxy.end()
       await chowder.close()
     },
