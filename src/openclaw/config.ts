@@ -156,8 +156,9 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // With the search tool, as in code mode, a model could not call the client's own tools.
     tools: { toolSearch: false },
     plugins: { allow: [id, ...channels.map(({ channel }) => channel)], slots: { memory: 'none' } },
-    // Each person has an own conversation with the agent.
-    session: { dmScope: 'per-channel-peer' },
+    // Each person has an own conversation with the agent. OpenClaw looks for old sessions in a thread that the first turn
+    // waits for (0.8 s) and that keeps 130 MB; while turns come without a pause it begins that anew, twice in a second.
+    session: { dmScope: 'per-channel-peer', maintenance: { mode: 'warn' } },
     ...(channels.length > 0 && {
       channels: Object.fromEntries(
         channels.map(({ channel, enabled, config }) => [channel, { ...channelProxy(channel), ...config, enabled }]),

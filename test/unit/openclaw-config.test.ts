@@ -52,6 +52,13 @@ describe('renderConfig', () => {
     })
   })
 
+  test('old sessions are left alone, unless the overrides say otherwise', () => {
+    const { session } = renderConfig(inputs)
+    expect(session).toMatchObject({ maintenance: { mode: 'warn' } })
+    const overrides = { session: { maintenance: { mode: 'enforce', pruneAfter: '7d' } } }
+    expect(renderConfig({ ...inputs, overrides }).session).toEqual({ ...(session as object), ...overrides.session })
+  })
+
   test('models may call a client’s tools by name', () => {
     expect(renderConfig(inputs).tools).toEqual({ toolSearch: false, codeMode: false })
   })
