@@ -94,12 +94,12 @@ describe('budgets are set and shown', () => {
   })
 
   test('each change is in the history, and none without a change', async () => {
-    const before = (await call('GET', '/v1/organization/events?after=0&type=budget.changed')).body.length
+    const before = (await call('GET', '/v1/organization/events?order=asc&type=budget.changed')).body.length
     await call('PATCH', instancePath(), { budgets: [daily] })
     await call('PATCH', instancePath(), { budgets: [daily] })
     await call('PATCH', instancePath(), { budgets: [{ ...daily, limit: { tokens: 7 }, mode: 'warn' }] })
     await call('PATCH', instancePath(), { budgets: [] })
-    const { body: events } = await call('GET', '/v1/organization/events?after=0&type=budget.changed')
+    const { body: events } = await call('GET', '/v1/organization/events?order=asc&type=budget.changed')
     expect(events.slice(before).map(({ reason }: { reason: string }) => reason)).toEqual([
       'daily: 100 tokens a day, hard',
       'daily: 7 tokens a day, warn',
@@ -196,7 +196,7 @@ describe('a turn', () => {
     await untilChecked()
     expect(await refused(turn(one.raw_key, 'shared'))).toContain('The budget “daily” of this key is used up')
     expect((await turn(two.raw_key, 'shared')).status).toBe(200)
-    const { body: events } = await call('GET', '/v1/organization/events?after=0&type=budget.reached')
+    const { body: events } = await call('GET', '/v1/organization/events?order=asc&type=budget.reached')
     expect(events.at(-1).reason).toBe(`100 % of 100 tokens in this day, by the key ${one.id}`)
   })
 
