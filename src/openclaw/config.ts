@@ -156,9 +156,12 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
     // With the search tool, as in code mode, a model could not call the client's own tools.
     tools: { toolSearch: false },
     plugins: { allow: [id, ...channels.map(({ channel }) => channel)], slots: { memory: 'none' } },
-    // Each person has an own conversation with the agent. OpenClaw looks for old sessions in a thread that the first turn
-    // waits for (0.8 s) and that keeps 130 MB; while turns come without a pause it begins that anew, twice in a second.
-    session: { dmScope: 'per-channel-peer', maintenance: { mode: 'warn' } },
+    session: {
+      dmScope: 'per-channel-peer', // each person has an own conversation with the agent
+      // OpenClaw looks for old sessions in a thread that the first turn waits for (0.8 s) and that keeps 130 MB. While
+      // turns come without a pause it may begin that anew, twice in a second.
+      ...(!setsMaintenance(overrides) && { maintenance: { mode: 'warn' } }),
+    },
     ...(channels.length > 0 && {
       channels: Object.fromEntries(
         channels.map(({ channel, enabled, config }) => [channel, { ...channelProxy(channel), ...config, enabled }]),
@@ -178,6 +181,9 @@ export function renderConfig(inputs: ConfigInputs): GatewayConfig {
   const config = mergePatch(overridden, { ...withoutCodeMode, ...withoutProxy })
   return (isAutomationPaused ? mergePatch(config, pausedAutomation) : config) as GatewayConfig
 }
+
+/** Whether overrides say how OpenClaw tidies up old sessions. */
+const setsMaintenance = ({ session }: Record<string, unknown>) => isObject(session) && session.maintenance !== undefined
 
 /**
  * OpenClaw's entries for the models of the table and the additional ones. For a model without an entry OpenClaw drops

@@ -53,10 +53,10 @@ describe('renderConfig', () => {
   })
 
   test('old sessions are left alone, unless the overrides say otherwise', () => {
-    const { session } = renderConfig(inputs)
-    expect(session).toMatchObject({ maintenance: { mode: 'warn' } })
-    const overrides = { session: { maintenance: { mode: 'enforce', pruneAfter: '7d' } } }
-    expect(renderConfig({ ...inputs, overrides }).session).toEqual({ ...(session as object), ...overrides.session })
+    const sessionWith = (session: object) => renderConfig({ ...inputs, overrides: { session } }).session
+    expect(sessionWith({ scope: 'global' })).toMatchObject({ scope: 'global', maintenance: { mode: 'warn' } })
+    const own = { maintenance: { pruneAfter: '7d' } }
+    expect(sessionWith(own)).toEqual({ dmScope: 'per-channel-peer', ...own })
   })
 
   test('models may call a client’s tools by name', () => {
