@@ -58,7 +58,7 @@ export interface Egress {
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
   /** The number of open connections to hosts. */
   readonly open: number
-  /** How many of them lead to the relay of their agent, and have not passed on all that it said. */
+  /** How many of them lead to the relay of their agent, here or elsewhere. */
   readonly openToRelay: number
   /** Ends all connections, and takes no more. */
   close(): void

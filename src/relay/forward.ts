@@ -31,6 +31,15 @@ export function forward(
 ): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   let controller: Dispatcher.DispatchController | undefined
+  /** The pieces of the answer that this process still holds. */
+  let held = 0
+  let isWhole = false
+  // Not before: Node.js takes the connection of an answer that has ended for idle, and may close it with what it holds.
+  const endOnceSent = () => {
+    if (!isWhole || held > 0) return
+    response.end()
+    resolve()
+  }
   const abort = () => {
     controller?.abort(signal.reason)
     reject(signal.reason)
@@ -58,13 +67,18 @@ export function forward(
       onResponseData(started, chunk) {
         if (response.destroyed) return
         events.chunk(chunk)
-        if (response.write(chunk) || response.destroyed) return
+        held += 1
+        const hasRoom = response.write(chunk, () => {
+          held -= 1
+          endOnceSent()
+        })
+        if (hasRoom || response.destroyed) return
         started.pause()
         response.once('drain', () => started.resume())
       },
       onResponseEnd() {
-        response.end()
-        resolve()
+        isWhole = true
+        endOnceSent()
       },
       onResponseError(_started, error) {
         reject(signal.aborted ? signal.reason : error)

@@ -18,6 +18,8 @@ const headersTimeoutMs = 10_000
 const keepAliveTimeoutMs = 75_000
 const probeTimeoutMs = 1000
 const pauseMs = 50
+/** For the proxy to pass on the last answers, within what the phase of the drain has beyond the time of turns. */
+const passOnMs = 1500
 
 /** Longer than a vendor may be silent. */
 export const defaultConnections: ConnectionLimits = { max: 10_000, silentMs: silenceMs + 60_000 }
@@ -29,7 +31,10 @@ export interface RelayServer {
   readonly port: number
   /** Serves a connection that another server has accepted. */
   serve(socket: Socket): void
-  /** Listens no more, gives open calls so many ms to end, and cuts those that are left. */
+  /**
+   * Listens no more, gives open calls so many ms to end, and cuts those that are left. Once none is, it waits 1.5 s at
+   * most until the proxy has passed on what they were answered.
+   */
   close(drainMs: number): Promise<void>
 }
 
@@ -47,7 +52,7 @@ interface ListenOptions {
 export interface ForwardProxy {
   connect(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void>
   answer(request: IncomingMessage, response: ServerResponse): Promise<void>
-  /** The number of connections through which calls of this relay may still come, or answers of it go. */
+  /** The number of connections to relays, which may still have a part of an answer to pass on. */
   readonly openToRelay: number
 }
 
@@ -123,9 +128,11 @@ export async function serveRelay(
       server.closeIdleConnections()
       const hasEnded = async () => {
         server.closeIdleConnections()
-        return relay.open === 0 && (proxy?.openToRelay ?? 0) === 0
+        return relay.open === 0
       }
-      if (drainMs > 0) await poll(hasEnded, { pauseMs, timeoutMs: drainMs, signal: new AbortController().signal })
+      const isPassedOn = async () => (await hasEnded()) && (proxy?.openToRelay ?? 0) === 0
+      if (drainMs > 0 && (await poll(hasEnded, { pauseMs, timeoutMs: drainMs })))
+        await poll(isPassedOn, { pauseMs, timeoutMs: passOnMs })
       clearInterval(rechecking)
       server.closeAllConnections()
       for (const tunnel of tunnels) tunnel.destroy()
