@@ -20,7 +20,7 @@ interface ForwardEvents {
 
 /**
  * Sends a call to its vendor, and the answer back, byte for byte, each as it comes: neither side is read faster than
- * the other one reads. Resolves once the answer is handed to the connection of the client. Rejects with the signal's
+ * the other one reads. Resolves once this process has sent the whole answer to the client. Rejects with the signal's
  * reason, what the body throws, or what undici throws; the answer may have begun.
  */
 export function forward(
