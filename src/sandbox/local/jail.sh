@@ -24,59 +24,81 @@ shift
 namespaces='--user --map-current-user --keep-caps --mount --net --ipc --uts'
 powerless='setpriv --no-new-privs --bounding-set=-all --inh-caps=-all --ambient-caps=-all --'
 
-# restrict <path> <options>: adds options to the mounts at a path and below it. Those that a mount has are repeated: a
-# user namespace cannot take them away.
+# show <path>…: shows files and folders of the host at their own paths, if they exist, also when links lead there.
+show() {
+  for path; do
+    shift
+    [ ! -e "$path" ] || set -- "$@" "$path"
+  done
+  [ $# -gt 0 ] || return 0
+  reals=$(readlink -f "$@")
+  while read -r real; do
+    path=$1
+    shift
+    if [ "$real" != "$path" ] && [ ! -e "$root$path" ]; then
+      [ -d "$root${path%/*}" ] || mkdir -p "$root${path%/*}"
+      ln -s "$real" "$root$path"
+    fi
+    [ ! -e "$root$real" ] || continue # in /usr
+    if [ -d "$real" ]; then
+      mkdir -p "$root$real"
+    else
+      [ -d "$root${real%/*}" ] || mkdir -p "$root${real%/*}"
+      : >"$root$real"
+    fi
+    mount --rbind "$real" "$root$real"
+  done <<END
+$reals
+END
+}
+
+# restrict <folder>…: takes away what the mounts in the root need not allow: devices, programs that give rights, and
+# writing but in these folders. What a mount has taken away is repeated: a user namespace cannot give it back.
 restrict() {
   mounts=$(cat /proc/self/mountinfo)
   while read -r _ _ _ _ at has _; do
     case $at in *\\*) at=$(printf %b "$(printf %s "$at" | sed 's/\\/\\0/g')") ;; esac
-    case $at in "$1" | "$1"/*) mount -o "remount,bind,$2,${has#r[wo],}" "$at" ;; esac
+    case $at in "$root"/*) ;; *) continue ;; esac
+    options=ro,nosuid,nodev
+    case ${at#"$root"} in
+      /tmp | /run | /dev/shm | /dev/pts) continue ;; # made for the jail
+      /dev/null | /dev/zero | /dev/full | /dev/random | /dev/urandom | /dev/tty) continue ;;
+    esac
+    for writable; do
+      case $at in "$root$writable" | "$root$writable"/*) options=nosuid,nodev ;; esac
+    done
+    mount -o "remount,bind${has#r[wo]},$options" "$at"
   done <<END
 $mounts
 END
 }
 
-# show <path> <options>: shows a file or folder of the host at its own path, if it exists, also when links lead there.
-show() {
-  [ -e "$1" ] || return 0
-  real=$(readlink -f "$1")
-  [ ! -e "$root$real" ] || return 0 # in /usr
-  mkdir -p "$root${1%/*}" "$root${real%/*}"
-  [ "$real" = "$1" ] || ln -s "$real" "$root$1"
-  if [ -d "$real" ]; then mkdir "$root$real"; else : >"$root$real"; fi
-  mount --rbind "$real" "$root$real"
-  restrict "$root$real" "$2"
-}
-
 # private <path> <size> <mode>: an empty folder in memory.
 private() {
-  mkdir -p "$root$1"
   mount -t tmpfs -o "mode=$3,size=$2,nosuid,nodev" jail "$root$1"
 }
 
-# furnish: an empty root, with the programs of the system and devices.
+# furnish <home>: an empty root, with the programs of the system and devices.
 furnish() {
   mount -t tmpfs -o mode=0755,size=1m,nosuid,nodev jail "$root"
-  mkdir "$root/proc" "$root/etc" "$root/.host"
+  mkdir -p "$root/proc" "$root/etc" "$root/.host" "$root/tmp" "$root/run" "$root/dev/shm" "$root/dev/pts"
   private /tmp 256m 1777
   private /run 16m 0755
-  private /dev 1m 0755
   private /dev/shm 256m 1777
-  mkdir "$root/dev/pts"
   mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,nosuid,noexec jail "$root/dev/pts"
-  for device in null zero full random urandom tty; do show /dev/$device nosuid,noexec; done
+  show /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty
   ln -s pts/ptmx "$root/dev/ptmx"
-  ln -s /proc/self/fd "$root/dev/fd"
-  for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "$root/dev/${stream#*:}"; done
-  mount -o remount,bind,ro,nosuid,nodev "$root/dev"
-  for path in /usr /etc/ssl /etc/pki /etc/ca-certificates /etc/alternatives /etc/ld.so.cache; do
-    show "$path" ro,nosuid,nodev
+  cp -P /dev/fd /dev/stdin /dev/stdout /dev/stderr "$root/dev/"
+  links=
+  for path in /bin /sbin /lib /lib32 /lib64 /libx32; do
+    if [ -L "$path" ]; then links="$links $path"; else show "$path"; fi
   done
-  for path in /bin /sbin /lib /lib32 /lib64 /libx32 /etc/localtime; do
-    if [ -L "$path" ]; then ln -s "$(readlink "$path")" "$root$path"; else show "$path" ro,nosuid,nodev; fi
-  done
-  echo "agent:x:$(id -u):$(id -g)::$1:/bin/sh" >"$root/etc/passwd"
-  echo "agent:x:$(id -g):" >"$root/etc/group"
+  [ -z "$links" ] || cp -P $links "$root/"
+  show /usr /etc/ssl /etc/pki /etc/ca-certificates /etc/alternatives /etc/ld.so.cache /etc/localtime
+  uid=$(id -u)
+  gid=$(id -g)
+  echo "agent:x:$uid:$gid::$1:/bin/sh" >"$root/etc/passwd"
+  echo "agent:x:$gid:" >"$root/etc/group"
   echo '127.0.0.1 localhost agent' >"$root/etc/hosts"
 }
 
@@ -101,7 +123,6 @@ share() {
   [ "$(readlink -f "$home/$1")" = "$(readlink -f "$home")/$1" ]
   mkdir -p "$root$2"
   mount --bind "$home/$1" "$root$2"
-  restrict "$root$2" nosuid,nodev
 }
 
 identify() {
@@ -129,17 +150,15 @@ build)
   root=$1 releases=$2 node=$3 home=$4 way_in=$5 ways_out=$6
   shift 6
   furnish "$home"
-  show "$releases" ro,nosuid,nodev
-  show "$node" ro,nosuid,nodev
-  show "$home" nosuid,nodev
+  show "$releases" "$node" "$home"
   # Node.js looks for its limit of memory there: else it collects no garbage before the kernel ends it.
   while IFS=: read -r _ controllers group; do
     [ "$group" != / ] || continue
     case ",$controllers," in *,memory,*) group=/memory$group ;; ,,) ;; *) continue ;; esac
-    for limit in memory.max memory.high memory.limit_in_bytes memory.soft_limit_in_bytes; do
-      show "/sys/fs/cgroup$group/$limit" ro,nosuid,nodev,noexec
-    done
+    folder=/sys/fs/cgroup$group
+    show "$folder/memory.max" "$folder/memory.high" "$folder/memory.limit_in_bytes" "$folder/memory.soft_limit_in_bytes"
   done </proc/self/cgroup
+  restrict "$(readlink -f "$home")"
   perl -MSocket -e '
     socket my $socket, AF_INET, SOCK_DGRAM, 0 or die "socket: $!";
     my $request = pack "a16 s x22", "lo", 0x41; # up, running
@@ -180,9 +199,12 @@ run)
   ;;
 room)
   root=$1 home=$2
+  # The root of the other room.
+  umount -n -l "$root"
   furnish /tmp
   share "$ROOM_FOLDER" "/room/$ROOM_PLACE"
   share "$ROOM_SOCKETS" /run/room
+  restrict "/room/$ROOM_PLACE" /run/room
   mount -t tmpfs -o ro,mode=0555,size=4k,nosuid,nodev,noexec room "$root/room/$ROOM_PLACE/$ROOM_HIDDEN"
   hostname room 2>/dev/null || :
   mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
