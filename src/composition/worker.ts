@@ -1,6 +1,7 @@
 import type { Billing } from '#api/subscription/stripe.ts'
 import type { Region } from '#instances/regions.ts'
 import { placesOf } from '#lifecycle/places.ts'
+import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
 import { createStartLimit } from '#lifecycle/start-limit.ts'
@@ -54,7 +55,8 @@ export function createWorker(parts: WorkerParts, settings: WorkerSettings, start
   const inRegion = (region: Region) => {
     const createDeps = () => {
       const starts = createStartLimit(placesOf(concurrency), parts.log.child({ region: region.region }))
-      return { ...parts, ...shared, ...region, starts }
+      const platformOutage = createPlatformOutage(region.sandboxes)
+      return { ...parts, ...shared, ...region, starts, platformOutage }
     }
     const deps = known.get(region) ?? createDeps()
     known.set(region, deps)

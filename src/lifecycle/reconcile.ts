@@ -13,12 +13,14 @@ import type { Observation } from '#sandbox/driver.ts'
 import { alarmingAttempts, backoffSeconds, failureOf, logFieldsOf, maxAttempts, messageOf } from './failures.ts'
 import { describeExit, endedDuringStart, readLastOutput } from './health.ts'
 import { plans } from './plans.ts'
+import type { PlatformOutage } from './platform-outage.ts'
 import { runMeasuredStep, runStep } from './run-step.ts'
-import { type Again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
+import { type Again, again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
 
 /** What a worker works with in one region. */
 export interface LifecycleDeps extends StepDeps {
   queue: InstanceQueue
+  platformOutage: PlatformOutage
   log: Logger
 }
 
@@ -32,6 +34,12 @@ export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> 
 
 /** Columns that are written when a row is settled. */
 type SettledFields = Parameters<Lease['settle']>[1]
+
+/** As callers see it, in place of the step that could not be carried out. */
+const waitingForPlatform = 'waiting for the platform'
+const platformIsAway = 'The platform of the sandbox cannot be reached.'
+/** So long that many rows that wait cost the database little, and half of it random, so that they spread out. */
+const platformPauseSeconds = () => 10 + Math.random() * 10
 
 /** For an attempt that is no evidence against the instance. */
 const notCounted = sql`greatest(${instances.attempts} - 1, 0)`
@@ -69,6 +77,7 @@ const logOf = (log: Logger, { generation, requestId }: Pick<TakenInstance, 'gene
 
 async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome> {
   try {
+    deps.platformOutage.throwIfAway()
     if (!(await areAttemptsUsedUp(deps, lease))) return await converge(deps, lease)
     await giveUp(deps, lease, await reasonForGivingUp(deps, lease))
     return done
@@ -191,16 +200,22 @@ async function measureTimeToRunning({ db, log }: LifecycleDeps, id: string, gene
 }
 
 async function postpone({ log }: LifecycleDeps, lease: Lease, { reason, afterSeconds }: Again): Promise<void> {
-  const { generation, step } = lease.instance
-  log.warn({ step, reason }, 'step postponed')
+  const { generation, step, errorMessage } = lease.instance
+  if (reason !== errorMessage) log.warn({ step, reason }, 'step postponed')
   await lease.write({ attempts: notCounted })
   await lease.postpone(generation, afterSeconds, reason)
 }
 
-/** Postpones the row to its next attempt, or gives it up. A stop or a delete is never given up. */
+/**
+ * Postpones the row to its next attempt, or gives it up. A stop or a delete is never given up, and nothing is because its
+ * platform is away.
+ */
 async function handleFailure(deps: LifecycleDeps, lease: Lease, failure: Failure): Promise<void> {
   const { desiredState, generation, attempts, step } = lease.instance
   const isToRun = desiredState === 'running'
+  const isAway = await deps.platformOutage.isCauseOf(failure.error, lease.signal)
+  if (isAway) await lease.write({ step: waitingForPlatform })
+  if (isAway && isToRun) return postpone(deps, lease, again(platformPauseSeconds(), platformIsAway))
   const level = !isToRun && attempts >= alarmingAttempts ? 'error' : 'warn'
   deps.log[level]({ ...logFieldsOf(failure), step, attempts, desiredState }, 'step failed')
   const isLast = failure.kind === 'failed for good' || attempts >= maxAttempts

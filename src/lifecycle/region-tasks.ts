@@ -15,7 +15,12 @@ export const regionTasks = (
   driftEveryMs: number,
   drift: DriftDetection,
   shards: Pick<Shards, 'of'>,
-): PeriodicTask[] => [...drift.tasks(driftEveryMs), firewallTask(deps), ...useTasks(deps, () => shards.of(deps))]
+): PeriodicTask[] => [
+  ...drift.tasks(driftEveryMs),
+  deps.platformOutage.task,
+  firewallTask(deps),
+  ...useTasks(deps, () => shards.of(deps)),
+]
 
 export interface RegionWork {
   /**

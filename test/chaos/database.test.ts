@@ -9,6 +9,7 @@ import { createDb } from '#database/client.ts'
 import { type Cluster, prepareCluster } from '#database/embedded-cluster.ts'
 import { findPostmaster, startPostmaster, stopPostmaster } from '#database/embedded-postmaster.ts'
 import { migrate } from '#database/migrate.ts'
+import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import { createQueue, migrateQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import { createStartLimit } from '#lifecycle/start-limit.ts'
 import { startWorker } from '#lifecycle/worker.ts'
@@ -111,6 +112,7 @@ beforeAll(async () => {
     resources: { defaults: usualResources, maxima: usualMaxima },
     minOpenclawVersion: '2026.1.1',
     starts: createStartLimit(24, log),
+    platformOutage: createPlatformOutage(driver),
     timeouts: { startWithoutProgressMs: 5000, startMs: 10_000, hungMs: 500, busyMs: 60_000, graceMs: 200 },
     queue,
     log,

@@ -251,6 +251,32 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect((await call('POST', `/${id}/start`)).body.status).toBe('running')
     })
 
+    test('waits for a platform that is away, however long that takes, and is asked of it once only', async () => {
+      driver.isAway = true
+      const id = await create()
+      await until('the first attempt to fail', async () => (await rowOf(id)).error_message)
+      const asked = driver.calls.length
+      for (let attempt = 0; attempt <= maxAttempts; attempt += 1) {
+        await makeDueNow()
+        const isPostponed = async () => (await rowOf(id)).next_attempt_at.getTime() > Date.now() + 5000
+        await until('the next attempt to fail', isPostponed)
+      }
+      expect(await rowOf(id)).toMatchObject({ attempts: 0, ready_at: null, desired_state: 'running' })
+      const waiting = { status: 'provisioning', step: 'waiting for the platform' }
+      expect((await call('GET', `/${id}/status`)).body).toMatchObject(waiting)
+      expect(driver.calls.slice(asked).filter((made) => made.id === id)).toEqual([])
+      driver.isAway = false
+      await until(
+        'it to run',
+        async () => {
+          await makeDueNow()
+          return (await call('GET', `/${id}`)).body.status === 'running'
+        },
+        20_000,
+      )
+      expect(driver.starts.get(id)).toBe(1)
+    })
+
     test(
       'whose gateway exits with code 78 is an error at once, with the gateway’s output and without its token',
       repeated,

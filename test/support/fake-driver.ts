@@ -14,6 +14,7 @@ import {
   type SandboxDriver,
   type SandboxFiles,
   type SandboxSpec,
+  SandboxUnavailableError,
   type Usage,
 } from '#sandbox/driver.ts'
 import { type MemoryFolder, memoryFiles } from './memory-files.ts'
@@ -58,6 +59,8 @@ export class FakeDriver implements SandboxDriver {
   readonly isolation = 'Nothing runs.'
   hasTwoRooms = true
   isExposed = false
+  /** Whether the platform cannot be reached. */
+  isAway = false
   readonly sandboxes = new Map<string, FakeSandbox>()
   readonly calls: { method: Fault['method']; id: string }[] = []
   /** How often a sandbox was made, by instance: more often than it was destroyed is two of one instance. */
@@ -95,6 +98,11 @@ export class FakeDriver implements SandboxDriver {
 
   heal(): void {
     this.#faults.length = 0
+    this.isAway = false
+  }
+
+  async outage(): Promise<string | null> {
+    return this.isAway ? 'The platform cannot be reached.' : null
   }
 
   /** The gateway ends by itself. */
@@ -121,6 +129,7 @@ export class FakeDriver implements SandboxDriver {
     signal.throwIfAborted()
     this.calls.push({ method, id })
     await this.onCall(method, id)
+    if (this.isAway) throw new SandboxUnavailableError(new Error('no route to the platform'))
     const fault = this.#faults.find((candidate) => candidate.method === method && candidate.times > 0)
     if (fault) {
       fault.times -= 1

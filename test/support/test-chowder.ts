@@ -13,6 +13,7 @@ import type { RequestOrigins } from '#http/origins.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
 import type { StorageLimits } from '#http/storage-limit.ts'
 import { onlyRegion, type Region, type Regions } from '#instances/regions.ts'
+import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
 import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
@@ -182,7 +183,14 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
     database,
     vault,
     queue,
-    deps: { ...parts, ...shared, starts: createStartLimit(24, log), timeouts, ...regions.default() },
+    deps: {
+      ...parts,
+      ...shared,
+      starts: createStartLimit(24, log),
+      platformOutage: createPlatformOutage(regions.default().sandboxes),
+      timeouts,
+      ...regions.default(),
+    },
     logged,
     async call(method, url, { key, body, headers } = {}) {
       const sent = {

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { createHeartbeat } from '#composition/heartbeat.ts'
 import { defaultMaintenance, maintenanceTasks } from '#composition/maintenance.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
+import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import { regionTasks } from '#lifecycle/region-tasks.ts'
 import { createShards } from '#lifecycle/shards.ts'
 import { defaultIntervals, sweepTask } from '#lifecycle/worker.ts'
@@ -18,7 +19,12 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
     createHeartbeat(unused, unused, unused).task,
     sweepTask(unused, defaultIntervals.sweepEveryMs),
     createShards(unused, '', unused).task,
-    ...regionTasks(unused, defaultIntervals.driftEveryMs, createDriftDetection(unused, unused), unused),
+    ...regionTasks(
+      { platformOutage: createPlatformOutage(unused) } as never,
+      defaultIntervals.driftEveryMs,
+      createDriftDetection(unused, unused),
+      unused,
+    ),
     ...maintenanceTasks(
       { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0, usageBytes: 0 },
       defaultMaintenance,
