@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, stat, symlink } from 'node:fs/promises'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -85,6 +85,32 @@ describe('a jail', () => {
   }
   const envOf = async (id: string) =>
     JSON.parse(await until('an answer', async () => get(await observe(id), '/env'))) as Record<string, string>
+
+  test('shows all but the home read-only, also with a data folder that a link leads to', async () => {
+    const link = `${host.dataDir}-linked`
+    await symlink(host.dataDir, link)
+    const linked = LocalHost.on(link, { isJailed: true })
+    const id = randomUUID()
+    await linked.driver.create(linked.specOf(id), within())
+    await linked.driver.start(id, within())
+    const argv = ['cat', '/proc/self/mountinfo']
+    const { stdout } = await linked.driver.exec(id, argv, { timeoutMs: 10_000 }, within())
+    await linked.driver.destroy(id, within())
+    await rm(link)
+    const mounts = stdout.split('\n').filter(Boolean)
+    const devices = /^\/dev\/(shm|pts|null|zero|full|u?random|tty)$/
+    const seen = mounts.map((line) => {
+      const [, , , , path = '', options = ''] = line.split(' ')
+      return { path, options: options.split(',') }
+    })
+    const shown = seen.filter(({ path }) => !devices.test(path))
+    const pathsWith = (option: string) =>
+      shown.filter(({ options }) => options.includes(option)).map(({ path }) => path)
+    const home = join(host.dataDir, 'sandboxes', id, 'home')
+    expect(pathsWith('rw').sort()).toEqual(['/proc', '/run', '/tmp', home].sort())
+    expect(pathsWith('ro')).toContain(join(host.dataDir, 'releases'))
+    expect([pathsWith('nosuid').length, pathsWith('nodev').length]).toEqual([shown.length, shown.length])
+  })
 
   /** The processes of this host whose command lines have a word. */
   const processesWith = async (word: string) => {

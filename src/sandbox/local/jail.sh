@@ -71,6 +71,7 @@ restrict() {
   done <<END
 $mounts
 END
+  [ -n "${options:-}" ] # else the list names the mounts otherwise
 }
 
 # private <path> <size> <mode>: an empty folder in memory.
@@ -88,7 +89,8 @@ furnish() {
   mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,nosuid,noexec jail "$root/dev/pts"
   show /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty
   ln -s pts/ptmx "$root/dev/ptmx"
-  cp -P /dev/fd /dev/stdin /dev/stdout /dev/stderr "$root/dev/"
+  ln -s /proc/self/fd "$root/dev/fd"
+  for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "$root/dev/${stream#*:}"; done
   links=
   for path in /bin /sbin /lib /lib32 /lib64 /libx32; do
     if [ -L "$path" ]; then links="$links $path"; else show "$path"; fi
@@ -147,7 +149,8 @@ start)
     /bin/sh -c 'eval "$JAIL"' jail build "$@"
   ;;
 build)
-  root=$1 releases=$2 node=$3 home=$4 way_in=$5 ways_out=$6
+  # As the kernel lists it in mountinfo.
+  root=$(readlink -f "$1") releases=$2 node=$3 home=$4 way_in=$5 ways_out=$6
   shift 6
   furnish "$home"
   show "$releases" "$node" "$home"
