@@ -54,8 +54,9 @@ export function createWorker(parts: WorkerParts, settings: WorkerSettings, start
   const known = new Map<Region, LifecycleDeps>()
   const inRegion = (region: Region) => {
     const createDeps = () => {
-      const starts = createStartLimit(placesOf(concurrency), parts.log.child({ region: region.region }))
-      const platformOutage = createPlatformOutage(region.sandboxes)
+      const log = parts.log.child({ region: region.region })
+      const starts = createStartLimit(placesOf(concurrency), log)
+      const platformOutage = createPlatformOutage(region.sandboxes, log)
       return { ...parts, ...shared, ...region, starts, platformOutage }
     }
     const deps = known.get(region) ?? createDeps()

@@ -1,5 +1,6 @@
+import type { Logger } from '#platform/log.ts'
 import type { PeriodicTask } from '#platform/periodic.ts'
-import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
+import type { SandboxDriver } from '#sandbox/driver.ts'
 
 const everyMs = 5000
 /** Longer than a driver waits for its platform's answer. */
@@ -7,35 +8,37 @@ const timeoutMs = 10_000
 
 /** Whether the platform of a region is away, as one worker knows it. */
 export interface PlatformOutage {
-  /** Throws SandboxUnavailableError while the platform is away: no attempt waits in vain for its answer. */
-  throwIfAway(): void
-  /** Whether an attempt failed because the platform is away, which it is asked unless that is known. */
-  isCauseOf(error: unknown, signal: AbortSignal): Promise<boolean>
+  readonly isAway: boolean
+  /** Asks the platform, and returns whether it is away. Throws the reason of the signal. */
+  look(signal: AbortSignal): Promise<boolean>
   /** Asks a platform that is away whether it is back. */
   readonly task: PeriodicTask
 }
 
-/** A platform that its driver cannot lose, since it is this host, is never away. */
-export function createPlatformOutage(sandboxes: Pick<SandboxDriver, 'outage'>): PlatformOutage {
-  let sentence: string | null = null
-  const ask = async (signal: AbortSignal) => {
-    sentence = (await sandboxes.outage?.(signal)) ?? null
+/** A platform that its driver cannot lose, since it is this host, is never away. The log has each outage and its end. */
+export function createPlatformOutage(
+  sandboxes: Pick<SandboxDriver, 'outage'>,
+  log: Pick<Logger, 'info' | 'warn'>,
+): PlatformOutage {
+  let isAway = false
+  async function look(signal: AbortSignal): Promise<boolean> {
+    const sentence = (await sandboxes.outage?.(signal)) ?? null
+    if (sentence !== null && !isAway) log.warn(`instances wait for their platform: ${sentence}`)
+    if (sentence === null && isAway) log.info('the platform is back: instances wait for it no more')
+    isAway = sentence !== null
+    return isAway
   }
   return {
-    throwIfAway() {
-      if (sentence !== null) throw new SandboxUnavailableError(new Error(sentence), { isLogged: true })
+    get isAway() {
+      return isAway
     },
-    async isCauseOf(error, signal) {
-      if (!(error instanceof SandboxUnavailableError)) return false
-      if (sentence === null) await ask(signal)
-      return sentence !== null
-    },
+    look,
     task: {
       name: 'the look at a platform that is away',
       everyMs,
       timeoutMs,
       async run(signal) {
-        if (sentence !== null) await ask(signal)
+        if (isAway) await look(signal)
       },
     },
   }

@@ -15,7 +15,7 @@ import { describeExit, endedDuringStart, readLastOutput } from './health.ts'
 import { plans } from './plans.ts'
 import type { PlatformOutage } from './platform-outage.ts'
 import { runMeasuredStep, runStep } from './run-step.ts'
-import { type Again, again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
+import { type Again, done, type Failure, type StepDeps, type StepOutcome } from './step.ts'
 
 /** What a worker works with in one region. */
 export interface LifecycleDeps extends StepDeps {
@@ -37,7 +37,7 @@ type SettledFields = Parameters<Lease['settle']>[1]
 
 /** As callers see it, in place of the step that could not be carried out. */
 const waitingForPlatform = 'waiting for the platform'
-const platformIsAway = 'The platform of the sandbox cannot be reached.'
+const platformIsAway = 'The platform of the sandbox is not available.'
 /** So long that many rows that wait cost the database little, and half of it random, so that they spread out. */
 const platformPauseSeconds = () => 10 + Math.random() * 10
 
@@ -60,6 +60,7 @@ export async function reconcileInstance(
   const released = await withLease(deps.db, taken, takenAt, stop, async (lease) => {
     const outcome = await attempt(scoped, lease, stop).finally(() => deps.starts.leave(id, 'unknown'))
     if (outcome.kind === 'again') await postpone(scoped, lease, outcome)
+    else if (outcome.kind === 'platform away') await waitForPlatform(lease)
     else if (outcome.kind !== 'done') await handleFailure(scoped, lease, outcome)
   })
   if (released?.due) deps.queue.enqueue()
@@ -75,19 +76,33 @@ interface AttemptDeps extends LifecycleDeps {
 const logOf = (log: Logger, { generation, requestId }: Pick<TakenInstance, 'generation' | 'requestId'>) =>
   log.child({ generation, ...(requestId !== null && { requestId }) })
 
-async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome> {
+interface PlatformAway {
+  kind: 'platform away'
+}
+
+async function attempt(deps: AttemptDeps, lease: Lease, stop: AbortSignal): Promise<StepOutcome | PlatformAway> {
+  const { platformOutage } = deps
   try {
-    deps.platformOutage.throwIfAway()
+    if (platformOutage.isAway) return { kind: 'platform away' }
+    const outcome = await convergeOrGiveUp(deps, lease)
+    const isAway = outcome.kind === 'failed' && (await platformOutage.look(lease.signal))
+    return isAway ? { kind: 'platform away' } : outcome
+  } catch (error) {
+    if (!stop.aborted) throw error // another worker may hold the row: nothing may be written
+    // A deploy is no failure of the instance: the next worker starts with the same count.
+    await lease.write({ attempts: notCounted })
+    return done
+  }
+}
+
+/** Throws only when the signal of the lease is aborted. */
+async function convergeOrGiveUp(deps: AttemptDeps, lease: Lease): Promise<StepOutcome> {
+  try {
     if (!(await areAttemptsUsedUp(deps, lease))) return await converge(deps, lease)
     await giveUp(deps, lease, await reasonForGivingUp(deps, lease))
     return done
   } catch (error) {
-    if (stop.aborted) {
-      // A deploy is no failure of the instance: the next worker starts with the same count.
-      await lease.write({ attempts: notCounted })
-      return done
-    }
-    if (lease.signal.aborted) throw error // another worker may hold the row: nothing may be written
+    lease.signal.throwIfAborted()
     return failureOf(error, lease.instance.step)
   }
 }
@@ -200,22 +215,23 @@ async function measureTimeToRunning({ db, log }: LifecycleDeps, id: string, gene
 }
 
 async function postpone({ log }: LifecycleDeps, lease: Lease, { reason, afterSeconds }: Again): Promise<void> {
-  const { generation, step, errorMessage } = lease.instance
-  if (reason !== errorMessage) log.warn({ step, reason }, 'step postponed')
+  const { generation, step } = lease.instance
+  log.warn({ step, reason }, 'step postponed')
   await lease.write({ attempts: notCounted })
   await lease.postpone(generation, afterSeconds, reason)
 }
 
-/**
- * Postpones the row to its next attempt, or gives it up. A stop or a delete is never given up, and nothing is because its
- * platform is away.
- */
+/** Postpones the row without counting the attempt. The reason of an earlier failure stays: the row may be given up. */
+async function waitForPlatform(lease: Lease): Promise<void> {
+  const { generation, errorMessage } = lease.instance
+  await lease.write({ step: waitingForPlatform, attempts: notCounted })
+  await lease.postpone(generation, platformPauseSeconds(), errorMessage ?? platformIsAway)
+}
+
+/** Postpones the row to its next attempt, or gives it up. A stop or a delete is never given up. */
 async function handleFailure(deps: LifecycleDeps, lease: Lease, failure: Failure): Promise<void> {
   const { desiredState, generation, attempts, step } = lease.instance
   const isToRun = desiredState === 'running'
-  const isAway = await deps.platformOutage.isCauseOf(failure.error, lease.signal)
-  if (isAway) await lease.write({ step: waitingForPlatform })
-  if (isAway && isToRun) return postpone(deps, lease, again(platformPauseSeconds(), platformIsAway))
   const level = !isToRun && attempts >= alarmingAttempts ? 'error' : 'warn'
   deps.log[level]({ ...logFieldsOf(failure), step, attempts, desiredState }, 'step failed')
   const isLast = failure.kind === 'failed for good' || attempts >= maxAttempts

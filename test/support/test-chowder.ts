@@ -187,7 +187,7 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
       ...parts,
       ...shared,
       starts: createStartLimit(24, log),
-      platformOutage: createPlatformOutage(regions.default().sandboxes),
+      platformOutage: createPlatformOutage(regions.default().sandboxes, log),
       timeouts,
       ...regions.default(),
     },

@@ -20,7 +20,7 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
     sweepTask(unused, defaultIntervals.sweepEveryMs),
     createShards(unused, '', unused).task,
     ...regionTasks(
-      { platformOutage: createPlatformOutage(unused) } as never,
+      { platformOutage: createPlatformOutage(unused, unused) } as never,
       defaultIntervals.driftEveryMs,
       createDriftDetection(unused, unused),
       unused,

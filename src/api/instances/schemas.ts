@@ -36,7 +36,7 @@ const Step = Nullable(
   Type.String({
     description:
       'The step that Chowder is carrying out for the instance; `waiting for a worker` while none runs; `waiting for the ' +
-      'platform` while that of its region cannot be reached; `busy` while the agent runs and works without answering; ' +
+      'platform` while that of its region is away; `busy` while the agent runs and works without answering; ' +
       'null when there is nothing to do.',
   }),
 )

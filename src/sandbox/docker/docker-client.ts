@@ -167,7 +167,10 @@ export function createDockerClient(address: DockerdAddress, log?: Pick<Logger, '
         return null
       } catch (error) {
         signal.throwIfAborted()
-        return unreachable(host, (error as Error).cause)
+        const { cause } = error as Error
+        // A proxy before dockerd may allow no ping, but other calls.
+        const isRefused = Math.floor(statusOf(cause) / 100) === 4 && remedy(cause) === null
+        return isRefused ? null : unreachable(host, cause)
       }
     },
     callUnless,
