@@ -41,6 +41,10 @@ const isOf =
   ({ last }: { last: string }) =>
     last.includes(`tick of ${name}`)
 
+/** OpenClaw runs a job that has failed three times in a row five minutes later. */
+const againMs = 330_000
+const long = { tags: ['long'], timeout: 12 * 60_000 }
+
 it('a budget of a key stops a turn at work, by the session that its calls name', { tags: ['long'] }, async () => {
   const { client, chowder, id, provider } = agent
   const body = { name: 'browser', instance_ids: [id], permissions: ['interact'] }
@@ -60,7 +64,7 @@ it('a budget of a key stops a turn at work, by the session that its calls name',
   expect((await client.delete(`/v1/keys/${keyId}`)).status).toBe(204)
 })
 
-it('cron that nobody asked for is paused without a restart, and resumed', { tags: ['long'] }, async () => {
+it('cron that nobody asked for is paused without a restart, and resumed', long, async () => {
   const { client, id, provider } = agent
   const path = `/v1/instances/${id}`
   const { pid } = present(await findGateway(id))
@@ -77,13 +81,13 @@ it('cron that nobody asked for is paused without a restart, and resumed', { tags
   expect(provider.requests).toHaveLength(asked)
   expect(await say(client, sessionPath(id), 'still there')).toContain('last="still there"')
   await client.patch(path, { automation_paused: false, unattended_calls_per_hour: 0 })
-  await until('cron to run again', () => provider.requests.slice(asked).some(isOf('a storm')), 120_000)
+  await until('cron to run again', () => provider.requests.slice(asked).some(isOf('a storm')), againMs)
   expect(present(await findGateway(id)).pid).toBe(pid)
   const { jobs } = (await callGateway('cron.list', {})) as { jobs: { id: string; name: string }[] }
   await callGateway('cron.remove', { id: present(jobs.find(({ name }) => name === 'a storm')).id })
 })
 
-it('a budget stops a chatty agent and its cron, says so, and is lifted', { tags: ['long'] }, async () => {
+it('a budget stops a chatty agent and its cron, says so, and is lifted', long, async () => {
   const { client, id, provider } = agent
   const isOfCron = isOf('a clock')
   await addJob('a clock', 3000)
@@ -113,7 +117,7 @@ it('a budget stops a chatty agent and its cron, says so, and is lifted', { tags:
 
   expect((await client.patch(`/v1/instances/${id}`, budgets(10_000_000))).status).toBe(200)
   expect(await say(client, sessionPath(id), 'lifted')).toContain('last="lifted"')
-  await until('the cron to run again', () => provider.requests.slice(asked).some(isOfCron), 120_000)
+  await until('the cron to run again', () => provider.requests.slice(asked).some(isOfCron), againMs)
   const [budget] = (await client.get(`/v1/instances/${id}`)).body.budgets
   expect(budget).toMatchObject({ name: 'daily', state: 'ok' })
   expect(budget.used).toBeGreaterThan(1000)
