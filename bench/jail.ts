@@ -7,7 +7,7 @@ import { type Fact, type Figure, fact, figure, median, type Round } from './figu
 import type { Tenant } from './tenant.ts'
 
 const startTimeoutMs = 3 * 60_000
-const starts = 4
+const starts = 10
 const rounds = 6
 const turnsARound = 15
 /** A turn in which the agent runs a program, and one in which it reads a file. */
