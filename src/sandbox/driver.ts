@@ -276,8 +276,8 @@ export interface SandboxDriver {
   /** Whether agents reach what the user that runs Chowder does, its secret key and each other. Absent: they do not. */
   readonly isExposed?: boolean
   /**
-   * The sentence for operators while a remote platform cannot be reached; null when it answers. Absent for a platform
-   * that is this host.
+   * The sentence for operators while a remote platform cannot be reached; null when it answers. Attempts that fail
+   * while there is one are not counted. Absent for a platform that is this host.
    */
   outage?(signal: AbortSignal): Promise<string | null>
   /**

@@ -277,6 +277,28 @@ describe.each(queueKinds)('on the %s queue', (kind) => {
       expect(driver.starts.get(id)).toBe(1)
     })
 
+    test('that is deleted while its platform is away is destroyed once that is back', repeated, async () => {
+      const id = await create()
+      await isIn(id, 'running')
+      driver.isAway = true
+      await call('DELETE', `/${id}`)
+      await until('the delete to wait', async () => (await rowOf(id)).step === 'waiting for the platform')
+      await makeDueNow()
+      const isPostponed = async () => (await rowOf(id)).next_attempt_at.getTime() > Date.now() + 5000
+      await until('the next attempt to fail', isPostponed)
+      expect((await rowOf(id)).attempts).toBe(0)
+      expect(driver.sandboxes.has(id)).toBe(true)
+      driver.isAway = false
+      await until(
+        'it to be destroyed',
+        async () => {
+          await makeDueNow()
+          return !driver.sandboxes.has(id)
+        },
+        20_000,
+      )
+    })
+
     test(
       'whose gateway exits with code 78 is an error at once, with the gateway’s output and without its token',
       repeated,
