@@ -61,6 +61,7 @@ describe('a key in the data folder', () => {
       return { ...facts, secretKeyIds: [...vault.keyIds] }
     }
     const { task } = createHeartbeat(database.db, describe, log)
+    await task.run(signal) // the command waits for processes that it knows of
     let isOver = false
     let lost = 0
     const beats = (async () => {
