@@ -53,7 +53,6 @@ async function endOf(child: ChildProcess, signal: AbortSignal): Promise<number |
 }
 
 /**
-/**
  * Runs a command under the limits of its sandbox. The program has a process group of its own, which is killed at the
  * deadline, at the abort and when the program has ended. The exit code is 127 for a program that does not exist.
  */
