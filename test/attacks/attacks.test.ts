@@ -34,7 +34,7 @@ import {
 import { type FakeModelProvider, startFakeModelProvider } from '../support/fake-model-provider.mjs'
 import { present } from '../support/present.ts'
 import { releasesFolder } from '../support/release.ts'
-import { measureTenant, type Times, timesTable } from '../support/tenant-times.ts'
+import { measureTenant, type Row, type Times, timesTable } from '../support/tenant-times.ts'
 import { until } from '../support/until.ts'
 
 // One list of attacks, by the tool `exec` of a real OpenClaw. TEST_SANDBOX_DRIVER=docker has the agents in containers, and
@@ -110,12 +110,22 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
   let metricsPort: number
   let tenant: ReturnType<typeof measureTenant>
   const ids: Partial<Record<Rooms, string>> = {}
-  const measured: { attack: string; by: string; result: string; times: Times }[] = []
+  const usual: Times[] = []
+  const measured: Row[] = []
 
   /** Notes what was measured since the last call. */
   function note(attack: string, by: string, result: string, times = tenant.take()): Times {
     measured.push({ attack, by, result, times })
     return times
+  }
+  /** Before an attack. */
+  async function lookAtUsual() {
+    await sleep(10_000) // an agent may just have started
+    tenant.take()
+    await tenant.enough('usual')
+    const times = tenant.take()
+    usual.push(times)
+    expect(times.failures).toEqual([])
   }
 
   async function useExec(id: string, input: object): Promise<string> {
@@ -200,20 +210,13 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     expect(planted.status).toBeLessThan(300)
     tenant = measureTenant(secondClient, secondId)
     await sleep(10_000)
-    tenant.take() // compiles code
-    await tenant.enough()
-    note('none', '', '')
+    await tenant.enough('usual') // compiles code
   }, 20 * minute)
 
   afterAll(async () => {
-    if (measured.length > 1) {
-      // Tells how much the figures move by themselves.
-      tenant.take()
-      await tenant.enough().catch(() => {})
-      note('none', '', 'after all others')
-    }
+    if (measured.length > 0) await lookAtUsual().catch(() => {})
     await tenant?.close()
-    console.log(`${world}: what attacks did to another tenant\n\n${timesTable(measured)}`)
+    console.log(`${world}: what attacks did to another tenant\n\n${timesTable(usual, measured)}`)
     await chowder?.kill('SIGINT')
     if (dataDir) await removeDataDir(dataDir)
     if (place) await rm(place, { recursive: true })
@@ -251,9 +254,13 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         const result = await exec(id, command)
         if (result.includes(got)) successes.push([name, result])
       }
-      const { failed } = note(`${attacks.length} that reach out`, rooms, `${attacks.length - successes.length} refused`)
+      const { failures } = note(
+        `${attacks.length} that reach out`,
+        rooms,
+        `${attacks.length - successes.length} refused`,
+      )
       expect(successes).toEqual([])
-      expect(failed).toBe(0)
+      expect(failures).toEqual([])
     },
   )
 
@@ -284,7 +291,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
       print select($r, undef, undef, 6) ? "caught" : "waited in vain"'`
     tenant.take()
     expect(await exec(idOf('one_room'), squat)).toContain('waited in vain')
-    expect(tenant.take().failed).toBe(0)
+    expect(tenant.take().failures).toEqual([])
   })
 
   /**
@@ -382,13 +389,14 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
 
   test.each(attacks)(
     'A7, F20: $name, by an agent with $rooms, costs no other a request, and is told truly',
-    { timeout: 12 * minute },
+    { timeout: 20 * minute },
     async ({ of, name, rooms, refusal, command }) => {
       const id = idOf(rooms)
       const results: string[] = []
       const report = reports[of]
       const before = report ? await countEvents(id, report.type, report.reason) : 0
       await waitForExec(id)
+      await lookAtUsual()
       if (refusal) {
         const result = await exec(id, refusal.command)
         expect(result).toMatch(refusal.shown)
@@ -435,7 +443,7 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         results.push('stopped for its disk')
       }
       note(name, rooms, results.join('; '), times)
-      expect(times.failed).toBe(0)
+      expect(times.failures).toEqual([])
     },
   )
 

@@ -6,12 +6,15 @@ import { until } from './until.ts'
 export interface Times {
   reads: number[]
   turns: number[]
-  failed: number
+  /** What the first requests that failed said. */
+  failures: string[]
 }
 
-/** What a row of the table needs at least. */
-const enough = { reads: 500, turns: 200 }
-const enoughMs = 6 * 60_000
+/** What a row of the table needs at least, and a look at what is usual before it. */
+const enough = { reads: 500, turns: 400 }
+const enoughOfUsual = { reads: 250, turns: 100 }
+const enoughMs = { attack: 12 * 60_000, usual: 3 * 60_000 }
+const mostFailures = 20
 /** A session of more turns would have longer ones. */
 const turnsOfSession = 40
 /** How many times as long as usual the slowest of a hundred may take. */
@@ -22,7 +25,7 @@ const percentile = (times: readonly number[], percent: number) =>
 
 /** Reads and turns of a tenant at a steady rate, until it is closed. */
 export function measureTenant(client: Api, id: string) {
-  let times: Times = { reads: [], turns: [], failed: 0 }
+  let times: Times = { reads: [], turns: [], failures: [] }
   let sessions = 0
   let isOver = false
 
@@ -32,15 +35,16 @@ export function measureTenant(client: Api, id: string) {
       const startedAt = performance.now()
       await act().then(
         () => into[of].push(performance.now() - startedAt),
-        () => {
-          into.failed += 1
+        ({ message }: Error) => {
+          if (into.failures.length < mostFailures) into.failures.push(message)
         },
       )
       await sleep(pauseMs)
     }
   }
   const read = async () => {
-    if ((await client.get(`/v1/instances/${id}`)).status !== 200) throw new Error('a read failed')
+    const { status, body } = await client.get(`/v1/instances/${id}`)
+    if (status !== 200) throw new Error(`${status} ${JSON.stringify(body)}`)
   }
   const turn = () => {
     if (times.turns.length % turnsOfSession === 0) sessions += 1
@@ -52,16 +56,15 @@ export function measureTenant(client: Api, id: string) {
     /** What was measured since the last call. */
     take(): Times {
       const taken = times
-      times = { reads: [], turns: [], failed: 0 }
+      times = { reads: [], turns: [], failures: [] }
       return taken
     },
     /** Waits until enough has been measured since the last `take`. */
-    enough: () =>
-      until(
-        'enough reads and turns',
-        () => times.reads.length >= enough.reads && times.turns.length >= enough.turns,
-        enoughMs,
-      ),
+    enough: (of: 'attack' | 'usual' = 'attack') => {
+      const { reads, turns } = of === 'attack' ? enough : enoughOfUsual
+      const isEnough = () => times.reads.length >= reads && times.turns.length >= turns
+      return until('enough reads and turns', isEnough, enoughMs[of])
+    },
     async close() {
       isOver = true
       await Promise.all(loops)
@@ -77,12 +80,22 @@ export interface Row {
   times: Times
 }
 
-/** The times of a tenant during attacks as a table in Markdown. The first row is without an attack. */
-export function timesTable(rows: readonly Row[]): string {
-  const [usual] = rows
+/**
+ * The times of a tenant during attacks as a table in Markdown, beside those without one: times of all of these looks
+ * together, since what is usual changes within hours. Its last row is the last of these looks, and tells how much.
+ */
+export function timesTable(looks: readonly Times[], attacks: readonly Row[]): string {
+  const usual: Times = {
+    reads: looks.flatMap(({ reads }) => reads),
+    turns: looks.flatMap(({ turns }) => turns),
+    failures: looks.flatMap(({ failures }) => failures),
+  }
+  const none = { attack: 'none', by: '', result: '' }
+  const last = looks.at(-1) ?? usual
+  const rows = [{ ...none, times: usual }, ...attacks, { ...none, result: 'after all others', times: last }]
   const cells = (of: 'reads' | 'turns', { times }: Row) => {
     const [median, p95, p99] = [50, 95, 99].map((percent) => percentile(times[of], percent)) as [number, number, number]
-    const ratio = usual ? p99 / percentile(usual.times[of], 99) : Number.NaN
+    const ratio = p99 / percentile(usual[of], 99)
     const shown = ratio > bar ? `**${ratio.toFixed(1)}**` : ratio.toFixed(1)
     return [String(times[of].length), ...[median, p95, p99].map((ms) => String(Math.round(ms))), shown]
   }
@@ -96,7 +109,7 @@ export function timesTable(rows: readonly Row[]): string {
       row.result,
       ...cells('reads', row),
       ...cells('turns', row),
-      String(row.times.failed),
+      String(row.times.failures.length),
     ]),
   ]
   return table.map((row) => `| ${row.join(' | ')} |`).join('\n')
