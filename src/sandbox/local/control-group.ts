@@ -30,12 +30,10 @@ export interface ControlGroups {
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
-   * Leaves groups that have computed nearly without a pause between the call before the last and this one what no other
-   * group wants of a processor, until they compute less; on a kernel before 5.15, a tenth of the weight of the others.
-   * What a gateway computes for its start does not count. All groups together weigh half of what another program on
-   * each processor does, and with version 2 of a group beside them, so that Chowder and its database do not wait for an
-   * agent: up to the whole, by the part of their processor time that starts use. Weights count only while a processor is
-   * busy.
+   * Leaves groups that are busy, as `createBusyWatch` says, what no other group wants of a processor; on a kernel before
+   * 5.15, a tenth of the weight of the others. All groups together weigh half of what another program on each processor
+   * does, and with version 2 of a group beside them, so that Chowder and its database do not wait for an agent: up to
+   * the whole, by the part of their processor time that starts use. Weights count only while a processor is busy.
    */
   weigh(): Promise<void>
 }

@@ -1,0 +1,97 @@
+import { lastingUse } from '#sandbox/lasting-use.ts'
+
+/**
+ * In seconds of a processor. A gateway needs some 11 until it is ready, and ends itself where it gets them too slowly:
+ * it is in its start until it has used the most, or rests when it has used more than the least.
+ */
+const startSeconds = { least: 5, most: 15 }
+/** In processors. A gateway that waits for a processor during its start gets more. */
+const restingStart = 0.02
+/** A look that is older says nothing: another process may have looked, and changed what it gets, in between. */
+const longestGapSeconds = 10
+/** Whether a sandbox is busy is applied again after so long: that may fail, and another worker may have looked. */
+const repeatSeconds = 10
+/**
+ * In processors. A sandbox that used more for `longSeconds` has computed nearly without a pause, with one thread. The
+ * first turn of an agent does so for up to 2 s.
+ */
+const lastingUseOfThread = 0.8
+const longSeconds = 3
+/**
+ * A busy sandbox is busy no longer when it used less than both, of its processors and of one, for `longSeconds`: it asks
+ * for no more, as an agent between its turns, or the others have left it no more, and wait for it in their turn.
+ */
+const returning = { use: 0.45, useOfThread: 0.65 }
+
+/** What a sandbox has used at a look. */
+export interface Used {
+  id: string
+  /** Of a processor, since some time in the past. */
+  seconds: number
+  /** How many processors it may use. */
+  processors: number
+}
+
+interface Seen {
+  /** When it was looked at in the last seconds, and what it had used then; both in seconds. */
+  looks: { at: number; seconds: number }[]
+  isBusy: boolean
+  appliedAt: number
+  /** What it had used when it was last seen to rest. */
+  restedAt: number
+}
+
+/** What a sandbox has used when its gateway was started, in seconds of a processor; null for one that is gone. */
+export type SecondsBefore = (id: string) => Promise<number | null>
+
+export type BusyWatch = ReturnType<typeof createBusyWatch>
+
+/**
+ * Tells which sandboxes are busy: they have computed nearly without a pause between the look before the last and this
+ * one, or as much as one thread can for 3 s, until they compute less. What a gateway computes for its start does not
+ * count. Each look is at all sandboxes.
+ */
+export function createBusyWatch(secondsBefore: SecondsBefore) {
+  let seen = new Map<string, Seen>()
+  async function isInStart(id: string, seconds: number, restedAt: number): Promise<boolean> {
+    // The record may just be written, or the sandbox be gone.
+    const before = (await secondsBefore(id).catch(() => null)) ?? 0
+    return seconds - before <= startSeconds.most && restedAt - before <= startSeconds.least
+  }
+
+  async function look({ id, seconds, processors }: Used, at: number, found: Seen | undefined) {
+    const now = { at, seconds }
+    const last = found && at - (found.looks.at(-1)?.at ?? 0) < longestGapSeconds ? found : undefined
+    const looks = last?.looks ?? []
+    const usedSince = (look = now) => (at > look.at ? Math.max(0, seconds - look.seconds) / (at - look.at) : 0)
+    const used = usedSince(looks.at(-2) ?? looks.at(-1))
+    const isResting = last !== undefined && used <= restingStart
+    const restedAt = isResting ? seconds : (last?.restedAt ?? Number.NEGATIVE_INFINITY)
+    const isStarting = used > restingStart && (await isInStart(id, seconds, restedAt))
+    const longAgo = looks.findLast((look) => at - look.at >= longSeconds)
+    const usedLong = longAgo && usedSince(longAgo)
+    const isBusy =
+      !isStarting &&
+      (last?.isBusy
+        ? usedLong === undefined || usedLong > Math.min(returning.use * processors, returning.useOfThread)
+        : used > lastingUse * processors || (usedLong ?? 0) > lastingUseOfThread)
+    // At the first look, too: the process before this one may have changed it.
+    const isToApply = isBusy !== last?.isBusy || at - last.appliedAt > repeatSeconds
+    // What it used before the others went before it says nothing of what it asks for since, as that of its start.
+    const isNewlyBusy = isBusy && !last?.isBusy
+    const inLongTime = looks.filter((look) => look === longAgo || at - look.at < longSeconds)
+    const kept = isNewlyBusy ? [] : isStarting ? looks.slice(-1) : inLongTime
+    seen.set(id, { looks: [...kept, now], isBusy, appliedAt: isToApply ? at : last.appliedAt, restedAt })
+    return { id, used, isStarting, isBusy, isToApply }
+  }
+
+  /**
+   * A look at a time, in seconds. `used` of the answer is in processors. What `isBusy` means for a sandbox is to be
+   * applied where `isToApply` says so.
+   */
+  return async (all: readonly Used[], at = performance.now() / 1000) => {
+    const before = seen
+    seen = new Map()
+    return Promise.all(all.map((one) => look(one, at, before.get(one.id))))
+  }
+}

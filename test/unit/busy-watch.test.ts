@@ -1,0 +1,48 @@
+import { expect, test } from 'vitest'
+import { createBusyWatch } from '#sandbox/local/busy-watch.ts'
+import { present } from '../support/present.ts'
+
+const started = -100
+
+/** Looks at a sandbox with two processors every half second while it uses so much of a processor for so many seconds. */
+function lookedAt(secondsBefore = started) {
+  const look = createBusyWatch(async () => secondsBefore)
+  let [at, seconds] = [0, 0]
+  return async (use: number, forSeconds: number) => {
+    const busyAt: number[] = []
+    for (let passed = 0; passed < forSeconds; passed += 0.5) {
+      const [seen] = await look([{ id: 'sandbox', seconds, processors: 2 }], at)
+      if (seen?.isBusy) busyAt.push(passed)
+      at += 0.5
+      seconds += use / 2
+    }
+    return busyAt
+  }
+}
+const everyHalf = (first: number, last: number) =>
+  Array.from({ length: (last - first) * 2 + 1 }, (_, index) => first + index / 2)
+
+test('a sandbox is busy once it has used most of its processors for a second, and until it used less for three', async () => {
+  const use = lookedAt()
+  expect(await use(0.7, 10)).toEqual([])
+  expect(await use(1.3, 5)).toEqual(everyHalf(1, 4.5))
+  expect(await use(0.6, 10)).toEqual(everyHalf(0, 2.5))
+})
+
+test('it is busy once it has used most of one processor for three seconds, and until it used less', async () => {
+  const use = lookedAt()
+  expect(await use(0.1, 10)).toEqual([])
+  expect(await use(1, 2)).toEqual([])
+  expect(await use(0.1, 10)).toEqual([])
+  const busyAt = await use(0.9, 10)
+  expect(busyAt).toEqual(everyHalf(present(busyAt[0]), 9.5))
+  expect(busyAt[0]).toSatisfy((seconds: number) => seconds >= 2.5 && seconds <= 3.5)
+  expect(await use(0.7, 10)).toEqual(everyHalf(0, 9.5))
+  expect(await use(0.6, 10)).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
+})
+
+test('its start does not count, nor what it computed in it', async () => {
+  const use = lookedAt(0)
+  expect(await use(1, 15)).toEqual([])
+  expect((await use(1, 10))[0]).toSatisfy((seconds: number) => seconds >= 2.5 && seconds <= 3.5)
+})
