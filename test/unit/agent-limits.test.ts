@@ -4,7 +4,7 @@ import { getPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { ControlGroup } from '#sandbox/local/control-group.ts'
-import { countsNamespaces, limitedCommand, processesOfJail } from '#sandbox/local/limits.ts'
+import { countsNamespaces, limitedCommand, memoryVariables, processesOfJail } from '#sandbox/local/limits.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
 
 const resources = { memoryMb: 2048, cpus: 2, pids: 512, diskMb: 64 }
@@ -43,4 +43,16 @@ test('A7: without a control group an agent comes after other programs, with one 
   } finally {
     rmSync(place, { recursive: true })
   }
+})
+
+test('a gateway that has no control group is told its memory', () => {
+  const group: ControlGroup = { version: 2, memory: '/x', pids: '/x', cpu: '/x', oomKills: 0 }
+  expect(memoryVariables(resources, group)).toEqual({})
+  const heapOf = (memoryMb: number) => {
+    const show = ['-p', 'require("node:v8").getHeapStatistics().heap_size_limit / 1024 / 1024']
+    const env = memoryVariables({ ...resources, memoryMb }, null)
+    return Number(execFileSync(process.execPath, show, { env, encoding: 'utf8' }))
+  }
+  // Those in control groups of that memory; there V8 adds three times the largest space for new objects.
+  expect([1792, 2048, 8192, 16_384].map(heapOf)).toEqual([992, 1120, 2240, 4288])
 })

@@ -7,7 +7,7 @@ import { commandAsUser, setpriv } from '#sandbox/command-as-user.ts'
 import type { ControlGroup } from './control-group.ts'
 import type { SandboxFolder, SandboxRecord } from './folder.ts'
 import { type Jail, makeJailFolders, roomEnvironment } from './jail.ts'
-import { limitedCommand } from './limits.ts'
+import { limitedCommand, memoryVariables } from './limits.ts'
 import { isAlive } from './processes.ts'
 import { makeWaysOutFolder } from './way-out.ts'
 
@@ -20,7 +20,7 @@ const heldByAnother = 75
 
 /** The command that runs `command` with the environment of the sandbox alone, which holds no secret. */
 export function withEnvironment(
-  { env }: SandboxRecord,
+  { env }: Pick<SandboxRecord, 'env'>,
   command: readonly string[],
   options: readonly string[] = [],
 ): readonly [string, ...string[]] {
@@ -52,9 +52,10 @@ export async function launchGateway(
     await makeJailFolders(folder, record.uid)
     await makeWaysOutFolder(jail.waysOutFolder)
   }
+  const env = { ...record.env, ...memoryVariables(record.resources, group) }
   const program = jail
-    ? ['', ...jail.gateway(record.uid, folder, withEnvironment(record, record.command))]
-    : [folder.home, ...commandInSandbox(record, record.command)]
+    ? ['', ...jail.gateway(record.uid, folder, withEnvironment({ env }, record.command))]
+    : [folder.home, ...commandInSandbox({ ...record, env }, record.command)]
   await using log = await open(folder.log, 'a', 0o600)
   const limited = limitedCommand(record, group, ['/bin/sh', launcher, folder.path, ...program])
   const [shell, ...args] = limited.argv

@@ -23,6 +23,8 @@ const prlimit = '/usr/bin/prlimit'
 /** Since this version the kernel counts the processes of each user namespace by themselves, and so those of each jail. */
 const countsNamespacesSince = [5, 14] as const
 const blocksPerMegabyte = 2048
+/** From so much on, V8 has a larger heap. */
+const muchMemoryMb = 15 * 1024
 const megabyte = 1024 * 1024
 const isRoot = process.getuid?.() === 0
 
@@ -80,6 +82,19 @@ export function limitedCommand(record: Limited, group: ControlGroup | null, argv
   if (group) return { argv: limited, env }
   const isLimitedByUser = uid !== null && pids !== undefined
   return { argv: [...niceness, ...(isLimitedByUser ? withProcesses(pids, limited) : limited)], env }
+}
+
+/**
+ * What tells a gateway its memory where it has no control group, and would go by that of the host: its heap grows to what
+ * it would be in one.
+ */
+export function memoryVariables(resources: Resources | undefined, group: ControlGroup | null): Record<string, string> {
+  if (group || !resources) return {}
+  const { memoryMb } = resources
+  // As V8 reckons.
+  const oldMb = Math.min(memoryMb < muchMemoryMb ? 2048 : 4096, Math.floor(memoryMb / 2))
+  const newMb = Math.min(64, 2 ** Math.ceil(Math.log2(memoryMb / 64)))
+  return { NODE_OPTIONS: `--max-old-space-size=${oldMb} --max-semi-space-size=${newMb}` }
 }
 
 /** The control groups of a data folder's sandboxes, which are looked for at the first call. */
