@@ -11,6 +11,10 @@ export interface ProcessStat {
   terminal: string
   /** The processor time of the process, and of its children that have ended, in the kernel's ticks. */
   ticks: number
+  /** That of the process alone. */
+  ownTicks: number
+  /** Of its first thread, from -20 to 19. */
+  nice: number
   threads: number
   /** In the kernel's ticks since boot. */
   startTime: string
@@ -24,14 +28,17 @@ export function parseStat(stat: string): ProcessStat | null {
   const [state, parent, , session, terminal] = fields
   const [threads, startTime] = [fields[17], fields[19]]
   if (Number.isNaN(pid) || !state || !terminal || !startTime) return null
-  const ticks = fields.slice(11, 15).reduce((sum, time) => sum + Number(time), 0)
+  const [user = 0, system = 0, ...ofChildren] = fields.slice(11, 15).map(Number)
+  const ownTicks = user + system
   return {
     pid,
     state,
     parent: Number(parent),
     session: Number(session),
     terminal,
-    ticks,
+    ticks: ofChildren.reduce((sum, time) => sum + time, ownTicks),
+    ownTicks,
+    nice: Number(fields[16]),
     threads: Number(threads),
     startTime,
   }

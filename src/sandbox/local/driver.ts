@@ -28,7 +28,8 @@ import { launchGateway } from './launch.ts'
 import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
 import { createMeasure, currentUseOf, diskOf } from './measure.ts'
-import { endProcesses, processesOf, signalProcess } from './processes.ts'
+import { createPriorities, type Jailed } from './priorities.ts'
+import { endProcesses, hasEnded, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
 import { type ServeJail, serveWayOut, waysOutFolder } from './way-out.ts'
@@ -177,6 +178,19 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     return names.filter(isSandboxId)
   }
 
+  async function jailedOf(id: string): Promise<Jailed[]> {
+    const folder = folderOf(id)
+    const [init, gateway] = [await folder.init(), await folder.gateway()]
+    if (!init || !gateway || hasEnded(init) || (await folder.controlGroup())) return []
+    const record = await folder.readRecord()
+    return [{ init, gateway, cpus: record?.resources?.cpus ?? Number.POSITIVE_INFINITY }]
+  }
+  const lowerPriorities = createPriorities(async () => {
+    // One whose files cannot be read is no fault of the others.
+    const found = await pMap(await sandboxIds(), (id) => jailedOf(id).catch(() => []), { concurrency: foldersAtOnce })
+    return found.flat()
+  })
+
   async function* list(signal: AbortSignal) {
     for (const id of await sandboxIds()) {
       const { state } = await observe(id, signal)
@@ -276,7 +290,10 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
     async weigh(signal) {
       signal.throwIfAborted()
       // The first look makes the folder of all groups, which would remain where there is no sandbox.
-      if ((await sandboxIds()).length > 0) await (await controlGroups()).weigh()
+      if ((await sandboxIds()).length === 0) return
+      const groups = await controlGroups()
+      await groups.weigh()
+      if (groups.missing !== null) await lowerPriorities()
     },
     async diskUse(ids, signal) {
       const sizes = await pMap(

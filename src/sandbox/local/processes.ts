@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readFileSync, readlinkSync } from 'node:fs'
 import { readdir, readFile, readlink } from 'node:fs/promises'
 import { poll } from '#platform/poll.ts'
 import { commandAsUser } from '#sandbox/command-as-user.ts'
@@ -37,15 +37,18 @@ export async function readStat(pid: number): Promise<ProcessStat | null> {
   return stat && !isZombie(stat.state, stat.threads) ? stat : null
 }
 
-/** The same as `isAlive`, without a turn of the event loop: for many processes, over and over. */
-export function hasEnded({ pid, startTime }: ProcessId): boolean {
+/** The same as `readStat`, without a turn of the event loop: for many processes, over and over. */
+export function readStatNow(pid: number): ProcessStat | null {
   try {
     const stat = parseStat(readFileSync(`/proc/${pid}/stat`, 'utf8'))
-    return stat?.startTime !== startTime || isZombie(stat.state, stat.threads)
+    return stat && !isZombie(stat.state, stat.threads) ? stat : null
   } catch {
-    return true
+    return null
   }
 }
+
+/** The same as `isAlive`, without a turn of the event loop. */
+export const hasEnded = ({ pid, startTime }: ProcessId): boolean => readStatNow(pid)?.startTime !== startTime
 
 /** The real user of a living process. The owner of its folder in /proc would be root for one that hides its memory. */
 async function readUid(pid: number): Promise<number | null> {
@@ -70,7 +73,17 @@ export async function usersWithProcesses(): Promise<Set<number>> {
   return new Set(users.filter((uid) => uid !== null))
 }
 
-const namespaceOf = (pid: number, kind: 'pid' | 'user' = 'pid') => readlink(`/proc/${pid}/ns/${kind}`).catch(() => null)
+type Namespace = 'pid' | 'user'
+const namespaceOf = (pid: number, kind: Namespace = 'pid') => readlink(`/proc/${pid}/ns/${kind}`).catch(() => null)
+
+/** null for a process that has ended, or is hidden from this user. Without a turn of the event loop, as `readStatNow`. */
+export function namespaceNow(pid: number, kind: Namespace): string | null {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/${kind}`)
+  } catch {
+    return null
+  }
+}
 
 /** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
 async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<boolean> {

@@ -1,0 +1,150 @@
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { constants, cpus, setPriority } from 'node:os'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import { type ProcessStat, ticksPerSecond } from '#sandbox/process-stat.ts'
+import { type BusyWatch, createBusyWatch } from './busy-watch.ts'
+import { allPids, hasEnded, namespaceNow, type ProcessId, readStatNow } from './processes.ts'
+
+/** A sandbox in a jail without a control group. */
+export interface Jailed {
+  /** The first process of the jail; it may have ended. */
+  init: ProcessId
+  /** The leader of the gateway's session. */
+  gateway: ProcessId
+  /** The processors that it may use. */
+  cpus: number
+}
+
+interface Jail extends Jailed {
+  /** Of the jail: the next one may have the number of its namespace. */
+  id: string
+  processes: ProcessStat[]
+  /** The processor time of its processes since its first look, in ticks. */
+  ticks: number
+}
+
+/** To look at all processes of a host is work: 2 ms of it with 150 of them, and 11 ms with 600. */
+const pauseMs = 2000
+/** Between two turns of the event loop. */
+const processesAtOnce = 200
+const lowest = constants.priority.PRIORITY_LOW
+/** The kernel takes one change of a session's priority in 100 ms, from all users other than root together. */
+const sessionPauseMs = 110
+/** Of a look: the other ones have to wait for the next look. */
+const maxSessions = 5
+
+/** Lowers all threads of a process. One that has ended is no error. */
+function lower(stat: ProcessStat): void {
+  if ((stat.nice === lowest && stat.threads === 1) || hasEnded(stat)) return
+  let threads: string[] = []
+  try {
+    threads = readdirSync(`/proc/${stat.pid}/task`)
+  } catch {}
+  for (const thread of threads) {
+    try {
+      setPriority(Number(thread), lowest)
+    } catch {}
+  }
+}
+
+/** Whether the session of a process has a priority; null where the kernel does not group processes by session. */
+function sessionHas({ pid }: ProcessStat, nice: number): boolean | null {
+  try {
+    return readFileSync(`/proc/${pid}/autogroup`, 'utf8').endsWith(` nice ${nice}\n`)
+  } catch {
+    return null // or it has ended
+  }
+}
+
+/** Returns false where the process hides from its user, or another change was a moment ago. */
+function setOfSession(process: ProcessStat, nice: number): boolean {
+  if (hasEnded(process)) return false
+  try {
+    writeFileSync(`/proc/${process.pid}/autogroup`, String(nice))
+    return true
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Has the others go before sandboxes that are busy, as far as the kernel lets a user. All of their processes but those of
+ * the gateway's session get the lowest priority, which only root could raise again, and so does what these begin. Where
+ * the kernel groups processes by session, the sessions have it, also that of the gateway, as long as the sandbox is busy.
+ * A program that wants to can escape both. `list` returns the sandboxes; calls in the 2 s after a look do nothing.
+ */
+export function createPriorities(
+  list: () => Promise<Jailed[]>,
+  // What a jail has used begins with its gateway.
+  look: BusyWatch = createBusyWatch(async () => 0),
+): () => Promise<void> {
+  let before = new Map<string, Jail>()
+  /** Those whose sessions have the usual priority, for sure. */
+  let usual = new Set<string>()
+  let nextAt = 0
+
+  async function jailsNow(): Promise<Jail[]> {
+    const [own, host] = [namespaceNow(process.pid, 'user'), namespaceNow(process.pid, 'pid')]
+    const jails = new Map<string, Jail>()
+    for (const sandbox of await list()) {
+      const { pid, startTime } = sandbox.init
+      const namespace = hasEnded(sandbox.init) ? null : namespaceNow(pid, 'user')
+      if (namespace === null || namespace === own) continue
+      const id = `${pid} ${startTime}`
+      jails.set(namespace, { ...sandbox, id, processes: [], ticks: before.get(id)?.ticks ?? 0 })
+    }
+    const pids = jails.size > 0 ? await allPids() : []
+    for (const [index, pid] of pids.entries()) {
+      if (index % processesAtOnce === processesAtOnce - 1) await setImmediate()
+      const jail = jails.get(namespaceNow(pid, 'user') ?? '')
+      // The programs that hold the jail open see the processes of the host.
+      const stat = jail && namespaceNow(pid, 'pid') !== host ? readStatNow(pid) : null
+      if (stat) jail?.processes.push(stat)
+    }
+    return [...jails.values()]
+  }
+
+  function addTicks(jail: Jail): void {
+    const known = new Map(before.get(jail.id)?.processes.map((stat) => [stat.pid, stat]))
+    for (const { pid, startTime, ownTicks } of jail.processes) {
+      const last = known.get(pid)
+      jail.ticks += ownTicks - (last?.startTime === startTime ? last.ownTicks : 0)
+    }
+  }
+
+  return async () => {
+    if (performance.now() < nextAt) return
+    nextAt = performance.now() + pauseMs
+    const jails = await jailsNow()
+    jails.forEach(addTicks)
+    before = new Map(jails.map((jail) => [jail.id, jail]))
+    const used = jails.map(({ id, ticks, cpus: most }) => ({
+      id,
+      seconds: ticks / ticksPerSecond,
+      processors: Math.min(most, cpus().length),
+    }))
+    const isBusy = new Map((await look(used)).map((seen) => [seen.id, seen.isBusy]))
+    const busy = jails.filter(({ id }) => isBusy.get(id))
+    for (const { processes, gateway } of busy)
+      for (const stat of processes) if (stat.session !== gateway.pid) lower(stat)
+
+    let changes = 0
+    /** Returns whether all sessions of a jail had the priority. */
+    async function setSessions({ processes }: Jail, nice: number): Promise<boolean> {
+      const sessions = [...new Map(processes.map((stat) => [stat.session, stat])).values()]
+      const others = sessions.filter((stat) => sessionHas(stat, nice) === false)
+      for (const stat of others) {
+        if (changes === maxSessions) break
+        if (!setOfSession(stat, nice)) continue
+        changes += 1
+        await sleep(sessionPauseMs)
+      }
+      return others.length === 0
+    }
+    const others = jails.filter(({ id }) => !isBusy.get(id))
+    const wereUsual = usual
+    usual = new Set()
+    for (const jail of others) if (wereUsual.has(jail.id) || (await setSessions(jail, 0))) usual.add(jail.id)
+    for (const jail of busy) await setSessions(jail, lowest)
+  }
+}
