@@ -77,7 +77,7 @@ export function createBusyWatch(secondsBefore: SecondsBefore) {
         : used > lastingUse * processors || (usedLong ?? 0) > lastingUseOfThread)
     // At the first look, too: the process before this one may have changed it.
     const isToApply = isBusy !== last?.isBusy || at - last.appliedAt > repeatSeconds
-    // What it used before the others went before it says nothing of what it asks for since, as that of its start.
+    // What it used until it was busy says nothing of what it asks for since; nor does what it used in its start.
     const isNewlyBusy = isBusy && !last?.isBusy
     const inLongTime = looks.filter((look) => look === longAgo || at - look.at < longSeconds)
     const kept = isNewlyBusy ? [] : isStarting ? looks.slice(-1) : inLongTime

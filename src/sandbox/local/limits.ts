@@ -91,7 +91,7 @@ export function limitedCommand(record: Limited, group: ControlGroup | null, argv
 export function memoryVariables(resources: Resources | undefined, group: ControlGroup | null): Record<string, string> {
   if (group || !resources) return {}
   const { memoryMb } = resources
-  // As V8 reckons.
+  // As `Heap` of V8 reckons it from the memory of a host; the test compares it with control groups.
   const oldMb = Math.min(memoryMb < muchMemoryMb ? 2048 : 4096, Math.floor(memoryMb / 2))
   const newMb = Math.min(64, 2 ** Math.ceil(Math.log2(memoryMb / 64)))
   return { NODE_OPTIONS: `--max-old-space-size=${oldMb} --max-semi-space-size=${newMb}` }

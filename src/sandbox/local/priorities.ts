@@ -16,7 +16,7 @@ export interface Jailed {
 }
 
 interface Jail extends Jailed {
-  /** Of the jail: the next one may have the number of its namespace. */
+  /** Names the jail for ever: a later one may get the number of its namespace. */
   id: string
   processes: ProcessStat[]
   /** The processor time of its processes since its first look, in ticks. */
