@@ -29,7 +29,7 @@ import { changeLimits, lazyControlGroups, makeGroup } from './limits.ts'
 import { readLog, rotateLog } from './log-file.ts'
 import { createMeasure, currentUseOf, diskOf } from './measure.ts'
 import { createPriorities, type Jailed } from './priorities.ts'
-import { endProcesses, hasEnded, processesOf, signalProcess } from './processes.ts'
+import { endProcesses, isAlive, processesOf, signalProcess } from './processes.ts'
 import { createRecords } from './records.ts'
 import { becomesFree, type Range } from './reservations.ts'
 import { type ServeJail, serveWayOut, waysOutFolder } from './way-out.ts'
@@ -181,7 +181,7 @@ export function createLocalDriver(options: LocalDriverOptions): LocalDriver {
   async function jailedOf(id: string): Promise<Jailed[]> {
     const folder = folderOf(id)
     const [init, gateway] = [await folder.init(), await folder.gateway()]
-    if (!init || !gateway || hasEnded(init) || (await folder.controlGroup())) return []
+    if (!init || !gateway || !isAlive(init, null) || (await folder.controlGroup())) return []
     const record = await folder.readRecord()
     return [{ init, gateway, cpus: record?.resources?.cpus ?? Number.POSITIVE_INFINITY }]
   }

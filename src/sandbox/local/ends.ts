@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { hasEnded, type ProcessId } from './processes.ts'
+import { isAlive, type ProcessId } from './processes.ts'
 
 const everyMs = 500
 
@@ -18,7 +18,7 @@ export function createEnds(): Ends {
     async *follow(signal) {
       for (;;) {
         for (const [id, gateway] of gateways) {
-          if (!hasEnded(gateway)) continue
+          if (isAlive(gateway, null)) continue
           gateways.delete(id)
           yield id
         }

@@ -100,7 +100,7 @@ export async function execInJail(
 ): Promise<ExecResult> {
   const cwd = join(folder.home, options.cwd)
   const init = await folder.init()
-  const isRunning = init !== null && (await isAlive(init, record.uid))
+  const isRunning = init !== null && isAlive(init, record.uid)
   if (!isRunning) await makeJailFolders(folder, record.uid)
   const group = await folder.controlGroup()
   const pids = processesOfJail(record, group)

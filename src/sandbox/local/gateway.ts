@@ -9,14 +9,14 @@ const exitRecordMs = 2000
 /** The gateway on record, if it is alive, whichever process of the control plane has started it. */
 export async function liveGateway(folder: SandboxFolder, uid: number | null): Promise<ProcessId | null> {
   const gateway = await folder.gateway()
-  return gateway && (await isAlive(gateway, uid)) ? gateway : null
+  return gateway && isAlive(gateway, uid) ? gateway : null
 }
 
 /** Waits until the launcher of the last gateway has ended, at most 2 s. */
 export async function launcherEnded(folder: SandboxFolder, signal: AbortSignal): Promise<void> {
   const launcher = await folder.supervisor()
   if (!launcher) return
-  await poll(async () => !(await isAlive(launcher, null)), { pauseMs: pollMs, timeoutMs: exitRecordMs, signal })
+  await poll(() => !isAlive(launcher, null), { pauseMs: pollMs, timeoutMs: exitRecordMs, signal })
 }
 
 /** The owner of a sandbox's processes. */

@@ -74,7 +74,7 @@ export async function launchGateway(
   child.unref()
   async function hasStarted(): Promise<boolean> {
     const gateway = await folder.gateway()
-    if (gateway && (await isAlive(gateway, record.uid))) return true
+    if (gateway && isAlive(gateway, record.uid)) return true
     if (child.exitCode === 0) return true // the gateway ran and ended
     const isOver = child.exitCode !== null || child.signalCode !== null
     if (isOver && child.exitCode !== heldByAnother) throw new Error('the gateway could not be launched')

@@ -8,7 +8,7 @@ import { ticksPerSecond } from '#sandbox/process-stat.ts'
 import { usageOf } from './control-group.ts'
 import type { SandboxFolder } from './folder.ts'
 import { liveGateway, ownerOf } from './gateway.ts'
-import { processesInJail, processesOf, readStat } from './processes.ts'
+import { inTurns, processesInJail, processesOf, readStat, tellsOf } from './processes.ts'
 
 const diskUse = join(import.meta.dirname, '../disk-use.sh')
 const kibibyte = 1024
@@ -24,11 +24,10 @@ const run = promisify(execFile)
 const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0)
 
 /** The processor time of a process and of its children that have ended, in ticks; 0 when it has ended itself. */
-const cpuTicksOf = async (pid: number): Promise<number> => (await readStat(pid))?.ticks ?? 0
+const cpuTicksOf = (pid: number): number => readStat(pid)?.ticks ?? 0
 
 /** What a process has in memory, also of what others share with it, in bytes. The kernel locks nothing for it. */
-const residentOf = async (pid: number) =>
-  Number(/^VmRSS:\s+(\d+)/m.exec(await readFile(`/proc/${pid}/status`, 'utf8').catch(() => ''))?.[1] ?? 0) * kibibyte
+const residentOf = (pid: number) => Number(/^VmRSS:\s+(\d+)/m.exec(tellsOf(pid, 'status'))?.[1] ?? 0) * kibibyte
 
 /**
  * The memory of processes in bytes, each with its share of what it has in common with others, or with all of it where it
@@ -47,7 +46,7 @@ async function memoryOf(pids: readonly number[]): Promise<number> {
   )
   const found = String(stdout).matchAll(/^\/proc\/(\d+)\/smaps_rollup:Pss:\s+(\d+)/gm)
   const shares = new Map(Array.from(found, ([, pid, kilobytes]) => [Number(pid), Number(kilobytes) * kibibyte]))
-  const sizes = await Promise.all(pids.map((pid) => shares.get(pid) ?? residentOf(pid)))
+  const sizes = await inTurns(pids, (pid) => shares.get(pid) ?? residentOf(pid))
   return killed ? Math.max(0, ...sizes) : sum(sizes)
 }
 
@@ -79,8 +78,8 @@ export async function currentUseOf(folder: SandboxFolder, uid: number | null) {
   const { memoryBytes = null, processes = null } = group ? await usageOf(group) : {}
   if (memoryBytes !== null && processes !== null) return { memoryBytes, pids: processes }
   const pids = await processesOf(await ownerOf(folder, uid))
-  const [memory, stats] = await Promise.all([memoryOf(pids), Promise.all(pids.map(readStat))])
-  return { memoryBytes: memory, pids: sum(stats.map((stat) => stat?.threads ?? 0)) }
+  const threads = await inTurns(pids, (pid) => readStat(pid)?.threads ?? 0)
+  return { memoryBytes: await memoryOf(pids), pids: sum(threads) }
 }
 
 /** Measures sandboxes. The sizes of folders are remembered for a minute. */
@@ -101,9 +100,9 @@ export function createMeasure() {
     const pids = inJail ?? (gateway ? await processesOf(await ownerOf(folder, uid)) : [])
     const group = gateway && (await folder.controlGroup())
     const grouped = group && (await usageOf(group))
-    const [memory, ticks, diskBytes] = await Promise.all([
+    const ticks = await inTurns(pids, cpuTicksOf)
+    const [memory, diskBytes] = await Promise.all([
       grouped?.memoryBytes ?? memoryOf(pids),
-      Promise.all(pids.map(cpuTicksOf)),
       isThere ? cachedDiskOf(folder.path) : null,
     ])
     signal.throwIfAborted()

@@ -1,9 +1,9 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { constants, cpus, setPriority } from 'node:os'
-import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type ProcessStat, ticksPerSecond } from '#sandbox/process-stat.ts'
 import { type BusyWatch, createBusyWatch } from './busy-watch.ts'
-import { allPids, hasEnded, namespaceNow, type ProcessId, readStatNow } from './processes.ts'
+import { isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
 
 /** A sandbox in a jail without a control group. */
 export interface Jailed {
@@ -25,8 +25,6 @@ interface Jail extends Jailed {
 
 /** To look at all processes of a host is work: 2 ms of it with 150 of them, and 11 ms with 600. */
 const pauseMs = 2000
-/** Between two turns of the event loop. */
-const processesAtOnce = 200
 const lowest = constants.priority.PRIORITY_LOW
 /** The kernel takes one change of a session's priority in 100 ms, from all users other than root together. */
 const sessionPauseMs = 110
@@ -35,7 +33,7 @@ const maxSessions = 5
 
 /** Lowers all threads of a process. One that has ended is no error. */
 function lower(stat: ProcessStat): void {
-  if ((stat.nice === lowest && stat.threads === 1) || hasEnded(stat)) return
+  if ((stat.nice === lowest && stat.threads === 1) || !isAlive(stat, null)) return
   let threads: string[] = []
   try {
     threads = readdirSync(`/proc/${stat.pid}/task`)
@@ -58,7 +56,7 @@ function sessionHas({ pid }: ProcessStat, nice: number): boolean | null {
 
 /** Returns false where the process hides from its user, or another change was a moment ago. */
 function setOfSession(process: ProcessStat, nice: number): boolean {
-  if (hasEnded(process)) return false
+  if (!isAlive(process, null)) return false
   try {
     writeFileSync(`/proc/${process.pid}/autogroup`, String(nice))
     return true
@@ -84,24 +82,25 @@ export function createPriorities(
   let nextAt = 0
 
   async function jailsNow(): Promise<Jail[]> {
-    const [own, host] = [namespaceNow(process.pid, 'user'), namespaceNow(process.pid, 'pid')]
+    const [own, host] = [namespaceOf(process.pid, 'user'), namespaceOf(process.pid, 'pid')]
     const jails = new Map<string, Jail>()
     for (const sandbox of await list()) {
       const { pid, startTime } = sandbox.init
-      const namespace = hasEnded(sandbox.init) ? null : namespaceNow(pid, 'user')
+      const namespace = isAlive(sandbox.init, null) ? namespaceOf(pid, 'user') : null
       if (namespace === null || namespace === own) continue
       const id = `${pid} ${startTime}`
       jails.set(namespace, { ...sandbox, id, processes: [], ticks: before.get(id)?.ticks ?? 0 })
     }
-    const pids = jails.size > 0 ? await allPids() : []
-    for (const [index, pid] of pids.entries()) {
-      if (index % processesAtOnce === processesAtOnce - 1) await setImmediate()
-      const jail = jails.get(namespaceNow(pid, 'user') ?? '')
+    if (jails.size === 0) return []
+    const found = await ofAllProcesses((pid) => {
+      const jail = jails.get(namespaceOf(pid, 'user') ?? '')
       // The programs that hold the jail open see the processes of the host.
-      const stat = jail && namespaceNow(pid, 'pid') !== host ? readStatNow(pid) : null
-      if (stat) jail?.processes.push(stat)
-    }
-    return [...jails.values()]
+      const stat = jail && namespaceOf(pid, 'pid') !== host ? readStat(pid) : null
+      return jail && stat ? { jail, stat } : null
+    })
+    for (const { jail, stat } of found) jail.processes.push(stat)
+    // Another jail may have the number of a namespace by now.
+    return [...jails.values()].filter(({ init }) => isAlive(init, null))
   }
 
   function addTicks(jail: Jail): void {

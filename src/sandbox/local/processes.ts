@@ -1,10 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, readlinkSync } from 'node:fs'
+import { readlinkSync } from 'node:fs'
 import { readdir, readFile, readlink } from 'node:fs/promises'
+import { setImmediate } from 'node:timers/promises'
+import pMap from 'p-map'
 import { poll } from '#platform/poll.ts'
 import { commandAsUser } from '#sandbox/command-as-user.ts'
 import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
+import { readNow } from './group-files.ts'
 
 /** Identifies a process for ever: a later process may have its pid, but then with another start time. */
 export interface ProcessId {
@@ -27,32 +30,30 @@ export interface Owner {
 const pollMs = 50
 const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
+/** Processes between two turns of the event loop. Each takes some 20 µs. */
+const processesAtOnce = 50
+/** Environments that are read at the same time: `readFile` takes 64 KiB for each. */
+const environmentsAtOnce = 20
 
 /** Whether only the exit code is left of a process. Until its last thread has ended, it holds its files and ports. */
 const isZombie = (state: string, threads: number) => 'ZX'.includes(state) && threads <= 1
 
+/**
+ * What the kernel tells of a process; '' when that cannot be read: the process has ended, or is hidden from this user. It
+ * is synchronous, since the kernel waits for nothing, and `readFile` takes 64 KiB for each file: beside a fork bomb of
+ * 500 processes V8 collected garbage every 3 s, for 70 ms of a processor.
+ */
+export const tellsOf = (pid: number, file: 'stat' | 'status'): string => readNow(`/proc/${pid}/${file}`)
+
 /** null for a process that has ended, is a zombie, or is hidden from this user. */
-export async function readStat(pid: number): Promise<ProcessStat | null> {
-  const stat = parseStat(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => ''))
+export function readStat(pid: number): ProcessStat | null {
+  const stat = parseStat(tellsOf(pid, 'stat'))
   return stat && !isZombie(stat.state, stat.threads) ? stat : null
 }
 
-/** The same as `readStat`, without a turn of the event loop: for many processes, over and over. */
-export function readStatNow(pid: number): ProcessStat | null {
-  try {
-    const stat = parseStat(readFileSync(`/proc/${pid}/stat`, 'utf8'))
-    return stat && !isZombie(stat.state, stat.threads) ? stat : null
-  } catch {
-    return null
-  }
-}
-
-/** The same as `isAlive`, without a turn of the event loop. */
-export const hasEnded = ({ pid, startTime }: ProcessId): boolean => readStatNow(pid)?.startTime !== startTime
-
 /** The real user of a living process. The owner of its folder in /proc would be root for one that hides its memory. */
-async function readUid(pid: number): Promise<number | null> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
+function readUid(pid: number): number | null {
+  const status = tellsOf(pid, 'status')
   const uid = /^Uid:\t(\d+)/m.exec(status)?.[1]
   const state = /^State:\t(.)/m.exec(status)?.[1]
   const threads = /^Threads:\t(\d+)/m.exec(status)?.[1]
@@ -60,24 +61,32 @@ async function readUid(pid: number): Promise<number | null> {
 }
 
 /** Whether the process is alive and, with a uid, belongs to that user. */
-export async function isAlive({ pid, startTime }: ProcessId, uid: number | null): Promise<boolean> {
-  if ((await readStat(pid))?.startTime !== startTime) return false
-  return uid === null || (await readUid(pid)) === uid
+export const isAlive = ({ pid, startTime }: ProcessId, uid: number | null): boolean =>
+  readStat(pid)?.startTime === startTime && (uid === null || readUid(pid) === uid)
+
+const allPids = async () => (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+
+/** What `see` returns for each process. The event loop turns meanwhile, so a process may end before `see` gets it. */
+export async function inTurns<T>(pids: readonly number[], see: (pid: number) => T): Promise<T[]> {
+  const seen: T[] = []
+  for (const pid of pids) {
+    seen.push(see(pid))
+    if (seen.length % processesAtOnce === 0) await setImmediate()
+  }
+  return seen
 }
 
-export const allPids = async () => (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+/** What `see` returns for all processes of this host, without null; as `inTurns` does. */
+export async function ofAllProcesses<T>(see: (pid: number) => T | null): Promise<T[]> {
+  const seen = await inTurns(await allPids(), see)
+  return seen.filter((found) => found !== null)
+}
 
 /** The users that have a living process. */
-export async function usersWithProcesses(): Promise<Set<number>> {
-  const users = await Promise.all((await allPids()).map(readUid))
-  return new Set(users.filter((uid) => uid !== null))
-}
+export const usersWithProcesses = async (): Promise<Set<number>> => new Set(await ofAllProcesses(readUid))
 
-type Namespace = 'pid' | 'user'
-const namespaceOf = (pid: number, kind: Namespace = 'pid') => readlink(`/proc/${pid}/ns/${kind}`).catch(() => null)
-
-/** null for a process that has ended, or is hidden from this user. Without a turn of the event loop, as `readStatNow`. */
-export function namespaceNow(pid: number, kind: Namespace): string | null {
+/** null for a process that has ended, or is hidden from this user. */
+export function namespaceOf(pid: number, kind: 'pid' | 'user'): string | null {
   try {
     return readlinkSync(`/proc/${pid}/ns/${kind}`)
   } catch {
@@ -85,22 +94,18 @@ export function namespaceNow(pid: number, kind: Namespace): string | null {
   }
 }
 
-/** Recognizes a process of a sandbox without a user of its own: by its session, its HOME, or its working folder. */
-async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<boolean> {
-  const stat = await readStat(pid)
-  if (!stat || pid === process.pid) return false
-  if (gateway && stat.session === gateway.pid) {
-    const leader = await readStat(gateway.pid)
-    if (!leader || leader.startTime === gateway.startTime) return true // else another process leads the session by now
-  }
-  // The jail finds its own processes. To read the environment of those in other jails may take seconds: the kernel locks
-  // the memory of a process that forks.
-  if (init && (await namespaceOf(pid)) !== (await namespaceOf(process.pid))) return false
+function isInSession({ gateway }: Owner, { session }: ProcessStat): boolean {
+  if (session !== gateway?.pid) return false
+  const leader = readStat(gateway.pid)
+  return !leader || leader.startTime === gateway.startTime // else another process leads the session by now
+}
+
+async function isOfHome({ home }: Owner, { pid, terminal }: ProcessStat): Promise<boolean> {
   const isBelow = (path: string) => path === home || path.startsWith(`${home}/`)
   const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '')
   if (environment.split('\0').some((line) => line.startsWith('HOME=') && isBelow(line.slice(5)))) return true
   // A process on a terminal may be an operator's shell.
-  return stat.terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
+  return terminal === '0' && isBelow(await readlink(`/proc/${pid}/cwd`).catch(() => ''))
 }
 
 /**
@@ -108,26 +113,38 @@ async function isOfHome({ home, gateway, init }: Owner, pid: number): Promise<bo
  * user namespace in common, also with the programs that hold the jail open, which see the processes of the host.
  */
 export async function processesInJail(init: ProcessId): Promise<number[] | null> {
-  const [jail, host] = await Promise.all([namespaceOf(init.pid, 'user'), namespaceOf(process.pid)])
-  if (jail === null || !(await isAlive(init, null))) return null
-  const isInRoom = async (pid: number) => {
-    if (pid === init.pid || (await namespaceOf(pid, 'user')) !== jail) return false
-    return (await namespaceOf(pid)) !== host && (await readStat(pid)) !== null
-  }
-  const pids = await allPids()
-  const isInside = await Promise.all(pids.map(isInRoom))
-  return pids.filter((_, index) => isInside[index])
+  const [jail, host] = [namespaceOf(init.pid, 'user'), namespaceOf(process.pid, 'pid')]
+  if (jail === null) return null
+  const pids = await ofAllProcesses((pid) => {
+    if (pid === init.pid || namespaceOf(pid, 'user') !== jail || namespaceOf(pid, 'pid') === host) return null
+    return readStat(pid) && pid
+  })
+  // Another jail may have the number of its namespace by now.
+  return isAlive(init, null) ? pids : null
 }
 
-/** The living processes of a sandbox, also those that left the gateway's session, and those of its jail. */
+/**
+ * The living processes of a sandbox, also those that left the gateway's session, and those of its jail. Without a user of
+ * its own they are recognized by their session, their HOME, or their working folder.
+ */
 export async function processesOf(owner: Owner): Promise<number[]> {
-  const pids = await allPids()
-  const isOwn = await Promise.all(
-    pids.map(async (pid) => (owner.uid === null ? isOfHome(owner, pid) : (await readUid(pid)) === owner.uid)),
-  )
-  const inJail = owner.init && owner.uid === null ? await processesInJail(owner.init) : null
-  const jailed = inJail && owner.init ? [owner.init.pid, ...inJail] : []
-  return [...new Set([...jailed, ...pids.filter((_, index) => isOwn[index])])]
+  const { uid, init } = owner
+  if (uid !== null) return ofAllProcesses((pid) => (readUid(pid) === uid ? pid : null))
+  const host = namespaceOf(process.pid, 'pid')
+  const found = await ofAllProcesses((pid) => {
+    const stat = pid === process.pid ? null : readStat(pid)
+    if (!stat) return null
+    if (isInSession(owner, stat)) return { stat, isOwn: true }
+    // The jail finds its own processes. To read the environment of those in other jails may take seconds: the kernel
+    // locks the memory of a process that forks.
+    return init && namespaceOf(pid, 'pid') !== host ? null : { stat, isOwn: false }
+  })
+  const own = await pMap(found, async ({ stat, isOwn }) => (isOwn || (await isOfHome(owner, stat)) ? [stat.pid] : []), {
+    concurrency: environmentsAtOnce,
+  })
+  const inJail = init && (await processesInJail(init))
+  const jailed = inJail ? [init.pid, ...inJail] : []
+  return [...new Set([...jailed, ...own.flat()])]
 }
 
 /** Signals a process, or with a negative pid its group. Does nothing when it has ended, or runs as another user by now. */
@@ -151,7 +168,7 @@ async function signalAll(owner: Owner, pids: readonly number[], name: 'TERM' | '
   const child = spawn(program, rest, { ...limit, env: {}, cwd: '/', stdio: 'ignore' })
   await once(child, 'exit')
   if (child.signalCode === null || name !== 'KILL') return
-  for (const pid of pids) if ((await readUid(pid)) === owner.uid) signalProcess(pid, 'SIGKILL')
+  for (const pid of pids) if (readUid(pid) === owner.uid) signalProcess(pid, 'SIGKILL')
 }
 
 /**
