@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { instances } from '#database/schema.ts'
 import { onlyRegion, type Region } from '#instances/regions.ts'
+import { isFree } from '#instances/status.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
 import { allShards, createShards, type ShardRange } from '#lifecycle/shards.ts'
 import { defaultIntervals, startWorker } from '#lifecycle/worker.ts'
@@ -255,6 +257,8 @@ test('a gateway that ends is repaired at once where its platform tells, however 
   const read = async () => (await chowder?.call('GET', `/v1/instances/${id}`, { key }))?.body
   await until('the instance to run', async () => (await read()).status === 'running')
   await until('the work to end', async () => (await read()).step === null)
+  // Else the next look is at the gateway, in ten minutes.
+  await until('the lease to end', async () => (await chowder?.database.db.$count(instances, isFree)) === 1)
   const starts = driver.starts.get(id) ?? 0
   const diedAt = performance.now()
   driver.die(id)
