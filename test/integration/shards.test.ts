@@ -257,7 +257,7 @@ test('a gateway that ends is repaired at once where its platform tells, however 
   const read = async () => (await chowder?.call('GET', `/v1/instances/${id}`, { key }))?.body
   await until('the instance to run', async () => (await read()).status === 'running')
   await until('the work to end', async () => (await read()).step === null)
-  // Else the next look is at the gateway, in ten minutes.
+  // An end that comes before is seen at the next look, which is in ten minutes.
   await until('the lease to end', async () => (await chowder?.database.db.$count(instances, isFree)) === 1)
   const starts = driver.starts.get(id) ?? 0
   const diedAt = performance.now()
