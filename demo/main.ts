@@ -51,7 +51,8 @@ const quote = (body: object) => `'${JSON.stringify(body)}'`
 const quoteLoosely = (body: object) => `"${JSON.stringify(body).replaceAll('"', '\\"')}"`
 
 const ending = new AbortController()
-const undo: (() => unknown)[] = []
+/** Undoes what the demo did, in reverse, also after a part of it that failed. */
+const cleanUp = new AsyncDisposableStack()
 
 async function chooseModel(): Promise<Model> {
   for (const provider of Object.keys(vendors) as ModelProvider[]) {
@@ -69,7 +70,7 @@ async function chooseModel(): Promise<Model> {
     }
   }
   const echo = await startEchoModel()
-  undo.push(() => echo.stop())
+  cleanUp.defer(() => echo.stop())
   return {
     provider: 'anthropic',
     key: 'offline-echo',
@@ -88,7 +89,7 @@ async function chooseDataDir(): Promise<{ dataDir: string; about: string }> {
     return { dataDir: given, about: `${given} (CHOWDER_DATA_DIR, it stays)` }
   }
   const temporary = await makeTemporaryDataDir('chowder-demo-')
-  undo.push(() => temporary.remove())
+  cleanUp.defer(() => temporary.remove())
   return { dataDir: temporary.path, about: `${temporary.path} (removed at the end)` }
 }
 
@@ -193,7 +194,7 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
     },
     ({ url }) => `it listens on ${url}`,
   )
-  undo.push(() => chowder.stop('SIGINT'))
+  cleanUp.defer(() => chowder.stop('SIGINT'))
   const api = client(chowder.url)
 
   const organization = { name: 'Demo' }
@@ -270,10 +271,6 @@ async function walk(model: Model, dataDir: string, logFile: string): Promise<voi
   )
 }
 
-async function cleanUp(): Promise<void> {
-  for (let next = undo.pop(); next; next = undo.pop()) await next()
-}
-
 async function main(): Promise<void> {
   const startedAt = performance.now()
   const model = await chooseModel()
@@ -292,7 +289,7 @@ async function main(): Promise<void> {
   })
   const tidy = async (live: Live) => {
     live.now('stopping')
-    await cleanUp()
+    await cleanUp.disposeAsync()
   }
   await step('Stop Chowder and clean up', 'Ctrl-C', tidy, () => 'nothing runs any more')
   show(`\n  All of it took ${((performance.now() - startedAt) / 1000).toFixed(0)} s. With your own hands: npm start\n`)
@@ -305,5 +302,5 @@ try {
   process.exitCode = 1
   if (ending.signal.aborted) showWarning('\n  Interrupted: stopping Chowder and its agent.')
   else show(`\n  ${error instanceof Error ? error.message : error}\n`)
-  await cleanUp()
+  await cleanUp.disposeAsync()
 }
