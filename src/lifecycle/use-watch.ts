@@ -159,9 +159,9 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
       const percent = (used / limit) * 100
       const step = stepOf(percent, row.use?.[`${resource}Step`] ?? 0, loadSteps)
       await noteStep(row, resource, step, { type, reason: `It uses ${words(used, limit)}.` })
-      if (!isSettled(row)) continue // a worker is at it, as at one that does not answer for what it uses
+      // Also while a worker is at an agent that does not answer: nothing else keeps it from the memory of its host.
       if (percent > 100 && !isKept) return restart(row, resource, `it used ${words(used, limit)}`)
-      if (step > 0 && (await isIdle(row)))
+      if (step > 0 && isSettled(row) && (await isIdle(row)))
         return restart(row, 'recycled', `it used ${words(used, limit)}, and nobody used it`)
     }
   }

@@ -167,8 +167,13 @@ test('where the kernel keeps no limit, an agent that exceeds it is restarted', a
   driver.memoryBytes.set(id, 2040 * megabyte)
   await look()
   expect(driver.starts.get(id)).toBe(1)
+  // As of one that does not answer, which a worker looks at again and again.
+  await query(
+    `UPDATE instances SET generation = generation + 1, next_attempt_at = now() + interval '1 hour' WHERE id = $1`,
+    [id],
+  )
   driver.memoryBytes.set(id, 2060 * megabyte)
-  await look()
+  await Promise.all([look(), look()])
   driver.memoryBytes.delete(id)
   await until('the restart', async () => driver.starts.get(id) === 2 && (await isRunning(id)))
   expect(await reasons(id, 'instance.restart')).toEqual(['oom: it used 2.0 of 2.0 GB of memory.'])
