@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { and, eq, getTableColumns, gt, lt, sql } from 'drizzle-orm'
 import type { PgUpdateSetSource } from 'drizzle-orm/pg-core'
+import { LRUCache } from 'lru-cache'
 import pMap from 'p-map'
 import { type Instance, instances, instanceUse, organizations } from '#database/schema.ts'
 import type { EventType } from '#history/event-types.ts'
@@ -32,6 +33,11 @@ const hysteresis = 5
 const idleMinutes = 10
 const recycleHours = 6
 
+/** In percent. A fork bomb is now and then some processes below its limit. */
+const allPids = 95
+/** More than are stuck on a host that lives, and longer than between two looks of one worker at many agents. */
+const stuck = { max: 1000, ttl: 30 * 60_000 }
+
 /** Since the last look, of an agent that is to be stopped for the sake of its host. */
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
@@ -59,10 +65,13 @@ const ofDisk = (bytes: number, limitMb: number) => `${gigabytes(bytes)} of ${gig
 
 /**
  * Watches what agents use: tells when that is much, stops an agent whose files have reached their limit, restarts one
- * that uses much memory while nobody uses it, and gives sandboxes limits that have changed.
+ * that uses much memory while nobody uses it, or all of its processes without an answer, and gives sandboxes limits that
+ * have changed.
  */
 export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRange) {
-  const { db, sandboxes, queue, log, resources, hostDisk } = deps
+  const { db, sandboxes, queue, log, resources, hostDisk, timeouts } = deps
+  /** When starts of agents were first seen with all processes used and no answer, as `performance.now()`. */
+  const stuckSince = new LRUCache<string, number>(stuck)
   /** The sizes at the last look, to find who fills the disk of the host. */
   let lastSizes = new Map<string, number>()
   /** Of the agents that were looked at since the last pass began. */
@@ -161,9 +170,26 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
       await noteStep(row, resource, step, { type, reason: `It uses ${words(used, limit)}.` })
       // Also while a worker is at an agent that does not answer: nothing else keeps it from the memory of its host.
       if (percent > 100 && !isKept) return restart(row, resource, `it used ${words(used, limit)}`)
+      if (resource === 'pids' && isStuck(row, percent)) {
+        const minutes = timeouts.busyMs / 60_000
+        return restart(row, resource, `it used ${words(used, limit)}, and did not answer for ${minutes} minutes`)
+      }
       if (step > 0 && isSettled(row) && (await isIdle(row)))
         return restart(row, 'recycled', `it used ${words(used, limit)}, and nobody used it`)
     }
+  }
+
+  /** Whether an agent has used all of its processes, and not answered, at each look for the longest time. */
+  function isStuck(row: Row, percentOfPids: number): boolean {
+    const start = `${row.id} ${row.readyAt?.getTime()}`
+    if (isSettled(row) || percentOfPids < allPids) {
+      stuckSince.delete(start)
+      return false
+    }
+    const now = performance.now()
+    const since = stuckSince.get(start) ?? now
+    stuckSince.set(start, since)
+    return now - since >= timeouts.busyMs
   }
 
   async function restart(row: Row, why: 'memory' | 'pids' | 'recycled', words: string): Promise<void> {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { allShards } from '#lifecycle/shards.ts'
@@ -17,6 +18,7 @@ let chowder: TestChowder
 let driver: FakeDriver
 let key: string
 let watch: ReturnType<typeof createUseWatch>
+const resources = { defaults: usualResources, maxima: usualMaxima }
 let free = 100
 /** With a floor of 10 bytes. */
 const hostDisk = { look: async () => ({ freeBytes: free, floorBytes: 10, freeFiles: null, isLow: free < 10 }) }
@@ -27,7 +29,6 @@ beforeAll(async () => {
   chowder = await openTestChowder({ sandboxes: driver, hostDisk })
   await chowder.startWorker()
   ;({ key } = await chowder.signUp())
-  const resources = { defaults: usualResources, maxima: usualMaxima }
   const log = pino({ level: 'silent' })
   watch = createUseWatch({ ...chowder.deps, log, resources, hostDisk }, () => allShards)
 })
@@ -157,6 +158,35 @@ test('an agent that does not answer is told of, and left to the worker that is a
   await setRow('generation = observed_generation')
   await look()
   expect(await reasons(id, 'instance.restart')).toHaveLength(1)
+})
+
+test('F20: an agent that uses all of its processes and does not answer is restarted after the longest time', async () => {
+  const busyMs = 60
+  const [id, other] = [await running({ pids: 100 }), await running({ pids: 100 })]
+  const deps = { ...chowder.deps, log: pino({ level: 'silent' }), resources, hostDisk }
+  const { watch } = createUseWatch({ ...deps, timeouts: { ...deps.timeouts, busyMs } }, () => allShards)
+  const lookLater = async () => {
+    await sleep(busyMs + 10)
+    await watch(within())
+  }
+  const restarts = () => reasons(id, 'instance.restart')
+  const unsettled = `generation = observed_generation + 1, next_attempt_at = now() + interval '1 hour'`
+  const set = (columns: string) => query(`UPDATE instances SET ${columns} WHERE id IN ($1, $2)`, [id, other])
+  driver.pids.set(id, 96).set(other, 94)
+  await set(unsettled)
+  await watch(within())
+  await set('generation = observed_generation') // both answer
+  await lookLater()
+  await set(unsettled)
+  await lookLater()
+  expect(await restarts()).toEqual([])
+  await lookLater()
+  await until('the restart', async () => driver.starts.get(id) === 2 && (await isRunning(id)))
+  expect(await restarts()).toEqual([
+    'pids: it used 96 of 100 processes and threads, and did not answer for 0.001 minutes.',
+  ])
+  expect(await reasons(other, 'instance.restart')).toEqual([])
+  await set('generation = observed_generation')
 })
 
 test('where the kernel keeps no limit, an agent that exceeds it is restarted', async () => {
