@@ -14,7 +14,10 @@ export interface Timeouts {
   startMs: number
   /** A gateway that does not answer, and has done nothing for this long, is restarted. */
   hungMs: number
-  /** A gateway that does not answer is restarted when it, or an agent with no process left, has computed for this long. */
+  /**
+   * A gateway that does not answer is restarted when it has computed for this long without a pause, or when its agent
+   * has used up its processes for this long.
+   */
   busyMs: number
   /** How long a gateway may take to end its turns before it is killed. */
   graceMs: number

@@ -35,8 +35,8 @@ const recycleHours = 6
 
 /** In percent. A fork bomb is now and then some processes below its limit. */
 const allPids = 95
-/** More than are stuck on a host that lives, and longer than between two looks of one worker at many agents. */
-const stuck = { max: 1000, ttl: 30 * 60_000 }
+/** More than are stuck on a host that lives. After a longer gap between two looks nothing is known of an agent. */
+const stuck = { max: 1000, ttl: 10 * 60_000 }
 
 /** Since the last look, of an agent that is to be stopped for the sake of its host. */
 const muchGrowth = 64 * megabyte
@@ -79,7 +79,12 @@ export function createUseWatch(deps: LifecycleDeps, rangeOfThis: () => ShardRang
   let cursor = firstCursor
 
   async function raise(row: Row, intent: Intent, change: Parameters<typeof changedBy>[0]): Promise<boolean> {
-    const isUnchanged = and(eq(instances.id, row.id), eq(instances.generation, row.generation))
+    const { id, generation, observedGeneration } = row
+    const isUnchanged = and(
+      eq(instances.id, id),
+      eq(instances.generation, generation),
+      eq(instances.observedGeneration, observedGeneration),
+    )
     const [due] = await db
       .update(instances)
       .set({ ...raiseGeneration(intent), changedBy: changedBy(change) })
