@@ -139,8 +139,9 @@ describe('a sandbox in Kubernetes', () => {
 
   test('has no folder of OpenClaw below /tmp, which everybody may write to there and has no sticky bit', async () => {
     const id = await started()
-    const look = ['sh', '-c', 'stat -c %a /tmp && mkdir -p /tmp/openclaw 2>/dev/null || echo refused']
-    expect((await driver.exec(id, look, { timeoutMs: 10_000 }, within())).stdout).toBe('777\nrefused\n')
+    const isMade = 'until [ -e /tmp/openclaw ]; do sleep 0.1; done'
+    const look = `${isMade}; stat -c %a /tmp && mkdir -p /tmp/openclaw 2>/dev/null || echo refused`
+    expect((await driver.exec(id, ['sh', '-c', look], { timeoutMs: 10_000 }, within())).stdout).toBe('777\nrefused\n')
   })
 
   test('has its files read by a pod that is removed at a start', async () => {
