@@ -33,9 +33,9 @@ const hysteresis = 5
 const idleMinutes = 10
 const recycleHours = 6
 
-/** In percent. A fork bomb is now and then some processes below its limit. */
+/** The percent of its processes from which on an agent has used them up: a fork bomb is now and then some below all. */
 const allPids = 95
-/** More than are stuck on a host that lives. After a longer gap between two looks nothing is known of an agent. */
+/** A worker has fewer such agents. After a longer gap between two looks at one, its time begins anew. */
 const stuck = { max: 1000, ttl: 10 * 60_000 }
 
 /** Since the last look, of an agent that is to be stopped for the sake of its host. */
