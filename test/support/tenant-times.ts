@@ -59,10 +59,13 @@ export function measureTenant(client: Api, id: string) {
       times = { reads: [], turns: [], failures: [] }
       return taken
     },
-    /** Waits until enough has been measured since the last `take`. */
-    enough: (of: 'attack' | 'usual' = 'attack') => {
+    /** Waits until enough has been measured since the last `take`, and does something again and again until then. */
+    enough: (of: 'attack' | 'usual', meanwhile?: () => Promise<unknown>) => {
       const { reads, turns } = of === 'attack' ? enough : enoughOfUsual
-      const isEnough = () => times.reads.length >= reads && times.turns.length >= turns
+      const isEnough = async () => {
+        await meanwhile?.()
+        return times.reads.length >= reads && times.turns.length >= turns
+      }
       return until('enough reads and turns', isEnough, enoughMs[of])
     },
     async close() {
