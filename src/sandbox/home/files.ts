@@ -83,7 +83,8 @@ async function removeTree(
     signal,
     killSignal: 'SIGKILL', // the tenant may have stopped it
   })
-  const [code] = await once(child, 'exit')
+  const [code, endedBy] = await once(child, 'exit')
+  if (endedBy !== null) throw new Error(`the removal of a folder was ended by ${endedBy}`)
   if (code !== 0) throw pathError('forbidden', path) // the tenant may not remove some of it
 }
 
