@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { poll } from '#platform/poll.ts'
 import type { Resources } from '#sandbox/driver.ts'
 import { numberIn, read, write } from './group-files.ts'
-import { createWeighing, periodUs, processorTimeOf, setIdle, setWeightOfAll } from './weights.ts'
+import { createWeighing, periodUs, processorTimeOf, setPriority, setWeightOfAll } from './weights.ts'
 
 /** The control group of a sandbox: with version 1 of cgroups a folder for each resource, with version 2 one for all. */
 export interface ControlGroup {
@@ -30,10 +30,11 @@ export interface ControlGroups {
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
-   * Leaves groups that are busy, as `createBusyWatch` says, what no other group wants of a processor; on a kernel before
-   * 5.15, a tenth of the weight of the others. All groups together weigh half of what another program on each processor
-   * does, and with version 2 of a group beside them, so that Chowder and its database do not wait for an agent: up to
-   * the whole, by the part of their processor time that starts use. Weights count only while a processor is busy.
+   * Gives groups that are busy, as `createBusyWatch` says, a tenth of the weight of the others; those that do not pause
+   * get what no other group wants of a processor, and on a kernel before 5.15 a hundredth of the weight. All groups
+   * together weigh half of what another program on each processor does, and with version 2 of a group beside them, so
+   * that Chowder and its database do not wait for an agent: up to the whole, by the part of their processor time that
+   * starts use. Weights count only while a processor is busy.
    */
   weigh(): Promise<void>
 }
@@ -254,7 +255,7 @@ export async function openControlGroups(
       await setRest(group, resources)
       await limitMemory(group, resources.memoryMb * megabyte)
       // What the last gateway computed says nothing of this one, which ends itself where its start takes too long.
-      await setIdle(parents, group.cpu, false)
+      await setPriority(parents, group.cpu, 'usual')
       const secondsBefore = processorTimeOf(parents, group.cpuacct) ?? 0
       return { ...group, oomKills: await oomKillsOf(group), secondsBefore }
     },

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { constants, cpus, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ProcessStat, ticksPerSecond } from '#sandbox/process-stat.ts'
-import { type BusyWatch, createBusyWatch } from './busy-watch.ts'
+import { type BusyWatch, createBusyWatch, type Priority } from './busy-watch.ts'
 import { isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
 
 /** A sandbox in a jail without a control group. */
@@ -26,6 +26,8 @@ interface Jail extends Jailed {
 /** To look at all processes of a host is work: 2 ms of it with 150 of them, and 11 ms with 600. */
 const pauseMs = 2000
 const lowest = constants.priority.PRIORITY_LOW
+/** Of sessions; with 10, one has a tenth of the usual share. */
+const niceOf: Record<Priority, number> = { usual: 0, low: 10, lowest }
 /** The kernel takes one change of a session's priority in 100 ms, from all users other than root together. */
 const sessionPauseMs = 110
 /** Of a look: the other ones have to wait for the next look. */
@@ -68,8 +70,9 @@ function setOfSession(process: ProcessStat, nice: number): boolean {
 /**
  * Has the others go before sandboxes that are busy, as far as the kernel lets a user. All of their processes but those of
  * the gateway's session get the lowest priority, which only root could raise again, and so does what these begin. Where
- * the kernel groups processes by session, the sessions have it, also that of the gateway, as long as the sandbox is busy.
- * A program that wants to can escape both. `list` returns the sandboxes; calls in the 2 s after a look do nothing.
+ * the kernel groups processes by session, the sessions have a low one, also that of the gateway, as long as the sandbox is
+ * busy, and the lowest where it does not pause. A program that wants to can escape both. `list` returns the sandboxes;
+ * calls in the 2 s after a look do nothing.
  */
 export function createPriorities(
   list: () => Promise<Jailed[]>,
@@ -122,8 +125,9 @@ export function createPriorities(
       seconds: ticks / ticksPerSecond,
       processors: Math.min(most, cpus().length),
     }))
-    const isBusy = new Map((await look(used)).map((seen) => [seen.id, seen.isBusy]))
-    const busy = jails.filter(({ id }) => isBusy.get(id))
+    const priorities = new Map((await look(used)).map((seen) => [seen.id, seen.priority]))
+    const priorityOf = ({ id }: Jail) => priorities.get(id) ?? 'usual'
+    const busy = jails.filter((jail) => priorityOf(jail) !== 'usual')
     for (const { processes, gateway } of busy)
       for (const stat of processes) if (stat.session !== gateway.pid) lower(stat)
 
@@ -140,10 +144,10 @@ export function createPriorities(
       }
       return others.length === 0
     }
-    const others = jails.filter(({ id }) => !isBusy.get(id))
+    const others = jails.filter((jail) => priorityOf(jail) === 'usual')
     const wereUsual = usual
     usual = new Set()
-    for (const jail of others) if (wereUsual.has(jail.id) || (await setSessions(jail, 0))) usual.add(jail.id)
-    for (const jail of busy) await setSessions(jail, lowest)
+    for (const jail of others) if (wereUsual.has(jail.id) || (await setSessions(jail, niceOf.usual))) usual.add(jail.id)
+    for (const jail of busy) await setSessions(jail, niceOf[priorityOf(jail)])
   }
 }

@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { lowShare } from '#sandbox/lasting-use.ts'
-import { createBusyWatch, type SecondsBefore } from './busy-watch.ts'
+import { createBusyWatch, type Priority, type SecondsBefore } from './busy-watch.ts'
 import { numberIn, readNow, write } from './group-files.ts'
 
 /** The folders in which the kernel counts and shares processor time; see `ControlGroup`. */
@@ -14,7 +14,8 @@ interface CpuFolders {
 
 /** Of version 2; 1024 is the same of version 1. */
 const usualWeight = 100
-const lowWeight = usualWeight * lowShare
+/** The lowest counts where the kernel cannot have all other groups go before one. */
+const weights: Record<Priority, number> = { usual: usualWeight, low: usualWeight * lowShare, lowest: 1 }
 /**
  * Beside other programs of the host. Beside processes that compute on all processors, an answer by way of two others took
  * 1.1 times as long as usual with it at the 99th percentile, and 1.8 times with the usual weight. With less, agents
@@ -38,16 +39,13 @@ export function processorTimeOf({ version }: CpuFolders, cpuacct: string): numbe
 }
 
 /**
- * Has the others go before a group, or no longer. Beside a fork bomb, the slowest of a hundred turns of another agent took
- * 0.8 times as long as usual with it, and 1.8 times with a tenth of the weight, which has to do where the kernel cannot.
+ * Before a group with the lowest priority all other groups go, which `cpu.idle` says since Linux 5.15. One that was removed
+ * meanwhile is no error.
  */
-export async function setIdle(parents: CpuFolders, cpu: string, isIdle: boolean): Promise<void> {
-  const isSet = await write(join(cpu, 'cpu.idle'), isIdle ? 1 : 0).then(
-    () => true,
-    () => false,
-  )
-  if (!isIdle) await writeWeight(parents, cpu, usualWeight)
-  else if (!isSet) await writeWeight(parents, cpu, lowWeight)
+export async function setPriority(parents: CpuFolders, cpu: string, priority: Priority): Promise<void> {
+  await write(join(cpu, 'cpu.idle'), priority === 'lowest' ? 1 : 0).catch(() => {})
+  // The kernel refuses the weight of a group that is idle, which needs none.
+  await writeWeight(parents, cpu, weights[priority])
 }
 
 /** A group that was removed meanwhile is no error. `usualShares` are of version 1. */
@@ -81,7 +79,7 @@ export function createWeighing(parents: CpuFolders, secondsBefore: SecondsBefore
       return seconds === null ? [] : [{ id, seconds, processors: processorsOf(parents, cpuOf(id)) }]
     })
     const seen = await look(counted)
-    for (const { id, isBusy, isToApply } of seen) if (isToApply) await setIdle(parents, cpuOf(id), isBusy)
+    for (const { id, priority, isToApply } of seen) if (isToApply) await setPriority(parents, cpuOf(id), priority)
     const usedBy = (some: typeof seen) => some.reduce((sum, { used }) => sum + used, 0)
     // Where the kernel counts nothing, nobody knows what starts.
     const partOfStarts =
