@@ -74,13 +74,13 @@ describe('the priority of a sandbox in a jail', () => {
     expect(prioritiesOf(gateway.pid)).toEqual(new Set([usual]))
     expect(prioritiesOf(other.pid)).toEqual(new Set([usual]))
     if (!existsSync('/proc/self/autogroup')) return
-    for (const nice of [10, lowest])
+    for (const nice of [12, lowest])
       await until(`${nice} of its sessions`, () =>
         look().then(() => [pid, gateway.pid].every((one) => prioritySession(one) === String(nice))),
       )
-    expect(prioritySession(other.pid)).toBe('0')
+    expect(prioritySession(other.pid)).toBe('5')
     await ended
-    await until('the usual one of its sessions', () => look().then(() => prioritySession(gateway.pid) === '0'))
+    await until('the usual one of its sessions', () => look().then(() => prioritySession(gateway.pid) === '5'))
   })
 
   test('stays as it is where another process has the pid of its record by now', async () => {

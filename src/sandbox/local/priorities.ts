@@ -26,8 +26,11 @@ interface Jail extends Jailed {
 /** To look at all processes of a host is work: 2 ms of it with 150 of them, and 11 ms with 600. */
 const pauseMs = 2000
 const lowest = constants.priority.PRIORITY_LOW
-/** Of sessions; with 10, one has a tenth of the usual share. */
-const niceOf: Record<Priority, number> = { usual: 0, low: 10, lowest }
+/**
+ * Of sessions. With the usual one, a session has a third of the share of Chowder and of each connection of its database,
+ * so that a request does not wait for agents; with the low one a fifth of that.
+ */
+const niceOf: Record<Priority, number> = { usual: 5, low: 12, lowest }
 /** The kernel takes one change of a session's priority in 100 ms, from all users other than root together. */
 const sessionPauseMs = 110
 /** Of a look: the other ones have to wait for the next look. */
@@ -149,5 +152,7 @@ export function createPriorities(
     usual = new Set()
     for (const jail of others) if (wereUsual.has(jail.id) || (await setSessions(jail, niceOf.usual))) usual.add(jail.id)
     for (const jail of busy) await setSessions(jail, niceOf[priorityOf(jail)])
+    // Sessions that are new.
+    for (const jail of others) if (wereUsual.has(jail.id)) await setSessions(jail, niceOf.usual)
   }
 }
