@@ -39,7 +39,7 @@ export function processorTimeOf({ version }: CpuFolders, cpuacct: string): numbe
 }
 
 /**
- * Before a group with the lowest priority all other groups go, which `cpu.idle` says since Linux 5.15. One that was removed
+ * All other groups go before one with the lowest priority, as `cpu.idle` says since Linux 5.15. A group that was removed
  * meanwhile is no error.
  */
 export async function setPriority(parents: CpuFolders, cpu: string, priority: Priority): Promise<void> {
