@@ -268,7 +268,9 @@ export const texts = {
   destinationExists:
     'The destination exists already. With "overwrite": true a file replaces another file. ' +
     'A directory is never replaced.',
-  folderNotEmpty: 'The directory is not empty. Add recursive=true to delete it with its contents.',
+  folderNotEmpty:
+    'The directory is not empty. Add recursive=true to delete it with its contents. ' +
+    'With it, a program has written into the directory meanwhile: try again.',
   fileIsNoText: 'The file is not UTF-8 text. Download it with GET /v1/instances/{instance_id}/files/download.',
   fileTooLarge: (maxBytes: number) =>
     'The file is too large. files/content reads and writes up to 1 MiB of text, ' +

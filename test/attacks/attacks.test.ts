@@ -376,7 +376,9 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
     const before = await countEvents(id, /stop/, reason)
     await begin(id, command)
     await told(id, /stop/, reason, before)
-    await waitForStatus(client, id, 'stopped', minute)
+    // It may write until its programs have ended.
+    const stopped = await client.get(`/v1/instances/${id}/status?wait=stopped&timeout=60`)
+    expect(stopped.body).toMatchObject({ status: 'stopped' })
     expect((await client.get(`/v1/instances/${id}`)).body).toMatchObject({ status: 'stopped', stopped_for: 'disk' })
     const removed = await client.delete(`/v1/instances/${id}/files?path=filled&recursive=true`)
     expect(removed.status, JSON.stringify(removed.body)).toBe(204)

@@ -159,6 +159,20 @@ export function describeFiles({ files: filesOfId, created, started, exec, runsPr
     await expect(files.mkdir('file', within())).rejects.toMatchObject({ fault: 'not_directory' })
   })
 
+  test('a folder with files that their owner may not remove stays, and the call says so', async ({ skip }) => {
+    if (!runsPrograms()) skip('its exec runs nothing')
+    const id = await started()
+    const { files } = filesOf(id)
+    await files.write('work/kept/folder/file', Buffer.from('x'), {}, within())
+    const setMode = (mode: string) => exec(id, `chmod ${mode} work/kept/folder`, 5000)
+    const remove = () => files.remove('work/kept', { recursive: true }, within())
+    expect(await setMode('500')).toMatchObject({ exitCode: 0 })
+    await expect(remove()).rejects.toMatchObject({ fault: 'forbidden' })
+    expect(await files.stat('work/kept/folder/file', within())).toMatchObject({ kind: 'file' })
+    expect(await setMode('700')).toMatchObject({ exitCode: 0 })
+    expect(await remove()).toBe(true)
+  })
+
   test('a move replaces a file only with overwrite, never a folder, and puts no folder into itself', async () => {
     const { files, textOf } = filesOf(await created())
     for (const path of ['one', 'two', 'folder/file', 'other/file'])

@@ -71,9 +71,9 @@ export const fileCodes = {
       repeat: 'No.',
     },
     directory_not_empty: {
-      meaning: 'The directory is not empty.',
+      meaning: 'The directory is not empty, or a program has written into it while it was deleted.',
       remedy: 'Add `recursive=true` to delete it with its contents.',
-      repeat: 'No.',
+      repeat: 'With `recursive=true`.',
     },
     file_locked: {
       meaning: 'The agent has locked the file.',

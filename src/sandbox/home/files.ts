@@ -65,9 +65,17 @@ async function writeNew(path: string, content: Readable, options: NewFile, signa
   await file.datasync()
 }
 
+/** What `rm` says of files that the tenant may not remove, and of folders that a program has written into meanwhile. */
+const refused = /^(?:\/bin\/)?rm: .*: (?:Permission denied|Operation not permitted)$/m
+const written = /^(?:\/bin\/)?rm: .*: Directory not empty$/m
+/** Of what `rm` says, which may be a line for each file. */
+const mostSaid = 65_536
+/** Another process of the tenant may hold its output open. */
+const endMs = 1000
+
 /**
  * Removes a folder by `rm`, which uses open folders, as the tenant: so it removes only files that the tenant may
- * remove.
+ * remove. Throws a SandboxPathError where it may not, and another error, which names no file, where `rm` fails otherwise.
  */
 async function removeTree(
   folder: FileHandle,
@@ -78,14 +86,22 @@ async function removeTree(
   const [program, ...rest] = commandAsUser(uid, ['/bin/rm', '-rf', '--', `./${name}`])
   const child = spawn(program, rest, {
     cwd: `/proc/${process.pid}/fd/${folder.fd}`,
-    env: {},
-    stdio: 'ignore',
+    env: {}, // so that it speaks English
+    stdio: ['ignore', 'ignore', 'pipe'],
     signal,
     killSignal: 'SIGKILL', // the tenant may have stopped it
   })
-  const [code, endedBy] = await once(child, 'exit')
+  let said = ''
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    said += text.slice(0, mostSaid - said.length)
+  })
+  child.once('exit', () => setTimeout(() => child.stderr?.destroy(), endMs).unref())
+  const [code, endedBy] = await once(child, 'close')
   if (endedBy !== null) throw new Error(`the removal of a folder was ended by ${endedBy}`)
-  if (code !== 0) throw pathError('forbidden', path) // the tenant may not remove some of it
+  if (code === 0) return
+  if (refused.test(said)) throw pathError('forbidden', path)
+  if (written.test(said)) throw pathError('not_empty', path)
+  throw new Error(`the removal of a folder failed with ${code}: ${/: ([\w ]+)\n/.exec(said)?.[1]}`)
 }
 
 /**
