@@ -11,7 +11,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { InstallError } from '#platform/install-error.ts'
 import { StartupError } from '#platform/startup-error.ts'
-import { lowShares, usualShares } from '#sandbox/docker/profile.ts'
+import { lowestShares, lowShares, usualShares } from '#sandbox/docker/profile.ts'
 import {
   type Observation,
   SandboxAbsentError,
@@ -565,7 +565,7 @@ describe('with a dockerd', () => {
       await listening(port)
     })
 
-    test('that computes without a pause weighs less than others, until it pauses', async () => {
+    test('that computes weighs less than others, and least with several threads, until it pauses', async () => {
       // Of so little it gets its part on a busy host as well.
       const resources = { memoryMb: 200, cpus: 0.2, pids: 64, diskMb: 0 }
       const [busy, idle] = [await started({ resources }), await started()]
@@ -574,10 +574,23 @@ describe('with a dockerd', () => {
         await driver.weigh?.(within())
         return (await sharesOf(busy)) === ofBusy && (await sharesOf(idle)) === usualShares
       }
-      const computing = exec(busy, 'timeout 12 sh -c "while :; do :; done"; true')
+      const compute = 'while [ ! -e /tmp/enough ]; do :; done'
+      const program = ['sh', '-c', `(${compute}) & ${compute}; wait`] as const
+      const computing = driver.exec(busy, program, { timeoutMs: 60_000 }, within())
       await until('less weight', have(lowShares))
+      await until('the least weight', have(lowestShares))
+      await exec(busy, 'touch /tmp/enough')
       await computing
       await until('its weight back', have(usualShares))
+    })
+
+    test('starts with the usual weight, whatever its last gateway computed', async () => {
+      const id = await started()
+      await stop(id)
+      await dockerd.docker('update', '--cpu-shares', String(lowestShares), `chowder-${id}`)
+      expect((await inspect(id)).HostConfig.CpuShares).toBe(lowestShares)
+      await driver.start(id, within())
+      expect((await inspect(id)).HostConfig.CpuShares).toBe(usualShares)
     })
 
     test('that uses too much memory is ended, and reports the reason', async () => {

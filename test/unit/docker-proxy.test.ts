@@ -6,6 +6,7 @@ import { networkOptions } from '#sandbox/docker/network.ts'
 import {
   filesContainer,
   firewallContainer,
+  lowestShares,
   lowShares,
   ownership,
   roomContainer,
@@ -365,14 +366,20 @@ test.each([
   expect(passes(shape, changed)).toBe(false)
 })
 
-test('a running sandbox gets limits, or one of two weights', () => {
+test('a running sandbox gets limits, or one of three weights', () => {
   const limits = { NanoCpus: 1e9, PidsLimit: 64 }
   const takes = (body: object) => Value.Check(limitsShape, body)
-  for (const body of [limits, { ...limits, Memory: 1, MemorySwap: 1 }, { CpuShares: lowShares }])
+  for (const body of [
+    limits,
+    { ...limits, Memory: 1, MemorySwap: 1 },
+    { CpuShares: lowShares },
+    { CpuShares: lowestShares },
+  ])
     expect([body, takes(body)]).toEqual([body, true])
   for (const body of [
     {},
     { CpuShares: 4096 },
+    { CpuShares: 3 },
     { ...limits, CpuShares: lowShares },
     { CpuShares: lowShares, BlkioWeight: 1 },
   ])

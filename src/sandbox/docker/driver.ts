@@ -35,8 +35,9 @@ import {
   roomName,
   sandboxContainer,
   sandboxName,
+  usualShares,
 } from './profile.ts'
-import { createWeighing } from './weights.ts'
+import { createWeighing, setShares, sharesOf } from './weights.ts'
 
 export interface DockerDriverOptions {
   /** The sandboxes of other installations on the same host are not seen. */
@@ -185,6 +186,8 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
     if (container.State.Running) return
     await network.make(signal)
     await protect(container.Image, signal)
+    // What its last gateway computed says nothing of this one, which ends itself where its start takes too long.
+    if (sharesOf(container) !== usualShares) await setShares(client, container.Id, usualShares, signal)
     const names = [...(pathsOf(container).room ? [roomName(id)] : []), sandboxName(id)]
     let started = true
     for (const name of names) started &&= (await startContainer(name, signal)) ?? false

@@ -13,6 +13,24 @@ export const statsOf = (client: DockerClient, id: string, signal: AbortSignal): 
     return docker.getContainer(id).stats(options)
   })
 
+/** For `ps`: a line for each thread, with its state. */
+export const threadStates = '-eLo pid,stat'
+
+/**
+ * How many threads of a container compute, or wait for a processor. 0 for one that does not run, and where the host of
+ * dockerd has no `ps` that knows threads.
+ */
+export async function runnableThreads(client: DockerClient, id: string, signal: AbortSignal): Promise<number> {
+  const options = { ps_args: threadStates }
+  const top: { Titles: string[]; Processes: string[][] | null } | null = await client.callUnless(
+    [404, 409, 500],
+    signal,
+    (docker, abortSignal) => docker.getContainer(id).top({ ...options, abortSignal }),
+  )
+  const column = top?.Titles.indexOf('STAT') ?? -1
+  return top?.Processes?.filter((process) => process[column]?.startsWith('R')).length ?? 0
+}
+
 /** As `docker stats` shows it: without the files that the kernel only caches. */
 export function memoryIn(stats: Docker.ContainerStats | null): number | null {
   const memory = stats?.memory_stats

@@ -7,6 +7,7 @@ import {
   firewallContainer,
   forwarderPort,
   labels,
+  lowestShares,
   lowShares,
   noNameServer,
   ownership,
@@ -92,7 +93,7 @@ export function sandboxShape(id: string, network: string): TSchema {
 /** A change of the limits of a sandbox, of which that of memory may be left out, or of its weight. */
 export const limitsShape = Type.Union([
   closed({ ...limits, Memory: Type.Optional(limits.Memory), MemorySwap: Type.Optional(limits.MemorySwap) }),
-  closed({ CpuShares: Type.Union([Type.Literal(usualShares), Type.Literal(lowShares)]) }),
+  closed({ CpuShares: Type.Union([usualShares, lowShares, lowestShares].map((shares) => Type.Literal(shares))) }),
 ])
 
 /** A path below a folder, which leads nowhere else. */
