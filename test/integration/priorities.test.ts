@@ -14,9 +14,9 @@ import { until } from '../support/until.ts'
 
 const within = () => AbortSignal.timeout(60_000)
 const lowest = constants.priority.PRIORITY_LOW
-/** Computes for some seconds in a thread that is not the first one of its process. */
-const computing = (seconds: number) =>
-  `new (require('node:worker_threads').Worker)('for (const end = Date.now() + ${seconds}e3; Date.now() < end;);', { eval: true })`
+/** Computes for some seconds in threads that are not the first one of their process. */
+const computing = (seconds: number, threads: number) =>
+  `for (let i = 0; i < ${threads}; i++) new (require('node:worker_threads').Worker)('for (const end = Date.now() + ${seconds}e3; Date.now() < end;);', { eval: true })`
 
 describe('the priority of a sandbox in a jail', () => {
   let host: LocalHost
@@ -67,14 +67,14 @@ describe('the priority of a sandbox in a jail', () => {
     const { gateway } = await jailed(busy)
     const usual = getPriority(gateway.pid)
     const other = await run(resting, 'setTimeout(() => {}, 30e3)')
-    const { pid, ended } = await run(busy, computing(20))
+    const { pid, ended } = await run(busy, computing(25, 2))
     expect(prioritiesOf(pid)).toEqual(new Set([usual]))
     await until('the lowest priority', () => look().then(() => getPriority(pid) === lowest))
     expect(prioritiesOf(pid)).toEqual(new Set([lowest]))
     expect(prioritiesOf(gateway.pid)).toEqual(new Set([usual]))
     expect(prioritiesOf(other.pid)).toEqual(new Set([usual]))
     if (!existsSync('/proc/self/autogroup')) return
-    for (const nice of [12, lowest])
+    for (const nice of [15, lowest])
       await until(`${nice} of its sessions`, () =>
         look().then(() => [pid, gateway.pid].every((one) => prioritySession(one) === String(nice))),
       )
@@ -87,7 +87,7 @@ describe('the priority of a sandbox in a jail', () => {
     const busy = await started()
     const sandbox = await jailed(busy)
     const look = again(priorities(async () => [{ ...sandbox, init: { ...sandbox.init, startTime: '1' } }]))
-    const { pid, ended } = await run(busy, computing(10))
+    const { pid, ended } = await run(busy, computing(10, 1))
     const usual = getPriority(pid)
     for (const end = performance.now() + 6000; performance.now() < end; ) {
       await look()

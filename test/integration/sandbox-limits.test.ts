@@ -223,7 +223,7 @@ describe.skipIf(!hasControlGroups)('A7: the limits of a local sandbox that has a
       await sleep(500)
       return (await weight()) === wanted
     }
-    const spinning = exec(id, computing(20), 30_000)
+    const spinning = exec(id, `${computing(20)} & ${computing(20)}`, 30_000)
     await until('less weight', isAfter(low))
     // Its rest before it computed does not count.
     for (let looks = 0; looks < 3; looks += 1) expect(await isAfter(low)()).toBe(true)

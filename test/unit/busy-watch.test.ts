@@ -6,18 +6,21 @@ const started = -100
 
 /**
  * Looks at a sandbox with two processors every half second while it uses so much of a processor for so many seconds, and
- * returns when it was busy, or when it had the lowest priority.
+ * returns when it was busy, or had the lowest priority. The looks find so many threads that want a processor, in turn.
  */
 function lookedAt(secondsBefore = started) {
   const look = createBusyWatch(async () => secondsBefore)
-  let [at, seconds] = [0, 0]
-  return async (use: number, forSeconds: number, wanted: Priority[] = ['low', 'lowest']) => {
+  let [at, seconds, looks] = [0, 0, 0]
+  return async (use: number, forSeconds: number, wanted: Priority[] = ['low', 'lowest'], threads = [1]) => {
     const seenAt: number[] = []
     for (let passed = 0; passed < forSeconds; passed += 0.5) {
-      const [seen] = await look([{ id: 'sandbox', seconds, processors: 2 }], at)
+      const runnable = present(threads[looks % threads.length])
+      const countRunnable = async (most: number) => Math.min(runnable, most)
+      const [seen] = await look([{ id: 'sandbox', seconds, processors: 2, countRunnable }], at)
       if (wanted.includes(present(seen).priority)) seenAt.push(passed)
       at += 0.5
       seconds += use / 2
+      looks += 1
     }
     return seenAt
   }
@@ -44,28 +47,22 @@ test('it is busy once it has used most of one processor for three seconds, and u
   expect(await use(0.6, 10)).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
 })
 
-test('it has the lowest priority once it was busy for eight seconds without a pause, until it pauses', async () => {
+test('it has the lowest priority once it had several threads for eight seconds while it was busy', async () => {
   const use = lookedAt()
   await use(0.1, 10)
-  expect(await use(2, 18, ['lowest'])).toEqual(everyHalf(9, 17.5))
-  expect(await use(0.85, 8, ['lowest'])).toEqual(everyHalf(0, 7.5))
-  expect(await use(0.75, 16, ['lowest'])).toSatisfy((still: number[]) => present(still.at(-1)) < 15)
-  expect(await use(0.75, 16)).toEqual(everyHalf(0, 15.5))
+  expect(await use(2, 18, ['lowest'], [4])).toEqual(everyHalf(9, 17.5))
+  expect(await use(1, 8, ['lowest'], [2, 1])).toEqual(everyHalf(0, 7.5))
+  expect(await use(1, 16, ['lowest'])).toSatisfy((still: number[]) => present(still.at(-1)) < 15)
+  expect(await use(1, 16)).toEqual(everyHalf(0, 15.5))
   expect(await use(0.3, 10)).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
-  expect(await use(1, 10, ['lowest'])).toEqual([])
+  expect(await use(1, 10, ['lowest'], [2])).toEqual([])
 })
 
-test.each(everyHalf(0, 6.5))('it has not where it is given one turn after another (%s s)', async (before) => {
+test('it has not where it is given one turn after another, of which each collects garbage with several threads', async () => {
   const use = lookedAt()
-  await use(0.75, before)
-  const busy: number[] = []
-  const lowest: number[] = []
-  for (let turns = 0; turns < 10; turns += 1) {
-    lowest.push(...(await use(0.75, 6, ['lowest'])))
-    busy.push(...(await use(1.3, 1)))
-  }
-  expect(busy).not.toEqual([])
-  expect(lowest).toEqual([])
+  await use(0.1, 10)
+  expect(await use(1, 60, ['lowest'], [1, 1, 2, 4, 2, 1, 1])).toEqual([])
+  expect(await use(1, 60)).toEqual(everyHalf(0, 59.5))
 })
 
 test('its start does not count, nor what it computed in it', async () => {

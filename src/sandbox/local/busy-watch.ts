@@ -1,4 +1,4 @@
-import { lastingUse } from '#sandbox/lasting-use.ts'
+import { lastingUse, severalThreads } from '#sandbox/lasting-use.ts'
 
 /**
  * In seconds of a processor. A gateway needs some 11 until it is ready, and ends itself where it gets them too slowly:
@@ -23,12 +23,13 @@ const longSeconds = 3
  */
 const returning = { use: 0.45, useOfThread: 0.65 }
 /**
- * A busy sandbox that used more of one processor in a window of `seconds` has no pause, and pauses again once it used
- * less than `untilUse` in one. An agent that is given one turn after another is busy too, since it collects its garbage
- * with several threads at once, and uses 0.7 to 0.8 in the long run. Where it had the lowest priority for that, the
- * slowest of a hundred of its turns took twice as long as usual beside a fork bomb, and 0.8 times without it.
+ * A busy sandbox that has several threads at once that compute, or wait for a processor, at nearly all looks in a window
+ * of at least `seconds` and `looks` computes without a pause, and pauses again once it had them at few of them. What it
+ * used would not tell: an agent that is given one turn after another uses 0.7 to 1 processor, and four processes beside
+ * others use 1.1. Of the looks at these two, 0.13 and all found several such threads. Where the agent had the lowest
+ * priority, the slowest of a hundred of its turns took twice as long as usual beside a fork bomb, and 0.8 times without.
  */
-const withoutPause = { seconds: 8, use: 0.9, untilUse: 0.8 }
+const withoutPause = { seconds: 8, looks: 4, share: 0.9, untilShare: 0.5 }
 
 /** Of a sandbox beside others: a low one has much less of the processors, and the lowest what nobody else wants. */
 export type Priority = 'usual' | 'low' | 'lowest'
@@ -40,6 +41,8 @@ export interface Used {
   seconds: number
   /** How many processors it may use. */
   processors: number
+  /** Counts its threads that compute, or wait for a processor, up to `most`. */
+  countRunnable(most: number): Promise<number>
 }
 
 interface Look {
@@ -47,12 +50,20 @@ interface Look {
   seconds: number
 }
 
+/** A window of `withoutPause`. */
+interface Window {
+  from: number
+  looks: number
+  /** Those that found so many threads. */
+  crowded: number
+}
+
 interface Seen {
   /** Those of the last seconds. */
   looks: Look[]
   priority: Priority
-  /** Where the window of `withoutPause` begins; of no meaning with the usual priority. */
-  windowFrom: Look
+  /** Of no meaning with the usual priority. */
+  window: Window
   appliedAt: number
   /** What it had used when it was last seen to rest. */
   restedAt: number
@@ -65,8 +76,9 @@ export type BusyWatch = ReturnType<typeof createBusyWatch>
 
 /**
  * Tells which sandboxes are busy, and have a low priority: they have computed nearly without a pause between the look
- * before the last and this one, or as much as one thread can for 3 s, until they compute less. Those that go on without a
- * pause for 8 s have the lowest. What a gateway computes for its start does not count. Each look is at all sandboxes.
+ * before the last and this one, or as much as one thread can for 3 s, until they compute less. Those that go on with
+ * several threads, for 8 to 16 s, have the lowest. What a gateway computes for its start does not count. Each look is at
+ * all sandboxes.
  */
 export function createBusyWatch(secondsBefore: SecondsBefore) {
   let seen = new Map<string, Seen>()
@@ -76,7 +88,18 @@ export function createBusyWatch(secondsBefore: SecondsBefore) {
     return seconds - before <= startSeconds.most && restedAt - before <= startSeconds.least
   }
 
-  async function look({ id, seconds, processors }: Used, at: number, found: Seen | undefined) {
+  /** The priority of a busy sandbox after a look, and the window of the next one. */
+  async function busyPriority(last: Priority, window: Window, at: number, countRunnable: Used['countRunnable']) {
+    const isCrowded = (await countRunnable(severalThreads)) >= severalThreads
+    const [looks, crowded] = [window.looks + 1, window.crowded + Number(isCrowded)]
+    const isOver = at - window.from >= withoutPause.seconds && looks >= withoutPause.looks
+    if (!isOver) return { priority: last, window: { ...window, looks, crowded } }
+    const share = last === 'lowest' ? withoutPause.untilShare : withoutPause.share
+    const priority: Priority = crowded >= share * looks ? 'lowest' : 'low'
+    return { priority, window: { from: at, looks: 0, crowded: 0 } }
+  }
+
+  async function look({ id, seconds, processors, countRunnable }: Used, at: number, found: Seen | undefined) {
     const now = { at, seconds }
     const last = found && at - (found.looks.at(-1)?.at ?? 0) < longestGapSeconds ? found : undefined
     const looks = last?.looks ?? []
@@ -93,13 +116,9 @@ export function createBusyWatch(secondsBefore: SecondsBefore) {
       (wasBusy
         ? usedLong === undefined || usedLong > Math.min(returning.use * processors, returning.useOfThread)
         : used > lastingUse * processors || (usedLong ?? 0) > lastingUseOfThread)
-    const busyPriority = wasBusy ? last.priority : 'low'
-    const windowFrom = wasBusy ? last.windowFrom : now
-    const isWindowOver = at - windowFrom.at >= withoutPause.seconds
-    const bound = busyPriority === 'lowest' ? withoutPause.untilUse : withoutPause.use
-    const hasNoPause = usedSince(windowFrom) > bound * Math.min(1, processors)
-    const seenPriority = isWindowOver ? (hasNoPause ? 'lowest' : 'low') : busyPriority
-    const priority = isBusy ? seenPriority : 'usual'
+    const window = wasBusy ? last.window : { from: at, looks: 0, crowded: 0 }
+    const busy = isBusy ? await busyPriority(wasBusy ? last.priority : 'low', window, at, countRunnable) : null
+    const priority = busy?.priority ?? 'usual'
     // At the first look, too: the process before this one may have changed it.
     const isToApply = priority !== last?.priority || at - last.appliedAt > repeatSeconds
     // What it used until it was busy says nothing of what it asks for since; nor does what it used in its start.
@@ -109,7 +128,7 @@ export function createBusyWatch(secondsBefore: SecondsBefore) {
     seen.set(id, {
       looks: [...kept, now],
       priority,
-      windowFrom: isWindowOver ? now : windowFrom,
+      window: busy?.window ?? window,
       appliedAt: isToApply ? at : last.appliedAt,
       restedAt,
     })

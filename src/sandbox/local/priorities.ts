@@ -3,7 +3,7 @@ import { constants, cpus, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ProcessStat, ticksPerSecond } from '#sandbox/process-stat.ts'
 import { type BusyWatch, createBusyWatch, type Priority } from './busy-watch.ts'
-import { isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
+import { countRunnable, isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
 
 /** A sandbox in a jail without a control group. */
 export interface Jailed {
@@ -28,24 +28,38 @@ const pauseMs = 2000
 const lowest = constants.priority.PRIORITY_LOW
 /**
  * Of sessions. With the usual one, a session has a third of the share of Chowder and of each connection of its database,
- * so that a request does not wait for agents; with the low one a fifth of that.
+ * so that a request does not wait for agents; with the low one a tenth of that.
  */
-const niceOf: Record<Priority, number> = { usual: 5, low: 12, lowest }
+const niceOf: Record<Priority, number> = { usual: 5, low: 15, lowest }
 /** The kernel takes one change of a session's priority in 100 ms, from all users other than root together. */
 const sessionPauseMs = 110
 /** Of a look: the other ones have to wait for the next look. */
 const maxSessions = 5
 
+/** The threads of a process; none of one that has ended. */
+function threadsOf({ pid, threads }: ProcessStat): number[] {
+  if (threads === 1) return [pid]
+  try {
+    return readdirSync(`/proc/${pid}/task`).map(Number)
+  } catch {
+    return []
+  }
+}
+
+/** Counts threads that compute, or wait for a processor, up to `most`, and those of the first ones without a look. */
+async function runnableOf(processes: readonly ProcessStat[], most: number): Promise<number> {
+  const alone = processes.filter(({ threads, state }) => threads === 1 && state === 'R').length
+  if (alone >= most) return most
+  const others = processes.filter(({ threads }) => threads > 1).flatMap(threadsOf)
+  return alone + (await countRunnable(others, most - alone))
+}
+
 /** Lowers all threads of a process. One that has ended is no error. */
 function lower(stat: ProcessStat): void {
   if ((stat.nice === lowest && stat.threads === 1) || !isAlive(stat, null)) return
-  let threads: string[] = []
-  try {
-    threads = readdirSync(`/proc/${stat.pid}/task`)
-  } catch {}
-  for (const thread of threads) {
+  for (const thread of threadsOf(stat)) {
     try {
-      setPriority(Number(thread), lowest)
+      setPriority(thread, lowest)
     } catch {}
   }
 }
@@ -74,8 +88,8 @@ function setOfSession(process: ProcessStat, nice: number): boolean {
  * Has the others go before sandboxes that are busy, as far as the kernel lets a user. All of their processes but those of
  * the gateway's session get the lowest priority, which only root could raise again, and so does what these begin. Where
  * the kernel groups processes by session, the sessions have a low one, also that of the gateway, as long as the sandbox is
- * busy, and the lowest where it does not pause. A program that wants to can escape both. `list` returns the sandboxes;
- * calls in the 2 s after a look do nothing.
+ * busy, and the lowest where several of its threads want a processor on and on. A program that wants to can escape both.
+ * `list` returns the sandboxes; calls in the 2 s after a look do nothing.
  */
 export function createPriorities(
   list: () => Promise<Jailed[]>,
@@ -123,10 +137,11 @@ export function createPriorities(
     const jails = await jailsNow()
     jails.forEach(addTicks)
     before = new Map(jails.map((jail) => [jail.id, jail]))
-    const used = jails.map(({ id, ticks, cpus: most }) => ({
+    const used = jails.map(({ id, ticks, cpus: most, processes }) => ({
       id,
       seconds: ticks / ticksPerSecond,
       processors: Math.min(most, cpus().length),
+      countRunnable: (wanted: number) => runnableOf(processes, wanted),
     }))
     const priorities = new Map((await look(used)).map((seen) => [seen.id, seen.priority]))
     const priorityOf = ({ id }: Jail) => priorities.get(id) ?? 'usual'

@@ -32,6 +32,7 @@ const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
 /** Processes between two turns of the event loop. Each takes some 20 µs. */
 const processesAtOnce = 50
+const threadsOfCount = 500
 /** Environments that are read at the same time: `readFile` takes 64 KiB for each. */
 const environmentsAtOnce = 20
 
@@ -80,6 +81,22 @@ export async function inTurns<T>(pids: readonly number[], see: (pid: number) => 
 export async function ofAllProcesses<T>(see: (pid: number) => T | null): Promise<T[]> {
   const seen = await inTurns(await allPids(), see)
   return seen.filter((found) => found !== null)
+}
+
+/**
+ * Counts threads that compute, or wait for a processor, up to `most`. Of more than 500 it looks at 500 or fewer, spread
+ * over all.
+ */
+export async function countRunnable(threads: readonly number[], most: number): Promise<number> {
+  const step = Math.ceil(threads.length / threadsOfCount)
+  let runnable = 0
+  for (let index = Math.floor(Math.random() * step); index < threads.length && runnable < most; index += step) {
+    const id = threads[index]
+    // For /proc/<id>/stat the kernel would go through all threads of the process.
+    if (parseStat(readNow(`/proc/${id}/task/${id}/stat`))?.state === 'R') runnable += 1
+    if (index % processesAtOnce === 0) await setImmediate()
+  }
+  return runnable
 }
 
 /** The users that have a living process. */

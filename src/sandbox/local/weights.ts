@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { lowShare } from '#sandbox/lasting-use.ts'
 import { createBusyWatch, type Priority, type SecondsBefore } from './busy-watch.ts'
 import { numberIn, readNow, write } from './group-files.ts'
+import { countRunnable } from './processes.ts'
 
 /** The folders in which the kernel counts and shares processor time; see `ControlGroup`. */
 interface CpuFolders {
@@ -66,6 +67,13 @@ function processorsOf({ version }: CpuFolders, cpu: string): number {
   return Math.min(processorsOfHost, quota > 0 ? quota / periodUs : Number.POSITIVE_INFINITY)
 }
 
+/** Of the processes in a group. */
+const threadsOf = ({ version }: CpuFolders, cpu: string) =>
+  readNow(join(cpu, version === 2 ? 'cgroup.threads' : 'tasks'))
+    .split('\n')
+    .filter(Boolean)
+    .map(Number)
+
 /** See `ControlGroups.weigh`. */
 export function createWeighing(parents: CpuFolders, secondsBefore: SecondsBefore): () => Promise<void> {
   const look = createBusyWatch(secondsBefore)
@@ -76,7 +84,10 @@ export function createWeighing(parents: CpuFolders, secondsBefore: SecondsBefore
     const counted = entries.flatMap((entry) => {
       const { name: id } = entry
       const seconds = entry.isDirectory() ? processorTimeOf(parents, join(parents.cpuacct, id)) : null
-      return seconds === null ? [] : [{ id, seconds, processors: processorsOf(parents, cpuOf(id)) }]
+      if (seconds === null) return []
+      const cpu = cpuOf(id)
+      const count = (most: number) => countRunnable(threadsOf(parents, cpu), most)
+      return [{ id, seconds, processors: processorsOf(parents, cpu), countRunnable: count }]
     })
     const seen = await look(counted)
     for (const { id, priority, isToApply } of seen) if (isToApply) await setPriority(parents, cpuOf(id), priority)
