@@ -13,6 +13,8 @@ const concurrency = 5
 const nanosecondsPerSecond = 1e9
 /** An agent that is given one turn after another has several threads that want a processor at 0.13 of the looks. */
 const crowdedLooks = 4
+/** One with little weight that gets less of its processors has it back, or its gateway would not answer. */
+const leastUse = 0.2
 
 interface Look {
   at: number
@@ -56,10 +58,11 @@ export function createWeighing(
     // Its processor time begins anew with each start.
     const last = before && before.seconds <= now.seconds ? before : { ...now, crowded: 0 }
     const processors = Math.min(NanoCpus / nanosecondsPerSecond || Number.POSITIVE_INFINITY, online_cpus || 1)
-    const isLasting = now.seconds - last.seconds > lastingUse * processors * (now.at - last.at)
+    const use = now.at > last.at ? (now.seconds - last.seconds) / (now.at - last.at) / processors : 0
+    const isLasting = use > lastingUse
     const sharesBefore = sharesOf(inspected)
     // With few shares it may get less than it asks for.
-    const isBusy = isLasting || sharesBefore !== usualShares
+    const isBusy = isLasting || (sharesBefore !== usualShares && use > leastUse)
     const isCrowded = isBusy && (await runnableThreads(client, id, signal)) >= severalThreads
     const crowded = isCrowded ? last.crowded + 1 : 0
     seen.set(id, { ...now, crowded })
