@@ -32,7 +32,7 @@ const killTimeoutMs = 10_000
 const signalTimeoutMs = 1000
 /** Processes between two turns of the event loop. Each takes some 20 µs. */
 const processesAtOnce = 50
-const threadsOfCount = 500
+const mostCounted = 500
 /** Environments that are read at the same time: `readFile` takes 64 KiB for each. */
 const environmentsAtOnce = 20
 
@@ -88,13 +88,14 @@ export async function ofAllProcesses<T>(see: (pid: number) => T | null): Promise
  * over all.
  */
 export async function countRunnable(threads: readonly number[], most: number): Promise<number> {
-  const step = Math.ceil(threads.length / threadsOfCount)
-  let runnable = 0
+  const step = Math.ceil(threads.length / mostCounted)
+  let [seen, runnable] = [0, 0]
   for (let index = Math.floor(Math.random() * step); index < threads.length && runnable < most; index += step) {
     const id = threads[index]
     // For /proc/<id>/stat the kernel would go through all threads of the process.
     if (parseStat(readNow(`/proc/${id}/task/${id}/stat`))?.state === 'R') runnable += 1
-    if (index % processesAtOnce === 0) await setImmediate()
+    seen += 1
+    if (seen % processesAtOnce === 0) await setImmediate()
   }
   return runnable
 }
