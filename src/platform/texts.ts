@@ -270,7 +270,7 @@ export const texts = {
     'A directory is never replaced.',
   folderNotEmpty:
     'The directory is not empty. Add recursive=true to delete it with its contents. ' +
-    'With it, a program has written into the directory meanwhile: try again.',
+    'If the call has it, a program has written into the directory meanwhile: try again.',
   fileIsNoText: 'The file is not UTF-8 text. Download it with GET /v1/instances/{instance_id}/files/download.',
   fileTooLarge: (maxBytes: number) =>
     'The file is too large. files/content reads and writes up to 1 MiB of text, ' +

@@ -21,11 +21,10 @@ export const threadStates = '-eLo pid,stat'
  * dockerd has no `ps` that knows threads.
  */
 export async function runnableThreads(client: DockerClient, id: string, signal: AbortSignal): Promise<number> {
-  const options = { ps_args: threadStates }
   const top: { Titles: string[]; Processes: string[][] | null } | null = await client.callUnless(
     [404, 409, 500],
     signal,
-    (docker, abortSignal) => docker.getContainer(id).top({ ...options, abortSignal }),
+    (docker, abortSignal) => docker.getContainer(id).top({ ps_args: threadStates, abortSignal }),
   )
   const column = top?.Titles.indexOf('STAT') ?? -1
   return top?.Processes?.filter((process) => process[column]?.startsWith('R')).length ?? 0

@@ -96,7 +96,7 @@ export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
 /** The weight of a sandbox, and of one that computes without a pause. */
 export const usualShares = 1024
 export const lowShares = Math.round(usualShares * lowShare)
-/** The least that dockerd takes. */
+/** Of one that does so with several threads: the least that dockerd takes. */
 export const lowestShares = 2
 
 export interface SandboxSetup {

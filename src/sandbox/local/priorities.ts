@@ -46,7 +46,7 @@ function threadsOf({ pid, threads }: ProcessStat): number[] {
   }
 }
 
-/** Counts threads that compute, or wait for a processor, up to `most`, and those of the first ones without a look. */
+/** As `countRunnable`; what a process with one thread did is known already. */
 async function runnableOf(processes: readonly ProcessStat[], most: number): Promise<number> {
   const alone = processes.filter(({ threads, state }) => threads === 1 && state === 'R').length
   if (alone >= most) return most
