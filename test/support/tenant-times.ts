@@ -11,13 +11,20 @@ export interface Times {
 }
 
 /** What a row of the table needs at least, and a look at what is usual before it. */
-const enough = { reads: 500, turns: 400 }
-const enoughOfUsual = { reads: 250, turns: 100 }
+const enough = { reads: 500, turns: 200 }
+const enoughOfUsual = { reads: 250, turns: 80 }
 const enoughMs = { attack: 12 * 60_000, usual: 3 * 60_000 }
 const mostFailures = 20
 /** A session of more turns would have longer ones. */
 const turnsOfSession = 40
-/** How many times as long as usual the slowest of a hundred may take. */
+/**
+ * At least, from the beginning of one to that of the next. OpenClaw 2026.9.6 ends the thread that reads transcripts once a
+ * minute, and the next turn waits some 2 s for a new one: with 60 turns a minute these are more than one in a hundred
+ * whatever the others take. With a pause after each turn they were 0.7 of a hundred without an attack, and more than one
+ * with it.
+ */
+const everyMs = { reads: 40, turns: 1000 }
+/** How many times as long as usual an answer may take. */
 const bar = 1.5
 
 const percentile = (times: readonly number[], percent: number) =>
@@ -29,7 +36,7 @@ export function measureTenant(client: Api, id: string) {
   let sessions = 0
   let isOver = false
 
-  async function again(pauseMs: number, of: 'reads' | 'turns', act: () => Promise<unknown>) {
+  async function again(of: 'reads' | 'turns', act: () => Promise<unknown>) {
     while (!isOver) {
       const into = times
       const startedAt = performance.now()
@@ -39,7 +46,7 @@ export function measureTenant(client: Api, id: string) {
           if (into.failures.length < mostFailures) into.failures.push(message)
         },
       )
-      await sleep(pauseMs)
+      await sleep(Math.max(10, startedAt + everyMs[of] - performance.now()))
     }
   }
   const read = async () => {
@@ -50,7 +57,7 @@ export function measureTenant(client: Api, id: string) {
     if (times.turns.length % turnsOfSession === 0) sessions += 1
     return say(client, sessionPath(id, `session-${sessions}`), 'Hello')
   }
-  const loops = [again(40, 'reads', read), again(100, 'turns', turn)]
+  const loops = [again('reads', read), again('turns', turn)]
 
   return {
     /** What was measured since the last call. */
@@ -97,15 +104,17 @@ export function timesTable(looks: readonly Times[], attacks: readonly Row[]): st
   const last = looks.at(-1) ?? usual
   const rows = [{ ...none, times: usual }, ...attacks, { ...none, result: 'after all others', times: last }]
   const cells = (of: 'reads' | 'turns', { times }: Row) => {
-    const [median, p95, p99] = [50, 95, 99].map((percent) => percentile(times[of], percent)) as [number, number, number]
-    const ratio = p99 / percentile(usual[of], 99)
-    const shown = ratio > bar ? `**${ratio.toFixed(1)}**` : ratio.toFixed(1)
-    return [String(times[of].length), ...[median, p95, p99].map((ms) => String(Math.round(ms))), shown]
+    const withRatio = (percent: number) => {
+      const ms = percentile(times[of], percent)
+      const ratio = ms / percentile(usual[of], percent)
+      return [String(Math.round(ms)), ratio > bar ? `**${ratio.toFixed(2)}**` : ratio.toFixed(2)]
+    }
+    return [String(times[of].length), ...[50, 95, 99].flatMap(withRatio)]
   }
-  const columns = (of: string) => [`${of}`, 'p50 ms', 'p95 ms', 'p99 ms', '× usual p99']
+  const columns = (of: string) => [of, ...['p50', 'p95', 'p99'].flatMap((name) => [`${name} ms`, '× usual'])]
   const table = [
     ['attack', 'by', 'came of it', ...columns('reads'), ...columns('turns'), 'failed'],
-    Array.from({ length: 14 }, () => '---'),
+    Array.from({ length: 18 }, () => '---'),
     ...rows.map((row) => [
       row.attack,
       row.by,
