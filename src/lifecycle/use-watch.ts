@@ -42,7 +42,7 @@ const stuck = { max: 1000, ttl: 10 * 60_000 }
 const muchGrowth = 64 * megabyte
 const guardEveryMs = 2000
 const guardTimeoutMs = 10 * 60_000
-/** A local agent computes for about a second before others go before it. */
+/** A look is at one moment: with fewer of them, chance would decide who makes way. */
 const weighEveryMs = 500
 const weighTimeoutMs = 10_000
 

@@ -565,9 +565,9 @@ describe('with a dockerd', () => {
       await listening(port)
     })
 
-    test('that computes weighs less than others, and least with several threads, until it pauses', async () => {
-      // Of so little it gets its part on a busy host as well.
-      const resources = { memoryMb: 200, cpus: 0.2, pids: 64, diskMb: 0 }
+    test('that wants several processors weighs less than others, then least, until it pauses', async () => {
+      // The first 15 s of a processor, its start, do not count: with fewer processors they would take long.
+      const resources = { memoryMb: 200, cpus: 2, pids: 64, diskMb: 0 }
       const [busy, idle] = [await started({ resources }), await started()]
       const sharesOf = async (id: string) => (await inspect(id)).HostConfig.CpuShares || usualShares
       const have = (ofBusy: number) => async () => {
@@ -576,9 +576,9 @@ describe('with a dockerd', () => {
       }
       const compute = 'while [ ! -e /tmp/enough ]; do :; done'
       const program = ['sh', '-c', `(${compute}) & ${compute}; wait`] as const
-      const computing = driver.exec(busy, program, { timeoutMs: 60_000 }, within())
-      await until('less weight', have(lowShares))
-      await until('the least weight', have(lowestShares))
+      const computing = driver.exec(busy, program, { timeoutMs: 2 * minute }, within(2 * minute))
+      await until('less weight', have(lowShares), minute)
+      await until('the least weight', have(lowestShares), minute)
       await exec(busy, 'touch /tmp/enough')
       await computing
       await until('its weight back', have(usualShares))

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import type Docker from 'dockerode'
 import type { Resources, RoomSpec, SandboxPaths, SandboxSpec } from '#sandbox/driver.ts'
-import { lowShare } from '#sandbox/lasting-use.ts'
 import { openFilesOf } from '#sandbox/open-files.ts'
+import { lowShare } from '#sandbox/processor-demand.ts'
 import type { Admission } from './image/forwarder.ts'
 import type { SupervisorSettings } from './image/supervisor.ts'
 
@@ -93,10 +93,10 @@ export const limitsOf = ({ memoryMb, cpus, pids }: Resources) => ({
   PidsLimit: pids,
 })
 
-/** The weight of a sandbox, and of one that computes without a pause. */
+/** The weight of a sandbox, and of one with a low priority. */
 export const usualShares = 1024
 export const lowShares = Math.round(usualShares * lowShare)
-/** Of one that does so with several threads: the least that dockerd takes. */
+/** Of one with the lowest priority: the least that dockerd takes. */
 export const lowestShares = 2
 
 export interface SandboxSetup {

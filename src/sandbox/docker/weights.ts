@@ -1,26 +1,31 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type Docker from 'dockerode'
 import pMap from 'p-map'
-import { lastingUse, severalThreads } from '#sandbox/lasting-use.ts'
+import {
+  type Demand,
+  demandAfter,
+  noDemand,
+  type Priority,
+  startSeconds,
+  wantsSeveral,
+} from '#sandbox/processor-demand.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { runnableThreads, statsOf } from './measure.ts'
-import { lowestShares, lowShares, usualShares } from './profile.ts'
+import { labels, lowestShares, lowShares, roleLabels, usualShares } from './profile.ts'
 
 /** The pause between two looks, and the containers of one: so that their number is no load for dockerd. */
 const pauseMs = 2000
 const looksAtOnce = 10
 const concurrency = 5
 const nanosecondsPerSecond = 1e9
-/** An agent that is given one turn after another has several threads that want a processor at 0.13 of the looks. */
-const crowdedLooks = 4
-/** One with little weight that gets less of its processors has it back, or its gateway would not answer. */
-const leastUse = 0.2
+/** After a longer pause, in which another worker may have looked, no look counts that was before it. */
+const longestPauseMs = 10_000
+const sharesFor: Record<Priority, number> = { usual: usualShares, low: lowShares, lowest: lowestShares }
 
 interface Look {
   at: number
   seconds: number
-  /** How many looks in a row, up to this one, found several threads that want a processor. */
-  crowded: number
+  demand: Demand
 }
 
 export const sharesOf = ({ HostConfig }: Docker.ContainerInspectInfo): number => HostConfig.CpuShares || usualShares
@@ -32,10 +37,9 @@ export const setShares = (client: DockerClient, id: string, shares: number, sign
   )
 
 /**
- * Gives containers that have computed nearly without a pause since the last look at them a tenth of the weight of the
- * others, those of which several threads want a processor at four looks in a row the least weight, and the others their
- * weight back. It counts only while a processor is busy. A call waits until the last look is 2 s ago, and looks at the
- * next ten of the containers that `list` returns. A container that ends meanwhile is no error.
+ * Gives containers with a low priority a tenth of the weight of the others, those with the lowest the least weight, and
+ * the others their weight back. It counts only while a processor is busy. A call waits until the last look is 2 s ago,
+ * and looks at the next ten of the containers that `list` returns. A container that ends meanwhile is no error.
  */
 export function createWeighing(
   client: DockerClient,
@@ -51,28 +55,30 @@ export function createWeighing(
     )
     const stats = inspected && (await statsOf(client, id, signal))
     if (!stats) return
-    const { NanoCpus = 0 } = inspected.HostConfig
-    const { cpu_usage, online_cpus } = stats.cpu_stats
-    const now = { at: performance.now() / 1000, seconds: cpu_usage.total_usage / nanosecondsPerSecond }
+    const now = {
+      at: performance.now() / 1000,
+      seconds: stats.cpu_stats.cpu_usage.total_usage / nanosecondsPerSecond,
+    }
     const before = seen.get(id)
     // Its processor time begins anew with each start.
-    const last = before && before.seconds <= now.seconds ? before : { ...now, crowded: 0 }
-    const processors = Math.min(NanoCpus / nanosecondsPerSecond || Number.POSITIVE_INFINITY, online_cpus || 1)
-    const use = now.at > last.at ? (now.seconds - last.seconds) / (now.at - last.at) / processors : 0
-    const isLasting = use > lastingUse
-    const sharesBefore = sharesOf(inspected)
-    // With few shares it may get less than it asks for.
-    const isBusy = isLasting || (sharesBefore !== usualShares && use > leastUse)
-    const isCrowded = isBusy && (await runnableThreads(client, id, signal)) >= severalThreads
-    const crowded = isCrowded ? last.crowded + 1 : 0
-    seen.set(id, { ...now, crowded })
-    const sharesOfBusy = crowded >= crowdedLooks ? lowestShares : lowShares
-    const shares = isLasting || isCrowded ? sharesOfBusy : usualShares
-    if (shares !== sharesBefore) await setShares(client, id, shares, signal)
+    const last = before && before.seconds <= now.seconds ? before : { ...now, demand: noDemand }
+    const passed = now.at - last.at
+    const used = passed > 0 ? (now.seconds - last.seconds) / passed : 0
+    const { Config, HostConfig } = inspected
+    const processors = (HostConfig.NanoCpus ?? 0) / nanosecondsPerSecond || Number.POSITIVE_INFINITY
+    // A second room has no gateway, and its programs could end it again and again.
+    const isStarting = Config.Labels[labels.role] === roleLabels.sandbox && now.seconds <= startSeconds
+    const count = () => runnableThreads(client, id, signal)
+    const isWanting = !isStarting && (await wantsSeveral(used, processors, count))
+    const demand = demandAfter(last.demand, passed, isWanting)
+    seen.set(id, { ...now, demand })
+    const shares = sharesFor[demand.priority]
+    if (shares !== sharesOf(inspected)) await setShares(client, id, shares, signal)
   }
 
   return async (signal) => {
     await sleep(Math.max(0, nextAt - performance.now()), undefined, { signal })
+    if (performance.now() - nextAt > longestPauseMs) seen.clear()
     nextAt = performance.now() + pauseMs
     const running = (await list(signal)).filter(({ State }) => State === 'running').map(({ Id }) => Id)
     const isRunning = new Set(running)

@@ -2,7 +2,8 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { constants, cpus, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ProcessStat, ticksPerSecond } from '#sandbox/process-stat.ts'
-import { type BusyWatch, createBusyWatch, type Priority } from './busy-watch.ts'
+import type { Priority } from '#sandbox/processor-demand.ts'
+import { createPriorityWatch, type PriorityWatch } from './priority-watch.ts'
 import { countRunnable, isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
 
 /** A sandbox in a jail without a control group. */
@@ -85,16 +86,15 @@ function setOfSession(process: ProcessStat, nice: number): boolean {
 }
 
 /**
- * Has the others go before sandboxes that are busy, as far as the kernel lets a user. All of their processes but those of
- * the gateway's session get the lowest priority, which only root could raise again, and so does what these begin. Where
- * the kernel groups processes by session, the sessions have a low one, also that of the gateway, as long as the sandbox is
- * busy, and the lowest where several of its threads want a processor on and on. A program that wants to can escape both.
- * `list` returns the sandboxes; calls in the 2 s after a look do nothing.
+ * Has the others go before sandboxes with a low priority, as far as the kernel lets a user. All of their processes but
+ * those of the gateway's session get the lowest priority, which only root could raise again, and so does what these begin.
+ * Where the kernel groups processes by session, the sessions have the priority of the sandbox, also that of the gateway.
+ * A program that wants to can escape both. `list` returns the sandboxes; calls in the 2 s after a look do nothing.
  */
 export function createPriorities(
   list: () => Promise<Jailed[]>,
   // What a jail has used begins with its gateway.
-  look: BusyWatch = createBusyWatch(async () => 0),
+  look: PriorityWatch = createPriorityWatch(async () => 0),
 ): () => Promise<void> {
   let before = new Map<string, Jail>()
   /** Those whose sessions have the usual priority, for sure. */
@@ -144,9 +144,9 @@ export function createPriorities(
       countRunnable: (wanted: number) => runnableOf(processes, wanted),
     }))
     const priorities = new Map((await look(used)).map((seen) => [seen.id, seen.priority]))
-    const priorityOf = ({ id }: Jail) => priorities.get(id) ?? 'usual'
-    const busy = jails.filter((jail) => priorityOf(jail) !== 'usual')
-    for (const { processes, gateway } of busy)
+    const priorityNow = ({ id }: Jail) => priorities.get(id) ?? 'usual'
+    const lowered = jails.filter((jail) => priorityNow(jail) !== 'usual')
+    for (const { processes, gateway } of lowered)
       for (const stat of processes) if (stat.session !== gateway.pid) lower(stat)
 
     let changes = 0
@@ -162,11 +162,11 @@ export function createPriorities(
       }
       return others.length === 0
     }
-    const others = jails.filter((jail) => priorityOf(jail) === 'usual')
+    const others = jails.filter((jail) => priorityNow(jail) === 'usual')
     const wereUsual = usual
     usual = new Set()
     for (const jail of others) if (wereUsual.has(jail.id) || (await setSessions(jail, niceOf.usual))) usual.add(jail.id)
-    for (const jail of busy) await setSessions(jail, niceOf[priorityOf(jail)])
+    for (const jail of lowered) await setSessions(jail, niceOf[priorityNow(jail)])
     // Sessions that are new.
     for (const jail of others) if (wereUsual.has(jail.id)) await setSessions(jail, niceOf.usual)
   }

@@ -1,9 +1,9 @@
 import { readdir } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
-import { lowShare } from '#sandbox/lasting-use.ts'
-import { createBusyWatch, type Priority, type SecondsBefore } from './busy-watch.ts'
+import { lowShare, type Priority } from '#sandbox/processor-demand.ts'
 import { numberIn, readNow, write } from './group-files.ts'
+import { createPriorityWatch, type SecondsBefore } from './priority-watch.ts'
 import { countRunnable } from './processes.ts'
 
 /** The folders in which the kernel counts and shares processor time; see `ControlGroup`. */
@@ -76,7 +76,7 @@ const threadsOf = ({ version }: CpuFolders, cpu: string) =>
 
 /** See `ControlGroups.weigh`. */
 export function createWeighing(parents: CpuFolders, secondsBefore: SecondsBefore): () => Promise<void> {
-  const look = createBusyWatch(secondsBefore)
+  const look = createPriorityWatch(secondsBefore)
   const cpuOf = (id: string) => join(parents.cpu, id)
 
   return async () => {

@@ -1,0 +1,60 @@
+/** Of a sandbox beside others: a low one has much less of the processors, and the lowest what nobody else wants. */
+export type Priority = 'usual' | 'low' | 'lowest'
+
+/** How much a sandbox wants several processors. */
+export interface Demand {
+  /** At how many of the last looks, from 0 to 1, of which recent ones count more. */
+  share: number
+  priority: Priority
+}
+
+/** Of a sandbox that has not been looked at, or starts. */
+export const noDemand: Demand = { share: 0, priority: 'usual' }
+/** The share of its weight that a sandbox with a low priority keeps. */
+export const lowShare = 0.1
+/** Of a processor. A gateway needs some 11 until it is ready, and ends itself where it gets them too slowly. */
+export const startSeconds = 15
+
+/** So many threads at once that compute, or wait for a processor, want several. */
+const severalThreads = 2
+/**
+ * A sandbox that got less than so much of its processors since the last look, or of one, wants no more: it rests, or
+ * other programs of the host leave it so little that with a low priority its gateway would not answer.
+ */
+const leastUse = { share: 0.1, most: 0.2 }
+/** In processors: more than one thread can use. */
+const useOfSeveral = 1.1
+/** What was so long ago counts a third. */
+const memorySeconds = 5
+/** A look that finds several threads says nothing of more than so long. */
+const longestSeconds = 2
+/**
+ * One that wants several processors at all looks has a low priority after 6 s, and the lowest after 8. One that does so
+ * at two looks in a row, 2 s apart, has the usual one. What it used would not tell: an agent that is given one turn
+ * after another uses 0.7 to 1 processor, and wants several at 0.2 of the looks, when it collects garbage or begins a
+ * thread, for 2 s at most; four processes beside others use 1.1. A program of one thread has no more than its share, and
+ * keeps it: where agents had a low priority for what they used, that was so at 0.7 of the looks at one that was given
+ * turns, and at a few of those at one that filled the disk, which then went before it.
+ */
+const least = { low: 0.65, lowest: 0.78 }
+
+/**
+ * What a sandbox uses of the processors that it may use, and a count of its threads that compute or wait for one, up to
+ * `most`; it is asked for only where the use does not tell.
+ */
+export async function wantsSeveral(
+  used: number,
+  processors: number,
+  countRunnable: (most: number) => Promise<number>,
+): Promise<boolean> {
+  if (used <= Math.min(leastUse.share * processors, leastUse.most)) return false
+  return used > useOfSeveral || (await countRunnable(severalThreads)) >= severalThreads
+}
+
+/** After a look so many seconds after the last one. The lowest priority is kept until not even a low one is due. */
+export function demandAfter(last: Demand, seconds: number, isWanting: boolean): Demand {
+  const passed = isWanting ? Math.min(seconds, longestSeconds) : seconds
+  const share = last.share + (Number(isWanting) - last.share) * (1 - Math.exp(-passed / memorySeconds))
+  if (share < least.low) return { share, priority: 'usual' }
+  return { share, priority: last.priority === 'lowest' || share >= least.lowest ? 'lowest' : 'low' }
+}

@@ -1,0 +1,87 @@
+import { expect, test } from 'vitest'
+import { createPriorityWatch } from '#sandbox/local/priority-watch.ts'
+import type { Priority } from '#sandbox/processor-demand.ts'
+import { present } from '../support/present.ts'
+
+const started: number = -100
+
+/**
+ * Looks at a sandbox with two processors every so many seconds while it uses so much of a processor for so long, and
+ * returns when it had one of the priorities. The looks find so many threads that want a processor, in turn.
+ */
+function lookedAt({ every = 0.5, secondsBefore = () => started } = {}) {
+  const look = createPriorityWatch(async () => secondsBefore())
+  let [at, seconds, looks] = [0, 0, 0]
+  return async (use: number, forSeconds: number, threads = [1], wanted: Priority[] = ['low', 'lowest']) => {
+    const seenAt: number[] = []
+    for (let passed = 0; passed < forSeconds; passed += every) {
+      const runnable = present(threads[looks % threads.length])
+      const countRunnable = async (most: number) => Math.min(runnable, most)
+      const [seen] = await look([{ id: 'sandbox', seconds, processors: 2, countRunnable }], at)
+      if (wanted.includes(present(seen).priority)) seenAt.push(passed)
+      at += every
+      seconds += use * every
+      looks += 1
+    }
+    return seenAt
+  }
+}
+const everyHalf = (first: number, last: number) =>
+  Array.from({ length: (last - first) * 2 + 1 }, (_, index) => first + index / 2)
+
+test('a sandbox that wants several processors has a low priority after 6 s, then the lowest, until it pauses', async () => {
+  const use = lookedAt()
+  expect(await use(0.3, 10)).toEqual([])
+  expect(await use(2, 18, [4], ['low'])).toEqual(everyHalf(5, 7))
+  expect(await use(2, 18, [4], ['lowest'])).toEqual(everyHalf(0, 17.5))
+  expect(await use(1, 6, [2, 2, 2, 1])).toEqual(everyHalf(0, 5.5))
+  expect(await use(1, 10)).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
+})
+
+test('that is so with looks that are 2 s apart, of which two alone say nothing', async () => {
+  const use = lookedAt({ every: 2 })
+  await use(0.3, 10)
+  expect(await use(1, 8, [2, 2, 1, 1])).toEqual([])
+  await use(0.1, 20)
+  expect(await use(1, 20, [2], ['low'])).toEqual([6])
+  expect(await use(1, 20, [2], ['lowest'])).toEqual([0, 2, 4, 6, 8, 10, 12, 14, 16, 18])
+})
+
+test('looks that are further apart say no more', async () => {
+  const use = lookedAt({ every: 6 })
+  await use(0.3, 12)
+  expect(await use(1, 24, [2], ['low'])).toEqual([12])
+  expect(await use(1, 6, [1])).toEqual([])
+})
+
+test('a look after 10 s without one begins anew', async () => {
+  const use = lookedAt({ every: 11 })
+  expect(await use(1, 110, [2])).toEqual([])
+})
+
+test('with more than one thread can use, it wants several, whatever its threads do at a look', async () => {
+  expect(await lookedAt()(1.2, 10, [1])).not.toEqual([])
+})
+
+test('it has the usual one with one thread, whatever it uses', async () => {
+  expect(await lookedAt()(1, 60)).toEqual([])
+})
+
+test('it has it where it is given one turn after another, of which each collects garbage with several threads', async () => {
+  expect(await lookedAt()(1, 60, [1, 1, 2, 4, 2, 0, 1, 1])).toEqual([])
+})
+
+test('it gets its priority back where it has so little of the processors that it could not answer', async () => {
+  const use = lookedAt()
+  expect(present((await use(2, 20, [4], ['lowest'])).at(-1))).toBe(19.5)
+  expect(await use(0.1, 10, [4])).toSatisfy((still: number[]) => present(still.at(-1)) <= 4)
+})
+
+test('its start does not count, nor what was before it', async () => {
+  let secondsBefore = 0
+  const use = lookedAt({ secondsBefore: () => secondsBefore })
+  expect(await use(1, 15, [4])).toEqual([])
+  expect((await use(1, 10, [4]))[0]).toBe(5.5)
+  secondsBefore = 25
+  expect(await use(1, 10, [4])).toEqual([])
+})
