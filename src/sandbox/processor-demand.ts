@@ -26,7 +26,7 @@ const leastUse = { share: 0.1, most: 0.2 }
 const useOfSeveral = 1.1
 /** What was so long ago counts a third. */
 const memorySeconds = 5
-/** A look that finds several threads says nothing of more than so long. */
+/** A look that finds several threads stands for no longer. */
 const longestSeconds = 2
 /**
  * One that wants several processors at all looks has a low priority after 6 s, and the lowest after 8. One that does so
@@ -39,8 +39,8 @@ const longestSeconds = 2
 const least = { low: 0.65, lowest: 0.78 }
 
 /**
- * What a sandbox uses of the processors that it may use, and a count of its threads that compute or wait for one, up to
- * `most`; it is asked for only where the use does not tell.
+ * Whether a sandbox that uses so much of the processors that it may use wants several. `countRunnable` counts its threads
+ * that compute, or wait for a processor, up to `most`; it is called only where the use does not tell.
  */
 export async function wantsSeveral(
   used: number,
