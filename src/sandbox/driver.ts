@@ -286,8 +286,8 @@ export interface SandboxDriver {
    */
   protect?(signal: AbortSignal): Promise<boolean>
   /**
-   * Gives sandboxes that want several processors less of busy processors than others. Call it every half second. Absent where
-   * the platform cannot.
+   * Gives sandboxes that want several processors less of busy processors than others. Call it every half second. Absent
+   * where the platform cannot.
    */
   weigh?(signal: AbortSignal): Promise<void>
   /**

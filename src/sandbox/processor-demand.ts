@@ -18,8 +18,9 @@ export const startSeconds = 15
 /** So many threads at once that compute, or wait for a processor, want several. */
 const severalThreads = 2
 /**
- * A sandbox that got less than so much of its processors since the last look, or of one, wants no more: it rests, or
- * other programs of the host leave it so little that with a low priority its gateway would not answer.
+ * A share of the processors that a sandbox may use, and the most of it in processors. A sandbox that used less since
+ * the last look wants none: it rests, or other programs leave it so little that with a low priority its gateway would
+ * not answer.
  */
 const leastUse = { share: 0.1, most: 0.2 }
 /** In processors: more than one thread can use. */
@@ -32,15 +33,15 @@ const longestSeconds = 2
  * One that wants several processors at all looks has a low priority after 6 s, and the lowest after 8. One that does so
  * at two looks in a row, 2 s apart, has the usual one. What it used would not tell: an agent that is given one turn
  * after another uses 0.7 to 1 processor, and wants several at 0.2 of the looks, when it collects garbage or begins a
- * thread, for 2 s at most; four processes beside others use 1.1. A program of one thread has no more than its share, and
- * keeps it: where agents had a low priority for what they used, that was so at 0.7 of the looks at one that was given
- * turns, and at a few of those at one that filled the disk, which then went before it.
+ * thread, for 2 s at most; four processes beside others use 1.1. A program of one thread keeps its share, which is all
+ * it gets. Where the use decided, an agent that was given turns had a low priority at 0.7 of the looks at it, and one
+ * that filled the disk at 0.04, and so went before the other.
  */
 const least = { low: 0.65, lowest: 0.78 }
 
 /**
- * Whether a sandbox that uses so much of the processors that it may use wants several. `countRunnable` counts its threads
- * that compute, or wait for a processor, up to `most`; it is called only where the use does not tell.
+ * Whether a sandbox that uses so much of the processors that it may use wants several. `countRunnable` counts its
+ * threads that compute, or wait for a processor, up to `most`; it is called only where the use does not tell.
  */
 export async function wantsSeveral(
   used: number,

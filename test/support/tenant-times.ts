@@ -18,10 +18,10 @@ const mostFailures = 20
 /** A session of more turns would have longer ones. */
 const turnsOfSession = 40
 /**
- * At least, from the beginning of one to that of the next. OpenClaw 2026.9.6 ends the thread that reads transcripts once a
- * minute, and the next turn waits some 2 s for a new one: with 60 turns a minute these are more than one in a hundred
- * whatever the others take. With a pause after each turn they were 0.7 of a hundred without an attack, and more than one
- * with it.
+ * At least, from the beginning of one to that of the next. OpenClaw 2026.9.6 ends the thread that reads transcripts
+ * once a minute, and the next turn waits some 2 s for a new one: with 60 turns a minute these are more than one in a
+ * hundred whatever the others take. With a pause after each turn they were 0.7 of a hundred without an attack, and more
+ * than one with it.
  */
 const everyMs = { reads: 40, turns: 1000 }
 /** How many times as long as usual an answer may take. */

@@ -30,11 +30,11 @@ export interface ControlGroups {
    */
   make(id: string, resources: Resources): Promise<ControlGroup | null>
   /**
-   * Gives groups with a low priority, as `createPriorityWatch` says, a tenth of the weight of the others; those with the
-   * lowest get what no other group wants of a processor, and on a kernel before 5.15 a hundredth of the weight. All groups
-   * together weigh half of what another program on each processor does, and with version 2 of a group beside
-   * them, so that Chowder and its database do not wait for an agent: up to the whole, by the part of their processor time
-   * that starts use. Weights count only while a processor is busy.
+   * Gives groups with a low priority, as `createPriorityWatch` says, a tenth of the weight of the others; those with
+   * the lowest get what no other group wants of a processor, and on a kernel before 5.15 a hundredth of the weight. All
+   * groups together weigh half of what another program on each processor does, and with version 2 of a group beside
+   * them, so that Chowder and its database do not wait for an agent: up to the whole, by the part of their processor
+   * time that starts use. Weights count only while a processor is busy.
    */
   weigh(): Promise<void>
 }
