@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { sandboxFolder } from '#sandbox/local/folder.ts'
 import { createPriorities, type Jailed } from '#sandbox/local/priorities.ts'
-import { createPriorityWatch } from '#sandbox/local/priority-watch.ts'
+import { createPriorityWatch, type PriorityWatch } from '#sandbox/local/priority-watch.ts'
 import { processesInJail } from '#sandbox/local/processes.ts'
 import { LocalHost } from '../support/local-host.ts'
 import { present } from '../support/present.ts'
@@ -14,9 +14,12 @@ import { until } from '../support/until.ts'
 
 const within = () => AbortSignal.timeout(60_000)
 const lowest = constants.priority.PRIORITY_LOW
-/** Computes for some seconds in threads that are not the first one of their process. */
-const computing = (seconds: number, threads: number) =>
-  `for (let i = 0; i < ${threads}; i++) new (require('node:worker_threads').Worker)('for (const end = Date.now() + ${seconds}e3; Date.now() < end;);', { eval: true })`
+/** Computes for a minute in two threads that are not the first one of their process. */
+const computing =
+  "for (let i = 0; i < 2; i++) new (require('node:worker_threads').Worker)('for (const end = Date.now() + 60e3; Date.now() < end;);', { eval: true })"
+/** Says that all sandboxes want several processors. */
+const sayLowest: PriorityWatch = async (all) =>
+  all.map(({ id }) => ({ id, used: 2, isStarting: false, priority: 'lowest', isToApply: true }))
 
 describe('the priority of a sandbox in a jail', () => {
   let host: LocalHost
@@ -67,13 +70,16 @@ describe('the priority of a sandbox in a jail', () => {
     const { gateway } = await jailed(busy)
     const usual = getPriority(gateway.pid)
     const other = await run(resting, 'setTimeout(() => {}, 30e3)')
-    const { pid, ended } = await run(busy, computing(25, 2))
+    const { pid, ended } = await run(busy, computing)
     expect(prioritiesOf(pid)).toEqual(new Set([usual]))
     await until('the lowest priority', () => look().then(() => getPriority(pid) === lowest))
     expect(prioritiesOf(pid)).toEqual(new Set([lowest]))
     expect(prioritiesOf(gateway.pid)).toEqual(new Set([usual]))
     expect(prioritiesOf(other.pid)).toEqual(new Set([usual]))
-    if (!existsSync('/proc/self/autogroup')) return
+    if (!existsSync('/proc/self/autogroup')) {
+      process.kill(pid)
+      return
+    }
     const seen = new Set<string | undefined>()
     await until('the lowest of its sessions', async () => {
       seen.add(prioritySession(gateway.pid))
@@ -82,6 +88,7 @@ describe('the priority of a sandbox in a jail', () => {
     })
     expect(seen).toContain('15')
     expect(prioritySession(other.pid)).toBe('5')
+    process.kill(pid)
     await ended
     await until('the usual one of its sessions', () => look().then(() => prioritySession(gateway.pid) === '5'))
   })
@@ -89,13 +96,14 @@ describe('the priority of a sandbox in a jail', () => {
   test('stays as it is where another process has the pid of its record by now', async () => {
     const busy = await started()
     const sandbox = await jailed(busy)
-    const look = again(priorities(async () => [{ ...sandbox, init: { ...sandbox.init, startTime: '1' } }]))
-    const { pid, ended } = await run(busy, computing(16, 2))
-    const usual = getPriority(pid)
-    for (const end = performance.now() + 14_000; performance.now() < end; ) {
-      await look()
-      expect(getPriority(pid)).toBe(usual)
+    const isLowest = async (found: Jailed) => {
+      await createPriorities(async () => [found], sayLowest)()
+      return getPriority(pid) === lowest
     }
+    const { pid, ended } = await run(busy, 'setTimeout(() => {}, 30e3)')
+    expect(await isLowest({ ...sandbox, init: { ...sandbox.init, startTime: '1' } })).toBe(false)
+    expect(await isLowest(sandbox)).toBe(true)
+    process.kill(pid)
     await ended
   })
 })
