@@ -32,8 +32,8 @@ const everyHalf = (first: number, last: number) =>
 test('a sandbox that wants several processors has a low priority after 6 s, then the lowest, until it pauses', async () => {
   const use = lookedAt()
   expect(await use(0.3, 10)).toEqual([])
-  expect(await use(2, 18, [4], ['low'])).toEqual(everyHalf(5, 7))
-  expect(await use(2, 18, [4], ['lowest'])).toEqual(everyHalf(0, 17.5))
+  expect(await use(2, 18, [3], ['low'])).toEqual(everyHalf(5, 7))
+  expect(await use(2, 18, [3], ['lowest'])).toEqual(everyHalf(0, 17.5))
   expect(await use(1, 6, [2, 2, 2, 1])).toEqual(everyHalf(0, 5.5))
   expect(await use(1, 10)).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
 })
@@ -45,6 +45,13 @@ test('that is so with looks that are 2 s apart, of which two alone say nothing',
   await use(0.1, 20)
   expect(await use(1, 20, [2], ['low'])).toEqual([6])
   expect(await use(1, 20, [2], ['lowest'])).toEqual([0, 2, 4, 6, 8, 10, 12, 14, 16, 18])
+})
+
+test('one that wants many has a low priority after 3 s, and the lowest after 5', async () => {
+  const use = lookedAt()
+  await use(0.3, 10)
+  expect(await use(2, 10, [4], ['low'])).toEqual(everyHalf(3, 4))
+  expect(await use(2, 10, [4], ['lowest'])).toEqual(everyHalf(0, 9.5))
 })
 
 test('looks that are further apart say no more', async () => {
@@ -80,8 +87,8 @@ test('it gets its priority back where it has so little of the processors that it
 test('its start does not count, nor what was before it', async () => {
   let secondsBefore = 0
   const use = lookedAt({ secondsBefore: () => secondsBefore })
-  expect(await use(1, 15, [4])).toEqual([])
-  expect((await use(1, 10, [4]))[0]).toBe(5.5)
+  expect(await use(1, 15, [3])).toEqual([])
+  expect((await use(1, 10, [3]))[0]).toBe(5.5)
   secondsBefore = 25
   expect(await use(1, 10, [4])).toEqual([])
 })

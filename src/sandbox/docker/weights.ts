@@ -6,8 +6,8 @@ import {
   demandAfter,
   noDemand,
   type Priority,
+  processorsWanted,
   startSeconds,
-  wantsSeveral,
 } from '#sandbox/processor-demand.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
 import { runnableThreads, statsOf } from './measure.ts'
@@ -69,8 +69,8 @@ export function createWeighing(
     // A second room has no gateway, and its programs could end it again and again.
     const isStarting = Config.Labels[labels.role] === roleLabels.sandbox && now.seconds <= startSeconds
     const count = () => runnableThreads(client, id, signal)
-    const isWanting = !isStarting && (await wantsSeveral(used, processors, count))
-    const demand = demandAfter(last.demand, passed, isWanting)
+    const wanted = isStarting ? 'one' : await processorsWanted(used, processors, count)
+    const demand = demandAfter(last.demand, passed, wanted)
     seen.set(id, { ...now, demand })
     const shares = sharesFor[demand.priority]
     if (shares !== sharesOf(inspected)) await setShares(client, id, shares, signal)

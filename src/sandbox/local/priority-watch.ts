@@ -1,4 +1,4 @@
-import { type Demand, demandAfter, noDemand, startSeconds, wantsSeveral } from '#sandbox/processor-demand.ts'
+import { type Demand, demandAfter, noDemand, processorsWanted, startSeconds } from '#sandbox/processor-demand.ts'
 
 /** Of a processor. A gateway that rests when it has used more is in its start no longer. */
 const leastStartSeconds = 5
@@ -61,7 +61,7 @@ export function createPriorityWatch(secondsBefore: SecondsBefore) {
     const isStarting = used > restingStart && (await isInStart(id, seconds, restedAt))
     const demand =
       before && !isStarting
-        ? demandAfter(before.demand, at - before.last.at, await wantsSeveral(used, processors, countRunnable))
+        ? demandAfter(before.demand, at - before.last.at, await processorsWanted(used, processors, countRunnable))
         : noDemand
     const { priority } = demand
     // At the first look, too: the process before this one may have changed it.
