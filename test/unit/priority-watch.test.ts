@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { createPriorityWatch } from '#sandbox/local/priority-watch.ts'
-import type { Priority } from '#sandbox/processor-demand.ts'
+import { type Priority, processorsWanted } from '#sandbox/processor-demand.ts'
 import { present } from '../support/present.ts'
 
 const started: number = -100
@@ -45,6 +45,9 @@ test('that is so with looks that are 2 s apart, of which two alone say nothing',
   await use(0.1, 20)
   expect(await use(1, 20, [2], ['low'])).toEqual([6])
   expect(await use(1, 20, [2], ['lowest'])).toEqual([0, 2, 4, 6, 8, 10, 12, 14, 16, 18])
+  await use(0.1, 20)
+  expect(await use(1, 8, [4], ['low'])).toEqual([4])
+  expect(await use(1, 4, [4], ['lowest'])).toEqual([0, 2])
 })
 
 test('one that wants many has a low priority after 3 s, and the lowest after 5', async () => {
@@ -68,6 +71,12 @@ test('a look after 10 s without one begins anew', async () => {
 
 test('with more than one thread can use, it wants several, whatever its threads do at a look', async () => {
   expect(await lookedAt()(1.2, 10, [1])).not.toEqual([])
+})
+
+test('that is so where its threads cannot be counted, and with less the look fails', async () => {
+  const fail = () => Promise.reject(new Error('no ps'))
+  expect(await processorsWanted(1.2, 2, fail)).toBe('several')
+  await expect(processorsWanted(1, 2, fail)).rejects.toThrow('no ps')
 })
 
 test('it has the usual one with one thread, whatever it uses', async () => {
