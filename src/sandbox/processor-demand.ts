@@ -15,7 +15,10 @@ export const lowShare = 0.1
 /** Of a processor. A gateway needs some 11 until it is ready, and ends itself where it gets them too slowly. */
 export const startSeconds = 15
 
-/** What the threads of a sandbox want at a look; `many` are more than agents without an attack keep wanting. */
+/**
+ * The processors that a sandbox wants at a look: one at most, several, or more than an agent without an attack keeps
+ * wanting.
+ */
 type Wanted = 'one' | 'several' | 'many'
 
 /** So many threads at once that compute, or wait for a processor. */
