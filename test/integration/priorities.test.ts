@@ -8,6 +8,7 @@ import { sandboxFolder } from '#sandbox/local/folder.ts'
 import { createPriorities, type Jailed } from '#sandbox/local/priorities.ts'
 import { createPriorityWatch, type PriorityWatch } from '#sandbox/local/priority-watch.ts'
 import { processesInJail } from '#sandbox/local/processes.ts'
+import type { Priority } from '#sandbox/processor-demand.ts'
 import { LocalHost } from '../support/local-host.ts'
 import { present } from '../support/present.ts'
 import { until } from '../support/until.ts'
@@ -17,9 +18,11 @@ const lowest = constants.priority.PRIORITY_LOW
 /** Computes for a minute in two threads that are not the first one of their process. */
 const computing =
   "for (let i = 0; i < 2; i++) new (require('node:worker_threads').Worker)('for (const end = Date.now() + 60e3; Date.now() < end;);', { eval: true })"
-/** Says that all sandboxes want several processors. */
-const sayLowest: PriorityWatch = async (all) =>
-  all.map(({ id }) => ({ id, used: 2, isStarting: false, priority: 'lowest', isToApply: true }))
+/** Says that all sandboxes have a priority. */
+const saying =
+  (priority: Priority): PriorityWatch =>
+  async (all) =>
+    all.map(({ id }) => ({ id, used: 2, isStarting: false, priority, isToApply: true }))
 
 describe('the priority of a sandbox in a jail', () => {
   let host: LocalHost
@@ -93,15 +96,16 @@ describe('the priority of a sandbox in a jail', () => {
     await until('the usual one of its sessions', () => look().then(() => prioritySession(gateway.pid) === '5'))
   })
 
-  test('stays as it is where another process has the pid of its record by now', async () => {
+  test('stays as it is with a low one, and where another process has the pid of its record by now', async () => {
     const busy = await started()
     const sandbox = await jailed(busy)
-    const isLowest = async (found: Jailed) => {
-      await createPriorities(async () => [found], sayLowest)()
+    const isLowest = async (found: Jailed, priority: Priority = 'lowest') => {
+      await createPriorities(async () => [found], saying(priority))()
       return getPriority(pid) === lowest
     }
     const { pid, ended } = await run(busy, 'setTimeout(() => {}, 30e3)')
     expect(await isLowest({ ...sandbox, init: { ...sandbox.init, startTime: '1' } })).toBe(false)
+    expect(await isLowest(sandbox, 'low')).toBe(false)
     expect(await isLowest(sandbox)).toBe(true)
     process.kill(pid)
     await ended

@@ -7,17 +7,24 @@ const started: number = -100
 
 /**
  * Looks at a sandbox with two processors every so many seconds while it uses so much of a processor for so long, and
- * returns when it had one of the priorities. The looks find so many threads that want a processor, in turn.
+ * returns when it had one of the priorities. The looks find so many threads that want a processor, in turn, or one that
+ * waits for a disk.
  */
-function lookedAt({ every = 0.5, secondsBefore = () => started } = {}) {
+function lookedAt({ every = 0.5, processors = 2, secondsBefore = () => started } = {}) {
   const look = createPriorityWatch(async () => secondsBefore())
   let [at, seconds, looks] = [0, 0, 0]
-  return async (use: number, forSeconds: number, threads = [1], wanted: Priority[] = ['low', 'lowest']) => {
+  return async (
+    use: number,
+    forSeconds: number,
+    threads: (number | 'disk')[] = [1],
+    wanted: Priority[] = ['low', 'lowest'],
+  ) => {
     const seenAt: number[] = []
     for (let passed = 0; passed < forSeconds; passed += every) {
-      const runnable = present(threads[looks % threads.length])
-      const countRunnable = async (most: number) => Math.min(runnable, most)
-      const [seen] = await look([{ id: 'sandbox', seconds, processors: 2, countRunnable }], at)
+      const found = present(threads[looks % threads.length])
+      const countBusy = async (most: number) =>
+        found === 'disk' ? { runnable: 0, onDisk: 1 } : { runnable: Math.min(found, most), onDisk: 0 }
+      const [seen] = await look([{ id: 'sandbox', seconds, processors, countBusy }], at)
       if (wanted.includes(present(seen).priority)) seenAt.push(passed)
       at += every
       seconds += use * every
@@ -35,7 +42,7 @@ test('a sandbox that wants several processors has a low priority after 6 s, then
   expect(await use(2, 18, [3], ['low'])).toEqual(everyHalf(5, 7))
   expect(await use(2, 18, [3], ['lowest'])).toEqual(everyHalf(0, 17.5))
   expect(await use(1, 6, [2, 2, 2, 1])).toEqual(everyHalf(0, 5.5))
-  expect(await use(1, 10)).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
+  expect(await use(1, 10, [1, 0])).toSatisfy((still: number[]) => present(still.at(-1)) <= 3)
 })
 
 test('that is so with looks that are 2 s apart, of which two alone say nothing', async () => {
@@ -79,8 +86,31 @@ test('that is so where its threads cannot be counted, and with less the look fai
   await expect(processorsWanted(1, 2, fail)).rejects.toThrow('no ps')
 })
 
-test('it has the usual one with one thread, whatever it uses', async () => {
-  expect(await lookedAt()(1, 60)).toEqual([])
+test('after the lowest it has a low one where it goes on with one thread', async () => {
+  const use = lookedAt()
+  await use(2, 40, [4])
+  expect(await use(1, 20, [1], ['low'])).toEqual(everyHalf(3, 19.5))
+})
+
+test.each([0.5, 2])(
+  'one that wants something at 59 looks has a low one until it pauses, at looks %d s apart',
+  async (every) => {
+    const use = lookedAt({ every })
+    await use(0.1, 10)
+    // The first look is at what it used before.
+    expect(await use(0.5, 59 * every, [1, 'disk'])).toEqual([])
+    expect(await use(0.5, 20 * every, [1, 'disk'], ['low'])).toHaveLength(20)
+    expect(await use(1, 20 * every, [1, 'disk'], ['lowest'])).toEqual([])
+    expect(await use(0.5, 20 * every, [0, 1])).toSatisfy((still: number[]) => still.every((at) => at <= every))
+  },
+)
+
+test.each([0.5, 2])('it has the usual one where it pauses at a tenth of the looks, %d s apart', async (every) => {
+  expect(await lookedAt({ every })(1, 120, [1, 1, 1, 1, 'disk', 1, 1, 1, 1, 0])).toEqual([])
+})
+
+test('it has the usual one with one thread where it may use one processor', async () => {
+  expect(await lookedAt({ processors: 1 })(1, 120, [1, 'disk'])).toEqual([])
 })
 
 test('it has it where it is given one turn after another, of which each collects garbage with several threads', async () => {

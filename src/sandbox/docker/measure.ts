@@ -1,5 +1,6 @@
 import type Docker from 'dockerode'
 import { type ExecResult, noUsage, type Usage } from '#sandbox/driver.ts'
+import type { BusyThreads } from '#sandbox/processor-demand.ts'
 import type { DockerClient } from './docker-client.ts'
 
 const nanosecondsPerSecond = 1e9
@@ -17,17 +18,18 @@ export const statsOf = (client: DockerClient, id: string, signal: AbortSignal): 
 export const threadStates = '-eLo pid,stat'
 
 /**
- * How many threads of a container compute, or wait for a processor. 0 for one that does not run, and where the host of
- * dockerd has no `ps` that knows threads.
+ * The threads of a container that compute, or wait for a processor or a disk. None of one that does not run, and where
+ * the host of dockerd has no `ps` that knows threads.
  */
-export async function runnableThreads(client: DockerClient, id: string, signal: AbortSignal): Promise<number> {
+export async function busyThreads(client: DockerClient, id: string, signal: AbortSignal): Promise<BusyThreads> {
   const top: { Titles: string[]; Processes: string[][] | null } | null = await client.callUnless(
     [404, 409, 500],
     signal,
     (docker, abortSignal) => docker.getContainer(id).top({ ps_args: threadStates, abortSignal }),
   )
   const column = top?.Titles.indexOf('STAT') ?? -1
-  return top?.Processes?.filter((process) => process[column]?.startsWith('R')).length ?? 0
+  const count = (state: string) => top?.Processes?.filter((process) => process[column]?.startsWith(state)).length ?? 0
+  return { runnable: count('R'), onDisk: count('D') }
 }
 
 /** As `docker stats` shows it: without the files that the kernel only caches. */

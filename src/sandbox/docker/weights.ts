@@ -10,7 +10,7 @@ import {
   startSeconds,
 } from '#sandbox/processor-demand.ts'
 import { type DockerClient, inBody } from './docker-client.ts'
-import { runnableThreads, statsOf } from './measure.ts'
+import { busyThreads, statsOf } from './measure.ts'
 import { labels, lowestShares, lowShares, roleLabels, usualShares } from './profile.ts'
 
 /** The pause between two looks, and the containers of one: so that their number is no load for dockerd. */
@@ -65,11 +65,12 @@ export function createWeighing(
     const passed = now.at - last.at
     const used = passed > 0 ? (now.seconds - last.seconds) / passed : 0
     const { Config, HostConfig } = inspected
-    const processors = (HostConfig.NanoCpus ?? 0) / nanosecondsPerSecond || Number.POSITIVE_INFINITY
+    const most = (HostConfig.NanoCpus ?? 0) / nanosecondsPerSecond || Number.POSITIVE_INFINITY
+    const processors = Math.min(most, stats.cpu_stats.online_cpus || Number.POSITIVE_INFINITY)
     // A second room has no gateway, and its programs could end it again and again.
     const isStarting = Config.Labels[labels.role] === roleLabels.sandbox && now.seconds <= startSeconds
-    const count = () => runnableThreads(client, id, signal)
-    const wanted = isStarting ? 'one' : await processorsWanted(used, processors, count)
+    const count = () => busyThreads(client, id, signal)
+    const wanted = isStarting ? 'none' : await processorsWanted(used, processors, count)
     const demand = demandAfter(last.demand, passed, wanted)
     seen.set(id, { ...now, demand })
     const shares = sharesFor[demand.priority]

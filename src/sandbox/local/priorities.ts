@@ -2,9 +2,9 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { constants, cpus, setPriority } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ProcessStat, ticksPerSecond } from '#sandbox/process-stat.ts'
-import type { Priority } from '#sandbox/processor-demand.ts'
+import type { BusyThreads, Priority } from '#sandbox/processor-demand.ts'
 import { createPriorityWatch, type PriorityWatch } from './priority-watch.ts'
-import { countRunnable, isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
+import { countBusy, isAlive, namespaceOf, ofAllProcesses, type ProcessId, readStat } from './processes.ts'
 
 /** A sandbox in a jail without a control group. */
 export interface Jailed {
@@ -47,12 +47,14 @@ function threadsOf({ pid, threads }: ProcessStat): number[] {
   }
 }
 
-/** As `countRunnable`; what a process with one thread did is known already. */
-async function runnableOf(processes: readonly ProcessStat[], most: number): Promise<number> {
-  const alone = processes.filter(({ threads, state }) => threads === 1 && state === 'R').length
-  if (alone >= most) return most
+/** As `countBusy`; what a process with one thread did is known already. */
+async function busyOf(processes: readonly ProcessStat[], most: number): Promise<BusyThreads> {
+  const alone = (wanted: string) => processes.filter(({ threads, state }) => threads === 1 && state === wanted).length
+  const [runnable, onDisk] = [alone('R'), alone('D')]
+  if (runnable >= most) return { runnable, onDisk }
   const others = processes.filter(({ threads }) => threads > 1).flatMap(threadsOf)
-  return alone + (await countRunnable(others, most - alone))
+  const found = await countBusy(others, most - runnable)
+  return { runnable: runnable + found.runnable, onDisk: onDisk + found.onDisk }
 }
 
 /** Lowers all threads of a process. One that has ended is no error. */
@@ -86,10 +88,10 @@ function setOfSession(process: ProcessStat, nice: number): boolean {
 }
 
 /**
- * Has the others go before sandboxes with a low priority, as far as the kernel lets a user. All of their processes but
- * those of the gateway's session get the lowest priority, which only root could raise again, and so does what these begin.
- * Where the kernel groups processes by session, the sessions have the priority of the sandbox, also that of the gateway.
- * A program that wants to can escape both. `list` returns the sandboxes; calls in the 2 s after a look do nothing.
+ * Has the others go before sandboxes with a low priority, as far as the kernel lets a user. Where it groups processes by
+ * session, the sessions have the priority of the sandbox, also that of the gateway. With the lowest one, so have all of
+ * its processes but those of the gateway's session, and what these begin: only root could raise it again. A program that
+ * wants to can escape both. `list` returns the sandboxes; calls in the 2 s after a look do nothing.
  */
 export function createPriorities(
   list: () => Promise<Jailed[]>,
@@ -141,12 +143,11 @@ export function createPriorities(
       id,
       seconds: ticks / ticksPerSecond,
       processors: Math.min(most, cpus().length),
-      countRunnable: (wanted: number) => runnableOf(processes, wanted),
+      countBusy: (wanted: number) => busyOf(processes, wanted),
     }))
     const priorities = new Map((await look(used)).map((seen) => [seen.id, seen.priority]))
     const priorityNow = ({ id }: Jail) => priorities.get(id) ?? 'usual'
-    const lowered = jails.filter((jail) => priorityNow(jail) !== 'usual')
-    for (const { processes, gateway } of lowered)
+    for (const { processes, gateway } of jails.filter((jail) => priorityNow(jail) === 'lowest'))
       for (const stat of processes) if (stat.session !== gateway.pid) lower(stat)
 
     let changes = 0
@@ -166,6 +167,7 @@ export function createPriorities(
     const wereUsual = usual
     usual = new Set()
     for (const jail of others) if (wereUsual.has(jail.id) || (await setSessions(jail, niceOf.usual))) usual.add(jail.id)
+    const lowered = jails.filter((jail) => priorityNow(jail) !== 'usual')
     for (const jail of lowered) await setSessions(jail, niceOf[priorityNow(jail)])
     // Sessions that are new.
     for (const jail of others) if (wereUsual.has(jail.id)) await setSessions(jail, niceOf.usual)

@@ -1,4 +1,11 @@
-import { type Demand, demandAfter, noDemand, processorsWanted, startSeconds } from '#sandbox/processor-demand.ts'
+import {
+  type BusyThreads,
+  type Demand,
+  demandAfter,
+  noDemand,
+  processorsWanted,
+  startSeconds,
+} from '#sandbox/processor-demand.ts'
 
 /** Of a processor. A gateway that rests when it has used more is in its start no longer. */
 const leastStartSeconds = 5
@@ -16,8 +23,8 @@ interface Used {
   seconds: number
   /** How many processors it may use. */
   processors: number
-  /** Counts its threads that compute, or wait for a processor, up to `most`. */
-  countRunnable(most: number): Promise<number>
+  /** Counts its threads, those that are runnable up to `most`. */
+  countBusy(most: number): Promise<BusyThreads>
 }
 
 interface Look {
@@ -40,8 +47,8 @@ export type SecondsBefore = (id: string) => Promise<number | null>
 export type PriorityWatch = ReturnType<typeof createPriorityWatch>
 
 /**
- * Tells which priority sandboxes have, by how much they want several processors. What a gateway computes for its start
- * does not count. Each look is at all sandboxes.
+ * Tells which priority sandboxes have, by what they keep wanting. What a gateway computes for its start does not count.
+ * Each look is at all sandboxes.
  */
 export function createPriorityWatch(secondsBefore: SecondsBefore) {
   let seen = new Map<string, Seen>()
@@ -51,7 +58,7 @@ export function createPriorityWatch(secondsBefore: SecondsBefore) {
     return seconds - before <= startSeconds && restedAt - before <= leastStartSeconds
   }
 
-  async function look({ id, seconds, processors, countRunnable }: Used, at: number, found: Seen | undefined) {
+  async function look({ id, seconds, processors, countBusy }: Used, at: number, found: Seen | undefined) {
     const now = { at, seconds }
     const before = found && at - found.last.at < longestGapSeconds ? found : undefined
     const usedSince = (look = now) => (at > look.at ? Math.max(0, seconds - look.seconds) / (at - look.at) : 0)
@@ -61,7 +68,7 @@ export function createPriorityWatch(secondsBefore: SecondsBefore) {
     const isStarting = used > restingStart && (await isInStart(id, seconds, restedAt))
     const demand =
       before && !isStarting
-        ? demandAfter(before.demand, at - before.last.at, await processorsWanted(used, processors, countRunnable))
+        ? demandAfter(before.demand, at - before.last.at, await processorsWanted(used, processors, countBusy))
         : noDemand
     const { priority } = demand
     // At the first look, too: the process before this one may have changed it.

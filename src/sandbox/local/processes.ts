@@ -7,6 +7,7 @@ import pMap from 'p-map'
 import { poll } from '#platform/poll.ts'
 import { commandAsUser } from '#sandbox/command-as-user.ts'
 import { type ProcessStat, parseStat } from '#sandbox/process-stat.ts'
+import type { BusyThreads } from '#sandbox/processor-demand.ts'
 import { readNow } from './group-files.ts'
 
 /** Identifies a process for ever: a later process may have its pid, but then with another start time. */
@@ -83,21 +84,20 @@ export async function ofAllProcesses<T>(see: (pid: number) => T | null): Promise
   return seen.filter((found) => found !== null)
 }
 
-/**
- * Counts threads that compute, or wait for a processor, up to `most`. Of more than 500 it looks at 500 or fewer, spread
- * over all.
- */
-export async function countRunnable(threads: readonly number[], most: number): Promise<number> {
+/** Counts threads until `most` of them are runnable. Of more than 500 it looks at 500 or fewer, spread over all. */
+export async function countBusy(threads: readonly number[], most: number): Promise<BusyThreads> {
   const step = Math.ceil(threads.length / mostCounted)
-  let [seen, runnable] = [0, 0]
+  let [seen, runnable, onDisk] = [0, 0, 0]
   for (let index = Math.floor(Math.random() * step); index < threads.length && runnable < most; index += step) {
     const id = threads[index]
     // For /proc/<id>/stat the kernel would go through all threads of the process.
-    if (parseStat(readNow(`/proc/${id}/task/${id}/stat`))?.state === 'R') runnable += 1
+    const state = parseStat(readNow(`/proc/${id}/task/${id}/stat`))?.state
+    if (state === 'R') runnable += 1
+    if (state === 'D') onDisk += 1
     seen += 1
     if (seen % processesAtOnce === 0) await setImmediate()
   }
-  return runnable
+  return { runnable, onDisk }
 }
 
 /** The users that have a living process. */

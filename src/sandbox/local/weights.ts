@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { lowShare, type Priority } from '#sandbox/processor-demand.ts'
 import { numberIn, readNow, write } from './group-files.ts'
 import { createPriorityWatch, type SecondsBefore } from './priority-watch.ts'
-import { countRunnable } from './processes.ts'
+import { countBusy } from './processes.ts'
 
 /** The folders in which the kernel counts and shares processor time; see `ControlGroup`. */
 interface CpuFolders {
@@ -86,8 +86,8 @@ export function createWeighing(parents: CpuFolders, secondsBefore: SecondsBefore
       const seconds = entry.isDirectory() ? processorTimeOf(parents, join(parents.cpuacct, id)) : null
       if (seconds === null) return []
       const cpu = cpuOf(id)
-      const count = (most: number) => countRunnable(threadsOf(parents, cpu), most)
-      return [{ id, seconds, processors: processorsOf(parents, cpu), countRunnable: count }]
+      const count = (most: number) => countBusy(threadsOf(parents, cpu), most)
+      return [{ id, seconds, processors: processorsOf(parents, cpu), countBusy: count }]
     })
     const seen = await look(counted)
     for (const { id, priority, isToApply } of seen) if (isToApply) await setPriority(parents, cpuOf(id), priority)
