@@ -51,7 +51,7 @@ const ordinaryUid = 31_338
 
 /** Where an agent that computes does not make way for all others, those have half of the processors, as docs/operations.md tells operators to do. */
 const cpusOfAttackers = (uid: number | null) =>
-  uid === null && !isDocker && !isKubernetes ? {} : { cpus: availableParallelism() / 2 }
+  uid === null && !isKubernetes ? {} : { cpus: availableParallelism() / 2 }
 
 type Rooms = 'one_room' | 'two_rooms'
 /** Agents in pods have one room. */
