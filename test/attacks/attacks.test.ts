@@ -452,8 +452,10 @@ describe.skipIf(!isRoot).each(worlds)('$world', { tags: ['long'] }, ({ world, ui
         const { body } = await client.get(`/v1/instances/${id}/logs?tail=10`)
         expect(JSON.stringify(body)).toContain('an endless log')
       }
-      if (await isGivenUp(id)) results.push('it was given up')
-      else results.push(`ended by a stop in ${await stopAttack(id, word)} s`)
+      if (await isGivenUp(id)) {
+        expect(await processesWith(word)).toBe(0)
+        results.push('it was given up')
+      } else results.push(`ended by a stop in ${await stopAttack(id, word)} s`)
       if (of === 'log') {
         const kept = async () => Number(await onHost(`cat ${await logOf(id)}* | wc -c`))
         await until('a bounded log', async () => (await kept()) < 11 * 1024 * 1024)
