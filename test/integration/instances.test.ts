@@ -341,7 +341,9 @@ describe('a client that leaves before the response', () => {
     const { pool } = chowder.database
     const holder = await pool.connect()
     await holder.query('BEGIN')
-    await holder.query('SELECT FROM organizations WHERE id = $1 FOR UPDATE', [organizationId])
+    const locked = await holder.query('SELECT pg_backend_pid() AS pid FROM organizations WHERE id = $1 FOR UPDATE', [
+      organizationId,
+    ])
     const client = new AbortController()
     const response = fetch(`${url}/v1/instances${path}`, {
       method,
@@ -350,7 +352,10 @@ describe('a client that leaves before the response', () => {
       signal: client.signal,
     })
     await until('the request to wait for the row', async () => {
-      const { rows } = await pool.query('SELECT FROM pg_locks WHERE NOT granted')
+      // By who blocks whom: other tests wait for locks of the same server.
+      const { rows } = await pool.query('SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))', [
+        locked.rows[0].pid,
+      ])
       return rows.length > 0
     })
     client.abort()
