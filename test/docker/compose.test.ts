@@ -446,7 +446,8 @@ describe('docker compose', () => {
         }
         const isCut = last.name === 'response.failed' && last.data.includes('shutting down')
         done.cut += Number(isCut)
-        return isCut || last.name === 'response.completed' ? null : last
+        if (isCut || last.name === 'response.completed') return null
+        return last.data.match(/"error":\{[^}]*\}/)?.[0] ?? last
       }),
     ]
     await checkout.upgrade().finally(() => {
