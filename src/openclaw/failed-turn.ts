@@ -3,7 +3,8 @@ import type { Endpoint } from '#sandbox/driver.ts'
 import { connectGateway } from './gateway.ts'
 import { isObject } from './json.ts'
 
-const timeoutMs = 3000
+/** Of a gateway on a busy host: without its answer, the client is told not to repeat what it may repeat. */
+const timeoutMs = 10_000
 
 /** What a turn that has failed left in its session. */
 export interface FailedTurn {
