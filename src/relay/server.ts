@@ -18,7 +18,10 @@ const headersTimeoutMs = 10_000
 const keepAliveTimeoutMs = 75_000
 const probeTimeoutMs = 1000
 const pauseMs = 50
-/** For the proxy to pass on the last answers, within what the phase of the drain has beyond the time of turns. */
+/**
+ * For the proxy to pass on a call that has not reached the relay, or the last of an answer, within what the phase of the
+ * drain has beyond the time of turns.
+ */
 const passOnMs = 1500
 
 /** Longer than a vendor may be silent. */
@@ -32,8 +35,8 @@ export interface RelayServer {
   /** Serves a connection that another server has accepted. */
   serve(socket: Socket): void
   /**
-   * Listens no more, gives open calls so many ms to end, and cuts those that are left. Once none is, it waits 1.5 s at
-   * most until the proxy has passed on what they were answered.
+   * Listens no more, gives open calls so many ms to end, and cuts those that are left. While none is open, it waits
+   * 1.5 s at most for what the proxy still passes on: an answer, or a call, which then has the rest of the time to end.
    */
   close(drainMs: number): Promise<void>
 }
@@ -126,13 +129,18 @@ export async function serveRelay(
     async close(drainMs) {
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
-      const hasEnded = async () => {
+      const endsAt = performance.now() + drainMs
+      let lastOpenAt = performance.now()
+      const hasEnded = () => {
         server.closeIdleConnections()
-        return relay.open === 0
+        const now = performance.now()
+        if (relay.open > 0) {
+          lastOpenAt = now
+          return now >= endsAt
+        }
+        return (proxy?.openToRelay ?? 0) === 0 || now - lastOpenAt >= passOnMs
       }
-      const isPassedOn = async () => (await hasEnded()) && (proxy?.openToRelay ?? 0) === 0
-      if (drainMs > 0 && (await poll(hasEnded, { pauseMs, timeoutMs: drainMs })))
-        await poll(isPassedOn, { pauseMs, timeoutMs: passOnMs })
+      if (drainMs > 0) await poll(hasEnded, { pauseMs, timeoutMs: drainMs + passOnMs })
       clearInterval(rechecking)
       server.closeAllConnections()
       for (const tunnel of tunnels) tunnel.destroy()

@@ -2,10 +2,12 @@ import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net'
+import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { ProxyAgent, request } from 'undici'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { RelaySettings } from '#composition/relay.ts'
 import type { EgressPolicy } from '#database/schema.ts'
 import { parseHostRule } from '#egress/hosts.ts'
 import { egressToken } from '#instances/gateway/tokens.ts'
@@ -278,19 +280,26 @@ describe('A5: what is refused', () => {
 })
 
 describe('the relay of an agent', () => {
-  test('passes an answer on to its end through a tunnel before it closes', async () => {
-    const { promise: answered, resolve: onEnd } = Promise.withResolvers<unknown>()
-    const own = await openRelayedChowder(
-      `http://127.0.0.1:${hostPort}`,
-      { observe: () => ({ end: onEnd }) },
-      { operatorHosts: [], findRelay: async () => ({ hasTls: false }) },
-    )
-    // More than the buffers on its way hold.
-    answerNext = (_, reply) => reply.writeHead(200).write(Buffer.alloc(64 * 1024 * 1024)) || reply.end('the last')
+  const openOwn = (settings: Partial<RelaySettings> = {}) =>
+    openRelayedChowder(`http://127.0.0.1:${hostPort}`, settings, {
+      operatorHosts: [],
+      findRelay: async () => ({ hasTls: false }),
+    })
+  /** Sends a call through a tunnel. */
+  async function callThroughTunnel(own: RelayedChowder) {
     const caller = await own.addAgent()
     const { socket } = await tunnelTo('relay.example:8090', caller, own)
     const lines = ['POST /relay/anthropic/v1/messages HTTP/1.1', 'host: relay', `x-api-key: ${caller.token}`]
     socket.write([...lines, 'content-length: 2', '', '{}'].join('\r\n'))
+    return socket
+  }
+
+  test('passes an answer on to its end through a tunnel before it closes', async () => {
+    const { promise: answered, resolve: onEnd } = Promise.withResolvers<unknown>()
+    const own = await openOwn({ observe: () => ({ end: onEnd }) })
+    // More than the buffers on its way hold.
+    answerNext = (_, reply) => reply.writeHead(200).write(Buffer.alloc(64 * 1024 * 1024)) || reply.end('the last')
+    const socket = await callThroughTunnel(own)
     /** Slowly, so that the buffers stay full. */
     const read = async () => {
       let end = ''
@@ -304,6 +313,17 @@ describe('the relay of an agent', () => {
     expect(await answered).toBe('answered')
     await own.close(5000)
     expect(await reading).toContain('the last')
+  })
+
+  test('has the time of the drain for a call that has not reached it yet when the drain begins', async () => {
+    const own = await openOwn()
+    answerNext = (_, reply) => {
+      reply.writeHead(200).write('the first')
+      setTimeout(() => reply.end('the last'), 2500)
+    }
+    const answer = text(await callThroughTunnel(own))
+    await own.close(10_000)
+    expect(await answer).toContain('the last')
   })
 
   test('is reached in this process, whatever leads to its address, and whatever the policy', async () => {
