@@ -3,7 +3,7 @@ import type { Endpoint } from '#sandbox/driver.ts'
 import { connectGateway } from './gateway.ts'
 import { isObject } from './json.ts'
 
-/** Of a gateway on a busy host: without its answer, the client is told not to repeat what it may repeat. */
+/** A gateway on a busy host takes seconds. Without its answer, the client is told not to repeat the turn. */
 const timeoutMs = 10_000
 
 /** What a turn that has failed left in its session. */

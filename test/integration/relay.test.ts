@@ -301,7 +301,7 @@ describe('a token', () => {
     } finally {
       query.mockRestore()
     }
-    // The other calls do not wait. More than a second of refusals are not answered.
+    // The other calls do not wait. A hundred, since a refusal that would wait for more than a second is not given.
     const flood = guess('nope', 100).then(() => 'flood')
     expect(await Promise.race([flood, refused(agent)])).toBe(false)
     await flood
