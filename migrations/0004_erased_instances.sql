@@ -1,1 +1,0 @@
-CREATE INDEX "instances_to_erase" ON "instances" USING btree ("terminated_at") WHERE terminated_at IS NOT NULL AND sealed_token <> '';

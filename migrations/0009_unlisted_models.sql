@@ -1,1 +1,0 @@
-ALTER TABLE "instances" ADD COLUMN "unlisted_models" text[] DEFAULT '{}' NOT NULL;

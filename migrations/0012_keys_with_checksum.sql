@@ -1,2 +1,0 @@
-ALTER TABLE "api_keys" ADD COLUMN "has_checksum" boolean DEFAULT false NOT NULL;--> statement-breakpoint
-CREATE INDEX "api_keys_without_checksum" ON "api_keys" USING btree ("id") WHERE NOT "api_keys"."has_checksum" AND "api_keys"."revoked_at" IS NULL;

@@ -1,1 +1,0 @@
-CREATE INDEX "instances_live" ON "instances" USING btree ("organization_id","created_at","id") WHERE desired_state <> 'terminated';

@@ -1,1 +1,0 @@
-ALTER TABLE "provider_keys" ADD COLUMN "refused_at" timestamp with time zone;

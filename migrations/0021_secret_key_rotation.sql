@@ -1,1 +1,0 @@
-ALTER TABLE "processes" ADD COLUMN "secret_key_ids" text[] DEFAULT '{}' NOT NULL;

@@ -1,1 +1,0 @@
-CREATE INDEX "instances_of_organization_to_erase" ON "instances" USING btree ("organization_id","terminated_at","id") WHERE terminated_at IS NOT NULL AND name <> '';

@@ -1,2 +1,0 @@
-CREATE INDEX "instances_claim" ON "instances" USING btree ("sandbox_driver",coalesce(region, ''),"organization_id","next_attempt_at") WHERE observed_generation < generation;--> statement-breakpoint
-CREATE INDEX "instances_leased" ON "instances" USING btree ("lease_until","organization_id") WHERE observed_generation < generation;
