@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { defaultRelease } from '#openclaw/releases.ts'
-import { loadConfig } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { createDockerClient, type DockerClient } from '#sandbox/docker/docker-client.ts'
 import { createImages } from '#sandbox/docker/image.ts'
+import { loadConfig } from '#settings/config.ts'
 import { startChowder } from '../demo/chowder-process.ts'
 import { createAgent, type Hand, inTurn, measureTogether, secondsOf, until, untilAgentIs } from './agents.ts'
 import {

@@ -4,8 +4,8 @@ import { chmod, mkdir, mkdtemp, open, readFile, realpath, rm, symlink } from 'no
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
-import { Env } from '#platform/env.ts'
 import { poll } from '#platform/poll.ts'
+import { Env } from '#settings/env.ts'
 
 const root = join(import.meta.dirname, '..')
 const startTimeoutMs = 120_000

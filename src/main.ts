@@ -5,11 +5,11 @@ import closeWithGrace from 'close-with-grace'
 import type { CreateDriver } from './composition/sandboxes.ts'
 import type { Role } from './composition/startup.ts'
 import { didYouMean, parseCommandLine } from './platform/command-line.ts'
-import { BadEnvironment, loadConfig, unknownSettings } from './platform/config.ts'
 import { dataFolder } from './platform/data-folder.ts'
 import { createLog } from './platform/log.ts'
 import { StartupError } from './platform/startup-error.ts'
 import { commit, version } from './platform/version.ts'
+import { BadEnvironment, loadConfig, unknownSettings } from './settings/config.ts'
 
 // Imported once the imports above have had their effect.
 const { createDrain, drainPhases, drainTimeoutMs } = await import('./composition/drain.ts')

@@ -3,9 +3,9 @@ import '#platform/package-lookups.ts'
 
 import { createInterface } from 'node:readline/promises'
 import type { Db } from '#database/client.ts'
-import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
+import { type Config, loadConfig } from '#settings/config.ts'
 
 // Imported once the imports above have had their effect.
 const { openForOperator, schemaIsBehind } = await import('#composition/database.ts')

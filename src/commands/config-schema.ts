@@ -8,8 +8,8 @@ import { promisify } from 'node:util'
 import { installRelease } from '#openclaw/install.ts'
 import { isObject } from '#openclaw/json.ts'
 import { knownReleases, releaseSource } from '#openclaw/releases.ts'
-import { loadConfig } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
+import { loadConfig } from '#settings/config.ts'
 
 const timeoutMs = 60_000
 const maxBytes = 16 * 1024 * 1024

@@ -3,9 +3,9 @@ import '#platform/node-version.mjs'
 import closeWithGrace from 'close-with-grace'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { knownReleases } from '#openclaw/releases.ts'
-import { loadConfig, unknownSettings } from '#platform/config.ts'
 import { createLog } from '#platform/log.ts'
 import { createDockerProxy } from '#sandbox/docker/proxy/proxy.ts'
+import { loadConfig, unknownSettings } from '#settings/config.ts'
 
 const closeTimeoutMs = 5000
 

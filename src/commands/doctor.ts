@@ -2,13 +2,13 @@ import '#platform/node-version.mjs'
 import '#platform/package-lookups.ts'
 
 import { parseCommandLine } from '#platform/command-line.ts'
-import { type Config, loadConfig } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createHostDisk } from '#platform/host-disk.ts'
 import { createLog } from '#platform/log.ts'
 import { readSecretKeys } from '#platform/secret-key.ts'
 import { createVault } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { type Config, loadConfig } from '#settings/config.ts'
 import type { Finding } from './doctor/finding.ts'
 
 // Imported once the imports above have had their effect.

@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { errorsMarkdown } from '#api/docs/error-pages.ts'
 import { apiSettings, createApi } from '#composition/api.ts'
-import { loadConfig } from '#platform/config.ts'
+import { loadConfig } from '#settings/config.ts'
 
 const fail = (): never => {
   throw new Error('The document is made without a server.')

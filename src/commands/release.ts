@@ -7,10 +7,10 @@ import { needsPlugin, pluginChannels } from '#openclaw/channel-plugins.ts'
 import { installChannelPlugin, installRelease } from '#openclaw/install.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { didYouMean, parseCommandLine } from '#platform/command-line.ts'
-import { loadConfig, unknownSettings } from '#platform/config.ts'
 import { dataFolder, prepareDataFolder } from '#platform/data-folder.ts'
 import { InstallError } from '#platform/install-error.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { loadConfig, unknownSettings } from '#settings/config.ts'
 
 const usage = `usage: npm run release -- <release> [--driver local|docker] [--channels <channel>,…]
   Installs the release on this host, or builds its Docker image, which has the plugin of every channel.

@@ -1,5 +1,5 @@
 import { type Billing, createBilling } from '#api/subscription/stripe.ts'
-import type { Config } from '#platform/config.ts'
+import type { Config } from '#settings/config.ts'
 
 /** Opens billing; null without the settings of Stripe, which are set all together or not at all. */
 export async function openBilling(config: Config, publicUrl: () => string): Promise<Billing | null> {

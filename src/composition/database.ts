@@ -5,10 +5,10 @@ import { connectionLifetimeSeconds, createDb, type Db } from '#database/client.t
 import { explainConnection } from '#database/connection-fault.ts'
 import { migrate, pendingMigrations } from '#database/migrate.ts'
 import { migrateQueue } from '#lifecycle/queue.ts'
-import { type Config, unknownSettings } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { createLog } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { type Config, unknownSettings } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 
 const connectTimeoutMs = 5000

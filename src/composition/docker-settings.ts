@@ -2,11 +2,11 @@ import { access, constants, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import { gatewayAdmission, releaseImage } from '#openclaw/release-image.ts'
-import type { Config } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import type { DockerTls } from '#sandbox/docker/docker-client.ts'
 import type { DockerDriverOptions } from '#sandbox/docker/driver.ts'
 import { agentUid } from '#sandbox/docker/profile.ts'
+import type { Config } from '#settings/config.ts'
 
 /**
  * The settings of the Docker driver without the installation. In a file of its own, so that the Docker proxy loads no

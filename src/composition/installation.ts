@@ -1,8 +1,8 @@
 import type { Db } from '#database/client.ts'
 import { readValue, storeOnce } from '#database/installation.ts'
-import type { Config } from '#platform/config.ts'
 import { steadyFreePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
+import type { Config } from '#settings/config.ts'
 
 /** Chooses the port of the relay once for this database when the setting leaves it to Chowder. */
 export async function withRelayPort(config: Config, db: Db): Promise<Config> {

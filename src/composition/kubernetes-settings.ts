@@ -2,10 +2,10 @@ import { existsSync } from 'node:fs'
 import { access, constants } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gatewayAdmission, releaseImage } from '#openclaw/release-image.ts'
-import type { Config } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { agentUid } from '#sandbox/docker/profile.ts'
 import type { KubernetesDriverOptions } from '#sandbox/kubernetes/settings.ts'
+import type { Config } from '#settings/config.ts'
 
 /** Where Kubernetes puts the credentials of a pod. */
 const tokenFile = '/var/run/secrets/kubernetes.io/serviceaccount/token'

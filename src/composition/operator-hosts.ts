@@ -1,8 +1,8 @@
 import { type HostRule, hostAndPort, parseHostRule, readHost } from '#egress/hosts.ts'
 import type { Destination } from '#egress/policy.ts'
-import type { Config } from '#platform/config.ts'
-import { entriesOf } from '#platform/exposure.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import type { Config } from '#settings/config.ts'
+import { entriesOf } from '#settings/exposure.ts'
 
 const defaultPorts: Record<string, number> = { 'http:': 80, 'https:': 443 }
 

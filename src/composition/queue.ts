@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { explainConnection } from '#database/connection-fault.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
 import type { QueueBackend } from '#lifecycle/queue-backend.ts'
-import type { Config } from '#platform/config.ts'
+import type { Config } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 
 /** Redis when REDIS_URL is set, else the database; `name` is shown in the database's list of connections. */

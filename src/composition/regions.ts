@@ -11,12 +11,12 @@ import {
   type RegionSet,
   type Regions,
 } from '#instances/regions.ts'
-import { BadEnvironment, type Config } from '#platform/config.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
-import { entriesOf } from '#platform/exposure.ts'
 import type { Logger } from '#platform/log.ts'
-import { type RegionSettings, readRegionsFile } from '#platform/regions-file.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { BadEnvironment, type Config } from '#settings/config.ts'
+import { entriesOf } from '#settings/exposure.ts'
+import { type RegionSettings, readRegionsFile } from '#settings/regions-file.ts'
 import { operatorHosts } from './operator-hosts.ts'
 import type { AnyDriver, CreateDriver } from './sandboxes.ts'
 import { sharedSettings } from './settings.ts'

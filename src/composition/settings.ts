@@ -3,8 +3,8 @@ import type { StorageLimits } from '#http/storage-limit.ts'
 import type { RelayAddress } from '#instances/regions.ts'
 import { firstGoodVersion } from '#openclaw/advisories.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
-import type { Config } from '#platform/config.ts'
-import { type ResourceSettings, readResourceSettings } from '#platform/resources.ts'
+import type { Config } from '#settings/config.ts'
+import { type ResourceSettings, readResourceSettings } from '#settings/resources.ts'
 
 /** The settings that both the API and the workers use. */
 export interface SharedSettings {

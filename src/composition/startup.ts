@@ -1,5 +1,5 @@
-import type { Config } from '#platform/config.ts'
 import type { Logger } from '#platform/log.ts'
+import type { Config } from '#settings/config.ts'
 import type { Drain } from './drain.ts'
 
 export const roles = ['all', 'api', 'worker', 'relay', 'migrate'] as const

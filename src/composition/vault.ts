@@ -2,7 +2,6 @@ import { eq, inArray } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { readValue, storeOnce, storeValue } from '#database/installation.ts'
 import { installation } from '#database/schema.ts'
-import type { Config } from '#platform/config.ts'
 import { dataFolder } from '#platform/data-folder.ts'
 import { findSecretKeys, readSecretKeys, rereadKeys, type SecretKeys } from '#platform/secret-key.ts'
 import {
@@ -15,6 +14,7 @@ import {
   type VaultWithKeys,
 } from '#platform/secrets.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import type { Config } from '#settings/config.ts'
 import type { Startup } from './startup.ts'
 
 const checkName = 'secret-key-check'

@@ -14,7 +14,7 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core'
-import type { HeldLimits, ResourceLimits } from '#platform/resources.ts'
+import type { HeldLimits, ResourceLimits } from '#settings/resources.ts'
 
 export const modelProviders = ['anthropic', 'openai', 'gemini'] as const
 export type ModelProvider = (typeof modelProviders)[number]

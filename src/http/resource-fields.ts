@@ -1,5 +1,5 @@
 import { type TSchema, Type } from '@sinclair/typebox'
-import { leastMemoryRule, type ResourceName, resourceBounds } from '#platform/resources.ts'
+import { leastMemoryRule, type ResourceName, resourceBounds } from '#settings/resources.ts'
 import { Nullable } from './validation.ts'
 
 /** Fields for limits, each of this kind. */

@@ -2,9 +2,9 @@ import { and, eq, isNull, or, type SQL, sql } from 'drizzle-orm'
 import { type Instance, instances } from '#database/schema.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
 import { AppError } from '#platform/errors.ts'
-import type { ResourceSettings } from '#platform/resources.ts'
 import { texts } from '#platform/texts.ts'
 import { type SandboxDriver, SandboxUnavailableError } from '#sandbox/driver.ts'
+import type { ResourceSettings } from '#settings/resources.ts'
 
 /** Where gateways find the relay. */
 export interface RelayAddress {

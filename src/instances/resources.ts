@@ -2,9 +2,9 @@ import { eq, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { type Instance, organizations } from '#database/schema.ts'
 import { AppError } from '#platform/errors.ts'
-import { type ResourceLimits, type ResourceSettings, resourceNames } from '#platform/resources.ts'
 import { texts } from '#platform/texts.ts'
 import type { Resources } from '#sandbox/driver.ts'
+import { type ResourceLimits, type ResourceSettings, resourceNames } from '#settings/resources.ts'
 
 /** Limits as a caller changes them: null removes the own one. */
 export type ResourceChanges = { [Name in keyof ResourceLimits]?: number | null } | null

@@ -1,6 +1,5 @@
 import { hostname } from 'node:os'
 import pino, { type LogFn, type Logger } from 'pino'
-import type { Config } from './config.ts'
 
 export type { Logger } from 'pino'
 
@@ -54,11 +53,16 @@ function showProgress(this: Logger, args: Parameters<LogFn>, method: LogFn): voi
   else method.apply(this, args)
 }
 
+export interface LogSettings {
+  LOG_LEVEL: pino.LevelWithSilent
+  LOG_FORMAT?: 'json' | 'pretty'
+}
+
 /**
  * The log of the process on standard output. LOG_FORMAT says how its lines look; by default they are for people on a
  * terminal, and JSON elsewhere. Keys and tokens in headers are removed.
  */
-export function createLog({ LOG_LEVEL, LOG_FORMAT }: Pick<Config, 'LOG_LEVEL' | 'LOG_FORMAT'>, role: string): Logger {
+export function createLog({ LOG_LEVEL, LOG_FORMAT }: LogSettings, role: string): Logger {
   const isTerminal = process.stdout.isTTY
   const options = {
     level: LOG_LEVEL,

@@ -2,7 +2,6 @@ import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import type { Config } from './config.ts'
 import { textMadeOnce } from './data-folder.ts'
 import { StartupError } from './startup-error.ts'
 
@@ -15,7 +14,11 @@ const keyFormat = /^[A-Za-z0-9+/]{43}=$/
 
 const ownFileIn = (dataDir: string) => join(dataDir, 'secret-key')
 
-export type KeySettings = Pick<Config, 'CHOWDER_SECRET_KEY' | 'CHOWDER_SECRET_KEY_FILE' | 'CHOWDER_SECRET_KEY_COMMAND'>
+export interface KeySettings {
+  CHOWDER_SECRET_KEY?: string
+  CHOWDER_SECRET_KEY_FILE?: string
+  CHOWDER_SECRET_KEY_COMMAND?: string
+}
 
 /** The secret keys, of 32 bytes each, and where they come from. The first one seals, each unseals. */
 export interface SecretKeys {

@@ -1,7 +1,7 @@
 import { afterAll, expect, test } from 'vitest'
 import type { Finding } from '#commands/doctor/finding.ts'
 import { vulnerableReleases } from '#commands/doctor/releases.ts'
-import { loadConfig } from '#platform/config.ts'
+import { loadConfig } from '#settings/config.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
 import { openTestChowder } from '../support/test-chowder.ts'

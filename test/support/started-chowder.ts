@@ -5,8 +5,8 @@ import type pg from 'pg'
 import { pino } from 'pino'
 import { createDrain, type Drain } from '#composition/drain.ts'
 import { start } from '#composition/start.ts'
-import { loadConfig } from '#platform/config.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import { loadConfig } from '#settings/config.ts'
 import { databaseUrl } from '../chaos/api-replicas.ts'
 
 export interface StartedChowder {

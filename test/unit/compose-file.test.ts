@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { dockerSettings } from '#composition/docker-settings.ts'
-import { loadConfig } from '#platform/config.ts'
 import { networkOptions } from '#sandbox/docker/network.ts'
+import { loadConfig } from '#settings/config.ts'
 import { present } from '../support/present.ts'
 
 interface Service {

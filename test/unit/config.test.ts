@@ -3,9 +3,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultTier } from '#composition/settings.ts'
-import { BadEnvironment, loadConfig, secretVariables, unknownSettings } from '#platform/config.ts'
-import { Env } from '#platform/env.ts'
-import { signupMode } from '#platform/exposure.ts'
+import { BadEnvironment, loadConfig, secretVariables, unknownSettings } from '#settings/config.ts'
+import { Env } from '#settings/env.ts'
+import { signupMode } from '#settings/exposure.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
 

@@ -5,9 +5,9 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { releaseImage } from '#openclaw/release-image.ts'
-import { loadConfig } from '#platform/config.ts'
 import { createDockerClient } from '#sandbox/docker/docker-client.ts'
 import { createImages, imageBuild, programFiles } from '#sandbox/docker/image.ts'
+import { loadConfig } from '#settings/config.ts'
 
 const root = join(import.meta.dirname, '../..')
 const statement = /^(?:import|export) (?!type )[^']*'(?:#([^']+)|(\.[^']+))'$/gm

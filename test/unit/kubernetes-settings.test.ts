@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { kubernetesSettings } from '#composition/kubernetes-settings.ts'
-import { loadConfig } from '#platform/config.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { loadConfig } from '#settings/config.ts'
 
 const settingsOf = (role: string) =>
   kubernetesSettings(

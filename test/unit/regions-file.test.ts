@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { BadEnvironment, loadConfig } from '#platform/config.ts'
-import { readRegionsFile } from '#platform/regions-file.ts'
+import { BadEnvironment, loadConfig } from '#settings/config.ts'
+import { readRegionsFile } from '#settings/regions-file.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'chowder-regions-'))
 afterAll(() => rmSync(folder, { recursive: true }))

@@ -8,8 +8,8 @@ import type { AgentSettings } from '#instances/agent-settings.ts'
 import { shownMessage } from '#instances/failure-message.ts'
 import type { InstanceSummary } from '#instances/find.ts'
 import { instanceStatuses, isSettled, publicStatus, shownStep } from '#instances/status.ts'
-import type { HeldLimits, ResourceName } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import type { HeldLimits, ResourceName } from '#settings/resources.ts'
 import { exampleId, exampleInstance, exampleUrl } from './examples.ts'
 import {
   ExternalId,

@@ -5,7 +5,7 @@ import { type Organization, organizations, type Tier } from '#database/schema.ts
 import type { EventType } from '#history/event-types.ts'
 import { recordEvent } from '#history/record.ts'
 import { isId } from '#platform/ids.ts'
-import { formatResources, type ResourceLimits } from '#platform/resources.ts'
+import { formatResources, type ResourceLimits } from '#settings/resources.ts'
 import { instanceLimits } from './tiers.ts'
 
 /** Every organization that is not deleted, oldest first. */

@@ -7,8 +7,8 @@ import { limitFields, limitOf, ResourceChanges } from '#http/resource-fields.ts'
 import { DateTime, Name, Nullable, OneOf, textRule, Uuid } from '#http/validation.ts'
 import { limitsFor, maximaOf } from '#instances/resources.ts'
 import { defaultUnattendedCalls } from '#instances/storm-guard.ts'
-import { type ResourceSettings, usualMaxima, usualResources } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { type ResourceSettings, usualMaxima, usualResources } from '#settings/resources.ts'
 import type { StoredKey } from './store.ts'
 
 const example = {

@@ -5,9 +5,9 @@ import type { Db } from '#database/client.ts'
 import { readValue, storeOnce, storeValue } from '#database/installation.ts'
 import type { CountRequest } from '#http/rate-limit.ts'
 import { AppError } from '#platform/errors.ts'
-import type { SignupMode } from '#platform/exposure.ts'
 import type { Place, Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import type { SignupMode } from '#settings/exposure.ts'
 
 /** The headers of a sign-up. */
 export const SignupHeaders = Type.Object({

@@ -20,9 +20,9 @@ import { maximaOf, ownResources, type ResourceChanges, requireWithin } from '#in
 import { providerKeyPlace } from '#instances/row.ts'
 import { AppError } from '#platform/errors.ts'
 import { newId } from '#platform/ids.ts'
-import type { ResourceSettings } from '#platform/resources.ts'
 import type { Vault } from '#platform/secrets.ts'
 import { texts } from '#platform/texts.ts'
+import type { ResourceSettings } from '#settings/resources.ts'
 import { beginKeyChange } from './key-changes.ts'
 import { instanceLimits } from './tiers.ts'
 

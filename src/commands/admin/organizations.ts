@@ -11,8 +11,8 @@ import {
 import { findSignupToken, renewSignupToken } from '#api/organization/signup-token.ts'
 import { signUp } from '#api/organization/store.ts'
 import { type Organization, type Tier, tiers } from '#database/schema.ts'
-import { parseResources, resourcesRule, usualMaxima } from '#platform/resources.ts'
 import { toMicroseconds } from '#platform/timestamps.ts'
+import { parseResources, resourcesRule, usualMaxima } from '#settings/resources.ts'
 import { type Command, type Output, shortTime, table } from './command.ts'
 
 const maxNameLength = 255

@@ -1,8 +1,8 @@
 import { signupTokenName, signupTokenPlace } from '#api/organization/signup-token.ts'
 import { isForOneOrganization } from '#composition/sandboxes.ts'
 import { readValue } from '#database/installation.ts'
-import type { Config } from '#platform/config.ts'
-import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#platform/exposure.ts'
+import type { Config } from '#settings/config.ts'
+import { allowedHosts, isHostUndecided, type SignupMode, signupMode } from '#settings/exposure.ts'
 import { type Check, inEachRegion } from './finding.ts'
 import { canUnseal } from './secrets.ts'
 

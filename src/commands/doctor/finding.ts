@@ -1,10 +1,10 @@
 import type { Db } from '#database/client.ts'
 import type { Region } from '#instances/regions.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
-import type { Config } from '#platform/config.ts'
 import type { HostDisk } from '#platform/host-disk.ts'
 import type { Vault } from '#platform/secrets.ts'
 import type { SandboxDriver } from '#sandbox/driver.ts'
+import type { Config } from '#settings/config.ts'
 import type { Part } from './part.ts'
 
 interface DoctorRegion extends Region {

@@ -1,7 +1,7 @@
 import type { Db } from '#database/client.ts'
 import { storeValue } from '#database/installation.ts'
 import { doctorReportName } from '#lifecycle/backlog.ts'
-import type { Config } from '#platform/config.ts'
+import type { Config } from '#settings/config.ts'
 import { describeAccess } from './access.ts'
 import { type Area, areas, type Finding } from './finding.ts'
 import { rowsOfAPart } from './part.ts'

@@ -1,10 +1,10 @@
 import Docker from 'dockerode'
 import pTimeout from 'p-timeout'
-import { isLoopback } from '#platform/exposure.ts'
 import { InstallError } from '#platform/install-error.ts'
 import type { Logger } from '#platform/log.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { SandboxAbsentError, SandboxCapacityError, SandboxPathError, SandboxUnavailableError } from '#sandbox/driver.ts'
+import { isLoopback } from '#settings/exposure.ts'
 
 /** Longer than dockerd was seen to need on a busy host for any call that does not wait by itself. */
 const usualDeadlineMs = 30_000

@@ -1,6 +1,6 @@
 import { isIPv4 } from 'node:net'
-import { isLoopback } from '#platform/exposure.ts'
 import { StartupError } from '#platform/startup-error.ts'
+import { isLoopback } from '#settings/exposure.ts'
 import { connectionTo, type DockerdAddress } from './docker-client.ts'
 
 interface Reached {

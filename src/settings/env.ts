@@ -1,6 +1,6 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { kubernetesSettings } from './kubernetes-settings.ts'
-import { relaySettings } from './relay-settings.ts'
+import { kubernetesSettings } from './kubernetes.ts'
+import { relaySettings } from './relay.ts'
 import { formatResources, type ResourceLimits, resourcesRule, usualMaxima, usualResources } from './resources.ts'
 
 const httpUrl = (description: string) =>

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
-import { closestWord } from './closest.ts'
+import { closestWord } from '#platform/closest.ts'
 import { type Config, Env } from './env.ts'
 import { entriesOf, isOpenToOthers } from './exposure.ts'
 import { parseResources, readResourceSettings } from './resources.ts'
