@@ -29,7 +29,6 @@ export async function withChowder<T>(
       env: {
         CHOWDER_DEFAULT_TIER: 'whale',
         RATE_LIMIT_PER_MINUTE: '0',
-        RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
         ...env,
       },
     })

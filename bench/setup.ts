@@ -72,8 +72,6 @@ export async function createSetup(undo: Undo, env: Record<string, string> = {}):
     logFile: join(dataDir.path, 'chowder.log'),
     env: {
       RATE_LIMIT_PER_MINUTE: '0',
-      RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
-      SIGNUP_LIMIT_PER_HOUR: '0',
       DATABASE_URL: database.url,
       CHOWDER_SECRET_KEY: randomBytes(32).toString('base64'),
       CHOWDER_DEFAULT_TIER: 'whale',

@@ -21,9 +21,6 @@ export interface WithoutAdapter {
 
 const noLimits = {
   RATE_LIMIT_PER_MINUTE: '0',
-  RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
-  SIGNUP_LIMIT_PER_HOUR: '0',
-  FAILED_AUTH_LIMIT_PER_MINUTE: '0',
 }
 
 /**

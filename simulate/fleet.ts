@@ -83,8 +83,6 @@ export async function startFleet({ instances: count, workers: workerCount, repor
         CHOWDER_DEFAULT_TIER: 'whale',
         ANTHROPIC_BASE_URL: 'http://127.0.0.1:9', // nobody: a refused connection says nothing of a key
         RATE_LIMIT_PER_MINUTE: '0',
-        RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
-        SIGNUP_LIMIT_PER_HOUR: '0',
       },
     }
     await migrateWithChowder(chowder)

@@ -7,7 +7,8 @@ import { findSignupToken } from '#api/organization/signup-token.ts'
 import { type AppDeps, buildApp } from '#app.ts'
 import type { Db } from '#database/client.ts'
 import { countProcesses } from '#database/processes.ts'
-import { connectLimits, type RateLimits } from '#http/rate-limit.ts'
+import { inFlightLimits } from '#http/in-flight.ts'
+import { connectLimits, type RateLimits, rateLimits } from '#http/rate-limit.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
 import { createAskGateway } from '#instances/gateway/ask.ts'
 import { createDeclareModel } from '#instances/gateway/declare-model.ts'
@@ -55,28 +56,15 @@ export interface ApiSettings
   allowUnisolated: boolean
 }
 
-/** They are read one after the other. An answer that is not read yet may take a MiB or two. */
-const listsPerOrganization = 64
+/** Largest size of an uploaded file. */
+const filesMaxBytes = 2 * 1024 ** 3
 
 export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): ApiSettings => ({
   ...sharedSettings(config),
   defaultTier: defaultTier(config),
-  filesMaxBytes: config.FILES_MAX_BYTES,
-  limits: {
-    requestsPerMinute: config.RATE_LIMIT_PER_MINUTE,
-    organizationRequestsPerMinute: config.RATE_LIMIT_ORGANIZATION_PER_MINUTE,
-    signupsPerHour: config.SIGNUP_LIMIT_PER_HOUR,
-    failedAuthPerMinute: config.FAILED_AUTH_LIMIT_PER_MINUTE,
-    redis,
-  },
-  inFlightLimits: {
-    turns: config.TURNS_PER_ORGANIZATION,
-    sockets: config.SOCKETS_PER_ORGANIZATION,
-    transfers: config.TRANSFERS_PER_ORGANIZATION,
-    lists: listsPerOrganization,
-    bodyBytes: config.BODY_BYTES_PER_ORGANIZATION,
-    processBodyBytes: config.BODY_BYTES_MAX,
-  },
+  filesMaxBytes,
+  limits: rateLimits(config.RATE_LIMIT_PER_MINUTE, redis),
+  inFlightLimits,
   storageLimits: storageLimits(config),
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   signup: signupMode(config),

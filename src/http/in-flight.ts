@@ -23,6 +23,16 @@ export interface InFlightLimits {
   processBodyBytes: number
 }
 
+/** The limits of Chowder. */
+export const inFlightLimits: InFlightLimits = {
+  turns: 1000,
+  sockets: 1000,
+  transfers: 64,
+  lists: 64, // they are read one after the other, and an answer that waits for its client may take 2 MiB
+  bodyBytes: 128 * 1024 ** 2,
+  processBodyBytes: 512 * 1024 ** 2,
+}
+
 type Kind = 'turns' | 'sockets' | 'transfers' | 'lists'
 
 declare module 'fastify' {

@@ -22,6 +22,15 @@ export interface RateLimits {
   redis: Redis | null
 }
 
+/** The limits of Chowder, by the requests per minute of one key; none when that is 0. */
+export const rateLimits = (requestsPerMinute: number, redis: Redis | null): RateLimits => ({
+  requestsPerMinute,
+  organizationRequestsPerMinute: 5 * requestsPerMinute,
+  signupsPerHour: requestsPerMinute === 0 ? 0 : 100,
+  failedAuthPerMinute: requestsPerMinute === 0 ? 0 : 60,
+  redis,
+})
+
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** Each valid request to the route counts as a signup of its address. */

@@ -284,12 +284,6 @@ export const Env = Type.Object({
     }),
   ),
   BILLING_RETURN_URL: Type.Optional(httpUrl('URL to which Stripe’s pages return')),
-  FILES_MAX_BYTES: Type.Integer({
-    default: 2 * 1024 ** 3,
-    minimum: 1,
-    maximum: Number.MAX_SAFE_INTEGER,
-    description: 'greatest size of an uploaded file, in bytes',
-  }),
   WORKER_CONCURRENCY: Type.Integer({
     default: 8,
     minimum: 1,
@@ -297,15 +291,6 @@ export const Env = Type.Object({
     description:
       'instances that one worker works on at once; those that wait for longer than a second do not count, up to 24 in all (twice as many, and 8 more)',
   }),
-  TURNS_PER_ORGANIZATION: limit(1000, 'turns of one organization at the same time in one API'),
-  SOCKETS_PER_ORGANIZATION: limit(1000, 'open WebSockets of one organization in one API'),
-  TRANSFERS_PER_ORGANIZATION: limit(64, 'uploads and downloads of one organization at the same time in one API'),
-  BODY_BYTES_PER_ORGANIZATION: limit(
-    128 * 1024 * 1024,
-    'bytes of the bodies of unanswered requests of one organization in one API',
-    Number.MAX_SAFE_INTEGER,
-  ),
-  BODY_BYTES_MAX: limit(512 * 1024 * 1024, 'the same of all organizations together', Number.MAX_SAFE_INTEGER),
   STORED_BYTES_PER_ORGANIZATION: limit(
     10 * 1024 ** 3,
     'bytes that one organization stores in the database: responses, configurations of instances, answers that are ' +
@@ -338,8 +323,11 @@ export const Env = Type.Object({
       'how long an API that is asked to stop still takes requests, while `/readyz` answers 503: for balancers that ' +
       'learn from it, as those of Kubernetes do',
   }),
-  RATE_LIMIT_PER_MINUTE: limit(6000, 'requests per minute with one key'),
-  RATE_LIMIT_ORGANIZATION_PER_MINUTE: limit(30_000, 'requests per minute with all keys of one organization'),
+  RATE_LIMIT_PER_MINUTE: limit(
+    6000,
+    'requests per minute with one key; all keys of an organization share five times as many, one address has 60 a ' +
+      'minute without a valid key and 100 sign-ups an hour',
+  ),
   SIGNUP: Type.Optional(
     Type.Union([Type.Literal('open'), Type.Literal('token'), Type.Literal('closed')], {
       description:
@@ -347,8 +335,6 @@ export const Env = Type.Object({
         'or nobody (`closed`): see [who may call](operations.md#who-may-call)',
     }),
   ),
-  SIGNUP_LIMIT_PER_HOUR: limit(100, 'new organizations per hour from one address'),
-  FAILED_AUTH_LIMIT_PER_MINUTE: limit(60, 'requests per minute without a valid key from one address'),
   TRUST_PROXY: Type.Integer({
     default: 0,
     minimum: 0,

@@ -63,9 +63,6 @@ export const startRole = (role: 'api' | 'worker', { dataDir, databaseUrl, secret
       CHOWDER_DEFAULT_TIER: 'whale',
       ANTHROPIC_BASE_URL: nowhere,
       RATE_LIMIT_PER_MINUTE: '0',
-      RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
-      SIGNUP_LIMIT_PER_HOUR: '0',
-      FAILED_AUTH_LIMIT_PER_MINUTE: '0',
       ...env,
     },
   })

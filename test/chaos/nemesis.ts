@@ -317,7 +317,6 @@ export async function runNemesis(options: NemesisOptions): Promise<Report> {
       DATABASE_URL: urlThrough(database, connection),
       ANTHROPIC_BASE_URL: provider.url,
       RATE_LIMIT_PER_MINUTE: '0',
-      RATE_LIMIT_ORGANIZATION_PER_MINUTE: '0',
       ...(redis && { REDIS_URL: redis.url }),
     }
     return superviseReplica({ role, env, logFile: join(folder, `${role}-${at}.log`), crashes })
