@@ -1,14 +1,13 @@
 import { readFileSync } from 'node:fs'
-import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { closestWord } from '#platform/closest.ts'
-import { type Config, Env } from './env.ts'
+import { type Config, Env, type Setting } from './env.ts'
 import { entriesOf, isOpenToOthers } from './exposure.ts'
 import { parseResources, readResourceSettings } from './resources.ts'
 
 export type { Config } from './env.ts'
 
-type Rule = TSchema & { anyOf?: { const: string }[]; minimum?: number; maximum?: number; rule?: string }
+type Rule = Setting & { anyOf?: { const: string }[]; minimum?: number; maximum?: number }
 
 /** The rule of a variable as a sentence for error messages, without the variable's value. */
 export function rule(name: string): string {
@@ -43,14 +42,15 @@ function stripeFaults(set: NodeJS.ProcessEnv): string[] {
   return lines
 }
 
-/** For each of these, `<name>_FILE` may name a file with the value, because commands such as `ps` show environments. */
-export const secretVariables = [
-  'DATABASE_URL',
-  'REDIS_URL',
-  'CHOWDER_SECRET_KEY',
-  'STRIPE_SECRET_KEY',
-  'STRIPE_WEBHOOK_SECRET',
-] as const
+const secretVariables = Object.entries<Setting>(Env.properties)
+  .filter(([, { isSecret }]) => isSecret)
+  .map(([name]) => name)
+
+/** The names of all variables that are settings, those of files with secrets too. */
+export const settingNames: readonly string[] = [
+  ...Object.keys(Env.properties),
+  ...secretVariables.map((name) => `${name}_FILE`),
+]
 
 /** Sets each variable whose `<name>_FILE` is set to the file's trimmed content. Returns the faults. */
 function readSecretFiles(set: NodeJS.ProcessEnv): string[] {
@@ -160,15 +160,14 @@ const minLetters = 8
  * `CHOWDER_`, and other names that are one letter away from a setting.
  */
 export function unknownSettings(env: NodeJS.ProcessEnv = process.env): string[] {
-  const known = [...Object.keys(Env.properties), ...secretVariables.map((name) => `${name}_FILE`)]
   const sentences: string[] = []
   for (const name of Object.keys(env).sort()) {
-    if (known.includes(name) || composeVariables.includes(name)) continue
+    if (settingNames.includes(name) || composeVariables.includes(name)) continue
     const isOurs = name.startsWith('CHOWDER_')
     if (!isOurs && name.length < minLetters) continue
     const meant = isOurs
-      ? (closestWord(name, known) ?? closestWord(name.slice('CHOWDER_'.length), known))
-      : closestWord(name, known, 1)
+      ? (closestWord(name, settingNames) ?? closestWord(name.slice('CHOWDER_'.length), settingNames))
+      : closestWord(name, settingNames, 1)
     if (meant) sentences.push(`${name} is no setting of Chowder: did you mean ${meant}?`)
     else if (isOurs) sentences.push(`${name} is no setting of Chowder. docs/settings.md has them all.`)
   }

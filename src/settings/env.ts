@@ -1,13 +1,16 @@
-import { type Static, Type } from '@sinclair/typebox'
-import { kubernetesSettings } from './kubernetes.ts'
-import { relaySettings } from './relay.ts'
+import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { docker } from './docker.ts'
+import { kubernetes } from './kubernetes.ts'
+import { relay } from './relay.ts'
 import { formatResources, type ResourceLimits, resourcesRule, usualMaxima, usualResources } from './resources.ts'
+import type { SettingOptions } from './setting-options.ts'
 
-const httpUrl = (description: string) =>
+const httpUrl = (description: string, more: Partial<SettingOptions> = {}) =>
   Type.String({
     pattern: '^https?://[^\\s]+$',
     rule: 'must be a URL that begins with http:// or https://',
     description,
+    ...more,
   })
 
 /** The name or address of a host as it is in a Host header, without a port. */
@@ -39,14 +42,64 @@ const resources = (usual: ResourceLimits, description: string) =>
 /** A pattern of the names of regions. */
 export const regionName = '[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
 
-/** All environment variables of Chowder. No other file reads process.env. */
-export const Env = Type.Object({
-  HOST: Type.String({ default: '127.0.0.1', minLength: 1, description: 'address that the API listens on' }),
-  PORT: Type.Integer({ default: 8080, minimum: 0, maximum: 65535, description: 'port that the API listens on' }),
+const api = {
+  HOST: Type.String({
+    default: '127.0.0.1',
+    minLength: 1,
+    description: 'address that the API listens on',
+    isSetByCompose: true,
+  }),
+  PORT: Type.Integer({
+    default: 8080,
+    minimum: 0,
+    maximum: 65535,
+    description: 'port that the API listens on',
+    isSetByCompose: true,
+  }),
+  CHOWDER_PUBLIC_URL: Type.Optional(
+    httpUrl('URL of the API for clients', {
+      example: 'https://agents.example.com',
+      defaultText: '`http://HOST:PORT`',
+      isSetByCompose: true,
+    }),
+  ),
+  CHOWDER_ALLOWED_HOSTS: Type.Optional(
+    Type.String({
+      pattern: `^(\\*|${host}(, *${host})*)$`,
+      rule: 'must be names or addresses of hosts without ports, such as agents.example.com,10.0.0.7,[fd00::7], or *',
+      description:
+        'more names that clients reach the API by, separated by commas, or `*` for any: ' +
+        'see [who may call](operations.md#who-may-call)',
+      example: 'chowder.internal,10.0.0.7',
+    }),
+  ),
+  CORS_ALLOWED_ORIGINS: Type.Optional(
+    Type.String({
+      pattern: `^https?://${host}(:[0-9]+)?(, *https?://${host}(:[0-9]+)?)*$`,
+      rule: 'must be origins such as https://app.example.com,http://localhost:3000, without a path',
+      description:
+        'origins of web pages that may call the API with scoped keys, separated by commas; ' +
+        'by default none but the API’s own',
+      example: 'https://app.example.com',
+    }),
+  ),
+  TRUST_PROXY: Type.Integer({
+    default: 0,
+    minimum: 0,
+    maximum: 10,
+    description: 'number of proxies in front of Chowder, whose `X-Forwarded-For` names the client',
+    isSetByCompose: true,
+  }),
+}
+
+const data = {
   CHOWDER_DATA_DIR: Type.Optional(
     Type.String({
       minLength: 1,
       description: 'embedded database, releases, local sandboxes, generated secret key',
+      example: './data',
+      defaultText: '`./data`, as root `/var/lib/chowder`',
+      isSetByCompose: true,
     }),
   ),
   DATABASE_URL: Type.Optional(
@@ -54,6 +107,10 @@ export const Env = Type.Object({
       pattern: '^postgres(ql)?://',
       rule: 'must begin with postgres:// or postgresql://',
       description: 'PostgreSQL 14 or newer',
+      example: 'postgres://chowder:password@127.0.0.1:5432/chowder',
+      defaultText: 'embedded',
+      isSecret: true,
+      isSetByCompose: true,
     }),
   ),
   DATABASE_POOL: Type.Integer({
@@ -68,13 +125,12 @@ export const Env = Type.Object({
       pattern: '^rediss?://',
       rule: 'must begin with redis:// or rediss://',
       description: 'Redis 6.2 or newer, or Valkey',
+      example: 'redis://127.0.0.1:6379',
+      defaultText: 'queue in PostgreSQL',
+      isSecret: true,
+      isSetByCompose: true,
     }),
   ),
-  CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker'), Type.Literal('relay')], {
-    default: 'all',
-    description:
-      'the role of this process: `all`, `api`, `worker` or `relay`; an argument on the command line overrides it',
-  }),
   CHOWDER_SECRET_KEY: Type.Optional(
     Type.String({
       pattern: '^[A-Za-z0-9+/]{43}=([\\s,]+[A-Za-z0-9+/]{43}=)?$',
@@ -84,6 +140,9 @@ export const Env = Type.Object({
       description:
         'the key that seals stored secrets, 32 bytes in base64; generated with the embedded database, required with ' +
         '`DATABASE_URL`; two keys while it is [changed](operations.md#change-the-secret-key)',
+      defaultText: 'generated',
+      isSecret: true,
+      isSetByCompose: true,
     }),
   ),
   CHOWDER_SECRET_KEY_COMMAND: Type.Optional(
@@ -92,17 +151,24 @@ export const Env = Type.Object({
       description:
         'program with its arguments, separated by spaces, that prints the secret key: ' +
         'see [a key of a KMS](operations.md#a-key-of-a-kms)',
+      isSetByCompose: true,
     }),
   ),
+}
+
+const agents = {
   SANDBOX_DRIVER: Type.Union([Type.Literal('local'), Type.Literal('docker'), Type.Literal('kubernetes')], {
     default: 'local',
     description:
       'how agents run: as `local` processes of this host, as `docker` containers, or as pods of `kubernetes`',
+    isSetByCompose: true,
   }),
   CHOWDER_CONFIG_FILE: Type.Optional(
     Type.String({
       minLength: 1,
       description: 'YAML file that names the regions, where agents run: see [regions](regions.md)',
+      example: '/etc/chowder/chowder.yaml',
+      isSetByCompose: true,
     }),
   ),
   CHOWDER_REGIONS: Type.Optional(
@@ -111,26 +177,16 @@ export const Env = Type.Object({
       rule: 'must be names of regions, separated by commas',
       description:
         'regions that this worker or relay serves, separated by commas; by default all: see [regions](regions.md)',
+      example: 'eu-1,us-1',
+      defaultText: 'all',
     }),
   ),
-  LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
-    default: 'auto',
+  WORKER_CONCURRENCY: Type.Integer({
+    default: 8,
+    minimum: 1,
+    maximum: 256,
     description:
-      'whether a local agent is put into a jail when it starts: `auto` if this machine can build one, `jail` or else ' +
-      'Chowder does not start, or `none`: see [isolation](operations.md#isolation)',
-  }),
-  ALLOW_UNISOLATED: Type.Optional(
-    Type.Literal('1', {
-      description:
-        '`1`: lets others reach a Chowder whose agents run as its own user without a jail, and lets it have more than one ' +
-        'organization: each agent reads the secrets of all',
-    }),
-  ),
-  LOCAL_UIDS: Type.String({
-    default: '20000-29999',
-    pattern: '^[0-9]{1,10}-[0-9]{1,10}$',
-    rule: 'must be a range of user ids from 1000 to 4294967293, such as 20000-29999',
-    description: 'ids of the users that local agents get when Chowder runs as root: no user and no group may have one',
+      'instances that one worker works on at once; those that wait for longer than a second do not count, up to 24 in all (twice as many, and 8 more)',
   }),
   AGENT_RESOURCES: resources(
     usualResources,
@@ -148,108 +204,29 @@ export const Env = Type.Object({
       'megabytes on the disk of `CHOWDER_DATA_DIR`, at most a tenth of it, that are for the control plane: with less left, ' +
       'nothing is created, started or uploaded, and agents that fill the disk are stopped; `0`: none',
   }),
-  DOCKER_HOST: Type.String({
-    default: 'unix:///var/run/docker.sock',
-    minLength: 1,
-    description: 'address of dockerd: `unix:///path` or `tcp://host:port`',
-  }),
-  DOCKER_CERT_PATH: Type.Optional(
-    Type.String({
-      minLength: 1,
-      description:
-        'folder with `ca.pem`, `cert.pem` and `key.pem`, as of the docker command: `tcp://` is TLS with it; required ' +
-        'for a dockerd on another machine',
-    }),
-  ),
-  DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
-    default: 'published',
+  LOCAL_ISOLATION: Type.Union([Type.Literal('auto'), Type.Literal('jail'), Type.Literal('none')], {
+    default: 'auto',
     description:
-      'address of gateways in containers: `published` at `DOCKER_PUBLISH_ADDRESS`, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
+      'whether a local agent is put into a jail when it starts: `auto` if this machine can build one, `jail` or else ' +
+      'Chowder does not start, or `none`: see [isolation](operations.md#isolation)',
+    isSetByCompose: true,
   }),
-  DOCKER_PUBLISH_ADDRESS: Type.String({
-    default: '127.0.0.1',
-    pattern: '^(?!0\\.)(?:(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)(?:\\.(?!$)|$)){4}$',
-    rule: 'must be an IPv4 address of the host of dockerd, such as 10.1.0.5',
-    description:
-      'address of the host of dockerd at which `published` gateways listen; for a dockerd on another machine one in a ' +
-      'private network, where Chowder reaches it: see [another host](docker.md#agents-on-another-host)',
-  }),
-  DOCKER_NETWORK: Type.String({
-    default: 'chowder-agents',
-    pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
-    rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
-    description: 'network of the agents, created if it is missing, and name of its bridge',
-  }),
-  DOCKER_EGRESS_NETWORK: Type.Optional(
-    Type.String({
-      pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
-      rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
+  ALLOW_UNISOLATED: Type.Optional(
+    Type.Literal('1', {
       description:
-        'network by which a relay in a container reaches other hosts, and name of its bridge: with `network` as ' +
-        '`DOCKER_GATEWAY_ADDRESS`, the firewall keeps it from the host as it does agents',
+        '`1`: lets others reach a Chowder whose agents run as its own user without a jail, and lets it have more than one ' +
+        'organization: each agent reads the secrets of all',
+      example: '1',
+      isSetByCompose: true,
     }),
   ),
-  DOCKER_BUILD_NETWORK: Type.String({
-    default: 'default',
-    minLength: 1,
-    description: 'network for the build of agents’ images, as of `docker build --network`',
+  LOCAL_UIDS: Type.String({
+    default: '20000-29999',
+    pattern: '^[0-9]{1,10}-[0-9]{1,10}$',
+    rule: 'must be a range of user ids from 1000 to 4294967293, such as 20000-29999',
+    description: 'ids of the users that local agents get when Chowder runs as root: no user and no group may have one',
+    isSetByCompose: true,
   }),
-  DOCKER_NODE_IMAGE: Type.String({
-    default: 'node:24-slim',
-    pattern: '^[a-z0-9][A-Za-z0-9._/:@-]*$',
-    rule: 'must be the name of an image, such as node:24-slim@sha256:…',
-    description:
-      'image of Node.js 24 on Debian that images are built on; with a digest the same one every time: ' +
-      'see [pinned images](docker.md#pinned-images)',
-  }),
-  DOCKER_EXTRA_CA_FILE: Type.Optional(
-    Type.String({
-      minLength: 1,
-      description: 'additional certificates in PEM that image builds and agents trust',
-    }),
-  ),
-  DOCKER_PROXY_DIR: Type.String({
-    default: '/run/docker-proxy',
-    minLength: 1,
-    description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
-  }),
-  ...kubernetesSettings,
-  ...relaySettings,
-  CHOWDER_PUBLIC_URL: Type.Optional(httpUrl('URL of the API for clients')),
-  CHOWDER_ALLOWED_HOSTS: Type.Optional(
-    Type.String({
-      pattern: `^(\\*|${host}(, *${host})*)$`,
-      rule: 'must be names or addresses of hosts without ports, such as agents.example.com,10.0.0.7,[fd00::7], or *',
-      description:
-        'more names that clients reach the API by, separated by commas, or `*` for any: ' +
-        'see [who may call](operations.md#who-may-call)',
-    }),
-  ),
-  CORS_ALLOWED_ORIGINS: Type.Optional(
-    Type.String({
-      pattern: `^https?://${host}(:[0-9]+)?(, *https?://${host}(:[0-9]+)?)*$`,
-      rule: 'must be origins such as https://app.example.com,http://localhost:3000, without a path',
-      description:
-        'origins of web pages that may call the API with scoped keys, separated by commas; ' +
-        'by default none but the API’s own',
-    }),
-  ),
-  CHOWDER_DEFAULT_TIER: Type.Optional(
-    Type.Union([Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')], {
-      description:
-        'how many agents a new organization may have: `shrimp` 1, `crab` 10, `lobster` 500, `whale` any number; ' +
-        'by default `shrimp` with Stripe’s settings, else `whale`',
-    }),
-  ),
-  ANTHROPIC_BASE_URL: Type.Optional(httpUrl('URL of Anthropic’s API, without `/v1`')),
-  OPENAI_BASE_URL: Type.Optional(httpUrl('URL of OpenAI’s API, without `/v1`')),
-  GEMINI_BASE_URL: Type.Optional(httpUrl('URL of Gemini’s API, without `/v1beta`')),
-  CHOWDER_MODELS_FILE: Type.Optional(
-    Type.String({
-      minLength: 1,
-      description: 'JSON file that adds models to the table of the release, or changes them: see [models](models.md)',
-    }),
-  ),
   OPENCLAW_MIN_VERSION: Type.Optional(
     Type.String({
       pattern: '^\\d{4}\\.\\d+\\.\\d+(-[0-9A-Za-z.]+)?$',
@@ -257,40 +234,50 @@ export const Env = Type.Object({
       description:
         'oldest version of OpenClaw that agents may start with: ' +
         'see [vulnerable releases](security.md#vulnerable-releases)',
+      defaultText: 'the first without a known vulnerability',
     }),
   ),
-  CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry')),
-  STRIPE_SECRET_KEY: Type.Optional(
+  CLAWHUB_REGISTRY: Type.Optional(httpUrl('URL of the skill registry', { defaultText: 'OpenClaw’s' })),
+}
+
+const models = {
+  ANTHROPIC_BASE_URL: Type.Optional(httpUrl('URL of Anthropic’s API, without `/v1`', { defaultText: 'the vendor’s' })),
+  OPENAI_BASE_URL: Type.Optional(httpUrl('URL of OpenAI’s API, without `/v1`', { defaultText: 'the vendor’s' })),
+  GEMINI_BASE_URL: Type.Optional(httpUrl('URL of Gemini’s API, without `/v1beta`', { defaultText: 'the vendor’s' })),
+  CHOWDER_MODELS_FILE: Type.Optional(
     Type.String({
-      pattern: '^(sk|rk)_\\S+$',
-      rule: 'must begin with sk_ or rk_',
-      description: 'Stripe’s secret key; billing is off without it',
+      minLength: 1,
+      description: 'JSON file that adds models to the table of the release, or changes them: see [models](models.md)',
+      example: '/etc/chowder/models.json',
+      isSetByCompose: true,
     }),
   ),
-  STRIPE_WEBHOOK_SECRET: Type.Optional(
-    Type.String({
-      pattern: '^whsec_\\S+$',
-      rule: 'must begin with whsec_',
-      description: 'secret that signs Stripe’s requests to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
+}
+
+const customers = {
+  SIGNUP: Type.Optional(
+    Type.Union([Type.Literal('open'), Type.Literal('token'), Type.Literal('closed')], {
+      description:
+        'who may sign up: anybody (`open`), who has the token that `npm run admin -- signup-token` prints (`token`), ' +
+        'or nobody (`closed`): see [who may call](operations.md#who-may-call)',
+      example: 'token',
+      defaultText: '`open` while only this machine reaches the API, else `token`',
     }),
   ),
-  STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
-  STRIPE_PRICE_LOBSTER: Type.Optional(price('lobster')),
-  STRIPE_API_URL: Type.Optional(
-    Type.String({
-      pattern: '^https?://[^/\\s]+/?$',
-      rule: 'must be a URL without a path that begins with http:// or https://',
-      description: 'URL of Stripe’s API, for a proxy or a test server',
+  CHOWDER_DEFAULT_TIER: Type.Optional(
+    Type.Union([Type.Literal('shrimp'), Type.Literal('crab'), Type.Literal('lobster'), Type.Literal('whale')], {
+      description:
+        'how many agents a new organization may have: `shrimp` 1, `crab` 10, `lobster` 500, `whale` any number; ' +
+        'by default `shrimp` with Stripe’s settings, else `whale`',
+      example: 'whale',
+      defaultText: '`whale`, with Stripe `shrimp`',
     }),
   ),
-  BILLING_RETURN_URL: Type.Optional(httpUrl('URL to which Stripe’s pages return')),
-  WORKER_CONCURRENCY: Type.Integer({
-    default: 8,
-    minimum: 1,
-    maximum: 256,
-    description:
-      'instances that one worker works on at once; those that wait for longer than a second do not count, up to 24 in all (twice as many, and 8 more)',
-  }),
+  RATE_LIMIT_PER_MINUTE: limit(
+    6000,
+    'requests per minute with one key; all keys of an organization share five times as many, one address has 60 a ' +
+      'minute without a valid key and 100 sign-ups an hour',
+  ),
   STORED_BYTES_PER_ORGANIZATION: limit(
     10 * 1024 ** 3,
     'bytes that one organization stores in the database: responses, configurations of instances, answers that are ' +
@@ -307,6 +294,51 @@ export const Env = Type.Object({
     'bytes of the usage of one organization, some 400 for a call of a model; beyond it, the oldest calls are deleted',
     Number.MAX_SAFE_INTEGER,
   ),
+}
+
+const billing = {
+  STRIPE_SECRET_KEY: Type.Optional(
+    Type.String({
+      pattern: '^(sk|rk)_\\S+$',
+      rule: 'must begin with sk_ or rk_',
+      description: 'Stripe’s secret key; billing is off without it',
+      defaultText: 'no billing',
+      isSecret: true,
+    }),
+  ),
+  STRIPE_WEBHOOK_SECRET: Type.Optional(
+    Type.String({
+      pattern: '^whsec_\\S+$',
+      rule: 'must begin with whsec_',
+      description: 'secret that signs Stripe’s requests to `/v1/webhooks/stripe`; required with `STRIPE_SECRET_KEY`',
+      isSecret: true,
+    }),
+  ),
+  STRIPE_PRICE_CRAB: Type.Optional(price('crab')),
+  STRIPE_PRICE_LOBSTER: Type.Optional(price('lobster')),
+  STRIPE_API_URL: Type.Optional(
+    Type.String({
+      pattern: '^https?://[^/\\s]+/?$',
+      rule: 'must be a URL without a path that begins with http:// or https://',
+      description: 'URL of Stripe’s API, for a proxy or a test server',
+      defaultText: 'Stripe’s',
+    }),
+  ),
+  BILLING_RETURN_URL: Type.Optional(
+    httpUrl('URL to which Stripe’s pages return', {
+      example: 'https://app.example.com/billing',
+      defaultText: '`CHOWDER_PUBLIC_URL`',
+    }),
+  ),
+}
+
+const processes = {
+  CHOWDER_ROLE: Type.Union([Type.Literal('all'), Type.Literal('api'), Type.Literal('worker'), Type.Literal('relay')], {
+    default: 'all',
+    description:
+      'the role of this process: `all`, `api`, `worker` or `relay`; an argument on the command line overrides it',
+    isSetByCompose: true,
+  }),
   DRAIN_SECONDS: Type.Integer({
     default: 60,
     minimum: 0,
@@ -323,35 +355,21 @@ export const Env = Type.Object({
       'how long an API that is asked to stop still takes requests, while `/readyz` answers 503: for balancers that ' +
       'learn from it, as those of Kubernetes do',
   }),
-  RATE_LIMIT_PER_MINUTE: limit(
-    6000,
-    'requests per minute with one key; all keys of an organization share five times as many, one address has 60 a ' +
-      'minute without a valid key and 100 sign-ups an hour',
-  ),
-  SIGNUP: Type.Optional(
-    Type.Union([Type.Literal('open'), Type.Literal('token'), Type.Literal('closed')], {
-      description:
-        'who may sign up: anybody (`open`), who has the token that `npm run admin -- signup-token` prints (`token`), ' +
-        'or nobody (`closed`): see [who may call](operations.md#who-may-call)',
-    }),
-  ),
-  TRUST_PROXY: Type.Integer({
-    default: 0,
-    minimum: 0,
-    maximum: 10,
-    description: 'number of proxies in front of Chowder, whose `X-Forwarded-For` names the client',
-  }),
   METRICS_PORT: Type.Optional(
     Type.Integer({
       minimum: 0,
       maximum: 65535,
       description: 'port of Prometheus’ `/metrics`, another one for each process; disabled without it',
+      example: '9464',
+      defaultText: 'no metrics',
+      isSetByCompose: true,
     }),
   ),
   METRICS_HOST: Type.String({
     default: '127.0.0.1',
     minLength: 1,
     description: 'address that `/metrics` listens on; it requires no key',
+    isSetByCompose: true,
   }),
   LOG_LEVEL: Type.Union(
     (['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const).map((level) => Type.Literal(level)),
@@ -360,8 +378,40 @@ export const Env = Type.Object({
   LOG_FORMAT: Type.Optional(
     Type.Union([Type.Literal('json'), Type.Literal('pretty')], {
       description: 'how lines of the log look: `json` for programs, `pretty` for people',
+      example: 'json',
+      defaultText: '`pretty` on a terminal, else `json`',
     }),
   ),
+}
+
+export type Setting = TSchema & Partial<SettingOptions>
+
+/** The settings by group, in the order of docs/settings.md. */
+export const groups: readonly { title: string; settings: Record<string, Setting> }[] = [
+  { title: 'The API', settings: api },
+  { title: 'Data and secrets', settings: data },
+  { title: 'Agents', settings: agents },
+  { title: 'Docker', settings: docker },
+  { title: 'Kubernetes', settings: kubernetes },
+  { title: 'The relay and the egress proxy', settings: relay },
+  { title: 'Models', settings: models },
+  { title: 'Customers', settings: customers },
+  { title: 'Billing', settings: billing },
+  { title: 'Processes', settings: processes },
+]
+
+/** All settings. They are environment variables; no other file reads process.env. */
+export const Env = Type.Object({
+  ...api,
+  ...data,
+  ...agents,
+  ...docker,
+  ...kubernetes,
+  ...relay,
+  ...models,
+  ...customers,
+  ...billing,
+  ...processes,
 })
 
 /** The settings. That of a secret that is in a file has its path beside it, if the file is read again later. */

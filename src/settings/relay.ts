@@ -1,12 +1,13 @@
 import { Type } from '@sinclair/typebox'
 
-/** The environment variables of the relay, and of the egress proxy at its port. */
-export const relaySettings = {
+/** The settings of the relay, and of the egress proxy at its port. */
+export const relay = {
   RELAY_ROLE: Type.Union([Type.Literal('worker'), Type.Literal('relay')], {
     default: 'worker',
     description:
       'the role that has the relay, through which agents ask models: `worker` (and `all`), or `relay`, in processes of ' +
       'its own: see [the relay](operations.md#the-relay)',
+    isSetByCompose: true,
   }),
   RELAY_PORT: Type.Integer({
     default: 8090,
@@ -15,11 +16,15 @@ export const relaySettings = {
     description:
       'port of the relay, the same for all processes, since agents keep it while Chowder restarts; `0`: one that is ' +
       'free at the first start, and kept in the database',
+    isSetByCompose: true,
   }),
   RELAY_HOST: Type.Optional(
     Type.String({
       minLength: 1,
       description: 'address that the relay listens on; by default the one at which agents reach this host',
+      example: '127.0.0.1',
+      defaultText: '`127.0.0.1`, with Docker the host’s address in `DOCKER_NETWORK`',
+      isSetByCompose: true,
     }),
   ),
   RELAY_URL: Type.Optional(
@@ -27,6 +32,9 @@ export const relaySettings = {
       pattern: '^https?://[^\\s/?#]+/?$',
       rule: 'must be a URL without a path that begins with http:// or https://',
       description: 'URL of the relay for agents, if it is on another host than they are; the same for all processes',
+      example: 'http://10.0.0.7:8090',
+      defaultText: '`http://RELAY_HOST:RELAY_PORT`',
+      isSetByCompose: true,
     }),
   ),
   EGRESS_ALLOWED_HOSTS: Type.Optional(
@@ -36,6 +44,7 @@ export const relaySettings = {
       description:
         'hosts that agents may reach though their addresses are not public, separated by commas, each with a port or for ' +
         '80 and 443: see [private hosts](egress.md#private-hosts)',
+      example: 'mattermost.internal:8065,10.0.0.0/8:443',
     }),
   ),
 }

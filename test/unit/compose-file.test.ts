@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { dockerSettings } from '#composition/docker-settings.ts'
 import { networkOptions } from '#sandbox/docker/network.ts'
-import { loadConfig } from '#settings/config.ts'
+import { loadConfig, settingNames } from '#settings/config.ts'
 import { present } from '../support/present.ts'
 
 interface Service {
@@ -71,6 +71,13 @@ test('the network that agents of the version before are in is unchanged, and rea
     },
   })
   expect(servicesIn('agents')).toEqual(['api', 'worker', 'relay'])
+})
+
+test.each(['api', 'worker', 'relay', 'migrate', 'docker-proxy'])('%s has no variable that is no setting', (service) => {
+  const ofNode = ['NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS']
+  const names = Object.keys(services[service]?.environment ?? {}).filter((name) => !ofNode.includes(name))
+  expect(names.length).toBeGreaterThan(0)
+  expect(settingNames).toEqual(expect.arrayContaining(names))
 })
 
 test.each(['CHOWDER_CONFIG_FILE', 'CHOWDER_MODELS_FILE'])('%s is a path on the host, which each role reads', (name) => {

@@ -1,39 +1,13 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { defaultTier } from '#composition/settings.ts'
-import { BadEnvironment, loadConfig, secretVariables, unknownSettings } from '#settings/config.ts'
+import { BadEnvironment, loadConfig, unknownSettings } from '#settings/config.ts'
 import { Env } from '#settings/env.ts'
 import { signupMode } from '#settings/exposure.ts'
 
 const key = Buffer.alloc(32, 7).toString('base64')
-
-/** The command, the image and the mounts of docker-compose.yml decide on these. */
-const fixedInContainers = [
-  'ALLOW_UNISOLATED',
-  'CHOWDER_DATA_DIR',
-  'CHOWDER_ROLE',
-  'CHOWDER_SECRET_KEY_COMMAND',
-  'DOCKER_CERT_PATH',
-  'DOCKER_PROXY_DIR',
-  'DOCKER_PUBLISH_ADDRESS',
-  'HOST',
-  'KUBECONFIG',
-  'KUBERNETES_CONTEXT',
-  'KUBERNETES_CONTROL_NAMESPACE',
-  'KUBERNETES_IMAGE',
-  'KUBERNETES_NAMESPACE',
-  'KUBERNETES_PULL_SECRET',
-  'KUBERNETES_REQUEST_PERCENT',
-  'KUBERNETES_RUNTIME_CLASS',
-  'KUBERNETES_STORAGE_CLASS',
-  'KUBERNETES_VOLUME_MB',
-  'LOCAL_ISOLATION',
-  'LOCAL_UIDS',
-  'METRICS_PORT',
-  'PORT',
-]
 
 function complaints(env: NodeJS.ProcessEnv): string {
   try {
@@ -240,12 +214,6 @@ describe('the environment', () => {
     expect(complaints({ DATABASE_URL: 'postgres://x/y', CHOWDER_SECRET_KEY: key })).toBe('')
   })
 
-  test('docker-compose.yml passes on every setting that means something in a container', () => {
-    const text = readFileSync(new URL('../../docker-compose.yml', import.meta.url), 'utf8')
-    const missing = Object.keys(Env.properties).filter((name) => !new RegExp(`^ +${name}(_FILE)?:`, 'm').test(text))
-    expect(missing.sort()).toEqual(fixedInContainers)
-  })
-
   describe('secrets in files', () => {
     let folder: string
     beforeAll(() => {
@@ -286,11 +254,6 @@ describe('the environment', () => {
       expect(message).toContain('STRIPE_SECRET_KEY and STRIPE_SECRET_KEY_FILE are both set')
       expect(message).not.toContain('canary')
     })
-
-    test('docs/settings.md names each', () => {
-      const text = readFileSync(new URL('../../docs/settings.md', import.meta.url), 'utf8')
-      for (const name of secretVariables) expect(text).toContain(`\`${name}_FILE\``)
-    })
   })
 
   test.each(['password', 'changeme', 'change-me', 'CHANGE_ME', '<password>', 'your-password', 'placeholder', 'secret'])(
@@ -319,20 +282,5 @@ describe('the environment', () => {
       expect(complaints({ ...all, [missing]: '' })).toContain(`${missing} is required with Stripe's other settings`)
     }
     expect(complaints({ ...all, STRIPE_PRICE_LOBSTER: 'price_1' })).toContain('STRIPE_PRICE_LOBSTER must be another')
-  })
-
-  test.each(['docs/settings.md', '.env.example'])('%s names every variable and no other', (file) => {
-    const text = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
-    const pattern = file === 'docs/settings.md' ? /^\| `([A-Z_]+)` \|/gm : /^#? ?([A-Z_]+)=/gm
-    expect([...text.matchAll(pattern)].map((match) => match[1]).sort()).toEqual(Object.keys(Env.properties).sort())
-  })
-
-  test('docs/settings.md has the description and the default of each variable', () => {
-    const text = readFileSync(new URL('../../docs/settings.md', import.meta.url), 'utf8')
-    for (const [name, schema] of Object.entries(Env.properties)) {
-      const row = text.split('\n').find((line) => line.startsWith(`| \`${name}\` |`))
-      expect(row).toContain(`| ${schema.description} |`)
-      if (schema.default !== undefined) expect(row).toContain(`\`${schema.default}\``)
-    }
   })
 })

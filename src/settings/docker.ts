@@ -1,0 +1,81 @@
+import { Type } from '@sinclair/typebox'
+
+/** The settings of the Docker driver. */
+export const docker = {
+  DOCKER_HOST: Type.String({
+    default: 'unix:///var/run/docker.sock',
+    minLength: 1,
+    description: 'address of dockerd: `unix:///path` or `tcp://host:port`',
+    isSetByCompose: true,
+  }),
+  DOCKER_CERT_PATH: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description:
+        'folder with `ca.pem`, `cert.pem` and `key.pem`, as of the docker command: `tcp://` is TLS with it; required ' +
+        'for a dockerd on another machine',
+      example: '/etc/chowder/docker',
+      isSetByCompose: true,
+    }),
+  ),
+  DOCKER_GATEWAY_ADDRESS: Type.Union([Type.Literal('published'), Type.Literal('network')], {
+    default: 'published',
+    description:
+      'address of gateways in containers: `published` at `DOCKER_PUBLISH_ADDRESS`, or their `network` address for a control plane in a container of `DOCKER_NETWORK`',
+    isSetByCompose: true,
+  }),
+  DOCKER_PUBLISH_ADDRESS: Type.String({
+    default: '127.0.0.1',
+    pattern: '^(?!0\\.)(?:(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)(?:\\.(?!$)|$)){4}$',
+    rule: 'must be an IPv4 address of the host of dockerd, such as 10.1.0.5',
+    description:
+      'address of the host of dockerd at which `published` gateways listen; for a dockerd on another machine one in a ' +
+      'private network, where Chowder reaches it: see [another host](docker.md#agents-on-another-host)',
+    isSetByCompose: true,
+  }),
+  DOCKER_NETWORK: Type.String({
+    default: 'chowder-agents',
+    pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
+    rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
+    description: 'network of the agents, created if it is missing, and name of its bridge',
+    isSetByCompose: true,
+  }),
+  DOCKER_EGRESS_NETWORK: Type.Optional(
+    Type.String({
+      pattern: '^[a-z0-9][a-z0-9-]{0,14}$',
+      rule: 'must be 1 to 15 lower-case letters, digits and hyphens, as it names a bridge',
+      description:
+        'network by which a relay in a container reaches other hosts, and name of its bridge: with `network` as ' +
+        '`DOCKER_GATEWAY_ADDRESS`, the firewall keeps it from the host as it does agents',
+      isSetByCompose: true,
+    }),
+  ),
+  DOCKER_BUILD_NETWORK: Type.String({
+    default: 'default',
+    minLength: 1,
+    description: 'network for the build of agents’ images, as of `docker build --network`',
+    isSetByCompose: true,
+  }),
+  DOCKER_NODE_IMAGE: Type.String({
+    default: 'node:24-slim',
+    pattern: '^[a-z0-9][A-Za-z0-9._/:@-]*$',
+    rule: 'must be the name of an image, such as node:24-slim@sha256:…',
+    description:
+      'image of Node.js 24 on Debian that images are built on; with a digest the same one every time: ' +
+      'see [pinned images](docker.md#pinned-images)',
+    isSetByCompose: true,
+  }),
+  DOCKER_EXTRA_CA_FILE: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description: 'additional certificates in PEM that image builds and agents trust',
+      isSetByCompose: true,
+    }),
+  ),
+  DOCKER_PROXY_DIR: Type.String({
+    default: '/run/docker-proxy',
+    minLength: 1,
+    description: 'folder of the Docker proxy’s sockets, `api/docker.sock` and `worker/docker.sock`',
+    isSetByCompose: true,
+  }),
+}
