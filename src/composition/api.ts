@@ -6,7 +6,7 @@ import { createFindTokenCaller } from '#api/keys/client-tokens.ts'
 import { findSignupToken } from '#api/organization/signup-token.ts'
 import { type AppDeps, buildApp } from '#app.ts'
 import type { Db } from '#database/client.ts'
-import { countProcesses } from '#database/processes.ts'
+import { aliveProcesses, isWorker } from '#database/processes.ts'
 import { inFlightLimits } from '#http/in-flight.ts'
 import { connectLimits, type RateLimits, rateLimits } from '#http/rate-limit.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
@@ -156,11 +156,16 @@ export async function openApi({ config, drain }: Startup, parts: Omit<ApiParts, 
 }
 
 async function readiness(db: Db, queue: ApiParts['queue'], hostDisk: HostDisk) {
-  const counted = pTimeout(countProcesses(db), { milliseconds: readinessTimeoutMs }).catch(() => null)
+  const counted = pTimeout(aliveProcesses(db), { milliseconds: readinessTimeoutMs }).catch(() => null)
   const [processes, isQueueReady] = await Promise.all([counted, queue.ping(AbortSignal.timeout(readinessTimeoutMs))])
   const hasRoom = await hostDisk.look().then(
     ({ isLow }) => !isLow,
     () => true,
   ) // not to be read is no lack of room
-  return { database: processes !== null, queue: isQueueReady, disk: hasRoom, workers: processes?.workers ?? null }
+  return {
+    database: processes !== null,
+    queue: isQueueReady,
+    disk: hasRoom,
+    workers: processes?.filter(isWorker).length ?? null,
+  }
 }

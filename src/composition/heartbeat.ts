@@ -1,7 +1,7 @@
 import { hostname } from 'node:os'
 import pTimeout from 'p-timeout'
 import type { Db } from '#database/client.ts'
-import { aliveSeconds, countProcesses, type ProcessFacts, recordProcess, removeProcess } from '#database/processes.ts'
+import { aliveSeconds, beat, beatEveryMs, isWorker, type ProcessFacts, removeProcess } from '#database/processes.ts'
 import type { Logger } from '#platform/log.ts'
 import { type PeriodicTask, runPeriodically } from '#platform/periodic.ts'
 import { texts } from '#platform/texts.ts'
@@ -9,62 +9,66 @@ import { commit, version } from '#platform/version.ts'
 import type { Startup } from './startup.ts'
 import type { OpenVault } from './vault.ts'
 
-const heartbeatMs = 10_000
+const timeoutMs = 10_000
 const removeTimeoutMs = 2000
 
 export interface Heartbeat {
   task: PeriodicTask
-  /** Whether no worker has been seen lately. False before the second run, and after an outage of the database. */
+  /** The processes that were alive at the last beat, this one among them, in the order of their ids. */
+  alive(): readonly ProcessFacts[]
+  /** Whether no worker is alive. False until this process has beaten for 15 s, also after an outage of the database. */
   areWorkersMissing(): boolean
 }
 
-/**
- * Says that this process lives, and looks whether a worker does. The log says when the last one is gone. `describe`
- * says what the process is.
- */
+/** Beats for this process, and logs when the last worker is gone and when there is one again. */
 export function createHeartbeat(
   db: Db,
   describe: () => Promise<ProcessFacts>,
   log: Pick<Logger, 'info' | 'warn'>,
 ): Heartbeat {
+  let alive: readonly ProcessFacts[] = []
   let areMissing = false
-  let hasRun = false
+  /** The beats without a failure between them. */
+  let beats = 0
 
   async function run(): Promise<void> {
-    const hasRunBefore = hasRun
-    hasRun = false
-    await recordProcess(db, await describe())
-    const isMissing = (await countProcesses(db)).workers === 0
-    hasRun = true
-    // After a start and after an outage of the database, workers have as long as this process to say that they live.
-    if (!hasRunBefore || isMissing === areMissing) return
+    const beatsBefore = beats
+    beats = 0
+    alive = await beat(db, await describe())
+    beats = beatsBefore + 1
+    // The workers have as long as this process to begin their beats.
+    const isMissing = !alive.some(isWorker)
+    if (beats * beatEveryMs <= aliveSeconds * 1000 || isMissing === areMissing) return
     areMissing = isMissing
     if (isMissing)
-      log.warn(`no worker was seen for ${aliveSeconds} s: changes are accepted and wait. ${texts.startAWorker}`)
-    else log.info('a worker is there again')
+      log.warn(`no worker has been alive for ${aliveSeconds} s: changes are accepted and wait. ${texts.startAWorker}`)
+    else log.info('a worker is alive again')
   }
 
   return {
-    task: { name: 'the heartbeat', everyMs: heartbeatMs, timeoutMs: heartbeatMs, run },
+    task: { name: 'beat', everyMs: beatEveryMs, timeoutMs, run },
+    alive: () => alive,
     areWorkersMissing: () => areMissing,
   }
 }
 
 /**
- * Opens the heartbeat of this process, which also reads the secret keys again: whoever changes them learns from the rows
- * of the processes which keys each accepts. The drain ends it, and removes the row unless the database is away.
+ * Beats once, and then periodically until the drain ends. `regions` are those that this process serves as a worker;
+ * there are none from the begin of the drain on. The drain removes the row of the process unless the database is away.
  */
-export function openHeartbeat(
+export async function openHeartbeat(
   { role, log, drain }: Startup,
   { db, vault, reread }: OpenVault & { db: Db },
   id: string,
-): Heartbeat {
+  regions: () => string[],
+): Promise<Heartbeat> {
   const facts = { id, role, version, commit, host: hostname(), pid: process.pid }
   const describe = async () => {
     await reread().catch((error: unknown) => log.warn({ err: error }, 'the secret keys cannot be read again'))
-    return { ...facts, secretKeyIds: [...vault.keyIds] }
+    return { ...facts, regions: drain.signal.aborted ? [] : regions(), secretKeyIds: [...vault.keyIds] }
   }
   const heartbeat = createHeartbeat(db, describe, log)
+  await heartbeat.task.run(drain.signal)
   const stopping = new AbortController()
   const running = runPeriodically([heartbeat.task], stopping.signal, log)
   drain.add('connections', async () => {

@@ -1,4 +1,5 @@
 import { createBacklogMetrics } from '#lifecycle/backlog.ts'
+import { nameOf } from '#lifecycle/shards.ts'
 import { addModelsFile } from '#openclaw/models-file.ts'
 import { knownReleases } from '#openclaw/releases.ts'
 import { prepareDataFolder } from '#platform/data-folder.ts'
@@ -38,7 +39,7 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   reloadOnHangup(startup, regions)
   const processId = newId()
   if (role === 'relay') {
-    openHeartbeat(startup, { db, vault, reread }, processId)
+    await openHeartbeat(startup, { db, vault, reread }, processId, () => [])
     const { openEgress } = await import('./egress.ts')
     const { openRelay } = await import('./relay.ts')
     const egress = await openEgress(startup, { db, vault, regions })
@@ -51,8 +52,9 @@ export async function start(given: Startup, create: CreateDriver = createDriver)
   let publicUrl = ''
   const billing = await openBilling(config, () => publicUrl)
   const hostDisk = createHostDisk(given.dataDir, config.DISK_FLOOR_MB)
-  const parts = { db, vault, regions, queue, billing, hostDisk, processId, log }
-  const { areWorkersMissing } = openHeartbeat(startup, { db, vault, reread }, processId)
+  const served = () => (role === 'api' ? [] : regions.served().map(nameOf))
+  const { alive, areWorkersMissing } = await openHeartbeat(startup, { db, vault, reread }, processId, served)
+  const parts = { db, vault, regions, queue, billing, hostDisk, processId, alive, log }
 
   // Loaded late: a process does not load the code of a role that it does not have. First the relay: turns, and gateways
   // that start, ask it.

@@ -3,7 +3,7 @@ import type { Region } from '#instances/regions.ts'
 import { placesOf } from '#lifecycle/places.ts'
 import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import type { ReconcileQueue } from '#lifecycle/queue.ts'
-import type { LifecycleDeps } from '#lifecycle/reconcile.ts'
+import type { LifecycleDeps, WorkerDeps } from '#lifecycle/reconcile.ts'
 import { createStartLimit } from '#lifecycle/start-limit.ts'
 import { defaultTimeouts } from '#lifecycle/step.ts'
 import { defaultIntervals, type Intervals, startWorker, type Worker } from '#lifecycle/worker.ts'
@@ -24,6 +24,8 @@ export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostD
   billing: Billing | null
   /** The id of this process among all of them. */
   processId: string
+  /** The processes of the last beat. */
+  alive: WorkerDeps['alive']
   log: Logger
 }
 

@@ -1,72 +1,57 @@
-import { and, eq, gt, lt, ne, sql } from 'drizzle-orm'
+import { and, eq, gt, lt, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { processes } from './schema.ts'
 
-/** A process that has not written its row for so long has ended: two of its heartbeats are missing. */
-export const aliveSeconds = 20
-/** How long the row of a killed process stays, for the operator. */
+/** How often a process beats, in ms. */
+export const beatEveryMs = 2000
+/** A process that has not beaten for this long is dead, by the clock of the database. */
+export const aliveSeconds = 15
+/** A process that has not beaten for this long has a gap: three of its beats are missing. */
+const gapSeconds = 6
+/** How long the row of a killed process stays. */
 const keptHours = 1
 
 export type ProcessFacts = Pick<
   typeof processes.$inferSelect,
-  'id' | 'role' | 'version' | 'commit' | 'host' | 'pid' | 'secretKeyIds'
+  'id' | 'role' | 'regions' | 'version' | 'commit' | 'host' | 'pid' | 'secretKeyIds'
 >
 
 /** By the clock of now, also within a transaction. */
 const ago = (seconds: number) => sql`statement_timestamp() - make_interval(secs => ${seconds})`
 
-/** Says that a process lives, and deletes the rows of processes that ended long ago. */
-export async function recordProcess(db: Db, facts: ProcessFacts): Promise<void> {
+const hasBeaten = and(gt(processes.seenAt, ago(aliveSeconds)), sql`${processes.role} <> ''`)
+
+/**
+ * Beats for a process: it is alive for 15 s more. Returns the processes that are alive, itself among them, in the order
+ * of their ids. Deletes the rows of processes that ended long ago.
+ */
+export async function beat(db: Db, facts: ProcessFacts): Promise<ProcessFacts[]> {
+  const since = sql`CASE WHEN ${processes.seenAt} > ${ago(gapSeconds)} THEN ${processes.since} ELSE now() END`
   await db
     .insert(processes)
     .values(facts)
-    .onConflictDoUpdate({ target: processes.id, set: { ...facts, seenAt: sql`now()` } })
+    .onConflictDoUpdate({ target: processes.id, set: { ...facts, since, seenAt: sql`now()` } })
   await db.delete(processes).where(lt(processes.seenAt, ago(keptHours * 3600)))
+  return aliveProcesses(db)
 }
 
-/** A worker that has not said for so long which regions it serves has ended. */
-const servingSeconds = 7
-
-/** Says which regions a worker serves. Returns the other workers with theirs. */
-export async function reportRegions(
-  db: Db,
-  id: string,
-  regions: readonly string[],
-): Promise<{ id: string; regions: string[] }[]> {
-  const row = { regions: [...regions], seenAt: sql`statement_timestamp()` }
-  await db
-    .insert(processes)
-    .values({ id, ...row })
-    .onConflictDoUpdate({ target: processes.id, set: row })
-  if (regions.length === 0) return []
-  return db
-    .select({ id: processes.id, regions: processes.regions })
-    .from(processes)
-    .where(
-      and(
-        gt(sql`cardinality(${processes.regions})`, 0),
-        gt(processes.seenAt, ago(servingSeconds)),
-        ne(processes.id, id),
-      ),
-    )
-}
-
-/** Says that a process has ended. */
+/** Ends the beats of a process: it is dead at once. */
 export const removeProcess = (db: Db, id: string) => db.delete(processes).where(eq(processes.id, id))
 
-const isAlive = and(gt(processes.seenAt, ago(aliveSeconds)), ne(processes.role, ''))
+/** The processes that are alive, in the order of their ids. */
+export const aliveProcesses = (db: Db): Promise<ProcessFacts[]> =>
+  db.select().from(processes).where(hasBeaten).orderBy(processes.id)
 
-/** The processes that live and have said what they are. */
-export const aliveProcesses = (db: Db) => db.select().from(processes).where(isAlive).orderBy(processes.since)
+/** Whether a process works on instances. One that drains does not, though it lives. */
+export const isWorker = ({ regions }: Pick<ProcessFacts, 'regions'>): boolean => regions.length > 0
 
-/** The number of processes that live and have said what they are, and of those among them that work on instances. */
-export async function countProcesses(db: Db): Promise<{ all: number; workers: number }> {
-  const [counted] = await db
-    .select({
-      all: sql<number>`count(*)::int`,
-      workers: sql<number>`(count(*) FILTER (WHERE ${processes.role} IN ('all', 'worker')))::int`,
-    })
-    .from(processes)
-    .where(isAlive)
-  return counted ?? { all: 0, workers: 0 }
-}
+const beatenFor = `> statement_timestamp() - interval '${aliveSeconds} seconds'`
+
+/**
+ * Whether the process with this id is alive, as a condition of SQL; `id` is an expression, such as `call.process_id`.
+ * For the rows that a process holds: those of a dead one are lost. While no process has beaten for 15 s without a gap,
+ * all count as alive: after an outage of the database the living ones have yet to beat.
+ */
+export const isProcessAlive = (id: string): string => `(
+  EXISTS (SELECT FROM processes holder WHERE holder.id = ${id} AND holder.seen_at ${beatenFor})
+  OR NOT EXISTS (SELECT FROM processes beating WHERE beating.seen_at ${beatenFor} AND NOT beating.since ${beatenFor}))`

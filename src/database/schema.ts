@@ -432,9 +432,8 @@ export const events = pgTable(
 )
 
 /**
- * The processes of Chowder. Each writes its row while it lives, and deletes it in its drain; a killed one leaves it.
- * Its heartbeat writes what the process is, and the lines of turns what it knows of others, whichever comes first. The
- * migration makes the table UNLOGGED: turns must not wait for the disk. After a crash of PostgreSQL it fills again.
+ * The processes of Chowder. Each beats while it lives, see `database/processes.ts`, and deletes its row in its drain; a
+ * killed one leaves it. The migration makes the table UNLOGGED: after a crash of PostgreSQL it fills again.
  */
 export const processes = pgTable('processes', {
   id: uuid().primaryKey(),
@@ -443,6 +442,7 @@ export const processes = pgTable('processes', {
   commit: text().notNull().default(''),
   host: text().notNull().default(''),
   pid: integer().notNull().default(0),
+  /** Since when it beats without a gap. */
   since: instant().notNull().defaultNow(),
   seenAt: instant().notNull().defaultNow(),
   /**
@@ -450,9 +450,9 @@ export const processes = pgTable('processes', {
    * turns.
    */
   isAlone: boolean(),
-  /** The ids of the secret keys that it accepts, the one that it seals with first. None before its first heartbeat. */
+  /** The ids of the secret keys that it accepts, the one that it seals with first. None before its first beat. */
   secretKeyIds: text().array().notNull().default([]),
-  /** The regions that it serves as a worker. */
+  /** The regions whose instances it works on; none for a process that drains or is no worker. */
   regions: text().array().notNull().default([]),
 })
 

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql } from 'drizzle-orm'
+import type { ProcessFacts } from '#database/processes.ts'
 import { type Instance, instances } from '#database/schema.ts'
 import { findIntent, findRequest } from '#history/find-intent.ts'
 import { changedBy } from '#history/record.ts'
@@ -28,6 +29,8 @@ export interface LifecycleDeps extends StepDeps {
 export interface WorkerDeps extends Pick<LifecycleDeps, 'db' | 'queue' | 'log'> {
   /** The id of this process among all of them. */
   processId: string
+  /** The processes of the last beat, or none before one. */
+  alive(): readonly Pick<ProcessFacts, 'id' | 'regions'>[]
   /** What it works with in each of its regions. */
   regions(): readonly LifecycleDeps[]
 }

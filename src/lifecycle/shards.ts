@@ -1,14 +1,10 @@
 import { and, lt, type SQL, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
-import { reportRegions } from '#database/processes.ts'
+import { isWorker, type ProcessFacts } from '#database/processes.ts'
 import { instances, shardOf } from '#database/schema.ts'
 import type { Region } from '#instances/regions.ts'
-import type { PeriodicTask } from '#platform/periodic.ts'
 import { findWaiting } from './sweep.ts'
 
-/** With the time after which a silent worker counts as ended, others look at its instances within 10 s. */
-const reportEveryMs = 2000
-const reportTimeoutMs = 5000
 /** More workers of a region than these have nothing to look at. */
 const shardCount = 256
 
@@ -48,52 +44,42 @@ export function isInRange({ index, count }: ShardRange, cursor: Cursor): SQL | u
 export const inShardOrder = [shard, instances.id]
 
 export interface Shards {
-  /** Reports the regions of this worker, and learns of the others. */
-  readonly task: PeriodicTask
   of(region: Pick<Region, 'region' | 'sandboxes'>): ShardRange
   /** Whether this worker is the first of all, whatever regions they serve. */
   isFirst(): boolean
   /** Whether rows wait that only other workers serve. */
   areWaitingElsewhere(): Promise<boolean>
-  /** Leaves the rows to the others at once. */
-  leave(): Promise<unknown>
 }
 
 const placeName = (driver: string, region: string) => `${driver}/${region}`
-const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => placeName(sandboxes.name, region)
+
+/** The name of a region among those of a process. */
+export const nameOf = ({ region, sandboxes }: Pick<Region, 'region' | 'sandboxes'>) => placeName(sandboxes.name, region)
 
 /**
- * Spreads the instances of each region over the workers that serve it, by the order of the ids of their processes. While
- * workers come and go, two may look at the same row, or none for some seconds: looks change nothing by themselves, and
- * the next ones make up for it.
+ * Divides the instances of each region among the workers that serve it, in the order of the ids of their processes.
+ * `alive` are the processes of the last beat. While workers come and go, two may look at the same row, or none for some
+ * seconds: looks change nothing by themselves, and the next ones make up for it.
  */
-export function createShards(db: Db, processId: string, regions: () => readonly Region[]): Shards {
-  let ranges = new Map<string, ShardRange>()
-  let isFirst = true
-  let elsewhere = new Set<string>()
+export function createShards(
+  db: Db,
+  processId: string,
+  alive: () => readonly Pick<ProcessFacts, 'id' | 'regions'>[],
+  regions: () => readonly Region[],
+): Shards {
+  const others = () => alive().filter((process) => isWorker(process) && process.id !== processId)
   return {
-    task: {
-      name: 'the report of the regions of a worker',
-      everyMs: reportEveryMs,
-      timeoutMs: reportTimeoutMs,
-      async run() {
-        const served = regions().map(nameOf)
-        const others = await reportRegions(db, processId, served)
-        isFirst = others.every(({ id }) => id > processId)
-        elsewhere = new Set(others.flatMap((other) => other.regions).filter((name) => !served.includes(name)))
-        ranges = new Map(
-          served.map((name) => {
-            const workers = others.filter((other) => other.regions.includes(name)).map(({ id }) => id)
-            return [name, { index: workers.filter((id) => id < processId).length, count: workers.length + 1 }]
-          }),
-        )
-      },
+    of(region) {
+      const workers = others().filter((other) => other.regions.includes(nameOf(region)))
+      return { index: workers.filter(({ id }) => id < processId).length, count: workers.length + 1 }
     },
-    of: (region) => ranges.get(nameOf(region)) ?? allShards,
-    isFirst: () => isFirst,
-    areWaitingElsewhere: async () =>
-      elsewhere.size > 0 &&
-      (await findWaiting(db)).some(({ driver, region }) => elsewhere.has(placeName(driver, region))),
-    leave: () => reportRegions(db, processId, []),
+    isFirst: () => others().every(({ id }) => id > processId),
+    async areWaitingElsewhere() {
+      const served = regions().map(nameOf)
+      const elsewhere = new Set(others().flatMap((other) => other.regions))
+      for (const name of served) elsewhere.delete(name)
+      if (elsewhere.size === 0) return false
+      return (await findWaiting(db)).some(({ driver, region }) => elsewhere.has(placeName(driver, region)))
+    },
   }
 }

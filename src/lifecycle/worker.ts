@@ -65,10 +65,8 @@ export async function startWorker(
 ): Promise<Worker> {
   const { log } = deps
   const stopping = new AbortController()
-  const shards = createShards(deps.db, deps.processId, deps.regions)
+  const shards = createShards(deps.db, deps.processId, deps.alive, deps.regions)
   const work = createRegionWork(intervals.driftEveryMs, shards, stopping.signal, log)
-  // Beside other workers it compares nothing that they compare. A failure is not logged: the periodic run follows.
-  await shards.task.run(starting).catch(() => {})
   await work.serve(deps.regions(), starting)
   const claims = createClaims(deps, slots, shards)
   const jobs = queue.work(claims.take, slots)
@@ -79,15 +77,15 @@ export async function startWorker(
       if (shards.isFirst()) await task.run(signal)
     },
   }))
-  const periodic = runPeriodically([sweeping, shards.task, ...byFirst], stopping.signal, log)
+  const periodic = runPeriodically([sweeping, ...byFirst], stopping.signal, log)
 
   return {
     update: () => work.serve(deps.regions(), stopping.signal),
     async stop() {
       stopping.abort()
       await Promise.all([claims.stop(drainMs), jobs.stop()])
-      const ended = Promise.all([periodic, work.ended()]).then(shards.leave)
-      await pTimeout(ended, { milliseconds: tasksEndMs, message: false }).catch(() => {}) // others notice it in seconds
+      const ended = Promise.all([periodic, work.ended()])
+      await pTimeout(ended, { milliseconds: tasksEndMs, message: false })
     },
   }
 }

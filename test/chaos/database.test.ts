@@ -119,7 +119,7 @@ beforeAll(async () => {
   }
   const rounds = { sweepEveryMs: 1000, driftEveryMs: 5000 }
   worker = await startWorker(
-    { ...deps, processId: newId(), regions: () => [deps] },
+    { ...deps, processId: newId(), alive: () => [], regions: () => [deps] },
     queue,
     8,
     rounds,

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { queueAnswers } from '#commands/doctor/queue.ts'
 import { createDrain } from '#composition/drain.ts'
 import { createHeartbeat, openHeartbeat } from '#composition/heartbeat.ts'
+import { isProcessAlive } from '#database/processes.ts'
 import { loadConfig } from '#settings/config.ts'
 import { FakeDriver } from '../support/fake-driver.ts'
 import { startFakeGateway } from '../support/fake-gateway.ts'
@@ -30,8 +31,9 @@ afterAll(async () => {
 })
 
 const query = (text: string, ...values: unknown[]) => chowder.database.pool.query(text, values)
-const factsOf = (role: string) => {
-  const facts = { id: randomUUID(), role, version: '1.2.3', commit: 'abc', host: 'here', pid: 7, secretKeyIds: [] }
+const factsOf = (role: string, id: string = randomUUID()) => {
+  const regions = role === 'api' ? [] : ['fake/fake']
+  const facts = { id, role, regions, version: '1.2.3', commit: 'abc', host: 'here', pid: 7, secretKeyIds: [] }
   return async () => facts
 }
 const beat = (role: string) => createHeartbeat(chowder.database.db, factsOf(role), silent).task.run(signal)
@@ -51,33 +53,57 @@ async function doctorsFindings(): Promise<{ what: string; whatToDo: string }[]> 
 
 test('a process is in the table while it lives, and its drain removes it', async () => {
   const drain = createDrain(silent)
-  openHeartbeat(
+  let regions = ['fake/fake']
+  await openHeartbeat(
     { role: 'worker', config: loadConfig({}), dataDir: '', log: silent, drain },
     { db: chowder.database.db, vault: chowder.vault, reread: async () => {} },
     randomUUID(),
+    () => regions,
   )
   const rows = () => query("SELECT * FROM processes WHERE role <> ''").then(({ rows }) => rows)
-  const [row] = await until('its row', async () => ((await rows()).length > 0 ? rows() : null))
+  const [row] = await rows()
   expect(row).toMatchObject({
     role: 'worker',
     version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
     pid: process.pid,
+    regions,
     secret_key_ids: chowder.vault.keyIds,
   })
+  regions = ['fake/fake', 'fake/west']
+  await until('the next beat', async () => (await rows())[0]?.regions.length === 2)
   await drain.run({ interrupted: false })
   expect(await rows()).toEqual([])
 })
 
-test('a worker counts for 20 s after its last heartbeat, and its row is deleted after an hour', async () => {
+test('a process that drains works on no instances any more, and is alive until its drain ends', async () => {
+  const drain = createDrain(silent)
+  await openHeartbeat(
+    { role: 'worker', config: loadConfig({}), dataDir: '', log: silent, drain },
+    { db: chowder.database.db, vault: chowder.vault, reread: async () => {} },
+    randomUUID(),
+    () => ['fake/fake'],
+  )
+  const ending = Promise.withResolvers<void>()
+  drain.add('api', () => ending.promise)
+  const drained = drain.run({ interrupted: false })
+  await until('it to serve nothing', async () => {
+    const { rows } = await query("SELECT regions FROM processes WHERE role <> ''")
+    return rows.length === 1 && rows[0].regions.length === 0
+  })
+  ending.resolve()
+  await drained
+})
+
+test('a worker is alive for 15 s after its last beat, and its row is deleted after an hour', async () => {
   await beat('worker')
   await beat('all')
   await beat('api')
   await counts(2)
   expect(await readiness()).toMatchObject({ status: 'ready', workers: 2, version: expect.stringMatching(/^\d/) })
-  await age(19)
+  await age(14)
   await sleep(readinessLastsMs)
   expect((await readiness()).workers).toBe(2)
-  await age(21)
+  await age(16)
   await counts(0)
   expect(await readiness()).toMatchObject({ status: 'ready', workers: 0, commit: expect.any(String) })
   await age(3601)
@@ -85,23 +111,54 @@ test('a worker counts for 20 s after its last heartbeat, and its row is deleted 
   expect((await query("SELECT role FROM processes WHERE role <> ''")).rows).toEqual([{ role: 'api' }])
 })
 
-test('without a worker the log of the API says so once, and once when there is one; not in its first heartbeat', async () => {
+test('without a worker the log of the API says so once, and once when there is one; not in its first 15 s', async () => {
   await query('DELETE FROM processes')
   const lines: string[] = []
   const log = { info: (text: string) => void lines.push(text), warn: (text: string) => void lines.push(text) }
   const api = createHeartbeat(chowder.database.db, factsOf('api'), log as never)
   await api.task.run(signal)
   expect([api.areWorkersMissing(), lines]).toEqual([false, []])
-  for (let run = 0; run < 3; run += 1) await api.task.run(signal)
+  for (let run = 0; run < 6; run += 1) await api.task.run(signal)
+  expect([api.areWorkersMissing(), lines]).toEqual([false, []])
+  await api.task.run(signal)
   expect(api.areWorkersMissing()).toBe(true)
   expect(lines).toEqual([
-    'no worker was seen for 20 s: changes are accepted and wait. Start one with npm start -- worker or, ' +
+    'no worker has been alive for 15 s: changes are accepted and wait. Start one with npm start -- worker or, ' +
       'without DATABASE_URL, run npm start in place of npm start -- api.',
   ])
   await beat('worker')
   await api.task.run(signal)
   expect(api.areWorkersMissing()).toBe(false)
-  expect(lines.at(-1)).toBe('a worker is there again')
+  expect(lines.at(-1)).toBe('a worker is alive again')
+})
+
+test('the holder of a row is alive for 15 s after its beat, and nobody is dead before beats have gone on for 15 s', async () => {
+  await query('DELETE FROM processes')
+  const [judge, holder] = [randomUUID(), randomUUID()]
+  const isAlive = async (id: string) => {
+    const { rows } = await query(`SELECT ${isProcessAlive('held.by')} AS alive FROM (SELECT $1::uuid AS by) held`, id)
+    return rows[0].alive
+  }
+  const beatOf = (id: string) => createHeartbeat(chowder.database.db, factsOf('api', id), silent).task.run(signal)
+  const agePart = (column: string, id: string, seconds: number) =>
+    query(`UPDATE processes SET ${column} = now() - make_interval(secs => $2) WHERE id = $1`, id, seconds)
+
+  expect(await isAlive(holder)).toBe(true) // no process beats
+  await beatOf(judge)
+  expect(await isAlive(holder)).toBe(true)
+  await agePart('since', judge, 16)
+  await beatOf(judge)
+  expect(await isAlive(holder)).toBe(false)
+  await beatOf(holder)
+  await agePart('seen_at', holder, 14)
+  expect(await isAlive(holder)).toBe(true)
+  await agePart('seen_at', holder, 16)
+  expect(await isAlive(holder)).toBe(false)
+
+  // An outage of the database: nobody has beaten for a while, and the judge is the first to beat again.
+  await agePart('seen_at', judge, 16)
+  await beatOf(judge)
+  expect(await isAlive(holder)).toBe(true)
 })
 
 test('the doctor finds an API without a worker, and nothing where no process runs', async () => {

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { administer, readCommandLine } from '#commands/admin/administer.ts'
 import { createRegions } from '#instances/regions.ts'
@@ -116,13 +115,13 @@ test('a worker makes each sandbox in the region of its row, and its log is read 
 test('a job that a worker of another region takes is soon taken by one of its own', async () => {
   const never = { sweepEveryMs: 600_000, driftEveryMs: 600_000 }
   const { deps, queue } = chowder
-  const start = (name: string) => {
+  const alive = ['north', 'south'].map((name) => ({ id: newId(), name, regions: [`fake/${name}`] }))
+  const start = ({ id, name }: (typeof alive)[number]) => {
     const served = [{ ...deps, ...regions.named(name) }]
-    const parts = { ...deps, processId: newId(), regions: () => served }
+    const parts = { ...deps, processId: id, alive: () => alive, regions: () => served }
     return startWorker(parts, queue, 2, never, AbortSignal.timeout(20_000), [])
   }
-  const workers = [await start('north'), await start('south')]
-  await sleep(3000) // they learn of each other
+  const workers = await Promise.all(alive.map(start))
   for (const name of ['north', 'south', 'south', 'north', 'south', 'north']) {
     const { id } = await create(name)
     await until('the agent to run', async () => (await call('GET', `/instances/${id}`)).body.status === 'running')

@@ -48,6 +48,7 @@ describe('a key in the data folder', () => {
     const facts = {
       id: '00000000-0000-7000-8000-000000000001',
       role: 'all',
+      regions: ['local/local'],
       version: '1',
       commit: '',
       host: 'a',

@@ -5,7 +5,7 @@ import { instances } from '#database/schema.ts'
 import { onlyRegion, type Region } from '#instances/regions.ts'
 import { isFree } from '#instances/status.ts'
 import { createDriftDetection } from '#lifecycle/drift.ts'
-import { allShards, createShards, type ShardRange } from '#lifecycle/shards.ts'
+import { allShards, createShards, nameOf, type ShardRange } from '#lifecycle/shards.ts'
 import { defaultIntervals, startWorker } from '#lifecycle/worker.ts'
 import { newId } from '#platform/ids.ts'
 import { SandboxUnavailableError } from '#sandbox/driver.ts'
@@ -37,43 +37,41 @@ afterEach(async () => {
   await database.pool.query('TRUNCATE instances, organizations, processes CASCADE')
 })
 
-const worker = () => {
-  const id = newId()
-  return { id, ...createShards(database.db, id, () => [region]) }
+/** The workers of these regions, as each knows of all. */
+function workersOf(...regions: Region[]) {
+  const alive = regions
+    .map((region) => ({ id: newId(), regions: [nameOf(region)] }))
+    .sort((a, b) => (a.id < b.id ? -1 : 1))
+  return {
+    alive,
+    shards: alive.map(({ id }, n) =>
+      createShards(
+        database.db,
+        id,
+        () => alive,
+        () => [regions[n] as Region],
+      ),
+    ),
+  }
 }
-type Worker = ReturnType<typeof worker>
-const report = async (workers: readonly Worker[]) => {
-  for (const { task } of [...workers, ...workers]) await task.run(within())
-  return workers.map(({ of }) => of(region))
-}
+const west = { ...region, region: 'west' }
 
-test('the workers of a region divide it, and those that are left take over from one that ends or leaves', async () => {
-  const workers = [worker(), worker(), worker()].sort((a, b) => (a.id < b.id ? -1 : 1))
-  expect(workers.map(({ of }) => of(region))).toEqual(Array(3).fill({ index: 0, count: 1 }))
-  expect(await report(workers)).toEqual([0, 1, 2].map((index) => ({ index, count: 3 })))
-
-  const [first, second, third] = workers as [Worker, Worker, Worker]
-  await database.pool.query(`UPDATE processes SET seen_at = now() - interval '6 s' WHERE id = $1`, [first.id])
-  expect(await report([second, third])).toEqual([1, 2].map((index) => ({ index, count: 3 })))
-  await database.pool.query(`UPDATE processes SET seen_at = now() - interval '8 s' WHERE id = $1`, [first.id])
-  expect(await report([second, third])).toEqual([0, 1].map((index) => ({ index, count: 2 })))
-  await second.leave()
-  expect(await report([third])).toEqual([{ index: 0, count: 1 }])
+test('the workers of a region divide it, and those that are left take over from one that ends', () => {
+  const { alive, shards } = workersOf(region, region, region)
+  const ranges = () => shards.map(({ of }) => of(region))
+  expect(ranges()).toEqual([0, 1, 2].map((index) => ({ index, count: 3 })))
+  alive.shift()
+  expect(ranges().slice(1)).toEqual([0, 1].map((index) => ({ index, count: 2 })))
+  alive.shift()
+  expect(ranges()[2]).toEqual({ index: 0, count: 1 })
 })
 
-test('a worker of another region takes no shards, but one of all workers is the first', async () => {
-  const elsewhere = createShards(database.db, newId(), () => [{ ...region, region: 'west' }])
-  const here = worker()
-  expect([here.isFirst(), elsewhere.isFirst()]).toEqual([true, true])
-  await elsewhere.task.run(within())
-  expect(await report([here])).toEqual([{ index: 0, count: 1 }])
-  await elsewhere.task.run(within())
-  expect([here.isFirst(), elsewhere.isFirst()].sort()).toEqual([false, true])
-
-  const [first, other] = here.isFirst() ? [here, elsewhere] : [elsewhere, here]
-  await first.leave()
-  await other.task.run(within())
-  expect(other.isFirst()).toBe(true)
+test('a worker of another region takes no shards, but one of all workers is the first', () => {
+  const { alive, shards } = workersOf(region, west)
+  expect(shards.map(({ of }, n) => of(n === 0 ? region : west))).toEqual(Array(2).fill({ index: 0, count: 1 }))
+  expect(shards.map(({ isFirst }) => isFirst())).toEqual([true, false])
+  alive.shift()
+  expect(shards[1]?.isFirst()).toBe(true)
 })
 
 test('the first of all workers does the work for the whole installation, and the next one after its end', async () => {
@@ -81,9 +79,11 @@ test('the first of all workers does the work for the whole installation, and the
   const { deps } = chowder
   const queue = { work: () => ({ stop: async () => {} }), enqueue() {} } as never
   const runs: string[] = []
+  const alive: { id: string; regions: string[] }[] = []
   const start = (id: string) => {
+    alive.push({ id, regions: ['x'] })
     const task = { name: 'the count', everyMs: 50, timeoutMs: 1000, run: async () => void runs.push(id) }
-    const parts = { ...deps, processId: id, regions: () => [deps] }
+    const parts = { ...deps, processId: id, alive: () => alive, regions: () => [deps] }
     return startWorker(parts, queue, 1, defaultIntervals, within(), [task])
   }
   const [firstId, secondId] = [newId(), newId()].sort() as [string, string]
@@ -95,6 +95,7 @@ test('the first of all workers does the work for the whole installation, and the
     await sleep(500)
     return runs.length > 3 && !runs.includes(secondId)
   })
+  alive.pop()
   await first.stop()
   await until('the next one to do it', () => runs.includes(secondId))
   await second.stop()
@@ -105,13 +106,16 @@ test('a worker that starts beside the first one does not compare what that compa
   const { deps } = chowder
   const queue = { work: () => ({ stop: async () => {} }), enqueue() {} } as never
   const lists: string[] = []
+  const alive: { id: string; regions: string[] }[] = []
   const start = (id: string) => {
     const list = async function* () {
       lists.push(id)
       yield* []
     }
     const region = { ...deps, sandboxes: Object.assign(new FakeDriver(), { list }) }
-    return startWorker({ ...deps, processId: id, regions: () => [region] }, queue, 1, defaultIntervals, within(), [])
+    alive.push({ id, regions: [nameOf(region)] })
+    const parts = { ...deps, processId: id, alive: () => alive, regions: () => [region] }
+    return startWorker(parts, queue, 1, defaultIntervals, within(), [])
   }
   const [firstId, secondId] = [newId(), newId()].sort() as [string, string]
   const first = await start(firstId)

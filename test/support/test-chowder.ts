@@ -232,7 +232,12 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         usageBytes: 0,
       }
       const worker = await createWorker(
-        { ...parts, processId: workers.length === 0 ? processId : newId(), regions: { served: regions.all } },
+        {
+          ...parts,
+          processId: workers.length === 0 ? processId : newId(),
+          alive: () => [],
+          regions: { served: regions.all },
+        },
         settings,
         new AbortController().signal,
       )

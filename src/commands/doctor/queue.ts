@@ -1,5 +1,5 @@
 import pTimeout from 'p-timeout'
-import { countProcesses } from '#database/processes.ts'
+import { aliveProcesses, isWorker } from '#database/processes.ts'
 import { poll } from '#platform/poll.ts'
 import { StartupError } from '#platform/startup-error.ts'
 import { texts } from '#platform/texts.ts'
@@ -38,8 +38,8 @@ export const queueAnswers: Check = async function* (deps) {
     yield error instanceof StartupError ? schemaIsBehind : unreachable
     return
   }
-  const { all, workers } = await countProcesses(deps.db)
-  if (all > 0 && workers === 0) {
+  const alive = await aliveProcesses(deps.db)
+  if (alive.length > 0 && !alive.some(isWorker)) {
     yield { area: 'queue', what: 'No worker runs.', whatToDo: texts.startAWorker }
     return
   }

@@ -1,7 +1,5 @@
-import { and, gt, inArray, ne, sql } from 'drizzle-orm'
 import { installationId } from '#composition/installation.ts'
-import { aliveSeconds } from '#database/processes.ts'
-import { processes } from '#database/schema.ts'
+import { aliveProcesses } from '#database/processes.ts'
 import { relayUrlFor } from '#instances/gateway/relay-url.ts'
 import { installationAt } from '#relay/server.ts'
 import { type Check, describeError, inEachRegion } from './finding.ts'
@@ -11,14 +9,10 @@ export const relayAnswers: Check = async function* (deps, signal) {
   const { config, db } = deps
   const isApart = config.RELAY_ROLE === 'relay'
   const roles = isApart ? ['relay'] : ['all', 'worker']
-  const isAlive = and(gt(processes.seenAt, sql`now() - make_interval(secs => ${aliveSeconds})`), ne(processes.role, ''))
-  const [alive, having] = await Promise.all([
-    db.$count(processes, isAlive),
-    db.$count(processes, and(isAlive, inArray(processes.role, roles))),
-  ])
-  if (having === 0) {
+  const alive = await aliveProcesses(db)
+  if (!alive.some(({ role }) => roles.includes(role))) {
     // That no worker runs is a finding of the queue.
-    if (!isApart || alive === 0) return
+    if (!isApart || alive.length === 0) return
     const whatToDo = 'Start one with npm start -- relay, or set RELAY_ROLE to worker for all processes.'
     yield { area: 'relay', what: 'No relay runs: agents cannot ask models.', whatToDo }
     return
