@@ -5,7 +5,6 @@ export default defineConfig({
   schema: [
     './src/database/schema.ts',
     './src/database/response-schema.ts',
-    './src/database/stored-bytes-schema.ts',
     './src/database/usage-schema.ts',
     './src/database/budget-schema.ts',
     './src/database/egress-schema.ts',

@@ -214,19 +214,6 @@ CREATE TABLE "turn_lines" (
 	CONSTRAINT "turn_lines_instance_id_session_key_pk" PRIMARY KEY("instance_id","session_key")
 );
 --> statement-breakpoint
-CREATE TABLE "stored_byte_changes" (
-	"organization_id" uuid NOT NULL,
-	"kind" text NOT NULL,
-	"bytes" bigint NOT NULL
-);
---> statement-breakpoint
-CREATE TABLE "stored_bytes" (
-	"organization_id" uuid NOT NULL,
-	"kind" text NOT NULL,
-	"bytes" bigint NOT NULL,
-	CONSTRAINT "stored_bytes_organization_id_kind_pk" PRIMARY KEY("organization_id","kind")
-);
---> statement-breakpoint
 CREATE TABLE "instance_turns" (
 	"instance_id" uuid PRIMARY KEY NOT NULL,
 	"asked_at" timestamp with time zone DEFAULT now() NOT NULL
@@ -481,78 +468,6 @@ END
 $$;
 --> statement-breakpoint
 
-CREATE FUNCTION stored_bytes(channels) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT octet_length($1.sealed_config)::bigint
-$$;
---> statement-breakpoint
-
-CREATE FUNCTION stored_bytes(events) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT (500 + coalesce(octet_length($1.subject), 0) + coalesce(octet_length($1.reason), 0)
-    + coalesce(octet_length($1.request_id), 0))::bigint
-$$;
---> statement-breakpoint
-
-CREATE FUNCTION stored_bytes(idempotency_keys) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT (200 + octet_length($1.key) + coalesce(octet_length($1.sealed_answer), 0))::bigint
-$$;
---> statement-breakpoint
-
-CREATE FUNCTION stored_bytes(instances) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT (coalesce(octet_length($1.sealed_config), 0) + coalesce(octet_length($1.sealed_instructions), 0)
-    + coalesce(octet_length(nullif($1.metadata, '{}')::text), 0))::bigint
-$$;
---> statement-breakpoint
-
-CREATE FUNCTION stored_bytes(responses) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT (200 + coalesce(octet_length($1.sealed_object), 0) + coalesce(octet_length($1.sealed_input), 0)
-    + octet_length(array_to_string($1.item_ids, '')) + octet_length(array_to_string($1.call_ids, ''))
-    + octet_length(array_to_string($1.answered_call_ids, '')))::bigint
-$$;
---> statement-breakpoint
-
-CREATE FUNCTION stored_bytes(skills) RETURNS bigint LANGUAGE sql STABLE AS $$
-  SELECT coalesce(octet_length($1.sealed_settings), 0)::bigint
-$$;
---> statement-breakpoint
-
--- The argument is the kind. octet_length reads no value that is stored outside of its row.
-CREATE FUNCTION count_stored_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-  change bigint := 0;
-  owner uuid;
-BEGIN
-  IF TG_OP <> 'INSERT' THEN change := change - stored_bytes(OLD); END IF;
-  IF TG_OP <> 'DELETE' THEN change := change + stored_bytes(NEW); END IF;
-  IF change = 0 THEN RETURN NULL; END IF;
-  IF TG_TABLE_NAME IN ('channels', 'skills') THEN
-    SELECT organization_id INTO owner FROM instances WHERE id = coalesce(NEW.instance_id, OLD.instance_id);
-  ELSE
-    owner := coalesce(NEW.organization_id, OLD.organization_id);
-  END IF;
-  INSERT INTO stored_byte_changes (organization_id, kind, bytes) VALUES (owner, TG_ARGV[0], change);
-  RETURN NULL;
-END
-$$;
---> statement-breakpoint
-
--- Runs once for each statement, because calls are written many at a time.
-CREATE FUNCTION count_call_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF TG_OP <> 'INSERT' THEN
-    INSERT INTO stored_byte_changes (organization_id, kind, bytes)
-    SELECT organization_id, 'calls', -sum(300 + coalesce(octet_length(session), 0) + coalesce(octet_length(end_user), 0)
-      + coalesce(octet_length(model), 0)) FROM old_calls GROUP BY organization_id;
-  END IF;
-  IF TG_OP <> 'DELETE' THEN
-    INSERT INTO stored_byte_changes (organization_id, kind, bytes)
-    SELECT organization_id, 'calls', sum(300 + coalesce(octet_length(session), 0) + coalesce(octet_length(end_user), 0)
-      + coalesce(octet_length(model), 0)) FROM new_calls GROUP BY organization_id;
-  END IF;
-  RETURN NULL;
-END
-$$;
---> statement-breakpoint
-
 -- The period that a time is in. The end is the beginning of the next one, also where clocks are changed in between.
 CREATE FUNCTION budget_period(per text, zone text, at timestamptz, OUT begins_at timestamptz, OUT ends_at timestamptz) RETURNS record LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -678,20 +593,7 @@ BEGIN
 END
 $$;
 --> statement-breakpoint
-
-CREATE TRIGGER channels_stored_bytes AFTER INSERT OR DELETE ON channels FOR EACH ROW EXECUTE FUNCTION count_stored_bytes('instances');
---> statement-breakpoint
-CREATE TRIGGER channels_stored_bytes_update AFTER UPDATE ON channels FOR EACH ROW WHEN (stored_bytes(OLD) <> stored_bytes(NEW)) EXECUTE FUNCTION count_stored_bytes('instances');
---> statement-breakpoint
-CREATE TRIGGER events_stored_bytes AFTER INSERT OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION count_stored_bytes('events');
---> statement-breakpoint
-CREATE TRIGGER events_stored_bytes_update AFTER UPDATE ON events FOR EACH ROW WHEN (stored_bytes(OLD) <> stored_bytes(NEW)) EXECUTE FUNCTION count_stored_bytes('events');
---> statement-breakpoint
 CREATE TRIGGER events_writer BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION hold_settled_event_id();
---> statement-breakpoint
-CREATE TRIGGER idempotency_keys_stored_bytes AFTER INSERT OR DELETE ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION count_stored_bytes('idempotency_answers');
---> statement-breakpoint
-CREATE TRIGGER idempotency_keys_stored_bytes_update AFTER UPDATE ON idempotency_keys FOR EACH ROW WHEN (stored_bytes(OLD) <> stored_bytes(NEW)) EXECUTE FUNCTION count_stored_bytes('idempotency_answers');
 --> statement-breakpoint
 CREATE TRIGGER instances_events BEFORE UPDATE ON instances FOR EACH ROW
   WHEN (
@@ -715,24 +617,6 @@ CREATE TRIGGER instances_events BEFORE UPDATE ON instances FOR EACH ROW
 --> statement-breakpoint
 CREATE TRIGGER instances_events_insert BEFORE INSERT ON instances FOR EACH ROW EXECUTE FUNCTION record_instance_event();
 --> statement-breakpoint
-CREATE TRIGGER instances_stored_bytes AFTER INSERT OR DELETE ON instances FOR EACH ROW EXECUTE FUNCTION count_stored_bytes('instances');
---> statement-breakpoint
-CREATE TRIGGER instances_stored_bytes_update AFTER UPDATE ON instances FOR EACH ROW WHEN (stored_bytes(OLD) <> stored_bytes(NEW)) EXECUTE FUNCTION count_stored_bytes('instances');
---> statement-breakpoint
 CREATE TRIGGER model_calls_budgets AFTER INSERT ON model_calls REFERENCING NEW TABLE AS new_calls FOR EACH STATEMENT EXECUTE FUNCTION count_budget_usage();
 --> statement-breakpoint
 CREATE TRIGGER model_calls_budgets_update AFTER UPDATE ON model_calls REFERENCING OLD TABLE AS old_calls NEW TABLE AS new_calls FOR EACH STATEMENT EXECUTE FUNCTION count_budget_usage();
---> statement-breakpoint
-CREATE TRIGGER model_calls_stored_bytes AFTER INSERT ON model_calls REFERENCING NEW TABLE AS new_calls FOR EACH STATEMENT EXECUTE FUNCTION count_call_bytes();
---> statement-breakpoint
-CREATE TRIGGER model_calls_stored_bytes_delete AFTER DELETE ON model_calls REFERENCING OLD TABLE AS old_calls FOR EACH STATEMENT EXECUTE FUNCTION count_call_bytes();
---> statement-breakpoint
-CREATE TRIGGER model_calls_stored_bytes_update AFTER UPDATE ON model_calls REFERENCING OLD TABLE AS old_calls NEW TABLE AS new_calls FOR EACH STATEMENT EXECUTE FUNCTION count_call_bytes();
---> statement-breakpoint
-CREATE TRIGGER responses_stored_bytes AFTER INSERT OR DELETE ON responses FOR EACH ROW EXECUTE FUNCTION count_stored_bytes('responses');
---> statement-breakpoint
-CREATE TRIGGER responses_stored_bytes_update AFTER UPDATE ON responses FOR EACH ROW WHEN (stored_bytes(OLD) <> stored_bytes(NEW)) EXECUTE FUNCTION count_stored_bytes('responses');
---> statement-breakpoint
-CREATE TRIGGER skills_stored_bytes AFTER INSERT OR DELETE ON skills FOR EACH ROW EXECUTE FUNCTION count_stored_bytes('instances');
---> statement-breakpoint
-CREATE TRIGGER skills_stored_bytes_update AFTER UPDATE ON skills FOR EACH ROW WHEN (stored_bytes(OLD) <> stored_bytes(NEW)) EXECUTE FUNCTION count_stored_bytes('instances');

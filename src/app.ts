@@ -36,7 +36,6 @@ import { parseQuery } from './http/query.ts'
 import { type RateLimits, useRateLimits } from './http/rate-limit.ts'
 import { useEvents } from './http/recording.ts'
 import { useRequestLog } from './http/request-log.ts'
-import { type StorageLimits, useStorageLimit } from './http/storage-limit.ts'
 import { serializers, strictBodies, useStrictQueries } from './http/validation.ts'
 import { newId } from './platform/ids.ts'
 
@@ -62,7 +61,6 @@ export interface AppDeps
   log: FastifyBaseLogger
   limits: RateLimits
   inFlightLimits: InFlightLimits
-  storageLimits: StorageLimits
   origins: RequestOrigins
   bodyTimes?: BodyTimes
   /** The number of proxies before Chowder: it trusts this many of the addresses in `X-Forwarded-For`. */
@@ -125,7 +123,6 @@ export async function buildApp(deps: AppDeps) {
     useStrictQueries(v1)
     useApiKeys(v1, { ...deps, requireInstance: deps.findSummary }, counters)
     const inFlight = useInFlight(v1, deps.inFlightLimits)
-    const storage = useStorageLimit(v1, deps.db, deps.storageLimits)
     useEvents(v1, deps.db)
     useIdempotency(v1, deps)
     await v1.register(eventRoutes, deps)
@@ -139,7 +136,7 @@ export async function buildApp(deps: AppDeps) {
     await v1.register(logRoutes, deps)
     await v1.register(metricsRoutes, deps)
     await v1.register(egressRoutes, deps)
-    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight, storage })
+    await v1.register(responseRoutes, { ...deps, countTurn: counters.countRequest, inFlight })
     await v1.register(sessionRoutes, deps)
     await v1.register(channelRoutes, { ...deps, ...counters })
     await v1.register(skillRoutes, { ...deps, ...counters })

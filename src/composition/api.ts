@@ -19,7 +19,7 @@ import { explainListening } from '#platform/listen-fault.ts'
 import type { Config } from '#settings/config.ts'
 import { allowedHosts, corsOrigins, publicOrigin, signupMode } from '#settings/exposure.ts'
 import { isForOneOrganization } from './sandboxes.ts'
-import { defaultTier, type SharedSettings, sharedSettings, storageLimits } from './settings.ts'
+import { defaultTier, type SharedSettings, sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 const readinessTimeoutMs = 1000
@@ -42,14 +42,7 @@ export interface ApiSettings
   extends SharedSettings,
     Pick<
       AppDeps,
-      | 'defaultTier'
-      | 'filesMaxBytes'
-      | 'inFlightLimits'
-      | 'limits'
-      | 'origins'
-      | 'signup'
-      | 'storageLimits'
-      | 'trustedProxies'
+      'defaultTier' | 'filesMaxBytes' | 'inFlightLimits' | 'limits' | 'origins' | 'signup' | 'trustedProxies'
     >,
     Partial<Pick<AppDeps, 'bodyTimes' | 'turnTimeouts'>> {
   /** Whether organizations may share a host whose agents are not isolated from each other. */
@@ -65,7 +58,6 @@ export const apiSettings = (config: Config, redis: RateLimits['redis'] = null): 
   filesMaxBytes,
   limits: rateLimits(config.RATE_LIMIT_PER_MINUTE, redis),
   inFlightLimits,
-  storageLimits: storageLimits(config),
   origins: { hosts: allowedHosts(config), own: publicOrigin(config), foreign: corsOrigins(config) },
   signup: signupMode(config),
   allowUnisolated: config.ALLOW_UNISOLATED !== undefined,

@@ -8,10 +8,10 @@ import type { Billing } from '#api/subscription/stripe.ts'
 import { syncSubscriptions } from '#api/subscription/sync.ts'
 import { deleteOldBudgets } from '#budgets/store.ts'
 import type { Db } from '#database/client.ts'
-import { deleteOldCalls, deleteSurplusCalls, settleLostCalls } from '#database/model-calls.ts'
-import { addUpStoredBytes } from '#database/stored-bytes.ts'
+import { deleteOldCalls, settleLostCalls } from '#database/model-calls.ts'
+import { deleteSurplus } from '#database/surplus.ts'
 import { deleteOldEgressHosts } from '#egress/store.ts'
-import { deleteOldEvents, deleteSurplusEvents } from '#history/retention.ts'
+import { deleteOldEvents } from '#history/retention.ts'
 import { clearExpiredAnswers } from '#http/idempotency.ts'
 import { eraseTerminated } from '#instances/erase.ts'
 import { createFindSummary, createRunningGateways } from '#instances/find.ts'
@@ -26,8 +26,6 @@ import type { Vault } from '#platform/secrets.ts'
 
 /** The pauses between runs, in ms. */
 export interface MaintenanceIntervals {
-  /** Until what an organization stores counts. */
-  countMs: number
   /** Until a suspension of an organization, its end, or the news of a changed provider key reaches the instances. */
   suspendMs: number
   /** For data that its owner deleted. */
@@ -35,14 +33,16 @@ export interface MaintenanceIntervals {
   billingMs: number
   /** For data that has reached its age. */
   expireMs: number
+  /** For the oldest data of organizations that store very much. */
+  surplusMs: number
 }
 
 export const defaultMaintenance: MaintenanceIntervals = {
-  countMs: 1000,
   suspendMs: 2000,
   eraseMs: 5000,
   billingMs: 10_000,
   expireMs: 60_000,
+  surplusMs: 24 * 60 * 60_000,
 }
 
 /** For many organizations or rows, one after another. The next run goes on where an aborted run ended. */
@@ -55,26 +55,16 @@ export interface MaintenanceParts {
   queue: InstanceQueue
   billing: Billing | null
   log: Logger
-  /** The bytes of events that an organization keeps; 0 for all. */
-  eventBytes: number
-  /** The bytes of its calls of models; 0 for all. */
-  usageBytes: number
 }
 
 /** The periodic work of a worker beside reconciling. docs/operations.md shows it. */
 export function maintenanceTasks(
-  { db, vault, queue, billing, log, eventBytes, usageBytes }: MaintenanceParts,
-  { countMs, suspendMs, eraseMs, billingMs, expireMs }: MaintenanceIntervals,
+  { db, vault, queue, billing, log }: MaintenanceParts,
+  { suspendMs, eraseMs, billingMs, expireMs, surplusMs }: MaintenanceIntervals,
 ): PeriodicTask[] {
   const askGateway = createAskGateway(createRunningGateways(db, vault, createFindSummary(db)).find, { db, vault })
   const deleteEphemeralSessions = createEphemeralSessionCleanup(db, askGateway, log)
   const tasks: PeriodicTask[] = [
-    {
-      name: 'the count of stored bytes',
-      everyMs: countMs,
-      timeoutMs: longMs,
-      run: (signal) => addUpStoredBytes(db, signal),
-    },
     {
       name: 'the suspension of organizations',
       everyMs: suspendMs,
@@ -118,10 +108,10 @@ export function maintenanceTasks(
       run: (signal) => deleteOldEvents(db, signal),
     },
     {
-      name: 'the deletion of events beyond the bytes of an organization',
-      everyMs: expireMs,
+      name: 'the deletion of the oldest data of organizations',
+      everyMs: surplusMs,
       timeoutMs: longMs,
-      run: (signal) => deleteSurplusEvents(db, eventBytes, signal),
+      run: (signal) => deleteSurplus(db, signal),
     },
     {
       name: 'the count of calls whose relay was lost',
@@ -134,12 +124,6 @@ export function maintenanceTasks(
       everyMs: expireMs,
       timeoutMs: longMs,
       run: (signal) => deleteOldCalls(db, signal),
-    },
-    {
-      name: 'the deletion of calls of models beyond the bytes of an organization',
-      everyMs: expireMs,
-      timeoutMs: longMs,
-      run: (signal) => deleteSurplusCalls(db, usageBytes, signal),
     },
     {
       name: 'the pause of agents that nobody asked',

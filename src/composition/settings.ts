@@ -1,5 +1,4 @@
 import type { Tier } from '#database/schema.ts'
-import type { StorageLimits } from '#http/storage-limit.ts'
 import type { RelayAddress } from '#instances/regions.ts'
 import { firstGoodVersion } from '#openclaw/advisories.ts'
 import type { BaseUrls } from '#openclaw/config.ts'
@@ -35,11 +34,6 @@ export const sharedSettings = (config: Config): SharedSettings => ({
 /** The configuration was checked. */
 const resourceSettings = (config: Config): ResourceSettings =>
   readResourceSettings(config.AGENT_RESOURCES, config.AGENT_RESOURCES_MAX) as ResourceSettings
-
-export const storageLimits = (config: Config): StorageLimits => ({
-  bytes: config.STORED_BYTES_PER_ORGANIZATION,
-  eventBytes: config.EVENT_BYTES_PER_ORGANIZATION,
-})
 
 /** The tier of a new organization. Without Stripe nobody could buy a higher one: the number of agents has no limit. */
 export const defaultTier = (config: Config): Tier =>

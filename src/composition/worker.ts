@@ -14,7 +14,7 @@ import { SandboxUnavailableError } from '#sandbox/driver.ts'
 import type { Config } from '#settings/config.ts'
 import { defaultMaintenance, type MaintenanceIntervals, maintenanceTasks } from './maintenance.ts'
 import type { OpenRegions } from './regions.ts'
-import { sharedSettings, storageLimits } from './settings.ts'
+import { sharedSettings } from './settings.ts'
 import type { Startup } from './startup.ts'
 
 export interface WorkerParts extends Pick<LifecycleDeps, 'db' | 'vault' | 'hostDisk'> {
@@ -34,9 +34,6 @@ export interface WorkerSettings extends Pick<LifecycleDeps, 'clawhubUrl' | 'minO
   concurrency: number
   intervals: Intervals
   maintenance: MaintenanceIntervals
-  /** The bytes of events, and of calls of models, that an organization keeps; 0 for all. */
-  eventBytes: number
-  usageBytes: number
 }
 
 const workerSettings = (config: Config): WorkerSettings => ({
@@ -45,14 +42,12 @@ const workerSettings = (config: Config): WorkerSettings => ({
   timeouts: defaultTimeouts,
   intervals: defaultIntervals,
   maintenance: defaultMaintenance,
-  eventBytes: storageLimits(config).eventBytes,
-  usageBytes: config.USAGE_BYTES_PER_ORGANIZATION,
 })
 
 /** Starts a worker with all its periodic work; gives up once `starting` is aborted, and throws its reason. */
 export function createWorker(parts: WorkerParts, settings: WorkerSettings, starting: AbortSignal): Promise<Worker> {
-  const { concurrency, intervals, maintenance, eventBytes, usageBytes, ...shared } = settings
-  const tasks = maintenanceTasks({ ...parts, eventBytes, usageBytes }, maintenance)
+  const { concurrency, intervals, maintenance, ...shared } = settings
+  const tasks = maintenanceTasks(parts, maintenance)
   const known = new Map<Region, LifecycleDeps>()
   const inRegion = (region: Region) => {
     const createDeps = () => {

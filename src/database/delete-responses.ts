@@ -15,7 +15,8 @@ export async function deleteResponses(db: Db, condition: SQL, signal?: AbortSign
       DELETE FROM responses WHERE id IN (
         SELECT id FROM (
           SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before
-          FROM (SELECT r.id, stored_bytes(r.*) AS bytes FROM responses r ${condition} LIMIT ${maxRows}) AS found
+          FROM (SELECT r.id, coalesce(octet_length(r.sealed_object), 0) + coalesce(octet_length(r.sealed_input), 0)
+            AS bytes FROM responses r ${condition} LIMIT ${maxRows}) AS found
         ) AS sized WHERE before < ${maxBytes})`)
     if ((rowCount ?? 0) === 0) return
     signal?.throwIfAborted()

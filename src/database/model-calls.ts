@@ -2,7 +2,6 @@ import { eq, lt, type SQL, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
 import { deleteInBatches } from './delete-batches.ts'
 import { aliveSeconds } from './processes.ts'
-import { deleteSurplus } from './surplus.ts'
 import { modelCalls, openModelCalls, sessionEndUsers } from './usage-schema.ts'
 
 /** How long a call is kept: a month can be compared with the same month of the year before. */
@@ -32,17 +31,6 @@ export async function deleteOldCalls(db: Db, signal?: AbortSignal): Promise<void
   await db.delete(sessionEndUsers).where(lt(sessionEndUsers.notedAt, ago(endUsersKeptDays)))
   await deleteCalls(db, sql`SELECT id FROM model_calls WHERE began_at < ${ago(callsKeptDays)}`, signal)
 }
-
-/**
- * By all columns of its index: for an equation the planner may choose the index of times, and pass over other calls.
- */
-const callsOf = (organizationId: string): SQL => sql`
-  (organization_id, began_at) > (${organizationId}, '-infinity')
-  AND (organization_id, began_at) < (${organizationId}, 'infinity') ORDER BY organization_id, began_at`
-
-/** Deletes the oldest calls of organizations with more than `maxBytes` of them; 0 deletes none. */
-export const deleteSurplusCalls = (db: Db, maxBytes: number, signal?: AbortSignal): Promise<void> =>
-  deleteSurplus(db, { kind: 'calls', table: sql`model_calls`, oldestOf: callsOf, maxBytes }, signal)
 
 /** Deletes all calls of an organization, and who its end users were. Throws as `deleteCalls`. */
 export async function deleteCallsOf(db: Db, organizationId: string, signal?: AbortSignal): Promise<void> {

@@ -1,45 +1,82 @@
-import { and, eq, gt, type SQL, sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import type { Db } from './client.ts'
-import { type StoredKind, storedBytes } from './stored-bytes-schema.ts'
+import { organizations } from './schema.ts'
 
-/** Rows that one statement deletes at most. */
-const batchSize = 1000
+const GiB = 1024 ** 3
 
-interface Surplus {
-  kind: StoredKind
-  table: SQL
-  /** The condition and the order of an organization's rows, the oldest first. */
-  oldestOf: (organizationId: string) => SQL
-  /** The bytes of this kind that an organization keeps; 0 keeps all. */
-  maxBytes: number
+/** The bytes of each kind of row that an organization keeps. */
+export const defaultKeptBytes = { responses: 10 * GiB, events: GiB, model_calls: GiB }
+type Kind = keyof typeof defaultKeptBytes
+
+/** The rows and bytes that one statement deletes at most. The last row of a batch may exceed the bytes. */
+const maxRows = 1000
+const maxBytes = 8 * 1024 * 1024
+
+interface Sizes {
+  /** The columns whose length counts, and the flat size of a row. */
+  texts: readonly string[]
+  flatBytes: number
+  /** The columns that order rows by age. */
+  age: string
+  /** The rows of an organization. By all columns of an index: else the planner may read the rows of all others. */
+  ofOrganization(id: string): SQL
+}
+
+const kinds: Record<Kind, Sizes> = {
+  responses: {
+    texts: ['sealed_object', 'sealed_input'],
+    flatBytes: 200,
+    age: 'created_at, id',
+    ofOrganization: (id) => sql`instance_id IN (SELECT id FROM instances WHERE organization_id = ${id})`,
+  },
+  events: {
+    texts: ['subject', 'reason', 'request_id'],
+    flatBytes: 500,
+    age: 'organization_id, id',
+    ofOrganization: (id) =>
+      sql`(organization_id, id) > (${id}, 0) AND (organization_id, id) < (${id}, ${sql.raw(String(2n ** 63n - 1n))})`,
+  },
+  model_calls: {
+    texts: ['session', 'end_user', 'model'],
+    flatBytes: 300,
+    age: 'organization_id, began_at',
+    ofOrganization: (id) =>
+      sql`(organization_id, began_at) > (${id}, '-infinity') AND (organization_id, began_at) < (${id}, 'infinity')`,
+  },
 }
 
 /**
- * Deletes the oldest rows of each organization that stores more than `maxBytes` of a kind. In batches, and throws the
- * signal's reason between two. Each batch counts again: several processes delete hardly more than one.
+ * Sums up the responses, events and model calls of every organization, and deletes the oldest rows of those with more
+ * than `keptBytes`, in batches. Reads no value that is stored outside of its row. Throws the reason of the signal
+ * between two statements. A crash leaves the rest to the next run.
  */
-export async function deleteSurplus(
-  db: Db,
-  { kind, table, oldestOf, maxBytes }: Surplus,
-  signal?: AbortSignal,
-): Promise<void> {
-  if (maxBytes === 0) return
-  const organizations = await db
-    .select({ id: storedBytes.organizationId })
-    .from(storedBytes)
-    .where(and(eq(storedBytes.kind, kind), gt(storedBytes.bytes, maxBytes)))
-  for (const { id } of organizations) {
-    const isSurplus = sql`(
-      SELECT sum(bytes) FROM (
-        SELECT bytes FROM stored_bytes WHERE organization_id = ${id} AND kind = ${kind}
-        UNION ALL SELECT bytes FROM stored_byte_changes WHERE organization_id = ${id} AND kind = ${kind}
-      ) AS counted) > ${maxBytes}`
-    for (;;) {
-      const { rowCount } = await db.execute(sql`
-        DELETE FROM ${table} WHERE id IN (
-          SELECT id FROM ${table} WHERE ${isSurplus} AND ${oldestOf(id)} LIMIT ${batchSize})`)
+export async function deleteSurplus(db: Db, signal?: AbortSignal, keptBytes = defaultKeptBytes): Promise<void> {
+  for (const { id } of await db.select({ id: organizations.id }).from(organizations)) {
+    for (const kind of Object.keys(kinds) as Kind[]) {
       signal?.throwIfAborted()
-      if ((rowCount ?? 0) < batchSize) break
+      await deleteSurplusOf(db, id, kind, keptBytes[kind], signal)
     }
+  }
+}
+
+async function deleteSurplusOf(db: Db, id: string, kind: Kind, keptBytes: number, signal?: AbortSignal): Promise<void> {
+  const { texts, flatBytes, age, ofOrganization } = kinds[kind]
+  const table = sql.raw(kind)
+  const order = sql.raw(age)
+  const size = sql.raw([flatBytes, ...texts.map((name) => `coalesce(octet_length(${name}), 0)`)].join(' + '))
+  const { rows } = await db.execute<{ bytes: string | null }>(sql`
+    SELECT sum(${size}) AS bytes FROM ${table} WHERE ${ofOrganization(id)}`)
+  for (let surplus = Number(rows[0]?.bytes ?? 0) - keptBytes; surplus > 0; ) {
+    signal?.throwIfAborted()
+    const deleted = await db.execute<{ bytes: number }>(sql`
+      DELETE FROM ${table} WHERE id IN (
+        SELECT id FROM (
+          SELECT id, sum(bytes) OVER (ORDER BY ${order}) - bytes AS before FROM (
+            SELECT *, ${size} AS bytes FROM ${table} WHERE ${ofOrganization(id)} ORDER BY ${order} LIMIT ${maxRows}
+          ) AS oldest
+        ) AS sized WHERE before < ${Math.min(surplus, maxBytes)}
+      ) RETURNING ${size} AS bytes`)
+    if (deleted.rows.length === 0) return
+    surplus -= deleted.rows.reduce((sum, { bytes }) => sum + bytes, 0)
   }
 }

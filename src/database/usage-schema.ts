@@ -27,7 +27,7 @@ const who = {
 
 /**
  * The calls of models that a vendor has taken, each written once when it has ended. Tokens are null when the vendor has
- * not told them: they are those that it had told by the end of the call. The migration counts their bytes.
+ * not told them: they are those that it had told by the end of the call.
  */
 export const modelCalls = pgTable(
   'model_calls',

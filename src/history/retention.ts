@@ -1,7 +1,6 @@
 import { inArray, lt, sql } from 'drizzle-orm'
 import type { Db } from '#database/client.ts'
 import { events } from '#database/schema.ts'
-import { deleteSurplus } from '#database/surplus.ts'
 
 /** How long an event is kept. */
 export const keptDays = 90
@@ -30,10 +29,6 @@ export async function deleteOldEvents(db: Db, signal?: AbortSignal): Promise<voi
     signal?.throwIfAborted()
   }
 }
-
-/** Deletes the oldest events of organizations with more than `maxBytes` of them; 0 deletes none. */
-export const deleteSurplusEvents = (db: Db, maxBytes: number, signal?: AbortSignal): Promise<void> =>
-  deleteSurplus(db, { kind: 'events', table: sql`events`, oldestOf: eventsOf, maxBytes }, signal)
 
 /**
  * Empties the texts in an organization's events that may be its own: names, paths, reasons. The events stay. Begins

@@ -76,8 +76,7 @@ const keyOfOtherRequest = () =>
  * stored in the same transaction, and the same request gets it again. So `act` takes effect once, also when the request
  * comes many times at once, or when the process dies before it answers. Nothing is stored when `act` throws. A duplicate
  * of a request that is in progress waits for its answer, without a connection to the database. Throws a 422 when the key
- * came with another request, AppError `request_in_progress` when the first request takes longer than 10 s, and
- * `storage_limit_reached` when there is no room for the answer.
+ * came with another request, and AppError `request_in_progress` when the first request takes longer than 10 s.
  */
 export async function idempotent<Body>(
   { db, vault }: { db: Db; vault: Vault },
@@ -96,7 +95,6 @@ export async function idempotent<Body>(
       const claimed = await claim(tx, organizationId, key, requestHash, keptFor)
       if (claimed === 'duplicate') return null
       if (claimed !== 'claimed') return unsealAnswer(vault, place, claimed)
-      if (request.noRoom) throw request.noRoom
       const own = await act(tx)
       const sealedAnswer = vault.seal(JSON.stringify(own), place)
       const { statusCode: status } = reply
@@ -131,8 +129,7 @@ export interface Claim {
 
 /**
  * Claims the `Idempotency-Key` of a request whose work is in no transaction, or returns the answer that is stored for
- * it. Null without a key, and when there is no room for the answer of a call that frees some. The claim is renewed until
- * it is settled, and ends a minute after its process. Throws what `idempotent` throws.
+ * it. Null without a key. The claim is renewed until it is settled, and ends a minute after its process. Throws what `idempotent` throws.
  */
 export async function claimKey(
   { db, vault }: { db: Db; vault: Vault },
@@ -155,11 +152,6 @@ export async function claimKey(
     eq(idempotencyKeys.requestHash, requestHash),
     isNull(idempotencyKeys.sealedAnswer),
   )
-  if (request.noRoom) {
-    await db.delete(idempotencyKeys).where(isOurs)
-    if (request.routeOptions.config.frees) return null
-    throw request.noRoom
-  }
   const update = (columns: PgUpdateSetSource<typeof idempotencyKeys>) =>
     db.update(idempotencyKeys).set(columns).where(isOurs)
   // A renewal that fails is made up for by the next one.

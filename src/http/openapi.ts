@@ -10,7 +10,7 @@ import { examplesBeside } from './examples.ts'
 
 /**
  * The error answers of one route, for its schema. The document adds those that every such route can give: 400, 401,
- * 403, 413, 415, 421, 422, 429, 500 and 503; and 402 where something is stored.
+ * 403, 413, 415, 421, 422, 429, 500 and 503.
  */
 export const failures = <const S extends readonly number[]>(...statuses: S) =>
   Object.fromEntries(statuses.map((status) => [status, ErrorBody])) as { [K in S[number]]: typeof ErrorBody }
@@ -125,13 +125,12 @@ function describeAnswer(answer: Schema, named: Map<string, Schema>): Schema {
 }
 
 function describe(schema: FastifySchema, config: FastifyContextConfig, named: Map<string, Schema>): FastifySchema {
-  const { access = 'public', answersEverybody, stores } = config
+  const { access = 'public', answersEverybody } = config
   const { body: validated, querystring, response, description = '', ...rest } = schema
   const { body, isOptional } = bodyOf(validated)
   const answers: Record<string, Schema> = {
     ...(response as object),
     ...(querystring !== undefined && failures(422)),
-    ...(stores && failures(402)),
   }
   const described = {
     ...rest,
@@ -181,7 +180,7 @@ function complete([method, operation]: [string, Operation]): number[] {
     }
   }
   const hasParameter = (name: string) => parameters.some((parameter) => parameter.name === name)
-  if (hasParameter('idempotency-key')) add(402, 409)
+  if (hasParameter('idempotency-key')) add(409)
   for (const [status, answer] of Object.entries(responses)) {
     if ('$ref' in answer || isError(Number(status))) continue
     if (answer.description === 'Default Response') answer.description = successes[status] ?? 'The answer.'

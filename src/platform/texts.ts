@@ -9,13 +9,6 @@ const remedies: Record<string, string> = {
   terminated: 'It was deleted. Create another.',
 }
 
-const unitBytes = { GiB: 1024 ** 3, MiB: 1024 ** 2, KiB: 1024 } as const
-/** A number of bytes for people. */
-function shownBytes(bytes: number): string {
-  for (const [unit, size] of Object.entries(unitBytes)) if (bytes >= size) return `${(bytes / size).toFixed(1)} ${unit}`
-  return `${bytes} bytes`
-}
-
 /** The status as it follows `is`. */
 const shown = (status: string) => (status === 'error' ? 'in the state error' : status)
 
@@ -125,11 +118,6 @@ export const texts = {
   noBilling:
     'Billing is not set up on this server. Its operator sets STRIPE_SECRET_KEY and the other settings of Stripe, ' +
     'or assigns tiers with npm run admin -- set-tier.',
-  storageLimit: (stored: Record<'instances' | 'responses' | 'idempotency_answers', number>, limit: number) =>
-    `Your organization may store ${shownBytes(limit)}, and has ${shownBytes(stored.responses)} of responses, ` +
-    `${shownBytes(stored.instances)} of configurations of instances, and ${shownBytes(stored.idempotency_answers)} of ` +
-    'answers that are kept for their Idempotency-Key. Delete responses, sessions or instances, or send turns with ' +
-    '"store": false. Kept answers go after 24 hours.',
   subscribed:
     'Your organization already has a subscription. ' +
     'Change or cancel it at the address from POST /v1/subscription/portal.',

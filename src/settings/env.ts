@@ -278,22 +278,6 @@ const customers = {
     'requests per minute with one key; all keys of an organization share five times as many, one address has 60 a ' +
       'minute without a valid key and 100 sign-ups an hour',
   ),
-  STORED_BYTES_PER_ORGANIZATION: limit(
-    10 * 1024 ** 3,
-    'bytes that one organization stores in the database: responses, configurations of instances, answers that are ' +
-      'kept for their `Idempotency-Key`; beyond it, what stores more is a 402',
-    Number.MAX_SAFE_INTEGER,
-  ),
-  EVENT_BYTES_PER_ORGANIZATION: limit(
-    1024 ** 3,
-    'bytes of the history of one organization; beyond it, the oldest events are deleted',
-    Number.MAX_SAFE_INTEGER,
-  ),
-  USAGE_BYTES_PER_ORGANIZATION: limit(
-    1024 ** 3,
-    'bytes of the usage of one organization, some 400 for a call of a model; beyond it, the oldest calls are deleted',
-    Number.MAX_SAFE_INTEGER,
-  ),
 }
 
 const billing = {

@@ -348,7 +348,7 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
   const query = async (text: string, ...values: unknown[]) => (await chowder.database.pool.query(text, values)).rows
 
   const maintain = async () => {
-    const parts = { ...chowder.deps, billing: null, eventBytes: 0, usageBytes: 0 }
+    const parts = { ...chowder.deps, billing: null }
     for (const { run } of maintenanceTasks(parts, defaultMaintenance)) await run(AbortSignal.timeout(requestTimeoutMs))
   }
 
@@ -364,7 +364,6 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
       await query(`UPDATE events SET created_at = created_at - interval '91 days'`)
       await maintain()
     }
-    await maintain() // counts the bytes that the last run has freed
   }
 
   /** The rows of every table there is. */
@@ -433,8 +432,6 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
     'public.organizations': made.organizations,
     'public.api_keys': lanes,
     'public.provider_keys': lanes,
-    // The bytes that each of the organizations stores, of up to four kinds: 0.
-    'public.stored_bytes': Math.min(rows['public.stored_bytes'] ?? 0, 4 * made.organizations),
     // For whoever listens, BullMQ keeps the last 10,000, and rows of its own settings, from its first use on.
     'bullmq.event': Math.min(rows['bullmq.event'] ?? 0, bullmqEvents),
     'bullmq.meta': Math.min(rows['bullmq.meta'] ?? 0, 3),
@@ -444,7 +441,6 @@ describe.each(soaks)('$cycles agents that come and go, with the queue in $kind',
     expect(stock.errors, 'logged errors').toEqual([])
     expect(stock.sandboxes, 'sandboxes').toBe(0)
     expect(stock.rows, 'rows').toEqual(keptRows(before, stock))
-    expect(await query('SELECT * FROM stored_bytes WHERE bytes <> 0'), 'stored bytes').toEqual([])
     const unerased = `name <> '' OR metadata <> '{}' OR sealed_token <> '' OR sealed_instructions IS NOT NULL`
     expect(await query(`SELECT id FROM instances WHERE ${unerased}`), 'instances that are not erased').toEqual([])
     expect(

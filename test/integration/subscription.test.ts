@@ -89,7 +89,6 @@ describe('GET /v1/subscription', () => {
       tier: 'shrimp',
       instance_limit: 1,
       instance_count: 1,
-      storage: expect.objectContaining({ used_bytes: 0, limit_bytes: null }),
       stripe_customer_id: null,
       stripe_subscription_id: null,
     })
@@ -229,7 +228,6 @@ describe('POST /v1/webhooks/stripe', () => {
       tier: 'lobster',
       instance_limit: 500,
       instance_count: 0,
-      storage: expect.any(Object),
       stripe_customer_id: session.customer,
       stripe_subscription_id: subscription.id,
     })

@@ -2,9 +2,8 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { request } from 'undici'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
-import { deleteOldCalls, deleteSurplusCalls, settleLostCalls } from '#database/model-calls.ts'
+import { deleteOldCalls, settleLostCalls } from '#database/model-calls.ts'
 import type { ModelProvider } from '#database/schema.ts'
-import { addUpStoredBytes, readStoredBytes } from '#database/stored-bytes.ts'
 import { freePort } from '#platform/free-port.ts'
 import { newId } from '#platform/ids.ts'
 import { makeDataDir, removeDataDir, startChowder } from '../support/chowder-process.ts'
@@ -277,27 +276,10 @@ describe('kept calls', () => {
        FROM generate_series(1, ${count}) AS n`,
       [organizationId],
     )
-  const stored = async () => {
-    await addUpStoredBytes(relayed.chowder.deps.db)
-    return (await readStoredBytes(relayed.chowder.deps.db, relayed.organizationId)).calls
-  }
-
   test('are those of 400 days', async () => {
     await add(3, "now() - interval '401 days'")
     await add(2, "now() - interval '399 days'")
     await deleteOldCalls(relayed.chowder.deps.db)
     expect(await calls()).toHaveLength(2)
-  })
-
-  test('have their bytes counted, and are the latest ones within the bytes of the organization', async () => {
-    await query('DELETE FROM model_calls')
-    const before = await stored()
-    await add(2000, "now() - interval '1 day'")
-    await add(5, 'now()')
-    await add(5, 'now()', newId())
-    expect((await stored()) - before).toBe(2005 * 300)
-    await deleteSurplusCalls(relayed.chowder.deps.db, before + 1500 * 300)
-    expect((await stored()) - before).toBe(1005 * 300)
-    expect(await query("SELECT 1 FROM model_calls WHERE began_at > now() - interval '1 hour'")).toHaveLength(10)
   })
 })

@@ -11,7 +11,6 @@ import type { BodyTimes } from '#http/body-deadlines.ts'
 import type { InFlightLimits } from '#http/in-flight.ts'
 import type { RequestOrigins } from '#http/origins.ts'
 import type { RateLimits } from '#http/rate-limit.ts'
-import type { StorageLimits } from '#http/storage-limit.ts'
 import { onlyRegion, type Region, type Regions } from '#instances/regions.ts'
 import { createPlatformOutage } from '#lifecycle/platform-outage.ts'
 import { createQueue, type ReconcileQueue } from '#lifecycle/queue.ts'
@@ -57,7 +56,6 @@ export interface TestChowderOptions {
   billing?: Billing
   limits?: Partial<RateLimits>
   inFlightLimits?: Partial<InFlightLimits>
-  storageLimits?: Partial<StorageLimits>
   origins?: Partial<RequestOrigins>
   signup?: SignupMode
   allowUnisolated?: boolean
@@ -77,12 +75,12 @@ const quickTimeouts: Timeouts = {
 // Of each open Chowder of a run: an idle worker took 13 % of a core with 200 ms for all of these.
 const quickIntervals: Intervals = { sweepEveryMs: 500, driftEveryMs: 1000 }
 const quickMaintenance: MaintenanceIntervals = {
-  countMs: 500,
   suspendMs: 500,
   eraseMs: 500,
   billingMs: 500,
   // Longer than any file of tests: a test that ages rows calls what deletes them itself, and nothing may come before it.
   expireMs: 3_600_000,
+  surplusMs: 3_600_000,
 }
 /** A port that nobody listens on: a refused connection is no verdict on a key. */
 const nowhere = 'http://127.0.0.1:9'
@@ -133,7 +131,6 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
   }
   const regions = options.regions?.(shared) ?? onlyRegion({ ...shared, sandboxes: present(options.sandboxes) })
   const parts = { db: database.db, vault, queue, regions, billing, hostDisk, log }
-  const storageLimits = { bytes: 0, eventBytes: 0, ...options.storageLimits }
   const timeouts = { ...quickTimeouts, ...options.timeouts }
   /** Of the API and its first worker, as in the role `all`. */
   const processId = newId()
@@ -166,7 +163,6 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         processBodyBytes: 0,
         ...options.inFlightLimits,
       },
-      storageLimits,
       origins: { hosts: null, own: null, foreign: [], ...options.origins },
       signup: options.signup ?? 'open',
       allowUnisolated: options.allowUnisolated ?? false,
@@ -228,8 +224,6 @@ export async function openTestChowder(options: TestChowderOptions): Promise<Test
         timeouts,
         intervals: options.intervals ?? quickIntervals,
         maintenance: options.maintenance ?? quickMaintenance,
-        eventBytes: storageLimits.eventBytes,
-        usageBytes: 0,
       }
       const worker = await createWorker(
         {

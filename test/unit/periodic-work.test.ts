@@ -23,10 +23,7 @@ test('docs/operations.md shows every periodic task with its pause, and no other'
       createDriftDetection(unused, unused),
       unused,
     ),
-    ...maintenanceTasks(
-      { db: unused, vault: unused, queue: unused, billing: unused, log: unused, eventBytes: 0, usageBytes: 0 },
-      defaultMaintenance,
-    ),
+    ...maintenanceTasks({ db: unused, vault: unused, queue: unused, billing: unused, log: unused }, defaultMaintenance),
   ]
   const text = readFileSync(new URL('../../docs/operations.md', import.meta.url), 'utf8')
   const rows = [...text.matchAll(/^\| (?:(the [^|]+)|`(\w+)`) \| ([\d.]+) s \| [^|]+ \|$/gm)]

@@ -117,7 +117,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, d
   app.post(
     `${path}/connect`,
     {
-      config: { ...config, event: 'channel.connect', stores: () => true },
+      config: { ...config, event: 'channel.connect' },
       schema: {
         ...common,
         operationId: 'connectChannel',
@@ -172,7 +172,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, d
   app.post(
     `${path}/disconnect`,
     {
-      config: { ...config, event: 'channel.disconnect', frees: true },
+      config: { ...config, event: 'channel.disconnect' },
       schema: {
         ...common,
         operationId: 'disconnectChannel',
@@ -193,7 +193,7 @@ export const channelRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, d
   app.post(
     `${path}/logout`,
     {
-      config: { ...config, event: 'channel.logout', frees: true },
+      config: { ...config, event: 'channel.logout' },
       schema: {
         ...common,
         operationId: 'logOutChannel',

@@ -97,7 +97,7 @@ export const actionRoutes: FastifyPluginAsyncTypebox<ActionDeps> = async (app, d
     app.post(
       `/v1/instances/:instance_id/${action}`,
       {
-        config: { access: 'org', event: `instance.${action}`, frees: action === 'stop' },
+        config: { access: 'org', event: `instance.${action}` },
         schema: {
           operationId: `${action}Instance`,
           tags: ['instances'],

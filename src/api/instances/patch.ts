@@ -39,10 +39,6 @@ export interface Patch extends Labels {
   isolation?: Isolation
 }
 
-/** Whether a patch sets a long text: to remove one makes room. */
-export const storesMore = ({ instructions, openclaw_config: config, metadata }: Patch): boolean =>
-  [instructions, config, ...Object.values(metadata ?? {})].some((value) => value !== undefined && value !== null)
-
 /** Throws AppError `needs_organization_key` for a patch that only an organization key may make. */
 export function requireNoneOfOrganization({ external_id: externalId, ...patch }: Patch): void {
   if (externalId !== undefined) {

@@ -27,7 +27,7 @@ import { type ActionDeps, actionRoutes } from './action-routes.ts'
 import { createdInstance } from './examples.ts'
 import { listInstances } from './list.ts'
 import { newInstance } from './new-instance.ts'
-import { patchInstance, requireNoneOfOrganization, storesMore } from './patch.ts'
+import { patchInstance, requireNoneOfOrganization } from './patch.ts'
 import { CreateInstance, ListInstances, PatchInstance, WaitForStatus, WaitQuery } from './requests.ts'
 import { Instance, InstanceStatus, toInstanceStatus } from './schemas.ts'
 import { createShow, type ShowDeps } from './show.ts'
@@ -53,7 +53,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.post(
     '/v1/instances',
     {
-      config: { access: 'org', event: 'instance.create', idempotency: 'transaction', stores: () => true },
+      config: { access: 'org', event: 'instance.create', idempotency: 'transaction' },
       schema: {
         operationId: 'createInstance',
         summary: 'Create an instance',
@@ -191,7 +191,7 @@ export const instanceRoutes: FastifyPluginAsyncTypebox<InstanceDeps> = async (ap
   app.patch(
     '/v1/instances/:instance_id',
     {
-      config: { access: 'configure', event: 'instance.update', stores: storesMore },
+      config: { access: 'configure', event: 'instance.update' },
       schema: {
         operationId: 'updateInstance',
         summary: 'Change an instance',

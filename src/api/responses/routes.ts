@@ -5,7 +5,6 @@ import type { Db } from '#database/client.ts'
 import type { FindCaller } from '#http/auth.ts'
 import type { InFlight } from '#http/in-flight.ts'
 import { InstanceParams } from '#http/instance-params.ts'
-import type { StorageLimit } from '#http/storage-limit.ts'
 import type { FindGateway, FindSummary } from '#instances/find.ts'
 import type { DeclareModel } from '#instances/gateway/declare-model.ts'
 import { noteKeyRefusal } from '#instances/provider-key-refusal.ts'
@@ -17,15 +16,7 @@ import { CreateResponse } from './format/request-schema.ts'
 import { createTurnLines } from './lines/turn-lines.ts'
 import { modelRoutes } from './model-routes.ts'
 import { runResponse } from './run-response.ts'
-import {
-  BySession,
-  isStored,
-  maxRequestBytes,
-  responseAnswers,
-  turnBehaviour,
-  turnFailures,
-  turnRouteConfig,
-} from './schemas.ts'
+import { BySession, maxRequestBytes, responseAnswers, turnBehaviour, turnFailures, turnRouteConfig } from './schemas.ts'
 import { createResponseStore } from './store/response-store.ts'
 import { storedRoutes } from './stored-routes.ts'
 import { defaultTurnTimeouts, type TurnTimeouts } from './turns/turn.ts'
@@ -55,8 +46,6 @@ export interface ResponseDeps {
   countTurn?: (request: FastifyRequest, reply: FastifyReply) => Promise<void>
   /** Bounds the turns on open WebSockets. */
   inFlight?: InFlight
-  /** Bounds what turns on open WebSockets store. */
-  storage?: StorageLimit
 }
 
 /** How turns end when the server closes. */
@@ -69,7 +58,7 @@ interface TurnDrain {
 
 /** The routes to talk to the agent of a running instance, and to read its responses later. */
 export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (app, deps) => {
-  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, inFlight, storage, closing } = deps
+  const { db, vault, findGateway, findSummary, findCaller, publicUrl, countTurn, inFlight, closing } = deps
   const { turnTimeouts = defaultTurnTimeouts } = deps
   const { graceMs } = turnTimeouts
   const turns = createTurnRunner(turnTimeouts, deps.declareModel, ({ organizationId, provider }) =>
@@ -107,8 +96,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
       return { answer, stream: serverSentEvents(events(), format, 'data: [DONE]\n\n') }
     })
 
-  const config = { ...turnRouteConfig, stores: isStored }
-  const createRoute = { config, bodyLimit: maxRequestBytes, validatorCompiler: taggedBodies }
+  const createRoute = { config: turnRouteConfig, bodyLimit: maxRequestBytes, validatorCompiler: taggedBodies }
   const createSchema = {
     tags: ['responses'],
     body: CreateResponse,
@@ -119,7 +107,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
     '/v1/instances/:instance_id/responses',
     {
       ...createRoute,
-      config: { ...config, session: 'main' },
+      config: { ...turnRouteConfig, session: 'main' },
       schema: {
         ...createSchema,
         operationId: 'createResponse',
@@ -147,7 +135,7 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   )
 
   const turnDeps = { turns, noteEndUser, budgets, findGateway, findCaller, publicUrl, graceMs }
-  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight, storage })
+  await app.register(webSocketRoutes, { ...turnDeps, store, lines, findSummary, countTurn, inFlight })
   await app.register(chatRoutes, { ...turnDeps, db })
   await app.register(modelRoutes, { db, vault })
   await app.register(storedRoutes, { store, findSummary })

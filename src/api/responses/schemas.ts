@@ -7,9 +7,6 @@ import { ResponseObject } from './format/response-schema.ts'
 
 export const maxRequestBytes = 20 * 1024 * 1024
 
-/** Whether the response to a request is stored. */
-export const isStored = ({ store }: { store?: boolean | null }): boolean => store !== false
-
 /** The parts that all routes that run a turn have in common. */
 export const turnRouteConfig = {
   access: 'interact',

@@ -83,7 +83,7 @@ export const storedRoutes: FastifyPluginAsyncTypebox<{
   app.post(
     '/v1/instances/:instance_id/responses/:response_id/cancel',
     {
-      config: { ...read, event: 'response.cancel', frees: true },
+      config: { ...read, event: 'response.cancel' },
       schema: {
         operationId: 'cancelResponse',
         summary: 'Cancel a response',

@@ -4,7 +4,6 @@ import type { TurnBudgets } from '#budgets/check.ts'
 import { type FindCaller, onKeyRefused } from '#http/auth.ts'
 import { toAppError } from '#http/errors.ts'
 import type { InFlight } from '#http/in-flight.ts'
-import type { StorageLimit } from '#http/storage-limit.ts'
 import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
@@ -14,7 +13,7 @@ import type { NoteEndUser } from './end-users.ts'
 import { errorTexts } from './format/error-texts.ts'
 import type { ResponseEvent } from './format/response-writer.ts'
 import { type ResponseParts, runResponse } from './run-response.ts'
-import { isStored, maxRequestBytes } from './schemas.ts'
+import { maxRequestBytes } from './schemas.ts'
 import { type Turn, turnAbandoned } from './turns/turn.ts'
 import { errorFrame, type ReadFrame } from './web-socket-frames.ts'
 
@@ -41,7 +40,6 @@ export interface ConnectionDeps extends ResponseParts {
   graceMs: number
   countTurn: ((request: FastifyRequest, reply: FastifyReply) => Promise<void>) | undefined
   inFlight: InFlight | undefined
-  storage: StorageLimit | undefined
 }
 
 interface Frame {
@@ -166,8 +164,7 @@ export class WebSocketConnection {
   }
 
   async #run({ data, isBinary }: Frame): Promise<void> {
-    const { turns, store, lines, noteEndUser, budgets, findGateway, readFrame, countTurn, inFlight, storage } =
-      this.#deps
+    const { turns, store, lines, noteEndUser, budgets, findGateway, readFrame, countTurn, inFlight } = this.#deps
     const { organizationId, keyId } = this.#request.caller
     const turn = turns.begin()
     this.#turn = turn
@@ -179,7 +176,6 @@ export class WebSocketConnection {
       turn.signal.throwIfAborted()
       if (isBinary) throw new AppError('invalid_frame', errorTexts.textFrames)
       const body = await readFrame(data)
-      if (isStored(body)) await storage?.requireRoom(organizationId)
       const session = { organizationId, instanceId: this.#instanceId, sessionKey: sessionKey(this.#sessionId) }
       const gateway = await findGateway(organizationId, this.#instanceId)
       await budgets.require({ organizationId, keyId, instanceId: this.#instanceId })

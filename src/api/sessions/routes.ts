@@ -105,7 +105,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox<SessionDeps> = async (app,
   app.post(
     '/v1/instances/:instance_id/sessions/:session_id/reset',
     {
-      config: { ...config, event: 'session.reset', frees: true },
+      config: { ...config, event: 'session.reset' },
       schema: {
         operationId: 'resetSession',
         summary: 'Reset a session',

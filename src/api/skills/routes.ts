@@ -1,5 +1,5 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { type Static, Type } from '@sinclair/typebox'
+import { Type } from '@sinclair/typebox'
 import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { linkNext, PageQuery, positionOf } from '#http/paging.ts'
@@ -44,12 +44,6 @@ const SkillParams = Type.Object({
   ...InstanceParams.properties,
   skill_name: Type.String({ description: 'The name of the skill, as the list has it.' }),
 })
-
-/** Whether a configuration sets a value: to remove one makes room. */
-const setsValues = ({ apiKey, env, config }: Static<typeof ConfigureSkill>): boolean =>
-  [apiKey, ...Object.values(env ?? {}), ...Object.values(config ?? {})].some(
-    (value) => value !== undefined && value !== null,
-  )
 
 /** The skills of an agent: OpenClaw's own, those of the registry, and those in the workspace. */
 export const skillRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, deps) => {
@@ -137,7 +131,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, dep
   app.post(
     '/v1/instances/:instance_id/skills/install',
     {
-      config: { ...config, event: 'skill.install', stores: () => true },
+      config: { ...config, event: 'skill.install' },
       schema: {
         ...common,
         operationId: 'installSkill',
@@ -179,7 +173,7 @@ export const skillRoutes: FastifyPluginAsyncTypebox<RouteDeps> = async (app, dep
   app.patch(
     '/v1/instances/:instance_id/skills/:skill_name',
     {
-      config: { ...config, event: 'skill.configure', stores: setsValues },
+      config: { ...config, event: 'skill.configure' },
       schema: {
         ...common,
         operationId: 'configureSkill',

@@ -1,8 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { Db } from '#database/client.ts'
-import { readStoredBytes } from '#database/stored-bytes.ts'
 import { failures } from '#http/openapi.ts'
-import type { StorageLimits } from '#http/storage-limit.ts'
 import { NoBody } from '#http/validation.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
@@ -17,12 +15,11 @@ export interface SubscriptionDeps {
   log: Pick<Logger, 'info' | 'warn' | 'error'>
   /** null when the settings of Stripe are absent. */
   billing: Billing | null
-  storageLimits: StorageLimits
 }
 
 /** The tier of an organization, its limit and its use. Payment takes place on Stripe's pages. */
 export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = async (app, deps) => {
-  const { db, log, billing, storageLimits } = deps
+  const { db, log, billing } = deps
   const requireBilling = () => {
     if (!billing) throw new AppError('billing_not_configured', texts.noBilling)
     return billing
@@ -39,15 +36,12 @@ export const subscriptionRoutes: FastifyPluginAsyncTypebox<SubscriptionDeps> = a
         summary: 'Read the tier and its use',
         description:
           'The tier of the organization, the limit of its instances and their number. Stopped instances count, ' +
-          'terminated ones do not. `storage` is what the organization stores in the database, as of some seconds ago.',
+          'terminated ones do not.',
         tags: ['subscription'],
         response: { 200: Subscription },
       },
     },
-    async ({ caller: { organizationId } }) => {
-      const organization = await getBillingOrganization(db, organizationId)
-      return toSubscription(organization, await readStoredBytes(db, organizationId), storageLimits)
-    },
+    async ({ caller: { organizationId } }) => toSubscription(await getBillingOrganization(db, organizationId)),
   )
 
   app.post(

@@ -88,16 +88,6 @@ export const organizationCodes = {
         'meanwhile: `PATCH` with `budgets` on the organization, the instance or the key.',
       repeat: 'After the time that `detail` names, or once the budget is raised.',
     },
-    storage_limit_reached: {
-      meaning:
-        'The organization stores as much as this server lets one: responses, configurations of instances, and answers ' +
-        'that are kept for their `Idempotency-Key`.',
-      remedy:
-        '`detail` says how much of each there is. Delete responses, sessions or instances, or send turns with ' +
-        '`"store": false`. Kept answers go by themselves after 24 hours. `GET /v1/subscription` tells the use. Reads, ' +
-        'deletes and stops work meanwhile.',
-      repeat: 'Some seconds after you have made room.',
-    },
   }),
   ...codesOf('not_found', {
     key_not_found: {
