@@ -1,6 +1,5 @@
 import { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { flowAsShared } from '#platform/fair-share.ts'
 import { texts } from '#platform/texts.ts'
 import { clientErrorAnswer } from './errors.ts'
 
@@ -75,7 +74,6 @@ export function useBodyDeadlines(app: FastifyInstance, publicUrl: () => string, 
       if (raw.complete) return
       const lingering = setTimeout(() => socket.destroy(), times.linger)
       raw.once('close', () => clearTimeout(lingering))
-      flowAsShared(raw, request.ip)
       raw.resume() // unread, the body could not end, nor would the close of the connection be seen
     })
     raw.on('close', () => deadlines.delete(look))

@@ -1,7 +1,5 @@
-import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { AppError } from '#platform/errors.ts'
-import { flowAsShared, noteWork } from '#platform/fair-share.ts'
 import { inFlight } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
 
@@ -28,7 +26,7 @@ export const inFlightLimits: InFlightLimits = {
   turns: 1000,
   sockets: 1000,
   transfers: 64,
-  lists: 64, // they are read one after the other, and an answer that waits for its client may take 2 MiB
+  lists: 8, // fewer than the connections to the database, so that slow lists leave some to other organizations
   bodyBytes: 128 * 1024 ** 2,
   processBodyBytes: 512 * 1024 ** 2,
 }
@@ -49,9 +47,6 @@ export interface InFlight {
    */
   take(kind: Kind, organizationId: string): () => void
 }
-
-/** A body of this size arrives in one piece or two. */
-const onePieceBytes = 64 * 1024
 
 /** Such requests may be sent again soon: others end all the time. */
 const retryAfterSeconds = 1
@@ -131,28 +126,18 @@ function bodyBytesOf({ headers, routeOptions }: FastifyRequest): number {
   return encoding === undefined ? 0 : limit
 }
 
-/**
- * Bounds what the callers of all later routes have in flight, and has the bodies of an organization flow as its share of
- * the event loop allows, which is less while others call. Their callers must be known before.
- */
+/** Limits what the callers of all later routes have in flight. Add it after the hook that finds the caller. */
 export function useInFlight(app: FastifyInstance, limits: InFlightLimits): InFlight {
   const bounds = createInFlight(limits)
   app.addHook('onRequest', async (request, reply) => {
     const { caller, routeOptions } = request
     if (!caller || reply.raw.closed) return
-    noteWork(caller.organizationId)
     const { inFlight: kind } = routeOptions.config
     const amount = bodyBytesOf(request)
     if (amount === 0 && !kind) return
     const taken = amount > 0 ? [bounds.takeBytes(amount, caller.organizationId)] : []
     reply.raw.on('close', () => taken.forEach((release) => void release()))
     if (kind) taken.push(bounds.take(kind, caller.organizationId))
-  })
-  app.addHook('preParsing', (request, _reply, payload, done) => {
-    // The parser listens before the next turn of the event loop.
-    if (request.caller && bodyBytesOf(request) > onePieceBytes)
-      flowAsShared(payload as Readable, request.caller.organizationId)
-    done(null, payload)
   })
   return bounds
 }

@@ -1,9 +1,9 @@
 import type { Readable } from 'node:stream'
 import { MIMEType } from 'node:util'
 import { errorCodes, type FastifyInstance, type FastifyRequest } from 'fastify'
-import { ByteBuffer } from '#platform/byte-buffer.ts'
 import { AppError } from '#platform/errors.ts'
 import { parseJsonBytes } from '#platform/json/thread.ts'
+import { readBody } from '#platform/read-body.ts'
 import { texts } from '#platform/texts.ts'
 import { hasBody } from './body-deadlines.ts'
 
@@ -12,9 +12,6 @@ import { hasBody } from './body-deadlines.ts'
  * code. The values are more than a conversation of a thousand turns has, and are built and validated in some ten ms.
  */
 export const bodyBounds = { depth: 200, values: 50_000 }
-
-/** Of a body that announces no length. */
-const expectedBytes = 16 * 1024
 
 /** The `charset` of a content type; null without one, and for a malformed type. */
 function charsetOf(contentType = ''): string | null {
@@ -35,36 +32,20 @@ function encodingFault({ headers }: FastifyRequest): string | null {
 }
 
 /**
- * Reads a body into memory that is taken once for its announced length. Fastify would keep the pieces and join them at
- * the end, which holds the event loop, takes the memory twice, and many times for pieces of a few bytes. Throws
- * FastifyError as it does: for a body above the limit of its route, for one of another length than it announced, and
- * with status 400 for one that breaks off.
+ * Reads the body of a request, within the limit of its route. Fastify itself would keep the pieces, and join them at the
+ * end. Throws FastifyError as it does: for a body that is too large or of another length than announced, and with status
+ * 400 for one that breaks off.
  */
-function readBody({ headers, routeOptions }: FastifyRequest, payload: Readable): Promise<Buffer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
+async function readRequestBody({ headers, routeOptions }: FastifyRequest, payload: Readable): Promise<Buffer> {
   const { bodyLimit = 0 } = routeOptions
-  const announced = Number(headers['content-length'] ?? Number.NaN)
-  if (announced > bodyLimit) {
-    reject(new errorCodes.FST_ERR_CTP_BODY_TOO_LARGE())
-    return promise
-  }
-  const body = new ByteBuffer(announced >= 0 ? announced : Math.min(expectedBytes, bodyLimit), bodyLimit)
-  const onData = (piece: Buffer) => {
-    if (!body.append(piece)) end(() => reject(new errorCodes.FST_ERR_CTP_BODY_TOO_LARGE()))
-  }
-  const onEnd = () =>
-    end(() => {
-      const bytes = body.take()
-      if (announced >= 0 && bytes.length !== announced) reject(new errorCodes.FST_ERR_CTP_INVALID_CONTENT_LENGTH())
-      else resolve(bytes)
-    })
-  const onError = (error: Error) => end(() => reject(Object.assign(error, { statusCode: 400 })))
-  function end(settle: () => void): void {
-    payload.off('data', onData).off('end', onEnd).off('error', onError)
-    settle()
-  }
-  payload.on('data', onData).on('end', onEnd).on('error', onError)
-  return promise
+  const announced = headers['content-length'] === undefined ? undefined : Number(headers['content-length'])
+  if (announced !== undefined && announced > bodyLimit) throw new errorCodes.FST_ERR_CTP_BODY_TOO_LARGE()
+  const body = await readBody(payload, bodyLimit, { expected: announced }).catch((error: Error) => {
+    throw Object.assign(error, { statusCode: 400 })
+  })
+  if (body === null) throw new errorCodes.FST_ERR_CTP_BODY_TOO_LARGE()
+  if (announced !== undefined && body.length !== announced) throw new errorCodes.FST_ERR_CTP_INVALID_CONTENT_LENGTH()
+  return body
 }
 
 /**
@@ -79,7 +60,7 @@ export function useJsonBodies(app: FastifyInstance): void {
     done(fault === null ? null : new AppError('unsupported_encoding', fault), payload)
   })
   app.addContentTypeParser('application/json', async (request: FastifyRequest, payload: Readable) => {
-    const body = await readBody(request, payload)
+    const body = await readRequestBody(request, payload)
     return body.length === 0 ? undefined : parseJsonBytes(body, bodyBounds)
   })
 }

@@ -1,6 +1,5 @@
 import { WebSocket } from 'ws'
 import { AppError } from '#platform/errors.ts'
-import { createPauses, createShareCount, frameWeight } from '#platform/fair-share.ts'
 import { parseJson } from '#platform/json/parse.ts'
 import { largeBytes, parseJsonBytes } from '#platform/json/thread.ts'
 import type { Endpoint } from '#sandbox/driver.ts'
@@ -8,7 +7,7 @@ import { GatewayRefusal, GatewayUnreachable } from './gateway-errors.ts'
 import { frameBounds, isAnswer, maxLargeFrameBytes, mayAnswerLarge, ReceivedFrames } from './gateway-frames.ts'
 import { isObject } from './json.ts'
 
-/** What a paused socket has received already may hold some more large frames. */
+/** A paused socket may have received some more large frames already. */
 const maxParsing = 4
 
 interface Pending {
@@ -41,15 +40,14 @@ const socketUrl = (endpoint: Endpoint) =>
   endpoint.kind === 'unix' ? `ws+unix://${endpoint.path}:/` : `ws://${endpoint.host}:${endpoint.port}/`
 
 /**
- * Opens a socket that matches answers to calls by number. It ignores all events except the challenge, reads as fast as
- * the share of its gateway allows, and ends when the gateway sends more than gateway-frames.ts allows.
+ * Opens a socket that matches answers to calls by number. It ignores all events except the challenge, and ends
+ * when the gateway sends more than gateway-frames.ts allows.
  */
 export function openSocket(endpoint: Endpoint, token: string, deadline: number, signal: AbortSignal) {
-  const owner = socketUrl(endpoint)
-  const socket = new WebSocket(owner, {
+  const socket = new WebSocket(socketUrl(endpoint), {
     maxPayload: maxLargeFrameBytes,
     perMessageDeflate: false,
-    // One frame in a turn of the event loop: thousands of short ones arrive in one piece.
+    // Thousands of short frames may arrive in one piece: with this, each has its own turn of the event loop.
     allowSynchronousEvents: false,
     handshakeTimeout: Math.max(1, deadline - performance.now()),
     headers: {
@@ -60,8 +58,6 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   })
   const pending = new Map<string, Pending>()
   const received = new ReceivedFrames()
-  const pauseDuring = createPauses(socket)
-  const countShare = createShareCount(owner, pauseDuring)
   let isChallenged = false
   /** The large frames that are parsed in a thread. */
   let parsing = 0
@@ -108,20 +104,18 @@ export function openSocket(endpoint: Endpoint, token: string, deadline: number, 
   async function takeLarge(data: Buffer): Promise<void> {
     parsing += 1
     if (parsing > maxParsing) return end('the gateway sent too many large frames')
-    await pauseDuring(parseJsonBytes(data, frameBounds).then(take).catch(cannotRead))
+    socket.pause()
+    await parseJsonBytes(data, frameBounds).then(take).catch(cannotRead)
     parsing -= 1
+    if (parsing === 0) socket.resume()
   }
 
   /** Counts what has been received. Returns whether the connection goes on. */
   function count(data: Buffer): boolean {
     if (broken) return false
     const fault = received.add(data.length, () => [...pending.values()].some(({ method }) => mayAnswerLarge(method)))
-    if (fault !== null) {
-      end(fault)
-      return false
-    }
-    void countShare(data.length + frameWeight)
-    return true
+    if (fault !== null) end(fault)
+    return fault === null
   }
 
   socket.on('ping', count)

@@ -80,7 +80,7 @@ export const texts = {
   /** A second process cannot use the embedded database of the first. */
   startAWorker:
     'Start one with npm start -- worker or, without DATABASE_URL, run npm start in place of npm start -- api.',
-  tooManyLargeBodies: 'This server reads too many large bodies right now. Send it again in a moment.',
+  tooManyLargeBodies: 'The server is busy with large requests. Send this one again in a moment.',
   notUtf8: 'The body is not valid UTF-8.',
   notUnicode: 'A text in the body has half of a surrogate pair (\\ud800 to \\udfff). Send whole characters.',
   unknownToken: 'Unknown or expired client token, or its key was revoked. Ask your backend for a new one.',
@@ -185,7 +185,6 @@ export const texts = {
   isTerminated: 'The instance is terminated and cannot be changed. Create another.',
   sessionNotFound: 'Session not found.',
   idempotencyKeyUsed: 'came with another request before. Send a new key with a new request.',
-  tooManyLists: 'Too many lists of your organization wait for an answer. Ask for fewer at a time.',
   tooMuchInFlight: {
     turns: (limit: number) =>
       `Your organization has ${limit} turns at this server already, which is the most. Wait until some have ended.`,

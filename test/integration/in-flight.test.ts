@@ -113,7 +113,7 @@ describe('S8: what an organization has in flight', () => {
     })
   })
 
-  test('lists: one is read at a time, one more is a 429, and another organization goes on', async () => {
+  test('lists: one more is a 429, and another organization goes on', async () => {
     const [tenant, other] = [present(tenants[0]), present(tenants[1])]
     const list = ({ key }: { key: string }, path: string) => fetch(url + path, { headers: headersOf(key) })
     const lock = await chowder.database.pool.connect()
@@ -127,15 +127,6 @@ describe('S8: what an organization has in flight', () => {
         retryAfter: '1',
       })
       expect((await list(other, '/v1/instances')).status).toBe(200)
-      const waiting = await until('a statement', async () => {
-        // In the transaction of `lock` the view would stay as it was when it was first read.
-        const { rows } = await chowder.database.pool.query(
-          `SELECT pid FROM pg_stat_activity
-           WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%from "events"%'`,
-        )
-        return rows.length > 0 && rows
-      })
-      expect(waiting.length).toBe(1)
     } finally {
       await lock.query('COMMIT')
       lock.release()

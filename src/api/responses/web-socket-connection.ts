@@ -7,7 +7,6 @@ import type { InFlight } from '#http/in-flight.ts'
 import type { FindGateway } from '#instances/find.ts'
 import { sessionKey } from '#openclaw/session-key.ts'
 import { AppError } from '#platform/errors.ts'
-import { createPauses, createShareCount, frameWeight } from '#platform/fair-share.ts'
 import { openStreams } from '#platform/metrics.ts'
 import type { NoteEndUser } from './end-users.ts'
 import { errorTexts } from './format/error-texts.ts'
@@ -90,14 +89,7 @@ export class WebSocketConnection {
     socket.on('pong', () => {
       this.#isAlive = true
     })
-    const countShare = createShareCount(request.caller.organizationId, createPauses(socket))
-    const count = (data: Buffer) => void countShare(data.length + frameWeight)
-    socket.on('ping', count)
-    socket.on('pong', count)
-    socket.on('message', (data: Buffer, isBinary: boolean) => {
-      count(data)
-      this.#receive({ data, isBinary })
-    })
+    socket.on('message', (data: Buffer, isBinary: boolean) => this.#receive({ data, isBinary }))
     socket.on('close', () => {
       clearTimeout(lifetime)
       clearTimeout(this.#cutOff)

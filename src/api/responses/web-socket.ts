@@ -47,7 +47,7 @@ export const webSocketRoutes: FastifyPluginAsyncTypebox<WebSocketDeps> = async (
   let isClosing = false
 
   await app.register(websocket, {
-    // One frame in a turn of the event loop: thousands of short ones arrive in one piece.
+    // Thousands of short frames may arrive in one piece: with this, each has its own turn of the event loop.
     options: { maxPayload: maxRequestBytes, perMessageDeflate: false, allowSynchronousEvents: false },
     errorHandler: (_error, socket) => socket.terminate(),
     preClose(done) {

@@ -9,8 +9,6 @@ import { InstanceParams } from '#http/instance-params.ts'
 import { failures } from '#http/openapi.ts'
 import { positionOf, sendPage } from '#http/paging.ts'
 import { getInstance } from '#instances/row.ts'
-import { takeShare } from '#platform/fair-share.ts'
-import { oneAtATime } from '#platform/one-at-a-time.ts'
 import { filterOf, isPositionOf } from './query.ts'
 import { positionAt, readUsage, type UsageFilter, type UsagePosition, type UsageRow } from './read.ts'
 import { toUsage, Usage, UsageQuery } from './schemas.ts'
@@ -63,16 +61,10 @@ export const usageRoutes: FastifyPluginAsyncTypebox<UsageDeps> = async (app, { d
   }
 
   async function* linesOf(reply: FastifyReply, filter: UsageFilter): AsyncGenerator<string> {
-    const { organizationId } = filter
     const write = reply.compileSerializationSchema(Usage) as (value: object) => string
     for (let position: UsagePosition | undefined; ; ) {
-      const from = position
-      const rows = await oneAtATime(organizationId, () => readUsage(db, filter, exportRows, from))
-      for (const row of rows) {
-        const line = `${write(toUsage(row, filter.groups))}\n`
-        await takeShare(organizationId, line.length)
-        yield line
-      }
+      const rows = await readUsage(db, filter, exportRows, position)
+      for (const row of rows) yield `${write(toUsage(row, filter.groups))}\n`
       const last = rows.at(-1)
       if (!last || rows.length < exportRows) return
       position = positionAt(last)

@@ -28,7 +28,7 @@ export const serverCodes = {
       remedy: 'Wait. If it lasts, ask the operator of this server.',
     },
     overloaded: {
-      meaning: 'This server has too many large bodies, or lists of your organization, to work on right now.',
+      meaning: 'The server is busy with large requests.',
       remedy: 'Wait a moment, and send fewer of them at once.',
     },
     sandboxes_unavailable: {

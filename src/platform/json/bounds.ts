@@ -11,20 +11,20 @@ export interface JsonBounds {
   isLenient?: true
 }
 
-export const quote = 0x22
-export const backslash = 0x5c
+const quote = 0x22
+const backslash = 0x5c
 const comma = 0x2c
-export const colon = 0x3a
+const colon = 0x3a
 /** As a power of two. */
 const charactersOfName = 6
 /** Whether a byte of UTF-8 is not the first one of its character. */
-export const continues = (code: number) => (code & 0xc0) === 0x80
-export const isSpace = (code: number) => code === 0x20 || code === 0x0a || code === 0x0d || code === 0x09
+const continues = (code: number) => (code & 0xc0) === 0x80
+const isSpace = (code: number) => code === 0x20 || code === 0x0a || code === 0x0d || code === 0x09
 const opens = (code: number) => code === 0x5b || code === 0x7b
 const closes = (code: number) => code === 0x5d || code === 0x7d
 
 /** The index of the quote that ends the string that begins at `start`. */
-export function endOfString(json: Uint8Array, start: number): number {
+function endOfString(json: Uint8Array, start: number): number {
   for (let at = start + 1; at < json.length; at += 1) {
     const code = json[at]
     if (code === backslash) at += 1

@@ -1,6 +1,6 @@
 /**
- * Whether the texts in a value have more characters than this in all. It looks at no more of them than it needs, and is
- * a loop, because a deeply nested value would overflow the stack of a recursion.
+ * Whether the texts in a value have more characters than this in all. It stops at the limit, and is a loop because a
+ * recursion into a deeply nested value would overflow the stack.
  */
 export function isLongerThan(value: unknown, characters: number): boolean {
   let left = characters

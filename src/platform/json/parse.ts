@@ -4,7 +4,6 @@ import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { exceededBound, type JsonBounds } from './bounds.ts'
 import { refusedJson } from './faults.ts'
-import { asBuffer, free, takeOutLongTexts, unescapeInPlace, type ValueInParts } from './long-texts.ts'
 
 /** In valid UTF-8, only an escape can stand for half of a surrogate pair. */
 const surrogateEscape = /\\u[dD][89a-fA-F]/
@@ -39,32 +38,12 @@ function parseText(text: string, isLenient: boolean): unknown {
 }
 
 /**
- * Parses JSON in UTF-8. It refuses more than the bounds before it builds any value, then `__proto__` and
+ * Parses JSON in UTF-8. It refuses what exceeds the bounds before it builds any value, then `__proto__` and
  * `constructor.prototype`, and text that is not Unicode, unless the bounds are lenient. Throws AppError
  * `too_many_values`, `unsupported_json`, or `invalid_json`, which says where the text is no JSON.
  */
 export function parseJson(bytes: Uint8Array, bounds: JsonBounds): unknown {
   check(bytes, bounds)
-  return parseText(asBuffer(bytes).toString('utf8'), bounds.isLenient === true)
-}
-
-/**
- * The same for a large text, whose long texts stay in its bytes: for one that goes on to another thread, they would be
- * in memory five times. Long texts of lenient JSON may have what UTF-8 cannot: they are parsed.
- */
-export function parseInParts(bytes: Uint8Array, bounds: JsonBounds): ValueInParts | { value: unknown } {
-  check(bytes, bounds)
-  const whole = asBuffer(bytes)
-  try {
-    const parts = bounds.isLenient ? null : takeOutLongTexts(whole)
-    if (parts) {
-      const { json, mark, places } = parts
-      const value = parseText(json.toString('utf8'), false)
-      unescapeInPlace(whole, places)
-      return { value, mark, bytes, places }
-    }
-  } catch {} // what is wrong, and where, is said of the whole
-  const text = whole.toString('utf8')
-  free(bytes)
-  return { value: parseText(text, bounds.isLenient === true) }
+  const { buffer, byteOffset, byteLength } = bytes
+  return parseText(Buffer.from(buffer, byteOffset, byteLength).toString('utf8'), bounds.isLenient === true)
 }

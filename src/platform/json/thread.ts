@@ -2,17 +2,17 @@ import { Piscina } from 'piscina'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import type { JsonBounds } from './bounds.ts'
-import { putBackLongTexts } from './long-texts.ts'
+import { isLongerThan } from './length.ts'
 import { parseJson } from './parse.ts'
 import type { Parsed, ParseTask } from './worker.ts'
 
-/** Up to here a text is read within a few ms. A larger one would hold the event loop as long as many. */
+/** JSON up to this size is read and written within a few ms. Larger JSON is left to a thread. */
 export const largeBytes = 1024 * 1024
 const maxWaiting = 64
-/** Many times what a text of some ten MiB takes on a busy machine, with the wait for those before it. */
+/** Ample for some ten MiB on a busy machine, with the wait for earlier tasks. */
 const taskTimeoutMs = 30_000
 
-/** One thread, which ends when it has had nothing to do for a while: it takes some ten MiB. */
+/** One thread, which takes some ten MiB and ends after it was idle for a while. */
 const thread = new Piscina({
   filename: new URL('./worker.ts', import.meta.url).href,
   minThreads: 0,
@@ -20,39 +20,39 @@ const thread = new Piscina({
   idleTimeout: 30_000,
   env: {}, // it needs no secret
   execArgv: [],
-  resourceLimits: { maxOldGenerationSizeMb: 512 },
+  resourceLimits: { maxOldGenerationSizeMb: 256 },
   recordTiming: false,
 })
-// A thread that fails while it has nothing to do is replaced. Without a listener the process would end.
+// An idle thread that fails is replaced. Without a listener the process would end.
 thread.on('error', () => {})
 
 const overloaded = () => new AppError('overloaded', texts.tooManyLargeBodies, { retryAfterSeconds: 1 })
 
 /** Runs a task in the thread, after the tasks before it. Throws AppError `overloaded` when that takes too long. */
-async function run(task: ParseTask): Promise<Parsed> {
+async function run(name: 'parse' | 'write', task: unknown, transferList: ArrayBuffer[] = []): Promise<unknown> {
   if (thread.queueSize >= maxWaiting) throw overloaded()
   const signal = AbortSignal.timeout(taskTimeoutMs)
   try {
-    return (await thread.run(task, {
-      name: 'parse',
-      transferList: [task.bytes.buffer as ArrayBuffer],
-      signal,
-    })) as Parsed
+    return await thread.run(task, { name, transferList, signal })
   } catch (error) {
     throw signal.aborted ? overloaded() : error
   }
 }
 
 async function parseInThread(task: ParseTask): Promise<unknown> {
-  const parsed = await run(task)
+  const parsed = (await run('parse', task, [task.bytes.buffer as ArrayBuffer])) as Parsed
   if ('refused' in parsed) throw new AppError(parsed.refused.code, parsed.refused.message)
-  return 'bytes' in parsed ? putBackLongTexts(parsed) : parsed.value
+  return parsed.value
 }
 
 /**
- * Parses JSON as `parseJson` does. A large text is parsed in a thread, one after the other, so that the event loop
- * stands still no longer than it takes to copy the value. The memory of its bytes is moved there: nothing in it can be
- * used afterwards. Also throws AppError `overloaded` when too many large texts wait.
+ * Parses JSON as `parseJson` does. Large JSON is parsed in a thread, one text after the other, so that the event loop
+ * waits only for the copy of the value. Its memory moves to the thread: the caller cannot use it afterwards. Also throws
+ * AppError `overloaded` when too many large texts wait.
  */
 export const parseJsonBytes = async (bytes: Uint8Array, bounds: JsonBounds): Promise<unknown> =>
   bytes.byteLength <= largeBytes ? parseJson(bytes, bounds) : parseInThread({ bytes, bounds })
+
+/** Writes a value as JSON; a large one in the same thread. Throws AppError `overloaded` when too many wait. */
+export const writeJson = async (value: unknown): Promise<string | Uint8Array> =>
+  isLongerThan(value, largeBytes) ? ((await run('write', value)) as Uint8Array) : JSON.stringify(value)

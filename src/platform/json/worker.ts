@@ -1,14 +1,12 @@
-// What the thread does that thread.ts starts.
 import { readlinkSync } from 'node:fs'
 import { setPriority } from 'node:os'
 import { basename } from 'node:path'
-import { move, transferableSymbol, valueSymbol } from 'piscina'
+import { move } from 'piscina'
 import { AppError } from '#platform/errors.ts'
 import type { JsonBounds } from './bounds.ts'
-import type { ValueInParts } from './long-texts.ts'
-import { parseInParts } from './parse.ts'
+import { parseJson } from './parse.ts'
 
-/** Of large texts: on a busy machine everything else goes first. */
+/** Lets everything else on a busy machine go first. */
 const niceness = 10
 try {
   setPriority(Number(basename(readlinkSync('/proc/thread-self'))), niceness) // on Linux each thread has its own
@@ -19,19 +17,17 @@ export interface ParseTask {
   bounds: JsonBounds
 }
 
-/** An AppError does not reach another thread as one. */
-export type Parsed = ValueInParts | { value: unknown } | { refused: Pick<AppError, 'code' | 'message'> }
+/** An AppError cannot be sent to another thread. */
+export type Parsed = { value: unknown } | { refused: Pick<AppError, 'code' | 'message'> }
 
-/** An answer that moves the bytes in it, with the properties that Piscina wants. */
-const moved = (parsed: ValueInParts) => move({ [transferableSymbol]: parsed.bytes.buffer, [valueSymbol]: parsed })
-
-export function parse({ bytes, bounds }: ParseTask) {
+export function parse({ bytes, bounds }: ParseTask): Parsed {
   try {
-    const parsed = parseInParts(bytes, bounds)
-    return 'bytes' in parsed ? moved(parsed) : parsed
+    return { value: parseJson(bytes, bounds) }
   } catch (error) {
     if (!(error instanceof AppError)) throw error
     const { code, message } = error
-    return { refused: { code, message } } satisfies Parsed
+    return { refused: { code, message } }
   }
 }
+
+export const write = (value: unknown) => move(Buffer.from(JSON.stringify(value)))

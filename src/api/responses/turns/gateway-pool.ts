@@ -1,4 +1,3 @@
-import type { Readable } from 'node:stream'
 import { Agent, type Dispatcher, Pool } from 'undici'
 import { gatewayUnreachable } from '#instances/gateway/errors.ts'
 import type { AppError } from '#platform/errors.ts'
@@ -47,7 +46,7 @@ interface GatewayPool {
   post(
     endpoint: Endpoint,
     headers: Record<string, string>,
-    body: string | Readable,
+    body: string | Uint8Array,
     signal: AbortSignal,
   ): Promise<Dispatcher.ResponseData>
   close(): Promise<void>

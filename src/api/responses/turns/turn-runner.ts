@@ -11,14 +11,12 @@ import { readFailedTurn } from '#openclaw/failed-turn.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { toGatewayModel } from '#openclaw/model.ts'
 import { AppError } from '#platform/errors.ts'
-import { flowAsShared } from '#platform/fair-share.ts'
-import { writeJson } from '#platform/json/write.ts'
+import { writeJson } from '#platform/json/thread.ts'
+import { readBody } from '#platform/read-body.ts'
 import { texts } from '#platform/texts.ts'
 import { type GatewayFailure, gatewayError, idIn, isUnexplained } from './gateway-errors.ts'
 import { createGatewayPool, unreachable } from './gateway-pool.ts'
-import { readBody } from './read-body.ts'
 import { hasBegun } from './run-begun.ts'
-import { sharedPieces } from './shared-pieces.ts'
 import { Turn, type TurnTimeouts, turnAbandoned, turnCancelled } from './turn.ts'
 
 const maxErrorBytes = 64 * 1024
@@ -135,10 +133,10 @@ export function createTurnRunner(
   }
 
   async function send(turn: Turn, request: AgentRequest, isRepetition = false): Promise<AgentAnswer> {
-    const { gateway, instanceId, body } = request
+    const { gateway, body } = request
     const askedAt = performance.now()
     turn.signal.throwIfAborted()
-    const json = writeJson(body, gateway.organizationId)
+    const json = await writeJson(body)
     const answer = await gateways.post(gateway.endpoint, headersOf(request), json, turn.signal)
     turn.received()
     if (answer.statusCode !== 200) {
@@ -153,16 +151,18 @@ export function createTurnRunner(
         return again || readFailedTurn(gateway, request.sessionKey, turn.signal)
       }
       return {
-        events: streamedEvents(turn, answer.body, instanceId, unexplained),
+        events: streamedEvents(turn, answer.body, unexplained),
         askedAt,
         answeredAt: performance.now(),
       }
     }
-    flowAsShared(answer.body, instanceId)
-    const { bytes, isWhole } = await readBody(answer.body, maxAnswerBytes, () => turn.received())
+    const bytes = await readBody(answer.body, maxAnswerBytes, { onChunk: () => turn.received() })
     turn.answered()
     const answeredAt = performance.now()
-    if (!isWhole) throw brokenAnswer(errorTexts.tooLarge)
+    if (bytes === null) {
+      answer.body.destroy()
+      throw brokenAnswer(errorTexts.tooLarge)
+    }
     return { events: oneBatch(await readAnswer(bytes)), askedAt, answeredAt }
   }
 
@@ -231,15 +231,16 @@ export function createTurnRunner(
 }
 
 async function readFailure({ statusCode: status, headers, body }: Dispatcher.ResponseData): Promise<GatewayFailure> {
-  const { bytes } = await readBody(body, maxErrorBytes)
-  return { status, body: parseJson(bytes), retryAfter: headers['retry-after']?.toString() }
+  const bytes = await readBody(body, maxErrorBytes)
+  if (bytes === null) body.destroy()
+  return { status, body: bytes && parseJson(bytes), retryAfter: headers['retry-after']?.toString() }
 }
 
 /** A failed response, as the answer to a turn that is not streamed has it. */
 const failedResponse = (error: unknown) => ({ object: 'response', error })
 
 /**
- * Reads the events of a stream, as the share of its owner allows. A failure without a reason is `unexplained`: when it
+ * Reads the events of a stream. A failure without a reason is `unexplained`: when it
  * is the whole stream, another answer may take its place, else it gets OpenClaw's note. After the agent's end it
  * discards the few bytes that follow in the background, so that the gateway sees its answer taken. It destroys the body
  * when the reader leaves earlier.
@@ -247,19 +248,22 @@ const failedResponse = (error: unknown) => ({ object: 'response', error })
 async function* streamedEvents(
   turn: Turn,
   body: Dispatcher.ResponseData['body'],
-  owner: string,
   unexplained: (runId: unknown, mayRepeat: boolean) => Promise<AgentAnswer | { note: string | null }>,
 ): AsyncGenerator<AgentEvent[]> {
   const chunks: AsyncIterator<Buffer> = body.iterator({ destroyOnReturn: false })
   let readBytes = 0
   let hasOutput = false
   let hasEnded = false
-  const pieces = sharedPieces(chunks, owner, turn.signal, (bytes) => {
-    turn.received()
-    readBytes += bytes
-  })
+  async function* countedChunks(): AsyncGenerator<Buffer> {
+    for (let chunk = await chunks.next(); !chunk.done; chunk = await chunks.next()) {
+      turn.received()
+      readBytes += chunk.value.length
+      turn.signal.throwIfAborted()
+      yield chunk.value
+    }
+  }
   try {
-    for await (const batch of readStream(pieces)) {
+    for await (const batch of readStream(countedChunks())) {
       const last = batch.at(-1)
       // Set before the yield: readers leave at the end.
       hasEnded = last?.kind === 'end' || last?.kind === 'failed'
