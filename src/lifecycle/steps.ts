@@ -32,7 +32,7 @@ import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { logProgress } from '#platform/log.ts'
 import { sandboxRestarts } from '#platform/metrics.ts'
 import { texts } from '#platform/texts.ts'
-import { type SandboxFiles, SandboxPathError } from '#sandbox/driver.ts'
+import { type SandboxFiles, SandboxPathError, type SandboxPaths, useFiles } from '#sandbox/driver.ts'
 import { busyAgain, diagnose } from './diagnose.ts'
 import { findDiskProblem } from './disk-problem.ts'
 import { backoffSeconds } from './failures.ts'
@@ -117,7 +117,22 @@ export const writeConfig: Step = async (context) => {
   await replaceTokens(lease, vault)
   const unsealed = await unsealInstance(db, vault, lease.instance)
   const { config, systemPrompt } = renderGateway(lease.instance, unsealed, { relayUrl, paths })
-  const files = sandboxes.files(lease.instance.id)
+  const secrets = secretsFor(lease.instance.id, unsealed, paths)
+  await useFiles(sandboxes, lease.instance.id, async (files) => {
+    await clearPaths(files, paths, signal)
+    const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
+    const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
+    await files.remove(configBackupPath, { recursive: true }, signal)
+    await writeSecrets(files, secrets, signal)
+    await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
+    await writeAgentSettings(files, signal)
+    await writeSystemPrompt(files, systemPrompt, signal)
+  })
+  return done
+}
+
+/** Makes the folders of the gateway, and removes what the tenant has put in their place or in that of a file. */
+async function clearPaths(files: SandboxFiles, paths: SandboxPaths, signal: AbortSignal): Promise<void> {
   const folders = paths.room ? [...gatewayFolders, ...roomFolders] : gatewayFolders
   const makeFolders = async () => {
     for (const folder of folders) await files.write(`${folder}/.keep`, Buffer.alloc(0), { mode: 0o600 }, signal)
@@ -130,14 +145,6 @@ export const writeConfig: Step = async (context) => {
     await makeFolders()
   })
   if (paths.room) await files.remove(pluginsInWorkspace, { recursive: true }, signal)
-  const existing = await files.read(configPath, { maxBytes: configMaxBytes }, signal)
-  const wanted = mergeForFile(config, parseJson(existing && (await text(existing.content()))))
-  await files.remove(configBackupPath, { recursive: true }, signal)
-  await writeSecrets(files, secretsFor(lease.instance.id, unsealed, paths), signal)
-  await files.write(configPath, Buffer.from(`${JSON.stringify(wanted, null, 2)}\n`), { mode: 0o600 }, signal)
-  await writeAgentSettings(files, signal)
-  await writeSystemPrompt(files, systemPrompt, signal)
-  return done
 }
 
 /** Removes what the tenant has put in the place of the gateway's folders, such as a link. Folders stay as they are. */

@@ -344,7 +344,22 @@ export interface SandboxDriver {
   /** What the sandbox uses now. Everything is null for a sandbox that does not exist. */
   measure(id: string, signal: AbortSignal): Promise<Usage>
   files(id: string): SandboxFiles
+  /**
+   * Calls `use` with files for calls that follow each other, of which the platform makes one. Absent where single calls
+   * are as cheap; see {@link useFiles}.
+   */
+  filesBatch?<T>(id: string, use: (files: SandboxFiles) => Promise<T>): Promise<T>
 }
 
+/** Calls `use` with the files of a sandbox, for several calls, one after another. */
+export const useFiles = <T>(
+  sandboxes: Pick<SandboxDriver, 'files' | 'filesBatch'>,
+  id: string,
+  use: (files: SandboxFiles) => Promise<T>,
+): Promise<T> => (sandboxes.filesBatch ? sandboxes.filesBatch(id, use) : use(sandboxes.files(id)))
+
 /** The methods for requests, which do not start or stop sandboxes. */
-export type SandboxAccess = Pick<SandboxDriver, 'observe' | 'exec' | 'files' | 'readLog' | 'measure' | 'hostAddress'>
+export type SandboxAccess = Pick<
+  SandboxDriver,
+  'observe' | 'exec' | 'files' | 'filesBatch' | 'readLog' | 'measure' | 'hostAddress'
+>

@@ -6,6 +6,7 @@ import {
   type SandboxDriver,
   type SandboxFiles,
   SandboxPathError,
+  useFiles,
 } from './driver.ts'
 
 function outcomeOf(error: unknown, signal: AbortSignal): string {
@@ -64,5 +65,6 @@ export function measureDriver<Driver extends SandboxDriver>(driver: Driver, regi
     currentUse: (id, signal) => measured('currentUse', signal, () => driver.currentUse(id, signal)),
     measure: (id, signal) => measured('measure', signal, () => driver.measure(id, signal)),
     files: (id) => measureFiles(driver.files(id), measured),
+    filesBatch: (id, use) => useFiles(driver, id, (files) => use(measureFiles(files, measured))),
   } satisfies SandboxDriver as Driver
 }

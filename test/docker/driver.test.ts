@@ -16,8 +16,10 @@ import {
   type Observation,
   SandboxAbsentError,
   type SandboxDriver,
+  SandboxPathError,
   type SandboxSpec,
   SandboxUnavailableError,
+  useFiles,
 } from '#sandbox/driver.ts'
 import { contractCommand, contractDriver, contractSpec } from '../support/docker-host.ts'
 import { startDockerd, type TestDockerd } from '../support/dockerd.ts'
@@ -694,6 +696,25 @@ describe('with a dockerd', () => {
       await driver.destroy(id, within())
       expect(await containersOf(id)).toEqual([])
       expect(await dockerd.docker('volume', 'ls', '-q', '--filter', `name=chowder-${id}`)).toBe('')
+    })
+
+    test('has the calls of a batch carried out by one program, which ends with the batch', async () => {
+      const id = await created()
+      const programs = async () => {
+        const beside = present((await containersOf(id)).find((name) => name.includes('files')))
+        return (await dockerd.docker('top', beside)).split('\n').filter((line) => line.includes('files-program')).length
+      }
+      await useFiles(driver, id, async (files) => {
+        await files.write('a/one', Buffer.from('1'), {}, within())
+        const file = await files.read('a/one', { maxBytes: 1 }, within())
+        expect(await text(present(file).content())).toBe('1')
+        expect(await programs()).toBe(1)
+        // A refused call is no end of the batch.
+        await expect(files.mkdir('../out', within())).rejects.toThrow(SandboxPathError)
+        await present(await files.read('a/one', { maxBytes: 1 }, within())).close()
+        expect(await files.remove('a', { recursive: true }, within())).toBe(true)
+      })
+      await until('its end', async () => (await programs()) === 0)
     })
 
     test('reads and writes files far larger than the memory of their container', async () => {

@@ -9,6 +9,7 @@ import { referenceText, type SkillReference } from '#openclaw/skill-reference.ts
 import { type GatewaySkill, readSkills, skillIn } from '#openclaw/skills.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
+import { useFiles } from '#sandbox/driver.ts'
 import { changeSettings } from './configure.ts'
 import type { SkillDeps } from './deps.ts'
 import { getSkill } from './list.ts'
@@ -111,9 +112,10 @@ async function install(
       const stored = await listStoredSkills(deps.db, organizationId, id)
       const { replace, objection } = plan(await readSkills(gateway), stored)
       const mask = await createInstanceMask(deps.db, deps.vault, instance)
-      const files = deps.regions.of(instance).sandboxes.files(id)
       const asked = { reference, release, replace }
-      const { skill, output } = await installVersion(gateway, files, asked, objection, mask, signal)
+      const { skill, output } = await useFiles(deps.regions.of(instance).sandboxes, id, (files) =>
+        installVersion(gateway, files, asked, objection, mask, signal),
+      )
       resolve({ skill, output, version, digest: skill.installed?.digest ?? null })
     },
     async store(tx) {

@@ -2,6 +2,7 @@ import { changeConfig } from '#instances/gateway/change.ts'
 import { getInstance } from '#instances/row.ts'
 import { requireRunning } from '#instances/status.ts'
 import { removeSkill } from '#openclaw/skill-install.ts'
+import { useFiles } from '#sandbox/driver.ts'
 import { withSettings } from './configure.ts'
 import type { SkillDeps } from './deps.ts'
 import { getSkill } from './list.ts'
@@ -25,7 +26,9 @@ export async function uninstallSkill(
   await changeConfig(deps, organizationId, instanceId, {
     edit: (stored) => withSettings(stored, name, {}),
     verify: (gateway, signal) =>
-      removeSkill(gateway, deps.regions.of(instance).sandboxes.files(instance.id), reference, signal),
+      useFiles(deps.regions.of(instance).sandboxes, instance.id, (files) =>
+        removeSkill(gateway, files, reference, signal),
+      ),
     store: (tx, { id }) => deleteStoredSkill(tx, id, name),
     whenNotRunning: 'refuse',
   })

@@ -8,7 +8,7 @@ import { cannotReadSecrets, writeSecrets } from '#openclaw/gateway-secrets.ts'
 import { probeHealth } from '#openclaw/health.ts'
 import { writeSystemPrompt } from '#openclaw/system-prompt.ts'
 import { poll } from '#platform/poll.ts'
-import type { Endpoint, SandboxAccess, SandboxPaths } from '#sandbox/driver.ts'
+import { type Endpoint, type SandboxAccess, type SandboxPaths, useFiles } from '#sandbox/driver.ts'
 import { renderGateway, secretsFor, type UnsealedInstance } from './configuration.ts'
 import { relayUrlFor } from './relay-url.ts'
 
@@ -51,14 +51,13 @@ export async function configureGateway(
     connectGateway(endpoint, unsealed.token, { signal, timeoutMs: connectTimeoutMs }).catch((cause: unknown) => {
       throw cause instanceof GatewayRefusal ? new GatewayUnreachable(cause.message, { cause }) : cause
     })
-  const files = sandboxes.files(instance.id)
   let gateway = await connect()
   let restarts: boolean
   const apply = () => applyConfig(gateway, config, signal, { keepsProxy: paths.proxyAsksWho === true })
   try {
     const applied = await apply().catch(async (error: unknown) => {
       if (!cannotReadSecrets(error)) throw error
-      await writeSecrets(files, secretsFor(instance.id, unsealed, paths), signal)
+      await writeSecrets(sandboxes.files(instance.id), secretsFor(instance.id, unsealed, paths), signal)
       return apply()
     })
     restarts = applied.restarts
@@ -71,8 +70,10 @@ export async function configureGateway(
   } finally {
     gateway.close()
   }
-  await writeAgentSettings(files, signal)
-  await writeSystemPrompt(files, systemPrompt, signal)
+  await useFiles(sandboxes, instance.id, async (files) => {
+    await writeAgentSettings(files, signal)
+    await writeSystemPrompt(files, systemPrompt, signal)
+  })
   return { restarts }
 }
 

@@ -15,7 +15,7 @@ import { activityIn, lookAtProcesses } from './activity.ts'
 import { createDockerClient, type DockerClient, type DockerdAddress, inBody } from './docker-client.ts'
 import { followEnds } from './ends.ts'
 import { execBeside } from './exec.ts'
-import { type FilesPool, filesBy, filesPool } from './files.ts'
+import { filesBatch, filesBy, type OpenSession } from './files.ts'
 import { openFilesSession } from './files-container.ts'
 import type { Admission } from './image/forwarder.ts'
 import { createImages, type ReleaseSource } from './image.ts'
@@ -108,7 +108,10 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
   const firewalled = [network]
   if (egressNetwork !== null) firewalled.push(firewalledNetwork(client, egressNetwork, { reachable, relay: null }))
   const filesOptions = { client, images, installation, inspect: existing }
-  const pools = new Map<string, FilesPool>()
+  const sessionOf =
+    (id: string): OpenSession =>
+    (signal) =>
+      openFilesSession(id, filesOptions, signal)
 
   const inspect = (id: string, signal: AbortSignal) =>
     client.callUnless([404], signal, (docker, abortSignal) =>
@@ -232,7 +235,6 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
 
   async function destroy(id: string, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
-    pools.get(id)?.clear()
     let conflict: Error | null = null
     // The volume is in use by a container that is being removed, or that another process has just made for the files.
     async function isRemoved(): Promise<boolean> {
@@ -360,17 +362,8 @@ export function createDockerDriver(options: DockerDriverOptions): SandboxDriver 
       const runDu = () => execBeside(client, container.Id, paths, du, { timeoutMs: duTimeoutMs }, signal)
       return measureContainer(client, container, runDu, signal)
     },
-    files(id) {
-      let pool = pools.get(id)
-      if (!pool) {
-        pool = filesPool(
-          (signal) => openFilesSession(id, filesOptions, signal),
-          () => pools.delete(id),
-        )
-        pools.set(id, pool)
-      }
-      return filesBy(pool)
-    },
+    files: (id) => filesBy(sessionOf(id)),
+    filesBatch: (id, use) => filesBatch(sessionOf(id), use),
   }
 }
 

@@ -10,16 +10,9 @@ export interface FilesSession {
   /** Whether the program has ended, or its session was ended. */
   readonly isOver: boolean
   /** Carries out a call, with content for a write. Throws the error of the file access in the container. */
-  ask(
-    call: FilesCall,
-    content?: AsyncIterable<Buffer>,
-  ): Promise<Exclude<FilesAnswer, { fault: unknown } | { full: unknown } | { failed: unknown }>>
-  /**
-   * Part of the file that the last `read` has opened; null closes it. The caller reads to the end, or ends the session.
-   */
+  ask(call: FilesCall, content?: AsyncIterable<Buffer>): Promise<unknown>
+  /** Part of the file that the last `read` has opened. The caller reads to the end, or ends the session. */
   content(range: FilesRange): AsyncGenerator<Buffer, void>
-  /** Fulfilled once the session has ended. */
-  readonly over: Promise<void>
   end(): void
 }
 
@@ -39,8 +32,8 @@ async function* outputOf(socket: Duplex, onError: (text: string) => void): Async
 /** Creates a session over the stream to the files program. */
 export function createFilesSession(socket: Duplex): FilesSession {
   let errors = ''
-  const over = Promise.withResolvers<void>()
-  socket.once('close', () => over.resolve())
+  const closed = Promise.withResolvers<void>()
+  socket.once('close', () => closed.resolve())
   const frames = readFrames(
     outputOf(socket, (text) => {
       errors = (errors + text).slice(-maxErrorLength)
@@ -57,7 +50,7 @@ export function createFilesSession(socket: Duplex): FilesSession {
 
   async function send(bytes: Buffer): Promise<void> {
     if (socket.destroyed || !socket.writable) throw ended()
-    if (!socket.write(bytes)) await Promise.race([once(socket, 'drain'), over.promise])
+    if (!socket.write(bytes)) await Promise.race([once(socket, 'drain'), closed.promise])
   }
 
   async function sendAll(content: AsyncIterable<Buffer>): Promise<void> {
@@ -68,9 +61,9 @@ export function createFilesSession(socket: Duplex): FilesSession {
     await send(frame('end'))
   }
 
-  function answerIn({ payload }: Frame) {
+  function resultIn({ payload }: Frame): unknown {
     const answer: FilesAnswer = JSON.parse(payload.toString())
-    if (!('fault' in answer || 'full' in answer || 'failed' in answer)) return answer
+    if ('result' in answer) return answer.result
     socket.destroy() // the program ends after a failure
     if ('fault' in answer) throw new SandboxPathError(answer.fault, answer.message)
     if ('full' in answer) throw new SandboxCapacityError(answer.full)
@@ -86,17 +79,15 @@ export function createFilesSession(socket: Duplex): FilesSession {
       const answer = next()
       // When the content is too long, or the disk is full, the answer comes before the end of the content.
       if (content) await Promise.race([sendAll(content), answer])
-      return answerIn(await answer)
+      return resultIn(await answer)
     },
     async *content(range) {
       await send(headFrame(range))
-      if (!range) return
       for (let part = await next(); part.kind !== 'end'; part = await next()) {
-        if (part.kind === 'head') answerIn(part)
+        if (part.kind === 'head') resultIn(part)
         yield part.payload
       }
     },
-    over: over.promise,
     end: () => void socket.destroy(),
   }
 }

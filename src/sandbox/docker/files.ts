@@ -3,150 +3,67 @@ import type { FileStat, OpenFile, SandboxFiles } from '#sandbox/driver.ts'
 import type { FilesSession } from './files-session.ts'
 import type { FilesCall } from './image/files-program.ts'
 
-/** The number of calls on the files of one sandbox at the same time; others wait. */
-const maxSessions = 16
-/** The time for which an idle session waits for the next call. */
-const idleMs = 10_000
+/** Starts the files program of a sandbox. */
+export type OpenSession = (signal: AbortSignal) => Promise<FilesSession>
+type Release = (session: FilesSession) => void
 
-/** The sessions of the files program of one sandbox. */
-export interface FilesPool {
-  /** Lends a session to the caller until `give`. Throws the errors of opening a session, or the signal's reason. */
-  take(signal: AbortSignal): Promise<FilesSession>
-  give(session: FilesSession): void
-  /** Ends the idle sessions. */
-  clear(): void
-}
+const endSession: Release = (session) => session.end()
 
-/**
- * Keeps sessions for a while after their use, since opening a session takes longer than most calls. Calls `onEmpty`
- * when no session is left.
- */
-export function filesPool(open: (signal: AbortSignal) => Promise<FilesSession>, onEmpty: () => void): FilesPool {
-  const idle = new Map<FilesSession, NodeJS.Timeout>()
-  const waiting: PromiseWithResolvers<void>[] = []
-  let taken = 0
-
-  function leave(session: FilesSession): void {
-    clearTimeout(idle.get(session))
-    idle.delete(session)
-  }
-
-  async function wait(signal: AbortSignal): Promise<void> {
-    const turn = Promise.withResolvers<void>()
-    const onAbort = () => {
-      const index = waiting.indexOf(turn)
-      if (index >= 0) waiting.splice(index, 1)
-      turn.reject(signal.reason)
-    }
-    waiting.push(turn)
-    signal.addEventListener('abort', onAbort, { once: true })
-    await turn.promise.finally(() => signal.removeEventListener('abort', onAbort))
-  }
-
-  /** Passes the right to a session on to the call that has waited longest. */
-  function release(): void {
-    const next = waiting.shift()
-    if (next) next.resolve()
-    else taken -= 1
-    reportEmpty()
-  }
-
-  function reportEmpty(): void {
-    if (taken === 0 && idle.size === 0) onEmpty()
-  }
-
-  return {
-    async take(signal) {
-      if (taken < maxSessions) taken += 1
-      else await wait(signal)
-      for (const session of [...idle.keys()].reverse()) {
-        leave(session)
-        if (!session.isOver) return session
-      }
-      try {
-        const session = await open(signal)
-        void session.over.then(() => {
-          leave(session)
-          reportEmpty()
-        })
-        return session
-      } catch (error) {
-        release()
-        throw error
-      }
-    },
-    give(session) {
-      if (!session.isOver) idle.set(session, setTimeout(() => session.end(), idleMs).unref())
-      release()
-    },
-    clear() {
-      for (const session of idle.keys()) session.end()
-    },
+/** Calls `use` with a session, which ends when `use` fails or the signal is aborted. */
+async function withSession<T>(
+  open: OpenSession,
+  signal: AbortSignal,
+  use: (session: FilesSession) => Promise<T>,
+): Promise<T> {
+  signal.throwIfAborted()
+  const session = await open(signal)
+  const onAbort = () => session.end()
+  signal.addEventListener('abort', onAbort, { once: true })
+  try {
+    signal.throwIfAborted()
+    return await use(session)
+  } catch (error) {
+    session.end()
+    signal.throwIfAborted()
+    throw error
+  } finally {
+    signal.removeEventListener('abort', onAbort)
   }
 }
+
+/** Carries out one call in a session, with content for a write, and returns its result. */
+export const askProgram = (
+  open: OpenSession,
+  call: FilesCall,
+  signal: AbortSignal,
+  { content, release = endSession }: { content?: AsyncIterable<Buffer>; release?: Release } = {},
+): Promise<unknown> =>
+  withSession(open, signal, async (session) => {
+    const result = await session.ask(call, content)
+    release(session)
+    return result
+  })
 
 type StoredStat = Omit<FileStat, 'modifiedAt'> & { modifiedAt: string }
 
 const statOf = (stat: StoredStat): FileStat => ({ ...stat, modifiedAt: new Date(stat.modifiedAt) })
 
-/** The files of a sandbox, accessed by the files program in a container beside it. */
-export function filesBy(pool: FilesPool): SandboxFiles {
-  /** Takes a session for a call, and ends the session when the call fails or is aborted. */
-  async function withSession<T>(signal: AbortSignal, use: (session: FilesSession) => Promise<T>): Promise<T> {
-    signal.throwIfAborted()
-    const session = await pool.take(signal)
-    const onAbort = () => session.end()
-    signal.addEventListener('abort', onAbort, { once: true })
-    try {
-      signal.throwIfAborted()
-      return await use(session)
-    } catch (error) {
-      session.end()
-      signal.throwIfAborted()
-      throw error
-    } finally {
-      signal.removeEventListener('abort', onAbort)
-      pool.give(session)
-    }
-  }
-
-  const ask = (call: FilesCall, signal: AbortSignal, content?: AsyncIterable<Buffer>): Promise<unknown> =>
-    withSession(signal, async (session) => {
-      const answer = await session.ask(call, content)
-      return 'result' in answer ? answer.result : null
-    })
-
-  async function read(path: string, maxBytes: number, signal: AbortSignal): Promise<OpenFile | null> {
-    signal.throwIfAborted()
-    const session = await pool.take(signal)
-    let isGiven = false
-    const give = () => {
-      if (isGiven) return
-      isGiven = true
-      signal.removeEventListener('abort', onAbort)
-      pool.give(session)
-    }
-    const onAbort = () => {
-      session.end()
-      give()
-    }
-    signal.addEventListener('abort', onAbort, { once: true })
-    try {
-      const answer = await session.ask({ call: 'read', path, maxBytes })
-      signal.throwIfAborted()
-      if ('opened' in answer && answer.opened) return openFile(session, answer.opened, signal, give)
-      give()
-      return null
-    } catch (error) {
-      session.end()
-      give()
-      signal.throwIfAborted()
-      throw error
-    }
-  }
+/** The files of a sandbox, accessed by the files program. Each call takes a session of its own from `open`. */
+export function filesBy(open: OpenSession, release: Release = endSession): SandboxFiles {
+  const ask = (call: FilesCall, signal: AbortSignal, content?: AsyncIterable<Buffer>) =>
+    askProgram(open, call, signal, { release, ...(content && { content }) })
 
   return {
-    read: (path, { maxBytes }, signal) => read(path, maxBytes, signal),
+    read: (path, { maxBytes }, signal) =>
+      withSession(open, signal, async (session) => {
+        const opened = (await session.ask({ call: 'read', path, maxBytes })) as {
+          size: number
+          modifiedAt: number
+        } | null
+        if (opened) return openFile(session, opened, signal, () => release(session))
+        release(session)
+        return null
+      }),
     async list(path, { maxEntries }, signal) {
       const listed = (await ask({ call: 'list', path, maxEntries }, signal)) as {
         entries: StoredStat[]
@@ -179,34 +96,50 @@ export function filesBy(pool: FilesPool): SandboxFiles {
   }
 }
 
-/** A file that a session has opened. No other call uses the session until the file is read, closed or destroyed. */
+/**
+ * Calls `use` with files whose calls share one session. The next call opens another one when a call has failed, since
+ * that ends the program.
+ */
+export async function filesBatch<T>(open: OpenSession, use: (files: SandboxFiles) => Promise<T>): Promise<T> {
+  let session: FilesSession | null = null
+  const shared: OpenSession = async (signal) => {
+    if (session === null || session.isOver) session = await open(signal)
+    return session
+  }
+  try {
+    return await use(filesBy(shared, () => {}))
+  } finally {
+    ;(session as FilesSession | null)?.end()
+  }
+}
+
+/** A file that a session has opened, which takes no other call until the file is read. */
 function openFile(
   session: FilesSession,
   { size, modifiedAt }: { size: number; modifiedAt: number },
   signal: AbortSignal,
-  give: () => void,
+  release: () => void,
 ): OpenFile {
-  let isUsed = false
+  const onAbort = () => session.end()
+  signal.addEventListener('abort', onAbort, { once: true })
+  const done = () => {
+    signal.removeEventListener('abort', onAbort)
+    release()
+  }
   return {
     size,
     modifiedAt: new Date(modifiedAt),
     content(range = { start: 0, end: size }) {
-      isUsed = true
       const content = Readable.from(session.content(range), { objectMode: false })
       content.once('close', () => {
         if (!content.readableEnded) session.end() // the program still sends the rest
-        give()
+        done()
       })
       return addAbortSignal(signal, content)
     },
     async close() {
-      if (isUsed) return
-      isUsed = true
-      try {
-        for await (const _ of session.content(null));
-      } finally {
-        give()
-      }
+      session.end()
+      done()
     },
   }
 }

@@ -1,7 +1,7 @@
 import { lookup } from 'node:dns/promises'
 import type { V1PersistentVolumeClaim, V1Pod, V1StatefulSet } from '@kubernetes/client-node'
 import { poll } from '#platform/poll.ts'
-import { type FilesPool, filesBy, filesPool } from '#sandbox/docker/files.ts'
+import { askProgram, filesBatch, filesBy, type OpenSession } from '#sandbox/docker/files.ts'
 import { imageBuild } from '#sandbox/docker/image.ts'
 import { forwarderPort } from '#sandbox/docker/profile.ts'
 import {
@@ -52,7 +52,6 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
   const { installation, relayUrl } = options
   const client = createKubernetesClient(options.config, options.namespace, options.log)
   const forwards = options.socketFolder === null ? null : createForwards(client, options.socketFolder)
-  const pools = new Map<string, FilesPool>()
   const setPath = (id: string) => `apps/statefulsets/${objectName(id)}`
   const podPath = (id: string) => `core/pods/${podName(id)}`
 
@@ -102,7 +101,6 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     const pod = await findPod(id, signal)
     if (pod && isRunning(pod)) return
     if (pod && (hasEnded(pod) || pod.metadata?.deletionTimestamp)) await removePod(client, podPath(id), gone, signal)
-    pools.get(id)?.clear()
     // It ends within its second of grace while the other one is scheduled. Nobody is to write by it any more. A volume
     // that may be on one node only is not given to another node before.
     const filesPath = `core/pods/${filesPodName(id)}`
@@ -119,14 +117,11 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     // At least a second: without a grace time the API would forget a pod that still runs.
     const graceSeconds = Math.max(1, Math.ceil(graceMs / 1000))
     await removePod(client, podPath(id), { graceSeconds, until: 'ended' }, signal)
-    // Their programs have ended with the pod, which this process may not know yet.
-    pools.get(id)?.clear()
   }
 
   async function destroy(id: string, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     forwards?.close(id)
-    pools.get(id)?.clear()
     const name = objectName(id)
     const claim = `core/persistentvolumeclaims/${name}`
     async function isRemoved(): Promise<boolean> {
@@ -173,21 +168,14 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     }
   }
 
-  function poolOf(id: string): FilesPool {
-    let pool = pools.get(id)
-    if (!pool) {
-      const find = async (wanted: string, signal: AbortSignal) => {
-        const { spec } = await existing(wanted, signal)
-        return { image: spec?.template.spec?.containers[0]?.image ?? '', isWanted: spec?.replicas === 1 }
-      }
-      pool = filesPool(
-        (signal) => openFilesSession(id, { client, setup: options, find }, signal),
-        () => pools.delete(id),
-      )
-      pools.set(id, pool)
-    }
-    return pool
+  const findForFiles = async (id: string, signal: AbortSignal) => {
+    const { spec } = await existing(id, signal)
+    return { image: spec?.template.spec?.containers[0]?.image ?? '', isWanted: spec?.replicas === 1 }
   }
+  const sessionOf =
+    (id: string): OpenSession =>
+    (signal) =>
+      openFilesSession(id, { client, setup: options, find: findForFiles }, signal)
 
   return {
     name: 'kubernetes',
@@ -224,23 +212,10 @@ export function createKubernetesDriver(options: KubernetesDriverOptions): Sandbo
     },
     async readLog(id, { lines, after }, signal) {
       if (!(await findSet(id, signal))) return { lines: [], rest: null, position: '', hasGap: false }
-      const pool = poolOf(id)
-      const session = await pool.take(signal)
-      const onAbort = () => session.end()
-      signal.addEventListener('abort', onAbort, { once: true })
-      try {
-        const answer = await session.ask({ call: 'log', lines, after })
-        return ('result' in answer ? answer.result : null) as LogPage
-      } catch (error) {
-        session.end()
-        signal.throwIfAborted()
-        throw error
-      } finally {
-        signal.removeEventListener('abort', onAbort)
-        pool.give(session)
-      }
+      return (await askProgram(sessionOf(id), { call: 'log', lines, after }, signal)) as LogPage
     },
     ...createUse(client),
-    files: (id) => filesBy(poolOf(id)),
+    files: (id) => filesBy(sessionOf(id)),
+    filesBatch: (id, use) => filesBatch(sessionOf(id), use),
   }
 }

@@ -6,8 +6,8 @@ import { readLog, rotateLog } from '#sandbox/local/log-file.ts'
 import { type Frame, frame, headFrame, readFrames } from './frames.ts'
 
 /**
- * A call: a method of SandboxFiles with its arguments, or a look at the log of the gateway where that is in the volume.
- * Frames with the content follow a write.
+ * A call: a method of SandboxFiles with its arguments, or `log`, which reads the log of the gateway where that is in the
+ * volume. Frames with the content follow a write.
  */
 export type FilesCall =
   | { call: 'list'; path: string; maxEntries: number }
@@ -19,16 +19,18 @@ export type FilesCall =
   | { call: 'remove'; path: string; recursive: boolean }
   | { call: 'log'; lines: number; after?: string | undefined }
 
-/** The answer to a call. The caller answers `opened` with a FilesRange; frames with that content follow. */
+/**
+ * The answer to a call. The result of a `read` is the size and time of the file: the caller sends a FilesRange, and
+ * frames with that content follow.
+ */
 export type FilesAnswer =
   | { result: unknown }
-  | { opened: { size: number; modifiedAt: number } | null }
   | { fault: SandboxPathError['fault']; message: string }
   | { full: string }
   | { failed: string }
 
-/** The wanted part of an opened file; null closes the file. */
-export type FilesRange = { start: number; end: number } | null
+/** The requested part of an opened file. */
+export type FilesRange = { start: number; end: number }
 
 const logPath = '/agent/gateway.log'
 const files = filesIn(async () => ({ path: '/agent/home', uid: null, uploads: '/agent/uploads' }))
@@ -40,11 +42,20 @@ async function send(bytes: Buffer): Promise<void> {
   if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
 }
 
-/** The next frame. The end of the input aborts the call that is under way. */
-async function next(): Promise<Frame | null> {
+const answer = (answer: FilesAnswer) => send(headFrame(answer))
+
+async function readFrame(): Promise<Frame | null> {
   const { value } = await frames.next().catch(() => ({ value: undefined }))
   if (!value) disconnected.abort(new Error('the control plane has disconnected'))
   return value ?? null
+}
+
+/** Read one frame ahead, so that the end of the input aborts the call that is under way. */
+let following = readFrame()
+function next(): Promise<Frame | null> {
+  const frame = following
+  following = readFrame()
+  return frame
 }
 
 async function* content(): AsyncGenerator<Buffer, void> {
@@ -56,43 +67,27 @@ async function* content(): AsyncGenerator<Buffer, void> {
   }
 }
 
-const head = ({ payload }: Frame) => JSON.parse(payload.toString())
+const parse = ({ payload }: Frame) => JSON.parse(payload.toString())
 
-/** Carries out a call; returns the frame after it. */
-async function answer(call: FilesCall): Promise<Frame | null> {
-  if (call.call === 'write') {
-    const { path, call: _, ...options } = call
-    await files.write(path, Readable.from(content(), { objectMode: false }), options, signal)
-    await send(headFrame({ result: null } satisfies FilesAnswer))
-    return next()
-  }
-  const following = next()
-  if (call.call !== 'read') {
-    await send(headFrame({ result: await resultOf(call) } satisfies FilesAnswer))
-    return following
-  }
+async function sendFile(call: { path: string; maxBytes: number }): Promise<void> {
   const file = await files.read(call.path, call, signal)
-  const opened = file && { size: file.size, modifiedAt: file.modifiedAt.getTime() }
-  await send(headFrame({ opened } satisfies FilesAnswer))
-  if (!file) return following
-  const wanted = await following
-  const range: FilesRange = wanted && head(wanted)
-  const after = next()
-  if (range) {
-    for await (const chunk of file.content(range)) await send(frame('data', chunk))
-    await send(frame('end'))
-  } else {
-    await file.close()
-  }
-  return after
+  await answer({ result: file && { size: file.size, modifiedAt: file.modifiedAt.getTime() } })
+  if (!file) return
+  const wanted = await next()
+  if (!wanted) return file.close()
+  const range: FilesRange = parse(wanted)
+  for await (const chunk of file.content(range)) await send(frame('data', chunk))
+  await send(frame('end'))
 }
 
-function resultOf(call: Exclude<FilesCall, { call: 'read' | 'write' }>): Promise<unknown> {
+function resultOf(call: Exclude<FilesCall, { call: 'read' }>): Promise<unknown> {
   switch (call.call) {
     case 'list':
       return files.list(call.path, call, signal)
     case 'stat':
       return files.stat(call.path, signal)
+    case 'write':
+      return files.write(call.path, Readable.from(content(), { objectMode: false }), call, signal)
     case 'mkdir':
       return files.mkdir(call.path, signal)
     case 'move':
@@ -100,13 +95,8 @@ function resultOf(call: Exclude<FilesCall, { call: 'read' | 'write' }>): Promise
     case 'remove':
       return files.remove(call.path, call, signal)
     case 'log':
-      return logPage(call)
+      return rotateLog(logPath).then(() => readLog(logPath, call))
   }
-}
-
-async function logPage(options: { lines: number; after?: string | undefined }): Promise<unknown> {
-  await rotateLog(logPath)
-  return readLog(logPath, options)
 }
 
 function failureOf(error: unknown): FilesAnswer {
@@ -118,8 +108,12 @@ function failureOf(error: unknown): FilesAnswer {
 // One call after another, until the input ends, or a call fails: the next frames may be the rest of its content.
 process.stdout.on('error', () => process.exit(1))
 try {
-  for (let call = await next(); call; ) call = await answer(head(call))
+  for (let head = await next(); head; head = await next()) {
+    const call: FilesCall = parse(head)
+    if (call.call === 'read') await sendFile(call)
+    else await answer({ result: (await resultOf(call)) ?? null })
+  }
 } catch (error) {
-  if (!signal.aborted) await send(headFrame(failureOf(error)))
+  if (!signal.aborted) await answer(failureOf(error))
 }
 process.stdin.destroy()
