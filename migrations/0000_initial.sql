@@ -146,7 +146,6 @@ CREATE TABLE "processes" (
 	"pid" integer DEFAULT 0 NOT NULL,
 	"since" timestamp with time zone DEFAULT now() NOT NULL,
 	"seen_at" timestamp with time zone DEFAULT now() NOT NULL,
-	"is_alone" boolean,
 	"secret_key_ids" text[] DEFAULT '{}' NOT NULL,
 	"regions" text[] DEFAULT '{}' NOT NULL
 );
@@ -202,7 +201,7 @@ CREATE TABLE "responses" (
 	"answered_call_ids" text[] DEFAULT '{}' NOT NULL,
 	"sealed_object" text,
 	"sealed_input" text,
-	"seen_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"process_id" uuid NOT NULL,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL
 );
 --> statement-breakpoint

@@ -7,8 +7,7 @@ export type ResponseStatus = (typeof responseStatuses)[number]
 
 /**
  * The responses of agents, which clients read later and continue from. A row is written when a turn begins and when it
- * ends. A row that stays in progress without a report for half a minute has lost its process
- * (`api/responses/store/lost-turns.ts`).
+ * ends. A row in progress whose process is dead counts as failed.
  */
 export const responses = pgTable(
   'responses',
@@ -27,8 +26,8 @@ export const responses = pgTable(
     /** The object and the input items, sealed. Null when they are not stored, too large, or deleted. */
     sealedObject: text(),
     sealedInput: text(),
-    /** When a process last reported that it runs the turn. */
-    seenAt: instant().notNull().defaultNow(),
+    /** The process that runs the turn. */
+    processId: uuid().notNull(),
     createdAt: instant().notNull().defaultNow(),
   },
   (table) => [
@@ -56,8 +55,8 @@ export const ephemeralSessions = pgTable(
 
 /**
  * The turns of a session, those that wait included, in the order in which they came. Each turn is the id of its process
- * and a number. A turn counts only while its process reports itself in `processes`. The migrations make both tables
- * UNLOGGED: a write of every turn must not wait for the disk, and after a crash of PostgreSQL nothing in them holds.
+ * and a number. A turn counts only while its process is alive. The migration makes the table UNLOGGED: a write of every
+ * turn must not wait for the disk, and after a crash of PostgreSQL nothing in it holds.
  */
 export const turnLines = pgTable(
   'turn_lines',

@@ -445,11 +445,6 @@ export const processes = pgTable('processes', {
   /** Since when it beats without a gap. */
   since: instant().notNull().defaultNow(),
   seenAt: instant().notNull().defaultNow(),
-  /**
-   * Whether it may have turns that are not in `turnLines`, because it knows of no other process; null while it runs no
-   * turns.
-   */
-  isAlone: boolean(),
   /** The ids of the secret keys that it accepts, the one that it seals with first. None before its first beat. */
   secretKeyIds: text().array().notNull().default([]),
   /** The regions whose instances it works on; none for a process that drains or is no worker. */

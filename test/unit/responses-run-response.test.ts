@@ -16,7 +16,6 @@ for (let depth = 0; depth < 100_000; depth++) deep = { deep }
 
 const freeLines: TurnLines = {
   enter: async () => ({ mustWait: false, begun: Promise.resolve(), leave: () => {} }),
-  open: () => {},
   close: async () => {},
 }
 

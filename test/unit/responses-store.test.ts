@@ -28,11 +28,11 @@ beforeEach(() => {
   warned = []
   const query = async ({ name, values }: { name: string; values: string[][] }) => {
     if (isUnavailable) throw new Error('Connection terminated unexpectedly')
-    if (name !== 'report_responses') for (const id of values[0] ?? []) written.push([id, name])
+    if (name !== 'cancelled_responses') for (const id of values[0] ?? []) written.push([id, name])
     return { rows: [] }
   }
   const log = { warn: (fields: { err: Error }) => void warned.push(fields.err.message) }
-  store = createResponseStore({ $client: { query } } as unknown as Db, createVault(randomBytes(32)), log as never)
+  store = createResponseStore({ $client: { query } } as unknown as Db, createVault(randomBytes(32)), 'p', log as never)
 })
 afterEach(async () => {
   isUnavailable = false

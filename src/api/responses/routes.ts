@@ -64,12 +64,11 @@ export const responseRoutes: FastifyPluginAsyncTypebox<ResponseDeps> = async (ap
   const turns = createTurnRunner(turnTimeouts, deps.declareModel, ({ organizationId, provider }) =>
     noteKeyRefusal(db, organizationId, provider),
   )
-  const store = createResponseStore(db, vault, app.log)
+  const store = createResponseStore(db, vault, deps.processId, app.log)
   const lines = createTurnLines(db, deps.processId)
   const noteEndUser = createNoteEndUser(db, app.log)
   const budgets = createTurnBudgets(db)
 
-  app.addHook('onReady', async () => lines.open())
   // Not awaited: the server stops listening after this hook, and then waits for its open requests.
   app.addHook('preClose', async () => void turns.drain(closing.turnsMs()).then(closing.onTurnsEnded))
 

@@ -6,15 +6,12 @@ import { isDatabaseDown } from '#database/outage.ts'
 import { AppError } from '#platform/errors.ts'
 import { texts } from '#platform/texts.ts'
 import { createLineRows, keyOf, type LineKey, maxTurnsInLine } from './line-rows.ts'
-import { createProcessWatch } from './processes.ts'
 
-/** How often, in ms, waiting turns look whether turns of other processes have left. */
-const lookEveryMs = 100
-const lookTimeoutMs = 5000
-/** How long turns wait while the database is not available. */
+/** How often, in ms, the lines of waiting turns are read, to see whether turns of other processes have left. */
+const readEveryMs = 100
+const readTimeoutMs = 5000
+/** How long, in ms, turns wait while the database is not available. */
 const maxOutageMs = 10_000
-/** How long, in ms, a turn waits until it is known which other processes there are. */
-const learnTimeoutMs = 6000
 const rewriteEveryMs = 1000
 const closeTimeoutMs = 2000
 const fullRetryAfterSeconds = 5
@@ -34,30 +31,30 @@ export interface PlaceInLine {
 
 /**
  * The turns of each session are one line over all processes, in the order in which they came: OpenClaw loses one of two
- * turns that create a session at the same time. The turns of a process that is killed leave their lines within 6 s.
+ * turns that create a session at the same time. The turns of a process that is killed leave their lines once the process
+ * counts as dead.
  */
 export interface TurnLines {
-  /** Begins to report this process to others. A turn that enters before waits for that. */
-  open(): void
   /**
    * Puts a turn in line. Throws AppError session_busy when the line is full, database_unavailable without the database,
-   * and the turn's reason when the turn was ended. It needs no statement while this process is the only one.
+   * and the turn's reason when the turn was ended.
    */
   enter(turn: Turn, session: LineKey): Promise<PlaceInLine>
-  /** Takes the turns of this process out of their lines. */
+  /** Writes what turns of this process have left, for some seconds at most. */
   close(): Promise<void>
 }
 
 interface Entry extends LineKey {
   id: string
-  /** The latest write of it into the row of its line, and whether one has succeeded. Null while no other can see it. */
+  /** The latest write of it into the row of its line. */
   write: Promise<unknown> | null
-  isShared: boolean
   begun: PromiseWithResolvers<void>
 }
 
 const unavailable = (cause?: unknown) =>
   new AppError('database_unavailable', texts.databaseDown, { cause, retryAfterSeconds: 1 })
+const full = () =>
+  new AppError('session_busy', errorTexts.lineFull(maxTurnsInLine), { retryAfterSeconds: fullRetryAfterSeconds })
 
 /** Rejects with the signal's reason once it is aborted. */
 function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
@@ -71,41 +68,26 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> 
 /** `processId` is the id of this process in the table `processes`. */
 export function createTurnLines(db: Db, processId: string): TurnLines {
   const rows = createLineRows(db, processId)
-  /** The turns of this process that are in a line, by id and by line. */
-  const entries = new Map<string, Entry>()
-  const lines = new Map<string, Entry[]>()
-  const waiting = new Set<Entry>()
+  /** The waiting turns of this process, by id. */
+  const waiting = new Map<string, Entry>()
   /** Turns whose leave could not be written yet, and the writes of leaves. */
   const unwritten = new Set<Entry>()
   const leaves = new Set<Promise<void>>()
   let count = 0
-  let lookTimer: NodeJS.Timeout | undefined
-  let isLooking = false
-  let lookedAt = 0
+  let readTimer: NodeJS.Timeout | undefined
+  let isReading = false
+  let readAt = 0
 
-  const processes = createProcessWatch({
-    rows,
-    async share() {
-      await Promise.all([...entries.values()].filter(({ isShared }) => !isShared).map(write))
-    },
-    beAlone: () => {
-      for (const entry of waiting) beginOwn(keyOf(entry))
-    },
-  })
-
-  /** Begins a turn if it waits. */
-  function begin(entry: Entry | undefined): void {
-    if (entry && waiting.delete(entry)) entry.begun.resolve()
+  /** Begins the first turn of a line if it waits in this process. */
+  function beginFirst([first = '']: readonly string[]): void {
+    const entry = waiting.get(first)
+    if (entry && waiting.delete(first)) entry.begun.resolve()
   }
-  const beginFirst = ([first = '']: readonly string[]): void => begin(entries.get(first))
-  const beginOwn = (line: string): void => begin(lines.get(line)?.[0])
 
-  async function write(entry: Entry): Promise<string[]> {
+  function write(entry: Entry): Promise<string[]> {
     const written = rows.enter(entry)
     entry.write = written
-    const turns = await written
-    entry.isShared = true
-    return turns
+    return written
   }
 
   async function writeLeave(entry: Entry): Promise<void> {
@@ -119,103 +101,70 @@ export function createTurnLines(db: Db, processId: string): TurnLines {
   }
 
   function leave(entry: Entry): void {
-    if (!entries.delete(entry.id)) return
-    waiting.delete(entry)
-    const key = keyOf(entry)
-    const others = (lines.get(key) ?? []).filter((other) => other !== entry)
-    if (others.length === 0) lines.delete(key)
-    else lines.set(key, others)
-    if (processes.knowledge() === 'alone') beginOwn(key)
-    if (entry.write === null) return
+    waiting.delete(entry.id)
     const left = writeLeave(entry)
     leaves.add(left)
     void left.finally(() => leaves.delete(left))
   }
 
-  /** Finds out what other processes have changed. */
-  async function look(): Promise<void> {
-    const looking = [...waiting]
-    const knowledge = processes.knowledge()
-    if (knowledge === null) throw unavailable()
-    if (knowledge === 'alone') {
-      for (const entry of looking) beginOwn(keyOf(entry))
-      lookedAt = performance.now()
-      return
-    }
-    const keys = new Map(looking.map((entry) => [keyOf(entry), entry]))
-    const found = await pTimeout(rows.look([...keys.values()]), { milliseconds: lookTimeoutMs })
-    lookedAt = performance.now()
-    const byKey = new Map(found.map((line) => [keyOf(line), line]))
-    const changed = looking.map(async (entry) => {
-      const line = byKey.get(keyOf(entry))
-      if (!waiting.has(entry)) return
-      // Others took this process for lost, or PostgreSQL has crashed.
+  async function readLines(): Promise<void> {
+    const entries = [...waiting.values()]
+    const keys = new Map(entries.map((entry) => [keyOf(entry), entry]))
+    const found = await pTimeout(rows.read([...keys.values()]), { milliseconds: readTimeoutMs })
+    readAt = performance.now()
+    const lines = new Map(found.map((line) => [keyOf(line), line]))
+    const changed = entries.map(async (entry) => {
+      const line = lines.get(keyOf(entry))
+      if (!waiting.has(entry.id)) return
+      // Others took this process for dead, or PostgreSQL has crashed.
       if (!line?.turns.includes(entry.id)) beginFirst(await write(entry))
       else beginFirst(line.isLost ? await rows.enter({ ...entry, id: null }) : line.turns)
     })
     await Promise.all(changed)
   }
 
-  async function lookOrGiveUp(): Promise<void> {
+  async function readOrGiveUp(): Promise<void> {
     if (waiting.size === 0) {
-      clearInterval(lookTimer)
-      lookTimer = undefined
+      clearInterval(readTimer)
+      readTimer = undefined
       return
     }
-    if (isLooking) return
-    isLooking = true
+    if (isReading) return
+    isReading = true
     try {
-      await look()
+      await readLines()
     } catch (error) {
-      if (performance.now() - lookedAt < maxOutageMs) return
-      for (const { begun } of waiting) begun.reject(unavailable(error))
+      if (performance.now() - readAt < maxOutageMs) return
+      for (const { begun } of waiting.values()) begun.reject(unavailable(error))
       waiting.clear()
     } finally {
-      isLooking = false
+      isReading = false
     }
   }
 
   function wait(entry: Entry, signal: AbortSignal): void {
-    waiting.add(entry)
+    waiting.set(entry.id, entry)
     signal.addEventListener('abort', () => entry.begun.reject(signal.reason), { once: true })
     entry.begun.promise.catch(() => {}) // may be rejected before its turn observes it
-    if (lookTimer) return
-    lookedAt = performance.now()
-    lookTimer = setInterval(() => void lookOrGiveUp(), lookEveryMs).unref()
+    if (readTimer) return
+    readAt = performance.now()
+    readTimer = setInterval(() => void readOrGiveUp(), readEveryMs).unref()
   }
 
   const rewriteTimer = setInterval(() => {
     for (const entry of unwritten) void writeLeave(entry)
   }, rewriteEveryMs).unref()
 
-  /** Puts a turn in line, and returns whether it is the first one. Throws AppError session_busy when the line is full. */
-  async function isFirst(entry: Entry, signal: AbortSignal): Promise<boolean> {
-    let knowledge = processes.knowledge()
-    while (knowledge === null) {
-      const learned = pTimeout(processes.learned(), { milliseconds: learnTimeoutMs, message: unavailable() })
-      await unlessAborted(learned, signal)
-      knowledge = processes.knowledge()
-    }
-    const key = keyOf(entry)
-    const line = lines.get(key) ?? []
-    if (line.length >= maxTurnsInLine) throw full()
-    entries.set(entry.id, entry)
-    lines.set(key, [...line, entry])
-    if (knowledge === 'alone') return line.length === 0
-    const turns = await unlessAborted(write(entry), signal)
-    if (!turns.includes(entry.id)) throw full()
-    return turns[0] === entry.id
-  }
-
   return {
-    open: processes.start,
     async enter(turn, { instanceId, sessionKey }) {
       turn.signal.throwIfAborted()
       count += 1
       const id = `${processId} ${count}`
-      const entry: Entry = { id, instanceId, sessionKey, write: null, isShared: false, begun: Promise.withResolvers() }
+      const entry: Entry = { id, instanceId, sessionKey, write: null, begun: Promise.withResolvers() }
       try {
-        const mustWait = !(await isFirst(entry, turn.signal))
+        const turns = await unlessAborted(write(entry), turn.signal)
+        if (!turns.includes(id)) throw full()
+        const mustWait = turns[0] !== id
         if (mustWait) wait(entry, turn.signal)
         else entry.begun.resolve()
         return { mustWait, begun: entry.begun.promise, leave: () => leave(entry) }
@@ -226,12 +175,8 @@ export function createTurnLines(db: Db, processId: string): TurnLines {
     },
     async close() {
       clearInterval(rewriteTimer)
-      clearInterval(lookTimer)
-      const ended = Promise.all([processes.close(), ...leaves]).then(() => rows.end())
-      await pTimeout(ended, { milliseconds: closeTimeoutMs, message: false }).catch(() => {})
+      clearInterval(readTimer)
+      await pTimeout(Promise.all(leaves), { milliseconds: closeTimeoutMs, message: false }).catch(() => {})
     },
   }
 }
-
-const full = () =>
-  new AppError('session_busy', errorTexts.lineFull(maxTurnsInLine), { retryAfterSeconds: fullRetryAfterSeconds })

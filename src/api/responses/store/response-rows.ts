@@ -38,10 +38,10 @@ export interface EndedResponse {
  */
 const insertQuery = `
   INSERT INTO responses (id, organization_id, instance_id, session_key, status,
-    answered_call_ids, sealed_object, sealed_input, item_ids, call_ids)
+    answered_call_ids, sealed_object, sealed_input, item_ids, call_ids, process_id)
   SELECT x.id, x.organization, x.instance, x.session, x.status,
     ARRAY(SELECT jsonb_array_elements_text(x.answered)), x.object, x.input,
-    ARRAY(SELECT jsonb_array_elements_text(x.items)), ARRAY(SELECT jsonb_array_elements_text(x.calls))
+    ARRAY(SELECT jsonb_array_elements_text(x.items)), ARRAY(SELECT jsonb_array_elements_text(x.calls)), $11
   FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
       $6::jsonb[], $7::text[], $8::text[], $9::jsonb[], $10::jsonb[])
     AS x (id, organization, instance, session, status, answered, object, input, items, calls)
@@ -72,8 +72,8 @@ function byColumn(rows: readonly Columns[]): (string | null)[][] {
   return columns
 }
 
-/** Rows of responses with sealed contents, and the statements that write many of them at once. */
-export function createResponseRows(db: Db, vault: Vault) {
+/** Rows of the responses of one process, with sealed contents, and the statements that write many of them at once. */
+export function createResponseRows(db: Db, vault: Vault, processId: string) {
   const seal = (text: string, context: Place): string | null =>
     text.length > maxContentCharacters ? null : vault.seal(text, context)
   const sealJson = (value: unknown, context: Place): string | null =>
@@ -82,7 +82,7 @@ export function createResponseRows(db: Db, vault: Vault) {
   const callIds = ({ output }: ResponseObject) =>
     JSON.stringify(output.flatMap((item) => (item.type === 'function_call' ? [item.call_id] : [])))
   const insert = (into: Db, rows: readonly Columns[]) =>
-    into.$client.query({ name: 'insert_responses', text: insertQuery, values: byColumn(rows) })
+    into.$client.query({ name: 'insert_responses', text: insertQuery, values: [...byColumn(rows), processId] })
 
   return {
     /** The row of a response whose turn begins, or has ended already. Throws when its contents have no JSON. */

@@ -92,9 +92,9 @@ interface Row {
 const isOwned = ({ organizationId, instanceId }: Owner, id: string) =>
   and(eq(responses.id, toUuid(id)), eq(responses.organizationId, organizationId), eq(responses.instanceId, instanceId))
 
-/** Stores responses in the database, with their contents sealed. */
-export function createResponseStore(db: Db, vault: Vault, log: Pick<Logger, 'warn'>): ResponseStore {
-  const rows = createResponseRows(db, vault)
+/** Stores responses in the database, with their contents sealed. `processId` is that of this process in `processes`. */
+export function createResponseStore(db: Db, vault: Vault, processId: string, log: Pick<Logger, 'warn'>): ResponseStore {
+  const rows = createResponseRows(db, vault, processId)
   const running = createRunningResponses(db, rows, log)
 
   async function findRow(owner: Owner, id: string): Promise<Row> {

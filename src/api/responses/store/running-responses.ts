@@ -4,13 +4,14 @@ import type { Db } from '#database/client.ts'
 import { AppError } from '#platform/errors.ts'
 import type { Logger } from '#platform/log.ts'
 import { texts } from '#platform/texts.ts'
-import { reportEveryMs, rewriteReportAfterSeconds } from './lost-turns.ts'
 import type { EndedResponse, ResponseRows, StartedResponse } from './response-rows.ts'
 import { createRetriedWrites } from './retried-writes.ts'
 import type { SessionRef } from './session-history.ts'
 
 /** How long a reader waits for the writes of this process: longer than the pauses of a retried write. */
 const readTimeoutMs = 10_000
+/** How often, in ms, a process finds out which of its responses were cancelled in another one. */
+const readCancelledEveryMs = 2000
 /** A turn that ends within this time is written once, with its end. */
 const insertAfterMs = 10
 
@@ -86,21 +87,18 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
     }
   }
 
-  /** Reports in one query that all turns of this process still run, and learns which were cancelled. */
-  async function report(): Promise<void> {
+  /** Ends the turns whose responses were cancelled in another process. */
+  async function endCancelled(): Promise<void> {
     const ids = [...running.values()].flatMap(({ id, notInserted }) => (notInserted ? [] : [toUuid(id)]))
     if (ids.length === 0) return
     const { rows: cancelled } = await db.$client.query<{ id: string }>({
-      name: 'report_responses',
-      text: `WITH seen AS (
-               UPDATE responses SET seen_at = now() WHERE id = ANY($1::uuid[]) AND status = 'in_progress'
-               AND seen_at < now() - interval '${rewriteReportAfterSeconds} seconds')
-             SELECT id FROM responses WHERE id = ANY($1::uuid[]) AND status = 'cancelled'`,
+      name: 'cancelled_responses',
+      text: `SELECT id FROM responses WHERE id = ANY($1::uuid[]) AND status = 'cancelled'`,
       values: [ids],
     })
     for (const { id } of cancelled) running.get(toResponseId(id))?.onCancelled()
   }
-  const reportTimer = setInterval(() => void report().catch(() => {}), reportEveryMs).unref()
+  const cancelledTimer = setInterval(() => void endCancelled().catch(() => {}), readCancelledEveryMs).unref()
 
   function add(started: StartedResponse, isInserted: boolean): Entry {
     const response: Entry = {
@@ -151,7 +149,7 @@ export function createRunningResponses(db: Db, rows: ResponseRows, log: Pick<Log
       await pTimeout(Promise.all(selected), { milliseconds: readTimeoutMs, fallback })
     },
     async close(): Promise<void> {
-      clearInterval(reportTimer)
+      clearInterval(cancelledTimer)
       const closeWithinMs = retriedWrites.close()
       insertWaiting()
       await pTimeout(Promise.all(writes.values()), { milliseconds: closeWithinMs, message: false })
